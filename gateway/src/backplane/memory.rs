@@ -1,0 +1,346 @@
+//! The backplane of a single node: complete, and the reference that others are tested against.
+//!
+//! Channels are spread over shards by name. A publication takes its number and its place in the inboxes of the interested
+//! workers inside one short critical section; that is what gives a channel one order.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Backplane, NewPublication, Page, Retention, Top};
+use crate::config;
+use crate::connection::id::ConnectionIds;
+use crate::hub::peer::Why;
+use crate::inbox::{Delivery, Inbox};
+use crate::protocol::channel::{Channel, Target};
+use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::push::{Member, Publication, Push, PushKind};
+
+const SHARDS: usize = 64;
+
+/// Most workers a node may have: interest is one bit each.
+pub const WORKERS_MAX: usize = u64::BITS as usize;
+
+/// See the module.
+pub struct Memory {
+    shards: [Mutex<HashMap<Channel, Entry>>; SHARDS],
+    hasher: RandomState,
+    inboxes: Arc<[Arc<Inbox>]>,
+    ids: ConnectionIds,
+    channels: AtomicUsize,
+    channels_max: usize,
+    history_bytes: AtomicUsize,
+    history_bytes_max: usize,
+    /// Makes each new stream's epoch different from all before it, also across restarts.
+    epochs: AtomicU64,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// The workers with subscribers, one bit each.
+    interest: u64,
+    stream: Option<Stream>,
+    presence: HashMap<Arc<str>, Arc<Member>>,
+}
+
+struct Stream {
+    top: Top,
+    kept: VecDeque<(Duration, Arc<Publication>)>,
+    /// When the stream itself is forgotten: with its last publication.
+    expires: Duration,
+}
+
+impl Memory {
+    /// An empty backplane that delivers to these inboxes. `epoch_seed` must differ from one process to the next.
+    pub fn new(inboxes: Arc<[Arc<Inbox>]>, ids: ConnectionIds, limits: &config::Memory, epoch_seed: u64) -> Self {
+        assert!(inboxes.len() <= WORKERS_MAX, "the configuration allows at most {WORKERS_MAX} workers");
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            inboxes,
+            ids,
+            channels: AtomicUsize::new(0),
+            channels_max: limits.channels_max,
+            history_bytes: AtomicUsize::new(0),
+            history_bytes_max: limits.history_bytes_max,
+            epochs: AtomicU64::new(epoch_seed),
+        }
+    }
+
+    fn shard(&self, channel: &Channel) -> MutexGuard<'_, HashMap<Channel, Entry>> {
+        let index = self.hasher.hash_one(channel) as usize % SHARDS;
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Works on a channel's entry, which is made if it is missing and removed if nothing is left in it.
+    fn with<R>(
+        &self,
+        channel: &Channel,
+        work: impl FnOnce(&mut Entry) -> Result<R, ReplyError>,
+    ) -> Result<R, ReplyError> {
+        let mut shard = self.shard(channel);
+        if let Some(entry) = shard.get_mut(channel) {
+            let result = work(entry);
+            if entry.is_empty() {
+                shard.remove(channel);
+                self.channels.fetch_sub(1, Ordering::Relaxed);
+            }
+            return result;
+        }
+        if self.channels.load(Ordering::Relaxed) >= self.channels_max {
+            return Err(ReplyError::LIMIT_EXCEEDED.because("the gateway has as many channels as it may"));
+        }
+        let mut entry = Entry::default();
+        let result = work(&mut entry);
+        if !entry.is_empty() {
+            shard.insert(channel.clone(), entry);
+            self.channels.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn spread(&self, interest: u64, push: Push) {
+        if interest == 0 {
+            return;
+        }
+        let push = Arc::new(push);
+        let mut left = interest;
+        while left != 0 {
+            let worker = left.trailing_zeros() as usize;
+            left &= left - 1;
+            self.inboxes[worker].put(Delivery::Push(push.clone()));
+        }
+    }
+
+    fn forgotten(&self, bytes: usize) {
+        self.history_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn new_epoch(&self) -> Arc<str> {
+        // An odd step visits every value; the multiplication spreads neighbours.
+        let count = self.epochs.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        format!("{:08x}", (count ^ (count >> 32)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32).into()
+    }
+
+    fn move_presence(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool, came: bool) {
+        // A channel that does not fit has no subscribers to tell either.
+        let _ = self.with(channel, |entry| {
+            if keep && came {
+                entry.presence.insert(member.client.clone(), member.clone());
+            } else if keep {
+                entry.presence.remove(&member.client);
+            }
+            if announce {
+                let member = member.clone();
+                let kind = if came { PushKind::Join(member) } else { PushKind::Leave(member) };
+                self.spread(entry.interest, Push::new(channel.clone(), kind));
+            }
+            Ok(())
+        });
+    }
+}
+
+impl Entry {
+    fn is_empty(&self) -> bool {
+        self.interest == 0 && self.stream.is_none() && self.presence.is_empty()
+    }
+
+    /// The stream, made if there is none or if it has expired.
+    fn stream(&mut self, memory: &Memory, retention: Retention, at: Duration) -> &mut Stream {
+        let stream = self.stream.get_or_insert_with(|| Stream {
+            top: Top { offset: 0, epoch: memory.new_epoch() },
+            kept: VecDeque::new(),
+            expires: at + retention.ttl,
+        });
+        memory.forgotten(stream.forget(retention.size, at));
+        stream
+    }
+}
+
+impl Stream {
+    /// Drops what has expired or is too much, and returns how many bytes that was.
+    fn forget(&mut self, size: usize, at: Duration) -> usize {
+        let mut bytes = 0;
+        while let Some((expires, publication)) = self.kept.front()
+            && (*expires <= at || self.kept.len() > size)
+        {
+            bytes += kept_bytes(publication);
+            self.kept.pop_front();
+        }
+        bytes
+    }
+}
+
+/// What one kept publication is counted as: its payload and what surrounds it.
+fn kept_bytes(publication: &Publication) -> usize {
+    publication.data.len() + 128
+}
+
+impl Backplane for Memory {
+    fn announce(&self, worker: usize, channel: &Channel) -> Result<(), ReplyError> {
+        self.with(channel, |entry| {
+            entry.interest |= 1 << worker;
+            Ok(())
+        })
+    }
+
+    fn renounce(&self, worker: usize, channel: &Channel) {
+        let _ = self.with(channel, |entry| {
+            entry.interest &= !(1 << worker);
+            Ok(())
+        });
+    }
+
+    fn publish(&self, new: NewPublication<'_>, at: Duration) -> Result<Top, ReplyError> {
+        let NewPublication { channel, data, json, info, retention } = new;
+        let publication = |data, offset| Arc::new(Publication { data, json, offset, info });
+        if let Target::Connection(id) = channel.target() {
+            let worker = self.ids.number(id).map(ConnectionIds::worker);
+            if let Some(inbox) = worker.and_then(|worker| self.inboxes.get(worker)) {
+                let kind = PushKind::Publication { publication: publication(data, 0), epoch: Arc::default() };
+                inbox.put(Delivery::Push(Arc::new(Push::new(channel.clone(), kind))));
+            }
+            return Ok(Top::default());
+        }
+        if retention.size == 0 {
+            // Nothing is kept: a channel that nobody listens to needs no entry.
+            let shard = self.shard(channel);
+            if let Some(entry) = shard.get(channel) {
+                let kind = PushKind::Publication { publication: publication(data, 0), epoch: Arc::default() };
+                self.spread(entry.interest, Push::new(channel.clone(), kind));
+            }
+            return Ok(Top::default());
+        }
+        // A payload is a slice of the message it came in: a copy keeps that message out of the history.
+        let data = Bytes::copy_from_slice(&data);
+        if self.history_bytes.load(Ordering::Relaxed) + data.len() > self.history_bytes_max {
+            let full = "the histories of all channels are as large as they may be";
+            return Err(ReplyError { temporary: true, ..ReplyError::LIMIT_EXCEEDED }.because(full));
+        }
+        self.with(channel, |entry| {
+            let stream = entry.stream(self, retention, at);
+            stream.top.offset += 1;
+            stream.expires = at + retention.ttl;
+            let top = stream.top.clone();
+            let publication = publication(data, top.offset);
+            self.history_bytes.fetch_add(kept_bytes(&publication), Ordering::Relaxed);
+            stream.kept.push_back((stream.expires, publication.clone()));
+            self.forgotten(stream.forget(retention.size, at));
+            let kind = PushKind::Publication { publication, epoch: top.epoch.clone() };
+            self.spread(entry.interest, Push::new(channel.clone(), kind));
+            Ok(top)
+        })
+    }
+
+    fn history(
+        &self,
+        channel: &Channel,
+        query: &HistoryQuery,
+        publications_max: usize,
+        retention: Retention,
+        at: Duration,
+    ) -> Result<Page, ReplyError> {
+        self.with(channel, |entry| {
+            let stream = entry.stream(self, retention, at);
+            let top = stream.top.clone();
+            if let Some(since) = &query.since
+                && !since.epoch.is_empty()
+                && *since.epoch != *top.epoch
+            {
+                return Err(ReplyError::UNRECOVERABLE_POSITION);
+            }
+            let since = query.since.as_ref().map(|since| since.offset);
+            if query.reverse && since == Some(0) {
+                return Err(ReplyError::BAD_REQUEST.because("there is nothing before offset 0"));
+            }
+            let limit = usize::try_from(query.limit).unwrap_or(usize::MAX).min(publications_max);
+            let kept = stream.kept.iter().map(|(_, publication)| publication);
+            let publications = if query.reverse {
+                kept.rev().filter(|p| since.is_none_or(|since| p.offset < since)).take(limit).cloned().collect()
+            } else {
+                kept.filter(|p| since.is_none_or(|since| p.offset > since)).take(limit).cloned().collect()
+            };
+            Ok(Page { publications, top })
+        })
+    }
+
+    fn recover(
+        &self,
+        channel: &Channel,
+        since: &Position,
+        publications_max: usize,
+        retention: Retention,
+        at: Duration,
+    ) -> Result<(Option<Vec<Arc<Publication>>>, Top), ReplyError> {
+        self.with(channel, |entry| {
+            let stream = entry.stream(self, retention, at);
+            let top = stream.top.clone();
+            let same_stream = since.epoch.is_empty() || *since.epoch == *top.epoch;
+            if !same_stream || since.offset > top.offset {
+                return Ok((None, top));
+            }
+            let missed = (top.offset - since.offset) as usize;
+            if missed > stream.kept.len() || missed > publications_max {
+                return Ok((None, top));
+            }
+            let kept = stream.kept.range(stream.kept.len() - missed..);
+            Ok((Some(kept.map(|(_, publication)| publication.clone()).collect()), top))
+        })
+    }
+
+    fn top(&self, channel: &Channel) -> Option<Top> {
+        self.shard(channel).get(channel)?.stream.as_ref().map(|stream| stream.top.clone())
+    }
+
+    fn enter(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+        self.move_presence(channel, member, keep, announce, true);
+    }
+
+    fn leave(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+        self.move_presence(channel, member, keep, announce, false);
+    }
+
+    fn presence(&self, channel: &Channel) -> Vec<Arc<Member>> {
+        let shard = self.shard(channel);
+        shard.get(channel).map(|entry| entry.presence.values().cloned().collect()).unwrap_or_default()
+    }
+
+    fn close(&self, address: &Channel, close: &Close, why: Why) {
+        for inbox in &*self.inboxes {
+            inbox.put(Delivery::Close { address: address.clone(), close: close.clone(), why });
+        }
+    }
+
+    fn sweep(&self, at: Duration) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = shard.len();
+            shard.retain(|_, entry| {
+                if let Some(stream) = &mut entry.stream {
+                    self.forgotten(stream.forget(usize::MAX, at));
+                    // Somebody who tracks a position in it keeps the stream.
+                    if stream.expires <= at && entry.interest == 0 {
+                        entry.stream = None;
+                    }
+                }
+                !entry.is_empty()
+            });
+            self.channels.fetch_sub(before - shard.len(), Ordering::Relaxed);
+        }
+    }
+
+    fn channels(&self) -> usize {
+        self.channels.load(Ordering::Relaxed)
+    }
+}
+
+/// Different users among members; an anonymous connection counts as a user of its own.
+pub fn count_users(members: &[Arc<Member>]) -> usize {
+    let named: HashSet<&str> = members.iter().map(|member| &*member.user).filter(|user| !user.is_empty()).collect();
+    named.len() + members.iter().filter(|member| member.user.is_empty()).count()
+}

@@ -1,0 +1,338 @@
+//! The configuration as it is used: every value present, checked and in its unit.
+//!
+//! `default.toml` names every key, its default and its meaning; a user's file is read over it. See [`Config::load`].
+
+mod mistake;
+mod origin;
+mod read;
+mod resolve;
+mod units;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use mistake::{ConfigErrors, Mistake};
+
+use crate::protocol::channel::{Channel, Target};
+
+/// The shipped defaults: a commented TOML file with every key.
+pub const DEFAULTS: &str = include_str!("../default.toml");
+
+/// The environment variable that wins over `admin.api_key`.
+pub const API_KEY_VARIABLE: &str = "GATEWAY_ADMIN_API_KEY";
+
+/// Most threads that serve clients.
+pub const WORKERS_MAX: usize = 64;
+
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Listen,
+    /// Health, metrics and the HTTP API.
+    pub admin: Admin,
+    /// From the first byte to the accepted connect command.
+    pub handshake: Handshake,
+    /// What one client, and all of them together, may use.
+    pub limits: Limits,
+    /// The life of a connection.
+    pub client: Client,
+    /// Messages in an application's own format.
+    pub raw: Raw,
+    /// Rules of channels.
+    pub namespaces: Namespaces,
+    /// Memory of the node.
+    pub memory: Memory,
+    /// Plugins.
+    pub plugins: Plugins,
+    /// Stopping.
+    pub drain: Drain,
+    /// Log lines.
+    pub log: Log,
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Threads that serve clients, 1 to [`WORKERS_MAX`].
+    pub workers: usize,
+}
+
+/// Health, metrics and the HTTP API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// `None` serves none of them. Without a key it is a loopback address.
+    pub address: Option<SocketAddr>,
+    /// `None` closes the API; health and metrics stay.
+    pub api_key: Option<Secret>,
+}
+
+/// From the first byte to the accepted connect command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handshake {
+    /// Web pages that may connect.
+    pub origins: Origins,
+    /// Time from the accepted socket to the accepted connect command.
+    pub deadline: Duration,
+    /// Largest head of an HTTP request, at least 8 KiB.
+    pub header_bytes_max: usize,
+    /// Names of headers shown to plugins, in lower case.
+    pub headers_kept: Vec<Box<str>>,
+}
+
+/// Web pages that may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Those with exactly one of these origins, host in lower case. Empty keeps every page out.
+    Listed(Vec<Box<str>>),
+    /// Every page.
+    Any,
+}
+
+/// What one client, and all of them together, may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of the process at a time.
+    pub connections_max: usize,
+    /// Connections from one IP address at a time.
+    pub connections_per_address_max: usize,
+    /// Connections of the process whose client is not yet admitted.
+    pub handshakes_max: usize,
+    /// Bytes of the largest message from a client, and of the largest publication over the HTTP API.
+    pub message_bytes_max: usize,
+    /// Commands in one message.
+    pub commands_per_message_max: usize,
+    /// Bytes that may wait for one client; more than `message_bytes_max`.
+    pub outbound_bytes_max: usize,
+    /// How long a client may take nothing while something waits for it.
+    pub write_timeout: Duration,
+    /// Subscriptions of one connection.
+    pub channels_per_connection_max: usize,
+}
+
+/// The life of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// Whether a client that no plugin accepted is admitted without a user.
+    pub anonymous: bool,
+    /// Time between pings, in whole seconds.
+    pub ping_interval: Duration,
+    /// Time to answer one; less than `ping_interval`.
+    pub pong_timeout: Duration,
+    /// Time to refresh an expired credential.
+    pub expiry_grace: Duration,
+    /// Publications in the answer to one history request or one recovery.
+    pub history_publications_max: usize,
+}
+
+/// Messages in an application's own format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raw {
+    /// Whether they are accepted.
+    pub enabled: bool,
+}
+
+/// Rules of channels by the part of the name before the first colon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespaces {
+    /// For channels without a colon and for direct messages.
+    pub default: Arc<Namespace>,
+    /// The others.
+    pub named: HashMap<Box<str>, Arc<Namespace>>,
+}
+
+impl Namespaces {
+    /// The rules of a channel; `None` if its namespace is not configured.
+    pub fn of(&self, channel: &Channel) -> Option<&Arc<Namespace>> {
+        match (channel.target(), channel.namespace()) {
+            // A user's id may hold a colon: an address has no namespace.
+            (Target::User(_) | Target::Connection(_), _) | (_, None) => Some(&self.default),
+            (Target::Channel, Some(name)) => self.named.get(name),
+        }
+    }
+}
+
+/// Rules of the channels of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Publications kept per channel; 0 keeps none.
+    pub history_size: usize,
+    /// How long one is kept.
+    pub history_ttl: Duration,
+    /// Whether returning clients get what they missed; only with a history.
+    pub recovery: bool,
+    /// Whether it is known who is subscribed.
+    pub presence: bool,
+    /// Whether subscribers are told who comes and goes.
+    pub join_leave: bool,
+    /// Who may subscribe when no plugin decided; never [`Access::Subscribers`].
+    pub allow_subscribe: Access,
+    /// Who may publish when no plugin decided.
+    pub allow_publish: Access,
+    /// Who may read the history when no plugin decided.
+    pub allow_history: Access,
+    /// Who may ask who is subscribed when no plugin decided.
+    pub allow_presence: Access,
+}
+
+/// Who may do something when no plugin has decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// No client.
+    Nobody,
+    /// Those subscribed to the channel.
+    Subscribers,
+    /// Those admitted with a user.
+    Users,
+    /// Every admitted client.
+    Anyone,
+}
+
+/// Memory of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// Channels at a time.
+    pub channels_max: usize,
+    /// Publications on their way to one worker.
+    pub inbox_deliveries_max: usize,
+    /// Bytes of all kept publications together.
+    pub history_bytes_max: usize,
+}
+
+/// Plugins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plugins {
+    /// The folder whose `.wasm` files are the chain.
+    pub folder: PathBuf,
+}
+
+/// Stopping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// Time between the signal and the end.
+    pub deadline: Duration,
+    /// Connections closed per second.
+    pub closes_per_second: u32,
+}
+
+/// Log lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Their form.
+    pub format: LogFormat,
+    /// Which ones: a valid filter of `tracing-subscriber`.
+    pub filter: String,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<str>);
+
+impl Secret {
+    /// Takes a text over.
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, for the one place that compares it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Config {
+    /// Reads a file and the environment. A relative `plugins.folder` then begins at the folder of the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let origin = path.display().to_string();
+        let text = read_file(path).map_err(|sentence| {
+            ConfigErrors::new(vec![Mistake { origin: origin.clone(), position: None, key: None, sentence }])
+        })?;
+        let mut config = resolve::resolve(&text, &origin, &environment)?.0;
+        if let Some(folder) = path.parent() {
+            config.plugins.folder = folder.join(&config.plugins.folder);
+        }
+        Ok(config)
+    }
+
+    /// The defaults and the environment, for a gateway without a file.
+    pub fn load_defaults() -> Result<Self, ConfigErrors> {
+        Ok(resolve::resolve("", "default.toml", &environment)?.0)
+    }
+
+    /// Reads a text over the defaults, without the environment; `origin` names it in messages.
+    pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigErrors> {
+        Ok(resolve::resolve(text, origin, &|_| None)?.0)
+    }
+
+    /// What is allowed and yet worth a line in the log at every start.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.handshake.origins == Origins::Any {
+            warnings.push(
+                "handshake.origins is [\"*\"]: every web page may connect in the name of its visitor; list the origins".to_owned(),
+            );
+        }
+        if let Some(address) = self.admin.address.filter(|address| !address.ip().is_loopback()) {
+            warnings.push(format!(
+                "admin.address is {address}: the API key crosses the network unencrypted; put a TLS proxy before it or bind to loopback"
+            ));
+        }
+        if self.client.anonymous && self.raw.enabled {
+            warnings.push(
+                "client.anonymous and raw.enabled are true: whoever reaches the gateway can send any message to the plugins".to_owned(),
+            );
+        }
+        warnings
+    }
+}
+
+impl Default for Config {
+    /// `default.toml` without the environment.
+    fn default() -> Self {
+        Self::parse("", "default.toml").expect("the shipped defaults are valid")
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    // What is not Unicode is still set: it must be refused, not ignored.
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("cannot be read: {error}");
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err("is larger than 1 MiB: this is not a configuration".to_owned());
+    }
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8 text: save it as UTF-8".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

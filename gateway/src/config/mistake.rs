@@ -1,0 +1,56 @@
+//! What is wrong with a configuration, said all at once.
+
+use std::fmt;
+
+/// One mistake: where it is, what was found, what would be accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The file, or the environment variable.
+    pub origin: String,
+    /// Line and column, both from 1, columns in characters; `None` if no place in a file is to blame.
+    pub position: Option<(usize, usize)>,
+    /// The path of the key such as `limits.message_bytes_max`; `None` if the text is not TOML at all.
+    pub key: Option<String>,
+    /// What is wrong with it and what would be accepted.
+    pub sentence: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.origin)?;
+        if let Some((line, column)) = self.position {
+            write!(f, ":{line}:{column}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": {key}")?;
+        }
+        write!(f, ": {}", self.sentence)
+    }
+}
+
+/// Every mistake of a configuration, in the order of the file. Displayed as one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(Vec<Mistake>);
+
+impl ConfigErrors {
+    pub(super) fn new(mut mistakes: Vec<Mistake>) -> Self {
+        mistakes.sort_by_key(|mistake| mistake.position.unwrap_or((usize::MAX, 0)));
+        Self(mistakes)
+    }
+
+    /// At least one.
+    pub fn mistakes(&self) -> &[Mistake] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, mistake) in self.0.iter().enumerate() {
+            write!(f, "{}{mistake}", if i == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}

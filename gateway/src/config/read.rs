@@ -1,0 +1,352 @@
+//! A TOML document read key by key over the shipped defaults. A wrong value is noted and its default taken in its place,
+//! so that one reading finds every mistake.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::mistake::{ConfigErrors, Mistake};
+use super::units;
+
+/// Longest piece of a wrong value that a message repeats.
+const FOUND_CHARS_MAX: usize = 60;
+
+/// Why a value is refused.
+pub(super) struct Wrong {
+    /// The offending part; `None` for the whole value.
+    pub(super) span: Option<Range<usize>>,
+    /// What stands there.
+    pub(super) found: String,
+    /// What may stand there.
+    pub(super) accepted: String,
+}
+
+/// A user's document and the defaults below it.
+pub(super) struct Document<'i> {
+    origin: String,
+    text: &'i str,
+    user: DeTable<'i>,
+    defaults: DeTable<'i>,
+    mistakes: RefCell<Vec<Mistake>>,
+    read: RefCell<BTreeSet<String>>,
+}
+
+impl<'i> Document<'i> {
+    /// Parses a text; a text that is no TOML is the one mistake that hides all others.
+    pub(super) fn parse(origin: &str, text: &'i str, defaults: &'static str) -> Result<Self, ConfigErrors> {
+        let (user, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            let syntax = |error: &toml::de::Error| Mistake {
+                origin: origin.to_owned(),
+                position: error.span().map(|span| position(text, span.start)),
+                key: None,
+                sentence: format!("not valid TOML: {}", error.message()),
+            };
+            return Err(ConfigErrors::new(errors.iter().map(syntax).collect()));
+        }
+        Ok(Self {
+            origin: origin.to_owned(),
+            text,
+            user: user.into_inner(),
+            defaults: DeTable::parse(defaults).expect("the shipped defaults are valid TOML").into_inner(),
+            mistakes: RefCell::default(),
+            read: RefCell::default(),
+        })
+    }
+
+    /// A table of the document, which the defaults have too.
+    pub(super) fn section(&self, name: &'static str) -> Section<'_, 'i> {
+        let entry = self.user.get_key_value(name);
+        let user = entry.and_then(|(_, value)| self.table(name, value));
+        self.over(name, name.to_owned(), entry.map(|(key, _)| key.span()), user)
+    }
+
+    /// The tables below `parent` with their names, each read over the defaults of `like`.
+    pub(super) fn sections(&self, parent: &'static str, like: &'static str) -> Vec<(&str, Section<'_, 'i>)> {
+        let mut sections = Vec::new();
+        for (key, value) in
+            self.user.get(parent).and_then(|value| self.table(parent, value)).into_iter().flatten()
+        {
+            let path = format!("{parent}.{}", bare_or_quoted(key.get_ref()));
+            if let Some(user) = self.table(&path, value) {
+                sections.push((&**key.get_ref(), self.over(like, path, Some(key.span()), Some(user))));
+            }
+        }
+        sections
+    }
+
+    fn over<'d>(
+        &'d self,
+        like: &'static str,
+        path: String,
+        span: Option<Range<usize>>,
+        user: Option<&'d DeTable<'i>>,
+    ) -> Section<'d, 'i> {
+        let defaults = self.defaults.get(like).and_then(|value| value.get_ref().as_table());
+        let defaults = defaults.expect("the shipped defaults have every table");
+        let (known, refused) = Default::default();
+        Section { document: self, like, path, span, user, defaults, known, refused }
+    }
+
+    fn table<'d>(&'d self, path: &str, value: &'d Spanned<DeValue<'i>>) -> Option<&'d DeTable<'i>> {
+        let table = value.get_ref().as_table();
+        if table.is_none() {
+            self.refuse(path, Some(value.span()), &found(value.get_ref()), &format!("a table: [{path}]"));
+        }
+        table
+    }
+
+    fn refuse(&self, path: &str, span: Option<Range<usize>>, found: &str, accepted: &str) {
+        self.note(path, span, format!("found {found}; accepted: {accepted}"));
+    }
+
+    fn note(&self, path: &str, span: Option<Range<usize>>, sentence: String) {
+        self.mistakes.borrow_mut().push(Mistake {
+            origin: self.origin.clone(),
+            position: span.map(|span| position(self.text, span.start)),
+            key: Some(path.to_owned()),
+            sentence,
+        });
+    }
+
+    /// Adds a mistake that is not in the document.
+    pub(super) fn foreign(&self, mistake: Mistake) {
+        self.mistakes.borrow_mut().push(mistake);
+    }
+
+    /// Reports tables that do not exist, and ends the reading.
+    pub(super) fn finish(self) -> Result<BTreeSet<String>, ConfigErrors> {
+        for (key, value) in &self.user {
+            if !self.defaults.contains_key(key) {
+                let names: Vec<&str> = self.defaults.keys().map(|name| name.get_ref().as_ref()).collect();
+                let what = if value.get_ref().is_table() { "table" } else { "key" };
+                let sentence = unknown(what, key.get_ref(), &names, || self.elsewhere(key.get_ref(), ""));
+                self.note(&bare_or_quoted(key.get_ref()), Some(key.span()), sentence);
+            }
+        }
+        let mistakes = self.mistakes.into_inner();
+        if mistakes.is_empty() { Ok(self.read.into_inner()) } else { Err(ConfigErrors::new(mistakes)) }
+    }
+
+    /// The path of the same key in another table.
+    fn elsewhere(&self, key: &str, not_in: &str) -> Option<String> {
+        let has = |table: &DeValue<'_>| table.as_table().is_some_and(|table| table.contains_key(key));
+        let mut tables =
+            self.defaults.iter().filter(|(name, table)| name.get_ref() != not_in && has(table.get_ref()));
+        tables.next().map(|(name, _)| format!("{}.{key}", name.get_ref()))
+    }
+}
+
+/// One table of a document.
+pub(super) struct Section<'d, 'i> {
+    document: &'d Document<'i>,
+    like: &'static str,
+    path: String,
+    span: Option<Range<usize>>,
+    user: Option<&'d DeTable<'i>>,
+    defaults: &'d DeTable<'i>,
+    known: RefCell<Vec<&'static str>>,
+    refused: RefCell<Vec<&'static str>>,
+}
+
+impl<'i> Section<'_, 'i> {
+    /// Any value, by a conversion that says what is wrong with it.
+    pub(super) fn value<T>(
+        &self,
+        key: &'static str,
+        convert: impl Fn(&Spanned<DeValue<'i>>) -> Result<T, Vec<Wrong>>,
+    ) -> T {
+        self.known.borrow_mut().push(key);
+        self.document.read.borrow_mut().insert(format!("{}.{key}", self.like));
+        if let Some(value) = self.user.and_then(|table| table.get(key)) {
+            match convert(value) {
+                Ok(converted) => return converted,
+                Err(wrongs) => {
+                    self.refused.borrow_mut().push(key);
+                    for wrong in wrongs {
+                        let span = wrong.span.unwrap_or_else(|| value.span());
+                        self.document.refuse(&self.path_of(key), Some(span), &wrong.found, &wrong.accepted);
+                    }
+                }
+            }
+        }
+        let default = self.defaults.get(key).map(convert);
+        default.and_then(Result::ok).expect("the shipped defaults have a valid value for every key")
+    }
+
+    /// A value that is converted as a whole.
+    pub(super) fn simple<T>(
+        &self,
+        key: &'static str,
+        accepted: &dyn Display,
+        convert: impl Fn(&DeValue<'i>) -> Option<T>,
+    ) -> T {
+        self.value(key, |value| {
+            let wrong =
+                || Wrong { span: None, found: found(value.get_ref()), accepted: accepted.to_string() };
+            convert(value.get_ref()).ok_or_else(|| vec![wrong()])
+        })
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&self, key: &'static str) -> bool {
+        self.simple(key, &"true or false", DeValue::as_bool)
+    }
+
+    /// A whole number in a range.
+    pub(super) fn number(&self, key: &'static str, range: RangeInclusive<u64>) -> u64 {
+        let accepted = format!("a whole number from {} to {}", range.start(), range.end());
+        self.simple(key, &accepted, |value| {
+            let number = value.as_integer()?;
+            u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|number| range.contains(number))
+        })
+    }
+
+    /// As [`Section::number`], for counts of things in memory.
+    pub(super) fn count(&self, key: &'static str, range: RangeInclusive<u64>) -> usize {
+        usize::try_from(self.number(key, range)).unwrap_or(usize::MAX)
+    }
+
+    /// A size in a range of bytes.
+    pub(super) fn size(&self, key: &'static str, range: RangeInclusive<u64>) -> usize {
+        let (least, most) = (units::show_size(*range.start()), units::show_size(*range.end()));
+        let accepted = format!("a size from \"{least}\" to \"{most}\", in B, KiB, MiB or GiB");
+        let bytes = self.simple(key, &accepted, |value| {
+            value.as_str().and_then(units::size).filter(|bytes| range.contains(bytes))
+        });
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// A duration in a range of milliseconds.
+    pub(super) fn duration(&self, key: &'static str, range: RangeInclusive<u64>) -> Duration {
+        let range = Duration::from_millis(*range.start())..=Duration::from_millis(*range.end());
+        let (least, most) = (units::show_duration(*range.start()), units::show_duration(*range.end()));
+        let accepted = format!("a duration from \"{least}\" to \"{most}\", in ms, s, m, h or d");
+        self.simple(key, &accepted, |value| {
+            value.as_str().and_then(units::duration).filter(|duration| range.contains(duration))
+        })
+    }
+
+    /// Notes that the first of these keys has a value that does not go with the others; not if one was refused by itself,
+    /// since its default stands in its place.
+    pub(super) fn conflict(&self, keys: &[&'static str], found: &str, accepted: &str) {
+        if !keys.iter().any(|key| self.refused.borrow().contains(key)) {
+            let span = keys.iter().find_map(|key| self.user?.get(*key)).map(Spanned::span);
+            self.document.refuse(&self.path_of(keys[0]), span, found, accepted);
+        }
+    }
+
+    /// Notes that the table must not have its name.
+    pub(super) fn misnamed(&self, name: &str, accepted: &str) {
+        self.document.refuse(&self.path, self.span.clone(), &quoted(name), accepted);
+    }
+
+    /// Reports keys that nobody asked for.
+    pub(super) fn finish(self) {
+        let known = self.known.borrow();
+        for key in self.user.into_iter().flat_map(|table| table.keys()) {
+            if !known.contains(&key.get_ref().as_ref()) {
+                let elsewhere = || self.document.elsewhere(key.get_ref(), self.like);
+                let sentence = unknown("key", key.get_ref(), &known, elsewhere);
+                self.document.note(&self.path_of(key.get_ref()), Some(key.span()), sentence);
+            }
+        }
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        format!("{}.{}", self.path, bare_or_quoted(key))
+    }
+}
+
+/// A value as a message shows it.
+pub(super) fn found(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => quoted(text),
+        DeValue::Integer(number) => format!("the number {number}"),
+        DeValue::Float(number) => format!("the number {number}"),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Datetime(_) => "a date".to_owned(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+/// A text as a message shows it: escaped, and cut where it is long.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(FOUND_CHARS_MAX) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// A key as it is written in TOML.
+fn bare_or_quoted(key: &str) -> String {
+    let bare = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
+    if !key.is_empty() && key.len() <= FOUND_CHARS_MAX && key.bytes().all(bare) {
+        key.to_owned()
+    } else {
+        quoted(key)
+    }
+}
+
+fn unknown(what: &str, name: &str, known: &[&str], elsewhere: impl Fn() -> Option<String>) -> String {
+    let near = known.iter().map(|known| (distance(name, known), *known)).min();
+    match near {
+        Some((distance, near)) if distance <= 1 + name.chars().count() / 4 => {
+            format!("no such {what}; the nearest is `{near}`")
+        }
+        _ => match elsewhere() {
+            Some(path) => format!("no such {what} here; there is `{path}`"),
+            None => format!("no such {what}; accepted: {}", known.join(", ")),
+        },
+    }
+}
+
+/// How many characters must be put in, taken out or changed to make one text of the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(offset)];
+    let line = before.rsplit('\n').next().unwrap_or("");
+    (before.matches('\n').count() + 1, line.chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_distance_of_two_keys_counts_edits() {
+        for (a, b, edits) in
+            [("", "abc", 3), ("abc", "abc", 0), ("origns", "origins", 1), ("kitten", "sitting", 3)]
+        {
+            assert_eq!((distance(a, b), distance(b, a)), (edits, edits), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn positions_count_lines_and_characters_from_one() {
+        let text = "a = 1\näö = 2";
+        assert_eq!(position(text, 0), (1, 1));
+        assert_eq!(position(text, 6), (2, 1));
+        assert_eq!(position(text, text.find('2').unwrap_or(0)), (2, 6));
+        assert_eq!(position(text, 999), (2, 7));
+    }
+}

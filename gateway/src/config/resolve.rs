@@ -1,0 +1,345 @@
+//! Which key becomes which field, and which values do not go together.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::mistake::{ConfigErrors, Mistake};
+use super::origin;
+use super::read::{Document, Section, Wrong, found};
+use super::*;
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const DAY: u64 = 24 * 60 * MINUTE;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const CONNECTIONS_MAX: u64 = 10_000_000;
+const HEADERS_KEPT_MAX: usize = 32;
+const NAMESPACE_NAME_BYTES_MAX: usize = 64;
+
+/// Reads a text over the defaults; also tells which keys were asked for.
+pub(super) fn resolve(
+    text: &str,
+    origin: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Config, BTreeSet<String>), ConfigErrors> {
+    let document = Document::parse(origin, text, DEFAULTS)?;
+    let listen = listen(&document);
+    let limits = limits(&document);
+    let config = Config {
+        admin: admin(&document, &listen, environment),
+        listen,
+        handshake: handshake(&document),
+        limits,
+        client: client(&document),
+        raw: raw(&document),
+        namespaces: namespaces(&document),
+        memory: memory(&document),
+        plugins: plugins(&document),
+        drain: drain(&document),
+        log: log(&document),
+    };
+    let read = document.finish()?;
+    Ok((config, read))
+}
+
+fn listen(document: &Document<'_>) -> Listen {
+    let section = document.section("listen");
+    let address = section.simple("address", &ADDRESS, |value| value.as_str()?.parse().ok());
+    let workers = match section.count("workers", 0..=WORKERS_MAX as u64) {
+        0 => available_parallelism().map_or(1, |cores| cores.get().min(WORKERS_MAX)),
+        workers => workers,
+    };
+    section.finish();
+    Listen { address, workers }
+}
+
+const ADDRESS: &str = r#"an IP address and a port such as "127.0.0.1:8000" or "[::]:8000""#;
+const API_KEY: &str = "8 to 256 visible ASCII characters, or nothing";
+
+fn admin(document: &Document<'_>, listen: &Listen, environment: &dyn Fn(&str) -> Option<String>) -> Admin {
+    let section = document.section("admin");
+    let address =
+        section.simple("address", &format!("{ADDRESS}, or \"\""), |value| match value.as_str()? {
+            "" => Some(None),
+            text => text.parse::<SocketAddr>().ok().map(Some),
+        });
+    let in_file = section.value("api_key", |value| {
+        // A mistyped key is still a secret: the message must not repeat it.
+        let found =
+            || value.get_ref().as_str().map_or_else(|| "something that is no text".to_owned(), secret_found);
+        let wrong = || vec![Wrong { span: None, found: found(), accepted: API_KEY.to_owned() }];
+        value.get_ref().as_str().and_then(api_key).ok_or_else(wrong)
+    });
+    let from_environment = environment(API_KEY_VARIABLE).map(|text| {
+        api_key(&text).flatten().or_else(|| {
+            document.foreign(Mistake {
+                origin: API_KEY_VARIABLE.to_owned(),
+                position: None,
+                key: Some("admin.api_key".to_owned()),
+                sentence: format!("found {}; accepted: {API_KEY} by unsetting it", secret_found(&text)),
+            });
+            None
+        })
+    });
+    let api_key = from_environment.unwrap_or(in_file);
+    if let Some(address) = address {
+        if !address.ip().is_loopback() && api_key.is_none() {
+            let accepted = format!(
+                "an address such as \"127.0.0.1:8001\", or this one together with `admin.api_key` or {API_KEY_VARIABLE}"
+            );
+            section.conflict(
+                &["address", "api_key"],
+                &format!("\"{address}\", which other machines reach, without a key"),
+                &accepted,
+            );
+        }
+        if address == listen.address && address.port() != 0 {
+            section.conflict(
+                &["address"],
+                &format!("\"{address}\", which `listen.address` has too"),
+                "another port",
+            );
+        }
+    }
+    section.finish();
+    Admin { address, api_key }
+}
+
+/// `Some(None)` for no key, `None` for one that is refused.
+fn api_key(text: &str) -> Option<Option<Secret>> {
+    match text.len() {
+        0 => Some(None),
+        8..=256 if text.bytes().all(|b| b.is_ascii_graphic()) => Some(Some(Secret::new(text))),
+        _ => None,
+    }
+}
+
+fn secret_found(text: &str) -> String {
+    format!("a text of {} characters", text.chars().count())
+}
+
+fn handshake(document: &Document<'_>) -> Handshake {
+    let section = document.section("handshake");
+    let handshake = Handshake {
+        origins: section.value("origins", origin::list),
+        deadline: section.duration("deadline", 100..=5 * MINUTE),
+        header_bytes_max: section.size("header_bytes_max", 8 * KIB..=256 * KIB),
+        headers_kept: section.value("headers_kept", |value| {
+            let accepted =
+                format!("a list of at most {HEADERS_KEPT_MAX} names of headers such as [\"user-agent\"]");
+            let wrong = |span, found| Wrong { span, found, accepted: accepted.clone() };
+            let Some(list) = value.get_ref().as_array() else {
+                return Err(vec![wrong(None, found(value.get_ref()))]);
+            };
+            if list.len() > HEADERS_KEPT_MAX {
+                return Err(vec![wrong(None, format!("{} names", list.len()))]);
+            }
+            let name = |entry: &toml::Spanned<toml::de::DeValue<'_>>| {
+                let name = entry.get_ref().as_str().filter(|name| is_header_name(name));
+                let wrong = || wrong(Some(entry.span()), found(entry.get_ref()));
+                name.map(|name| name.to_ascii_lowercase().into_boxed_str()).ok_or_else(wrong)
+            };
+            all(list.iter().map(name))
+        }),
+    };
+    section.finish();
+    handshake
+}
+
+fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// Every value, or everything that is wrong.
+pub(super) fn all<T>(results: impl Iterator<Item = Result<T, Wrong>>) -> Result<Vec<T>, Vec<Wrong>> {
+    let (mut values, mut wrongs) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(wrong) => wrongs.push(wrong),
+        }
+    }
+    if wrongs.is_empty() { Ok(values) } else { Err(wrongs) }
+}
+
+fn limits(document: &Document<'_>) -> Limits {
+    let section = document.section("limits");
+    let limits = Limits {
+        connections_max: section.count("connections_max", 1..=CONNECTIONS_MAX),
+        connections_per_address_max: section.count("connections_per_address_max", 1..=CONNECTIONS_MAX),
+        handshakes_max: section.count("handshakes_max", 1..=CONNECTIONS_MAX),
+        message_bytes_max: section.size("message_bytes_max", KIB..=16 * MIB),
+        commands_per_message_max: section.count("commands_per_message_max", 1..=65_536),
+        outbound_bytes_max: section.size("outbound_bytes_max", 64 * KIB..=256 * MIB),
+        write_timeout: section.duration("write_timeout", 100..=10 * MINUTE),
+        channels_per_connection_max: section.count("channels_per_connection_max", 1..=65_536),
+    };
+    if limits.outbound_bytes_max <= limits.message_bytes_max {
+        section.conflict(
+            &["outbound_bytes_max", "message_bytes_max"],
+            "a queue in which the largest message has no room",
+            "a size above `limits.message_bytes_max`",
+        );
+    }
+    section.finish();
+    limits
+}
+
+fn client(document: &Document<'_>) -> Client {
+    let section = document.section("client");
+    let client = Client {
+        anonymous: section.flag("anonymous"),
+        ping_interval: section.duration("ping_interval", SECOND..=10 * MINUTE),
+        pong_timeout: section.duration("pong_timeout", 100..=5 * MINUTE),
+        expiry_grace: section.duration("expiry_grace", 0..=10 * MINUTE),
+        history_publications_max: section.count("history_publications_max", 1..=10_000),
+    };
+    if client.ping_interval.subsec_nanos() != 0 {
+        section.conflict(
+            &["ping_interval"],
+            "a part of a second",
+            "whole seconds: clients are told the interval in seconds",
+        );
+    }
+    if client.pong_timeout >= client.ping_interval {
+        section.conflict(
+            &["pong_timeout", "ping_interval"],
+            "a time in which the next ping is due",
+            "a duration below `client.ping_interval`",
+        );
+    }
+    section.finish();
+    client
+}
+
+fn raw(document: &Document<'_>) -> Raw {
+    let section = document.section("raw");
+    let raw = Raw { enabled: section.flag("enabled") };
+    section.finish();
+    raw
+}
+
+fn namespaces(document: &Document<'_>) -> Namespaces {
+    let default = Arc::new(namespace(document.section("channel")));
+    let mut named = HashMap::new();
+    for (name, section) in document.sections("namespaces", "channel") {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        if name.is_empty() || name.len() > NAMESPACE_NAME_BYTES_MAX || !name.bytes().all(allowed) {
+            section.misnamed(name, "a name of 1 to 64 letters, digits, `_`, `-` and `.`");
+        }
+        named.insert(name.into(), Arc::new(namespace(section)));
+    }
+    Namespaces { default, named }
+}
+
+fn namespace(section: Section<'_, '_>) -> Namespace {
+    let namespace = Namespace {
+        history_size: section.count("history_size", 0..=10_000),
+        history_ttl: section.duration("history_ttl", SECOND..=30 * DAY),
+        recovery: section.flag("recovery"),
+        presence: section.flag("presence"),
+        join_leave: section.flag("join_leave"),
+        allow_subscribe: access(&section, "allow_subscribe"),
+        allow_publish: access(&section, "allow_publish"),
+        allow_history: access(&section, "allow_history"),
+        allow_presence: access(&section, "allow_presence"),
+    };
+    let has_history = namespace.history_size > 0;
+    if namespace.recovery && !has_history {
+        section.conflict(
+            &["recovery", "history_size"],
+            "true without a history to recover from",
+            "false, or a `history_size` above 0",
+        );
+    }
+    if namespace.allow_history != Access::Nobody && !has_history {
+        section.conflict(
+            &["allow_history", "history_size"],
+            "a permission to read a history that is not kept",
+            "\"nobody\", or a `history_size` above 0",
+        );
+    }
+    if namespace.allow_presence != Access::Nobody && !namespace.presence {
+        section.conflict(
+            &["allow_presence", "presence"],
+            "a permission to ask what is not known",
+            "\"nobody\", or `presence = true`",
+        );
+    }
+    section.finish();
+    namespace
+}
+
+fn access(section: &Section<'_, '_>, key: &'static str) -> Access {
+    let subscribing = key == "allow_subscribe";
+    let accepted = if subscribing {
+        r#""nobody", "users" or "anyone""#
+    } else {
+        r#""nobody", "subscribers", "users" or "anyone""#
+    };
+    section.simple(key, &accepted, |value| match value.as_str()? {
+        "nobody" => Some(Access::Nobody),
+        "subscribers" if !subscribing => Some(Access::Subscribers),
+        "users" => Some(Access::Users),
+        "anyone" => Some(Access::Anyone),
+        _ => None,
+    })
+}
+
+fn memory(document: &Document<'_>) -> Memory {
+    let section = document.section("memory");
+    let memory = Memory {
+        channels_max: section.count("channels_max", 1..=10_000_000),
+        inbox_deliveries_max: section.count("inbox_deliveries_max", 1_024..=1_048_576),
+        history_bytes_max: section.size("history_bytes_max", MIB..=64 * GIB),
+    };
+    section.finish();
+    memory
+}
+
+fn plugins(document: &Document<'_>) -> Plugins {
+    let section = document.section("plugins");
+    let folder = section.simple("folder", &"the path of a folder", |value| {
+        value.as_str().filter(|path| !path.is_empty() && !path.contains('\0')).map(PathBuf::from)
+    });
+    section.finish();
+    Plugins { folder }
+}
+
+fn drain(document: &Document<'_>) -> Drain {
+    let section = document.section("drain");
+    let deadline: Duration = section.duration("deadline", SECOND..=10 * MINUTE);
+    let closes_per_second = section.number("closes_per_second", 1..=1_000_000);
+    section.finish();
+    Drain { deadline, closes_per_second: u32::try_from(closes_per_second).unwrap_or(u32::MAX) }
+}
+
+fn log(document: &Document<'_>) -> Log {
+    let section = document.section("log");
+    let format = section.simple("format", &r#""text" or "json""#, |value| match value.as_str()? {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    });
+    let accepted =
+        r#""error", "warn", "info", "debug", "trace", or a list such as "info,gateway::admin=debug""#;
+    let filter = section.simple("filter", &accepted, |value| {
+        value.as_str().filter(|text| is_filter(text)).map(str::to_owned)
+    });
+    section.finish();
+    Log { format, filter }
+}
+
+fn is_filter(text: &str) -> bool {
+    // A lone word that is no level would be taken for the name of a module, and everything else be silenced.
+    let level = |word: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&word);
+    text.split(',').all(|part| level(part) || part.contains('=')) && EnvFilter::try_new(text).is_ok()
+}

@@ -1,0 +1,250 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use super::*;
+
+/// The leaves of the shipped file, as `table.key`.
+fn shipped_keys() -> BTreeSet<String> {
+    let tables: toml::Table = DEFAULTS.parse().unwrap();
+    let keys = |(table, value): (&String, &toml::Value)| -> Vec<String> {
+        value.as_table().unwrap().keys().map(|key| format!("{table}.{key}")).collect()
+    };
+    tables.iter().flat_map(keys).collect()
+}
+
+#[test]
+fn the_shipped_file_has_exactly_the_keys_that_are_read() {
+    let (_, read) = resolve::resolve("", "default.toml", &|_| None).unwrap();
+    assert_eq!(read, shipped_keys());
+}
+
+#[test]
+fn the_shipped_file_explains_every_key() {
+    let lines: Vec<&str> = DEFAULTS.lines().collect();
+    for (before, line) in lines.iter().zip(&lines[1..]) {
+        if line.contains(" = ") && !line.starts_with('#') {
+            assert!(before.starts_with("# "), "{line}");
+        }
+    }
+}
+
+#[test]
+fn the_shipped_file_is_closed_to_everybody() {
+    let config = Config::default();
+    assert!(config.listen.address.ip().is_loopback());
+    assert!(config.admin.address.unwrap().ip().is_loopback());
+    assert_eq!(config.admin.api_key, None);
+    assert_eq!(config.handshake.origins, Origins::Listed(vec![]));
+    assert!(!config.client.anonymous && !config.raw.enabled);
+    assert!(config.namespaces.named.is_empty());
+    let rules = &config.namespaces.default;
+    for access in [rules.allow_subscribe, rules.allow_publish, rules.allow_history, rules.allow_presence] {
+        assert_eq!(access, Access::Nobody);
+    }
+    assert_eq!(config.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn every_key_reaches_its_own_field() {
+    let text = r#"
+        [listen]
+        address = "[::1]:9000"
+        workers = 3
+        [admin]
+        address = ""
+        api_key = "key-of-the-api"
+        [handshake]
+        origins = ["https://App.example", "http://localhost:3000"]
+        deadline = "11s"
+        header_bytes_max = "12KiB"
+        headers_kept = ["User-Agent", "x-forwarded-for"]
+        [limits]
+        connections_max = 13
+        connections_per_address_max = 14
+        handshakes_max = 15
+        message_bytes_max = "16KiB"
+        commands_per_message_max = 17
+        outbound_bytes_max = "180KiB"
+        write_timeout = "19s"
+        channels_per_connection_max = 20
+        [client]
+        anonymous = true
+        ping_interval = "21s"
+        pong_timeout = "2200ms"
+        expiry_grace = "0s"
+        history_publications_max = 24
+        [raw]
+        enabled = true
+        [channel]
+        history_size = 25
+        history_ttl = "26h"
+        [namespaces.chat]
+        history_size = 27
+        recovery = true
+        presence = true
+        join_leave = true
+        allow_subscribe = "users"
+        allow_publish = "subscribers"
+        allow_history = "anyone"
+        allow_presence = "users"
+        [memory]
+        channels_max = 28
+        inbox_deliveries_max = 2048
+        history_bytes_max = "30MiB"
+        [plugins]
+        folder = "/srv/rules"
+        [drain]
+        deadline = "32s"
+        closes_per_second = 33
+        [log]
+        format = "json"
+        filter = "warn,gateway=debug"
+    "#;
+    let shipped = Config::default().namespaces.default;
+    let expected = Config {
+        listen: Listen { address: "[::1]:9000".parse().unwrap(), workers: 3 },
+        admin: Admin { address: None, api_key: Some(Secret::new("key-of-the-api")) },
+        handshake: Handshake {
+            origins: Origins::Listed(vec!["https://app.example".into(), "http://localhost:3000".into()]),
+            deadline: Duration::from_secs(11),
+            header_bytes_max: 12 << 10,
+            headers_kept: vec!["user-agent".into(), "x-forwarded-for".into()],
+        },
+        limits: Limits {
+            connections_max: 13,
+            connections_per_address_max: 14,
+            handshakes_max: 15,
+            message_bytes_max: 16 << 10,
+            commands_per_message_max: 17,
+            outbound_bytes_max: 180 << 10,
+            write_timeout: Duration::from_secs(19),
+            channels_per_connection_max: 20,
+        },
+        client: Client {
+            anonymous: true,
+            ping_interval: Duration::from_secs(21),
+            pong_timeout: Duration::from_millis(2200),
+            expiry_grace: Duration::ZERO,
+            history_publications_max: 24,
+        },
+        raw: Raw { enabled: true },
+        namespaces: Namespaces {
+            default: Arc::new(Namespace {
+                history_size: 25,
+                history_ttl: Duration::from_secs(26 * 3600),
+                ..Namespace::clone(&shipped)
+            }),
+            named: HashMap::from([(
+                "chat".into(),
+                Arc::new(Namespace {
+                    history_size: 27,
+                    // Not the value of `[channel]` above.
+                    history_ttl: shipped.history_ttl,
+                    recovery: true,
+                    presence: true,
+                    join_leave: true,
+                    allow_subscribe: Access::Users,
+                    allow_publish: Access::Subscribers,
+                    allow_history: Access::Anyone,
+                    allow_presence: Access::Users,
+                }),
+            )]),
+        },
+        memory: Memory { channels_max: 28, inbox_deliveries_max: 2048, history_bytes_max: 30 << 20 },
+        plugins: Plugins { folder: "/srv/rules".into() },
+        drain: Drain { deadline: Duration::from_secs(32), closes_per_second: 33 },
+        log: Log { format: LogFormat::Json, filter: "warn,gateway=debug".to_owned() },
+    };
+    assert_eq!(Config::parse(text, "a.toml"), Ok(expected));
+}
+
+/// Every `golden/NAME.toml` is refused with exactly the lines of `golden/NAME.txt`.
+#[test]
+fn invalid_files_are_refused_with_the_messages_beside_them() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/golden");
+    let mut mistakes = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let errors = Config::parse(&fs::read_to_string(&path).unwrap(), name).expect_err(name);
+            let expected = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
+            assert_eq!(format!("{errors}\n"), expected, "{name}");
+            mistakes += errors.mistakes().len();
+        }
+    }
+    assert!(mistakes >= 60, "only {mistakes} mistakes were looked at");
+}
+
+#[test]
+fn a_key_in_the_environment_wins_over_the_file() {
+    let with = |text, value: Option<&str>| {
+        let environment = |name: &str| value.filter(|_| name == API_KEY_VARIABLE).map(str::to_owned);
+        resolve::resolve(text, "a.toml", &environment).map(|(config, _)| config.admin.api_key)
+    };
+    let file = "admin.api_key = \"from-the-file\"";
+    assert_eq!(with(file, Some("from-outside")), Ok(Some(Secret::new("from-outside"))));
+    assert_eq!(with(file, None), Ok(Some(Secret::new("from-the-file"))));
+    assert_eq!(with("", Some("from-outside")), Ok(Some(Secret::new("from-outside"))));
+    assert!(with("admin.address = \"0.0.0.0:1\"", Some("from-outside")).is_ok());
+    for wrong in ["", "short", "with a space"] {
+        let errors = with(file, Some(wrong)).unwrap_err().to_string();
+        assert!(errors.starts_with("GATEWAY_ADMIN_API_KEY: admin.api_key: found a text of"), "{errors}");
+        assert!(wrong.is_empty() || !errors.contains(wrong), "{errors}");
+    }
+}
+
+#[test]
+fn a_secret_is_not_shown() {
+    let config = Config::parse("admin.api_key = \"correct-horse\"", "a.toml").unwrap();
+    let shown = format!("{config:?}");
+    assert!(shown.contains("***") && !shown.contains("correct-horse"), "{shown}");
+}
+
+#[test]
+fn a_channel_has_the_rules_of_its_namespace() {
+    let text = "[namespaces.chat]\nhistory_size = 7";
+    let namespaces = Config::parse(text, "a.toml").unwrap().namespaces;
+    let size = |name| namespaces.of(&Channel::parse(name).unwrap()).map(|rules| rules.history_size);
+    assert_eq!(size("chat:lobby"), Some(7));
+    assert_eq!(size("chat:"), Some(7));
+    assert_eq!(size("news"), Some(0));
+    assert_eq!(size("other:lobby"), None);
+    assert_eq!(size("#chat:42"), Some(0), "the id of a user is no namespace");
+    assert_eq!(size("@chat:1"), Some(0));
+}
+
+#[test]
+fn a_file_is_read_from_its_place() {
+    let folder = std::env::temp_dir().join(format!("gateway-config-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let relative = Config::load(&write("relative.toml", b"plugins.folder = \"rules\"")).unwrap();
+    assert_eq!(relative.plugins.folder, folder.join("rules"));
+    let absolute = Config::load(&write("absolute.toml", b"plugins.folder = \"/srv/rules\"")).unwrap();
+    assert_eq!(absolute.plugins.folder, Path::new("/srv/rules"));
+
+    let message = |path: &Path| Config::load(path).unwrap_err().to_string();
+    assert!(message(&folder.join("missing.toml")).contains("missing.toml: cannot be read: "));
+    assert!(message(&write("latin1.toml", b"# \xe4")).ends_with("is not UTF-8 text: save it as UTF-8"));
+    assert!(message(&write("large.toml", &vec![b'#'; 2 << 20])).contains("larger than 1 MiB"));
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn what_is_open_on_purpose_is_warned_about() {
+    for (text, word) in [
+        ("handshake.origins = [\"*\"]", "handshake.origins"),
+        ("admin = { address = \"0.0.0.0:8001\", api_key = \"correct-horse\" }", "admin.address"),
+        ("client.anonymous = true\nraw.enabled = true", "client.anonymous"),
+    ] {
+        let warnings = Config::parse(text, "a.toml").unwrap().warnings();
+        assert!(matches!(&warnings[..], [one] if one.contains(word)), "{warnings:?}");
+    }
+}

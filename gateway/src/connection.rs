@@ -1,0 +1,9 @@
+//! One client: a pure state machine, what surrounds it, and the task that drives it.
+
+pub mod event;
+pub mod effect;
+pub mod core;
+pub mod heartbeat;
+pub mod session;
+pub mod driver;
+pub mod id;

@@ -1,0 +1,111 @@
+//! Connection ids: random to everyone else, and for this node a way to the worker and the connection.
+
+use std::sync::Arc;
+
+/// Bits of a connection number that count; the bits above them are the worker.
+const COUNT_BITS: u32 = 48;
+
+/// Makes and reads the ids of one node.
+///
+/// An id is a UUID (RFC 9562, version 8): 62 random bits, and 60 bits of the connection's number hidden by a key of the
+/// process and those random bits. Thus `@<id>` finds its connection without a table that all workers share.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionIds {
+    key: u64,
+}
+
+impl ConnectionIds {
+    /// Ids of a node with this random key.
+    pub fn new(key: u64) -> Self {
+        Self { key }
+    }
+
+    /// The number of a worker's n-th connection.
+    pub fn compose(worker: usize, count: u64) -> u64 {
+        (worker as u64) << COUNT_BITS | (count & ((1 << COUNT_BITS) - 1))
+    }
+
+    /// The worker a number belongs to.
+    pub fn worker(number: u64) -> usize {
+        (number >> COUNT_BITS) as usize
+    }
+
+    /// The id of a connection. `random` makes it unguessable.
+    pub fn id(self, number: u64, random: u64) -> Arc<str> {
+        let random = random & (u64::MAX >> 2);
+        let hidden = (number ^ self.mask(random)) & (u64::MAX >> 4);
+        // Layout: 48 bits | version 8 | 12 bits | variant 10 | 62 bits.
+        let high = (hidden >> 12) << 16 | 0x8000 | (hidden & 0xfff);
+        let low = 1 << 63 | random;
+        format!(
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            high >> 32,
+            (high >> 16) & 0xffff,
+            high & 0xffff,
+            low >> 48,
+            low & 0xffff_ffff_ffff
+        )
+        .into()
+    }
+
+    /// The number in an id, if it has the form of one. Whether such a connection exists is for the caller to find out.
+    pub fn number(self, id: &str) -> Option<u64> {
+        let bytes = id.as_bytes();
+        if bytes.len() != 36 {
+            return None;
+        }
+        let mut value: u128 = 0;
+        for (index, byte) in bytes.iter().enumerate() {
+            match (index, byte) {
+                (8 | 13 | 18 | 23, b'-') => (),
+                (8 | 13 | 18 | 23, _) => return None,
+                (_, byte) => value = value << 4 | u128::from(char::from(*byte).to_digit(16)?),
+            }
+        }
+        let (high, low) = ((value >> 64) as u64, value as u64);
+        let hidden = (high >> 16) << 12 | (high & 0xfff);
+        let random = low & (u64::MAX >> 2);
+        Some((hidden ^ self.mask(random)) & (u64::MAX >> 4))
+    }
+
+    /// SplitMix64: every bit of the key and of the random part changes half of the mask.
+    fn mask(self, random: u64) -> u64 {
+        let mut z = self.key.wrapping_add(random.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_leads_back_to_its_connection() {
+        let ids = ConnectionIds::new(0x1234_5678_9abc_def0);
+        for (worker, count, random) in [(0, 0, 0), (1, 1, u64::MAX), (63, (1 << 48) - 1, 77), (5, 12345, 1 << 61)] {
+            let number = ConnectionIds::compose(worker, count);
+            let id = ids.id(number, random);
+            assert_eq!(id.len(), 36);
+            assert_eq!(ids.number(&id), Some(number), "{id}");
+            assert_eq!(ConnectionIds::worker(number), worker);
+        }
+    }
+
+    #[test]
+    fn ids_of_neighbours_have_nothing_in_common() {
+        let ids = ConnectionIds::new(42);
+        let (a, b) = (ids.id(1, 0x1111), ids.id(2, 0x2222));
+        let same = a.bytes().zip(b.bytes()).filter(|(a, b)| a == b && *a != b'-').count();
+        assert!(same < 20, "{a} {b}");
+    }
+
+    #[test]
+    fn other_texts_have_no_number() {
+        let ids = ConnectionIds::new(42);
+        for text in ["", "42", "g0000000-0000-8000-8000-000000000000", "000000000000800080000000000000000000"] {
+            assert_eq!(ids.number(text), None, "{text}");
+        }
+    }
+}

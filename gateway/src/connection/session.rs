@@ -1,0 +1,501 @@
+//! One connection with everything around it but the socket: applies what the core decides to the plugins, the hub and the
+//! backplane, and feeds their answers back. Synchronous, so that a simulation runs the same code as the driver.
+
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::core::{Core, Effects};
+use super::effect::{Ask, Effect};
+use super::event::{Event, Now};
+use crate::backplane::{Backplane, NewPublication, Retention, memory};
+use crate::config::{Config, Namespace};
+use crate::hub::peer::{Peer, Signal, Unflushed};
+use crate::hub::{Hub, Listening};
+use crate::outbound::Pushed;
+use crate::plugin::chain::Chain;
+use crate::plugin::event::{Client, Goodbye, Hello, Message};
+use crate::plugin::verdict::{Decision, Effect as PluginEffect, Identity};
+use crate::protocol::channel::{Channel, Target};
+use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::codec::{self, Inbound};
+use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::push::{Form, Member};
+use crate::protocol::reply::{Reply, Subscribed};
+use crate::protocol::{frame, json};
+use crate::telemetry::metrics::{CloseCause, DecisionOutcome, Metrics, WorkerMetrics};
+
+/// What the connections of one worker share. Everything in a cell is borrowed only inside one call.
+pub struct Local {
+    /// Which worker.
+    pub worker: usize,
+    /// As resolved at start.
+    pub config: Arc<Config>,
+    /// Who listens to what here.
+    pub hub: RefCell<Hub>,
+    /// The rules. Replaced as a whole, between two messages.
+    pub chain: RefCell<Chain>,
+    /// The other workers.
+    pub backplane: Arc<dyn Backplane>,
+    /// Counters of all workers; this one's by `worker`.
+    pub metrics: Arc<Metrics>,
+    /// Connections that others have pushed to.
+    pub unflushed: Rc<Unflushed>,
+    /// Where replies are encoded.
+    scratch: RefCell<Vec<u8>>,
+}
+
+/// Encoding space that is kept from one reply to the next.
+const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
+
+impl Local {
+    /// A worker without connections and without rules.
+    pub fn new(
+        worker: usize,
+        config: Arc<Config>,
+        hub: Hub,
+        backplane: Arc<dyn Backplane>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            worker,
+            config,
+            hub: RefCell::new(hub),
+            chain: RefCell::new(Chain::empty()),
+            backplane,
+            metrics,
+            unflushed: Rc::default(),
+            scratch: RefCell::default(),
+        }
+    }
+
+    /// This worker's counters.
+    pub fn metrics(&self) -> &WorkerMetrics {
+        self.metrics.worker(self.worker)
+    }
+
+    fn namespace(&self, channel: &Channel) -> Result<&Arc<Namespace>, ReplyError> {
+        self.config.namespaces.of(channel).ok_or(ReplyError::UNKNOWN_CHANNEL)
+    }
+}
+
+/// How much of a channel its namespace keeps.
+pub fn retention(namespace: &Namespace) -> Retention {
+    Retention { size: namespace.history_size, ttl: namespace.history_ttl }
+}
+
+/// See the module.
+pub struct Session {
+    local: Rc<Local>,
+    core: Core,
+    peer: Rc<Peer>,
+    client: Arc<Client>,
+    member: Arc<Member>,
+    /// Since when the client is admitted.
+    admitted: Option<Duration>,
+    /// The address of the client's user.
+    user_channel: Option<Channel>,
+    effects: Effects,
+    /// What plugins asked for beside their answer: done when everything the answer caused is done.
+    plugin_effects: Vec<PluginEffect>,
+}
+
+impl Session {
+    /// A client whose transport has just opened. `spread` is random and places the first ping.
+    pub fn new(local: Rc<Local>, peer: Rc<Peer>, client: Client, now: Now, spread: u32) -> Self {
+        let core = Core::new(local.config.clone(), peer.protocol, peer.id.clone(), now, spread);
+        let member = Arc::new(Member { client: peer.id.clone(), user: Arc::default(), info: Bytes::new() });
+        Self {
+            local,
+            core,
+            peer,
+            client: Arc::new(client),
+            member,
+            admitted: None,
+            user_channel: None,
+            effects: Effects::new(),
+            plugin_effects: Vec::new(),
+        }
+    }
+
+    /// The connection as the worker sees it.
+    pub fn peer(&self) -> &Rc<Peer> {
+        &self.peer
+    }
+
+    /// Whether it is over.
+    pub fn is_closed(&self) -> bool {
+        self.core.is_closed()
+    }
+
+    /// When to send [`Event::Tick`].
+    pub fn deadline(&self) -> Option<Duration> {
+        self.core.deadline()
+    }
+
+    /// Whether a client is admitted.
+    pub fn is_admitted(&self) -> bool {
+        self.admitted.is_some()
+    }
+
+    /// Takes one message of the client: runs each of its commands through the chain, one after the other.
+    pub fn message(&mut self, now: Now, inbound: Inbound) {
+        let metrics = self.local.metrics();
+        metrics.messages_in.inc();
+        metrics.bytes_in.add(inbound.data.len() as u64);
+        let commands_max = self.local.config.limits.commands_per_message_max;
+        let decoded = codec::decode(self.peer.protocol, inbound, commands_max, |command| {
+            self.event(now, Event::Command(command));
+            if self.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if let Err(malformed) = decoded {
+            self.event(now, Event::Malformed(malformed));
+        }
+    }
+
+    /// Takes one event and everything that follows from it.
+    pub fn event(&mut self, now: Now, event: Event) {
+        self.core.on(now, event, &mut self.effects);
+        loop {
+            let event = if let Some(effect) = self.effects.pop_front() {
+                self.apply(now, effect)
+            } else if self.plugin_effects.is_empty() {
+                break;
+            } else {
+                let effect = self.plugin_effects.remove(0);
+                self.apply_plugin_effect(now, effect)
+            };
+            if let Some(event) = event {
+                self.core.on(now, event, &mut self.effects);
+            }
+        }
+        if self.effects.capacity() > 16 {
+            // An idle connection keeps no buffer.
+            self.effects = Effects::new();
+        }
+    }
+
+    /// Takes what the rest of the worker has to say.
+    pub fn signal(&mut self, now: Now, signal: Signal) {
+        match &signal {
+            Signal::Slow => self.local.metrics().outbound_overflow(&self.peer.id),
+            Signal::Gap(channel) => self.local.metrics().position_gap(&self.peer.id, channel.as_str()),
+            Signal::Close(..) | Signal::Unsubscribe(..) | Signal::SocketFailed => (),
+        }
+        self.event(now, Event::Signal(signal));
+    }
+
+    /// Counts what was written since the last time.
+    pub fn count_written(&self) {
+        self.local.metrics().bytes_out.add(self.peer.outbound.take_uncounted());
+    }
+
+    fn apply(&mut self, now: Now, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Reply(reply) => {
+                self.reply(&reply);
+                None
+            }
+            Effect::Judge { id, refresh, token, data } => {
+                let credential = !token.is_empty();
+                let hello = Hello { client: self.client.clone(), token, data, now: now.unix };
+                let admission = self.local.chain.borrow_mut().on_connect(&hello, &mut self.plugin_effects);
+                Some(Event::Judged { id, refresh, admission, credential })
+            }
+            Effect::Admit(identity) => {
+                self.admit(now, *identity);
+                None
+            }
+            Effect::Ask(ask) => Some(self.ask(now, ask)),
+            Effect::Subscribe { channel, by, recover, join_leave } => {
+                let result = self.subscribe(now, &channel, recover.as_ref(), join_leave);
+                Some(Event::Subscribed { channel, by, result })
+            }
+            Effect::Unsubscribe(channel) => {
+                self.unsubscribe(&channel);
+                None
+            }
+            Effect::Publish { id, targets, payload, reply } => {
+                let published = targets.iter().try_for_each(|target| self.publish(now, target, payload.clone(), true));
+                match (published, reply) {
+                    (Ok(()), Some(reply)) => Some(Event::Answered { id, result: Ok(reply) }),
+                    (Ok(()), None) => None,
+                    (Err(error), _) => Some(Event::Answered { id, result: Err(error) }),
+                }
+            }
+            Effect::Presence { id, channel, stats } => {
+                Some(Event::Answered { id, result: self.presence(id, &channel, stats) })
+            }
+            Effect::History { id, channel, query } => {
+                Some(Event::Answered { id, result: self.history(now, id, &channel, &query) })
+            }
+            Effect::End { close, cause, tell, discard } => {
+                self.end(now, &close, cause, tell, discard);
+                None
+            }
+        }
+    }
+
+    fn apply_plugin_effect(&mut self, now: Now, effect: PluginEffect) -> Option<Event> {
+        match effect {
+            PluginEffect::Publish { address, payload } => {
+                if let Err(error) = self.publish(now, &address, payload, false) {
+                    tracing::warn!(code = error.code, %address, "a plugin's publication was refused: {}", error.message);
+                }
+                None
+            }
+            PluginEffect::Subscribe(channel) => Some(Event::PluginSubscribes(channel)),
+            PluginEffect::Unsubscribe(channel) => Some(Event::PluginUnsubscribes(channel)),
+            PluginEffect::Disconnect(refusal) => Some(Event::PluginDisconnects(refusal)),
+            PluginEffect::SetAttribute { name, value } => {
+                let attributes = &mut Arc::make_mut(&mut self.client).attributes;
+                if value.is_empty() {
+                    attributes.remove(&name);
+                } else {
+                    attributes.insert(name, value);
+                }
+                None
+            }
+        }
+    }
+
+    fn reply(&self, reply: &Reply) {
+        let mut scratch = self.local.scratch.borrow_mut();
+        scratch.clear();
+        let Some(range) = codec::encode_reply(self.peer.protocol, reply, &mut scratch) else { return };
+        let metrics = self.local.metrics();
+        match self.peer.outbound.reply(&scratch[range]) {
+            Pushed::Sent => metrics.messages_out.inc(),
+            Pushed::Full => self.peer.signal(Signal::Slow),
+            Pushed::Closed => (),
+        }
+        if scratch.capacity() > SCRATCH_BYTES_KEPT {
+            *scratch = Vec::new();
+        }
+    }
+
+    fn ask(&mut self, now: Now, mut ask: Ask) -> Event {
+        let metrics = self.local.metrics();
+        metrics.command(ask.kind);
+        let mut chain = self.local.chain.borrow_mut();
+        let payload = std::mem::take(&mut ask.payload);
+        let decision = if chain.wants(ask.kind) {
+            let mut message = Message {
+                client: self.client.clone(),
+                kind: ask.kind,
+                channel: ask.channel.clone(),
+                method: ask.method.clone(),
+                payload,
+                binary: ask.binary,
+                now: now.unix,
+            };
+            chain.on_message(&mut message, &mut self.plugin_effects)
+        } else {
+            Decision::Undecided(payload)
+        };
+        metrics.decision(match &decision {
+            Decision::Undecided(_) => DecisionOutcome::Undecided,
+            Decision::Allowed(_) => DecisionOutcome::Allowed,
+            Decision::Denied(_) => DecisionOutcome::Denied,
+            Decision::Dropped => DecisionOutcome::Dropped,
+            Decision::Disconnect(_) => DecisionOutcome::Disconnected,
+            Decision::Reply(_) => DecisionOutcome::Replied,
+            Decision::Route { .. } => DecisionOutcome::Routed,
+            Decision::Failed => DecisionOutcome::Failed,
+        });
+        Event::Decided { ask, decision }
+    }
+
+    fn admit(&mut self, now: Now, identity: Identity) {
+        self.admitted = Some(now.at);
+        let user: Arc<str> = identity.user.into();
+        let client = Arc::make_mut(&mut self.client);
+        client.user = user.clone();
+        client.attributes.extend(identity.attributes);
+        self.member = Arc::new(Member { client: self.peer.id.clone(), user, info: identity.info });
+        self.local.hub.borrow_mut().admit(self.peer.clone());
+        self.user_channel = Channel::of_user(&self.member.user);
+        if let Some(channel) = &self.user_channel {
+            // A node that is full of channels still serves the user's other subscriptions.
+            let _ = self.listen(channel, self.direct());
+        }
+    }
+
+    /// Adds a subscription to the hub, and announces the first one of this worker.
+    fn listen(&self, channel: &Channel, listening: Listening) -> Result<(), ReplyError> {
+        let first = self.local.hub.borrow_mut().subscribe(channel, &self.peer, listening);
+        if first && let Err(error) = self.local.backplane.announce(self.local.worker, channel) {
+            self.local.hub.borrow_mut().unsubscribe(channel, self.peer.number);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn subscribe(
+        &self,
+        now: Now,
+        channel: &Channel,
+        recover: Option<&Position>,
+        join_leave: Option<bool>,
+    ) -> Result<Subscribed, ReplyError> {
+        if matches!(channel.target(), Target::Connection(_)) {
+            return Err(ReplyError::BAD_REQUEST.because("a connection is an address, not a channel"));
+        }
+        let namespace = self.local.namespace(channel)?;
+        let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
+        // Listening begins before history is read: what is published in between arrives twice and is known by its offset.
+        self.listen(
+            channel,
+            Listening { form: Form::Channel(self.peer.protocol), position: None, join_leave },
+        )?;
+        let mut subscribed = Subscribed::default();
+        if namespace.recovery {
+            match self.catch_up(now, channel, namespace, recover) {
+                Ok(caught_up) => subscribed = caught_up,
+                Err(error) => {
+                    self.unlisten(channel);
+                    return Err(error);
+                }
+            }
+        }
+        if namespace.presence || namespace.join_leave {
+            self.local.backplane.enter(channel, &self.member, namespace.presence, namespace.join_leave);
+        }
+        self.local.metrics().subscriptions.add(1);
+        Ok(subscribed)
+    }
+
+    /// Finds out what the client missed, and from where it must not miss anything.
+    fn catch_up(
+        &self,
+        now: Now,
+        channel: &Channel,
+        namespace: &Namespace,
+        recover: Option<&Position>,
+    ) -> Result<Subscribed, ReplyError> {
+        let Local { backplane, config, hub, .. } = &*self.local;
+        let publications_max = config.client.history_publications_max;
+        let (missed, top) = match recover {
+            Some(since) => {
+                backplane.recover(channel, since, publications_max, retention(namespace), now.at)?
+            }
+            None => {
+                let query = HistoryQuery::default();
+                let page = backplane.history(channel, &query, 0, retention(namespace), now.at)?;
+                (None, page.top)
+            }
+        };
+        hub.borrow_mut().set_position(channel, self.peer.number, top.offset, top.epoch.clone());
+        let recovered = recover.map(|_| missed.is_some());
+        // A client that recovers advances by itself while it reads what it missed.
+        let offset = match recover {
+            Some(since) if missed.is_some() => since.offset,
+            _ => top.offset,
+        };
+        Ok(Subscribed {
+            recoverable: true,
+            positioned: true,
+            epoch: top.epoch,
+            offset,
+            publications: missed.unwrap_or_default(),
+            recovered,
+            data: Bytes::new(),
+        })
+    }
+
+    /// Undoes [`Session::listen`]. What is addressed to the client's user goes on to reach it.
+    fn unlisten(&self, channel: &Channel) {
+        let Local { backplane, hub, worker, .. } = &*self.local;
+        if self.user_channel.as_ref() == Some(channel) && !self.core.is_closed() {
+            hub.borrow_mut().subscribe(channel, &self.peer, self.direct());
+        } else if hub.borrow_mut().unsubscribe(channel, self.peer.number) {
+            backplane.renounce(*worker, channel);
+        }
+    }
+
+    /// How a connection listens to its user's address.
+    fn direct(&self) -> Listening {
+        Listening { form: Form::Direct(self.peer.protocol), position: None, join_leave: false }
+    }
+
+    fn unsubscribe(&self, channel: &Channel) {
+        self.unlisten(channel);
+        self.local.metrics().subscriptions.add(-1);
+        if let Ok(namespace) = self.local.namespace(channel)
+            && (namespace.presence || namespace.join_leave)
+        {
+            let keep = namespace.presence;
+            self.local.backplane.leave(channel, &self.member, keep, namespace.join_leave);
+        }
+    }
+
+    fn publish(&self, now: Now, channel: &Channel, payload: Bytes, by_client: bool) -> Result<(), ReplyError> {
+        let namespace = self.local.namespace(channel)?;
+        // The JSON protocol's payloads were checked when they came in, or when the plugin answered.
+        let (data, json) = if self.peer.protocol.is_json() {
+            (payload, true)
+        } else {
+            match json::compact(payload.clone()) {
+                Ok(compact) => (compact, true),
+                Err(_) => (payload, false),
+            }
+        };
+        let info = by_client.then(|| self.member.clone());
+        let new = NewPublication { channel, data, json, info, retention: retention(namespace) };
+        self.local.backplane.publish(new, now.at).map(drop)
+    }
+
+    fn presence(&self, id: u32, channel: &Channel, stats: bool) -> Result<Reply, ReplyError> {
+        if !self.local.namespace(channel)?.presence {
+            return Err(ReplyError::NOT_AVAILABLE);
+        }
+        let members = self.local.backplane.presence(channel);
+        Ok(if stats {
+            Reply::PresenceStats { id, clients: members.len(), users: memory::count_users(&members) }
+        } else {
+            Reply::Presence { id, members }
+        })
+    }
+
+    fn history(&self, now: Now, id: u32, channel: &Channel, query: &HistoryQuery) -> Result<Reply, ReplyError> {
+        let namespace = self.local.namespace(channel)?;
+        if namespace.history_size == 0 {
+            return Err(ReplyError::NOT_AVAILABLE);
+        }
+        let publications_max = self.local.config.client.history_publications_max;
+        let page =
+            self.local.backplane.history(channel, query, publications_max, retention(namespace), now.at)?;
+        Ok(Reply::History {
+            id,
+            publications: page.publications,
+            offset: page.top.offset,
+            epoch: page.top.epoch,
+        })
+    }
+
+    fn end(&mut self, now: Now, close: &Close, cause: CloseCause, tell: bool, discard: bool) {
+        if tell {
+            self.peer.outbound.close(frame::close(close), discard);
+        }
+        self.local.metrics().closed(cause, close, &self.peer.id);
+        let Some(admitted) = self.admitted else { return };
+        if let Some(channel) = self.user_channel.take()
+            && self.local.hub.borrow_mut().unsubscribe(&channel, self.peer.number)
+        {
+            self.local.backplane.renounce(self.local.worker, &channel);
+        }
+        self.local.hub.borrow_mut().forget(self.peer.number);
+        let goodbye = Goodbye {
+            client: self.client.clone(),
+            code: close.code,
+            reason: close.reason.clone().into(),
+            duration: now.at.saturating_sub(admitted).as_millis() as u64,
+            now: now.unix,
+        };
+        self.local.chain.borrow_mut().on_disconnect(&goodbye, &mut self.plugin_effects);
+    }
+}

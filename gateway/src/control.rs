@@ -1,0 +1,153 @@
+//! What operators and the server API may do and ask, from any thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::backplane::{Backplane, NewPublication, Top};
+use crate::clock::Clock;
+use crate::config::{Config, Namespace};
+use crate::connection::session::retention;
+use crate::hub::peer::Why;
+use crate::plugin::registry::{PluginStatus, Registry};
+use crate::protocol::channel::Channel;
+use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::command::HistoryQuery;
+use crate::protocol::push::{Member, Publication};
+use crate::shutdown::Phase;
+use crate::telemetry::metrics::Metrics;
+
+/// A handle to the running gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    inner: Arc<Parts>,
+}
+
+/// What a [`Control`] reaches.
+pub struct Parts {
+    /// As resolved at start.
+    pub config: Arc<Config>,
+    /// Where publications go.
+    pub backplane: Arc<dyn Backplane>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The plugins.
+    pub registry: Arc<Registry>,
+    /// Where time comes from.
+    pub clock: Clock,
+    /// How far the process is.
+    pub phase: watch::Receiver<Phase>,
+    /// A name for this process, random.
+    pub node: Box<str>,
+}
+
+/// Part of a channel's history.
+#[derive(Debug, Clone)]
+pub struct HistoryPage {
+    /// In the order asked for.
+    pub publications: Vec<Arc<Publication>>,
+    /// Where the stream stands.
+    pub top: Top,
+}
+
+/// This process in numbers.
+#[derive(Debug, Clone)]
+pub struct NodeInfo {
+    /// A name for this process, random.
+    pub node: Box<str>,
+    /// Of the gateway.
+    pub version: &'static str,
+    /// Since the start.
+    pub uptime: Duration,
+    /// Open connections.
+    pub clients: u64,
+    /// Known channels.
+    pub channels: usize,
+    /// Subscriptions of all connections.
+    pub subscriptions: u64,
+    /// Workers.
+    pub workers: usize,
+}
+
+impl Control {
+    /// A handle to these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self { inner: Arc::new(parts) }
+    }
+
+    fn namespace(&self, channel: &Channel) -> Result<&Arc<Namespace>, ReplyError> {
+        self.inner.config.namespaces.of(channel).ok_or(ReplyError::UNKNOWN_CHANNEL)
+    }
+
+    /// Publishes JSON on one line to an address. The plugins are not asked: whoever holds the key has decided.
+    pub fn publish(&self, address: &Channel, data: Bytes) -> Result<Top, ReplyError> {
+        let retention = retention(self.namespace(address)?);
+        let new = NewPublication { channel: address, data, json: true, info: None, retention };
+        self.inner.backplane.publish(new, self.inner.clock.now().at)
+    }
+
+    /// Ends the connections that an address (`#user` or `@connection`) reaches. They learn of it a moment later.
+    pub fn disconnect(&self, address: &Channel, close: &Close) {
+        self.inner.backplane.close(address, close, Why::Api);
+    }
+
+    /// Who is in a channel.
+    pub fn presence(&self, channel: &Channel) -> Result<Vec<Arc<Member>>, ReplyError> {
+        if !self.namespace(channel)?.presence {
+            return Err(ReplyError::NOT_AVAILABLE);
+        }
+        Ok(self.inner.backplane.presence(channel))
+    }
+
+    /// What was published to a channel.
+    pub fn history(&self, channel: &Channel, query: &HistoryQuery) -> Result<HistoryPage, ReplyError> {
+        let namespace = self.namespace(channel)?;
+        if namespace.history_size == 0 {
+            return Err(ReplyError::NOT_AVAILABLE);
+        }
+        let now = self.inner.clock.now().at;
+        let max = self.inner.config.client.history_publications_max;
+        let page = self.inner.backplane.history(channel, query, max, retention(namespace), now)?;
+        Ok(HistoryPage { publications: page.publications, top: page.top })
+    }
+
+    /// This process in numbers.
+    pub fn info(&self) -> NodeInfo {
+        let metrics = &self.inner.metrics;
+        NodeInfo {
+            node: self.inner.node.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime: self.inner.clock.now().at,
+            clients: metrics.connections(),
+            channels: self.inner.backplane.channels(),
+            subscriptions: metrics.subscriptions(),
+            workers: metrics.workers.len(),
+        }
+    }
+
+    /// Every plugin the folder has or had.
+    pub fn plugins(&self) -> Vec<PluginStatus> {
+        self.inner.registry.status()
+    }
+
+    /// The chain that is live.
+    pub fn generation(&self) -> u64 {
+        self.inner.registry.generation()
+    }
+
+    /// Whether clients should be sent here; a sentence if not.
+    pub fn readiness(&self) -> Result<(), &'static str> {
+        match *self.inner.phase.borrow() {
+            Phase::Starting => Err("starting: the plugins are being loaded"),
+            Phase::Running => Ok(()),
+            Phase::Draining { .. } => Err("draining: this process is going down"),
+        }
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.inner.metrics
+    }
+}

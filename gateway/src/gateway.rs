@@ -1,0 +1,235 @@
+//! The wiring: [`Gateway::build`] binds and validates everything, [`Gateway::run`] serves until drained.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{oneshot, watch};
+
+use crate::accept::Admission;
+use crate::admin;
+use crate::backplane::Backplane;
+use crate::backplane::memory::Memory;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::connection::id::ConnectionIds;
+use crate::control::{self, Control};
+use crate::inbox::{Delivery, Inbox};
+use crate::plugin::chain::Chain;
+use crate::plugin::registry::{Registry, Workers};
+use crate::shutdown::Phase;
+use crate::telemetry::metrics::Metrics;
+use crate::transport::site::Site;
+use crate::wasm;
+use crate::watch::Watch;
+use crate::worker;
+
+/// Clients that may wait to be accepted, for each worker.
+const BACKLOG: i32 = 4096;
+
+/// How often expired histories are forgotten.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Pages beside the endpoints, made for the gateway they show.
+pub type MakeSite = Box<dyn FnOnce(&Control) -> Arc<dyn Site>>;
+
+/// A gateway that is bound but does not serve yet.
+pub struct Gateway {
+    config: Arc<Config>,
+    clock: Clock,
+    listeners: Vec<std::net::TcpListener>,
+    address: SocketAddr,
+    admin: Option<std::net::TcpListener>,
+    inboxes: Arc<[Arc<Inbox>]>,
+    ids: ConnectionIds,
+    phase: watch::Sender<Phase>,
+    watch: Watch,
+    control: Control,
+    parts: Shared,
+    site: Option<Arc<dyn Site>>,
+}
+
+struct Shared {
+    backplane: Arc<dyn Backplane>,
+    metrics: Arc<Metrics>,
+    registry: Arc<Registry>,
+}
+
+/// How the registry reaches the workers.
+struct WorkerInboxes(Arc<[Arc<Inbox>]>);
+
+impl Workers for WorkerInboxes {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn swap(&self, worker: usize, chain: Chain) -> oneshot::Receiver<()> {
+        let (taken, receiver) = oneshot::channel();
+        self.0[worker].put(Delivery::Chain(Box::new(chain), taken));
+        receiver
+    }
+}
+
+impl Gateway {
+    /// Binds the listeners, opens the plugin folder and starts the WebAssembly engine. Nothing is served yet.
+    pub fn build(config: Config, make_site: Option<MakeSite>) -> anyhow::Result<Self> {
+        let clock = Clock::start();
+        let config = Arc::new(config);
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let (listeners, address) = bind_workers(config.listen.address, config.listen.workers)?;
+        let admin = match config.admin.address {
+            Some(address) => Some(bind(address, false).with_context(|| format!("failed to listen on `admin.address` {address}"))?),
+            None => None,
+        };
+        let watch = Watch::open(&config.plugins.folder)
+            .with_context(|| format!("failed to open `plugins.folder` {}", config.plugins.folder.display()))?;
+        let loader = wasm::loader().context("failed to start the WebAssembly engine")?;
+        let random = || getrandom::u64().context("failed to get random bytes from the system");
+        let inboxes: Arc<[_]> = (0..config.listen.workers)
+            .map(|_| Arc::new(Inbox::new(config.memory.inbox_deliveries_max)))
+            .collect();
+        let ids = ConnectionIds::new(random()?);
+        let backplane: Arc<dyn Backplane> =
+            Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?));
+        let metrics = Metrics::new(config.listen.workers);
+        let registry = Arc::new(Registry::new(loader, Arc::new(WorkerInboxes(inboxes.clone()))));
+        let (phase, phase_seen) = watch::channel(Phase::Starting);
+        let control = Control::new(control::Parts {
+            config: config.clone(),
+            backplane: backplane.clone(),
+            metrics: metrics.clone(),
+            registry: registry.clone(),
+            clock,
+            phase: phase_seen,
+            node: format!("{:016x}", random()?).into(),
+        });
+        let site = make_site.map(|make_site| make_site(&control));
+        let parts = Shared { backplane, metrics, registry };
+        Ok(Self { config, clock, listeners, address, admin, inboxes, ids, phase, watch, control, parts, site })
+    }
+
+    /// Where clients connect: the port that was bound, if the configuration left it open.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the admin API listens, if it does.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Serves until `stop` is there and everything has drained, or the time to drain is over.
+    pub fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(2)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .context("failed to start the control runtime")?;
+        let admission = Arc::new(Admission::new(&self.config.limits));
+        let mut workers = Vec::new();
+        for (index, (listener, inbox)) in self.listeners.into_iter().zip(&*self.inboxes).enumerate() {
+            let parts = worker::Parts {
+                index,
+                config: self.config.clone(),
+                listener,
+                inbox: inbox.clone(),
+                backplane: self.parts.backplane.clone(),
+                metrics: self.parts.metrics.clone(),
+                admission: admission.clone(),
+                site: self.site.clone(),
+                ids: self.ids,
+                clock: self.clock,
+                phase: self.phase.subscribe(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || worker::run(parts))
+                .context("failed to start a worker thread")?;
+            workers.push(thread);
+        }
+        let (clock, phase, drain) = (self.clock, self.phase, self.config.drain.deadline);
+        runtime.block_on(async {
+            let backplane = self.parts.backplane.clone();
+            tokio::spawn(async move {
+                let mut interval = tokio::time::interval(SWEEP);
+                loop {
+                    interval.tick().await;
+                    backplane.sweep(clock.now().at);
+                }
+            });
+            if let Some(listener) = self.admin {
+                tokio::spawn(admin::serve(listener, self.config.clone(), self.control.clone()));
+            }
+            let mut watch = self.watch;
+            let registry = self.parts.registry;
+            let metrics = self.parts.metrics;
+            let (loaded, first) = oneshot::channel();
+            tokio::spawn(async move {
+                let mut loaded = Some(loaded);
+                while let Some(found) = watch.changed().await {
+                    let applied = registry.apply(found).await;
+                    metrics.node.applied(&applied);
+                    if let Some(loaded) = loaded.take() {
+                        let _ = loaded.send(());
+                    }
+                }
+            });
+            let mut stop = std::pin::pin!(stop);
+            tokio::select! {
+                _ = first => {
+                    phase.send_replace(Phase::Running);
+                    let generation = self.control.generation();
+                    tracing::info!(address = %self.address, workers = workers.len(), generation, "ready");
+                    stop.await;
+                }
+                () = &mut stop => (),
+            }
+            tracing::info!(deadline = ?drain, "going down: not ready, not accepting");
+            phase.send_replace(Phase::Draining { until: clock.now().at + drain });
+            let joined = tokio::task::spawn_blocking(move || {
+                for worker in workers {
+                    match worker.join() {
+                        Ok(Ok(())) => (),
+                        Ok(Err(error)) => tracing::error!(%error, "a worker failed"),
+                        Err(_) => tracing::error!("a worker panicked"),
+                    }
+                }
+            });
+            let _ = joined.await;
+        });
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// One listener per worker on the same port.
+fn bind_workers(address: SocketAddr, count: usize) -> anyhow::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
+    let failed = || format!("failed to listen on `listen.address` {address}");
+    // `SO_REUSEPORT` would share the port with another gateway of this user without a word.
+    drop(bind(address, false).with_context(failed)?);
+    let first = bind(address, true).with_context(failed)?;
+    let bound = first.local_addr()?;
+    let mut listeners = vec![first];
+    for _ in 1..count {
+        listeners.push(bind(bound, true).with_context(failed)?);
+    }
+    Ok((listeners, bound))
+}
+
+fn bind(address: SocketAddr, share: bool) -> std::io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,184 @@
+//! One connection as the rest of its worker sees it: where to put bytes, and how to tell it something.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::outbound::{Outbound, Pushed};
+use crate::protocol::Protocol;
+use crate::protocol::channel::Channel;
+use crate::protocol::code::{Close, Unsubscribe};
+
+/// What the rest of the worker tells a connection. Its driver hands them to the connection core, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    /// A publication did not fit into the outbound queue.
+    Slow,
+    /// A publication of this channel was missed.
+    Gap(Channel),
+    /// End it.
+    Close(Close, Why),
+    /// Remove a subscription.
+    Unsubscribe(Channel, Unsubscribe),
+    /// The socket failed while somebody else wrote to it.
+    SocketFailed,
+}
+
+/// Who wanted a connection to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The process goes down.
+    Shutdown,
+    /// The server API.
+    Api,
+}
+
+/// Signals a connection may have waiting. Each subscription has at most one and the rest come one at a time, so more
+/// than this means that the connection does not run.
+const SIGNALS_MAX: usize = 1024;
+
+/// A socket: what TCP, TLS and an HTTP/2 stream have in common.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Socket for T {}
+
+/// See the module. Shared by the connection's driver, the hub and the flusher of one worker.
+pub struct Peer {
+    /// Unique in this process.
+    pub number: u64,
+    /// The id that clients know.
+    pub id: Arc<str>,
+    /// How the client talks.
+    pub protocol: Protocol,
+    /// Everything for the client goes through here.
+    pub outbound: Outbound,
+    /// The socket, while there is one. Borrowed only for the time of one poll.
+    pub socket: RefCell<Option<Box<dyn Socket>>>,
+    /// The driver's task, which wants to hear when the socket can be read or written.
+    waker: RefCell<Waker>,
+    signals: RefCell<Vec<Signal>>,
+    dirty: Cell<bool>,
+    unflushed: Weak<Unflushed>,
+}
+
+/// The connections of a worker that others have pushed to since the last flush. The flusher writes to each of their
+/// sockets once, instead of waking a task for each.
+#[derive(Default)]
+pub struct Unflushed {
+    peers: RefCell<Vec<Rc<Peer>>>,
+    flusher: RefCell<Option<Waker>>,
+}
+
+impl Unflushed {
+    /// Waits until there is something to flush, then takes it.
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Vec<Rc<Peer>>> {
+        let mut peers = self.peers.borrow_mut();
+        if peers.is_empty() {
+            *self.flusher.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(std::mem::take(&mut *peers))
+    }
+
+    fn add(&self, peer: &Rc<Peer>) {
+        let mut peers = self.peers.borrow_mut();
+        peers.push(peer.clone());
+        if peers.len() == 1
+            && let Some(flusher) = self.flusher.borrow_mut().take()
+        {
+            flusher.wake();
+        }
+    }
+}
+
+impl Peer {
+    /// A peer without a socket.
+    pub fn new(
+        number: u64,
+        id: Arc<str>,
+        protocol: Protocol,
+        outbound_bytes_max: usize,
+        unflushed: &Rc<Unflushed>,
+    ) -> Self {
+        Self {
+            number,
+            id,
+            protocol,
+            outbound: Outbound::new(outbound_bytes_max),
+            socket: RefCell::default(),
+            waker: RefCell::new(Waker::noop().clone()),
+            signals: RefCell::default(),
+            dirty: Cell::new(false),
+            unflushed: Rc::downgrade(unflushed),
+        }
+    }
+
+    /// Queues a frame that others share, and has it flushed after this turn. A client that is too slow for it hears so.
+    pub fn push(self: &Rc<Self>, frame: &Bytes) -> Pushed {
+        let pushed = self.outbound.push(frame);
+        match pushed {
+            Pushed::Sent => {
+                if !self.dirty.replace(true)
+                    && let Some(unflushed) = self.unflushed.upgrade()
+                {
+                    unflushed.add(self);
+                }
+            }
+            Pushed::Full => self.signal(Signal::Slow),
+            Pushed::Closed => (),
+        }
+        pushed
+    }
+
+    /// Tells the connection something and wakes its driver.
+    pub fn signal(&self, signal: Signal) {
+        let mut signals = self.signals.borrow_mut();
+        if signals.len() < SIGNALS_MAX {
+            if signals.last() != Some(&signal) {
+                signals.push(signal);
+            }
+        } else if signals[SIGNALS_MAX - 1] != Signal::Slow {
+            signals[SIGNALS_MAX - 1] = Signal::Slow;
+        }
+        self.waker.borrow().wake_by_ref();
+    }
+
+    /// Takes what the connection was told.
+    pub fn take_signals(&self) -> Vec<Signal> {
+        std::mem::take(&mut self.signals.borrow_mut())
+    }
+
+    /// Whether the connection was told something.
+    pub fn has_signals(&self) -> bool {
+        !self.signals.borrow().is_empty()
+    }
+
+    /// Remembers the driver's task. Called at each of its polls.
+    pub fn set_waker(&self, waker: &Waker) {
+        self.waker.borrow_mut().clone_from(waker);
+    }
+
+    /// Writes what waits. The socket wakes the driver when it accepts more, whoever calls this.
+    pub fn poll_flush(&self) -> Poll<std::io::Result<()>> {
+        self.dirty.set(false);
+        let mut socket = self.socket.borrow_mut();
+        let Some(socket) = socket.as_mut() else {
+            return Poll::Ready(Ok(()));
+        };
+        let waker = self.waker.borrow();
+        self.outbound.poll_flush(&mut Context::from_waker(&waker), Pin::new(&mut **socket))
+    }
+
+    /// Writes what others have pushed. What the socket does not take now is the driver's business.
+    pub fn flush_for_others(&self) {
+        match self.poll_flush() {
+            Poll::Ready(Ok(())) => (),
+            Poll::Ready(Err(_)) => self.signal(Signal::SocketFailed),
+            Poll::Pending => self.waker.borrow().wake_by_ref(),
+        }
+    }
+}

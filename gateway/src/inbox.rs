@@ -1,0 +1,78 @@
+//! What other threads hand to a worker: the only way in.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::hub::peer::Why;
+use crate::plugin::chain::Chain;
+use crate::protocol::channel::Channel;
+use crate::protocol::code::Close;
+use crate::protocol::push::Push;
+
+/// Something for a worker.
+pub enum Delivery {
+    /// For the subscribers it has.
+    Push(Arc<Push>),
+    /// End the connections that an address reaches.
+    Close {
+        /// A user or a connection.
+        address: Channel,
+        /// With what.
+        close: Close,
+        /// On whose behalf.
+        why: Why,
+    },
+    /// From now on this chain decides. The sender hears when it does.
+    Chain(Box<Chain>, tokio::sync::oneshot::Sender<()>),
+}
+
+/// The queue of one worker. Pushes beyond its bound are dropped and remembered: the worker then finds out which of its
+/// subscriptions missed something. Everything else is rare and always accepted.
+pub struct Inbox {
+    queue: Mutex<Vec<Delivery>>,
+    pushes_max: usize,
+    lost: AtomicBool,
+    arrived: Notify,
+}
+
+impl Inbox {
+    /// An empty queue.
+    pub fn new(pushes_max: usize) -> Self {
+        Self { queue: Mutex::default(), pushes_max, lost: AtomicBool::new(false), arrived: Notify::new() }
+    }
+
+    /// Hands something over. False if it was dropped.
+    pub fn put(&self, delivery: Delivery) -> bool {
+        let mut queue = self.lock();
+        if queue.len() >= self.pushes_max && matches!(delivery, Delivery::Push(_)) {
+            self.lost.store(true, Ordering::Relaxed);
+            return false;
+        }
+        queue.push(delivery);
+        let first = queue.len() == 1;
+        drop(queue);
+        if first {
+            self.arrived.notify_one();
+        }
+        true
+    }
+
+    /// Waits until there is something. Dropping the future loses nothing.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Takes everything, in order; `spare` comes back as the next queue. True if something was dropped since the last
+    /// time.
+    pub fn take(&self, spare: &mut Vec<Delivery>) -> bool {
+        debug_assert!(spare.is_empty());
+        std::mem::swap(&mut *self.lock(), spare);
+        self.lost.swap(false, Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Delivery>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,24 @@
+//! A realtime gateway whose rules are hot-reloadable WebAssembly plugins.
+//!
+//! The path of a message, and the modules in its order:
+//!
+//! ```text
+//! accept -> transport -> protocol -> connection -> plugin (wasm) -> hub -> backplane
+//!                                        ^                           |        |
+//! socket <- outbound <-------------------+---------------------------+--------+  (inbox)
+//! ```
+
+pub mod accept;
+pub mod transport;
+pub mod protocol;
+pub mod connection;
+pub mod plugin;
+pub mod hub;
+pub mod backplane;
+pub mod inbox;
+pub mod outbound;
+pub mod config;
+pub mod telemetry;
+pub mod shutdown;
+pub mod clock;
+pub mod worker;

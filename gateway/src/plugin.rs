@@ -1,0 +1,18 @@
+//! The chain of plugins: events in, decisions and effects out. Nothing here knows how a plugin is run.
+
+pub mod event;
+pub mod verdict;
+
+pub mod chain;
+mod link;
+
+pub mod counters;
+pub mod failure;
+pub mod interests;
+
+pub mod load;
+pub mod registry;
+pub mod settings;
+
+pub use chain::{Chain, Plugin};
+pub use link::Link;

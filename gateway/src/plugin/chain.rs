@@ -1,0 +1,130 @@
+//! The plugins of one worker, in order.
+
+use std::sync::Arc;
+
+use super::event::{Client, Goodbye, Hello, Kind, Message};
+use super::failure::{Failure, FailurePolicy};
+use super::interests::Interests;
+use super::link::Link;
+use super::verdict::{Admission, ConnectVerdict, Decision, Effect, Identity, Verdict};
+
+/// One instance of a plugin.
+///
+/// Effects are appended to what is already in the list. After an error the list holds rubbish beyond its former length;
+/// the chain removes it.
+pub trait Plugin: Send {
+    /// What it wants to see. Does not change during the life of an instance.
+    fn interests(&self) -> &Interests;
+
+    /// A client wants to be admitted, or refreshes.
+    fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure>;
+
+    /// A command of an admitted client.
+    fn on_message(&mut self, message: &Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure>;
+
+    /// A client has gone.
+    fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure>;
+}
+
+/// The chain of one worker. A message meets one chain from beginning to end: a swap happens between two messages.
+#[derive(Debug)]
+pub struct Chain {
+    generation: u64,
+    links: Vec<Link>,
+}
+
+impl Chain {
+    /// No plugins: every event stays undecided. Its generation is 0.
+    pub fn empty() -> Self {
+        Self::new(0, Vec::new())
+    }
+
+    /// A chain of instances that are ready to be called.
+    pub fn new(generation: u64, links: Vec<Link>) -> Self {
+        Self { generation, links }
+    }
+
+    /// Counts the chains that the registry has built; later ones have larger numbers.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether a message of this kind can meet a plugin. Cheap: a caller may skip building the message.
+    pub fn wants(&self, kind: Kind) -> bool {
+        self.links.iter().any(|link| link.interests().message_kinds().contains(kind))
+    }
+
+    /// Asks the plugins about a client that wants to be admitted.
+    ///
+    /// A plugin sees the identity that an earlier one accepted: the last accept wins, and a refusal ends the chain.
+    /// Effects that were recorded before a refusal stay in `effects`.
+    pub fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Admission {
+        let mut accepted: Option<(Box<Identity>, Hello)> = None;
+        for link in &mut self.links {
+            if !link.interests().hooks.on_connect {
+                continue;
+            }
+            let seen = accepted.as_ref().map_or(hello, |(_, hello)| hello);
+            match link.on_connect(seen, effects) {
+                Ok(ConnectVerdict::Pass) | Err(FailurePolicy::Open) => {}
+                Ok(ConnectVerdict::Accept(identity)) => {
+                    let seen = hello.with_identity(&identity);
+                    accepted = Some((identity, seen));
+                }
+                Ok(ConnectVerdict::Refuse(refusal)) => return Admission::Refused(refusal),
+                Err(FailurePolicy::Closed) => return Admission::Failed,
+            }
+        }
+        accepted.map_or(Admission::Undecided, |(identity, _)| Admission::Accepted(identity))
+    }
+
+    /// Asks the plugins about a message. `message.payload` is afterwards what the last plugin left.
+    ///
+    /// Effects that were recorded before the chain ended stay in `effects`, those of a failed call do not.
+    pub fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Decision {
+        let mut allowed = false;
+        for link in &mut self.links {
+            if !link.interests().wants_message(message.kind, message.channel.as_ref()) {
+                continue;
+            }
+            match link.on_message(message, effects) {
+                Ok(Verdict::Next) | Err(FailurePolicy::Open) => {}
+                Ok(Verdict::Allow) => allowed = true,
+                Ok(Verdict::Replace(payload)) => message.payload = payload,
+                Ok(Verdict::Deny(refusal)) => return Decision::Denied(refusal),
+                Ok(Verdict::Drop) => return Decision::Dropped,
+                Ok(Verdict::Disconnect(refusal)) => return Decision::Disconnect(refusal),
+                Ok(Verdict::Reply(payload)) => return Decision::Reply(payload),
+                Ok(Verdict::Route(targets)) => {
+                    return Decision::Route { targets, payload: message.payload.clone() };
+                }
+                Err(FailurePolicy::Closed) => return Decision::Failed,
+            }
+        }
+        let payload = message.payload.clone();
+        if allowed { Decision::Allowed(payload) } else { Decision::Undecided(payload) }
+    }
+
+    /// Tells the plugins that a client has gone. All of them: a failure does not keep the news from later ones.
+    pub fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) {
+        for link in &mut self.links {
+            if link.interests().hooks.on_disconnect {
+                // There is nothing left to refuse, so the policy has no say.
+                let _ = link.on_disconnect(goodbye, effects);
+            }
+        }
+    }
+}
+
+impl Hello {
+    /// This event as plugins after an accept see it.
+    fn with_identity(&self, identity: &Identity) -> Self {
+        let mut client = Client::clone(&self.client);
+        client.user = identity.user.as_ref().into();
+        client.attributes.extend(identity.attributes.iter().cloned());
+        Self { client: Arc::new(client), token: self.token.clone(), data: self.data.clone(), now: self.now }
+    }
+}
+
+#[cfg(test)]
+mod tests;

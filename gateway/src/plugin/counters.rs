@@ -1,0 +1,103 @@
+//! What plugins did, counted where it costs least.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::failure::Cause;
+
+/// The counters of one plugin, from its first load to the end of the process: reloading does not reset them.
+///
+/// Every worker writes its own row, on cache lines of its own, so that counting a message costs no traffic between cores.
+#[derive(Debug)]
+pub struct PluginCounters {
+    rows: Box<[Row]>,
+    log_lines_dropped: AtomicU64,
+}
+
+/// What one worker counted.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Row {
+    calls: AtomicU64,
+    failures: [AtomicU64; Cause::ALL.len()],
+    refusals: AtomicU64,
+    effects: AtomicU64,
+}
+
+/// The counters at one moment, summed over the workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Hooks that were called.
+    pub calls: u64,
+    /// Calls without a usable answer, in the order of [`Cause::ALL`].
+    pub failures: [u64; Cause::ALL.len()],
+    /// Events that this plugin ended with an error or by closing the connection.
+    pub refusals: u64,
+    /// Effects that were recorded in calls that ended normally.
+    pub effects: u64,
+    /// Log lines and output that exceeded the plugin's limits.
+    pub log_lines_dropped: u64,
+}
+
+impl Counts {
+    /// Calls that failed because of `cause`.
+    pub fn failures_by(&self, cause: Cause) -> u64 {
+        self.failures[cause as usize]
+    }
+}
+
+impl PluginCounters {
+    /// Counters for this many workers.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            rows: (0..workers.max(1)).map(|_| Row::default()).collect(),
+            log_lines_dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// The sums. Values of different fields may be a few events apart.
+    pub fn read(&self) -> Counts {
+        let mut counts = Counts { log_lines_dropped: self.log_lines_dropped.load(Relaxed), ..Counts::default() };
+        for row in &self.rows {
+            counts.calls += row.calls.load(Relaxed);
+            counts.refusals += row.refusals.load(Relaxed);
+            counts.effects += row.effects.load(Relaxed);
+            for (sum, failures) in counts.failures.iter_mut().zip(&row.failures) {
+                *sum += failures.load(Relaxed);
+            }
+        }
+        counts
+    }
+
+    /// A plugin wrote more than it may.
+    pub fn log_line_dropped(&self) {
+        self.log_lines_dropped.fetch_add(1, Relaxed);
+    }
+
+    /// The row of a worker.
+    pub(super) fn row(&self, worker: usize) -> &Row {
+        &self.rows[worker % self.rows.len()]
+    }
+}
+
+impl Row {
+    pub(super) fn call(&self) {
+        add(&self.calls, 1);
+    }
+
+    pub(super) fn failure(&self, cause: Cause) {
+        add(&self.failures[cause as usize], 1);
+    }
+
+    pub(super) fn refusal(&self) {
+        add(&self.refusals, 1);
+    }
+
+    pub(super) fn effects(&self, count: usize) {
+        add(&self.effects, count as u64);
+    }
+}
+
+/// A row has one writer, its worker, so reading and writing apart loses nothing and saves the locked instruction.
+fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(count), Relaxed);
+}

@@ -1,0 +1,114 @@
+//! What a plugin is told: the client, and the event in progress.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::protocol::channel::Channel;
+
+/// A client as plugins see it. Immutable: a changed attribute makes a new one, so that an event keeps what it began with.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Unique in this process; what hooks get as `connection`.
+    pub number: u64,
+    /// The id that the client and other clients know, a UUID.
+    pub id: Arc<str>,
+    /// Empty for an anonymous client and before a plugin has accepted one.
+    pub user: Arc<str>,
+    /// `centrifuge-json` or `raw`.
+    pub protocol: &'static str,
+    /// Where the connection came from.
+    pub address: IpAddr,
+    /// The headers of the handshake that the configuration keeps, names in lower case.
+    pub headers: Arc<[(Box<str>, Box<str>)]>,
+    /// Set by plugins.
+    pub attributes: BTreeMap<Box<str>, Box<str>>,
+}
+
+/// What a client asked for. The numbers are those of the plugin interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Kind {
+    /// Publish to a channel.
+    Publish = 1,
+    /// Subscribe to a channel.
+    Subscribe = 2,
+    /// Leave a channel.
+    Unsubscribe = 3,
+    /// Call a method and wait for the result.
+    Rpc = 4,
+    /// A message without a reply.
+    Send = 5,
+    /// Who is in a channel.
+    Presence = 6,
+    /// How many are in a channel.
+    PresenceStats = 7,
+    /// What was published to a channel.
+    History = 8,
+    /// A message in raw mode.
+    Raw = 9,
+}
+
+impl Kind {
+    /// Every kind, in the order of the numbers.
+    pub const ALL: [Self; 9] = [
+        Self::Publish,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Rpc,
+        Self::Send,
+        Self::Presence,
+        Self::PresenceStats,
+        Self::History,
+        Self::Raw,
+    ];
+}
+
+/// A client that wants to be admitted, or one that refreshes.
+#[derive(Debug)]
+pub struct Hello {
+    /// Who it is so far.
+    pub client: Arc<Client>,
+    /// Its credential, empty if it sent none. Never logged.
+    pub token: Box<str>,
+    /// JSON sent along with the connect command; empty for none.
+    pub data: Bytes,
+    /// Unix time in milliseconds.
+    pub now: u64,
+}
+
+/// A command of an admitted client.
+#[derive(Debug)]
+pub struct Message {
+    /// Who sent it.
+    pub client: Arc<Client>,
+    /// What it asks for.
+    pub kind: Kind,
+    /// The channel of the command, if it has one.
+    pub channel: Option<Channel>,
+    /// The method of an rpc, empty otherwise.
+    pub method: Box<str>,
+    /// The payload: JSON in the Centrifuge JSON protocol, anything in raw mode, empty where the command has none.
+    pub payload: Bytes,
+    /// Whether a raw message came as binary.
+    pub binary: bool,
+    /// Unix time in milliseconds.
+    pub now: u64,
+}
+
+/// A client that has gone.
+#[derive(Debug)]
+pub struct Goodbye {
+    /// Who it was.
+    pub client: Arc<Client>,
+    /// The close code.
+    pub code: u16,
+    /// The close reason.
+    pub reason: Box<str>,
+    /// Milliseconds since it was admitted.
+    pub duration: u64,
+    /// Unix time in milliseconds.
+    pub now: u64,
+}

@@ -1,0 +1,191 @@
+//! What a plugin wants to see, checked before it is called.
+
+use crate::plugin::event::Kind;
+use crate::protocol::channel::Channel;
+
+/// The hooks a plugin implements.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// Once per instance.
+    pub configure: bool,
+    /// A client wants to be admitted.
+    pub on_connect: bool,
+    /// A command of an admitted client.
+    pub on_message: bool,
+    /// A client has gone.
+    pub on_disconnect: bool,
+}
+
+impl Hooks {
+    /// The names as they stand in the plugin interface, in the order in which a client meets them.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        [
+            (self.configure, "configure"),
+            (self.on_connect, "on-connect"),
+            (self.on_message, "on-message"),
+            (self.on_disconnect, "on-disconnect"),
+        ]
+        .into_iter()
+        .filter_map(|(implemented, name)| implemented.then_some(name))
+    }
+
+    /// Whether nothing is implemented.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// A set of message kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kinds(u16);
+
+impl Kinds {
+    /// No kind.
+    pub const NONE: Self = Self(0);
+    /// Every kind there is.
+    pub const ALL: Self = {
+        let mut bits = 0;
+        let mut next = 0;
+        while next < Kind::ALL.len() {
+            bits |= 1 << Kind::ALL[next] as u32;
+            next += 1;
+        }
+        Self(bits)
+    };
+
+    /// Those of `numbers` that this version knows: a plugin may name kinds of a later interface.
+    pub fn from_numbers(numbers: &[u32]) -> Self {
+        Kind::ALL.iter().filter(|kind| numbers.contains(&(**kind as u32))).fold(Self::NONE, |set, kind| set.with(*kind))
+    }
+
+    /// This set and `kind`.
+    pub const fn with(self, kind: Kind) -> Self {
+        Self(self.0 | 1 << kind as u32)
+    }
+
+    /// Whether `kind` is in the set.
+    pub const fn contains(self, kind: Kind) -> bool {
+        self.0 & 1 << kind as u32 != 0
+    }
+}
+
+/// A channel name, or the beginning of one followed by `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pattern {
+    /// This channel.
+    Exact(Channel),
+    /// Every channel that begins like this. Empty for all.
+    Prefix(Box<str>),
+}
+
+impl Pattern {
+    /// Reads a pattern as plugins write it. `None` if no channel could ever match it.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.strip_suffix('*') {
+            Some("") => Some(Self::Prefix("".into())),
+            // `#` and `@` alone are no channel names, but `#*` is a pattern that makes sense.
+            Some(prefix @ ("#" | "@")) => Some(Self::Prefix(prefix.into())),
+            Some(prefix) => Channel::parse(prefix).ok().map(|prefix| Self::Prefix(prefix.as_str().into())),
+            None => Channel::parse(text).ok().map(Self::Exact),
+        }
+    }
+
+    /// Whether `channel` is meant.
+    pub fn matches(&self, channel: &Channel) -> bool {
+        match self {
+            Self::Exact(name) => name == channel,
+            Self::Prefix(prefix) => channel.as_str().starts_with(&**prefix),
+        }
+    }
+}
+
+/// What one instance asked for in `configure`, and which hooks its binary has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interests {
+    /// The hooks that can be called.
+    pub hooks: Hooks,
+    /// The kinds that reach `on-message`.
+    pub kinds: Kinds,
+    /// The channels that reach `on-message`; `None` for all.
+    pub channels: Option<Box<[Pattern]>>,
+    /// Whether `on-message` gets the payload.
+    pub payload: bool,
+}
+
+impl Interests {
+    /// Everything that can happen to these hooks: what a plugin sees that does not say otherwise.
+    pub fn everything(hooks: Hooks) -> Self {
+        Self { hooks, kinds: Kinds::ALL, channels: None, payload: true }
+    }
+
+    /// The kinds for which `on-message` may have to be called.
+    pub fn message_kinds(&self) -> Kinds {
+        if self.hooks.on_message { self.kinds } else { Kinds::NONE }
+    }
+
+    /// Whether `on-message` is called for this kind and channel. An event without a channel passes the channel patterns.
+    pub fn wants_message(&self, kind: Kind, channel: Option<&Channel>) -> bool {
+        self.hooks.on_message
+            && self.kinds.contains(kind)
+            && match (&self.channels, channel) {
+                (Some(patterns), Some(channel)) => patterns.iter().any(|pattern| pattern.matches(channel)),
+                _ => true,
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(name: &str) -> Channel {
+        Channel::parse(name).expect("valid")
+    }
+
+    #[test]
+    fn a_last_star_stands_for_any_rest() {
+        for (pattern, name, matches) in [
+            ("news", "news", true),
+            ("news", "news2", false),
+            ("chat:*", "chat:1", true),
+            ("chat:*", "chat:", true),
+            ("chat:*", "chat", false),
+            ("*", "#42", true),
+            ("#*", "#42", true),
+            ("#*", "news", false),
+        ] {
+            let parsed = Pattern::parse(pattern).expect(pattern);
+            assert_eq!(parsed.matches(&channel(name)), matches, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_no_channel_can_match_is_refused() {
+        for bad in ["", "a*b", "a b", "**", "#", "{x}*"] {
+            assert_eq!(Pattern::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn kinds_of_a_later_interface_are_left_out() {
+        let kinds = Kinds::from_numbers(&[1, 9, 10, 4_000_000_000]);
+        assert_eq!(kinds, Kinds::NONE.with(Kind::Publish).with(Kind::Raw));
+        assert!(Kind::ALL.iter().all(|kind| Kinds::ALL.contains(*kind)));
+    }
+
+    #[test]
+    fn a_message_is_wanted_if_hook_kind_and_channel_are() {
+        let hooks = Hooks { on_message: true, ..Hooks::default() };
+        let mut interests = Interests::everything(hooks);
+        assert!(interests.wants_message(Kind::Publish, Some(&channel("a"))));
+        interests.channels = Pattern::parse("chat:*").map(|pattern| [pattern].into());
+        interests.kinds = Kinds::NONE.with(Kind::Publish).with(Kind::Rpc);
+        assert!(interests.wants_message(Kind::Publish, Some(&channel("chat:1"))));
+        assert!(!interests.wants_message(Kind::Publish, Some(&channel("a"))));
+        assert!(!interests.wants_message(Kind::Subscribe, Some(&channel("chat:1"))));
+        assert!(interests.wants_message(Kind::Rpc, None), "an event without a channel always arrives");
+        interests.hooks.on_message = false;
+        assert!(!interests.wants_message(Kind::Rpc, None));
+        assert_eq!(interests.message_kinds(), Kinds::NONE);
+    }
+}

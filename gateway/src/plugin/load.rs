@@ -1,0 +1,134 @@
+//! From a file to something that can be instantiated, without a word of how.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::chain::Plugin;
+use super::counters::PluginCounters;
+use super::interests::Hooks;
+use super::settings::Settings;
+
+/// Makes plugins of one kind out of bytes.
+pub trait Loader: Send + Sync {
+    /// Checks and compiles `wasm`. Takes milliseconds to seconds: not for a thread that serves connections.
+    fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError>;
+}
+
+/// A plugin that was compiled with its settings.
+pub trait Factory: Send + Sync {
+    /// A new instance, configured and ready. Output beyond the plugin's limits goes to `counters`.
+    fn instantiate(&self, counters: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError>;
+
+    /// What the binary says of itself.
+    fn about(&self) -> &About;
+}
+
+/// What a plugin's binary says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// The name of its crate, if its SDK stamps one in.
+    pub name: Option<Box<str>>,
+    /// Its version, if its SDK stamps one in.
+    pub version: Option<Box<str>>,
+    /// The SDK it was built with, if it says so.
+    pub sdk: Option<Box<str>>,
+    /// The version of the plugin interface whose hooks it exports.
+    pub interface: Box<str>,
+    /// The hooks it exports.
+    pub hooks: Hooks,
+}
+
+/// Why a file did not become a plugin: a code for programs, a sentence for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{sentence}")]
+pub struct LoadError {
+    code: LoadCode,
+    sentence: Box<str>,
+}
+
+impl LoadError {
+    /// `sentence` continues "the file ...": what it is, what was expected, what to do.
+    pub fn new(code: LoadCode, sentence: impl Into<Box<str>>) -> Self {
+        Self { code, sentence: sentence.into() }
+    }
+
+    /// The class of the error.
+    pub fn code(&self) -> LoadCode {
+        self.code
+    }
+
+    /// The error in words.
+    pub fn sentence(&self) -> &str {
+        &self.sentence
+    }
+}
+
+/// The classes of load errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LoadCode {
+    /// The file cannot be read.
+    Unreadable,
+    /// The file is larger than a plugin may be.
+    TooLarge,
+    /// The file name does not give a usable plugin name.
+    InvalidName,
+    /// An earlier file has the same plugin name.
+    DuplicateName,
+    /// The settings file has mistakes.
+    Settings,
+    /// The file has no bytes.
+    Empty,
+    /// The file is something else than WebAssembly.
+    NotWasm,
+    /// The file was compiled for one machine already.
+    Precompiled,
+    /// The file ends too early.
+    Truncated,
+    /// The file is WebAssembly, but damaged.
+    Malformed,
+    /// A core module without a description of its interface.
+    CoreModuleWithoutInterface,
+    /// Hooks or host calls of another interface version, or with other types.
+    InterfaceMismatch,
+    /// A component that exports no hook.
+    NoHooks,
+    /// It imports something that plugins do not get.
+    ImportNotOffered,
+    /// The compiler refused it.
+    Compile,
+    /// It failed while it was being instantiated.
+    Instantiate,
+    /// Its `configure` hook failed or refused the settings.
+    Configure,
+}
+
+impl LoadCode {
+    /// The stable spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::TooLarge => "too-large",
+            Self::InvalidName => "invalid-name",
+            Self::DuplicateName => "duplicate-name",
+            Self::Settings => "settings",
+            Self::Empty => "empty",
+            Self::NotWasm => "not-wasm",
+            Self::Precompiled => "precompiled",
+            Self::Truncated => "truncated",
+            Self::Malformed => "malformed",
+            Self::CoreModuleWithoutInterface => "core-module-without-interface",
+            Self::InterfaceMismatch => "interface-mismatch",
+            Self::NoHooks => "no-hooks",
+            Self::ImportNotOffered => "import-not-offered",
+            Self::Compile => "compile",
+            Self::Instantiate => "instantiate",
+            Self::Configure => "configure",
+        }
+    }
+}
+
+impl fmt::Display for LoadCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,127 @@
+//! What lies in the plugin folder.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use crate::plugin::load::{LoadCode, LoadError};
+
+/// A plugin file and the settings file beside it, as they were read.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Where the plugin file is.
+    pub path: PathBuf,
+    /// Its name within the folder, with the extension.
+    pub file: Box<str>,
+    /// Its bytes, or why there are none.
+    pub wasm: Result<Bytes, LoadError>,
+    /// The bytes of the settings file, if there is one.
+    pub settings: Option<Result<Bytes, LoadError>>,
+}
+
+/// Tells versions of a plugin apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Digest {
+    wasm: [u8; 32],
+    settings: [u8; 32],
+}
+
+impl Digest {
+    /// Of a plugin file and its settings. A file that could not be read is told apart by why.
+    pub(super) fn of(found: &Found) -> Self {
+        let hash = |bytes: &Result<Bytes, LoadError>| match bytes {
+            Ok(bytes) => Sha256::digest(bytes),
+            Err(error) => Sha256::digest(error.sentence()),
+        };
+        Self {
+            wasm: hash(&found.wasm).into(),
+            settings: found.settings.as_ref().map_or([0; 32], |settings| hash(settings).into()),
+        }
+    }
+
+    /// SHA-256 of the plugin file in hexadecimal, as `sha256sum` prints it.
+    pub fn wasm_hex(&self) -> String {
+        self.wasm.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The first twelve digits of [`wasm_hex`](Self::wasm_hex), for logs.
+    pub fn short(&self) -> String {
+        self.wasm[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+/// The name of a plugin: its file name without the extension and without a leading number and dash, which only say
+/// where in the chain it stands.
+pub fn plugin_name(file: &str) -> Result<&str, LoadError> {
+    let stem = file.strip_suffix(".wasm").unwrap_or(file);
+    let digits = stem.bytes().take_while(u8::is_ascii_digit).count();
+    let name = match stem[digits..].strip_prefix('-') {
+        Some(rest) if digits > 0 => rest,
+        _ => stem,
+    };
+    let invalid = |why: &str| Err(LoadError::new(LoadCode::InvalidName, why));
+    if name.is_empty() {
+        return invalid("has no name; expected for example `10-auth.wasm`, which is the plugin `auth`");
+    }
+    if name.contains('.') {
+        return invalid("has a dot in its name; names with a dot are kept for canary and shadow versions");
+    }
+    if name.len() > 64 || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+        return invalid("has an unusable name; expected at most 64 letters, digits, `-` and `_`");
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leading_number_is_order_and_not_name() {
+        for (file, name) in [
+            ("10-auth-jwt.wasm", "auth-jwt"),
+            ("auth.wasm", "auth"),
+            ("007-a.wasm", "a"),
+            ("2fa.wasm", "2fa"),
+            ("10.wasm", "10"),
+            ("-a.wasm", "-a"),
+        ] {
+            assert_eq!(plugin_name(file).expect(file), name);
+        }
+    }
+
+    #[test]
+    fn a_name_fits_into_logs_metrics_and_addresses() {
+        for bad in ["10-.wasm", ".wasm", "90-router.canary.wasm", "a b.wasm", "é.wasm", "a\n.wasm", &"x".repeat(65)] {
+            assert_eq!(plugin_name(bad).expect_err(bad).code(), LoadCode::InvalidName, "{bad}");
+        }
+    }
+
+    #[test]
+    fn either_file_makes_another_version() {
+        let found = |wasm: &'static str, settings: Option<&'static str>| Found {
+            path: PathBuf::new(),
+            file: "a.wasm".into(),
+            wasm: Ok(Bytes::from_static(wasm.as_bytes())),
+            settings: settings.map(|text| Ok(Bytes::from_static(text.as_bytes()))),
+        };
+        let digest = |wasm, settings| Digest::of(&found(wasm, settings));
+        assert_eq!(digest("a", Some("s")), digest("a", Some("s")));
+        assert_ne!(digest("a", Some("s")), digest("b", Some("s")));
+        assert_ne!(digest("a", Some("s")), digest("a", Some("t")));
+        assert_ne!(digest("a", Some("")), digest("a", None));
+        assert_eq!(
+            digest("abc", None).wasm_hex(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        assert_eq!(digest("abc", None).short(), "ba7816bf8f01");
+    }
+}

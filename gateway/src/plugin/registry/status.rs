@@ -1,0 +1,82 @@
+//! What the registry tells operators.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::found::Digest;
+use crate::plugin::counters::Counts;
+use crate::plugin::load::{About, LoadCode, LoadError};
+
+/// One plugin, as it is now.
+#[derive(Debug, Clone)]
+pub struct PluginStatus {
+    /// Its name; for a file without a usable name the file name.
+    pub name: Arc<str>,
+    /// The file it comes from.
+    pub file: Box<str>,
+    /// Its place in the chain, from 0; `None` if it is not in the chain.
+    pub order: Option<usize>,
+    /// Whether it runs.
+    pub state: PluginState,
+    /// The version that runs.
+    pub live: Option<LiveVersion>,
+    /// Why the file in the folder was refused, until a good one takes its place.
+    pub last_error: Option<LastError>,
+    /// What it did since its first load.
+    pub counts: Counts,
+}
+
+/// Whether a plugin runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PluginState {
+    /// The version in the folder runs.
+    Live,
+    /// The version in the folder was refused, an earlier one runs.
+    LiveOlder,
+    /// The version in the folder was refused and nothing runs.
+    Refused,
+    /// Its file was taken out of the folder.
+    Removed,
+}
+
+impl PluginState {
+    /// The word for it in logs, metrics and on the admin page.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::LiveOlder => "live-older",
+            Self::Refused => "refused",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// A version that runs.
+#[derive(Debug, Clone)]
+pub struct LiveVersion {
+    /// What the binary says of itself.
+    pub about: About,
+    /// Of the plugin file and its settings.
+    pub digest: Digest,
+    /// The chain with which it became live.
+    pub generation: u64,
+    /// When.
+    pub since: SystemTime,
+}
+
+/// The last refusal of a plugin's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastError {
+    /// The class.
+    pub code: LoadCode,
+    /// In words, continuing "the file ...".
+    pub sentence: Box<str>,
+    /// When.
+    pub at: SystemTime,
+}
+
+impl LastError {
+    pub(super) fn new(error: &LoadError, at: SystemTime) -> Self {
+        Self { code: error.code(), sentence: error.sentence().into(), at }
+    }
+}

@@ -1,0 +1,274 @@
+//! The settings file beside a plugin: its own configuration, its limits, and what its failures mean.
+
+mod units;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::failure::FailurePolicy;
+
+/// A settings file, checked. Without a file everything has its default.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The `[config]` table as JSON, which the plugin gets in `configure`. `{}` if there is none.
+    pub config: Box<str>,
+    /// The `[limits]` table.
+    pub limits: Limits,
+    /// What an event meets when the plugin fails.
+    pub failure: FailurePolicy,
+}
+
+/// What one instance may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest time of one call.
+    pub deadline: Duration,
+    /// Longest time to instantiate and configure.
+    pub configure_deadline: Duration,
+    /// Memory of one instance in bytes.
+    pub memory: usize,
+    /// Effects in one call; also addresses of a route, and channels and attributes of an identity.
+    pub effects_max: usize,
+    /// Bytes that one call may hand over, in effects and in its answer together.
+    pub effect_bytes_max: usize,
+    /// Log lines per second of all instances together.
+    pub log_lines_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_millis(5),
+            configure_deadline: Duration::from_secs(1),
+            memory: 32 << 20,
+            effects_max: 64,
+            effect_bytes_max: 256 << 10,
+            log_lines_per_second: 20,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { config: "{}".into(), limits: Limits::default(), failure: FailurePolicy::default() }
+    }
+}
+
+/// Everything that is wrong with a settings file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(Vec<Mistake>);
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The key with its table, such as `limits.deadline`; empty if the file is no TOML.
+    pub key: Box<str>,
+    /// What is there and what would be accepted.
+    pub text: Box<str>,
+}
+
+impl Mistakes {
+    /// In the order of the keys of this module's documentation, unknown keys last.
+    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, Mistake { key, text }) in self.0.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "; " };
+            let colon = if key.is_empty() { "" } else { ": " };
+            write!(f, "{separator}{key}{colon}{text}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl Settings {
+    /// Reads a settings file. All mistakes are reported together.
+    pub fn parse(file: &[u8]) -> Result<Self, Mistakes> {
+        let mut reader = Reader::default();
+        let settings = reader.settings(file);
+        if reader.mistakes.is_empty() { Ok(settings) } else { Err(Mistakes(reader.mistakes)) }
+    }
+}
+
+/// Takes known keys out of tables; what is left is unknown.
+#[derive(Default)]
+struct Reader {
+    mistakes: Vec<Mistake>,
+}
+
+impl Reader {
+    fn settings(&mut self, file: &[u8]) -> Settings {
+        let mut settings = Settings::default();
+        let text = match std::str::from_utf8(file) {
+            Ok(text) => text,
+            Err(_) => {
+                self.mistake("", "is not UTF-8 text; expected TOML");
+                return settings;
+            }
+        };
+        let mut table: Table = match toml::from_str(text) {
+            Ok(table) => table,
+            Err(error) => {
+                let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+                self.mistake("", format!("is not TOML: line {line}: {}", error.message()));
+                return settings;
+            }
+        };
+        if let Some(config) = self.table(&mut table, "config")
+            && let Some(json) = self.json("config", Value::Table(config))
+        {
+            settings.config = json.to_string().into();
+        }
+        if let Some(limits) = self.table(&mut table, "limits") {
+            settings.limits = self.limits(limits);
+        }
+        match table.remove("failure") {
+            None => {}
+            Some(Value::String(word)) if word == "closed" => settings.failure = FailurePolicy::Closed,
+            Some(Value::String(word)) if word == "open" => settings.failure = FailurePolicy::Open,
+            Some(other) => self.mistake("failure", format!("is {other}; expected \"closed\" or \"open\"")),
+        }
+        self.nothing_left("", &table, "[config], [limits], failure");
+        settings
+    }
+
+    fn limits(&mut self, mut table: Table) -> Limits {
+        let default = Limits::default();
+        let limits = Limits {
+            deadline: self.duration(&mut table, "deadline", default.deadline, 1..=10_000),
+            configure_deadline: self.duration(
+                &mut table,
+                "configure_deadline",
+                default.configure_deadline,
+                1..=60_000,
+            ),
+            memory: self.bytes(&mut table, "memory", default.memory, 1 << 20..=4 << 30),
+            effects_max: self.number(&mut table, "effects_max", default.effects_max, 0..=10_000),
+            effect_bytes_max: self.bytes(
+                &mut table,
+                "effect_bytes_max",
+                default.effect_bytes_max,
+                1 << 10..=64 << 20,
+            ),
+            log_lines_per_second: self.number(
+                &mut table,
+                "log_lines_per_second",
+                default.log_lines_per_second,
+                0..=10_000,
+            ),
+        };
+        self.nothing_left(
+            "limits.",
+            &table,
+            "deadline, configure_deadline, memory, effects_max, effect_bytes_max, log_lines_per_second",
+        );
+        limits
+    }
+
+    fn duration(
+        &mut self,
+        table: &mut Table,
+        key: &str,
+        default: Duration,
+        milliseconds: RangeInclusive<u64>,
+    ) -> Duration {
+        let Some(value) = table.remove(key) else { return default };
+        let parsed = value.as_str().and_then(units::milliseconds).filter(|ms| milliseconds.contains(ms));
+        parsed.map(Duration::from_millis).unwrap_or_else(|| {
+            let (least, most) = (milliseconds.start(), milliseconds.end() / 1000);
+            let text = format!("is {value}; expected a text like \"5ms\" or \"1s\", from \"{least}ms\" to \"{most}s\"");
+            self.mistake(&format!("limits.{key}"), text);
+            default
+        })
+    }
+
+    fn bytes(&mut self, table: &mut Table, key: &str, default: usize, range: RangeInclusive<u64>) -> usize {
+        let Some(value) = table.remove(key) else { return default };
+        let parsed = value.as_str().and_then(units::bytes).filter(|bytes| range.contains(bytes));
+        parsed.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_else(|| {
+            let (least, most) = (units::show_bytes(*range.start()), units::show_bytes(*range.end()));
+            let text = format!("is {value}; expected a text like \"64KiB\" or \"32MiB\", from \"{least}\" to \"{most}\"");
+            self.mistake(&format!("limits.{key}"), text);
+            default
+        })
+    }
+
+    fn number<N: TryFrom<i64>>(
+        &mut self,
+        table: &mut Table,
+        key: &str,
+        default: N,
+        range: RangeInclusive<i64>,
+    ) -> N {
+        let Some(value) = table.remove(key) else { return default };
+        let parsed = value.as_integer().filter(|number| range.contains(number)).and_then(|n| N::try_from(n).ok());
+        parsed.unwrap_or_else(|| {
+            let text = format!("is {value}; expected a number from {} to {}", range.start(), range.end());
+            self.mistake(&format!("limits.{key}"), text);
+            default
+        })
+    }
+
+    fn table(&mut self, table: &mut Table, key: &str) -> Option<Table> {
+        match table.remove(key)? {
+            Value::Table(inner) => Some(inner),
+            other => {
+                self.mistake(key, format!("is {other}; expected a table [{key}]"));
+                None
+            }
+        }
+    }
+
+    fn nothing_left(&mut self, prefix: &str, table: &Table, known: &str) {
+        for key in table.keys() {
+            self.mistake(&format!("{prefix}{key}"), format!("is not a key; known here: {known}"));
+        }
+    }
+
+    /// TOML has dates and numbers that JSON lacks: dates become text, infinite numbers are a mistake.
+    fn json(&mut self, key: &str, value: Value) -> Option<serde_json::Value> {
+        use serde_json::Value as Json;
+        Some(match value {
+            Value::String(text) => Json::String(text),
+            Value::Integer(number) => number.into(),
+            Value::Boolean(yes) => Json::Bool(yes),
+            Value::Datetime(date) => Json::String(date.to_string()),
+            Value::Float(number) => match serde_json::Number::from_f64(number) {
+                Some(number) => Json::Number(number),
+                None => {
+                    self.mistake(key, format!("is {number}; expected a finite number"));
+                    return None;
+                }
+            },
+            Value::Array(values) => {
+                let items = values.into_iter().enumerate();
+                let items = items.filter_map(|(n, value)| self.json(&format!("{key}[{n}]"), value));
+                Json::Array(items.collect())
+            }
+            Value::Table(table) => {
+                let entries = table.into_iter();
+                let entries = entries.filter_map(|(name, value)| {
+                    let value = self.json(&format!("{key}.{name}"), value)?;
+                    Some((name, value))
+                });
+                Json::Object(entries.collect())
+            }
+        })
+    }
+
+    fn mistake(&mut self, key: &str, text: impl Into<Box<str>>) {
+        self.mistakes.push(Mistake { key: key.into(), text: text.into() });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use super::*;
+
+fn mistakes(file: &str) -> Vec<String> {
+    let mistakes = Settings::parse(file.as_bytes()).unwrap_err();
+    mistakes.iter().map(|mistake| format!("{}: {}", mistake.key, mistake.text)).collect()
+}
+
+#[test]
+fn an_empty_file_means_the_defaults() {
+    assert_eq!(Settings::parse(b"").unwrap(), Settings::default());
+}
+
+#[test]
+fn every_key_is_taken_over() {
+    let settings = Settings::parse(
+        br#"
+        failure = "open"
+        [config]
+        secret = "s"
+        since = 1979-05-27
+        rates = [1, 2.5, { burst = 3 }]
+        [limits]
+        deadline = "20ms"
+        configure_deadline = "2s"
+        memory = "64MiB"
+        effects_max = 7
+        effect_bytes_max = "1MiB"
+        log_lines_per_second = 0
+        "#,
+    )
+    .unwrap();
+    assert_eq!(settings.failure, FailurePolicy::Open);
+    let config: serde_json::Value = serde_json::from_str(&settings.config).unwrap();
+    assert_eq!(
+        config,
+        serde_json::json!({"secret": "s", "since": "1979-05-27", "rates": [1, 2.5, {"burst": 3}]})
+    );
+    assert_eq!(
+        settings.limits,
+        Limits {
+            deadline: Duration::from_millis(20),
+            configure_deadline: Duration::from_secs(2),
+            memory: 64 << 20,
+            effects_max: 7,
+            effect_bytes_max: 1 << 20,
+            log_lines_per_second: 0,
+        }
+    );
+}
+
+#[test]
+fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
+    let file = r#"
+        failure = "ajar"
+        falure = "open"
+        [config]
+        ratio = inf
+        [limits]
+        deadline = 5
+        memory = "1KiB"
+        effects_max = -1
+        fuel = 3
+        "#;
+    assert_eq!(
+        mistakes(file),
+        [
+            "config.ratio: is inf; expected a finite number",
+            "limits.deadline: is 5; expected a text like \"5ms\" or \"1s\", from \"1ms\" to \"10s\"",
+            "limits.memory: is \"1KiB\"; expected a text like \"64KiB\" or \"32MiB\", from \"1MiB\" to \"4GiB\"",
+            "limits.effects_max: is -1; expected a number from 0 to 10000",
+            "limits.fuel: is not a key; known here: deadline, configure_deadline, memory, effects_max, \
+             effect_bytes_max, log_lines_per_second",
+            "failure: is \"ajar\"; expected \"closed\" or \"open\"",
+            "falure: is not a key; known here: [config], [limits], failure",
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_said_with_its_line() {
+    assert!(mistakes("a = 1\n[limits\n")[0].starts_with(": is not TOML: line 2: "));
+    assert_eq!(Settings::parse(b"\xff").unwrap_err().to_string(), "is not UTF-8 text; expected TOML");
+    assert_eq!(mistakes("limits = 3"), ["limits: is 3; expected a table [limits]"]);
+}

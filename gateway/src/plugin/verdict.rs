@@ -1,0 +1,129 @@
+//! What a plugin may answer and do: closed sets, without a word of how a plugin runs.
+
+use bytes::Bytes;
+
+use crate::protocol::channel::Channel;
+
+/// Why something was refused, in the words the client receives.
+///
+/// Codes 100-1999 become an error reply, codes 3000-4999 close the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// See above.
+    pub code: u32,
+    /// Short and without secrets.
+    pub reason: Box<str>,
+}
+
+/// Who a client is, from the plugin that authenticated it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Empty for an anonymous client.
+    pub user: Box<str>,
+    /// Unix time in seconds.
+    pub expires_at: Option<u64>,
+    /// JSON shown to other clients; empty for none.
+    pub info: Bytes,
+    /// JSON returned in the connect reply; empty for none.
+    pub data: Bytes,
+    /// Channels to subscribe the client to.
+    pub channels: Vec<Channel>,
+    /// Names and values for later hooks.
+    pub attributes: Vec<(Box<str>, Box<str>)>,
+}
+
+/// One plugin's answer to a client that wants to be admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectVerdict {
+    /// No opinion.
+    Pass,
+    /// Admit with this identity; later plugins still run.
+    Accept(Box<Identity>),
+    /// Do not admit; ends the chain.
+    Refuse(Refusal),
+}
+
+/// One plugin's answer to a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// No opinion.
+    Next,
+    /// Permit; later plugins still run.
+    Allow,
+    /// Refuse with an error reply; ends the chain.
+    Deny(Refusal),
+    /// Swallow; ends the chain.
+    Drop,
+    /// Close the connection; ends the chain.
+    Disconnect(Refusal),
+    /// Go on with this payload.
+    Replace(Bytes),
+    /// Answer the sender; ends the chain.
+    Reply(Bytes),
+    /// Publish to these addresses; ends the chain.
+    Route(Vec<Channel>),
+}
+
+/// Something a plugin asked for beside its answer. Recorded in order and applied after the hook returned normally.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Publish a payload to an address.
+    Publish {
+        /// Who receives it.
+        address: Channel,
+        /// What.
+        payload: Bytes,
+    },
+    /// Subscribe the client of the event.
+    Subscribe(Channel),
+    /// Unsubscribe the client of the event.
+    Unsubscribe(Channel),
+    /// Close the connection of the event.
+    Disconnect(Refusal),
+    /// Set an attribute; an empty value removes it.
+    SetAttribute {
+        /// Its name.
+        name: Box<str>,
+        /// Its value.
+        value: Box<str>,
+    },
+}
+
+/// What the whole chain says of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// No plugin decided: the policy of the channel does. The payload is the one that left the last plugin.
+    Undecided(Bytes),
+    /// A plugin permitted it.
+    Allowed(Bytes),
+    /// Refuse with an error reply.
+    Denied(Refusal),
+    /// Swallow.
+    Dropped,
+    /// Close the connection.
+    Disconnect(Refusal),
+    /// Answer the sender.
+    Reply(Bytes),
+    /// Publish the payload to these addresses.
+    Route {
+        /// Who receives it.
+        targets: Vec<Channel>,
+        /// What: the payload that left the last plugin.
+        payload: Bytes,
+    },
+    /// A plugin that fails closed failed: refuse with a temporary error.
+    Failed,
+}
+
+/// What the whole chain says of a client that wants to be admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// No plugin accepted: the setting for anonymous clients decides.
+    Undecided,
+    /// The last accept.
+    Accepted(Box<Identity>),
+    /// Not admitted.
+    Refused(Refusal),
+    /// A plugin that fails closed failed: refuse with a temporary error.
+    Failed,
+}

@@ -1,0 +1,41 @@
+//! Frames to a small vocabulary of commands, replies and pushes. No I/O, no clock, no tokio.
+//!
+//! [`command`] is what a client may ask, [`reply`] what it is told, [`push`] what goes to many. [`codec`] translates
+//! between them and the bytes of one [`Protocol`]; the rest of the gateway never sees those bytes.
+
+pub mod channel;
+pub mod command;
+pub mod reply;
+pub mod push;
+pub mod code;
+pub mod codec;
+mod centrifuge;
+pub mod frame;
+pub mod json;
+
+/// How a client talks. Agreed on in the handshake, for the life of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// The Centrifuge client protocol v2 in JSON: one message carries commands separated by LF.
+    CentrifugeJson = 0,
+    /// The application's own messages: each goes to the plugins as it is.
+    Raw = 1,
+}
+
+impl Protocol {
+    /// How many there are.
+    pub const COUNT: usize = 2;
+
+    /// The name plugins and logs see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CentrifugeJson => "centrifuge-json",
+            Self::Raw => "raw",
+        }
+    }
+
+    /// Whether payloads must be JSON.
+    pub fn is_json(self) -> bool {
+        self == Self::CentrifugeJson
+    }
+}

@@ -1,0 +1,3 @@
+//! The Centrifuge client protocol, version 2.
+
+pub(super) mod json;

@@ -1,0 +1,7 @@
+//! Its JSON encoding: objects separated by LF, payloads embedded as JSON, fields with a zero value left out.
+
+mod decode;
+mod encode;
+
+pub(in crate::protocol) use decode::decode;
+pub(in crate::protocol) use encode::{encode_message, encode_push, encode_reply};

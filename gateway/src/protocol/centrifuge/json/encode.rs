@@ -1,0 +1,439 @@
+//! Replies and pushes to JSON.
+//!
+//! Written by hand: payloads are JSON already, checked when they came in, and serde would parse each of them once more
+//! to embed it.
+
+use std::fmt::{Display, Write as _};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+
+use crate::protocol::code::ReplyError;
+use crate::protocol::push::{Member, Publication, Push, PushKind};
+use crate::protocol::reply::{Connected, Done, Reply, Subscribed};
+
+/// Writes one object; each field puts its own comma.
+struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    empty: bool,
+}
+
+/// Adapter: numbers are formatted into the buffer without a string in between.
+struct Append<'a>(&'a mut Vec<u8>);
+
+impl std::fmt::Write for Append<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+fn object(out: &mut Vec<u8>, fields: impl FnOnce(&mut Object<'_>)) {
+    out.push(b'{');
+    fields(&mut Object { out, empty: true });
+    out.push(b'}');
+}
+
+/// A JSON string, escaped.
+fn string(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("writing a string to memory cannot fail");
+}
+
+impl Object<'_> {
+    fn key(&mut self, key: &str) -> &mut Vec<u8> {
+        if !self.empty {
+            self.out.push(b',');
+        }
+        self.empty = false;
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self.out
+    }
+
+    fn number(&mut self, key: &str, value: impl Display + Default + PartialEq) {
+        if value != Default::default() {
+            let out = self.key(key);
+            write!(Append(out), "{value}").expect("writing to memory cannot fail");
+        }
+    }
+
+    fn string(&mut self, key: &str, value: &str) {
+        if !value.is_empty() {
+            string(self.key(key), value);
+        }
+    }
+
+    fn flag(&mut self, key: &str, value: bool) {
+        if value {
+            self.key(key).extend_from_slice(b"true");
+        }
+    }
+
+    /// JSON that was checked when it came in.
+    fn json(&mut self, key: &str, value: &[u8]) {
+        if !value.is_empty() {
+            self.key(key).extend_from_slice(value);
+        }
+    }
+
+    fn object(&mut self, key: &str, fields: impl FnOnce(&mut Object<'_>)) {
+        object(self.key(key), fields);
+    }
+
+    fn list<T>(&mut self, key: &str, items: impl IntoIterator<Item = T>, each: impl Fn(&mut Object<'_>, T)) {
+        let mut items = items.into_iter().peekable();
+        if items.peek().is_none() {
+            return;
+        }
+        let out = self.key(key);
+        out.push(b'[');
+        for (index, item) in items.enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            object(out, |object| each(object, item));
+        }
+        out.push(b']');
+    }
+
+    /// A map from text to objects. Empty maps stay: `presence` of nobody is `{}`.
+    fn map<K: AsRef<str>, T>(
+        &mut self,
+        key: &str,
+        items: impl IntoIterator<Item = (K, T)>,
+        each: impl Fn(&mut Object<'_>, T),
+    ) {
+        let out = self.key(key);
+        out.push(b'{');
+        for (index, (name, item)) in items.into_iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            string(out, name.as_ref());
+            out.push(b':');
+            object(out, |object| each(object, item));
+        }
+        out.push(b'}');
+    }
+}
+
+/// One reply or one push to a single client.
+pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
+    object(out, |o| match reply {
+        Reply::Error { id, error } => {
+            o.number("id", *id);
+            o.object("error", |o| error_fields(o, error));
+        }
+        Reply::Connected { id, result } => {
+            o.number("id", *id);
+            o.object("connect", |o| connected(o, result));
+        }
+        Reply::Subscribed { id, result } => {
+            o.number("id", *id);
+            o.object("subscribe", |o| subscribed(o, result));
+        }
+        Reply::Done { id, what } => {
+            o.number("id", *id);
+            let key = match what {
+                Done::Unsubscribe => "unsubscribe",
+                Done::Publish => "publish",
+            };
+            o.object(key, |_| ());
+        }
+        Reply::Presence { id, members } => {
+            o.number("id", *id);
+            o.object("presence", |o| {
+                o.map("presence", members.iter().map(|member| (&*member.client, &**member)), member_fields);
+            });
+        }
+        Reply::PresenceStats { id, clients, users } => {
+            o.number("id", *id);
+            o.object("presence_stats", |o| {
+                o.number("num_clients", *clients);
+                o.number("num_users", *users);
+            });
+        }
+        Reply::History { id, publications, offset, epoch } => {
+            o.number("id", *id);
+            o.object("history", |o| {
+                o.list("publications", publications, |o, publication| publication_fields(o, publication));
+                o.string("epoch", epoch);
+                o.number("offset", *offset);
+            });
+        }
+        Reply::Rpc { id, data } => {
+            o.number("id", *id);
+            o.object("rpc", |o| o.json("data", data));
+        }
+        Reply::Refreshed { id, client, ttl } => {
+            o.number("id", *id);
+            o.object("refresh", |o| {
+                o.string("client", client);
+                o.string("version", VERSION);
+                expiry(o, *ttl);
+            });
+        }
+        Reply::Ping => (),
+        Reply::Message { data } => message(o, data),
+        Reply::SubscribedByServer { channel, result } => o.object("push", |o| {
+            o.string("channel", channel.as_str());
+            o.object("subscribe", |o| {
+                o.flag("recoverable", result.recoverable);
+                o.string("epoch", &result.epoch);
+                o.number("offset", result.offset);
+                o.flag("positioned", result.positioned);
+                o.json("data", &result.data);
+            });
+        }),
+        Reply::UnsubscribedByServer { channel, why } => o.object("push", |o| {
+            o.string("channel", channel.as_str());
+            o.object("unsubscribe", |o| {
+                o.number("code", why.code);
+                o.string("reason", &why.reason);
+            });
+        }),
+        // Another protocol's: `codec` never sends it here.
+        Reply::Raw { .. } => (),
+    });
+}
+
+/// One event of a channel.
+pub(in crate::protocol) fn encode_push(push: &Push, out: &mut Vec<u8>) {
+    object(out, |o| {
+        o.object("push", |o| {
+            o.string("channel", push.channel.as_str());
+            match &push.kind {
+                PushKind::Publication { publication, .. } => {
+                    o.object("pub", |o| publication_fields(o, publication));
+                }
+                PushKind::Join(member) => o.object("join", |o| o.object("info", |o| member_fields(o, member))),
+                PushKind::Leave(member) => o.object("leave", |o| o.object("info", |o| member_fields(o, member))),
+            }
+        });
+    });
+}
+
+/// A message to the client itself.
+pub(in crate::protocol) fn encode_message(publication: &Publication, out: &mut Vec<u8>) {
+    object(out, |o| o.object("push", |o| o.object("message", |o| payload(o, publication))));
+}
+
+/// What a raw client published need not be JSON: then it becomes a string, in Base64 if it is no text.
+fn payload(o: &mut Object<'_>, publication: &Publication) {
+    if publication.json {
+        o.json("data", &publication.data);
+    } else if let Ok(text) = std::str::from_utf8(&publication.data) {
+        string(o.key("data"), text);
+    } else {
+        o.string("data", &BASE64_STANDARD.encode(&publication.data));
+    }
+}
+
+const VERSION: &str = concat!("gateway ", env!("CARGO_PKG_VERSION"));
+
+fn message(o: &mut Object<'_>, data: &[u8]) {
+    o.object("push", |o| o.object("message", |o| o.json("data", data)));
+}
+
+fn error_fields(o: &mut Object<'_>, error: &ReplyError) {
+    o.number("code", error.code);
+    o.string("message", &error.message);
+    o.flag("temporary", error.temporary);
+}
+
+fn expiry(o: &mut Object<'_>, ttl: Option<u32>) {
+    if let Some(ttl) = ttl {
+        o.flag("expires", true);
+        o.number("ttl", ttl);
+    }
+}
+
+fn connected(o: &mut Object<'_>, result: &Connected) {
+    o.string("client", &result.client);
+    o.string("version", VERSION);
+    expiry(o, result.ttl);
+    o.json("data", &result.data);
+    if !result.subscriptions.is_empty() {
+        let subscriptions = result.subscriptions.iter().map(|(channel, result)| (channel.as_str(), result));
+        o.map("subs", subscriptions, subscribed);
+    }
+    o.number("ping", result.ping);
+    o.flag("pong", result.ping > 0);
+}
+
+fn subscribed(o: &mut Object<'_>, result: &Subscribed) {
+    o.flag("recoverable", result.recoverable);
+    o.string("epoch", &result.epoch);
+    o.list("publications", &result.publications, |o, publication| publication_fields(o, publication));
+    o.flag("recovered", result.recovered == Some(true));
+    o.number("offset", result.offset);
+    o.flag("positioned", result.positioned);
+    o.json("data", &result.data);
+    o.flag("was_recovering", result.recovered.is_some());
+}
+
+fn publication_fields(o: &mut Object<'_>, publication: &Publication) {
+    payload(o, publication);
+    if let Some(member) = &publication.info {
+        o.object("info", |o| member_fields(o, member));
+    }
+    o.number("offset", publication.offset);
+}
+
+fn member_fields(o: &mut Object<'_>, member: &Member) {
+    o.string("user", &member.user);
+    o.string("client", &member.client);
+    o.json("conn_info", &member.info);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::protocol::channel::Channel;
+    use crate::protocol::code::Unsubscribe;
+
+    fn reply(reply: &Reply) -> String {
+        let mut out = Vec::new();
+        encode_reply(reply, &mut out);
+        String::from_utf8(out).expect("JSON is UTF-8")
+    }
+
+    fn member() -> Arc<Member> {
+        Arc::new(Member { client: "c1".into(), user: "42".into(), info: Bytes::from_static(b"{\"n\":1}") })
+    }
+
+    fn publication(offset: u64) -> Arc<Publication> {
+        Arc::new(Publication { data: Bytes::from_static(b"{\"t\":1}"), json: true, offset, info: None })
+    }
+
+    fn channel() -> Channel {
+        Channel::parse("news").expect("valid")
+    }
+
+    #[test]
+    fn fields_with_a_zero_value_are_left_out() {
+        assert_eq!(reply(&Reply::Ping), "{}");
+        assert_eq!(reply(&Reply::Done { id: 3, what: Done::Publish }), r#"{"id":3,"publish":{}}"#);
+        assert_eq!(
+            reply(&Reply::Subscribed { id: 2, result: Subscribed::default() }),
+            r#"{"id":2,"subscribe":{}}"#
+        );
+        assert_eq!(
+            reply(&Reply::PresenceStats { id: 2, clients: 0, users: 0 }),
+            r#"{"id":2,"presence_stats":{}}"#
+        );
+        assert_eq!(
+            reply(&Reply::Presence { id: 2, members: vec![] }),
+            r#"{"id":2,"presence":{"presence":{}}}"#
+        );
+    }
+
+    #[test]
+    fn every_reply_has_its_shape() {
+        let error = ReplyError::TOO_MANY_REQUESTS;
+        assert_eq!(
+            reply(&Reply::Error { id: 9, error }),
+            r#"{"id":9,"error":{"code":111,"message":"too many requests","temporary":true}}"#
+        );
+        let result = Subscribed {
+            recoverable: true,
+            positioned: true,
+            epoch: "e".into(),
+            offset: 4,
+            publications: vec![publication(5), publication(6)],
+            recovered: Some(true),
+            data: Bytes::new(),
+        };
+        assert_eq!(
+            reply(&Reply::Subscribed { id: 1, result: result.clone() }),
+            concat!(
+                r#"{"id":1,"subscribe":{"recoverable":true,"epoch":"e","publications":"#,
+                r#"[{"data":{"t":1},"offset":5},{"data":{"t":1},"offset":6}],"#,
+                r#""recovered":true,"offset":4,"positioned":true,"was_recovering":true}}"#
+            )
+        );
+        let connected = Connected {
+            client: "c1".into(),
+            ttl: Some(60),
+            data: Bytes::from_static(b"[1]"),
+            subscriptions: vec![(channel(), Subscribed::default())],
+            ping: 25,
+        };
+        assert_eq!(
+            reply(&Reply::Connected { id: 1, result: connected }),
+            format!(
+                r#"{{"id":1,"connect":{{"client":"c1","version":"{VERSION}","expires":true,"ttl":60,"data":[1],"subs":{{"news":{{}}}},"ping":25,"pong":true}}}}"#
+            )
+        );
+        assert_eq!(
+            reply(&Reply::Presence { id: 2, members: vec![member()] }),
+            r#"{"id":2,"presence":{"presence":{"c1":{"user":"42","client":"c1","conn_info":{"n":1}}}}}"#
+        );
+        assert_eq!(
+            reply(&Reply::History { id: 2, publications: vec![publication(1)], offset: 1, epoch: "e".into() }),
+            r#"{"id":2,"history":{"publications":[{"data":{"t":1},"offset":1}],"epoch":"e","offset":1}}"#
+        );
+        assert_eq!(
+            reply(&Reply::Rpc { id: 2, data: Bytes::from_static(b"7") }),
+            r#"{"id":2,"rpc":{"data":7}}"#
+        );
+        assert_eq!(
+            reply(&Reply::Message { data: Bytes::from_static(b"7") }),
+            r#"{"push":{"message":{"data":7}}}"#
+        );
+        assert_eq!(
+            reply(&Reply::SubscribedByServer { channel: channel(), result }),
+            r#"{"push":{"channel":"news","subscribe":{"recoverable":true,"epoch":"e","offset":4,"positioned":true}}}"#
+        );
+        assert_eq!(
+            reply(&Reply::UnsubscribedByServer { channel: channel(), why: Unsubscribe::INSUFFICIENT_STATE }),
+            r#"{"push":{"channel":"news","unsubscribe":{"code":2500,"reason":"insufficient state"}}}"#
+        );
+    }
+
+    #[test]
+    fn every_push_has_its_shape() {
+        let push = |kind| {
+            let mut out = Vec::new();
+            encode_push(&Push::new(channel(), kind), &mut out);
+            String::from_utf8(out).expect("JSON is UTF-8")
+        };
+        assert_eq!(
+            push(PushKind::Publication { publication: publication(7), epoch: "e".into() }),
+            r#"{"push":{"channel":"news","pub":{"data":{"t":1},"offset":7}}}"#
+        );
+        assert_eq!(
+            push(PushKind::Join(member())),
+            r#"{"push":{"channel":"news","join":{"info":{"user":"42","client":"c1","conn_info":{"n":1}}}}}"#
+        );
+        assert_eq!(
+            push(PushKind::Leave(member())),
+            r#"{"push":{"channel":"news","leave":{"info":{"user":"42","client":"c1","conn_info":{"n":1}}}}}"#
+        );
+    }
+
+    #[test]
+    fn what_is_not_json_becomes_a_string() {
+        let push = |data: &'static [u8]| {
+            let publication = Publication { data: Bytes::from_static(data), json: false, offset: 0, info: None };
+            let mut out = Vec::new();
+            encode_message(&publication, &mut out);
+            String::from_utf8(out).expect("JSON is UTF-8")
+        };
+        assert_eq!(push(b"a\"\nb"), r#"{"push":{"message":{"data":"a\"\nb"}}}"#);
+        assert_eq!(push(b"\xff\x00"), r#"{"push":{"message":{"data":"/wA="}}}"#);
+    }
+
+    #[test]
+    fn text_of_users_is_escaped() {
+        let member = Member { client: "c".into(), user: "a\"\n".into(), info: Bytes::new() };
+        assert_eq!(
+            reply(&Reply::Presence { id: 1, members: vec![Arc::new(member)] }),
+            r#"{"id":1,"presence":{"presence":{"c":{"user":"a\"\n","client":"c"}}}}"#
+        );
+    }
+}

@@ -1,0 +1,50 @@
+//! JSON that others wrote, checked before it goes into a frame as it is.
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+
+/// Bytes that are not one JSON value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not valid JSON: {0}")]
+pub struct NotJson(Box<str>);
+
+/// Checks that `json` is exactly one JSON value in UTF-8 and removes line feeds.
+///
+/// A line feed separates frames of the Centrifuge JSON protocol. In valid JSON it can only stand between tokens, because
+/// a string must escape it, so leaving it out changes nothing. Without line feeds the bytes are returned as they came.
+pub fn compact(json: Bytes) -> Result<Bytes, NotJson> {
+    let text = std::str::from_utf8(&json).map_err(|e| NotJson(e.to_string().into()))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|e| NotJson(e.to_string().into()))?;
+    if !json.contains(&b'\n') {
+        return Ok(json);
+    }
+    Ok(json.iter().copied().filter(|byte| *byte != b'\n').collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_json_value_passes_unchanged_and_uncopied() {
+        for good in ["null", "0", "\"a\"", r#"{"a":[1,2,{"b":"\n"}]}"#, " [1] ", r#""\ud800""#] {
+            let bytes = Bytes::from_static(good.as_bytes());
+            let checked = compact(bytes.clone()).expect(good);
+            assert_eq!(checked.as_ptr(), bytes.as_ptr(), "{good}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for bad in [&b""[..], b" ", b"{", b"{}{}", b"nul", b"\"a\nb\"", b"\"\xff\"", b"\xef\xbb\xbf{}", b"{\"a\":1,}", b"01"] {
+            assert!(compact(Bytes::from_static(bad)).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn line_feeds_between_tokens_are_left_out_and_escaped_ones_stay() {
+        let pretty = Bytes::from_static(b"{\n \"a\": \"x\\ny\",\r\n \"b\": [1,\n2]\n}\n");
+        let compacted = compact(pretty).expect("valid");
+        assert_eq!(&compacted[..], b"{ \"a\": \"x\\ny\",\r \"b\": [1,2]}");
+    }
+}

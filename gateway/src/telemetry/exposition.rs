@@ -1,0 +1,397 @@
+//! Metrics as text in the OpenMetrics format.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::metrics::{ADMIN_STATUSES, CloseCause, DecisionOutcome, Gauge, Metrics, Refused, WorkerMetrics};
+use crate::plugin::event::Kind;
+use crate::plugin::failure::Cause;
+use crate::plugin::registry::{PluginState, PluginStatus, plugin_name};
+
+/// The type of the text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Writes the metrics of a node.
+pub struct Exposition(Registry);
+
+impl Exposition {
+    /// `plugins` is asked at every scrape.
+    pub fn new(
+        metrics: Arc<Metrics>,
+        plugins: impl Fn() -> Vec<PluginStatus> + Send + Sync + 'static,
+    ) -> Self {
+        let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut registry = Registry::with_prefix("gateway");
+        registry.register_collector(Box::new(Node { metrics, plugins: Box::new(plugins), started }));
+        Self(registry)
+    }
+
+    /// One scrape.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0)?;
+        Ok(text)
+    }
+}
+
+struct Node {
+    metrics: Arc<Metrics>,
+    plugins: Box<dyn Fn() -> Vec<PluginStatus> + Send + Sync>,
+    /// Unix time in seconds.
+    started: u64,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("metrics", &self.metrics).finish_non_exhaustive()
+    }
+}
+
+impl Collector for Node {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut writer = Writer(&mut encoder);
+        self.connections(&mut writer)?;
+        self.messages(&mut writer)?;
+        self.trouble(&mut writer)?;
+        self.node(&mut writer)?;
+        plugins(&mut writer, &labelled((self.plugins)()))
+    }
+}
+
+impl Node {
+    fn connections(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
+        let metrics = &*self.metrics;
+        writer.gauge("connections", "Connections that are open", None, metrics.connections())?;
+        writer.gauge("subscriptions", "Subscriptions of all connections", None, metrics.subscriptions())?;
+        let opened = metrics.sum(|worker| &worker.connections_opened);
+        writer.counter("connections_opened", "Handshakes that became connections", None, opened)?;
+        let closed = |cause: CloseCause| metrics.sum(|worker| &worker.closed[cause as usize]);
+        let closed = CloseCause::ALL.map(|cause| ([("cause", cause.as_str())], closed(cause)));
+        writer.family("connections_closed", "Connections that ended, by cause", closed)?;
+        let refused = |reason: Refused| metrics.sum(|worker| &worker.refused[reason as usize]);
+        let refused = Refused::ALL.map(|reason| ([("reason", reason.as_str())], refused(reason)));
+        writer.family(
+            "connections_refused",
+            "Sockets and handshakes that were turned away, by reason",
+            refused,
+        )
+    }
+
+    fn messages(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
+        let sum = |counter: fn(&WorkerMetrics) -> &_| self.metrics.sum(counter);
+        writer.counter(
+            "messages_received",
+            "Messages from clients",
+            None,
+            sum(|worker| &worker.messages_in),
+        )?;
+        writer.counter(
+            "received",
+            "Bytes of messages from clients",
+            Some(&Unit::Bytes),
+            sum(|worker| &worker.bytes_in),
+        )?;
+        writer.counter(
+            "messages_sent",
+            "Frames queued for clients",
+            None,
+            sum(|worker| &worker.messages_out),
+        )?;
+        writer.counter(
+            "sent",
+            "Bytes written to clients",
+            Some(&Unit::Bytes),
+            sum(|worker| &worker.bytes_out),
+        )?;
+        let delivered = sum(|worker| &worker.publications_delivered);
+        writer.counter(
+            "publications_delivered",
+            "Publications queued, once for each subscriber",
+            None,
+            delivered,
+        )?;
+        let commands = |kind: Kind| self.metrics.sum(|worker| &worker.commands[kind as usize - 1]);
+        let commands = Kind::ALL.map(|kind| ([("kind", kind_label(kind))], commands(kind)));
+        writer.family("commands", "Commands that went to the plugins, by kind", commands)?;
+        let decisions =
+            |outcome: DecisionOutcome| self.metrics.sum(|worker| &worker.decisions[outcome as usize]);
+        let decisions =
+            DecisionOutcome::ALL.map(|outcome| ([("outcome", outcome.as_str())], decisions(outcome)));
+        writer.family("decisions", "What the plugins said of commands, by outcome", decisions)
+    }
+
+    fn trouble(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
+        let sum = |counter: fn(&WorkerMetrics) -> &_| self.metrics.sum(counter);
+        let outbound = sum(|worker| &worker.outbound_overflows);
+        writer.counter(
+            "outbound_overflows",
+            "Times that the queue of a slow client was full",
+            None,
+            outbound,
+        )?;
+        let inbox = sum(|worker| &worker.inbox_overflows);
+        writer.counter(
+            "inbox_overflows",
+            "Publications lost because a worker did not keep up",
+            None,
+            inbox,
+        )?;
+        let gaps = sum(|worker| &worker.position_gaps);
+        writer.counter(
+            "position_gaps",
+            "Missed publications that a client was told to recover",
+            None,
+            gaps,
+        )?;
+        let accept = sum(|worker| &worker.accept_errors);
+        writer.counter("accept_errors", "Sockets that could not be accepted", None, accept)
+    }
+
+    fn node(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
+        let node = &self.metrics.node;
+        writer.gauge("start_time", "Unix time of the start", Some(&Unit::Seconds), self.started)?;
+        writer.info("build", "The version that runs", [("version", env!("CARGO_PKG_VERSION"))])?;
+        let gauge = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
+        let generation = gauge(&node.plugin_generation);
+        writer.gauge("plugin_generation", "Number of the chain of plugins that is live", None, generation)?;
+        writer.gauge("plugins_live", "Plugins in the chain", None, gauge(&node.plugins_live))?;
+        let refused = gauge(&node.plugins_refused);
+        writer.gauge("plugins_refused", "Plugin files in the folder that are refused", None, refused)?;
+        writer.counter(
+            "plugin_swaps",
+            "Times that a new chain became live",
+            None,
+            node.plugin_swaps.get(),
+        )?;
+        let responses = ADMIN_STATUSES.iter().zip(&node.admin_responses).map(|(status, counter)| {
+            let status = if *status == 0 { "other".to_owned() } else { status.to_string() };
+            ([("status", status)], counter.get())
+        });
+        writer.family("admin_responses", "Answers of the admin listener, by HTTP status", responses)
+    }
+}
+
+/// Those that can stand in a label: one for each name, and no file whose name makes no plugin.
+fn labelled(mut plugins: Vec<PluginStatus>) -> Vec<PluginStatus> {
+    let mut seen = BTreeSet::new();
+    plugins.retain(|plugin| {
+        plugin_name(&plugin.file).is_ok_and(|name| name == &*plugin.name) && seen.insert(plugin.name.clone())
+    });
+    plugins
+}
+
+/// The names of plugins come from the files in the folder of the operator: no client can add one.
+fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result {
+    let each = |value: fn(&PluginStatus) -> u64| {
+        plugins.iter().map(move |plugin| ([("plugin", &*plugin.name)], value(plugin)))
+    };
+    let running = |plugin: &PluginStatus| u64::from(plugin.live.is_some());
+    writer.gauges("plugin_live", "Whether a version of the plugin runs", each(running))?;
+    let wanted = |plugin: &PluginStatus| u64::from(plugin.state == PluginState::Live);
+    writer.gauges("plugin_current", "Whether the version in the folder runs", each(wanted))?;
+    writer.family("plugin_calls", "Calls of hooks", each(|plugin| plugin.counts.calls))?;
+    let failures = plugins.iter().flat_map(|plugin| {
+        let label = |cause: Cause| [("plugin", &*plugin.name), ("cause", cause.as_str())];
+        Cause::ALL.map(|cause| (label(cause), plugin.counts.failures_by(cause)))
+    });
+    writer.family("plugin_failures", "Calls without a usable answer, by cause", failures)?;
+    writer.family(
+        "plugin_rejections",
+        "Events that the plugin refused",
+        each(|plugin| plugin.counts.refusals),
+    )?;
+    writer.family(
+        "plugin_effects",
+        "Effects of calls that ended normally",
+        each(|plugin| plugin.counts.effects),
+    )?;
+    let dropped = each(|plugin| plugin.counts.log_lines_dropped);
+    writer.family("plugin_log_lines_dropped", "Log lines above the limits of the plugin", dropped)
+}
+
+fn kind_label(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Publish => "publish",
+        Kind::Subscribe => "subscribe",
+        Kind::Unsubscribe => "unsubscribe",
+        Kind::Rpc => "rpc",
+        Kind::Send => "send",
+        Kind::Presence => "presence",
+        Kind::PresenceStats => "presence_stats",
+        Kind::History => "history",
+        Kind::Raw => "raw",
+    }
+}
+
+struct Writer<'e, 'w>(&'e mut DescriptorEncoder<'w>);
+
+impl Writer<'_, '_> {
+    fn counter(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: u64) -> fmt::Result {
+        let encoder = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        ConstCounter::new(value).encode(encoder)
+    }
+
+    fn family<const N: usize, V: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'static str, V); N], u64)>,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in values {
+            let labels = labels.each_ref().map(|(name, value)| (*name, value.as_ref()));
+            ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: u64) -> fmt::Result {
+        let encoder = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(encoder)
+    }
+
+    fn gauges<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'static str, &'a str); 1], u64)>,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn info<const N: usize>(&mut self, name: &str, help: &str, labels: [(&str, &str); N]) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
+        encoder.encode_info(&labels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::plugin::counters::Counts;
+    use crate::plugin::load::{LoadCode, LoadError};
+    use crate::plugin::registry::Applied;
+    use crate::protocol::code::Close;
+
+    fn plugin(name: &str, calls: u64) -> PluginStatus {
+        PluginStatus {
+            name: name.into(),
+            file: format!("10-{name}.wasm").into(),
+            order: Some(0),
+            state: PluginState::Refused,
+            live: None,
+            last_error: None,
+            counts: Counts { calls, failures: [0, 7, 0, 0], ..Counts::default() },
+        }
+    }
+
+    fn scrape(metrics: &Arc<Metrics>) -> String {
+        Exposition::new(metrics.clone(), || vec![plugin("auth", 5)])
+            .text()
+            .expect("a String takes everything")
+    }
+
+    #[test]
+    fn counts_of_all_workers_are_summed() {
+        let metrics = Metrics::new(3);
+        metrics.worker(0).messages_in.add(2);
+        metrics.worker(2).messages_in.add(40);
+        metrics.worker(1).bytes_in.add(1_000);
+        metrics.worker(1).opened("a", Ipv4Addr::LOCALHOST.into());
+        metrics.worker(1).opened("b", Ipv4Addr::LOCALHOST.into());
+        metrics.worker(1).closed(CloseCause::NoPong, &Close::NO_PONG, "a");
+        metrics.worker(2).refused(Refused::Origin, Ipv4Addr::LOCALHOST.into());
+        metrics.worker(2).decision(DecisionOutcome::Denied);
+        metrics.worker(2).command(Kind::PresenceStats);
+        let refused = vec![("20-b.wasm".into(), LoadError::new(LoadCode::Empty, "is empty"))];
+        metrics.node.applied(&Applied { generation: 9, changed: true, live: 3, refused: refused.clone() });
+        metrics.node.applied(&Applied { generation: 9, changed: false, live: 3, refused });
+        metrics.node.admin_response("/metrics", 200);
+        metrics.node.admin_response("/metrics", 418);
+        let text = scrape(&metrics);
+        for line in [
+            "gateway_connections 1",
+            "gateway_connections_opened_total 2",
+            "gateway_connections_closed_total{cause=\"no_pong\"} 1",
+            "gateway_connections_closed_total{cause=\"slow\"} 0",
+            "gateway_connections_refused_total{reason=\"origin\"} 1",
+            "gateway_messages_received_total 42",
+            "gateway_received_bytes_total 1000",
+            "gateway_commands_total{kind=\"presence_stats\"} 1",
+            "gateway_decisions_total{outcome=\"denied\"} 1",
+            "gateway_plugin_generation 9",
+            "gateway_plugins_live 3",
+            "gateway_plugins_refused 1",
+            "gateway_plugin_swaps_total 1",
+            "gateway_admin_responses_total{status=\"200\"} 1",
+            "gateway_admin_responses_total{status=\"other\"} 1",
+            "gateway_plugin_calls_total{plugin=\"auth\"} 5",
+            "gateway_plugin_failures_total{plugin=\"auth\",cause=\"deadline\"} 7",
+            "gateway_plugin_live{plugin=\"auth\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_file_in_the_folder_cannot_break_the_page() {
+        let statuses = || vec![plugin("auth", 5), plugin("auth", 6), plugin("a\"} 1\nb", 7)];
+        let text = Exposition::new(Metrics::new(1), statuses).text().expect("a String takes everything");
+        let calls: Vec<_> =
+            text.lines().filter(|line| line.starts_with("gateway_plugin_calls_total")).collect();
+        assert_eq!(calls, ["gateway_plugin_calls_total{plugin=\"auth\"} 5"]);
+    }
+
+    #[test]
+    fn every_metric_has_a_help_line_and_a_name_of_its_own() {
+        let text = scrape(&Metrics::new(1));
+        let names = |prefix: &str| -> Vec<String> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
+            lines.map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect()
+        };
+        let (help, types) = (names("# HELP "), names("# TYPE "));
+        assert_eq!(help, types);
+        assert_eq!(help.iter().collect::<BTreeSet<_>>().len(), help.len());
+        assert!(help.iter().all(|name| name.starts_with("gateway_")));
+    }
+
+    #[test]
+    fn every_counter_that_exists_is_shown() {
+        // Each counter gets a number of its own, which then has to appear.
+        let metrics = Metrics::new(1);
+        let worker = metrics.worker(0);
+        let plain = [&worker.connections_opened, &worker.messages_in, &worker.bytes_in, &worker.messages_out]
+            .into_iter()
+            .chain([&worker.bytes_out, &worker.publications_delivered, &worker.outbound_overflows])
+            .chain([&worker.inbox_overflows, &worker.position_gaps, &worker.accept_errors])
+            .chain(
+                worker.closed.iter().chain(&worker.refused).chain(&worker.commands).chain(&worker.decisions),
+            );
+        let mut last = 10_000;
+        for counter in plain {
+            last += 1;
+            counter.add(last);
+        }
+        let text = scrape(&metrics);
+        for number in 10_001..=last {
+            assert!(text.contains(&format!(" {number}\n")), "{number}");
+        }
+    }
+}

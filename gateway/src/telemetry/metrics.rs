@@ -1,0 +1,400 @@
+//! What is counted. An event that is also worth a log line is counted and logged by one call, so that neither can be
+//! forgotten.
+//!
+//! Every worker writes to its own counters on its own cache lines; they are summed when somebody looks.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use tracing::{debug, warn};
+
+use crate::plugin::event::Kind;
+use crate::plugin::registry::Applied;
+use crate::protocol::code::Close;
+
+/// A count with one writer, which saves the locked instruction. With two writers counts would be lost.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A count with any number of writers.
+#[derive(Debug, Default)]
+pub struct SharedCounter(AtomicU64);
+
+impl SharedCounter {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A value that rises and falls, with one writer.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Adds `n`, which may be negative.
+    pub fn add(&self, n: i64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A closed set of values of a label, so that no input can add a time series.
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $name {
+            /// Every value, in the order of the declaration.
+            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$variant),*];
+
+            /// The value of the label.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+labels! {
+    /// Why a connection ended.
+    CloseCause {
+        /// The client closed it.
+        Client = "client",
+        /// The process goes down.
+        Shutdown = "shutdown",
+        /// The client did not read fast enough.
+        Slow = "slow",
+        /// The client did not answer a ping.
+        NoPong = "no_pong",
+        /// No accepted connect command in time.
+        Stale = "stale",
+        /// A command that is none, or at the wrong time.
+        BadRequest = "bad_request",
+        /// The credential expired and was not refreshed.
+        Expired = "expired",
+        /// A plugin wanted it.
+        Plugin = "plugin",
+        /// The HTTP API wanted it.
+        Api = "api",
+        /// The client broke the WebSocket protocol.
+        Protocol = "protocol",
+        /// The socket failed or closed without a word.
+        Transport = "transport",
+        /// Publications of a server-side subscription were missed.
+        InsufficientState = "insufficient_state",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+labels! {
+    /// Why a socket or a handshake was turned away before there was a connection.
+    Refused {
+        /// Its web page is not in `handshake.origins`.
+        Origin = "origin",
+        /// `limits.connections_max` is reached.
+        Capacity = "capacity",
+        /// `limits.connections_per_address_max` is reached.
+        AddressCapacity = "address_capacity",
+        /// `limits.handshakes_max` is reached.
+        Handshakes = "handshakes",
+        /// Not a request that can be upgraded.
+        BadRequest = "bad_request",
+        /// No such path.
+        NotFound = "not_found",
+        /// `handshake.deadline` passed before the request was complete.
+        Deadline = "deadline",
+    }
+}
+
+labels! {
+    /// What the chain of plugins said of a command.
+    DecisionOutcome {
+        /// Nothing: the rules of the channel decide.
+        Undecided = "undecided",
+        /// Permit.
+        Allowed = "allowed",
+        /// Refuse with an error.
+        Denied = "denied",
+        /// Swallow.
+        Dropped = "dropped",
+        /// Close the connection.
+        Disconnected = "disconnected",
+        /// Answer the sender.
+        Replied = "replied",
+        /// Send to addresses.
+        Routed = "routed",
+        /// A plugin that fails closed failed.
+        Failed = "failed",
+    }
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    /// One for each worker.
+    pub workers: Box<[WorkerMetrics]>,
+    /// What belongs to no worker.
+    pub node: NodeMetrics,
+}
+
+impl Metrics {
+    /// Zeros for this many workers.
+    pub fn new(workers: usize) -> Arc<Self> {
+        let workers = (0..workers.max(1)).map(|_| WorkerMetrics::default()).collect();
+        Arc::new(Self { workers, node: NodeMetrics::default() })
+    }
+
+    /// Those of a worker, numbered from 0.
+    pub fn worker(&self, worker: usize) -> &WorkerMetrics {
+        &self.workers[worker]
+    }
+
+    /// Connections of all workers.
+    pub fn connections(&self) -> u64 {
+        self.sum_gauge(|worker| &worker.connections)
+    }
+
+    /// Subscriptions of all workers.
+    pub fn subscriptions(&self) -> u64 {
+        self.sum_gauge(|worker| &worker.subscriptions)
+    }
+
+    pub(super) fn sum(&self, counter: impl Fn(&WorkerMetrics) -> &Counter) -> u64 {
+        self.workers.iter().map(|worker| counter(worker).get()).fold(0, u64::wrapping_add)
+    }
+
+    fn sum_gauge(&self, gauge: impl Fn(&WorkerMetrics) -> &Gauge) -> u64 {
+        let sum: i64 = self.workers.iter().map(|worker| gauge(worker).get()).sum();
+        // Workers are read one after the other, so a sum can be off for a moment, but it is never less than nothing.
+        u64::try_from(sum).unwrap_or(0)
+    }
+}
+
+/// What one worker counts. It is the only one that writes here.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerMetrics {
+    connections: Gauge,
+    pub(super) connections_opened: Counter,
+    /// Subscriptions that exist.
+    pub subscriptions: Gauge,
+    /// Messages from clients.
+    pub messages_in: Counter,
+    /// Bytes of these messages.
+    pub bytes_in: Counter,
+    /// Frames queued for clients.
+    pub messages_out: Counter,
+    /// Bytes written to sockets.
+    pub bytes_out: Counter,
+    /// Publications queued for subscribers, once for each.
+    pub publications_delivered: Counter,
+    pub(super) closed: [Counter; CloseCause::ALL.len()],
+    pub(super) refused: [Counter; Refused::ALL.len()],
+    pub(super) commands: [Counter; Kind::ALL.len()],
+    pub(super) decisions: [Counter; DecisionOutcome::ALL.len()],
+    pub(super) outbound_overflows: Counter,
+    pub(super) inbox_overflows: Counter,
+    pub(super) position_gaps: Counter,
+    pub(super) accept_errors: Counter,
+}
+
+impl WorkerMetrics {
+    /// Connections that exist: opened and not yet closed.
+    pub fn connections(&self) -> i64 {
+        self.connections.get()
+    }
+
+    /// A handshake became a connection. To be followed by one [`closed`](Self::closed).
+    pub fn opened(&self, connection: &str, address: IpAddr) {
+        self.connections.add(1);
+        self.connections_opened.inc();
+        debug!(connection, %address, "connection opened");
+    }
+
+    /// A connection ended.
+    pub fn closed(&self, cause: CloseCause, close: &Close, connection: &str) {
+        self.connections.add(-1);
+        self.closed[cause as usize].inc();
+        debug!(
+            connection,
+            cause = cause.as_str(),
+            code = close.code,
+            reason = &*close.reason,
+            "connection closed"
+        );
+    }
+
+    /// A socket or a handshake was turned away.
+    pub fn refused(&self, reason: Refused, address: IpAddr) {
+        self.refused[reason as usize].inc();
+        debug!(reason = reason.as_str(), %address, "connection refused");
+    }
+
+    /// A socket could not be accepted. The fault of this process or its machine.
+    pub fn accept_error(&self, error: &std::io::Error) {
+        self.accept_errors.inc();
+        if first_of_many(&self.accept_errors) {
+            warn!(%error, count = self.accept_errors.get(), "failed to accept a connection");
+        }
+    }
+
+    /// Something did not fit into the queue of a client, which is closed as too slow.
+    pub fn outbound_overflow(&self, connection: &str) {
+        self.outbound_overflows.inc();
+        debug!(connection, "the client does not read fast enough: its outbound queue is full");
+    }
+
+    /// A publication did not fit into the inbox of this worker: its subscribers missed it.
+    pub fn inbox_overflow(&self) {
+        self.inbox_overflows.inc();
+        if first_of_many(&self.inbox_overflows) {
+            let count = self.inbox_overflows.get();
+            warn!(
+                count,
+                "a worker does not keep up: publications were lost; raise memory.inbox_deliveries_max or add workers"
+            );
+        }
+    }
+
+    /// A subscriber of a channel with recovery missed a publication and was told so.
+    pub fn position_gap(&self, connection: &str, channel: &str) {
+        self.position_gaps.inc();
+        debug!(connection, channel, "a publication was missed: the client is asked to recover");
+    }
+
+    /// A command went to the plugins.
+    pub fn command(&self, kind: Kind) {
+        self.commands[kind as usize - 1].inc();
+    }
+
+    /// The plugins have judged a command.
+    pub fn decision(&self, outcome: DecisionOutcome) {
+        self.decisions[outcome as usize].inc();
+    }
+}
+
+/// Whether an event that may come in floods is worth a line: the 1st, 2nd, 4th, 8th and so on.
+fn first_of_many(counter: &Counter) -> bool {
+    counter.get().is_power_of_two()
+}
+
+/// What belongs to no worker.
+#[derive(Debug, Default)]
+pub struct NodeMetrics {
+    pub(super) plugin_generation: Gauge,
+    pub(super) plugins_live: Gauge,
+    pub(super) plugins_refused: Gauge,
+    pub(super) plugin_swaps: SharedCounter,
+    pub(super) admin_responses: [SharedCounter; ADMIN_STATUSES.len()],
+}
+
+/// The statuses that the admin listener answers with.
+pub(super) const ADMIN_STATUSES: [u16; 11] = [200, 400, 401, 404, 405, 408, 413, 421, 500, 503, 0];
+
+impl NodeMetrics {
+    /// The registry took what lies in the plugin folder. It has logged what became of each file.
+    pub fn applied(&self, applied: &Applied) {
+        self.plugin_generation.set(i64::try_from(applied.generation).unwrap_or(i64::MAX));
+        self.plugins_live.set(i64::try_from(applied.live).unwrap_or(i64::MAX));
+        self.plugins_refused.set(i64::try_from(applied.refused.len()).unwrap_or(i64::MAX));
+        if applied.changed {
+            self.plugin_swaps.inc();
+        }
+    }
+
+    /// The admin listener answered a request.
+    pub fn admin_response(&self, path: &'static str, status: u16) {
+        let other = ADMIN_STATUSES.len() - 1;
+        let index = ADMIN_STATUSES.iter().position(|known| *known == status).unwrap_or(other);
+        self.admin_responses[index].inc();
+        debug!(path, status, "admin request");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_is_there_between_opened_and_closed() {
+        let metrics = Metrics::new(2);
+        let address = Ipv4Addr::LOCALHOST.into();
+        metrics.worker(0).opened("a", address);
+        metrics.worker(1).opened("b", address);
+        metrics.worker(1).opened("c", address);
+        assert_eq!((metrics.worker(1).connections(), metrics.connections()), (2, 3));
+        metrics.worker(1).closed(CloseCause::Slow, &Close::SLOW, "b");
+        assert_eq!((metrics.worker(1).connections(), metrics.connections()), (1, 2));
+        assert_eq!(metrics.sum(|worker| &worker.closed[CloseCause::Slow as usize]), 1);
+        assert_eq!(metrics.sum(|worker| &worker.connections_opened), 3);
+    }
+
+    #[test]
+    fn workers_do_not_share_cache_lines() {
+        assert_eq!(align_of::<WorkerMetrics>(), 128);
+        assert_eq!(size_of::<WorkerMetrics>() % 128, 0);
+    }
+
+    #[test]
+    fn every_kind_of_command_has_its_counter() {
+        let metrics = Metrics::new(1);
+        for kind in Kind::ALL {
+            metrics.worker(0).command(kind);
+        }
+        assert!(metrics.worker(0).commands.iter().all(|counter| counter.get() == 1));
+    }
+}

@@ -1,0 +1,22 @@
+//! Pages that the public listener serves beside the endpoints.
+
+use bytes::Bytes;
+
+/// Who answers for paths that are no endpoints.
+pub trait Site: Send + Sync {
+    /// The page at a path; `None` if there is none.
+    fn respond(&self, path: &str, query: Option<&str>) -> Option<Page>;
+}
+
+/// One page.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// HTTP status.
+    pub status: u16,
+    /// Its `Content-Type`.
+    pub content_type: &'static str,
+    /// Further headers; names in lower case.
+    pub headers: &'static [(&'static str, &'static str)],
+    /// What the page is.
+    pub body: Bytes,
+}

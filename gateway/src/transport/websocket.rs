@@ -1,0 +1,193 @@
+//! WebSocket messages out of bytes (RFC 6455). The only place that names the WebSocket library.
+//!
+//! The library reads from memory, never from the socket: the driver fills the worker's one [`Inlet`] and has every complete
+//! message handed over before the next connection uses it. What the library writes (pongs, the answer to a close) goes to
+//! the outbound queue like everything else. So an idle connection holds no read buffer, and nothing interleaves.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, Read, Write};
+use std::rc::Rc;
+
+use tokio_tungstenite::tungstenite::error::CapacityError;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket as Library, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::hub::peer::{Peer, Signal};
+use crate::outbound::Pushed;
+use crate::protocol::code::Close;
+use crate::protocol::codec::Inbound;
+
+/// What a worker reads from a socket at once.
+pub const INLET_BYTES: usize = 64 * 1024;
+
+/// What the library reads at once, from memory. It keeps a buffer of about this size for each connection.
+const LIBRARY_BUFFER_BYTES: usize = 512;
+
+/// The bytes of one socket on their way to the library. One per worker; empty between two turns.
+pub struct Inlet {
+    buffer: Box<[u8]>,
+    range: std::ops::Range<usize>,
+}
+
+impl Default for Inlet {
+    fn default() -> Self {
+        Self { buffer: vec![0; INLET_BYTES].into(), range: 0..0 }
+    }
+}
+
+impl Inlet {
+    /// Where the next bytes of a socket go.
+    pub fn space(&mut self) -> &mut [u8] {
+        debug_assert!(self.range.is_empty(), "the connection before must have taken its bytes");
+        &mut self.buffer
+    }
+
+    /// How many bytes came.
+    pub fn filled(&mut self, count: usize) {
+        self.range = 0..count;
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        self.buffer[std::mem::take(&mut self.range)].to_vec()
+    }
+}
+
+/// What came out of the bytes.
+#[derive(Debug)]
+pub enum Step {
+    /// A complete message.
+    Message(Inbound),
+    /// An answer to a ping.
+    Pong,
+    /// No complete message is there.
+    Wait,
+    /// The client closed; the answer is queued.
+    Closed(Close),
+    /// The client broke the protocol: it is to be told this.
+    Violation(Close),
+}
+
+/// One connection's framing.
+pub struct WebSocket {
+    library: Library<Feed>,
+}
+
+struct Feed {
+    inlet: Rc<RefCell<Inlet>>,
+    /// What was taken out of the inlet before it could be used: comes first.
+    rest: Vec<u8>,
+    rest_used: usize,
+    peer: Rc<Peer>,
+}
+
+impl WebSocket {
+    /// Framing for a server whose handshake is done. `early` are bytes that came with the handshake.
+    pub fn new(peer: Rc<Peer>, inlet: Rc<RefCell<Inlet>>, early: &[u8], message_bytes_max: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(LIBRARY_BUFFER_BYTES)
+            // Straight to the outbound queue, which has the bound.
+            .write_buffer_size(0)
+            .max_write_buffer_size(4096)
+            .max_message_size(Some(message_bytes_max))
+            .max_frame_size(Some(message_bytes_max));
+        let feed = Feed { inlet, rest: early.to_vec(), rest_used: 0, peer };
+        Self { library: Library::from_raw_socket(feed, Role::Server, Some(config)) }
+    }
+
+    /// The next thing in the bytes that are there.
+    pub fn step(&mut self) -> Step {
+        loop {
+            let message = match self.library.read() {
+                Ok(message) => message,
+                Err(error) => return self.failed(&error),
+            };
+            return match message {
+                Message::Text(text) => Step::Message(Inbound { data: text.into(), binary: false }),
+                Message::Binary(data) => Step::Message(Inbound { data, binary: true }),
+                Message::Pong(_) => Step::Pong,
+                Message::Close(frame) => {
+                    // The library has its answer ready; this hands it to the queue.
+                    let _ = self.library.flush();
+                    let close = frame.map_or(Close::NORMAL, |frame| {
+                        Close::custom(frame.code.into(), frame.reason.as_str())
+                    });
+                    Step::Closed(close)
+                }
+                // The library answers pings by itself, at its next read.
+                Message::Ping(_) | Message::Frame(_) => continue,
+            };
+        }
+    }
+
+    /// Keeps what is left in the inlet, so that another connection can use it.
+    pub fn stash(&mut self) {
+        let feed = self.library.get_mut();
+        let more = feed.inlet.borrow_mut().take();
+        feed.rest.drain(..feed.rest_used);
+        feed.rest_used = 0;
+        feed.rest.extend_from_slice(&more);
+    }
+
+    /// Whether bytes are waiting that came before.
+    pub fn has_stashed(&self) -> bool {
+        let feed = self.library.get_ref();
+        feed.rest_used < feed.rest.len()
+    }
+
+    fn failed(&mut self, error: &Error) -> Step {
+        let close = match error {
+            Error::Io(error) if error.kind() == ErrorKind::WouldBlock => return Step::Wait,
+            Error::ConnectionClosed | Error::AlreadyClosed => return Step::Closed(Close::NORMAL),
+            Error::Utf8(_) => Close::INVALID_UTF8,
+            Error::Capacity(CapacityError::MessageTooLong { .. }) => Close::MESSAGE_TOO_BIG,
+            Error::Protocol(problem) => {
+                Close::custom(Close::PROTOCOL_ERROR.code, &problem.to_string())
+            }
+            _ => Close::PROTOCOL_ERROR,
+        };
+        Step::Violation(close)
+    }
+}
+
+impl Read for Feed {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.rest_used < self.rest.len() {
+            let count = (self.rest.len() - self.rest_used).min(into.len());
+            into[..count].copy_from_slice(&self.rest[self.rest_used..self.rest_used + count]);
+            self.rest_used += count;
+            if self.rest_used == self.rest.len() {
+                (self.rest, self.rest_used) = (Vec::new(), 0);
+            }
+            return Ok(count);
+        }
+        let mut inlet = self.inlet.borrow_mut();
+        let count = inlet.range.len().min(into.len());
+        if count == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let start = inlet.range.start;
+        into[..count].copy_from_slice(&inlet.buffer[start..start + count]);
+        inlet.range.start += count;
+        Ok(count)
+    }
+}
+
+impl Write for Feed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A client that sends pings and reads no pongs.
+        if self.peer.outbound.reply(bytes) == Pushed::Full {
+            self.peer.signal(Signal::Slow);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The value of `Sec-WebSocket-Accept` for a key (RFC 6455, 4.2.2).
+pub fn accept_key(key: &str) -> String {
+    derive_accept_key(key.as_bytes())
+}

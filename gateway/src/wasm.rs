@@ -1,0 +1,29 @@
+//! Plugins that are WebAssembly components, run by wasmtime. The rest of the gateway sees [`Loader`] and the traits it
+//! implements.
+//!
+//! A file becomes a plugin in this order: [`inspect`] says what the bytes are, [`adapt`] makes a component of a core
+//! module, [`loader`] compiles and links it, [`instance`] is what a worker calls. [`host`] and [`wasi`] are the other
+//! direction: everything a plugin can reach.
+//!
+//! Three rules keep a plugin from hurting the gateway. A call never waits: nothing a plugin can import blocks, and an
+//! epoch deadline ends what computes too long. A call never leaves half of something: effects are recorded and handed
+//! over at the end. And an instance whose call did not end normally is never called again.
+
+mod engine;
+
+mod inspect;
+mod adapt;
+mod loader;
+
+mod instance;
+mod answer;
+mod call;
+
+mod host;
+mod wasi;
+mod output;
+mod limits;
+mod bindings;
+
+pub use engine::EngineError;
+pub use loader::{Loader, LoaderConfig};

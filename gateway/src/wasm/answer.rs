@@ -1,0 +1,137 @@
+//! What a hook returned, checked before the gateway acts on it.
+
+use super::bindings::exports::gateway::plugin::{on_connect, on_message};
+use super::bindings::gateway::plugin::types;
+use super::call::State;
+use super::output::cut;
+use crate::plugin::failure::{Cause, Failure};
+use crate::plugin::verdict::{ConnectVerdict, Identity, Refusal, Verdict};
+use crate::protocol::channel::Channel;
+use crate::protocol::json;
+
+use bytes::Bytes;
+
+/// Longest reason of a close frame in bytes: a control frame has 125, and the code takes two.
+const CLOSE_REASON_BYTES_MAX: usize = 123;
+
+pub(super) fn verdict(state: &mut State, answer: on_message::Verdict) -> Result<Verdict, Failure> {
+    use on_message::Verdict as Answer;
+    Ok(match answer {
+        Answer::Next => Verdict::Next,
+        Answer::Allow => Verdict::Allow,
+        Answer::Drop => Verdict::Drop,
+        Answer::Deny(why) => {
+            let refusal = refusal(state, why)?;
+            // The code decides what happens, whatever it was wrapped in.
+            if closes(refusal.code) { Verdict::Disconnect(refusal) } else { Verdict::Deny(refusal) }
+        }
+        Answer::Disconnect(why) => {
+            spend(state, why.reason.len())?;
+            Verdict::Disconnect(close(why).map_err(invalid)?)
+        }
+        Answer::Replace(payload) => Verdict::Replace(self::payload(state, payload)?),
+        Answer::Reply(payload) => Verdict::Reply(self::payload(state, payload)?),
+        Answer::Route(addresses) => Verdict::Route(channels(state, addresses, "addresses")?),
+    })
+}
+
+pub(super) fn connect_verdict(
+    state: &mut State,
+    answer: on_connect::ConnectVerdict,
+) -> Result<ConnectVerdict, Failure> {
+    use on_connect::ConnectVerdict as Answer;
+    Ok(match answer {
+        Answer::Pass => ConnectVerdict::Pass,
+        Answer::Accept(identity) => ConnectVerdict::Accept(Box::new(self::identity(state, identity)?)),
+        Answer::Refuse(why) => ConnectVerdict::Refuse(refusal(state, why)?),
+    })
+}
+
+/// A refusal that closes the connection; the reason is cut to what a close frame has room for.
+pub(super) fn close(why: types::Refusal) -> Result<Refusal, String> {
+    if !closes(why.code) {
+        return Err(format!("{} is not a close code; they are 3000 to 4999", why.code));
+    }
+    Ok(Refusal { code: why.code, reason: cut(&why.reason, CLOSE_REASON_BYTES_MAX).into() })
+}
+
+fn closes(code: u32) -> bool {
+    (3000..=4999).contains(&code)
+}
+
+fn refusal(state: &mut State, why: types::Refusal) -> Result<Refusal, Failure> {
+    spend(state, why.reason.len())?;
+    match why.code {
+        100..=1999 => Ok(Refusal { code: why.code, reason: why.reason.into() }),
+        code if closes(code) => close(why).map_err(invalid),
+        code => Err(invalid(format!(
+            "refused with code {code}; codes are 100 to 1999 for an error, 3000 to 4999 to close"
+        ))),
+    }
+}
+
+fn identity(state: &mut State, identity: types::Identity) -> Result<Identity, Failure> {
+    let attributes = identity.attributes;
+    if attributes.len() > state.limits.effects_max {
+        return Err(too_many(state, "attributes"));
+    }
+    let bytes = attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    spend(state, bytes + identity.user.len())?;
+    if attributes.iter().any(|(name, _)| name.is_empty()) {
+        return Err(invalid("accepted with an attribute that has no name"));
+    }
+    Ok(Identity {
+        user: identity.user.into(),
+        expires_at: identity.expires_at,
+        info: optional_json(state, identity.info, "info")?,
+        data: optional_json(state, identity.data, "data")?,
+        channels: channels(state, identity.channels, "channels")?,
+        attributes: attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+    })
+}
+
+/// A payload for the client of the event.
+fn payload(state: &mut State, payload: Vec<u8>) -> Result<Bytes, Failure> {
+    spend(state, payload.len())?;
+    let payload = Bytes::from(payload);
+    if !state.event.speaks_json() {
+        return Ok(payload);
+    }
+    json::compact(payload).map_err(|error| invalid(format!("answered with a payload that is {error}")))
+}
+
+/// JSON whatever the client speaks: others see it.
+fn optional_json(state: &mut State, bytes: Vec<u8>, what: &str) -> Result<Bytes, Failure> {
+    if bytes.is_empty() {
+        return Ok(Bytes::new());
+    }
+    spend(state, bytes.len())?;
+    json::compact(bytes.into()).map_err(|error| invalid(format!("accepted with {what} that is {error}")))
+}
+
+fn channels(state: &mut State, names: Vec<String>, what: &str) -> Result<Vec<Channel>, Failure> {
+    if names.len() > state.limits.effects_max {
+        return Err(too_many(state, what));
+    }
+    spend(state, names.iter().map(String::len).sum())?;
+    let parse = |name: &String| {
+        let sentence = |error| format!("{:?} among the {what} is not usable: {error}", cut(name, 100));
+        Channel::parse(name).map_err(|error| invalid(sentence(error)))
+    };
+    names.iter().map(parse).collect()
+}
+
+fn spend(state: &mut State, bytes: usize) -> Result<(), Failure> {
+    state.spend(bytes).map_err(|_| {
+        let most = state.limits.effect_bytes_max;
+        invalid(format!("answer and effects have more than {most} bytes together (effect_bytes_max)"))
+    })
+}
+
+fn too_many(state: &State, what: &str) -> Failure {
+    invalid(format!("more than {} {what} (effects_max)", state.limits.effects_max))
+}
+
+fn invalid(sentence: impl Into<Box<str>>) -> Failure {
+    Failure::new(Cause::InvalidAnswer, sentence)
+}

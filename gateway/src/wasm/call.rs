@@ -1,0 +1,173 @@
+//! The data of a store: the call in progress and what belongs to the instance.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
+
+use super::limits::MemoryLimit;
+use super::output::{Level, Log, Stream};
+use crate::plugin::event::{Client, Goodbye, Hello, Message};
+use crate::plugin::interests::{Hooks, Interests};
+use crate::plugin::settings::Limits;
+use crate::plugin::verdict::Effect;
+use crate::protocol::Protocol;
+use crate::protocol::channel::Channel;
+
+/// Which hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// While the instance is made, nothing is in progress either.
+    Configure,
+    Connect,
+    Message,
+    Disconnect,
+}
+
+/// The event in progress, as far as a plugin can ask about it.
+pub(super) struct Event {
+    pub(super) hook: Hook,
+    pub(super) client: Option<Arc<Client>>,
+    pub(super) channel: Option<Channel>,
+    /// Reused from call to call.
+    pub(super) method: String,
+    pub(super) binary: bool,
+    /// Unix time in milliseconds.
+    pub(super) now: u64,
+}
+
+impl Event {
+    /// Whether payloads must be JSON.
+    pub(super) fn speaks_json(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.protocol == Protocol::CentrifugeJson.as_str())
+    }
+}
+
+/// What host functions work on.
+pub(super) struct State {
+    pub(super) event: Event,
+    /// Those of earlier plugins first.
+    effects: Vec<Effect>,
+    /// How many are of earlier plugins.
+    effects_before: usize,
+    /// Bytes handed over in this call.
+    bytes: usize,
+    pub(super) limits: Arc<Limits>,
+    pub(super) memory: MemoryLimit,
+    /// What `configure` asked for.
+    pub(super) interests: Interests,
+    pub(super) log: Log,
+    pub(super) stdout: Stream,
+    pub(super) stderr: Stream,
+    /// The zero of the plugin's monotonic clock.
+    pub(super) begin: Instant,
+    /// Without a single folder: only the types exist, because standard libraries import them.
+    pub(super) files: WasiFilesystemCtx,
+    /// Stays empty, see `files`.
+    pub(super) table: ResourceTable,
+}
+
+/// A budget of one call is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exhausted {
+    Effects,
+    Bytes,
+}
+
+impl State {
+    pub(super) fn new(limits: Arc<Limits>, hooks: Hooks, log: Log) -> Self {
+        Self {
+            event: Event {
+                hook: Hook::Configure,
+                client: None,
+                channel: None,
+                method: String::new(),
+                binary: false,
+                now: 0,
+            },
+            effects: Vec::new(),
+            effects_before: 0,
+            bytes: 0,
+            memory: MemoryLimit::new(limits.memory),
+            limits,
+            interests: Interests::everything(hooks),
+            log,
+            stdout: Stream::default(),
+            stderr: Stream::default(),
+            begin: Instant::now(),
+            files: WasiFilesystemCtx::default(),
+            table: ResourceTable::new(),
+        }
+    }
+
+    /// The instance is being made and configured.
+    pub(super) fn begin_configure(&mut self) {
+        self.event.hook = Hook::Configure;
+        self.event.now =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    }
+
+    pub(super) fn begin_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) {
+        self.begin(Hook::Connect, &hello.client, hello.now, effects);
+    }
+
+    pub(super) fn begin_message(&mut self, message: &Message, effects: &mut Vec<Effect>) {
+        self.begin(Hook::Message, &message.client, message.now, effects);
+        self.event.channel.clone_from(&message.channel);
+        self.event.method.push_str(&message.method);
+        self.event.binary = message.binary;
+    }
+
+    pub(super) fn begin_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) {
+        self.begin(Hook::Disconnect, &goodbye.client, goodbye.now, effects);
+    }
+
+    fn begin(&mut self, hook: Hook, client: &Arc<Client>, now: u64, effects: &mut Vec<Effect>) {
+        self.event.hook = hook;
+        self.event.client = Some(client.clone());
+        self.event.now = now;
+        self.effects = std::mem::take(effects);
+        self.effects_before = self.effects.len();
+        self.bytes = 0;
+    }
+
+    /// Hands the effects back and forgets the client.
+    pub(super) fn end(&mut self, effects: &mut Vec<Effect>) {
+        *effects = std::mem::take(&mut self.effects);
+        self.event.client = None;
+        self.event.channel = None;
+        self.event.method.clear();
+        self.event.binary = false;
+    }
+
+    /// What the call wrote becomes log lines.
+    pub(super) fn flush_output(&mut self) {
+        self.stdout.flush(&self.log, Level::Info);
+        self.stderr.flush(&self.log, Level::Warn);
+    }
+
+    /// Counts bytes against the budget of the call.
+    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        let sum = self.bytes.saturating_add(bytes);
+        if sum > self.limits.effect_bytes_max {
+            return Err(Exhausted::Bytes);
+        }
+        self.bytes = sum;
+        Ok(())
+    }
+
+    /// Whether one more effect has room.
+    pub(super) fn room_for_effect(&self) -> Result<(), Exhausted> {
+        if self.effects.len() - self.effects_before < self.limits.effects_max {
+            Ok(())
+        } else {
+            Err(Exhausted::Effects)
+        }
+    }
+
+    /// Keeps an effect until the call has ended.
+    pub(super) fn record(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+}

@@ -1,0 +1,200 @@
+//! The interface `gateway:plugin`, version 0.1, from the side of the gateway.
+
+use super::answer;
+use super::bindings::gateway::plugin::{context, effects, interests, log, types};
+use super::call::{Exhausted, Hook, State};
+use super::output::Level;
+use crate::plugin::event::Client;
+use crate::plugin::interests::{Kinds, Pattern};
+use crate::plugin::verdict::Effect;
+use crate::protocol::channel::Channel;
+use crate::protocol::json;
+
+use effects::Error;
+
+/// The codes of `types.error`.
+mod code {
+    pub(super) const TOO_MANY_EFFECTS: u32 = 1;
+    pub(super) const TOO_MANY_BYTES: u32 = 2;
+    pub(super) const INVALID_ADDRESS: u32 = 3;
+    pub(super) const INVALID_JSON: u32 = 4;
+    pub(super) const NOT_IN_THIS_HOOK: u32 = 5;
+    pub(super) const INVALID_CODE: u32 = 6;
+    pub(super) const INVALID_NAME: u32 = 7;
+}
+
+impl types::Host for State {}
+
+// ---------------------------------------------------------------------------------------------------- context
+
+impl State {
+    fn of_client<T: Default>(&self, get: impl FnOnce(&Client) -> T) -> T {
+        self.event.client.as_deref().map(get).unwrap_or_default()
+    }
+}
+
+impl context::Host for State {
+    fn connection(&mut self) -> String {
+        self.of_client(|client| client.id.as_ref().into())
+    }
+
+    fn user(&mut self) -> String {
+        self.of_client(|client| client.user.as_ref().into())
+    }
+
+    fn channel(&mut self) -> String {
+        self.event.channel.as_ref().map(|channel| channel.as_str().into()).unwrap_or_default()
+    }
+
+    fn method(&mut self) -> String {
+        self.event.method.clone()
+    }
+
+    fn protocol(&mut self) -> String {
+        self.of_client(|client| client.protocol.into())
+    }
+
+    fn remote_address(&mut self) -> String {
+        self.of_client(|client| client.address.to_string())
+    }
+
+    fn binary(&mut self) -> bool {
+        self.event.binary
+    }
+
+    fn header(&mut self, name: String) -> Option<String> {
+        self.of_client(|client| {
+            let header = client.headers.iter().find(|(header, _)| **header == *name);
+            header.map(|(_, value)| value.as_ref().into())
+        })
+    }
+
+    fn attribute(&mut self, name: String) -> Option<String> {
+        self.of_client(|client| client.attributes.get(&*name).map(|value| value.as_ref().into()))
+    }
+
+    fn now(&mut self) -> u64 {
+        self.event.now
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- effects
+
+impl effects::Host for State {
+    fn publish(&mut self, address: String, payload: Vec<u8>) -> Result<(), Error> {
+        self.effect(&[Hook::Connect, Hook::Message, Hook::Disconnect], address.len() + payload.len())?;
+        let address = parse(&address)?;
+        let mut payload = payload.into();
+        if self.event.speaks_json() {
+            payload = json::compact(payload).map_err(|e| error(code::INVALID_JSON, e.to_string()))?;
+        }
+        self.record(Effect::Publish { address, payload });
+        Ok(())
+    }
+
+    fn subscribe(&mut self, channel: String) -> Result<(), Error> {
+        self.effect(&[Hook::Connect, Hook::Message], channel.len())?;
+        self.record(Effect::Subscribe(parse(&channel)?));
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, channel: String) -> Result<(), Error> {
+        self.effect(&[Hook::Connect, Hook::Message], channel.len())?;
+        self.record(Effect::Unsubscribe(parse(&channel)?));
+        Ok(())
+    }
+
+    fn disconnect(&mut self, why: types::Refusal) -> Result<(), Error> {
+        self.effect(&[Hook::Connect, Hook::Message], why.reason.len())?;
+        let refusal = answer::close(why).map_err(|why| error(code::INVALID_CODE, why))?;
+        self.record(Effect::Disconnect(refusal));
+        Ok(())
+    }
+
+    fn set_attribute(&mut self, name: String, value: String) -> Result<(), Error> {
+        self.effect(&[Hook::Connect, Hook::Message], name.len() + value.len())?;
+        if name.is_empty() {
+            return Err(error(code::INVALID_NAME, "the name of an attribute is empty"));
+        }
+        self.record(Effect::SetAttribute { name: name.into(), value: value.into() });
+        Ok(())
+    }
+}
+
+impl State {
+    /// What every effect has to pass before its content is looked at.
+    fn effect(&mut self, hooks: &[Hook], bytes: usize) -> Result<(), Error> {
+        if !hooks.contains(&self.event.hook) {
+            return Err(not_in_this_hook());
+        }
+        self.room_for_effect().and_then(|()| self.spend(bytes)).map_err(|exhausted| match exhausted {
+            Exhausted::Effects => {
+                let most = self.limits.effects_max;
+                error(code::TOO_MANY_EFFECTS, format!("more than {most} effects in one call (effects_max)"))
+            }
+            Exhausted::Bytes => {
+                let most = self.limits.effect_bytes_max;
+                error(code::TOO_MANY_BYTES, format!("more than {most} bytes in one call (effect_bytes_max)"))
+            }
+        })
+    }
+}
+
+// -------------------------------------------------------------------------------------------------- interests
+
+/// More patterns would cost every message.
+const PATTERNS_MAX: usize = 64;
+
+impl interests::Host for State {
+    fn kinds(&mut self, kinds: Vec<types::Kind>) -> Result<(), Error> {
+        self.only_in_configure()?;
+        self.interests.kinds = Kinds::from_numbers(&kinds);
+        Ok(())
+    }
+
+    fn channels(&mut self, patterns: Vec<String>) -> Result<(), Error> {
+        self.only_in_configure()?;
+        if patterns.len() > PATTERNS_MAX {
+            return Err(error(code::TOO_MANY_EFFECTS, format!("more than {PATTERNS_MAX} channel patterns")));
+        }
+        let parse = |text: &String| {
+            let sentence = || format!("{text:?} is not a channel name that may end in `*`");
+            Pattern::parse(text).ok_or_else(|| error(code::INVALID_ADDRESS, sentence()))
+        };
+        self.interests.channels = Some(patterns.iter().map(parse).collect::<Result<_, _>>()?);
+        Ok(())
+    }
+
+    fn payload(&mut self, needed: bool) {
+        // Without an error to return, a call from another hook has no effect.
+        if self.event.hook == Hook::Configure {
+            self.interests.payload = needed;
+        }
+    }
+}
+
+impl State {
+    fn only_in_configure(&self) -> Result<(), Error> {
+        if self.event.hook == Hook::Configure { Ok(()) } else { Err(not_in_this_hook()) }
+    }
+}
+
+// -------------------------------------------------------------------------------------------------------- log
+
+impl log::Host for State {
+    fn line(&mut self, level: u32, message: String) {
+        self.log.line(Level::from_number(level), &message);
+    }
+}
+
+fn parse(address: &str) -> Result<Channel, Error> {
+    Channel::parse(address).map_err(|invalid| error(code::INVALID_ADDRESS, invalid.to_string()))
+}
+
+fn not_in_this_hook() -> Error {
+    error(code::NOT_IN_THIS_HOOK, "not possible in this hook")
+}
+
+fn error(code: u32, message: impl Into<String>) -> Error {
+    Error { code, message: message.into() }
+}

@@ -1,0 +1,218 @@
+//! A component in a store of its own: what a worker calls.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::Instance as Component;
+use wasmtime::{Store, Trap};
+
+use super::answer;
+use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message};
+use super::call::State;
+use super::engine::TICK;
+use super::inspect;
+use super::limits::{HANDLES_MAX, HOST_CALL_EXTRA};
+use super::loader::Compiled;
+use super::output::{Log, cut};
+use crate::plugin::Plugin;
+use crate::plugin::event::{Goodbye, Hello, Message};
+use crate::plugin::failure::{Cause, Failure};
+use crate::plugin::interests::Interests;
+use crate::plugin::load::{LoadCode, LoadError};
+use crate::plugin::settings::{Limits, Settings};
+use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
+
+/// The hooks of one instance, looked up and checked.
+struct Guests {
+    configure: Option<configure::Guest>,
+    on_connect: Option<on_connect::Guest>,
+    on_message: Option<on_message::Guest>,
+    on_disconnect: Option<on_disconnect::Guest>,
+}
+
+/// A plugin that runs.
+pub(super) struct Instance {
+    store: Store<State>,
+    guests: Guests,
+    interests: Interests,
+    /// A call did not end normally: what the guest left behind in its memory is not to be trusted.
+    ended: bool,
+}
+
+impl Instance {
+    /// Instantiates and configures.
+    pub(super) fn new(compiled: &Compiled, settings: &Settings, limits: Arc<Limits>, log: Log) -> Result<Self, LoadError> {
+        let state = State::new(limits, compiled.about.hooks, log);
+        let mut store = Store::new(compiled.pre.engine(), state);
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(settings.limits.effect_bytes_max + HOST_CALL_EXTRA);
+        store.set_max_component_handles(HANDLES_MAX);
+        store.data_mut().begin_configure();
+
+        let component = guarded(&mut store, settings.limits.configure_deadline, |store| compiled.pre.instantiate(store));
+        let component = component.map_err(|failure| {
+            let why = explain(&failure, &settings.limits, true);
+            LoadError::new(LoadCode::Instantiate, format!("failed while an instance was made: {why}"))
+        })?;
+        let guests = Guests::load(compiled, &mut store, &component).map_err(|error| {
+            let sentence = format!("has a hook with other types than interface {}: {error:#}", inspect::INTERFACE);
+            LoadError::new(LoadCode::InterfaceMismatch, sentence)
+        })?;
+        let mut instance = Self { store, guests, interests: Interests::everything(compiled.about.hooks), ended: false };
+        instance.configure(settings)?;
+        instance.store.data_mut().flush_output();
+        instance.interests = instance.store.data().interests.clone();
+        Ok(instance)
+    }
+
+    fn configure(&mut self, settings: &Settings) -> Result<(), LoadError> {
+        let Some(configure) = &self.guests.configure else { return Ok(()) };
+        let answer = guarded(&mut self.store, settings.limits.configure_deadline, |store| {
+            configure.call_call(store, &settings.config)
+        });
+        let sentence = match answer {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(text)) => format!("refuses its settings: {}", cut(&text, 1000)),
+            Err(failure) => {
+                format!("failed in its configure hook ({})", explain(&failure, &settings.limits, true))
+            }
+        };
+        Err(LoadError::new(LoadCode::Configure, sentence))
+    }
+
+    /// Runs a hook. Whatever goes wrong in it ends the instance.
+    fn call<T>(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        begin: impl FnOnce(&mut State, &mut Vec<Effect>),
+        run: impl FnOnce(&Guests, &mut Store<State>) -> wasmtime::Result<T>,
+    ) -> Result<T, Failure> {
+        if self.ended {
+            return Err(Failure::new(Cause::Trap, "this instance has failed before"));
+        }
+        begin(self.store.data_mut(), effects);
+        let deadline = self.store.data().limits.deadline;
+        let guests = &self.guests;
+        let answer = guarded(&mut self.store, deadline, |store| run(guests, store));
+        let state = self.store.data_mut();
+        state.end(effects);
+        if answer.is_ok() {
+            state.flush_output();
+        }
+        answer.map_err(|failure| {
+            self.ended = true;
+            let detail = explain(&failure, &self.store.data().limits, false);
+            Failure::new(failure.cause, detail)
+        })
+    }
+}
+
+impl Plugin for Instance {
+    fn interests(&self) -> &Interests {
+        &self.interests
+    }
+
+    fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+        let answer = self.call(
+            effects,
+            |state, effects| state.begin_connect(hello, effects),
+            |guests, store| {
+                let Some(hook) = &guests.on_connect else { return Ok(on_connect::ConnectVerdict::Pass) };
+                hook.call_call(store, hello.client.number, &hello.token, &hello.data)
+            },
+        )?;
+        answer::connect_verdict(self.store.data_mut(), answer)
+    }
+
+    fn on_message(&mut self, message: &Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+        let payload: &[u8] = if self.interests.payload { &message.payload } else { &[] };
+        let answer = self.call(
+            effects,
+            |state, effects| state.begin_message(message, effects),
+            |guests, store| {
+                let Some(hook) = &guests.on_message else { return Ok(on_message::Verdict::Next) };
+                hook.call_call(store, message.client.number, message.kind as u32, payload)
+            },
+        )?;
+        answer::verdict(self.store.data_mut(), answer)
+    }
+
+    fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+        self.call(
+            effects,
+            |state, effects| state.begin_disconnect(goodbye, effects),
+            |guests, store| {
+                let Some(hook) = &guests.on_disconnect else { return Ok(()) };
+                let Goodbye { client, code, reason, duration, .. } = goodbye;
+                hook.call_call(store, client.number, u32::from(*code), reason, *duration)
+            },
+        )
+    }
+}
+
+impl Guests {
+    /// Checks the types of every hook that is there.
+    fn load(compiled: &Compiled, store: &mut Store<State>, component: &Component) -> wasmtime::Result<Self> {
+        let hooks = &compiled.hooks;
+        Ok(Self {
+            configure: hooks.configure.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
+            on_connect: hooks.on_connect.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
+            on_message: hooks.on_message.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
+            on_disconnect: hooks.on_disconnect.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
+        })
+    }
+}
+
+/// Runs guest code under a deadline, and survives a panic of the host in between.
+fn guarded<T>(
+    store: &mut Store<State>,
+    deadline: Duration,
+    run: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
+) -> Result<T, Failure> {
+    // The tick in progress may end at once, so one more is granted.
+    let ticks = deadline.as_millis() / TICK.as_millis() + 1;
+    store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX));
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut *store)));
+    let exceeded = store.data_mut().memory.take_exceeded();
+    match outcome {
+        // A plugin that was denied memory and went on without has not failed.
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => {
+            let cause = match error.downcast_ref::<Trap>() {
+                Some(Trap::Interrupt) => Cause::Deadline,
+                _ if exceeded => Cause::Memory,
+                _ => Cause::Trap,
+            };
+            let words = store.data_mut().stderr.take();
+            let detail = if words.is_empty() { reason(&error) } else { format!("{words} ({})", reason(&error)) };
+            Err(Failure::new(cause, detail))
+        }
+        Err(panic) => Err(Failure::new(Cause::Trap, format!("the gateway panicked in a host call: {}", text(&*panic)))),
+    }
+}
+
+/// What went wrong, without the backtrace that comes first in the error's own text.
+fn reason(error: &wasmtime::Error) -> String {
+    cut(&error.root_cause().to_string(), 500).into()
+}
+
+fn text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text")
+}
+
+/// A failure with the limit it hit and the setting that moves it.
+fn explain(failure: &Failure, limits: &Limits, configure: bool) -> String {
+    match failure.cause {
+        Cause::Deadline if configure => {
+            format!("took longer than {:?} (limits.configure_deadline)", limits.configure_deadline)
+        }
+        Cause::Deadline => format!("took longer than {:?} (limits.deadline)", limits.deadline),
+        Cause::Memory => {
+            format!("wanted more than {} MiB of memory (limits.memory): {}", limits.memory >> 20, failure.detail)
+        }
+        Cause::Trap | Cause::InvalidAnswer => failure.detail.to_string(),
+    }
+}

@@ -1,0 +1,105 @@
+//! How much memory an instance may take.
+
+use wasmtime::ResourceLimiter;
+
+use super::engine::{PARTS_MAX, TABLE_ELEMENTS_MAX};
+
+/// Handles an instance may hold: streams and errors of WASI, a few at a time.
+pub(super) const HANDLES_MAX: usize = 1024;
+/// What a host call may hand over beside payloads: addresses, reasons, log lines.
+pub(super) const HOST_CALL_EXTRA: usize = 64 << 10;
+
+/// Watches over all memories of one instance together.
+#[derive(Debug)]
+pub(super) struct MemoryLimit {
+    bytes: usize,
+    bytes_max: usize,
+    table_elements: usize,
+    exceeded: bool,
+}
+
+impl MemoryLimit {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { bytes: 0, bytes_max, table_elements: 0, exceeded: false }
+    }
+
+    /// Whether growth was denied since the last question. A program that is denied memory ends itself, and then the
+    /// limit and not the trap is what the operator wants to read.
+    pub(super) fn take_exceeded(&mut self) -> bool {
+        std::mem::take(&mut self.exceeded)
+    }
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let sum = self.bytes.saturating_sub(current).saturating_add(desired);
+        if sum > self.bytes_max {
+            self.exceeded = true;
+            return Ok(false);
+        }
+        // Beyond its own maximum the memory refuses by itself, and nothing is taken.
+        if maximum.is_none_or(|maximum| desired <= maximum) {
+            self.bytes = sum;
+        }
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let sum = self.table_elements.saturating_sub(current).saturating_add(desired);
+        if sum > TABLE_ELEMENTS_MAX {
+            self.exceeded = true;
+            return Ok(false);
+        }
+        if maximum.is_none_or(|maximum| desired <= maximum) {
+            self.table_elements = sum;
+        }
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        PARTS_MAX as usize
+    }
+
+    fn tables(&self) -> usize {
+        PARTS_MAX as usize
+    }
+
+    fn memories(&self) -> usize {
+        PARTS_MAX as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn memories_of_an_instance_count_together() {
+        let mut limit = MemoryLimit::new(100);
+        assert!(limit.memory_growing(0, 60, None).unwrap());
+        assert!(limit.memory_growing(0, 40, None).unwrap(), "a second memory");
+        assert!(!limit.take_exceeded());
+        assert!(!limit.memory_growing(60, 61, None).unwrap());
+        assert!(limit.take_exceeded());
+        assert!(!limit.take_exceeded(), "asked once");
+    }
+
+    #[test]
+    fn growth_beyond_the_memorys_own_maximum_takes_nothing() {
+        let mut limit = MemoryLimit::new(100);
+        assert!(limit.memory_growing(0, 90, Some(50)).unwrap());
+        assert!(limit.memory_growing(0, 100, None).unwrap());
+    }
+}

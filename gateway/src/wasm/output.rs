@@ -1,0 +1,179 @@
+//! What a plugin writes: log lines, and standard output, which becomes log lines.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use tracing::{debug, error, info, warn};
+
+use crate::plugin::counters::PluginCounters;
+
+/// Longest line in bytes.
+const LINE_BYTES_MAX: usize = 1024;
+/// Longest output on one stream in one call, in bytes.
+const CALL_BYTES_MAX: usize = 4096;
+
+/// How loud a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+impl Level {
+    /// The numbers of the plugin interface; a number of a later version is quiet.
+    pub(super) fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::Error,
+            2 => Self::Warn,
+            3 => Self::Info,
+            _ => Self::Debug,
+        }
+    }
+}
+
+/// Lines per second of all instances of a plugin together.
+#[derive(Debug)]
+pub(super) struct LogBudget {
+    lines_per_second: u32,
+    begin: Instant,
+    /// The second since `begin` in the upper half, the lines in it in the lower.
+    window: AtomicU64,
+}
+
+impl LogBudget {
+    pub(super) fn new(lines_per_second: u32) -> Self {
+        Self { lines_per_second, begin: Instant::now(), window: AtomicU64::new(0) }
+    }
+
+    fn take(&self) -> bool {
+        self.take_at(self.begin.elapsed().as_secs())
+    }
+
+    fn take_at(&self, second: u64) -> bool {
+        let next = |window: u64| {
+            let used = if window >> 32 == second { window & u64::from(u32::MAX) } else { 0 };
+            (used < u64::from(self.lines_per_second)).then_some(second << 32 | (used + 1))
+        };
+        self.window.fetch_update(Relaxed, Relaxed, next).is_ok()
+    }
+}
+
+/// Where the lines of one instance go.
+pub(super) struct Log {
+    pub(super) plugin: Arc<str>,
+    pub(super) budget: Arc<LogBudget>,
+    pub(super) counters: Arc<PluginCounters>,
+}
+
+impl Log {
+    /// Writes a line, or counts it if the plugin has had its share.
+    pub(super) fn line(&self, level: Level, text: &str) {
+        if !self.budget.take() {
+            self.counters.log_line_dropped();
+            return;
+        }
+        let plugin = &*self.plugin;
+        let line = printable(cut(text, LINE_BYTES_MAX));
+        match level {
+            Level::Error => error!(target: "plugin", plugin, "{line}"),
+            Level::Warn => warn!(target: "plugin", plugin, "{line}"),
+            Level::Info => info!(target: "plugin", plugin, "{line}"),
+            Level::Debug => debug!(target: "plugin", plugin, "{line}"),
+        }
+    }
+}
+
+/// What one call writes to a standard stream, kept until the call has ended: the last words of a call that fails belong
+/// to the failure.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    bytes: Vec<u8>,
+    overflowed: bool,
+}
+
+impl Stream {
+    /// Accepts everything and keeps the beginning.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        let room = CALL_BYTES_MAX - self.bytes.len();
+        self.overflowed |= bytes.len() > room;
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// Hands the lines to the log.
+    pub(super) fn flush(&mut self, log: &Log, level: Level) {
+        if self.bytes.is_empty() {
+            return;
+        }
+        for line in String::from_utf8_lossy(&self.bytes).lines().filter(|line| !line.trim().is_empty()) {
+            log.line(level, line);
+        }
+        if self.overflowed {
+            log.counters.log_line_dropped();
+        }
+        self.clear();
+    }
+
+    /// The text as one line, and forgets it.
+    pub(super) fn take(&mut self) -> String {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let text = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+        self.clear();
+        printable(cut(&text, LINE_BYTES_MAX)).into_owned()
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.overflowed = false;
+    }
+}
+
+/// The longest beginning of `text` that has at most `bytes_max` bytes and whole characters.
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+/// A plugin's text must not move the cursor or forge a line.
+fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) {
+        Cow::Owned(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_full_again_in_the_next_second() {
+        let budget = LogBudget::new(2);
+        let taken = [0, 0, 0, 1, 1, 1, 7].map(|second| budget.take_at(second));
+        assert_eq!(taken, [true, true, false, true, true, false, true]);
+        assert!(!LogBudget::new(0).take_at(3));
+    }
+
+    #[test]
+    fn what_a_call_writes_is_bounded_and_becomes_one_line() {
+        let mut stream = Stream::default();
+        stream.write(b"panicked at src/lib.rs:7:\n\x1b[31mno\n");
+        assert_eq!(stream.take(), "panicked at src/lib.rs:7:; \u{fffd}[31mno");
+        assert_eq!(stream.take(), "");
+        for _ in 0..100 {
+            stream.write(&[b'x'; 1000]);
+        }
+        assert_eq!(stream.bytes.len(), CALL_BYTES_MAX);
+        assert_eq!(stream.take().len(), LINE_BYTES_MAX);
+    }
+
+    #[test]
+    fn text_is_cut_between_characters() {
+        assert_eq!(cut("aé", 2), "a");
+        assert_eq!(cut("aé", 3), "aé");
+        assert_eq!(cut("", 3), "");
+    }
+}

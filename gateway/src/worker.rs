@@ -1,0 +1,294 @@
+//! One core's share of the gateway: a listener, its connections, their hub and their plugin instances. Nothing here is
+//! shared with another worker but the backplane and counters.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::{LocalSet, coop, spawn_local, yield_now};
+
+use crate::accept::{self, Admission, ConnectionPermit, HandshakePermit};
+use crate::backplane::Backplane;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::connection::driver::Driver;
+use crate::connection::event::{Event, Now};
+use crate::connection::id::ConnectionIds;
+use crate::connection::session::{Local, Session};
+use crate::hub::peer::{Peer, Signal, Why};
+use crate::hub::{Delivered, Hub};
+use crate::inbox::{Delivery, Inbox};
+use crate::plugin::event::Client;
+use crate::protocol::Protocol;
+use crate::protocol::channel::{Channel, Target};
+use crate::protocol::code::Close;
+use crate::protocol::command::{Command, Connect, Request};
+use crate::shutdown::{self, Phase};
+use crate::telemetry::metrics::{Metrics, Refused};
+use crate::transport::handshake::{Accepted, Handshake};
+use crate::transport::site::Site;
+use crate::transport::websocket::{Inlet, WebSocket};
+
+/// Sockets written, or frames queued, before other tasks get their turn.
+const TURN_MAX: usize = 256;
+
+/// How often a draining worker closes some of its connections.
+const DRAIN_STEP: Duration = Duration::from_millis(50);
+
+/// Everything a worker is made of. `Send`, unlike the worker itself.
+pub struct Parts {
+    /// Which worker.
+    pub index: usize,
+    /// As resolved at start.
+    pub config: Arc<Config>,
+    /// Bound, with `SO_REUSEPORT`.
+    pub listener: std::net::TcpListener,
+    /// What others hand over.
+    pub inbox: Arc<Inbox>,
+    /// The other workers.
+    pub backplane: Arc<dyn Backplane>,
+    /// Counters of all workers.
+    pub metrics: Arc<Metrics>,
+    /// How many connections the node may have.
+    pub admission: Arc<Admission>,
+    /// Pages beside the endpoints.
+    pub site: Option<Arc<dyn Site>>,
+    /// Makes connection ids.
+    pub ids: ConnectionIds,
+    /// Where time comes from.
+    pub clock: Clock,
+    /// How far the process is.
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// A worker on its own thread.
+struct Worker {
+    local: Rc<Local>,
+    ids: ConnectionIds,
+    clock: Clock,
+    inlet: Rc<RefCell<Inlet>>,
+    /// Every connection, admitted or not.
+    open: RefCell<FxHashMap<u64, Rc<Peer>>>,
+    count: Cell<u64>,
+    ended: Notify,
+}
+
+/// Runs a worker on this thread until it has drained, or its time to drain is over.
+pub fn run(parts: Parts) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, serve(parts))
+}
+
+async fn serve(parts: Parts) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(parts.listener)?;
+    let hub = Hub::new(parts.ids);
+    let local = Local::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone());
+    let worker = Rc::new(Worker {
+        local: Rc::new(local),
+        ids: parts.ids,
+        clock: parts.clock,
+        inlet: Rc::default(),
+        open: RefCell::default(),
+        count: Cell::new(0),
+        ended: Notify::new(),
+    });
+    spawn_local(worker.clone().deliver(parts.inbox));
+    spawn_local(worker.clone().flush());
+    // Without its rules a worker would judge clients by nothing: they wait in the backlog.
+    shutdown::running(parts.phase.clone()).await;
+    let handshake = Rc::new(Handshake {
+        config: parts.config,
+        admission: parts.admission.clone(),
+        metrics: parts.metrics.clone(),
+        worker: parts.index,
+        site: parts.site,
+    });
+    let accept = accept::accept(listener, parts.admission, parts.metrics.worker(parts.index), |socket, address, permit| {
+        worker.clone().shake_hands(&handshake, socket, address.ip(), permit);
+    });
+    let until = tokio::select! {
+        () = accept => Duration::ZERO,
+        until = shutdown::draining(parts.phase) => until,
+    };
+    worker.drain(until).await;
+    Ok(())
+}
+
+impl Worker {
+    fn shake_hands(
+        self: Rc<Self>,
+        handshake: &Rc<Handshake>,
+        socket: TcpStream,
+        address: std::net::IpAddr,
+        permit: HandshakePermit,
+    ) {
+        // The deadline of the handshake and of the connect command is one: both begin here.
+        let begun = self.clock.now();
+        let deadline = self.clock.instant(begun.at + self.local.config.handshake.deadline).into();
+        let opened = move |accepted| self.clone().open(accepted, begun);
+        let handshake = handshake.clone();
+        spawn_local(async move {
+            let metrics = handshake.metrics.clone();
+            let worker = handshake.worker;
+            if tokio::time::timeout_at(deadline, handshake.serve(socket, address, permit, opened)).await.is_err() {
+                metrics.worker(worker).refused(Refused::Deadline, address);
+            }
+        });
+    }
+
+    /// Makes a connection out of a socket and starts its task.
+    fn open(self: Rc<Self>, accepted: Accepted, begun: Now) {
+        let Accepted { socket, early, address, protocol, headers, token, connection, handshake } = accepted;
+        let number = ConnectionIds::compose(self.local.worker, self.count.replace(self.count.get() + 1));
+        let Ok(random) = getrandom::u64() else { return };
+        let id = self.ids.id(number, random);
+        let limits = &self.local.config.limits;
+        let peer =
+            Rc::new(Peer::new(number, id.clone(), protocol, limits.outbound_bytes_max, &self.local.unflushed));
+        *peer.socket.borrow_mut() = Some(Box::new(socket));
+        let client = Client {
+            number,
+            id: id.clone(),
+            user: Arc::default(),
+            protocol: protocol.as_str(),
+            address,
+            headers,
+            attributes: BTreeMap::new(),
+        };
+        let websocket = WebSocket::new(peer.clone(), self.inlet.clone(), &early, limits.message_bytes_max);
+        let mut session = Session::new(self.local.clone(), peer.clone(), client, begun, random as u32);
+        self.open.borrow_mut().insert(number, peer);
+        self.local.metrics().opened(&id, address);
+        if protocol == Protocol::Raw {
+            // Nobody will send a connect command: the handshake was one.
+            let request = Request::Connect(Connect { token, ..Connect::default() });
+            session.event(self.clock.now(), Event::Command(Command { id: 0, request }));
+        }
+        let backlog_bytes_max = limits.outbound_bytes_max / 2;
+        let driver =
+            Driver { session, websocket, inlet: self.inlet.clone(), clock: self.clock, backlog_bytes_max };
+        spawn_local(self.drive(number, driver, connection, handshake));
+    }
+
+    async fn drive(
+        self: Rc<Self>,
+        number: u64,
+        driver: Driver,
+        connection: ConnectionPermit,
+        handshake: HandshakePermit,
+    ) {
+        driver.run(move || drop(handshake)).await;
+        drop(connection);
+        self.open.borrow_mut().remove(&number);
+        self.ended.notify_one();
+    }
+
+    /// Takes what other threads hand over, in order.
+    async fn deliver(self: Rc<Self>, inbox: Arc<Inbox>) {
+        let mut batch = Vec::new();
+        loop {
+            inbox.arrived().await;
+            let lost = inbox.take(&mut batch);
+            let mut queued = 0;
+            for delivery in batch.drain(..) {
+                match delivery {
+                    Delivery::Push(push) => {
+                        let Delivered { sent, .. } = self.local.hub.borrow_mut().deliver(&push);
+                        let metrics = self.local.metrics();
+                        metrics.publications_delivered.add(sent as u64);
+                        metrics.messages_out.add(sent as u64);
+                        queued += sent;
+                        if queued >= TURN_MAX {
+                            queued = 0;
+                            yield_now().await;
+                        }
+                    }
+                    Delivery::Close { address, close, why } => self.close(&address, &close, why),
+                    Delivery::Chain(chain, taken) => {
+                        // The old chain's instances are dropped here, between two messages.
+                        *self.local.chain.borrow_mut() = *chain;
+                        let _ = taken.send(());
+                    }
+                }
+            }
+            if lost {
+                let top = |channel: &Channel| {
+                    self.local.backplane.top(channel).map(|top| (top.offset, top.epoch))
+                };
+                self.local.metrics().inbox_overflow();
+                self.local.hub.borrow_mut().check_positions(top);
+            }
+        }
+    }
+
+    fn close(&self, address: &Channel, close: &Close, why: Why) {
+        let hub = self.local.hub.borrow();
+        let signal = || Signal::Close(close.clone(), why);
+        match address.target() {
+            Target::Connection(id) => {
+                let peer = self.ids.number(id).and_then(|number| hub.peer(number));
+                if let Some(peer) = peer.filter(|peer| &*peer.id == id) {
+                    peer.signal(signal());
+                }
+            }
+            _ => hub.listeners(address).for_each(|peer| peer.signal(signal())),
+        }
+    }
+
+    /// Writes to every socket that others have pushed to, once each.
+    async fn flush(self: Rc<Self>) {
+        // The budget of the runtime would make sockets pretend to be full in the middle of a list; this loop has its own.
+        coop::unconstrained(async {
+            loop {
+                let peers = poll_fn(|cx| self.local.unflushed.poll_take(cx)).await;
+                for turn in peers.chunks(TURN_MAX) {
+                    for peer in turn {
+                        peer.flush_for_others();
+                        self.local.metrics().bytes_out.add(peer.outbound.take_uncounted());
+                    }
+                    if turn.len() == TURN_MAX {
+                        yield_now().await;
+                    }
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Asks every client to go, at this worker's share of the pace, and waits until they are gone or time is up.
+    async fn drain(&self, until: Duration) {
+        let config = &self.local.config;
+        let share = f64::from(config.drain.closes_per_second) / config.listen.workers as f64;
+        let per_step = share * DRAIN_STEP.as_secs_f64();
+        let peers: Vec<_> = self.open.borrow().values().cloned().collect();
+        tracing::info!(worker = self.local.worker, connections = peers.len(), "draining");
+        let deadline = self.clock.instant(until).into();
+        let closing = async {
+            let mut step = tokio::time::interval(DRAIN_STEP);
+            let mut credit: f64 = 0.0;
+            for peer in peers {
+                while credit < 1.0 {
+                    step.tick().await;
+                    credit += per_step;
+                }
+                credit -= 1.0;
+                peer.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
+            }
+            while !self.open.borrow().is_empty() {
+                self.ended.notified().await;
+            }
+        };
+        let left = || self.open.borrow().len();
+        if tokio::time::timeout_at(deadline, closing).await.is_err() {
+            tracing::warn!(worker = self.local.worker, connections = left(), "connections were cut off at the drain deadline");
+        } else {
+            tracing::info!(worker = self.local.worker, "drained");
+        }
+    }
+}

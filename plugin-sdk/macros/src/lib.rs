@@ -1,0 +1,35 @@
+//! The attribute macros of `gateway-plugin-sdk`, which re-exports and documents them.
+
+mod plugin;
+
+use proc_macro::TokenStream;
+use quote::quote;
+
+/// Makes a plugin of an `impl Plugin for ..` block: exports the hooks that the block contains.
+///
+/// A crate holds one plugin. Built for WebAssembly, the block's type becomes a component that exports `configure` and one
+/// interface for each hook in the block, and the name and version of the crate are stamped into the file. Built for
+/// anything else, the block stays as it is, so that the [test kit](../gateway_plugin_sdk/kit/index.html) can run it.
+#[proc_macro_attribute]
+pub fn plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    plugin::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Makes a struct or enum readable from a settings file, for `Plugin::Config` and what it contains.
+///
+/// Short for `#[derive(serde::Deserialize)]` with `deny_unknown_fields`, so that a key that is misspelt in a settings file
+/// is refused by name. Takes the usual `#[serde(..)]` attributes.
+#[proc_macro_attribute]
+pub fn settings(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    if !arguments.is_empty() {
+        let message = "#[settings] takes no arguments";
+        return syn::Error::new(proc_macro2::Span::call_site(), message).into_compile_error().into();
+    }
+    let item = proc_macro2::TokenStream::from(item);
+    quote! {
+        #[derive(::gateway_plugin_sdk::serde::Deserialize)]
+        #[serde(crate = "::gateway_plugin_sdk::serde", deny_unknown_fields)]
+        #item
+    }
+    .into()
+}

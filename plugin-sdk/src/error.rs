@@ -1,0 +1,83 @@
+use std::fmt;
+
+/// Why the gateway refused a call. The call had no effect; the hook goes on and decides what that means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostError {
+    /// For programs.
+    pub kind: HostErrorKind,
+    /// For people: a sentence for the log.
+    pub message: String,
+}
+
+/// What was wrong with a call.
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HostErrorKind {
+    /// More effects in one call of a hook than the plugin's limit.
+    TooManyEffects,
+    /// More bytes than the plugin's limit.
+    TooManyBytes,
+    /// Not a valid address or channel, see [`address`](crate::address).
+    InvalidAddress,
+    /// Not JSON, although the receiver speaks JSON.
+    NotJson,
+    /// Not possible in this hook.
+    WrongHook,
+    /// Not a code that closes a connection.
+    InvalidCode,
+    /// An attribute without a name.
+    InvalidName,
+    /// A code that this SDK does not know.
+    Unknown(u32),
+}
+
+impl HostErrorKind {
+    /// The code of the interface.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::TooManyEffects => 1,
+            Self::TooManyBytes => 2,
+            Self::InvalidAddress => 3,
+            Self::NotJson => 4,
+            Self::WrongHook => 5,
+            Self::InvalidCode => 6,
+            Self::InvalidName => 7,
+            Self::Unknown(number) => number,
+        }
+    }
+
+    /// The kind of a code of the interface.
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::TooManyEffects,
+            2 => Self::TooManyBytes,
+            3 => Self::InvalidAddress,
+            4 => Self::NotJson,
+            5 => Self::WrongHook,
+            6 => Self::InvalidCode,
+            7 => Self::InvalidName,
+            _ => Self::Unknown(number),
+        }
+    }
+}
+
+impl HostError {
+    pub(crate) fn new(kind: HostErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for HostError {}
+
+impl From<HostError> for String {
+    /// So that `?` works in [`Plugin::configure`](crate::Plugin::configure).
+    fn from(error: HostError) -> Self {
+        error.message
+    }
+}

@@ -1,0 +1,265 @@
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::ops::Deref;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::HostErrorKind;
+use crate::{HostError, Kind, Refusal, host};
+
+/// What every event has: the client it is about, and what a hook may do beside answering. Reach it through the event.
+///
+/// Nothing here was copied into the plugin beforehand: a getter asks the gateway when it is called, once per event for
+/// those that return `&str`. Ask only for what the hook needs.
+///
+/// Effects are *recorded*. The gateway applies them in the order of the calls, after the hook has returned normally; a
+/// hook that panics leaves nothing behind. Getters therefore show the state from before the hook.
+#[derive(Debug)]
+pub struct Context {
+    number: u64,
+    connection: OnceCell<String>,
+    user: OnceCell<String>,
+    protocol: OnceCell<String>,
+    remote_address: OnceCell<String>,
+}
+
+impl Context {
+    const fn new(number: u64) -> Self {
+        Self {
+            number,
+            connection: OnceCell::new(),
+            user: OnceCell::new(),
+            protocol: OnceCell::new(),
+            remote_address: OnceCell::new(),
+        }
+    }
+
+    // ---- Who ----
+
+    /// A number for the connection that is the same in every hook: a cheap key for the plugin's own maps. It means
+    /// nothing to clients and other nodes.
+    pub const fn connection_number(&self) -> u64 {
+        self.number
+    }
+
+    /// The id of the connection as the client and other clients know it.
+    pub fn connection(&self) -> &str {
+        self.connection.get_or_init(host::connection)
+    }
+
+    /// The user; empty for an anonymous client and before a plugin has accepted one.
+    pub fn user(&self) -> &str {
+        self.user.get_or_init(host::user)
+    }
+
+    /// How the client speaks: `centrifuge-json` or `raw`.
+    pub fn protocol(&self) -> &str {
+        self.protocol.get_or_init(host::protocol)
+    }
+
+    /// The address the connection came from, without a port.
+    pub fn remote_address(&self) -> &str {
+        self.remote_address.get_or_init(host::remote_address)
+    }
+
+    /// A header of the handshake, if the gateway was configured to keep it.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let name = if name.bytes().any(|b| b.is_ascii_uppercase()) {
+            Cow::Owned(name.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(name)
+        };
+        host::header(&name)
+    }
+
+    /// An attribute of the connection, set by [`Connect::attribute`](crate::Connect::attribute) or
+    /// [`set_attribute`](Self::set_attribute) of any plugin.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        host::attribute(name)
+    }
+
+    /// Unix time in milliseconds. The same during one event; use it in place of the system clock, so that tests can set
+    /// it.
+    pub fn now(&self) -> u64 {
+        host::now()
+    }
+
+    // ---- Effects ----
+
+    /// Publishes a payload to an [address](crate::address).
+    pub fn publish(&self, address: impl AsRef<str>, payload: &[u8]) -> Result<(), HostError> {
+        host::publish(address.as_ref(), payload)
+    }
+
+    /// Publishes a value as JSON to an [address](crate::address).
+    pub fn publish_json(
+        &self,
+        address: impl AsRef<str>,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), HostError> {
+        let payload = serde_json::to_vec(value).map_err(|e| {
+            HostError::new(HostErrorKind::NotJson, format!("the value is not expressible as JSON: {e}"))
+        })?;
+        self.publish(address, &payload)
+    }
+
+    /// Subscribes the client of this event to a channel.
+    pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<(), HostError> {
+        host::subscribe(channel.as_ref())
+    }
+
+    /// Unsubscribes the client of this event from a channel.
+    pub fn unsubscribe(&self, channel: impl AsRef<str>) -> Result<(), HostError> {
+        host::unsubscribe(channel.as_ref())
+    }
+
+    /// Closes the connection of this event after its reply was sent. The code is one of the closing ones of
+    /// [`code`](crate::code).
+    pub fn disconnect(&self, code: u32, reason: impl Into<String>) -> Result<(), HostError> {
+        host::disconnect(Refusal { code, reason: reason.into() })
+    }
+
+    /// Sets an attribute of the connection; an empty value removes it.
+    pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), HostError> {
+        host::set_attribute(name, value)
+    }
+}
+
+/// A client that wants to be admitted, or one that refreshes before it expires.
+#[derive(Debug)]
+pub struct Connecting<'a> {
+    context: Context,
+    token: &'a str,
+    data: &'a [u8],
+}
+
+impl<'a> Connecting<'a> {
+    pub(crate) const fn new(number: u64, token: &'a str, data: &'a [u8]) -> Self {
+        Self { context: Context::new(number), token, data }
+    }
+
+    /// The client's credential; empty if it sent none. Never log it.
+    pub const fn token(&self) -> &'a str {
+        self.token
+    }
+
+    /// The JSON that the client sent along; empty for none.
+    pub const fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// [`data`](Self::data) as a value.
+    pub fn json<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(self.data)
+    }
+}
+
+/// A command of an admitted client.
+#[derive(Debug)]
+pub struct Message<'a> {
+    context: Context,
+    kind: Kind,
+    payload: &'a [u8],
+    channel: OnceCell<String>,
+    method: OnceCell<String>,
+}
+
+impl<'a> Message<'a> {
+    pub(crate) const fn new(number: u64, kind: Kind, payload: &'a [u8]) -> Self {
+        Self {
+            context: Context::new(number),
+            kind,
+            payload,
+            channel: OnceCell::new(),
+            method: OnceCell::new(),
+        }
+    }
+
+    /// What the client asks for.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What the client sent, or what the last plugin with [`Verdict::Replace`](crate::Verdict::Replace) made of it. Empty
+    /// where the command has none, and always after [`Interests::without_payload`](crate::Interests::without_payload).
+    pub const fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// [`payload`](Self::payload) as text, if it is UTF-8.
+    pub fn text(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.payload).ok()
+    }
+
+    /// [`payload`](Self::payload) as a value.
+    pub fn json<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(self.payload)
+    }
+
+    /// The channel of the command; empty where the command has none.
+    pub fn channel(&self) -> &str {
+        self.channel.get_or_init(host::channel)
+    }
+
+    /// The method of an rpc; empty otherwise.
+    pub fn method(&self) -> &str {
+        self.method.get_or_init(host::method)
+    }
+
+    /// True if a raw message came as binary.
+    pub fn is_binary(&self) -> bool {
+        host::binary()
+    }
+}
+
+/// A client that was admitted and has gone. Nothing can be done to its connection any more; publishing is possible.
+#[derive(Debug)]
+pub struct Disconnected<'a> {
+    context: Context,
+    code: u32,
+    reason: &'a str,
+    duration: Duration,
+}
+
+impl<'a> Disconnected<'a> {
+    pub(crate) const fn new(number: u64, code: u32, reason: &'a str, millis: u64) -> Self {
+        Self { context: Context::new(number), code, reason, duration: Duration::from_millis(millis) }
+    }
+
+    /// The close code.
+    pub const fn code(&self) -> u32 {
+        self.code
+    }
+
+    /// The close reason.
+    pub const fn reason(&self) -> &'a str {
+        self.reason
+    }
+
+    /// How long the client was admitted.
+    pub const fn duration(&self) -> Duration {
+        self.duration
+    }
+}
+
+impl Deref for Connecting<'_> {
+    type Target = Context;
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl Deref for Message<'_> {
+    type Target = Context;
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl Deref for Disconnected<'_> {
+    type Target = Context;
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}

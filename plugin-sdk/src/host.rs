@@ -1,0 +1,60 @@
+//! The gateway's side of the interface, for a plugin that runs inside it. The test kit has the same functions.
+
+use crate::bindings::host::gateway::plugin::{context, effects, interests, log as lines, types};
+use crate::error::HostErrorKind;
+use crate::log::Level;
+use crate::{HostError, Interests, Refusal};
+
+pub(crate) use context::{
+    attribute, binary, channel, connection, header, method, now, protocol, remote_address, user,
+};
+
+pub(crate) fn publish(address: &str, payload: &[u8]) -> Result<(), HostError> {
+    effects::publish(address, payload).map_err(HostError::from)
+}
+
+pub(crate) fn subscribe(channel: &str) -> Result<(), HostError> {
+    effects::subscribe(channel).map_err(HostError::from)
+}
+
+pub(crate) fn unsubscribe(channel: &str) -> Result<(), HostError> {
+    effects::unsubscribe(channel).map_err(HostError::from)
+}
+
+pub(crate) fn disconnect(why: Refusal) -> Result<(), HostError> {
+    effects::disconnect(&why.into()).map_err(HostError::from)
+}
+
+pub(crate) fn set_attribute(name: &str, value: &str) -> Result<(), HostError> {
+    effects::set_attribute(name, value).map_err(HostError::from)
+}
+
+pub(crate) fn log(level: Level, message: &str) {
+    lines::line(level.number(), message);
+}
+
+pub(crate) fn declare(asked: &Interests) -> Result<(), HostError> {
+    if let Some(kinds) = asked.asked_kinds() {
+        let numbers: Vec<u32> = kinds.iter().map(|kind| kind.number()).collect();
+        interests::kinds(&numbers)?;
+    }
+    if let Some(patterns) = asked.asked_channels() {
+        interests::channels(patterns)?;
+    }
+    if !asked.wants_payload() {
+        interests::payload(false);
+    }
+    Ok(())
+}
+
+impl From<types::Error> for HostError {
+    fn from(error: types::Error) -> Self {
+        Self { kind: HostErrorKind::from_number(error.code), message: error.message }
+    }
+}
+
+impl From<Refusal> for types::Refusal {
+    fn from(refusal: Refusal) -> Self {
+        Self { code: refusal.code, reason: refusal.reason }
+    }
+}

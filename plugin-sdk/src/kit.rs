@@ -1,0 +1,164 @@
+//! Runs the hooks of a plugin in `cargo test`, without a gateway and without WebAssembly.
+//!
+//! The kit plays the gateway's part: it reads the settings the same way, honours the plugin's
+//! [`Interests`], keeps connections with their users and attributes, records effects and log lines,
+//! and has a clock that stands still until the test moves it.
+//!
+//! ```
+//! use gateway_plugin_sdk::kit::{Effect, Kit};
+//! use gateway_plugin_sdk::prelude::*;
+//!
+//! struct Greeter;
+//!
+//! #[plugin]
+//! impl Plugin for Greeter {
+//!     type Config = ();
+//!
+//!     fn configure(_: (), _: &mut Interests) -> Result<Self, String> {
+//!         Ok(Self)
+//!     }
+//!
+//!     fn on_message(&mut self, event: &Message<'_>) -> Verdict {
+//!         if event.kind() == Kind::Subscribe {
+//!             if let Err(error) = event.publish_json(event.channel(), &json!({"joined": event.user()})) {
+//!                 log::warn!("no greeting: {error}");
+//!             }
+//!         }
+//!         Verdict::next()
+//!     }
+//! }
+//!
+//! let mut kit = Kit::<Greeter>::new(json!({}))?;
+//! let outcome = kit.connection("c1").user("42").message(Kind::Subscribe).channel("news").send();
+//! assert_eq!(outcome.verdict, Verdict::Next);
+//! assert_eq!(outcome.effects, [Effect::publish("news", r#"{"joined":"42"}"#)]);
+//! # Ok::<(), String>(())
+//! ```
+
+mod client;
+mod connection;
+pub(crate) mod host;
+mod judge;
+mod outcome;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{Connect, Interests, Plugin, settings};
+use client::Client;
+use host::{Call, Hook, Limits};
+
+pub use connection::{Connecting, Connection, Message};
+pub use outcome::{Effect, LogLine, Outcome};
+
+/// Where the clock of a new kit stands: Unix time in milliseconds.
+pub const START: u64 = 1_700_000_000_000;
+
+/// A plugin with a gateway around it, for tests.
+pub struct Kit<P> {
+    plugin: P,
+    interests: Interests,
+    configured: Vec<LogLine>,
+    clients: BTreeMap<String, Client>,
+    clients_made: u64,
+    now: u64,
+    limits: Limits,
+}
+
+impl<P: Plugin> Kit<P> {
+    /// Loads the plugin with the `[config]` table of its settings file, for example `json!({"limit": 3})`.
+    ///
+    /// # Errors
+    ///
+    /// The text that the operator would read if the gateway refused the plugin.
+    pub fn new(config: impl Serialize) -> Result<Self, String> {
+        let config = serde_json::to_string(&config)
+            .map_err(|e| format!("the settings are not expressible as JSON: {e}"))?;
+        let limits = Limits::default();
+        let mut interests = Interests::default();
+        let (plugin, call) = host::enter(Call::new(Hook::Configure, START, limits), || {
+            let plugin = P::configure(settings::parse(&config)?, &mut interests)?;
+            host::declare(&interests)?;
+            Ok::<_, String>(plugin)
+        });
+        Ok(Self {
+            plugin: plugin?,
+            interests,
+            configured: call.log,
+            clients: BTreeMap::new(),
+            clients_made: 0,
+            now: START,
+            limits,
+        })
+    }
+
+    /// The plugin, to look at its state.
+    pub const fn plugin(&self) -> &P {
+        &self.plugin
+    }
+
+    /// What the plugin asked to see.
+    pub const fn interests(&self) -> &Interests {
+        &self.interests
+    }
+
+    /// What the plugin logged in `configure`.
+    pub fn configure_log(&self) -> &[LogLine] {
+        &self.configured
+    }
+
+    /// Where the clock stands: Unix time in milliseconds.
+    pub const fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Sets the clock to a Unix time in milliseconds.
+    pub const fn set_now(&mut self, unix_millis: u64) -> &mut Self {
+        self.now = unix_millis;
+        self
+    }
+
+    /// Moves the clock on.
+    pub fn advance(&mut self, by: Duration) -> &mut Self {
+        let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.now = self.now.saturating_add(millis);
+        self
+    }
+
+    /// How many effects one call of a hook may have before the next is refused: `effects_max` in the `[limits]` of a
+    /// settings file. Zero shows how the plugin takes refusals.
+    pub const fn effects_max(&mut self, count: usize) -> &mut Self {
+        self.limits.effects = count;
+        self
+    }
+
+    /// The connection with this id. It begins as an admitted, anonymous client of `127.0.0.1` that speaks
+    /// `centrifuge-json`, and keeps what later calls and the plugin make of it.
+    pub fn connection(&mut self, id: &str) -> Connection<'_, P> {
+        if !self.clients.contains_key(id) {
+            self.clients_made += 1;
+            self.clients.insert(id.to_owned(), Client::new(self.clients_made, id, self.now));
+        }
+        Connection::new(self, id)
+    }
+
+    /// A new client connects with a token and nothing else; see [`Connection::connect`] for more.
+    #[track_caller]
+    pub fn connect(&mut self, token: &str) -> Outcome<Connect> {
+        let id = format!("connection-{}", self.clients_made + 1);
+        self.connection(&id).connect(token).send()
+    }
+}
+
+impl<P> fmt::Debug for Kit<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kit")
+            .field("interests", &self.interests)
+            .field("clients", &self.clients)
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}

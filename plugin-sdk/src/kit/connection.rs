@@ -1,0 +1,232 @@
+use serde::Serialize;
+
+use super::host::{self, Call, Hook};
+use super::{Kit, Outcome, client::Client, judge};
+use crate::{Connect, Kind, Plugin, Verdict, address, event};
+
+/// A connection of a [`Kit`]: says who it is, then what it does.
+#[derive(Debug)]
+pub struct Connection<'k, P> {
+    kit: &'k mut Kit<P>,
+    id: String,
+}
+
+impl<'k, P: Plugin> Connection<'k, P> {
+    pub(super) fn new(kit: &'k mut Kit<P>, id: &str) -> Self {
+        Self { kit, id: id.to_owned() }
+    }
+
+    // ---- Who it is ----
+
+    /// The user that an earlier plugin or connect gave it.
+    #[must_use]
+    pub fn user(mut self, user: &str) -> Self {
+        user.clone_into(&mut self.client().user);
+        self
+    }
+
+    /// An attribute that an earlier plugin or message gave it; an empty value removes it.
+    #[must_use]
+    pub fn attribute(mut self, name: &str, value: &str) -> Self {
+        self.client().set_attribute(name, value);
+        self
+    }
+
+    /// A header of the handshake that the gateway was configured to keep.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.client().headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        self
+    }
+
+    /// The address it came from, without a port.
+    #[must_use]
+    pub fn remote_address(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.client().remote_address);
+        self
+    }
+
+    /// How it speaks: `centrifuge-json` or `raw`.
+    #[must_use]
+    pub fn protocol(mut self, protocol: &str) -> Self {
+        protocol.clone_into(&mut self.client().protocol);
+        self
+    }
+
+    // ---- What it does ----
+
+    /// It connects or refreshes with a token, empty for none.
+    pub fn connect(self, token: &str) -> Connecting<'k, P> {
+        Connecting { connection: self, token: token.to_owned(), data: Vec::new() }
+    }
+
+    /// It sends a command.
+    pub fn message(self, kind: Kind) -> Message<'k, P> {
+        let (channel, method, payload) = (String::new(), String::new(), Vec::new());
+        Message { connection: self, kind, channel, method, payload, binary: false }
+    }
+
+    /// It sends a text in raw mode.
+    #[track_caller]
+    pub fn raw(self, text: &str) -> Outcome<Verdict> {
+        self.protocol("raw").message(Kind::Raw).payload(text).send()
+    }
+
+    /// It has gone. The kit forgets it; it was admitted since its connect, or else since it was first named.
+    pub fn disconnect(self, code: u32, reason: &str) -> Outcome<()> {
+        let call = self.call(Hook::Disconnect);
+        let Some(client) = self.kit.clients.remove(&self.id) else {
+            unreachable!("it was made with the connection")
+        };
+        let duration = self.kit.now.saturating_sub(client.admitted);
+        let plugin = &mut self.kit.plugin;
+        let ((), call) = host::enter(call, || {
+            plugin.on_disconnect(&event::Disconnected::new(client.number, code, reason, duration));
+        });
+        Outcome { verdict: (), effects: call.effects, log: call.log, called: true }
+    }
+
+    fn client(&mut self) -> &mut Client {
+        match self.kit.clients.get_mut(&self.id) {
+            Some(client) => client,
+            None => unreachable!("it was made with the connection"),
+        }
+    }
+
+    fn call(&self, hook: Hook) -> Call {
+        let mut call = Call::new(hook, self.kit.now, self.kit.limits);
+        call.client = self.kit.clients.get(&self.id).cloned();
+        call
+    }
+}
+
+/// A connect or refresh in the making.
+#[derive(Debug)]
+pub struct Connecting<'k, P> {
+    connection: Connection<'k, P>,
+    token: String,
+    data: Vec<u8>,
+}
+
+impl<P: Plugin> Connecting<'_, P> {
+    /// The JSON that the client sends along.
+    #[must_use]
+    pub fn data(mut self, data: impl Into<Vec<u8>>) -> Self {
+        self.data = data.into();
+        self
+    }
+
+    /// Asks the plugin. An accept gives the connection its user and attributes.
+    ///
+    /// # Panics
+    ///
+    /// If the plugin answers with something that the gateway cannot carry out, such as an invalid channel.
+    #[track_caller]
+    pub fn send(mut self) -> Outcome<Connect> {
+        let call = self.connection.call(Hook::Connect);
+        let number = self.connection.client().number;
+        let plugin = &mut self.connection.kit.plugin;
+        let (verdict, mut call) =
+            host::enter(call, || plugin.on_connect(&event::Connecting::new(number, &self.token, &self.data)));
+        if let Err(why) = judge::connect(&verdict, &mut call) {
+            panic!("the gateway cannot carry out {verdict:?}: {why}");
+        }
+        let now = self.connection.kit.now;
+        let client = self.connection.client();
+        if let Connect::Accept(identity) = &verdict {
+            client.admit(identity, now);
+        }
+        client.apply(&call.effects);
+        Outcome { verdict, effects: call.effects, log: call.log, called: true }
+    }
+}
+
+/// A command in the making.
+#[derive(Debug)]
+pub struct Message<'k, P> {
+    connection: Connection<'k, P>,
+    kind: Kind,
+    channel: String,
+    method: String,
+    payload: Vec<u8>,
+    binary: bool,
+}
+
+impl<P: Plugin> Message<'_, P> {
+    /// The channel of the command.
+    #[must_use]
+    pub fn channel(mut self, channel: &str) -> Self {
+        channel.clone_into(&mut self.channel);
+        self
+    }
+
+    /// The method of an rpc.
+    #[must_use]
+    pub fn method(mut self, method: &str) -> Self {
+        method.clone_into(&mut self.method);
+        self
+    }
+
+    /// What the client sends.
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Vec<u8>>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// What the client sends, as JSON.
+    ///
+    /// # Panics
+    ///
+    /// If JSON cannot express the value.
+    #[must_use]
+    #[track_caller]
+    pub fn json(self, value: &(impl Serialize + ?Sized)) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(payload) => self.payload(payload),
+            Err(error) => panic!("the payload is not expressible as JSON: {error}"),
+        }
+    }
+
+    /// A raw message that comes as binary.
+    #[must_use]
+    pub const fn binary(mut self) -> Self {
+        self.binary = true;
+        self
+    }
+
+    /// Asks the plugin, if its interests cover the command.
+    ///
+    /// # Panics
+    ///
+    /// If the plugin answers with something that the gateway cannot carry out, such as an invalid address.
+    #[track_caller]
+    pub fn send(mut self) -> Outcome<Verdict> {
+        if !self.wanted() {
+            return Outcome { verdict: Verdict::Next, effects: Vec::new(), log: Vec::new(), called: false };
+        }
+        let mut call = self.connection.call(Hook::Message);
+        (call.channel, call.method, call.binary) = (self.channel, self.method, self.binary);
+        let number = self.connection.client().number;
+        let kit = &mut *self.connection.kit;
+        let payload = if kit.interests.wants_payload() { self.payload } else { Vec::new() };
+        let plugin = &mut kit.plugin;
+        let (verdict, mut call) =
+            host::enter(call, || plugin.on_message(&event::Message::new(number, self.kind, &payload)));
+        if let Err(why) = judge::message(&verdict, &mut call) {
+            panic!("the gateway cannot carry out {verdict:?}: {why}");
+        }
+        self.connection.client().apply(&call.effects);
+        Outcome { verdict, effects: call.effects, log: call.log, called: true }
+    }
+
+    fn wanted(&self) -> bool {
+        let interests = &self.connection.kit.interests;
+        let kind = interests.asked_kinds().is_none_or(|kinds| kinds.contains(&self.kind));
+        let channel = self.channel.is_empty()
+            || interests.asked_channels().is_none_or(|patterns| {
+                patterns.iter().any(|pattern| address::matches(pattern, &self.channel))
+            });
+        kind && channel
+    }
+}

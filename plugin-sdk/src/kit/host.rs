@@ -1,0 +1,257 @@
+//! The gateway's side of the interface, with the functions of the one that plugins meet inside it. A hook runs between
+//! [`enter`] and its return; what it asks is answered from the [`Call`] and what it does is recorded there.
+
+use std::cell::RefCell;
+
+use super::client::Client;
+use super::{Effect, LogLine, judge};
+use crate::error::HostErrorKind;
+use crate::log::Level;
+use crate::{HostError, Interests, Refusal, address};
+
+/// As many channel patterns as the gateway takes.
+const PATTERNS_MAX: usize = 64;
+
+/// What one call of a hook may use. The values are the gateway's defaults.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Also addresses of a route, and channels and attributes of an identity.
+    pub(super) effects: usize,
+    /// In effects and in the answer together.
+    pub(super) bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { effects: 64, bytes: 256 << 10 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    Configure,
+    Connect,
+    Message,
+    Disconnect,
+}
+
+/// One call of a hook.
+#[derive(Debug)]
+pub(super) struct Call {
+    hook: Hook,
+    now: u64,
+    pub(super) limits: Limits,
+    /// Handed over so far.
+    bytes: usize,
+    pub(super) client: Option<Client>,
+    pub(super) channel: String,
+    pub(super) method: String,
+    pub(super) binary: bool,
+    pub(super) effects: Vec<Effect>,
+    pub(super) log: Vec<LogLine>,
+}
+
+impl Call {
+    pub(super) const fn new(hook: Hook, now: u64, limits: Limits) -> Self {
+        Self {
+            hook,
+            now,
+            limits,
+            bytes: 0,
+            client: None,
+            channel: String::new(),
+            method: String::new(),
+            binary: false,
+            effects: Vec::new(),
+            log: Vec::new(),
+        }
+    }
+
+    /// Counts bytes against the budget of the call.
+    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), HostError> {
+        let sum = self.bytes.saturating_add(bytes);
+        if sum > self.limits.bytes {
+            let message = format!("more than {} bytes in one call (effect_bytes_max)", self.limits.bytes);
+            return Err(HostError::new(HostErrorKind::TooManyBytes, message));
+        }
+        self.bytes = sum;
+        Ok(())
+    }
+
+    /// What every effect has to pass before its content is looked at.
+    fn permit(&mut self, hooks: &[Hook], bytes: usize) -> Result<(), HostError> {
+        if !hooks.contains(&self.hook) {
+            return Err(HostError::new(HostErrorKind::WrongHook, "not possible in this hook"));
+        }
+        if self.effects.len() >= self.limits.effects {
+            let message = format!("more than {} effects in one call (effects_max)", self.limits.effects);
+            return Err(HostError::new(HostErrorKind::TooManyEffects, message));
+        }
+        self.spend(bytes)
+    }
+
+    pub(super) fn speaks_json(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.protocol == "centrifuge-json")
+    }
+}
+
+thread_local! {
+    static CALL: RefCell<Option<Call>> = const { RefCell::new(None) };
+}
+
+/// Runs a hook and hands back what it did.
+pub(super) fn enter<R>(call: Call, hook: impl FnOnce() -> R) -> (R, Call) {
+    /// Ends the call when the hook panics as well, so that a caught panic leaves nothing to the next test.
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            CALL.take();
+        }
+    }
+
+    CALL.replace(Some(call));
+    let leave = Leave;
+    let answer = hook();
+    let call = CALL.take();
+    drop(leave);
+    match call {
+        Some(call) => (answer, call),
+        None => panic!("a hook ran a kit of its own"),
+    }
+}
+
+fn ask<R>(answer: impl FnOnce(&mut Call) -> R) -> R {
+    CALL.with_borrow_mut(|call| match call {
+        Some(call) => answer(call),
+        None => panic!("an event was used outside of the hook that got it"),
+    })
+}
+
+fn ask_client<R: Default>(answer: impl FnOnce(&Client) -> R) -> R {
+    ask(|call| call.client.as_ref().map(answer).unwrap_or_default())
+}
+
+// ---- Context ----
+
+pub(crate) fn connection() -> String {
+    ask_client(|client| client.id.clone())
+}
+
+pub(crate) fn user() -> String {
+    ask_client(|client| client.user.clone())
+}
+
+pub(crate) fn protocol() -> String {
+    ask_client(|client| client.protocol.clone())
+}
+
+pub(crate) fn remote_address() -> String {
+    ask_client(|client| client.remote_address.clone())
+}
+
+pub(crate) fn header(name: &str) -> Option<String> {
+    ask_client(|client| client.headers.get(name).cloned())
+}
+
+pub(crate) fn attribute(name: &str) -> Option<String> {
+    ask_client(|client| client.attributes.get(name).cloned())
+}
+
+pub(crate) fn channel() -> String {
+    ask(|call| call.channel.clone())
+}
+
+pub(crate) fn method() -> String {
+    ask(|call| call.method.clone())
+}
+
+pub(crate) fn binary() -> bool {
+    ask(|call| call.binary)
+}
+
+pub(crate) fn now() -> u64 {
+    ask(|call| call.now)
+}
+
+// ---- Effects ----
+
+const WHILE_CONNECTED: &[Hook] = &[Hook::Connect, Hook::Message];
+const WITH_A_CLIENT: &[Hook] = &[Hook::Connect, Hook::Message, Hook::Disconnect];
+
+pub(crate) fn publish(address: &str, payload: &[u8]) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(WITH_A_CLIENT, address.len() + payload.len())?;
+        valid(address)?;
+        if call.speaks_json() {
+            judge::is_json("payload", payload).map_err(|why| HostError::new(HostErrorKind::NotJson, why))?;
+        }
+        call.effects.push(Effect::publish(address, payload));
+        Ok(())
+    })
+}
+
+pub(crate) fn subscribe(channel: &str) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(WHILE_CONNECTED, channel.len())?;
+        valid(channel)?;
+        call.effects.push(Effect::Subscribe(channel.to_owned()));
+        Ok(())
+    })
+}
+
+pub(crate) fn unsubscribe(channel: &str) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(WHILE_CONNECTED, channel.len())?;
+        valid(channel)?;
+        call.effects.push(Effect::Unsubscribe(channel.to_owned()));
+        Ok(())
+    })
+}
+
+pub(crate) fn disconnect(why: Refusal) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(WHILE_CONNECTED, why.reason.len())?;
+        judge::is_closing(&why).map_err(|why| HostError::new(HostErrorKind::InvalidCode, why))?;
+        call.effects.push(Effect::Disconnect(why));
+        Ok(())
+    })
+}
+
+pub(crate) fn set_attribute(name: &str, value: &str) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(WHILE_CONNECTED, name.len() + value.len())?;
+        if name.is_empty() {
+            return Err(HostError::new(HostErrorKind::InvalidName, "the name of an attribute is empty"));
+        }
+        call.effects.push(Effect::set_attribute(name, value));
+        Ok(())
+    })
+}
+
+fn valid(address: &str) -> Result<(), HostError> {
+    judge::is_address(address).map_err(|why| HostError::new(HostErrorKind::InvalidAddress, why))
+}
+
+// ---- Interests and log ----
+
+pub(super) fn declare(asked: &Interests) -> Result<(), HostError> {
+    let patterns = asked.asked_channels().unwrap_or_default();
+    if patterns.len() > PATTERNS_MAX {
+        let message = format!("more than {PATTERNS_MAX} channel patterns");
+        return Err(HostError::new(HostErrorKind::TooManyEffects, message));
+    }
+    match patterns.iter().find(|pattern| !address::is_pattern(pattern)) {
+        Some(bad) => {
+            Err(HostError::new(HostErrorKind::InvalidAddress, format!("{bad:?} is not a channel pattern")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Code that a test runs outside of a hook logs too: its lines go where the test's own output goes.
+pub(crate) fn log(level: Level, message: &str) {
+    CALL.with_borrow_mut(|call| match call {
+        Some(call) => call.log.push(LogLine { level, message: message.to_owned() }),
+        None => eprintln!("{level:?}: {message}"),
+    });
+}

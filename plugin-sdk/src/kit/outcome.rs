@@ -1,0 +1,68 @@
+use crate::Refusal;
+use crate::log::Level;
+
+/// What came of one hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome<V> {
+    /// The hook's answer; if the hook was not called, the answer of a plugin without an opinion.
+    pub verdict: V,
+    /// What the hook asked for beside its answer, in order.
+    pub effects: Vec<Effect>,
+    /// What the hook logged.
+    pub log: Vec<LogLine>,
+    /// False if the plugin's interests kept the event away from it.
+    pub called: bool,
+}
+
+impl<V> Outcome<V> {
+    /// The log lines as text, for `assert!(outcome.logged().contains("..."))`.
+    pub fn logged(&self) -> String {
+        self.log.iter().map(|line| line.message.as_str()).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Something a hook asked for beside its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Publish a payload to an address.
+    Publish {
+        /// Who receives it.
+        address: String,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// Subscribe the client of the event to a channel.
+    Subscribe(String),
+    /// Unsubscribe the client of the event from a channel.
+    Unsubscribe(String),
+    /// Close the connection of the event.
+    Disconnect(Refusal),
+    /// Set an attribute of the connection; an empty value removes it.
+    SetAttribute {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+}
+
+impl Effect {
+    /// Short for [`Effect::Publish`].
+    pub fn publish(address: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
+        Self::Publish { address: address.into(), payload: payload.into() }
+    }
+
+    /// Short for [`Effect::SetAttribute`].
+    pub fn set_attribute(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self::SetAttribute { name: name.into(), value: value.into() }
+    }
+}
+
+/// A line for the gateway's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// How important it is.
+    pub level: Level,
+    /// The text.
+    pub message: String,
+}

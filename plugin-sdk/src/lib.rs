@@ -1,0 +1,145 @@
+//! What an author of a gateway plugin depends on: a trait, a macro and a test kit.
+//!
+//! A plugin is a crate of type `cdylib` with this crate as its only dependency, built with
+//! `cargo build --release --target wasm32-wasip1` (or `wasm32-wasip2`) and dropped into the gateway's plugin folder.
+//!
+//! ```
+//! use gateway_plugin_sdk::prelude::*;
+//!
+//! #[settings]
+//! struct Settings {
+//!     word: String,
+//! }
+//!
+//! struct Polite {
+//!     word: String,
+//! }
+//!
+//! #[plugin]
+//! impl Plugin for Polite {
+//!     type Config = Settings;
+//!
+//!     fn configure(config: Settings, interests: &mut Interests) -> Result<Self, String> {
+//!         interests.kinds([Kind::Publish]).channels(["chat:*"]);
+//!         Ok(Self { word: config.word })
+//!     }
+//!
+//!     fn on_message(&mut self, event: &Message<'_>) -> Verdict {
+//!         match event.text() {
+//!             Some(text) if text.contains(&self.word) => Verdict::deny(code::PERMISSION_DENIED, "be polite"),
+//!             _ => Verdict::next(),
+//!         }
+//!     }
+//! }
+//!
+//! // In `cargo test`, without a gateway:
+//! use gateway_plugin_sdk::kit::Kit;
+//!
+//! let mut kit = Kit::<Polite>::new(json!({"word": "darn"}))?;
+//! let outcome = kit.connection("c1").user("42").message(Kind::Publish).channel("chat:1").json(&"darn!").send();
+//! assert_eq!(outcome.verdict, Verdict::deny(103, "be polite"));
+//! # Ok::<(), String>(())
+//! ```
+//!
+//! # Hooks and verdicts
+//!
+//! Plugins form a chain in the order of their file names. Each hook asks them one after the other.
+//!
+//! ```text
+//!   plugin is loaded          configure ---- error ----> not loaded, the version before stays
+//!                                 | ok
+//!   client connects,              v
+//!   or refreshes             on_connect ---- refuse ---> error reply or close; chain ends
+//!                                 | accept   -> identity; later plugins still run, the last accept wins
+//!                                 | pass     -> next plugin; all pass: the setting for anonymous clients
+//!                                 v
+//!   client sends a           on_message ---- deny -----> error reply          \
+//!   command (publish,             |     ---- drop -----> nothing, seems fine   |
+//!   subscribe, rpc, raw ..)       |     ---- disconnect  close                 |  chain
+//!                                 |     ---- reply ----> payload to the sender |  ends
+//!                                 |     ---- route ----> payload to addresses /
+//!                                 | replace  -> next plugin, with this payload
+//!                                 | allow    -> next plugin; all done: permitted
+//!                                 | next     -> next plugin; all done: the policy of the channel decides
+//!                                 v
+//!   connection has gone     on_disconnect    no answer
+//! ```
+//!
+//! A hook has a deadline and a limit of memory. One that panics, runs out of either or loops is stopped and its instance
+//! thrown away; what then happens to the event is the operator's choice per plugin. What a hook asked for before it
+//! failed ([`Context`]) is not done.
+
+// The generated bindings name their runtime by the path that plugins use.
+#[cfg(target_family = "wasm")]
+extern crate self as gateway_plugin_sdk;
+
+mod error;
+mod event;
+mod interests;
+mod kind;
+mod plugin;
+mod settings;
+mod verdict;
+
+pub mod address;
+pub mod code;
+pub mod log;
+
+#[cfg(target_family = "wasm")]
+#[allow(
+    unsafe_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::all,
+    reason = "generated: the canonical ABI is made of raw pointers"
+)]
+#[doc(hidden)]
+pub mod bindings;
+#[cfg(target_family = "wasm")]
+mod host;
+#[cfg(target_family = "wasm")]
+#[allow(missing_docs, reason = "reached through `__private` only")]
+mod runtime;
+
+#[cfg(not(target_family = "wasm"))]
+pub mod kit;
+#[cfg(not(target_family = "wasm"))]
+use kit::host;
+
+pub use error::{HostError, HostErrorKind};
+pub use event::{Connecting, Context, Disconnected, Message};
+pub use gateway_plugin_sdk_macros::{plugin, settings};
+pub use interests::Interests;
+pub use kind::Kind;
+pub use plugin::Plugin;
+pub use verdict::{Connect, Identity, Refusal, Verdict};
+
+pub use {serde, serde_json};
+
+/// Everything a plugin needs, for `use gateway_plugin_sdk::prelude::*`.
+pub mod prelude {
+    pub use serde_json::json;
+
+    pub use crate::{
+        Connect, Connecting, Disconnected, Interests, Kind, Message, Plugin, Verdict, address, code, log,
+        plugin, settings,
+    };
+}
+
+/// For the code that the macros write. Not part of the public interface.
+#[doc(hidden)]
+pub mod __private {
+    #[cfg(target_family = "wasm")]
+    pub use crate::{bindings, runtime::Slot};
+    #[cfg(target_family = "wasm")]
+    pub use wit_bindgen::rt;
+
+    pub const fn used<P: crate::Plugin>() {}
+
+    pub const fn bytes<const N: usize>(text: &str) -> [u8; N] {
+        match text.as_bytes().as_array() {
+            Some(bytes) => *bytes,
+            None => panic!("the text is not N bytes long"),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Lines for the gateway's log.
+//!
+//! ```
+//! use gateway_plugin_sdk::prelude::*;
+//! # let limit = 3;
+//! log::warn!("more than {limit} rooms");
+//! ```
+//!
+//! The gateway adds the plugin's name. It counts and leaves out lines beyond the plugin's rate, so that a log line is
+//! never a way to slow the gateway down. Never log a token or a payload of a client: it ends in files.
+
+use std::fmt;
+
+/// How important a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// Somebody has to act.
+    Error,
+    /// Somebody should know.
+    Warn,
+    /// Worth a line in normal operation.
+    Info,
+    /// For whoever looks for a fault.
+    Debug,
+}
+
+impl Level {
+    /// The number of the interface.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Error => 1,
+            Self::Warn => 2,
+            Self::Info => 3,
+            Self::Debug => 4,
+        }
+    }
+}
+
+/// Writes one line. The macros of this module are shorter.
+pub fn line(level: Level, message: fmt::Arguments<'_>) {
+    match message.as_str() {
+        Some(text) => crate::host::log(level, text),
+        None => crate::host::log(level, &message.to_string()),
+    }
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_error { ($($arg:tt)+) => { $crate::log::line($crate::log::Level::Error, ::core::format_args!($($arg)+)) }; }
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_warn { ($($arg:tt)+) => { $crate::log::line($crate::log::Level::Warn, ::core::format_args!($($arg)+)) }; }
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_info { ($($arg:tt)+) => { $crate::log::line($crate::log::Level::Info, ::core::format_args!($($arg)+)) }; }
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_debug { ($($arg:tt)+) => { $crate::log::line($crate::log::Level::Debug, ::core::format_args!($($arg)+)) }; }
+
+#[doc(inline)]
+pub use {__log_debug as debug, __log_error as error, __log_info as info, __log_warn as warn};

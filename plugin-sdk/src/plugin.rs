@@ -1,0 +1,47 @@
+use serde::de::DeserializeOwned;
+
+use crate::{Connect, Connecting, Disconnected, Interests, Message, Verdict};
+
+/// A plugin: its settings, its state, and the hooks it implements.
+///
+/// Put [`#[plugin]`](crate::plugin) on the `impl` block. It exports exactly the hooks that the block contains, so a hook
+/// that is left out costs the gateway nothing.
+///
+/// The gateway keeps one instance per worker for as long as the plugin is loaded and calls one hook at a time, so `&mut
+/// self` needs no lock. Two messages of one client may meet the same instance, two clients may not: state that has to be
+/// exact belongs in the gateway (attributes, channels), and what a plugin keeps itself is a cache.
+pub trait Plugin: Sized + 'static {
+    /// The `[config]` table of the plugin's settings file; `()` for a plugin without settings.
+    ///
+    /// [`#[settings]`](crate::settings) derives what a struct needs for this.
+    type Config: DeserializeOwned + 'static;
+
+    /// Runs once per instance, before any other hook.
+    ///
+    /// An error refuses to load the plugin; the version that was running before stays. The text tells the operator what
+    /// to change.
+    fn configure(config: Self::Config, interests: &mut Interests) -> Result<Self, String>;
+
+    /// Runs after a client has sent its first command (in raw mode: after the handshake) and before it is admitted; and
+    /// again when it refreshes.
+    ///
+    /// [`Connect::Accept`] gives the client an identity, [`Connect::Refuse`] ends the chain and turns it away,
+    /// [`Connect::Pass`] leaves it to the other plugins.
+    fn on_connect(&mut self, event: &Connecting<'_>) -> Connect {
+        let _ = event;
+        Connect::Pass
+    }
+
+    /// Runs for every command of an admitted client that the plugin's [`Interests`] cover.
+    ///
+    /// [`Verdict`] says what each answer causes.
+    fn on_message(&mut self, event: &Message<'_>) -> Verdict {
+        let _ = event;
+        Verdict::Next
+    }
+
+    /// Runs after a client that was admitted has gone. The place to forget what the plugin kept about the connection.
+    fn on_disconnect(&mut self, event: &Disconnected<'_>) {
+        let _ = event;
+    }
+}

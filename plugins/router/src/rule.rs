@@ -1,0 +1,97 @@
+use gateway_plugin_sdk::prelude::*;
+use serde_json::Value;
+
+use crate::payload::{Path, Payload};
+use crate::template::{Json, Text};
+
+/// As many channel patterns as the gateway takes as interests.
+const PATTERNS_MAX: usize = 64;
+
+/// One line of the table.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) when: When,
+    pub(crate) then: Action,
+}
+
+/// What a message has to be like. A part that is `None` does not matter.
+#[derive(Debug, Default)]
+pub(crate) struct When {
+    pub(crate) kinds: Option<Vec<Kind>>,
+    /// Patterns, of which one has to match.
+    pub(crate) channels: Option<Vec<String>>,
+    /// A pattern.
+    pub(crate) user: Option<String>,
+    pub(crate) authenticated: Option<bool>,
+    /// Where in the payload, and what has to be there.
+    pub(crate) field: Option<(Path, Value)>,
+}
+
+/// What becomes of it.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Allow,
+    Deny(u32, String),
+    Drop,
+    /// Sets fields of the payload and goes on to the next rule.
+    Rewrite(Vec<(Path, Json)>),
+    Route(Vec<Text>),
+    Reply(Json),
+}
+
+impl When {
+    pub(crate) fn matches(&self, event: &Message<'_>, payload: &Payload<'_>) -> bool {
+        // The cheap parts first: the payload is parsed for messages that pass all others.
+        self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind()))
+            && self.channels.as_ref().is_none_or(|patterns| {
+                !event.channel().is_empty() && patterns.iter().any(|p| address::matches(p, event.channel()))
+            })
+            && self.authenticated.is_none_or(|wanted| wanted != event.user().is_empty())
+            && self
+                .user
+                .as_ref()
+                .is_none_or(|p| !event.user().is_empty() && address::matches(p, event.user()))
+            && self.field.as_ref().is_none_or(|(path, wanted)| payload.get(path) == Some(wanted))
+    }
+}
+
+impl Rule {
+    fn needs_payload(&self) -> bool {
+        self.when.field.is_some()
+            || match &self.then {
+                Action::Allow | Action::Deny(..) | Action::Drop => false,
+                Action::Rewrite(_) => true,
+                Action::Route(templates) => templates.iter().any(Text::needs_payload),
+                Action::Reply(value) => value.needs_payload(),
+            }
+    }
+}
+
+/// Asks for no more than the rules can use. What the gateway does not hand over, it need not copy.
+pub(crate) fn declare(rules: &[Rule], interests: &mut Interests) {
+    if let Some(kinds) = union(rules.iter().map(|rule| rule.when.kinds.as_deref())) {
+        interests.kinds(kinds);
+    }
+    // With more patterns than the gateway takes, the router sees all channels and sorts for itself.
+    if let Some(patterns) = union(rules.iter().map(|rule| rule.when.channels.as_deref()))
+        && patterns.len() <= PATTERNS_MAX
+    {
+        interests.channels(patterns);
+    }
+    if !rules.iter().any(Rule::needs_payload) {
+        interests.without_payload();
+    }
+}
+
+/// Everything that any of the rules names; `None` if one of them takes all.
+fn union<'r, T: Clone + PartialEq + 'r>(parts: impl Iterator<Item = Option<&'r [T]>>) -> Option<Vec<T>> {
+    let mut all = Vec::new();
+    for part in parts {
+        for item in part? {
+            if !all.contains(item) {
+                all.push(item.clone());
+            }
+        }
+    }
+    Some(all)
+}

@@ -1,0 +1,61 @@
+//! Misbehaves in the way that the payload names; any other payload passes.
+
+use std::hint::black_box;
+
+use gateway_plugin_sdk::prelude::*;
+
+/// The plugin.
+#[derive(Debug)]
+pub struct Trap;
+
+#[plugin]
+impl Plugin for Trap {
+    type Config = ();
+
+    fn configure((): (), _: &mut Interests) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn on_message(&mut self, event: &Message<'_>) -> Verdict {
+        match event.payload() {
+            b"boom" => panic!("boom"),
+            b"loop" => spin(),
+            b"eat" => eat(),
+            b"deep" => deep(1),
+            b"print" => print(),
+            _ => {}
+        }
+        Verdict::next()
+    }
+}
+
+fn spin() {
+    let mut turns = 0_u64;
+    loop {
+        turns = black_box(turns.wrapping_add(1));
+    }
+}
+
+fn eat() {
+    let mut eaten = Vec::new();
+    loop {
+        eaten.push(black_box(vec![1_u8; 1 << 20]));
+    }
+}
+
+#[expect(unconditional_recursion, reason = "the point")]
+fn deep(depth: u64) {
+    let frame = black_box([depth; 64]);
+    deep(frame[0] + 1);
+    black_box(frame);
+}
+
+/// A megabyte of lines, on both streams and through the log.
+fn print() {
+    let line = "x".repeat(1023);
+    for _ in 0..512 {
+        println!("{line}");
+        eprintln!("{line}");
+        log::info!("{line}");
+    }
+}
