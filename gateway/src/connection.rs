@@ -4,6 +4,7 @@ pub mod event;
 pub mod effect;
 pub mod core;
 pub mod heartbeat;
+pub mod local;
 pub mod session;
 pub mod driver;
 pub mod id;

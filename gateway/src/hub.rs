@@ -118,8 +118,7 @@ impl Hub {
     pub fn deliver(&mut self, push: &Push) -> Delivered {
         let mut delivered = Delivered::default();
         if let Target::Connection(id) = push.channel.target() {
-            let peer = self.ids.number(id).and_then(|number| self.peers.get(&number));
-            if let Some(peer) = peer.filter(|peer| &*peer.id == id) {
+            if let Some(peer) = self.by_id(id) {
                 delivered.count(peer.push(push.frame(Form::Direct(peer.protocol))));
             }
             return delivered;
@@ -175,19 +174,20 @@ impl Hub {
         gaps
     }
 
-    /// The connections that listen to a channel.
-    pub fn listeners(&self, channel: &Channel) -> impl Iterator<Item = &Rc<Peer>> {
-        self.channels.get(channel).into_iter().flat_map(|all| all.values().map(|subscriber| &subscriber.peer))
+    /// Tells something to every connection an address reaches.
+    pub fn signal(&self, address: &Channel, signal: &Signal) {
+        if let Target::Connection(id) = address.target() {
+            if let Some(peer) = self.by_id(id) {
+                peer.signal(signal.clone());
+            }
+        } else if let Some(subscribers) = self.channels.get(address) {
+            subscribers.values().for_each(|subscriber| subscriber.peer.signal(signal.clone()));
+        }
     }
 
-    /// The connection with this number.
-    pub fn peer(&self, number: u64) -> Option<&Rc<Peer>> {
-        self.peers.get(&number)
-    }
-
-    /// Every admitted connection.
-    pub fn peers(&self) -> impl Iterator<Item = &Rc<Peer>> {
-        self.peers.values()
+    fn by_id(&self, id: &str) -> Option<&Rc<Peer>> {
+        let peer = self.peers.get(&self.ids.number(id)?)?;
+        (&*peer.id == id).then_some(peer)
     }
 
     /// How many subscriptions there are.
@@ -228,5 +228,164 @@ impl Delivered {
             Pushed::Full => self.full += 1,
             Pushed::Closed => (),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::peer::Unflushed;
+    use crate::protocol::Protocol;
+    use crate::protocol::push::{Member, Publication};
+
+    struct Room {
+        hub: Hub,
+        unflushed: Rc<Unflushed>,
+        ids: ConnectionIds,
+    }
+
+    fn channel(name: &str) -> Channel {
+        Channel::parse(name).expect("valid")
+    }
+
+    fn publication(name: &str, offset: u64, epoch: &str) -> Push {
+        let publication = Publication { data: "7".into(), json: true, offset, info: None };
+        Push::new(channel(name), PushKind::Publication { publication: Arc::new(publication), epoch: epoch.into() })
+    }
+
+    impl Room {
+        fn new() -> Self {
+            let ids = ConnectionIds::new(7);
+            Self { hub: Hub::new(ids), unflushed: Rc::default(), ids }
+        }
+
+        fn peer(&mut self, number: u64, bytes_max: usize) -> Rc<Peer> {
+            let id = self.ids.id(number, 99);
+            let peer = Rc::new(Peer::new(number, id, Protocol::CentrifugeJson, bytes_max, &self.unflushed));
+            self.hub.admit(peer.clone());
+            peer
+        }
+
+        fn subscribe(&mut self, name: &str, peer: &Rc<Peer>, position: Option<(u64, &str)>) -> bool {
+            let position = position.map(|(offset, epoch)| (offset, epoch.into()));
+            let form = Form::Channel(Protocol::CentrifugeJson);
+            self.hub.subscribe(&channel(name), peer, Listening { form, position, join_leave: false })
+        }
+    }
+
+    fn text(peer: &Peer) -> String {
+        String::from_utf8_lossy(&peer.outbound.take()).into_owned()
+    }
+
+    #[test]
+    fn the_first_comes_and_the_last_goes() {
+        let mut room = Room::new();
+        let (a, b) = (room.peer(1, 100), room.peer(2, 100));
+        assert!(room.subscribe("news", &a, None));
+        assert!(!room.subscribe("news", &b, None));
+        assert_eq!(room.hub.subscriptions(), 2);
+        assert!(!room.hub.unsubscribe(&channel("news"), 1));
+        assert!(room.hub.unsubscribe(&channel("news"), 2));
+        assert!(!room.hub.unsubscribe(&channel("news"), 2));
+        assert_eq!(room.hub.subscriptions(), 0);
+    }
+
+    #[test]
+    fn everyone_gets_the_same_bytes_and_one_flush() {
+        let mut room = Room::new();
+        let (a, b, c) = (room.peer(1, 100), room.peer(2, 100), room.peer(3, 100));
+        room.subscribe("news", &a, None);
+        room.subscribe("news", &b, None);
+        let sent = room.hub.deliver(&publication("news", 0, ""));
+        assert_eq!(sent, Delivered { sent: 2, full: 0, gaps: 0 });
+        room.hub.deliver(&publication("news", 0, ""));
+        let waker = std::task::Waker::noop();
+        let std::task::Poll::Ready(peers) = room.unflushed.poll_take(&mut std::task::Context::from_waker(waker)) else {
+            panic!("there is something to flush")
+        };
+        assert_eq!(peers.len(), 2, "each once, however much was pushed");
+        let expected = r#"{"push":{"channel":"news","pub":{"data":7}}}"#;
+        assert_eq!(text(&a).matches(expected).count(), 2);
+        assert_eq!(text(&b).matches(expected).count(), 2);
+        assert_eq!(text(&c), "");
+    }
+
+    #[test]
+    fn a_position_turns_repeats_into_nothing_and_holes_into_one_signal() {
+        let mut room = Room::new();
+        let a = room.peer(1, 1000);
+        room.subscribe("news", &a, Some((4, "e")));
+        let mut deliver = |offset, epoch: &str| {
+            room.hub.deliver(&publication("news", offset, epoch));
+            (text(&a).contains("push"), a.take_signals())
+        };
+        let gap = vec![Signal::Gap(channel("news"))];
+        assert_eq!(deliver(4, "e"), (false, vec![]), "known");
+        assert_eq!(deliver(5, "e"), (true, vec![]));
+        assert_eq!(deliver(5, "e"), (false, vec![]), "known");
+        assert_eq!(deliver(7, "e"), (false, gap), "6 is missing");
+        assert_eq!(deliver(8, "e"), (false, vec![]), "told once");
+    }
+
+    #[test]
+    fn another_stream_is_a_gap() {
+        let mut room = Room::new();
+        let a = room.peer(1, 1000);
+        room.subscribe("news", &a, Some((4, "e")));
+        room.hub.deliver(&publication("news", 5, "f"));
+        assert_eq!(a.take_signals(), [Signal::Gap(channel("news"))]);
+    }
+
+    #[test]
+    fn a_slow_reader_hears_so_and_the_others_do_not_wait() {
+        let mut room = Room::new();
+        let (slow, quick) = (room.peer(1, 50), room.peer(2, 1000));
+        room.subscribe("news", &slow, None);
+        room.subscribe("news", &quick, None);
+        room.hub.deliver(&publication("news", 0, ""));
+        let delivered = room.hub.deliver(&publication("news", 0, ""));
+        assert_eq!(delivered, Delivered { sent: 1, full: 1, gaps: 0 });
+        assert_eq!(slow.take_signals(), [Signal::Slow]);
+        assert!(slow.outbound.pending() <= 50);
+    }
+
+    #[test]
+    fn only_those_who_asked_hear_who_comes() {
+        let mut room = Room::new();
+        let (a, b) = (room.peer(1, 1000), room.peer(2, 1000));
+        let form = Form::Channel(Protocol::CentrifugeJson);
+        room.hub.subscribe(&channel("news"), &a, Listening { form, position: None, join_leave: true });
+        room.subscribe("news", &b, None);
+        let member = Member { client: "c".into(), user: "u".into(), info: "".into() };
+        room.hub.deliver(&Push::new(channel("news"), PushKind::Join(Arc::new(member))));
+        assert!(text(&a).contains("join"));
+        assert_eq!(text(&b), "");
+    }
+
+    #[test]
+    fn an_id_reaches_one_connection_and_a_forged_one_nobody() {
+        let mut room = Room::new();
+        let (a, b) = (room.peer(1, 1000), room.peer(2, 1000));
+        let address = format!("@{}", a.id);
+        assert_eq!(room.hub.deliver(&publication(&address, 0, "")).sent, 1);
+        assert!(text(&a).contains(r#"{"push":{"message":{"data":7}}}"#));
+        assert_eq!(text(&b), "");
+        // The same number, but not the id that was given out.
+        let forged = format!("@{}", room.ids.id(1, 98));
+        assert_eq!(room.hub.deliver(&publication(&forged, 0, "")).sent, 0);
+    }
+
+    #[test]
+    fn a_user_is_reached_on_every_connection() {
+        let mut room = Room::new();
+        let (a, b) = (room.peer(1, 1000), room.peer(2, 1000));
+        for peer in [&a, &b] {
+            let form = Form::Direct(Protocol::CentrifugeJson);
+            room.hub.subscribe(&channel("#42"), peer, Listening { form, position: None, join_leave: false });
+        }
+        assert_eq!(room.hub.deliver(&publication("#42", 0, "")).sent, 2);
+        assert!(text(&a).contains("message") && text(&b).contains("message"));
+        room.hub.signal(&channel("#42"), &Signal::Slow);
+        assert!(a.has_signals() && b.has_signals());
     }
 }

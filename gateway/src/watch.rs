@@ -1,1 +1,232 @@
-//! x
+//! Watches the plugin folder: notifications wake it, a cheap look at the folder decides.
+//!
+//! A file counts once it has stopped changing for a moment, and all files together, so that a plugin and its settings
+//! arrive as one change. What the look finds is what counts: a notification that is missing, doubled or wrong only makes
+//! it happen later or once more.
+
+mod folder;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+use tracing::{info, warn};
+
+use self::folder::{Folder, FolderId};
+use crate::plugin::registry::Found;
+
+/// A burst of notifications is one.
+const DEBOUNCE: Duration = Duration::from_millis(10);
+/// How often the folder is looked at while something in it changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long a file that never stops changing can hold up the others.
+const HOLD_UP_MAX: Duration = Duration::from_secs(1);
+
+/// How the folder is watched.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Largest file in bytes; a larger one is reported as unusable and not read.
+    pub file_bytes_max: u64,
+    /// How long a file must stay as it is before it is read.
+    pub settle: Duration,
+    /// How often the folder is looked at without a notification.
+    pub poll: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { file_bytes_max: 64 << 20, settle: Duration::from_millis(100), poll: Duration::from_secs(2) }
+    }
+}
+
+/// The complete content of the folder, in the order of file names. The bytes of unchanged files are shared with earlier
+/// events.
+#[derive(Debug, Clone)]
+pub struct Changed(pub Vec<Found>);
+
+/// The folder cannot be watched.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the plugin folder {path}: {error}; create it or change the setting", path = path.display())]
+pub struct WatchError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// Watches until it is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    stop: Arc<AtomicBool>,
+    wake: SyncSender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What lies in `folder` now, whether or not it is still being written.
+pub fn scan(folder: &Path, options: &Options) -> Result<Vec<Found>, WatchError> {
+    let mut folder = open(folder, options)?;
+    first_look(&mut folder)?;
+    Ok(folder.snapshot())
+}
+
+/// Sends what lies in `folder` now, and again whenever that changes, until the receiver or the [`Watcher`] is dropped.
+///
+/// While the channel is full nothing is lost: the next event is the newest content.
+pub fn start(folder: &Path, options: &Options, changed: Sender<Changed>) -> Result<Watcher, WatchError> {
+    let mut folder = open(folder, options)?;
+    first_look(&mut folder)?;
+    // One waiting wake-up is as good as many.
+    let (wake, woken) = sync_channel(1);
+    let stop = Arc::new(AtomicBool::new(false));
+    let watch = Watch {
+        poll: options.poll,
+        notifications: Notifications { wake: wake.clone(), active: None, failed: false },
+        stop: stop.clone(),
+        woken,
+        changed,
+        folder,
+    };
+    let path = watch.folder.path().to_owned();
+    let thread = thread::Builder::new().name("plugin-folder".into()).spawn(move || watch.run());
+    let thread = thread.map_err(|error| WatchError { path, error })?;
+    Ok(Watcher { stop, wake, thread: Some(thread) })
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        let _ = self.wake.try_send(());
+        if let Some(thread) = self.thread.take() {
+            // It wakes at once and reads at most the files that have just changed.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn open(path: &Path, options: &Options) -> Result<Folder, WatchError> {
+    Folder::open(path, options.file_bytes_max, options.settle)
+        .map_err(|error| WatchError { path: path.to_owned(), error })
+}
+
+fn first_look(folder: &mut Folder) -> Result<(), WatchError> {
+    let path = folder.path().to_owned();
+    folder.look_at_once(Instant::now()).map_err(|error| WatchError { path, error })
+}
+
+/// The thread's own.
+struct Watch {
+    folder: Folder,
+    notifications: Notifications,
+    poll: Duration,
+    woken: Receiver<()>,
+    stop: Arc<AtomicBool>,
+    changed: Sender<Changed>,
+}
+
+impl Watch {
+    fn run(mut self) {
+        let mut unsent = true;
+        let mut missing = false;
+        // Since when something has been changing.
+        let mut restless: Option<Instant> = None;
+        self.notifications.follow(&self.folder);
+        loop {
+            if unsent && restless.is_none_or(|since| since.elapsed() >= HOLD_UP_MAX) {
+                match self.changed.try_send(Changed(self.folder.snapshot())) {
+                    Ok(()) => unsent = false,
+                    Err(TrySendError::Full(_)) => {}
+                    Err(TrySendError::Closed(_)) => return,
+                }
+            }
+            let wait = if unsent || restless.is_some() { LOOK_AGAIN } else { self.poll };
+            match self.woken.recv_timeout(wait) {
+                Ok(()) => thread::sleep(DEBOUNCE),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // What was announced up to here, the look below sees.
+            while self.woken.try_recv().is_ok() {}
+            if self.stop.load(Relaxed) || self.changed.is_closed() {
+                return;
+            }
+            match self.folder.look(Instant::now()) {
+                Ok(look) => {
+                    if missing {
+                        info!(folder = %self.folder.path().display(), "the plugin folder is back");
+                        missing = false;
+                    }
+                    self.notifications.follow(&self.folder);
+                    unsent |= look.changed;
+                    restless = look.restless.then(|| restless.unwrap_or_else(Instant::now));
+                }
+                Err(error) => {
+                    if !missing {
+                        warn!(
+                            folder = %self.folder.path().display(),
+                            %error,
+                            "cannot read the plugin folder; the plugins stay as they are until it is back"
+                        );
+                        missing = true;
+                    }
+                    restless = None;
+                }
+            }
+        }
+    }
+}
+
+/// The system's notifications about the folder, which may be missing altogether.
+struct Notifications {
+    wake: SyncSender<()>,
+    active: Option<(FolderId, RecommendedWatcher)>,
+    failed: bool,
+}
+
+impl Notifications {
+    /// Subscribes to the folder that has the name now: it may be another one than before.
+    fn follow(&mut self, folder: &Folder) {
+        let Some(id) = folder.id() else { return };
+        if self.active.as_ref().is_some_and(|(active, _)| *active == id) {
+            return;
+        }
+        let wake = self.wake.clone();
+        let handler = move |event: notify::Result<notify::Event>| {
+            if event.as_ref().map_or(true, matters) {
+                let _ = wake.try_send(());
+            }
+        };
+        let subscribed = notify::recommended_watcher(handler).and_then(|mut watcher| {
+            watcher.watch(folder.path(), RecursiveMode::NonRecursive)?;
+            Ok(watcher)
+        });
+        match subscribed {
+            Ok(watcher) => {
+                self.active = Some((id, watcher));
+                self.failed = false;
+            }
+            Err(error) if !self.failed => {
+                warn!(%error, "no notifications about the plugin folder; it is looked at every few seconds instead");
+                self.failed = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Reading a file is announced too, and the reader is this gateway.
+fn matters(event: &notify::Event) -> bool {
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -20,13 +20,13 @@ use crate::config::Config;
 use crate::connection::driver::Driver;
 use crate::connection::event::{Event, Now};
 use crate::connection::id::ConnectionIds;
-use crate::connection::session::{Local, Session};
+use crate::connection::local::Local;
+use crate::connection::session::Session;
 use crate::hub::peer::{Peer, Signal, Why};
-use crate::hub::{Delivered, Hub};
-use crate::inbox::{Delivery, Inbox};
+use crate::hub::Hub;
+use crate::inbox::Inbox;
 use crate::plugin::event::Client;
 use crate::protocol::Protocol;
-use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Connect, Request};
 use crate::shutdown::{self, Phase};
@@ -197,47 +197,15 @@ impl Worker {
             let lost = inbox.take(&mut batch);
             let mut queued = 0;
             for delivery in batch.drain(..) {
-                match delivery {
-                    Delivery::Push(push) => {
-                        let Delivered { sent, .. } = self.local.hub.borrow_mut().deliver(&push);
-                        let metrics = self.local.metrics();
-                        metrics.publications_delivered.add(sent as u64);
-                        metrics.messages_out.add(sent as u64);
-                        queued += sent;
-                        if queued >= TURN_MAX {
-                            queued = 0;
-                            yield_now().await;
-                        }
-                    }
-                    Delivery::Close { address, close, why } => self.close(&address, &close, why),
-                    Delivery::Chain(chain, taken) => {
-                        // The old chain's instances are dropped here, between two messages.
-                        *self.local.chain.borrow_mut() = *chain;
-                        let _ = taken.send(());
-                    }
+                queued += self.local.take(delivery);
+                if queued >= TURN_MAX {
+                    queued = 0;
+                    yield_now().await;
                 }
             }
             if lost {
-                let top = |channel: &Channel| {
-                    self.local.backplane.top(channel).map(|top| (top.offset, top.epoch))
-                };
-                self.local.metrics().inbox_overflow();
-                self.local.hub.borrow_mut().check_positions(top);
+                self.local.find_gaps();
             }
-        }
-    }
-
-    fn close(&self, address: &Channel, close: &Close, why: Why) {
-        let hub = self.local.hub.borrow();
-        let signal = || Signal::Close(close.clone(), why);
-        match address.target() {
-            Target::Connection(id) => {
-                let peer = self.ids.number(id).and_then(|number| hub.peer(number));
-                if let Some(peer) = peer.filter(|peer| &*peer.id == id) {
-                    peer.signal(signal());
-                }
-            }
-            _ => hub.listeners(address).for_each(|peer| peer.signal(signal())),
         }
     }
 

@@ -34,7 +34,7 @@ pub fn matches(pattern: &str, channel: &str) -> bool {
     }
 }
 
-/// Whether a text can be a pattern for [`matches`].
+/// Whether a text can be a pattern for [`matches()`].
 pub fn is_pattern(pattern: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some("" | "#" | "@") => true,

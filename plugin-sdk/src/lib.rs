@@ -3,6 +3,20 @@
 //! A plugin is a crate of type `cdylib` with this crate as its only dependency, built with
 //! `cargo build --release --target wasm32-wasip1` (or `wasm32-wasip2`) and dropped into the gateway's plugin folder.
 //!
+//! ```toml
+//! [lib]
+//! crate-type = ["cdylib"]
+//!
+//! # Without these the file is twenty times as large, and takes longer to load.
+//! [profile.release]
+//! lto = true
+//! codegen-units = 1
+//! panic = "abort"
+//! strip = true
+//! ```
+//!
+//! The whole plugin:
+//!
 //! ```
 //! use gateway_plugin_sdk::prelude::*;
 //!

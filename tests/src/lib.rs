@@ -1,1 +1,32 @@
-//! x
+//! What the end-to-end tests are written in: the gateway as a process of its own, clients of it, and waiting that ends.
+//!
+//! Every wait is for an event and has a bound; what was waited for is in the message when it does not come.
+
+// A failed expectation in here is a failed test: panicking is how it is told.
+#![allow(clippy::missing_panics_doc, reason = "every function of a test harness panics when the test is to fail")]
+
+mod artifacts;
+mod client;
+mod folder;
+mod gateway;
+mod http;
+mod log;
+mod metrics;
+mod raw;
+mod socket;
+mod tool;
+mod wait;
+
+pub mod token;
+
+pub use artifacts::{Target, gateway_binary, target_folder, wasm, wasm_for};
+pub use client::{Client, Refused};
+pub use folder::Folder;
+pub use gateway::{API_KEY, Builder, Gateway};
+pub use http::{Answer, request};
+pub use log::{Line, Log};
+pub use metrics::Metrics;
+pub use raw::RawClient;
+pub use socket::{Closed, Frame, Handshake, Socket};
+pub use tool::{Tool, node};
+pub use wait::{PATIENCE, eventually, within, within_time};

@@ -218,10 +218,6 @@ impl Backplane for Memory {
         }
         // A payload is a slice of the message it came in: a copy keeps that message out of the history.
         let data = Bytes::copy_from_slice(&data);
-        if self.history_bytes.load(Ordering::Relaxed) + data.len() > self.history_bytes_max {
-            let full = "the histories of all channels are as large as they may be";
-            return Err(ReplyError { temporary: true, ..ReplyError::LIMIT_EXCEEDED }.because(full));
-        }
         self.with(channel, |entry| {
             let stream = entry.stream(self, retention, at);
             stream.top.offset += 1;
@@ -231,6 +227,11 @@ impl Backplane for Memory {
             self.history_bytes.fetch_add(kept_bytes(&publication), Ordering::Relaxed);
             stream.kept.push_back((stream.expires, publication.clone()));
             self.forgotten(stream.forget(retention.size, at));
+            // Whoever publishes while memory is short pays with its own past, not with another channel's.
+            while self.history_bytes.load(Ordering::Relaxed) > self.history_bytes_max {
+                let Some((_, oldest)) = stream.kept.pop_front() else { break };
+                self.forgotten(kept_bytes(&oldest));
+            }
             let kind = PushKind::Publication { publication, epoch: top.epoch.clone() };
             self.spread(entry.interest, Push::new(channel.clone(), kind));
             Ok(top)
@@ -344,3 +345,6 @@ pub fn count_users(members: &[Arc<Member>]) -> usize {
     let named: HashSet<&str> = members.iter().map(|member| &*member.user).filter(|user| !user.is_empty()).collect();
     named.len() + members.iter().filter(|member| member.user.is_empty()).count()
 }
+
+#[cfg(test)]
+mod tests;

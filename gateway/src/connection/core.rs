@@ -693,3 +693,6 @@ fn acknowledgement(ask: &Ask) -> Option<Option<Reply>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! One connection with everything around it but the socket: applies what the core decides to the plugins, the hub and the
 //! backplane, and feeds their answers back. Synchronous, so that a simulation runs the same code as the driver.
 
-use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,12 +11,12 @@ use bytes::Bytes;
 use super::core::{Core, Effects};
 use super::effect::{Ask, Effect};
 use super::event::{Event, Now};
-use crate::backplane::{Backplane, NewPublication, Retention, memory};
-use crate::config::{Config, Namespace};
-use crate::hub::peer::{Peer, Signal, Unflushed};
-use crate::hub::{Hub, Listening};
+use super::local::Local;
+use crate::backplane::{NewPublication, Retention, memory};
+use crate::config::Namespace;
+use crate::hub::Listening;
+use crate::hub::peer::{Peer, Signal};
 use crate::outbound::Pushed;
-use crate::plugin::chain::Chain;
 use crate::plugin::event::{Client, Goodbye, Hello, Message};
 use crate::plugin::verdict::{Decision, Effect as PluginEffect, Identity};
 use crate::protocol::channel::{Channel, Target};
@@ -27,61 +26,7 @@ use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Form, Member};
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::protocol::{frame, json};
-use crate::telemetry::metrics::{CloseCause, DecisionOutcome, Metrics, WorkerMetrics};
-
-/// What the connections of one worker share. Everything in a cell is borrowed only inside one call.
-pub struct Local {
-    /// Which worker.
-    pub worker: usize,
-    /// As resolved at start.
-    pub config: Arc<Config>,
-    /// Who listens to what here.
-    pub hub: RefCell<Hub>,
-    /// The rules. Replaced as a whole, between two messages.
-    pub chain: RefCell<Chain>,
-    /// The other workers.
-    pub backplane: Arc<dyn Backplane>,
-    /// Counters of all workers; this one's by `worker`.
-    pub metrics: Arc<Metrics>,
-    /// Connections that others have pushed to.
-    pub unflushed: Rc<Unflushed>,
-    /// Where replies are encoded.
-    scratch: RefCell<Vec<u8>>,
-}
-
-/// Encoding space that is kept from one reply to the next.
-const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
-
-impl Local {
-    /// A worker without connections and without rules.
-    pub fn new(
-        worker: usize,
-        config: Arc<Config>,
-        hub: Hub,
-        backplane: Arc<dyn Backplane>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self {
-            worker,
-            config,
-            hub: RefCell::new(hub),
-            chain: RefCell::new(Chain::empty()),
-            backplane,
-            metrics,
-            unflushed: Rc::default(),
-            scratch: RefCell::default(),
-        }
-    }
-
-    /// This worker's counters.
-    pub fn metrics(&self) -> &WorkerMetrics {
-        self.metrics.worker(self.worker)
-    }
-
-    fn namespace(&self, channel: &Channel) -> Result<&Arc<Namespace>, ReplyError> {
-        self.config.namespaces.of(channel).ok_or(ReplyError::UNKNOWN_CHANNEL)
-    }
-}
+use crate::telemetry::metrics::{CloseCause, DecisionOutcome};
 
 /// How much of a channel its namespace keeps.
 pub fn retention(namespace: &Namespace) -> Retention {
@@ -264,17 +209,14 @@ impl Session {
     }
 
     fn reply(&self, reply: &Reply) {
-        let mut scratch = self.local.scratch.borrow_mut();
-        scratch.clear();
-        let Some(range) = codec::encode_reply(self.peer.protocol, reply, &mut scratch) else { return };
-        let metrics = self.local.metrics();
-        match self.peer.outbound.reply(&scratch[range]) {
-            Pushed::Sent => metrics.messages_out.inc(),
-            Pushed::Full => self.peer.signal(Signal::Slow),
-            Pushed::Closed => (),
-        }
-        if scratch.capacity() > SCRATCH_BYTES_KEPT {
-            *scratch = Vec::new();
+        let pushed = self.local.with_scratch(|scratch| {
+            let range = codec::encode_reply(self.peer.protocol, reply, scratch)?;
+            Some(self.peer.outbound.reply(&scratch[range]))
+        });
+        match pushed {
+            Some(Pushed::Sent) => self.local.metrics().messages_out.inc(),
+            Some(Pushed::Full) => self.peer.signal(Signal::Slow),
+            Some(Pushed::Closed) | None => (),
         }
     }
 

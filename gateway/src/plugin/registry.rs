@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tracing::{error, info, warn};
 
 use self::prepare::{Prepared, Slot, State, load, prepare};
@@ -42,6 +42,7 @@ pub struct Registry {
     workers: Arc<dyn Workers>,
     /// Held while a change is under way, so that changes happen one after the other.
     state: Arc<tokio::sync::Mutex<State>>,
+    swap_timeout: Duration,
     /// A copy for readers, who must not wait for a compile.
     published: Mutex<Published>,
 }
@@ -79,7 +80,8 @@ pub struct Checked {
 impl Registry {
     /// Nothing is live; the workers are expected to start with [`Chain::empty`].
     pub fn new(loader: Arc<dyn Loader>, workers: Arc<dyn Workers>) -> Self {
-        Self { loader, workers, state: Arc::default(), published: Mutex::default() }
+        let (state, published) = (Arc::default(), Mutex::default());
+        Self { loader, workers, state, swap_timeout: SWAP_TIMEOUT, published }
     }
 
     /// Makes the chain follow `found`, the complete content of the folder.
@@ -124,7 +126,7 @@ impl Registry {
             log_refusal(file, &state);
         }
         if changed {
-            wait(acknowledgements, generation).await;
+            wait(acknowledgements, generation, self.swap_timeout).await;
             log_change(&before, &state, begin.elapsed());
         }
         drop(state);
@@ -225,10 +227,10 @@ impl Registry {
     }
 }
 
-async fn wait(acknowledgements: Vec<oneshot::Receiver<()>>, generation: u64) {
-    let deadline = tokio::time::Instant::now() + SWAP_TIMEOUT;
+async fn wait(acknowledgements: Vec<oneshot::Receiver<()>>, generation: u64, longest: Duration) {
+    let deadline = Instant::now() + longest;
     for (worker, acknowledgement) in acknowledgements.into_iter().enumerate() {
-        match timeout(deadline.saturating_duration_since(tokio::time::Instant::now()), acknowledgement).await {
+        match timeout_at(deadline.into(), acknowledgement).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => warn!(worker, generation, "a worker has ended and takes no new chain"),
             Err(_) => error!(

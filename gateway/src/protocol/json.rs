@@ -15,7 +15,7 @@ pub struct NotJson(Box<str>);
 pub fn compact(json: Bytes) -> Result<Bytes, NotJson> {
     let text = std::str::from_utf8(&json).map_err(|e| NotJson(e.to_string().into()))?;
     serde_json::from_str::<IgnoredAny>(text).map_err(|e| NotJson(e.to_string().into()))?;
-    if !json.contains(&b'\n') {
+    if memchr::memchr(b'\n', &json).is_none() {
         return Ok(json);
     }
     Ok(json.iter().copied().filter(|byte| *byte != b'\n').collect())

@@ -89,7 +89,7 @@ mod tests {
     fn calls_do_not_pay_for_concurrency() {
         for pool in [Some(10), None] {
             let engine = Engine::new(&config(pool)).unwrap();
-            assert!(!engine.config().get_concurrency_support(), "{pool:?}");
+            assert!(!engine.get_concurrency_support(), "{pool:?}");
         }
     }
 

@@ -10,6 +10,8 @@ use quote::quote;
 /// A crate holds one plugin. Built for WebAssembly, the block's type becomes a component that exports `configure` and one
 /// interface for each hook in the block, and the name and version of the crate are stamped into the file. Built for
 /// anything else, the block stays as it is, so that the [test kit](../gateway_plugin_sdk/kit/index.html) can run it.
+///
+/// Exports are unsafe by nature: a crate may deny `unsafe_code`, but not forbid it.
 #[proc_macro_attribute]
 pub fn plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
     plugin::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()

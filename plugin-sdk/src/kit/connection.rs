@@ -19,35 +19,30 @@ impl<'k, P: Plugin> Connection<'k, P> {
     // ---- Who it is ----
 
     /// The user that an earlier plugin or connect gave it.
-    #[must_use]
     pub fn user(mut self, user: &str) -> Self {
         user.clone_into(&mut self.client().user);
         self
     }
 
     /// An attribute that an earlier plugin or message gave it; an empty value removes it.
-    #[must_use]
     pub fn attribute(mut self, name: &str, value: &str) -> Self {
         self.client().set_attribute(name, value);
         self
     }
 
     /// A header of the handshake that the gateway was configured to keep.
-    #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.client().headers.insert(name.to_ascii_lowercase(), value.to_owned());
         self
     }
 
     /// The address it came from, without a port.
-    #[must_use]
     pub fn remote_address(mut self, address: &str) -> Self {
         address.clone_into(&mut self.client().remote_address);
         self
     }
 
     /// How it speaks: `centrifuge-json` or `raw`.
-    #[must_use]
     pub fn protocol(mut self, protocol: &str) -> Self {
         protocol.clone_into(&mut self.client().protocol);
         self

@@ -1,7 +1,7 @@
 //! Admits clients by a signed token (JWT). See `README.md` for the settings and claims.
 //!
-//! The order of the checks is the order of the modules: the token is taken apart ([`token`]), its signature is verified
-//! ([`key`]), and only then is anything in it believed ([`claims`]).
+//! A token is taken apart (`token`), then its signature is verified (`key`), and only then is anything in it believed
+//! (`claims`).
 
 mod claims;
 mod key;

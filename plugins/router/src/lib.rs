@@ -1,8 +1,8 @@
 //! Permits, refuses, rewrites and routes messages by a table of rules. See `README.md` for the table.
 //!
-//! The settings are read once, with every mistake reported ([`settings`]), into rules ([`rule`]) whose texts and values
-//! are templates ([`template`]). A message then meets the rules in order, with a payload that is parsed only if a rule
-//! looks into it ([`payload`]).
+//! The settings are read once, with every mistake reported (`settings`), into rules (`rule`) whose texts and values
+//! are templates (`template`). A message then meets the rules in order, with a payload that is parsed only if a rule
+//! looks into it (`payload`).
 
 mod payload;
 mod rule;

@@ -416,3 +416,21 @@ fn every_mistake_is_reported_with_its_rule_and_what_would_be_accepted() {
         check(&format!("[[rules]] {rule}"), &format!("rule 1: {expected}"));
     }
 }
+
+#[test]
+fn the_table_of_the_readme_does_what_it_says() {
+    let readme = include_str!("../README.md");
+    let table =
+        readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a TOML block");
+    let settings: Value = toml::from_str(table).expect("TOML");
+    let mut kit = Kit::<Router>::new(&settings["config"]).expect("good rules");
+
+    let chat = publish(&mut kit, "chat:1", &json!({"text": "hello"}));
+    assert_eq!(chat.effects, [Effect::publish("chat:1", r#"{"from":"42","text":"hello"}"#)]);
+    let direct = publish(&mut kit, "dm", &json!({"to": "7", "text": "hi"}));
+    assert_eq!(direct.verdict, Verdict::route(["#7"]));
+    let subscribe = kit.connection("c1").user("42").message(Kind::Subscribe).channel("chat:1").send();
+    assert_eq!(subscribe.verdict, Verdict::allow());
+    let anonymous = kit.connection("c2").message(Kind::Publish).channel("chat:1").json("x").send();
+    assert_eq!(anonymous.verdict, Verdict::deny(101, "sign in to chat"));
+}

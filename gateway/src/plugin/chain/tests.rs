@@ -1,0 +1,390 @@
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::plugin::counters::{Counts, PluginCounters};
+use crate::plugin::failure::Cause;
+use crate::plugin::interests::{Hooks, Kinds, Pattern};
+use crate::plugin::load::{About, Factory, LoadCode, LoadError};
+use crate::plugin::verdict::Refusal;
+use crate::protocol::channel::Channel;
+
+/// What a scripted plugin does when it is called.
+#[derive(Clone)]
+enum Step {
+    Connect(ConnectVerdict),
+    Message(Verdict),
+    /// Records an effect on this channel first.
+    Effect(&'static str, Box<Step>),
+    Fail(Cause),
+    Nothing,
+}
+
+/// What all instances of one scripted plugin share.
+#[derive(Default)]
+struct Script {
+    steps: Mutex<VecDeque<Step>>,
+    /// What the plugin saw: hook and payload, or hook and user.
+    seen: Mutex<Vec<String>>,
+    instances: Mutex<Vec<Result<(), LoadError>>>,
+    instantiated: Mutex<usize>,
+    interests: Option<Interests>,
+}
+
+struct Scripted(Arc<Script>, Interests);
+
+impl Scripted {
+    fn step(&mut self, seen: String, effects: &mut Vec<Effect>) -> Result<Step, Failure> {
+        self.0.seen.lock().unwrap().push(seen);
+        let mut step = self.0.steps.lock().unwrap().pop_front().unwrap_or(Step::Nothing);
+        while let Step::Effect(name, next) = step {
+            effects.push(Effect::Subscribe(channel(name)));
+            step = *next;
+        }
+        if let Step::Fail(cause) = step { Err(Failure::new(cause, "scripted")) } else { Ok(step) }
+    }
+}
+
+impl Plugin for Scripted {
+    fn interests(&self) -> &Interests {
+        &self.1
+    }
+
+    fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+        let attributes = hello.client.attributes.keys().cloned().collect::<Vec<_>>().join(",");
+        Ok(match self.step(format!("connect {}[{attributes}]", hello.client.user), effects)? {
+            Step::Connect(verdict) => verdict,
+            _ => ConnectVerdict::Pass,
+        })
+    }
+
+    fn on_message(&mut self, message: &Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+        let payload = String::from_utf8_lossy(&message.payload).into_owned();
+        Ok(match self.step(format!("message {payload}"), effects)? {
+            Step::Message(verdict) => verdict,
+            _ => Verdict::Next,
+        })
+    }
+
+    fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+        self.step(format!("disconnect {}", goodbye.code), effects).map(|_| ())
+    }
+}
+
+struct ScriptedFactory(Arc<Script>, About);
+
+impl Factory for ScriptedFactory {
+    fn instantiate(&self, _: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
+        *self.0.instantiated.lock().unwrap() += 1;
+        self.0.instances.lock().unwrap().pop().unwrap_or(Ok(()))?;
+        let interests = self.0.interests.clone().unwrap_or(Interests::everything(ALL_HOOKS));
+        Ok(Box::new(Scripted(self.0.clone(), interests)))
+    }
+
+    fn about(&self) -> &About {
+        &self.1
+    }
+}
+
+const ALL_HOOKS: Hooks = Hooks { configure: true, on_connect: true, on_message: true, on_disconnect: true };
+
+/// A chain of scripted plugins, and what they saw.
+struct Bench {
+    chain: Chain,
+    scripts: Vec<Arc<Script>>,
+    counters: Vec<Arc<PluginCounters>>,
+    effects: Vec<Effect>,
+    now: u64,
+}
+
+impl Bench {
+    fn new(plugins: Vec<(FailurePolicy, Vec<Step>)>) -> Self {
+        Self::with(plugins.into_iter().map(|(policy, steps)| {
+            (policy, Script { steps: Mutex::new(steps.into()), ..Script::default() })
+        }))
+    }
+
+    fn with(plugins: impl IntoIterator<Item = (FailurePolicy, Script)>) -> Self {
+        let about =
+            About { name: None, version: None, sdk: None, interface: "0.1".into(), hooks: ALL_HOOKS };
+        let (mut links, mut scripts, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, (policy, script)) in plugins.into_iter().enumerate() {
+            let script = Arc::new(script);
+            let counters = Arc::new(PluginCounters::new(1));
+            let factory = Arc::new(ScriptedFactory(script.clone(), about.clone()));
+            links.push(Link::new(format!("p{number}").into(), 0, policy, factory, counters.clone()).unwrap());
+            scripts.push(script);
+            all.push(counters);
+        }
+        Self { chain: Chain::new(1, links), scripts, counters: all, effects: Vec::new(), now: 1_000_000 }
+    }
+
+    fn message(&mut self, kind: Kind, name: &str) -> Decision {
+        let channel = (!name.is_empty()).then(|| channel(name));
+        let mut message = Message {
+            client: client(),
+            kind,
+            channel,
+            method: "".into(),
+            payload: Bytes::from_static(b"p"),
+            binary: false,
+            now: self.now,
+        };
+        self.effects.clear();
+        self.chain.on_message(&mut message, &mut self.effects)
+    }
+
+    fn publish(&mut self) -> Decision {
+        self.message(Kind::Publish, "news")
+    }
+
+    fn connect(&mut self) -> Admission {
+        let hello = Hello { client: client(), token: "t".into(), data: Bytes::new(), now: self.now };
+        self.effects.clear();
+        self.chain.on_connect(&hello, &mut self.effects)
+    }
+
+    fn disconnect(&mut self) {
+        let goodbye = Goodbye { client: client(), code: 3000, reason: "".into(), duration: 5, now: self.now };
+        self.effects.clear();
+        self.chain.on_disconnect(&goodbye, &mut self.effects);
+    }
+
+    fn seen(&self, plugin: usize) -> Vec<String> {
+        std::mem::take(&mut *self.scripts[plugin].seen.lock().unwrap())
+    }
+
+    fn counts(&self, plugin: usize) -> Counts {
+        self.counters[plugin].read()
+    }
+
+    fn instantiated(&self, plugin: usize) -> usize {
+        *self.scripts[plugin].instantiated.lock().unwrap()
+    }
+}
+
+fn channel(name: &str) -> Channel {
+    Channel::parse(name).unwrap()
+}
+
+fn client() -> Arc<Client> {
+    Arc::new(Client {
+        number: 7,
+        id: "c7".into(),
+        user: "".into(),
+        protocol: "raw",
+        address: [127, 0, 0, 1].into(),
+        headers: [].into(),
+        attributes: BTreeMap::from([("a".into(), "1".into())]),
+    })
+}
+
+fn refusal(code: u32) -> Refusal {
+    Refusal { code, reason: "no".into() }
+}
+
+fn payload(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+use FailurePolicy::{Closed, Open};
+use Step::{Effect as Record, Fail};
+
+fn say(verdict: Verdict) -> Step {
+    Step::Message(verdict)
+}
+
+#[test]
+fn without_plugins_nothing_is_decided_and_nothing_is_wanted() {
+    let mut chain = Chain::empty();
+    assert_eq!(chain.generation(), 0);
+    assert!(Kind::ALL.iter().all(|kind| !chain.wants(*kind)));
+    let mut bench = Bench::new(vec![]);
+    assert_eq!(bench.publish(), Decision::Undecided(payload("p")));
+    assert_eq!(bench.connect(), Admission::Undecided);
+    let goodbye = Goodbye { client: client(), code: 1, reason: "".into(), duration: 0, now: 0 };
+    chain.on_disconnect(&goodbye, &mut Vec::new());
+}
+
+#[test]
+fn a_verdict_that_ends_the_chain_is_the_decision() {
+    let targets = vec![channel("a"), channel("#42")];
+    for (verdict, decision) in [
+        (Verdict::Deny(refusal(103)), Decision::Denied(refusal(103))),
+        (Verdict::Drop, Decision::Dropped),
+        (Verdict::Disconnect(refusal(3500)), Decision::Disconnect(refusal(3500))),
+        (Verdict::Reply(payload("r")), Decision::Reply(payload("r"))),
+        (Verdict::Route(targets.clone()), Decision::Route { targets, payload: payload("p") }),
+    ] {
+        let mut bench = Bench::new(vec![(Closed, vec![say(verdict.clone())]), (Closed, vec![])]);
+        assert_eq!(bench.publish(), decision);
+        assert_eq!(bench.seen(1), [""; 0], "{verdict:?} ends the chain");
+        let refused = matches!(verdict, Verdict::Deny(_) | Verdict::Disconnect(_));
+        assert_eq!(bench.counts(0).refusals, u64::from(refused), "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_verdict_that_goes_on_lets_later_plugins_decide() {
+    let mut bench = Bench::new(vec![
+        (Closed, vec![say(Verdict::Next), say(Verdict::Allow), say(Verdict::Allow)]),
+        (Closed, vec![say(Verdict::Next), say(Verdict::Next), say(Verdict::Deny(refusal(100)))]),
+    ]);
+    assert_eq!(bench.publish(), Decision::Undecided(payload("p")));
+    assert_eq!(bench.publish(), Decision::Allowed(payload("p")));
+    assert_eq!(bench.publish(), Decision::Denied(refusal(100)));
+}
+
+#[test]
+fn later_plugins_and_the_decision_get_the_replaced_payload() {
+    let replaced = say(Verdict::Replace(payload("q")));
+    let mut bench = Bench::new(vec![
+        (Closed, vec![replaced.clone(), replaced]),
+        (Closed, vec![say(Verdict::Next), say(Verdict::Route(vec![channel("a")]))]),
+    ]);
+    assert_eq!(bench.publish(), Decision::Undecided(payload("q")), "to replace is not to allow");
+    assert_eq!(bench.publish(), Decision::Route { targets: vec![channel("a")], payload: payload("q") });
+    assert_eq!(bench.seen(0), ["message p", "message p"]);
+    assert_eq!(bench.seen(1), ["message q", "message q"]);
+}
+
+#[test]
+fn a_failure_refuses_the_event_or_counts_as_no_opinion() {
+    let fails = || vec![Fail(Cause::Trap)];
+    let mut closed = Bench::new(vec![(Closed, fails()), (Closed, vec![])]);
+    assert_eq!(closed.publish(), Decision::Failed);
+    assert_eq!(closed.seen(1), [""; 0]);
+    let mut open = Bench::new(vec![(Open, fails()), (Closed, vec![say(Verdict::Allow)])]);
+    assert_eq!(open.publish(), Decision::Allowed(payload("p")));
+
+    assert_eq!(Bench::new(vec![(Closed, fails())]).connect(), Admission::Failed);
+    assert_eq!(Bench::new(vec![(Open, fails())]).connect(), Admission::Undecided);
+}
+
+#[test]
+fn effects_of_a_failed_call_are_discarded_and_earlier_ones_stay() {
+    let record = |name, then| Record(name, Box::new(then));
+    let mut bench = Bench::new(vec![
+        (Closed, vec![record("one", say(Verdict::Next))]),
+        (Open, vec![record("two", record("three", Fail(Cause::Deadline)))]),
+        (Closed, vec![record("four", say(Verdict::Deny(refusal(100))))]),
+    ]);
+    assert_eq!(bench.publish(), Decision::Denied(refusal(100)));
+    assert_eq!(bench.effects, [Effect::Subscribe(channel("one")), Effect::Subscribe(channel("four"))]);
+    assert_eq!([0, 1, 2].map(|plugin| bench.counts(plugin).effects), [1, 0, 1]);
+}
+
+#[test]
+fn an_instance_that_failed_is_replaced_before_the_next_event() {
+    for (cause, instances) in [(Cause::Trap, 2), (Cause::Deadline, 2), (Cause::Memory, 2), (Cause::InvalidAnswer, 1)] {
+        let mut bench = Bench::new(vec![(Closed, vec![Fail(cause), say(Verdict::Allow)])]);
+        assert_eq!(bench.publish(), Decision::Failed);
+        assert_eq!(bench.instantiated(0), instances, "{cause}");
+        assert_eq!(bench.publish(), Decision::Allowed(payload("p")), "{cause}");
+        assert_eq!(bench.instantiated(0), instances, "{cause}");
+        assert_eq!(bench.counts(0).failures_by(cause), 1);
+        assert_eq!(bench.counts(0).calls, 2);
+    }
+}
+
+#[test]
+fn a_plugin_that_cannot_be_replaced_meets_its_policy_and_is_tried_again_after_a_pause() {
+    let refused = || Err(LoadError::new(LoadCode::Instantiate, "no room"));
+    // Taken from the end: the first instance works, the next two do not.
+    let script = || Script {
+        steps: Mutex::new([Fail(Cause::Trap), say(Verdict::Allow)].into()),
+        instances: Mutex::new(vec![refused(), refused(), Ok(())]),
+        ..Script::default()
+    };
+    for (policy, meanwhile) in [(Closed, Decision::Failed), (Open, Decision::Undecided(payload("p")))] {
+        let mut bench = Bench::with([(policy, script())]);
+        assert_eq!(bench.publish(), meanwhile);
+        assert_eq!(bench.instantiated(0), 2, "at once");
+        bench.now += 99;
+        assert_eq!(bench.publish(), meanwhile);
+        assert_eq!(bench.instantiated(0), 2, "not again so soon");
+        bench.now += 1;
+        assert_eq!(bench.publish(), meanwhile);
+        assert_eq!(bench.instantiated(0), 3);
+        bench.now -= 1_000_000;
+        assert_eq!(bench.publish(), Decision::Allowed(payload("p")), "a clock set back prolongs no pause");
+        assert_eq!(bench.instantiated(0), 4);
+    }
+}
+
+#[test]
+fn a_missing_instance_fails_only_what_it_would_have_seen() {
+    let interests = Interests { kinds: Kinds::NONE.with(Kind::Rpc), ..Interests::everything(ALL_HOOKS) };
+    let script = Script {
+        steps: Mutex::new([Fail(Cause::Trap)].into()),
+        instances: Mutex::new(vec![Err(LoadError::new(LoadCode::Instantiate, "no room")), Ok(())]),
+        interests: Some(interests),
+        ..Script::default()
+    };
+    let mut bench = Bench::with([(Closed, script)]);
+    assert_eq!(bench.message(Kind::Rpc, ""), Decision::Failed);
+    assert_eq!(bench.publish(), Decision::Undecided(payload("p")));
+    assert_eq!(bench.message(Kind::Rpc, ""), Decision::Failed);
+}
+
+#[test]
+fn what_a_plugin_does_not_want_passes_it_by() {
+    let interests = Interests {
+        hooks: Hooks { on_connect: false, on_disconnect: false, ..ALL_HOOKS },
+        kinds: Kinds::NONE.with(Kind::Publish).with(Kind::Rpc),
+        channels: Some([Pattern::parse("chat:*").unwrap()].into()),
+        payload: true,
+    };
+    let mut bench = Bench::with([(Closed, Script { interests: Some(interests), ..Script::default() })]);
+    assert!(bench.chain.wants(Kind::Publish) && bench.chain.wants(Kind::Rpc));
+    assert!(!bench.chain.wants(Kind::Subscribe));
+    bench.connect();
+    bench.disconnect();
+    bench.message(Kind::Publish, "news");
+    bench.message(Kind::Subscribe, "chat:1");
+    assert_eq!(bench.seen(0), [""; 0]);
+    bench.message(Kind::Publish, "chat:1");
+    bench.message(Kind::Rpc, "");
+    assert_eq!(bench.seen(0).len(), 2);
+    assert_eq!(bench.counts(0).calls, 2);
+}
+
+#[test]
+fn the_last_accept_wins_and_later_plugins_see_the_one_before() {
+    let accept = |user: &str| {
+        let attributes = vec![("b".into(), user.into())];
+        let identity = Identity { user: user.into(), attributes, ..Identity::default() };
+        Step::Connect(ConnectVerdict::Accept(Box::new(identity)))
+    };
+    let mut bench =
+        Bench::new(vec![(Closed, vec![accept("1")]), (Closed, vec![]), (Closed, vec![accept("2")]), (Closed, vec![])]);
+    let Admission::Accepted(identity) = bench.connect() else { panic!("accepted") };
+    assert_eq!(&*identity.user, "2");
+    let seen = [0, 1, 2, 3].map(|plugin| bench.seen(plugin).concat());
+    assert_eq!(seen, ["connect [a]", "connect 1[a,b]", "connect 1[a,b]", "connect 2[a,b]"]);
+}
+
+#[test]
+fn a_refusal_ends_the_admission() {
+    let refuse = Step::Connect(ConnectVerdict::Refuse(refusal(3500)));
+    let accept = Step::Connect(ConnectVerdict::Accept(Box::default()));
+    let mut bench = Bench::new(vec![(Closed, vec![accept]), (Closed, vec![refuse]), (Closed, vec![])]);
+    assert_eq!(bench.connect(), Admission::Refused(refusal(3500)));
+    assert_eq!(bench.seen(2), [""; 0]);
+    assert_eq!(bench.counts(1).refusals, 1);
+}
+
+#[test]
+fn every_plugin_hears_of_a_disconnect() {
+    let mut bench = Bench::new(vec![
+        (Closed, vec![Record("lost", Box::new(Fail(Cause::Trap)))]),
+        (Closed, vec![Record("kept", Box::new(Step::Nothing))]),
+    ]);
+    bench.disconnect();
+    assert_eq!(bench.seen(1), ["disconnect 3000"]);
+    assert_eq!(bench.effects, [Effect::Subscribe(channel("kept"))]);
+}

@@ -1,0 +1,409 @@
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::plugin::Plugin;
+use crate::plugin::event::{Client, Goodbye, Hello, Kind, Message};
+use crate::plugin::failure::Failure;
+use crate::plugin::interests::{Hooks, Interests};
+use crate::plugin::load::{Factory, LoadCode};
+use crate::plugin::settings::Settings;
+use crate::plugin::verdict::{ConnectVerdict, Decision, Effect, Verdict};
+
+/// A plugin that denies every message with its own text, so that the answer tells which version decided.
+struct Stamp(Box<str>, Interests);
+
+impl Plugin for Stamp {
+    fn interests(&self) -> &Interests {
+        &self.1
+    }
+
+    fn on_connect(&mut self, _: &Hello, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+        Ok(ConnectVerdict::Pass)
+    }
+
+    fn on_message(&mut self, message: &Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+        let trace = [&*message.payload, self.0.as_bytes(), b" "].concat();
+        Ok(Verdict::Replace(trace.into()))
+    }
+
+    fn on_disconnect(&mut self, _: &Goodbye, _: &mut Vec<Effect>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Takes text for WebAssembly: `bad` does not load, `late` cannot be instantiated, anything else is a [`Stamp`].
+#[derive(Default)]
+struct TextLoader {
+    loads: AtomicUsize,
+    instances: Arc<AtomicUsize>,
+    /// No instance can be made.
+    full: Arc<std::sync::atomic::AtomicBool>,
+}
+
+struct TextFactory {
+    text: Box<str>,
+    about: About,
+    instances: Arc<AtomicUsize>,
+    full: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Loader for TextLoader {
+    fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError> {
+        self.loads.fetch_add(1, SeqCst);
+        let text = String::from_utf8_lossy(wasm);
+        match &*text {
+            "bad" => return Err(LoadError::new(LoadCode::NotWasm, "is bad")),
+            "panic" => panic!("the compiler has a bug"),
+            _ => {}
+        }
+        let hooks = Hooks { on_message: true, ..Hooks::default() };
+        let about = About { name: Some(name.into()), version: Some("1".into()), sdk: None, interface: "0.1".into(), hooks };
+        let text = if &*settings.config == "{}" { text.into() } else { format!("{text}{}", settings.config).into() };
+        Ok(Arc::new(TextFactory { text, about, instances: self.instances.clone(), full: self.full.clone() }))
+    }
+}
+
+impl Factory for TextFactory {
+    fn instantiate(&self, _: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
+        if self.full.load(SeqCst) || &*self.text == "late" {
+            return Err(LoadError::new(LoadCode::Instantiate, "has no room"));
+        }
+        self.instances.fetch_add(1, SeqCst);
+        Ok(Box::new(Stamp(self.text.clone(), Interests::everything(self.about.hooks))))
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}
+
+/// Two workers that take chains at once, and one that never answers if told so.
+#[derive(Default)]
+struct TwoWorkers {
+    chains: Mutex<[Option<Chain>; 2]>,
+    swaps: AtomicUsize,
+    /// Instances that existed when the first worker was given a chain.
+    ready: Mutex<Vec<usize>>,
+    instances: Arc<AtomicUsize>,
+    deaf: Mutex<Vec<oneshot::Sender<()>>>,
+    is_deaf: bool,
+}
+
+impl Workers for TwoWorkers {
+    fn count(&self) -> usize {
+        2
+    }
+
+    fn swap(&self, worker: usize, chain: Chain) -> oneshot::Receiver<()> {
+        if worker == 0 {
+            self.ready.lock().unwrap().push(self.instances.load(SeqCst));
+        }
+        self.swaps.fetch_add(1, SeqCst);
+        self.chains.lock().unwrap()[worker] = Some(chain);
+        let (sender, receiver) = oneshot::channel();
+        if self.is_deaf {
+            self.deaf.lock().unwrap().push(sender);
+        } else {
+            sender.send(()).unwrap();
+        }
+        receiver
+    }
+}
+
+struct Bench {
+    registry: Registry,
+    workers: Arc<TwoWorkers>,
+    loader: Arc<TextLoader>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(TwoWorkers::default())
+    }
+
+    fn with(mut workers: TwoWorkers) -> Self {
+        let loader = Arc::new(TextLoader::default());
+        workers.instances = loader.instances.clone();
+        let workers = Arc::new(workers);
+        Self { registry: Registry::new(loader.clone(), workers.clone()), workers, loader }
+    }
+
+    /// Files as `name=bytes`, with settings as `name=bytes+settings`.
+    async fn apply(&self, files: &str) -> Applied {
+        self.registry.apply(files.split_whitespace().map(found).collect()).await
+    }
+
+    /// What a message meets on each worker, which must be the same.
+    fn trace(&self) -> String {
+        let mut chains = self.workers.chains.lock().unwrap();
+        let traces = chains.each_mut().map(|chain| chain.as_mut().map(trace).unwrap_or_default());
+        assert_eq!(traces[0], traces[1]);
+        traces[0].trim_end().into()
+    }
+
+    /// `name state error` for every plugin.
+    fn status(&self) -> Vec<String> {
+        let show = |status: PluginStatus| {
+            let error = status.last_error.map(|error| format!(" {}", error.code)).unwrap_or_default();
+            format!("{} {} {}{error}", status.file, status.name, status.state.as_str())
+        };
+        self.registry.status().into_iter().map(show).collect()
+    }
+
+    fn loads(&self) -> usize {
+        self.loader.loads.swap(0, SeqCst)
+    }
+}
+
+fn found(file: &str) -> Found {
+    let (name, content) = file.split_once('=').unwrap();
+    let (wasm, settings) = content.split_once('+').map_or((content, None), |(wasm, settings)| (wasm, Some(settings)));
+    Found {
+        path: name.into(),
+        file: format!("{name}.wasm").into(),
+        wasm: Ok(Bytes::copy_from_slice(wasm.as_bytes())),
+        settings: settings.map(|text| Ok(Bytes::from(format!("config.v = '{text}'")))),
+    }
+}
+
+fn trace(chain: &mut Chain) -> String {
+    let client = Client {
+        number: 1,
+        id: "c1".into(),
+        user: "".into(),
+        protocol: "raw",
+        address: IpAddr::from([127, 0, 0, 1]),
+        headers: [].into(),
+        attributes: BTreeMap::new(),
+    };
+    let mut message = Message {
+        client: Arc::new(client),
+        kind: Kind::Raw,
+        channel: None,
+        method: "".into(),
+        payload: Bytes::new(),
+        binary: false,
+        now: 0,
+    };
+    match chain.on_message(&mut message, &mut Vec::new()) {
+        Decision::Undecided(payload) => String::from_utf8(payload.into()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn plugins_run_in_the_order_of_their_file_names_on_every_worker() {
+    let bench = Bench::new();
+    let applied = bench.apply("20-b=B 10-a=A 30-c=C").await;
+    assert_eq!(applied, Applied { generation: 1, changed: true, live: 3, refused: vec![] });
+    assert_eq!(bench.trace(), "A B C");
+    assert_eq!(bench.apply("25-a=A 20-b=B 30-c=C").await.generation, 2);
+    assert_eq!(bench.trace(), "B A C", "renamed");
+    assert_eq!(bench.loads(), 3, "and not loaded again");
+}
+
+#[tokio::test]
+async fn instances_for_all_workers_are_ready_before_the_first_swap() {
+    let bench = Bench::new();
+    bench.apply("10-a=A 20-b=B").await;
+    bench.apply("10-a=A 20-b=C").await;
+    assert_eq!(*bench.workers.ready.lock().unwrap(), [4, 8]);
+}
+
+#[tokio::test]
+async fn what_has_not_changed_is_neither_loaded_nor_swapped() {
+    let bench = Bench::new();
+    bench.apply("10-a=A 20-b=B").await;
+    bench.loads();
+    let applied = bench.apply("20-b=B 10-a=A").await;
+    assert!(!applied.changed);
+    assert_eq!((bench.loads(), bench.workers.swaps.load(SeqCst)), (0, 2));
+    bench.apply("10-a=A 20-b=B2").await;
+    assert_eq!(bench.loads(), 1, "only the changed one");
+    bench.apply("10-a=A+x 20-b=B2").await;
+    assert_eq!(bench.loads(), 1, "changed settings are a change");
+    assert_eq!(bench.trace(), "A{\"v\":\"x\"} B2");
+}
+
+#[tokio::test]
+async fn a_refused_file_leaves_the_last_good_version_in_its_place() {
+    let bench = Bench::new();
+    bench.apply("10-a=A 20-b=B").await;
+    let applied = bench.apply("10-a=bad 20-b=C 30-d=bad").await;
+    assert_eq!(bench.trace(), "A C");
+    let refused: Vec<_> = applied.refused.iter().map(|(file, error)| (&**file, error.code())).collect();
+    assert_eq!(refused, [("10-a.wasm", LoadCode::NotWasm), ("30-d.wasm", LoadCode::NotWasm)]);
+    assert_eq!(
+        bench.status(),
+        ["10-a.wasm a live-older not-wasm", "20-b.wasm b live", "30-d.wasm d refused not-wasm"]
+    );
+    let applied = bench.apply("10-a=A 20-b=C 30-d=D").await;
+    assert_eq!(applied.refused, []);
+    assert_eq!(bench.trace(), "A C D");
+    assert_eq!(bench.status(), ["10-a.wasm a live", "20-b.wasm b live", "30-d.wasm d live"]);
+}
+
+#[tokio::test]
+async fn a_bad_version_is_tried_once() {
+    let bench = Bench::new();
+    bench.apply("a=A").await;
+    bench.apply("a=bad").await;
+    bench.loads();
+    bench.apply("a=bad b=B").await;
+    assert_eq!(bench.loads(), 1, "only b");
+    assert_eq!(bench.trace(), "A B");
+    let at = || bench.registry.status()[0].last_error.clone().unwrap().at;
+    let first = at();
+    bench.apply("a=bad").await;
+    assert_eq!(at(), first, "the time of the refusal, not of the last look");
+}
+
+#[tokio::test]
+async fn what_panics_while_it_loads_is_refused() {
+    let bench = Bench::new();
+    let applied = bench.apply("a=panic b=B").await;
+    assert_eq!(applied.refused[0].1.code(), LoadCode::Compile);
+    assert_eq!(bench.trace(), "B");
+}
+
+#[tokio::test]
+async fn what_cannot_be_instantiated_is_refused_and_tried_again() {
+    let bench = Bench::new();
+    bench.apply("a=A").await;
+    let applied = bench.apply("a=late b=B").await;
+    assert_eq!(applied.refused[0].1.code(), LoadCode::Instantiate);
+    assert_eq!(bench.trace(), "A B");
+    bench.loads();
+    bench.apply("a=late b=B").await;
+    assert_eq!(bench.loads(), 1, "room may have been found meanwhile");
+}
+
+#[tokio::test]
+async fn if_a_live_plugin_cannot_be_instantiated_again_everything_stays() {
+    let bench = Bench::new();
+    bench.apply("a=A b=B").await;
+    bench.loader.full.store(true, SeqCst);
+    let applied = bench.apply("a=A").await;
+    assert!(!applied.changed);
+    assert_eq!((applied.generation, applied.live), (1, 2));
+    assert_eq!(bench.trace(), "A B");
+    bench.loader.full.store(false, SeqCst);
+    assert_eq!(bench.apply("a=A").await.generation, 2);
+    assert_eq!(bench.trace(), "A");
+}
+
+#[tokio::test]
+async fn removing_the_file_takes_the_plugin_out_and_its_numbers_stay() {
+    let bench = Bench::new();
+    bench.apply("a=A b=B").await;
+    bench.trace();
+    bench.apply("b=B").await;
+    assert_eq!(bench.trace(), "B");
+    assert_eq!(bench.status(), ["b.wasm b live", "a.wasm a removed"]);
+    let calls = |name: &str| {
+        let status = bench.registry.status();
+        status.iter().find(|status| &*status.name == name).unwrap().counts.calls
+    };
+    assert_eq!((calls("a"), calls("b")), (2, 4), "one per worker and message");
+    bench.apply("a=A2 b=B").await;
+    bench.trace();
+    assert_eq!(calls("a"), 4);
+    assert_eq!(bench.status(), ["a.wasm a live", "b.wasm b live"]);
+    bench.apply("").await;
+    assert_eq!(bench.trace(), "");
+}
+
+#[tokio::test]
+async fn the_second_file_of_a_name_is_refused_until_the_first_is_gone() {
+    let bench = Bench::new();
+    let applied = bench.apply("10-a=A 20-a=B").await;
+    assert_eq!(bench.trace(), "A");
+    let error = &applied.refused[0].1;
+    assert_eq!(error.code(), LoadCode::DuplicateName);
+    assert_eq!(
+        error.sentence(),
+        "is the second plugin named `a`, after 10-a.wasm; rename or remove one of them"
+    );
+    bench.apply("20-a=B").await;
+    assert_eq!(bench.trace(), "B");
+    assert_eq!(bench.status(), ["20-a.wasm a live"]);
+}
+
+#[tokio::test]
+async fn mistakes_in_the_settings_refuse_the_file_and_name_the_keys() {
+    let bench = Bench::new();
+    bench.apply("a=A+x").await;
+    let mut file = found("a=A");
+    file.settings = Some(Ok(Bytes::from_static(b"failure = 'ajar'\nx = 1")));
+    let applied = bench.registry.apply(vec![file]).await;
+    let error = &applied.refused[0].1;
+    assert_eq!(error.code(), LoadCode::Settings);
+    for word in ["failure", "\"closed\" or \"open\"", "x: is not a key"] {
+        assert!(error.sentence().contains(word), "{error}");
+    }
+    assert_eq!(bench.trace(), "A{\"v\":\"x\"}");
+}
+
+#[tokio::test]
+async fn an_unreadable_file_keeps_the_last_good_version() {
+    let bench = Bench::new();
+    bench.apply("a=A").await;
+    let mut file = found("a=A");
+    file.wasm = Err(LoadError::new(LoadCode::TooLarge, "is too large"));
+    let applied = bench.registry.apply(vec![file]).await;
+    assert_eq!(applied.refused[0].1.code(), LoadCode::TooLarge);
+    assert_eq!(bench.trace(), "A");
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_answer_is_not_waited_for_forever() {
+    let mut bench = Bench::with(TwoWorkers { is_deaf: true, ..TwoWorkers::default() });
+    bench.registry.swap_timeout = Duration::from_millis(50);
+    let begin = Instant::now();
+    let applied = bench.apply("a=A").await;
+    assert!(applied.changed, "the chains are given away");
+    assert!(begin.elapsed() >= Duration::from_millis(50), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn status_says_what_runs_since_when() {
+    let bench = Bench::new();
+    bench.apply("a=A").await;
+    bench.apply("a=A b=B").await;
+    let status = bench.registry.status();
+    let live: Vec<_> = status.iter().map(|status| status.live.as_ref().unwrap()).collect();
+    assert_eq!(live.iter().map(|live| live.generation).collect::<Vec<_>>(), [1, 2], "a was not replaced");
+    assert_eq!(live[0].about.version.as_deref(), Some("1"));
+    assert_eq!(live[0].about.hooks.names().collect::<Vec<_>>(), ["on-message"]);
+    assert!(live[0].since <= live[1].since);
+    assert_eq!(status.iter().map(|status| status.order).collect::<Vec<_>>(), [Some(0), Some(1)]);
+}
+
+#[test]
+fn check_loads_everything_without_workers() {
+    let files = ["10-a=A", "20-b=bad", "30-a=C", "40-d=late", "50.canary=E"].map(found);
+    let results = Registry::check(&TextLoader::default(), &files);
+    let shown: Vec<String> = results
+        .iter()
+        .map(|(file, result)| match result {
+            Ok(checked) => format!("{file} {}", checked.name),
+            Err(error) => format!("{file} {}", error.code()),
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "10-a.wasm a",
+            "20-b.wasm not-wasm",
+            "30-a.wasm duplicate-name",
+            "40-d.wasm instantiate",
+            "50.canary.wasm invalid-name",
+        ]
+    );
+}

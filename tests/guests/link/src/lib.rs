@@ -1,4 +1,4 @@
-//! Appends `|NAME VERSION` to a raw message and passes it on, so that an answer further down the chain shows every link
+//! Appends `|NAMEVERSION` to a raw message and passes it on, so that an answer further down the chain shows every link
 //! that saw the message, in order.
 
 use gateway_plugin_sdk::prelude::*;
@@ -22,7 +22,7 @@ impl Plugin for Link {
 
     fn configure(config: Settings, interests: &mut Interests) -> Result<Self, String> {
         interests.kinds([Kind::Raw]);
-        Ok(Self { mark: format!("|{} {}", config.name, config.version).into_bytes() })
+        Ok(Self { mark: format!("|{}{}", config.name, config.version).into_bytes() })
     }
 
     fn on_message(&mut self, event: &Message<'_>) -> Verdict {

@@ -1,0 +1,231 @@
+//! What goes out: HTTP answers, and the shapes of the API's results.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::backplane::Top;
+use crate::control::{HistoryPage, NodeInfo};
+use crate::protocol::code::ReplyError;
+use crate::protocol::push::{Member, Publication};
+
+/// An HTTP answer that is complete.
+pub(super) type Answer = Response<Full<Bytes>>;
+
+/// An answer of this type; nothing the admin listener says may be kept by a cache.
+pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+/// A JSON answer.
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+    match serde_json::to_vec(body) {
+        Ok(body) => answer(status, "application/json", body),
+        Err(error) => {
+            tracing::error!(%error, "failed to write an admin answer");
+            answer(StatusCode::INTERNAL_SERVER_ERROR, "application/json", &b"{}"[..])
+        }
+    }
+}
+
+/// A refusal below the API: a status, and a sentence in the shape of an API error.
+pub(super) fn refuse(status: StatusCode, sentence: &str) -> Answer {
+    json(status, &Outcome::<()>::Error(Error { code: u32::from(status.as_u16()), message: sentence }))
+}
+
+/// [`refuse`] with one more header.
+pub(super) fn refuse_with(
+    status: StatusCode,
+    sentence: &str,
+    name: HeaderName,
+    value: &'static str,
+) -> Answer {
+    let mut answer = refuse(status, sentence);
+    answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    answer
+}
+
+/// What a call of the API comes to.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Outcome<'a, T> {
+    Result(T),
+    Error(Error<'a>),
+}
+
+impl<'a, T> Outcome<'a, T> {
+    pub(super) fn new(result: &'a Result<T, ReplyError>) -> Outcome<'a, &'a T> {
+        match result {
+            Ok(result) => Outcome::Result(result),
+            Err(error) => Outcome::Error(Error { code: error.code, message: &error.message }),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Error<'a> {
+    code: u32,
+    message: &'a str,
+}
+
+/// A result without content.
+#[derive(Serialize)]
+pub(super) struct Nothing {}
+
+#[derive(Serialize)]
+pub(super) struct Published {
+    #[serde(skip_serializing_if = "is_zero")]
+    offset: u64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    epoch: Box<str>,
+}
+
+impl From<Top> for Published {
+    fn from(top: Top) -> Self {
+        Self { offset: top.offset, epoch: (&*top.epoch).into() }
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// One entry of a broadcast for each channel, in the order asked for.
+#[derive(Serialize)]
+pub(super) struct Broadcast<'a> {
+    pub(super) responses: Vec<Outcome<'a, &'a Published>>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Presence {
+    presence: BTreeMap<Box<str>, ClientInfo>,
+}
+
+impl Presence {
+    pub(super) fn new<'m>(members: impl Iterator<Item = &'m Member>) -> Self {
+        Self { presence: members.map(|member| ((&*member.client).into(), ClientInfo::new(member))).collect() }
+    }
+}
+
+#[derive(Serialize)]
+struct ClientInfo {
+    client: Box<str>,
+    user: Box<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conn_info: Option<Box<RawValue>>,
+}
+
+impl ClientInfo {
+    fn new(member: &Member) -> Self {
+        let info = (!member.info.is_empty()).then(|| raw(&member.info));
+        Self { client: (&*member.client).into(), user: (&*member.user).into(), conn_info: info }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct PresenceStats {
+    pub(super) num_clients: usize,
+    pub(super) num_users: usize,
+}
+
+#[derive(Serialize)]
+pub(super) struct History {
+    publications: Vec<HistoryEntry>,
+    offset: u64,
+    epoch: Box<str>,
+}
+
+#[derive(Serialize)]
+struct HistoryEntry {
+    data: Box<RawValue>,
+    offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    info: Option<ClientInfo>,
+}
+
+impl From<&HistoryPage> for History {
+    fn from(page: &HistoryPage) -> Self {
+        let entry = |publication: &Publication| HistoryEntry {
+            data: raw(&publication.data),
+            offset: publication.offset,
+            info: publication.info.as_deref().map(ClientInfo::new),
+        };
+        Self {
+            publications: page.publications.iter().map(|publication| entry(publication)).collect(),
+            offset: page.top.offset,
+            epoch: (&*page.top.epoch).into(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Info {
+    nodes: [Node; 1],
+}
+
+#[derive(Serialize)]
+struct Node {
+    uid: Box<str>,
+    name: Box<str>,
+    version: &'static str,
+    /// Seconds.
+    uptime: u64,
+    num_clients: u64,
+    num_channels: usize,
+    num_subs: u64,
+    num_workers: usize,
+}
+
+impl From<NodeInfo> for Info {
+    fn from(info: NodeInfo) -> Self {
+        Self {
+            nodes: [Node {
+                name: info.node.clone(),
+                uid: info.node,
+                version: info.version,
+                uptime: info.uptime.as_secs(),
+                num_clients: info.clients,
+                num_channels: info.channels,
+                num_subs: info.subscriptions,
+                num_workers: info.workers,
+            }],
+        }
+    }
+}
+
+/// JSON as it is; what is none (a message of raw mode) as a text.
+fn raw(bytes: &Bytes) -> Box<RawValue> {
+    let text = String::from_utf8_lossy(bytes);
+    RawValue::from_string(text.clone().into_owned())
+        .or_else(|_| to_raw_value(&text))
+        .expect("a text can always be written as JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_that_is_no_json_is_shown_as_a_text() {
+        for (payload, shown) in [
+            (&b"{\"a\":1}"[..], "{\"a\":1}"),
+            (b"hello", "\"hello\""),
+            (b"{", "\"{\""),
+            (b"", "\"\""),
+            (b"\xff", "\"\u{fffd}\""),
+        ] {
+            assert_eq!(raw(&Bytes::from_static(payload)).get(), shown);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The methods of the API, in the shapes of Centrifugo's HTTP API, so that its libraries work.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::answer::{
+    Answer, Broadcast, History, Info, Nothing, Outcome, Presence, PresenceStats, Published, json,
+};
+use super::fields::{Failure, Fields, bad_request};
+use super::plugins::Plugins;
+use crate::control::Control;
+use crate::protocol::channel::Channel;
+use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
+use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::json::compact;
+use crate::protocol::push::Member;
+
+/// Most channels of one broadcast.
+const BROADCAST_CHANNELS_MAX: usize = 1_000;
+
+/// The closed set of methods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Publish,
+    Broadcast,
+    Disconnect,
+    Presence,
+    PresenceStats,
+    History,
+    Info,
+    Plugins,
+}
+
+impl Call {
+    const ALL: [Self; 8] = [
+        Self::Publish,
+        Self::Broadcast,
+        Self::Disconnect,
+        Self::Presence,
+        Self::PresenceStats,
+        Self::History,
+        Self::Info,
+        Self::Plugins,
+    ];
+
+    /// The last part of the path.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Broadcast => "broadcast",
+            Self::Disconnect => "disconnect",
+            Self::Presence => "presence",
+            Self::PresenceStats => "presence_stats",
+            Self::History => "history",
+            Self::Info => "info",
+            Self::Plugins => "plugins",
+        }
+    }
+
+    /// By the last part of the path.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|call| call.name() == name)
+    }
+}
+
+/// Carries a request out. Never waits.
+pub(super) fn answer(control: &Control, call: Call, body: &[u8], publication_bytes_max: usize) -> Answer {
+    let api = Api { control, publication_bytes_max };
+    match Fields::parse(body) {
+        Ok(fields) => match call {
+            Call::Publish => finish(api.publish(fields)),
+            Call::Broadcast => api.broadcast(fields).unwrap_or_else(|failure| failed(&failure)),
+            Call::Disconnect => finish(api.disconnect(fields)),
+            Call::Presence => {
+                finish(api.members(fields).map(|members| Presence::new(members.iter().map(|m| &**m))))
+            }
+            Call::PresenceStats => finish(api.members(fields).map(|members| stats(&members))),
+            Call::History => finish(api.history(fields)),
+            Call::Info => finish(fields.finish().map(|()| Info::from(control.info()))),
+            Call::Plugins => finish(fields.finish().map(|()| Plugins::of(control))),
+        },
+        Err(failure) => failed(&failure),
+    }
+}
+
+fn finish<T: Serialize>(result: Result<T, Failure>) -> Answer {
+    match result {
+        Ok(result) => json(StatusCode::OK, &Outcome::Result(result)),
+        Err(failure) => failed(&failure),
+    }
+}
+
+fn failed(failure: &Failure) -> Answer {
+    let (status, error) = match failure {
+        Failure::Api(error) => (StatusCode::OK, error.clone()),
+        Failure::Malformed(sentence) => (StatusCode::BAD_REQUEST, bad_request(sentence.clone())),
+    };
+    json(status, &Outcome::<()>::new(&Err(error)))
+}
+
+struct Api<'a> {
+    control: &'a Control,
+    publication_bytes_max: usize,
+}
+
+impl Api<'_> {
+    fn publish(&self, mut fields: Fields) -> Result<Published, Failure> {
+        let channel = channel(&mut fields)?;
+        let data = self.data(&mut fields)?;
+        fields.finish()?;
+        Ok(self.control.publish(&channel, data)?.into())
+    }
+
+    fn broadcast(&self, mut fields: Fields) -> Result<Answer, Failure> {
+        let channels: Vec<String> = fields.required("channels")?;
+        let data = self.data(&mut fields)?;
+        fields.finish()?;
+        if channels.is_empty() {
+            return Err(bad_request("`channels` is empty").into());
+        }
+        if channels.len() > BROADCAST_CHANNELS_MAX {
+            let sentence = format!(
+                "`channels` has {} entries, at most {BROADCAST_CHANNELS_MAX} are accepted",
+                channels.len()
+            );
+            return Err(ReplyError::LIMIT_EXCEEDED.because(sentence).into());
+        }
+        let publish = |name: &String| {
+            let channel = parse_channel(name)?;
+            self.control.publish(&channel, data.clone()).map(Published::from)
+        };
+        let results: Vec<Result<Published, ReplyError>> = channels.iter().map(publish).collect();
+        let responses = results.iter().map(Outcome::new).collect();
+        Ok(json(StatusCode::OK, &Outcome::Result(Broadcast { responses })))
+    }
+
+    /// The payload of a publication, within the bound that clients have too: what is larger would not fit into the queues
+    /// of those who are to receive it.
+    fn data(&self, fields: &mut Fields) -> Result<Bytes, Failure> {
+        let data = fields.json("data")?;
+        let (bytes, max) = (data.get().len(), self.publication_bytes_max);
+        if bytes > max {
+            return Err(bad_request(format!(
+                "`data` has {bytes} bytes, `limits.message_bytes_max` is {max}"
+            ))
+            .into());
+        }
+        compact(Bytes::from(Box::<str>::from(data).into_string()))
+            .map_err(|error| Failure::Malformed(format!("`data`: {error}")))
+    }
+
+    fn disconnect(&self, mut fields: Fields) -> Result<Nothing, Failure> {
+        let user: Option<String> = fields.optional("user")?;
+        let client: Option<String> = fields.optional("client")?;
+        let wish: Option<Disconnect> = fields.optional("disconnect")?;
+        fields.finish()?;
+        let address = match (client.filter(|id| !id.is_empty()), user.filter(|id| !id.is_empty())) {
+            (Some(client), _) => Channel::parse(&format!("@{client}"))
+                .map_err(|_| bad_request("`client` is not a client id"))?,
+            (None, Some(user)) => Channel::of_user(&user)
+                .ok_or_else(|| bad_request("`user` is not a user id that can be reached"))?,
+            (None, None) => return Err(bad_request("`user` or `client` is missing").into()),
+        };
+        let close = wish.map_or(Ok(Close::FORCE_DISCONNECT), Disconnect::close)?;
+        self.control.disconnect(&address, &close);
+        Ok(Nothing {})
+    }
+
+    fn members(&self, mut fields: Fields) -> Result<Vec<Arc<Member>>, Failure> {
+        let channel = channel(&mut fields)?;
+        fields.finish()?;
+        Ok(self.control.presence(&channel)?)
+    }
+
+    fn history(&self, mut fields: Fields) -> Result<History, Failure> {
+        let channel = channel(&mut fields)?;
+        let since: Option<Since> = fields.optional("since")?;
+        let query = HistoryQuery {
+            limit: fields.optional("limit")?.unwrap_or(0),
+            since: since.map(|since| Position { offset: since.offset, epoch: since.epoch }),
+            reverse: fields.optional("reverse")?.unwrap_or(false),
+        };
+        fields.finish()?;
+        Ok(History::from(&self.control.history(&channel, &query)?))
+    }
+}
+
+fn stats(members: &[Arc<Member>]) -> PresenceStats {
+    let users: HashSet<&str> = members.iter().map(|member| &*member.user).collect();
+    PresenceStats { num_clients: members.len(), num_users: users.len() }
+}
+
+fn channel(fields: &mut Fields) -> Result<Channel, Failure> {
+    Ok(parse_channel(&fields.required::<String>("channel")?)?)
+}
+
+fn parse_channel(name: &str) -> Result<Channel, ReplyError> {
+    Channel::parse(name).map_err(|error| bad_request(error.to_string()))
+}
+
+#[derive(Deserialize)]
+struct Since {
+    #[serde(default)]
+    offset: u64,
+    #[serde(default)]
+    epoch: Box<str>,
+}
+
+/// The close that the caller wants the client to see.
+#[derive(Deserialize)]
+struct Disconnect {
+    code: u16,
+    #[serde(default)]
+    reason: String,
+}
+
+impl Disconnect {
+    fn close(self) -> Result<Close, Failure> {
+        if !(3_000..=4_999).contains(&self.code) {
+            return Err(bad_request("`disconnect.code` is not between 3000 and 4999").into());
+        }
+        if self.reason.len() > CLOSE_REASON_BYTES_MAX {
+            return Err(bad_request(format!(
+                "`disconnect.reason` is longer than {CLOSE_REASON_BYTES_MAX} bytes"
+            ))
+            .into());
+        }
+        Ok(Close::custom(self.code, &self.reason))
+    }
+}

@@ -1,0 +1,113 @@
+//! The body of an API request: a JSON object, taken apart field by field.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::protocol::code::ReplyError;
+
+/// Why a request cannot be carried out.
+#[derive(Debug, PartialEq)]
+pub(super) enum Failure {
+    /// It is not a request: status 400.
+    Malformed(String),
+    /// It is one, and this is the answer: status 200.
+    Api(ReplyError),
+}
+
+impl From<ReplyError> for Failure {
+    fn from(error: ReplyError) -> Self {
+        Self::Api(error)
+    }
+}
+
+/// A request that lacks something or asks for what is not offered.
+pub(super) fn bad_request(sentence: impl Into<String>) -> ReplyError {
+    ReplyError::BAD_REQUEST.because(sentence.into())
+}
+
+/// The fields that nobody has taken yet.
+pub(super) struct Fields(BTreeMap<String, Box<RawValue>>);
+
+impl Fields {
+    /// Takes a body apart. No body at all is an object without fields.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Failure> {
+        if body.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self(BTreeMap::new()));
+        }
+        let malformed =
+            |error: serde_json::Error| Failure::Malformed(format!("the body is not a JSON object: {error}"));
+        serde_json::from_slice(body).map(Self).map_err(malformed)
+    }
+
+    /// A field that may be missing or null.
+    pub(super) fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Failure> {
+        let Some(value) = self.0.remove(name) else { return Ok(None) };
+        serde_json::from_str(value.get()).map_err(|error| Failure::Malformed(format!("`{name}`: {error}")))
+    }
+
+    /// A field that must be there.
+    pub(super) fn required<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, Failure> {
+        self.optional(name)?.ok_or_else(|| bad_request(format!("`{name}` is missing")).into())
+    }
+
+    /// The JSON of a field as it came, which may be null.
+    pub(super) fn json(&mut self, name: &str) -> Result<Box<RawValue>, Failure> {
+        self.0.remove(name).ok_or_else(|| bad_request(format!("`{name}` is missing")).into())
+    }
+
+    /// Refuses what nobody took, because it would change the meaning of the request to ignore it. Libraries spell out
+    /// fields that they do not use, so a value that says nothing is let through.
+    pub(super) fn finish(self) -> Result<(), Failure> {
+        let says_nothing = |value: &str| matches!(value, "null" | "false" | "0" | "\"\"" | "[]" | "{}");
+        match self.0.iter().find(|(_, value)| !says_nothing(value.get())) {
+            Some((name, _)) => Err(bad_request(format!("`{name}` is not supported here")).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(body: &str) -> Fields {
+        Fields::parse(body.as_bytes()).expect(body)
+    }
+
+    #[test]
+    fn a_body_is_one_object() {
+        for body in ["[]", "1", "{", "{} {}", "{\"a\":1,}", "nonsense", "\"\u{1}\""] {
+            assert!(matches!(Fields::parse(body.as_bytes()), Err(Failure::Malformed(_))), "{body}");
+        }
+        assert!(matches!(Fields::parse(b"{\"a\":\"\xff\"}"), Err(Failure::Malformed(_))));
+        for body in ["{}", "", " \n"] {
+            assert_eq!(fields(body).finish(), Ok(()), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_has_its_type() {
+        assert_eq!(fields("{\"n\":7}").required::<i64>("n"), Ok(7));
+        assert!(matches!(fields("{\"n\":\"7\"}").required::<i64>("n"), Err(Failure::Malformed(_))));
+        assert_eq!(fields("{\"n\":null}").optional::<i64>("n"), Ok(None));
+        assert!(
+            matches!(fields("{\"n\":null}").required::<i64>("n"), Err(Failure::Api(error)) if error.code == 107)
+        );
+        assert_eq!(
+            fields("{\"data\":{ \"a\" : [1] }}").json("data").expect("there").get(),
+            "{ \"a\" : [1] }"
+        );
+    }
+
+    #[test]
+    fn a_field_that_would_be_ignored_is_refused_unless_it_says_nothing() {
+        assert_eq!(
+            fields("{\"tags\":{},\"skip_history\":false,\"delta\":null,\"key\":\"\",\"n\":0}").finish(),
+            Ok(())
+        );
+        let Err(Failure::Api(error)) = fields("{\"skip_history\":true}").finish() else { panic!("accepted") };
+        assert_eq!((error.code, &*error.message), (107, "`skip_history` is not supported here"));
+    }
+}

@@ -1,0 +1,115 @@
+//! The plugins as JSON, for the API and for pages.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::control::Control;
+use crate::plugin::failure::Cause;
+use crate::plugin::registry::PluginStatus;
+
+/// Every plugin the folder has or had, and the chain that is live.
+#[derive(Serialize)]
+pub(crate) struct Plugins {
+    generation: u64,
+    plugins: Vec<Plugin>,
+}
+
+#[derive(Serialize)]
+struct Plugin {
+    name: Box<str>,
+    file: Box<str>,
+    state: &'static str,
+    /// The place in the chain, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order: Option<usize>,
+    #[serde(flatten)]
+    live: Option<Live>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Error>,
+    counts: Counts,
+}
+
+/// The version that runs.
+#[derive(Serialize)]
+struct Live {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<Box<str>>,
+    interface: Box<str>,
+    hooks: Vec<&'static str>,
+    /// SHA-256 of the file.
+    digest: String,
+    /// The chain with which it became live.
+    generation: u64,
+    /// Unix time in seconds.
+    since: u64,
+}
+
+/// Why the file in the folder does not run.
+#[derive(Serialize)]
+struct Error {
+    code: &'static str,
+    sentence: Box<str>,
+    /// Unix time in seconds.
+    at: u64,
+}
+
+#[derive(Serialize)]
+struct Counts {
+    calls: u64,
+    rejections: u64,
+    effects: u64,
+    failures: BTreeMap<&'static str, u64>,
+    log_lines_dropped: u64,
+}
+
+impl Plugins {
+    /// As they are now.
+    pub(crate) fn of(control: &Control) -> Self {
+        // A change between the two lines shows as a plugin that is newer than the chain, never as a chain that is wrong.
+        let generation = control.generation();
+        Self { generation, plugins: control.plugins().iter().map(Plugin::from).collect() }
+    }
+}
+
+impl From<&PluginStatus> for Plugin {
+    fn from(status: &PluginStatus) -> Self {
+        let live = status.live.as_ref().map(|live| Live {
+            version: live.about.version.clone(),
+            interface: live.about.interface.clone(),
+            hooks: live.about.hooks.names().collect(),
+            digest: live.digest.wasm_hex(),
+            generation: live.generation,
+            since: unix(live.since),
+        });
+        let error = status.last_error.as_ref().map(|error| Error {
+            code: error.code.as_str(),
+            sentence: error.sentence.clone(),
+            at: unix(error.at),
+        });
+        let counts = &status.counts;
+        Self {
+            name: (&*status.name).into(),
+            file: status.file.clone(),
+            state: status.state.as_str(),
+            order: status.order,
+            live,
+            error,
+            counts: Counts {
+                calls: counts.calls,
+                rejections: counts.refusals,
+                effects: counts.effects,
+                failures: Cause::ALL
+                    .iter()
+                    .map(|cause| (cause.as_str(), counts.failures_by(*cause)))
+                    .collect(),
+                log_lines_dropped: counts.log_lines_dropped,
+            },
+        }
+    }
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}

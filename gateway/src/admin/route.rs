@@ -1,0 +1,204 @@
+//! From a request to an answer: is it meant for us, which path, which method, is it allowed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header;
+use hyper::{Method, Request, StatusCode};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::answer::{Answer, answer, json, refuse, refuse_with};
+use super::api::{self, Call};
+use super::key::ApiKey;
+use crate::config::Config;
+use crate::control::Control;
+use crate::telemetry::exposition::{self, Exposition};
+
+/// Largest body of a request.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// Time for the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What lies behind the paths.
+pub(super) struct Routes {
+    control: Control,
+    key: ApiKey,
+    exposition: Exposition,
+    publication_bytes_max: usize,
+    /// Bound to loopback: then no other name than that of this machine is right.
+    local: bool,
+}
+
+/// The closed set of paths.
+#[derive(Clone, Copy)]
+enum Route {
+    Live,
+    Ready,
+    Metrics,
+    Api(Call),
+}
+
+impl Route {
+    fn of(path: &str) -> Option<Self> {
+        match path {
+            "/health/live" => Some(Self::Live),
+            "/health/ready" => Some(Self::Ready),
+            "/metrics" => Some(Self::Metrics),
+            _ => path.strip_prefix("/api/").and_then(Call::of).map(Self::Api),
+        }
+    }
+
+    /// For logs: a path of the set, never what a client sent.
+    fn name(route: Option<Self>) -> &'static str {
+        match route {
+            Some(Self::Live) => "/health/live",
+            Some(Self::Ready) => "/health/ready",
+            Some(Self::Metrics) => "/metrics",
+            Some(Self::Api(call)) => call.name(),
+            None => "other",
+        }
+    }
+}
+
+impl Routes {
+    pub(super) fn new(config: &Config, control: Control, local: bool) -> Self {
+        let plugins = control.clone();
+        Self {
+            key: ApiKey::new(config.admin.api_key.as_ref()),
+            exposition: Exposition::new(control.metrics().clone(), move || plugins.plugins()),
+            publication_bytes_max: config.limits.message_bytes_max,
+            control,
+            local,
+        }
+    }
+
+    /// The answer to one request.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let route = Route::of(request.uri().path());
+        let answer = self.decide(route, request).await;
+        self.control.metrics().node.admin_response(Route::name(route), answer.status().as_u16());
+        answer
+    }
+
+    async fn decide(&self, route: Option<Route>, request: Request<Incoming>) -> Answer {
+        if self.local && !names_this_machine(&request) {
+            // A web page can give its own host name the address 127.0.0.1 (DNS rebinding); it cannot change this header.
+            return refuse(StatusCode::MISDIRECTED_REQUEST, "the `Host` of the request is not this machine");
+        }
+        let get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match route {
+            None => refuse(
+                StatusCode::NOT_FOUND,
+                "there are /health/live, /health/ready, /metrics and POST /api/METHOD",
+            ),
+            Some(Route::Api(_)) if request.method() != Method::POST => {
+                refuse_with(StatusCode::METHOD_NOT_ALLOWED, "the API takes POST", header::ALLOW, "POST")
+            }
+            Some(Route::Api(call)) if self.key.accepts(request.headers()) => self.call(call, request).await,
+            Some(Route::Api(_)) => {
+                let sentence = "`X-API-Key: KEY` or `Authorization: apikey KEY` is needed, with the key of `admin.api_key`";
+                refuse_with(StatusCode::UNAUTHORIZED, sentence, header::WWW_AUTHENTICATE, "apikey")
+            }
+            Some(_) if !get => {
+                refuse_with(StatusCode::METHOD_NOT_ALLOWED, "only GET", header::ALLOW, "GET, HEAD")
+            }
+            Some(Route::Live) => json(StatusCode::OK, &json!({"status": "live"})),
+            Some(Route::Ready) => match self.control.readiness() {
+                Ok(()) => json(StatusCode::OK, &json!({"status": "ready"})),
+                Err(reason) => {
+                    json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "reason": reason}))
+                }
+            },
+            Some(Route::Metrics) => match self.exposition.text() {
+                Ok(text) => answer(StatusCode::OK, exposition::CONTENT_TYPE, text),
+                Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written"),
+            },
+        }
+    }
+
+    async fn call(&self, call: Call, request: Request<Incoming>) -> Answer {
+        match body(request).await {
+            Ok(body) => api::answer(&self.control, call, &body, self.publication_bytes_max),
+            Err(answer) => *answer,
+        }
+    }
+}
+
+/// Reads a body within its bounds. What remains of a longer one is not read: the connection ends with the answer.
+async fn body(request: Request<Incoming>) -> Result<Bytes, Box<Answer>> {
+    let refuse = |status, sentence| Err(Box::new(refuse_with(status, sentence, header::CONNECTION, "close")));
+    const TOO_LARGE: &str = "the body is larger than 1 MiB";
+    let body = request.into_body();
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return refuse(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE);
+    }
+    let limited = Limited::new(body, BODY_BYTES_MAX);
+    match timeout(BODY_TIMEOUT, limited.collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => refuse(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE),
+        Ok(Err(_)) => refuse(StatusCode::BAD_REQUEST, "the body ended early"),
+        Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 10 seconds"),
+    }
+}
+
+/// Whether every host in a request is `localhost` or a loopback address, and there is one.
+fn names_this_machine(request: &Request<Incoming>) -> bool {
+    let headers =
+        request.headers().get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or_default());
+    let target = request.uri().authority().map(|authority| authority.as_str());
+    let mut hosts = headers.chain(target).peekable();
+    hosts.peek().is_some() && hosts.all(is_loopback)
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if is_port(port) => host,
+        _ => authority,
+    };
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .map(|host| host.parse().map(std::net::IpAddr::V6));
+    let address = address.unwrap_or_else(|| host.parse().map(std::net::IpAddr::V4));
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_local() {
+        for host in [
+            "localhost",
+            "LOCALHOST:8001",
+            "127.0.0.1",
+            "127.0.0.1:8001",
+            "127.1.2.3:1",
+            "[::1]",
+            "[::1]:8001",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "",
+            ":8001",
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com",
+            "10.0.0.1:8001",
+            "[::2]:8001",
+            "localhost:8001:x",
+            "user@localhost",
+            "[localhost]",
+            "0x7f.1",
+            "localhost.",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

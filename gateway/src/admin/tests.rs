@@ -1,0 +1,516 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::Ipv4Addr;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{oneshot, watch};
+
+use super::*;
+use crate::backplane::Backplane;
+use crate::backplane::memory::Memory;
+use crate::clock::Clock;
+use crate::connection::id::ConnectionIds;
+use crate::control::Parts;
+use crate::inbox::{Delivery, Inbox};
+use crate::plugin::chain::{Chain, Plugin};
+use crate::plugin::counters::PluginCounters;
+use crate::plugin::event::{Goodbye, Hello, Message};
+use crate::plugin::failure::Failure;
+use crate::plugin::interests::{Hooks, Interests};
+use crate::plugin::load::{About, Factory, LoadCode, LoadError, Loader};
+use crate::plugin::registry::{Found, Registry, Workers};
+use crate::plugin::settings::Settings;
+use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
+use crate::protocol::channel::Channel;
+use crate::protocol::push::Member;
+use crate::shutdown::Phase;
+use crate::telemetry::metrics::Metrics;
+
+const CONFIG: &str = r#"
+    admin.api_key = "correct-horse"
+    limits.message_bytes_max = "1KiB"
+    [namespaces.chat]
+    history_size = 3
+    presence = true
+"#;
+
+/// An admin listener over a gateway without workers.
+struct Admin {
+    address: SocketAddr,
+    backplane: Arc<Memory>,
+    inboxes: Arc<[Arc<Inbox>]>,
+    registry: Arc<Registry>,
+    phase: watch::Sender<Phase>,
+    /// Dropping it ends the listener.
+    _serving: tokio::task::JoinSet<()>,
+}
+
+struct Response {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Admin {
+    fn start(config: &str) -> Self {
+        let config = Arc::new(Config::parse(config, "test.toml").unwrap());
+        let inboxes: Arc<[_]> = [Arc::new(Inbox::new(16))].into();
+        let ids = ConnectionIds::new(1);
+        let backplane = Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, 1));
+        let registry = Arc::new(Registry::new(Arc::new(AnyBytes), Arc::new(NoWorkers)));
+        let (phase, seen) = watch::channel(Phase::Running);
+        let control = Control::new(Parts {
+            config: config.clone(),
+            backplane: backplane.clone(),
+            metrics: Metrics::new(1),
+            registry: registry.clone(),
+            clock: Clock::start(),
+            phase: seen,
+            node: "node-1".into(),
+        });
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(serve(listener, config, control));
+        Self { address, backplane, inboxes, registry, phase, _serving: serving }
+    }
+
+    /// Sends bytes and reads until the listener closes.
+    async fn raw(&self, request: impl AsRef<[u8]>) -> Response {
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
+        // A refusal may come before the whole request is out.
+        let _ = socket.write_all(request.as_ref()).await;
+        let mut bytes = Vec::new();
+        let read = timeout(Duration::from_secs(20), socket.read_to_end(&mut bytes)).await;
+        // A reset after the answer is how a listener ends a request that it did not read to the end.
+        let _ = read.expect("an answer and the end of the connection");
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Response { status, head: head.to_lowercase(), body: body.to_owned() }
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.raw(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+    }
+
+    async fn post(&self, path: &str, key: &str, body: &str) -> Response {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{key}");
+        self.raw(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).await
+    }
+
+    /// An API call that must be answered with status 200.
+    async fn api(&self, method: &str, body: Value) -> Value {
+        let body = body.to_string();
+        let response = self.post(&format!("/api/{method}"), "X-API-Key: correct-horse\r\n", &body).await;
+        assert_eq!(response.status, 200, "{method} {body}: {}", response.body);
+        serde_json::from_str(&response.body).unwrap()
+    }
+
+    fn deliveries(&self) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        self.inboxes[0].take(&mut deliveries);
+        deliveries
+    }
+
+    fn enter(&self, channel: &str, client: &str, user: &str, info: &'static str) {
+        let member =
+            Member { client: client.into(), user: user.into(), info: Bytes::from_static(info.as_bytes()) };
+        self.backplane.enter(&Channel::parse(channel).unwrap(), &Arc::new(member), true, false);
+    }
+}
+
+fn code(response: &Value) -> u64 {
+    response["error"]["code"].as_u64().unwrap_or(0)
+}
+
+// ---- Who is let in ----
+
+#[tokio::test]
+async fn health_and_metrics_are_open_and_the_api_is_not() {
+    let admin = Admin::start(CONFIG);
+    for path in ["/health/live", "/health/ready", "/metrics"] {
+        assert_eq!(admin.get(path).await.status, 200, "{path}");
+    }
+    for key in ["", "X-API-Key: wrong-horse\r\n", "Authorization: Bearer correct-horse\r\n"] {
+        let response = admin.post("/api/info", key, "{}").await;
+        assert_eq!(response.status, 401, "{key}");
+        assert!(response.head.contains("www-authenticate: apikey"));
+    }
+    for key in ["X-API-Key: correct-horse\r\n", "Authorization: apikey correct-horse\r\n"] {
+        assert_eq!(admin.post("/api/info", key, "{}").await.status, 200, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_key_the_api_is_closed() {
+    let admin = Admin::start("");
+    for key in ["", "X-API-Key: \r\n", "Authorization: apikey \r\n"] {
+        assert_eq!(admin.post("/api/info", key, "{}").await.status, 401, "{key:?}");
+    }
+    assert_eq!(admin.get("/health/live").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_under_another_name_is_not_for_this_machine() {
+    let admin = Admin::start(CONFIG);
+    let get = |target: &str, host: &str| format!("GET {target} HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+    for host in [
+        "Host: evil.example\r\n",
+        "Host: evil.example:8001\r\n",
+        "Host: localhost\r\nHost: evil.example\r\n",
+        "",
+    ] {
+        for path in ["/health/live", "/metrics", "/api/info"] {
+            let status = admin.raw(get(path, host)).await.status;
+            assert!([400, 421].contains(&status), "{host:?} {path}: {status}");
+        }
+    }
+    let status = admin.raw(get("http://evil.example/metrics", "Host: localhost\r\n")).await.status;
+    assert_eq!(status, 421);
+    let own = format!("Host: {}\r\n", admin.address);
+    assert_eq!(admin.raw(get("/metrics", &own)).await.status, 200);
+}
+
+#[tokio::test]
+async fn paths_and_methods_are_a_closed_set() {
+    let admin = Admin::start(CONFIG);
+    for path in ["/", "/api", "/api/", "/api/nothing", "/metrics/", "/health", "//metrics", "/METRICS"] {
+        assert_eq!(admin.get(path).await.status, 404, "{path}");
+    }
+    let response = admin.get("/api/info").await;
+    assert_eq!((response.status, response.head.contains("allow: post")), (405, true));
+    let response = admin.post("/metrics", "", "").await;
+    assert_eq!((response.status, response.head.contains("allow: get, head")), (405, true));
+}
+
+// ---- Bounds ----
+
+#[tokio::test]
+async fn a_body_has_a_largest_size() {
+    let admin = Admin::start(CONFIG);
+    let head = "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nX-API-Key: correct-horse\r\n";
+    let announced = format!("{head}Content-Length: {}\r\n\r\n{{", (1 << 20) + 1);
+    assert_eq!(admin.raw(announced).await.status, 413);
+    let mut chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
+    for _ in 0..17 {
+        chunked += &format!("10000\r\n{}\r\n", "x".repeat(1 << 16));
+    }
+    assert_eq!(admin.raw(chunked).await.status, 413);
+    let fits = format!("{{\"x\":\"{}\"}}", "x".repeat((1 << 20) - 8));
+    assert_eq!(admin.post("/api/publish", "X-API-Key: correct-horse\r\n", &fits).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_of_a_stranger_is_not_read() {
+    let admin = Admin::start(CONFIG);
+    let head = "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n";
+    assert_eq!(admin.raw(head).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_head_that_is_slow_or_large_ends_the_connection() {
+    let admin = Admin::start(CONFIG);
+    let begun = std::time::Instant::now();
+    let response = admin.raw("GET /health/live HTTP/1.1\r\nHost: loc").await;
+    assert_ne!(response.status, 200);
+    assert!(begun.elapsed() < HEAD_TIMEOUT * 2);
+    let large = format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    assert_eq!(admin.raw(large).await.status, 431);
+}
+
+#[tokio::test]
+async fn there_are_only_so_many_connections() {
+    let admin = Admin::start(CONFIG);
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        // One answered request each, so that the connection is known to be there.
+        let mut socket = TcpStream::connect(admin.address).await.unwrap();
+        socket.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
+        held.push(socket);
+    }
+    assert_eq!(admin.get("/health/live").await.status, 0, "closed without an answer");
+    drop(held.pop());
+    let answered = async { while admin.get("/health/live").await.status != 200 {} };
+    timeout(Duration::from_secs(5), answered).await.expect("a place is free again");
+}
+
+// ---- Health and metrics ----
+
+#[tokio::test]
+async fn readiness_follows_the_phase_and_liveness_does_not() {
+    let admin = Admin::start(CONFIG);
+    assert_eq!(admin.get("/health/ready").await.status, 200);
+    for phase in [Phase::Starting, Phase::Draining { until: Duration::ZERO }] {
+        admin.phase.send_replace(phase);
+        let ready = admin.get("/health/ready").await;
+        assert_eq!(ready.status, 503);
+        let body: Value = serde_json::from_str(&ready.body).unwrap();
+        assert!(body["reason"].as_str().is_some_and(|reason| !reason.is_empty()));
+        assert_eq!(admin.get("/health/live").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_in_the_openmetrics_format() {
+    let admin = Admin::start(CONFIG);
+    assert_eq!(admin.get("/nothing").await.status, 404);
+    let response = admin.get("/metrics").await;
+    assert!(response.head.contains("content-type: application/openmetrics-text"));
+    assert!(response.body.contains("gateway_admin_responses_total{status=\"404\"} 1\n"), "{}", response.body);
+    assert!(response.body.ends_with("# EOF\n"));
+}
+
+// ---- The API ----
+
+#[tokio::test]
+async fn a_publication_gets_its_place_in_the_history() {
+    let admin = Admin::start(CONFIG);
+    let first = admin.api("publish", json!({"channel": "chat:lobby", "data": {"t": "hello"}})).await;
+    let epoch = first["result"]["epoch"].as_str().unwrap().to_owned();
+    assert_eq!(first, json!({"result": {"offset": 1, "epoch": epoch}}));
+    for text in ["b", "c", "d"] {
+        admin.api("publish", json!({"channel": "chat:lobby", "data": text})).await;
+    }
+    let all = admin.api("history", json!({"channel": "chat:lobby", "limit": -1})).await;
+    let entry = |offset: u64, data: &str| json!({"data": data, "offset": offset});
+    let kept = [entry(2, "b"), entry(3, "c"), entry(4, "d")];
+    assert_eq!(all, json!({"result": {"publications": kept, "offset": 4, "epoch": epoch}}));
+    let position = admin.api("history", json!({"channel": "chat:lobby"})).await;
+    assert_eq!(position, json!({"result": {"publications": [], "offset": 4, "epoch": epoch}}));
+    let newest = admin.api("history", json!({"channel": "chat:lobby", "limit": 1, "reverse": true})).await;
+    assert_eq!(newest["result"]["publications"], json!([entry(4, "d")]));
+    let since = json!({"offset": 2, "epoch": epoch});
+    let rest = admin.api("history", json!({"channel": "chat:lobby", "limit": -1, "since": since})).await;
+    assert_eq!(rest["result"]["publications"], json!([entry(3, "c"), entry(4, "d")]));
+    let foreign = json!({"channel": "chat:lobby", "limit": 1, "since": {"offset": 2, "epoch": "other"}});
+    assert_eq!(code(&admin.api("history", foreign).await), 112);
+}
+
+#[tokio::test]
+async fn a_publication_without_history_has_no_place() {
+    let admin = Admin::start(CONFIG);
+    assert_eq!(admin.api("publish", json!({"channel": "news", "data": null})).await, json!({"result": {}}));
+}
+
+#[tokio::test]
+async fn a_payload_is_sent_on_one_line_and_otherwise_as_it_came() {
+    let admin = Admin::start(CONFIG);
+    admin.backplane.announce(0, &Channel::parse("news").unwrap()).unwrap();
+    let body = "{\"channel\":\"news\",\"data\":{\n \"n\" : 1.50,\n \"s\":\"a\\nb\" }}";
+    assert_eq!(admin.post("/api/publish", "X-API-Key: correct-horse\r\n", body).await.status, 200);
+    let deliveries = admin.deliveries();
+    let [Delivery::Push(push)] = &deliveries[..] else { panic!("not one push") };
+    let crate::protocol::push::PushKind::Publication { publication, .. } = &push.kind else {
+        panic!("no publication")
+    };
+    assert_eq!(publication.data, "{ \"n\" : 1.50, \"s\":\"a\\nb\" }");
+}
+
+#[tokio::test]
+async fn a_payload_is_as_large_as_a_clients_at_most() {
+    let admin = Admin::start(CONFIG);
+    let publish = async |length: usize| {
+        code(&admin.api("publish", json!({"channel": "news", "data": "x".repeat(length)})).await)
+    };
+    assert_eq!(publish(1022).await, 0);
+    assert_eq!(publish(1023).await, 107);
+}
+
+#[tokio::test]
+async fn a_broadcast_answers_for_every_channel_in_order() {
+    let admin = Admin::start(CONFIG);
+    let channels = json!(["news", "not valid", "other:x", "chat:a"]);
+    let answer = admin.api("broadcast", json!({"channels": channels, "data": 1})).await;
+    let responses = answer["result"]["responses"].as_array().unwrap();
+    assert_eq!(responses.len(), 4);
+    assert_eq!(responses[0], json!({"result": {}}));
+    assert_eq!(code(&responses[1]), 107);
+    assert_eq!(code(&responses[2]), 102);
+    assert_eq!(responses[3]["result"]["offset"], 1);
+    assert_eq!(code(&admin.api("broadcast", json!({"channels": [], "data": 1})).await), 107);
+    let many = vec!["news"; 1_001];
+    assert_eq!(code(&admin.api("broadcast", json!({"channels": many, "data": 1})).await), 106);
+}
+
+#[tokio::test]
+async fn a_user_or_one_connection_can_be_disconnected() {
+    let admin = Admin::start(CONFIG);
+    let sent = |deliveries: Vec<Delivery>| match &deliveries[..] {
+        [Delivery::Close { address, close, .. }] => {
+            (address.to_string(), close.code, close.reason.to_string())
+        }
+        _ => panic!("not one close"),
+    };
+    admin.backplane.announce(0, &Channel::parse("#42").unwrap()).unwrap();
+    assert_eq!(admin.api("disconnect", json!({"user": "42"})).await, json!({"result": {}}));
+    assert_eq!(sent(admin.deliveries()), ("#42".into(), 3503, "force disconnect".into()));
+
+    let wish = json!({"code": 4242, "reason": "bye"});
+    admin.api("disconnect", json!({"user": "42", "disconnect": wish})).await;
+    assert_eq!(sent(admin.deliveries()), ("#42".into(), 4242, "bye".into()));
+
+    let client = ConnectionIds::new(1).id(ConnectionIds::compose(0, 7), 99);
+    admin.api("disconnect", json!({"user": "42", "client": &*client})).await;
+    assert_eq!(sent(admin.deliveries()).0, format!("@{client}"));
+
+    let long = "x".repeat(124);
+    for wrong in [
+        json!({}),
+        json!({"user": ""}),
+        json!({"user": "a b"}),
+        json!({"client": "a b"}),
+        json!({"user": "42", "disconnect": {"code": 1000}}),
+        json!({"user": "42", "disconnect": {"code": 5000}}),
+        json!({"user": "42", "disconnect": {"code": 4000, "reason": long}}),
+    ] {
+        assert_eq!(code(&admin.api("disconnect", wrong.clone()).await), 107, "{wrong}");
+    }
+    assert!(admin.deliveries().is_empty());
+}
+
+#[tokio::test]
+async fn presence_tells_who_is_there_and_how_many() {
+    let admin = Admin::start(CONFIG);
+    admin.enter("chat:lobby", "c1", "ann", "{\"name\":\"Ann\"}");
+    admin.enter("chat:lobby", "c2", "ann", "");
+    admin.enter("chat:lobby", "c3", "bob", "");
+    let presence = admin.api("presence", json!({"channel": "chat:lobby"})).await;
+    let expected = json!({
+        "c1": {"client": "c1", "user": "ann", "conn_info": {"name": "Ann"}},
+        "c2": {"client": "c2", "user": "ann"},
+        "c3": {"client": "c3", "user": "bob"},
+    });
+    assert_eq!(presence, json!({"result": {"presence": expected}}));
+    let stats = admin.api("presence_stats", json!({"channel": "chat:lobby"})).await;
+    assert_eq!(stats, json!({"result": {"num_clients": 3, "num_users": 2}}));
+    for method in ["presence", "presence_stats", "history"] {
+        assert_eq!(code(&admin.api(method, json!({"channel": "news"})).await), 108, "{method} is off there");
+        assert_eq!(code(&admin.api(method, json!({"channel": "other:x"})).await), 102, "{method}");
+        assert_eq!(code(&admin.api(method, json!({})).await), 107, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn info_describes_the_node() {
+    let admin = Admin::start(CONFIG);
+    let info = admin.api("info", json!({})).await;
+    let node = &info["result"]["nodes"][0];
+    assert_eq!((&node["uid"], &node["version"]), (&json!("node-1"), &json!(env!("CARGO_PKG_VERSION"))));
+    assert_eq!(
+        (&node["num_clients"], &node["num_subs"], &node["num_workers"]),
+        (&json!(0), &json!(0), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
+    let admin = Admin::start(CONFIG);
+    let file = |name: &str, bytes: &'static [u8]| Found {
+        path: name.into(),
+        file: name.into(),
+        wasm: Ok(Bytes::from_static(bytes)),
+        settings: None,
+    };
+    admin.registry.apply(vec![file("10-auth.wasm", b"abc"), file("20-bad.wasm", b"")]).await;
+    let answer = admin.api("plugins", json!({})).await;
+    assert_eq!(answer["result"]["generation"], 1);
+    let [auth, bad] = &answer["result"]["plugins"].as_array().unwrap()[..] else { panic!("{answer}") };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    assert!(auth["since"].as_u64().is_some_and(|since| now - since < 60));
+    assert_eq!(
+        (&auth["name"], &auth["file"], &auth["state"], &auth["version"], &auth["order"], &auth["generation"]),
+        (&json!("auth"), &json!("10-auth.wasm"), &json!("live"), &json!("1.2.3"), &json!(0), &json!(1))
+    );
+    assert_eq!(auth["digest"], "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!((&auth["hooks"], &auth["counts"]["calls"]), (&json!(["on-message"]), &json!(0)));
+    assert_eq!(
+        (&bad["name"], &bad["state"], &bad["digest"]),
+        (&json!("bad"), &json!("refused"), &Value::Null)
+    );
+    assert_eq!((&bad["error"]["code"], &bad["error"]["sentence"]), (&json!("empty"), &json!("has no bytes")));
+}
+
+#[tokio::test]
+async fn what_is_not_a_request_is_status_400() {
+    let admin = Admin::start(CONFIG);
+    for body in ["", "{", "[]", "{\"channel\":1,\"data\":1}", "{\"channel\":\"news\",\"data\":}"] {
+        let response = admin.post("/api/publish", "X-API-Key: correct-horse\r\n", body).await;
+        // Nothing at all is a request without fields.
+        assert_eq!(response.status, if body.is_empty() { 200 } else { 400 }, "{body}");
+        assert_eq!(code(&serde_json::from_str(&response.body).unwrap()), 107, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn what_would_be_ignored_is_refused() {
+    let admin = Admin::start(CONFIG);
+    let publish = json!({"channel": "news", "data": 1, "idempotency_key": "k"});
+    assert_eq!(code(&admin.api("publish", publish).await), 107);
+    let defaults =
+        json!({"channel": "news", "data": 1, "idempotency_key": "", "skip_history": false, "tags": {}});
+    assert_eq!(code(&admin.api("publish", defaults).await), 0);
+}
+
+// ---- Plugins without WebAssembly ----
+
+/// Takes any file that has bytes.
+struct AnyBytes;
+struct Empty(About);
+struct Nothing(Interests);
+struct NoWorkers;
+
+impl Loader for AnyBytes {
+    fn load(&self, _: &str, wasm: &[u8], _: &Settings) -> Result<Arc<dyn Factory>, LoadError> {
+        if wasm.is_empty() {
+            return Err(LoadError::new(LoadCode::Empty, "has no bytes"));
+        }
+        let hooks = Hooks { on_message: true, ..Hooks::default() };
+        let about =
+            About { name: None, version: Some("1.2.3".into()), sdk: None, interface: "0.1".into(), hooks };
+        Ok(Arc::new(Empty(about)))
+    }
+}
+
+impl Factory for Empty {
+    fn instantiate(&self, _: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
+        Ok(Box::new(Nothing(Interests::everything(self.0.hooks))))
+    }
+
+    fn about(&self) -> &About {
+        &self.0
+    }
+}
+
+impl Plugin for Nothing {
+    fn interests(&self) -> &Interests {
+        &self.0
+    }
+
+    fn on_connect(&mut self, _: &Hello, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+        Ok(ConnectVerdict::Pass)
+    }
+
+    fn on_message(&mut self, _: &Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+        Ok(Verdict::Next)
+    }
+
+    fn on_disconnect(&mut self, _: &Goodbye, _: &mut Vec<Effect>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+impl Workers for NoWorkers {
+    fn count(&self) -> usize {
+        1
+    }
+
+    fn swap(&self, _: usize, _: Chain) -> oneshot::Receiver<()> {
+        oneshot::channel().1
+    }
+}

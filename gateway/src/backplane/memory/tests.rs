@@ -1,0 +1,215 @@
+//! The contract of a backplane, one sentence each.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+
+const S: fn(u64) -> Duration = Duration::from_secs;
+const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60) };
+const NOTHING: Retention = Retention { size: 0, ttl: Duration::from_secs(60) };
+
+struct Node {
+    memory: Memory,
+    inboxes: Arc<[Arc<Inbox>]>,
+    ids: ConnectionIds,
+}
+
+fn channel(name: &str) -> Channel {
+    Channel::parse(name).unwrap()
+}
+
+fn member(client: &str, user: &str) -> Arc<Member> {
+    Arc::new(Member { client: client.into(), user: user.into(), info: Bytes::new() })
+}
+
+impl Node {
+    fn with(channels_max: usize, history_bytes_max: usize) -> Self {
+        let inboxes: Arc<[_]> = (0..3).map(|_| Arc::new(Inbox::new(100))).collect();
+        let ids = ConnectionIds::new(5);
+        let limits = config::Memory { channels_max, inbox_deliveries_max: 100, history_bytes_max };
+        Self { memory: Memory::new(inboxes.clone(), ids, &limits, 1), inboxes, ids }
+    }
+
+    fn new() -> Self {
+        Self::with(100, 1 << 20)
+    }
+
+    fn publish(&self, name: &str, data: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
+        let (channel, data) = (&channel(name), Bytes::copy_from_slice(data.as_bytes()));
+        self.memory.publish(NewPublication { channel, data, json: true, info: None, retention }, S(at))
+    }
+
+    /// Offsets and payloads of what reached a worker.
+    fn arrived(&self, worker: usize) -> Vec<(u64, String)> {
+        let mut batch = Vec::new();
+        self.inboxes[worker].take(&mut batch);
+        let push = |delivery| match delivery {
+            Delivery::Push(push) => match &push.kind {
+                PushKind::Publication { publication, .. } => {
+                    (publication.offset, String::from_utf8(publication.data.to_vec()).unwrap())
+                }
+                PushKind::Join(member) => (0, format!("join {}", member.client)),
+                PushKind::Leave(member) => (0, format!("leave {}", member.client)),
+            },
+            _ => panic!("not a push"),
+        };
+        batch.into_iter().map(push).collect()
+    }
+
+    fn history(&self, query: HistoryQuery, at: u64) -> Result<Vec<u64>, u32> {
+        let page = self.memory.history(&channel("a"), &query, 100, KEPT, S(at)).map_err(|error| error.code)?;
+        Ok(page.publications.iter().map(|publication| publication.offset).collect())
+    }
+
+    fn recover(&self, offset: u64, epoch: &str, at: u64) -> Option<Vec<u64>> {
+        let since = Position { offset, epoch: epoch.into() };
+        let (missed, _) = self.memory.recover(&channel("a"), &since, 100, KEPT, S(at)).unwrap();
+        Some(missed?.iter().map(|publication| publication.offset).collect())
+    }
+}
+
+#[test]
+fn a_publication_reaches_the_workers_that_announced_interest_and_no_other() {
+    let node = Node::new();
+    node.memory.announce(0, &channel("a")).unwrap();
+    node.memory.announce(2, &channel("a")).unwrap();
+    node.publish("a", "1", NOTHING, 0).unwrap();
+    node.publish("b", "2", NOTHING, 0).unwrap();
+    assert_eq!(node.arrived(0), [(0, "1".into())]);
+    assert!(node.arrived(1).is_empty());
+    assert_eq!(node.arrived(2), [(0, "1".into())]);
+    node.memory.renounce(2, &channel("a"));
+    node.publish("a", "3", NOTHING, 0).unwrap();
+    assert!(node.arrived(2).is_empty());
+}
+
+#[test]
+fn an_address_of_a_connection_reaches_its_worker() {
+    let node = Node::new();
+    let id = node.ids.id(ConnectionIds::compose(1, 9), 77);
+    node.publish(&format!("@{id}"), "1", KEPT, 0).unwrap();
+    assert_eq!(node.arrived(1).len(), 1);
+    node.publish("@nobody", "1", KEPT, 0).unwrap();
+    assert_eq!(node.memory.channels(), 0, "an address is not kept");
+}
+
+#[test]
+fn offsets_rise_by_one_and_workers_see_them_in_order() {
+    let node = Node::new();
+    node.memory.announce(0, &channel("a")).unwrap();
+    for n in 1..=5 {
+        assert_eq!(node.publish("a", "x", KEPT, 0).unwrap().offset, n);
+    }
+    let offsets: Vec<_> = node.arrived(0).into_iter().map(|(offset, _)| offset).collect();
+    assert_eq!(offsets, [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn history_is_bounded_in_number_and_age() {
+    let node = Node::new();
+    (0..5).for_each(|at| drop(node.publish("a", "x", KEPT, at).unwrap()));
+    let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
+    assert_eq!(node.history(all.clone(), 5), Ok(vec![3, 4, 5]));
+    assert_eq!(node.history(all.clone(), 63), Ok(vec![5]));
+    assert_eq!(node.history(all, 64), Ok(vec![]));
+}
+
+#[test]
+fn history_is_read_in_pages_and_backwards() {
+    let node = Node::new();
+    let epoch = node.publish("a", "x", KEPT, 0).unwrap().epoch;
+    (0..2).for_each(|_| drop(node.publish("a", "x", KEPT, 0).unwrap()));
+    let query = |limit, since: Option<u64>, reverse| {
+        let since = since.map(|offset| Position { offset, epoch: epoch.as_ref().into() });
+        node.history(HistoryQuery { limit, since, reverse }, 1)
+    };
+    assert_eq!(query(0, None, false), Ok(vec![]), "only the position");
+    assert_eq!(query(2, None, false), Ok(vec![1, 2]));
+    assert_eq!(query(2, Some(2), false), Ok(vec![3]));
+    assert_eq!(query(2, None, true), Ok(vec![3, 2]));
+    assert_eq!(query(-1, Some(2), true), Ok(vec![1]));
+    assert_eq!(query(-1, Some(0), true), Err(107));
+    let foreign = Position { offset: 1, epoch: "other".into() };
+    assert_eq!(node.history(HistoryQuery { limit: 1, since: Some(foreign), reverse: false }, 1), Err(112));
+}
+
+#[test]
+fn recovery_gives_everything_or_says_that_it_cannot() {
+    let node = Node::new();
+    let epoch = node.publish("a", "x", KEPT, 0).unwrap().epoch;
+    (0..4).for_each(|_| drop(node.publish("a", "x", KEPT, 0).unwrap()));
+    assert_eq!(node.recover(5, &epoch, 1), Some(vec![]), "nothing was missed");
+    assert_eq!(node.recover(3, &epoch, 1), Some(vec![4, 5]));
+    assert_eq!(node.recover(2, &epoch, 1), Some(vec![3, 4, 5]));
+    assert_eq!(node.recover(1, &epoch, 1), None, "2 is not kept any more");
+    assert_eq!(node.recover(6, &epoch, 1), None, "from the future");
+    assert_eq!(node.recover(4, "other", 1), None, "another stream");
+    assert_eq!(node.recover(4, "", 1), Some(vec![5]), "a client that knows no stream");
+    assert_eq!(node.recover(4, &epoch, 61), None, "too old");
+    assert_eq!(node.recover(5, &epoch, 61), Some(vec![]));
+}
+
+#[test]
+fn a_stream_that_was_forgotten_starts_with_a_new_epoch() {
+    let node = Node::new();
+    let before = node.publish("a", "x", KEPT, 0).unwrap();
+    node.memory.sweep(S(59));
+    assert_eq!(node.memory.channels(), 1);
+    node.memory.sweep(S(60));
+    assert_eq!(node.memory.channels(), 0);
+    let after = node.publish("a", "x", KEPT, 61).unwrap();
+    assert_eq!(after.offset, 1);
+    assert_ne!(before.epoch, after.epoch);
+    // A subscriber keeps it, whatever its age.
+    node.memory.announce(0, &channel("a")).unwrap();
+    node.memory.sweep(S(1000));
+    assert_eq!(node.publish("a", "x", KEPT, 1001).unwrap(), Top { offset: 2, epoch: after.epoch });
+}
+
+#[test]
+fn presence_is_who_entered_and_did_not_leave() {
+    let node = Node::new();
+    node.memory.announce(0, &channel("a")).unwrap();
+    let (ann, bob) = (member("c1", "ann"), member("c2", ""));
+    node.memory.enter(&channel("a"), &ann, true, true);
+    node.memory.enter(&channel("a"), &bob, true, false);
+    assert_eq!(node.memory.presence(&channel("a")).len(), 2);
+    node.memory.leave(&channel("a"), &ann, true, true);
+    assert_eq!(node.memory.presence(&channel("a")), [bob]);
+    let arrived: Vec<_> = node.arrived(0).into_iter().map(|(_, what)| what).collect();
+    assert_eq!(arrived, ["join c1", "leave c1"]);
+}
+
+#[test]
+fn users_are_counted_once_and_anonymous_connections_each() {
+    let members = [member("1", "ann"), member("2", "ann"), member("3", ""), member("4", "")];
+    assert_eq!(count_users(&members), 3);
+}
+
+#[test]
+fn there_are_only_as_many_channels_as_may_be_and_empty_ones_do_not_count() {
+    let node = Node::with(2, 1 << 20);
+    node.memory.announce(0, &channel("a")).unwrap();
+    node.publish("b", "x", KEPT, 0).unwrap();
+    assert_eq!(node.publish("c", "x", KEPT, 0).unwrap_err().code, 106);
+    assert_eq!(node.memory.announce(0, &channel("c")).unwrap_err().code, 106);
+    node.publish("c", "x", NOTHING, 0).unwrap();
+    node.memory.renounce(0, &channel("a"));
+    node.publish("c", "x", KEPT, 0).unwrap();
+}
+
+#[test]
+fn memory_for_history_is_bounded_and_who_publishes_pays() {
+    let node = Node::with(100, 1000);
+    let big = "x".repeat(300);
+    node.publish("b", &big, KEPT, 0).unwrap();
+    for n in 1..=3 {
+        assert_eq!(node.publish("a", &big, KEPT, 0).unwrap().offset, n, "it is published all the same");
+    }
+    let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
+    assert_eq!(node.history(all, 1), Ok(vec![3]));
+    let page = node.memory.history(&channel("b"), &HistoryQuery { limit: 9, ..Default::default() }, 9, KEPT, S(1));
+    assert_eq!(page.unwrap().publications.len(), 1, "another channel's past stays");
+    node.memory.sweep(S(100));
+    (0..2).for_each(|_| drop(node.publish("c", &big, KEPT, 100).unwrap()));
+}

@@ -1,0 +1,438 @@
+//! The rules of a connection, one sentence each. Time is fed by hand.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+use crate::protocol::command::{HistoryQuery, Malformed};
+
+struct Client {
+    core: Core,
+    at: Duration,
+    effects: Effects,
+}
+
+const UNIX_START: u64 = 1_700_000_000;
+
+fn config(more: &str) -> Arc<Config> {
+    let text = format!(
+        "[client]\nanonymous = true\nping_interval = \"20s\"\npong_timeout = \"5s\"\nexpiry_grace = \"10s\"\n\
+         [handshake]\ndeadline = \"10s\"\n\
+         [limits]\nchannels_per_connection_max = 2\nwrite_timeout = \"3s\"\n\
+         [namespaces.open]\nhistory_size = 10\npresence = true\nallow_subscribe = \"anyone\"\nallow_publish = \"subscribers\"\nallow_history = \"users\"\n\
+         allow_presence = \"nobody\"\n{more}"
+    );
+    Arc::new(Config::parse(&text, "test").unwrap())
+}
+
+fn channel(name: &str) -> Channel {
+    Channel::parse(name).unwrap()
+}
+
+impl Client {
+    fn with(config: Arc<Config>, protocol: Protocol) -> Self {
+        let now = Now { at: Duration::ZERO, unix: UNIX_START * 1000 };
+        Self { core: Core::new(config, protocol, "c1".into(), now, 0), at: Duration::ZERO, effects: Effects::new() }
+    }
+
+    fn new() -> Self {
+        Self::with(config(""), Protocol::CentrifugeJson)
+    }
+
+    fn admitted() -> Self {
+        let mut client = Self::new();
+        client.connect("");
+        client.judge(Admission::Undecided, false);
+        client.effects.clear();
+        client
+    }
+
+    fn now(&self) -> Now {
+        Now { at: self.at, unix: UNIX_START * 1000 + self.at.as_millis() as u64 }
+    }
+
+    fn on(&mut self, event: Event) -> &mut Self {
+        let now = self.now();
+        self.core.on(now, event, &mut self.effects);
+        self
+    }
+
+    fn request(&mut self, id: u32, request: Request) -> &mut Self {
+        self.on(Event::Command(Command { id, request }))
+    }
+
+    fn connect(&mut self, token: &str) -> &mut Self {
+        let connect = Connect { token: token.into(), ..Connect::default() };
+        self.request(1, Request::Connect(connect))
+    }
+
+    fn judge(&mut self, admission: Admission, credential: bool) -> &mut Self {
+        assert!(matches!(self.effects.pop_front(), Some(Effect::Judge { .. })));
+        self.on(Event::Judged { id: 1, refresh: false, admission, credential })
+    }
+
+    fn subscribe(&mut self, id: u32, name: &str) -> &mut Self {
+        self.request(
+            id,
+            Request::Subscribe(Subscribe {
+                channel: Channel::parse(name),
+                recover: None,
+                join_leave: false,
+                reject_unrecovered: false,
+                data: NOTHING,
+                unsupported: false,
+            }),
+        )
+    }
+
+    /// Answers the command that was asked about last.
+    fn decide(&mut self, decision: Decision) -> &mut Self {
+        let Some(Effect::Ask(ask)) = self.effects.pop_back() else { panic!("nothing was asked") };
+        self.on(Event::Decided { ask, decision })
+    }
+
+    fn subscribed(&mut self, id: u32, name: &str) -> &mut Self {
+        self.subscribe(id, name).decide(Decision::Undecided(NOTHING));
+        let Some(Effect::Subscribe { channel, by, .. }) = self.effects.pop_back() else { panic!("{:?}", self.effects) };
+        self.on(Event::Subscribed { channel, by, result: Ok(Subscribed::default()) });
+        self.effects.clear();
+        self
+    }
+
+    fn tick_at(&mut self, seconds: u64) -> &mut Self {
+        self.at = Duration::from_secs(seconds);
+        self.on(Event::Tick)
+    }
+
+    fn effects(&mut self) -> String {
+        std::mem::take(&mut self.effects).iter().map(|effect| format!("{effect:?}\n")).collect()
+    }
+
+    /// The close that ended it.
+    fn close(&mut self) -> (u16, CloseCause) {
+        match self.effects.pop_back() {
+            Some(Effect::End { close, cause, .. }) => (close.code, cause),
+            other => panic!("still open: {other:?}"),
+        }
+    }
+
+    /// The code of the error reply that came last.
+    fn error(&mut self) -> u32 {
+        match self.effects.pop_back() {
+            Some(Effect::Reply(Reply::Error { error, .. })) => error.code,
+            other => panic!("no error: {other:?}"),
+        }
+    }
+
+    fn reply(&mut self) -> Reply {
+        match self.effects.pop_back() {
+            Some(Effect::Reply(reply)) => reply,
+            other => panic!("no reply: {other:?}"),
+        }
+    }
+}
+
+fn refusal(code: u32) -> Refusal {
+    Refusal { code, reason: "because".into() }
+}
+
+fn publish(name: &str) -> Request {
+    Request::Publish { channel: Channel::parse(name), data: Bytes::from_static(b"1") }
+}
+
+#[test]
+fn connect_must_come_first_once_and_with_an_id() {
+    assert_eq!(Client::new().request(1, publish("open:a")).close(), (3501, CloseCause::BadRequest));
+    assert_eq!(Client::new().request(0, Request::Connect(Connect::default())).close().0, 3501);
+    assert_eq!(Client::admitted().connect("").close().0, 3501);
+}
+
+#[test]
+fn a_client_without_a_token_is_admitted_only_where_anonymous_clients_are() {
+    let mut client = Client::new();
+    assert!(matches!(client.connect("").judge(Admission::Undecided, false).reply(), Reply::Connected { id: 1, .. }));
+    let closed = config("").as_ref().clone();
+    let closed = Config { client: crate::config::Client { anonymous: false, ..closed.client.clone() }, ..closed };
+    let mut client = Client::with(Arc::new(closed), Protocol::CentrifugeJson);
+    assert_eq!(client.connect("").judge(Admission::Undecided, false).close().0, 3501);
+}
+
+#[test]
+fn a_token_that_no_plugin_accepts_is_invalid() {
+    assert_eq!(Client::new().connect("t").judge(Admission::Undecided, true).close(), (3500, CloseCause::Plugin));
+}
+
+#[test]
+fn a_plugin_refuses_with_an_error_or_with_a_close() {
+    let mut client = Client::new();
+    assert_eq!(client.connect("t").judge(Admission::Refused(refusal(109)), true).error(), 109);
+    assert!(client.request(2, publish("open:a")).effects.is_empty(), "nothing is processed after a refusal");
+    assert_eq!(client.tick_at(10).close(), (3502, CloseCause::Stale));
+    let mut client = Client::new();
+    assert_eq!(client.connect("t").judge(Admission::Refused(refusal(4501)), true).close(), (4501, CloseCause::Plugin));
+    let mut client = Client::new();
+    assert_eq!(client.connect("t").judge(Admission::Failed, true).error(), 100);
+}
+
+#[test]
+fn the_connect_reply_waits_for_the_servers_subscriptions() {
+    let mut client = Client::new();
+    let identity = Identity {
+        user: "42".into(),
+        channels: vec![channel("open:a"), channel("open:b")],
+        ..Identity::default()
+    };
+    client.connect("t").judge(Admission::Accepted(Box::new(identity)), true);
+    assert!(matches!(client.effects.pop_front(), Some(Effect::Admit(_))));
+    for name in ["open:a", "open:b"] {
+        let result = Ok(Subscribed { offset: 7, ..Subscribed::default() });
+        client.on(Event::Subscribed { channel: channel(name), by: Subscriber::Identity, result });
+    }
+    let Reply::Connected { result, .. } = client.reply() else { panic!() };
+    let names: Vec<_> = result.subscriptions.iter().map(|(channel, _)| channel.as_str()).collect();
+    assert_eq!(names, ["open:a", "open:b"]);
+    assert_eq!(client.core.deadline(), Some(Duration::from_secs(10)), "the first ping");
+}
+
+#[test]
+fn a_silent_client_is_stale_at_the_deadline() {
+    let mut client = Client::new();
+    assert_eq!(client.core.deadline(), Some(Duration::from_secs(10)));
+    assert_eq!(client.tick_at(10).close(), (3502, CloseCause::Stale));
+    assert_eq!(client.core.deadline(), None);
+}
+
+#[test]
+fn pings_want_pongs_and_pongs_want_pings() {
+    let mut client = Client::admitted();
+    assert!(matches!(client.tick_at(10).reply(), Reply::Ping));
+    assert!(client.request(0, Request::Pong).effects.is_empty());
+    assert!(matches!(client.tick_at(30).reply(), Reply::Ping));
+    assert_eq!(client.tick_at(35).close(), (3012, CloseCause::NoPong));
+    assert_eq!(Client::admitted().request(0, Request::Pong).close().0, 3501);
+    // Any command without an id counts as a pong.
+    let mut client = Client::admitted();
+    client.tick_at(10).effects.clear();
+    assert!(client.request(0, publish("open:a")).effects.is_empty());
+    assert_eq!(client.request(0, publish("open:a")).close().0, 3501);
+}
+
+#[test]
+fn in_raw_mode_a_pong_nobody_asked_for_is_allowed() {
+    let mut client = Client::with(config(""), Protocol::Raw);
+    client.request(0, Request::Connect(Connect::default())).judge(Admission::Undecided, false);
+    client.effects.clear();
+    assert!(client.request(0, Request::Pong).effects.is_empty());
+    assert!(!client.core.is_closed());
+}
+
+#[test]
+fn what_is_malformed_ends_the_connection_and_says_why() {
+    for malformed in [Malformed::Empty, Malformed::Syntax, Malformed::NoRequest, Malformed::TooMany] {
+        let mut client = Client::admitted();
+        let Some(Effect::End { close, tell: true, .. }) = client.on(Event::Malformed(malformed)).effects.pop_back() else {
+            panic!()
+        };
+        assert_eq!((close.code, &*close.reason), (3501, &*malformed.to_string()));
+    }
+    assert_eq!(Client::admitted().subscribe(2, "").close().0, 3501);
+    assert_eq!(Client::admitted().subscribe(2, "a b").error(), 107);
+    assert_eq!(Client::admitted().request(2, Request::Pong).close().0, 3501);
+}
+
+#[test]
+fn the_policy_of_the_channel_decides_when_no_plugin_does() {
+    let undecided = || Decision::Undecided(Bytes::from_static(b"1"));
+    let mut client = Client::admitted();
+    assert_eq!(client.subscribe(2, "news").decide(undecided()).error(), 103, "closed by default");
+    assert_eq!(client.subscribe(2, "other:a").decide(undecided()).error(), 102, "unknown namespace");
+    assert_eq!(client.subscribe(2, "#42").decide(undecided()).error(), 103, "addresses are for plugins");
+    assert_eq!(client.request(2, publish("open:a")).decide(undecided()).error(), 103, "not a subscriber");
+    client.subscribed(3, "open:a");
+    client.request(4, publish("open:a")).decide(undecided());
+    assert!(matches!(client.effects.pop_back(), Some(Effect::Publish { id: 4, .. })));
+    let history = Request::History { channel: Channel::parse("open:a"), query: HistoryQuery::default() };
+    assert_eq!(client.request(5, history).decide(undecided()).error(), 103, "not a user");
+    let presence = Request::Presence { channel: Channel::parse("open:a") };
+    assert_eq!(client.request(6, presence).decide(undecided()).error(), 103, "nobody");
+    let rpc = Request::Rpc { method: "m".into(), data: NOTHING };
+    assert_eq!(client.request(7, rpc).decide(undecided()).error(), 108);
+    assert_eq!(client.request(0, Request::Send { data: NOTHING }).decide(undecided()).close().0, 3508);
+}
+
+#[test]
+fn a_plugin_that_allows_is_not_overruled_by_the_policy() {
+    let mut client = Client::admitted();
+    client.request(2, publish("news")).decide(Decision::Allowed(Bytes::from_static(b"2")));
+    let Some(Effect::Publish { targets, payload, .. }) = client.effects.pop_back() else { panic!() };
+    assert_eq!((targets, &payload[..]), (vec![channel("news")], &b"2"[..]));
+}
+
+#[test]
+fn every_decision_on_a_publish_has_its_answer() {
+    let mut client = Client::admitted();
+    let mut decide = |decision| {
+        client.request(2, publish("news")).decide(decision);
+        client.effects()
+    };
+    assert!(decide(Decision::Denied(refusal(400))).contains("code: 400"));
+    assert!(decide(Decision::Failed).contains("code: 100"));
+    assert!(decide(Decision::Dropped).starts_with("Reply(Done { id: 2, what: Publish })"));
+    let answer = decide(Decision::Reply(Bytes::from_static(b"7")));
+    assert!(answer.starts_with("Reply(Done") && answer.contains("Message { data: b\"7\" }"), "{answer}");
+    let routed = decide(Decision::Route { targets: vec![channel("a"), channel("#42")], payload: NOTHING });
+    assert!(routed.contains("targets: [\"a\", \"#42\"]"), "{routed}");
+    assert!(decide(Decision::Denied(refusal(4501))).contains("code: 4501"), "a code that closes closes");
+}
+
+#[test]
+fn a_plugin_may_end_the_connection_but_only_with_a_code_that_can() {
+    for (code, expected) in [(4000, 4000), (3000, 3000), (4999, 4999), (1000, 3507), (5000, 3507), (70_000, 3507)] {
+        let mut client = Client::admitted();
+        client.request(2, publish("news")).decide(Decision::Disconnect(refusal(code)));
+        assert_eq!(client.close(), (expected, CloseCause::Plugin), "{code}");
+        let mut client = Client::admitted();
+        assert_eq!(client.on(Event::PluginDisconnects(refusal(code))).close().0, expected);
+    }
+}
+
+#[test]
+fn what_cannot_be_hidden_is_denied() {
+    let mut client = Client::admitted();
+    assert_eq!(client.subscribe(2, "open:a").decide(Decision::Dropped).error(), 103);
+    assert_eq!(client.subscribe(3, "open:a").decide(Decision::Reply(NOTHING)).error(), 108);
+    let routed = Decision::Route { targets: vec![channel("a")], payload: NOTHING };
+    assert_eq!(client.subscribe(4, "open:a").decide(routed).error(), 108);
+    // None of them left a trace.
+    client.subscribe(5, "open:a").decide(Decision::Allowed(NOTHING));
+    assert!(matches!(client.effects.pop_back(), Some(Effect::Subscribe { .. })));
+}
+
+#[test]
+fn a_channel_is_subscribed_once_and_only_as_many_as_allowed() {
+    let mut client = Client::admitted();
+    client.subscribe(2, "open:a");
+    assert!(matches!(client.effects.pop_back(), Some(Effect::Ask(_))));
+    assert_eq!(client.subscribe(3, "open:a").error(), 105, "also while the first is under way");
+    client.subscribed(4, "open:b");
+    assert_eq!(client.subscribe(5, "open:c").error(), 106);
+}
+
+#[test]
+fn unsubscribing_twice_succeeds_twice() {
+    let mut client = Client::admitted();
+    client.subscribed(2, "open:a");
+    for (id, effects) in [(3, 2), (4, 1)] {
+        let unsubscribe = Request::Unsubscribe { channel: Channel::parse("open:a") };
+        client.request(id, unsubscribe).decide(Decision::Undecided(NOTHING));
+        assert_eq!(client.effects.len(), effects);
+        assert!(matches!(client.reply(), Reply::Done { what: Done::Unsubscribe, .. }));
+        client.effects.clear();
+    }
+}
+
+#[test]
+fn a_client_that_prefers_an_error_gets_it_instead_of_a_hole() {
+    let mut client = Client::admitted();
+    client.subscribe(2, "open:a").decide(Decision::Allowed(NOTHING));
+    client.effects.clear();
+    let by = Subscriber::Client { id: 2, reject_unrecovered: true };
+    let result = Ok(Subscribed { recovered: Some(false), ..Subscribed::default() });
+    assert_eq!(client.on(Event::Subscribed { channel: channel("open:a"), by, result }).error(), 112);
+    assert!(matches!(client.effects.pop_back(), Some(Effect::Unsubscribe(_))));
+}
+
+#[test]
+fn a_gap_ends_the_clients_subscription_or_the_connection() {
+    let mut client = Client::admitted();
+    client.subscribed(2, "open:a");
+    client.on(Event::Signal(Signal::Gap(channel("open:a"))));
+    let Reply::UnsubscribedByServer { why, .. } = client.reply() else { panic!() };
+    assert_eq!(why.code, 2500);
+    client.effects.clear();
+    assert!(client.on(Event::Signal(Signal::Gap(channel("open:a")))).effects.is_empty(), "it is gone");
+    client.on(Event::PluginSubscribes(channel("open:b"))).effects.clear();
+    let (by, result) = (Subscriber::Plugin, Ok(Subscribed::default()));
+    client.on(Event::Subscribed { channel: channel("open:b"), by, result });
+    assert!(matches!(client.reply(), Reply::SubscribedByServer { .. }));
+    assert_eq!(client.on(Event::Signal(Signal::Gap(channel("open:b")))).close().0, 3010);
+}
+
+#[test]
+fn a_slow_reader_is_cut_off_with_what_it_did_not_read() {
+    let mut client = Client::admitted();
+    let Some(Effect::End { close, tell: true, discard: true, cause }) =
+        client.on(Event::Signal(Signal::Slow)).effects.pop_back()
+    else {
+        panic!()
+    };
+    assert_eq!((close, cause), (Close::SLOW, CloseCause::Slow));
+}
+
+#[test]
+fn a_socket_that_accepts_nothing_for_too_long_is_slow() {
+    let mut client = Client::admitted();
+    client.at = Duration::from_secs(1);
+    client.on(Event::Flushed { written: 10, pending: true });
+    assert_eq!(client.core.deadline(), Some(Duration::from_secs(4)));
+    client.at = Duration::from_secs(3);
+    client.on(Event::Flushed { written: 20, pending: true });
+    assert_eq!(client.core.deadline(), Some(Duration::from_secs(6)), "progress counts");
+    client.on(Event::Flushed { written: 20, pending: true });
+    assert_eq!(client.tick_at(6).close(), (3008, CloseCause::Slow));
+    let mut client = Client::admitted();
+    client.on(Event::Flushed { written: 10, pending: true }).on(Event::Flushed { written: 20, pending: false });
+    assert_eq!(client.core.deadline(), Some(Duration::from_secs(10)), "only the ping is left");
+}
+
+fn expiring(user: &str, at: u64) -> Admission {
+    let expires_at = Some(UNIX_START + at);
+    Admission::Accepted(Box::new(Identity { user: user.into(), expires_at, ..Identity::default() }))
+}
+
+#[test]
+fn an_expiring_connection_is_refreshed_or_closed_after_the_grace() {
+    let mut client = Client::new();
+    client.connect("t").judge(expiring("42", 60), true);
+    let Reply::Connected { result, .. } = client.reply() else { panic!() };
+    assert_eq!(result.ttl, Some(60));
+    // Pings go on meanwhile.
+    for at in [10, 30, 50] {
+        assert!(matches!(client.tick_at(at).reply(), Reply::Ping));
+        client.request(0, Request::Pong);
+    }
+    client.request(2, Request::Refresh { token: "new".into() }).effects.clear();
+    client.on(Event::Judged { id: 2, refresh: true, admission: expiring("42", 90), credential: true });
+    assert!(matches!(client.reply(), Reply::Refreshed { ttl: Some(40), .. }));
+    client.tick_at(75).request(0, Request::Pong).effects.clear();
+    client.tick_at(95).request(0, Request::Pong).effects.clear();
+    assert_eq!(client.tick_at(100).close(), (3005, CloseCause::Expired));
+}
+
+#[test]
+fn a_refresh_changes_the_time_but_never_the_user() {
+    let mut client = Client::new();
+    client.connect("t").judge(expiring("42", 60), true);
+    let judged = |admission| Event::Judged { id: 2, refresh: true, admission, credential: true };
+    assert_eq!(client.on(judged(expiring("42", 0))).error(), 110);
+    assert_eq!(client.on(judged(Admission::Undecided)).error(), 108);
+    assert_eq!(client.on(judged(Admission::Failed)).error(), 100);
+    assert_eq!(client.on(judged(Admission::Refused(refusal(109)))).error(), 109);
+    assert_eq!(client.on(judged(expiring("43", 60))).close().0, 3500);
+    let mut client = Client::admitted();
+    assert_eq!(client.request(2, Request::Refresh { token: "".into() }).close().0, 3501);
+    let mut client = Client::new();
+    assert_eq!(client.connect("t").judge(expiring("42", 0), true).error(), 110, "expired on arrival");
+}
+
+#[test]
+fn the_end_takes_every_subscription_along_and_comes_once() {
+    let mut client = Client::admitted();
+    client.subscribed(2, "open:a").subscribed(3, "open:b");
+    let ended = Event::TransportEnded { close: Close::NORMAL, ending: Ending::Client };
+    client.on(ended);
+    assert_eq!(client.effects.len(), 3);
+    assert!(matches!(client.effects.back(), Some(Effect::End { tell: false, .. })));
+    client.effects.clear();
+    client.on(Event::Signal(Signal::Slow)).on(Event::Tick).request(4, publish("open:a"));
+    assert!(client.effects.is_empty(), "nothing happens after the end");
+}

@@ -1,0 +1,260 @@
+//! The test kit plays the gateway's part. Its plugin does what the payload of a message says.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use gateway_plugin_sdk::kit::{Effect, Kit, START};
+use gateway_plugin_sdk::log::Level;
+use gateway_plugin_sdk::prelude::*;
+use gateway_plugin_sdk::serde_json::Value;
+use gateway_plugin_sdk::{HostError, HostErrorKind};
+
+#[settings]
+struct Settings {
+    kinds: Option<Vec<String>>,
+    channels: Option<Vec<String>>,
+    #[serde(default)]
+    without_payload: bool,
+    #[serde(default)]
+    limit: u8,
+}
+
+struct Puppet {
+    calls: usize,
+}
+
+#[plugin]
+impl Plugin for Puppet {
+    type Config = Settings;
+
+    fn configure(config: Settings, interests: &mut Interests) -> Result<Self, String> {
+        if config.limit > 100 {
+            return Err(format!("`limit` is {}: at most 100", config.limit));
+        }
+        if let Some(names) = config.kinds {
+            interests.kinds(names.iter().filter_map(|name| Kind::from_name(name)));
+        }
+        if let Some(patterns) = config.channels {
+            interests.channels(patterns);
+        }
+        if config.without_payload {
+            interests.without_payload();
+        }
+        log::debug!("ready");
+        Ok(Self { calls: 0 })
+    }
+
+    fn on_connect(&mut self, event: &Connecting<'_>) -> Connect {
+        match event.token() {
+            "" => Connect::pass(),
+            "bad channel" => Connect::accept("7").channel("a b"),
+            "bad code" => Connect::refuse(5, "never"),
+            user => Connect::accept(user).attribute("token", "yes").data_json(&event.json::<Value>().ok()),
+        }
+    }
+
+    fn on_message(&mut self, event: &Message<'_>) -> Verdict {
+        self.calls += 1;
+        let command = event.json::<Vec<String>>().unwrap_or_default();
+        let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+        match arguments[..] {
+            ["who"] => Verdict::reply_json(&json!([
+                event.connection(),
+                event.user(),
+                event.channel(),
+                event.method(),
+                event.protocol(),
+                event.remote_address(),
+                event.header("User-Agent"),
+                event.attribute("plan"),
+                event.is_binary(),
+                event.now(),
+            ])),
+            ["set", name, value] => {
+                let _ = done(event.set_attribute(name, value));
+                Verdict::reply_json(&event.attribute(name))
+            }
+            ["publish", address, payload] => done(event.publish(address, payload.as_bytes())),
+            ["subscribe", channel] => done(event.subscribe(channel)),
+            ["unsubscribe", channel] => done(event.unsubscribe(channel)),
+            ["disconnect"] => done(event.disconnect(code::CLOSE_FORCED, "bye")),
+            ["disconnect badly"] => done(event.disconnect(code::INTERNAL, "bye")),
+            ["route", address] => Verdict::route([address]),
+            ["reply", payload] => Verdict::reply(payload),
+            ["panic"] => panic!("told to"),
+            _ => Verdict::next(),
+        }
+    }
+
+    fn on_disconnect(&mut self, event: &Disconnected<'_>) {
+        let _ = done(event.publish_json(
+            "log",
+            &json!([event.user(), event.code(), event.reason(), event.duration().as_secs()]),
+        ));
+        let _ = done(event.subscribe("news"));
+    }
+}
+
+/// Answers with the code of the error, and logs it.
+fn done(result: Result<(), HostError>) -> Verdict {
+    match result {
+        Ok(()) => Verdict::next(),
+        Err(error) => {
+            log::warn!("{:?}: {error}", error.kind);
+            Verdict::deny(400 + error.kind.number(), "refused")
+        }
+    }
+}
+
+fn kit() -> Kit<Puppet> {
+    kit_with(json!({}))
+}
+
+fn kit_with(settings: Value) -> Kit<Puppet> {
+    Kit::new(settings).expect("good settings")
+}
+
+fn tell(kit: &mut Kit<Puppet>, command: &[&str]) -> gateway_plugin_sdk::kit::Outcome<Verdict> {
+    kit.connection("c1").message(Kind::Rpc).json(command).send()
+}
+
+#[test]
+fn settings_are_refused_by_the_sdk_or_by_the_plugin() {
+    for (settings, expected) in [
+        (json!({"limit": 101}), "`limit` is 101: at most 100"),
+        (json!({"limit": "x"}), "`limit`: invalid type: string \"x\", expected u8"),
+        (json!({"channels": ["news", "a b"]}), "\"a b\" is not a channel pattern"),
+        (json!({"channels": vec!["a"; 65]}), "more than 64 channel patterns"),
+    ] {
+        assert_eq!(Kit::<Puppet>::new(&settings).expect_err("bad settings"), expected);
+    }
+    let kit = kit();
+    assert_eq!(kit.configure_log().iter().map(|line| line.level).collect::<Vec<_>>(), [Level::Debug]);
+}
+
+#[test]
+fn events_outside_of_the_interests_do_not_reach_the_plugin() {
+    let mut kit =
+        kit_with(json!({"kinds": ["publish", "rpc"], "channels": ["chat:*"], "without_payload": true}));
+    for (kind, channel, called) in [
+        (Kind::Publish, "chat:1", true),
+        (Kind::Rpc, "", true),
+        (Kind::Publish, "news", false),
+        (Kind::Subscribe, "chat:1", false),
+        (Kind::Unknown(77), "chat:1", false),
+    ] {
+        let outcome = kit.connection("c1").message(kind).channel(channel).json(&["reply", "1"]).send();
+        assert_eq!(outcome.called, called, "{kind} {channel}");
+        assert_eq!(outcome.verdict, Verdict::next(), "the payload stays away");
+    }
+    assert_eq!(kit.plugin().calls, 2);
+}
+
+#[test]
+fn a_plugin_without_interests_sees_everything() {
+    let mut kit = kit();
+    for kind in Kind::ALL.into_iter().chain([Kind::Unknown(77)]) {
+        assert!(kit.connection("c1").message(kind).channel("news").send().called, "{kind}");
+    }
+}
+
+#[test]
+fn an_event_tells_who_sent_it_and_when() {
+    let mut kit = kit();
+    kit.advance(Duration::from_millis(5));
+    let outcome = kit
+        .connection("c1")
+        .user("42")
+        .header("User-Agent", "test")
+        .attribute("plan", "free")
+        .remote_address("192.0.2.1")
+        .protocol("raw")
+        .message(Kind::Raw)
+        .channel("news")
+        .method("m")
+        .binary()
+        .json(&["who"])
+        .send();
+    let expected = json!(["c1", "42", "news", "m", "raw", "192.0.2.1", "test", "free", true, START + 5]);
+    assert_eq!(outcome.verdict, Verdict::reply_json(&expected));
+}
+
+#[test]
+fn a_connection_keeps_what_connect_and_effects_made_of_it() {
+    let mut kit = kit();
+    let accepted = kit.connection("c1").connect("42").data(r#"{"a":1}"#).send();
+    assert_eq!(accepted.verdict, Connect::accept("42").attribute("token", "yes").data_json(&json!({"a": 1})));
+    assert_eq!(
+        tell(&mut kit, &["set", "token", "no"]).verdict,
+        Verdict::reply_json("yes"),
+        "applied after the hook"
+    );
+    assert_eq!(tell(&mut kit, &["set", "token", ""]).verdict, Verdict::reply_json("no"));
+    assert_eq!(tell(&mut kit, &["set", "token", "x"]).verdict, Verdict::reply_json(&Value::Null));
+    assert_eq!(kit.connect("").verdict, Connect::pass());
+}
+
+#[test]
+fn effects_are_recorded_or_refused_with_a_code() {
+    let mut kit = kit();
+    for (command, effect) in [
+        (vec!["publish", "news", "1"], Effect::publish("news", "1")),
+        (vec!["subscribe", "news"], Effect::Subscribe("news".into())),
+        (vec!["unsubscribe", "news"], Effect::Unsubscribe("news".into())),
+        (vec!["set", "a", "b"], Effect::set_attribute("a", "b")),
+    ] {
+        assert_eq!(tell(&mut kit, &command).effects, [effect], "{command:?}");
+    }
+    assert!(matches!(tell(&mut kit, &["disconnect"]).effects[..], [Effect::Disconnect(_)]));
+
+    let large = format!("\"{}\"", "x".repeat(256 << 10));
+    for (command, code) in [
+        (vec!["publish", "news", &large], 2),
+        (vec!["publish", "a b", "1"], 3),
+        (vec!["subscribe", ""], 3),
+        (vec!["publish", "news", "not JSON"], 4),
+        (vec!["disconnect badly"], 6),
+    ] {
+        let outcome = tell(&mut kit, &command);
+        assert_eq!(outcome.verdict, Verdict::deny(400 + code, "refused"), "{:.40}", format!("{command:?}"));
+        assert_eq!((outcome.effects.len(), outcome.log.len()), (0, 1));
+        assert!(outcome.logged().starts_with(&format!("{:?}: ", HostErrorKind::from_number(code))));
+    }
+    kit.effects_max(0);
+    assert_eq!(tell(&mut kit, &["publish", "news", "1"]).verdict, Verdict::deny(401, "refused"));
+}
+
+#[test]
+fn a_connection_that_has_gone_can_only_be_published_about() {
+    let mut kit = kit();
+    kit.connection("c1").user("42");
+    kit.advance(Duration::from_secs(90));
+    let outcome = kit.connection("c1").disconnect(3000, "closed");
+    assert_eq!(outcome.effects, [Effect::publish("log", r#"["42",3000,"closed",90]"#)]);
+    assert_eq!(outcome.logged(), "WrongHook: not possible in this hook");
+    let again = kit.connection("c1").disconnect(3000, "closed");
+    assert_eq!(
+        again.effects,
+        [Effect::publish("log", r#"["",3000,"closed",0]"#)],
+        "a new one of the same id"
+    );
+}
+
+#[test]
+fn an_answer_that_the_gateway_cannot_carry_out_fails_the_test() {
+    for command in [["route", "a b"], ["reply", "not JSON"]] {
+        assert!(catch_unwind(|| tell(&mut kit(), &command)).is_err(), "{command:?}");
+    }
+    for token in ["bad channel", "bad code"] {
+        assert!(catch_unwind(|| kit().connect(token)).is_err(), "{token}");
+    }
+    let raw = kit().connection("c1").protocol("raw").message(Kind::Raw).json(&["reply", "not JSON"]).send();
+    assert_eq!(raw.verdict, Verdict::reply("not JSON"));
+}
+
+#[test]
+fn a_hook_that_panics_leaves_nothing_to_the_next() {
+    let mut kit = kit();
+    assert!(catch_unwind(AssertUnwindSafe(|| tell(&mut kit, &["panic"]))).is_err());
+    assert_eq!(tell(&mut kit, &["publish", "news", "1"]).effects.len(), 1);
+}

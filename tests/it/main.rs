@@ -1,0 +1,5 @@
+//! The gateway from outside: what is promised, tried on the real binary.
+
+#![allow(clippy::unwrap_used, reason = "an unmet expectation is a failed test")]
+
+mod chat;

@@ -1,0 +1,505 @@
+//! Many connections, two workers and the memory backplane, without a socket and with a clock that is cranked by hand.
+//!
+//! A seeded stream of random steps runs the real session, hub, inbox and backplane; the clients behind them remember
+//! what a client library remembers and check what it relies on. The seed is printed when something does not hold;
+//! `SIMULATION_SEED=n` runs that one again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway::backplane::Backplane;
+use gateway::backplane::memory::Memory;
+use gateway::config::{Config, Limits};
+use gateway::connection::event::{Ending, Event, Now};
+use gateway::connection::id::ConnectionIds;
+use gateway::connection::local::Local;
+use gateway::connection::session::Session;
+use gateway::hub::Hub;
+use gateway::hub::peer::Peer;
+use gateway::inbox::{Delivery, Inbox};
+use gateway::plugin::event::Client;
+use gateway::protocol::Protocol;
+use gateway::protocol::code::Close;
+use gateway::protocol::codec::Inbound;
+use gateway::telemetry::metrics::Metrics;
+use serde_json::{Value, json};
+
+const WORKERS: usize = 2;
+const CLIENTS: usize = 40;
+const STEPS: usize = 6_000;
+const SEEDS: u64 = 40;
+/// Small enough to overflow now and then.
+const TIGHT_INBOX: usize = 24;
+const OUTBOUND_BYTES_MAX: usize = 10_000;
+const CHANNELS: [&str; 4] = ["kept:a", "kept:b", "kept:c", "short:d"];
+
+/// SplitMix64: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// What a client library remembers of a channel, also while it is disconnected.
+#[derive(Debug, Clone, Default)]
+struct Standing {
+    epoch: String,
+    offset: u64,
+}
+
+#[derive(Default)]
+struct SimulatedClient {
+    session: Option<(usize, Session)>,
+    standing: HashMap<&'static str, Standing>,
+    /// Channels of which it has a live subscription.
+    subscribed: HashMap<&'static str, ()>,
+    /// Subscribe commands without a reply yet: id to channel, and whether it asked to recover.
+    asked: HashMap<u64, (&'static str, bool)>,
+    id: u64,
+    pings: usize,
+    admitted: bool,
+}
+
+#[derive(Default, Debug)]
+struct Totals {
+    received: usize,
+    recovered: usize,
+    unrecovered: usize,
+    gaps: usize,
+    slow: usize,
+}
+
+struct World {
+    random: Random,
+    at: Duration,
+    ids: ConnectionIds,
+    inbox_max: usize,
+    inboxes: Arc<[Arc<Inbox>]>,
+    backplane: Arc<Memory>,
+    metrics: Arc<Metrics>,
+    workers: Vec<Rc<Local>>,
+    clients: Vec<SimulatedClient>,
+    connections: u64,
+    /// What was published: per channel and epoch the payloads by offset.
+    ledger: BTreeMap<(String, String), BTreeMap<u64, u64>>,
+    published: u64,
+    totals: Totals,
+}
+
+fn config() -> Config {
+    let text = "
+        [client]
+        anonymous = true
+        [namespaces.kept]
+        history_size = 50
+        history_ttl = \"1h\"
+        recovery = true
+        presence = true
+        join_leave = true
+        allow_subscribe = \"anyone\"
+        allow_publish = \"anyone\"
+        [namespaces.short]
+        history_size = 3
+        history_ttl = \"20s\"
+        recovery = true
+        allow_subscribe = \"anyone\"
+        allow_publish = \"anyone\"
+        [listen]
+        workers = 2
+    ";
+    let config = Config::parse(text, "simulation").expect("valid");
+    Config { limits: Limits { outbound_bytes_max: OUTBOUND_BYTES_MAX, ..config.limits.clone() }, ..config }
+}
+
+impl World {
+    fn new(seed: u64, inbox_max: usize) -> Self {
+        let config = Arc::new(config());
+        let ids = ConnectionIds::new(seed);
+        let inboxes: Arc<[_]> = (0..WORKERS).map(|_| Arc::new(Inbox::new(inbox_max))).collect();
+        let backplane = Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, seed));
+        let metrics = Metrics::new(WORKERS);
+        let workers = (0..WORKERS)
+            .map(|worker| {
+                let backplane: Arc<dyn Backplane> = backplane.clone();
+                Rc::new(Local::new(worker, config.clone(), Hub::new(ids), backplane, metrics.clone()))
+            })
+            .collect();
+        Self {
+            random: Random(seed),
+            at: Duration::ZERO,
+            ids,
+            inbox_max,
+            inboxes,
+            backplane,
+            metrics,
+            workers,
+            clients: (0..CLIENTS).map(|_| SimulatedClient::default()).collect(),
+            connections: 0,
+            ledger: BTreeMap::new(),
+            published: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { at: self.at, unix: 1_700_000_000_000 + self.at.as_millis() as u64 }
+    }
+
+    fn step(&mut self) {
+        let index = self.random.below(CLIENTS);
+        match self.random.below(100) {
+            _ if self.clients[index].session.is_none() => self.connect(index),
+            0..=9 => self.toggle(index),
+            10..=54 => self.publish(index),
+            55..=74 => self.read(index),
+            75..=94 => {
+                let worker = self.random.below(WORKERS);
+                self.deliver(worker);
+            }
+            95..=96 => self.hang_up(index),
+            _ => self.pass_time(),
+        }
+        self.check_bounds();
+    }
+
+    fn connect(&mut self, index: usize) {
+        let worker = self.random.below(WORKERS);
+        self.connections += 1;
+        let number = ConnectionIds::compose(worker, self.connections);
+        let id = self.ids.id(number, self.random.next());
+        let local = &self.workers[worker];
+        let peer =
+            Rc::new(Peer::new(number, id.clone(), Protocol::CentrifugeJson, OUTBOUND_BYTES_MAX, &local.unflushed));
+        let client = Client {
+            number,
+            id,
+            user: Arc::default(),
+            protocol: Protocol::CentrifugeJson.as_str(),
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            headers: Arc::new([]),
+            attributes: BTreeMap::new(),
+        };
+        local.metrics().opened("simulated", client.address);
+        let session = Session::new(local.clone(), peer, client, self.now(), self.random.next() as u32);
+        let standing = std::mem::take(&mut self.clients[index].standing);
+        self.clients[index] =
+            SimulatedClient { session: Some((worker, session)), standing, ..SimulatedClient::default() };
+        self.send(index, json!({"id": 0, "connect": {}}));
+    }
+
+    fn send(&mut self, index: usize, mut command: Value) -> u64 {
+        let now = self.now();
+        let client = &mut self.clients[index];
+        client.id += 1;
+        command["id"] = json!(client.id);
+        let (_, session) = client.session.as_mut().expect("connected");
+        session.message(now, Inbound { data: Bytes::from(command.to_string()), binary: false });
+        self.clients[index].id
+    }
+
+    /// Subscribes, with recovery if the client knows where it stands, or unsubscribes.
+    fn toggle(&mut self, index: usize) {
+        let channel = CHANNELS[self.random.below(CHANNELS.len())];
+        let client = &self.clients[index];
+        if client.asked.values().any(|(asked, _)| *asked == channel) || !client.admitted {
+            return self.read(index);
+        }
+        if client.subscribed.contains_key(channel) {
+            // What is on the way still belongs to the subscription: a library reads it before the reply.
+            self.read(index);
+            if self.clients[index].subscribed.remove(channel).is_some() && self.clients[index].session.is_some() {
+                self.send(index, json!({"unsubscribe": {"channel": channel}}));
+            }
+            return;
+        }
+        let standing = client.standing.get(channel).cloned();
+        let command = match &standing {
+            Some(Standing { epoch, offset }) => {
+                json!({"subscribe": {"channel": channel, "recover": true, "epoch": epoch, "offset": offset, "join_leave": true}})
+            }
+            None => json!({"subscribe": {"channel": channel}}),
+        };
+        let id = self.clients[index].id + 1;
+        self.clients[index].asked.insert(id, (channel, standing.is_some()));
+        self.send(index, command);
+    }
+
+    fn publish(&mut self, index: usize) {
+        let over = self.clients[index].session.as_ref().is_none_or(|(_, session)| session.is_closed());
+        if !self.clients[index].admitted || over {
+            return self.read(index);
+        }
+        let channel = CHANNELS[self.random.below(CHANNELS.len())];
+        self.published += 1;
+        let padding = "x".repeat(self.random.below(120));
+        self.send(index, json!({"publish": {"channel": channel, "data": {"n": self.published, "p": padding}}}));
+        let name = gateway::protocol::channel::Channel::parse(channel).expect("valid");
+        let top = self.backplane.top(&name).expect("a channel with history has a stream once published to");
+        let stream = self.ledger.entry((channel.into(), top.epoch.to_string())).or_default();
+        assert_eq!(stream.insert(top.offset, self.published), None, "an offset is used once in an epoch");
+        assert_eq!(stream.len() as u64, top.offset, "offsets rise by one from one");
+    }
+
+    fn deliver(&mut self, worker: usize) {
+        let mut batch = Vec::new();
+        let lost = self.inboxes[worker].take(&mut batch);
+        assert!(batch.len() <= self.inbox_max, "the inbox is bounded");
+        for delivery in batch {
+            assert!(matches!(delivery, Delivery::Push(_)));
+            self.workers[worker].take(delivery);
+        }
+        if lost {
+            self.workers[worker].find_gaps();
+        }
+        self.signals();
+    }
+
+    /// What the driver does when it is woken.
+    fn signals(&mut self) {
+        let now = self.now();
+        for client in &mut self.clients {
+            if let Some((_, session)) = &mut client.session {
+                for signal in session.peer().take_signals() {
+                    session.signal(now, signal);
+                }
+            }
+        }
+    }
+
+    fn hang_up(&mut self, index: usize) {
+        let now = self.now();
+        // What lies in the queue never arrives.
+        if let Some((_, mut session)) = self.clients[index].session.take() {
+            session.event(now, Event::TransportEnded { close: Close::NORMAL, ending: Ending::Transport });
+            assert!(session.is_closed());
+        }
+    }
+
+    fn pass_time(&mut self) {
+        self.at += Duration::from_millis(self.random.next() % 4_000);
+        let now = self.now();
+        for index in 0..CLIENTS {
+            if let Some((_, session)) = &mut self.clients[index].session
+                && session.deadline().is_some_and(|deadline| deadline <= now.at)
+            {
+                session.event(now, Event::Tick);
+                self.read(index);
+            }
+        }
+        if self.random.one_in(4) {
+            self.backplane.sweep(self.at);
+        }
+    }
+
+    /// The client reads everything that waits for it.
+    fn read(&mut self, index: usize) {
+        let Some((_, session)) = &self.clients[index].session else { return };
+        let bytes = session.peer().outbound.take();
+        let ended = session.is_closed();
+        let mut closed = None;
+        for (opcode, payload) in frames(&bytes) {
+            assert_eq!(closed, None, "nothing follows a close");
+            if opcode == 8 {
+                closed = Some(u16::from_be_bytes([payload[0], payload[1]]));
+            } else {
+                let reply: Value = serde_json::from_slice(payload).expect("every frame is one JSON object");
+                self.reply(index, &reply);
+            }
+        }
+        if let Some(code) = closed {
+            assert!(ended);
+            self.totals.slow += usize::from(code == 3008);
+            assert!(matches!(code, 3008 | 3012 | 3502), "closed with {code}");
+            self.clients[index].session = None;
+        }
+        // A library answers pings at once.
+        let now = self.now();
+        let pings = std::mem::take(&mut self.clients[index].pings);
+        if let Some((_, session)) = &mut self.clients[index].session {
+            for _ in 0..pings {
+                session.message(now, Inbound { data: Bytes::from_static(b"{}"), binary: false });
+            }
+        }
+    }
+
+    fn reply(&mut self, index: usize, reply: &Value) {
+        let client = &mut self.clients[index];
+        if reply == &json!({}) {
+            client.pings += 1;
+        } else if reply.get("connect").is_some() {
+            client.admitted = true;
+        } else if let Some(result) = reply.get("subscribe") {
+            let id = reply["id"].as_u64().expect("an id");
+            let (channel, recovering) = client.asked.remove(&id).expect("it was asked for");
+            self.subscribed(index, channel, recovering, result);
+        } else if let Some(push) = reply.get("push") {
+            let name = push["channel"].as_str().expect("a channel");
+            let channel = *CHANNELS.iter().find(|channel| **channel == name).expect("a known channel");
+            if let Some(publication) = push.get("pub") {
+                let known = client.subscribed.contains_key(channel);
+                assert!(known, "a publication in {channel} before its subscribe reply, or after its end");
+                self.received(index, channel, publication);
+            } else if let Some(why) = push.get("unsubscribe") {
+                assert_eq!(why["code"], 2500);
+                client.subscribed.remove(channel);
+                self.totals.gaps += 1;
+            }
+        } else {
+            assert!(reply.get("error").is_none(), "{reply}");
+        }
+    }
+
+    fn subscribed(&mut self, index: usize, channel: &'static str, recovering: bool, result: &Value) {
+        let epoch = result["epoch"].as_str().expect("an epoch").to_owned();
+        let offset = result["offset"].as_u64().unwrap_or(0);
+        let client = &mut self.clients[index];
+        client.subscribed.insert(channel, ());
+        if recovering && result["recovered"] == true {
+            let before = &client.standing[channel];
+            assert_eq!((&before.epoch, before.offset), (&epoch, offset), "recovery goes on where the client stood");
+            let missed = result["publications"].as_array().cloned().unwrap_or_default();
+            for publication in &missed {
+                self.received(index, channel, publication);
+            }
+            self.totals.recovered += 1;
+        } else {
+            assert!(result.get("publications").is_none());
+            self.totals.unrecovered += usize::from(recovering);
+            client.standing.insert(channel, Standing { epoch, offset });
+        }
+    }
+
+    fn received(&mut self, index: usize, channel: &'static str, publication: &Value) {
+        let standing = self.clients[index].standing.get_mut(channel).expect("it knows where it stands");
+        let offset = publication["offset"].as_u64().expect("an offset");
+        assert_eq!(offset, standing.offset + 1, "{channel}: nothing is missing, doubled or out of order");
+        standing.offset = offset;
+        let sent = self.ledger[&(channel.to_owned(), standing.epoch.clone())][&offset];
+        assert_eq!(publication["data"]["n"], sent, "{channel}: an offset has one payload");
+        self.totals.received += 1;
+    }
+
+    fn check_bounds(&self) {
+        for client in &self.clients {
+            if let Some((_, session)) = &client.session {
+                let pending = session.peer().outbound.pending();
+                // Pushes have the bound, replies have it and may overshoot by one.
+                let longest_reply = 50 * 250;
+                assert!(pending <= 2 * OUTBOUND_BYTES_MAX + longest_reply, "{pending} bytes wait");
+            }
+        }
+    }
+
+    /// Everybody reads, everything is delivered: then whoever believes to be subscribed has everything.
+    fn settle(&mut self) {
+        for _ in 0..3 {
+            (0..WORKERS).for_each(|worker| self.deliver(worker));
+            (0..CLIENTS).for_each(|index| self.read(index));
+        }
+        for client in self.clients.iter().filter(|client| client.session.is_some()) {
+            for channel in client.subscribed.keys() {
+                let name = gateway::protocol::channel::Channel::parse(channel).expect("valid");
+                let top = self.backplane.top(&name).expect("a subscriber keeps the stream");
+                let Standing { epoch, offset } = &client.standing[channel];
+                assert_eq!((&**epoch, *offset), (&*top.epoch, top.offset), "{channel}: lost without a signal");
+            }
+        }
+    }
+
+    /// Everybody goes, time passes: then nothing is left.
+    fn empty(&mut self) {
+        (0..CLIENTS).for_each(|index| self.hang_up(index));
+        (0..WORKERS).for_each(|worker| self.deliver(worker));
+        self.backplane.sweep(self.at + Duration::from_secs(7200));
+        assert_eq!(self.backplane.channels(), 0, "channels are forgotten");
+        for worker in &self.workers {
+            assert_eq!(worker.hub.borrow().subscriptions(), 0);
+        }
+        assert_eq!((self.metrics.connections(), self.metrics.subscriptions()), (0, 0));
+    }
+}
+
+/// The frames a server writes: not masked.
+fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut frames = Vec::new();
+    while let [first, second, rest @ ..] = bytes {
+        let (len, rest) = match second {
+            126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
+            127 => (u64::from_be_bytes(rest[..8].try_into().expect("8 bytes")) as usize, &rest[8..]),
+            len => (usize::from(*len), rest),
+        };
+        frames.push((first & 0x0f, &rest[..len]));
+        bytes = &rest[len..];
+    }
+    frames
+}
+
+fn run(seed: u64, inbox_max: usize) -> Totals {
+    let _named = Seed(seed);
+    let mut world = World::new(seed, inbox_max);
+    for step in 0..STEPS {
+        world.step();
+        if step % 500 == 499 {
+            world.settle();
+        }
+    }
+    world.settle();
+    world.empty();
+    world.totals
+}
+
+/// Names the seed when a check fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the simulation failed with SIMULATION_SEED={}", self.0);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_reordered_without_a_signal() {
+    let seeds = match std::env::var("SIMULATION_SEED") {
+        Ok(seed) => vec![seed.parse().expect("a number")],
+        Err(_) => (0..SEEDS).collect(),
+    };
+    let mut all = Totals::default();
+    for seed in seeds {
+        let totals = run(seed, TIGHT_INBOX);
+        all.received += totals.received;
+        all.recovered += totals.recovered;
+        all.unrecovered += totals.unrecovered;
+        all.gaps += totals.gaps;
+        all.slow += totals.slow;
+    }
+    println!("{all:?}");
+    // A run in which the interesting things never happened would prove nothing.
+    assert!(all.received > 10_000 && all.recovered > 100 && all.unrecovered > 100, "{all:?}");
+    assert!(all.gaps > 100 && all.slow > 10, "{all:?}");
+}
+
+#[test]
+fn nobody_is_told_of_a_gap_when_nothing_was_lost() {
+    for seed in 0..4 {
+        assert_eq!(run(seed, usize::MAX).gaps, 0, "seed {seed}");
+    }
+}

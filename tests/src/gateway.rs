@@ -1,0 +1,286 @@
+//! The gateway as a process.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::sleep;
+use toml::{Table, Value as Toml};
+
+use crate::artifacts::{gateway_binary, wasm};
+use crate::folder::Folder;
+use crate::http::{self, Answer};
+use crate::log::{Line, Log};
+use crate::metrics::Metrics;
+use crate::wait::within_time;
+
+/// What the API of every gateway in the tests asks for.
+pub const API_KEY: &str = "the key of the tests";
+
+/// Plugins are compiled before a gateway is ready.
+const START: Duration = Duration::from_secs(20);
+
+/// A running gateway with a folder of its own. Killed when dropped; its last log lines are shown if the test fails.
+#[derive(Debug)]
+pub struct Gateway {
+    process: Process,
+    log: Log,
+    address: SocketAddr,
+    admin: SocketAddr,
+    plugins: Folder,
+    setup: Setup,
+}
+
+/// A gateway that is not started yet.
+#[derive(Debug)]
+pub struct Builder {
+    setup: Setup,
+    plugins: Folder,
+}
+
+#[derive(Debug)]
+struct Setup {
+    folder: TempDir,
+    /// Soft and hard limit of open files.
+    descriptors: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Process(Child);
+
+impl Gateway {
+    /// Starts with these settings; what they leave out is chosen so that tests do not meet.
+    pub async fn start(config: &str) -> Self {
+        Self::with(config).start().await
+    }
+
+    /// The same, with more to set before the start.
+    pub fn with(config: &str) -> Builder {
+        let folder = tempfile::Builder::new().prefix("gateway-").tempdir().expect("a folder for temporary files");
+        let plugins = Folder::create(folder.path().join("plugins"));
+        let mut all: Table = toml::from_str(&format!(
+            "listen = {{ address = '127.0.0.1:0', workers = 2 }}\n\
+             admin = {{ address = '127.0.0.1:0', api_key = '{API_KEY}' }}\n\
+             log = {{ format = 'json' }}"
+        ))
+        .expect("valid");
+        merge(&mut all, toml::from_str(config).expect("the settings of a test are TOML"));
+        fs::write(folder.path().join("gateway.toml"), all.to_string()).expect("a file can be written");
+        Builder { setup: Setup { folder, descriptors: None }, plugins }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where health, metrics and the API are.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Its plugin folder.
+    pub fn folder(&self) -> &Folder {
+        &self.plugins
+    }
+
+    /// Changes the plugin folder and waits until the gateway has made a new chain of it, on all workers.
+    pub async fn swap(&self, change: impl FnOnce(&Folder)) -> Line {
+        let mark = self.log.mark();
+        change(&self.plugins);
+        self.log.wait_since(mark, &["plugin chain swapped"]).await
+    }
+
+    /// Changes the plugin folder and waits until the gateway has refused a file of it.
+    pub async fn refusal(&self, change: impl FnOnce(&Folder)) -> Line {
+        let mark = self.log.mark();
+        change(&self.plugins);
+        self.log.wait_since(mark, &["plugin refused"]).await
+    }
+
+    /// A GET to the admin listener.
+    pub async fn get(&self, path: &str) -> Answer {
+        http::request(self.admin, "GET", path, &[&format!("X-API-Key: {API_KEY}")], b"").await
+    }
+
+    /// A POST to the API.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        let headers = [&*format!("X-API-Key: {API_KEY}"), "Content-Type: application/json"];
+        http::request(self.admin, "POST", path, &headers, body.to_string().as_bytes()).await
+    }
+
+    /// One scrape.
+    pub async fn metrics(&self) -> Metrics {
+        let answer = self.get("/metrics").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        Metrics::parse(&answer.text()).unwrap_or_else(|why| panic!("a scraper would reject the metrics: {why}"))
+    }
+
+    /// Memory of the process that is in use, in KiB.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says how much");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// How many files and sockets it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.process.0.id())).expect("it runs").count()
+    }
+
+    /// Whether the process is there.
+    pub fn is_running(&mut self) -> bool {
+        self.process.0.try_wait().expect("it is our child").is_none()
+    }
+
+    /// Asks it to end, as a service manager does.
+    pub fn terminate(&self) {
+        kill_process(self.process.pid(), Signal::TERM).expect("it is our child");
+    }
+
+    /// Waits for the end of the process.
+    pub async fn exit(&mut self, limit: Duration) -> ExitStatus {
+        within_time(limit, "the end of the gateway", self.process.exit()).await
+    }
+
+    /// Kills it and starts it again at the same addresses.
+    pub async fn restart(self) -> Self {
+        let Self { process, address, admin, plugins, setup, .. } = self;
+        drop(process);
+        let path = setup.folder.path().join("gateway.toml");
+        let mut config: Table =
+            toml::from_str(&fs::read_to_string(&path).expect("it was written")).expect("it was valid");
+        merge(&mut config, table("listen", "address", address));
+        merge(&mut config, table("admin", "address", admin));
+        fs::write(path, config.to_string()).expect("a file can be written");
+        Builder { setup, plugins }.start().await
+    }
+}
+
+impl Builder {
+    /// With a plugin in the folder before the start, `NAME.wasm`, and its settings, which may be empty.
+    pub fn plugin(self, name: &str, plugin: &str, settings: &str) -> Self {
+        self.plugins.plugin(name, &wasm(plugin), settings);
+        self
+    }
+
+    /// With other things in the plugin folder before the start.
+    pub fn prepare(self, change: impl FnOnce(&Folder)) -> Self {
+        change(&self.plugins);
+        self
+    }
+
+    /// With this many open files at most.
+    pub fn descriptors(mut self, max: u64) -> Self {
+        self.setup.descriptors = Some(max);
+        self
+    }
+
+    /// The settings file.
+    pub fn config(&self) -> std::path::PathBuf {
+        self.setup.folder.path().join("gateway.toml")
+    }
+
+    /// Starts and waits until it is ready.
+    pub async fn start(self) -> Gateway {
+        allow_many_files();
+        let mut command = match self.setup.descriptors {
+            None => Command::new(gateway_binary()),
+            Some(max) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\"")]).arg(gateway_binary());
+                shell
+            }
+        };
+        let mut child = command
+            .args(["serve", "--config"])
+            .arg(self.config())
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("failed to run {}: {error}", gateway_binary().display()));
+        let log = Log::follow(child.stderr.take().expect("it was asked for"));
+        let process = Process(child);
+        let ready = |line: &Line| line.message == "ready";
+        let ready = within_time(START, "the gateway to start", log.find_since(0, "the line `ready`", ready)).await;
+        let address = |name| ready.field(name).parse().unwrap_or_else(|_| panic!("no `{name}`: {}", ready.text));
+        let gateway = Gateway {
+            address: address("address"),
+            admin: address("admin"),
+            process,
+            log,
+            plugins: self.plugins,
+            setup: self.setup,
+        };
+        assert_eq!(gateway.get("/health/ready").await.status, 200);
+        gateway
+    }
+}
+
+impl Process {
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+
+    async fn exit(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.0.try_wait().expect("it is our child") {
+                return status;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the last log lines of the gateway:\n{}", self.log.tail(40));
+        }
+    }
+}
+
+
+/// Thousands of connections have two ends, and tests start with the limits of a login.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+}
+
+fn table(name: &str, key: &str, value: SocketAddr) -> Table {
+    let inner = Table::from_iter([(key.to_owned(), Toml::String(value.to_string()))]);
+    Table::from_iter([(name.to_owned(), Toml::Table(inner))])
+}
+
+/// Puts `from` over `into`, table by table.
+fn merge(into: &mut Table, from: Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Toml::Table(into)), Toml::Table(from)) => merge(into, from),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}

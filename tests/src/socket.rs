@@ -1,0 +1,269 @@
+//! Bytes on a TCP connection: handshakes and frames exactly as a test wants them, right or wrong.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::http::Answer;
+use crate::wait::within;
+
+/// A TCP connection to a gateway.
+#[derive(Debug)]
+pub struct Socket {
+    stream: TcpStream,
+    /// Read and not yet used.
+    buffer: Vec<u8>,
+}
+
+/// How a connection ended, as the client sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Of the close frame; `None` if the connection ended without one, or with one without a code.
+    pub code: Option<u16>,
+    /// Of the close frame.
+    pub reason: String,
+}
+
+impl Closed {
+    /// Ended without a close frame.
+    pub const WITHOUT_A_WORD: Self = Self { code: None, reason: String::new() };
+}
+
+impl Socket {
+    /// Connects, and says nothing yet.
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = within("a TCP connection", TcpStream::connect(address)).await.expect("the gateway listens");
+        stream.set_nodelay(true).expect("TCP has this option");
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// Connects and shakes hands.
+    pub async fn open(address: SocketAddr, path: &str) -> Self {
+        let mut socket = Self::connect(address).await;
+        socket.send(&Handshake::to(path).bytes()).await;
+        let answer = socket.answer().await.expect("an answer to the handshake");
+        assert_eq!(answer.status, 101, "{}", answer.text());
+        socket
+    }
+
+    /// Sends bytes. A gateway that has already closed is no mistake here: what it said before is still to be read.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        let _ = within("the gateway to take bytes", self.stream.write_all(bytes)).await;
+    }
+
+    /// Whether the gateway takes bytes at once; how many.
+    pub fn try_send(&mut self, bytes: &[u8]) -> usize {
+        self.stream.try_write(bytes).unwrap_or(0)
+    }
+
+    /// Ends the sending side.
+    pub async fn finish(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
+    /// The next HTTP answer; `None` if the connection ends without one.
+    pub async fn answer(&mut self) -> Option<Answer> {
+        within("an HTTP answer", async {
+            let head = loop {
+                if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                    break end + 4;
+                }
+                if !self.read_more().await {
+                    return None;
+                }
+            };
+            let length = Answer::parse(&self.buffer[..head])?.header("content-length").map_or(0, |length| {
+                length.parse().expect("a Content-Length is a number")
+            });
+            while self.buffer.len() < head + length {
+                if !self.read_more().await {
+                    return None;
+                }
+            }
+            let bytes: Vec<_> = self.buffer.drain(..head + length).collect();
+            Answer::parse(&bytes)
+        })
+        .await
+    }
+
+    /// The next frame; `None` at the end of the connection.
+    pub async fn frame(&mut self) -> Option<Frame> {
+        within("a frame", async {
+            loop {
+                if let Some((frame, length)) = Frame::parse(&self.buffer) {
+                    self.buffer.drain(..length);
+                    return Some(frame);
+                }
+                if !self.read_more().await {
+                    return None;
+                }
+            }
+        })
+        .await
+    }
+
+    /// How the connection ends. What comes before is skipped.
+    pub async fn closed(&mut self) -> Closed {
+        while let Some(frame) = self.frame().await {
+            if frame.opcode == Frame::CLOSE {
+                return Closed {
+                    code: frame.payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]])),
+                    reason: String::from_utf8_lossy(frame.payload.get(2..).unwrap_or_default()).into_owned(),
+                };
+            }
+        }
+        Closed::WITHOUT_A_WORD
+    }
+
+    /// Waits for the end of the connection, whatever comes before.
+    pub async fn ended(&mut self) {
+        within("the end of the connection", async { while self.read_more().await {} }).await;
+    }
+
+    /// False at the end.
+    async fn read_more(&mut self) -> bool {
+        self.stream.read_buf(&mut self.buffer).await.is_ok_and(|count| count > 0)
+    }
+}
+
+/// A request to become a WebSocket, in parts that can be left out or replaced.
+#[derive(Debug, Clone)]
+pub struct Handshake {
+    /// Such as `GET /path HTTP/1.1`.
+    pub line: String,
+    headers: Vec<String>,
+}
+
+impl Handshake {
+    /// A correct one.
+    pub fn to(path: &str) -> Self {
+        let headers = [
+            "Host: gateway.example",
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        Self { line: format!("GET {path} HTTP/1.1"), headers: headers.map(str::to_owned).into() }
+    }
+
+    /// With another first line.
+    pub fn line(mut self, line: &str) -> Self {
+        self.line = line.to_owned();
+        self
+    }
+
+    /// With this header line in addition.
+    pub fn with(mut self, header: &str) -> Self {
+        self.headers.push(header.to_owned());
+        self
+    }
+
+    /// Without this header.
+    pub fn without(mut self, name: &str) -> Self {
+        let before = self.headers.len();
+        self.headers.retain(|header| header.split(':').next() != Some(name));
+        assert_ne!(self.headers.len(), before, "there is no {name}");
+        self
+    }
+
+    /// With this header line in place of the one of that name.
+    pub fn replace(self, header: &str) -> Self {
+        let name = header.split(':').next().unwrap_or_default().to_owned();
+        self.without(&name).with(header)
+    }
+
+    /// What goes over the wire.
+    pub fn bytes(&self) -> Vec<u8> {
+        format!("{}\r\n{}\r\n\r\n", self.line, self.headers.join("\r\n")).into()
+    }
+}
+
+/// One WebSocket frame (RFC 6455, 5.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// FIN and the three reserved bits, in place: 0x80 for a frame that is all of a message.
+    pub bits: u8,
+    /// Such as [`Frame::TEXT`].
+    pub opcode: u8,
+    /// Clients must mask.
+    pub masked: bool,
+    /// Unmasked.
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// A text message.
+    pub const TEXT: u8 = 1;
+    /// A binary message.
+    pub const BINARY: u8 = 2;
+    /// The end.
+    pub const CLOSE: u8 = 8;
+    /// Are you there?
+    pub const PING: u8 = 9;
+    /// Yes.
+    pub const PONG: u8 = 10;
+
+    /// A frame as clients send it.
+    pub fn new(opcode: u8, payload: impl Into<Vec<u8>>) -> Self {
+        Self { bits: 0x80, opcode, masked: true, payload: payload.into() }
+    }
+
+    /// A text message.
+    pub fn text(text: &str) -> Self {
+        Self::new(Self::TEXT, text)
+    }
+
+    /// With these FIN and reserved bits.
+    pub fn bits(mut self, bits: u8) -> Self {
+        self.bits = bits;
+        self
+    }
+
+    /// As no client may send it.
+    pub fn unmasked(mut self) -> Self {
+        self.masked = false;
+        self
+    }
+
+    /// What goes over the wire.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mask = if self.masked { 0x80 } else { 0 };
+        let mut bytes = vec![self.bits | self.opcode];
+        let length = self.payload.len();
+        match (u8::try_from(length), u16::try_from(length)) {
+            (Ok(short @ 0..=125), _) => bytes.push(mask | short),
+            (_, Ok(medium)) => {
+                bytes.push(mask | 126);
+                bytes.extend(medium.to_be_bytes());
+            }
+            _ => {
+                bytes.push(mask | 127);
+                bytes.extend((length as u64).to_be_bytes());
+            }
+        }
+        if !self.masked {
+            bytes.extend(&self.payload);
+            return bytes;
+        }
+        const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+        bytes.extend(KEY);
+        bytes.extend(self.payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
+        bytes
+    }
+
+    /// The frame at the beginning, as servers send it, and its length on the wire. `None` if it is not complete.
+    fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
+        let [first, second, rest @ ..] = bytes else { return None };
+        assert_eq!(second & 0x80, 0, "a server does not mask");
+        let (length, header) = match second {
+            126 => (u64::from(u16::from_be_bytes(rest.get(..2)?.try_into().ok()?)), 4),
+            127 => (u64::from_be_bytes(rest.get(..8)?.try_into().ok()?), 10),
+            short => (u64::from(*short), 2),
+        };
+        let end = header + usize::try_from(length).ok()?;
+        let payload = bytes.get(header..end)?.to_vec();
+        Some((Self { bits: first & 0xf0, opcode: first & 0x0f, masked: false, payload }, end))
+    }
+}
