@@ -87,9 +87,7 @@ impl Admission {
 }
 
 fn take_one(count: &AtomicUsize, max: usize) -> bool {
-    count
-        .try_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1))
-        .is_ok()
+    count.try_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1)).is_ok()
 }
 
 impl Drop for ConnectionPermit {

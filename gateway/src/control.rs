@@ -134,7 +134,7 @@ impl Control {
 
     /// The chain that is live.
     pub fn generation(&self) -> u64 {
-        self.inner.registry.generation()
+        self.inner.metrics.node.generation()
     }
 
     /// Whether clients should be sent here; a sentence if not.

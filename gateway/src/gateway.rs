@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accept::Admission;
 use crate::admin;
@@ -23,8 +23,8 @@ use crate::plugin::registry::{Registry, Workers};
 use crate::shutdown::Phase;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::site::Site;
-use crate::wasm;
-use crate::watch::Watch;
+use crate::wasm::{Loader, LoaderConfig};
+use crate::watch::{self as folder, Changed, Watcher};
 use crate::worker;
 
 /// Clients that may wait to be accepted, for each worker.
@@ -46,7 +46,9 @@ pub struct Gateway {
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
     phase: watch::Sender<Phase>,
-    watch: Watch,
+    folder: mpsc::Receiver<Changed>,
+    /// Watches the plugin folder until it is dropped.
+    watcher: Watcher,
     control: Control,
     parts: Shared,
     site: Option<Arc<dyn Site>>,
@@ -83,13 +85,21 @@ impl Gateway {
         }
         let (listeners, address) = bind_workers(config.listen.address, config.listen.workers)?;
         let admin = match config.admin.address {
-            Some(address) => Some(bind(address, false).with_context(|| format!("failed to listen on `admin.address` {address}"))?),
+            Some(address) => Some(
+                bind(address, false)
+                    .with_context(|| format!("failed to listen on `admin.address` {address}"))?,
+            ),
             None => None,
         };
-        let watch = Watch::open(&config.plugins.folder)
-            .with_context(|| format!("failed to open `plugins.folder` {}", config.plugins.folder.display()))?;
-        let loader = wasm::loader().context("failed to start the WebAssembly engine")?;
-        let random = || getrandom::u64().context("failed to get random bytes from the system");
+        let (changed, folder) = mpsc::channel(1);
+        let watcher = folder::start(&config.plugins.folder, &folder::Options::default(), changed)
+            .context("failed to watch `plugins.folder`")?;
+        let loader =
+            Loader::new(&LoaderConfig::default()).context("failed to start the WebAssembly engine")?;
+        let random = || {
+            getrandom::u64()
+                .map_err(|error| anyhow::anyhow!("failed to get random bytes from the system: {error}"))
+        };
         let inboxes: Arc<[_]> = (0..config.listen.workers)
             .map(|_| Arc::new(Inbox::new(config.memory.inbox_deliveries_max)))
             .collect();
@@ -97,7 +107,7 @@ impl Gateway {
         let backplane: Arc<dyn Backplane> =
             Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?));
         let metrics = Metrics::new(config.listen.workers);
-        let registry = Arc::new(Registry::new(loader, Arc::new(WorkerInboxes(inboxes.clone()))));
+        let registry = Arc::new(Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone()))));
         let (phase, phase_seen) = watch::channel(Phase::Starting);
         let control = Control::new(control::Parts {
             config: config.clone(),
@@ -110,7 +120,21 @@ impl Gateway {
         });
         let site = make_site.map(|make_site| make_site(&control));
         let parts = Shared { backplane, metrics, registry };
-        Ok(Self { config, clock, listeners, address, admin, inboxes, ids, phase, watch, control, parts, site })
+        Ok(Self {
+            config,
+            clock,
+            listeners,
+            address,
+            admin,
+            inboxes,
+            ids,
+            phase,
+            folder,
+            watcher,
+            control,
+            parts,
+            site,
+        })
     }
 
     /// Where clients connect: the port that was bound, if the configuration left it open.
@@ -167,13 +191,13 @@ impl Gateway {
             if let Some(listener) = self.admin {
                 tokio::spawn(admin::serve(listener, self.config.clone(), self.control.clone()));
             }
-            let mut watch = self.watch;
+            let mut folder = self.folder;
             let registry = self.parts.registry;
             let metrics = self.parts.metrics;
             let (loaded, first) = oneshot::channel();
             tokio::spawn(async move {
                 let mut loaded = Some(loaded);
-                while let Some(found) = watch.changed().await {
+                while let Some(Changed(found)) = folder.recv().await {
                     let applied = registry.apply(found).await;
                     metrics.node.applied(&applied);
                     if let Some(loaded) = loaded.take() {
@@ -204,6 +228,7 @@ impl Gateway {
             });
             let _ = joined.await;
         });
+        drop(self.watcher);
         runtime.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("stopped");
         Ok(())
@@ -211,7 +236,10 @@ impl Gateway {
 }
 
 /// One listener per worker on the same port.
-fn bind_workers(address: SocketAddr, count: usize) -> anyhow::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
+fn bind_workers(
+    address: SocketAddr,
+    count: usize,
+) -> anyhow::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
     let failed = || format!("failed to listen on `listen.address` {address}");
     // `SO_REUSEPORT` would share the port with another gateway of this user without a word.
     drop(bind(address, false).with_context(failed)?);

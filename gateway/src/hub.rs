@@ -84,10 +84,13 @@ impl Hub {
     pub fn subscribe(&mut self, channel: &Channel, peer: &Rc<Peer>, listening: Listening) -> bool {
         let subscribers = self.channels.entry(channel.clone()).or_default();
         let first = subscribers.is_empty();
-        let position =
-            listening.position.map(|(offset, epoch)| Tracked { offset, epoch, lost: false });
-        let subscriber =
-            Subscriber { peer: peer.clone(), form: listening.form, position, join_leave: listening.join_leave };
+        let position = listening.position.map(|(offset, epoch)| Tracked { offset, epoch, lost: false });
+        let subscriber = Subscriber {
+            peer: peer.clone(),
+            form: listening.form,
+            position,
+            join_leave: listening.join_leave,
+        };
         if subscribers.insert(peer.number, subscriber).is_none() {
             self.subscriptions += 1;
         }
@@ -250,7 +253,10 @@ mod tests {
 
     fn publication(name: &str, offset: u64, epoch: &str) -> Push {
         let publication = Publication { data: "7".into(), json: true, offset, info: None };
-        Push::new(channel(name), PushKind::Publication { publication: Arc::new(publication), epoch: epoch.into() })
+        Push::new(
+            channel(name),
+            PushKind::Publication { publication: Arc::new(publication), epoch: epoch.into() },
+        )
     }
 
     impl Room {
@@ -300,7 +306,9 @@ mod tests {
         assert_eq!(sent, Delivered { sent: 2, full: 0, gaps: 0 });
         room.hub.deliver(&publication("news", 0, ""));
         let waker = std::task::Waker::noop();
-        let std::task::Poll::Ready(peers) = room.unflushed.poll_take(&mut std::task::Context::from_waker(waker)) else {
+        let std::task::Poll::Ready(peers) =
+            room.unflushed.poll_take(&mut std::task::Context::from_waker(waker))
+        else {
             panic!("there is something to flush")
         };
         assert_eq!(peers.len(), 2, "each once, however much was pushed");

@@ -9,16 +9,21 @@
 //! ```
 
 pub mod accept;
-pub mod transport;
-pub mod protocol;
-pub mod connection;
-pub mod plugin;
-pub mod hub;
+pub mod admin;
 pub mod backplane;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod control;
+pub mod gateway;
+pub mod hub;
 pub mod inbox;
 pub mod outbound;
-pub mod config;
-pub mod telemetry;
+pub mod plugin;
+pub mod protocol;
 pub mod shutdown;
-pub mod clock;
+pub mod telemetry;
+pub mod transport;
+pub mod wasm;
+pub mod watch;
 pub mod worker;

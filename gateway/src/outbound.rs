@@ -203,7 +203,11 @@ impl Queue {
             first.bytes.advance(part);
             written -= part;
             let (push, done) = (first.push, first.bytes.is_empty());
-            if push { self.push_bytes -= part } else { self.reply_bytes -= part }
+            if push {
+                self.push_bytes -= part
+            } else {
+                self.reply_bytes -= part
+            }
             self.begun = !done;
             if done {
                 self.chunks.pop_front();
@@ -216,7 +220,8 @@ impl Queue {
     }
 
     fn recount(&mut self) {
-        let bytes = |push| self.chunks.iter().filter(|chunk| chunk.push == push).map(|chunk| chunk.bytes.len()).sum();
+        let bytes =
+            |push| self.chunks.iter().filter(|chunk| chunk.push == push).map(|chunk| chunk.bytes.len()).sum();
         (self.push_bytes, self.reply_bytes) = (bytes(true), bytes(false));
     }
 }
@@ -233,7 +238,11 @@ mod tests {
     }
 
     impl AsyncWrite for Socket {
-        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
             if self.room == 0 {
                 return Poll::Pending;
             }

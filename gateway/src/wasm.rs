@@ -11,19 +11,19 @@
 
 mod engine;
 
-mod inspect;
 mod adapt;
+mod inspect;
 mod loader;
 
-mod instance;
 mod answer;
 mod call;
+mod instance;
 
-mod host;
-mod wasi;
-mod output;
-mod limits;
 mod bindings;
+mod host;
+mod limits;
+mod output;
+mod wasi;
 
 pub use engine::EngineError;
 pub use loader::{Loader, LoaderConfig};

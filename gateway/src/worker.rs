@@ -22,8 +22,8 @@ use crate::connection::event::{Event, Now};
 use crate::connection::id::ConnectionIds;
 use crate::connection::local::Local;
 use crate::connection::session::Session;
-use crate::hub::peer::{Peer, Signal, Why};
 use crate::hub::Hub;
+use crate::hub::peer::{Peer, Signal, Why};
 use crate::inbox::Inbox;
 use crate::plugin::event::Client;
 use crate::protocol::Protocol;
@@ -109,9 +109,14 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         worker: parts.index,
         site: parts.site,
     });
-    let accept = accept::accept(listener, parts.admission, parts.metrics.worker(parts.index), |socket, address, permit| {
-        worker.clone().shake_hands(&handshake, socket, address.ip(), permit);
-    });
+    let accept = accept::accept(
+        listener,
+        parts.admission,
+        parts.metrics.worker(parts.index),
+        |socket, address, permit| {
+            worker.clone().shake_hands(&handshake, socket, address.ip(), permit);
+        },
+    );
     let until = tokio::select! {
         () = accept => Duration::ZERO,
         until = shutdown::draining(parts.phase) => until,
@@ -136,7 +141,10 @@ impl Worker {
         spawn_local(async move {
             let metrics = handshake.metrics.clone();
             let worker = handshake.worker;
-            if tokio::time::timeout_at(deadline, handshake.serve(socket, address, permit, opened)).await.is_err() {
+            if tokio::time::timeout_at(deadline, handshake.serve(socket, address, permit, opened))
+                .await
+                .is_err()
+            {
                 metrics.worker(worker).refused(Refused::Deadline, address);
             }
         });
@@ -149,8 +157,13 @@ impl Worker {
         let Ok(random) = getrandom::u64() else { return };
         let id = self.ids.id(number, random);
         let limits = &self.local.config.limits;
-        let peer =
-            Rc::new(Peer::new(number, id.clone(), protocol, limits.outbound_bytes_max, &self.local.unflushed));
+        let peer = Rc::new(Peer::new(
+            number,
+            id.clone(),
+            protocol,
+            limits.outbound_bytes_max,
+            &self.local.unflushed,
+        ));
         *peer.socket.borrow_mut() = Some(Box::new(socket));
         let client = Client {
             number,
@@ -254,7 +267,11 @@ impl Worker {
         };
         let left = || self.open.borrow().len();
         if tokio::time::timeout_at(deadline, closing).await.is_err() {
-            tracing::warn!(worker = self.local.worker, connections = left(), "connections were cut off at the drain deadline");
+            tracing::warn!(
+                worker = self.local.worker,
+                connections = left(),
+                "connections were cut off at the drain deadline"
+            );
         } else {
             tracing::info!(worker = self.local.worker, "drained");
         }

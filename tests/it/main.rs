@@ -2,4 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "an unmet expectation is a failed test")]
 
-mod chat;
+mod channels;
+mod connect;
+mod direct;
+mod recovery;
+mod workers;

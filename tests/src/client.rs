@@ -97,10 +97,9 @@ impl Client {
     /// The reply to a command. Pushes that come before are kept.
     pub async fn reply(&mut self, id: u32, command: &str) -> Result<Value, Refused> {
         loop {
-            let mut reply = self
-                .next()
-                .await
-                .unwrap_or_else(|closed| panic!("expected the reply to {command}, but was closed: {closed:?}"));
+            let mut reply = self.next().await.unwrap_or_else(|closed| {
+                panic!("expected the reply to {command}, but was closed: {closed:?}")
+            });
             if let Value::Object(push) = reply["push"].take() {
                 self.pushes.push_back(push.into());
                 continue;
@@ -126,7 +125,9 @@ impl Client {
 
     /// Publishes, which has to work.
     pub async fn publish(&mut self, channel: &str, data: Value) {
-        self.ask("publish", json!({ "channel": channel, "data": data })).await.expect("the publication is accepted");
+        self.ask("publish", json!({ "channel": channel, "data": data }))
+            .await
+            .expect("the publication is accepted");
     }
 
     /// The next push of any kind: what stands under `push`.
@@ -134,10 +135,8 @@ impl Client {
         if let Some(push) = self.pushes.pop_front() {
             return push;
         }
-        let mut message = self
-            .next()
-            .await
-            .unwrap_or_else(|closed| panic!("expected a push, but was closed: {closed:?}"));
+        let mut message =
+            self.next().await.unwrap_or_else(|closed| panic!("expected a push, but was closed: {closed:?}"));
         assert!(message["push"].is_object(), "expected a push and not {message}");
         message["push"].take()
     }
@@ -145,7 +144,10 @@ impl Client {
     /// The next push, which has to be a publication in this channel.
     pub async fn publication(&mut self, channel: &str) -> Value {
         let mut push = self.push().await;
-        assert!(push["channel"] == channel && push["pub"].is_object(), "expected a publication in {channel}: {push}");
+        assert!(
+            push["channel"] == channel && push["pub"].is_object(),
+            "expected a publication in {channel}: {push}"
+        );
         push["pub"].take()
     }
 

@@ -26,7 +26,8 @@ impl Folder {
         if !settings.is_empty() {
             self.settings(name, settings);
         }
-        let bytes = fs::read(wasm).unwrap_or_else(|error| panic!("failed to read {}: {error}", wasm.display()));
+        let bytes =
+            fs::read(wasm).unwrap_or_else(|error| panic!("failed to read {}: {error}", wasm.display()));
         self.put(&format!("{name}.wasm"), &bytes);
     }
 

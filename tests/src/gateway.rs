@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -61,7 +61,8 @@ impl Gateway {
 
     /// The same, with more to set before the start.
     pub fn with(config: &str) -> Builder {
-        let folder = tempfile::Builder::new().prefix("gateway-").tempdir().expect("a folder for temporary files");
+        let folder =
+            tempfile::Builder::new().prefix("gateway-").tempdir().expect("a folder for temporary files");
         let plugins = Folder::create(folder.path().join("plugins"));
         let mut all: Table = toml::from_str(&format!(
             "listen = {{ address = '127.0.0.1:0', workers = 2 }}\n\
@@ -123,7 +124,8 @@ impl Gateway {
     pub async fn metrics(&self) -> Metrics {
         let answer = self.get("/metrics").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
-        Metrics::parse(&answer.text()).unwrap_or_else(|why| panic!("a scraper would reject the metrics: {why}"))
+        Metrics::parse(&answer.text())
+            .unwrap_or_else(|why| panic!("a scraper would reject the metrics: {why}"))
     }
 
     /// Memory of the process that is in use, in KiB.
@@ -154,16 +156,15 @@ impl Gateway {
     }
 
     /// Kills it and starts it again at the same addresses.
-    pub async fn restart(self) -> Self {
-        let Self { process, address, admin, plugins, setup, .. } = self;
-        drop(process);
-        let path = setup.folder.path().join("gateway.toml");
-        let mut config: Table =
-            toml::from_str(&fs::read_to_string(&path).expect("it was written")).expect("it was valid");
-        merge(&mut config, table("listen", "address", address));
-        merge(&mut config, table("admin", "address", admin));
+    pub async fn restart(&mut self) {
+        self.process.end();
+        let path = self.setup.config();
+        let text = fs::read_to_string(&path).expect("it was written");
+        let mut config: Table = toml::from_str(&text).expect("it was valid");
+        merge(&mut config, table("listen", "address", self.address));
+        merge(&mut config, table("admin", "address", self.admin));
         fs::write(path, config.to_string()).expect("a file can be written");
-        Builder { setup, plugins }.start().await
+        (self.process, self.log, self.address, self.admin) = self.setup.launch().await;
     }
 }
 
@@ -187,14 +188,29 @@ impl Builder {
     }
 
     /// The settings file.
-    pub fn config(&self) -> std::path::PathBuf {
-        self.setup.folder.path().join("gateway.toml")
+    pub fn config(&self) -> PathBuf {
+        self.setup.config()
     }
 
     /// Starts and waits until it is ready.
     pub async fn start(self) -> Gateway {
+        let Self { setup, plugins } = self;
+        let (process, log, address, admin) = setup.launch().await;
+        let gateway = Gateway { process, log, address, admin, plugins, setup };
+        assert_eq!(gateway.get("/health/ready").await.status, 200);
+        gateway
+    }
+}
+
+impl Setup {
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("gateway.toml")
+    }
+
+    /// Starts the process and waits until it says where it listens.
+    async fn launch(&self) -> (Process, Log, SocketAddr, SocketAddr) {
         allow_many_files();
-        let mut command = match self.setup.descriptors {
+        let mut command = match self.descriptors {
             None => Command::new(gateway_binary()),
             Some(max) => {
                 let mut shell = Command::new("/bin/sh");
@@ -213,25 +229,25 @@ impl Builder {
             .unwrap_or_else(|error| panic!("failed to run {}: {error}", gateway_binary().display()));
         let log = Log::follow(child.stderr.take().expect("it was asked for"));
         let process = Process(child);
-        let ready = |line: &Line| line.message == "ready";
-        let ready = within_time(START, "the gateway to start", log.find_since(0, "the line `ready`", ready)).await;
-        let address = |name| ready.field(name).parse().unwrap_or_else(|_| panic!("no `{name}`: {}", ready.text));
-        let gateway = Gateway {
-            address: address("address"),
-            admin: address("admin"),
-            process,
-            log,
-            plugins: self.plugins,
-            setup: self.setup,
+        let address = async |message: &str| {
+            let what = format!("the line `{message}`");
+            let line = log.find(0, START, &what, |line| line.message == message).await;
+            line.field("address").parse().unwrap_or_else(|_| panic!("no address: {}", line.text))
         };
-        assert_eq!(gateway.get("/health/ready").await.status, 200);
-        gateway
+        let clients = address("ready").await;
+        let admin = address("admin listener ready").await;
+        (process, log, clients, admin)
     }
 }
 
 impl Process {
     fn pid(&self) -> Pid {
         Pid::from_child(&self.0)
+    }
+
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 
     async fn exit(&mut self) -> ExitStatus {
@@ -246,8 +262,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.end();
     }
 }
 
@@ -258,7 +273,6 @@ impl Drop for Gateway {
         }
     }
 }
-
 
 /// Thousands of connections have two ends, and tests start with the limits of a login.
 fn allow_many_files() {

@@ -23,7 +23,8 @@ impl Answer {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        let status = head.strip_prefix("HTTP/1.1 ").or(head.strip_prefix("HTTP/1.0 "))?.get(..3)?.parse().ok()?;
+        let status =
+            head.strip_prefix("HTTP/1.1 ").or(head.strip_prefix("HTTP/1.0 "))?.get(..3)?.parse().ok()?;
         let mut answer = Self { status, head, body: bytes[end + 4..].to_vec() };
         if answer.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
             answer.body = unchunk(&answer.body)?;
@@ -88,8 +89,9 @@ pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &[&
         let _ = socket.write_all(body).await;
         let mut bytes = Vec::new();
         let _ = socket.read_to_end(&mut bytes).await;
-        Answer::parse(&bytes)
-            .unwrap_or_else(|| panic!("not an HTTP answer to {method} {path}: {:?}", String::from_utf8_lossy(&bytes)))
+        Answer::parse(&bytes).unwrap_or_else(|| {
+            panic!("not an HTTP answer to {method} {path}: {:?}", String::from_utf8_lossy(&bytes))
+        })
     })
     .await
 }

@@ -3,7 +3,10 @@
 //! Every wait is for an event and has a bound; what was waited for is in the message when it does not come.
 
 // A failed expectation in here is a failed test: panicking is how it is told.
-#![allow(clippy::missing_panics_doc, reason = "every function of a test harness panics when the test is to fail")]
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "every function of a test harness panics when the test is to fail"
+)]
 
 mod artifacts;
 mod client;

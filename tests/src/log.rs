@@ -2,11 +2,12 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use crate::wait::within;
+use crate::wait::{PATIENCE, within_time};
 
 /// What a gateway has logged so far. It is read on a thread of its own: a test that is busy does not hold up the gateway.
 #[derive(Debug, Clone)]
@@ -103,13 +104,19 @@ impl Log {
 
     /// The first line after a mark that contains all of these texts.
     pub async fn wait_since(&self, mark: usize, texts: &[&str]) -> Line {
-        self.find_since(mark, &format!("a log line with {texts:?}"), |line| line.says(texts)).await
+        self.find(mark, PATIENCE, &format!("a log line with {texts:?}"), |line| line.says(texts)).await
     }
 
     /// The first line after a mark that is wanted.
-    pub async fn find_since(&self, mark: usize, what: &str, wanted: impl Fn(&Line) -> bool) -> Line {
+    pub(crate) async fn find(
+        &self,
+        mark: usize,
+        limit: Duration,
+        what: &str,
+        wanted: impl Fn(&Line) -> bool,
+    ) -> Line {
         let mut count = self.count.clone();
-        within(what, async {
+        within_time(limit, what, async {
             loop {
                 count.borrow_and_update();
                 if let Some(line) = self.since(mark).into_iter().find(&wanted) {

@@ -28,7 +28,9 @@ impl Metrics {
                     family = Family { name: name.to_owned(), kind: String::new() };
                 }
                 match word {
-                    "TYPE" if matches!(text, "counter" | "gauge" | "histogram" | "info") => family.kind = text.to_owned(),
+                    "TYPE" if matches!(text, "counter" | "gauge" | "histogram" | "info") => {
+                        family.kind = text.to_owned()
+                    }
                     "UNIT" if name.ends_with(&format!("_{text}")) => (),
                     "HELP" => (),
                     _ => return wrong("an unknown or contradictory announcement"),

@@ -33,7 +33,8 @@ impl Closed {
 impl Socket {
     /// Connects, and says nothing yet.
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = within("a TCP connection", TcpStream::connect(address)).await.expect("the gateway listens");
+        let stream =
+            within("a TCP connection", TcpStream::connect(address)).await.expect("the gateway listens");
         stream.set_nodelay(true).expect("TCP has this option");
         Self { stream, buffer: Vec::new() }
     }
@@ -73,9 +74,9 @@ impl Socket {
                     return None;
                 }
             };
-            let length = Answer::parse(&self.buffer[..head])?.header("content-length").map_or(0, |length| {
-                length.parse().expect("a Content-Length is a number")
-            });
+            let length = Answer::parse(&self.buffer[..head])?
+                .header("content-length")
+                .map_or(0, |length| length.parse().expect("a Content-Length is a number"));
             while self.buffer.len() < head + length {
                 if !self.read_more().await {
                     return None;

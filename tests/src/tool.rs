@@ -58,6 +58,9 @@ impl Tool {
 /// A script of the folder `clients`.
 pub fn node(script: &str) -> Tool {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/clients"));
-    assert!(folder.join("node_modules").is_dir(), "npm packages are missing: `tests/run` does all the set-up");
+    assert!(
+        folder.join("node_modules").is_dir(),
+        "npm packages are missing: `tests/run` does all the set-up"
+    );
     Tool::new("node").arg(folder.join(script))
 }

@@ -57,7 +57,12 @@ struct Stream {
 
 impl Memory {
     /// An empty backplane that delivers to these inboxes. `epoch_seed` must differ from one process to the next.
-    pub fn new(inboxes: Arc<[Arc<Inbox>]>, ids: ConnectionIds, limits: &config::Memory, epoch_seed: u64) -> Self {
+    pub fn new(
+        inboxes: Arc<[Arc<Inbox>]>,
+        ids: ConnectionIds,
+        limits: &config::Memory,
+        epoch_seed: u64,
+    ) -> Self {
         assert!(inboxes.len() <= WORKERS_MAX, "the configuration allows at most {WORKERS_MAX} workers");
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
@@ -262,7 +267,11 @@ impl Backplane for Memory {
             let limit = usize::try_from(query.limit).unwrap_or(usize::MAX).min(publications_max);
             let kept = stream.kept.iter().map(|(_, publication)| publication);
             let publications = if query.reverse {
-                kept.rev().filter(|p| since.is_none_or(|since| p.offset < since)).take(limit).cloned().collect()
+                kept.rev()
+                    .filter(|p| since.is_none_or(|since| p.offset < since))
+                    .take(limit)
+                    .cloned()
+                    .collect()
             } else {
                 kept.filter(|p| since.is_none_or(|since| p.offset > since)).take(limit).cloned().collect()
             };
@@ -342,7 +351,8 @@ impl Backplane for Memory {
 
 /// Different users among members; an anonymous connection counts as a user of its own.
 pub fn count_users(members: &[Arc<Member>]) -> usize {
-    let named: HashSet<&str> = members.iter().map(|member| &*member.user).filter(|user| !user.is_empty()).collect();
+    let named: HashSet<&str> =
+        members.iter().map(|member| &*member.user).filter(|user| !user.is_empty()).collect();
     named.len() + members.iter().filter(|member| member.user.is_empty()).count()
 }
 

@@ -86,7 +86,8 @@ pub type Effects = std::collections::VecDeque<Effect>;
 impl Core {
     /// A client whose transport has just opened. `spread` is random, see [`Heartbeat::new`].
     pub fn new(config: Arc<Config>, protocol: Protocol, client: Arc<str>, now: Now, spread: u32) -> Self {
-        let heartbeat = Heartbeat::new(config.client.ping_interval, config.client.pong_timeout, now.at, spread);
+        let heartbeat =
+            Heartbeat::new(config.client.ping_interval, config.client.pong_timeout, now.at, spread);
         let stale = now.at + config.handshake.deadline;
         Self {
             config,
@@ -129,19 +130,27 @@ impl Core {
         match event {
             Event::Command(command) => self.on_command(command, effects),
             Event::Malformed(malformed) => {
-                self.end(Close::custom(Close::BAD_REQUEST.code, &malformed.to_string()), CloseCause::BadRequest, effects);
+                self.end(
+                    Close::custom(Close::BAD_REQUEST.code, &malformed.to_string()),
+                    CloseCause::BadRequest,
+                    effects,
+                );
             }
             Event::Judged { id, refresh: false, admission, credential } => {
                 self.on_admission(now, id, admission, credential, effects);
             }
-            Event::Judged { id, refresh: true, admission, .. } => self.on_refreshed(now, id, admission, effects),
+            Event::Judged { id, refresh: true, admission, .. } => {
+                self.on_refreshed(now, id, admission, effects)
+            }
             Event::Decided { ask, decision } => self.on_decided(ask, decision, effects),
             Event::Subscribed { channel, by, result } => self.on_subscribed(channel, by, result, effects),
             Event::Answered { id, result } => match result {
                 Ok(reply) => effects.push_back(Effect::Reply(reply)),
                 Err(error) => fail(id, error, effects),
             },
-            Event::PluginSubscribes(channel) => self.subscribe_by_server(channel, Subscriber::Plugin, effects),
+            Event::PluginSubscribes(channel) => {
+                self.subscribe_by_server(channel, Subscriber::Plugin, effects)
+            }
             Event::PluginUnsubscribes(channel) => self.remove(channel, Unsubscribe::BY_SERVER, effects),
             Event::PluginDisconnects(refusal) => self.disconnect(&refusal, effects),
             Event::Signal(signal) => self.on_signal(signal, effects),
@@ -287,7 +296,14 @@ impl Core {
         }
     }
 
-    fn on_admission(&mut self, now: Now, id: u32, admission: Admission, credential: bool, effects: &mut Effects) {
+    fn on_admission(
+        &mut self,
+        now: Now,
+        id: u32,
+        admission: Admission,
+        credential: bool,
+        effects: &mut Effects,
+    ) {
         let identity = match admission {
             Admission::Accepted(identity) => identity,
             Admission::Undecided if !credential && self.config.client.anonymous => Box::default(),
@@ -314,7 +330,8 @@ impl Core {
         let channels = identity.channels.clone();
         let data = identity.data.clone();
         effects.push_back(Effect::Admit(identity));
-        self.state = State::Admitting(Admitting { id, ttl, data, waiting: channels.len(), subscriptions: Vec::new() });
+        self.state =
+            State::Admitting(Admitting { id, ttl, data, waiting: channels.len(), subscriptions: Vec::new() });
         if channels.is_empty() {
             return self.connected(effects);
         }
@@ -333,7 +350,9 @@ impl Core {
     }
 
     fn connected(&mut self, effects: &mut Effects) {
-        let State::Admitting(admitting) = std::mem::replace(&mut self.state, State::Connected) else { return };
+        let State::Admitting(admitting) = std::mem::replace(&mut self.state, State::Connected) else {
+            return;
+        };
         self.positions = Vec::new();
         effects.push_back(Effect::Reply(Reply::Connected {
             id: admitting.id,
@@ -379,7 +398,9 @@ impl Core {
 
     fn refreshed(&mut self, now: Now, id: u32, identity: &Identity, effects: &mut Effects) {
         match self.expire_at(now, identity.expires_at) {
-            Ok(ttl) => effects.push_back(Effect::Reply(Reply::Refreshed { id, client: self.client.clone(), ttl })),
+            Ok(ttl) => {
+                effects.push_back(Effect::Reply(Reply::Refreshed { id, client: self.client.clone(), ttl }))
+            }
             Err(error) => fail(id, error, effects),
         }
     }
@@ -390,7 +411,9 @@ impl Core {
             Decision::Undecided(payload) => match self.policy(&ask) {
                 Ok(()) => self.perform(Ask { payload, ..ask }, effects),
                 // The protocol has no reply for it, and a client that goes on sending into the void helps nobody.
-                Err(_) if ask.kind == Kind::Send => self.end(Close::NOT_AVAILABLE, CloseCause::BadRequest, effects),
+                Err(_) if ask.kind == Kind::Send => {
+                    self.end(Close::NOT_AVAILABLE, CloseCause::BadRequest, effects)
+                }
                 Err(error) => self.deny(&ask, error, effects),
             },
             Decision::Denied(refusal) if is_reply_code(refusal.code) => {
@@ -557,7 +580,8 @@ impl Core {
                 match by {
                     Subscriber::Client { id, .. } => fail(id, error, effects),
                     Subscriber::Identity => {
-                        let close = Close::custom(Close::INTERNAL.code, "a subscription of the server failed");
+                        let close =
+                            Close::custom(Close::INTERNAL.code, "a subscription of the server failed");
                         self.end(close, CloseCause::Other, effects);
                     }
                     Subscriber::Plugin => (),
@@ -572,11 +596,16 @@ impl Core {
             effects.push_back(Effect::Unsubscribe(channel));
             return fail(id, ReplyError::UNRECOVERABLE_POSITION, effects);
         }
-        let kind = if matches!(by, Subscriber::Client { .. }) { Subscription::Client } else { Subscription::Server };
+        let kind =
+            if matches!(by, Subscriber::Client { .. }) { Subscription::Client } else { Subscription::Server };
         self.subscriptions.insert(channel.clone(), kind);
         match by {
-            Subscriber::Client { id, .. } => effects.push_back(Effect::Reply(Reply::Subscribed { id, result })),
-            Subscriber::Plugin => effects.push_back(Effect::Reply(Reply::SubscribedByServer { channel, result })),
+            Subscriber::Client { id, .. } => {
+                effects.push_back(Effect::Reply(Reply::Subscribed { id, result }))
+            }
+            Subscriber::Plugin => {
+                effects.push_back(Effect::Reply(Reply::SubscribedByServer { channel, result }))
+            }
             Subscriber::Identity => self.admitted_to(Some((channel, result)), effects),
         }
     }

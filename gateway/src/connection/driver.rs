@@ -95,7 +95,9 @@ impl Driver {
                     self.pump();
                 }
                 Wake::Stashed => self.pump(),
-                Wake::InputEnded => self.end(Close::custom(1006, "closed without a close frame"), Ending::Transport),
+                Wake::InputEnded => {
+                    self.end(Close::custom(1006, "closed without a close frame"), Ending::Transport)
+                }
                 Wake::Failed => {
                     peer.outbound.abandon();
                     self.end(Close::custom(1006, "the socket failed"), Ending::Transport);

@@ -84,7 +84,9 @@ mod tests {
     #[test]
     fn an_id_leads_back_to_its_connection() {
         let ids = ConnectionIds::new(0x1234_5678_9abc_def0);
-        for (worker, count, random) in [(0, 0, 0), (1, 1, u64::MAX), (63, (1 << 48) - 1, 77), (5, 12345, 1 << 61)] {
+        for (worker, count, random) in
+            [(0, 0, 0), (1, 1, u64::MAX), (63, (1 << 48) - 1, 77), (5, 12345, 1 << 61)]
+        {
             let number = ConnectionIds::compose(worker, count);
             let id = ids.id(number, random);
             assert_eq!(id.len(), 36);
@@ -104,7 +106,8 @@ mod tests {
     #[test]
     fn other_texts_have_no_number() {
         let ids = ConnectionIds::new(42);
-        for text in ["", "42", "g0000000-0000-8000-8000-000000000000", "000000000000800080000000000000000000"] {
+        for text in ["", "42", "g0000000-0000-8000-8000-000000000000", "000000000000800080000000000000000000"]
+        {
             assert_eq!(ids.number(text), None, "{text}");
         }
     }

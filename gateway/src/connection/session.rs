@@ -165,7 +165,8 @@ impl Session {
                 None
             }
             Effect::Publish { id, targets, payload, reply } => {
-                let published = targets.iter().try_for_each(|target| self.publish(now, target, payload.clone(), true));
+                let published =
+                    targets.iter().try_for_each(|target| self.publish(now, target, payload.clone(), true));
                 match (published, reply) {
                     (Ok(()), Some(reply)) => Some(Event::Answered { id, result: Ok(reply) }),
                     (Ok(()), None) => None,
@@ -375,7 +376,13 @@ impl Session {
         }
     }
 
-    fn publish(&self, now: Now, channel: &Channel, payload: Bytes, by_client: bool) -> Result<(), ReplyError> {
+    fn publish(
+        &self,
+        now: Now,
+        channel: &Channel,
+        payload: Bytes,
+        by_client: bool,
+    ) -> Result<(), ReplyError> {
         let namespace = self.local.namespace(channel)?;
         // The JSON protocol's payloads were checked when they came in, or when the plugin answered.
         let (data, json) = if self.peer.protocol.is_json() {
@@ -403,7 +410,13 @@ impl Session {
         })
     }
 
-    fn history(&self, now: Now, id: u32, channel: &Channel, query: &HistoryQuery) -> Result<Reply, ReplyError> {
+    fn history(
+        &self,
+        now: Now,
+        id: u32,
+        channel: &Channel,
+        query: &HistoryQuery,
+    ) -> Result<Reply, ReplyError> {
         let namespace = self.local.namespace(channel)?;
         if namespace.history_size == 0 {
             return Err(ReplyError::NOT_AVAILABLE);

@@ -56,7 +56,8 @@ impl PluginCounters {
 
     /// The sums. Values of different fields may be a few events apart.
     pub fn read(&self) -> Counts {
-        let mut counts = Counts { log_lines_dropped: self.log_lines_dropped.load(Relaxed), ..Counts::default() };
+        let mut counts =
+            Counts { log_lines_dropped: self.log_lines_dropped.load(Relaxed), ..Counts::default() };
         for row in &self.rows {
             counts.calls += row.calls.load(Relaxed);
             counts.refusals += row.refusals.load(Relaxed);

@@ -55,7 +55,10 @@ impl Kinds {
 
     /// Those of `numbers` that this version knows: a plugin may name kinds of a later interface.
     pub fn from_numbers(numbers: &[u32]) -> Self {
-        Kind::ALL.iter().filter(|kind| numbers.contains(&(**kind as u32))).fold(Self::NONE, |set, kind| set.with(*kind))
+        Kind::ALL
+            .iter()
+            .filter(|kind| numbers.contains(&(**kind as u32)))
+            .fold(Self::NONE, |set, kind| set.with(*kind))
     }
 
     /// This set and `kind`.

@@ -84,7 +84,8 @@ impl Link {
         message: &Message,
         effects: &mut Vec<Effect>,
     ) -> Result<Verdict, FailurePolicy> {
-        let verdict = self.call(message.now, effects, |plugin, effects| plugin.on_message(message, effects))?;
+        let verdict =
+            self.call(message.now, effects, |plugin, effects| plugin.on_message(message, effects))?;
         if matches!(verdict, Verdict::Deny(_) | Verdict::Disconnect(_)) {
             self.row().refusal();
         }

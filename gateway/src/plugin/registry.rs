@@ -137,7 +137,8 @@ impl Registry {
     pub fn status(&self) -> Vec<PluginStatus> {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &published.state;
-        let counts = |name: &str| state.counters.get(name).map(|counters| counters.read()).unwrap_or_default();
+        let counts =
+            |name: &str| state.counters.get(name).map(|counters| counters.read()).unwrap_or_default();
         let live = |slot: &Slot| LiveVersion {
             about: slot.version.factory.about().clone(),
             digest: slot.version.digest,
@@ -166,7 +167,11 @@ impl Registry {
             live: None,
             last_error: Some(LastError::new(&refused.error, refused.at)),
             // A second file of the same name has no numbers of its own.
-            counts: if state.slot(&refused.name).is_none() { counts(&refused.name) } else { Default::default() },
+            counts: if state.slot(&refused.name).is_none() {
+                counts(&refused.name)
+            } else {
+                Default::default()
+            },
         });
         let removed = published.removed.iter().map(|slot| PluginStatus {
             name: slot.version.name.clone(),
@@ -187,7 +192,8 @@ impl Registry {
         sorted.sort_by(|a, b| a.file.cmp(&b.file));
         for found in sorted {
             let name: Arc<str> = plugin_name(&found.file).unwrap_or(&found.file).into();
-            let first = results.iter().find(|(_, other)| other.as_ref().is_ok_and(|other| other.name == name));
+            let first =
+                results.iter().find(|(_, other)| other.as_ref().is_ok_and(|other| other.name == name));
             let result = match first {
                 Some((first, _)) => Err(prepare::duplicate(&name, first)),
                 None => load(loader, &name, found, Digest::of(found)).and_then(|version| {
@@ -235,7 +241,8 @@ async fn wait(acknowledgements: Vec<oneshot::Receiver<()>>, generation: u64, lon
             Ok(Err(_)) => warn!(worker, generation, "a worker has ended and takes no new chain"),
             Err(_) => error!(
                 worker,
-                generation, "a worker is too busy to take the new chain; it goes on with the old one until it does"
+                generation,
+                "a worker is too busy to take the new chain; it goes on with the old one until it does"
             ),
         }
     }

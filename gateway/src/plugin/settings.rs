@@ -185,7 +185,9 @@ impl Reader {
         let parsed = value.as_str().and_then(units::milliseconds).filter(|ms| milliseconds.contains(ms));
         parsed.map(Duration::from_millis).unwrap_or_else(|| {
             let (least, most) = (milliseconds.start(), milliseconds.end() / 1000);
-            let text = format!("is {value}; expected a text like \"5ms\" or \"1s\", from \"{least}ms\" to \"{most}s\"");
+            let text = format!(
+                "is {value}; expected a text like \"5ms\" or \"1s\", from \"{least}ms\" to \"{most}s\""
+            );
             self.mistake(&format!("limits.{key}"), text);
             default
         })
@@ -196,7 +198,9 @@ impl Reader {
         let parsed = value.as_str().and_then(units::bytes).filter(|bytes| range.contains(bytes));
         parsed.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_else(|| {
             let (least, most) = (units::show_bytes(*range.start()), units::show_bytes(*range.end()));
-            let text = format!("is {value}; expected a text like \"64KiB\" or \"32MiB\", from \"{least}\" to \"{most}\"");
+            let text = format!(
+                "is {value}; expected a text like \"64KiB\" or \"32MiB\", from \"{least}\" to \"{most}\""
+            );
             self.mistake(&format!("limits.{key}"), text);
             default
         })
@@ -210,7 +214,8 @@ impl Reader {
         range: RangeInclusive<i64>,
     ) -> N {
         let Some(value) = table.remove(key) else { return default };
-        let parsed = value.as_integer().filter(|number| range.contains(number)).and_then(|n| N::try_from(n).ok());
+        let parsed =
+            value.as_integer().filter(|number| range.contains(number)).and_then(|n| N::try_from(n).ok());
         parsed.unwrap_or_else(|| {
             let text = format!("is {value}; expected a number from {} to {}", range.start(), range.end());
             self.mistake(&format!("limits.{key}"), text);

@@ -46,7 +46,8 @@ impl Channel {
             [] | [b'#' | b'@'] => return Err(InvalidChannel::Empty),
             bytes if bytes.len() > CHANNEL_BYTES_MAX => return Err(InvalidChannel::TooLong),
             bytes => {
-                let allowed = |b: &u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'*' | b'{' | b'}');
+                let allowed =
+                    |b: &u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'*' | b'{' | b'}');
                 if !bytes.iter().all(allowed) {
                     return Err(InvalidChannel::Character);
                 }

@@ -43,10 +43,10 @@ pub fn encode_reply(protocol: Protocol, reply: &Reply, out: &mut Vec<u8>) -> Opt
         (Protocol::CentrifugeJson, reply) => {
             Some(frame::write(out, Opcode::Text, |out| centrifuge::json::encode_reply(reply, out)))
         }
-        (Protocol::Raw, Reply::Raw { data, binary }) => {
-            let opcode = if *binary { Opcode::Binary } else { Opcode::Text };
-            Some(frame::write(out, opcode, |out| out.extend_from_slice(data)))
+        (Protocol::Raw, Reply::Raw { data, binary: true }) => {
+            Some(frame::write(out, Opcode::Binary, |out| out.extend_from_slice(data)))
         }
+        (Protocol::Raw, Reply::Raw { data, binary: false }) => Some(raw_message(data, out)),
         (Protocol::Raw, Reply::Message { data }) => Some(raw_message(data, out)),
         (Protocol::Raw, Reply::Ping) => Some(frame::write(out, Opcode::Ping, |_| ())),
         (Protocol::Raw, _) => None,
@@ -76,7 +76,7 @@ pub(super) fn push_frame(push: &Push, form: Form) -> Bytes {
     }
 }
 
-/// A message that no raw message asked for goes out as text if it is text.
+/// Goes out as text if it is text: a plugin may answer a text with bytes that no text frame may carry.
 fn raw_message(data: &[u8], out: &mut Vec<u8>) -> std::ops::Range<usize> {
     let opcode = if std::str::from_utf8(data).is_ok() { Opcode::Text } else { Opcode::Binary };
     frame::write(out, opcode, |out| out.extend_from_slice(data))

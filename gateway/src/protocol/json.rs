@@ -36,7 +36,18 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for bad in [&b""[..], b" ", b"{", b"{}{}", b"nul", b"\"a\nb\"", b"\"\xff\"", b"\xef\xbb\xbf{}", b"{\"a\":1,}", b"01"] {
+        for bad in [
+            &b""[..],
+            b" ",
+            b"{",
+            b"{}{}",
+            b"nul",
+            b"\"a\nb\"",
+            b"\"\xff\"",
+            b"\xef\xbb\xbf{}",
+            b"{\"a\":1,}",
+            b"01",
+        ] {
             assert!(compact(Bytes::from_static(bad)).is_err(), "{}", String::from_utf8_lossy(bad));
         }
     }

@@ -354,6 +354,11 @@ impl NodeMetrics {
         }
     }
 
+    /// The chain that is live.
+    pub fn generation(&self) -> u64 {
+        u64::try_from(self.plugin_generation.get()).unwrap_or(0)
+    }
+
     /// The admin listener answered a request.
     pub fn admin_response(&self, path: &'static str, status: u16) {
         let other = ADMIN_STATUSES.len() - 1;

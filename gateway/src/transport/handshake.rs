@@ -149,7 +149,8 @@ impl Handshake {
         })?;
         if !self.origin_is_allowed(request.headers()) {
             self.refused(Refused::Origin, address);
-            let why = "this origin is not allowed: the operator lists allowed origins in `handshake.origins`\n";
+            let why =
+                "this origin is not allowed: the operator lists allowed origins in `handshake.origins`\n";
             return Err(Box::new(text(StatusCode::FORBIDDEN, why)));
         }
         let subprotocol = subprotocol(protocol, request).map_err(|why| {
@@ -158,9 +159,11 @@ impl Handshake {
         })?;
         let connection = self.admission.connect(address).map_err(|refusal| {
             let (status, refused, why) = match refusal {
-                Refusal::Node => {
-                    (StatusCode::SERVICE_UNAVAILABLE, Refused::Capacity, "the gateway has as many connections as it may\n")
-                }
+                Refusal::Node => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    Refused::Capacity,
+                    "the gateway has as many connections as it may\n",
+                ),
                 Refusal::Address => (
                     StatusCode::TOO_MANY_REQUESTS,
                     Refused::AddressCapacity,
@@ -188,7 +191,10 @@ impl Handshake {
         let page = self.site.as_ref().and_then(|site| site.respond(uri.path(), uri.query()));
         let Some(page) = page else {
             self.refused(Refused::NotFound, address);
-            return text(StatusCode::NOT_FOUND, "there is nothing here: clients connect to /connection/websocket\n");
+            return text(
+                StatusCode::NOT_FOUND,
+                "there is nothing here: clients connect to /connection/websocket\n",
+            );
         };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
@@ -265,7 +271,10 @@ fn upgrade_key(request: &Request<Incoming>) -> Result<&str, (StatusCode, &'stati
     }
     let headers = request.headers();
     if !has_token(headers, &header::UPGRADE, "websocket") {
-        return Err((StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint: `Upgrade: websocket` is missing\n"));
+        return Err((
+            StatusCode::UPGRADE_REQUIRED,
+            "this is a WebSocket endpoint: `Upgrade: websocket` is missing\n",
+        ));
     }
     if !has_token(headers, &header::CONNECTION, "upgrade") {
         return bad("`Connection: Upgrade` is missing: does a proxy in between drop it?\n");
@@ -297,11 +306,15 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 /// The subprotocol to announce. A client that offers only what is not spoken here is told so, instead of being left with
 /// frames it cannot read.
-fn subprotocol(protocol: Protocol, request: &Request<Incoming>) -> Result<Option<&'static str>, &'static str> {
+fn subprotocol(
+    protocol: Protocol,
+    request: &Request<Incoming>,
+) -> Result<Option<&'static str>, &'static str> {
     if protocol == Protocol::Raw {
         return Ok(None);
     }
-    const NO_PROTOBUF: &str = "the Protobuf encoding is not available here: use `centrifuge-json` or no subprotocol\n";
+    const NO_PROTOBUF: &str =
+        "the Protobuf encoding is not available here: use `centrifuge-json` or no subprotocol\n";
     let query = request.uri().query().unwrap_or_default();
     if query.split('&').any(|pair| matches!(pair, "format=protobuf" | "cf_protocol=protobuf")) {
         return Err(NO_PROTOBUF);

@@ -141,9 +141,7 @@ impl WebSocket {
             Error::ConnectionClosed | Error::AlreadyClosed => return Step::Closed(Close::NORMAL),
             Error::Utf8(_) => Close::INVALID_UTF8,
             Error::Capacity(CapacityError::MessageTooLong { .. }) => Close::MESSAGE_TOO_BIG,
-            Error::Protocol(problem) => {
-                Close::custom(Close::PROTOCOL_ERROR.code, &problem.to_string())
-            }
+            Error::Protocol(problem) => Close::custom(Close::PROTOCOL_ERROR.code, &problem.to_string()),
             _ => Close::PROTOCOL_ERROR,
         };
         Step::Violation(close)

@@ -75,12 +75,8 @@ pub(super) struct Stamp {
 /// Reads the whole file: a half-copied one must not get further.
 pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
     let form = sniff(bytes)?;
-    let mut inspected = Inspected {
-        form,
-        stamp: Stamp::default(),
-        describes_interface: false,
-        core_exports: Vec::new(),
-    };
+    let mut inspected =
+        Inspected { form, stamp: Stamp::default(), describes_interface: false, core_exports: Vec::new() };
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(|error| damaged(&error))? {
@@ -118,7 +114,8 @@ pub(super) fn check_world(component: &[u8], stamp: &Stamp) -> Result<(), LoadErr
     let has_hook = exports
         .iter()
         .any(|name| matches!(Name::of(name), Name::Plugin { compatible: true, interface } if HOOKS.contains(&interface)));
-    if imports.iter().any(|name| other_interface.contains(&name)) || !has_hook && !other_interface.is_empty() {
+    if imports.iter().any(|name| other_interface.contains(&name)) || !has_hook && !other_interface.is_empty()
+    {
         return Err(other_version(stamp, &other_interface));
     }
     let missing: Vec<&String> = imports.iter().filter(|name| !Name::of(name).is_offered()).collect();
@@ -188,12 +185,19 @@ fn sniff(bytes: &[u8]) -> Result<Form, LoadError> {
     }
     let text = bytes.trim_ascii_start();
     let what = if text.starts_with(b"<") {
-        "is an HTML or XML page and not WebAssembly: a download has probably answered with an error page".into()
+        "is an HTML or XML page and not WebAssembly: a download has probably answered with an error page"
+            .into()
     } else if text.starts_with(b"(") {
         "is WebAssembly as text; translate it into the binary form first".into()
-    } else if bytes.starts_with(b"\x1f\x8b") || bytes.starts_with(b"PK") || bytes.starts_with(b"\x28\xb5\x2f\xfd") {
+    } else if bytes.starts_with(b"\x1f\x8b")
+        || bytes.starts_with(b"PK")
+        || bytes.starts_with(b"\x28\xb5\x2f\xfd")
+    {
         "is a compressed archive; unpack it first".into()
-    } else if bytes.starts_with(b"\x7fELF") || bytes.starts_with(b"MZ") || bytes.starts_with(b"\xcf\xfa\xed\xfe") {
+    } else if bytes.starts_with(b"\x7fELF")
+        || bytes.starts_with(b"MZ")
+        || bytes.starts_with(b"\xcf\xfa\xed\xfe")
+    {
         "is a native program or library; build it for the target wasm32-wasip1 or wasm32-wasip2".into()
     } else if bytes.iter().take(64).all(|byte| *byte == 0) {
         "begins with zeros only; copying it was probably interrupted, copy it again".into()
@@ -206,7 +210,10 @@ fn sniff(bytes: &[u8]) -> Result<Form, LoadError> {
 
 fn damaged(error: &BinaryReaderError) -> LoadError {
     if error.message().contains("unexpected end") {
-        let sentence = format!("ends too early, at byte {}; copying it was probably interrupted, copy it again", error.offset());
+        let sentence = format!(
+            "ends too early, at byte {}; copying it was probably interrupted, copy it again",
+            error.offset()
+        );
         return LoadError::new(LoadCode::Truncated, sentence);
     }
     let sentence = format!("is damaged WebAssembly: {}; copy or build it again", error.message());
@@ -247,10 +254,14 @@ enum Name<'a> {
 impl<'a> Name<'a> {
     fn of(name: &'a str) -> Self {
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
-        let of = |minor: &str| version.strip_prefix(minor).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let of = |minor: &str| {
+            version.strip_prefix(minor).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
         match interface.split_once('/') {
             Some((PACKAGE, interface)) => Self::Plugin { interface, compatible: of(INTERFACE) },
-            Some((package, _)) if package.starts_with("wasi:") => Self::Wasi { interface, compatible: of("0.2") },
+            Some((package, _)) if package.starts_with("wasi:") => {
+                Self::Wasi { interface, compatible: of("0.2") }
+            }
             _ => Self::Other,
         }
     }
@@ -265,7 +276,8 @@ impl<'a> Name<'a> {
 }
 
 fn other_version(stamp: &Stamp, names: &[&String]) -> LoadError {
-    let version = names.first().and_then(|name| name.split_once('@')).map_or("without version", |(_, version)| version);
+    let version =
+        names.first().and_then(|name| name.split_once('@')).map_or("without version", |(_, version)| version);
     let interface = stamp.interface.as_deref().unwrap_or(version);
     let sdk = stamp.sdk.as_deref().map(|sdk| format!("with plugin-sdk {sdk} ")).unwrap_or_default();
     let sentence = format!(
@@ -285,7 +297,8 @@ fn not_offered(names: &[&String]) -> LoadError {
         );
         return LoadError::new(LoadCode::InterfaceMismatch, sentence);
     }
-    let why = if names.iter().any(|name| name.starts_with("wasi:sockets/") || name.starts_with("wasi:http/")) {
+    let why = if names.iter().any(|name| name.starts_with("wasi:sockets/") || name.starts_with("wasi:http/"))
+    {
         "plugins have no network"
     } else {
         "plugins have clocks, random numbers, output, and the interfaces of gateway:plugin"

@@ -43,7 +43,12 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Instantiates and configures.
-    pub(super) fn new(compiled: &Compiled, settings: &Settings, limits: Arc<Limits>, log: Log) -> Result<Self, LoadError> {
+    pub(super) fn new(
+        compiled: &Compiled,
+        settings: &Settings,
+        limits: Arc<Limits>,
+        log: Log,
+    ) -> Result<Self, LoadError> {
         let state = State::new(limits, compiled.about.hooks, log);
         let mut store = Store::new(compiled.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
@@ -51,16 +56,19 @@ impl Instance {
         store.set_max_component_handles(HANDLES_MAX);
         store.data_mut().begin_configure();
 
-        let component = guarded(&mut store, settings.limits.configure_deadline, |store| compiled.pre.instantiate(store));
+        let component =
+            guarded(&mut store, settings.limits.configure_deadline, |store| compiled.pre.instantiate(store));
         let component = component.map_err(|failure| {
             let why = explain(&failure, &settings.limits, true);
             LoadError::new(LoadCode::Instantiate, format!("failed while an instance was made: {why}"))
         })?;
         let guests = Guests::load(compiled, &mut store, &component).map_err(|error| {
-            let sentence = format!("has a hook with other types than interface {}: {error:#}", inspect::INTERFACE);
+            let sentence =
+                format!("has a hook with other types than interface {}: {error:#}", inspect::INTERFACE);
             LoadError::new(LoadCode::InterfaceMismatch, sentence)
         })?;
-        let mut instance = Self { store, guests, interests: Interests::everything(compiled.about.hooks), ended: false };
+        let mut instance =
+            Self { store, guests, interests: Interests::everything(compiled.about.hooks), ended: false };
         instance.configure(settings)?;
         instance.store.data_mut().flush_output();
         instance.interests = instance.store.data().interests.clone();
@@ -158,9 +166,21 @@ impl Guests {
         let hooks = &compiled.hooks;
         Ok(Self {
             configure: hooks.configure.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
-            on_connect: hooks.on_connect.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
-            on_message: hooks.on_message.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
-            on_disconnect: hooks.on_disconnect.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
+            on_connect: hooks
+                .on_connect
+                .as_ref()
+                .map(|hook| hook.load(&mut *store, component))
+                .transpose()?,
+            on_message: hooks
+                .on_message
+                .as_ref()
+                .map(|hook| hook.load(&mut *store, component))
+                .transpose()?,
+            on_disconnect: hooks
+                .on_disconnect
+                .as_ref()
+                .map(|hook| hook.load(&mut *store, component))
+                .transpose()?,
         })
     }
 }
@@ -186,10 +206,13 @@ fn guarded<T>(
                 _ => Cause::Trap,
             };
             let words = store.data_mut().stderr.take();
-            let detail = if words.is_empty() { reason(&error) } else { format!("{words} ({})", reason(&error)) };
+            let detail =
+                if words.is_empty() { reason(&error) } else { format!("{words} ({})", reason(&error)) };
             Err(Failure::new(cause, detail))
         }
-        Err(panic) => Err(Failure::new(Cause::Trap, format!("the gateway panicked in a host call: {}", text(&*panic)))),
+        Err(panic) => {
+            Err(Failure::new(Cause::Trap, format!("the gateway panicked in a host call: {}", text(&*panic))))
+        }
     }
 }
 
@@ -211,7 +234,11 @@ fn explain(failure: &Failure, limits: &Limits, configure: bool) -> String {
         }
         Cause::Deadline => format!("took longer than {:?} (limits.deadline)", limits.deadline),
         Cause::Memory => {
-            format!("wanted more than {} MiB of memory (limits.memory): {}", limits.memory >> 20, failure.detail)
+            format!(
+                "wanted more than {} MiB of memory (limits.memory): {}",
+                limits.memory >> 20,
+                failure.detail
+            )
         }
         Cause::Trap | Cause::InvalidAnswer => failure.detail.to_string(),
     }

@@ -290,7 +290,11 @@ impl streams::HostOutputStream for State {
     }
 
     fn write(&mut self, stream: Resource<DynOutputStream>, bytes: Vec<u8>) -> StreamResult<()> {
-        if stream.rep() == STDERR { self.stderr.write(&bytes) } else { self.stdout.write(&bytes) }
+        if stream.rep() == STDERR {
+            self.stderr.write(&bytes)
+        } else {
+            self.stdout.write(&bytes)
+        }
         Ok(())
     }
 

@@ -92,7 +92,8 @@ impl Folder {
     pub(super) fn look(&mut self, now: Instant) -> io::Result<Look> {
         let present = self.list()?;
         for (name, fingerprint) in &present {
-            let tracked = self.files.entry(name.clone()).or_insert(Tracked { seen: None, since: now, read: None });
+            let tracked =
+                self.files.entry(name.clone()).or_insert(Tracked { seen: None, since: now, read: None });
             tracked.see(Some(*fingerprint), now);
         }
         let mut look = Look { changed: false, restless: false };
@@ -154,7 +155,8 @@ impl Folder {
                 left_out.insert(name.to_string_lossy().into(), "its name is not text");
                 continue;
             };
-            let fate = if present.len() >= FILES_MAX { Err("there are too many files") } else { self.judge(name) };
+            let fate =
+                if present.len() >= FILES_MAX { Err("there are too many files") } else { self.judge(name) };
             match fate {
                 Ok(Some(fingerprint)) => {
                     present.insert(name.into(), fingerprint);
@@ -192,7 +194,11 @@ impl Folder {
             }
         }
         let Ok(metadata) = fs::metadata(&path) else { return Ok(None) };
-        if metadata.is_file() { Ok(Some(Fingerprint::of(&metadata))) } else { Err("it is not a regular file") }
+        if metadata.is_file() {
+            Ok(Some(Fingerprint::of(&metadata)))
+        } else {
+            Err("it is not a regular file")
+        }
     }
 }
 
@@ -218,7 +224,8 @@ fn read(path: &Path, expected: Fingerprint, bytes_max: u64) -> Option<Result<Byt
         let sentence = format!("cannot be read: {error}; the gateway's user needs permission to read it");
         Some(Err(LoadError::new(LoadCode::Unreadable, sentence)))
     };
-    let is_expected = |file: &File| file.metadata().is_ok_and(|now| now.is_file() && Fingerprint::of(&now) == expected);
+    let is_expected =
+        |file: &File| file.metadata().is_ok_and(|now| now.is_file() && Fingerprint::of(&now) == expected);
     let file = match open(path) {
         Ok(file) => file,
         Err(error) => return unreadable(error),

@@ -62,7 +62,8 @@ const CHANGED: folder::Look = folder::Look { changed: true, restless: false };
 
 #[test]
 fn plugins_come_in_order_with_their_settings() {
-    let bench = Bench::new(&[("20-b.wasm", "B"), ("10-a.wasm", "A"), ("10-a.toml", "s"), ("30-c.toml", "alone")]);
+    let bench =
+        Bench::new(&[("20-b.wasm", "B"), ("10-a.wasm", "A"), ("10-a.toml", "s"), ("30-c.toml", "alone")]);
     assert_eq!(bench.show(), "10-a.wasm=A+s 20-b.wasm=B");
 }
 
@@ -127,7 +128,8 @@ fn a_file_of_equal_length_that_took_the_place_is_noticed() {
 fn only_regular_files_of_the_folder_count() {
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("x.wasm"), "outside").unwrap();
-    let mut bench = Bench::new(&[("a.wasm", "A"), (".b.wasm", "B"), ("c.wasm~", "C"), ("#d.wasm", "D"), ("e.txt", "E")]);
+    let mut bench =
+        Bench::new(&[("a.wasm", "A"), (".b.wasm", "B"), ("c.wasm~", "C"), ("#d.wasm", "D"), ("e.txt", "E")]);
     let path = bench.dir.path().to_owned();
     fs::create_dir(path.join("folder.wasm")).unwrap();
     symlink(outside.path().join("x.wasm"), path.join("leaves.wasm")).unwrap();
@@ -193,7 +195,8 @@ async fn without_notifications_polling_finds_it() {
     // As if subscribing had failed.
     let notifications = Notifications { wake: sync_channel(1).0, active: None, failed: true };
     let stop = Arc::new(AtomicBool::new(false));
-    let watch = Watch { folder, notifications, poll: Duration::from_millis(10), woken, stop, changed: sender };
+    let watch =
+        Watch { folder, notifications, poll: Duration::from_millis(10), woken, stop, changed: sender };
     let thread = thread::spawn(move || watch.run());
     assert_eq!(next(&mut events).await, "");
     fs::write(dir.path().join("a.wasm"), "A").unwrap();
@@ -226,7 +229,9 @@ async fn a_folder_that_vanishes_keeps_its_plugins_and_may_come_back() {
 async fn a_full_channel_delays_but_the_newest_content_arrives() {
     let dir = tempfile::tempdir().unwrap();
     let (sender, mut events) = channel(1);
-    let _watcher = start(dir.path(), &Options { settle: Duration::from_millis(1), ..Options::default() }, sender).unwrap();
+    let _watcher =
+        start(dir.path(), &Options { settle: Duration::from_millis(1), ..Options::default() }, sender)
+            .unwrap();
     for version in ["1", "2", "3"] {
         fs::write(dir.path().join("a.wasm"), version).unwrap();
     }

@@ -36,7 +36,8 @@ mod tests {
             assert_eq!(kit().connection("c1").raw(payload).verdict, Verdict::reply(payload));
         }
         let bytes = [0, 255, 10];
-        let outcome = kit().connection("c1").protocol("raw").message(Kind::Raw).payload(bytes).binary().send();
+        let outcome =
+            kit().connection("c1").protocol("raw").message(Kind::Raw).payload(bytes).binary().send();
         assert_eq!(outcome.verdict, Verdict::reply(bytes));
     }
 

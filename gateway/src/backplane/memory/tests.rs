@@ -57,7 +57,8 @@ impl Node {
     }
 
     fn history(&self, query: HistoryQuery, at: u64) -> Result<Vec<u64>, u32> {
-        let page = self.memory.history(&channel("a"), &query, 100, KEPT, S(at)).map_err(|error| error.code)?;
+        let page =
+            self.memory.history(&channel("a"), &query, 100, KEPT, S(at)).map_err(|error| error.code)?;
         Ok(page.publications.iter().map(|publication| publication.offset).collect())
     }
 
@@ -208,7 +209,8 @@ fn memory_for_history_is_bounded_and_who_publishes_pays() {
     }
     let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
     assert_eq!(node.history(all, 1), Ok(vec![3]));
-    let page = node.memory.history(&channel("b"), &HistoryQuery { limit: 9, ..Default::default() }, 9, KEPT, S(1));
+    let page =
+        node.memory.history(&channel("b"), &HistoryQuery { limit: 9, ..Default::default() }, 9, KEPT, S(1));
     assert_eq!(page.unwrap().publications.len(), 1, "another channel's past stays");
     node.memory.sweep(S(100));
     (0..2).for_each(|_| drop(node.publish("c", &big, KEPT, 100).unwrap()));

@@ -31,7 +31,11 @@ fn channel(name: &str) -> Channel {
 impl Client {
     fn with(config: Arc<Config>, protocol: Protocol) -> Self {
         let now = Now { at: Duration::ZERO, unix: UNIX_START * 1000 };
-        Self { core: Core::new(config, protocol, "c1".into(), now, 0), at: Duration::ZERO, effects: Effects::new() }
+        Self {
+            core: Core::new(config, protocol, "c1".into(), now, 0),
+            at: Duration::ZERO,
+            effects: Effects::new(),
+        }
     }
 
     fn new() -> Self {
@@ -92,7 +96,9 @@ impl Client {
 
     fn subscribed(&mut self, id: u32, name: &str) -> &mut Self {
         self.subscribe(id, name).decide(Decision::Undecided(NOTHING));
-        let Some(Effect::Subscribe { channel, by, .. }) = self.effects.pop_back() else { panic!("{:?}", self.effects) };
+        let Some(Effect::Subscribe { channel, by, .. }) = self.effects.pop_back() else {
+            panic!("{:?}", self.effects)
+        };
         self.on(Event::Subscribed { channel, by, result: Ok(Subscribed::default()) });
         self.effects.clear();
         self
@@ -149,16 +155,23 @@ fn connect_must_come_first_once_and_with_an_id() {
 #[test]
 fn a_client_without_a_token_is_admitted_only_where_anonymous_clients_are() {
     let mut client = Client::new();
-    assert!(matches!(client.connect("").judge(Admission::Undecided, false).reply(), Reply::Connected { id: 1, .. }));
+    assert!(matches!(
+        client.connect("").judge(Admission::Undecided, false).reply(),
+        Reply::Connected { id: 1, .. }
+    ));
     let closed = config("").as_ref().clone();
-    let closed = Config { client: crate::config::Client { anonymous: false, ..closed.client.clone() }, ..closed };
+    let closed =
+        Config { client: crate::config::Client { anonymous: false, ..closed.client.clone() }, ..closed };
     let mut client = Client::with(Arc::new(closed), Protocol::CentrifugeJson);
     assert_eq!(client.connect("").judge(Admission::Undecided, false).close().0, 3501);
 }
 
 #[test]
 fn a_token_that_no_plugin_accepts_is_invalid() {
-    assert_eq!(Client::new().connect("t").judge(Admission::Undecided, true).close(), (3500, CloseCause::Plugin));
+    assert_eq!(
+        Client::new().connect("t").judge(Admission::Undecided, true).close(),
+        (3500, CloseCause::Plugin)
+    );
 }
 
 #[test]
@@ -168,7 +181,10 @@ fn a_plugin_refuses_with_an_error_or_with_a_close() {
     assert!(client.request(2, publish("open:a")).effects.is_empty(), "nothing is processed after a refusal");
     assert_eq!(client.tick_at(10).close(), (3502, CloseCause::Stale));
     let mut client = Client::new();
-    assert_eq!(client.connect("t").judge(Admission::Refused(refusal(4501)), true).close(), (4501, CloseCause::Plugin));
+    assert_eq!(
+        client.connect("t").judge(Admission::Refused(refusal(4501)), true).close(),
+        (4501, CloseCause::Plugin)
+    );
     let mut client = Client::new();
     assert_eq!(client.connect("t").judge(Admission::Failed, true).error(), 100);
 }
@@ -229,7 +245,9 @@ fn in_raw_mode_a_pong_nobody_asked_for_is_allowed() {
 fn what_is_malformed_ends_the_connection_and_says_why() {
     for malformed in [Malformed::Empty, Malformed::Syntax, Malformed::NoRequest, Malformed::TooMany] {
         let mut client = Client::admitted();
-        let Some(Effect::End { close, tell: true, .. }) = client.on(Event::Malformed(malformed)).effects.pop_back() else {
+        let Some(Effect::End { close, tell: true, .. }) =
+            client.on(Event::Malformed(malformed)).effects.pop_back()
+        else {
             panic!()
         };
         assert_eq!((close.code, &*close.reason), (3501, &*malformed.to_string()));
@@ -286,7 +304,9 @@ fn every_decision_on_a_publish_has_its_answer() {
 
 #[test]
 fn a_plugin_may_end_the_connection_but_only_with_a_code_that_can() {
-    for (code, expected) in [(4000, 4000), (3000, 3000), (4999, 4999), (1000, 3507), (5000, 3507), (70_000, 3507)] {
+    for (code, expected) in
+        [(4000, 4000), (3000, 3000), (4999, 4999), (1000, 3507), (5000, 3507), (70_000, 3507)]
+    {
         let mut client = Client::admitted();
         client.request(2, publish("news")).decide(Decision::Disconnect(refusal(code)));
         assert_eq!(client.close(), (expected, CloseCause::Plugin), "{code}");
@@ -380,7 +400,9 @@ fn a_socket_that_accepts_nothing_for_too_long_is_slow() {
     client.on(Event::Flushed { written: 20, pending: true });
     assert_eq!(client.tick_at(6).close(), (3008, CloseCause::Slow));
     let mut client = Client::admitted();
-    client.on(Event::Flushed { written: 10, pending: true }).on(Event::Flushed { written: 20, pending: false });
+    client
+        .on(Event::Flushed { written: 10, pending: true })
+        .on(Event::Flushed { written: 20, pending: false });
     assert_eq!(client.core.deadline(), Some(Duration::from_secs(10)), "only the ping is left");
 }
 

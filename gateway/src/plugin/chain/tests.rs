@@ -103,14 +103,15 @@ struct Bench {
 
 impl Bench {
     fn new(plugins: Vec<(FailurePolicy, Vec<Step>)>) -> Self {
-        Self::with(plugins.into_iter().map(|(policy, steps)| {
-            (policy, Script { steps: Mutex::new(steps.into()), ..Script::default() })
-        }))
+        Self::with(
+            plugins.into_iter().map(|(policy, steps)| {
+                (policy, Script { steps: Mutex::new(steps.into()), ..Script::default() })
+            }),
+        )
     }
 
     fn with(plugins: impl IntoIterator<Item = (FailurePolicy, Script)>) -> Self {
-        let about =
-            About { name: None, version: None, sdk: None, interface: "0.1".into(), hooks: ALL_HOOKS };
+        let about = About { name: None, version: None, sdk: None, interface: "0.1".into(), hooks: ALL_HOOKS };
         let (mut links, mut scripts, mut all) = (Vec::new(), Vec::new(), Vec::new());
         for (number, (policy, script)) in plugins.into_iter().enumerate() {
             let script = Arc::new(script);
@@ -280,7 +281,9 @@ fn effects_of_a_failed_call_are_discarded_and_earlier_ones_stay() {
 
 #[test]
 fn an_instance_that_failed_is_replaced_before_the_next_event() {
-    for (cause, instances) in [(Cause::Trap, 2), (Cause::Deadline, 2), (Cause::Memory, 2), (Cause::InvalidAnswer, 1)] {
+    for (cause, instances) in
+        [(Cause::Trap, 2), (Cause::Deadline, 2), (Cause::Memory, 2), (Cause::InvalidAnswer, 1)]
+    {
         let mut bench = Bench::new(vec![(Closed, vec![Fail(cause), say(Verdict::Allow)])]);
         assert_eq!(bench.publish(), Decision::Failed);
         assert_eq!(bench.instantiated(0), instances, "{cause}");
@@ -360,8 +363,12 @@ fn the_last_accept_wins_and_later_plugins_see_the_one_before() {
         let identity = Identity { user: user.into(), attributes, ..Identity::default() };
         Step::Connect(ConnectVerdict::Accept(Box::new(identity)))
     };
-    let mut bench =
-        Bench::new(vec![(Closed, vec![accept("1")]), (Closed, vec![]), (Closed, vec![accept("2")]), (Closed, vec![])]);
+    let mut bench = Bench::new(vec![
+        (Closed, vec![accept("1")]),
+        (Closed, vec![]),
+        (Closed, vec![accept("2")]),
+        (Closed, vec![]),
+    ]);
     let Admission::Accepted(identity) = bench.connect() else { panic!("accepted") };
     assert_eq!(&*identity.user, "2");
     let seen = [0, 1, 2, 3].map(|plugin| bench.seen(plugin).concat());

@@ -74,7 +74,9 @@ pub fn plugin_name(file: &str) -> Result<&str, LoadError> {
     if name.contains('.') {
         return invalid("has a dot in its name; names with a dot are kept for canary and shadow versions");
     }
-    if name.len() > 64 || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+    if name.len() > 64
+        || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    {
         return invalid("has an unusable name; expected at most 64 letters, digits, `-` and `_`");
     }
     Ok(name)
@@ -100,7 +102,9 @@ mod tests {
 
     #[test]
     fn a_name_fits_into_logs_metrics_and_addresses() {
-        for bad in ["10-.wasm", ".wasm", "90-router.canary.wasm", "a b.wasm", "é.wasm", "a\n.wasm", &"x".repeat(65)] {
+        for bad in
+            ["10-.wasm", ".wasm", "90-router.canary.wasm", "a b.wasm", "é.wasm", "a\n.wasm", &"x".repeat(65)]
+        {
             assert_eq!(plugin_name(bad).expect_err(bad).code(), LoadCode::InvalidName, "{bad}");
         }
     }

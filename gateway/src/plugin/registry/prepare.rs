@@ -128,7 +128,10 @@ pub(super) fn prepare(
     }
 
     let unchanged = candidates.len() == before.slots.len()
-        && candidates.iter().zip(&before.slots).all(|(new, old)| Arc::ptr_eq(&new.slot.version, &old.version));
+        && candidates
+            .iter()
+            .zip(&before.slots)
+            .all(|(new, old)| Arc::ptr_eq(&new.slot.version, &old.version));
     let mut chains = None;
     if !unchanged {
         state.generation = generation;
@@ -163,13 +166,18 @@ pub(super) fn load(
     let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
     let settings = match &found.settings {
         None => Settings::default(),
-        Some(file) => Settings::parse(file.as_ref().map_err(Clone::clone)?)
-            .map_err(|mistakes| LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}")))?,
+        Some(file) => Settings::parse(file.as_ref().map_err(Clone::clone)?).map_err(|mistakes| {
+            LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}"))
+        })?,
     };
     // A compiler is large enough to have a bug that only one file in the world meets.
-    let factory = catch_unwind(AssertUnwindSafe(|| loader.load(name, wasm, &settings))).unwrap_or_else(|_| {
-        Err(LoadError::new(LoadCode::Compile, "made the compiler panic; rebuild it with another optimisation level"))
-    })?;
+    let factory =
+        catch_unwind(AssertUnwindSafe(|| loader.load(name, wasm, &settings))).unwrap_or_else(|_| {
+            Err(LoadError::new(
+                LoadCode::Compile,
+                "made the compiler panic; rebuild it with another optimisation level",
+            ))
+        })?;
     Ok(Arc::new(Version { name: name.clone(), digest, policy: settings.failure, factory }))
 }
 
@@ -184,7 +192,8 @@ fn warm(version: &Version, workers: usize, counters: &Arc<PluginCounters>) -> Re
 }
 
 pub(super) fn duplicate(name: &str, first: &str) -> LoadError {
-    let sentence = format!("is the second plugin named `{name}`, after {first}; rename or remove one of them");
+    let sentence =
+        format!("is the second plugin named `{name}`, after {first}; rename or remove one of them");
     LoadError::new(LoadCode::DuplicateName, sentence)
 }
 

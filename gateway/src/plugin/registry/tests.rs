@@ -63,8 +63,15 @@ impl Loader for TextLoader {
             _ => {}
         }
         let hooks = Hooks { on_message: true, ..Hooks::default() };
-        let about = About { name: Some(name.into()), version: Some("1".into()), sdk: None, interface: "0.1".into(), hooks };
-        let text = if &*settings.config == "{}" { text.into() } else { format!("{text}{}", settings.config).into() };
+        let about = About {
+            name: Some(name.into()),
+            version: Some("1".into()),
+            sdk: None,
+            interface: "0.1".into(),
+            hooks,
+        };
+        let text =
+            if &*settings.config == "{}" { text.into() } else { format!("{text}{}", settings.config).into() };
         Ok(Arc::new(TextFactory { text, about, instances: self.instances.clone(), full: self.full.clone() }))
     }
 }
@@ -163,7 +170,8 @@ impl Bench {
 
 fn found(file: &str) -> Found {
     let (name, content) = file.split_once('=').unwrap();
-    let (wasm, settings) = content.split_once('+').map_or((content, None), |(wasm, settings)| (wasm, Some(settings)));
+    let (wasm, settings) =
+        content.split_once('+').map_or((content, None), |(wasm, settings)| (wasm, Some(settings)));
     Found {
         path: name.into(),
         file: format!("{name}.wasm").into(),

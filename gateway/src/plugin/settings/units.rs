@@ -47,7 +47,9 @@ mod tests {
         assert_eq!(milliseconds("5ms"), Some(5));
         assert_eq!(milliseconds("2 s"), Some(2000));
         assert_eq!(bytes("32MiB"), Some(32 << 20));
-        for bad in ["", "5", "ms", "-5ms", "5 hours", "0.5s", "99999999999999999999s", "18446744073709551615s"] {
+        for bad in
+            ["", "5", "ms", "-5ms", "5 hours", "0.5s", "99999999999999999999s", "18446744073709551615s"]
+        {
             assert_eq!(milliseconds(bad), None, "{bad}");
         }
         for bad in ["32", "32MB", "32mib", "18446744073709551615GiB"] {

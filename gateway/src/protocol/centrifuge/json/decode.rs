@@ -181,9 +181,7 @@ impl WireCommand<'_> {
                 reject_unrecovered: wire.flag & FLAG_REJECT_UNRECOVERED != 0,
                 data: payload(wire.data),
                 unsupported: wire.kind != 0,
-                recover: wire
-                    .recover
-                    .then(|| Position { offset: wire.offset, epoch: wire.epoch.0.into() }),
+                recover: wire.recover.then(|| Position { offset: wire.offset, epoch: wire.epoch.0.into() }),
             })
         } else if let Some(wire) = self.unsubscribe {
             Request::Unsubscribe { channel: channel(wire.channel) }
@@ -242,8 +240,9 @@ mod tests {
 
     #[test]
     fn one_message_carries_several_commands() {
-        let all = commands("{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"news\"}}\n\n{}\n")
-            .expect("valid");
+        let all =
+            commands("{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"news\"}}\n\n{}\n")
+                .expect("valid");
         assert_eq!(all.iter().map(|command| command.id).collect::<Vec<_>>(), [1, 2, 0]);
         assert_eq!(all[2].request, Request::Pong);
     }
@@ -284,7 +283,8 @@ mod tests {
         };
         assert_eq!(subscribe.recover, Some(Position { offset: 3, epoch: "x".into() }));
         assert!(subscribe.reject_unrecovered);
-        let Request::Subscribe(subscribe) = request(r#"{"id":1,"subscribe":{"channel":"a","offset":3}}"#) else {
+        let Request::Subscribe(subscribe) = request(r#"{"id":1,"subscribe":{"channel":"a","offset":3}}"#)
+        else {
             panic!()
         };
         assert_eq!(subscribe.recover, None);
@@ -292,7 +292,9 @@ mod tests {
 
     #[test]
     fn escapes_in_strings_are_understood() {
-        let Request::Rpc { method, .. } = request(r#"{"id":1,"rpc":{"method":"a\u0062c"}}"#) else { panic!() };
+        let Request::Rpc { method, .. } = request(r#"{"id":1,"rpc":{"method":"a\u0062c"}}"#) else {
+            panic!()
+        };
         assert_eq!(&*method, "abc");
     }
 

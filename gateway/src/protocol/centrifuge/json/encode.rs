@@ -206,8 +206,12 @@ pub(in crate::protocol) fn encode_push(push: &Push, out: &mut Vec<u8>) {
                 PushKind::Publication { publication, .. } => {
                     o.object("pub", |o| publication_fields(o, publication));
                 }
-                PushKind::Join(member) => o.object("join", |o| o.object("info", |o| member_fields(o, member))),
-                PushKind::Leave(member) => o.object("leave", |o| o.object("info", |o| member_fields(o, member))),
+                PushKind::Join(member) => {
+                    o.object("join", |o| o.object("info", |o| member_fields(o, member)))
+                }
+                PushKind::Leave(member) => {
+                    o.object("leave", |o| o.object("info", |o| member_fields(o, member)))
+                }
             }
         });
     });
@@ -374,7 +378,12 @@ mod tests {
             r#"{"id":2,"presence":{"presence":{"c1":{"user":"42","client":"c1","conn_info":{"n":1}}}}}"#
         );
         assert_eq!(
-            reply(&Reply::History { id: 2, publications: vec![publication(1)], offset: 1, epoch: "e".into() }),
+            reply(&Reply::History {
+                id: 2,
+                publications: vec![publication(1)],
+                offset: 1,
+                epoch: "e".into()
+            }),
             r#"{"id":2,"history":{"publications":[{"data":{"t":1},"offset":1}],"epoch":"e","offset":1}}"#
         );
         assert_eq!(
@@ -419,7 +428,8 @@ mod tests {
     #[test]
     fn what_is_not_json_becomes_a_string() {
         let push = |data: &'static [u8]| {
-            let publication = Publication { data: Bytes::from_static(data), json: false, offset: 0, info: None };
+            let publication =
+                Publication { data: Bytes::from_static(data), json: false, offset: 0, info: None };
             let mut out = Vec::new();
             encode_message(&publication, &mut out);
             String::from_utf8(out).expect("JSON is UTF-8")

@@ -1,0 +1,150 @@
+//! The walls between modules, checked by reading the source. What each says stands in `gateway/ARCHITECTURE.md`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+struct Source {
+    /// Below `gateway/src`, such as `connection/core.rs`.
+    path: String,
+    /// Without comments and without tests.
+    code: String,
+}
+
+fn gateway_src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/src")
+}
+
+fn sources() -> Vec<Source> {
+    let root = gateway_src();
+    let mut sources = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of the source") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+                let text = fs::read_to_string(&path).expect("text");
+                let path = path.strip_prefix(&root).expect("below the root").display().to_string();
+                sources.push(Source { path, code: code_of(&text) });
+            }
+        }
+    }
+    assert!(sources.len() > 50, "the source was found");
+    sources
+}
+
+/// The lines before the unit tests, without comments.
+fn code_of(text: &str) -> String {
+    let until_tests = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let code = until_tests.lines().map(|line| line.split("//").next().unwrap_or_default());
+    code.collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a word stands in code as the name of a crate or module.
+fn names(code: &str, word: &str) -> bool {
+    code.match_indices(word).any(|(at, _)| {
+        let before = code[..at].chars().next_back().unwrap_or(' ');
+        let after = code[at + word.len()..].chars().next().unwrap_or(' ');
+        !(before.is_alphanumeric() || before == '_') && !(after.is_alphanumeric() || after == '_')
+    })
+}
+
+/// Only files whose path begins with one of `allowed` may name `word`.
+fn check(word: &str, allowed: &[&str]) {
+    let sources = sources();
+    let outside: Vec<_> = sources
+        .iter()
+        .filter(|source| names(&source.code, word) && !allowed.iter().any(|prefix| source.path.starts_with(prefix)))
+        .map(|source| &source.path)
+        .collect();
+    assert!(outside.is_empty(), "`{word}` belongs to {allowed:?} and stands in {outside:?}");
+    let inside = sources.iter().any(|source| names(&source.code, word));
+    assert!(inside || allowed.is_empty(), "`{word}` is named nowhere: this check has become empty");
+}
+
+/// No file whose path begins with one of `pure` may name `word`.
+fn forbid(pure: &[&str], words: &[&str]) {
+    let sources = sources();
+    let mut checked = 0;
+    for source in sources.iter().filter(|source| pure.iter().any(|prefix| source.path.starts_with(prefix))) {
+        checked += 1;
+        for word in words {
+            assert!(!names(&source.code, word), "{} must not name `{word}`", source.path);
+        }
+    }
+    assert!(checked >= pure.len(), "{pure:?} is empty");
+}
+
+#[test]
+fn one_module_names_the_websocket_library() {
+    check("tokio_tungstenite", &["transport/websocket.rs"]);
+}
+
+#[test]
+fn http_stays_in_the_handshake_and_the_admin_listener() {
+    check("hyper", &["transport/handshake.rs", "admin"]);
+}
+
+#[test]
+fn wasmtime_stays_in_wasm() {
+    check("wasmtime", &["wasm"]);
+    check("wasmtime_wasi", &["wasm"]);
+    check("wit_component", &["wasm"]);
+}
+
+#[test]
+fn notify_stays_in_watch() {
+    check("notify", &["watch"]);
+}
+
+#[test]
+fn the_protocol_and_the_core_are_pure() {
+    let words = &["tokio", "wasmtime", "redis", "hyper", "Instant", "SystemTime", "async", "await", "fs", "net"];
+    forbid(&["protocol", "connection/core.rs", "connection/heartbeat.rs", "connection/effect.rs"], words);
+}
+
+#[test]
+fn the_session_and_the_hub_never_wait() {
+    forbid(&["connection/session.rs", "connection/local.rs", "hub.rs", "plugin/chain"], &["await", "async", "sleep"]);
+    // Who encodes for one subscriber encodes a thousand times.
+    forbid(&["hub.rs"], &["codec", "encode_reply", "serde_json"]);
+}
+
+#[test]
+fn only_the_clock_reads_clocks_on_the_path_of_a_message() {
+    let path = &["protocol", "connection", "hub", "backplane", "outbound.rs", "inbox.rs", "worker.rs", "accept.rs"];
+    forbid(path, &["SystemTime", "elapsed"]);
+    check("UNIX_EPOCH", &["clock.rs", "admin", "demo", "plugin/registry", "wasm"]);
+}
+
+#[test]
+fn nothing_is_unbounded() {
+    for word in ["unbounded_channel", "UnboundedSender", "unbounded"] {
+        check(word, &[]);
+    }
+}
+
+#[test]
+fn wire_types_derive_serde_and_domain_types_do_not() {
+    check("Deserialize", &["protocol/centrifuge/json/decode.rs", "admin", "wasm", "config", "plugin/settings", "demo"]);
+}
+
+#[test]
+fn subsystems_meet_only_where_the_gateway_is_put_together() {
+    // A worker's parts know the plugin chain as a trait; who makes it is decided in one place.
+    let sources = sources();
+    let users = sources.iter().filter(|source| source.code.contains("crate::wasm"));
+    for user in users {
+        let wiring = ["gateway.rs", "wasm", "command"].iter().any(|prefix| user.path.starts_with(prefix));
+        assert!(wiring, "{} must not know how plugins are run", user.path);
+    }
+}
+
+#[test]
+fn a_name_is_found_as_a_word() {
+    assert!(names("use tokio::net;", "tokio"));
+    assert!(!names("use tokio_tungstenite::x;", "tokio"));
+    assert!(!names("use my_tokio::x;", "tokio"));
+    assert_eq!(code_of("a // tokio\nb\n#[cfg(test)]\ntokio"), "a \nb\n");
+}
