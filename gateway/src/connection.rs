@@ -1,10 +1,10 @@
 //! One client: a pure state machine, what surrounds it, and the task that drives it.
 
-pub mod core;
-pub mod driver;
-pub mod effect;
 pub mod event;
+pub mod effect;
+pub mod core;
 pub mod heartbeat;
-pub mod id;
 pub mod local;
 pub mod session;
+pub mod driver;
+pub mod id;

@@ -5,25 +5,28 @@
 //! ```text
 //! accept -> transport -> protocol -> connection -> plugin (wasm) -> hub -> backplane
 //!                                        ^                           |        |
-//! socket <- outbound <-------------------+---------------------------+--------+  (inbox)
+//! socket <- outbound <-------------------+---------------------------+-- inbox-+
 //! ```
+//!
+//! `gateway/ARCHITECTURE.md` tells the same at length.
 
 pub mod accept;
-pub mod admin;
-pub mod backplane;
-pub mod clock;
-pub mod config;
-pub mod connection;
-pub mod control;
-pub mod gateway;
-pub mod hub;
-pub mod inbox;
-pub mod outbound;
-pub mod plugin;
-pub mod protocol;
-pub mod shutdown;
-pub mod telemetry;
 pub mod transport;
+pub mod protocol;
+pub mod connection;
+pub mod plugin;
 pub mod wasm;
 pub mod watch;
+pub mod hub;
+pub mod backplane;
+pub mod inbox;
+pub mod outbound;
+
 pub mod worker;
+pub mod gateway;
+pub mod control;
+pub mod admin;
+pub mod config;
+pub mod telemetry;
+pub mod shutdown;
+pub mod clock;

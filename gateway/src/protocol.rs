@@ -3,15 +3,15 @@
 //! [`command`] is what a client may ask, [`reply`] what it is told, [`push`] what goes to many. [`codec`] translates
 //! between them and the bytes of one [`Protocol`]; the rest of the gateway never sees those bytes.
 
-mod centrifuge;
 pub mod channel;
+pub mod command;
+pub mod reply;
+pub mod push;
 pub mod code;
 pub mod codec;
-pub mod command;
+mod centrifuge;
 pub mod frame;
 pub mod json;
-pub mod push;
-pub mod reply;
 
 /// How a client talks. Agreed on in the handshake, for the life of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

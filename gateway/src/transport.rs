@@ -1,5 +1,5 @@
 //! Bytes to frames. WebSocket first; what else carries messages shares everything behind it.
 
 pub mod handshake;
-pub mod site;
 pub mod websocket;
+pub mod site;

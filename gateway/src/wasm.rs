@@ -11,19 +11,19 @@
 
 mod engine;
 
-mod adapt;
 mod inspect;
+mod adapt;
 mod loader;
 
+mod instance;
 mod answer;
 mod call;
-mod instance;
 
-mod bindings;
 mod host;
-mod limits;
-mod output;
 mod wasi;
+mod output;
+mod limits;
+mod bindings;
 
 pub use engine::EngineError;
 pub use loader::{Loader, LoaderConfig};
