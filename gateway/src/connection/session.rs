@@ -1,6 +1,7 @@
 //! One connection with everything around it but the socket: applies what the core decides to the plugins, the hub and the
 //! backplane, and feeds their answers back. Synchronous, so that a simulation runs the same code as the driver.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +28,24 @@ use crate::protocol::push::{Form, Member};
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::protocol::{frame, json};
 use crate::telemetry::metrics::{CloseCause, DecisionOutcome};
+
+/// Names and values that plugins may keep on one connection, in bytes.
+const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
+
+/// Sets an attribute; an empty value removes it. False if there is no room.
+fn set_attribute(attributes: &mut BTreeMap<Box<str>, Box<str>>, name: Box<str>, value: Box<str>) -> bool {
+    if value.is_empty() {
+        attributes.remove(&name);
+        return true;
+    }
+    let others = attributes.iter().filter(|(other, _)| **other != name);
+    let bytes: usize = others.map(|(name, value)| name.len() + value.len()).sum();
+    let fits = bytes + name.len() + value.len() <= ATTRIBUTES_BYTES_MAX;
+    if fits {
+        attributes.insert(name, value);
+    }
+    fits
+}
 
 /// How much of a channel its namespace keeps.
 pub fn retention(namespace: &Namespace) -> Retention {
@@ -198,11 +217,11 @@ impl Session {
             PluginEffect::Unsubscribe(channel) => Some(Event::PluginUnsubscribes(channel)),
             PluginEffect::Disconnect(refusal) => Some(Event::PluginDisconnects(refusal)),
             PluginEffect::SetAttribute { name, value } => {
-                let attributes = &mut Arc::make_mut(&mut self.client).attributes;
-                if value.is_empty() {
-                    attributes.remove(&name);
-                } else {
-                    attributes.insert(name, value);
+                if !set_attribute(&mut Arc::make_mut(&mut self.client).attributes, name, value) {
+                    tracing::warn!(
+                        connection = &*self.peer.id,
+                        "an attribute was not set: the connection has {ATTRIBUTES_BYTES_MAX} bytes of them"
+                    );
                 }
                 None
             }
@@ -258,7 +277,9 @@ impl Session {
         let user: Arc<str> = identity.user.into();
         let client = Arc::make_mut(&mut self.client);
         client.user = user.clone();
-        client.attributes.extend(identity.attributes);
+        for (name, value) in identity.attributes {
+            set_attribute(&mut client.attributes, name, value);
+        }
         self.member = Arc::new(Member { client: self.peer.id.clone(), user, info: identity.info });
         self.local.hub.borrow_mut().admit(self.peer.clone());
         self.user_channel = Channel::of_user(&self.member.user);

@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
-use crate::protocol::command::{HistoryQuery, Malformed};
+use crate::connection::event::NOTHING;
+use crate::plugin::verdict::{Admission, Decision, Identity};
+use crate::protocol::command::{Command, Connect, HistoryQuery, Malformed, Request, Subscribe};
+use crate::protocol::reply::Done;
 
 struct Client {
     core: Core,

@@ -1,0 +1,137 @@
+//! Who is let in, as whom, and until when.
+
+use std::time::Duration;
+
+use super::{Admitting, Core, Effects, State, fail, is_reply_code};
+use crate::connection::effect::Effect;
+use crate::connection::event::{Now, Subscriber};
+use crate::plugin::verdict::{Admission, Identity, Refusal};
+use crate::protocol::Protocol;
+use crate::protocol::channel::Channel;
+use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::reply::{Connected, Reply, Subscribed};
+use crate::telemetry::metrics::CloseCause;
+
+/// One year: no expiry lies further away, whatever a token says.
+const TTL_SECONDS_MAX: u64 = 365 * 24 * 3600;
+
+impl Core {
+    pub(super) fn on_admission(
+        &mut self,
+        now: Now,
+        id: u32,
+        admission: Admission,
+        credential: bool,
+        effects: &mut Effects,
+    ) {
+        let identity = match admission {
+            Admission::Accepted(identity) => identity,
+            Admission::Undecided if !credential && self.config.client.anonymous => Box::default(),
+            Admission::Undecided if credential => {
+                let close = Close::custom(Close::INVALID_TOKEN.code, "no plugin accepts this token");
+                return self.end(close, CloseCause::Plugin, effects);
+            }
+            Admission::Undecided => return self.bad_request("a token is needed", effects),
+            Admission::Refused(refusal) => return self.refuse(id, &refusal, effects),
+            Admission::Failed => {
+                self.state = State::Refused;
+                return fail(id, ReplyError::INTERNAL, effects);
+            }
+        };
+        let ttl = match self.expire_at(now, identity.expires_at) {
+            Ok(ttl) => ttl,
+            Err(expired) => {
+                self.state = State::Refused;
+                return fail(id, expired, effects);
+            }
+        };
+        self.authenticated = !identity.user.is_empty();
+        self.user = identity.user.clone();
+        let channels = identity.channels.clone();
+        let data = identity.data.clone();
+        effects.push_back(Effect::Admit(identity));
+        self.state =
+            State::Admitting(Admitting { id, ttl, data, waiting: channels.len(), subscriptions: Vec::new() });
+        if channels.is_empty() {
+            return self.connected(effects);
+        }
+        for channel in channels {
+            self.subscribe_by_server(channel, Subscriber::Identity, effects);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, id: u32, refusal: &Refusal, effects: &mut Effects) {
+        if is_reply_code(refusal.code) && self.protocol != Protocol::Raw {
+            self.state = State::Refused;
+            fail(id, ReplyError::custom(refusal.code, &refusal.reason), effects);
+        } else {
+            self.disconnect(refusal, effects);
+        }
+    }
+
+    pub(super) fn connected(&mut self, effects: &mut Effects) {
+        let State::Admitting(admitting) = std::mem::replace(&mut self.state, State::Connected) else {
+            return;
+        };
+        self.positions = Vec::new();
+        effects.push_back(Effect::Reply(Reply::Connected {
+            id: admitting.id,
+            result: Connected {
+                client: self.client.clone(),
+                ttl: admitting.ttl,
+                data: admitting.data,
+                subscriptions: admitting.subscriptions,
+                ping: self.config.client.ping_interval.as_secs() as u32,
+            },
+        }));
+    }
+
+    /// Sets when the connection expires; an error if that has passed.
+    pub(super) fn expire_at(&mut self, now: Now, expires_at: Option<u64>) -> Result<Option<u32>, ReplyError> {
+        let Some(seconds) = expires_at else {
+            self.expires = None;
+            return Ok(None);
+        };
+        let left = seconds.saturating_sub(now.unix / 1000).min(TTL_SECONDS_MAX);
+        if left == 0 {
+            return Err(ReplyError::EXPIRED);
+        }
+        self.expires = Some(now.at + Duration::from_secs(left));
+        Ok(Some(left as u32))
+    }
+
+    pub(super) fn on_refreshed(&mut self, now: Now, id: u32, admission: Admission, effects: &mut Effects) {
+        match admission {
+            Admission::Accepted(identity) if identity.user != self.user => {
+                let close = Close::custom(Close::INVALID_TOKEN.code, "the token is another user's");
+                self.end(close, CloseCause::Plugin, effects);
+            }
+            Admission::Accepted(identity) => self.refreshed(now, id, &identity, effects),
+            Admission::Undecided => fail(id, ReplyError::NOT_AVAILABLE, effects),
+            Admission::Failed => fail(id, ReplyError::INTERNAL, effects),
+            Admission::Refused(refusal) if is_reply_code(refusal.code) => {
+                fail(id, ReplyError::custom(refusal.code, &refusal.reason), effects);
+            }
+            Admission::Refused(refusal) => self.disconnect(&refusal, effects),
+        }
+    }
+
+    pub(super) fn refreshed(&mut self, now: Now, id: u32, identity: &Identity, effects: &mut Effects) {
+        match self.expire_at(now, identity.expires_at) {
+            Ok(ttl) => {
+                effects.push_back(Effect::Reply(Reply::Refreshed { id, client: self.client.clone(), ttl }))
+            }
+            Err(error) => fail(id, error, effects),
+        }
+    }
+
+    /// One of the subscriptions that come with the connect reply is settled.
+    pub(super) fn admitted_to(&mut self, subscription: Option<(Channel, Subscribed)>, effects: &mut Effects) {
+        let State::Admitting(admitting) = &mut self.state else { return };
+        admitting.waiting -= 1;
+        admitting.subscriptions.extend(subscription);
+        if admitting.waiting == 0 {
+            self.connected(effects);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A command of the client: is it one that can be, now? What can be goes to the plugins.
+
+use super::{Admitting, Core, Effects, State, Subscription, fail};
+use crate::connection::effect::{Ask, Details, Effect};
+use crate::connection::event::NOTHING;
+use crate::plugin::event::Kind;
+use crate::protocol::Protocol;
+use crate::protocol::channel::{Channel, InvalidChannel};
+use crate::protocol::code::ReplyError;
+use crate::protocol::command::{Command, Connect, NamedChannel, Request, Subscribe};
+
+impl Core {
+    pub(super) fn on_command(&mut self, Command { id, request }: Command, effects: &mut Effects) {
+        match (&self.state, request) {
+            (State::Refused, _) => (),
+            (State::Connecting, Request::Connect(connect)) if id > 0 || self.protocol == Protocol::Raw => {
+                let Connect { token, data, positions } = connect;
+                self.positions = positions;
+                self.state = State::Admitting(Admitting { id, ..Admitting::default() });
+                effects.push_back(Effect::Judge { id, refresh: false, token, data });
+            }
+            (State::Connected, request) => self.on_request(id, request, effects),
+            _ => self.bad_request("connect must come first, and once", effects),
+        }
+    }
+
+    pub(super) fn on_request(&mut self, id: u32, request: Request, effects: &mut Effects) {
+        let ask = |kind, channel, payload| Ask {
+            id,
+            kind,
+            channel,
+            method: Box::default(),
+            payload,
+            binary: false,
+            details: Details::None,
+        };
+        let ask = match request {
+            Request::Send { data } => ask(Kind::Send, None, data),
+            Request::Raw { data, binary } => Ask { binary, ..ask(Kind::Raw, None, data) },
+            // Any other command without an id is an answer to a ping (and the protocol has no other one).
+            _ if id == 0 => {
+                if !self.heartbeat.pong() && self.protocol != Protocol::Raw {
+                    self.bad_request("a pong without a ping", effects);
+                }
+                return;
+            }
+            Request::Connect(_) => return self.bad_request("connect must come first, and once", effects),
+            Request::Pong => return self.bad_request("a command without a request", effects),
+            Request::Rpc { method, data } => Ask { method, ..ask(Kind::Rpc, None, data) },
+            Request::Refresh { token } => {
+                if token.is_empty() {
+                    return self.bad_request("refresh without a token", effects);
+                }
+                return effects.push_back(Effect::Judge { id, refresh: true, token, data: NOTHING });
+            }
+            Request::Subscribe(subscribe) => {
+                let Some(ask) = self.ask_subscribe(id, subscribe, effects) else { return };
+                ask
+            }
+            Request::SubRefresh { channel } => {
+                let Some(channel) = self.named(id, channel, effects) else { return };
+                let error = match self.subscriptions.get(&channel) {
+                    None => ReplyError::PERMISSION_DENIED,
+                    // Subscriptions of this gateway do not expire.
+                    Some(_) => ReplyError::NOT_AVAILABLE,
+                };
+                return fail(id, error, effects);
+            }
+            Request::Unsubscribe { channel } => {
+                let Some(channel) = self.named(id, channel, effects) else { return };
+                ask(Kind::Unsubscribe, Some(channel), NOTHING)
+            }
+            Request::Publish { channel, data } => {
+                let Some(channel) = self.named(id, channel, effects) else { return };
+                if data.is_empty() {
+                    return fail(id, ReplyError::BAD_REQUEST.because("publish without data"), effects);
+                }
+                ask(Kind::Publish, Some(channel), data)
+            }
+            Request::Presence { channel } => {
+                let Some(channel) = self.named(id, channel, effects) else { return };
+                ask(Kind::Presence, Some(channel), NOTHING)
+            }
+            Request::PresenceStats { channel } => {
+                let Some(channel) = self.named(id, channel, effects) else { return };
+                ask(Kind::PresenceStats, Some(channel), NOTHING)
+            }
+            Request::History { channel, query } => {
+                let Some(channel) = self.named(id, channel, effects) else { return };
+                Ask { details: Details::History(query), ..ask(Kind::History, Some(channel), NOTHING) }
+            }
+        };
+        effects.push_back(Effect::Ask(ask));
+    }
+
+    pub(super) fn ask_subscribe(
+        &mut self,
+        id: u32,
+        subscribe: Subscribe,
+        effects: &mut Effects,
+    ) -> Option<Ask> {
+        let channel = self.named(id, subscribe.channel, effects)?;
+        let error = if subscribe.unsupported {
+            Some(ReplyError::NOT_AVAILABLE)
+        } else if self.subscriptions.contains_key(&channel) {
+            Some(ReplyError::ALREADY_SUBSCRIBED)
+        } else if self.subscriptions.len() >= self.config.limits.channels_per_connection_max {
+            Some(ReplyError::LIMIT_EXCEEDED)
+        } else {
+            None
+        };
+        if let Some(error) = error {
+            fail(id, error, effects);
+            return None;
+        }
+        self.subscriptions.insert(channel.clone(), Subscription::Asked);
+        Some(Ask {
+            id,
+            kind: Kind::Subscribe,
+            channel: Some(channel),
+            method: Box::default(),
+            payload: subscribe.data,
+            binary: false,
+            details: Details::Subscribe {
+                recover: subscribe.recover,
+                join_leave: subscribe.join_leave,
+                reject_unrecovered: subscribe.reject_unrecovered,
+            },
+        })
+    }
+
+    /// The channel of a command. An empty name ends the connection, any other bad name is an error.
+    pub(super) fn named(&mut self, id: u32, channel: NamedChannel, effects: &mut Effects) -> Option<Channel> {
+        match channel {
+            Ok(channel) => Some(channel),
+            Err(InvalidChannel::Empty) => {
+                self.bad_request("a command without a channel", effects);
+                None
+            }
+            Err(invalid) => {
+                fail(id, ReplyError::BAD_REQUEST.because(invalid.to_string()), effects);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! A verdict becomes effects.
+
+use bytes::Bytes;
+
+use super::{Core, Effects, Subscription, fail, is_reply_code};
+use crate::config::Access;
+use crate::connection::effect::{Ask, Details, Effect};
+use crate::connection::event::{NOTHING, Subscriber};
+use crate::plugin::event::Kind;
+use crate::plugin::verdict::Decision;
+use crate::protocol::channel::Target;
+use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::reply::{Done, Reply};
+use crate::telemetry::metrics::CloseCause;
+
+impl Core {
+    pub(super) fn on_decided(&mut self, ask: Ask, decision: Decision, effects: &mut Effects) {
+        match decision {
+            Decision::Allowed(payload) => self.perform(Ask { payload, ..ask }, effects),
+            Decision::Undecided(payload) => match self.policy(&ask) {
+                Ok(()) => self.perform(Ask { payload, ..ask }, effects),
+                // The protocol has no reply for it, and a client that goes on sending into the void helps nobody.
+                Err(_) if ask.kind == Kind::Send => {
+                    self.end(Close::NOT_AVAILABLE, CloseCause::BadRequest, effects)
+                }
+                Err(error) => self.deny(&ask, error, effects),
+            },
+            Decision::Denied(refusal) if is_reply_code(refusal.code) => {
+                self.deny(&ask, ReplyError::custom(refusal.code, &refusal.reason), effects);
+            }
+            Decision::Denied(refusal) | Decision::Disconnect(refusal) => self.disconnect(&refusal, effects),
+            Decision::Failed => self.deny(&ask, ReplyError::INTERNAL, effects),
+            Decision::Dropped => self.swallow(&ask, effects),
+            Decision::Reply(payload) => self.answer(&ask, payload, effects),
+            Decision::Route { targets, payload } => match acknowledgement(&ask) {
+                Some(reply) => effects.push_back(Effect::Publish { id: ask.id, targets, payload, reply }),
+                None => self.deny(&ask, ReplyError::NOT_AVAILABLE, effects),
+            },
+        }
+    }
+
+    /// What the channel's own policy says when no plugin has decided.
+    pub(super) fn policy(&self, ask: &Ask) -> Result<(), ReplyError> {
+        let Some(channel) = &ask.channel else {
+            return match ask.kind {
+                Kind::Rpc => Err(ReplyError::NOT_AVAILABLE),
+                _ => Err(ReplyError::PERMISSION_DENIED),
+            };
+        };
+        if ask.kind == Kind::Unsubscribe {
+            return Ok(());
+        }
+        if channel.target() != Target::Channel {
+            return Err(ReplyError::PERMISSION_DENIED);
+        }
+        let Some(namespace) = self.config.namespaces.of(channel) else {
+            return Err(ReplyError::UNKNOWN_CHANNEL);
+        };
+        let access = match ask.kind {
+            Kind::Subscribe => namespace.allow_subscribe,
+            Kind::Publish => namespace.allow_publish,
+            Kind::History => namespace.allow_history,
+            _ => namespace.allow_presence,
+        };
+        let permitted = match access {
+            Access::Nobody => false,
+            Access::Subscribers => {
+                matches!(self.subscriptions.get(channel), Some(Subscription::Client | Subscription::Server))
+            }
+            Access::Users => self.authenticated,
+            Access::Anyone => true,
+        };
+        if permitted { Ok(()) } else { Err(ReplyError::PERMISSION_DENIED) }
+    }
+
+    /// Does what was asked for. It is permitted.
+    pub(super) fn perform(&mut self, ask: Ask, effects: &mut Effects) {
+        let Ask { id, kind, channel, payload, details, .. } = ask;
+        let Some(channel) = channel else {
+            // Permitted, but nobody has answered.
+            if kind == Kind::Rpc {
+                effects.push_back(Effect::Reply(Reply::Rpc { id, data: NOTHING }));
+            }
+            return;
+        };
+        match (kind, details) {
+            (Kind::Subscribe, Details::Subscribe { recover, join_leave, reject_unrecovered }) => {
+                effects.push_back(Effect::Subscribe {
+                    channel,
+                    by: Subscriber::Client { id, reject_unrecovered },
+                    recover,
+                    join_leave: Some(join_leave),
+                });
+            }
+            (Kind::Unsubscribe, _) => {
+                if self.subscriptions.swap_remove(&channel).is_some() {
+                    effects.push_back(Effect::Unsubscribe(channel));
+                }
+                effects.push_back(Effect::Reply(Reply::Done { id, what: Done::Unsubscribe }));
+            }
+            (Kind::Publish, _) => effects.push_back(Effect::Publish {
+                id,
+                targets: vec![channel],
+                payload,
+                reply: Some(Reply::Done { id, what: Done::Publish }),
+            }),
+            (Kind::Presence, _) => effects.push_back(Effect::Presence { id, channel, stats: false }),
+            (Kind::PresenceStats, _) => effects.push_back(Effect::Presence { id, channel, stats: true }),
+            (Kind::History, Details::History(query)) => {
+                effects.push_back(Effect::History { id, channel, query });
+            }
+            _ => fail(id, ReplyError::INTERNAL, effects),
+        }
+    }
+
+    /// Refuses a command. What expects no reply gets none.
+    pub(super) fn deny(&mut self, ask: &Ask, error: ReplyError, effects: &mut Effects) {
+        self.forget_asked(ask);
+        fail(ask.id, error, effects);
+    }
+
+    /// Takes no action and lets the client believe that it worked, where that is possible.
+    pub(super) fn swallow(&mut self, ask: &Ask, effects: &mut Effects) {
+        match acknowledgement(ask) {
+            Some(Some(reply)) => effects.push_back(Effect::Reply(reply)),
+            Some(None) => (),
+            None => self.deny(ask, ReplyError::PERMISSION_DENIED, effects),
+        }
+    }
+
+    /// Answers with a plugin's payload.
+    pub(super) fn answer(&mut self, ask: &Ask, data: Bytes, effects: &mut Effects) {
+        let id = ask.id;
+        let reply = match ask.kind {
+            Kind::Rpc => Reply::Rpc { id, data },
+            Kind::Raw => Reply::Raw { data, binary: ask.binary },
+            Kind::Send => Reply::Message { data },
+            Kind::Publish => {
+                effects.push_back(Effect::Reply(Reply::Done { id, what: Done::Publish }));
+                Reply::Message { data }
+            }
+            _ => return self.deny(ask, ReplyError::NOT_AVAILABLE, effects),
+        };
+        effects.push_back(Effect::Reply(reply));
+    }
+
+    pub(super) fn forget_asked(&mut self, ask: &Ask) {
+        if ask.kind == Kind::Subscribe
+            && let Some(channel) = &ask.channel
+            && self.subscriptions.get(channel) == Some(&Subscription::Asked)
+        {
+            self.subscriptions.swap_remove(channel);
+        }
+    }
+}
+
+/// What a client is told when something else than what it asked for was done and that is none of its business: the inner
+/// `None` where nothing is told, the outer where it cannot be hidden.
+fn acknowledgement(ask: &Ask) -> Option<Option<Reply>> {
+    match ask.kind {
+        Kind::Publish => Some(Some(Reply::Done { id: ask.id, what: Done::Publish })),
+        Kind::Rpc => Some(Some(Reply::Rpc { id: ask.id, data: NOTHING })),
+        Kind::Send | Kind::Raw => Some(None),
+        _ => None,
+    }
+}

@@ -1,0 +1,85 @@
+//! Subscriptions: made, refused, taken away.
+
+use super::{Core, Effects, Subscription, fail};
+use crate::connection::effect::Effect;
+use crate::connection::event::Subscriber;
+use crate::protocol::channel::Channel;
+use crate::protocol::code::{Close, ReplyError, Unsubscribe};
+use crate::protocol::reply::{Reply, Subscribed};
+use crate::telemetry::metrics::CloseCause;
+
+impl Core {
+    pub(super) fn subscribe_by_server(&mut self, channel: Channel, by: Subscriber, effects: &mut Effects) {
+        if self.subscriptions.contains_key(&channel)
+            || self.subscriptions.len() >= self.config.limits.channels_per_connection_max
+        {
+            if by == Subscriber::Identity {
+                self.admitted_to(None, effects);
+            }
+            return;
+        }
+        let recover = self.positions.iter().find(|(known, _)| *known == channel);
+        let recover = recover.map(|(_, position)| position.clone());
+        self.subscriptions.insert(channel.clone(), Subscription::Asked);
+        effects.push_back(Effect::Subscribe { channel, by, recover, join_leave: None });
+    }
+
+    pub(super) fn on_subscribed(
+        &mut self,
+        channel: Channel,
+        by: Subscriber,
+        result: Result<Subscribed, ReplyError>,
+        effects: &mut Effects,
+    ) {
+        if self.subscriptions.get(&channel) != Some(&Subscription::Asked) {
+            // Removed while it was made.
+            if result.is_ok() {
+                effects.push_back(Effect::Unsubscribe(channel));
+            }
+            return;
+        }
+        let result = match result {
+            Ok(result) => result,
+            Err(error) => {
+                self.subscriptions.swap_remove(&channel);
+                match by {
+                    Subscriber::Client { id, .. } => fail(id, error, effects),
+                    Subscriber::Identity => {
+                        let close =
+                            Close::custom(Close::INTERNAL.code, "a subscription of the server failed");
+                        self.end(close, CloseCause::Other, effects);
+                    }
+                    Subscriber::Plugin => (),
+                }
+                return;
+            }
+        };
+        if let Subscriber::Client { id, reject_unrecovered: true } = by
+            && result.recovered == Some(false)
+        {
+            self.subscriptions.swap_remove(&channel);
+            effects.push_back(Effect::Unsubscribe(channel));
+            return fail(id, ReplyError::UNRECOVERABLE_POSITION, effects);
+        }
+        let kind =
+            if matches!(by, Subscriber::Client { .. }) { Subscription::Client } else { Subscription::Server };
+        self.subscriptions.insert(channel.clone(), kind);
+        match by {
+            Subscriber::Client { id, .. } => {
+                effects.push_back(Effect::Reply(Reply::Subscribed { id, result }))
+            }
+            Subscriber::Plugin => {
+                effects.push_back(Effect::Reply(Reply::SubscribedByServer { channel, result }))
+            }
+            Subscriber::Identity => self.admitted_to(Some((channel, result)), effects),
+        }
+    }
+
+    /// The server removes a subscription and says so.
+    pub(super) fn remove(&mut self, channel: Channel, why: Unsubscribe, effects: &mut Effects) {
+        if self.subscriptions.swap_remove(&channel).is_some() {
+            effects.push_back(Effect::Unsubscribe(channel.clone()));
+            effects.push_back(Effect::Reply(Reply::UnsubscribedByServer { channel, why }));
+        }
+    }
+}
