@@ -25,6 +25,8 @@ pub mod outbound;
 pub mod worker;
 pub mod gateway;
 pub mod control;
+pub mod command;
+pub mod demo;
 pub mod admin;
 pub mod config;
 pub mod telemetry;

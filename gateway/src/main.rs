@@ -1,13 +1,16 @@
-//! The command line of the gateway.
-use std::path::Path;
-fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().collect();
-    let config = gateway::config::Config::load(Path::new(&args[3])).map_err(|e| anyhow::anyhow!("{e}"))?;
-    gateway::telemetry::init_logging(&config.log);
-    let gateway = gateway::gateway::Gateway::build(config, None)?;
-    gateway.run(async {
-        let mut t =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signal");
-        t.recv().await;
-    })
+//! The `gateway` program; `gateway --help` explains it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use gateway::command::Cli;
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("gateway: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
 }

@@ -23,7 +23,11 @@ mod host;
 mod wasi;
 mod output;
 mod limits;
+mod deadline;
 mod bindings;
 
 pub use engine::EngineError;
 pub use loader::{Loader, LoaderConfig};
+
+#[cfg(test)]
+mod tests;

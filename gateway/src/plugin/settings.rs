@@ -24,7 +24,7 @@ pub struct Settings {
 /// What one instance may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest time of one call.
+    /// Longest time of one call. Time in which the system runs something else is left out as far as it can be told.
     pub deadline: Duration,
     /// Longest time to instantiate and configure.
     pub configure_deadline: Duration,

@@ -3,9 +3,10 @@
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
+use wasmparser::Validator;
 use wit_component::ComponentEncoder;
 
-use super::inspect::Inspected;
+use super::inspect::{Inspected, damaged};
 use crate::plugin::load::{LoadCode, LoadError};
 
 /// Wraps a module that describes its interface. Milliseconds.
@@ -13,6 +14,8 @@ pub(super) fn adapt(module: &[u8], inspected: &Inspected) -> Result<Vec<u8>, Loa
     if !inspected.describes_interface {
         return Err(LoadError::new(LoadCode::CoreModuleWithoutInterface, inspected.core_module_in_words()));
     }
+    // Beforehand, so that what fails below is about the interface.
+    Validator::new().validate_all(module).map_err(|error| damaged(&error))?;
     let encode = || {
         ComponentEncoder::default()
             .validate(true)
@@ -21,7 +24,9 @@ pub(super) fn adapt(module: &[u8], inspected: &Inspected) -> Result<Vec<u8>, Loa
             .encode()
     };
     encode().map_err(|error| {
-        let sentence = format!("cannot be made a component: {error:#}; build it with gateway-plugin-sdk for wasm32-wasip1 or wasm32-wasip2");
+        let sentence = format!(
+            "cannot be made a component: {error:#}; build it with gateway-plugin-sdk for wasm32-wasip1 or wasm32-wasip2"
+        );
         LoadError::new(LoadCode::InterfaceMismatch, sentence)
     })
 }

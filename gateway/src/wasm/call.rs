@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
+use super::deadline::Deadline;
 use super::limits::MemoryLimit;
 use super::output::{Level, Log, Stream};
 use crate::plugin::event::{Client, Goodbye, Hello, Message};
@@ -55,6 +56,7 @@ pub(super) struct State {
     bytes: usize,
     pub(super) limits: Arc<Limits>,
     pub(super) memory: MemoryLimit,
+    pub(super) deadline: Deadline,
     /// What `configure` asked for.
     pub(super) interests: Interests,
     pub(super) log: Log,
@@ -90,6 +92,7 @@ impl State {
             effects_before: 0,
             bytes: 0,
             memory: MemoryLimit::new(limits.memory),
+            deadline: Deadline::default(),
             limits,
             interests: Interests::everything(hooks),
             log,

@@ -97,6 +97,12 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
                     inspected.core_exports.push(export.map_err(|error| damaged(&error))?.name.into());
                 }
             }
+            Payload::UnknownSection { id, .. } => {
+                return Err(LoadError::new(
+                    LoadCode::Malformed,
+                    format!("is damaged WebAssembly: there is no section {id}; copy or build it again"),
+                ));
+            }
             _ => {}
         }
     }
@@ -208,7 +214,7 @@ fn sniff(bytes: &[u8]) -> Result<Form, LoadError> {
     Err(LoadError::new(LoadCode::NotWasm, what))
 }
 
-fn damaged(error: &BinaryReaderError) -> LoadError {
+pub(super) fn damaged(error: &BinaryReaderError) -> LoadError {
     if error.message().contains("unexpected end") {
         let sentence = format!(
             "ends too early, at byte {}; copying it was probably interrupted, copy it again",

@@ -11,7 +11,7 @@ use wasmtime::{Store, Trap};
 use super::answer;
 use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message};
 use super::call::State;
-use super::engine::TICK;
+use super::deadline::{Deadline, processor_time};
 use super::inspect;
 use super::limits::{HANDLES_MAX, HOST_CALL_EXTRA};
 use super::loader::Compiled;
@@ -52,6 +52,7 @@ impl Instance {
         let state = State::new(limits, compiled.about.hooks, log);
         let mut store = Store::new(compiled.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().deadline.passed(processor_time())));
         store.set_hostcall_fuel(settings.limits.effect_bytes_max + HOST_CALL_EXTRA);
         store.set_max_component_handles(HANDLES_MAX);
         store.data_mut().begin_configure();
@@ -90,12 +91,13 @@ impl Instance {
         Err(LoadError::new(LoadCode::Configure, sentence))
     }
 
-    /// Runs a hook. Whatever goes wrong in it ends the instance.
-    fn call<T>(
+    /// Runs a hook and checks its answer. Whatever goes wrong in the hook ends the instance.
+    fn call<A, T>(
         &mut self,
         effects: &mut Vec<Effect>,
         begin: impl FnOnce(&mut State, &mut Vec<Effect>),
-        run: impl FnOnce(&Guests, &mut Store<State>) -> wasmtime::Result<T>,
+        run: impl FnOnce(&Guests, &mut Store<State>) -> wasmtime::Result<A>,
+        check: impl FnOnce(&mut State, A) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         if self.ended {
             return Err(Failure::new(Cause::Trap, "this instance has failed before"));
@@ -104,16 +106,15 @@ impl Instance {
         let deadline = self.store.data().limits.deadline;
         let guests = &self.guests;
         let answer = guarded(&mut self.store, deadline, |store| run(guests, store));
+        self.ended = answer.is_err();
         let state = self.store.data_mut();
+        let checked = match answer {
+            Ok(answer) => check(state, answer),
+            Err(failure) => Err(Failure::new(failure.cause, explain(&failure, &state.limits, false))),
+        };
         state.end(effects);
-        if answer.is_ok() {
-            state.flush_output();
-        }
-        answer.map_err(|failure| {
-            self.ended = true;
-            let detail = explain(&failure, &self.store.data().limits, false);
-            Failure::new(failure.cause, detail)
-        })
+        state.flush_output();
+        checked
     }
 }
 
@@ -123,28 +124,28 @@ impl Plugin for Instance {
     }
 
     fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
-        let answer = self.call(
+        self.call(
             effects,
             |state, effects| state.begin_connect(hello, effects),
             |guests, store| {
                 let Some(hook) = &guests.on_connect else { return Ok(on_connect::ConnectVerdict::Pass) };
                 hook.call_call(store, hello.client.number, &hello.token, &hello.data)
             },
-        )?;
-        answer::connect_verdict(self.store.data_mut(), answer)
+            answer::connect_verdict,
+        )
     }
 
     fn on_message(&mut self, message: &Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
         let payload: &[u8] = if self.interests.payload { &message.payload } else { &[] };
-        let answer = self.call(
+        self.call(
             effects,
             |state, effects| state.begin_message(message, effects),
             |guests, store| {
                 let Some(hook) = &guests.on_message else { return Ok(on_message::Verdict::Next) };
                 hook.call_call(store, message.client.number, message.kind as u32, payload)
             },
-        )?;
-        answer::verdict(self.store.data_mut(), answer)
+            answer::verdict,
+        )
     }
 
     fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure> {
@@ -156,6 +157,7 @@ impl Plugin for Instance {
                 let Goodbye { client, code, reason, duration, .. } = goodbye;
                 hook.call_call(store, client.number, u32::from(*code), reason, *duration)
             },
+            |_, ()| Ok(()),
         )
     }
 }
@@ -191,9 +193,9 @@ fn guarded<T>(
     deadline: Duration,
     run: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
 ) -> Result<T, Failure> {
-    // The tick in progress may end at once, so one more is granted.
-    let ticks = deadline.as_millis() / TICK.as_millis() + 1;
-    store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX));
+    let (deadline, ticks) = Deadline::begin(deadline);
+    store.data_mut().deadline = deadline;
+    store.set_epoch_deadline(ticks);
     let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut *store)));
     let exceeded = store.data_mut().memory.take_exceeded();
     match outcome {
@@ -241,5 +243,28 @@ fn explain(failure: &Failure, limits: &Limits, configure: bool) -> String {
             )
         }
         Cause::Trap | Cause::InvalidAnswer => failure.detail.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::output::LogBudget;
+    use super::*;
+    use crate::plugin::counters::PluginCounters;
+    use crate::plugin::interests::Hooks;
+
+    #[test]
+    fn a_panic_of_the_gateway_inside_a_call_is_a_failure_of_the_call() {
+        let log = Log {
+            plugin: "test".into(),
+            budget: Arc::new(LogBudget::new(1)),
+            counters: Arc::new(PluginCounters::new(1)),
+        };
+        let engine = wasmtime::Engine::default();
+        let mut store = Store::new(&engine, State::new(Arc::default(), Hooks::default(), log));
+        let outcome = guarded::<()>(&mut store, Duration::from_millis(5), |_| panic!("ouch"));
+        let failure = outcome.expect_err("it panicked");
+        assert_eq!(failure.cause, Cause::Trap);
+        assert_eq!(&*failure.detail, "the gateway panicked in a host call: ouch");
     }
 }

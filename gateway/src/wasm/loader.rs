@@ -42,7 +42,7 @@ impl Default for LoaderConfig {
 
 /// Loads WebAssembly plugins. One per process: everything it compiled shares one engine.
 pub struct Loader {
-    engine: Engine,
+    pub(super) engine: Engine,
     linker: Linker<State>,
     /// What is compiled and in use, by the digest of the file: other settings or another name compile nothing.
     compiled: Mutex<HashMap<[u8; 32], Weak<Compiled>>>,

@@ -1,0 +1,184 @@
+//! The command line: what can be asked of the program, and what its exit codes mean.
+
+mod check;
+mod demo;
+mod serve;
+
+use std::fmt;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigErrors, DEFAULTS};
+
+const ABOUT: &str = "A realtime gateway whose rules are hot-reloadable WebAssembly plugins.";
+
+const LONG_ABOUT: &str = "A realtime gateway whose rules are hot-reloadable WebAssembly plugins.
+
+Clients connect by WebSocket, with any client library of the Centrifuge protocol or with messages of their own. Every \
+connect and every message passes the plugins: the .wasm files of a folder, in the order of their names. Dropping a file \
+into the folder changes the rules at once, and no connection is closed for it.";
+
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  gateway demo                            build the shipped plugins and serve a chat page
+  gateway config > gateway.toml           start a configuration file: every key, explained
+  gateway check --config gateway.toml     find all mistakes in it and in the plugins
+  gateway serve --config gateway.toml     serve until SIGTERM or Ctrl-C
+
+Environment:
+  GATEWAY_ADMIN_API_KEY    the key of the HTTP API; wins over `admin.api_key` in the file
+
+Exit codes:
+  0  done
+  1  something unexpected
+  2  the command line is wrong
+  3  the configuration is wrong
+  4  a plugin is refused
+  5  the gateway could not start, or failed: an address in use, a folder that is missing";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "gateway", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER_LONG_HELP)]
+#[command(after_help = "`gateway --help` has examples and the exit codes.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Arguments),
+    Check(check::Arguments),
+    /// Print the default configuration: every key with its meaning
+    #[command(
+        long_about = "Print the default configuration: every key with its meaning, unit and accepted values.\n\n\
+        It is a valid configuration file. Keep what you change and delete the rest: what is missing has its default."
+    )]
+    Config,
+    Demo(demo::Arguments),
+}
+
+impl Cli {
+    /// Does what was asked. For `serve` and `demo` that ends with a signal.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Serve(arguments) => serve::run(&arguments),
+            Command::Check(arguments) => check::run(&arguments),
+            Command::Config => print(DEFAULTS),
+            Command::Demo(arguments) => demo::run(&arguments),
+        }
+    }
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1.
+    Unexpected(anyhow::Error),
+    /// Exit code 3.
+    Configuration(ConfigErrors),
+    /// Exit code 4.
+    Plugins(String),
+    /// Exit code 5.
+    Runtime(anyhow::Error),
+}
+
+impl Failure {
+    /// See the help text of the program. 2 belongs to the parser of the command line.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unexpected(_) => 1,
+            Self::Configuration(_) => 3,
+            Self::Plugins(_) => 4,
+            Self::Runtime(_) => 5,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unexpected(error) | Self::Runtime(error) => write!(f, "{error:#}"),
+            Self::Configuration(errors) => {
+                let count = errors.mistakes().len();
+                let plural = if count == 1 { "" } else { "s" };
+                write!(f, "{count} mistake{plural} in the configuration\n{errors}")
+            }
+            Self::Plugins(sentence) => f.write_str(sentence),
+        }
+    }
+}
+
+/// The configuration of a file, or the defaults.
+fn configuration(file: Option<&Path>) -> Result<Config, Failure> {
+    file.map_or_else(Config::load_defaults, Config::load).map_err(Failure::Configuration)
+}
+
+/// Writes to standard output. A reader that has seen enough, such as `head`, is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::Unexpected(anyhow::Error::new(error).context("failed to write to standard output")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_fits_a_terminal() {
+        Cli::command().debug_assert();
+        assert!(AFTER_LONG_HELP.lines().all(|line| line.chars().count() <= 100));
+    }
+
+    #[test]
+    fn the_help_names_every_exit_code() {
+        let errors = Config::parse("x = 1", "a.toml").expect_err("no such key");
+        let some = || anyhow::anyhow!("some");
+        for failure in [
+            Failure::Unexpected(some()),
+            Failure::Configuration(errors),
+            Failure::Plugins(String::new()),
+            Failure::Runtime(some()),
+        ] {
+            assert!(AFTER_LONG_HELP.contains(&format!("\n  {}  ", failure.exit_code())), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands() {
+            assert!(
+                AFTER_LONG_HELP.contains(&format!("gateway {} ", command.get_name())),
+                "{}",
+                command.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn a_command_is_needed_and_known() {
+        let kind = |line: &str| Cli::try_parse_from(line.split(' ')).expect_err(line).kind();
+        assert_eq!(kind("gateway run"), ErrorKind::InvalidSubcommand);
+        assert_eq!(kind("gateway serve --conf a"), ErrorKind::UnknownArgument);
+        assert_eq!(kind("gateway --version"), ErrorKind::DisplayVersion);
+        assert!(Cli::try_parse_from(["gateway", "serve", "--config", "a.toml"]).is_ok());
+        assert!(Cli::try_parse_from(["gateway", "serve"]).is_ok());
+    }
+
+    #[test]
+    fn mistakes_in_the_configuration_are_counted_and_listed() {
+        let errors = Config::parse("x = 1\ny = 2", "a.toml").expect_err("no such keys");
+        let shown = Failure::Configuration(errors).to_string();
+        assert!(shown.starts_with("2 mistakes in the configuration\na.toml:1:1: x: "), "{shown}");
+    }
+}

@@ -1,0 +1,111 @@
+//! `gateway check`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::{Failure, configuration, print};
+use crate::plugin::load::LoadError;
+use crate::plugin::registry::{Checked, Registry};
+use crate::wasm::{Loader, LoaderConfig};
+use crate::watch;
+
+/// Check the configuration and every plugin, without serving
+///
+/// Prints every mistake of the configuration, or else one line for each plugin: it is compiled, instantiated and given its
+/// settings as it would be at a start. Exit code 3 for the configuration, 4 for a plugin.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The configuration file; without one the defaults are checked
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let config = configuration(arguments.config.as_deref())?;
+    let mut report = String::new();
+    let origin = arguments.config.as_deref().unwrap_or(Path::new("the default configuration"));
+    let _ = writeln!(report, "ok       {}", origin.display());
+    for warning in config.warnings() {
+        let _ = writeln!(report, "warning  {warning}");
+    }
+    let refused = plugins(&config.plugins.folder, &mut report);
+    print(&report)?;
+    match refused? {
+        0 => Ok(()),
+        1 => Err(Failure::Plugins("1 plugin is refused".to_owned())),
+        count => Err(Failure::Plugins(format!("{count} plugins are refused"))),
+    }
+}
+
+/// How many plugins are refused.
+fn plugins(folder: &Path, report: &mut String) -> Result<usize, Failure> {
+    let found = watch::scan(folder, &watch::Options::default())
+        .map_err(|error| Failure::Plugins(error.to_string()))?;
+    if found.is_empty() {
+        let _ = writeln!(
+            report,
+            "warning  {}: no plugins; the rules of the channels decide alone",
+            folder.display()
+        );
+    }
+    let loader = Loader::new(&LoaderConfig::default())
+        .context("failed to check the plugins")
+        .map_err(Failure::Runtime)?;
+    let checked = Registry::check(&loader, &found);
+    for (file, result) in &checked {
+        let _ = writeln!(report, "{}", line(file, result));
+    }
+    Ok(checked.values().filter(|result| result.is_err()).count())
+}
+
+fn line(file: &str, result: &Result<Checked, LoadError>) -> String {
+    match result {
+        Ok(Checked { name, about, digest }) => {
+            let version = about.version.as_deref().unwrap_or("of unknown version");
+            let hooks: Vec<_> = about.hooks.names().collect();
+            format!("ok       {file}: {name} {version}, {}, sha256 {}", hooks.join(" "), digest.short())
+        }
+        Err(error) => format!("refused  {file}: {}: {}", error.code(), error.sentence()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::load::LoadCode;
+
+    #[test]
+    fn a_folder_that_is_missing_is_named() {
+        let missing = Path::new("/nonexistent/plugins");
+        let failure = plugins(missing, &mut String::new()).expect_err("there is no such folder");
+        assert_eq!(failure.exit_code(), 4);
+        assert!(failure.to_string().contains("/nonexistent/plugins"), "{failure}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_plugin_is_refused_in_a_line_of_its_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("10-text.wasm"), "hello").expect("writable");
+        std::fs::write(folder.path().join("notes.txt"), "hello").expect("writable");
+        let mut report = String::new();
+        assert_eq!(plugins(folder.path(), &mut report).expect("readable"), 1);
+        assert!(report.starts_with("refused  10-text.wasm: not-wasm: "), "{report}");
+        assert_eq!(report.lines().count(), 1, "{report}");
+    }
+
+    #[test]
+    fn no_plugins_at_all_are_worth_a_warning() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut report = String::new();
+        assert_eq!(plugins(folder.path(), &mut report).expect("readable"), 0);
+        assert!(report.starts_with("warning  "), "{report}");
+    }
+
+    #[test]
+    fn a_refusal_has_its_code_and_sentence() {
+        let error = LoadError::new(LoadCode::Truncated, "ends too early");
+        assert_eq!(line("10-a.wasm", &Err(error)), "refused  10-a.wasm: truncated: ends too early");
+    }
+}

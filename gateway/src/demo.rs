@@ -1,0 +1,142 @@
+//! The demo: the shipped plugins in a folder to play with, and a chat page that shows what they do.
+//!
+//! Nothing of it runs in `gateway serve`.
+
+mod files;
+mod folder;
+mod page;
+mod token;
+mod workspace;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+
+use self::folder::Folder;
+use self::page::DemoSite;
+use self::token::Issuer;
+use self::workspace::Workspace;
+use crate::config::{API_KEY_VARIABLE, Config, ConfigErrors};
+use crate::gateway::MakeSite;
+
+/// What the caller may choose.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the page and its clients are served.
+    pub listen: SocketAddr,
+    /// Where health, metrics and the HTTP API are served.
+    pub admin: SocketAddr,
+    /// The source tree; `None` to find it.
+    pub source: Option<PathBuf>,
+    /// The plugin folder; `None` for one in the source tree.
+    pub folder: Option<PathBuf>,
+}
+
+/// A demo whose plugins are built and in their folder.
+pub struct Demo {
+    listen: SocketAddr,
+    admin: SocketAddr,
+    api_key: String,
+    folder: Folder,
+    issuer: Issuer,
+}
+
+impl Demo {
+    /// Finds the source tree, builds the plugins and fills their folder. Tells on standard error what it does.
+    pub fn prepare(options: &Options) -> anyhow::Result<Self> {
+        for (name, address) in [("--listen", options.listen), ("--admin", options.admin)] {
+            if !address.ip().is_loopback() {
+                bail!(
+                    "{name} {address} can be reached from other machines, and the demo gives a token to whoever asks: \
+                     choose a loopback address such as 127.0.0.1:8000, or write a configuration for `gateway serve`"
+                );
+            }
+        }
+        let listen = with_port(options.listen)?;
+        let workspace = Workspace::find(options.source.as_deref())?;
+        workspace.add_targets()?;
+        let built = workspace.build_plugins()?;
+        let folder = options.folder.clone().unwrap_or_else(|| workspace.root().join("target/demo/plugins"));
+        let folder = Folder::fill(&folder, &built)?;
+        let issuer = Issuer::new(folder.secret());
+        let api_key = match std::env::var(API_KEY_VARIABLE) {
+            Ok(key) => key,
+            Err(_) => token::random_text()?,
+        };
+        Ok(Self { listen, admin: options.admin, api_key, folder, issuer })
+    }
+
+    /// The configuration of the gateway that the demo runs.
+    pub fn config(&self) -> Result<Config, ConfigErrors> {
+        let port = self.listen.port();
+        let mut own = vec![format!("http://localhost:{port}"), format!("http://{}", self.listen)];
+        if port == 80 {
+            own = own.iter().filter_map(|origin| origin.strip_suffix(":80")).map(str::to_owned).collect();
+        }
+        let text = format!(
+            r#"
+                listen.address = "{listen}"
+                admin = {{ address = "{admin}", api_key = {api_key} }}
+                handshake.origins = {own:?}
+                raw.enabled = true
+
+                # Who may do what is for the router to say: its rules lie in the plugin folder.
+                [namespaces.chat]
+                history_size = 100
+                history_ttl = "1h"
+                recovery = true
+                presence = true
+                join_leave = true
+            "#,
+            listen = self.listen,
+            admin = self.admin,
+            api_key = toml::Value::from(&*self.api_key),
+        );
+        let mut config = Config::parse(&text, "the demo")?;
+        config.plugins.folder = self.folder.path().to_owned();
+        Ok(config)
+    }
+
+    /// The pages of the demo, for the gateway they show.
+    pub fn site(&self) -> MakeSite {
+        let issuer = self.issuer.clone();
+        Box::new(move |control| Arc::new(DemoSite::new(issuer, control.clone())))
+    }
+
+    /// A few lines about what to try.
+    pub fn what_next(&self) -> String {
+        let (folder, key) = (self.folder.path().display(), &self.api_key);
+        format!(
+            "\
+The demo is at http://{listen}/
+
+  1. Open it in two tabs, as two users, and chat.
+  2. Change the rules while they are connected: take the # off the first rule of
+       {folder}/50-router.toml
+     and nobody can write any more. The tabs stay connected.
+  3. Take the plugin away, and put it back:
+       mv {folder}/50-router.wasm /tmp/ && sleep 5 && mv /tmp/50-router.wasm {folder}/
+  4. Publish from a server:
+       curl -H 'X-API-Key: {key}' http://{admin}/api/publish \\
+         -d '{{\"channel\":\"chat:lobby\",\"data\":{{\"text\":\"hello from the server\"}}}}'
+  5. Stop the demo with Ctrl-C and start it again: the tabs come back by themselves.",
+            listen = self.listen,
+            admin = self.admin,
+        )
+    }
+}
+
+/// The address with a free port in place of port 0: the page's origin has to be known before the gateway binds.
+fn with_port(address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    if address.port() != 0 {
+        return Ok(address);
+    }
+    TcpListener::bind(address)
+        .and_then(|listener| listener.local_addr())
+        .with_context(|| format!("failed to find a free port on {}", address.ip()))
+}
+
+#[cfg(test)]
+mod tests;

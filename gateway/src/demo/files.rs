@@ -1,0 +1,79 @@
+//! Writing files so that whoever watches the folder never sees half of one.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::Context as _;
+
+/// Who may read a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Mode {
+    /// Everybody.
+    Public = 0o644,
+    /// The owner.
+    Private = 0o600,
+}
+
+/// Puts the bytes in place, in one step, unless they are there already.
+pub(super) fn replace(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<()> {
+    if fs::read(path).is_ok_and(|present| present == bytes) {
+        return Ok(());
+    }
+    let failed = || format!("failed to write {}", path.display());
+    // A leading dot: the watcher takes no notice of it.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let written = write_new(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.with_context(failed)
+}
+
+/// Puts the bytes in place unless there is a file; says whether it did.
+pub(super) fn create(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => replace(path, bytes, mode).map(|()| true),
+        Err(error) => Err(error).with_context(|| format!("failed to look at {}", path.display())),
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: Mode) -> std::io::Result<()> {
+    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.set_permissions(Permissions::from_mode(mode as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_in_one_step_and_only_if_it_differs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.wasm");
+        let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).expect("there"));
+        replace(&path, b"one", Mode::Public).expect("writable");
+        let first = inode();
+        replace(&path, b"one", Mode::Public).expect("writable");
+        assert_eq!(inode(), first);
+        replace(&path, b"two", Mode::Public).expect("writable");
+        assert_ne!(inode(), first, "another file took its name");
+        assert_eq!(fs::read(&path).expect("there"), b"two");
+        let names: Vec<_> = fs::read_dir(folder.path()).expect("readable").collect();
+        assert_eq!(names.len(), 1, "nothing is left behind: {names:?}");
+    }
+
+    #[test]
+    fn a_secret_is_for_its_owner_and_an_existing_file_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.toml");
+        assert!(create(&path, b"one", Mode::Private).expect("writable"));
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert!(!create(&path, b"two", Mode::Private).expect("writable"));
+        assert_eq!(fs::read(&path).expect("there"), b"one");
+    }
+}

@@ -1,0 +1,114 @@
+//! What the demo serves beside the endpoints: the page, its script, tokens, and the state of the plugins.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::token::{Issuer, user_name};
+use crate::admin::plugins::Plugins;
+use crate::control::Control;
+use crate::transport::site::{Page, Site};
+
+const HTML: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("chat.js");
+
+/// The page runs its own script and style only, and talks to this gateway only.
+const HEADERS: &[(&str, &str)] = &[
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+];
+
+/// See the module.
+pub(super) struct DemoSite {
+    issuer: Issuer,
+    control: Control,
+}
+
+impl DemoSite {
+    /// The pages of a gateway.
+    pub(super) fn new(issuer: Issuer, control: Control) -> Self {
+        Self { issuer, control }
+    }
+}
+
+impl Site for DemoSite {
+    fn respond(&self, path: &str, query: Option<&str>) -> Option<Page> {
+        match path {
+            "/" => Some(page(200, "text/html; charset=utf-8", HTML)),
+            "/demo/page.css" => Some(page(200, "text/css; charset=utf-8", STYLE)),
+            "/demo/chat.js" => Some(page(200, "text/javascript; charset=utf-8", SCRIPT)),
+            "/demo/token" => Some(token(&self.issuer, query.unwrap_or_default())),
+            "/demo/plugins" => Some(plugins(&Plugins::of(&self.control))),
+            _ => None,
+        }
+    }
+}
+
+fn token(issuer: &Issuer, query: &str) -> Page {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (status, body) = match user_name(query) {
+        Some(user) => (200, json!({"token": issuer.token(user, now)})),
+        None => (400, json!({"error": "?user=NAME is needed: 1 to 32 letters, digits, `_`, `-` or `.`"})),
+    };
+    page(status, "application/json", body.to_string())
+}
+
+fn plugins(plugins: &Plugins) -> Page {
+    match serde_json::to_vec(plugins) {
+        Ok(body) => page(200, "application/json", body),
+        Err(_) => page(500, "application/json", "{}"),
+    }
+}
+
+fn page(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Page {
+    Page { status, content_type, headers: HEADERS, body: body.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_for_a_named_user() {
+        let issuer = Issuer::new(b"secret");
+        let good = token(&issuer, "user=ann");
+        let body: serde_json::Value = serde_json::from_slice(&good.body).expect("JSON");
+        assert_eq!(
+            (good.status, body["token"].as_str().map(|token| token.split('.').count())),
+            (200, Some(3))
+        );
+        assert_eq!(token(&issuer, "").status, 400);
+    }
+
+    #[test]
+    fn the_page_needs_nothing_from_elsewhere() {
+        for text in [HTML, STYLE, SCRIPT] {
+            for word in ["https://", "http://", "//cdn", "@import", "import "] {
+                assert!(!text.contains(word), "{word}");
+            }
+        }
+        // What the policy of the page forbids.
+        for word in ["<style", " style=", " onclick", "javascript:"] {
+            assert!(!HTML.contains(word), "{word}");
+        }
+        assert!(!SCRIPT.contains("innerHTML"));
+    }
+
+    #[test]
+    fn the_script_finds_its_elements_in_the_page() {
+        let ids = SCRIPT.split("element(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let mut count = 0;
+        for id in ids {
+            assert!(HTML.contains(&format!("id=\"{id}\"")), "{id}");
+            count += 1;
+        }
+        assert!(count > 5, "the script asks for its elements by `element(\"ID\")`");
+    }
+}

@@ -1,0 +1,125 @@
+//! When a call has taken too long.
+//!
+//! The clock of deadlines counts time on the wall, in which the system may have run something else: on a busy machine a
+//! call of a microsecond is now and then suspended for longer than any sensible deadline. So the first half of the limit
+//! is measured on the wall and the second half in processor time of the thread. A plugin that computes all the time is
+//! ended when its limit has passed, and one that was only suspended is not.
+
+use std::time::Duration;
+
+use wasmtime::UpdateDeadline;
+
+use super::engine::TICK;
+
+/// How often the second half is granted again. Each time the thread had less than half of it, so this only bounds
+/// what cannot be explained.
+const EXTENSIONS_MAX: u32 = 50;
+
+/// The deadline of one call.
+#[derive(Debug, Default)]
+pub(super) struct Deadline {
+    second_half: Duration,
+    /// Processor time of the thread when the first half had passed.
+    at_half: Option<Duration>,
+    extensions: u32,
+}
+
+impl Deadline {
+    /// A call that may take `limit` begins. Also answers after how many ticks to ask again.
+    pub(super) fn begin(limit: Duration) -> (Self, u64) {
+        let first_half = limit / 2;
+        let deadline = Self { second_half: (limit - first_half).max(TICK), at_half: None, extensions: 0 };
+        // The tick in progress may end at once, so one more is granted.
+        (deadline, ticks(first_half) + 1)
+    }
+
+    /// The ticks have passed and the call still runs.
+    pub(super) fn passed(&mut self, processor_time: Option<Duration>) -> UpdateDeadline {
+        match (self.at_half, processor_time) {
+            (None, now) => {
+                // Without such a clock the wall decides: the second half counts as used when it has passed.
+                self.at_half = Some(now.unwrap_or_default());
+                UpdateDeadline::Continue(ticks(self.second_half))
+            }
+            (Some(at_half), Some(now))
+                if now.saturating_sub(at_half) < self.second_half / 2 && self.extensions < EXTENSIONS_MAX =>
+            {
+                self.extensions += 1;
+                UpdateDeadline::Continue(ticks(self.second_half))
+            }
+            _ => UpdateDeadline::Interrupt,
+        }
+    }
+}
+
+fn ticks(duration: Duration) -> u64 {
+    u64::try_from(duration.div_duration_f64(TICK).ceil() as u128).unwrap_or(u64::MAX)
+}
+
+/// How long this thread has been computing.
+#[cfg(unix)]
+pub(super) fn processor_time() -> Option<Duration> {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).ok()
+}
+
+/// Not known here.
+#[cfg(not(unix))]
+pub(super) fn processor_time() -> Option<Duration> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(10);
+
+    fn ms(time: u64) -> Option<Duration> {
+        Some(Duration::from_millis(time))
+    }
+
+    /// What the questions are answered at these processor times: ticks, or 0 for the end.
+    fn answers(limit: Duration, times: &[Option<Duration>]) -> Vec<u64> {
+        let (mut deadline, first) = Deadline::begin(limit);
+        let later = times.iter().map(|time| match deadline.passed(*time) {
+            UpdateDeadline::Continue(ticks) => ticks,
+            _ => 0,
+        });
+        std::iter::once(first).chain(later).collect()
+    }
+
+    #[test]
+    fn what_computes_all_the_time_ends_at_its_limit() {
+        assert_eq!(answers(LIMIT, &[ms(100), ms(105)]), [6, 5, 0]);
+        assert_eq!(answers(Duration::from_millis(5), &[ms(100), ms(102)]), [4, 3, 0]);
+        assert_eq!(answers(TICK, &[ms(100), ms(101)]), [2, 1, 0]);
+    }
+
+    #[test]
+    fn what_was_suspended_goes_on_until_it_has_had_its_time() {
+        assert_eq!(answers(LIMIT, &[ms(100), ms(100), ms(101), ms(103)]), [6, 5, 5, 5, 0]);
+    }
+
+    #[test]
+    fn without_a_clock_of_the_thread_the_wall_decides() {
+        assert_eq!(answers(LIMIT, &[None, None]), [6, 5, 0]);
+    }
+
+    #[test]
+    fn even_what_cannot_be_explained_ends() {
+        let (mut deadline, _) = Deadline::begin(LIMIT);
+        let ended = (0..100).any(|_| matches!(deadline.passed(ms(1)), UpdateDeadline::Interrupt));
+        assert!(ended);
+    }
+
+    #[test]
+    fn the_thread_has_a_clock() {
+        let begin = processor_time();
+        let mut sum = 0_u64;
+        while processor_time() == begin {
+            sum = std::hint::black_box(sum + 1);
+        }
+        assert!(processor_time() > begin);
+    }
+}

@@ -1,0 +1,9 @@
+//! Files that are refused, and plugins that run: real ones, and small ones written for one purpose.
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+mod guest;
+mod support;
+
+mod load;
+mod run;
+mod wasi;
