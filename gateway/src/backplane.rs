@@ -107,8 +107,8 @@ pub trait Backplane: Send + Sync {
     /// Who is in a channel.
     fn presence(&self, channel: &Channel) -> Vec<Arc<Member>>;
 
-    /// Ends the connections an address reaches.
-    fn close(&self, address: &Channel, close: &Close, why: Why);
+    /// Ends the connections an address reaches. Error 111 if workers have too much to do to hear of it.
+    fn close(&self, address: &Channel, close: &Close, why: Why) -> Result<(), ReplyError>;
 
     /// Forgets what has expired. To be called every few seconds.
     fn sweep(&self, at: Duration);

@@ -324,7 +324,7 @@ fn environment(name: &str) -> Option<String> {
 }
 
 fn read_file(path: &Path) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("cannot be read: {error}");
+    let failed = |error: std::io::Error| format!("cannot be read: {error}; is the path right?");
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(failed)?;
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;

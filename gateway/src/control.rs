@@ -89,8 +89,8 @@ impl Control {
     }
 
     /// Ends the connections that an address (`#user` or `@connection`) reaches. They learn of it a moment later.
-    pub fn disconnect(&self, address: &Channel, close: &Close) {
-        self.inner.backplane.close(address, close, Why::Api);
+    pub fn disconnect(&self, address: &Channel, close: &Close) -> Result<(), ReplyError> {
+        self.inner.backplane.close(address, close, Why::Api)
     }
 
     /// Who is in a channel.

@@ -28,8 +28,11 @@ pub enum Delivery {
     Chain(Box<Chain>, tokio::sync::oneshot::Sender<()>),
 }
 
+/// Closes that have room behind a full queue of pushes.
+const CLOSES_MAX: usize = 1024;
+
 /// The queue of one worker. Pushes beyond its bound are dropped and remembered: the worker then finds out which of its
-/// subscriptions missed something. Everything else is rare and always accepted.
+/// subscriptions missed something. Closes have some room more; chains come one at a time and are always accepted.
 pub struct Inbox {
     queue: Mutex<Vec<Delivery>>,
     pushes_max: usize,
@@ -46,9 +49,14 @@ impl Inbox {
     /// Hands something over. False if it was dropped.
     pub fn put(&self, delivery: Delivery) -> bool {
         let mut queue = self.lock();
-        if queue.len() >= self.pushes_max && matches!(delivery, Delivery::Push(_)) {
-            self.lost.store(true, Ordering::Relaxed);
-            return false;
+        let waiting = queue.len();
+        match delivery {
+            Delivery::Push(_) if waiting >= self.pushes_max => {
+                self.lost.store(true, Ordering::Relaxed);
+                return false;
+            }
+            Delivery::Close { .. } if waiting >= self.pushes_max.saturating_add(CLOSES_MAX) => return false,
+            _ => (),
         }
         queue.push(delivery);
         let first = queue.len() == 1;

@@ -132,7 +132,7 @@ pub use {serde, serde_json};
 
 /// Everything a plugin needs, for `use gateway_plugin_sdk::prelude::*`.
 pub mod prelude {
-    pub use serde_json::json;
+    pub use serde_json::{Value, json};
 
     pub use crate::{
         Connect, Connecting, Disconnected, Interests, Kind, Message, Plugin, Verdict, address, code, log,

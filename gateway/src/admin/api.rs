@@ -166,7 +166,7 @@ impl Api<'_> {
             (None, None) => return Err(bad_request("`user` or `client` is missing").into()),
         };
         let close = wish.map_or(Ok(Close::FORCE_DISCONNECT), Disconnect::close)?;
-        self.control.disconnect(&address, &close);
+        self.control.disconnect(&address, &close)?;
         Ok(Nothing {})
     }
 

@@ -43,6 +43,7 @@ struct Admin {
     backplane: Arc<Memory>,
     inboxes: Arc<[Arc<Inbox>]>,
     registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
     phase: watch::Sender<Phase>,
     /// Dropping it ends the listener.
     _serving: tokio::task::JoinSet<()>,
@@ -62,10 +63,11 @@ impl Admin {
         let backplane = Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, 1));
         let registry = Arc::new(Registry::new(Arc::new(AnyBytes), Arc::new(NoWorkers)));
         let (phase, seen) = watch::channel(Phase::Running);
+        let metrics = Metrics::new(1);
         let control = Control::new(Parts {
             config: config.clone(),
             backplane: backplane.clone(),
-            metrics: Metrics::new(1),
+            metrics: metrics.clone(),
             registry: registry.clone(),
             clock: Clock::start(),
             phase: seen,
@@ -76,7 +78,7 @@ impl Admin {
         let address = listener.local_addr().unwrap();
         let mut serving = tokio::task::JoinSet::new();
         serving.spawn(serve(listener, config, control));
-        Self { address, backplane, inboxes, registry, phase, _serving: serving }
+        Self { address, backplane, inboxes, registry, metrics, phase, _serving: serving }
     }
 
     /// Sends bytes and reads until the listener closes.
@@ -417,7 +419,8 @@ async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
         wasm: Ok(Bytes::from_static(bytes)),
         settings: None,
     };
-    admin.registry.apply(vec![file("10-auth.wasm", b"abc"), file("20-bad.wasm", b"")]).await;
+    let applied = admin.registry.apply(vec![file("10-auth.wasm", b"abc"), file("20-bad.wasm", b"")]).await;
+    admin.metrics.node.applied(&applied);
     let answer = admin.api("plugins", json!({})).await;
     assert_eq!(answer["result"]["generation"], 1);
     let [auth, bad] = &answer["result"]["plugins"].as_array().unwrap()[..] else { panic!("{answer}") };

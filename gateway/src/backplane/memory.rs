@@ -320,10 +320,13 @@ impl Backplane for Memory {
         shard.get(channel).map(|entry| entry.presence.values().cloned().collect()).unwrap_or_default()
     }
 
-    fn close(&self, address: &Channel, close: &Close, why: Why) {
-        for inbox in &*self.inboxes {
-            inbox.put(Delivery::Close { address: address.clone(), close: close.clone(), why });
-        }
+    fn close(&self, address: &Channel, close: &Close, why: Why) -> Result<(), ReplyError> {
+        let put = |inbox: &Arc<Inbox>| {
+            inbox.put(Delivery::Close { address: address.clone(), close: close.clone(), why })
+        };
+        // Every worker is told, whatever another one says.
+        let refused = self.inboxes.iter().filter(|inbox| !put(inbox)).count();
+        if refused == 0 { Ok(()) } else { Err(ReplyError::TOO_MANY_REQUESTS) }
     }
 
     fn sweep(&self, at: Duration) {

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -14,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::metrics::{ADMIN_STATUSES, CloseCause, DecisionOutcome, Gauge, Metrics, Refused, WorkerMetrics};
+use crate::clock::Clock;
 use crate::plugin::event::Kind;
 use crate::plugin::failure::Cause;
 use crate::plugin::registry::{PluginState, PluginStatus, plugin_name};
@@ -30,7 +30,7 @@ impl Exposition {
         metrics: Arc<Metrics>,
         plugins: impl Fn() -> Vec<PluginStatus> + Send + Sync + 'static,
     ) -> Self {
-        let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let started = Clock::start().now().unix / 1000;
         let mut registry = Registry::with_prefix("gateway");
         registry.register_collector(Box::new(Node { metrics, plugins: Box::new(plugins), started }));
         Self(registry)

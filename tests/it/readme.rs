@@ -1,0 +1,191 @@
+//! The README keeps its word: every command in it is run, in order, and what it promises is tried.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use gateway_tests::{Client, eventually, request};
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+/// A build of the plugin included.
+const LONG: Duration = Duration::from_secs(300);
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let open = format!("```{language}\n");
+    text.split(&open).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// The commands of the README, in order. `../` is a folder of this test; the clone itself stays where it is.
+struct Reader {
+    commands: Vec<String>,
+    beside: tempfile::TempDir,
+    at: PathBuf,
+}
+
+impl Reader {
+    fn new(readme: &str) -> Self {
+        let commands = blocks(readme, "console")
+            .iter()
+            .flat_map(|block| {
+                block.lines().map(|line| line.strip_prefix("$ ").expect("a command").to_owned())
+            })
+            .collect();
+        Self { commands, beside: tempfile::tempdir().unwrap(), at: root() }
+    }
+
+    /// The next command, which has to begin like this.
+    fn next(&mut self, begins: &str) -> String {
+        assert!(!self.commands.is_empty(), "the README has no command {begins:?} any more");
+        let command = self.commands.remove(0);
+        assert!(command.starts_with(begins), "{command:?} is not what this test tries here: {begins:?}");
+        let beside = self.beside.path().display();
+        command
+            .replace("../gateway/", &format!("{}/", root().display()))
+            .replace("../", &format!("{beside}/"))
+    }
+
+    fn shell(&self, command: &str) -> Command {
+        let mut shell = Command::new("bash");
+        shell.arg("-ec").arg(format!("exec 2>&1; {command}")).current_dir(&self.at).kill_on_drop(true);
+        shell
+    }
+
+    /// Runs the next command to its end.
+    async fn run(&mut self, begins: &str) -> String {
+        let command = self.next(begins);
+        if let Some(folder) = command.strip_prefix("cd ") {
+            self.at = folder.into();
+            return String::new();
+        }
+        let output =
+            tokio::time::timeout(LONG, self.shell(&command).output()).await.expect("it ends").unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{command}\n{text}");
+        text
+    }
+
+    /// Starts the next command, which goes on until it is stopped.
+    fn start(&mut self, begins: &str) -> Child {
+        let command = format!("exec {}", self.next(begins));
+        self.shell(&command).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap()
+    }
+}
+
+async fn ready() {
+    let admin: SocketAddr = "127.0.0.1:8001".parse().unwrap();
+    let asked = async {
+        loop {
+            if tokio::net::TcpStream::connect(admin).await.is_ok()
+                && request(admin, "GET", "/health/ready", &[], b"").await.status == 200
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LONG, asked).await.expect("the gateway is ready");
+}
+
+async fn stop(mut child: Child) {
+    let pid = child.id().expect("it runs");
+    assert!(Command::new("kill").arg(pid.to_string()).status().await.unwrap().success());
+    let status = tokio::time::timeout(LONG, child.wait()).await.expect("it ends").unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn every_command_works_as_it_stands() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut reader = Reader::new(&readme);
+
+    // Run it.
+    let demo = reader.start("cargo run --release -- demo");
+    ready().await;
+    let public: SocketAddr = "127.0.0.1:8000".parse().unwrap();
+    let page = request(public, "GET", "/", &[], b"").await;
+    assert_eq!(page.status, 200);
+    assert!(page.text().contains("<html"), "a page");
+
+    // For real: this needs the port of the demo, so it comes later here.
+    let real: Vec<_> = reader.commands.drain(..4).collect();
+
+    // Write a plugin.
+    let token = request(public, "GET", "/demo/token?user=ann", &[], b"").await.json();
+    let mut ann = Client::open(public).await;
+    ann.ask("connect", json!({"token": token["token"]})).await.unwrap();
+    ann.subscribe("chat:lobby").await;
+    ann.publish("chat:lobby", json!({"text": "before"})).await;
+    assert_eq!(ann.publication("chat:lobby").await["data"]["text"], "before");
+
+    reader.run("cargo new --lib ../shout").await;
+    reader.run("cd ../shout").await;
+    reader.run("cargo add gateway-plugin-sdk").await;
+    reader.run("printf ").await;
+    let source = &blocks(&readme, "rust")[0];
+    let lines = source.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!(lines <= 20, "a plugin in about ten lines, and what surrounds them: {lines}");
+    fs::write(reader.at.join("src/lib.rs"), source).unwrap();
+    reader.run("cargo build --release --target wasm32-wasip1").await;
+    let dropped = reader.next("cp target/wasm32-wasip1/release/shout.wasm");
+    let file = dropped.split(' ').nth(2).unwrap().to_owned();
+    assert!(reader.shell(&dropped).status().await.unwrap().success());
+
+    // The client that was connected before meets the new rule.
+    eventually("the text in capitals", async || {
+        ann.publish("chat:lobby", json!({"text": "after"})).await;
+        (ann.publication("chat:lobby").await["data"]["text"] == "AFTER").then_some(())
+    })
+    .await;
+    fs::remove_file(file).unwrap();
+    eventually("the text as it was written", async || {
+        ann.publish("chat:lobby", json!({"text": "after"})).await;
+        (ann.publication("chat:lobby").await["data"]["text"] == "after").then_some(())
+    })
+    .await;
+    stop(demo).await;
+
+    // For real.
+    assert!(reader.commands.is_empty(), "these commands are not tried: {:?}", reader.commands);
+    (reader.commands, reader.at) = (real, root());
+    reader.run("mkdir").await;
+    reader.run("cargo run --release -- config").await;
+    reader.run("cargo run --release -- check").await;
+    let served = reader.start("cargo run --release -- serve");
+    ready().await;
+    stop(served).await;
+}
+
+#[test]
+fn every_file_it_points_to_is_there() {
+    for page in ["README.md", "gateway/ARCHITECTURE.md", "CHANGELOG.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let folder = root().join(page).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            assert!(link.starts_with("http") || folder.join(link).exists(), "{page} points to {link}");
+        }
+    }
+}
+
+/// Names of files and functions in ARCHITECTURE.md that the source does not have would mislead.
+#[test]
+fn the_files_that_the_architecture_names_exist() {
+    let text = fs::read_to_string(root().join("gateway/ARCHITECTURE.md")).unwrap();
+    let mut checked = 0;
+    for name in text.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs") && !name.contains('*'))
+    {
+        let known = [root().join("gateway/src").join(name), root().join(name)];
+        let beside =
+            ["plugin", "wasm", "connection"].map(|folder| root().join("gateway/src").join(folder).join(name));
+        assert!(known.iter().chain(&beside).any(|path| path.exists()), "{name}");
+        checked += 1;
+    }
+    assert!(checked > 15, "{checked}");
+}
