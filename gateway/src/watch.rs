@@ -70,17 +70,14 @@ pub struct Watcher {
 
 /// What lies in `folder` now, whether or not it is still being written.
 pub fn scan(folder: &Path, options: &Options) -> Result<Vec<Found>, WatchError> {
-    let mut folder = open(folder, options)?;
-    first_look(&mut folder)?;
-    Ok(folder.snapshot())
+    Ok(open(folder, options)?.snapshot())
 }
 
 /// Sends what lies in `folder` now, and again whenever that changes, until the receiver or the [`Watcher`] is dropped.
 ///
 /// While the channel is full nothing is lost: the next event is the newest content.
 pub fn start(folder: &Path, options: &Options, changed: Sender<Changed>) -> Result<Watcher, WatchError> {
-    let mut folder = open(folder, options)?;
-    first_look(&mut folder)?;
+    let folder = open(folder, options)?;
     // One waiting wake-up is as good as many.
     let (wake, woken) = sync_channel(1);
     let stop = Arc::new(AtomicBool::new(false));
@@ -110,13 +107,9 @@ impl Drop for Watcher {
 }
 
 fn open(path: &Path, options: &Options) -> Result<Folder, WatchError> {
-    Folder::open(path, options.file_bytes_max, options.settle)
-        .map_err(|error| WatchError { path: path.to_owned(), error })
-}
-
-fn first_look(folder: &mut Folder) -> Result<(), WatchError> {
-    let path = folder.path().to_owned();
-    folder.look_at_once(Instant::now()).map_err(|error| WatchError { path, error })
+    let mut folder = Folder::new(path, options.file_bytes_max, options.settle);
+    folder.look_at_once(Instant::now()).map_err(|error| WatchError { path: path.to_owned(), error })?;
+    Ok(folder)
 }
 
 /// The thread's own.

@@ -4,7 +4,7 @@ mod found;
 mod prepare;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 use tracing::{error, info, warn};
 
-use self::prepare::{Prepared, Slot, State, load, prepare};
+use self::prepare::{Prepared, Slot, State, duplicate, load, prepare};
 use super::chain::Chain;
 use super::counters::PluginCounters;
 use super::load::{About, LoadError, Loader};
@@ -188,18 +188,19 @@ impl Registry {
     /// Loads and configures every file once, without a worker: what `gateway check` prints. Blocking.
     pub fn check(loader: &dyn Loader, found: &[Found]) -> BTreeMap<Box<str>, Result<Checked, LoadError>> {
         let mut results: BTreeMap<Box<str>, Result<Checked, LoadError>> = BTreeMap::new();
+        let mut first: HashMap<Arc<str>, &str> = HashMap::new();
         let mut sorted: Vec<&Found> = found.iter().collect();
         sorted.sort_by(|a, b| a.file.cmp(&b.file));
         for found in sorted {
             let name: Arc<str> = plugin_name(&found.file).unwrap_or(&found.file).into();
-            let first =
-                results.iter().find(|(_, other)| other.as_ref().is_ok_and(|other| other.name == name));
-            let result = match first {
-                Some((first, _)) => Err(prepare::duplicate(&name, first)),
-                None => load(loader, &name, found, Digest::of(found)).and_then(|version| {
+            let first = *first.entry(name.clone()).or_insert(&found.file);
+            let result = if first == &*found.file {
+                load(loader, &name, found, Digest::of(found)).and_then(|version| {
                     version.factory.instantiate(&Arc::new(PluginCounters::new(1)))?;
                     Ok(Checked { name, about: version.factory.about().clone(), digest: version.digest })
-                }),
+                })
+            } else {
+                Err(duplicate(&name, first))
             };
             results.insert(found.file.clone(), result);
         }

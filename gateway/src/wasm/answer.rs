@@ -27,11 +27,11 @@ pub(super) fn verdict(state: &mut State, answer: on_message::Verdict) -> Result<
         }
         Answer::Disconnect(why) => {
             spend(state, why.reason.len())?;
-            Verdict::Disconnect(close(why).map_err(invalid)?)
+            Verdict::Disconnect(close(&why).map_err(invalid)?)
         }
         Answer::Replace(payload) => Verdict::Replace(self::payload(state, payload)?),
         Answer::Reply(payload) => Verdict::Reply(self::payload(state, payload)?),
-        Answer::Route(addresses) => Verdict::Route(channels(state, addresses, "addresses")?),
+        Answer::Route(addresses) => Verdict::Route(channels(state, &addresses, "addresses")?),
     })
 }
 
@@ -48,7 +48,7 @@ pub(super) fn connect_verdict(
 }
 
 /// A refusal that closes the connection; the reason is cut to what a close frame has room for.
-pub(super) fn close(why: types::Refusal) -> Result<Refusal, String> {
+pub(super) fn close(why: &types::Refusal) -> Result<Refusal, String> {
     if !closes(why.code) {
         return Err(format!("{} is not a close code; they are 3000 to 4999", why.code));
     }
@@ -63,7 +63,7 @@ fn refusal(state: &mut State, why: types::Refusal) -> Result<Refusal, Failure> {
     spend(state, why.reason.len())?;
     match why.code {
         100..=1999 => Ok(Refusal { code: why.code, reason: why.reason.into() }),
-        code if closes(code) => close(why).map_err(invalid),
+        code if closes(code) => close(&why).map_err(invalid),
         code => Err(invalid(format!(
             "refused with code {code}; codes are 100 to 1999 for an error, 3000 to 4999 to close"
         ))),
@@ -85,7 +85,7 @@ fn identity(state: &mut State, identity: types::Identity) -> Result<Identity, Fa
         expires_at: identity.expires_at,
         info: optional_json(state, identity.info, "info")?,
         data: optional_json(state, identity.data, "data")?,
-        channels: channels(state, identity.channels, "channels")?,
+        channels: channels(state, &identity.channels, "channels")?,
         attributes: attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
     })
 }
@@ -109,7 +109,7 @@ fn optional_json(state: &mut State, bytes: Vec<u8>, what: &str) -> Result<Bytes,
     json::compact(bytes.into()).map_err(|error| invalid(format!("accepted with {what} that is {error}")))
 }
 
-fn channels(state: &mut State, names: Vec<String>, what: &str) -> Result<Vec<Channel>, Failure> {
+fn channels(state: &mut State, names: &[String], what: &str) -> Result<Vec<Channel>, Failure> {
     if names.len() > state.limits.effects_max {
         return Err(too_many(state, what));
     }

@@ -15,22 +15,26 @@ use super::engine::TICK;
 /// what cannot be explained.
 const EXTENSIONS_MAX: u32 = 50;
 
-/// The deadline of one call.
-#[derive(Debug, Default)]
+/// The deadline of one call. Made once per limit and copied for every call.
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Deadline {
+    /// After how many ticks to ask for the first time.
+    pub(super) first_ticks: u64,
     second_half: Duration,
+    second_ticks: u64,
     /// Processor time of the thread when the first half had passed.
     at_half: Option<Duration>,
     extensions: u32,
 }
 
 impl Deadline {
-    /// A call that may take `limit` begins. Also answers after how many ticks to ask again.
-    pub(super) fn begin(limit: Duration) -> (Self, u64) {
+    /// For calls that may take `limit`.
+    pub(super) fn of(limit: Duration) -> Self {
         let first_half = limit / 2;
-        let deadline = Self { second_half: (limit - first_half).max(TICK), at_half: None, extensions: 0 };
+        let second_half = (limit - first_half).max(TICK);
         // The tick in progress may end at once, so one more is granted.
-        (deadline, ticks(first_half) + 1)
+        let first_ticks = ticks(first_half) + 1;
+        Self { first_ticks, second_half, second_ticks: ticks(second_half), at_half: None, extensions: 0 }
     }
 
     /// The ticks have passed and the call still runs.
@@ -39,13 +43,13 @@ impl Deadline {
             (None, now) => {
                 // Without such a clock the wall decides: the second half counts as used when it has passed.
                 self.at_half = Some(now.unwrap_or_default());
-                UpdateDeadline::Continue(ticks(self.second_half))
+                UpdateDeadline::Continue(self.second_ticks)
             }
             (Some(at_half), Some(now))
                 if now.saturating_sub(at_half) < self.second_half / 2 && self.extensions < EXTENSIONS_MAX =>
             {
                 self.extensions += 1;
-                UpdateDeadline::Continue(ticks(self.second_half))
+                UpdateDeadline::Continue(self.second_ticks)
             }
             _ => UpdateDeadline::Interrupt,
         }
@@ -53,7 +57,7 @@ impl Deadline {
 }
 
 fn ticks(duration: Duration) -> u64 {
-    u64::try_from(duration.div_duration_f64(TICK).ceil() as u128).unwrap_or(u64::MAX)
+    u64::try_from(duration.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX)
 }
 
 /// How long this thread has been computing.
@@ -81,7 +85,8 @@ mod tests {
 
     /// What the questions are answered at these processor times: ticks, or 0 for the end.
     fn answers(limit: Duration, times: &[Option<Duration>]) -> Vec<u64> {
-        let (mut deadline, first) = Deadline::begin(limit);
+        let mut deadline = Deadline::of(limit);
+        let first = deadline.first_ticks;
         let later = times.iter().map(|time| match deadline.passed(*time) {
             UpdateDeadline::Continue(ticks) => ticks,
             _ => 0,
@@ -108,7 +113,7 @@ mod tests {
 
     #[test]
     fn even_what_cannot_be_explained_ends() {
-        let (mut deadline, _) = Deadline::begin(LIMIT);
+        let mut deadline = Deadline::of(LIMIT);
         let ended = (0..100).any(|_| matches!(deadline.passed(ms(1)), UpdateDeadline::Interrupt));
         assert!(ended);
     }

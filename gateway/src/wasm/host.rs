@@ -106,7 +106,7 @@ impl effects::Host for State {
 
     fn disconnect(&mut self, why: types::Refusal) -> Result<(), Error> {
         self.effect(&[Hook::Connect, Hook::Message], why.reason.len())?;
-        let refusal = answer::close(why).map_err(|why| error(code::INVALID_CODE, why))?;
+        let refusal = answer::close(&why).map_err(|why| error(code::INVALID_CODE, why))?;
         self.record(Effect::Disconnect(refusal));
         Ok(())
     }

@@ -82,12 +82,12 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
         match payload.map_err(|error| damaged(&error))? {
             Payload::Version { .. } => depth += 1,
             Payload::End(_) => depth -= 1,
-            Payload::CustomSection(section) if section.name() == STAMP_SECTION => {
-                // A component may be composed of several plugins' modules; the first one names it. A stamp that cannot
-                // be read is as good as none.
-                if inspected.stamp == Stamp::default() {
-                    inspected.stamp = serde_json::from_slice(section.data()).unwrap_or_default();
-                }
+            // A component may be composed of several plugins' modules; the first one names it. A stamp that cannot be
+            // read is as good as none.
+            Payload::CustomSection(section)
+                if section.name() == STAMP_SECTION && inspected.stamp == Stamp::default() =>
+            {
+                inspected.stamp = serde_json::from_slice(section.data()).unwrap_or_default();
             }
             Payload::CustomSection(section) if depth == 1 => {
                 inspected.describes_interface |= section.name().starts_with(INTERFACE_SECTION);

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use wasmtime::component::Instance as Component;
 use wasmtime::{Store, Trap};
@@ -37,6 +36,8 @@ pub(super) struct Instance {
     store: Store<State>,
     guests: Guests,
     interests: Interests,
+    /// Of every call but `configure`.
+    deadline: Deadline,
     /// A call did not end normally: what the guest left behind in its memory is not to be trusted.
     ended: bool,
 }
@@ -57,8 +58,9 @@ impl Instance {
         store.set_max_component_handles(HANDLES_MAX);
         store.data_mut().begin_configure();
 
-        let component =
-            guarded(&mut store, settings.limits.configure_deadline, |store| compiled.pre.instantiate(store));
+        let component = guarded(&mut store, Deadline::of(settings.limits.configure_deadline), |store| {
+            compiled.pre.instantiate(store)
+        });
         let component = component.map_err(|failure| {
             let why = explain(&failure, &settings.limits, true);
             LoadError::new(LoadCode::Instantiate, format!("failed while an instance was made: {why}"))
@@ -68,8 +70,13 @@ impl Instance {
                 format!("has a hook with other types than interface {}: {error:#}", inspect::INTERFACE);
             LoadError::new(LoadCode::InterfaceMismatch, sentence)
         })?;
-        let mut instance =
-            Self { store, guests, interests: Interests::everything(compiled.about.hooks), ended: false };
+        let mut instance = Self {
+            store,
+            guests,
+            interests: Interests::everything(compiled.about.hooks),
+            deadline: Deadline::of(settings.limits.deadline),
+            ended: false,
+        };
         instance.configure(settings)?;
         instance.store.data_mut().flush_output();
         instance.interests = instance.store.data().interests.clone();
@@ -78,7 +85,7 @@ impl Instance {
 
     fn configure(&mut self, settings: &Settings) -> Result<(), LoadError> {
         let Some(configure) = &self.guests.configure else { return Ok(()) };
-        let answer = guarded(&mut self.store, settings.limits.configure_deadline, |store| {
+        let answer = guarded(&mut self.store, Deadline::of(settings.limits.configure_deadline), |store| {
             configure.call_call(store, &settings.config)
         });
         let sentence = match answer {
@@ -103,9 +110,8 @@ impl Instance {
             return Err(Failure::new(Cause::Trap, "this instance has failed before"));
         }
         begin(self.store.data_mut(), effects);
-        let deadline = self.store.data().limits.deadline;
         let guests = &self.guests;
-        let answer = guarded(&mut self.store, deadline, |store| run(guests, store));
+        let answer = guarded(&mut self.store, self.deadline, |store| run(guests, store));
         self.ended = answer.is_err();
         let state = self.store.data_mut();
         let checked = match answer {
@@ -190,12 +196,11 @@ impl Guests {
 /// Runs guest code under a deadline, and survives a panic of the host in between.
 fn guarded<T>(
     store: &mut Store<State>,
-    deadline: Duration,
+    deadline: Deadline,
     run: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
 ) -> Result<T, Failure> {
-    let (deadline, ticks) = Deadline::begin(deadline);
     store.data_mut().deadline = deadline;
-    store.set_epoch_deadline(ticks);
+    store.set_epoch_deadline(deadline.first_ticks);
     let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut *store)));
     let exceeded = store.data_mut().memory.take_exceeded();
     match outcome {
@@ -262,7 +267,7 @@ mod tests {
         };
         let engine = wasmtime::Engine::default();
         let mut store = Store::new(&engine, State::new(Arc::default(), Hooks::default(), log));
-        let outcome = guarded::<()>(&mut store, Duration::from_millis(5), |_| panic!("ouch"));
+        let outcome = guarded::<()>(&mut store, Deadline::default(), |_| panic!("ouch"));
         let failure = outcome.expect_err("it panicked");
         assert_eq!(failure.cause, Cause::Trap);
         assert_eq!(&*failure.detail, "the gateway panicked in a host call: ouch");

@@ -25,7 +25,7 @@ use crate::plugin::load::{self, About, Factory, LoadCode, LoadError};
 use crate::plugin::settings::{Limits, Settings};
 
 /// How nice the compiler is to threads that serve connections.
-const COMPILE_NICE: i32 = 5;
+const COMPILE_NICE: i32 = 3;
 
 /// How many plugins fit.
 #[derive(Debug, Clone)]

@@ -62,13 +62,10 @@ pub(super) struct Look {
 }
 
 impl Folder {
-    /// Fails if there is no such folder.
-    pub(super) fn open(path: &Path, file_bytes_max: u64, settle: Duration) -> io::Result<Self> {
-        let path = path.canonicalize()?;
-        if !path.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, "is not a folder"));
-        }
-        Ok(Self { path, id: None, file_bytes_max, settle, files: BTreeMap::new(), left_out: BTreeMap::new() })
+    /// The folder that has this name at each look: it may be a link that is changed to point elsewhere.
+    pub(super) fn new(path: &Path, file_bytes_max: u64, settle: Duration) -> Self {
+        let path = path.to_owned();
+        Self { path, id: None, file_bytes_max, settle, files: BTreeMap::new(), left_out: BTreeMap::new() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -145,8 +142,9 @@ impl Folder {
 
     /// The files that can be plugins or settings, with their fingerprints.
     fn list(&mut self) -> io::Result<BTreeMap<Box<str>, Fingerprint>> {
-        self.id = Some(folder_id(&fs::metadata(&self.path)?));
-        let mut present = BTreeMap::new();
+        let root = self.path.canonicalize()?;
+        self.id = Some(folder_id(&fs::metadata(&root)?));
+        let mut present: BTreeMap<Box<str>, Fingerprint> = BTreeMap::new();
         let mut left_out: BTreeMap<Box<str>, &'static str> = BTreeMap::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -155,8 +153,11 @@ impl Folder {
                 left_out.insert(name.to_string_lossy().into(), "its name is not text");
                 continue;
             };
-            let fate =
-                if present.len() >= FILES_MAX { Err("there are too many files") } else { self.judge(name) };
+            let fate = if present.len() >= FILES_MAX {
+                Err("there are too many files")
+            } else {
+                self.judge(&root, name)
+            };
             match fate {
                 Ok(Some(fingerprint)) => {
                     present.insert(name.into(), fingerprint);
@@ -166,6 +167,12 @@ impl Folder {
                     left_out.insert(name.into(), why);
                 }
                 Err(_) => {}
+            }
+        }
+        for name in present.keys() {
+            let Some(stem) = name.strip_suffix(".toml") else { continue };
+            if !present.contains_key(&*format!("{stem}.wasm")) {
+                left_out.insert(name.clone(), "there is no plugin of that name beside it");
             }
         }
         for (file, why) in &left_out {
@@ -178,7 +185,7 @@ impl Folder {
     }
 
     /// Whether a name is looked at: `None` if it has gone meanwhile, an error with the reason to leave it out.
-    fn judge(&self, name: &str) -> Result<Option<Fingerprint>, &'static str> {
+    fn judge(&self, root: &Path, name: &str) -> Result<Option<Fingerprint>, &'static str> {
         if name.starts_with('.') || name.starts_with('#') || name.ends_with('~') {
             return Err("names like this are temporary");
         }
@@ -189,7 +196,7 @@ impl Folder {
         let Ok(link) = fs::symlink_metadata(&path) else { return Ok(None) };
         if link.is_symlink() {
             let Ok(target) = path.canonicalize() else { return Err("it is a link to nothing") };
-            if !target.starts_with(&self.path) {
+            if !target.starts_with(root) {
                 return Err("it is a link that leaves the folder");
             }
         }

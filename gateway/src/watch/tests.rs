@@ -23,7 +23,7 @@ impl Bench {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let mut folder = Folder::open(dir.path(), 100, Duration::from_millis(100)).unwrap();
+        let mut folder = Folder::new(dir.path(), 100, Duration::from_millis(100));
         let now = Instant::now();
         folder.look_at_once(now).unwrap();
         Self { dir, folder, now }
@@ -160,6 +160,27 @@ fn a_missing_folder_is_an_error_that_names_it() {
     assert!(scan(&missing, &Options::default()).is_err(), "a file is no folder");
 }
 
+#[test]
+fn a_link_to_the_folder_may_be_changed_to_another_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    for version in ["1", "2"] {
+        fs::create_dir(dir.path().join(version)).unwrap();
+        fs::write(dir.path().join(version).join("a.wasm"), version).unwrap();
+    }
+    let link = dir.path().join("plugins");
+    symlink("1", &link).unwrap();
+    let mut folder = Folder::new(&link, 100, Duration::ZERO);
+    let now = Instant::now();
+    folder.look(now).unwrap();
+    let first = folder.id();
+    assert_eq!(show(&folder.snapshot()), "a.wasm=1");
+    fs::remove_file(&link).unwrap();
+    symlink("2", &link).unwrap();
+    assert_eq!(folder.look(now).unwrap(), CHANGED);
+    assert_eq!(show(&folder.snapshot()), "a.wasm=2");
+    assert_ne!(folder.id(), first, "notifications have to follow");
+}
+
 async fn next(events: &mut Events<Changed>) -> String {
     let Changed(found) = timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
     show(&found)
@@ -190,7 +211,7 @@ async fn a_dropped_file_is_announced_within_half_a_second() {
 async fn without_notifications_polling_finds_it() {
     let dir = tempfile::tempdir().unwrap();
     let (sender, mut events) = channel(1);
-    let folder = Folder::open(dir.path(), 100, Duration::from_millis(1)).unwrap();
+    let folder = Folder::new(dir.path(), 100, Duration::from_millis(1));
     let (wake, woken) = sync_channel(1);
     // As if subscribing had failed.
     let notifications = Notifications { wake: sync_channel(1).0, active: None, failed: true };

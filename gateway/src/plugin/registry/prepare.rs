@@ -87,16 +87,19 @@ pub(super) fn prepare(
         State { generation: before.generation, counters: before.counters.clone(), ..State::default() };
     let mut newly_refused = Vec::new();
     let mut candidates: Vec<Candidate> = Vec::new();
+    // The first file of every name, loaded or not: which of two files counts must not depend on whether one is bad.
+    let mut first: HashMap<Arc<str>, &str> = HashMap::new();
 
     for found in &found {
         let digest = Digest::of(found);
         let name: Arc<str> = plugin_name(&found.file).unwrap_or(&found.file).into();
         let known = before.refused.get(&found.file).filter(|known| known.digest == digest);
-        let earlier = candidates.iter().find(|candidate| candidate.slot.version.name == name);
-        let last_good = before.slot(&name).filter(|_| earlier.is_none());
+        let first = *first.entry(name.clone()).or_insert(&found.file);
+        let is_first = first == &*found.file;
+        let last_good = before.slot(&name).filter(|_| is_first);
 
-        let outcome = if let Some(earlier) = earlier {
-            Err(duplicate(&name, &earlier.slot.file))
+        let outcome = if !is_first {
+            Err(duplicate(&name, first))
         } else if let Some(slot) = last_good.filter(|slot| slot.version.digest == digest) {
             Ok(Candidate { slot: Slot { file: found.file.clone(), ..slot.clone() }, links: None })
         } else if let Some(known) = known.filter(|known| known.error.is_final()) {

@@ -341,6 +341,8 @@ async fn the_second_file_of_a_name_is_refused_until_the_first_is_gone() {
     bench.apply("20-a=B").await;
     assert_eq!(bench.trace(), "B");
     assert_eq!(bench.status(), ["20-a.wasm a live"]);
+    let applied = Bench::new().apply("10-a=bad 20-a=B").await;
+    assert_eq!(applied.live, 0, "a bad first file is still the first");
 }
 
 #[tokio::test]
@@ -395,7 +397,7 @@ async fn status_says_what_runs_since_when() {
 
 #[test]
 fn check_loads_everything_without_workers() {
-    let files = ["10-a=A", "20-b=bad", "30-a=C", "40-d=late", "50.canary=E"].map(found);
+    let files = ["10-a=A", "20-b=bad", "30-a=C", "31-b=D", "40-d=late", "50.canary=E"].map(found);
     let results = Registry::check(&TextLoader::default(), &files);
     let shown: Vec<String> = results
         .iter()
@@ -410,6 +412,7 @@ fn check_loads_everything_without_workers() {
             "10-a.wasm a",
             "20-b.wasm not-wasm",
             "30-a.wasm duplicate-name",
+            "31-b.wasm duplicate-name",
             "40-d.wasm instantiate",
             "50.canary.wasm invalid-name",
         ]
