@@ -98,10 +98,7 @@ impl Context {
         address: impl AsRef<str>,
         value: &(impl Serialize + ?Sized),
     ) -> Result<(), HostError> {
-        let payload = serde_json::to_vec(value).map_err(|e| {
-            HostError::new(HostErrorKind::NotJson, format!("the value is not expressible as JSON: {e}"))
-        })?;
-        self.publish(address, &payload)
+        self.publish(address, &to_json(value)?)
     }
 
     /// Subscribes the client of this event to a channel.
@@ -124,6 +121,12 @@ impl Context {
     pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), HostError> {
         host::set_attribute(name, value)
     }
+}
+
+fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, HostError> {
+    serde_json::to_vec(value).map_err(|e| {
+        HostError::new(HostErrorKind::NotJson, format!("the value is not expressible as JSON: {e}"))
+    })
 }
 
 /// A client that wants to be admitted, or one that refreshes before it expires.
@@ -181,7 +184,7 @@ impl<'a> Message<'a> {
         self.kind
     }
 
-    /// What the client sent, or what the last plugin with [`Verdict::Replace`](crate::Verdict::Replace) made of it. Empty
+    /// What the client sent, or what the plugins before made of it. Empty
     /// where the command has none, and always after [`Interests::without_payload`](crate::Interests::without_payload).
     pub const fn payload(&self) -> &'a [u8] {
         self.payload
@@ -205,6 +208,18 @@ impl<'a> Message<'a> {
     /// The method of an rpc; empty otherwise.
     pub fn method(&self) -> &str {
         self.method.get_or_init(host::method)
+    }
+
+    /// Goes on with this payload, whatever the verdict: later plugins see it, [`Verdict::Allow`](crate::Verdict::Allow)
+    /// permits it, [`Verdict::Route`](crate::Verdict::Route) publishes it. An effect like the others; the last call
+    /// counts. [`payload`](Self::payload) still shows what came.
+    pub fn set_payload(&self, payload: &[u8]) -> Result<(), HostError> {
+        host::set_payload(payload)
+    }
+
+    /// [`set_payload`](Self::set_payload) with a value as JSON.
+    pub fn set_payload_json(&self, value: &(impl Serialize + ?Sized)) -> Result<(), HostError> {
+        self.set_payload(&to_json(value)?)
     }
 
     /// True if a raw message came as binary.

@@ -25,6 +25,10 @@ pub(crate) fn disconnect(why: Refusal) -> Result<(), HostError> {
     effects::disconnect(&why.into()).map_err(HostError::from)
 }
 
+pub(crate) fn set_payload(payload: &[u8]) -> Result<(), HostError> {
+    effects::set_payload(payload).map_err(HostError::from)
+}
+
 pub(crate) fn set_attribute(name: &str, value: &str) -> Result<(), HostError> {
     effects::set_attribute(name, value).map_err(HostError::from)
 }

@@ -185,8 +185,13 @@ impl World {
         let number = ConnectionIds::compose(worker, self.connections);
         let id = self.ids.id(number, self.random.next());
         let local = &self.workers[worker];
-        let peer =
-            Rc::new(Peer::new(number, id.clone(), Protocol::CentrifugeJson, OUTBOUND_BYTES_MAX, &local.unflushed));
+        let peer = Rc::new(Peer::new(
+            number,
+            id.clone(),
+            Protocol::CentrifugeJson,
+            OUTBOUND_BYTES_MAX,
+            &local.unflushed,
+        ));
         let client = Client {
             number,
             id,
@@ -224,7 +229,9 @@ impl World {
         if client.subscribed.contains_key(channel) {
             // What is on the way still belongs to the subscription: a library reads it before the reply.
             self.read(index);
-            if self.clients[index].subscribed.remove(channel).is_some() && self.clients[index].session.is_some() {
+            if self.clients[index].subscribed.remove(channel).is_some()
+                && self.clients[index].session.is_some()
+            {
                 self.send(index, json!({"unsubscribe": {"channel": channel}}));
             }
             return;
@@ -249,7 +256,10 @@ impl World {
         let channel = CHANNELS[self.random.below(CHANNELS.len())];
         self.published += 1;
         let padding = "x".repeat(self.random.below(120));
-        self.send(index, json!({"publish": {"channel": channel, "data": {"n": self.published, "p": padding}}}));
+        self.send(
+            index,
+            json!({"publish": {"channel": channel, "data": {"n": self.published, "p": padding}}}),
+        );
         let name = gateway::protocol::channel::Channel::parse(channel).expect("valid");
         let top = self.backplane.top(&name).expect("a channel with history has a stream once published to");
         let stream = self.ledger.entry((channel.into(), top.epoch.to_string())).or_default();
@@ -373,7 +383,11 @@ impl World {
         client.subscribed.insert(channel, ());
         if recovering && result["recovered"] == true {
             let before = &client.standing[channel];
-            assert_eq!((&before.epoch, before.offset), (&epoch, offset), "recovery goes on where the client stood");
+            assert_eq!(
+                (&before.epoch, before.offset),
+                (&epoch, offset),
+                "recovery goes on where the client stood"
+            );
             let missed = result["publications"].as_array().cloned().unwrap_or_default();
             for publication in &missed {
                 self.received(index, channel, publication);
@@ -418,7 +432,11 @@ impl World {
                 let name = gateway::protocol::channel::Channel::parse(channel).expect("valid");
                 let top = self.backplane.top(&name).expect("a subscriber keeps the stream");
                 let Standing { epoch, offset } = &client.standing[channel];
-                assert_eq!((&**epoch, *offset), (&*top.epoch, top.offset), "{channel}: lost without a signal");
+                assert_eq!(
+                    (&**epoch, *offset),
+                    (&*top.epoch, top.offset),
+                    "{channel}: lost without a signal"
+                );
             }
         }
     }

@@ -23,7 +23,9 @@ fn sources() -> Vec<Source> {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("tests.rs")
+            {
                 let text = fs::read_to_string(&path).expect("text");
                 let path = path.strip_prefix(&root).expect("below the root").display().to_string();
                 sources.push(Source { path, code: code_of(&text) });
@@ -55,7 +57,9 @@ fn check(word: &str, allowed: &[&str]) {
     let sources = sources();
     let outside: Vec<_> = sources
         .iter()
-        .filter(|source| names(&source.code, word) && !allowed.iter().any(|prefix| source.path.starts_with(prefix)))
+        .filter(|source| {
+            names(&source.code, word) && !allowed.iter().any(|prefix| source.path.starts_with(prefix))
+        })
         .map(|source| &source.path)
         .collect();
     assert!(outside.is_empty(), "`{word}` belongs to {allowed:?} and stands in {outside:?}");
@@ -100,20 +104,25 @@ fn notify_stays_in_watch() {
 
 #[test]
 fn the_protocol_and_the_core_are_pure() {
-    let words = &["tokio", "wasmtime", "redis", "hyper", "Instant", "SystemTime", "async", "await", "fs", "net"];
+    let words =
+        &["tokio", "wasmtime", "redis", "hyper", "Instant", "SystemTime", "async", "await", "fs", "net"];
     forbid(&["protocol", "connection/core", "connection/heartbeat.rs", "connection/effect.rs"], words);
 }
 
 #[test]
 fn the_session_and_the_hub_never_wait() {
-    forbid(&["connection/session.rs", "connection/local.rs", "hub.rs", "plugin/chain"], &["await", "async", "sleep"]);
+    forbid(
+        &["connection/session.rs", "connection/local.rs", "hub.rs", "plugin/chain"],
+        &["await", "async", "sleep"],
+    );
     // Who encodes for one subscriber encodes a thousand times.
     forbid(&["hub.rs"], &["codec", "encode_reply", "serde_json"]);
 }
 
 #[test]
 fn only_the_clock_reads_clocks_on_the_path_of_a_message() {
-    let path = &["protocol", "connection", "hub", "backplane", "outbound.rs", "inbox.rs", "worker.rs", "accept.rs"];
+    let path =
+        &["protocol", "connection", "hub", "backplane", "outbound.rs", "inbox.rs", "worker.rs", "accept.rs"];
     forbid(path, &["SystemTime", "elapsed"]);
     check("UNIX_EPOCH", &["clock.rs", "admin", "demo", "plugin/registry", "wasm"]);
 }
@@ -127,7 +136,10 @@ fn nothing_is_unbounded() {
 
 #[test]
 fn wire_types_derive_serde_and_domain_types_do_not() {
-    check("Deserialize", &["protocol/centrifuge/json/decode.rs", "admin", "wasm", "config", "plugin/settings", "demo"]);
+    check(
+        "Deserialize",
+        &["protocol/centrifuge/json/decode.rs", "admin", "wasm", "config", "plugin/settings", "demo"],
+    );
 }
 
 #[test]
@@ -146,5 +158,5 @@ fn a_name_is_found_as_a_word() {
     assert!(names("use tokio::net;", "tokio"));
     assert!(!names("use tokio_tungstenite::x;", "tokio"));
     assert!(!names("use my_tokio::x;", "tokio"));
-    assert_eq!(code_of("a // tokio\nb\n#[cfg(test)]\ntokio"), "a \nb\n");
+    assert_eq!(code_of("a // tokio\nb\n#[cfg(test)]\ntokio"), "a \nb");
 }

@@ -499,7 +499,7 @@ impl Plugin for Nothing {
         Ok(ConnectVerdict::Pass)
     }
 
-    fn on_message(&mut self, _: &Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+    fn on_message(&mut self, _: &mut Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
         Ok(Verdict::Next)
     }
 

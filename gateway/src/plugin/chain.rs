@@ -19,8 +19,8 @@ pub trait Plugin: Send {
     /// A client wants to be admitted, or refreshes.
     fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure>;
 
-    /// A command of an admitted client.
-    fn on_message(&mut self, message: &Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure>;
+    /// A command of an admitted client. The plugin may change its payload, unless it fails.
+    fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure>;
 
     /// A client has gone.
     fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure>;

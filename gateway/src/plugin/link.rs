@@ -81,7 +81,7 @@ impl Link {
 
     pub(super) fn on_message(
         &mut self,
-        message: &Message,
+        message: &mut Message,
         effects: &mut Vec<Effect>,
     ) -> Result<Verdict, FailurePolicy> {
         let verdict =

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
@@ -52,6 +53,8 @@ pub(super) struct State {
     effects: Vec<Effect>,
     /// How many are of earlier plugins.
     effects_before: usize,
+    /// What the message goes on with, if the plugin changed it.
+    payload: Option<Bytes>,
     /// Bytes handed over in this call.
     bytes: usize,
     pub(super) limits: Arc<Limits>,
@@ -90,6 +93,7 @@ impl State {
             },
             effects: Vec::new(),
             effects_before: 0,
+            payload: None,
             bytes: 0,
             memory: MemoryLimit::new(limits.memory),
             deadline: Deadline::default(),
@@ -133,6 +137,7 @@ impl State {
         self.effects = std::mem::take(effects);
         self.effects_before = self.effects.len();
         self.bytes = 0;
+        self.payload = None;
     }
 
     /// Hands the effects back and forgets the client.
@@ -167,6 +172,16 @@ impl State {
         } else {
             Err(Exhausted::Effects)
         }
+    }
+
+    /// Keeps another payload until the call has ended.
+    pub(super) fn set_payload(&mut self, payload: Bytes) {
+        self.payload = Some(payload);
+    }
+
+    /// What the message goes on with, if the plugin changed it.
+    pub(super) fn take_payload(&mut self) -> Option<Bytes> {
+        self.payload.take()
     }
 
     /// Keeps an effect until the call has ended.

@@ -111,6 +111,16 @@ impl effects::Host for State {
         Ok(())
     }
 
+    fn set_payload(&mut self, payload: Vec<u8>) -> Result<(), Error> {
+        self.effect(&[Hook::Message], payload.len())?;
+        let mut payload = payload.into();
+        if self.event.speaks_json() {
+            payload = json::compact(payload).map_err(|e| error(code::INVALID_JSON, e.to_string()))?;
+        }
+        State::set_payload(self, payload);
+        Ok(())
+    }
+
     fn set_attribute(&mut self, name: String, value: String) -> Result<(), Error> {
         self.effect(&[Hook::Connect, Hook::Message], name.len() + value.len())?;
         if name.is_empty() {

@@ -141,9 +141,9 @@ impl Plugin for Instance {
         )
     }
 
-    fn on_message(&mut self, message: &Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+    fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
         let payload: &[u8] = if self.interests.payload { &message.payload } else { &[] };
-        self.call(
+        let verdict = self.call(
             effects,
             |state, effects| state.begin_message(message, effects),
             |guests, store| {
@@ -151,7 +151,11 @@ impl Plugin for Instance {
                 hook.call_call(store, message.client.number, message.kind as u32, payload)
             },
             answer::verdict,
-        )
+        )?;
+        if let Some(payload) = self.store.data_mut().take_payload() {
+            message.payload = payload;
+        }
+        Ok(verdict)
     }
 
     fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure> {

@@ -78,7 +78,7 @@ impl<'k, P: Plugin> Connection<'k, P> {
         let ((), call) = host::enter(call, || {
             plugin.on_disconnect(&event::Disconnected::new(client.number, code, reason, duration));
         });
-        Outcome { verdict: (), effects: call.effects, log: call.log, called: true }
+        Outcome { verdict: (), effects: call.effects, payload: None, log: call.log, called: true }
     }
 
     fn client(&mut self) -> &mut Client {
@@ -132,7 +132,7 @@ impl<P: Plugin> Connecting<'_, P> {
             client.admit(identity, now);
         }
         client.apply(&call.effects);
-        Outcome { verdict, effects: call.effects, log: call.log, called: true }
+        Outcome { verdict, effects: call.effects, payload: None, log: call.log, called: true }
     }
 }
 
@@ -198,7 +198,13 @@ impl<P: Plugin> Message<'_, P> {
     #[track_caller]
     pub fn send(mut self) -> Outcome<Verdict> {
         if !self.wanted() {
-            return Outcome { verdict: Verdict::Next, effects: Vec::new(), log: Vec::new(), called: false };
+            return Outcome {
+                verdict: Verdict::Next,
+                effects: Vec::new(),
+                payload: None,
+                log: Vec::new(),
+                called: false,
+            };
         }
         let mut call = self.connection.call(Hook::Message);
         (call.channel, call.method, call.binary) = (self.channel, self.method, self.binary);
@@ -212,7 +218,11 @@ impl<P: Plugin> Message<'_, P> {
             panic!("the gateway cannot carry out {verdict:?}: {why}");
         }
         self.connection.client().apply(&call.effects);
-        Outcome { verdict, effects: call.effects, log: call.log, called: true }
+        let payload = match &verdict {
+            Verdict::Replace(payload) => Some(payload.clone()),
+            _ => call.payload,
+        };
+        Outcome { verdict, effects: call.effects, payload, log: call.log, called: true }
     }
 
     fn wanted(&self) -> bool {

@@ -48,6 +48,7 @@ pub(super) struct Call {
     pub(super) method: String,
     pub(super) binary: bool,
     pub(super) effects: Vec<Effect>,
+    pub(super) payload: Option<Vec<u8>>,
     pub(super) log: Vec<LogLine>,
 }
 
@@ -63,6 +64,7 @@ impl Call {
             method: String::new(),
             binary: false,
             effects: Vec::new(),
+            payload: None,
             log: Vec::new(),
         }
     }
@@ -213,6 +215,17 @@ pub(crate) fn disconnect(why: Refusal) -> Result<(), HostError> {
         call.permit(WHILE_CONNECTED, why.reason.len())?;
         judge::is_closing(&why).map_err(|why| HostError::new(HostErrorKind::InvalidCode, why))?;
         call.effects.push(Effect::Disconnect(why));
+        Ok(())
+    })
+}
+
+pub(crate) fn set_payload(payload: &[u8]) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(&[Hook::Message], payload.len())?;
+        if call.speaks_json() {
+            judge::is_json("payload", payload).map_err(|why| HostError::new(HostErrorKind::NotJson, why))?;
+        }
+        call.payload = Some(payload.to_owned());
         Ok(())
     })
 }

@@ -11,7 +11,6 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use gateway_plugin_sdk::HostError;
 use gateway_plugin_sdk::prelude::*;
 use serde_json::{Map, Value};
 
@@ -37,88 +36,51 @@ impl Plugin for Router {
 
     fn on_message(&mut self, event: &Message<'_>) -> Verdict {
         let mut payload = Payload::new(event.payload());
+        let mut verdict = Verdict::next();
         for (index, rule) in self.rules.iter().enumerate() {
             if !rule.when.matches(event, &payload) {
                 continue;
             }
             match act(&rule.then, event, &mut payload) {
-                Ok(Some(verdict)) => return verdict,
                 Ok(None) => {}
-                Err(failure) => return failure.verdict(index + 1),
+                Ok(Some(decided)) => {
+                    verdict = decided;
+                    break;
+                }
+                Err(unfit) => {
+                    log::warn!("rule {}: {unfit}", index + 1);
+                    return Verdict::deny(code::BAD_REQUEST, "the message cannot be routed");
+                }
             }
         }
-        match payload.into_rewritten() {
-            Some(rewritten) => Verdict::replace(rewritten),
-            None => Verdict::next(),
+        if let Some(rewritten) = payload.rewritten()
+            && let Err(error) = event.set_payload(rewritten)
+        {
+            log::error!("a rewritten payload: {error}");
+            return Verdict::deny(code::INTERNAL, "internal server error");
         }
+        verdict
     }
 }
 
-/// Why a rule that matched could not be carried out. It was meant to decide, so the message does not get past it.
-enum Failure {
-    /// The client's: it did not send what the rule needs.
-    Message(Unfit),
-    /// The gateway refused an effect.
-    Host(HostError),
-}
-
-impl Failure {
-    fn verdict(self, rule: usize) -> Verdict {
-        match self {
-            Self::Message(unfit) => {
-                log::warn!("rule {rule}: {unfit}");
-                Verdict::deny(code::BAD_REQUEST, "the message cannot be routed")
-            }
-            Self::Host(error) => {
-                log::error!("rule {rule}: {error}");
-                Verdict::deny(code::INTERNAL, "internal server error")
-            }
-        }
-    }
-}
-
-/// Carries out one action. `None` goes on to the next rule.
-fn act(action: &Action, event: &Message<'_>, payload: &mut Payload<'_>) -> Result<Option<Verdict>, Failure> {
+/// Carries out one action. `None` goes on to the next rule. An error means that the client did not send what the rule
+/// needs; the rule was meant to decide, so the message does not get past it.
+fn act(action: &Action, event: &Message<'_>, payload: &mut Payload<'_>) -> Result<Option<Verdict>, Unfit> {
     let scope = Scope { event, payload };
-    let verdict = match action {
+    Ok(Some(match action {
+        Action::Allow => Verdict::allow(),
         Action::Deny(code, reason) => Verdict::deny(*code, reason),
         Action::Drop => Verdict::drop(),
-        Action::Reply(value) => Verdict::reply_json(&value.fill(&scope).map_err(Failure::Message)?),
-        Action::Allow => match payload.rewritten() {
-            // A verdict permits a message or changes its payload, never both.
-            Some(changed) if event.kind() == Kind::Publish => publish(event, &[event.channel()], changed)?,
-            Some(changed) => Verdict::replace(changed),
-            None => Verdict::allow(),
-        },
+        Action::Reply(value) => Verdict::reply_json(&value.fill(&scope)?),
         Action::Route(templates) => {
-            let addresses = templates
-                .iter()
-                .map(|template| template.address(&scope))
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(Failure::Message)?;
-            match payload.rewritten() {
-                // `route` publishes the payload that came in.
-                Some(changed) => publish(event, &addresses, changed)?,
-                None => Verdict::route(addresses),
-            }
+            let addresses = templates.iter().map(|template| template.address(&scope));
+            Verdict::route(addresses.collect::<Result<Vec<_>, _>>()?)
         }
         Action::Rewrite(fields) => {
-            let values = fields
-                .iter()
-                .map(|(path, value)| Ok((path, value.fill(&scope)?)))
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(Failure::Message)?;
-            payload.set(values).map_err(Failure::Message)?;
+            let values = fields.iter().map(|(path, value)| Ok((path, value.fill(&scope)?)));
+            let values = values.collect::<Result<Vec<_>, _>>()?;
+            payload.set(values)?;
             return Ok(None);
         }
-    };
-    Ok(Some(verdict))
-}
-
-/// Publishes a changed payload as an effect, and ends the chain as if the message itself had gone there.
-fn publish(event: &Message<'_>, addresses: &[impl AsRef<str>], payload: &[u8]) -> Result<Verdict, Failure> {
-    for address in addresses {
-        event.publish(address, payload).map_err(Failure::Host)?;
-    }
-    Ok(Verdict::drop())
+    }))
 }

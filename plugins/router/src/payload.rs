@@ -69,10 +69,6 @@ impl<'m> Payload<'m> {
         self.rewritten.as_deref()
     }
 
-    pub(crate) fn into_rewritten(self) -> Option<Vec<u8>> {
-        self.rewritten
-    }
-
     fn json(&self) -> Option<&Value> {
         self.parsed.get_or_init(|| serde_json::from_slice(self.original).ok()).as_ref()
     }

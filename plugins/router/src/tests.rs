@@ -1,4 +1,4 @@
-use gateway_plugin_sdk::kit::{Effect, Kit, Outcome};
+use gateway_plugin_sdk::kit::{Kit, Outcome};
 
 use super::*;
 
@@ -16,6 +16,12 @@ fn config(rules: &str) -> Value {
 /// User 42 publishes to a channel.
 fn publish(kit: &mut Kit<Router>, channel: &str, payload: &Value) -> Outcome<Verdict> {
     kit.connection("c1").user("42").message(Kind::Publish).channel(channel).json(payload).send()
+}
+
+/// What the message goes on with.
+fn changed(outcome: &Outcome<Verdict>) -> Value {
+    let payload = outcome.payload.as_deref().expect("the payload was changed");
+    serde_json::from_slice(payload).expect("JSON")
 }
 
 const UNROUTABLE: &str = "the message cannot be routed";
@@ -160,16 +166,15 @@ fn rewrite_sets_fields_and_goes_on() {
     let expected = json!({
         "type": "x", "kind": "x", "keep": 1, "meta": {"a": 1, "from": {"user": "42"}}, "seen": true,
     });
-    assert_eq!(outcome.verdict, Verdict::replace_json(&expected));
+    assert_eq!(outcome.verdict, Verdict::next(), "a rewrite decides nothing");
+    assert_eq!(changed(&outcome), expected);
 }
 
 #[test]
 fn a_rewrite_reads_the_payload_from_before() {
     let mut kit = kit(r#"[[rules]] rewrite = { a = "{payload.b}", b = "{payload.a}" }"#);
-    assert_eq!(
-        publish(&mut kit, "news", &json!({"a": 1, "b": 2})).verdict,
-        Verdict::replace_json(&json!({"a": 2, "b": 1}))
-    );
+    let outcome = publish(&mut kit, "news", &json!({"a": 1, "b": 2}));
+    assert_eq!(changed(&outcome), json!({"a": 2, "b": 1}));
 }
 
 #[test]
@@ -197,21 +202,20 @@ fn a_rewritten_message_that_is_permitted_or_routed_is_published_as_it_is_now() {
         [[rules]] fan_out = ["a", "b"]
     "#);
     let allowed = publish(&mut kit, "chat:1", &json!({}));
-    assert_eq!(allowed.verdict, Verdict::drop());
-    assert_eq!(allowed.effects, [Effect::publish("chat:1", r#"{"from":"42"}"#)]);
+    assert_eq!(allowed.verdict, Verdict::allow());
+    assert_eq!(changed(&allowed), json!({"from": "42"}));
     let routed = publish(&mut kit, "news", &json!({}));
-    assert_eq!(routed.verdict, Verdict::drop());
-    let changed = r#"{"from":"42"}"#;
-    assert_eq!(routed.effects, [Effect::publish("a", changed), Effect::publish("b", changed)]);
+    assert_eq!(routed.verdict, Verdict::route(["a", "b"]));
+    assert_eq!(changed(&routed), json!({"from": "42"}));
 }
 
 #[test]
-fn a_gateway_that_refuses_to_publish_is_an_internal_error() {
-    let mut kit = kit(r#"[[rules]] rewrite = { a = 1 }; [[rules]] fan_out = ["a", "b"]"#);
-    kit.effects_max(1);
+fn a_gateway_that_refuses_the_new_payload_is_an_internal_error() {
+    let mut kit = kit(r#"[[rules]] rewrite = { a = 1 }; [[rules]] allow = true"#);
+    kit.effects_max(0);
     let outcome = publish(&mut kit, "news", &json!({}));
     assert_eq!(outcome.verdict, Verdict::deny(100, "internal server error"));
-    assert_eq!(outcome.logged(), "rule 2: more than 1 effects in one call (effects_max)");
+    assert_eq!(outcome.logged(), "a rewritten payload: more than 0 effects in one call (effects_max)");
 }
 
 // ---- Addresses ----
@@ -426,7 +430,8 @@ fn the_table_of_the_readme_does_what_it_says() {
     let mut kit = Kit::<Router>::new(&settings["config"]).expect("good rules");
 
     let chat = publish(&mut kit, "chat:1", &json!({"text": "hello"}));
-    assert_eq!(chat.effects, [Effect::publish("chat:1", r#"{"from":"42","text":"hello"}"#)]);
+    assert_eq!(chat.verdict, Verdict::allow());
+    assert_eq!(changed(&chat), json!({"from": "42", "text": "hello"}));
     let direct = publish(&mut kit, "dm", &json!({"to": "7", "text": "hi"}));
     assert_eq!(direct.verdict, Verdict::route(["#7"]));
     let subscribe = kit.connection("c1").user("42").message(Kind::Subscribe).channel("chat:1").send();

@@ -62,7 +62,7 @@ impl Plugin for Scripted {
         })
     }
 
-    fn on_message(&mut self, message: &Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+    fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
         let payload = String::from_utf8_lossy(&message.payload).into_owned();
         Ok(match self.step(format!("message {payload}"), effects)? {
             Step::Message(verdict) => verdict,

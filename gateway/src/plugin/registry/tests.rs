@@ -27,7 +27,7 @@ impl Plugin for Stamp {
         Ok(ConnectVerdict::Pass)
     }
 
-    fn on_message(&mut self, message: &Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+    fn on_message(&mut self, message: &mut Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
         let trace = [&*message.payload, self.0.as_bytes(), b" "].concat();
         Ok(Verdict::Replace(trace.into()))
     }

@@ -67,7 +67,7 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
         let mut join = message(Protocol::CentrifugeJson, Kind::Rpc, b"\"room:1\"");
         join.method = "join".into();
         effects.push(Effect::Subscribe(channel("earlier")));
-        let verdict = lobby.plugin.on_message(&join, &mut effects).unwrap();
+        let verdict = lobby.plugin.on_message(&mut join, &mut effects).unwrap();
         assert_eq!(verdict, Verdict::Reply(r#"{"room":"room:1"}"#.into()));
         let publish = |payload: &str| Effect::Publish {
             address: channel("room:1"),
@@ -83,7 +83,7 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
             ]
         );
         join.payload = Bytes::from_static(b"\"a b\"");
-        let denied = lobby.plugin.on_message(&join, &mut Vec::new()).unwrap();
+        let denied = lobby.plugin.on_message(&mut join, &mut Vec::new()).unwrap();
         assert!(matches!(denied, Verdict::Deny(_)), "{denied:?}");
 
         effects.clear();

@@ -90,7 +90,7 @@ impl Running {
     pub(super) fn message(&mut self, kind: Kind, name: &str, payload: &[u8]) -> Result<Verdict, Failure> {
         let mut message = message(self.protocol, kind, payload);
         message.channel = (!name.is_empty()).then(|| channel(name));
-        self.plugin.on_message(&message, &mut self.effects)
+        self.plugin.on_message(&mut message, &mut self.effects)
     }
 
     pub(super) fn raw(&mut self, payload: &str) -> Result<Verdict, Failure> {
