@@ -49,6 +49,15 @@ pub struct Page {
     pub top: Top,
 }
 
+/// What a client missed, and where its stream stands, read at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Recovery {
+    /// Oldest first; `None` if something of it is not there any more.
+    pub missed: Option<Vec<Arc<Publication>>>,
+    /// Where the stream stands.
+    pub top: Top,
+}
+
 /// A publication on its way.
 #[derive(Debug)]
 pub struct NewPublication<'a> {
@@ -85,7 +94,7 @@ pub trait Backplane: Send + Sync {
         at: Duration,
     ) -> Result<Page, ReplyError>;
 
-    /// Everything after a position, if nothing of it is missing; `None` if something is, with the top in both cases.
+    /// Everything after a position, if nothing of it is missing.
     fn recover(
         &self,
         channel: &Channel,
@@ -93,7 +102,7 @@ pub trait Backplane: Send + Sync {
         publications_max: usize,
         retention: Retention,
         at: Duration,
-    ) -> Result<(Option<Vec<Arc<Publication>>>, Top), ReplyError>;
+    ) -> Result<Recovery, ReplyError>;
 
     /// Where a channel's stream stands, if it has one.
     fn top(&self, channel: &Channel) -> Option<Top>;

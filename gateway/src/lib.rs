@@ -10,6 +10,8 @@
 //!
 //! `gateway/ARCHITECTURE.md` tells the same at length.
 
+#![allow(rustdoc::private_intra_doc_links, reason = "read by those who change it, with private items")]
+
 pub mod accept;
 pub mod transport;
 pub mod protocol;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use gateway_tests::{Client, eventually, request};
 use serde_json::json;
 use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
 
 /// A build of the plugin included.
 const LONG: Duration = Duration::from_secs(300);
@@ -23,7 +24,8 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
     text.split(&open).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// The commands of the README, in order. `../` is a folder of this test; the clone itself stays where it is.
+/// The commands of a README, in order. `../` is a folder of this test, and so is the folder of an example, which is copied
+/// there; the clone itself stays as it is.
 struct Reader {
     commands: Vec<String>,
     beside: tempfile::TempDir,
@@ -50,11 +52,25 @@ impl Reader {
         command
             .replace("../gateway/", &format!("{}/", root().display()))
             .replace("../", &format!("{beside}/"))
+            .replace("examples/", &format!("{beside}/examples/"))
+    }
+
+    /// A copy of an example that may be written to.
+    fn copy(&self, example: &str) -> PathBuf {
+        let (from, to) =
+            (root().join("examples").join(example), self.beside.path().join("examples").join(example));
+        fs::create_dir_all(to.join("plugins")).unwrap();
+        for file in ["gateway.toml", "plugins/10-polite.toml"] {
+            fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+        to
     }
 
     fn shell(&self, command: &str) -> Command {
         let mut shell = Command::new("bash");
         shell.arg("-ec").arg(format!("exec 2>&1; {command}")).current_dir(&self.at).kill_on_drop(true);
+        // As it stands means that cargo builds into `target`.
+        shell.env_remove("CARGO_TARGET_DIR");
         shell
     }
 
@@ -101,8 +117,12 @@ async fn stop(mut child: Child) {
     assert!(status.success(), "{status}");
 }
 
+/// The README's ports are one gateway's at a time.
+static PORTS: Mutex<()> = Mutex::const_new(());
+
 #[tokio::test]
 async fn every_command_works_as_it_stands() {
+    let _ports = PORTS.lock().await;
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let mut reader = Reader::new(&readme);
 
@@ -118,13 +138,6 @@ async fn every_command_works_as_it_stands() {
     let real: Vec<_> = reader.commands.drain(..4).collect();
 
     // Write a plugin.
-    let token = request(public, "GET", "/demo/token?user=ann", &[], b"").await.json();
-    let mut ann = Client::open(public).await;
-    ann.ask("connect", json!({"token": token["token"]})).await.unwrap();
-    ann.subscribe("chat:lobby").await;
-    ann.publish("chat:lobby", json!({"text": "before"})).await;
-    assert_eq!(ann.publication("chat:lobby").await["data"]["text"], "before");
-
     reader.run("cargo new --lib ../shout").await;
     reader.run("cd ../shout").await;
     reader.run("cargo add gateway-plugin-sdk").await;
@@ -134,6 +147,13 @@ async fn every_command_works_as_it_stands() {
     assert!(lines <= 20, "a plugin in about ten lines, and what surrounds them: {lines}");
     fs::write(reader.at.join("src/lib.rs"), source).unwrap();
     reader.run("cargo build --release --target wasm32-wasip1").await;
+    let token = request(public, "GET", "/demo/token?user=ann", &[], b"").await.json();
+    let mut ann = Client::open(public).await;
+    ann.ask("connect", json!({"token": token["token"]})).await.unwrap();
+    ann.subscribe("chat:lobby").await;
+    ann.publish("chat:lobby", json!({"text": "before"})).await;
+    assert_eq!(ann.publication("chat:lobby").await["data"]["text"], "before");
+
     let dropped = reader.next("cp target/wasm32-wasip1/release/shout.wasm");
     let file = dropped.split(' ').nth(2).unwrap().to_owned();
     assert!(reader.shell(&dropped).status().await.unwrap().success());
@@ -163,9 +183,46 @@ async fn every_command_works_as_it_stands() {
     stop(served).await;
 }
 
+#[tokio::test]
+async fn the_first_plugin_is_polite_and_changes_while_clients_are_connected() {
+    let _ports = PORTS.lock().await;
+    let readme = fs::read_to_string(root().join("examples/first-plugin/README.md")).unwrap();
+    let mut reader = Reader::new(&readme);
+    let example = reader.copy("first-plugin");
+    reader.run("cargo test -p polite").await;
+    reader.run("cargo build --profile plugin --target wasm32-wasip1 -p polite").await;
+    reader.run("cp target/wasm32-wasip1/plugin/polite.wasm").await;
+    let served = reader.start("cargo run --release -- serve");
+    assert!(reader.commands.is_empty(), "these commands are not tried: {:?}", reader.commands);
+    ready().await;
+
+    let mut client = Client::open("127.0.0.1:8000".parse().unwrap()).await;
+    let [lines, refused] = &blocks(&readme, "json")[..] else { panic!("what is sent, and what is refused") };
+    for line in lines.lines() {
+        client.send_text(line).await;
+    }
+    client.reply(1, "connect").await.unwrap();
+    client.reply(2, "subscribe").await.unwrap();
+    client.reply(3, "publish").await.unwrap();
+    assert_eq!(client.publication("news").await["data"], "hello");
+    let refused: serde_json::Value = serde_json::from_str(refused).unwrap();
+    let error = client.reply(4, "publish").await.unwrap_err();
+    assert_eq!(refused["error"], json!({"code": error.code, "message": error.message}));
+
+    // Other settings, the same connection.
+    let settings = example.join("plugins/10-polite.toml");
+    let before = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, before.replace("\"darn\", ", "")).unwrap();
+    eventually("the word is allowed", async || {
+        client.ask("publish", json!({"channel": "news", "data": "oh darn"})).await.ok()
+    })
+    .await;
+    stop(served).await;
+}
+
 #[test]
 fn every_file_it_points_to_is_there() {
-    for page in ["README.md", "gateway/ARCHITECTURE.md", "CHANGELOG.md"] {
+    for page in ["README.md", "gateway/ARCHITECTURE.md", "CHANGELOG.md", "examples/README.md"] {
         let text = fs::read_to_string(root().join(page)).unwrap();
         let folder = root().join(page).parent().unwrap().to_owned();
         for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {

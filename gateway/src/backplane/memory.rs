@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Backplane, NewPublication, Page, Retention, Top};
+use super::{Backplane, NewPublication, Page, Recovery, Retention, Top};
 use crate::config;
 use crate::connection::id::ConnectionIds;
 use crate::hub::peer::Why;
@@ -286,20 +286,21 @@ impl Backplane for Memory {
         publications_max: usize,
         retention: Retention,
         at: Duration,
-    ) -> Result<(Option<Vec<Arc<Publication>>>, Top), ReplyError> {
+    ) -> Result<Recovery, ReplyError> {
         self.with(channel, |entry| {
             let stream = entry.stream(self, retention, at);
             let top = stream.top.clone();
             let same_stream = since.epoch.is_empty() || *since.epoch == *top.epoch;
             if !same_stream || since.offset > top.offset {
-                return Ok((None, top));
+                return Ok(Recovery { missed: None, top });
             }
             let missed = (top.offset - since.offset) as usize;
             if missed > stream.kept.len() || missed > publications_max {
-                return Ok((None, top));
+                return Ok(Recovery { missed: None, top });
             }
             let kept = stream.kept.range(stream.kept.len() - missed..);
-            Ok((Some(kept.map(|(_, publication)| publication.clone()).collect()), top))
+            let missed = kept.map(|(_, publication)| publication.clone()).collect();
+            Ok(Recovery { missed: Some(missed), top })
         })
     }
 

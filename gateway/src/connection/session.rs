@@ -13,7 +13,7 @@ use super::core::{Core, Effects};
 use super::effect::{Ask, Effect};
 use super::event::{Event, Now};
 use super::local::Local;
-use crate::backplane::{NewPublication, Retention, memory};
+use crate::backplane::{NewPublication, Recovery, Retention, memory};
 use crate::config::Namespace;
 use crate::hub::Listening;
 use crate::hub::peer::{Peer, Signal};
@@ -343,14 +343,14 @@ impl Session {
     ) -> Result<Subscribed, ReplyError> {
         let Local { backplane, config, hub, .. } = &*self.local;
         let publications_max = config.client.history_publications_max;
-        let (missed, top) = match recover {
+        let Recovery { missed, top } = match recover {
             Some(since) => {
                 backplane.recover(channel, since, publications_max, retention(namespace), now.at)?
             }
             None => {
                 let query = HistoryQuery::default();
                 let page = backplane.history(channel, &query, 0, retention(namespace), now.at)?;
-                (None, page.top)
+                Recovery { missed: None, top: page.top }
             }
         };
         hub.borrow_mut().set_position(channel, self.peer.number, top.offset, top.epoch.clone());

@@ -56,15 +56,14 @@ impl Node {
         batch.into_iter().map(push).collect()
     }
 
-    fn history(&self, query: HistoryQuery, at: u64) -> Result<Vec<u64>, u32> {
-        let page =
-            self.memory.history(&channel("a"), &query, 100, KEPT, S(at)).map_err(|error| error.code)?;
+    fn history(&self, query: &HistoryQuery, at: u64) -> Result<Vec<u64>, u32> {
+        let page = self.memory.history(&channel("a"), query, 100, KEPT, S(at)).map_err(|error| error.code)?;
         Ok(page.publications.iter().map(|publication| publication.offset).collect())
     }
 
     fn recover(&self, offset: u64, epoch: &str, at: u64) -> Option<Vec<u64>> {
         let since = Position { offset, epoch: epoch.into() };
-        let (missed, _) = self.memory.recover(&channel("a"), &since, 100, KEPT, S(at)).unwrap();
+        let Recovery { missed, .. } = self.memory.recover(&channel("a"), &since, 100, KEPT, S(at)).unwrap();
         Some(missed?.iter().map(|publication| publication.offset).collect())
     }
 }
@@ -110,9 +109,9 @@ fn history_is_bounded_in_number_and_age() {
     let node = Node::new();
     (0..5).for_each(|at| drop(node.publish("a", "x", KEPT, at).unwrap()));
     let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
-    assert_eq!(node.history(all.clone(), 5), Ok(vec![3, 4, 5]));
-    assert_eq!(node.history(all.clone(), 63), Ok(vec![5]));
-    assert_eq!(node.history(all, 64), Ok(vec![]));
+    assert_eq!(node.history(&all, 5), Ok(vec![3, 4, 5]));
+    assert_eq!(node.history(&all, 63), Ok(vec![5]));
+    assert_eq!(node.history(&all, 64), Ok(vec![]));
 }
 
 #[test]
@@ -122,7 +121,7 @@ fn history_is_read_in_pages_and_backwards() {
     (0..2).for_each(|_| drop(node.publish("a", "x", KEPT, 0).unwrap()));
     let query = |limit, since: Option<u64>, reverse| {
         let since = since.map(|offset| Position { offset, epoch: epoch.as_ref().into() });
-        node.history(HistoryQuery { limit, since, reverse }, 1)
+        node.history(&HistoryQuery { limit, since, reverse }, 1)
     };
     assert_eq!(query(0, None, false), Ok(vec![]), "only the position");
     assert_eq!(query(2, None, false), Ok(vec![1, 2]));
@@ -131,7 +130,7 @@ fn history_is_read_in_pages_and_backwards() {
     assert_eq!(query(-1, Some(2), true), Ok(vec![1]));
     assert_eq!(query(-1, Some(0), true), Err(107));
     let foreign = Position { offset: 1, epoch: "other".into() };
-    assert_eq!(node.history(HistoryQuery { limit: 1, since: Some(foreign), reverse: false }, 1), Err(112));
+    assert_eq!(node.history(&HistoryQuery { limit: 1, since: Some(foreign), reverse: false }, 1), Err(112));
 }
 
 #[test]
@@ -208,7 +207,7 @@ fn memory_for_history_is_bounded_and_who_publishes_pays() {
         assert_eq!(node.publish("a", &big, KEPT, 0).unwrap().offset, n, "it is published all the same");
     }
     let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
-    assert_eq!(node.history(all, 1), Ok(vec![3]));
+    assert_eq!(node.history(&all, 1), Ok(vec![3]));
     let page =
         node.memory.history(&channel("b"), &HistoryQuery { limit: 9, ..Default::default() }, 9, KEPT, S(1));
     assert_eq!(page.unwrap().publications.len(), 1, "another channel's past stays");

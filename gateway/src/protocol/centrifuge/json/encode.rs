@@ -50,8 +50,8 @@ impl Object<'_> {
         self.out
     }
 
-    fn number(&mut self, key: &str, value: impl Display + Default + PartialEq) {
-        if value != Default::default() {
+    fn number<N: Display + Default + PartialEq + Copy>(&mut self, key: &str, value: N) {
+        if value != N::default() {
             let out = self.key(key);
             write!(Append(out), "{value}").expect("writing to memory cannot fail");
         }
