@@ -249,27 +249,38 @@ impl Worker {
         let per_step = share * DRAIN_STEP.as_secs_f64();
         let peers: Vec<_> = self.open.borrow().values().cloned().collect();
         tracing::info!(worker = self.local.worker, connections = peers.len(), "draining");
-        let deadline = self.clock.instant(until).into();
-        let closing = async {
+        let paced = async {
             let mut step = tokio::time::interval(DRAIN_STEP);
             let mut credit: f64 = 0.0;
             for peer in peers {
-                while credit < 1.0 {
+                // Who has gone by itself costs no time.
+                while credit < 1.0 && self.open.borrow().contains_key(&peer.number) {
                     step.tick().await;
                     credit += per_step;
                 }
-                credit -= 1.0;
-                peer.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
+                if self.open.borrow().contains_key(&peer.number) {
+                    credit -= 1.0;
+                    peer.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
+                }
             }
+            std::future::pending::<()>().await;
+        };
+        let gone = async {
             while !self.open.borrow().is_empty() {
                 self.ended.notified().await;
             }
         };
-        let left = || self.open.borrow().len();
-        if tokio::time::timeout_at(deadline, closing).await.is_err() {
+        let deadline = self.clock.instant(until).into();
+        let drained = tokio::time::timeout_at(deadline, async {
+            tokio::select! {
+                () = gone => (),
+                () = paced => (),
+            }
+        });
+        if drained.await.is_err() {
             tracing::warn!(
                 worker = self.local.worker,
-                connections = left(),
+                connections = self.open.borrow().len(),
                 "connections were cut off at the drain deadline"
             );
         } else {

@@ -270,6 +270,10 @@ fn upgrade_key(request: &Request<Incoming>) -> Result<&str, (StatusCode, &'stati
         return Err((StatusCode::METHOD_NOT_ALLOWED, "a WebSocket handshake is a GET request\n"));
     }
     let headers = request.headers();
+    // RFC 9112, 3.2: a server must refuse none as well as two.
+    if headers.get_all(header::HOST).iter().count() != 1 {
+        return bad("exactly one `Host` is needed\n");
+    }
     if !has_token(headers, &header::UPGRADE, "websocket") {
         return Err((
             StatusCode::UPGRADE_REQUIRED,
