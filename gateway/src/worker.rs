@@ -186,13 +186,13 @@ impl Worker {
         let backlog_bytes_max = limits.outbound_bytes_max / 2;
         let driver =
             Driver { session, websocket, inlet: self.inlet.clone(), clock: self.clock, backlog_bytes_max };
-        spawn_local(self.drive(number, driver, connection, handshake));
+        spawn_local(self.drive(number, Box::new(driver), connection, handshake));
     }
 
     async fn drive(
         self: Rc<Self>,
         number: u64,
-        driver: Driver,
+        driver: Box<Driver>,
         connection: ConnectionPermit,
         handshake: HandshakePermit,
     ) {

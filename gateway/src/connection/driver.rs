@@ -58,7 +58,9 @@ pub struct Driver {
 impl Driver {
     /// Runs until the connection is over and the client knows. `admitted` is called once when the client is admitted.
     /// Dropping the future drops the socket without a word.
-    pub async fn run(mut self, admitted: impl FnOnce()) {
+    ///
+    /// Boxed, because a future keeps each value that moves through it in every place it moved through.
+    pub async fn run(mut self: Box<Self>, admitted: impl FnOnce()) {
         let mut admitted = Some(admitted);
         let peer = self.session.peer().clone();
         let timer = sleep_until(Instant::now());
