@@ -96,25 +96,29 @@ impl Client {
 
     /// The reply to a command. Pushes that come before are kept.
     pub async fn reply(&mut self, id: u32, command: &str) -> Result<Value, Refused> {
+        let outcome = self.outcome(id, command).await;
+        outcome.unwrap_or_else(|closed| panic!("expected the reply to {command}, but was closed: {closed:?}"))
+    }
+
+    /// The reply to a command, or the end of the connection.
+    pub async fn outcome(&mut self, id: u32, command: &str) -> Result<Result<Value, Refused>, Closed> {
         loop {
-            let mut reply = self.next().await.unwrap_or_else(|closed| {
-                panic!("expected the reply to {command}, but was closed: {closed:?}")
-            });
+            let mut reply = self.next(&format!("the reply to {command}")).await?;
             if let Value::Object(push) = reply["push"].take() {
                 self.pushes.push_back(push.into());
                 continue;
             }
             assert_eq!(reply["id"], id, "expected the reply to {command} and not {reply}");
             if let Value::Object(error) = reply["error"].take() {
-                return Err(Refused {
+                return Ok(Err(Refused {
                     code: error["code"].as_u64().expect("an error has a code"),
                     message: error["message"].as_str().expect("an error has a message").to_owned(),
                     temporary: error.get("temporary") == Some(&Value::Bool(true)),
-                });
+                }));
             }
             let result = reply[command].take();
             assert!(result.is_object(), "the reply to {command} has no such part: {reply}");
-            return Ok(result);
+            return Ok(Ok(result));
         }
     }
 
@@ -132,18 +136,12 @@ impl Client {
 
     /// The next push of any kind: what stands under `push`.
     pub async fn push(&mut self) -> Value {
-        if let Some(push) = self.pushes.pop_front() {
-            return push;
-        }
-        let mut message =
-            self.next().await.unwrap_or_else(|closed| panic!("expected a push, but was closed: {closed:?}"));
-        assert!(message["push"].is_object(), "expected a push and not {message}");
-        message["push"].take()
+        self.push_of("any kind").await
     }
 
     /// The next push, which has to be a publication in this channel.
     pub async fn publication(&mut self, channel: &str) -> Value {
-        let mut push = self.push().await;
+        let mut push = self.push_of(&format!("a publication in {channel}")).await;
         assert!(
             push["channel"] == channel && push["pub"].is_object(),
             "expected a publication in {channel}: {push}"
@@ -153,24 +151,45 @@ impl Client {
 
     /// The next push, which has to be a message to this client.
     pub async fn direct(&mut self) -> Value {
-        let mut push = self.push().await;
+        let mut push = self.push_of("a direct message").await;
         assert!(push["message"].is_object(), "expected a direct message and not {push}");
         push["message"]["data"].take()
+    }
+
+    async fn push_of(&mut self, what: &str) -> Value {
+        if let Some(push) = self.pushes.pop_front() {
+            return push;
+        }
+        let what = format!("a push: {what}");
+        let next = self.next(&what).await;
+        let mut message = next.unwrap_or_else(|closed| panic!("expected {what}, but was closed: {closed:?}"));
+        assert!(message["push"].is_object(), "expected {what}, and not {message}");
+        message["push"].take()
     }
 
     /// How the connection ends. Pushes and replies that come before are skipped.
     pub async fn closed(&mut self) -> Closed {
         loop {
-            if let Err(closed) = self.next().await {
+            if let Err(closed) = self.next("the end of the connection").await {
                 return closed;
             }
         }
     }
 
+    /// Whether a publication with this data comes before the connection ends. Other pushes are skipped.
+    pub async fn heard(&mut self, data: &str) -> bool {
+        while let Ok(message) = self.next(&format!("{data:?}, or the end of the connection")).await {
+            if message["push"]["pub"]["data"] == data {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Waits for the next ping.
     pub async fn ping(&mut self) {
         loop {
-            match self.socket.next().await {
+            match self.socket.next("a ping").await {
                 Ok(Message::Text(text)) if text.as_str() == "{}" => return self.on_ping().await,
                 Ok(Message::Text(text)) => self.keep(&text),
                 other => panic!("expected a ping and not {other:?}"),
@@ -183,9 +202,9 @@ impl Client {
         self.socket.close().await;
     }
 
-    async fn next(&mut self) -> Result<Value, Closed> {
+    async fn next(&mut self, what: &str) -> Result<Value, Closed> {
         loop {
-            match self.socket.next().await? {
+            match self.socket.next(what).await? {
                 Message::Text(text) if text.as_str() == "{}" => self.on_ping().await,
                 Message::Text(text) => {
                     return Ok(serde_json::from_str(&text)

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use toml::{Table, Value as Toml};
 
-use crate::artifacts::{gateway_binary, wasm};
+use crate::artifacts::{gateway_binary, target_folder, wasm};
 use crate::folder::Folder;
 use crate::http::{self, Answer};
 use crate::log::{Line, Log};
@@ -20,10 +20,12 @@ use crate::metrics::Metrics;
 use crate::wait::within_time;
 
 /// What the API of every gateway in the tests asks for.
-pub const API_KEY: &str = "the key of the tests";
+pub const API_KEY: &str = "the-key-of-the-tests";
 
 /// Plugins are compiled before a gateway is ready.
 const START: Duration = Duration::from_secs(20);
+/// The demo may have to build its plugins.
+const START_OF_DEMO: Duration = Duration::from_secs(300);
 
 /// A running gateway with a folder of its own. Killed when dropped; its last log lines are shown if the test fails.
 #[derive(Debug)]
@@ -46,8 +48,17 @@ pub struct Builder {
 #[derive(Debug)]
 struct Setup {
     folder: TempDir,
+    command: Subcommand,
     /// Soft and hard limit of open files.
     descriptors: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Subcommand {
+    /// With the configuration file in the folder.
+    Serve,
+    /// At these addresses.
+    Demo { listen: SocketAddr, admin: SocketAddr },
 }
 
 #[derive(Debug)]
@@ -72,7 +83,15 @@ impl Gateway {
         .expect("valid");
         merge(&mut all, toml::from_str(config).expect("the settings of a test are TOML"));
         fs::write(folder.path().join("gateway.toml"), all.to_string()).expect("a file can be written");
-        Builder { setup: Setup { folder, descriptors: None }, plugins }
+        Builder { setup: Setup { folder, command: Subcommand::Serve, descriptors: None }, plugins }
+    }
+
+    /// Starts the demo of the source tree, with a plugin folder of its own. It builds the plugins if they are not built.
+    pub async fn demo() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let Builder { mut setup, plugins } = Self::with("");
+        setup.command = Subcommand::Demo { listen: any, admin: any };
+        Builder { setup, plugins }.start().await
     }
 
     /// Where clients connect.
@@ -147,7 +166,12 @@ impl Gateway {
 
     /// Asks it to end, as a service manager does.
     pub fn terminate(&self) {
-        kill_process(self.process.pid(), Signal::TERM).expect("it is our child");
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.process.pid(), signal).expect("it is our child");
     }
 
     /// Waits for the end of the process.
@@ -155,15 +179,15 @@ impl Gateway {
         within_time(limit, "the end of the gateway", self.process.exit()).await
     }
 
+    /// Ends it without a word.
+    pub fn kill(&mut self) {
+        self.process.end();
+    }
+
     /// Kills it and starts it again at the same addresses.
     pub async fn restart(&mut self) {
         self.process.end();
-        let path = self.setup.config();
-        let text = fs::read_to_string(&path).expect("it was written");
-        let mut config: Table = toml::from_str(&text).expect("it was valid");
-        merge(&mut config, table("listen", "address", self.address));
-        merge(&mut config, table("admin", "address", self.admin));
-        fs::write(path, config.to_string()).expect("a file can be written");
+        self.setup.keep(self.address, self.admin);
         (self.process, self.log, self.address, self.admin) = self.setup.launch().await;
     }
 }
@@ -207,9 +231,20 @@ impl Setup {
         self.folder.path().join("gateway.toml")
     }
 
-    /// Starts the process and waits until it says where it listens.
-    async fn launch(&self) -> (Process, Log, SocketAddr, SocketAddr) {
-        allow_many_files();
+    /// From now on it is to be found at these addresses.
+    fn keep(&mut self, address: SocketAddr, admin: SocketAddr) {
+        if let Subcommand::Demo { .. } = self.command {
+            self.command = Subcommand::Demo { listen: address, admin };
+            return;
+        }
+        let text = fs::read_to_string(self.config()).expect("it was written");
+        let mut config: Table = toml::from_str(&text).expect("it was valid");
+        merge(&mut config, table("listen", "address", address));
+        merge(&mut config, table("admin", "address", admin));
+        fs::write(self.config(), config.to_string()).expect("a file can be written");
+    }
+
+    fn command(&self) -> Command {
         let mut command = match self.descriptors {
             None => Command::new(gateway_binary()),
             Some(max) => {
@@ -218,20 +253,32 @@ impl Setup {
                 shell
             }
         };
-        let mut child = command
-            .args(["serve", "--config"])
-            .arg(self.config())
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+        match self.command {
+            Subcommand::Serve => command.args(["serve", "--config"]).arg(self.config()).env_clear(),
+            Subcommand::Demo { listen, admin } => command
+                .args(["demo", "--listen", &listen.to_string(), "--admin", &admin.to_string(), "--source"])
+                .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+                .arg("--dir")
+                .arg(self.folder.path().join("plugins"))
+                .env("CARGO_TARGET_DIR", target_folder()),
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts the process and waits until it says where it listens.
+    async fn launch(&self) -> (Process, Log, SocketAddr, SocketAddr) {
+        allow_many_files();
+        let mut child = self
+            .command()
             .spawn()
             .unwrap_or_else(|error| panic!("failed to run {}: {error}", gateway_binary().display()));
         let log = Log::follow(child.stderr.take().expect("it was asked for"));
         let process = Process(child);
         let address = async |message: &str| {
             let what = format!("the line `{message}`");
-            let line = log.find(0, START, &what, |line| line.message == message).await;
+            let limit = if matches!(self.command, Subcommand::Serve) { START } else { START_OF_DEMO };
+            let line = log.find(0, limit, &what, |line| line.message == message).await;
             line.field("address").parse().unwrap_or_else(|_| panic!("no address: {}", line.text))
         };
         let clients = address("ready").await;

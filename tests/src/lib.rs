@@ -31,5 +31,5 @@ pub use log::{Line, Log};
 pub use metrics::Metrics;
 pub use raw::RawClient;
 pub use socket::{Closed, Frame, Handshake, Socket};
-pub use tool::{Tool, node};
+pub use tool::{Talk, Tool, node};
 pub use wait::{PATIENCE, eventually, within, within_time};

@@ -32,7 +32,7 @@ impl Line {
     fn parse(text: String) -> Self {
         let mut object = match serde_json::from_str(&text) {
             Ok(Value::Object(object)) => object,
-            _ => return Self { message: text.clone(), text, level: String::new(), fields: Map::new() },
+            _ => return Self::parse_text(text),
         };
         let mut fields = match object.remove("fields") {
             Some(Value::Object(fields)) => fields,
@@ -43,6 +43,24 @@ impl Line {
             _ => String::new(),
         };
         Self { level: take(&mut object, "level"), message: take(&mut fields, "message"), fields, text }
+    }
+
+    /// A line for people: time, level, module, then the message and `name=value` for each field.
+    fn parse_text(text: String) -> Self {
+        let mut words = text.split_ascii_whitespace();
+        let (level, rest) = match (words.next(), words.next(), words.next()) {
+            (Some(_), Some(level), Some(module)) if module.ends_with(':') => {
+                (level, words.collect::<Vec<_>>())
+            }
+            _ => return Self { message: text.clone(), text, level: String::new(), fields: Map::new() },
+        };
+        let fields_begin = rest.iter().position(|word| word.contains('=')).unwrap_or(rest.len());
+        let (message, named) = rest.split_at(fields_begin);
+        let mut fields = Map::new();
+        for (name, value) in named.iter().filter_map(|word| word.split_once('=')) {
+            fields.insert(name.to_owned(), value.trim_matches('"').into());
+        }
+        Self { level: level.to_owned(), message: message.join(" "), fields, text: text.clone() }
     }
 
     /// A field as text; empty if there is none.

@@ -76,7 +76,9 @@ impl RawClient {
 
     /// The next message.
     pub async fn message(&mut self) -> Message {
-        self.next().await.unwrap_or_else(|closed| panic!("expected a message, but was closed: {closed:?}"))
+        self.next("a message")
+            .await
+            .unwrap_or_else(|closed| panic!("expected a message, but was closed: {closed:?}"))
     }
 
     /// Sends and waits for the answer.
@@ -87,15 +89,15 @@ impl RawClient {
 
     /// How the connection ends. Messages that come before are a mistake.
     pub async fn closed(&mut self) -> Closed {
-        match self.next().await {
+        match self.next("the end of the connection").await {
             Ok(message) => panic!("expected the end and not {message:?}"),
             Err(closed) => closed,
         }
     }
 
     /// The next message, or the end. WebSocket pings are answered on the way.
-    pub async fn next(&mut self) -> Result<Message, Closed> {
-        within("a message", async {
+    pub async fn next(&mut self, what: &str) -> Result<Message, Closed> {
+        within(what, async {
             loop {
                 return match self.stream.next().await {
                     Some(Ok(Message::Close(frame))) => {
@@ -118,7 +120,7 @@ impl RawClient {
     /// Closes with code 1000 and waits for the answer.
     pub async fn close(mut self) {
         let _ = within("the end", self.stream.close(None)).await;
-        while self.next().await.is_ok() {}
+        while self.next("the end of the connection").await.is_ok() {}
     }
 
     /// The stream itself.

@@ -1,9 +1,12 @@
 //! Bytes on a TCP connection: handshakes and frames exactly as a test wants them, right or wrong.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use crate::http::Answer;
 use crate::wait::within;
@@ -53,9 +56,23 @@ impl Socket {
         let _ = within("the gateway to take bytes", self.stream.write_all(bytes)).await;
     }
 
-    /// Whether the gateway takes bytes at once; how many.
-    pub fn try_send(&mut self, bytes: &[u8]) -> usize {
-        self.stream.try_write(bytes).unwrap_or(0)
+    /// Sends a block again and again, without reading, until the gateway takes nothing for a second or has taken this
+    /// many bytes. Returns how many it took. `meanwhile` is called between two writes.
+    pub async fn flood(&mut self, block: &[u8], bytes_max: usize, mut meanwhile: impl FnMut()) -> usize {
+        let mut sent = 0;
+        let mut stuck = Instant::now();
+        while stuck.elapsed() < Duration::from_secs(1) && sent < bytes_max {
+            match self.stream.try_write(&block[sent % block.len()..]) {
+                Ok(count) => {
+                    sent += count;
+                    stuck = Instant::now();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(Duration::from_millis(1)).await,
+                Err(_) => break,
+            }
+            meanwhile();
+        }
+        sent
     }
 
     /// Ends the sending side.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::wait::within_time;
 
@@ -52,6 +53,57 @@ impl Tool {
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{name} failed ({}):\n{out}\n{err}", output.status);
         out.into_owned()
+    }
+}
+
+/// A program that takes turns with the test: a line on its standard output ends its turn, one on its standard input ours.
+#[derive(Debug)]
+pub struct Talk {
+    name: String,
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    input: ChildStdin,
+}
+
+impl Tool {
+    /// Starts it, to take turns. What it writes on standard error is shown with the test's own output.
+    pub fn talk(mut self) -> Talk {
+        let mut child =
+            self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap_or_else(|error| {
+                panic!("failed to run {}: {error}; `tests/run` does all the set-up", self.name)
+            });
+        let lines = BufReader::new(child.stdout.take().expect("it was asked for")).lines();
+        let input = child.stdin.take().expect("it was asked for");
+        Talk { name: self.name, child, lines, input }
+    }
+}
+
+impl Talk {
+    /// Waits for the line that ends its turn. It prints other lines on the way for people to read.
+    pub async fn hear(&mut self, limit: Duration, expected: &str) {
+        let what = format!("{expected:?} from {}", self.name);
+        within_time(limit, &what, async {
+            loop {
+                match self.lines.next_line().await {
+                    Ok(Some(line)) if line == expected => return,
+                    Ok(Some(line)) => println!("{line}"),
+                    _ => panic!("{} ended without {expected:?}: see its messages", self.name),
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Ends our turn.
+    pub async fn say(&mut self, line: &str) {
+        self.input.write_all(format!("{line}\n").as_bytes()).await.expect("it listens");
+    }
+
+    /// Waits until it has ended, which has to be with success.
+    pub async fn end(mut self, limit: Duration) {
+        drop(self.input);
+        let status = within_time(limit, format!("the end of {}", self.name), self.child.wait()).await;
+        assert!(status.is_ok_and(|status| status.success()), "{} failed: see its messages", self.name);
     }
 }
 

@@ -1,0 +1,79 @@
+//! A message meets three plugins.
+
+use gateway::plugin::chain::Chain;
+use gateway::plugin::event::Kind;
+use gateway::plugin::verdict::Decision;
+
+use crate::Scale;
+use crate::fixture::{Plugins, SMALL, message};
+use crate::measure::{Case, Measure, compare, ns_per_call};
+use crate::native::{self, Judge, Native};
+use crate::table::Table;
+
+/// `router`, asking who the client is.
+const AUTHENTICATED: &str = r#"
+[[config.rules]]
+authenticated = false
+deny = { code = 101, reason = "sign in" }
+"#;
+
+/// `router`, parsing the payload and publishing to the room that it names.
+const ROUTE: &str = r#"
+[[config.rules]]
+kind = "publish"
+channel = "chat:*"
+fan_out = ["room:{payload.room}"]
+"#;
+
+pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
+    let plugins = Plugins::new()?;
+    let native = |judges: &[Judge]| -> anyhow::Result<Chain> {
+        let links = judges.iter().map(|judge| plugins.in_chain("native", Native::factory(*judge)));
+        Ok(Chain::new(1, links.collect::<Result<_, _>>()?))
+    };
+    let wasm = |links: &[(&str, &str)]| -> anyhow::Result<Chain> {
+        let links = links.iter().map(|(name, settings)| plugins.link(name, settings));
+        Ok(Chain::new(1, links.collect::<Result<_, _>>()?))
+    };
+    let against = "native plugins, same chain";
+    let cases = vec![
+        Case {
+            name: format!("user known? look at the payload, route by it; {SMALL} B"),
+            unit: "ns",
+            gateway: ask(
+                scale,
+                wasm(&[("router", AUTHENTICATED), ("guest-trap", ""), ("router", ROUTE)])?,
+                true,
+            ),
+            against,
+            baseline: ask(scale, native(&[native::authenticated, native::look, native::route])?, true),
+        },
+        Case {
+            name: format!("next, next, next; {SMALL} B"),
+            unit: "ns",
+            gateway: ask(scale, wasm(&[("guest-bare", ""), ("guest-bare", ""), ("guest-bare", "")])?, false),
+            against,
+            baseline: ask(scale, native(&[native::next, native::next, native::next])?, false),
+        },
+    ];
+    let rows = compare(scale.rounds, cases)?;
+    let notes = vec![
+        "first case: router (deny the anonymous), guest-trap (compares the payload with five words), router"
+            .to_owned(),
+        "(parses JSON, `fan_out` to `room:{payload.room}`); second case: guest-bare three times".to_owned(),
+        "the design aims at no more than 1300 ns for three plugins".to_owned(),
+    ];
+    Ok(Table { title: "a published message meets three plugins (`Chain::on_message`)", notes, rows })
+}
+
+fn ask<'a>(scale: &Scale, mut chain: Chain, routed: bool) -> Measure<'a> {
+    let mut message = message(Kind::Publish, SMALL);
+    let mut effects = Vec::new();
+    let decision = chain.on_message(&mut message, &mut effects);
+    let as_expected = match &decision {
+        Decision::Route { targets, .. } => routed && targets[0].as_str() == "room:r42",
+        other => !routed && matches!(other, Decision::Undecided(_)),
+    };
+    assert!(as_expected, "the plugins do something else than what is measured: {decision:?}");
+    ns_per_call(scale.batch, move || chain.on_message(&mut message, &mut effects))
+}

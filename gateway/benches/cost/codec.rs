@@ -1,0 +1,130 @@
+//! Between the bytes of the JSON protocol and the words of the gateway.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway::protocol::Protocol;
+use gateway::protocol::codec::{self, Inbound};
+use gateway::protocol::push::{Form, Publication, Push, PushKind};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::Scale;
+use crate::fixture::{SMALL, channel, payload};
+use crate::measure::{Case, Measure, compare, ns_per_call};
+use crate::table::Table;
+
+/// A publish command and nothing else: what a program that knows only this one would parse.
+#[derive(Deserialize)]
+pub(crate) struct PublishCommand<'a> {
+    pub(crate) id: u32,
+    #[serde(borrow)]
+    pub(crate) publish: PublishRequest<'a>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct PublishRequest<'a> {
+    pub(crate) channel: &'a str,
+    #[serde(borrow)]
+    pub(crate) data: &'a RawValue,
+}
+
+/// A publication as subscribers receive it.
+#[derive(Serialize)]
+pub(crate) struct PublicationPush<'a> {
+    pub(crate) push: ChannelPush<'a>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct ChannelPush<'a> {
+    pub(crate) channel: &'a str,
+    #[serde(rename = "pub")]
+    pub(crate) publication: PublicationData<'a>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct PublicationData<'a> {
+    pub(crate) data: &'a RawValue,
+}
+
+impl<'a> PublicationPush<'a> {
+    pub(crate) fn new(channel: &'a str, data: &'a RawValue) -> Self {
+        Self { push: ChannelPush { channel, publication: PublicationData { data } } }
+    }
+}
+
+/// A command with [`SMALL`] bytes of data.
+pub(crate) fn publish_command() -> String {
+    format!(r#"{{"id":7,"publish":{{"channel":"news","data":{}}}}}"#, payload(SMALL))
+}
+
+pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
+    let command = publish_command();
+    let push = json!({"push": {"channel": "news", "pub": {"data": serde_json::from_str::<Value>(&payload(SMALL))?}}});
+    let data = RawValue::from_string(payload(SMALL))?;
+    let cases = vec![
+        Case {
+            name: format!("decode a publish command, {SMALL} B of data"),
+            unit: "ns",
+            gateway: decode(scale, &command),
+            against: "serde_json, to a Value",
+            baseline: ns_per_call(scale.batch, || serde_json::from_str::<Value>(&command).is_ok()),
+        },
+        Case {
+            name: format!("decode a publish command, {SMALL} B of data"),
+            unit: "ns",
+            gateway: decode(scale, &command),
+            against: "serde_json, to a struct",
+            baseline: ns_per_call(scale.batch, || {
+                let command: PublishCommand<'_> = serde_json::from_str(&command).ok()?;
+                Some((command.id, command.publish.channel, command.publish.data.get()))
+            }),
+        },
+        Case {
+            name: format!("encode its push frame, {SMALL} B of data"),
+            unit: "ns",
+            gateway: encode(scale),
+            against: "serde_json, from a Value",
+            baseline: ns_per_call(scale.batch, || serde_json::to_vec(&push)),
+        },
+        Case {
+            name: format!("encode its push frame, {SMALL} B of data"),
+            unit: "ns",
+            gateway: encode(scale),
+            against: "serde_json, from a struct",
+            baseline: ns_per_call(scale.batch, || serde_json::to_vec(&PublicationPush::new("news", &data))),
+        },
+    ];
+    let rows = compare(scale.rounds, cases)?;
+    let notes = vec![
+        "decoding: any command may come, and the payload is checked and kept as a slice of the message"
+            .to_owned(),
+        "encoding: once for all subscribers, with the header of the WebSocket frame".to_owned(),
+    ];
+    Ok(Table { title: "JSON in and out", notes, rows })
+}
+
+fn decode<'a>(scale: &Scale, command: &str) -> Measure<'a> {
+    let inbound = Inbound { data: Bytes::from(command.to_owned()), binary: false };
+    ns_per_call(scale.batch, move || {
+        let mut last = None;
+        let decoded = codec::decode(Protocol::CentrifugeJson, inbound.clone(), 1024, |command| {
+            last = Some(command);
+            ControlFlow::Continue(())
+        });
+        (decoded, last)
+    })
+}
+
+fn encode<'a>(scale: &Scale) -> Measure<'a> {
+    let publication = Publication { data: payload(SMALL).into(), json: true, offset: 0, info: None };
+    let (publication, epoch, channel) = (Arc::new(publication), Arc::<str>::default(), channel("news"));
+    ns_per_call(scale.batch, move || {
+        // A push remembers its frames: each call needs a new one.
+        let kind = PushKind::Publication { publication: publication.clone(), epoch: epoch.clone() };
+        let push = Push::new(channel.clone(), kind);
+        push.frame(Form::Channel(Protocol::CentrifugeJson)).clone()
+    })
+}

@@ -1,0 +1,103 @@
+//! The work of the plugins, compiled into the gateway: what it would cost without WebAssembly.
+
+use std::sync::Arc;
+
+use gateway::plugin::chain::Plugin;
+use gateway::plugin::counters::PluginCounters;
+use gateway::plugin::event::{Goodbye, Hello, Message};
+use gateway::plugin::failure::{Cause, Failure};
+use gateway::plugin::interests::{Hooks, Interests};
+use gateway::plugin::load::{About, Factory, LoadError};
+use gateway::plugin::verdict::{ConnectVerdict, Effect, Refusal, Verdict};
+use gateway::protocol::channel::Channel;
+use serde_json::Value;
+
+/// Judges a message.
+pub(crate) type Judge = fn(&Message) -> Result<Verdict, Failure>;
+
+/// Like `echo`.
+pub(crate) fn echo(message: &Message) -> Result<Verdict, Failure> {
+    Ok(Verdict::Reply(message.payload.clone()))
+}
+
+/// Like `guest-bare` on a message that is not raw.
+pub(crate) fn next(_: &Message) -> Result<Verdict, Failure> {
+    Ok(Verdict::Next)
+}
+
+/// Like `guest-trap`: looks for words that nobody sends.
+pub(crate) fn look(message: &Message) -> Result<Verdict, Failure> {
+    match &*message.payload {
+        b"boom" | b"loop" | b"eat" | b"deep" | b"print" => Ok(Verdict::Drop),
+        _ => Ok(Verdict::Next),
+    }
+}
+
+/// Like `router` with a rule that keeps anonymous clients out.
+pub(crate) fn authenticated(message: &Message) -> Result<Verdict, Failure> {
+    if message.client.user.is_empty() {
+        return Ok(Verdict::Deny(Refusal { code: 101, reason: "sign in".into() }));
+    }
+    Ok(Verdict::Next)
+}
+
+/// Like `router` with a rule that routes by a field of the payload.
+pub(crate) fn route(message: &Message) -> Result<Verdict, Failure> {
+    let invalid = |what: &str| Failure::new(Cause::InvalidAnswer, what);
+    let payload: Value = serde_json::from_slice(&message.payload).map_err(|_| invalid("no JSON"))?;
+    let room = payload.get("room").and_then(Value::as_str).ok_or_else(|| invalid("no room"))?;
+    let address = Channel::parse(&format!("room:{room}")).map_err(|_| invalid("no address"))?;
+    Ok(Verdict::Route(vec![address]))
+}
+
+const HOOKS: Hooks = Hooks { configure: false, on_connect: false, on_message: true, on_disconnect: false };
+
+/// A plugin of this binary: called like any other, through the trait.
+pub(crate) struct Native {
+    judge: Judge,
+    interests: Interests,
+}
+
+impl Native {
+    pub(crate) fn instance(judge: Judge) -> Box<dyn Plugin> {
+        Box::new(Self { judge, interests: Interests::everything(HOOKS) })
+    }
+
+    pub(crate) fn factory(judge: Judge) -> Arc<dyn Factory> {
+        let about = About { name: None, version: None, sdk: None, interface: "native".into(), hooks: HOOKS };
+        Arc::new(NativeFactory { judge, about })
+    }
+}
+
+impl Plugin for Native {
+    fn interests(&self) -> &Interests {
+        &self.interests
+    }
+
+    fn on_connect(&mut self, _: &Hello, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+        Ok(ConnectVerdict::Pass)
+    }
+
+    fn on_message(&mut self, message: &mut Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+        (self.judge)(message)
+    }
+
+    fn on_disconnect(&mut self, _: &Goodbye, _: &mut Vec<Effect>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+struct NativeFactory {
+    judge: Judge,
+    about: About,
+}
+
+impl Factory for NativeFactory {
+    fn instantiate(&self, _: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
+        Ok(Native::instance(self.judge))
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}

@@ -1,0 +1,97 @@
+// Two tabs of the demo page in a real browser. Takes turns with the test that runs it: the test restarts the gateway and
+// changes the plugin folder, this looks at what the tabs make of it.
+import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { chromium } from "playwright-core";
+
+const { GATEWAY, CHROMIUM } = process.env;
+const PATIENCE = 15_000;
+const profile = await mkdtemp(join(tmpdir(), "gateway-browser-"));
+const browser = await chromium.launchPersistentContext(profile, {
+  executablePath: CHROMIUM,
+  headless: true,
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+  ],
+});
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+// Tells the test that it is its turn, and waits until it has done its part.
+async function turn(done, expected) {
+  console.log(done);
+  const { value } = await lines.next();
+  assert.equal(value, expected);
+}
+
+// While the gateway is away the browser complains about connections that fail; nothing else is to be complained about.
+const complaints = [];
+const away = /net::ERR_CONNECTION_(REFUSED|RESET|CLOSED)|net::ERR_EMPTY_RESPONSE|WebSocket connection to .* failed/;
+
+async function tab(user) {
+  const page = await browser.newPage();
+  page.setDefaultTimeout(PATIENCE);
+  page.on("pageerror", (error) => complaints.push(`${user}: ${error}`));
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type()) && !away.test(message.text())) {
+      complaints.push(`${user}: ${message.text()}`);
+    }
+  });
+  await page.goto(`http://${GATEWAY}/?user=${user}`);
+  await connected(page);
+  return page;
+}
+
+const connected = (page) => page.waitForSelector("#status[data-state=connected]");
+const reads = (page, text) => page.locator("#messages li", { hasText: text }).waitFor();
+const plugin = (page, name, state) => page.waitForSelector(`#plugins tr[data-plugin="${name}"][data-state="${state}"]`);
+
+async function writes(page, text) {
+  await page.fill("#text", text);
+  await page.click("#send");
+}
+
+async function talk(ann, bob, topic) {
+  await writes(ann, `${topic}? asks ann`);
+  await reads(bob, `${topic}? asks ann`);
+  await writes(bob, `${topic}! says bob`);
+  await reads(ann, `${topic}! says bob`);
+  assert.equal(await ann.locator("#messages li", { hasText: `${topic}! says bob` }).count(), 1);
+}
+
+try {
+  const ann = await tab("ann");
+  const bob = await tab("bob");
+  await talk(ann, bob, "lunch");
+  assert.equal(await ann.locator("#members li").count(), 2);
+  for (const name of ["auth-jwt", "router", "echo"]) {
+    await plugin(ann, name, "live");
+  }
+  await turn("they talk", "restart is under way");
+  await ann.waitForSelector("#status:not([data-state=connected])");
+  await turn("they noticed", "it is back");
+  await connected(ann);
+  await connected(bob);
+  await talk(ann, bob, "dinner");
+  await turn("they talk again", "a plugin is there");
+  await plugin(ann, "bare", "live");
+  await plugin(bob, "bare", "live");
+  await turn("they see it", "it is replaced by rubbish");
+  await plugin(ann, "bare", "live-older");
+  await turn("they see that it was refused", "it is gone");
+  await plugin(ann, "bare", "removed");
+  await talk(ann, bob, "breakfast");
+  assert.deepEqual(complaints, []);
+  console.log("done");
+} finally {
+  await browser.close();
+  await rm(profile, { recursive: true, force: true });
+}

@@ -1,0 +1,224 @@
+//! The listener for operators: health, metrics, and the API of an application's backend.
+
+use gateway_tests::{API_KEY, Client, Gateway, Socket, request, token};
+use serde_json::{Value, json};
+
+const CONFIG: &str = "
+    [namespaces.chat]
+    history_size = 10
+    presence = true
+    allow_subscribe = 'users'
+    [namespaces.news]
+    allow_subscribe = 'users'
+";
+
+async fn gateway() -> Gateway {
+    Gateway::with(CONFIG).plugin("10-auth-jwt", "auth-jwt", &token::settings()).start().await
+}
+
+/// The error code of an API answer.
+fn code(answer: &Value) -> u64 {
+    answer["error"]["code"].as_u64().unwrap_or_else(|| panic!("no error: {answer}"))
+}
+
+#[tokio::test]
+async fn the_api_is_for_those_with_the_key() {
+    let gateway = gateway().await;
+    let key = format!("X-API-Key: {API_KEY}");
+    let apikey = format!("Authorization: apikey {API_KEY}");
+    let body = b"{}".as_slice();
+    for (what, method, path, headers, body, status) in [
+        ("the key", "POST", "/api/info", vec![&*key], body, 200),
+        ("the key in another place", "POST", "/api/info", vec![&*apikey], body, 200),
+        ("no key", "POST", "/api/info", vec![], body, 401),
+        ("another key", "POST", "/api/info", vec!["X-API-Key: the-key-of-others!"], body, 401),
+        ("half the key", "POST", "/api/info", vec!["X-API-Key: the-key-of"], body, 401),
+        ("an empty key", "POST", "/api/info", vec!["X-API-Key:"], body, 401),
+        (
+            "the key as a bearer token",
+            "POST",
+            "/api/info",
+            vec!["Authorization: Bearer the-key-of-the-tests"],
+            body,
+            401,
+        ),
+        ("GET", "GET", "/api/info", vec![&*key], b"", 405),
+        ("PUT", "PUT", "/api/info", vec![&*key], body, 405),
+        ("no such method", "POST", "/api/nothing", vec![&*key], body, 404),
+        ("no such path", "POST", "/", vec![&*key], body, 404),
+        ("a client's path", "GET", "/connection/websocket", vec![&*key], b"", 404),
+        ("not JSON", "POST", "/api/info", vec![&*key], b"{", 400),
+        ("a list", "POST", "/api/info", vec![&*key], b"[]", 400),
+        ("too much", "POST", "/api/publish", vec![&*key], &vec![b'x'; (1 << 20) + 1], 413),
+    ] {
+        let answer = request(gateway.admin(), method, path, &headers, body).await;
+        assert_eq!(answer.status, status, "{what}: {}", answer.text());
+    }
+    // The key opens nothing where it is not set.
+    let closed = Gateway::start("admin.api_key = ''").await;
+    for headers in [vec![], vec!["X-API-Key:"], vec![&*key]] {
+        assert_eq!(request(closed.admin(), "POST", "/api/info", &headers, b"{}").await.status, 401);
+    }
+    assert_eq!(request(closed.admin(), "GET", "/metrics", &[], b"").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_web_page_cannot_reach_it_by_a_name_of_its_own() {
+    let gateway = gateway().await;
+    let mut socket = Socket::connect(gateway.admin()).await;
+    socket.send(b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n").await;
+    assert_eq!(socket.answer().await.map(|answer| answer.status), Some(421));
+}
+
+#[tokio::test]
+async fn the_backend_publishes_to_channels_users_and_connections() {
+    let gateway = gateway().await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    ann.subscribe("chat:1").await;
+    ann.subscribe("news:1").await;
+    let published =
+        gateway.post("/api/publish", &json!({ "channel": "chat:1", "data": { "a": 1 } })).await.ok();
+    assert_eq!(published["result"]["offset"], 1);
+    assert_eq!(ann.publication("chat:1").await, json!({ "data": { "a": 1 }, "offset": 1 }));
+    let channels = json!(["news:1", "unknown:1", "chat:1", "no good"]);
+    let broadcast = gateway.post("/api/broadcast", &json!({ "channels": channels, "data": "b" })).await.ok();
+    let responses = &broadcast["result"]["responses"];
+    assert_eq!((code(&responses[1]), code(&responses[3])), (102, 107));
+    assert_eq!((&responses[0], &responses[2]["result"]["offset"]), (&json!({ "result": {} }), &json!(2)));
+    assert_eq!(ann.publication("news:1").await["data"], "b");
+    assert_eq!(ann.publication("chat:1").await["data"], "b");
+    for address in ["#ann".to_owned(), format!("@{}", ann.id)] {
+        gateway.post("/api/publish", &json!({ "channel": address, "data": address })).await.ok();
+        assert_eq!(ann.direct().await, address);
+    }
+    for (request, expected) in [
+        (json!({ "channel": "unknown:1", "data": 1 }), 102),
+        (json!({ "channel": "", "data": 1 }), 107),
+        (json!({ "channel": "chat:1" }), 107),
+        (json!({ "data": 1 }), 107),
+        (json!({ "channel": "chat:1", "data": "x".repeat(64 << 10) }), 107),
+    ] {
+        assert_eq!(code(&gateway.post("/api/publish", &request).await.ok()), expected);
+    }
+}
+
+#[tokio::test]
+async fn the_backend_sees_history_and_presence() {
+    let gateway = gateway().await;
+    let token = token::with("ann", json!({ "info": { "name": "Ann" } }));
+    let mut ann = Client::connect_with(&gateway, json!({ "token": token })).await;
+    let mut twice = Client::connect_as(&gateway, "ann").await;
+    ann.subscribe("chat:1").await;
+    twice.subscribe("chat:1").await;
+    for n in 1..=12 {
+        gateway.post("/api/publish", &json!({ "channel": "chat:1", "data": n })).await.ok();
+    }
+    let history =
+        gateway.post("/api/history", &json!({ "channel": "chat:1", "limit": 2, "reverse": true })).await.ok();
+    let result = &history["result"];
+    assert_eq!(result["publications"], json!([{ "data": 12, "offset": 12 }, { "data": 11, "offset": 11 }]));
+    assert_eq!(result["offset"], 12);
+    assert!(!result["epoch"].as_str().unwrap().is_empty());
+    let presence = gateway.post("/api/presence", &json!({ "channel": "chat:1" })).await.ok();
+    let expected = json!({
+        &ann.id: { "client": ann.id, "user": "ann", "conn_info": { "name": "Ann" } },
+        &twice.id: { "client": twice.id, "user": "ann" },
+    });
+    assert_eq!(presence["result"]["presence"], expected);
+    let stats = gateway.post("/api/presence_stats", &json!({ "channel": "chat:1" })).await.ok();
+    assert_eq!(stats["result"], json!({ "num_clients": 2, "num_users": 1 }));
+    for method in ["history", "presence", "presence_stats"] {
+        let answer = gateway.post(&format!("/api/{method}"), &json!({ "channel": "news:1" })).await.ok();
+        assert_eq!(code(&answer), 108, "{method} is not kept there");
+    }
+}
+
+#[tokio::test]
+async fn the_backend_disconnects_users_and_connections() {
+    let gateway = gateway().await;
+    let mut first = Client::connect_as(&gateway, "ann").await;
+    let mut second = Client::connect_as(&gateway, "ann").await;
+    let mut bob = Client::connect_as(&gateway, "bob").await;
+    let wish = json!({ "client": first.id, "disconnect": { "code": 4000, "reason": "moved" } });
+    gateway.post("/api/disconnect", &wish).await.ok();
+    let closed = first.closed().await;
+    assert_eq!((closed.code, &*closed.reason), (Some(4000), "moved"));
+    gateway.post("/api/disconnect", &json!({ "user": "ann" })).await.ok();
+    assert_eq!(second.closed().await.code, Some(3503));
+    // Of somebody else nobody knows.
+    gateway.post("/api/disconnect", &json!({ "user": "eve" })).await.ok();
+    bob.subscribe("chat:1").await;
+}
+
+#[tokio::test]
+async fn the_node_and_its_plugins_describe_themselves() {
+    let gateway = gateway().await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    ann.subscribe("chat:1").await;
+    let info = gateway.post("/api/info", &json!({})).await.ok();
+    let node = &info["result"]["nodes"][0];
+    for (key, value) in [("num_clients", 1), ("num_subs", 1), ("num_workers", 2)] {
+        assert_eq!(node[key], value, "{key} in {info}");
+    }
+    assert!(
+        ["uid", "name", "version"].iter().all(|key| node[key].as_str().is_some_and(|text| !text.is_empty()))
+    );
+    let plugins = gateway.post("/api/plugins", &json!({})).await.ok();
+    assert_eq!(plugins["result"]["generation"], 1);
+    let plugin = &plugins["result"]["plugins"][0];
+    for (key, value) in [
+        ("name", json!("auth-jwt")),
+        ("file", json!("10-auth-jwt.wasm")),
+        ("state", json!("live")),
+        ("order", json!(0)),
+        ("generation", json!(1)),
+        ("interface", json!("0.1")),
+        ("hooks", json!(["configure", "on-connect"])),
+    ] {
+        assert_eq!(plugin[key], value, "{key} in {plugin}");
+    }
+    assert_eq!(plugin["digest"].as_str().map(str::len), Some(64));
+    assert_eq!(plugin["counts"]["calls"], 1);
+}
+
+#[tokio::test]
+async fn metrics_count_what_happens_and_can_be_scraped() {
+    let gateway = gateway().await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    ann.subscribe("chat:1").await;
+    let bob = Client::connect_as(&gateway, "bob").await;
+    bob.close().await;
+    gateway.post("/api/publish", &json!({ "channel": "chat:1", "data": 1 })).await.ok();
+    ann.publication("chat:1").await;
+    let closed = "gateway_connections_closed_total{cause=\"client\"}";
+    gateway_tests::eventually("bob to be counted out", async || {
+        (gateway.metrics().await.get(closed) == 1.0).then_some(())
+    })
+    .await;
+    let metrics = gateway.metrics().await;
+    for (series, value) in [
+        ("gateway_connections", 1.0),
+        ("gateway_connections_opened_total", 2.0),
+        ("gateway_subscriptions", 1.0),
+        ("gateway_commands_total{kind=\"subscribe\"}", 1.0),
+        ("gateway_publications_delivered_total", 1.0),
+        ("gateway_plugins_live", 1.0),
+        ("gateway_plugin_calls_total{plugin=\"auth-jwt\"}", 2.0),
+    ] {
+        assert_eq!(metrics.get(series), value, "{series}");
+    }
+    let answer = gateway.get("/metrics").await;
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    );
+}
+
+#[tokio::test]
+async fn health_is_open_to_whoever_reaches_it() {
+    let gateway = gateway().await;
+    for (path, status) in [("/health/live", "live"), ("/health/ready", "ready")] {
+        let answer = request(gateway.admin(), "GET", path, &[], b"").await;
+        assert_eq!(answer.ok(), json!({ "status": status }));
+    }
+}

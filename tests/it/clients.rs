@@ -1,0 +1,81 @@
+//! The published JavaScript client library of the Centrifuge protocol, unchanged, against the real binary.
+
+use std::time::Duration;
+
+use gateway_tests::{API_KEY, Gateway, node, token};
+
+const CONFIG: &str = "
+    client.expiry_grace = '0s'
+    [namespaces.chat]
+    history_size = 10
+    presence = true
+    join_leave = true
+    allow_subscribe = 'users'
+    allow_publish = 'users'
+    allow_history = 'users'
+    allow_presence = 'users'
+    [namespaces.news]
+    history_size = 100
+    recovery = true
+    allow_subscribe = 'users'
+    [namespaces.closed]
+    history_size = 1
+    presence = true
+";
+
+const ROUTER: &str = r##"
+    [[config.rules]]
+    kind = "send"
+    direct = "#{payload.to}"
+
+    [[config.rules]]
+    kind = "publish"
+    field = "text"
+    equals = "shame"
+    deny = { code = 400, reason = "not here" }
+"##;
+
+/// Rules of which the scenario about refusals has one less.
+const ANSWER: &str = "
+    [[config.rules]]
+    kind = 'rpc'
+    reply = { you = '{user}' }
+";
+
+async fn scenario(script: &str, router: &str) -> Vec<String> {
+    let gateway = Gateway::with(CONFIG)
+        .plugin("10-auth-jwt", "auth-jwt", &token::settings())
+        .plugin("90-router", "router", router)
+        .start()
+        .await;
+    let output = node(script)
+        .env("GATEWAY", gateway.address().to_string())
+        .env("ADMIN", gateway.admin().to_string())
+        .env("API_KEY", API_KEY)
+        .env("SECRET", token::SECRET)
+        .run(Duration::from_secs(60))
+        .await;
+    output.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn two_users_chat() {
+    let steps = scenario("chat.mjs", &[ROUTER, ANSWER].concat()).await;
+    assert_eq!(steps, ["connected", "joined", "published", "present", "remembered", "called", "left"]);
+}
+
+#[tokio::test]
+async fn a_broken_connection_comes_back_and_misses_nothing() {
+    assert_eq!(scenario("recovery.mjs", ROUTER).await, ["subscribed", "recovered"]);
+}
+
+#[tokio::test]
+async fn tokens_are_replaced_refreshed_and_rejected() {
+    assert_eq!(scenario("tokens.mjs", ROUTER).await, ["replaced", "refreshed", "rejected"]);
+}
+
+#[tokio::test]
+async fn refusals_reach_the_place_that_asked() {
+    let steps = scenario("refusals.mjs", ROUTER).await;
+    assert_eq!(steps, ["not subscribed", "not done", "still connected", "gone for good"]);
+}

@@ -1,0 +1,72 @@
+//! The WebSocket protocol, judged by the Autobahn test suite against raw mode and the echo plugin.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use gateway_tests::{Gateway, Tool, target_folder};
+use serde_json::{Value, json};
+
+/// Messages of up to 16 MiB, and a plugin that may take its time with them.
+const CONFIG: &str = "
+    raw.enabled = true
+    client.anonymous = true
+    limits = { message_bytes_max = '16MiB', outbound_bytes_max = '64MiB' }
+";
+const ECHO: &str = "
+    [limits]
+    deadline = '5s'
+    memory = '256MiB'
+    effect_bytes_max = '32MiB'
+";
+
+/// Sections 12 and 13 are about compression, which is not there.
+const CASES: [&str; 9] = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"];
+const CASES_MIN: usize = 300;
+
+#[tokio::test]
+async fn every_case_of_the_autobahn_suite_passes() {
+    let suite = target_folder().join("autobahn/bin/wstest");
+    if !suite.exists() {
+        return println!("SKIPPED: the Autobahn suite needs Python 2.7, which `tests/run` did not find");
+    }
+    let gateway = Gateway::with(CONFIG).plugin("90-echo", "echo", ECHO).start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let spec = json!({
+        "outdir": folder.path().join("reports"),
+        "servers": [{ "agent": "gateway", "url": format!("ws://{}/connection/raw", gateway.address()) }],
+        "cases": CASES,
+        "exclude-cases": [],
+        "exclude-agent-cases": {},
+    });
+    let path = folder.path().join("spec.json");
+    fs::write(&path, spec.to_string()).unwrap();
+    let limit = Duration::from_secs(240);
+    Tool::new(suite)
+        .arg("-m")
+        .arg("fuzzingclient")
+        .arg("-s")
+        .arg(path)
+        .env("HOME", folder.path())
+        .run(limit)
+        .await;
+
+    let index = fs::read(folder.path().join("reports/index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    let cases = index["gateway"].as_object().unwrap();
+    let mut counts = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (case, result) in cases {
+        let (behaviour, end) =
+            (result["behavior"].as_str().unwrap(), result["behaviorClose"].as_str().unwrap());
+        *counts.entry(behaviour).or_insert(0) += 1;
+        if !matches!(behaviour, "OK" | "NON-STRICT" | "INFORMATIONAL")
+            || !matches!(end, "OK" | "INFORMATIONAL")
+        {
+            wrong.push(format!("{case}: {behaviour}, close: {end}"));
+        }
+    }
+    println!("{} cases: {counts:?}", cases.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(cases.len() >= CASES_MIN, "only {} cases", cases.len());
+}
