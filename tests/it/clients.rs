@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway_tests::{API_KEY, Gateway, node, token};
 
 const CONFIG: &str = "
-    client.expiry_grace = '1s'
+    client.expiry_grace = '3s'
     [namespaces.chat]
     history_size = 10
     presence = true

@@ -52,6 +52,7 @@ async fn clients_in_their_handshake_are_counted() {
     let gateway = Gateway::start(&format!("{RAW}limits.handshakes_max = 2\nhandshake.deadline = '1s'")).await;
     let _silent = [Socket::connect(gateway.address()).await, Socket::connect(gateway.address()).await];
     eventually("both to be accepted", async || {
+        println!("{:?} {:?}", std::time::SystemTime::now(), refusal(&gateway).await);
         (refusal(&gateway).await == (503, Some("1".into()))).then_some(())
     })
     .await;
