@@ -7,12 +7,10 @@ use super::output::cut;
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::verdict::{ConnectVerdict, Identity, Refusal, Verdict};
 use crate::protocol::channel::Channel;
+use crate::protocol::code::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::json;
 
 use bytes::Bytes;
-
-/// Longest reason of a close frame in bytes: a control frame has 125, and the code takes two.
-const CLOSE_REASON_BYTES_MAX: usize = 123;
 
 pub(super) fn verdict(state: &mut State, answer: on_message::Verdict) -> Result<Verdict, Failure> {
     use on_message::Verdict as Answer;
