@@ -46,9 +46,10 @@ fn code_of(text: &str) -> String {
 /// Whether a word stands in code as the name of a crate or module.
 fn names(code: &str, word: &str) -> bool {
     code.match_indices(word).any(|(at, _)| {
-        let before = code[..at].chars().next_back().unwrap_or(' ');
-        let after = code[at + word.len()..].chars().next().unwrap_or(' ');
-        !(before.is_alphanumeric() || before == '_') && !(after.is_alphanumeric() || after == '_')
+        let before = code[..at].chars().next_back();
+        let after = code[at + word.len()..].chars().next();
+        let part_of_a_name = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        !part_of_a_name(before) && !part_of_a_name(after)
     })
 }
 
