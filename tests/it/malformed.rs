@@ -2,6 +2,7 @@
 //! goes on as if nothing had been.
 
 mod commands;
+mod configurations;
 mod frames;
 mod handshakes;
 
