@@ -27,6 +27,9 @@ pub enum Pushed {
 /// Chunks handed to the system in one write.
 const SLICES_MAX: usize = 64;
 
+/// Room for chunks that an empty queue keeps: making it anew costs as much as a delivery.
+const CHUNKS_KEPT: usize = 4;
+
 /// Replies from this size on are taken over instead of copied together.
 const COPY_BYTES_MAX: usize = 4096;
 
@@ -59,7 +62,7 @@ struct Chunk {
 }
 
 impl Outbound {
-    /// An empty queue. It holds no buffer until something is pushed.
+    /// An empty queue. It holds no buffer until something is queued.
     pub fn new(bytes_max: usize) -> Self {
         Self { queue: RefCell::default(), bytes_max }
     }
@@ -213,8 +216,8 @@ impl Queue {
                 self.chunks.pop_front();
             }
         }
-        if self.chunks.is_empty() {
-            // An idle connection keeps no buffer.
+        if self.chunks.is_empty() && self.chunks.capacity() > CHUNKS_KEPT {
+            // An idle connection keeps no buffer worth the name.
             self.chunks = VecDeque::new();
         }
     }

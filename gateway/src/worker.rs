@@ -35,8 +35,12 @@ use crate::transport::handshake::{Accepted, Handshake};
 use crate::transport::site::Site;
 use crate::transport::websocket::{Inlet, WebSocket};
 
-/// Sockets written, or frames queued, before other tasks get their turn.
-const TURN_MAX: usize = 256;
+/// Sockets written before other tasks get their turn.
+const FLUSHES_MAX: usize = 256;
+
+/// Frames queued before other tasks get their turn. Large, because publications that are queued together leave with one
+/// write per socket.
+const DELIVERIES_MAX: usize = 16 * 1024;
 
 /// How often a draining worker closes some of its connections.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
@@ -211,7 +215,7 @@ impl Worker {
             let mut queued = 0;
             for delivery in batch.drain(..) {
                 queued += self.local.take(delivery);
-                if queued >= TURN_MAX {
+                if queued >= DELIVERIES_MAX {
                     queued = 0;
                     yield_now().await;
                 }
@@ -228,12 +232,12 @@ impl Worker {
         coop::unconstrained(async {
             loop {
                 let peers = poll_fn(|cx| self.local.unflushed.poll_take(cx)).await;
-                for turn in peers.chunks(TURN_MAX) {
+                for turn in peers.chunks(FLUSHES_MAX) {
                     for peer in turn {
                         peer.flush_for_others();
                         self.local.metrics().bytes_out.add(peer.outbound.take_uncounted());
                     }
-                    if turn.len() == TURN_MAX {
+                    if turn.len() == FLUSHES_MAX {
                         yield_now().await;
                     }
                 }

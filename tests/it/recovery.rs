@@ -137,7 +137,11 @@ async fn subscriptions_by_the_server_recover_too() {
 
 #[tokio::test]
 async fn coming_back_in_the_middle_of_traffic_leaves_no_gap() {
-    let gateway = Gateway::start(&CONFIG.replace("history_size = 10", "history_size = 10000")).await;
+    let gateway = Gateway::start(&format!(
+        "client.history_publications_max = 10000\n{}",
+        CONFIG.replace("= 10", "= 10000")
+    ))
+    .await;
     let mut position = see_the_first_and_go(&gateway).await;
     const LAST: u64 = 3000;
     let mut seen = vec![1];

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::core::Effects;
 use crate::backplane::Backplane;
 use crate::config::{Config, Namespace};
 use crate::hub::peer::{Signal, Unflushed};
@@ -32,6 +33,8 @@ pub struct Local {
     pub unflushed: Rc<Unflushed>,
     /// Where replies are encoded.
     scratch: RefCell<Vec<u8>>,
+    /// Where a session queues effects while it handles one event.
+    effects: RefCell<Effects>,
 }
 
 /// Encoding space that is kept from one reply to the next.
@@ -55,6 +58,7 @@ impl Local {
             metrics,
             unflushed: Rc::default(),
             scratch: RefCell::default(),
+            effects: RefCell::default(),
         }
     }
 
@@ -77,6 +81,17 @@ impl Local {
             *scratch = Vec::new();
         }
         result
+    }
+
+    /// Lends an empty queue for effects; comes back with [`Local::return_effects`].
+    pub(super) fn take_effects(&self) -> Effects {
+        std::mem::take(&mut self.effects.borrow_mut())
+    }
+
+    /// The next session uses the same memory.
+    pub(super) fn return_effects(&self, effects: Effects) {
+        debug_assert!(effects.is_empty());
+        *self.effects.borrow_mut() = effects;
     }
 
     /// Takes one thing that another thread handed over. Returns how many frames were queued for it.

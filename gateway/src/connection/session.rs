@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::core::{Core, Effects};
+use super::core::Core;
 use super::effect::{Ask, Effect};
 use super::event::{Event, Now};
 use super::local::Local;
@@ -63,7 +63,6 @@ pub struct Session {
     admitted: Option<Duration>,
     /// The address of the client's user.
     user_channel: Option<Channel>,
-    effects: Effects,
     /// What plugins asked for beside their answer: done when everything the answer caused is done.
     plugin_effects: Vec<PluginEffect>,
 }
@@ -81,7 +80,6 @@ impl Session {
             member,
             admitted: None,
             user_channel: None,
-            effects: Effects::new(),
             plugin_effects: Vec::new(),
         }
     }
@@ -123,9 +121,10 @@ impl Session {
 
     /// Takes one event and everything that follows from it.
     pub fn event(&mut self, now: Now, event: Event) {
-        self.core.on(now, event, &mut self.effects);
+        let mut effects = self.local.take_effects();
+        self.core.on(now, event, &mut effects);
         loop {
-            let event = if let Some(effect) = self.effects.pop_front() {
+            let event = if let Some(effect) = effects.pop_front() {
                 self.apply(now, effect)
             } else if self.plugin_effects.is_empty() {
                 break;
@@ -134,13 +133,10 @@ impl Session {
                 self.apply_plugin_effect(now, effect)
             };
             if let Some(event) = event {
-                self.core.on(now, event, &mut self.effects);
+                self.core.on(now, event, &mut effects);
             }
         }
-        if self.effects.capacity() > 16 {
-            // An idle connection keeps no buffer.
-            self.effects = Effects::new();
-        }
+        self.local.return_effects(effects);
     }
 
     /// Takes what the rest of the worker has to say.

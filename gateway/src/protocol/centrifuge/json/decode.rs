@@ -17,9 +17,15 @@ pub(in crate::protocol) fn decode(
     commands_max: usize,
     mut each: impl FnMut(Command) -> ControlFlow<()>,
 ) -> Result<(), Malformed> {
-    let lines = message.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    let mut rest: &[u8] = message;
     let mut count = 0;
-    for line in lines {
+    while !rest.is_empty() {
+        let end = memchr::memchr(b'\n', rest);
+        let line = &rest[..end.unwrap_or(rest.len())];
+        rest = end.map_or(&[], |end| &rest[end + 1..]);
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
         count += 1;
         if count > commands_max {
             return Err(Malformed::TooMany);
