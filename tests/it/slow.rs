@@ -115,5 +115,7 @@ async fn a_flood_is_bounded(what: &str, block: &[u8]) {
     // The system has buffers too, of some megabytes on each side.
     assert!((1 << 20..64 << 20).contains(&sent), "{sent} bytes of {what} were taken");
     assert!(most - before < 16 << 10, "{} KiB", most - before);
+    let slow = gateway.metrics().await.get("gateway_connections_closed_total{cause=\"slow\"}");
+    assert_eq!(slow, 0.0, "it was to wait for its reader, and not to be closed");
     assert_eq!(RawClient::connect(&gateway).await.ask("x").await, "x");
 }
