@@ -79,11 +79,6 @@ impl Admission {
         *count += 1;
         Ok(ConnectionPermit { admission: self.clone(), address })
     }
-
-    /// How many connections there are.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
 }
 
 fn take_one(count: &AtomicUsize, max: usize) -> bool {
@@ -150,14 +145,28 @@ fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOMEM | ENOBUFS))
 }
 
+/// What a client is told that came while too many are in their handshake.
+const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 44\r\n\r\ntoo many clients are in their handshake now\n";
+
 /// Tells a client to come back, without reading its request.
 fn refuse(mut socket: TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
-        Content-Type: text/plain\r\nContent-Length: 43\r\n\r\ntoo many clients are in their handshake now\n";
     // Into the empty buffer of a new socket: never blocks.
     if socket.try_write(ANSWER).is_ok() {
         tokio::task::spawn_local(async move {
             let _ = tokio::time::timeout(Duration::from_millis(200), socket.shutdown()).await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_is_a_complete_answer() {
+        let answer = std::str::from_utf8(ANSWER).expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{head}");
     }
 }

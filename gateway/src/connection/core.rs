@@ -180,7 +180,6 @@ impl Core {
             },
             Signal::Close(close, Why::Shutdown) => self.end(close, CloseCause::Shutdown, effects),
             Signal::Close(close, Why::Api) => self.end(close, CloseCause::Api, effects),
-            Signal::Unsubscribe(channel, why) => self.remove(channel, why, effects),
             Signal::SocketFailed => self.finish(Close::NORMAL, CloseCause::Transport, false, true, effects),
         }
     }

@@ -144,7 +144,7 @@ impl Session {
         match &signal {
             Signal::Slow => self.local.metrics().outbound_overflow(&self.peer.id),
             Signal::Gap(channel) => self.local.metrics().position_gap(&self.peer.id, channel.as_str()),
-            Signal::Close(..) | Signal::Unsubscribe(..) | Signal::SocketFailed => (),
+            Signal::Close(..) | Signal::SocketFailed => (),
         }
         self.event(now, Event::Signal(signal));
     }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::outbound::{Outbound, Pushed};
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
-use crate::protocol::code::{Close, Unsubscribe};
+use crate::protocol::code::Close;
 
 /// What the rest of the worker tells a connection. Its driver hands them to the connection core, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,6 @@ pub enum Signal {
     Gap(Channel),
     /// End it.
     Close(Close, Why),
-    /// Remove a subscription.
-    Unsubscribe(Channel, Unsubscribe),
     /// The socket failed while somebody else wrote to it.
     SocketFailed,
 }

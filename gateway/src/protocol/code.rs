@@ -144,11 +144,6 @@ impl Close {
         }
         Self { code, reason: Cow::Owned(reason[..end].to_owned()) }
     }
-
-    /// Whether a client of the protocol connects again by itself.
-    pub fn asks_to_reconnect(&self) -> bool {
-        !matches!(self.code, 1009 | 3500..=3999 | 4500..=4999)
-    }
 }
 
 /// Why the server removes a subscription. Clients resubscribe from 2500 on.
