@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use mistake::{ConfigErrors, Mistake};
+/// For the origins that plugins are granted, which are written the same way.
+pub(crate) use origin::normal as origin;
 
 use crate::protocol::channel::{Channel, Target};
 

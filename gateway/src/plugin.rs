@@ -10,6 +10,7 @@ pub mod counters;
 pub mod failure;
 pub mod interests;
 
+pub mod grants;
 pub mod load;
 pub mod registry;
 pub mod settings;

@@ -12,6 +12,7 @@
 mod engine;
 
 mod inspect;
+mod asks;
 mod adapt;
 mod loader;
 

@@ -6,6 +6,7 @@ use gateway::plugin::chain::Plugin;
 use gateway::plugin::counters::PluginCounters;
 use gateway::plugin::event::{Goodbye, Hello, Message};
 use gateway::plugin::failure::{Cause, Failure};
+use gateway::plugin::grants::Grants;
 use gateway::plugin::interests::{Hooks, Interests};
 use gateway::plugin::load::{About, Factory, LoadError};
 use gateway::plugin::verdict::{ConnectVerdict, Effect, Refusal, Verdict};
@@ -64,7 +65,14 @@ impl Native {
     }
 
     pub(crate) fn factory(judge: Judge) -> Arc<dyn Factory> {
-        let about = About { name: None, version: None, sdk: None, interface: "native".into(), hooks: HOOKS };
+        let about = About {
+            name: None,
+            version: None,
+            sdk: None,
+            interface: "native".into(),
+            hooks: HOOKS,
+            asks: Grants::default(),
+        };
         Arc::new(NativeFactory { judge, about })
     }
 }

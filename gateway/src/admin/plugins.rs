@@ -38,6 +38,10 @@ struct Live {
     version: Option<Box<str>>,
     interface: Box<str>,
     hooks: Vec<&'static str>,
+    /// The capabilities it asks for.
+    asks: Vec<String>,
+    /// The capabilities its settings file grants.
+    grants: Vec<String>,
     /// SHA-256 of the file.
     digest: String,
     /// The chain with which it became live.
@@ -79,6 +83,8 @@ impl From<&PluginStatus> for Plugin {
             version: live.about.version.clone(),
             interface: live.about.interface.clone(),
             hooks: live.about.hooks.names().collect(),
+            asks: live.about.asks.names(),
+            grants: live.grants.names(),
             digest: live.digest.wasm_hex(),
             generation: live.generation,
             since: unix(live.since),

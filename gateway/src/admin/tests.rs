@@ -19,6 +19,7 @@ use crate::plugin::chain::{Chain, Plugin};
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::event::{Goodbye, Hello, Message};
 use crate::plugin::failure::Failure;
+use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::load::{About, Factory, LoadCode, LoadError, Loader};
 use crate::plugin::registry::{Found, Registry, Workers};
@@ -474,8 +475,14 @@ impl Loader for AnyBytes {
             return Err(LoadError::new(LoadCode::Empty, "has no bytes"));
         }
         let hooks = Hooks { on_message: true, ..Hooks::default() };
-        let about =
-            About { name: None, version: Some("1.2.3".into()), sdk: None, interface: "0.1".into(), hooks };
+        let about = About {
+            name: None,
+            version: Some("1.2.3".into()),
+            sdk: None,
+            interface: "0.1".into(),
+            hooks,
+            asks: Grants::default(),
+        };
         Ok(Arc::new(Empty(about)))
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{Failure, configuration, print};
+use crate::plugin::grants::Grants;
 use crate::plugin::load::LoadError;
 use crate::plugin::registry::{Checked, Registry};
 use crate::wasm::{Loader, LoaderConfig};
@@ -62,13 +63,22 @@ fn plugins(folder: &Path, report: &mut String) -> Result<usize, Failure> {
 
 fn line(file: &str, result: &Result<Checked, LoadError>) -> String {
     match result {
-        Ok(Checked { name, about, digest }) => {
+        Ok(Checked { name, about, grants, digest }) => {
             let version = about.version.as_deref().unwrap_or("of unknown version");
             let hooks: Vec<_> = about.hooks.names().collect();
-            format!("ok       {file}: {name} {version}, {}, sha256 {}", hooks.join(" "), digest.short())
+            let (asks, grants) = (or_nothing(&about.asks), or_nothing(grants));
+            format!(
+                "ok       {file}: {name} {version}, {}, asks for {asks}, is granted {grants}, sha256 {}",
+                hooks.join(" "),
+                digest.short()
+            )
         }
         Err(error) => format!("refused  {file}: {}: {}", error.code(), error.sentence()),
     }
+}
+
+fn or_nothing(grants: &Grants) -> String {
+    if grants.is_empty() { "nothing".to_owned() } else { grants.names().join(", ") }
 }
 
 #[cfg(test)]

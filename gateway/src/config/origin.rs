@@ -34,7 +34,7 @@ pub(super) fn list(value: &Spanned<DeValue<'_>>) -> Result<Origins, Vec<Wrong>> 
 }
 
 /// The origin with its host in lower case, or what would be accepted in its place.
-fn normal(text: &str) -> Result<Box<str>, &'static str> {
+pub(crate) fn normal(text: &str) -> Result<Box<str>, &'static str> {
     const SHAPE: &str =
         "a scheme, a host and maybe a port such as \"https://app.example:8443\", nothing after it";
     match text {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::chain::Plugin;
 use super::counters::PluginCounters;
+use super::grants::Grants;
 use super::interests::Hooks;
 use super::settings::Settings;
 
@@ -36,6 +37,8 @@ pub struct About {
     pub interface: Box<str>,
     /// The hooks it exports.
     pub hooks: Hooks,
+    /// What it asks for: see [`Grants`] for what counts.
+    pub asks: Grants,
 }
 
 /// Why a file did not become a plugin: a code for programs, a sentence for the operator.
@@ -94,6 +97,8 @@ pub enum LoadCode {
     NoHooks,
     /// It imports something that plugins do not get.
     ImportNotOffered,
+    /// It asks for more than its settings file grants.
+    NotGranted,
     /// The compiler refused it.
     Compile,
     /// It failed while it was being instantiated.
@@ -120,6 +125,7 @@ impl LoadCode {
             Self::InterfaceMismatch => "interface-mismatch",
             Self::NoHooks => "no-hooks",
             Self::ImportNotOffered => "import-not-offered",
+            Self::NotGranted => "not-granted",
             Self::Compile => "compile",
             Self::Instantiate => "instantiate",
             Self::Configure => "configure",

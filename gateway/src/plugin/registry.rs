@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use self::prepare::{Prepared, Slot, State, duplicate, load, prepare};
 use super::chain::Chain;
 use super::counters::PluginCounters;
+use super::grants::Grants;
 use super::load::{About, LoadError, Loader};
 
 pub use self::found::{Digest, Found, plugin_name};
@@ -73,6 +74,8 @@ pub struct Checked {
     pub name: Arc<str>,
     /// What the binary says of itself.
     pub about: About,
+    /// What its settings file grants.
+    pub grants: Grants,
     /// Of the plugin file and its settings.
     pub digest: Digest,
 }
@@ -141,6 +144,7 @@ impl Registry {
             |name: &str| state.counters.get(name).map(|counters| counters.read()).unwrap_or_default();
         let live = |slot: &Slot| LiveVersion {
             about: slot.version.factory.about().clone(),
+            grants: slot.version.grants.clone(),
             digest: slot.version.digest,
             generation: slot.generation,
             since: slot.since,
@@ -197,7 +201,8 @@ impl Registry {
             let result = if first == &*found.file {
                 load(loader, &name, found, Digest::of(found)).and_then(|version| {
                     version.factory.instantiate(&Arc::new(PluginCounters::new(1)))?;
-                    Ok(Checked { name, about: version.factory.about().clone(), digest: version.digest })
+                    let (about, grants) = (version.factory.about().clone(), version.grants.clone());
+                    Ok(Checked { name, about, grants, digest: version.digest })
                 })
             } else {
                 Err(duplicate(&name, first))

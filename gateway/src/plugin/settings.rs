@@ -1,5 +1,7 @@
-//! The settings file beside a plugin: its own configuration, its limits, and what its failures mean.
+//! The settings file beside a plugin: its own configuration, what it may reach, its limits, and
+//! what its failures mean.
 
+mod grants;
 mod units;
 
 use std::fmt;
@@ -9,12 +11,15 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::failure::FailurePolicy;
+use super::grants::Grants;
 
 /// A settings file, checked. Without a file everything has its default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The `[config]` table as JSON, which the plugin gets in `configure`. `{}` if there is none.
     pub config: Box<str>,
+    /// The `[grants]` table: what the plugin may reach.
+    pub grants: Grants,
     /// The `[limits]` table.
     pub limits: Limits,
     /// What an event meets when the plugin fails.
@@ -53,7 +58,12 @@ impl Default for Limits {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { config: "{}".into(), limits: Limits::default(), failure: FailurePolicy::default() }
+        Self {
+            config: "{}".into(),
+            grants: Grants::default(),
+            limits: Limits::default(),
+            failure: FailurePolicy::default(),
+        }
     }
 }
 
@@ -128,6 +138,9 @@ impl Reader {
         {
             settings.config = json.to_string().into();
         }
+        if let Some(grants) = self.table(&mut table, "grants") {
+            settings.grants = self.grants(grants);
+        }
         if let Some(limits) = self.table(&mut table, "limits") {
             settings.limits = self.limits(limits);
         }
@@ -137,7 +150,7 @@ impl Reader {
             Some(Value::String(word)) if word == "open" => settings.failure = FailurePolicy::Open,
             Some(other) => self.mistake("failure", format!("is {other}; expected \"closed\" or \"open\"")),
         }
-        self.nothing_left("", &table, "[config], [limits], failure");
+        self.nothing_left("", &table, "[config], [grants], [limits], failure");
         settings
     }
 

@@ -10,7 +10,7 @@ use crate::plugin::load::{LoadCode, LoadError};
 pub(super) const INTERFACE: &str = "0.1";
 
 /// The package of the plugin interface.
-const PACKAGE: &str = "gateway:plugin";
+pub(super) const PACKAGE: &str = "gateway:plugin";
 /// Hooks that a plugin can export.
 const HOOKS: [&str; 4] = ["configure", "on-connect", "on-message", "on-disconnect"];
 /// Interfaces that a plugin can import from the package.
@@ -70,6 +70,10 @@ pub(super) struct Stamp {
     pub(super) version: Option<Box<str>>,
     pub(super) sdk: Option<Box<str>>,
     pub(super) interface: Option<Box<str>>,
+    /// Origins, upstreams and environment variables that the author says the plugin cannot do without.
+    pub(super) http: Vec<Box<str>>,
+    pub(super) upstreams: Vec<Box<str>>,
+    pub(super) environment: Vec<Box<str>>,
 }
 
 /// Reads the whole file: a half-copied one must not get further.

@@ -10,6 +10,7 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::adapt::adapt;
+use super::asks::asks;
 use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message};
 use super::bindings::gateway::plugin as host;
 use super::call::State;
@@ -88,6 +89,7 @@ impl Loader {
             on_disconnect: on_disconnect::GuestIndices::new(&pre).ok(),
         };
         let stamp = inspected.stamp;
+        let asks = asks(&component, &self.engine, &stamp)?;
         let about = About {
             name: stamp.name,
             version: stamp.version,
@@ -99,6 +101,7 @@ impl Loader {
                 on_message: hooks.on_message.is_some(),
                 on_disconnect: hooks.on_disconnect.is_some(),
             },
+            asks,
         };
         if about.hooks.is_empty() {
             return Err(inspect::no_hooks());

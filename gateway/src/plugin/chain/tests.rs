@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::*;
 use crate::plugin::counters::{Counts, PluginCounters};
 use crate::plugin::failure::Cause;
+use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Kinds, Pattern};
 use crate::plugin::load::{About, Factory, LoadCode, LoadError};
 use crate::plugin::verdict::Refusal;
@@ -111,7 +112,14 @@ impl Bench {
     }
 
     fn with(plugins: impl IntoIterator<Item = (FailurePolicy, Script)>) -> Self {
-        let about = About { name: None, version: None, sdk: None, interface: "0.1".into(), hooks: ALL_HOOKS };
+        let about = About {
+            name: None,
+            version: None,
+            sdk: None,
+            interface: "0.1".into(),
+            hooks: ALL_HOOKS,
+            asks: Grants::default(),
+        };
         let (mut links, mut scripts, mut all) = (Vec::new(), Vec::new(), Vec::new());
         for (number, (policy, script)) in plugins.into_iter().enumerate() {
             let script = Arc::new(script);

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::found::{Digest, Found, plugin_name};
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::failure::FailurePolicy;
+use crate::plugin::grants::Grants;
 use crate::plugin::link::Link;
 use crate::plugin::load::{Factory, LoadCode, LoadError, Loader};
 use crate::plugin::settings::Settings;
@@ -17,6 +18,7 @@ pub(super) struct Version {
     pub(super) name: Arc<str>,
     pub(super) digest: Digest,
     pub(super) policy: FailurePolicy,
+    pub(super) grants: Grants,
     pub(super) factory: Arc<dyn Factory>,
 }
 
@@ -181,7 +183,14 @@ pub(super) fn load(
                 "made the compiler panic; rebuild it with another optimisation level",
             ))
         })?;
-    Ok(Arc::new(Version { name: name.clone(), digest, policy: settings.failure, factory }))
+    factory.about().asks.check(&settings.grants, &settings_file(&found.file))?;
+    let Settings { failure: policy, grants, .. } = settings;
+    Ok(Arc::new(Version { name: name.clone(), digest, policy, grants, factory }))
+}
+
+/// The file with the settings of a plugin file.
+fn settings_file(file: &str) -> String {
+    format!("{}.toml", file.strip_suffix(".wasm").unwrap_or(file))
 }
 
 /// One instance per worker.

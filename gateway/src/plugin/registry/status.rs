@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::found::Digest;
 use crate::plugin::counters::Counts;
+use crate::plugin::grants::Grants;
 use crate::plugin::load::{About, LoadCode, LoadError};
 
 /// One plugin, as it is now.
@@ -56,6 +57,8 @@ impl PluginState {
 pub struct LiveVersion {
     /// What the binary says of itself.
     pub about: About,
+    /// What its settings file grants.
+    pub grants: Grants,
     /// Of the plugin file and its settings.
     pub digest: Digest,
     /// The chain with which it became live.

@@ -10,6 +10,7 @@ use super::*;
 use crate::plugin::Plugin;
 use crate::plugin::event::{Client, Goodbye, Hello, Kind, Message};
 use crate::plugin::failure::Failure;
+use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::load::{Factory, LoadCode};
 use crate::plugin::settings::Settings;
@@ -37,7 +38,8 @@ impl Plugin for Stamp {
     }
 }
 
-/// Takes text for WebAssembly: `bad` does not load, `late` cannot be instantiated, anything else is a [`Stamp`].
+/// Takes text for WebAssembly: `bad` does not load, `late` cannot be instantiated, `publishes` asks for an effect, anything
+/// else is a [`Stamp`].
 #[derive(Default)]
 struct TextLoader {
     loads: AtomicUsize,
@@ -63,12 +65,14 @@ impl Loader for TextLoader {
             _ => {}
         }
         let hooks = Hooks { on_message: true, ..Hooks::default() };
+        let effects = if text.starts_with("publishes") { ["publish"].into() } else { [].into() };
         let about = About {
             name: Some(name.into()),
             version: Some("1".into()),
             sdk: None,
             interface: "0.1".into(),
             hooks,
+            asks: Grants { effects, ..Grants::default() },
         };
         let text =
             if &*settings.config == "{}" { text.into() } else { format!("{text}{}", settings.config).into() };
@@ -358,6 +362,26 @@ async fn mistakes_in_the_settings_refuse_the_file_and_name_the_keys() {
         assert!(error.sentence().contains(word), "{error}");
     }
     assert_eq!(bench.trace(), "A{\"v\":\"x\"}");
+}
+
+#[tokio::test]
+async fn a_plugin_gets_what_it_asks_for_and_is_granted_or_does_not_load() {
+    let bench = Bench::new();
+    bench.apply("10-a=A").await;
+    let mut file = found("10-a=publishes");
+    let refused = bench.registry.apply(vec![file.clone()]).await.refused;
+    assert_eq!(refused[0].1.code(), LoadCode::NotGranted);
+    assert_eq!(
+        refused[0].1.sentence(),
+        "asks for effects.publish, which 10-a.toml does not grant; add under [grants]: effects = [\"publish\"]"
+    );
+    assert_eq!(bench.trace(), "A", "the version before asked for nothing");
+    file.settings = Some(Ok(Bytes::from_static(b"grants.effects = ['publish', 'subscribe']")));
+    assert_eq!(bench.registry.apply(vec![file]).await.refused, []);
+    assert_eq!(bench.trace(), "publishes");
+    let live = bench.registry.status()[0].live.clone().unwrap();
+    assert_eq!(live.about.asks.names(), ["effects.publish"]);
+    assert_eq!(live.grants.names(), ["effects.publish", "effects.subscribe"]);
 }
 
 #[tokio::test]

@@ -21,6 +21,13 @@ fn every_key_is_taken_over() {
         secret = "s"
         since = 1979-05-27
         rates = [1, 2.5, { burst = 3 }]
+        [grants]
+        effects = ["subscribe", "publish", "publish"]
+        buckets = true
+        key-value = true
+        http = ["https://Issuer.example", "http://[::1]:8080"]
+        upstreams = ["orders"]
+        environment = ["JWT_SECRET"]
         [limits]
         deadline = "20ms"
         configure_deadline = "2s"
@@ -36,6 +43,17 @@ fn every_key_is_taken_over() {
     assert_eq!(
         config,
         serde_json::json!({"secret": "s", "since": "1979-05-27", "rates": [1, 2.5, {"burst": 3}]})
+    );
+    assert_eq!(
+        settings.grants,
+        Grants {
+            effects: ["publish", "subscribe"].into(),
+            buckets: true,
+            key_value: true,
+            http: ["https://issuer.example".into(), "http://[::1]:8080".into()].into(),
+            upstreams: ["orders".into()].into(),
+            environment: ["JWT_SECRET".into()].into(),
+        }
     );
     assert_eq!(
         settings.limits,
@@ -73,7 +91,43 @@ fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
             "limits.fuel: is not a key; known here: deadline, configure_deadline, memory, effects_max, \
              effect_bytes_max, log_lines_per_second",
             "failure: is \"ajar\"; expected \"closed\" or \"open\"",
-            "falure: is not a key; known here: [config], [limits], failure",
+            "falure: is not a key; known here: [config], [grants], [limits], failure",
+        ]
+    );
+}
+
+#[test]
+fn a_capability_that_cannot_be_granted_is_answered_with_those_that_can() {
+    let file = r#"
+        [grants]
+        effects = ["fly", 7, "set-payload", "emit"]
+        buckets = "yes"
+        http = ["issuer.example", "ftp://a.example", "https://a.example/path", "https://a.example:443", "https://*.example"]
+        upstreams = "orders"
+        environment = ["1ST", "A B"]
+        sockets = true
+        "#;
+    let shape = "a scheme, a host and maybe a port such as \"https://app.example:8443\", nothing after it";
+    let variable = "the name of an environment variable: letters, digits and `_`, no digit first";
+    assert_eq!(
+        mistakes(file),
+        [
+            "grants.effects[0]: is \"fly\"; expected one of \"publish\", \"subscribe\", \"unsubscribe\", \
+             \"disconnect\", \"set-attribute\"",
+            "grants.effects[1]: is 7; expected a text",
+            "grants.effects[2]: is \"set-payload\"; expected nothing: set-payload is a part of answering and needs no grant",
+            "grants.effects[3]: is \"emit\"; expected upstreams = [\"NAME\"] instead: what is emitted is granted by upstream",
+            &format!("grants.http[0]: is \"issuer.example\"; expected {shape}"),
+            "grants.http[1]: is \"ftp://a.example\"; expected an origin that begins with https:// or http://",
+            &format!("grants.http[2]: is \"https://a.example/path\"; expected {shape}"),
+            "grants.http[3]: is \"https://a.example:443\"; expected the origin without its default port, as browsers send it",
+            "grants.http[4]: is \"https://*.example\"; expected every origin written out: a pattern would also match hosts \
+             of others",
+            "grants.upstreams: is \"orders\"; expected a list of texts",
+            &format!("grants.environment[0]: is \"1ST\"; expected {variable}"),
+            &format!("grants.environment[1]: is \"A B\"; expected {variable}"),
+            "grants.buckets: is \"yes\"; expected true or false",
+            "grants.sockets: is not a key; known here: effects, buckets, key-value, http, upstreams, environment",
         ]
     );
 }

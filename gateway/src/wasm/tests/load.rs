@@ -252,6 +252,27 @@ fn a_plugin_says_what_it_is_in_either_form() {
 }
 
 #[test]
+fn a_plugin_asks_for_what_it_uses() {
+    for wasm in [module("examples/lobby.wasm"), component("examples/lobby.wasm")] {
+        let asks = load(&wasm, "").unwrap().about().asks.names();
+        assert_eq!(asks, ["effects.publish", "effects.subscribe", "effects.set-attribute"]);
+    }
+    for wasm in [module("echo.wasm"), component("echo.wasm"), module("guest_trap.wasm")] {
+        assert!(load(&wasm, "").unwrap().about().asks.is_empty());
+    }
+}
+
+#[test]
+fn names_that_the_author_stamped_in_are_asked_for() {
+    let stamped = |stamp: &str| with_section(answers(0, &[], ""), "gateway-plugin", stamp.as_bytes());
+    let stamp = r#"{"http":["https://A.example","https://a.example"],"upstreams":["o"],"environment":["X"]}"#;
+    let asks = load(&stamped(stamp), "").unwrap().about().asks.names();
+    assert_eq!(asks, ["http https://a.example", "upstream o", "environment X"]);
+    let words = ["asks for the environment variable \"A=\\n\", which is not the name of one"];
+    check(load(&stamped(r#"{"environment":["A=\n"]}"#), ""), LoadCode::Malformed, &words);
+}
+
+#[test]
 fn other_settings_compile_nothing() {
     let wasm = answers(0, &[], "unique to this test");
     let first = load(&wasm, "").unwrap();
