@@ -13,6 +13,7 @@ pub mod interests;
 pub mod grants;
 pub mod load;
 pub mod registry;
+pub mod script;
 pub mod settings;
 
 pub use chain::{Chain, Plugin};

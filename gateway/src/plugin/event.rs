@@ -64,6 +64,21 @@ impl Kind {
         Self::History,
         Self::Raw,
     ];
+
+    /// The word for it in the plugin interface.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::Rpc => "rpc",
+            Self::Send => "send",
+            Self::Presence => "presence",
+            Self::PresenceStats => "presence-stats",
+            Self::History => "history",
+            Self::Raw => "raw",
+        }
+    }
 }
 
 /// A client that wants to be admitted, or one that refreshes.

@@ -1,0 +1,165 @@
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use serde_json::json;
+
+use super::*;
+use crate::plugin::Plugin;
+use crate::plugin::event::{Goodbye, Hello, Message};
+use crate::plugin::failure::{Cause, Failure};
+use crate::plugin::interests::{Hooks, Interests};
+use crate::plugin::verdict::{ConnectVerdict, Effect, Identity, Refusal, Verdict};
+
+/// Admits whoever has a token as its user, answers `say` with what it knows of the client, and fails on `trap`.
+struct Parrot(Interests);
+
+fn parrot() -> Parrot {
+    let hooks = Hooks { on_connect: true, on_message: true, on_disconnect: true, ..Hooks::default() };
+    Parrot(Interests::everything(hooks))
+}
+
+impl Plugin for Parrot {
+    fn interests(&self) -> &Interests {
+        &self.0
+    }
+
+    fn on_connect(&mut self, hello: &Hello, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+        let identity = Identity { user: hello.token.clone(), ..Identity::default() };
+        Ok(ConnectVerdict::Accept(Box::new(identity)))
+    }
+
+    fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+        effects.push(Effect::SetAttribute { name: "seen".into(), value: "yes".into() });
+        Ok(match &*message.payload {
+            b"trap" => return Err(Failure::new(Cause::Trap, "ouch")),
+            b"deny" => Verdict::Deny(Refusal { code: 103, reason: "no".into() }),
+            b"change" => {
+                message.payload = Bytes::from_static(b"changed");
+                Verdict::Allow
+            }
+            _ => {
+                let client = &message.client;
+                let seen = client.attributes.get("seen").map_or("no", |seen| seen);
+                let text = json!([&*client.user, client.protocol, seen, message.now - START]);
+                Verdict::Reply(text.to_string().into())
+            }
+        })
+    }
+
+    fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+        let payload = goodbye.duration.to_string().into();
+        effects.push(Effect::Publish { address: Channel::parse("left").unwrap(), payload });
+        Ok(())
+    }
+}
+
+/// What is unmet in a script, by place.
+fn play(script: &str) -> Vec<String> {
+    let script = Script::parse(script.as_bytes()).unwrap();
+    let (mut player, mut plugin) = (Player::new(), parrot());
+    let unmet = script.steps.iter().flat_map(|step| {
+        let outcome = player.play(&mut plugin, step);
+        step.unmet(&outcome).into_iter().map(|text| format!("{}: {text}", step.place))
+    });
+    unmet.collect()
+}
+
+#[test]
+fn a_client_stays_what_the_plugin_made_of_it() {
+    let unmet = play(
+        r#"
+        # admitted as the user of its token
+        {"event": "connect", "token": "42", "expect": {"verdict": "accept", "user": "42", "attributes": {}}}
+        {"event": "message", "kind": "rpc", "text": "", "expect": {"verdict": "reply", "payload": ["42", "centrifuge-json", "no", 0]}}
+        {"event": "message", "kind": "raw", "after": 7, "expect": {"payload": ["42", "raw", "yes", 7]}}
+        {"event": "message", "connection": "other", "kind": "raw", "expect": {"payload": ["", "raw", "no", 7]}}
+        {"event": "disconnect", "after": 3, "expect": {"verdict": "done", "effects": [{"effect": "publish", "address": "left", "payload": 10}]}}
+        {"event": "message", "kind": "rpc", "expect": {"payload": ["", "centrifuge-json", "no", 10]}}
+        "#,
+    );
+    assert_eq!(unmet, Vec::<String>::new());
+}
+
+#[test]
+fn what_is_not_as_expected_is_told_with_its_place() {
+    let unmet = play(
+        r#"{"event": "message", "kind": "raw", "text": "deny", "expect": "allow"}
+        {"event": "message", "kind": "raw", "text": "deny", "expect": {"code": 104, "user": "x"}}
+        {"event": "message", "kind": "raw", "text": "deny", "expect": {"effects": []}}
+        {"event": "message", "kind": "raw", "text": "deny", "expect": {"verdict": "deny", "reason": "no"}}"#,
+    );
+    assert_eq!(
+        unmet,
+        [
+            r#"line 1: `verdict` is "deny", expected "allow""#,
+            "line 2: `code` is 103, expected 104",
+            r#"line 2: `user` is not there, expected "x""#,
+            r#"line 3: `effects` is [{"effect":"set-attribute","name":"seen","value":"yes"}], expected []"#,
+        ]
+    );
+}
+
+#[test]
+fn a_failed_call_leaves_nothing_behind() {
+    let unmet = play(
+        r#"[{"event": "message", "kind": "raw", "text": "trap",
+             "expect": {"verdict": "failed", "cause": "trap", "detail": "ouch", "effects": []}},
+            {"event": "message", "kind": "raw", "expect": {"payload": ["", "raw", "no", 0]}}]"#,
+    );
+    assert_eq!(unmet, Vec::<String>::new());
+}
+
+#[test]
+fn payloads_compare_as_bytes_however_they_are_written() {
+    let unmet = play(
+        r#"{"event": "message", "kind": "raw", "text": "change", "expect": {"verdict": "allow", "changed": {"base64": "Y2hhbmdlZA=="}}}
+        {"event": "message", "kind": "raw", "expect": {"text": "[\"\",\"raw\",\"yes\", 0]"}}"#,
+    );
+    assert_eq!(unmet, Vec::<String>::new());
+}
+
+#[test]
+fn an_event_outside_the_interests_is_not_given() {
+    let mut plugin = parrot();
+    plugin.0.hooks = Hooks::default();
+    let script = r#"[{"event":"connect"},{"event":"message","kind":"send"},{"event":"disconnect"}]"#;
+    let mut player = Player::new();
+    for step in Script::parse(script.as_bytes()).unwrap().steps {
+        assert_eq!(player.play(&mut plugin, &step).answer, Answer::NotCalled, "{}", step.place);
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let script = r#"
+        {"event": "conect"}
+        not json
+        {"event": "message", "kind": "shout", "channel": "a b"}
+        {"event": "message", "kind": "rpc", "payload": 1, "text": "1", "chanel": "news"}
+        {"event": "connect", "now": 1, "after": -1, "address": "here", "expect": "allow"}
+        {"event": "disconnect", "code": 70000, "expect": {"verdikt": "done"}}
+        7
+    "#;
+    let mistakes = Script::parse(script.as_bytes()).unwrap_err();
+    let mistakes: Vec<_> = mistakes.iter().collect();
+    for (place, text) in [
+        ("line 2", "`event` is \"conect\"; expected connect, message or disconnect"),
+        ("line 3", "is no JSON on one line"),
+        ("line 4", "`channel` is \"a b\": a channel name is made of visible"),
+        ("line 4", "`kind` is \"shout\"; expected one of publish, subscribe"),
+        ("line 5", "`text` stands beside `payload`"),
+        ("line 5", "`chanel` is not a key of a message event"),
+        ("line 6", "`after` is -1; expected a whole number"),
+        ("line 6", "`address` is \"here\""),
+        ("line 6", "`expect.verdict` is \"allow\"; expected one of pass, accept, refuse"),
+        ("line 7", "`code` is 70000"),
+        ("line 7", "`expect.verdikt` is not part of an outcome"),
+        ("line 8", "is 7; expected an object"),
+    ] {
+        let told = mistakes.iter().any(|mistake| mistake.starts_with(place) && mistake.contains(text));
+        assert!(told, "{place}: {text}\n{mistakes:#?}");
+    }
+    assert_eq!(mistakes.len(), 12, "{mistakes:#?}");
+    assert!(Script::parse(b"[{]").unwrap_err().to_string().contains("is no JSON array"));
+    assert!(Script::parse(b"\xff").is_err());
+    assert_eq!(Script::parse(b"").unwrap(), Script::default());
+}
