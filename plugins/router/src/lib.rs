@@ -1,8 +1,8 @@
 //! Permits, refuses, rewrites and routes messages by a table of rules. See `README.md` for the table.
 //!
 //! The settings are read once, with every mistake reported (`settings`), into rules (`rule`) whose texts and values
-//! are templates (`template`). A message then meets the rules in order, with a payload that is parsed only if a rule
-//! looks into it (`payload`).
+//! are templates (`template`). A message then meets the rules in order, with a payload that is read only if a rule
+//! looks into it, and no further than it looks (`payload`).
 
 mod payload;
 mod rule;
@@ -14,7 +14,7 @@ mod tests;
 use gateway_plugin_sdk::prelude::*;
 use serde_json::{Map, Value};
 
-use payload::Payload;
+use payload::{Fields, Payload};
 use rule::{Action, Rule};
 use template::{Scope, Unfit};
 
@@ -22,6 +22,8 @@ use template::{Scope, Unfit};
 #[derive(Debug)]
 pub struct Router {
     rules: Vec<Rule>,
+    /// What they look at in payloads.
+    fields: Fields,
 }
 
 #[plugin]
@@ -29,13 +31,15 @@ impl Plugin for Router {
     type Config = Map<String, Value>;
 
     fn configure(config: Map<String, Value>, interests: &mut Interests) -> Result<Self, String> {
-        let rules = settings::read(config)?;
-        rule::declare(&rules, interests);
-        Ok(Self { rules })
+        let mut rules = settings::read(config)?;
+        rule::declare(&mut rules, interests);
+        let mut fields = Fields::default();
+        rules.iter_mut().for_each(|rule| rule.each_path(&mut |path| fields.add(path)));
+        Ok(Self { rules, fields })
     }
 
     fn on_message(&mut self, event: &Message<'_>) -> Verdict {
-        let mut payload = Payload::new(event.payload());
+        let mut payload = Payload::new(event.payload(), &self.fields);
         let mut verdict = Verdict::next();
         for (index, rule) in self.rules.iter().enumerate() {
             if !rule.when.matches(event, &payload) {

@@ -51,11 +51,33 @@ impl When {
                 .user
                 .as_ref()
                 .is_none_or(|p| !event.user().is_empty() && address::matches(p, event.user()))
-            && self.field.as_ref().is_none_or(|(path, wanted)| payload.get(path) == Some(wanted))
+            && self
+                .field
+                .as_ref()
+                .is_none_or(|(path, wanted)| payload.get(path).is_some_and(|found| found.is(wanted)))
     }
 }
 
 impl Rule {
+    /// Every place in the payload that the rule looks at. What it sets is no such place.
+    pub(crate) fn each_path(&mut self, path: &mut dyn FnMut(&mut Path)) {
+        if let Some((field, _)) = &mut self.when.field {
+            path(field);
+        }
+        match &mut self.then {
+            Action::Allow | Action::Deny(..) | Action::Drop => {}
+            Action::Rewrite(fields) => fields.iter_mut().for_each(|(_, value)| value.each_path(path)),
+            Action::Route(templates) => templates.iter_mut().for_each(|template| template.each_path(path)),
+            Action::Reply(value) => value.each_path(path),
+        }
+    }
+
+    /// Whether every message of the rule's kinds has a channel. One without a channel passes the interests.
+    fn always_on_a_channel(&self) -> bool {
+        let always = |kind: &Kind| !matches!(kind, Kind::Rpc | Kind::Send | Kind::Raw);
+        self.when.kinds.as_ref().is_some_and(|kinds| kinds.iter().all(always))
+    }
+
     fn needs_payload(&self) -> bool {
         self.when.field.is_some()
             || match &self.then {
@@ -68,7 +90,9 @@ impl Rule {
 }
 
 /// Asks for no more than the rules can use. What the gateway does not hand over, it need not copy.
-pub(crate) fn declare(rules: &[Rule], interests: &mut Interests) {
+///
+/// Where the interests say the same as every rule, the rules need not ask again.
+pub(crate) fn declare(rules: &mut [Rule], interests: &mut Interests) {
     if let Some(kinds) = union(rules.iter().map(|rule| rule.when.kinds.as_deref())) {
         interests.kinds(kinds);
     }
@@ -76,6 +100,9 @@ pub(crate) fn declare(rules: &[Rule], interests: &mut Interests) {
     if let Some(patterns) = union(rules.iter().map(|rule| rule.when.channels.as_deref()))
         && patterns.len() <= PATTERNS_MAX
     {
+        for rule in rules.iter_mut().filter(|rule| rule.always_on_a_channel()) {
+            rule.when.channels.take_if(|own| patterns.iter().all(|pattern| own.contains(pattern)));
+        }
         interests.channels(patterns);
     }
     if !rules.iter().any(Rule::needs_payload) {

@@ -4,11 +4,11 @@ use std::fmt;
 use gateway_plugin_sdk::prelude::*;
 use serde_json::{Map, Value};
 
-use crate::payload::{Path, Payload};
+use crate::payload::{Found, Path, Payload};
 
 /// What templates are filled from.
 pub(crate) struct Scope<'s, 'm> {
-    pub(crate) event: &'s Message<'m>,
+    pub(crate) event: &'s Message<'s>,
     pub(crate) payload: &'s Payload<'m>,
 }
 
@@ -96,6 +96,15 @@ impl Text {
         Ok(Self { source: source.to_owned(), pieces })
     }
 
+    /// Every place in the payload that the template takes a value from.
+    pub(crate) fn each_path(&mut self, path: &mut dyn FnMut(&mut Path)) {
+        for piece in &mut self.pieces {
+            if let Piece::Value(Placeholder::Payload(place)) = piece {
+                path(place);
+            }
+        }
+    }
+
     pub(crate) fn needs_payload(&self) -> bool {
         self.pieces.iter().any(|piece| matches!(piece, Piece::Value(Placeholder::Payload(_))))
     }
@@ -179,8 +188,10 @@ impl Placeholder {
             Self::Method => Ok(scope.event.method().into()),
             Self::Connection => Ok(scope.event.connection().into()),
             Self::Payload(path) => match scope.payload.get(path) {
-                Some(Value::String(text)) => Ok(text.into()),
-                Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value.to_string().into()),
+                Some(Found::Text(text)) => Ok(text),
+                Some(Found::Other(value)) if value.is_number() || value.is_boolean() => {
+                    Ok(value.to_string().into())
+                }
                 _ => Err(Unfit::NoValue(self.to_string())),
             },
         }
@@ -226,6 +237,16 @@ impl Json {
         })
     }
 
+    /// See [`Text::each_path`].
+    pub(crate) fn each_path(&mut self, path: &mut dyn FnMut(&mut Path)) {
+        match self {
+            Self::Fixed(_) => {}
+            Self::Text(text) => text.each_path(path),
+            Self::List(items) => items.iter_mut().for_each(|item| item.each_path(path)),
+            Self::Object(fields) => fields.iter_mut().for_each(|(_, value)| value.each_path(path)),
+        }
+    }
+
     pub(crate) fn needs_payload(&self) -> bool {
         match self {
             Self::Fixed(_) => false,
@@ -242,7 +263,7 @@ impl Json {
             Self::Fixed(value) => value.clone(),
             Self::Text(text) => match text.pieces.as_slice() {
                 [Piece::Value(Placeholder::Payload(path))] => {
-                    scope.payload.get(path).cloned().unwrap_or(Value::Null)
+                    scope.payload.get(path).map_or(Value::Null, Found::into_value)
                 }
                 _ => Value::String(text.fill(scope)?),
             },
