@@ -216,6 +216,19 @@ pub struct Memory {
 pub struct Plugins {
     /// The folder whose `.wasm` files are the chain.
     pub folder: PathBuf,
+    /// Where the gateway keeps what survives a restart; `None` for a folder beside `folder`.
+    pub state_folder: Option<PathBuf>,
+}
+
+impl Plugins {
+    /// Where the gateway keeps what survives a restart: `.plugins.state` beside `plugins` if nothing else is set.
+    pub fn state_folder(&self) -> PathBuf {
+        self.state_folder.clone().unwrap_or_else(|| match self.folder.file_name() {
+            Some(name) => self.folder.with_file_name(format!(".{}.state", name.to_string_lossy())),
+            // A path without a name, such as `.` or `..`.
+            None => self.folder.join(".state"),
+        })
+    }
 }
 
 /// Stopping.
@@ -268,7 +281,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Config {
-    /// Reads a file and the environment. A relative `plugins.folder` then begins at the folder of the file.
+    /// Reads a file and the environment. Relative folders of `plugins` then begin at the folder of the file.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let origin = path.display().to_string();
         let text = read_file(path).map_err(|sentence| {
@@ -276,7 +289,9 @@ impl Config {
         })?;
         let mut config = resolve::resolve(&text, &origin, &environment)?.0;
         if let Some(folder) = path.parent() {
-            config.plugins.folder = folder.join(&config.plugins.folder);
+            let plugins = &mut config.plugins;
+            plugins.folder = folder.join(&plugins.folder);
+            plugins.state_folder = plugins.state_folder.as_ref().map(|state| folder.join(state));
         }
         Ok(config)
     }

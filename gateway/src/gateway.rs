@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::connection::id::ConnectionIds;
 use crate::control::{self, Control};
+use crate::disk::StateFolder;
 use crate::inbox::{Delivery, Inbox};
 use crate::plugin::chain::Chain;
 use crate::plugin::registry::{Registry, Workers};
@@ -49,6 +50,8 @@ pub struct Gateway {
     folder: mpsc::Receiver<Changed>,
     /// Watches the plugin folder until it is dropped.
     watcher: Watcher,
+    /// Ours until it is dropped.
+    state: StateFolder,
     control: Control,
     parts: Shared,
     site: Option<Arc<dyn Site>>,
@@ -94,8 +97,10 @@ impl Gateway {
         let (changed, folder) = mpsc::channel(1);
         let watcher = folder::start(&config.plugins.folder, &folder::Options::default(), changed)
             .context("failed to watch `plugins.folder`")?;
-        let loader =
-            Loader::new(&LoaderConfig::default()).context("failed to start the WebAssembly engine")?;
+        let state = StateFolder::open(&config.plugins.state_folder(), &config.plugins.folder)?;
+        let loader = Loader::new(&LoaderConfig::default())
+            .context("failed to start the WebAssembly engine")?
+            .with_artifacts(Arc::new(state.artifacts()));
         let random = || {
             getrandom::u64()
                 .map_err(|error| anyhow::anyhow!("failed to get random bytes from the system: {error}"))
@@ -131,6 +136,7 @@ impl Gateway {
             phase,
             folder,
             watcher,
+            state,
             control,
             parts,
             site,
@@ -230,6 +236,7 @@ impl Gateway {
         });
         drop(self.watcher);
         runtime.shutdown_timeout(Duration::from_secs(1));
+        drop(self.state);
         tracing::info!("stopped");
         Ok(())
     }

@@ -19,6 +19,7 @@ pub mod connection;
 pub mod plugin;
 pub mod wasm;
 pub mod watch;
+pub mod disk;
 pub mod hub;
 pub mod backplane;
 pub mod inbox;

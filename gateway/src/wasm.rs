@@ -2,7 +2,7 @@
 //! implements.
 //!
 //! A file becomes a plugin in this order: [`inspect`] says what the bytes are, [`adapt`] makes a component of a core
-//! module, [`loader`] compiles and links it, [`instance`] is what a worker calls. [`host`] and [`wasi`] are the other
+//! module, [`compile`] makes machine code of it, once, [`loader`] links it, [`instance`] is what a worker calls. [`host`] and [`wasi`] are the other
 //! direction: everything a plugin can reach.
 //!
 //! Three rules keep a plugin from hurting the gateway. A call never waits: nothing a plugin can import blocks, and an
@@ -14,6 +14,7 @@ mod engine;
 mod inspect;
 mod asks;
 mod adapt;
+mod compile;
 mod loader;
 
 mod instance;

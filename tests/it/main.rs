@@ -24,5 +24,6 @@ mod clients;
 mod browser;
 mod conformance;
 mod readme;
+mod restart;
 mod simulation;
 mod walls;

@@ -310,8 +310,12 @@ fn plugins(document: &Document<'_>) -> Plugins {
     let folder = section.simple("folder", &"the path of a folder", |value| {
         value.as_str().filter(|path| !path.is_empty() && !path.contains('\0')).map(PathBuf::from)
     });
+    let state_folder = section.simple("state_folder", &"the path of a folder, or \"\"", |value| {
+        let path = value.as_str().filter(|path| !path.contains('\0'))?;
+        Some(Some(path).filter(|path| !path.is_empty()).map(PathBuf::from))
+    });
     section.finish();
-    Plugins { folder }
+    Plugins { folder, state_folder }
 }
 
 fn drain(document: &Document<'_>) -> Drain {

@@ -95,6 +95,7 @@ fn every_key_reaches_its_own_field() {
         history_bytes_max = "30MiB"
         [plugins]
         folder = "/srv/rules"
+        state_folder = "/srv/state"
         [drain]
         deadline = "32s"
         closes_per_second = 33
@@ -153,7 +154,7 @@ fn every_key_reaches_its_own_field() {
             )]),
         },
         memory: Memory { channels_max: 28, inbox_deliveries_max: 2048, history_bytes_max: 30 << 20 },
-        plugins: Plugins { folder: "/srv/rules".into() },
+        plugins: Plugins { folder: "/srv/rules".into(), state_folder: Some("/srv/state".into()) },
         drain: Drain { deadline: Duration::from_secs(32), closes_per_second: 33 },
         log: Log { format: LogFormat::Json, filter: "warn,gateway=debug".to_owned() },
     };
@@ -227,6 +228,9 @@ fn a_file_is_read_from_its_place() {
     };
     let relative = Config::load(&write("relative.toml", b"plugins.folder = \"rules\"")).unwrap();
     assert_eq!(relative.plugins.folder, folder.join("rules"));
+    assert_eq!(relative.plugins.state_folder(), folder.join(".rules.state"));
+    let state = Config::load(&write("state.toml", b"plugins.state_folder = \"state\"")).unwrap();
+    assert_eq!(state.plugins.state_folder(), folder.join("state"));
     let absolute = Config::load(&write("absolute.toml", b"plugins.folder = \"/srv/rules\"")).unwrap();
     assert_eq!(absolute.plugins.folder, Path::new("/srv/rules"));
 

@@ -22,6 +22,22 @@ pub trait Factory: Send + Sync {
 
     /// What the binary says of itself.
     fn about(&self) -> &About;
+
+    /// Where its machine code came from.
+    fn code(&self) -> Code {
+        Code::Shared
+    }
+}
+
+/// Where a plugin's machine code came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// It was compiled.
+    Compiled,
+    /// An earlier compile left it in the cache on disk.
+    Cached,
+    /// It was in memory: another plugin, or the same with other settings, is made of the same file.
+    Shared,
 }
 
 /// What a plugin's binary says of itself.
@@ -101,6 +117,10 @@ pub enum LoadCode {
     NotGranted,
     /// The compiler refused it.
     Compile,
+    /// The compiler took too long.
+    CompileTimeout,
+    /// The compiler has no room for it now.
+    CompilerBusy,
     /// It failed while it was being instantiated.
     Instantiate,
     /// Its `configure` hook failed or refused the settings.
@@ -127,6 +147,8 @@ impl LoadCode {
             Self::ImportNotOffered => "import-not-offered",
             Self::NotGranted => "not-granted",
             Self::Compile => "compile",
+            Self::CompileTimeout => "compile-timeout",
+            Self::CompilerBusy => "compiler-busy",
             Self::Instantiate => "instantiate",
             Self::Configure => "configure",
         }

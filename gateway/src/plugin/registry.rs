@@ -17,7 +17,7 @@ use self::prepare::{Prepared, Slot, State, duplicate, load, prepare};
 use super::chain::Chain;
 use super::counters::PluginCounters;
 use super::grants::Grants;
-use super::load::{About, LoadError, Loader};
+use super::load::{About, Code, LoadError, Loader};
 
 pub use self::found::{Digest, Found, plugin_name};
 pub use self::status::{LastError, LiveVersion, PluginState, PluginStatus};
@@ -280,6 +280,8 @@ fn log_change(before: &State, now: &State, took: Duration) {
                 hooks = about.hooks.names().collect::<Vec<_>>().join(","),
                 digest = version.digest.short(),
                 replaces = old.map(|old| old.version.digest.short()),
+                compiled = version.factory.code() == Code::Compiled,
+                took_ms = version.took.as_millis() as u64,
                 generation = now.generation,
                 "plugin live"
             ),

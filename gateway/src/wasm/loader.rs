@@ -2,31 +2,30 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread;
+use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 use tracing::debug;
 use wasmtime::Engine;
-use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
+use wasmtime::component::{HasSelf, InstancePre, Linker};
 
 use super::adapt::adapt;
 use super::asks::asks;
 use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message};
 use super::bindings::gateway::plugin as host;
 use super::call::State;
+use super::compile::Compiler;
 use super::engine::{self, EngineError};
 use super::inspect::{self, Form};
 use super::instance::Instance;
 use super::output::{Log, LogBudget};
 use super::wasi;
+use crate::disk::Artifacts;
 use crate::plugin::Plugin;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::interests::Hooks;
-use crate::plugin::load::{self, About, Factory, LoadCode, LoadError};
+use crate::plugin::load::{self, About, Code, Factory, LoadCode, LoadError};
 use crate::plugin::settings::{Limits, Settings};
-
-/// How nice the compiler is to threads that serve connections.
-const COMPILE_NICE: i32 = 3;
 
 /// How many plugins fit.
 #[derive(Debug, Clone)]
@@ -43,8 +42,10 @@ impl Default for LoaderConfig {
 
 /// Loads WebAssembly plugins. One per process: everything it compiled shares one engine.
 pub struct Loader {
-    pub(super) engine: Engine,
     linker: Linker<State>,
+    pub(super) compiler: Compiler,
+    /// Held while a file is looked at that is not compiled yet, so that none is compiled twice.
+    first_load: Mutex<()>,
     /// What is compiled and in use, by the digest of the file: other settings or another name compile nothing.
     compiled: Mutex<HashMap<[u8; 32], Weak<Compiled>>>,
 }
@@ -69,18 +70,29 @@ impl Loader {
     pub fn new(config: &LoaderConfig) -> Result<Self, EngineError> {
         let engine = engine::start(config.instances_max)?;
         let linker = link(&engine).map_err(|error| EngineError::new(&error))?;
-        Ok(Self { engine, linker, compiled: Mutex::default() })
+        let compiler = Compiler::new(engine);
+        Ok(Self { linker, compiler, first_load: Mutex::default(), compiled: Mutex::default() })
     }
 
-    fn compile(&self, wasm: &[u8]) -> Result<Compiled, LoadError> {
+    /// Keeps machine code on disk, and takes it from there after a restart.
+    pub fn with_artifacts(self, artifacts: Arc<Artifacts>) -> Self {
+        Self { compiler: self.compiler.with_artifacts(artifacts), ..self }
+    }
+
+    /// Every check of the file and everything that is made of it once, however many settings it is used with.
+    fn compile(&self, name: &str, wasm: &[u8]) -> Result<(Compiled, Code), LoadError> {
+        let begin = Instant::now();
         let inspected = inspect::inspect(wasm)?;
+        let parsed = Instant::now();
         let adapted = match inspected.form {
             Form::Component => None,
             Form::CoreModule => Some(adapt(wasm, &inspected)?),
         };
         let bytes = adapted.as_deref().unwrap_or(wasm);
         inspect::check_world(bytes, &inspected.stamp)?;
-        let component = self.on_compile_thread(bytes)?;
+        let checked = Instant::now();
+        let (component, code) = self.compiler.compile(bytes)?;
+        let compiled = Instant::now();
         let pre = self.linker.instantiate_pre(&component).map_err(|error| mismatch(&error))?;
         let hooks = HookIndices {
             configure: configure::GuestIndices::new(&pre).ok(),
@@ -89,7 +101,7 @@ impl Loader {
             on_disconnect: on_disconnect::GuestIndices::new(&pre).ok(),
         };
         let stamp = inspected.stamp;
-        let asks = asks(&component, &self.engine, &stamp)?;
+        let asks = asks(&component, &self.compiler.engine, &stamp)?;
         let about = About {
             name: stamp.name,
             version: stamp.version,
@@ -106,50 +118,31 @@ impl Loader {
         if about.hooks.is_empty() {
             return Err(inspect::no_hooks());
         }
-        Ok(Compiled { pre, hooks, about })
-    }
-
-    /// Compiles behind everything else that wants the processor.
-    fn on_compile_thread(&self, component: &[u8]) -> Result<Component, LoadError> {
-        let compile = || {
-            // Without permission it compiles at the ordinary priority.
-            #[cfg(target_os = "linux")]
-            if let Err(error) = rustix::process::nice(COMPILE_NICE) {
-                debug!(%error, "cannot lower the priority of the compile thread");
-            }
-            Component::new(&self.engine, component)
-        };
-        let compiled = thread::scope(|scope| {
-            let thread = thread::Builder::new().name("plugin-compile".into()).spawn_scoped(scope, compile)?;
-            Ok::<_, std::io::Error>(thread.join())
-        });
-        let failed = |why: String| Err(LoadError::new(LoadCode::Compile, format!("does not compile: {why}")));
-        match compiled {
-            Ok(Ok(Ok(component))) => Ok(component),
-            Ok(Ok(Err(error))) => failed(error.root_cause().to_string()),
-            Ok(Err(_)) => failed("the compiler panicked; try another optimisation level".into()),
-            Err(error) => failed(format!("no thread for the compiler: {error}")),
-        }
+        debug!(
+            plugin = name,
+            bytes = wasm.len(),
+            parse_us = micros(begin, parsed),
+            interface_check_us = micros(parsed, checked),
+            compile_us = micros(checked, compiled),
+            compiled = code == Code::Compiled,
+            link_us = micros(compiled, Instant::now()),
+            "plugin compiled and linked"
+        );
+        Ok((Compiled { pre, hooks, about }, code))
     }
 }
 
 impl load::Loader for Loader {
     fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError> {
         let digest: [u8; 32] = Sha256::digest(wasm).into();
-        let known = self.lock().get(&digest).and_then(Weak::upgrade);
-        let compiled = match known {
-            Some(compiled) => compiled,
-            None => {
-                let compiled = Arc::new(self.compile(wasm)?);
-                let mut cache = self.lock();
-                cache.retain(|_, other| other.strong_count() > 0);
-                cache.insert(digest, Arc::downgrade(&compiled));
-                compiled
-            }
+        let (compiled, code) = match self.known(&digest) {
+            Some(compiled) => (compiled, Code::Shared),
+            None => self.load_first(name, &digest, wasm)?,
         };
         Ok(Arc::new(Configured {
             name: name.into(),
             compiled,
+            code,
             limits: Arc::new(settings.limits.clone()),
             settings: settings.clone(),
             budget: Arc::new(LogBudget::new(settings.limits.log_lines_per_second)),
@@ -158,6 +151,29 @@ impl load::Loader for Loader {
 }
 
 impl Loader {
+    /// One file at a time: whoever waited for the same file finds it compiled.
+    fn load_first(
+        &self,
+        name: &str,
+        digest: &[u8; 32],
+        wasm: &[u8],
+    ) -> Result<(Arc<Compiled>, Code), LoadError> {
+        let _first = self.first_load.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compiled) = self.known(digest) {
+            return Ok((compiled, Code::Shared));
+        }
+        let (compiled, code) = self.compile(name, wasm)?;
+        let compiled = Arc::new(compiled);
+        let mut known = self.lock();
+        known.retain(|_, other| other.strong_count() > 0);
+        known.insert(*digest, Arc::downgrade(&compiled));
+        Ok((compiled, code))
+    }
+
+    fn known(&self, digest: &[u8; 32]) -> Option<Arc<Compiled>> {
+        self.lock().get(digest).and_then(Weak::upgrade)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Weak<Compiled>>> {
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,6 +183,7 @@ impl Loader {
 struct Configured {
     name: Arc<str>,
     compiled: Arc<Compiled>,
+    code: Code,
     settings: Settings,
     limits: Arc<Limits>,
     budget: Arc<LogBudget>,
@@ -175,12 +192,24 @@ struct Configured {
 impl Factory for Configured {
     fn instantiate(&self, counters: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
         let log = Log { plugin: self.name.clone(), budget: self.budget.clone(), counters: counters.clone() };
-        Ok(Box::new(Instance::new(&self.compiled, &self.settings, self.limits.clone(), log)?))
+        let begin = Instant::now();
+        let instance = Instance::new(&self.compiled, &self.settings, self.limits.clone(), log)?;
+        let took_us = micros(begin, Instant::now());
+        debug!(plugin = &*self.name, took_us, "plugin instantiated and configured");
+        Ok(Box::new(instance))
     }
 
     fn about(&self) -> &About {
         &self.compiled.about
     }
+
+    fn code(&self) -> Code {
+        self.code
+    }
+}
+
+fn micros(begin: Instant, end: Instant) -> u64 {
+    u64::try_from((end - begin).as_micros()).unwrap_or(u64::MAX)
 }
 
 fn mismatch(error: &wasmtime::Error) -> LoadError {

@@ -4,6 +4,7 @@
 mod guest;
 mod support;
 
+mod cache;
 mod load;
 mod run;
 mod wasi;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::found::{Digest, Found, plugin_name};
 use crate::plugin::counters::PluginCounters;
@@ -20,6 +20,8 @@ pub(super) struct Version {
     pub(super) policy: FailurePolicy,
     pub(super) grants: Grants,
     pub(super) factory: Arc<dyn Factory>,
+    /// How long it took to make it, without instances.
+    pub(super) took: Duration,
 }
 
 /// A version in the chain.
@@ -175,6 +177,7 @@ pub(super) fn load(
             LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}"))
         })?,
     };
+    let begin = Instant::now();
     // A compiler is large enough to have a bug that only one file in the world meets.
     let factory =
         catch_unwind(AssertUnwindSafe(|| loader.load(name, wasm, &settings))).unwrap_or_else(|_| {
@@ -183,9 +186,10 @@ pub(super) fn load(
                 "made the compiler panic; rebuild it with another optimisation level",
             ))
         })?;
+    let took = begin.elapsed();
     factory.about().asks.check(&settings.grants, &settings_file(&found.file))?;
     let Settings { failure: policy, grants, .. } = settings;
-    Ok(Arc::new(Version { name: name.clone(), digest, policy, grants, factory }))
+    Ok(Arc::new(Version { name: name.clone(), digest, policy, grants, factory, took }))
 }
 
 /// The file with the settings of a plugin file.
@@ -213,6 +217,6 @@ impl LoadError {
     /// Whether the same bytes will be refused again whatever else changes.
     fn is_final(&self) -> bool {
         // No room for an instance now says nothing about later, and a duplicate depends on other files.
-        !matches!(self.code(), LoadCode::Instantiate | LoadCode::DuplicateName)
+        !matches!(self.code(), LoadCode::Instantiate | LoadCode::DuplicateName | LoadCode::CompilerBusy)
     }
 }

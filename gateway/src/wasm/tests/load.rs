@@ -21,7 +21,7 @@ fn check(refused: Result<impl Sized, LoadError>, code: LoadCode, words: &[&str])
 #[test]
 fn what_is_not_webassembly_is_named() {
     use LoadCode::{Empty, Malformed, NotWasm, Precompiled, Truncated};
-    let precompiled = loader().engine.precompile_component(&text("(component)")).unwrap();
+    let precompiled = loader().compiler.engine.precompile_component(&text("(component)")).unwrap();
     for (bytes, code, words) in [
         (&b""[..], Empty, "is empty; copy it again"),
         (b"<!DOCTYPE html><html>", NotWasm, "is an HTML or XML page"),
