@@ -13,6 +13,7 @@ pub mod interests;
 pub mod grants;
 pub mod load;
 pub mod registry;
+pub mod self_test;
 pub mod script;
 pub mod settings;
 

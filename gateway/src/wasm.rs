@@ -24,6 +24,7 @@ mod call;
 mod host;
 mod wasi;
 mod output;
+mod environment;
 mod limits;
 mod deadline;
 mod bindings;

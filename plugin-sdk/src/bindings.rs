@@ -14,6 +14,7 @@ pub mod host {
                 import gateway:plugin/effects@0.1.0;
                 import gateway:plugin/interests@0.1.0;
                 import gateway:plugin/log@0.1.0;
+                import gateway:plugin/environment@0.1.0;
             }
         ",
         world: "gateway:sdk/host",

@@ -1,6 +1,8 @@
 //! The gateway's side of the interface, for a plugin that runs inside it. The test kit has the same functions.
 
-use crate::bindings::host::gateway::plugin::{context, effects, interests, log as lines, types};
+use crate::bindings::host::gateway::plugin::{
+    context, effects, environment as variables, interests, log as lines, types,
+};
 use crate::error::HostErrorKind;
 use crate::log::Level;
 use crate::{HostError, Interests, Refusal};
@@ -35,6 +37,10 @@ pub(crate) fn set_attribute(name: &str, value: &str) -> Result<(), HostError> {
 
 pub(crate) fn log(level: Level, message: &str) {
     lines::line(level.number(), message);
+}
+
+pub(crate) fn environment(name: &str) -> Option<String> {
+    variables::get(name)
 }
 
 pub(crate) fn declare(asked: &Interests) -> Result<(), HostError> {

@@ -35,6 +35,7 @@
 //! # Ok::<(), String>(())
 //! ```
 
+mod builder;
 mod client;
 mod connection;
 pub(crate) mod host;
@@ -43,6 +44,7 @@ mod outcome;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -51,6 +53,7 @@ use crate::{Connect, Interests, Plugin, settings};
 use client::Client;
 use host::{Call, Hook, Limits};
 
+pub use builder::Builder;
 pub use connection::{Connecting, Connection, Message};
 pub use outcome::{Effect, LogLine, Outcome};
 
@@ -66,6 +69,7 @@ pub struct Kit<P> {
     clients_made: u64,
     now: u64,
     limits: Limits,
+    environment: Rc<BTreeMap<String, String>>,
 }
 
 impl<P: Plugin> Kit<P> {
@@ -75,11 +79,21 @@ impl<P: Plugin> Kit<P> {
     ///
     /// The text that the operator would read if the gateway refused the plugin.
     pub fn new(config: impl Serialize) -> Result<Self, String> {
+        Self::builder().configure(config)
+    }
+
+    /// For a plugin that needs more than settings in `configure`.
+    pub fn builder() -> Builder<P> {
+        Builder::new()
+    }
+
+    fn configure(config: impl Serialize, environment: BTreeMap<String, String>) -> Result<Self, String> {
+        let environment = Rc::new(environment);
         let config = serde_json::to_string(&config)
             .map_err(|e| format!("the settings are not expressible as JSON: {e}"))?;
         let limits = Limits::default();
         let mut interests = Interests::default();
-        let (plugin, call) = host::enter(Call::new(Hook::Configure, START, limits), || {
+        let (plugin, call) = host::enter(Call::new(Hook::Configure, START, limits, &environment), || {
             let plugin = P::configure(settings::parse(&config)?, &mut interests)?;
             host::declare(&interests)?;
             Ok::<_, String>(plugin)
@@ -92,6 +106,7 @@ impl<P: Plugin> Kit<P> {
             clients_made: 0,
             now: START,
             limits,
+            environment,
         })
     }
 
@@ -125,6 +140,12 @@ impl<P: Plugin> Kit<P> {
     pub fn advance(&mut self, by: Duration) -> &mut Self {
         let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.now = self.now.saturating_add(millis);
+        self
+    }
+
+    /// Grants and sets an environment variable for the hooks from now on. See [`builder`](Self::builder) for `configure`.
+    pub fn environment(&mut self, name: &str, value: &str) -> &mut Self {
+        Rc::make_mut(&mut self.environment).insert(name.to_owned(), value.to_owned());
         self
     }
 

@@ -97,6 +97,7 @@ mod verdict;
 
 pub mod address;
 pub mod code;
+pub mod environment;
 pub mod log;
 
 #[cfg(target_family = "wasm")]
@@ -135,8 +136,8 @@ pub mod prelude {
     pub use serde_json::{Value, json};
 
     pub use crate::{
-        Connect, Connecting, Disconnected, Interests, Kind, Message, Plugin, Verdict, address, code, log,
-        plugin, settings,
+        Connect, Connecting, Disconnected, Interests, Kind, Message, Plugin, Verdict, address, code,
+        environment, log, plugin, settings,
     };
 }
 

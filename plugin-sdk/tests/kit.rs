@@ -81,6 +81,7 @@ impl Plugin for Puppet {
             ["disconnect badly"] => done(event.disconnect(code::INTERNAL, "bye")),
             ["route", address] => Verdict::route([address]),
             ["reply", payload] => Verdict::reply(payload),
+            ["environment", name] => Verdict::reply_json(&environment::get(name)),
             ["panic"] => panic!("told to"),
             _ => Verdict::next(),
         }
@@ -222,6 +223,14 @@ fn effects_are_recorded_or_refused_with_a_code() {
     }
     kit.effects_max(0);
     assert_eq!(tell(&mut kit, &["publish", "news", "1"]).verdict, Verdict::deny(401, "refused"));
+}
+
+#[test]
+fn an_environment_variable_is_there_if_the_test_grants_it() {
+    let mut kit = kit();
+    assert_eq!(tell(&mut kit, &["environment", "PATH"]).verdict, Verdict::reply_json(&Value::Null));
+    kit.environment("KEY", "secret");
+    assert_eq!(tell(&mut kit, &["environment", "KEY"]).verdict, Verdict::reply_json("secret"));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod workers;
 mod raw;
 mod plugins;
 mod failures;
+mod grants;
 mod swap;
 mod malformed;
 mod origins;

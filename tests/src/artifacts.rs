@@ -17,8 +17,8 @@ pub enum Target {
     Wasip2,
 }
 
-const PLUGINS: [&str; 7] =
-    ["auth-jwt", "echo", "router", "guest-bare", "guest-link", "guest-stamp", "guest-trap"];
+const PLUGINS: [&str; 8] =
+    ["auth-jwt", "echo", "router", "guest-bare", "guest-link", "guest-stamp", "guest-trap", "guest-vault"];
 
 /// The folder cargo builds into, with this test somewhere below it.
 pub fn target_folder() -> &'static Path {

@@ -51,6 +51,7 @@ struct Setup {
     command: Subcommand,
     /// Soft and hard limit of open files.
     descriptors: Option<u64>,
+    environment: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -83,7 +84,10 @@ impl Gateway {
         .expect("valid");
         merge(&mut all, toml::from_str(config).expect("the settings of a test are TOML"));
         fs::write(folder.path().join("gateway.toml"), all.to_string()).expect("a file can be written");
-        Builder { setup: Setup { folder, command: Subcommand::Serve, descriptors: None }, plugins }
+        Builder {
+            setup: Setup { folder, command: Subcommand::Serve, descriptors: None, environment: Vec::new() },
+            plugins,
+        }
     }
 
     /// Starts the demo of the source tree, with a plugin folder of its own. It builds the plugins if they are not built.
@@ -211,6 +215,12 @@ impl Builder {
         self
     }
 
+    /// With an environment variable; there is no other.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.setup.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The settings file.
     pub fn config(&self) -> PathBuf {
         self.setup.config()
@@ -262,6 +272,7 @@ impl Setup {
                 .arg(self.folder.path().join("plugins"))
                 .env("CARGO_TARGET_DIR", target_folder()),
         };
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }

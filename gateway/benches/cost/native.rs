@@ -72,6 +72,7 @@ impl Native {
             interface: "native".into(),
             hooks: HOOKS,
             asks: Grants::default(),
+            self_test: None,
         };
         Arc::new(NativeFactory { judge, about })
     }

@@ -482,6 +482,7 @@ impl Loader for AnyBytes {
             interface: "0.1".into(),
             hooks,
             asks: Grants::default(),
+            self_test: None,
         };
         Ok(Arc::new(Empty(about)))
     }

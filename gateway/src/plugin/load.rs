@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::chain::Plugin;
 use super::counters::PluginCounters;
 use super::grants::Grants;
@@ -55,6 +57,8 @@ pub struct About {
     pub hooks: Hooks,
     /// What it asks for: see [`Grants`] for what counts.
     pub asks: Grants,
+    /// The test that its author put in, as [`SelfTest`](super::self_test::SelfTest) reads it.
+    pub self_test: Option<Bytes>,
 }
 
 /// Why a file did not become a plugin: a code for programs, a sentence for the operator.
@@ -125,6 +129,8 @@ pub enum LoadCode {
     Instantiate,
     /// Its `configure` hook failed or refused the settings.
     Configure,
+    /// It does not do what the test that its author put in says.
+    SelfTest,
 }
 
 impl LoadCode {
@@ -151,6 +157,7 @@ impl LoadCode {
             Self::CompilerBusy => "compiler-busy",
             Self::Instantiate => "instantiate",
             Self::Configure => "configure",
+            Self::SelfTest => "self-test",
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 use tracing::{error, info, warn};
 
-use self::prepare::{Prepared, Slot, State, duplicate, load, prepare};
+use self::prepare::{Prepared, Slot, State, duplicate, load, prepare, self_test};
 use super::chain::Chain;
 use super::counters::PluginCounters;
 use super::grants::Grants;
@@ -201,6 +201,7 @@ impl Registry {
             let result = if first == &*found.file {
                 load(loader, &name, found, Digest::of(found)).and_then(|version| {
                     version.factory.instantiate(&Arc::new(PluginCounters::new(1)))?;
+                    self_test(loader, &version, found)?;
                     let (about, grants) = (version.factory.about().clone(), version.grants.clone());
                     Ok(Checked { name, about, grants, digest: version.digest })
                 })

@@ -1,7 +1,7 @@
 //! The interface `gateway:plugin`, version 0.1, from the side of the gateway.
 
 use super::answer;
-use super::bindings::gateway::plugin::{context, effects, interests, log, types};
+use super::bindings::gateway::plugin::{context, effects, environment, interests, log, types};
 use super::call::{Exhausted, Hook, State};
 use super::output::Level;
 use crate::plugin::event::Client;
@@ -194,6 +194,18 @@ impl State {
 impl log::Host for State {
     fn line(&mut self, level: u32, message: String) {
         self.log.line(Level::from_number(level), &message);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ environment
+
+impl environment::Host for State {
+    fn get(&mut self, name: String) -> Option<String> {
+        let value = self.log.environment.get(&name);
+        if value.is_none() {
+            self.log.environment.refuse(&self.log.plugin, &name);
+        }
+        value.map(str::to_owned)
     }
 }
 

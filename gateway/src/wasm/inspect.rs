@@ -1,10 +1,12 @@
 //! What a file is, before anything is compiled, so that a refusal can say it in words.
 
+use bytes::Bytes;
 use serde::Deserialize;
 use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
 use wasmtime::Engine;
 
 use crate::plugin::load::{LoadCode, LoadError};
+use crate::plugin::self_test::SELF_TEST_BYTES_MAX;
 
 /// The interface version that is offered.
 pub(super) const INTERFACE: &str = "0.1";
@@ -14,7 +16,7 @@ pub(super) const PACKAGE: &str = "gateway:plugin";
 /// Hooks that a plugin can export.
 const HOOKS: [&str; 4] = ["configure", "on-connect", "on-message", "on-disconnect"];
 /// Interfaces that a plugin can import from the package.
-const HOST: [&str; 5] = ["types", "context", "effects", "interests", "log"];
+const HOST: [&str; 6] = ["types", "context", "effects", "interests", "log", "environment"];
 /// Interfaces of WASI 0.2 that a plugin can import.
 const WASI: [&str; 20] = [
     "wasi:cli/environment",
@@ -40,6 +42,8 @@ const WASI: [&str; 20] = [
 ];
 /// The custom section in which the SDK says what a plugin is.
 const STAMP_SECTION: &str = "gateway-plugin";
+/// The custom section with the test that the author put in.
+const SELF_TEST_SECTION: &str = "gateway-self-test";
 /// The custom section in which `wit-bindgen` describes a core module's interface; more may follow the name.
 const INTERFACE_SECTION: &str = "component-type";
 /// Names in one sentence.
@@ -52,6 +56,8 @@ pub(super) struct Inspected {
     pub(super) stamp: Stamp,
     /// Whether a core module carries what is needed to make a component of it.
     pub(super) describes_interface: bool,
+    /// The section as it is; it is read when it is played.
+    pub(super) self_test: Option<Bytes>,
     core_exports: Vec<String>,
 }
 
@@ -79,8 +85,13 @@ pub(super) struct Stamp {
 /// Reads the whole file: a half-copied one must not get further.
 pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
     let form = sniff(bytes)?;
-    let mut inspected =
-        Inspected { form, stamp: Stamp::default(), describes_interface: false, core_exports: Vec::new() };
+    let mut inspected = Inspected {
+        form,
+        stamp: Stamp::default(),
+        describes_interface: false,
+        self_test: None,
+        core_exports: Vec::new(),
+    };
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(|error| damaged(&error))? {
@@ -92,6 +103,13 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
                 if section.name() == STAMP_SECTION && inspected.stamp == Stamp::default() =>
             {
                 inspected.stamp = serde_json::from_slice(section.data()).unwrap_or_default();
+            }
+            Payload::CustomSection(section)
+                if section.name() == SELF_TEST_SECTION && inspected.self_test.is_none() =>
+            {
+                // One byte more than is allowed says that it is too large.
+                let kept = section.data().len().min(SELF_TEST_BYTES_MAX + 1);
+                inspected.self_test = Some(Bytes::copy_from_slice(&section.data()[..kept]));
             }
             Payload::CustomSection(section) if depth == 1 => {
                 inspected.describes_interface |= section.name().starts_with(INTERFACE_SECTION);

@@ -90,7 +90,10 @@ impl Instance {
         });
         let sentence = match answer {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(text)) => format!("refuses its settings: {}", cut(&text, 1000)),
+            Ok(Err(text)) => {
+                let text = self.store.data().log.environment.mask(&text);
+                format!("refuses its settings: {}", cut(&text, 1000))
+            }
             Err(failure) => {
                 format!("failed in its configure hook ({})", explain(&failure, &settings.limits, true))
             }
@@ -115,7 +118,10 @@ impl Instance {
         self.ended = answer.is_err();
         let state = self.store.data_mut();
         let checked = match answer {
-            Ok(answer) => check(state, answer),
+            Ok(answer) => check(state, answer).map_err(|failure| {
+                // The sentence quotes the answer.
+                Failure::new(failure.cause, state.log.environment.mask(&failure.detail))
+            }),
             Err(failure) => Err(Failure::new(failure.cause, explain(&failure, &state.limits, false))),
         };
         state.end(effects);
@@ -216,7 +222,8 @@ fn guarded<T>(
                 _ if exceeded => Cause::Memory,
                 _ => Cause::Trap,
             };
-            let words = store.data_mut().stderr.take();
+            let State { stderr, log, .. } = store.data_mut();
+            let words = stderr.take(&log.environment);
             let detail =
                 if words.is_empty() { reason(&error) } else { format!("{words} ({})", reason(&error)) };
             Err(Failure::new(cause, detail))
@@ -268,6 +275,7 @@ mod tests {
             plugin: "test".into(),
             budget: Arc::new(LogBudget::new(1)),
             counters: Arc::new(PluginCounters::new(1)),
+            environment: Arc::default(),
         };
         let engine = wasmtime::Engine::default();
         let mut store = Store::new(&engine, State::new(Arc::default(), Hooks::default(), log));

@@ -16,6 +16,7 @@ use super::bindings::gateway::plugin as host;
 use super::call::State;
 use super::compile::Compiler;
 use super::engine::{self, EngineError};
+use super::environment::Environment;
 use super::inspect::{self, Form};
 use super::instance::Instance;
 use super::output::{Log, LogBudget};
@@ -114,6 +115,7 @@ impl Loader {
                 on_disconnect: hooks.on_disconnect.is_some(),
             },
             asks,
+            self_test: inspected.self_test,
         };
         if about.hooks.is_empty() {
             return Err(inspect::no_hooks());
@@ -146,6 +148,9 @@ impl load::Loader for Loader {
             limits: Arc::new(settings.limits.clone()),
             settings: settings.clone(),
             budget: Arc::new(LogBudget::new(settings.limits.log_lines_per_second)),
+            environment: Arc::new(Environment::new(&settings.grants.environment, |name| {
+                std::env::var(name).ok()
+            })),
         }))
     }
 }
@@ -187,11 +192,17 @@ struct Configured {
     settings: Settings,
     limits: Arc<Limits>,
     budget: Arc<LogBudget>,
+    environment: Arc<Environment>,
 }
 
 impl Factory for Configured {
     fn instantiate(&self, counters: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
-        let log = Log { plugin: self.name.clone(), budget: self.budget.clone(), counters: counters.clone() };
+        let log = Log {
+            plugin: self.name.clone(),
+            budget: self.budget.clone(),
+            counters: counters.clone(),
+            environment: self.environment.clone(),
+        };
         let begin = Instant::now();
         let instance = Instance::new(&self.compiled, &self.settings, self.limits.clone(), log)?;
         let took_us = micros(begin, Instant::now());
@@ -230,5 +241,6 @@ fn link(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     host::effects::add_to_linker::<_, Has>(&mut linker, state)?;
     host::interests::add_to_linker::<_, Has>(&mut linker, state)?;
     host::log::add_to_linker::<_, Has>(&mut linker, state)?;
+    host::environment::add_to_linker::<_, Has>(&mut linker, state)?;
     Ok(linker)
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tracing::{debug, error, info, warn};
 
+use super::environment::Environment;
 use crate::plugin::counters::PluginCounters;
 
 /// Longest line in bytes.
@@ -67,6 +68,8 @@ pub(super) struct Log {
     pub(super) plugin: Arc<str>,
     pub(super) budget: Arc<LogBudget>,
     pub(super) counters: Arc<PluginCounters>,
+    /// For what must not be in a line.
+    pub(super) environment: Arc<Environment>,
 }
 
 impl Log {
@@ -77,7 +80,8 @@ impl Log {
             return;
         }
         let plugin = &*self.plugin;
-        let line = printable(cut(text, LINE_BYTES_MAX));
+        let text = self.environment.mask(text);
+        let line = printable(cut(&text, LINE_BYTES_MAX));
         match level {
             Level::Error => error!(target: "plugin", plugin, "{line}"),
             Level::Warn => warn!(target: "plugin", plugin, "{line}"),
@@ -108,7 +112,7 @@ impl Stream {
         if self.bytes.is_empty() {
             return;
         }
-        for line in String::from_utf8_lossy(&self.bytes).lines().filter(|line| !line.trim().is_empty()) {
+        for line in self.text(&log.environment).lines().filter(|line| !line.trim().is_empty()) {
             log.line(level, line);
         }
         if self.overflowed {
@@ -118,11 +122,18 @@ impl Stream {
     }
 
     /// The text as one line, and forgets it.
-    pub(super) fn take(&mut self) -> String {
-        let text = String::from_utf8_lossy(&self.bytes);
+    pub(super) fn take(&mut self, environment: &Environment) -> String {
+        let text = self.text(environment);
         let text = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
         self.clear();
         printable(cut(&text, LINE_BYTES_MAX)).into_owned()
+    }
+
+    /// What was written, without secrets.
+    fn text(&self, environment: &Environment) -> String {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let masked = if self.overflowed { environment.mask_cut(&text) } else { environment.mask(&text) };
+        masked.into_owned()
     }
 
     fn clear(&mut self) {
@@ -160,14 +171,15 @@ mod tests {
     #[test]
     fn what_a_call_writes_is_bounded_and_becomes_one_line() {
         let mut stream = Stream::default();
+        let environment = Environment::default();
         stream.write(b"panicked at src/lib.rs:7:\n\x1b[31mno\n");
-        assert_eq!(stream.take(), "panicked at src/lib.rs:7:; \u{fffd}[31mno");
-        assert_eq!(stream.take(), "");
+        assert_eq!(stream.take(&environment), "panicked at src/lib.rs:7:; \u{fffd}[31mno");
+        assert_eq!(stream.take(&environment), "");
         for _ in 0..100 {
             stream.write(&[b'x'; 1000]);
         }
         assert_eq!(stream.bytes.len(), CALL_BYTES_MAX);
-        assert_eq!(stream.take().len(), LINE_BYTES_MAX);
+        assert_eq!(stream.take(&environment).len(), LINE_BYTES_MAX);
     }
 
     #[test]

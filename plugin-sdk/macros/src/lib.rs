@@ -1,5 +1,6 @@
 //! The attribute macros of `gateway-plugin-sdk`, which re-exports and documents them.
 
+mod arguments;
 mod plugin;
 
 use proc_macro::TokenStream;
@@ -10,6 +11,25 @@ use quote::quote;
 /// A crate holds one plugin. Built for WebAssembly, the block's type becomes a component that exports `configure` and one
 /// interface for each hook in the block, and the name and version of the crate are stamped into the file. Built for
 /// anything else, the block stays as it is, so that the [test kit](../gateway_plugin_sdk/kit/index.html) can run it.
+///
+/// Arguments, all of them optional:
+///
+/// - `environment = ["NAME"]`, `http = ["https://issuer.example"]`, `upstreams = ["orders"]`: environment variables, origins
+///   and upstreams that the plugin cannot do without. The gateway refuses to load it until its settings file grants them;
+///   what it may need or not, depending on its settings, is better left out.
+/// - `self_test = "self-test.json"`: a file beside `Cargo.toml` that is put into the plugin, with settings, events and what
+///   should come of them. The gateway plays it whenever the plugin is loaded and refuses the plugin if something else
+///   comes:
+///
+/// ```json
+/// {
+///   "settings": {"words": ["darn"]},
+///   "events": [
+///     {"event": "message", "kind": "publish", "channel": "chat:1", "payload": "darn!", "expect": "deny"},
+///     {"event": "message", "kind": "publish", "channel": "chat:1", "payload": "well", "expect": {"verdict": "next"}}
+///   ]
+/// }
+/// ```
 ///
 /// Exports are unsafe by nature: a crate may deny `unsafe_code`, but not forbid it.
 #[proc_macro_attribute]

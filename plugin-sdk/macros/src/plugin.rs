@@ -1,3 +1,4 @@
+use crate::arguments::Arguments;
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Attribute, Error, ImplItem, ImplItemFn, ItemImpl, Result};
@@ -7,9 +8,19 @@ const SDK_VERSION: &str = env!("CARGO_PKG_VERSION");
 const INTERFACE_VERSION: &str = "0.1";
 
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    if !arguments.is_empty() {
-        return Err(Error::new_spanned(arguments, "#[plugin] takes no arguments"));
-    }
+    let arguments = Arguments::parse(arguments)?;
+    let names = arguments.stamp();
+    let self_test = arguments.self_test().map(|text| {
+        quote! {
+            // Also where nothing is exported, so that a file that is missing is found before the plugin is built.
+            const SELF_TEST: &str = #text;
+            #[cfg(target_family = "wasm")]
+            #[used]
+            #[unsafe(link_section = "gateway-self-test")]
+            static SELF_TEST_SECTION: [u8; SELF_TEST.len()] =
+                ::gateway_plugin_sdk::__private::bytes(SELF_TEST);
+        }
+    });
     let block: ItemImpl = syn::parse2(item)?;
     check(&block)?;
     let plugin = &block.self_ty;
@@ -23,6 +34,9 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
         // Elsewhere nothing but tests calls the plugin, and that is not dead code.
         #[cfg(not(target_family = "wasm"))]
         const _: () = ::gateway_plugin_sdk::__private::used::<#plugin>();
+
+        #[allow(unsafe_code, dead_code, reason = "a custom section")]
+        const _: () = { #self_test };
 
         #[cfg(target_family = "wasm")]
         #[allow(unsafe_code, unreachable_pub, missing_docs, reason = "the exports of a component and its custom section")]
@@ -48,8 +62,9 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
                 "{\"name\":\"", ::core::env!("CARGO_PKG_NAME"),
                 "\",\"version\":\"", ::core::env!("CARGO_PKG_VERSION"),
                 "\",\"sdk\":\"", #SDK_VERSION,
-                "\",\"interface\":\"", #INTERFACE_VERSION,
-                "\"}",
+                "\",\"interface\":\"", #INTERFACE_VERSION, "\"",
+                #names,
+                "}",
             );
             #[used]
             #[unsafe(link_section = "gateway-plugin")]

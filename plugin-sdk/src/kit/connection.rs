@@ -89,7 +89,7 @@ impl<'k, P: Plugin> Connection<'k, P> {
     }
 
     fn call(&self, hook: Hook) -> Call {
-        let mut call = Call::new(hook, self.kit.now, self.kit.limits);
+        let mut call = Call::new(hook, self.kit.now, self.kit.limits, &self.kit.environment);
         call.client = self.kit.clients.get(&self.id).cloned();
         call
     }

@@ -2,6 +2,8 @@
 //! [`enter`] and its return; what it asks is answered from the [`Call`] and what it does is recorded there.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::client::Client;
 use super::{Effect, LogLine, judge};
@@ -47,14 +49,21 @@ pub(super) struct Call {
     pub(super) channel: String,
     pub(super) method: String,
     pub(super) binary: bool,
+    pub(super) environment: Rc<BTreeMap<String, String>>,
     pub(super) effects: Vec<Effect>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) log: Vec<LogLine>,
 }
 
 impl Call {
-    pub(super) const fn new(hook: Hook, now: u64, limits: Limits) -> Self {
+    pub(super) fn new(
+        hook: Hook,
+        now: u64,
+        limits: Limits,
+        environment: &Rc<BTreeMap<String, String>>,
+    ) -> Self {
         Self {
+            environment: environment.clone(),
             hook,
             now,
             limits,
@@ -243,6 +252,12 @@ pub(crate) fn set_attribute(name: &str, value: &str) -> Result<(), HostError> {
 
 fn valid(address: &str) -> Result<(), HostError> {
     judge::is_address(address).map_err(|why| HostError::new(HostErrorKind::InvalidAddress, why))
+}
+
+// ---- Environment ----
+
+pub(crate) fn environment(name: &str) -> Option<String> {
+    ask(|call| call.environment.get(name).cloned())
 }
 
 // ---- Interests and log ----

@@ -119,6 +119,7 @@ impl Bench {
             interface: "0.1".into(),
             hooks: ALL_HOOKS,
             asks: Grants::default(),
+            self_test: None,
         };
         let (mut links, mut scripts, mut all) = (Vec::new(), Vec::new(), Vec::new());
         for (number, (policy, script)) in plugins.into_iter().enumerate() {

@@ -10,8 +10,9 @@ use crate::plugin::counters::PluginCounters;
 use crate::plugin::failure::FailurePolicy;
 use crate::plugin::grants::Grants;
 use crate::plugin::link::Link;
-use crate::plugin::load::{Factory, LoadCode, LoadError, Loader};
-use crate::plugin::settings::Settings;
+use crate::plugin::load::{About, Factory, LoadCode, LoadError, Loader};
+use crate::plugin::self_test::SelfTest;
+use crate::plugin::settings::{Limits, Settings};
 
 /// One version of a plugin that has proved to load.
 pub(super) struct Version {
@@ -19,6 +20,7 @@ pub(super) struct Version {
     pub(super) digest: Digest,
     pub(super) policy: FailurePolicy,
     pub(super) grants: Grants,
+    pub(super) limits: Limits,
     pub(super) factory: Arc<dyn Factory>,
     /// How long it took to make it, without instances.
     pub(super) took: Duration,
@@ -113,6 +115,7 @@ pub(super) fn prepare(
             let counters = counters.or_insert_with(|| Arc::new(PluginCounters::new(workers)));
             load(loader, &name, found, digest).and_then(|version| {
                 let links = warm(&version, workers, counters)?;
+                self_test(loader, &version, found)?;
                 let slot = Slot { file: found.file.clone(), version, generation, since: now };
                 Ok(Candidate { slot, links: Some(links) })
             })
@@ -188,8 +191,15 @@ pub(super) fn load(
         })?;
     let took = begin.elapsed();
     factory.about().asks.check(&settings.grants, &settings_file(&found.file))?;
-    let Settings { failure: policy, grants, .. } = settings;
-    Ok(Arc::new(Version { name: name.clone(), digest, policy, grants, factory, took }))
+    let Settings { failure: policy, grants, limits, .. } = settings;
+    Ok(Arc::new(Version { name: name.clone(), digest, policy, grants, limits, factory, took }))
+}
+
+/// Plays the test that the plugin carries, if it does.
+pub(super) fn self_test(loader: &dyn Loader, version: &Version, found: &Found) -> Result<(), LoadError> {
+    let About { asks, self_test: Some(section), .. } = version.factory.about() else { return Ok(()) };
+    let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
+    SelfTest::parse(section)?.run(loader, &version.name, wasm, asks, &version.limits)
 }
 
 /// The file with the settings of a plugin file.

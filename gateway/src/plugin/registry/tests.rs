@@ -38,6 +38,16 @@ impl Plugin for Stamp {
     }
 }
 
+/// Expects what a [`Stamp`] with the text `tested` and these settings does.
+const SELF_TEST: &[u8] = br#"{
+    "settings": {"v": "own"},
+    "events": [
+        {"event": "message", "kind": "raw", "text": "a ", "expect": "replace"},
+        {"event": "message", "kind": "raw", "text": "b ",
+         "expect": {"verdict": "replace", "text": "b tested{\"v\":\"own\"} "}}
+    ]
+}"#;
+
 /// Takes text for WebAssembly: `bad` does not load, `late` cannot be instantiated, `publishes` asks for an effect, anything
 /// else is a [`Stamp`].
 #[derive(Default)]
@@ -73,6 +83,7 @@ impl Loader for TextLoader {
             interface: "0.1".into(),
             hooks,
             asks: Grants { effects, ..Grants::default() },
+            self_test: ["tested", "lies"].contains(&&*text).then_some(Bytes::from_static(SELF_TEST)),
         };
         let text =
             if &*settings.config == "{}" { text.into() } else { format!("{text}{}", settings.config).into() };
@@ -382,6 +393,25 @@ async fn a_plugin_gets_what_it_asks_for_and_is_granted_or_does_not_load() {
     let live = bench.registry.status()[0].live.clone().unwrap();
     assert_eq!(live.about.asks.names(), ["effects.publish"]);
     assert_eq!(live.grants.names(), ["effects.publish", "effects.subscribe"]);
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_its_own_test_does_not_load() {
+    let bench = Bench::new();
+    bench.apply("a=A").await;
+    let refused = bench.apply("a=lies+x").await.refused;
+    assert_eq!(refused[0].1.code(), LoadCode::SelfTest);
+    assert_eq!(
+        refused[0].1.sentence(),
+        "fails its self-test: event 2 (message): `text` is \"b lies{\\\"v\\\":\\\"own\\\"} \", expected \
+         \"b tested{\\\"v\\\":\\\"own\\\"} \"; it does not do what its author says, rebuild it"
+    );
+    assert_eq!(bench.trace(), "A");
+    assert_eq!(bench.apply("a=tested+x").await.refused, []);
+    assert_eq!(bench.trace(), "tested{\"v\":\"x\"}", "the operator's settings");
+    let files = ["a=lies", "b=tested"].map(found);
+    let checked = Registry::check(&TextLoader::default(), &files);
+    assert_eq!(checked.into_values().map(|result| result.is_ok()).collect::<Vec<_>>(), [false, true]);
 }
 
 #[tokio::test]
