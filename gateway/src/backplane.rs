@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::hub::peer::Why;
+use crate::hub::peer::Order;
 use crate::protocol::channel::Channel;
-use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication};
 
@@ -116,8 +116,9 @@ pub trait Backplane: Send + Sync {
     /// Who is in a channel.
     fn presence(&self, channel: &Channel) -> Vec<Arc<Member>>;
 
-    /// Ends the connections an address reaches. Error 111 if workers have too much to do to hear of it.
-    fn close(&self, address: &Channel, close: &Close, why: Why) -> Result<(), ReplyError>;
+    /// Orders something of the connections of an address (a user or a connection), but of the one with the number
+    /// `except`. Error 111 if workers have too much to do to hear of it.
+    fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError>;
 
     /// Forgets what has expired. To be called every few seconds.
     fn sweep(&self, at: Duration);

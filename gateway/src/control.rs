@@ -10,7 +10,7 @@ use crate::backplane::{Backplane, NewPublication, Top};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::connection::session::retention;
-use crate::hub::peer::Why;
+use crate::hub::peer::{Order, Why};
 use crate::plugin::registry::{PluginStatus, Registry};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
@@ -90,7 +90,7 @@ impl Control {
 
     /// Ends the connections that an address (`#user` or `@connection`) reaches. They learn of it a moment later.
     pub fn disconnect(&self, address: &Channel, close: &Close) -> Result<(), ReplyError> {
-        self.inner.backplane.close(address, close, Why::Api)
+        self.inner.backplane.order(address, None, &Order::Close(close.clone(), Why::Api))
     }
 
     /// Who is in a channel.

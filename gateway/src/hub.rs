@@ -13,7 +13,7 @@ use crate::connection::id::ConnectionIds;
 use crate::outbound::Pushed;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::push::{Form, Push, PushKind};
-use peer::{Peer, Signal};
+use peer::{Order, Peer, Signal};
 
 /// The subscriptions and connections of one worker.
 pub struct Hub {
@@ -177,14 +177,22 @@ impl Hub {
         gaps
     }
 
-    /// Tells something to every connection an address reaches.
-    pub fn signal(&self, address: &Channel, signal: &Signal) {
-        if let Target::Connection(id) = address.target() {
-            if let Some(peer) = self.by_id(id) {
-                peer.signal(signal.clone());
+    /// Orders something of every connection of an address, but of the one with the number `except`.
+    pub fn order(&self, address: &Channel, except: Option<u64>, order: &Order) {
+        let tell = |peer: &Peer| {
+            if except != Some(peer.number) {
+                peer.signal(order.clone().into());
             }
-        } else if let Some(subscribers) = self.channels.get(address) {
-            subscribers.values().for_each(|subscriber| subscriber.peer.signal(signal.clone()));
+        };
+        match address.target() {
+            Target::Connection(id) => self.by_id(id).into_iter().for_each(|peer| tell(peer)),
+            Target::User(user) => {
+                let listening = self.channels.get(address).into_iter().flat_map(IndexMap::values);
+                // Somebody else may listen to what is said to the user, and yet is not the user.
+                let of_user = |peer: &Peer| peer.user.get().is_some_and(|own| **own == *user);
+                listening.filter(|other| of_user(&other.peer)).for_each(|own| tell(&own.peer));
+            }
+            Target::Channel => (),
         }
     }
 
@@ -393,7 +401,25 @@ mod tests {
         }
         assert_eq!(room.hub.deliver(&publication("#42", 0, "")).sent, 2);
         assert!(text(&a).contains("message") && text(&b).contains("message"));
-        room.hub.signal(&channel("#42"), &Signal::Slow);
-        assert!(a.has_signals() && b.has_signals());
+    }
+
+    #[test]
+    fn an_order_reaches_the_connections_of_a_user_and_nobody_else() {
+        let mut room = Room::new();
+        let (a, b, other) = (room.peer(1, 1000), room.peer(2, 1000), room.peer(3, 1000));
+        for (peer, user) in [(&a, "42"), (&b, "42"), (&other, "7")] {
+            peer.user.set(user.into()).expect("set once");
+            room.subscribe("#42", peer, None);
+        }
+        let order = Order::Subscribe(channel("news"));
+        room.hub.order(&channel("#42"), Some(2), &order);
+        assert_eq!(a.take_signals(), [Signal::Subscribe(channel("news"))]);
+        assert_eq!(b.take_signals(), [], "left out");
+        assert_eq!(other.take_signals(), [], "it listens to what is said to 42, but is 7");
+        room.hub.order(&channel(&format!("@{}", b.id)), None, &order);
+        assert_eq!((a.take_signals(), b.take_signals().len()), (vec![], 1));
+        room.subscribe("news", &a, None);
+        room.hub.order(&channel("news"), None, &order);
+        assert_eq!(a.take_signals(), [], "a channel is no address of connections");
     }
 }

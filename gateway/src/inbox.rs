@@ -5,34 +5,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::hub::peer::Why;
+use crate::hub::peer::Order;
 use crate::plugin::chain::Chain;
 use crate::protocol::channel::Channel;
-use crate::protocol::code::Close;
 use crate::protocol::push::Push;
 
 /// Something for a worker.
 pub enum Delivery {
     /// For the subscribers it has.
     Push(Arc<Push>),
-    /// End the connections that an address reaches.
-    Close {
+    /// For the connections of an address.
+    Order {
         /// A user or a connection.
         address: Channel,
-        /// With what.
-        close: Close,
-        /// On whose behalf.
-        why: Why,
+        /// The number of a connection that is left out.
+        except: Option<u64>,
+        /// What they are to do.
+        order: Order,
     },
     /// From now on this chain decides. The sender hears when it does.
     Chain(Box<Chain>, tokio::sync::oneshot::Sender<()>),
 }
 
-/// Closes that have room behind a full queue of pushes.
-const CLOSES_MAX: usize = 1024;
+/// Orders that have room behind a full queue of pushes.
+const ORDERS_MAX: usize = 1024;
 
 /// The queue of one worker. Pushes beyond its bound are dropped and remembered: the worker then finds out which of its
-/// subscriptions missed something. Closes have some room more; chains come one at a time and are always accepted.
+/// subscriptions missed something. Orders have some room more; chains come one at a time and are always accepted.
 pub struct Inbox {
     queue: Mutex<Vec<Delivery>>,
     pushes_max: usize,
@@ -55,7 +54,7 @@ impl Inbox {
                 self.lost.store(true, Ordering::Relaxed);
                 return false;
             }
-            Delivery::Close { .. } if waiting >= self.pushes_max.saturating_add(CLOSES_MAX) => return false,
+            Delivery::Order { .. } if waiting >= self.pushes_max.saturating_add(ORDERS_MAX) => return false,
             _ => (),
         }
         queue.push(delivery);

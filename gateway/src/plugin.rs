@@ -5,6 +5,7 @@ pub mod verdict;
 
 pub mod chain;
 mod link;
+mod timer;
 
 pub mod counters;
 pub mod failure;

@@ -24,7 +24,7 @@ use crate::connection::local::Local;
 use crate::connection::session::Session;
 use crate::hub::Hub;
 use crate::hub::peer::{Peer, Signal, Why};
-use crate::inbox::Inbox;
+use crate::inbox::{Delivery, Inbox};
 use crate::plugin::event::Client;
 use crate::protocol::Protocol;
 use crate::protocol::code::Close;
@@ -81,6 +81,8 @@ struct Worker {
     open: RefCell<FxHashMap<u64, Rc<Peer>>>,
     count: Cell<u64>,
     ended: Notify,
+    /// Another chain may have other timers.
+    swapped: Notify,
 }
 
 /// Runs a worker on this thread until it has drained, or its time to drain is over.
@@ -101,9 +103,11 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         open: RefCell::default(),
         count: Cell::new(0),
         ended: Notify::new(),
+        swapped: Notify::new(),
     });
     spawn_local(worker.clone().deliver(parts.inbox));
     spawn_local(worker.clone().flush());
+    spawn_local(worker.clone().timers());
     // Without its rules a worker would judge clients by nothing: they wait in the backlog.
     shutdown::running(parts.phase.clone()).await;
     let handshake = Rc::new(Handshake {
@@ -212,9 +216,14 @@ impl Worker {
         loop {
             inbox.arrived().await;
             let lost = inbox.take(&mut batch);
+            let now = self.clock.now();
             let mut queued = 0;
             for delivery in batch.drain(..) {
-                queued += self.local.take(delivery);
+                let swap = matches!(delivery, Delivery::Chain(..));
+                queued += self.local.take(now, delivery);
+                if swap {
+                    self.swapped.notify_one();
+                }
                 if queued >= DELIVERIES_MAX {
                     queued = 0;
                     yield_now().await;
@@ -222,6 +231,22 @@ impl Worker {
             }
             if lost {
                 self.local.find_gaps();
+            }
+        }
+    }
+
+    /// Runs the timers of plugins, each when it is due.
+    async fn timers(self: Rc<Self>) {
+        loop {
+            let Some(due) = self.local.next_timer() else {
+                self.swapped.notified().await;
+                continue;
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(self.clock.instant(due).into()) => {
+                    self.local.on_timer(self.clock.now());
+                }
+                () = self.swapped.notified() => (),
             }
         }
     }

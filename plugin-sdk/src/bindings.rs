@@ -89,3 +89,19 @@ pub mod on_disconnect {
         runtime_path: "::gateway_plugin_sdk::__private::rt",
     });
 }
+
+pub mod on_timer {
+    wit_bindgen::generate!({
+        path: "wit/v0.1",
+        inline: "
+            package gateway:sdk;
+            world on-timer-hook { export gateway:plugin/on-timer@0.1.0; }
+        ",
+        world: "gateway:sdk/on-timer-hook",
+        pub_export_macro: true,
+        export_macro_name: "export_on_timer",
+        default_bindings_module: "::gateway_plugin_sdk::__private::bindings::on_timer",
+        type_section_suffix: "-on-timer",
+        runtime_path: "::gateway_plugin_sdk::__private::rt",
+    });
+}

@@ -27,6 +27,8 @@ pub enum HostErrorKind {
     InvalidCode,
     /// An attribute without a name.
     InvalidName,
+    /// Not an interval a timer can have.
+    InvalidInterval,
     /// A code that this SDK does not know.
     Unknown(u32),
 }
@@ -42,6 +44,7 @@ impl HostErrorKind {
             Self::WrongHook => 5,
             Self::InvalidCode => 6,
             Self::InvalidName => 7,
+            Self::InvalidInterval => 8,
             Self::Unknown(number) => number,
         }
     }
@@ -56,6 +59,7 @@ impl HostErrorKind {
             5 => Self::WrongHook,
             6 => Self::InvalidCode,
             7 => Self::InvalidName,
+            8 => Self::InvalidInterval,
             _ => Self::Unknown(number),
         }
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::HostErrorKind;
+use crate::gateway::{Gateway, to_json};
 use crate::{HostError, Kind, Refusal, host};
 
-/// What every event has: the client it is about, and what a hook may do beside answering. Reach it through the event.
+/// What every event of a client has: who it is about, and what a hook may do beside answering. Reach it through the event.
 ///
 /// Nothing here was copied into the plugin beforehand: a getter asks the gateway when it is called, once per event for
 /// those that return `&str`. Ask only for what the hook needs.
@@ -17,6 +17,7 @@ use crate::{HostError, Kind, Refusal, host};
 /// hook that panics leaves nothing behind. Getters therefore show the state from before the hook.
 #[derive(Debug)]
 pub struct Context {
+    gateway: Gateway,
     number: u64,
     connection: OnceCell<String>,
     user: OnceCell<String>,
@@ -27,6 +28,7 @@ pub struct Context {
 impl Context {
     const fn new(number: u64) -> Self {
         Self {
+            gateway: Gateway::new(),
             number,
             connection: OnceCell::new(),
             user: OnceCell::new(),
@@ -79,27 +81,7 @@ impl Context {
         host::attribute(name)
     }
 
-    /// Unix time in milliseconds. The same during one event; use it in place of the system clock, so that tests can set
-    /// it.
-    pub fn now(&self) -> u64 {
-        host::now()
-    }
-
     // ---- Effects ----
-
-    /// Publishes a payload to an [address](crate::address).
-    pub fn publish(&self, address: impl AsRef<str>, payload: &[u8]) -> Result<(), HostError> {
-        host::publish(address.as_ref(), payload)
-    }
-
-    /// Publishes a value as JSON to an [address](crate::address).
-    pub fn publish_json(
-        &self,
-        address: impl AsRef<str>,
-        value: &(impl Serialize + ?Sized),
-    ) -> Result<(), HostError> {
-        self.publish(address, &to_json(value)?)
-    }
 
     /// Subscribes the client of this event to a channel.
     pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<(), HostError> {
@@ -121,12 +103,6 @@ impl Context {
     pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), HostError> {
         host::set_attribute(name, value)
     }
-}
-
-fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, HostError> {
-    serde_json::to_vec(value).map_err(|e| {
-        HostError::new(HostErrorKind::NotJson, format!("the value is not expressible as JSON: {e}"))
-    })
 }
 
 /// A client that wants to be admitted, or one that refreshes before it expires.
@@ -255,6 +231,39 @@ impl<'a> Disconnected<'a> {
     /// How long the client was admitted.
     pub const fn duration(&self) -> Duration {
         self.duration
+    }
+}
+
+/// An interval has passed that the plugin asked for with [`Interests::timer`](crate::Interests::timer).
+#[derive(Debug)]
+pub struct Timer {
+    gateway: Gateway,
+    instance: u32,
+}
+
+impl Timer {
+    pub(crate) const fn new(instance: u32) -> Self {
+        Self { gateway: Gateway::new(), instance }
+    }
+
+    /// The number of this instance among those of the gateway, from 0. There is always an instance 0: it does what has to
+    /// happen once.
+    pub const fn instance(&self) -> u32 {
+        self.instance
+    }
+}
+
+impl Deref for Context {
+    type Target = Gateway;
+    fn deref(&self) -> &Gateway {
+        &self.gateway
+    }
+}
+
+impl Deref for Timer {
+    type Target = Gateway;
+    fn deref(&self) -> &Gateway {
+        &self.gateway
     }
 }
 

@@ -35,6 +35,18 @@ pub(crate) fn set_attribute(name: &str, value: &str) -> Result<(), HostError> {
     effects::set_attribute(name, value).map_err(HostError::from)
 }
 
+pub(crate) fn disconnect_address(address: &str, why: Refusal) -> Result<(), HostError> {
+    effects::disconnect_address(address, &why.into()).map_err(HostError::from)
+}
+
+pub(crate) fn subscribe_address(address: &str, channel: &str) -> Result<(), HostError> {
+    effects::subscribe_address(address, channel).map_err(HostError::from)
+}
+
+pub(crate) fn unsubscribe_address(address: &str, channel: &str) -> Result<(), HostError> {
+    effects::unsubscribe_address(address, channel).map_err(HostError::from)
+}
+
 pub(crate) fn log(level: Level, message: &str) {
     lines::line(level.number(), message);
 }
@@ -53,6 +65,9 @@ pub(crate) fn declare(asked: &Interests) -> Result<(), HostError> {
     }
     if !asked.wants_payload() {
         interests::payload(false);
+    }
+    if let Some(interval) = asked.asked_timer() {
+        interests::timer(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX))?;
     }
     Ok(())
 }

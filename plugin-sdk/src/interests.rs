@@ -1,15 +1,18 @@
+use std::time::Duration;
+
 use crate::Kind;
 
 /// What a plugin wants to see, said once in [`Plugin::configure`](crate::Plugin::configure).
 ///
 /// A plugin that says nothing sees every message. Each thing it does not ask for is work that the gateway need not do:
-/// a message that no plugin wants costs nothing in the chain. Only [`on_message`](crate::Plugin::on_message) is
-/// concerned; the other hooks always run.
+/// a message that no plugin wants costs nothing in the chain. Kinds, channels and payload concern
+/// [`on_message`](crate::Plugin::on_message) only; [`on_timer`](crate::Plugin::on_timer) has to be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interests {
     kinds: Option<Vec<Kind>>,
     channels: Option<Vec<String>>,
     payload_not_needed: bool,
+    timer: Option<Duration>,
 }
 
 impl Interests {
@@ -33,6 +36,13 @@ impl Interests {
         self
     }
 
+    /// Runs [`on_timer`](crate::Plugin::on_timer) at this interval, from 100 milliseconds to a day, in whole milliseconds.
+    /// A plugin has one timer; one that needs several intervals asks for the shortest and counts.
+    pub fn timer(&mut self, interval: Duration) -> &mut Self {
+        self.timer = Some(interval);
+        self
+    }
+
     /// The kinds asked for; `None` for all.
     pub fn asked_kinds(&self) -> Option<&[Kind]> {
         self.kinds.as_deref()
@@ -41,6 +51,11 @@ impl Interests {
     /// The channel patterns asked for; `None` for all.
     pub fn asked_channels(&self) -> Option<&[String]> {
         self.channels.as_deref()
+    }
+
+    /// The interval asked for.
+    pub const fn asked_timer(&self) -> Option<Duration> {
+        self.timer
     }
 
     /// Whether payloads are wanted.

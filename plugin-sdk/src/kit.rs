@@ -49,7 +49,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{Connect, Interests, Plugin, settings};
+use crate::{Connect, Interests, Plugin, event, settings};
 use client::Client;
 use host::{Call, Hook, Limits};
 
@@ -154,6 +154,29 @@ impl<P: Plugin> Kit<P> {
     pub const fn effects_max(&mut self, count: usize) -> &mut Self {
         self.limits.effects = count;
         self
+    }
+
+    /// The interval of the plugin's timer has passed, in the instance with the number 0. Where the clock stands is the
+    /// test's business.
+    pub fn timer(&mut self) -> Outcome<()> {
+        self.timer_of(0)
+    }
+
+    /// The interval of the plugin's timer has passed, in another instance. A plugin that asked for no timer is not called.
+    pub fn timer_of(&mut self, instance: u32) -> Outcome<()> {
+        if self.interests.asked_timer().is_none() {
+            return Outcome {
+                verdict: (),
+                effects: Vec::new(),
+                payload: None,
+                log: Vec::new(),
+                called: false,
+            };
+        }
+        let plugin = &mut self.plugin;
+        let call = Call::new(Hook::Timer, self.now, self.limits, &self.environment);
+        let ((), call) = host::enter(call, || plugin.on_timer(&event::Timer::new(instance)));
+        Outcome { verdict: (), effects: call.effects, payload: None, log: call.log, called: true }
     }
 
     /// The connection with this id. It begins as an admitted, anonymous client of `127.0.0.1` that speaks

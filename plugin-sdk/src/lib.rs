@@ -77,6 +77,8 @@
 //!                                 | next     -> next plugin; all done: the policy of the channel decides
 //!                                 v
 //!   connection has gone     on_disconnect    no answer
+//!
+//!   an interval has passed  on_timer         no answer
 //! ```
 //!
 //! A hook has a deadline and a limit of memory. One that panics, runs out of either or loops is stopped and its instance
@@ -89,6 +91,7 @@ extern crate self as gateway_plugin_sdk;
 
 mod error;
 mod event;
+mod gateway;
 mod interests;
 mod kind;
 mod plugin;
@@ -122,7 +125,8 @@ pub mod kit;
 use kit::host;
 
 pub use error::{HostError, HostErrorKind};
-pub use event::{Connecting, Context, Disconnected, Message};
+pub use event::{Connecting, Context, Disconnected, Message, Timer};
+pub use gateway::Gateway;
 pub use gateway_plugin_sdk_macros::{plugin, settings};
 pub use interests::Interests;
 pub use kind::Kind;
@@ -136,7 +140,7 @@ pub mod prelude {
     pub use serde_json::{Value, json};
 
     pub use crate::{
-        Connect, Connecting, Disconnected, Interests, Kind, Message, Plugin, Verdict, address, code,
+        Connect, Connecting, Disconnected, Interests, Kind, Message, Plugin, Timer, Verdict, address, code,
         environment, log, plugin, settings,
     };
 }

@@ -1,6 +1,6 @@
 use serde::de::DeserializeOwned;
 
-use crate::{Connect, Connecting, Disconnected, Interests, Message, Verdict};
+use crate::{Connect, Connecting, Disconnected, Interests, Message, Timer, Verdict};
 
 /// A plugin: its settings, its state, and the hooks it implements.
 ///
@@ -42,6 +42,15 @@ pub trait Plugin: Sized + 'static {
 
     /// Runs after a client that was admitted has gone. The place to forget what the plugin kept about the connection.
     fn on_disconnect(&mut self, event: &Disconnected<'_>) {
+        let _ = event;
+    }
+
+    /// Runs every interval that was asked for with [`Interests::timer`], in every instance.
+    ///
+    /// The gateway has one instance per worker, and their timers take turns over the interval. What has to happen once for
+    /// the whole gateway happens in the instance with the number 0, see [`Timer::instance`]. An interval in which the
+    /// plugin was busy is left out and not made up for; a new version of the plugin goes on with the old one's timer.
+    fn on_timer(&mut self, event: &Timer) {
         let _ = event;
     }
 }

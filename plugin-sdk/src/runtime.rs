@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 
 use crate::bindings::host::gateway::plugin::types;
-use crate::{Connect, Connecting, Disconnected, Interests, Kind, Message, Plugin, Verdict, host, settings};
+use crate::{
+    Connect, Connecting, Disconnected, Interests, Kind, Message, Plugin, Timer, Verdict, host, settings,
+};
 
 /// The one instance of a plugin. A panic anywhere traps, and a trapped instance never runs again, so a borrow that a
 /// panic left open is never met.
@@ -34,6 +36,10 @@ impl<P: Plugin> Slot<P> {
 
     pub fn on_disconnect(&self, connection: u64, code: u32, reason: &str, duration: u64) {
         self.with(|plugin| plugin.on_disconnect(&Disconnected::new(connection, code, reason, duration)));
+    }
+
+    pub fn on_timer(&self, instance: u32) {
+        self.with(|plugin| plugin.on_timer(&Timer::new(instance)));
     }
 
     fn with<R>(&self, hook: impl FnOnce(&mut P) -> R) -> R {

@@ -17,6 +17,7 @@ struct Settings {
     without_payload: bool,
     #[serde(default)]
     limit: u8,
+    timer_ms: Option<u64>,
 }
 
 struct Puppet {
@@ -39,6 +40,9 @@ impl Plugin for Puppet {
         }
         if config.without_payload {
             interests.without_payload();
+        }
+        if let Some(millis) = config.timer_ms {
+            interests.timer(Duration::from_millis(millis));
         }
         log::debug!("ready");
         Ok(Self { calls: 0 })
@@ -79,6 +83,12 @@ impl Plugin for Puppet {
             ["unsubscribe", channel] => done(event.unsubscribe(channel)),
             ["disconnect"] => done(event.disconnect(code::CLOSE_FORCED, "bye")),
             ["disconnect badly"] => done(event.disconnect(code::INTERNAL, "bye")),
+            ["disconnect user", user] => done(event.disconnect_user(user, code::CLOSE_FORCED, "bye")),
+            ["disconnect connection", id] => done(event.disconnect_connection(id, code::CLOSE_FORCED, "bye")),
+            ["subscribe user", user, channel] => done(event.subscribe_user(user, channel)),
+            ["subscribe connection", id, channel] => done(event.subscribe_connection(id, channel)),
+            ["unsubscribe user", user, channel] => done(event.unsubscribe_user(user, channel)),
+            ["unsubscribe connection", id, channel] => done(event.unsubscribe_connection(id, channel)),
             ["route", address] => Verdict::route([address]),
             ["reply", payload] => Verdict::reply(payload),
             ["environment", name] => Verdict::reply_json(&environment::get(name)),
@@ -93,6 +103,12 @@ impl Plugin for Puppet {
             &json!([event.user(), event.code(), event.reason(), event.duration().as_secs()]),
         ));
         let _ = done(event.subscribe("news"));
+    }
+
+    fn on_timer(&mut self, event: &Timer) {
+        self.calls += 1;
+        let _ = done(event.publish_json("log", &json!([event.instance(), event.now()])));
+        let _ = done(event.unsubscribe_user("42", "news"));
     }
 }
 
@@ -126,6 +142,8 @@ fn settings_are_refused_by_the_sdk_or_by_the_plugin() {
         (json!({"limit": "x"}), "`limit`: invalid type: string \"x\", expected u8"),
         (json!({"channels": ["news", "a b"]}), "\"a b\" is not a channel pattern"),
         (json!({"channels": vec!["a"; 65]}), "more than 64 channel patterns"),
+        (json!({"timer_ms": 99}), "a timer of 99 milliseconds; possible are 100 to 86400000"),
+        (json!({"timer_ms": 86_400_001}), "a timer of 86400001 milliseconds; possible are 100 to 86400000"),
     ] {
         assert_eq!(Kit::<Puppet>::new(&settings).expect_err("bad settings"), expected);
     }
@@ -203,6 +221,12 @@ fn effects_are_recorded_or_refused_with_a_code() {
         (vec!["subscribe", "news"], Effect::Subscribe("news".into())),
         (vec!["unsubscribe", "news"], Effect::Unsubscribe("news".into())),
         (vec!["set", "a", "b"], Effect::set_attribute("a", "b")),
+        (vec!["disconnect user", "42"], Effect::disconnect_address("#42", 3503, "bye")),
+        (vec!["disconnect connection", "c2"], Effect::disconnect_address("@c2", 3503, "bye")),
+        (vec!["subscribe user", "42", "news"], Effect::subscribe_address("#42", "news")),
+        (vec!["subscribe connection", "c2", "news"], Effect::subscribe_address("@c2", "news")),
+        (vec!["unsubscribe user", "42", "news"], Effect::unsubscribe_address("#42", "news")),
+        (vec!["unsubscribe connection", "c2", "news"], Effect::unsubscribe_address("@c2", "news")),
     ] {
         assert_eq!(tell(&mut kit, &command).effects, [effect], "{command:?}");
     }
@@ -213,6 +237,8 @@ fn effects_are_recorded_or_refused_with_a_code() {
         (vec!["publish", "news", &large], 2),
         (vec!["publish", "a b", "1"], 3),
         (vec!["subscribe", ""], 3),
+        (vec!["disconnect user", ""], 3),
+        (vec!["subscribe user", "42", "a b"], 3),
         (vec!["publish", "news", "not JSON"], 4),
         (vec!["disconnect badly"], 6),
     ] {
@@ -247,6 +273,24 @@ fn a_connection_that_has_gone_can_only_be_published_about() {
         [Effect::publish("log", r#"["",3000,"closed",0]"#)],
         "a new one of the same id"
     );
+}
+
+#[test]
+fn a_timer_runs_if_it_was_asked_for_and_has_no_client() {
+    assert!(!kit().timer().called, "not asked for");
+    let mut kit = kit_with(json!({"timer_ms": 1000}));
+    kit.advance(Duration::from_secs(1));
+    for (outcome, instance) in [(kit.timer(), 0), (kit.timer_of(3), 3)] {
+        assert!(outcome.called);
+        assert_eq!(
+            outcome.effects,
+            [
+                Effect::publish("log", format!("[{instance},{}]", START + 1000)),
+                Effect::unsubscribe_address("#42", "news"),
+            ]
+        );
+    }
+    assert_eq!(kit.plugin().calls, 2);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod raw;
 mod plugins;
 mod failures;
 mod grants;
+mod hooks;
 mod swap;
 mod malformed;
 mod origins;

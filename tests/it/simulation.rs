@@ -273,7 +273,7 @@ impl World {
         assert!(batch.len() <= self.inbox_max, "the inbox is bounded");
         for delivery in batch {
             assert!(matches!(delivery, Delivery::Push(_)));
-            self.workers[worker].take(delivery);
+            self.workers[worker].take(self.now(), delivery);
         }
         if lost {
             self.workers[worker].find_gaps();

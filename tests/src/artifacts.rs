@@ -17,8 +17,17 @@ pub enum Target {
     Wasip2,
 }
 
-const PLUGINS: [&str; 8] =
-    ["auth-jwt", "echo", "router", "guest-bare", "guest-link", "guest-stamp", "guest-trap", "guest-vault"];
+const PLUGINS: [&str; 9] = [
+    "auth-jwt",
+    "echo",
+    "router",
+    "guest-bare",
+    "guest-link",
+    "guest-puppet",
+    "guest-stamp",
+    "guest-trap",
+    "guest-vault",
+];
 
 /// The folder cargo builds into, with this test somewhere below it.
 pub fn target_folder() -> &'static Path {

@@ -164,7 +164,7 @@ impl Worker {
         session.count_written();
         self.inbox.take(&mut self.deliveries);
         for delivery in self.deliveries.drain(..) {
-            self.local.take(delivery);
+            self.local.take(NOW, delivery);
         }
         let mut context = Context::from_waker(Waker::noop());
         let mut unflushed = std::pin::pin!(poll_fn(|context| self.local.unflushed.poll_take(context)));

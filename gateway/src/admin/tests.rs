@@ -14,6 +14,7 @@ use crate::backplane::memory::Memory;
 use crate::clock::Clock;
 use crate::connection::id::ConnectionIds;
 use crate::control::Parts;
+use crate::hub::peer::Order;
 use crate::inbox::{Delivery, Inbox};
 use crate::plugin::chain::{Chain, Plugin};
 use crate::plugin::counters::PluginCounters;
@@ -345,7 +346,7 @@ async fn a_broadcast_answers_for_every_channel_in_order() {
 async fn a_user_or_one_connection_can_be_disconnected() {
     let admin = Admin::start(CONFIG);
     let sent = |deliveries: Vec<Delivery>| match &deliveries[..] {
-        [Delivery::Close { address, close, .. }] => {
+        [Delivery::Order { address, order: Order::Close(close, _), .. }] => {
             (address.to_string(), close.code, close.reason.to_string())
         }
         _ => panic!("not one close"),

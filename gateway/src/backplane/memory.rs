@@ -14,10 +14,10 @@ use bytes::Bytes;
 use super::{Backplane, NewPublication, Page, Recovery, Retention, Top};
 use crate::config;
 use crate::connection::id::ConnectionIds;
-use crate::hub::peer::Why;
+use crate::hub::peer::Order;
 use crate::inbox::{Delivery, Inbox};
 use crate::protocol::channel::{Channel, Target};
-use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication, Push, PushKind};
 
@@ -321,12 +321,19 @@ impl Backplane for Memory {
         shard.get(channel).map(|entry| entry.presence.values().cloned().collect()).unwrap_or_default()
     }
 
-    fn close(&self, address: &Channel, close: &Close, why: Why) -> Result<(), ReplyError> {
+    fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
         let put = |inbox: &Arc<Inbox>| {
-            inbox.put(Delivery::Close { address: address.clone(), close: close.clone(), why })
+            inbox.put(Delivery::Order { address: address.clone(), except, order: order.clone() })
+        };
+        let workers = match address.target() {
+            Target::Connection(id) => match self.ids.number(id).map(ConnectionIds::worker) {
+                Some(worker) => self.inboxes.get(worker..=worker).unwrap_or_default(),
+                None => &[],
+            },
+            _ => &self.inboxes[..],
         };
         // Every worker is told, whatever another one says.
-        let refused = self.inboxes.iter().filter(|inbox| !put(inbox)).count();
+        let refused = workers.iter().filter(|inbox| !put(inbox)).count();
         if refused == 0 { Ok(()) } else { Err(ReplyError::TOO_MANY_REQUESTS) }
     }
 

@@ -180,6 +180,9 @@ impl Core {
             },
             Signal::Close(close, Why::Shutdown) => self.end(close, CloseCause::Shutdown, effects),
             Signal::Close(close, Why::Api) => self.end(close, CloseCause::Api, effects),
+            Signal::Close(close, Why::Plugin) => self.end(close, CloseCause::Plugin, effects),
+            Signal::Subscribe(channel) => self.subscribe_by_server(channel, Subscriber::Plugin, effects),
+            Signal::Unsubscribe(channel) => self.remove(channel, Unsubscribe::BY_SERVER, effects),
             Signal::SocketFailed => self.finish(Close::NORMAL, CloseCause::Transport, false, true, effects),
         }
     }

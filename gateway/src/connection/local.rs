@@ -3,16 +3,25 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::core::Effects;
-use crate::backplane::Backplane;
+use super::event::Now;
+use super::session::retention;
+use crate::backplane::{Backplane, NewPublication};
 use crate::config::{Config, Namespace};
-use crate::hub::peer::{Signal, Unflushed};
+use crate::hub::peer::{Order, Unflushed, Why};
 use crate::hub::{Delivered, Hub};
 use crate::inbox::Delivery;
 use crate::plugin::chain::Chain;
+use crate::plugin::event::Tick;
+use crate::plugin::verdict::{Action, Effect as PluginEffect, Refusal};
 use crate::protocol::channel::Channel;
-use crate::protocol::code::ReplyError;
+use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::json;
+use crate::protocol::push::Member;
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
 
 /// See the module. Everything in a cell is borrowed only inside one call.
@@ -94,8 +103,76 @@ impl Local {
         *self.effects.borrow_mut() = effects;
     }
 
+    /// Publishes to an address. `json` says that the payload was checked: that of a client that speaks JSON was, when it
+    /// came in or when the plugin answered.
+    pub(super) fn publish(
+        &self,
+        now: Now,
+        channel: &Channel,
+        payload: Bytes,
+        json: bool,
+        info: Option<Arc<Member>>,
+    ) -> Result<(), ReplyError> {
+        let namespace = self.namespace(channel)?;
+        let (data, json) = if json {
+            (payload, true)
+        } else {
+            match json::compact(payload.clone()) {
+                Ok(compact) => (compact, true),
+                Err(_) => (payload, false),
+            }
+        };
+        let new = NewPublication { channel, data, json, info, retention: retention(namespace) };
+        self.backplane.publish(new, now.at).map(drop)
+    }
+
+    /// Does what a plugin asked for that is not about the connection of an event. `json` as in [`Local::publish`].
+    pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool) {
+        let (address, done) = match effect {
+            PluginEffect::Publish { address, payload } => {
+                let done = self.publish(now, &address, payload, json, None);
+                (address, done)
+            }
+            PluginEffect::Reach { address, except, action } => {
+                let order = match action {
+                    Action::Subscribe(channel) => Order::Subscribe(channel),
+                    Action::Unsubscribe(channel) => Order::Unsubscribe(channel),
+                    Action::Disconnect(Refusal { code, reason }) => {
+                        let code = u16::try_from(code).unwrap_or(Close::PERMISSION_DENIED.code);
+                        Order::Close(Close::custom(code, &reason), Why::Plugin)
+                    }
+                };
+                let done = self.backplane.order(&address, except, &order);
+                (address, done)
+            }
+            // The plugin heard that this is not possible without a connection.
+            PluginEffect::Subscribe(_)
+            | PluginEffect::Unsubscribe(_)
+            | PluginEffect::Disconnect(_)
+            | PluginEffect::SetAttribute { .. } => return,
+        };
+        if let Err(error) = done {
+            tracing::warn!(code = error.code, %address, "an effect of a plugin was refused: {}", error.message);
+        }
+    }
+
+    /// When to call [`Local::on_timer`] next. `None` if no plugin has a timer.
+    pub fn next_timer(&self) -> Option<Duration> {
+        self.chain.borrow().next_timer()
+    }
+
+    /// Runs the timers of plugins that are due.
+    pub fn on_timer(&self, now: Now) {
+        let tick = Tick { instance: self.worker as u32, now: now.unix };
+        let mut effects = Vec::new();
+        self.chain.borrow_mut().on_timer(now.at, &tick, &mut effects);
+        for effect in effects {
+            self.carry_out(now, effect, false);
+        }
+    }
+
     /// Takes one thing that another thread handed over. Returns how many frames were queued for it.
-    pub fn take(&self, delivery: Delivery) -> usize {
+    pub fn take(&self, now: Now, delivery: Delivery) -> usize {
         match delivery {
             Delivery::Push(push) => {
                 let Delivered { sent, .. } = self.hub.borrow_mut().deliver(&push);
@@ -104,11 +181,13 @@ impl Local {
                 metrics.messages_out.add(sent as u64);
                 sent
             }
-            Delivery::Close { address, close, why } => {
-                self.hub.borrow().signal(&address, &Signal::Close(close, why));
+            Delivery::Order { address, except, order } => {
+                self.hub.borrow().order(&address, except, &order);
                 0
             }
-            Delivery::Chain(chain, taken) => {
+            Delivery::Chain(mut chain, taken) => {
+                let workers = self.config.listen.workers;
+                chain.start_timers(&self.chain.borrow(), self.worker, workers, now.at);
                 // The old chain's instances are dropped here, between two messages.
                 *self.chain.borrow_mut() = *chain;
                 let _ = taken.send(());

@@ -13,7 +13,7 @@ use super::core::Core;
 use super::effect::{Ask, Effect};
 use super::event::{Event, Now};
 use super::local::Local;
-use crate::backplane::{NewPublication, Recovery, Retention, memory};
+use crate::backplane::{Recovery, Retention, memory};
 use crate::config::Namespace;
 use crate::hub::Listening;
 use crate::hub::peer::{Peer, Signal};
@@ -24,9 +24,9 @@ use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::codec::{self, Inbound};
 use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::frame;
 use crate::protocol::push::{Form, Member};
 use crate::protocol::reply::{Reply, Subscribed};
-use crate::protocol::{frame, json};
 use crate::telemetry::metrics::{CloseCause, DecisionOutcome};
 
 /// Names and values that plugins may keep on one connection, in bytes.
@@ -144,7 +144,7 @@ impl Session {
         match &signal {
             Signal::Slow => self.local.metrics().outbound_overflow(&self.peer.id),
             Signal::Gap(channel) => self.local.metrics().position_gap(&self.peer.id, channel.as_str()),
-            Signal::Close(..) | Signal::SocketFailed => (),
+            Signal::Close(..) | Signal::Subscribe(_) | Signal::Unsubscribe(_) | Signal::SocketFailed => (),
         }
         self.event(now, Event::Signal(signal));
     }
@@ -180,8 +180,10 @@ impl Session {
                 None
             }
             Effect::Publish { id, targets, payload, reply } => {
-                let published =
-                    targets.iter().try_for_each(|target| self.publish(now, target, payload.clone(), true));
+                let json = self.peer.protocol.is_json();
+                let published = targets.iter().try_for_each(|target| {
+                    self.local.publish(now, target, payload.clone(), json, Some(self.member.clone()))
+                });
                 match (published, reply) {
                     (Ok(()), Some(reply)) => Some(Event::Answered { id, result: Ok(reply) }),
                     (Ok(()), None) => None,
@@ -203,12 +205,6 @@ impl Session {
 
     fn apply_plugin_effect(&mut self, now: Now, effect: PluginEffect) -> Option<Event> {
         match effect {
-            PluginEffect::Publish { address, payload } => {
-                if let Err(error) = self.publish(now, &address, payload, false) {
-                    tracing::warn!(code = error.code, %address, "a plugin's publication was refused: {}", error.message);
-                }
-                None
-            }
             PluginEffect::Subscribe(channel) => Some(Event::PluginSubscribes(channel)),
             PluginEffect::Unsubscribe(channel) => Some(Event::PluginUnsubscribes(channel)),
             PluginEffect::Disconnect(refusal) => Some(Event::PluginDisconnects(refusal)),
@@ -219,6 +215,10 @@ impl Session {
                         "an attribute was not set: the connection has {ATTRIBUTES_BYTES_MAX} bytes of them"
                     );
                 }
+                None
+            }
+            effect @ (PluginEffect::Publish { .. } | PluginEffect::Reach { .. }) => {
+                self.local.carry_out(now, effect, self.peer.protocol.is_json());
                 None
             }
         }
@@ -276,6 +276,7 @@ impl Session {
         for (name, value) in identity.attributes {
             set_attribute(&mut client.attributes, name, value);
         }
+        let _ = self.peer.user.set(user.clone());
         self.member = Arc::new(Member { client: self.peer.id.clone(), user, info: identity.info });
         self.local.hub.borrow_mut().admit(self.peer.clone());
         self.user_channel = Channel::of_user(&self.member.user);
@@ -391,28 +392,6 @@ impl Session {
             let keep = namespace.presence;
             self.local.backplane.leave(channel, &self.member, keep, namespace.join_leave);
         }
-    }
-
-    fn publish(
-        &self,
-        now: Now,
-        channel: &Channel,
-        payload: Bytes,
-        by_client: bool,
-    ) -> Result<(), ReplyError> {
-        let namespace = self.local.namespace(channel)?;
-        // The JSON protocol's payloads were checked when they came in, or when the plugin answered.
-        let (data, json) = if self.peer.protocol.is_json() {
-            (payload, true)
-        } else {
-            match json::compact(payload.clone()) {
-                Ok(compact) => (compact, true),
-                Err(_) => (payload, false),
-            }
-        };
-        let info = by_client.then(|| self.member.clone());
-        let new = NewPublication { channel, data, json, info, retention: retention(namespace) };
-        self.local.backplane.publish(new, now.at).map(drop)
     }
 
     fn presence(&self, id: u32, channel: &Channel, stats: bool) -> Result<Reply, ReplyError> {

@@ -1,6 +1,6 @@
 //! One connection as the rest of its worker sees it: where to put bytes, and how to tell it something.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -23,6 +23,10 @@ pub enum Signal {
     Gap(Channel),
     /// End it.
     Close(Close, Why),
+    /// Subscribe it to a channel.
+    Subscribe(Channel),
+    /// Unsubscribe it from a channel.
+    Unsubscribe(Channel),
     /// The socket failed while somebody else wrote to it.
     SocketFailed,
 }
@@ -34,6 +38,29 @@ pub enum Why {
     Shutdown,
     /// The server API.
     Api,
+    /// A plugin, on the occasion of something else.
+    Plugin,
+}
+
+/// What may be ordered of connections from anywhere, also by another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// End.
+    Close(Close, Why),
+    /// Subscribe to a channel.
+    Subscribe(Channel),
+    /// Unsubscribe from a channel.
+    Unsubscribe(Channel),
+}
+
+impl From<Order> for Signal {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Close(close, why) => Self::Close(close, why),
+            Order::Subscribe(channel) => Self::Subscribe(channel),
+            Order::Unsubscribe(channel) => Self::Unsubscribe(channel),
+        }
+    }
 }
 
 /// Signals a connection may have waiting. Each subscription has at most one and the rest come one at a time, so more
@@ -54,6 +81,8 @@ pub struct Peer {
     pub protocol: Protocol,
     /// Everything for the client goes through here.
     pub outbound: Outbound,
+    /// The user, once a client is admitted; empty for an anonymous one.
+    pub user: OnceCell<Arc<str>>,
     /// The socket, while there is one. Borrowed only for the time of one poll.
     pub socket: RefCell<Option<Box<dyn Socket>>>,
     /// The driver's task, which wants to hear when the socket can be read or written.
@@ -107,6 +136,7 @@ impl Peer {
             id,
             protocol,
             outbound: Outbound::new(outbound_bytes_max),
+            user: OnceCell::new(),
             socket: RefCell::default(),
             waker: RefCell::new(Waker::noop().clone()),
             signals: RefCell::default(),

@@ -1,11 +1,13 @@
 //! The plugins of one worker, in order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::event::{Client, Goodbye, Hello, Kind, Message};
+use super::event::{Client, Goodbye, Hello, Kind, Message, Tick};
 use super::failure::{Failure, FailurePolicy};
 use super::interests::Interests;
 use super::link::Link;
+use super::timer::Timer;
 use super::verdict::{Admission, ConnectVerdict, Decision, Effect, Identity, Verdict};
 
 /// One instance of a plugin.
@@ -24,6 +26,12 @@ pub trait Plugin: Send {
 
     /// A client has gone.
     fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure>;
+
+    /// An interval that the plugin asked for has passed.
+    fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+        let _ = (tick, effects);
+        Ok(())
+    }
 }
 
 /// The chain of one worker. A message meets one chain from beginning to end: a swap happens between two messages.
@@ -31,6 +39,8 @@ pub trait Plugin: Send {
 pub struct Chain {
     generation: u64,
     links: Vec<Link>,
+    /// Which link's, and when.
+    timers: Vec<(usize, Timer)>,
 }
 
 impl Chain {
@@ -41,7 +51,7 @@ impl Chain {
 
     /// A chain of instances that are ready to be called.
     pub fn new(generation: u64, links: Vec<Link>) -> Self {
-        Self { generation, links }
+        Self { generation, links, timers: Vec::new() }
     }
 
     /// Counts the chains that the registry has built; later ones have larger numbers.
@@ -52,6 +62,36 @@ impl Chain {
     /// Whether a message of this kind can meet a plugin. Cheap: a caller may skip building the message.
     pub fn wants(&self, kind: Kind) -> bool {
         self.links.iter().any(|link| link.interests().message_kinds().contains(kind))
+    }
+
+    /// Starts the timers that the plugins asked for, as the chain of one of so many workers. A timer that `former` had as
+    /// well, with the same interval, goes on as it was: changing one plugin does not move the timer of another.
+    pub fn start_timers(&mut self, former: &Self, worker: usize, workers: usize, at: Duration) {
+        let asked = |link: &Link| link.interests().timer.filter(|_| link.interests().hooks.on_timer);
+        let timers = self.links.iter().enumerate().filter_map(|(index, link)| {
+            let interval = asked(link)?;
+            let running = former.timers.iter().find(|(other, timer)| {
+                former.links[*other].name() == link.name() && timer.interval() == interval
+            });
+            let timer = running.map(|(_, timer)| *timer);
+            Some((index, timer.unwrap_or_else(|| Timer::start(interval, worker, workers, at))))
+        });
+        self.timers = timers.collect();
+    }
+
+    /// When to call [`Chain::on_timer`] next. `None` if no plugin has a timer.
+    pub fn next_timer(&self) -> Option<Duration> {
+        self.timers.iter().map(|(_, timer)| timer.due()).min()
+    }
+
+    /// Calls the plugins whose timers are due at `at`. Those that were due more than once are called once.
+    pub fn on_timer(&mut self, at: Duration, tick: &Tick, effects: &mut Vec<Effect>) {
+        for (index, timer) in &mut self.timers {
+            if timer.fire(at) {
+                // There is nothing to refuse, so the policy has no say.
+                let _ = self.links[*index].on_timer(tick, effects);
+            }
+        }
     }
 
     /// Asks the plugins about a client that wants to be admitted.

@@ -113,6 +113,15 @@ pub struct Message {
     pub now: u64,
 }
 
+/// An interval that a plugin asked for has passed.
+#[derive(Debug, Clone, Copy)]
+pub struct Tick {
+    /// The number of the worker.
+    pub instance: u32,
+    /// Unix time in milliseconds.
+    pub now: u64,
+}
+
 /// A client that has gone.
 #[derive(Debug)]
 pub struct Goodbye {

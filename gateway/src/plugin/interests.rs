@@ -1,5 +1,7 @@
 //! What a plugin wants to see, checked before it is called.
 
+use std::time::Duration;
+
 use crate::plugin::event::Kind;
 use crate::protocol::channel::Channel;
 
@@ -14,6 +16,8 @@ pub struct Hooks {
     pub on_message: bool,
     /// A client has gone.
     pub on_disconnect: bool,
+    /// An interval has passed.
+    pub on_timer: bool,
 }
 
 impl Hooks {
@@ -24,6 +28,7 @@ impl Hooks {
             (self.on_connect, "on-connect"),
             (self.on_message, "on-message"),
             (self.on_disconnect, "on-disconnect"),
+            (self.on_timer, "on-timer"),
         ]
         .into_iter()
         .filter_map(|(implemented, name)| implemented.then_some(name))
@@ -113,12 +118,14 @@ pub struct Interests {
     pub channels: Option<Box<[Pattern]>>,
     /// Whether `on-message` gets the payload.
     pub payload: bool,
+    /// How often `on-timer` is called; `None` for never.
+    pub timer: Option<Duration>,
 }
 
 impl Interests {
-    /// Everything that can happen to these hooks: what a plugin sees that does not say otherwise.
+    /// Everything that can happen to these hooks without being asked for: what a plugin sees that does not say otherwise.
     pub fn everything(hooks: Hooks) -> Self {
-        Self { hooks, kinds: Kinds::ALL, channels: None, payload: true }
+        Self { hooks, kinds: Kinds::ALL, channels: None, payload: true, timer: None }
     }
 
     /// The kinds for which `on-message` may have to be called.

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::chain::Plugin;
 use super::counters::{PluginCounters, Row};
-use super::event::{Goodbye, Hello, Message};
+use super::event::{Goodbye, Hello, Message, Tick};
 use super::failure::{Failure, FailurePolicy};
 use super::interests::Interests;
 use super::load::{Factory, LoadError};
@@ -62,6 +62,11 @@ impl Link {
         })
     }
 
+    /// The name of the plugin.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What the plugin wants to see.
     pub fn interests(&self) -> &Interests {
         &self.interests
@@ -98,6 +103,10 @@ impl Link {
         effects: &mut Vec<Effect>,
     ) -> Result<(), FailurePolicy> {
         self.call(goodbye.now, effects, |plugin, effects| plugin.on_disconnect(goodbye, effects))
+    }
+
+    pub(super) fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), FailurePolicy> {
+        self.call(tick.now, effects, |plugin, effects| plugin.on_timer(tick, effects))
     }
 
     fn call<T>(

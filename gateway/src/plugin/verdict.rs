@@ -87,6 +87,26 @@ pub enum Effect {
         /// Its value.
         value: Box<str>,
     },
+    /// Do something to the connections of an address.
+    Reach {
+        /// A user or a connection.
+        address: Channel,
+        /// The number of a connection that is left out.
+        except: Option<u64>,
+        /// What.
+        action: Action,
+    },
+}
+
+/// What a plugin does to connections that it reaches by address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Subscribe them to a channel.
+    Subscribe(Channel),
+    /// Unsubscribe them from a channel.
+    Unsubscribe(Channel),
+    /// Close them.
+    Disconnect(Refusal),
 }
 
 /// What the whole chain says of a message.

@@ -24,7 +24,7 @@ pub(super) fn asks(component: &Component, engine: &Engine, stamp: &Stamp) -> Res
             .filter(|(_, export)| matches!(export.ty, ComponentItem::ComponentFunc(_)))
             .map(|(function, _)| function);
         match interface {
-            Some("effects") => effects.extend(functions.filter_map(grants::effect)),
+            Some("effects") => effects.extend(functions.filter_map(grants::effect_of)),
             Some("buckets") => asked.buckets |= functions.next().is_some(),
             Some("key-value") => asked.key_value |= functions.next().is_some(),
             _ => {}

@@ -10,7 +10,7 @@ use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use super::deadline::Deadline;
 use super::limits::MemoryLimit;
 use super::output::{Level, Log, Stream};
-use crate::plugin::event::{Client, Goodbye, Hello, Message};
+use crate::plugin::event::{Client, Goodbye, Hello, Message, Tick};
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::settings::Limits;
 use crate::plugin::verdict::Effect;
@@ -25,6 +25,7 @@ pub(super) enum Hook {
     Connect,
     Message,
     Disconnect,
+    Timer,
 }
 
 /// The event in progress, as far as a plugin can ask about it.
@@ -116,23 +117,27 @@ impl State {
     }
 
     pub(super) fn begin_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) {
-        self.begin(Hook::Connect, &hello.client, hello.now, effects);
+        self.begin(Hook::Connect, Some(&hello.client), hello.now, effects);
     }
 
     pub(super) fn begin_message(&mut self, message: &Message, effects: &mut Vec<Effect>) {
-        self.begin(Hook::Message, &message.client, message.now, effects);
+        self.begin(Hook::Message, Some(&message.client), message.now, effects);
         self.event.channel.clone_from(&message.channel);
         self.event.method.push_str(&message.method);
         self.event.binary = message.binary;
     }
 
     pub(super) fn begin_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) {
-        self.begin(Hook::Disconnect, &goodbye.client, goodbye.now, effects);
+        self.begin(Hook::Disconnect, Some(&goodbye.client), goodbye.now, effects);
     }
 
-    fn begin(&mut self, hook: Hook, client: &Arc<Client>, now: u64, effects: &mut Vec<Effect>) {
+    pub(super) fn begin_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) {
+        self.begin(Hook::Timer, None, tick.now, effects);
+    }
+
+    fn begin(&mut self, hook: Hook, client: Option<&Arc<Client>>, now: u64, effects: &mut Vec<Effect>) {
         self.event.hook = hook;
-        self.event.client = Some(client.clone());
+        self.event.client = client.cloned();
         self.event.now = now;
         self.effects = std::mem::take(effects);
         self.effects_before = self.effects.len();

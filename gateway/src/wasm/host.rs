@@ -1,13 +1,16 @@
 //! The interface `gateway:plugin`, version 0.1, from the side of the gateway.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use super::answer;
 use super::bindings::gateway::plugin::{context, effects, environment, interests, log, types};
 use super::call::{Exhausted, Hook, State};
 use super::output::Level;
 use crate::plugin::event::Client;
 use crate::plugin::interests::{Kinds, Pattern};
-use crate::plugin::verdict::Effect;
-use crate::protocol::channel::Channel;
+use crate::plugin::verdict::{Action, Effect};
+use crate::protocol::channel::{Channel, Target};
 use crate::protocol::json;
 
 use effects::Error;
@@ -21,6 +24,7 @@ mod code {
     pub(super) const NOT_IN_THIS_HOOK: u32 = 5;
     pub(super) const INVALID_CODE: u32 = 6;
     pub(super) const INVALID_NAME: u32 = 7;
+    pub(super) const INVALID_INTERVAL: u32 = 8;
 }
 
 impl types::Host for State {}
@@ -82,7 +86,10 @@ impl context::Host for State {
 
 impl effects::Host for State {
     fn publish(&mut self, address: String, payload: Vec<u8>) -> Result<(), Error> {
-        self.effect(&[Hook::Connect, Hook::Message, Hook::Disconnect], address.len() + payload.len())?;
+        self.effect(
+            &[Hook::Connect, Hook::Message, Hook::Disconnect, Hook::Timer],
+            address.len() + payload.len(),
+        )?;
         let address = parse(&address)?;
         let mut payload = payload.into();
         if self.event.speaks_json() {
@@ -129,9 +136,46 @@ impl effects::Host for State {
         self.record(Effect::SetAttribute { name: name.into(), value: value.into() });
         Ok(())
     }
+
+    fn disconnect_address(&mut self, address: String, why: types::Refusal) -> Result<(), Error> {
+        self.reach(&address, why.reason.len(), || {
+            let refusal = answer::close(&why).map_err(|why| error(code::INVALID_CODE, why))?;
+            Ok(Action::Disconnect(refusal))
+        })
+    }
+
+    fn subscribe_address(&mut self, address: String, channel: String) -> Result<(), Error> {
+        self.reach(&address, channel.len(), || Ok(Action::Subscribe(parse(&channel)?)))
+    }
+
+    fn unsubscribe_address(&mut self, address: String, channel: String) -> Result<(), Error> {
+        self.reach(&address, channel.len(), || Ok(Action::Unsubscribe(parse(&channel)?)))
+    }
 }
 
 impl State {
+    /// Records an action on the connections of an address.
+    fn reach(
+        &mut self,
+        address: &str,
+        bytes: usize,
+        action: impl FnOnce() -> Result<Action, Error>,
+    ) -> Result<(), Error> {
+        let hooks = [Hook::Connect, Hook::Message, Hook::Disconnect, Hook::Timer];
+        self.effect(&hooks, address.len() + bytes)?;
+        let address = parse(address)?;
+        if address.target() == Target::Channel {
+            let sentence =
+                format!("{address:?} is a channel; `#` and a user, or `@` and a connection, is needed");
+            return Err(error(code::INVALID_ADDRESS, sentence));
+        }
+        // Otherwise a plugin that admits a client could not send away the others of the same user.
+        let connecting = self.event.hook == Hook::Connect;
+        let except = self.event.client.as_ref().filter(|_| connecting).map(|client| client.number);
+        self.record(Effect::Reach { address, except, action: action()? });
+        Ok(())
+    }
+
     /// What every effect has to pass before its content is looked at.
     fn effect(&mut self, hooks: &[Hook], bytes: usize) -> Result<(), Error> {
         if !hooks.contains(&self.event.hook) {
@@ -154,6 +198,8 @@ impl State {
 
 /// More patterns would cost every message.
 const PATTERNS_MAX: usize = 64;
+/// More often would be a load, and less often is somebody else's calendar.
+const TIMER_MILLIS: RangeInclusive<u64> = 100..=24 * 60 * 60 * 1000;
 
 impl interests::Host for State {
     fn kinds(&mut self, kinds: Vec<types::Kind>) -> Result<(), Error> {
@@ -180,6 +226,20 @@ impl interests::Host for State {
         if self.event.hook == Hook::Configure {
             self.interests.payload = needed;
         }
+    }
+
+    fn timer(&mut self, interval: u64) -> Result<(), Error> {
+        self.only_in_configure()?;
+        if !self.interests.hooks.on_timer {
+            return Err(error(code::NOT_IN_THIS_HOOK, "the plugin does not export the hook `on-timer`"));
+        }
+        if !TIMER_MILLIS.contains(&interval) {
+            let (least, most) = (TIMER_MILLIS.start(), TIMER_MILLIS.end());
+            let sentence = format!("a timer of {interval} milliseconds; possible are {least} to {most}");
+            return Err(error(code::INVALID_INTERVAL, sentence));
+        }
+        self.interests.timer = Some(Duration::from_millis(interval));
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use wasmtime::component::Instance as Component;
 use wasmtime::{Store, Trap};
 
 use super::answer;
-use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message};
+use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message, on_timer};
 use super::call::State;
 use super::deadline::{Deadline, processor_time};
 use super::inspect;
@@ -16,7 +16,7 @@ use super::limits::{HANDLES_MAX, HOST_CALL_EXTRA};
 use super::loader::Compiled;
 use super::output::{Log, cut};
 use crate::plugin::Plugin;
-use crate::plugin::event::{Goodbye, Hello, Message};
+use crate::plugin::event::{Goodbye, Hello, Message, Tick};
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::interests::Interests;
 use crate::plugin::load::{LoadCode, LoadError};
@@ -29,6 +29,7 @@ struct Guests {
     on_connect: Option<on_connect::Guest>,
     on_message: Option<on_message::Guest>,
     on_disconnect: Option<on_disconnect::Guest>,
+    on_timer: Option<on_timer::Guest>,
 }
 
 /// A plugin that runs.
@@ -176,6 +177,18 @@ impl Plugin for Instance {
             |_, ()| Ok(()),
         )
     }
+
+    fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+        self.call(
+            effects,
+            |state, effects| state.begin_timer(tick, effects),
+            |guests, store| {
+                let Some(hook) = &guests.on_timer else { return Ok(()) };
+                hook.call_call(store, tick.instance)
+            },
+            |_, ()| Ok(()),
+        )
+    }
 }
 
 impl Guests {
@@ -199,6 +212,7 @@ impl Guests {
                 .as_ref()
                 .map(|hook| hook.load(&mut *store, component))
                 .transpose()?,
+            on_timer: hooks.on_timer.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
         })
     }
 }

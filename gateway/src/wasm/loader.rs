@@ -11,7 +11,7 @@ use wasmtime::component::{HasSelf, InstancePre, Linker};
 
 use super::adapt::adapt;
 use super::asks::asks;
-use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message};
+use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message, on_timer};
 use super::bindings::gateway::plugin as host;
 use super::call::State;
 use super::compile::Compiler;
@@ -64,6 +64,7 @@ pub(super) struct HookIndices {
     pub(super) on_connect: Option<on_connect::GuestIndices>,
     pub(super) on_message: Option<on_message::GuestIndices>,
     pub(super) on_disconnect: Option<on_disconnect::GuestIndices>,
+    pub(super) on_timer: Option<on_timer::GuestIndices>,
 }
 
 impl Loader {
@@ -100,6 +101,7 @@ impl Loader {
             on_connect: on_connect::GuestIndices::new(&pre).ok(),
             on_message: on_message::GuestIndices::new(&pre).ok(),
             on_disconnect: on_disconnect::GuestIndices::new(&pre).ok(),
+            on_timer: on_timer::GuestIndices::new(&pre).ok(),
         };
         let stamp = inspected.stamp;
         let asks = asks(&component, &self.compiler.engine, &stamp)?;
@@ -113,6 +115,7 @@ impl Loader {
                 on_connect: hooks.on_connect.is_some(),
                 on_message: hooks.on_message.is_some(),
                 on_disconnect: hooks.on_disconnect.is_some(),
+                on_timer: hooks.on_timer.is_some(),
             },
             asks,
             self_test: inspected.self_test,

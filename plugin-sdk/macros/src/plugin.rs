@@ -119,6 +119,14 @@ fn export(hook: &ImplItemFn) -> Option<TokenStream> {
             }
             sdk::bindings::on_disconnect::export_on_disconnect!(Exports with_types_in sdk::bindings::on_disconnect);
         },
+        "on_timer" => quote! {
+            impl sdk::bindings::on_timer::exports::gateway::plugin::on_timer::Guest for Exports {
+                fn call(instance: u32) {
+                    PLUGIN.with(|plugin| plugin.on_timer(instance));
+                }
+            }
+            sdk::bindings::on_timer::export_on_timer!(Exports with_types_in sdk::bindings::on_timer);
+        },
         _ => return None,
     };
     Some(quote! { #(#cfg)* const _: () = { #export }; })

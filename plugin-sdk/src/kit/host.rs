@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use super::client::Client;
@@ -13,6 +14,8 @@ use crate::{HostError, Interests, Refusal, address};
 
 /// As many channel patterns as the gateway takes.
 const PATTERNS_MAX: usize = 64;
+/// The intervals that a timer can have, in milliseconds.
+const TIMER_MILLIS: RangeInclusive<u128> = 100..=24 * 60 * 60 * 1000;
 
 /// What one call of a hook may use. The values are the gateway's defaults.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +38,7 @@ pub(super) enum Hook {
     Connect,
     Message,
     Disconnect,
+    Timer,
 }
 
 /// One call of a hook.
@@ -187,11 +191,11 @@ pub(crate) fn now() -> u64 {
 // ---- Effects ----
 
 const WHILE_CONNECTED: &[Hook] = &[Hook::Connect, Hook::Message];
-const WITH_A_CLIENT: &[Hook] = &[Hook::Connect, Hook::Message, Hook::Disconnect];
+const ANY: &[Hook] = &[Hook::Connect, Hook::Message, Hook::Disconnect, Hook::Timer];
 
 pub(crate) fn publish(address: &str, payload: &[u8]) -> Result<(), HostError> {
     ask(|call| {
-        call.permit(WITH_A_CLIENT, address.len() + payload.len())?;
+        call.permit(ANY, address.len() + payload.len())?;
         valid(address)?;
         if call.speaks_json() {
             judge::is_json("payload", payload).map_err(|why| HostError::new(HostErrorKind::NotJson, why))?;
@@ -250,6 +254,46 @@ pub(crate) fn set_attribute(name: &str, value: &str) -> Result<(), HostError> {
     })
 }
 
+pub(crate) fn disconnect_address(address: &str, why: Refusal) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(ANY, address.len() + why.reason.len())?;
+        reachable(address)?;
+        judge::is_closing(&why).map_err(|why| HostError::new(HostErrorKind::InvalidCode, why))?;
+        call.effects.push(Effect::DisconnectAddress { address: address.to_owned(), refusal: why });
+        Ok(())
+    })
+}
+
+pub(crate) fn subscribe_address(address: &str, channel: &str) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(ANY, address.len() + channel.len())?;
+        reachable(address)?;
+        valid(channel)?;
+        call.effects.push(Effect::subscribe_address(address, channel));
+        Ok(())
+    })
+}
+
+pub(crate) fn unsubscribe_address(address: &str, channel: &str) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(ANY, address.len() + channel.len())?;
+        reachable(address)?;
+        valid(channel)?;
+        call.effects.push(Effect::unsubscribe_address(address, channel));
+        Ok(())
+    })
+}
+
+/// Whether it is the address of connections.
+fn reachable(address: &str) -> Result<(), HostError> {
+    valid(address)?;
+    if address.starts_with(['#', '@']) {
+        return Ok(());
+    }
+    let message = format!("{address:?} is a channel; `#` and a user, or `@` and a connection, is needed");
+    Err(HostError::new(HostErrorKind::InvalidAddress, message))
+}
+
 fn valid(address: &str) -> Result<(), HostError> {
     judge::is_address(address).map_err(|why| HostError::new(HostErrorKind::InvalidAddress, why))
 }
@@ -267,6 +311,13 @@ pub(super) fn declare(asked: &Interests) -> Result<(), HostError> {
     if patterns.len() > PATTERNS_MAX {
         let message = format!("more than {PATTERNS_MAX} channel patterns");
         return Err(HostError::new(HostErrorKind::TooManyEffects, message));
+    }
+    if let Some(millis) = asked.asked_timer().map(|interval| interval.as_millis())
+        && !TIMER_MILLIS.contains(&millis)
+    {
+        let (least, most) = (TIMER_MILLIS.start(), TIMER_MILLIS.end());
+        let message = format!("a timer of {millis} milliseconds; possible are {least} to {most}");
+        return Err(HostError::new(HostErrorKind::InvalidInterval, message));
     }
     match patterns.iter().find(|pattern| !address::is_pattern(pattern)) {
         Some(bad) => {

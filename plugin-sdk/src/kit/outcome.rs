@@ -47,12 +47,48 @@ pub enum Effect {
         /// Its value.
         value: String,
     },
+    /// Close the connections of an address.
+    DisconnectAddress {
+        /// `#` and a user, or `@` and the id of a connection.
+        address: String,
+        /// With what.
+        refusal: Refusal,
+    },
+    /// Subscribe the connections of an address.
+    SubscribeAddress {
+        /// `#` and a user, or `@` and the id of a connection.
+        address: String,
+        /// To what.
+        channel: String,
+    },
+    /// Unsubscribe the connections of an address.
+    UnsubscribeAddress {
+        /// `#` and a user, or `@` and the id of a connection.
+        address: String,
+        /// From what.
+        channel: String,
+    },
 }
 
 impl Effect {
     /// Short for [`Effect::Publish`].
     pub fn publish(address: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
         Self::Publish { address: address.into(), payload: payload.into() }
+    }
+
+    /// Short for [`Effect::DisconnectAddress`].
+    pub fn disconnect_address(address: impl Into<String>, code: u32, reason: impl Into<String>) -> Self {
+        Self::DisconnectAddress { address: address.into(), refusal: Refusal { code, reason: reason.into() } }
+    }
+
+    /// Short for [`Effect::SubscribeAddress`].
+    pub fn subscribe_address(address: impl Into<String>, channel: impl Into<String>) -> Self {
+        Self::SubscribeAddress { address: address.into(), channel: channel.into() }
+    }
+
+    /// Short for [`Effect::UnsubscribeAddress`].
+    pub fn unsubscribe_address(address: impl Into<String>, channel: impl Into<String>) -> Self {
+        Self::UnsubscribeAddress { address: address.into(), channel: channel.into() }
     }
 
     /// Short for [`Effect::SetAttribute`].

@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Outcome};
-use crate::plugin::verdict::{ConnectVerdict, Effect, Identity, Refusal, Verdict};
+use crate::plugin::verdict::{Action, ConnectVerdict, Effect, Identity, Refusal, Verdict};
 use crate::protocol::channel::Channel;
 
 impl Outcome {
@@ -107,6 +107,22 @@ fn effect(effect: &Effect) -> Value {
         }
         Effect::SetAttribute { name, value } => {
             json!({"effect": "set-attribute", "name": &**name, "value": &**value})
+        }
+        Effect::Reach { address, action, .. } => reach(address.as_str(), action),
+    }
+}
+
+/// By the name of the function that records it.
+fn reach(address: &str, action: &Action) -> Value {
+    match action {
+        Action::Subscribe(channel) => {
+            json!({"effect": "subscribe-address", "address": address, "channel": channel.as_str()})
+        }
+        Action::Unsubscribe(channel) => {
+            json!({"effect": "unsubscribe-address", "address": address, "channel": channel.as_str()})
+        }
+        Action::Disconnect(why) => {
+            json!({"effect": "disconnect-address", "address": address, "code": why.code, "reason": &*why.reason})
         }
     }
 }

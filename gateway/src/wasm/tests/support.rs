@@ -18,7 +18,7 @@ use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::wasm::{Loader, LoaderConfig};
 
-const PACKAGES: [&str; 4] = ["echo", "guest-stamp", "guest-trap", "guest-bare"];
+const PACKAGES: [&str; 5] = ["echo", "guest-stamp", "guest-trap", "guest-bare", "guest-puppet"];
 
 /// One engine for all tests, with room for few instances: whoever leaks them fails.
 pub(super) fn loader() -> &'static Loader {

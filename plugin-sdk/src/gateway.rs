@@ -1,0 +1,83 @@
+use serde::Serialize;
+
+use crate::error::HostErrorKind;
+use crate::{HostError, Refusal, host};
+
+/// What every event has, also one without a client: the time, and what a hook may do to the rest of the gateway. Reach it
+/// through the event.
+///
+/// Effects are *recorded*. The gateway applies them in the order of the calls, after the hook has returned normally; a
+/// hook that panics leaves nothing behind.
+///
+/// Other connections are reached by user or by connection id, and hear of it a moment later. In
+/// [`on_connect`](crate::Plugin::on_connect) the client of the event is left out: a plugin that allows one connection per user
+/// sends the others away with [`disconnect_user`](Self::disconnect_user) and accepts the new one.
+#[derive(Debug)]
+pub struct Gateway(());
+
+impl Gateway {
+    pub(crate) const fn new() -> Self {
+        Self(())
+    }
+
+    /// Unix time in milliseconds. The same during one event; use it in place of the system clock, so that tests can set
+    /// it.
+    pub fn now(&self) -> u64 {
+        host::now()
+    }
+
+    /// Publishes a payload to an [address](crate::address).
+    pub fn publish(&self, address: impl AsRef<str>, payload: &[u8]) -> Result<(), HostError> {
+        host::publish(address.as_ref(), payload)
+    }
+
+    /// Publishes a value as JSON to an [address](crate::address).
+    pub fn publish_json(
+        &self,
+        address: impl AsRef<str>,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), HostError> {
+        self.publish(address, &to_json(value)?)
+    }
+
+    /// Closes every connection of a user. The code is one of the closing ones of [`code`](crate::code).
+    pub fn disconnect_user(&self, user: &str, code: u32, reason: impl Into<String>) -> Result<(), HostError> {
+        host::disconnect_address(&format!("#{user}"), Refusal { code, reason: reason.into() })
+    }
+
+    /// Closes the connection with this id. The code is one of the closing ones of [`code`](crate::code).
+    pub fn disconnect_connection(
+        &self,
+        id: &str,
+        code: u32,
+        reason: impl Into<String>,
+    ) -> Result<(), HostError> {
+        host::disconnect_address(&format!("@{id}"), Refusal { code, reason: reason.into() })
+    }
+
+    /// Subscribes every connection of a user to a channel.
+    pub fn subscribe_user(&self, user: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
+        host::subscribe_address(&format!("#{user}"), channel.as_ref())
+    }
+
+    /// Subscribes the connection with this id to a channel.
+    pub fn subscribe_connection(&self, id: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
+        host::subscribe_address(&format!("@{id}"), channel.as_ref())
+    }
+
+    /// Unsubscribes every connection of a user from a channel.
+    pub fn unsubscribe_user(&self, user: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
+        host::unsubscribe_address(&format!("#{user}"), channel.as_ref())
+    }
+
+    /// Unsubscribes the connection with this id from a channel.
+    pub fn unsubscribe_connection(&self, id: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
+        host::unsubscribe_address(&format!("@{id}"), channel.as_ref())
+    }
+}
+
+pub(crate) fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, HostError> {
+    serde_json::to_vec(value).map_err(|e| {
+        HostError::new(HostErrorKind::NotJson, format!("the value is not expressible as JSON: {e}"))
+    })
+}
