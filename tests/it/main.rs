@@ -12,6 +12,7 @@ mod workers;
 mod raw;
 mod plugins;
 mod failures;
+mod hostile;
 mod grants;
 mod hooks;
 mod swap;
