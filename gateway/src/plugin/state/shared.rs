@@ -1,0 +1,237 @@
+//! State that all workers share.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use gateway_plugin_state::{Bounds, IncrementError, Key, NEVER, Room, Rule, Store, TooLarge, Usage};
+
+/// Parts of a plugin's state, each with a lock of its own that is held for one operation. Each has its share of the
+/// bounds.
+const SHARDS: usize = 16;
+/// Buckets by name and rule whose numbers are remembered. A plugin that is reloaded with new rules again and again
+/// forgets the oldest.
+const DECLARED_MAX: usize = 1024;
+/// The space of values. Buckets are numbered from 1.
+const VALUES: u32 = 0;
+
+/// What one plugin keeps in the gateway, from its first load to the end of the process.
+#[derive(Debug)]
+pub struct PluginState {
+    shards: [Shard; SHARDS],
+    /// Secret: clients choose many of the keys.
+    hasher: RandomState,
+    declared: Mutex<Vec<Declared>>,
+}
+
+/// On cache lines of its own: a lock that is taken on one core must not slow down its neighbours.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Shard(Mutex<Store>);
+
+#[derive(Debug)]
+struct Declared {
+    name: Box<str>,
+    bucket: Bucket,
+}
+
+/// A rate limit that a plugin has declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bucket {
+    /// Of all buckets of all plugins. The same name with the same rule keeps its number; with another rule it is another
+    /// bucket, in which nothing has been taken yet.
+    pub(super) number: u32,
+    pub(super) rule: Rule,
+}
+
+impl Default for PluginState {
+    fn default() -> Self {
+        Self::new(Self::BOUNDS)
+    }
+}
+
+impl PluginState {
+    /// What a plugin may keep unless its settings file says something else.
+    pub const BOUNDS: Bounds = Bounds { entries_max: 100_000, bytes_max: 16 << 20 };
+
+    /// Nothing is kept yet.
+    pub fn new(bounds: Bounds) -> Self {
+        let shard = |_| Shard(Mutex::new(Store::new(share(bounds))));
+        Self {
+            shards: std::array::from_fn(shard),
+            hasher: RandomState::new(),
+            declared: Mutex::default(),
+        }
+    }
+
+    /// Changes the bounds. What does not fit any more is evicted.
+    pub fn set_bounds(&self, bounds: Bounds) {
+        for shard in &self.shards {
+            shard.lock().set_bounds(share(bounds));
+        }
+    }
+
+    /// What is kept.
+    pub fn usage(&self) -> Usage {
+        self.shards.iter().map(|shard| shard.lock().usage()).fold(Usage::default(), |sum, usage| Usage {
+            entries: sum.entries + usage.entries,
+            bytes: sum.bytes + usage.bytes,
+            evictions: sum.evictions + usage.evictions,
+        })
+    }
+
+    // ---- Rate limits ----
+
+    /// The bucket of this name and rule.
+    pub fn declare(&self, name: &str, rule: Rule) -> Bucket {
+        static NEXT: AtomicU32 = AtomicU32::new(VALUES + 1);
+        let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = declared.iter().position(|known| *known.name == *name && known.bucket.rule == rule);
+        let known = known.map(|at| declared.remove(at)).unwrap_or_else(|| Declared {
+            name: name.into(),
+            bucket: Bucket { number: NEXT.fetch_add(1, Relaxed), rule },
+        });
+        let bucket = known.bucket;
+        if declared.len() >= DECLARED_MAX {
+            declared.remove(0);
+        }
+        declared.push(known);
+        bucket
+    }
+
+    /// Takes `cost` for a key at `now`: 0, or the milliseconds after which it would be admitted, or [`NEVER`].
+    pub fn take(&self, bucket: &Bucket, key: &[u8], cost: u32, now: u64) -> u64 {
+        let (mut store, key) = self.find(bucket.number, key);
+        store.take(&key, &bucket.rule, cost, now)
+    }
+
+    /// What would be admitted for a key.
+    pub fn room(&self, bucket: &Bucket, key: &[u8], now: u64) -> Room {
+        let (mut store, key) = self.find(bucket.number, key);
+        store.room(&key, &bucket.rule, now)
+    }
+
+    // ---- Values ----
+
+    /// The value of a key.
+    pub fn get(&self, key: &[u8], now: u64) -> Option<Vec<u8>> {
+        let (mut store, key) = self.find(VALUES, key);
+        store.get(&key, now).map(<[u8]>::to_vec)
+    }
+
+    /// Sets a value, for `ttl` milliseconds or until it has to give way.
+    pub fn set(&self, key: &[u8], value: &[u8], ttl: Option<u64>, now: u64) -> Result<(), TooLarge> {
+        let (mut store, key) = self.find(VALUES, key);
+        store.set(&key, value, ttl, now)
+    }
+
+    /// Sets a value if the key has none. Whether it did.
+    pub fn add(&self, key: &[u8], value: &[u8], ttl: Option<u64>, now: u64) -> Result<bool, TooLarge> {
+        let (mut store, key) = self.find(VALUES, key);
+        store.add(&key, value, ttl, now)
+    }
+
+    /// Adds to a number and gives the sum, as [`Store::increment`] does.
+    pub fn increment(&self, key: &[u8], by: i64, ttl: Option<u64>, now: u64) -> Result<i64, IncrementError> {
+        let (mut store, key) = self.find(VALUES, key);
+        store.increment(&key, by, ttl, now)
+    }
+
+    /// Removes a value. Whether there was one.
+    pub fn delete(&self, key: &[u8], now: u64) -> bool {
+        let (mut store, key) = self.find(VALUES, key);
+        store.delete(&key, now)
+    }
+
+    fn find<'s, 'k>(&'s self, space: u32, bytes: &'k [u8]) -> (MutexGuard<'s, Store>, Key<'k>) {
+        let hash = self.hasher.hash_one((space, bytes));
+        // Bits that the table within does not use.
+        let shard = &self.shards[(hash >> 32) as usize % SHARDS];
+        (shard.lock(), Key { hash, space, bytes })
+    }
+}
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        // A store that panicked is still a store; at worst an entry is counted wrong.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const fn share(bounds: Bounds) -> Bounds {
+    Bounds { entries_max: bounds.entries_max / SHARDS, bytes_max: bounds.bytes_max / SHARDS }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use std::thread;
+
+    use super::*;
+
+    fn rule(limit: u64) -> Rule {
+        Rule::new(1, limit, 1000, 0).unwrap()
+    }
+
+    #[test]
+    fn a_bucket_that_is_declared_again_is_the_same_and_with_another_rule_another() {
+        let state = PluginState::default();
+        let first = state.declare("a", rule(1));
+        assert_eq!(state.take(&first, b"k", 1, 0), 0);
+        assert_eq!(state.take(&state.declare("a", rule(1)), b"k", 1, 0), 1000);
+        assert_eq!(state.take(&state.declare("a", rule(2)), b"k", 1, 0), 0, "another rule begins anew");
+        assert_eq!(state.take(&state.declare("b", rule(1)), b"k", 1, 0), 0, "another name");
+        assert_eq!(state.declare("a", rule(1)), first, "and the old rule finds its state again");
+        let other_plugin = PluginState::default().declare("a", rule(1));
+        assert_ne!(other_plugin, first, "a connection meets the buckets of many plugins");
+    }
+
+    #[test]
+    fn old_rules_are_forgotten_and_rules_in_use_are_not() {
+        let state = PluginState::default();
+        let steady = state.declare("steady", rule(1));
+        for limit in 1..=2 * DECLARED_MAX as u64 {
+            state.declare("changing", rule(limit));
+            assert_eq!(state.declare("steady", rule(1)), steady);
+        }
+        assert_eq!(state.declared.lock().unwrap().len(), DECLARED_MAX);
+    }
+
+    #[test]
+    fn threads_that_count_together_lose_nothing() {
+        let state = PluginState::default();
+        let bucket = state.declare("a", rule(1000));
+        let admitted: usize = thread::scope(|scope| {
+            let count = || {
+                (0..1000)
+                    .filter(|n| {
+                        state.increment(b"n", 1, None, 0).unwrap();
+                        state.increment(format!("n{n}").as_bytes(), 1, None, 0).unwrap();
+                        state.take(&bucket, b"k", 1, 0) == 0
+                    })
+                    .count()
+            };
+            let threads = [(); 4].map(|()| scope.spawn(count));
+            threads.map(|thread| thread.join().unwrap()).iter().sum()
+        });
+        assert_eq!(admitted, 1000);
+        assert_eq!(state.get(b"n", 0).as_deref(), Some(&b"4000"[..]));
+        assert_eq!(state.get(b"n999", 0).as_deref(), Some(&b"4"[..]));
+    }
+
+    #[test]
+    fn the_bounds_hold_for_all_shards_together_and_can_be_changed() {
+        let state = PluginState::new(Bounds { entries_max: 1000, bytes_max: 1 << 20 });
+        for n in 0..10_000 {
+            state.set(format!("key {n}").as_bytes(), &[0; 100], None, 0).unwrap();
+        }
+        let usage = state.usage();
+        assert!((900..=1000).contains(&usage.entries), "{usage:?}");
+        assert_eq!(usage.entries + usage.evictions, 10_000);
+        state.set_bounds(Bounds { entries_max: 1000, bytes_max: 64 << 10 });
+        assert!(state.usage().bytes <= 64 << 10 && state.usage().entries > 100, "{:?}", state.usage());
+        assert_eq!(state.set(b"k", &[0; 8 << 10], None, 0), Err(TooLarge));
+        assert_eq!(state.take(&state.declare("a", rule(1)), &[0; 4 << 10], 1, 0), NEVER);
+    }
+}
