@@ -1,8 +1,12 @@
 //! The only place that reads clocks. Everything behind the driver gets time as an argument.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::connection::event::Now;
+
+/// The zero of every clock of the process, so that their times can be compared.
+static BEGIN: OnceLock<Instant> = OnceLock::new();
 
 /// Time since the process began, and of day.
 #[derive(Debug, Clone, Copy)]
@@ -11,9 +15,9 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts at zero.
+    /// A clock. The first one of the process starts at zero.
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self { start: *BEGIN.get_or_init(Instant::now) }
     }
 
     /// Both times.

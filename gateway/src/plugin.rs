@@ -8,6 +8,7 @@ mod link;
 mod timer;
 
 pub mod counters;
+pub mod state;
 pub mod failure;
 pub mod interests;
 

@@ -13,6 +13,8 @@ pub mod host {
                 import gateway:plugin/context@0.1.0;
                 import gateway:plugin/effects@0.1.0;
                 import gateway:plugin/interests@0.1.0;
+                import gateway:plugin/buckets@0.1.0;
+                import gateway:plugin/key-value@0.1.0;
                 import gateway:plugin/log@0.1.0;
                 import gateway:plugin/environment@0.1.0;
             }

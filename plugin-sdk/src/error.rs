@@ -25,10 +25,18 @@ pub enum HostErrorKind {
     WrongHook,
     /// Not a code that closes a connection.
     InvalidCode,
-    /// An attribute without a name.
+    /// An attribute without a name, or a bucket with too long a one.
     InvalidName,
     /// Not an interval a timer can have.
     InvalidInterval,
+    /// Not a rate that a bucket can have.
+    InvalidRule,
+    /// Something that this gateway does not offer.
+    NotAvailable,
+    /// A key or a value that is larger than the gateway keeps.
+    TooLarge,
+    /// A value that is not a number, or would be too large a number.
+    NotANumber,
     /// A code that this SDK does not know.
     Unknown(u32),
 }
@@ -45,6 +53,10 @@ impl HostErrorKind {
             Self::InvalidCode => 6,
             Self::InvalidName => 7,
             Self::InvalidInterval => 8,
+            Self::InvalidRule => 9,
+            Self::NotAvailable => 10,
+            Self::TooLarge => 11,
+            Self::NotANumber => 12,
             Self::Unknown(number) => number,
         }
     }
@@ -60,6 +72,10 @@ impl HostErrorKind {
             6 => Self::InvalidCode,
             7 => Self::InvalidName,
             8 => Self::InvalidInterval,
+            9 => Self::InvalidRule,
+            10 => Self::NotAvailable,
+            11 => Self::TooLarge,
+            12 => Self::NotANumber,
             _ => Self::Unknown(number),
         }
     }

@@ -1,12 +1,14 @@
 //! The gateway's side of the interface, for a plugin that runs inside it. The test kit has the same functions.
 
 use crate::bindings::host::gateway::plugin::{
-    context, effects, environment as variables, interests, log as lines, types,
+    buckets, context, effects, environment as variables, interests, key_value, log as lines, types,
 };
 use crate::error::HostErrorKind;
 use crate::log::Level;
+use crate::rate::Rate;
 use crate::{HostError, Interests, Refusal};
 
+pub(crate) use buckets::{peek, take, take_connection};
 pub(crate) use context::{
     attribute, binary, channel, connection, header, method, now, protocol, remote_address, user,
 };
@@ -45,6 +47,29 @@ pub(crate) fn subscribe_address(address: &str, channel: &str) -> Result<(), Host
 
 pub(crate) fn unsubscribe_address(address: &str, channel: &str) -> Result<(), HostError> {
     effects::unsubscribe_address(address, channel).map_err(HostError::from)
+}
+
+/// This node.
+const SCOPE_NODE: u32 = 1;
+
+pub(crate) fn declare_bucket(name: &str, rate: Rate) -> Result<u32, HostError> {
+    let Rate { algorithm, limit, period, burst } = rate;
+    let rule = buckets::Rule { algorithm, limit, period, burst, scope: SCOPE_NODE };
+    buckets::declare(name, rule).map_err(HostError::from)
+}
+
+pub(crate) use key_value::{delete, get};
+
+pub(crate) fn set(key: &str, value: &[u8], ttl: Option<u64>) -> Result<(), HostError> {
+    key_value::set(key, value, ttl).map_err(HostError::from)
+}
+
+pub(crate) fn add(key: &str, value: &[u8], ttl: Option<u64>) -> Result<bool, HostError> {
+    key_value::add(key, value, ttl).map_err(HostError::from)
+}
+
+pub(crate) fn increment(key: &str, by: i64, ttl: Option<u64>) -> Result<i64, HostError> {
+    key_value::increment(key, by, ttl).map_err(HostError::from)
 }
 
 pub(crate) fn log(level: Level, message: &str) {

@@ -2,7 +2,7 @@
 //!
 //! The kit plays the gateway's part: it reads the settings the same way, honours the plugin's
 //! [`Interests`], keeps connections with their users and attributes, records effects and log lines,
-//! and has a clock that stands still until the test moves it.
+//! keeps rate limits and values with the gateway's own code, and has a clock that stands still until the test moves it.
 //!
 //! ```
 //! use gateway_plugin_sdk::kit::{Effect, Kit};
@@ -40,8 +40,10 @@ mod client;
 mod connection;
 pub(crate) mod host;
 mod judge;
+mod kept;
 mod outcome;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
@@ -51,7 +53,8 @@ use serde::Serialize;
 
 use crate::{Connect, Interests, Plugin, event, settings};
 use client::Client;
-use host::{Call, Hook, Limits};
+use host::{Around, Call, Hook, Limits};
+use kept::Kept;
 
 pub use builder::Builder;
 pub use connection::{Connecting, Connection, Message};
@@ -69,7 +72,28 @@ pub struct Kit<P> {
     clients_made: u64,
     now: u64,
     limits: Limits,
-    environment: Rc<BTreeMap<String, String>>,
+    around: Rc<Around>,
+}
+
+/// An instance that accepted its settings.
+struct Configured<P> {
+    plugin: P,
+    interests: Interests,
+    log: Vec<LogLine>,
+}
+
+impl<P: Plugin> Configured<P> {
+    fn new(config: impl Serialize, now: u64, limits: Limits, around: &Rc<Around>) -> Result<Self, String> {
+        let config = serde_json::to_string(&config)
+            .map_err(|e| format!("the settings are not expressible as JSON: {e}"))?;
+        let mut interests = Interests::default();
+        let (plugin, call) = host::enter(Call::new(Hook::Configure, now, limits, around), || {
+            let plugin = P::configure(settings::parse(&config)?, &mut interests)?;
+            host::declare(&interests)?;
+            Ok::<_, String>(plugin)
+        });
+        Ok(Self { plugin: plugin?, interests, log: call.log })
+    }
 }
 
 impl<P: Plugin> Kit<P> {
@@ -88,26 +112,40 @@ impl<P: Plugin> Kit<P> {
     }
 
     fn configure(config: impl Serialize, environment: BTreeMap<String, String>) -> Result<Self, String> {
-        let environment = Rc::new(environment);
-        let config = serde_json::to_string(&config)
-            .map_err(|e| format!("the settings are not expressible as JSON: {e}"))?;
         let limits = Limits::default();
-        let mut interests = Interests::default();
-        let (plugin, call) = host::enter(Call::new(Hook::Configure, START, limits, &environment), || {
-            let plugin = P::configure(settings::parse(&config)?, &mut interests)?;
-            host::declare(&interests)?;
-            Ok::<_, String>(plugin)
-        });
+        let around =
+            Rc::new(Around { environment: RefCell::new(environment), kept: RefCell::new(Kept::new()) });
+        let Configured { plugin, interests, log } = Configured::new(config, START, limits, &around)?;
         Ok(Self {
-            plugin: plugin?,
+            plugin,
             interests,
-            configured: call.log,
+            configured: log,
             clients: BTreeMap::new(),
             clients_made: 0,
             now: START,
             limits,
-            environment,
+            around,
         })
+    }
+
+    /// Loads the plugin again, as the gateway does when its settings file has changed. Connections, rate limits and
+    /// values stay; what the plugin kept itself does not.
+    ///
+    /// # Errors
+    ///
+    /// The text that the operator would read. The instance before goes on.
+    pub fn reload(&mut self, config: impl Serialize) -> Result<(), String> {
+        let declared = self.around.kept.borrow_mut().forget_declarations();
+        match Configured::new(config, self.now, self.limits, &self.around) {
+            Ok(Configured { plugin, interests, log }) => {
+                (self.plugin, self.interests, self.configured) = (plugin, interests, log);
+                Ok(())
+            }
+            Err(error) => {
+                self.around.kept.borrow_mut().restore_declarations(declared);
+                Err(error)
+            }
+        }
     }
 
     /// The plugin, to look at its state.
@@ -145,7 +183,7 @@ impl<P: Plugin> Kit<P> {
 
     /// Grants and sets an environment variable for the hooks from now on. See [`builder`](Self::builder) for `configure`.
     pub fn environment(&mut self, name: &str, value: &str) -> &mut Self {
-        Rc::make_mut(&mut self.environment).insert(name.to_owned(), value.to_owned());
+        self.around.environment.borrow_mut().insert(name.to_owned(), value.to_owned());
         self
     }
 
@@ -174,7 +212,7 @@ impl<P: Plugin> Kit<P> {
             };
         }
         let plugin = &mut self.plugin;
-        let call = Call::new(Hook::Timer, self.now, self.limits, &self.environment);
+        let call = Call::new(Hook::Timer, self.now, self.limits, &self.around);
         let ((), call) = host::enter(call, || plugin.on_timer(&event::Timer::new(instance)));
         Outcome { verdict: (), effects: call.effects, payload: None, log: call.log, called: true }
     }

@@ -101,7 +101,9 @@ mod verdict;
 pub mod address;
 pub mod code;
 pub mod environment;
+pub mod kv;
 pub mod log;
+pub mod rate;
 
 #[cfg(target_family = "wasm")]
 #[allow(

@@ -15,6 +15,7 @@ use gateway::plugin::event::{Client, Kind, Message};
 use gateway::plugin::failure::FailurePolicy;
 use gateway::plugin::load::{Factory, Loader as _};
 use gateway::plugin::settings::Settings;
+use gateway::plugin::state::Meters;
 use gateway::protocol::Protocol;
 use gateway::protocol::channel::Channel;
 use gateway::wasm::{Loader, LoaderConfig};
@@ -66,6 +67,8 @@ pub(crate) fn message(kind: Kind, bytes: usize) -> Message {
         payload: Bytes::from(payload(bytes)),
         binary: false,
         now: NOW.unix,
+        at: NOW.at_millis(),
+        meters: Meters::default(),
     }
 }
 

@@ -29,6 +29,7 @@ struct Plugin {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Error>,
     counts: Counts,
+    kept: Kept,
 }
 
 /// The version that runs.
@@ -66,6 +67,15 @@ struct Counts {
     effects: u64,
     failures: BTreeMap<&'static str, u64>,
     log_lines_dropped: u64,
+}
+
+/// What the plugin keeps in the gateway: rate limits and values.
+#[derive(Serialize)]
+struct Kept {
+    entries: u64,
+    bytes: u64,
+    /// Entries that gave way to others.
+    evictions: u64,
 }
 
 impl Plugins {
@@ -111,6 +121,11 @@ impl From<&PluginStatus> for Plugin {
                     .map(|cause| (cause.as_str(), counts.failures_by(*cause)))
                     .collect(),
                 log_lines_dropped: counts.log_lines_dropped,
+            },
+            kept: Kept {
+                entries: counts.state.entries,
+                bytes: counts.state.bytes,
+                evictions: counts.state.evictions,
             },
         }
     }

@@ -434,6 +434,7 @@ async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
     );
     assert_eq!(auth["digest"], "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_eq!((&auth["hooks"], &auth["counts"]["calls"]), (&json!(["on-message"]), &json!(0)));
+    assert_eq!(auth["kept"], json!({"entries": 0, "bytes": 0, "evictions": 0}));
     assert_eq!(
         (&bad["name"], &bad["state"], &bad["digest"]),
         (&json!("bad"), &json!("refused"), &Value::Null)

@@ -21,6 +21,13 @@ pub struct Now {
     pub unix: u64,
 }
 
+impl Now {
+    /// [`at`](Self::at) in milliseconds.
+    pub fn at_millis(&self) -> u64 {
+        self.at.as_millis() as u64
+    }
+}
+
 /// The closed set of events.
 #[derive(Debug)]
 pub enum Event {

@@ -163,7 +163,7 @@ impl Local {
 
     /// Runs the timers of plugins that are due.
     pub fn on_timer(&self, now: Now) {
-        let tick = Tick { instance: self.worker as u32, now: now.unix };
+        let tick = Tick { instance: self.worker as u32, now: now.unix, at: now.at_millis() };
         let mut effects = Vec::new();
         self.chain.borrow_mut().on_timer(now.at, &tick, &mut effects);
         for effect in effects {

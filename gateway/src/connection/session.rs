@@ -19,6 +19,7 @@ use crate::hub::Listening;
 use crate::hub::peer::{Peer, Signal};
 use crate::outbound::Pushed;
 use crate::plugin::event::{Client, Goodbye, Hello, Message};
+use crate::plugin::state::Meters;
 use crate::plugin::verdict::{Decision, Effect as PluginEffect, Identity};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
@@ -65,6 +66,8 @@ pub struct Session {
     user_channel: Option<Channel>,
     /// What plugins asked for beside their answer: done when everything the answer caused is done.
     plugin_effects: Vec<PluginEffect>,
+    /// What the client has used of rate limits that are its own.
+    meters: Meters,
 }
 
 impl Session {
@@ -81,6 +84,7 @@ impl Session {
             admitted: None,
             user_channel: None,
             plugin_effects: Vec::new(),
+            meters: Meters::default(),
         }
     }
 
@@ -162,7 +166,8 @@ impl Session {
             }
             Effect::Judge { id, refresh, token, data } => {
                 let credential = !token.is_empty();
-                let hello = Hello { client: self.client.clone(), token, data, now: now.unix };
+                let client = self.client.clone();
+                let hello = Hello { client, token, data, now: now.unix, at: now.at_millis() };
                 let admission = self.local.chain.borrow_mut().on_connect(&hello, &mut self.plugin_effects);
                 Some(Event::Judged { id, refresh, admission, credential })
             }
@@ -250,8 +255,12 @@ impl Session {
                 payload,
                 binary: ask.binary,
                 now: now.unix,
+                at: now.at_millis(),
+                meters: std::mem::take(&mut self.meters),
             };
-            chain.on_message(&mut message, &mut self.plugin_effects)
+            let decision = chain.on_message(&mut message, &mut self.plugin_effects);
+            self.meters = message.meters;
+            decision
         } else {
             Decision::Undecided(payload)
         };
@@ -446,6 +455,7 @@ impl Session {
             reason: close.reason.clone().into(),
             duration: now.at.saturating_sub(admitted).as_millis() as u64,
             now: now.unix,
+            at: now.at_millis(),
         };
         self.local.chain.borrow_mut().on_disconnect(&goodbye, &mut self.plugin_effects);
     }

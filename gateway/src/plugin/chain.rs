@@ -162,7 +162,8 @@ impl Hello {
         let mut client = Client::clone(&self.client);
         client.user = identity.user.as_ref().into();
         client.attributes.extend(identity.attributes.iter().cloned());
-        Self { client: Arc::new(client), token: self.token.clone(), data: self.data.clone(), now: self.now }
+        let (token, data) = (self.token.clone(), self.data.clone());
+        Self { client: Arc::new(client), token, data, now: self.now, at: self.at }
     }
 }
 

@@ -1,16 +1,20 @@
 //! What plugins did, counted where it costs least.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::failure::Cause;
+use super::state::{PluginState, Usage};
 
-/// The counters of one plugin, from its first load to the end of the process: reloading does not reset them.
+/// The counters of one plugin, from its first load to the end of the process: reloading does not reset them. With them
+/// lives, as long, the state that the plugin keeps in the gateway.
 ///
 /// Every worker writes its own row, on cache lines of its own, so that counting a message costs no traffic between cores.
 #[derive(Debug)]
 pub struct PluginCounters {
     rows: Box<[Row]>,
     log_lines_dropped: AtomicU64,
+    state: Arc<PluginState>,
 }
 
 /// What one worker counted.
@@ -36,6 +40,8 @@ pub struct Counts {
     pub effects: u64,
     /// Log lines and output that exceeded the plugin's limits.
     pub log_lines_dropped: u64,
+    /// What the plugin keeps in the gateway.
+    pub state: Usage,
 }
 
 impl Counts {
@@ -51,13 +57,17 @@ impl PluginCounters {
         Self {
             rows: (0..workers.max(1)).map(|_| Row::default()).collect(),
             log_lines_dropped: AtomicU64::new(0),
+            state: Arc::default(),
         }
     }
 
     /// The sums. Values of different fields may be a few events apart.
     pub fn read(&self) -> Counts {
-        let mut counts =
-            Counts { log_lines_dropped: self.log_lines_dropped.load(Relaxed), ..Counts::default() };
+        let mut counts = Counts {
+            log_lines_dropped: self.log_lines_dropped.load(Relaxed),
+            state: self.state.usage(),
+            ..Counts::default()
+        };
         for row in &self.rows {
             counts.calls += row.calls.load(Relaxed);
             counts.refusals += row.refusals.load(Relaxed);
@@ -67,6 +77,11 @@ impl PluginCounters {
             }
         }
         counts
+    }
+
+    /// What the plugin keeps in the gateway.
+    pub fn state(&self) -> &Arc<PluginState> {
+        &self.state
     }
 
     /// A plugin wrote more than it may.

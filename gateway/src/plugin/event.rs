@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::state::Meters;
 use crate::protocol::channel::Channel;
 
 /// A client as plugins see it. Immutable: a changed attribute makes a new one, so that an event keeps what it began with.
@@ -92,6 +93,8 @@ pub struct Hello {
     pub data: Bytes,
     /// Unix time in milliseconds.
     pub now: u64,
+    /// Milliseconds since the process began.
+    pub at: u64,
 }
 
 /// A command of an admitted client.
@@ -111,6 +114,10 @@ pub struct Message {
     pub binary: bool,
     /// Unix time in milliseconds.
     pub now: u64,
+    /// Milliseconds since the process began.
+    pub at: u64,
+    /// The rate limits that belong to the connection. They come with the message and go back with it.
+    pub meters: Meters,
 }
 
 /// An interval that a plugin asked for has passed.
@@ -120,6 +127,8 @@ pub struct Tick {
     pub instance: u32,
     /// Unix time in milliseconds.
     pub now: u64,
+    /// Milliseconds since the process began.
+    pub at: u64,
 }
 
 /// A client that has gone.
@@ -135,4 +144,6 @@ pub struct Goodbye {
     pub duration: u64,
     /// Unix time in milliseconds.
     pub now: u64,
+    /// Milliseconds since the process began.
+    pub at: u64,
 }

@@ -12,6 +12,7 @@ use toml::{Table, Value};
 
 use super::failure::FailurePolicy;
 use super::grants::Grants;
+use super::state::{Bounds, PluginState};
 
 /// A settings file, checked. Without a file everything has its default.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +23,8 @@ pub struct Settings {
     pub grants: Grants,
     /// The `[limits]` table.
     pub limits: Limits,
+    /// The `[state]` table: what the gateway keeps for the plugin.
+    pub state: Bounds,
     /// What an event meets when the plugin fails.
     pub failure: FailurePolicy,
 }
@@ -62,6 +65,7 @@ impl Default for Settings {
             config: "{}".into(),
             grants: Grants::default(),
             limits: Limits::default(),
+            state: PluginState::BOUNDS,
             failure: FailurePolicy::default(),
         }
     }
@@ -144,13 +148,16 @@ impl Reader {
         if let Some(limits) = self.table(&mut table, "limits") {
             settings.limits = self.limits(limits);
         }
+        if let Some(state) = self.table(&mut table, "state") {
+            settings.state = self.state(state);
+        }
         match table.remove("failure") {
             None => {}
             Some(Value::String(word)) if word == "closed" => settings.failure = FailurePolicy::Closed,
             Some(Value::String(word)) if word == "open" => settings.failure = FailurePolicy::Open,
             Some(other) => self.mistake("failure", format!("is {other}; expected \"closed\" or \"open\"")),
         }
-        self.nothing_left("", &table, "[config], [grants], [limits], failure");
+        self.nothing_left("", &table, "[config], [grants], [limits], [state], failure");
         settings
     }
 
@@ -187,6 +194,28 @@ impl Reader {
         limits
     }
 
+    fn state(&mut self, mut table: Table) -> Bounds {
+        let default = PluginState::BOUNDS;
+        let bounds = Bounds {
+            entries_max: self.number_in(
+                "state",
+                &mut table,
+                "entries_max",
+                default.entries_max,
+                16..=100_000_000,
+            ),
+            bytes_max: self.bytes_in(
+                "state",
+                &mut table,
+                "bytes_max",
+                default.bytes_max,
+                64 << 10..=64 << 30,
+            ),
+        };
+        self.nothing_left("state.", &table, "entries_max, bytes_max");
+        bounds
+    }
+
     fn duration(
         &mut self,
         table: &mut Table,
@@ -207,6 +236,17 @@ impl Reader {
     }
 
     fn bytes(&mut self, table: &mut Table, key: &str, default: usize, range: RangeInclusive<u64>) -> usize {
+        self.bytes_in("limits", table, key, default, range)
+    }
+
+    fn bytes_in(
+        &mut self,
+        name: &str,
+        table: &mut Table,
+        key: &str,
+        default: usize,
+        range: RangeInclusive<u64>,
+    ) -> usize {
         let Some(value) = table.remove(key) else { return default };
         let parsed = value.as_str().and_then(units::bytes).filter(|bytes| range.contains(bytes));
         parsed.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_else(|| {
@@ -214,7 +254,7 @@ impl Reader {
             let text = format!(
                 "is {value}; expected a text like \"64KiB\" or \"32MiB\", from \"{least}\" to \"{most}\""
             );
-            self.mistake(&format!("limits.{key}"), text);
+            self.mistake(&format!("{name}.{key}"), text);
             default
         })
     }
@@ -226,12 +266,23 @@ impl Reader {
         default: N,
         range: RangeInclusive<i64>,
     ) -> N {
+        self.number_in("limits", table, key, default, range)
+    }
+
+    fn number_in<N: TryFrom<i64>>(
+        &mut self,
+        name: &str,
+        table: &mut Table,
+        key: &str,
+        default: N,
+        range: RangeInclusive<i64>,
+    ) -> N {
         let Some(value) = table.remove(key) else { return default };
         let parsed =
             value.as_integer().filter(|number| range.contains(number)).and_then(|n| N::try_from(n).ok());
         parsed.unwrap_or_else(|| {
             let text = format!("is {value}; expected a number from {} to {}", range.start(), range.end());
-            self.mistake(&format!("limits.{key}"), text);
+            self.mistake(&format!("{name}.{key}"), text);
             default
         })
     }

@@ -216,7 +216,13 @@ fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result
         each(|plugin| plugin.counts.effects),
     )?;
     let dropped = each(|plugin| plugin.counts.log_lines_dropped);
-    writer.family("plugin_log_lines_dropped", "Log lines above the limits of the plugin", dropped)
+    writer.family("plugin_log_lines_dropped", "Log lines above the limits of the plugin", dropped)?;
+    let entries = each(|plugin| plugin.counts.state.entries);
+    writer.gauges("plugin_state_entries", "Rate limits and values kept for the plugin", entries)?;
+    let bytes = each(|plugin| plugin.counts.state.bytes);
+    writer.gauges("plugin_state_bytes", "Memory of what is kept for the plugin", bytes)?;
+    let evictions = each(|plugin| plugin.counts.state.evictions);
+    writer.family("plugin_state_evictions", "Rate limits and values that gave way to others", evictions)
 }
 
 fn kind_label(kind: Kind) -> &'static str {
@@ -287,6 +293,7 @@ mod tests {
     use crate::plugin::counters::Counts;
     use crate::plugin::load::{LoadCode, LoadError};
     use crate::plugin::registry::Applied;
+    use crate::plugin::state::Usage;
     use crate::protocol::code::Close;
 
     fn plugin(name: &str, calls: u64) -> PluginStatus {
@@ -297,7 +304,12 @@ mod tests {
             state: PluginState::Refused,
             live: None,
             last_error: None,
-            counts: Counts { calls, failures: [0, 7, 0, 0], ..Counts::default() },
+            counts: Counts {
+                calls,
+                failures: [0, 7, 0, 0],
+                state: Usage { entries: 11, bytes: 1200, evictions: 13 },
+                ..Counts::default()
+            },
         }
     }
 
@@ -344,6 +356,9 @@ mod tests {
             "gateway_plugin_calls_total{plugin=\"auth\"} 5",
             "gateway_plugin_failures_total{plugin=\"auth\",cause=\"deadline\"} 7",
             "gateway_plugin_live{plugin=\"auth\"} 0",
+            "gateway_plugin_state_entries{plugin=\"auth\"} 11",
+            "gateway_plugin_state_bytes{plugin=\"auth\"} 1200",
+            "gateway_plugin_state_evictions_total{plugin=\"auth\"} 13",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

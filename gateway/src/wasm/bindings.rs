@@ -7,5 +7,11 @@
 wasmtime::component::bindgen!({
     path: "../plugin-sdk/wit/v0.1",
     world: "plugin",
+    imports: {
+        // A number that no declaration gave out is a mistake in the plugin's program and not an error to handle.
+        "gateway:plugin/buckets.take": trappable,
+        "gateway:plugin/buckets.take-connection": trappable,
+        "gateway:plugin/buckets.peek": trappable,
+    },
     require_store_data_send: true,
 });

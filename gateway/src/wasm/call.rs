@@ -1,7 +1,7 @@
 //! The data of a store: the call in progress and what belongs to the instance.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use bytes::Bytes;
 use wasmtime::component::ResourceTable;
@@ -10,9 +10,11 @@ use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use super::deadline::Deadline;
 use super::limits::MemoryLimit;
 use super::output::{Level, Log, Stream};
+use crate::clock::Clock;
 use crate::plugin::event::{Client, Goodbye, Hello, Message, Tick};
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::settings::Limits;
+use crate::plugin::state::{Bucket, Meters, PluginState};
 use crate::plugin::verdict::Effect;
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
@@ -38,6 +40,8 @@ pub(super) struct Event {
     pub(super) binary: bool,
     /// Unix time in milliseconds.
     pub(super) now: u64,
+    /// Milliseconds that only go forward: the time of rate limits and of values that expire.
+    pub(super) at: u64,
 }
 
 impl Event {
@@ -63,6 +67,12 @@ pub(super) struct State {
     pub(super) deadline: Deadline,
     /// What `configure` asked for.
     pub(super) interests: Interests,
+    /// What outlives the instance.
+    pub(super) kept: Arc<PluginState>,
+    /// What `configure` has declared.
+    pub(super) buckets: Vec<Bucket>,
+    /// Of the connection whose message is in progress.
+    pub(super) meters: Meters,
     pub(super) log: Log,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
@@ -91,6 +101,7 @@ impl State {
                 method: String::new(),
                 binary: false,
                 now: 0,
+                at: 0,
             },
             effects: Vec::new(),
             effects_before: 0,
@@ -100,6 +111,9 @@ impl State {
             deadline: Deadline::default(),
             limits,
             interests: Interests::everything(hooks),
+            kept: log.counters.state().clone(),
+            buckets: Vec::new(),
+            meters: Meters::default(),
             log,
             stdout: Stream::default(),
             stderr: Stream::default(),
@@ -111,34 +125,42 @@ impl State {
 
     /// The instance is being made and configured.
     pub(super) fn begin_configure(&mut self) {
+        let now = Clock::start().now();
         self.event.hook = Hook::Configure;
-        self.event.now =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        self.event.now = now.unix;
+        self.event.at = now.at_millis();
     }
 
     pub(super) fn begin_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) {
-        self.begin(Hook::Connect, Some(&hello.client), hello.now, effects);
+        self.begin(Hook::Connect, Some(&hello.client), (hello.now, hello.at), effects);
     }
 
     pub(super) fn begin_message(&mut self, message: &Message, effects: &mut Vec<Effect>) {
-        self.begin(Hook::Message, Some(&message.client), message.now, effects);
+        self.begin(Hook::Message, Some(&message.client), (message.now, message.at), effects);
         self.event.channel.clone_from(&message.channel);
         self.event.method.push_str(&message.method);
         self.event.binary = message.binary;
     }
 
     pub(super) fn begin_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) {
-        self.begin(Hook::Disconnect, Some(&goodbye.client), goodbye.now, effects);
+        self.begin(Hook::Disconnect, Some(&goodbye.client), (goodbye.now, goodbye.at), effects);
     }
 
     pub(super) fn begin_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) {
-        self.begin(Hook::Timer, None, tick.now, effects);
+        self.begin(Hook::Timer, None, (tick.now, tick.at), effects);
     }
 
-    fn begin(&mut self, hook: Hook, client: Option<&Arc<Client>>, now: u64, effects: &mut Vec<Effect>) {
+    fn begin(
+        &mut self,
+        hook: Hook,
+        client: Option<&Arc<Client>>,
+        (now, at): (u64, u64),
+        effects: &mut Vec<Effect>,
+    ) {
         self.event.hook = hook;
         self.event.client = client.cloned();
         self.event.now = now;
+        self.event.at = at;
         self.effects = std::mem::take(effects);
         self.effects_before = self.effects.len();
         self.bytes = 0;
@@ -152,6 +174,13 @@ impl State {
         self.event.channel = None;
         self.event.method.clear();
         self.event.binary = false;
+    }
+
+    /// Takes over the rate limits of the connection for the time of a call, and gives them back afterwards.
+    pub(super) fn exchange_meters(&mut self, meters: &mut Meters) {
+        if !self.buckets.is_empty() {
+            std::mem::swap(&mut self.meters, meters);
+        }
     }
 
     /// What the call wrote becomes log lines.

@@ -1,5 +1,7 @@
 //! The interface `gateway:plugin`, version 0.1, from the side of the gateway.
 
+mod state;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -25,6 +27,10 @@ mod code {
     pub(super) const INVALID_CODE: u32 = 6;
     pub(super) const INVALID_NAME: u32 = 7;
     pub(super) const INVALID_INTERVAL: u32 = 8;
+    pub(super) const INVALID_RULE: u32 = 9;
+    pub(super) const NOT_AVAILABLE: u32 = 10;
+    pub(super) const TOO_LARGE: u32 = 11;
+    pub(super) const NOT_A_NUMBER: u32 = 12;
 }
 
 impl types::Host for State {}
@@ -181,7 +187,11 @@ impl State {
         if !hooks.contains(&self.event.hook) {
             return Err(not_in_this_hook());
         }
-        self.room_for_effect().and_then(|()| self.spend(bytes)).map_err(|exhausted| match exhausted {
+        self.room_for_effect().and_then(|()| self.spend(bytes)).map_err(|exhausted| self.exhausted(exhausted))
+    }
+
+    fn exhausted(&self, exhausted: Exhausted) -> Error {
+        match exhausted {
             Exhausted::Effects => {
                 let most = self.limits.effects_max;
                 error(code::TOO_MANY_EFFECTS, format!("more than {most} effects in one call (effects_max)"))
@@ -190,7 +200,7 @@ impl State {
                 let most = self.limits.effect_bytes_max;
                 error(code::TOO_MANY_BYTES, format!("more than {most} bytes in one call (effect_bytes_max)"))
             }
-        })
+        }
     }
 }
 

@@ -149,6 +149,7 @@ impl Plugin for Instance {
     }
 
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+        self.store.data_mut().exchange_meters(&mut message.meters);
         let payload: &[u8] = if self.interests.payload { &message.payload } else { &[] };
         let verdict = self.call(
             effects,
@@ -158,7 +159,9 @@ impl Plugin for Instance {
                 hook.call_call(store, message.client.number, message.kind as u32, payload)
             },
             answer::verdict,
-        )?;
+        );
+        self.store.data_mut().exchange_meters(&mut message.meters);
+        let verdict = verdict?;
         if let Some(payload) = self.store.data_mut().take_payload() {
             message.payload = payload;
         }

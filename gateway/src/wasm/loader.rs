@@ -243,6 +243,8 @@ fn link(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     host::context::add_to_linker::<_, Has>(&mut linker, state)?;
     host::effects::add_to_linker::<_, Has>(&mut linker, state)?;
     host::interests::add_to_linker::<_, Has>(&mut linker, state)?;
+    host::buckets::add_to_linker::<_, Has>(&mut linker, state)?;
+    host::key_value::add_to_linker::<_, Has>(&mut linker, state)?;
     host::log::add_to_linker::<_, Has>(&mut linker, state)?;
     host::environment::add_to_linker::<_, Has>(&mut linker, state)?;
     Ok(linker)

@@ -73,6 +73,7 @@ impl<'k, P: Plugin> Connection<'k, P> {
         let Some(client) = self.kit.clients.remove(&self.id) else {
             unreachable!("it was made with the connection")
         };
+        self.kit.around.kept.borrow_mut().forget_connection(client.number);
         let duration = self.kit.now.saturating_sub(client.admitted);
         let plugin = &mut self.kit.plugin;
         let ((), call) = host::enter(call, || {
@@ -89,7 +90,7 @@ impl<'k, P: Plugin> Connection<'k, P> {
     }
 
     fn call(&self, hook: Hook) -> Call {
-        let mut call = Call::new(hook, self.kit.now, self.kit.limits, &self.kit.environment);
+        let mut call = Call::new(hook, self.kit.now, self.kit.limits, &self.kit.around);
         call.client = self.kit.clients.get(&self.id).cloned();
         call
     }

@@ -1,16 +1,21 @@
 //! The gateway's side of the interface, with the functions of the one that plugins meet inside it. A hook runs between
 //! [`enter`] and its return; what it asks is answered from the [`Call`] and what it does is recorded there.
 
+mod state;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use super::client::Client;
+use super::kept::Kept;
 use super::{Effect, LogLine, judge};
 use crate::error::HostErrorKind;
 use crate::log::Level;
 use crate::{HostError, Interests, Refusal, address};
+
+pub(crate) use state::{add, declare_bucket, delete, get, increment, peek, set, take, take_connection};
 
 /// As many channel patterns as the gateway takes.
 const PATTERNS_MAX: usize = 64;
@@ -30,6 +35,13 @@ impl Default for Limits {
     fn default() -> Self {
         Self { effects: 64, bytes: 256 << 10 }
     }
+}
+
+/// What is there for every call of a kit.
+#[derive(Debug)]
+pub(super) struct Around {
+    pub(super) environment: RefCell<BTreeMap<String, String>>,
+    pub(super) kept: RefCell<Kept>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,21 +65,16 @@ pub(super) struct Call {
     pub(super) channel: String,
     pub(super) method: String,
     pub(super) binary: bool,
-    pub(super) environment: Rc<BTreeMap<String, String>>,
+    around: Rc<Around>,
     pub(super) effects: Vec<Effect>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) log: Vec<LogLine>,
 }
 
 impl Call {
-    pub(super) fn new(
-        hook: Hook,
-        now: u64,
-        limits: Limits,
-        environment: &Rc<BTreeMap<String, String>>,
-    ) -> Self {
+    pub(super) fn new(hook: Hook, now: u64, limits: Limits, around: &Rc<Around>) -> Self {
         Self {
-            environment: environment.clone(),
+            around: around.clone(),
             hook,
             now,
             limits,
@@ -301,7 +308,7 @@ fn valid(address: &str) -> Result<(), HostError> {
 // ---- Environment ----
 
 pub(crate) fn environment(name: &str) -> Option<String> {
-    ask(|call| call.environment.get(name).cloned())
+    ask(|call| call.around.environment.borrow().get(name).cloned())
 }
 
 // ---- Interests and log ----

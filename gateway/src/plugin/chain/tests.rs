@@ -12,6 +12,7 @@ use crate::plugin::failure::Cause;
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Kinds, Pattern};
 use crate::plugin::load::{About, Factory, LoadCode, LoadError};
+use crate::plugin::state::Meters;
 use crate::plugin::verdict::Refusal;
 use crate::protocol::channel::Channel;
 
@@ -149,6 +150,8 @@ impl Bench {
             payload: Bytes::from_static(b"p"),
             binary: false,
             now: self.now,
+            at: self.now,
+            meters: Meters::default(),
         };
         self.effects.clear();
         self.chain.on_message(&mut message, &mut self.effects)
@@ -159,13 +162,21 @@ impl Bench {
     }
 
     fn connect(&mut self) -> Admission {
-        let hello = Hello { client: client(), token: "t".into(), data: Bytes::new(), now: self.now };
+        let hello =
+            Hello { client: client(), token: "t".into(), data: Bytes::new(), now: self.now, at: self.now };
         self.effects.clear();
         self.chain.on_connect(&hello, &mut self.effects)
     }
 
     fn disconnect(&mut self) {
-        let goodbye = Goodbye { client: client(), code: 3000, reason: "".into(), duration: 5, now: self.now };
+        let goodbye = Goodbye {
+            client: client(),
+            code: 3000,
+            reason: "".into(),
+            duration: 5,
+            now: self.now,
+            at: self.now,
+        };
         self.effects.clear();
         self.chain.on_disconnect(&goodbye, &mut self.effects);
     }
@@ -222,7 +233,7 @@ fn without_plugins_nothing_is_decided_and_nothing_is_wanted() {
     let mut bench = Bench::new(vec![]);
     assert_eq!(bench.publish(), Decision::Undecided(payload("p")));
     assert_eq!(bench.connect(), Admission::Undecided);
-    let goodbye = Goodbye { client: client(), code: 1, reason: "".into(), duration: 0, now: 0 };
+    let goodbye = Goodbye { client: client(), code: 1, reason: "".into(), duration: 0, now: 0, at: 0 };
     chain.on_disconnect(&goodbye, &mut Vec::new());
 }
 
@@ -428,7 +439,7 @@ fn with_timers(intervals: &[u64]) -> Bench {
 impl Bench {
     /// Runs what is due and says how often each plugin was called so far.
     fn timers_at(&mut self, at: u64) -> Vec<usize> {
-        self.chain.on_timer(secs(at), &Tick { instance: 1, now: self.now }, &mut self.effects);
+        self.chain.on_timer(secs(at), &Tick { instance: 1, now: self.now, at: self.now }, &mut self.effects);
         self.scripts.iter().map(|script| script.seen.lock().unwrap().len()).collect()
     }
 }

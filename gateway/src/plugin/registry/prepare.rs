@@ -13,6 +13,7 @@ use crate::plugin::link::Link;
 use crate::plugin::load::{About, Factory, LoadCode, LoadError, Loader};
 use crate::plugin::self_test::SelfTest;
 use crate::plugin::settings::{Limits, Settings};
+use crate::plugin::state::Bounds;
 
 /// One version of a plugin that has proved to load.
 pub(super) struct Version {
@@ -21,6 +22,7 @@ pub(super) struct Version {
     pub(super) policy: FailurePolicy,
     pub(super) grants: Grants,
     pub(super) limits: Limits,
+    pub(super) state: Bounds,
     pub(super) factory: Arc<dyn Factory>,
     /// How long it took to make it, without instances.
     pub(super) took: Duration,
@@ -116,6 +118,7 @@ pub(super) fn prepare(
             load(loader, &name, found, digest).and_then(|version| {
                 let links = warm(&version, workers, counters)?;
                 self_test(loader, &version, found)?;
+                counters.state().set_bounds(version.state);
                 let slot = Slot { file: found.file.clone(), version, generation, since: now };
                 Ok(Candidate { slot, links: Some(links) })
             })
@@ -191,8 +194,8 @@ pub(super) fn load(
         })?;
     let took = begin.elapsed();
     factory.about().asks.check(&settings.grants, &settings_file(&found.file))?;
-    let Settings { failure: policy, grants, limits, .. } = settings;
-    Ok(Arc::new(Version { name: name.clone(), digest, policy, grants, limits, factory, took }))
+    let Settings { failure: policy, grants, limits, state, .. } = settings;
+    Ok(Arc::new(Version { name: name.clone(), digest, policy, grants, limits, state, factory, took }))
 }
 
 /// Plays the test that the plugin carries, if it does.

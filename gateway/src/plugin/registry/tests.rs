@@ -14,6 +14,7 @@ use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::load::{Factory, LoadCode};
 use crate::plugin::settings::Settings;
+use crate::plugin::state::Meters;
 use crate::plugin::verdict::{ConnectVerdict, Decision, Effect, Verdict};
 
 /// A plugin that denies every message with its own text, so that the answer tells which version decided.
@@ -213,6 +214,8 @@ fn trace(chain: &mut Chain) -> String {
         payload: Bytes::new(),
         binary: false,
         now: 0,
+        at: 0,
+        meters: Meters::default(),
     };
     match chain.on_message(&mut message, &mut Vec::new()) {
         Decision::Undecided(payload) => String::from_utf8(payload.into()).unwrap(),

@@ -10,6 +10,7 @@ use super::{Event, START, Step, Time, Who};
 use crate::plugin::Plugin;
 use crate::plugin::event::{Client, Goodbye, Hello, Message};
 use crate::plugin::failure::Failure;
+use crate::plugin::state::Meters;
 use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
 use crate::protocol::Protocol;
 
@@ -51,6 +52,7 @@ pub struct Player {
 struct Connection {
     client: Arc<Client>,
     admitted: u64,
+    meters: Meters,
 }
 
 impl Default for Player {
@@ -82,7 +84,8 @@ impl Player {
         let made = &mut self.made;
         let connection = self.connections.entry(step.connection.clone()).or_insert_with(|| {
             *made += 1;
-            Connection { client: Arc::new(stranger(*made, &step.connection)), admitted: now }
+            let client = Arc::new(stranger(*made, &step.connection));
+            Connection { client, admitted: now, meters: Meters::default() }
         });
         introduce(Arc::make_mut(&mut connection.client), &step.who);
         let client = connection.client.clone();
@@ -91,7 +94,7 @@ impl Player {
         let answer = match &step.event {
             Event::Connect { token, data } => {
                 connection.admitted = now;
-                let hello = Hello { client, token: token.clone(), data: data.clone(), now };
+                let hello = Hello { client, token: token.clone(), data: data.clone(), now, at: now };
                 if plugin.interests().hooks.on_connect {
                     plugin.on_connect(&hello, &mut effects).map_or_else(Answer::Failed, Answer::Connect)
                 } else {
@@ -107,9 +110,13 @@ impl Player {
                     payload: payload.clone(),
                     binary: *binary,
                     now,
+                    at: now,
+                    meters: std::mem::take(&mut connection.meters),
                 };
-                if plugin.interests().wants_message(*kind, channel.as_ref()) {
-                    let verdict = plugin.on_message(&mut message, &mut effects);
+                let wanted = plugin.interests().wants_message(*kind, channel.as_ref());
+                let verdict = wanted.then(|| plugin.on_message(&mut message, &mut effects));
+                connection.meters = message.meters;
+                if let Some(verdict) = verdict {
                     changed = Some(message.payload).filter(|left| left != payload);
                     verdict.map_or_else(Answer::Failed, Answer::Message)
                 } else {
@@ -118,7 +125,7 @@ impl Player {
             }
             Event::Disconnect { code, reason } => {
                 let duration = now.saturating_sub(connection.admitted);
-                let goodbye = Goodbye { client, code: *code, reason: reason.clone(), duration, now };
+                let goodbye = Goodbye { client, code: *code, reason: reason.clone(), duration, now, at: now };
                 if plugin.interests().hooks.on_disconnect {
                     plugin
                         .on_disconnect(&goodbye, &mut effects)

@@ -35,6 +35,9 @@ fn every_key_is_taken_over() {
         effects_max = 7
         effect_bytes_max = "1MiB"
         log_lines_per_second = 0
+        [state]
+        entries_max = 16
+        bytes_max = "1MiB"
         "#,
     )
     .unwrap();
@@ -55,6 +58,7 @@ fn every_key_is_taken_over() {
             environment: ["JWT_SECRET".into()].into(),
         }
     );
+    assert_eq!(settings.state, Bounds { entries_max: 16, bytes_max: 1 << 20 });
     assert_eq!(
         settings.limits,
         Limits {
@@ -80,6 +84,10 @@ fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
         memory = "1KiB"
         effects_max = -1
         fuel = 3
+        [state]
+        entries_max = 15
+        bytes_max = 1000
+        ttl = "1s"
         "#;
     assert_eq!(
         mistakes(file),
@@ -90,8 +98,11 @@ fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
             "limits.effects_max: is -1; expected a number from 0 to 10000",
             "limits.fuel: is not a key; known here: deadline, configure_deadline, memory, effects_max, \
              effect_bytes_max, log_lines_per_second",
+            "state.entries_max: is 15; expected a number from 16 to 100000000",
+            "state.bytes_max: is 1000; expected a text like \"64KiB\" or \"32MiB\", from \"64KiB\" to \"64GiB\"",
+            "state.ttl: is not a key; known here: entries_max, bytes_max",
             "failure: is \"ajar\"; expected \"closed\" or \"open\"",
-            "falure: is not a key; known here: [config], [grants], [limits], failure",
+            "falure: is not a key; known here: [config], [grants], [limits], [state], failure",
         ]
     );
 }

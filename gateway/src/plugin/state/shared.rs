@@ -4,7 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gateway_plugin_state::{Bounds, IncrementError, Key, NEVER, Room, Rule, Store, TooLarge, Usage};
+use gateway_plugin_state::{Bounds, IncrementError, Key, Room, Rule, Store, TooLarge, Usage};
 
 /// Parts of a plugin's state, each with a lock of its own that is held for one operation. Each has its share of the
 /// bounds.
@@ -57,11 +57,7 @@ impl PluginState {
     /// Nothing is kept yet.
     pub fn new(bounds: Bounds) -> Self {
         let shard = |_| Shard(Mutex::new(Store::new(share(bounds))));
-        Self {
-            shards: std::array::from_fn(shard),
-            hasher: RandomState::new(),
-            declared: Mutex::default(),
-        }
+        Self { shards: std::array::from_fn(shard), hasher: RandomState::new(), declared: Mutex::default() }
     }
 
     /// Changes the bounds. What does not fit any more is evicted.
@@ -99,7 +95,7 @@ impl PluginState {
         bucket
     }
 
-    /// Takes `cost` for a key at `now`: 0, or the milliseconds after which it would be admitted, or [`NEVER`].
+    /// Takes `cost` for a key at `now`: 0, or the milliseconds after which it would be admitted, or [`NEVER`](super::NEVER).
     pub fn take(&self, bucket: &Bucket, key: &[u8], cost: u32, now: u64) -> u64 {
         let (mut store, key) = self.find(bucket.number, key);
         store.take(&key, &bucket.rule, cost, now)
@@ -169,6 +165,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::plugin::state::NEVER;
 
     fn rule(limit: u64) -> Rule {
         Rule::new(1, limit, 1000, 0).unwrap()

@@ -12,6 +12,7 @@ use crate::plugin::event::{Client, Goodbye, Hello, Kind, Message};
 use crate::plugin::failure::{Failure, FailurePolicy};
 use crate::plugin::load::{Factory, LoadError, Loader as _};
 use crate::plugin::settings::Settings;
+use crate::plugin::state::Meters;
 use crate::plugin::verdict::{Decision, Effect, Verdict};
 use crate::plugin::{Chain, Link, Plugin};
 use crate::protocol::Protocol;
@@ -119,11 +120,14 @@ pub(super) fn message(protocol: Protocol, kind: Kind, payload: &[u8]) -> Message
         payload: Bytes::copy_from_slice(payload),
         binary: false,
         now: 1_000_000,
+        at: 1_000_000,
+        meters: Meters::default(),
     }
 }
 
 pub(super) fn hello(protocol: Protocol, token: &str) -> Hello {
-    Hello { client: client(protocol), token: token.into(), data: Bytes::new(), now: 1_000_000 }
+    let (now, at) = (1_000_000, 1_000_000);
+    Hello { client: client(protocol), token: token.into(), data: Bytes::new(), now, at }
 }
 
 pub(super) fn goodbye(duration: u64) -> Goodbye {
@@ -133,6 +137,7 @@ pub(super) fn goodbye(duration: u64) -> Goodbye {
         reason: "bye".into(),
         duration,
         now: 1_000_000,
+        at: 1_000_000,
     }
 }
 
