@@ -1,7 +1,10 @@
 //! The command line: what can be asked of the program, and what its exit codes mean.
 
+mod api;
 mod check;
 mod demo;
+mod inspect;
+mod plugin;
 mod serve;
 
 use std::fmt;
@@ -26,17 +29,20 @@ Examples:
   gateway config > gateway.toml           start a configuration file: every key, explained
   gateway check --config gateway.toml     find all mistakes in it and in the plugins
   gateway serve --config gateway.toml     serve until SIGTERM or Ctrl-C
+  gateway inspect                         show the plugins of a running gateway
+  gateway plugin new shout                begin a plugin; `gateway plugin --help` goes on from there
 
 Environment:
-  GATEWAY_ADMIN_API_KEY    the key of the HTTP API; wins over `admin.api_key` in the file
+  GATEWAY_ADMIN_API_KEY    the key of the HTTP API; wins over `admin.api_key` in the file. `gateway inspect` sends it
 
 Exit codes:
   0  done
   1  something unexpected
   2  the command line is wrong
-  3  the configuration is wrong
+  3  the configuration, or a file of events, is wrong
   4  a plugin is refused
-  5  the gateway could not start, or failed: an address in use, a folder that is missing";
+  5  the gateway could not start, failed, or cannot be reached: an address in use, a folder that is missing
+  6  a plugin did not answer as its events expect";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -58,6 +64,8 @@ enum Command {
     )]
     Config,
     Demo(demo::Arguments),
+    Plugin(plugin::Arguments),
+    Inspect(inspect::Arguments),
 }
 
 impl Cli {
@@ -68,6 +76,8 @@ impl Cli {
             Command::Check(arguments) => check::run(&arguments),
             Command::Config => print(DEFAULTS),
             Command::Demo(arguments) => demo::run(&arguments),
+            Command::Plugin(arguments) => plugin::run(&arguments),
+            Command::Inspect(arguments) => inspect::run(&arguments),
         }
     }
 }
@@ -79,10 +89,14 @@ pub enum Failure {
     Unexpected(anyhow::Error),
     /// Exit code 3.
     Configuration(ConfigErrors),
+    /// Exit code 3.
+    Events(String),
     /// Exit code 4.
     Plugins(String),
     /// Exit code 5.
     Runtime(anyhow::Error),
+    /// Exit code 6.
+    Expectations(String),
 }
 
 impl Failure {
@@ -90,9 +104,10 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unexpected(_) => 1,
-            Self::Configuration(_) => 3,
+            Self::Configuration(_) | Self::Events(_) => 3,
             Self::Plugins(_) => 4,
             Self::Runtime(_) => 5,
+            Self::Expectations(_) => 6,
         }
     }
 }
@@ -106,7 +121,9 @@ impl fmt::Display for Failure {
                 let plural = if count == 1 { "" } else { "s" };
                 write!(f, "{count} mistake{plural} in the configuration\n{errors}")
             }
-            Self::Plugins(sentence) => f.write_str(sentence),
+            Self::Plugins(sentence) | Self::Events(sentence) | Self::Expectations(sentence) => {
+                f.write_str(sentence)
+            }
         }
     }
 }

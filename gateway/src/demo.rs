@@ -2,7 +2,6 @@
 //!
 //! Nothing of it runs in `gateway serve`.
 
-mod files;
 mod folder;
 mod page;
 mod token;

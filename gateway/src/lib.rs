@@ -29,6 +29,8 @@ pub mod worker;
 pub mod gateway;
 pub mod control;
 pub mod command;
+mod author;
+pub mod testing;
 pub mod demo;
 pub mod admin;
 pub mod config;

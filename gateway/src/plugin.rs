@@ -11,6 +11,7 @@ pub mod counters;
 pub mod state;
 pub mod failure;
 pub mod interests;
+pub mod usage;
 
 pub mod grants;
 pub mod load;

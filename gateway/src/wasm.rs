@@ -15,6 +15,7 @@ mod inspect;
 mod asks;
 mod adapt;
 mod compile;
+mod imports;
 mod loader;
 
 mod instance;
@@ -28,7 +29,9 @@ mod environment;
 mod limits;
 mod deadline;
 mod bindings;
+mod empty;
 
+pub use empty::empty_plugin;
 pub use engine::EngineError;
 pub use loader::{Loader, LoaderConfig};
 

@@ -23,6 +23,7 @@ mod slow;
 mod admin;
 mod drain;
 mod cli;
+mod author;
 mod clients;
 mod browser;
 mod conformance;

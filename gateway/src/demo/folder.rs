@@ -8,9 +8,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
-use super::files::{Mode, create, replace};
 use super::token::random_bytes;
 use super::workspace::Built;
+use crate::author::files::{Mode, create, replace};
 
 const ROUTER_SETTINGS: &str = include_str!("router.toml");
 

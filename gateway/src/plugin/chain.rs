@@ -8,6 +8,7 @@ use super::failure::{Failure, FailurePolicy};
 use super::interests::Interests;
 use super::link::Link;
 use super::timer::Timer;
+use super::usage::Usage;
 use super::verdict::{Admission, ConnectVerdict, Decision, Effect, Identity, Verdict};
 
 /// One instance of a plugin.
@@ -31,6 +32,11 @@ pub trait Plugin: Send {
     fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         let _ = (tick, effects);
         Ok(())
+    }
+
+    /// What it used, for authors' tools and for traces. Nothing on the path of a message asks.
+    fn usage(&mut self) -> Usage {
+        Usage::default()
     }
 }
 

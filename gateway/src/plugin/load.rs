@@ -29,6 +29,20 @@ pub trait Factory: Send + Sync {
     fn code(&self) -> Code {
         Code::Shared
     }
+
+    /// What it imports, for its author to read.
+    fn imports(&self) -> Vec<Import> {
+        Vec::new()
+    }
+}
+
+/// An interface that a binary imports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// With package and version, such as `gateway:plugin/log@0.1.0`.
+    pub interface: Box<str>,
+    /// The functions that are used.
+    pub functions: Vec<Box<str>>,
 }
 
 /// Where a plugin's machine code came from.

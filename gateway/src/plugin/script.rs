@@ -34,7 +34,7 @@ use serde_json::{Map, Value};
 use super::event::Kind;
 use crate::protocol::channel::Channel;
 
-pub use self::play::{Answer, Outcome, Player};
+pub use self::play::{Answer, Occurrence, Outcome, Player};
 
 /// Where the clock of a script begins: Unix time in milliseconds. The test kit of the SDK begins at the same moment.
 pub const START: u64 = 1_700_000_000_000;

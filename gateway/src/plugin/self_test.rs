@@ -27,6 +27,15 @@ pub struct SelfTest {
     script: Script,
 }
 
+/// What a test that held came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// How many events it has.
+    pub events: usize,
+    /// WebAssembly instructions of all its hooks; `None` unless the engine counts them.
+    pub instructions: Option<u64>,
+}
+
 impl SelfTest {
     /// Reads the section.
     pub fn parse(section: &[u8]) -> Result<Self, LoadError> {
@@ -67,7 +76,7 @@ impl SelfTest {
         wasm: &[u8],
         asks: &Grants,
         limits: &Limits,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Tally, LoadError> {
         let settings = Settings {
             config: self.settings.clone(),
             // Effects are only recorded. An answer from the network or a value of this machine would make it another test.
@@ -78,7 +87,7 @@ impl SelfTest {
         self.play(&*loader.load(name, wasm, &settings)?)
     }
 
-    fn play(&self, factory: &dyn Factory) -> Result<(), LoadError> {
+    fn play(&self, factory: &dyn Factory) -> Result<Tally, LoadError> {
         let counters = Arc::new(PluginCounters::new(1));
         let fails = |why: String| {
             let sentence =
@@ -96,8 +105,13 @@ impl SelfTest {
         };
         let mut plugin = instance()?;
         let mut player = Player::new();
+        let mut tally = Tally { events: self.script.steps.len(), instructions: None };
+        plugin.usage();
         for step in &self.script.steps {
             let outcome = player.play(&mut *plugin, step);
+            if let Some(instructions) = plugin.usage().instructions {
+                tally.instructions = Some(tally.instructions.unwrap_or(0) + instructions);
+            }
             let unmet = step.unmet(&outcome);
             let (place, event) = (&step.place, step.event.as_str());
             if !unmet.is_empty() {
@@ -112,7 +126,7 @@ impl SelfTest {
                 }
             }
         }
-        Ok(())
+        Ok(tally)
     }
 }
 

@@ -62,6 +62,8 @@ pub(super) struct State {
     payload: Option<Bytes>,
     /// Bytes handed over in this call.
     bytes: usize,
+    /// Calls from the guest in this call.
+    pub(super) host_calls: u32,
     pub(super) limits: Arc<Limits>,
     pub(super) memory: MemoryLimit,
     pub(super) deadline: Deadline,
@@ -107,6 +109,7 @@ impl State {
             effects_before: 0,
             payload: None,
             bytes: 0,
+            host_calls: 0,
             memory: MemoryLimit::new(limits.memory),
             deadline: Deadline::default(),
             limits,
@@ -164,6 +167,7 @@ impl State {
         self.effects = std::mem::take(effects);
         self.effects_before = self.effects.len();
         self.bytes = 0;
+        self.host_calls = 0;
         self.payload = None;
     }
 
@@ -181,6 +185,12 @@ impl State {
         if !self.buckets.is_empty() {
             std::mem::swap(&mut self.meters, meters);
         }
+    }
+
+    /// How host functions reach the data of the store: each call comes through here, so this is where they are counted.
+    pub(super) fn of_host_call(state: &mut Self) -> &mut Self {
+        state.host_calls = state.host_calls.wrapping_add(1);
+        state
     }
 
     /// What the call wrote becomes log lines.

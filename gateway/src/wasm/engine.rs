@@ -31,6 +31,20 @@ impl EngineError {
 /// Memory for `instances_max` instances is reserved as address space, not as memory. Where the system refuses that, every
 /// instance reserves its own when it is made.
 pub(super) fn start(instances_max: u32) -> Result<Engine, EngineError> {
+    start_with(instances_max, false)
+}
+
+/// The same with an engine that counts instructions, which doubles the price of what a plugin computes.
+pub(super) fn start_metered(instances_max: u32) -> Result<Engine, EngineError> {
+    start_with(instances_max, true)
+}
+
+fn start_with(instances_max: u32, metered: bool) -> Result<Engine, EngineError> {
+    let config = |pool| {
+        let mut config = config(pool);
+        config.consume_fuel(metered);
+        config
+    };
     let engine = Engine::new(&config(Some(instances_max))).or_else(|error| {
         warn!(
             instances_max,

@@ -21,7 +21,11 @@ use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::interests::Interests;
 use crate::plugin::load::{LoadCode, LoadError};
 use crate::plugin::settings::{Limits, Settings};
+use crate::plugin::usage::Usage;
 use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
+
+/// So much that it is never used up: fuel counts, the deadline ends.
+const FUEL: u64 = u64::MAX;
 
 /// The hooks of one instance, looked up and checked.
 struct Guests {
@@ -39,6 +43,8 @@ pub(super) struct Instance {
     interests: Interests,
     /// Of every call but `configure`.
     deadline: Deadline,
+    /// What is left of the fuel since the last question, if the engine counts instructions.
+    fuel: Option<u64>,
     /// A call did not end normally: what the guest left behind in its memory is not to be trusted.
     ended: bool,
 }
@@ -57,6 +63,8 @@ impl Instance {
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().deadline.passed(processor_time())));
         store.set_hostcall_fuel(settings.limits.effect_bytes_max + HOST_CALL_EXTRA);
         store.set_max_component_handles(HANDLES_MAX);
+        // Only the engine of tools has fuel; elsewhere this says so and changes nothing.
+        let metered = store.set_fuel(FUEL).is_ok();
         store.data_mut().begin_configure();
 
         let component = guarded(&mut store, Deadline::of(settings.limits.configure_deadline), |store| {
@@ -76,6 +84,7 @@ impl Instance {
             guests,
             interests: Interests::everything(compiled.about.hooks),
             deadline: Deadline::of(settings.limits.deadline),
+            fuel: metered.then_some(FUEL),
             ended: false,
         };
         instance.configure(settings)?;
@@ -191,6 +200,13 @@ impl Plugin for Instance {
             },
             |_, ()| Ok(()),
         )
+    }
+
+    fn usage(&mut self) -> Usage {
+        let instructions = self.fuel.zip(self.store.get_fuel().ok()).map(|(before, left)| before - left);
+        self.fuel = self.fuel.zip(instructions).map(|(before, used)| before - used);
+        let state = self.store.data();
+        Usage { host_calls: state.host_calls, memory: state.memory.bytes(), instructions }
     }
 }
 

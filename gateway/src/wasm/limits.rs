@@ -23,6 +23,11 @@ impl MemoryLimit {
         Self { bytes: 0, bytes_max, table_elements: 0, exceeded: false }
     }
 
+    /// What all memories of the instance have.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether growth was denied since the last question. A program that is denied memory ends itself, and then the
     /// limit and not the trap is what the operator wants to read.
     pub(super) fn take_exceeded(&mut self) -> bool {

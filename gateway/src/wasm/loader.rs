@@ -17,6 +17,7 @@ use super::call::State;
 use super::compile::Compiler;
 use super::engine::{self, EngineError};
 use super::environment::Environment;
+use super::imports::imports;
 use super::inspect::{self, Form};
 use super::instance::Instance;
 use super::output::{Log, LogBudget};
@@ -25,7 +26,7 @@ use crate::disk::Artifacts;
 use crate::plugin::Plugin;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::interests::Hooks;
-use crate::plugin::load::{self, About, Code, Factory, LoadCode, LoadError};
+use crate::plugin::load::{self, About, Code, Factory, Import, LoadCode, LoadError};
 use crate::plugin::settings::{Limits, Settings};
 
 /// How many plugins fit.
@@ -70,7 +71,15 @@ pub(super) struct HookIndices {
 impl Loader {
     /// Starts the engine and its clock.
     pub fn new(config: &LoaderConfig) -> Result<Self, EngineError> {
-        let engine = engine::start(config.instances_max)?;
+        Self::on(engine::start(config.instances_max)?)
+    }
+
+    /// Like [`new`](Self::new), with an engine that counts instructions and is slower for it. For authors' tools.
+    pub fn metered(config: &LoaderConfig) -> Result<Self, EngineError> {
+        Self::on(engine::start_metered(config.instances_max)?)
+    }
+
+    fn on(engine: Engine) -> Result<Self, EngineError> {
         let linker = link(&engine).map_err(|error| EngineError::new(&error))?;
         let compiler = Compiler::new(engine);
         Ok(Self { linker, compiler, first_load: Mutex::default(), compiled: Mutex::default() })
@@ -220,6 +229,10 @@ impl Factory for Configured {
     fn code(&self) -> Code {
         self.code
     }
+
+    fn imports(&self) -> Vec<Import> {
+        imports(self.compiled.pre.component(), self.compiled.pre.engine())
+    }
 }
 
 fn micros(begin: Instant, end: Instant) -> u64 {
@@ -234,9 +247,7 @@ fn mismatch(error: &wasmtime::Error) -> LoadError {
 /// Everything a plugin can import.
 fn link(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     type Has = HasSelf<State>;
-    fn state(state: &mut State) -> &mut State {
-        state
-    }
+    let state = State::of_host_call;
     let mut linker = Linker::new(engine);
     wasi::add_to_linker(&mut linker)?;
     host::types::add_to_linker::<_, Has>(&mut linker, state)?;

@@ -34,9 +34,7 @@ const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// Offers the interfaces.
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     type Has = HasSelf<State>;
-    fn state(state: &mut State) -> &mut State {
-        state
-    }
+    let state = State::of_host_call;
     fn files(state: &mut State) -> WasiFilesystemCtxView<'_> {
         WasiFilesystemCtxView { ctx: &mut state.files, table: &mut state.table }
     }

@@ -202,7 +202,7 @@ pub(super) fn load(
 pub(super) fn self_test(loader: &dyn Loader, version: &Version, found: &Found) -> Result<(), LoadError> {
     let About { asks, self_test: Some(section), .. } = version.factory.about() else { return Ok(()) };
     let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
-    SelfTest::parse(section)?.run(loader, &version.name, wasm, asks, &version.limits)
+    SelfTest::parse(section)?.run(loader, &version.name, wasm, asks, &version.limits).map(drop)
 }
 
 /// The file with the settings of a plugin file.

@@ -88,53 +88,15 @@ impl Player {
             Connection { client, admitted: now, meters: Meters::default() }
         });
         introduce(Arc::make_mut(&mut connection.client), &step.who);
-        let client = connection.client.clone();
+        if matches!(step.event, Event::Connect { .. }) {
+            connection.admitted = now;
+        }
+        let is_message = matches!(step.event, Event::Message { .. });
+        let meters = if is_message { std::mem::take(&mut connection.meters) } else { Meters::default() };
+        let mut occurrence = Occurrence::new(connection, meters, step, now);
         let mut effects = Vec::new();
-        let mut changed = None;
-        let answer = match &step.event {
-            Event::Connect { token, data } => {
-                connection.admitted = now;
-                let hello = Hello { client, token: token.clone(), data: data.clone(), now, at: now };
-                if plugin.interests().hooks.on_connect {
-                    plugin.on_connect(&hello, &mut effects).map_or_else(Answer::Failed, Answer::Connect)
-                } else {
-                    Answer::NotCalled
-                }
-            }
-            Event::Message { kind, channel, method, payload, binary } => {
-                let mut message = Message {
-                    client,
-                    kind: *kind,
-                    channel: channel.clone(),
-                    method: method.clone(),
-                    payload: payload.clone(),
-                    binary: *binary,
-                    now,
-                    at: now,
-                    meters: std::mem::take(&mut connection.meters),
-                };
-                let wanted = plugin.interests().wants_message(*kind, channel.as_ref());
-                let verdict = wanted.then(|| plugin.on_message(&mut message, &mut effects));
-                connection.meters = message.meters;
-                if let Some(verdict) = verdict {
-                    changed = Some(message.payload).filter(|left| left != payload);
-                    verdict.map_or_else(Answer::Failed, Answer::Message)
-                } else {
-                    Answer::NotCalled
-                }
-            }
-            Event::Disconnect { code, reason } => {
-                let duration = now.saturating_sub(connection.admitted);
-                let goodbye = Goodbye { client, code: *code, reason: reason.clone(), duration, now, at: now };
-                if plugin.interests().hooks.on_disconnect {
-                    plugin
-                        .on_disconnect(&goodbye, &mut effects)
-                        .map_or_else(Answer::Failed, |()| Answer::Done)
-                } else {
-                    Answer::NotCalled
-                }
-            }
-        };
+        let answer = occurrence.meet(plugin, &mut effects);
+        let mut changed = occurrence.end(step, connection);
         if matches!(answer, Answer::Failed(_)) {
             effects.clear();
             changed = None;
@@ -144,6 +106,91 @@ impl Player {
             self.connections.remove(&step.connection);
         }
         Outcome { answer, effects, changed }
+    }
+
+    /// The event as it would be if it happened again now, for whoever meets a plugin with it many times. The clock stands
+    /// still, and nothing is changed by answers.
+    pub fn again(&self, step: &Step) -> Occurrence {
+        let gone;
+        let connection = match self.connections.get(&step.connection) {
+            Some(connection) => connection,
+            None => {
+                let mut client = stranger(self.made, &step.connection);
+                introduce(&mut client, &step.who);
+                gone = Connection { client: Arc::new(client), admitted: self.now, meters: Meters::default() };
+                &gone
+            }
+        };
+        Occurrence::new(connection, Meters::default(), step, self.now)
+    }
+}
+
+/// An event as plugins get it.
+#[derive(Debug)]
+pub enum Occurrence {
+    /// For `on-connect`.
+    Hello(Hello),
+    /// For `on-message`.
+    Message(Message),
+    /// For `on-disconnect`.
+    Goodbye(Goodbye),
+}
+
+impl Occurrence {
+    fn new(connection: &Connection, meters: Meters, step: &Step, now: u64) -> Self {
+        let client = connection.client.clone();
+        match &step.event {
+            Event::Connect { token, data } => {
+                Self::Hello(Hello { client, token: token.clone(), data: data.clone(), now, at: now })
+            }
+            Event::Message { kind, channel, method, payload, binary } => Self::Message(Message {
+                client,
+                kind: *kind,
+                channel: channel.clone(),
+                method: method.clone(),
+                payload: payload.clone(),
+                binary: *binary,
+                now,
+                at: now,
+                meters,
+            }),
+            Event::Disconnect { code, reason } => Self::Goodbye(Goodbye {
+                client,
+                code: *code,
+                reason: reason.clone(),
+                duration: now.saturating_sub(connection.admitted),
+                now,
+                at: now,
+            }),
+        }
+    }
+
+    /// Calls the hook, if the plugin wants to see the event.
+    pub fn meet(&mut self, plugin: &mut dyn Plugin, effects: &mut Vec<Effect>) -> Answer {
+        let interests = plugin.interests();
+        match self {
+            Self::Hello(hello) if interests.hooks.on_connect => {
+                plugin.on_connect(hello, effects).map_or_else(Answer::Failed, Answer::Connect)
+            }
+            Self::Message(message) if interests.wants_message(message.kind, message.channel.as_ref()) => {
+                plugin.on_message(message, effects).map_or_else(Answer::Failed, Answer::Message)
+            }
+            Self::Goodbye(goodbye) if interests.hooks.on_disconnect => {
+                plugin.on_disconnect(goodbye, effects).map_or_else(Answer::Failed, |()| Answer::Done)
+            }
+            _ => Answer::NotCalled,
+        }
+    }
+
+    /// Gives back what belongs to the connection, and tells the payload that a plugin left in place of the script's.
+    fn end(self, step: &Step, connection: &mut Connection) -> Option<Bytes> {
+        match (self, &step.event) {
+            (Self::Message(message), Event::Message { payload, .. }) => {
+                connection.meters = message.meters;
+                Some(message.payload).filter(|left| left != payload)
+            }
+            _ => None,
+        }
     }
 }
 

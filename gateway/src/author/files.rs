@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 /// Who may read a file.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// Everybody.
     Public = 0o644,
     /// The owner.
@@ -17,7 +17,7 @@ pub(super) enum Mode {
 }
 
 /// Puts the bytes in place, in one step, unless they are there already.
-pub(super) fn replace(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<()> {
     if fs::read(path).is_ok_and(|present| present == bytes) {
         return Ok(());
     }
@@ -33,7 +33,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<(
 }
 
 /// Puts the bytes in place unless there is a file; says whether it did.
-pub(super) fn create(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<bool> {
+pub(crate) fn create(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(false),
         Err(error) if error.kind() == ErrorKind::NotFound => replace(path, bytes, mode).map(|()| true),

@@ -1,0 +1,201 @@
+//! Building for WebAssembly with the Rust toolchain of the user.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
+use toml::Table;
+
+/// What plugins are built for unless told otherwise.
+pub(crate) const TARGET: &str = "wasm32-wasip1";
+/// What authors of plugins build for.
+pub(crate) const TARGETS: [&str; 2] = [TARGET, "wasm32-wasip2"];
+
+/// What makes a plugin small and quick to load. A crate that sets one of these in its release profile keeps its own value.
+const SMALL: [(&str, &str); 4] =
+    [("lto", "true"), ("codegen-units", "1"), ("panic", "\"abort\""), ("strip", "true")];
+
+/// Cargo in a folder: the toolchain is the one that the folder asks for.
+#[derive(Debug)]
+pub(crate) struct Cargo {
+    folder: PathBuf,
+}
+
+/// A WebAssembly file that cargo made of a library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Artifact {
+    /// The crate's `Cargo.toml`.
+    pub(crate) manifest: PathBuf,
+    /// The library, with dashes where its crate may have them.
+    pub(crate) library: String,
+    /// The file.
+    pub(crate) wasm: PathBuf,
+}
+
+impl Cargo {
+    pub(crate) fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// Installs those of the targets that the toolchain lacks. Fails only for want of `needed`.
+    pub(crate) fn add_targets(&self, targets: &[&str], needed: &str) -> anyhow::Result<()> {
+        let mut missing = Vec::new();
+        for target in targets {
+            if !self.has_target(target)? {
+                missing.push(*target);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        eprintln!("Adding the Rust targets {} with rustup", missing.join(" and "));
+        let added = self.command("rustup").args(["target", "add"]).args(&missing).status();
+        let added = added.as_ref().is_ok_and(std::process::ExitStatus::success);
+        ensure!(
+            added || !missing.contains(&needed),
+            "failed to add the Rust target {needed}: add it the way your Rust toolchain was installed, \
+             for example with `rustup target add {needed}`"
+        );
+        Ok(())
+    }
+
+    fn has_target(&self, target: &str) -> anyhow::Result<bool> {
+        let output = self.command("rustc").args(["--print", "target-libdir", "--target", target]).output();
+        let output = output.context("failed to run rustc, which builds the plugins: is Rust installed?")?;
+        // The path is printed whether or not there is anything.
+        let folder = String::from_utf8_lossy(&output.stdout);
+        Ok(output.status.success() && Path::new(folder.trim()).is_dir())
+    }
+
+    /// How a plugin of this folder's workspace is built: by its profile `plugin` if it has one, else by `release` with what
+    /// is missing there.
+    pub(crate) fn plugin_profile(&self) -> anyhow::Result<Vec<OsString>> {
+        let mut command = self.command(program());
+        command.args(["locate-project", "--workspace", "--message-format", "plain"]);
+        let output = command.output().context("failed to run cargo, which builds the plugins")?;
+        ensure!(
+            output.status.success(),
+            "failed to find the crate of {}: {}",
+            self.folder.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        let manifest = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        let text = std::fs::read_to_string(&manifest)
+            .with_context(|| format!("failed to read {}", manifest.display()))?;
+        let manifest: Table =
+            toml::from_str(&text).with_context(|| format!("failed to read {}", manifest.display()))?;
+        Ok(profile_of(&manifest))
+    }
+
+    /// Builds, and tells which WebAssembly libraries there are. The progress goes to standard error.
+    pub(crate) fn build(
+        &self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> anyhow::Result<Vec<Artifact>> {
+        let mut command = self.command(program());
+        command.args(["build", "--message-format=json-render-diagnostics"]).args(arguments);
+        let mut cargo = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("failed to run cargo, which builds the plugins")?;
+        let messages = BufReader::new(cargo.stdout.take().context("cargo has no output")?);
+        let lines: Vec<String> =
+            messages.lines().collect::<Result<_, _>>().context("failed to read what cargo says")?;
+        let status = cargo.wait().context("failed to wait for cargo")?;
+        if !status.success() {
+            bail!("failed to build: cargo ended with {status}, see its messages above");
+        }
+        Ok(lines.iter().filter_map(|line| artifact(line)).collect())
+    }
+
+    fn command(&self, program: impl Into<OsString>) -> Command {
+        let mut command = Command::new(program.into());
+        command.current_dir(&self.folder).stdin(Stdio::null());
+        command
+    }
+}
+
+fn program() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"))
+}
+
+fn profile_of(manifest: &Table) -> Vec<OsString> {
+    let profile = |name: &str| manifest.get("profile").and_then(|profiles| profiles.get(name));
+    if profile("plugin").is_some() {
+        return vec!["--profile".into(), "plugin".into()];
+    }
+    let own = profile("release").and_then(toml::Value::as_table);
+    let missing = SMALL.iter().filter(|(key, _)| own.is_none_or(|own| !own.contains_key(*key)));
+    let settings =
+        missing.flat_map(|(key, value)| ["--config".into(), format!("profile.release.{key}={value}").into()]);
+    std::iter::once("--release".into()).chain(settings).collect()
+}
+
+/// A line of cargo about a file it made, as far as it matters here.
+#[derive(Deserialize)]
+struct Message {
+    manifest_path: PathBuf,
+    target: Target,
+    filenames: Vec<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    #[serde(default)]
+    crate_types: Vec<String>,
+}
+
+fn artifact(line: &str) -> Option<Artifact> {
+    let message: Message = serde_json::from_str(line).ok()?;
+    if !message.target.crate_types.iter().any(|kind| kind == "cdylib") {
+        return None;
+    }
+    let is_wasm = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "wasm");
+    let wasm = message.filenames.into_iter().find(is_wasm)?;
+    // Cargo names libraries with underscores.
+    Some(Artifact { manifest: message.manifest_path, library: message.target.name.replace('_', "-"), wasm })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_a_plugin_is_the_one_that_cargo_names() {
+        let lines = [
+            r#"{"reason":"compiler-artifact","manifest_path":"/s/Cargo.toml","target":{"name":"serde","crate_types":["lib"]},"filenames":["/t/libserde.rlib"]}"#,
+            r#"{"reason":"build-script-executed","package_id":"x"}"#,
+            r#"{"reason":"compiler-artifact","manifest_path":"/a/Cargo.toml","target":{"name":"auth_jwt","crate_types":["cdylib"]},"filenames":["/t/auth_jwt.d","/t/auth_jwt.wasm"]}"#,
+            r#"{"reason":"build-finished","success":true}"#,
+        ];
+        let found: Vec<_> = lines.iter().filter_map(|line| artifact(line)).collect();
+        let expected = Artifact {
+            manifest: "/a/Cargo.toml".into(),
+            library: "auth-jwt".into(),
+            wasm: "/t/auth_jwt.wasm".into(),
+        };
+        assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn a_plugin_is_built_small_whatever_its_crate_forgot() {
+        let profile = |manifest: &str| {
+            let arguments = profile_of(&toml::from_str(manifest).expect("toml"));
+            arguments
+                .iter()
+                .map(|argument| argument.to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(profile("[profile.plugin]\ninherits = 'release'"), "--profile plugin");
+        assert_eq!(
+            profile("[profile.release]\nlto = 'thin'\nstrip = false"),
+            "--release --config profile.release.codegen-units=1 --config profile.release.panic=\"abort\""
+        );
+        assert_eq!(profile("[package]").matches("--config").count(), SMALL.len());
+    }
+}

@@ -1,0 +1,179 @@
+//! A crate for a new plugin: what `gateway plugin new` writes.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::files::{Mode, create};
+use crate::plugin::registry::plugin_name;
+
+/// The files of a new crate, with `{{name}}`, `{{file}}`, `{{type}}` and `{{sdk}}` where those stand.
+const FILES: [(&str, &str); 6] = [
+    ("Cargo.toml", include_str!("template/manifest.txt")),
+    ("src/lib.rs", include_str!("template/lib.txt")),
+    ("{{name}}.toml", include_str!("template/settings.txt")),
+    ("events.jsonl", include_str!("template/events.txt")),
+    ("README.md", include_str!("template/readme.txt")),
+    (".gitignore", "/target\n"),
+];
+
+/// Where a new crate gets the SDK from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sdk {
+    /// From this folder.
+    Path(PathBuf),
+    /// From the registry, of the version of this program.
+    Version,
+}
+
+impl Sdk {
+    fn requirement(&self) -> String {
+        match self {
+            Self::Path(path) => {
+                format!("{{ path = {} }}", toml::Value::from(path.to_string_lossy().into_owned()))
+            }
+            Self::Version => format!("{:?}", env!("CARGO_PKG_VERSION")),
+        }
+    }
+}
+
+/// Checks that a name can be that of a plugin and of a crate.
+pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
+    let in_folder =
+        plugin_name(name).map_err(|error| anyhow::anyhow!("the name {name:?} {}", error.sentence()))?;
+    ensure!(
+        in_folder == name,
+        "the name {name:?} begins with a number and a dash, which say where in the chain a file stands: \
+         name the plugin {in_folder:?}, and give its file the number when you drop it"
+    );
+    // What cargo asks of a package beside that. The rest it says by itself.
+    let begins = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    ensure!(begins, "the name {name:?} cannot be that of a crate: expected a letter at the beginning");
+    const TAKEN: [&str; 8] =
+        ["core", "std", "alloc", "test", "proc_macro", "gateway-plugin-sdk", "gateway", "self"];
+    ensure!(
+        !TAKEN.contains(&name),
+        "the name {name:?} is taken by a crate that every plugin meets: choose another"
+    );
+    Ok(())
+}
+
+/// Writes the crate. Nothing is written if the folder is there and not empty.
+pub(crate) fn write(folder: &Path, name: &str, sdk: &Sdk) -> anyhow::Result<()> {
+    check_name(name)?;
+    let unusable = || format!("failed to look at {}", folder.display());
+    match fs::read_dir(folder) {
+        Ok(mut entries) => {
+            if let Some(entry) = entries.next() {
+                let entry = entry.with_context(unusable)?.file_name();
+                bail!(
+                    "{} is not empty: there is {entry:?}; choose another folder with --path DIR, nothing was written",
+                    folder.display()
+                );
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(unusable),
+    }
+    let filled = |text: &str| {
+        text.replace("{{name}}", name)
+            .replace("{{file}}", &name.replace('-', "_"))
+            .replace("{{type}}", &type_name(name))
+            .replace("{{sdk}}", &sdk.requirement())
+    };
+    for (path, text) in FILES {
+        let path = folder.join(filled(path));
+        let parent = path.parent().unwrap_or(folder);
+        fs::create_dir_all(parent).with_context(|| format!("failed to make {}", parent.display()))?;
+        ensure!(
+            create(&path, filled(text).as_bytes(), Mode::Public)?,
+            "{} was there already",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// `rate-limit` as the name of a type.
+fn type_name(name: &str) -> String {
+    let mut capital = true;
+    let mut text = String::new();
+    for c in name.chars() {
+        if c.is_ascii_alphanumeric() {
+            text.push(if capital { c.to_ascii_uppercase() } else { c });
+        }
+        capital = !c.is_ascii_alphanumeric();
+    }
+    // These are in scope or are words of the language; and a type cannot begin with a digit.
+    let taken =
+        ["Plugin", "Message", "Verdict", "Kind", "Interests", "Connect", "Value", "Self", "String", "Vec"];
+    if taken.contains(&&*text) || !text.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        text.insert_str(0, "My");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_to_fit_a_file_and_a_crate() {
+        for good in ["shout", "rate-limit", "a_b", "_x", "x2"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for (bad, why) in [
+            ("", "has no name"),
+            ("a b", "unusable name"),
+            ("a.b", "dot in its name"),
+            ("a/b", "unusable name"),
+            ("..", "dot in its name"),
+            ("10-shout", "name the plugin \"shout\""),
+            ("2fa", "expected a letter"),
+            ("-a", "expected a letter"),
+            ("std", "is taken"),
+        ] {
+            let error = check_name(bad).expect_err(bad).to_string();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_type_is_named_like_the_plugin() {
+        for (name, expected) in [
+            ("rate-limit", "RateLimit"),
+            ("shout", "Shout"),
+            ("a_b2c", "AB2c"),
+            ("message", "MyMessage"),
+            ("_", "My"),
+        ] {
+            assert_eq!(type_name(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_crate_is_complete_and_never_overwritten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let crate_folder = folder.path().join("shout");
+        write(&crate_folder, "shout", &Sdk::Path("/sdk \"here\"".into())).expect("writable");
+        for (file, _) in FILES {
+            let file = crate_folder.join(file.replace("{{name}}", "shout"));
+            let text = fs::read_to_string(&file).expect("written");
+            assert!(!text.contains("{{"), "{}: {text}", file.display());
+        }
+        let manifest = fs::read_to_string(crate_folder.join("Cargo.toml")).expect("there");
+        let manifest: toml::Table = toml::from_str(&manifest).expect("toml");
+        assert_eq!(manifest["dependencies"]["gateway-plugin-sdk"]["path"].as_str(), Some("/sdk \"here\""));
+        let settings = fs::read(crate_folder.join("shout.toml")).expect("there");
+        crate::plugin::settings::Settings::parse(&settings).expect("a settings file");
+        let events = fs::read(crate_folder.join("events.jsonl")).expect("there");
+        crate::plugin::script::Script::parse(&events).expect("events");
+
+        fs::write(crate_folder.join("Cargo.toml"), "mine").expect("writable");
+        let error = write(&crate_folder, "shout", &Sdk::Version).expect_err("not empty").to_string();
+        assert!(error.contains("is not empty") && error.contains("nothing was written"), "{error}");
+        assert_eq!(fs::read_to_string(crate_folder.join("Cargo.toml")).expect("there"), "mine");
+    }
+}

@@ -1,0 +1,155 @@
+//! `gateway inspect`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::api::Address;
+use super::{Failure, print};
+use crate::clock::Clock;
+
+/// Show the plugins of a running gateway
+///
+/// The chain in its order: the state of each plugin, its version and digest, since when it is live, how often it was called,
+/// what it rejected and how often it failed; and why a file in the folder does not run. Asks the HTTP API of the admin
+/// listener, with the key from the environment.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = "Examples:\n  GATEWAY_ADMIN_API_KEY=... gateway inspect\n  gateway inspect --address http://10.0.0.7:8001 --key-env PROD_KEY --json"
+)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    address: Address,
+
+    /// Print the answer of the API as it is
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let answer = arguments.address.call("plugins", &json!({}))?;
+    if arguments.json {
+        return print(&format!("{answer:#}\n"));
+    }
+    print(&table(&answer, Clock::start().now().unix / 1000))
+}
+
+/// Plain columns, and below them what does not fit into one. `now` is Unix time in seconds.
+fn table(answer: &Value, now: u64) -> String {
+    let plugins = answer["plugins"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut rows = vec![
+        ["#", "PLUGIN", "STATE", "VERSION", "DIGEST", "LIVE FOR", "CALLS", "REJECTED", "FAILED"]
+            .map(str::to_owned),
+    ];
+    rows.extend(plugins.iter().map(|plugin| row(plugin, now)));
+    let mut widths = [0; 9];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.len().max(*width);
+        }
+    }
+    let mut text = format!("chain {}\n", answer["generation"]);
+    for row in &rows {
+        let cells = row.iter().zip(widths).enumerate();
+        // Numbers to the right.
+        let cells = cells.map(|(column, (cell, width))| match column {
+            0 | 6.. => format!("{cell:>width$}"),
+            _ => format!("{cell:<width$}"),
+        });
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    if plugins.is_empty() {
+        text.push_str("there are no plugins: the rules of the channels decide alone\n");
+    }
+    for plugin in plugins {
+        notes(plugin, now, &mut text);
+    }
+    text
+}
+
+fn row(plugin: &Value, now: u64) -> [String; 9] {
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let counts = &plugin["counts"];
+    let number = |value: &Value| value.as_u64().unwrap_or_default().to_string();
+    let failures: u64 =
+        counts["failures"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum();
+    [
+        plugin["order"].as_u64().map_or("-".to_owned(), |order| (order + 1).to_string()),
+        word(&plugin["name"]),
+        word(&plugin["state"]),
+        word(&plugin["version"]),
+        word(&plugin["digest"]).chars().take(12).collect(),
+        plugin["since"].as_u64().map_or("-".to_owned(), |since| ago(now.saturating_sub(since))),
+        number(&counts["calls"]),
+        number(&counts["rejections"]),
+        failures.to_string(),
+    ]
+}
+
+/// What went wrong, in whole sentences.
+fn notes(plugin: &Value, now: u64, text: &mut String) {
+    let name = plugin["name"].as_str().unwrap_or("-");
+    let failures = plugin["counts"]["failures"].as_object().into_iter().flatten();
+    let failures: Vec<_> = failures
+        .filter(|(_, count)| count.as_u64() > Some(0))
+        .map(|(cause, count)| format!("{count} {cause}"))
+        .collect();
+    if !failures.is_empty() {
+        let _ = writeln!(text, "{name}: failed: {}", failures.join(", "));
+    }
+    if plugin["counts"]["log_lines_dropped"].as_u64() > Some(0) {
+        let _ = writeln!(text, "{name}: {} log lines were too many", plugin["counts"]["log_lines_dropped"]);
+    }
+    let error = &plugin["error"];
+    if let (Some(code), Some(sentence)) = (error["code"].as_str(), error["sentence"].as_str()) {
+        let file = plugin["file"].as_str().unwrap_or(name);
+        let at = ago(now.saturating_sub(error["at"].as_u64().unwrap_or(now)));
+        let _ = writeln!(text, "{name}: {file} was refused {at} ago: {code}: {sentence}");
+    }
+}
+
+/// Seconds in the unit that people use for them.
+fn ago(seconds: u64) -> String {
+    match Duration::from_secs(seconds).as_secs() {
+        seconds @ 0..120 => format!("{seconds}s"),
+        seconds @ 120..7_200 => format!("{}m", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_a_table_and_what_went_wrong_is_told_below() {
+        let answer = json!({"generation": 7, "plugins": [
+            {"name": "auth", "file": "10-auth.wasm", "state": "live-older", "order": 0, "version": "1.2.3",
+             "digest": "0123456789abcdef", "since": 1000,
+             "error": {"code": "configure", "sentence": "refuses its settings: no", "at": 1090},
+             "counts": {"calls": 12345, "rejections": 2, "failures": {"trap": 3, "memory": 0}, "log_lines_dropped": 0}},
+            {"name": "broken", "file": "20-broken.wasm", "state": "refused", "counts": {}},
+        ]});
+        let expected = "\
+chain 7
+#  PLUGIN  STATE       VERSION  DIGEST        LIVE FOR  CALLS  REJECTED  FAILED
+1  auth    live-older  1.2.3    0123456789ab  100s      12345         2       3
+-  broken  refused     -        -             -             0         0       0
+auth: failed: 3 trap
+auth: 10-auth.wasm was refused 10s ago: configure: refuses its settings: no
+";
+        assert_eq!(table(&answer, 1100), expected);
+    }
+
+    #[test]
+    fn an_empty_chain_says_what_that_means() {
+        assert!(table(&json!({"generation": 1, "plugins": []}), 0).contains("there are no plugins"));
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!([5, 125, 7_300, 200_000].map(ago), ["5s", "2m", "2h", "2d"]);
+    }
+}

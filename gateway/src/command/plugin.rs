@@ -1,0 +1,149 @@
+//! `gateway plugin`: what authors of plugins need.
+
+mod bench;
+mod build;
+mod check;
+mod new;
+mod run;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+
+use super::Failure;
+use crate::plugin::load::LoadError;
+
+/// Begin, build, check and try plugins
+///
+/// From an idea to a live rule:
+///
+///   gateway plugin new shout                            a crate that builds and tests
+///   cd shout && cargo test                              the hooks alone
+///   gateway plugin build                                a WebAssembly file
+///   gateway plugin check FILE --settings shout.toml     what it is, and whether the gateway takes it
+///   gateway plugin run FILE --settings shout.toml --events events.jsonl
+///   gateway plugin bench FILE --settings shout.toml --events events.jsonl
+///   gateway plugin build --into path/to/plugins         live
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    New(new::Arguments),
+    Build(build::Arguments),
+    Check(check::Arguments),
+    Run(run::Arguments),
+    Bench(bench::Arguments),
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.command {
+        Command::New(arguments) => new::run(arguments),
+        Command::Build(arguments) => build::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Run(arguments) => run::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+    }
+}
+
+/// A plugin file and its settings, read.
+struct Files {
+    /// The file's name without folder and extension.
+    name: String,
+    wasm: Vec<u8>,
+    /// Empty without a settings file.
+    settings: Vec<u8>,
+    settings_file: Option<PathBuf>,
+}
+
+impl Files {
+    /// The settings are those that are named, else those beside the plugin, as in the gateway's folder.
+    fn read(file: &Path, settings: Option<&Path>) -> Result<Self, Failure> {
+        let read = |path: &Path| {
+            std::fs::read(path)
+                .with_context(|| format!("failed to read {}", path.display()))
+                .map_err(Failure::Unexpected)
+        };
+        let beside = Some(file.with_extension("toml")).filter(|beside| beside.is_file() && beside != file);
+        let settings_file = settings.map(Path::to_owned).or(beside);
+        Ok(Self {
+            name: file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            wasm: read(file)?,
+            settings: settings_file.as_deref().map(read).transpose()?.unwrap_or_default(),
+            settings_file,
+        })
+    }
+}
+
+/// The gateway would not take this file.
+fn refused(file: &Path, error: &LoadError) -> Failure {
+    Failure::Plugins(format!("{}: {}: {}", file.display(), error.code(), error.sentence()))
+}
+
+/// A number with its thousands apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in the unit that people use for them.
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
+
+/// Time in the unit that people use for it.
+fn duration(time: std::time::Duration) -> String {
+    let nanos = time.as_nanos() as f64;
+    match nanos {
+        0.0..1e3 => format!("{nanos:.0} ns"),
+        1e3..1e6 => format!("{:.1} us", nanos / 1e3),
+        _ => format!("{:.1} ms", nanos / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_for_reading() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+        assert_eq!([size(7), size(1536), size(32 << 20)], ["7 B", "1.5 KiB", "32.0 MiB"]);
+        let times = [Duration::from_nanos(250), Duration::from_micros(12), Duration::from_millis(3)];
+        assert_eq!(times.map(duration), ["250 ns", "12.0 us", "3.0 ms"]);
+    }
+
+    #[test]
+    fn settings_are_found_beside_the_plugin() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let wasm = folder.path().join("50-shout.wasm");
+        std::fs::write(&wasm, "wasm").expect("writable");
+        let files = Files::read(&wasm, None).expect("readable");
+        assert_eq!((&*files.name, files.settings_file), ("50-shout", None));
+        std::fs::write(folder.path().join("50-shout.toml"), "beside").expect("writable");
+        std::fs::write(folder.path().join("other.toml"), "named").expect("writable");
+        assert_eq!(Files::read(&wasm, None).expect("readable").settings, b"beside");
+        let named = folder.path().join("other.toml");
+        assert_eq!(Files::read(&wasm, Some(&named)).expect("readable").settings, b"named");
+    }
+}

@@ -1,0 +1,104 @@
+//! `gateway plugin bench`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::run::{read_script, what};
+use super::{Files, grouped, refused};
+use crate::author::bench::{Bench, Measured, Samples, Scale};
+use crate::command::{Failure, print};
+use crate::plugin::script::{Answer, Script, Step};
+
+/// Without a file of events: one message with 128 bytes of JSON.
+const EVENTS: &str = r#"{"event": "message", "user": "42", "kind": "publish", "channel": "bench", "payload": {"text": "The quick brown fox jumps over the lazy dog, and the lazy dog does not mind it at all; it is a Sunday. 1234567890"}}"#;
+
+/// Measure what a plugin costs per event, against one that does nothing
+///
+/// Both are called in the engine that serves, in turns, and measured by processor time. Printed are the median of the rounds,
+/// their spread (the tenth and the ninetieth percent), what the plugin adds to an empty one, and how many instructions a
+/// call takes, which does not depend on the machine. Events that the plugin does not see, or fails on, are named and not
+/// measured. State that the plugin keeps makes calls differ: measure what you mean by the events you give.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = "Examples:\n  gateway plugin bench shout.wasm\n  gateway plugin bench shout.wasm --events events.jsonl --rounds 51"
+)]
+pub(super) struct Arguments {
+    /// The plugin file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Events, as for `gateway plugin run` [default: one message of 128 bytes]
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+
+    /// The plugin's settings file [default: the one beside it, if there is one]
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+
+    /// Figures for each event and side
+    #[arg(long, value_name = "NUMBER", default_value_t = 21, value_parser = clap::value_parser!(u16).range(3..=1000))]
+    rounds: u16,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let script = match &arguments.events {
+        Some(events) => read_script(events)?,
+        None => Script::parse(EVENTS.as_bytes()).map_err(|error| Failure::Events(error.to_string()))?,
+    };
+    let files = Files::read(&arguments.file, arguments.settings.as_deref())?;
+    let scale = Scale { rounds: arguments.rounds.into(), batch: Duration::from_millis(5) };
+    let measured = Bench::load(&files.name, &files.wasm, &files.settings)
+        .and_then(|mut bench| bench.measure(&script, &scale))
+        .map_err(|error| refused(&arguments.file, &error))?;
+    let mut report = String::new();
+    for (step, measured) in script.steps.iter().zip(&measured) {
+        describe(step, measured, &mut report);
+    }
+    let spread = spread(&measured);
+    let _ = writeln!(
+        report,
+        "ns of processor time per call: median (tenth .. ninetieth percent) of {} rounds, both sides in every round",
+        scale.rounds
+    );
+    if let Some(spread) = spread {
+        let _ = writeln!(
+            report,
+            "the empty plugin itself varied by {spread:.0} ns: what differs by less is noise"
+        );
+    }
+    print(&report)
+}
+
+fn describe(step: &Step, measured: &Measured, report: &mut String) {
+    let _ = writeln!(report, "{}: {} of {}", step.place, what(step), step.connection);
+    let Some((own, empty)) = &measured.nanos else {
+        let why = match &measured.answer {
+            Answer::Failed(failure) => format!("the plugin failed: {failure}"),
+            _ => "the plugin does not see it".to_owned(),
+        };
+        let _ = writeln!(report, "    not measured: {why}");
+        return;
+    };
+    let (own_median, empty_median) = (own.quantile(0.5), empty.quantile(0.5));
+    let _ = writeln!(report, "    plugin        {}", figures(own));
+    let _ = writeln!(report, "    empty plugin  {}", figures(empty));
+    let _ = writeln!(
+        report,
+        "    adds          {:.0} ns, {:.1} times the empty plugin in all",
+        own_median - empty_median,
+        own_median / empty_median
+    );
+    let instructions = measured.instructions.map_or_else(|| "unknown".to_owned(), grouped);
+    let _ = writeln!(report, "    instructions  {instructions}, host calls {}", measured.host_calls);
+}
+
+fn figures(samples: &Samples) -> String {
+    format!("{:.0} ns ({:.0} .. {:.0})", samples.quantile(0.5), samples.quantile(0.1), samples.quantile(0.9))
+}
+
+/// The widest spread of the empty plugin.
+fn spread(measured: &[Measured]) -> Option<f64> {
+    let spreads = measured.iter().filter_map(|measured| measured.nanos.as_ref());
+    spreads.map(|(_, empty)| empty.quantile(0.9) - empty.quantile(0.1)).reduce(f64::max)
+}

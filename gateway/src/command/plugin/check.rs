@@ -1,0 +1,141 @@
+//! `gateway plugin check`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Files, duration, grouped, refused, size};
+use crate::command::{Failure, print};
+use crate::plugin::event::Kind;
+use crate::plugin::interests::{Interests, Pattern};
+use crate::plugin::load::{Factory, LoadError};
+use crate::plugin::self_test::Tally;
+use crate::testing::{self, Engine, PluginRunner};
+
+/// Say what a plugin file is, and whether the gateway takes it
+///
+/// The interface and hooks, what it imports and asks for, how large it is, what it was built with; and whether it loads and
+/// accepts its settings. Without `--settings` the settings file beside it is used, as in the plugin folder. Exit code 4 if the
+/// gateway would refuse it, with the sentence that the gateway would log.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = "Example:\n  gateway plugin check target/wasm32-wasip1/release/shout.wasm --settings shout.toml"
+)]
+pub(super) struct Arguments {
+    /// The plugin file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Its settings file [default: the one beside it, if there is one]
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let file = &arguments.file;
+    let files = Files::read(file, arguments.settings.as_deref())?;
+    let mut report = Report(format!("{}\n", file.display()));
+    let outcome = examine(file, &files, &mut report);
+    if outcome.is_ok() {
+        let _ = writeln!(report.0, "ok: the gateway takes it");
+    }
+    print(&report.0)?;
+    outcome.map_err(|error| refused(file, &error))
+}
+
+/// Lines of a name and what belongs to it.
+struct Report(String);
+
+impl Report {
+    fn line(&mut self, name: &str, text: impl AsRef<str>) {
+        let _ = writeln!(self.0, "  {name:<12}{}", text.as_ref());
+    }
+}
+
+fn examine(file: &Path, files: &Files, report: &mut Report) -> Result<(), LoadError> {
+    let Files { name, wasm, settings, settings_file } = files;
+    let digest: String = Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect();
+    report.line("size", format!("{} ({} bytes)", size(wasm.len()), grouped(wasm.len() as u64)));
+    report.line("sha256", digest);
+    // What it is can be told whatever its settings are.
+    let factory = testing::factory(name, wasm, Engine::Production)?;
+    describe(&*factory, wasm, report);
+    match settings_file {
+        Some(settings) => report.line("settings", settings.display().to_string()),
+        None => {
+            report.line("settings", format!("none: there is no {}", file.with_extension("toml").display()))
+        }
+    }
+    let runner = PluginRunner::load_bytes(name, wasm, settings, Engine::Production)?;
+    let metered = PluginRunner::load_bytes(name, wasm, settings, Engine::Metered)?;
+    let (played, counted) = (runner.configured(), metered.configured().usage);
+    let instructions = counted.instructions.unwrap_or_default();
+    report.line(
+        "configured",
+        format!(
+            "in {}, {} instructions, {} of memory",
+            duration(played.time),
+            grouped(instructions),
+            size(played.usage.memory)
+        ),
+    );
+    for line in &played.log {
+        report.line("", format!("{}: {}", line.level, line.text));
+    }
+    report.line("sees", sees(runner.interests()));
+    let tested = testing::self_test(name, wasm, settings)?.map(|Tally { events, instructions }| {
+        format!("holds: {events} events, {} instructions", grouped(instructions.unwrap_or_default()))
+    });
+    report.line("self-test", tested.as_deref().unwrap_or("none: its author put none in"));
+    Ok(())
+}
+
+fn describe(factory: &dyn Factory, wasm: &[u8], report: &mut Report) {
+    let about = factory.about();
+    let unknown = "unknown: it was not built with gateway-plugin-sdk";
+    let plugin =
+        about.name.as_deref().map(|name| format!("{name} {}", about.version.as_deref().unwrap_or_default()));
+    report.line("plugin", plugin.as_deref().unwrap_or(unknown));
+    report.line("sdk", about.sdk.as_deref().unwrap_or(unknown));
+    // The fifth byte tells modules from components.
+    let form = if wasm.get(4) == Some(&1) { "core module, made a component at load" } else { "component" };
+    report.line("form", form);
+    report.line("interface", format!("gateway:plugin {}", about.interface));
+    report.line("hooks", about.hooks.names().collect::<Vec<_>>().join(" "));
+    let asks = about.asks.names();
+    report.line("asks for", if asks.is_empty() { "nothing".to_owned() } else { asks.join(", ") });
+    let mut name = "imports";
+    for import in factory.imports() {
+        report.line(name, format!("{}: {}", import.interface, import.functions.join(" ")));
+        name = "";
+    }
+}
+
+fn pattern(pattern: &Pattern) -> String {
+    match pattern {
+        Pattern::Exact(channel) => channel.to_string(),
+        Pattern::Prefix(prefix) => format!("{prefix}*"),
+    }
+}
+
+/// What reaches `on-message`.
+fn sees(interests: &Interests) -> String {
+    let kinds = interests.message_kinds();
+    let names: Vec<_> =
+        Kind::ALL.into_iter().filter(|kind| kinds.contains(*kind)).map(Kind::as_str).collect();
+    if names.is_empty() {
+        return "no messages".to_owned();
+    }
+    let kinds =
+        if names.len() == Kind::ALL.len() { "messages of every kind".to_owned() } else { names.join(" ") };
+    let channels = match &interests.channels {
+        None => "on every channel".to_owned(),
+        Some(patterns) => {
+            let patterns: Vec<_> = patterns.iter().map(pattern).collect();
+            format!("on {}", patterns.join(" "))
+        }
+    };
+    let payload = if interests.payload { "with" } else { "without" };
+    format!("{kinds} {channels}, {payload} payload")
+}

@@ -1,0 +1,272 @@
+//! The engine that runs plugins in production, for tests of plugins: the same loader, limits and checks, without a gateway
+//! around them.
+//!
+//! The test kit of the SDK runs a plugin's code natively and knows its types; this runs the file that is dropped. A plugin's
+//! crate names `gateway` as a dev-dependency and tests in `tests/`:
+//!
+//! ```no_run
+//! use gateway::plugin::script::Answer;
+//! use gateway::testing::PluginRunner;
+//!
+//! # fn test() -> anyhow::Result<()> {
+//! let mut plugin = PluginRunner::build_and_load(env!("CARGO_MANIFEST_DIR"), "[config]\nwords = ['darn']")?;
+//! plugin.check(
+//!     r#"
+//!     {"event": "connect", "token": "", "expect": "not-called"}
+//!     {"event": "message", "kind": "publish", "channel": "news", "payload": "oh darn", "expect": {"verdict": "deny"}}
+//!     "#,
+//! )?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What a script can say stands in [`script`](crate::plugin::script).
+
+mod lines;
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+
+use self::lines::Lines;
+use crate::author::bench::processor_time_of;
+use crate::author::cargo::{Cargo, TARGET};
+use crate::plugin::Plugin;
+use crate::plugin::counters::PluginCounters;
+use crate::plugin::interests::Interests;
+use crate::plugin::load::{About, Factory, Import, LoadCode, LoadError, Loader as _};
+use crate::plugin::script::{Answer, Event, Occurrence, Outcome, Player, Script, Step};
+use crate::plugin::self_test::{SelfTest, Tally};
+use crate::plugin::settings::{Limits, Settings};
+use crate::plugin::usage::Usage;
+use crate::wasm::{EngineError, Loader, LoaderConfig, empty_plugin};
+
+pub use self::lines::Line;
+
+/// A metered engine is slower, and what it is asked for is a count and no time.
+const METERED_DEADLINES: u32 = 20;
+
+/// Which engine runs a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// The one that serves.
+    #[default]
+    Production,
+    /// One that counts instructions, is slower, and has longer deadlines for it.
+    Metered,
+}
+
+/// One plugin with one instance, as a worker would have it.
+pub struct PluginRunner {
+    factory: Arc<dyn Factory>,
+    counters: Arc<PluginCounters>,
+    instance: Box<dyn Plugin>,
+    player: Player,
+    lines: Lines,
+    configured: Played,
+}
+
+/// What came of one event, and what it cost.
+#[derive(Debug, Clone)]
+pub struct Played {
+    /// What the plugin answered and asked for.
+    pub outcome: Outcome,
+    /// What it logged, standard output included, as far as its limits let it.
+    pub log: Vec<Line>,
+    /// How long it took on the wall.
+    pub time: Duration,
+    /// What it used.
+    pub usage: Usage,
+}
+
+impl PluginRunner {
+    /// Loads a plugin file with the text of a settings file; `""` is a plugin without one.
+    pub fn load(file: impl AsRef<Path>, settings: &str) -> anyhow::Result<Self> {
+        let file = file.as_ref();
+        let wasm = std::fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        Self::load_bytes(&name, &wasm, settings.as_bytes(), Engine::Production)
+            .map_err(|error| anyhow!("{}: {error}", file.display()))
+    }
+
+    /// Builds the plugin of a crate as `gateway plugin build` does, and loads it.
+    pub fn build_and_load(crate_folder: impl AsRef<Path>, settings: &str) -> anyhow::Result<Self> {
+        Self::load(build(crate_folder.as_ref(), TARGET)?, settings)
+    }
+
+    /// Loads bytes into an engine of choice. Whatever would keep the gateway from serving with the plugin is an error here,
+    /// in the same words.
+    pub fn load_bytes(name: &str, wasm: &[u8], settings: &[u8], engine: Engine) -> Result<Self, LoadError> {
+        let mut settings = settings_of(settings)?;
+        if engine == Engine::Metered {
+            settings.limits.deadline *= METERED_DEADLINES;
+            settings.limits.configure_deadline *= METERED_DEADLINES;
+        }
+        let factory = loader(engine)?.load(name, wasm, &settings)?;
+        factory.about().asks.check(&settings.grants, "its settings file")?;
+        let counters = Arc::new(PluginCounters::new(1));
+        let lines = Lines::default();
+        let begin = Instant::now();
+        let mut instance = lines.during(|| factory.instantiate(&counters))?;
+        let outcome = Outcome { answer: Answer::Done, effects: Vec::new(), changed: None };
+        let configured =
+            Played { outcome, log: lines.take(), time: begin.elapsed(), usage: instance.usage() };
+        Ok(Self { factory, counters, instance, player: Player::new(), lines, configured })
+    }
+
+    /// The smallest plugin there is, which has no opinion on anything.
+    pub fn empty(engine: Engine) -> Result<Self, LoadError> {
+        Self::load_bytes("empty", &empty_plugin(), b"", engine)
+    }
+
+    /// What the binary says of itself.
+    pub fn about(&self) -> &About {
+        self.factory.about()
+    }
+
+    /// What the binary imports.
+    pub fn imports(&self) -> Vec<Import> {
+        self.factory.imports()
+    }
+
+    /// What making and configuring the first instance came to.
+    pub fn configured(&self) -> &Played {
+        &self.configured
+    }
+
+    /// Gives the plugin one event. After a failure the next event meets a new instance, as in the gateway.
+    pub fn play(&mut self, step: &Step) -> Result<Played, LoadError> {
+        let (player, instance) = (&mut self.player, &mut self.instance);
+        let begin = Instant::now();
+        let outcome = self.lines.during(|| player.play(&mut **instance, step));
+        let time = begin.elapsed();
+        let mut usage = self.instance.usage();
+        match &outcome.answer {
+            Answer::NotCalled => usage.host_calls = 0,
+            Answer::Failed(failure) if failure.cause.ends_instance() => {
+                let (factory, counters) = (&self.factory, &self.counters);
+                self.instance = self.lines.during(|| factory.instantiate(counters))?;
+                // What configuring it took is not part of the next event.
+                self.instance.usage();
+            }
+            _ => {}
+        }
+        Ok(Played { outcome, log: self.lines.take(), time, usage })
+    }
+
+    /// Plays a script to its end. An error tells everything that was not as expected.
+    pub fn check(&mut self, script: &str) -> anyhow::Result<Vec<Played>> {
+        let script = Script::parse(script.as_bytes()).context("failed to read the script")?;
+        let mut unmet = Vec::new();
+        let mut all = Vec::new();
+        for step in &script.steps {
+            let played = self.play(step)?;
+            unmet.extend(
+                step.unmet(&played.outcome).into_iter().map(|text| format!("{}: {text}", step.place)),
+            );
+            all.push(played);
+        }
+        if !unmet.is_empty() {
+            bail!("{}", unmet.join("\n"));
+        }
+        Ok(all)
+    }
+
+    /// What the plugin wants to see.
+    pub fn interests(&self) -> &Interests {
+        self.instance.interests()
+    }
+
+    /// Meets the plugin with an event again and again, and tells the processor time of all calls and what the last one used.
+    /// Its effects are thrown away, and its lines.
+    pub(crate) fn repeat(&mut self, step: &Step, calls: u32) -> (Duration, Usage) {
+        let mut occurrence = self.player.again(step);
+        let (instance, mut effects) = (&mut self.instance, Vec::new());
+        instance.usage();
+        let time = self.lines.during(|| {
+            processor_time_of(|| {
+                for _ in 0..calls {
+                    if let (Occurrence::Message(message), Event::Message { payload, .. }) =
+                        (&mut occurrence, &step.event)
+                    {
+                        message.payload.clone_from(payload);
+                    }
+                    let _ = black_box(occurrence.meet(&mut **instance, &mut effects));
+                    effects.clear();
+                }
+            })
+        });
+        self.lines.take();
+        (time, self.instance.usage())
+    }
+}
+
+/// Plays the test that a plugin carries, if it does, in both engines: one has the real limits, the other one counts.
+pub(crate) fn self_test(name: &str, wasm: &[u8], settings: &[u8]) -> Result<Option<Tally>, LoadError> {
+    let limits = settings_of(settings)?.limits;
+    let mut tally = None;
+    for (engine, factor) in [(Engine::Production, 1), (Engine::Metered, METERED_DEADLINES)] {
+        let loader = loader(engine)?;
+        let factory = loader.load(name, wasm, &Settings::default())?;
+        let About { asks, self_test: Some(section), .. } = factory.about() else { return Ok(None) };
+        let limits = Limits {
+            deadline: limits.deadline * factor,
+            configure_deadline: limits.configure_deadline * factor,
+            ..limits.clone()
+        };
+        tally = Some(SelfTest::parse(section)?.run(loader, name, wasm, asks, &limits)?);
+    }
+    Ok(tally)
+}
+
+fn settings_of(file: &[u8]) -> Result<Settings, LoadError> {
+    Settings::parse(file).map_err(|mistakes| {
+        LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}"))
+    })
+}
+
+/// A plugin with default settings that is not instantiated yet.
+pub(crate) fn factory(name: &str, wasm: &[u8], engine: Engine) -> Result<Arc<dyn Factory>, LoadError> {
+    loader(engine)?.load(name, wasm, &Settings::default())
+}
+
+/// Builds the plugin of a crate, and tells where the file is.
+pub(crate) fn build(crate_folder: &Path, target: &str) -> anyhow::Result<PathBuf> {
+    let folder = crate_folder
+        .canonicalize()
+        .with_context(|| format!("failed to open the crate {}", crate_folder.display()))?;
+    let manifest = folder.join("Cargo.toml");
+    if !manifest.is_file() {
+        bail!(
+            "{} has no Cargo.toml: name the folder of a plugin's crate, or make one with `gateway plugin new NAME`",
+            folder.display()
+        );
+    }
+    let cargo = Cargo::new(&folder);
+    cargo.add_targets(&[target], target)?;
+    let mut arguments = cargo.plugin_profile()?;
+    arguments.extend(["--lib", "--target", target].map(Into::into));
+    let artifacts = cargo.build(arguments)?;
+    let own = artifacts.into_iter().find(|artifact| artifact.manifest == manifest);
+    own.map(|artifact| artifact.wasm).with_context(|| {
+        format!(
+            "{} builds, but not into a plugin: it needs `crate-type = [\"cdylib\"]` under [lib] in its Cargo.toml",
+            folder.display()
+        )
+    })
+}
+
+/// One engine of each kind per process: each has a clock and reserves address space.
+fn loader(engine: Engine) -> Result<&'static Loader, LoadError> {
+    static PRODUCTION: OnceLock<Result<Loader, EngineError>> = OnceLock::new();
+    static METERED: OnceLock<Result<Loader, EngineError>> = OnceLock::new();
+    let config = LoaderConfig { instances_max: 100 };
+    let loader = match engine {
+        Engine::Production => PRODUCTION.get_or_init(|| Loader::new(&config)),
+        Engine::Metered => METERED.get_or_init(|| Loader::metered(&config)),
+    };
+    loader.as_ref().map_err(|error| LoadError::new(LoadCode::Instantiate, error.to_string()))
+}
