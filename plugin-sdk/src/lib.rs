@@ -15,6 +15,8 @@
 //! strip = true
 //! ```
 //!
+//! `gateway plugin new NAME` writes such a crate, and `gateway plugin build` builds it whatever its profile is.
+//!
 //! The whole plugin:
 //!
 //! ```

@@ -127,7 +127,10 @@ async fn every_command_works_as_it_stands() {
     let mut reader = Reader::new(&readme);
 
     // Run it. What an earlier run may have left in the demo's folder is not part of it.
-    let _ = fs::remove_file(root().join("target/demo/plugins/60-shout.wasm"));
+    let dropped = root().join("target/demo/plugins/60-polite.wasm");
+    for file in [&dropped, &dropped.with_extension("toml")] {
+        let _ = fs::remove_file(file);
+    }
     let demo = reader.start("cargo run --release -- demo");
     ready().await;
     let public: SocketAddr = "127.0.0.1:8000".parse().unwrap();
@@ -139,38 +142,34 @@ async fn every_command_works_as_it_stands() {
     let real: Vec<_> = reader.commands.drain(..4).collect();
 
     // Write a plugin.
-    reader.run("cargo new --lib ../shout").await;
-    reader.run("cd ../shout").await;
-    reader.run("cargo add gateway-plugin-sdk").await;
-    reader.run("printf ").await;
-    let source = &blocks(&readme, "rust")[0];
-    let lines = source.lines().filter(|line| !line.trim().is_empty()).count();
-    assert!(lines <= 20, "a plugin in about ten lines, and what surrounds them: {lines}");
-    fs::write(reader.at.join("src/lib.rs"), source).unwrap();
-    reader.run("cargo build --release --target wasm32-wasip1").await;
+    reader.run("cargo run --release -- plugin new polite").await;
+    let written = fs::read_to_string(reader.beside.path().join("polite/src/lib.rs")).unwrap();
+    assert!(written.contains(&blocks(&readme, "rust")[0]), "the README shows what the crate has");
+    let tested = reader.run("cargo test --manifest-path").await;
+    assert!(tested.contains("2 passed"), "{tested}");
     let token = request(public, "GET", "/demo/token?user=ann", &[], b"").await.json();
     let mut ann = Client::open(public).await;
     ann.ask("connect", json!({"token": token["token"]})).await.unwrap();
     ann.subscribe("chat:lobby").await;
-    ann.publish("chat:lobby", json!({"text": "before"})).await;
-    assert_eq!(ann.publication("chat:lobby").await["data"]["text"], "before");
+    let rude = || json!({"channel": "chat:lobby", "data": {"text": "oh darn"}});
+    ann.ask("publish", rude()).await.expect("there is no such rule yet");
 
-    let dropped = reader.next("cp target/wasm32-wasip1/release/shout.wasm");
-    let file = dropped.split(' ').nth(2).unwrap().to_owned();
-    assert!(reader.shell(&dropped).status().await.unwrap().success());
-
+    reader.run("cargo run --release -- plugin build ../polite --into").await;
     // The client that was connected before meets the new rule.
-    eventually("the text in capitals", async || {
-        ann.publish("chat:lobby", json!({"text": "after"})).await;
-        (ann.publication("chat:lobby").await["data"]["text"] == "AFTER").then_some(())
-    })
-    .await;
-    fs::remove_file(file).unwrap();
-    eventually("the text as it was written", async || {
-        ann.publish("chat:lobby", json!({"text": "after"})).await;
-        (ann.publication("chat:lobby").await["data"]["text"] == "after").then_some(())
-    })
-    .await;
+    let refused = eventually("the word is refused", async || ann.ask("publish", rude()).await.err()).await;
+    assert_eq!((refused.code, &*refused.message), (103, "please be polite"));
+    let settings = dropped.with_extension("toml");
+    fs::write(&settings, fs::read_to_string(&settings).unwrap().replace("\"darn\", ", "")).unwrap();
+    eventually("other words", async || ann.ask("publish", rude()).await.ok()).await;
+    let checked = reader.run("cargo run --release -- plugin check").await;
+    assert!(checked.contains("ok: the gateway takes it"), "{checked}");
+    fs::write(&settings, "config.words = ['darn']").unwrap();
+    reader.run("cargo run --release -- plugin run").await;
+    let measured = reader.run("cargo run --release -- plugin bench").await;
+    assert!(measured.contains("instructions"), "{measured}");
+    eventually("the word is refused again", async || ann.ask("publish", rude()).await.err()).await;
+    fs::remove_file(&dropped).unwrap();
+    eventually("the rule is gone", async || ann.ask("publish", rude()).await.ok()).await;
     stop(demo).await;
 
     // For real.
