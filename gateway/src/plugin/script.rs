@@ -11,9 +11,9 @@
 //!
 //! | key | in | meaning |
 //! |---|---|---|
-//! | `event` | all | `connect`, `message`, `disconnect` |
-//! | `connection` | all | any name; events of one name are of one client. `c1` if not given |
-//! | `user`, `attributes`, `headers`, `address`, `protocol` | all | what the client is from here on |
+//! | `event` | all | `connect`, `message`, `disconnect`, `timer` |
+//! | `connection` | all but timer | any name; events of one name are of one client. `c1` if not given |
+//! | `user`, `attributes`, `headers`, `address`, `protocol` | all but timer | what the client is from here on |
 //! | `now`, `after` | all | Unix time in milliseconds; or milliseconds since the event before. The clock begins at [`START`] and stands still |
 //! | `token`, `data` | connect | the credential, and the JSON sent along |
 //! | `kind`, `channel`, `method`, `binary` | message | the command; kinds are the words of the plugin interface |
@@ -117,6 +117,8 @@ pub enum Event {
         /// The close reason.
         reason: Box<str>,
     },
+    /// An interval that the plugin asked for has passed. The clock of the script does not fire timers by itself.
+    Timer,
 }
 
 /// Everything that is wrong with a script, each with its place.
@@ -152,6 +154,7 @@ impl Event {
             Self::Connect { .. } => "connect",
             Self::Message { .. } => "message",
             Self::Disconnect { .. } => "disconnect",
+            Self::Timer => "timer",
         }
     }
 }

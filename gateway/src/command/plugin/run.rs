@@ -48,6 +48,7 @@ Events:
   {"event": "message", "connection": "c1", "kind": "publish", "channel": "news", "payload": {"text": "hi"}, "expect": "next"}
   {"event": "message", "kind": "raw", "text": "ping", "expect": {"verdict": "reply", "text": "pong", "effects": []}}
   {"event": "disconnect", "connection": "c1", "code": 3000, "reason": "bye"}
+  {"event": "timer", "after": 60000}
 
   Every event may say what its client is from there on (user, attributes, headers, address, protocol) and when it happens:
   `now` in milliseconds of Unix time, or `after` in milliseconds since the event before. The clock stands still otherwise.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{Event, START, Step, Time, Who};
 use crate::plugin::Plugin;
-use crate::plugin::event::{Client, Goodbye, Hello, Message};
+use crate::plugin::event::{Client, Goodbye, Hello, Message, Tick};
 use crate::plugin::failure::Failure;
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
@@ -80,6 +80,9 @@ impl Player {
             Time::At(now) => now,
             Time::After(passed) => self.now.saturating_add(passed),
         };
+        if matches!(step.event, Event::Timer) {
+            return self.tick(plugin);
+        }
         let now = self.now;
         let made = &mut self.made;
         let connection = self.connections.entry(step.connection.clone()).or_insert_with(|| {
@@ -108,6 +111,15 @@ impl Player {
         Outcome { answer, effects, changed }
     }
 
+    fn tick(&self, plugin: &mut dyn Plugin) -> Outcome {
+        let mut effects = Vec::new();
+        let answer = Occurrence::Tick(Tick { instance: 0, now: self.now }).meet(plugin, &mut effects);
+        if matches!(answer, Answer::Failed(_)) {
+            effects.clear();
+        }
+        Outcome { answer, effects, changed: None }
+    }
+
     /// The event as it would be if it happened again now, for whoever meets a plugin with it many times. The clock stands
     /// still, and nothing is changed by answers.
     pub fn again(&self, step: &Step) -> Occurrence {
@@ -134,6 +146,8 @@ pub enum Occurrence {
     Message(Message),
     /// For `on-disconnect`.
     Goodbye(Goodbye),
+    /// For `on-timer`.
+    Tick(Tick),
 }
 
 impl Occurrence {
@@ -162,6 +176,7 @@ impl Occurrence {
                 now,
                 at: now,
             }),
+            Event::Timer => Self::Tick(Tick { instance: 0, now }),
         }
     }
 
@@ -177,6 +192,9 @@ impl Occurrence {
             }
             Self::Goodbye(goodbye) if interests.hooks.on_disconnect => {
                 plugin.on_disconnect(goodbye, effects).map_or_else(Answer::Failed, |()| Answer::Done)
+            }
+            Self::Tick(tick) if interests.hooks.on_timer && interests.timer.is_some() => {
+                plugin.on_timer(tick, effects).map_or_else(Answer::Failed, |()| Answer::Done)
             }
             _ => Answer::NotCalled,
         }

@@ -88,9 +88,10 @@ impl Fields<'_> {
             Some("connect") => (self.connect(), CONNECT_VERDICTS),
             Some("message") => (self.message(&mut who)?, MESSAGE_VERDICTS),
             Some("disconnect") => (self.disconnect(), OTHER_VERDICTS),
+            Some("timer") => (Event::Timer, OTHER_VERDICTS),
             other => {
                 let found = other.map_or("is missing".to_owned(), |word| format!("is {word:?}"));
-                self.mistake("event", &format!("{found}; expected connect, message or disconnect"));
+                self.mistake("event", &format!("{found}; expected connect, message, disconnect or timer"));
                 return None;
             }
         };

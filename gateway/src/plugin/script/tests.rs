@@ -142,7 +142,7 @@ fn all_mistakes_are_told_at_once() {
     let mistakes = Script::parse(script.as_bytes()).unwrap_err();
     let mistakes: Vec<_> = mistakes.iter().collect();
     for (place, text) in [
-        ("line 2", "`event` is \"conect\"; expected connect, message or disconnect"),
+        ("line 2", "`event` is \"conect\"; expected connect, message, disconnect or timer"),
         ("line 3", "is no JSON on one line"),
         ("line 4", "`channel` is \"a b\": a channel name is made of visible"),
         ("line 4", "`kind` is \"shout\"; expected one of publish, subscribe"),
@@ -162,4 +162,17 @@ fn all_mistakes_are_told_at_once() {
     assert!(Script::parse(b"[{]").unwrap_err().to_string().contains("is no JSON array"));
     assert!(Script::parse(b"\xff").is_err());
     assert_eq!(Script::parse(b"").unwrap(), Script::default());
+}
+
+#[test]
+fn a_timer_fires_when_the_script_says_so() {
+    let unmet = play(r#"{"event": "timer", "after": 10, "expect": "not-called"}"#);
+    assert_eq!(unmet, Vec::<String>::new(), "the plugin has no timer");
+    let mut plugin = parrot();
+    plugin.0.hooks.on_timer = true;
+    plugin.0.timer = Some(std::time::Duration::from_secs(1));
+    let script = Script::parse(br#"{"event": "timer", "after": 10}"#).unwrap();
+    let mut player = Player::new();
+    assert_eq!(player.play(&mut plugin, &script.steps[0]).answer, Answer::Done);
+    assert_eq!(player.now(), START + 10);
 }
