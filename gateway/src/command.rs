@@ -41,7 +41,8 @@ Exit codes:
   2  the command line is wrong
   3  the configuration, or a file of events, is wrong
   4  a plugin is refused
-  5  the gateway could not start, failed, or cannot be reached: an address in use, a folder that is missing
+  5  the gateway could not start (an address in use, a folder that is missing), failed, or is
+     not reached
   6  a plugin did not answer as its events expect";
 
 /// The command line.
