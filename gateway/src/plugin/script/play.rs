@@ -113,7 +113,8 @@ impl Player {
 
     fn tick(&self, plugin: &mut dyn Plugin) -> Outcome {
         let mut effects = Vec::new();
-        let answer = Occurrence::Tick(Tick { instance: 0, now: self.now }).meet(plugin, &mut effects);
+        let answer =
+            Occurrence::Tick(Tick { instance: 0, now: self.now, at: self.now }).meet(plugin, &mut effects);
         if matches!(answer, Answer::Failed(_)) {
             effects.clear();
         }
@@ -176,7 +177,7 @@ impl Occurrence {
                 now,
                 at: now,
             }),
-            Event::Timer => Self::Tick(Tick { instance: 0, now }),
+            Event::Timer => Self::Tick(Tick { instance: 0, now, at: now }),
         }
     }
 
