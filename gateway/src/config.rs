@@ -218,9 +218,42 @@ pub struct Plugins {
     pub folder: PathBuf,
     /// Where the gateway keeps what survives a restart; `None` for a folder beside `folder`.
     pub state_folder: Option<PathBuf>,
+    /// What becomes of a plugin whose file is taken out of the folder.
+    pub on_removal: OnRemoval,
+    /// Whether a file that other users could have put there is refused.
+    pub check_owner: bool,
+    /// How changes of the folder are noticed.
+    pub watch: Watch,
+}
+
+/// What becomes of a plugin whose file is taken out of the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRemoval {
+    /// It leaves the chain.
+    Remove,
+    /// Its last version goes on.
+    Keep,
+}
+
+/// How changes of the plugin folder are noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// The system tells of them, and a look now and then finds what it did not tell.
+    Notify,
+    /// By looking.
+    Poll,
 }
 
 impl Plugins {
+    /// How the folder is watched.
+    pub fn watching(&self) -> crate::watch::Options {
+        crate::watch::Options {
+            ask_system: self.watch == Watch::Notify,
+            check_owner: self.check_owner,
+            ..crate::watch::Options::default()
+        }
+    }
+
     /// Where the gateway keeps what survives a restart: `.plugins.state` beside `plugins` if nothing else is set.
     pub fn state_folder(&self) -> PathBuf {
         self.state_folder.clone().unwrap_or_else(|| match self.folder.file_name() {

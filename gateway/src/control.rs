@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::connection::session::retention;
 use crate::hub::peer::{Order, Why};
-use crate::plugin::registry::{PluginStatus, Registry};
+use crate::plugin::registry::{PluginStatus, Registry, RollbackError, RolledBack};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::HistoryQuery;
@@ -130,6 +130,19 @@ impl Control {
     /// Every plugin the folder has or had.
     pub fn plugins(&self) -> Vec<PluginStatus> {
         self.inner.registry.status()
+    }
+
+    /// Puts an earlier version of a plugin in place; see [`Registry::rollback`]. Goes on if the caller goes away.
+    pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<RolledBack, RollbackError> {
+        let (parts, name, to) = (self.inner.clone(), name.to_owned(), to.map(str::to_owned));
+        let task = tokio::spawn(async move {
+            let done = parts.registry.rollback(&name, to.as_deref()).await;
+            if let Ok(done) = &done {
+                parts.metrics.node.applied(&done.applied);
+            }
+            done
+        });
+        task.await.unwrap_or(Err(RollbackError::Failed))
     }
 
     /// The chain that is live.

@@ -1,8 +1,9 @@
 //! The state folder: what survives a restart. Everything in it can be made again but the plugins' earlier versions.
 //!
-//! `artifacts` holds compiled plugins, which are machine code: the folder belongs to this gateway alone, and nothing in it
+//! `versions` and `manifests` hold the versions of plugins that were live; `artifacts` holds compiled plugins, which are machine code: the folder belongs to this gateway alone, and nothing in it
 //! is used that another user could have written. One gateway at a time holds it, by a lock that ends with the process.
 
+mod archive;
 mod artifacts;
 mod files;
 
@@ -13,10 +14,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+pub use archive::Archive;
 pub use artifacts::Artifacts;
 
 const LOCK: &str = "lock";
 const ARTIFACTS: &str = "artifacts";
+const MANIFESTS: &str = "manifests";
+const VERSIONS: &str = "versions";
 
 /// A state folder that this process alone uses until it is dropped.
 #[derive(Debug)]
@@ -61,9 +65,15 @@ impl StateFolder {
             )));
         }
         let lock = lock(&resolved.join(LOCK)).map_err(failed)?;
-        create(&resolved.join(ARTIFACTS))
-            .map_err(|error| failed(format!("it cannot be written: {error}")))?;
+        for part in [ARTIFACTS, MANIFESTS, VERSIONS] {
+            create(&resolved.join(part)).map_err(|error| failed(format!("it cannot be written: {error}")))?;
+        }
         Ok(Self { path: resolved, _lock: lock })
+    }
+
+    /// The versions of plugins that were live.
+    pub fn archive(&self) -> Archive {
+        Archive::new(self.path.join(MANIFESTS), self.path.join(VERSIONS))
     }
 
     /// The cache of compiled plugins.

@@ -14,7 +14,7 @@ use crate::admin;
 use crate::backplane::Backplane;
 use crate::backplane::memory::Memory;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, OnRemoval};
 use crate::connection::id::ConnectionIds;
 use crate::control::{self, Control};
 use crate::disk::StateFolder;
@@ -95,7 +95,7 @@ impl Gateway {
             None => None,
         };
         let (changed, folder) = mpsc::channel(1);
-        let watcher = folder::start(&config.plugins.folder, &folder::Options::default(), changed)
+        let watcher = folder::start(&config.plugins.folder, &config.plugins.watching(), changed)
             .context("failed to watch `plugins.folder`")?;
         let state = StateFolder::open(&config.plugins.state_folder(), &config.plugins.folder)?;
         let loader = Loader::new(&LoaderConfig::default())
@@ -112,7 +112,10 @@ impl Gateway {
         let backplane: Arc<dyn Backplane> =
             Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?));
         let metrics = Metrics::new(config.listen.workers);
-        let registry = Arc::new(Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone()))));
+        let registry = Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone())))
+            .with_archive(Arc::new(state.archive()))
+            .keep_removed(config.plugins.on_removal == OnRemoval::Keep);
+        let registry = Arc::new(registry);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
         let control = Control::new(control::Parts {
             config: config.clone(),

@@ -4,6 +4,7 @@
 //! arrive as one change. What the look finds is what counts: a notification that is missing, doubled or wrong only makes
 //! it happen later or once more.
 
+mod file;
 mod folder;
 
 use std::io;
@@ -37,13 +38,27 @@ pub struct Options {
     pub file_bytes_max: u64,
     /// How long a file must stay as it is before it is read.
     pub settle: Duration,
+    /// How long a file must stay as it is before what is wrong with it is believed: until then it may be half of a file
+    /// that somebody is still copying.
+    pub complete: Duration,
     /// How often the folder is looked at without a notification.
     pub poll: Duration,
+    /// Whether the system is asked for notifications.
+    pub ask_system: bool,
+    /// Whether a file that other users could have put there is refused.
+    pub check_owner: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { file_bytes_max: 64 << 20, settle: Duration::from_millis(100), poll: Duration::from_secs(2) }
+        Self {
+            file_bytes_max: 64 << 20,
+            settle: Duration::from_millis(100),
+            complete: Duration::from_millis(700),
+            poll: Duration::from_secs(2),
+            ask_system: true,
+            check_owner: true,
+        }
     }
 }
 
@@ -83,12 +98,20 @@ pub fn start(folder: &Path, options: &Options, changed: Sender<Changed>) -> Resu
     let stop = Arc::new(AtomicBool::new(false));
     let watch = Watch {
         poll: options.poll,
-        notifications: Notifications { wake: wake.clone(), active: None, failed: false },
+        notifications: Notifications {
+            wake: wake.clone(),
+            active: None,
+            failed: false,
+            wanted: options.ask_system,
+        },
         stop: stop.clone(),
         woken,
         changed,
         folder,
     };
+    if !options.ask_system {
+        info!(every = ?options.poll, "the plugin folder is looked at without notifications, as plugins.watch says");
+    }
     let path = watch.folder.path().to_owned();
     let thread = thread::Builder::new().name("plugin-folder".into()).spawn(move || watch.run());
     let thread = thread.map_err(|error| WatchError { path, error })?;
@@ -107,7 +130,7 @@ impl Drop for Watcher {
 }
 
 fn open(path: &Path, options: &Options) -> Result<Folder, WatchError> {
-    let mut folder = Folder::new(path, options.file_bytes_max, options.settle);
+    let mut folder = Folder::new(path, options);
     folder.look_at_once(Instant::now()).map_err(|error| WatchError { path: path.to_owned(), error })?;
     Ok(folder)
 }
@@ -126,6 +149,8 @@ impl Watch {
     fn run(mut self) {
         let mut unsent = true;
         let mut missing = false;
+        // Something was sent that may still be written on.
+        let mut fresh = false;
         // Since when something has been changing.
         let mut restless: Option<Instant> = None;
         self.notifications.follow(&self.folder);
@@ -137,7 +162,7 @@ impl Watch {
                     Err(TrySendError::Closed(_)) => return,
                 }
             }
-            let wait = if unsent || restless.is_some() { LOOK_AGAIN } else { self.poll };
+            let wait = if unsent || restless.is_some() || fresh { LOOK_AGAIN } else { self.poll };
             match self.woken.recv_timeout(wait) {
                 Ok(()) => thread::sleep(DEBOUNCE),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -156,6 +181,7 @@ impl Watch {
                     }
                     self.notifications.follow(&self.folder);
                     unsent |= look.changed;
+                    fresh = look.fresh;
                     restless = look.restless.then(|| restless.unwrap_or_else(Instant::now));
                 }
                 Err(error) => {
@@ -167,7 +193,7 @@ impl Watch {
                         );
                         missing = true;
                     }
-                    restless = None;
+                    (restless, fresh) = (None, false);
                 }
             }
         }
@@ -179,12 +205,13 @@ struct Notifications {
     wake: SyncSender<()>,
     active: Option<(FolderId, RecommendedWatcher)>,
     failed: bool,
+    wanted: bool,
 }
 
 impl Notifications {
     /// Subscribes to the folder that has the name now: it may be another one than before.
     fn follow(&mut self, folder: &Folder) {
-        let Some(id) = folder.id() else { return };
+        let Some(id) = folder.id().filter(|_| self.wanted) else { return };
         if self.active.as_ref().is_some_and(|(active, _)| *active == id) {
             return;
         }
@@ -204,7 +231,7 @@ impl Notifications {
                 self.failed = false;
             }
             Err(error) if !self.failed => {
-                warn!(%error, "no notifications about the plugin folder; it is looked at every few seconds instead");
+                warn!(%error, "no notifications about the plugin folder; it is looked at every two seconds instead");
                 self.failed = true;
             }
             Err(_) => {}

@@ -1,7 +1,7 @@
 //! The plugin folder: what is dropped there takes effect, what is bad does not, and nobody is disconnected.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -239,4 +239,57 @@ async fn a_file_that_is_still_being_written_is_not_loaded() {
     assert_eq!(swapped.field("generation"), "2");
     assert_eq!(client.ask("x").await, "bare");
     assert!(gateway.log().matching(&["plugin refused"]).is_empty());
+}
+
+#[tokio::test]
+async fn a_slow_copy_with_long_pauses_is_no_error_and_a_broken_one_is_told() {
+    let gateway = Gateway::with(RAW).plugin("10-a", "guest-stamp", &stamp("1")).start().await;
+    let mut client = RawClient::connect(&gateway).await;
+    let bytes = fs::read(wasm("guest-bare")).unwrap();
+    // In place, over the plugin that runs, and with pauses in which every part is taken for the whole.
+    gateway
+        .swap(|folder| {
+            fs::remove_file(folder.path().join("10-a.toml")).unwrap();
+            let mut file = fs::File::create(folder.path().join("10-a.wasm")).unwrap();
+            for part in bytes.chunks(bytes.len() / 5 + 1) {
+                std::io::Write::write_all(&mut file, part).unwrap();
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        })
+        .await;
+    within("the whole plugin", async { while client.ask("x").await != "bare" {} }).await;
+    assert!(gateway.log().matching(&["plugin refused"]).is_empty(), "{}", gateway.log().tail(20));
+    // Whoever stops in the middle learns of it soon.
+    let begin = Instant::now();
+    let line = gateway
+        .refusal(|folder| fs::write(folder.path().join("10-a.wasm"), &bytes[..bytes.len() / 2]).unwrap())
+        .await;
+    assert_eq!(line.field("code"), "truncated");
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert_eq!(client.ask("x").await, "bare");
+}
+
+#[tokio::test]
+async fn what_every_user_may_write_to_is_refused_with_the_command_that_helps() {
+    let gateway = Gateway::with(RAW).plugin("90-echo", "echo", "").start().await;
+    let open = Permissions::from_mode(0o666);
+    let line = gateway
+        .refusal(|folder| {
+            folder.plugin("10-a", &wasm("guest-bare"), "");
+            fs::set_permissions(folder.path().join("10-a.wasm"), open).unwrap();
+        })
+        .await;
+    assert_eq!(line.field("code"), "untrusted");
+    let path = gateway.folder().path().join("10-a.wasm");
+    assert!(line.message.contains(&format!("run: chmod o-w {}", path.display())), "{}", line.message);
+    gateway.swap(|_| fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap()).await;
+    assert_eq!(RawClient::connect(&gateway).await.ask("x").await, "bare");
+}
+
+#[tokio::test]
+async fn a_folder_that_is_only_looked_at_is_followed_too() {
+    let gateway = Gateway::with(&format!("{RAW}plugins.watch = 'poll'\n")).start().await;
+    gateway.log().wait(&["looked at without notifications"]).await;
+    gateway.swap(|folder| folder.plugin("10-a", &wasm("guest-bare"), "")).await;
+    assert_eq!(RawClient::connect(&gateway).await.ask("x").await, "bare");
 }

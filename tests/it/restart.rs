@@ -1,6 +1,11 @@
 //! What a gateway remembers of its plugins when it is started again.
 
-use gateway_tests::{Gateway, RawClient};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use gateway_tests::{Gateway, RawClient, Tool, gateway_binary, wasm};
+use serde_json::{Value, json};
 
 const RAW: &str = "raw.enabled = true\nclient.anonymous = true\n";
 
@@ -17,4 +22,114 @@ async fn a_restart_compiles_nothing() {
     assert!(took(&second) < took(&first));
     let mut client = RawClient::connect(&gateway).await;
     assert_eq!(client.ask("x").await, "x");
+}
+
+fn stamp(version: &str) -> String {
+    format!("[config]\nversion = \"{version}\"\n")
+}
+
+fn stamped(version: &str) -> String {
+    json!({ "stamp": version, "payload": "x" }).to_string()
+}
+
+/// What the API says of one plugin.
+async fn plugin(gateway: &Gateway, name: &str) -> Value {
+    let plugins = gateway.post("/api/plugins", &json!({})).await.ok();
+    let plugins = plugins["result"]["plugins"].as_array().unwrap().clone();
+    plugins.into_iter().find(|plugin| plugin["name"] == name).unwrap_or(Value::Null)
+}
+
+async fn ask(gateway: &Gateway) -> String {
+    RawClient::connect(gateway).await.ask("x").await
+}
+
+#[tokio::test]
+async fn half_a_file_that_meets_a_restart_does_not_take_the_rules_away() {
+    let mut gateway = Gateway::with(RAW)
+        .plugin("10-stamp", "guest-stamp", &stamp("1"))
+        .plugin("90-echo", "echo", "")
+        .start()
+        .await;
+    let good = fs::read(wasm("guest-stamp")).unwrap();
+    gateway.refusal(|folder| folder.put("10-stamp.wasm", &good[..good.len() / 2])).await;
+    gateway.restart().await;
+    assert_eq!(ask(&gateway).await, stamped("1"));
+    let refused = gateway.log().wait(&["plugin refused", "10-stamp.wasm"]).await;
+    assert!(refused.message.ends_with("its last good version goes on"), "{}", refused.message);
+    let status = plugin(&gateway, "stamp").await;
+    assert_eq!((&status["state"], &status["error"]["code"]), (&json!("live-older"), &json!("truncated")));
+}
+
+#[tokio::test]
+async fn a_rollback_is_instant_and_outlives_a_restart_and_ends_with_the_next_file() {
+    let mut gateway = Gateway::with(RAW).plugin("10-stamp", "guest-stamp", &stamp("1")).start().await;
+    let mut client = RawClient::connect(&gateway).await;
+    gateway.swap(|folder| folder.plugin("10-stamp", &wasm("guest-bare"), "")).await;
+    gateway.swap(|folder| folder.plugin("10-stamp", &wasm("guest-stamp"), &stamp("3"))).await;
+    assert_eq!(client.ask("x").await, stamped("3"));
+    let kept = plugin(&gateway, "stamp").await["versions"].as_array().unwrap().clone();
+    assert!(kept.len() >= 3, "{kept:?}");
+
+    let begin = Instant::now();
+    let body = json!({"name": "stamp", "to": kept.last().unwrap()["digest"]});
+    let answer = gateway.post("/api/plugin_rollback", &body).await.ok();
+    println!("rolled back in {:.0?}", begin.elapsed());
+    assert_eq!(
+        (&answer["result"]["name"], &answer["result"]["state"]),
+        (&json!("stamp"), &json!("rolled-back"))
+    );
+    assert_ne!(client.ask("x").await, stamped("3"), "the same client, without a new connection");
+    gateway.log().wait(&["plugin rolled back", "stamp"]).await;
+    assert_eq!(plugin(&gateway, "stamp").await["state"], "rolled-back");
+    let before = ask(&gateway).await;
+
+    gateway.restart().await;
+    assert_eq!(ask(&gateway).await, before);
+    assert_eq!(plugin(&gateway, "stamp").await["state"], "rolled-back");
+    assert_eq!(gateway.metrics().await.get("gateway_plugin_compiles_total"), 0.0);
+
+    gateway.swap(|folder| folder.plugin("10-stamp", &wasm("guest-stamp"), &stamp("4"))).await;
+    assert_eq!(ask(&gateway).await, stamped("4"));
+    assert_eq!(plugin(&gateway, "stamp").await["state"], "live");
+}
+
+#[tokio::test]
+async fn a_plugin_whose_file_is_gone_stays_if_the_operator_wants_it() {
+    let config = format!("{RAW}plugins.on_removal = 'keep'\n");
+    let mut gateway = Gateway::with(&config).plugin("10-bare", "guest-bare", "").start().await;
+    gateway.folder().remove("10-bare.wasm");
+    gateway.log().wait(&["the file of a plugin was removed", "plugins.on_removal"]).await;
+    assert_eq!(plugin(&gateway, "bare").await["state"], "removed-kept");
+    gateway.restart().await;
+    assert_eq!(ask(&gateway).await, "bare");
+}
+
+#[tokio::test]
+async fn a_plugin_removed_between_two_runs_is_taken_out_and_said_so() {
+    let mut gateway =
+        Gateway::with(RAW).plugin("10-bare", "guest-bare", "").plugin("90-echo", "echo", "").start().await;
+    assert_eq!(ask(&gateway).await, "bare");
+    gateway.kill();
+    gateway.folder().remove("10-bare.wasm");
+    gateway.restart().await;
+    gateway.log().wait(&["plugin taken out: its file was removed", "10-bare.wasm"]).await;
+    assert_eq!(ask(&gateway).await, "x");
+}
+
+#[tokio::test]
+async fn a_second_gateway_on_the_same_state_folder_does_not_start() {
+    let gateway = Gateway::start(RAW).await;
+    let state = gateway.folder().path().with_file_name(".plugins.state");
+    let site = tempfile::tempdir().unwrap();
+    fs::create_dir(site.path().join("plugins")).unwrap();
+    let config = site.path().join("gateway.toml");
+    let text =
+        format!("listen.address = '127.0.0.1:0'\nadmin.address = ''\nplugins.state_folder = {state:?}\n");
+    fs::write(&config, text).unwrap();
+    let second = Tool::new(gateway_binary()).arg("serve").arg("--config").arg(config.to_str().unwrap());
+    let output = second.output(Duration::from_secs(20)).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("another gateway uses it"), "{said}");
+    assert_eq!(fs::metadata(state).unwrap().permissions().mode() & 0o777, 0o700);
 }

@@ -101,7 +101,8 @@ fn wasmtime_stays_in_wasm() {
 
 #[test]
 fn notify_stays_in_watch() {
-    check("notify", &["watch"]);
+    // The configuration has a value of that name.
+    check("notify", &["watch", "config/resolve.rs"]);
 }
 
 #[test]
@@ -148,6 +149,7 @@ fn wire_types_derive_serde_and_domain_types_do_not() {
             "plugin/settings",
             "demo",
             "author",
+            "disk",
         ],
     );
 }

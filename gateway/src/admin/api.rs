@@ -11,7 +11,7 @@ use super::answer::{
     Answer, Broadcast, History, Info, Nothing, Outcome, Presence, PresenceStats, Published, json,
 };
 use super::fields::{Failure, Fields, bad_request};
-use super::plugins::Plugins;
+use super::plugins::{Plugins, Rollback};
 use crate::control::Control;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
@@ -33,10 +33,11 @@ pub(super) enum Call {
     History,
     Info,
     Plugins,
+    PluginRollback,
 }
 
 impl Call {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Publish,
         Self::Broadcast,
         Self::Disconnect,
@@ -45,6 +46,7 @@ impl Call {
         Self::History,
         Self::Info,
         Self::Plugins,
+        Self::PluginRollback,
     ];
 
     /// The last part of the path.
@@ -58,6 +60,7 @@ impl Call {
             Self::History => "history",
             Self::Info => "info",
             Self::Plugins => "plugins",
+            Self::PluginRollback => "plugin_rollback",
         }
     }
 
@@ -67,8 +70,13 @@ impl Call {
     }
 }
 
-/// Carries a request out. Never waits.
-pub(super) fn answer(control: &Control, call: Call, body: &[u8], publication_bytes_max: usize) -> Answer {
+/// Carries a request out. Only a change of the plugins is waited for.
+pub(super) async fn answer(
+    control: &Control,
+    call: Call,
+    body: &[u8],
+    publication_bytes_max: usize,
+) -> Answer {
     let api = Api { control, publication_bytes_max };
     match Fields::parse(body) {
         Ok(fields) => match call {
@@ -82,6 +90,7 @@ pub(super) fn answer(control: &Control, call: Call, body: &[u8], publication_byt
             Call::History => finish(api.history(fields)),
             Call::Info => finish(fields.finish().map(|()| Info::from(control.info()))),
             Call::Plugins => finish(fields.finish().map(|()| Plugins::of(control))),
+            Call::PluginRollback => finish(api.roll_back(fields).await),
         },
         Err(failure) => failed(&failure),
     }
@@ -186,6 +195,16 @@ impl Api<'_> {
         };
         fields.finish()?;
         Ok(History::from(&self.control.history(&channel, &query)?))
+    }
+}
+
+impl Api<'_> {
+    async fn roll_back(&self, mut fields: Fields) -> Result<Rollback, Failure> {
+        let name: String = fields.required("name")?;
+        let to: Option<String> = fields.optional("to")?;
+        fields.finish()?;
+        let done = self.control.rollback(&name, to.as_deref().filter(|to| !to.is_empty())).await;
+        Ok(done.map(Rollback::from).map_err(|error| ReplyError::NOT_AVAILABLE.because(error.to_string()))?)
     }
 }
 

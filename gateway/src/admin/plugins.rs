@@ -1,13 +1,12 @@
 //! The plugins as JSON, for the API and for pages.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::control::Control;
 use crate::plugin::failure::Cause;
-use crate::plugin::registry::PluginStatus;
+use crate::plugin::registry::{PluginStatus, RolledBack, seconds};
 
 /// Every plugin the folder has or had, and the chain that is live.
 #[derive(Serialize)]
@@ -28,6 +27,8 @@ struct Plugin {
     live: Option<Live>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Error>,
+    /// The versions that can be gone back to, the latest first.
+    versions: Vec<Version>,
     counts: Counts,
     kept: Kept,
 }
@@ -49,6 +50,47 @@ struct Live {
     generation: u64,
     /// Unix time in seconds.
     since: u64,
+}
+
+/// A version that is kept.
+#[derive(Serialize)]
+struct Version {
+    /// SHA-256 of the plugin file.
+    digest: String,
+    /// SHA-256 of the settings file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settings_digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<Box<str>>,
+    /// When it became live. Unix time in seconds.
+    since: u64,
+}
+
+/// What runs after a rollback.
+#[derive(Serialize)]
+pub(crate) struct Rollback {
+    name: Box<str>,
+    state: &'static str,
+    digest: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<Box<str>>,
+    /// SHA-256 of the file that ran before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced: Option<String>,
+    generation: u64,
+}
+
+impl From<RolledBack> for Rollback {
+    fn from(done: RolledBack) -> Self {
+        Self {
+            name: (&*done.name).into(),
+            state: done.state.as_str(),
+            digest: done.digest.wasm_hex(),
+            version: done.version,
+            replaced: done.replaced.map(|digest| digest.wasm_hex()),
+            generation: done.applied.generation,
+        }
+    }
 }
 
 /// Why the file in the folder does not run.
@@ -97,12 +139,18 @@ impl From<&PluginStatus> for Plugin {
             grants: live.grants.names(),
             digest: live.digest.wasm_hex(),
             generation: live.generation,
-            since: unix(live.since),
+            since: seconds(live.since),
         });
         let error = status.last_error.as_ref().map(|error| Error {
             code: error.code.as_str(),
             sentence: error.sentence.clone(),
-            at: unix(error.at),
+            at: seconds(error.at),
+        });
+        let versions = status.kept.iter().map(|kept| Version {
+            digest: kept.digest.wasm_hex(),
+            settings_digest: kept.digest.settings_hex(),
+            version: kept.version.clone(),
+            since: seconds(kept.since),
         });
         let counts = &status.counts;
         Self {
@@ -112,6 +160,7 @@ impl From<&PluginStatus> for Plugin {
             order: status.order,
             live,
             error,
+            versions: versions.collect(),
             counts: Counts {
                 calls: counts.calls,
                 rejections: counts.refusals,
@@ -129,8 +178,4 @@ impl From<&PluginStatus> for Plugin {
             },
         }
     }
-}
-
-fn unix(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

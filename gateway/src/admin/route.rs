@@ -121,7 +121,7 @@ impl Routes {
 
     async fn call(&self, call: Call, request: Request<Incoming>) -> Answer {
         match body(request).await {
-            Ok(body) => api::answer(&self.control, call, &body, self.publication_bytes_max),
+            Ok(body) => api::answer(&self.control, call, &body, self.publication_bytes_max).await,
             Err(answer) => *answer,
         }
     }

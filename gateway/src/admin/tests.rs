@@ -420,6 +420,7 @@ async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
         file: name.into(),
         wasm: Ok(Bytes::from_static(bytes)),
         settings: None,
+        fresh: false,
     };
     let applied = admin.registry.apply(vec![file("10-auth.wasm", b"abc"), file("20-bad.wasm", b"")]).await;
     admin.metrics.node.applied(&applied);
@@ -440,6 +441,16 @@ async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
         (&json!("bad"), &json!("refused"), &Value::Null)
     );
     assert_eq!((&bad["error"]["code"], &bad["error"]["sentence"]), (&json!("empty"), &json!("has no bytes")));
+    let versions = auth["versions"].as_array().unwrap();
+    assert_eq!((versions.len(), &versions[0]["digest"]), (1, &auth["digest"]));
+    for (name, to, sentence) in [
+        ("nobody", "", "there is no plugin `nobody`; /api/plugins names those there are"),
+        ("auth", "", "no earlier version of `auth` is kept"),
+        ("auth", "ba7816bf", "this version of `auth` runs already"),
+    ] {
+        let refused = admin.api("plugin_rollback", json!({"name": name, "to": to})).await;
+        assert_eq!(refused["error"], json!({"code": 108, "message": sentence}));
+    }
 }
 
 #[tokio::test]

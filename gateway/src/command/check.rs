@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{Failure, configuration, print};
+use crate::config::Plugins;
 use crate::plugin::grants::Grants;
 use crate::plugin::load::LoadError;
 use crate::plugin::registry::{Checked, Registry};
@@ -31,7 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     for warning in config.warnings() {
         let _ = writeln!(report, "warning  {warning}");
     }
-    let refused = plugins(&config.plugins.folder, &mut report);
+    let refused = plugins(&config.plugins, &mut report);
     print(&report)?;
     match refused? {
         0 => Ok(()),
@@ -41,9 +42,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// How many plugins are refused.
-fn plugins(folder: &Path, report: &mut String) -> Result<usize, Failure> {
-    let found = watch::scan(folder, &watch::Options::default())
-        .map_err(|error| Failure::Plugins(error.to_string()))?;
+fn plugins(plugins: &Plugins, report: &mut String) -> Result<usize, Failure> {
+    let folder = &plugins.folder;
+    let found =
+        watch::scan(folder, &plugins.watching()).map_err(|error| Failure::Plugins(error.to_string()))?;
     if found.is_empty() {
         let _ = writeln!(
             report,
@@ -84,12 +86,17 @@ fn or_nothing(grants: &Grants) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::plugin::load::LoadCode;
+
+    fn of(folder: &Path) -> Plugins {
+        Plugins { folder: folder.to_owned(), ..Config::default().plugins }
+    }
 
     #[test]
     fn a_folder_that_is_missing_is_named() {
         let missing = Path::new("/nonexistent/plugins");
-        let failure = plugins(missing, &mut String::new()).expect_err("there is no such folder");
+        let failure = plugins(&of(missing), &mut String::new()).expect_err("there is no such folder");
         assert_eq!(failure.exit_code(), 4);
         assert!(failure.to_string().contains("/nonexistent/plugins"), "{failure}");
     }
@@ -100,7 +107,7 @@ mod tests {
         std::fs::write(folder.path().join("10-text.wasm"), "hello").expect("writable");
         std::fs::write(folder.path().join("notes.txt"), "hello").expect("writable");
         let mut report = String::new();
-        assert_eq!(plugins(folder.path(), &mut report).expect("readable"), 1);
+        assert_eq!(plugins(&of(folder.path()), &mut report).expect("readable"), 1);
         assert!(report.starts_with("refused  10-text.wasm: not-wasm: "), "{report}");
         assert_eq!(report.lines().count(), 1, "{report}");
     }
@@ -109,7 +116,7 @@ mod tests {
     fn no_plugins_at_all_are_worth_a_warning() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut report = String::new();
-        assert_eq!(plugins(folder.path(), &mut report).expect("readable"), 0);
+        assert_eq!(plugins(&of(folder.path()), &mut report).expect("readable"), 0);
         assert!(report.starts_with("warning  "), "{report}");
     }
 

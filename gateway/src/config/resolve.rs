@@ -314,8 +314,20 @@ fn plugins(document: &Document<'_>) -> Plugins {
         let path = value.as_str().filter(|path| !path.contains('\0'))?;
         Some(Some(path).filter(|path| !path.is_empty()).map(PathBuf::from))
     });
+    let on_removal =
+        section.simple("on_removal", &r#""remove" or "keep""#, |value| match value.as_str()? {
+            "remove" => Some(OnRemoval::Remove),
+            "keep" => Some(OnRemoval::Keep),
+            _ => None,
+        });
+    let check_owner = section.flag("check_owner");
+    let watch = section.simple("watch", &r#""notify" or "poll""#, |value| match value.as_str()? {
+        "notify" => Some(Watch::Notify),
+        "poll" => Some(Watch::Poll),
+        _ => None,
+    });
     section.finish();
-    Plugins { folder, state_folder }
+    Plugins { folder, state_folder, on_removal, check_owner, watch }
 }
 
 fn drain(document: &Document<'_>) -> Drain {

@@ -96,6 +96,9 @@ fn every_key_reaches_its_own_field() {
         [plugins]
         folder = "/srv/rules"
         state_folder = "/srv/state"
+        on_removal = "keep"
+        check_owner = false
+        watch = "poll"
         [drain]
         deadline = "32s"
         closes_per_second = 33
@@ -154,7 +157,13 @@ fn every_key_reaches_its_own_field() {
             )]),
         },
         memory: Memory { channels_max: 28, inbox_deliveries_max: 2048, history_bytes_max: 30 << 20 },
-        plugins: Plugins { folder: "/srv/rules".into(), state_folder: Some("/srv/state".into()) },
+        plugins: Plugins {
+            folder: "/srv/rules".into(),
+            state_folder: Some("/srv/state".into()),
+            on_removal: OnRemoval::Keep,
+            check_owner: false,
+            watch: Watch::Poll,
+        },
         drain: Drain { deadline: Duration::from_secs(32), closes_per_second: 33 },
         log: Log { format: LogFormat::Json, filter: "warn,gateway=debug".to_owned() },
     };

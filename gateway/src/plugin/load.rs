@@ -105,6 +105,8 @@ impl LoadError {
 pub enum LoadCode {
     /// The file cannot be read.
     Unreadable,
+    /// Somebody else than the gateway's user and root could have written the file.
+    Untrusted,
     /// The file is larger than a plugin may be.
     TooLarge,
     /// The file name does not give a usable plugin name.
@@ -148,10 +150,26 @@ pub enum LoadCode {
 }
 
 impl LoadCode {
+    /// Whether a good file that is still being written can be refused like this.
+    pub const fn may_be_half_a_file(self) -> bool {
+        matches!(
+            self,
+            Self::Empty
+                | Self::NotWasm
+                | Self::Truncated
+                | Self::Malformed
+                | Self::CoreModuleWithoutInterface
+                | Self::InterfaceMismatch
+                | Self::NoHooks
+                | Self::Settings
+        )
+    }
+
     /// The stable spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unreadable => "unreadable",
+            Self::Untrusted => "untrusted",
             Self::TooLarge => "too-large",
             Self::InvalidName => "invalid-name",
             Self::DuplicateName => "duplicate-name",

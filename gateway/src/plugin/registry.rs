@@ -1,25 +1,34 @@
 //! Which plugins are live. Takes what lies in the folder, refuses what is bad, and gives every worker a new chain.
 
 mod found;
+mod version;
+mod record;
 mod prepare;
+mod rollback;
 mod status;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
-use self::prepare::{Prepared, Slot, State, duplicate, load, prepare, self_test};
+use self::prepare::{Means, Prepared, Slot, State, prepare};
+use self::version::{duplicate, load, self_test};
 use super::chain::Chain;
 use super::counters::PluginCounters;
 use super::grants::Grants;
-use super::load::{About, Code, LoadError, Loader};
+use super::load::{About, LoadError, Loader};
+use crate::disk::Archive;
 
 pub use self::found::{Digest, Found, plugin_name};
+pub use self::prepare::Loads;
+pub use self::record::{Kept, Record, VERSIONS_KEPT, at_seconds, seconds};
+pub use self::rollback::{RollbackError, RolledBack};
 pub use self::status::{LastError, LiveVersion, PluginState, PluginStatus};
 
 /// How long workers have to take a new chain before that is reported.
@@ -41,6 +50,8 @@ pub trait Workers: Send + Sync {
 pub struct Registry {
     loader: Arc<dyn Loader>,
     workers: Arc<dyn Workers>,
+    archive: Option<Arc<Archive>>,
+    keep_removed: bool,
     /// Held while a change is under way, so that changes happen one after the other.
     state: Arc<tokio::sync::Mutex<State>>,
     swap_timeout: Duration,
@@ -65,6 +76,8 @@ pub struct Applied {
     pub live: usize,
     /// Every file in the folder that is refused, with the reason.
     pub refused: Vec<(Box<str>, LoadError)>,
+    /// What loading came to this time.
+    pub loads: Loads,
 }
 
 /// What [`Registry::check`] says of a file.
@@ -84,7 +97,19 @@ impl Registry {
     /// Nothing is live; the workers are expected to start with [`Chain::empty`].
     pub fn new(loader: Arc<dyn Loader>, workers: Arc<dyn Workers>) -> Self {
         let (state, published) = (Arc::default(), Mutex::default());
-        Self { loader, workers, state, swap_timeout: SWAP_TIMEOUT, published }
+        let (archive, keep_removed) = (None, false);
+        Self { loader, workers, archive, keep_removed, state, swap_timeout: SWAP_TIMEOUT, published }
+    }
+
+    /// Keeps versions that were live in `archive`, and begins with what an earlier process left there.
+    pub fn with_archive(self, archive: Arc<Archive>) -> Self {
+        let state = State { records: archive.records(), ..State::default() };
+        Self { archive: Some(archive), state: Arc::new(tokio::sync::Mutex::new(state)), ..self }
+    }
+
+    /// Lets a plugin go on when its file is taken out of the folder.
+    pub fn keep_removed(self, keep_removed: bool) -> Self {
+        Self { keep_removed, ..self }
     }
 
     /// Makes the chain follow `found`, the complete content of the folder.
@@ -97,43 +122,68 @@ impl Registry {
     /// wait for them.
     pub async fn apply(&self, found: Vec<Found>) -> Applied {
         let begin = Instant::now();
-        let state = self.state.clone().lock_owned().await;
+        let before = self.state.clone().lock_owned().await;
+        match self.prepare(State::clone(&before), found).await {
+            Some(prepared) => self.install(before, prepared, begin).await,
+            None => self.current(),
+        }
+    }
+
+    /// The next state, prepared off this thread; `None`, with a line in the log, if everything stays as it is.
+    async fn prepare(&self, before: State, found: Vec<Found>) -> Option<Prepared> {
         let (loader, workers) = (self.loader.clone(), self.workers.count());
+        let (archive, keep_removed) = (self.archive.clone(), self.keep_removed);
         let prepared = spawn_blocking(move || {
-            let prepared = prepare(&state, &*loader, workers, found);
-            (state, prepared)
+            let means = Means { loader: &*loader, workers, archive: archive.as_deref(), keep_removed };
+            prepare(&before, &means, found)
         });
-        // The task does not panic: the loader's panics are caught.
-        let Ok((mut state, prepared)) = prepared.await else {
-            error!("failed to prepare the plugins: the task ended early; everything stays as it is");
-            return self.current();
-        };
-        let Prepared { state: next, chains, newly_refused } = match prepared {
-            Ok(prepared) => prepared,
-            Err((plugin, error)) => {
+        match prepared.await {
+            Ok(Ok(prepared)) => Some(prepared),
+            Ok(Err((plugin, error))) => {
                 error!(
                     plugin = &*plugin,
                     code = error.code().as_str(),
                     error = error.sentence(),
                     "failed to make instances of a live plugin for a new chain; everything stays as it is"
                 );
-                return self.current();
+                None
             }
-        };
+            // The task does not panic: the loader's panics are caught.
+            Err(_) => {
+                error!("failed to prepare the plugins: the task ended early; everything stays as it is");
+                None
+            }
+        }
+    }
+
+    /// Makes a prepared state the one that is live, and writes it down.
+    async fn install(
+        &self,
+        mut state: OwnedMutexGuard<State>,
+        prepared: Prepared,
+        begin: Instant,
+    ) -> Applied {
+        let Prepared { state: next, chains, newly_refused, loads, lost: _ } = prepared;
         let before = std::mem::replace(&mut *state, next);
         let changed = chains.is_some();
         let acknowledgements = chains.map(|chains| self.swap(state.generation, chains)).unwrap_or_default();
         self.publish(&before, &state);
-        let generation = state.generation;
         for file in &newly_refused {
-            log_refusal(file, &state);
+            report::refusal(file, &state);
         }
         if changed {
-            wait(acknowledgements, generation, self.swap_timeout).await;
-            log_change(&before, &state, begin.elapsed());
+            wait(acknowledgements, state.generation, self.swap_timeout).await;
         }
+        let took = changed.then(|| begin.elapsed());
+        let before = Arc::new(before);
+        if let Some(archive) = self.archive.clone() {
+            let (before, now) = (before.clone(), State::clone(&state));
+            let _ = spawn_blocking(move || write_down(&archive, &before, &now)).await;
+        }
+        // Said when it also holds after a restart.
+        report::change(&before, &state, took);
         drop(state);
-        Applied { changed, ..self.current() }
+        Applied { changed, loads, ..self.current() }
     }
 
     /// Every plugin of the folder in the order of the chain, then those that are not live.
@@ -142,6 +192,8 @@ impl Registry {
         let state = &published.state;
         let counts =
             |name: &str| state.counters.get(name).map(|counters| counters.read()).unwrap_or_default();
+        let kept =
+            |name: &str| state.records.get(name).map(|record| record.versions.clone()).unwrap_or_default();
         let live = |slot: &Slot| LiveVersion {
             about: slot.version.factory.about().clone(),
             grants: slot.version.grants.clone(),
@@ -155,9 +207,10 @@ impl Registry {
                 name: slot.version.name.clone(),
                 file: slot.file.clone(),
                 order: Some(order),
-                state: if refused.is_some() { PluginState::LiveOlder } else { PluginState::Live },
+                state: slot.standing,
                 live: Some(live(slot)),
                 last_error: refused.map(|refused| LastError::new(&refused.error, refused.at)),
+                kept: kept(&slot.version.name),
                 counts: counts(&slot.version.name),
             }
         });
@@ -170,6 +223,7 @@ impl Registry {
             state: PluginState::Refused,
             live: None,
             last_error: Some(LastError::new(&refused.error, refused.at)),
+            kept: if state.slot(&refused.name).is_none() { kept(&refused.name) } else { Vec::new() },
             // A second file of the same name has no numbers of its own.
             counts: if state.slot(&refused.name).is_none() {
                 counts(&refused.name)
@@ -184,6 +238,7 @@ impl Registry {
             state: PluginState::Removed,
             live: None,
             last_error: None,
+            kept: kept(&slot.version.name),
             counts: counts(&slot.version.name),
         });
         slots.chain(refused).chain(removed).collect()
@@ -236,7 +291,13 @@ impl Registry {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let State { generation, slots, refused, .. } = &published.state;
         let refused = refused.iter().map(|(file, refused)| (file.clone(), refused.error.clone()));
-        Applied { generation: *generation, changed: false, live: slots.len(), refused: refused.collect() }
+        Applied {
+            generation: *generation,
+            changed: false,
+            live: slots.len(),
+            refused: refused.collect(),
+            loads: Loads::default(),
+        }
     }
 }
 
@@ -255,47 +316,33 @@ async fn wait(acknowledgements: Vec<oneshot::Receiver<()>>, generation: u64, lon
     }
 }
 
-fn log_refusal(file: &str, state: &State) {
-    let Some(refused) = state.refused.get(file) else { return };
-    let serving = state.slot(&refused.name).is_some_and(|slot| &*slot.file == file);
-    let consequence = if serving { "its last good version goes on" } else { "it is left out" };
-    error!(
-        file,
-        code = refused.error.code().as_str(),
-        digest = refused.digest.short(),
-        "plugin refused: the file {}; {consequence}",
-        refused.error.sentence()
-    );
-}
-
-fn log_change(before: &State, now: &State, took: Duration) {
-    for slot in &now.slots {
-        let version = &slot.version;
-        let about = version.factory.about();
-        match before.slot(&version.name) {
-            Some(old) if Arc::ptr_eq(&old.version, version) => {}
-            old => info!(
-                plugin = &*version.name,
-                file = &*slot.file,
-                version = about.version.as_deref().unwrap_or("unknown"),
-                hooks = about.hooks.names().collect::<Vec<_>>().join(","),
-                digest = version.digest.short(),
-                replaces = old.map(|old| old.version.digest.short()),
-                compiled = version.factory.code() == Code::Compiled,
-                took_ms = version.took.as_millis() as u64,
-                generation = now.generation,
-                "plugin live"
-            ),
+/// Keeps the versions that became live and what runs of each plugin. A failure costs what an earlier version is for, and
+/// not the version that is live.
+fn write_down(archive: &Archive, before: &State, now: &State) {
+    let mut changed = before.records.len() != now.records.len();
+    for (name, record) in &now.records {
+        if before.records.get(name) == Some(record) {
+            continue;
+        }
+        changed = true;
+        let taken = now.slot(name).filter(|slot| slot.standing == PluginState::Live);
+        let found = taken.and_then(|slot| now.found.iter().flatten().find(|found| found.file == slot.file));
+        let kept = match found.map(|found| (&found.wasm, &found.settings)) {
+            Some((Ok(wasm), None)) => archive.keep(wasm, None),
+            Some((Ok(wasm), Some(Ok(settings)))) => archive.keep(wasm, Some(settings)),
+            _ => Ok(()),
+        };
+        if let Err(error) = kept.and_then(|()| archive.save(name, record)) {
+            error!(
+                plugin = &**name,
+                %error,
+                "failed to write down which version of a plugin runs; after a restart only the plugin folder counts"
+            );
         }
     }
-    for slot in &before.slots {
-        if now.slot(&slot.version.name).is_none() {
-            let (plugin, file, generation) = (&*slot.version.name, &*slot.file, now.generation);
-            info!(plugin, file, generation, "plugin taken out");
-        }
+    if changed && let Err(error) = archive.tidy(&now.records) {
+        warn!(%error, "failed to remove versions of plugins that are no longer needed");
     }
-    let chain = now.slots.iter().map(|slot| &*slot.version.name).collect::<Vec<_>>().join(" > ");
-    info!(generation = now.generation, chain, took_ms = took.as_millis() as u64, "plugin chain swapped");
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -173,6 +173,14 @@ impl Node {
             None,
             node.plugin_swaps.get(),
         )?;
+        let compiles = node.plugin_compiles.get();
+        writer.counter("plugin_compiles", "Plugin files that were compiled", None, compiles)?;
+        let hits = node.plugin_cache_hits.get();
+        let help = "Plugin files whose machine code was in the cache on disk";
+        writer.counter("plugin_cache_hits", help, None, hits)?;
+        let refusals = node.plugin_refusals.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let refusals = refusals.into_iter().map(|(code, count)| ([("code", code)], count));
+        writer.family("plugin_refusals", "Refusals of plugin files, by code", refusals)?;
         let responses = ADMIN_STATUSES.iter().zip(&node.admin_responses).map(|(status, counter)| {
             let status = if *status == 0 { "other".to_owned() } else { status.to_string() };
             ([("status", status)], counter.get())
@@ -199,6 +207,8 @@ fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result
     writer.gauges("plugin_live", "Whether a version of the plugin runs", each(running))?;
     let wanted = |plugin: &PluginStatus| u64::from(plugin.state == PluginState::Live);
     writer.gauges("plugin_current", "Whether the version in the folder runs", each(wanted))?;
+    let kept = |plugin: &PluginStatus| plugin.kept.len() as u64;
+    writer.gauges("plugin_versions_kept", "Versions that can be gone back to", each(kept))?;
     writer.family("plugin_calls", "Calls of hooks", each(|plugin| plugin.counts.calls))?;
     let failures = plugins.iter().flat_map(|plugin| {
         let label = |cause: Cause| [("plugin", &*plugin.name), ("cause", cause.as_str())];
@@ -292,7 +302,7 @@ mod tests {
     use super::*;
     use crate::plugin::counters::Counts;
     use crate::plugin::load::{LoadCode, LoadError};
-    use crate::plugin::registry::Applied;
+    use crate::plugin::registry::{Applied, Loads};
     use crate::plugin::state::Usage;
     use crate::protocol::code::Close;
 
@@ -304,6 +314,7 @@ mod tests {
             state: PluginState::Refused,
             live: None,
             last_error: None,
+            kept: Vec::new(),
             counts: Counts {
                 calls,
                 failures: [0, 7, 0, 0],
@@ -332,8 +343,13 @@ mod tests {
         metrics.worker(2).decision(DecisionOutcome::Denied);
         metrics.worker(2).command(Kind::PresenceStats);
         let refused = vec![("20-b.wasm".into(), LoadError::new(LoadCode::Empty, "is empty"))];
-        metrics.node.applied(&Applied { generation: 9, changed: true, live: 3, refused: refused.clone() });
-        metrics.node.applied(&Applied { generation: 9, changed: false, live: 3, refused });
+        let loads = Loads { compiled: 2, cached: 1, refused: vec![LoadCode::Empty] };
+        let applied = |changed, loads| {
+            let refused = refused.clone();
+            metrics.node.applied(&Applied { generation: 9, changed, live: 3, refused, loads });
+        };
+        applied(true, loads);
+        applied(false, Loads::default());
         metrics.node.admin_response("/metrics", 200);
         metrics.node.admin_response("/metrics", 418);
         let text = scrape(&metrics);
@@ -351,6 +367,10 @@ mod tests {
             "gateway_plugins_live 3",
             "gateway_plugins_refused 1",
             "gateway_plugin_swaps_total 1",
+            "gateway_plugin_compiles_total 2",
+            "gateway_plugin_cache_hits_total 1",
+            "gateway_plugin_refusals_total{code=\"empty\"} 1",
+            "gateway_plugin_versions_kept{plugin=\"auth\"} 0",
             "gateway_admin_responses_total{status=\"200\"} 1",
             "gateway_admin_responses_total{status=\"other\"} 1",
             "gateway_plugin_calls_total{plugin=\"auth\"} 5",

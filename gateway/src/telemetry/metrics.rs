@@ -3,10 +3,11 @@
 //!
 //! Every worker writes to its own counters on its own cache lines; they are summed when somebody looks.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{debug, warn};
 
@@ -337,6 +338,10 @@ pub struct NodeMetrics {
     pub(super) plugins_live: Gauge,
     pub(super) plugins_refused: Gauge,
     pub(super) plugin_swaps: SharedCounter,
+    pub(super) plugin_compiles: SharedCounter,
+    pub(super) plugin_cache_hits: SharedCounter,
+    /// By the code of the refusal: a closed set that the loader knows.
+    pub(super) plugin_refusals: Mutex<BTreeMap<&'static str, u64>>,
     pub(super) admin_responses: [SharedCounter; ADMIN_STATUSES.len()],
 }
 
@@ -351,6 +356,12 @@ impl NodeMetrics {
         self.plugins_refused.set(i64::try_from(applied.refused.len()).unwrap_or(i64::MAX));
         if applied.changed {
             self.plugin_swaps.inc();
+        }
+        self.plugin_compiles.add(applied.loads.compiled as u64);
+        self.plugin_cache_hits.add(applied.loads.cached as u64);
+        let mut refusals = self.plugin_refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        for code in &applied.loads.refused {
+            *refusals.entry(code.as_str()).or_default() += 1;
         }
     }
 

@@ -1,15 +1,18 @@
 //! What lies in a folder, and whether it has stopped changing.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tracing::info;
 
-use crate::plugin::load::{LoadCode, LoadError};
+use super::Options;
+use super::file::{Fingerprint, Mistrust, read};
+use crate::plugin::load::LoadError;
 use crate::plugin::registry::Found;
 
 /// Files that are looked at; a folder with more is a mistake, and the rest is left out.
@@ -19,23 +22,16 @@ const FILES_MAX: usize = 1000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FolderId(u64, u64);
 
-/// Changes when the file changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Fingerprint {
-    length: u64,
-    modified: Option<SystemTime>,
-    /// Device, inode and, in nanoseconds, the last change of anything about the file: catches a write of the same length
-    /// within the resolution of the modification time, and a file that took another's place.
-    identity: (u64, u64, i64),
-}
-
 /// A folder with plugins.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    /// Without links, as of the last look.
+    root: PathBuf,
     id: Option<FolderId>,
-    file_bytes_max: u64,
-    settle: Duration,
+    options: Options,
+    /// The gateway's.
+    user: u32,
     /// By file name, `.wasm` and `.toml`.
     files: BTreeMap<Box<str>, Tracked>,
     /// Names that were left out and said so, with why.
@@ -47,7 +43,10 @@ pub(super) struct Folder {
 struct Tracked {
     /// `None` while it is missing.
     seen: Option<Fingerprint>,
+    /// Since when it has been like this.
     since: Instant,
+    /// It has changed so recently that somebody may still be writing it.
+    fresh: bool,
     /// What counts until the file has settled.
     read: Option<(Fingerprint, Result<Bytes, LoadError>)>,
 }
@@ -59,13 +58,22 @@ pub(super) struct Look {
     pub(super) changed: bool,
     /// Something has changed too recently to be read.
     pub(super) restless: bool,
+    /// Something was read and may still be written on.
+    pub(super) fresh: bool,
 }
 
 impl Folder {
     /// The folder that has this name at each look: it may be a link that is changed to point elsewhere.
-    pub(super) fn new(path: &Path, file_bytes_max: u64, settle: Duration) -> Self {
-        let path = path.to_owned();
-        Self { path, id: None, file_bytes_max, settle, files: BTreeMap::new(), left_out: BTreeMap::new() }
+    pub(super) fn new(path: &Path, options: &Options) -> Self {
+        Self {
+            path: path.to_owned(),
+            root: PathBuf::new(),
+            id: None,
+            options: options.clone(),
+            user: rustix::process::geteuid().as_raw(),
+            files: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -77,11 +85,12 @@ impl Folder {
         self.id
     }
 
-    /// Reads everything as it is.
+    /// Reads everything as it is, and takes it for complete.
     pub(super) fn look_at_once(&mut self, now: Instant) -> io::Result<()> {
-        let settle = std::mem::take(&mut self.settle);
+        let settle = std::mem::take(&mut self.options.settle);
         let looked = self.look(now);
-        self.settle = settle;
+        self.options.settle = settle;
+        self.files.values_mut().for_each(|tracked| tracked.fresh = false);
         looked.map(|_| ())
     }
 
@@ -89,20 +98,25 @@ impl Folder {
     pub(super) fn look(&mut self, now: Instant) -> io::Result<Look> {
         let present = self.list()?;
         for (name, fingerprint) in &present {
-            let tracked =
-                self.files.entry(name.clone()).or_insert(Tracked { seen: None, since: now, read: None });
-            tracked.see(Some(*fingerprint), now);
+            let new = || Tracked { seen: None, since: now, fresh: true, read: None };
+            self.files.entry(name.clone()).or_insert_with(new).see(Some(*fingerprint), now);
         }
-        let mut look = Look { changed: false, restless: false };
-        let (path, settle, bytes_max) = (&self.path, self.settle, self.file_bytes_max);
+        let mut look = Look { changed: false, restless: false, fresh: false };
+        let (path, root, options) = (&self.path, &self.root, &self.options);
         self.files.retain(|name, tracked| {
             if !present.contains_key(name) {
                 tracked.see(None, now);
             }
+            let age = now.saturating_duration_since(tracked.since);
             if tracked.read.as_ref().map(|(fingerprint, _)| *fingerprint) == tracked.seen {
+                if tracked.fresh && age >= options.complete {
+                    tracked.fresh = false;
+                    look.changed = true;
+                }
+                look.fresh |= tracked.fresh;
                 return tracked.seen.is_some();
             }
-            if now.saturating_duration_since(tracked.since) < settle {
+            if age < options.settle {
                 look.restless = true;
                 return true;
             }
@@ -110,10 +124,15 @@ impl Folder {
                 look.changed = true;
                 return false;
             };
-            match read(&path.join(&**name), fingerprint, bytes_max) {
+            let content = match fingerprint.mistrust() {
+                Some(mistrust) => Some(Err(mistrust.error(path, name))),
+                None => read(root, name, fingerprint, options.file_bytes_max),
+            };
+            match content {
                 Some(content) => {
                     tracked.read = Some((fingerprint, content));
                     look.changed = true;
+                    look.fresh |= tracked.fresh;
                 }
                 None => {
                     tracked.since = now;
@@ -128,13 +147,15 @@ impl Folder {
     /// Every plugin that has settled, with its settings.
     pub(super) fn snapshot(&self) -> Vec<Found> {
         let content = |name: &str| self.files.get(name)?.read.as_ref().map(|(_, content)| content.clone());
+        let fresh = |name: &str| self.files.get(name).is_some_and(|tracked| tracked.fresh);
         let plugins = self.files.keys().filter_map(|file| {
-            let stem = file.strip_suffix(".wasm")?;
+            let settings = format!("{}.toml", file.strip_suffix(".wasm")?);
             Some(Found {
                 path: self.path.join(&**file),
                 file: file.clone(),
                 wasm: content(file)?,
-                settings: content(&format!("{stem}.toml")),
+                settings: content(&settings),
+                fresh: fresh(file) || fresh(&settings),
             })
         });
         plugins.collect()
@@ -143,7 +164,10 @@ impl Folder {
     /// The files that can be plugins or settings, with their fingerprints.
     fn list(&mut self) -> io::Result<BTreeMap<Box<str>, Fingerprint>> {
         let root = self.path.canonicalize()?;
-        self.id = Some(folder_id(&fs::metadata(&root)?));
+        let metadata = fs::metadata(&root)?;
+        self.id = Some(folder_id(&metadata));
+        let user = self.options.check_owner.then_some(self.user);
+        let open = user.and_then(|user| Mistrust::of_folder(&metadata, user));
         let mut present: BTreeMap<Box<str>, Fingerprint> = BTreeMap::new();
         let mut left_out: BTreeMap<Box<str>, &'static str> = BTreeMap::new();
         for entry in fs::read_dir(&self.path)? {
@@ -156,7 +180,7 @@ impl Folder {
             let fate = if present.len() >= FILES_MAX {
                 Err("there are too many files")
             } else {
-                self.judge(&root, name)
+                self.judge(&root, name, open)
             };
             match fate {
                 Ok(Some(fingerprint)) => {
@@ -181,11 +205,17 @@ impl Folder {
             }
         }
         self.left_out = left_out;
+        self.root = root;
         Ok(present)
     }
 
     /// Whether a name is looked at: `None` if it has gone meanwhile, an error with the reason to leave it out.
-    fn judge(&self, root: &Path, name: &str) -> Result<Option<Fingerprint>, &'static str> {
+    fn judge(
+        &self,
+        root: &Path,
+        name: &str,
+        folder: Option<Mistrust>,
+    ) -> Result<Option<Fingerprint>, &'static str> {
         if name.starts_with('.') || name.starts_with('#') || name.ends_with('~') {
             return Err("names like this are temporary");
         }
@@ -202,7 +232,9 @@ impl Folder {
         }
         let Ok(metadata) = fs::metadata(&path) else { return Ok(None) };
         if metadata.is_file() {
-            Ok(Some(Fingerprint::of(&metadata)))
+            let user = self.options.check_owner.then_some(self.user);
+            let mistrust = folder.or_else(|| Mistrust::of_file(&metadata, user?));
+            Ok(Some(Fingerprint::of(&metadata, mistrust)))
         } else {
             Err("it is not a regular file")
         }
@@ -214,76 +246,11 @@ impl Tracked {
         if self.seen != fingerprint {
             self.seen = fingerprint;
             self.since = now;
+            self.fresh = true;
         }
-    }
-}
-
-/// Reads a file that must still be the one with this fingerprint, before and after; `None` if it is not.
-fn read(path: &Path, expected: Fingerprint, bytes_max: u64) -> Option<Result<Bytes, LoadError>> {
-    if expected.length > bytes_max {
-        let sentence = format!("has {} bytes; a plugin has at most {bytes_max}", expected.length);
-        return Some(Err(LoadError::new(LoadCode::TooLarge, sentence)));
-    }
-    let unreadable = |error: io::Error| {
-        if error.kind() == io::ErrorKind::NotFound {
-            return None;
-        }
-        let sentence = format!("cannot be read: {error}; the gateway's user needs permission to read it");
-        Some(Err(LoadError::new(LoadCode::Unreadable, sentence)))
-    };
-    let is_expected =
-        |file: &File| file.metadata().is_ok_and(|now| now.is_file() && Fingerprint::of(&now) == expected);
-    let file = match open(path) {
-        Ok(file) => file,
-        Err(error) => return unreadable(error),
-    };
-    // What was opened may have taken the place of what was judged.
-    if !is_expected(&file) {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(expected.length as usize);
-    if let Err(error) = (&file).take(expected.length + 1).read_to_end(&mut bytes) {
-        return unreadable(error);
-    }
-    (bytes.len() as u64 == expected.length && is_expected(&file)).then(|| Ok(bytes.into()))
-}
-
-#[cfg(unix)]
-fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    // A pipe that took the file's place must not make this thread wait for a writer.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits();
-    OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)
-}
-
-#[cfg(not(unix))]
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).open(path)
-}
-
-impl Fingerprint {
-    fn of(metadata: &Metadata) -> Self {
-        #[cfg(unix)]
-        let identity = {
-            use std::os::unix::fs::MetadataExt;
-            let changed = metadata.ctime().wrapping_mul(1_000_000_000).wrapping_add(metadata.ctime_nsec());
-            (metadata.dev(), metadata.ino(), changed)
-        };
-        #[cfg(not(unix))]
-        let identity = (0, 0, 0);
-        Self { length: metadata.len(), modified: metadata.modified().ok(), identity }
     }
 }
 
 fn folder_id(metadata: &Metadata) -> FolderId {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        FolderId(metadata.dev(), metadata.ino())
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = metadata;
-        FolderId(0, 0)
-    }
+    FolderId(metadata.dev(), metadata.ino())
 }

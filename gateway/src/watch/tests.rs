@@ -23,7 +23,9 @@ impl Bench {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let mut folder = Folder::new(dir.path(), 100, Duration::from_millis(100));
+        let options =
+            Options { file_bytes_max: 100, settle: Duration::from_millis(100), ..Options::default() };
+        let mut folder = Folder::new(dir.path(), &options);
         let now = Instant::now();
         folder.look_at_once(now).unwrap();
         Self { dir, folder, now }
@@ -56,9 +58,11 @@ fn show(found: &[Found]) -> String {
     found.collect::<Vec<_>>().join(" ")
 }
 
-const QUIET: folder::Look = folder::Look { changed: false, restless: false };
-const RESTLESS: folder::Look = folder::Look { changed: false, restless: true };
-const CHANGED: folder::Look = folder::Look { changed: true, restless: false };
+const QUIET: folder::Look = folder::Look { changed: false, restless: false, fresh: false };
+const RESTLESS: folder::Look = folder::Look { restless: true, ..QUIET };
+const CHANGED: folder::Look = folder::Look { changed: true, ..QUIET };
+/// Changed, and perhaps not for the last time.
+const CHANGING: folder::Look = folder::Look { fresh: true, ..CHANGED };
 
 #[test]
 fn plugins_come_in_order_with_their_settings() {
@@ -77,8 +81,12 @@ fn a_file_counts_once_it_has_stopped_changing() {
     assert_eq!(bench.after(99), RESTLESS);
     assert_eq!(bench.after(99), RESTLESS, "the second write began the wait again");
     assert_eq!(bench.show(), "a.wasm=old");
-    assert_eq!(bench.after(1), CHANGED);
+    assert_eq!(bench.after(1), CHANGING);
     assert_eq!(bench.show(), "a.wasm=new");
+    assert!(bench.folder.snapshot()[0].fresh, "what is wrong with it is not yet believed");
+    assert_eq!(bench.after(599), folder::Look { fresh: true, ..QUIET });
+    assert_eq!(bench.after(1), CHANGED);
+    assert!(!bench.folder.snapshot()[0].fresh);
     assert_eq!(bench.after(1000), QUIET);
 }
 
@@ -90,7 +98,7 @@ fn a_file_that_is_removed_and_written_again_was_never_gone() {
     assert_eq!(bench.show(), "a.wasm=old");
     bench.write("a.wasm", "new");
     assert_eq!(bench.after(99), RESTLESS);
-    assert_eq!(bench.after(100), CHANGED);
+    assert_eq!(bench.after(100), CHANGING);
     assert_eq!(bench.show(), "a.wasm=new");
     fs::remove_file(bench.dir.path().join("a.wasm")).unwrap();
     bench.after(1);
@@ -104,7 +112,7 @@ fn unchanged_files_are_not_read_again() {
     let before = bench.folder.snapshot();
     bench.write("b.wasm", "C");
     bench.after(1);
-    assert_eq!(bench.after(100), CHANGED);
+    assert_eq!(bench.after(100), CHANGING);
     let after = bench.folder.snapshot();
     let pointer = |found: &Found| found.wasm.as_ref().unwrap().as_ptr();
     assert_eq!(pointer(&before[0]), pointer(&after[0]));
@@ -120,8 +128,87 @@ fn a_file_of_equal_length_that_took_the_place_is_noticed() {
     file.set_modified(modified).unwrap();
     fs::rename(bench.dir.path().join(".new"), bench.dir.path().join("a.wasm")).unwrap();
     assert_eq!(bench.after(1), RESTLESS);
-    assert_eq!(bench.after(100), CHANGED);
+    assert_eq!(bench.after(100), CHANGING);
     assert_eq!(bench.show(), "a.wasm=new");
+}
+
+#[test]
+fn settings_that_may_still_be_written_make_their_plugin_fresh() {
+    let mut bench = Bench::new(&[("a.wasm", "A"), ("b.wasm", "B")]);
+    bench.write("a.toml", "s");
+    bench.after(1);
+    bench.after(100);
+    let fresh = |bench: &Bench| bench.folder.snapshot().iter().map(|found| found.fresh).collect::<Vec<_>>();
+    assert_eq!(fresh(&bench), [true, false]);
+    bench.after(1000);
+    assert_eq!(fresh(&bench), [false, false]);
+}
+
+#[test]
+fn what_everybody_could_have_written_is_refused_until_the_mode_is_better() {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    let mut bench = Bench::new(&[("a.wasm", "A"), ("a.toml", "s"), ("b.wasm", "B")]);
+    let path = bench.dir.path().to_owned();
+    let mode = |name: &str, mode| fs::set_permissions(path.join(name), Permissions::from_mode(mode)).unwrap();
+    for (name, open, good, shown, why) in [
+        (
+            "a.wasm",
+            0o666,
+            0o644,
+            "a.wasm=<untrusted>+s b.wasm=B",
+            "may be written to by every user; run: chmod o-w",
+        ),
+        (
+            "a.toml",
+            0o646,
+            0o600,
+            "a.wasm=A+<untrusted> b.wasm=B",
+            "may be written to by every user; run: chmod o-w",
+        ),
+        (
+            "",
+            0o777,
+            0o700,
+            "a.wasm=<untrusted>+<untrusted> b.wasm=<untrusted>",
+            "lies in a folder that every user",
+        ),
+        (
+            "",
+            0o1777,
+            0o755,
+            "a.wasm=<untrusted>+<untrusted> b.wasm=<untrusted>",
+            "lies in a folder that every user",
+        ),
+    ] {
+        mode(name, open);
+        bench.after(1);
+        bench.after(100);
+        assert_eq!(bench.show(), shown);
+        let found = &bench.folder.snapshot()[0];
+        let error = found.wasm.as_ref().err().or_else(|| found.settings.as_ref()?.as_ref().err()).unwrap();
+        assert!(error.sentence().contains(why), "{error}");
+        mode(name, good);
+        bench.after(1);
+        bench.after(100);
+        assert_eq!(bench.show(), "a.wasm=A+s b.wasm=B");
+    }
+    mode("a.wasm", 0o666);
+    let trusting = Options { check_owner: false, ..Options::default() };
+    assert_eq!(show(&scan(&path, &trusting).unwrap()), "a.wasm=A+s b.wasm=B");
+}
+
+#[test]
+fn a_file_that_is_too_large_is_not_read() {
+    let bench = Bench::new(&[]);
+    // Without a single block on the disk: reading it would fill the memory.
+    let file = File::create(bench.dir.path().join("huge.wasm")).unwrap();
+    file.set_len(500 << 20).unwrap();
+    let begin = Instant::now();
+    let found = scan(bench.dir.path(), &Options::default()).unwrap();
+    let error = found[0].wasm.as_ref().unwrap_err();
+    assert_eq!(error.sentence(), "has 524288000 bytes; a plugin has at most 67108864");
+    assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -169,14 +256,14 @@ fn a_link_to_the_folder_may_be_changed_to_another_folder() {
     }
     let link = dir.path().join("plugins");
     symlink("1", &link).unwrap();
-    let mut folder = Folder::new(&link, 100, Duration::ZERO);
+    let mut folder = Folder::new(&link, &Options { settle: Duration::ZERO, ..Options::default() });
     let now = Instant::now();
     folder.look(now).unwrap();
     let first = folder.id();
     assert_eq!(show(&folder.snapshot()), "a.wasm=1");
     fs::remove_file(&link).unwrap();
     symlink("2", &link).unwrap();
-    assert_eq!(folder.look(now).unwrap(), CHANGED);
+    assert_eq!(folder.look(now).unwrap(), CHANGING);
     assert_eq!(show(&folder.snapshot()), "a.wasm=2");
     assert_ne!(folder.id(), first, "notifications have to follow");
 }
@@ -211,10 +298,11 @@ async fn a_dropped_file_is_announced_within_half_a_second() {
 async fn without_notifications_polling_finds_it() {
     let dir = tempfile::tempdir().unwrap();
     let (sender, mut events) = channel(1);
-    let folder = Folder::new(dir.path(), 100, Duration::from_millis(1));
+    let options = Options { settle: Duration::from_millis(1), ..Options::default() };
+    let folder = Folder::new(dir.path(), &options);
     let (wake, woken) = sync_channel(1);
     // As if subscribing had failed.
-    let notifications = Notifications { wake: sync_channel(1).0, active: None, failed: true };
+    let notifications = Notifications { wake: sync_channel(1).0, active: None, failed: true, wanted: true };
     let stop = Arc::new(AtomicBool::new(false));
     let watch =
         Watch { folder, notifications, poll: Duration::from_millis(10), woken, stop, changed: sender };

@@ -19,6 +19,8 @@ pub struct Found {
     pub wasm: Result<Bytes, LoadError>,
     /// The bytes of the settings file, if there is one.
     pub settings: Option<Result<Bytes, LoadError>>,
+    /// Either changed so recently that somebody may still be writing it: what is wrong with it is not yet worth a word.
+    pub fresh: bool,
 }
 
 /// Tells versions of a plugin apart.
@@ -46,10 +48,31 @@ impl Digest {
         self.wasm.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// SHA-256 of the settings file in hexadecimal, if there is one.
+    pub fn settings_hex(&self) -> Option<String> {
+        (self.settings != [0; 32]).then(|| self.settings.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Of the digests of both files in hexadecimal.
+    pub fn from_hex(wasm: &str, settings: Option<&str>) -> Option<Self> {
+        Some(Self { wasm: bytes(wasm)?, settings: settings.map_or(Some([0; 32]), bytes)? })
+    }
+
     /// The first twelve digits of [`wasm_hex`](Self::wasm_hex), for logs.
     pub fn short(&self) -> String {
         self.wasm[..6].iter().map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+fn bytes(hex: &str) -> Option<[u8; 32]> {
+    if hex.len() != 64 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 impl fmt::Debug for Digest {
@@ -116,6 +139,7 @@ mod tests {
             file: "a.wasm".into(),
             wasm: Ok(Bytes::from_static(wasm.as_bytes())),
             settings: settings.map(|text| Ok(Bytes::from_static(text.as_bytes()))),
+            fresh: false,
         };
         let digest = |wasm, settings| Digest::of(&found(wasm, settings));
         assert_eq!(digest("a", Some("s")), digest("a", Some("s")));

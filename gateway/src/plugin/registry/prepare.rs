@@ -1,38 +1,30 @@
 //! From files to a chain for every worker. Blocking: compiles, and configures instances.
 
 use std::collections::{BTreeMap, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
+
+use tracing::error;
 
 use super::found::{Digest, Found, plugin_name};
+use super::record::Record;
+use super::status::PluginState;
+use super::version::{Version, duplicate, load, self_test, warm};
+use crate::disk::Archive;
 use crate::plugin::counters::PluginCounters;
-use crate::plugin::failure::FailurePolicy;
-use crate::plugin::grants::Grants;
 use crate::plugin::link::Link;
-use crate::plugin::load::{About, Factory, LoadCode, LoadError, Loader};
-use crate::plugin::self_test::SelfTest;
-use crate::plugin::settings::{Limits, Settings};
-use crate::plugin::state::Bounds;
+use crate::plugin::load::{Code, LoadCode, LoadError, Loader};
 
-/// One version of a plugin that has proved to load.
-pub(super) struct Version {
-    pub(super) name: Arc<str>,
-    pub(super) digest: Digest,
-    pub(super) policy: FailurePolicy,
-    pub(super) grants: Grants,
-    pub(super) limits: Limits,
-    pub(super) state: Bounds,
-    pub(super) factory: Arc<dyn Factory>,
-    /// How long it took to make it, without instances.
-    pub(super) took: Duration,
-}
+/// Plugins whose file was taken out and of which something is kept.
+const REMOVED_MAX: usize = 64;
 
 /// A version in the chain.
 #[derive(Clone)]
 pub(super) struct Slot {
     pub(super) file: Box<str>,
     pub(super) version: Arc<Version>,
+    /// Why it is this version.
+    pub(super) standing: PluginState,
     pub(super) generation: u64,
     pub(super) since: SystemTime,
 }
@@ -56,12 +48,42 @@ pub(super) struct State {
     pub(super) refused: BTreeMap<Box<str>, Refused>,
     /// By plugin name. Kept while a plugin is gone, so that its numbers go on when it returns.
     pub(super) counters: HashMap<Arc<str>, Arc<PluginCounters>>,
+    /// By plugin name.
+    pub(super) records: BTreeMap<Arc<str>, Record>,
+    /// What lay in the folder; `None` before the first look.
+    pub(super) found: Option<Vec<Found>>,
 }
 
 impl State {
     pub(super) fn slot(&self, name: &str) -> Option<&Slot> {
         self.slots.iter().find(|slot| &*slot.version.name == name)
     }
+
+    /// The file that counts for a plugin: the first of its name.
+    pub(super) fn file_of(&self, name: &str) -> Option<&Found> {
+        let files = self.found.iter().flatten().filter(|found| plugin_name(&found.file) == Ok(name));
+        files.min_by(|a, b| a.file.cmp(&b.file))
+    }
+}
+
+/// What it takes to make a chain.
+pub(super) struct Means<'a> {
+    pub(super) loader: &'a dyn Loader,
+    pub(super) workers: usize,
+    pub(super) archive: Option<&'a Archive>,
+    /// Whether a plugin goes on when its file is taken out.
+    pub(super) keep_removed: bool,
+}
+
+/// What loading came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loads {
+    /// Files that were compiled.
+    pub compiled: usize,
+    /// Files whose machine code came from the cache on disk.
+    pub cached: usize,
+    /// Refusals that are new.
+    pub refused: Vec<LoadCode>,
 }
 
 /// The outcome for one set of files.
@@ -71,6 +93,48 @@ pub(super) struct Prepared {
     pub(super) chains: Option<Vec<Vec<Link>>>,
     /// Files refused now and not already before.
     pub(super) newly_refused: Vec<Box<str>>,
+    pub(super) loads: Loads,
+    /// Kept versions that were wanted and could not be brought back.
+    pub(super) lost: Vec<(Digest, LoadError)>,
+}
+
+/// Decides for every file and makes the instances. Changes nothing that is live.
+///
+/// Fails only if a plugin that is live already cannot be instantiated again; then everything stays as it is.
+pub(super) fn prepare(
+    before: &State,
+    means: &Means<'_>,
+    mut found: Vec<Found>,
+) -> Result<Prepared, (Arc<str>, LoadError)> {
+    found.sort_by(|a, b| a.file.cmp(&b.file));
+    let mut preparing = Preparing {
+        before,
+        means,
+        now: SystemTime::now(),
+        state: State {
+            generation: before.generation,
+            counters: before.counters.clone(),
+            records: before.records.clone(),
+            ..State::default()
+        },
+        candidates: Vec::new(),
+        newly_refused: Vec::new(),
+        loads: Loads::default(),
+        lost: Vec::new(),
+    };
+    // The first file of every name, loaded or not: which of two files counts must not depend on whether one is bad.
+    let mut first: HashMap<Arc<str>, &str> = HashMap::new();
+    for found in &found {
+        let name: Arc<str> = plugin_name(&found.file).unwrap_or(&found.file).into();
+        let first = *first.entry(name.clone()).or_insert(&found.file);
+        preparing.file(found, &name, first);
+    }
+    for (name, record) in &before.records {
+        if !first.contains_key(name) && record.running.is_some() && means.keep_removed {
+            preparing.fall_back(name, &record.file, PluginState::RemovedKept);
+        }
+    }
+    preparing.finish(found)
 }
 
 /// A version on its way into the chain, with its instances if it is new.
@@ -79,82 +143,191 @@ struct Candidate {
     links: Option<Vec<Link>>,
 }
 
-/// Decides for every file and makes the instances. Changes nothing that is live.
-///
-/// Fails only if a plugin that is live already cannot be instantiated again; then everything stays as it is.
-pub(super) fn prepare(
-    before: &State,
-    loader: &dyn Loader,
-    workers: usize,
-    mut found: Vec<Found>,
-) -> Result<Prepared, (Arc<str>, LoadError)> {
-    found.sort_by(|a, b| a.file.cmp(&b.file));
-    let now = SystemTime::now();
-    let generation = before.generation + 1;
-    let mut state =
-        State { generation: before.generation, counters: before.counters.clone(), ..State::default() };
-    let mut newly_refused = Vec::new();
-    let mut candidates: Vec<Candidate> = Vec::new();
-    // The first file of every name, loaded or not: which of two files counts must not depend on whether one is bad.
-    let mut first: HashMap<Arc<str>, &str> = HashMap::new();
+struct Preparing<'a> {
+    before: &'a State,
+    means: &'a Means<'a>,
+    now: SystemTime,
+    state: State,
+    candidates: Vec<Candidate>,
+    newly_refused: Vec<Box<str>>,
+    loads: Loads,
+    lost: Vec<(Digest, LoadError)>,
+}
 
-    for found in &found {
+impl Preparing<'_> {
+    /// Decides for one file of the folder.
+    fn file(&mut self, found: &Found, name: &Arc<str>, first: &str) {
         let digest = Digest::of(found);
-        let name: Arc<str> = plugin_name(&found.file).unwrap_or(&found.file).into();
-        let known = before.refused.get(&found.file).filter(|known| known.digest == digest);
-        let first = *first.entry(name.clone()).or_insert(&found.file);
-        let is_first = first == &*found.file;
-        let last_good = before.slot(&name).filter(|_| is_first);
-
-        let outcome = if !is_first {
-            Err(duplicate(&name, first))
-        } else if let Some(slot) = last_good.filter(|slot| slot.version.digest == digest) {
-            Ok(Candidate { slot: Slot { file: found.file.clone(), ..slot.clone() }, links: None })
-        } else if let Some(known) = known.filter(|known| known.error.is_final()) {
-            Err(known.error.clone())
-        } else {
-            let counters = state.counters.entry(name.clone());
-            let counters = counters.or_insert_with(|| Arc::new(PluginCounters::new(workers)));
-            load(loader, &name, found, digest).and_then(|version| {
-                let links = warm(&version, workers, counters)?;
-                self_test(loader, &version, found)?;
-                counters.state().set_bounds(version.state);
-                let slot = Slot { file: found.file.clone(), version, generation, since: now };
-                Ok(Candidate { slot, links: Some(links) })
-            })
-        };
-        match outcome {
-            Ok(candidate) => candidates.push(candidate),
+        let known = self.before.refused.get(&found.file).filter(|known| known.digest == digest);
+        if first != &*found.file {
+            self.refuse(found, name, digest, duplicate(name, first), known);
+            return;
+        }
+        let pinned = self.before.records.get(name).and_then(|record| record.pinned(digest));
+        if let Some(candidate) =
+            pinned.and_then(|pinned| self.recall(name, &found.file, pinned, PluginState::RolledBack))
+        {
+            if let Some(known) = known {
+                self.state.refused.insert(found.file.clone(), known.clone());
+            }
+            self.candidates.push(candidate);
+            return;
+        }
+        match self.take(found, name, digest, known) {
+            Ok(candidate) => self.candidates.push(candidate),
             Err(error) => {
-                let known = known.filter(|known| known.error == error);
-                if known.is_none() {
-                    newly_refused.push(found.file.clone());
+                // Somebody is probably still writing it: the next look decides.
+                if !(found.fresh && error.code().may_be_half_a_file()) {
+                    self.refuse(found, name, digest, error, known);
                 }
-                let at = known.map_or(now, |known| known.at);
-                state.refused.insert(found.file.clone(), Refused { name, digest, error, at });
-                if let Some(slot) = last_good {
-                    let slot = Slot { file: found.file.clone(), ..slot.clone() };
-                    candidates.push(Candidate { slot, links: None });
+                if self.before.records.get(name).is_some_and(|record| record.running.is_some()) {
+                    self.fall_back(name, &found.file, PluginState::LiveOlder);
                 }
             }
         }
     }
 
-    let unchanged = candidates.len() == before.slots.len()
-        && candidates
-            .iter()
-            .zip(&before.slots)
-            .all(|(new, old)| Arc::ptr_eq(&new.slot.version, &old.version));
-    let mut chains = None;
-    if !unchanged {
-        state.generation = generation;
-        let mut links: Vec<Vec<Link>> = (0..workers).map(|_| Vec::with_capacity(candidates.len())).collect();
-        for candidate in &mut candidates {
+    /// The version in the folder.
+    fn take(
+        &mut self,
+        found: &Found,
+        name: &Arc<str>,
+        digest: Digest,
+        known: Option<&Refused>,
+    ) -> Result<Candidate, LoadError> {
+        if let Some(running) = self.running(name, &found.file, digest, PluginState::Live) {
+            return Ok(running);
+        }
+        match known.filter(|known| known.error.is_final()) {
+            Some(known) => Err(known.error.clone()),
+            None => self.make(found, name, digest, PluginState::Live),
+        }
+    }
+
+    /// The version that runs, if it is this one.
+    fn running(&self, name: &str, file: &str, digest: Digest, standing: PluginState) -> Option<Candidate> {
+        let slot = self.before.slot(name).filter(|slot| slot.version.digest == digest)?;
+        Some(Candidate { slot: Slot { file: file.into(), standing, ..slot.clone() }, links: None })
+    }
+
+    /// A new version with its instances.
+    fn make(
+        &mut self,
+        found: &Found,
+        name: &Arc<str>,
+        digest: Digest,
+        standing: PluginState,
+    ) -> Result<Candidate, LoadError> {
+        let workers = self.means.workers;
+        let counters = self.state.counters.entry(name.clone());
+        let counters = counters.or_insert_with(|| Arc::new(PluginCounters::new(workers)));
+        let version = load(self.means.loader, name, found, digest)?;
+        match version.factory.code() {
+            Code::Compiled => self.loads.compiled += 1,
+            Code::Cached => self.loads.cached += 1,
+            Code::Shared => {}
+        }
+        let links = Some(warm(&version, workers, counters)?);
+        self_test(self.means.loader, &version, found)?;
+        counters.state().set_bounds(version.state);
+        let generation = self.before.generation + 1;
+        let slot = Slot { file: found.file.clone(), version, standing, generation, since: self.now };
+        Ok(Candidate { slot, links })
+    }
+
+    /// A version that was live before, from the chain or from the archive.
+    fn recall(
+        &mut self,
+        name: &Arc<str>,
+        file: &str,
+        digest: Digest,
+        standing: PluginState,
+    ) -> Option<Candidate> {
+        if let Some(running) = self.running(name, file, digest, standing) {
+            return Some(running);
+        }
+        let archive = self.means.archive?;
+        let read = archive.read(&digest).map_err(|error| {
+            LoadError::new(LoadCode::Unreadable, format!("cannot be read from the state folder: {error}"))
+        });
+        let made = read.and_then(|(wasm, settings)| {
+            let kept = Found {
+                path: file.into(),
+                file: file.into(),
+                wasm: Ok(wasm),
+                settings: settings.map(Ok),
+                fresh: false,
+            };
+            self.make(&kept, name, digest, standing)
+        });
+        made.map_err(|error| {
+            error!(
+                plugin = &**name,
+                digest = digest.short(),
+                code = error.code().as_str(),
+                "failed to bring back a version of a plugin: the file {}",
+                error.sentence()
+            );
+            self.lost.push((digest, error));
+        })
+        .ok()
+    }
+
+    /// Lets the version that ran last go on, or the latest of the others that still loads.
+    fn fall_back(&mut self, name: &Arc<str>, file: &str, standing: PluginState) {
+        let Some(record) = self.before.records.get(name) else { return };
+        let candidate = record.fallbacks().find_map(|digest| self.recall(name, file, digest, standing));
+        self.candidates.extend(candidate);
+    }
+
+    fn refuse(
+        &mut self,
+        found: &Found,
+        name: &Arc<str>,
+        digest: Digest,
+        error: LoadError,
+        known: Option<&Refused>,
+    ) {
+        let known = known.filter(|known| known.error == error);
+        if known.is_none() {
+            self.newly_refused.push(found.file.clone());
+            self.loads.refused.push(error.code());
+        }
+        let at = known.map_or(self.now, |known| known.at);
+        self.state.refused.insert(found.file.clone(), Refused { name: name.clone(), digest, error, at });
+    }
+
+    fn finish(mut self, found: Vec<Found>) -> Result<Prepared, (Arc<str>, LoadError)> {
+        // A plugin whose file is gone stands where it stood.
+        self.candidates.sort_by(|a, b| a.slot.file.cmp(&b.slot.file));
+        let old = &self.before.slots;
+        let same = |new: &Candidate, old: &Slot| Arc::ptr_eq(&new.slot.version, &old.version);
+        let unchanged = self.candidates.len() == old.len()
+            && self.candidates.iter().zip(old).all(|(new, old)| same(new, old));
+        let chains = if unchanged { None } else { Some(self.chains()?) };
+        self.remember();
+        self.state.slots = self.candidates.into_iter().map(|candidate| candidate.slot).collect();
+        self.state.found = Some(found);
+        Ok(Prepared {
+            state: self.state,
+            chains,
+            newly_refused: self.newly_refused,
+            loads: self.loads,
+            lost: self.lost,
+        })
+    }
+
+    fn chains(&mut self) -> Result<Vec<Vec<Link>>, (Arc<str>, LoadError)> {
+        self.state.generation = self.before.generation + 1;
+        let workers = self.means.workers;
+        let mut links: Vec<Vec<Link>> =
+            (0..workers).map(|_| Vec::with_capacity(self.candidates.len())).collect();
+        for candidate in &mut self.candidates {
             let version = &candidate.slot.version;
             let warmed = match candidate.links.take() {
                 Some(links) => links,
                 None => {
-                    let counters = &state.counters[&version.name];
+                    let counters = &self.state.counters[&version.name];
                     warm(version, workers, counters).map_err(|error| (version.name.clone(), error))?
                 }
             };
@@ -162,74 +335,34 @@ pub(super) fn prepare(
                 chain.push(link);
             }
         }
-        chains = Some(links);
+        Ok(links)
     }
-    state.slots = candidates.into_iter().map(|candidate| candidate.slot).collect();
-    Ok(Prepared { state, chains, newly_refused })
-}
 
-/// Everything up to instances.
-pub(super) fn load(
-    loader: &dyn Loader,
-    name: &Arc<str>,
-    found: &Found,
-    digest: Digest,
-) -> Result<Arc<Version>, LoadError> {
-    plugin_name(&found.file)?;
-    let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
-    let settings = match &found.settings {
-        None => Settings::default(),
-        Some(file) => Settings::parse(file.as_ref().map_err(Clone::clone)?).map_err(|mistakes| {
-            LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}"))
-        })?,
-    };
-    let begin = Instant::now();
-    // A compiler is large enough to have a bug that only one file in the world meets.
-    let factory =
-        catch_unwind(AssertUnwindSafe(|| loader.load(name, wasm, &settings))).unwrap_or_else(|_| {
-            Err(LoadError::new(
-                LoadCode::Compile,
-                "made the compiler panic; rebuild it with another optimisation level",
-            ))
-        })?;
-    let took = begin.elapsed();
-    factory.about().asks.check(&settings.grants, &settings_file(&found.file))?;
-    let Settings { failure: policy, grants, limits, state, .. } = settings;
-    Ok(Arc::new(Version { name: name.clone(), digest, policy, grants, limits, state, factory, took }))
-}
-
-/// Plays the test that the plugin carries, if it does.
-pub(super) fn self_test(loader: &dyn Loader, version: &Version, found: &Found) -> Result<(), LoadError> {
-    let About { asks, self_test: Some(section), .. } = version.factory.about() else { return Ok(()) };
-    let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
-    SelfTest::parse(section)?.run(loader, &version.name, wasm, asks, &version.limits).map(drop)
-}
-
-/// The file with the settings of a plugin file.
-fn settings_file(file: &str) -> String {
-    format!("{}.toml", file.strip_suffix(".wasm").unwrap_or(file))
-}
-
-/// One instance per worker.
-fn warm(version: &Version, workers: usize, counters: &Arc<PluginCounters>) -> Result<Vec<Link>, LoadError> {
-    (0..workers)
-        .map(|worker| {
-            let (name, factory) = (version.name.clone(), version.factory.clone());
-            Link::new(name, worker, version.policy, factory, counters.clone())
-        })
-        .collect()
-}
-
-pub(super) fn duplicate(name: &str, first: &str) -> LoadError {
-    let sentence =
-        format!("is the second plugin named `{name}`, after {first}; rename or remove one of them");
-    LoadError::new(LoadCode::DuplicateName, sentence)
-}
-
-impl LoadError {
-    /// Whether the same bytes will be refused again whatever else changes.
-    fn is_final(&self) -> bool {
-        // No room for an instance now says nothing about later, and a duplicate depends on other files.
-        !matches!(self.code(), LoadCode::Instantiate | LoadCode::DuplicateName | LoadCode::CompilerBusy)
+    /// Writes the records of what runs now and what no longer does.
+    fn remember(&mut self) {
+        let records = &mut self.state.records;
+        let runs = |name: &str| self.candidates.iter().any(|candidate| &*candidate.slot.version.name == name);
+        for (name, record) in records.iter_mut() {
+            if !runs(name) {
+                (record.running, record.pinned_over) = (None, None);
+            }
+        }
+        for Candidate { slot, .. } in &self.candidates {
+            let Version { name, digest, factory, .. } = &*slot.version;
+            let record = records.entry(name.clone()).or_insert_with(|| Record::new(&slot.file));
+            record.file = slot.file.clone();
+            if slot.standing == PluginState::Live && record.running != Some(*digest) {
+                record.became_live(*digest, factory.about().version.as_deref(), self.now);
+            }
+            if slot.standing != PluginState::RolledBack {
+                record.pinned_over = None;
+            }
+            record.running = Some(*digest);
+        }
+        let mut removed: Vec<_> = records.iter().filter(|(_, record)| record.running.is_none()).collect();
+        removed.sort_by_key(|(_, record)| record.versions.first().map(|kept| kept.since));
+        let excess = removed.len().saturating_sub(REMOVED_MAX);
+        let forgotten: Vec<Arc<str>> = removed[..excess].iter().map(|(name, _)| Arc::clone(name)).collect();
+        records.retain(|name, _| !forgotten.contains(name));
     }
 }

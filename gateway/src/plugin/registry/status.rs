@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::found::Digest;
+use super::record::Kept;
 use crate::plugin::counters::Counts;
 use crate::plugin::grants::Grants;
 use crate::plugin::load::{About, LoadCode, LoadError};
@@ -23,6 +24,8 @@ pub struct PluginStatus {
     pub live: Option<LiveVersion>,
     /// Why the file in the folder was refused, until a good one takes its place.
     pub last_error: Option<LastError>,
+    /// The versions that can be gone back to, the latest first.
+    pub kept: Vec<Kept>,
     /// What it did since its first load.
     pub counts: Counts,
 }
@@ -36,6 +39,10 @@ pub enum PluginState {
     LiveOlder,
     /// The version in the folder was refused and nothing runs.
     Refused,
+    /// An operator went back to an earlier version, which runs until the file in the folder changes.
+    RolledBack,
+    /// Its file was taken out of the folder, and its last version runs on because the configuration says so.
+    RemovedKept,
     /// Its file was taken out of the folder.
     Removed,
 }
@@ -47,6 +54,8 @@ impl PluginState {
             Self::Live => "live",
             Self::LiveOlder => "live-older",
             Self::Refused => "refused",
+            Self::RolledBack => "rolled-back",
+            Self::RemovedKept => "removed-kept",
             Self::Removed => "removed",
         }
     }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+mod past;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -193,6 +195,7 @@ fn found(file: &str) -> Found {
         file: format!("{name}.wasm").into(),
         wasm: Ok(Bytes::copy_from_slice(wasm.as_bytes())),
         settings: settings.map(|text| Ok(Bytes::from(format!("config.v = '{text}'")))),
+        fresh: false,
     }
 }
 
@@ -227,7 +230,8 @@ fn trace(chain: &mut Chain) -> String {
 async fn plugins_run_in_the_order_of_their_file_names_on_every_worker() {
     let bench = Bench::new();
     let applied = bench.apply("20-b=B 10-a=A 30-c=C").await;
-    assert_eq!(applied, Applied { generation: 1, changed: true, live: 3, refused: vec![] });
+    let loads = Loads::default();
+    assert_eq!(applied, Applied { generation: 1, changed: true, live: 3, refused: vec![], loads });
     assert_eq!(bench.trace(), "A B C");
     assert_eq!(bench.apply("25-a=A 20-b=B 30-c=C").await.generation, 2);
     assert_eq!(bench.trace(), "B A C", "renamed");

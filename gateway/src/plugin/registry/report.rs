@@ -1,0 +1,97 @@
+//! What the log says of a change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::prepare::{Slot, State};
+use super::status::PluginState;
+use crate::plugin::load::Code;
+
+/// A file was refused.
+pub(super) fn refusal(file: &str, state: &State) {
+    let Some(refused) = state.refused.get(file) else { return };
+    let serving = state.slot(&refused.name).is_some_and(|slot| &*slot.file == file);
+    let consequence = if serving { "its last good version goes on" } else { "it is left out" };
+    error!(
+        file,
+        code = refused.error.code().as_str(),
+        digest = refused.digest.short(),
+        "plugin refused: the file {}; {consequence}",
+        refused.error.sentence()
+    );
+}
+
+/// What became of each plugin; `took` if there is a new chain.
+pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
+    for slot in &now.slots {
+        let version = &slot.version;
+        let about = version.factory.about();
+        match before.slot(&version.name) {
+            Some(old) if Arc::ptr_eq(&old.version, version) => {}
+            old => info!(
+                plugin = &*version.name,
+                file = &*slot.file,
+                version = about.version.as_deref().unwrap_or("unknown"),
+                hooks = about.hooks.names().collect::<Vec<_>>().join(","),
+                state = slot.standing.as_str(),
+                digest = version.digest.short(),
+                replaces = old.map(|old| old.version.digest.short()),
+                compiled = version.factory.code() == Code::Compiled,
+                took_ms = version.took.as_millis() as u64,
+                generation = now.generation,
+                "plugin live"
+            ),
+        }
+    }
+    for slot in &now.slots {
+        standing(before, slot, now);
+    }
+    for (name, record) in &before.records {
+        // What ran before this process counts too.
+        if record.running.is_some() && now.slot(name).is_none() {
+            let (plugin, file, generation) = (&**name, &*record.file, now.generation);
+            if now.refused.values().any(|refused| refused.name == *name) {
+                error!(
+                    plugin,
+                    file, generation, "plugin taken out: its file is refused, and no earlier version loads"
+                );
+            } else {
+                info!(plugin, file, generation, "plugin taken out: its file was removed");
+            }
+        }
+    }
+    if let Some(took) = took {
+        let chain = now.slots.iter().map(|slot| &*slot.version.name).collect::<Vec<_>>().join(" > ");
+        info!(generation = now.generation, chain, took_ms = took.as_millis() as u64, "plugin chain swapped");
+    }
+}
+
+/// A plugin began to be something else than the file in the folder.
+fn standing(before: &State, slot: &Slot, now: &State) {
+    let (plugin, file, digest) = (&*slot.version.name, &*slot.file, slot.version.digest.short());
+    let old = before.slot(plugin).map(|old| (old.standing, old.version.digest));
+    if old == Some((slot.standing, slot.version.digest)) {
+        return;
+    }
+    match slot.standing {
+        PluginState::RolledBack => {
+            let in_folder = now.records.get(plugin).and_then(|record| record.pinned_over);
+            warn!(
+                plugin,
+                file,
+                digest,
+                in_folder = in_folder.map(|digest| digest.short()),
+                "plugin rolled back: an earlier version runs until the file in the folder changes"
+            );
+        }
+        PluginState::RemovedKept => warn!(
+            plugin,
+            file,
+            digest,
+            "the file of a plugin was removed; its last version goes on, as plugins.on_removal says"
+        ),
+        _ => {}
+    }
+}

@@ -1,0 +1,98 @@
+//! From one file to a version that is ready to serve. Blocking.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::found::{Digest, Found, plugin_name};
+use crate::plugin::counters::PluginCounters;
+use crate::plugin::failure::FailurePolicy;
+use crate::plugin::grants::Grants;
+use crate::plugin::link::Link;
+use crate::plugin::load::{About, Factory, LoadCode, LoadError, Loader};
+use crate::plugin::self_test::SelfTest;
+use crate::plugin::settings::{Limits, Settings};
+use crate::plugin::state::Bounds;
+
+/// One version of a plugin that has proved to load.
+pub(super) struct Version {
+    pub(super) name: Arc<str>,
+    pub(super) digest: Digest,
+    pub(super) policy: FailurePolicy,
+    pub(super) grants: Grants,
+    pub(super) limits: Limits,
+    pub(super) state: Bounds,
+    pub(super) factory: Arc<dyn Factory>,
+    /// How long it took to make it, without instances.
+    pub(super) took: Duration,
+}
+
+/// Everything up to instances.
+pub(super) fn load(
+    loader: &dyn Loader,
+    name: &Arc<str>,
+    found: &Found,
+    digest: Digest,
+) -> Result<Arc<Version>, LoadError> {
+    plugin_name(&found.file)?;
+    let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
+    let settings = match &found.settings {
+        None => Settings::default(),
+        Some(file) => Settings::parse(file.as_ref().map_err(Clone::clone)?).map_err(|mistakes| {
+            LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}"))
+        })?,
+    };
+    let begin = Instant::now();
+    // A compiler is large enough to have a bug that only one file in the world meets.
+    let factory =
+        catch_unwind(AssertUnwindSafe(|| loader.load(name, wasm, &settings))).unwrap_or_else(|_| {
+            Err(LoadError::new(
+                LoadCode::Compile,
+                "made the compiler panic; rebuild it with another optimisation level",
+            ))
+        })?;
+    let took = begin.elapsed();
+    factory.about().asks.check(&settings.grants, &settings_file(&found.file))?;
+    let Settings { failure: policy, grants, limits, state, .. } = settings;
+    Ok(Arc::new(Version { name: name.clone(), digest, policy, grants, limits, state, factory, took }))
+}
+
+/// Plays the test that the plugin carries, if it does.
+pub(super) fn self_test(loader: &dyn Loader, version: &Version, found: &Found) -> Result<(), LoadError> {
+    let About { asks, self_test: Some(section), .. } = version.factory.about() else { return Ok(()) };
+    let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
+    SelfTest::parse(section)?.run(loader, &version.name, wasm, asks, &version.limits).map(drop)
+}
+
+/// The file with the settings of a plugin file.
+fn settings_file(file: &str) -> String {
+    format!("{}.toml", file.strip_suffix(".wasm").unwrap_or(file))
+}
+
+/// One instance per worker.
+pub(super) fn warm(
+    version: &Version,
+    workers: usize,
+    counters: &Arc<PluginCounters>,
+) -> Result<Vec<Link>, LoadError> {
+    (0..workers)
+        .map(|worker| {
+            let (name, factory) = (version.name.clone(), version.factory.clone());
+            Link::new(name, worker, version.policy, factory, counters.clone())
+        })
+        .collect()
+}
+
+pub(super) fn duplicate(name: &str, first: &str) -> LoadError {
+    let sentence =
+        format!("is the second plugin named `{name}`, after {first}; rename or remove one of them");
+    LoadError::new(LoadCode::DuplicateName, sentence)
+}
+
+impl LoadError {
+    /// Whether the same bytes will be refused again whatever else changes.
+    pub(super) fn is_final(&self) -> bool {
+        // No room for an instance now says nothing about later, and a duplicate depends on other files.
+        !matches!(self.code(), LoadCode::Instantiate | LoadCode::DuplicateName | LoadCode::CompilerBusy)
+    }
+}
