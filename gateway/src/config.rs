@@ -7,8 +7,9 @@ mod origin;
 mod read;
 mod resolve;
 mod units;
+mod upstream;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -21,6 +22,7 @@ pub use mistake::{ConfigErrors, Mistake};
 /// For the origins that plugins are granted, which are written the same way.
 pub(crate) use origin::normal as origin;
 
+use crate::egress::Url;
 use crate::protocol::channel::{Channel, Target};
 
 /// The shipped defaults: a commented TOML file with every key.
@@ -55,6 +57,8 @@ pub struct Config {
     pub memory: Memory,
     /// Plugins.
     pub plugins: Plugins,
+    /// Where events of plugins go, by name.
+    pub upstreams: BTreeMap<Box<str>, Upstream>,
     /// Stopping.
     pub drain: Drain,
     /// Log lines.
@@ -264,6 +268,33 @@ impl Plugins {
     }
 }
 
+/// An HTTP endpoint that gets events of plugins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Where each event is posted.
+    pub url: Url,
+    /// What events are signed with.
+    pub secret: Option<SigningKey>,
+    /// Time for one attempt.
+    pub timeout: Duration,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// Longest pause before the second attempt.
+    pub retry_pause_min: Duration,
+    /// Longest pause at all.
+    pub retry_pause_max: Duration,
+    /// Events sent at a time.
+    pub in_flight_max: usize,
+    /// Events that wait or are under way.
+    pub queue_events_max: usize,
+    /// Bytes of these events.
+    pub queue_bytes_max: usize,
+    /// Where events go that were given up.
+    pub dead_letter: Option<PathBuf>,
+    /// Size of that file, and of the older one beside it.
+    pub dead_letter_bytes_max: usize,
+}
+
 /// Stopping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
@@ -313,30 +344,46 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Bytes that sign, and are never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKey(Box<[u8]>);
+
+impl SigningKey {
+    /// The bytes, for the one place that signs.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 impl Config {
-    /// Reads a file and the environment. Relative folders of `plugins` then begin at the folder of the file.
+    /// Reads a file and the environment. Relative paths in it begin at the folder of the file.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let origin = path.display().to_string();
         let text = read_file(path).map_err(|sentence| {
             ConfigErrors::new(vec![Mistake { origin: origin.clone(), position: None, key: None, sentence }])
         })?;
-        let mut config = resolve::resolve(&text, &origin, &environment)?.0;
-        if let Some(folder) = path.parent() {
-            let plugins = &mut config.plugins;
-            plugins.folder = folder.join(&plugins.folder);
-            plugins.state_folder = plugins.state_folder.as_ref().map(|state| folder.join(state));
-        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut config = resolve::resolve(&text, &origin, folder, &environment)?.0;
+        let plugins = &mut config.plugins;
+        plugins.folder = folder.join(&plugins.folder);
+        plugins.state_folder = plugins.state_folder.as_ref().map(|state| folder.join(state));
         Ok(config)
     }
 
     /// The defaults and the environment, for a gateway without a file.
     pub fn load_defaults() -> Result<Self, ConfigErrors> {
-        Ok(resolve::resolve("", "default.toml", &environment)?.0)
+        Ok(resolve::resolve("", "default.toml", Path::new(""), &environment)?.0)
     }
 
     /// Reads a text over the defaults, without the environment; `origin` names it in messages.
     pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigErrors> {
-        Ok(resolve::resolve(text, origin, &|_| None)?.0)
+        Ok(resolve::resolve(text, origin, Path::new(""), &|_| None)?.0)
     }
 
     /// What is allowed and yet worth a line in the log at every start.

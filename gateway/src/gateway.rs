@@ -18,12 +18,14 @@ use crate::config::{Config, OnRemoval};
 use crate::connection::id::ConnectionIds;
 use crate::control::{self, Control};
 use crate::disk::StateFolder;
+use crate::egress;
 use crate::inbox::{Delivery, Inbox};
 use crate::plugin::chain::Chain;
 use crate::plugin::registry::{Registry, Workers};
 use crate::shutdown::Phase;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::site::Site;
+use crate::upstream::{Stop, Upstreams};
 use crate::wasm::{Loader, LoaderConfig};
 use crate::watch::{self as folder, Changed, Watcher};
 use crate::worker;
@@ -61,6 +63,7 @@ struct Shared {
     backplane: Arc<dyn Backplane>,
     metrics: Arc<Metrics>,
     registry: Arc<Registry>,
+    upstreams: Arc<Upstreams>,
 }
 
 /// How the registry reaches the workers.
@@ -98,9 +101,6 @@ impl Gateway {
         let watcher = folder::start(&config.plugins.folder, &config.plugins.watching(), changed)
             .context("failed to watch `plugins.folder`")?;
         let state = StateFolder::open(&config.plugins.state_folder(), &config.plugins.folder)?;
-        let loader = Loader::new(&LoaderConfig::default())
-            .context("failed to start the WebAssembly engine")?
-            .with_artifacts(Arc::new(state.artifacts()));
         let random = || {
             getrandom::u64()
                 .map_err(|error| anyhow::anyhow!("failed to get random bytes from the system: {error}"))
@@ -112,6 +112,12 @@ impl Gateway {
         let backplane: Arc<dyn Backplane> =
             Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?));
         let metrics = Metrics::new(config.listen.workers);
+        let client = egress::Client::new();
+        let upstreams = Upstreams::new(&config.upstreams, client, &metrics.node, clock, random()?);
+        let loader = Loader::new(&LoaderConfig::default())
+            .context("failed to start the WebAssembly engine")?
+            .with_upstreams(upstreams.clone())
+            .with_artifacts(Arc::new(state.artifacts()));
         let registry = Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone())))
             .with_archive(Arc::new(state.archive()))
             .keep_removed(config.plugins.on_removal == OnRemoval::Keep);
@@ -127,7 +133,7 @@ impl Gateway {
             node: format!("{:016x}", random()?).into(),
         });
         let site = make_site.map(|make_site| make_site(&control));
-        let parts = Shared { backplane, metrics, registry };
+        let parts = Shared { backplane, metrics, registry, upstreams };
         Ok(Self {
             config,
             clock,
@@ -160,7 +166,8 @@ impl Gateway {
     pub fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
-            .max_blocking_threads(2)
+            // Look-ups of names wait on a thread each, and must not keep plugins from being loaded.
+            .max_blocking_threads(8)
             .thread_name("control")
             .enable_all()
             .build()
@@ -174,6 +181,7 @@ impl Gateway {
                 listener,
                 inbox: inbox.clone(),
                 backplane: self.parts.backplane.clone(),
+                upstreams: self.parts.upstreams.clone(),
                 metrics: self.parts.metrics.clone(),
                 admission: admission.clone(),
                 site: self.site.clone(),
@@ -200,6 +208,8 @@ impl Gateway {
             if let Some(listener) = self.admin {
                 tokio::spawn(admin::serve(listener, self.config.clone(), self.control.clone()));
             }
+            let (stop_upstreams, stopped) = watch::channel(Stop::No);
+            let upstreams = tokio::spawn(self.parts.upstreams.run(stopped));
             let mut folder = self.folder;
             let registry = self.parts.registry;
             let metrics = self.parts.metrics;
@@ -225,7 +235,8 @@ impl Gateway {
                 () = &mut stop => (),
             }
             tracing::info!(deadline = ?drain, "going down: not ready, not accepting");
-            phase.send_replace(Phase::Draining { until: clock.now().at + drain });
+            let until = clock.now().at + drain;
+            phase.send_replace(Phase::Draining { until });
             let joined = tokio::task::spawn_blocking(move || {
                 for worker in workers {
                     match worker.join() {
@@ -236,6 +247,9 @@ impl Gateway {
                 }
             });
             let _ = joined.await;
+            // Every connection has said its last word: what it emitted has the rest of the time.
+            stop_upstreams.send_replace(Stop::At(until));
+            let _ = upstreams.await;
         });
         drop(self.watcher);
         runtime.shutdown_timeout(Duration::from_secs(1));

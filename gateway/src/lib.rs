@@ -25,6 +25,9 @@ pub mod backplane;
 pub mod inbox;
 pub mod outbound;
 
+pub mod egress;
+pub mod upstream;
+
 pub mod worker;
 pub mod gateway;
 pub mod control;

@@ -2,6 +2,7 @@
 
 pub mod exposition;
 pub mod metrics;
+pub mod upstream;
 
 use std::io::IsTerminal;
 

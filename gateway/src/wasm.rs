@@ -24,6 +24,7 @@ mod call;
 
 mod host;
 mod wasi;
+mod outside;
 mod output;
 mod environment;
 mod limits;

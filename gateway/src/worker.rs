@@ -34,6 +34,7 @@ use crate::telemetry::metrics::{Metrics, Refused};
 use crate::transport::handshake::{Accepted, Handshake};
 use crate::transport::site::Site;
 use crate::transport::websocket::{Inlet, WebSocket};
+use crate::upstream::Upstreams;
 
 /// Sockets written before other tasks get their turn.
 const FLUSHES_MAX: usize = 256;
@@ -57,6 +58,8 @@ pub struct Parts {
     pub inbox: Arc<Inbox>,
     /// The other workers.
     pub backplane: Arc<dyn Backplane>,
+    /// Where events of plugins go.
+    pub upstreams: Arc<Upstreams>,
     /// Counters of all workers.
     pub metrics: Arc<Metrics>,
     /// How many connections the node may have.
@@ -94,7 +97,8 @@ pub fn run(parts: Parts) -> std::io::Result<()> {
 async fn serve(parts: Parts) -> std::io::Result<()> {
     let listener = TcpListener::from_std(parts.listener)?;
     let hub = Hub::new(parts.ids);
-    let local = Local::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone());
+    let local = Local::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
+        .with_upstreams(parts.upstreams);
     let worker = Rc::new(Worker {
         local: Rc::new(local),
         ids: parts.ids,

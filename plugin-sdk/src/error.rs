@@ -37,6 +37,12 @@ pub enum HostErrorKind {
     TooLarge,
     /// A value that is not a number, or would be too large a number.
     NotANumber,
+    /// Not granted in the plugin's settings file.
+    NotGranted,
+    /// No upstream of this name in the gateway's configuration.
+    NoSuchUpstream,
+    /// Full, or too much at a time: it may work later.
+    Busy,
     /// A code that this SDK does not know.
     Unknown(u32),
 }
@@ -57,6 +63,9 @@ impl HostErrorKind {
             Self::NotAvailable => 10,
             Self::TooLarge => 11,
             Self::NotANumber => 12,
+            Self::NotGranted => 20,
+            Self::NoSuchUpstream => 21,
+            Self::Busy => 22,
             Self::Unknown(number) => number,
         }
     }
@@ -76,6 +85,9 @@ impl HostErrorKind {
             10 => Self::NotAvailable,
             11 => Self::TooLarge,
             12 => Self::NotANumber,
+            20 => Self::NotGranted,
+            21 => Self::NoSuchUpstream,
+            22 => Self::Busy,
             _ => Self::Unknown(number),
         }
     }

@@ -99,6 +99,23 @@ impl Context {
         host::disconnect(Refusal { code, reason: reason.into() })
     }
 
+    /// Sends a payload to an upstream of the gateway's configuration: an HTTP endpoint behind it. The operator grants
+    /// upstreams by name. Delivered off the path of messages and at least once: the receiver may see an event again, with
+    /// the same id.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](HostErrorKind::Busy) if the queue of the upstream is full, [`NotGranted`](HostErrorKind::NotGranted) and
+    /// [`NoSuchUpstream`](HostErrorKind::NoSuchUpstream) until the operator changes a file.
+    pub fn emit(&self, upstream: &str, payload: &[u8]) -> Result<(), HostError> {
+        host::emit(upstream, payload)
+    }
+
+    /// Sends a value as JSON to an upstream, see [`emit`](Self::emit).
+    pub fn emit_json(&self, upstream: &str, value: &(impl Serialize + ?Sized)) -> Result<(), HostError> {
+        self.emit(upstream, &to_json(value)?)
+    }
+
     /// Sets an attribute of the connection; an empty value removes it.
     pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), HostError> {
         host::set_attribute(name, value)

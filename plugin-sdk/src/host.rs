@@ -72,6 +72,10 @@ pub(crate) fn increment(key: &str, by: i64, ttl: Option<u64>) -> Result<i64, Hos
     key_value::increment(key, by, ttl).map_err(HostError::from)
 }
 
+pub(crate) fn emit(upstream: &str, payload: &[u8]) -> Result<(), HostError> {
+    effects::emit(upstream, payload).map_err(HostError::from)
+}
+
 pub(crate) fn log(level: Level, message: &str) {
     lines::line(level.number(), message);
 }

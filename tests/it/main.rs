@@ -15,6 +15,7 @@ mod failures;
 mod hostile;
 mod grants;
 mod hooks;
+mod upstreams;
 mod swap;
 mod malformed;
 mod origins;

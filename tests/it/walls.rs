@@ -87,8 +87,17 @@ fn one_module_names_the_websocket_library() {
 }
 
 #[test]
-fn http_stays_in_the_handshake_and_the_admin_listener() {
-    check("hyper", &["transport/handshake.rs", "admin", "command/api.rs"]);
+fn http_stays_at_the_edges() {
+    check("hyper", &["transport/handshake.rs", "admin", "command/api.rs", "egress"]);
+    check("hyper_util", &["transport/handshake.rs", "admin", "command/api.rs", "egress"]);
+}
+
+#[test]
+fn one_module_makes_connections_and_judges_certificates() {
+    check("TcpStream::connect", &["command/api.rs", "egress/connect.rs"]);
+    check("lookup_host", &["egress/connect.rs"]);
+    check("rustls", &["egress/tls.rs"]);
+    check("tokio_rustls", &["egress/connect.rs", "egress/tls.rs"]);
 }
 
 #[test]
@@ -127,7 +136,7 @@ fn only_the_clock_reads_clocks_on_the_path_of_a_message() {
     let path =
         &["protocol", "connection", "hub", "backplane", "outbound.rs", "inbox.rs", "worker.rs", "accept.rs"];
     forbid(path, &["SystemTime", "elapsed"]);
-    check("UNIX_EPOCH", &["clock.rs", "admin", "demo", "plugin/registry", "wasm"]);
+    check("UNIX_EPOCH", &["clock.rs", "admin", "demo", "plugin/registry", "upstream/deliver.rs", "wasm"]);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 mod artifacts;
 mod client;
+mod endpoint;
 mod folder;
 mod gateway;
 mod http;
@@ -24,6 +25,7 @@ pub mod token;
 
 pub use artifacts::{Target, gateway_binary, target_folder, wasm, wasm_for};
 pub use client::{Client, Refused};
+pub use endpoint::{Endpoint, Received, Reply};
 pub use folder::Folder;
 pub use gateway::{API_KEY, Builder, Gateway};
 pub use http::{Answer, request};

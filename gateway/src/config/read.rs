@@ -241,6 +241,11 @@ impl<'i> Section<'_, 'i> {
         }
     }
 
+    /// Whether the document has the table.
+    pub(super) fn is_present(&self) -> bool {
+        self.user.is_some()
+    }
+
     /// Notes that the table must not have its name.
     pub(super) fn misnamed(&self, name: &str, accepted: &str) {
         self.document.refuse(&self.path, self.span.clone(), &quoted(name), accepted);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -14,20 +14,21 @@ use super::origin;
 use super::read::{Document, Section, Wrong, found};
 use super::*;
 
-const SECOND: u64 = 1_000;
-const MINUTE: u64 = 60 * SECOND;
+pub(super) const SECOND: u64 = 1_000;
+pub(super) const MINUTE: u64 = 60 * SECOND;
 const DAY: u64 = 24 * 60 * MINUTE;
-const KIB: u64 = 1 << 10;
+pub(super) const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+pub(super) const GIB: u64 = 1 << 30;
 const CONNECTIONS_MAX: u64 = 10_000_000;
 const HEADERS_KEPT_MAX: usize = 32;
 const NAMESPACE_NAME_BYTES_MAX: usize = 64;
 
-/// Reads a text over the defaults; also tells which keys were asked for.
+/// Reads a text over the defaults, with paths that begin at `folder`; also tells which keys were asked for.
 pub(super) fn resolve(
     text: &str,
     origin: &str,
+    folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Config, BTreeSet<String>), ConfigErrors> {
     let document = Document::parse(origin, text, DEFAULTS)?;
@@ -43,6 +44,7 @@ pub(super) fn resolve(
         namespaces: namespaces(&document),
         memory: memory(&document),
         plugins: plugins(&document),
+        upstreams: upstream::upstreams(&document, folder, environment),
         drain: drain(&document),
         log: log(&document),
     };

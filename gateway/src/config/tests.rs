@@ -16,7 +16,7 @@ fn shipped_keys() -> BTreeSet<String> {
 
 #[test]
 fn the_shipped_file_has_exactly_the_keys_that_are_read() {
-    let (_, read) = resolve::resolve("", "default.toml", &|_| None).unwrap();
+    let (_, read) = resolve::resolve("", "default.toml", Path::new(""), &|_| None).unwrap();
     assert_eq!(read, shipped_keys());
 }
 
@@ -99,6 +99,17 @@ fn every_key_reaches_its_own_field() {
         on_removal = "keep"
         check_owner = false
         watch = "poll"
+        [upstreams.orders]
+        url = "https://hooks.example/orders"
+        timeout = "34s"
+        retries = 3
+        retry_pause_min = "36ms"
+        retry_pause_max = "37s"
+        in_flight_max = 38
+        queue_events_max = 39
+        queue_bytes_max = "40MiB"
+        dead_letter = "dead.jsonl"
+        dead_letter_bytes_max = "42MiB"
         [drain]
         deadline = "32s"
         closes_per_second = 33
@@ -164,6 +175,22 @@ fn every_key_reaches_its_own_field() {
             check_owner: false,
             watch: Watch::Poll,
         },
+        upstreams: BTreeMap::from([(
+            "orders".into(),
+            Upstream {
+                url: Url::parse("https://hooks.example/orders").unwrap(),
+                secret: None,
+                timeout: Duration::from_secs(34),
+                retries: 3,
+                retry_pause_min: Duration::from_millis(36),
+                retry_pause_max: Duration::from_secs(37),
+                in_flight_max: 38,
+                queue_events_max: 39,
+                queue_bytes_max: 40 << 20,
+                dead_letter: Some("dead.jsonl".into()),
+                dead_letter_bytes_max: 42 << 20,
+            },
+        )]),
         drain: Drain { deadline: Duration::from_secs(32), closes_per_second: 33 },
         log: Log { format: LogFormat::Json, filter: "warn,gateway=debug".to_owned() },
     };
@@ -192,7 +219,7 @@ fn invalid_files_are_refused_with_the_messages_beside_them() {
 fn a_key_in_the_environment_wins_over_the_file() {
     let with = |text, value: Option<&str>| {
         let environment = |name: &str| value.filter(|_| name == API_KEY_VARIABLE).map(str::to_owned);
-        resolve::resolve(text, "a.toml", &environment).map(|(config, _)| config.admin.api_key)
+        resolve::resolve(text, "a.toml", Path::new(""), &environment).map(|(config, _)| config.admin.api_key)
     };
     let file = "admin.api_key = \"from-the-file\"";
     assert_eq!(with(file, Some("from-outside")), Ok(Some(Secret::new("from-outside"))));
@@ -259,5 +286,39 @@ fn what_is_open_on_purpose_is_warned_about() {
     ] {
         let warnings = Config::parse(text, "a.toml").unwrap().warnings();
         assert!(matches!(&warnings[..], [one] if one.contains(word)), "{warnings:?}");
+    }
+}
+
+#[test]
+fn the_secret_of_an_upstream_comes_from_elsewhere_and_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("key"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    let environment = |name: &str| match name {
+        "KEY" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
+        "SHORT" => Some("correct-horse".to_owned()),
+        "BROKEN" => Some("whsec_correct*horse*battery*staple".to_owned()),
+        _ => None,
+    };
+    let with = |secret: &str| {
+        let text = format!("[upstreams.a]\nurl = 'http://a.example'\nsecret = '{secret}'");
+        let resolved = resolve::resolve(&text, "a.toml", folder.path(), &environment);
+        resolved.map(|(config, _)| config.upstreams["a"].secret.clone().unwrap())
+    };
+    assert_eq!(with("env:KEY").unwrap().bytes()[..3], [0x31, 0xf2, 0x90], "decoded");
+    assert_eq!(
+        with("file:key").unwrap().bytes(),
+        b"0123456789abcdef0123456789abcdef",
+        "without the line end"
+    );
+    assert_eq!(format!("{:?}", with("env:KEY").unwrap()), "***");
+    for (secret, word) in [
+        ("env:NONE", "NONE, which is not set"),
+        ("env:SHORT", "13 bytes"),
+        ("env:BROKEN", "base64"),
+        ("file:missing", "cannot be read"),
+        ("correct-horse-battery-staple", "a secret in the file"),
+    ] {
+        let text = with(secret).unwrap_err().to_string();
+        assert!(text.contains(word) && !text.contains("horse"), "{text}");
     }
 }

@@ -23,6 +23,7 @@ use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::json;
 use crate::protocol::push::Member;
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
+use crate::upstream::{Origin, Upstreams};
 
 /// See the module. Everything in a cell is borrowed only inside one call.
 pub struct Local {
@@ -36,6 +37,8 @@ pub struct Local {
     pub chain: RefCell<Chain>,
     /// The other workers.
     pub backplane: Arc<dyn Backplane>,
+    /// Where events of plugins go.
+    pub upstreams: Arc<Upstreams>,
     /// Counters of all workers; this one's by `worker`.
     pub metrics: Arc<Metrics>,
     /// Connections that others have pushed to.
@@ -64,11 +67,17 @@ impl Local {
             hub: RefCell::new(hub),
             chain: RefCell::new(Chain::empty()),
             backplane,
+            upstreams: Upstreams::pretended(),
             metrics,
             unflushed: Rc::default(),
             scratch: RefCell::default(),
             effects: RefCell::default(),
         }
+    }
+
+    /// With upstreams that are more than pretended.
+    pub fn with_upstreams(self, upstreams: Arc<Upstreams>) -> Self {
+        Self { upstreams, ..self }
     }
 
     /// This worker's counters.
@@ -144,6 +153,10 @@ impl Local {
                 };
                 let done = self.backplane.order(&address, except, &order);
                 (address, done)
+            }
+            PluginEffect::Emit { upstream, plugin, payload } => {
+                let origin = Origin { plugin, connection: Arc::default(), user: Arc::default() };
+                return self.upstreams.put(&upstream, origin, payload, now.unix);
             }
             // The plugin heard that this is not possible without a connection.
             PluginEffect::Subscribe(_)

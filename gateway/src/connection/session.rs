@@ -29,6 +29,7 @@ use crate::protocol::frame;
 use crate::protocol::push::{Form, Member};
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::{CloseCause, DecisionOutcome};
+use crate::upstream;
 
 /// Names and values that plugins may keep on one connection, in bytes.
 const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
@@ -213,6 +214,15 @@ impl Session {
             PluginEffect::Subscribe(channel) => Some(Event::PluginSubscribes(channel)),
             PluginEffect::Unsubscribe(channel) => Some(Event::PluginUnsubscribes(channel)),
             PluginEffect::Disconnect(refusal) => Some(Event::PluginDisconnects(refusal)),
+            PluginEffect::Emit { upstream, plugin, payload } => {
+                let origin = upstream::Origin {
+                    plugin,
+                    connection: self.peer.id.clone(),
+                    user: self.client.user.clone(),
+                };
+                self.local.upstreams.put(&upstream, origin, payload, now.unix);
+                None
+            }
             PluginEffect::SetAttribute { name, value } => {
                 if !set_attribute(&mut Arc::make_mut(&mut self.client).attributes, name, value) {
                     tracing::warn!(

@@ -1,5 +1,7 @@
 //! What a plugin may answer and do: closed sets, without a word of how a plugin runs.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::protocol::channel::Channel;
@@ -95,6 +97,15 @@ pub enum Effect {
         except: Option<u64>,
         /// What.
         action: Action,
+    },
+    /// Send a payload to an upstream of the configuration.
+    Emit {
+        /// The name of the upstream, which had room when this was recorded.
+        upstream: Box<str>,
+        /// The plugin that emits.
+        plugin: Arc<str>,
+        /// What.
+        payload: Bytes,
     },
 }
 

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::metrics::{ADMIN_STATUSES, CloseCause, DecisionOutcome, Gauge, Metrics, Refused, WorkerMetrics};
+use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
 use crate::plugin::event::Kind;
 use crate::plugin::failure::Cause;
@@ -64,6 +65,7 @@ impl Collector for Node {
         self.messages(&mut writer)?;
         self.trouble(&mut writer)?;
         self.node(&mut writer)?;
+        upstreams(&mut writer, &self.metrics.node.upstreams())?;
         plugins(&mut writer, &labelled((self.plugins)()))
     }
 }
@@ -187,6 +189,24 @@ impl Node {
         });
         writer.family("admin_responses", "Answers of the admin listener, by HTTP status", responses)
     }
+}
+
+/// The names of upstreams come from the configuration.
+fn upstreams(writer: &mut Writer<'_, '_>, upstreams: &[Arc<UpstreamMetrics>]) -> fmt::Result {
+    let each = |value: fn(&UpstreamMetrics) -> u64| {
+        upstreams.iter().map(move |upstream| ([("upstream", upstream.name())], value(upstream)))
+    };
+    writer.family("upstream_sent", "Events that an upstream took", each(|upstream| upstream.sent.get()))?;
+    let retried = each(|upstream| upstream.retried.get());
+    writer.family("upstream_retried", "Attempts that failed and were to be repeated", retried)?;
+    let dead = each(|upstream| upstream.dead.get());
+    writer.family("upstream_dead", "Events that were given up", dead)?;
+    let refused = each(|upstream| upstream.refused.get());
+    writer.family("upstream_refused", "Events that found the queue full", refused)?;
+    let events = each(|upstream| upstream.queued().0);
+    writer.gauges("upstream_queue_events", "Events that wait or are under way", events)?;
+    let bytes = each(|upstream| upstream.queued().1);
+    writer.gauges("upstream_queue_bytes", "Bytes that wait or are under way", bytes)
 }
 
 /// Those that can stand in a label: one for each name, and no file whose name makes no plugin.
@@ -352,6 +372,12 @@ mod tests {
         applied(false, Loads::default());
         metrics.node.admin_response("/metrics", 200);
         metrics.node.admin_response("/metrics", 418);
+        let upstream = metrics.node.upstream("orders");
+        upstream.entered(1000);
+        upstream.entered(500);
+        upstream.left(1000);
+        upstream.sent();
+        upstream.refused();
         let text = scrape(&metrics);
         for line in [
             "gateway_connections 1",
@@ -373,6 +399,11 @@ mod tests {
             "gateway_plugin_versions_kept{plugin=\"auth\"} 0",
             "gateway_admin_responses_total{status=\"200\"} 1",
             "gateway_admin_responses_total{status=\"other\"} 1",
+            "gateway_upstream_sent_total{upstream=\"orders\"} 1",
+            "gateway_upstream_refused_total{upstream=\"orders\"} 1",
+            "gateway_upstream_dead_total{upstream=\"orders\"} 0",
+            "gateway_upstream_queue_events{upstream=\"orders\"} 1",
+            "gateway_upstream_queue_bytes{upstream=\"orders\"} 500",
             "gateway_plugin_calls_total{plugin=\"auth\"} 5",
             "gateway_plugin_failures_total{plugin=\"auth\",cause=\"deadline\"} 7",
             "gateway_plugin_live{plugin=\"auth\"} 0",

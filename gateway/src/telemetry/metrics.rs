@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{debug, warn};
 
+use super::upstream::UpstreamMetrics;
 use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
 use crate::protocol::code::Close;
@@ -343,6 +344,7 @@ pub struct NodeMetrics {
     /// By the code of the refusal: a closed set that the loader knows.
     pub(super) plugin_refusals: Mutex<BTreeMap<&'static str, u64>>,
     pub(super) admin_responses: [SharedCounter; ADMIN_STATUSES.len()],
+    upstreams: Mutex<Vec<Arc<UpstreamMetrics>>>,
 }
 
 /// The statuses that the admin listener answers with.
@@ -368,6 +370,18 @@ impl NodeMetrics {
     /// The chain that is live.
     pub fn generation(&self) -> u64 {
         u64::try_from(self.plugin_generation.get()).unwrap_or(0)
+    }
+
+    /// Begins to count for an upstream of the configuration.
+    pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        let metrics = Arc::new(UpstreamMetrics::new(name));
+        self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).push(metrics.clone());
+        metrics
+    }
+
+    /// Every upstream.
+    pub fn upstreams(&self) -> Vec<Arc<UpstreamMetrics>> {
+        self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The admin listener answered a request.

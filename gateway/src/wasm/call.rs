@@ -10,6 +10,7 @@ use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use super::deadline::Deadline;
 use super::limits::MemoryLimit;
 use super::output::{Level, Log, Stream};
+use super::outside::Outside;
 use crate::clock::Clock;
 use crate::plugin::event::{Client, Goodbye, Hello, Message, Tick};
 use crate::plugin::interests::{Hooks, Interests};
@@ -75,6 +76,7 @@ pub(super) struct State {
     pub(super) buckets: Vec<Bucket>,
     /// Of the connection whose message is in progress.
     pub(super) meters: Meters,
+    pub(super) outside: Arc<Outside>,
     pub(super) log: Log,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
@@ -94,7 +96,7 @@ pub(super) enum Exhausted {
 }
 
 impl State {
-    pub(super) fn new(limits: Arc<Limits>, hooks: Hooks, log: Log) -> Self {
+    pub(super) fn new(limits: Arc<Limits>, hooks: Hooks, outside: Arc<Outside>, log: Log) -> Self {
         Self {
             event: Event {
                 hook: Hook::Configure,
@@ -117,6 +119,7 @@ impl State {
             kept: log.counters.state().clone(),
             buckets: Vec::new(),
             meters: Meters::default(),
+            outside,
             log,
             stdout: Stream::default(),
             stderr: Stream::default(),

@@ -8,12 +8,14 @@ use std::time::Duration;
 use super::answer;
 use super::bindings::gateway::plugin::{context, effects, environment, interests, log, types};
 use super::call::{Exhausted, Hook, State};
-use super::output::Level;
+use super::output::{Level, cut};
+use super::outside::CannotEmit;
 use crate::plugin::event::Client;
 use crate::plugin::interests::{Kinds, Pattern};
 use crate::plugin::verdict::{Action, Effect};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::json;
+use crate::upstream::NoRoom;
 
 use effects::Error;
 
@@ -31,7 +33,13 @@ mod code {
     pub(super) const NOT_AVAILABLE: u32 = 10;
     pub(super) const TOO_LARGE: u32 = 11;
     pub(super) const NOT_A_NUMBER: u32 = 12;
+    pub(super) const NOT_GRANTED: u32 = 20;
+    pub(super) const NO_SUCH_UPSTREAM: u32 = 21;
+    pub(super) const BUSY: u32 = 22;
 }
+
+/// Of a name that is none, repeated in a sentence.
+const NAME_BYTES_SHOWN: usize = 64;
 
 impl types::Host for State {}
 
@@ -140,6 +148,31 @@ impl effects::Host for State {
             return Err(error(code::INVALID_NAME, "the name of an attribute is empty"));
         }
         self.record(Effect::SetAttribute { name: name.into(), value: value.into() });
+        Ok(())
+    }
+
+    fn emit(&mut self, upstream: String, payload: Vec<u8>) -> Result<(), Error> {
+        let hooks = [Hook::Connect, Hook::Message, Hook::Disconnect, Hook::Timer];
+        self.effect(&hooks, upstream.len() + payload.len())?;
+        self.outside.can_emit(&upstream, payload.len()).map_err(|why| {
+            let upstream = cut(&upstream, NAME_BYTES_SHOWN);
+            match why {
+                CannotEmit::NotGranted => {
+                    let sentence = format!("the upstream {upstream:?} is not granted (grants.upstreams)");
+                    error(code::NOT_GRANTED, sentence)
+                }
+                CannotEmit::NoRoom(NoRoom::Unknown) => {
+                    let sentence = format!("the configuration has no table [upstreams.{upstream}]");
+                    error(code::NO_SUCH_UPSTREAM, sentence)
+                }
+                CannotEmit::NoRoom(NoRoom::Full) => error(
+                    code::BUSY,
+                    format!("the queue of the upstream {upstream:?} is full; try again later"),
+                ),
+            }
+        })?;
+        let plugin = self.log.plugin.clone();
+        self.record(Effect::Emit { upstream: upstream.into(), plugin, payload: payload.into() });
         Ok(())
     }
 

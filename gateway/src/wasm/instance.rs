@@ -15,6 +15,7 @@ use super::inspect;
 use super::limits::{HANDLES_MAX, HOST_CALL_EXTRA};
 use super::loader::Compiled;
 use super::output::{Log, cut};
+use super::outside::Outside;
 use crate::plugin::Plugin;
 use crate::plugin::event::{Goodbye, Hello, Message, Tick};
 use crate::plugin::failure::{Cause, Failure};
@@ -55,9 +56,10 @@ impl Instance {
         compiled: &Compiled,
         settings: &Settings,
         limits: Arc<Limits>,
+        outside: Arc<Outside>,
         log: Log,
     ) -> Result<Self, LoadError> {
-        let state = State::new(limits, compiled.about.hooks, log);
+        let state = State::new(limits, compiled.about.hooks, outside, log);
         let mut store = Store::new(compiled.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().deadline.passed(processor_time())));
@@ -311,7 +313,8 @@ mod tests {
             environment: Arc::default(),
         };
         let engine = wasmtime::Engine::default();
-        let mut store = Store::new(&engine, State::new(Arc::default(), Hooks::default(), log));
+        let mut store =
+            Store::new(&engine, State::new(Arc::default(), Hooks::default(), Arc::default(), log));
         let outcome = guarded::<()>(&mut store, Deadline::default(), |_| panic!("ouch"));
         let failure = outcome.expect_err("it panicked");
         assert_eq!(failure.cause, Cause::Trap);

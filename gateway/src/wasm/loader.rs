@@ -21,6 +21,7 @@ use super::imports::imports;
 use super::inspect::{self, Form};
 use super::instance::Instance;
 use super::output::{Log, LogBudget};
+use super::outside::Outside;
 use super::wasi;
 use crate::disk::Artifacts;
 use crate::plugin::Plugin;
@@ -28,6 +29,7 @@ use crate::plugin::counters::PluginCounters;
 use crate::plugin::interests::Hooks;
 use crate::plugin::load::{self, About, Code, Factory, Import, LoadCode, LoadError};
 use crate::plugin::settings::{Limits, Settings};
+use crate::upstream::Upstreams;
 
 /// How many plugins fit.
 #[derive(Debug, Clone)]
@@ -48,6 +50,7 @@ pub struct Loader {
     pub(super) compiler: Compiler,
     /// Held while a file is looked at that is not compiled yet, so that none is compiled twice.
     first_load: Mutex<()>,
+    upstreams: Arc<Upstreams>,
     /// What is compiled and in use, by the digest of the file: other settings or another name compile nothing.
     compiled: Mutex<HashMap<[u8; 32], Weak<Compiled>>>,
 }
@@ -82,7 +85,13 @@ impl Loader {
     fn on(engine: Engine) -> Result<Self, EngineError> {
         let linker = link(&engine).map_err(|error| EngineError::new(&error))?;
         let compiler = Compiler::new(engine);
-        Ok(Self { linker, compiler, first_load: Mutex::default(), compiled: Mutex::default() })
+        let upstreams = Upstreams::pretended();
+        Ok(Self { linker, compiler, upstreams, first_load: Mutex::default(), compiled: Mutex::default() })
+    }
+
+    /// Takes what plugins emit to upstreams that are more than pretended.
+    pub fn with_upstreams(self, upstreams: Arc<Upstreams>) -> Self {
+        Self { upstreams, ..self }
     }
 
     /// Keeps machine code on disk, and takes it from there after a restart.
@@ -159,6 +168,7 @@ impl load::Loader for Loader {
             code,
             limits: Arc::new(settings.limits.clone()),
             settings: settings.clone(),
+            outside: Arc::new(Outside::new(self.upstreams.clone(), &settings.grants)),
             budget: Arc::new(LogBudget::new(settings.limits.log_lines_per_second)),
             environment: Arc::new(Environment::new(&settings.grants.environment, |name| {
                 std::env::var(name).ok()
@@ -203,6 +213,7 @@ struct Configured {
     code: Code,
     settings: Settings,
     limits: Arc<Limits>,
+    outside: Arc<Outside>,
     budget: Arc<LogBudget>,
     environment: Arc<Environment>,
 }
@@ -216,7 +227,8 @@ impl Factory for Configured {
             environment: self.environment.clone(),
         };
         let begin = Instant::now();
-        let instance = Instance::new(&self.compiled, &self.settings, self.limits.clone(), log)?;
+        let outside = self.outside.clone();
+        let instance = Instance::new(&self.compiled, &self.settings, self.limits.clone(), outside, log)?;
         let took_us = micros(begin, Instant::now());
         debug!(plugin = &*self.name, took_us, "plugin instantiated and configured");
         Ok(Box::new(instance))

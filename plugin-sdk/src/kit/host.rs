@@ -301,6 +301,15 @@ fn reachable(address: &str) -> Result<(), HostError> {
     Err(HostError::new(HostErrorKind::InvalidAddress, message))
 }
 
+/// Every upstream is granted and has room.
+pub(crate) fn emit(upstream: &str, payload: &[u8]) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(ANY, upstream.len() + payload.len())?;
+        call.effects.push(Effect::emit(upstream, payload));
+        Ok(())
+    })
+}
+
 fn valid(address: &str) -> Result<(), HostError> {
     judge::is_address(address).map_err(|why| HostError::new(HostErrorKind::InvalidAddress, why))
 }

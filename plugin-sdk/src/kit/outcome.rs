@@ -68,6 +68,13 @@ pub enum Effect {
         /// From what.
         channel: String,
     },
+    /// Send a payload to an upstream.
+    Emit {
+        /// The name of the upstream.
+        upstream: String,
+        /// What.
+        payload: Vec<u8>,
+    },
 }
 
 impl Effect {
@@ -89,6 +96,11 @@ impl Effect {
     /// Short for [`Effect::UnsubscribeAddress`].
     pub fn unsubscribe_address(address: impl Into<String>, channel: impl Into<String>) -> Self {
         Self::UnsubscribeAddress { address: address.into(), channel: channel.into() }
+    }
+
+    /// Short for [`Effect::Emit`].
+    pub fn emit(upstream: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
+        Self::Emit { upstream: upstream.into(), payload: payload.into() }
     }
 
     /// Short for [`Effect::SetAttribute`].

@@ -105,6 +105,13 @@ fn effect(effect: &Effect) -> Value {
         Effect::Disconnect(why) => {
             json!({"effect": "disconnect", "code": why.code, "reason": &*why.reason})
         }
+        Effect::Emit { upstream, payload, .. } => {
+            let mut map = Map::new();
+            map.insert("effect".to_owned(), "emit".into());
+            map.insert("upstream".to_owned(), (&**upstream).into());
+            show_payload(&mut map, payload);
+            map.into()
+        }
         Effect::SetAttribute { name, value } => {
             json!({"effect": "set-attribute", "name": &**name, "value": &**value})
         }

@@ -138,7 +138,7 @@ mod tests {
             environment: Arc::default(),
         };
         let limits = Limits { effect_bytes_max: 1000, ..Limits::default() };
-        State::new(Arc::new(limits), Hooks::default(), log)
+        State::new(Arc::new(limits), Hooks::default(), Arc::default(), log)
     }
 
     fn one_a_second(scope: u32) -> buckets::Rule {

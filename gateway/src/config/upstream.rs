@@ -1,0 +1,137 @@
+//! Where events of plugins go.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::read::{Document, Section, Wrong, found};
+use super::resolve::{GIB, KIB, MINUTE, SECOND};
+use super::{SigningKey, Upstream};
+use crate::egress::Url;
+
+/// Upstreams of one gateway.
+const UPSTREAMS_MAX: usize = 64;
+/// Longest name of one.
+const NAME_BYTES_MAX: usize = 64;
+/// Shortest and longest key, in bytes.
+const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
+
+const URL: &str = "a URL such as \"https://hooks.example/orders\"";
+const SECRET: &str =
+    "\"env:NAME\" or \"file:PATH\" of a secret with 16 to 256 bytes, or \"\" to sign nothing";
+
+/// Reads every table `[upstreams.NAME]`.
+pub(super) fn upstreams(
+    document: &Document<'_>,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> BTreeMap<Box<str>, Upstream> {
+    let shape = document.section("upstream");
+    if shape.is_present() {
+        shape.misnamed("upstream", "a table of its own for each upstream, such as [upstreams.orders]");
+    }
+    // Its values are valid and mean nothing: only what a table leaves out is read from it.
+    read(&shape, folder, environment);
+    shape.finish();
+    let mut upstreams = BTreeMap::new();
+    for (name, section) in document.sections("upstreams", "upstream") {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(allowed) {
+            section.misnamed(name, "a name of 1 to 64 letters, digits, `_`, `-` and `.`");
+        } else if upstreams.len() == UPSTREAMS_MAX {
+            section.misnamed(name, "at most 64 upstreams");
+        }
+        let upstream = read(&section, folder, environment);
+        if upstream.is_none() {
+            section.conflict(&["url"], "no URL", URL);
+        }
+        section.finish();
+        upstreams.extend(upstream.map(|upstream| (name.into(), upstream)));
+    }
+    upstreams
+}
+
+/// `None` without a URL.
+fn read(
+    section: &Section<'_, '_>,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<Upstream> {
+    let url = section.value("url", |value| {
+        let wrong = |accepted: &str| {
+            // The path may be a secret of its own.
+            let found =
+                if value.get_ref().is_str() { "something else".to_owned() } else { found(value.get_ref()) };
+            vec![Wrong { span: None, found, accepted: accepted.to_owned() }]
+        };
+        match value.get_ref().as_str().ok_or_else(|| wrong(URL))? {
+            "" => Ok(None),
+            text => Url::parse(text).map(Some).map_err(wrong),
+        }
+    });
+    let secret = section.value("secret", |value| secret(value, folder, environment));
+    let timeout = section.duration("timeout", 100..=MINUTE);
+    let retries = section.number("retries", 0..=100);
+    let retry_pause_min = section.duration("retry_pause_min", 10..=MINUTE);
+    let retry_pause_max = section.duration("retry_pause_max", SECOND..=60 * MINUTE);
+    let in_flight_max = section.count("in_flight_max", 1..=64);
+    let queue_events_max = section.count("queue_events_max", 1..=1_000_000);
+    let queue_bytes_max = section.size("queue_bytes_max", 64 * KIB..=4 * GIB);
+    let dead_letter = section.simple("dead_letter", &"the path of a file, or \"\"", |value| {
+        let path = value.as_str().filter(|path| !path.contains('\0'))?;
+        Some((!path.is_empty()).then(|| folder.join(PathBuf::from(path))))
+    });
+    let dead_letter_bytes_max = section.size("dead_letter_bytes_max", 64 * KIB..=64 * GIB);
+    Some(Upstream {
+        url: url?,
+        secret,
+        timeout,
+        retries: u32::try_from(retries).unwrap_or(u32::MAX),
+        retry_pause_min,
+        retry_pause_max,
+        in_flight_max,
+        queue_events_max,
+        queue_bytes_max,
+        dead_letter,
+        dead_letter_bytes_max,
+    })
+}
+
+/// Takes the secret from where the value says. No message repeats any of it.
+fn secret(
+    value: &Spanned<DeValue<'_>>,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<SigningKey>, Vec<Wrong>> {
+    let wrong = |found: String| vec![Wrong { span: None, found, accepted: SECRET.to_owned() }];
+    let Some(text) = value.get_ref().as_str() else { return Err(wrong(found(value.get_ref()))) };
+    let secret = if text.is_empty() {
+        return Ok(None);
+    } else if let Some(name) = text.strip_prefix("env:") {
+        environment(name)
+            .ok_or_else(|| wrong(format!("the environment variable {name}, which is not set")))?
+    } else if let Some(path) = text.strip_prefix("file:") {
+        let read = fs::read_to_string(folder.join(path));
+        read.map_err(|error| wrong(format!("the file {path}, which cannot be read: {error}")))?
+    } else {
+        return Err(wrong(
+            "a secret in the file, where everybody reads it who reads the configuration".to_owned(),
+        ));
+    };
+    let secret = secret.trim_ascii_end();
+    let key = match secret.strip_prefix("whsec_") {
+        Some(encoded) => STANDARD
+            .decode(encoded)
+            .map_err(|_| wrong("a secret that begins with whsec_ and does not go on in base64".to_owned()))?,
+        None => secret.as_bytes().to_vec(),
+    };
+    if !KEY_BYTES.contains(&key.len()) {
+        return Err(wrong(format!("a secret of {} bytes", key.len())));
+    }
+    Ok(Some(SigningKey(key.into())))
+}

@@ -1,0 +1,278 @@
+//! Requests and answers.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::timeout;
+
+use super::connect::{ConnectError, Connector, Shared};
+use super::tls::Tls;
+use super::url::Url;
+
+/// Connections to one origin that are kept for the next request.
+const IDLE_MAX: usize = 8;
+/// How long they are kept.
+const IDLE_TIME: Duration = Duration::from_secs(30);
+/// Largest head of an answer.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+/// Largest number of headers of an answer.
+const HEADERS_MAX: usize = 100;
+/// What is read of a body that nobody wants, to keep the connection.
+const UNWANTED_BYTES_MAX: usize = 64 << 10;
+/// How long that may take.
+const UNWANTED_TIME: Duration = Duration::from_secs(1);
+
+/// Headers that belong to the connection or are written here.
+const RESERVED: [&str; 11] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The client of the process. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    /// Two pools: a connection that was made to a private address with permission must not serve a request without.
+    public: Pool,
+    anywhere: Pool,
+}
+
+type Pool = legacy::Client<Connector, Full<Bytes>>;
+
+/// Which addresses a request may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Those of the open internet, see [`is_public`](super::is_public).
+    Public,
+    /// Every address: the operator has named this origin.
+    Anywhere,
+}
+
+/// What to ask.
+#[derive(Debug, Clone)]
+pub struct Request {
+    inner: hyper::Request<Full<Bytes>>,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// Such as 200.
+    pub status: u16,
+    /// In the order they came, names in lower case. A value may be any bytes.
+    pub headers: Vec<(Box<str>, Bytes)>,
+    /// As it came, without the framing.
+    pub body: Bytes,
+}
+
+/// Why there is no answer. The text names neither path nor header.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The fault of whoever asked.
+    #[error("not a request that can be sent: {0}")]
+    Invalid(Box<str>),
+    /// The host has an address that may not be reached.
+    #[error("{0}; grant the origin as private if that is meant")]
+    Refused(Box<str>),
+    /// The answer was not complete in time.
+    #[error("no complete answer within {0:?}")]
+    Timeout(Duration),
+    /// The answer is larger than was asked for.
+    #[error("the answer has more than {0} bytes")]
+    TooLarge(usize),
+    /// Too many connections of this process.
+    #[error("too many connections at a time; try again later")]
+    Busy,
+    /// The name is not known, nobody listens, the certificate is not good, or the answer is none.
+    #[error("the request failed: {0}")]
+    Failed(Box<str>),
+}
+
+impl Client {
+    /// A client without connections.
+    pub fn new() -> Self {
+        Self::with(Tls::default())
+    }
+
+    fn with(tls: Tls) -> Self {
+        let shared = Arc::new(Shared::new(tls));
+        let pool = |reach| {
+            legacy::Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_TIME)
+                .pool_max_idle_per_host(IDLE_MAX)
+                .http1_max_buf_size(HEAD_BYTES_MAX)
+                .http1_max_headers(HEADERS_MAX)
+                .timer(TokioTimer::new())
+                .build(Connector { shared: shared.clone(), reach })
+        };
+        Self { public: pool(Reach::Public), anywhere: pool(Reach::Anywhere) }
+    }
+
+    /// Sends a request and reads the answer, of at most `body_bytes_max`, all within `deadline`.
+    ///
+    /// Dropping the future ends the request; the server may have seen it.
+    pub async fn send(
+        &self,
+        request: Request,
+        reach: Reach,
+        deadline: Duration,
+        body_bytes_max: usize,
+    ) -> Result<Response, Error> {
+        let exchange = async {
+            let (head, body) = self.exchange(request, reach).await?.into_parts();
+            // A length that was announced is believed before anything of it is read.
+            if body.size_hint().lower() > body_bytes_max as u64 {
+                return Err(Error::TooLarge(body_bytes_max));
+            }
+            let body = Limited::new(body, body_bytes_max).collect().await;
+            let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+                Some(_) => Error::TooLarge(body_bytes_max),
+                None => Error::Failed(innermost(&*error)),
+            })?;
+            Ok(Response {
+                status: head.status.as_u16(),
+                headers: listed(&head.headers),
+                body: body.to_bytes(),
+            })
+        };
+        timeout(deadline, exchange).await.unwrap_or(Err(Error::Timeout(deadline)))
+    }
+
+    /// Sends a request whose answer matters only for its head, which has to come within `deadline`.
+    pub async fn send_for_head(
+        &self,
+        request: Request,
+        reach: Reach,
+        deadline: Duration,
+    ) -> Result<Response, Error> {
+        let response = timeout(deadline, self.exchange(request, reach)).await;
+        let (head, body) = response.unwrap_or(Err(Error::Timeout(deadline)))?.into_parts();
+        // A connection whose answer was not read to its end cannot be used again.
+        let _ = timeout(UNWANTED_TIME, Limited::new(body, UNWANTED_BYTES_MAX).collect()).await;
+        Ok(Response { status: head.status.as_u16(), headers: listed(&head.headers), body: Bytes::new() })
+    }
+
+    async fn exchange(&self, request: Request, reach: Reach) -> Result<hyper::Response<Incoming>, Error> {
+        let pool = match reach {
+            Reach::Public => &self.public,
+            Reach::Anywhere => &self.anywhere,
+        };
+        pool.request(request.inner).await.map_err(|error| explain(&error))
+    }
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Request {
+    /// A request with a method of HTTP in upper case, headers without those that belong to the connection, and a body.
+    pub fn new<N: AsRef<str>, V: AsRef<[u8]>>(
+        method: &str,
+        url: &Url,
+        headers: impl IntoIterator<Item = (N, V)>,
+        body: Bytes,
+    ) -> Result<Self, Error> {
+        let invalid = |why: String| Error::Invalid(why.into());
+        let method = match method {
+            "GET" => Method::GET,
+            "HEAD" => Method::HEAD,
+            "POST" => Method::POST,
+            "PUT" => Method::PUT,
+            "PATCH" => Method::PATCH,
+            "DELETE" => Method::DELETE,
+            "OPTIONS" => Method::OPTIONS,
+            _ => {
+                return Err(invalid(
+                    "the method is none of GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),
+                ));
+            }
+        };
+        let mut inner = hyper::Request::new(Full::new(body));
+        *inner.method_mut() = method;
+        *inner.uri_mut() = url.uri.clone();
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_ref().as_bytes())
+                .map_err(|_| invalid("a header has no usable name".into()))?;
+            if RESERVED.contains(&name.as_str()) {
+                return Err(invalid(format!("the header `{name}` is written by the gateway")));
+            }
+            let value = HeaderValue::from_bytes(value.as_ref()).map_err(|_| {
+                invalid(format!("the value of the header `{name}` has characters that none may have"))
+            })?;
+            inner.headers_mut().append(name, value);
+        }
+        Ok(Self { inner })
+    }
+}
+
+impl Response {
+    /// The first header of this name, in lower case, if it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(header, _)| **header == *name);
+        found.and_then(|(_, value)| std::str::from_utf8(value).ok())
+    }
+
+    /// Whether the status is of the 200s.
+    pub fn is_success(&self) -> bool {
+        StatusCode::from_u16(self.status).is_ok_and(|status| status.is_success())
+    }
+}
+
+fn listed(headers: &HeaderMap) -> Vec<(Box<str>, Bytes)> {
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str().into(), Bytes::copy_from_slice(value.as_bytes())))
+        .collect()
+}
+
+fn explain(error: &legacy::Error) -> Error {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<ConnectError>() {
+            return match error {
+                ConnectError::Refused(_) => Error::Refused(error.to_string().into()),
+                ConnectError::Busy => Error::Busy,
+                ConnectError::Failed(why) => Error::Failed(why.clone()),
+            };
+        }
+        source = error.source();
+    }
+    Error::Failed(innermost(error))
+}
+
+/// The words of the error that caused all others.
+fn innermost(error: &(dyn StdError + 'static)) -> Box<str> {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string().into()
+}
+
+#[cfg(test)]
+impl Client {
+    /// Believes servers with this certificate and no other, in DER.
+    pub(super) fn trusting(certificate: Vec<u8>) -> Self {
+        Self::with(Tls::trusting(certificate.into()))
+    }
+}

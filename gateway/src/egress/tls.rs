@@ -1,0 +1,70 @@
+//! Whom a server must be, to be spoken to over TLS.
+
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Makes encrypted connections. What the system trusts is read when the first one is made.
+#[derive(Default)]
+pub(super) struct Tls {
+    connector: OnceCell<Result<TlsConnector, Box<str>>>,
+}
+
+impl Tls {
+    /// Encrypts a connection to a host, which must prove to be it.
+    pub(super) async fn encrypt(
+        &self,
+        host: &str,
+        socket: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, Box<str>> {
+        let connector = self.connector.get_or_init(async || {
+            spawn_blocking(|| connector(system()?))
+                .await
+                .unwrap_or_else(|_| Err("the root certificates were not read".into()))
+        });
+        let connector = connector.await.as_ref().map_err(Clone::clone)?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| "the host is no name that a certificate can have")?;
+        connector.connect(name, socket).await.map_err(|error| error.to_string().into())
+    }
+}
+
+/// Blocking: reads files.
+fn system() -> Result<RootCertStore, Box<str>> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    // A store of a hundred authorities usually has one that is odd: the others count.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(
+            "this system has no root certificates; install its package ca-certificates or set SSL_CERT_FILE"
+                .into(),
+        );
+    }
+    Ok(roots)
+}
+
+fn connector(roots: RootCertStore) -> Result<TlsConnector, Box<str>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| error.to_string())?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+impl Tls {
+    /// Trusts this certificate and no other.
+    pub(super) fn trusting(certificate: rustls::pki_types::CertificateDer<'static>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).expect("a certificate");
+        Self { connector: OnceCell::new_with(Some(connector(roots))) }
+    }
+}

@@ -1,0 +1,167 @@
+//! Where a request goes.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use hyper::Uri;
+
+/// A scheme, a host and a port: what is granted, and what a connection is made to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    https: bool,
+    /// In lower case, an IPv6 address without brackets.
+    host: Box<str>,
+    port: u16,
+}
+
+impl Origin {
+    /// Reads `https://host`, `http://host:8080` and `http://[::1]:8080`; the error says what would be accepted.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        const SHAPE: &str =
+            "an origin such as \"https://idp.example\" or \"http://10.0.0.7:8080\", nothing after it";
+        let rest = text.split_once("://").ok_or(SHAPE)?.1;
+        if rest.contains(['/', '?', '#']) {
+            return Err(SHAPE);
+        }
+        Url::parse(text).map(|url| url.origin).map_err(|_| SHAPE)
+    }
+
+    pub(super) fn of(uri: &Uri) -> Option<Self> {
+        let https = match uri.scheme_str()? {
+            "http" => false,
+            "https" => true,
+            _ => return None,
+        };
+        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        let port = match uri.authority()?.as_str().rsplit_once(':') {
+            // Not the last part of an IPv6 address.
+            Some((_, port)) if !port.ends_with(']') => port.parse().ok()?,
+            _ if https => 443,
+            _ => 80,
+        };
+        (!host.is_empty() && port != 0).then(|| Self { https, host: host.into(), port })
+    }
+
+    /// Whether the connection is encrypted.
+    pub fn is_https(&self) -> bool {
+        self.https
+    }
+
+    /// A name, or an address without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address, if the host is one and no name.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { https, host, port } = self;
+        f.write_str(if *https { "https://" } else { "http://" })?;
+        if host.contains(':') {
+            write!(f, "[{host}]")?;
+        } else {
+            f.write_str(host)?;
+        }
+        if *port == if *https { 443 } else { 80 } { Ok(()) } else { write!(f, ":{port}") }
+    }
+}
+
+/// An absolute URL of HTTP. Shown without its path and query, which may hold a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url {
+    pub(super) uri: Uri,
+    origin: Origin,
+}
+
+impl Url {
+    /// Reads a URL; the error says what would be accepted.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        const SHAPE: &str = "a URL such as \"https://hooks.example/orders\"";
+        if text.contains('#') {
+            return Err("a URL without a fragment: it would not be sent");
+        }
+        let uri: Uri = text.parse().map_err(|_| SHAPE)?;
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("a URL without a user and a password: send them in a header");
+        }
+        let origin = Origin::of(&uri).ok_or(SHAPE)?;
+        Ok(Self { uri, origin })
+    }
+
+    /// Its origin.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/...", self.origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(text: &str) -> String {
+        Origin::parse(text).expect(text).to_string()
+    }
+
+    #[test]
+    fn an_origin_has_one_spelling() {
+        for (text, shown) in [
+            ("https://Idp.Example", "https://idp.example"),
+            ("https://idp.example:443", "https://idp.example"),
+            ("http://idp.example:443", "http://idp.example:443"),
+            ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+            ("http://[::1]:80", "http://[::1]"),
+        ] {
+            assert_eq!(origin(text), shown);
+            assert_eq!(Origin::parse(text), Origin::parse(shown));
+        }
+        assert_ne!(Origin::parse("http://a.example"), Origin::parse("https://a.example"));
+        assert_ne!(Origin::parse("http://a.example"), Origin::parse("http://a.example."));
+    }
+
+    #[test]
+    fn what_is_more_or_less_than_an_origin_is_refused() {
+        for bad in [
+            "",
+            "a.example",
+            "//a.example",
+            "ftp://a.example",
+            "https://",
+            "https://a.example/",
+            "https://a?b",
+            "https://u@a.example",
+            "https://a.example#b",
+            "https://a:0",
+            "https://a:99999",
+            "https://ä.example",
+            "https://*.example/",
+            "https://a b",
+        ] {
+            assert!(Origin::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_url_does_not_show_its_path() {
+        let url = Url::parse("https://hooks.example/secret?key=1").expect("valid");
+        assert_eq!(format!("{url:?}"), "https://hooks.example/...");
+        for bad in ["/orders", "https://u:p@hooks.example/", "https://hooks.example/#a", "mailto:a@b"] {
+            assert!(Url::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

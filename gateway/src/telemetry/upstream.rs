@@ -1,0 +1,92 @@
+//! What is counted for an upstream.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tracing::{debug, error, warn};
+
+use super::metrics::SharedCounter;
+
+/// The numbers of one upstream. What is queued is kept here as well, so that the queue and the metric cannot disagree.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    name: Box<str>,
+    pub(super) sent: SharedCounter,
+    pub(super) retried: SharedCounter,
+    pub(super) dead: SharedCounter,
+    pub(super) refused: SharedCounter,
+    queued_events: AtomicU64,
+    queued_bytes: AtomicU64,
+}
+
+impl UpstreamMetrics {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            sent: SharedCounter::default(),
+            retried: SharedCounter::default(),
+            dead: SharedCounter::default(),
+            refused: SharedCounter::default(),
+            queued_events: AtomicU64::new(0),
+            queued_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Of the upstream.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Events and bytes that wait or are under way.
+    pub fn queued(&self) -> (u64, u64) {
+        (self.queued_events.load(Relaxed), self.queued_bytes.load(Relaxed))
+    }
+
+    /// An event of this size was queued. To be followed by one [`left`](Self::left).
+    pub fn entered(&self, bytes: u64) {
+        self.queued_events.fetch_add(1, Relaxed);
+        self.queued_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// An event of this size is delivered or given up.
+    pub fn left(&self, bytes: u64) {
+        self.queued_events.fetch_sub(1, Relaxed);
+        self.queued_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// A plugin's event found the queue full.
+    pub fn refused(&self) {
+        self.refused.inc();
+        if self.refused.get().is_power_of_two() {
+            let (upstream, count) = (&*self.name, self.refused.get());
+            warn!(upstream, count, "the queue of an upstream is full: plugins are told so");
+        }
+    }
+
+    /// An event was delivered.
+    pub fn sent(&self) {
+        self.sent.inc();
+    }
+
+    /// An attempt failed; the next follows after a pause.
+    pub fn retried(&self, id: &str, attempt: u32, why: &str, pause: Duration) {
+        self.retried.inc();
+        debug!(
+            upstream = &*self.name,
+            id,
+            attempt,
+            why,
+            ?pause,
+            "an event was not delivered: it will be sent again"
+        );
+        if attempt == 1 && self.retried.get().is_power_of_two() {
+            warn!(upstream = &*self.name, why, "an upstream does not take events: they are sent again");
+        }
+    }
+
+    /// An event was given up.
+    pub fn dead(&self, id: &str, why: &str) {
+        self.dead.inc();
+        error!(upstream = &*self.name, id, why, "an event was given up");
+    }
+}

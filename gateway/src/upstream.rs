@@ -1,0 +1,180 @@
+//! Events for the outside: what plugins emit, brought to HTTP endpoints behind the gateway, off the path of messages.
+//!
+//! Each upstream has one bounded queue. A plugin that emits into a full queue is told so; an event that was taken is
+//! delivered **at least once** while the process lives: an endpoint that answers anything but success, or too late, gets
+//! the same event again, with the same id. What cannot be delivered goes to the dead-letter file.
+//!
+//! With `in_flight_max = 1` an upstream gets events in the order in which they entered the queue, and an event that has to
+//! be repeated holds up those behind it. Events of one connection enter in the order they were emitted; between
+//! connections of different workers there is no order to keep. With more in flight there is none at all.
+
+mod queue;
+mod deliver;
+mod sign;
+mod dead;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::queue::Queue;
+use crate::clock::Clock;
+use crate::config;
+use crate::egress::Client;
+use crate::telemetry::metrics::NodeMetrics;
+use crate::telemetry::upstream::UpstreamMetrics;
+
+/// Something that happened, on its way to an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Unique; the same when it is sent again.
+    pub id: Box<str>,
+    /// The plugin that emitted it.
+    pub plugin: Arc<str>,
+    /// The id of the connection; empty if it is about none.
+    pub connection: Arc<str>,
+    /// The user; empty for none.
+    pub user: Arc<str>,
+    /// Unix time in milliseconds at which it was emitted.
+    pub at: u64,
+    /// What it says.
+    pub payload: Bytes,
+}
+
+/// Who emits, for [`Upstreams::put`].
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The plugin.
+    pub plugin: Arc<str>,
+    /// The id of the connection; empty if the event is about none.
+    pub connection: Arc<str>,
+    /// The user; empty for none.
+    pub user: Arc<str>,
+}
+
+/// Why an upstream takes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// There is none of this name in the configuration.
+    Unknown,
+    /// Its queue is full.
+    Full,
+}
+
+/// How the end of the process comes to the upstreams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Not yet.
+    No,
+    /// Nothing more will be emitted. What is not delivered at this time since the start goes to the dead-letter file.
+    At(Duration),
+}
+
+/// Every upstream of the configuration.
+pub struct Upstreams {
+    by_name: BTreeMap<Box<str>, Arc<Upstream>>,
+    /// Every name is there and takes everything.
+    pretended: bool,
+    client: Client,
+    clock: Clock,
+    /// Random, so that ids of two processes differ.
+    node: u64,
+    emitted: AtomicU64,
+}
+
+/// One of them.
+struct Upstream {
+    name: Box<str>,
+    config: config::Upstream,
+    queue: Queue,
+    metrics: Arc<UpstreamMetrics>,
+}
+
+impl Upstreams {
+    /// For tools and tests that run plugins without a gateway around them: every upstream is there, and what is emitted
+    /// goes nowhere.
+    pub fn pretended() -> Arc<Self> {
+        Arc::new(Self {
+            by_name: BTreeMap::new(),
+            pretended: true,
+            client: Client::new(),
+            clock: Clock::start(),
+            node: 0,
+            emitted: AtomicU64::new(0),
+        })
+    }
+
+    /// Those of a configuration. `node` is random.
+    pub fn new(
+        configured: &BTreeMap<Box<str>, config::Upstream>,
+        client: Client,
+        metrics: &NodeMetrics,
+        clock: Clock,
+        node: u64,
+    ) -> Arc<Self> {
+        let by_name = configured.iter().map(|(name, config)| {
+            let metrics = metrics.upstream(name);
+            let queue = Queue::new(config.queue_events_max, config.queue_bytes_max, metrics.clone());
+            let upstream = Upstream { name: name.clone(), config: config.clone(), queue, metrics };
+            (name.clone(), Arc::new(upstream))
+        });
+        let by_name = by_name.collect();
+        Arc::new(Self { by_name, pretended: false, client, clock, node, emitted: AtomicU64::new(0) })
+    }
+
+    /// Whether an upstream takes a payload of this size now.
+    pub fn room(&self, name: &str, bytes: usize) -> Result<(), NoRoom> {
+        if self.pretended {
+            return Ok(());
+        }
+        let upstream = self.by_name.get(name).ok_or(NoRoom::Unknown)?;
+        if upstream.queue.has_room(bytes) {
+            return Ok(());
+        }
+        upstream.metrics.refused();
+        Err(NoRoom::Full)
+    }
+
+    /// Queues a payload for an upstream that had [`room`](Self::room) a moment ago. It is taken even if there is none left:
+    /// the plugin was told that it would be, and what can come together in that moment is bounded by what plugins may
+    /// record in one event.
+    pub fn put(&self, name: &str, origin: Origin, payload: Bytes, now: u64) {
+        let Some(upstream) = self.by_name.get(name) else { return };
+        let count = self.emitted.fetch_add(1, Relaxed);
+        let id = format!("msg_{:016x}{count:012x}", self.node).into();
+        let Origin { plugin, connection, user } = origin;
+        upstream.queue.put(Event { id, plugin, connection, user, at: now, payload });
+    }
+
+    /// Delivers until `stop` says that the end has come and everything is delivered, or its time has.
+    ///
+    /// Dropping the future leaves events undelivered and unrecorded.
+    pub async fn run(self: Arc<Self>, stop: watch::Receiver<Stop>) {
+        let mut running = JoinSet::new();
+        for upstream in self.by_name.values() {
+            let delivery = deliver::Delivery {
+                upstream: upstream.clone(),
+                client: self.client.clone(),
+                clock: self.clock,
+                dead: dead::DeadLetters::of(&upstream.config),
+            };
+            running.spawn(delivery.run(stop.clone()));
+        }
+        while running.join_next().await.is_some() {}
+    }
+}
+
+impl fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.by_name.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

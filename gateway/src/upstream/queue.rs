@@ -1,0 +1,65 @@
+//! What waits for one upstream. Filled by workers, emptied by one task.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::Event;
+use crate::telemetry::upstream::UpstreamMetrics;
+
+/// What an event takes beside its payload.
+const EVENT_BYTES: usize = 256;
+
+/// A queue of events, bounded in number and bytes. An event counts until it is delivered or given up, not only until it is
+/// taken out.
+pub(super) struct Queue {
+    waiting: Mutex<VecDeque<Arc<Event>>>,
+    arrived: Notify,
+    events_max: u64,
+    bytes_max: u64,
+    /// Holds the numbers of what is in the queue or under way.
+    metrics: Arc<UpstreamMetrics>,
+}
+
+impl Queue {
+    pub(super) fn new(events_max: usize, bytes_max: usize, metrics: Arc<UpstreamMetrics>) -> Self {
+        let (events_max, bytes_max) = (events_max as u64, bytes_max as u64);
+        Self { waiting: Mutex::default(), arrived: Notify::new(), events_max, bytes_max, metrics }
+    }
+
+    /// Whether one more of this size has room.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        let (events, queued) = self.metrics.queued();
+        events < self.events_max && queued + (bytes + EVENT_BYTES) as u64 <= self.bytes_max
+    }
+
+    pub(super) fn put(&self, event: Event) {
+        self.metrics.entered(size(&event));
+        self.lock().push_back(Arc::new(event));
+        self.arrived.notify_one();
+    }
+
+    /// The next event, if there is one.
+    pub(super) fn take(&self) -> Option<Arc<Event>> {
+        self.lock().pop_front()
+    }
+
+    /// An event that was taken out is delivered or given up.
+    pub(super) fn done(&self, event: &Event) {
+        self.metrics.left(size(event));
+    }
+
+    /// Waits until something was put in. Dropping the future loses nothing.
+    pub(super) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Event>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn size(event: &Event) -> u64 {
+    (event.payload.len() + EVENT_BYTES) as u64
+}
