@@ -12,6 +12,7 @@ mod workers;
 mod raw;
 mod plugins;
 mod failures;
+mod rate_limit;
 mod hostile;
 mod grants;
 mod hooks;
