@@ -1,6 +1,7 @@
 //! What is not right: every handshake, frame and command of these tables gets its documented answer, and the gateway
 //! goes on as if nothing had been.
 
+mod binaries;
 mod commands;
 mod configurations;
 mod frames;
