@@ -228,6 +228,8 @@ pub struct Plugins {
     pub check_owner: bool,
     /// How changes of the folder are noticed.
     pub watch: Watch,
+    /// Most plugins in the chain.
+    pub max: usize,
 }
 
 /// What becomes of a plugin whose file is taken out of the folder.

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::connection::session::retention;
 use crate::hub::peer::{Order, Why};
+use crate::plugin::breaker::Hold;
 use crate::plugin::registry::{PluginStatus, Registry, RollbackError, RolledBack};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
@@ -143,6 +144,11 @@ impl Control {
             done
         });
         task.await.unwrap_or(Err(RollbackError::Failed))
+    }
+
+    /// Sets the breaker of a plugin by hand. False if no plugin of this name is live.
+    pub fn hold_breaker(&self, plugin: &str, hold: Hold) -> bool {
+        self.inner.registry.hold_breaker(plugin, hold)
     }
 
     /// The chain that is live.

@@ -114,13 +114,14 @@ impl Gateway {
         let metrics = Metrics::new(config.listen.workers);
         let client = egress::Client::new();
         let upstreams = Upstreams::new(&config.upstreams, client, &metrics.node, clock, random()?);
-        let loader = Loader::new(&LoaderConfig::default())
+        let loader = Loader::new(&LoaderConfig::sized_for(config.listen.workers, config.plugins.max))
             .context("failed to start the WebAssembly engine")?
             .with_upstreams(upstreams.clone())
             .with_artifacts(Arc::new(state.artifacts()));
         let registry = Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone())))
             .with_archive(Arc::new(state.archive()))
-            .keep_removed(config.plugins.on_removal == OnRemoval::Keep);
+            .keep_removed(config.plugins.on_removal == OnRemoval::Keep)
+            .with_plugins_max(config.plugins.max);
         let registry = Arc::new(registry);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
         let control = Control::new(control::Parts {

@@ -6,6 +6,8 @@ pub mod verdict;
 pub mod chain;
 mod link;
 mod timer;
+pub mod breaker;
+pub mod spare;
 
 pub mod counters;
 pub mod state;

@@ -14,6 +14,7 @@ mod plugins;
 mod failures;
 mod rate_limit;
 mod hostile;
+mod breaker;
 mod grants;
 mod hooks;
 mod upstreams;

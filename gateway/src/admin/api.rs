@@ -13,6 +13,7 @@ use super::answer::{
 use super::fields::{Failure, Fields, bad_request};
 use super::plugins::{Plugins, Rollback};
 use crate::control::Control;
+use crate::plugin::breaker::Hold;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
 use crate::protocol::command::{HistoryQuery, Position};
@@ -34,10 +35,11 @@ pub(super) enum Call {
     Info,
     Plugins,
     PluginRollback,
+    PluginBreaker,
 }
 
 impl Call {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Publish,
         Self::Broadcast,
         Self::Disconnect,
@@ -47,6 +49,7 @@ impl Call {
         Self::Info,
         Self::Plugins,
         Self::PluginRollback,
+        Self::PluginBreaker,
     ];
 
     /// The last part of the path.
@@ -61,6 +64,7 @@ impl Call {
             Self::Info => "info",
             Self::Plugins => "plugins",
             Self::PluginRollback => "plugin_rollback",
+            Self::PluginBreaker => "plugin_breaker",
         }
     }
 
@@ -91,6 +95,7 @@ pub(super) async fn answer(
             Call::Info => finish(fields.finish().map(|()| Info::from(control.info()))),
             Call::Plugins => finish(fields.finish().map(|()| Plugins::of(control))),
             Call::PluginRollback => finish(api.roll_back(fields).await),
+            Call::PluginBreaker => finish(api.plugin_breaker(fields)),
         },
         Err(failure) => failed(&failure),
     }
@@ -177,6 +182,23 @@ impl Api<'_> {
         let close = wish.map_or(Ok(Close::FORCE_DISCONNECT), Disconnect::close)?;
         self.control.disconnect(&address, &close)?;
         Ok(Nothing {})
+    }
+
+    fn plugin_breaker(&self, mut fields: Fields) -> Result<Nothing, Failure> {
+        let name: String = fields.required("name")?;
+        let state: String = fields.required("state")?;
+        fields.finish()?;
+        let hold = match state.as_str() {
+            "auto" => Hold::Auto,
+            "closed" => Hold::Closed,
+            "open" => Hold::Open,
+            _ => return Err(bad_request("`state` is none of \"open\", \"closed\" and \"auto\"").into()),
+        };
+        if self.control.hold_breaker(&name, hold) {
+            Ok(Nothing {})
+        } else {
+            Err(bad_request("`name` is not the name of a plugin that is live").into())
+        }
     }
 
     fn members(&self, mut fields: Fields) -> Result<Vec<Arc<Member>>, Failure> {

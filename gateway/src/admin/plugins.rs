@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::control::Control;
+use crate::plugin::breaker::Hold;
 use crate::plugin::failure::Cause;
 use crate::plugin::registry::{PluginStatus, RolledBack, seconds};
 
@@ -40,6 +41,7 @@ struct Live {
     version: Option<Box<str>>,
     interface: Box<str>,
     hooks: Vec<&'static str>,
+    breaker: Breaker,
     /// The capabilities it asks for.
     asks: Vec<String>,
     /// The capabilities its settings file grants.
@@ -93,6 +95,14 @@ impl From<RolledBack> for Rollback {
     }
 }
 
+#[derive(Serialize)]
+struct Breaker {
+    /// `closed`, `open` or `half-open`.
+    state: &'static str,
+    /// Whether an operator keeps it there.
+    held: bool,
+}
+
 /// Why the file in the folder does not run.
 #[derive(Serialize)]
 struct Error {
@@ -107,6 +117,9 @@ struct Counts {
     calls: u64,
     rejections: u64,
     effects: u64,
+    /// Events that met the failure policy without a call.
+    skipped: u64,
+    breaker_opened: u64,
     failures: BTreeMap<&'static str, u64>,
     log_lines_dropped: u64,
 }
@@ -135,6 +148,7 @@ impl From<&PluginStatus> for Plugin {
             version: live.about.version.clone(),
             interface: live.about.interface.clone(),
             hooks: live.about.hooks.names().collect(),
+            breaker: Breaker { state: live.breaker.as_str(), held: live.breaker_held != Hold::Auto },
             asks: live.about.asks.names(),
             grants: live.grants.names(),
             digest: live.digest.wasm_hex(),
@@ -165,6 +179,8 @@ impl From<&PluginStatus> for Plugin {
                 calls: counts.calls,
                 rejections: counts.refusals,
                 effects: counts.effects,
+                skipped: counts.skipped,
+                breaker_opened: counts.breaker_opened,
                 failures: Cause::ALL
                     .iter()
                     .map(|cause| (cause.as_str(), counts.failures_by(*cause)))

@@ -312,6 +312,7 @@ fn plugins(document: &Document<'_>) -> Plugins {
     let folder = section.simple("folder", &"the path of a folder", |value| {
         value.as_str().filter(|path| !path.is_empty() && !path.contains('\0')).map(PathBuf::from)
     });
+    let max = section.count("max", 1..=256);
     let state_folder = section.simple("state_folder", &"the path of a folder, or \"\"", |value| {
         let path = value.as_str().filter(|path| !path.contains('\0'))?;
         Some(Some(path).filter(|path| !path.is_empty()).map(PathBuf::from))
@@ -329,7 +330,7 @@ fn plugins(document: &Document<'_>) -> Plugins {
         _ => None,
     });
     section.finish();
-    Plugins { folder, state_folder, on_removal, check_owner, watch }
+    Plugins { folder, state_folder, on_removal, check_owner, watch, max }
 }
 
 fn drain(document: &Document<'_>) -> Drain {

@@ -99,6 +99,7 @@ fn every_key_reaches_its_own_field() {
         on_removal = "keep"
         check_owner = false
         watch = "poll"
+        max = 34
         [upstreams.orders]
         url = "https://hooks.example/orders"
         timeout = "34s"
@@ -174,6 +175,7 @@ fn every_key_reaches_its_own_field() {
             on_removal: OnRemoval::Keep,
             check_owner: false,
             watch: Watch::Poll,
+            max: 34,
         },
         upstreams: BTreeMap::from([(
             "orders".into(),

@@ -203,6 +203,7 @@ impl Local {
                 chain.start_timers(&self.chain.borrow(), self.worker, workers, now.at);
                 // The old chain's instances are dropped here, between two messages.
                 *self.chain.borrow_mut() = *chain;
+                self.chain.borrow_mut().begin();
                 let _ = taken.send(());
                 0
             }

@@ -60,6 +60,13 @@ impl Chain {
         Self { generation, links, timers: Vec::new() }
     }
 
+    /// It is in use from now on: has the spare instances made, for which the chain before has just made room.
+    pub fn begin(&mut self) {
+        for link in &mut self.links {
+            link.begin();
+        }
+    }
+
     /// Counts the chains that the registry has built; later ones have larger numbers.
     pub fn generation(&self) -> u64 {
         self.generation

@@ -15,6 +15,7 @@ pub struct PluginCounters {
     rows: Box<[Row]>,
     log_lines_dropped: AtomicU64,
     state: Arc<PluginState>,
+    breaker_opened: AtomicU64,
 }
 
 /// What one worker counted.
@@ -25,6 +26,7 @@ pub(super) struct Row {
     failures: [AtomicU64; Cause::ALL.len()],
     refusals: AtomicU64,
     effects: AtomicU64,
+    skipped: AtomicU64,
 }
 
 /// The counters at one moment, summed over the workers.
@@ -38,6 +40,10 @@ pub struct Counts {
     pub refusals: u64,
     /// Effects that were recorded in calls that ended normally.
     pub effects: u64,
+    /// Events that met the failure policy without a call: the breaker was open, or no instance was there.
+    pub skipped: u64,
+    /// How often the breaker has opened by itself.
+    pub breaker_opened: u64,
     /// Log lines and output that exceeded the plugin's limits.
     pub log_lines_dropped: u64,
     /// What the plugin keeps in the gateway.
@@ -58,6 +64,7 @@ impl PluginCounters {
             rows: (0..workers.max(1)).map(|_| Row::default()).collect(),
             log_lines_dropped: AtomicU64::new(0),
             state: Arc::default(),
+            breaker_opened: AtomicU64::new(0),
         }
     }
 
@@ -66,12 +73,14 @@ impl PluginCounters {
         let mut counts = Counts {
             log_lines_dropped: self.log_lines_dropped.load(Relaxed),
             state: self.state.usage(),
+            breaker_opened: self.breaker_opened.load(Relaxed),
             ..Counts::default()
         };
         for row in &self.rows {
             counts.calls += row.calls.load(Relaxed);
             counts.refusals += row.refusals.load(Relaxed);
             counts.effects += row.effects.load(Relaxed);
+            counts.skipped += row.skipped.load(Relaxed);
             for (sum, failures) in counts.failures.iter_mut().zip(&row.failures) {
                 *sum += failures.load(Relaxed);
             }
@@ -87,6 +96,10 @@ impl PluginCounters {
     /// A plugin wrote more than it may.
     pub fn log_line_dropped(&self) {
         self.log_lines_dropped.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn breaker_opened(&self) {
+        self.breaker_opened.fetch_add(1, Relaxed);
     }
 
     /// The row of a worker.
@@ -106,6 +119,10 @@ impl Row {
 
     pub(super) fn refusal(&self) {
         add(&self.refusals, 1);
+    }
+
+    pub(super) fn skipped(&self) {
+        add(&self.skipped, 1);
     }
 
     pub(super) fn effects(&self, count: usize) {

@@ -3,18 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{info, warn};
 
+use super::breaker::{Breaker, Pass, Position};
 use super::chain::Plugin;
 use super::counters::{PluginCounters, Row};
 use super::event::{Goodbye, Hello, Message, Tick};
 use super::failure::{Failure, FailurePolicy};
 use super::interests::Interests;
 use super::load::{Factory, LoadError};
+use super::spare::{AtOnce, Offload, Spare};
 use super::verdict::{ConnectVerdict, Effect, Verdict};
 
-/// How long a plugin that could not be replaced is left alone, in milliseconds.
-const REPLACE_PAUSE: u64 = 100;
+/// How long no spare is ordered after one could not be made, in milliseconds; doubled each time up to the longest.
+const ORDER_PAUSE: u64 = 100;
+const ORDER_PAUSE_MAX: u64 = 10_000;
 /// How long failures of one plugin on one worker are only counted after one was logged, in milliseconds.
 const WARN_PAUSE: u64 = 1000;
 
@@ -24,13 +27,15 @@ pub struct Link {
     worker: usize,
     policy: FailurePolicy,
     counters: Arc<PluginCounters>,
-    factory: Arc<dyn Factory>,
-    /// Missing after a failure until the factory gives a new one.
+    breaker: Arc<Breaker>,
+    /// Missing after a failure until the spare is there.
     instance: Option<Box<dyn Plugin>>,
+    spare: Spare,
     /// Those of the last instance, so that a missing one fails exactly the events it would have seen.
     interests: Interests,
-    /// Unix milliseconds before which no further attempt to replace the instance is made.
-    replace_after: u64,
+    /// Unix milliseconds before which no further spare is ordered, and how long that pause was.
+    order_after: u64,
+    order_pause: u64,
     /// Unix milliseconds before which failures are only counted.
     warn_after: u64,
     /// Failures since the last line in the log.
@@ -38,7 +43,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Puts a first instance of `factory` into the chain of `worker`.
+    /// Puts a first instance of `factory` into the chain of `worker`. Its breaker never opens, and spares are made on the
+    /// thread that needs them, until that is set otherwise.
     pub fn new(
         name: Arc<str>,
         worker: usize,
@@ -52,11 +58,13 @@ impl Link {
             name,
             worker,
             policy,
+            spare: Spare::new(Arc::new(AtOnce), factory, counters.clone()),
             counters,
-            factory,
+            breaker: Arc::new(Breaker::never()),
             instance: Some(instance),
             interests,
-            replace_after: 0,
+            order_after: 0,
+            order_pause: ORDER_PAUSE,
             warn_after: 0,
             silent: 0,
         })
@@ -65,6 +73,24 @@ impl Link {
     /// The name of the plugin.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// With the breaker of the plugin, which its links on other workers share.
+    #[must_use]
+    pub fn with_breaker(self, breaker: Arc<Breaker>) -> Self {
+        Self { breaker, ..self }
+    }
+
+    /// With another place where spares are made.
+    #[must_use]
+    pub fn with_offload(mut self, offload: Arc<dyn Offload>) -> Self {
+        self.spare.set_offload(offload);
+        self
+    }
+
+    /// The chain is in use from now on: has a spare made.
+    pub(super) fn begin(&mut self) {
+        self.spare.order();
     }
 
     /// What the plugin wants to see.
@@ -116,14 +142,23 @@ impl Link {
         run: impl FnOnce(&mut dyn Plugin, &mut Vec<Effect>) -> Result<T, Failure>,
     ) -> Result<T, FailurePolicy> {
         if self.instance.is_none() {
-            self.replace(now);
+            self.recover(now);
         }
-        let Some(instance) = &mut self.instance else { return Err(self.policy) };
+        let Some(instance) = &mut self.instance else { return Err(self.skipped()) };
+        let pass = self.breaker.admit(now);
+        match pass {
+            Pass::Call => {}
+            Pass::Probe => log_probe(&self.name),
+            Pass::Refused => return Err(self.skipped()),
+        }
         let before = effects.len();
         let answer = run(&mut **instance, effects);
         self.row().call();
         match answer {
             Ok(answer) => {
+                if pass == Pass::Probe {
+                    self.probe_succeeded();
+                }
                 if effects.len() > before {
                     self.row().effects(effects.len() - before);
                 }
@@ -131,7 +166,7 @@ impl Link {
             }
             Err(failure) => {
                 effects.truncate(before);
-                self.failed(now, &failure);
+                self.failed(now, pass, &failure);
                 Err(self.policy)
             }
         }
@@ -139,7 +174,7 @@ impl Link {
 
     /// Off the path of a message that goes well.
     #[cold]
-    fn failed(&mut self, now: u64, failure: &Failure) {
+    fn failed(&mut self, now: u64, pass: Pass, failure: &Failure) {
         self.row().failure(failure.cause);
         if !pausing(now, self.warn_after, WARN_PAUSE) {
             warn!(
@@ -154,38 +189,81 @@ impl Link {
         } else {
             self.silent += 1;
         }
+        let opened = match pass {
+            Pass::Probe => self.breaker.probe_failed(now),
+            _ => self.breaker.failed(now),
+        };
+        if opened {
+            self.counters.breaker_opened();
+            warn!(
+                plugin = &*self.name,
+                breaker = Position::Open.as_str(),
+                after = if pass == Pass::Probe { "a probe failed" } else { "too many failures" },
+                "plugin breaker changed: events meet the failure policy without a call"
+            );
+        }
         if failure.cause.ends_instance() {
-            // Dropped before the new one is made: a pool of instances needs room for one only.
+            // Dropped before the next spare is ordered: a pool of instances needs room for two only.
             self.instance = None;
-            self.replace(now);
+            self.recover(now);
         }
     }
 
     #[cold]
-    fn replace(&mut self, now: u64) {
-        if pausing(now, self.replace_after, REPLACE_PAUSE) {
-            return;
+    fn probe_succeeded(&self) {
+        if self.breaker.probe_succeeded() {
+            info!(
+                plugin = &*self.name,
+                breaker = Position::Closed.as_str(),
+                "plugin breaker changed: the plugin works again"
+            );
         }
-        match self.factory.instantiate(&self.counters) {
-            Ok(instance) => {
+    }
+
+    /// Puts the spare into the place of an instance that failed and orders the next one.
+    #[cold]
+    fn recover(&mut self, now: u64) {
+        if self.spare.is_missing() && !pausing(now, self.order_after, self.order_pause) {
+            self.spare.order();
+        }
+        match self.spare.take() {
+            None => {}
+            Some(Ok(instance)) => {
                 self.interests = instance.interests().clone();
                 self.instance = Some(instance);
+                self.order_pause = ORDER_PAUSE;
+                self.spare.order();
             }
-            Err(error) => {
-                self.replace_after = now.saturating_add(REPLACE_PAUSE);
+            Some(Err(error)) => {
+                self.order_after = now.saturating_add(self.order_pause);
                 warn!(
                     plugin = &*self.name,
                     code = error.code().as_str(),
                     error = error.sentence(),
+                    next_attempt_ms = self.order_pause,
                     "failed to replace an instance; events meet the failure policy until it works"
                 );
+                self.order_pause = (self.order_pause * 2).min(ORDER_PAUSE_MAX);
             }
         }
+    }
+
+    /// The event meets the policy without a call.
+    #[cold]
+    fn skipped(&self) -> FailurePolicy {
+        self.row().skipped();
+        self.policy
     }
 
     fn row(&self) -> &Row {
         self.counters.row(self.worker)
     }
+}
+
+#[cold]
+fn log_probe(plugin: &str) {
+    let breaker = Position::HalfOpen.as_str();
+    info!(plugin, breaker, "plugin breaker changed: one event probes whether the plugin works again");
 }
 
 /// Whether a pause that ends at `until` is still on. A clock that was set back does not make it longer.

@@ -113,6 +113,8 @@ pub enum LoadCode {
     InvalidName,
     /// An earlier file has the same plugin name.
     DuplicateName,
+    /// There are as many plugins as the configuration allows.
+    TooMany,
     /// The settings file has mistakes.
     Settings,
     /// The file has no bytes.
@@ -173,6 +175,7 @@ impl LoadCode {
             Self::TooLarge => "too-large",
             Self::InvalidName => "invalid-name",
             Self::DuplicateName => "duplicate-name",
+            Self::TooMany => "too-many",
             Self::Settings => "settings",
             Self::Empty => "empty",
             Self::NotWasm => "not-wasm",

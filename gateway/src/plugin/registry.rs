@@ -12,17 +12,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use self::prepare::{Means, Prepared, Slot, State, prepare};
 use self::version::{duplicate, load, self_test};
+use super::breaker::Hold;
 use super::chain::Chain;
 use super::counters::PluginCounters;
 use super::grants::Grants;
 use super::load::{About, LoadError, Loader};
+use super::spare::Offload;
 use crate::disk::Archive;
 
 pub use self::found::{Digest, Found, plugin_name};
@@ -33,6 +36,8 @@ pub use self::status::{LastError, LiveVersion, PluginState, PluginStatus};
 
 /// How long workers have to take a new chain before that is reported.
 const SWAP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most plugins in a chain, if nothing else is said.
+const PLUGINS_MAX: usize = 32;
 /// How many removed plugins stay in the status.
 const REMOVED_MAX: usize = 64;
 
@@ -52,6 +57,8 @@ pub struct Registry {
     workers: Arc<dyn Workers>,
     archive: Option<Arc<Archive>>,
     keep_removed: bool,
+    /// Most plugins in a chain.
+    plugins_max: usize,
     /// Held while a change is under way, so that changes happen one after the other.
     state: Arc<tokio::sync::Mutex<State>>,
     swap_timeout: Duration,
@@ -98,7 +105,13 @@ impl Registry {
     pub fn new(loader: Arc<dyn Loader>, workers: Arc<dyn Workers>) -> Self {
         let (state, published) = (Arc::default(), Mutex::default());
         let (archive, keep_removed) = (None, false);
-        Self { loader, workers, archive, keep_removed, state, swap_timeout: SWAP_TIMEOUT, published }
+        let (plugins_max, swap_timeout) = (PLUGINS_MAX, SWAP_TIMEOUT);
+        Self { loader, workers, archive, keep_removed, plugins_max, state, swap_timeout, published }
+    }
+
+    /// With another number of plugins at most.
+    pub fn with_plugins_max(self, plugins_max: usize) -> Self {
+        Self { plugins_max, ..self }
     }
 
     /// Keeps versions that were live in `archive`, and begins with what an earlier process left there.
@@ -132,9 +145,11 @@ impl Registry {
     /// The next state, prepared off this thread; `None`, with a line in the log, if everything stays as it is.
     async fn prepare(&self, before: State, found: Vec<Found>) -> Option<Prepared> {
         let (loader, workers) = (self.loader.clone(), self.workers.count());
-        let (archive, keep_removed) = (self.archive.clone(), self.keep_removed);
+        let (archive, keep_removed, plugins_max) =
+            (self.archive.clone(), self.keep_removed, self.plugins_max);
         let prepared = spawn_blocking(move || {
-            let means = Means { loader: &*loader, workers, archive: archive.as_deref(), keep_removed };
+            let archive = archive.as_deref();
+            let means = Means { loader: &*loader, workers, plugins_max, archive, keep_removed };
             prepare(&before, &means, found)
         });
         match prepared.await {
@@ -197,6 +212,8 @@ impl Registry {
         let live = |slot: &Slot| LiveVersion {
             about: slot.version.factory.about().clone(),
             grants: slot.version.grants.clone(),
+            breaker: slot.version.breaker.position(),
+            breaker_held: slot.version.breaker.held(),
             digest: slot.version.digest,
             generation: slot.generation,
             since: slot.since,
@@ -244,6 +261,20 @@ impl Registry {
         slots.chain(refused).chain(removed).collect()
     }
 
+    /// Sets the breaker of a plugin by hand. False if no plugin of this name is live. A later version inherits what is set.
+    pub fn hold_breaker(&self, name: &str, hold: Hold) -> bool {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(slot) = published.state.slot(name) else { return false };
+        slot.version.breaker.hold(hold);
+        let set = match hold {
+            Hold::Auto => "auto",
+            Hold::Closed => "closed",
+            Hold::Open => "open",
+        };
+        info!(plugin = name, breaker = set, "plugin breaker changed: set by hand");
+        true
+    }
+
     /// Loads and configures every file once, without a worker: what `gateway check` prints. Blocking.
     pub fn check(loader: &dyn Loader, found: &[Found]) -> BTreeMap<Box<str>, Result<Checked, LoadError>> {
         let mut results: BTreeMap<Box<str>, Result<Checked, LoadError>> = BTreeMap::new();
@@ -269,12 +300,24 @@ impl Registry {
     }
 
     fn swap(&self, generation: u64, chains: Vec<Vec<super::Link>>) -> Vec<oneshot::Receiver<()>> {
-        let chains = chains.into_iter().map(|links| Chain::new(generation, links)).enumerate();
+        // Spares are made where changes of the chain are.
+        let offload: Arc<dyn Offload> = Arc::new(Handle::current());
+        let chain = |links: Vec<super::Link>| {
+            let links = links.into_iter().map(|link| link.with_offload(offload.clone()));
+            Chain::new(generation, links.collect())
+        };
+        let chains = chains.into_iter().map(chain).enumerate();
         chains.map(|(worker, chain)| self.workers.swap(worker, chain)).collect()
     }
 
     fn publish(&self, before: &State, now: &State) {
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        for slot in &now.slots {
+            let held = before.slot(&slot.version.name).map_or(Hold::Auto, |old| old.version.breaker.held());
+            if held != Hold::Auto {
+                slot.version.breaker.hold(held);
+            }
+        }
         published.state = now.clone();
         let present = |name: &str| {
             now.slot(name).is_some() || now.refused.values().any(|refused| &*refused.name == name)

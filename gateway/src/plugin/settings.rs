@@ -1,6 +1,7 @@
 //! The settings file beside a plugin: its own configuration, what it may reach, its limits, and
 //! what its failures mean.
 
+mod breaker;
 mod grants;
 mod units;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use super::breaker::BreakerSettings;
 use super::failure::FailurePolicy;
 use super::grants::Grants;
 use super::state::{Bounds, PluginState};
@@ -27,6 +29,8 @@ pub struct Settings {
     pub state: Bounds,
     /// What an event meets when the plugin fails.
     pub failure: FailurePolicy,
+    /// The `[breaker]` table: when the plugin is left alone.
+    pub breaker: BreakerSettings,
 }
 
 /// What one instance may use.
@@ -67,6 +71,7 @@ impl Default for Settings {
             limits: Limits::default(),
             state: PluginState::BOUNDS,
             failure: FailurePolicy::default(),
+            breaker: BreakerSettings::default(),
         }
     }
 }
@@ -157,7 +162,10 @@ impl Reader {
             Some(Value::String(word)) if word == "open" => settings.failure = FailurePolicy::Open,
             Some(other) => self.mistake("failure", format!("is {other}; expected \"closed\" or \"open\"")),
         }
-        self.nothing_left("", &table, "[config], [grants], [limits], [state], failure");
+        if let Some(breaker) = self.table(&mut table, "breaker") {
+            settings.breaker = self.breaker(breaker);
+        }
+        self.nothing_left("", &table, "[config], [grants], [limits], [state], failure, [breaker]");
         settings
     }
 
@@ -223,6 +231,17 @@ impl Reader {
         default: Duration,
         milliseconds: RangeInclusive<u64>,
     ) -> Duration {
+        self.duration_in("limits", table, key, default, milliseconds)
+    }
+
+    fn duration_in(
+        &mut self,
+        name: &str,
+        table: &mut Table,
+        key: &str,
+        default: Duration,
+        milliseconds: RangeInclusive<u64>,
+    ) -> Duration {
         let Some(value) = table.remove(key) else { return default };
         let parsed = value.as_str().and_then(units::milliseconds).filter(|ms| milliseconds.contains(ms));
         parsed.map(Duration::from_millis).unwrap_or_else(|| {
@@ -230,7 +249,7 @@ impl Reader {
             let text = format!(
                 "is {value}; expected a text like \"5ms\" or \"1s\", from \"{least}ms\" to \"{most}s\""
             );
-            self.mistake(&format!("limits.{key}"), text);
+            self.mistake(&format!("{name}.{key}"), text);
             default
         })
     }

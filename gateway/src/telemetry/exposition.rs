@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::metrics::{ADMIN_STATUSES, CloseCause, DecisionOutcome, Gauge, Metrics, Refused, WorkerMetrics};
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
+use crate::plugin::breaker::Position;
 use crate::plugin::event::Kind;
 use crate::plugin::failure::Cause;
 use crate::plugin::registry::{PluginState, PluginStatus, plugin_name};
@@ -245,6 +246,18 @@ fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result
         "Effects of calls that ended normally",
         each(|plugin| plugin.counts.effects),
     )?;
+    let skipped = each(|plugin| plugin.counts.skipped);
+    writer.family("plugin_skipped", "Events that met the failure policy without a call", skipped)?;
+    let open = |plugin: &PluginStatus| {
+        u64::from(plugin.live.as_ref().is_some_and(|live| live.breaker != Position::Closed))
+    };
+    writer.gauges(
+        "plugin_breaker_open",
+        "Whether the breaker keeps events away from the plugin",
+        each(open),
+    )?;
+    let opened = each(|plugin| plugin.counts.breaker_opened);
+    writer.family("plugin_breaker_opened", "How often the breaker opened by itself", opened)?;
     let dropped = each(|plugin| plugin.counts.log_lines_dropped);
     writer.family("plugin_log_lines_dropped", "Log lines above the limits of the plugin", dropped)?;
     let entries = each(|plugin| plugin.counts.state.entries);

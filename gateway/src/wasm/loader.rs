@@ -34,8 +34,17 @@ use crate::upstream::Upstreams;
 /// How many plugins fit.
 #[derive(Debug, Clone)]
 pub struct LoaderConfig {
-    /// Instances that exist at the same time: workers, times plugins, times two while a chain is swapped.
+    /// Instances that exist at the same time.
     pub instances_max: u32,
+}
+
+impl LoaderConfig {
+    /// For a gateway with this many workers and plugins. While a chain is swapped there are three instances of a plugin on
+    /// a worker: the old one, its spare, and the new one. Some more are made to be tried only.
+    pub fn sized_for(workers: usize, plugins: usize) -> Self {
+        let instances = workers.saturating_mul(plugins).saturating_mul(3).saturating_add(16);
+        Self { instances_max: u32::try_from(instances).unwrap_or(u32::MAX) }
+    }
 }
 
 impl Default for LoaderConfig {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
+use crate::plugin::breaker::{Breaker, BreakerSettings, Position};
 use crate::plugin::counters::{Counts, PluginCounters};
 use crate::plugin::failure::Cause;
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Kinds, Pattern};
 use crate::plugin::load::{About, Factory, LoadCode, LoadError};
+use crate::plugin::spare::Offload;
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::Refusal;
 use crate::protocol::channel::Channel;
@@ -107,6 +109,24 @@ struct Bench {
     counters: Vec<Arc<PluginCounters>>,
     effects: Vec<Effect>,
     now: u64,
+    jobs: Arc<Jobs>,
+}
+
+/// Jobs wait until the test runs them.
+#[derive(Default)]
+struct Jobs(Mutex<Vec<Box<dyn FnOnce() + Send>>>);
+
+impl Offload for Jobs {
+    fn run(&self, job: Box<dyn FnOnce() + Send>) {
+        self.0.lock().unwrap().push(job);
+    }
+}
+
+impl Jobs {
+    fn run(&self) -> usize {
+        let jobs = std::mem::take(&mut *self.0.lock().unwrap());
+        jobs.into_iter().map(|job| job()).count()
+    }
 }
 
 impl Bench {
@@ -129,15 +149,25 @@ impl Bench {
             self_test: None,
         };
         let (mut links, mut scripts, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        let jobs = Arc::new(Jobs::default());
         for (number, (policy, script)) in plugins.into_iter().enumerate() {
             let script = Arc::new(script);
             let counters = Arc::new(PluginCounters::new(1));
             let factory = Arc::new(ScriptedFactory(script.clone(), about.clone()));
-            links.push(Link::new(format!("p{number}").into(), 0, policy, factory, counters.clone()).unwrap());
+            let link = Link::new(format!("p{number}").into(), 0, policy, factory, counters.clone()).unwrap();
+            links.push(link.with_offload(jobs.clone()));
             scripts.push(script);
             all.push(counters);
         }
-        Self { chain: Chain::new(1, links), scripts, counters: all, effects: Vec::new(), now: 1_000_000 }
+        let mut chain = Chain::new(1, links);
+        chain.begin();
+        jobs.run();
+        Self { chain, scripts, counters: all, effects: Vec::new(), now: 1_000_000, jobs }
+    }
+
+    /// Makes the instances that were ordered, and counts them.
+    fn work(&self) -> usize {
+        self.jobs.run()
     }
 
     fn message(&mut self, kind: Kind, name: &str) -> Decision {
@@ -306,43 +336,79 @@ fn effects_of_a_failed_call_are_discarded_and_earlier_ones_stay() {
 }
 
 #[test]
-fn an_instance_that_failed_is_replaced_before_the_next_event() {
-    for (cause, instances) in
-        [(Cause::Trap, 2), (Cause::Deadline, 2), (Cause::Memory, 2), (Cause::InvalidAnswer, 1)]
+fn the_spare_takes_the_place_of_an_instance_that_failed_at_once() {
+    for (cause, ends) in
+        [(Cause::Trap, 1), (Cause::Deadline, 1), (Cause::Memory, 1), (Cause::InvalidAnswer, 0)]
     {
         let mut bench = Bench::new(vec![(Closed, vec![Fail(cause), say(Verdict::Allow)])]);
+        assert_eq!(bench.instantiated(0), 2, "one that serves and one in reserve");
         assert_eq!(bench.publish(), Decision::Failed);
-        assert_eq!(bench.instantiated(0), instances, "{cause}");
         assert_eq!(bench.publish(), Decision::Allowed(payload("p")), "{cause}");
-        assert_eq!(bench.instantiated(0), instances, "{cause}");
-        assert_eq!(bench.counts(0).failures_by(cause), 1);
-        assert_eq!(bench.counts(0).calls, 2);
+        assert_eq!(bench.instantiated(0), 2, "{cause}: nothing was made where events are served");
+        assert_eq!(bench.work(), ends, "{cause}: the next spare");
+        assert_eq!((bench.counts(0).failures_by(cause), bench.counts(0).calls), (1, 2));
     }
 }
 
 #[test]
-fn a_plugin_that_cannot_be_replaced_meets_its_policy_and_is_tried_again_after_a_pause() {
+fn until_a_spare_is_there_events_meet_the_policy_and_nothing_is_configured_in_their_way() {
+    let mut bench =
+        Bench::new(vec![(Closed, vec![Fail(Cause::Trap), Fail(Cause::Trap), say(Verdict::Allow)])]);
+    let seen = [bench.publish(), bench.publish(), bench.publish(), bench.publish()];
+    assert_eq!(seen, [Decision::Failed, Decision::Failed, Decision::Failed, Decision::Failed]);
+    assert_eq!((bench.instantiated(0), bench.counts(0).calls, bench.counts(0).skipped), (2, 2, 2));
+    assert_eq!(bench.work(), 1, "ordered once");
+    assert_eq!(bench.publish(), Decision::Allowed(payload("p")));
+}
+
+#[test]
+fn a_plugin_that_cannot_be_replaced_meets_its_policy_and_is_tried_again_after_longer_and_longer_pauses() {
     let refused = || Err(LoadError::new(LoadCode::Instantiate, "no room"));
-    // Taken from the end: the first instance works, the next two do not.
+    // Taken from the end: the first instance and its spare work, the next two do not.
     let script = || Script {
-        steps: Mutex::new([Fail(Cause::Trap), say(Verdict::Allow)].into()),
-        instances: Mutex::new(vec![refused(), refused(), Ok(())]),
+        steps: Mutex::new([Fail(Cause::Trap), Fail(Cause::Trap), say(Verdict::Allow)].into()),
+        instances: Mutex::new(vec![refused(), refused(), Ok(()), Ok(())]),
         ..Script::default()
     };
     for (policy, meanwhile) in [(Closed, Decision::Failed), (Open, Decision::Undecided(payload("p")))] {
         let mut bench = Bench::with([(policy, script())]);
-        assert_eq!(bench.publish(), meanwhile);
-        assert_eq!(bench.instantiated(0), 2, "at once");
+        assert_eq!((bench.publish(), bench.work()), (meanwhile.clone(), 1));
+        assert_eq!((bench.publish(), bench.work()), (meanwhile.clone(), 0), "the spare has failed as well");
         bench.now += 99;
-        assert_eq!(bench.publish(), meanwhile);
-        assert_eq!(bench.instantiated(0), 2, "not again so soon");
+        assert_eq!((bench.publish(), bench.work()), (meanwhile.clone(), 0), "not again so soon");
         bench.now += 1;
-        assert_eq!(bench.publish(), meanwhile);
-        assert_eq!(bench.instantiated(0), 3);
+        assert_eq!((bench.publish(), bench.work()), (meanwhile.clone(), 1));
+        assert_eq!(bench.publish(), meanwhile, "that one could not be made either");
+        bench.now += 199;
+        assert_eq!((bench.publish(), bench.work()), (meanwhile.clone(), 0), "twice as long");
         bench.now -= 1_000_000;
-        assert_eq!(bench.publish(), Decision::Allowed(payload("p")), "a clock set back prolongs no pause");
-        assert_eq!(bench.instantiated(0), 4);
+        assert_eq!((bench.publish(), bench.work()), (meanwhile, 1), "a clock set back prolongs no pause");
+        assert_eq!(bench.publish(), Decision::Allowed(payload("p")));
     }
+}
+
+#[test]
+fn a_plugin_that_keeps_failing_is_left_alone_until_a_probe_goes_well() {
+    let fails = || Fail(Cause::InvalidAnswer);
+    let steps = vec![fails(), Record("lost", Box::new(fails())), fails(), say(Verdict::Allow)];
+    let mut bench = Bench::new(vec![(Closed, steps)]);
+    let (within, open_for) = (Duration::from_secs(1), Duration::from_secs(1));
+    let breaker = Arc::new(Breaker::new(BreakerSettings { failures: 2, within, open_for }));
+    let link = bench.chain.links.remove(0).with_breaker(breaker.clone());
+    bench.chain.links.push(link);
+
+    assert_eq!(bench.publish(), Decision::Failed);
+    bench.disconnect();
+    assert_eq!(breaker.position(), Position::Open, "a failure in any hook counts");
+    assert_eq!((bench.publish(), bench.connect()), (Decision::Failed, Admission::Failed));
+    bench.disconnect();
+    assert_eq!((bench.counts(0).calls, bench.counts(0).skipped), (2, 3), "without a call");
+    bench.now += 1000;
+    assert_eq!((bench.publish(), breaker.position()), (Decision::Failed, Position::Open), "the probe failed");
+    assert_eq!(bench.counts(0).calls, 3);
+    bench.now += 1000;
+    assert_eq!((bench.publish(), breaker.position()), (Decision::Allowed(payload("p")), Position::Closed));
+    assert_eq!((bench.counts(0).calls, bench.counts(0).breaker_opened), (4, 2));
 }
 
 #[test]
@@ -350,6 +416,7 @@ fn a_missing_instance_fails_only_what_it_would_have_seen() {
     let interests = Interests { kinds: Kinds::NONE.with(Kind::Rpc), ..Interests::everything(ALL_HOOKS) };
     let script = Script {
         steps: Mutex::new([Fail(Cause::Trap)].into()),
+        // The spare cannot be made.
         instances: Mutex::new(vec![Err(LoadError::new(LoadCode::Instantiate, "no room")), Ok(())]),
         interests: Some(interests),
         ..Script::default()

@@ -9,7 +9,7 @@ use tracing::error;
 use super::found::{Digest, Found, plugin_name};
 use super::record::Record;
 use super::status::PluginState;
-use super::version::{Version, duplicate, load, self_test, warm};
+use super::version::{Version, duplicate, load, self_test, too_many, warm};
 use crate::disk::Archive;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::link::Link;
@@ -70,6 +70,8 @@ impl State {
 pub(super) struct Means<'a> {
     pub(super) loader: &'a dyn Loader,
     pub(super) workers: usize,
+    /// Most plugins in a chain.
+    pub(super) plugins_max: usize,
     pub(super) archive: Option<&'a Archive>,
     /// Whether a plugin goes on when its file is taken out.
     pub(super) keep_removed: bool,
@@ -107,7 +109,12 @@ pub(super) fn prepare(
     mut found: Vec<Found>,
 ) -> Result<Prepared, (Arc<str>, LoadError)> {
     found.sort_by(|a, b| a.file.cmp(&b.file));
+    let stays = |slot: &&Slot| {
+        means.keep_removed || found.iter().any(|found| plugin_name(&found.file) == Ok(&*slot.version.name))
+    };
+    let places_left = means.plugins_max.saturating_sub(before.slots.iter().filter(stays).count());
     let mut preparing = Preparing {
+        places_left,
         before,
         means,
         now: SystemTime::now(),
@@ -152,6 +159,8 @@ struct Preparing<'a> {
     newly_refused: Vec<Box<str>>,
     loads: Loads,
     lost: Vec<(Digest, LoadError)>,
+    /// For plugins that are not live. Those that are keep theirs whatever is dropped.
+    places_left: usize,
 }
 
 impl Preparing<'_> {
@@ -218,6 +227,10 @@ impl Preparing<'_> {
         digest: Digest,
         standing: PluginState,
     ) -> Result<Candidate, LoadError> {
+        let is_new = self.before.slot(name).is_none();
+        if is_new && self.places_left == 0 {
+            return Err(too_many(self.means.plugins_max));
+        }
         let workers = self.means.workers;
         let counters = self.state.counters.entry(name.clone());
         let counters = counters.or_insert_with(|| Arc::new(PluginCounters::new(workers)));
@@ -230,6 +243,7 @@ impl Preparing<'_> {
         let links = Some(warm(&version, workers, counters)?);
         self_test(self.means.loader, &version, found)?;
         counters.state().set_bounds(version.state);
+        self.places_left -= usize::from(is_new);
         let generation = self.before.generation + 1;
         let slot = Slot { file: found.file.clone(), version, standing, generation, since: self.now };
         Ok(Candidate { slot, links })

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::found::Digest;
 use super::record::Kept;
+use crate::plugin::breaker::{Hold, Position};
 use crate::plugin::counters::Counts;
 use crate::plugin::grants::Grants;
 use crate::plugin::load::{About, LoadCode, LoadError};
@@ -68,6 +69,10 @@ pub struct LiveVersion {
     pub about: About,
     /// What its settings file grants.
     pub grants: Grants,
+    /// Whether its breaker lets events through.
+    pub breaker: Position,
+    /// What an operator has set the breaker to.
+    pub breaker_held: Hold,
     /// Of the plugin file and its settings.
     pub digest: Digest,
     /// The chain with which it became live.

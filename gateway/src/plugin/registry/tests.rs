@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::plugin::Plugin;
+use crate::plugin::breaker::Position;
 use crate::plugin::event::{Client, Goodbye, Hello, Kind, Message};
 use crate::plugin::failure::Failure;
 use crate::plugin::grants::Grants;
@@ -419,6 +420,34 @@ async fn a_plugin_that_fails_its_own_test_does_not_load() {
     let files = ["a=lies", "b=tested"].map(found);
     let checked = Registry::check(&TextLoader::default(), &files);
     assert_eq!(checked.into_values().map(|result| result.is_ok()).collect::<Vec<_>>(), [false, true]);
+}
+
+#[tokio::test]
+async fn a_breaker_that_was_set_by_hand_stays_so_for_later_versions() {
+    let bench = Bench::new();
+    assert!(!bench.registry.hold_breaker("a", Hold::Open), "there is no such plugin");
+    bench.apply("a=A b=B").await;
+    assert!(bench.registry.hold_breaker("a", Hold::Open));
+    bench.apply("a=A2 b=B2").await;
+    let live = |number: usize| bench.registry.status()[number].live.clone().unwrap();
+    assert_eq!((live(0).breaker, live(0).breaker_held), (Position::Open, Hold::Open));
+    assert_eq!((live(1).breaker, live(1).breaker_held), (Position::Closed, Hold::Auto));
+    bench.registry.hold_breaker("a", Hold::Auto);
+    bench.apply("a=A3 b=B2").await;
+    assert_eq!(bench.trace(), "A3 B2");
+}
+
+#[tokio::test]
+async fn there_is_room_for_so_many_plugins_and_those_that_are_live_keep_theirs() {
+    let mut bench = Bench::new();
+    bench.registry = bench.registry.with_plugins_max(2);
+    let applied = bench.apply("20-b=B 30-c=C 40-d=D").await;
+    assert_eq!(bench.trace(), "B C");
+    assert_eq!((&*applied.refused[0].0, applied.refused[0].1.code()), ("40-d.wasm", LoadCode::TooMany));
+    bench.apply("10-a=A 20-b=B2 30-c=C").await;
+    assert_eq!(bench.trace(), "B2 C", "an earlier name pushes nobody out");
+    bench.apply("10-a=A 20-b=B2").await;
+    assert_eq!(bench.trace(), "A B2", "room has been found");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::found::{Digest, Found, plugin_name};
+use crate::plugin::breaker::Breaker;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::failure::FailurePolicy;
 use crate::plugin::grants::Grants;
@@ -22,6 +23,7 @@ pub(super) struct Version {
     pub(super) grants: Grants,
     pub(super) limits: Limits,
     pub(super) state: Bounds,
+    pub(super) breaker: Arc<Breaker>,
     pub(super) factory: Arc<dyn Factory>,
     /// How long it took to make it, without instances.
     pub(super) took: Duration,
@@ -53,8 +55,9 @@ pub(super) fn load(
         })?;
     let took = begin.elapsed();
     factory.about().asks.check(&settings.grants, &settings_file(&found.file))?;
-    let Settings { failure: policy, grants, limits, state, .. } = settings;
-    Ok(Arc::new(Version { name: name.clone(), digest, policy, grants, limits, state, factory, took }))
+    let Settings { failure: policy, grants, limits, state, breaker, .. } = settings;
+    let (name, breaker) = (name.clone(), Arc::new(Breaker::new(breaker)));
+    Ok(Arc::new(Version { name, digest, policy, grants, limits, state, breaker, factory, took }))
 }
 
 /// Plays the test that the plugin carries, if it does.
@@ -78,7 +81,8 @@ pub(super) fn warm(
     (0..workers)
         .map(|worker| {
             let (name, factory) = (version.name.clone(), version.factory.clone());
-            Link::new(name, worker, version.policy, factory, counters.clone())
+            let link = Link::new(name, worker, version.policy, factory, counters.clone())?;
+            Ok(link.with_breaker(version.breaker.clone()))
         })
         .collect()
 }
@@ -89,10 +93,19 @@ pub(super) fn duplicate(name: &str, first: &str) -> LoadError {
     LoadError::new(LoadCode::DuplicateName, sentence)
 }
 
+pub(super) fn too_many(plugins_max: usize) -> LoadError {
+    let sentence =
+        format!("is one plugin more than the {plugins_max} of `plugins.max`; remove another or raise it");
+    LoadError::new(LoadCode::TooMany, sentence)
+}
+
 impl LoadError {
     /// Whether the same bytes will be refused again whatever else changes.
     pub(super) fn is_final(&self) -> bool {
-        // No room for an instance now says nothing about later, and a duplicate depends on other files.
-        !matches!(self.code(), LoadCode::Instantiate | LoadCode::DuplicateName | LoadCode::CompilerBusy)
+        // No room for an instance now says nothing about later, and some depend on other files.
+        !matches!(
+            self.code(),
+            LoadCode::Instantiate | LoadCode::DuplicateName | LoadCode::TooMany | LoadCode::CompilerBusy
+        )
     }
 }

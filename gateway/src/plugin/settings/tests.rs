@@ -17,6 +17,7 @@ fn every_key_is_taken_over() {
     let settings = Settings::parse(
         br#"
         failure = "open"
+        breaker = { failures = 0, within = "1m", open_for = "100ms" }
         [config]
         secret = "s"
         since = 1979-05-27
@@ -42,6 +43,8 @@ fn every_key_is_taken_over() {
     )
     .unwrap();
     assert_eq!(settings.failure, FailurePolicy::Open);
+    let (within, open_for) = (Duration::from_secs(60), Duration::from_millis(100));
+    assert_eq!(settings.breaker, BreakerSettings { failures: 0, within, open_for });
     let config: serde_json::Value = serde_json::from_str(&settings.config).unwrap();
     assert_eq!(
         config,
@@ -79,6 +82,10 @@ fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
         falure = "open"
         [config]
         ratio = inf
+        [breaker]
+        failures = -1
+        within = "1h"
+        after = 3
         [limits]
         deadline = 5
         memory = "1KiB"
@@ -102,7 +109,10 @@ fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
             "state.bytes_max: is 1000; expected a text like \"64KiB\" or \"32MiB\", from \"64KiB\" to \"64GiB\"",
             "state.ttl: is not a key; known here: entries_max, bytes_max",
             "failure: is \"ajar\"; expected \"closed\" or \"open\"",
-            "falure: is not a key; known here: [config], [grants], [limits], [state], failure",
+            "breaker.failures: is -1; expected a number from 0 to 1000",
+            "breaker.within: is \"1h\"; expected a text like \"5ms\" or \"1s\", from \"100ms\" to \"600s\"",
+            "breaker.after: is not a key; known here: failures, within, open_for",
+            "falure: is not a key; known here: [config], [grants], [limits], [state], failure, [breaker]",
         ]
     );
 }

@@ -1,8 +1,17 @@
 //! Misbehaves in the way that the payload names; any other payload passes.
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use gateway_plugin_sdk::prelude::*;
+
+/// The `[config]` table.
+#[settings]
+pub struct Settings {
+    /// How long `configure` computes.
+    #[serde(default)]
+    configure_ms: u64,
+}
 
 /// The plugin.
 #[derive(Debug)]
@@ -10,9 +19,11 @@ pub struct Trap;
 
 #[plugin]
 impl Plugin for Trap {
-    type Config = ();
+    type Config = Settings;
 
-    fn configure((): (), _: &mut Interests) -> Result<Self, String> {
+    fn configure(config: Settings, _: &mut Interests) -> Result<Self, String> {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(config.configure_ms) {}
         Ok(Self)
     }
 
