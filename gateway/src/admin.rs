@@ -5,6 +5,7 @@
 
 mod answer;
 mod api;
+mod explain;
 mod fields;
 mod key;
 pub(crate) mod plugins;

@@ -59,6 +59,8 @@ pub struct Config {
     pub plugins: Plugins,
     /// Where events of plugins go, by name.
     pub upstreams: BTreeMap<Box<str>, Upstream>,
+    /// Which messages are explained.
+    pub explain: Explain,
     /// Stopping.
     pub drain: Drain,
     /// Log lines.
@@ -295,6 +297,17 @@ pub struct Upstream {
     pub dead_letter: Option<PathBuf>,
     /// Size of that file, and of the older one beside it.
     pub dead_letter_bytes_max: usize,
+}
+
+/// Which messages are explained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explain {
+    /// Of 10,000 messages.
+    pub sample: u32,
+    /// Explanations that are kept.
+    pub kept: usize,
+    /// Whether clients that ask get the explanations of their messages.
+    pub reply: bool,
 }
 
 /// Stopping.

@@ -10,6 +10,7 @@ use crate::backplane::{Backplane, NewPublication, Top};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::connection::session::retention;
+use crate::explain::Explain;
 use crate::hub::peer::{Order, Why};
 use crate::plugin::breaker::Hold;
 use crate::plugin::registry::{PluginStatus, Registry, RollbackError, RolledBack};
@@ -36,6 +37,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The plugins.
     pub registry: Arc<Registry>,
+    /// Explanations.
+    pub explain: Arc<Explain>,
     /// Where time comes from.
     pub clock: Clock,
     /// How far the process is.
@@ -149,6 +152,11 @@ impl Control {
     /// Sets the breaker of a plugin by hand. False if no plugin of this name is live.
     pub fn hold_breaker(&self, plugin: &str, hold: Hold) -> bool {
         self.inner.registry.hold_breaker(plugin, hold)
+    }
+
+    /// Explanations of messages.
+    pub fn explain(&self) -> &Explain {
+        &self.inner.explain
     }
 
     /// The chain that is live.

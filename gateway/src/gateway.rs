@@ -19,6 +19,7 @@ use crate::connection::id::ConnectionIds;
 use crate::control::{self, Control};
 use crate::disk::StateFolder;
 use crate::egress;
+use crate::explain::Explain;
 use crate::inbox::{Delivery, Inbox};
 use crate::plugin::chain::Chain;
 use crate::plugin::registry::{Registry, Workers};
@@ -64,6 +65,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     registry: Arc<Registry>,
     upstreams: Arc<Upstreams>,
+    explain: Arc<Explain>,
 }
 
 /// How the registry reaches the workers.
@@ -124,7 +126,9 @@ impl Gateway {
             .with_plugins_max(config.plugins.max);
         let registry = Arc::new(registry);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
+        let explain = Arc::new(Explain::new(config.explain.clone(), clock));
         let control = Control::new(control::Parts {
+            explain: explain.clone(),
             config: config.clone(),
             backplane: backplane.clone(),
             metrics: metrics.clone(),
@@ -134,7 +138,7 @@ impl Gateway {
             node: format!("{:016x}", random()?).into(),
         });
         let site = make_site.map(|make_site| make_site(&control));
-        let parts = Shared { backplane, metrics, registry, upstreams };
+        let parts = Shared { backplane, metrics, registry, upstreams, explain };
         Ok(Self {
             config,
             clock,
@@ -187,6 +191,7 @@ impl Gateway {
                 admission: admission.clone(),
                 site: self.site.clone(),
                 ids: self.ids,
+                explain: self.parts.explain.clone(),
                 clock: self.clock,
                 phase: self.phase.subscribe(),
             };

@@ -5,6 +5,7 @@ pub mod verdict;
 
 pub mod chain;
 mod link;
+pub mod trace;
 mod timer;
 pub mod breaker;
 pub mod spare;

@@ -108,6 +108,7 @@ impl PluginRunner {
         let factory = loader(engine)?.load(name, wasm, &settings)?;
         factory.about().asks.check(&settings.grants, "its settings file")?;
         let counters = Arc::new(PluginCounters::new(1));
+        counters.state().set_bounds(settings.state);
         let lines = Lines::default();
         let begin = Instant::now();
         let mut instance = lines.during(|| factory.instantiate(&counters))?;

@@ -22,6 +22,7 @@ use crate::connection::event::{Event, Now};
 use crate::connection::id::ConnectionIds;
 use crate::connection::local::Local;
 use crate::connection::session::Session;
+use crate::explain::{Explain, Picker};
 use crate::hub::Hub;
 use crate::hub::peer::{Peer, Signal, Why};
 use crate::inbox::{Delivery, Inbox};
@@ -68,6 +69,8 @@ pub struct Parts {
     pub site: Option<Arc<dyn Site>>,
     /// Makes connection ids.
     pub ids: ConnectionIds,
+    /// Which messages are explained.
+    pub explain: Arc<Explain>,
     /// Where time comes from.
     pub clock: Clock,
     /// How far the process is.
@@ -97,8 +100,10 @@ pub fn run(parts: Parts) -> std::io::Result<()> {
 async fn serve(parts: Parts) -> std::io::Result<()> {
     let listener = TcpListener::from_std(parts.listener)?;
     let hub = Hub::new(parts.ids);
-    let local = Local::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
-        .with_upstreams(parts.upstreams);
+    let mut local =
+        Local::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
+            .with_upstreams(parts.upstreams);
+    local.explain = Picker::new(parts.explain);
     let worker = Rc::new(Worker {
         local: Rc::new(local),
         ids: parts.ids,

@@ -27,6 +27,7 @@ mod admin;
 mod drain;
 mod cli;
 mod author;
+mod explain;
 mod clients;
 mod browser;
 mod conformance;

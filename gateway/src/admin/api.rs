@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::answer::{
     Answer, Broadcast, History, Info, Nothing, Outcome, Presence, PresenceStats, Published, json,
 };
+use super::explain;
 use super::fields::{Failure, Fields, bad_request};
 use super::plugins::{Plugins, Rollback};
 use crate::control::Control;
@@ -36,10 +37,12 @@ pub(super) enum Call {
     Plugins,
     PluginRollback,
     PluginBreaker,
+    Explain,
+    ExplainStart,
 }
 
 impl Call {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Publish,
         Self::Broadcast,
         Self::Disconnect,
@@ -50,6 +53,8 @@ impl Call {
         Self::Plugins,
         Self::PluginRollback,
         Self::PluginBreaker,
+        Self::Explain,
+        Self::ExplainStart,
     ];
 
     /// The last part of the path.
@@ -65,6 +70,8 @@ impl Call {
             Self::Plugins => "plugins",
             Self::PluginRollback => "plugin_rollback",
             Self::PluginBreaker => "plugin_breaker",
+            Self::Explain => "explain",
+            Self::ExplainStart => "explain_start",
         }
     }
 
@@ -93,6 +100,8 @@ pub(super) async fn answer(
             Call::PresenceStats => finish(api.members(fields).map(|members| stats(&members))),
             Call::History => finish(api.history(fields)),
             Call::Info => finish(fields.finish().map(|()| Info::from(control.info()))),
+            Call::Explain => finish(explain::last(control, fields)),
+            Call::ExplainStart => finish(explain::start(control, fields)),
             Call::Plugins => finish(fields.finish().map(|()| Plugins::of(control))),
             Call::PluginRollback => finish(api.roll_back(fields).await),
             Call::PluginBreaker => finish(api.plugin_breaker(fields)),

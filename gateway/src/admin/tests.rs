@@ -14,6 +14,7 @@ use crate::backplane::memory::Memory;
 use crate::clock::Clock;
 use crate::connection::id::ConnectionIds;
 use crate::control::Parts;
+use crate::explain::Explain;
 use crate::hub::peer::Order;
 use crate::inbox::{Delivery, Inbox};
 use crate::plugin::chain::{Chain, Plugin};
@@ -71,6 +72,7 @@ impl Admin {
             backplane: backplane.clone(),
             metrics: metrics.clone(),
             registry: registry.clone(),
+            explain: Arc::new(Explain::new(config.explain.clone(), Clock::start())),
             clock: Clock::start(),
             phase: seen,
             node: "node-1".into(),

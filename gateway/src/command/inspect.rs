@@ -39,11 +39,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn table(answer: &Value, now: u64) -> String {
     let plugins = answer["plugins"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut rows = vec![
-        ["#", "PLUGIN", "STATE", "VERSION", "DIGEST", "LIVE FOR", "CALLS", "REJECTED", "FAILED"]
+        ["#", "PLUGIN", "STATE", "VERSION", "DIGEST", "LIVE FOR", "BREAKER", "CALLS", "REJECTED", "FAILED"]
             .map(str::to_owned),
     ];
     rows.extend(plugins.iter().map(|plugin| row(plugin, now)));
-    let mut widths = [0; 9];
+    let mut widths = [0; 10];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.len().max(*width);
@@ -54,7 +54,7 @@ fn table(answer: &Value, now: u64) -> String {
         let cells = row.iter().zip(widths).enumerate();
         // Numbers to the right.
         let cells = cells.map(|(column, (cell, width))| match column {
-            0 | 6.. => format!("{cell:>width$}"),
+            0 | 7.. => format!("{cell:>width$}"),
             _ => format!("{cell:<width$}"),
         });
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
@@ -68,7 +68,7 @@ fn table(answer: &Value, now: u64) -> String {
     text
 }
 
-fn row(plugin: &Value, now: u64) -> [String; 9] {
+fn row(plugin: &Value, now: u64) -> [String; 10] {
     let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let counts = &plugin["counts"];
     let number = |value: &Value| value.as_u64().unwrap_or_default().to_string();
@@ -81,13 +81,20 @@ fn row(plugin: &Value, now: u64) -> [String; 9] {
         word(&plugin["version"]),
         word(&plugin["digest"]).chars().take(12).collect(),
         plugin["since"].as_u64().map_or("-".to_owned(), |since| ago(now.saturating_sub(since))),
+        breaker(&plugin["breaker"]),
         number(&counts["calls"]),
         number(&counts["rejections"]),
         failures.to_string(),
     ]
 }
 
-/// What went wrong, in whole sentences.
+/// Its state, and whether somebody holds it there.
+fn breaker(breaker: &Value) -> String {
+    let state = breaker["state"].as_str().unwrap_or("-");
+    if breaker["held"] == true { format!("{state} (held)") } else { state.to_owned() }
+}
+
+/// What went wrong, and what could run instead, in whole sentences.
 fn notes(plugin: &Value, now: u64, text: &mut String) {
     let name = plugin["name"].as_str().unwrap_or("-");
     let failures = plugin["counts"]["failures"].as_object().into_iter().flatten();
@@ -100,6 +107,17 @@ fn notes(plugin: &Value, now: u64, text: &mut String) {
     }
     if plugin["counts"]["log_lines_dropped"].as_u64() > Some(0) {
         let _ = writeln!(text, "{name}: {} log lines were too many", plugin["counts"]["log_lines_dropped"]);
+    }
+    let versions = plugin["versions"].as_array().into_iter().flatten();
+    let versions = versions.map(|kept| {
+        let digest: String = kept["digest"].as_str().unwrap_or("-").chars().take(12).collect();
+        let since = kept["since"].as_u64().map(|since| format!(", {} ago", ago(now.saturating_sub(since))));
+        let version = kept["version"].as_str().unwrap_or("of unknown version");
+        format!("{digest} ({version}{})", since.unwrap_or_default())
+    });
+    let versions: Vec<_> = versions.collect();
+    if !versions.is_empty() {
+        let _ = writeln!(text, "{name}: kept for a rollback: {}", versions.join(", "));
     }
     let error = &plugin["error"];
     if let (Some(code), Some(sentence)) = (error["code"].as_str(), error["sentence"].as_str()) {
@@ -127,17 +145,19 @@ mod tests {
     fn a_chain_is_a_table_and_what_went_wrong_is_told_below() {
         let answer = json!({"generation": 7, "plugins": [
             {"name": "auth", "file": "10-auth.wasm", "state": "live-older", "order": 0, "version": "1.2.3",
-             "digest": "0123456789abcdef", "since": 1000,
+             "digest": "0123456789abcdef", "since": 1000, "breaker": {"state": "open", "held": true},
+             "versions": [{"digest": "fedcba9876543210", "version": "1.2.2", "since": 500}],
              "error": {"code": "configure", "sentence": "refuses its settings: no", "at": 1090},
              "counts": {"calls": 12345, "rejections": 2, "failures": {"trap": 3, "memory": 0}, "log_lines_dropped": 0}},
             {"name": "broken", "file": "20-broken.wasm", "state": "refused", "counts": {}},
         ]});
         let expected = "\
 chain 7
-#  PLUGIN  STATE       VERSION  DIGEST        LIVE FOR  CALLS  REJECTED  FAILED
-1  auth    live-older  1.2.3    0123456789ab  100s      12345         2       3
--  broken  refused     -        -             -             0         0       0
+#  PLUGIN  STATE       VERSION  DIGEST        LIVE FOR  BREAKER      CALLS  REJECTED  FAILED
+1  auth    live-older  1.2.3    0123456789ab  100s      open (held)  12345         2       3
+-  broken  refused     -        -             -         -                0         0       0
 auth: failed: 3 trap
+auth: kept for a rollback: fedcba987654 (1.2.2, 10m ago)
 auth: 10-auth.wasm was refused 10s ago: configure: refuses its settings: no
 ";
         assert_eq!(table(&answer, 1100), expected);

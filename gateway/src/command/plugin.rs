@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod check;
 mod new;
+mod rollback;
 mod run;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use clap::Subcommand;
 use super::Failure;
 use crate::plugin::load::LoadError;
 
-/// Begin, build, check and try plugins
+/// Begin, build, check and try plugins, and take one back
 ///
 /// From an idea to a live rule:
 ///
@@ -39,6 +40,7 @@ enum Command {
     Check(check::Arguments),
     Run(run::Arguments),
     Bench(bench::Arguments),
+    Rollback(rollback::Arguments),
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -48,6 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Check(arguments) => check::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Rollback(arguments) => rollback::run(arguments),
     }
 }
 

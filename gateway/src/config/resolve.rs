@@ -45,6 +45,7 @@ pub(super) fn resolve(
         memory: memory(&document),
         plugins: plugins(&document),
         upstreams: upstream::upstreams(&document, folder, environment),
+        explain: explain(&document),
         drain: drain(&document),
         log: log(&document),
     };
@@ -331,6 +332,18 @@ fn plugins(document: &Document<'_>) -> Plugins {
     });
     section.finish();
     Plugins { folder, state_folder, on_removal, check_owner, watch, max }
+}
+
+fn explain(document: &Document<'_>) -> Explain {
+    let section = document.section("explain");
+    let sample = section.number("sample", 0..=10_000);
+    let explain = Explain {
+        sample: u32::try_from(sample).unwrap_or(0),
+        kept: section.count("kept", 1..=10_000),
+        reply: section.flag("reply"),
+    };
+    section.finish();
+    explain
 }
 
 fn drain(document: &Document<'_>) -> Drain {

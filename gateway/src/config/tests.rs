@@ -111,6 +111,10 @@ fn every_key_reaches_its_own_field() {
         queue_bytes_max = "40MiB"
         dead_letter = "dead.jsonl"
         dead_letter_bytes_max = "42MiB"
+        [explain]
+        sample = 34
+        kept = 35
+        reply = true
         [drain]
         deadline = "32s"
         closes_per_second = 33
@@ -193,6 +197,7 @@ fn every_key_reaches_its_own_field() {
                 dead_letter_bytes_max: 42 << 20,
             },
         )]),
+        explain: Explain { sample: 34, kept: 35, reply: true },
         drain: Drain { deadline: Duration::from_secs(32), closes_per_second: 33 },
         log: Log { format: LogFormat::Json, filter: "warn,gateway=debug".to_owned() },
     };

@@ -11,7 +11,9 @@ use super::core::Effects;
 use super::event::Now;
 use super::session::retention;
 use crate::backplane::{Backplane, NewPublication};
+use crate::clock::Clock;
 use crate::config::{Config, Namespace};
+use crate::explain::{Explain, Picker};
 use crate::hub::peer::{Order, Unflushed, Why};
 use crate::hub::{Delivered, Hub};
 use crate::inbox::Delivery;
@@ -41,6 +43,8 @@ pub struct Local {
     pub upstreams: Arc<Upstreams>,
     /// Counters of all workers; this one's by `worker`.
     pub metrics: Arc<Metrics>,
+    /// Which messages are explained.
+    pub explain: Picker,
     /// Connections that others have pushed to.
     pub unflushed: Rc<Unflushed>,
     /// Where replies are encoded.
@@ -61,8 +65,10 @@ impl Local {
         backplane: Arc<dyn Backplane>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let explain = Picker::new(Arc::new(Explain::new(config.explain.clone(), Clock::start())));
         Self {
             worker,
+            explain,
             config,
             hub: RefCell::new(hub),
             chain: RefCell::new(Chain::empty()),

@@ -15,11 +15,13 @@ use super::event::{Event, Now};
 use super::local::Local;
 use crate::backplane::{Recovery, Retention, memory};
 use crate::config::Namespace;
+use crate::explain::Picked;
 use crate::hub::Listening;
 use crate::hub::peer::{Peer, Signal};
 use crate::outbound::Pushed;
 use crate::plugin::event::{Client, Goodbye, Hello, Message};
 use crate::plugin::state::Meters;
+use crate::plugin::trace::Trace;
 use crate::plugin::verdict::{Decision, Effect as PluginEffect, Identity};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
@@ -47,6 +49,12 @@ fn set_attribute(attributes: &mut BTreeMap<Box<str>, Box<str>>, name: Box<str>, 
         attributes.insert(name, value);
     }
     fits
+}
+
+/// A message to the connection itself. Effects come after the reply, so it does too.
+fn explanation(connection: &str, trace: &Trace) -> Option<PluginEffect> {
+    let payload = format!("{{\"explain\":{}}}", trace.to_json()).into();
+    Some(PluginEffect::Publish { address: Channel::parse(&format!("@{connection}")).ok()?, payload })
 }
 
 /// How much of a channel its namespace keeps.
@@ -256,7 +264,9 @@ impl Session {
         metrics.command(ask.kind);
         let mut chain = self.local.chain.borrow_mut();
         let payload = std::mem::take(&mut ask.payload);
-        let decision = if chain.wants(ask.kind) {
+        let explain = &self.local.explain;
+        let picked = if explain.is_on() { explain.pick(now.at, &self.client) } else { None };
+        let decision = if picked.is_some() || chain.wants(ask.kind) {
             let mut message = Message {
                 client: self.client.clone(),
                 kind: ask.kind,
@@ -268,7 +278,18 @@ impl Session {
                 at: now.at_millis(),
                 meters: std::mem::take(&mut self.meters),
             };
-            let decision = chain.on_message(&mut message, &mut self.plugin_effects);
+            let decision = match picked {
+                None => chain.on_message(&mut message, &mut self.plugin_effects),
+                Some(Picked { reply }) => {
+                    let (decision, trace) =
+                        chain.on_message_traced(&mut message, &mut self.plugin_effects, explain.clock());
+                    if reply {
+                        self.plugin_effects.extend(explanation(&self.peer.id, &trace));
+                    }
+                    explain.keep(Arc::new(trace));
+                    decision
+                }
+            };
             self.meters = message.meters;
             decision
         } else {

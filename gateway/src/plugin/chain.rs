@@ -8,8 +8,10 @@ use super::failure::{Failure, FailurePolicy};
 use super::interests::Interests;
 use super::link::Link;
 use super::timer::Timer;
+use super::trace::{Observer, Trace};
 use super::usage::Usage;
 use super::verdict::{Admission, ConnectVerdict, Decision, Effect, Identity, Verdict};
+use crate::clock::Clock;
 
 /// One instance of a plugin.
 ///
@@ -135,12 +137,39 @@ impl Chain {
     ///
     /// Effects that were recorded before the chain ended stay in `effects`, those of a failed call do not.
     pub fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Decision {
+        self.pass(message, effects, &mut ())
+    }
+
+    /// [`on_message`](Self::on_message) with an explanation.
+    pub fn on_message_traced(
+        &mut self,
+        message: &mut Message,
+        effects: &mut Vec<Effect>,
+        clock: Clock,
+    ) -> (Decision, Trace) {
+        let mut trace = Trace::of(message, self.generation, clock);
+        let decision = self.pass(message, effects, &mut trace);
+        trace.decided(&decision);
+        (decision, trace)
+    }
+
+    fn pass(
+        &mut self,
+        message: &mut Message,
+        effects: &mut Vec<Effect>,
+        observer: &mut impl Observer,
+    ) -> Decision {
         let mut allowed = false;
         for link in &mut self.links {
             if !link.interests().wants_message(message.kind, message.channel.as_ref()) {
+                observer.passed_by(link);
                 continue;
             }
-            match link.on_message(message, effects) {
+            let before = effects.len();
+            observer.begins();
+            let answer = link.on_message(message, effects);
+            observer.answered(link, message, &effects[before..], &answer);
+            match answer {
                 Ok(Verdict::Next) | Err(FailurePolicy::Open) => {}
                 Ok(Verdict::Allow) => allowed = true,
                 Ok(Verdict::Replace(payload)) => message.payload = payload,

@@ -13,6 +13,7 @@ use super::failure::{Failure, FailurePolicy};
 use super::interests::Interests;
 use super::load::{Factory, LoadError};
 use super::spare::{AtOnce, Offload, Spare};
+use super::usage::Usage;
 use super::verdict::{ConnectVerdict, Effect, Verdict};
 
 /// How long no spare is ordered after one could not be made, in milliseconds; doubled each time up to the longest.
@@ -96,6 +97,11 @@ impl Link {
     /// What the plugin wants to see.
     pub fn interests(&self) -> &Interests {
         &self.interests
+    }
+
+    /// What the last call used; nothing if the instance ended with it.
+    pub(super) fn usage(&mut self) -> Usage {
+        self.instance.as_mut().map(|instance| instance.usage()).unwrap_or_default()
     }
 
     pub(super) fn on_connect(

@@ -66,6 +66,22 @@ pub enum Verdict {
     Route(Vec<Channel>),
 }
 
+impl Verdict {
+    /// The word for it in the plugin interface.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Next => "next",
+            Self::Allow => "allow",
+            Self::Deny(_) => "deny",
+            Self::Drop => "drop",
+            Self::Disconnect(_) => "disconnect",
+            Self::Replace(_) => "replace",
+            Self::Reply(_) => "reply",
+            Self::Route(_) => "route",
+        }
+    }
+}
+
 /// Something a plugin asked for beside its answer. Recorded in order and applied after the hook returned normally.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -118,6 +134,23 @@ pub enum Action {
     Unsubscribe(Channel),
     /// Close them.
     Disconnect(Refusal),
+}
+
+impl Effect {
+    /// The word for it in the plugin interface.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Publish { .. } => "publish",
+            Self::Subscribe(_) => "subscribe",
+            Self::Unsubscribe(_) => "unsubscribe",
+            Self::Disconnect(_) => "disconnect",
+            Self::SetAttribute { .. } => "set-attribute",
+            Self::Emit { .. } => "emit",
+            Self::Reach { action: Action::Subscribe(_), .. } => "subscribe-address",
+            Self::Reach { action: Action::Unsubscribe(_), .. } => "unsubscribe-address",
+            Self::Reach { action: Action::Disconnect(_), .. } => "disconnect-address",
+        }
+    }
 }
 
 /// What the whole chain says of a message.

@@ -1,0 +1,51 @@
+//! Explanations of messages: asking for some, and reading the last ones.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::fields::{Failure, Fields, bad_request};
+use crate::control::Control;
+use crate::explain::{SECONDS_MAX, TAGS_MAX, Whose};
+use crate::protocol::code::ReplyError;
+
+/// Explanations of one answer, unless the caller says how many.
+const LIMIT: usize = 20;
+/// Seconds to watch, unless the caller says how many.
+const SECONDS: u64 = 60;
+
+/// The last explanations, the newest first.
+pub(super) fn last(control: &Control, mut fields: Fields) -> Result<Value, Failure> {
+    let limit = fields.optional("limit")?.unwrap_or(LIMIT);
+    fields.finish()?;
+    let traces = control.explain().last(limit);
+    Ok(json!({"traces": traces.iter().map(|trace| trace.to_json()).collect::<Vec<_>>()}))
+}
+
+/// Explains the messages of a user, or of connections with an attribute, for some seconds.
+pub(super) fn start(control: &Control, mut fields: Fields) -> Result<Value, Failure> {
+    let user: Option<Box<str>> = fields.optional("user")?;
+    let attribute: Option<BTreeMap<Box<str>, Box<str>>> = fields.optional("attribute")?;
+    let seconds = fields.optional("seconds")?.unwrap_or(SECONDS);
+    fields.finish()?;
+    let whose = match (user.filter(|user| !user.is_empty()), attribute.unwrap_or_default().pop_first()) {
+        (Some(user), None) => Whose::User(user),
+        (None, Some((name, value))) => Whose::Attribute(name, value),
+        _ => {
+            let sentence =
+                "expected either `user`, or `attribute` with a name and a value such as {\"tenant\": \"a\"}";
+            return Err(bad_request(sentence).into());
+        }
+    };
+    if !(1..=SECONDS_MAX).contains(&seconds) {
+        return Err(bad_request(format!("`seconds` is {seconds}, accepted are 1 to {SECONDS_MAX}")).into());
+    }
+    if !control.explain().watch(whose, Duration::from_secs(seconds)) {
+        let sentence = format!(
+            "{TAGS_MAX} users and attributes are watched already; wait until the time of one is over"
+        );
+        return Err(ReplyError::LIMIT_EXCEEDED.because(sentence).into());
+    }
+    Ok(json!({"seconds": seconds}))
+}

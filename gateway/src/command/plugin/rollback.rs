@@ -1,0 +1,41 @@
+//! `gateway plugin rollback`.
+
+use serde_json::json;
+
+use crate::command::api::Address;
+use crate::command::{Failure, print};
+
+/// Let an earlier version of a plugin run again
+///
+/// The version that ran before takes over at once, on every worker, with the settings it had; no connection closes. It stays
+/// until another file is dropped. `gateway inspect` shows which versions are kept.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = "Examples:\n  gateway plugin rollback router\n  gateway plugin rollback router --to 3f1c9a"
+)]
+pub(super) struct Arguments {
+    /// The plugin's name: that of its file, without the number and without `.wasm`
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// The beginning of a kept version's digest [default: the version that ran before]
+    #[arg(long, value_name = "DIGEST")]
+    to: Option<String>,
+
+    #[command(flatten)]
+    address: Address,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let Arguments { name, to, address } = arguments;
+    let done = address.call("plugin_rollback", &json!({"name": name, "to": to}))?;
+    let text = |key: &str| done[key].as_str().unwrap_or("unknown");
+    let short = |key: &str| text(key).chars().take(12).collect::<String>();
+    print(&format!(
+        "{name}: version {}, sha256 {}, runs in place of {}; chain {}\n",
+        text("version"),
+        short("digest"),
+        short("replaced"),
+        done["generation"]
+    ))
+}

@@ -1,0 +1,97 @@
+//! Why a message was treated as it was, for the operator and, if they allow it, for the client.
+
+use gateway_tests::{Client, Gateway, RawClient, token};
+use serde_json::{Value, json};
+
+const RAW: &str = "raw.enabled = true\nclient.anonymous = true\n";
+const ROUTER: &str =
+    "[[config.rules]]\nkind = 'publish'\nchannel = 'dm'\ndeny = { code = 103, reason = 'not here' }";
+
+async fn traces(gateway: &Gateway) -> Vec<Value> {
+    let answer = gateway.post("/api/explain", &json!({"limit": 10})).await.ok();
+    answer["result"]["traces"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn nothing_is_explained_unless_it_is_asked_for() {
+    let gateway = Gateway::with(RAW).plugin("90-echo", "echo", "").start().await;
+    let mut client = RawClient::connect(&gateway).await;
+    client.ask("hello").await;
+    assert_eq!(traces(&gateway).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn a_sampled_message_shows_what_every_plugin_made_of_it_and_nothing_it_contains() {
+    let config = format!("{RAW}explain.sample = 10000");
+    let gateway = Gateway::with(&config)
+        .plugin("50-router", "router", ROUTER)
+        .plugin("90-echo", "echo", "")
+        .start()
+        .await;
+    let mut client = RawClient::connect(&gateway).await;
+    client.ask("the secret").await;
+    let traces = traces(&gateway).await;
+    let [trace] = &traces[..] else { panic!("one message: {traces:?}") };
+    assert_eq!(trace["kind"], "raw");
+    assert_eq!(trace["payload_bytes"], 10);
+    assert_eq!(trace["decision"], "replied");
+    let [router, echo] = &trace["plugins"].as_array().unwrap()[..] else { panic!("{trace}") };
+    assert_eq!(router["plugin"], "router");
+    assert_eq!(
+        (&echo["plugin"], &echo["answer"], &echo["answer_bytes"]),
+        (&json!("echo"), &json!("reply"), &json!(10))
+    );
+    assert!(echo["took_ns"].as_u64() > Some(0) && echo["memory_bytes"].as_u64() > Some(0), "{echo}");
+    assert!(!trace.to_string().contains("secret"), "{trace}");
+}
+
+#[tokio::test]
+async fn an_operator_watches_one_user() {
+    let gateway = Gateway::with("")
+        .plugin("10-auth-jwt", "auth-jwt", &token::settings())
+        .plugin("50-router", "router", ROUTER)
+        .start()
+        .await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    let mut bob = Client::connect_as(&gateway, "bob").await;
+    let started = gateway.post("/api/explain_start", &json!({"user": "ann", "seconds": 60})).await.ok();
+    assert_eq!(started["result"]["seconds"], 60);
+    for client in [&mut bob, &mut ann] {
+        client.ask("publish", json!({"channel": "dm", "data": "x"})).await.unwrap_err();
+    }
+    let traces = traces(&gateway).await;
+    let [trace] = &traces[..] else { panic!("of ann alone: {traces:?}") };
+    assert_eq!(
+        (&trace["user"], &trace["channel"], &trace["decision"]),
+        (&json!("ann"), &json!("dm"), &json!("denied"))
+    );
+    let router = trace["plugins"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&router["answer"], &router["code"], &router["reason"]),
+        (&json!("deny"), &json!(103), &json!("not here"))
+    );
+
+    for wrong in
+        [json!({}), json!({"user": "a", "attribute": {"b": "c"}}), json!({"user": "a", "seconds": 9999})]
+    {
+        let answer = gateway.post("/api/explain_start", &wrong).await.ok();
+        assert_eq!(answer["error"]["code"], 107, "{wrong}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_gets_its_explanations_only_if_it_asks_and_the_operator_allows_it() {
+    let header: &[_] = &[("x-gateway-explain", "1")];
+    for (allowed, headers, explained) in [(true, header, true), (true, &[], false), (false, header, false)] {
+        let config =
+            format!("{RAW}handshake.headers_kept = ['x-gateway-explain']\nexplain.reply = {allowed}");
+        let gateway = Gateway::with(&config).plugin("90-echo", "echo", "").start().await;
+        let mut client = RawClient::open(gateway.address(), "/connection/raw", headers).await.unwrap();
+        assert_eq!(client.ask("one").await, "one");
+        if explained {
+            let text: Value = serde_json::from_str(&client.text().await).expect("after the reply");
+            assert_eq!(text["explain"]["plugins"][0]["answer"], "reply");
+        }
+        assert_eq!(client.ask("two").await, "two", "{allowed} {headers:?}");
+    }
+}
