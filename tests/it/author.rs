@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gateway_tests::{API_KEY, Gateway, Tool, gateway_binary, target_folder, wasm};
-use serde_json::Value;
+use gateway_tests::{API_KEY, Client, Gateway, Tool, gateway_binary, target_folder, wasm};
+use serde_json::{Value, json};
 
 /// A build of the plugin and the SDK included.
 const LONG: Duration = Duration::from_secs(300);
@@ -200,6 +200,33 @@ async fn inspect_shows_the_chain_of_a_running_gateway() {
         assert_eq!(output.status.code(), Some(5), "{text}");
         assert!(text.contains(why), "{why}: {text}");
     }
+}
+
+#[tokio::test]
+async fn rollback_lets_the_version_before_run_again() {
+    let rules = |reason: &str| {
+        format!("[[config.rules]]\nkind = 'publish'\ndeny = {{ code = 103, reason = '{reason}' }}")
+    };
+    let gateway =
+        Gateway::with("client.anonymous = true").plugin("50-router", "router", &rules("first")).start().await;
+    let reason = async || {
+        let mut client = Client::connect(&gateway).await;
+        client.ask("publish", json!({"channel": "news", "data": 1})).await.unwrap_err().message
+    };
+    gateway.swap(|folder| folder.settings("50-router", &rules("second"))).await;
+    assert_eq!(reason().await, "second");
+    let address = format!("http://{}", gateway.admin());
+    let rollback = |name: &'static str| {
+        let tool = Tool::new(gateway_binary()).arg("plugin").arg("rollback").arg(name);
+        tool.arg("--address").arg(&address).env("GATEWAY_ADMIN_API_KEY", API_KEY).output(LONG)
+    };
+    let output = rollback("router").await;
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success() && text.contains("router: version 0.1.0"), "{text}");
+    assert_eq!(reason().await, "first");
+    let output = rollback("nothing").await;
+    assert_eq!(output.status.code(), Some(5));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("refuses plugin_rollback"));
 }
 
 #[tokio::test]
