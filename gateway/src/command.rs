@@ -33,7 +33,8 @@ Examples:
   gateway plugin new shout                begin a plugin; `gateway plugin --help` goes on from there
 
 Environment:
-  GATEWAY_ADMIN_API_KEY    the key of the HTTP API; wins over `admin.api_key` in the file. `gateway inspect` sends it
+  GATEWAY_ADMIN_API_KEY    the key of the HTTP API; wins over `admin.api_key` in the file
+                           `gateway inspect` sends it
 
 Exit codes:
   0  done
