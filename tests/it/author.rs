@@ -203,7 +203,7 @@ async fn inspect_shows_the_chain_of_a_running_gateway() {
 }
 
 #[tokio::test]
-async fn rollback_lets_the_version_before_run_again() {
+async fn an_operator_takes_a_version_back_and_holds_a_breaker() {
     let rules = |reason: &str| {
         format!("[[config.rules]]\nkind = 'publish'\ndeny = {{ code = 103, reason = '{reason}' }}")
     };
@@ -224,6 +224,19 @@ async fn rollback_lets_the_version_before_run_again() {
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(output.status.success() && text.contains("router: version 0.1.0"), "{text}");
     assert_eq!(reason().await, "first");
+    let hold = |state: &'static str| {
+        let tool = Tool::new(gateway_binary()).arg("plugin").arg("breaker").arg("router").arg(state);
+        tool.arg("--address").arg(&address).env("GATEWAY_ADMIN_API_KEY", API_KEY).output(LONG)
+    };
+    let breaker = async || {
+        let answer = gateway.post("/api/plugins", &json!({})).await.ok();
+        answer["result"]["plugins"][0]["breaker"].clone()
+    };
+    let output = hold("open").await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(breaker().await, json!({"state": "open", "held": true}));
+    assert!(hold("auto").await.status.success());
+    assert_eq!(breaker().await["held"], false);
     let output = rollback("nothing").await;
     assert_eq!(output.status.code(), Some(5));
     assert!(String::from_utf8(output.stderr).unwrap().contains("refuses plugin_rollback"));

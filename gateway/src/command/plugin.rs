@@ -1,6 +1,7 @@
 //! `gateway plugin`: what authors of plugins need.
 
 mod bench;
+mod breaker;
 mod build;
 mod check;
 mod new;
@@ -41,6 +42,7 @@ enum Command {
     Run(run::Arguments),
     Bench(bench::Arguments),
     Rollback(rollback::Arguments),
+    Breaker(breaker::Arguments),
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -51,6 +53,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Run(arguments) => run::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Rollback(arguments) => rollback::run(arguments),
+        Command::Breaker(arguments) => breaker::run(arguments),
     }
 }
 

@@ -1,0 +1,46 @@
+//! `gateway plugin breaker`.
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use crate::command::api::Address;
+use crate::command::{Failure, print};
+
+/// Set the circuit breaker of a plugin by hand, or let it go
+///
+/// `open` keeps events away from the plugin: they meet its failure policy. `closed` lets them through however often it fails.
+/// `auto` lets the failures decide again.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = "Examples:\n  gateway plugin breaker rate-limit open\n  gateway plugin breaker rate-limit auto"
+)]
+pub(super) struct Arguments {
+    /// The plugin's name: that of its file, without the number and without `.wasm`
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// What it does from now on
+    #[arg(value_name = "STATE")]
+    state: State,
+
+    #[command(flatten)]
+    address: Address,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum State {
+    Open,
+    Closed,
+    Auto,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let Arguments { name, state, address } = arguments;
+    let (state, means) = match state {
+        State::Open => ("open", "is held open: events meet its failure policy"),
+        State::Closed => ("closed", "is held closed: events reach it however often it fails"),
+        State::Auto => ("auto", "follows its failures again"),
+    };
+    address.call("plugin_breaker", &json!({"name": name, "state": state}))?;
+    print(&format!("the breaker of {name} {means}\n"))
+}
