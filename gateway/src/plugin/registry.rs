@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::prepare::{Means, Prepared, Slot, State, prepare};
 use self::version::{duplicate, load, self_test};
@@ -187,7 +187,10 @@ impl Registry {
             report::refusal(file, &state);
         }
         if changed {
+            let given = Instant::now();
             wait(acknowledgements, state.generation, self.swap_timeout).await;
+            let took_us = given.elapsed().as_micros() as u64;
+            debug!(generation = state.generation, took_us, "every worker has taken the new chain");
         }
         let took = changed.then(|| begin.elapsed());
         let before = Arc::new(before);

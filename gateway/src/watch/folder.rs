@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::Options;
 use super::file::{Fingerprint, Mistrust, read};
@@ -130,6 +130,13 @@ impl Folder {
             };
             match content {
                 Some(content) => {
+                    let bytes = content.as_ref().map_or(0, |bytes| bytes.len());
+                    debug!(
+                        file = &**name,
+                        bytes,
+                        settled_ms = age.as_millis() as u64,
+                        "plugin folder: file read"
+                    );
                     tracked.read = Some((fingerprint, content));
                     look.changed = true;
                     look.fresh |= tracked.fresh;

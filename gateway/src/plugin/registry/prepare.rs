@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use tracing::error;
+use tracing::{debug, error};
 
 use super::found::{Digest, Found, plugin_name};
 use super::record::Record;
@@ -240,8 +240,18 @@ impl Preparing<'_> {
             Code::Cached => self.loads.cached += 1,
             Code::Shared => {}
         }
+        let loaded = Instant::now();
         let links = Some(warm(&version, workers, counters)?);
+        let warmed = Instant::now();
         self_test(self.means.loader, &version, found)?;
+        debug!(
+            plugin = &**name,
+            digest = digest.short(),
+            load_us = version.took.as_micros() as u64,
+            warm_us = (warmed - loaded).as_micros() as u64,
+            self_test_us = warmed.elapsed().as_micros() as u64,
+            "plugin prepared: instances for every worker, and its self-test"
+        );
         counters.state().set_bounds(version.state);
         self.places_left -= usize::from(is_new);
         let generation = self.before.generation + 1;
