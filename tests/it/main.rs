@@ -19,6 +19,7 @@ mod grants;
 mod hooks;
 mod upstreams;
 mod swap;
+mod languages;
 mod malformed;
 mod origins;
 mod limits;

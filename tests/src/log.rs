@@ -125,6 +125,11 @@ impl Log {
         self.find(mark, PATIENCE, &format!("a log line with {texts:?}"), |line| line.says(texts)).await
     }
 
+    /// The same, where it may take longer.
+    pub async fn wait_within(&self, limit: Duration, mark: usize, texts: &[&str]) -> Line {
+        self.find(mark, limit, &format!("a log line with {texts:?}"), |line| line.says(texts)).await
+    }
+
     /// The first line after a mark that is wanted.
     pub(crate) async fn find(
         &self,
