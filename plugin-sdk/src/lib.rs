@@ -86,6 +86,9 @@
 //! A hook has a deadline and a limit of memory. One that panics, runs out of either or loops is stopped and its instance
 //! thrown away; what then happens to the event is the operator's choice per plugin. What a hook asked for before it
 //! failed ([`Context`]) is not done.
+//!
+//! What has to outlive that, a reload, and the borders between workers the gateway keeps: rate limits ([`rate`]) and values
+//! ([`kv`]). What they take and set they take and set at once.
 
 // The generated bindings name their runtime by the path that plugins use.
 #[cfg(target_family = "wasm")]

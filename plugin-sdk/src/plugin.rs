@@ -9,7 +9,8 @@ use crate::{Connect, Connecting, Disconnected, Interests, Message, Timer, Verdic
 ///
 /// The gateway keeps one instance per worker for as long as the plugin is loaded and calls one hook at a time, so `&mut
 /// self` needs no lock. Two messages of one client may meet the same instance, two clients may not: state that has to be
-/// exact belongs in the gateway (attributes, channels), and what a plugin keeps itself is a cache.
+/// exact belongs in the gateway (attributes, channels, [rate limits](crate::rate), [values](crate::kv)), and what a
+/// plugin keeps itself is a cache.
 pub trait Plugin: Sized + 'static {
     /// The `[config]` table of the plugin's settings file; `()` for a plugin without settings.
     ///

@@ -14,7 +14,7 @@ const TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32-wasip2"];
 
 #[test]
 fn a_plugin_exports_the_hooks_its_author_wrote_and_imports_what_they_use() {
-    let folder = build(&["--package", "echo", "--package", "guest-bare"]);
+    let folder = build(&["--package", "echo", "--package", "rate-limit", "--package", "guest-bare"]);
     build(&["--package", "gateway-plugin-sdk", "--example", "lobby"]);
     for target in TARGETS {
         let plugin = |file: &str| Artifact::read(&folder.join(target).join("plugin").join(file));
@@ -23,6 +23,10 @@ fn a_plugin_exports_the_hooks_its_author_wrote_and_imports_what_they_use() {
         some.check_exports(&["configure", "on-message"]);
         some.check_host_imports(&["interests", "types"]);
         some.check_stamp("echo");
+
+        let limits = plugin("rate_limit.wasm");
+        limits.check_exports(&["configure", "on-message"]);
+        limits.check_host_imports(&["buckets", "context", "interests", "key-value", "log", "types"]);
 
         let every = plugin("examples/lobby.wasm");
         every.check_exports(&["configure", "on-connect", "on-message", "on-disconnect"]);

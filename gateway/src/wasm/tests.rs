@@ -7,4 +7,5 @@ mod support;
 mod cache;
 mod load;
 mod run;
+mod state;
 mod wasi;

@@ -311,17 +311,3 @@ fn what_is_published_by_a_client_that_speaks_json_is_json_on_one_line() {
     assert_eq!(effects("not json"), []);
     assert_eq!(effects("[1,\n2]"), [Effect::Publish { address: channel("news"), payload: "[1,2]".into() }]);
 }
-
-// ------------------------------------------------------------------------------------------------------ state
-
-const TAKE: &str =
-    r#"(import "gateway:plugin/buckets@0.1.0" "take" (func $take (param i32 i32 i32 i32) (result i64)))"#;
-
-#[test]
-fn a_bucket_that_was_never_declared_ends_the_instance() {
-    let body = "(drop (call $take (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1))) (i32.const 0)";
-    let mut guest = running(&on_message("import gateway:plugin/buckets@0.1.0;", TAKE, "", body));
-    let failure = guest.raw("").unwrap_err();
-    assert_eq!(failure.cause, Cause::Trap, "{failure}");
-    assert!(failure.detail.contains("there is no bucket 3: this instance has declared 0"), "{failure}");
-}
