@@ -66,7 +66,7 @@ fn what_a_connection_has_used_stays_with_it_through_a_trap_and_a_reload() {
     assert_eq!(counters.read().failures_by(Cause::Trap), 1);
 
     let factory = load(&takes_and_traps(), "failure = \"open\"").unwrap();
-    let link = Link::new("test".into(), 0, FailurePolicy::Closed, factory, counters.clone()).unwrap();
+    let link = Link::new("test".into(), 0, FailurePolicy::Closed, factory, counters).unwrap();
     let mut second = Chain::new(2, vec![link]);
     assert_eq!(ask(&mut second, &mut bob, ""), too_much, "another chain of the same plugin");
     let (mut other, _) = chain(&takes_and_traps(), "", FailurePolicy::Closed);
