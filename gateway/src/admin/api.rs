@@ -1,7 +1,7 @@
 //! The methods of the API, in the shapes of Centrifugo's HTTP API, so that its libraries work.
 //!
-//! Two methods are this gateway's own. `plugins` takes nothing and lists every plugin with its state, its counts, and the
-//! versions that are kept. `plugin_rollback` takes `{"name": NAME}`, or `{"name": NAME, "to": DIGEST}` with at least six digits
+//! Among this gateway's own methods `plugins` takes nothing and lists every plugin with its state, its counts, and the
+//! versions that are kept; `plugin_rollback` takes `{"name": NAME}`, or `{"name": NAME, "to": DIGEST}` with at least six digits
 //! of one of these versions, and answers what runs now: `{"name", "state", "digest", "version", "replaced", "generation"}`, where
 //! `state` is `rolled-back`, or `live` if `to` was the version in the folder. A second call goes one version further back. The
 //! next change of the file in the folder ends it. If nothing can be done the error has code 108 and says why.
