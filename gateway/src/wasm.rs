@@ -13,6 +13,7 @@ mod engine;
 
 mod inspect;
 mod asks;
+mod mismatch;
 mod adapt;
 mod compile;
 mod imports;

@@ -11,9 +11,9 @@ use super::answer;
 use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message, on_timer};
 use super::call::State;
 use super::deadline::{Deadline, processor_time};
-use super::inspect;
 use super::limits::{HANDLES_MAX, HOST_CALL_EXTRA};
 use super::loader::Compiled;
+use super::mismatch;
 use super::output::{Log, cut};
 use super::outside::Outside;
 use crate::plugin::Plugin;
@@ -76,11 +76,8 @@ impl Instance {
             let why = explain(&failure, &settings.limits, true);
             LoadError::new(LoadCode::Instantiate, format!("failed while an instance was made: {why}"))
         })?;
-        let guests = Guests::load(compiled, &mut store, &component).map_err(|error| {
-            let sentence =
-                format!("has a hook with other types than interface {}: {error:#}", inspect::INTERFACE);
-            LoadError::new(LoadCode::InterfaceMismatch, sentence)
-        })?;
+        let guests = Guests::load(compiled, &mut store, &component)
+            .map_err(|(hook, error)| mismatch::hook(hook, &error, compiled.about.sdk.as_deref()))?;
         let mut instance = Self {
             store,
             guests,
@@ -214,26 +211,44 @@ impl Plugin for Instance {
 
 impl Guests {
     /// Checks the types of every hook that is there.
-    fn load(compiled: &Compiled, store: &mut Store<State>, component: &Component) -> wasmtime::Result<Self> {
+    fn load(
+        compiled: &Compiled,
+        store: &mut Store<State>,
+        component: &Component,
+    ) -> Result<Self, (&'static str, wasmtime::Error)> {
         let hooks = &compiled.hooks;
+        let named = |hook: &'static str| move |error| (hook, error);
         Ok(Self {
-            configure: hooks.configure.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
+            configure: hooks
+                .configure
+                .as_ref()
+                .map(|hook| hook.load(&mut *store, component))
+                .transpose()
+                .map_err(named("configure"))?,
             on_connect: hooks
                 .on_connect
                 .as_ref()
                 .map(|hook| hook.load(&mut *store, component))
-                .transpose()?,
+                .transpose()
+                .map_err(named("on-connect"))?,
             on_message: hooks
                 .on_message
                 .as_ref()
                 .map(|hook| hook.load(&mut *store, component))
-                .transpose()?,
+                .transpose()
+                .map_err(named("on-message"))?,
             on_disconnect: hooks
                 .on_disconnect
                 .as_ref()
                 .map(|hook| hook.load(&mut *store, component))
-                .transpose()?,
-            on_timer: hooks.on_timer.as_ref().map(|hook| hook.load(&mut *store, component)).transpose()?,
+                .transpose()
+                .map_err(named("on-disconnect"))?,
+            on_timer: hooks
+                .on_timer
+                .as_ref()
+                .map(|hook| hook.load(&mut *store, component))
+                .transpose()
+                .map_err(named("on-timer"))?,
         })
     }
 }

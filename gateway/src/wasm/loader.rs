@@ -20,6 +20,7 @@ use super::environment::Environment;
 use super::imports::imports;
 use super::inspect::{self, Form};
 use super::instance::Instance;
+use super::mismatch;
 use super::output::{Log, LogBudget};
 use super::outside::Outside;
 use super::wasi;
@@ -27,7 +28,7 @@ use crate::disk::Artifacts;
 use crate::plugin::Plugin;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::interests::Hooks;
-use crate::plugin::load::{self, About, Code, Factory, Import, LoadCode, LoadError};
+use crate::plugin::load::{self, About, Code, Factory, Import, LoadError};
 use crate::plugin::settings::{Limits, Settings};
 use crate::upstream::Upstreams;
 
@@ -122,7 +123,10 @@ impl Loader {
         let checked = Instant::now();
         let (component, code) = self.compiler.compile(bytes)?;
         let compiled = Instant::now();
-        let pre = self.linker.instantiate_pre(&component).map_err(|error| mismatch(&error))?;
+        let pre = self
+            .linker
+            .instantiate_pre(&component)
+            .map_err(|error| mismatch::import(&error, inspected.stamp.sdk.as_deref()))?;
         let hooks = HookIndices {
             configure: configure::GuestIndices::new(&pre).ok(),
             on_connect: on_connect::GuestIndices::new(&pre).ok(),
@@ -258,11 +262,6 @@ impl Factory for Configured {
 
 fn micros(begin: Instant, end: Instant) -> u64 {
     u64::try_from((end - begin).as_micros()).unwrap_or(u64::MAX)
-}
-
-fn mismatch(error: &wasmtime::Error) -> LoadError {
-    let sentence = format!("imports something with another type than the gateway offers: {error:#}");
-    LoadError::new(LoadCode::InterfaceMismatch, sentence)
 }
 
 /// Everything a plugin can import.

@@ -5,6 +5,7 @@ mod guest;
 mod support;
 
 mod cache;
+mod evolution;
 mod load;
 mod run;
 mod state;

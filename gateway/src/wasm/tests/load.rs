@@ -145,7 +145,9 @@ fn what_a_later_0_1_has_more_is_named() {
     check(
         load(&newer, ""),
         LoadCode::InterfaceMismatch,
-        &["with another type than the gateway offers", "size"],
+        &[
+            "needs the function `size` of gateway:plugin/context@0.1.7, which interface 0.1 of this gateway does not have",
+        ],
     );
 }
 
@@ -164,8 +166,26 @@ fn a_hook_with_other_types_is_refused_before_the_first_event() {
     let wit = guest::WIT.replace("code: u32, reason: string, duration: u64", "code: u32");
     let code = r#"(func (export "gateway:plugin/on-disconnect@0.1.0#call") (param i64 i32))"#;
     let other = guest_of(&wit, "export gateway:plugin/on-disconnect@0.1.0;", "", code);
-    let words = ["has a hook with other types than interface 0.1"];
+    let words = ["exports the hook on-disconnect with other parameters or another result than interface 0.1"];
     check(start(&other, ""), LoadCode::InterfaceMismatch, &words);
+    let stamped = with_section(other, "gateway-plugin", br#"{"sdk":"0.1.9"}"#);
+    let words = ["it was built with plugin-sdk 0.1.9", "rebuild it with a plugin-sdk for 0.1"];
+    check(start(&stamped, ""), LoadCode::InterfaceMismatch, &words);
+}
+
+#[test]
+fn a_host_function_with_another_signature_is_named() {
+    let wit = guest::WIT.replace("    binary: func() -> bool;", "    binary: func() -> u64;");
+    let world = "import gateway:plugin/context@0.1.0; export gateway:plugin/on-message@0.1.0;";
+    let imports = r#"(import "gateway:plugin/context@0.1.0" "binary" (func $binary (result i64)))"#;
+    let code = r#"(func (export "gateway:plugin/on-message@0.1.0#call")
+                   (param i64 i32 i32 i32) (result i32) (drop (call $binary)) unreachable)"#;
+    let other = guest_of(&wit, world, imports, code);
+    let words = [
+        "calls `binary` of gateway:plugin/context@0.1.0 with other parameters or another result",
+        "rebuild it",
+    ];
+    check(load(&other, ""), LoadCode::InterfaceMismatch, &words);
 }
 
 #[test]

@@ -19,7 +19,8 @@ use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::wasm::{Loader, LoaderConfig};
 
-const PACKAGES: [&str; 5] = ["echo", "guest-stamp", "guest-trap", "guest-bare", "guest-puppet"];
+const PACKAGES: [&str; 6] =
+    ["echo", "guest-stamp", "guest-trap", "guest-bare", "guest-puppet", "guest-frozen-0-1"];
 
 /// One engine for all tests, with room for few instances: whoever leaks them fails.
 pub(super) fn loader() -> &'static Loader {
