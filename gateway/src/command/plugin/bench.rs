@@ -61,6 +61,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         "ns of processor time per call: median (tenth .. ninetieth percent) of {} rounds, both sides in every round",
         scale.rounds
     );
+    if cfg!(debug_assertions) {
+        report.push_str(
+            "this gateway was built without optimisation: the times mean nothing, build it with --release\n",
+        );
+    }
     if let Some(spread) = spread {
         let _ = writeln!(
             report,
