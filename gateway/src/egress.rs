@@ -15,8 +15,12 @@ mod client;
 mod connect;
 mod tls;
 
+mod fetch;
+mod cache;
+
 pub use address::is_public;
 pub use client::{Client, Error, Reach, Request, Response};
+pub use fetch::{Fetch, Fetcher, Refused as FetchRefused, Wanted};
 pub use url::{Origin, Url};
 
 #[cfg(test)]

@@ -57,6 +57,8 @@ pub struct Gateway {
     state: StateFolder,
     control: Control,
     parts: Shared,
+    /// For everything that is not a worker.
+    runtime: tokio::runtime::Runtime,
     site: Option<Arc<dyn Site>>,
 }
 
@@ -114,11 +116,21 @@ impl Gateway {
         let backplane: Arc<dyn Backplane> =
             Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?));
         let metrics = Metrics::new(config.listen.workers);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            // Look-ups of names wait on a thread each, and must not keep plugins from being loaded.
+            .max_blocking_threads(8)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .context("failed to start the control runtime")?;
         let client = egress::Client::new();
+        let fetcher = egress::Fetcher::new(client.clone());
         let upstreams = Upstreams::new(&config.upstreams, client, &metrics.node, clock, random()?);
         let loader = Loader::new(&LoaderConfig::sized_for(config.listen.workers, config.plugins.max))
             .context("failed to start the WebAssembly engine")?
             .with_upstreams(upstreams.clone())
+            .with_http(fetcher, runtime.handle().clone())
             .with_artifacts(Arc::new(state.artifacts()));
         let registry = Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone())))
             .with_archive(Arc::new(state.archive()))
@@ -153,6 +165,7 @@ impl Gateway {
             state,
             control,
             parts,
+            runtime,
             site,
         })
     }
@@ -169,14 +182,7 @@ impl Gateway {
 
     /// Serves until `stop` is there and everything has drained, or the time to drain is over.
     pub fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            // Look-ups of names wait on a thread each, and must not keep plugins from being loaded.
-            .max_blocking_threads(8)
-            .thread_name("control")
-            .enable_all()
-            .build()
-            .context("failed to start the control runtime")?;
+        let runtime = self.runtime;
         let admission = Arc::new(Admission::new(&self.config.limits));
         let mut workers = Vec::new();
         for (index, (listener, inbox)) in self.listeners.into_iter().zip(&*self.inboxes).enumerate() {

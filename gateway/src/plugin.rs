@@ -6,6 +6,7 @@ pub mod verdict;
 pub mod chain;
 mod link;
 pub mod trace;
+pub mod elsewhere;
 mod timer;
 pub mod breaker;
 pub mod spare;

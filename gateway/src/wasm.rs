@@ -3,9 +3,9 @@
 //!
 //! A file becomes a plugin in this order: [`inspect`] says what the bytes are, [`adapt`] makes a component of a core
 //! module, [`compile`] makes machine code of it, once, [`loader`] links it, [`instance`] is what a worker calls. [`host`] and [`wasi`] are the other
-//! direction: everything a plugin can reach.
+//! direction: everything a plugin can reach. [`pool`] has the instances that may wait, off the workers.
 //!
-//! Three rules keep a plugin from hurting the gateway. A call never waits: nothing a plugin can import blocks, and an
+//! Three rules keep a plugin from hurting the gateway. A call on a worker never waits: nothing it can import blocks, and an
 //! epoch deadline ends what computes too long. A call never leaves half of something: effects are recorded and handed
 //! over at the end. And an instance whose call did not end normally is never called again.
 
@@ -22,8 +22,10 @@ mod loader;
 mod instance;
 mod answer;
 mod call;
+mod pool;
 
 mod host;
+mod http;
 mod wasi;
 mod outside;
 mod output;

@@ -17,6 +17,7 @@ pub mod host {
                 import gateway:plugin/key-value@0.1.0;
                 import gateway:plugin/log@0.1.0;
                 import gateway:plugin/environment@0.1.0;
+                import gateway:plugin/http@0.1.0;
             }
         ",
         world: "gateway:sdk/host",

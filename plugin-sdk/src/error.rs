@@ -43,6 +43,16 @@ pub enum HostErrorKind {
     NoSuchUpstream,
     /// Full, or too much at a time: it may work later.
     Busy,
+    /// Not a request that can be sent.
+    InvalidRequest,
+    /// The host has an address that is not public, and its origin is not granted as private.
+    RefusedAddress,
+    /// No complete answer in time.
+    Timeout,
+    /// The answer is too large.
+    AnswerTooLarge,
+    /// No connection, or no valid answer.
+    RequestFailed,
     /// A code that this SDK does not know.
     Unknown(u32),
 }
@@ -66,6 +76,11 @@ impl HostErrorKind {
             Self::NotGranted => 20,
             Self::NoSuchUpstream => 21,
             Self::Busy => 22,
+            Self::InvalidRequest => 23,
+            Self::RefusedAddress => 24,
+            Self::Timeout => 25,
+            Self::AnswerTooLarge => 26,
+            Self::RequestFailed => 27,
             Self::Unknown(number) => number,
         }
     }
@@ -88,6 +103,11 @@ impl HostErrorKind {
             20 => Self::NotGranted,
             21 => Self::NoSuchUpstream,
             22 => Self::Busy,
+            23 => Self::InvalidRequest,
+            24 => Self::RefusedAddress,
+            25 => Self::Timeout,
+            26 => Self::AnswerTooLarge,
+            27 => Self::RequestFailed,
             _ => Self::Unknown(number),
         }
     }

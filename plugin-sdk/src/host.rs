@@ -1,7 +1,7 @@
 //! The gateway's side of the interface, for a plugin that runs inside it. The test kit has the same functions.
 
 use crate::bindings::host::gateway::plugin::{
-    buckets, context, effects, environment as variables, interests, key_value, log as lines, types,
+    buckets, context, effects, environment as variables, http, interests, key_value, log as lines, types,
 };
 use crate::error::HostErrorKind;
 use crate::log::Level;
@@ -70,6 +70,13 @@ pub(crate) fn add(key: &str, value: &[u8], ttl: Option<u64>) -> Result<bool, Hos
 
 pub(crate) fn increment(key: &str, by: i64, ttl: Option<u64>) -> Result<i64, HostError> {
     key_value::increment(key, by, ttl).map_err(HostError::from)
+}
+
+pub(crate) fn fetch(request: crate::http::Request) -> Result<crate::http::Response, HostError> {
+    let crate::http::Request { method, url, headers, body, deadline, cache } = request;
+    let http::Response { status, headers, body, cached } =
+        http::fetch(&http::Request { method, url, headers, body, deadline, cache })?;
+    Ok(crate::http::Response { status, headers, body, cached })
 }
 
 pub(crate) fn emit(upstream: &str, payload: &[u8]) -> Result<(), HostError> {

@@ -51,7 +51,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{Connect, Interests, Plugin, event, settings};
+use crate::{Connect, HostError, Interests, Plugin, event, http, settings};
 use client::Client;
 use host::{Around, Call, Hook, Limits};
 use kept::Kept;
@@ -113,8 +113,11 @@ impl<P: Plugin> Kit<P> {
 
     fn configure(config: impl Serialize, environment: BTreeMap<String, String>) -> Result<Self, String> {
         let limits = Limits::default();
-        let around =
-            Rc::new(Around { environment: RefCell::new(environment), kept: RefCell::new(Kept::new()) });
+        let around = Rc::new(Around {
+            http: RefCell::default(),
+            environment: RefCell::new(environment),
+            kept: RefCell::new(Kept::new()),
+        });
         let Configured { plugin, interests, log } = Configured::new(config, START, limits, &around)?;
         Ok(Self {
             plugin,
@@ -215,6 +218,25 @@ impl<P: Plugin> Kit<P> {
         let call = Call::new(Hook::Timer, self.now, self.limits, &self.around);
         let ((), call) = host::enter(call, || plugin.on_timer(&event::Timer::new(instance)));
         Outcome { verdict: (), effects: call.effects, payload: None, log: call.log, called: true }
+    }
+
+    /// What servers answer to [requests](crate::http). Every origin is granted, and nothing is cached.
+    ///
+    /// ```
+    /// # use gateway_plugin_sdk::{http::Response, kit::Kit, Plugin};
+    /// # fn f<P: Plugin>(kit: &mut Kit<P>) {
+    /// kit.http(|request| {
+    ///     assert_eq!(request.url(), "https://idp.example/userinfo");
+    ///     Ok(Response::new(200, r#"{"sub":"42"}"#))
+    /// });
+    /// # }
+    /// ```
+    pub fn http(
+        &mut self,
+        answer: impl FnMut(&http::Request) -> Result<http::Response, HostError> + 'static,
+    ) -> &mut Self {
+        *self.around.http.borrow_mut() = Some(host::Server(Box::new(answer)));
+        self
     }
 
     /// The connection with this id. It begins as an admitted, anonymous client of `127.0.0.1` that speaks

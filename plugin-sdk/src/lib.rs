@@ -107,6 +107,7 @@ pub mod address;
 pub mod code;
 pub mod environment;
 pub mod kv;
+pub mod http;
 pub mod log;
 pub mod rate;
 

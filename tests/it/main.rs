@@ -18,6 +18,7 @@ mod breaker;
 mod grants;
 mod hooks;
 mod upstreams;
+mod outgoing;
 mod swap;
 mod languages;
 mod malformed;

@@ -15,6 +15,7 @@ use super::event::{Ending, Event};
 use super::session::Session;
 use crate::clock::Clock;
 use crate::hub::peer::Peer;
+use crate::plugin::elsewhere::{Answered, Answering};
 use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Request};
 use crate::transport::websocket::{Inlet, Step, WebSocket};
@@ -33,6 +34,8 @@ enum Wake {
     Input(usize),
     /// Bytes that came earlier can be used now.
     Stashed,
+    /// A plugin that was asked elsewhere has answered.
+    Answered(Box<Answered>),
     /// The client's side is closed.
     InputEnded,
     /// The socket is broken.
@@ -67,6 +70,7 @@ impl Driver {
         tokio::pin!(timer);
         let mut reported = (0, false);
         let mut due = None;
+        let mut answering = None;
         // What came with the handshake is handled before anything else arrives.
         self.pump();
         while !self.session.is_closed() {
@@ -75,13 +79,17 @@ impl Driver {
             {
                 admitted();
             }
+            if let Some(question) = self.session.take_question() {
+                answering = Some(question);
+            }
             let deadline = self.session.deadline();
             if due != deadline {
                 due = deadline;
                 let at = deadline.map_or_else(Instant::now, |at| self.clock.instant(at).into());
                 timer.as_mut().reset(at);
             }
-            match poll_fn(|cx| self.poll_wake(cx, &peer, timer.as_mut(), &mut reported)).await {
+            match poll_fn(|cx| self.poll_wake(cx, &peer, timer.as_mut(), &mut reported, &mut answering)).await
+            {
                 Wake::Signals => {
                     let now = self.clock.now();
                     for signal in peer.take_signals() {
@@ -97,6 +105,11 @@ impl Driver {
                     self.pump();
                 }
                 Wake::Stashed => self.pump(),
+                Wake::Answered(answered) => {
+                    self.session.answered(self.clock.now(), *answered);
+                    // What came meanwhile may lie in the library already, where nobody sees it.
+                    self.pump();
+                }
                 Wake::InputEnded => {
                     self.end(Close::custom(1006, "closed without a close frame"), Ending::Transport)
                 }
@@ -125,6 +138,7 @@ impl Driver {
         peer: &Peer,
         timer: Pin<&mut Sleep>,
         reported: &mut (u64, bool),
+        answering: &mut Option<Answering>,
     ) -> Poll<Wake> {
         peer.set_waker(cx.waker());
         if peer.has_signals() {
@@ -140,7 +154,15 @@ impl Driver {
             *reported = progress;
             return Poll::Ready(Wake::Flushed);
         }
-        if pending <= self.backlog_bytes_max {
+        if let Some(question) = answering
+            && let Poll::Ready(answered) = question.as_mut().poll(cx)
+        {
+            *answering = None;
+            return Poll::Ready(Wake::Answered(Box::new(answered)));
+        }
+        let suspended = self.session.is_suspended();
+        // A client that waits is read once more, which is how its going is seen.
+        if pending <= self.backlog_bytes_max && !(suspended && self.websocket.has_stashed()) {
             if self.websocket.has_stashed() {
                 return Poll::Ready(Wake::Stashed);
             }
@@ -164,7 +186,7 @@ impl Driver {
     fn pump(&mut self) {
         let now = self.clock.now();
         let peer = self.session.peer().clone();
-        while !self.session.is_closed() {
+        while !self.session.is_closed() && !self.session.is_suspended() {
             if peer.outbound.pending() > self.backlog_bytes_max {
                 let _ = peer.poll_flush();
                 if peer.outbound.pending() > self.backlog_bytes_max {

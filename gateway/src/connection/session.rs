@@ -1,7 +1,7 @@
 //! One connection with everything around it but the socket: applies what the core decides to the plugins, the hub and the
 //! backplane, and feeds their answers back. Synchronous, so that a simulation runs the same code as the driver.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use crate::explain::Picked;
 use crate::hub::Listening;
 use crate::hub::peer::{Peer, Signal};
 use crate::outbound::Pushed;
+use crate::plugin::chain::{Judged, Judging};
+use crate::plugin::elsewhere::{Answered, Answering};
 use crate::plugin::event::{Client, Goodbye, Hello, Message};
 use crate::plugin::state::Meters;
 use crate::plugin::trace::Trace;
@@ -26,7 +28,7 @@ use crate::plugin::verdict::{Decision, Effect as PluginEffect, Identity};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::codec::{self, Inbound};
-use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::command::{Command, HistoryQuery, Position};
 use crate::protocol::frame;
 use crate::protocol::push::{Form, Member};
 use crate::protocol::reply::{Reply, Subscribed};
@@ -77,6 +79,21 @@ pub struct Session {
     plugin_effects: Vec<PluginEffect>,
     /// What the client has used of rate limits that are its own.
     meters: Meters,
+    /// A plugin was asked elsewhere whether to admit or to refresh the client.
+    waiting: Option<Box<Waiting>>,
+}
+
+/// A client on its way through the chain, which has stopped at a plugin that waits.
+struct Waiting {
+    judging: Judging,
+    /// Which command it was.
+    id: u32,
+    refresh: bool,
+    credential: bool,
+    /// The plugin's answer on its way, until somebody takes it over to wait for it.
+    question: Option<Answering>,
+    /// What came in the same message as the connect command.
+    later: VecDeque<Command>,
 }
 
 impl Session {
@@ -94,6 +111,7 @@ impl Session {
             user_channel: None,
             plugin_effects: Vec::new(),
             meters: Meters::default(),
+            waiting: None,
         }
     }
 
@@ -117,6 +135,51 @@ impl Session {
         self.admitted.is_some()
     }
 
+    /// Whether the client waits to be admitted: nothing more of it may be read until [`Session::answered`].
+    pub fn is_suspended(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|waiting| !waiting.refresh)
+    }
+
+    /// What to wait for, once for each question. Its output goes to [`Session::answered`]; when the session is closed
+    /// before, nobody wants to know any more.
+    pub fn take_question(&mut self) -> Option<Answering> {
+        self.waiting.as_mut()?.question.take()
+    }
+
+    /// The plugin that was asked elsewhere has answered. Ignored if the session is over.
+    pub fn answered(&mut self, now: Now, answered: Answered) {
+        let Some(mut waiting) = self.waiting.take() else { return };
+        let judged = self.local.chain.borrow_mut().judge_on(now.unix, &mut waiting.judging, answered);
+        let mut later = std::mem::take(&mut waiting.later);
+        if let Some(event) = self.judged(waiting, judged) {
+            self.event(now, event);
+        }
+        while !self.is_suspended()
+            && let Some(command) = later.pop_front()
+        {
+            self.event(now, Event::Command(command));
+        }
+        if let Some(waiting) = &mut self.waiting {
+            waiting.later.append(&mut later);
+        }
+    }
+
+    /// Goes on after the plugins have judged, or remembers that one of them is asked elsewhere.
+    fn judged(&mut self, mut waiting: Box<Waiting>, judged: Judged) -> Option<Event> {
+        match judged {
+            Judged::Done(admission) => {
+                let Waiting { mut judging, id, refresh, credential, .. } = *waiting;
+                self.plugin_effects.append(&mut judging.effects);
+                Some(Event::Judged { id, refresh, admission, credential })
+            }
+            Judged::Waits(question) => {
+                waiting.question = Some(question);
+                self.waiting = Some(waiting);
+                None
+            }
+        }
+    }
+
     /// Takes one message of the client: runs each of its commands through the chain, one after the other.
     pub fn message(&mut self, now: Now, inbound: Inbound) {
         let metrics = self.local.metrics();
@@ -124,7 +187,11 @@ impl Session {
         metrics.bytes_in.add(inbound.data.len() as u64);
         let commands_max = self.local.config.limits.commands_per_message_max;
         let decoded = codec::decode(self.peer.protocol, inbound, commands_max, |command| {
-            self.event(now, Event::Command(command));
+            match &mut self.waiting {
+                // As many as a message may have.
+                Some(waiting) if !waiting.refresh => waiting.later.push_back(command),
+                _ => self.event(now, Event::Command(command)),
+            }
             if self.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         if let Err(malformed) = decoded {
@@ -174,11 +241,21 @@ impl Session {
                 None
             }
             Effect::Judge { id, refresh, token, data } => {
+                if self.waiting.is_some() {
+                    // A second refresh before the first was answered.
+                    return Some(Event::Answered { id, result: Err(ReplyError::TOO_MANY_REQUESTS) });
+                }
                 let credential = !token.is_empty();
                 let client = self.client.clone();
                 let hello = Hello { client, token, data, now: now.unix, at: now.at_millis() };
-                let admission = self.local.chain.borrow_mut().on_connect(&hello, &mut self.plugin_effects);
-                Some(Event::Judged { id, refresh, admission, credential })
+                // Whoever is cut off at the deadline of the handshake would not hear why.
+                let patience = self.local.config.handshake.deadline * 3 / 4;
+                let judging = Judging::new(hello, patience);
+                let later = VecDeque::new();
+                let mut waiting =
+                    Box::new(Waiting { judging, id, refresh, credential, question: None, later });
+                let judged = self.local.chain.borrow_mut().judge(&mut waiting.judging);
+                self.judged(waiting, judged)
             }
             Effect::Admit(identity) => {
                 self.admit(now, *identity);
@@ -473,6 +550,7 @@ impl Session {
             self.peer.outbound.close(frame::close(close), discard);
         }
         self.local.metrics().closed(cause, close, &self.peer.id);
+        self.waiting = None;
         let Some(admitted) = self.admitted else { return };
         if let Some(channel) = self.user_channel.take()
             && self.local.hub.borrow_mut().unsubscribe(&channel, self.peer.number)
@@ -491,3 +569,6 @@ impl Session {
         self.local.chain.borrow_mut().on_disconnect(&goodbye, &mut self.plugin_effects);
     }
 }
+
+#[cfg(test)]
+mod tests;

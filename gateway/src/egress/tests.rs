@@ -201,3 +201,75 @@ async fn a_server_must_prove_to_be_the_one_that_was_meant() {
         assert!(error.to_string().contains("certificate"), "{error}");
     }
 }
+
+fn wanted(url: String, cache: u64) -> Wanted {
+    Wanted {
+        method: "GET".into(),
+        url,
+        headers: vec![("authorization".into(), "Bearer a".into())],
+        body: Bytes::new(),
+        deadline: None,
+        cache: (cache > 0).then(|| Duration::from_millis(cache)),
+    }
+}
+
+fn granted(server: &Server) -> Fetch {
+    let origin = Origin::parse(&server.url("")).unwrap();
+    Fetcher::new(Client::new()).granted([(origin, Reach::Anywhere)])
+}
+
+#[tokio::test]
+async fn a_plugin_reaches_the_origins_it_was_granted_and_no_other() {
+    let server = Server::start(|_, _| answer(200, "", "x")).await;
+    let other = Server::start(|_, _| answer(200, "", "x")).await;
+    let fetch = granted(&server);
+    assert!(fetch.fetch(&wanted(server.url("/any/path"), 0)).await.is_ok());
+    for url in [
+        other.url("/"),
+        server.url("/").replace("http:", "https:"),
+        server.url("/").replace("127.0.0.1", "localhost"),
+    ] {
+        let refused = fetch.fetch(&wanted(url.clone(), 0)).await;
+        assert!(matches!(refused, Err(FetchRefused::NotGranted(_))), "{url}");
+    }
+    assert_eq!((server.seen().len(), other.connections()), (1, 0));
+}
+
+#[tokio::test]
+async fn the_same_request_is_sent_once_and_its_answer_is_kept_for_as_long_as_was_asked() {
+    let server = Server::start(|request, before| {
+        answer(if request.starts_with("GET /bad") { 503 } else { 200 }, "", &before.to_string())
+    });
+    let server = server.await;
+    let fetch = granted(&server);
+    let ask = async |wanted: Wanted| {
+        let (response, cached) = fetch.fetch(&wanted).await.unwrap();
+        (String::from_utf8(response.body.to_vec()).unwrap(), cached)
+    };
+    let long = || wanted(server.url("/"), 60_000);
+    let (first, second) = tokio::join!(ask(long()), ask(long()));
+    assert_eq!((&*first.0, &*second.0), ("0", "0"), "who comes second waits for the first");
+    assert_ne!(first.1, second.1);
+    let mut other = long();
+    other.headers[0].1 = "Bearer b".into();
+    assert_eq!(ask(other).await, ("1".into(), false), "another credential is another request");
+    assert_eq!(ask(wanted(server.url("/"), 0)).await, ("2".into(), false), "who wants no cache gets none");
+    assert_eq!(ask(wanted(server.url("/short"), 1)).await.1, false);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(ask(wanted(server.url("/short"), 1)).await.1, false, "it was kept for a millisecond");
+    let bad = || wanted(server.url("/bad"), 60_000);
+    assert!(!ask(bad()).await.1 && !ask(bad()).await.1, "an error of the server is not kept");
+}
+
+#[tokio::test]
+async fn a_plugin_that_asks_too_much_at_a_time_is_told_so() {
+    let server = Server::start(|_, _| Vec::new()).await;
+    let fetch = Arc::new(granted(&server));
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..33 {
+        let (fetch, wanted) = (fetch.clone(), wanted(server.url(&format!("/{number}")), 0));
+        waiting.spawn(async move { fetch.fetch(&wanted).await });
+    }
+    let first = waiting.join_next().await.unwrap().unwrap();
+    assert_eq!(first, Err(FetchRefused::Busy), "one is refused at once, the others wait");
+}

@@ -1,5 +1,7 @@
 //! The plugins of one worker, in order.
 
+mod judging;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +12,10 @@ use super::link::Link;
 use super::timer::Timer;
 use super::trace::{Observer, Trace};
 use super::usage::Usage;
-use super::verdict::{Admission, ConnectVerdict, Decision, Effect, Identity, Verdict};
+use super::verdict::{ConnectVerdict, Decision, Effect, Identity, Verdict};
 use crate::clock::Clock;
+
+pub use judging::{Judged, Judging};
 
 /// One instance of a plugin.
 ///
@@ -107,30 +111,6 @@ impl Chain {
                 let _ = self.links[*index].on_timer(tick, effects);
             }
         }
-    }
-
-    /// Asks the plugins about a client that wants to be admitted.
-    ///
-    /// A plugin sees the identity that an earlier one accepted: the last accept wins, and a refusal ends the chain.
-    /// Effects that were recorded before a refusal stay in `effects`.
-    pub fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Admission {
-        let mut accepted: Option<(Box<Identity>, Hello)> = None;
-        for link in &mut self.links {
-            if !link.interests().hooks.on_connect {
-                continue;
-            }
-            let seen = accepted.as_ref().map_or(hello, |(_, hello)| hello);
-            match link.on_connect(seen, effects) {
-                Ok(ConnectVerdict::Pass) | Err(FailurePolicy::Open) => {}
-                Ok(ConnectVerdict::Accept(identity)) => {
-                    let seen = hello.with_identity(&identity);
-                    accepted = Some((identity, seen));
-                }
-                Ok(ConnectVerdict::Refuse(refusal)) => return Admission::Refused(refusal),
-                Err(FailurePolicy::Closed) => return Admission::Failed,
-            }
-        }
-        accepted.map_or(Admission::Undecided, |(identity, _)| Admission::Accepted(identity))
     }
 
     /// Asks the plugins about a message. `message.payload` is afterwards what the last plugin left.

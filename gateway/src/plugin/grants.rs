@@ -25,6 +25,8 @@ pub struct Grants {
     /// Origins for the interface `http`, such as `https://issuer.example:8443`: scheme and host in lower case, without the
     /// scheme's own port.
     pub http: Box<[Box<str>]>,
+    /// Origins for the interface `http` that may have addresses of this machine or a private network. Never asked for.
+    pub http_private: Box<[Box<str>]>,
     /// Upstreams by name, for `effects.emit`.
     pub upstreams: Box<[Box<str>]>,
     /// Names of environment variables, for the interface `environment`.
@@ -38,7 +40,8 @@ impl Grants {
             effects: without(&self.effects, &granted.effects),
             buckets: self.buckets && !granted.buckets,
             key_value: self.key_value && !granted.key_value,
-            http: without(&self.http, &granted.http),
+            http: without(&without(&self.http, &granted.http), &granted.http_private),
+            http_private: Box::default(),
             upstreams: without(&self.upstreams, &granted.upstreams),
             environment: without(&self.environment, &granted.environment),
         }
@@ -55,6 +58,7 @@ impl Grants {
         names.extend(self.buckets.then(|| "buckets".to_owned()));
         names.extend(self.key_value.then(|| "key-value".to_owned()));
         names.extend(self.http.iter().map(|origin| format!("http {origin}")));
+        names.extend(self.http_private.iter().map(|origin| format!("http-private {origin}")));
         names.extend(self.upstreams.iter().map(|upstream| format!("upstream {upstream}")));
         names.extend(self.environment.iter().map(|name| format!("environment {name}")));
         names

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
 use super::breaker::{Breaker, Pass, Position};
 use super::chain::Plugin;
 use super::counters::{PluginCounters, Row};
+use super::elsewhere::{Answered, Answering, Elsewhere};
 use super::event::{Goodbye, Hello, Message, Tick};
 use super::failure::{Failure, FailurePolicy};
 use super::interests::Interests;
@@ -32,6 +34,8 @@ pub struct Link {
     /// Missing after a failure until the spare is there.
     instance: Option<Box<dyn Plugin>>,
     spare: Spare,
+    /// Asked about clients that want to be admitted, in place of `instance`.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
     /// Those of the last instance, so that a missing one fails exactly the events it would have seen.
     interests: Interests,
     /// Unix milliseconds before which no further spare is ordered, and how long that pause was.
@@ -55,6 +59,7 @@ impl Link {
     ) -> Result<Self, LoadError> {
         let instance = factory.instantiate(&counters)?;
         let interests = instance.interests().clone();
+        let elsewhere = factory.elsewhere(&counters);
         Ok(Self {
             name,
             worker,
@@ -63,6 +68,7 @@ impl Link {
             counters,
             breaker: Arc::new(Breaker::never()),
             instance: Some(instance),
+            elsewhere,
             interests,
             order_after: 0,
             order_pause: ORDER_PAUSE,
@@ -114,6 +120,54 @@ impl Link {
             self.row().refusal();
         }
         Ok(verdict)
+    }
+
+    /// Begins to ask about a client that wants to be admitted, or says that the breaker is against it. `None` if the plugin
+    /// is not asked elsewhere but here.
+    pub(super) fn ask_elsewhere(
+        &self,
+        hello: &Arc<Hello>,
+        patience: Duration,
+    ) -> Option<Result<(Answering, Pass), FailurePolicy>> {
+        let elsewhere = self.elsewhere.as_ref()?;
+        let pass = self.breaker.admit(hello.now);
+        Some(match pass {
+            Pass::Refused => Err(self.skipped()),
+            Pass::Call | Pass::Probe => {
+                if pass == Pass::Probe {
+                    log_probe(&self.name);
+                }
+                Ok((elsewhere.on_connect(hello.clone(), patience), pass))
+            }
+        })
+    }
+
+    /// What came of a question that was asked elsewhere.
+    pub(super) fn answered(
+        &mut self,
+        now: u64,
+        pass: Pass,
+        answered: Answered,
+        effects: &mut Vec<Effect>,
+    ) -> Result<ConnectVerdict, FailurePolicy> {
+        self.row().call();
+        match answered.verdict {
+            Ok(verdict) => {
+                if pass == Pass::Probe {
+                    self.probe_succeeded();
+                }
+                self.row().effects(answered.effects.len());
+                effects.extend(answered.effects);
+                if matches!(verdict, ConnectVerdict::Refuse(_)) {
+                    self.row().refusal();
+                }
+                Ok(verdict)
+            }
+            Err(failure) => {
+                self.report(now, pass, &failure);
+                Err(self.policy)
+            }
+        }
     }
 
     pub(super) fn on_message(
@@ -181,6 +235,17 @@ impl Link {
     /// Off the path of a message that goes well.
     #[cold]
     fn failed(&mut self, now: u64, pass: Pass, failure: &Failure) {
+        self.report(now, pass, failure);
+        if failure.cause.ends_instance() {
+            // Dropped before the next spare is ordered: a pool of instances needs room for two only.
+            self.instance = None;
+            self.recover(now);
+        }
+    }
+
+    /// Counts a failure, logs the first of many, and tells the breaker.
+    #[cold]
+    fn report(&mut self, now: u64, pass: Pass, failure: &Failure) {
         self.row().failure(failure.cause);
         if !pausing(now, self.warn_after, WARN_PAUSE) {
             warn!(
@@ -207,11 +272,6 @@ impl Link {
                 after = if pass == Pass::Probe { "a probe failed" } else { "too many failures" },
                 "plugin breaker changed: events meet the failure policy without a call"
             );
-        }
-        if failure.cause.ends_instance() {
-            // Dropped before the next spare is ordered: a pool of instances needs room for two only.
-            self.instance = None;
-            self.recover(now);
         }
     }
 

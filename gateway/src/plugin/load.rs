@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::chain::Plugin;
 use super::counters::PluginCounters;
+use super::elsewhere::Elsewhere;
 use super::grants::Grants;
 use super::interests::Hooks;
 use super::settings::Settings;
@@ -24,6 +25,13 @@ pub trait Factory: Send + Sync {
 
     /// What the binary says of itself.
     fn about(&self) -> &About;
+
+    /// The instances that may wait, for a plugin that has something to wait for: its `on-connect` is asked there. The same
+    /// for all workers.
+    fn elsewhere(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn Elsewhere>> {
+        let _ = counters;
+        None
+    }
 
     /// Where its machine code came from.
     fn code(&self) -> Code {

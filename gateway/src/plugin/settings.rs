@@ -16,6 +16,9 @@ use super::failure::FailurePolicy;
 use super::grants::Grants;
 use super::state::{Bounds, PluginState};
 
+/// Instances of a plugin that may wait, where its settings do not say.
+const HTTP_INSTANCES: usize = 4;
+
 /// A settings file, checked. Without a file everything has its default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -27,6 +30,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The `[state]` table: what the gateway keeps for the plugin.
     pub state: Bounds,
+    /// `instances` of the `[http]` table: how many instances of a plugin that asks over HTTP may wait at the same time.
+    pub http_instances: usize,
     /// What an event meets when the plugin fails.
     pub failure: FailurePolicy,
     /// The `[breaker]` table: when the plugin is left alone.
@@ -70,6 +75,7 @@ impl Default for Settings {
             grants: Grants::default(),
             limits: Limits::default(),
             state: PluginState::BOUNDS,
+            http_instances: HTTP_INSTANCES,
             failure: FailurePolicy::default(),
             breaker: BreakerSettings::default(),
         }
@@ -156,6 +162,10 @@ impl Reader {
         if let Some(state) = self.table(&mut table, "state") {
             settings.state = self.state(state);
         }
+        if let Some(mut http) = self.table(&mut table, "http") {
+            settings.http_instances = self.number_in("http", &mut http, "instances", HTTP_INSTANCES, 1..=64);
+            self.nothing_left("http.", &http, "instances");
+        }
         match table.remove("failure") {
             None => {}
             Some(Value::String(word)) if word == "closed" => settings.failure = FailurePolicy::Closed,
@@ -165,7 +175,7 @@ impl Reader {
         if let Some(breaker) = self.table(&mut table, "breaker") {
             settings.breaker = self.breaker(breaker);
         }
-        self.nothing_left("", &table, "[config], [grants], [limits], [state], failure, [breaker]");
+        self.nothing_left("", &table, "[config], [grants], [limits], [state], [http], failure, [breaker]");
         settings
     }
 

@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) limits: Arc<Limits>,
     pub(super) memory: MemoryLimit,
     pub(super) deadline: Deadline,
+    /// Of a store that may wait: ticks of computing that are left to the call.
+    pub(super) ticks_left: u64,
     /// What `configure` asked for.
     pub(super) interests: Interests,
     /// What outlives the instance.
@@ -114,6 +116,7 @@ impl State {
             host_calls: 0,
             memory: MemoryLimit::new(limits.memory),
             deadline: Deadline::default(),
+            ticks_left: 0,
             limits,
             interests: Interests::everything(hooks),
             kept: log.counters.state().clone(),

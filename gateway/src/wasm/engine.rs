@@ -15,6 +15,9 @@ pub(super) const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// four instances: itself, the WASI adapter, and two small ones that connect them.
 pub(super) const PARTS_MAX: u32 = 16;
 
+/// Instances of all plugins that may wait.
+const STACKS_MAX: u32 = 512;
+
 /// The engine could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to start the WebAssembly engine: {0}; this machine or its limits do not support it")]
@@ -83,7 +86,8 @@ fn config(pool: Option<u32>) -> Config {
             .total_core_instances(instances_max.saturating_mul(4))
             .total_memories(instances_max)
             .total_tables(instances_max.saturating_mul(4))
-            .total_stacks(0)
+            // One for each store that may wait; the memory is taken when it is used.
+            .total_stacks(STACKS_MAX)
             .table_elements(TABLE_ELEMENTS_MAX)
             .max_core_instances_per_component(PARTS_MAX)
             .max_memories_per_component(PARTS_MAX)

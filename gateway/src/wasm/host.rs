@@ -20,22 +20,27 @@ use crate::upstream::NoRoom;
 use effects::Error;
 
 /// The codes of `types.error`.
-mod code {
-    pub(super) const TOO_MANY_EFFECTS: u32 = 1;
-    pub(super) const TOO_MANY_BYTES: u32 = 2;
-    pub(super) const INVALID_ADDRESS: u32 = 3;
-    pub(super) const INVALID_JSON: u32 = 4;
-    pub(super) const NOT_IN_THIS_HOOK: u32 = 5;
-    pub(super) const INVALID_CODE: u32 = 6;
-    pub(super) const INVALID_NAME: u32 = 7;
-    pub(super) const INVALID_INTERVAL: u32 = 8;
-    pub(super) const INVALID_RULE: u32 = 9;
-    pub(super) const NOT_AVAILABLE: u32 = 10;
-    pub(super) const TOO_LARGE: u32 = 11;
-    pub(super) const NOT_A_NUMBER: u32 = 12;
-    pub(super) const NOT_GRANTED: u32 = 20;
-    pub(super) const NO_SUCH_UPSTREAM: u32 = 21;
-    pub(super) const BUSY: u32 = 22;
+pub(super) mod code {
+    pub(in crate::wasm) const TOO_MANY_EFFECTS: u32 = 1;
+    pub(in crate::wasm) const TOO_MANY_BYTES: u32 = 2;
+    pub(in crate::wasm) const INVALID_ADDRESS: u32 = 3;
+    pub(in crate::wasm) const INVALID_JSON: u32 = 4;
+    pub(in crate::wasm) const NOT_IN_THIS_HOOK: u32 = 5;
+    pub(in crate::wasm) const INVALID_CODE: u32 = 6;
+    pub(in crate::wasm) const INVALID_NAME: u32 = 7;
+    pub(in crate::wasm) const INVALID_INTERVAL: u32 = 8;
+    pub(in crate::wasm) const INVALID_RULE: u32 = 9;
+    pub(in crate::wasm) const NOT_AVAILABLE: u32 = 10;
+    pub(in crate::wasm) const TOO_LARGE: u32 = 11;
+    pub(in crate::wasm) const NOT_A_NUMBER: u32 = 12;
+    pub(in crate::wasm) const NOT_GRANTED: u32 = 20;
+    pub(in crate::wasm) const NO_SUCH_UPSTREAM: u32 = 21;
+    pub(in crate::wasm) const BUSY: u32 = 22;
+    pub(in crate::wasm) const INVALID_REQUEST: u32 = 23;
+    pub(in crate::wasm) const REFUSED_ADDRESS: u32 = 24;
+    pub(in crate::wasm) const TIMEOUT: u32 = 25;
+    pub(in crate::wasm) const ANSWER_TOO_LARGE: u32 = 26;
+    pub(in crate::wasm) const REQUEST_FAILED: u32 = 27;
 }
 
 /// Of a name that is none, repeated in a sentence.
@@ -316,10 +321,10 @@ fn parse(address: &str) -> Result<Channel, Error> {
     Channel::parse(address).map_err(|invalid| error(code::INVALID_ADDRESS, invalid.to_string()))
 }
 
-fn not_in_this_hook() -> Error {
+pub(super) fn not_in_this_hook() -> Error {
     error(code::NOT_IN_THIS_HOOK, "not possible in this hook")
 }
 
-fn error(code: u32, message: impl Into<String>) -> Error {
+pub(super) fn error(code: u32, message: impl Into<String>) -> Error {
     Error { code, message: message.into() }
 }

@@ -16,8 +16,8 @@ pub(super) const PACKAGE: &str = "gateway:plugin";
 /// Hooks that a plugin can export.
 const HOOKS: [&str; 5] = ["configure", "on-connect", "on-message", "on-disconnect", "on-timer"];
 /// Interfaces that a plugin can import from the package.
-const HOST: [&str; 8] =
-    ["types", "context", "effects", "interests", "buckets", "key-value", "log", "environment"];
+const HOST: [&str; 9] =
+    ["types", "context", "effects", "interests", "buckets", "key-value", "log", "environment", "http"];
 /// Interfaces of WASI 0.2 that a plugin can import.
 const WASI: [&str; 20] = [
     "wasi:cli/environment",

@@ -1,10 +1,11 @@
 //! From bytes to something that can be instantiated.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
 use tracing::debug;
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, InstancePre, Linker};
@@ -17,16 +18,20 @@ use super::call::State;
 use super::compile::Compiler;
 use super::engine::{self, EngineError};
 use super::environment::Environment;
+use super::http;
 use super::imports::imports;
 use super::inspect::{self, Form};
 use super::instance::Instance;
 use super::mismatch;
 use super::output::{Log, LogBudget};
 use super::outside::Outside;
+use super::pool::{Parts, Pool, Waits};
 use super::wasi;
 use crate::disk::Artifacts;
+use crate::egress::{Client, Fetcher};
 use crate::plugin::Plugin;
 use crate::plugin::counters::PluginCounters;
+use crate::plugin::elsewhere::Elsewhere;
 use crate::plugin::interests::Hooks;
 use crate::plugin::load::{self, About, Code, Factory, Import, LoadError};
 use crate::plugin::settings::{Limits, Settings};
@@ -57,6 +62,11 @@ impl Default for LoaderConfig {
 /// Loads WebAssembly plugins. One per process: everything it compiled shares one engine.
 pub struct Loader {
     linker: Linker<State>,
+    /// For instances that may wait.
+    waiting: Linker<State>,
+    /// Where those run. Without it no plugin has any.
+    runtime: Option<Handle>,
+    fetcher: Fetcher,
     pub(super) compiler: Compiler,
     /// Held while a file is looked at that is not compiled yet, so that none is compiled twice.
     first_load: Mutex<()>,
@@ -68,6 +78,7 @@ pub struct Loader {
 /// A component, compiled and linked.
 pub(super) struct Compiled {
     pub(super) pre: InstancePre<State>,
+    pub(super) waits: Option<Arc<Waits>>,
     pub(super) hooks: HookIndices,
     pub(super) about: About,
 }
@@ -93,15 +104,33 @@ impl Loader {
     }
 
     fn on(engine: Engine) -> Result<Self, EngineError> {
-        let linker = link(&engine).map_err(|error| EngineError::new(&error))?;
+        let linked = |http: fn(&mut Linker<State>) -> wasmtime::Result<()>| {
+            link(&engine, http).map_err(|error| EngineError::new(&error))
+        };
+        let (linker, waiting) = (linked(http::refuse)?, linked(http::offer)?);
+        let fetcher = Fetcher::new(Client::new());
         let compiler = Compiler::new(engine);
         let upstreams = Upstreams::pretended();
-        Ok(Self { linker, compiler, upstreams, first_load: Mutex::default(), compiled: Mutex::default() })
+        Ok(Self {
+            linker,
+            waiting,
+            runtime: None,
+            fetcher,
+            compiler,
+            upstreams,
+            first_load: Mutex::default(),
+            compiled: Mutex::default(),
+        })
     }
 
     /// Takes what plugins emit to upstreams that are more than pretended.
     pub fn with_upstreams(self, upstreams: Arc<Upstreams>) -> Self {
         Self { upstreams, ..self }
+    }
+
+    /// Gives plugins that ask over HTTP instances that may wait, on this runtime.
+    pub fn with_http(self, fetcher: Fetcher, runtime: Handle) -> Self {
+        Self { fetcher, runtime: Some(runtime), ..self }
     }
 
     /// Keeps machine code on disk, and takes it from there after a restart.
@@ -123,10 +152,11 @@ impl Loader {
         let checked = Instant::now();
         let (component, code) = self.compiler.compile(bytes)?;
         let compiled = Instant::now();
-        let pre = self
-            .linker
-            .instantiate_pre(&component)
-            .map_err(|error| mismatch::import(&error, inspected.stamp.sdk.as_deref()))?;
+        let sdk = inspected.stamp.sdk.as_deref();
+        let pre = self.linker.instantiate_pre(&component).map_err(|error| mismatch::import(&error, sdk))?;
+        let waits = Waits::of(&component, &self.waiting)
+            .map_err(|error| mismatch::import(&error, sdk))?
+            .map(Arc::new);
         let hooks = HookIndices {
             configure: configure::GuestIndices::new(&pre).ok(),
             on_connect: on_connect::GuestIndices::new(&pre).ok(),
@@ -164,7 +194,7 @@ impl Loader {
             link_us = micros(compiled, Instant::now()),
             "plugin compiled and linked"
         );
-        Ok((Compiled { pre, hooks, about }, code))
+        Ok((Compiled { pre, waits, hooks, about }, code))
     }
 }
 
@@ -181,7 +211,9 @@ impl load::Loader for Loader {
             code,
             limits: Arc::new(settings.limits.clone()),
             settings: settings.clone(),
-            outside: Arc::new(Outside::new(self.upstreams.clone(), &settings.grants)),
+            runtime: self.runtime.clone(),
+            pool: OnceLock::new(),
+            outside: Arc::new(Outside::new(self.upstreams.clone(), &self.fetcher, &settings.grants)),
             budget: Arc::new(LogBudget::new(settings.limits.log_lines_per_second)),
             environment: Arc::new(Environment::new(&settings.grants.environment, |name| {
                 std::env::var(name).ok()
@@ -227,24 +259,45 @@ struct Configured {
     settings: Settings,
     limits: Arc<Limits>,
     outside: Arc<Outside>,
+    runtime: Option<Handle>,
+    /// Made when the first worker asks for it.
+    pool: OnceLock<Arc<Pool>>,
     budget: Arc<LogBudget>,
     environment: Arc<Environment>,
 }
 
-impl Factory for Configured {
-    fn instantiate(&self, counters: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
-        let log = Log {
+impl Configured {
+    fn log(&self, counters: &Arc<PluginCounters>) -> Log {
+        Log {
             plugin: self.name.clone(),
             budget: self.budget.clone(),
             counters: counters.clone(),
             environment: self.environment.clone(),
-        };
+        }
+    }
+}
+
+impl Factory for Configured {
+    fn instantiate(&self, counters: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
+        let log = self.log(counters);
         let begin = Instant::now();
         let outside = self.outside.clone();
         let instance = Instance::new(&self.compiled, &self.settings, self.limits.clone(), outside, log)?;
         let took_us = micros(begin, Instant::now());
         debug!(plugin = &*self.name, took_us, "plugin instantiated and configured");
         Ok(Box::new(instance))
+    }
+
+    fn elsewhere(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn Elsewhere>> {
+        let (waits, runtime) = (self.compiled.waits.clone()?, self.runtime.clone()?);
+        let pool = self.pool.get_or_init(|| {
+            let (log, limits, outside) = (self.log(counters), self.limits.clone(), self.outside.clone());
+            let hooks = self.compiled.about.hooks;
+            let state = move || State::new(limits.clone(), hooks, outside.clone(), log.clone());
+            let parts = Parts { waits, settings: self.settings.clone(), state: Box::new(state) };
+            Arc::new(Pool::new(parts, self.settings.http_instances, runtime))
+        });
+        Some(pool.clone())
     }
 
     fn about(&self) -> &About {
@@ -265,7 +318,10 @@ fn micros(begin: Instant, end: Instant) -> u64 {
 }
 
 /// Everything a plugin can import.
-fn link(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+fn link(
+    engine: &Engine,
+    http: fn(&mut Linker<State>) -> wasmtime::Result<()>,
+) -> wasmtime::Result<Linker<State>> {
     type Has = HasSelf<State>;
     let state = State::of_host_call;
     let mut linker = Linker::new(engine);
@@ -278,5 +334,6 @@ fn link(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     host::key_value::add_to_linker::<_, Has>(&mut linker, state)?;
     host::log::add_to_linker::<_, Has>(&mut linker, state)?;
     host::environment::add_to_linker::<_, Has>(&mut linker, state)?;
+    http(&mut linker)?;
     Ok(linker)
 }

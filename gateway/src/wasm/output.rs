@@ -64,6 +64,7 @@ impl LogBudget {
 }
 
 /// Where the lines of one instance go.
+#[derive(Clone)]
 pub(super) struct Log {
     pub(super) plugin: Arc<str>,
     pub(super) budget: Arc<LogBudget>,

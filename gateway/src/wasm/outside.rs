@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::egress::{Fetch, FetchRefused, Fetcher, Origin, Reach, Response, Wanted};
 use crate::plugin::grants::Grants;
 use crate::upstream::{NoRoom, Upstreams};
 
@@ -9,6 +10,7 @@ use crate::upstream::{NoRoom, Upstreams};
 pub(super) struct Outside {
     upstreams: Arc<Upstreams>,
     granted: Box<[Box<str>]>,
+    http: Fetch,
 }
 
 /// Why a plugin cannot emit.
@@ -19,8 +21,13 @@ pub(super) enum CannotEmit {
 }
 
 impl Outside {
-    pub(super) fn new(upstreams: Arc<Upstreams>, grants: &Grants) -> Self {
-        Self { upstreams, granted: grants.upstreams.clone() }
+    pub(super) fn new(upstreams: Arc<Upstreams>, fetcher: &Fetcher, grants: &Grants) -> Self {
+        // The wider permission first: an origin in both lists has it.
+        let private = grants.http_private.iter().map(|origin| (origin, Reach::Anywhere));
+        let public = grants.http.iter().map(|origin| (origin, Reach::Public));
+        let origins =
+            private.chain(public).filter_map(|(origin, reach)| Some((Origin::parse(origin).ok()?, reach)));
+        Self { upstreams, granted: grants.upstreams.clone(), http: fetcher.granted(origins) }
     }
 
     /// Whether a payload of this size can be emitted now.
@@ -30,11 +37,18 @@ impl Outside {
         }
         self.upstreams.room(upstream, bytes).map_err(CannotEmit::NoRoom)
     }
+
+    /// See [`Fetch::fetch`].
+    pub(super) async fn fetch(&self, wanted: &Wanted) -> Result<(Arc<Response>, bool), FetchRefused> {
+        self.http.fetch(wanted).await
+    }
 }
 
+#[cfg(test)]
 impl Default for Outside {
     /// Nothing is granted.
     fn default() -> Self {
-        Self::new(Upstreams::pretended(), &Grants::default())
+        let fetcher = Fetcher::new(crate::egress::Client::new());
+        Self::new(Upstreams::pretended(), &fetcher, &Grants::default())
     }
 }

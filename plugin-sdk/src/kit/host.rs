@@ -5,6 +5,7 @@ mod state;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
@@ -12,6 +13,7 @@ use super::client::Client;
 use super::kept::Kept;
 use super::{Effect, LogLine, judge};
 use crate::error::HostErrorKind;
+use crate::http::{Request, Response};
 use crate::log::Level;
 use crate::{HostError, Interests, Refusal, address};
 
@@ -37,9 +39,22 @@ impl Default for Limits {
     }
 }
 
+/// What plays every other server.
+pub(super) struct Server(pub(super) Box<Answer>);
+
+type Answer = dyn FnMut(&Request) -> Result<Response, HostError>;
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Server")
+    }
+}
+
 /// What is there for every call of a kit.
 #[derive(Debug)]
 pub(super) struct Around {
+    /// What answers requests.
+    pub(super) http: RefCell<Option<Server>>,
     pub(super) environment: RefCell<BTreeMap<String, String>>,
     pub(super) kept: RefCell<Kept>,
 }
@@ -299,6 +314,25 @@ fn reachable(address: &str) -> Result<(), HostError> {
     }
     let message = format!("{address:?} is a channel; `#` and a user, or `@` and a connection, is needed");
     Err(HostError::new(HostErrorKind::InvalidAddress, message))
+}
+
+/// Every origin is granted; nothing is cached.
+pub(crate) fn fetch(request: Request) -> Result<Response, HostError> {
+    let around = ask(|call| {
+        if call.hook == Hook::Connect {
+            Ok(call.around.clone())
+        } else {
+            Err(HostError::new(HostErrorKind::WrongHook, "not possible in this hook"))
+        }
+    })?;
+    let mut server = around.http.borrow_mut();
+    match &mut *server {
+        Some(Server(answer)) => answer(&request),
+        None => {
+            let message = "the test has not said what servers answer (Kit::http)";
+            Err(HostError::new(HostErrorKind::RequestFailed, message))
+        }
+    }
 }
 
 /// Every upstream is granted and has room.

@@ -15,6 +15,7 @@ use crate::plugin::interests::{Hooks, Kinds, Pattern};
 use crate::plugin::load::{About, Factory, LoadCode, LoadError};
 use crate::plugin::spare::Offload;
 use crate::plugin::state::Meters;
+use crate::plugin::verdict::Admission;
 use crate::plugin::verdict::Refusal;
 use crate::protocol::channel::Channel;
 
@@ -194,8 +195,13 @@ impl Bench {
     fn connect(&mut self) -> Admission {
         let hello =
             Hello { client: client(), token: "t".into(), data: Bytes::new(), now: self.now, at: self.now };
-        self.effects.clear();
-        self.chain.on_connect(&hello, &mut self.effects)
+        let mut judging = Judging::new(hello, Duration::from_secs(1));
+        let judged = self.chain.judge(&mut judging);
+        self.effects = judging.effects;
+        match judged {
+            Judged::Done(admission) => admission,
+            Judged::Waits(_) => panic!("no plugin is asked elsewhere"),
+        }
     }
 
     fn disconnect(&mut self) {

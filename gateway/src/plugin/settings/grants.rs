@@ -18,11 +18,13 @@ impl Reader {
                 _ => format!("one of {}", quoted(&EFFECTS)),
             })
         });
-        let http = self.names(&mut table, "http", |origin| match config::origin(origin) {
+        let origin = |origin: &str| match config::origin(origin) {
             Ok(origin) if origin.starts_with("https://") || origin.starts_with("http://") => Ok(origin),
             Ok(_) => Err("an origin that begins with https:// or http://".to_owned()),
             Err(accepted) => Err(accepted.to_owned()),
-        });
+        };
+        let http = self.names(&mut table, "http", origin);
+        let http_private = self.names(&mut table, "http-private", origin);
         let upstreams = self.names(&mut table, "upstreams", |name| {
             let accepted =
                 || "the name of an upstream: at most 64 letters, digits, `-`, `_` and `.`".to_owned();
@@ -38,10 +40,15 @@ impl Reader {
             buckets: self.switch(&mut table, "buckets"),
             key_value: self.switch(&mut table, "key-value"),
             http: http.into(),
+            http_private: http_private.into(),
             upstreams: upstreams.into(),
             environment: environment.into(),
         };
-        self.nothing_left("grants.", &table, "effects, buckets, key-value, http, upstreams, environment");
+        self.nothing_left(
+            "grants.",
+            &table,
+            "effects, buckets, key-value, http, http-private, upstreams, environment",
+        );
         granted
     }
 

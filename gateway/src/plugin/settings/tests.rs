@@ -27,6 +27,7 @@ fn every_key_is_taken_over() {
         buckets = true
         key-value = true
         http = ["https://Issuer.example", "http://[::1]:8080"]
+        http-private = ["http://10.0.0.7:8080"]
         upstreams = ["orders"]
         environment = ["JWT_SECRET"]
         [limits]
@@ -56,6 +57,7 @@ fn every_key_is_taken_over() {
             effects: ["publish", "subscribe"].into(),
             buckets: true,
             key_value: true,
+            http_private: ["http://10.0.0.7:8080".into()].into(),
             http: ["https://issuer.example".into(), "http://[::1]:8080".into()].into(),
             upstreams: ["orders".into()].into(),
             environment: ["JWT_SECRET".into()].into(),
@@ -112,7 +114,7 @@ fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
             "breaker.failures: is -1; expected a number from 0 to 1000",
             "breaker.within: is \"1h\"; expected a text like \"5ms\" or \"1s\", from \"100ms\" to \"600s\"",
             "breaker.after: is not a key; known here: failures, within, open_for",
-            "falure: is not a key; known here: [config], [grants], [limits], [state], failure, [breaker]",
+            "falure: is not a key; known here: [config], [grants], [limits], [state], [http], failure, [breaker]",
         ]
     );
 }
@@ -148,7 +150,7 @@ fn a_capability_that_cannot_be_granted_is_answered_with_those_that_can() {
             &format!("grants.environment[0]: is \"1ST\"; expected {variable}"),
             &format!("grants.environment[1]: is \"A B\"; expected {variable}"),
             "grants.buckets: is \"yes\"; expected true or false",
-            "grants.sockets: is not a key; known here: effects, buckets, key-value, http, upstreams, environment",
+            "grants.sockets: is not a key; known here: effects, buckets, key-value, http, http-private, upstreams, environment",
         ]
     );
 }

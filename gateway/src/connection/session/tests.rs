@@ -1,0 +1,263 @@
+//! What becomes of a client while a plugin is asked elsewhere, with fed time and answers.
+
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use std::net::Ipv4Addr;
+use std::sync::Mutex;
+
+use super::*;
+use crate::backplane::memory::Memory;
+use crate::config::Config;
+use crate::connection::event::Ending;
+use crate::connection::id::ConnectionIds;
+use crate::hub::Hub;
+use crate::inbox::{Delivery, Inbox};
+use crate::plugin::counters::PluginCounters;
+use crate::plugin::elsewhere::Elsewhere;
+use crate::plugin::failure::{Cause, Failure, FailurePolicy};
+use crate::plugin::grants::Grants;
+use crate::plugin::interests::{Hooks, Interests};
+use crate::plugin::load::{About, Factory, LoadError};
+use crate::plugin::verdict::{ConnectVerdict, Verdict};
+use crate::plugin::{Chain, Link, Plugin};
+use crate::protocol::Protocol;
+use crate::telemetry::metrics::Metrics;
+
+/// A plugin that is asked elsewhere, and who was asked about with which token.
+struct Asked {
+    tokens: Arc<Mutex<Vec<String>>>,
+    about: About,
+}
+
+struct Idle(Interests);
+
+impl Plugin for Idle {
+    fn interests(&self) -> &Interests {
+        &self.0
+    }
+
+    fn on_connect(&mut self, _: &Hello, _: &mut Vec<PluginEffect>) -> Result<ConnectVerdict, Failure> {
+        panic!("it is asked elsewhere")
+    }
+
+    fn on_message(&mut self, _: &mut Message, _: &mut Vec<PluginEffect>) -> Result<Verdict, Failure> {
+        Ok(Verdict::Next)
+    }
+
+    fn on_disconnect(&mut self, _: &Goodbye, _: &mut Vec<PluginEffect>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+struct Elsewhen(Arc<Mutex<Vec<String>>>);
+
+impl Elsewhere for Elsewhen {
+    fn on_connect(&self, hello: Arc<Hello>, _: Duration) -> Answering {
+        self.0.lock().unwrap().push(hello.token.to_string());
+        Box::pin(std::future::pending())
+    }
+}
+
+impl Factory for Asked {
+    fn instantiate(&self, _: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
+        Ok(Box::new(Idle(Interests::everything(self.about.hooks))))
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn elsewhere(&self, _: &Arc<PluginCounters>) -> Option<Arc<dyn Elsewhere>> {
+        Some(Arc::new(Elsewhen(self.tokens.clone())))
+    }
+}
+
+/// A worker with one client and a chain of two plugins that are asked elsewhere.
+struct World {
+    local: Rc<Local>,
+    session: Session,
+    tokens: Arc<Mutex<Vec<String>>>,
+    at: Duration,
+    generation: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let text = "handshake.deadline = '10s'\n[namespaces.chat]\nallow_subscribe = 'users'";
+        let config = Arc::new(Config::parse(text, "test").unwrap());
+        let ids = ConnectionIds::new(7);
+        let inboxes: Arc<[_]> = Arc::new([Arc::new(Inbox::new(1000))]);
+        let backplane = Arc::new(Memory::new(inboxes, ids, &config.memory, 7));
+        let local = Rc::new(Local::new(0, config, Hub::new(ids), backplane, Metrics::new(1)));
+        let id = ids.id(1, 1);
+        let protocol = Protocol::CentrifugeJson;
+        let peer = Rc::new(Peer::new(1, id.clone(), protocol, 1 << 20, &local.unflushed));
+        let client = Client {
+            number: 1,
+            id,
+            user: Arc::default(),
+            protocol: protocol.as_str(),
+            address: Ipv4Addr::LOCALHOST.into(),
+            headers: Arc::new([]),
+            attributes: BTreeMap::new(),
+        };
+        local.metrics().opened("test", client.address);
+        let now = Now { at: Duration::ZERO, unix: 1_700_000_000_000 };
+        let session = Session::new(local.clone(), peer, client, now, 0);
+        let mut world = Self { local, session, tokens: Arc::default(), at: Duration::ZERO, generation: 0 };
+        world.swap();
+        world
+    }
+
+    /// Another chain of the same plugins.
+    fn swap(&mut self) {
+        self.generation += 1;
+        let about = About {
+            name: None,
+            version: None,
+            sdk: None,
+            interface: "0.1".into(),
+            hooks: Hooks { on_connect: true, ..Hooks::default() },
+            asks: Grants::default(),
+            self_test: None,
+        };
+        let link = |name: &str| {
+            let factory = Arc::new(Asked { tokens: self.tokens.clone(), about: about.clone() });
+            Link::new(name.into(), 0, FailurePolicy::Closed, factory, Arc::new(PluginCounters::new(1)))
+                .unwrap()
+        };
+        let chain = Chain::new(self.generation, vec![link("a"), link("b")]);
+        let (taken, _) = tokio::sync::oneshot::channel();
+        self.local.take(self.now(), Delivery::Chain(Box::new(chain), taken));
+    }
+
+    fn now(&self) -> Now {
+        Now { at: self.at, unix: 1_700_000_000_000 + self.at.as_millis() as u64 }
+    }
+
+    fn receive(&mut self, text: &str) {
+        let data = Bytes::copy_from_slice(text.as_bytes());
+        self.session.message(self.now(), Inbound { data, binary: false });
+    }
+
+    /// How many were asked so far, after taking over the question that is open, if there is one.
+    fn asked(&mut self) -> (usize, bool) {
+        let open = self.session.take_question().is_some();
+        (self.tokens.lock().unwrap().len(), open)
+    }
+
+    fn answer(&mut self, verdict: Result<ConnectVerdict, Failure>) {
+        self.session.answered(self.now(), Answered { verdict, effects: Vec::new() });
+    }
+
+    fn accept(&mut self, user: &str) {
+        let identity = Identity { user: user.into(), ..Identity::default() };
+        self.answer(Ok(ConnectVerdict::Accept(Box::new(identity))));
+    }
+}
+
+const CONNECT: &str = r#"{"id":1,"connect":{"token":"t"}}"#;
+
+#[test]
+fn the_way_through_the_chain_stops_at_each_plugin_that_waits() {
+    let mut world = World::new();
+    world.receive(CONNECT);
+    assert_eq!(world.asked(), (1, true));
+    assert!(world.session.is_suspended() && !world.session.is_admitted());
+    world.accept("41");
+    assert_eq!(world.asked(), (2, true), "the second plugin");
+    world.accept("42");
+    assert!(!world.session.is_suspended() && world.session.is_admitted());
+    assert_eq!(&*world.session.client.user, "42", "the last accept wins");
+}
+
+#[test]
+fn a_failure_elsewhere_meets_the_policy() {
+    let mut world = World::new();
+    world.receive(CONNECT);
+    world.answer(Err(Failure::new(Cause::Deadline, "no answer")));
+    assert!(!world.session.is_suspended() && !world.session.is_admitted());
+    assert_eq!(world.asked(), (1, false), "the chain has ended");
+}
+
+#[test]
+fn commands_that_came_along_run_when_the_client_is_admitted() {
+    let mut world = World::new();
+    let subscribe = r#"{"id":2,"subscribe":{"channel":"chat:1"}}"#;
+    world.receive(&format!("{CONNECT}\n{subscribe}"));
+    assert_eq!(world.local.metrics.subscriptions(), 0);
+    world.accept("42");
+    assert_eq!(world.local.metrics.subscriptions(), 0, "the second plugin has not answered");
+    world.answer(Ok(ConnectVerdict::Pass));
+    assert_eq!(world.local.metrics.subscriptions(), 1);
+    assert!(!world.session.is_closed());
+}
+
+#[test]
+fn an_answer_after_the_deadline_or_the_end_is_too_late() {
+    let mut world = World::new();
+    world.receive(CONNECT);
+    world.at = Duration::from_secs(10);
+    assert_eq!(world.session.deadline(), Some(world.at), "the deadline of the handshake still runs");
+    world.session.event(world.now(), Event::Tick);
+    assert!(world.session.is_closed());
+    world.accept("42");
+    assert!(!world.session.is_admitted());
+
+    let mut world = World::new();
+    world.receive(CONNECT);
+    let close = Close::custom(1006, "gone");
+    world.session.event(world.now(), Event::TransportEnded { close, ending: Ending::Client });
+    world.accept("42");
+    assert!(world.session.is_closed() && !world.session.is_admitted());
+    assert_eq!(world.asked(), (1, false));
+}
+
+#[test]
+fn another_chain_is_asked_from_its_beginning_but_not_for_ever() {
+    let mut world = World::new();
+    world.receive(CONNECT);
+    world.accept("41");
+    world.swap();
+    world.accept("42");
+    assert_eq!(world.asked(), (3, true), "the first plugin of the new chain");
+    world.accept("43");
+    world.answer(Ok(ConnectVerdict::Pass));
+    assert_eq!(&*world.session.client.user, "43", "nothing of the old chain is left");
+
+    let mut world = World::new();
+    world.receive(CONNECT);
+    for _ in 0..3 {
+        world.swap();
+        world.accept("42");
+        assert!(world.session.is_suspended());
+    }
+    world.swap();
+    world.accept("42");
+    assert!(!world.session.is_suspended() && !world.session.is_admitted());
+}
+
+#[test]
+fn a_client_that_refreshes_stays_and_asks_once_at_a_time() {
+    let mut world = World::new();
+    world.receive(CONNECT);
+    world.accept("42");
+    world.answer(Ok(ConnectVerdict::Pass));
+    assert_eq!(world.asked().0, 2);
+    world.receive(r#"{"id":2,"refresh":{"token":"u"}}"#);
+    assert_eq!(world.asked(), (3, true));
+    assert!(!world.session.is_suspended(), "it goes on meanwhile");
+    world.receive(r#"{"id":3,"subscribe":{"channel":"chat:1"}}"#);
+    assert_eq!(world.local.metrics.subscriptions(), 1);
+    world.receive(r#"{"id":4,"refresh":{"token":"v"}}"#);
+    assert_eq!(world.asked(), (3, false), "one at a time");
+    world.accept("42");
+    world.answer(Ok(ConnectVerdict::Pass));
+    assert!(!world.session.is_closed());
+    world.receive(r#"{"id":5,"refresh":{"token":"w"}}"#);
+    world.answer(Ok(ConnectVerdict::Refuse(crate::plugin::verdict::Refusal {
+        code: 3500,
+        reason: "no".into(),
+    })));
+    assert!(world.session.is_closed());
+}

@@ -1,0 +1,101 @@
+//! Answers that a plugin wants to use again, bounded in number and bytes; the oldest go first.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use indexmap::IndexMap;
+
+use super::fetch::Slot;
+
+/// Requests of one plugin whose answers are kept or awaited.
+const ENTRIES_MAX: usize = 1024;
+/// Bytes of these answers.
+const BYTES_MAX: usize = 8 << 20;
+
+/// Of a request.
+pub(super) type Key = [u8; 32];
+
+/// The answers one plugin was given.
+#[derive(Debug, Default)]
+pub(super) struct Cache(Mutex<Entries>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// In the order they were first asked for, with the size of the answer.
+    slots: IndexMap<Key, (Slot, usize)>,
+    bytes: usize,
+}
+
+impl Cache {
+    /// The place of a request, new or not.
+    pub(super) fn slot(&self, key: Key) -> Slot {
+        let mut entries = self.lock();
+        if let Some((slot, _)) = entries.slots.get(&key) {
+            return slot.clone();
+        }
+        while entries.slots.len() >= ENTRIES_MAX {
+            entries.forget_oldest();
+        }
+        let slot = Slot::default();
+        entries.slots.insert(key, (slot.clone(), 0));
+        slot
+    }
+
+    /// A slot was given an answer of this size.
+    pub(super) fn grew(&self, slot: &Slot, size: usize) {
+        let mut entries = self.lock();
+        // One that was forgotten meanwhile ends with whoever still waits for it.
+        let Some((_, known)) = entries.slots.values_mut().find(|(other, _)| Arc::ptr_eq(other, slot)) else {
+            return;
+        };
+        let before = std::mem::replace(known, size);
+        entries.bytes = entries.bytes - before + size;
+        while entries.bytes > BYTES_MAX {
+            entries.forget_oldest();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    fn forget_oldest(&mut self) {
+        if let Some((_, (_, size))) = self.slots.shift_remove_index(0) {
+            self.bytes -= size;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> Key {
+        let mut key = Key::default();
+        key[..8].copy_from_slice(&number.to_le_bytes());
+        key
+    }
+
+    #[test]
+    fn the_oldest_answers_make_room() {
+        let cache = Cache::default();
+        let first = cache.slot(key(0));
+        assert!(Arc::ptr_eq(&first, &cache.slot(key(0))));
+        for number in 1..=ENTRIES_MAX {
+            cache.slot(key(number));
+        }
+        assert!(!Arc::ptr_eq(&first, &cache.slot(key(0))));
+        assert_eq!(cache.lock().slots.len(), ENTRIES_MAX);
+        cache.grew(&first, BYTES_MAX);
+        assert_eq!(cache.lock().bytes, 0, "a forgotten one counts no more");
+        for number in ENTRIES_MAX - 9..ENTRIES_MAX {
+            cache.grew(&cache.slot(key(number)), BYTES_MAX / 4);
+            assert!(cache.lock().bytes <= BYTES_MAX);
+        }
+        cache.grew(&cache.slot(key(ENTRIES_MAX)), BYTES_MAX / 8);
+        cache.grew(&cache.slot(key(ENTRIES_MAX)), BYTES_MAX / 16);
+        let entries = cache.lock();
+        assert_eq!(entries.bytes, entries.slots.values().map(|(_, size)| size).sum::<usize>());
+    }
+}

@@ -1,0 +1,134 @@
+//! A client on its way through the chain. Plugins that may wait are asked elsewhere; the way stops there and goes on with
+//! the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Chain;
+use crate::plugin::breaker::Pass;
+use crate::plugin::elsewhere::{Answered, Answering};
+use crate::plugin::event::Hello;
+use crate::plugin::failure::FailurePolicy;
+use crate::plugin::verdict::{Admission, ConnectVerdict, Effect, Identity};
+
+/// How often the way begins again because the chain was exchanged in the middle of it. A chain that is exchanged faster
+/// than plugins answer would otherwise keep a client for ever.
+const RESTARTS_MAX: u32 = 3;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Judging {
+    hello: Arc<Hello>,
+    /// What the next plugin sees: with the identity that an earlier one accepted.
+    seen: Arc<Hello>,
+    accepted: Option<Box<Identity>>,
+    /// The link to be asked next.
+    next: usize,
+    /// The chain that is asked. An event meets one chain from beginning to end.
+    generation: u64,
+    restarts: u32,
+    /// What the breaker of the plugin that is asked elsewhere said.
+    pass: Pass,
+    /// How long a plugin that waits may take.
+    patience: Duration,
+    /// What the plugins asked for so far.
+    pub effects: Vec<Effect>,
+}
+
+/// Where the way has come to.
+#[must_use]
+pub enum Judged {
+    /// To its end.
+    Done(Admission),
+    /// To a plugin that is asked elsewhere: go on with [`Chain::judge_on`] when there is an answer.
+    Waits(Answering),
+}
+
+impl Judging {
+    /// At the beginning of a chain.
+    pub fn new(hello: Hello, patience: Duration) -> Self {
+        let hello = Arc::new(hello);
+        let (seen, effects) = (hello.clone(), Vec::new());
+        Self {
+            hello,
+            seen,
+            accepted: None,
+            next: 0,
+            generation: 0,
+            restarts: 0,
+            pass: Pass::Call,
+            patience,
+            effects,
+        }
+    }
+
+    fn begin_again(&mut self) {
+        self.seen = self.hello.clone();
+        self.accepted = None;
+        self.next = 0;
+        self.effects.clear();
+    }
+
+    /// Takes what one plugin said. Some if that ends the way.
+    fn take(&mut self, verdict: Result<ConnectVerdict, FailurePolicy>) -> Option<Admission> {
+        self.next += 1;
+        match verdict {
+            Ok(ConnectVerdict::Pass) | Err(FailurePolicy::Open) => None,
+            Ok(ConnectVerdict::Accept(identity)) => {
+                self.seen = Arc::new(self.hello.with_identity(&identity));
+                self.accepted = Some(identity);
+                None
+            }
+            Ok(ConnectVerdict::Refuse(refusal)) => Some(Admission::Refused(refusal)),
+            Err(FailurePolicy::Closed) => Some(Admission::Failed),
+        }
+    }
+}
+
+impl Chain {
+    /// Asks the plugins about a client that wants to be admitted, from where `judging` has come to.
+    ///
+    /// A plugin sees the identity that an earlier one accepted: the last accept wins, and a refusal ends the chain.
+    /// Effects that were recorded before a refusal stay in `judging`.
+    pub fn judge(&mut self, judging: &mut Judging) -> Judged {
+        judging.generation = self.generation;
+        while let Some(link) = self.links.get_mut(judging.next) {
+            if !link.interests().hooks.on_connect {
+                judging.next += 1;
+                continue;
+            }
+            let verdict = match link.ask_elsewhere(&judging.seen, judging.patience) {
+                Some(Ok((question, pass))) => {
+                    judging.pass = pass;
+                    return Judged::Waits(question);
+                }
+                Some(Err(policy)) => Err(policy),
+                None => link.on_connect(&judging.seen, &mut judging.effects),
+            };
+            if let Some(end) = judging.take(verdict) {
+                return Judged::Done(end);
+            }
+        }
+        Judged::Done(judging.accepted.take().map_or(Admission::Undecided, Admission::Accepted))
+    }
+
+    /// Goes on, at this Unix time in milliseconds, with the answer of the plugin that was asked elsewhere. If the chain was exchanged meanwhile, the answer is
+    /// of no use and the new chain is asked from its beginning.
+    pub fn judge_on(&mut self, now: u64, judging: &mut Judging, answered: Answered) -> Judged {
+        if judging.generation != self.generation {
+            judging.restarts += 1;
+            if judging.restarts > RESTARTS_MAX {
+                return Judged::Done(Admission::Failed);
+            }
+            judging.begin_again();
+            return self.judge(judging);
+        }
+        if let Some(link) = self.links.get_mut(judging.next) {
+            let verdict = link.answered(now, judging.pass, answered, &mut judging.effects);
+            if let Some(end) = judging.take(verdict) {
+                return Judged::Done(end);
+            }
+        }
+        self.judge(judging)
+    }
+}

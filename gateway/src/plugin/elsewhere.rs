@@ -1,0 +1,35 @@
+//! Questions that a plugin answers elsewhere: by instances that may wait, while the workers go on.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event::Hello;
+use super::failure::Failure;
+use super::verdict::{ConnectVerdict, Effect};
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answered {
+    /// The answer, or why there is none.
+    pub verdict: Result<ConnectVerdict, Failure>,
+    /// What the hook asked for beside it; empty after a failure.
+    pub effects: Vec<Effect>,
+}
+
+/// An answer on its way. Dropping it ends the question: nobody wants to know any more.
+pub type Answering = Pin<Box<dyn Future<Output = Answered> + Send>>;
+
+/// The instances of a plugin that may wait.
+pub trait Elsewhere: Send + Sync {
+    /// Asks about a client that wants to be admitted, or refreshes. There is an answer after `patience` at the latest, and
+    /// be it a failure.
+    fn on_connect(&self, hello: Arc<Hello>, patience: Duration) -> Answering;
+}
+
+impl fmt::Debug for dyn Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Elsewhere")
+    }
+}

@@ -1,0 +1,73 @@
+//! The interface `http`: the one call of a plugin that waits. Instances that serve messages have it too, and there it says
+//! that it is not possible.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::Linker;
+
+use super::bindings::gateway::plugin::{http, types};
+use super::call::{Hook, State};
+use super::host::{code, error, not_in_this_hook};
+use super::outside::Outside;
+use crate::egress::{Error, FetchRefused, Wanted};
+
+const INTERFACE: &str = "gateway:plugin/http@0.1.0";
+/// How the name begins under which a component imports it.
+pub(super) const ANY_VERSION: &str = "gateway:plugin/http@";
+
+type Answer = Result<http::Response, types::Error>;
+
+/// For instances that must not wait.
+pub(super) fn refuse(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker
+        .instance(INTERFACE)?
+        .func_wrap("fetch", |_, (_,): (http::Request,)| Ok((Answer::Err(not_in_this_hook()),)))
+}
+
+/// For instances that may wait.
+pub(super) fn offer(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker.instance(INTERFACE)?.func_wrap_async("fetch", |store, (request,): (http::Request,)| {
+        let outside = store.data().outside.clone();
+        let hook = store.data().event.hook;
+        Box::new(async move {
+            if hook != Hook::Connect {
+                return Ok((Err(not_in_this_hook()),));
+            }
+            Ok((fetch(&outside, request).await,))
+        })
+    })
+}
+
+async fn fetch(outside: &Arc<Outside>, request: http::Request) -> Answer {
+    let milliseconds = |number: u64| (number > 0).then(|| Duration::from_millis(number));
+    let wanted = Wanted {
+        method: request.method,
+        url: request.url,
+        headers: request.headers,
+        body: request.body.into(),
+        deadline: milliseconds(request.deadline.into()),
+        cache: milliseconds(request.cache),
+    };
+    let (response, cached) = outside.fetch(&wanted).await.map_err(|refused| explain(&refused))?;
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    Ok(http::Response {
+        status: response.status,
+        headers: response.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+        body: response.body.to_vec(),
+        cached,
+    })
+}
+
+fn explain(refused: &FetchRefused) -> types::Error {
+    let code = match refused {
+        FetchRefused::NotGranted(_) => code::NOT_GRANTED,
+        FetchRefused::Busy | FetchRefused::Error(Error::Busy) => code::BUSY,
+        FetchRefused::Error(Error::Invalid(_)) => code::INVALID_REQUEST,
+        FetchRefused::Error(Error::Refused(_)) => code::REFUSED_ADDRESS,
+        FetchRefused::Error(Error::Timeout(_)) => code::TIMEOUT,
+        FetchRefused::Error(Error::TooLarge(_)) => code::ANSWER_TOO_LARGE,
+        FetchRefused::Error(Error::Failed(_)) => code::REQUEST_FAILED,
+    };
+    error(code, refused.to_string())
+}
