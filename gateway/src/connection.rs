@@ -6,5 +6,6 @@ pub mod core;
 pub mod heartbeat;
 pub mod local;
 pub mod session;
+mod views;
 pub mod driver;
 pub mod id;

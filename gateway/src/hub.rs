@@ -1,7 +1,9 @@
 //! Who listens to what on this worker. Never awaits, never encodes per subscriber.
 
+pub mod class;
 pub mod peer;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,8 +13,10 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::connection::id::ConnectionIds;
 use crate::outbound::Pushed;
+use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::push::{Form, Push, PushKind};
+use class::Classes;
 use peer::{Order, Peer, Signal};
 
 /// The subscriptions and connections of one worker.
@@ -20,8 +24,34 @@ pub struct Hub {
     ids: ConnectionIds,
     channels: HashMap<Channel, Subscribers>,
     /// By number: how a message to one connection finds it.
-    peers: FxHashMap<u64, Rc<Peer>>,
+    peers: FxHashMap<u64, Admitted>,
     subscriptions: usize,
+    classes: Classes,
+}
+
+/// A connection with a client.
+struct Admitted {
+    peer: Rc<Peer>,
+    /// The session changes its attributes.
+    client: SharedClient,
+}
+
+/// Who the client of a connection is now.
+pub type SharedClient = Rc<RefCell<Arc<Client>>>;
+
+/// Chooses what the subscribers of a class receive of a publication.
+pub trait Views {
+    /// For the class with this number; `None` for nothing.
+    fn of(&mut self, class: u32, classes: &Classes) -> Option<&Push>;
+}
+
+/// Everybody receives the same.
+struct Same<'a>(&'a Push);
+
+impl Views for Same<'_> {
+    fn of(&mut self, _: u32, _: &Classes) -> Option<&Push> {
+        Some(self.0)
+    }
 }
 
 /// By the number of the connection. A dense list that a publication walks, with removal in constant time.
@@ -67,17 +97,46 @@ pub struct Delivered {
 impl Hub {
     /// A hub without connections.
     pub fn new(ids: ConnectionIds) -> Self {
-        Self { ids, channels: HashMap::new(), peers: FxHashMap::default(), subscriptions: 0 }
+        Self {
+            ids,
+            channels: HashMap::new(),
+            peers: FxHashMap::default(),
+            subscriptions: 0,
+            classes: Classes::default(),
+        }
     }
 
-    /// Makes a connection reachable by its number.
-    pub fn admit(&mut self, peer: Rc<Peer>) {
-        self.peers.insert(peer.number, peer);
+    /// Makes a connection reachable by its number and by its user.
+    pub fn admit(&mut self, peer: Rc<Peer>, client: SharedClient) {
+        let admitted = Admitted { peer, client };
+        admitted.classify(&mut self.classes);
+        self.peers.insert(admitted.peer.number, admitted);
     }
 
     /// Forgets a connection. Its subscriptions must be gone.
     pub fn forget(&mut self, number: u64) {
-        self.peers.remove(&number);
+        if let Some(admitted) = self.peers.remove(&number) {
+            self.classes.leave(admitted.peer.class.get());
+        }
+    }
+
+    /// From now on connections are told apart by these attributes.
+    pub fn classify_by(&mut self, attributes: &Arc<[Box<str>]>) {
+        if self.classes.attributes() == attributes {
+            return;
+        }
+        self.classes = Classes::of(attributes.clone());
+        self.peers.values().for_each(|admitted| admitted.classify(&mut self.classes));
+    }
+
+    /// An attribute of a connection has changed.
+    pub fn attribute_changed(&mut self, number: u64, name: &str) {
+        if self.classes.attributes().iter().any(|attribute| **attribute == *name)
+            && let Some(admitted) = self.peers.get(&number)
+        {
+            self.classes.leave(admitted.peer.class.get());
+            admitted.classify(&mut self.classes);
+        }
     }
 
     /// Adds a subscription or changes how it listens. True if it is the first of this worker in the channel.
@@ -119,10 +178,18 @@ impl Hub {
 
     /// Queues something for everyone it is for.
     pub fn deliver(&mut self, push: &Push) -> Delivered {
+        self.deliver_views(push, &mut Same(push))
+    }
+
+    /// Queues a publication for everyone it is for, as their class is to see it. Who is to see nothing advances all the
+    /// same: that is no gap.
+    pub fn deliver_views(&mut self, push: &Push, views: &mut impl Views) -> Delivered {
         let mut delivered = Delivered::default();
         if let Target::Connection(id) = push.channel.target() {
-            if let Some(peer) = self.by_id(id) {
-                delivered.count(peer.push(push.frame(Form::Direct(peer.protocol))));
+            if let Some(peer) = self.by_id(id)
+                && let Some(view) = views.of(peer.class.get(), &self.classes)
+            {
+                delivered.count(peer.push(view.frame(Form::Direct(peer.protocol))));
             }
             return delivered;
         }
@@ -132,7 +199,9 @@ impl Hub {
                 for subscriber in subscribers.values_mut() {
                     match subscriber.next(publication.offset, epoch) {
                         Next::Deliver => {
-                            delivered.count(subscriber.peer.push(push.frame(subscriber.form)));
+                            if let Some(view) = views.of(subscriber.peer.class.get(), &self.classes) {
+                                delivered.count(subscriber.peer.push(view.frame(subscriber.form)));
+                            }
                         }
                         Next::Known => (),
                         Next::Gap => {
@@ -189,7 +258,11 @@ impl Hub {
             Target::User(user) => {
                 let listening = self.channels.get(address).into_iter().flat_map(IndexMap::values);
                 // Somebody else may listen to what is said to the user, and yet is not the user.
-                let of_user = |peer: &Peer| peer.user.get().is_some_and(|own| **own == *user);
+                let of_user = |peer: &Peer| {
+                    self.peers
+                        .get(&peer.number)
+                        .is_some_and(|admitted| *admitted.client.borrow().user == *user)
+                };
                 listening.filter(|other| of_user(&other.peer)).for_each(|own| tell(&own.peer));
             }
             Target::Channel => (),
@@ -197,13 +270,21 @@ impl Hub {
     }
 
     fn by_id(&self, id: &str) -> Option<&Rc<Peer>> {
-        let peer = self.peers.get(&self.ids.number(id)?)?;
+        let peer = &self.peers.get(&self.ids.number(id)?)?.peer;
         (&*peer.id == id).then_some(peer)
     }
 
     /// How many subscriptions there are.
     pub fn subscriptions(&self) -> usize {
         self.subscriptions
+    }
+}
+
+impl Admitted {
+    /// Puts the connection into the class that its attributes have now.
+    fn classify(&self, classes: &mut Classes) {
+        let client = self.client.borrow();
+        self.peer.class.set(classes.enter(|name| client.attributes.get(name).map(|value| &**value)));
     }
 }
 
@@ -274,10 +355,32 @@ mod tests {
         }
 
         fn peer(&mut self, number: u64, bytes_max: usize) -> Rc<Peer> {
+            self.admit(number, bytes_max, "", &[]).0
+        }
+
+        fn admit(
+            &mut self,
+            number: u64,
+            bytes_max: usize,
+            user: &str,
+            attributes: &[(&str, &str)],
+        ) -> (Rc<Peer>, SharedClient) {
             let id = self.ids.id(number, 99);
-            let peer = Rc::new(Peer::new(number, id, Protocol::CentrifugeJson, bytes_max, &self.unflushed));
-            self.hub.admit(peer.clone());
-            peer
+            let protocol = Protocol::CentrifugeJson;
+            let peer = Rc::new(Peer::new(number, id.clone(), protocol, bytes_max, &self.unflushed));
+            let attribute = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
+            let client = Client {
+                number,
+                id,
+                user: user.into(),
+                protocol: protocol.as_str(),
+                address: std::net::Ipv4Addr::LOCALHOST.into(),
+                headers: Arc::new([]),
+                attributes: attributes.iter().map(attribute).collect(),
+            };
+            let client = Rc::new(RefCell::new(Arc::new(client)));
+            self.hub.admit(peer.clone(), client.clone());
+            (peer, client)
         }
 
         fn subscribe(&mut self, name: &str, peer: &Rc<Peer>, position: Option<(u64, &str)>) -> bool {
@@ -403,14 +506,60 @@ mod tests {
         assert!(text(&a).contains("message") && text(&b).contains("message"));
     }
 
+    /// Nothing for class 0, and for others the value of the first attribute. Remembers whom it was asked for.
+    struct ByRole(Vec<u32>, Option<Push>);
+
+    impl Views for ByRole {
+        fn of(&mut self, class: u32, classes: &Classes) -> Option<&Push> {
+            self.0.push(class);
+            let [role] = classes.values(class) else { return None };
+            let data = format!("{role:?}").into();
+            let publication = Publication { data, json: true, offset: 5, info: None };
+            let kind = PushKind::Publication { publication: Arc::new(publication), epoch: "e".into() };
+            Some(self.1.insert(Push::new(channel("news"), kind)))
+        }
+    }
+
+    #[test]
+    fn a_class_receives_its_view_and_who_receives_nothing_misses_nothing() {
+        let mut room = Room::new();
+        room.hub.classify_by(&["role".into()].into());
+        let (member, client) = room.admit(1, 1000, "", &[]);
+        let (moderator, _) = room.admit(2, 1000, "", &[("role", "mod"), ("other", "x")]);
+        for peer in [&member, &moderator] {
+            room.subscribe("news", peer, Some((4, "e")));
+        }
+        let deliver = |room: &mut Room, offset| {
+            let mut views = ByRole(Vec::new(), None);
+            room.hub.deliver_views(&publication("news", offset, "e"), &mut views);
+            let heard = |peer: &Peer| text(peer).contains(r#""data":"mod""#);
+            (heard(&member), heard(&moderator), views.0.len())
+        };
+        assert_eq!(deliver(&mut room, 5), (false, true, 2));
+        assert_eq!(deliver(&mut room, 5), (false, false, 0), "known, also to who did not receive it");
+        Arc::make_mut(&mut client.borrow_mut()).attributes.insert("role".into(), "mod".into());
+        room.hub.attribute_changed(1, "other");
+        assert_eq!(deliver(&mut room, 6), (false, true, 2), "another attribute changes nothing");
+        room.hub.attribute_changed(1, "role");
+        assert_eq!(deliver(&mut room, 7), (true, true, 2));
+        room.hub.classify_by(&["other".into()].into());
+        let mut views = ByRole(Vec::new(), None);
+        room.hub.deliver_views(&publication("news", 8, "e"), &mut views);
+        assert!(text(&moderator).contains(r#""data":"x""#), "other rules, other classes");
+        assert_eq!(
+            (text(&member).len(), member.take_signals(), moderator.take_signals()),
+            (0, vec![], vec![])
+        );
+    }
+
     #[test]
     fn an_order_reaches_the_connections_of_a_user_and_nobody_else() {
         let mut room = Room::new();
-        let (a, b, other) = (room.peer(1, 1000), room.peer(2, 1000), room.peer(3, 1000));
-        for (peer, user) in [(&a, "42"), (&b, "42"), (&other, "7")] {
-            peer.user.set(user.into()).expect("set once");
-            room.subscribe("#42", peer, None);
-        }
+        let [a, b, other] = [(1, "42"), (2, "42"), (3, "7")].map(|(number, user)| {
+            let (peer, _) = room.admit(number, 1000, user, &[]);
+            room.subscribe("#42", &peer, None);
+            peer
+        });
         let order = Order::Subscribe(channel("news"));
         room.hub.order(&channel("#42"), Some(2), &order);
         assert_eq!(a.take_signals(), [Signal::Subscribe(channel("news"))]);

@@ -4,6 +4,7 @@ pub mod event;
 pub mod verdict;
 
 pub mod chain;
+mod deliver;
 mod link;
 pub mod trace;
 pub mod elsewhere;

@@ -108,3 +108,19 @@ pub mod on_timer {
         runtime_path: "::gateway_plugin_sdk::__private::rt",
     });
 }
+
+pub mod on_deliver {
+    wit_bindgen::generate!({
+        path: "wit/v0.1",
+        inline: "
+            package gateway:sdk;
+            world on-deliver-hook { export gateway:plugin/on-deliver@0.1.0; }
+        ",
+        world: "gateway:sdk/on-deliver-hook",
+        pub_export_macro: true,
+        export_macro_name: "export_on_deliver",
+        default_bindings_module: "::gateway_plugin_sdk::__private::bindings::on_deliver",
+        type_section_suffix: "-on-deliver",
+        runtime_path: "::gateway_plugin_sdk::__private::rt",
+    });
+}

@@ -251,6 +251,63 @@ impl<'a> Disconnected<'a> {
     }
 }
 
+/// A publication on its way to subscribers of one class.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    class: &'a str,
+    payload: &'a [u8],
+    channel: OnceCell<String>,
+    connection: OnceCell<String>,
+    user: OnceCell<String>,
+}
+
+impl<'a> Outgoing<'a> {
+    pub(crate) const fn new(class: &'a str, payload: &'a [u8]) -> Self {
+        Self { class, payload, channel: OnceCell::new(), connection: OnceCell::new(), user: OnceCell::new() }
+    }
+
+    /// The value that the attribute named in [`Interests::deliver_by`](crate::Interests::deliver_by) has at these
+    /// subscribers; empty for those without it.
+    pub const fn class(&self) -> &'a str {
+        self.class
+    }
+
+    /// The payload, as the plugins before left it.
+    pub const fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// [`payload`](Self::payload) as text, if it is UTF-8.
+    pub fn text(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.payload).ok()
+    }
+
+    /// [`payload`](Self::payload) as a value.
+    pub fn json<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(self.payload)
+    }
+
+    /// Where it was published: a channel, or the [address](crate::address) of a user or a connection.
+    pub fn channel(&self) -> &str {
+        self.channel.get_or_init(host::channel)
+    }
+
+    /// The connection that published it; empty if no client did.
+    pub fn connection(&self) -> &str {
+        self.connection.get_or_init(host::connection)
+    }
+
+    /// The user who published it; empty if no client did or if it was an anonymous one.
+    pub fn user(&self) -> &str {
+        self.user.get_or_init(host::user)
+    }
+
+    /// Unix time in milliseconds, of the delivery.
+    pub fn now(&self) -> u64 {
+        host::now()
+    }
+}
+
 /// An interval has passed that the plugin asked for with [`Interests::timer`](crate::Interests::timer).
 #[derive(Debug)]
 pub struct Timer {

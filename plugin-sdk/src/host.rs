@@ -105,6 +105,9 @@ pub(crate) fn declare(asked: &Interests) -> Result<(), HostError> {
     if let Some(interval) = asked.asked_timer() {
         interests::timer(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX))?;
     }
+    if let Some((patterns, attribute)) = asked.asked_deliveries() {
+        interests::deliver(patterns, attribute)?;
+    }
     Ok(())
 }
 

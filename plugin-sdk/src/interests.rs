@@ -6,13 +6,15 @@ use crate::Kind;
 ///
 /// A plugin that says nothing sees every message. Each thing it does not ask for is work that the gateway need not do:
 /// a message that no plugin wants costs nothing in the chain. Kinds, channels and payload concern
-/// [`on_message`](crate::Plugin::on_message) only; [`on_timer`](crate::Plugin::on_timer) has to be asked for.
+/// [`on_message`](crate::Plugin::on_message) only; [`on_timer`](crate::Plugin::on_timer) and
+/// [`on_deliver`](crate::Plugin::on_deliver) have to be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interests {
     kinds: Option<Vec<Kind>>,
     channels: Option<Vec<String>>,
     payload_not_needed: bool,
     timer: Option<Duration>,
+    deliver: Option<(Vec<String>, Option<String>)>,
 }
 
 impl Interests {
@@ -41,6 +43,30 @@ impl Interests {
     pub fn timer(&mut self, interval: Duration) -> &mut Self {
         self.timer = Some(interval);
         self
+    }
+
+    /// Publications in channels that match one of these patterns meet [`on_deliver`](crate::Plugin::on_deliver) on their
+    /// way to subscribers, who all receive the same.
+    pub fn deliver<S: Into<String>>(&mut self, patterns: impl IntoIterator<Item = S>) -> &mut Self {
+        self.deliver = Some((patterns.into_iter().map(Into::into).collect(), None));
+        self
+    }
+
+    /// The same, but subscribers are told apart by the value that an attribute of their connection has: each class of them
+    /// can receive something else. A class costs a call for each publication; more than 64 in one channel are not served.
+    pub fn deliver_by<S: Into<String>>(
+        &mut self,
+        attribute: impl Into<String>,
+        patterns: impl IntoIterator<Item = S>,
+    ) -> &mut Self {
+        self.deliver = Some((patterns.into_iter().map(Into::into).collect(), Some(attribute.into())));
+        self
+    }
+
+    /// The channel patterns asked for with [`deliver`](Self::deliver) or [`deliver_by`](Self::deliver_by), and the
+    /// attribute that tells subscribers apart.
+    pub fn asked_deliveries(&self) -> Option<(&[String], Option<&str>)> {
+        self.deliver.as_ref().map(|(patterns, attribute)| (&**patterns, attribute.as_deref()))
     }
 
     /// The kinds asked for; `None` for all.

@@ -38,6 +38,7 @@
 mod builder;
 mod client;
 mod connection;
+mod delivering;
 pub(crate) mod host;
 mod judge;
 mod kept;
@@ -58,6 +59,7 @@ use kept::Kept;
 
 pub use builder::Builder;
 pub use connection::{Connecting, Connection, Message};
+pub use delivering::Delivering;
 pub use outcome::{Effect, LogLine, Outcome};
 
 /// Where the clock of a new kit stands: Unix time in milliseconds.
@@ -237,6 +239,11 @@ impl<P: Plugin> Kit<P> {
     ) -> &mut Self {
         *self.around.http.borrow_mut() = Some(host::Server(Box::new(answer)));
         self
+    }
+
+    /// Something was published to `channel` and is on its way to subscribers.
+    pub fn deliver(&mut self, channel: &str) -> Delivering<'_, P> {
+        Delivering::new(self, channel)
     }
 
     /// The connection with this id. It begins as an admitted, anonymous client of `127.0.0.1` that speaks

@@ -78,6 +78,10 @@
 //!                                 | allow    -> next plugin; all done: permitted
 //!                                 | next     -> next plugin; all done: the policy of the channel decides
 //!                                 v
+//!   publication leaves      on_deliver ---- drop -----> not to these subscribers; chain ends
+//!   to subscribers                | replace  -> next plugin, with this payload
+//!                                 | pass     -> next plugin; all pass: as it was published
+//!
 //!   connection has gone     on_disconnect    no answer
 //!
 //!   an interval has passed  on_timer         no answer
@@ -133,13 +137,13 @@ pub mod kit;
 use kit::host;
 
 pub use error::{HostError, HostErrorKind};
-pub use event::{Connecting, Context, Disconnected, Message, Timer};
+pub use event::{Connecting, Context, Disconnected, Message, Outgoing, Timer};
 pub use gateway::Gateway;
 pub use gateway_plugin_sdk_macros::{plugin, settings};
 pub use interests::Interests;
 pub use kind::Kind;
 pub use plugin::Plugin;
-pub use verdict::{Connect, Identity, Refusal, Verdict};
+pub use verdict::{Connect, Delivery, Identity, Refusal, Verdict};
 
 pub use {serde, serde_json};
 
@@ -148,8 +152,8 @@ pub mod prelude {
     pub use serde_json::{Value, json};
 
     pub use crate::{
-        Connect, Connecting, Disconnected, Interests, Kind, Message, Plugin, Timer, Verdict, address, code,
-        environment, log, plugin, settings,
+        Connect, Connecting, Delivery, Disconnected, Interests, Kind, Message, Outgoing, Plugin, Timer,
+        Verdict, address, code, environment, log, plugin, settings,
     };
 }
 

@@ -1,6 +1,6 @@
 use serde::de::DeserializeOwned;
 
-use crate::{Connect, Connecting, Disconnected, Interests, Message, Timer, Verdict};
+use crate::{Connect, Connecting, Delivery, Disconnected, Interests, Message, Outgoing, Timer, Verdict};
 
 /// A plugin: its settings, its state, and the hooks it implements.
 ///
@@ -39,6 +39,17 @@ pub trait Plugin: Sized + 'static {
     fn on_message(&mut self, event: &Message<'_>) -> Verdict {
         let _ = event;
         Verdict::Next
+    }
+
+    /// Runs for a publication on its way to subscribers, in the channels asked for with [`Interests::deliver`]: once for
+    /// each worker that has subscribers and, with [`Interests::deliver_by`], for each class of them. Never for each subscriber,
+    /// which is why it is not told who they are.
+    ///
+    /// What clients read afterwards, from the history or because they missed it, passes here as well: the same publication
+    /// comes more than once, and should be answered alike. [`Delivery`] says what each answer causes. Effects are refused.
+    fn on_deliver(&mut self, event: &Outgoing<'_>) -> Delivery {
+        let _ = event;
+        Delivery::Pass
     }
 
     /// Runs after a client that was admitted has gone. The place to forget what the plugin kept about the connection.

@@ -3,8 +3,10 @@
 use std::cell::RefCell;
 
 use crate::bindings::host::gateway::plugin::types;
+use crate::bindings::on_deliver::exports::gateway::plugin::on_deliver;
 use crate::{
-    Connect, Connecting, Disconnected, Interests, Kind, Message, Plugin, Timer, Verdict, host, settings,
+    Connect, Connecting, Delivery, Disconnected, Interests, Kind, Message, Outgoing, Plugin, Timer, Verdict,
+    host, settings,
 };
 
 /// The one instance of a plugin. A panic anywhere traps, and a trapped instance never runs again, so a borrow that a
@@ -38,6 +40,10 @@ impl<P: Plugin> Slot<P> {
         self.with(|plugin| plugin.on_disconnect(&Disconnected::new(connection, code, reason, duration)));
     }
 
+    pub fn on_deliver(&self, class: &str, payload: &[u8]) -> on_deliver::Delivery {
+        self.with(|plugin| plugin.on_deliver(&Outgoing::new(class, payload))).into()
+    }
+
     pub fn on_timer(&self, instance: u32) {
         self.with(|plugin| plugin.on_timer(&Timer::new(instance)));
     }
@@ -61,6 +67,16 @@ impl From<Verdict> for types::Verdict {
             Verdict::Replace(payload) => Self::Replace(payload),
             Verdict::Reply(payload) => Self::Reply(payload),
             Verdict::Route(addresses) => Self::Route(addresses),
+        }
+    }
+}
+
+impl From<Delivery> for on_deliver::Delivery {
+    fn from(delivery: Delivery) -> Self {
+        match delivery {
+            Delivery::Pass => Self::Pass,
+            Delivery::Drop => Self::Drop,
+            Delivery::Replace(payload) => Self::Replace(payload),
         }
     }
 }

@@ -91,6 +91,44 @@ impl Verdict {
     }
 }
 
+/// The answer to a publication on its way to the subscribers of one class, from
+/// [`Plugin::on_deliver`](crate::Plugin::on_deliver).
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// Deliver it as it is. The next plugin is asked.
+    Pass,
+    /// Do not deliver it to this class. Ends the chain. It keeps its place in the channel's history, and nobody is told of
+    /// a gap.
+    Drop,
+    /// Deliver this payload. The next plugin sees it. What is not JSON reaches a client that speaks JSON as a string.
+    Replace(Vec<u8>),
+}
+
+impl Delivery {
+    /// See [`Delivery::Pass`].
+    pub const fn pass() -> Self {
+        Self::Pass
+    }
+
+    /// See [`Delivery::Drop`].
+    pub const fn drop() -> Self {
+        Self::Drop
+    }
+
+    /// See [`Delivery::Replace`].
+    pub fn replace(payload: impl Into<Vec<u8>>) -> Self {
+        Self::Replace(payload.into())
+    }
+
+    /// [`Delivery::Replace`] with a value as JSON.
+    ///
+    /// A value that JSON cannot express is the plugin's fault: it is logged, and nothing is delivered.
+    pub fn replace_json(value: &(impl Serialize + ?Sized)) -> Self {
+        json(value).map_or(Self::Drop, Self::Replace)
+    }
+}
+
 /// Who a client is, from the plugin that authenticated it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {

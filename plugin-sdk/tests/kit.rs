@@ -18,6 +18,8 @@ struct Settings {
     #[serde(default)]
     limit: u8,
     timer_ms: Option<u64>,
+    deliver: Option<Vec<String>>,
+    class: Option<String>,
 }
 
 struct Puppet {
@@ -43,6 +45,11 @@ impl Plugin for Puppet {
         }
         if let Some(millis) = config.timer_ms {
             interests.timer(Duration::from_millis(millis));
+        }
+        match (config.deliver, config.class) {
+            (Some(patterns), None) => drop(interests.deliver(patterns)),
+            (Some(patterns), Some(attribute)) => drop(interests.deliver_by(attribute, patterns)),
+            (None, _) => {}
         }
         log::debug!("ready");
         Ok(Self { calls: 0 })
@@ -105,6 +112,20 @@ impl Plugin for Puppet {
         let _ = done(event.subscribe("news"));
     }
 
+    fn on_deliver(&mut self, event: &Outgoing<'_>) -> Delivery {
+        match (event.class(), event.text()) {
+            ("nobody", _) => Delivery::drop(),
+            (_, Some("1")) => Delivery::pass(),
+            (class, _) => Delivery::replace_json(&json!([
+                class,
+                event.channel(),
+                event.connection(),
+                event.user(),
+                event.now()
+            ])),
+        }
+    }
+
     fn on_timer(&mut self, event: &Timer) {
         self.calls += 1;
         let _ = done(event.publish_json("log", &json!([event.instance(), event.now()])));
@@ -142,6 +163,8 @@ fn settings_are_refused_by_the_sdk_or_by_the_plugin() {
         (json!({"limit": "x"}), "`limit`: invalid type: string \"x\", expected u8"),
         (json!({"channels": ["news", "a b"]}), "\"a b\" is not a channel pattern"),
         (json!({"channels": vec!["a"; 65]}), "more than 64 channel patterns"),
+        (json!({"deliver": ["a b"]}), "\"a b\" is not a channel pattern"),
+        (json!({"deliver": ["a"], "class": ""}), "the name of the class attribute is empty"),
         (json!({"timer_ms": 99}), "a timer of 99 milliseconds; possible are 100 to 86400000"),
         (json!({"timer_ms": 86_400_001}), "a timer of 86400001 milliseconds; possible are 100 to 86400000"),
     ] {
@@ -291,6 +314,23 @@ fn a_timer_runs_if_it_was_asked_for_and_has_no_client() {
         );
     }
     assert_eq!(kit.plugin().calls, 2);
+}
+
+#[test]
+fn what_is_delivered_can_be_another_thing_for_each_class() {
+    assert!(!kit().deliver("news").json(&1).send().called, "not asked for");
+    let mut plain = kit_with(json!({"deliver": ["chat:*"]}));
+    assert!(!plain.deliver("news").json(&2).send().called, "another channel");
+    let outcome = plain.deliver("chat:1").class("nobody").publisher("c1", "42").json(&2).send();
+    let seen = json!(["", "chat:1", "c1", "42", START]);
+    assert_eq!(outcome.verdict, Delivery::replace_json(&seen), "it does not tell subscribers apart");
+    assert_eq!(outcome.payload, Some(seen.to_string().into_bytes()));
+
+    let mut by_class = kit_with(json!({"deliver": ["chat:*"], "class": "role"}));
+    assert_eq!(by_class.deliver("chat:1").class("nobody").json(&2).send().verdict, Delivery::drop());
+    assert_eq!(by_class.deliver("chat:1").class("x").json(&1).send().verdict, Delivery::pass());
+    let outcome = by_class.deliver("chat:1").class("x").json(&2).send();
+    assert_eq!(outcome.verdict, Delivery::replace_json(&json!(["x", "chat:1", "", "", START])));
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod hostile;
 mod breaker;
 mod grants;
 mod hooks;
+mod delivery;
 mod upstreams;
 mod outgoing;
 mod swap;

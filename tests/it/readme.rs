@@ -220,6 +220,40 @@ async fn the_first_plugin_is_polite_and_changes_while_clients_are_connected() {
     stop(served).await;
 }
 
+#[tokio::test]
+async fn a_moderator_sees_what_others_see_masked() {
+    let _ports = PORTS.lock().await;
+    let readme = fs::read_to_string(root().join("examples/redact/README.md")).unwrap();
+    let mut reader = Reader::new(&readme);
+    reader.copy("redact");
+    reader.run("cargo test -p redact").await;
+    reader.run("cargo build --profile plugin --target wasm32-wasip1 -p redact").await;
+    reader.run("cp target/wasm32-wasip1/plugin/redact.wasm").await;
+    let served = reader.start("cargo run --release -- serve");
+    assert!(reader.commands.is_empty(), "these commands are not tried: {:?}", reader.commands);
+    ready().await;
+
+    let [of_moderator, of_member] = &blocks(&readme, "json")[..] else { panic!("what the two send") };
+    let mut moderator = Client::open("127.0.0.1:8000".parse().unwrap()).await;
+    let mut member = Client::open("127.0.0.1:8000".parse().unwrap()).await;
+    for line in of_moderator.lines() {
+        moderator.send_text(line).await;
+    }
+    moderator.reply(1, "connect").await.unwrap();
+    moderator.reply(2, "subscribe").await.unwrap();
+    for line in of_member.lines() {
+        member.send_text(line).await;
+    }
+    for (id, command) in [(1, "connect"), (2, "subscribe"), (3, "publish")] {
+        member.reply(id, command).await.unwrap();
+    }
+    let history = member.reply(4, "history").await.unwrap();
+    assert_eq!(history["publications"][0]["data"], "oh ***");
+    assert_eq!(member.publication("chat:lobby").await["data"], "oh ***");
+    assert_eq!(moderator.publication("chat:lobby").await["data"], "oh darn");
+    stop(served).await;
+}
+
 #[test]
 fn every_file_it_points_to_is_there() {
     for page in ["README.md", "gateway/ARCHITECTURE.md", "CHANGELOG.md", "examples/README.md"] {

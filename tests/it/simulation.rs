@@ -4,6 +4,8 @@
 //! what a client library remembers and check what it relies on. The seed is printed when something does not hold;
 //! `SIMULATION_SEED=n` runs that one again.
 
+mod views;
+
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use gateway::protocol::code::Close;
 use gateway::protocol::codec::Inbound;
 use gateway::telemetry::metrics::Metrics;
 use serde_json::{Value, json};
+use views::View;
 
 const WORKERS: usize = 2;
 const CLIENTS: usize = 40;
@@ -84,6 +87,10 @@ struct Totals {
     unrecovered: usize,
     gaps: usize,
     slow: usize,
+    /// Withheld from a client by a plugin, as it found out afterwards.
+    hidden: usize,
+    /// Received in other words.
+    veiled: usize,
 }
 
 struct World {
@@ -100,6 +107,8 @@ struct World {
     /// What was published: per channel and epoch the payloads by offset.
     ledger: BTreeMap<(String, String), BTreeMap<u64, u64>>,
     published: u64,
+    /// Whether plugins change what is delivered.
+    views: bool,
     totals: Totals,
 }
 
@@ -129,7 +138,7 @@ fn config() -> Config {
 }
 
 impl World {
-    fn new(seed: u64, inbox_max: usize) -> Self {
+    fn new(seed: u64, inbox_max: usize, views: bool) -> Self {
         let config = Arc::new(config());
         let ids = ConnectionIds::new(seed);
         let inboxes: Arc<[_]> = (0..WORKERS).map(|_| Arc::new(Inbox::new(inbox_max))).collect();
@@ -140,7 +149,14 @@ impl World {
                 let backplane: Arc<dyn Backplane> = backplane.clone();
                 Rc::new(Local::new(worker, config.clone(), Hub::new(ids), backplane, metrics.clone()))
             })
-            .collect();
+            .collect::<Vec<_>>();
+        if views {
+            for (worker, local) in workers.iter().enumerate() {
+                let now = Now { at: Duration::ZERO, unix: 0 };
+                let chain = Box::new(views::chain(worker));
+                local.take(now, Delivery::Chain(chain, tokio::sync::oneshot::channel().0));
+            }
+        }
         Self {
             random: Random(seed),
             at: Duration::ZERO,
@@ -154,6 +170,7 @@ impl World {
             connections: 0,
             ledger: BTreeMap::new(),
             published: 0,
+            views,
             totals: Totals::default(),
         }
     }
@@ -199,7 +216,7 @@ impl World {
             protocol: Protocol::CentrifugeJson.as_str(),
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             headers: Arc::new([]),
-            attributes: BTreeMap::new(),
+            attributes: views::attributes(index),
         };
         local.metrics().opened("simulated", client.address);
         let session = Session::new(local.clone(), peer, client, self.now(), self.random.next() as u32);
@@ -383,12 +400,19 @@ impl World {
         client.subscribed.insert(channel, ());
         if recovering && result["recovered"] == true {
             let before = &client.standing[channel];
-            assert_eq!(
-                (&before.epoch, before.offset),
-                (&epoch, offset),
-                "recovery goes on where the client stood"
-            );
             let missed = result["publications"].as_array().cloned().unwrap_or_default();
+            if missed.is_empty() && offset > before.offset {
+                // Nothing of what was missed is for this client.
+                let after = Standing { epoch, offset: offset + 1 };
+                self.only_hidden_before(index, channel, &after);
+                self.clients[index].standing.insert(channel, Standing { offset, ..after });
+            } else {
+                assert_eq!(
+                    (&before.epoch, before.offset),
+                    (&epoch, offset),
+                    "recovery goes on where the client stood"
+                );
+            }
             for publication in &missed {
                 self.received(index, channel, publication);
             }
@@ -401,13 +425,35 @@ impl World {
     }
 
     fn received(&mut self, index: usize, channel: &'static str, publication: &Value) {
-        let standing = self.clients[index].standing.get_mut(channel).expect("it knows where it stands");
         let offset = publication["offset"].as_u64().expect("an offset");
-        assert_eq!(offset, standing.offset + 1, "{channel}: nothing is missing, doubled or out of order");
-        standing.offset = offset;
-        let sent = self.ledger[&(channel.to_owned(), standing.epoch.clone())][&offset];
-        assert_eq!(publication["data"]["n"], sent, "{channel}: an offset has one payload");
+        let before = self.clients[index].standing.get(channel).expect("it knows where it stands");
+        assert!(offset > before.offset, "{channel}: nothing is doubled or out of order");
+        let now = Standing { epoch: before.epoch.clone(), offset };
+        self.only_hidden_before(index, channel, &now);
+        let sent = self.ledger[&(channel.to_owned(), now.epoch.clone())][&offset];
+        match self.view(index, sent) {
+            View::Hidden => panic!("{channel}: {sent} is not for client {index}"),
+            View::Clear => assert_eq!(publication["data"]["n"], sent, "{channel}: an offset has one payload"),
+            View::Veiled => assert_eq!(publication["data"], views::veiled(index, sent), "{channel}"),
+        }
+        self.totals.veiled += usize::from(self.view(index, sent) == View::Veiled);
+        self.clients[index].standing.insert(channel, now);
         self.totals.received += 1;
+    }
+
+    /// What lies between the place where the client stands and this one is nothing that it should have received.
+    fn only_hidden_before(&mut self, index: usize, channel: &str, now: &Standing) {
+        let before = self.clients[index].standing[channel].offset;
+        let stream = &self.ledger[&(channel.to_owned(), now.epoch.clone())];
+        let skipped = stream.range(before + 1..now.offset);
+        for (offset, sent) in skipped {
+            assert_eq!(self.view(index, *sent), View::Hidden, "{channel}: {offset} is missing");
+            self.totals.hidden += 1;
+        }
+    }
+
+    fn view(&self, index: usize, sent: u64) -> View {
+        if self.views { views::of(index, sent) } else { View::Clear }
     }
 
     fn check_bounds(&self) {
@@ -427,16 +473,23 @@ impl World {
             (0..WORKERS).for_each(|worker| self.deliver(worker));
             (0..CLIENTS).for_each(|index| self.read(index));
         }
-        for client in self.clients.iter().filter(|client| client.session.is_some()) {
-            for channel in client.subscribed.keys() {
+        for index in 0..CLIENTS {
+            let client = &self.clients[index];
+            if client.session.is_none() {
+                continue;
+            }
+            let channels: Vec<_> = client.subscribed.keys().copied().collect();
+            for channel in channels {
                 let name = gateway::protocol::channel::Channel::parse(channel).expect("valid");
                 let top = self.backplane.top(&name).expect("a subscriber keeps the stream");
-                let Standing { epoch, offset } = &client.standing[channel];
-                assert_eq!(
-                    (&**epoch, *offset),
-                    (&*top.epoch, top.offset),
-                    "{channel}: lost without a signal"
-                );
+                let Standing { epoch, offset } = self.clients[index].standing[channel].clone();
+                assert_eq!(epoch, &*top.epoch, "{channel}: lost without a signal");
+                if self.views && offset < top.offset {
+                    let after = Standing { epoch, offset: top.offset + 1 };
+                    self.only_hidden_before(index, channel, &after);
+                } else {
+                    assert_eq!(offset, top.offset, "{channel}: lost without a signal");
+                }
             }
         }
     }
@@ -469,9 +522,9 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     frames
 }
 
-fn run(seed: u64, inbox_max: usize) -> Totals {
+fn run(seed: u64, inbox_max: usize, views: bool) -> Totals {
     let _named = Seed(seed);
-    let mut world = World::new(seed, inbox_max);
+    let mut world = World::new(seed, inbox_max, views);
     for step in 0..STEPS {
         world.step();
         if step % 500 == 499 {
@@ -502,7 +555,7 @@ fn nothing_is_lost_doubled_or_reordered_without_a_signal() {
     };
     let mut all = Totals::default();
     for seed in seeds {
-        let totals = run(seed, TIGHT_INBOX);
+        let totals = run(seed, TIGHT_INBOX, false);
         all.received += totals.received;
         all.recovered += totals.recovered;
         all.unrecovered += totals.unrecovered;
@@ -518,6 +571,24 @@ fn nothing_is_lost_doubled_or_reordered_without_a_signal() {
 #[test]
 fn nobody_is_told_of_a_gap_when_nothing_was_lost() {
     for seed in 0..4 {
-        assert_eq!(run(seed, usize::MAX).gaps, 0, "seed {seed}");
+        assert_eq!(run(seed, usize::MAX, false).gaps, 0, "seed {seed}");
     }
+}
+
+#[test]
+fn what_plugins_withhold_or_change_is_no_gap_and_every_class_sees_its_own() {
+    let mut all = Totals::default();
+    for seed in 0..4 {
+        let totals = run(seed, usize::MAX, true);
+        assert_eq!(totals.gaps, 0, "seed {seed}");
+        all.received += totals.received;
+        all.recovered += totals.recovered;
+        all.hidden += totals.hidden;
+        all.veiled += totals.veiled;
+    }
+    println!("{all:?}");
+    assert!(all.received > 3_000 && all.recovered > 30 && all.hidden > 500 && all.veiled > 500, "{all:?}");
+    // Where something is lost as well, whoever lost what it should have received hears of it.
+    let lossy: usize = (0..4).map(|seed| run(seed, TIGHT_INBOX, true).gaps).sum();
+    assert!(lossy > 20, "{lossy}");
 }

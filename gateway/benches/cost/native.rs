@@ -51,8 +51,14 @@ pub(crate) fn route(message: &Message) -> Result<Verdict, Failure> {
     Ok(Verdict::Route(vec![address]))
 }
 
-const HOOKS: Hooks =
-    Hooks { configure: false, on_connect: false, on_message: true, on_disconnect: false, on_timer: false };
+const HOOKS: Hooks = Hooks {
+    configure: false,
+    on_connect: false,
+    on_message: true,
+    on_disconnect: false,
+    on_timer: false,
+    on_deliver: false,
+};
 
 /// A plugin of this binary: called like any other, through the trait.
 pub(crate) struct Native {

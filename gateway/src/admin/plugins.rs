@@ -120,6 +120,8 @@ struct Counts {
     /// Events that met the failure policy without a call.
     skipped: u64,
     breaker_opened: u64,
+    deliveries_dropped: u64,
+    deliveries_replaced: u64,
     failures: BTreeMap<&'static str, u64>,
     log_lines_dropped: u64,
 }
@@ -181,6 +183,8 @@ impl From<&PluginStatus> for Plugin {
                 effects: counts.effects,
                 skipped: counts.skipped,
                 breaker_opened: counts.breaker_opened,
+                deliveries_dropped: counts.deliveries_dropped,
+                deliveries_replaced: counts.deliveries_replaced,
                 failures: Cause::ALL
                     .iter()
                     .map(|cause| (cause.as_str(), counts.failures_by(*cause)))

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::core::Effects;
 use super::event::Now;
 use super::session::retention;
+use super::views::Views;
 use crate::backplane::{Backplane, NewPublication};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
@@ -23,7 +24,7 @@ use crate::plugin::verdict::{Action, Effect as PluginEffect, Refusal};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::json;
-use crate::protocol::push::Member;
+use crate::protocol::push::{Member, Push};
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
 use crate::upstream::{Origin, Upstreams};
 
@@ -194,7 +195,7 @@ impl Local {
     pub fn take(&self, now: Now, delivery: Delivery) -> usize {
         match delivery {
             Delivery::Push(push) => {
-                let Delivered { sent, .. } = self.hub.borrow_mut().deliver(&push);
+                let Delivered { sent, .. } = self.deliver(now, &push);
                 let metrics = self.metrics();
                 metrics.publications_delivered.add(sent as u64);
                 metrics.messages_out.add(sent as u64);
@@ -208,12 +209,24 @@ impl Local {
                 let workers = self.config.listen.workers;
                 chain.start_timers(&self.chain.borrow(), self.worker, workers, now.at);
                 // The old chain's instances are dropped here, between two messages.
+                self.hub.borrow_mut().classify_by(chain.class_attributes());
                 *self.chain.borrow_mut() = *chain;
                 self.chain.borrow_mut().begin();
                 let _ = taken.send(());
                 0
             }
         }
+    }
+
+    fn deliver(&self, now: Now, push: &Push) -> Delivered {
+        let mut chain = self.chain.borrow_mut();
+        let mut hub = self.hub.borrow_mut();
+        if chain.wants_deliveries(&push.channel)
+            && let Some(mut views) = Views::of(&mut chain, push, now)
+        {
+            return hub.deliver_views(push, &mut views);
+        }
+        hub.deliver(push)
     }
 
     /// Deliveries were lost on the way here: finds out whose.

@@ -1,6 +1,7 @@
 //! One connection with everything around it but the socket: applies what the core decides to the plugins, the hub and the
 //! backplane, and feeds their answers back. Synchronous, so that a simulation runs the same code as the driver.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -13,11 +14,12 @@ use super::core::Core;
 use super::effect::{Ask, Effect};
 use super::event::{Event, Now};
 use super::local::Local;
+use super::views::view;
 use crate::backplane::{Recovery, Retention, memory};
 use crate::config::Namespace;
 use crate::explain::Picked;
-use crate::hub::Listening;
 use crate::hub::peer::{Peer, Signal};
+use crate::hub::{Listening, SharedClient};
 use crate::outbound::Pushed;
 use crate::plugin::chain::{Judged, Judging};
 use crate::plugin::elsewhere::{Answered, Answering};
@@ -30,7 +32,7 @@ use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::codec::{self, Inbound};
 use crate::protocol::command::{Command, HistoryQuery, Position};
 use crate::protocol::frame;
-use crate::protocol::push::{Form, Member};
+use crate::protocol::push::{Form, Member, Publication};
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::{CloseCause, DecisionOutcome};
 use crate::upstream;
@@ -69,7 +71,8 @@ pub struct Session {
     local: Rc<Local>,
     core: Core,
     peer: Rc<Peer>,
-    client: Arc<Client>,
+    /// Shared with the hub, which tells clients apart by their attributes.
+    client: SharedClient,
     member: Arc<Member>,
     /// Since when the client is admitted.
     admitted: Option<Duration>,
@@ -105,7 +108,7 @@ impl Session {
             local,
             core,
             peer,
-            client: Arc::new(client),
+            client: Rc::new(RefCell::new(Arc::new(client))),
             member,
             admitted: None,
             user_channel: None,
@@ -246,7 +249,7 @@ impl Session {
                     return Some(Event::Answered { id, result: Err(ReplyError::TOO_MANY_REQUESTS) });
                 }
                 let credential = !token.is_empty();
-                let client = self.client.clone();
+                let client = self.client.borrow().clone();
                 let hello = Hello { client, token, data, now: now.unix, at: now.at_millis() };
                 // Whoever is cut off at the deadline of the handshake would not hear why.
                 let patience = self.local.config.handshake.deadline * 3 / 4;
@@ -303,13 +306,19 @@ impl Session {
                 let origin = upstream::Origin {
                     plugin,
                     connection: self.peer.id.clone(),
-                    user: self.client.user.clone(),
+                    user: self.client.borrow().user.clone(),
                 };
                 self.local.upstreams.put(&upstream, origin, payload, now.unix);
                 None
             }
             PluginEffect::SetAttribute { name, value } => {
-                if !set_attribute(&mut Arc::make_mut(&mut self.client).attributes, name, value) {
+                let changed = name.clone();
+                let mut client = self.client.borrow_mut();
+                let set = set_attribute(&mut Arc::make_mut(&mut client).attributes, name, value);
+                drop(client);
+                if set {
+                    self.local.hub.borrow_mut().attribute_changed(self.peer.number, &changed);
+                } else {
                     tracing::warn!(
                         connection = &*self.peer.id,
                         "an attribute was not set: the connection has {ATTRIBUTES_BYTES_MAX} bytes of them"
@@ -342,10 +351,10 @@ impl Session {
         let mut chain = self.local.chain.borrow_mut();
         let payload = std::mem::take(&mut ask.payload);
         let explain = &self.local.explain;
-        let picked = if explain.is_on() { explain.pick(now.at, &self.client) } else { None };
+        let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow()) } else { None };
         let decision = if picked.is_some() || chain.wants(ask.kind) {
             let mut message = Message {
-                client: self.client.clone(),
+                client: self.client.borrow().clone(),
                 kind: ask.kind,
                 channel: ask.channel.clone(),
                 method: ask.method.clone(),
@@ -388,14 +397,15 @@ impl Session {
     fn admit(&mut self, now: Now, identity: Identity) {
         self.admitted = Some(now.at);
         let user: Arc<str> = identity.user.into();
-        let client = Arc::make_mut(&mut self.client);
+        let mut shared = self.client.borrow_mut();
+        let client = Arc::make_mut(&mut shared);
         client.user = user.clone();
         for (name, value) in identity.attributes {
             set_attribute(&mut client.attributes, name, value);
         }
-        let _ = self.peer.user.set(user.clone());
+        drop(shared);
         self.member = Arc::new(Member { client: self.peer.id.clone(), user, info: identity.info });
-        self.local.hub.borrow_mut().admit(self.peer.clone());
+        self.local.hub.borrow_mut().admit(self.peer.clone(), self.client.clone());
         self.user_channel = Channel::of_user(&self.member.user);
         if let Some(channel) = &self.user_channel {
             // A node that is full of channels still serves the user's other subscriptions.
@@ -469,9 +479,10 @@ impl Session {
         };
         hub.borrow_mut().set_position(channel, self.peer.number, top.offset, top.epoch.clone());
         let recovered = recover.map(|_| missed.is_some());
-        // A client that recovers advances by itself while it reads what it missed.
+        let missed = missed.map(|missed| self.views(now, channel, missed)).unwrap_or_default();
+        // A client that recovers advances by itself while it reads what it missed, if there is something it may see.
         let offset = match recover {
-            Some(since) if missed.is_some() => since.offset,
+            Some(since) if !missed.is_empty() => since.offset,
             _ => top.offset,
         };
         Ok(Subscribed {
@@ -479,10 +490,28 @@ impl Session {
             positioned: true,
             epoch: top.epoch,
             offset,
-            publications: missed.unwrap_or_default(),
+            publications: missed,
             recovered,
             data: Bytes::new(),
         })
+    }
+
+    /// What this client is to see of publications that it did not receive when they were published.
+    fn views(
+        &self,
+        now: Now,
+        channel: &Channel,
+        publications: Vec<Arc<Publication>>,
+    ) -> Vec<Arc<Publication>> {
+        let mut chain = self.local.chain.borrow_mut();
+        if publications.is_empty() || !chain.wants_deliveries(channel) {
+            return publications;
+        }
+        let client = self.client.borrow();
+        let value = |name: &str| client.attributes.get(name).cloned().unwrap_or_default();
+        let values: Vec<Box<str>> = chain.class_attributes().iter().map(|name| value(name)).collect();
+        let view = |publication| view(&mut chain, channel, publication, &values, now);
+        publications.into_iter().filter_map(view).collect()
     }
 
     /// Undoes [`Session::listen`]. What is addressed to the client's user goes on to reach it.
@@ -535,8 +564,19 @@ impl Session {
             return Err(ReplyError::NOT_AVAILABLE);
         }
         let publications_max = self.local.config.client.history_publications_max;
-        let page =
-            self.local.backplane.history(channel, query, publications_max, retention(namespace), now.at)?;
+        let history = |query| {
+            self.local.backplane.history(channel, query, publications_max, retention(namespace), now.at)
+        };
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        let page = if limit > 0 && self.local.chain.borrow().wants_deliveries(channel) {
+            // Those that the client may not see make room for others: a short page would look like the last one.
+            let mut page = history(&HistoryQuery { limit: -1, ..query.clone() })?;
+            page.publications = self.views(now, channel, page.publications);
+            page.publications.truncate(limit);
+            page
+        } else {
+            history(query)?
+        };
         Ok(Reply::History {
             id,
             publications: page.publications,
@@ -559,7 +599,7 @@ impl Session {
         }
         self.local.hub.borrow_mut().forget(self.peer.number);
         let goodbye = Goodbye {
-            client: self.client.clone(),
+            client: self.client.borrow().clone(),
             code: close.code,
             reason: close.reason.clone().into(),
             duration: now.at.saturating_sub(admitted).as_millis() as u64,

@@ -1,6 +1,6 @@
 //! One connection as the rest of its worker sees it: where to put bytes, and how to tell it something.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -81,8 +81,8 @@ pub struct Peer {
     pub protocol: Protocol,
     /// Everything for the client goes through here.
     pub outbound: Outbound,
-    /// The user, once a client is admitted; empty for an anonymous one.
-    pub user: OnceCell<Arc<str>>,
+    /// Its class among those of the hub.
+    pub class: Cell<u32>,
     /// The socket, while there is one. Borrowed only for the time of one poll.
     pub socket: RefCell<Option<Box<dyn Socket>>>,
     /// The driver's task, which wants to hear when the socket can be read or written.
@@ -136,7 +136,7 @@ impl Peer {
             id,
             protocol,
             outbound: Outbound::new(outbound_bytes_max),
-            user: OnceCell::new(),
+            class: Cell::new(0),
             socket: RefCell::default(),
             waker: RefCell::new(Waker::noop().clone()),
             signals: RefCell::default(),

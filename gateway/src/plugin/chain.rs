@@ -5,15 +5,17 @@ mod judging;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::event::{Client, Goodbye, Hello, Kind, Message, Tick};
+use super::deliver::Deliverers;
+use super::event::{Client, Goodbye, Hello, Kind, Message, Outgoing, Tick};
 use super::failure::{Failure, FailurePolicy};
 use super::interests::Interests;
 use super::link::Link;
 use super::timer::Timer;
 use super::trace::{Observer, Trace};
 use super::usage::Usage;
-use super::verdict::{ConnectVerdict, Decision, Effect, Identity, Verdict};
+use super::verdict::{ConnectVerdict, Decision, DeliverVerdict, Effect, Identity, Verdict};
 use crate::clock::Clock;
+use crate::protocol::channel::Channel;
 
 pub use judging::{Judged, Judging};
 
@@ -30,6 +32,12 @@ pub trait Plugin: Send {
 
     /// A command of an admitted client. The plugin may change its payload, unless it fails.
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure>;
+
+    /// A publication is on its way to the subscribers of a class.
+    fn on_deliver(&mut self, class: &str, outgoing: &Outgoing) -> Result<DeliverVerdict, Failure> {
+        let _ = (class, outgoing);
+        Ok(DeliverVerdict::Pass)
+    }
 
     /// A client has gone.
     fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure>;
@@ -53,6 +61,7 @@ pub struct Chain {
     links: Vec<Link>,
     /// Which link's, and when.
     timers: Vec<(usize, Timer)>,
+    deliverers: Deliverers,
 }
 
 impl Chain {
@@ -63,7 +72,8 @@ impl Chain {
 
     /// A chain of instances that are ready to be called.
     pub fn new(generation: u64, links: Vec<Link>) -> Self {
-        Self { generation, links, timers: Vec::new() }
+        let deliverers = Deliverers::of(&links);
+        Self { generation, links, timers: Vec::new(), deliverers }
     }
 
     /// It is in use from now on: has the spare instances made, for which the chain before has just made room.
@@ -165,6 +175,38 @@ impl Chain {
         }
         let payload = message.payload.clone();
         if allowed { Decision::Allowed(payload) } else { Decision::Undecided(payload) }
+    }
+
+    /// The attributes of connections by whose values plugins tell subscribers apart.
+    pub fn class_attributes(&self) -> &Arc<[Box<str>]> {
+        self.deliverers.attributes()
+    }
+
+    /// Whether a plugin wants to see what is published to `channel` on its way out. A branch if none wants to see anything.
+    pub fn wants_deliveries(&self, channel: &Channel) -> bool {
+        self.deliverers.want(channel)
+    }
+
+    /// The first plugin behind `after` that wants to see what is published to `channel` on its way out, and the class in
+    /// which it sees a subscriber with these values of [`Chain::class_attributes`].
+    pub fn next_deliverer<'a>(
+        &self,
+        after: Option<usize>,
+        channel: &Channel,
+        values: &'a [Box<str>],
+    ) -> Option<(usize, &'a str)> {
+        self.deliverers.next(after, channel, values)
+    }
+
+    /// Asks one plugin, found with [`Chain::next_deliverer`], what the subscribers of a class receive. One that fails closed
+    /// gives them nothing.
+    pub fn on_deliver(&mut self, plugin: usize, class: &str, outgoing: &Outgoing) -> DeliverVerdict {
+        self.links[plugin].on_deliver(class, outgoing)
+    }
+
+    /// What subscribers receive of whom a plugin cannot be asked, because there are more classes than it may see.
+    pub fn too_many_classes(&mut self, plugin: usize, outgoing: &Outgoing) -> DeliverVerdict {
+        self.links[plugin].too_many_classes(outgoing)
     }
 
     /// Tells the plugins that a client has gone. All of them: a failure does not keep the news from later ones.

@@ -27,6 +27,8 @@ pub(super) struct Row {
     refusals: AtomicU64,
     effects: AtomicU64,
     skipped: AtomicU64,
+    deliveries_dropped: AtomicU64,
+    deliveries_replaced: AtomicU64,
 }
 
 /// The counters at one moment, summed over the workers.
@@ -44,6 +46,10 @@ pub struct Counts {
     pub skipped: u64,
     /// How often the breaker has opened by itself.
     pub breaker_opened: u64,
+    /// Publications that a class of subscribers did not receive because of this plugin, on each worker that has some.
+    pub deliveries_dropped: u64,
+    /// Publications that a class of subscribers received otherwise, on each worker that has some.
+    pub deliveries_replaced: u64,
     /// Log lines and output that exceeded the plugin's limits.
     pub log_lines_dropped: u64,
     /// What the plugin keeps in the gateway.
@@ -81,6 +87,8 @@ impl PluginCounters {
             counts.refusals += row.refusals.load(Relaxed);
             counts.effects += row.effects.load(Relaxed);
             counts.skipped += row.skipped.load(Relaxed);
+            counts.deliveries_dropped += row.deliveries_dropped.load(Relaxed);
+            counts.deliveries_replaced += row.deliveries_replaced.load(Relaxed);
             for (sum, failures) in counts.failures.iter_mut().zip(&row.failures) {
                 *sum += failures.load(Relaxed);
             }
@@ -123,6 +131,14 @@ impl Row {
 
     pub(super) fn skipped(&self) {
         add(&self.skipped, 1);
+    }
+
+    pub(super) fn delivery_dropped(&self) {
+        add(&self.deliveries_dropped, 1);
+    }
+
+    pub(super) fn delivery_replaced(&self) {
+        add(&self.deliveries_replaced, 1);
     }
 
     pub(super) fn effects(&self, count: usize) {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::state::Meters;
 use crate::protocol::channel::Channel;
+use crate::protocol::push::Member;
 
 /// A client as plugins see it. Immutable: a changed attribute makes a new one, so that an event keeps what it began with.
 #[derive(Debug, Clone)]
@@ -118,6 +119,21 @@ pub struct Message {
     pub at: u64,
     /// The rate limits that belong to the connection. They come with the message and go back with it.
     pub meters: Meters,
+}
+
+/// A publication on its way to subscribers.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Where it was published.
+    pub channel: Channel,
+    /// The payload, as the plugins before left it.
+    pub payload: Bytes,
+    /// Who published it, if a client did.
+    pub publisher: Option<Arc<Member>>,
+    /// Unix time in milliseconds.
+    pub now: u64,
+    /// Milliseconds since the process began.
+    pub at: u64,
 }
 
 /// An interval that a plugin asked for has passed.

@@ -14,6 +14,8 @@ pub struct Hooks {
     pub on_connect: bool,
     /// A command of an admitted client.
     pub on_message: bool,
+    /// A publication leaves towards subscribers.
+    pub on_deliver: bool,
     /// A client has gone.
     pub on_disconnect: bool,
     /// An interval has passed.
@@ -27,6 +29,7 @@ impl Hooks {
             (self.configure, "configure"),
             (self.on_connect, "on-connect"),
             (self.on_message, "on-message"),
+            (self.on_deliver, "on-deliver"),
             (self.on_disconnect, "on-disconnect"),
             (self.on_timer, "on-timer"),
         ]
@@ -120,12 +123,23 @@ pub struct Interests {
     pub payload: bool,
     /// How often `on-timer` is called; `None` for never.
     pub timer: Option<Duration>,
+    /// For what `on-deliver` is called; `None` for nothing.
+    pub deliver: Option<DeliverInterest>,
+}
+
+/// The publications that an instance wants to see on their way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliverInterest {
+    /// The channels.
+    pub channels: Box<[Pattern]>,
+    /// The attribute of subscribers by whose values they are told apart; `None` if they are not.
+    pub class: Option<Box<str>>,
 }
 
 impl Interests {
     /// Everything that can happen to these hooks without being asked for: what a plugin sees that does not say otherwise.
     pub fn everything(hooks: Hooks) -> Self {
-        Self { hooks, kinds: Kinds::ALL, channels: None, payload: true, timer: None }
+        Self { hooks, kinds: Kinds::ALL, channels: None, payload: true, timer: None, deliver: None }
     }
 
     /// The kinds for which `on-message` may have to be called.

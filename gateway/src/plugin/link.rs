@@ -10,13 +10,13 @@ use super::breaker::{Breaker, Pass, Position};
 use super::chain::Plugin;
 use super::counters::{PluginCounters, Row};
 use super::elsewhere::{Answered, Answering, Elsewhere};
-use super::event::{Goodbye, Hello, Message, Tick};
+use super::event::{Goodbye, Hello, Message, Outgoing, Tick};
 use super::failure::{Failure, FailurePolicy};
 use super::interests::Interests;
 use super::load::{Factory, LoadError};
 use super::spare::{AtOnce, Offload, Spare};
 use super::usage::Usage;
-use super::verdict::{ConnectVerdict, Effect, Verdict};
+use super::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 
 /// How long no spare is ordered after one could not be made, in milliseconds; doubled each time up to the longest.
 const ORDER_PAUSE: u64 = 100;
@@ -189,6 +189,39 @@ impl Link {
         effects: &mut Vec<Effect>,
     ) -> Result<(), FailurePolicy> {
         self.call(goodbye.now, effects, |plugin, effects| plugin.on_disconnect(goodbye, effects))
+    }
+
+    pub(super) fn on_deliver(&mut self, class: &str, outgoing: &Outgoing) -> DeliverVerdict {
+        let answer = self.call(outgoing.now, &mut Vec::new(), |plugin, _| plugin.on_deliver(class, outgoing));
+        self.delivery(answer)
+    }
+
+    /// No failure of the call: the breaker has no part in it.
+    pub(super) fn too_many_classes(&mut self, outgoing: &Outgoing) -> DeliverVerdict {
+        if !pausing(outgoing.now, self.warn_after, WARN_PAUSE) {
+            self.warn_after = outgoing.now.saturating_add(WARN_PAUSE);
+            warn!(
+                plugin = &*self.name,
+                channel = %outgoing.channel,
+                "a class attribute has more values among the subscribers of a channel than a plugin may see: the rest meets \
+                 the failure policy"
+            );
+        }
+        let policy = self.skipped();
+        self.delivery(Err(policy))
+    }
+
+    fn delivery(&self, answer: Result<DeliverVerdict, FailurePolicy>) -> DeliverVerdict {
+        let verdict = answer.unwrap_or_else(|policy| match policy {
+            FailurePolicy::Closed => DeliverVerdict::Drop,
+            FailurePolicy::Open => DeliverVerdict::Pass,
+        });
+        match &verdict {
+            DeliverVerdict::Pass => {}
+            DeliverVerdict::Drop => self.row().delivery_dropped(),
+            DeliverVerdict::Replace(_) => self.row().delivery_replaced(),
+        }
+        verdict
     }
 
     pub(super) fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), FailurePolicy> {

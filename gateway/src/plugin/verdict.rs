@@ -82,6 +82,17 @@ impl Verdict {
     }
 }
 
+/// One plugin's answer to a publication on its way to the subscribers of one class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliverVerdict {
+    /// They receive it as it is.
+    Pass,
+    /// They do not receive it; ends the chain.
+    Drop,
+    /// They receive this payload.
+    Replace(Bytes),
+}
+
 /// Something a plugin asked for beside its answer. Recorded in order and applied after the hook returned normally.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {

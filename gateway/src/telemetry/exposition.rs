@@ -258,6 +258,16 @@ fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result
     )?;
     let opened = each(|plugin| plugin.counts.breaker_opened);
     writer.family("plugin_breaker_opened", "How often the breaker opened by itself", opened)?;
+    writer.family(
+        "plugin_deliveries_dropped",
+        "Publications that a class of subscribers of a worker did not receive because of the plugin",
+        each(|plugin| plugin.counts.deliveries_dropped),
+    )?;
+    writer.family(
+        "plugin_deliveries_replaced",
+        "Publications that a class of subscribers of a worker received with another payload",
+        each(|plugin| plugin.counts.deliveries_replaced),
+    )?;
     let dropped = each(|plugin| plugin.counts.log_lines_dropped);
     writer.family("plugin_log_lines_dropped", "Log lines above the limits of the plugin", dropped)?;
     let entries = each(|plugin| plugin.counts.state.entries);

@@ -1,11 +1,11 @@
 //! What a hook returned, checked before the gateway acts on it.
 
-use super::bindings::exports::gateway::plugin::{on_connect, on_message};
+use super::bindings::exports::gateway::plugin::{on_connect, on_deliver, on_message};
 use super::bindings::gateway::plugin::types;
 use super::call::State;
 use super::output::cut;
 use crate::plugin::failure::{Cause, Failure};
-use crate::plugin::verdict::{ConnectVerdict, Identity, Refusal, Verdict};
+use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Identity, Refusal, Verdict};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::json;
@@ -42,6 +42,21 @@ pub(super) fn connect_verdict(
         Answer::Pass => ConnectVerdict::Pass,
         Answer::Accept(identity) => ConnectVerdict::Accept(Box::new(self::identity(state, identity)?)),
         Answer::Refuse(why) => ConnectVerdict::Refuse(refusal(state, why)?),
+    })
+}
+
+pub(super) fn deliver_verdict(
+    state: &mut State,
+    answer: on_deliver::Delivery,
+) -> Result<DeliverVerdict, Failure> {
+    use on_deliver::Delivery as Answer;
+    Ok(match answer {
+        Answer::Pass => DeliverVerdict::Pass,
+        Answer::Drop => DeliverVerdict::Drop,
+        Answer::Replace(payload) => {
+            spend(state, payload.len())?;
+            DeliverVerdict::Replace(payload.into())
+        }
     })
 }
 

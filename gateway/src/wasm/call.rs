@@ -12,13 +12,14 @@ use super::limits::MemoryLimit;
 use super::output::{Level, Log, Stream};
 use super::outside::Outside;
 use crate::clock::Clock;
-use crate::plugin::event::{Client, Goodbye, Hello, Message, Tick};
+use crate::plugin::event::{Client, Goodbye, Hello, Message, Outgoing, Tick};
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::settings::Limits;
 use crate::plugin::state::{Bucket, Meters, PluginState};
 use crate::plugin::verdict::Effect;
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
+use crate::protocol::push::Member;
 
 /// Which hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +30,15 @@ pub(super) enum Hook {
     Message,
     Disconnect,
     Timer,
+    Deliver,
 }
 
 /// The event in progress, as far as a plugin can ask about it.
 pub(super) struct Event {
     pub(super) hook: Hook,
     pub(super) client: Option<Arc<Client>>,
+    /// Of a publication that is delivered.
+    pub(super) publisher: Option<Arc<Member>>,
     pub(super) channel: Option<Channel>,
     /// Reused from call to call.
     pub(super) method: String,
@@ -103,6 +107,7 @@ impl State {
             event: Event {
                 hook: Hook::Configure,
                 client: None,
+                publisher: None,
                 channel: None,
                 method: String::new(),
                 binary: false,
@@ -155,6 +160,12 @@ impl State {
         self.begin(Hook::Disconnect, Some(&goodbye.client), (goodbye.now, goodbye.at), effects);
     }
 
+    pub(super) fn begin_deliver(&mut self, outgoing: &Outgoing, effects: &mut Vec<Effect>) {
+        self.begin(Hook::Deliver, None, (outgoing.now, outgoing.at), effects);
+        self.event.channel = Some(outgoing.channel.clone());
+        self.event.publisher.clone_from(&outgoing.publisher);
+    }
+
     pub(super) fn begin_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) {
         self.begin(Hook::Timer, None, (tick.now, tick.at), effects);
     }
@@ -181,6 +192,7 @@ impl State {
     pub(super) fn end(&mut self, effects: &mut Vec<Effect>) {
         *effects = std::mem::take(&mut self.effects);
         self.event.client = None;
+        self.event.publisher = None;
         self.event.channel = None;
         self.event.method.clear();
         self.event.binary = false;

@@ -11,7 +11,7 @@ use super::call::{Exhausted, Hook, State};
 use super::output::{Level, cut};
 use super::outside::CannotEmit;
 use crate::plugin::event::Client;
-use crate::plugin::interests::{Kinds, Pattern};
+use crate::plugin::interests::{DeliverInterest, Kinds, Pattern};
 use crate::plugin::verdict::{Action, Effect};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::json;
@@ -58,11 +58,17 @@ impl State {
 
 impl context::Host for State {
     fn connection(&mut self) -> String {
-        self.of_client(|client| client.id.as_ref().into())
+        match &self.event.publisher {
+            Some(publisher) => publisher.client.as_ref().into(),
+            None => self.of_client(|client| client.id.as_ref().into()),
+        }
     }
 
     fn user(&mut self) -> String {
-        self.of_client(|client| client.user.as_ref().into())
+        match &self.event.publisher {
+            Some(publisher) => publisher.user.as_ref().into(),
+            None => self.of_client(|client| client.user.as_ref().into()),
+        }
     }
 
     fn channel(&mut self) -> String {
@@ -258,14 +264,7 @@ impl interests::Host for State {
 
     fn channels(&mut self, patterns: Vec<String>) -> Result<(), Error> {
         self.only_in_configure()?;
-        if patterns.len() > PATTERNS_MAX {
-            return Err(error(code::TOO_MANY_EFFECTS, format!("more than {PATTERNS_MAX} channel patterns")));
-        }
-        let parse = |text: &String| {
-            let sentence = || format!("{text:?} is not a channel name that may end in `*`");
-            Pattern::parse(text).ok_or_else(|| error(code::INVALID_ADDRESS, sentence()))
-        };
-        self.interests.channels = Some(patterns.iter().map(parse).collect::<Result<_, _>>()?);
+        self.interests.channels = Some(parse_patterns(&patterns)?);
         Ok(())
     }
 
@@ -289,6 +288,30 @@ impl interests::Host for State {
         self.interests.timer = Some(Duration::from_millis(interval));
         Ok(())
     }
+
+    fn deliver(&mut self, channels: Vec<String>, class_attribute: Option<String>) -> Result<(), Error> {
+        self.only_in_configure()?;
+        if !self.interests.hooks.on_deliver {
+            return Err(error(code::NOT_IN_THIS_HOOK, "the plugin does not export the hook `on-deliver`"));
+        }
+        if class_attribute.as_ref().is_some_and(String::is_empty) {
+            return Err(error(code::INVALID_NAME, "the name of the class attribute is empty"));
+        }
+        let channels = parse_patterns(&channels)?;
+        self.interests.deliver = Some(DeliverInterest { channels, class: class_attribute.map(Into::into) });
+        Ok(())
+    }
+}
+
+fn parse_patterns(patterns: &[String]) -> Result<Box<[Pattern]>, Error> {
+    if patterns.len() > PATTERNS_MAX {
+        return Err(error(code::TOO_MANY_EFFECTS, format!("more than {PATTERNS_MAX} channel patterns")));
+    }
+    let parse = |text: &String| {
+        let sentence = || format!("{text:?} is not a channel name that may end in `*`");
+        Pattern::parse(text).ok_or_else(|| error(code::INVALID_ADDRESS, sentence()))
+    };
+    patterns.iter().map(parse).collect()
 }
 
 impl State {

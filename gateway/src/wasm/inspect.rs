@@ -14,7 +14,7 @@ pub(super) const INTERFACE: &str = "0.1";
 /// The package of the plugin interface.
 pub(super) const PACKAGE: &str = "gateway:plugin";
 /// Hooks that a plugin can export.
-const HOOKS: [&str; 5] = ["configure", "on-connect", "on-message", "on-disconnect", "on-timer"];
+const HOOKS: [&str; 6] = ["configure", "on-connect", "on-message", "on-deliver", "on-disconnect", "on-timer"];
 /// Interfaces that a plugin can import from the package.
 const HOST: [&str; 9] =
     ["types", "context", "effects", "interests", "buckets", "key-value", "log", "environment", "http"];

@@ -8,7 +8,9 @@ use wasmtime::component::Instance as Component;
 use wasmtime::{Store, Trap};
 
 use super::answer;
-use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message, on_timer};
+use super::bindings::exports::gateway::plugin::{
+    configure, on_connect, on_deliver, on_disconnect, on_message, on_timer,
+};
 use super::call::State;
 use super::deadline::{Deadline, processor_time};
 use super::limits::{HANDLES_MAX, HOST_CALL_EXTRA};
@@ -17,13 +19,13 @@ use super::mismatch;
 use super::output::{Log, cut};
 use super::outside::Outside;
 use crate::plugin::Plugin;
-use crate::plugin::event::{Goodbye, Hello, Message, Tick};
+use crate::plugin::event::{Goodbye, Hello, Message, Outgoing, Tick};
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::interests::Interests;
 use crate::plugin::load::{LoadCode, LoadError};
 use crate::plugin::settings::{Limits, Settings};
 use crate::plugin::usage::Usage;
-use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
+use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 
 /// So much that it is never used up: fuel counts, the deadline ends.
 const FUEL: u64 = u64::MAX;
@@ -35,6 +37,7 @@ struct Guests {
     on_message: Option<on_message::Guest>,
     on_disconnect: Option<on_disconnect::Guest>,
     on_timer: Option<on_timer::Guest>,
+    on_deliver: Option<on_deliver::Guest>,
 }
 
 /// A plugin that runs.
@@ -189,6 +192,18 @@ impl Plugin for Instance {
         )
     }
 
+    fn on_deliver(&mut self, class: &str, outgoing: &Outgoing) -> Result<DeliverVerdict, Failure> {
+        self.call(
+            &mut Vec::new(),
+            |state, effects| state.begin_deliver(outgoing, effects),
+            |guests, store| {
+                let Some(hook) = &guests.on_deliver else { return Ok(on_deliver::Delivery::Pass) };
+                hook.call_call(store, class, &outgoing.payload)
+            },
+            answer::deliver_verdict,
+        )
+    }
+
     fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         self.call(
             effects,
@@ -249,6 +264,12 @@ impl Guests {
                 .map(|hook| hook.load(&mut *store, component))
                 .transpose()
                 .map_err(named("on-timer"))?,
+            on_deliver: hooks
+                .on_deliver
+                .as_ref()
+                .map(|hook| hook.load(&mut *store, component))
+                .transpose()
+                .map_err(named("on-deliver"))?,
         })
     }
 }

@@ -12,7 +12,9 @@ use wasmtime::component::{HasSelf, InstancePre, Linker};
 
 use super::adapt::adapt;
 use super::asks::asks;
-use super::bindings::exports::gateway::plugin::{configure, on_connect, on_disconnect, on_message, on_timer};
+use super::bindings::exports::gateway::plugin::{
+    configure, on_connect, on_deliver, on_disconnect, on_message, on_timer,
+};
 use super::bindings::gateway::plugin as host;
 use super::call::State;
 use super::compile::Compiler;
@@ -90,6 +92,7 @@ pub(super) struct HookIndices {
     pub(super) on_message: Option<on_message::GuestIndices>,
     pub(super) on_disconnect: Option<on_disconnect::GuestIndices>,
     pub(super) on_timer: Option<on_timer::GuestIndices>,
+    pub(super) on_deliver: Option<on_deliver::GuestIndices>,
 }
 
 impl Loader {
@@ -163,6 +166,7 @@ impl Loader {
             on_message: on_message::GuestIndices::new(&pre).ok(),
             on_disconnect: on_disconnect::GuestIndices::new(&pre).ok(),
             on_timer: on_timer::GuestIndices::new(&pre).ok(),
+            on_deliver: on_deliver::GuestIndices::new(&pre).ok(),
         };
         let stamp = inspected.stamp;
         let asks = asks(&component, &self.compiler.engine, &stamp)?;
@@ -177,6 +181,7 @@ impl Loader {
                 on_message: hooks.on_message.is_some(),
                 on_disconnect: hooks.on_disconnect.is_some(),
                 on_timer: hooks.on_timer.is_some(),
+                on_deliver: hooks.on_deliver.is_some(),
             },
             asks,
             self_test: inspected.self_test,

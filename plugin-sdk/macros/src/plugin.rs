@@ -119,6 +119,15 @@ fn export(hook: &ImplItemFn) -> Option<TokenStream> {
             }
             sdk::bindings::on_disconnect::export_on_disconnect!(Exports with_types_in sdk::bindings::on_disconnect);
         },
+        "on_deliver" => quote! {
+            use sdk::bindings::on_deliver::exports::gateway::plugin::on_deliver::Delivery;
+            impl sdk::bindings::on_deliver::exports::gateway::plugin::on_deliver::Guest for Exports {
+                fn call(class: ::std::string::String, payload: ::std::vec::Vec<u8>) -> Delivery {
+                    PLUGIN.with(|plugin| plugin.on_deliver(&class, &payload))
+                }
+            }
+            sdk::bindings::on_deliver::export_on_deliver!(Exports with_types_in sdk::bindings::on_deliver);
+        },
         "on_timer" => quote! {
             impl sdk::bindings::on_timer::exports::gateway::plugin::on_timer::Guest for Exports {
                 fn call(instance: u32) {

@@ -66,6 +66,7 @@ pub(super) enum Hook {
     Message,
     Disconnect,
     Timer,
+    Deliver,
 }
 
 /// One call of a hook.
@@ -357,17 +358,27 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 // ---- Interests and log ----
 
 pub(super) fn declare(asked: &Interests) -> Result<(), HostError> {
-    let patterns = asked.asked_channels().unwrap_or_default();
-    if patterns.len() > PATTERNS_MAX {
-        let message = format!("more than {PATTERNS_MAX} channel patterns");
-        return Err(HostError::new(HostErrorKind::TooManyEffects, message));
+    let (deliver, attribute) = asked.asked_deliveries().unwrap_or_default();
+    if attribute == Some("") {
+        let message = "the name of the class attribute is empty";
+        return Err(HostError::new(HostErrorKind::InvalidName, message));
     }
+    patterns(deliver)?;
+    patterns(asked.asked_channels().unwrap_or_default())?;
     if let Some(millis) = asked.asked_timer().map(|interval| interval.as_millis())
         && !TIMER_MILLIS.contains(&millis)
     {
         let (least, most) = (TIMER_MILLIS.start(), TIMER_MILLIS.end());
         let message = format!("a timer of {millis} milliseconds; possible are {least} to {most}");
         return Err(HostError::new(HostErrorKind::InvalidInterval, message));
+    }
+    Ok(())
+}
+
+fn patterns(patterns: &[String]) -> Result<(), HostError> {
+    if patterns.len() > PATTERNS_MAX {
+        let message = format!("more than {PATTERNS_MAX} channel patterns");
+        return Err(HostError::new(HostErrorKind::TooManyEffects, message));
     }
     match patterns.iter().find(|pattern| !address::is_pattern(pattern)) {
         Some(bad) => {

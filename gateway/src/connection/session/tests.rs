@@ -168,7 +168,7 @@ fn the_way_through_the_chain_stops_at_each_plugin_that_waits() {
     assert_eq!(world.asked(), (2, true), "the second plugin");
     world.accept("42");
     assert!(!world.session.is_suspended() && world.session.is_admitted());
-    assert_eq!(&*world.session.client.user, "42", "the last accept wins");
+    assert_eq!(&*world.session.client.borrow().user, "42", "the last accept wins");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn another_chain_is_asked_from_its_beginning_but_not_for_ever() {
     assert_eq!(world.asked(), (3, true), "the first plugin of the new chain");
     world.accept("43");
     world.answer(Ok(ConnectVerdict::Pass));
-    assert_eq!(&*world.session.client.user, "43", "nothing of the old chain is left");
+    assert_eq!(&*world.session.client.borrow().user, "43", "nothing of the old chain is left");
 
     let mut world = World::new();
     world.receive(CONNECT);

@@ -11,7 +11,7 @@ use crate::plugin::breaker::{Breaker, BreakerSettings, Position};
 use crate::plugin::counters::{Counts, PluginCounters};
 use crate::plugin::failure::Cause;
 use crate::plugin::grants::Grants;
-use crate::plugin::interests::{Hooks, Kinds, Pattern};
+use crate::plugin::interests::{DeliverInterest, Hooks, Kinds, Pattern};
 use crate::plugin::load::{About, Factory, LoadCode, LoadError};
 use crate::plugin::spare::Offload;
 use crate::plugin::state::Meters;
@@ -24,6 +24,7 @@ use crate::protocol::channel::Channel;
 enum Step {
     Connect(ConnectVerdict),
     Message(Verdict),
+    Deliver(DeliverVerdict),
     /// Records an effect on this channel first.
     Effect(&'static str, Box<Step>),
     Fail(Cause),
@@ -80,6 +81,14 @@ impl Plugin for Scripted {
         self.step(format!("disconnect {}", goodbye.code), effects).map(|_| ())
     }
 
+    fn on_deliver(&mut self, class: &str, outgoing: &Outgoing) -> Result<DeliverVerdict, Failure> {
+        let payload = String::from_utf8_lossy(&outgoing.payload).into_owned();
+        Ok(match self.step(format!("deliver {class}: {payload}"), &mut Vec::new())? {
+            Step::Deliver(verdict) => verdict,
+            _ => DeliverVerdict::Pass,
+        })
+    }
+
     fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         self.step(format!("timer {}", tick.instance), effects).map(|_| ())
     }
@@ -100,8 +109,14 @@ impl Factory for ScriptedFactory {
     }
 }
 
-const ALL_HOOKS: Hooks =
-    Hooks { configure: true, on_connect: true, on_message: true, on_disconnect: true, on_timer: true };
+const ALL_HOOKS: Hooks = Hooks {
+    configure: true,
+    on_connect: true,
+    on_message: true,
+    on_deliver: true,
+    on_disconnect: true,
+    on_timer: true,
+};
 
 /// A chain of scripted plugins, and what they saw.
 struct Bench {
@@ -441,6 +456,7 @@ fn what_a_plugin_does_not_want_passes_it_by() {
         channels: Some([Pattern::parse("chat:*").unwrap()].into()),
         payload: true,
         timer: None,
+        deliver: None,
     };
     let mut bench = Bench::with([(Closed, Script { interests: Some(interests), ..Script::default() })]);
     assert!(bench.chain.wants(Kind::Publish) && bench.chain.wants(Kind::Rpc));
@@ -555,4 +571,57 @@ fn a_swap_moves_no_timer_but_that_of_a_new_interval() {
     let mut none = with_timers(&[0, 0]);
     none.chain.start_timers(&new.chain, 0, 1, secs(31));
     assert_eq!(none.chain.next_timer(), None);
+}
+
+/// A plugin that wants to see what is published to `chat:*`, in classes by this attribute if it is not empty.
+fn deliverer(policy: FailurePolicy, attribute: &str, steps: Vec<Step>) -> (FailurePolicy, Script) {
+    let deliver = DeliverInterest {
+        channels: Pattern::parse("chat:*").into_iter().collect(),
+        class: (!attribute.is_empty()).then(|| attribute.into()),
+    };
+    let interests = Interests { deliver: Some(deliver), ..Interests::everything(ALL_HOOKS) };
+    (policy, Script { interests: Some(interests), steps: Mutex::new(steps.into()), ..Script::default() })
+}
+
+fn outgoing(name: &str) -> Outgoing {
+    Outgoing { channel: channel(name), payload: "p".into(), publisher: None, now: 1_000_000, at: 0 }
+}
+
+#[test]
+fn only_those_who_asked_see_what_is_delivered_and_in_their_classes() {
+    let plain = (FailurePolicy::Closed, Script::default());
+    let by = |attribute| deliverer(FailurePolicy::Closed, attribute, vec![]);
+    let bench = Bench::with([plain, by("role"), by(""), by("tier"), by("role")]);
+    assert_eq!(**bench.chain.class_attributes(), ["role".into(), "tier".into()]);
+    assert!(bench.chain.wants_deliveries(&channel("chat:1")));
+    assert!(!bench.chain.wants_deliveries(&channel("news")));
+    assert!(!Chain::empty().wants_deliveries(&channel("chat:1")));
+    let values = ["mod".into(), "gold".into()];
+    let next = |after| bench.chain.next_deliverer(after, &outgoing("chat:1").channel, &values);
+    assert_eq!(next(None), Some((1, "mod")));
+    assert_eq!(next(Some(1)), Some((2, "")), "it does not tell subscribers apart");
+    assert_eq!(next(Some(2)), Some((3, "gold")));
+    assert_eq!(next(Some(3)), Some((4, "mod")));
+    assert_eq!(next(Some(4)), None);
+    let nobody = bench.chain.next_deliverer(None, &channel("chat:1"), &[]);
+    assert_eq!(nobody, Some((1, "")), "a connection without attributes");
+}
+
+#[test]
+fn a_plugin_that_fails_delivers_nothing_or_everything_as_its_policy_says() {
+    let failing = |policy| deliverer(policy, "", vec![Step::Fail(Cause::Trap)]);
+    let mut bench = Bench::with([failing(FailurePolicy::Closed), failing(FailurePolicy::Open)]);
+    assert_eq!(bench.chain.on_deliver(0, "", &outgoing("chat:1")), DeliverVerdict::Drop);
+    assert_eq!(bench.chain.on_deliver(1, "", &outgoing("chat:1")), DeliverVerdict::Pass);
+    assert_eq!(bench.chain.too_many_classes(0, &outgoing("chat:1")), DeliverVerdict::Drop);
+    assert_eq!(bench.chain.too_many_classes(1, &outgoing("chat:1")), DeliverVerdict::Pass);
+    let dropped = |plugin: usize| bench.counters[plugin].read().deliveries_dropped;
+    assert_eq!((dropped(0), dropped(1)), (2, 0));
+    assert_eq!(bench.counters[0].read().failures_by(Cause::Trap), 1);
+    assert_eq!(bench.counters[0].read().skipped, 1, "the breaker hears nothing of it");
+    let replace = DeliverVerdict::Replace("q".into());
+    *bench.scripts[1].steps.lock().unwrap() = [Step::Deliver(replace.clone())].into();
+    assert_eq!(bench.chain.on_deliver(1, "mod", &outgoing("chat:1")), replace);
+    assert_eq!(bench.counters[1].read().deliveries_replaced, 1);
+    assert_eq!(bench.scripts[1].seen.lock().unwrap().last().unwrap(), "deliver mod: p");
 }

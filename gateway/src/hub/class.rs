@@ -1,0 +1,103 @@
+//! Subscribers whom plugins tell apart by attributes of their connections, as numbers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The combinations of attribute values that the connections of a worker have. A class lives as long as a connection is in
+/// it, so there are never more than connections.
+#[derive(Debug)]
+pub struct Classes {
+    /// The attributes that count.
+    attributes: Arc<[Box<str>]>,
+    /// By number; 0 is that of connections without any of the attributes, and always there.
+    all: Vec<Class>,
+    numbers: HashMap<Arc<[Box<str>]>, u32>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Class {
+    /// In the order of the attributes; empty where a connection lacks one.
+    values: Arc<[Box<str>]>,
+    members: usize,
+}
+
+impl Default for Classes {
+    fn default() -> Self {
+        Self::of(Arc::default())
+    }
+}
+
+impl Classes {
+    /// Of connections that are told apart by these attributes.
+    pub(super) fn of(attributes: Arc<[Box<str>]>) -> Self {
+        Self { attributes, all: vec![Class::default()], numbers: HashMap::new(), free: Vec::new() }
+    }
+
+    pub(super) fn attributes(&self) -> &Arc<[Box<str>]> {
+        &self.attributes
+    }
+
+    /// The values of a class, in the order of the attributes. Empty for connections without any of them.
+    pub fn values(&self, class: u32) -> &[Box<str>] {
+        &self.all[class as usize].values
+    }
+
+    /// Puts a connection with these attributes into its class.
+    pub(super) fn enter<'a>(&mut self, get: impl Fn(&str) -> Option<&'a str>) -> u32 {
+        let values: Arc<[Box<str>]> =
+            self.attributes.iter().map(|name| get(name).unwrap_or_default().into()).collect();
+        if values.iter().all(|value| value.is_empty()) {
+            return 0;
+        }
+        let number = match self.numbers.get(&values) {
+            Some(number) => *number,
+            None => {
+                let number = self.free.pop().unwrap_or_else(|| {
+                    self.all.push(Class::default());
+                    self.all.len() as u32 - 1
+                });
+                self.all[number as usize].values = values.clone();
+                self.numbers.insert(values, number);
+                number
+            }
+        };
+        self.all[number as usize].members += 1;
+        number
+    }
+
+    /// Takes a connection out of its class.
+    pub(super) fn leave(&mut self, class: u32) {
+        let Some(left) = self.all.get_mut(class as usize).filter(|_| class > 0) else { return };
+        left.members -= 1;
+        if left.members == 0 {
+            self.numbers.remove(&std::mem::take(&mut left.values));
+            self.free.push(class);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_is_a_number_while_somebody_is_in_it() {
+        let mut classes = Classes::of(["role".into(), "tier".into()].into());
+        let moderator = |name: &str| (name == "role").then_some("moderator");
+        let first = classes.enter(moderator);
+        assert_eq!(classes.values(first), ["moderator".into(), "".into()]);
+        assert_eq!(classes.enter(moderator), first);
+        assert_eq!(classes.enter(|_| None), 0);
+        assert_eq!(classes.enter(|name| (name == "other").then_some("x")), 0);
+        let both = classes.enter(|_| Some("x"));
+        assert_ne!(both, first);
+        classes.leave(first);
+        assert_eq!(classes.enter(moderator), first, "one was still there");
+        classes.leave(first);
+        classes.leave(first);
+        classes.leave(0);
+        assert_eq!(classes.enter(|_| Some("y")), first, "numbers are used again");
+        assert_eq!(classes.all.len(), 3);
+    }
+}

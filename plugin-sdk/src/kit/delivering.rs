@@ -1,0 +1,94 @@
+use serde::Serialize;
+
+use super::host::{self, Call, Hook};
+use super::{Kit, Outcome, client::Client};
+use crate::{Delivery, Plugin, address, event};
+
+/// A publication on its way to subscribers, in the making.
+#[derive(Debug)]
+pub struct Delivering<'k, P> {
+    kit: &'k mut Kit<P>,
+    channel: String,
+    class: String,
+    publisher: Option<Client>,
+    payload: Vec<u8>,
+}
+
+impl<'k, P: Plugin> Delivering<'k, P> {
+    pub(super) fn new(kit: &'k mut Kit<P>, channel: &str) -> Self {
+        Self { kit, channel: channel.to_owned(), class: String::new(), publisher: None, payload: Vec::new() }
+    }
+
+    /// The value that the plugin's class attribute has at these subscribers. A plugin that named no attribute does not see
+    /// it.
+    #[must_use]
+    pub fn class(mut self, class: &str) -> Self {
+        class.clone_into(&mut self.class);
+        self
+    }
+
+    /// The client that published it.
+    #[must_use]
+    pub fn publisher(mut self, connection: &str, user: &str) -> Self {
+        let mut client = Client::new(0, connection, self.kit.now);
+        user.clone_into(&mut client.user);
+        self.publisher = Some(client);
+        self
+    }
+
+    /// What was published.
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Vec<u8>>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// What was published, as JSON.
+    ///
+    /// # Panics
+    ///
+    /// If JSON cannot express the value.
+    #[must_use]
+    #[track_caller]
+    pub fn json(self, value: &(impl Serialize + ?Sized)) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(payload) => self.payload(payload),
+            Err(error) => panic!("the payload is not expressible as JSON: {error}"),
+        }
+    }
+
+    /// Asks the plugin, if it asked to see what is published there.
+    ///
+    /// # Panics
+    ///
+    /// If the plugin answers with more bytes than it may.
+    #[track_caller]
+    pub fn send(self) -> Outcome<Delivery> {
+        let asked = self.kit.interests.asked_deliveries();
+        let wanted = asked
+            .filter(|(patterns, _)| patterns.iter().any(|pattern| address::matches(pattern, &self.channel)));
+        let Some((_, attribute)) = wanted else {
+            return Outcome {
+                verdict: Delivery::Pass,
+                effects: Vec::new(),
+                payload: None,
+                log: Vec::new(),
+                called: false,
+            };
+        };
+        let class = if attribute.is_some() { &*self.class } else { "" };
+        let mut call = Call::new(Hook::Deliver, self.kit.now, self.kit.limits, &self.kit.around);
+        (call.client, call.channel) = (self.publisher, self.channel);
+        let plugin = &mut self.kit.plugin;
+        let (verdict, mut call) =
+            host::enter(call, || plugin.on_deliver(&event::Outgoing::new(class, &self.payload)));
+        let payload = match &verdict {
+            Delivery::Replace(payload) => Some(payload.clone()),
+            Delivery::Pass | Delivery::Drop => None,
+        };
+        if let Err(why) = call.spend(payload.as_ref().map_or(0, Vec::len)) {
+            panic!("the gateway cannot deliver this: {why}");
+        }
+        Outcome { verdict, effects: call.effects, payload, log: call.log, called: true }
+    }
+}
