@@ -215,6 +215,11 @@ impl<'a> Message<'a> {
         self.set_payload(&to_json(value)?)
     }
 
+    /// The credential that came with a subscribe, for one channel; empty if the client sent none. Never log it.
+    pub fn token(&self) -> String {
+        host::token()
+    }
+
     /// True if a raw message came as binary.
     pub fn is_binary(&self) -> bool {
         host::binary()

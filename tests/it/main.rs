@@ -5,6 +5,7 @@
 
 mod channels;
 mod connect;
+mod auth;
 mod direct;
 mod recovery;
 mod rewrite;

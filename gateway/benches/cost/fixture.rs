@@ -66,6 +66,7 @@ pub(crate) fn message(kind: Kind, bytes: usize) -> Message {
         method: Box::default(),
         payload: Bytes::from(payload(bytes)),
         binary: false,
+        token: Box::default(),
         now: NOW.unix,
         at: NOW.at_millis(),
         meters: Meters::default(),

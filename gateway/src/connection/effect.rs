@@ -101,6 +101,8 @@ pub struct Ask {
     pub payload: Bytes,
     /// Whether a raw message came as binary.
     pub binary: bool,
+    /// The credential of a subscribe, empty otherwise. Never logged.
+    pub token: Box<str>,
     /// What plugins do not see.
     pub details: Details,
 }

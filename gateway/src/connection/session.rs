@@ -360,6 +360,7 @@ impl Session {
                 method: ask.method.clone(),
                 payload,
                 binary: ask.binary,
+                token: std::mem::take(&mut ask.token),
                 now: now.unix,
                 at: now.at_millis(),
                 meters: std::mem::take(&mut self.meters),

@@ -113,6 +113,8 @@ pub struct Message {
     pub payload: Bytes,
     /// Whether a raw message came as binary.
     pub binary: bool,
+    /// The credential of a subscribe, empty otherwise. Never logged.
+    pub token: Box<str>,
     /// Unix time in milliseconds.
     pub now: u64,
     /// Milliseconds since the process began.

@@ -15,7 +15,8 @@
 //! | `connection` | all but timer | any name; events of one name are of one client. `c1` if not given |
 //! | `user`, `attributes`, `headers`, `address`, `protocol` | all but timer | what the client is from here on |
 //! | `now`, `after` | all | Unix time in milliseconds; or milliseconds since the event before. The clock begins at [`START`] and stands still |
-//! | `token`, `data` | connect | the credential, and the JSON sent along |
+//! | `token` | connect, message | the credential, also that of a subscribe |
+//! | `data` | connect | the JSON sent along |
 //! | `kind`, `channel`, `method`, `binary` | message | the command; kinds are the words of the plugin interface |
 //! | `payload`, `text` or `base64` | message | the payload as JSON, as text or as bytes |
 //! | `code`, `reason` | disconnect | how the connection ended; 3000 if not given |
@@ -109,6 +110,8 @@ pub enum Event {
         payload: Bytes,
         /// Whether a raw message came as binary.
         binary: bool,
+        /// The credential of a subscribe, empty otherwise.
+        token: Box<str>,
     },
     /// The client has gone.
     Disconnect {

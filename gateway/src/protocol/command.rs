@@ -107,6 +107,8 @@ pub struct Subscribe {
     pub join_leave: bool,
     /// Whether it prefers error 112 to a subscription that could not be recovered.
     pub reject_unrecovered: bool,
+    /// The credential for this channel; empty for none.
+    pub token: Box<str>,
     /// JSON for plugins; empty for none.
     pub data: Bytes,
     /// Asks for a kind of subscription that this gateway does not have.

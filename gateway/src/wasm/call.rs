@@ -43,6 +43,8 @@ pub(super) struct Event {
     /// Reused from call to call.
     pub(super) method: String,
     pub(super) binary: bool,
+    /// Reused from call to call.
+    pub(super) token: String,
     /// Unix time in milliseconds.
     pub(super) now: u64,
     /// Milliseconds that only go forward: the time of rate limits and of values that expire.
@@ -111,6 +113,7 @@ impl State {
                 channel: None,
                 method: String::new(),
                 binary: false,
+                token: String::new(),
                 now: 0,
                 at: 0,
             },
@@ -154,6 +157,7 @@ impl State {
         self.event.channel.clone_from(&message.channel);
         self.event.method.push_str(&message.method);
         self.event.binary = message.binary;
+        self.event.token.push_str(&message.token);
     }
 
     pub(super) fn begin_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) {
@@ -196,6 +200,7 @@ impl State {
         self.event.channel = None;
         self.event.method.clear();
         self.event.binary = false;
+        self.event.token.clear();
     }
 
     /// Takes over the rate limits of the connection for the time of a call, and gives them back afterwards.

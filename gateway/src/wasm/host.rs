@@ -91,6 +91,10 @@ impl context::Host for State {
         self.event.binary
     }
 
+    fn token(&mut self) -> String {
+        self.event.token.clone()
+    }
+
     fn header(&mut self, name: String) -> Option<String> {
         self.of_client(|client| {
             let header = client.headers.iter().find(|(header, _)| **header == *name);

@@ -58,7 +58,7 @@ impl<'k, P: Plugin> Connection<'k, P> {
     /// It sends a command.
     pub fn message(self, kind: Kind) -> Message<'k, P> {
         let (channel, method, payload) = (String::new(), String::new(), Vec::new());
-        Message { connection: self, kind, channel, method, payload, binary: false }
+        Message { connection: self, kind, channel, method, payload, token: String::new(), binary: false }
     }
 
     /// It sends a text in raw mode.
@@ -145,6 +145,7 @@ pub struct Message<'k, P> {
     channel: String,
     method: String,
     payload: Vec<u8>,
+    token: String,
     binary: bool,
 }
 
@@ -184,6 +185,13 @@ impl<P: Plugin> Message<'_, P> {
         }
     }
 
+    /// The credential that comes with a subscribe.
+    #[must_use]
+    pub fn token(mut self, token: &str) -> Self {
+        token.clone_into(&mut self.token);
+        self
+    }
+
     /// A raw message that comes as binary.
     #[must_use]
     pub const fn binary(mut self) -> Self {
@@ -209,6 +217,7 @@ impl<P: Plugin> Message<'_, P> {
         }
         let mut call = self.connection.call(Hook::Message);
         (call.channel, call.method, call.binary) = (self.channel, self.method, self.binary);
+        call.token = self.token;
         let number = self.connection.client().number;
         let kit = &mut *self.connection.kit;
         let payload = if kit.interests.wants_payload() { self.payload } else { Vec::new() };

@@ -81,6 +81,7 @@ pub(super) struct Call {
     pub(super) channel: String,
     pub(super) method: String,
     pub(super) binary: bool,
+    pub(super) token: String,
     around: Rc<Around>,
     pub(super) effects: Vec<Effect>,
     pub(super) payload: Option<Vec<u8>>,
@@ -99,6 +100,7 @@ impl Call {
             channel: String::new(),
             method: String::new(),
             binary: false,
+            token: String::new(),
             effects: Vec::new(),
             payload: None,
             log: Vec::new(),
@@ -201,6 +203,10 @@ pub(crate) fn channel() -> String {
 
 pub(crate) fn method() -> String {
     ask(|call| call.method.clone())
+}
+
+pub(crate) fn token() -> String {
+    ask(|call| call.token.clone())
 }
 
 pub(crate) fn binary() -> bool {

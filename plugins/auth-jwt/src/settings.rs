@@ -1,75 +1,452 @@
+//! The `[config]` table: as written, and what it becomes. Everything that is wrong is told at once.
+
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use gateway_plugin_sdk::settings;
+use gateway_plugin_sdk::{address, settings};
+use serde_json::Value;
 
-use crate::claims::Expected;
-use crate::key::{HS256_SECRET_BYTES_MIN, Key};
+use crate::AuthJwt;
+use crate::algorithm::Algorithm;
+use crate::claims::ClaimPath;
+use crate::identity::Profile;
+use crate::issuer::Issuer;
+use crate::jwk;
+use crate::key::Key;
+use crate::keys::Keys;
+use crate::permissions::{Action, Permissions};
+use crate::rules::Rules;
+use crate::subscription::TokenChannels;
 
 /// Longest tolerated difference between the clocks of issuer and gateway, in seconds.
 const LEEWAY_MAX: u64 = 300;
+/// Longest age of a token that can be asked for, in seconds: ten years.
+const AGE_MAX: u64 = 10 * 365 * 24 * 3600;
+const TOKEN_BYTES: usize = 8 * 1024;
+const TOKEN_BYTES_MIN: usize = 256;
+const TOKEN_BYTES_MAX: usize = 64 * 1024;
+const ISSUERS_MAX: usize = 64;
+const LIST_MAX: usize = 64;
 
-/// The `[config]` table as written.
+/// The table as written.
 #[settings]
 pub struct Settings {
-    /// The key as text.
-    secret: Option<String>,
-    /// The key as standard base64.
-    secret_base64: Option<String>,
-    /// What `iss` must be.
+    /// One issuer, said here; or several, said in `issuers`.
     issuer: Option<String>,
-    /// What `aud` must be or contain.
-    audience: Option<String>,
-    /// By how many seconds `exp` and `nbf` may be missed.
+    audience: Option<Texts>,
+    secret: Option<String>,
+    secret_base64: Option<String>,
+    secret_hex: Option<String>,
+    algorithm: Option<String>,
+    #[serde(default)]
+    keys: Vec<KeySettings>,
+    jwks: Option<Value>,
+    #[serde(default)]
+    issuers: Vec<IssuerSettings>,
+
+    #[serde(default)]
+    types: Vec<String>,
     #[serde(default)]
     leeway: u64,
-    /// Whether a token may be good for ever.
     #[serde(default)]
     allow_without_exp: bool,
+    age_max: Option<u64>,
+    token_bytes_max: Option<usize>,
+    #[serde(default)]
+    required_claims: Vec<ClaimPath>,
+    #[serde(default)]
+    required_values: BTreeMap<ClaimPath, Value>,
+
+    user_claim: Option<ClaimPath>,
+    info_claim: Option<ClaimPath>,
+    data_claim: Option<ClaimPath>,
+    channels_claim: Option<ClaimPath>,
+    #[serde(default)]
+    attributes: BTreeMap<ClaimPath, String>,
+
+    permissions: Option<PermissionMode>,
+    #[serde(default)]
+    permissions_otherwise: Otherwise,
+    #[serde(default)]
+    permission_claims: PermissionClaims,
+    #[serde(default)]
+    token_channels: Vec<String>,
+}
+
+/// Where permissions come from.
+#[settings]
+#[derive(Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum PermissionMode {
+    Claims,
+}
+
+/// What becomes of a message that no claim permits.
+#[settings]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Otherwise {
+    #[default]
+    Deny,
+    Next,
+}
+
+/// The claims that hold channel patterns.
+#[settings]
+#[derive(Default)]
+struct PermissionClaims {
+    subscribe: Option<ClaimPath>,
+    publish: Option<ClaimPath>,
+    presence: Option<ClaimPath>,
+    history: Option<ClaimPath>,
+}
+
+/// One of `issuers`.
+#[settings]
+struct IssuerSettings {
+    issuer: String,
+    audience: Option<Texts>,
+    algorithm: Option<String>,
+    #[serde(default)]
+    keys: Vec<KeySettings>,
+    jwks: Option<Value>,
+}
+
+/// One of `keys`.
+#[settings]
+#[derive(Default)]
+struct KeySettings {
+    kid: Option<String>,
+    algorithm: Option<String>,
+    secret: Option<String>,
+    secret_base64: Option<String>,
+    secret_hex: Option<String>,
+    pem: Option<String>,
+    jwk: Option<Value>,
+}
+
+/// A text or a list of texts.
+#[derive(serde::Deserialize)]
+#[serde(untagged, expecting = "expected a text or a list of texts")]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
 }
 
 impl Settings {
-    /// The settings as used; or everything that is wrong with them.
-    pub(crate) fn check(self) -> Result<(Key, Expected), String> {
-        let mut mistakes = Vec::new();
-        let key = secret(self.secret, self.secret_base64).map_err(|mistake| mistakes.push(mistake));
-        if self.leeway > LEEWAY_MAX {
-            mistakes.push(format!("`leeway` is {} seconds: at most {LEEWAY_MAX} are accepted", self.leeway));
-        }
-        for (name, value) in [("issuer", &self.issuer), ("audience", &self.audience)] {
-            if value.as_deref() == Some("") {
-                mistakes.push(format!("`{name}` is empty: leave it out if it does not matter"));
+    /// The plugin; or everything that is wrong with its settings.
+    pub(crate) fn check(self) -> Result<AuthJwt, String> {
+        let mut mistakes = Mistakes::default();
+        let profile = Profile {
+            user: self.user_claim.unwrap_or_else(|| ClaimPath::new("sub")),
+            info: self.info_claim.unwrap_or_else(|| ClaimPath::new("info")),
+            data: self.data_claim.unwrap_or_else(|| ClaimPath::new("data")),
+            channels: self.channels_claim.unwrap_or_else(|| ClaimPath::new("channels")),
+            attributes: self.attributes,
+        };
+        let rules = Rules {
+            types: self.types.iter().map(|text| text.to_ascii_lowercase()).collect(),
+            leeway: self.leeway,
+            exp_required: !self.allow_without_exp,
+            age_max: self.age_max,
+            required_claims: self.required_claims,
+            required_values: self.required_values,
+        };
+        let named = self.permission_claims;
+        let or_name =
+            |path: Option<ClaimPath>, action: Action| path.unwrap_or_else(|| ClaimPath::new(action.name()));
+        let permissions = self.permissions.map(|PermissionMode::Claims| Permissions {
+            claims: [
+                or_name(named.subscribe, Action::Subscribe),
+                or_name(named.publish, Action::Publish),
+                or_name(named.presence, Action::Presence),
+                or_name(named.history, Action::History),
+            ],
+            deny: self.permissions_otherwise == Otherwise::Deny,
+        });
+        for path in permissions.iter().flat_map(|permissions| &permissions.claims) {
+            if let Err(why) = path.check() {
+                mistakes.add("permission_claims", format!("has {:?}, which {why}", path.to_string()));
             }
         }
-        match key {
-            Ok(key) if mistakes.is_empty() => {
-                let (issuer, audience) = (self.issuer, self.audience);
-                let (leeway, exp_required) = (self.leeway, !self.allow_without_exp);
-                Ok((Key::hs256(&key), Expected { issuer, audience, leeway, exp_required }))
+        for pattern in &self.token_channels {
+            if !address::is_pattern(pattern) {
+                mistakes.add(
+                    "token_channels",
+                    format!("has {pattern:?}, which is no channel name that may end in `*`"),
+                );
             }
-            _ => Err(mistakes.join("; ")),
+        }
+        let token_channels = TokenChannels(self.token_channels);
+        let token_bytes_max = self.token_bytes_max.unwrap_or(TOKEN_BYTES);
+        let short = KeySettings {
+            kid: None,
+            algorithm: self.algorithm.clone(),
+            secret: self.secret,
+            secret_base64: self.secret_base64,
+            secret_hex: self.secret_hex,
+            pem: None,
+            jwk: None,
+        };
+        let issuers = if self.issuers.is_empty() {
+            let (audience, jwks) = (self.audience, self.jwks);
+            let one = IssuerParts {
+                name: self.issuer,
+                audience,
+                algorithm: self.algorithm,
+                short,
+                keys: self.keys,
+                jwks,
+            };
+            vec![one.check("", &mut mistakes)]
+        } else {
+            if self.issuer.is_some()
+                || self.audience.is_some()
+                || !self.keys.is_empty()
+                || self.jwks.is_some()
+                || short.is_given()
+            {
+                mistakes.add(
+                    "issuers",
+                    "cannot stand beside `issuer`, `audience`, `keys`, `jwks` or a secret: move them into it",
+                );
+            }
+            several(self.issuers, &mut mistakes)
+        };
+
+        mistakes.at_most("leeway", rules.leeway, LEEWAY_MAX, "seconds");
+        mistakes.at_most("age_max", rules.age_max.unwrap_or_default(), AGE_MAX, "seconds");
+        if rules.age_max == Some(0) {
+            mistakes.add("age_max", "is 0: no token would be good");
+        }
+        if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token_bytes_max) {
+            mistakes.add(
+                "token_bytes_max",
+                format!("is {token_bytes_max}: {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} are accepted"),
+            );
+        }
+        for (name, count) in [
+            ("types", rules.types.len()),
+            ("required_claims", rules.required_claims.len()),
+            ("required_values", rules.required_values.len()),
+            ("token_channels", token_channels.0.len()),
+            // The gateway takes 64 from one answer by default, and permissions are some of them.
+            ("attributes", profile.attributes.len() * 2),
+        ] {
+            if count > LIST_MAX {
+                let most = if name == "attributes" { LIST_MAX / 2 } else { LIST_MAX };
+                mistakes.add(name, format!("has more than {most} members"));
+            }
+        }
+        check_claims(&profile, &rules, &mut mistakes);
+        mistakes.finish(AuthJwt { issuers, rules, profile, permissions, token_channels, token_bytes_max })
+    }
+}
+
+fn check_claims(profile: &Profile, rules: &Rules, mistakes: &mut Mistakes) {
+    let named = [
+        ("user_claim", &profile.user),
+        ("info_claim", &profile.info),
+        ("data_claim", &profile.data),
+        ("channels_claim", &profile.channels),
+    ];
+    let attributes = profile.attributes.keys().map(|path| ("attributes", path));
+    let required = rules.required_claims.iter().map(|path| ("required_claims", path));
+    let values = rules.required_values.keys().map(|path| ("required_values", path));
+    for (name, path) in named.into_iter().chain(attributes).chain(required).chain(values) {
+        if let Err(why) = path.check() {
+            mistakes.add(name, format!("has {:?}, which {why}", path.to_string()));
+        }
+    }
+    for (path, name) in &profile.attributes {
+        if name.is_empty() {
+            mistakes.add("attributes", format!("has no name for the attribute of claim `{path}`"));
+        }
+    }
+    for (path, value) in &rules.required_values {
+        if value.is_object() || value.is_array() {
+            mistakes.add(
+                "required_values",
+                format!("has for `{path}` something else than a text, a number, true or false"),
+            );
         }
     }
 }
 
-fn secret(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, String> {
-    let (name, secret) = match (text, base64) {
-        (Some(text), None) => ("secret", text.into_bytes()),
-        (None, Some(base64)) => match STANDARD.decode(base64) {
-            Ok(bytes) => ("secret_base64", bytes),
-            // Without the decoder's words: they quote the byte that is wrong.
-            Err(_) => return Err("`secret_base64` is not standard base64 with padding".into()),
-        },
-        (None, None) => {
-            return Err("set `secret` or `secret_base64`: the key that tokens are signed with".into());
-        }
-        (Some(_), Some(_)) => return Err("set either `secret` or `secret_base64`, not both".into()),
-    };
-    if secret.len() < HS256_SECRET_BYTES_MIN {
-        return Err(format!(
-            "`{name}` has {} bytes: HS256 needs at least {HS256_SECRET_BYTES_MIN} \
-             (`openssl rand -base64 48` makes a good one)",
-            secret.len()
-        ));
+fn several(list: Vec<IssuerSettings>, mistakes: &mut Mistakes) -> Vec<Issuer> {
+    if list.len() > ISSUERS_MAX {
+        mistakes.add("issuers", format!("has {} members: at most {ISSUERS_MAX} are accepted", list.len()));
     }
-    Ok(secret)
+    let mut issuers: Vec<Issuer> = Vec::with_capacity(list.len());
+    for (index, one) in list.into_iter().enumerate() {
+        let at = format!("issuers[{index}].");
+        if issuers.iter().any(|other| other.name.as_deref() == Some(&one.issuer)) {
+            mistakes.add(&format!("{at}issuer"), "is there twice: put its keys together");
+        }
+        let IssuerSettings { issuer, audience, algorithm, keys, jwks } = one;
+        let short = KeySettings::default();
+        let parts = IssuerParts { name: Some(issuer), audience, algorithm, short, keys, jwks };
+        issuers.push(parts.check(&at, mistakes));
+    }
+    issuers
+}
+
+/// An issuer from either place.
+struct IssuerParts {
+    name: Option<String>,
+    audience: Option<Texts>,
+    /// Of the secret, and of keys in `jwks` that do not say theirs.
+    algorithm: Option<String>,
+    /// A secret that is said without a list of keys.
+    short: KeySettings,
+    keys: Vec<KeySettings>,
+    jwks: Option<Value>,
+}
+
+impl IssuerParts {
+    fn check(self, at: &str, mistakes: &mut Mistakes) -> Issuer {
+        if self.name.as_deref() == Some("") {
+            mistakes.add(&format!("{at}issuer"), "is empty: leave it out if it does not matter");
+        }
+        let audience = match self.audience {
+            None => Vec::new(),
+            Some(Texts::One(text)) => vec![text],
+            Some(Texts::Many(texts)) if texts.is_empty() => vec![String::new()],
+            Some(Texts::Many(texts)) => texts,
+        };
+        if audience.iter().any(String::is_empty) {
+            mistakes.add(&format!("{at}audience"), "is empty: leave it out if it does not matter");
+        }
+        let algorithm = self.algorithm.as_deref().map(Algorithm::parse).transpose();
+        let algorithm = algorithm.unwrap_or_else(|why| {
+            mistakes.add(&format!("{at}algorithm"), why);
+            None
+        });
+
+        let mut keys = Keys::default();
+        let mut bad = false;
+        let mut add = |key: &str, added: Result<(), String>| {
+            if let Err(why) = added {
+                bad = true;
+                mistakes.add(key, why);
+            }
+        };
+        if self.short.is_given() {
+            // Its mistakes name the key that holds the secret, which is one of this table.
+            if let Err((key, why)) =
+                self.short.read(Some(algorithm.unwrap_or(Algorithm::Hs256))).map(|(kid, key)| {
+                    keys.add(kid, key).expect("the first key");
+                })
+            {
+                let key = if key.is_empty() { "secret" } else { key };
+                add(&format!("{at}{key}"), Err(why));
+            }
+        }
+        for (index, key) in self.keys.into_iter().enumerate().take(jwk::KEYS_MAX) {
+            let at = format!("{at}keys[{index}]");
+            match key.read(None) {
+                Ok((kid, key)) => add(&at, keys.add(kid, key)),
+                Err(("", why)) => add(&at, Err(why)),
+                Err((key, why)) => add(&format!("{at}.{key}"), Err(why)),
+            }
+        }
+        if let Some(set) = self.jwks {
+            add(&format!("{at}jwks"), json(set).and_then(|set| jwk::set(&set, algorithm, &mut keys)));
+        }
+        if keys.is_empty() && !bad {
+            mistakes.add(
+                &format!("{at}keys"),
+                "is missing: say what tokens are signed with, in `keys`, in `jwks`, or with a `secret`",
+            );
+        }
+        Issuer { name: self.name, audience, keys }
+    }
+}
+
+impl KeySettings {
+    fn is_given(&self) -> bool {
+        self.secret.is_some() || self.secret_base64.is_some() || self.secret_hex.is_some()
+    }
+
+    /// The key, or the member that is wrong (empty for the whole) and why.
+    fn read(self, algorithm: Option<Algorithm>) -> Result<(Option<String>, Key), (&'static str, String)> {
+        if self.kid.as_deref() == Some("") {
+            return Err(("kid", "is empty: leave it out if tokens name no key".into()));
+        }
+        let own = self.algorithm.as_deref().map(Algorithm::parse).transpose();
+        let algorithm = own.map_err(|why| ("algorithm", why))?.or(algorithm);
+        let given = [
+            self.secret.is_some(),
+            self.secret_base64.is_some(),
+            self.secret_hex.is_some(),
+            self.pem.is_some(),
+            self.jwk.is_some(),
+        ];
+        if given.into_iter().filter(|given| *given).count() != 1 {
+            let why = "needs exactly one of `secret`, `secret_base64`, `secret_hex`, `pem` and `jwk`";
+            return Err(("", why.into()));
+        }
+        if let Some(jwk) = self.jwk {
+            let (named, key) =
+                json(jwk).and_then(|jwk| self::jwk::one(&jwk, algorithm)).map_err(|why| ("jwk", why))?;
+            if algorithm.is_some_and(|algorithm| algorithm != key.algorithm()) {
+                return Err(("jwk", format!("is for {}, not for `algorithm`", key.algorithm().name())));
+            }
+            return Ok((self.kid.or(named), key));
+        }
+        let Some(algorithm) = algorithm else {
+            return Err(("algorithm", "is missing: each key is for one algorithm".into()));
+        };
+        let key = match (self.pem, self.secret, self.secret_base64, self.secret_hex) {
+            (Some(pem), ..) => Key::pem(algorithm, &pem).map_err(|why| ("pem", why)),
+            (_, Some(text), ..) => Key::secret(algorithm, text.as_bytes()).map_err(|why| ("secret", why)),
+            (_, _, Some(text), _) => STANDARD
+                .decode(text)
+                // Without the decoder's words: they quote the byte that is wrong.
+                .map_err(|_| "is not standard base64 with padding".to_owned())
+                .and_then(|secret| Key::secret(algorithm, &secret))
+                .map_err(|why| ("secret_base64", why)),
+            (_, _, _, text) => unhex(&text.unwrap_or_default())
+                .ok_or_else(|| "is not hexadecimal".to_owned())
+                .and_then(|secret| Key::secret(algorithm, &secret))
+                .map_err(|why| ("secret_hex", why)),
+        };
+        Ok((self.kid, key?))
+    }
+}
+
+/// A table of the settings, or JSON in a text.
+fn json(value: Value) -> Result<Value, String> {
+    match value {
+        Value::String(text) => serde_json::from_str(&text).map_err(|_| "is a text that is not JSON".into()),
+        value => Ok(value),
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+/// What is wrong, each with its key.
+#[derive(Default)]
+struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    fn add(&mut self, key: &str, why: impl AsRef<str>) {
+        self.0.push(format!("`{key}` {}", why.as_ref()));
+    }
+
+    fn at_most(&mut self, key: &str, value: u64, most: u64, unit: &str) {
+        if value > most {
+            self.add(key, format!("is {value} {unit}: at most {most} are accepted"));
+        }
+    }
+
+    fn finish<T>(self, good: T) -> Result<T, String> {
+        if self.0.is_empty() { Ok(good) } else { Err(self.0.join("; ")) }
+    }
 }

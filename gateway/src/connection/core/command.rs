@@ -32,6 +32,7 @@ impl Core {
             method: Box::default(),
             payload,
             binary: false,
+            token: Box::default(),
             details: Details::None,
         };
         let ask = match request {
@@ -121,6 +122,7 @@ impl Core {
             method: Box::default(),
             payload: subscribe.data,
             binary: false,
+            token: subscribe.token,
             details: Details::Subscribe {
                 recover: subscribe.recover,
                 join_leave: subscribe.join_leave,

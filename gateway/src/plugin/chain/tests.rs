@@ -195,6 +195,7 @@ impl Bench {
             method: "".into(),
             payload: Bytes::from_static(b"p"),
             binary: false,
+            token: Box::default(),
             now: self.now,
             at: self.now,
             meters: Meters::default(),

@@ -217,6 +217,7 @@ fn trace(chain: &mut Chain) -> String {
         method: "".into(),
         payload: Bytes::new(),
         binary: false,
+        token: Box::default(),
         now: 0,
         at: 0,
         meters: Meters::default(),

@@ -158,13 +158,14 @@ impl Occurrence {
             Event::Connect { token, data } => {
                 Self::Hello(Hello { client, token: token.clone(), data: data.clone(), now, at: now })
             }
-            Event::Message { kind, channel, method, payload, binary } => Self::Message(Message {
+            Event::Message { kind, channel, method, payload, binary, token } => Self::Message(Message {
                 client,
                 kind: *kind,
                 channel: channel.clone(),
                 method: method.clone(),
                 payload: payload.clone(),
                 binary: *binary,
+                token: token.clone(),
                 now,
                 at: now,
                 meters,

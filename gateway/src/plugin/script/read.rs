@@ -140,6 +140,7 @@ impl Fields<'_> {
             channel.map_err(|error| self.mistake("channel", &format!("is {name:?}: {error}"))).ok()
         });
         let method = self.string("method").unwrap_or_default();
+        let token = self.string("token").unwrap_or_default();
         let payload = match payload(&mut self.map) {
             Ok(payload) => payload.unwrap_or_default(),
             Err((key, why)) => {
@@ -166,7 +167,7 @@ impl Fields<'_> {
         if kind == Kind::Raw && who.protocol.is_none() {
             who.protocol = Some(Protocol::Raw.as_str());
         }
-        Some(Event::Message { kind, channel, method, payload, binary })
+        Some(Event::Message { kind, channel, method, payload, binary, token })
     }
 
     fn disconnect(&mut self) -> Event {

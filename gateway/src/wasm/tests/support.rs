@@ -120,6 +120,7 @@ pub(super) fn message(protocol: Protocol, kind: Kind, payload: &[u8]) -> Message
         method: "".into(),
         payload: Bytes::copy_from_slice(payload),
         binary: false,
+        token: Box::default(),
         now: 1_000_000,
         at: 1_000_000,
         meters: Meters::default(),

@@ -85,6 +85,8 @@ struct WireConnect<'a> {
 struct WireSubscribe<'a> {
     #[serde(borrow, default)]
     channel: Text<'a>,
+    #[serde(borrow, default)]
+    token: Text<'a>,
     #[serde(default)]
     recover: bool,
     #[serde(borrow, default)]
@@ -183,6 +185,7 @@ impl WireCommand<'_> {
         } else if let Some(wire) = self.subscribe {
             Request::Subscribe(Subscribe {
                 channel: channel(wire.channel),
+                token: wire.token.0.into(),
                 join_leave: wire.join_leave,
                 reject_unrecovered: wire.flag & FLAG_REJECT_UNRECOVERED != 0,
                 data: payload(wire.data),
@@ -282,13 +285,14 @@ mod tests {
 
     #[test]
     fn a_subscribe_asks_for_what_was_missed_only_with_recover() {
-        let Request::Subscribe(subscribe) =
-            request(r#"{"id":1,"subscribe":{"channel":"a","recover":true,"offset":3,"epoch":"x","flag":3}}"#)
-        else {
+        let Request::Subscribe(subscribe) = request(
+            r#"{"id":1,"subscribe":{"channel":"a","token":"t","recover":true,"offset":3,"epoch":"x","flag":3}}"#,
+        ) else {
             panic!()
         };
         assert_eq!(subscribe.recover, Some(Position { offset: 3, epoch: "x".into() }));
         assert!(subscribe.reject_unrecovered);
+        assert_eq!(&*subscribe.token, "t");
         let Request::Subscribe(subscribe) = request(r#"{"id":1,"subscribe":{"channel":"a","offset":3}}"#)
         else {
             panic!()

@@ -1,0 +1,211 @@
+//! Tokens of public keys, several issuers and their keys, permissions and subscription tokens, against the real binary.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gateway::plugin::counters::PluginCounters;
+use gateway::plugin::event::{self as plugin, Hello};
+use gateway::plugin::load::Loader as _;
+use gateway::plugin::settings::Settings;
+use gateway::plugin::verdict::ConnectVerdict;
+use gateway::wasm::{Loader, LoaderConfig};
+use gateway_tests::{Client, Closed, Gateway, node, token};
+use serde_json::{Value, json};
+
+const CONFIG: &str = "
+    log.filter = 'info,plugin=debug'
+    [namespaces.chat]
+    allow_subscribe = 'users'
+    allow_publish = 'users'
+    [namespaces.inbox]
+    [namespaces.private]
+";
+
+/// How the connection ends that somebody opens with this token.
+async fn refused(gateway: &Gateway, token: &str) -> Closed {
+    let mut client = Client::open(gateway.address()).await;
+    client.command("connect", json!({ "token": token })).await;
+    client.closed().await
+}
+
+// ---- Keys ----
+
+/// Two issuers, each with two keys and a token of each: one signs with ES256, the other with EdDSA. Made with OpenSSL; the
+/// tokens are good until 2100.
+struct Issuers(Value);
+
+impl Issuers {
+    fn read() -> Self {
+        Self(serde_json::from_str(include_str!("auth/issuers.json")).expect("JSON"))
+    }
+
+    fn token(&self, name: &str) -> &str {
+        self.0["tokens"][name].as_str().unwrap_or_else(|| panic!("there is no token {name}"))
+    }
+
+    /// Settings with these keys of both: the first issuer's as PEM, the second's as a key set.
+    fn settings(&self, numbers: &[u8]) -> String {
+        let keys = |name: &str| -> Vec<Value> {
+            numbers.iter().map(|number| self.0["keys"][format!("{name}-{number}")].clone()).collect()
+        };
+        let config = json!({ "config": { "issuers": [
+            { "issuer": "https://shop.example", "keys": keys("es") },
+            { "issuer": "https://game.example", "jwks": json!({ "keys": keys("ed") }).to_string() },
+        ] } });
+        serde_json::from_value::<toml::Table>(config).expect("a table").to_string()
+    }
+}
+
+#[tokio::test]
+async fn keys_are_exchanged_while_clients_stay() {
+    let issuers = Issuers::read();
+    let gateway = Gateway::with(CONFIG).plugin("10-auth-jwt", "auth-jwt", &issuers.settings(&[1]));
+    let gateway = gateway.start().await;
+    let connect =
+        async |name: &str| Client::connect_with(&gateway, json!({ "token": issuers.token(name) })).await;
+    let exchange = async |numbers: &[u8]| {
+        let settings = issuers.settings(numbers);
+        gateway.swap(|folder| folder.settings("10-auth-jwt", &settings)).await;
+    };
+    let mut ann = connect("ann-1").await;
+    let mut bob = connect("bob-1").await;
+    ann.subscribe("chat:1").await;
+
+    // The new keys come beside the old ones, then the old ones go.
+    let invalid = Closed { code: Some(3500), reason: "invalid token".into() };
+    assert_eq!(refused(&gateway, issuers.token("ann-2")).await, invalid);
+    exchange(&[1, 2]).await;
+    for name in ["ann-1", "ann-2", "bob-1", "bob-2"] {
+        connect(name).await;
+    }
+    exchange(&[2]).await;
+    assert_eq!(refused(&gateway, issuers.token("ann-1")).await, invalid);
+    connect("ann-2").await;
+
+    // The key of one issuer does not speak for the other.
+    let foreign = issuers.token("foreign");
+    let mark = gateway.log().mark();
+    assert_eq!(refused(&gateway, foreign).await, invalid);
+    let line = gateway.log().wait_since(mark, &["token refused: there is no key"]).await;
+    assert!(!line.text.contains(&foreign[..40]), "{}", line.text);
+
+    // Who was admitted by the old keys is still there.
+    bob.publish("chat:1", json!("still here")).await;
+    assert_eq!(ann.publication("chat:1").await["data"], "still here");
+}
+
+/// How often each token is verified.
+const ROUNDS: usize = 20;
+
+/// Of a call, unless the settings say another one.
+const DEADLINE: Duration = Duration::from_millis(5);
+
+/// The tokens and their keys were made with OpenSSL.
+#[test]
+fn tokens_of_another_implementation_are_verified_within_the_deadline() {
+    let vectors: Vec<Value> = serde_json::from_str(include_str!("auth/tokens.json")).expect("JSON");
+    let wasm = std::fs::read(gateway_tests::wasm("auth-jwt")).expect("it was built");
+    println!("the module has {} KiB", wasm.len() >> 10);
+    let loader = Loader::new(&LoaderConfig { instances_max: 32 }).expect("an engine");
+    for vector in vectors {
+        let text = |name: &str| vector[name].as_str().expect("a text").to_owned();
+        let (name, token) = (text("name"), text("token"));
+        // The deadline counts processor time, which on a busy machine is more than the work takes.
+        let settings = json!({ "limits": { "deadline": "1s" }, "config": { "keys": [vector["key"]] } });
+        let settings: toml::Table = serde_json::from_value(settings).expect("a table");
+        let settings = Settings::parse(settings.to_string().as_bytes()).expect("settings");
+        let factory = loader.load("auth-jwt", &wasm, &settings).expect("a plugin");
+        let mut plugin = factory.instantiate(&Arc::new(PluginCounters::new(1))).expect("an instance");
+        let client = Arc::new(plugin::Client {
+            number: 1,
+            id: "c-1".into(),
+            user: "".into(),
+            protocol: "centrifuge-json",
+            address: [127, 0, 0, 1].into(),
+            headers: [].into(),
+            attributes: BTreeMap::new(),
+        });
+        let now = 1_700_000_000_000;
+        let hello = Hello { client, token: token.into(), data: Bytes::new(), now, at: now };
+        let mut times = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            let verdict = plugin.on_connect(&hello, &mut Vec::new());
+            times.push(start.elapsed());
+            assert!(matches!(verdict, Ok(ConnectVerdict::Accept(_))), "{name}: {verdict:?}");
+        }
+        times.sort();
+        println!("{name}: least {:?}, median {:?}", times[0], times[ROUNDS / 2]);
+        assert!(times[0] < DEADLINE, "{name}: {:?}", times[0]);
+    }
+}
+
+// ---- Permissions and subscription tokens ----
+
+const PRIVATE: &str = "
+    permissions = 'claims'
+    permissions_otherwise = 'next'
+    token_channels = ['private:*']
+";
+
+fn private() -> String {
+    [token::settings().as_str(), PRIVATE].concat()
+}
+
+/// A token of a user for one channel.
+fn pass(user: &str, channel: &str) -> String {
+    token::with(user, json!({ "channel": channel }))
+}
+
+#[tokio::test]
+async fn a_private_channel_takes_a_token_of_its_own() {
+    let gateway = Gateway::with(CONFIG).plugin("10-auth-jwt", "auth-jwt", &private()).start().await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    let late = json!({ "channel": "private:1", "exp": token::in_time(Duration::ZERO) - 10 });
+    for (token, code) in [
+        (String::new(), 103),
+        (token::of("ann"), 103),
+        (pass("bob", "private:1"), 103),
+        (pass("ann", "private:2"), 103),
+        (token::with("ann", late), 109),
+    ] {
+        let asked = ann.ask("subscribe", json!({ "channel": "private:1", "token": token })).await;
+        assert_eq!(asked.unwrap_err().code, code, "{token}");
+    }
+    let token = pass("ann", "private:1");
+    ann.ask("subscribe", json!({ "channel": "private:1", "token": token })).await.unwrap();
+
+    // Nor does it open anything else, and nobody logs it.
+    assert_eq!(refused(&gateway, &token).await.code, Some(3500));
+    let signature = token.rsplit('.').next().expect("three parts");
+    assert!(gateway.log().lines().iter().all(|line| !line.text.contains(signature)));
+}
+
+#[tokio::test]
+async fn a_token_says_what_its_bearer_may_do() {
+    let gateway = Gateway::with(CONFIG).plugin("10-auth-jwt", "auth-jwt", &private()).start().await;
+    let token = token::with("ann", json!({ "subscribe": ["inbox:{user}"], "publish": ["inbox:*"] }));
+    let mut ann = Client::connect_with(&gateway, json!({ "token": token })).await;
+    ann.subscribe("inbox:ann").await;
+    assert_eq!(ann.ask("subscribe", json!({ "channel": "inbox:bob" })).await.unwrap_err().code, 103);
+    ann.publish("inbox:ann", json!("mine")).await;
+    assert_eq!(ann.publication("inbox:ann").await["data"], "mine");
+
+    // After a refresh the new token counts.
+    ann.ask("refresh", json!({ "token": token::of("ann") })).await.unwrap();
+    let refused = ann.ask("publish", json!({ "channel": "inbox:ann", "data": 1 })).await.unwrap_err();
+    assert_eq!(refused.code, 103);
+}
+
+#[tokio::test]
+async fn the_published_client_fetches_subscription_tokens() {
+    let gateway = Gateway::with(CONFIG).plugin("10-auth-jwt", "auth-jwt", &private()).start().await;
+    let output = node("private.mjs")
+        .env("GATEWAY", gateway.address().to_string())
+        .env("SECRET", token::SECRET)
+        .run(Duration::from_secs(60))
+        .await;
+    assert_eq!(output.lines().collect::<Vec<_>>(), ["fetched", "fetched again", "refused"]);
+}
