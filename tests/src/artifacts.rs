@@ -18,8 +18,8 @@ pub enum Target {
 }
 
 /// The plugins that tests use, and every guest there is.
-const PACKAGES: [&str; 7] =
-    ["introspection", "auth-jwt", "echo", "rate-limit", "redact", "router", "guest-*"];
+const PACKAGES: [&str; 8] =
+    ["introspection", "auth-jwt", "echo", "rate-limit", "redact", "router", "schema", "guest-*"];
 
 /// The folder cargo builds into, with this test somewhere below it.
 pub fn target_folder() -> &'static Path {

@@ -35,6 +35,7 @@ fn trace(now: u64) -> Arc<Trace> {
         method: "".into(),
         payload: Bytes::new(),
         binary: false,
+        token: Box::default(),
         now,
         at: 0,
         meters: Default::default(),
