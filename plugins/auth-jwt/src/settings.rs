@@ -1,20 +1,16 @@
 //! The `[config]` table: as written, and what it becomes. Everything that is wrong is told at once.
 
+mod keys;
+
 use std::collections::BTreeMap;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use gateway_plugin_sdk::{address, settings};
 use serde_json::Value;
 
+use self::keys::{IssuerParts, IssuerSettings, KeySettings, Texts, several};
 use crate::AuthJwt;
-use crate::algorithm::Algorithm;
 use crate::claims::ClaimPath;
 use crate::identity::Profile;
-use crate::issuer::Issuer;
-use crate::jwk;
-use crate::key::Key;
-use crate::keys::Keys;
 use crate::permissions::{Action, Permissions};
 use crate::rules::Rules;
 use crate::subscription::TokenChannels;
@@ -26,7 +22,6 @@ const AGE_MAX: u64 = 10 * 365 * 24 * 3600;
 const TOKEN_BYTES: usize = 8 * 1024;
 const TOKEN_BYTES_MIN: usize = 256;
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
-const ISSUERS_MAX: usize = 64;
 const LIST_MAX: usize = 64;
 
 /// The table as written.
@@ -100,38 +95,6 @@ struct PermissionClaims {
     publish: Option<ClaimPath>,
     presence: Option<ClaimPath>,
     history: Option<ClaimPath>,
-}
-
-/// One of `issuers`.
-#[settings]
-struct IssuerSettings {
-    issuer: String,
-    audience: Option<Texts>,
-    algorithm: Option<String>,
-    #[serde(default)]
-    keys: Vec<KeySettings>,
-    jwks: Option<Value>,
-}
-
-/// One of `keys`.
-#[settings]
-#[derive(Default)]
-struct KeySettings {
-    kid: Option<String>,
-    algorithm: Option<String>,
-    secret: Option<String>,
-    secret_base64: Option<String>,
-    secret_hex: Option<String>,
-    pem: Option<String>,
-    jwk: Option<Value>,
-}
-
-/// A text or a list of texts.
-#[derive(serde::Deserialize)]
-#[serde(untagged, expecting = "expected a text or a list of texts")]
-enum Texts {
-    One(String),
-    Many(Vec<String>),
 }
 
 impl Settings {
@@ -272,163 +235,6 @@ fn check_claims(profile: &Profile, rules: &Rules, mistakes: &mut Mistakes) {
             );
         }
     }
-}
-
-fn several(list: Vec<IssuerSettings>, mistakes: &mut Mistakes) -> Vec<Issuer> {
-    if list.len() > ISSUERS_MAX {
-        mistakes.add("issuers", format!("has {} members: at most {ISSUERS_MAX} are accepted", list.len()));
-    }
-    let mut issuers: Vec<Issuer> = Vec::with_capacity(list.len());
-    for (index, one) in list.into_iter().enumerate() {
-        let at = format!("issuers[{index}].");
-        if issuers.iter().any(|other| other.name.as_deref() == Some(&one.issuer)) {
-            mistakes.add(&format!("{at}issuer"), "is there twice: put its keys together");
-        }
-        let IssuerSettings { issuer, audience, algorithm, keys, jwks } = one;
-        let short = KeySettings::default();
-        let parts = IssuerParts { name: Some(issuer), audience, algorithm, short, keys, jwks };
-        issuers.push(parts.check(&at, mistakes));
-    }
-    issuers
-}
-
-/// An issuer from either place.
-struct IssuerParts {
-    name: Option<String>,
-    audience: Option<Texts>,
-    /// Of the secret, and of keys in `jwks` that do not say theirs.
-    algorithm: Option<String>,
-    /// A secret that is said without a list of keys.
-    short: KeySettings,
-    keys: Vec<KeySettings>,
-    jwks: Option<Value>,
-}
-
-impl IssuerParts {
-    fn check(self, at: &str, mistakes: &mut Mistakes) -> Issuer {
-        if self.name.as_deref() == Some("") {
-            mistakes.add(&format!("{at}issuer"), "is empty: leave it out if it does not matter");
-        }
-        let audience = match self.audience {
-            None => Vec::new(),
-            Some(Texts::One(text)) => vec![text],
-            Some(Texts::Many(texts)) if texts.is_empty() => vec![String::new()],
-            Some(Texts::Many(texts)) => texts,
-        };
-        if audience.iter().any(String::is_empty) {
-            mistakes.add(&format!("{at}audience"), "is empty: leave it out if it does not matter");
-        }
-        let algorithm = self.algorithm.as_deref().map(Algorithm::parse).transpose();
-        let algorithm = algorithm.unwrap_or_else(|why| {
-            mistakes.add(&format!("{at}algorithm"), why);
-            None
-        });
-
-        let mut keys = Keys::default();
-        let mut bad = false;
-        let mut add = |key: &str, added: Result<(), String>| {
-            if let Err(why) = added {
-                bad = true;
-                mistakes.add(key, why);
-            }
-        };
-        if self.short.is_given() {
-            // Its mistakes name the key that holds the secret, which is one of this table.
-            if let Err((key, why)) =
-                self.short.read(Some(algorithm.unwrap_or(Algorithm::Hs256))).map(|(kid, key)| {
-                    keys.add(kid, key).expect("the first key");
-                })
-            {
-                let key = if key.is_empty() { "secret" } else { key };
-                add(&format!("{at}{key}"), Err(why));
-            }
-        }
-        for (index, key) in self.keys.into_iter().enumerate().take(jwk::KEYS_MAX) {
-            let at = format!("{at}keys[{index}]");
-            match key.read(None) {
-                Ok((kid, key)) => add(&at, keys.add(kid, key)),
-                Err(("", why)) => add(&at, Err(why)),
-                Err((key, why)) => add(&format!("{at}.{key}"), Err(why)),
-            }
-        }
-        if let Some(set) = self.jwks {
-            add(&format!("{at}jwks"), json(set).and_then(|set| jwk::set(&set, algorithm, &mut keys)));
-        }
-        if keys.is_empty() && !bad {
-            mistakes.add(
-                &format!("{at}keys"),
-                "is missing: say what tokens are signed with, in `keys`, in `jwks`, or with a `secret`",
-            );
-        }
-        Issuer { name: self.name, audience, keys }
-    }
-}
-
-impl KeySettings {
-    fn is_given(&self) -> bool {
-        self.secret.is_some() || self.secret_base64.is_some() || self.secret_hex.is_some()
-    }
-
-    /// The key, or the member that is wrong (empty for the whole) and why.
-    fn read(self, algorithm: Option<Algorithm>) -> Result<(Option<String>, Key), (&'static str, String)> {
-        if self.kid.as_deref() == Some("") {
-            return Err(("kid", "is empty: leave it out if tokens name no key".into()));
-        }
-        let own = self.algorithm.as_deref().map(Algorithm::parse).transpose();
-        let algorithm = own.map_err(|why| ("algorithm", why))?.or(algorithm);
-        let given = [
-            self.secret.is_some(),
-            self.secret_base64.is_some(),
-            self.secret_hex.is_some(),
-            self.pem.is_some(),
-            self.jwk.is_some(),
-        ];
-        if given.into_iter().filter(|given| *given).count() != 1 {
-            let why = "needs exactly one of `secret`, `secret_base64`, `secret_hex`, `pem` and `jwk`";
-            return Err(("", why.into()));
-        }
-        if let Some(jwk) = self.jwk {
-            let (named, key) =
-                json(jwk).and_then(|jwk| self::jwk::one(&jwk, algorithm)).map_err(|why| ("jwk", why))?;
-            if algorithm.is_some_and(|algorithm| algorithm != key.algorithm()) {
-                return Err(("jwk", format!("is for {}, not for `algorithm`", key.algorithm().name())));
-            }
-            return Ok((self.kid.or(named), key));
-        }
-        let Some(algorithm) = algorithm else {
-            return Err(("algorithm", "is missing: each key is for one algorithm".into()));
-        };
-        let key = match (self.pem, self.secret, self.secret_base64, self.secret_hex) {
-            (Some(pem), ..) => Key::pem(algorithm, &pem).map_err(|why| ("pem", why)),
-            (_, Some(text), ..) => Key::secret(algorithm, text.as_bytes()).map_err(|why| ("secret", why)),
-            (_, _, Some(text), _) => STANDARD
-                .decode(text)
-                // Without the decoder's words: they quote the byte that is wrong.
-                .map_err(|_| "is not standard base64 with padding".to_owned())
-                .and_then(|secret| Key::secret(algorithm, &secret))
-                .map_err(|why| ("secret_base64", why)),
-            (_, _, _, text) => unhex(&text.unwrap_or_default())
-                .ok_or_else(|| "is not hexadecimal".to_owned())
-                .and_then(|secret| Key::secret(algorithm, &secret))
-                .map_err(|why| ("secret_hex", why)),
-        };
-        Ok((self.kid, key?))
-    }
-}
-
-/// A table of the settings, or JSON in a text.
-fn json(value: Value) -> Result<Value, String> {
-    match value {
-        Value::String(text) => serde_json::from_str(&text).map_err(|_| "is a text that is not JSON".into()),
-        value => Ok(value),
-    }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 /// What is wrong, each with its key.

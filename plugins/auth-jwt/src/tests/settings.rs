@@ -171,6 +171,9 @@ fn names_of_keys_and_issuers_are_there_once() {
 
 #[test]
 fn key_sets_have_usable_keys() {
+    let named = |number| json!({"kid": format!("{number}"), "algorithm": "HS256", "secret": SECRET});
+    let many: Vec<_> = (0..65).map(named).collect();
+    check(&json!({"keys": many}), "`keys` has 65 members: at most 64 are accepted");
     check(&json!({"jwks": {}}), "`jwks` has no list `keys`");
     check(&json!({"jwks": {"keys": []}}), "`jwks` has no keys");
     check(
