@@ -32,7 +32,7 @@ pub(super) struct KeySettings {
     pub(super) kid: Option<String>,
     pub(super) algorithm: Option<String>,
     pub(super) secret: Option<String>,
-    secret_base64: Option<String>,
+    pub(super) secret_base64: Option<String>,
     pub(super) secret_hex: Option<String>,
     pub(super) pem: Option<String>,
     pub(super) jwk: Option<Value>,
