@@ -81,6 +81,7 @@ impl Client {
         self.request(
             id,
             Request::Subscribe(Subscribe {
+                token: Box::default(),
                 channel: Channel::parse(name),
                 recover: None,
                 join_leave: false,
