@@ -5,6 +5,7 @@ mod guest;
 mod support;
 
 mod cache;
+mod chart;
 mod evolution;
 mod load;
 mod run;
