@@ -324,6 +324,10 @@ fn reachable(address: &str) -> Result<(), HostError> {
 }
 
 /// Every origin is granted; nothing is cached.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the function of the same name inside the gateway consumes it"
+)]
 pub(crate) fn fetch(request: Request) -> Result<Response, HostError> {
     let around = ask(|call| {
         if call.hook == Hook::Connect {

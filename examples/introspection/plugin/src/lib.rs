@@ -85,8 +85,8 @@ mod tests {
     use super::*;
 
     fn connect(answer: Result<Response, HostError>) -> Connect {
-        let mut kit =
-            Kit::<Introspection>::new(json!({"endpoint": "https://idp.example/introspect"})).unwrap();
+        let mut kit = Kit::<Introspection>::new(json!({"endpoint": "https://idp.example/introspect"}))
+            .expect("settings");
         kit.http(move |request| {
             assert_eq!((request.method(), request.url()), ("POST", "https://idp.example/introspect"));
             assert_eq!(request.text(), "token=t%2B1&token_type_hint=access_token");
