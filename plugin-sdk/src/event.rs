@@ -105,8 +105,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// [`Busy`](HostErrorKind::Busy) if the queue of the upstream is full, [`NotGranted`](HostErrorKind::NotGranted) and
-    /// [`NoSuchUpstream`](HostErrorKind::NoSuchUpstream) until the operator changes a file.
+    /// [`Busy`](crate::HostErrorKind::Busy) if the queue of the upstream is full, [`NotGranted`](crate::HostErrorKind::NotGranted) and
+    /// [`NoSuchUpstream`](crate::HostErrorKind::NoSuchUpstream) until the operator changes a file.
     pub fn emit(&self, upstream: &str, payload: &[u8]) -> Result<(), HostError> {
         host::emit(upstream, payload)
     }

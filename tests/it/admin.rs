@@ -173,7 +173,7 @@ async fn the_node_and_its_plugins_describe_themselves() {
         ("order", json!(0)),
         ("generation", json!(1)),
         ("interface", json!("0.1")),
-        ("hooks", json!(["configure", "on-connect"])),
+        ("hooks", json!(["configure", "on-connect", "on-message"])),
     ] {
         assert_eq!(plugin[key], value, "{key} in {plugin}");
     }

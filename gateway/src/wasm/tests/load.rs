@@ -96,7 +96,7 @@ fn a_module_that_needs_another_host_is_refused() {
 #[test]
 fn a_component_without_a_hook_is_refused() {
     let words = [
-        "exports none of the hooks configure, on-connect, on-message, on-disconnect",
+        "exports none of the hooks configure, on-connect, on-message, on-deliver, on-disconnect, on-timer",
         "implement at least one",
     ];
     check(load(&text("(component)"), ""), LoadCode::NoHooks, &words);
