@@ -59,9 +59,8 @@ const WAYS: [(&str, &str, &str, &str); 24] = [
 ];
 
 fn settings(hook: &str, way: &str, limits: &str) -> String {
-    // With a breaker only the first attacks would reach the plugin.
     format!(
-        "failure = 'open'\nbreaker.failures = 0\n[config]\nhook = '{hook}'\nway = '{way}'\n[grants]\neffects = ['publish']\n[limits]\n{limits}"
+        "failure = 'open'\n[config]\nhook = '{hook}'\nway = '{way}'\n[grants]\neffects = ['publish']\n[limits]\n{limits}"
     )
 }
 

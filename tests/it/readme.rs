@@ -60,8 +60,12 @@ impl Reader {
         let (from, to) =
             (root().join("examples").join(example), self.beside.path().join("examples").join(example));
         fs::create_dir_all(to.join("plugins")).unwrap();
-        for file in ["gateway.toml", "plugins/10-polite.toml"] {
-            fs::copy(from.join(file), to.join(file)).unwrap();
+        fs::copy(from.join("gateway.toml"), to.join("gateway.toml")).unwrap();
+        for file in fs::read_dir(from.join("plugins")).unwrap() {
+            let name = file.unwrap().file_name();
+            if name.as_encoded_bytes().ends_with(b".toml") {
+                fs::copy(from.join("plugins").join(&name), to.join("plugins").join(&name)).unwrap();
+            }
         }
         to
     }

@@ -21,6 +21,7 @@ use gateway::protocol::channel::Channel;
 use gateway::wasm::{Loader, LoaderConfig};
 
 use crate::artifacts::wasm;
+use crate::native::PERMITTED;
 
 /// The sizes of a payload: a chat message, and a document.
 pub(crate) const SMALL: usize = 128;
@@ -49,7 +50,7 @@ pub(crate) fn client(number: u64, id: Arc<str>, protocol: Protocol) -> Client {
         protocol: protocol.as_str(),
         address: Ipv4Addr::LOCALHOST.into(),
         headers: [].into(),
-        attributes: BTreeMap::new(),
+        attributes: BTreeMap::from([(PERMITTED.into(), "chat:*".into())]),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The work of the plugins, compiled into the gateway: what it would cost without WebAssembly.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use gateway::plugin::chain::Plugin;
@@ -34,11 +35,31 @@ pub(crate) fn look(message: &Message) -> Result<Verdict, Failure> {
     }
 }
 
-/// Like `router` with a rule that keeps anonymous clients out.
-pub(crate) fn authenticated(message: &Message) -> Result<Verdict, Failure> {
-    if message.client.user.is_empty() {
-        return Ok(Verdict::Deny(Refusal { code: 101, reason: "sign in".into() }));
+/// Like `auth-jwt` with permissions from claims.
+pub(crate) fn permitted(message: &Message) -> Result<Verdict, Failure> {
+    let patterns = message.client.attributes.get(PERMITTED).map_or("", |patterns| patterns);
+    let channel = message.channel.as_ref().map_or("", Channel::as_str);
+    let matches = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(prefix) => channel.starts_with(prefix),
+        None => channel == pattern,
+    };
+    Ok(if patterns.split_ascii_whitespace().any(matches) { Verdict::Allow } else { Verdict::Next })
+}
+
+/// The attribute in which `auth-jwt` keeps where a client may publish.
+pub(crate) const PERMITTED: &str = "auth-jwt.publish";
+
+/// Like `rate-limit` with one limit per connection that is never reached.
+pub(crate) fn within_limits(message: &Message) -> Result<Verdict, Failure> {
+    thread_local! {
+        static FULL_AT: Cell<u64> = const { Cell::new(0) };
     }
+    let (tokens_per_ms, burst) = (1_000_000, 1_000_000_000);
+    let full_at = FULL_AT.get().max(message.at * tokens_per_ms) + 1;
+    if full_at - message.at * tokens_per_ms > burst {
+        return Ok(Verdict::Deny(Refusal { code: 111, reason: "limit exceeded".into() }));
+    }
+    FULL_AT.set(full_at);
     Ok(Verdict::Next)
 }
 

@@ -241,9 +241,13 @@ impl<'i> Section<'_, 'i> {
         }
     }
 
-    /// Whether the document has the table.
-    pub(super) fn is_present(&self) -> bool {
-        self.user.is_some()
+    /// Whether the user's table says anything else than the shipped defaults. A printed default file repeats them.
+    pub(super) fn is_changed(&self) -> bool {
+        let differs = |key: &str, value: &Spanned<DeValue<'_>>| {
+            let default = self.defaults.get(key).map(|default| format!("{:?}", default.get_ref()));
+            default != Some(format!("{:?}", value.get_ref()))
+        };
+        self.user.into_iter().flatten().any(|(key, value)| differs(key.get_ref(), value))
     }
 
     /// Notes that the table must not have its name.

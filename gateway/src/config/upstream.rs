@@ -32,7 +32,7 @@ pub(super) fn upstreams(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> BTreeMap<Box<str>, Upstream> {
     let shape = document.section("upstream");
-    if shape.is_present() {
+    if shape.is_changed() {
         shape.misnamed("upstream", "a table of its own for each upstream, such as [upstreams.orders]");
     }
     // Its values are valid and mean nothing: only what a table leaves out is read from it.
