@@ -29,6 +29,8 @@ pub enum Effect {
     },
     /// The client is admitted as this user: make it reachable.
     Admit(Box<Identity>),
+    /// Names and values that later hooks read; an empty value removes one.
+    SetAttributes(Vec<(Box<str>, Box<str>)>),
     /// Let the plugins judge a command. Answered by `Event::Decided`.
     Ask(Ask),
     /// Make a subscription. Answered by `Event::Subscribed`.

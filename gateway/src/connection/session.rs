@@ -264,6 +264,10 @@ impl Session {
                 self.admit(now, *identity);
                 None
             }
+            Effect::SetAttributes(attributes) => {
+                attributes.into_iter().for_each(|(name, value)| self.set_attribute(name, value));
+                None
+            }
             Effect::Ask(ask) => Some(self.ask(now, ask)),
             Effect::Subscribe { channel, by, recover, join_leave } => {
                 let result = self.subscribe(now, &channel, recover.as_ref(), join_leave);
@@ -312,18 +316,7 @@ impl Session {
                 None
             }
             PluginEffect::SetAttribute { name, value } => {
-                let changed = name.clone();
-                let mut client = self.client.borrow_mut();
-                let set = set_attribute(&mut Arc::make_mut(&mut client).attributes, name, value);
-                drop(client);
-                if set {
-                    self.local.hub.borrow_mut().attribute_changed(self.peer.number, &changed);
-                } else {
-                    tracing::warn!(
-                        connection = &*self.peer.id,
-                        "an attribute was not set: the connection has {ATTRIBUTES_BYTES_MAX} bytes of them"
-                    );
-                }
+                self.set_attribute(name, value);
                 None
             }
             effect @ (PluginEffect::Publish { .. } | PluginEffect::Reach { .. }) => {
@@ -393,6 +386,21 @@ impl Session {
             Decision::Failed => DecisionOutcome::Failed,
         });
         Event::Decided { ask, decision }
+    }
+
+    fn set_attribute(&self, name: Box<str>, value: Box<str>) {
+        let changed = name.clone();
+        let mut client = self.client.borrow_mut();
+        let set = set_attribute(&mut Arc::make_mut(&mut client).attributes, name, value);
+        drop(client);
+        if set {
+            self.local.hub.borrow_mut().attribute_changed(self.peer.number, &changed);
+        } else {
+            tracing::warn!(
+                connection = &*self.peer.id,
+                "an attribute was not set: the connection has {ATTRIBUTES_BYTES_MAX} bytes of them"
+            );
+        }
     }
 
     fn admit(&mut self, now: Now, identity: Identity) {

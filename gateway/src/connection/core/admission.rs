@@ -106,7 +106,7 @@ impl Core {
                 let close = Close::custom(Close::INVALID_TOKEN.code, "the token is another user's");
                 self.end(close, CloseCause::Plugin, effects);
             }
-            Admission::Accepted(identity) => self.refreshed(now, id, &identity, effects),
+            Admission::Accepted(identity) => self.refreshed(now, id, *identity, effects),
             Admission::Undecided => fail(id, ReplyError::NOT_AVAILABLE, effects),
             Admission::Failed => fail(id, ReplyError::INTERNAL, effects),
             Admission::Refused(refusal) if is_reply_code(refusal.code) => {
@@ -116,9 +116,13 @@ impl Core {
         }
     }
 
-    pub(super) fn refreshed(&mut self, now: Now, id: u32, identity: &Identity, effects: &mut Effects) {
+    /// What a credential permits may be less than what the one before did: its attributes take effect with it.
+    pub(super) fn refreshed(&mut self, now: Now, id: u32, identity: Identity, effects: &mut Effects) {
         match self.expire_at(now, identity.expires_at) {
             Ok(ttl) => {
+                if !identity.attributes.is_empty() {
+                    effects.push_back(Effect::SetAttributes(identity.attributes));
+                }
                 effects.push_back(Effect::Reply(Reply::Refreshed { id, client: self.client.clone(), ttl }))
             }
             Err(error) => fail(id, error, effects),

@@ -435,6 +435,18 @@ fn an_expiring_connection_is_refreshed_or_closed_after_the_grace() {
 }
 
 #[test]
+fn a_refresh_brings_what_the_new_credential_permits() {
+    let mut client = Client::new();
+    client.connect("t").judge(expiring("42", 60), true).effects.clear();
+    let attributes = vec![("may".into(), "read".into()), ("write".into(), "".into())];
+    let less = Identity { user: "42".into(), attributes: attributes.clone(), ..Identity::default() };
+    let admission = Admission::Accepted(Box::new(less));
+    client.on(Event::Judged { id: 2, refresh: true, admission, credential: true });
+    assert!(matches!(client.effects.pop_front(), Some(Effect::SetAttributes(set)) if set == attributes));
+    assert!(matches!(client.reply(), Reply::Refreshed { .. }));
+}
+
+#[test]
 fn a_refresh_changes_the_time_but_never_the_user() {
     let mut client = Client::new();
     client.connect("t").judge(expiring("42", 60), true);
