@@ -7,8 +7,8 @@ const CONFIG: &str = "
     client.anonymous = true
     log.filter = 'info,plugin=debug'
     [namespaces.chat]
-    allow_subscribe = 'everyone'
-    allow_publish = 'everyone'
+    allow_subscribe = 'anyone'
+    allow_publish = 'anyone'
 ";
 
 fn settings(length: u32) -> String {
