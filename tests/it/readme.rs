@@ -121,6 +121,19 @@ async fn stop(mut child: Child) {
     assert!(status.success(), "{status}");
 }
 
+/// Waits for a command that may take longer than a client may keep silent: it goes on answering pings.
+async fn meanwhile<T>(client: &mut Client, command: impl Future<Output = T>) -> T {
+    let mut command = std::pin::pin!(command);
+    loop {
+        tokio::select! {
+            done = &mut command => return done,
+            () = tokio::time::sleep(Duration::from_secs(5)) => {
+                let _ = client.ask("presence_stats", json!({"channel": "chat:lobby"})).await;
+            }
+        }
+    }
+}
+
 /// The README's ports are one gateway's at a time.
 static PORTS: Mutex<()> = Mutex::const_new(());
 
@@ -158,18 +171,18 @@ async fn every_command_works_as_it_stands() {
     let rude = || json!({"channel": "chat:lobby", "data": {"text": "oh darn"}});
     ann.ask("publish", rude()).await.expect("there is no such rule yet");
 
-    reader.run("cargo run --release -- plugin build ../polite --into").await;
+    meanwhile(&mut ann, reader.run("cargo run --release -- plugin build ../polite --into")).await;
     // The client that was connected before meets the new rule.
     let refused = eventually("the word is refused", async || ann.ask("publish", rude()).await.err()).await;
     assert_eq!((refused.code, &*refused.message), (103, "please be polite"));
     let settings = dropped.with_extension("toml");
     fs::write(&settings, fs::read_to_string(&settings).unwrap().replace("\"darn\", ", "")).unwrap();
     eventually("other words", async || ann.ask("publish", rude()).await.ok()).await;
-    let checked = reader.run("cargo run --release -- plugin check").await;
+    let checked = meanwhile(&mut ann, reader.run("cargo run --release -- plugin check")).await;
     assert!(checked.contains("ok: the gateway takes it"), "{checked}");
     fs::write(&settings, "config.words = ['darn']").unwrap();
-    reader.run("cargo run --release -- plugin run").await;
-    let measured = reader.run("cargo run --release -- plugin bench").await;
+    meanwhile(&mut ann, reader.run("cargo run --release -- plugin run")).await;
+    let measured = meanwhile(&mut ann, reader.run("cargo run --release -- plugin bench")).await;
     assert!(measured.contains("instructions"), "{measured}");
     eventually("the word is refused again", async || ann.ask("publish", rude()).await.err()).await;
     fs::remove_file(&dropped).unwrap();
