@@ -1,8 +1,13 @@
 //! One connection with everything around it but the socket: applies what the core decides to the plugins, the hub and the
 //! backplane, and feeds their answers back. Synchronous, so that a simulation runs the same code as the driver.
 
+mod admission;
+mod asking;
+mod attributes;
+mod subscribing;
+mod reading;
+
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,61 +15,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::admission::Waiting;
 use super::core::Core;
-use super::effect::{Ask, Effect};
+use super::effect::Effect;
 use super::event::{Event, Now};
 use super::local::Local;
-use super::views::view;
-use crate::backplane::{Recovery, Retention, memory};
-use crate::config::Namespace;
-use crate::explain::Picked;
+use crate::hub::SharedClient;
 use crate::hub::peer::{Peer, Signal};
-use crate::hub::{Listening, SharedClient};
 use crate::outbound::Pushed;
-use crate::plugin::chain::{Judged, Judging};
-use crate::plugin::elsewhere::{Answered, Answering};
-use crate::plugin::event::{Client, Goodbye, Hello, Message};
+use crate::plugin::event::{Client, Goodbye};
 use crate::plugin::state::Meters;
-use crate::plugin::trace::Trace;
-use crate::plugin::verdict::{Decision, Effect as PluginEffect, Identity};
-use crate::protocol::channel::{Channel, Target};
-use crate::protocol::code::{Close, ReplyError};
+use crate::plugin::verdict::Effect as PluginEffect;
+use crate::protocol::channel::Channel;
+use crate::protocol::code::Close;
 use crate::protocol::codec::{self, Inbound};
-use crate::protocol::command::{Command, HistoryQuery, Position};
 use crate::protocol::frame;
-use crate::protocol::push::{Form, Member, Publication};
-use crate::protocol::reply::{Reply, Subscribed};
-use crate::telemetry::metrics::{CloseCause, DecisionOutcome};
+use crate::protocol::push::Member;
+use crate::protocol::reply::Reply;
+use crate::telemetry::metrics::CloseCause;
 use crate::upstream;
-
-/// Names and values that plugins may keep on one connection, in bytes.
-const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
-
-/// Sets an attribute; an empty value removes it. False if there is no room.
-fn set_attribute(attributes: &mut BTreeMap<Box<str>, Box<str>>, name: Box<str>, value: Box<str>) -> bool {
-    if value.is_empty() {
-        attributes.remove(&name);
-        return true;
-    }
-    let others = attributes.iter().filter(|(other, _)| **other != name);
-    let bytes: usize = others.map(|(name, value)| name.len() + value.len()).sum();
-    let fits = bytes + name.len() + value.len() <= ATTRIBUTES_BYTES_MAX;
-    if fits {
-        attributes.insert(name, value);
-    }
-    fits
-}
-
-/// A message to the connection itself. Effects come after the reply, so it does too.
-fn explanation(connection: &str, trace: &Trace) -> Option<PluginEffect> {
-    let payload = format!("{{\"explain\":{}}}", trace.to_json()).into();
-    Some(PluginEffect::Publish { address: Channel::parse(&format!("@{connection}")).ok()?, payload })
-}
-
-/// How much of a channel its namespace keeps.
-pub fn retention(namespace: &Namespace) -> Retention {
-    Retention { size: namespace.history_size, ttl: namespace.history_ttl }
-}
 
 /// See the module.
 pub struct Session {
@@ -84,19 +53,6 @@ pub struct Session {
     meters: Meters,
     /// A plugin was asked elsewhere whether to admit or to refresh the client.
     waiting: Option<Box<Waiting>>,
-}
-
-/// A client on its way through the chain, which has stopped at a plugin that waits.
-struct Waiting {
-    judging: Judging,
-    /// Which command it was.
-    id: u32,
-    refresh: bool,
-    credential: bool,
-    /// The plugin's answer on its way, until somebody takes it over to wait for it.
-    question: Option<Answering>,
-    /// What came in the same message as the connect command.
-    later: VecDeque<Command>,
 }
 
 impl Session {
@@ -138,51 +94,6 @@ impl Session {
         self.admitted.is_some()
     }
 
-    /// Whether the client waits to be admitted: nothing more of it may be read until [`Session::answered`].
-    pub fn is_suspended(&self) -> bool {
-        self.waiting.as_ref().is_some_and(|waiting| !waiting.refresh)
-    }
-
-    /// What to wait for, once for each question. Its output goes to [`Session::answered`]; when the session is closed
-    /// before, nobody wants to know any more.
-    pub fn take_question(&mut self) -> Option<Answering> {
-        self.waiting.as_mut()?.question.take()
-    }
-
-    /// The plugin that was asked elsewhere has answered. Ignored if the session is over.
-    pub fn answered(&mut self, now: Now, answered: Answered) {
-        let Some(mut waiting) = self.waiting.take() else { return };
-        let judged = self.local.chain.borrow_mut().judge_on(now.unix, &mut waiting.judging, answered);
-        let mut later = std::mem::take(&mut waiting.later);
-        if let Some(event) = self.judged(waiting, judged) {
-            self.event(now, event);
-        }
-        while !self.is_suspended()
-            && let Some(command) = later.pop_front()
-        {
-            self.event(now, Event::Command(command));
-        }
-        if let Some(waiting) = &mut self.waiting {
-            waiting.later.append(&mut later);
-        }
-    }
-
-    /// Goes on after the plugins have judged, or remembers that one of them is asked elsewhere.
-    fn judged(&mut self, mut waiting: Box<Waiting>, judged: Judged) -> Option<Event> {
-        match judged {
-            Judged::Done(admission) => {
-                let Waiting { mut judging, id, refresh, credential, .. } = *waiting;
-                self.plugin_effects.append(&mut judging.effects);
-                Some(Event::Judged { id, refresh, admission, credential })
-            }
-            Judged::Waits(question) => {
-                waiting.question = Some(question);
-                self.waiting = Some(waiting);
-                None
-            }
-        }
-    }
-
     /// Takes one message of the client: runs each of its commands through the chain, one after the other.
     pub fn message(&mut self, now: Now, inbound: Inbound) {
         let metrics = self.local.metrics();
@@ -190,10 +101,8 @@ impl Session {
         metrics.bytes_in.add(inbound.data.len() as u64);
         let commands_max = self.local.config.limits.commands_per_message_max;
         let decoded = codec::decode(self.peer.protocol, inbound, commands_max, |command| {
-            match &mut self.waiting {
-                // As many as a message may have.
-                Some(waiting) if !waiting.refresh => waiting.later.push_back(command),
-                _ => self.event(now, Event::Command(command)),
+            if let Some(command) = self.put_off(command) {
+                self.event(now, Event::Command(command));
             }
             if self.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -243,23 +152,7 @@ impl Session {
                 self.reply(&reply);
                 None
             }
-            Effect::Judge { id, refresh, token, data } => {
-                if self.waiting.is_some() {
-                    // A second refresh before the first was answered.
-                    return Some(Event::Answered { id, result: Err(ReplyError::TOO_MANY_REQUESTS) });
-                }
-                let credential = !token.is_empty();
-                let client = self.client.borrow().clone();
-                let hello = Hello { client, token, data, now: now.unix, at: now.at_millis() };
-                // Whoever is cut off at the deadline of the handshake would not hear why.
-                let patience = self.local.config.handshake.deadline * 3 / 4;
-                let judging = Judging::new(hello, patience);
-                let later = VecDeque::new();
-                let mut waiting =
-                    Box::new(Waiting { judging, id, refresh, credential, question: None, later });
-                let judged = self.local.chain.borrow_mut().judge(&mut waiting.judging);
-                self.judged(waiting, judged)
-            }
+            Effect::Judge { id, refresh, token, data } => self.judge(now, id, refresh, token, data),
             Effect::Admit(identity) => {
                 self.admit(now, *identity);
                 None
@@ -338,262 +231,6 @@ impl Session {
         }
     }
 
-    fn ask(&mut self, now: Now, mut ask: Ask) -> Event {
-        let metrics = self.local.metrics();
-        metrics.command(ask.kind);
-        let mut chain = self.local.chain.borrow_mut();
-        let payload = std::mem::take(&mut ask.payload);
-        let explain = &self.local.explain;
-        let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow()) } else { None };
-        let decision = if picked.is_some() || chain.wants(ask.kind) {
-            let mut message = Message {
-                client: self.client.borrow().clone(),
-                kind: ask.kind,
-                channel: ask.channel.clone(),
-                method: ask.method.clone(),
-                payload,
-                binary: ask.binary,
-                token: std::mem::take(&mut ask.token),
-                now: now.unix,
-                at: now.at_millis(),
-                meters: std::mem::take(&mut self.meters),
-            };
-            let decision = match picked {
-                None => chain.on_message(&mut message, &mut self.plugin_effects),
-                Some(Picked { reply }) => {
-                    let (decision, trace) =
-                        chain.on_message_traced(&mut message, &mut self.plugin_effects, explain.clock());
-                    if reply {
-                        self.plugin_effects.extend(explanation(&self.peer.id, &trace));
-                    }
-                    explain.keep(Arc::new(trace));
-                    decision
-                }
-            };
-            self.meters = message.meters;
-            decision
-        } else {
-            Decision::Undecided(payload)
-        };
-        metrics.decision(match &decision {
-            Decision::Undecided(_) => DecisionOutcome::Undecided,
-            Decision::Allowed(_) => DecisionOutcome::Allowed,
-            Decision::Denied(_) => DecisionOutcome::Denied,
-            Decision::Dropped => DecisionOutcome::Dropped,
-            Decision::Disconnect(_) => DecisionOutcome::Disconnected,
-            Decision::Reply(_) => DecisionOutcome::Replied,
-            Decision::Route { .. } => DecisionOutcome::Routed,
-            Decision::Failed => DecisionOutcome::Failed,
-        });
-        Event::Decided { ask, decision }
-    }
-
-    fn set_attribute(&self, name: Box<str>, value: Box<str>) {
-        let changed = name.clone();
-        let mut client = self.client.borrow_mut();
-        let set = set_attribute(&mut Arc::make_mut(&mut client).attributes, name, value);
-        drop(client);
-        if set {
-            self.local.hub.borrow_mut().attribute_changed(self.peer.number, &changed);
-        } else {
-            tracing::warn!(
-                connection = &*self.peer.id,
-                "an attribute was not set: the connection has {ATTRIBUTES_BYTES_MAX} bytes of them"
-            );
-        }
-    }
-
-    fn admit(&mut self, now: Now, identity: Identity) {
-        self.admitted = Some(now.at);
-        let user: Arc<str> = identity.user.into();
-        let mut shared = self.client.borrow_mut();
-        let client = Arc::make_mut(&mut shared);
-        client.user = user.clone();
-        for (name, value) in identity.attributes {
-            set_attribute(&mut client.attributes, name, value);
-        }
-        drop(shared);
-        self.member = Arc::new(Member { client: self.peer.id.clone(), user, info: identity.info });
-        self.local.hub.borrow_mut().admit(self.peer.clone(), self.client.clone());
-        self.user_channel = Channel::of_user(&self.member.user);
-        if let Some(channel) = &self.user_channel {
-            // A node that is full of channels still serves the user's other subscriptions.
-            let _ = self.listen(channel, self.direct());
-        }
-    }
-
-    /// Adds a subscription to the hub, and announces the first one of this worker.
-    fn listen(&self, channel: &Channel, listening: Listening) -> Result<(), ReplyError> {
-        let first = self.local.hub.borrow_mut().subscribe(channel, &self.peer, listening);
-        if first && let Err(error) = self.local.backplane.announce(self.local.worker, channel) {
-            self.local.hub.borrow_mut().unsubscribe(channel, self.peer.number);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    fn subscribe(
-        &self,
-        now: Now,
-        channel: &Channel,
-        recover: Option<&Position>,
-        join_leave: Option<bool>,
-    ) -> Result<Subscribed, ReplyError> {
-        if matches!(channel.target(), Target::Connection(_)) {
-            return Err(ReplyError::BAD_REQUEST.because("a connection is an address, not a channel"));
-        }
-        let namespace = self.local.namespace(channel)?;
-        let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
-        // Listening begins before history is read: what is published in between arrives twice and is known by its offset.
-        self.listen(
-            channel,
-            Listening { form: Form::Channel(self.peer.protocol), position: None, join_leave },
-        )?;
-        let mut subscribed = Subscribed::default();
-        if namespace.recovery {
-            match self.catch_up(now, channel, namespace, recover) {
-                Ok(caught_up) => subscribed = caught_up,
-                Err(error) => {
-                    self.unlisten(channel);
-                    return Err(error);
-                }
-            }
-        }
-        if namespace.presence || namespace.join_leave {
-            self.local.backplane.enter(channel, &self.member, namespace.presence, namespace.join_leave);
-        }
-        self.local.metrics().subscriptions.add(1);
-        Ok(subscribed)
-    }
-
-    /// Finds out what the client missed, and from where it must not miss anything.
-    fn catch_up(
-        &self,
-        now: Now,
-        channel: &Channel,
-        namespace: &Namespace,
-        recover: Option<&Position>,
-    ) -> Result<Subscribed, ReplyError> {
-        let Local { backplane, config, hub, .. } = &*self.local;
-        let publications_max = config.client.history_publications_max;
-        let Recovery { missed, top } = match recover {
-            Some(since) => {
-                backplane.recover(channel, since, publications_max, retention(namespace), now.at)?
-            }
-            None => {
-                let query = HistoryQuery::default();
-                let page = backplane.history(channel, &query, 0, retention(namespace), now.at)?;
-                Recovery { missed: None, top: page.top }
-            }
-        };
-        hub.borrow_mut().set_position(channel, self.peer.number, top.offset, top.epoch.clone());
-        let recovered = recover.map(|_| missed.is_some());
-        let missed = missed.map(|missed| self.views(now, channel, missed)).unwrap_or_default();
-        // A client that recovers advances by itself while it reads what it missed, if there is something it may see.
-        let offset = match recover {
-            Some(since) if !missed.is_empty() => since.offset,
-            _ => top.offset,
-        };
-        Ok(Subscribed {
-            recoverable: true,
-            positioned: true,
-            epoch: top.epoch,
-            offset,
-            publications: missed,
-            recovered,
-            data: Bytes::new(),
-        })
-    }
-
-    /// What this client is to see of publications that it did not receive when they were published.
-    fn views(
-        &self,
-        now: Now,
-        channel: &Channel,
-        publications: Vec<Arc<Publication>>,
-    ) -> Vec<Arc<Publication>> {
-        let mut chain = self.local.chain.borrow_mut();
-        if publications.is_empty() || !chain.wants_deliveries(channel) {
-            return publications;
-        }
-        let client = self.client.borrow();
-        let value = |name: &str| client.attributes.get(name).cloned().unwrap_or_default();
-        let values: Vec<Box<str>> = chain.class_attributes().iter().map(|name| value(name)).collect();
-        let view = |publication| view(&mut chain, channel, publication, &values, now);
-        publications.into_iter().filter_map(view).collect()
-    }
-
-    /// Undoes [`Session::listen`]. What is addressed to the client's user goes on to reach it.
-    fn unlisten(&self, channel: &Channel) {
-        let Local { backplane, hub, worker, .. } = &*self.local;
-        if self.user_channel.as_ref() == Some(channel) && !self.core.is_closed() {
-            hub.borrow_mut().subscribe(channel, &self.peer, self.direct());
-        } else if hub.borrow_mut().unsubscribe(channel, self.peer.number) {
-            backplane.renounce(*worker, channel);
-        }
-    }
-
-    /// How a connection listens to its user's address.
-    fn direct(&self) -> Listening {
-        Listening { form: Form::Direct(self.peer.protocol), position: None, join_leave: false }
-    }
-
-    fn unsubscribe(&self, channel: &Channel) {
-        self.unlisten(channel);
-        self.local.metrics().subscriptions.add(-1);
-        if let Ok(namespace) = self.local.namespace(channel)
-            && (namespace.presence || namespace.join_leave)
-        {
-            let keep = namespace.presence;
-            self.local.backplane.leave(channel, &self.member, keep, namespace.join_leave);
-        }
-    }
-
-    fn presence(&self, id: u32, channel: &Channel, stats: bool) -> Result<Reply, ReplyError> {
-        if !self.local.namespace(channel)?.presence {
-            return Err(ReplyError::NOT_AVAILABLE);
-        }
-        let members = self.local.backplane.presence(channel);
-        Ok(if stats {
-            Reply::PresenceStats { id, clients: members.len(), users: memory::count_users(&members) }
-        } else {
-            Reply::Presence { id, members }
-        })
-    }
-
-    fn history(
-        &self,
-        now: Now,
-        id: u32,
-        channel: &Channel,
-        query: &HistoryQuery,
-    ) -> Result<Reply, ReplyError> {
-        let namespace = self.local.namespace(channel)?;
-        if namespace.history_size == 0 {
-            return Err(ReplyError::NOT_AVAILABLE);
-        }
-        let publications_max = self.local.config.client.history_publications_max;
-        let history = |query| {
-            self.local.backplane.history(channel, query, publications_max, retention(namespace), now.at)
-        };
-        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-        let page = if limit > 0 && self.local.chain.borrow().wants_deliveries(channel) {
-            // Those that the client may not see make room for others: a short page would look like the last one.
-            let mut page = history(&HistoryQuery { limit: -1, ..query.clone() })?;
-            page.publications = self.views(now, channel, page.publications);
-            page.publications.truncate(limit);
-            page
-        } else {
-            history(query)?
-        };
-        Ok(Reply::History {
-            id,
-            publications: page.publications,
-            offset: page.top.offset,
-            epoch: page.top.epoch,
-        })
-    }
-
     fn end(&mut self, now: Now, close: &Close, cause: CloseCause, tell: bool, discard: bool) {
         if tell {
             self.peer.outbound.close(frame::close(close), discard);
@@ -618,6 +255,3 @@ impl Session {
         self.local.chain.borrow_mut().on_disconnect(&goodbye, &mut self.plugin_effects);
     }
 }
-
-#[cfg(test)]
-mod tests;

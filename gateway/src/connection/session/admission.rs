@@ -1,0 +1,136 @@
+//! Whether a client is admitted, and stays so: the way through the plugins, which may stop at one that is asked elsewhere.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Session;
+use super::attributes::set_attribute;
+use crate::connection::event::{Event, Now};
+use crate::plugin::chain::{Judged, Judging};
+use crate::plugin::elsewhere::{Answered, Answering};
+use crate::plugin::event::Hello;
+use crate::plugin::verdict::Identity;
+use crate::protocol::channel::Channel;
+use crate::protocol::code::ReplyError;
+use crate::protocol::command::Command;
+use crate::protocol::push::Member;
+
+/// A client on its way through the chain, which has stopped at a plugin that waits.
+pub(super) struct Waiting {
+    judging: Judging,
+    /// Which command it was.
+    id: u32,
+    refresh: bool,
+    credential: bool,
+    /// The plugin's answer on its way, until somebody takes it over to wait for it.
+    question: Option<Answering>,
+    /// What came in the same message as the connect command.
+    later: VecDeque<Command>,
+}
+
+impl Session {
+    /// Asks the plugins whether to admit or to refresh the client.
+    pub(super) fn judge(
+        &mut self,
+        now: Now,
+        id: u32,
+        refresh: bool,
+        token: Box<str>,
+        data: Bytes,
+    ) -> Option<Event> {
+        if self.waiting.is_some() {
+            // A second refresh before the first was answered.
+            return Some(Event::Answered { id, result: Err(ReplyError::TOO_MANY_REQUESTS) });
+        }
+        let credential = !token.is_empty();
+        let client = self.client.borrow().clone();
+        let hello = Hello { client, token, data, now: now.unix, at: now.at_millis() };
+        // Whoever is cut off at the deadline of the handshake would not hear why.
+        let patience = self.local.config.handshake.deadline * 3 / 4;
+        let judging = Judging::new(hello, patience);
+        let later = VecDeque::new();
+        let mut waiting = Box::new(Waiting { judging, id, refresh, credential, question: None, later });
+        let judged = self.local.chain.borrow_mut().judge(&mut waiting.judging);
+        self.judged(waiting, judged)
+    }
+
+    /// The plugin that was asked elsewhere has answered. Ignored if the session is over.
+    pub fn answered(&mut self, now: Now, answered: Answered) {
+        let Some(mut waiting) = self.waiting.take() else { return };
+        let judged = self.local.chain.borrow_mut().judge_on(now.unix, &mut waiting.judging, answered);
+        let mut later = std::mem::take(&mut waiting.later);
+        if let Some(event) = self.judged(waiting, judged) {
+            self.event(now, event);
+        }
+        while !self.is_suspended()
+            && let Some(command) = later.pop_front()
+        {
+            self.event(now, Event::Command(command));
+        }
+        if let Some(waiting) = &mut self.waiting {
+            waiting.later.append(&mut later);
+        }
+    }
+
+    /// Goes on after the plugins have judged, or remembers that one of them is asked elsewhere.
+    fn judged(&mut self, mut waiting: Box<Waiting>, judged: Judged) -> Option<Event> {
+        match judged {
+            Judged::Done(admission) => {
+                let Waiting { mut judging, id, refresh, credential, .. } = *waiting;
+                self.plugin_effects.append(&mut judging.effects);
+                Some(Event::Judged { id, refresh, admission, credential })
+            }
+            Judged::Waits(question) => {
+                waiting.question = Some(question);
+                self.waiting = Some(waiting);
+                None
+            }
+        }
+    }
+
+    /// Whether the client waits to be admitted: nothing more of it may be read until [`Session::answered`].
+    pub fn is_suspended(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|waiting| !waiting.refresh)
+    }
+
+    /// What to wait for, once for each question. Its output goes to [`Session::answered`]; when the session is closed
+    /// before, nobody wants to know any more.
+    pub fn take_question(&mut self) -> Option<Answering> {
+        self.waiting.as_mut()?.question.take()
+    }
+
+    /// Keeps a command for later if the client waits to be admitted: as many as a message may have. Gives it back if not.
+    pub(super) fn put_off(&mut self, command: Command) -> Option<Command> {
+        match &mut self.waiting {
+            Some(waiting) if !waiting.refresh => {
+                waiting.later.push_back(command);
+                None
+            }
+            _ => Some(command),
+        }
+    }
+
+    pub(super) fn admit(&mut self, now: Now, identity: Identity) {
+        self.admitted = Some(now.at);
+        let user: Arc<str> = identity.user.into();
+        let mut shared = self.client.borrow_mut();
+        let client = Arc::make_mut(&mut shared);
+        client.user = user.clone();
+        for (name, value) in identity.attributes {
+            set_attribute(&mut client.attributes, name, value);
+        }
+        drop(shared);
+        self.member = Arc::new(Member { client: self.peer.id.clone(), user, info: identity.info });
+        self.local.hub.borrow_mut().admit(self.peer.clone(), self.client.clone());
+        self.user_channel = Channel::of_user(&self.member.user);
+        if let Some(channel) = &self.user_channel {
+            // A node that is full of channels still serves the user's other subscriptions.
+            let _ = self.listen(channel, self.direct());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
