@@ -329,7 +329,7 @@ fn explain(failure: &Failure, limits: &Limits, configure: bool) -> String {
                 failure.detail
             )
         }
-        Cause::Trap | Cause::InvalidAnswer => failure.detail.to_string(),
+        Cause::Trap | Cause::InvalidAnswer | Cause::Busy => failure.detail.to_string(),
     }
 }
 

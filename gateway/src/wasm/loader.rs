@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
@@ -139,6 +139,11 @@ impl Loader {
     /// Keeps machine code on disk, and takes it from there after a restart.
     pub fn with_artifacts(self, artifacts: Arc<Artifacts>) -> Self {
         Self { compiler: self.compiler.with_artifacts(artifacts), ..self }
+    }
+
+    /// Gives up on a file that takes longer than this to compile.
+    pub fn with_compile_timeout(self, timeout: Duration) -> Self {
+        Self { compiler: self.compiler.with_timeout(timeout), ..self }
     }
 
     /// Every check of the file and everything that is made of it once, however many settings it is used with.

@@ -8,10 +8,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, TypedFunc};
@@ -94,10 +94,7 @@ impl Pool {
 impl Elsewhere for Pool {
     fn on_connect(&self, hello: Arc<Hello>, patience: Duration) -> Answering {
         let shared = self.shared.clone();
-        let answer = async move {
-            let asked = timeout(patience, shared.ask(&hello)).await;
-            asked.unwrap_or_else(|_| failed(Cause::Deadline, format!("no answer within {patience:?}")))
-        };
+        let answer = async move { shared.answer(&hello, patience).await };
         let task = Task(self.runtime.spawn(answer));
         Box::pin(async move {
             task.await.unwrap_or_else(|| failed(Cause::Trap, "the gateway panicked in a host call"))
@@ -106,16 +103,47 @@ impl Elsewhere for Pool {
 }
 
 impl Shared {
-    async fn ask(&self, hello: &Hello) -> Answered {
-        let permit = {
-            let Some(_place) = Place::take(&self.waiting, self.waiting_max) else {
-                return failed(Cause::Deadline, "too many questions wait for an instance (http.instances)");
-            };
-            self.instances.acquire().await
+    async fn answer(&self, hello: &Hello, patience: Duration) -> Answered {
+        let begun = Instant::now();
+        let mut free_after = None;
+        let asked = timeout(patience, async {
+            match self.place().await {
+                Ok(_permit) => {
+                    free_after = Some(begun.elapsed());
+                    self.ask(hello).await
+                }
+                Err(failure) => failed(failure.cause, failure.detail),
+            }
+        });
+        let asked = asked.await;
+        asked.unwrap_or_else(|_| match free_after {
+            Some(waited) if waited <= patience / 2 => {
+                failed(Cause::Deadline, format!("no answer within {patience:?}"))
+            }
+            // Asked at the last moment no plugin has an answer.
+            _ => {
+                let instances = self.parts.settings.http_instances;
+                let sentence =
+                    format!("none of {instances} instances was free in time for an answer within {patience:?} (http.instances)");
+                failed(Cause::Busy, sentence)
+            }
+        })
+    }
+
+    /// Waits for an instance, if not too many do already.
+    async fn place(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        let Some(_place) = Place::take(&self.waiting, self.waiting_max) else {
+            let sentence = format!(
+                "{} clients wait for one of its instances already (http.instances)",
+                self.waiting_max
+            );
+            return Err(Failure::new(Cause::Busy, sentence));
         };
-        if permit.is_err() {
-            return failed(Cause::Trap, "the instances are gone");
-        }
+        self.instances.acquire().await.map_err(|_| Failure::new(Cause::Trap, "the instances are gone"))
+    }
+
+    /// Asks an instance. The caller has a permit.
+    async fn ask(&self, hello: &Hello) -> Answered {
         let idle = self.idle().pop();
         let mut instance = match idle {
             Some(instance) => instance,

@@ -244,6 +244,11 @@ impl Bench {
     fn instantiated(&self, plugin: usize) -> usize {
         *self.scripts[plugin].instantiated.lock().unwrap()
     }
+
+    /// Instances that are not dropped yet. The bench and the factory have the script too.
+    fn alive(&self, plugin: usize) -> usize {
+        Arc::strong_count(&self.scripts[plugin]) - 2
+    }
 }
 
 fn channel(name: &str) -> Channel {
@@ -379,7 +384,9 @@ fn until_a_spare_is_there_events_meet_the_policy_and_nothing_is_configured_in_th
     let seen = [bench.publish(), bench.publish(), bench.publish(), bench.publish()];
     assert_eq!(seen, [Decision::Failed, Decision::Failed, Decision::Failed, Decision::Failed]);
     assert_eq!((bench.instantiated(0), bench.counts(0).calls, bench.counts(0).skipped), (2, 2, 2));
-    assert_eq!(bench.work(), 1, "ordered once");
+    assert_eq!(bench.alive(0), 2, "nor is an instance ended in their way");
+    assert_eq!(bench.work(), 2, "one is ordered, and two come to their end");
+    assert_eq!(bench.alive(0), 1);
     assert_eq!(bench.publish(), Decision::Allowed(payload("p")));
 }
 
@@ -395,7 +402,11 @@ fn a_plugin_that_cannot_be_replaced_meets_its_policy_and_is_tried_again_after_lo
     for (policy, meanwhile) in [(Closed, Decision::Failed), (Open, Decision::Undecided(payload("p")))] {
         let mut bench = Bench::with([(policy, script())]);
         assert_eq!((bench.publish(), bench.work()), (meanwhile.clone(), 1));
-        assert_eq!((bench.publish(), bench.work()), (meanwhile.clone(), 0), "the spare has failed as well");
+        assert_eq!(
+            (bench.publish(), bench.work()),
+            (meanwhile.clone(), 1),
+            "the spare has failed as well, and is ended"
+        );
         bench.now += 99;
         assert_eq!((bench.publish(), bench.work()), (meanwhile.clone(), 0), "not again so soon");
         bench.now += 1;
@@ -431,6 +442,22 @@ fn a_plugin_that_keeps_failing_is_left_alone_until_a_probe_goes_well() {
     bench.now += 1000;
     assert_eq!((bench.publish(), breaker.position()), (Decision::Allowed(payload("p")), Position::Closed));
     assert_eq!((bench.counts(0).calls, bench.counts(0).breaker_opened), (4, 2));
+}
+
+#[test]
+fn a_deadline_costs_the_worker_its_time_and_counts_as_two_failures() {
+    let opened_after = |cause| {
+        let mut bench = Bench::new(vec![(Closed, (0..9).map(|_| Fail(cause)).collect())]);
+        let breaker = Arc::new(Breaker::new(BreakerSettings::default()));
+        let link = bench.chain.links.remove(0).with_breaker(breaker.clone());
+        bench.chain.links.push(link);
+        while breaker.position() == Position::Closed {
+            bench.publish();
+            bench.work();
+        }
+        bench.counts(0).calls
+    };
+    assert_eq!([Cause::Trap, Cause::InvalidAnswer, Cause::Deadline].map(opened_after), [5, 5, 3]);
 }
 
 #[test]
