@@ -13,6 +13,7 @@ use super::output::{Level, Log, Stream};
 use super::outside::Outside;
 use crate::clock::Clock;
 use crate::plugin::event::{Client, Goodbye, Hello, Message, Outgoing, Tick};
+use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::settings::Limits;
 use crate::plugin::state::{Bucket, Meters, PluginState};
@@ -78,6 +79,8 @@ pub(super) struct State {
     pub(super) ticks_left: u64,
     /// What `configure` asked for.
     pub(super) interests: Interests,
+    /// What `configure` said that its settings need.
+    pub(super) asked: Grants,
     /// What outlives the instance.
     pub(super) kept: Arc<PluginState>,
     /// What `configure` has declared.
@@ -127,6 +130,7 @@ impl State {
             ticks_left: 0,
             limits,
             interests: Interests::everything(hooks),
+            asked: Grants::default(),
             kept: log.counters.state().clone(),
             buckets: Vec::new(),
             meters: Meters::default(),

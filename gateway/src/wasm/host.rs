@@ -319,7 +319,7 @@ fn parse_patterns(patterns: &[String]) -> Result<Box<[Pattern]>, Error> {
 }
 
 impl State {
-    fn only_in_configure(&self) -> Result<(), Error> {
+    pub(super) fn only_in_configure(&self) -> Result<(), Error> {
         if self.event.hook == Hook::Configure { Ok(()) } else { Err(not_in_this_hook()) }
     }
 }

@@ -91,6 +91,7 @@ impl Instance {
         };
         instance.configure(settings)?;
         instance.store.data_mut().flush_output();
+        instance.store.data().asked.check(&settings.grants, "its settings file")?;
         instance.interests = instance.store.data().interests.clone();
         Ok(instance)
     }

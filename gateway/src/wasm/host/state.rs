@@ -66,22 +66,31 @@ impl buckets::Host for State {
 }
 
 impl key_value::Host for State {
+    fn ask(&mut self) -> Result<(), Error> {
+        self.only_in_configure()?;
+        self.asked.key_value = true;
+        Ok(())
+    }
+
     fn get(&mut self, key: String) -> Option<Vec<u8>> {
+        if !self.outside.values {
+            return None;
+        }
         self.kept.get(key.as_bytes(), self.event.at)
     }
 
     fn set(&mut self, key: String, value: Vec<u8>, ttl: Option<u64>) -> Result<(), Error> {
-        self.pay(key.len() + value.len())?;
+        self.pay_for_value(key.len() + value.len())?;
         self.kept.set(key.as_bytes(), &value, ttl, self.event.at).map_err(|TooLarge| too_large())
     }
 
     fn add(&mut self, key: String, value: Vec<u8>, ttl: Option<u64>) -> Result<bool, Error> {
-        self.pay(key.len() + value.len())?;
+        self.pay_for_value(key.len() + value.len())?;
         self.kept.add(key.as_bytes(), &value, ttl, self.event.at).map_err(|TooLarge| too_large())
     }
 
     fn increment(&mut self, key: String, by: i64, ttl: Option<u64>) -> Result<i64, Error> {
-        self.pay(key.len())?;
+        self.pay_for_value(key.len())?;
         self.kept.increment(key.as_bytes(), by, ttl, self.event.at).map_err(|failed| match failed {
             IncrementError::NotANumber => error(code::NOT_A_NUMBER, "the value is not a number"),
             IncrementError::Overflow => error(code::NOT_A_NUMBER, "the number would not fit into 64 bits"),
@@ -90,7 +99,7 @@ impl key_value::Host for State {
     }
 
     fn delete(&mut self, key: String) -> bool {
-        self.kept.delete(key.as_bytes(), self.event.at)
+        self.outside.values && self.kept.delete(key.as_bytes(), self.event.at)
     }
 }
 
@@ -102,7 +111,10 @@ impl State {
         }
     }
 
-    fn pay(&mut self, bytes: usize) -> Result<(), Error> {
+    fn pay_for_value(&mut self, bytes: usize) -> Result<(), Error> {
+        if !self.outside.values {
+            return Err(error(code::NOT_GRANTED, "values are not granted (grants.key-value)"));
+        }
         self.spend(bytes).map_err(|exhausted| self.exhausted(exhausted))
     }
 }
