@@ -4,6 +4,7 @@ mod admitted;
 mod algorithms;
 mod forged;
 mod issuers;
+mod jwks;
 mod permissions;
 mod settings;
 mod subscription;
