@@ -140,6 +140,7 @@ mod tests {
     use crate::plugin::interests::Hooks;
     use crate::plugin::settings::Limits;
     use crate::wasm::output::{Log, LogBudget};
+    use crate::wasm::outside::Outside;
 
     /// An instance that is being configured, of the plugin with these counters.
     fn configuring(counters: &Arc<PluginCounters>) -> State {
@@ -208,6 +209,28 @@ mod tests {
         assert_eq!(refused(state.set("a".into(), vec![0; 100], None)), code::TOO_MANY_BYTES);
         assert_eq!(refused(state.add("a".into(), vec![0; 100], None)), code::TOO_MANY_BYTES);
         assert_eq!(refused(state.increment("n".repeat(100), 1, None)), code::TOO_MANY_BYTES);
+    }
+
+    /// A plugin that asks for values in `configure` loads without them, and may call what it did not ask for.
+    #[test]
+    fn without_the_grant_nothing_is_kept_or_found() {
+        let mut state = configuring(&Arc::new(PluginCounters::new(1)));
+        state.ask().unwrap();
+        assert_eq!(state.asked.names(), ["key-value"]);
+        state.set("k".into(), b"v".to_vec(), None).unwrap();
+        state.event.hook = Hook::Message;
+        assert_eq!(refused(state.ask()), code::NOT_IN_THIS_HOOK);
+
+        let mut outside = Outside::default();
+        outside.values = false;
+        state.outside = Arc::new(outside);
+        assert_eq!(state.get("k".into()), None);
+        assert!(!state.delete("k".into()));
+        assert_eq!(refused(state.set("k".into(), vec![], None)), code::NOT_GRANTED);
+        assert_eq!(refused(state.add("n".into(), vec![], None)), code::NOT_GRANTED);
+        assert_eq!(refused(state.increment("n".into(), 1, None)), code::NOT_GRANTED);
+        state.outside = Arc::default();
+        assert_eq!(state.get("k".into()).as_deref(), Some(&b"v"[..]));
     }
 
     #[test]
