@@ -250,7 +250,7 @@ fn a_set_that_has_gone_bad_takes_nothing_away() {
         ("{}".to_owned(), "the set has no list `keys`".to_owned()),
         (set(&[]), "the set has no keys".to_owned()),
         (
-            set(&[secret.clone()]),
+            set(&[secret]),
             "the set has no key that can be used: `keys[0]` is a secret that was published".to_owned(),
         ),
         (
