@@ -264,6 +264,13 @@ impl<P: Plugin> Kit<P> {
     }
 }
 
+/// A payload of a client or of a publication.
+#[track_caller]
+fn as_json(value: &(impl Serialize + ?Sized)) -> Vec<u8> {
+    serde_json::to_vec(value)
+        .unwrap_or_else(|error| panic!("the payload is not expressible as JSON: {error}"))
+}
+
 impl<P> fmt::Debug for Kit<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kit")

@@ -1,7 +1,7 @@
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};
-use super::{Kit, Outcome, client::Client, judge};
+use super::{Kit, Outcome, as_json, client::Client, judge};
 use crate::{Connect, Kind, Plugin, Verdict, address, event};
 
 /// A connection of a [`Kit`]: says who it is, then what it does.
@@ -179,10 +179,7 @@ impl<P: Plugin> Message<'_, P> {
     #[must_use]
     #[track_caller]
     pub fn json(self, value: &(impl Serialize + ?Sized)) -> Self {
-        match serde_json::to_vec(value) {
-            Ok(payload) => self.payload(payload),
-            Err(error) => panic!("the payload is not expressible as JSON: {error}"),
-        }
+        self.payload(as_json(value))
     }
 
     /// The credential that comes with a subscribe.

@@ -1,7 +1,7 @@
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};
-use super::{Kit, Outcome, client::Client};
+use super::{Kit, Outcome, as_json, client::Client};
 use crate::{Delivery, Plugin, address, event};
 
 /// A publication on its way to subscribers, in the making.
@@ -51,10 +51,7 @@ impl<'k, P: Plugin> Delivering<'k, P> {
     #[must_use]
     #[track_caller]
     pub fn json(self, value: &(impl Serialize + ?Sized)) -> Self {
-        match serde_json::to_vec(value) {
-            Ok(payload) => self.payload(payload),
-            Err(error) => panic!("the payload is not expressible as JSON: {error}"),
-        }
+        self.payload(as_json(value))
     }
 
     /// Asks the plugin, if it asked to see what is published there.
