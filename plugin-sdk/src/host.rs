@@ -10,7 +10,8 @@ use crate::{HostError, Interests, Refusal};
 
 pub(crate) use buckets::{peek, take, take_connection};
 pub(crate) use context::{
-    attribute, binary, channel, connection, header, method, now, protocol, remote_address, token, user,
+    attribute, attribute_covers_channel, binary, channel, connection, header, method, now, protocol,
+    remote_address, token, user,
 };
 
 pub(crate) fn publish(address: &str, payload: &[u8]) -> Result<(), HostError> {

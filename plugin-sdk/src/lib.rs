@@ -110,6 +110,7 @@ mod verdict;
 pub mod address;
 pub mod code;
 pub mod environment;
+pub mod fields;
 pub mod kv;
 pub mod http;
 pub mod log;

@@ -206,6 +206,12 @@ pub(crate) fn attribute(name: &str) -> Option<String> {
     ask_client(|client| client.attributes.get(name).cloned())
 }
 
+pub(crate) fn attribute_covers_channel(name: &str) -> bool {
+    let (patterns, channel) = (attribute(name).unwrap_or_default(), channel());
+    !channel.is_empty()
+        && patterns.split_ascii_whitespace().any(|pattern| address::matches(pattern, &channel))
+}
+
 pub(crate) fn channel() -> String {
     ask(|call| call.channel.clone())
 }

@@ -11,10 +11,11 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+use gateway_plugin_sdk::fields::Fields;
 use gateway_plugin_sdk::prelude::*;
 use serde_json::{Map, Value};
 
-use payload::{Fields, Payload};
+use payload::Payload;
 use rule::{Action, Rule};
 use template::{Scope, Unfit};
 
@@ -34,7 +35,7 @@ impl Plugin for Router {
         let mut rules = settings::read(config)?;
         rule::declare(&mut rules, interests);
         let mut fields = Fields::default();
-        rules.iter_mut().for_each(|rule| rule.each_path(&mut |path| fields.add(path)));
+        rules.iter_mut().for_each(|rule| rule.each_path(&mut |path| path.add_to(&mut fields)));
         Ok(Self { rules, fields })
     }
 
