@@ -30,6 +30,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
 
 use self::lines::Lines;
 use crate::author::bench::processor_time_of;
@@ -38,7 +39,7 @@ use crate::plugin::Plugin;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::interests::Interests;
 use crate::plugin::load::{About, Factory, Import, LoadCode, LoadError, Loader as _};
-use crate::plugin::script::{Answer, Event, Occurrence, Outcome, Player, Script, Step};
+use crate::plugin::script::{self, Answer, Event, Occurrence, Outcome, Player, Step};
 use crate::plugin::self_test::{SelfTest, Tally};
 use crate::plugin::settings::{Limits, Settings};
 use crate::plugin::usage::Usage;
@@ -160,13 +161,15 @@ impl PluginRunner {
 
     /// Plays a script to its end. An error tells everything that was not as expected.
     pub fn check(&mut self, script: &str) -> anyhow::Result<Vec<Played>> {
-        let script = Script::parse(script.as_bytes()).context("failed to read the script")?;
+        let script = script::parse(script.as_bytes()).context("failed to read the script")?;
         let mut unmet = Vec::new();
         let mut all = Vec::new();
         for step in &script.steps {
             let played = self.play(step)?;
             unmet.extend(
-                step.unmet(&played.outcome).into_iter().map(|text| format!("{}: {text}", step.place)),
+                step.unmet(&played.outcome.to_json())
+                    .into_iter()
+                    .map(|text| format!("{}: {text}", step.place)),
             );
             all.push(played);
         }
@@ -185,15 +188,17 @@ impl PluginRunner {
     /// Its effects are thrown away, and its lines.
     pub(crate) fn repeat(&mut self, step: &Step, calls: u32) -> (Duration, Usage) {
         let mut occurrence = self.player.again(step);
+        let original = match &step.event {
+            Event::Message(message) => Bytes::copy_from_slice(&message.payload),
+            _ => Bytes::new(),
+        };
         let (instance, mut effects) = (&mut self.instance, Vec::new());
         instance.usage();
         let time = self.lines.during(|| {
             processor_time_of(|| {
                 for _ in 0..calls {
-                    if let (Occurrence::Message(message), Event::Message { payload, .. }) =
-                        (&mut occurrence, &step.event)
-                    {
-                        message.payload.clone_from(payload);
+                    if let Occurrence::Message(message) = &mut occurrence {
+                        message.payload.clone_from(&original);
                     }
                     let _ = black_box(occurrence.meet(&mut **instance, &mut effects));
                     effects.clear();

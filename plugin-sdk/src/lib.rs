@@ -168,6 +168,15 @@ pub mod __private {
 
     pub const fn used<P: crate::Plugin>() {}
 
+    /// What the file of a plugin carries beside its code, for the test kit. The macro implements it.
+    #[cfg(not(target_family = "wasm"))]
+    pub trait Embedded: crate::Plugin {
+        /// The functions of the trait that the plugin has.
+        const HOOKS: &'static [&'static str];
+        /// The text of its self-test.
+        const SELF_TEST: Option<&'static str>;
+    }
+
     pub const fn bytes<const N: usize>(text: &str) -> [u8; N] {
         match text.as_bytes().as_array() {
             Some(bytes) => *bytes,

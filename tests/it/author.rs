@@ -56,7 +56,7 @@ async fn a_new_plugin_builds_is_checked_runs_and_is_dropped() {
     // Its own tests, natively.
     let tests = Tool::new("cargo").arg("test").arg("--quiet").folder(at("be-polite"));
     let printed = tests.env("CARGO_TARGET_DIR", target_folder().join("authors")).run(LONG).await;
-    assert!(printed.contains("2 passed"), "{printed}");
+    assert!(printed.contains("3 passed"), "{printed}");
 
     fs::create_dir(at("plugins")).unwrap();
     let (code, text) = plugin(place.path(), &["build", "be-polite", "--into", "plugins"]).await;
@@ -69,8 +69,13 @@ async fn a_new_plugin_builds_is_checked_runs_and_is_dropped() {
     let file = "plugins/50-be-polite.wasm";
     let (code, text) = plugin(place.path(), &["check", file]).await;
     assert_eq!(code, 0, "{text}");
-    for told in ["be-polite 0.1.0", "configure on-message", "asks for    nothing", "ok: the gateway takes it"]
-    {
+    for told in [
+        "be-polite 0.1.0",
+        "configure on-message",
+        "asks for    nothing",
+        "self-test   holds: 2 events",
+        "ok: the gateway takes it",
+    ] {
         assert!(text.contains(told), "no {told:?}: {text}");
     }
     let (code, text) = plugin(place.path(), &["run", file, "--events", "be-polite/events.jsonl"]).await;

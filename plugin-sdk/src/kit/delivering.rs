@@ -61,17 +61,22 @@ impl<'k, P: Plugin> Delivering<'k, P> {
     /// If the plugin answers with more bytes than it may.
     #[track_caller]
     pub fn send(self) -> Outcome<Delivery> {
+        self.try_send().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// What the gateway cannot carry out is an error.
+    pub(super) fn try_send(self) -> Result<Outcome<Delivery>, String> {
         let asked = self.kit.interests.asked_deliveries();
         let wanted = asked
             .filter(|(patterns, _)| patterns.iter().any(|pattern| address::matches(pattern, &self.channel)));
         let Some((_, attribute)) = wanted else {
-            return Outcome {
+            return Ok(Outcome {
                 verdict: Delivery::Pass,
                 effects: Vec::new(),
                 payload: None,
                 log: Vec::new(),
                 called: false,
-            };
+            });
         };
         let class = if attribute.is_some() { &*self.class } else { "" };
         let mut call = Call::new(Hook::Deliver, self.kit.now, self.kit.limits, &self.kit.around);
@@ -83,9 +88,8 @@ impl<'k, P: Plugin> Delivering<'k, P> {
             Delivery::Replace(payload) => Some(payload.clone()),
             Delivery::Pass | Delivery::Drop => None,
         };
-        if let Err(why) = call.spend(payload.as_ref().map_or(0, Vec::len)) {
-            panic!("the gateway cannot deliver this: {why}");
-        }
-        Outcome { verdict, effects: call.effects, payload, log: call.log, called: true }
+        call.spend(payload.as_ref().map_or(0, Vec::len))
+            .map_err(|why| format!("the gateway cannot deliver this: {why}"))?;
+        Ok(Outcome { verdict, effects: call.effects, payload, log: call.log, called: true })
     }
 }

@@ -62,7 +62,7 @@ impl Rejected {
     }
 }
 
-#[plugin]
+#[plugin(self_test = "self-test.json")]
 impl Plugin for AuthJwt {
     type Config = Settings;
 

@@ -23,6 +23,11 @@ const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 /// Seconds; the clock of the kit.
 const NOW: u64 = START / 1000;
 
+#[test]
+fn the_self_test_holds() -> Result<(), String> {
+    Kit::<AuthJwt>::self_test()
+}
+
 fn kit() -> Kit<AuthJwt> {
     kit_with(json!({"secret": SECRET}))
 }

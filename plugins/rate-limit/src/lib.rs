@@ -26,7 +26,7 @@ pub struct RateLimit {
     room: Vec<u8>,
 }
 
-#[plugin]
+#[plugin(self_test = "self-test.json")]
 impl Plugin for RateLimit {
     type Config = Map<String, Value>;
 

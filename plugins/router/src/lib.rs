@@ -27,7 +27,7 @@ pub struct Router {
     fields: Fields,
 }
 
-#[plugin]
+#[plugin(self_test = "self-test.json")]
 impl Plugin for Router {
     type Config = Map<String, Value>;
 
