@@ -23,6 +23,7 @@
 //! What a script can say stands in [`script`](crate::plugin::script).
 
 mod lines;
+mod waiting;
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -33,10 +34,13 @@ use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 
 use self::lines::Lines;
+use self::waiting::Waiting;
 use crate::author::bench::processor_time_of;
 use crate::author::cargo::{Cargo, TARGET};
+use crate::egress::{Client, Fetcher};
 use crate::plugin::Plugin;
 use crate::plugin::counters::PluginCounters;
+use crate::plugin::elsewhere::Elsewhere;
 use crate::plugin::interests::Interests;
 use crate::plugin::load::{About, Factory, Import, LoadCode, LoadError, Loader as _};
 use crate::plugin::script::{self, Answer, Event, Occurrence, Outcome, Player, Step};
@@ -60,11 +64,14 @@ pub enum Engine {
     Metered,
 }
 
-/// One plugin with one instance, as a worker would have it.
+/// One plugin with one instance, as a worker would have it. A plugin that asks other servers in `on-connect` asks them, as
+/// far as its settings grant it.
 pub struct PluginRunner {
     factory: Arc<dyn Factory>,
     counters: Arc<PluginCounters>,
     instance: Box<dyn Plugin>,
+    /// Asked about clients in place of `instance`, if the plugin may wait for other servers.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
     player: Player,
     lines: Lines,
     configured: Played,
@@ -116,7 +123,8 @@ impl PluginRunner {
         let outcome = Outcome { answer: Answer::Done, effects: Vec::new(), changed: None };
         let configured =
             Played { outcome, log: lines.take(), time: begin.elapsed(), usage: instance.usage() };
-        Ok(Self { factory, counters, instance, player: Player::new(), lines, configured })
+        let elsewhere = factory.elsewhere(&counters);
+        Ok(Self { factory, counters, instance, elsewhere, player: Player::new(), lines, configured })
     }
 
     /// The smallest plugin there is, which has no opinion on anything.
@@ -141,11 +149,16 @@ impl PluginRunner {
 
     /// Gives the plugin one event. After a failure the next event meets a new instance, as in the gateway.
     pub fn play(&mut self, step: &Step) -> Result<Played, LoadError> {
-        let (player, instance) = (&mut self.player, &mut self.instance);
+        let (player, instance) = (&mut self.player, &mut *self.instance);
         let begin = Instant::now();
-        let outcome = self.lines.during(|| player.play(&mut **instance, step));
+        let (outcome, mut usage) = match self.elsewhere.as_deref() {
+            Some(elsewhere) => {
+                let mut plugin = Waiting { instance, elsewhere, lines: self.lines.clone(), usage: None };
+                (self.lines.during(|| player.play(&mut plugin, step)), plugin.usage())
+            }
+            None => (self.lines.during(|| player.play(&mut *instance, step)), instance.usage()),
+        };
         let time = begin.elapsed();
-        let mut usage = self.instance.usage();
         match &outcome.answer {
             Answer::NotCalled => usage.host_calls = 0,
             Answer::Failed(failure) if failure.cause.ends_instance() => {
@@ -270,9 +283,11 @@ fn loader(engine: Engine) -> Result<&'static Loader, LoadError> {
     static PRODUCTION: OnceLock<Result<Loader, EngineError>> = OnceLock::new();
     static METERED: OnceLock<Result<Loader, EngineError>> = OnceLock::new();
     let config = LoaderConfig { instances_max: 100 };
+    let runtime = waiting::runtime().map_err(|error| LoadError::new(LoadCode::Instantiate, error))?;
+    let with_http = |loader: Loader| loader.with_http(Fetcher::new(Client::new()), runtime);
     let loader = match engine {
-        Engine::Production => PRODUCTION.get_or_init(|| Loader::new(&config)),
-        Engine::Metered => METERED.get_or_init(|| Loader::metered(&config)),
+        Engine::Production => PRODUCTION.get_or_init(|| Loader::new(&config).map(with_http)),
+        Engine::Metered => METERED.get_or_init(|| Loader::metered(&config).map(with_http)),
     };
     loader.as_ref().map_err(|error| LoadError::new(LoadCode::Instantiate, error.to_string()))
 }

@@ -199,9 +199,12 @@ impl Link {
         self.call(goodbye.now, effects, |plugin, effects| plugin.on_disconnect(goodbye, effects))
     }
 
-    pub(super) fn on_deliver(&mut self, class: &str, outgoing: &Outgoing) -> DeliverVerdict {
-        let answer = self.call(outgoing.now, &mut Vec::new(), |plugin, _| plugin.on_deliver(class, outgoing));
-        self.delivery(answer)
+    pub(super) fn on_deliver(
+        &mut self,
+        class: &str,
+        outgoing: &Outgoing,
+    ) -> Result<DeliverVerdict, FailurePolicy> {
+        self.call(outgoing.now, &mut Vec::new(), |plugin, _| plugin.on_deliver(class, outgoing))
     }
 
     /// No failure of the call: the breaker has no part in it.
@@ -219,7 +222,8 @@ impl Link {
         self.delivery(Err(policy))
     }
 
-    fn delivery(&self, answer: Result<DeliverVerdict, FailurePolicy>) -> DeliverVerdict {
+    /// What subscribers receive after this answer, counted.
+    pub(super) fn delivery(&self, answer: Result<DeliverVerdict, FailurePolicy>) -> DeliverVerdict {
         let verdict = answer.unwrap_or_else(|policy| match policy {
             FailurePolicy::Closed => DeliverVerdict::Drop,
             FailurePolicy::Open => DeliverVerdict::Pass,

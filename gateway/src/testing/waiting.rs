@@ -1,6 +1,6 @@
 //! A plugin that waits for answers of other servers, met as if it did not: whoever plays events has time.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::lines::Lines;
 use crate::plugin::Plugin;
 use crate::plugin::elsewhere::{Answered, Answering, Elsewhere};
 use crate::plugin::event::{Goodbye, Hello, Message, Outgoing, Tick};
-use crate::plugin::failure::Failure;
+use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::interests::Interests;
 use crate::plugin::usage::Usage;
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
@@ -19,19 +19,20 @@ use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where instances run that may wait. One event at a time: what they log is then the event's.
-static RUNTIME: OnceLock<Result<Mutex<Runtime>, String>> = OnceLock::new();
+static RUNTIME: OnceLock<Result<(Handle, Mutex<Runtime>), String>> = OnceLock::new();
 
 /// The runtime for [`Loader::with_http`](crate::wasm::Loader::with_http).
 pub(super) fn runtime() -> Result<Handle, String> {
-    Ok(lock()?.handle().clone())
+    made().map(|(handle, _)| handle.clone())
 }
 
-fn lock() -> Result<MutexGuard<'static, Runtime>, String> {
+fn made() -> Result<&'static (Handle, Mutex<Runtime>), String> {
     let made = RUNTIME.get_or_init(|| {
         let runtime = Builder::new_current_thread().enable_all().build();
-        runtime.map(Mutex::new).map_err(|error| format!("failed to start a runtime: {error}"))
+        let runtime = runtime.map_err(|error| format!("failed to start a runtime: {error}"))?;
+        Ok((runtime.handle().clone(), Mutex::new(runtime)))
     });
-    made.as_ref().map(|runtime| runtime.lock().unwrap_or_else(PoisonError::into_inner)).map_err(Clone::clone)
+    made.as_ref().map_err(Clone::clone)
 }
 
 /// An instance, and those of the same plugin that answer in place of its `on-connect`.
@@ -45,8 +46,9 @@ pub(super) struct Waiting<'a> {
 
 impl Waiting<'_> {
     fn wait(&self, answering: Answering) -> Result<Answered, Failure> {
-        let failed = |why: String| Failure::new(crate::plugin::failure::Cause::Trap, why);
-        let runtime = lock().map_err(failed)?;
+        let failed = |why: String| Failure::new(Cause::Trap, why);
+        let (_, runtime) = made().map_err(failed)?;
+        let runtime = runtime.lock().unwrap_or_else(PoisonError::into_inner);
         // On a thread of its own, because this one may belong to a runtime already.
         thread::scope(|scope| {
             let waiting = scope.spawn(|| self.lines.during(|| runtime.block_on(answering)));

@@ -28,7 +28,7 @@ use crate::plugin::usage::Usage;
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 
 /// So much that it is never used up: fuel counts, the deadline ends.
-const FUEL: u64 = u64::MAX;
+pub(super) const FUEL: u64 = u64::MAX;
 
 /// The hooks of one instance, looked up and checked.
 struct Guests {

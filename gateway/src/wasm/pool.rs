@@ -22,12 +22,14 @@ use super::bindings::exports::gateway::plugin::on_connect::ConnectVerdict;
 use super::call::State;
 use super::engine::TICK;
 use super::http;
+use super::instance::FUEL;
 use super::limits::{HANDLES_MAX, HOST_CALL_EXTRA};
 use super::output::cut;
 use crate::plugin::elsewhere::{Answered, Answering, Elsewhere};
 use crate::plugin::event::Hello;
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::settings::Settings;
+use crate::plugin::usage::Usage;
 
 /// Questions that may wait for an instance, for each instance.
 const WAITING_PER_INSTANCE: usize = 32;
@@ -149,7 +151,7 @@ impl Shared {
             Some(instance) => instance,
             None => match Instance::new(&self.parts).await {
                 Ok(instance) => instance,
-                Err(failure) => return Answered { verdict: Err(failure), effects: Vec::new() },
+                Err(failure) => return nothing(failure),
             },
         };
         // If this future is dropped in the middle of the call, the instance is dropped with it and never used again.
@@ -167,6 +169,8 @@ impl Shared {
 
 struct Instance {
     store: Store<State>,
+    /// What is left of the fuel since the last call, if the engine counts instructions.
+    fuel: Option<u64>,
     on_connect: TypedFunc<(u64, String, Vec<u8>), (ConnectVerdict,)>,
 }
 
@@ -184,6 +188,8 @@ impl Instance {
         store.set_max_component_handles(HANDLES_MAX);
         store.data_mut().begin_configure();
         allow(&mut store, settings.limits.configure_deadline);
+        // Only the engine of tools has fuel; elsewhere this says so and changes nothing.
+        let metered = store.set_fuel(FUEL).is_ok();
         let instance = waits.pre.instantiate_async(&mut store).await;
         let instance = instance.map_err(|error| explain(&error, &mut store))?;
         if let Some(configure) = &waits.configure {
@@ -199,7 +205,8 @@ impl Instance {
         store.data_mut().flush_output();
         let on_connect = instance.get_typed_func(&mut store, waits.on_connect);
         let on_connect = on_connect.map_err(|error| explain(&error, &mut store))?;
-        Ok(Self { store, on_connect })
+        let fuel = metered.then(|| store.get_fuel().unwrap_or(FUEL));
+        Ok(Self { store, on_connect, fuel })
     }
 
     /// The answer, and whether the instance may be asked again.
@@ -214,13 +221,16 @@ impl Instance {
             Ok((verdict,)) => answer::connect_verdict(self.store.data_mut(), verdict),
             Err(error) => Err(explain(&error, &mut self.store)),
         };
+        let instructions = self.fuel.zip(self.store.get_fuel().ok()).map(|(before, left)| before - left);
+        self.fuel = self.fuel.zip(instructions).map(|(before, used)| before - used);
         let state = self.store.data_mut();
         state.end(&mut effects);
         state.flush_output();
         if verdict.is_err() {
             effects.clear();
         }
-        (Answered { verdict, effects }, sound)
+        let usage = Usage { host_calls: state.host_calls, memory: state.memory.bytes(), instructions };
+        (Answered { verdict, effects, usage }, sound)
     }
 }
 
@@ -251,7 +261,12 @@ fn explain(error: &wasmtime::Error, store: &mut Store<State>) -> Failure {
 }
 
 fn failed(cause: Cause, detail: impl Into<Box<str>>) -> Answered {
-    Answered { verdict: Err(Failure::new(cause, detail)), effects: Vec::new() }
+    nothing(Failure::new(cause, detail))
+}
+
+/// No answer.
+fn nothing(failure: Failure) -> Answered {
+    Answered { verdict: Err(failure), effects: Vec::new(), usage: Usage::default() }
 }
 
 /// A place among those that wait.

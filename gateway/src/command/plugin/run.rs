@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use gateway_plugin_script::Message;
 use serde_json::{Value, json};
 
-use super::{Files, duration, grouped, refused, size};
+use super::{Files, duration, grouped, lacks_origins, refused, size};
 use crate::command::{Failure, print};
 use crate::plugin::load::LoadError;
 use crate::plugin::script::{self, Event, Script, Step};
@@ -15,7 +15,8 @@ use crate::testing::{Engine, Played, PluginRunner};
 
 /// Give a plugin events, and see what it answers and what that costs
 ///
-/// The plugin runs in the engine that serves, with the limits and grants of its settings file. Prints for every event the
+/// The plugin runs in the engine that serves, with the limits and grants of its settings file: requests to origins that it
+/// grants are made, everything else that a plugin does is recorded only. Prints for every event the
 /// verdict, effects, log lines, time and host calls. Exit code 6 if an event did not come out as the file expects.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
@@ -110,6 +111,11 @@ pub(super) fn read_script(file: &Path) -> Result<Script, Failure> {
 
 fn play(files: &Files, script: &Script, engine: Engine) -> Result<Vec<Played>, LoadError> {
     let mut runner = PluginRunner::load_bytes(&files.name, &files.wasm, &files.settings, engine)?;
+    if engine == Engine::Production
+        && let Some(lacks) = lacks_origins(&runner, &files.settings)
+    {
+        eprintln!("{}: {lacks}", files.name);
+    }
     script.steps.iter().map(|step| runner.play(step)).collect()
 }
 
