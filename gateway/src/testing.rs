@@ -252,8 +252,8 @@ pub(crate) fn factory(name: &str, wasm: &[u8], engine: Engine) -> Result<Arc<dyn
     loader(engine)?.load(name, wasm, &Settings::default())
 }
 
-/// Builds the plugin of a crate, and tells where the file is.
-pub(crate) fn build(crate_folder: &Path, target: &str) -> anyhow::Result<PathBuf> {
+/// The `Cargo.toml` of a crate's folder.
+pub(crate) fn manifest(crate_folder: &Path) -> anyhow::Result<PathBuf> {
     let folder = crate_folder
         .canonicalize()
         .with_context(|| format!("failed to open the crate {}", crate_folder.display()))?;
@@ -264,7 +264,14 @@ pub(crate) fn build(crate_folder: &Path, target: &str) -> anyhow::Result<PathBuf
             folder.display()
         );
     }
-    let cargo = Cargo::new(&folder);
+    Ok(manifest)
+}
+
+/// Builds the plugin of a crate, and tells where the file is.
+pub(crate) fn build(crate_folder: &Path, target: &str) -> anyhow::Result<PathBuf> {
+    let manifest = manifest(crate_folder)?;
+    let folder = manifest.parent().unwrap_or(crate_folder);
+    let cargo = Cargo::new(folder);
     cargo.add_targets(&[target], target)?;
     let mut arguments = cargo.plugin_profile()?;
     arguments.extend(["--lib", "--target", target].map(Into::into));

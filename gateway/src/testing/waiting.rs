@@ -49,9 +49,10 @@ impl Waiting<'_> {
         let failed = |why: String| Failure::new(Cause::Trap, why);
         let (_, runtime) = made().map_err(failed)?;
         let runtime = runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines.clone();
         // On a thread of its own, because this one may belong to a runtime already.
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| self.lines.during(|| runtime.block_on(answering)));
+            let waiting = scope.spawn(|| lines.during(|| runtime.block_on(answering)));
             waiting.join().map_err(|_| failed("the gateway panicked in a host call".to_owned()))
         })
     }
