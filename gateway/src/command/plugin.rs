@@ -95,8 +95,8 @@ fn lacks_origins(runner: &PluginRunner, settings: &[u8]) -> Option<&'static str>
     let Grants { http, http_private, .. } = Settings::parse(settings).ok()?.grants;
     let lacks = asks && http.is_empty() && http_private.is_empty();
     lacks.then_some(
-        "it asks other servers, and its settings grant no origin, so every request is refused: \
-         add `http = [\"https://..\"]` to [grants], or `http-private` for an address in a private network",
+        "it can ask other servers, and its settings grant no origin: every request is refused until \
+         `http = [\"https://..\"]` stands in [grants], or `http-private` for an address in a private network",
     )
 }
 
