@@ -39,9 +39,9 @@ pub(super) fn refuse(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 pub(super) fn offer(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(INTERFACE)?;
     interface.func_wrap("ask", |mut store, (url,): (String,)| Ok((ask(store.data_mut(), &url),)))?;
-    interface.func_wrap_async("fetch", |store, (request,): (http::Request,)| {
-        let outside = store.data().outside.clone();
-        let hook = store.data().event.hook;
+    interface.func_wrap_async("fetch", |mut store, (request,): (http::Request,)| {
+        let state = State::of_host_call(store.data_mut());
+        let (outside, hook) = (state.outside.clone(), state.event.hook);
         Box::new(async move {
             if hook != Hook::Connect {
                 return Ok((Err(not_in_this_hook()),));
