@@ -185,7 +185,7 @@ impl Node {
     /// Reads the value that the scan has come to: keeps what is looked at and skips the rest. `None` if it is not JSON.
     fn pick<'m>(&self, scan: &mut Scan<'m>, slots: &mut [Option<Found<'m>>]) -> Option<()> {
         if let Some(slot) = self.slot {
-            let found = self.value(scan)?;
+            let found = value(scan)?;
             if let Found::Other(value) = &found {
                 self.take_from(value, slots);
             }
@@ -198,6 +198,9 @@ impl Node {
                 while more {
                     match self.named(scan.name()?) {
                         None => scan.skip()?,
+                        Some(Self { slot: Some(slot), below }) if below.is_empty() => {
+                            slots[slot.0] = Some(value(scan)?);
+                        }
                         Some(node) => {
                             node.forget(slots);
                             node.pick(scan, slots)?;
@@ -224,17 +227,6 @@ impl Node {
         }
     }
 
-    /// The whole value that the scan has come to.
-    fn value<'m>(&self, scan: &mut Scan<'m>) -> Option<Found<'m>> {
-        if scan.begins()? == Begins::Text {
-            return scan.text().map(Found::Text);
-        }
-        let from = scan.rest();
-        scan.skip()?;
-        let text = &from[..from.len() - scan.rest().len()];
-        serde_json::from_str(text).ok().map(Found::owned)
-    }
-
     fn named(&self, name: Cow<'_, str>) -> Option<&Self> {
         self.below.iter().find(|(part, _)| *part == *name).map(|(_, node)| node)
     }
@@ -257,4 +249,15 @@ impl Node {
             node.take_from(value, slots);
         }
     }
+}
+
+/// The whole value that the scan has come to.
+fn value<'m>(scan: &mut Scan<'m>) -> Option<Found<'m>> {
+    if scan.begins()? == Begins::Text {
+        return scan.text().map(Found::Text);
+    }
+    let from = scan.rest();
+    scan.skip()?;
+    let text = &from[..from.len() - scan.rest().len()];
+    serde_json::from_str(text).ok().map(Found::owned)
 }

@@ -158,7 +158,6 @@ impl State {
 
     pub(super) fn begin_message(&mut self, message: &Message, effects: &mut Vec<Effect>) {
         self.begin(Hook::Message, Some(&message.client), (message.now, message.at), effects);
-        self.event.channel.clone_from(&message.channel);
         self.event.method.push_str(&message.method);
         self.event.binary = message.binary;
         self.event.token.push_str(&message.token);
@@ -201,17 +200,23 @@ impl State {
         *effects = std::mem::take(&mut self.effects);
         self.event.client = None;
         self.event.publisher = None;
-        self.event.channel = None;
         self.event.method.clear();
         self.event.binary = false;
         self.event.token.clear();
     }
 
-    /// Takes over the rate limits of the connection for the time of a call, and gives them back afterwards.
-    pub(super) fn exchange_meters(&mut self, meters: &mut Meters) {
+    /// Takes over the channel of a message and the rate limits of its connection for the time of a call, and gives them
+    /// back afterwards.
+    pub(super) fn exchange(&mut self, message: &mut Message) {
+        std::mem::swap(&mut self.event.channel, &mut message.channel);
         if !self.buckets.is_empty() {
-            std::mem::swap(&mut self.meters, meters);
+            std::mem::swap(&mut self.meters, &mut message.meters);
         }
+    }
+
+    /// A publication was delivered.
+    pub(super) fn end_deliver(&mut self) {
+        self.event.channel = None;
     }
 
     /// How host functions reach the data of the store: each call comes through here, so this is where they are counted.

@@ -161,7 +161,7 @@ impl Plugin for Instance {
     }
 
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
-        self.store.data_mut().exchange_meters(&mut message.meters);
+        self.store.data_mut().exchange(message);
         let payload: &[u8] = if self.interests.payload { &message.payload } else { &[] };
         let verdict = self.call(
             effects,
@@ -172,7 +172,7 @@ impl Plugin for Instance {
             },
             answer::verdict,
         );
-        self.store.data_mut().exchange_meters(&mut message.meters);
+        self.store.data_mut().exchange(message);
         let verdict = verdict?;
         if let Some(payload) = self.store.data_mut().take_payload() {
             message.payload = payload;
@@ -194,7 +194,7 @@ impl Plugin for Instance {
     }
 
     fn on_deliver(&mut self, class: &str, outgoing: &Outgoing) -> Result<DeliverVerdict, Failure> {
-        self.call(
+        let verdict = self.call(
             &mut Vec::new(),
             |state, effects| state.begin_deliver(outgoing, effects),
             |guests, store| {
@@ -202,7 +202,9 @@ impl Plugin for Instance {
                 hook.call_call(store, class, &outgoing.payload)
             },
             answer::deliver_verdict,
-        )
+        );
+        self.store.data_mut().end_deliver();
+        verdict
     }
 
     fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {

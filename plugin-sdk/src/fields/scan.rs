@@ -166,14 +166,12 @@ impl<'m> Scan<'m> {
         let mut escaped = false;
         loop {
             // Eight bytes at a time, as long as there is nothing special among them.
-            if let Some(eight) = bytes.get(self.at..self.at + 8) {
-                let eight = u64::from_le_bytes(eight.try_into().expect("these are eight"));
-                let special = special(eight);
-                if special == 0 {
-                    self.at += 8;
-                    continue;
-                }
+            while let Some((eight, _)) = bytes.get(self.at..).and_then(<[u8]>::split_first_chunk) {
+                let special = special(u64::from_le_bytes(*eight));
                 self.at += (special.trailing_zeros() / 8) as usize;
+                if special != 0 {
+                    break;
+                }
             }
             match *bytes.get(self.at)? {
                 b'"' => {

@@ -78,8 +78,11 @@ fn act(action: &Action, event: &Message<'_>, payload: &mut Payload<'_>) -> Resul
         Action::Drop => Verdict::drop(),
         Action::Reply(value) => Verdict::reply_json(&value.fill(&scope)?),
         Action::Route(templates) => {
-            let addresses = templates.iter().map(|template| template.address(&scope));
-            Verdict::route(addresses.collect::<Result<Vec<_>, _>>()?)
+            let mut addresses = Vec::with_capacity(templates.len());
+            for template in templates {
+                addresses.push(template.address(&scope)?);
+            }
+            Verdict::Route(addresses)
         }
         Action::Rewrite(fields) => {
             let values = fields.iter().map(|(path, value)| Ok((path, value.fill(&scope)?)));
