@@ -146,3 +146,22 @@ async fn a_watched_user_is_known_when_it_connects_and_when_it_has_gone() {
     let gone = gone.await;
     assert_eq!(gone["plugins"][0]["answer"], "done");
 }
+
+#[tokio::test]
+async fn a_permission_that_is_looked_up_is_explained_without_a_call() {
+    let config = "explain.sample = 10000\n[namespaces.chat]\n";
+    let permitting = format!("{}permissions = 'claims'\n", token::settings());
+    let gateway = Gateway::with(config).plugin("10-auth-jwt", "auth-jwt", &permitting).start().await;
+    let token = token::with("ann", json!({"publish": ["chat:*"]}));
+    let mut ann = Client::connect_with(&gateway, json!({ "token": token })).await;
+    // The first is refused by the plugin, which had to ask for the attribute; the second it is not asked about.
+    ann.ask("publish", json!({"channel": "news", "data": 1})).await.unwrap_err();
+    ann.publish("chat:1", json!(2)).await;
+    let published = of_kind(&gateway, "publish").await;
+    let told = |trace: &Value| {
+        let plugin = &trace["plugins"][0];
+        (plugin["answer"].clone(), plugin["host_calls"].as_u64() > Some(0))
+    };
+    let told: Vec<_> = published.iter().map(told).collect();
+    assert_eq!(told, [(json!("allow"), false), (json!("deny"), true)]);
+}

@@ -162,6 +162,8 @@ impl Plugin for Instance {
 
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
         if self.interests.permit(message) {
+            // Whoever asks for the usage of this answer is not told that of the last one.
+            self.store.data_mut().host_calls = 0;
             return Ok(Verdict::Allow);
         }
         self.store.data_mut().exchange(message);
