@@ -163,7 +163,7 @@ async fn every_command_works_as_it_stands() {
     let written = fs::read_to_string(reader.beside.path().join("polite/src/lib.rs")).unwrap();
     assert!(written.contains(&blocks(&readme, "rust")[0]), "the README shows what the crate has");
     let tested = reader.run("cargo test --manifest-path").await;
-    assert!(tested.contains("2 passed"), "{tested}");
+    assert!(tested.contains("3 passed"), "{tested}");
     let token = request(public, "GET", "/demo/token?user=ann", &[], b"").await.json();
     let mut ann = Client::open(public).await;
     ann.ask("connect", json!({"token": token["token"]})).await.unwrap();
