@@ -50,9 +50,10 @@ async fn connections_of_one_address_are_counted() {
 #[tokio::test]
 async fn clients_in_their_handshake_are_counted() {
     let gateway = Gateway::start(&format!("{RAW}limits.handshakes_max = 2")).await;
-    let silent = [Socket::connect(gateway.address()).await, Socket::connect(gateway.address()).await];
-    eventually("both to be counted", async || {
-        (refusal(&gateway).await == (503, Some("1".into()))).then_some(())
+    let silent = eventually("both to be counted", async || {
+        // Whoever is accepted last is refused. While one of these is not accepted yet, that is this one.
+        let silent = [Socket::connect(gateway.address()).await, Socket::connect(gateway.address()).await];
+        (refusal(&gateway).await == (503, Some("1".into()))).then_some(silent)
     })
     .await;
     // With them their places are given back.
