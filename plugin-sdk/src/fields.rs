@@ -7,7 +7,7 @@
 //! ```
 //! use gateway_plugin_sdk::fields::{Fields, Path};
 //! let mut fields = Fields::default();
-//! let room = fields.add(Path::parse("room.name").unwrap());
+//! let room = fields.add(&Path::parse("room.name").unwrap());
 //! let found = fields.find(br#"{"room": {"name": "attic", "size": 3}, "text": "hello"}"#);
 //! assert_eq!(found.get(room).unwrap().text(), Some("attic"));
 //! ```
@@ -149,8 +149,7 @@ impl<'m> Picked<'m> {
 
 impl Fields {
     /// Takes a place in. One that is known already keeps its slot.
-    #[allow(clippy::needless_pass_by_value, reason = "a path is handed over for good")]
-    pub fn add(&mut self, path: Path) -> Slot {
+    pub fn add(&mut self, path: &Path) -> Slot {
         let node = path.0.iter().fold(&mut self.root, |node, part| {
             let known = node.below.iter().position(|(name, _)| name == part);
             let index = known.unwrap_or_else(|| {

@@ -150,7 +150,11 @@ impl<P: Plugin> Kit<P> {
     ///
     /// The text that the operator would read. The instance before goes on.
     pub fn reload(&mut self, config: impl Serialize) -> Result<(), String> {
-        let settings = text(config)?;
+        self.renew(text(config)?)
+    }
+
+    /// Another instance, with these settings.
+    fn renew(&mut self, settings: String) -> Result<(), String> {
         let declared = self.around.kept.borrow_mut().forget_declarations();
         match Configured::new(&settings, self.now, self.limits, &self.around) {
             Ok(Configured { plugin, interests, log }) => {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 fn check(payload: &[u8], paths: &[&str]) {
     let paths: Vec<Path> = paths.iter().map(|path| Path::parse(path).unwrap()).collect();
     let mut fields = Fields::default();
-    let slots: Vec<Slot> = paths.iter().map(|path| fields.add(path.clone())).collect();
+    let slots: Vec<Slot> = paths.iter().map(|path| fields.add(path)).collect();
     let picked = fields.find(payload);
     let whole: Option<Value> = serde_json::from_slice(payload).ok();
     if whole.is_none() && serde_json::from_slice::<IgnoredAny>(payload).is_ok() {
@@ -99,7 +99,7 @@ fn what_is_not_json_from_beginning_to_end_has_no_fields() {
 #[test]
 fn one_place_has_one_slot() {
     let mut fields = Fields::default();
-    let [a, b, c] = ["u.id", "u.id", "u"].map(|path| fields.add(Path::parse(path).unwrap()));
+    let [a, b, c] = ["u.id", "u.id", "u"].map(|path| fields.add(&Path::parse(path).unwrap()));
     assert_eq!(a, b);
     assert_ne!(a, c);
     let picked = fields.find(br#"{"u":{"id":7}}"#);
@@ -110,7 +110,7 @@ fn one_place_has_one_slot() {
 #[test]
 fn a_text_without_escapes_is_not_copied() {
     let mut fields = Fields::default();
-    let slot = fields.add(Path::parse("a").unwrap());
+    let slot = fields.add(&Path::parse("a").unwrap());
     for (payload, borrowed) in [(r#"{"a":"plain"}"#, true), (r#"{"a":"b\tc"}"#, false)] {
         let picked = fields.find(payload.as_bytes());
         let Some(Found::Text(text)) = picked.get(slot) else { panic!("{payload}") };
@@ -123,7 +123,7 @@ fn it_goes_as_deep_as_the_parser_and_no_deeper() {
     for depth in [1, 126, 127, 128, 129, 100_000] {
         let payload = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         let mut fields = Fields::default();
-        let slot = fields.add(Path::parse("a").unwrap());
+        let slot = fields.add(&Path::parse("a").unwrap());
         let payload = format!("{{\"a\":1,\"b\":{payload}}}");
         let parses = serde_json::from_str::<Value>(&payload).is_ok();
         assert_eq!(fields.find(payload.as_bytes()).get(slot).is_some(), parses, "{depth} levels");

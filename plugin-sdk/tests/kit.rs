@@ -21,6 +21,12 @@ struct Settings {
     deliver: Option<Vec<String>>,
     class: Option<String>,
     permit: Option<String>,
+    #[serde(default = "one")]
+    permits: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 struct Puppet {
@@ -53,7 +59,9 @@ impl Plugin for Puppet {
             (None, _) => {}
         }
         if let Some(attribute) = config.permit {
-            interests.permit_by(attribute, [Kind::Publish]);
+            for _ in 0..config.permits {
+                interests.permit_by(&*attribute, [Kind::Publish]);
+            }
         }
         log::debug!("ready");
         Ok(Self { calls: 0 })
@@ -214,6 +222,12 @@ fn what_an_attribute_permits_does_not_reach_the_plugin() {
         assert!(before, "{patterns:?} {kind} {channel}: {} calls", kit.plugin().calls);
         assert_eq!(outcome.verdict == Verdict::allow(), calls == 0, "{patterns:?} {kind} {channel}");
     }
+}
+
+#[test]
+fn permissions_are_few() {
+    let error = Kit::<Puppet>::new(json!({"permit": "a", "permits": 17})).expect_err("too many");
+    assert_eq!(error, "more than 16 permissions");
 }
 
 #[test]

@@ -84,6 +84,30 @@ async fn a_new_plugin_builds_is_checked_runs_and_is_dropped() {
 }
 
 #[tokio::test]
+async fn a_plugin_that_is_watched_is_built_after_every_change() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |path: &str| place.path().join(path);
+    assert_eq!(plugin(place.path(), &["new", "watched"]).await.0, 0);
+    // In the crate: what is dropped there is no change.
+    fs::create_dir(at("watched/plugins")).unwrap();
+    let tool = Tool::new(gateway_binary()).folder(place.path());
+    let tool = tool.env("CARGO_TARGET_DIR", target_folder().join("authors"));
+    let arguments = ["plugin", "build", "watched", "--into", "watched/plugins", "--watch"];
+    let mut watching = arguments.iter().fold(tool, |tool, argument| tool.arg(argument)).talk();
+    let waits = "  waiting for a change; Ctrl-C ends";
+    watching.hear(LONG, waits).await;
+    let file = at("watched/plugins/50-watched.wasm");
+    let before = fs::read(&file).unwrap();
+
+    let source = fs::read_to_string(at("watched/src/lib.rs")).unwrap();
+    fs::write(at("watched/src/lib.rs"), source.replace("please be polite", "watch your tongue")).unwrap();
+    watching.hear(LONG, waits).await;
+    assert_ne!(fs::read(&file).unwrap(), before);
+    watching.interrupt();
+    watching.end(LONG).await;
+}
+
+#[tokio::test]
 async fn nothing_that_exists_is_overwritten() {
     let place = tempfile::tempdir().unwrap();
     fs::create_dir(place.path().join("mine")).unwrap();

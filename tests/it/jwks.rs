@@ -145,11 +145,11 @@ async fn a_new_key_works_without_a_reload_and_a_reload_fetches_nothing() {
     let (issuers, endpoint) = (Issuers::read(), shop(rotated.clone()).await);
     let gateway = gateway(&settings(&endpoint, &[SHOP], "jwks_interval = 1")).await;
     assert_eq!(connect(&gateway, issuers.token("shop-1")).await, 0);
-    gateway.log().wait(&["https://shop.example published 1 keys"]).await;
+    gateway.log().wait(&["keys of https://shop.example: 1"]).await;
     rotated.store(true, Relaxed);
     let admitted = async || (connect(&gateway, issuers.token("shop-2")).await == 0).then_some(());
     eventually("the new key is known", admitted).await;
-    gateway.log().wait(&["https://shop.example published 2 keys"]).await;
+    gateway.log().wait(&["keys of https://shop.example: 2"]).await;
     assert_eq!(endpoint.received().len(), 2);
 
     gateway.swap(|folder| folder.settings("10-auth-jwt", &settings(&endpoint, &[SHOP], "leeway = 5"))).await;

@@ -10,7 +10,7 @@ use crate::measure::{Case, Measure, compare, ns_per_call};
 use crate::native::{self, Judge, Native};
 use crate::table::Table;
 
-/// `auth-jwt`, looking up in the attributes of the connection what its token permits.
+/// `auth-jwt`, which has the gateway look up in the attributes of the connection what a token permits.
 const AUTH: &str = r#"
 [config]
 secret = "a secret of thirty-two bytes or more"
@@ -87,8 +87,9 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
     ];
     let rows = compare(scale.rounds, cases)?;
     let notes = vec![
-        "auth-jwt looks up patterns from claims, rate-limit counts per connection, router publishes to another channel: to".to_owned(),
-        "`room:r42`, or to `room:{payload.room}`, for which it reads the JSON; the last case is guest-bare three times".to_owned(),
+        "auth-jwt: the gateway looks up what a claim permits, the plugin is called about the rest; rate-limit counts per".to_owned(),
+        "connection; router publishes to `room:r42`, or to `room:{payload.room}`, for which it reads the JSON".to_owned(),
+        "the last case is guest-bare three times".to_owned(),
     ];
     Ok(Table { title: "a published message meets three plugins (`Chain::on_message`)", notes, rows })
 }

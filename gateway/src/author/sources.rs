@@ -16,24 +16,31 @@ const DEPTH_MAX: usize = 16;
 pub(crate) struct Sources(BTreeMap<PathBuf, (Option<SystemTime>, u64)>);
 
 impl Sources {
-    /// As they are now. Leaves out what a build makes and what is hidden.
-    pub(crate) fn of(folder: &Path) -> Self {
+    /// As they are now. Leaves out what is hidden and what a build makes: also the folder that it drops plugins `into`, which
+    /// may lie in the crate, or what it drops would begin the next one.
+    pub(crate) fn of(folder: &Path, into: Option<&Path>) -> Self {
         let mut sources = Self(BTreeMap::new());
-        sources.look(folder, DEPTH_MAX);
+        let into = into.and_then(|into| into.canonicalize().ok());
+        sources.look(folder, into.as_deref(), DEPTH_MAX);
         sources
     }
 
-    fn look(&mut self, folder: &Path, depth: usize) {
+    fn look(&mut self, folder: &Path, into: Option<&Path>, depth: usize) {
         // What cannot be read now is not there now; the build says so better.
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with('.') || matches!(&*name, "target" | "Cargo.lock") || self.0.len() >= FILES_MAX
-            {
+            let made = matches!(&*name, "target" | "Cargo.lock") || name.ends_with(".wasm");
+            if made || name.starts_with('.') || self.0.len() >= FILES_MAX {
                 continue;
             }
             match entry.metadata() {
-                Ok(about) if about.is_dir() && depth > 0 => self.look(&entry.path(), depth - 1),
+                Ok(about) if about.is_dir() && depth > 0 => {
+                    let path = entry.path();
+                    if into.is_none() || path.canonicalize().ok().as_deref() != into {
+                        self.look(&path, into, depth - 1);
+                    }
+                }
                 Ok(about) if about.is_file() => {
                     self.0.insert(entry.path(), (about.modified().ok(), about.len()));
                 }
@@ -56,15 +63,18 @@ mod tests {
             fs::write(path, text).expect("writable");
         };
         write("src/lib.rs", "one");
-        let before = Sources::of(folder.path());
-        for made in ["target/release/x.wasm", "Cargo.lock", ".git/HEAD"] {
+        let into = folder.path().join("plugins");
+        fs::create_dir(&into).expect("writable");
+        let now = || Sources::of(folder.path(), Some(&into));
+        let before = now();
+        for made in ["target/release/x", "50-x.wasm", "plugins/50-x.toml", "Cargo.lock", ".git/HEAD"] {
             write(made, "made");
         }
-        assert_eq!(Sources::of(folder.path()), before);
+        assert_eq!(now(), before);
         write("src/rules/one.rs", "new");
-        let with_new = Sources::of(folder.path());
+        let with_new = now();
         assert_ne!(with_new, before);
         write("src/lib.rs", "longer than before");
-        assert_ne!(Sources::of(folder.path()), with_new);
+        assert_ne!(now(), with_new);
     }
 }

@@ -251,13 +251,16 @@ impl<P: Plugin> Message<'_, P> {
     }
 
     /// Whether an attribute allows it, so that the plugin is not asked.
-    fn permitted(&mut self) -> bool {
-        let permissions = self.connection.kit.interests.asked_permissions().to_vec();
-        let attributes = &self.connection.client().attributes;
-        permissions.iter().filter(|(_, kinds)| kinds.contains(&self.kind)).any(|(attribute, _)| {
-            let patterns = attributes.get(attribute).map_or("", String::as_str);
+    fn permitted(&self) -> bool {
+        let Connection { kit, id } = &self.connection;
+        let attributes = kit.clients.get(id).map(|client| &client.attributes);
+        let permissions = kit.interests.asked_permissions().iter();
+        permissions.filter(|(_, kinds)| kinds.contains(&self.kind)).any(|(attribute, _)| {
+            let patterns = attributes.and_then(|attributes| attributes.get(attribute));
             !self.channel.is_empty()
-                && patterns.split_ascii_whitespace().any(|pattern| address::matches(pattern, &self.channel))
+                && patterns.is_some_and(|patterns| {
+                    patterns.split_ascii_whitespace().any(|pattern| address::matches(pattern, &self.channel))
+                })
         })
     }
 

@@ -97,8 +97,10 @@ impl<P: Embedded> Kit<P> {
                 Err(panic) => {
                     let outcome = failed(step, "trap", words(&*panic), &mut unmet);
                     // The gateway goes on with another instance.
-                    let settings: Value = serde_json::from_str(&self.settings).unwrap_or_default();
-                    self.reload(settings)?;
+                    if let Err(why) = self.renew(self.settings.clone()) {
+                        unmet.push(format!("{}: another instance refuses the settings: {why}", step.place));
+                        break;
+                    }
                     outcome
                 }
             };

@@ -185,7 +185,7 @@ impl Source {
         let version = now.to_le_bytes();
         let before = kv::get(&self.names.set);
         if before.as_deref().and_then(|kept| kept.get(version.len()..)) != Some(set) {
-            log::info!("{} published {} keys", self.issuer, keys.len());
+            log::info!("keys of {}: {}", self.issuer, keys.len());
             for why in passed_over {
                 log::warn!("a key of {} is not used: {why}", self.issuer);
             }

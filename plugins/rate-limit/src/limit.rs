@@ -50,7 +50,7 @@ impl Limit {
     pub(crate) fn add_to(&mut self, fields: &mut Fields) {
         for part in &mut self.key {
             if let Part::Field(path, slot) = part {
-                *slot = Some(fields.add(path.clone()));
+                *slot = Some(fields.add(path));
             }
         }
     }

@@ -24,7 +24,7 @@ impl Path {
 
     /// Makes it known to those who read payloads.
     pub(crate) fn add_to(&mut self, fields: &mut Fields) {
-        self.slot = Some(fields.add(self.place.clone()));
+        self.slot = Some(fields.add(&self.place));
     }
 
     /// Whether setting one of the two would undo setting the other.

@@ -76,9 +76,10 @@ fn watch(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
+    let look = || Sources::of(&arguments.folder, arguments.into.as_deref());
     loop {
         // Before the build: what changes during it is built next.
-        let sources = Sources::of(&arguments.folder);
+        let sources = look();
         let wanted = arguments.clone();
         let built = tokio::task::spawn_blocking(move || build(&wanted)).await;
         match built.context("the build panicked").map_err(Failure::Unexpected)? {
@@ -88,7 +89,7 @@ async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
         let mut before = sources.clone();
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = Sources::of(&arguments.folder);
+            let now = look();
             if now != sources && now == before {
                 break;
             }

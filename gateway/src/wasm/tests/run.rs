@@ -312,25 +312,33 @@ fn what_is_published_by_a_client_that_speaks_json_is_json_on_one_line() {
     assert_eq!(effects("[1,\n2]"), [Effect::Publish { address: channel("news"), payload: "[1,2]".into() }]);
 }
 
-/// Permits to publish by the attribute `b`, which is `2`, and traps whenever it is called.
-fn permits_and_traps() -> Vec<u8> {
+/// Permits to publish by the attribute `b`, which is `2`, so many times, and refuses its settings if the last one failed.
+/// Traps whenever it is called.
+fn permits_and_traps(times: usize) -> Vec<u8> {
     let permit =
         r#"(import "gateway:plugin/interests@0.1.0" "permit" (func $permit (param i32 i32 i32 i32 i32)))"#;
-    let code = r#"
+    let call = "(call $permit (i32.const 512) (i32.const 1) (i32.const 520) (i32.const 1) (i32.const 2048))";
+    // The first byte of both results is what they are; the error's words are read as they lie there.
+    let code = format!(
+        r#"
         (data (i32.const 512) "\01\00\00\00")
         (data (i32.const 520) "b")
         (func (export "gateway:plugin/configure@0.1.0#call") (param i32 i32) (result i32)
-            (call $permit (i32.const 512) (i32.const 1) (i32.const 520) (i32.const 1) (i32.const 2048))
-            (i32.const 0))
-        (func (export "gateway:plugin/on-message@0.1.0#call") (param i64 i32 i32 i32) (result i32) unreachable)"#;
+            {}
+            (i32.store8 (i32.const 1024) (i32.load8_u (i32.const 2048)))
+            (i64.store (i32.const 1028) (i64.load (i32.const 2056)))
+            (i32.const 1024))
+        (func (export "gateway:plugin/on-message@0.1.0#call") (param i64 i32 i32 i32) (result i32) unreachable)"#,
+        call.repeat(times)
+    );
     let world = "import gateway:plugin/interests@0.1.0; export gateway:plugin/configure@0.1.0; \
                  export gateway:plugin/on-message@0.1.0;";
-    guest(world, permit, code)
+    guest(world, permit, &code)
 }
 
 #[test]
 fn what_an_attribute_permits_needs_no_call() {
-    let wasm = permits_and_traps();
+    let wasm = permits_and_traps(16);
     for (kind, channel, called) in [
         (Kind::Publish, "2", false),
         (Kind::Publish, "3", true),
@@ -345,4 +353,10 @@ fn what_an_attribute_permits_needs_no_call() {
             }
         }
     }
+}
+
+#[test]
+fn permissions_are_few() {
+    let error = start(&permits_and_traps(17), "").map(drop).expect_err("one too many");
+    assert!(error.to_string().contains("more than 16 permissions"), "{error}");
 }

@@ -102,7 +102,7 @@ fn keys_are_fetched_with_the_first_token_and_used_again() {
     let (web, mut kit) = shop();
     assert_eq!(web.asked(), 0, "nobody has come");
     let first = kit.connect(&ed_token("1", SHOP));
-    assert_eq!(first.logged(), "https://shop.example published 1 keys");
+    assert_eq!(first.logged(), "keys of https://shop.example: 1");
     assert_eq!(first.log[0].level, Level::Info);
     for _ in 0..100 {
         check_admitted(&mut kit, &ed_token("1", SHOP), "42");
@@ -284,7 +284,7 @@ fn a_bad_key_is_passed_over_and_the_others_are_used() {
     assert!(matches!(first.verdict, Connect::Accept(_)), "{first:?}");
     assert_eq!(
         first.logged(),
-        "https://shop.example published 1 keys\n\
+        "keys of https://shop.example: 1\n\
          a key of https://shop.example is not used: `keys[0]` is a secret that was published\n\
          a key of https://shop.example is not used: `keys[3]` has the same `kid` as another one of this issuer"
     );
