@@ -38,5 +38,6 @@ mod browser;
 mod conformance;
 mod readme;
 mod restart;
+mod redis_servers;
 mod simulation;
 mod walls;

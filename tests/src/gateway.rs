@@ -3,13 +3,12 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::sleep;
 use toml::{Table, Value as Toml};
 
 use crate::artifacts::{gateway_binary, target_folder, wasm};
@@ -17,6 +16,7 @@ use crate::folder::Folder;
 use crate::http::{self, Answer};
 use crate::log::{Line, Log};
 use crate::metrics::Metrics;
+use crate::process::Process;
 use crate::wait::within_time;
 
 /// What the API of every gateway in the tests asks for.
@@ -61,9 +61,6 @@ enum Subcommand {
     /// At these addresses.
     Demo { listen: SocketAddr, admin: SocketAddr },
 }
-
-#[derive(Debug)]
-struct Process(Child);
 
 impl Gateway {
     /// Starts with these settings; what they leave out is chosen so that tests do not meet.
@@ -153,19 +150,19 @@ impl Gateway {
 
     /// Memory of the process that is in use, in KiB.
     pub fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).expect("it runs");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says how much");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// How many files and sockets it has open.
     pub fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process.0.id())).expect("it runs").count()
+        fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("it runs").count()
     }
 
     /// Whether the process is there.
     pub fn is_running(&mut self) -> bool {
-        self.process.0.try_wait().expect("it is our child").is_none()
+        self.process.is_running()
     }
 
     /// Asks it to end, as a service manager does.
@@ -175,7 +172,7 @@ impl Gateway {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.process.pid(), signal).expect("it is our child");
+        self.process.signal(signal);
     }
 
     /// Waits for the end of the process.
@@ -285,7 +282,7 @@ impl Setup {
             .spawn()
             .unwrap_or_else(|error| panic!("failed to run {}: {error}", gateway_binary().display()));
         let log = Log::follow(child.stderr.take().expect("it was asked for"));
-        let process = Process(child);
+        let process = Process::new(child);
         let address = async |message: &str| {
             let what = format!("the line `{message}`");
             let limit = if matches!(self.command, Subcommand::Serve) { START } else { START_OF_DEMO };
@@ -295,32 +292,6 @@ impl Setup {
         let clients = address("ready").await;
         let admin = address("admin listener ready").await;
         (process, log, clients, admin)
-    }
-}
-
-impl Process {
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.0)
-    }
-
-    fn end(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-
-    async fn exit(&mut self) -> ExitStatus {
-        loop {
-            if let Some(status) = self.0.try_wait().expect("it is our child") {
-                return status;
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 
