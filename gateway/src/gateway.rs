@@ -13,6 +13,7 @@ use crate::accept::Admission;
 use crate::admin;
 use crate::backplane::Backplane;
 use crate::backplane::memory::Memory;
+use crate::backplane::redis::{self, Redis};
 use crate::clock::Clock;
 use crate::config::{Config, OnRemoval};
 use crate::connection::id::ConnectionIds;
@@ -57,6 +58,8 @@ pub struct Gateway {
     state: StateFolder,
     control: Control,
     parts: Shared,
+    /// What keeps the backplane connected.
+    network: Option<redis::Runner>,
     /// For everything that is not a worker.
     runtime: tokio::runtime::Runtime,
     site: Option<Arc<dyn Site>>,
@@ -113,9 +116,24 @@ impl Gateway {
             .map(|_| Arc::new(Inbox::new(config.memory.inbox_deliveries_max)))
             .collect();
         let ids = ConnectionIds::new(random()?);
-        let backplane: Arc<dyn Backplane> =
-            Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?));
         let metrics = Metrics::new(config.listen.workers);
+        let (backplane, network): (Arc<dyn Backplane>, _) = match &config.redis {
+            None => (Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?)), None),
+            Some(redis) => {
+                let (backplane, runner) = Redis::new(
+                    redis,
+                    redis::Parts {
+                        config: config.clone(),
+                        inboxes: inboxes.clone(),
+                        ids,
+                        clock,
+                        metrics: metrics.node.backplane(),
+                        random: [random()?, random()?],
+                    },
+                );
+                (Arc::new(backplane), Some(runner))
+            }
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             // Look-ups of names wait on a thread each, and must not keep plugins from being loaded.
@@ -165,6 +183,7 @@ impl Gateway {
             state,
             control,
             parts,
+            network,
             runtime,
             site,
         })
@@ -217,6 +236,9 @@ impl Gateway {
                     backplane.sweep(clock.now().at);
                 }
             });
+            if let Some(network) = self.network {
+                tokio::spawn(network.run());
+            }
             if let Some(listener) = self.admin {
                 tokio::spawn(admin::serve(listener, self.config.clone(), self.control.clone()));
             }

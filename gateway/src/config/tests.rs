@@ -93,6 +93,15 @@ fn every_key_reaches_its_own_field() {
         channels_max = 28
         inbox_deliveries_max = 2048
         history_bytes_max = "30MiB"
+        [redis]
+        url = "rediss://redis.example:6380/2"
+        username = "gw"
+        password = "env:REDIS_PASSWORD"
+        prefix = "rt"
+        connections = 5
+        timeout = "51ms"
+        reconnect_pause_max = "52s"
+        questions_max = 1053
         [plugins]
         folder = "/srv/rules"
         state_folder = "/srv/state"
@@ -173,6 +182,16 @@ fn every_key_reaches_its_own_field() {
             )]),
         },
         memory: Memory { channels_max: 28, inbox_deliveries_max: 2048, history_bytes_max: 30 << 20 },
+        redis: Some(Redis {
+            server: RedisServer { tls: true, host: "redis.example".into(), port: 6380, database: 2 },
+            username: "gw".into(),
+            password: Some(Secret::new("of-redis")),
+            prefix: "rt".into(),
+            connections: 5,
+            timeout: Duration::from_millis(51),
+            reconnect_pause_max: Duration::from_secs(52),
+            questions_max: 1053,
+        }),
         plugins: Plugins {
             folder: "/srv/rules".into(),
             state_folder: Some("/srv/state".into()),

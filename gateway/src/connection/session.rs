@@ -1,8 +1,10 @@
 //! One connection with everything around it but the socket: applies what the core decides to the plugins, the hub and the
 //! backplane, and feeds their answers back. Synchronous, so that a simulation runs the same code as the driver.
 
+mod later;
+
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use super::effect::{Ask, Effect};
 use super::event::{Event, Now};
 use super::local::Local;
 use super::views::view;
-use crate::backplane::{Recovery, Retention, memory};
+use crate::backplane::{Asked, Asker, Page, Recovery, Retention, memory};
 use crate::config::Namespace;
 use crate::explain::Picked;
 use crate::hub::peer::{Peer, Signal};
@@ -30,12 +32,13 @@ use crate::plugin::verdict::{Decision, Effect as PluginEffect, Identity};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::codec::{self, Inbound};
-use crate::protocol::command::{Command, HistoryQuery, Position};
+use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::frame;
 use crate::protocol::push::{Form, Member, Publication};
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::{CloseCause, DecisionOutcome};
 use crate::upstream;
+use later::{About, Questions};
 
 /// Names and values that plugins may keep on one connection, in bytes.
 const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
@@ -82,6 +85,8 @@ pub struct Session {
     plugin_effects: Vec<PluginEffect>,
     /// What the client has used of rate limits that are its own.
     meters: Meters,
+    /// What the backplane was asked and has not answered yet.
+    questions: Option<Box<Questions>>,
     /// A plugin was asked elsewhere whether to admit or to refresh the client.
     waiting: Option<Box<Waiting>>,
 }
@@ -95,8 +100,6 @@ struct Waiting {
     credential: bool,
     /// The plugin's answer on its way, until somebody takes it over to wait for it.
     question: Option<Answering>,
-    /// What came in the same message as the connect command.
-    later: VecDeque<Command>,
 }
 
 impl Session {
@@ -114,6 +117,7 @@ impl Session {
             user_channel: None,
             plugin_effects: Vec::new(),
             meters: Meters::default(),
+            questions: None,
             waiting: None,
         }
     }
@@ -138,9 +142,10 @@ impl Session {
         self.admitted.is_some()
     }
 
-    /// Whether the client waits to be admitted: nothing more of it may be read until [`Session::answered`].
+    /// Whether nothing more of the client may be read until [`Session::answered`] or [`Session::backplane_answered`]: it
+    /// waits to be admitted, or for many answers of the backplane.
     pub fn is_suspended(&self) -> bool {
-        self.waiting.as_ref().is_some_and(|waiting| !waiting.refresh)
+        self.core.is_admitting() || self.questions.as_ref().is_some_and(|questions| questions.are_many())
     }
 
     /// What to wait for, once for each question. Its output goes to [`Session::answered`]; when the session is closed
@@ -153,18 +158,10 @@ impl Session {
     pub fn answered(&mut self, now: Now, answered: Answered) {
         let Some(mut waiting) = self.waiting.take() else { return };
         let judged = self.local.chain.borrow_mut().judge_on(now.unix, &mut waiting.judging, answered);
-        let mut later = std::mem::take(&mut waiting.later);
         if let Some(event) = self.judged(waiting, judged) {
             self.event(now, event);
         }
-        while !self.is_suspended()
-            && let Some(command) = later.pop_front()
-        {
-            self.event(now, Event::Command(command));
-        }
-        if let Some(waiting) = &mut self.waiting {
-            waiting.later.append(&mut later);
-        }
+        self.resume(now);
     }
 
     /// Goes on after the plugins have judged, or remembers that one of them is asked elsewhere.
@@ -190,11 +187,7 @@ impl Session {
         metrics.bytes_in.add(inbound.data.len() as u64);
         let commands_max = self.local.config.limits.commands_per_message_max;
         let decoded = codec::decode(self.peer.protocol, inbound, commands_max, |command| {
-            match &mut self.waiting {
-                // As many as a message may have.
-                Some(waiting) if !waiting.refresh => waiting.later.push_back(command),
-                _ => self.event(now, Event::Command(command)),
-            }
+            self.take_command(now, command);
             if self.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         if let Err(malformed) = decoded {
@@ -220,6 +213,7 @@ impl Session {
             }
         }
         self.local.return_effects(effects);
+        self.release();
     }
 
     /// Takes what the rest of the worker has to say.
@@ -254,9 +248,7 @@ impl Session {
                 // Whoever is cut off at the deadline of the handshake would not hear why.
                 let patience = self.local.config.handshake.deadline * 3 / 4;
                 let judging = Judging::new(hello, patience);
-                let later = VecDeque::new();
-                let mut waiting =
-                    Box::new(Waiting { judging, id, refresh, credential, question: None, later });
+                let mut waiting = Box::new(Waiting { judging, id, refresh, credential, question: None });
                 let judged = self.local.chain.borrow_mut().judge(&mut waiting.judging);
                 self.judged(waiting, judged)
             }
@@ -270,7 +262,9 @@ impl Session {
             }
             Effect::Ask(ask) => Some(self.ask(now, ask)),
             Effect::Subscribe { channel, by, recover, join_leave } => {
-                let result = self.subscribe(now, &channel, recover.as_ref(), join_leave);
+                let made = self.subscribe(now, &channel, recover.as_ref(), join_leave);
+                let about = || About::Subscribe { channel: channel.clone(), by, recover };
+                let result = self.now_or_later(made, about)?;
                 Some(Event::Subscribed { channel, by, result })
             }
             Effect::Unsubscribe(channel) => {
@@ -278,21 +272,20 @@ impl Session {
                 None
             }
             Effect::Publish { id, targets, payload, reply } => {
-                let json = self.peer.protocol.is_json();
-                let published = targets.iter().try_for_each(|target| {
-                    self.local.publish(now, target, payload.clone(), json, Some(self.member.clone()))
-                });
-                match (published, reply) {
-                    (Ok(()), Some(reply)) => Some(Event::Answered { id, result: Ok(reply) }),
-                    (Ok(()), None) => None,
-                    (Err(error), _) => Some(Event::Answered { id, result: Err(error) }),
-                }
+                self.publish(now, id, &targets, &payload, reply)
             }
             Effect::Presence { id, channel, stats } => {
-                Some(Event::Answered { id, result: self.presence(id, &channel, stats) })
+                let members = self.presence(&channel);
+                let members = self.now_or_later(members, || About::Presence { id, stats })?;
+                Some(Event::Answered { id, result: members.map(|members| present(id, members, stats)) })
             }
             Effect::History { id, channel, query } => {
-                Some(Event::Answered { id, result: self.history(now, id, &channel, &query) })
+                let page = self.history(now, &channel, &query);
+                let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+                let about = || About::History { id, channel: channel.clone(), limit };
+                let page = self.now_or_later(page, about)?;
+                let result = page.map(|page| self.page(now, id, &channel, limit, page));
+                Some(Event::Answered { id, result })
             }
             Effect::End { close, cause, tell, discard } => {
                 self.end(now, &close, cause, tell, discard);
@@ -418,18 +411,22 @@ impl Session {
         self.user_channel = Channel::of_user(&self.member.user);
         if let Some(channel) = &self.user_channel {
             // A node that is full of channels still serves the user's other subscriptions.
-            let _ = self.listen(channel, self.direct());
+            let _ = self.listen(channel, self.direct(), Asker::Nobody);
         }
     }
 
-    /// Adds a subscription to the hub, and announces the first one of this worker.
-    fn listen(&self, channel: &Channel, listening: Listening) -> Result<(), ReplyError> {
-        let first = self.local.hub.borrow_mut().subscribe(channel, &self.peer, listening);
-        if first && let Err(error) = self.local.backplane.announce(self.local.worker, channel) {
-            self.local.hub.borrow_mut().unsubscribe(channel, self.peer.number);
-            return Err(error);
+    /// Adds a subscription to the hub and announces it, if it is the first of this worker.
+    fn listen(&self, channel: &Channel, listening: Listening, asker: Asker) -> Asked<()> {
+        let Local { backplane, hub, worker, .. } = &*self.local;
+        let first = hub.borrow_mut().subscribe(channel, &self.peer, listening);
+        if !first && !backplane.answers_later() {
+            return Asked::Now(Ok(()));
         }
-        Ok(())
+        let announced = backplane.announce(*worker, channel, asker);
+        if matches!(announced, Asked::Now(Err(_))) {
+            hub.borrow_mut().unsubscribe(channel, self.peer.number);
+        }
+        announced
     }
 
     fn subscribe(
@@ -438,55 +435,68 @@ impl Session {
         channel: &Channel,
         recover: Option<&Position>,
         join_leave: Option<bool>,
-    ) -> Result<Subscribed, ReplyError> {
+    ) -> Asked<Subscribed> {
         if matches!(channel.target(), Target::Connection(_)) {
-            return Err(ReplyError::BAD_REQUEST.because("a connection is an address, not a channel"));
+            let error = ReplyError::BAD_REQUEST.because("a connection is an address, not a channel");
+            return Asked::Now(Err(error));
         }
-        let namespace = self.local.namespace(channel)?;
+        let namespace = match self.local.namespace(channel) {
+            Ok(namespace) => namespace,
+            Err(error) => return Asked::Now(Err(error)),
+        };
+        let Local { backplane, config, hub, .. } = &*self.local;
         let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
+        let listening = Listening { form: Form::Channel(self.peer.protocol), position: None, join_leave };
         // Listening begins before history is read: what is published in between arrives twice and is known by its offset.
-        self.listen(
-            channel,
-            Listening { form: Form::Channel(self.peer.protocol), position: None, join_leave },
-        )?;
-        let mut subscribed = Subscribed::default();
-        if namespace.recovery {
-            match self.catch_up(now, channel, namespace, recover) {
-                Ok(caught_up) => subscribed = caught_up,
-                Err(error) => {
-                    self.unlisten(channel);
-                    return Err(error);
+        let asked = if namespace.recovery {
+            match self.listen(channel, listening, Asker::Nobody) {
+                Asked::Now(Err(error)) => Asked::Now(Err(error)),
+                Asked::Now(Ok(())) | Asked::Later => {
+                    let publications_max = config.client.history_publications_max;
+                    let retention = retention(namespace);
+                    backplane.recover(channel, recover, publications_max, retention, self.asker(), now.at)
                 }
             }
+        } else {
+            match self.listen(channel, listening, self.asker()) {
+                Asked::Now(result) => Asked::Now(result.map(|()| Recovery::default())),
+                Asked::Later => Asked::Later,
+            }
+        };
+        match asked {
+            Asked::Now(recovery) => {
+                Asked::Now(self.subscribed(now, channel, recover, recovery).map(|(subscribed, place)| {
+                    if let Some((offset, epoch)) = place {
+                        hub.borrow_mut().set_position(channel, self.peer.number, offset, epoch);
+                    }
+                    subscribed
+                }))
+            }
+            Asked::Later => {
+                hub.borrow_mut().hold(channel, self.peer.number);
+                Asked::Later
+            }
         }
+    }
+
+    /// Completes a subscription, or undoes it. Also tells from where the client must not miss anything.
+    fn subscribed(
+        &self,
+        now: Now,
+        channel: &Channel,
+        recover: Option<&Position>,
+        recovery: Result<Recovery, ReplyError>,
+    ) -> Result<(Subscribed, Option<later::Place>), ReplyError> {
+        let namespace = self.local.namespace(channel)?;
+        let recovery = recovery.inspect_err(|_| self.unlisten(channel))?;
         if namespace.presence || namespace.join_leave {
             self.local.backplane.enter(channel, &self.member, namespace.presence, namespace.join_leave);
         }
         self.local.metrics().subscriptions.add(1);
-        Ok(subscribed)
-    }
-
-    /// Finds out what the client missed, and from where it must not miss anything.
-    fn catch_up(
-        &self,
-        now: Now,
-        channel: &Channel,
-        namespace: &Namespace,
-        recover: Option<&Position>,
-    ) -> Result<Subscribed, ReplyError> {
-        let Local { backplane, config, hub, .. } = &*self.local;
-        let publications_max = config.client.history_publications_max;
-        let Recovery { missed, top } = match recover {
-            Some(since) => {
-                backplane.recover(channel, since, publications_max, retention(namespace), now.at)?
-            }
-            None => {
-                let query = HistoryQuery::default();
-                let page = backplane.history(channel, &query, 0, retention(namespace), now.at)?;
-                Recovery { missed: None, top: page.top }
-            }
-        };
-        hub.borrow_mut().set_position(channel, self.peer.number, top.offset, top.epoch.clone());
+        if !namespace.recovery {
+            return Ok((Subscribed::default(), None));
+        }
+        let Recovery { missed, top } = recovery;
         let recovered = recover.map(|_| missed.is_some());
         let missed = missed.map(|missed| self.views(now, channel, missed)).unwrap_or_default();
         // A client that recovers advances by itself while it reads what it missed, if there is something it may see.
@@ -494,15 +504,16 @@ impl Session {
             Some(since) if !missed.is_empty() => since.offset,
             _ => top.offset,
         };
-        Ok(Subscribed {
+        let subscribed = Subscribed {
             recoverable: true,
             positioned: true,
-            epoch: top.epoch,
+            epoch: top.epoch.clone(),
             offset,
             publications: missed,
             recovered,
             data: Bytes::new(),
-        })
+        };
+        Ok((subscribed, Some((top.offset, top.epoch))))
     }
 
     /// What this client is to see of publications that it did not receive when they were published.
@@ -538,8 +549,12 @@ impl Session {
         Listening { form: Form::Direct(self.peer.protocol), position: None, join_leave: false }
     }
 
-    fn unsubscribe(&self, channel: &Channel) {
+    fn unsubscribe(&mut self, channel: &Channel) {
+        let making = self.give_up_subscribing(channel);
         self.unlisten(channel);
+        if making {
+            return;
+        }
         self.local.metrics().subscriptions.add(-1);
         if let Ok(namespace) = self.local.namespace(channel)
             && (namespace.presence || namespace.join_leave)
@@ -549,49 +564,69 @@ impl Session {
         }
     }
 
-    fn presence(&self, id: u32, channel: &Channel, stats: bool) -> Result<Reply, ReplyError> {
-        if !self.local.namespace(channel)?.presence {
-            return Err(ReplyError::NOT_AVAILABLE);
-        }
-        let members = self.local.backplane.presence(channel);
-        Ok(if stats {
-            Reply::PresenceStats { id, clients: members.len(), users: memory::count_users(&members) }
-        } else {
-            Reply::Presence { id, members }
-        })
-    }
-
-    fn history(
-        &self,
+    fn publish(
+        &mut self,
         now: Now,
         id: u32,
-        channel: &Channel,
-        query: &HistoryQuery,
-    ) -> Result<Reply, ReplyError> {
-        let namespace = self.local.namespace(channel)?;
+        targets: &[Channel],
+        payload: &Bytes,
+        reply: Option<Reply>,
+    ) -> Option<Event> {
+        let json = self.peer.protocol.is_json();
+        let (mut left, mut failed) = (0, None);
+        for target in targets {
+            let info = Some(self.member.clone());
+            match self.local.publish(now, target, payload.clone(), json, info, self.asker()) {
+                Asked::Now(Ok(_)) => (),
+                Asked::Now(Err(error)) => {
+                    failed = Some(error);
+                    break;
+                }
+                Asked::Later => left += 1,
+            }
+        }
+        if left > 0 {
+            self.remember(About::Publish { id, reply, left, failed });
+            return None;
+        }
+        let result = failed.map_or_else(|| reply.map(Ok), |error| Some(Err(error)));
+        result.map(|result| Event::Answered { id, result })
+    }
+
+    fn presence(&self, channel: &Channel) -> Asked<Vec<Arc<Member>>> {
+        match self.local.namespace(channel) {
+            Ok(namespace) if namespace.presence => self.local.backplane.presence(channel, self.asker()),
+            Ok(_) => Asked::Now(Err(ReplyError::NOT_AVAILABLE)),
+            Err(error) => Asked::Now(Err(error)),
+        }
+    }
+
+    fn history(&self, now: Now, channel: &Channel, query: &HistoryQuery) -> Asked<Page> {
+        let namespace = match self.local.namespace(channel) {
+            Ok(namespace) => namespace,
+            Err(error) => return Asked::Now(Err(error)),
+        };
         if namespace.history_size == 0 {
-            return Err(ReplyError::NOT_AVAILABLE);
+            return Asked::Now(Err(ReplyError::NOT_AVAILABLE));
         }
         let publications_max = self.local.config.client.history_publications_max;
         let history = |query| {
-            self.local.backplane.history(channel, query, publications_max, retention(namespace), now.at)
+            let retention = retention(namespace);
+            self.local.backplane.history(channel, query, publications_max, retention, self.asker(), now.at)
         };
-        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-        let page = if limit > 0 && self.local.chain.borrow().wants_deliveries(channel) {
+        if query.limit != 0 && self.local.chain.borrow().wants_deliveries(channel) {
             // Those that the client may not see make room for others: a short page would look like the last one.
-            let mut page = history(&HistoryQuery { limit: -1, ..query.clone() })?;
-            page.publications = self.views(now, channel, page.publications);
-            page.publications.truncate(limit);
-            page
+            history(&HistoryQuery { limit: -1, ..query.clone() })
         } else {
-            history(query)?
-        };
-        Ok(Reply::History {
-            id,
-            publications: page.publications,
-            offset: page.top.offset,
-            epoch: page.top.epoch,
-        })
+            history(query)
+        }
+    }
+
+    /// A page of history as this client is to see it.
+    fn page(&self, now: Now, id: u32, channel: &Channel, limit: usize, page: Page) -> Reply {
+        let mut publications = self.views(now, channel, page.publications);
+        publications.truncate(limit);
+        Reply::History { id, publications, offset: page.top.offset, epoch: page.top.epoch }
     }
 
     fn end(&mut self, now: Now, close: &Close, cause: CloseCause, tell: bool, discard: bool) {
@@ -600,6 +635,7 @@ impl Session {
         }
         self.local.metrics().closed(cause, close, &self.peer.id);
         self.waiting = None;
+        self.questions = None;
         let Some(admitted) = self.admitted else { return };
         if let Some(channel) = self.user_channel.take()
             && self.local.hub.borrow_mut().unsubscribe(&channel, self.peer.number)
@@ -616,6 +652,15 @@ impl Session {
             at: now.at_millis(),
         };
         self.local.chain.borrow_mut().on_disconnect(&goodbye, &mut self.plugin_effects);
+    }
+}
+
+/// The reply to a question about presence.
+fn present(id: u32, members: Vec<Arc<Member>>, stats: bool) -> Reply {
+    if stats {
+        Reply::PresenceStats { id, clients: members.len(), users: memory::count_users(&members) }
+    } else {
+        Reply::Presence { id, members }
     }
 }
 

@@ -1,0 +1,9 @@
+-- ARGV[6] is the body, ARGV[7] the topic, ARGV[8] what stands before the number.
+local epoch, offset = position()
+offset = offset + 1
+-- The first write that needs memory, so that a server without memory refuses everything.
+redis.call('XADD', stream, 'MAXLEN', ARGV[3], number(offset) .. '-' .. number(now()), 'd', ARGV[6])
+redis.call('PEXPIRE', stream, ARGV[4])
+remember(epoch, offset)
+redis.call('PUBLISH', ARGV[7], ARGV[8] .. number(offset) .. ',' .. epoch .. ';' .. ARGV[6])
+return {offset, epoch}
