@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use crate::backplane::{Answer, Asked, Asker, Backplane, Health, NewPublication, Top};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
-use crate::connection::session::retention;
+use crate::connection::local::retention;
 use crate::explain::Explain;
 use crate::hub::peer::{Order, Why};
 use crate::plugin::breaker::Hold;

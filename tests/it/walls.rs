@@ -124,11 +124,11 @@ fn the_protocol_and_the_core_are_pure() {
 #[test]
 fn the_session_and_the_hub_never_wait() {
     forbid(
-        &["connection/session.rs", "connection/local.rs", "hub.rs", "plugin/chain"],
+        &["connection/session", "connection/local.rs", "hub", "plugin/chain"],
         &["await", "async", "sleep"],
     );
     // Who encodes for one subscriber encodes a thousand times.
-    forbid(&["hub.rs"], &["codec", "encode_reply", "serde_json"]);
+    forbid(&["hub"], &["codec", "encode_reply", "serde_json"]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ use super::{Answer, Asked, Asker, Backplane, Health, NewPublication, Page, Recov
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::connection::id::ConnectionIds;
-use crate::connection::session::retention;
+use crate::connection::local::retention;
 use crate::hub::peer::Order;
 use crate::inbox::{Delivery, Inbox};
 use crate::protocol::channel::{Channel, Target};

@@ -220,7 +220,9 @@ fn every_key_reaches_its_own_field() {
         drain: Drain { deadline: Duration::from_secs(32), closes_per_second: 33 },
         log: Log { format: LogFormat::Json, filter: "warn,gateway=debug".to_owned() },
     };
-    assert_eq!(Config::parse(text, "a.toml"), Ok(expected));
+    let environment = |name: &str| (name == "REDIS_PASSWORD").then(|| "of-redis\n".to_owned());
+    let read = resolve::resolve(text, "a.toml", Path::new(""), &environment).map(|(config, _)| config);
+    assert_eq!(read, Ok(expected));
 }
 
 /// Every `golden/NAME.toml` is refused with exactly the lines of `golden/NAME.txt`.

@@ -9,9 +9,8 @@ use bytes::Bytes;
 
 use super::core::Effects;
 use super::event::Now;
-use super::session::retention;
 use super::views::Views;
-use crate::backplane::{Asked, Asker, Backplane, NewPublication, Top};
+use crate::backplane::{Asked, Asker, Backplane, NewPublication, Retention, Top};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::explain::{Explain, Picker};
@@ -56,6 +55,11 @@ pub struct Local {
 
 /// Encoding space that is kept from one reply to the next.
 const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
+
+/// How much of a channel its namespace keeps.
+pub fn retention(namespace: &Namespace) -> Retention {
+    Retention { size: namespace.history_size, ttl: namespace.history_ttl }
+}
 
 impl Local {
     /// A worker without connections and without rules.

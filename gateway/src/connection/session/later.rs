@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Session, present};
+use super::Session;
+use super::reading::present;
 use crate::backplane::{Answer, Asked, Asker, Recovery};
 use crate::connection::event::{Event, Now, Subscriber};
 use crate::protocol::channel::Channel;
@@ -114,6 +115,12 @@ impl Questions {
 }
 
 impl Session {
+    /// Whether nothing more of the client may be read until [`Session::answered`] or [`Session::backplane_answered`]: it
+    /// waits to be admitted, or for many answers of the backplane.
+    pub fn is_suspended(&self) -> bool {
+        self.core.is_admitting() || self.questions.as_ref().is_some_and(|questions| questions.are_many())
+    }
+
     /// Where an answer to the next question goes.
     pub(super) fn asker(&self) -> Asker {
         let ticket = self.questions.as_ref().map_or(0, |questions| questions.ticket);

@@ -2,25 +2,33 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use super::*;
 use crate::backplane::memory::Memory;
 use crate::config::Config;
 use crate::connection::event::Ending;
 use crate::connection::id::ConnectionIds;
+use crate::connection::local::Local;
 use crate::hub::Hub;
+use crate::hub::peer::Peer;
 use crate::inbox::{Delivery, Inbox};
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::elsewhere::Elsewhere;
+use crate::plugin::event::{Client, Goodbye, Message};
 use crate::plugin::failure::{Cause, Failure, FailurePolicy};
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::load::{About, Factory, LoadError};
-use crate::plugin::verdict::{ConnectVerdict, Verdict};
+use crate::plugin::verdict::{ConnectVerdict, Effect as PluginEffect, Verdict};
 use crate::plugin::{Chain, Link, Plugin};
 use crate::protocol::Protocol;
+use crate::protocol::code::Close;
+use crate::protocol::codec::Inbound;
 use crate::telemetry::metrics::Metrics;
 
 /// A plugin that is asked elsewhere, and who was asked about with which token.

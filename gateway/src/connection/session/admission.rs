@@ -1,0 +1,108 @@
+//! Whether a client is admitted, and stays so: the way through the plugins, which may stop at one that is asked elsewhere.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Session;
+use super::attributes::set_attribute;
+use crate::backplane::Asker;
+use crate::connection::event::{Event, Now};
+use crate::plugin::chain::{Judged, Judging};
+use crate::plugin::elsewhere::{Answered, Answering};
+use crate::plugin::event::Hello;
+use crate::plugin::verdict::Identity;
+use crate::protocol::channel::Channel;
+use crate::protocol::code::ReplyError;
+use crate::protocol::push::Member;
+
+/// A client on its way through the chain, which has stopped at a plugin that waits.
+pub(super) struct Waiting {
+    judging: Judging,
+    /// Which command it was.
+    id: u32,
+    refresh: bool,
+    credential: bool,
+    /// The plugin's answer on its way, until somebody takes it over to wait for it.
+    question: Option<Answering>,
+}
+
+impl Session {
+    /// Asks the plugins whether to admit or to refresh the client.
+    pub(super) fn judge(
+        &mut self,
+        now: Now,
+        id: u32,
+        refresh: bool,
+        token: Box<str>,
+        data: Bytes,
+    ) -> Option<Event> {
+        if self.waiting.is_some() {
+            // A second refresh before the first was answered.
+            return Some(Event::Answered { id, result: Err(ReplyError::TOO_MANY_REQUESTS) });
+        }
+        let credential = !token.is_empty();
+        let client = self.client.borrow().clone();
+        let hello = Hello { client, token, data, now: now.unix, at: now.at_millis() };
+        // Whoever is cut off at the deadline of the handshake would not hear why.
+        let patience = self.local.config.handshake.deadline * 3 / 4;
+        let judging = Judging::new(hello, patience);
+        let mut waiting = Box::new(Waiting { judging, id, refresh, credential, question: None });
+        let judged = self.local.chain.borrow_mut().judge(&mut waiting.judging);
+        self.judged(waiting, judged)
+    }
+
+    /// The plugin that was asked elsewhere has answered. Ignored if the session is over.
+    pub fn answered(&mut self, now: Now, answered: Answered) {
+        let Some(mut waiting) = self.waiting.take() else { return };
+        let judged = self.local.chain.borrow_mut().judge_on(now.unix, &mut waiting.judging, answered);
+        if let Some(event) = self.judged(waiting, judged) {
+            self.event(now, event);
+        }
+        self.resume(now);
+    }
+
+    /// Goes on after the plugins have judged, or remembers that one of them is asked elsewhere.
+    fn judged(&mut self, mut waiting: Box<Waiting>, judged: Judged) -> Option<Event> {
+        match judged {
+            Judged::Done(admission) => {
+                let Waiting { mut judging, id, refresh, credential, .. } = *waiting;
+                self.plugin_effects.append(&mut judging.effects);
+                Some(Event::Judged { id, refresh, admission, credential })
+            }
+            Judged::Waits(question) => {
+                waiting.question = Some(question);
+                self.waiting = Some(waiting);
+                None
+            }
+        }
+    }
+
+    /// What to wait for, once for each question. Its output goes to [`Session::answered`]; when the session is closed
+    /// before, nobody wants to know any more.
+    pub fn take_question(&mut self) -> Option<Answering> {
+        self.waiting.as_mut()?.question.take()
+    }
+
+    pub(super) fn admit(&mut self, now: Now, identity: Identity) {
+        self.admitted = Some(now.at);
+        let user: Arc<str> = identity.user.into();
+        let mut shared = self.client.borrow_mut();
+        let client = Arc::make_mut(&mut shared);
+        client.user = user.clone();
+        for (name, value) in identity.attributes {
+            set_attribute(&mut client.attributes, name, value);
+        }
+        drop(shared);
+        self.member = Arc::new(Member { client: self.peer.id.clone(), user, info: identity.info });
+        self.local.hub.borrow_mut().admit(self.peer.clone(), self.client.clone());
+        self.user_channel = Channel::of_user(&self.member.user);
+        if let Some(channel) = &self.user_channel {
+            // A node that is full of channels still serves the user's other subscriptions.
+            let _ = self.listen(channel, self.direct(), Asker::Nobody);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

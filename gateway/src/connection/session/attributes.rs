@@ -1,0 +1,45 @@
+//! Names and values that plugins keep on a connection.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Session;
+
+/// Names and values that plugins may keep on one connection, in bytes.
+const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
+
+impl Session {
+    pub(super) fn set_attribute(&self, name: Box<str>, value: Box<str>) {
+        let changed = name.clone();
+        let mut client = self.client.borrow_mut();
+        let set = set_attribute(&mut Arc::make_mut(&mut client).attributes, name, value);
+        drop(client);
+        if set {
+            self.local.hub.borrow_mut().attribute_changed(self.peer.number, &changed);
+        } else {
+            tracing::warn!(
+                connection = &*self.peer.id,
+                "an attribute was not set: the connection has {ATTRIBUTES_BYTES_MAX} bytes of them"
+            );
+        }
+    }
+}
+
+/// Sets an attribute; an empty value removes it. False if there is no room.
+pub(super) fn set_attribute(
+    attributes: &mut BTreeMap<Box<str>, Box<str>>,
+    name: Box<str>,
+    value: Box<str>,
+) -> bool {
+    if value.is_empty() {
+        attributes.remove(&name);
+        return true;
+    }
+    let others = attributes.iter().filter(|(other, _)| **other != name);
+    let bytes: usize = others.map(|(name, value)| name.len() + value.len()).sum();
+    let fits = bytes + name.len() + value.len() <= ATTRIBUTES_BYTES_MAX;
+    if fits {
+        attributes.insert(name, value);
+    }
+    fits
+}

@@ -1,0 +1,148 @@
+//! Beginning to listen, catching up with what was missed, and ceasing.
+
+use bytes::Bytes;
+
+use super::Session;
+use super::later::Place;
+use crate::backplane::{Asked, Asker, Recovery};
+use crate::connection::event::Now;
+use crate::connection::local::{Local, retention};
+use crate::hub::Listening;
+use crate::protocol::channel::{Channel, Target};
+use crate::protocol::code::ReplyError;
+use crate::protocol::command::Position;
+use crate::protocol::push::Form;
+use crate::protocol::reply::Subscribed;
+
+impl Session {
+    /// Adds a subscription to the hub and announces it, if it is the first of this worker.
+    pub(super) fn listen(&self, channel: &Channel, listening: Listening, asker: Asker) -> Asked<()> {
+        let Local { backplane, hub, worker, .. } = &*self.local;
+        let first = hub.borrow_mut().subscribe(channel, &self.peer, listening);
+        if !first && !backplane.answers_later() {
+            return Asked::Now(Ok(()));
+        }
+        let announced = backplane.announce(*worker, channel, asker);
+        if matches!(announced, Asked::Now(Err(_))) {
+            hub.borrow_mut().unsubscribe(channel, self.peer.number);
+        }
+        announced
+    }
+
+    pub(super) fn subscribe(
+        &self,
+        now: Now,
+        channel: &Channel,
+        recover: Option<&Position>,
+        join_leave: Option<bool>,
+    ) -> Asked<Subscribed> {
+        if matches!(channel.target(), Target::Connection(_)) {
+            let error = ReplyError::BAD_REQUEST.because("a connection is an address, not a channel");
+            return Asked::Now(Err(error));
+        }
+        let namespace = match self.local.namespace(channel) {
+            Ok(namespace) => namespace,
+            Err(error) => return Asked::Now(Err(error)),
+        };
+        let Local { backplane, config, hub, .. } = &*self.local;
+        let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
+        let listening = Listening { form: Form::Channel(self.peer.protocol), position: None, join_leave };
+        // Listening begins before history is read: what is published in between arrives twice and is known by its offset.
+        let asked = if namespace.recovery {
+            match self.listen(channel, listening, Asker::Nobody) {
+                Asked::Now(Err(error)) => Asked::Now(Err(error)),
+                Asked::Now(Ok(())) | Asked::Later => {
+                    let publications_max = config.client.history_publications_max;
+                    let retention = retention(namespace);
+                    backplane.recover(channel, recover, publications_max, retention, self.asker(), now.at)
+                }
+            }
+        } else {
+            match self.listen(channel, listening, self.asker()) {
+                Asked::Now(result) => Asked::Now(result.map(|()| Recovery::default())),
+                Asked::Later => Asked::Later,
+            }
+        };
+        match asked {
+            Asked::Now(recovery) => {
+                Asked::Now(self.subscribed(now, channel, recover, recovery).map(|(subscribed, place)| {
+                    if let Some((offset, epoch)) = place {
+                        hub.borrow_mut().set_position(channel, self.peer.number, offset, epoch);
+                    }
+                    subscribed
+                }))
+            }
+            Asked::Later => {
+                hub.borrow_mut().hold(channel, self.peer.number);
+                Asked::Later
+            }
+        }
+    }
+
+    /// Completes a subscription, or undoes it. Also tells from where the client must not miss anything.
+    pub(super) fn subscribed(
+        &self,
+        now: Now,
+        channel: &Channel,
+        recover: Option<&Position>,
+        recovery: Result<Recovery, ReplyError>,
+    ) -> Result<(Subscribed, Option<Place>), ReplyError> {
+        let namespace = self.local.namespace(channel)?;
+        let recovery = recovery.inspect_err(|_| self.unlisten(channel))?;
+        if namespace.presence || namespace.join_leave {
+            self.local.backplane.enter(channel, &self.member, namespace.presence, namespace.join_leave);
+        }
+        self.local.metrics().subscriptions.add(1);
+        if !namespace.recovery {
+            return Ok((Subscribed::default(), None));
+        }
+        let Recovery { missed, top } = recovery;
+        let recovered = recover.map(|_| missed.is_some());
+        let missed = missed.map(|missed| self.views(now, channel, missed)).unwrap_or_default();
+        // A client that recovers advances by itself while it reads what it missed, if there is something it may see.
+        let offset = match recover {
+            Some(since) if !missed.is_empty() => since.offset,
+            _ => top.offset,
+        };
+        let subscribed = Subscribed {
+            recoverable: true,
+            positioned: true,
+            epoch: top.epoch.clone(),
+            offset,
+            publications: missed,
+            recovered,
+            data: Bytes::new(),
+        };
+        Ok((subscribed, Some((top.offset, top.epoch))))
+    }
+
+    pub(super) fn unsubscribe(&mut self, channel: &Channel) {
+        let making = self.give_up_subscribing(channel);
+        self.unlisten(channel);
+        if making {
+            return;
+        }
+        self.local.metrics().subscriptions.add(-1);
+        if let Ok(namespace) = self.local.namespace(channel)
+            && (namespace.presence || namespace.join_leave)
+        {
+            let keep = namespace.presence;
+            self.local.backplane.leave(channel, &self.member, keep, namespace.join_leave);
+        }
+    }
+
+    /// Undoes [`Session::listen`]. What is addressed to the client's user goes on to reach it.
+    pub(super) fn unlisten(&self, channel: &Channel) {
+        let Local { backplane, hub, worker, .. } = &*self.local;
+        if self.user_channel.as_ref() == Some(channel) && !self.core.is_closed() {
+            hub.borrow_mut().subscribe(channel, &self.peer, self.direct());
+        } else if hub.borrow_mut().unsubscribe(channel, self.peer.number) {
+            backplane.renounce(*worker, channel);
+        }
+    }
+
+    /// How a connection listens to its user's address.
+    pub(super) fn direct(&self) -> Listening {
+        Listening { form: Form::Direct(self.peer.protocol), position: None, join_leave: false }
+    }
+}
