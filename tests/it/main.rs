@@ -38,6 +38,7 @@ mod browser;
 mod conformance;
 mod readme;
 mod restart;
+mod redis;
 mod redis_servers;
 mod simulation;
 mod walls;

@@ -151,8 +151,11 @@ fn password(
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::time::Duration;
+
     use super::*;
     use crate::config::Config;
+    use crate::config::resolve::resolve;
 
     #[test]
     fn a_url_says_where_and_nothing_else() {
@@ -181,6 +184,34 @@ mod tests {
         ] {
             assert_eq!(server(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn every_key_reaches_its_own_field() {
+        let text = "
+            [redis]
+            url = 'rediss://redis.example:6380/2'
+            username = 'gw'
+            password = 'env:REDIS_PASSWORD'
+            prefix = 'rt'
+            connections = 5
+            timeout = '51ms'
+            reconnect_pause_max = '52s'
+            questions_max = 1053
+        ";
+        let environment = |name: &str| (name == "REDIS_PASSWORD").then(|| "of-redis\n".to_owned());
+        let config = resolve(text, "test", Path::new(""), &environment).unwrap().0;
+        let expected = Redis {
+            server: RedisServer { tls: true, host: "redis.example".into(), port: 6380, database: 2 },
+            username: "gw".into(),
+            password: Some(Secret::new("of-redis")),
+            prefix: "rt".into(),
+            connections: 5,
+            timeout: Duration::from_millis(51),
+            reconnect_pause_max: Duration::from_secs(52),
+            questions_max: 1053,
+        };
+        assert_eq!(config.redis, Some(expected));
     }
 
     #[test]
