@@ -38,6 +38,9 @@ const BACKLOG: i32 = 4096;
 /// How often expired histories are forgotten.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// How long the first clients wait for a connection to the backplane.
+const CONNECTING: Duration = Duration::from_secs(2);
+
 /// Pages beside the endpoints, made for the gateway they show.
 pub type MakeSite = Box<dyn FnOnce(&Control) -> Arc<dyn Site>>;
 
@@ -236,9 +239,11 @@ impl Gateway {
                     backplane.sweep(clock.now().at);
                 }
             });
-            if let Some(network) = self.network {
+            let connected = self.network.map(|network| {
+                let connected = network.connected();
                 tokio::spawn(network.run());
-            }
+                connected
+            });
             if let Some(listener) = self.admin {
                 tokio::spawn(admin::serve(listener, self.config.clone(), self.control.clone()));
             }
@@ -260,7 +265,13 @@ impl Gateway {
             });
             let mut stop = std::pin::pin!(stop);
             tokio::select! {
-                _ = first => {
+                () = async {
+                    let _ = first.await;
+                    // A backplane that is there is used from the first client on; without it the node serves alone.
+                    if let Some(connected) = connected {
+                        let _ = tokio::time::timeout(CONNECTING, connected).await;
+                    }
+                } => {
                     phase.send_replace(Phase::Running);
                     let generation = self.control.generation();
                     tracing::info!(address = %self.address, workers = workers.len(), generation, "ready");

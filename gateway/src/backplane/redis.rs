@@ -459,6 +459,14 @@ impl Shared {
 }
 
 impl Runner {
+    /// Ends with the first connection.
+    pub fn connected(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut links = self.links.subscribe();
+        async move {
+            let _ = links.wait_for(Option::is_some).await;
+        }
+    }
+
     /// Connects, keeps connected, and carries questions, for as long as the runtime lives.
     pub async fn run(self) {
         let Self { shared, queues, links } = self;
