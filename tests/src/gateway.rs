@@ -88,9 +88,9 @@ impl Gateway {
         }
     }
 
-    /// Starts several gateways at once; each gets its settings by its place.
-    pub async fn nodes(count: usize, config: impl Fn(usize) -> String) -> Vec<Self> {
-        join_all((0..count).map(|node| Self::with(&config(node)).start())).await
+    /// Starts several gateways at once; each is set up by its place.
+    pub async fn nodes(count: usize, setup: impl Fn(usize) -> Builder) -> Vec<Self> {
+        join_all((0..count).map(|node| setup(node).start())).await
     }
 
     /// Starts the demo of the source tree, with a plugin folder of its own. It builds the plugins if they are not built.
