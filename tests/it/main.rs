@@ -9,6 +9,7 @@ mod auth;
 mod schema;
 mod direct;
 mod recovery;
+mod nothing_lost;
 mod rewrite;
 mod workers;
 mod raw;

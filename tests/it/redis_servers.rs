@@ -1,6 +1,6 @@
 //! The Redis servers that other tests use behave as those tests rely on.
 
-use gateway_tests::{Cluster, Data, Redis, RedisReply, Sentinels};
+use gateway_tests::{Cluster, Data, PATIENCE, Redis, RedisReply, Sentinels, Tool};
 
 async fn value(redis: &Redis) -> RedisReply {
     redis.ask(&["GET", "key"]).await
@@ -41,6 +41,20 @@ async fn passwords_users_and_memory_have_limits() {
     let users = redis.ask(&["ACL", "LIST"]).await.list();
     assert!(users.iter().any(|user| user.text().starts_with("user reader on")), "{users:?}");
     assert_eq!(redis.url_as("reader", "page"), format!("redis://reader:page@{}", redis.address()));
+}
+
+#[tokio::test]
+async fn a_server_with_tls_answers_who_trusts_its_certificate() {
+    let redis = Redis::with("").tls().start().await;
+    let port = redis.tls_address().port().to_string();
+    let ping = |authority: &str| {
+        let tool = Tool::new("redis-cli").arg("-h").arg("localhost").arg("-p").arg(&port);
+        tool.arg("--tls").arg("--cacert").arg(authority).arg("PING").output(PATIENCE)
+    };
+    let trusting = ping(redis.certificate().to_str().unwrap()).await;
+    assert_eq!(String::from_utf8_lossy(&trusting.stdout).trim(), "PONG");
+    let other = Redis::with("").tls().start().await;
+    assert!(!ping(other.certificate().to_str().unwrap()).await.status.success());
 }
 
 #[tokio::test]

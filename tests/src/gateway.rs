@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -85,6 +86,11 @@ impl Gateway {
             setup: Setup { folder, command: Subcommand::Serve, descriptors: None, environment: Vec::new() },
             plugins,
         }
+    }
+
+    /// Starts several gateways at once; each is set up by its place.
+    pub async fn nodes(count: usize, setup: impl Fn(usize) -> Builder) -> Vec<Self> {
+        join_all((0..count).map(|node| setup(node).start())).await
     }
 
     /// Starts the demo of the source tree, with a plugin folder of its own. It builds the plugins if they are not built.

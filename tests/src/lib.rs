@@ -25,6 +25,7 @@ mod socket;
 mod tool;
 mod wait;
 
+pub mod ledger;
 pub mod token;
 
 pub use artifacts::{Target, gateway_binary, target_folder, wasm, wasm_for};

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use crate::port::free_address;
 use crate::process::Process;
 use crate::wait::{eventually, within};
 
+/// The file with the certificate of a server.
+const CERTIFICATE: &str = "certificate.pem";
 /// How long a group of servers may take to find each other, or another master.
 const AGREEMENT: Duration = Duration::from_secs(20);
 /// How long a server may take to answer a question of the harness.
@@ -39,6 +42,7 @@ pub struct Redis {
     address: SocketAddr,
     role: Role,
     password: Option<String>,
+    tls: Option<SocketAddr>,
 }
 
 /// A server that is not started yet.
@@ -47,6 +51,7 @@ pub struct Setup {
     settings: String,
     role: Role,
     password: Option<String>,
+    tls: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,11 +77,8 @@ impl Redis {
 
     /// The same, with lines of `redis.conf`.
     pub fn with(settings: &str) -> Setup {
-        Setup {
-            settings: format!("save \"\"\nappendonly no\n{settings}\n"),
-            role: Role::Server,
-            password: None,
-        }
+        let settings = format!("save \"\"\nappendonly no\n{settings}\n");
+        Setup { settings, role: Role::Server, password: None, tls: false }
     }
 
     /// Where it listens.
@@ -103,6 +105,16 @@ impl Redis {
             None => format!("redis://{address}"),
             Some(password) => format!("redis://:{password}@{address}"),
         }
+    }
+
+    /// Where it listens for TLS, if it is [`tls`](Setup::tls): its certificate is for `localhost`.
+    pub fn tls_address(&self) -> SocketAddr {
+        self.tls.expect("only a server with TLS has such an address")
+    }
+
+    /// The certificate, for who is to trust it: a PEM file.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join(CERTIFICATE)
     }
 
     /// What it has logged since it was started last.
@@ -211,6 +223,12 @@ impl Setup {
         self
     }
 
+    /// Listens for TLS too, at an address of its own and with a certificate of its own.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
     /// Keeps on disk what it has acknowledged: also after it was killed.
     pub fn persistent(mut self) -> Self {
         self.settings += "appendonly yes\n";
@@ -219,21 +237,25 @@ impl Setup {
 
     /// Starts it and waits until it answers.
     pub async fn start(self) -> Redis {
-        let Self { settings, role, password } = self;
+        let Self { settings, role, password, tls } = self;
         // Somebody may take the port between the look and the start.
         for _ in 0..5 {
             let folder =
                 tempfile::Builder::new().prefix("redis-").tempdir().expect("a folder for temporary files");
             let address = free_address();
-            let common = format!(
+            let tls = tls.then(free_address);
+            let mut all = format!(
                 "bind {}\nport {}\ndir {}\nloglevel notice\n",
                 address.ip(),
                 address.port(),
                 folder.path().display()
             );
-            fs::write(folder.path().join("redis.conf"), common + &settings).expect("a file can be written");
+            if let Some(address) = tls {
+                all += &secure(folder.path(), address);
+            }
+            fs::write(folder.path().join("redis.conf"), all + &settings).expect("a file can be written");
             let (process, log) = launch(&folder, role);
-            let mut redis = Redis { process, log, folder, address, role, password: password.clone() };
+            let mut redis = Redis { process, log, folder, address, role, password: password.clone(), tls };
             let ready = within("a server to answer or to end", async {
                 while redis.process.is_running() {
                     if redis.answers().await {
@@ -262,6 +284,20 @@ impl Drop for Redis {
             eprintln!("the last log lines of Redis at {}:\n{}", self.address, self.log.tail(15));
         }
     }
+}
+
+/// Makes a key and a certificate; the lines that use them.
+fn secure(folder: &Path, address: SocketAddr) -> String {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a good name");
+    let (certificate, key) = (folder.join(CERTIFICATE), folder.join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).expect("a file can be written");
+    fs::write(&key, made.signing_key.serialize_pem()).expect("a file can be written");
+    let (port, certificate) = (address.port(), certificate.display());
+    format!(
+        "tls-port {port}\ntls-cert-file {certificate}\ntls-key-file {}\ntls-ca-cert-file {certificate}\n\
+         tls-auth-clients no\n",
+        key.display()
+    )
 }
 
 fn launch(folder: &TempDir, role: Role) -> (Process, Log) {

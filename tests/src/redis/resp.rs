@@ -23,6 +23,11 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// Whether there is no such value.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::Nothing
+    }
+
     /// A text; a number too.
     pub fn text(&self) -> String {
         match self {

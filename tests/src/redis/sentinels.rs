@@ -41,7 +41,8 @@ impl Sentinels {
         );
         let mut sentinels = Vec::new();
         for _ in 0..SENTINELS {
-            let setup = Setup { settings: settings.clone(), role: Role::Sentinel, password: None };
+            let setup =
+                Setup { settings: settings.clone(), role: Role::Sentinel, password: None, tls: false };
             sentinels.push(setup.start().await);
         }
         let group = Self { servers, sentinels };
