@@ -66,6 +66,9 @@ struct Subscriber {
     join_leave: bool,
 }
 
+/// A place in a stream: offset and epoch.
+type Stand = (u64, Arc<str>);
+
 /// Where a subscriber stands.
 enum Place {
     /// Its channel cannot be recovered.
@@ -79,10 +82,11 @@ enum Place {
 /// What was delivered to a subscription that the client does not know of yet.
 #[derive(Default)]
 struct Held {
-    frames: Vec<(Option<(u64, Arc<str>)>, Bytes)>,
+    /// With the numbers of those that are publications.
+    frames: Vec<(Option<Stand>, Bytes)>,
     bytes: usize,
     /// Where the stream stands at least.
-    top: Option<(u64, Arc<str>)>,
+    top: Option<Stand>,
     /// There was no room for something.
     lost: bool,
 }

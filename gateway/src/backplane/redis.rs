@@ -53,6 +53,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// After a command has failed the link is tried this soon, however many fail.
 const DOUBT: Duration = Duration::from_millis(50);
 
+/// A link that lived for less counts as a failure to connect.
+const STABLE: Duration = Duration::from_secs(5);
+
 /// How often it is looked for who has waited for too long.
 const EXPIRY: Duration = Duration::from_millis(100);
 
@@ -479,8 +482,12 @@ impl Runner {
         for number in 1.. {
             let cause = match Link::connect(&shared, number).await {
                 Ok(link) => {
-                    failures = 0;
-                    serve(&shared, &links, Arc::new(link)).await
+                    let begun = shared.clock.now().at;
+                    let cause = serve(&shared, &links, Arc::new(link)).await;
+                    if shared.clock.now().at.saturating_sub(begun) >= STABLE {
+                        failures = 0;
+                    }
+                    cause
                 }
                 Err(cause) => cause,
             };

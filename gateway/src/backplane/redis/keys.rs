@@ -56,6 +56,11 @@ impl Keys {
         &self.nodes
     }
 
+    /// What a new link listens to: every node's topic, and one below that of channels, to find out whether that is allowed.
+    pub(super) fn first(&self) -> [String; 2] {
+        [self.nodes.to_string(), format!("{}probe", self.topics)]
+    }
+
     /// The channel of a topic that [`topic`](Self::topic) has made.
     pub(super) fn channel(&self, topic: &[u8]) -> Option<Channel> {
         let name = topic.strip_prefix(self.topics.as_bytes())?;

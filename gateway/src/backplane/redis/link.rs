@@ -67,7 +67,7 @@ impl Link {
             };
             *digest = String::from_utf8_lossy(&loaded).into_owned();
         }
-        match timeout(time, listener.subscribe(shared.keys.nodes())).await {
+        match timeout(time, listener.subscribe(&shared.keys.first()[..])).await {
             Ok(subscribed) => subscribed.map_err(|error| cause(&error))?,
             Err(_) => return Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
         }

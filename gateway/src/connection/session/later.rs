@@ -260,3 +260,6 @@ fn channel_of(request: &Request) -> Option<&Channel> {
         | Request::Raw { .. } => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
