@@ -18,7 +18,7 @@ use crate::http::{self, Answer};
 use crate::log::{Line, Log};
 use crate::metrics::Metrics;
 use crate::process::Process;
-use crate::wait::within_time;
+use crate::wait::{eventually, within_time};
 
 /// What the API of every gateway in the tests asks for.
 pub const API_KEY: &str = "the-key-of-the-tests";
@@ -234,7 +234,11 @@ impl Builder {
         let Self { setup, plugins } = self;
         let (process, log, address, admin) = setup.launch().await;
         let gateway = Gateway { process, log, address, admin, plugins, setup };
-        assert_eq!(gateway.get("/health/ready").await.status, 200);
+        // What is behind it may have to be reached first.
+        eventually("a gateway that is ready", async || {
+            (gateway.get("/health/ready").await.status == 200).then_some(())
+        })
+        .await;
         gateway
     }
 }
