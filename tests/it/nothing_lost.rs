@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_tests::ledger::{HealthWatch, Ledger, Publisher, Subscriber};
-use gateway_tests::{Gateway, Proxy, RawClient, eventually_within};
+use gateway_tests::{Client, Gateway, Proxy, RawClient, eventually_within};
+use serde_json::json;
 use tokio::time::sleep;
 
 const CONFIG: &str = "
@@ -72,9 +73,18 @@ async fn a_worker_that_stood_still_tells_what_it_lost() {
     let ledger = Ledger::open();
     let _subscribers = subscribers(&ledger, 5, gateway.address());
     ledger.all_subscribed(LIMIT).await;
+    let flooded: Vec<_> = (0..500).map(|n| format!("news:flood-{n}")).collect();
+    let mut listener = Client::connect(&gateway).await;
+    for channel in &flooded {
+        listener.subscribe(channel).await;
+    }
     let mut attacker = RawClient::connect(&gateway).await;
     attacker.send("attack").await;
-    let publisher = Publisher::start(&ledger, gateway.admin(), &CHANNELS, Duration::from_millis(1));
+    // More than an inbox holds, while its worker does nothing else than to wait for the plugin.
+    for _ in 0..3 {
+        gateway.post("/api/broadcast", &json!({ "channels": flooded, "data": 0 })).await.ok();
+    }
+    let publisher = Publisher::start(&ledger, gateway.admin(), &CHANNELS, PACE);
     eventually_within(LIMIT, "the inbox to overflow", async || {
         (gateway.metrics().await.get("gateway_inbox_overflows_total") > 0.0).then_some(())
     })

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 pub use self::check::check;
@@ -77,7 +78,7 @@ impl Ledger {
     pub async fn live_again(&self, since: Duration, limit: Duration) -> Duration {
         within_time(limit, "every subscription to get what is published now", async {
             loop {
-                if let Some(after) = self.lock().live_again(since) {
+                if let Some(after) = self.ask(move |history| history.live_again(since)).await {
                     return after;
                 }
                 sleep(LOOK).await;
@@ -90,13 +91,19 @@ impl Ledger {
     /// have to be stopped.
     pub async fn settle(&self) -> Report {
         let settled = async {
-            while !check(&self.lock()).is_settled() {
+            while !self.ask(check).await.is_settled() {
                 sleep(LOOK).await;
             }
         };
         // What has not arrived by now is lost: the report says so.
         let _ = timeout(SETTLING, settled).await;
-        check(&self.lock())
+        self.ask(check).await
+    }
+
+    /// Goes through what is written so far on another thread: whoever writes goes on meanwhile.
+    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&History) -> T + Send + 'static) -> T {
+        let history = self.history();
+        spawn_blocking(move || question(&history)).await.expect("a question does not panic")
     }
 
     fn lock(&self) -> MutexGuard<'_, History> {
