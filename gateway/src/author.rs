@@ -7,4 +7,5 @@ pub(crate) mod bench;
 pub(crate) mod cargo;
 pub(crate) mod crates;
 pub(crate) mod files;
+pub(crate) mod sources;
 pub(crate) mod tree;

@@ -267,6 +267,8 @@ pub struct Plugins {
     pub check_owner: bool,
     /// How changes of the folder are noticed.
     pub watch: Watch,
+    /// Longest time to compile one file.
+    pub compile_timeout: Duration,
     /// Most plugins in the chain.
     pub max: usize,
 }

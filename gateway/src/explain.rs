@@ -1,6 +1,7 @@
-//! Which messages are explained, and the last explanations. What an explanation says is [`Trace`].
+//! Which events are explained, and the last explanations. What an explanation says is [`Trace`].
 //!
-//! A message is explained because it is one of a sample, because the operator named its user or an attribute of its
+//! Beside messages that is whatever else plugins saw of a client: that it connected, refreshed and went, and what was delivered of
+//! what it published. An event is explained because it is one of a sample, because the operator named its user or an attribute of its
 //! connection for a while, or because its client asked and the operator allows that. While none of it is on, a message costs
 //! one look at a flag.
 
@@ -162,6 +163,20 @@ impl Picker {
         (reply || self.is_tagged(now, client) || sampled).then_some(Picked { reply })
     }
 
+    /// Whether an operator watches anybody. A client that connects may turn out to be the one.
+    pub fn watches(&self, now: Duration) -> bool {
+        self.renew(now);
+        !self.tags.borrow().1.is_empty()
+    }
+
+    /// Whether what this user published, empty for nobody, is to be explained when it is delivered.
+    pub fn pick_delivery(&self, now: Duration, user: &str) -> bool {
+        self.renew(now);
+        let is_of_user = |tag: &Tag| matches!(&tag.whose, Whose::User(watched) if **watched == *user);
+        let tagged = !user.is_empty() && self.tags.borrow().1.iter().any(is_of_user);
+        self.sample(self.explain.settings.sample) || tagged
+    }
+
     /// Keeps an explanation.
     pub fn keep(&self, trace: Arc<Trace>) {
         self.explain.keep(trace);
@@ -173,13 +188,18 @@ impl Picker {
         counted >= SAMPLE_OF
     }
 
-    fn is_tagged(&self, now: Duration, client: &Client) -> bool {
+    /// Whether an operator watches this client.
+    pub fn is_tagged(&self, now: Duration, client: &Client) -> bool {
+        self.renew(now);
+        self.tags.borrow().1.iter().any(|tag| tag.whose.is(client))
+    }
+
+    fn renew(&self, now: Duration) {
         let mut tags = self.tags.borrow_mut();
         let outdated = tags.1.iter().any(|tag| tag.until <= now);
         if outdated || tags.0 != self.explain.tags_version.load(Relaxed) {
             *tags = self.explain.tags(now);
         }
-        tags.1.iter().any(|tag| tag.whose.is(client))
     }
 }
 

@@ -152,7 +152,8 @@ impl Gateway {
             .context("failed to start the WebAssembly engine")?
             .with_upstreams(upstreams.clone())
             .with_http(fetcher, runtime.handle().clone())
-            .with_artifacts(Arc::new(state.artifacts()));
+            .with_artifacts(Arc::new(state.artifacts()))
+            .with_compile_timeout(config.plugins.compile_timeout);
         let registry = Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone())))
             .with_archive(Arc::new(state.archive()))
             .keep_removed(config.plugins.on_removal == OnRemoval::Keep)

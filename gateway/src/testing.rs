@@ -23,6 +23,7 @@
 //! What a script can say stands in [`script`](crate::plugin::script).
 
 mod lines;
+mod waiting;
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -30,15 +31,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
 
 use self::lines::Lines;
+use self::waiting::Waiting;
 use crate::author::bench::processor_time_of;
 use crate::author::cargo::{Cargo, TARGET};
+use crate::egress::{Client, Fetcher};
 use crate::plugin::Plugin;
 use crate::plugin::counters::PluginCounters;
+use crate::plugin::elsewhere::Elsewhere;
 use crate::plugin::interests::Interests;
 use crate::plugin::load::{About, Factory, Import, LoadCode, LoadError, Loader as _};
-use crate::plugin::script::{Answer, Event, Occurrence, Outcome, Player, Script, Step};
+use crate::plugin::script::{self, Answer, Event, Occurrence, Outcome, Player, Step};
 use crate::plugin::self_test::{SelfTest, Tally};
 use crate::plugin::settings::{Limits, Settings};
 use crate::plugin::usage::Usage;
@@ -59,11 +64,14 @@ pub enum Engine {
     Metered,
 }
 
-/// One plugin with one instance, as a worker would have it.
+/// One plugin with one instance, as a worker would have it. A plugin that asks other servers in `on-connect` asks them, as
+/// far as its settings grant it.
 pub struct PluginRunner {
     factory: Arc<dyn Factory>,
     counters: Arc<PluginCounters>,
     instance: Box<dyn Plugin>,
+    /// Asked about clients in place of `instance`, if the plugin may wait for other servers.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
     player: Player,
     lines: Lines,
     configured: Played,
@@ -115,7 +123,8 @@ impl PluginRunner {
         let outcome = Outcome { answer: Answer::Done, effects: Vec::new(), changed: None };
         let configured =
             Played { outcome, log: lines.take(), time: begin.elapsed(), usage: instance.usage() };
-        Ok(Self { factory, counters, instance, player: Player::new(), lines, configured })
+        let elsewhere = factory.elsewhere(&counters);
+        Ok(Self { factory, counters, instance, elsewhere, player: Player::new(), lines, configured })
     }
 
     /// The smallest plugin there is, which has no opinion on anything.
@@ -140,11 +149,16 @@ impl PluginRunner {
 
     /// Gives the plugin one event. After a failure the next event meets a new instance, as in the gateway.
     pub fn play(&mut self, step: &Step) -> Result<Played, LoadError> {
-        let (player, instance) = (&mut self.player, &mut self.instance);
+        let (player, instance) = (&mut self.player, &mut *self.instance);
         let begin = Instant::now();
-        let outcome = self.lines.during(|| player.play(&mut **instance, step));
+        let (outcome, mut usage) = match self.elsewhere.as_deref() {
+            Some(elsewhere) => {
+                let mut plugin = Waiting { instance, elsewhere, lines: self.lines.clone(), usage: None };
+                (self.lines.during(|| player.play(&mut plugin, step)), plugin.usage())
+            }
+            None => (self.lines.during(|| player.play(&mut *instance, step)), instance.usage()),
+        };
         let time = begin.elapsed();
-        let mut usage = self.instance.usage();
         match &outcome.answer {
             Answer::NotCalled => usage.host_calls = 0,
             Answer::Failed(failure) if failure.cause.ends_instance() => {
@@ -160,13 +174,15 @@ impl PluginRunner {
 
     /// Plays a script to its end. An error tells everything that was not as expected.
     pub fn check(&mut self, script: &str) -> anyhow::Result<Vec<Played>> {
-        let script = Script::parse(script.as_bytes()).context("failed to read the script")?;
+        let script = script::parse(script.as_bytes()).context("failed to read the script")?;
         let mut unmet = Vec::new();
         let mut all = Vec::new();
         for step in &script.steps {
             let played = self.play(step)?;
             unmet.extend(
-                step.unmet(&played.outcome).into_iter().map(|text| format!("{}: {text}", step.place)),
+                step.unmet(&played.outcome.to_json())
+                    .into_iter()
+                    .map(|text| format!("{}: {text}", step.place)),
             );
             all.push(played);
         }
@@ -185,15 +201,17 @@ impl PluginRunner {
     /// Its effects are thrown away, and its lines.
     pub(crate) fn repeat(&mut self, step: &Step, calls: u32) -> (Duration, Usage) {
         let mut occurrence = self.player.again(step);
+        let original = match &step.event {
+            Event::Message(message) => Bytes::copy_from_slice(&message.payload),
+            _ => Bytes::new(),
+        };
         let (instance, mut effects) = (&mut self.instance, Vec::new());
         instance.usage();
         let time = self.lines.during(|| {
             processor_time_of(|| {
                 for _ in 0..calls {
-                    if let (Occurrence::Message(message), Event::Message { payload, .. }) =
-                        (&mut occurrence, &step.event)
-                    {
-                        message.payload.clone_from(payload);
+                    if let Occurrence::Message(message) = &mut occurrence {
+                        message.payload.clone_from(&original);
                     }
                     let _ = black_box(occurrence.meet(&mut **instance, &mut effects));
                     effects.clear();
@@ -234,8 +252,8 @@ pub(crate) fn factory(name: &str, wasm: &[u8], engine: Engine) -> Result<Arc<dyn
     loader(engine)?.load(name, wasm, &Settings::default())
 }
 
-/// Builds the plugin of a crate, and tells where the file is.
-pub(crate) fn build(crate_folder: &Path, target: &str) -> anyhow::Result<PathBuf> {
+/// The `Cargo.toml` of a crate's folder.
+pub(crate) fn manifest(crate_folder: &Path) -> anyhow::Result<PathBuf> {
     let folder = crate_folder
         .canonicalize()
         .with_context(|| format!("failed to open the crate {}", crate_folder.display()))?;
@@ -246,7 +264,14 @@ pub(crate) fn build(crate_folder: &Path, target: &str) -> anyhow::Result<PathBuf
             folder.display()
         );
     }
-    let cargo = Cargo::new(&folder);
+    Ok(manifest)
+}
+
+/// Builds the plugin of a crate, and tells where the file is.
+pub(crate) fn build(crate_folder: &Path, target: &str) -> anyhow::Result<PathBuf> {
+    let manifest = manifest(crate_folder)?;
+    let folder = manifest.parent().unwrap_or(crate_folder);
+    let cargo = Cargo::new(folder);
     cargo.add_targets(&[target], target)?;
     let mut arguments = cargo.plugin_profile()?;
     arguments.extend(["--lib", "--target", target].map(Into::into));
@@ -265,9 +290,11 @@ fn loader(engine: Engine) -> Result<&'static Loader, LoadError> {
     static PRODUCTION: OnceLock<Result<Loader, EngineError>> = OnceLock::new();
     static METERED: OnceLock<Result<Loader, EngineError>> = OnceLock::new();
     let config = LoaderConfig { instances_max: 100 };
+    let runtime = waiting::runtime().map_err(|error| LoadError::new(LoadCode::Instantiate, error))?;
+    let with_http = |loader: Loader| loader.with_http(Fetcher::new(Client::new()), runtime);
     let loader = match engine {
-        Engine::Production => PRODUCTION.get_or_init(|| Loader::new(&config)),
-        Engine::Metered => METERED.get_or_init(|| Loader::metered(&config)),
+        Engine::Production => PRODUCTION.get_or_init(|| Loader::new(&config).map(with_http)),
+        Engine::Metered => METERED.get_or_init(|| Loader::metered(&config).map(with_http)),
     };
     loader.as_ref().map_err(|error| LoadError::new(LoadCode::Instantiate, error.to_string()))
 }

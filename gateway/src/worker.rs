@@ -201,8 +201,14 @@ impl Worker {
             session.event(self.clock.now(), Event::Command(Command { id: 0, request }));
         }
         let backlog_bytes_max = limits.outbound_bytes_max / 2;
-        let driver =
-            Driver { session, websocket, inlet: self.inlet.clone(), clock: self.clock, backlog_bytes_max };
+        let driver = Driver {
+            session,
+            websocket,
+            inlet: self.inlet.clone(),
+            clock: self.clock,
+            backlog_bytes_max,
+            held_back: false,
+        };
         spawn_local(self.drive(number, Box::new(driver), connection, handshake));
     }
 

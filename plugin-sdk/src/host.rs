@@ -10,7 +10,8 @@ use crate::{HostError, Interests, Refusal};
 
 pub(crate) use buckets::{peek, take, take_connection};
 pub(crate) use context::{
-    attribute, binary, channel, connection, header, method, now, protocol, remote_address, token, user,
+    attribute, attribute_covers_channel, binary, channel, connection, header, method, now, protocol,
+    remote_address, token, user,
 };
 
 pub(crate) fn publish(address: &str, payload: &[u8]) -> Result<(), HostError> {
@@ -60,6 +61,10 @@ pub(crate) fn declare_bucket(name: &str, rate: Rate) -> Result<u32, HostError> {
 
 pub(crate) use key_value::{delete, get};
 
+pub(crate) fn ask_key_value() -> Result<(), HostError> {
+    key_value::ask().map_err(HostError::from)
+}
+
 pub(crate) fn set(key: &str, value: &[u8], ttl: Option<u64>) -> Result<(), HostError> {
     key_value::set(key, value, ttl).map_err(HostError::from)
 }
@@ -70,6 +75,10 @@ pub(crate) fn add(key: &str, value: &[u8], ttl: Option<u64>) -> Result<bool, Hos
 
 pub(crate) fn increment(key: &str, by: i64, ttl: Option<u64>) -> Result<i64, HostError> {
     key_value::increment(key, by, ttl).map_err(HostError::from)
+}
+
+pub(crate) fn ask_http(url: &str) -> Result<(), HostError> {
+    http::ask(url).map_err(HostError::from)
 }
 
 pub(crate) fn fetch(request: crate::http::Request) -> Result<crate::http::Response, HostError> {

@@ -5,7 +5,9 @@
 //!
 //! Clients that wait to be admitted are asked about in instances of their own, of which a plugin has a few
 //! (`instances` under `[http]`), so that nobody's messages wait for a server elsewhere. What `on_connect` remembers in the
-//! plugin's own fields is therefore not seen by the other hooks: hand it over as attributes of the connection.
+//! plugin's own fields is therefore not seen by the other hooks: hand it over as attributes of the connection. A plugin to
+//! which no origin is granted has no such instances: its `on_connect` runs where the other hooks do. So one that needs
+//! requests only with some settings, and says so with [`ask`], costs nothing more without them.
 //!
 //! ```
 //! use std::time::Duration;
@@ -30,6 +32,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{HostError, HostErrorKind, host};
+
+/// In [`configure`](crate::Plugin::configure): these settings need requests to this URL. Where its origin is not granted
+/// the plugin is refused with the line that the settings file lacks, rather than a client later.
+///
+/// # Errors
+///
+/// [`InvalidRequest`](HostErrorKind::InvalidRequest) for a text that is no URL, and in other hooks
+/// [`WrongHook`](HostErrorKind::WrongHook).
+pub fn ask(url: &str) -> Result<(), HostError> {
+    host::ask_http(url)
+}
 
 /// A request in the making.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -34,6 +34,9 @@
 //! assert_eq!(outcome.effects, [Effect::publish("news", r#"{"joined":"42"}"#)]);
 //! # Ok::<(), String>(())
 //! ```
+//!
+//! The test that a plugin carries in its file, `#[plugin(self_test = "self-test.json")]`, is played by [`Kit::self_test`] as
+//! the gateway plays it, and events of one's own by [`Kit::play`].
 
 mod builder;
 mod client;
@@ -43,6 +46,7 @@ pub(crate) mod host;
 mod judge;
 mod kept;
 mod outcome;
+mod script;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -63,18 +67,24 @@ pub use delivering::Delivering;
 pub use outcome::{Effect, LogLine, Outcome};
 
 /// Where the clock of a new kit stands: Unix time in milliseconds.
-pub const START: u64 = 1_700_000_000_000;
+pub const START: u64 = gateway_plugin_script::START;
 
 /// A plugin with a gateway around it, for tests.
 pub struct Kit<P> {
     plugin: P,
     interests: Interests,
     configured: Vec<LogLine>,
+    /// As the plugin reads them.
+    settings: String,
     clients: BTreeMap<String, Client>,
     clients_made: u64,
     now: u64,
     limits: Limits,
     around: Rc<Around>,
+}
+
+fn text(config: impl Serialize) -> Result<String, String> {
+    serde_json::to_string(&config).map_err(|e| format!("the settings are not expressible as JSON: {e}"))
 }
 
 /// An instance that accepted its settings.
@@ -85,12 +95,10 @@ struct Configured<P> {
 }
 
 impl<P: Plugin> Configured<P> {
-    fn new(config: impl Serialize, now: u64, limits: Limits, around: &Rc<Around>) -> Result<Self, String> {
-        let config = serde_json::to_string(&config)
-            .map_err(|e| format!("the settings are not expressible as JSON: {e}"))?;
+    fn new(config: &str, now: u64, limits: Limits, around: &Rc<Around>) -> Result<Self, String> {
         let mut interests = Interests::default();
         let (plugin, call) = host::enter(Call::new(Hook::Configure, now, limits, around), || {
-            let plugin = P::configure(settings::parse(&config)?, &mut interests)?;
+            let plugin = P::configure(settings::parse(config)?, &mut interests)?;
             host::declare(&interests)?;
             Ok::<_, String>(plugin)
         });
@@ -120,11 +128,13 @@ impl<P: Plugin> Kit<P> {
             environment: RefCell::new(environment),
             kept: RefCell::new(Kept::new()),
         });
-        let Configured { plugin, interests, log } = Configured::new(config, START, limits, &around)?;
+        let settings = text(config)?;
+        let Configured { plugin, interests, log } = Configured::new(&settings, START, limits, &around)?;
         Ok(Self {
             plugin,
             interests,
             configured: log,
+            settings,
             clients: BTreeMap::new(),
             clients_made: 0,
             now: START,
@@ -140,10 +150,12 @@ impl<P: Plugin> Kit<P> {
     ///
     /// The text that the operator would read. The instance before goes on.
     pub fn reload(&mut self, config: impl Serialize) -> Result<(), String> {
+        let settings = text(config)?;
         let declared = self.around.kept.borrow_mut().forget_declarations();
-        match Configured::new(config, self.now, self.limits, &self.around) {
+        match Configured::new(&settings, self.now, self.limits, &self.around) {
             Ok(Configured { plugin, interests, log }) => {
                 (self.plugin, self.interests, self.configured) = (plugin, interests, log);
+                self.settings = settings;
                 Ok(())
             }
             Err(error) => {
@@ -256,12 +268,26 @@ impl<P: Plugin> Kit<P> {
         Connection::new(self, id)
     }
 
+    /// The connection has gone, and what belongs to it.
+    fn forget(&mut self, id: &str) -> Option<Client> {
+        let client = self.clients.remove(id)?;
+        self.around.kept.borrow_mut().forget_connection(client.number);
+        Some(client)
+    }
+
     /// A new client connects with a token and nothing else; see [`Connection::connect`] for more.
     #[track_caller]
     pub fn connect(&mut self, token: &str) -> Outcome<Connect> {
         let id = format!("connection-{}", self.clients_made + 1);
         self.connection(&id).connect(token).send()
     }
+}
+
+/// A payload of a client or of a publication.
+#[track_caller]
+fn as_json(value: &(impl Serialize + ?Sized)) -> Vec<u8> {
+    serde_json::to_vec(value)
+        .unwrap_or_else(|error| panic!("the payload is not expressible as JSON: {error}"))
 }
 
 impl<P> fmt::Debug for Kit<P> {

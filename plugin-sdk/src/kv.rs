@@ -39,6 +39,19 @@ use std::time::Duration;
 use crate::rate::millis;
 use crate::{HostError, host};
 
+/// In [`configure`](crate::Plugin::configure): these settings need values.
+///
+/// A plugin that calls this anywhere does not need the grant by itself: it loads without it as long as it does not ask.
+/// What it calls here all the same finds nothing, or fails with
+/// [`NotGranted`](crate::HostErrorKind::NotGranted).
+///
+/// # Errors
+///
+/// In other hooks [`WrongHook`](crate::HostErrorKind::WrongHook).
+pub fn ask() -> Result<(), HostError> {
+    host::ask_key_value()
+}
+
 /// The value of a key.
 pub fn get(key: &str) -> Option<Vec<u8>> {
     host::get(key)

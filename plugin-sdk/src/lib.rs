@@ -110,6 +110,7 @@ mod verdict;
 pub mod address;
 pub mod code;
 pub mod environment;
+pub mod fields;
 pub mod kv;
 pub mod http;
 pub mod log;
@@ -166,6 +167,15 @@ pub mod __private {
     pub use wit_bindgen::rt;
 
     pub const fn used<P: crate::Plugin>() {}
+
+    /// What the file of a plugin carries beside its code, for the test kit. The macro implements it.
+    #[cfg(not(target_family = "wasm"))]
+    pub trait Embedded: crate::Plugin {
+        /// The functions of the trait that the plugin has.
+        const HOOKS: &'static [&'static str];
+        /// The text of its self-test.
+        const SELF_TEST: Option<&'static str>;
+    }
 
     pub const fn bytes<const N: usize>(text: &str) -> [u8; N] {
         match text.as_bytes().as_array() {

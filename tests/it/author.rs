@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gateway_tests::{API_KEY, Client, Gateway, Tool, gateway_binary, target_folder, wasm};
+use gateway_tests::{API_KEY, Client, Endpoint, Gateway, Reply, Tool, gateway_binary, target_folder, wasm};
 use serde_json::{Value, json};
 
 /// A build of the plugin and the SDK included.
@@ -56,7 +56,7 @@ async fn a_new_plugin_builds_is_checked_runs_and_is_dropped() {
     // Its own tests, natively.
     let tests = Tool::new("cargo").arg("test").arg("--quiet").folder(at("be-polite"));
     let printed = tests.env("CARGO_TARGET_DIR", target_folder().join("authors")).run(LONG).await;
-    assert!(printed.contains("2 passed"), "{printed}");
+    assert!(printed.contains("3 passed"), "{printed}");
 
     fs::create_dir(at("plugins")).unwrap();
     let (code, text) = plugin(place.path(), &["build", "be-polite", "--into", "plugins"]).await;
@@ -69,8 +69,13 @@ async fn a_new_plugin_builds_is_checked_runs_and_is_dropped() {
     let file = "plugins/50-be-polite.wasm";
     let (code, text) = plugin(place.path(), &["check", file]).await;
     assert_eq!(code, 0, "{text}");
-    for told in ["be-polite 0.1.0", "configure on-message", "asks for    nothing", "ok: the gateway takes it"]
-    {
+    for told in [
+        "be-polite 0.1.0",
+        "configure on-message",
+        "asks for    nothing",
+        "self-test   holds: 2 events",
+        "ok: the gateway takes it",
+    ] {
         assert!(text.contains(told), "no {told:?}: {text}");
     }
     let (code, text) = plugin(place.path(), &["run", file, "--events", "be-polite/events.jsonl"]).await;
@@ -192,7 +197,7 @@ async fn inspect_shows_the_chain_of_a_running_gateway() {
         ("wrong", &[][..], "is needed"),
         ("", &[], "GATEWAY_ADMIN_API_KEY"),
         (API_KEY, &["--key-env", "NOWHERE"], "NOWHERE"),
-        (API_KEY, &["--address", "https://127.0.0.1:1"], "expected http://"),
+        (API_KEY, &["--address", "127.0.0.1:1"], "expected http:// or https://"),
         (API_KEY, &["--address", "http://127.0.0.1:1"], "is the gateway running"),
     ] {
         let output = inspect(key, more).await;
@@ -310,4 +315,50 @@ async fn the_help_teaches() {
         assert!(text.contains("Example") && text.contains(&format!("gateway plugin {command}")), "{text}");
     }
     assert_eq!(plugin(place.path(), &["run", "it.wasm"]).await.0, 2, "no --events");
+}
+
+const DELIVERIES: &str = r#"
+{"event": "connect", "token": "mod", "expect": {"verdict": "accept", "attributes": {"role": "moderator"}}}
+{"event": "deliver", "channel": "chat:1", "class": "moderator", "payload": "oh darn", "expect": "pass"}
+{"event": "deliver", "channel": "chat:1", "payload": "oh darn", "expect": {"verdict": "replace", "payload": "oh ***"}}
+{"event": "deliver", "channel": "chat:1", "text": "no JSON", "expect": "drop"}
+{"event": "deliver", "channel": "news", "payload": "oh darn", "expect": "not-called"}
+{"event": "refresh", "token": "", "expect": "pass"}
+"#;
+
+#[tokio::test]
+async fn run_plays_deliveries_and_refreshes() {
+    let settings = "[config]\nchannels = ['chat:*']\nwords = ['darn']\nmoderator_token = 'mod'";
+    let files = Files::new("redact").with("it.toml", settings).with("events.jsonl", DELIVERIES);
+    let (code, text) = files.plugin(&["run", "it.wasm", "--events", "events.jsonl"]).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("deliver on chat:1 to class \"moderator\" -> pass"), "{text}");
+    assert!(text.contains("6 events, 6 with expectations, 0 not as expected"), "{text}");
+}
+
+#[tokio::test]
+async fn run_makes_the_requests_of_a_plugin_if_they_are_granted_and_says_if_not() {
+    let endpoint = Endpoint::start(|request, _| {
+        let active = request.text().starts_with("token=good");
+        Reply::json(&if active { json!({"active": true, "sub": "42"}) } else { json!({"active": false}) })
+    })
+    .await;
+    let config = format!("[config]\nendpoint = '{}'\n", endpoint.url("/introspect"));
+    let granted = format!("{config}[grants]\nhttp-private = ['{}']", endpoint.url(""));
+    let events = r#"{"event": "connect", "token": "good", "expect": {"verdict": "accept", "user": "42"}}
+        {"event": "connect", "connection": "c2", "token": "bad", "expect": {"verdict": "refuse", "code": 3500}}"#;
+    let files = Files::new("introspection").with("it.toml", &granted).with("events.jsonl", events);
+    let (code, text) = files.plugin(&["run", "it.wasm", "--events", "events.jsonl", "--instructions"]).await;
+    assert_eq!(code, 0, "{text}");
+    let cost = text.lines().find(|line| line.trim_start().starts_with("cost")).unwrap();
+    assert!(!cost.contains(" 0 host calls") && !cost.contains(" 0 B of memory"), "{cost}");
+    assert!(cost.ends_with(" instructions") && !cost.contains(", 0 instructions"), "{cost}");
+    assert_eq!(endpoint.received().len(), 4, "two events in two engines");
+
+    let files = files.with("it.toml", &config);
+    for arguments in [&["run", "it.wasm", "--events", "events.jsonl"][..], &["check", "it.wasm"]] {
+        let (_, text) = files.plugin(arguments).await;
+        assert!(text.contains("its settings grant no origin"), "{arguments:?}: {text}");
+    }
+    assert_eq!(endpoint.received().len(), 4, "nothing was asked");
 }

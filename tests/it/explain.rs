@@ -1,6 +1,6 @@
 //! Why a message was treated as it was, for the operator and, if they allow it, for the client.
 
-use gateway_tests::{Client, Gateway, RawClient, token};
+use gateway_tests::{Client, Gateway, RawClient, eventually, token};
 use serde_json::{Value, json};
 
 const RAW: &str = "raw.enabled = true\nclient.anonymous = true\n";
@@ -94,4 +94,55 @@ async fn a_client_gets_its_explanations_only_if_it_asks_and_the_operator_allows_
         }
         assert_eq!(client.ask("two").await, "two", "{allowed} {headers:?}");
     }
+}
+
+/// The explanations of this kind, the newest first.
+async fn of_kind(gateway: &Gateway, kind: &str) -> Vec<Value> {
+    traces(gateway).await.into_iter().filter(|trace| trace["kind"] == kind).collect()
+}
+
+#[tokio::test]
+async fn what_a_class_receives_and_how_a_client_was_admitted_is_explained() {
+    let config = "client.anonymous = true\nexplain.sample = 10000\n[namespaces.chat]\nallow_publish = 'anyone'\nallow_subscribe = 'anyone'";
+    let redact = "[config]\nchannels = ['chat:*']\nwords = ['darn']\nmoderator_token = 'mod'";
+    let gateway = Gateway::with(config)
+        .plugin("10-redact", "redact", redact)
+        .plugin("50-router", "router", ROUTER)
+        .start()
+        .await;
+    let mut moderator = Client::connect_with(&gateway, json!({"token": "mod"})).await;
+    let connects = of_kind(&gateway, "connect").await;
+    let [connect] = &connects[..] else { panic!("one client: {connects:?}") };
+    assert_eq!(connect["decision"], "accepted");
+    let [redact, router] = &connect["plugins"].as_array().unwrap()[..] else { panic!("{connect}") };
+    assert_eq!((&redact["answer"], &router["answer"]), (&json!("accept"), &json!("not-called")));
+    assert!(redact["took_ns"].as_u64() > Some(0) && redact["host_calls"].is_u64(), "{redact}");
+    assert!(!connect.to_string().contains("mod\""), "no token: {connect}");
+
+    moderator.subscribe("chat:1").await;
+    moderator.publish("chat:1", json!("oh darn")).await;
+    moderator.publication("chat:1").await;
+    let deliveries = of_kind(&gateway, "deliver").await;
+    let [delivery] = &deliveries[..] else { panic!("one worker has subscribers: {deliveries:?}") };
+    assert_eq!((&delivery["channel"], &delivery["payload_bytes"]), (&json!("chat:1"), &json!(9)));
+    let [seen] = &delivery["plugins"].as_array().unwrap()[..] else { panic!("{delivery}") };
+    assert_eq!((&seen["class"], &seen["answer"]), (&json!("moderator"), &json!("pass")));
+    assert!(delivery.get("decision").is_none(), "each class has its own: {delivery}");
+}
+
+#[tokio::test]
+async fn a_watched_user_is_known_when_it_connects_and_when_it_has_gone() {
+    let gateway = Gateway::with("").plugin("10-emit", "guest-emit", "config.upstream = 'none'").start().await;
+    Client::connect(&gateway).await;
+    gateway.post("/api/explain_start", &json!({"user": "42", "seconds": 60})).await.ok();
+    let client = Client::connect(&gateway).await;
+    let connects = of_kind(&gateway, "connect").await;
+    let [connect] = &connects[..] else { panic!("after the start alone: {connects:?}") };
+    assert_eq!((&connect["user"], &connect["decision"]), (&json!("42"), &json!("accepted")));
+    drop(client);
+    let gone = eventually("the explanation of a disconnect", async || {
+        of_kind(&gateway, "disconnect").await.into_iter().find(|trace| trace["user"] == "42")
+    });
+    let gone = gone.await;
+    assert_eq!(gone["plugins"][0]["answer"], "done");
 }

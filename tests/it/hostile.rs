@@ -13,11 +13,24 @@ const CONFIG: &str = "raw.enabled = true\nclient.anonymous = true\n";
 /// Clients that have nothing to do with it, on both workers, each with a message at every beat.
 const OTHERS: usize = 8;
 const BEAT: Duration = Duration::from_millis(5);
-const WATCHED: Duration = Duration::from_millis(1000);
 
-/// Attacks, and the pause between them.
-const ATTACKS: usize = 10;
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long they are watched before an attack, and while it goes on: longer where a call may take its whole deadline.
+const BEFORE: Duration = Duration::from_secs(1);
+const CHEAP: Duration = Duration::from_millis(1500);
+const COSTLY: Duration = Duration::from_secs(3);
+
+/// Between one attack and the next of the same attacker, who does not give up.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Below this the time of an answer is the machine's: clients, workers and what loads plugins share two cores, where a thread
+/// waits for another to use up its slice.
+const NOISE: Duration = Duration::from_millis(1);
+
+/// Something else may run on the machine, and then the others wait for that. Harm would be done every time.
+const ATTEMPTS: usize = 6;
+
+/// After so many failures a plugin is left alone, a missed deadline counting as two.
+const FAILURES_MAX: u64 = 5;
 
 /// More than an attack may take from the gateway's memory, in KiB: one instance with its limit, and something around it.
 const MEMORY: u64 = 64 << 10;
@@ -76,14 +89,14 @@ impl Others {
         clients
     }
 
-    fn talk(clients: Vec<RawClient>) -> Self {
+    fn talk(clients: Vec<RawClient>, watched: Duration) -> Self {
         let mut talks = JoinSet::new();
         for mut client in clients {
             talks.spawn(async move {
                 let mut beat = interval(BEAT);
                 beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 let (begun, mut times) = (Instant::now(), Vec::new());
-                while begun.elapsed() < WATCHED {
+                while begun.elapsed() < watched {
                     beat.tick().await;
                     let asked = Instant::now();
                     assert_eq!(client.ask("fine").await, "fine");
@@ -129,6 +142,23 @@ async fn failures(gateway: &Gateway, cause: &str) -> u64 {
     counts.map(|(_, count)| count.as_u64().unwrap()).sum()
 }
 
+/// Attacks for as long as the others are watched. Returns the longest wait of the attacker for an answer, and the others'.
+async fn harm(
+    gateway: &Gateway,
+    hook: &str,
+    others: Vec<RawClient>,
+    watched: Duration,
+) -> (Vec<RawClient>, Duration, Duration) {
+    let (begun, talks) = (Instant::now(), Others::talk(others, watched));
+    let mut longest = Duration::ZERO;
+    while begun.elapsed() < watched {
+        longest = longest.max(attack(gateway, hook).await);
+        sleep(PAUSE).await;
+    }
+    let (others, during) = talks.p99().await;
+    (others, longest, during)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn harm_stays_with_the_client_who_asked_for_it() {
     println!(
@@ -137,42 +167,48 @@ async fn harm_stays_with_the_client_who_asked_for_it() {
     );
     let gateway = Gateway::with(CONFIG)
         .plugin("10-hostile", "guest-hostile", &settings("none", "none", ""))
-        .plugin("90-echo", "echo", "")
+        // Not cut off itself, however busy the machine is.
+        .plugin("90-echo", "echo", "limits.deadline = '1s'\n")
         .start()
         .await;
     let mut others = Others::connect(&gateway).await;
     for (hook, way, limits, counted) in WAYS {
-        gateway.swap(|folder| folder.settings("10-hostile", &settings(hook, way, limits))).await;
-        let failed = failures(&gateway, counted).await;
-        let before;
-        (others, before) = Others::talk(others).p99().await;
-        let memory = gateway.memory();
-
-        let talks = Others::talk(others);
-        let mut longest = Duration::ZERO;
-        for _ in 0..ATTACKS {
-            longest = longest.max(attack(&gateway, hook).await);
-            sleep(PAUSE).await;
-        }
-        let during;
-        (others, during) = talks.p99().await;
-
-        let grown = gateway.memory().saturating_sub(memory);
-        let failed = failures(&gateway, counted).await - failed;
-        println!(
-            "{hook:<14}{way:<9}{longest:>10.1?}{before:>12.2?}{during:>12.2?}{grown:>8} KiB  {failed} {counted}",
-        );
         let mine = format!("{hook} {way}");
-        assert!(longest < ANSWER, "{mine}: an attacker waited {longest:?}");
-        assert!(grown < MEMORY, "{mine}: {grown} KiB more memory");
-        assert_eq!(failed > 0, !counted.is_empty(), "{mine}: {failed}");
-        for other in &mut others {
-            assert_eq!(other.ask("still here").await, "still here", "{mine}");
+        gateway.swap(|folder| folder.settings("10-hostile", &settings(hook, way, limits))).await;
+        let mut unharmed = false;
+        for _ in 0..ATTEMPTS {
+            let failed = failures(&gateway, counted).await;
+            let (before, longest, during);
+            (others, before) = Others::talk(others, BEFORE).p99().await;
+            let memory = gateway.memory();
+            let watched = if counted == "deadline" { COSTLY } else { CHEAP };
+            (others, longest, during) = harm(&gateway, hook, others, watched).await;
+
+            let grown = gateway.memory().saturating_sub(memory);
+            let failed = failures(&gateway, counted).await - failed;
+            println!(
+                "{hook:<14}{way:<9}{longest:>10.1?}{before:>12.2?}{during:>12.2?}{grown:>8} KiB  {failed} {counted}",
+            );
+            assert!(grown < MEMORY, "{mine}: {grown} KiB more memory");
+            assert_eq!(failed > 0, !counted.is_empty(), "{mine}: {failed}");
+            assert!(failed <= FAILURES_MAX, "{mine}: called on and on, {failed} times");
+            for other in &mut others {
+                assert_eq!(other.ask("still here").await, "still here", "{mine}");
+            }
+            let newcomer = RawClient::connect(&gateway).await.ask("new").await;
+            assert_eq!(newcomer, "new", "{mine}: newcomers are served");
+
+            unharmed = longest < ANSWER && during < (before * 2).max(NOISE);
+            if unharmed {
+                break;
+            }
+            let again = json!({"name": "hostile", "state": "auto"});
+            gateway.post("/api/plugin_breaker", &again).await.ok();
         }
-        assert_eq!(
-            RawClient::connect(&gateway).await.ask("new").await,
-            "new",
-            "{mine}: newcomers are served"
+        assert!(
+            unharmed,
+            "{mine}: {ATTEMPTS} times the attacker waited longer than {ANSWER:?}, or one in a hundred of the others' \
+             answers took twice as long as before"
         );
     }
 }

@@ -6,6 +6,7 @@
 mod channels;
 mod connect;
 mod auth;
+mod jwks;
 mod schema;
 mod direct;
 mod recovery;

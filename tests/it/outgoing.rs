@@ -104,13 +104,8 @@ async fn answers_that_are_too_large_or_lead_elsewhere_are_none() {
 async fn a_server_that_does_not_answer_costs_those_who_are_there_nothing() {
     let endpoint =
         server(|request, _| request.text().starts_with("token=user-slow").then(Reply::never)).await;
-    let gateway = gateway(
-        &endpoint,
-        "handshake.deadline = '2s'",
-        "[http]\ninstances = 2\n[breaker]\nfailures = 0",
-        "http-private",
-    )
-    .await;
+    let gateway =
+        gateway(&endpoint, "handshake.deadline = '2s'", "[http]\ninstances = 2", "http-private").await;
     let (mut there, hello) = connect(&gateway, "user-42").await;
     assert!(hello.is_ok());
     there.subscribe("chat:1").await;
@@ -132,6 +127,13 @@ async fn a_server_that_does_not_answer_costs_those_who_are_there_nothing() {
         let answer = client.outcome(id, "connect").await.expect("an error reply and not the end");
         assert_eq!(answer.expect_err("nobody vouches for it").code, 100);
     }
+    let plugin = gateway.post("/api/plugins", &json!({})).await.ok()["result"]["plugins"][0].clone();
+    let failures = &plugin["counts"]["failures"];
+    assert_eq!((&failures["deadline"], &failures["busy"]), (&json!(2), &json!(48)), "{failures}");
+    assert_eq!(
+        plugin["breaker"]["state"], "closed",
+        "those who found no place are no reason to refuse others"
+    );
     let again = eventually("somebody is admitted again", async || connect(&gateway, "user-7").await.1.ok());
     again.await;
 }

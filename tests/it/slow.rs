@@ -105,6 +105,36 @@ async fn a_client_that_asks_and_does_not_read_the_answers_is_not_read_either() {
     a_flood_is_bounded("questions", &questions).await;
 }
 
+#[tokio::test]
+async fn whoever_asks_for_much_at_once_gets_all_of_it_by_reading_alone() {
+    // Too much for the system's buffers, so the gateway stops in the middle until the client reads.
+    const QUESTIONS: usize = 60;
+    let answer = "x".repeat(250_000);
+    let router = format!("limits.deadline = '1s'\n[[config.rules]]\nkind = 'raw'\nreply = '{answer}'\n");
+    let config = "raw.enabled = true\nclient.anonymous = true\nlimits.outbound_bytes_max = '1MiB'\n";
+    let gateway = Gateway::with(config).plugin("90-router", "router", &router).start().await;
+    let mut socket = Socket::open(gateway.address(), "/connection/raw").await;
+    // Small enough to be read at once, so that nothing of it is left in the socket to wake anybody.
+    socket.send(&Frame::text("?").bytes().repeat(QUESTIONS)).await;
+    let mut taken = 0.0;
+    within("the gateway to wait for its reader", async {
+        loop {
+            let before = taken;
+            taken = gateway.metrics().await.get("gateway_messages_received_total");
+            if before > 0.0 && taken == before {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await;
+    assert!(taken < QUESTIONS as f64, "the system took all {taken} answers: this test has become empty");
+    for number in 1..=QUESTIONS {
+        let frame = socket.frame().await.unwrap_or_else(|| panic!("closed before answer {number}"));
+        assert_eq!(frame.payload.len(), answer.len() + 2, "answer {number}");
+    }
+}
+
 async fn a_flood_is_bounded(what: &str, block: &[u8]) {
     let gateway = Gateway::with(CONFIG).plugin("90-echo", "echo", "").start().await;
     let before = gateway.memory();

@@ -10,10 +10,11 @@ use super::files::{Mode, create};
 use crate::plugin::registry::plugin_name;
 
 /// The files of a new crate, with `{{name}}`, `{{file}}`, `{{type}}` and `{{sdk}}` where those stand.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("Cargo.toml", include_str!("template/manifest.txt")),
     ("src/lib.rs", include_str!("template/lib.txt")),
     ("{{name}}.toml", include_str!("template/settings.txt")),
+    ("self-test.json", include_str!("template/self-test.txt")),
     ("events.jsonl", include_str!("template/events.txt")),
     ("README.md", include_str!("template/readme.txt")),
     (".gitignore", "/target\n"),
@@ -169,7 +170,9 @@ mod tests {
         let settings = fs::read(crate_folder.join("shout.toml")).expect("there");
         crate::plugin::settings::Settings::parse(&settings).expect("a settings file");
         let events = fs::read(crate_folder.join("events.jsonl")).expect("there");
-        crate::plugin::script::Script::parse(&events).expect("events");
+        crate::plugin::script::parse(&events).expect("events");
+        let test = fs::read(crate_folder.join("self-test.json")).expect("there");
+        crate::plugin::self_test::SelfTest::parse(&test).expect("a self-test");
 
         fs::write(crate_folder.join("Cargo.toml"), "mine").expect("writable");
         let error = write(&crate_folder, "shout", &Sdk::Version).expect_err("not empty").to_string();

@@ -3,16 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Request, Uri, header};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::Failure;
 use crate::config::API_KEY_VARIABLE;
+use crate::egress::{Client, Error, Reach, Request, Url};
 
 /// Time for one call, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,12 +31,7 @@ impl Address {
     pub(super) fn call(&self, method: &str, body: &Value) -> Result<Value, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("failed to start a runtime").map_err(Failure::Unexpected)?;
-        let call = async {
-            timeout(TIMEOUT, self.send(method, body))
-                .await
-                .with_context(|| format!("{} did not answer within {TIMEOUT:?}", self.address))?
-        };
-        runtime.block_on(call).map_err(Failure::Runtime)
+        runtime.block_on(self.send(method, body)).map_err(Failure::Runtime)
     }
 
     async fn send(&self, method: &str, body: &Value) -> anyhow::Result<Value> {
@@ -52,37 +42,33 @@ impl Address {
              with --key-env",
             self.key_env
         );
-        let uri: Uri =
-            self.address.parse().with_context(|| format!("--address {} is not a URL", self.address))?;
-        let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            bail!(
-                "--address {}: expected http:// and the address of the gateway's admin listener",
-                self.address
-            );
-        };
-        let (host, port) = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
-        let unreachable = || {
+        let url = format!("{}/api/{method}", self.address.trim_end_matches('/'));
+        let url = Url::parse(&url).ok().with_context(|| {
             format!(
-                "failed to reach {}: is the gateway running, and is this its `admin.address`?",
+                "--address {}: expected http:// or https:// and the address of the gateway's admin listener",
                 self.address
             )
-        };
-        let socket = TcpStream::connect((host, port)).await.with_context(unreachable)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.with_context(unreachable)?;
-        tokio::spawn(connection);
-        let request = Request::post(format!("/api/{method}"))
-            .header(header::HOST, authority.as_str())
-            .header(header::CONTENT_TYPE, "application/json")
-            .header("x-api-key", key)
-            .body(Full::new(Bytes::from(body.to_string())))
-            .with_context(|| format!("{} does not hold a key that can be sent", self.key_env))?;
-        let answer = sender.send_request(request).await.with_context(unreachable)?;
-        let status = answer.status();
-        let bytes = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let bytes = bytes
-            .map_err(|error| anyhow::anyhow!("failed to read the answer of {}: {error}", self.address))?;
-        let answer: Value = serde_json::from_slice(&bytes.to_bytes())
+        })?;
+        let headers = [("content-type", "application/json"), ("x-api-key", &*key)];
+        let request = Request::new("POST", &url, headers, body.to_string().into());
+        let request =
+            request.with_context(|| format!("{} does not hold a key that can be sent", self.key_env))?;
+        // The admin listener is in a private network, if not on this machine.
+        let answer = Client::new().send(request, Reach::Anywhere, TIMEOUT, ANSWER_BYTES_MAX).await;
+        let answer = answer.map_err(|error| {
+            let what = match &error {
+                Error::Timeout(_) | Error::TooLarge(_) => {
+                    format!("failed to read the answer of {}", self.address)
+                }
+                _ => format!(
+                    "failed to reach {}: is the gateway running, and is this its `admin.address`?",
+                    self.address
+                ),
+            };
+            anyhow::Error::new(error).context(what)
+        })?;
+        let status = answer.status;
+        let answer: Value = serde_json::from_slice(&answer.body)
             .with_context(|| format!("{} answered {status} and no JSON: is it a gateway?", self.address))?;
         if let Some(result) = answer.get("result") {
             return Ok(result.clone());

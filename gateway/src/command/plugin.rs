@@ -14,7 +14,10 @@ use anyhow::Context as _;
 use clap::Subcommand;
 
 use super::Failure;
+use crate::plugin::grants::Grants;
 use crate::plugin::load::LoadError;
+use crate::plugin::settings::Settings;
+use crate::testing::PluginRunner;
 
 /// Begin, build, check and try plugins, and take one back
 ///
@@ -84,6 +87,17 @@ impl Files {
             settings_file,
         })
     }
+}
+
+/// What a plugin that asks other servers lacks for it: whoever tries it would wonder why every request is refused.
+fn lacks_origins(runner: &PluginRunner, settings: &[u8]) -> Option<&'static str> {
+    let asks = runner.imports().iter().any(|import| import.interface.starts_with("gateway:plugin/http@"));
+    let Grants { http, http_private, .. } = Settings::parse(settings).ok()?.grants;
+    let lacks = asks && http.is_empty() && http_private.is_empty();
+    lacks.then_some(
+        "it can ask other servers, and its settings grant no origin: every request is refused until \
+         `http = [\"https://..\"]` stands in [grants], or `http-private` for an address in a private network",
+    )
 }
 
 /// The gateway would not take this file.

@@ -316,6 +316,7 @@ fn plugins(document: &Document<'_>) -> Plugins {
         value.as_str().filter(|path| !path.is_empty() && !path.contains('\0')).map(PathBuf::from)
     });
     let max = section.count("max", 1..=256);
+    let compile_timeout = section.duration("compile_timeout", 1_000..=3_600_000);
     let state_folder = section.simple("state_folder", &"the path of a folder, or \"\"", |value| {
         let path = value.as_str().filter(|path| !path.contains('\0'))?;
         Some(Some(path).filter(|path| !path.is_empty()).map(PathBuf::from))
@@ -333,7 +334,7 @@ fn plugins(document: &Document<'_>) -> Plugins {
         _ => None,
     });
     section.finish();
-    Plugins { folder, state_folder, on_removal, check_owner, watch, max }
+    Plugins { folder, state_folder, on_removal, check_owner, watch, compile_timeout, max }
 }
 
 fn explain(document: &Document<'_>) -> Explain {

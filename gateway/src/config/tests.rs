@@ -99,6 +99,7 @@ fn every_key_reaches_its_own_field() {
         on_removal = "keep"
         check_owner = false
         watch = "poll"
+        compile_timeout = "33s"
         max = 34
         [upstreams.orders]
         url = "https://hooks.example/orders"
@@ -180,6 +181,7 @@ fn every_key_reaches_its_own_field() {
             on_removal: OnRemoval::Keep,
             check_owner: false,
             watch: Watch::Poll,
+            compile_timeout: Duration::from_secs(33),
             max: 34,
         },
         upstreams: BTreeMap::from([(

@@ -34,8 +34,8 @@ enum Wake {
     Flushed,
     /// This many bytes are in the inlet.
     Input(usize),
-    /// Bytes that came earlier can be used now.
-    Stashed,
+    /// What came earlier can be used now.
+    Unread,
     /// A plugin that was asked elsewhere has answered.
     Answered(Box<Answered>),
     /// The client's side is closed.
@@ -58,6 +58,8 @@ pub struct Driver {
     pub clock: Clock,
     /// From how many waiting bytes on the client is not read: it must first read what it asked for.
     pub backlog_bytes_max: usize,
+    /// The client had to read first: complete messages may lie in the library, where nothing wakes anybody.
+    pub held_back: bool,
 }
 
 impl Driver {
@@ -114,7 +116,7 @@ impl Driver {
                     self.inlet.borrow_mut().filled(count);
                     self.pump();
                 }
-                Wake::Stashed => self.pump(),
+                Wake::Unread => self.pump(),
                 Wake::Answered(answered) => {
                     self.session.answered(self.clock.now(), *answered);
                     // What came meanwhile may lie in the library already, where nobody sees it.
@@ -173,11 +175,11 @@ impl Driver {
             *answering = None;
             return Poll::Ready(Wake::Answered(Box::new(answered)));
         }
-        let suspended = self.session.is_suspended();
+        let unread = self.held_back || self.websocket.has_stashed();
         // A client that waits is read once more, which is how its going is seen.
-        if pending <= self.backlog_bytes_max && !(suspended && self.websocket.has_stashed()) {
-            if self.websocket.has_stashed() {
-                return Poll::Ready(Wake::Stashed);
+        if pending <= self.backlog_bytes_max && !(unread && self.session.is_suspended()) {
+            if unread {
+                return Poll::Ready(Wake::Unread);
             }
             if let Poll::Ready(read) = self.poll_read(cx, peer) {
                 return Poll::Ready(match read {
@@ -199,10 +201,12 @@ impl Driver {
     fn pump(&mut self) {
         let now = self.clock.now();
         let peer = self.session.peer().clone();
+        self.held_back = false;
         while !self.session.is_closed() && !self.session.is_suspended() {
             if peer.outbound.pending() > self.backlog_bytes_max {
                 let _ = peer.poll_flush();
                 if peer.outbound.pending() > self.backlog_bytes_max {
+                    self.held_back = true;
                     break;
                 }
             }

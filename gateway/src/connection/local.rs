@@ -240,9 +240,14 @@ impl Local {
         let mut chain = self.chain.borrow_mut();
         let mut hub = self.hub.borrow_mut();
         if chain.wants_deliveries(&push.channel)
-            && let Some(mut views) = Views::of(&mut chain, push, now)
+            && let Some(views) = Views::of(&mut chain, push, now)
         {
-            return hub.deliver_views(push, &mut views);
+            let mut views = views.explained(&self.explain);
+            let delivered = hub.deliver_views(push, &mut views);
+            if let Some(trace) = views.into_explanation() {
+                self.explain.keep(Arc::new(trace));
+            }
+            return delivered;
         }
         hub.deliver(push)
     }

@@ -262,6 +262,14 @@ impl Session {
             now: now.unix,
             at: now.at_millis(),
         };
-        self.local.chain.borrow_mut().on_disconnect(&goodbye, &mut self.plugin_effects);
+        let (explain, effects) = (&self.local.explain, &mut self.plugin_effects);
+        let mut chain = self.local.chain.borrow_mut();
+        if !explain.is_on() || explain.pick(now.at, &goodbye.client).is_none() {
+            return chain.on_disconnect(&goodbye, effects);
+        }
+        let trace = chain.on_disconnect_traced(&goodbye, effects, explain.clock());
+        if trace.was_seen() {
+            explain.keep(Arc::new(trace));
+        }
     }
 }

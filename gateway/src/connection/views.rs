@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::event::Now;
+use crate::explain::Picker;
 use crate::hub::{self, class::Classes};
 use crate::plugin::chain::Chain;
 use crate::plugin::event::Outgoing;
+use crate::plugin::trace::Trace;
 use crate::plugin::verdict::DeliverVerdict;
 use crate::protocol::channel::Channel;
 use crate::protocol::json;
@@ -30,6 +32,8 @@ pub(super) struct Views<'a> {
     steps: Vec<Step>,
     /// What plugins have replaced the publication with.
     replaced: Vec<Push>,
+    /// The explanation, if there is to be one: a look for each class.
+    trace: Option<Trace>,
 }
 
 /// What a class receives.
@@ -62,7 +66,23 @@ impl<'a> Views<'a> {
             known: Vec::new(),
             steps: Vec::new(),
             replaced: Vec::new(),
+            trace: None,
         })
+    }
+
+    /// With an explanation, if somebody asks for one.
+    pub(super) fn explained(mut self, explain: &Picker) -> Self {
+        let publisher = self.publication.info.as_ref().map_or("", |publisher| &*publisher.user);
+        if explain.is_on() && explain.pick_delivery(self.now.at, publisher) {
+            let outgoing = outgoing(&self.push.channel, self.publication, self.now);
+            self.trace = Some(Trace::of_delivery(&outgoing, self.chain.generation(), explain.clock()));
+        }
+        self
+    }
+
+    /// What plugins made of it, if that is to be explained and any was asked.
+    pub(super) fn into_explanation(self) -> Option<Trace> {
+        self.trace.filter(Trace::was_seen)
     }
 
     fn find(&mut self, values: &[Box<str>]) -> View {
@@ -90,7 +110,10 @@ impl<'a> Views<'a> {
         let outgoing = outgoing(&self.push.channel, seen, self.now);
         let asked = self.steps.iter().filter(|step| step.plugin == plugin).count();
         let verdict = if asked < CLASSES_MAX {
-            self.chain.on_deliver(plugin, class, &outgoing)
+            match &mut self.trace {
+                None => self.chain.on_deliver(plugin, class, &outgoing),
+                Some(trace) => self.chain.on_deliver_traced(plugin, class, &outgoing, trace),
+            }
         } else {
             self.chain.too_many_classes(plugin, &outgoing)
         };

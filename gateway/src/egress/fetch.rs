@@ -91,6 +91,11 @@ impl Fetcher {
 }
 
 impl Fetch {
+    /// Whether there is an origin that may be asked.
+    pub fn is_granted_any(&self) -> bool {
+        !self.granted.is_empty()
+    }
+
     /// Asks, or answers from what was asked before: the answer, and whether it came from there. Requests that are the same
     /// and may be kept are sent once, and whoever asks meanwhile waits for that answer.
     ///

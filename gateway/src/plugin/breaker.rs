@@ -9,7 +9,8 @@
 //! ```
 //!
 //! One for each plugin and node. While it is open, events meet the plugin's failure policy without a call. Every call
-//! without a usable answer counts, an invalid answer too and in every hook: each is an event that met the policy.
+//! without a usable answer counts, an invalid answer too and in every hook: each is an event that met the policy. A call that
+//! ran into its deadline counts as two: it also kept everybody else on its worker waiting.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -162,11 +163,13 @@ impl Breaker {
         self.change(HALF_OPEN, due(OPEN, now.saturating_add(self.open_for)))
     }
 
-    /// A call failed. True if it opened the breaker.
-    pub(super) fn failed(&self, now: u64) -> bool {
-        if self.times.is_empty() {
-            return false;
-        }
+    /// A call failed in a way that counts as this many failures. True if it opened the breaker.
+    pub(super) fn failed(&self, now: u64, weight: usize) -> bool {
+        // No failure after the one that opens it counts.
+        !self.times.is_empty() && (0..weight).any(|_| self.count(now))
+    }
+
+    fn count(&self, now: u64) -> bool {
         let turn = self.next.fetch_add(1, Relaxed) % self.times.len();
         // Zero is a place that was not used yet.
         self.times[turn].store(now.max(1), Relaxed);
@@ -226,16 +229,24 @@ mod tests {
 
     fn open_at(now: u64) -> Breaker {
         let breaker = breaker();
-        assert_eq!([now, now, now].map(|now| breaker.failed(now)), [false, false, true]);
+        assert_eq!([now, now, now].map(|now| breaker.failed(now, 1)), [false, false, true]);
         breaker
     }
 
     #[test]
     fn failures_within_the_time_open_it_and_older_ones_do_not_count() {
         let breaker = breaker();
-        let opened = [1000, 1050, 1101, 1150, 1151].map(|now| breaker.failed(now));
+        let opened = [1000, 1050, 1101, 1150, 1151].map(|now| breaker.failed(now, 1));
         assert_eq!(opened, [false, false, false, true, false], "at 1101 the first is 101 ms old");
         assert_eq!(breaker.position(), Position::Open);
+    }
+
+    #[test]
+    fn a_failure_can_count_as_several() {
+        let breaker = breaker();
+        assert_eq!([1000, 1001].map(|now| breaker.failed(now, 2)), [false, true]);
+        assert!(!Breaker::never().failed(1000, 2));
+        assert!(!(0..9).any(|_| self::breaker().failed(1000, 0)), "or as none");
     }
 
     #[test]
@@ -256,7 +267,7 @@ mod tests {
         assert_eq!((breaker.admit(1109), breaker.admit(1110)), (Pass::Refused, Pass::Probe));
         assert!(breaker.probe_succeeded());
         assert_eq!((breaker.position(), breaker.admit(1111)), (Position::Closed, Pass::Call));
-        assert!(!breaker.failed(1112), "former failures are forgotten");
+        assert!(!breaker.failed(1112, 1), "former failures are forgotten");
     }
 
     #[test]
@@ -269,7 +280,7 @@ mod tests {
     #[test]
     fn calls_that_began_before_it_opened_change_nothing() {
         let breaker = open_at(1000);
-        assert!(!breaker.failed(1001));
+        assert!(!breaker.failed(1001, 1));
         assert_eq!(breaker.admit(1050), Pass::Probe, "not later than it was due");
         breaker.hold(Hold::Open);
         assert!(!breaker.probe_succeeded(), "an operator has the last word");
@@ -282,18 +293,18 @@ mod tests {
         breaker.hold(Hold::Open);
         assert_eq!((breaker.admit(1), breaker.admit(u64::MAX >> 4)), (Pass::Refused, Pass::Refused));
         breaker.hold(Hold::Closed);
-        assert_eq!([1, 1, 1, 1].map(|now| breaker.failed(now)), [false; 4]);
+        assert_eq!([1, 1, 1, 1].map(|now| breaker.failed(now, 1)), [false; 4]);
         assert_eq!((breaker.admit(1), breaker.held()), (Pass::Call, Hold::Closed));
         breaker.hold(Hold::Auto);
-        assert_eq!([2, 2, 2].map(|now| breaker.failed(now)), [false, false, true], "counts from here on");
+        assert_eq!([2, 2, 2].map(|now| breaker.failed(now, 1)), [false, false, true], "counts from here on");
     }
 
     #[test]
     fn without_a_number_it_never_opens_and_with_one_at_once() {
         let never = Breaker::never();
-        assert!((0..1000).all(|now| !never.failed(now) && never.admit(now) == Pass::Call));
+        assert!((0..1000).all(|now| !never.failed(now, 1) && never.admit(now) == Pass::Call));
         let one = Breaker::new(BreakerSettings { failures: 1, ..BreakerSettings::default() });
-        assert!(one.failed(7));
+        assert!(one.failed(7, 1));
     }
 
     #[test]

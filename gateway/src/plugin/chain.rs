@@ -11,7 +11,7 @@ use super::failure::{Failure, FailurePolicy};
 use super::interests::Interests;
 use super::link::Link;
 use super::timer::Timer;
-use super::trace::{Observer, Trace};
+use super::trace::{Observer, Told, Trace};
 use super::usage::Usage;
 use super::verdict::{ConnectVerdict, Decision, DeliverVerdict, Effect, Identity, Verdict};
 use crate::clock::Clock;
@@ -158,7 +158,7 @@ impl Chain {
             let before = effects.len();
             observer.begins();
             let answer = link.on_message(message, effects);
-            observer.answered(link, message, &effects[before..], &answer);
+            observer.answered(link, &effects[before..], Told::Message(message, &answer));
             match answer {
                 Ok(Verdict::Next) | Err(FailurePolicy::Open) => {}
                 Ok(Verdict::Allow) => allowed = true,
@@ -201,7 +201,32 @@ impl Chain {
     /// Asks one plugin, found with [`Chain::next_deliverer`], what the subscribers of a class receive. One that fails closed
     /// gives them nothing.
     pub fn on_deliver(&mut self, plugin: usize, class: &str, outgoing: &Outgoing) -> DeliverVerdict {
-        self.links[plugin].on_deliver(class, outgoing)
+        self.deliver(plugin, class, outgoing, &mut ())
+    }
+
+    /// [`on_deliver`](Self::on_deliver) with an explanation.
+    pub fn on_deliver_traced(
+        &mut self,
+        plugin: usize,
+        class: &str,
+        outgoing: &Outgoing,
+        trace: &mut Trace,
+    ) -> DeliverVerdict {
+        self.deliver(plugin, class, outgoing, trace)
+    }
+
+    fn deliver(
+        &mut self,
+        plugin: usize,
+        class: &str,
+        outgoing: &Outgoing,
+        observer: &mut impl Observer,
+    ) -> DeliverVerdict {
+        let link = &mut self.links[plugin];
+        observer.begins();
+        let answer = link.on_deliver(class, outgoing);
+        observer.answered(link, &[], Told::Deliver(class, outgoing, &answer));
+        link.delivery(answer)
     }
 
     /// What subscribers receive of whom a plugin cannot be asked, because there are more classes than it may see.
@@ -211,11 +236,32 @@ impl Chain {
 
     /// Tells the plugins that a client has gone. All of them: a failure does not keep the news from later ones.
     pub fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) {
+        self.part(goodbye, effects, &mut ());
+    }
+
+    /// [`on_disconnect`](Self::on_disconnect) with an explanation.
+    pub fn on_disconnect_traced(
+        &mut self,
+        goodbye: &Goodbye,
+        effects: &mut Vec<Effect>,
+        clock: Clock,
+    ) -> Trace {
+        let mut trace = Trace::of_goodbye(goodbye, self.generation, clock);
+        self.part(goodbye, effects, &mut trace);
+        trace
+    }
+
+    fn part(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>, observer: &mut impl Observer) {
         for link in &mut self.links {
-            if link.interests().hooks.on_disconnect {
-                // There is nothing left to refuse, so the policy has no say.
-                let _ = link.on_disconnect(goodbye, effects);
+            if !link.interests().hooks.on_disconnect {
+                observer.passed_by(link);
+                continue;
             }
+            let before = effects.len();
+            observer.begins();
+            // There is nothing left to refuse, so the policy has no say.
+            let answer = link.on_disconnect(goodbye, effects);
+            observer.answered(link, &effects[before..], Told::Nothing(&answer));
         }
     }
 }

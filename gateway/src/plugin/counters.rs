@@ -110,9 +110,9 @@ impl PluginCounters {
         self.breaker_opened.fetch_add(1, Relaxed);
     }
 
-    /// The row of a worker.
+    /// The row of a worker. Those that are made with fewer rows than there are workers share the first.
     pub(super) fn row(&self, worker: usize) -> &Row {
-        &self.rows[worker % self.rows.len()]
+        self.rows.get(worker).unwrap_or(&self.rows[0])
     }
 }
 

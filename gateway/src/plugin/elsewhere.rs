@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::event::Hello;
 use super::failure::Failure;
+use super::usage::Usage;
 use super::verdict::{ConnectVerdict, Effect};
 
 /// What came back.
@@ -16,6 +17,8 @@ pub struct Answered {
     pub verdict: Result<ConnectVerdict, Failure>,
     /// What the hook asked for beside it; empty after a failure.
     pub effects: Vec<Effect>,
+    /// What the call used; nothing if there was none.
+    pub usage: Usage,
 }
 
 /// An answer on its way. Dropping it ends the question: nobody wants to know any more.

@@ -30,11 +30,13 @@ pub enum Cause {
     Memory,
     /// The plugin answered, but not with something that can be carried out.
     InvalidAnswer,
+    /// The plugin was not asked: more clients wait for its instances than there is room for, or none became free in time.
+    Busy,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 4] = [Self::Trap, Self::Deadline, Self::Memory, Self::InvalidAnswer];
+    pub const ALL: [Self; 5] = [Self::Trap, Self::Deadline, Self::Memory, Self::InvalidAnswer, Self::Busy];
 
     /// The word for it in logs and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -43,12 +45,13 @@ impl Cause {
             Self::Deadline => "deadline",
             Self::Memory => "memory",
             Self::InvalidAnswer => "invalid-answer",
+            Self::Busy => "busy",
         }
     }
 
     /// Whether the instance stopped in the middle of something and must not be called again.
     pub const fn ends_instance(self) -> bool {
-        !matches!(self, Self::InvalidAnswer)
+        !matches!(self, Self::InvalidAnswer | Self::Busy)
     }
 }
 

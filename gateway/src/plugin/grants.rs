@@ -13,7 +13,8 @@ pub const EFFECTS: [&str; 5] = ["publish", "subscribe", "unsubscribe", "disconne
 ///
 /// A plugin asks for an effect, for `buckets` and for `key-value` by importing it, and for the names of the other lists by
 /// what its SDK stamped in. One that imports `http`, `environment` or `emit` without having stamped names loads: it is then
-/// refused call by call whatever is not granted, because which name it needs may depend on its settings.
+/// refused call by call whatever is not granted, because which name it needs may depend on its settings. It can say in
+/// `configure` which origins those settings need, and whether they need `key-value`: see `ask` in the interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     /// Effects by name, in the order of [`EFFECTS`].
@@ -34,6 +35,15 @@ pub struct Grants {
 }
 
 impl Grants {
+    /// Adds an origin to what is asked for.
+    pub fn ask_http(&mut self, origin: Box<str>) {
+        if !self.http.contains(&origin) {
+            let mut http = std::mem::take(&mut self.http).into_vec();
+            http.push(origin);
+            self.http = http.into();
+        }
+    }
+
     /// What is asked for here and not `granted`.
     pub fn missing(&self, granted: &Self) -> Self {
         Self {

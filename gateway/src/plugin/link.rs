@@ -11,7 +11,7 @@ use super::chain::Plugin;
 use super::counters::{PluginCounters, Row};
 use super::elsewhere::{Answered, Answering, Elsewhere};
 use super::event::{Goodbye, Hello, Message, Outgoing, Tick};
-use super::failure::{Failure, FailurePolicy};
+use super::failure::{Cause, Failure, FailurePolicy};
 use super::interests::Interests;
 use super::load::{Factory, LoadError};
 use super::spare::{AtOnce, Offload, Spare};
@@ -23,6 +23,9 @@ const ORDER_PAUSE: u64 = 100;
 const ORDER_PAUSE_MAX: u64 = 10_000;
 /// How long failures of one plugin on one worker are only counted after one was logged, in milliseconds.
 const WARN_PAUSE: u64 = 1000;
+/// As how many failures a call counts that ran into its deadline on a worker. A trap costs microseconds, this costs everybody
+/// on the worker the whole time.
+const DEADLINE_WEIGHT: usize = 2;
 
 /// A plugin in the chain of one worker.
 pub struct Link {
@@ -150,9 +153,9 @@ impl Link {
         answered: Answered,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, FailurePolicy> {
-        self.row().call();
         match answered.verdict {
             Ok(verdict) => {
+                self.row().call();
                 if pass == Pass::Probe {
                     self.probe_succeeded();
                 }
@@ -164,7 +167,12 @@ impl Link {
                 Ok(verdict)
             }
             Err(failure) => {
-                self.report(now, pass, &failure);
+                // A full pool refuses at no cost, and those who found a place are served: no reason to refuse them too.
+                let weight = usize::from(failure.cause != Cause::Busy);
+                if failure.cause != Cause::Busy {
+                    self.row().call();
+                }
+                self.report(now, pass, &failure, weight);
                 Err(self.policy)
             }
         }
@@ -191,9 +199,12 @@ impl Link {
         self.call(goodbye.now, effects, |plugin, effects| plugin.on_disconnect(goodbye, effects))
     }
 
-    pub(super) fn on_deliver(&mut self, class: &str, outgoing: &Outgoing) -> DeliverVerdict {
-        let answer = self.call(outgoing.now, &mut Vec::new(), |plugin, _| plugin.on_deliver(class, outgoing));
-        self.delivery(answer)
+    pub(super) fn on_deliver(
+        &mut self,
+        class: &str,
+        outgoing: &Outgoing,
+    ) -> Result<DeliverVerdict, FailurePolicy> {
+        self.call(outgoing.now, &mut Vec::new(), |plugin, _| plugin.on_deliver(class, outgoing))
     }
 
     /// No failure of the call: the breaker has no part in it.
@@ -211,7 +222,8 @@ impl Link {
         self.delivery(Err(policy))
     }
 
-    fn delivery(&self, answer: Result<DeliverVerdict, FailurePolicy>) -> DeliverVerdict {
+    /// What subscribers receive after this answer, counted.
+    pub(super) fn delivery(&self, answer: Result<DeliverVerdict, FailurePolicy>) -> DeliverVerdict {
         let verdict = answer.unwrap_or_else(|policy| match policy {
             FailurePolicy::Closed => DeliverVerdict::Drop,
             FailurePolicy::Open => DeliverVerdict::Pass,
@@ -268,17 +280,17 @@ impl Link {
     /// Off the path of a message that goes well.
     #[cold]
     fn failed(&mut self, now: u64, pass: Pass, failure: &Failure) {
-        self.report(now, pass, failure);
+        self.report(now, pass, failure, if failure.cause == Cause::Deadline { DEADLINE_WEIGHT } else { 1 });
         if failure.cause.ends_instance() {
-            // Dropped before the next spare is ordered: a pool of instances needs room for two only.
-            self.instance = None;
+            self.spare.retire(self.instance.take());
             self.recover(now);
+            self.spare.release();
         }
     }
 
-    /// Counts a failure, logs the first of many, and tells the breaker.
+    /// Counts a failure, logs the first of many, and tells the breaker, for which it counts as `weight` failures.
     #[cold]
-    fn report(&mut self, now: u64, pass: Pass, failure: &Failure) {
+    fn report(&mut self, now: u64, pass: Pass, failure: &Failure, weight: usize) {
         self.row().failure(failure.cause);
         if !pausing(now, self.warn_after, WARN_PAUSE) {
             warn!(
@@ -295,7 +307,7 @@ impl Link {
         }
         let opened = match pass {
             Pass::Probe => self.breaker.probe_failed(now),
-            _ => self.breaker.failed(now),
+            _ => self.breaker.failed(now, weight),
         };
         if opened {
             self.counters.breaker_opened();

@@ -1,4 +1,5 @@
-//! An instance in reserve: made and configured before it is needed, away from the thread that will call it.
+//! An instance in reserve: made and configured before it is needed, away from the thread that will call it. There also ends
+//! the one whose place it takes: giving memory back to the system takes as long as a hundred calls.
 
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ pub(super) struct Spare {
     counters: Arc<PluginCounters>,
     /// Dropping it throws the instance away when it is made.
     ordered: Option<oneshot::Receiver<Made>>,
+    /// Failed, and not dropped yet.
+    retired: Option<Box<dyn Plugin>>,
 }
 
 impl Spare {
@@ -50,7 +53,7 @@ impl Spare {
         factory: Arc<dyn Factory>,
         counters: Arc<PluginCounters>,
     ) -> Self {
-        Self { offload, factory, counters, ordered: None }
+        Self { offload, factory, counters, ordered: None, retired: None }
     }
 
     pub(super) fn set_offload(&mut self, offload: Arc<dyn Offload>) {
@@ -70,10 +73,25 @@ impl Spare {
         let (made, ordered) = oneshot::channel();
         self.ordered = Some(ordered);
         let (factory, counters) = (self.factory.clone(), self.counters.clone());
+        let retired = self.retired.take();
         self.offload.run(Box::new(move || {
+            // First, because a pool of instances needs room for two only.
+            drop(retired);
             // If nobody waits for it any more, it is dropped here.
             let _ = made.send(factory.instantiate(&counters));
         }));
+    }
+
+    /// Takes an instance that is not called any more, to end it before the next one is made, or in [`Spare::release`].
+    pub(super) fn retire(&mut self, instance: Option<Box<dyn Plugin>>) {
+        self.retired = instance;
+    }
+
+    /// Ends the instance that was retired, if no order has taken it along.
+    pub(super) fn release(&mut self) {
+        if let Some(retired) = self.retired.take() {
+            self.offload.run(Box::new(move || drop(retired)));
+        }
     }
 
     /// What was ordered, once it is there.

@@ -1,40 +1,45 @@
-//! What each plugin of the chain made of one message, for a person who asks why. Sizes and counts, never contents: a trace may
+//! What each plugin of the chain made of one event, for a person who asks why. Sizes and counts, never contents: a trace may
 //! go to whoever sent the message.
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::event::{Kind, Message};
+use super::event::{Client, Goodbye, Message, Outgoing};
 use super::failure::FailurePolicy;
 use super::link::Link;
 use super::usage::Usage;
-use super::verdict::{Decision, Effect, Verdict};
+use super::verdict::{Admission, ConnectVerdict, Decision, DeliverVerdict, Effect, Refusal, Verdict};
 use crate::clock::Clock;
 
-/// Follows a message through the chain. For `()`, which follows nothing, the compiler leaves all of it out.
+/// Follows an event through the chain. For `()`, which follows nothing, the compiler leaves all of it out.
 pub(super) trait Observer {
-    /// The plugin does not see such messages.
+    /// The plugin does not see such events.
     fn passed_by(&mut self, _link: &Link) {}
 
     /// A plugin is about to be called.
     fn begins(&mut self) {}
 
     /// A plugin was called. `effects` are its own.
-    fn answered(
-        &mut self,
-        _link: &mut Link,
-        _message: &Message,
-        _effects: &[Effect],
-        _answer: &Result<Verdict, FailurePolicy>,
-    ) {
-    }
+    fn answered(&mut self, _link: &mut Link, _effects: &[Effect], _told: Told<'_>) {}
 }
 
 impl Observer for () {}
 
-/// One message on its way through the chain.
+/// What a plugin answered in which hook.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Told<'a> {
+    /// Of a client; with what the call used if it was made elsewhere.
+    Connect(&'a Result<ConnectVerdict, FailurePolicy>, Option<Usage>),
+    /// Of a message.
+    Message(&'a Message, &'a Result<Verdict, FailurePolicy>),
+    /// Of a publication on its way to a class.
+    Deliver(&'a str, &'a Outgoing, &'a Result<DeliverVerdict, FailurePolicy>),
+    /// Of something that is no question.
+    Nothing(&'a Result<(), FailurePolicy>),
+}
+
+/// One event on its way through the chain.
 #[derive(Debug)]
 pub struct Trace {
     clock: Clock,
@@ -44,12 +49,13 @@ pub struct Trace {
     at: u64,
     connection: Box<str>,
     user: Box<str>,
-    kind: Kind,
+    kind: &'static str,
     channel: Box<str>,
     method: Box<str>,
     payload_bytes: usize,
     generation: u64,
     seen: Vec<Seen>,
+    /// What the chain as a whole came to; empty where there is nothing to decide, or each class has its own.
     decision: &'static str,
 }
 
@@ -57,20 +63,22 @@ pub struct Trace {
 #[derive(Debug)]
 struct Seen {
     plugin: Box<str>,
-    /// `None` if its interests leave such messages out.
+    /// `None` if its interests leave such events out.
     called: Option<Called>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Called {
+    /// Of subscribers, when something is delivered to them.
+    class: Option<Box<str>>,
     answer: &'static str,
     /// Code and reason, as the client gets them.
     refusal: Option<(u32, Box<str>)>,
     /// Bytes of a payload in the answer.
     answer_bytes: Option<usize>,
     addresses: usize,
-    /// Bytes of the payload that it left to the next plugin.
-    payload_bytes: usize,
+    /// Bytes of the payload that it left to the next plugin; of a client there is none.
+    payload_bytes: Option<usize>,
     effects: Vec<&'static str>,
     took: Duration,
     usage: Usage,
@@ -80,19 +88,68 @@ impl Trace {
     /// Of a message that has not met a plugin yet.
     pub fn of(message: &Message, generation: u64, clock: Clock) -> Self {
         Self {
-            clock,
-            begin: Duration::ZERO,
-            at: message.now,
-            connection: (&*message.client.id).into(),
-            user: (&*message.client.user).into(),
-            kind: message.kind,
             channel: message.channel.as_ref().map(|channel| channel.as_str().into()).unwrap_or_default(),
             method: message.method.clone(),
             payload_bytes: message.payload.len(),
+            ..Self::of_client(message.kind.as_str(), &message.client, message.now, generation, clock)
+        }
+    }
+
+    /// Of a publication on its way to subscribers.
+    pub fn of_delivery(outgoing: &Outgoing, generation: u64, clock: Clock) -> Self {
+        let publisher = outgoing.publisher.as_ref();
+        Self {
+            connection: publisher.map(|publisher| (&*publisher.client).into()).unwrap_or_default(),
+            user: publisher.map(|publisher| (&*publisher.user).into()).unwrap_or_default(),
+            channel: outgoing.channel.as_str().into(),
+            payload_bytes: outgoing.payload.len(),
+            ..Self::empty("deliver", outgoing.now, generation, clock)
+        }
+    }
+
+    /// Of a client that has gone.
+    pub(super) fn of_goodbye(goodbye: &Goodbye, generation: u64, clock: Clock) -> Self {
+        Self::of_client("disconnect", &goodbye.client, goodbye.now, generation, clock)
+    }
+
+    /// Of something else that a client does.
+    pub(super) fn of_client(
+        kind: &'static str,
+        client: &Client,
+        now: u64,
+        generation: u64,
+        clock: Clock,
+    ) -> Self {
+        let (connection, user) = ((&*client.id).into(), (&*client.user).into());
+        Self { connection, user, ..Self::empty(kind, now, generation, clock) }
+    }
+
+    fn empty(kind: &'static str, at: u64, generation: u64, clock: Clock) -> Self {
+        Self {
+            clock,
+            begin: Duration::ZERO,
+            at,
+            connection: Box::default(),
+            user: Box::default(),
+            kind,
+            channel: Box::default(),
+            method: Box::default(),
+            payload_bytes: 0,
             generation,
             seen: Vec::new(),
             decision: "",
         }
+    }
+
+    /// The chain was exchanged: the event meets this one from its beginning.
+    pub(super) fn begin_again(&mut self, generation: u64) {
+        self.generation = generation;
+        self.seen.clear();
+    }
+
+    /// Whether a plugin was called. An event that none saw is not worth a place, unless it was a message.
+    pub fn was_seen(&self) -> bool {
+        self.seen.iter().any(|seen| seen.called.is_some())
     }
 
     /// The chain has ended.
@@ -109,20 +166,36 @@ impl Trace {
         };
     }
 
+    /// The chain has ended, and the client is whom the plugins made of it.
+    pub(super) fn admitted(&mut self, admission: &Admission) {
+        self.decision = match admission {
+            Admission::Undecided => "undecided",
+            Admission::Accepted(identity) => {
+                self.user.clone_from(&identity.user);
+                "accepted"
+            }
+            Admission::Refused(_) => "refused",
+            Admission::Failed => "failed",
+        };
+    }
+
     /// For the API and for the client that asked.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut value = json!({
             "at": self.at,
             "client": &*self.connection,
             "user": &*self.user,
-            "kind": self.kind.as_str(),
+            "kind": self.kind,
             "channel": &*self.channel,
             "method": &*self.method,
             "payload_bytes": self.payload_bytes,
             "generation": self.generation,
             "plugins": self.seen.iter().map(Seen::to_json).collect::<Vec<_>>(),
-            "decision": self.decision,
-        })
+        });
+        if !self.decision.is_empty() {
+            value["decision"] = self.decision.into();
+        }
+        value
     }
 }
 
@@ -135,41 +208,64 @@ impl Observer for Trace {
         self.begin = self.clock.now().at;
     }
 
-    fn answered(
-        &mut self,
-        link: &mut Link,
-        message: &Message,
-        effects: &[Effect],
-        answer: &Result<Verdict, FailurePolicy>,
-    ) {
+    fn answered(&mut self, link: &mut Link, effects: &[Effect], told: Told<'_>) {
         let took = self.clock.now().at.saturating_sub(self.begin);
-        let (refusal, payload, addresses) = match answer {
-            Ok(Verdict::Deny(refusal) | Verdict::Disconnect(refusal)) => {
-                (Some((refusal.code, refusal.reason.clone())), None, 0)
-            }
-            Ok(Verdict::Replace(payload) | Verdict::Reply(payload)) => (None, Some(payload), 0),
-            Ok(Verdict::Route(addresses)) => (None, None, addresses.len()),
-            _ => (None, None, 0),
-        };
-        let left = match answer {
-            Ok(Verdict::Replace(payload)) => payload,
-            _ => &message.payload,
-        };
-        let called = Called {
-            answer: match answer {
-                Ok(verdict) => verdict.as_str(),
-                Err(FailurePolicy::Closed) => "failed, which refuses",
-                Err(FailurePolicy::Open) => "failed, which is ignored",
-            },
-            refusal,
-            answer_bytes: payload.map(Bytes::len),
-            addresses,
-            payload_bytes: left.len(),
+        let mut called = Called {
             effects: effects.iter().map(Effect::as_str).collect(),
             took,
-            usage: link.usage(),
+            usage: match told {
+                Told::Connect(_, Some(usage)) => usage,
+                _ => link.usage(),
+            },
+            ..Called::default()
         };
+        called.take(told);
         self.seen.push(Seen { plugin: link.name().into(), called: Some(called) });
+    }
+}
+
+impl Called {
+    fn take(&mut self, told: Told<'_>) {
+        let refused = |why: &Refusal| Some((why.code, why.reason.clone()));
+        match told {
+            Told::Connect(answer, _) => {
+                self.answer = answer.as_ref().map_or_else(failed, ConnectVerdict::as_str);
+                if let Ok(ConnectVerdict::Refuse(why)) = answer {
+                    self.refusal = refused(why);
+                }
+            }
+            Told::Message(message, answer) => {
+                self.answer = answer.as_ref().map_or_else(failed, Verdict::as_str);
+                self.payload_bytes = Some(message.payload.len());
+                match answer {
+                    Ok(Verdict::Deny(why) | Verdict::Disconnect(why)) => self.refusal = refused(why),
+                    Ok(Verdict::Reply(payload)) => self.answer_bytes = Some(payload.len()),
+                    Ok(Verdict::Replace(payload)) => {
+                        self.answer_bytes = Some(payload.len());
+                        self.payload_bytes = self.answer_bytes;
+                    }
+                    Ok(Verdict::Route(addresses)) => self.addresses = addresses.len(),
+                    _ => {}
+                }
+            }
+            Told::Deliver(class, outgoing, answer) => {
+                self.class = Some(class.into());
+                self.answer = answer.as_ref().map_or_else(failed, DeliverVerdict::as_str);
+                self.payload_bytes = Some(outgoing.payload.len());
+                if let Ok(DeliverVerdict::Replace(payload)) = answer {
+                    self.answer_bytes = Some(payload.len());
+                    self.payload_bytes = self.answer_bytes;
+                }
+            }
+            Told::Nothing(answer) => self.answer = answer.as_ref().map_or_else(failed, |()| "done"),
+        }
+    }
+}
+
+fn failed(policy: &FailurePolicy) -> &'static str {
+    match policy {
+        FailurePolicy::Closed => "failed, which refuses",
+        FailurePolicy::Open => "failed, which is ignored",
     }
 }
 
@@ -181,6 +277,9 @@ impl Seen {
         let mut map = Map::new();
         let mut set = |key: &str, value: Value| map.insert(key.to_owned(), value);
         set("plugin", (&*self.plugin).into());
+        if let Some(class) = &called.class {
+            set("class", (&**class).into());
+        }
         set("answer", called.answer.into());
         if let Some((code, reason)) = &called.refusal {
             set("code", (*code).into());
@@ -192,7 +291,9 @@ impl Seen {
         if called.addresses > 0 {
             set("addresses", called.addresses.into());
         }
-        set("payload_bytes", called.payload_bytes.into());
+        if let Some(bytes) = called.payload_bytes {
+            set("payload_bytes", bytes.into());
+        }
         set("effects", called.effects.clone().into());
         set("took_ns", (called.took.as_nanos() as u64).into());
         set("host_calls", called.usage.host_calls.into());

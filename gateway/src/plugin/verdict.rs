@@ -45,6 +45,17 @@ pub enum ConnectVerdict {
     Refuse(Refusal),
 }
 
+impl ConnectVerdict {
+    /// The word for it in the plugin interface.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Accept(_) => "accept",
+            Self::Refuse(_) => "refuse",
+        }
+    }
+}
+
 /// One plugin's answer to a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -91,6 +102,17 @@ pub enum DeliverVerdict {
     Drop,
     /// They receive this payload.
     Replace(Bytes),
+}
+
+impl DeliverVerdict {
+    /// The word for it in the plugin interface.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+            Self::Replace(_) => "replace",
+        }
+    }
 }
 
 /// Something a plugin asked for beside its answer. Recorded in order and applied after the hook returned normally.

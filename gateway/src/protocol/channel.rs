@@ -71,6 +71,14 @@ impl Channel {
         self.0.split_once(':').map(|(namespace, _)| namespace)
     }
 
+    /// Whether a pattern means this name: a name in which a last `*` stands for any rest.
+    pub fn is_covered_by(&self, pattern: &str) -> bool {
+        match pattern.strip_suffix('*') {
+            Some(start) => self.0.starts_with(start),
+            None => *self.0 == *pattern,
+        }
+    }
+
     /// What this name reaches.
     pub fn target(&self) -> Target<'_> {
         match self.0.as_bytes()[0] {

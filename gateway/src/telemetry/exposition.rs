@@ -386,7 +386,7 @@ mod tests {
             kept: Vec::new(),
             counts: Counts {
                 calls,
-                failures: [0, 7, 0, 0],
+                failures: [0, 7, 0, 0, 0],
                 state: Usage { entries: 11, bytes: 1200, evictions: 13 },
                 ..Counts::default()
             },

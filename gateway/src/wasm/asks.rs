@@ -26,7 +26,8 @@ pub(super) fn asks(component: &Component, engine: &Engine, stamp: &Stamp) -> Res
         match interface {
             Some("effects") => effects.extend(functions.filter_map(grants::effect_of)),
             Some("buckets") => asked.buckets |= functions.next().is_some(),
-            Some("key-value") => asked.key_value |= functions.next().is_some(),
+            // One that can ask in `configure` does so there, if its settings need it.
+            Some("key-value") => asked.key_value |= !functions.any(|function| function == "ask"),
             _ => {}
         }
     }

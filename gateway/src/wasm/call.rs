@@ -13,6 +13,7 @@ use super::output::{Level, Log, Stream};
 use super::outside::Outside;
 use crate::clock::Clock;
 use crate::plugin::event::{Client, Goodbye, Hello, Message, Outgoing, Tick};
+use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::settings::Limits;
 use crate::plugin::state::{Bucket, Meters, PluginState};
@@ -78,6 +79,8 @@ pub(super) struct State {
     pub(super) ticks_left: u64,
     /// What `configure` asked for.
     pub(super) interests: Interests,
+    /// What `configure` said that its settings need.
+    pub(super) asked: Grants,
     /// What outlives the instance.
     pub(super) kept: Arc<PluginState>,
     /// What `configure` has declared.
@@ -127,6 +130,7 @@ impl State {
             ticks_left: 0,
             limits,
             interests: Interests::everything(hooks),
+            asked: Grants::default(),
             kept: log.counters.state().clone(),
             buckets: Vec::new(),
             meters: Meters::default(),
@@ -154,7 +158,6 @@ impl State {
 
     pub(super) fn begin_message(&mut self, message: &Message, effects: &mut Vec<Effect>) {
         self.begin(Hook::Message, Some(&message.client), (message.now, message.at), effects);
-        self.event.channel.clone_from(&message.channel);
         self.event.method.push_str(&message.method);
         self.event.binary = message.binary;
         self.event.token.push_str(&message.token);
@@ -197,17 +200,23 @@ impl State {
         *effects = std::mem::take(&mut self.effects);
         self.event.client = None;
         self.event.publisher = None;
-        self.event.channel = None;
         self.event.method.clear();
         self.event.binary = false;
         self.event.token.clear();
     }
 
-    /// Takes over the rate limits of the connection for the time of a call, and gives them back afterwards.
-    pub(super) fn exchange_meters(&mut self, meters: &mut Meters) {
+    /// Takes over the channel of a message and the rate limits of its connection for the time of a call, and gives them
+    /// back afterwards.
+    pub(super) fn exchange(&mut self, message: &mut Message) {
+        std::mem::swap(&mut self.event.channel, &mut message.channel);
         if !self.buckets.is_empty() {
-            std::mem::swap(&mut self.meters, meters);
+            std::mem::swap(&mut self.meters, &mut message.meters);
         }
+    }
+
+    /// A publication was delivered.
+    pub(super) fn end_deliver(&mut self) {
+        self.event.channel = None;
     }
 
     /// How host functions reach the data of the store: each call comes through here, so this is where they are counted.

@@ -17,8 +17,8 @@ use crate::plugin::load::{Code, LoadCode, LoadError};
 
 /// How nice the compiler is to threads that serve connections.
 const COMPILE_NICE: i32 = 3;
-/// How long one plugin may take.
-const COMPILE_MAX: Duration = Duration::from_secs(30);
+/// How long one plugin may take, unless it is configured.
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a long compile is said to be one.
 const REPORT: Duration = Duration::from_secs(5);
 /// Compiles that passed their limit and still run. Such a thread cannot be ended from outside.
@@ -36,12 +36,17 @@ pub(super) struct Compiler {
 impl Compiler {
     pub(super) fn new(engine: Engine) -> Self {
         let environment = environment(&engine);
-        let threads = Threads { limit: COMPILE_MAX, report: REPORT, left_running: Mutex::default() };
+        let threads = Threads { limit: TIMEOUT, report: REPORT, left_running: Mutex::default() };
         Self { engine, artifacts: None, environment, threads }
     }
 
     pub(super) fn with_artifacts(self, artifacts: Arc<Artifacts>) -> Self {
         Self { artifacts: Some(artifacts), ..self }
+    }
+
+    pub(super) fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.threads.limit = timeout;
+        self
     }
 
     /// The machine code of a component, and where it came from.
@@ -52,18 +57,18 @@ impl Compiler {
         if let Some(component) = self.cached(&key) {
             return Ok((component, Code::Cached));
         }
-        let (engine, bytes, keep) = (self.engine.clone(), component.to_vec(), self.artifacts.is_some());
+        let (engine, bytes, artifacts) = (self.engine.clone(), component.to_vec(), self.artifacts.clone());
         let compiled = self.threads.run(&hex[..12], move || {
             let component = Component::new(&engine, &bytes)?;
-            let artifact = if keep { component.serialize()? } else { Vec::new() };
-            Ok::<_, wasmtime::Error>((component, artifact))
+            // Here, so that a compile that took too long was not for nothing: the file is found when it is dropped again.
+            if let Some(artifacts) = artifacts {
+                artifacts.put(&key, &component.serialize()?);
+            }
+            Ok::<_, wasmtime::Error>(component)
         })?;
-        let (component, artifact) = compiled.map_err(|error| {
+        let component = compiled.map_err(|error| {
             LoadError::new(LoadCode::Compile, format!("does not compile: {}", error.root_cause()))
         })?;
-        if let Some(artifacts) = &self.artifacts {
-            artifacts.put(&key, &artifact);
-        }
         Ok((component, Code::Compiled))
     }
 
@@ -164,7 +169,9 @@ impl Threads {
                 Err(RecvTimeoutError::Timeout) => {
                     left_running.push(thread);
                     let sentence = format!(
-                        "takes longer than {:?} to compile; build it smaller: with optimisation, without debug information",
+                        "takes longer than {:?} to compile (plugins.compile_timeout) and goes on in the background: drop it \
+                         again in a while. Raise the limit where the machine is busy, or build it smaller: with optimisation, \
+                         without debug information",
                         self.limit
                     );
                     return refused(LoadCode::CompileTimeout, sentence);

@@ -3,7 +3,7 @@
 //! The clock of deadlines counts time on the wall, in which the system may have run something else: on a busy machine a
 //! call of a microsecond is now and then suspended for longer than any sensible deadline. So the first half of the limit
 //! is measured on the wall and the second half in processor time of the thread. A plugin that computes all the time is
-//! ended when its limit has passed, and one that was only suspended is not.
+//! ended in the last tick before its limit, because its worker has others to serve, and one that was only suspended is not.
 
 use std::time::Duration;
 
@@ -30,11 +30,17 @@ pub(super) struct Deadline {
 impl Deadline {
     /// For calls that may take `limit`.
     pub(super) fn of(limit: Duration) -> Self {
-        let first_half = limit / 2;
-        let second_half = (limit - first_half).max(TICK);
-        // The tick in progress may end at once, so one more is granted.
-        let first_ticks = ticks(first_half) + 1;
-        Self { first_ticks, second_half, second_ticks: ticks(second_half), at_half: None, extensions: 0 }
+        // The tick in progress may end at once, and each half needs one.
+        let ticks = u32::try_from(limit.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX).max(2);
+        let first_ticks = ticks / 2;
+        let second_ticks = ticks - first_ticks;
+        Self {
+            first_ticks: first_ticks.into(),
+            second_half: TICK.saturating_mul(second_ticks),
+            second_ticks: second_ticks.into(),
+            at_half: None,
+            extensions: 0,
+        }
     }
 
     /// The ticks have passed and the call still runs.
@@ -54,10 +60,6 @@ impl Deadline {
             _ => UpdateDeadline::Interrupt,
         }
     }
-}
-
-fn ticks(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX)
 }
 
 /// How long this thread has been computing.
@@ -96,19 +98,19 @@ mod tests {
 
     #[test]
     fn what_computes_all_the_time_ends_at_its_limit() {
-        assert_eq!(answers(LIMIT, &[ms(100), ms(105)]), [6, 5, 0]);
-        assert_eq!(answers(Duration::from_millis(5), &[ms(100), ms(102)]), [4, 3, 0]);
-        assert_eq!(answers(TICK, &[ms(100), ms(101)]), [2, 1, 0]);
+        assert_eq!(answers(LIMIT, &[ms(100), ms(105)]), [5, 5, 0]);
+        assert_eq!(answers(Duration::from_millis(5), &[ms(100), ms(102)]), [2, 3, 0]);
+        assert_eq!(answers(TICK, &[ms(100), ms(101)]), [1, 1, 0]);
     }
 
     #[test]
     fn what_was_suspended_goes_on_until_it_has_had_its_time() {
-        assert_eq!(answers(LIMIT, &[ms(100), ms(100), ms(101), ms(103)]), [6, 5, 5, 5, 0]);
+        assert_eq!(answers(LIMIT, &[ms(100), ms(100), ms(101), ms(103)]), [5, 5, 5, 5, 0]);
     }
 
     #[test]
     fn without_a_clock_of_the_thread_the_wall_decides() {
-        assert_eq!(answers(LIMIT, &[None, None]), [6, 5, 0]);
+        assert_eq!(answers(LIMIT, &[None, None]), [5, 5, 0]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The one engine of the process and the clock that ends calls.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -59,8 +59,14 @@ fn start_with(instances_max: u32, metered: bool) -> Result<Engine, EngineError> 
     })?;
     let weak = engine.weak();
     let clock = move || {
+        let mut due = Instant::now();
         loop {
-            thread::sleep(TICK);
+            // Not a tick after the last one but a tick after it was due: what a sleep takes longer adds up otherwise, and every
+            // call that uses its deadline takes it longer too.
+            let now = Instant::now();
+            due = if due > now { due } else { due + TICK };
+            due = if due > now { due } else { now + TICK };
+            thread::sleep(due - now);
             match weak.upgrade() {
                 Some(engine) => engine.increment_epoch(),
                 None => return,

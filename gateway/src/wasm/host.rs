@@ -106,6 +106,14 @@ impl context::Host for State {
         self.of_client(|client| client.attributes.get(&*name).map(|value| value.as_ref().into()))
     }
 
+    fn attribute_covers_channel(&mut self, name: String) -> bool {
+        let Some(channel) = &self.event.channel else { return false };
+        let patterns = self.event.client.as_ref().and_then(|client| client.attributes.get(&*name));
+        patterns.is_some_and(|patterns| {
+            patterns.split_ascii_whitespace().any(|pattern| channel.is_covered_by(pattern))
+        })
+    }
+
     fn now(&mut self) -> u64 {
         self.event.now
     }
@@ -319,7 +327,7 @@ fn parse_patterns(patterns: &[String]) -> Result<Box<[Pattern]>, Error> {
 }
 
 impl State {
-    fn only_in_configure(&self) -> Result<(), Error> {
+    pub(super) fn only_in_configure(&self) -> Result<(), Error> {
         if self.event.hook == Hook::Configure { Ok(()) } else { Err(not_in_this_hook()) }
     }
 }

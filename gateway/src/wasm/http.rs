@@ -10,7 +10,7 @@ use super::bindings::gateway::plugin::{http, types};
 use super::call::{Hook, State};
 use super::host::{code, error, not_in_this_hook};
 use super::outside::Outside;
-use crate::egress::{Error, FetchRefused, Wanted};
+use crate::egress::{Error, FetchRefused, Url, Wanted};
 
 const INTERFACE: &str = "gateway:plugin/http@0.1.0";
 /// How the name begins under which a component imports it.
@@ -20,16 +20,28 @@ type Answer = Result<http::Response, types::Error>;
 
 /// For instances that must not wait.
 pub(super) fn refuse(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    linker
-        .instance(INTERFACE)?
-        .func_wrap("fetch", |_, (_,): (http::Request,)| Ok((Answer::Err(not_in_this_hook()),)))
+    let mut interface = linker.instance(INTERFACE)?;
+    interface.func_wrap("ask", |mut store, (url,): (String,)| Ok((ask(store.data_mut(), &url),)))?;
+    interface.func_wrap("fetch", |store, (request,): (http::Request,)| {
+        let state: &State = store.data();
+        // Without a granted origin there are no instances that may wait, and this one is asked instead.
+        let refused = match Url::parse(&request.url) {
+            Ok(url) if state.event.hook == Hook::Connect && !state.outside.can_fetch() => {
+                explain(&FetchRefused::NotGranted(url.origin().clone()))
+            }
+            _ => not_in_this_hook(),
+        };
+        Ok((Answer::Err(refused),))
+    })
 }
 
 /// For instances that may wait.
 pub(super) fn offer(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    linker.instance(INTERFACE)?.func_wrap_async("fetch", |store, (request,): (http::Request,)| {
-        let outside = store.data().outside.clone();
-        let hook = store.data().event.hook;
+    let mut interface = linker.instance(INTERFACE)?;
+    interface.func_wrap("ask", |mut store, (url,): (String,)| Ok((ask(store.data_mut(), &url),)))?;
+    interface.func_wrap_async("fetch", |mut store, (request,): (http::Request,)| {
+        let state = State::of_host_call(store.data_mut());
+        let (outside, hook) = (state.outside.clone(), state.event.hook);
         Box::new(async move {
             if hook != Hook::Connect {
                 return Ok((Err(not_in_this_hook()),));
@@ -37,6 +49,14 @@ pub(super) fn offer(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             Ok((fetch(&outside, request).await,))
         })
     })
+}
+
+fn ask(state: &mut State, url: &str) -> Result<(), types::Error> {
+    state.only_in_configure()?;
+    let url = Url::parse(url)
+        .map_err(|accepted| error(code::INVALID_REQUEST, format!("is no URL; expected {accepted}")))?;
+    state.asked.ask_http(url.origin().to_string().into());
+    Ok(())
 }
 
 async fn fetch(outside: &Arc<Outside>, request: http::Request) -> Answer {

@@ -6,7 +6,7 @@ use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
 use wasmtime::Engine;
 
 use crate::plugin::load::{LoadCode, LoadError};
-use crate::plugin::self_test::SELF_TEST_BYTES_MAX;
+use gateway_plugin_script::SELF_TEST_BYTES_MAX;
 
 /// The interface version that is offered.
 pub(super) const INTERFACE: &str = "0.1";

@@ -28,7 +28,7 @@ use crate::plugin::usage::Usage;
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 
 /// So much that it is never used up: fuel counts, the deadline ends.
-const FUEL: u64 = u64::MAX;
+pub(super) const FUEL: u64 = u64::MAX;
 
 /// The hooks of one instance, looked up and checked.
 struct Guests {
@@ -91,6 +91,7 @@ impl Instance {
         };
         instance.configure(settings)?;
         instance.store.data_mut().flush_output();
+        instance.store.data().asked.check(&settings.grants, "its settings file")?;
         instance.interests = instance.store.data().interests.clone();
         Ok(instance)
     }
@@ -160,7 +161,7 @@ impl Plugin for Instance {
     }
 
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
-        self.store.data_mut().exchange_meters(&mut message.meters);
+        self.store.data_mut().exchange(message);
         let payload: &[u8] = if self.interests.payload { &message.payload } else { &[] };
         let verdict = self.call(
             effects,
@@ -171,7 +172,7 @@ impl Plugin for Instance {
             },
             answer::verdict,
         );
-        self.store.data_mut().exchange_meters(&mut message.meters);
+        self.store.data_mut().exchange(message);
         let verdict = verdict?;
         if let Some(payload) = self.store.data_mut().take_payload() {
             message.payload = payload;
@@ -193,7 +194,7 @@ impl Plugin for Instance {
     }
 
     fn on_deliver(&mut self, class: &str, outgoing: &Outgoing) -> Result<DeliverVerdict, Failure> {
-        self.call(
+        let verdict = self.call(
             &mut Vec::new(),
             |state, effects| state.begin_deliver(outgoing, effects),
             |guests, store| {
@@ -201,7 +202,9 @@ impl Plugin for Instance {
                 hook.call_call(store, class, &outgoing.payload)
             },
             answer::deliver_verdict,
-        )
+        );
+        self.store.data_mut().end_deliver();
+        verdict
     }
 
     fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {
@@ -329,7 +332,7 @@ fn explain(failure: &Failure, limits: &Limits, configure: bool) -> String {
                 failure.detail
             )
         }
-        Cause::Trap | Cause::InvalidAnswer => failure.detail.to_string(),
+        Cause::Trap | Cause::InvalidAnswer | Cause::Busy => failure.detail.to_string(),
     }
 }
 

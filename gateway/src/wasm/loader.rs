@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
@@ -141,6 +141,11 @@ impl Loader {
         Self { compiler: self.compiler.with_artifacts(artifacts), ..self }
     }
 
+    /// Gives up on a file that takes longer than this to compile.
+    pub fn with_compile_timeout(self, timeout: Duration) -> Self {
+        Self { compiler: self.compiler.with_timeout(timeout), ..self }
+    }
+
     /// Every check of the file and everything that is made of it once, however many settings it is used with.
     fn compile(&self, name: &str, wasm: &[u8]) -> Result<(Compiled, Code), LoadError> {
         let begin = Instant::now();
@@ -210,6 +215,8 @@ impl load::Loader for Loader {
             Some(compiled) => (compiled, Code::Shared),
             None => self.load_first(name, &digest, wasm)?,
         };
+        let values = compiled.about.asks.key_value || settings.grants.key_value;
+        let outside = Outside::new(self.upstreams.clone(), &self.fetcher, &settings.grants, values);
         Ok(Arc::new(Configured {
             name: name.into(),
             compiled,
@@ -218,7 +225,7 @@ impl load::Loader for Loader {
             settings: settings.clone(),
             runtime: self.runtime.clone(),
             pool: OnceLock::new(),
-            outside: Arc::new(Outside::new(self.upstreams.clone(), &self.fetcher, &settings.grants)),
+            outside: Arc::new(outside),
             budget: Arc::new(LogBudget::new(settings.limits.log_lines_per_second)),
             environment: Arc::new(Environment::new(&settings.grants.environment, |name| {
                 std::env::var(name).ok()
@@ -294,6 +301,10 @@ impl Factory for Configured {
     }
 
     fn elsewhere(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn Elsewhere>> {
+        // Without a granted origin there is nothing to wait for.
+        if !self.outside.can_fetch() {
+            return None;
+        }
         let (waits, runtime) = (self.compiled.waits.clone()?, self.runtime.clone()?);
         let pool = self.pool.get_or_init(|| {
             let (log, limits, outside) = (self.log(counters), self.limits.clone(), self.outside.clone());

@@ -11,6 +11,8 @@ pub(super) struct Outside {
     upstreams: Arc<Upstreams>,
     granted: Box<[Box<str>]>,
     http: Fetch,
+    /// Whether the gateway keeps values for it.
+    pub(super) values: bool,
 }
 
 /// Why a plugin cannot emit.
@@ -21,13 +23,13 @@ pub(super) enum CannotEmit {
 }
 
 impl Outside {
-    pub(super) fn new(upstreams: Arc<Upstreams>, fetcher: &Fetcher, grants: &Grants) -> Self {
+    pub(super) fn new(upstreams: Arc<Upstreams>, fetcher: &Fetcher, grants: &Grants, values: bool) -> Self {
         // The wider permission first: an origin in both lists has it.
         let private = grants.http_private.iter().map(|origin| (origin, Reach::Anywhere));
         let public = grants.http.iter().map(|origin| (origin, Reach::Public));
         let origins =
             private.chain(public).filter_map(|(origin, reach)| Some((Origin::parse(origin).ok()?, reach)));
-        Self { upstreams, granted: grants.upstreams.clone(), http: fetcher.granted(origins) }
+        Self { upstreams, granted: grants.upstreams.clone(), http: fetcher.granted(origins), values }
     }
 
     /// Whether a payload of this size can be emitted now.
@@ -38,6 +40,11 @@ impl Outside {
         self.upstreams.room(upstream, bytes).map_err(CannotEmit::NoRoom)
     }
 
+    /// Whether any request is granted.
+    pub(super) fn can_fetch(&self) -> bool {
+        self.http.is_granted_any()
+    }
+
     /// See [`Fetch::fetch`].
     pub(super) async fn fetch(&self, wanted: &Wanted) -> Result<(Arc<Response>, bool), FetchRefused> {
         self.http.fetch(wanted).await
@@ -46,9 +53,9 @@ impl Outside {
 
 #[cfg(test)]
 impl Default for Outside {
-    /// Nothing is granted.
+    /// Nothing is granted but what every plugin had that was loaded.
     fn default() -> Self {
         let fetcher = Fetcher::new(crate::egress::Client::new());
-        Self::new(Upstreams::pretended(), &fetcher, &Grants::default())
+        Self::new(Upstreams::pretended(), &fetcher, &Grants::default(), true)
     }
 }

@@ -8,10 +8,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, TypedFunc};
@@ -22,12 +22,14 @@ use super::bindings::exports::gateway::plugin::on_connect::ConnectVerdict;
 use super::call::State;
 use super::engine::TICK;
 use super::http;
+use super::instance::FUEL;
 use super::limits::{HANDLES_MAX, HOST_CALL_EXTRA};
 use super::output::cut;
 use crate::plugin::elsewhere::{Answered, Answering, Elsewhere};
 use crate::plugin::event::Hello;
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::settings::Settings;
+use crate::plugin::usage::Usage;
 
 /// Questions that may wait for an instance, for each instance.
 const WAITING_PER_INSTANCE: usize = 32;
@@ -94,10 +96,7 @@ impl Pool {
 impl Elsewhere for Pool {
     fn on_connect(&self, hello: Arc<Hello>, patience: Duration) -> Answering {
         let shared = self.shared.clone();
-        let answer = async move {
-            let asked = timeout(patience, shared.ask(&hello)).await;
-            asked.unwrap_or_else(|_| failed(Cause::Deadline, format!("no answer within {patience:?}")))
-        };
+        let answer = async move { shared.answer(&hello, patience).await };
         let task = Task(self.runtime.spawn(answer));
         Box::pin(async move {
             task.await.unwrap_or_else(|| failed(Cause::Trap, "the gateway panicked in a host call"))
@@ -106,22 +105,53 @@ impl Elsewhere for Pool {
 }
 
 impl Shared {
-    async fn ask(&self, hello: &Hello) -> Answered {
-        let permit = {
-            let Some(_place) = Place::take(&self.waiting, self.waiting_max) else {
-                return failed(Cause::Deadline, "too many questions wait for an instance (http.instances)");
-            };
-            self.instances.acquire().await
+    async fn answer(&self, hello: &Hello, patience: Duration) -> Answered {
+        let begun = Instant::now();
+        let mut free_after = None;
+        let asked = timeout(patience, async {
+            match self.place().await {
+                Ok(_permit) => {
+                    free_after = Some(begun.elapsed());
+                    self.ask(hello).await
+                }
+                Err(failure) => failed(failure.cause, failure.detail),
+            }
+        });
+        let asked = asked.await;
+        asked.unwrap_or_else(|_| match free_after {
+            Some(waited) if waited <= patience / 2 => {
+                failed(Cause::Deadline, format!("no answer within {patience:?}"))
+            }
+            // Asked at the last moment no plugin has an answer.
+            _ => {
+                let instances = self.parts.settings.http_instances;
+                let sentence =
+                    format!("none of {instances} instances was free in time for an answer within {patience:?} (http.instances)");
+                failed(Cause::Busy, sentence)
+            }
+        })
+    }
+
+    /// Waits for an instance, if not too many do already.
+    async fn place(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        let Some(_place) = Place::take(&self.waiting, self.waiting_max) else {
+            let sentence = format!(
+                "{} clients wait for one of its instances already (http.instances)",
+                self.waiting_max
+            );
+            return Err(Failure::new(Cause::Busy, sentence));
         };
-        if permit.is_err() {
-            return failed(Cause::Trap, "the instances are gone");
-        }
+        self.instances.acquire().await.map_err(|_| Failure::new(Cause::Trap, "the instances are gone"))
+    }
+
+    /// Asks an instance. The caller has a permit.
+    async fn ask(&self, hello: &Hello) -> Answered {
         let idle = self.idle().pop();
         let mut instance = match idle {
             Some(instance) => instance,
             None => match Instance::new(&self.parts).await {
                 Ok(instance) => instance,
-                Err(failure) => return Answered { verdict: Err(failure), effects: Vec::new() },
+                Err(failure) => return nothing(failure),
             },
         };
         // If this future is dropped in the middle of the call, the instance is dropped with it and never used again.
@@ -139,6 +169,8 @@ impl Shared {
 
 struct Instance {
     store: Store<State>,
+    /// What is left of the fuel since the last call, if the engine counts instructions.
+    fuel: Option<u64>,
     on_connect: TypedFunc<(u64, String, Vec<u8>), (ConnectVerdict,)>,
 }
 
@@ -156,6 +188,8 @@ impl Instance {
         store.set_max_component_handles(HANDLES_MAX);
         store.data_mut().begin_configure();
         allow(&mut store, settings.limits.configure_deadline);
+        // Only the engine of tools has fuel; elsewhere this says so and changes nothing.
+        let metered = store.set_fuel(FUEL).is_ok();
         let instance = waits.pre.instantiate_async(&mut store).await;
         let instance = instance.map_err(|error| explain(&error, &mut store))?;
         if let Some(configure) = &waits.configure {
@@ -171,7 +205,8 @@ impl Instance {
         store.data_mut().flush_output();
         let on_connect = instance.get_typed_func(&mut store, waits.on_connect);
         let on_connect = on_connect.map_err(|error| explain(&error, &mut store))?;
-        Ok(Self { store, on_connect })
+        let fuel = metered.then(|| store.get_fuel().unwrap_or(FUEL));
+        Ok(Self { store, on_connect, fuel })
     }
 
     /// The answer, and whether the instance may be asked again.
@@ -186,13 +221,16 @@ impl Instance {
             Ok((verdict,)) => answer::connect_verdict(self.store.data_mut(), verdict),
             Err(error) => Err(explain(&error, &mut self.store)),
         };
+        let instructions = self.fuel.zip(self.store.get_fuel().ok()).map(|(before, left)| before - left);
+        self.fuel = self.fuel.zip(instructions).map(|(before, used)| before - used);
         let state = self.store.data_mut();
         state.end(&mut effects);
         state.flush_output();
         if verdict.is_err() {
             effects.clear();
         }
-        (Answered { verdict, effects }, sound)
+        let usage = Usage { host_calls: state.host_calls, memory: state.memory.bytes(), instructions };
+        (Answered { verdict, effects, usage }, sound)
     }
 }
 
@@ -223,7 +261,12 @@ fn explain(error: &wasmtime::Error, store: &mut Store<State>) -> Failure {
 }
 
 fn failed(cause: Cause, detail: impl Into<Box<str>>) -> Answered {
-    Answered { verdict: Err(Failure::new(cause, detail)), effects: Vec::new() }
+    nothing(Failure::new(cause, detail))
+}
+
+/// No answer.
+fn nothing(failure: Failure) -> Answered {
+    Answered { verdict: Err(failure), effects: Vec::new(), usage: Usage::default() }
 }
 
 /// A place among those that wait.

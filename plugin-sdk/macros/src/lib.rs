@@ -19,7 +19,8 @@ use quote::quote;
 ///   what it may need or not, depending on its settings, is better left out.
 /// - `self_test = "self-test.json"`: a file beside `Cargo.toml` that is put into the plugin, with settings, events and what
 ///   should come of them. The gateway plays it whenever the plugin is loaded and refuses the plugin if something else
-///   comes:
+///   comes. `cargo test` plays the same with [`Kit::self_test`](../gateway_plugin_sdk/kit/struct.Kit.html#method.self_test),
+///   whose documentation tells what events there are:
 ///
 /// ```json
 /// {

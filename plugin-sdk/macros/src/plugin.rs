@@ -10,17 +10,19 @@ const INTERFACE_VERSION: &str = "0.1";
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let arguments = Arguments::parse(arguments)?;
     let names = arguments.stamp();
-    let self_test = arguments.self_test().map(|text| {
+    let self_test = arguments.self_test();
+    let section = self_test.iter().map(|text| {
         quote! {
-            // Also where nothing is exported, so that a file that is missing is found before the plugin is built.
             const SELF_TEST: &str = #text;
-            #[cfg(target_family = "wasm")]
             #[used]
             #[unsafe(link_section = "gateway-self-test")]
-            static SELF_TEST_SECTION: [u8; SELF_TEST.len()] =
-                ::gateway_plugin_sdk::__private::bytes(SELF_TEST);
+            static SELF_TEST_SECTION: [u8; SELF_TEST.len()] = sdk::bytes(SELF_TEST);
         }
     });
+    let self_test = match &self_test {
+        Some(text) => quote! { ::core::option::Option::Some(#text) },
+        None => quote! { ::core::option::Option::None },
+    };
     let block: ItemImpl = syn::parse2(item)?;
     check(&block)?;
     let plugin = &block.self_ty;
@@ -28,15 +30,23 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
         ImplItem::Fn(function) => export(function),
         _ => None,
     });
+    let hooks = block.items.iter().filter_map(|item| match item {
+        ImplItem::Fn(function) => Some(name(function)),
+        _ => None,
+    });
     Ok(quote! {
         #block
 
-        // Elsewhere nothing but tests calls the plugin, and that is not dead code.
+        // Elsewhere nothing but tests calls the plugin, and that is not dead code. What its file carries the test kit finds
+        // here.
         #[cfg(not(target_family = "wasm"))]
         const _: () = ::gateway_plugin_sdk::__private::used::<#plugin>();
 
-        #[allow(unsafe_code, dead_code, reason = "a custom section")]
-        const _: () = { #self_test };
+        #[cfg(not(target_family = "wasm"))]
+        impl ::gateway_plugin_sdk::__private::Embedded for #plugin {
+            const HOOKS: &'static [&'static str] = &[#(#hooks),*];
+            const SELF_TEST: ::core::option::Option<&'static str> = #self_test;
+        }
 
         #[cfg(target_family = "wasm")]
         #[allow(unsafe_code, unreachable_pub, missing_docs, reason = "the exports of a component and its custom section")]
@@ -57,6 +67,7 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
             sdk::bindings::configure::export_configure!(Exports with_types_in sdk::bindings::configure);
 
             #(#exports)*
+            #(#section)*
 
             const STAMP: &str = ::core::concat!(
                 "{\"name\":\"", ::core::env!("CARGO_PKG_NAME"),
@@ -88,10 +99,20 @@ fn check(block: &ItemImpl) -> Result<()> {
     Ok(())
 }
 
+/// The name of one hook, under the same `#[cfg]` as the hook itself.
+fn name(hook: &ImplItemFn) -> TokenStream {
+    let cfg = cfg_of(hook);
+    let name = hook.sig.ident.to_string();
+    quote! { #(#cfg)* #name }
+}
+
+fn cfg_of(hook: &ImplItemFn) -> Vec<&Attribute> {
+    hook.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect()
+}
+
 /// The export of one hook, under the same `#[cfg]` as the hook itself. `configure` is always exported.
 fn export(hook: &ImplItemFn) -> Option<TokenStream> {
-    let cfg: Vec<&Attribute> =
-        hook.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
+    let cfg = cfg_of(hook);
     let export = match hook.sig.ident.to_string().as_str() {
         "on_connect" => quote! {
             use sdk::bindings::host::gateway::plugin::types::ConnectVerdict;

@@ -31,12 +31,11 @@ impl Client {
         }
     }
 
-    pub(super) fn admit(&mut self, identity: &Identity, now: u64) {
+    pub(super) fn admit(&mut self, identity: &Identity) {
         self.user.clone_from(&identity.user);
         for (name, value) in &identity.attributes {
             self.set_attribute(name, value);
         }
-        self.admitted = now;
     }
 
     pub(super) fn apply(&mut self, effects: &[Effect]) {

@@ -1,7 +1,7 @@
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};
-use super::{Kit, Outcome, client::Client, judge};
+use super::{Kit, Outcome, as_json, client::Client, judge};
 use crate::{Connect, Kind, Plugin, Verdict, address, event};
 
 /// A connection of a [`Kit`]: says who it is, then what it does.
@@ -50,9 +50,14 @@ impl<'k, P: Plugin> Connection<'k, P> {
 
     // ---- What it does ----
 
-    /// It connects or refreshes with a token, empty for none.
+    /// It connects with a token, empty for none.
     pub fn connect(self, token: &str) -> Connecting<'k, P> {
-        Connecting { connection: self, token: token.to_owned(), data: Vec::new() }
+        Connecting { connection: self, token: token.to_owned(), data: Vec::new(), refreshes: false }
+    }
+
+    /// It was admitted before and brings a new token.
+    pub fn refresh(self, token: &str) -> Connecting<'k, P> {
+        Connecting { connection: self, token: token.to_owned(), data: Vec::new(), refreshes: true }
     }
 
     /// It sends a command.
@@ -70,10 +75,7 @@ impl<'k, P: Plugin> Connection<'k, P> {
     /// It has gone. The kit forgets it; it was admitted since its connect, or else since it was first named.
     pub fn disconnect(self, code: u32, reason: &str) -> Outcome<()> {
         let call = self.call(Hook::Disconnect);
-        let Some(client) = self.kit.clients.remove(&self.id) else {
-            unreachable!("it was made with the connection")
-        };
-        self.kit.around.kept.borrow_mut().forget_connection(client.number);
+        let Some(client) = self.kit.forget(&self.id) else { unreachable!("it was made with the connection") };
         let duration = self.kit.now.saturating_sub(client.admitted);
         let plugin = &mut self.kit.plugin;
         let ((), call) = host::enter(call, || {
@@ -82,7 +84,7 @@ impl<'k, P: Plugin> Connection<'k, P> {
         Outcome { verdict: (), effects: call.effects, payload: None, log: call.log, called: true }
     }
 
-    fn client(&mut self) -> &mut Client {
+    pub(super) fn client(&mut self) -> &mut Client {
         match self.kit.clients.get_mut(&self.id) {
             Some(client) => client,
             None => unreachable!("it was made with the connection"),
@@ -102,6 +104,7 @@ pub struct Connecting<'k, P> {
     connection: Connection<'k, P>,
     token: String,
     data: Vec<u8>,
+    refreshes: bool,
 }
 
 impl<P: Plugin> Connecting<'_, P> {
@@ -118,22 +121,29 @@ impl<P: Plugin> Connecting<'_, P> {
     ///
     /// If the plugin answers with something that the gateway cannot carry out, such as an invalid channel.
     #[track_caller]
-    pub fn send(mut self) -> Outcome<Connect> {
+    pub fn send(self) -> Outcome<Connect> {
+        self.try_send().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// What the gateway cannot carry out is an error.
+    pub(super) fn try_send(mut self) -> Result<Outcome<Connect>, String> {
+        let now = self.connection.kit.now;
+        if !self.refreshes {
+            self.connection.client().admitted = now;
+        }
         let call = self.connection.call(Hook::Connect);
         let number = self.connection.client().number;
         let plugin = &mut self.connection.kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_connect(&event::Connecting::new(number, &self.token, &self.data)));
-        if let Err(why) = judge::connect(&verdict, &mut call) {
-            panic!("the gateway cannot carry out {verdict:?}: {why}");
-        }
-        let now = self.connection.kit.now;
+        judge::connect(&verdict, &mut call)
+            .map_err(|why| format!("the gateway cannot carry out {verdict:?}: {why}"))?;
         let client = self.connection.client();
         if let Connect::Accept(identity) = &verdict {
-            client.admit(identity, now);
+            client.admit(identity);
         }
         client.apply(&call.effects);
-        Outcome { verdict, effects: call.effects, payload: None, log: call.log, called: true }
+        Ok(Outcome { verdict, effects: call.effects, payload: None, log: call.log, called: true })
     }
 }
 
@@ -179,10 +189,7 @@ impl<P: Plugin> Message<'_, P> {
     #[must_use]
     #[track_caller]
     pub fn json(self, value: &(impl Serialize + ?Sized)) -> Self {
-        match serde_json::to_vec(value) {
-            Ok(payload) => self.payload(payload),
-            Err(error) => panic!("the payload is not expressible as JSON: {error}"),
-        }
+        self.payload(as_json(value))
     }
 
     /// The credential that comes with a subscribe.
@@ -205,15 +212,20 @@ impl<P: Plugin> Message<'_, P> {
     ///
     /// If the plugin answers with something that the gateway cannot carry out, such as an invalid address.
     #[track_caller]
-    pub fn send(mut self) -> Outcome<Verdict> {
+    pub fn send(self) -> Outcome<Verdict> {
+        self.try_send().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// What the gateway cannot carry out is an error.
+    pub(super) fn try_send(mut self) -> Result<Outcome<Verdict>, String> {
         if !self.wanted() {
-            return Outcome {
+            return Ok(Outcome {
                 verdict: Verdict::Next,
                 effects: Vec::new(),
                 payload: None,
                 log: Vec::new(),
                 called: false,
-            };
+            });
         }
         let mut call = self.connection.call(Hook::Message);
         (call.channel, call.method, call.binary) = (self.channel, self.method, self.binary);
@@ -224,15 +236,14 @@ impl<P: Plugin> Message<'_, P> {
         let plugin = &mut kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_message(&event::Message::new(number, self.kind, &payload)));
-        if let Err(why) = judge::message(&verdict, &mut call) {
-            panic!("the gateway cannot carry out {verdict:?}: {why}");
-        }
+        judge::message(&verdict, &mut call)
+            .map_err(|why| format!("the gateway cannot carry out {verdict:?}: {why}"))?;
         self.connection.client().apply(&call.effects);
         let payload = match &verdict {
             Verdict::Replace(payload) => Some(payload.clone()),
             _ => call.payload,
         };
-        Outcome { verdict, effects: call.effects, payload, log: call.log, called: true }
+        Ok(Outcome { verdict, effects: call.effects, payload, log: call.log, called: true })
     }
 
     fn wanted(&self) -> bool {

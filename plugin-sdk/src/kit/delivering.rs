@@ -1,7 +1,7 @@
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};
-use super::{Kit, Outcome, client::Client};
+use super::{Kit, Outcome, as_json, client::Client};
 use crate::{Delivery, Plugin, address, event};
 
 /// A publication on its way to subscribers, in the making.
@@ -51,10 +51,7 @@ impl<'k, P: Plugin> Delivering<'k, P> {
     #[must_use]
     #[track_caller]
     pub fn json(self, value: &(impl Serialize + ?Sized)) -> Self {
-        match serde_json::to_vec(value) {
-            Ok(payload) => self.payload(payload),
-            Err(error) => panic!("the payload is not expressible as JSON: {error}"),
-        }
+        self.payload(as_json(value))
     }
 
     /// Asks the plugin, if it asked to see what is published there.
@@ -64,17 +61,22 @@ impl<'k, P: Plugin> Delivering<'k, P> {
     /// If the plugin answers with more bytes than it may.
     #[track_caller]
     pub fn send(self) -> Outcome<Delivery> {
+        self.try_send().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// What the gateway cannot carry out is an error.
+    pub(super) fn try_send(self) -> Result<Outcome<Delivery>, String> {
         let asked = self.kit.interests.asked_deliveries();
         let wanted = asked
             .filter(|(patterns, _)| patterns.iter().any(|pattern| address::matches(pattern, &self.channel)));
         let Some((_, attribute)) = wanted else {
-            return Outcome {
+            return Ok(Outcome {
                 verdict: Delivery::Pass,
                 effects: Vec::new(),
                 payload: None,
                 log: Vec::new(),
                 called: false,
-            };
+            });
         };
         let class = if attribute.is_some() { &*self.class } else { "" };
         let mut call = Call::new(Hook::Deliver, self.kit.now, self.kit.limits, &self.kit.around);
@@ -86,9 +88,8 @@ impl<'k, P: Plugin> Delivering<'k, P> {
             Delivery::Replace(payload) => Some(payload.clone()),
             Delivery::Pass | Delivery::Drop => None,
         };
-        if let Err(why) = call.spend(payload.as_ref().map_or(0, Vec::len)) {
-            panic!("the gateway cannot deliver this: {why}");
-        }
-        Outcome { verdict, effects: call.effects, payload, log: call.log, called: true }
+        call.spend(payload.as_ref().map_or(0, Vec::len))
+            .map_err(|why| format!("the gateway cannot deliver this: {why}"))?;
+        Ok(Outcome { verdict, effects: call.effects, payload, log: call.log, called: true })
     }
 }

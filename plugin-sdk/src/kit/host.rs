@@ -17,7 +17,9 @@ use crate::http::{Request, Response};
 use crate::log::Level;
 use crate::{HostError, Interests, Refusal, address};
 
-pub(crate) use state::{add, declare_bucket, delete, get, increment, peek, set, take, take_connection};
+pub(crate) use state::{
+    add, ask_key_value, declare_bucket, delete, get, increment, peek, set, take, take_connection,
+};
 
 /// As many channel patterns as the gateway takes.
 const PATTERNS_MAX: usize = 64;
@@ -130,6 +132,13 @@ impl Call {
         self.spend(bytes)
     }
 
+    fn only_in_configure(&self) -> Result<(), HostError> {
+        match self.hook {
+            Hook::Configure => Ok(()),
+            _ => Err(HostError::new(HostErrorKind::WrongHook, "not possible in this hook")),
+        }
+    }
+
     pub(super) fn speaks_json(&self) -> bool {
         self.client.as_ref().is_some_and(|client| client.protocol == "centrifuge-json")
     }
@@ -195,6 +204,12 @@ pub(crate) fn header(name: &str) -> Option<String> {
 
 pub(crate) fn attribute(name: &str) -> Option<String> {
     ask_client(|client| client.attributes.get(name).cloned())
+}
+
+pub(crate) fn attribute_covers_channel(name: &str) -> bool {
+    let (patterns, channel) = (attribute(name).unwrap_or_default(), channel());
+    !channel.is_empty()
+        && patterns.split_ascii_whitespace().any(|pattern| address::matches(pattern, &channel))
 }
 
 pub(crate) fn channel() -> String {
@@ -321,6 +336,16 @@ fn reachable(address: &str) -> Result<(), HostError> {
     }
     let message = format!("{address:?} is a channel; `#` and a user, or `@` and a connection, is needed");
     Err(HostError::new(HostErrorKind::InvalidAddress, message))
+}
+
+/// Every origin is granted.
+pub(crate) fn ask_http(url: &str) -> Result<(), HostError> {
+    ask(|call| call.only_in_configure())?;
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    if host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':', '?']) || host.contains('#')) {
+        return Err(HostError::new(HostErrorKind::InvalidRequest, "is no URL"));
+    }
+    Ok(())
 }
 
 /// Every origin is granted; nothing is cached.

@@ -1,5 +1,6 @@
 use crate::Rejected;
 use crate::claims::Claims;
+use crate::jwks::{Moment, Source};
 use crate::keys::Keys;
 use crate::token::Parts;
 
@@ -10,20 +11,26 @@ pub(crate) struct Issuer {
     pub(crate) name: Option<String>,
     /// What `aud` has to be, or contain one of; anything if this is empty.
     pub(crate) audience: Vec<String>,
+    /// From the settings.
     pub(crate) keys: Keys,
+    /// Where more keys come from.
+    pub(crate) source: Option<Source>,
 }
 
 /// Verifies a token with the keys of its issuer.
-pub(crate) fn verify(issuers: &[Issuer], token: &Parts<'_>) -> Result<Claims, Rejected> {
+pub(crate) fn verify(issuers: &mut [Issuer], token: &Parts<'_>, moment: Moment) -> Result<Claims, Rejected> {
     // Read before anything is verified, to choose among the keys that the settings name. A forged `iss` chooses keys
     // that did not sign the token.
     let claims = Claims::parse(&token.claims()?)?;
     let name = claims.text("iss")?;
     let issuer = issuers
-        .iter()
+        .iter_mut()
         .find(|issuer| issuer.name.is_none() || issuer.name.as_deref() == name)
         .ok_or_else(|| Rejected::invalid("claim `iss` is not an expected issuer"))?;
-    issuer.keys.verify(token)?;
+    match (issuer.keys.verify(token), &mut issuer.source) {
+        (Err(_), Some(source)) if !issuer.keys.has_named(token) => source.verify(token, moment)?,
+        (judged, _) => judged?,
+    }
     // For its type, whether or not it matters.
     let names = claims.names("aud", &issuer.audience)?;
     if !names && !issuer.audience.is_empty() {

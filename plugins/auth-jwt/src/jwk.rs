@@ -45,14 +45,9 @@ pub(crate) fn one(json: &Value, algorithm: Option<Algorithm>) -> Result<(Option<
     })
 }
 
-/// Adds the usable keys of a set.
+/// Adds the usable keys of a set that the settings hold: what is wrong in it is a mistake.
 pub(crate) fn set(json: &Value, algorithm: Option<Algorithm>, keys: &mut Keys) -> Result<(), String> {
-    let Some(members) = json.get("keys").and_then(Value::as_array) else {
-        return Err("has no list `keys`".into());
-    };
-    if members.len() > KEYS_MAX {
-        return Err(format!("has {} keys: at most {KEYS_MAX} are accepted", members.len()));
-    }
+    let members = members(json)?;
     let mut passed_over = Vec::new();
     let mut added = false;
     for (index, member) in members.iter().enumerate() {
@@ -72,7 +67,47 @@ pub(crate) fn set(json: &Value, algorithm: Option<Algorithm>, keys: &mut Keys) -
     }
 }
 
+/// The usable keys of a set that somebody else publishes, and why others are passed over. A key that is wrong does not take
+/// the others away, as RFC 7517 has it.
+pub(crate) fn published(json: &Value, algorithm: Option<Algorithm>) -> Result<(Keys, Vec<String>), String> {
+    let (mut keys, mut foreign, mut broken) = (Keys::default(), Vec::new(), Vec::new());
+    for (index, member) in members(json)?.iter().enumerate() {
+        let key = Jwk::read(member).and_then(Jwk::must_be_public).and_then(|jwk| jwk.key(algorithm));
+        match key.and_then(|(kid, key)| keys.add(kid, key).map_err(Unusable::Broken)) {
+            Ok(()) => {}
+            Err(Unusable::Foreign(why)) => foreign.push(format!("`keys[{index}]` {why}")),
+            Err(Unusable::Broken(why)) => broken.push(format!("`keys[{index}]` {why}")),
+        }
+    }
+    if keys.len() > 0 {
+        return Ok((keys, broken));
+    }
+    broken.append(&mut foreign);
+    if broken.is_empty() {
+        return Err("has no keys".into());
+    }
+    Err(format!("has no key that can be used: {}", broken.join(", ")))
+}
+
+fn members(json: &Value) -> Result<&[Value], String> {
+    let Some(members) = json.get("keys").and_then(Value::as_array) else {
+        return Err("has no list `keys`".into());
+    };
+    if members.len() > KEYS_MAX {
+        return Err(format!("has {} keys: at most {KEYS_MAX} are accepted", members.len()));
+    }
+    Ok(members)
+}
+
 impl Jwk {
+    /// Where everybody can read it, a secret is none.
+    fn must_be_public(self) -> Result<Self, Unusable> {
+        match self.kty.as_str() {
+            "oct" => Err(Unusable::Broken("is a secret that was published".into())),
+            _ => Ok(self),
+        }
+    }
+
     fn read(json: &Value) -> Result<Self, Unusable> {
         Self::deserialize(json).map_err(|error| {
             // The text quotes values; those of a key are nobody's business.

@@ -28,8 +28,13 @@ impl Keys {
         Ok(())
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is a key with the `kid` of the token.
+    pub(crate) fn has_named(&self, token: &Parts<'_>) -> bool {
+        token.header.kid.is_some() && self.0.iter().any(|(known, _)| *known == token.header.kid)
     }
 
     /// Whether one of the keys signed the token.
@@ -40,7 +45,7 @@ impl Keys {
         {
             return key.verify(token);
         }
-        let mut outcome = Err(Rejected::invalid("there is no key with its `kid` and `alg`"));
+        let mut outcome = Err(no_key());
         for key in self.nameless(&token.header.alg) {
             outcome = key.verify(token);
             if outcome.is_ok() {
@@ -56,4 +61,9 @@ impl Keys {
             .filter(move |(kid, key)| kid.is_none() && key.algorithm().name() == algorithm)
             .map(|(_, key)| key)
     }
+}
+
+/// None of the keys is the token's.
+pub(crate) fn no_key() -> Rejected {
+    Rejected::invalid("there is no key with its `kid` and `alg`")
 }

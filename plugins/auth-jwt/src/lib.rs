@@ -1,7 +1,7 @@
 //! Admits clients by a signed token (JWT). See `README.md` for the settings and claims.
 //!
-//! A token is taken apart (`token`), its issuer's keys verify its signature (`issuer`, `keys`, `key`), and only then is
-//! anything in it believed (`rules`, `identity`). What it permits is kept with the connection (`permissions`); some channels
+//! A token is taken apart (`token`), its issuer's keys verify its signature (`issuer`, `keys`, `key`, and `jwks` for those
+//! that are fetched), and only then is anything in it believed (`rules`, `identity`). What it permits is kept with the connection (`permissions`); some channels
 //! need a token of their own (`subscription`).
 
 mod algorithm;
@@ -10,6 +10,7 @@ mod identity;
 mod issuer;
 mod json;
 mod jwk;
+mod jwks;
 mod key;
 mod keys;
 mod permissions;
@@ -21,10 +22,12 @@ mod tests;
 mod token;
 
 use gateway_plugin_sdk::prelude::*;
+use gateway_plugin_sdk::{http, kv};
 
 use claims::Claims;
 use identity::Profile;
 use issuer::Issuer;
+use jwks::Moment;
 use permissions::Permissions;
 use rules::Rules;
 use settings::Settings;
@@ -49,6 +52,8 @@ enum Rejected {
     Expired,
     /// It never was and never will be good.
     Invalid(String),
+    /// The key that would tell is not there, for now. The client comes back.
+    Undecided(String),
 }
 
 impl Rejected {
@@ -57,12 +62,13 @@ impl Rejected {
     }
 }
 
-#[plugin]
+#[plugin(self_test = "self-test.json")]
 impl Plugin for AuthJwt {
     type Config = Settings;
 
     fn configure(config: Settings, interests: &mut Interests) -> Result<Self, String> {
         let plugin = config.check()?;
+        plugin.ask()?;
         plugin.declare(interests);
         Ok(plugin)
     }
@@ -78,6 +84,10 @@ impl Plugin for AuthJwt {
                 log::debug!("token refused: {why}");
                 Connect::refuse(code::INVALID_TOKEN, "invalid token")
             }
+            Err(Rejected::Undecided(why)) => {
+                log::debug!("token not judged: {why}");
+                Connect::refuse(code::INTERNAL, TRY_AGAIN)
+            }
         }
     }
 
@@ -89,7 +99,19 @@ impl Plugin for AuthJwt {
     }
 }
 
+/// To a client whose token could not be judged.
+const TRY_AGAIN: &str = "keys are not available, try again";
+
 impl AuthJwt {
+    /// Only what keys are fetched for: whoever has them in the settings grants nothing.
+    fn ask(&self) -> Result<(), String> {
+        for source in self.issuers.iter().filter_map(|issuer| issuer.source.as_ref()) {
+            http::ask(source.url()).map_err(|error| format!("`jwks_url` {error}"))?;
+            kv::ask()?;
+        }
+        Ok(())
+    }
+
     /// Only what a token decides: without permissions and subscription tokens that is no message at all.
     fn declare(&self, interests: &mut Interests) {
         interests.without_payload();
@@ -101,7 +123,7 @@ impl AuthJwt {
         };
     }
 
-    fn judge_subscription(&self, event: &Message<'_>) -> Verdict {
+    fn judge_subscription(&mut self, event: &Message<'_>) -> Verdict {
         let denied = || Verdict::deny(code::PERMISSION_DENIED, "permission denied");
         let token = event.token();
         if token.is_empty() {
@@ -114,17 +136,21 @@ impl AuthJwt {
                 log::debug!("subscription token refused: {why}");
                 denied()
             }
+            Err(Rejected::Undecided(why)) => {
+                log::debug!("subscription token not judged: {why}");
+                Verdict::deny(code::INTERNAL, TRY_AGAIN)
+            }
         }
     }
 
-    fn check_subscription(&self, token: &str, event: &Message<'_>) -> Result<(), Rejected> {
-        let (claims, _) = self.read(token, event.now())?;
+    fn check_subscription(&mut self, token: &str, event: &Message<'_>) -> Result<(), Rejected> {
+        let (claims, _) = self.read(token, Moment { now: event.now(), may_fetch: false })?;
         let user = claims.user(&self.profile.user)?;
         subscription::check(&claims, &user, event.user(), event.channel())
     }
 
-    fn admit(&self, token: &str, now: u64) -> Result<Connect, Rejected> {
-        let (claims, token_ends) = self.read(token, now)?;
+    fn admit(&mut self, token: &str, now: u64) -> Result<Connect, Rejected> {
+        let (claims, token_ends) = self.read(token, Moment { now, may_fetch: true })?;
         let expires = self.rules.check_expire_at(&claims, now)?.unwrap_or(token_ends);
         self.token_channels.check_connection(&claims)?;
         let (user, mut connect) = self.profile.identify(&claims)?;
@@ -138,11 +164,11 @@ impl AuthJwt {
     }
 
     /// What a good token says, and when it ends: Unix time in seconds.
-    fn read(&self, token: &str, now: u64) -> Result<(Claims, Option<u64>), Rejected> {
+    fn read(&mut self, token: &str, moment: Moment) -> Result<(Claims, Option<u64>), Rejected> {
         let token = Parts::split(token, self.token_bytes_max)?;
         self.rules.check_header(&token.header)?;
-        let claims = issuer::verify(&self.issuers, &token)?;
-        let ends = self.rules.check(&claims, now)?;
+        let claims = issuer::verify(&mut self.issuers, &token, moment)?;
+        let ends = self.rules.check(&claims, moment.now)?;
         Ok((claims, ends))
     }
 }

@@ -86,9 +86,7 @@ impl Permissions {
 
     pub(crate) fn judge(&self, event: &Message<'_>) -> Verdict {
         let Some(action) = Action::of(event.kind()) else { return Verdict::next() };
-        let patterns = event.attribute(action.attribute()).unwrap_or_default();
-        let channel = event.channel();
-        if patterns.split_ascii_whitespace().any(|pattern| address::matches(pattern, channel)) {
+        if event.attribute_covers_channel(action.attribute()) {
             return Verdict::allow();
         }
         match self.deny {

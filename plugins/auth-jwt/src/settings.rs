@@ -3,6 +3,8 @@
 mod keys;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use gateway_plugin_sdk::{address, settings};
 use serde_json::Value;
@@ -11,6 +13,7 @@ use self::keys::{IssuerParts, IssuerSettings, KeySettings, Texts, several};
 use crate::AuthJwt;
 use crate::claims::ClaimPath;
 use crate::identity::Profile;
+use crate::jwks::Pace;
 use crate::permissions::{Action, Permissions};
 use crate::rules::Rules;
 use crate::subscription::TokenChannels;
@@ -19,6 +22,15 @@ use crate::subscription::TokenChannels;
 const LEEWAY_MAX: u64 = 300;
 /// Longest age of a token that can be asked for, in seconds: ten years.
 const AGE_MAX: u64 = 10 * 365 * 24 * 3600;
+/// Least time between two attempts to fetch keys, in seconds.
+const INTERVAL: u64 = 30;
+const INTERVAL_MAX: u64 = 3600;
+/// Age at which keys are fetched again, in seconds.
+const FRESH: u64 = 600;
+const FRESH_MAX: u64 = 24 * 3600;
+/// Age to which keys are used that cannot be fetched again, in seconds.
+const USABLE: u64 = 24 * 3600;
+const USABLE_MAX: u64 = 30 * 24 * 3600;
 const TOKEN_BYTES: usize = 8 * 1024;
 const TOKEN_BYTES_MIN: usize = 256;
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
@@ -37,8 +49,12 @@ pub struct Settings {
     #[serde(default)]
     keys: Vec<KeySettings>,
     jwks: Option<Value>,
+    jwks_url: Option<String>,
     #[serde(default)]
     issuers: Vec<IssuerSettings>,
+    jwks_interval: Option<u64>,
+    jwks_fresh: Option<u64>,
+    jwks_usable: Option<u64>,
 
     #[serde(default)]
     types: Vec<String>,
@@ -152,8 +168,9 @@ impl Settings {
             pem: None,
             jwk: None,
         };
+        let pace = pace(self.jwks_interval, self.jwks_fresh, self.jwks_usable, &mut mistakes);
         let issuers = if self.issuers.is_empty() {
-            let (audience, jwks) = (self.audience, self.jwks);
+            let (audience, jwks, jwks_url) = (self.audience, self.jwks, self.jwks_url);
             let one = IssuerParts {
                 name: self.issuer,
                 audience,
@@ -161,6 +178,8 @@ impl Settings {
                 short,
                 keys: self.keys,
                 jwks,
+                jwks_url,
+                pace,
             };
             vec![one.check("", &mut mistakes)]
         } else {
@@ -168,14 +187,15 @@ impl Settings {
                 || self.audience.is_some()
                 || !self.keys.is_empty()
                 || self.jwks.is_some()
+                || self.jwks_url.is_some()
                 || short.is_given()
             {
                 mistakes.add(
                     "issuers",
-                    "cannot stand beside `issuer`, `audience`, `keys`, `jwks` or a secret: move them into it",
+                    "cannot stand beside `issuer`, `audience`, `keys`, `jwks`, `jwks_url` or a secret: move them into it",
                 );
             }
-            several(self.issuers, &mut mistakes)
+            several(self.issuers, pace, &mut mistakes)
         };
 
         mistakes.at_most("leeway", rules.leeway, LEEWAY_MAX, "seconds");
@@ -205,6 +225,18 @@ impl Settings {
         check_claims(&profile, &rules, &mut mistakes);
         mistakes.finish(AuthJwt { issuers, rules, profile, permissions, token_channels, token_bytes_max })
     }
+}
+
+/// How often keys are fetched, from seconds.
+fn pace(interval: Option<u64>, fresh: Option<u64>, usable: Option<u64>, mistakes: &mut Mistakes) -> Pace {
+    let interval = interval.unwrap_or(INTERVAL);
+    let fresh = fresh.unwrap_or(FRESH.max(interval));
+    let usable = usable.unwrap_or(USABLE.max(fresh));
+    mistakes.between("jwks_interval", interval, 1..=INTERVAL_MAX, "seconds");
+    mistakes.between("jwks_fresh", fresh, interval..=FRESH_MAX, "seconds, beginning with `jwks_interval`,");
+    mistakes.between("jwks_usable", usable, fresh..=USABLE_MAX, "seconds, beginning with `jwks_fresh`,");
+    let [interval, fresh, usable] = [interval, fresh, usable].map(Duration::from_secs);
+    Pace { interval, fresh, usable }
 }
 
 fn check_claims(profile: &Profile, rules: &Rules, mistakes: &mut Mistakes) {
@@ -249,6 +281,13 @@ impl Mistakes {
     fn at_most(&mut self, key: &str, value: u64, most: u64, unit: &str) {
         if value > most {
             self.add(key, format!("is {value} {unit}: at most {most} are accepted"));
+        }
+    }
+
+    fn between(&mut self, key: &str, value: u64, accepted: RangeInclusive<u64>, unit: &str) {
+        if !accepted.contains(&value) {
+            let (least, most) = accepted.into_inner();
+            self.add(key, format!("is {value}: {least} to {most} {unit} are accepted"));
         }
     }
 

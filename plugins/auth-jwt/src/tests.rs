@@ -4,6 +4,7 @@ mod admitted;
 mod algorithms;
 mod forged;
 mod issuers;
+mod jwks;
 mod permissions;
 mod settings;
 mod subscription;
@@ -21,6 +22,11 @@ const SECRET: &str = "a secret of thirty-two bytes or more";
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 /// Seconds; the clock of the kit.
 const NOW: u64 = START / 1000;
+
+#[test]
+fn the_self_test_holds() -> Result<(), String> {
+    Kit::<AuthJwt>::self_test()
+}
 
 fn kit() -> Kit<AuthJwt> {
     kit_with(json!({"secret": SECRET}))

@@ -6,7 +6,7 @@ use gateway_plugin_sdk::prelude::*;
 #[derive(Debug)]
 pub struct Echo;
 
-#[plugin]
+#[plugin(self_test = "self-test.json")]
 impl Plugin for Echo {
     type Config = ();
 
@@ -53,5 +53,10 @@ mod tests {
     fn settings_are_refused() {
         let error = Kit::<Echo>::new(json!({"prefix": ">"})).expect_err("echo has no settings");
         assert_eq!(error, "this plugin takes no settings: remove `prefix` from [config]");
+    }
+
+    #[test]
+    fn the_self_test_holds() -> Result<(), String> {
+        Kit::<Echo>::self_test()
     }
 }

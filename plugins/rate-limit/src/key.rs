@@ -2,6 +2,7 @@ use std::cell::OnceCell;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use gateway_plugin_sdk::fields::{Fields, Found, Path, Picked, Slot};
 use gateway_plugin_sdk::prelude::*;
 
 /// As long as the gateway takes keys.
@@ -15,8 +16,8 @@ pub(crate) enum Part {
     Address,
     Channel,
     Kind,
-    /// A place in the JSON payload: names and positions.
-    Field(Vec<String>),
+    /// A place in the JSON payload, and which of the [`Fields`] it is once those are known.
+    Field(Path, Option<Slot>),
 }
 
 impl Part {
@@ -30,14 +31,7 @@ impl Part {
             "address" => Self::Address,
             "channel" => Self::Channel,
             "kind" => Self::Kind,
-            _ => {
-                let path: Vec<String> =
-                    text.strip_prefix("payload.")?.split('.').map(str::to_owned).collect();
-                if path.iter().any(String::is_empty) {
-                    return None;
-                }
-                Self::Field(path)
-            }
+            _ => Self::Field(Path::parse(text.strip_prefix("payload.")?)?, None),
         })
     }
 }
@@ -50,21 +44,22 @@ impl fmt::Display for Part {
             Self::Address => f.write_str("address"),
             Self::Channel => f.write_str("channel"),
             Self::Kind => f.write_str("kind"),
-            Self::Field(path) => write!(f, "payload.{}", path.join(".")),
+            Self::Field(path, _) => write!(f, "payload.{path}"),
         }
     }
 }
 
-/// Makes the keys of one message. Its payload is parsed once, when a key first needs it.
+/// Makes the keys of one message. Its payload is read once, when a key first needs it.
 pub(crate) struct Key<'m> {
     event: &'m Message<'m>,
-    payload: OnceCell<Option<Value>>,
+    fields: &'m Fields,
+    payload: OnceCell<Picked<'m>>,
     bytes: &'m mut Vec<u8>,
 }
 
 impl<'m> Key<'m> {
-    pub(crate) fn new(event: &'m Message<'m>, room: &'m mut Vec<u8>) -> Self {
-        Self { event, payload: OnceCell::new(), bytes: room }
+    pub(crate) fn new(event: &'m Message<'m>, fields: &'m Fields, room: &'m mut Vec<u8>) -> Self {
+        Self { event, fields, payload: OnceCell::new(), bytes: room }
     }
 
     /// The key of these parts; or the part that the message lacks.
@@ -96,14 +91,14 @@ impl<'m> Key<'m> {
             Part::Address => self.bytes.extend(event.remote_address().as_bytes()),
             Part::Channel => self.bytes.extend(present(event.channel())?.as_bytes()),
             Part::Kind => self.bytes.extend(event.kind().number().to_le_bytes()),
-            Part::Field(path) => {
-                let payload = self.payload.get_or_init(|| event.json().ok()).as_ref()?;
-                match find(payload, path)? {
-                    Value::String(text) => self.bytes.extend(text.as_bytes()),
-                    value @ (Value::Number(_) | Value::Bool(_)) => {
+            Part::Field(_, slot) => {
+                let picked = self.payload.get_or_init(|| self.fields.find(event.payload()));
+                match picked.get((*slot)?)? {
+                    Found::Text(text) => self.bytes.extend(text.as_bytes()),
+                    Found::Other(value) if value.is_number() || value.is_boolean() => {
                         self.bytes.extend(value.to_string().bytes())
                     }
-                    _ => return None,
+                    Found::Other(_) => return None,
                 }
             }
         }
@@ -113,12 +108,4 @@ impl<'m> Key<'m> {
 
 fn present(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
-}
-
-fn find<'v>(payload: &'v Value, path: &[String]) -> Option<&'v Value> {
-    path.iter().try_fold(payload, |value, part| match value {
-        Value::Object(fields) => fields.get(part),
-        Value::Array(items) => items.get(part.parse::<usize>().ok()?),
-        _ => None,
-    })
 }

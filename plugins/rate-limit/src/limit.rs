@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use gateway_plugin_sdk::fields::Fields;
 use gateway_plugin_sdk::kv;
 use gateway_plugin_sdk::prelude::*;
 use gateway_plugin_sdk::rate::{Bucket, RetryAfter};
@@ -45,6 +46,15 @@ pub(crate) enum Excess {
 }
 
 impl Limit {
+    /// Makes the places that the key looks at known to those who read payloads.
+    pub(crate) fn add_to(&mut self, fields: &mut Fields) {
+        for part in &mut self.key {
+            if let Part::Field(path, slot) = part {
+                *slot = Some(fields.add(path.clone()));
+            }
+        }
+    }
+
     pub(crate) fn applies_to(&self, event: &Message<'_>) -> bool {
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind()))
             && self.channels.as_ref().is_none_or(|patterns| {
@@ -116,7 +126,7 @@ pub(crate) fn declare(limits: &[Limit], interests: &mut Interests) {
         interests.channels(patterns);
     }
     let looks_into_payload = |limit: &Limit| {
-        limit.cost == Cost::Bytes || limit.key.iter().any(|part| matches!(part, Part::Field(_)))
+        limit.cost == Cost::Bytes || limit.key.iter().any(|part| matches!(part, Part::Field(..)))
     };
     if !limits.iter().any(looks_into_payload) {
         interests.without_payload();

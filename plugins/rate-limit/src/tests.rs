@@ -15,6 +15,11 @@ fn config(limits: &str) -> Value {
     toml::from_str::<Value>(&limits.replace("[[limits]]", "\n[[limits]]\n").replace(';', "\n")).expect("TOML")
 }
 
+#[test]
+fn the_self_test_holds() -> Result<(), String> {
+    Kit::<RateLimit>::self_test()
+}
+
 /// A connection of a user publishes to a channel.
 fn publish(kit: &mut Kit<RateLimit>, connection: &str, user: &str, channel: &str) -> Outcome<Verdict> {
     kit.connection(connection).user(user).message(Kind::Publish).channel(channel).json(&json!({})).send()

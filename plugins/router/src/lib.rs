@@ -11,10 +11,11 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+use gateway_plugin_sdk::fields::Fields;
 use gateway_plugin_sdk::prelude::*;
 use serde_json::{Map, Value};
 
-use payload::{Fields, Payload};
+use payload::Payload;
 use rule::{Action, Rule};
 use template::{Scope, Unfit};
 
@@ -26,7 +27,7 @@ pub struct Router {
     fields: Fields,
 }
 
-#[plugin]
+#[plugin(self_test = "self-test.json")]
 impl Plugin for Router {
     type Config = Map<String, Value>;
 
@@ -34,7 +35,7 @@ impl Plugin for Router {
         let mut rules = settings::read(config)?;
         rule::declare(&mut rules, interests);
         let mut fields = Fields::default();
-        rules.iter_mut().for_each(|rule| rule.each_path(&mut |path| fields.add(path)));
+        rules.iter_mut().for_each(|rule| rule.each_path(&mut |path| path.add_to(&mut fields)));
         Ok(Self { rules, fields })
     }
 
@@ -77,8 +78,11 @@ fn act(action: &Action, event: &Message<'_>, payload: &mut Payload<'_>) -> Resul
         Action::Drop => Verdict::drop(),
         Action::Reply(value) => Verdict::reply_json(&value.fill(&scope)?),
         Action::Route(templates) => {
-            let addresses = templates.iter().map(|template| template.address(&scope));
-            Verdict::route(addresses.collect::<Result<Vec<_>, _>>()?)
+            let mut addresses = Vec::with_capacity(templates.len());
+            for template in templates {
+                addresses.push(template.address(&scope)?);
+            }
+            Verdict::Route(addresses)
         }
         Action::Rewrite(fields) => {
             let values = fields.iter().map(|(path, value)| Ok((path, value.fill(&scope)?)));

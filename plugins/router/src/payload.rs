@@ -1,94 +1,41 @@
 //! The payload of a message, as far as the rules look into it.
 
-mod fields;
-
-use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::fmt;
 
+use gateway_plugin_sdk::fields::{self, Fields, Found, Picked, Slot};
 use serde_json::{Map, Value};
 
 use crate::template::Unfit;
-pub(crate) use fields::Fields;
 
-/// A place in a JSON value: names and positions joined by dots, such as `user.roles.0`.
+/// A place in the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Path {
-    parts: Vec<String>,
+    place: fields::Path,
     /// Which of the [`Fields`] it is, once those are known.
-    slot: usize,
+    slot: Option<Slot>,
 }
 
 impl Path {
     /// `None` if the text is empty or has an empty part.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let parts: Vec<String> = text.split('.').map(str::to_owned).collect();
-        if parts.iter().any(String::is_empty) { None } else { Some(Self { parts, slot: usize::MAX }) }
+        Some(Self { place: fields::Path::parse(text)?, slot: None })
+    }
+
+    /// Makes it known to those who read payloads.
+    pub(crate) fn add_to(&mut self, fields: &mut Fields) {
+        self.slot = Some(fields.add(self.place.clone()));
     }
 
     /// Whether setting one of the two would undo setting the other.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        self.parts.iter().zip(&other.parts).all(|(a, b)| a == b)
-    }
-
-    fn within<'v>(&self, root: &'v Value) -> Option<&'v Value> {
-        self.parts.iter().try_fold(root, |value, part| step(value, part))
-    }
-}
-
-/// What is one name or position further on.
-fn step<'v>(value: &'v Value, part: &str) -> Option<&'v Value> {
-    match value {
-        Value::Object(fields) => fields.get(part),
-        Value::Array(items) => items.get(part.parse::<usize>().ok()?),
-        _ => None,
+        self.place.parts().iter().zip(other.place.parts()).all(|(a, b)| a == b)
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.parts.join("."))
-    }
-}
-
-/// What is at a path. A text is by far the most common, and is not copied.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Found<'f> {
-    Text(Cow<'f, str>),
-    Other(Cow<'f, Value>),
-}
-
-impl Found<'_> {
-    /// Whether it is this value.
-    pub(crate) fn is(&self, wanted: &Value) -> bool {
-        match self {
-            Self::Text(text) => wanted.as_str() == Some(&**text),
-            Self::Other(value) => **value == *wanted,
-        }
-    }
-
-    pub(crate) fn into_value(self) -> Value {
-        match self {
-            Self::Text(text) => Value::String(text.into_owned()),
-            Self::Other(value) => value.into_owned(),
-        }
-    }
-
-    /// The same without a copy.
-    fn by_ref(&self) -> Found<'_> {
-        match self {
-            Self::Text(text) => Found::Text(Cow::Borrowed(text)),
-            Self::Other(value) => Found::Other(Cow::Borrowed(value)),
-        }
-    }
-}
-
-impl<'v> From<&'v Value> for Found<'v> {
-    fn from(value: &'v Value) -> Self {
-        match value {
-            Value::String(text) => Self::Text(Cow::Borrowed(text)),
-            other => Self::Other(Cow::Borrowed(other)),
-        }
+        self.place.fmt(f)
     }
 }
 
@@ -97,7 +44,7 @@ impl<'v> From<&'v Value> for Found<'v> {
 pub(crate) struct Payload<'m> {
     original: &'m [u8],
     fields: &'m Fields,
-    found: OnceCell<Vec<Option<Found<'m>>>>,
+    found: OnceCell<Picked<'m>>,
     /// The whole value and its text, once a rule has changed it.
     rewritten: Option<(Value, Vec<u8>)>,
 }
@@ -110,10 +57,10 @@ impl<'m> Payload<'m> {
     /// What is at a path; `None` if nothing is, or if the payload is not JSON.
     pub(crate) fn get(&self, path: &Path) -> Option<Found<'_>> {
         if let Some((value, _)) = &self.rewritten {
-            return path.within(value).map(Found::from);
+            return path.place.within(value).map(Found::from);
         }
         let found = self.found.get_or_init(|| self.fields.find(self.original));
-        found.get(path.slot)?.as_ref().map(Found::by_ref)
+        found.get(path.slot?).map(Found::by_ref)
     }
 
     /// Sets values, making objects on the way where there is nothing yet.
@@ -138,7 +85,7 @@ impl<'m> Payload<'m> {
 }
 
 fn put(root: &mut Value, path: &Path, value: Value) -> Result<(), Unfit> {
-    let Some((last, way)) = path.parts.split_last() else { return Ok(()) };
+    let Some((last, way)) = path.place.parts().split_last() else { return Ok(()) };
     let not_an_object = || Unfit::NotAnObject(Some(path.to_string()));
     let mut place = root;
     for part in way {

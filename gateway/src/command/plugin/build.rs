@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::builder::PossibleValuesParser;
@@ -10,6 +11,7 @@ use clap::builder::PossibleValuesParser;
 use super::size;
 use crate::author::cargo::{TARGET, TARGETS};
 use crate::author::files::{Mode, create, replace};
+use crate::author::sources::Sources;
 use crate::command::{Failure, print};
 use crate::plugin::registry::plugin_name;
 use crate::testing;
@@ -19,9 +21,9 @@ use crate::testing;
 /// Runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is missing, and prints
 /// where the file is. With `--into` the file is put into a gateway's plugin folder in one step, so that the gateway never
 /// sees half of it: over the file that the plugin has there, or as 50-NAME.wasm. Settings that are there stay as they are.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_long_help = "Examples:\n  gateway plugin build\n  gateway plugin build shout --into target/demo/plugins --order 60"
+    after_long_help = "Examples:\n  gateway plugin build\n  gateway plugin build shout --into plugins --watch\n  gateway plugin build shout --into target/demo/plugins --order 60"
 )]
 pub(super) struct Arguments {
     /// The folder of the plugin's crate
@@ -39,14 +41,63 @@ pub(super) struct Arguments {
     /// The number in front of the name of a file that is not there yet: its place in the chain
     #[arg(long, value_name = "NUMBER", default_value_t = 50, requires = "into")]
     order: u16,
+
+    /// Go on, and build again whenever a file of the crate changes, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
 }
 
+/// Between two looks at the crate. What was saved in two of them is one change.
+const LOOK: Duration = Duration::from_millis(300);
+
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.watch {
+        return watch(arguments);
+    }
     build(arguments).map_err(Failure::Unexpected).and_then(|report| print(&report))
 }
 
-fn build(arguments: &Arguments) -> anyhow::Result<String> {
-    let Arguments { folder, target, into, order } = arguments;
+/// Builds after every change. A crate that does not build now is one that is being worked on.
+fn watch(arguments: &Arguments) -> Result<(), Failure> {
+    // What no change of the crate will mend.
+    check_folders(arguments).map_err(Failure::Unexpected)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("failed to start a runtime").map_err(Failure::Unexpected)?;
+    let ended = runtime.block_on(async {
+        let interrupted = tokio::signal::ctrl_c();
+        tokio::select! {
+            ended = build_for_ever(arguments) => ended,
+            interrupted = interrupted => interrupted.context("failed to listen for Ctrl-C").map_err(Failure::Unexpected),
+        }
+    });
+    // Cargo hears Ctrl-C as well; nobody waits for it.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
+    loop {
+        // Before the build: what changes during it is built next.
+        let sources = Sources::of(&arguments.folder);
+        let wanted = arguments.clone();
+        let built = tokio::task::spawn_blocking(move || build(&wanted)).await;
+        match built.context("the build panicked").map_err(Failure::Unexpected)? {
+            Ok(report) => print(&format!("{report}  waiting for a change; Ctrl-C ends\n"))?,
+            Err(error) => eprintln!("{error:#}\n  waiting for a change; Ctrl-C ends"),
+        }
+        let mut before = sources.clone();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = Sources::of(&arguments.folder);
+            if now != sources && now == before {
+                break;
+            }
+            before = now;
+        }
+    }
+}
+
+fn check_folders(Arguments { folder, into, .. }: &Arguments) -> anyhow::Result<()> {
     if let Some(into) = into {
         // Before minutes are spent.
         ensure!(
@@ -55,6 +106,12 @@ fn build(arguments: &Arguments) -> anyhow::Result<String> {
             into.display()
         );
     }
+    testing::manifest(folder).map(drop)
+}
+
+fn build(arguments: &Arguments) -> anyhow::Result<String> {
+    check_folders(arguments)?;
+    let Arguments { folder, target, into, order, .. } = arguments;
     let wasm = testing::build(folder, target)?;
     let bytes = fs::read(&wasm).with_context(|| format!("failed to read {}", wasm.display()))?;
     let mut report = format!("{}\n  {}\n", wasm.display(), size(bytes.len()));

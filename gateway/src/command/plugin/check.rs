@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Files, duration, grouped, refused, size};
+use super::{Files, duration, grouped, lacks_origins, refused, size};
 use crate::command::{Failure, print};
 use crate::plugin::event::Kind;
 use crate::plugin::interests::{Interests, Pattern};
@@ -84,6 +84,9 @@ fn examine(file: &Path, files: &Files, report: &mut Report) -> Result<(), LoadEr
         report.line("", format!("{}: {}", line.level, line.text));
     }
     report.line("sees", sees(runner.interests()));
+    if let Some(lacks) = lacks_origins(&runner, settings) {
+        report.line("note", lacks);
+    }
     let tested = testing::self_test(name, wasm, settings)?.map(|Tally { events, instructions }| {
         format!("holds: {events} events, {} instructions", grouped(instructions.unwrap_or_default()))
     });

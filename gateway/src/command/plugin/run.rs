@@ -4,17 +4,19 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use gateway_plugin_script::Message;
 use serde_json::{Value, json};
 
-use super::{Files, duration, grouped, refused, size};
+use super::{Files, duration, grouped, lacks_origins, refused, size};
 use crate::command::{Failure, print};
 use crate::plugin::load::LoadError;
-use crate::plugin::script::{Event, Script, Step};
+use crate::plugin::script::{self, Event, Script, Step};
 use crate::testing::{Engine, Played, PluginRunner};
 
 /// Give a plugin events, and see what it answers and what that costs
 ///
-/// The plugin runs in the engine that serves, with the limits and grants of its settings file. Prints for every event the
+/// The plugin runs in the engine that serves, with the limits and grants of its settings file: requests to origins that it
+/// grants are made, everything else that a plugin does is recorded only. Prints for every event the
 /// verdict, effects, log lines, time and host calls. Exit code 6 if an event did not come out as the file expects.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
@@ -47,11 +49,14 @@ Events:
   {"event": "connect", "connection": "c1", "token": "t", "expect": {"verdict": "accept", "user": "42"}}
   {"event": "message", "connection": "c1", "kind": "publish", "channel": "news", "payload": {"text": "hi"}, "expect": "next"}
   {"event": "message", "kind": "raw", "text": "ping", "expect": {"verdict": "reply", "text": "pong", "effects": []}}
+  {"event": "refresh", "connection": "c1", "token": "another", "expect": "accept"}
+  {"event": "deliver", "channel": "news", "class": "guest", "publisher": {"user": "7"}, "payload": 1, "expect": "drop"}
   {"event": "disconnect", "connection": "c1", "code": 3000, "reason": "bye"}
   {"event": "timer", "after": 60000}
 
-  Every event may say what its client is from there on (user, attributes, headers, address, protocol) and when it happens:
-  `now` in milliseconds of Unix time, or `after` in milliseconds since the event before. The clock stands still otherwise.
+  Every event of a connection may say what its client is from there on (user, attributes, headers, address, protocol), and
+  every event when it happens: `now` in milliseconds of Unix time, or `after` in milliseconds since the event before. The
+  clock stands still otherwise.
   kind      publish subscribe unsubscribe rpc send presence presence-stats history raw
   payload   JSON; `text` or `base64` for what is no JSON
   expect    a verdict, or the parts of the outcome that matter: everything that --json prints under `outcome`"##;
@@ -69,7 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut report = String::new();
     let (mut expected, mut unmet) = (0, 0);
     for (number, (step, played)) in script.steps.iter().zip(&played).enumerate() {
-        let differences = step.unmet(&played.outcome);
+        let differences = step.unmet(&played.outcome.to_json());
         expected += usize::from(step.expect.is_some());
         unmet += usize::from(!differences.is_empty());
         if arguments.json {
@@ -98,7 +103,7 @@ pub(super) fn read_script(file: &Path) -> Result<Script, Failure> {
     let events = std::fs::read(file)
         .with_context(|| format!("failed to read {}", file.display()))
         .map_err(Failure::Unexpected)?;
-    Script::parse(&events).map_err(|mistakes| {
+    script::parse(&events).map_err(|mistakes| {
         let lines: String = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();
         Failure::Events(format!("{} has mistakes{lines}", file.display()))
     })
@@ -106,6 +111,11 @@ pub(super) fn read_script(file: &Path) -> Result<Script, Failure> {
 
 fn play(files: &Files, script: &Script, engine: Engine) -> Result<Vec<Played>, LoadError> {
     let mut runner = PluginRunner::load_bytes(&files.name, &files.wasm, &files.settings, engine)?;
+    if engine == Engine::Production
+        && let Some(lacks) = lacks_origins(&runner, &files.settings)
+    {
+        eprintln!("{}: {lacks}", files.name);
+    }
     script.steps.iter().map(|step| runner.play(step)).collect()
 }
 
@@ -135,7 +145,7 @@ fn describe(step: &Step, played: &Played, instructions: Option<u64>, unmet: &[St
     let verdict = outcome.remove("verdict");
     let verdict = verdict.as_ref().and_then(Value::as_str).unwrap_or_default();
     let details = if outcome.is_empty() { String::new() } else { format!(" {}", Value::Object(outcome)) };
-    let _ = writeln!(report, "{}: {} of {} -> {verdict}{details}", step.place, what(step), step.connection);
+    let _ = writeln!(report, "{}: {} -> {verdict}{details}", step.place, what(step));
     for effect in effects.as_ref().and_then(Value::as_array).into_iter().flatten() {
         let _ = writeln!(report, "    effect  {effect}");
     }
@@ -158,9 +168,15 @@ fn describe(step: &Step, played: &Played, instructions: Option<u64>, unmet: &[St
 
 /// The event in words.
 pub(super) fn what(step: &Step) -> String {
+    let connection = &step.connection;
     match &step.event {
-        Event::Message { kind, channel: Some(channel), .. } => format!("{} to {channel}", kind.as_str()),
-        Event::Message { kind, .. } => kind.as_str().to_owned(),
-        other => other.as_str().to_owned(),
+        Event::Message(Message { kind, channel, .. }) => {
+            let to = channel.as_ref().map(|channel| format!(" to {channel}")).unwrap_or_default();
+            format!("{}{to} of {connection}", kind.as_str())
+        }
+        Event::Deliver { channel, class, .. } if class.is_empty() => format!("deliver on {channel}"),
+        Event::Deliver { channel, class, .. } => format!("deliver on {channel} to class {class:?}"),
+        Event::Timer { instance } => format!("timer of instance {instance}"),
+        other => format!("{} of {connection}", other.as_str()),
     }
 }

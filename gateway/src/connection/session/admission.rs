@@ -8,6 +8,7 @@ use super::Session;
 use super::attributes::set_attribute;
 use crate::backplane::Asker;
 use crate::connection::event::{Event, Now};
+use crate::explain::Picked;
 use crate::plugin::chain::{Judged, Judging};
 use crate::plugin::elsewhere::{Answered, Answering};
 use crate::plugin::event::Hello;
@@ -23,6 +24,8 @@ pub(super) struct Waiting {
     id: u32,
     refresh: bool,
     credential: bool,
+    /// Whether it is explained whoever it turns out to be.
+    picked: Option<Picked>,
     /// The plugin's answer on its way, until somebody takes it over to wait for it.
     question: Option<Answering>,
 }
@@ -46,28 +49,40 @@ impl Session {
         let hello = Hello { client, token, data, now: now.unix, at: now.at_millis() };
         // Whoever is cut off at the deadline of the handshake would not hear why.
         let patience = self.local.config.handshake.deadline * 3 / 4;
-        let judging = Judging::new(hello, patience);
-        let mut waiting = Box::new(Waiting { judging, id, refresh, credential, question: None });
+        let mut judging = Judging::new(hello, patience);
+        let explain = &self.local.explain;
+        let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow()) } else { None };
+        if picked.is_some() || explain.is_on() && explain.watches(now.at) {
+            judging = judging.explained(if refresh { "refresh" } else { "connect" }, explain.clock());
+        }
+        let mut waiting = Box::new(Waiting { judging, id, refresh, credential, picked, question: None });
         let judged = self.local.chain.borrow_mut().judge(&mut waiting.judging);
-        self.judged(waiting, judged)
+        self.judged(now, waiting, judged)
     }
 
     /// The plugin that was asked elsewhere has answered. Ignored if the session is over.
     pub fn answered(&mut self, now: Now, answered: Answered) {
         let Some(mut waiting) = self.waiting.take() else { return };
         let judged = self.local.chain.borrow_mut().judge_on(now.unix, &mut waiting.judging, answered);
-        if let Some(event) = self.judged(waiting, judged) {
+        if let Some(event) = self.judged(now, waiting, judged) {
             self.event(now, event);
         }
         self.resume(now);
     }
 
     /// Goes on after the plugins have judged, or remembers that one of them is asked elsewhere.
-    fn judged(&mut self, mut waiting: Box<Waiting>, judged: Judged) -> Option<Event> {
+    fn judged(&mut self, now: Now, mut waiting: Box<Waiting>, judged: Judged) -> Option<Event> {
         match judged {
             Judged::Done(admission) => {
-                let Waiting { mut judging, id, refresh, credential, .. } = *waiting;
+                let Waiting { mut judging, id, refresh, credential, picked, .. } = *waiting;
                 self.plugin_effects.append(&mut judging.effects);
+                if let Some(trace) = judging.explanation(&admission) {
+                    let explain = &self.local.explain;
+                    if trace.was_seen() && (picked.is_some() || explain.is_tagged(now.at, judging.client())) {
+                        let reply = picked.is_some_and(|picked| picked.reply);
+                        self.explain(trace, reply);
+                    }
+                }
                 Some(Event::Judged { id, refresh, admission, credential })
             }
             Judged::Waits(question) => {

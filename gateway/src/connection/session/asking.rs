@@ -20,6 +20,7 @@ impl Session {
         let payload = std::mem::take(&mut ask.payload);
         let explain = &self.local.explain;
         let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow()) } else { None };
+        let mut explained = None;
         let decision = if picked.is_some() || chain.wants(ask.kind) {
             let mut message = Message {
                 client: self.client.borrow().clone(),
@@ -38,10 +39,7 @@ impl Session {
                 Some(Picked { reply }) => {
                     let (decision, trace) =
                         chain.on_message_traced(&mut message, &mut self.plugin_effects, explain.clock());
-                    if reply {
-                        self.plugin_effects.extend(explanation(&self.peer.id, &trace));
-                    }
-                    explain.keep(Arc::new(trace));
+                    explained = Some((trace, reply));
                     decision
                 }
             };
@@ -50,6 +48,7 @@ impl Session {
         } else {
             Decision::Undecided(payload)
         };
+        drop(chain);
         metrics.decision(match &decision {
             Decision::Undecided(_) => DecisionOutcome::Undecided,
             Decision::Allowed(_) => DecisionOutcome::Allowed,
@@ -60,7 +59,18 @@ impl Session {
             Decision::Route { .. } => DecisionOutcome::Routed,
             Decision::Failed => DecisionOutcome::Failed,
         });
+        if let Some((trace, reply)) = explained {
+            self.explain(trace, reply);
+        }
         Event::Decided { ask, decision }
+    }
+
+    /// Keeps an explanation, and sends it to the client if that asked and may.
+    pub(super) fn explain(&mut self, trace: Trace, reply: bool) {
+        if reply {
+            self.plugin_effects.extend(explanation(&self.peer.id, &trace));
+        }
+        self.local.explain.keep(Arc::new(trace));
     }
 }
 

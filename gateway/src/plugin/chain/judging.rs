@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Chain;
+use crate::clock::Clock;
 use crate::plugin::breaker::Pass;
 use crate::plugin::elsewhere::{Answered, Answering};
-use crate::plugin::event::Hello;
+use crate::plugin::event::{Client, Hello};
 use crate::plugin::failure::FailurePolicy;
+use crate::plugin::trace::{Observer as _, Told, Trace};
 use crate::plugin::verdict::{Admission, ConnectVerdict, Effect, Identity};
 
 /// How often the way begins again because the chain was exchanged in the middle of it. A chain that is exchanged faster
@@ -33,6 +35,8 @@ pub struct Judging {
     patience: Duration,
     /// What the plugins asked for so far.
     pub effects: Vec<Effect>,
+    /// The explanation, if there is to be one. A client comes once: a look here costs it nothing that counts.
+    trace: Option<Box<Trace>>,
 }
 
 /// Where the way has come to.
@@ -59,7 +63,28 @@ impl Judging {
             pass: Pass::Call,
             patience,
             effects,
+            trace: None,
         }
+    }
+
+    /// With an explanation, of a `connect` or a `refresh`.
+    #[must_use]
+    pub fn explained(mut self, kind: &'static str, clock: Clock) -> Self {
+        let Hello { client, now, .. } = &*self.hello;
+        self.trace = Some(Box::new(Trace::of_client(kind, client, *now, self.generation, clock)));
+        self
+    }
+
+    /// The client as the plugins left it.
+    pub fn client(&self) -> &Client {
+        &self.seen.client
+    }
+
+    /// The explanation, if the way is at its end and was to be explained.
+    pub fn explanation(&mut self, admission: &Admission) -> Option<Trace> {
+        let mut trace = self.trace.take()?;
+        trace.admitted(admission);
+        Some(*trace)
     }
 
     fn begin_again(&mut self) {
@@ -91,12 +116,18 @@ impl Chain {
     /// A plugin sees the identity that an earlier one accepted: the last accept wins, and a refusal ends the chain.
     /// Effects that were recorded before a refusal stay in `judging`.
     pub fn judge(&mut self, judging: &mut Judging) -> Judged {
-        judging.generation = self.generation;
+        if judging.generation != self.generation {
+            judging.generation = self.generation;
+            judging.trace.iter_mut().for_each(|trace| trace.begin_again(self.generation));
+        }
         while let Some(link) = self.links.get_mut(judging.next) {
             if !link.interests().hooks.on_connect {
+                judging.trace.iter_mut().for_each(|trace| trace.passed_by(link));
                 judging.next += 1;
                 continue;
             }
+            judging.trace.iter_mut().for_each(|trace| trace.begins());
+            let before = judging.effects.len();
             let verdict = match link.ask_elsewhere(&judging.seen, judging.patience) {
                 Some(Ok((question, pass))) => {
                     judging.pass = pass;
@@ -105,6 +136,9 @@ impl Chain {
                 Some(Err(policy)) => Err(policy),
                 None => link.on_connect(&judging.seen, &mut judging.effects),
             };
+            if let Some(trace) = &mut judging.trace {
+                trace.answered(link, &judging.effects[before..], Told::Connect(&verdict, None));
+            }
             if let Some(end) = judging.take(verdict) {
                 return Judged::Done(end);
             }
@@ -124,7 +158,11 @@ impl Chain {
             return self.judge(judging);
         }
         if let Some(link) = self.links.get_mut(judging.next) {
+            let (before, usage) = (judging.effects.len(), answered.usage);
             let verdict = link.answered(now, judging.pass, answered, &mut judging.effects);
+            if let Some(trace) = &mut judging.trace {
+                trace.answered(link, &judging.effects[before..], Told::Connect(&verdict, Some(usage)));
+            }
             if let Some(end) = judging.take(verdict) {
                 return Judged::Done(end);
             }

@@ -6,13 +6,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Event, START, Step, Time, Who};
+use gateway_plugin_script::Who;
+
+use super::{Event, START, Step};
 use crate::plugin::Plugin;
-use crate::plugin::event::{Client, Goodbye, Hello, Message, Tick};
+use crate::plugin::event::{Client, Goodbye, Hello, Message, Outgoing, Tick};
 use crate::plugin::failure::Failure;
+use crate::plugin::interests::Pattern;
 use crate::plugin::state::Meters;
-use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
+use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 use crate::protocol::Protocol;
+use crate::protocol::push::Member;
 
 /// What came of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,10 +34,12 @@ pub struct Outcome {
 pub enum Answer {
     /// The plugin lacks the hook, or its interests leave the event out.
     NotCalled,
-    /// To a client that wants to be admitted.
+    /// To a client that wants to be admitted, or refreshes.
     Connect(ConnectVerdict),
     /// To a message.
     Message(Verdict),
+    /// To a publication on its way to subscribers.
+    Deliver(DeliverVerdict),
     /// A hook without an answer has returned.
     Done,
     /// It did not answer.
@@ -53,6 +59,12 @@ struct Connection {
     client: Arc<Client>,
     admitted: u64,
     meters: Meters,
+}
+
+impl Connection {
+    fn of(client: Client, admitted: u64) -> Self {
+        Self { client: Arc::new(client), admitted, meters: Meters::default() }
+    }
 }
 
 impl Default for Player {
@@ -76,25 +88,21 @@ impl Player {
     ///
     /// After a failure that ends the instance the caller has to go on with another one.
     pub fn play(&mut self, plugin: &mut dyn Plugin, step: &Step) -> Outcome {
-        self.now = match step.time {
-            Time::At(now) => now,
-            Time::After(passed) => self.now.saturating_add(passed),
-        };
-        if matches!(step.event, Event::Timer) {
-            return self.tick(plugin);
+        self.now = step.time.since(self.now);
+        if !step.event.has_connection() {
+            return self.play_without_connection(plugin, step);
         }
         let now = self.now;
         let made = &mut self.made;
         let connection = self.connections.entry(step.connection.clone()).or_insert_with(|| {
             *made += 1;
-            let client = Arc::new(stranger(*made, &step.connection));
-            Connection { client, admitted: now, meters: Meters::default() }
+            Connection::of(stranger(*made, &step.connection), now)
         });
         introduce(Arc::make_mut(&mut connection.client), &step.who);
         if matches!(step.event, Event::Connect { .. }) {
             connection.admitted = now;
         }
-        let is_message = matches!(step.event, Event::Message { .. });
+        let is_message = matches!(step.event, Event::Message(_));
         let meters = if is_message { std::mem::take(&mut connection.meters) } else { Meters::default() };
         let mut occurrence = Occurrence::new(connection, meters, step, now);
         let mut effects = Vec::new();
@@ -111,10 +119,10 @@ impl Player {
         Outcome { answer, effects, changed }
     }
 
-    fn tick(&self, plugin: &mut dyn Plugin) -> Outcome {
+    fn play_without_connection(&self, plugin: &mut dyn Plugin, step: &Step) -> Outcome {
+        let nobody = Connection::of(stranger(0, ""), self.now);
         let mut effects = Vec::new();
-        let answer =
-            Occurrence::Tick(Tick { instance: 0, now: self.now, at: self.now }).meet(plugin, &mut effects);
+        let answer = Occurrence::new(&nobody, Meters::default(), step, self.now).meet(plugin, &mut effects);
         if matches!(answer, Answer::Failed(_)) {
             effects.clear();
         }
@@ -130,7 +138,7 @@ impl Player {
             None => {
                 let mut client = stranger(self.made, &step.connection);
                 introduce(&mut client, &step.who);
-                gone = Connection { client: Arc::new(client), admitted: self.now, meters: Meters::default() };
+                gone = Connection::of(client, self.now);
                 &gone
             }
         };
@@ -145,6 +153,8 @@ pub enum Occurrence {
     Hello(Hello),
     /// For `on-message`.
     Message(Message),
+    /// For `on-deliver`, with the value of the class attribute.
+    Deliver(Box<str>, Outgoing),
     /// For `on-disconnect`.
     Goodbye(Goodbye),
     /// For `on-timer`.
@@ -156,20 +166,38 @@ impl Occurrence {
         let client = connection.client.clone();
         match &step.event {
             Event::Connect { token, data } => {
-                Self::Hello(Hello { client, token: token.clone(), data: data.clone(), now, at: now })
+                let data = Bytes::copy_from_slice(data);
+                Self::Hello(Hello { client, token: token.clone(), data, now, at: now })
             }
-            Event::Message { kind, channel, method, payload, binary, token } => Self::Message(Message {
+            Event::Refresh { token } => {
+                Self::Hello(Hello { client, token: token.clone(), data: Bytes::new(), now, at: now })
+            }
+            Event::Message(message) => Self::Message(Message {
                 client,
-                kind: *kind,
-                channel: channel.clone(),
-                method: method.clone(),
-                payload: payload.clone(),
-                binary: *binary,
-                token: token.clone(),
+                kind: message.kind,
+                channel: message.channel.clone(),
+                method: message.method.clone(),
+                payload: Bytes::copy_from_slice(&message.payload),
+                binary: message.binary,
+                token: message.token.clone(),
                 now,
                 at: now,
                 meters,
             }),
+            Event::Deliver { channel, class, publisher, payload } => {
+                let member = |(connection, user): &(Box<str>, Box<str>)| {
+                    let (client, user) = (connection.as_ref().into(), user.as_ref().into());
+                    Arc::new(Member { client, user, info: Bytes::new() })
+                };
+                let outgoing = Outgoing {
+                    channel: channel.clone(),
+                    payload: Bytes::copy_from_slice(payload),
+                    publisher: publisher.as_ref().map(member),
+                    now,
+                    at: now,
+                };
+                Self::Deliver(class.clone(), outgoing)
+            }
             Event::Disconnect { code, reason } => Self::Goodbye(Goodbye {
                 client,
                 code: *code,
@@ -178,7 +206,7 @@ impl Occurrence {
                 now,
                 at: now,
             }),
-            Event::Timer => Self::Tick(Tick { instance: 0, now, at: now }),
+            Event::Timer { instance } => Self::Tick(Tick { instance: *instance, now, at: now }),
         }
     }
 
@@ -191,6 +219,17 @@ impl Occurrence {
             }
             Self::Message(message) if interests.wants_message(message.kind, message.channel.as_ref()) => {
                 plugin.on_message(message, effects).map_or_else(Answer::Failed, Answer::Message)
+            }
+            Self::Deliver(class, outgoing) => {
+                let interest = interests.deliver.as_ref().filter(|_| interests.hooks.on_deliver);
+                let wants = |pattern: &Pattern| pattern.matches(&outgoing.channel);
+                match interest.filter(|interest| interest.channels.iter().any(wants)) {
+                    None => Answer::NotCalled,
+                    Some(interest) => {
+                        let class = if interest.class.is_some() { &**class } else { "" };
+                        plugin.on_deliver(class, outgoing).map_or_else(Answer::Failed, Answer::Deliver)
+                    }
+                }
             }
             Self::Goodbye(goodbye) if interests.hooks.on_disconnect => {
                 plugin.on_disconnect(goodbye, effects).map_or_else(Answer::Failed, |()| Answer::Done)
@@ -205,9 +244,9 @@ impl Occurrence {
     /// Gives back what belongs to the connection, and tells the payload that a plugin left in place of the script's.
     fn end(self, step: &Step, connection: &mut Connection) -> Option<Bytes> {
         match (self, &step.event) {
-            (Self::Message(message), Event::Message { payload, .. }) => {
-                connection.meters = message.meters;
-                Some(message.payload).filter(|left| left != payload)
+            (Self::Message(left), Event::Message(message)) => {
+                connection.meters = left.meters;
+                Some(left.payload).filter(|left| *left != message.payload)
             }
             _ => None,
         }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
@@ -54,11 +55,11 @@ impl Plugin for Parrot {
 
 /// What is unmet in a script, by place.
 fn play(script: &str) -> Vec<String> {
-    let script = Script::parse(script.as_bytes()).unwrap();
+    let script = parse(script.as_bytes()).unwrap();
     let (mut player, mut plugin) = (Player::new(), parrot());
     let unmet = script.steps.iter().flat_map(|step| {
         let outcome = player.play(&mut plugin, step);
-        step.unmet(&outcome).into_iter().map(|text| format!("{}: {text}", step.place))
+        step.unmet(&outcome.to_json()).into_iter().map(|text| format!("{}: {text}", step.place))
     });
     unmet.collect()
 }
@@ -109,59 +110,14 @@ fn a_failed_call_leaves_nothing_behind() {
 }
 
 #[test]
-fn payloads_compare_as_bytes_however_they_are_written() {
-    let unmet = play(
-        r#"{"event": "message", "kind": "raw", "text": "change", "expect": {"verdict": "allow", "changed": {"base64": "Y2hhbmdlZA=="}}}
-        {"event": "message", "kind": "raw", "expect": {"text": "[\"\",\"raw\",\"yes\", 0]"}}"#,
-    );
-    assert_eq!(unmet, Vec::<String>::new());
-}
-
-#[test]
 fn an_event_outside_the_interests_is_not_given() {
     let mut plugin = parrot();
     plugin.0.hooks = Hooks::default();
     let script = r#"[{"event":"connect"},{"event":"message","kind":"send"},{"event":"disconnect"}]"#;
     let mut player = Player::new();
-    for step in Script::parse(script.as_bytes()).unwrap().steps {
+    for step in parse(script.as_bytes()).unwrap().steps {
         assert_eq!(player.play(&mut plugin, &step).answer, Answer::NotCalled, "{}", step.place);
     }
-}
-
-#[test]
-fn all_mistakes_are_told_at_once() {
-    let script = r#"
-        {"event": "conect"}
-        not json
-        {"event": "message", "kind": "shout", "channel": "a b"}
-        {"event": "message", "kind": "rpc", "payload": 1, "text": "1", "chanel": "news"}
-        {"event": "connect", "now": 1, "after": -1, "address": "here", "expect": "allow"}
-        {"event": "disconnect", "code": 70000, "expect": {"verdikt": "done"}}
-        7
-    "#;
-    let mistakes = Script::parse(script.as_bytes()).unwrap_err();
-    let mistakes: Vec<_> = mistakes.iter().collect();
-    for (place, text) in [
-        ("line 2", "`event` is \"conect\"; expected connect, message, disconnect or timer"),
-        ("line 3", "is no JSON on one line"),
-        ("line 4", "`channel` is \"a b\": a channel name is made of visible"),
-        ("line 4", "`kind` is \"shout\"; expected one of publish, subscribe"),
-        ("line 5", "`text` stands beside `payload`"),
-        ("line 5", "`chanel` is not a key of a message event"),
-        ("line 6", "`after` is -1; expected a whole number"),
-        ("line 6", "`address` is \"here\""),
-        ("line 6", "`expect.verdict` is \"allow\"; expected one of pass, accept, refuse"),
-        ("line 7", "`code` is 70000"),
-        ("line 7", "`expect.verdikt` is not part of an outcome"),
-        ("line 8", "is 7; expected an object"),
-    ] {
-        let told = mistakes.iter().any(|mistake| mistake.starts_with(place) && mistake.contains(text));
-        assert!(told, "{place}: {text}\n{mistakes:#?}");
-    }
-    assert_eq!(mistakes.len(), 12, "{mistakes:#?}");
-    assert!(Script::parse(b"[{]").unwrap_err().to_string().contains("is no JSON array"));
-    assert!(Script::parse(b"\xff").is_err());
-    assert_eq!(Script::parse(b"").unwrap(), Script::default());
 }
 
 #[test]
@@ -171,7 +127,7 @@ fn a_timer_fires_when_the_script_says_so() {
     let mut plugin = parrot();
     plugin.0.hooks.on_timer = true;
     plugin.0.timer = Some(std::time::Duration::from_secs(1));
-    let script = Script::parse(br#"{"event": "timer", "after": 10}"#).unwrap();
+    let script = parse(br#"{"event": "timer", "after": 10}"#).unwrap();
     let mut player = Player::new();
     assert_eq!(player.play(&mut plugin, &script.steps[0]).answer, Answer::Done);
     assert_eq!(player.now(), START + 10);

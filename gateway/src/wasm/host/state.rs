@@ -66,22 +66,31 @@ impl buckets::Host for State {
 }
 
 impl key_value::Host for State {
+    fn ask(&mut self) -> Result<(), Error> {
+        self.only_in_configure()?;
+        self.asked.key_value = true;
+        Ok(())
+    }
+
     fn get(&mut self, key: String) -> Option<Vec<u8>> {
+        if !self.outside.values {
+            return None;
+        }
         self.kept.get(key.as_bytes(), self.event.at)
     }
 
     fn set(&mut self, key: String, value: Vec<u8>, ttl: Option<u64>) -> Result<(), Error> {
-        self.pay(key.len() + value.len())?;
+        self.pay_for_value(key.len() + value.len())?;
         self.kept.set(key.as_bytes(), &value, ttl, self.event.at).map_err(|TooLarge| too_large())
     }
 
     fn add(&mut self, key: String, value: Vec<u8>, ttl: Option<u64>) -> Result<bool, Error> {
-        self.pay(key.len() + value.len())?;
+        self.pay_for_value(key.len() + value.len())?;
         self.kept.add(key.as_bytes(), &value, ttl, self.event.at).map_err(|TooLarge| too_large())
     }
 
     fn increment(&mut self, key: String, by: i64, ttl: Option<u64>) -> Result<i64, Error> {
-        self.pay(key.len())?;
+        self.pay_for_value(key.len())?;
         self.kept.increment(key.as_bytes(), by, ttl, self.event.at).map_err(|failed| match failed {
             IncrementError::NotANumber => error(code::NOT_A_NUMBER, "the value is not a number"),
             IncrementError::Overflow => error(code::NOT_A_NUMBER, "the number would not fit into 64 bits"),
@@ -90,7 +99,7 @@ impl key_value::Host for State {
     }
 
     fn delete(&mut self, key: String) -> bool {
-        self.kept.delete(key.as_bytes(), self.event.at)
+        self.outside.values && self.kept.delete(key.as_bytes(), self.event.at)
     }
 }
 
@@ -102,7 +111,10 @@ impl State {
         }
     }
 
-    fn pay(&mut self, bytes: usize) -> Result<(), Error> {
+    fn pay_for_value(&mut self, bytes: usize) -> Result<(), Error> {
+        if !self.outside.values {
+            return Err(error(code::NOT_GRANTED, "values are not granted (grants.key-value)"));
+        }
         self.spend(bytes).map_err(|exhausted| self.exhausted(exhausted))
     }
 }
@@ -128,6 +140,7 @@ mod tests {
     use crate::plugin::interests::Hooks;
     use crate::plugin::settings::Limits;
     use crate::wasm::output::{Log, LogBudget};
+    use crate::wasm::outside::Outside;
 
     /// An instance that is being configured, of the plugin with these counters.
     fn configuring(counters: &Arc<PluginCounters>) -> State {
@@ -196,6 +209,28 @@ mod tests {
         assert_eq!(refused(state.set("a".into(), vec![0; 100], None)), code::TOO_MANY_BYTES);
         assert_eq!(refused(state.add("a".into(), vec![0; 100], None)), code::TOO_MANY_BYTES);
         assert_eq!(refused(state.increment("n".repeat(100), 1, None)), code::TOO_MANY_BYTES);
+    }
+
+    /// A plugin that asks for values in `configure` loads without them, and may call what it did not ask for.
+    #[test]
+    fn without_the_grant_nothing_is_kept_or_found() {
+        let mut state = configuring(&Arc::new(PluginCounters::new(1)));
+        state.ask().unwrap();
+        assert_eq!(state.asked.names(), ["key-value"]);
+        state.set("k".into(), b"v".to_vec(), None).unwrap();
+        state.event.hook = Hook::Message;
+        assert_eq!(refused(state.ask()), code::NOT_IN_THIS_HOOK);
+
+        let mut outside = Outside::default();
+        outside.values = false;
+        state.outside = Arc::new(outside);
+        assert_eq!(state.get("k".into()), None);
+        assert!(!state.delete("k".into()));
+        assert_eq!(refused(state.set("k".into(), vec![], None)), code::NOT_GRANTED);
+        assert_eq!(refused(state.add("n".into(), vec![], None)), code::NOT_GRANTED);
+        assert_eq!(refused(state.increment("n".into(), 1, None)), code::NOT_GRANTED);
+        state.outside = Arc::default();
+        assert_eq!(state.get("k".into()).as_deref(), Some(&b"v"[..]));
     }
 
     #[test]

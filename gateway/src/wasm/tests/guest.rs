@@ -1,6 +1,7 @@
 //! Plugins written for one test: a core module as text with the description of its interface, as `wit-bindgen` would
 //! leave it behind.
 
+use wasm_encoder::{CustomSection, Section as _};
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -68,23 +69,6 @@ pub(super) fn wat_string(text: &str) -> String {
 
 /// A custom section at the end of a module.
 pub(super) fn with_section(mut module: Vec<u8>, name: &str, data: &[u8]) -> Vec<u8> {
-    let mut section = leb(name.len());
-    section.extend_from_slice(name.as_bytes());
-    section.extend_from_slice(data);
-    module.push(0);
-    module.extend(leb(section.len()));
-    module.extend(section);
+    CustomSection { name: name.into(), data: data.into() }.append_to(&mut module);
     module
-}
-
-fn leb(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let low = (number & 0x7f) as u8;
-        number >>= 7;
-        bytes.push(if number == 0 { low } else { low | 0x80 });
-        if number == 0 {
-            return bytes;
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use gateway_plugin_state::{IncrementError, KEY_BYTES_MAX, Rule, TooLarge};
 
-use super::{Hook, ask};
+use super::ask;
 use crate::HostError;
 use crate::error::HostErrorKind;
 use crate::rate::Rate;
@@ -13,9 +13,7 @@ const BUCKET_NAME_BYTES_MAX: usize = 256;
 
 pub(crate) fn declare_bucket(name: &str, rate: Rate) -> Result<u32, HostError> {
     ask(|call| {
-        if call.hook != Hook::Configure {
-            return Err(HostError::new(HostErrorKind::WrongHook, "not possible in this hook"));
-        }
+        call.only_in_configure()?;
         let mut kept = call.around.kept.borrow_mut();
         if kept.count_declared() >= BUCKETS_MAX {
             let message = format!("more than {BUCKETS_MAX} buckets");
@@ -44,6 +42,11 @@ pub(crate) fn take_connection(bucket: u32, cost: u32) -> u64 {
 
 pub(crate) fn peek(bucket: u32, key: &[u8]) -> (u64, u64) {
     ask(|call| call.around.kept.borrow_mut().peek(bucket, key, call.now))
+}
+
+/// It is granted.
+pub(crate) fn ask_key_value() -> Result<(), HostError> {
+    ask(|call| call.only_in_configure())
 }
 
 pub(crate) fn get(key: &str) -> Option<Vec<u8>> {

@@ -9,10 +9,12 @@ use super::Mistakes;
 use crate::algorithm::Algorithm;
 use crate::issuer::Issuer;
 use crate::jwk;
+use crate::jwks::{Pace, Source};
 use crate::key::Key;
 use crate::keys::Keys;
 
 const ISSUERS_MAX: usize = 64;
+const URL_BYTES_MAX: usize = 2048;
 
 /// One of `issuers`.
 #[settings]
@@ -23,6 +25,7 @@ pub(super) struct IssuerSettings {
     #[serde(default)]
     keys: Vec<KeySettings>,
     jwks: Option<Value>,
+    jwks_url: Option<String>,
 }
 
 /// One of `keys`.
@@ -46,7 +49,7 @@ pub(super) enum Texts {
     Many(Vec<String>),
 }
 
-pub(super) fn several(list: Vec<IssuerSettings>, mistakes: &mut Mistakes) -> Vec<Issuer> {
+pub(super) fn several(list: Vec<IssuerSettings>, pace: Pace, mistakes: &mut Mistakes) -> Vec<Issuer> {
     if list.len() > ISSUERS_MAX {
         mistakes.add("issuers", format!("has {} members: at most {ISSUERS_MAX} are accepted", list.len()));
     }
@@ -56,9 +59,10 @@ pub(super) fn several(list: Vec<IssuerSettings>, mistakes: &mut Mistakes) -> Vec
         if issuers.iter().any(|other| other.name.as_deref() == Some(&one.issuer)) {
             mistakes.add(&format!("{at}issuer"), "is there twice: put its keys together");
         }
-        let IssuerSettings { issuer, audience, algorithm, keys, jwks } = one;
+        let IssuerSettings { issuer, audience, algorithm, keys, jwks, jwks_url } = one;
         let short = KeySettings::default();
-        let parts = IssuerParts { name: Some(issuer), audience, algorithm, short, keys, jwks };
+        let parts =
+            IssuerParts { name: Some(issuer), audience, algorithm, short, keys, jwks, jwks_url, pace };
         issuers.push(parts.check(&at, mistakes));
     }
     issuers
@@ -74,6 +78,8 @@ pub(super) struct IssuerParts {
     pub(super) short: KeySettings,
     pub(super) keys: Vec<KeySettings>,
     pub(super) jwks: Option<Value>,
+    pub(super) jwks_url: Option<String>,
+    pub(super) pace: Pace,
 }
 
 impl IssuerParts {
@@ -130,13 +136,17 @@ impl IssuerParts {
         if let Some(set) = self.jwks {
             add(&format!("{at}jwks"), json(set).and_then(|set| jwk::set(&set, algorithm, &mut keys)));
         }
-        if keys.is_empty() && !bad {
+        if let Some(why) = self.jwks_url.as_deref().and_then(no_url) {
+            add(&format!("{at}jwks_url"), Err(why));
+        }
+        if keys.len() == 0 && self.jwks_url.is_none() && !bad {
             mistakes.add(
                 &format!("{at}keys"),
-                "is missing: say what tokens are signed with, in `keys`, in `jwks`, or with a `secret`",
+                "is missing: say what tokens are signed with, in `keys`, `jwks` or `jwks_url`, or with a `secret`",
             );
         }
-        Issuer { name: self.name, audience, keys }
+        let source = self.jwks_url.map(|url| Source::new(self.name.as_deref(), url, algorithm, self.pace));
+        Issuer { name: self.name, audience, keys, source }
     }
 }
 
@@ -190,6 +200,19 @@ impl KeySettings {
         };
         Ok((self.kid, key?))
     }
+}
+
+/// What is wrong with an address, as far as it can be told without the gateway.
+fn no_url(url: &str) -> Option<String> {
+    if url.len() > URL_BYTES_MAX {
+        return Some(format!("has {} bytes: at most {URL_BYTES_MAX} are accepted", url.len()));
+    }
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    // A name and password in it would go into the log.
+    let good =
+        !host.is_empty() && !host.contains('@') && url.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    (!good).then(|| format!("is {url:?}: an address such as \"https://login.example/jwks.json\" is accepted"))
 }
 
 /// A table of the settings, or JSON in a text.

@@ -30,7 +30,8 @@ fn mistakes_come_all_at_once() {
 
 #[test]
 fn something_has_to_be_signed_with() {
-    let missing = "is missing: say what tokens are signed with, in `keys`, in `jwks`, or with a `secret`";
+    let missing =
+        "is missing: say what tokens are signed with, in `keys`, `jwks` or `jwks_url`, or with a `secret`";
     check(&json!({}), &format!("`keys` {missing}"));
     check(&json!({"issuers": [{"issuer": "a"}]}), &format!("`issuers[0].keys` {missing}"));
     let one = "needs exactly one of `secret`, `secret_base64`, `secret_hex`, `pem` and `jwk`";
@@ -165,7 +166,7 @@ fn names_of_keys_and_issuers_are_there_once() {
     );
     check(
         &json!({"secret": SECRET, "issuers": [{"issuer": "a", "keys": [key]}]}),
-        "`issuers` cannot stand beside `issuer`, `audience`, `keys`, `jwks` or a secret: move them into it",
+        "`issuers` cannot stand beside `issuer`, `audience`, `keys`, `jwks`, `jwks_url` or a secret: move them into it",
     );
 }
 

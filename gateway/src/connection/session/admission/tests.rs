@@ -24,6 +24,7 @@ use crate::plugin::failure::{Cause, Failure, FailurePolicy};
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::load::{About, Factory, LoadError};
+use crate::plugin::usage::Usage;
 use crate::plugin::verdict::{ConnectVerdict, Effect as PluginEffect, Verdict};
 use crate::plugin::{Chain, Link, Plugin};
 use crate::protocol::Protocol;
@@ -155,7 +156,7 @@ impl World {
     }
 
     fn answer(&mut self, verdict: Result<ConnectVerdict, Failure>) {
-        self.session.answered(self.now(), Answered { verdict, effects: Vec::new() });
+        self.session.answered(self.now(), Answered { verdict, effects: Vec::new(), usage: Usage::default() });
     }
 
     fn accept(&mut self, user: &str) {

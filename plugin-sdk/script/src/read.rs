@@ -1,37 +1,83 @@
-//! From text to events.
-
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::show::show_payload;
-use super::{Event, Mistakes, Script, Step, Time, Who};
-use crate::plugin::event::Kind;
-use crate::protocol::Protocol;
-use crate::protocol::channel::Channel;
+use crate::{CENTRIFUGE_JSON, Event, Message, Mistakes, RAW, Script, Step, Time, Who, show};
 
 /// What a hook can answer, by event.
 const CONNECT_VERDICTS: &str = "pass, accept, refuse, failed, not-called";
 const MESSAGE_VERDICTS: &str =
     "next, allow, deny, drop, disconnect, replace, reply, route, failed, not-called";
+const DELIVER_VERDICTS: &str = "pass, drop, replace, failed, not-called";
 const OTHER_VERDICTS: &str = "done, failed, not-called";
+/// What an outcome can have.
+const OUTCOME: [&str; 17] = [
+    "verdict",
+    "code",
+    "reason",
+    "payload",
+    "text",
+    "base64",
+    "addresses",
+    "user",
+    "expires_at",
+    "info",
+    "data",
+    "channels",
+    "attributes",
+    "effects",
+    "changed",
+    "cause",
+    "detail",
+];
 
-pub(super) fn script(text: &[u8]) -> Result<Script, Mistakes> {
-    let mut mistakes = Vec::new();
-    let mut script = Script::default();
-    for (place, value) in values(text, &mut mistakes) {
-        let Value::Object(map) = value else {
-            mistakes
-                .push(format!("{place}: is {value}; expected an object such as {{\"event\": \"connect\"}}"));
-            continue;
-        };
-        let mut fields = Fields { place, map, mistakes: &mut mistakes };
-        if let Some(step) = fields.step() {
-            script.steps.push(step);
-        }
+/// Reads scripts, with what kinds and channels are to whoever plays them.
+#[derive(Debug)]
+pub struct Reader<K, C> {
+    /// The words for kinds of messages, and the kinds.
+    pub kinds: Vec<(&'static str, K)>,
+    /// Makes a channel of a name, or says why it is none.
+    pub channel: fn(&str) -> Result<C, String>,
+}
+
+impl<K: Copy, C> Reader<K, C> {
+    /// Reads a script: one event per line, or an array. All mistakes are reported together.
+    pub fn script(&self, text: &[u8]) -> Result<Script<K, C>, Mistakes> {
+        let mut mistakes = Vec::new();
+        let values = values(text, &mut mistakes);
+        self.steps(values, mistakes)
     }
-    if mistakes.is_empty() { Ok(script) } else { Err(Mistakes(mistakes)) }
+
+    /// The same from values.
+    pub(crate) fn events(&self, values: Vec<Value>) -> Result<Script<K, C>, Mistakes> {
+        self.steps(numbered(values), Vec::new())
+    }
+
+    fn steps(
+        &self,
+        values: Vec<(Box<str>, Value)>,
+        mut mistakes: Vec<String>,
+    ) -> Result<Script<K, C>, Mistakes> {
+        let mut script = Script::default();
+        for (place, value) in values {
+            let Value::Object(map) = value else {
+                mistakes.push(format!(
+                    "{place}: is {value}; expected an object such as {{\"event\": \"connect\"}}"
+                ));
+                continue;
+            };
+            let mut fields = Fields { reader: self, place, map, mistakes: &mut mistakes };
+            if let Some(step) = fields.step() {
+                script.steps.push(step);
+            }
+        }
+        if mistakes.is_empty() { Ok(script) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+fn numbered(values: Vec<Value>) -> Vec<(Box<str>, Value)> {
+    let values = values.into_iter().enumerate();
+    values.map(|(number, value)| (format!("event {}", number + 1).into(), value)).collect()
 }
 
 /// Every value with its place.
@@ -42,10 +88,7 @@ fn values(text: &[u8], mistakes: &mut Vec<String>) -> Vec<(Box<str>, Value)> {
     };
     if text.trim_start().starts_with('[') {
         return match serde_json::from_str::<Vec<Value>>(text) {
-            Ok(values) => {
-                let numbered = values.into_iter().enumerate();
-                numbered.map(|(number, value)| (format!("event {}", number + 1).into(), value)).collect()
-            }
+            Ok(values) => numbered(values),
             Err(error) => {
                 mistakes.push(format!("is no JSON array: {error}"));
                 Vec::new()
@@ -66,15 +109,15 @@ fn values(text: &[u8], mistakes: &mut Vec<String>) -> Vec<(Box<str>, Value)> {
 }
 
 /// Takes known keys out of an object; what is left is unknown.
-struct Fields<'m> {
+struct Fields<'m, K, C> {
+    reader: &'m Reader<K, C>,
     place: Box<str>,
     map: Map<String, Value>,
     mistakes: &'m mut Vec<String>,
 }
 
-impl Fields<'_> {
-    fn step(&mut self) -> Option<Step> {
-        let connection = self.string("connection").unwrap_or_else(|| "c1".into());
+impl<K: Copy, C> Fields<'_, K, C> {
+    fn step(&mut self) -> Option<Step<K, C>> {
         let time = match (self.number("now", u64::MAX), self.number("after", u64::MAX)) {
             (Some(_), Some(_)) => {
                 self.mistake("after", "stands beside `now`; expected one of them");
@@ -83,15 +126,30 @@ impl Fields<'_> {
             (Some(now), None) => Time::At(now),
             (None, after) => Time::After(after.unwrap_or(0)),
         };
-        let mut who = self.who();
-        let (event, verdicts) = match self.string("event").as_deref() {
+        let word = self.string("event");
+        // Of a connection, unless the event has none; there its keys are left over and unknown.
+        let is_anonymous = matches!(word.as_deref(), Some("deliver" | "timer"));
+        let (connection, mut who) = if is_anonymous {
+            ("".into(), Who::default())
+        } else {
+            (self.string("connection").unwrap_or_else(|| "c1".into()), self.who())
+        };
+        let (event, verdicts) = match word.as_deref() {
             Some("connect") => (self.connect(), CONNECT_VERDICTS),
-            Some("message") => (self.message(&mut who)?, MESSAGE_VERDICTS),
+            Some("refresh") => {
+                (Event::Refresh { token: self.string("token").unwrap_or_default() }, CONNECT_VERDICTS)
+            }
+            Some("message") => (Event::Message(self.message(&mut who)?), MESSAGE_VERDICTS),
+            Some("deliver") => (self.deliver()?, DELIVER_VERDICTS),
             Some("disconnect") => (self.disconnect(), OTHER_VERDICTS),
-            Some("timer") => (Event::Timer, OTHER_VERDICTS),
+            Some("timer") => {
+                let instance = self.number("instance", u64::from(u32::MAX)).unwrap_or(0) as u32;
+                (Event::Timer { instance }, OTHER_VERDICTS)
+            }
             other => {
                 let found = other.map_or("is missing".to_owned(), |word| format!("is {word:?}"));
-                self.mistake("event", &format!("{found}; expected connect, message, disconnect or timer"));
+                let known = "connect, refresh, message, deliver, disconnect or timer";
+                self.mistake("event", &format!("{found}; expected {known}"));
                 return None;
             }
         };
@@ -117,7 +175,7 @@ impl Fields<'_> {
             }
             address
         });
-        let known = [Protocol::CentrifugeJson.as_str(), Protocol::Raw.as_str()];
+        let known = [CENTRIFUGE_JSON, RAW];
         let protocol = self.string("protocol").and_then(|word| {
             let protocol = known.into_iter().find(|known| **known == *word);
             if protocol.is_none() {
@@ -128,26 +186,17 @@ impl Fields<'_> {
         Who { user, attributes, headers, address, protocol }
     }
 
-    fn connect(&mut self) -> Event {
+    fn connect(&mut self) -> Event<K, C> {
         let token = self.string("token").unwrap_or_default();
         let data = self.map.remove("data").map(|value| value.to_string().into()).unwrap_or_default();
         Event::Connect { token, data }
     }
 
-    fn message(&mut self, who: &mut Who) -> Option<Event> {
-        let channel = self.string("channel").filter(|name| !name.is_empty()).and_then(|name| {
-            let channel = Channel::parse(&name);
-            channel.map_err(|error| self.mistake("channel", &format!("is {name:?}: {error}"))).ok()
-        });
+    fn message(&mut self, who: &mut Who) -> Option<Message<K, C>> {
+        let channel = self.channel();
         let method = self.string("method").unwrap_or_default();
         let token = self.string("token").unwrap_or_default();
-        let payload = match payload(&mut self.map) {
-            Ok(payload) => payload.unwrap_or_default(),
-            Err((key, why)) => {
-                self.mistake(key, &why);
-                Bytes::new()
-            }
-        };
+        let payload = self.payload();
         let binary = match self.map.remove("binary") {
             None => false,
             Some(Value::Bool(binary)) => binary,
@@ -157,20 +206,60 @@ impl Fields<'_> {
             }
         };
         let word = self.string("kind");
-        let kind = Kind::ALL.into_iter().find(|kind| Some(kind.as_str()) == word.as_deref());
-        let Some(kind) = kind else {
+        let kind = self.reader.kinds.iter().find(|(known, _)| Some(*known) == word.as_deref());
+        let Some((_, kind)) = kind else {
             let found = word.map_or("is missing".to_owned(), |word| format!("is {word:?}"));
-            let known = Kind::ALL.map(Kind::as_str).join(", ");
+            let known = self.reader.kinds.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
             self.mistake("kind", &format!("{found}; expected one of {known}"));
             return None;
         };
-        if kind == Kind::Raw && who.protocol.is_none() {
-            who.protocol = Some(Protocol::Raw.as_str());
+        if word.as_deref() == Some(RAW) && who.protocol.is_none() {
+            who.protocol = Some(RAW);
         }
-        Some(Event::Message { kind, channel, method, payload, binary, token })
+        Some(Message { kind: *kind, channel, method, payload, binary, token })
     }
 
-    fn disconnect(&mut self) -> Event {
+    fn deliver(&mut self) -> Option<Event<K, C>> {
+        let is_missing = !self.map.contains_key("channel");
+        let channel = self.channel();
+        if is_missing {
+            self.mistake("channel", "is missing; expected where it was published");
+        }
+        let class = self.string("class").unwrap_or_default();
+        let payload = self.payload();
+        let publisher = match self.map.remove("publisher") {
+            None => None,
+            Some(Value::Object(map)) => {
+                let known = |key: &String| ["connection", "user"].contains(&key.as_str());
+                let sound = map.keys().all(known) && map.values().all(Value::is_string);
+                if !sound {
+                    self.mistake("publisher", "has other things than the texts `connection` and `user`");
+                }
+                let text = |key| map.get(key).and_then(Value::as_str).unwrap_or_default().into();
+                Some((text("connection"), text("user")))
+            }
+            Some(other) => {
+                self.mistake("publisher", &format!("is {other}; expected an object"));
+                None
+            }
+        };
+        Some(Event::Deliver { channel: channel?, class, publisher, payload })
+    }
+
+    fn channel(&mut self) -> Option<C> {
+        let name = self.string("channel").filter(|name| !name.is_empty())?;
+        let channel = (self.reader.channel)(&name);
+        channel.map_err(|error| self.mistake("channel", &format!("is {name:?}: {error}"))).ok()
+    }
+
+    fn payload(&mut self) -> Vec<u8> {
+        payload(&mut self.map).map(Option::unwrap_or_default).unwrap_or_else(|(key, why)| {
+            self.mistake(key, &why);
+            Vec::new()
+        })
+    }
+
+    fn disconnect(&mut self) -> Event<K, C> {
         let code = self.number("code", u64::from(u16::MAX)).unwrap_or(3000);
         let reason = self.string("reason").unwrap_or_default();
         Event::Disconnect { code: code as u16, reason }
@@ -205,30 +294,11 @@ impl Fields<'_> {
         for (key, why) in wrong {
             self.mistake(&format!("expect.{key}"), &why);
         }
-        const KNOWN: [&str; 17] = [
-            "verdict",
-            "code",
-            "reason",
-            "payload",
-            "text",
-            "base64",
-            "addresses",
-            "user",
-            "expires_at",
-            "info",
-            "data",
-            "channels",
-            "attributes",
-            "effects",
-            "changed",
-            "cause",
-            "detail",
-        ];
-        let unknown: Vec<_> = expect.keys().filter(|key| !KNOWN.contains(&key.as_str())).cloned().collect();
+        let unknown: Vec<_> = expect.keys().filter(|key| !OUTCOME.contains(&key.as_str())).cloned().collect();
         for key in unknown {
             self.mistake(
                 &format!("expect.{key}"),
-                &format!("is not part of an outcome; known: {}", KNOWN.join(", ")),
+                &format!("is not part of an outcome; known: {}", OUTCOME.join(", ")),
             );
         }
         Some(expect)
@@ -272,7 +342,7 @@ impl Fields<'_> {
 }
 
 /// The payload of an object, however it is written.
-fn payload(map: &mut Map<String, Value>) -> Result<Option<Bytes>, (&'static str, String)> {
+fn payload(map: &mut Map<String, Value>) -> Result<Option<Vec<u8>>, (&'static str, String)> {
     let found = ["payload", "text", "base64"].map(|key| (key, map.remove(key)));
     let mut found = found.into_iter().filter_map(|(key, value)| value.map(|value| (key, value)));
     let Some((key, value)) = found.next() else { return Ok(None) };
@@ -280,11 +350,11 @@ fn payload(map: &mut Map<String, Value>) -> Result<Option<Bytes>, (&'static str,
         return Err((other, format!("stands beside `{key}`; expected one of them")));
     }
     match (key, value) {
-        ("payload", value) => Ok(Some(value.to_string().into())),
-        ("text", Value::String(text)) => Ok(Some(text.into())),
+        ("payload", value) => Ok(Some(value.to_string().into_bytes())),
+        ("text", Value::String(text)) => Ok(Some(text.into_bytes())),
         ("base64", Value::String(text)) => {
             let bytes = BASE64_STANDARD.decode(text);
-            bytes.map(|bytes| Some(bytes.into())).map_err(|error| (key, format!("is not base64: {error}")))
+            bytes.map(Some).map_err(|error| (key, format!("is not base64: {error}")))
         }
         (_, other) => Err((key, format!("is {other}; expected a text"))),
     }
@@ -294,7 +364,7 @@ fn normalise(map: &mut Map<String, Value>) -> Result<(), (String, String)> {
     match payload(map) {
         Ok(None) => Ok(()),
         Ok(Some(bytes)) => {
-            show_payload(map, &bytes);
+            show::payload(map, &bytes);
             Ok(())
         }
         Err((key, why)) => Err((key.to_owned(), why)),

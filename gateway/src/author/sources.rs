@@ -1,0 +1,70 @@
+//! What a crate is built of, and whether that has changed since.
+//!
+//! A look at the folder now and then: it works on every file system, and a build takes longer than the pause between two.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Files looked at; a crate that has more is watched in part.
+const FILES_MAX: usize = 10_000;
+const DEPTH_MAX: usize = 16;
+
+/// The files of a crate, by when they were written and how large they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sources(BTreeMap<PathBuf, (Option<SystemTime>, u64)>);
+
+impl Sources {
+    /// As they are now. Leaves out what a build makes and what is hidden.
+    pub(crate) fn of(folder: &Path) -> Self {
+        let mut sources = Self(BTreeMap::new());
+        sources.look(folder, DEPTH_MAX);
+        sources
+    }
+
+    fn look(&mut self, folder: &Path, depth: usize) {
+        // What cannot be read now is not there now; the build says so better.
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with('.') || matches!(&*name, "target" | "Cargo.lock") || self.0.len() >= FILES_MAX
+            {
+                continue;
+            }
+            match entry.metadata() {
+                Ok(about) if about.is_dir() && depth > 0 => self.look(&entry.path(), depth - 1),
+                Ok(about) if about.is_file() => {
+                    self.0.insert(entry.path(), (about.modified().ok(), about.len()));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_changes_the_sources_and_what_a_build_makes_does_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |path: &str, text: &str| {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
+            fs::write(path, text).expect("writable");
+        };
+        write("src/lib.rs", "one");
+        let before = Sources::of(folder.path());
+        for made in ["target/release/x.wasm", "Cargo.lock", ".git/HEAD"] {
+            write(made, "made");
+        }
+        assert_eq!(Sources::of(folder.path()), before);
+        write("src/rules/one.rs", "new");
+        let with_new = Sources::of(folder.path());
+        assert_ne!(with_new, before);
+        write("src/lib.rs", "longer than before");
+        assert_ne!(Sources::of(folder.path()), with_new);
+    }
+}

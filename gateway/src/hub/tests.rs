@@ -1,0 +1,242 @@
+use super::*;
+use crate::hub::peer::Unflushed;
+use crate::protocol::Protocol;
+use crate::protocol::push::{Member, Publication};
+
+struct Room {
+    hub: Hub,
+    unflushed: Rc<Unflushed>,
+    ids: ConnectionIds,
+}
+
+fn channel(name: &str) -> Channel {
+    Channel::parse(name).expect("valid")
+}
+
+fn publication(name: &str, offset: u64, epoch: &str) -> Push {
+    let publication = Publication { data: "7".into(), json: true, offset, info: None };
+    Push::new(
+        channel(name),
+        PushKind::Publication { publication: Arc::new(publication), epoch: epoch.into() },
+    )
+}
+
+impl Room {
+    fn new() -> Self {
+        let ids = ConnectionIds::new(7);
+        Self { hub: Hub::new(ids), unflushed: Rc::default(), ids }
+    }
+
+    fn peer(&mut self, number: u64, bytes_max: usize) -> Rc<Peer> {
+        self.admit(number, bytes_max, "", &[]).0
+    }
+
+    fn admit(
+        &mut self,
+        number: u64,
+        bytes_max: usize,
+        user: &str,
+        attributes: &[(&str, &str)],
+    ) -> (Rc<Peer>, SharedClient) {
+        let id = self.ids.id(number, 99);
+        let protocol = Protocol::CentrifugeJson;
+        let peer = Rc::new(Peer::new(number, id.clone(), protocol, bytes_max, &self.unflushed));
+        let attribute = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
+        let client = Client {
+            number,
+            id,
+            user: user.into(),
+            protocol: protocol.as_str(),
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            headers: Arc::new([]),
+            attributes: attributes.iter().map(attribute).collect(),
+        };
+        let client = Rc::new(RefCell::new(Arc::new(client)));
+        self.hub.admit(peer.clone(), client.clone());
+        (peer, client)
+    }
+
+    fn subscribe(&mut self, name: &str, peer: &Rc<Peer>, position: Option<(u64, &str)>) -> bool {
+        let position = position.map(|(offset, epoch)| (offset, epoch.into()));
+        let form = Form::Channel(Protocol::CentrifugeJson);
+        self.hub.subscribe(&channel(name), peer, Listening { form, position, join_leave: false })
+    }
+}
+
+fn text(peer: &Peer) -> String {
+    String::from_utf8_lossy(&peer.outbound.take()).into_owned()
+}
+
+#[test]
+fn the_first_comes_and_the_last_goes() {
+    let mut room = Room::new();
+    let (a, b) = (room.peer(1, 100), room.peer(2, 100));
+    assert!(room.subscribe("news", &a, None));
+    assert!(!room.subscribe("news", &b, None));
+    assert_eq!(room.hub.subscriptions(), 2);
+    assert!(!room.hub.unsubscribe(&channel("news"), 1));
+    assert!(room.hub.unsubscribe(&channel("news"), 2));
+    assert!(!room.hub.unsubscribe(&channel("news"), 2));
+    assert_eq!(room.hub.subscriptions(), 0);
+}
+
+#[test]
+fn everyone_gets_the_same_bytes_and_one_flush() {
+    let mut room = Room::new();
+    let (a, b, c) = (room.peer(1, 100), room.peer(2, 100), room.peer(3, 100));
+    room.subscribe("news", &a, None);
+    room.subscribe("news", &b, None);
+    let sent = room.hub.deliver(&publication("news", 0, ""));
+    assert_eq!(sent, Delivered { sent: 2, full: 0, gaps: 0 });
+    room.hub.deliver(&publication("news", 0, ""));
+    let waker = std::task::Waker::noop();
+    let std::task::Poll::Ready(peers) = room.unflushed.poll_take(&mut std::task::Context::from_waker(waker))
+    else {
+        panic!("there is something to flush")
+    };
+    assert_eq!(peers.len(), 2, "each once, however much was pushed");
+    let expected = r#"{"push":{"channel":"news","pub":{"data":7}}}"#;
+    assert_eq!(text(&a).matches(expected).count(), 2);
+    assert_eq!(text(&b).matches(expected).count(), 2);
+    assert_eq!(text(&c), "");
+}
+
+#[test]
+fn a_position_turns_repeats_into_nothing_and_holes_into_one_signal() {
+    let mut room = Room::new();
+    let a = room.peer(1, 1000);
+    room.subscribe("news", &a, Some((4, "e")));
+    let mut deliver = |offset, epoch: &str| {
+        room.hub.deliver(&publication("news", offset, epoch));
+        (text(&a).contains("push"), a.take_signals())
+    };
+    let gap = vec![Signal::Gap(channel("news"))];
+    assert_eq!(deliver(4, "e"), (false, vec![]), "known");
+    assert_eq!(deliver(5, "e"), (true, vec![]));
+    assert_eq!(deliver(5, "e"), (false, vec![]), "known");
+    assert_eq!(deliver(7, "e"), (false, gap), "6 is missing");
+    assert_eq!(deliver(8, "e"), (false, vec![]), "told once");
+}
+
+#[test]
+fn another_stream_is_a_gap() {
+    let mut room = Room::new();
+    let a = room.peer(1, 1000);
+    room.subscribe("news", &a, Some((4, "e")));
+    room.hub.deliver(&publication("news", 5, "f"));
+    assert_eq!(a.take_signals(), [Signal::Gap(channel("news"))]);
+}
+
+#[test]
+fn a_slow_reader_hears_so_and_the_others_do_not_wait() {
+    let mut room = Room::new();
+    let (slow, quick) = (room.peer(1, 50), room.peer(2, 1000));
+    room.subscribe("news", &slow, None);
+    room.subscribe("news", &quick, None);
+    room.hub.deliver(&publication("news", 0, ""));
+    let delivered = room.hub.deliver(&publication("news", 0, ""));
+    assert_eq!(delivered, Delivered { sent: 1, full: 1, gaps: 0 });
+    assert_eq!(slow.take_signals(), [Signal::Slow]);
+    assert!(slow.outbound.pending() <= 50);
+}
+
+#[test]
+fn only_those_who_asked_hear_who_comes() {
+    let mut room = Room::new();
+    let (a, b) = (room.peer(1, 1000), room.peer(2, 1000));
+    let form = Form::Channel(Protocol::CentrifugeJson);
+    room.hub.subscribe(&channel("news"), &a, Listening { form, position: None, join_leave: true });
+    room.subscribe("news", &b, None);
+    let member = Member { client: "c".into(), user: "u".into(), info: "".into() };
+    room.hub.deliver(&Push::new(channel("news"), PushKind::Join(Arc::new(member))));
+    assert!(text(&a).contains("join"));
+    assert_eq!(text(&b), "");
+}
+
+#[test]
+fn an_id_reaches_one_connection_and_a_forged_one_nobody() {
+    let mut room = Room::new();
+    let (a, b) = (room.peer(1, 1000), room.peer(2, 1000));
+    let address = format!("@{}", a.id);
+    assert_eq!(room.hub.deliver(&publication(&address, 0, "")).sent, 1);
+    assert!(text(&a).contains(r#"{"push":{"message":{"data":7}}}"#));
+    assert_eq!(text(&b), "");
+    // The same number, but not the id that was given out.
+    let forged = format!("@{}", room.ids.id(1, 98));
+    assert_eq!(room.hub.deliver(&publication(&forged, 0, "")).sent, 0);
+}
+
+#[test]
+fn a_user_is_reached_on_every_connection() {
+    let mut room = Room::new();
+    let (a, b) = (room.peer(1, 1000), room.peer(2, 1000));
+    for peer in [&a, &b] {
+        let form = Form::Direct(Protocol::CentrifugeJson);
+        room.hub.subscribe(&channel("#42"), peer, Listening { form, position: None, join_leave: false });
+    }
+    assert_eq!(room.hub.deliver(&publication("#42", 0, "")).sent, 2);
+    assert!(text(&a).contains("message") && text(&b).contains("message"));
+}
+
+/// Nothing for class 0, and for others the value of the first attribute. Remembers whom it was asked for.
+struct ByRole(Vec<u32>, Option<Push>);
+
+impl Views for ByRole {
+    fn of(&mut self, class: u32, classes: &Classes) -> Option<&Push> {
+        self.0.push(class);
+        let [role] = classes.values(class) else { return None };
+        let data = format!("{role:?}").into();
+        let publication = Publication { data, json: true, offset: 5, info: None };
+        let kind = PushKind::Publication { publication: Arc::new(publication), epoch: "e".into() };
+        Some(self.1.insert(Push::new(channel("news"), kind)))
+    }
+}
+
+#[test]
+fn a_class_receives_its_view_and_who_receives_nothing_misses_nothing() {
+    let mut room = Room::new();
+    room.hub.classify_by(&["role".into()].into());
+    let (member, client) = room.admit(1, 1000, "", &[]);
+    let (moderator, _) = room.admit(2, 1000, "", &[("role", "mod"), ("other", "x")]);
+    for peer in [&member, &moderator] {
+        room.subscribe("news", peer, Some((4, "e")));
+    }
+    let deliver = |room: &mut Room, offset| {
+        let mut views = ByRole(Vec::new(), None);
+        room.hub.deliver_views(&publication("news", offset, "e"), &mut views);
+        let heard = |peer: &Peer| text(peer).contains(r#""data":"mod""#);
+        (heard(&member), heard(&moderator), views.0.len())
+    };
+    assert_eq!(deliver(&mut room, 5), (false, true, 2));
+    assert_eq!(deliver(&mut room, 5), (false, false, 0), "known, also to who did not receive it");
+    Arc::make_mut(&mut client.borrow_mut()).attributes.insert("role".into(), "mod".into());
+    room.hub.attribute_changed(1, "other");
+    assert_eq!(deliver(&mut room, 6), (false, true, 2), "another attribute changes nothing");
+    room.hub.attribute_changed(1, "role");
+    assert_eq!(deliver(&mut room, 7), (true, true, 2));
+    room.hub.classify_by(&["other".into()].into());
+    let mut views = ByRole(Vec::new(), None);
+    room.hub.deliver_views(&publication("news", 8, "e"), &mut views);
+    assert!(text(&moderator).contains(r#""data":"x""#), "other rules, other classes");
+    assert_eq!((text(&member).len(), member.take_signals(), moderator.take_signals()), (0, vec![], vec![]));
+}
+
+#[test]
+fn an_order_reaches_the_connections_of_a_user_and_nobody_else() {
+    let mut room = Room::new();
+    let [a, b, other] = [(1, "42"), (2, "42"), (3, "7")].map(|(number, user)| {
+        let (peer, _) = room.admit(number, 1000, user, &[]);
+        room.subscribe("#42", &peer, None);
+        peer
+    });
+    let order = Order::Subscribe(channel("news"));
+    room.hub.order(&channel("#42"), Some(2), &order);
+    assert_eq!(a.take_signals(), [Signal::Subscribe(channel("news"))]);
+    assert_eq!(b.take_signals(), [], "left out");
+    assert_eq!(other.take_signals(), [], "it listens to what is said to 42, but is 7");
+    room.hub.order(&channel(&format!("@{}", b.id)), None, &order);
+    assert_eq!((a.take_signals(), b.take_signals().len()), (vec![], 1));
+    room.subscribe("news", &a, None);
+    room.hub.order(&channel("news"), None, &order);
+    assert_eq!(a.take_signals(), [], "a channel is no address of connections");
+}

@@ -1,0 +1,225 @@
+//! Events written down, with what a plugin is expected to answer: what `gateway plugin run` plays, what a plugin can carry
+//! inside itself as its self-test, and what `cargo test` plays with the test kit of the SDK.
+//!
+//! A script is JSON: one event per line, or an array of events. Empty lines and lines that begin with `#` are left out.
+//!
+//! ```json
+//! {"event": "connect", "connection": "c1", "token": "secret", "expect": {"verdict": "accept", "user": "42"}}
+//! {"event": "message", "connection": "c1", "kind": "publish", "channel": "news", "payload": {"text": "hi"}, "expect": "allow"}
+//! {"event": "deliver", "channel": "news", "class": "guest", "payload": {"text": "hi"}, "expect": "drop"}
+//! {"event": "disconnect", "connection": "c1", "code": 3000, "reason": "bye"}
+//! ```
+//!
+//! | key | in | meaning |
+//! |---|---|---|
+//! | `event` | all | `connect`, `refresh`, `message`, `deliver`, `disconnect`, `timer` |
+//! | `connection` | all but deliver, timer | any name; events of one name are of one client. `c1` if not given |
+//! | `user`, `attributes`, `headers`, `address`, `protocol` | those with a connection | what the client is from here on |
+//! | `now`, `after` | all | Unix time in milliseconds; or milliseconds since the event before. The clock begins at [`START`] and stands still |
+//! | `token` | connect, refresh, message | the credential, also that of a subscribe |
+//! | `data` | connect | the JSON sent along |
+//! | `kind`, `channel`, `method`, `binary` | message | the command; kinds are the words of the plugin interface |
+//! | `channel`, `class`, `publisher` | deliver | where it was published, for whom, and by whom: `{"connection": "c2", "user": "42"}` |
+//! | `payload`, `text` or `base64` | message, deliver | the payload as JSON, as text or as bytes |
+//! | `code`, `reason` | disconnect | how the connection ended; 3000 if not given |
+//! | `instance` | timer | the number of the worker's instance; 0 if not given |
+//! | `expect` | all | a verdict, or an object with parts of the outcome, see [`outcome()`](show::outcome) |
+//!
+//! Both sides have types of their own for kinds and channels; a [`Reader`] is told how theirs are called.
+
+mod read;
+mod self_test;
+pub mod show;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde_json::{Map, Value};
+
+pub use self::read::Reader;
+pub use self::self_test::{SELF_TEST_BYTES_MAX, SELF_TEST_EVENTS_MAX, SelfTest};
+
+/// Where the clock of a script begins: Unix time in milliseconds.
+pub const START: u64 = 1_700_000_000_000;
+/// How clients speak that speak no raw mode.
+pub const CENTRIFUGE_JSON: &str = "centrifuge-json";
+/// How clients in raw mode speak.
+pub const RAW: &str = "raw";
+
+/// Events in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Script<K, C> {
+    /// The events.
+    pub steps: Vec<Step<K, C>>,
+}
+
+/// One event and what should come of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step<K, C> {
+    /// Where it stands, such as `line 3` or `event 3`.
+    pub place: Box<str>,
+    /// The name of its connection.
+    pub connection: Box<str>,
+    /// What the client is from here on.
+    pub who: Who,
+    /// When it happens.
+    pub time: Time,
+    /// What happens.
+    pub event: Event<K, C>,
+    /// Parts of the outcome that have to be so.
+    pub expect: Option<Map<String, Value>>,
+}
+
+/// When an event happens, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Time {
+    /// At this Unix time.
+    At(u64),
+    /// This long after the event before.
+    After(u64),
+}
+
+/// What an event says of its client. What is not said stays as it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Who {
+    /// The user.
+    pub user: Option<Box<str>>,
+    /// Attributes to set; an empty value removes one.
+    pub attributes: Vec<(Box<str>, Box<str>)>,
+    /// Headers of the handshake in place of those before, names in lower case. Empty for no change.
+    pub headers: Vec<(Box<str>, Box<str>)>,
+    /// Where it comes from.
+    pub address: Option<IpAddr>,
+    /// [`CENTRIFUGE_JSON`] or [`RAW`].
+    pub protocol: Option<&'static str>,
+}
+
+/// What happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<K, C> {
+    /// A client wants to be admitted.
+    Connect {
+        /// Its credential, empty for none.
+        token: Box<str>,
+        /// JSON sent along, empty for none.
+        data: Vec<u8>,
+    },
+    /// A client that was admitted brings a new credential.
+    Refresh {
+        /// The credential.
+        token: Box<str>,
+    },
+    /// A command.
+    Message(Message<K, C>),
+    /// A publication is on its way to the subscribers of a class.
+    Deliver {
+        /// Where it was published.
+        channel: C,
+        /// The value of the class attribute; empty for none.
+        class: Box<str>,
+        /// The connection and the user that published it, if a client did.
+        publisher: Option<(Box<str>, Box<str>)>,
+        /// The payload.
+        payload: Vec<u8>,
+    },
+    /// The client has gone.
+    Disconnect {
+        /// The close code.
+        code: u16,
+        /// The close reason.
+        reason: Box<str>,
+    },
+    /// An interval that the plugin asked for has passed. The clock of the script does not fire timers by itself.
+    Timer {
+        /// The number of the instance.
+        instance: u32,
+    },
+}
+
+/// A command of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message<K, C> {
+    /// What it asks for.
+    pub kind: K,
+    /// The channel, if it has one.
+    pub channel: Option<C>,
+    /// The method of an rpc, empty otherwise.
+    pub method: Box<str>,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// Whether a raw message came as binary.
+    pub binary: bool,
+    /// The credential of a subscribe, empty otherwise.
+    pub token: Box<str>,
+}
+
+/// Everything that is wrong with a script, each with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    /// In the order of the script.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl<K, C> Default for Script<K, C> {
+    fn default() -> Self {
+        Self { steps: Vec::new() }
+    }
+}
+
+impl Time {
+    /// The Unix time in milliseconds, if the event before was at `now`.
+    pub const fn since(self, now: u64) -> u64 {
+        match self {
+            Self::At(time) => time,
+            Self::After(passed) => now.saturating_add(passed),
+        }
+    }
+}
+
+impl<K, C> Event<K, C> {
+    /// The word for it in a script.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connect",
+            Self::Refresh { .. } => "refresh",
+            Self::Message(_) => "message",
+            Self::Deliver { .. } => "deliver",
+            Self::Disconnect { .. } => "disconnect",
+            Self::Timer { .. } => "timer",
+        }
+    }
+
+    /// Whether it is one of a connection.
+    pub const fn has_connection(&self) -> bool {
+        !matches!(self, Self::Deliver { .. } | Self::Timer { .. })
+    }
+}
+
+impl<K, C> Step<K, C> {
+    /// Compares what is expected with the [`outcome()`](show::outcome) that came. Empty if it holds.
+    pub fn unmet(&self, outcome: &Map<String, Value>) -> Vec<String> {
+        let Some(expect) = &self.expect else { return Vec::new() };
+        let differs = expect.iter().filter(|(key, value)| outcome.get(*key) != Some(*value));
+        differs
+            .map(|(key, value)| match outcome.get(key) {
+                Some(found) => format!("`{key}` is {found}, expected {value}"),
+                None => format!("`{key}` is not there, expected {value}"),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
