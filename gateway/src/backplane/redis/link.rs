@@ -45,28 +45,19 @@ impl Link {
     pub(super) async fn connect(shared: &Arc<Shared>, number: u64) -> Result<Self, Cause> {
         let client = client(&shared.config)?;
         let ended = Arc::new(Notify::new());
-        let mut listener = connect(&client, shared, &ended, Some(number)).await?;
-        let mut lanes = Vec::new();
+        // All at once: far away from Redis every round trip counts.
+        let mut connecting = JoinSet::new();
         for _ in 0..shared.config.connections {
-            lanes.push(connect(&client, shared, &ended, None).await?);
+            connecting.spawn(connect(client.clone(), shared.clone(), ended.clone(), None));
+        }
+        let mut listener = connect(client, shared.clone(), ended.clone(), Some(number)).await?;
+        let mut lanes = Vec::new();
+        while let Some(connected) = connecting.join_next().await {
+            lanes.push(connected.map_err(|_| Cause::new(Trouble::Unreachable, "connecting has failed"))??);
         }
         let time = shared.config.timeout;
         let server = identify(&mut lanes[0], time).await?;
-        let mut scripts = Scripts::default();
-        let loading = [
-            (&mut scripts.publish, script::publish()),
-            (&mut scripts.recover, script::recover()),
-            (&mut scripts.history, script::history()),
-            (&mut scripts.probe, script::PROBE.to_owned()),
-        ];
-        for (digest, text) in loading {
-            let mut command = redis::cmd("SCRIPT");
-            command.arg("LOAD").arg(text);
-            let Value::BulkString(loaded) = call(&mut lanes[0], &command, time).await? else {
-                return Err(Cause::new(Trouble::Refused, "it does not load scripts"));
-            };
-            *digest = String::from_utf8_lossy(&loaded).into_owned();
-        }
+        let scripts = load(&mut lanes[0], time).await?;
         match timeout(time, listener.subscribe(&shared.keys.first()[..])).await {
             Ok(subscribed) => subscribed.map_err(|error| cause(&error))?,
             Err(_) => return Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
@@ -124,13 +115,12 @@ fn client(config: &config::Redis) -> Result<Client, Cause> {
 }
 
 async fn connect(
-    client: &Client,
-    shared: &Arc<Shared>,
-    ended: &Arc<Notify>,
+    client: Client,
+    shared: Arc<Shared>,
+    ended: Arc<Notify>,
     listens: Option<u64>,
 ) -> Result<MultiplexedConnection, Cause> {
     let time = shared.config.timeout;
-    let (shared, ended) = (shared.clone(), ended.clone());
     // Called by the connection's own task, in the order in which things come.
     let pushed = move |info: PushInfo| -> Result<(), ()> {
         match info.kind {
@@ -155,6 +145,29 @@ async fn connect(
         Ok(connected) => connected.map_err(|error| cause(&error)),
         Err(_) => Err(Cause::new(Trouble::Unreachable, format!("no connection within {time:?}"))),
     }
+}
+
+/// Loads the scripts and returns their digests.
+async fn load(connection: &mut MultiplexedConnection, time: Duration) -> Result<Scripts, Cause> {
+    let texts = [script::publish(), script::recover(), script::history(), script::PROBE.to_owned()];
+    let mut pipeline = redis::pipe();
+    for text in &texts {
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(text);
+    }
+    let sent = timeout(time, connection.send_packed_commands(&pipeline, 0, texts.len())).await;
+    let replies = sent
+        .map_err(|_| Cause::new(Trouble::Silent, "no answer while scripts are loaded"))?
+        .map_err(|error| cause(&error))?;
+    let digest = |reply: Value| match reply {
+        Value::BulkString(digest) => Ok(String::from_utf8_lossy(&digest).into_owned()),
+        Value::ServerError(error) => Err(refusal(error.code(), error.details().unwrap_or_default())),
+        _ => Err(Cause::new(Trouble::Refused, "it does not load scripts")),
+    };
+    let digests = replies.into_iter().map(digest).collect::<Result<Vec<_>, _>>()?;
+    let digests = <[String; 4]>::try_from(digests);
+    let [publish, recover, history, probe] =
+        digests.map_err(|_| Cause::new(Trouble::Refused, "it does not load scripts"))?;
+    Ok(Scripts { publish, recover, history, probe })
 }
 
 /// The replication id of the server. A replica is of no use: it takes no writes.

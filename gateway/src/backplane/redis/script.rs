@@ -27,7 +27,7 @@ redis.call('PUBLISH', ARGV[1], '')
 return 1";
 
 /// The digests that loaded scripts are called by.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Scripts {
     pub(super) publish: String,
     pub(super) recover: String,
