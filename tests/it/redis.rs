@@ -153,7 +153,7 @@ async fn redis_is_told_of_channels_with_subscribers_only() {
     let redis = Redis::start().await;
     let gateway = node(&redis.url()).await;
     let topics = async || match redis.ask(&["PUBSUB", "CHANNELS", "gw:to:{*"]).await {
-        RedisReply::List(topics) => topics.iter().map(|topic| topic.text().to_owned()).collect::<Vec<_>>(),
+        RedisReply::List(topics) => topics.iter().map(|topic| topic.text()).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
     let mut first = Client::connect(&gateway).await;
