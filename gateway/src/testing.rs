@@ -20,7 +20,7 @@
 //! # }
 //! ```
 //!
-//! What a script can say stands in [`script`](crate::plugin::script).
+//! What a script can say stands in [`script`].
 
 mod lines;
 mod waiting;

@@ -198,15 +198,6 @@ impl<'a> Message<'a> {
         self.channel.get_or_init(host::channel)
     }
 
-    /// Whether an attribute of the connection, read as channel patterns with blanks between them, covers the channel of
-    /// the command. False without the one or the other.
-    ///
-    /// The same as asking for both and comparing with [`address::matches`](crate::address::matches), without copying
-    /// them: for a permission that is granted when a client comes, and looked up with each of its messages.
-    pub fn attribute_covers_channel(&self, name: &str) -> bool {
-        host::attribute_covers_channel(name)
-    }
-
     /// The method of an rpc; empty otherwise.
     pub fn method(&self) -> &str {
         self.method.get_or_init(host::method)

@@ -196,7 +196,7 @@ impl Node {
             Begins::Object => {
                 let mut more = scan.open(b'{', b'}')?;
                 while more {
-                    match self.named(scan.name()?) {
+                    match self.named(&scan.name()?) {
                         None => scan.skip()?,
                         Some(Self { slot: Some(slot), below }) if below.is_empty() => {
                             slots[slot.0] = Some(value(scan)?);
@@ -227,8 +227,9 @@ impl Node {
         }
     }
 
-    fn named(&self, name: Cow<'_, str>) -> Option<&Self> {
-        self.below.iter().find(|(part, _)| *part == *name).map(|(_, node)| node)
+    #[inline]
+    fn named(&self, name: &str) -> Option<&Self> {
+        self.below.iter().find(|(part, _)| part == name).map(|(_, node)| node)
     }
 
     /// A name has come again: what it had before does not count.
@@ -252,6 +253,7 @@ impl Node {
 }
 
 /// The whole value that the scan has come to.
+#[inline]
 fn value<'m>(scan: &mut Scan<'m>) -> Option<Found<'m>> {
     if scan.begins()? == Begins::Text {
         return scan.text().map(Found::Text);

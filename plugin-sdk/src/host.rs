@@ -10,8 +10,7 @@ use crate::{HostError, Interests, Refusal};
 
 pub(crate) use buckets::{peek, take, take_connection};
 pub(crate) use context::{
-    attribute, attribute_covers_channel, binary, channel, connection, header, method, now, protocol,
-    remote_address, token, user,
+    attribute, binary, channel, connection, header, method, now, protocol, remote_address, token, user,
 };
 
 pub(crate) fn publish(address: &str, payload: &[u8]) -> Result<(), HostError> {
@@ -107,6 +106,10 @@ pub(crate) fn declare(asked: &Interests) -> Result<(), HostError> {
     }
     if let Some(patterns) = asked.asked_channels() {
         interests::channels(patterns)?;
+    }
+    for (attribute, kinds) in asked.asked_permissions() {
+        let numbers: Vec<u32> = kinds.iter().map(|kind| kind.number()).collect();
+        interests::permit(&numbers, attribute)?;
     }
     if !asked.wants_payload() {
         interests::payload(false);

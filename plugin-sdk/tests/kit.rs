@@ -20,6 +20,7 @@ struct Settings {
     timer_ms: Option<u64>,
     deliver: Option<Vec<String>>,
     class: Option<String>,
+    permit: Option<String>,
 }
 
 struct Puppet {
@@ -50,6 +51,9 @@ impl Plugin for Puppet {
             (Some(patterns), None) => drop(interests.deliver(patterns)),
             (Some(patterns), Some(attribute)) => drop(interests.deliver_by(attribute, patterns)),
             (None, _) => {}
+        }
+        if let Some(attribute) = config.permit {
+            interests.permit_by(attribute, [Kind::Publish]);
         }
         log::debug!("ready");
         Ok(Self { calls: 0 })
@@ -165,6 +169,7 @@ fn settings_are_refused_by_the_sdk_or_by_the_plugin() {
         (json!({"channels": vec!["a"; 65]}), "more than 64 channel patterns"),
         (json!({"deliver": ["a b"]}), "\"a b\" is not a channel pattern"),
         (json!({"deliver": ["a"], "class": ""}), "the name of the class attribute is empty"),
+        (json!({"permit": ""}), "the name of the attribute is empty"),
         (json!({"timer_ms": 99}), "a timer of 99 milliseconds; possible are 100 to 86400000"),
         (json!({"timer_ms": 86_400_001}), "a timer of 86400001 milliseconds; possible are 100 to 86400000"),
     ] {
@@ -190,6 +195,25 @@ fn events_outside_of_the_interests_do_not_reach_the_plugin() {
         assert_eq!(outcome.verdict, Verdict::next(), "the payload stays away");
     }
     assert_eq!(kit.plugin().calls, 2);
+}
+
+#[test]
+fn what_an_attribute_permits_does_not_reach_the_plugin() {
+    let mut kit = kit_with(json!({"permit": "open"}));
+    for (patterns, kind, channel, calls) in [
+        ("news chat:*", Kind::Publish, "chat:1", 0),
+        ("news chat:*", Kind::Publish, "news", 0),
+        ("news chat:*", Kind::Publish, "other", 1),
+        ("news chat:*", Kind::Publish, "", 2),
+        ("news chat:*", Kind::Subscribe, "news", 3),
+        ("", Kind::Publish, "news", 4),
+    ] {
+        let client = kit.connection("c1").attribute("open", patterns);
+        let outcome = client.message(kind).channel(channel).json(&["next"]).send();
+        let before = calls == kit.plugin().calls;
+        assert!(before, "{patterns:?} {kind} {channel}: {} calls", kit.plugin().calls);
+        assert_eq!(outcome.verdict == Verdict::allow(), calls == 0, "{patterns:?} {kind} {channel}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway::plugin::chain::Plugin;
 use gateway::plugin::counters::PluginCounters;
-use gateway::plugin::event::{Goodbye, Hello, Message};
+use gateway::plugin::event::{Goodbye, Hello, Kind, Message};
 use gateway::plugin::failure::{Cause, Failure};
 use gateway::plugin::grants::Grants;
 use gateway::plugin::interests::{Hooks, Interests};
@@ -38,11 +38,7 @@ pub(crate) fn look(message: &Message) -> Result<Verdict, Failure> {
 /// Like `auth-jwt` with permissions from claims.
 pub(crate) fn permitted(message: &Message) -> Result<Verdict, Failure> {
     let patterns = message.client.attributes.get(PERMITTED).map_or("", |patterns| patterns);
-    let channel = message.channel.as_ref().map_or("", Channel::as_str);
-    let matches = |pattern: &str| match pattern.strip_suffix('*') {
-        Some(prefix) => channel.starts_with(prefix),
-        None => channel == pattern,
-    };
+    let matches = |pattern| message.channel.as_ref().is_some_and(|channel| channel.is_covered_by(pattern));
     Ok(if patterns.split_ascii_whitespace().any(matches) { Verdict::Allow } else { Verdict::Next })
 }
 
@@ -63,9 +59,23 @@ pub(crate) fn within_limits(message: &Message) -> Result<Verdict, Failure> {
     Ok(Verdict::Next)
 }
 
-/// Like `router` with a rule that routes by a field of the payload.
+/// Like `router` with a rule for a kind and a pattern of channels.
 pub(crate) fn route(message: &Message) -> Result<Verdict, Failure> {
-    let invalid = |what: &str| Failure::new(Cause::InvalidAnswer, what);
+    let ours =
+        message.kind == Kind::Publish && message.channel.as_ref().is_some_and(|c| c.is_covered_by("chat:*"));
+    if !ours {
+        return Ok(Verdict::Next);
+    }
+    let address = Channel::parse("room:r42").map_err(|_| invalid("no address"))?;
+    Ok(Verdict::Route(vec![address]))
+}
+
+fn invalid(what: &str) -> Failure {
+    Failure::new(Cause::InvalidAnswer, what)
+}
+
+/// Like `router` with a rule that routes by a field of the payload.
+pub(crate) fn route_by_field(message: &Message) -> Result<Verdict, Failure> {
     let payload: Value = serde_json::from_slice(&message.payload).map_err(|_| invalid("no JSON"))?;
     let room = payload.get("room").and_then(Value::as_str).ok_or_else(|| invalid("no room"))?;
     let address = Channel::parse(&format!("room:{room}")).map_err(|_| invalid("no address"))?;

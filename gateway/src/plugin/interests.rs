@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::plugin::event::Kind;
+use crate::plugin::event::{Kind, Message};
 use crate::protocol::channel::Channel;
 
 /// The hooks a plugin implements.
@@ -119,12 +119,23 @@ pub struct Interests {
     pub kinds: Kinds,
     /// The channels that reach `on-message`; `None` for all.
     pub channels: Option<Box<[Pattern]>>,
+    /// What is allowed without a call of `on-message`.
+    pub permissions: Vec<Permission>,
     /// Whether `on-message` gets the payload.
     pub payload: bool,
     /// How often `on-timer` is called; `None` for never.
     pub timer: Option<Duration>,
     /// For what `on-deliver` is called; `None` for nothing.
     pub deliver: Option<DeliverInterest>,
+}
+
+/// Messages that need no call if an attribute of their connection covers their channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permission {
+    /// The kinds.
+    pub kinds: Kinds,
+    /// The attribute: channel patterns with blanks between them.
+    pub attribute: Box<str>,
 }
 
 /// The publications that an instance wants to see on their way out.
@@ -139,7 +150,28 @@ pub struct DeliverInterest {
 impl Interests {
     /// Everything that can happen to these hooks without being asked for: what a plugin sees that does not say otherwise.
     pub fn everything(hooks: Hooks) -> Self {
-        Self { hooks, kinds: Kinds::ALL, channels: None, payload: true, timer: None, deliver: None }
+        Self {
+            hooks,
+            kinds: Kinds::ALL,
+            channels: None,
+            permissions: Vec::new(),
+            payload: true,
+            timer: None,
+            deliver: None,
+        }
+    }
+
+    /// Whether a message is allowed without a call, because an attribute of its connection covers its channel.
+    pub fn permit(&self, message: &Message) -> bool {
+        let Some(channel) = &message.channel else { return false };
+        self.permissions.iter().filter(|permission| permission.kinds.contains(message.kind)).any(
+            |permission| {
+                let patterns = message.client.attributes.get(&permission.attribute);
+                patterns.is_some_and(|patterns| {
+                    patterns.split_ascii_whitespace().any(|pattern| channel.is_covered_by(pattern))
+                })
+            },
+        )
     }
 
     /// The kinds for which `on-message` may have to be called.

@@ -11,7 +11,7 @@ use super::call::{Exhausted, Hook, State};
 use super::output::{Level, cut};
 use super::outside::CannotEmit;
 use crate::plugin::event::Client;
-use crate::plugin::interests::{DeliverInterest, Kinds, Pattern};
+use crate::plugin::interests::{DeliverInterest, Kinds, Pattern, Permission};
 use crate::plugin::verdict::{Action, Effect};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::json;
@@ -104,14 +104,6 @@ impl context::Host for State {
 
     fn attribute(&mut self, name: String) -> Option<String> {
         self.of_client(|client| client.attributes.get(&*name).map(|value| value.as_ref().into()))
-    }
-
-    fn attribute_covers_channel(&mut self, name: String) -> bool {
-        let Some(channel) = &self.event.channel else { return false };
-        let patterns = self.event.client.as_ref().and_then(|client| client.attributes.get(&*name));
-        patterns.is_some_and(|patterns| {
-            patterns.split_ascii_whitespace().any(|pattern| channel.is_covered_by(pattern))
-        })
     }
 
     fn now(&mut self) -> u64 {
@@ -264,6 +256,8 @@ impl State {
 
 /// More patterns would cost every message.
 const PATTERNS_MAX: usize = 64;
+/// Each is looked up with every message of its kinds.
+const PERMISSIONS_MAX: usize = 16;
 /// More often would be a load, and less often is somebody else's calendar.
 const TIMER_MILLIS: RangeInclusive<u64> = 100..=24 * 60 * 60 * 1000;
 
@@ -277,6 +271,19 @@ impl interests::Host for State {
     fn channels(&mut self, patterns: Vec<String>) -> Result<(), Error> {
         self.only_in_configure()?;
         self.interests.channels = Some(parse_patterns(&patterns)?);
+        Ok(())
+    }
+
+    fn permit(&mut self, kinds: Vec<types::Kind>, attribute: String) -> Result<(), Error> {
+        self.only_in_configure()?;
+        if attribute.is_empty() {
+            return Err(error(code::INVALID_NAME, "the name of the attribute is empty"));
+        }
+        if self.interests.permissions.len() >= PERMISSIONS_MAX {
+            return Err(error(code::TOO_MANY_EFFECTS, format!("more than {PERMISSIONS_MAX} permissions")));
+        }
+        let kinds = Kinds::from_numbers(&kinds);
+        self.interests.permissions.push(Permission { kinds, attribute: attribute.into() });
         Ok(())
     }
 

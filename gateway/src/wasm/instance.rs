@@ -161,6 +161,9 @@ impl Plugin for Instance {
     }
 
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
+        if self.interests.permit(message) {
+            return Ok(Verdict::Allow);
+        }
         self.store.data_mut().exchange(message);
         let payload: &[u8] = if self.interests.payload { &message.payload } else { &[] };
         let verdict = self.call(

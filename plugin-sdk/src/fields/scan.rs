@@ -41,6 +41,7 @@ impl<'m> Scan<'m> {
     }
 
     /// What the next value is.
+    #[inline]
     pub(super) fn begins(&mut self) -> Option<Begins> {
         Some(match self.next()? {
             b'{' => Begins::Object,
@@ -51,6 +52,7 @@ impl<'m> Scan<'m> {
     }
 
     /// Enters an object or list. Whether there is anything in it.
+    #[inline]
     pub(super) fn open(&mut self, open: u8, close: u8) -> Option<bool> {
         self.take(open)?;
         self.depth += 1;
@@ -66,6 +68,7 @@ impl<'m> Scan<'m> {
     }
 
     /// Goes on to the next item, or leaves the object or list. Whether there is one.
+    #[inline]
     pub(super) fn more(&mut self, close: u8) -> Option<bool> {
         match self.next()? {
             b',' => self.at += 1,
@@ -80,6 +83,7 @@ impl<'m> Scan<'m> {
     }
 
     /// The name of a field, and the colon behind it.
+    #[inline]
     pub(super) fn name(&mut self) -> Option<Cow<'m, str>> {
         self.next()?;
         let name = self.text()?;
@@ -89,6 +93,7 @@ impl<'m> Scan<'m> {
     }
 
     /// A text.
+    #[inline]
     pub(super) fn text(&mut self) -> Option<Cow<'m, str>> {
         let from = self.at;
         let escaped = self.skip_text()?;
@@ -131,6 +136,7 @@ impl<'m> Scan<'m> {
     }
 
     /// The next byte that is no white space, which is not taken.
+    #[inline]
     fn next(&mut self) -> Option<u8> {
         while let Some(byte) = self.peek() {
             match byte {
@@ -141,10 +147,12 @@ impl<'m> Scan<'m> {
         None
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
 
+    #[inline]
     fn take(&mut self, byte: u8) -> Option<()> {
         if self.peek()? != byte {
             return None;

@@ -227,6 +227,10 @@ impl<P: Plugin> Message<'_, P> {
                 called: false,
             });
         }
+        if self.permitted() {
+            let (verdict, effects, log) = (Verdict::Allow, Vec::new(), Vec::new());
+            return Ok(Outcome { verdict, effects, payload: None, log, called: true });
+        }
         let mut call = self.connection.call(Hook::Message);
         (call.channel, call.method, call.binary) = (self.channel, self.method, self.binary);
         call.token = self.token;
@@ -244,6 +248,17 @@ impl<P: Plugin> Message<'_, P> {
             _ => call.payload,
         };
         Ok(Outcome { verdict, effects: call.effects, payload, log: call.log, called: true })
+    }
+
+    /// Whether an attribute allows it, so that the plugin is not asked.
+    fn permitted(&mut self) -> bool {
+        let permissions = self.connection.kit.interests.asked_permissions().to_vec();
+        let attributes = &self.connection.client().attributes;
+        permissions.iter().filter(|(_, kinds)| kinds.contains(&self.kind)).any(|(attribute, _)| {
+            let patterns = attributes.get(attribute).map_or("", String::as_str);
+            !self.channel.is_empty()
+                && patterns.split_ascii_whitespace().any(|pattern| address::matches(pattern, &self.channel))
+        })
     }
 
     fn wanted(&self) -> bool {

@@ -23,6 +23,8 @@ pub(crate) use state::{
 
 /// As many channel patterns as the gateway takes.
 const PATTERNS_MAX: usize = 64;
+/// Permissions of one plugin.
+const PERMISSIONS_MAX: usize = 16;
 /// The intervals that a timer can have, in milliseconds.
 const TIMER_MILLIS: RangeInclusive<u128> = 100..=24 * 60 * 60 * 1000;
 
@@ -204,12 +206,6 @@ pub(crate) fn header(name: &str) -> Option<String> {
 
 pub(crate) fn attribute(name: &str) -> Option<String> {
     ask_client(|client| client.attributes.get(name).cloned())
-}
-
-pub(crate) fn attribute_covers_channel(name: &str) -> bool {
-    let (patterns, channel) = (attribute(name).unwrap_or_default(), channel());
-    !channel.is_empty()
-        && patterns.split_ascii_whitespace().any(|pattern| address::matches(pattern, &channel))
 }
 
 pub(crate) fn channel() -> String {
@@ -400,6 +396,13 @@ pub(super) fn declare(asked: &Interests) -> Result<(), HostError> {
     }
     patterns(deliver)?;
     patterns(asked.asked_channels().unwrap_or_default())?;
+    if asked.asked_permissions().len() > PERMISSIONS_MAX {
+        let message = format!("more than {PERMISSIONS_MAX} permissions");
+        return Err(HostError::new(HostErrorKind::TooManyEffects, message));
+    }
+    if asked.asked_permissions().iter().any(|(attribute, _)| attribute.is_empty()) {
+        return Err(HostError::new(HostErrorKind::InvalidName, "the name of the attribute is empty"));
+    }
     if let Some(millis) = asked.asked_timer().map(|interval| interval.as_millis())
         && !TIMER_MILLIS.contains(&millis)
     {

@@ -13,7 +13,7 @@ pub struct Outcome<V> {
     pub payload: Option<Vec<u8>>,
     /// What the hook logged.
     pub log: Vec<LogLine>,
-    /// False if the plugin's interests kept the event away from it.
+    /// False if the plugin's interests kept the event away from it. True as well for what it permits by an attribute.
     pub called: bool,
 }
 

@@ -117,7 +117,13 @@ impl AuthJwt {
         interests.without_payload();
         let channels = &self.token_channels.0;
         match &self.permissions {
-            Some(_) => interests.kinds(Permissions::KINDS),
+            Some(_) => {
+                // What takes a token of its own is not open to whoever has a pattern for it.
+                let by_pattern = |kind: &Kind| channels.is_empty() || *kind != Kind::Subscribe;
+                let kinds: Vec<Kind> = Permissions::KINDS.into_iter().filter(by_pattern).collect();
+                Permissions::declare(interests, &kinds);
+                interests.kinds(Permissions::KINDS)
+            }
             None if channels.is_empty() => interests.kinds([]),
             None => interests.kinds([Kind::Subscribe]).channels(channels),
         };

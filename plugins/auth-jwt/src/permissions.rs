@@ -1,6 +1,6 @@
 //! What a token permits: channel patterns, kept as attributes of the connection and looked up with each message.
 
-use gateway_plugin_sdk::{Connect, Kind, Message, Verdict, address, code};
+use gateway_plugin_sdk::{Connect, Interests, Kind, Message, Verdict, address, code};
 
 use crate::Rejected;
 use crate::claims::{ClaimPath, Claims};
@@ -69,6 +69,14 @@ impl Permissions {
     pub(crate) const KINDS: [Kind; 5] =
         [Kind::Subscribe, Kind::Publish, Kind::Presence, Kind::PresenceStats, Kind::History];
 
+    /// Lets the gateway look up what is permitted by itself: it asks only about the rest.
+    pub(crate) fn declare(interests: &mut Interests, kinds: &[Kind]) {
+        for action in Action::ALL {
+            let kinds = kinds.iter().copied().filter(|kind| Action::of(*kind) == Some(action));
+            interests.permit_by(action.attribute(), kinds);
+        }
+    }
+
     /// Gives the connection what the token permits, in place of what one before did.
     pub(crate) fn grant(
         &self,
@@ -86,7 +94,9 @@ impl Permissions {
 
     pub(crate) fn judge(&self, event: &Message<'_>) -> Verdict {
         let Some(action) = Action::of(event.kind()) else { return Verdict::next() };
-        if event.attribute_covers_channel(action.attribute()) {
+        let patterns = event.attribute(action.attribute()).unwrap_or_default();
+        let channel = event.channel();
+        if patterns.split_ascii_whitespace().any(|pattern| address::matches(pattern, channel)) {
             return Verdict::allow();
         }
         match self.deny {

@@ -28,7 +28,11 @@ impl Core {
             Decision::Denied(refusal) if is_reply_code(refusal.code) => {
                 self.deny(&ask, ReplyError::custom(refusal.code, &refusal.reason), effects);
             }
-            Decision::Denied(refusal) | Decision::Disconnect(refusal) => self.disconnect(&refusal, effects),
+            Decision::Denied(refusal) | Decision::Disconnect(refusal) => {
+                // What was never made is not to be taken away with the rest.
+                self.forget_asked(&ask);
+                self.disconnect(&refusal, effects);
+            }
             Decision::Failed => self.deny(&ask, ReplyError::INTERNAL, effects),
             Decision::Dropped => self.swallow(&ask, effects),
             Decision::Reply(payload) => self.answer(&ask, payload, effects),

@@ -474,3 +474,11 @@ fn the_end_takes_every_subscription_along_and_comes_once() {
     client.on(Event::Signal(Signal::Slow)).on(Event::Tick).request(4, publish("open:a"));
     assert!(client.effects.is_empty(), "nothing happens after the end");
 }
+
+#[test]
+fn whoever_is_sent_away_for_a_subscribe_has_nothing_to_leave() {
+    let mut client = Client::admitted();
+    client.subscribe(2, "open:a").decide(Decision::Disconnect(refusal(4000)));
+    assert!(!client.effects.iter().any(|effect| matches!(effect, Effect::Unsubscribe(_))), "it never began");
+    assert!(matches!(client.effects.back(), Some(Effect::End { .. })));
+}

@@ -83,13 +83,11 @@ fn later_plugins_and_the_decision_get_the_replaced_payload() {
 
 #[test]
 fn what_a_plugin_does_not_want_passes_it_by() {
+    let hooks = Hooks { on_connect: false, on_disconnect: false, ..ALL_HOOKS };
     let interests = Interests {
-        hooks: Hooks { on_connect: false, on_disconnect: false, ..ALL_HOOKS },
         kinds: Kinds::NONE.with(Kind::Publish).with(Kind::Rpc),
         channels: Some([Pattern::parse("chat:*").unwrap()].into()),
-        payload: true,
-        timer: None,
-        deliver: None,
+        ..Interests::everything(hooks)
     };
     let mut bench = Bench::with([(Closed, Script { interests: Some(interests), ..Script::default() })]);
     assert!(bench.chain.wants(Kind::Publish) && bench.chain.wants(Kind::Rpc));

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::guest::{answers, on_message, wat_string};
+use super::guest::{answers, guest, on_message, wat_string};
 use super::support::{Running, chain, channel, component, decide, goodbye, hello, message, module, start};
 use crate::plugin::event::Kind;
 use crate::plugin::failure::{Cause, Failure, FailurePolicy};
@@ -310,4 +310,39 @@ fn what_is_published_by_a_client_that_speaks_json_is_json_on_one_line() {
     };
     assert_eq!(effects("not json"), []);
     assert_eq!(effects("[1,\n2]"), [Effect::Publish { address: channel("news"), payload: "[1,2]".into() }]);
+}
+
+/// Permits to publish by the attribute `b`, which is `2`, and traps whenever it is called.
+fn permits_and_traps() -> Vec<u8> {
+    let permit =
+        r#"(import "gateway:plugin/interests@0.1.0" "permit" (func $permit (param i32 i32 i32 i32 i32)))"#;
+    let code = r#"
+        (data (i32.const 512) "\01\00\00\00")
+        (data (i32.const 520) "b")
+        (func (export "gateway:plugin/configure@0.1.0#call") (param i32 i32) (result i32)
+            (call $permit (i32.const 512) (i32.const 1) (i32.const 520) (i32.const 1) (i32.const 2048))
+            (i32.const 0))
+        (func (export "gateway:plugin/on-message@0.1.0#call") (param i64 i32 i32 i32) (result i32) unreachable)"#;
+    let world = "import gateway:plugin/interests@0.1.0; export gateway:plugin/configure@0.1.0; \
+                 export gateway:plugin/on-message@0.1.0;";
+    guest(world, permit, code)
+}
+
+#[test]
+fn what_an_attribute_permits_needs_no_call() {
+    let wasm = permits_and_traps();
+    for (kind, channel, called) in [
+        (Kind::Publish, "2", false),
+        (Kind::Publish, "3", true),
+        (Kind::Publish, "", true),
+        (Kind::Subscribe, "2", true),
+    ] {
+        let answer = running(&wasm).message(kind, channel, b"{}");
+        match called {
+            false => assert_eq!(answer, Ok(Verdict::Allow), "{kind:?} {channel}"),
+            true => {
+                assert_eq!(answer.map_err(|failure| failure.cause), Err(Cause::Trap), "{kind:?} {channel}")
+            }
+        }
+    }
 }
