@@ -42,5 +42,6 @@ mod readme;
 mod restart;
 mod redis;
 mod redis_servers;
+mod redis_faults;
 mod simulation;
 mod walls;
