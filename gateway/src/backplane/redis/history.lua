@@ -1,7 +1,6 @@
 -- ARGV[6] is the offset after which (in reverse: before which) publications are wanted, or nothing, ARGV[7] how many at
 -- most, ARGV[8] '1' for the newest first.
-local epoch, offset = position()
-remember(epoch, offset)
+local epoch, offset = read()
 local limit = tonumber(ARGV[7])
 if limit == 0 then
   return {offset, epoch, {}}

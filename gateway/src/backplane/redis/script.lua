@@ -3,15 +3,14 @@
 -- milliseconds the position is.
 local stream, top = KEYS[1], KEYS[2]
 
--- A stream that another server has begun is not gone on with: that server may have numbered publications which this one
--- never received.
+-- Where the stream stands, and whether it goes on. One that another server has begun does not: that server may have numbered
+-- publications which this one never received.
 local function position()
   local known = redis.call('HMGET', top, 'epoch', 'server', 'offset')
   if known[1] and known[2] == ARGV[1] then
-    return known[1], tonumber(known[3]) or 0
+    return known[1], tonumber(known[3]) or 0, true
   end
-  redis.call('DEL', stream)
-  return ARGV[2], 0
+  return ARGV[2], 0, false
 end
 
 local function number(offset)
@@ -21,6 +20,24 @@ end
 local function remember(epoch, offset)
   redis.call('HSET', top, 'epoch', epoch, 'server', ARGV[1], 'offset', number(offset))
   redis.call('PEXPIRE', top, ARGV[5])
+end
+
+-- A new stream. A server without memory refuses the first write, and so all of it; once something was written it would
+-- refuse nothing more.
+local function begin(epoch, offset)
+  remember(epoch, offset)
+  redis.call('DEL', stream)
+end
+
+-- The position of whoever reads, who needs no memory where there is a stream.
+local function read()
+  local epoch, offset, known = position()
+  if known then
+    redis.call('PEXPIRE', top, ARGV[5])
+  else
+    begin(epoch, offset)
+  end
+  return epoch, offset
 end
 
 local function now()

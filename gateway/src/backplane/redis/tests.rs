@@ -222,10 +222,21 @@ async fn without_memory_a_script_does_nothing_at_all() {
     let mut bench = Bench::new().await;
     bench.publish("x", KEPT).await;
     bench.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let body = wire::body(b"y", true, None);
-    let what = What::Publish { channel: news(), body, retention: KEPT };
-    let refused = bench.run(&what).await.unwrap_err();
-    assert!(matches!(&refused, super::request::Refusal::Server(code, _) if &**code == "OOM"), "{refused:?}");
+    // In a stream that goes on, and in one that would have to begin, behind the remains of another server's.
+    for server in ["first", "second"] {
+        bench.server = server;
+        let body = wire::body(b"y", true, None);
+        let what = What::Publish { channel: news(), body, retention: KEPT };
+        let refused = bench.run(&what).await.unwrap_err();
+        assert!(
+            matches!(&refused, super::request::Refusal::Server(code, _) if &**code == "OOM"),
+            "{refused:?}"
+        );
+    }
+    bench.server = "first";
+    let query = HistoryQuery { limit: 9, ..HistoryQuery::default() };
+    assert_eq!(bench.history(query).await, Ok(vec![1]), "reading needs no memory");
+    assert_eq!(bench.recover(Some((0, "stream1")), 9).await.0, Some(vec![1]));
     bench.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(bench.recover(Some((1, "stream1")), 9).await.0, Some(vec![]));
 }
