@@ -1,4 +1,4 @@
-//! Between workers, and later between nodes.
+//! Between workers, and between nodes.
 //!
 //! The contract every backplane keeps:
 //! - *Delivery*: a publication reaches every worker that announced interest in its channel before it was published, at
@@ -8,13 +8,17 @@
 //!   was lost in a worker's inbox is found at once by comparing positions.
 //! - *Streams*: offsets of a channel start at 1 and rise by 1 within an epoch; a stream that was forgotten starts with a
 //!   new epoch.
+//! - *Answers*: a question is answered at once, or later through the inbox of the worker that asked, exactly once and
+//!   within a bounded time. What one connection publishes to one channel keeps its order.
 
 pub mod memory;
+pub mod redis;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::hub::peer::Order;
 use crate::protocol::channel::Channel;
@@ -73,16 +77,58 @@ pub struct NewPublication<'a> {
     pub retention: Retention,
 }
 
+/// Who wants to know, and so where an answer goes that comes later.
+#[derive(Debug)]
+pub enum Asker {
+    /// The connection with this number, which knows its question by this ticket: through the inbox of its worker.
+    Connection(u64, u32),
+    /// Somebody outside the workers, who may have gone by then.
+    Task(oneshot::Sender<Answer>),
+    /// Nobody: a failure is logged.
+    Nobody,
+}
+
+/// What became of a question.
+#[derive(Debug)]
+pub enum Asked<T> {
+    /// The answer.
+    Now(Result<T, ReplyError>),
+    /// It will come to the [`Asker`].
+    Later,
+}
+
+/// An answer that came later.
+#[derive(Debug)]
+pub enum Answer {
+    /// To [`Backplane::announce`].
+    Announced(Result<(), ReplyError>),
+    /// To [`Backplane::publish`].
+    Published(Result<Top, ReplyError>),
+    /// To [`Backplane::history`].
+    History(Result<Page, ReplyError>),
+    /// To [`Backplane::recover`].
+    Recovered(Result<Recovery, ReplyError>),
+    /// To [`Backplane::presence`].
+    Present(Result<Vec<Arc<Member>>, ReplyError>),
+}
+
+/// Why a backplane does not do all it should. `Err` holds a sentence for operators.
+pub type Health = Result<(), Arc<str>>;
+
 /// See the module. `at` is the time since the start of the process: a backplane reads no clock.
 pub trait Backplane: Send + Sync {
-    /// A worker has a first subscriber in a channel.
-    fn announce(&self, worker: usize, channel: &Channel) -> Result<(), ReplyError>;
+    /// Whether it may answer later than now. Then every subscriber announces itself, not only the first of a worker,
+    /// because the announcement of the first may still be under way.
+    fn answers_later(&self) -> bool;
+
+    /// A worker has a subscriber in a channel. From the answer on the worker gets everything that is published there.
+    fn announce(&self, worker: usize, channel: &Channel, asker: Asker) -> Asked<()>;
 
     /// A worker has no subscriber in a channel any more.
     fn renounce(&self, worker: usize, channel: &Channel);
 
     /// Numbers, keeps and spreads a publication.
-    fn publish(&self, publication: NewPublication<'_>, at: Duration) -> Result<Top, ReplyError>;
+    fn publish(&self, publication: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Top>;
 
     /// Reads history. `since` of another epoch is error 112.
     fn history(
@@ -91,20 +137,23 @@ pub trait Backplane: Send + Sync {
         query: &HistoryQuery,
         publications_max: usize,
         retention: Retention,
+        asker: Asker,
         at: Duration,
-    ) -> Result<Page, ReplyError>;
+    ) -> Asked<Page>;
 
-    /// Everything after a position, if nothing of it is missing.
+    /// For a subscriber whose worker has announced itself: everything after its position, if nothing of it is missing,
+    /// or without a position only where the stream stands. Everything after that reaches the worker.
     fn recover(
         &self,
         channel: &Channel,
-        since: &Position,
+        since: Option<&Position>,
         publications_max: usize,
         retention: Retention,
+        asker: Asker,
         at: Duration,
-    ) -> Result<Recovery, ReplyError>;
+    ) -> Asked<Recovery>;
 
-    /// Where a channel's stream stands, if it has one.
+    /// Where a channel's stream stands as far as this node has seen, if it has one.
     fn top(&self, channel: &Channel) -> Option<Top>;
 
     /// A connection came to a channel with presence. `announce` tells the others.
@@ -114,10 +163,10 @@ pub trait Backplane: Send + Sync {
     fn leave(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool);
 
     /// Who is in a channel.
-    fn presence(&self, channel: &Channel) -> Vec<Arc<Member>>;
+    fn presence(&self, channel: &Channel, asker: Asker) -> Asked<Vec<Arc<Member>>>;
 
     /// Orders something of the connections of an address (a user or a connection), but of the one with the number
-    /// `except`. Error 111 if workers have too much to do to hear of it.
+    /// `except`. Error 111 if workers have too much to do to hear of it, 100 if other nodes cannot.
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError>;
 
     /// Forgets what has expired. To be called every few seconds.
@@ -125,4 +174,7 @@ pub trait Backplane: Send + Sync {
 
     /// How many channels are known.
     fn channels(&self) -> usize;
+
+    /// Whether it does all it should.
+    fn health(&self) -> Health;
 }

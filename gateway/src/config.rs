@@ -5,6 +5,7 @@
 mod mistake;
 mod origin;
 mod read;
+mod redis;
 mod resolve;
 mod units;
 mod upstream;
@@ -55,6 +56,8 @@ pub struct Config {
     pub namespaces: Namespaces,
     /// Memory of the node.
     pub memory: Memory,
+    /// Other gateways; `None` for one that is alone.
+    pub redis: Option<Redis>,
     /// Plugins.
     pub plugins: Plugins,
     /// Where events of plugins go, by name.
@@ -215,6 +218,40 @@ pub struct Memory {
     pub inbox_deliveries_max: usize,
     /// Bytes of all kept publications together.
     pub history_bytes_max: usize,
+}
+
+/// The Redis that several gateways share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redis {
+    /// Where it is.
+    pub server: RedisServer,
+    /// Who the gateway is there; empty for the default user.
+    pub username: Box<str>,
+    /// Its password, if there is one.
+    pub password: Option<Secret>,
+    /// What all names in Redis begin with.
+    pub prefix: Box<str>,
+    /// Connections for commands, beside the one for subscriptions.
+    pub connections: usize,
+    /// Time for a command, and for a question to wait while Redis is away.
+    pub timeout: Duration,
+    /// Longest pause between two attempts to connect.
+    pub reconnect_pause_max: Duration,
+    /// Questions of the node that may wait for an answer.
+    pub questions_max: usize,
+}
+
+/// A Redis server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisServer {
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// A name or an address, without brackets.
+    pub host: Box<str>,
+    /// The port.
+    pub port: u16,
+    /// The number of the database.
+    pub database: u16,
 }
 
 /// Plugins.
@@ -414,6 +451,13 @@ impl Config {
         if let Some(address) = self.admin.address.filter(|address| !address.ip().is_loopback()) {
             warnings.push(format!(
                 "admin.address is {address}: the API key crosses the network unencrypted; put a TLS proxy before it or bind to loopback"
+            ));
+        }
+        if let Some(redis) = self.redis.as_ref().filter(|redis| !redis.server.tls && !redis.server.is_local())
+        {
+            warnings.push(format!(
+                "redis.url names {} without TLS: messages and the password cross the network unencrypted; use \"rediss://\"",
+                redis.server.host
             ));
         }
         if self.client.anonymous && self.raw.enabled {

@@ -1,12 +1,13 @@
 //! What operators and the server API may do and ask, from any thread.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use crate::backplane::{Backplane, NewPublication, Top};
+use crate::backplane::{Answer, Asked, Asker, Backplane, Health, NewPublication, Top};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::connection::local::retention;
@@ -85,11 +86,24 @@ impl Control {
         self.inner.config.namespaces.of(channel).ok_or(ReplyError::UNKNOWN_CHANNEL)
     }
 
-    /// Publishes JSON on one line to an address. The plugins are not asked: whoever holds the key has decided.
-    pub fn publish(&self, address: &Channel, data: Bytes) -> Result<Top, ReplyError> {
-        let retention = retention(self.namespace(address)?);
-        let new = NewPublication { channel: address, data, json: true, info: None, retention };
-        self.inner.backplane.publish(new, self.inner.clock.now().at)
+    /// Publishes JSON on one line to an address. The plugins are not asked: whoever holds the key has decided. It is on its
+    /// way when this returns, and what became of it is the value of the future.
+    pub fn publish(
+        &self,
+        address: &Channel,
+        data: Bytes,
+    ) -> impl Future<Output = Result<Top, ReplyError>> + Send + use<> {
+        let (asker, answer) = ask();
+        let asked = self.namespace(address).map(|namespace| {
+            let retention = retention(namespace);
+            let new = NewPublication { channel: address, data, json: true, info: None, retention };
+            self.inner.backplane.publish(new, asker, self.inner.clock.now().at)
+        });
+        let asked = asked.unwrap_or_else(|error| Asked::Now(Err(error)));
+        answered(asked, answer, |answer| match answer {
+            Answer::Published(result) => Some(result),
+            _ => None,
+        })
     }
 
     /// Ends the connections that an address (`#user` or `@connection`) reaches. They learn of it a moment later.
@@ -98,22 +112,34 @@ impl Control {
     }
 
     /// Who is in a channel.
-    pub fn presence(&self, channel: &Channel) -> Result<Vec<Arc<Member>>, ReplyError> {
+    pub async fn presence(&self, channel: &Channel) -> Result<Vec<Arc<Member>>, ReplyError> {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
         }
-        Ok(self.inner.backplane.presence(channel))
+        let (asker, answer) = ask();
+        let asked = self.inner.backplane.presence(channel, asker);
+        answered(asked, answer, |answer| match answer {
+            Answer::Present(result) => Some(result),
+            _ => None,
+        })
+        .await
     }
 
     /// What was published to a channel.
-    pub fn history(&self, channel: &Channel, query: &HistoryQuery) -> Result<HistoryPage, ReplyError> {
+    pub async fn history(&self, channel: &Channel, query: &HistoryQuery) -> Result<HistoryPage, ReplyError> {
         let namespace = self.namespace(channel)?;
         if namespace.history_size == 0 {
             return Err(ReplyError::NOT_AVAILABLE);
         }
         let now = self.inner.clock.now().at;
         let max = self.inner.config.client.history_publications_max;
-        let page = self.inner.backplane.history(channel, query, max, retention(namespace), now)?;
+        let (asker, answer) = ask();
+        let asked = self.inner.backplane.history(channel, query, max, retention(namespace), asker, now);
+        let page = answered(asked, answer, |answer| match answer {
+            Answer::History(result) => Some(result),
+            _ => None,
+        })
+        .await?;
         Ok(HistoryPage { publications: page.publications, top: page.top })
     }
 
@@ -173,8 +199,30 @@ impl Control {
         }
     }
 
+    /// Whether the backplane does all it should; a sentence if not.
+    pub fn backplane_health(&self) -> Health {
+        self.inner.backplane.health()
+    }
+
     /// Counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.inner.metrics
+    }
+}
+
+fn ask() -> (Asker, oneshot::Receiver<Answer>) {
+    let (sender, receiver) = oneshot::channel();
+    (Asker::Task(sender), receiver)
+}
+
+/// Waits for an answer if it comes later.
+async fn answered<T>(
+    asked: Asked<T>,
+    answer: oneshot::Receiver<Answer>,
+    expected: fn(Answer) -> Option<Result<T, ReplyError>>,
+) -> Result<T, ReplyError> {
+    match asked {
+        Asked::Now(result) => result,
+        Asked::Later => answer.await.ok().and_then(expected).unwrap_or(Err(ReplyError::INTERNAL)),
     }
 }

@@ -13,6 +13,7 @@ use crate::accept::Admission;
 use crate::admin;
 use crate::backplane::Backplane;
 use crate::backplane::memory::Memory;
+use crate::backplane::redis::{self, Redis};
 use crate::clock::Clock;
 use crate::config::{Config, OnRemoval};
 use crate::connection::id::ConnectionIds;
@@ -37,6 +38,9 @@ const BACKLOG: i32 = 4096;
 /// How often expired histories are forgotten.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// How long the first clients wait for a connection to the backplane.
+const CONNECTING: Duration = Duration::from_secs(2);
+
 /// Pages beside the endpoints, made for the gateway they show.
 pub type MakeSite = Box<dyn FnOnce(&Control) -> Arc<dyn Site>>;
 
@@ -57,6 +61,8 @@ pub struct Gateway {
     state: StateFolder,
     control: Control,
     parts: Shared,
+    /// What keeps the backplane connected.
+    network: Option<redis::Runner>,
     /// For everything that is not a worker.
     runtime: tokio::runtime::Runtime,
     site: Option<Arc<dyn Site>>,
@@ -113,9 +119,24 @@ impl Gateway {
             .map(|_| Arc::new(Inbox::new(config.memory.inbox_deliveries_max)))
             .collect();
         let ids = ConnectionIds::new(random()?);
-        let backplane: Arc<dyn Backplane> =
-            Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?));
         let metrics = Metrics::new(config.listen.workers);
+        let (backplane, network): (Arc<dyn Backplane>, _) = match &config.redis {
+            None => (Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?)), None),
+            Some(redis) => {
+                let (backplane, runner) = Redis::new(
+                    redis,
+                    redis::Parts {
+                        config: config.clone(),
+                        inboxes: inboxes.clone(),
+                        ids,
+                        clock,
+                        metrics: metrics.node.backplane(),
+                        random: [random()?, random()?],
+                    },
+                );
+                (Arc::new(backplane), Some(runner))
+            }
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             // Look-ups of names wait on a thread each, and must not keep plugins from being loaded.
@@ -166,6 +187,7 @@ impl Gateway {
             state,
             control,
             parts,
+            network,
             runtime,
             site,
         })
@@ -218,6 +240,11 @@ impl Gateway {
                     backplane.sweep(clock.now().at);
                 }
             });
+            let connected = self.network.map(|network| {
+                let connected = network.connected();
+                tokio::spawn(network.run());
+                connected
+            });
             if let Some(listener) = self.admin {
                 tokio::spawn(admin::serve(listener, self.config.clone(), self.control.clone()));
             }
@@ -239,7 +266,13 @@ impl Gateway {
             });
             let mut stop = std::pin::pin!(stop);
             tokio::select! {
-                _ = first => {
+                () = async {
+                    let _ = first.await;
+                    // A backplane that is there is used from the first client on; without it the node serves alone.
+                    if let Some(connected) = connected {
+                        let _ = tokio::time::timeout(CONNECTING, connected).await;
+                    }
+                } => {
                     phase.send_replace(Phase::Running);
                     let generation = self.control.generation();
                     tracing::info!(address = %self.address, workers = workers.len(), generation, "ready");

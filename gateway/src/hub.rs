@@ -8,9 +8,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use crate::backplane::Answer;
 use crate::connection::id::ConnectionIds;
 use crate::outbound::Pushed;
 use crate::plugin::event::Client;
@@ -60,10 +62,38 @@ type Subscribers = IndexMap<u64, Subscriber, FxBuildHasher>;
 struct Subscriber {
     peer: Rc<Peer>,
     form: Form,
-    /// Where the client stands, in channels that can be recovered.
-    position: Option<Tracked>,
+    place: Place,
     join_leave: bool,
 }
+
+/// A place in a stream: offset and epoch.
+type Stand = (u64, Arc<str>);
+
+/// Where a subscriber stands.
+enum Place {
+    /// Its channel cannot be recovered.
+    Anywhere,
+    /// It must miss nothing from here on.
+    At(Tracked),
+    /// Its subscription is being made.
+    Held(Box<Held>),
+}
+
+/// What was delivered to a subscription that the client does not know of yet.
+#[derive(Default)]
+struct Held {
+    /// With the numbers of those that are publications.
+    frames: Vec<(Option<Stand>, Bytes)>,
+    bytes: usize,
+    /// Where the stream stands at least.
+    top: Option<Stand>,
+    /// There was no room for something.
+    lost: bool,
+}
+
+/// Frames and bytes that are held for one subscription. They are shared with others: this bounds the references.
+const HELD_MAX: usize = 1024;
+const HELD_BYTES_MAX: usize = 256 * 1024;
 
 struct Tracked {
     offset: u64,
@@ -143,11 +173,10 @@ impl Hub {
     pub fn subscribe(&mut self, channel: &Channel, peer: &Rc<Peer>, listening: Listening) -> bool {
         let subscribers = self.channels.entry(channel.clone()).or_default();
         let first = subscribers.is_empty();
-        let position = listening.position.map(|(offset, epoch)| Tracked { offset, epoch, lost: false });
         let subscriber = Subscriber {
             peer: peer.clone(),
             form: listening.form,
-            position,
+            place: Place::of(listening.position),
             join_leave: listening.join_leave,
         };
         if subscribers.insert(peer.number, subscriber).is_none() {
@@ -159,7 +188,34 @@ impl Hub {
     /// Sets from where a subscription must miss nothing.
     pub fn set_position(&mut self, channel: &Channel, number: u64, offset: u64, epoch: Arc<str>) {
         if let Some(subscriber) = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number)) {
-            subscriber.position = Some(Tracked { offset, epoch, lost: false });
+            subscriber.place = Place::of(Some((offset, epoch)));
+        }
+    }
+
+    /// From now on what is for a subscription waits for [`release`](Self::release).
+    pub fn hold(&mut self, channel: &Channel, number: u64) {
+        if let Some(subscriber) = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number)) {
+            subscriber.place = Place::Held(Box::default());
+        }
+    }
+
+    /// The client knows of its subscription: it gets what was held, from its position on.
+    pub fn release(&mut self, channel: &Channel, number: u64, position: Option<(u64, Arc<str>)>) {
+        let subscriber = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number));
+        let Some(Subscriber { peer, place, .. }) = subscriber else { return };
+        let Place::Held(held) = std::mem::replace(place, Place::of(position)) else { return };
+        for (number, frame) in held.frames {
+            match number.map_or(Next::Deliver, |(offset, epoch)| place.next(offset, &epoch)) {
+                Next::Deliver if frame.is_empty() => (),
+                Next::Deliver => drop(peer.push(&frame)),
+                Next::Known | Next::Hold => (),
+                Next::Gap => peer.signal(Signal::Gap(channel.clone())),
+            }
+        }
+        if (held.lost || held.top.is_some_and(|(offset, epoch)| place.is_before(offset, &epoch)))
+            && place.lose()
+        {
+            peer.signal(Signal::Gap(channel.clone()));
         }
     }
 
@@ -197,11 +253,17 @@ impl Hub {
         match &push.kind {
             PushKind::Publication { publication, epoch } => {
                 for subscriber in subscribers.values_mut() {
-                    match subscriber.next(publication.offset, epoch) {
+                    match subscriber.place.next(publication.offset, epoch) {
                         Next::Deliver => {
                             if let Some(view) = views.of(subscriber.peer.class.get(), &self.classes) {
                                 delivered.count(subscriber.peer.push(view.frame(subscriber.form)));
                             }
+                        }
+                        Next::Hold => {
+                            let view = views.of(subscriber.peer.class.get(), &self.classes);
+                            let frame = view.map(|view| view.frame(subscriber.form));
+                            let number = (publication.offset, epoch.clone());
+                            subscriber.place.hold(Some(number), frame.unwrap_or(&Bytes::new()));
                         }
                         Next::Known => (),
                         Next::Gap => {
@@ -212,9 +274,9 @@ impl Hub {
                 }
             }
             PushKind::Join(_) | PushKind::Leave(_) => {
-                for subscriber in subscribers.values().filter(|subscriber| subscriber.join_leave) {
+                for subscriber in subscribers.values_mut().filter(|subscriber| subscriber.join_leave) {
                     let frame = push.frame(subscriber.form);
-                    if !frame.is_empty() {
+                    if !frame.is_empty() && !subscriber.place.hold(None, frame) {
                         delivered.count(subscriber.peer.push(frame));
                     }
                 }
@@ -228,22 +290,19 @@ impl Hub {
     pub fn check_positions(&mut self, top: impl Fn(&Channel) -> Option<(u64, Arc<str>)>) -> usize {
         let mut gaps = 0;
         for (channel, subscribers) in &mut self.channels {
-            if subscribers.values().all(|subscriber| subscriber.position.is_none()) {
+            if subscribers.values().all(|subscriber| matches!(subscriber.place, Place::Anywhere)) {
                 continue;
             }
-            let Some((offset, epoch)) = top(channel) else { continue };
-            for subscriber in subscribers.values_mut() {
-                if let Some(position) = &mut subscriber.position
-                    && !position.lost
-                    && (position.offset < offset || position.epoch != epoch)
-                {
-                    position.lost = true;
-                    gaps += 1;
-                    subscriber.peer.signal(Signal::Gap(channel.clone()));
-                }
+            if let Some((offset, epoch)) = top(channel) {
+                gaps += check(channel, subscribers, offset, &epoch);
             }
         }
         gaps
+    }
+
+    /// As [`check_positions`](Self::check_positions), for one channel.
+    pub fn check_position(&mut self, channel: &Channel, offset: u64, epoch: &Arc<str>) -> usize {
+        self.channels.get_mut(channel).map_or(0, |subscribers| check(channel, subscribers, offset, epoch))
     }
 
     /// Orders something of every connection of an address, but of the one with the number `except`.
@@ -269,6 +328,13 @@ impl Hub {
         }
     }
 
+    /// Hands a connection what the backplane has answered it. A connection that has gone does not want to know.
+    pub fn answer(&self, connection: u64, ticket: u32, answer: Answer) {
+        if let Some(admitted) = self.peers.get(&connection) {
+            admitted.peer.answer(ticket, answer);
+        }
+    }
+
     fn by_id(&self, id: &str) -> Option<&Rc<Peer>> {
         let peer = &self.peers.get(&self.ids.number(id)?)?.peer;
         (&*peer.id == id).then_some(peer)
@@ -288,16 +354,39 @@ impl Admitted {
     }
 }
 
+/// Tells every subscriber that stands before the top of the stream, or in another one.
+fn check(channel: &Channel, subscribers: &mut Subscribers, offset: u64, epoch: &Arc<str>) -> usize {
+    let mut gaps = 0;
+    for subscriber in subscribers.values_mut() {
+        if let Place::Held(held) = &mut subscriber.place {
+            held.top = Some((offset, epoch.clone()));
+        } else if subscriber.place.is_before(offset, epoch) && subscriber.place.lose() {
+            gaps += 1;
+            subscriber.peer.signal(Signal::Gap(channel.clone()));
+        }
+    }
+    gaps
+}
+
 enum Next {
     Deliver,
+    Hold,
     Known,
     Gap,
 }
 
-impl Subscriber {
+impl Place {
+    fn of(position: Option<(u64, Arc<str>)>) -> Self {
+        position.map_or(Self::Anywhere, |(offset, epoch)| Self::At(Tracked { offset, epoch, lost: false }))
+    }
+
     /// Judges a publication by where the client stands.
     fn next(&mut self, offset: u64, epoch: &Arc<str>) -> Next {
-        let Some(position) = &mut self.position else { return Next::Deliver };
+        let position = match self {
+            Self::Anywhere => return Next::Deliver,
+            Self::Held(_) => return Next::Hold,
+            Self::At(position) => position,
+        };
         if position.lost {
             return Next::Known;
         }
@@ -309,6 +398,31 @@ impl Subscriber {
         } else {
             position.lost = true;
             Next::Gap
+        }
+    }
+
+    /// Keeps a frame for later, if frames are held. An empty one only counts.
+    fn hold(&mut self, number: Option<(u64, Arc<str>)>, frame: &Bytes) -> bool {
+        let Self::Held(held) = self else { return false };
+        if held.frames.len() >= HELD_MAX || held.bytes + frame.len() > HELD_BYTES_MAX {
+            held.lost = true;
+        } else {
+            held.bytes += frame.len();
+            held.frames.push((number, frame.clone()));
+        }
+        true
+    }
+
+    /// Whether something of the stream is missing, or the stream is another one.
+    fn is_before(&self, offset: u64, epoch: &Arc<str>) -> bool {
+        matches!(self, Self::At(position) if position.offset < offset || position.epoch != *epoch)
+    }
+
+    /// Something was lost. True if that is new.
+    fn lose(&mut self) -> bool {
+        match self {
+            Self::At(position) => !std::mem::replace(&mut position.lost, true),
+            Self::Anywhere | Self::Held(_) => true,
         }
     }
 }

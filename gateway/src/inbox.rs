@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::backplane::{Answer, Top};
 use crate::hub::peer::Order;
 use crate::plugin::chain::Chain;
 use crate::protocol::channel::Channel;
@@ -23,6 +24,17 @@ pub enum Delivery {
         /// What they are to do.
         order: Order,
     },
+    /// What a connection has asked the backplane.
+    Answer {
+        /// The number of the connection.
+        connection: u64,
+        /// Its name for the question.
+        ticket: u32,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Where a stream stands that this worker has subscribers of: whoever stands elsewhere has missed something.
+    Stands(Channel, Top),
     /// From now on this chain decides. The sender hears when it does.
     Chain(Box<Chain>, tokio::sync::oneshot::Sender<()>),
 }
@@ -31,7 +43,8 @@ pub enum Delivery {
 const ORDERS_MAX: usize = 1024;
 
 /// The queue of one worker. Pushes beyond its bound are dropped and remembered: the worker then finds out which of its
-/// subscriptions missed something. Orders have some room more; chains come one at a time and are always accepted.
+/// subscriptions missed something. Orders have some room more; chains come one at a time and are always accepted, and so are
+/// answers, of which there are no more than questions.
 pub struct Inbox {
     queue: Mutex<Vec<Delivery>>,
     pushes_max: usize,
@@ -50,7 +63,7 @@ impl Inbox {
         let mut queue = self.lock();
         let waiting = queue.len();
         match delivery {
-            Delivery::Push(_) if waiting >= self.pushes_max => {
+            Delivery::Push(_) | Delivery::Stands(..) if waiting >= self.pushes_max => {
                 self.lost.store(true, Ordering::Relaxed);
                 return false;
             }

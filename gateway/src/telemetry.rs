@@ -1,5 +1,6 @@
 //! Log lines on standard error, and metrics for whoever scrapes them.
 
+pub mod backplane;
 pub mod exposition;
 pub mod metrics;
 pub mod upstream;

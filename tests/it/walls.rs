@@ -111,6 +111,14 @@ fn wasmtime_stays_in_wasm() {
 }
 
 #[test]
+fn the_client_of_redis_stays_in_its_backplane() {
+    // The word `redis` alone is also the name of a table of the configuration and of the module itself.
+    for word in ["redis::aio", "MultiplexedConnection", "RedisError", "AsyncConnectionConfig", "Cmd"] {
+        check(word, &["backplane/redis/"]);
+    }
+}
+
+#[test]
 fn notify_stays_in_watch() {
     // The configuration has a value of that name.
     check("notify", &["watch", "config/resolve.rs"]);

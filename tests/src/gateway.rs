@@ -3,13 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use futures_util::future::join_all;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::sleep;
 use toml::{Table, Value as Toml};
 
 use crate::artifacts::{gateway_binary, target_folder, wasm};
@@ -17,7 +17,8 @@ use crate::folder::Folder;
 use crate::http::{self, Answer};
 use crate::log::{Line, Log};
 use crate::metrics::Metrics;
-use crate::wait::within_time;
+use crate::process::Process;
+use crate::wait::{eventually, within_time};
 
 /// What the API of every gateway in the tests asks for.
 pub const API_KEY: &str = "the-key-of-the-tests";
@@ -62,9 +63,6 @@ enum Subcommand {
     Demo { listen: SocketAddr, admin: SocketAddr },
 }
 
-#[derive(Debug)]
-struct Process(Child);
-
 impl Gateway {
     /// Starts with these settings; what they leave out is chosen so that tests do not meet.
     pub async fn start(config: &str) -> Self {
@@ -88,6 +86,11 @@ impl Gateway {
             setup: Setup { folder, command: Subcommand::Serve, descriptors: None, environment: Vec::new() },
             plugins,
         }
+    }
+
+    /// Starts several gateways at once; each is set up by its place.
+    pub async fn nodes(count: usize, setup: impl Fn(usize) -> Builder) -> Vec<Self> {
+        join_all((0..count).map(|node| setup(node).start())).await
     }
 
     /// Starts the demo of the source tree, with a plugin folder of its own. It builds the plugins if they are not built.
@@ -153,19 +156,19 @@ impl Gateway {
 
     /// Memory of the process that is in use, in KiB.
     pub fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).expect("it runs");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says how much");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// How many files and sockets it has open.
     pub fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process.0.id())).expect("it runs").count()
+        fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("it runs").count()
     }
 
     /// Whether the process is there.
     pub fn is_running(&mut self) -> bool {
-        self.process.0.try_wait().expect("it is our child").is_none()
+        self.process.is_running()
     }
 
     /// Asks it to end, as a service manager does.
@@ -175,7 +178,7 @@ impl Gateway {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.process.pid(), signal).expect("it is our child");
+        self.process.signal(signal);
     }
 
     /// Waits for the end of the process.
@@ -231,7 +234,13 @@ impl Builder {
         let Self { setup, plugins } = self;
         let (process, log, address, admin) = setup.launch().await;
         let gateway = Gateway { process, log, address, admin, plugins, setup };
-        assert_eq!(gateway.get("/health/ready").await.status, 200);
+        // What is behind it may have to be reached first. Without it a gateway serves all the same.
+        eventually("a gateway that is ready, or knows why it is not", async || {
+            let health = gateway.get("/health/ready").await;
+            let known = health.text().contains("degraded") && !health.text().contains("not connected yet");
+            (health.status == 200 || known).then_some(())
+        })
+        .await;
         gateway
     }
 }
@@ -285,7 +294,7 @@ impl Setup {
             .spawn()
             .unwrap_or_else(|error| panic!("failed to run {}: {error}", gateway_binary().display()));
         let log = Log::follow(child.stderr.take().expect("it was asked for"));
-        let process = Process(child);
+        let process = Process::new(child);
         let address = async |message: &str| {
             let what = format!("the line `{message}`");
             let limit = if matches!(self.command, Subcommand::Serve) { START } else { START_OF_DEMO };
@@ -295,32 +304,6 @@ impl Setup {
         let clients = address("ready").await;
         let admin = address("admin listener ready").await;
         (process, log, clients, admin)
-    }
-}
-
-impl Process {
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.0)
-    }
-
-    fn end(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-
-    async fn exit(&mut self) -> ExitStatus {
-        loop {
-            if let Some(status) = self.0.try_wait().expect("it is our child") {
-                return status;
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

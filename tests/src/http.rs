@@ -1,5 +1,6 @@
 //! HTTP requests as bytes: tests want to send what no client library would.
 
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 use serde_json::Value;
@@ -73,6 +74,20 @@ fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// One request on a connection of its own. Headers are complete lines without line ends.
 pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+    let answer = try_request(address, method, path, headers, body);
+    within(format!("the answer to {method} {path}"), answer)
+        .await
+        .unwrap_or_else(|error| panic!("no HTTP answer to {method} {path}: {error}"))
+}
+
+/// The same of a gateway that may be away.
+pub(crate) async fn try_request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> io::Result<Answer> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for header in headers {
         head += header;
@@ -82,16 +97,13 @@ pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &[&
         head += &format!("Content-Length: {}\r\n", body.len());
     }
     head += "\r\n";
-    within(format!("the answer to {method} {path}"), async {
-        let mut socket = TcpStream::connect(address).await.expect("the gateway listens");
-        socket.write_all(head.as_bytes()).await.expect("the head of a request is taken");
-        // A server may answer before it has read everything, and close.
-        let _ = socket.write_all(body).await;
-        let mut bytes = Vec::new();
-        let _ = socket.read_to_end(&mut bytes).await;
-        Answer::parse(&bytes).unwrap_or_else(|| {
-            panic!("not an HTTP answer to {method} {path}: {:?}", String::from_utf8_lossy(&bytes))
-        })
+    let mut socket = TcpStream::connect(address).await?;
+    socket.write_all(head.as_bytes()).await?;
+    // A server may answer before it has read everything, and close.
+    let _ = socket.write_all(body).await;
+    let mut bytes = Vec::new();
+    let _ = socket.read_to_end(&mut bytes).await;
+    Answer::parse(&bytes).ok_or_else(|| {
+        io::Error::new(ErrorKind::InvalidData, format!("{:?}", String::from_utf8_lossy(&bytes)))
     })
-    .await
 }

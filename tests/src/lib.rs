@@ -16,11 +16,16 @@ mod gateway;
 mod http;
 mod log;
 mod metrics;
+mod port;
+mod process;
+mod proxy;
 mod raw;
+mod redis;
 mod socket;
 mod tool;
 mod wait;
 
+pub mod ledger;
 pub mod token;
 
 pub use artifacts::{Target, gateway_binary, target_folder, wasm, wasm_for};
@@ -31,7 +36,9 @@ pub use gateway::{API_KEY, Builder, Gateway};
 pub use http::{Answer, request};
 pub use log::{Line, Log};
 pub use metrics::Metrics;
+pub use proxy::Proxy;
 pub use raw::RawClient;
+pub use redis::{Cluster, Data, Redis, Reply as RedisReply, Sentinels, Setup as RedisSetup};
 pub use socket::{Closed, Frame, Handshake, Socket};
 pub use tool::{Talk, Tool, node};
-pub use wait::{PATIENCE, eventually, within, within_time};
+pub use wait::{PATIENCE, eventually, eventually_within, within, within_time};

@@ -22,8 +22,17 @@ pub async fn within_time<T>(limit: Duration, what: impl Display, future: impl Fu
 }
 
 /// Asks again and again until there is an answer, for state that announces no change.
-pub async fn eventually<T>(what: impl Display, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    within(what, async {
+pub async fn eventually<T>(what: impl Display, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, ask).await
+}
+
+/// The same, where it may take longer.
+pub async fn eventually_within<T>(
+    limit: Duration,
+    what: impl Display,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    within_time(limit, what, async {
         loop {
             if let Some(answer) = ask().await {
                 return answer;

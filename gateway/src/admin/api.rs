@@ -87,7 +87,7 @@ impl Call {
     }
 }
 
-/// Carries a request out. Only a change of the plugins is waited for.
+/// Carries a request out. A change of the plugins is waited for, and a backplane that answers later.
 pub(super) async fn answer(
     control: &Control,
     call: Call,
@@ -97,14 +97,14 @@ pub(super) async fn answer(
     let api = Api { control, publication_bytes_max };
     match Fields::parse(body) {
         Ok(fields) => match call {
-            Call::Publish => finish(api.publish(fields)),
-            Call::Broadcast => api.broadcast(fields).unwrap_or_else(|failure| failed(&failure)),
+            Call::Publish => finish(api.publish(fields).await),
+            Call::Broadcast => api.broadcast(fields).await.unwrap_or_else(|failure| failed(&failure)),
             Call::Disconnect => finish(api.disconnect(fields)),
             Call::Presence => {
-                finish(api.members(fields).map(|members| Presence::new(members.iter().map(|m| &**m))))
+                finish(api.members(fields).await.map(|members| Presence::new(members.iter().map(|m| &**m))))
             }
-            Call::PresenceStats => finish(api.members(fields).map(|members| stats(&members))),
-            Call::History => finish(api.history(fields)),
+            Call::PresenceStats => finish(api.members(fields).await.map(|members| stats(&members))),
+            Call::History => finish(api.history(fields).await),
             Call::Info => finish(fields.finish().map(|()| Info::from(control.info()))),
             Call::Explain => finish(explain::last(control, fields)),
             Call::ExplainStart => finish(explain::start(control, fields)),
@@ -137,14 +137,14 @@ struct Api<'a> {
 }
 
 impl Api<'_> {
-    fn publish(&self, mut fields: Fields) -> Result<Published, Failure> {
+    async fn publish(&self, mut fields: Fields) -> Result<Published, Failure> {
         let channel = channel(&mut fields)?;
         let data = self.data(&mut fields)?;
         fields.finish()?;
-        Ok(self.control.publish(&channel, data)?.into())
+        Ok(self.control.publish(&channel, data).await?.into())
     }
 
-    fn broadcast(&self, mut fields: Fields) -> Result<Answer, Failure> {
+    async fn broadcast(&self, mut fields: Fields) -> Result<Answer, Failure> {
         let channels: Vec<String> = fields.required("channels")?;
         let data = self.data(&mut fields)?;
         fields.finish()?;
@@ -158,11 +158,17 @@ impl Api<'_> {
             );
             return Err(ReplyError::LIMIT_EXCEEDED.because(sentence).into());
         }
-        let publish = |name: &String| {
-            let channel = parse_channel(name)?;
-            self.control.publish(&channel, data.clone()).map(Published::from)
-        };
-        let results: Vec<Result<Published, ReplyError>> = channels.iter().map(publish).collect();
+        // All are on their way before the first is waited for.
+        let publish =
+            |name: &String| parse_channel(name).map(|channel| self.control.publish(&channel, data.clone()));
+        let under_way: Vec<_> = channels.iter().map(publish).collect();
+        let mut results = Vec::with_capacity(under_way.len());
+        for published in under_way {
+            results.push(match published {
+                Ok(published) => published.await.map(Published::from),
+                Err(error) => Err(error),
+            });
+        }
         let responses = results.iter().map(Outcome::new).collect();
         Ok(json(StatusCode::OK, &Outcome::Result(Broadcast { responses })))
     }
@@ -216,13 +222,13 @@ impl Api<'_> {
         }
     }
 
-    fn members(&self, mut fields: Fields) -> Result<Vec<Arc<Member>>, Failure> {
+    async fn members(&self, mut fields: Fields) -> Result<Vec<Arc<Member>>, Failure> {
         let channel = channel(&mut fields)?;
         fields.finish()?;
-        Ok(self.control.presence(&channel)?)
+        Ok(self.control.presence(&channel).await?)
     }
 
-    fn history(&self, mut fields: Fields) -> Result<History, Failure> {
+    async fn history(&self, mut fields: Fields) -> Result<History, Failure> {
         let channel = channel(&mut fields)?;
         let since: Option<Since> = fields.optional("since")?;
         let query = HistoryQuery {
@@ -231,7 +237,7 @@ impl Api<'_> {
             reverse: fields.optional("reverse")?.unwrap_or(false),
         };
         fields.finish()?;
-        Ok(History::from(&self.control.history(&channel, &query)?))
+        Ok(History::from(&self.control.history(&channel, &query).await?))
     }
 }
 

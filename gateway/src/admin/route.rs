@@ -107,7 +107,13 @@ impl Routes {
             }
             Some(Route::Live) => json(StatusCode::OK, &json!({"status": "live"})),
             Some(Route::Ready) => match self.control.readiness() {
-                Ok(()) => json(StatusCode::OK, &json!({"status": "ready"})),
+                Ok(()) => match self.control.backplane_health() {
+                    Ok(()) => json(StatusCode::OK, &json!({"status": "ready"})),
+                    Err(reason) => json(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        &json!({"status": "degraded", "reason": &*reason}),
+                    ),
+                },
                 Err(reason) => {
                     json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "reason": reason}))
                 }

@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{oneshot, watch};
 
 use super::*;
-use crate::backplane::Backplane;
 use crate::backplane::memory::Memory;
+use crate::backplane::{Asker, Backplane};
 use crate::clock::Clock;
 use crate::connection::id::ConnectionIds;
 use crate::control::Parts;
@@ -208,7 +208,7 @@ async fn a_publication_without_history_has_no_place() {
 #[tokio::test]
 async fn a_payload_is_sent_on_one_line_and_otherwise_as_it_came() {
     let admin = Admin::start(CONFIG);
-    admin.backplane.announce(0, &Channel::parse("news").unwrap()).unwrap();
+    admin.backplane.announce(0, &Channel::parse("news").unwrap(), Asker::Nobody);
     let body = "{\"channel\":\"news\",\"data\":{\n \"n\" : 1.50,\n \"s\":\"a\\nb\" }}";
     assert_eq!(admin.post("/api/publish", "X-API-Key: correct-horse\r\n", body).await.status, 200);
     let deliveries = admin.deliveries();
@@ -254,7 +254,7 @@ async fn a_user_or_one_connection_can_be_disconnected() {
         }
         _ => panic!("not one close"),
     };
-    admin.backplane.announce(0, &Channel::parse("#42").unwrap()).unwrap();
+    admin.backplane.announce(0, &Channel::parse("#42").unwrap(), Asker::Nobody);
     assert_eq!(admin.api("disconnect", json!({"user": "42"})).await, json!({"result": {}}));
     assert_eq!(sent(admin.deliveries()), ("#42".into(), 3503, "force disconnect".into()));
 

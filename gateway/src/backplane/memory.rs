@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Backplane, NewPublication, Page, Recovery, Retention, Top};
+use super::{Asked, Asker, Backplane, Health, NewPublication, Page, Recovery, Retention, Top};
 use crate::config;
 use crate::connection::id::ConnectionIds;
 use crate::hub::peer::Order;
@@ -186,22 +186,8 @@ fn kept_bytes(publication: &Publication) -> usize {
     publication.data.len() + 128
 }
 
-impl Backplane for Memory {
-    fn announce(&self, worker: usize, channel: &Channel) -> Result<(), ReplyError> {
-        self.with(channel, |entry| {
-            entry.interest |= 1 << worker;
-            Ok(())
-        })
-    }
-
-    fn renounce(&self, worker: usize, channel: &Channel) {
-        let _ = self.with(channel, |entry| {
-            entry.interest &= !(1 << worker);
-            Ok(())
-        });
-    }
-
-    fn publish(&self, new: NewPublication<'_>, at: Duration) -> Result<Top, ReplyError> {
+impl Memory {
+    fn put(&self, new: NewPublication<'_>, at: Duration) -> Result<Top, ReplyError> {
         let NewPublication { channel, data, json, info, retention } = new;
         let publication = |data, offset| Arc::new(Publication { data, json, offset, info });
         if let Target::Connection(id) = channel.target() {
@@ -243,7 +229,7 @@ impl Backplane for Memory {
         })
     }
 
-    fn history(
+    fn read(
         &self,
         channel: &Channel,
         query: &HistoryQuery,
@@ -279,10 +265,10 @@ impl Backplane for Memory {
         })
     }
 
-    fn recover(
+    fn missed(
         &self,
         channel: &Channel,
-        since: &Position,
+        since: Option<&Position>,
         publications_max: usize,
         retention: Retention,
         at: Duration,
@@ -290,6 +276,7 @@ impl Backplane for Memory {
         self.with(channel, |entry| {
             let stream = entry.stream(self, retention, at);
             let top = stream.top.clone();
+            let Some(since) = since else { return Ok(Recovery { missed: None, top }) };
             let same_stream = since.epoch.is_empty() || *since.epoch == *top.epoch;
             if !same_stream || since.offset > top.offset {
                 return Ok(Recovery { missed: None, top });
@@ -302,6 +289,54 @@ impl Backplane for Memory {
             let missed = kept.map(|(_, publication)| publication.clone()).collect();
             Ok(Recovery { missed: Some(missed), top })
         })
+    }
+}
+
+impl Backplane for Memory {
+    fn answers_later(&self) -> bool {
+        false
+    }
+
+    fn announce(&self, worker: usize, channel: &Channel, _: Asker) -> Asked<()> {
+        Asked::Now(self.with(channel, |entry| {
+            entry.interest |= 1 << worker;
+            Ok(())
+        }))
+    }
+
+    fn renounce(&self, worker: usize, channel: &Channel) {
+        let _ = self.with(channel, |entry| {
+            entry.interest &= !(1 << worker);
+            Ok(())
+        });
+    }
+
+    fn publish(&self, new: NewPublication<'_>, _: Asker, at: Duration) -> Asked<Top> {
+        Asked::Now(self.put(new, at))
+    }
+
+    fn history(
+        &self,
+        channel: &Channel,
+        query: &HistoryQuery,
+        publications_max: usize,
+        retention: Retention,
+        _: Asker,
+        at: Duration,
+    ) -> Asked<Page> {
+        Asked::Now(self.read(channel, query, publications_max, retention, at))
+    }
+
+    fn recover(
+        &self,
+        channel: &Channel,
+        since: Option<&Position>,
+        publications_max: usize,
+        retention: Retention,
+        _: Asker,
+        at: Duration,
+    ) -> Asked<Recovery> {
+        Asked::Now(self.missed(channel, since, publications_max, retention, at))
     }
 
     fn top(&self, channel: &Channel) -> Option<Top> {
@@ -316,9 +351,10 @@ impl Backplane for Memory {
         self.move_presence(channel, member, keep, announce, false);
     }
 
-    fn presence(&self, channel: &Channel) -> Vec<Arc<Member>> {
+    fn presence(&self, channel: &Channel, _: Asker) -> Asked<Vec<Arc<Member>>> {
         let shard = self.shard(channel);
-        shard.get(channel).map(|entry| entry.presence.values().cloned().collect()).unwrap_or_default()
+        let members = shard.get(channel).map(|entry| entry.presence.values().cloned().collect());
+        Asked::Now(Ok(members.unwrap_or_default()))
     }
 
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
@@ -357,6 +393,10 @@ impl Backplane for Memory {
 
     fn channels(&self) -> usize {
         self.channels.load(Ordering::Relaxed)
+    }
+
+    fn health(&self) -> Health {
+        Ok(())
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) fn resolve(
     let document = Document::parse(origin, text, DEFAULTS)?;
     let listen = listen(&document);
     let limits = limits(&document);
+    let namespaces = namespaces(&document);
     let config = Config {
         admin: admin(&document, &listen, environment),
         listen,
@@ -41,7 +42,8 @@ pub(super) fn resolve(
         limits,
         client: client(&document),
         raw: raw(&document),
-        namespaces: namespaces(&document),
+        redis: redis::redis(&document, &namespaces, folder, environment),
+        namespaces,
         memory: memory(&document),
         plugins: plugins(&document),
         upstreams: upstream::upstreams(&document, folder, environment),

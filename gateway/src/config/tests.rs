@@ -174,6 +174,7 @@ fn every_key_reaches_its_own_field() {
             )]),
         },
         memory: Memory { channels_max: 28, inbox_deliveries_max: 2048, history_bytes_max: 30 << 20 },
+        redis: None,
         plugins: Plugins {
             folder: "/srv/rules".into(),
             state_folder: Some("/srv/state".into()),

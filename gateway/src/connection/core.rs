@@ -75,6 +75,8 @@ struct Admitting {
 enum Subscription {
     /// Asked for, not yet there.
     Asked,
+    /// Taken away again while it was made.
+    Unwanted,
     /// By the client.
     Client,
     /// By a plugin.
@@ -110,6 +112,11 @@ impl Core {
     /// Whether the connection is over.
     pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
+    }
+
+    /// Whether a client is on its way to be admitted.
+    pub fn is_admitting(&self) -> bool {
+        matches!(self.state, State::Admitting(_))
     }
 
     /// When to send [`Event::Tick`]. `None` when it is over.

@@ -28,6 +28,8 @@ const LINGER: Duration = Duration::from_secs(1);
 enum Wake {
     /// The rest of the worker has something to say.
     Signals,
+    /// The backplane has answered.
+    Backplane,
     /// Bytes went out, or the socket takes no more.
     Flushed,
     /// This many bytes are in the inlet.
@@ -98,6 +100,14 @@ impl Driver {
                         self.session.signal(now, signal);
                     }
                 }
+                Wake::Backplane => {
+                    let now = self.clock.now();
+                    for (ticket, answer) in peer.take_answers() {
+                        self.session.backplane_answered(now, ticket, answer);
+                    }
+                    // A client that waited for them is read again.
+                    self.pump();
+                }
                 Wake::Flushed => {
                     let (written, pending) = reported;
                     self.session.event(self.clock.now(), Event::Flushed { written, pending });
@@ -145,6 +155,9 @@ impl Driver {
         peer.set_waker(cx.waker());
         if peer.has_signals() {
             return Poll::Ready(Wake::Signals);
+        }
+        if peer.has_answers() {
+            return Poll::Ready(Wake::Backplane);
         }
         if peer.outbound.pending() > 0 && matches!(peer.poll_flush(), Poll::Ready(Err(_))) {
             return Poll::Ready(Wake::Failed);

@@ -30,6 +30,11 @@ impl ConnectionIds {
         (number >> COUNT_BITS) as usize
     }
 
+    /// Which of the worker's connections a number is.
+    pub fn count(number: u64) -> u64 {
+        number & ((1 << COUNT_BITS) - 1)
+    }
+
     /// The id of a connection. `random` makes it unguessable.
     pub fn id(self, number: u64, random: u64) -> Arc<str> {
         let random = random & (u64::MAX >> 2);

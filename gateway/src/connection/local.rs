@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::core::Effects;
 use super::event::Now;
 use super::views::Views;
-use crate::backplane::{Backplane, NewPublication, Retention};
+use crate::backplane::{Asked, Asker, Backplane, NewPublication, Retention, Top};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::explain::{Explain, Picker};
@@ -132,8 +132,12 @@ impl Local {
         payload: Bytes,
         json: bool,
         info: Option<Arc<Member>>,
-    ) -> Result<(), ReplyError> {
-        let namespace = self.namespace(channel)?;
+        asker: Asker,
+    ) -> Asked<Top> {
+        let namespace = match self.namespace(channel) {
+            Ok(namespace) => namespace,
+            Err(error) => return Asked::Now(Err(error)),
+        };
         let (data, json) = if json {
             (payload, true)
         } else {
@@ -143,15 +147,17 @@ impl Local {
             }
         };
         let new = NewPublication { channel, data, json, info, retention: retention(namespace) };
-        self.backplane.publish(new, now.at).map(drop)
+        self.backplane.publish(new, asker, now.at)
     }
 
     /// Does what a plugin asked for that is not about the connection of an event. `json` as in [`Local::publish`].
     pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool) {
         let (address, done) = match effect {
             PluginEffect::Publish { address, payload } => {
-                let done = self.publish(now, &address, payload, json, None);
-                (address, done)
+                match self.publish(now, &address, payload, json, None, Asker::Nobody) {
+                    Asked::Now(done) => (address, done.map(drop)),
+                    Asked::Later => return,
+                }
             }
             PluginEffect::Reach { address, except, action } => {
                 let order = match action {
@@ -207,6 +213,14 @@ impl Local {
             }
             Delivery::Order { address, except, order } => {
                 self.hub.borrow().order(&address, except, &order);
+                0
+            }
+            Delivery::Answer { connection, ticket, answer } => {
+                self.hub.borrow().answer(connection, ticket, answer);
+                0
+            }
+            Delivery::Stands(channel, top) => {
+                self.hub.borrow_mut().check_position(&channel, top.offset, &top.epoch);
                 0
             }
             Delivery::Chain(mut chain, taken) => {

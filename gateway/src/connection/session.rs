@@ -5,7 +5,9 @@ mod admission;
 mod asking;
 mod attributes;
 mod subscribing;
+mod publishing;
 mod reading;
+mod later;
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::admission::Waiting;
+use self::later::{About, Questions};
 use super::core::Core;
 use super::effect::Effect;
 use super::event::{Event, Now};
@@ -51,6 +54,8 @@ pub struct Session {
     plugin_effects: Vec<PluginEffect>,
     /// What the client has used of rate limits that are its own.
     meters: Meters,
+    /// What the backplane was asked and has not answered yet.
+    questions: Option<Box<Questions>>,
     /// A plugin was asked elsewhere whether to admit or to refresh the client.
     waiting: Option<Box<Waiting>>,
 }
@@ -70,6 +75,7 @@ impl Session {
             user_channel: None,
             plugin_effects: Vec::new(),
             meters: Meters::default(),
+            questions: None,
             waiting: None,
         }
     }
@@ -101,9 +107,7 @@ impl Session {
         metrics.bytes_in.add(inbound.data.len() as u64);
         let commands_max = self.local.config.limits.commands_per_message_max;
         let decoded = codec::decode(self.peer.protocol, inbound, commands_max, |command| {
-            if let Some(command) = self.put_off(command) {
-                self.event(now, Event::Command(command));
-            }
+            self.take_command(now, command);
             if self.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         if let Err(malformed) = decoded {
@@ -129,6 +133,7 @@ impl Session {
             }
         }
         self.local.return_effects(effects);
+        self.release();
     }
 
     /// Takes what the rest of the worker has to say.
@@ -163,7 +168,9 @@ impl Session {
             }
             Effect::Ask(ask) => Some(self.ask(now, ask)),
             Effect::Subscribe { channel, by, recover, join_leave } => {
-                let result = self.subscribe(now, &channel, recover.as_ref(), join_leave);
+                let made = self.subscribe(now, &channel, recover.as_ref(), join_leave);
+                let about = || About::Subscribe { channel: channel.clone(), by, recover };
+                let result = self.now_or_later(made, about)?;
                 Some(Event::Subscribed { channel, by, result })
             }
             Effect::Unsubscribe(channel) => {
@@ -171,21 +178,23 @@ impl Session {
                 None
             }
             Effect::Publish { id, targets, payload, reply } => {
-                let json = self.peer.protocol.is_json();
-                let published = targets.iter().try_for_each(|target| {
-                    self.local.publish(now, target, payload.clone(), json, Some(self.member.clone()))
-                });
-                match (published, reply) {
-                    (Ok(()), Some(reply)) => Some(Event::Answered { id, result: Ok(reply) }),
-                    (Ok(()), None) => None,
-                    (Err(error), _) => Some(Event::Answered { id, result: Err(error) }),
-                }
+                self.publish(now, id, &targets, &payload, reply)
             }
             Effect::Presence { id, channel, stats } => {
-                Some(Event::Answered { id, result: self.presence(id, &channel, stats) })
+                let members = self.presence(&channel);
+                let members = self.now_or_later(members, || About::Presence { id, stats })?;
+                Some(Event::Answered {
+                    id,
+                    result: members.map(|members| reading::present(id, members, stats)),
+                })
             }
             Effect::History { id, channel, query } => {
-                Some(Event::Answered { id, result: self.history(now, id, &channel, &query) })
+                let page = self.history(now, &channel, &query);
+                let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+                let about = || About::History { id, channel: channel.clone(), limit };
+                let page = self.now_or_later(page, about)?;
+                let result = page.map(|page| self.page(now, id, &channel, limit, page));
+                Some(Event::Answered { id, result })
             }
             Effect::End { close, cause, tell, discard } => {
                 self.end(now, &close, cause, tell, discard);
@@ -237,6 +246,7 @@ impl Session {
         }
         self.local.metrics().closed(cause, close, &self.peer.id);
         self.waiting = None;
+        self.questions = None;
         let Some(admitted) = self.admitted else { return };
         if let Some(channel) = self.user_channel.take()
             && self.local.hub.borrow_mut().unsubscribe(&channel, self.peer.number)

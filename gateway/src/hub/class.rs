@@ -86,7 +86,7 @@ mod tests {
         let mut classes = Classes::of(["role".into(), "tier".into()].into());
         let moderator = |name: &str| (name == "role").then_some("moderator");
         let first = classes.enter(moderator);
-        assert_eq!(classes.values(first), ["moderator".into(), "".into()]);
+        assert_eq!(classes.values(first), [Box::<str>::from("moderator"), "".into()]);
         assert_eq!(classes.enter(moderator), first);
         assert_eq!(classes.enter(|_| None), 0);
         assert_eq!(classes.enter(|name| (name == "other").then_some("x")), 0);

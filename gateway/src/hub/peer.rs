@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::backplane::Answer;
 use crate::outbound::{Outbound, Pushed};
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
@@ -88,6 +89,8 @@ pub struct Peer {
     /// The driver's task, which wants to hear when the socket can be read or written.
     waker: RefCell<Waker>,
     signals: RefCell<Vec<Signal>>,
+    /// What the backplane has answered, with the tickets of the questions.
+    answers: RefCell<Vec<(u32, Answer)>>,
     dirty: Cell<bool>,
     unflushed: Weak<Unflushed>,
 }
@@ -140,6 +143,7 @@ impl Peer {
             socket: RefCell::default(),
             waker: RefCell::new(Waker::noop().clone()),
             signals: RefCell::default(),
+            answers: RefCell::default(),
             dirty: Cell::new(false),
             unflushed: Rc::downgrade(unflushed),
         }
@@ -183,6 +187,22 @@ impl Peer {
     /// Whether the connection was told something.
     pub fn has_signals(&self) -> bool {
         !self.signals.borrow().is_empty()
+    }
+
+    /// Hands the connection an answer of the backplane and wakes its driver.
+    pub fn answer(&self, ticket: u32, answer: Answer) {
+        self.answers.borrow_mut().push((ticket, answer));
+        self.waker.borrow().wake_by_ref();
+    }
+
+    /// Takes what the backplane has answered, in order.
+    pub fn take_answers(&self) -> Vec<(u32, Answer)> {
+        std::mem::take(&mut self.answers.borrow_mut())
+    }
+
+    /// Whether the backplane has answered.
+    pub fn has_answers(&self) -> bool {
+        !self.answers.borrow().is_empty()
     }
 
     /// Remembers the driver's task. Called at each of its polls.

@@ -12,6 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::backplane::{BackplaneMetrics, Trouble};
 use super::metrics::{ADMIN_STATUSES, CloseCause, DecisionOutcome, Gauge, Metrics, Refused, WorkerMetrics};
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
@@ -67,6 +68,9 @@ impl Collector for Node {
         self.trouble(&mut writer)?;
         self.node(&mut writer)?;
         upstreams(&mut writer, &self.metrics.node.upstreams())?;
+        if let Some(metrics) = self.metrics.node.backplane.get() {
+            backplane(&mut writer, metrics)?;
+        }
         plugins(&mut writer, &labelled((self.plugins)()))
     }
 }
@@ -190,6 +194,28 @@ impl Node {
         });
         writer.family("admin_responses", "Answers of the admin listener, by HTTP status", responses)
     }
+}
+
+/// Only with Redis.
+fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::Result {
+    let troubles = Trouble::ALL.map(|one| ([("cause", one.as_str())], u64::from(backplane.is_in(one))));
+    writer.gauges(
+        "backplane_degraded",
+        "Whether Redis cannot be used as it should be, by cause",
+        troubles,
+    )?;
+    let counters = [
+        ("backplane_links", "Times that connections to Redis were made", &backplane.links),
+        ("backplane_failures", "Questions to Redis that failed", &backplane.failed),
+        ("backplane_received", "Messages from Redis", &backplane.received),
+        ("backplane_malformed", "Messages from Redis that were dropped", &backplane.malformed),
+        ("backplane_positions_compared", "Positions of channels compared with Redis", &backplane.checked),
+        ("backplane_positions_behind", "Of these, those that had gone on unnoticed", &backplane.behind),
+    ];
+    for (name, help, counter) in counters {
+        writer.counter(name, help, None, counter.get())?;
+    }
+    writer.gauge("backplane_questions", "Questions to Redis without an answer yet", None, backplane.waiting())
 }
 
 /// The names of upstreams come from the configuration.

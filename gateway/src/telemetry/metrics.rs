@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tracing::{debug, warn};
 
+use super::backplane::BackplaneMetrics;
 use super::upstream::UpstreamMetrics;
 use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
@@ -345,6 +346,7 @@ pub struct NodeMetrics {
     pub(super) plugin_refusals: Mutex<BTreeMap<&'static str, u64>>,
     pub(super) admin_responses: [SharedCounter; ADMIN_STATUSES.len()],
     upstreams: Mutex<Vec<Arc<UpstreamMetrics>>>,
+    pub(super) backplane: OnceLock<Arc<BackplaneMetrics>>,
 }
 
 /// The statuses that the admin listener answers with.
@@ -377,6 +379,11 @@ impl NodeMetrics {
         let metrics = Arc::new(UpstreamMetrics::new(name));
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).push(metrics.clone());
         metrics
+    }
+
+    /// Begins to count for a backplane over the network.
+    pub fn backplane(&self) -> Arc<BackplaneMetrics> {
+        self.backplane.get_or_init(Arc::default).clone()
     }
 
     /// Every upstream.

@@ -22,6 +22,13 @@ fn member(client: &str, user: &str) -> Arc<Member> {
     Arc::new(Member { client: client.into(), user: user.into(), info: Bytes::new() })
 }
 
+fn now<T>(asked: Asked<T>) -> Result<T, ReplyError> {
+    match asked {
+        Asked::Now(result) => result,
+        Asked::Later => panic!("memory answers at once"),
+    }
+}
+
 impl Node {
     fn with(channels_max: usize, history_bytes_max: usize) -> Self {
         let inboxes: Arc<[_]> = (0..3).map(|_| Arc::new(Inbox::new(100))).collect();
@@ -36,7 +43,15 @@ impl Node {
 
     fn publish(&self, name: &str, data: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
         let (channel, data) = (&channel(name), Bytes::copy_from_slice(data.as_bytes()));
-        self.memory.publish(NewPublication { channel, data, json: true, info: None, retention }, S(at))
+        self.memory.put(NewPublication { channel, data, json: true, info: None, retention }, S(at))
+    }
+
+    fn announce(&self, worker: usize, name: &str) -> Result<(), ReplyError> {
+        now(self.memory.announce(worker, &channel(name), Asker::Nobody))
+    }
+
+    fn presence(&self, name: &str) -> Vec<Arc<Member>> {
+        now(self.memory.presence(&channel(name), Asker::Nobody)).unwrap()
     }
 
     /// Offsets and payloads of what reached a worker.
@@ -57,13 +72,14 @@ impl Node {
     }
 
     fn history(&self, query: &HistoryQuery, at: u64) -> Result<Vec<u64>, u32> {
-        let page = self.memory.history(&channel("a"), query, 100, KEPT, S(at)).map_err(|error| error.code)?;
+        let page = self.memory.read(&channel("a"), query, 100, KEPT, S(at)).map_err(|error| error.code)?;
         Ok(page.publications.iter().map(|publication| publication.offset).collect())
     }
 
     fn recover(&self, offset: u64, epoch: &str, at: u64) -> Option<Vec<u64>> {
         let since = Position { offset, epoch: epoch.into() };
-        let Recovery { missed, .. } = self.memory.recover(&channel("a"), &since, 100, KEPT, S(at)).unwrap();
+        let Recovery { missed, .. } =
+            self.memory.missed(&channel("a"), Some(&since), 100, KEPT, S(at)).unwrap();
         Some(missed?.iter().map(|publication| publication.offset).collect())
     }
 }
@@ -71,8 +87,8 @@ impl Node {
 #[test]
 fn a_publication_reaches_the_workers_that_announced_interest_and_no_other() {
     let node = Node::new();
-    node.memory.announce(0, &channel("a")).unwrap();
-    node.memory.announce(2, &channel("a")).unwrap();
+    node.announce(0, "a").unwrap();
+    node.announce(2, "a").unwrap();
     node.publish("a", "1", NOTHING, 0).unwrap();
     node.publish("b", "2", NOTHING, 0).unwrap();
     assert_eq!(node.arrived(0), [(0, "1".into())]);
@@ -96,7 +112,7 @@ fn an_address_of_a_connection_reaches_its_worker() {
 #[test]
 fn offsets_rise_by_one_and_workers_see_them_in_order() {
     let node = Node::new();
-    node.memory.announce(0, &channel("a")).unwrap();
+    node.announce(0, "a").unwrap();
     for n in 1..=5 {
         assert_eq!(node.publish("a", "x", KEPT, 0).unwrap().offset, n);
     }
@@ -161,7 +177,7 @@ fn a_stream_that_was_forgotten_starts_with_a_new_epoch() {
     assert_eq!(after.offset, 1);
     assert_ne!(before.epoch, after.epoch);
     // A subscriber keeps it, whatever its age.
-    node.memory.announce(0, &channel("a")).unwrap();
+    node.announce(0, "a").unwrap();
     node.memory.sweep(S(1000));
     assert_eq!(node.publish("a", "x", KEPT, 1001).unwrap(), Top { offset: 2, epoch: after.epoch });
 }
@@ -169,13 +185,13 @@ fn a_stream_that_was_forgotten_starts_with_a_new_epoch() {
 #[test]
 fn presence_is_who_entered_and_did_not_leave() {
     let node = Node::new();
-    node.memory.announce(0, &channel("a")).unwrap();
+    node.announce(0, "a").unwrap();
     let (ann, bob) = (member("c1", "ann"), member("c2", ""));
     node.memory.enter(&channel("a"), &ann, true, true);
     node.memory.enter(&channel("a"), &bob, true, false);
-    assert_eq!(node.memory.presence(&channel("a")).len(), 2);
+    assert_eq!(node.presence("a").len(), 2);
     node.memory.leave(&channel("a"), &ann, true, true);
-    assert_eq!(node.memory.presence(&channel("a")), [bob]);
+    assert_eq!(node.presence("a"), [bob]);
     let arrived: Vec<_> = node.arrived(0).into_iter().map(|(_, what)| what).collect();
     assert_eq!(arrived, ["join c1", "leave c1"]);
 }
@@ -189,10 +205,10 @@ fn users_are_counted_once_and_anonymous_connections_each() {
 #[test]
 fn there_are_only_as_many_channels_as_may_be_and_empty_ones_do_not_count() {
     let node = Node::with(2, 1 << 20);
-    node.memory.announce(0, &channel("a")).unwrap();
+    node.announce(0, "a").unwrap();
     node.publish("b", "x", KEPT, 0).unwrap();
     assert_eq!(node.publish("c", "x", KEPT, 0).unwrap_err().code, 106);
-    assert_eq!(node.memory.announce(0, &channel("c")).unwrap_err().code, 106);
+    assert_eq!(node.announce(0, "c").unwrap_err().code, 106);
     node.publish("c", "x", NOTHING, 0).unwrap();
     node.memory.renounce(0, &channel("a"));
     node.publish("c", "x", KEPT, 0).unwrap();
@@ -209,7 +225,7 @@ fn memory_for_history_is_bounded_and_who_publishes_pays() {
     let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
     assert_eq!(node.history(&all, 1), Ok(vec![3]));
     let page =
-        node.memory.history(&channel("b"), &HistoryQuery { limit: 9, ..Default::default() }, 9, KEPT, S(1));
+        node.memory.read(&channel("b"), &HistoryQuery { limit: 9, ..Default::default() }, 9, KEPT, S(1));
     assert_eq!(page.unwrap().publications.len(), 1, "another channel's past stays");
     node.memory.sweep(S(100));
     (0..2).for_each(|_| drop(node.publish("c", &big, KEPT, 100).unwrap()));

@@ -31,19 +31,18 @@ impl Core {
         result: Result<Subscribed, ReplyError>,
         effects: &mut Effects,
     ) {
-        if self.subscriptions.get(&channel) != Some(&Subscription::Asked) {
-            // Removed while it was made.
-            if result.is_ok() {
-                effects.push_back(Effect::Unsubscribe(channel));
-            }
-            return;
+        let unwanted = self.subscriptions.get(&channel) != Some(&Subscription::Asked);
+        if unwanted && result.is_ok() {
+            effects.push_back(Effect::Unsubscribe(channel.clone()));
         }
+        let result = if unwanted { Err(ReplyError::PERMISSION_DENIED) } else { result };
         let result = match result {
             Ok(result) => result,
             Err(error) => {
                 self.subscriptions.swap_remove(&channel);
                 match by {
                     Subscriber::Client { id, .. } => fail(id, error, effects),
+                    Subscriber::Identity if unwanted => self.admitted_to(None, effects),
                     Subscriber::Identity => {
                         let close =
                             Close::custom(Close::INTERNAL.code, "a subscription of the server failed");
@@ -77,9 +76,15 @@ impl Core {
 
     /// The server removes a subscription and says so.
     pub(super) fn remove(&mut self, channel: Channel, why: Unsubscribe, effects: &mut Effects) {
-        if self.subscriptions.swap_remove(&channel).is_some() {
-            effects.push_back(Effect::Unsubscribe(channel.clone()));
-            effects.push_back(Effect::Reply(Reply::UnsubscribedByServer { channel, why }));
+        match self.subscriptions.get_mut(&channel) {
+            // The client hears of it in the answer to its command.
+            Some(making @ (Subscription::Asked | Subscription::Unwanted)) => *making = Subscription::Unwanted,
+            Some(Subscription::Client | Subscription::Server) => {
+                self.subscriptions.swap_remove(&channel);
+                effects.push_back(Effect::Unsubscribe(channel.clone()));
+                effects.push_back(Effect::Reply(Reply::UnsubscribedByServer { channel, why }));
+            }
+            None => (),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Whether a client is admitted, and stays so: the way through the plugins, which may stop at one that is asked elsewhere.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Session;
 use super::attributes::set_attribute;
+use crate::backplane::Asker;
 use crate::connection::event::{Event, Now};
 use crate::explain::Picked;
 use crate::plugin::chain::{Judged, Judging};
@@ -15,7 +15,6 @@ use crate::plugin::event::Hello;
 use crate::plugin::verdict::Identity;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
-use crate::protocol::command::Command;
 use crate::protocol::push::Member;
 
 /// A client on its way through the chain, which has stopped at a plugin that waits.
@@ -29,8 +28,6 @@ pub(super) struct Waiting {
     picked: Option<Picked>,
     /// The plugin's answer on its way, until somebody takes it over to wait for it.
     question: Option<Answering>,
-    /// What came in the same message as the connect command.
-    later: VecDeque<Command>,
 }
 
 impl Session {
@@ -58,9 +55,7 @@ impl Session {
         if picked.is_some() || explain.is_on() && explain.watches(now.at) {
             judging = judging.explained(if refresh { "refresh" } else { "connect" }, explain.clock());
         }
-        let later = VecDeque::new();
-        let mut waiting =
-            Box::new(Waiting { judging, id, refresh, credential, picked, question: None, later });
+        let mut waiting = Box::new(Waiting { judging, id, refresh, credential, picked, question: None });
         let judged = self.local.chain.borrow_mut().judge(&mut waiting.judging);
         self.judged(now, waiting, judged)
     }
@@ -69,18 +64,10 @@ impl Session {
     pub fn answered(&mut self, now: Now, answered: Answered) {
         let Some(mut waiting) = self.waiting.take() else { return };
         let judged = self.local.chain.borrow_mut().judge_on(now.unix, &mut waiting.judging, answered);
-        let mut later = std::mem::take(&mut waiting.later);
         if let Some(event) = self.judged(now, waiting, judged) {
             self.event(now, event);
         }
-        while !self.is_suspended()
-            && let Some(command) = later.pop_front()
-        {
-            self.event(now, Event::Command(command));
-        }
-        if let Some(waiting) = &mut self.waiting {
-            waiting.later.append(&mut later);
-        }
+        self.resume(now);
     }
 
     /// Goes on after the plugins have judged, or remembers that one of them is asked elsewhere.
@@ -106,26 +93,10 @@ impl Session {
         }
     }
 
-    /// Whether the client waits to be admitted: nothing more of it may be read until [`Session::answered`].
-    pub fn is_suspended(&self) -> bool {
-        self.waiting.as_ref().is_some_and(|waiting| !waiting.refresh)
-    }
-
     /// What to wait for, once for each question. Its output goes to [`Session::answered`]; when the session is closed
     /// before, nobody wants to know any more.
     pub fn take_question(&mut self) -> Option<Answering> {
         self.waiting.as_mut()?.question.take()
-    }
-
-    /// Keeps a command for later if the client waits to be admitted: as many as a message may have. Gives it back if not.
-    pub(super) fn put_off(&mut self, command: Command) -> Option<Command> {
-        match &mut self.waiting {
-            Some(waiting) if !waiting.refresh => {
-                waiting.later.push_back(command);
-                None
-            }
-            _ => Some(command),
-        }
     }
 
     pub(super) fn admit(&mut self, now: Now, identity: Identity) {
@@ -143,7 +114,7 @@ impl Session {
         self.user_channel = Channel::of_user(&self.member.user);
         if let Some(channel) = &self.user_channel {
             // A node that is full of channels still serves the user's other subscriptions.
-            let _ = self.listen(channel, self.direct());
+            let _ = self.listen(channel, self.direct(), Asker::Nobody);
         }
     }
 }

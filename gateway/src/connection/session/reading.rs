@@ -3,60 +3,51 @@
 use std::sync::Arc;
 
 use super::Session;
-use crate::backplane::memory;
+use crate::backplane::{Asked, Page, memory};
 use crate::connection::event::Now;
 use crate::connection::local::retention;
 use crate::connection::views::view;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::HistoryQuery;
-use crate::protocol::push::Publication;
+use crate::protocol::push::{Member, Publication};
 use crate::protocol::reply::Reply;
 
 impl Session {
-    pub(super) fn presence(&self, id: u32, channel: &Channel, stats: bool) -> Result<Reply, ReplyError> {
-        if !self.local.namespace(channel)?.presence {
-            return Err(ReplyError::NOT_AVAILABLE);
+    pub(super) fn presence(&self, channel: &Channel) -> Asked<Vec<Arc<Member>>> {
+        match self.local.namespace(channel) {
+            Ok(namespace) if namespace.presence => self.local.backplane.presence(channel, self.asker()),
+            Ok(_) => Asked::Now(Err(ReplyError::NOT_AVAILABLE)),
+            Err(error) => Asked::Now(Err(error)),
         }
-        let members = self.local.backplane.presence(channel);
-        Ok(if stats {
-            Reply::PresenceStats { id, clients: members.len(), users: memory::count_users(&members) }
-        } else {
-            Reply::Presence { id, members }
-        })
     }
 
-    pub(super) fn history(
-        &self,
-        now: Now,
-        id: u32,
-        channel: &Channel,
-        query: &HistoryQuery,
-    ) -> Result<Reply, ReplyError> {
-        let namespace = self.local.namespace(channel)?;
+    pub(super) fn history(&self, now: Now, channel: &Channel, query: &HistoryQuery) -> Asked<Page> {
+        let namespace = match self.local.namespace(channel) {
+            Ok(namespace) => namespace,
+            Err(error) => return Asked::Now(Err(error)),
+        };
         if namespace.history_size == 0 {
-            return Err(ReplyError::NOT_AVAILABLE);
+            return Asked::Now(Err(ReplyError::NOT_AVAILABLE));
         }
         let publications_max = self.local.config.client.history_publications_max;
         let history = |query| {
-            self.local.backplane.history(channel, query, publications_max, retention(namespace), now.at)
+            let retention = retention(namespace);
+            self.local.backplane.history(channel, query, publications_max, retention, self.asker(), now.at)
         };
-        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-        let page = if limit > 0 && self.local.chain.borrow().wants_deliveries(channel) {
+        if query.limit != 0 && self.local.chain.borrow().wants_deliveries(channel) {
             // Those that the client may not see make room for others: a short page would look like the last one.
-            let mut page = history(&HistoryQuery { limit: -1, ..query.clone() })?;
-            page.publications = self.views(now, channel, page.publications);
-            page.publications.truncate(limit);
-            page
+            history(&HistoryQuery { limit: -1, ..query.clone() })
         } else {
-            history(query)?
-        };
-        Ok(Reply::History {
-            id,
-            publications: page.publications,
-            offset: page.top.offset,
-            epoch: page.top.epoch,
-        })
+            history(query)
+        }
+    }
+
+    /// A page of history as this client is to see it.
+    pub(super) fn page(&self, now: Now, id: u32, channel: &Channel, limit: usize, page: Page) -> Reply {
+        let mut publications = self.views(now, channel, page.publications);
+        publications.truncate(limit);
+        Reply::History { id, publications, offset: page.top.offset, epoch: page.top.epoch }
     }
 
     /// What this client is to see of publications that it did not receive when they were published.
@@ -75,5 +66,14 @@ impl Session {
         let values: Vec<Box<str>> = chain.class_attributes().iter().map(|name| value(name)).collect();
         let view = |publication| view(&mut chain, channel, publication, &values, now);
         publications.into_iter().filter_map(view).collect()
+    }
+}
+
+/// The reply to a question about presence.
+pub(super) fn present(id: u32, members: Vec<Arc<Member>>, stats: bool) -> Reply {
+    if stats {
+        Reply::PresenceStats { id, clients: members.len(), users: memory::count_users(&members) }
+    } else {
+        Reply::Presence { id, members }
     }
 }

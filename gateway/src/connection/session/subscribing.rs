@@ -3,73 +3,100 @@
 use bytes::Bytes;
 
 use super::Session;
-use crate::backplane::Recovery;
-use crate::config::Namespace;
+use super::later::Place;
+use crate::backplane::{Asked, Asker, Recovery};
 use crate::connection::event::Now;
 use crate::connection::local::{Local, retention};
 use crate::hub::Listening;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
-use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::command::Position;
 use crate::protocol::push::Form;
 use crate::protocol::reply::Subscribed;
 
 impl Session {
+    /// Adds a subscription to the hub and announces it, if it is the first of this worker.
+    pub(super) fn listen(&self, channel: &Channel, listening: Listening, asker: Asker) -> Asked<()> {
+        let Local { backplane, hub, worker, .. } = &*self.local;
+        let first = hub.borrow_mut().subscribe(channel, &self.peer, listening);
+        if !first && !backplane.answers_later() {
+            return Asked::Now(Ok(()));
+        }
+        let announced = backplane.announce(*worker, channel, asker);
+        if matches!(announced, Asked::Now(Err(_))) {
+            hub.borrow_mut().unsubscribe(channel, self.peer.number);
+        }
+        announced
+    }
+
     pub(super) fn subscribe(
         &self,
         now: Now,
         channel: &Channel,
         recover: Option<&Position>,
         join_leave: Option<bool>,
-    ) -> Result<Subscribed, ReplyError> {
+    ) -> Asked<Subscribed> {
         if matches!(channel.target(), Target::Connection(_)) {
-            return Err(ReplyError::BAD_REQUEST.because("a connection is an address, not a channel"));
+            let error = ReplyError::BAD_REQUEST.because("a connection is an address, not a channel");
+            return Asked::Now(Err(error));
         }
-        let namespace = self.local.namespace(channel)?;
+        let namespace = match self.local.namespace(channel) {
+            Ok(namespace) => namespace,
+            Err(error) => return Asked::Now(Err(error)),
+        };
+        let Local { backplane, config, hub, .. } = &*self.local;
         let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
+        let listening = Listening { form: Form::Channel(self.peer.protocol), position: None, join_leave };
         // Listening begins before history is read: what is published in between arrives twice and is known by its offset.
-        self.listen(
-            channel,
-            Listening { form: Form::Channel(self.peer.protocol), position: None, join_leave },
-        )?;
-        let mut subscribed = Subscribed::default();
-        if namespace.recovery {
-            match self.catch_up(now, channel, namespace, recover) {
-                Ok(caught_up) => subscribed = caught_up,
-                Err(error) => {
-                    self.unlisten(channel);
-                    return Err(error);
+        let asked = if namespace.recovery {
+            match self.listen(channel, listening, Asker::Nobody) {
+                Asked::Now(Err(error)) => Asked::Now(Err(error)),
+                Asked::Now(Ok(())) | Asked::Later => {
+                    let publications_max = config.client.history_publications_max;
+                    let retention = retention(namespace);
+                    backplane.recover(channel, recover, publications_max, retention, self.asker(), now.at)
                 }
             }
+        } else {
+            match self.listen(channel, listening, self.asker()) {
+                Asked::Now(result) => Asked::Now(result.map(|()| Recovery::default())),
+                Asked::Later => Asked::Later,
+            }
+        };
+        match asked {
+            Asked::Now(recovery) => {
+                Asked::Now(self.subscribed(now, channel, recover, recovery).map(|(subscribed, place)| {
+                    if let Some((offset, epoch)) = place {
+                        hub.borrow_mut().set_position(channel, self.peer.number, offset, epoch);
+                    }
+                    subscribed
+                }))
+            }
+            Asked::Later => {
+                hub.borrow_mut().hold(channel, self.peer.number);
+                Asked::Later
+            }
         }
+    }
+
+    /// Completes a subscription, or undoes it. Also tells from where the client must not miss anything.
+    pub(super) fn subscribed(
+        &self,
+        now: Now,
+        channel: &Channel,
+        recover: Option<&Position>,
+        recovery: Result<Recovery, ReplyError>,
+    ) -> Result<(Subscribed, Option<Place>), ReplyError> {
+        let namespace = self.local.namespace(channel)?;
+        let recovery = recovery.inspect_err(|_| self.unlisten(channel))?;
         if namespace.presence || namespace.join_leave {
             self.local.backplane.enter(channel, &self.member, namespace.presence, namespace.join_leave);
         }
         self.local.metrics().subscriptions.add(1);
-        Ok(subscribed)
-    }
-
-    /// Finds out what the client missed, and from where it must not miss anything.
-    pub(super) fn catch_up(
-        &self,
-        now: Now,
-        channel: &Channel,
-        namespace: &Namespace,
-        recover: Option<&Position>,
-    ) -> Result<Subscribed, ReplyError> {
-        let Local { backplane, config, hub, .. } = &*self.local;
-        let publications_max = config.client.history_publications_max;
-        let Recovery { missed, top } = match recover {
-            Some(since) => {
-                backplane.recover(channel, since, publications_max, retention(namespace), now.at)?
-            }
-            None => {
-                let query = HistoryQuery::default();
-                let page = backplane.history(channel, &query, 0, retention(namespace), now.at)?;
-                Recovery { missed: None, top: page.top }
-            }
-        };
-        hub.borrow_mut().set_position(channel, self.peer.number, top.offset, top.epoch.clone());
+        if !namespace.recovery {
+            return Ok((Subscribed::default(), None));
+        }
+        let Recovery { missed, top } = recovery;
         let recovered = recover.map(|_| missed.is_some());
         let missed = missed.map(|missed| self.views(now, channel, missed)).unwrap_or_default();
         // A client that recovers advances by itself while it reads what it missed, if there is something it may see.
@@ -77,29 +104,24 @@ impl Session {
             Some(since) if !missed.is_empty() => since.offset,
             _ => top.offset,
         };
-        Ok(Subscribed {
+        let subscribed = Subscribed {
             recoverable: true,
             positioned: true,
-            epoch: top.epoch,
+            epoch: top.epoch.clone(),
             offset,
             publications: missed,
             recovered,
             data: Bytes::new(),
-        })
+        };
+        Ok((subscribed, Some((top.offset, top.epoch))))
     }
 
-    /// Adds a subscription to the hub, and announces the first one of this worker.
-    pub(super) fn listen(&self, channel: &Channel, listening: Listening) -> Result<(), ReplyError> {
-        let first = self.local.hub.borrow_mut().subscribe(channel, &self.peer, listening);
-        if first && let Err(error) = self.local.backplane.announce(self.local.worker, channel) {
-            self.local.hub.borrow_mut().unsubscribe(channel, self.peer.number);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    pub(super) fn unsubscribe(&self, channel: &Channel) {
+    pub(super) fn unsubscribe(&mut self, channel: &Channel) {
+        let making = self.give_up_subscribing(channel);
         self.unlisten(channel);
+        if making {
+            return;
+        }
         self.local.metrics().subscriptions.add(-1);
         if let Ok(namespace) = self.local.namespace(channel)
             && (namespace.presence || namespace.join_leave)

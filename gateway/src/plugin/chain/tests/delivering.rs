@@ -21,7 +21,7 @@ fn only_those_who_asked_see_what_is_delivered_and_in_their_classes() {
     let plain = (FailurePolicy::Closed, Script::default());
     let by = |attribute| deliverer(FailurePolicy::Closed, attribute, vec![]);
     let bench = Bench::with([plain, by("role"), by(""), by("tier"), by("role")]);
-    assert_eq!(**bench.chain.class_attributes(), ["role".into(), "tier".into()]);
+    assert_eq!(**bench.chain.class_attributes(), [Box::<str>::from("role"), "tier".into()]);
     assert!(bench.chain.wants_deliveries(&channel("chat:1")));
     assert!(!bench.chain.wants_deliveries(&channel("news")));
     assert!(!Chain::empty().wants_deliveries(&channel("chat:1")));

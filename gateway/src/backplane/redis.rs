@@ -1,0 +1,453 @@
+//! Several gateways on Redis: what is published at one of them reaches the subscribers of all.
+//!
+//! Workers never touch a socket. A question goes into a queue of the control runtime, and its answer comes through the inbox
+//! of the worker. `gateway/REDIS.md` says what lies in Redis, and what every failure looks like.
+
+mod keys;
+mod wire;
+mod script;
+mod request;
+mod interest;
+mod status;
+mod link;
+mod lane;
+mod listener;
+mod runner;
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustc_hash::FxBuildHasher;
+use tokio::sync::{Notify, mpsc, watch};
+
+use self::interest::{Announced, Interest, spread};
+use self::keys::Keys;
+use self::link::Link;
+use self::request::{Request, What};
+use self::status::Status;
+use self::wire::Message;
+use super::{Answer, Asked, Asker, Backplane, Health, NewPublication, Page, Recovery, Retention, Top};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::connection::id::ConnectionIds;
+use crate::connection::local::retention;
+use crate::hub::peer::Order;
+use crate::inbox::{Delivery, Inbox};
+use crate::protocol::channel::{Channel, Target};
+use crate::protocol::code::ReplyError;
+use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::push::{Member, Publication, Push, PushKind};
+use crate::telemetry::backplane::BackplaneMetrics;
+
+/// What a client is told when Redis is needed and is not there.
+const UNAVAILABLE: ReplyError = ReplyError::INTERNAL;
+const AWAY: &str = "the history cannot be reached at the moment: try again";
+const BUSY: &str = "too many questions wait for the history: try again";
+
+/// See the module.
+pub struct Redis {
+    shared: Arc<Shared>,
+}
+
+/// The part that lives on the control runtime.
+pub struct Runner {
+    shared: Arc<Shared>,
+    queues: Vec<mpsc::Receiver<Request>>,
+    links: watch::Sender<Option<Arc<Link>>>,
+}
+
+/// What workers and the control runtime share.
+struct Shared {
+    gateway: Arc<Config>,
+    config: config::Redis,
+    keys: Keys,
+    inboxes: Arc<[Arc<Inbox>]>,
+    ids: ConnectionIds,
+    clock: Clock,
+    /// This process among others, random.
+    node: u64,
+    interest: Interest,
+    status: Status,
+    metrics: Arc<BackplaneMetrics>,
+    /// The link should be tried before its time.
+    doubt: Notify,
+    /// Each channel has one of them.
+    lanes: Box<[mpsc::Sender<Request>]>,
+    epochs: AtomicU64,
+}
+
+/// What a node is made of, as far as the backplane is concerned.
+pub struct Parts {
+    /// Of the gateway.
+    pub config: Arc<Config>,
+    /// Of every worker.
+    pub inboxes: Arc<[Arc<Inbox>]>,
+    /// Makes and reads connection ids.
+    pub ids: ConnectionIds,
+    /// Where time comes from.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Arc<BackplaneMetrics>,
+    /// Two random numbers: they tell this process and the streams it begins from all others.
+    pub random: [u64; 2],
+}
+
+impl Redis {
+    /// The two halves of the backplane. Nothing connects before [`Runner::run`].
+    pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
+        let Parts { config, inboxes, ids, clock, metrics, random: [node, epochs] } = parts;
+        let (lanes, queues): (Vec<_>, _) =
+            (0..redis.connections).map(|_| mpsc::channel(redis.questions_max)).unzip();
+        let shared = Arc::new(Shared {
+            keys: Keys::new(&redis.prefix),
+            interest: Interest::new(config.memory.channels_max),
+            status: Status::new(metrics.clone()),
+            gateway: config,
+            config: redis.clone(),
+            inboxes,
+            ids,
+            clock,
+            node,
+            metrics,
+            doubt: Notify::new(),
+            lanes: lanes.into(),
+            epochs: AtomicU64::new(epochs),
+        });
+        (Self { shared: shared.clone() }, Runner { shared, queues, links: watch::channel(None).0 })
+    }
+
+    /// Makes sure that the question has room. Gives the asker back if it has none.
+    fn admit(&self, asker: Asker) -> Result<Asker, ReplyError> {
+        if self.shared.metrics.asked() >= self.shared.config.questions_max as u64 {
+            self.shared.metrics.answered();
+            return Err(ReplyError::TOO_MANY_REQUESTS.because(BUSY));
+        }
+        Ok(asker)
+    }
+
+    fn ask<T>(&self, channel: &Channel, what: What, asker: Asker, at: Duration) -> Asked<T> {
+        match self.admit(asker) {
+            Ok(asker) => {
+                let until = at + self.shared.config.timeout;
+                self.shared.put(channel, Request { what, asker, until });
+                Asked::Later
+            }
+            Err(error) => Asked::Now(Err(error)),
+        }
+    }
+
+    /// Sends a message to other nodes that nobody waits for. False without Redis.
+    fn tell(&self, channel: &Channel, topic: String, message: Vec<u8>) -> bool {
+        let at = self.shared.clock.now().at;
+        self.shared.status.link().is_some()
+            && matches!(
+                self.ask::<Top>(channel, What::Spread { topic, message }, Asker::Nobody, at),
+                Asked::Later
+            )
+    }
+
+    fn come_or_go(&self, channel: &Channel, member: &Arc<Member>, came: bool) {
+        let topic = self.shared.keys.topic(channel);
+        if !self.tell(channel, topic, wire::presence(member, came)) {
+            let member = member.clone();
+            let kind = if came { PushKind::Join(member) } else { PushKind::Leave(member) };
+            self.shared.deliver(channel.clone(), kind, None);
+        }
+    }
+}
+
+impl Backplane for Redis {
+    fn answers_later(&self) -> bool {
+        true
+    }
+
+    fn announce(&self, worker: usize, channel: &Channel, asker: Asker) -> Asked<()> {
+        let shared = &self.shared;
+        let until = shared.clock.now().at + shared.config.timeout;
+        let asker = match self.admit(asker) {
+            Ok(asker) => asker,
+            Err(error) => return Asked::Now(Err(error)),
+        };
+        let announced = shared.interest.announce(worker, channel, shared.status.link(), asker, until);
+        match announced {
+            Announced::Waits => return Asked::Later,
+            Announced::Already => (),
+            Announced::Full => {
+                shared.metrics.answered();
+                let error = ReplyError::LIMIT_EXCEEDED.because("the gateway has as many channels as it may");
+                return Asked::Now(Err(error));
+            }
+        }
+        shared.metrics.answered();
+        Asked::Now(Ok(()))
+    }
+
+    fn renounce(&self, worker: usize, channel: &Channel) {
+        self.shared.interest.renounce(worker, channel);
+    }
+
+    fn publish(&self, new: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Top> {
+        let NewPublication { channel, data, json, info, retention } = new;
+        let local = |workers| {
+            let publication =
+                Arc::new(Publication { data: data.clone(), json, offset: 0, info: info.clone() });
+            let kind = PushKind::Publication { publication, epoch: Arc::default() };
+            self.shared.deliver(channel.clone(), kind, workers);
+            Asked::Now(Ok(Top::default()))
+        };
+        if let Target::Connection(id) = channel.target()
+            && let Some(worker) = self.shared.worker_of(id)
+        {
+            return local(Some(1 << worker));
+        }
+        let kept = retention.size > 0 && !matches!(channel.target(), Target::Connection(_));
+        let what = if kept && self.shared.status.takes_no_writes() {
+            return Asked::Now(Err(UNAVAILABLE.because(AWAY)));
+        } else if kept {
+            let body = wire::body(&data, json, info.as_deref());
+            What::Publish { channel: channel.clone(), body, retention }
+        } else if self.shared.status.link().is_none() {
+            return local(None);
+        } else {
+            let topic = self.shared.keys.topic(channel);
+            let address = (channel.target() != Target::Channel).then_some(channel);
+            let body = wire::body(&data, json, info.as_deref());
+            What::Spread { topic, message: wire::unnumbered(address, &body) }
+        };
+        self.ask(channel, what, asker, at)
+    }
+
+    fn history(
+        &self,
+        channel: &Channel,
+        query: &HistoryQuery,
+        publications_max: usize,
+        retention: Retention,
+        asker: Asker,
+        at: Duration,
+    ) -> Asked<Page> {
+        if query.reverse && query.since.as_ref().is_some_and(|since| since.offset == 0) {
+            return Asked::Now(Err(ReplyError::BAD_REQUEST.because("there is nothing before offset 0")));
+        }
+        let (channel, query) = (channel.clone(), query.clone());
+        let what = What::History { channel: channel.clone(), query, publications_max, retention };
+        self.ask(&channel, what, asker, at)
+    }
+
+    fn recover(
+        &self,
+        channel: &Channel,
+        since: Option<&Position>,
+        publications_max: usize,
+        retention: Retention,
+        asker: Asker,
+        at: Duration,
+    ) -> Asked<Recovery> {
+        match self.admit(asker) {
+            Ok(asker) => {
+                let (channel, since) = (channel.clone(), since.cloned());
+                let what = What::Recover { channel, since, publications_max, retention };
+                let until = at + self.shared.config.timeout;
+                self.shared.recover(Request { what, asker, until });
+                Asked::Later
+            }
+            Err(error) => Asked::Now(Err(error)),
+        }
+    }
+
+    fn top(&self, channel: &Channel) -> Option<Top> {
+        self.shared.interest.top(channel)
+    }
+
+    fn enter(&self, channel: &Channel, member: &Arc<Member>, _: bool, announce: bool) {
+        if announce {
+            self.come_or_go(channel, member, true);
+        }
+    }
+
+    fn leave(&self, channel: &Channel, member: &Arc<Member>, _: bool, announce: bool) {
+        if announce {
+            self.come_or_go(channel, member, false);
+        }
+    }
+
+    fn presence(&self, _: &Channel, _: Asker) -> Asked<Vec<Arc<Member>>> {
+        // The configuration refuses presence together with Redis.
+        Asked::Now(Err(ReplyError::NOT_AVAILABLE))
+    }
+
+    fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
+        let worker = match address.target() {
+            Target::Connection(id) => self.shared.worker_of(id),
+            Target::User(_) | Target::Channel => None,
+        };
+        // The other workers are told, whatever one says.
+        let told = self.shared.order(worker, address, except, order);
+        if worker.is_none() {
+            let message = wire::order(self.shared.node, address, order);
+            if !self.tell(address, self.shared.keys.nodes().to_owned(), message) {
+                return Err(UNAVAILABLE.because("other nodes cannot be reached at the moment: try again"));
+            }
+        }
+        if told { Ok(()) } else { Err(ReplyError::TOO_MANY_REQUESTS) }
+    }
+
+    fn sweep(&self, _: Duration) {
+        if self.shared.status.link().is_none() {
+            self.shared.interest.sweep();
+        }
+    }
+
+    fn channels(&self) -> usize {
+        self.shared.interest.channels()
+    }
+
+    fn health(&self) -> Health {
+        self.shared.status.cause().map_or(Ok(()), Err)
+    }
+}
+
+impl Shared {
+    /// Queues a request, or fails it if there is no room.
+    fn put(&self, channel: &Channel, request: Request) {
+        let lane = FxBuildHasher.hash_one(channel) as usize % self.lanes.len();
+        if let Err(refused) = self.lanes[lane].try_send(request) {
+            let Request { what, asker, .. } = refused.into_inner();
+            self.answer(asker, what.failed(ReplyError::TOO_MANY_REQUESTS.because(BUSY)));
+        }
+    }
+
+    /// Reads what a subscriber missed, as soon as its channel is subscribed to.
+    fn recover(&self, request: Request) {
+        let What::Recover { channel, .. } = &request.what else { return self.answer_nothing(request) };
+        let channel = channel.clone();
+        if let Some(request) = self.interest.when_confirmed(self.status.link(), request, &channel) {
+            self.put(&channel, request);
+        }
+    }
+
+    fn answer_nothing(&self, request: Request) {
+        self.answer(request.asker, request.what.failed(ReplyError::INTERNAL));
+    }
+
+    fn answer(&self, asker: Asker, answer: Answer) {
+        self.metrics.answered();
+        match asker {
+            Asker::Connection(connection, ticket) => {
+                if let Some(inbox) = self.inboxes.get(ConnectionIds::worker(connection)) {
+                    inbox.put(Delivery::Answer { connection, ticket, answer });
+                }
+            }
+            Asker::Task(sender) => {
+                let _ = sender.send(answer);
+            }
+            Asker::Nobody => {
+                if let Answer::Published(Err(error)) = answer {
+                    self.metrics.lost(&error.message);
+                }
+            }
+        }
+    }
+
+    /// A question has failed. Who asked is told to try again, the log is told why.
+    fn fail(&self, asker: Asker, what: &What, why: &str) {
+        self.metrics.failed(why);
+        self.answer(asker, what.failed(UNAVAILABLE.because(AWAY)));
+    }
+
+    /// Whether something in a batch needs Redis and has time.
+    fn is_waiting_for_link(&self, batch: &[Request]) -> bool {
+        batch.iter().any(|request| !matches!(request.what, What::Spread { .. }))
+    }
+
+    /// How much of a channel is kept, if its subscribers must miss nothing.
+    fn recoverable(&self, channel: &Channel) -> Option<Retention> {
+        let namespace = self.gateway.namespaces.of(channel)?;
+        namespace.recovery.then(|| retention(namespace))
+    }
+
+    /// A name for a new stream, different from all before it and from those of other nodes.
+    fn fresh_epoch(&self) -> String {
+        let count = self.epochs.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mut name = count ^ (count >> 30);
+        name = name.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        name = (name ^ (name >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        format!("{:016x}", name ^ (name >> 31))
+    }
+
+    /// A message came from Redis, or from this node while it is alone.
+    fn received(&self, topic: &[u8], message: &Bytes) {
+        self.metrics.received();
+        let bytes_max = self.gateway.limits.message_bytes_max.saturating_mul(2) + wire::OVERHEAD_BYTES_MAX;
+        let for_nodes = topic == self.keys.nodes().as_bytes();
+        let channel = self.keys.channel(topic);
+        let decoded = if message.len() <= bytes_max { wire::decode(message) } else { None };
+        match (decoded, channel) {
+            (Some(Message::Publication { address: None, publication, epoch }), Some(channel)) => {
+                self.deliver(channel, PushKind::Publication { publication, epoch }, None);
+            }
+            (Some(Message::Publication { address: Some(address), publication, epoch }), None)
+                if for_nodes =>
+            {
+                let workers = match address.target() {
+                    Target::Connection(id) => Some(self.worker_of(id).map_or(0, |worker| 1 << worker)),
+                    _ => None,
+                };
+                self.deliver(address, PushKind::Publication { publication, epoch }, workers);
+            }
+            (Some(Message::Join(member)), Some(channel)) => {
+                self.deliver(channel, PushKind::Join(member), None);
+            }
+            (Some(Message::Leave(member)), Some(channel)) => {
+                self.deliver(channel, PushKind::Leave(member), None);
+            }
+            (Some(Message::Order { node, address, order }), None) if for_nodes => {
+                // This node has carried it out when it was given.
+                if node != self.node {
+                    self.order(None, &address, None, &order);
+                }
+            }
+            _ => self.metrics.malformed(),
+        }
+    }
+
+    /// The worker of a connection that is almost certainly of this node. Ids of other nodes decode to something else, but
+    /// for one in many millions.
+    fn worker_of(&self, id: &str) -> Option<usize> {
+        let number = self.ids.number(id)?;
+        let worker = ConnectionIds::worker(number);
+        (worker < self.inboxes.len() && ConnectionIds::count(number) < 1 << 32).then_some(worker)
+    }
+
+    /// To these workers, or to those with subscribers.
+    fn deliver(&self, channel: Channel, kind: PushKind, workers: Option<u64>) {
+        let seen = match &kind {
+            PushKind::Publication { publication, epoch } if publication.offset > 0 => {
+                Some((publication.offset, epoch))
+            }
+            _ => None,
+        };
+        let workers = workers.unwrap_or_else(|| self.interest.workers(&channel, seen));
+        if workers != 0 {
+            let push = Arc::new(Push::new(channel, kind));
+            spread(&self.inboxes, workers, || Delivery::Push(push.clone()));
+        }
+    }
+
+    /// Tells one worker, or all of them. False if one has no room.
+    fn order(&self, worker: Option<usize>, address: &Channel, except: Option<u64>, order: &Order) -> bool {
+        let mut told = true;
+        for (index, inbox) in self.inboxes.iter().enumerate() {
+            if worker.is_none_or(|worker| worker == index) {
+                told &= inbox.put(Delivery::Order { address: address.clone(), except, order: order.clone() });
+            }
+        }
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests;

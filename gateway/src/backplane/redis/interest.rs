@@ -1,0 +1,473 @@
+//! Which channels this node has subscribers of, which of them Redis knows of, and who waits for that.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::request::Request;
+use crate::backplane::{Asker, Top};
+use crate::inbox::{Delivery, Inbox};
+use crate::protocol::channel::{Channel, Target};
+
+const SHARDS: usize = 64;
+
+/// See the module.
+pub(super) struct Interest {
+    shards: [Mutex<HashMap<Channel, Entry>>; SHARDS],
+    hasher: RandomState,
+    channels: AtomicUsize,
+    channels_max: usize,
+    /// Channels whose subscription in Redis may have to change.
+    changes: Mutex<VecDeque<Channel>>,
+    changed: Notify,
+    /// Who waits and until when, in that order: everybody waits for the same time.
+    waiting: Mutex<VecDeque<(Duration, Channel)>>,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// The workers with subscribers, one bit each.
+    workers: u64,
+    /// The link over which Redis has confirmed the subscription; 0 for none.
+    confirmed: u64,
+    /// Whether it stands among the changes.
+    changing: bool,
+    /// Whether Redis was asked to confirm it.
+    coming: bool,
+    /// The newest publication that came from Redis.
+    top: Option<Top>,
+    waiters: Vec<Waiter>,
+}
+
+/// Who waits until a channel is subscribed to.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    /// For nothing else.
+    Announced(Asker, Duration),
+    /// To find out what was missed.
+    Recover(Request),
+}
+
+impl Waiter {
+    fn until(&self) -> Duration {
+        match self {
+            Self::Announced(_, until) => *until,
+            Self::Recover(request) => request.until,
+        }
+    }
+}
+
+/// What became of an announcement.
+#[derive(Debug)]
+pub(super) enum Announced {
+    /// Everything published from now on arrives.
+    Already,
+    /// That is known later.
+    Waits,
+    /// There are too many channels.
+    Full,
+}
+
+impl Interest {
+    pub(super) fn new(channels_max: usize) -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            channels: AtomicUsize::new(0),
+            channels_max,
+            changes: Mutex::default(),
+            changed: Notify::new(),
+            waiting: Mutex::default(),
+        }
+    }
+
+    fn shard(&self, channel: &Channel) -> MutexGuard<'_, HashMap<Channel, Entry>> {
+        let index = self.hasher.hash_one(channel) as usize % SHARDS;
+        lock(&self.shards[index])
+    }
+
+    /// How many channels there are.
+    pub(super) fn channels(&self) -> usize {
+        self.channels.load(Ordering::Relaxed)
+    }
+
+    /// A worker has a subscriber. Without a `link` only this node's publications arrive, and nobody waits.
+    pub(super) fn announce(
+        &self,
+        worker: usize,
+        channel: &Channel,
+        link: Option<u64>,
+        asker: Asker,
+        until: Duration,
+    ) -> Announced {
+        let mut shard = self.shard(channel);
+        if !shard.contains_key(channel) {
+            if self.channels.load(Ordering::Relaxed) >= self.channels_max {
+                return Announced::Full;
+            }
+            self.channels.fetch_add(1, Ordering::Relaxed);
+            shard.insert(channel.clone(), Entry::default());
+        }
+        let Some(entry) = shard.get_mut(channel) else { return Announced::Full };
+        entry.workers |= 1 << worker;
+        // What is for a user or a connection comes on the topic of all nodes.
+        if channel.target() != Target::Channel || link == Some(entry.confirmed) {
+            return Announced::Already;
+        }
+        self.change(channel, entry);
+        if link.is_none() || matches!(asker, Asker::Nobody) {
+            return Announced::Already;
+        }
+        entry.waiters.push(Waiter::Announced(asker, until));
+        drop(shard);
+        lock(&self.waiting).push_back((until, channel.clone()));
+        Announced::Waits
+    }
+
+    /// A worker has no subscriber any more.
+    pub(super) fn renounce(&self, worker: usize, channel: &Channel) {
+        let mut shard = self.shard(channel);
+        let Some(entry) = shard.get_mut(channel) else { return };
+        entry.workers &= !(1 << worker);
+        if entry.workers != 0 {
+            return;
+        }
+        if entry.confirmed != 0 || entry.changing || entry.coming || !entry.waiters.is_empty() {
+            self.change(channel, entry);
+        } else {
+            shard.remove(channel);
+            self.channels.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks when the channel is subscribed to. Gives the request back if it is, or if it needs no subscription.
+    pub(super) fn when_confirmed(
+        &self,
+        link: Option<u64>,
+        request: Request,
+        channel: &Channel,
+    ) -> Option<Request> {
+        let mut shard = self.shard(channel);
+        let Some(entry) = shard.get_mut(channel) else { return Some(request) };
+        if channel.target() != Target::Channel || link == Some(entry.confirmed) {
+            return Some(request);
+        }
+        self.change(channel, entry);
+        let until = request.until;
+        entry.waiters.push(Waiter::Recover(request));
+        drop(shard);
+        lock(&self.waiting).push_back((until, channel.clone()));
+        None
+    }
+
+    /// Whether a channel has been subscribed to over a link without a break.
+    pub(super) fn is_confirmed(&self, channel: &Channel, link: u64) -> bool {
+        channel.target() != Target::Channel
+            || self.shard(channel).get(channel).is_none_or(|entry| entry.confirmed == link)
+    }
+
+    fn change(&self, channel: &Channel, entry: &mut Entry) {
+        if !std::mem::replace(&mut entry.changing, true) {
+            lock(&self.changes).push_back(channel.clone());
+            self.changed.notify_one();
+        }
+    }
+
+    /// A new link: every channel has to be subscribed to again.
+    pub(super) fn begin(&self) {
+        for shard in &self.shards {
+            for (channel, entry) in lock(shard).iter_mut() {
+                if channel.target() == Target::Channel {
+                    entry.coming = false;
+                    self.change(channel, entry);
+                }
+            }
+        }
+    }
+
+    /// Forgets channels without subscribers. To be called while there is no link, which would do it.
+    pub(super) fn sweep(&self) {
+        lock(&self.changes).clear();
+        for shard in &self.shards {
+            lock(shard).retain(|channel, entry| {
+                let keep = entry.workers != 0 || !entry.waiters.is_empty();
+                entry.changing = false;
+                if !keep {
+                    self.channels.fetch_sub(1, Ordering::Relaxed);
+                } else if channel.target() == Target::Channel {
+                    self.change(channel, entry);
+                }
+                keep
+            });
+        }
+    }
+
+    /// Waits until there are changes. Dropping the future loses nothing.
+    pub(super) async fn changed(&self) {
+        if lock(&self.changes).is_empty() {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Takes some channels whose subscription over this link differs from what it should be: those to subscribe to, and
+    /// those to leave. Channels to leave count as left from now on.
+    pub(super) fn take_changes(&self, link: u64, max: usize) -> (Vec<Channel>, Vec<Channel>) {
+        let (mut come, mut leave) = (Vec::new(), Vec::new());
+        while come.len() < max && leave.len() < max {
+            let Some(channel) = lock(&self.changes).pop_front() else { break };
+            let mut shard = self.shard(&channel);
+            let Some(entry) = shard.get_mut(&channel) else { continue };
+            entry.changing = false;
+            let wanted = entry.workers != 0 || !entry.waiters.is_empty();
+            if wanted && entry.confirmed != link {
+                entry.coming = true;
+                drop(shard);
+                come.push(channel);
+            } else if !wanted && entry.confirmed == link {
+                entry.confirmed = 0;
+                drop(shard);
+                leave.push(channel);
+            } else if !wanted {
+                shard.remove(&channel);
+                self.channels.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        (come, leave)
+    }
+
+    /// Redis has confirmed a subscription. Returns who has waited for it, and whether it had been subscribed to before:
+    /// then something may have been missed meanwhile.
+    pub(super) fn confirm(&self, channel: &Channel, link: u64) -> (Vec<Waiter>, bool) {
+        let mut shard = self.shard(channel);
+        let Some(entry) = shard.get_mut(channel) else { return (Vec::new(), false) };
+        entry.coming = false;
+        let before = std::mem::replace(&mut entry.confirmed, link);
+        (std::mem::take(&mut entry.waiters), before != 0 || entry.top.is_some())
+    }
+
+    /// Redis has confirmed that a channel was left. It is forgotten if nobody has come meanwhile.
+    pub(super) fn left(&self, channel: &Channel) {
+        let mut shard = self.shard(channel);
+        if let Some(entry) = shard.get_mut(channel) {
+            if entry.workers == 0 && entry.waiters.is_empty() && !entry.changing {
+                shard.remove(channel);
+                self.channels.fetch_sub(1, Ordering::Relaxed);
+            } else {
+                self.change(channel, entry);
+            }
+        }
+    }
+
+    /// Everybody whose time is up.
+    pub(super) fn expired(&self, at: Duration) -> Vec<Waiter> {
+        let mut expired = Vec::new();
+        loop {
+            let channel = {
+                let mut waiting = lock(&self.waiting);
+                match waiting.front() {
+                    Some((until, _)) if *until <= at => waiting.pop_front().map(|(_, channel)| channel),
+                    _ => None,
+                }
+            };
+            let Some(channel) = channel else { return expired };
+            if let Some(entry) = self.shard(&channel).get_mut(&channel) {
+                let (late, waiting) = std::mem::take(&mut entry.waiters)
+                    .into_iter()
+                    .partition(|waiter: &Waiter| waiter.until() <= at);
+                entry.waiters = waiting;
+                expired.extend::<Vec<_>>(late);
+                if entry.workers == 0 {
+                    self.change(&channel, entry);
+                }
+            }
+        }
+    }
+
+    /// Some of the channels that are subscribed to over a link, by the number of a shard.
+    pub(super) fn confirmed_in(&self, shard: usize, link: u64) -> Vec<Channel> {
+        let shard = lock(&self.shards[shard % SHARDS]);
+        let confirmed = shard.iter().filter(|(_, entry)| entry.confirmed == link);
+        confirmed.map(|(channel, _)| channel.clone()).collect()
+    }
+
+    /// Numbers of shards.
+    pub(super) const SHARDS: usize = SHARDS;
+
+    /// The workers with subscribers of a channel, after a publication with this number came from Redis.
+    pub(super) fn workers(&self, channel: &Channel, seen: Option<(u64, &Arc<str>)>) -> u64 {
+        let mut shard = self.shard(channel);
+        let Some(entry) = shard.get_mut(channel) else { return 0 };
+        if let Some((offset, epoch)) = seen {
+            match &mut entry.top {
+                Some(top) if top.epoch == *epoch => top.offset = top.offset.max(offset),
+                top => *top = Some(Top { offset, epoch: epoch.clone() }),
+            }
+        }
+        entry.workers
+    }
+
+    /// Compares what came with where the stream stands. The workers to tell, if it has gone on unnoticed.
+    pub(super) fn compare(&self, channel: &Channel, stands: &Top) -> Option<u64> {
+        let mut shard = self.shard(channel);
+        let entry = shard.get_mut(channel)?;
+        if let Some(top) = &entry.top
+            && top.epoch == stands.epoch
+            && top.offset >= stands.offset
+        {
+            return None;
+        }
+        entry.top = Some(stands.clone());
+        Some(entry.workers)
+    }
+
+    /// The newest publication that came from Redis.
+    pub(super) fn top(&self, channel: &Channel) -> Option<Top> {
+        self.shard(channel).get(channel)?.top.clone()
+    }
+}
+
+/// Puts something into the inboxes of these workers.
+pub(super) fn spread(inboxes: &[Arc<Inbox>], workers: u64, delivery: impl Fn() -> Delivery) {
+    let mut left = workers;
+    while left != 0 {
+        let worker = left.trailing_zeros() as usize;
+        left &= left - 1;
+        if let Some(inbox) = inboxes.get(worker) {
+            inbox.put(delivery());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    const LATER: Duration = Duration::from_secs(1);
+
+    fn channel(name: &str) -> Channel {
+        Channel::parse(name).unwrap()
+    }
+
+    fn announce(interest: &Interest, worker: usize, name: &str, link: Option<u64>) -> Announced {
+        interest.announce(worker, &channel(name), link, Asker::Connection(7, 1), LATER)
+    }
+
+    #[test]
+    fn whoever_comes_before_the_confirmation_waits_for_it_and_whoever_comes_after_does_not() {
+        let interest = Interest::new(9);
+        assert!(matches!(announce(&interest, 0, "a", Some(1)), Announced::Waits));
+        assert!(matches!(announce(&interest, 1, "a", Some(1)), Announced::Waits));
+        assert_eq!(interest.take_changes(1, 9), (vec![channel("a")], vec![]), "subscribed to once");
+        let (waiters, again) = interest.confirm(&channel("a"), 1);
+        assert_eq!((waiters.len(), again), (2, false));
+        assert!(matches!(announce(&interest, 2, "a", Some(1)), Announced::Already));
+        assert_eq!(interest.workers(&channel("a"), None), 0b111);
+    }
+
+    #[test]
+    fn the_last_who_goes_ends_the_subscription_and_somebody_who_comes_meanwhile_begins_it_again() {
+        let interest = Interest::new(9);
+        announce(&interest, 0, "a", Some(1));
+        interest.take_changes(1, 9);
+        interest.confirm(&channel("a"), 1);
+        interest.renounce(0, &channel("a"));
+        assert_eq!(interest.take_changes(1, 9), (vec![], vec![channel("a")]));
+        assert!(matches!(announce(&interest, 0, "a", Some(1)), Announced::Waits), "it is being left");
+        interest.left(&channel("a"));
+        assert_eq!(interest.take_changes(1, 9), (vec![channel("a")], vec![]));
+        interest.confirm(&channel("a"), 1);
+        interest.renounce(0, &channel("a"));
+        interest.take_changes(1, 9);
+        interest.left(&channel("a"));
+        assert_eq!(interest.channels(), 0);
+    }
+
+    #[test]
+    fn coming_and_going_between_two_batches_costs_nothing() {
+        let interest = Interest::new(9);
+        for _ in 0..100 {
+            announce(&interest, 0, "a", None);
+            interest.renounce(0, &channel("a"));
+        }
+        assert_eq!(interest.take_changes(1, 9), (vec![], vec![]));
+        assert_eq!(interest.channels(), 0);
+    }
+
+    #[test]
+    fn a_new_link_subscribes_to_everything_again_and_knows_what_may_have_been_missed() {
+        let interest = Interest::new(9);
+        for name in ["a", "b", "#42"] {
+            announce(&interest, 0, name, Some(1));
+        }
+        interest.take_changes(1, 9);
+        interest.confirm(&channel("a"), 1);
+        interest.begin();
+        let (mut come, _) = interest.take_changes(2, 9);
+        come.sort();
+        assert_eq!(come, [channel("a"), channel("b")], "an address has no topic of its own");
+        assert!(interest.confirm(&channel("a"), 2).1);
+        assert!(!interest.confirm(&channel("b"), 2).1);
+        assert!(!interest.is_confirmed(&channel("a"), 1) && interest.is_confirmed(&channel("a"), 2));
+    }
+
+    #[test]
+    fn nobody_waits_for_longer_than_was_said() {
+        let interest = Interest::new(9);
+        announce(&interest, 0, "a", Some(1));
+        assert_eq!(interest.expired(LATER / 2).len(), 0);
+        assert_eq!(interest.expired(LATER).len(), 1);
+        assert_eq!(interest.confirm(&channel("a"), 1).0.len(), 0);
+    }
+
+    #[test]
+    fn a_stream_that_went_on_unnoticed_is_told_once() {
+        let interest = Interest::new(9);
+        announce(&interest, 3, "a", Some(1));
+        let top = |offset, epoch: &str| Top { offset, epoch: epoch.into() };
+        interest.workers(&channel("a"), Some((5, &"e".into())));
+        assert_eq!(interest.compare(&channel("a"), &top(5, "e")), None);
+        assert_eq!(interest.compare(&channel("a"), &top(4, "e")), None, "what came is newer than the answer");
+        assert_eq!(interest.compare(&channel("a"), &top(6, "e")), Some(1 << 3));
+        assert_eq!(interest.compare(&channel("a"), &top(6, "e")), None);
+        assert_eq!(interest.compare(&channel("a"), &top(1, "f")), Some(1 << 3));
+    }
+
+    #[test]
+    fn whoever_goes_while_redis_is_asked_is_not_forgotten_there() {
+        let interest = Interest::new(9);
+        announce(&interest, 0, "a", None);
+        assert_eq!(interest.take_changes(1, 9).0.len(), 1);
+        interest.renounce(0, &channel("a"));
+        interest.confirm(&channel("a"), 1);
+        assert_eq!(interest.take_changes(1, 9), (vec![], vec![channel("a")]));
+    }
+
+    #[test]
+    fn without_a_link_channels_without_subscribers_are_forgotten() {
+        let interest = Interest::new(2);
+        announce(&interest, 0, "a", None);
+        announce(&interest, 0, "b", None);
+        interest.renounce(0, &channel("a"));
+        interest.sweep();
+        assert_eq!(interest.channels(), 1);
+        assert_eq!(interest.take_changes(1, 9), (vec![channel("b")], vec![]));
+    }
+
+    #[test]
+    fn channels_are_bounded() {
+        let interest = Interest::new(1);
+        announce(&interest, 0, "a", Some(1));
+        assert!(matches!(announce(&interest, 0, "b", Some(1)), Announced::Full));
+        assert!(matches!(announce(&interest, 1, "a", Some(1)), Announced::Waits));
+    }
+}

@@ -1,0 +1,166 @@
+//! The names of everything in Redis. `gateway/REDIS.md` lists them.
+
+use crate::protocol::channel::{Channel, Target};
+
+/// Makes names below one prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: Box<str>,
+    /// What is for the subscribers of one channel is published below this.
+    topics: Box<str>,
+    /// What is for every node is published here.
+    nodes: Box<str>,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.into(),
+            topics: format!("{prefix}:to:").into(),
+            nodes: format!("{prefix}:nodes").into(),
+        }
+    }
+
+    /// The stream with the kept publications of a channel.
+    pub(super) fn stream(&self, channel: &Channel) -> String {
+        self.of_channel("stream", channel)
+    }
+
+    /// The hash that says where the stream stands.
+    pub(super) fn top(&self, channel: &Channel) -> String {
+        self.of_channel("top", channel)
+    }
+
+    /// Written and forgotten again to find out whether Redis takes writes.
+    pub(super) fn probe(&self) -> String {
+        format!("{}:probe", self.prefix)
+    }
+
+    /// Where a publication to a channel or an address is published.
+    pub(super) fn topic(&self, channel: &Channel) -> String {
+        match channel.target() {
+            Target::Channel => {
+                let mut name = String::from(&*self.topics);
+                name.push('{');
+                encode(channel.as_str(), &mut name);
+                name.push('}');
+                name
+            }
+            // Which node has a user or a connection is not known: every node looks for itself.
+            Target::User(_) | Target::Connection(_) => self.nodes.to_string(),
+        }
+    }
+
+    /// What is for every node.
+    pub(super) fn nodes(&self) -> &str {
+        &self.nodes
+    }
+
+    /// What a new link listens to: every node's topic, and one below that of channels, to find out whether that is allowed.
+    pub(super) fn first(&self) -> [String; 2] {
+        [self.nodes.to_string(), format!("{}probe", self.topics)]
+    }
+
+    /// The channel of a topic that [`topic`](Self::topic) has made.
+    pub(super) fn channel(&self, topic: &[u8]) -> Option<Channel> {
+        let name = topic.strip_prefix(self.topics.as_bytes())?;
+        let name = name.strip_prefix(b"{")?.strip_suffix(b"}")?;
+        Channel::parse(&decode(name)?).ok()
+    }
+
+    /// All keys of a channel have its name as their hash tag: one script can use them together.
+    fn of_channel(&self, kind: &str, channel: &Channel) -> String {
+        let name = channel.as_str();
+        let mut key = String::with_capacity(self.prefix.len() + kind.len() + name.len() + 8);
+        key.push_str(&self.prefix);
+        key.push(':');
+        key.push_str(kind);
+        key.push_str(":{");
+        encode(name, &mut key);
+        key.push('}');
+        key
+    }
+}
+
+/// What may stand in a name as it is: nothing that Redis, its patterns or its rules of access give a meaning.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.:#@/=+,~".contains(&byte)
+}
+
+/// Every other byte becomes `%` and two digits. Different texts stay different.
+fn encode(text: &str, into: &mut String) {
+    for byte in text.bytes() {
+        if is_plain(byte) {
+            into.push(char::from(byte));
+        } else {
+            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+            into.push('%');
+            into.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            into.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+    }
+}
+
+fn decode(name: &[u8]) -> Option<String> {
+    let mut text = Vec::with_capacity(name.len());
+    let mut bytes = name.iter();
+    while let Some(byte) = bytes.next() {
+        let digit = |byte: &u8| char::from(*byte).to_digit(16);
+        text.push(match byte {
+            b'%' => (digit(bytes.next()?)? << 4 | digit(bytes.next()?)?) as u8,
+            byte => *byte,
+        });
+    }
+    String::from_utf8(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn channel(name: &str) -> Channel {
+        Channel::parse(name).unwrap()
+    }
+
+    #[test]
+    fn keys_of_a_channel_share_a_hash_tag_that_is_its_name() {
+        let keys = Keys::new("gw");
+        assert_eq!(keys.stream(&channel("chat:1")), "gw:stream:{chat:1}");
+        assert_eq!(keys.top(&channel("chat:1")), "gw:top:{chat:1}");
+        assert_eq!(keys.topic(&channel("chat:1")), "gw:to:{chat:1}");
+    }
+
+    #[test]
+    fn addresses_have_no_topic_of_their_own() {
+        let keys = Keys::new("gw");
+        assert_eq!(keys.topic(&channel("#42")), "gw:nodes");
+        assert_eq!(keys.topic(&channel("@6c1f")), "gw:nodes");
+    }
+
+    #[test]
+    fn every_channel_is_found_by_its_topic_and_has_no_character_with_a_meaning() {
+        let keys = Keys::new("gw");
+        let printable: String = (0x21..0x7f).map(char::from).filter(|c| !"\"\\*{}#@".contains(*c)).collect();
+        for name in ["news", "chat:1", "a?b", "[a-z]", "100%", "%41", &printable] {
+            let channel = channel(name);
+            let topic = keys.topic(&channel);
+            let text = topic.strip_prefix("gw:to:{").unwrap().strip_suffix('}').unwrap();
+            assert!(text.bytes().all(|b| is_plain(b) || b == b'%'), "{topic}");
+            assert_eq!(keys.channel(topic.as_bytes()), Some(channel));
+        }
+        assert_ne!(keys.topic(&channel("%41")), keys.topic(&channel("A")));
+    }
+
+    #[test]
+    fn foreign_topics_are_no_channels() {
+        let keys = Keys::new("gw");
+        for topic in
+            ["", "gw:to:", "gw:to:{}", "gw:to:{a", "gw:to:a}", "gw:to:{%4}", "gw:to:{%zz}", "other:to:{a}"]
+        {
+            assert_eq!(keys.channel(topic.as_bytes()), None, "{topic}");
+        }
+        assert_eq!(keys.channel(b"gw:to:{\xff\xfe}"), None);
+    }
+}

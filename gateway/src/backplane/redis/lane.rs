@@ -1,0 +1,120 @@
+//! Commands on their way to Redis: what comes while a batch is under way is the next batch. What is for one channel takes
+//! one lane, so it keeps its order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{timeout, timeout_at};
+
+use super::Shared;
+use super::link::{Link, cause, is_of_server, refusal};
+use super::request::{Refusal, Request, What};
+use super::status::Cause;
+use crate::backplane::{Answer, Top};
+use crate::telemetry::backplane::Trouble;
+
+/// Commands in one batch.
+const BATCH_MAX: usize = 512;
+
+/// Carries requests until the queue is closed.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    index: usize,
+    mut queue: mpsc::Receiver<Request>,
+    mut links: watch::Receiver<Option<Arc<Link>>>,
+) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        // The oldest decides: the others have come while it waited for its turn.
+        let until = batch.first().map_or(Duration::ZERO, |oldest| oldest.until);
+        let link = {
+            let waited = timeout_at(
+                shared.clock.instant(until).into(),
+                links.wait_for(|link| link.is_some() || !shared.is_waiting_for_link(&batch)),
+            );
+            waited.await.ok().and_then(Result::ok).and_then(|link| link.clone())
+        };
+        match link {
+            Some(link) => send(&shared, index, &link, &mut batch).await,
+            None => alone(&shared, &mut batch),
+        }
+    }
+}
+
+/// Without Redis this node goes on alone: its own subscribers get what has no history.
+fn alone(shared: &Shared, batch: &mut Vec<Request>) {
+    for Request { what, asker, .. } in batch.drain(..) {
+        match what {
+            What::Spread { topic, message } => {
+                shared.received(topic.as_bytes(), &message.into());
+                shared.answer(asker, Answer::Published(Ok(Top::default())));
+            }
+            what => shared.fail(asker, &what, "redis was away for too long"),
+        }
+    }
+}
+
+async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Request>) {
+    let mut pipeline = redis::pipe();
+    for request in &*batch {
+        pipeline.add_command(request.what.command(
+            &shared.keys,
+            &link.scripts,
+            &link.server,
+            &shared.fresh_epoch(),
+        ));
+    }
+    let Some(mut connection) = link.lanes.get(index).cloned() else { return };
+    let sent = timeout(shared.config.timeout, connection.send_packed_commands(&pipeline, 0, batch.len()));
+    let replies = match sent.await {
+        Ok(Ok(replies)) if replies.len() == batch.len() => replies,
+        Ok(Ok(_)) => return give_up(shared, batch, &Cause::new(Trouble::Silent, "answers are missing")),
+        Ok(Err(error)) => return give_up(shared, batch, &cause(&error)),
+        Err(_) => {
+            let cause = Cause::new(Trouble::Silent, "no answer to a command");
+            shared.doubt.notify_one();
+            return give_up(shared, batch, &cause);
+        }
+    };
+    for (Request { what, asker, until }, reply) in batch.drain(..).zip(replies) {
+        settle(shared, link, Request { what, asker, until }, reply);
+    }
+}
+
+fn settle(shared: &Shared, link: &Link, request: Request, reply: Value) {
+    match request.what.read(reply) {
+        Ok(answer) => {
+            if let What::Recover { channel, .. } = &request.what
+                && !shared.interest.is_confirmed(channel, link.number)
+            {
+                // The subscription has broken meanwhile: what came after this answer may be lost.
+                return shared.recover(request);
+            }
+            shared.answer(request.asker, answer);
+        }
+        Err(Refusal::Server(code, detail)) => {
+            let cause = refusal(&code, &detail);
+            if is_of_server(&code) {
+                shared.status.suspect(cause.clone());
+                shared.doubt.notify_one();
+            }
+            shared.fail(request.asker, &request.what, &cause.to_string());
+        }
+        Err(Refusal::Nonsense) => {
+            shared.fail(
+                request.asker,
+                &request.what,
+                "redis answered with something else than the scripts do",
+            );
+        }
+    }
+}
+
+/// Nobody knows which of these Redis has carried out.
+fn give_up(shared: &Shared, batch: &mut Vec<Request>, cause: &Cause) {
+    for Request { what, asker, .. } in batch.drain(..) {
+        shared.fail(asker, &what, &cause.to_string());
+    }
+}

@@ -1,0 +1,251 @@
+//! The connections to one Redis server: made together, watched together, given up together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    RedisConnectionInfo, RedisError, Value,
+};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::Shared;
+use super::script::{self, Scripts};
+use super::status::Cause;
+use crate::config;
+use crate::telemetry::backplane::Trouble;
+
+/// How often the connections are tried. With the time for an answer this is how long a frozen server is believed.
+pub(super) const WATCH: Duration = Duration::from_millis(500);
+
+/// Longest time that the watch waits for an answer, so that a frozen server is noticed within two seconds.
+const WATCH_TIMEOUT_MAX: Duration = Duration::from_millis(1200);
+
+/// Connections to a server that takes our commands.
+pub(super) struct Link {
+    /// Unique in this process, from 1 on.
+    pub(super) number: u64,
+    /// For commands.
+    pub(super) lanes: Vec<MultiplexedConnection>,
+    /// For subscriptions.
+    pub(super) listener: MultiplexedConnection,
+    /// The replication id of the server: another one numbers anew.
+    pub(super) server: Box<str>,
+    pub(super) scripts: Scripts,
+    /// Told when a connection ends.
+    pub(super) ended: Arc<Notify>,
+}
+
+impl Link {
+    /// Connects, and finds out whether the server can be used.
+    pub(super) async fn connect(shared: &Arc<Shared>, number: u64) -> Result<Self, Cause> {
+        let client = client(&shared.config)?;
+        let ended = Arc::new(Notify::new());
+        // All at once: far away from Redis every round trip counts.
+        let mut connecting = JoinSet::new();
+        for _ in 0..shared.config.connections {
+            connecting.spawn(connect(client.clone(), shared.clone(), ended.clone(), None));
+        }
+        let mut listener = connect(client, shared.clone(), ended.clone(), Some(number)).await?;
+        let mut lanes = Vec::new();
+        while let Some(connected) = connecting.join_next().await {
+            lanes.push(connected.map_err(|_| Cause::new(Trouble::Unreachable, "connecting has failed"))??);
+        }
+        let time = shared.config.timeout;
+        let server = identify(&mut lanes[0], time).await?;
+        let scripts = load(&mut lanes[0], time).await?;
+        match timeout(time, listener.subscribe(&shared.keys.first()[..])).await {
+            Ok(subscribed) => subscribed.map_err(|error| cause(&error))?,
+            Err(_) => return Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
+        }
+        Ok(Self { number, lanes, listener, server, scripts, ended })
+    }
+
+    /// Tries every connection. `Err` if the link must be given up, else what is wrong with the server.
+    pub(super) async fn watch(&self, shared: &Shared) -> Result<Option<Cause>, Cause> {
+        let time = shared.config.timeout.min(WATCH_TIMEOUT_MAX);
+        let mut tries = JoinSet::new();
+        for connection in self.lanes.iter().skip(1).chain([&self.listener]) {
+            let mut connection = connection.clone();
+            tries.spawn(async move { call(&mut connection, &redis::cmd("PING"), time).await.map(drop) });
+        }
+        let mut first = self.lanes[0].clone();
+        let mut probe = redis::cmd("EVALSHA");
+        probe.arg(&self.scripts.probe).arg(1).arg(shared.keys.probe()).arg(shared.keys.probe());
+        let server = identify(&mut first, time).await?;
+        if server != self.server {
+            return Err(Cause::new(Trouble::Unreachable, "the server has become another one"));
+        }
+        let probed = match call(&mut first, &probe, time).await {
+            Ok(_) => None,
+            Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => Some(cause),
+            Err(cause) => return Err(cause),
+        };
+        while let Some(tried) = tries.join_next().await {
+            tried.unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "the watch failed")))?;
+        }
+        Ok(probed)
+    }
+}
+
+fn client(config: &config::Redis) -> Result<Client, Cause> {
+    let config::RedisServer { tls, host, port, database } = &config.server;
+    let (host, port) = (host.to_string(), *port);
+    let address = if *tls {
+        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+    } else {
+        ConnectionAddr::Tcp(host, port)
+    };
+    let mut settings = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_skip_set_lib_name()
+        .set_db(i64::from(*database));
+    if !config.username.is_empty() {
+        settings = settings.set_username(&*config.username);
+    }
+    if let Some(password) = &config.password {
+        settings = settings.set_password(password.expose());
+    }
+    let info = address.into_connection_info().map_err(|error| cause(&error))?;
+    Client::open(info.set_redis_settings(settings)).map_err(|error| cause(&error))
+}
+
+async fn connect(
+    client: Client,
+    shared: Arc<Shared>,
+    ended: Arc<Notify>,
+    listens: Option<u64>,
+) -> Result<MultiplexedConnection, Cause> {
+    let time = shared.config.timeout;
+    // Called by the connection's own task, in the order in which things come.
+    let pushed = move |info: PushInfo| -> Result<(), ()> {
+        match info.kind {
+            PushKind::Disconnection => ended.notify_one(),
+            // A link that was given up may go on for a moment.
+            PushKind::Message if listens.is_some() && listens == shared.status.link() => {
+                if let Ok([Value::BulkString(topic), Value::BulkString(message)]) =
+                    <[Value; 2]>::try_from(info.data)
+                {
+                    shared.received(&topic, &Bytes::from(message));
+                }
+            }
+            _ => (),
+        }
+        Ok(())
+    };
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(time))
+        .set_response_timeout(None)
+        .set_push_sender(pushed);
+    match timeout(time, client.get_multiplexed_async_connection_with_config(&config)).await {
+        Ok(connected) => connected.map_err(|error| cause(&error)),
+        Err(_) => Err(Cause::new(Trouble::Unreachable, format!("no connection within {time:?}"))),
+    }
+}
+
+/// Loads the scripts and returns their digests.
+async fn load(connection: &mut MultiplexedConnection, time: Duration) -> Result<Scripts, Cause> {
+    let texts = [script::publish(), script::recover(), script::history(), script::PROBE.to_owned()];
+    let mut pipeline = redis::pipe();
+    for text in &texts {
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(text);
+    }
+    let sent = timeout(time, connection.send_packed_commands(&pipeline, 0, texts.len())).await;
+    let replies = sent
+        .map_err(|_| Cause::new(Trouble::Silent, "no answer while scripts are loaded"))?
+        .map_err(|error| cause(&error))?;
+    let digest = |reply: Value| match reply {
+        Value::BulkString(digest) => Ok(String::from_utf8_lossy(&digest).into_owned()),
+        Value::ServerError(error) => Err(refusal(error.code(), error.details().unwrap_or_default())),
+        _ => Err(Cause::new(Trouble::Refused, "it does not load scripts")),
+    };
+    let digests = replies.into_iter().map(digest).collect::<Result<Vec<_>, _>>()?;
+    let digests = <[String; 4]>::try_from(digests);
+    let [publish, recover, history, probe] =
+        digests.map_err(|_| Cause::new(Trouble::Refused, "it does not load scripts"))?;
+    Ok(Scripts { publish, recover, history, probe })
+}
+
+/// The replication id of the server. A replica is of no use: it takes no writes.
+async fn identify(connection: &mut MultiplexedConnection, time: Duration) -> Result<Box<str>, Cause> {
+    let mut command = redis::cmd("INFO");
+    command.arg("replication");
+    let info = match call(connection, &command, time).await? {
+        Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Value::VerbatimString { text, .. } => text,
+        _ => String::new(),
+    };
+    let field =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    if field("role").is_some_and(|role| role != "master") {
+        return Err(Cause::new(Trouble::Replica, "`redis.url` must name the master"));
+    }
+    let id = field("master_replid").filter(|id| !id.is_empty());
+    id.map(Box::from).ok_or_else(|| Cause::new(Trouble::Refused, "it does not tell its replication id"))
+}
+
+/// One command within a time.
+pub(super) async fn call(
+    connection: &mut MultiplexedConnection,
+    command: &redis::Cmd,
+    time: Duration,
+) -> Result<Value, Cause> {
+    match timeout(time, connection.send_packed_command(command)).await {
+        Err(_) => Err(Cause::new(Trouble::Silent, format!("no answer within {time:?}"))),
+        Ok(Err(error)) => Err(cause(&error)),
+        Ok(Ok(Value::ServerError(error))) => Err(refusal(error.code(), error.details().unwrap_or_default())),
+        Ok(Ok(value)) => Ok(value),
+    }
+}
+
+/// What an error of the client means.
+pub(super) fn cause(error: &RedisError) -> Cause {
+    match error.code() {
+        Some(code) => refusal(code, error.detail().unwrap_or_default()),
+        None if error.kind() == redis::ErrorKind::AuthenticationFailed => {
+            Cause::new(Trouble::Refused, "wrong `redis.username` or password")
+        }
+        None => Cause::new(Trouble::Unreachable, error.to_string()),
+    }
+}
+
+/// What an error of the server means.
+pub(super) fn refusal(code: &str, detail: &str) -> Cause {
+    let trouble = match code {
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => Trouble::Refused,
+        "READONLY" => Trouble::Replica,
+        "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" => Trouble::Silent,
+        // The scripts are gone: a new link loads them.
+        "NOSCRIPT" => Trouble::Unreachable,
+        _ => Trouble::Writes,
+    };
+    Cause::new(trouble, format!("{code} {detail}"))
+}
+
+/// Whether an error says something of the server, and not only of the one command.
+pub(super) fn is_of_server(code: &str) -> bool {
+    !matches!(code, "ERR" | "WRONGTYPE")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_server_are_told_apart() {
+        for (code, trouble) in [
+            ("OOM", Trouble::Writes),
+            ("MISCONF", Trouble::Writes),
+            ("NOREPLICAS", Trouble::Writes),
+            ("READONLY", Trouble::Replica),
+            ("NOPERM", Trouble::Refused),
+            ("LOADING", Trouble::Silent),
+        ] {
+            assert_eq!(refusal(code, "because").trouble, trouble, "{code}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Keeps the subscriptions in Redis what they should be, and compares positions with Redis: after a break at once, and now
+//! and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Value, pipe};
+use tokio::time::{sleep, timeout};
+
+use super::Shared;
+use super::interest::{Interest, Waiter, spread};
+use super::link::{Link, cause};
+use super::request::{What, top};
+use super::status::Cause;
+use crate::backplane::Answer;
+use crate::inbox::Delivery;
+use crate::protocol::channel::Channel;
+use crate::telemetry::backplane::Trouble;
+
+/// Channels in one command: a storm takes a few of them, and what is published meanwhile comes in between.
+const BATCH_MAX: usize = 256;
+
+/// How long it takes until the positions of every channel were compared once.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// Keeps subscriptions until the link fails.
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
+    let mut connection = link.listener.clone();
+    let mut shard = 0;
+    loop {
+        let (come, leave) = shared.interest.take_changes(link.number, BATCH_MAX);
+        let done = if come.is_empty() && leave.is_empty() {
+            tokio::select! {
+                () = shared.interest.changed() => Ok(()),
+                () = sleep(ROUND / Interest::SHARDS as u32) => {
+                    shard += 1;
+                    let channels = shared.interest.confirmed_in(shard, link.number);
+                    compare(&shared, &link, &mut connection, &channels).await
+                }
+            }
+        } else {
+            change(&shared, &link, &mut connection, &come, &leave).await
+        };
+        if let Err(cause) = done {
+            return cause;
+        }
+    }
+}
+
+async fn change(
+    shared: &Shared,
+    link: &Link,
+    connection: &mut MultiplexedConnection,
+    come: &[Channel],
+    leave: &[Channel],
+) -> Result<(), Cause> {
+    if !leave.is_empty() {
+        subscription(shared, connection, "UNSUBSCRIBE", leave).await?;
+        leave.iter().for_each(|channel| shared.interest.left(channel));
+    }
+    if come.is_empty() {
+        return Ok(());
+    }
+    subscription(shared, connection, "SUBSCRIBE", come).await?;
+    let mut doubtful = Vec::new();
+    for channel in come {
+        let (waiters, again) = shared.interest.confirm(channel, link.number);
+        if again {
+            doubtful.push(channel.clone());
+        }
+        for waiter in waiters {
+            match waiter {
+                Waiter::Announced(asker, _) => shared.answer(asker, Answer::Announced(Ok(()))),
+                Waiter::Recover(request) => shared.recover(request),
+            }
+        }
+    }
+    compare(shared, link, connection, &doubtful).await
+}
+
+async fn subscription(
+    shared: &Shared,
+    connection: &mut MultiplexedConnection,
+    name: &str,
+    channels: &[Channel],
+) -> Result<(), Cause> {
+    let topics: Vec<String> = channels.iter().map(|channel| shared.keys.topic(channel)).collect();
+    let done = async {
+        if name == "SUBSCRIBE" {
+            connection.subscribe(topics).await
+        } else {
+            connection.unsubscribe(topics).await
+        }
+    };
+    match timeout(shared.config.timeout, done).await {
+        Ok(done) => done.map_err(|error| cause(&error)),
+        Err(_) => Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
+    }
+}
+
+/// Asks where the streams stand, over the connection on which publications come: whatever was published before an answer has
+/// come before it. Also keeps positions from expiring while somebody listens.
+async fn compare(
+    shared: &Shared,
+    link: &Link,
+    connection: &mut MultiplexedConnection,
+    channels: &[Channel],
+) -> Result<(), Cause> {
+    let mut behind = 0;
+    let mut checked = 0;
+    for channels in channels.chunks(BATCH_MAX) {
+        let mut pipeline = pipe();
+        let mut asked = Vec::new();
+        for channel in channels {
+            let Some(retention) = shared.recoverable(channel) else { continue };
+            let what =
+                What::Recover { channel: channel.clone(), since: None, publications_max: 0, retention };
+            pipeline.add_command(what.command(
+                &shared.keys,
+                &link.scripts,
+                &link.server,
+                &shared.fresh_epoch(),
+            ));
+            asked.push(channel);
+        }
+        if asked.is_empty() {
+            continue;
+        }
+        checked += asked.len() as u64;
+        let sent = connection.send_packed_commands(&pipeline, 0, asked.len());
+        let replies = match timeout(shared.config.timeout, sent).await {
+            Ok(replies) => replies.map_err(|error| cause(&error))?,
+            Err(_) => return Err(Cause::new(Trouble::Silent, "no answer where streams stand")),
+        };
+        for (channel, reply) in asked.into_iter().zip(replies) {
+            behind += u64::from(tell(shared, channel, reply));
+        }
+    }
+    shared.metrics.checked(checked, behind);
+    Ok(())
+}
+
+/// Whether a stream has gone on unnoticed. Then its subscribers are told.
+fn tell(shared: &Shared, channel: &Channel, reply: Value) -> bool {
+    let Some(top) = top(reply) else { return false };
+    let Some(workers) = shared.interest.compare(channel, &top) else { return false };
+    spread(&shared.inboxes, workers, || Delivery::Stands(channel.clone(), top.clone()));
+    true
+}

@@ -1,0 +1,233 @@
+//! One question to Redis: the command it becomes, and what its reply means.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::{Cmd, Value};
+
+use super::keys::Keys;
+use super::script::Scripts;
+use super::wire;
+use crate::backplane::{Answer, Asker, Page, Recovery, Retention, Top};
+use crate::protocol::channel::Channel;
+use crate::protocol::code::ReplyError;
+use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::push::Publication;
+
+/// How much longer than its publications the position of a stream is kept: whoever still listens would take a new stream
+/// for a loss.
+const POSITION_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// A question on its way.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) what: What,
+    pub(super) asker: Asker,
+    /// When it is given up, if it was not sent by then.
+    pub(super) until: Duration,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    /// To a channel with history.
+    Publish { channel: Channel, body: Vec<u8>, retention: Retention },
+    /// To a channel without: the whole message.
+    Spread { topic: String, message: Vec<u8> },
+    /// Read a part of a channel's history.
+    History { channel: Channel, query: HistoryQuery, publications_max: usize, retention: Retention },
+    /// Read what a subscriber missed.
+    Recover { channel: Channel, since: Option<Position>, publications_max: usize, retention: Retention },
+}
+
+/// What the answer of Redis means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It answered with an error: its code and words.
+    Server(Box<str>, Box<str>),
+    /// It answered something that these scripts do not answer.
+    Nonsense,
+}
+
+impl What {
+    /// The command. `server` is the replication id of the server and `fresh` a name for a new stream.
+    pub(super) fn command(&self, keys: &Keys, scripts: &Scripts, server: &str, fresh: &str) -> Cmd {
+        let script = |sha: &str, channel: &Channel, retention: &Retention| {
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(sha).arg(2).arg(keys.stream(channel)).arg(keys.top(channel));
+            command.arg(server).arg(fresh).arg(retention.size).arg(millis(retention.ttl));
+            command.arg(millis(retention.ttl + POSITION_KEPT));
+            command
+        };
+        match self {
+            Self::Publish { channel, body, retention } => {
+                let mut command = script(&scripts.publish, channel, retention);
+                let topic = keys.topic(channel);
+                let address = (topic == keys.nodes()).then_some(channel);
+                command.arg(body).arg(topic).arg(wire::head(address));
+                command
+            }
+            Self::Spread { topic, message } => {
+                let mut command = redis::cmd("PUBLISH");
+                command.arg(topic).arg(message);
+                command
+            }
+            Self::Recover { channel, since, publications_max, retention } => {
+                let mut command = script(&scripts.recover, channel, retention);
+                match since {
+                    Some(since) => command.arg(since.offset).arg(&*since.epoch),
+                    None => command.arg("").arg(""),
+                };
+                command.arg(publications_max);
+                command
+            }
+            Self::History { channel, query, publications_max, retention } => {
+                let mut command = script(&scripts.history, channel, retention);
+                match &query.since {
+                    Some(since) => command.arg(since.offset),
+                    None => command.arg(""),
+                };
+                let limit = usize::try_from(query.limit).unwrap_or(usize::MAX).min(*publications_max);
+                command.arg(limit).arg(u8::from(query.reverse));
+                command
+            }
+        }
+    }
+
+    /// Reads the reply.
+    pub(super) fn read(&self, reply: Value) -> Result<Answer, Refusal> {
+        if let Value::ServerError(error) = reply {
+            return Err(Refusal::Server(error.code().into(), error.details().unwrap_or_default().into()));
+        }
+        let answer = match self {
+            Self::Spread { .. } => {
+                matches!(reply, Value::Int(_)).then(|| Answer::Published(Ok(Top::default())))
+            }
+            Self::Publish { .. } => stands(reply).map(|(top, _)| Answer::Published(Ok(top))),
+            Self::Recover { .. } => stands(reply).and_then(|(top, entries)| {
+                let missed = match entries {
+                    Some(entries) => Some(publications(entries)?),
+                    None => None,
+                };
+                Some(Answer::Recovered(Ok(Recovery { missed, top })))
+            }),
+            Self::History { query, .. } => stands(reply).and_then(|(top, entries)| {
+                let of_another = |since: &Position| !since.epoch.is_empty() && *since.epoch != *top.epoch;
+                if query.since.as_ref().is_some_and(of_another) {
+                    return Some(Answer::History(Err(ReplyError::UNRECOVERABLE_POSITION)));
+                }
+                Some(Answer::History(Ok(Page { publications: publications(entries?)?, top })))
+            }),
+        };
+        answer.ok_or(Refusal::Nonsense)
+    }
+
+    /// The answer to a question that failed.
+    pub(super) fn failed(&self, error: ReplyError) -> Answer {
+        match self {
+            Self::Publish { .. } | Self::Spread { .. } => Answer::Published(Err(error)),
+            Self::History { .. } => Answer::History(Err(error)),
+            Self::Recover { .. } => Answer::Recovered(Err(error)),
+        }
+    }
+}
+
+/// Milliseconds, as scripts count.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Every script answers with offset and epoch first, and entries third.
+fn stands(reply: Value) -> Option<(Top, Option<Vec<Value>>)> {
+    let Value::Array(parts) = reply else { return None };
+    let mut parts = parts.into_iter();
+    let (Value::Int(offset), Value::BulkString(epoch)) = (parts.next()?, parts.next()?) else { return None };
+    let top =
+        Top { offset: u64::try_from(offset).ok()?, epoch: Arc::from(std::str::from_utf8(&epoch).ok()?) };
+    let entries = match parts.next() {
+        Some(Value::Array(entries)) => Some(entries),
+        Some(_) => return None,
+        None => None,
+    };
+    Some((top, entries))
+}
+
+/// Entries of a stream: each is a name and one field.
+fn publications(entries: Vec<Value>) -> Option<Vec<Arc<Publication>>> {
+    entries.into_iter().map(publication).collect()
+}
+
+fn publication(entry: Value) -> Option<Arc<Publication>> {
+    let Value::Array(parts) = entry else { return None };
+    let [Value::BulkString(name), Value::Array(fields)] = <[Value; 2]>::try_from(parts).ok()? else {
+        return None;
+    };
+    let [Value::BulkString(_), Value::BulkString(body)] = <[Value; 2]>::try_from(fields).ok()? else {
+        return None;
+    };
+    let offset = std::str::from_utf8(&name).ok()?.split('-').next()?.parse().ok()?;
+    wire::publication(offset, Bytes::from(body))
+}
+
+/// Reads the answer to [`What::Recover`] without a position: where a stream stands.
+pub(super) fn top(reply: Value) -> Option<Top> {
+    stands(reply).map(|(top, _)| top)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    fn entry(name: &str, body: &[u8]) -> Value {
+        Value::Array(vec![bulk(name), Value::Array(vec![bulk("d"), Value::BulkString(body.into())])])
+    }
+
+    fn recover() -> What {
+        let retention = Retention { size: 9, ttl: Duration::from_secs(1) };
+        let channel = Channel::parse("a").unwrap();
+        What::Recover { channel, since: None, publications_max: 9, retention }
+    }
+
+    #[test]
+    fn an_answer_without_entries_means_that_something_is_missing() {
+        let reply = Value::Array(vec![Value::Int(7), bulk("e")]);
+        let Answer::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
+        assert_eq!((recovery.top.offset, &*recovery.top.epoch), (7, "e"));
+        assert!(recovery.missed.is_none());
+        let reply = Value::Array(vec![Value::Int(7), bulk("e"), Value::Array(vec![])]);
+        let Answer::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
+        assert_eq!(recovery.missed.unwrap().len(), 0);
+    }
+
+    #[test]
+    fn an_entry_is_named_after_its_offset() {
+        let entries = Value::Array(vec![entry("57-1700000000000", &wire::body(b"{}", true, None))]);
+        let reply = Value::Array(vec![Value::Int(57), bulk("e"), entries]);
+        let Answer::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
+        assert_eq!(recovery.missed.unwrap()[0].offset, 57);
+    }
+
+    #[test]
+    fn foreign_content_is_an_error_and_no_panic() {
+        let foreign = [
+            Value::Nil,
+            Value::Int(1),
+            Value::Array(vec![]),
+            Value::Array(vec![Value::Int(-1), bulk("e")]),
+            Value::Array(vec![Value::Int(1), bulk("e"), Value::Int(1)]),
+            Value::Array(vec![Value::Int(1), bulk("e"), Value::Array(vec![Value::Nil])]),
+            Value::Array(vec![Value::Int(1), bulk("e"), Value::Array(vec![entry("x", b"")])]),
+            Value::Array(vec![Value::Int(1), bulk("e"), Value::Array(vec![entry("1-1", b"")])]),
+        ];
+        for reply in foreign {
+            let shown = format!("{reply:?}");
+            assert_eq!(recover().read(reply).unwrap_err(), Refusal::Nonsense, "{shown}");
+        }
+    }
+}

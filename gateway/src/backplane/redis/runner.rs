@@ -1,0 +1,124 @@
+//! Connects, watches, gives up and connects again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::interest::Waiter;
+use super::link::{Link, WATCH};
+use super::request::Request;
+use super::status::Cause;
+use super::{Runner, Shared, lane, listener};
+use crate::backplane::Answer;
+use crate::telemetry::backplane::Trouble;
+
+/// Longest pause before the second attempt to connect; the limit doubles from then on.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// After a command has failed the link is tried this soon, however many fail.
+const DOUBT: Duration = Duration::from_millis(50);
+
+/// A link that lived for less counts as a failure to connect.
+const STABLE: Duration = Duration::from_secs(5);
+
+/// How often it is looked for who has waited for too long.
+const EXPIRY: Duration = Duration::from_millis(100);
+
+impl Runner {
+    /// Ends with the first connection.
+    pub fn connected(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut links = self.links.subscribe();
+        async move {
+            let _ = links.wait_for(Option::is_some).await;
+        }
+    }
+
+    /// Connects, keeps connected, and carries questions, for as long as the runtime lives.
+    pub async fn run(self) {
+        let Self { shared, queues, links } = self;
+        let mut tasks = JoinSet::new();
+        for (index, queue) in queues.into_iter().enumerate() {
+            tasks.spawn(lane::run(shared.clone(), index, queue, links.subscribe()));
+        }
+        tasks.spawn(expire(shared.clone()));
+        let mut failures = 0;
+        for number in 1.. {
+            let cause = match Link::connect(&shared, number).await {
+                Ok(link) => {
+                    let begun = shared.clock.now().at;
+                    let cause = serve(&shared, &links, Arc::new(link)).await;
+                    if shared.clock.now().at.saturating_sub(begun) >= STABLE {
+                        failures = 0;
+                    }
+                    cause
+                }
+                Err(cause) => cause,
+            };
+            shared.status.set_link(None);
+            links.send_replace(None);
+            shared.status.set(Some(cause));
+            tokio::time::sleep(pause(failures, shared.config.reconnect_pause_max)).await;
+            failures = failures.saturating_add(1);
+        }
+    }
+}
+
+/// Uses a link until it fails. Returns why.
+async fn serve(shared: &Arc<Shared>, links: &watch::Sender<Option<Arc<Link>>>, link: Arc<Link>) -> Cause {
+    // Tried once before anybody uses it: a server that takes no writes is not believed for half a second.
+    match link.watch(shared).await {
+        Ok(cause) => shared.status.set(cause),
+        Err(cause) => return cause,
+    }
+    shared.metrics.linked();
+    shared.status.set_link(Some(link.number));
+    shared.interest.begin();
+    links.send_replace(Some(link.clone()));
+    let listening = listener::run(shared.clone(), link.clone());
+    tokio::pin!(listening);
+    let watching = async {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(WATCH) => (),
+                () = shared.doubt.notified() => tokio::time::sleep(DOUBT).await,
+            }
+            match link.watch(shared).await {
+                Ok(cause) => shared.status.set(cause),
+                Err(cause) => break cause,
+            }
+        }
+    };
+    tokio::select! {
+        cause = &mut listening => cause,
+        cause = watching => cause,
+        () = link.ended.notified() => {
+            Cause::new(Trouble::Unreachable, "the connection has ended")
+        }
+    }
+}
+
+/// Fails whoever has waited for too long.
+async fn expire(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(EXPIRY);
+    loop {
+        interval.tick().await;
+        for waiter in shared.interest.expired(shared.clock.now().at) {
+            match waiter {
+                // The subscription is made when Redis is back; until then what this node publishes arrives.
+                Waiter::Announced(asker, _) => shared.answer(asker, Answer::Announced(Ok(()))),
+                Waiter::Recover(Request { what, asker, .. }) => {
+                    shared.fail(asker, &what, "redis was away for too long");
+                }
+            }
+        }
+    }
+}
+
+/// Full jitter: somewhere between nothing and a limit that doubles, so that nodes do not come back all at once.
+fn pause(failures: u32, max: Duration) -> Duration {
+    let limit = PAUSE_MIN.saturating_mul(1 << failures.min(16)).min(max);
+    let share = getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX));
+    limit.mul_f64(share)
+}

@@ -1,0 +1,36 @@
+//! The scripts. Each runs in Redis as a whole or not at all.
+
+/// What every script begins with.
+const COMMON: &str = include_str!("script.lua");
+
+/// One atomic step: numbers, keeps and publishes.
+pub(super) fn publish() -> String {
+    [COMMON, include_str!("publish.lua")].concat()
+}
+
+/// Where a stream stands and what came after a position, read at one moment.
+pub(super) fn recover() -> String {
+    [COMMON, include_str!("recover.lua")].concat()
+}
+
+/// A part of what is kept, and where the stream stands, read at one moment.
+pub(super) fn history() -> String {
+    [COMMON, include_str!("history.lua")].concat()
+}
+
+/// Everything that publishing needs, with a key of its own: whoever cannot do this cannot publish. KEYS[1] is the key,
+/// ARGV[1] a topic that nobody listens to.
+pub(super) const PROBE: &str = "\
+redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'd', '')
+redis.call('PEXPIRE', KEYS[1], 60000)
+redis.call('PUBLISH', ARGV[1], '')
+return 1";
+
+/// The digests that loaded scripts are called by.
+#[derive(Debug, Clone)]
+pub(super) struct Scripts {
+    pub(super) publish: String,
+    pub(super) recover: String,
+    pub(super) history: String,
+    pub(super) probe: String,
+}

@@ -1,0 +1,91 @@
+//! Whether Redis can be used, and since when not: for health, metrics and the log.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::telemetry::backplane::{BackplaneMetrics, Trouble};
+
+/// What is wrong with Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cause {
+    pub(super) trouble: Trouble,
+    /// What happened, for operators. No secrets.
+    pub(super) detail: Box<str>,
+}
+
+impl Cause {
+    pub(super) fn new(trouble: Trouble, detail: impl Into<Box<str>>) -> Self {
+        Self { trouble, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.trouble {
+            Trouble::Unreachable => "redis cannot be reached",
+            Trouble::Silent => "redis does not answer",
+            Trouble::Refused => "redis refuses this gateway's user",
+            Trouble::Replica => "redis is a replica, which takes no writes",
+            Trouble::Writes => "redis takes no writes",
+        };
+        write!(f, "{what}: {}", self.detail)
+    }
+}
+
+/// Shared by everybody who finds out something about Redis.
+#[derive(Debug)]
+pub(super) struct Status {
+    cause: Mutex<Option<(Trouble, Arc<str>)>>,
+    /// The number of the link that can be used; 0 for none.
+    link: AtomicU64,
+    metrics: Arc<BackplaneMetrics>,
+}
+
+impl Status {
+    /// Nothing was tried yet.
+    pub(super) fn new(metrics: Arc<BackplaneMetrics>) -> Self {
+        let status = Self { cause: Mutex::default(), link: AtomicU64::new(0), metrics };
+        status.set(Some(Cause::new(Trouble::Unreachable, "not connected yet")));
+        status
+    }
+
+    /// The link that can be used.
+    pub(super) fn link(&self) -> Option<u64> {
+        Some(self.link.load(Ordering::Acquire)).filter(|link| *link != 0)
+    }
+
+    /// A link is there (from 1 on), or none.
+    pub(super) fn set_link(&self, link: Option<u64>) {
+        self.link.store(link.unwrap_or(0), Ordering::Release);
+    }
+
+    /// What is wrong now. Tells the log and the metrics when it changes.
+    pub(super) fn set(&self, cause: Option<Cause>) {
+        let mut known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().map(|(trouble, _)| *trouble) == cause.as_ref().map(|cause| cause.trouble) {
+            return;
+        }
+        self.metrics.trouble(cause.as_ref().map(|cause| (cause.trouble, cause.to_string())));
+        *known = cause.map(|cause| (cause.trouble, cause.to_string().into()));
+    }
+
+    /// As [`set`](Self::set), unless something is known to be wrong already.
+    pub(super) fn suspect(&self, cause: Cause) {
+        if self.cause().is_none() {
+            self.set(Some(cause));
+        }
+    }
+
+    /// Whether publishing is known to fail: the watch finds out when it does not any more.
+    pub(super) fn takes_no_writes(&self) -> bool {
+        let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*known, Some((Trouble::Writes | Trouble::Refused | Trouble::Replica, _)))
+    }
+
+    /// What is wrong, as a sentence.
+    pub(super) fn cause(&self) -> Option<Arc<str>> {
+        let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().map(|(_, sentence)| sentence.clone())
+    }
+}

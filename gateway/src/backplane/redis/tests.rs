@@ -1,0 +1,299 @@
+//! The scripts against a real `redis-server`, and a node without one.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::{Child, Command, Stdio};
+
+use redis::Value;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::script::{self, Scripts};
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const KEPT: Retention = Retention { size: 5, ttl: Duration::from_secs(60) };
+
+/// A server on a socket of its own in a folder of its own.
+struct Server {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("redis.sock");
+        let mut command = Command::new("redis-server");
+        command.args(["--port", "0", "--save", "", "--appendonly", "no", "--dir"]).arg(folder.path());
+        command.arg("--unixsocket").arg(&socket).stdout(Stdio::null());
+        let child = command.spawn().expect("redis-server is installed");
+        Self { child, folder }
+    }
+
+    async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let url = format!("unix:{}", self.folder.path().join("redis.sock").display());
+        let client = redis::Client::open(url).unwrap();
+        timeout(PATIENCE, async {
+            loop {
+                match client.get_multiplexed_async_connection().await {
+                    Ok(connection) => break connection,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        })
+        .await
+        .unwrap()
+    }
+}
+
+/// The scripts, run as a lane runs them.
+struct Bench {
+    _server: Server,
+    connection: redis::aio::MultiplexedConnection,
+    keys: Keys,
+    scripts: Scripts,
+    /// The replication id that is told.
+    server: &'static str,
+    streams: u32,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let server = Server::start();
+        let mut connection = server.connection().await;
+        let mut load = async |text: String| -> String {
+            redis::cmd("SCRIPT").arg("LOAD").arg(text).query_async(&mut connection).await.unwrap()
+        };
+        let scripts = Scripts {
+            publish: load(script::publish()).await,
+            recover: load(script::recover()).await,
+            history: load(script::history()).await,
+            probe: load(script::PROBE.to_owned()).await,
+        };
+        Self { _server: server, connection, keys: Keys::new("t"), scripts, server: "first", streams: 0 }
+    }
+
+    async fn run(&mut self, what: &What) -> Result<Answer, super::request::Refusal> {
+        self.streams += 1;
+        let fresh = format!("stream{}", self.streams);
+        let command = what.command(&self.keys, &self.scripts, self.server, &fresh);
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(command);
+        let mut replies = self.connection.send_packed_commands(&pipeline, 0, 1).await.unwrap();
+        what.read(replies.pop().unwrap())
+    }
+
+    async fn publish(&mut self, data: &str, retention: Retention) -> Top {
+        let body = wire::body(data.as_bytes(), true, None);
+        let what = What::Publish { channel: news(), body, retention };
+        match self.run(&what).await.unwrap() {
+            Answer::Published(top) => top.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The offsets that were missed, and where the stream stands.
+    async fn recover(&mut self, since: Option<(u64, &str)>, max: usize) -> (Option<Vec<u64>>, Top) {
+        let since = since.map(|(offset, epoch)| Position { offset, epoch: epoch.into() });
+        let what = What::Recover { channel: news(), since, publications_max: max, retention: KEPT };
+        match self.run(&what).await.unwrap() {
+            Answer::Recovered(Ok(Recovery { missed, top })) => {
+                (missed.map(|missed| missed.iter().map(|one| one.offset).collect()), top)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn history(&mut self, query: HistoryQuery) -> Result<Vec<u64>, u32> {
+        let what = What::History { channel: news(), query, publications_max: 100, retention: KEPT };
+        match self.run(&what).await.unwrap() {
+            Answer::History(Ok(page)) => Ok(page.publications.iter().map(|one| one.offset).collect()),
+            Answer::History(Err(error)) => Err(error.code),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn ask(&mut self, words: &[&str]) -> Value {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        self.connection.send_packed_command(&command).await.unwrap()
+    }
+}
+
+fn news() -> Channel {
+    Channel::parse("news:1").unwrap()
+}
+
+#[tokio::test]
+async fn publications_are_numbered_from_one_and_the_oldest_give_way() {
+    let mut bench = Bench::new().await;
+    let first = bench.publish("1", KEPT).await;
+    assert_eq!((first.offset, &*first.epoch), (1, "stream1"));
+    for number in 2..=8 {
+        assert_eq!(bench.publish("x", KEPT).await, Top { offset: number, epoch: first.epoch.clone() });
+    }
+    assert_eq!(bench.recover(Some((8, "stream1")), 9).await.0, Some(vec![]));
+    assert_eq!(bench.recover(Some((6, "stream1")), 9).await.0, Some(vec![7, 8]));
+    assert_eq!(bench.recover(Some((6, "")), 9).await.0, Some(vec![7, 8]));
+    assert_eq!(bench.recover(Some((3, "stream1")), 9).await.0, Some(vec![4, 5, 6, 7, 8]));
+    assert_eq!(bench.recover(Some((2, "stream1")), 9).await.0, None, "3 is not there any more");
+    assert_eq!(bench.recover(Some((6, "stream1")), 1).await.0, None, "more than may be given");
+    assert_eq!(bench.recover(Some((9, "stream1")), 9).await.0, None, "from the future");
+    assert_eq!(bench.recover(Some((6, "other")), 9).await.0, None);
+    assert_eq!(bench.recover(None, 9).await, (None, Top { offset: 8, epoch: "stream1".into() }));
+}
+
+#[tokio::test]
+async fn history_is_read_in_both_directions() {
+    let mut bench = Bench::new().await;
+    for _ in 0..4 {
+        bench.publish("x", KEPT).await;
+    }
+    let since = |offset, epoch: &str| Some(Position { offset, epoch: epoch.into() });
+    let query = |limit, since, reverse| HistoryQuery { limit, since, reverse };
+    assert_eq!(bench.history(query(-1, None, false)).await, Ok(vec![1, 2, 3, 4]));
+    assert_eq!(bench.history(query(0, None, false)).await, Ok(vec![]));
+    assert_eq!(bench.history(query(2, None, true)).await, Ok(vec![4, 3]));
+    assert_eq!(bench.history(query(2, since(1, "stream1"), false)).await, Ok(vec![2, 3]));
+    assert_eq!(bench.history(query(9, since(3, ""), true)).await, Ok(vec![2, 1]));
+    assert_eq!(bench.history(query(9, since(1, "other"), false)).await, Err(112));
+}
+
+#[tokio::test]
+async fn another_server_begins_another_stream() {
+    let mut bench = Bench::new().await;
+    for _ in 0..3 {
+        bench.publish("x", KEPT).await;
+    }
+    bench.server = "promoted";
+    let top = bench.publish("y", KEPT).await;
+    assert_eq!(top.offset, 1, "what the other one has numbered meanwhile is not known here");
+    assert_ne!(&*top.epoch, "stream1");
+    assert_eq!(bench.recover(Some((1, "stream1")), 9).await.0, None);
+    assert_eq!(bench.recover(Some((0, &top.epoch)), 9).await.0, Some(vec![1]));
+}
+
+#[tokio::test]
+async fn what_somebody_deleted_is_never_taken_for_nothing_missed() {
+    let mut bench = Bench::new().await;
+    for _ in 0..3 {
+        bench.publish("x", KEPT).await;
+    }
+    bench.ask(&["DEL", "t:stream:{news:1}"]).await;
+    assert_eq!(bench.recover(Some((1, "stream1")), 9).await.0, None);
+    assert_eq!(bench.publish("x", KEPT).await.offset, 4, "the position is still there");
+    bench.ask(&["DEL", "t:top:{news:1}"]).await;
+    let (missed, top) = bench.recover(Some((1, "stream1")), 9).await;
+    assert_eq!((missed, top.offset), (None, 0));
+    assert_ne!(&*top.epoch, "stream1");
+}
+
+#[tokio::test]
+async fn publications_expire_one_by_one_and_keys_with_the_last() {
+    let mut bench = Bench::new().await;
+    let short = Retention { size: 5, ttl: Duration::from_millis(300) };
+    bench.publish("old", short).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    bench.publish("new", short).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let what = What::History {
+        channel: news(),
+        query: HistoryQuery { limit: 9, ..HistoryQuery::default() },
+        publications_max: 9,
+        retention: short,
+    };
+    let Answer::History(Ok(page)) = bench.run(&what).await.unwrap() else { panic!() };
+    assert_eq!(page.publications.iter().map(|one| one.offset).collect::<Vec<_>>(), [2]);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let Value::Array(keys) = bench.ask(&["KEYS", "*"]).await else { panic!() };
+    assert_eq!(keys, [Value::BulkString(b"t:top:{news:1}".to_vec())], "the position stays for a day");
+}
+
+#[tokio::test]
+async fn without_memory_a_script_does_nothing_at_all() {
+    let mut bench = Bench::new().await;
+    bench.publish("x", KEPT).await;
+    bench.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    // In a stream that goes on, and in one that would have to begin, behind the remains of another server's.
+    for server in ["first", "second"] {
+        bench.server = server;
+        let body = wire::body(b"y", true, None);
+        let what = What::Publish { channel: news(), body, retention: KEPT };
+        let refused = bench.run(&what).await.unwrap_err();
+        assert!(
+            matches!(&refused, super::request::Refusal::Server(code, _) if &**code == "OOM"),
+            "{refused:?}"
+        );
+    }
+    bench.server = "first";
+    let query = HistoryQuery { limit: 9, ..HistoryQuery::default() };
+    assert_eq!(bench.history(query).await, Ok(vec![1]), "reading needs no memory");
+    assert_eq!(bench.recover(Some((0, "stream1")), 9).await.0, Some(vec![1]));
+    bench.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(bench.recover(Some((1, "stream1")), 9).await.0, Some(vec![]));
+}
+
+#[tokio::test]
+async fn without_redis_every_question_is_answered_in_time() {
+    let config = Config::parse(
+        "
+        redis.url = 'redis://127.0.0.1:1'
+        redis.timeout = '200ms'
+        ",
+        "test",
+    );
+    let config = Arc::new(config.unwrap());
+    let inboxes: Arc<[_]> = Arc::new([Arc::new(Inbox::new(100))]);
+    let parts = Parts {
+        config: config.clone(),
+        inboxes: inboxes.clone(),
+        ids: ConnectionIds::new(5),
+        clock: Clock::start(),
+        metrics: Arc::default(),
+        random: [1, 2],
+    };
+    let metrics = parts.metrics.clone();
+    let clock = parts.clock;
+    let (backplane, runner) = Redis::new(config.redis.as_ref().unwrap(), parts);
+    let running = tokio::spawn(runner.run());
+    let publish = |retention, asker| {
+        let channel = &news();
+        let new = NewPublication { channel, data: "1".into(), json: true, info: None, retention };
+        backplane.publish(new, asker, clock.now().at)
+    };
+    // What has no history goes to this node's own subscribers.
+    assert!(matches!(backplane.announce(0, &news(), Asker::Connection(1, 0)), Asked::Now(Ok(()))));
+    let nothing = Retention { size: 0, ttl: Duration::from_secs(1) };
+    assert!(matches!(publish(nothing, Asker::Nobody), Asked::Now(Ok(_))));
+    let mut batch = Vec::new();
+    inboxes[0].take(&mut batch);
+    assert!(matches!(&batch[..], [Delivery::Push(_)]));
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let (sender, answer) = oneshot::channel();
+        assert!(matches!(publish(KEPT, Asker::Task(sender)), Asked::Later));
+        waiting.push(answer);
+        let (sender, answer) = oneshot::channel();
+        let since = Position { offset: 1, epoch: "e".into() };
+        let asked = backplane.recover(&news(), Some(&since), 9, KEPT, Asker::Task(sender), clock.now().at);
+        assert!(matches!(asked, Asked::Later));
+        waiting.push(answer);
+    }
+    for answer in waiting {
+        match timeout(PATIENCE, answer).await.unwrap().unwrap() {
+            Answer::Published(Err(error)) | Answer::Recovered(Err(error)) => assert!(error.temporary),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(metrics.waiting(), 0);
+    assert!(backplane.health().is_err());
+    running.abort();
+}

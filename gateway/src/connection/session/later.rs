@@ -1,0 +1,265 @@
+//! What a connection has asked the backplane and gets to know later. Nothing waits meanwhile but what must keep its order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Session;
+use super::reading::present;
+use crate::backplane::{Answer, Asked, Asker, Recovery};
+use crate::connection::event::{Event, Now, Subscriber};
+use crate::protocol::channel::Channel;
+use crate::protocol::code::ReplyError;
+use crate::protocol::command::{Command, Position, Request};
+use crate::protocol::reply::Reply;
+
+/// Open questions and held commands from which on a client is not read. One message may add as many as it has commands.
+const QUESTIONS_MANY: usize = 128;
+
+/// Where a subscriber's stream stands: offset and epoch.
+pub(super) type Place = (u64, Arc<str>);
+
+/// The questions of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    /// The number of the next question.
+    ticket: u32,
+    open: VecDeque<(u32, About)>,
+    /// Commands for channels whose subscription is being made, and for a client that is being admitted.
+    held: VecDeque<Command>,
+    /// Subscriptions that are made and whose client is about to hear of it.
+    settled: Vec<(Channel, Option<Place>)>,
+}
+
+/// What a question was about.
+#[derive(Debug)]
+pub(super) enum About {
+    /// A subscription.
+    Subscribe {
+        /// To what.
+        channel: Channel,
+        /// On whose wish.
+        by: Subscriber,
+        /// Where the client stands.
+        recover: Option<Position>,
+    },
+    /// A publication, to one target or more.
+    Publish {
+        /// Which command.
+        id: u32,
+        /// The reply when it worked.
+        reply: Option<Reply>,
+        /// Answers that are missing.
+        left: usize,
+        /// What went wrong first.
+        failed: Option<ReplyError>,
+    },
+    /// Who is in a channel.
+    Presence {
+        /// Which command.
+        id: u32,
+        /// Only how many.
+        stats: bool,
+    },
+    /// What was published.
+    History {
+        /// Which command.
+        id: u32,
+        /// Of what.
+        channel: Channel,
+        /// How many the client wants.
+        limit: usize,
+    },
+}
+
+impl Questions {
+    /// Whether the client should first wait for answers.
+    pub(super) fn are_many(&self) -> bool {
+        self.open.len() + self.held.len() >= QUESTIONS_MANY
+    }
+
+    fn is_subscribing(&self, channel: &Channel) -> bool {
+        let about = |(_, about): &(_, About)| matches!(about, About::Subscribe { channel: making, .. } if making == channel);
+        self.open.iter().any(about)
+    }
+
+    /// Whether a command must come after one that has not been carried out.
+    fn is_before(&self, command: &Command) -> bool {
+        let Some(channel) = channel_of(&command.request) else { return false };
+        self.is_subscribing(channel)
+            || self.held.iter().any(|held| channel_of(&held.request) == Some(channel))
+    }
+
+    /// The first held command that nothing is in the way of.
+    fn next_held(&mut self) -> Option<Command> {
+        let free = |command: &Command| {
+            channel_of(&command.request).is_none_or(|channel| !self.is_subscribing(channel))
+        };
+        let at = self.held.iter().position(free)?;
+        self.held.remove(at)
+    }
+
+    /// Takes an answer in. What the question was about, if this was the last answer to it.
+    fn answered(&mut self, ticket: u32, answer: &Answer) -> Option<About> {
+        let at = self.open.iter().position(|(open, _)| *open == ticket)?;
+        if let About::Publish { left, failed, .. } = &mut self.open[at].1 {
+            *left -= 1;
+            if let Answer::Published(Err(error)) = answer {
+                failed.get_or_insert_with(|| error.clone());
+            }
+            if *left > 0 {
+                return None;
+            }
+        }
+        self.open.remove(at).map(|(_, about)| about)
+    }
+}
+
+impl Session {
+    /// Whether nothing more of the client may be read until [`Session::answered`] or [`Session::backplane_answered`]: it
+    /// waits to be admitted, or for many answers of the backplane.
+    pub fn is_suspended(&self) -> bool {
+        self.core.is_admitting() || self.questions.as_ref().is_some_and(|questions| questions.are_many())
+    }
+
+    /// Where an answer to the next question goes.
+    pub(super) fn asker(&self) -> Asker {
+        let ticket = self.questions.as_ref().map_or(0, |questions| questions.ticket);
+        Asker::Connection(self.peer.number, ticket)
+    }
+
+    /// The answer, or nothing yet: then it will come for what `about` says.
+    pub(super) fn now_or_later<T>(
+        &mut self,
+        asked: Asked<T>,
+        about: impl FnOnce() -> About,
+    ) -> Option<Result<T, ReplyError>> {
+        match asked {
+            Asked::Now(result) => Some(result),
+            Asked::Later => {
+                self.remember(about());
+                None
+            }
+        }
+    }
+
+    pub(super) fn remember(&mut self, about: About) {
+        let questions = self.questions.get_or_insert_default();
+        questions.open.push_back((questions.ticket, about));
+        questions.ticket = questions.ticket.wrapping_add(1);
+    }
+
+    /// Forgets a subscription that is being made. False if there is none.
+    pub(super) fn give_up_subscribing(&mut self, channel: &Channel) -> bool {
+        let Some(questions) = &mut self.questions else { return false };
+        let before = questions.open.len();
+        questions.open.retain(
+            |(_, about)| !matches!(about, About::Subscribe { channel: making, .. } if making == channel),
+        );
+        questions.open.len() < before
+    }
+
+    /// Runs a command, or holds it until what it must come after is done.
+    pub(super) fn take_command(&mut self, now: Now, command: Command) {
+        if self.core.is_admitting()
+            || self.questions.as_ref().is_some_and(|questions| questions.is_before(&command))
+        {
+            // At most those of one message beyond what suspends the client.
+            self.questions.get_or_insert_default().held.push_back(command);
+        } else {
+            self.event(now, Event::Command(command));
+        }
+    }
+
+    /// The backplane has answered a question. Ignored if nobody wants to know any more.
+    pub fn backplane_answered(&mut self, now: Now, ticket: u32, answer: Answer) {
+        let about = self.questions.as_mut().and_then(|questions| questions.answered(ticket, &answer));
+        let Some(about) = about else { return };
+        if let Some(event) = self.settle(now, about, answer) {
+            self.event(now, event);
+        }
+        self.resume(now);
+    }
+
+    fn settle(&mut self, now: Now, about: About, answer: Answer) -> Option<Event> {
+        match (about, answer) {
+            (About::Subscribe { channel, by, recover }, answer) => {
+                let recovery = match answer {
+                    Answer::Recovered(result) => result,
+                    Answer::Announced(result) => result.map(|()| Recovery::default()),
+                    _ => Err(ReplyError::INTERNAL),
+                };
+                let result = self.subscribed(now, &channel, recover.as_ref(), recovery);
+                let result = result.map(|(subscribed, place)| {
+                    if let Some(questions) = &mut self.questions {
+                        questions.settled.push((channel.clone(), place));
+                    }
+                    subscribed
+                });
+                Some(Event::Subscribed { channel, by, result })
+            }
+            (About::Publish { id, failed: Some(error), .. }, _) => {
+                Some(Event::Answered { id, result: Err(error) })
+            }
+            (About::Publish { id, reply, .. }, _) => {
+                reply.map(|reply| Event::Answered { id, result: Ok(reply) })
+            }
+            (About::Presence { id, stats }, Answer::Present(members)) => {
+                let result = members.map(|members| present(id, members, stats));
+                Some(Event::Answered { id, result })
+            }
+            (About::History { id, channel, limit }, Answer::History(page)) => {
+                let result = page.map(|page| self.page(now, id, &channel, limit, page));
+                Some(Event::Answered { id, result })
+            }
+            (About::Presence { id, .. } | About::History { id, .. }, _) => {
+                Some(Event::Answered { id, result: Err(ReplyError::INTERNAL) })
+            }
+        }
+    }
+
+    /// Runs the held commands that nothing is in the way of any more.
+    pub(super) fn resume(&mut self, now: Now) {
+        while !self.core.is_admitting()
+            && !self.core.is_closed()
+            && let Some(command) = self.questions.as_mut().and_then(|questions| questions.next_held())
+        {
+            self.event(now, Event::Command(command));
+        }
+    }
+
+    /// Lets go what was held for subscriptions that the client knows of by now. Those that come with the connect reply are
+    /// told with it.
+    pub(super) fn release(&mut self) {
+        if let Some(questions) = &mut self.questions
+            && !questions.settled.is_empty()
+            && !self.core.is_admitting()
+        {
+            let mut hub = self.local.hub.borrow_mut();
+            for (channel, place) in questions.settled.drain(..) {
+                hub.release(&channel, self.peer.number, place);
+            }
+        }
+    }
+}
+
+/// The channel that a command is about.
+fn channel_of(request: &Request) -> Option<&Channel> {
+    match request {
+        Request::Subscribe(subscribe) => subscribe.channel.as_ref().ok(),
+        Request::Unsubscribe { channel }
+        | Request::Publish { channel, .. }
+        | Request::Presence { channel }
+        | Request::PresenceStats { channel }
+        | Request::History { channel, .. }
+        | Request::SubRefresh { channel } => channel.as_ref().ok(),
+        Request::Connect(_)
+        | Request::Rpc { .. }
+        | Request::Send { .. }
+        | Request::Refresh { .. }
+        | Request::Pong
+        | Request::Raw { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,396 @@
+//! A session and a backplane that answers when the test wants it to.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::backplane::memory::Memory;
+use crate::backplane::{Backplane, Health, NewPublication, Page, Retention, Top};
+use crate::config::Config;
+use crate::connection::event::Ending;
+use crate::connection::id::ConnectionIds;
+use crate::connection::local::Local;
+use crate::hub::Hub;
+use crate::hub::peer::{Order, Peer, Signal};
+use crate::inbox::{Delivery, Inbox};
+use crate::plugin::event::Client;
+use crate::protocol::Protocol;
+use crate::protocol::code::Close;
+use crate::protocol::codec::Inbound;
+use crate::protocol::command::HistoryQuery;
+use crate::protocol::push::Member;
+use crate::telemetry::metrics::Metrics;
+
+const NUMBER: u64 = 1;
+
+/// The memory backplane, whose answers wait until they are fetched.
+struct Slow {
+    memory: Memory,
+    answers: Mutex<VecDeque<(u32, Answer)>>,
+}
+
+impl Slow {
+    fn later<T>(
+        &self,
+        asker: &Asker,
+        asked: Asked<T>,
+        answer: fn(Result<T, ReplyError>) -> Answer,
+    ) -> Asked<T> {
+        let Asked::Now(result) = asked else { panic!("memory answers at once") };
+        match asker {
+            Asker::Connection(number, ticket) => {
+                assert_eq!(*number, NUMBER);
+                self.answers.lock().unwrap().push_back((*ticket, answer(result)));
+                Asked::Later
+            }
+            Asker::Task(_) | Asker::Nobody => Asked::Now(result),
+        }
+    }
+}
+
+impl Backplane for Slow {
+    fn answers_later(&self) -> bool {
+        true
+    }
+
+    fn announce(&self, worker: usize, channel: &Channel, asker: Asker) -> Asked<()> {
+        let asked = self.memory.announce(worker, channel, Asker::Nobody);
+        self.later(&asker, asked, Answer::Announced)
+    }
+
+    fn renounce(&self, worker: usize, channel: &Channel) {
+        self.memory.renounce(worker, channel);
+    }
+
+    fn publish(&self, new: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Top> {
+        let asked = self.memory.publish(new, Asker::Nobody, at);
+        self.later(&asker, asked, Answer::Published)
+    }
+
+    fn history(
+        &self,
+        channel: &Channel,
+        query: &HistoryQuery,
+        max: usize,
+        retention: Retention,
+        asker: Asker,
+        at: Duration,
+    ) -> Asked<Page> {
+        let asked = self.memory.history(channel, query, max, retention, Asker::Nobody, at);
+        self.later(&asker, asked, Answer::History)
+    }
+
+    fn recover(
+        &self,
+        channel: &Channel,
+        since: Option<&Position>,
+        max: usize,
+        retention: Retention,
+        asker: Asker,
+        at: Duration,
+    ) -> Asked<Recovery> {
+        let asked = self.memory.recover(channel, since, max, retention, Asker::Nobody, at);
+        self.later(&asker, asked, Answer::Recovered)
+    }
+
+    fn top(&self, channel: &Channel) -> Option<Top> {
+        self.memory.top(channel)
+    }
+
+    fn enter(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+        self.memory.enter(channel, member, keep, announce);
+    }
+
+    fn leave(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+        self.memory.leave(channel, member, keep, announce);
+    }
+
+    fn presence(&self, channel: &Channel, asker: Asker) -> Asked<Vec<Arc<Member>>> {
+        let asked = self.memory.presence(channel, Asker::Nobody);
+        self.later(&asker, asked, Answer::Present)
+    }
+
+    fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
+        self.memory.order(address, except, order)
+    }
+
+    fn sweep(&self, at: Duration) {
+        self.memory.sweep(at);
+    }
+
+    fn channels(&self) -> usize {
+        self.memory.channels()
+    }
+
+    fn health(&self) -> Health {
+        Ok(())
+    }
+}
+
+struct World {
+    local: Rc<Local>,
+    slow: Arc<Slow>,
+    inbox: Arc<Inbox>,
+    session: Session,
+    id: u32,
+}
+
+impl World {
+    /// A client that is connected.
+    fn new() -> Self {
+        let text = "
+            client.anonymous = true
+            [namespaces.kept]
+            history_size = 10000
+            recovery = true
+            allow_subscribe = 'anyone'
+            allow_publish = 'subscribers'
+            allow_history = 'anyone'
+            [namespaces.live]
+            allow_subscribe = 'anyone'
+            allow_publish = 'anyone'
+        ";
+        let config = Arc::new(Config::parse(text, "test").unwrap());
+        let ids = ConnectionIds::new(7);
+        let inbox = Arc::new(Inbox::new(100_000));
+        let memory = Memory::new([inbox.clone()].into(), ids, &config.memory, 7);
+        let slow = Arc::new(Slow { memory, answers: Mutex::default() });
+        let local = Rc::new(Local::new(0, config, Hub::new(ids), slow.clone(), Metrics::new(1)));
+        let id = ids.id(NUMBER, 1);
+        let protocol = Protocol::CentrifugeJson;
+        let peer = Rc::new(Peer::new(NUMBER, id.clone(), protocol, 1 << 20, &local.unflushed));
+        let client = Client {
+            number: NUMBER,
+            id,
+            user: Arc::default(),
+            protocol: protocol.as_str(),
+            address: Ipv4Addr::LOCALHOST.into(),
+            headers: Arc::new([]),
+            attributes: BTreeMap::new(),
+        };
+        local.metrics().opened("test", client.address);
+        let session = Session::new(local.clone(), peer, client, now(), 0);
+        let mut world = Self { local, slow, inbox, session, id: 0 };
+        world.send(&[json!({ "connect": {} })]);
+        assert_eq!(world.frames().len(), 1);
+        world
+    }
+
+    /// Commands in one message.
+    fn send(&mut self, commands: &[Value]) {
+        let mut text = Vec::new();
+        for command in commands {
+            self.id += 1;
+            let mut command = command.clone();
+            command["id"] = json!(self.id);
+            text.push(command.to_string());
+        }
+        self.session.message(now(), Inbound { data: Bytes::from(text.join("\n")), binary: false });
+    }
+
+    /// Somebody else publishes.
+    fn publish(&self, channel: &str, data: u64) {
+        let channel = &Channel::parse(channel).unwrap();
+        let size = if channel.namespace() == Some("kept") { 10_000 } else { 0 };
+        let retention = Retention { size, ttl: Duration::from_secs(60) };
+        let data = Bytes::from(data.to_string());
+        let new = NewPublication { channel, data, json: true, info: None, retention };
+        self.slow.memory.publish(new, Asker::Nobody, Duration::ZERO);
+        let mut batch = Vec::new();
+        self.inbox.take(&mut batch);
+        for delivery in batch {
+            self.local.take(now(), delivery);
+        }
+    }
+
+    /// The backplane gives the answer that is due next.
+    fn answer(&mut self) {
+        let (ticket, answer) = self.slow.answers.lock().unwrap().pop_front().expect("a question");
+        self.local.take(now(), Delivery::Answer { connection: NUMBER, ticket, answer });
+        for (ticket, answer) in self.session.peer().take_answers() {
+            self.session.backplane_answered(now(), ticket, answer);
+        }
+        for signal in self.session.peer().take_signals() {
+            self.session.signal(now(), signal);
+        }
+    }
+
+    fn answers_due(&self) -> usize {
+        self.slow.answers.lock().unwrap().len()
+    }
+
+    /// What the client got: each frame as JSON.
+    fn frames(&mut self) -> Vec<Value> {
+        let bytes = self.session.peer().outbound.take();
+        let mut rest = &bytes[..];
+        let mut frames = Vec::new();
+        while let [_, length, after @ ..] = rest {
+            let (length, after) = match length {
+                126 => (usize::from(u16::from_be_bytes([after[0], after[1]])), &after[2..]),
+                short => (usize::from(*short), after),
+            };
+            let (frame, others) = after.split_at(length);
+            for line in frame.split(|byte| *byte == b'\n') {
+                frames.push(serde_json::from_slice(line).unwrap());
+            }
+            rest = others;
+        }
+        frames
+    }
+
+    /// What the client got, in short: ids of replies, codes of errors, publications.
+    fn heard(&mut self) -> Vec<String> {
+        let short = |frame: Value| {
+            if frame["error"].is_object() {
+                format!("{} error {}", frame["id"], frame["error"]["code"])
+            } else if frame["id"].is_u64() {
+                format!("{} ok", frame["id"])
+            } else if frame["push"]["pub"].is_object() {
+                format!("pub {}", frame["push"]["pub"]["data"])
+            } else {
+                format!("unsubscribe {}", frame["push"]["unsubscribe"]["code"])
+            }
+        };
+        self.frames().into_iter().map(short).collect()
+    }
+
+    fn subscriptions(&self) -> usize {
+        self.local.hub.borrow().subscriptions()
+    }
+}
+
+fn now() -> Now {
+    Now { at: Duration::ZERO, unix: 1_700_000_000_000 }
+}
+
+fn subscribe(channel: &str) -> Value {
+    json!({ "subscribe": { "channel": channel } })
+}
+
+fn publish(channel: &str, data: u64) -> Value {
+    json!({ "publish": { "channel": channel, "data": data } })
+}
+
+#[test]
+fn nothing_of_a_channel_comes_before_the_reply_and_everything_after_it_once() {
+    for (channel, after) in [("kept:a", vec!["2 ok", "pub 3"]), ("live:a", vec!["2 ok", "pub 2", "pub 3"])] {
+        let mut world = World::new();
+        world.publish(channel, 1);
+        if channel == "kept:a" {
+            // The answer is made after this one, and so knows it.
+            world.publish(channel, 2);
+            world.send(&[subscribe(channel)]);
+        } else {
+            world.send(&[subscribe(channel)]);
+            world.publish(channel, 2);
+        }
+        world.publish(channel, 3);
+        assert_eq!(world.heard(), [""; 0], "{channel}");
+        world.answer();
+        assert_eq!(world.heard(), after, "{channel}");
+        world.publish(channel, 4);
+        assert_eq!(world.heard(), ["pub 4"], "{channel}");
+    }
+}
+
+#[test]
+fn what_the_answer_has_and_the_inbox_brings_as_well_comes_once() {
+    let mut world = World::new();
+    world.publish("kept:a", 1);
+    let epoch = world.slow.memory.top(&Channel::parse("kept:a").unwrap()).unwrap().epoch;
+    // Somebody of this worker listens already: the second publication lies in the inbox when the question is asked.
+    let channel = Channel::parse("kept:a").unwrap();
+    world.slow.memory.announce(0, &channel, Asker::Nobody);
+    let retention = Retention { size: 10, ttl: Duration::from_secs(60) };
+    let new = NewPublication { channel: &channel, data: "2".into(), json: true, info: None, retention };
+    world.slow.memory.publish(new, Asker::Nobody, Duration::ZERO);
+    let since = json!({ "channel": "kept:a", "recover": true, "offset": 1, "epoch": &*epoch });
+    world.send(&[json!({ "subscribe": since })]);
+    world.publish("kept:a", 3);
+    world.answer();
+    let frames = world.frames();
+    assert_eq!(frames[0]["subscribe"]["publications"][0]["data"], 2);
+    assert_eq!(frames[1]["push"]["pub"]["data"], 3);
+    assert_eq!(frames.len(), 2);
+}
+
+#[test]
+fn commands_for_a_channel_wait_for_its_subscription_and_others_do_not() {
+    let mut world = World::new();
+    world.send(&[
+        subscribe("kept:a"),
+        publish("kept:a", 1),
+        json!({ "history": { "channel": "kept:a", "limit": 0 } }),
+        subscribe("live:b"),
+        json!({ "unsubscribe": { "channel": "kept:a" } }),
+    ]);
+    assert_eq!(world.answers_due(), 2, "both subscriptions, and nothing else");
+    world.answer();
+    assert_eq!(world.heard(), ["2 ok", "6 ok"], "the subscription, and the unsubscribe that needs no answer");
+    world.answer();
+    world.answer();
+    world.answer();
+    assert_eq!(world.heard(), ["5 ok", "3 ok", "4 ok"], "the publication was permitted to a subscriber");
+    assert_eq!(world.answers_due(), 0);
+}
+
+#[test]
+fn a_subscription_that_is_taken_away_while_it_is_made_is_refused() {
+    let mut world = World::new();
+    world.send(&[subscribe("kept:a")]);
+    let channel = Channel::parse("kept:a").unwrap();
+    world.session.signal(now(), Signal::Unsubscribe(channel));
+    assert_eq!(world.heard(), [""; 0]);
+    world.answer();
+    assert_eq!(world.heard(), ["2 error 103"]);
+    assert_eq!(world.subscriptions(), 0);
+    assert_eq!(world.local.metrics.subscriptions(), 0);
+    world.send(&[subscribe("kept:a")]);
+    world.answer();
+    assert_eq!(world.heard(), ["3 ok"]);
+}
+
+#[test]
+fn a_client_that_goes_leaves_nothing_behind_and_its_answers_go_nowhere() {
+    let mut world = World::new();
+    world.send(&[subscribe("kept:a"), subscribe("live:a"), publish("live:a", 1)]);
+    world.session.event(now(), Event::TransportEnded { close: Close::NORMAL, ending: Ending::Transport });
+    assert_eq!((world.subscriptions(), world.local.metrics.subscriptions()), (0, 0));
+    while world.answers_due() > 0 {
+        world.answer();
+    }
+    assert_eq!((world.subscriptions(), world.local.metrics.subscriptions()), (0, 0));
+    world.slow.memory.sweep(Duration::from_secs(9999));
+    assert_eq!(world.slow.channels(), 0);
+}
+
+#[test]
+fn whoever_has_more_held_than_fits_is_told_to_recover() {
+    let mut world = World::new();
+    world.send(&[subscribe("kept:a")]);
+    for number in 0..2000 {
+        world.publish("kept:a", number);
+    }
+    world.answer();
+    let heard = world.heard();
+    assert_eq!((heard.first().unwrap().as_str(), heard.len()), ("2 ok", 1 + 1024 + 1));
+    assert_eq!(heard.last().unwrap(), "unsubscribe 2500");
+}
+
+#[test]
+fn a_client_with_many_open_questions_is_not_read_until_some_are_answered() {
+    let mut world = World::new();
+    let commands: Vec<_> = (0..QUESTIONS_MANY as u64).map(|number| publish("live:a", number)).collect();
+    world.send(&commands);
+    assert!(world.session.is_suspended());
+    world.answer();
+    assert!(!world.session.is_suspended());
+}

@@ -1,0 +1,128 @@
+//! Three gateways on one Redis that fails in every way it can: nobody misses anything without being told, nothing comes twice
+//! or in the wrong order, health tells the truth, and everybody is back soon.
+
+mod scene;
+
+use std::time::Duration;
+
+use gateway_tests::{Data, Redis};
+use tokio::time::sleep;
+
+use self::scene::{Expected, SUBSCRIPTIONS, Scene};
+
+#[tokio::test]
+async fn killed_and_back_with_nothing() {
+    let mut scene = Scene::open(Redis::start().await).await;
+    let fault = scene.fault("kill -9, back without its data");
+    scene.redis.kill();
+    scene.pause(Duration::from_secs(2)).await;
+    scene.redis.revive(Data::Lost).await;
+    let report = scene.finish(fault, Expected::DOWN).await;
+    assert!(report.resets >= SUBSCRIPTIONS, "another stream, and everybody is told: {report}");
+}
+
+#[tokio::test]
+async fn killed_and_back_with_its_data() {
+    let mut scene = Scene::open(Redis::with("").persistent().start().await).await;
+    let fault = scene.fault("kill -9, back with its data");
+    scene.redis.kill();
+    scene.pause(Duration::from_secs(2)).await;
+    scene.redis.revive(Data::Kept).await;
+    scene.finish(fault, Expected::DOWN).await;
+}
+
+#[tokio::test]
+async fn frozen_and_thawed() {
+    let scene = Scene::open(Redis::start().await).await;
+    let fault = scene.fault("SIGSTOP for 5 s");
+    scene.redis.freeze().await;
+    scene.pause(Duration::from_secs(5)).await;
+    scene.redis.thaw();
+    let report = scene.finish(fault, Expected::DOWN).await;
+    assert!(report.slowest_answer < Duration::from_secs(5), "a publisher is told in time: {report}");
+}
+
+#[tokio::test]
+async fn cut_off_from_one_gateway() {
+    let scene = Scene::open(Redis::start().await).await;
+    let fault = scene.fault("connections of one gateway reset, new ones refused, 3 s");
+    scene.network.cut();
+    scene.pause(Duration::from_secs(3)).await;
+    scene.network.heal();
+    scene.finish(fault, Expected::ONE_NODE_DOWN).await;
+}
+
+#[tokio::test]
+async fn silent_towards_one_gateway() {
+    let scene = Scene::open(Redis::start().await).await;
+    let fault = scene.fault("nothing passes to and from one gateway, 5 s");
+    scene.network.freeze();
+    scene.pause(Duration::from_secs(5)).await;
+    scene.network.heal();
+    scene.finish(fault, Expected::ONE_NODE_DOWN).await;
+}
+
+#[tokio::test]
+async fn far_from_one_gateway() {
+    let scene = Scene::open(Redis::start().await).await;
+    let fault = scene.fault("200 ms to and from one gateway, 3 s");
+    scene.network.delay(Duration::from_millis(200));
+    scene.pause(Duration::from_secs(3)).await;
+    scene.network.heal();
+    let report = scene.finish(fault, Expected::WELL).await;
+    assert_eq!((report.refused, report.unanswered, report.resets), (0, 0, 0), "slow is not broken: {report}");
+}
+
+#[tokio::test]
+async fn full() {
+    let scene = Scene::open(Redis::start().await).await;
+    let fault = scene.fault("maxmemory reached, 2 s");
+    scene.redis.set("maxmemory", "1").await;
+    scene.pause(Duration::from_secs(2)).await;
+    scene.redis.set("maxmemory", "0").await;
+    let report = scene.finish(fault, Expected::DOWN).await;
+    assert!(report.refused > 0, "{report}");
+    assert_eq!(report.refused_but_delivered, 0, "a publication is refused as a whole: {report}");
+}
+
+#[tokio::test]
+async fn with_another_password_than_before() {
+    let scene = Scene::open(scene::with_user().await).await;
+    let fault = scene.fault("password changed, connections closed, 2 s");
+    let ask = async |command: &[&str]| scene.redis.ask(command).await;
+    ask(&["ACL", "SETUSER", scene::USER, "resetpass", ">other"]).await;
+    ask(&["CLIENT", "KILL", "USER", scene::USER]).await;
+    scene.pause(Duration::from_secs(2)).await;
+    ask(&["ACL", "SETUSER", scene::USER, "resetpass", &format!(">{}", scene::PASSWORD)]).await;
+    scene.finish(fault, Expected::DOWN).await;
+}
+
+#[tokio::test]
+async fn without_the_permission_to_publish() {
+    let scene = Scene::open(scene::with_user().await).await;
+    let fault = scene.fault("scripts and channels not permitted any more, 2 s");
+    let ask = async |command: &[&str]| scene.redis.ask(command).await;
+    ask(&["ACL", "SETUSER", scene::USER, "-@scripting", "resetchannels"]).await;
+    scene.pause(Duration::from_secs(2)).await;
+    ask(&["ACL", "SETUSER", scene::USER, "+@scripting", "allchannels"]).await;
+    let report = scene.finish(fault, Expected::DOWN).await;
+    assert_eq!(report.refused_but_delivered, 0, "{report}");
+}
+
+#[tokio::test]
+async fn gone_again_and_again() {
+    let mut scene = Scene::open(Redis::with("").persistent().start().await).await;
+    for _ in 0..4 {
+        scene.redis.kill();
+        scene.pause(Duration::from_millis(300)).await;
+        scene.redis.revive(Data::Kept).await;
+        let back = scene.ledger.now();
+        scene.ledger.live_again(back, scene::START).await;
+        sleep(Duration::from_millis(200)).await;
+    }
+    let fault = scene.fault("kill -9 for the fifth time, back with its data");
+    scene.redis.kill();
+    scene.pause(Duration::from_millis(300)).await;
+    scene.redis.revive(Data::Kept).await;
+    scene.finish(fault, Expected::DOWN).await;
+}

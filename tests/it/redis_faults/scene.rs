@@ -1,0 +1,154 @@
+//! What every fault meets: gateways on one Redis, subscribers and a publisher at each of them, and a ledger.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_tests::ledger::{Health, HealthWatch, Ledger, Publisher, Report, Subscriber};
+use gateway_tests::{Builder, Gateway, Proxy, Redis};
+use tokio::time::sleep;
+
+const NODES: usize = 3;
+const SUBSCRIBERS_PER_NODE: usize = 10;
+const CHANNELS: [&str; 4] = ["news:a", "news:b", "news:c", "news:d"];
+pub(super) const SUBSCRIPTIONS: usize = NODES * SUBSCRIBERS_PER_NODE * CHANNELS.len();
+/// Of the publisher of each node.
+const PACE: Duration = Duration::from_millis(10);
+
+/// A gateway has to say that something is wrong within this.
+const NOTICE: Duration = Duration::from_secs(2);
+/// Everybody has to be back this long after Redis is.
+const RETURN: Duration = Duration::from_secs(5);
+/// How long anything may take at all.
+pub(super) const START: Duration = Duration::from_secs(20);
+
+/// The user of servers [`with_user`].
+pub(super) const USER: &str = "gateway";
+/// Of the user.
+pub(super) const PASSWORD: &str = "a-password";
+
+/// A server on which the gateways are no administrators.
+pub(super) async fn with_user() -> Redis {
+    Redis::with("").user(USER, &format!(">{PASSWORD} ~* &* +@all -@dangerous +info +role")).start().await
+}
+
+pub(super) struct Scene {
+    pub(super) redis: Redis,
+    /// Between Redis and the first gateway.
+    pub(super) network: Proxy,
+    pub(super) ledger: Arc<Ledger>,
+    gateways: Vec<Gateway>,
+    health: Vec<HealthWatch>,
+    publishers: Vec<Publisher>,
+    _subscribers: Vec<Subscriber>,
+}
+
+/// Something that begins to be wrong.
+pub(super) struct Fault {
+    name: &'static str,
+    begun: Duration,
+}
+
+/// What gateways have to say about a fault.
+pub(super) struct Expected {
+    /// These say that they are not ready.
+    seeing: Range<usize>,
+    /// These are not concerned, and say so all the time.
+    blind: Range<usize>,
+}
+
+impl Expected {
+    pub(super) const DOWN: Self = Self { seeing: 0..NODES, blind: 0..0 };
+    pub(super) const ONE_NODE_DOWN: Self = Self { seeing: 0..1, blind: 1..NODES };
+    pub(super) const WELL: Self = Self { seeing: 0..0, blind: 0..NODES };
+}
+
+/// A gateway whose way to Redis begins at this address.
+fn gateway(redis: SocketAddr, user: bool) -> Builder {
+    let login =
+        if user { format!("username = '{USER}'\npassword = 'env:REDIS_PASSWORD'\n") } else { String::new() };
+    let config = format!(
+        "client = {{ anonymous = true, history_publications_max = 10000 }}\n\
+         [redis]\nurl = 'redis://{redis}'\n{login}\
+         [namespaces.news]\nhistory_size = 10000\nrecovery = true\nallow_subscribe = 'anyone'\n"
+    );
+    Gateway::with(&config).environment("REDIS_PASSWORD", PASSWORD)
+}
+
+impl Scene {
+    /// Everybody is subscribed, and publications go round.
+    pub(super) async fn open(redis: Redis) -> Self {
+        let network = Proxy::to(redis.address()).await;
+        let user = !redis.ask(&["ACL", "GETUSER", USER]).await.is_nothing();
+        let gateways = Gateway::nodes(NODES, |node| {
+            gateway(if node == 0 { network.address() } else { redis.address() }, user)
+        })
+        .await;
+        let ledger = Ledger::open();
+        let mut subscribers = Vec::new();
+        for gateway in &gateways {
+            for _ in 0..SUBSCRIBERS_PER_NODE {
+                subscribers.push(Subscriber::start(&ledger, &[gateway.address()], &CHANNELS));
+            }
+        }
+        ledger.all_subscribed(START).await;
+        let health: Vec<_> = gateways.iter().map(|node| HealthWatch::start(&ledger, node.admin())).collect();
+        let publishers = gateways.iter().map(|node| Publisher::start(&ledger, node.admin(), &CHANNELS, PACE));
+        let publishers = publishers.collect();
+        let scene = Self { redis, network, ledger, gateways, health, publishers, _subscribers: subscribers };
+        scene.ledger.live_again(scene.ledger.now(), START).await;
+        scene.pause(Duration::from_millis(500)).await;
+        scene
+    }
+
+    /// Something happens from now on.
+    pub(super) fn fault(&self, name: &'static str) -> Fault {
+        Fault { name, begun: self.ledger.now() }
+    }
+
+    pub(super) async fn pause(&self, time: Duration) {
+        sleep(time).await;
+    }
+
+    /// The fault is over: everybody comes back, and the books balance.
+    pub(super) async fn finish(mut self, fault: Fault, expected: Expected) -> Report {
+        let over = self.ledger.now();
+        let live = self.ledger.live_again(over, START).await;
+        let subscribed = self.ledger.all_subscribed(START).await;
+        sleep(Duration::from_secs(1)).await;
+        for publisher in self.publishers.drain(..) {
+            publisher.stop().await;
+        }
+        let report = self.ledger.settle().await;
+        let history = self.ledger.history();
+        let noticed: Vec<_> =
+            expected.seeing.clone().map(|node| self.health[node].said(false, fault.begun)).collect();
+        let ready: Vec<_> = expected.seeing.clone().map(|node| self.health[node].said(true, over)).collect();
+        println!("{}\n{report}", fault.name);
+        println!("  in flight when it began {:>9}", history.in_flight(fault.begun));
+        println!("  noticed after           {noticed:?}");
+        println!("  ready again after       {ready:?}");
+        println!("  publishing again after  {:?}", history.publishing_again(over));
+        println!("  live again after        {live:?}, the last to subscribe {subscribed:?} later");
+        for (node, health) in self.health.iter().enumerate() {
+            for Health { at, status, text } in health.changes() {
+                println!("  node {node} at {:>6} ms: {status} {text}", at.as_millis());
+            }
+        }
+        report.assert_sound();
+        assert!(live <= RETURN, "live again only after {live:?}");
+        for (noticed, ready) in noticed.into_iter().zip(ready) {
+            assert!(noticed.is_some_and(|noticed| noticed <= NOTICE), "noticed after {noticed:?}");
+            assert!(ready.is_some_and(|ready| ready <= RETURN), "ready after {ready:?}");
+        }
+        for node in expected.blind {
+            let said = self.health[node].changes();
+            assert_eq!(said.len(), 1, "node {node} was well all the time, and said {said:?}");
+        }
+        for gateway in &mut self.gateways {
+            assert!(gateway.is_running());
+        }
+        report
+    }
+}
