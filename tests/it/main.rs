@@ -43,5 +43,6 @@ mod restart;
 mod redis;
 mod redis_servers;
 mod redis_faults;
+mod redis_soak;
 mod simulation;
 mod walls;
