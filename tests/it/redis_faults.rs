@@ -6,6 +6,7 @@ mod scene;
 use std::time::Duration;
 
 use gateway_tests::{Data, Redis};
+use rustix::process::Signal;
 use tokio::time::sleep;
 
 use self::scene::{Expected, SUBSCRIPTIONS, Scene};
@@ -71,6 +72,19 @@ async fn far_from_one_gateway() {
     scene.network.heal();
     let report = scene.finish(fault, Expected::WELL).await;
     assert_eq!((report.refused, report.unanswered, report.resets), (0, 0, 0), "slow is not broken: {report}");
+}
+
+#[tokio::test]
+async fn one_gateway_frozen_slows_nobody_else() {
+    let scene = Scene::open(Redis::start().await).await;
+    let fault = scene.fault("SIGSTOP of one gateway for 4 s");
+    scene.gateways[0].signal(Signal::STOP);
+    scene.pause(Duration::from_secs(4)).await;
+    let slowest = scene.slowest_delivery(&fault, 1..3);
+    println!("slowest delivery of the others: {} ms", slowest.as_millis());
+    scene.gateways[0].signal(Signal::CONT);
+    scene.finish(fault, Expected::ONE_NODE_DOWN).await;
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! What every fault meets: gateways on one Redis, subscribers and a publisher at each of them, and a ledger.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_tests::ledger::{Health, HealthWatch, Ledger, Publisher, Report, Subscriber};
+use gateway_tests::ledger::{Event, Health, HealthWatch, Ledger, Outcome, Publisher, Report, Subscriber};
 use gateway_tests::{Builder, Gateway, Proxy, Redis};
 use tokio::time::sleep;
 
@@ -38,7 +39,7 @@ pub(super) struct Scene {
     /// Between Redis and the first gateway.
     pub(super) network: Proxy,
     pub(super) ledger: Arc<Ledger>,
-    gateways: Vec<Gateway>,
+    pub(super) gateways: Vec<Gateway>,
     health: Vec<HealthWatch>,
     publishers: Vec<Publisher>,
     _subscribers: Vec<Subscriber>,
@@ -109,6 +110,32 @@ impl Scene {
 
     pub(super) async fn pause(&self, time: Duration) {
         sleep(time).await;
+    }
+
+    /// The longest time from a publication to a subscriber of these gateways, since the fault began: also of one that is still
+    /// on its way.
+    pub(super) fn slowest_delivery(&self, fault: &Fault, nodes: Range<usize>) -> Duration {
+        let (history, now) = (self.ledger.history(), self.ledger.now());
+        let acknowledged = history.published.iter().filter(|publication| {
+            publication.sent >= fault.begun && matches!(publication.outcome, Outcome::Acknowledged(_))
+        });
+        let sent: HashMap<u64, Duration> =
+            acknowledged.map(|publication| (publication.number, publication.sent)).collect();
+        assert!(!sent.is_empty(), "nothing was published since");
+        let subscribers =
+            &history.subscribers[nodes.start * SUBSCRIBERS_PER_NODE..nodes.end * SUBSCRIBERS_PER_NODE];
+        let slowest = subscribers.iter().map(|entries| {
+            let mut waiting = sent.clone();
+            let arrived = entries.iter().filter_map(|entry| match entry.event {
+                Event::Publication { number, .. } => {
+                    waiting.remove(&number).map(|sent| entry.at.saturating_sub(sent))
+                }
+                _ => None,
+            });
+            let slowest = arrived.max().unwrap_or_default();
+            slowest.max(waiting.into_values().map(|sent| now - sent).max().unwrap_or_default())
+        });
+        slowest.max().unwrap_or_default()
     }
 
     /// The fault is over: everybody comes back, and the books balance.
