@@ -112,6 +112,19 @@ pub enum Answer {
     Present(Result<Vec<Arc<Member>>, ReplyError>),
 }
 
+/// A gateway among those that share a backplane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Random, for each process.
+    pub id: Box<str>,
+    /// For people: machine and address.
+    pub name: Box<str>,
+    /// Of the gateway.
+    pub version: Box<str>,
+    /// When it began, in Unix time in milliseconds.
+    pub started: u64,
+}
+
 /// Why a backplane does not do all it should. `Err` holds a sentence for operators.
 pub type Health = Result<(), Arc<str>>;
 
@@ -168,6 +181,11 @@ pub trait Backplane: Send + Sync {
     /// Orders something of the connections of an address (a user or a connection), but of the one with the number
     /// `except`. Error 111 if workers have too much to do to hear of it, 100 if other nodes cannot.
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError>;
+
+    /// The other gateways that are alive, as far as is known. A backplane of one node has none.
+    fn others(&self) -> Vec<Node> {
+        Vec::new()
+    }
 
     /// Forgets what has expired. To be called every few seconds.
     fn sweep(&self, at: Duration);

@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-use crate::backplane::{Answer, Asked, Asker, Backplane, Health, NewPublication, Top};
+use crate::backplane::{Answer, Asked, Asker, Backplane, Health, NewPublication, Node, Top};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
+use crate::connection::event::Now;
 use crate::connection::local::retention;
 use crate::explain::Explain;
 use crate::hub::peer::{Order, Why};
@@ -46,6 +47,8 @@ pub struct Parts {
     pub phase: watch::Receiver<Phase>,
     /// A name for this process, random.
     pub node: Box<str>,
+    /// What people know this process by: machine and address.
+    pub name: Box<str>,
 }
 
 /// Part of a channel's history.
@@ -62,6 +65,8 @@ pub struct HistoryPage {
 pub struct NodeInfo {
     /// A name for this process, random.
     pub node: Box<str>,
+    /// What people know this process by: machine and address.
+    pub name: Box<str>,
     /// Of the gateway.
     pub version: &'static str,
     /// Since the start.
@@ -148,6 +153,7 @@ impl Control {
         let metrics = &self.inner.metrics;
         NodeInfo {
             node: self.inner.node.clone(),
+            name: self.inner.name.clone(),
             version: env!("CARGO_PKG_VERSION"),
             uptime: self.inner.clock.now().at,
             clients: metrics.connections(),
@@ -155,6 +161,23 @@ impl Control {
             subscriptions: metrics.subscriptions(),
             workers: metrics.workers.len(),
         }
+    }
+
+    /// The gateways that are alive, as far as this one knows: itself, and then the others.
+    pub fn nodes(&self) -> Vec<Node> {
+        let now = self.inner.clock.now();
+        let here = Node {
+            id: self.inner.node.clone(),
+            name: self.inner.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: now.unix.saturating_sub(now.at.as_millis() as u64),
+        };
+        [here].into_iter().chain(self.inner.backplane.others()).collect()
+    }
+
+    /// What time it is.
+    pub fn now(&self) -> Now {
+        self.inner.clock.now()
     }
 
     /// Every plugin the folder has or had.

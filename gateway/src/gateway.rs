@@ -119,6 +119,8 @@ impl Gateway {
             .map(|_| Arc::new(Inbox::new(config.memory.inbox_deliveries_max)))
             .collect();
         let ids = ConnectionIds::new(random()?);
+        let node = random()?;
+        let name: Box<str> = format!("{}/{address}", host()).into();
         let metrics = Metrics::new(config.listen.workers);
         let (backplane, network): (Arc<dyn Backplane>, _) = match &config.redis {
             None => (Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?)), None),
@@ -131,7 +133,8 @@ impl Gateway {
                         ids,
                         clock,
                         metrics: metrics.node.backplane(),
-                        random: [random()?, random()?],
+                        name: name.clone(),
+                        random: [node, random()?],
                     },
                 );
                 (Arc::new(backplane), Some(runner))
@@ -169,7 +172,8 @@ impl Gateway {
             registry: registry.clone(),
             clock,
             phase: phase_seen,
-            node: format!("{:016x}", random()?).into(),
+            node: format!("{node:016x}").into(),
+            name,
         });
         let site = make_site.map(|make_site| make_site(&control));
         let parts = Shared { backplane, metrics, registry, upstreams, explain };
@@ -240,11 +244,14 @@ impl Gateway {
                     backplane.sweep(clock.now().at);
                 }
             });
-            let connected = self.network.map(|network| {
-                let connected = network.connected();
-                tokio::spawn(network.run());
-                connected
-            });
+            let (connected, goodbye) = self
+                .network
+                .map(|network| {
+                    let (connected, goodbye) = (network.connected(), network.goodbye());
+                    tokio::spawn(network.run());
+                    (connected, goodbye)
+                })
+                .unzip();
             if let Some(listener) = self.admin {
                 tokio::spawn(admin::serve(listener, self.config.clone(), self.control.clone()));
             }
@@ -293,6 +300,9 @@ impl Gateway {
                 }
             });
             let _ = joined.await;
+            if let Some(goodbye) = goodbye {
+                goodbye.await;
+            }
             // Every connection has said its last word: what it emitted has the rest of the time.
             stop_upstreams.send_replace(Stop::At(until));
             let _ = upstreams.await;
@@ -303,6 +313,12 @@ impl Gateway {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// What this machine is called.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.split_whitespace().next().unwrap_or("localhost").to_owned()
 }
 
 /// One listener per worker on the same port.

@@ -43,6 +43,7 @@ mod restart;
 mod redis;
 mod redis_servers;
 mod redis_faults;
+mod nodes;
 mod redis_soak;
 mod simulation;
 mod walls;

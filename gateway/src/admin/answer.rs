@@ -9,8 +9,8 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::backplane::Top;
-use crate::control::{HistoryPage, NodeInfo};
+use crate::backplane::{self, Top};
+use crate::control::{Control, HistoryPage, NodeInfo};
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Member, Publication};
 
@@ -191,7 +191,7 @@ impl From<NodeInfo> for Info {
     fn from(info: NodeInfo) -> Self {
         Self {
             nodes: [Node {
-                name: info.node.clone(),
+                name: info.name,
                 uid: info.node,
                 version: info.version,
                 uptime: info.uptime.as_secs(),
@@ -201,6 +201,34 @@ impl From<NodeInfo> for Info {
                 num_workers: info.workers,
             }],
         }
+    }
+}
+
+/// The gateways that are alive, this one first.
+#[derive(Serialize)]
+pub(super) struct Nodes {
+    nodes: Vec<NodeEntry>,
+}
+
+#[derive(Serialize)]
+struct NodeEntry {
+    uid: Box<str>,
+    name: Box<str>,
+    version: Box<str>,
+    /// Seconds.
+    uptime: u64,
+}
+
+impl Nodes {
+    pub(super) fn of(control: &Control) -> Self {
+        let now = control.now().unix;
+        let entry = |node: backplane::Node| NodeEntry {
+            uid: node.id,
+            name: node.name,
+            version: node.version,
+            uptime: now.saturating_sub(node.started) / 1000,
+        };
+        Self { nodes: control.nodes().into_iter().map(entry).collect() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The methods of the API, in the shapes of Centrifugo's HTTP API, so that its libraries work.
 //!
-//! Among this gateway's own methods `plugins` takes nothing and lists every plugin with its state, its counts, and the
+//! Among this gateway's own methods `nodes` takes nothing and lists the gateways that are alive as far as this one knows, itself
+//! first: `{"nodes": [{"uid", "name", "version", "uptime"}]}`, with `uptime` in seconds. `plugins` takes nothing and lists every plugin with its state, its counts, and the
 //! versions that are kept; `plugin_rollback` takes `{"name": NAME}`, or `{"name": NAME, "to": DIGEST}` with at least six digits
 //! of one of these versions, and answers what runs now: `{"name", "state", "digest", "version", "replaced", "generation"}`, where
 //! `state` is `rolled-back`, or `live` if `to` was the version in the folder. A second call goes one version further back. The
@@ -14,7 +15,7 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::answer::{
-    Answer, Broadcast, History, Info, Nothing, Outcome, Presence, PresenceStats, Published, json,
+    Answer, Broadcast, History, Info, Nodes, Nothing, Outcome, Presence, PresenceStats, Published, json,
 };
 use super::explain;
 use super::fields::{Failure, Fields, bad_request};
@@ -40,6 +41,7 @@ pub(super) enum Call {
     PresenceStats,
     History,
     Info,
+    Nodes,
     Plugins,
     PluginRollback,
     PluginBreaker,
@@ -48,7 +50,7 @@ pub(super) enum Call {
 }
 
 impl Call {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Publish,
         Self::Broadcast,
         Self::Disconnect,
@@ -56,6 +58,7 @@ impl Call {
         Self::PresenceStats,
         Self::History,
         Self::Info,
+        Self::Nodes,
         Self::Plugins,
         Self::PluginRollback,
         Self::PluginBreaker,
@@ -73,6 +76,7 @@ impl Call {
             Self::PresenceStats => "presence_stats",
             Self::History => "history",
             Self::Info => "info",
+            Self::Nodes => "nodes",
             Self::Plugins => "plugins",
             Self::PluginRollback => "plugin_rollback",
             Self::PluginBreaker => "plugin_breaker",
@@ -106,6 +110,7 @@ pub(super) async fn answer(
             Call::PresenceStats => finish(api.members(fields).await.map(|members| stats(&members))),
             Call::History => finish(api.history(fields).await),
             Call::Info => finish(fields.finish().map(|()| Info::from(control.info()))),
+            Call::Nodes => finish(fields.finish().map(|()| Nodes::of(control))),
             Call::Explain => finish(explain::last(control, fields)),
             Call::ExplainStart => finish(explain::start(control, fields)),
             Call::Plugins => finish(fields.finish().map(|()| Plugins::of(control))),

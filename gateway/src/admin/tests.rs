@@ -316,6 +316,14 @@ async fn info_describes_the_node() {
 }
 
 #[tokio::test]
+async fn a_gateway_alone_is_the_only_node() {
+    let admin = Admin::start(CONFIG);
+    let nodes = admin.api("nodes", json!({})).await["result"]["nodes"].clone();
+    assert_eq!(nodes.as_array().unwrap().len(), 1);
+    assert_eq!((&nodes[0]["uid"], &nodes[0]["name"]), (&json!("node-1"), &json!("machine/address")));
+}
+
+#[tokio::test]
 async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
     let admin = Admin::start(CONFIG);
     let file = |name: &str, bytes: &'static [u8]| Found {

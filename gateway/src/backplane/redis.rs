@@ -13,6 +13,7 @@ mod link;
 mod lane;
 mod listener;
 mod runner;
+mod nodes;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -26,10 +27,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use self::interest::{Announced, Interest, spread};
 use self::keys::Keys;
 use self::link::Link;
+use self::nodes::Nodes;
 use self::request::{Request, What};
 use self::status::Status;
 use self::wire::Message;
-use super::{Answer, Asked, Asker, Backplane, Health, NewPublication, Page, Recovery, Retention, Top};
+use super::{Answer, Asked, Asker, Backplane, Health, NewPublication, Node, Page, Recovery, Retention, Top};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::connection::id::ConnectionIds;
@@ -70,6 +72,7 @@ struct Shared {
     /// This process among others, random.
     node: u64,
     interest: Interest,
+    nodes: Nodes,
     status: Status,
     metrics: Arc<BackplaneMetrics>,
     /// The link should be tried before its time.
@@ -91,6 +94,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Counters.
     pub metrics: Arc<BackplaneMetrics>,
+    /// What people know this node by: machine and address.
+    pub name: Box<str>,
     /// Two random numbers: they tell this process and the streams it begins from all others.
     pub random: [u64; 2],
 }
@@ -98,12 +103,13 @@ pub struct Parts {
 impl Redis {
     /// The two halves of the backplane. Nothing connects before [`Runner::run`].
     pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
-        let Parts { config, inboxes, ids, clock, metrics, random: [node, epochs] } = parts;
+        let Parts { config, inboxes, ids, clock, metrics, name, random: [node, epochs] } = parts;
         let (lanes, queues): (Vec<_>, _) =
             (0..redis.connections).map(|_| mpsc::channel(redis.questions_max)).unzip();
         let shared = Arc::new(Shared {
             keys: Keys::new(&redis.prefix),
             interest: Interest::new(config.memory.channels_max),
+            nodes: Nodes::new(name, clock.now().unix),
             status: Status::new(metrics.clone()),
             gateway: config,
             config: redis.clone(),
@@ -293,6 +299,10 @@ impl Backplane for Redis {
             }
         }
         if told { Ok(()) } else { Err(ReplyError::TOO_MANY_REQUESTS) }
+    }
+
+    fn others(&self) -> Vec<Node> {
+        self.shared.nodes.others()
     }
 
     fn sweep(&self, _: Duration) {

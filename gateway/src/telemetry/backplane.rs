@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tracing::{info, warn};
 
 use super::metrics::SharedCounter;
+use crate::backplane::Node;
 
 /// The closed set of what can be wrong with Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,9 @@ pub struct BackplaneMetrics {
     pub(super) received: SharedCounter,
     pub(super) checked: SharedCounter,
     pub(super) behind: SharedCounter,
+    pub(super) died: SharedCounter,
     waiting: AtomicU64,
+    nodes: AtomicU64,
 }
 
 impl BackplaneMetrics {
@@ -115,6 +118,32 @@ impl BackplaneMetrics {
         if behind > 0 {
             info!(channels, behind, "channels went on while redis was away: their subscribers are told");
         }
+    }
+
+    /// So many gateways are alive, this one included.
+    pub fn nodes(&self, alive: u64) {
+        self.nodes.store(alive, Relaxed);
+    }
+
+    /// Gateways that are alive, this one included; 0 before the first time that they could be counted.
+    pub fn alive(&self) -> u64 {
+        self.nodes.load(Relaxed)
+    }
+
+    /// Another gateway is there.
+    pub fn node_came(&self, node: &Node) {
+        info!(node = %node.id, name = %node.name, version = %node.version, "another gateway is there");
+    }
+
+    /// Another gateway has gone as it should.
+    pub fn node_left(&self, node: &Node) {
+        info!(node = %node.id, name = %node.name, "another gateway has gone");
+    }
+
+    /// Another gateway has gone without a word.
+    pub fn node_died(&self, node: &Node) {
+        self.died.inc();
+        warn!(node = %node.id, name = %node.name, "another gateway is dead: its lease has run out");
     }
 
     /// Questions that wait for an answer, and one more now.

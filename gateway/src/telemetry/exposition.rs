@@ -211,10 +211,12 @@ fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::
         ("backplane_malformed", "Messages from Redis that were dropped", &backplane.malformed),
         ("backplane_positions_compared", "Positions of channels compared with Redis", &backplane.checked),
         ("backplane_positions_behind", "Of these, those that had gone on unnoticed", &backplane.behind),
+        ("nodes_died", "Other gateways whose lease ran out", &backplane.died),
     ];
     for (name, help, counter) in counters {
         writer.counter(name, help, None, counter.get())?;
     }
+    writer.gauge("nodes", "Gateways that are alive, as far as this one knows", None, backplane.alive())?;
     writer.gauge("backplane_questions", "Questions to Redis without an answer yet", None, backplane.waiting())
 }
 

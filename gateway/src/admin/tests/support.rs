@@ -46,6 +46,7 @@ impl Admin {
             clock: Clock::start(),
             phase: seen,
             node: "node-1".into(),
+            name: "machine/address".into(),
         });
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();

@@ -36,6 +36,11 @@ impl Keys {
         format!("{}:probe", self.prefix)
     }
 
+    /// The hash with the leases of all gateways.
+    pub(super) fn leases(&self) -> String {
+        format!("{}:leases:{{nodes}}", self.prefix)
+    }
+
     /// Where a publication to a channel or an address is published.
     pub(super) fn topic(&self, channel: &Channel) -> String {
         match channel.target() {

@@ -10,7 +10,7 @@ use super::interest::Waiter;
 use super::link::{Link, WATCH};
 use super::request::Request;
 use super::status::Cause;
-use super::{Runner, Shared, lane, listener};
+use super::{Runner, Shared, lane, listener, nodes};
 use crate::backplane::Answer;
 use crate::telemetry::backplane::Trouble;
 
@@ -32,6 +32,20 @@ impl Runner {
         let mut links = self.links.subscribe();
         async move {
             let _ = links.wait_for(Option::is_some).await;
+        }
+    }
+
+    /// Says goodbye to the other gateways, which otherwise wait until the lease of this one has run out. To be called when
+    /// the last client has gone. Bounded in time.
+    pub fn goodbye(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (shared, links) = (self.shared.clone(), self.links.subscribe());
+        async move {
+            let link = links.borrow().clone();
+            if let Some(link) = link
+                && let Err(cause) = nodes::leave(&shared, &link).await
+            {
+                tracing::warn!(%cause, "the other gateways were not told that this one goes");
+            }
         }
     }
 
@@ -72,12 +86,17 @@ async fn serve(shared: &Arc<Shared>, links: &watch::Sender<Option<Arc<Link>>>, l
         Ok(cause) => shared.status.set(cause),
         Err(cause) => return cause,
     }
+    // Whoever asks over this link knows who else there is.
+    if let Err(cause) = nodes::beat(shared, &link).await {
+        return cause;
+    }
     shared.metrics.linked();
     shared.status.set_link(Some(link.number));
     shared.interest.begin();
     links.send_replace(Some(link.clone()));
     let listening = listener::run(shared.clone(), link.clone());
     tokio::pin!(listening);
+    let beating = nodes::run(shared.clone(), link.clone());
     let watching = async {
         loop {
             tokio::select! {
@@ -93,6 +112,7 @@ async fn serve(shared: &Arc<Shared>, links: &watch::Sender<Option<Arc<Link>>>, l
     tokio::select! {
         cause = &mut listening => cause,
         cause = watching => cause,
+        cause = beating => cause,
         () = link.ended.notified() => {
             Cause::new(Trouble::Unreachable, "the connection has ended")
         }

@@ -258,6 +258,7 @@ async fn without_redis_every_question_is_answered_in_time() {
         ids: ConnectionIds::new(5),
         clock: Clock::start(),
         metrics: Arc::default(),
+        name: "test".into(),
         random: [1, 2],
     };
     let metrics = parts.metrics.clone();
