@@ -62,6 +62,48 @@ pub struct Recovery {
     pub top: Top,
 }
 
+/// What a publication depends on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// It is not published if something was with this key.
+    pub once: Option<Once>,
+    /// It is not published if the channel has this version or a newer one. Only in channels with history.
+    pub version: Option<Version>,
+}
+
+/// An idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once {
+    /// Chosen by the publisher; means something in one channel only.
+    pub key: Box<str>,
+    /// How long it is remembered after its last use.
+    pub ttl: Duration,
+}
+
+/// The version of the document that a channel carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// Rises with every change.
+    pub number: u64,
+    /// Numbers of one epoch can be compared; those of another one begin anew.
+    pub epoch: Box<str>,
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Its place: of the first one, if it was published before with the same key. Where the stream stands, if it was skipped.
+    pub top: Top,
+    /// Nothing was published, because the channel has this version or a newer one.
+    pub skipped: bool,
+}
+
+impl From<Top> for Published {
+    fn from(top: Top) -> Self {
+        Self { top, skipped: false }
+    }
+}
+
 /// A publication on its way.
 #[derive(Debug)]
 pub struct NewPublication<'a> {
@@ -75,6 +117,8 @@ pub struct NewPublication<'a> {
     pub info: Option<Arc<Member>>,
     /// How much of the channel is kept.
     pub retention: Retention,
+    /// What it depends on; nothing for most.
+    pub terms: Option<Box<Terms>>,
 }
 
 /// Who wants to know, and so where an answer goes that comes later.
@@ -103,7 +147,7 @@ pub enum Answer {
     /// To [`Backplane::announce`].
     Announced(Result<(), ReplyError>),
     /// To [`Backplane::publish`].
-    Published(Result<Top, ReplyError>),
+    Published(Result<Published, ReplyError>),
     /// To [`Backplane::history`].
     History(Result<Page, ReplyError>),
     /// To [`Backplane::recover`].
@@ -140,8 +184,9 @@ pub trait Backplane: Send + Sync {
     /// A worker has no subscriber in a channel any more.
     fn renounce(&self, worker: usize, channel: &Channel);
 
-    /// Numbers, keeps and spreads a publication.
-    fn publish(&self, publication: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Top>;
+    /// Numbers, keeps and spreads a publication, if its terms are met. An error whose words do not say otherwise means that
+    /// it was not published.
+    fn publish(&self, publication: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Published>;
 
     /// Reads history. `since` of another epoch is error 112.
     fn history(

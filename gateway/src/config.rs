@@ -180,6 +180,8 @@ pub struct Namespace {
     pub history_size: usize,
     /// How long one is kept.
     pub history_ttl: Duration,
+    /// How long an idempotency key is remembered.
+    pub idempotency_ttl: Duration,
     /// Whether returning clients get what they missed; only with a history.
     pub recovery: bool,
     /// Whether it is known who is subscribed.
@@ -218,6 +220,8 @@ pub struct Memory {
     pub inbox_deliveries_max: usize,
     /// Bytes of all kept publications together.
     pub history_bytes_max: usize,
+    /// Idempotency keys that are remembered.
+    pub idempotency_keys_max: usize,
 }
 
 /// The Redis that several gateways share.

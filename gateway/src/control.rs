@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-use crate::backplane::{Answer, Asked, Asker, Backplane, Health, NewPublication, Node, Top};
+use crate::backplane::{
+    Answer, Asked, Asker, Backplane, Health, NewPublication, Node, Once, Published, Terms, Top, Version,
+};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::connection::event::Now;
@@ -16,7 +18,7 @@ use crate::explain::Explain;
 use crate::hub::peer::{Order, Why};
 use crate::plugin::breaker::Hold;
 use crate::plugin::registry::{PluginStatus, Registry, RollbackError, RolledBack};
-use crate::protocol::channel::Channel;
+use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::HistoryQuery;
 use crate::protocol::push::{Member, Publication};
@@ -49,6 +51,15 @@ pub struct Parts {
     pub node: Box<str>,
     /// What people know this process by: machine and address.
     pub name: Box<str>,
+}
+
+/// What a publication depends on, in the words of the API.
+#[derive(Debug, Clone, Default)]
+pub struct Conditions {
+    /// A second publication with the same key to the same channel is none: its answer is that to the first.
+    pub idempotency_key: Option<Box<str>>,
+    /// An older or equal version than the newest in the channel is skipped. The channel needs a history.
+    pub version: Option<Version>,
 }
 
 /// Part of a channel's history.
@@ -97,12 +108,14 @@ impl Control {
         &self,
         address: &Channel,
         data: Bytes,
-    ) -> impl Future<Output = Result<Top, ReplyError>> + Send + use<> {
+        conditions: &Conditions,
+    ) -> impl Future<Output = Result<Published, ReplyError>> + Send + use<> {
         let (asker, answer) = ask();
-        let asked = self.namespace(address).map(|namespace| {
+        let asked = self.namespace(address).and_then(|namespace| {
             let retention = retention(namespace);
-            let new = NewPublication { channel: address, data, json: true, info: None, retention };
-            self.inner.backplane.publish(new, asker, self.inner.clock.now().at)
+            let terms = terms(namespace, address, conditions)?;
+            let new = NewPublication { channel: address, data, json: true, info: None, retention, terms };
+            Ok(self.inner.backplane.publish(new, asker, self.inner.clock.now().at))
         });
         let asked = asked.unwrap_or_else(|error| Asked::Now(Err(error)));
         answered(asked, answer, |answer| match answer {
@@ -231,6 +244,21 @@ impl Control {
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.inner.metrics
     }
+}
+
+fn terms(
+    namespace: &Namespace,
+    address: &Channel,
+    conditions: &Conditions,
+) -> Result<Option<Box<Terms>>, ReplyError> {
+    let Conditions { idempotency_key, version } = conditions.clone();
+    if version.is_some() && (namespace.history_size == 0 || address.target() != Target::Channel) {
+        let why = "`version` needs a channel with history: the newest version is kept beside it";
+        return Err(ReplyError::NOT_AVAILABLE.because(why));
+    }
+    let once = idempotency_key.map(|key| Once { key, ttl: namespace.idempotency_ttl });
+    let any = once.is_some() || version.is_some();
+    Ok(any.then(|| Box::new(Terms { once, version })))
 }
 
 fn ask() -> (Asker, oneshot::Receiver<Answer>) {

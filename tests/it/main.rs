@@ -40,6 +40,7 @@ mod browser;
 mod conformance;
 mod readme;
 mod restart;
+mod publishing;
 mod redis;
 mod redis_servers;
 mod redis_faults;

@@ -30,6 +30,8 @@ enum Network {
     Open(Duration),
     /// Connections stay, bytes do not arrive until this ends.
     Frozen,
+    /// Bytes of clients arrive, those of the server do not until this ends.
+    Mute,
     /// Connections were reset, new ones are refused.
     Cut,
 }
@@ -74,6 +76,11 @@ impl Proxy {
     /// Lets nothing through: connections stay open and new ones are accepted. What was sent arrives when it heals.
     pub fn freeze(&self) {
         self.network.send_replace(Network::Frozen);
+    }
+
+    /// Lets questions through and holds the answers back: they are lost if the client goes before this heals.
+    pub fn mute(&self) {
+        self.network.send_replace(Network::Mute);
     }
 
     /// Lets a question and its answer take longer, together by this much.
@@ -121,12 +128,18 @@ async fn connection(client: TcpStream, server: SocketAddr, mut network: watch::R
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pass(from_client, to_server, network.clone()) => (),
-        () = pass(from_server, to_client, network) => (),
+        () = pass(from_client, to_server, network.clone(), &[Network::Frozen]) => (),
+        () = pass(from_server, to_client, network, &[Network::Frozen, Network::Mute]) => (),
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut network: watch::Receiver<Network>) {
+/// Nothing passes while the network is one of `closed`.
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut network: watch::Receiver<Network>,
+    closed: &[Network],
+) {
     let (sender, mut on_the_way) = mpsc::channel::<(Instant, Bytes)>(IN_FLIGHT_MAX);
     let seen = network.clone();
     let reading = async move {
@@ -134,7 +147,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut network: watc
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
             let delay = match *seen.borrow() {
                 Network::Open(delay) => delay,
-                Network::Frozen | Network::Cut => Duration::ZERO,
+                Network::Frozen | Network::Mute | Network::Cut => Duration::ZERO,
             };
             if sender.send((Instant::now() + delay, Bytes::copy_from_slice(&buffer[..count]))).await.is_err()
             {
@@ -145,7 +158,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut network: watc
     let writing = async move {
         while let Some((due, bytes)) = on_the_way.recv().await {
             sleep_until(due).await;
-            let _ = network.wait_for(|network| *network != Network::Frozen).await;
+            let _ = network.wait_for(|network| !closed.contains(network)).await;
             if to.write_all(&bytes).await.is_err() {
                 return;
             }
@@ -201,6 +214,13 @@ mod tests {
         proxy.heal();
         assert_eq!(within("what was sent before", stream.read_u8()).await.unwrap(), 8);
         assert_eq!(within("what was sent before", late.read_u8()).await.unwrap(), 9);
+
+        proxy.mute();
+        stream.write_u8(10).await.unwrap();
+        let silent = tokio::time::timeout(Duration::from_millis(100), stream.read_u8()).await;
+        assert!(silent.is_err(), "{silent:?}");
+        proxy.heal();
+        assert_eq!(within("the answer that was held back", stream.read_u8()).await.unwrap(), 10);
 
         proxy.cut();
         within("the reset", stream.read_u8()).await.unwrap_err();

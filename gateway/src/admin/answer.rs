@@ -9,7 +9,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::backplane::{self, Top};
+use crate::backplane;
 use crate::control::{Control, HistoryPage, NodeInfo};
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Member, Publication};
@@ -89,12 +89,19 @@ pub(super) struct Published {
     offset: u64,
     #[serde(skip_serializing_if = "str::is_empty")]
     epoch: Box<str>,
+    #[serde(skip_serializing_if = "is_false")]
+    skipped: bool,
 }
 
-impl From<Top> for Published {
-    fn from(top: Top) -> Self {
-        Self { offset: top.offset, epoch: (&*top.epoch).into() }
+impl From<backplane::Published> for Published {
+    fn from(published: backplane::Published) -> Self {
+        let backplane::Published { top, skipped } = published;
+        Self { offset: top.offset, epoch: (&*top.epoch).into(), skipped }
     }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn is_zero(number: &u64) -> bool {

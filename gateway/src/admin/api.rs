@@ -7,6 +7,13 @@
 //! `state` is `rolled-back`, or `live` if `to` was the version in the folder. A second call goes one version further back. The
 //! next change of the file in the folder ends it. If nothing can be done the error has code 108 and says why.
 
+//!
+//! `publish` and `broadcast` take three fields more. `idempotency_key`, a text of at most 256 bytes: what was published to the
+//! channel with this key in the last `idempotency_ttl` is not published again, and the answer is that to the first one.
+//! `version`, a whole number above 0, and `version_epoch`, a text of at most 256 bytes: a version that is not above the newest in
+//! the channel is not published, and the answer says `"skipped": true` and where the stream stands. Versions of another epoch are
+//! not compared: they begin anew. A version needs a channel with history.
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -20,7 +27,8 @@ use super::answer::{
 use super::explain;
 use super::fields::{Failure, Fields, bad_request};
 use super::plugins::{Plugins, Rollback};
-use crate::control::Control;
+use crate::backplane::Version;
+use crate::control::{Conditions, Control};
 use crate::plugin::breaker::Hold;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
@@ -30,6 +38,9 @@ use crate::protocol::push::Member;
 
 /// Most channels of one broadcast.
 const BROADCAST_CHANNELS_MAX: usize = 1_000;
+
+/// Longest `idempotency_key` and `version_epoch`.
+const NAME_BYTES_MAX: usize = 256;
 
 /// The closed set of methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,13 +156,15 @@ impl Api<'_> {
     async fn publish(&self, mut fields: Fields) -> Result<Published, Failure> {
         let channel = channel(&mut fields)?;
         let data = self.data(&mut fields)?;
+        let conditions = conditions(&mut fields)?;
         fields.finish()?;
-        Ok(self.control.publish(&channel, data).await?.into())
+        Ok(self.control.publish(&channel, data, &conditions).await?.into())
     }
 
     async fn broadcast(&self, mut fields: Fields) -> Result<Answer, Failure> {
         let channels: Vec<String> = fields.required("channels")?;
         let data = self.data(&mut fields)?;
+        let conditions = conditions(&mut fields)?;
         fields.finish()?;
         if channels.is_empty() {
             return Err(bad_request("`channels` is empty").into());
@@ -164,8 +177,9 @@ impl Api<'_> {
             return Err(ReplyError::LIMIT_EXCEEDED.because(sentence).into());
         }
         // All are on their way before the first is waited for.
-        let publish =
-            |name: &String| parse_channel(name).map(|channel| self.control.publish(&channel, data.clone()));
+        let publish = |name: &String| {
+            parse_channel(name).map(|channel| self.control.publish(&channel, data.clone(), &conditions))
+        };
         let under_way: Vec<_> = channels.iter().map(publish).collect();
         let mut results = Vec::with_capacity(under_way.len());
         for published in under_way {
@@ -263,6 +277,33 @@ fn stats(members: &[Arc<Member>]) -> PresenceStats {
 
 fn channel(fields: &mut Fields) -> Result<Channel, Failure> {
     Ok(parse_channel(&fields.required::<String>("channel")?)?)
+}
+
+fn conditions(fields: &mut Fields) -> Result<Conditions, Failure> {
+    let idempotency_key = name(fields, "idempotency_key")?;
+    let epoch = name(fields, "version_epoch")?;
+    let version = match (fields.optional("version")?.unwrap_or(0), epoch) {
+        (0, Some(_)) => {
+            return Err(bad_request("`version_epoch` says nothing without a `version` above 0").into());
+        }
+        (0, None) => None,
+        (number, epoch) => Some(Version { number, epoch: epoch.unwrap_or_default() }),
+    };
+    Ok(Conditions { idempotency_key, version })
+}
+
+/// A text that is chosen by the caller. An empty one is none.
+fn name(fields: &mut Fields, key: &str) -> Result<Option<Box<str>>, Failure> {
+    let name: Option<Box<str>> = fields.optional(key)?;
+    let name = name.filter(|name| !name.is_empty());
+    match &name {
+        Some(name) if name.len() > NAME_BYTES_MAX => {
+            let bytes = name.len();
+            Err(bad_request(format!("`{key}` has {bytes} bytes, at most {NAME_BYTES_MAX} are accepted"))
+                .into())
+        }
+        _ => Ok(name),
+    }
 }
 
 fn parse_channel(name: &str) -> Result<Channel, ReplyError> {

@@ -376,9 +376,30 @@ async fn what_is_not_a_request_is_status_400() {
 }
 
 #[tokio::test]
+async fn conditions_of_a_publication_that_cannot_be_met_are_refused() {
+    let admin = Admin::start(CONFIG);
+    let long = "k".repeat(257);
+    for (channel, name, value, expected, word) in [
+        ("chat:lobby", "idempotency_key", json!(long), 107, "at most 256"),
+        ("chat:lobby", "version_epoch", json!("e"), 107, "`version`"),
+        ("news", "version", json!(1), 108, "history"),
+        ("#42", "version", json!(1), 108, "history"),
+    ] {
+        let answer = admin.api("publish", json!({"channel": channel, "data": 1, name: value})).await;
+        assert_eq!(code(&answer), expected, "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(word), "{answer}");
+    }
+    for version in [json!(-1), json!(1.5), json!("1"), json!(18_446_744_073_709_551_616_f64)] {
+        let publish = json!({"channel": "chat:lobby", "data": 1, "version": version});
+        let key = "X-API-Key: correct-horse\r\n";
+        assert_eq!(admin.post("/api/publish", key, &publish.to_string()).await.status, 400, "{version}");
+    }
+}
+
+#[tokio::test]
 async fn what_would_be_ignored_is_refused() {
     let admin = Admin::start(CONFIG);
-    let publish = json!({"channel": "news", "data": 1, "idempotency_key": "k"});
+    let publish = json!({"channel": "news", "data": 1, "skip_history": true});
     assert_eq!(code(&admin.api("publish", publish).await), 107);
     let defaults =
         json!({"channel": "news", "data": 1, "idempotency_key": "", "skip_history": false, "tags": {}});

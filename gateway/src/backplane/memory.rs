@@ -3,15 +3,18 @@
 //! Channels are spread over shards by name. A publication takes its number and its place in the inboxes of the interested
 //! workers inside one short critical section; that is what gives a channel one order.
 
+mod publish;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::{Asked, Asker, Backplane, Health, NewPublication, Page, Recovery, Retention, Top};
+use self::publish::Remembered;
+use super::{
+    Asked, Asker, Backplane, Health, NewPublication, Page, Published, Recovery, Retention, Top, Version,
+};
 use crate::config;
 use crate::connection::id::ConnectionIds;
 use crate::hub::peer::Order;
@@ -36,6 +39,8 @@ pub struct Memory {
     channels_max: usize,
     history_bytes: AtomicUsize,
     history_bytes_max: usize,
+    idempotency_keys: AtomicUsize,
+    idempotency_keys_max: usize,
     /// Makes each new stream's epoch different from all before it, also across restarts.
     epochs: AtomicU64,
 }
@@ -46,6 +51,8 @@ struct Entry {
     interest: u64,
     stream: Option<Stream>,
     presence: HashMap<Arc<str>, Arc<Member>>,
+    /// Most channels have none.
+    once: Option<Box<Remembered>>,
 }
 
 struct Stream {
@@ -53,6 +60,8 @@ struct Stream {
     kept: VecDeque<(Duration, Arc<Publication>)>,
     /// When the stream itself is forgotten: with its last publication.
     expires: Duration,
+    /// The newest that was published.
+    version: Option<Box<Version>>,
 }
 
 impl Memory {
@@ -73,6 +82,8 @@ impl Memory {
             channels_max: limits.channels_max,
             history_bytes: AtomicUsize::new(0),
             history_bytes_max: limits.history_bytes_max,
+            idempotency_keys: AtomicUsize::new(0),
+            idempotency_keys_max: limits.idempotency_keys_max,
             epochs: AtomicU64::new(epoch_seed),
         }
     }
@@ -152,7 +163,7 @@ impl Memory {
 
 impl Entry {
     fn is_empty(&self) -> bool {
-        self.interest == 0 && self.stream.is_none() && self.presence.is_empty()
+        self.interest == 0 && self.stream.is_none() && self.presence.is_empty() && self.once.is_none()
     }
 
     /// The stream, made if there is none or if it has expired.
@@ -161,6 +172,7 @@ impl Entry {
             top: Top { offset: 0, epoch: memory.new_epoch() },
             kept: VecDeque::new(),
             expires: at + retention.ttl,
+            version: None,
         });
         memory.forgotten(stream.forget(retention.size, at));
         stream
@@ -187,48 +199,6 @@ fn kept_bytes(publication: &Publication) -> usize {
 }
 
 impl Memory {
-    fn put(&self, new: NewPublication<'_>, at: Duration) -> Result<Top, ReplyError> {
-        let NewPublication { channel, data, json, info, retention } = new;
-        let publication = |data, offset| Arc::new(Publication { data, json, offset, info });
-        if let Target::Connection(id) = channel.target() {
-            let worker = self.ids.number(id).map(ConnectionIds::worker);
-            if let Some(inbox) = worker.and_then(|worker| self.inboxes.get(worker)) {
-                let kind = PushKind::Publication { publication: publication(data, 0), epoch: Arc::default() };
-                inbox.put(Delivery::Push(Arc::new(Push::new(channel.clone(), kind))));
-            }
-            return Ok(Top::default());
-        }
-        if retention.size == 0 {
-            // Nothing is kept: a channel that nobody listens to needs no entry.
-            let shard = self.shard(channel);
-            if let Some(entry) = shard.get(channel) {
-                let kind = PushKind::Publication { publication: publication(data, 0), epoch: Arc::default() };
-                self.spread(entry.interest, Push::new(channel.clone(), kind));
-            }
-            return Ok(Top::default());
-        }
-        // A payload is a slice of the message it came in: a copy keeps that message out of the history.
-        let data = Bytes::copy_from_slice(&data);
-        self.with(channel, |entry| {
-            let stream = entry.stream(self, retention, at);
-            stream.top.offset += 1;
-            stream.expires = at + retention.ttl;
-            let top = stream.top.clone();
-            let publication = publication(data, top.offset);
-            self.history_bytes.fetch_add(kept_bytes(&publication), Ordering::Relaxed);
-            stream.kept.push_back((stream.expires, publication.clone()));
-            self.forgotten(stream.forget(retention.size, at));
-            // Whoever publishes while memory is short pays with its own past, not with another channel's.
-            while self.history_bytes.load(Ordering::Relaxed) > self.history_bytes_max {
-                let Some((_, oldest)) = stream.kept.pop_front() else { break };
-                self.forgotten(kept_bytes(&oldest));
-            }
-            let kind = PushKind::Publication { publication, epoch: top.epoch.clone() };
-            self.spread(entry.interest, Push::new(channel.clone(), kind));
-            Ok(top)
-        })
-    }
-
     fn read(
         &self,
         channel: &Channel,
@@ -311,7 +281,7 @@ impl Backplane for Memory {
         });
     }
 
-    fn publish(&self, new: NewPublication<'_>, _: Asker, at: Duration) -> Asked<Top> {
+    fn publish(&self, new: NewPublication<'_>, _: Asker, at: Duration) -> Asked<Published> {
         Asked::Now(self.put(new, at))
     }
 
@@ -385,6 +355,7 @@ impl Backplane for Memory {
                         entry.stream = None;
                     }
                 }
+                self.forget_keys(entry, at);
                 !entry.is_empty()
             });
             self.channels.fetch_sub(before - shard.len(), Ordering::Relaxed);

@@ -31,7 +31,9 @@ use self::nodes::Nodes;
 use self::request::{Request, What};
 use self::status::Status;
 use self::wire::Message;
-use super::{Answer, Asked, Asker, Backplane, Health, NewPublication, Node, Page, Recovery, Retention, Top};
+use super::{
+    Answer, Asked, Asker, Backplane, Health, NewPublication, Node, Page, Published, Recovery, Retention, Top,
+};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::connection::id::ConnectionIds;
@@ -47,6 +49,9 @@ use crate::telemetry::backplane::BackplaneMetrics;
 /// What a client is told when Redis is needed and is not there.
 const UNAVAILABLE: ReplyError = ReplyError::INTERNAL;
 const AWAY: &str = "the history cannot be reached at the moment: try again";
+const NOT_PUBLISHED: &str = "nothing was published, because redis cannot be reached at the moment: try again";
+const PERHAPS_PUBLISHED: &str = "there was no answer: this may have been published or not; to publish it again is safe with the \
+    same `idempotency_key` only";
 const BUSY: &str = "too many questions wait for the history: try again";
 
 /// See the module.
@@ -195,26 +200,32 @@ impl Backplane for Redis {
         self.shared.interest.renounce(worker, channel);
     }
 
-    fn publish(&self, new: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Top> {
-        let NewPublication { channel, data, json, info, retention } = new;
+    fn publish(&self, new: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Published> {
+        let NewPublication { channel, data, json, info, mut retention, terms } = new;
         let local = |workers| {
             let publication =
                 Arc::new(Publication { data: data.clone(), json, offset: 0, info: info.clone() });
             let kind = PushKind::Publication { publication, epoch: Arc::default() };
             self.shared.deliver(channel.clone(), kind, workers);
-            Asked::Now(Ok(Top::default()))
+            Asked::Now(Ok(Published::default()))
         };
+        // A key may have been used at another node.
+        let once = terms.as_ref().is_some_and(|terms| terms.once.is_some());
         if let Target::Connection(id) = channel.target()
+            && !once
             && let Some(worker) = self.shared.worker_of(id)
         {
             return local(Some(1 << worker));
         }
-        let kept = retention.size > 0 && !matches!(channel.target(), Target::Connection(_));
-        let what = if kept && self.shared.status.takes_no_writes() {
-            return Asked::Now(Err(UNAVAILABLE.because(AWAY)));
-        } else if kept {
+        if matches!(channel.target(), Target::Connection(_)) {
+            retention.size = 0;
+        }
+        let writes = retention.size > 0 || once;
+        let what = if writes && self.shared.status.takes_no_writes() {
+            return Asked::Now(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
+        } else if writes {
             let body = wire::body(&data, json, info.as_deref());
-            What::Publish { channel: channel.clone(), body, retention }
+            What::Publish { channel: channel.clone(), body, retention, terms }
         } else if self.shared.status.link().is_none() {
             return local(None);
         } else {
@@ -362,10 +373,18 @@ impl Shared {
         }
     }
 
-    /// A question has failed. Who asked is told to try again, the log is told why.
+    /// A question has failed, and changed nothing. Who asked is told to try again, the log is told why.
     fn fail(&self, asker: Asker, what: &What, why: &str) {
         self.metrics.failed(why);
-        self.answer(asker, what.failed(UNAVAILABLE.because(AWAY)));
+        let told = if what.publishes() { NOT_PUBLISHED } else { AWAY };
+        self.answer(asker, what.failed(UNAVAILABLE.because(told)));
+    }
+
+    /// A question was sent, and nobody knows what became of it.
+    fn fail_in_doubt(&self, asker: Asker, what: &What, why: &str) {
+        self.metrics.failed(why);
+        let told = if what.publishes() { PERHAPS_PUBLISHED } else { AWAY };
+        self.answer(asker, what.failed(UNAVAILABLE.because(told)));
     }
 
     /// Whether something in a batch needs Redis and has time.

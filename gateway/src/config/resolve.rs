@@ -249,6 +249,7 @@ fn namespace(section: Section<'_, '_>) -> Namespace {
     let namespace = Namespace {
         history_size: section.count("history_size", 0..=10_000),
         history_ttl: section.duration("history_ttl", SECOND..=30 * DAY),
+        idempotency_ttl: section.duration("idempotency_ttl", SECOND..=DAY),
         recovery: section.flag("recovery"),
         presence: section.flag("presence"),
         join_leave: section.flag("join_leave"),
@@ -305,6 +306,7 @@ fn memory(document: &Document<'_>) -> Memory {
         channels_max: section.count("channels_max", 1..=10_000_000),
         inbox_deliveries_max: section.count("inbox_deliveries_max", 1_024..=1_048_576),
         history_bytes_max: section.size("history_bytes_max", MIB..=64 * GIB),
+        idempotency_keys_max: section.count("idempotency_keys_max", 1..=10_000_000),
     };
     section.finish();
     memory

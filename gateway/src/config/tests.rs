@@ -80,8 +80,10 @@ fn every_key_reaches_its_own_field() {
         [channel]
         history_size = 25
         history_ttl = "26h"
+        idempotency_ttl = "45s"
         [namespaces.chat]
         history_size = 27
+        idempotency_ttl = "46s"
         recovery = true
         presence = true
         join_leave = true
@@ -93,6 +95,7 @@ fn every_key_reaches_its_own_field() {
         channels_max = 28
         inbox_deliveries_max = 2048
         history_bytes_max = "30MiB"
+        idempotency_keys_max = 43
         [plugins]
         folder = "/srv/rules"
         state_folder = "/srv/state"
@@ -155,6 +158,7 @@ fn every_key_reaches_its_own_field() {
             default: Arc::new(Namespace {
                 history_size: 25,
                 history_ttl: Duration::from_secs(26 * 3600),
+                idempotency_ttl: Duration::from_secs(45),
                 ..Namespace::clone(&shipped)
             }),
             named: HashMap::from([(
@@ -163,6 +167,7 @@ fn every_key_reaches_its_own_field() {
                     history_size: 27,
                     // Not the value of `[channel]` above.
                     history_ttl: shipped.history_ttl,
+                    idempotency_ttl: Duration::from_secs(46),
                     recovery: true,
                     presence: true,
                     join_leave: true,
@@ -173,7 +178,12 @@ fn every_key_reaches_its_own_field() {
                 }),
             )]),
         },
-        memory: Memory { channels_max: 28, inbox_deliveries_max: 2048, history_bytes_max: 30 << 20 },
+        memory: Memory {
+            channels_max: 28,
+            inbox_deliveries_max: 2048,
+            history_bytes_max: 30 << 20,
+            idempotency_keys_max: 43,
+        },
         redis: None,
         plugins: Plugins {
             folder: "/srv/rules".into(),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::core::Effects;
 use super::event::Now;
 use super::views::Views;
-use crate::backplane::{Asked, Asker, Backplane, NewPublication, Retention, Top};
+use crate::backplane::{Asked, Asker, Backplane, NewPublication, Published, Retention};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::explain::{Explain, Picker};
@@ -133,7 +133,7 @@ impl Local {
         json: bool,
         info: Option<Arc<Member>>,
         asker: Asker,
-    ) -> Asked<Top> {
+    ) -> Asked<Published> {
         let namespace = match self.namespace(channel) {
             Ok(namespace) => namespace,
             Err(error) => return Asked::Now(Err(error)),
@@ -146,7 +146,7 @@ impl Local {
                 Err(_) => (payload, false),
             }
         };
-        let new = NewPublication { channel, data, json, info, retention: retention(namespace) };
+        let new = NewPublication { channel, data, json, info, retention: retention(namespace), terms: None };
         self.backplane.publish(new, asker, now.at)
     }
 

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use bytes::Bytes;
+
 use super::*;
+use crate::backplane::{Once, Terms};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60) };
@@ -33,7 +36,12 @@ impl Node {
     fn with(channels_max: usize, history_bytes_max: usize) -> Self {
         let inboxes: Arc<[_]> = (0..3).map(|_| Arc::new(Inbox::new(100))).collect();
         let ids = ConnectionIds::new(5);
-        let limits = config::Memory { channels_max, inbox_deliveries_max: 100, history_bytes_max };
+        let limits = config::Memory {
+            channels_max,
+            inbox_deliveries_max: 100,
+            history_bytes_max,
+            idempotency_keys_max: 2,
+        };
         Self { memory: Memory::new(inboxes.clone(), ids, &limits, 1), inboxes, ids }
     }
 
@@ -43,7 +51,19 @@ impl Node {
 
     fn publish(&self, name: &str, data: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
         let (channel, data) = (&channel(name), Bytes::copy_from_slice(data.as_bytes()));
-        self.memory.put(NewPublication { channel, data, json: true, info: None, retention }, S(at))
+        let new = NewPublication { channel, data, json: true, info: None, retention, terms: None };
+        Ok(self.memory.put(new, S(at))?.top)
+    }
+
+    /// With an idempotency key that is remembered for ten seconds.
+    fn publish_once(&self, name: &str, key: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
+        let (channel, data) = (&channel(name), Bytes::from_static(b"x"));
+        let once = Some(Once { key: key.into(), ttl: S(10) });
+        let terms = Some(Box::new(Terms { once, version: None }));
+        Ok(self
+            .memory
+            .put(NewPublication { channel, data, json: true, info: None, retention, terms }, S(at))?
+            .top)
     }
 
     fn announce(&self, worker: usize, name: &str) -> Result<(), ReplyError> {
@@ -229,4 +249,42 @@ fn memory_for_history_is_bounded_and_who_publishes_pays() {
     assert_eq!(page.unwrap().publications.len(), 1, "another channel's past stays");
     node.memory.sweep(S(100));
     (0..2).for_each(|_| drop(node.publish("c", &big, KEPT, 100).unwrap()));
+}
+
+#[test]
+fn a_key_is_remembered_for_as_long_as_it_is_used() {
+    let node = Node::new();
+    node.announce(1, "live").unwrap();
+    let first = node.publish_once("a", "k", KEPT, 0).unwrap();
+    node.publish_once("live", "k", NOTHING, 0).unwrap();
+    for at in [9, 18] {
+        node.memory.sweep(S(at));
+        assert_eq!(node.publish_once("a", "k", KEPT, at).unwrap(), first);
+        node.publish_once("live", "k", NOTHING, at).unwrap();
+    }
+    assert_eq!(node.arrived(1).len(), 1);
+    assert_eq!(node.publish_once("a", "k", KEPT, 28).unwrap().offset, 2, "forgotten, though not yet swept");
+    node.memory.renounce(1, &channel("live"));
+    node.memory.sweep(S(100));
+    assert_eq!(node.memory.channels(), 0);
+}
+
+#[test]
+fn only_so_many_keys_are_remembered_and_none_is_forgotten_for_a_new_one() {
+    let node = Node::new();
+    let first = node.publish_once("a", "1", KEPT, 0).unwrap();
+    node.publish_once("b", "2", NOTHING, 0).unwrap();
+    let refused = node.publish_once("a", "3", KEPT, 1).unwrap_err();
+    assert_eq!((refused.code, refused.temporary), (111, true));
+    assert_eq!(node.publish_once("a", "1", KEPT, 5).unwrap(), first);
+    assert_eq!(node.publish("a", "x", KEPT, 5).unwrap().offset, 2, "what was refused was not published");
+    node.memory.sweep(S(11));
+    node.publish_once("b", "3", NOTHING, 11).unwrap();
+    // Taken over at its place, an expired key counts once.
+    node.publish_once("a", "1", KEPT, 16).unwrap();
+    node.memory.sweep(S(40));
+    for key in ["4", "5"] {
+        node.publish_once("a", key, KEPT, 40).unwrap();
+    }
+    assert_eq!(node.publish_once("a", "6", KEPT, 40).unwrap_err().code, 111);
 }

@@ -31,6 +31,14 @@ impl Keys {
         self.of_channel("top", channel)
     }
 
+    /// Where it is remembered what was published to a channel with an idempotency key.
+    pub(super) fn once(&self, channel: &Channel, key: &str) -> String {
+        let mut name = self.of_channel("once", channel);
+        name.push(':');
+        encode(key, &mut name);
+        name
+    }
+
     /// Written and forgotten again to find out whether Redis takes writes.
     pub(super) fn probe(&self) -> String {
         format!("{}:probe", self.prefix)

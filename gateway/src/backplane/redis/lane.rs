@@ -12,7 +12,7 @@ use super::Shared;
 use super::link::{Link, cause, is_of_server, refusal};
 use super::request::{Refusal, Request, What};
 use super::status::Cause;
-use crate::backplane::{Answer, Top};
+use crate::backplane::{Answer, Published};
 use crate::telemetry::backplane::Trouble;
 
 /// Commands in one batch.
@@ -49,7 +49,7 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
         match what {
             What::Spread { topic, message } => {
                 shared.received(topic.as_bytes(), &message.into());
-                shared.answer(asker, Answer::Published(Ok(Top::default())));
+                shared.answer(asker, Answer::Published(Ok(Published::default())));
             }
             what => shared.fail(asker, &what, "redis was away for too long"),
         }
@@ -103,7 +103,7 @@ fn settle(shared: &Shared, link: &Link, request: Request, reply: Value) {
             shared.fail(request.asker, &request.what, &cause.to_string());
         }
         Err(Refusal::Nonsense) => {
-            shared.fail(
+            shared.fail_in_doubt(
                 request.asker,
                 &request.what,
                 "redis answered with something else than the scripts do",
@@ -115,6 +115,6 @@ fn settle(shared: &Shared, link: &Link, request: Request, reply: Value) {
 /// Nobody knows which of these Redis has carried out.
 fn give_up(shared: &Shared, batch: &mut Vec<Request>, cause: &Cause) {
     for Request { what, asker, .. } in batch.drain(..) {
-        shared.fail(asker, &what, &cause.to_string());
+        shared.fail_in_doubt(asker, &what, &cause.to_string());
     }
 }

@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 use super::keys::Keys;
 use super::script::Scripts;
 use super::wire;
-use crate::backplane::{Answer, Asker, Page, Recovery, Retention, Top};
+use crate::backplane::{Answer, Asker, Page, Published, Recovery, Retention, Terms, Top};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
@@ -30,9 +30,9 @@ pub(super) struct Request {
 
 #[derive(Debug)]
 pub(super) enum What {
-    /// To a channel with history.
-    Publish { channel: Channel, body: Vec<u8>, retention: Retention },
-    /// To a channel without: the whole message.
+    /// To a channel with history, or on terms.
+    Publish { channel: Channel, body: Vec<u8>, retention: Retention, terms: Option<Box<Terms>> },
+    /// To a channel without, on no terms: the whole message.
     Spread { topic: String, message: Vec<u8> },
     /// Read a part of a channel's history.
     History { channel: Channel, query: HistoryQuery, publications_max: usize, retention: Retention },
@@ -52,19 +52,29 @@ pub(super) enum Refusal {
 impl What {
     /// The command. `server` is the replication id of the server and `fresh` a name for a new stream.
     pub(super) fn command(&self, keys: &Keys, scripts: &Scripts, server: &str, fresh: &str) -> Cmd {
-        let script = |sha: &str, channel: &Channel, retention: &Retention| {
+        let script = |sha: &str, channel: &Channel, third: Option<String>, retention: &Retention| {
             let mut command = redis::cmd("EVALSHA");
-            command.arg(sha).arg(2).arg(keys.stream(channel)).arg(keys.top(channel));
+            command.arg(sha).arg(2 + usize::from(third.is_some()));
+            command.arg(keys.stream(channel)).arg(keys.top(channel)).arg(third);
             command.arg(server).arg(fresh).arg(retention.size).arg(millis(retention.ttl));
             command.arg(millis(retention.ttl + POSITION_KEPT));
             command
         };
         match self {
-            Self::Publish { channel, body, retention } => {
-                let mut command = script(&scripts.publish, channel, retention);
+            Self::Publish { channel, body, retention, terms } => {
+                let once = terms.as_ref().and_then(|terms| terms.once.as_ref());
+                let place = once.map(|once| keys.once(channel, &once.key));
+                let mut command = script(&scripts.publish, channel, place, retention);
                 let topic = keys.topic(channel);
                 let address = (topic == keys.nodes()).then_some(channel);
                 command.arg(body).arg(topic).arg(wire::head(address));
+                if let Some(terms) = terms {
+                    command.arg(once.map_or(0, |once| millis(once.ttl)));
+                    match &terms.version {
+                        Some(version) => command.arg(format!("{:020}", version.number)).arg(&*version.epoch),
+                        None => command.arg("").arg(""),
+                    };
+                }
                 command
             }
             Self::Spread { topic, message } => {
@@ -73,7 +83,7 @@ impl What {
                 command
             }
             Self::Recover { channel, since, publications_max, retention } => {
-                let mut command = script(&scripts.recover, channel, retention);
+                let mut command = script(&scripts.recover, channel, None, retention);
                 match since {
                     Some(since) => command.arg(since.offset).arg(&*since.epoch),
                     None => command.arg("").arg(""),
@@ -82,7 +92,7 @@ impl What {
                 command
             }
             Self::History { channel, query, publications_max, retention } => {
-                let mut command = script(&scripts.history, channel, retention);
+                let mut command = script(&scripts.history, channel, None, retention);
                 match &query.since {
                     Some(since) => command.arg(since.offset),
                     None => command.arg(""),
@@ -101,9 +111,9 @@ impl What {
         }
         let answer = match self {
             Self::Spread { .. } => {
-                matches!(reply, Value::Int(_)).then(|| Answer::Published(Ok(Top::default())))
+                matches!(reply, Value::Int(_)).then(|| Answer::Published(Ok(Published::default())))
             }
-            Self::Publish { .. } => stands(reply).map(|(top, _)| Answer::Published(Ok(top))),
+            Self::Publish { .. } => published(reply).map(|published| Answer::Published(Ok(published))),
             Self::Recover { .. } => stands(reply).and_then(|(top, entries)| {
                 let missed = match entries {
                     Some(entries) => Some(publications(entries)?),
@@ -122,6 +132,11 @@ impl What {
         answer.ok_or(Refusal::Nonsense)
     }
 
+    /// Whether it changes something that subscribers see.
+    pub(super) fn publishes(&self) -> bool {
+        matches!(self, Self::Publish { .. } | Self::Spread { .. })
+    }
+
     /// The answer to a question that failed.
     pub(super) fn failed(&self, error: ReplyError) -> Answer {
         match self {
@@ -135,6 +150,19 @@ impl What {
 /// Milliseconds, as scripts count.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A third part says that nothing was published.
+fn published(reply: Value) -> Option<Published> {
+    let Value::Array(mut parts) = reply else { return None };
+    let skipped = match parts.get(2) {
+        None => false,
+        Some(Value::Int(1)) => true,
+        Some(_) => return None,
+    };
+    parts.truncate(2);
+    let (top, _) = stands(Value::Array(parts))?;
+    Some(Published { top, skipped })
 }
 
 /// Every script answers with offset and epoch first, and entries third.

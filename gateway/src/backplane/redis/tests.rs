@@ -93,9 +93,9 @@ impl Bench {
 
     async fn publish(&mut self, data: &str, retention: Retention) -> Top {
         let body = wire::body(data.as_bytes(), true, None);
-        let what = What::Publish { channel: news(), body, retention };
+        let what = What::Publish { channel: news(), body, retention, terms: None };
         match self.run(&what).await.unwrap() {
-            Answer::Published(top) => top.unwrap(),
+            Answer::Published(published) => published.unwrap().top,
             other => panic!("{other:?}"),
         }
     }
@@ -226,7 +226,7 @@ async fn without_memory_a_script_does_nothing_at_all() {
     for server in ["first", "second"] {
         bench.server = server;
         let body = wire::body(b"y", true, None);
-        let what = What::Publish { channel: news(), body, retention: KEPT };
+        let what = What::Publish { channel: news(), body, retention: KEPT, terms: None };
         let refused = bench.run(&what).await.unwrap_err();
         assert!(
             matches!(&refused, super::request::Refusal::Server(code, _) if &**code == "OOM"),
@@ -267,7 +267,8 @@ async fn without_redis_every_question_is_answered_in_time() {
     let running = tokio::spawn(runner.run());
     let publish = |retention, asker| {
         let channel = &news();
-        let new = NewPublication { channel, data: "1".into(), json: true, info: None, retention };
+        let data = "1".into();
+        let new = NewPublication { channel, data, json: true, info: None, retention, terms: None };
         backplane.publish(new, asker, clock.now().at)
     };
     // What has no history goes to this node's own subscribers.

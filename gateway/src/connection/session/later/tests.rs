@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::backplane::memory::Memory;
-use crate::backplane::{Backplane, Health, NewPublication, Page, Retention, Top};
+use crate::backplane::{Backplane, Health, NewPublication, Page, Published, Retention, Top};
 use crate::config::Config;
 use crate::connection::event::Ending;
 use crate::connection::id::ConnectionIds;
@@ -70,7 +70,7 @@ impl Backplane for Slow {
         self.memory.renounce(worker, channel);
     }
 
-    fn publish(&self, new: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Top> {
+    fn publish(&self, new: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Published> {
         let asked = self.memory.publish(new, Asker::Nobody, at);
         self.later(&asker, asked, Answer::Published)
     }
@@ -202,7 +202,7 @@ impl World {
         let size = if channel.namespace() == Some("kept") { 10_000 } else { 0 };
         let retention = Retention { size, ttl: Duration::from_secs(60) };
         let data = Bytes::from(data.to_string());
-        let new = NewPublication { channel, data, json: true, info: None, retention };
+        let new = NewPublication { channel, data, json: true, info: None, retention, terms: None };
         self.slow.memory.publish(new, Asker::Nobody, Duration::ZERO);
         let mut batch = Vec::new();
         self.inbox.take(&mut batch);
@@ -310,7 +310,8 @@ fn what_the_answer_has_and_the_inbox_brings_as_well_comes_once() {
     let channel = Channel::parse("kept:a").unwrap();
     world.slow.memory.announce(0, &channel, Asker::Nobody);
     let retention = Retention { size: 10, ttl: Duration::from_secs(60) };
-    let new = NewPublication { channel: &channel, data: "2".into(), json: true, info: None, retention };
+    let data = "2".into();
+    let new = NewPublication { channel: &channel, data, json: true, info: None, retention, terms: None };
     world.slow.memory.publish(new, Asker::Nobody, Duration::ZERO);
     let since = json!({ "channel": "kept:a", "recover": true, "offset": 1, "epoch": &*epoch });
     world.send(&[json!({ "subscribe": since })]);

@@ -1,0 +1,147 @@
+//! Publishing, and what was published with a key.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Entry, Memory, Stream, kept_bytes};
+use crate::backplane::{NewPublication, Once, Published, Terms, Top, Version};
+use crate::connection::id::ConnectionIds;
+use crate::protocol::channel::{Channel, Target};
+use crate::protocol::code::ReplyError;
+use crate::protocol::push::{Publication, Push, PushKind};
+
+/// The keys of one channel: when each is forgotten, and what became of its publication.
+pub(super) type Remembered = HashMap<Box<str>, (Duration, Published)>;
+
+impl Memory {
+    pub(super) fn put(&self, new: NewPublication<'_>, at: Duration) -> Result<Published, ReplyError> {
+        let NewPublication { channel, data, json, info, retention, terms } = new;
+        let kept = retention.size > 0 && !matches!(channel.target(), Target::Connection(_));
+        let publication = |data, offset| Arc::new(Publication { data, json, offset, info });
+        let Terms { once, version } = terms.map_or_else(Terms::default, |terms| *terms);
+        if !kept && once.is_none() {
+            // A channel that nobody listens to needs no entry.
+            let shard = self.shard(channel);
+            let workers = self.workers(channel, shard.get(channel));
+            if workers != 0 {
+                self.hand_over(channel, workers, publication(data, 0), Arc::default());
+            }
+            return Ok(Published::default());
+        }
+        // A payload is a slice of the message it came in: a copy keeps that message out of the history.
+        let data = if kept { Bytes::copy_from_slice(&data) } else { data };
+        self.with(channel, |entry| {
+            if let Some(once) = &once {
+                if let Some(first) = entry.published_with(once, at) {
+                    return Ok(first);
+                }
+                if self.has_keys_enough() {
+                    // Some of them may have had their time.
+                    self.forget_keys(entry, at);
+                }
+                if self.has_keys_enough() {
+                    let why =
+                        "the gateway remembers as many idempotency keys as it may: nothing was published";
+                    return Err(ReplyError::TOO_MANY_REQUESTS.because(why));
+                }
+            }
+            let workers = self.workers(channel, Some(entry));
+            let mut top = Top::default();
+            let publication = if kept {
+                let stream = entry.stream(self, retention, at);
+                if let Some(version) = version
+                    && !stream.advance(version)
+                {
+                    return Ok(Published { top: stream.top.clone(), skipped: true });
+                }
+                stream.top.offset += 1;
+                stream.expires = at + retention.ttl;
+                top = stream.top.clone();
+                let publication = publication(data, top.offset);
+                self.keep(stream, publication.clone(), retention.size, at);
+                publication
+            } else {
+                publication(data, 0)
+            };
+            self.hand_over(channel, workers, publication, top.epoch.clone());
+            let published = Published::from(top);
+            if let Some(Once { key, ttl }) = once {
+                let before = entry.once.get_or_insert_default().insert(key, (at + ttl, published.clone()));
+                if before.is_none() {
+                    self.idempotency_keys.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Ok(published)
+        })
+    }
+
+    fn keep(&self, stream: &mut Stream, publication: Arc<Publication>, size: usize, at: Duration) {
+        self.history_bytes.fetch_add(kept_bytes(&publication), Ordering::Relaxed);
+        stream.kept.push_back((stream.expires, publication));
+        self.forgotten(stream.forget(size, at));
+        // Whoever publishes while memory is short pays with its own past, not with another channel's.
+        while self.history_bytes.load(Ordering::Relaxed) > self.history_bytes_max {
+            let Some((_, oldest)) = stream.kept.pop_front() else { break };
+            self.forgotten(kept_bytes(&oldest));
+        }
+    }
+
+    /// Who is to get what is published there, one bit for each worker.
+    fn workers(&self, channel: &Channel, entry: Option<&Entry>) -> u64 {
+        match channel.target() {
+            Target::Connection(id) => {
+                let worker = self.ids.number(id).map(ConnectionIds::worker);
+                worker.filter(|worker| *worker < self.inboxes.len()).map_or(0, |worker| 1 << worker)
+            }
+            _ => entry.map_or(0, |entry| entry.interest),
+        }
+    }
+
+    fn hand_over(&self, channel: &Channel, workers: u64, publication: Arc<Publication>, epoch: Arc<str>) {
+        self.spread(workers, Push::new(channel.clone(), PushKind::Publication { publication, epoch }));
+    }
+
+    fn has_keys_enough(&self) -> bool {
+        self.idempotency_keys.load(Ordering::Relaxed) >= self.idempotency_keys_max
+    }
+
+    /// Forgets the keys of a channel that nobody has used for long enough.
+    pub(super) fn forget_keys(&self, entry: &mut Entry, at: Duration) {
+        if let Some(once) = &mut entry.once {
+            let before = once.len();
+            once.retain(|_, (expires, _)| *expires > at);
+            self.idempotency_keys.fetch_sub(before - once.len(), Ordering::Relaxed);
+            if once.is_empty() {
+                entry.once = None;
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// What became of the publication with this key, which is remembered for longer now.
+    fn published_with(&mut self, once: &Once, at: Duration) -> Option<Published> {
+        let (expires, published) = self.once.as_mut()?.get_mut(&once.key)?;
+        // One that has expired may not be swept yet.
+        (*expires > at).then(|| {
+            *expires = at + once.ttl;
+            published.clone()
+        })
+    }
+}
+
+impl Stream {
+    /// Takes a version over, if it is newer or of another epoch.
+    fn advance(&mut self, version: Version) -> bool {
+        let newer = |known: &Version| known.epoch != version.epoch || known.number < version.number;
+        let takes = self.version.as_deref().is_none_or(newer);
+        if takes {
+            self.version = Some(Box::new(version));
+        }
+        takes
+    }
+}
