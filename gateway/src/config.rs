@@ -6,6 +6,7 @@ mod mistake;
 mod origin;
 mod read;
 mod redis;
+mod topology;
 mod resolve;
 mod units;
 mod upstream;
@@ -228,7 +229,9 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redis {
     /// Where it is.
-    pub server: RedisServer,
+    pub topology: RedisTopology,
+    /// The certificates that TLS trusts, in PEM; `None` for those that the system trusts.
+    pub tls_authority: Option<Box<[u8]>>,
     /// Who the gateway is there; empty for the default user.
     pub username: Box<str>,
     /// Its password, if there is one.
@@ -245,7 +248,29 @@ pub struct Redis {
     pub questions_max: usize,
 }
 
-/// A Redis server.
+/// How a gateway finds the servers of Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisTopology {
+    /// This one.
+    Server(RedisServer),
+    /// The master is whichever these name.
+    Sentinels(RedisSentinels),
+}
+
+/// Who knows where the master is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisSentinels {
+    /// Where they are, at least one. The master is reached with the same TLS and has the same database.
+    pub sentinels: Vec<RedisServer>,
+    /// What they call the master.
+    pub master: Box<str>,
+    /// Who the gateway is at the Sentinels; empty for the default user.
+    pub username: Box<str>,
+    /// Its password there, if there is one.
+    pub password: Option<Secret>,
+}
+
+/// A Redis server, or a Sentinel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisServer {
     /// Whether the connection is encrypted.
@@ -457,11 +482,11 @@ impl Config {
                 "admin.address is {address}: the API key crosses the network unencrypted; put a TLS proxy before it or bind to loopback"
             ));
         }
-        if let Some(redis) = self.redis.as_ref().filter(|redis| !redis.server.tls && !redis.server.is_local())
-        {
+        let servers = self.redis.iter().flat_map(|redis| redis.topology.servers());
+        if let Some(server) = servers.into_iter().find(|server| !server.tls && !server.is_local()) {
             warnings.push(format!(
-                "redis.url names {} without TLS: messages and the password cross the network unencrypted; use \"rediss://\"",
-                redis.server.host
+                "[redis] names {} without TLS: messages and the password cross the network unencrypted; use \"rediss://\"",
+                server.host
             ));
         }
         if self.client.anonymous && self.raw.enabled {

@@ -280,3 +280,25 @@ async fn a_wrong_password_is_named_and_never_logged() {
         assert!(!gateway.log().tail(usize::MAX).contains("sesame"));
     }
 }
+
+#[tokio::test]
+async fn with_tls_a_gateway_trusts_whom_it_is_told_to() {
+    let redis = Redis::with("").tls().start().await;
+    let url = format!("rediss://localhost:{}", redis.tls_address().port());
+    let trusted = format!("prefix = 'gw'\ntls_ca_file = '{}'", redis.certificate().display());
+    let text = config(&url).replace("prefix = 'gw'", &trusted);
+    let (a, b) = (Gateway::start(&text).await, Gateway::start(&text).await);
+    healthy(&a, BACK).await;
+    healthy(&b, BACK).await;
+    let (mut here, mut there) = (Client::connect(&a).await, Client::connect(&b).await);
+    there.subscribe("news:1").await;
+    here.publish("news:1", json!("secret")).await;
+    assert_eq!(there.publication("news:1").await["data"], "secret");
+    let plain = redis.ask(&["CLIENT", "LIST", "TYPE", "PUBSUB"]).await.text();
+    let port = format!("laddr=127.0.0.1:{}", redis.tls_address().port());
+    assert_eq!(plain.matches(&port).count(), 2, "both listen over TLS: {plain}");
+
+    let distrustful = Gateway::start(&config(&url)).await;
+    let reason = degraded(&distrustful, NOTICED).await;
+    assert!(reason.contains("certificate"), "{reason}");
+}

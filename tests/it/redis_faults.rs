@@ -5,7 +5,7 @@ mod scene;
 
 use std::time::Duration;
 
-use gateway_tests::{Data, Redis};
+use gateway_tests::{Data, Redis, Sentinels, eventually_within};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
@@ -47,9 +47,9 @@ async fn frozen_and_thawed() {
 async fn cut_off_from_one_gateway() {
     let scene = Scene::open(Redis::start().await).await;
     let fault = scene.fault("connections of one gateway reset, new ones refused, 3 s");
-    scene.network.cut();
+    scene.network().cut();
     scene.pause(Duration::from_secs(3)).await;
-    scene.network.heal();
+    scene.network().heal();
     scene.finish(fault, Expected::ONE_NODE_DOWN).await;
 }
 
@@ -57,9 +57,9 @@ async fn cut_off_from_one_gateway() {
 async fn silent_towards_one_gateway() {
     let scene = Scene::open(Redis::start().await).await;
     let fault = scene.fault("nothing passes to and from one gateway, 5 s");
-    scene.network.freeze();
+    scene.network().freeze();
     scene.pause(Duration::from_secs(5)).await;
-    scene.network.heal();
+    scene.network().heal();
     scene.finish(fault, Expected::ONE_NODE_DOWN).await;
 }
 
@@ -67,9 +67,9 @@ async fn silent_towards_one_gateway() {
 async fn far_from_one_gateway() {
     let scene = Scene::open(Redis::start().await).await;
     let fault = scene.fault("200 ms to and from one gateway, 3 s");
-    scene.network.delay(Duration::from_millis(200));
+    scene.network().delay(Duration::from_millis(200));
     scene.pause(Duration::from_secs(3)).await;
-    scene.network.heal();
+    scene.network().heal();
     let report = scene.finish(fault, Expected::WELL).await;
     assert_eq!((report.refused, report.unanswered, report.resets), (0, 0, 0), "slow is not broken: {report}");
 }
@@ -139,4 +139,48 @@ async fn gone_again_and_again() {
     scene.pause(Duration::from_millis(300)).await;
     scene.redis.revive(Data::Kept).await;
     scene.finish(fault, Expected::DOWN).await;
+}
+
+#[tokio::test]
+async fn master_killed_under_sentinels() {
+    let mut scene = Scene::on_sentinels(Sentinels::start().await).await;
+    let old = scene.redis.master().await;
+    let fault = scene.fault("kill -9 of the master, the Sentinels promote a replica");
+    scene.redis.servers()[old].kill();
+    scene.redis.promoted(old).await;
+    let report = scene.finish(fault, Expected::DOWN).await;
+    assert!(report.resets >= SUBSCRIPTIONS, "another server begins other streams: {report}");
+}
+
+#[tokio::test]
+async fn master_frozen_under_sentinels() {
+    let mut scene = Scene::on_sentinels(Sentinels::start().await).await;
+    let old = scene.redis.master().await;
+    let fault = scene.fault("SIGSTOP of the master until a replica is promoted, and 1 s longer");
+    scene.redis.servers()[old].freeze().await;
+    scene.redis.promoted(old).await;
+    let promoted = scene.ledger.now();
+    scene.pause(Duration::from_secs(1)).await;
+    scene.redis.servers()[old].thaw();
+    let report = scene.finish_after(fault, promoted, Expected::DOWN).await;
+    assert!(report.resets >= SUBSCRIPTIONS, "{report}");
+}
+
+/// As behind a cut between it and the Sentinels: nobody tells it that it is the master no more, and it takes what it gets.
+#[tokio::test]
+async fn master_that_was_replaced_goes_on_acknowledging() {
+    let mut scene = Scene::on_sentinels(Sentinels::start().await).await;
+    let old = scene.redis.master().await;
+    scene.redis.servers()[old].ask(&["ACL", "SETUSER", "default", "-slaveof", "-replicaof"]).await;
+    let fault = scene.fault("another master, the old one never hears of it");
+    scene.redis.failover().await;
+    let promoted = scene.ledger.now();
+    let old = &scene.redis.servers()[old];
+    eventually_within(Duration::from_secs(5), "the old master to be left", async || {
+        old.ask(&["PUBSUB", "CHANNELS", "gateway:*"]).await.list().is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(old.info("replication").await["role"], "master", "it has not heard of it");
+    let report = scene.finish_after(fault, promoted, Expected::BRIEFLY).await;
+    assert!(report.resets >= SUBSCRIPTIONS, "{report}");
 }

@@ -10,6 +10,7 @@ mod request;
 mod interest;
 mod status;
 mod link;
+mod sentinel;
 mod lane;
 mod listener;
 mod runner;

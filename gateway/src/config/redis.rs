@@ -8,9 +8,9 @@ use toml::de::DeValue;
 
 use super::read::{Document, Wrong, found};
 use super::resolve::{MINUTE, SECOND};
-use super::{Namespaces, Redis, RedisServer, Secret};
+use super::topology::{authority, topology};
+use super::{Namespaces, Redis, Secret};
 
-const URL: &str = "a URL such as \"redis://10.0.0.5:6379\", \"rediss://redis.example\" for TLS, with /NUMBER for a database, or \"\"";
 const PASSWORD: &str = "\"env:NAME\" or \"file:PATH\" of a password of 1 to 512 bytes, or \"\" for none";
 const PREFIX: &str = "1 to 64 letters, digits, `_`, `-`, `.` and `:`";
 const USERNAME: &str = "up to 128 visible ASCII characters";
@@ -23,25 +23,21 @@ pub(super) fn redis(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Option<Redis> {
     let section = document.section("redis");
-    let server = section.value("url", |value| {
-        // What is mistyped may hold a password.
-        let text = value.get_ref().as_str();
-        let shown = || match text {
-            Some(text) if text.contains('@') => "a URL with a user or a password in it".to_owned(),
-            Some(_) => "something else".to_owned(),
-            None => found(value.get_ref()),
-        };
-        let wrong = || vec![Wrong { span: None, found: shown(), accepted: URL.to_owned() }];
-        match text.ok_or_else(wrong)? {
-            "" => Ok(None),
-            text => server(text).map(Some).ok_or_else(wrong),
+    let login = |username_key, password_key| {
+        let username = section.simple(username_key, &USERNAME, |value| {
+            let fits = |name: &&str| name.len() <= 128 && name.bytes().all(|b| b.is_ascii_graphic());
+            value.as_str().filter(fits).map(Box::<str>::from)
+        });
+        let password = section.value(password_key, |value| password(value, folder, environment));
+        if password.is_none() && !username.is_empty() {
+            section.conflict(&[username_key, password_key], "a user without a password", "both, or neither");
         }
-    });
-    let username = section.simple("username", &USERNAME, |value| {
-        let fits = |name: &&str| name.len() <= 128 && name.bytes().all(|b| b.is_ascii_graphic());
-        value.as_str().filter(fits).map(Box::<str>::from)
-    });
-    let password = section.value("password", |value| password(value, folder, environment));
+        (username, password)
+    };
+    let (username, password) = login("username", "password");
+    let (sentinel_username, sentinel_password) = login("sentinel_username", "sentinel_password");
+    let topology = topology(&section, sentinel_username, sentinel_password);
+    let tls_authority = authority(&section, folder);
     let prefix = section.simple("prefix", &PREFIX, |value| {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.:".contains(&b);
         let fits = |prefix: &&str| (1..=64).contains(&prefix.len()) && prefix.bytes().all(allowed);
@@ -51,7 +47,7 @@ pub(super) fn redis(
     let timeout = section.duration("timeout", 50..=30 * SECOND);
     let reconnect_pause_max = section.duration("reconnect_pause_max", 100..=MINUTE);
     let questions_max = section.count("questions_max", 128..=1_048_576);
-    if server.is_some() {
+    if topology.is_some() {
         let all = namespaces.named.iter().map(|(name, namespace)| (format!("namespaces.{name}"), namespace));
         let all = all.chain([("channel".to_owned(), &namespaces.default)]);
         let mut present: Vec<_> =
@@ -65,13 +61,11 @@ pub(super) fn redis(
                 "`presence = false` everywhere: presence is known to one node only",
             );
         }
-        if password.is_none() && !username.is_empty() {
-            section.conflict(&["username", "password"], "a user without a password", "both, or neither");
-        }
     }
     section.finish();
     Some(Redis {
-        server: server?,
+        topology: topology?,
+        tls_authority,
         username,
         password,
         prefix,
@@ -80,44 +74,6 @@ pub(super) fn redis(
         reconnect_pause_max,
         questions_max,
     })
-}
-
-/// Takes a URL apart. What names a user or asks for something by a query is refused.
-fn server(text: &str) -> Option<RedisServer> {
-    let (tls, rest) = match text.split_once("://")? {
-        ("redis", rest) => (false, rest),
-        ("rediss", rest) => (true, rest),
-        _ => return None,
-    };
-    let (authority, database) = match rest.split_once('/') {
-        Some((authority, "")) => (authority, 0),
-        Some((authority, number)) => (authority, number.parse().ok()?),
-        None => (rest, 0),
-    };
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, port) = bracketed.split_once(']')?;
-            host.parse::<std::net::Ipv6Addr>().ok()?;
-            (host, port.strip_prefix(':').or(port.is_empty().then_some("6379"))?)
-        }
-        None => authority.split_once(':').unwrap_or((authority, "6379")),
-    };
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    (!host.is_empty() && host.len() <= 253 && host.bytes().all(plain)).then(|| RedisServer {
-        tls,
-        host: host.into(),
-        port,
-        database,
-    })
-}
-
-impl RedisServer {
-    /// Whether it is on this machine.
-    pub(super) fn is_local(&self) -> bool {
-        &*self.host == "localhost"
-            || self.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-    }
 }
 
 /// Takes the password from where the value says. No message repeats any of it.
@@ -154,37 +110,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Config;
     use crate::config::resolve::resolve;
-
-    #[test]
-    fn a_url_says_where_and_nothing_else() {
-        let is = |text: &str, tls, host: &str, port, database| {
-            let expected = RedisServer { tls, host: host.into(), port, database };
-            assert_eq!(server(text), Some(expected), "{text}");
-        };
-        is("redis://localhost", false, "localhost", 6379, 0);
-        is("redis://10.0.0.5:6380/3", false, "10.0.0.5", 6380, 3);
-        is("rediss://redis.example/", true, "redis.example", 6379, 0);
-        is("redis://[::1]:7000", false, "::1", 7000, 0);
-        is("redis://[::1]", false, "::1", 6379, 0);
-        for text in [
-            "redis",
-            "redis://",
-            "http://a",
-            "redis://:6379",
-            "redis://a:0",
-            "redis://a:x",
-            "redis://a/x",
-            "redis://user:secret@a",
-            "redis://a/0?protocol=resp3",
-            "redis://[::1",
-            "redis://[a]",
-            "redis://a b",
-        ] {
-            assert_eq!(server(text), None, "{text}");
-        }
-    }
+    use crate::config::{Config, RedisServer, RedisTopology};
 
     #[test]
     fn every_key_reaches_its_own_field() {
@@ -202,7 +129,13 @@ mod tests {
         let environment = |name: &str| (name == "REDIS_PASSWORD").then(|| "of-redis\n".to_owned());
         let config = resolve(text, "test", Path::new(""), &environment).unwrap().0;
         let expected = Redis {
-            server: RedisServer { tls: true, host: "redis.example".into(), port: 6380, database: 2 },
+            topology: RedisTopology::Server(RedisServer {
+                tls: true,
+                host: "redis.example".into(),
+                port: 6380,
+                database: 2,
+            }),
+            tls_authority: None,
             username: "gw".into(),
             password: Some(Secret::new("of-redis")),
             prefix: "rt".into(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_tests::ledger::{Event, Health, HealthWatch, Ledger, Outcome, Publisher, Report, Subscriber};
-use gateway_tests::{Builder, Gateway, Proxy, Redis};
+use gateway_tests::{Builder, Gateway, Proxy, Redis, Sentinels};
 use tokio::time::sleep;
 
 const NODES: usize = 3;
@@ -34,10 +34,11 @@ pub(super) async fn with_user() -> Redis {
     Redis::with("").user(USER, &format!(">{PASSWORD} ~* &* +@all -@dangerous +info +role")).start().await
 }
 
-pub(super) struct Scene {
-    pub(super) redis: Redis,
-    /// Between Redis and the first gateway.
-    pub(super) network: Proxy,
+/// `S` is one server, or several of them.
+pub(super) struct Scene<S = Redis> {
+    pub(super) redis: S,
+    /// Between a single server and the first gateway.
+    network: Option<Proxy>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) gateways: Vec<Gateway>,
     health: Vec<HealthWatch>,
@@ -63,29 +64,55 @@ impl Expected {
     pub(super) const DOWN: Self = Self { seeing: 0..NODES, blind: 0..0 };
     pub(super) const ONE_NODE_DOWN: Self = Self { seeing: 0..1, blind: 1..NODES };
     pub(super) const WELL: Self = Self { seeing: 0..0, blind: 0..NODES };
+    /// The fault is over so soon that it may be seen or not.
+    pub(super) const BRIEFLY: Self = Self { seeing: 0..0, blind: 0..0 };
 }
 
-/// A gateway whose way to Redis begins at this address.
-fn gateway(redis: SocketAddr, user: bool) -> Builder {
-    let login =
-        if user { format!("username = '{USER}'\npassword = 'env:REDIS_PASSWORD'\n") } else { String::new() };
+/// A gateway that is told so where Redis is.
+fn gateway(redis: &str) -> Builder {
     let config = format!(
         "client = {{ anonymous = true, history_publications_max = 10000 }}\n\
-         [redis]\nurl = 'redis://{redis}'\n{login}\
+         [redis]\n{redis}\n\
          [namespaces.news]\nhistory_size = 10000\nrecovery = true\nallow_subscribe = 'anyone'\n"
     );
     Gateway::with(&config).environment("REDIS_PASSWORD", PASSWORD)
 }
 
 impl Scene {
-    /// Everybody is subscribed, and publications go round.
+    /// On one server, which the first gateway reaches through a network that can fail.
     pub(super) async fn open(redis: Redis) -> Self {
         let network = Proxy::to(redis.address()).await;
         let user = !redis.ask(&["ACL", "GETUSER", USER]).await.is_nothing();
-        let gateways = Gateway::nodes(NODES, |node| {
-            gateway(if node == 0 { network.address() } else { redis.address() }, user)
-        })
-        .await;
+        let login = if user {
+            format!("username = '{USER}'\npassword = 'env:REDIS_PASSWORD'")
+        } else {
+            String::new()
+        };
+        let at = |address: SocketAddr| gateway(&format!("url = 'redis://{address}'\n{login}"));
+        let gateways =
+            Gateway::nodes(NODES, |node| at(if node == 0 { network.address() } else { redis.address() }));
+        let gateways = gateways.await;
+        Self::begin(redis, Some(network), gateways).await
+    }
+
+    pub(super) fn network(&self) -> &Proxy {
+        self.network.as_ref().expect("there is one before a single server")
+    }
+}
+
+impl Scene<Sentinels> {
+    /// On servers whose master the Sentinels choose.
+    pub(super) async fn on_sentinels(sentinels: Sentinels) -> Self {
+        let addresses: Vec<_> = sentinels.addresses().iter().map(|at| format!("'{at}'")).collect();
+        let at = format!("sentinels = [{}]\nsentinel_master = '{}'", addresses.join(", "), sentinels.name());
+        let gateways = Gateway::nodes(NODES, |_| gateway(&at)).await;
+        Self::begin(sentinels, None, gateways).await
+    }
+}
+
+impl<S> Scene<S> {
+    /// Everybody is subscribed, and publications go round.
+    async fn begin(redis: S, network: Option<Proxy>, gateways: Vec<Gateway>) -> Self {
         let ledger = Ledger::open();
         let mut subscribers = Vec::new();
         for gateway in &gateways {
@@ -139,8 +166,13 @@ impl Scene {
     }
 
     /// The fault is over: everybody comes back, and the books balance.
-    pub(super) async fn finish(mut self, fault: Fault, expected: Expected) -> Report {
+    pub(super) async fn finish(self, fault: Fault, expected: Expected) -> Report {
         let over = self.ledger.now();
+        self.finish_after(fault, over, expected).await
+    }
+
+    /// The same for a fault that was over at this time.
+    pub(super) async fn finish_after(mut self, fault: Fault, over: Duration, expected: Expected) -> Report {
         let live = self.ledger.live_again(over, START).await;
         let subscribed = self.ledger.all_subscribed(START).await;
         sleep(Duration::from_secs(1)).await;

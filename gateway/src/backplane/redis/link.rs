@@ -7,7 +7,7 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisConnectionInfo, RedisError, Value,
+    RedisConnectionInfo, RedisError, TlsCertificates, Value,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -42,8 +42,13 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects, and finds out whether the server can be used.
-    pub(super) async fn connect(shared: &Arc<Shared>, number: u64) -> Result<Self, Cause> {
-        let client = client(&shared.config)?;
+    pub(super) async fn connect(
+        shared: &Arc<Shared>,
+        number: u64,
+        at: &config::RedisServer,
+    ) -> Result<Self, Cause> {
+        let config = &shared.config;
+        let client = client(config, at, &config.username, config.password.as_ref())?;
         let ended = Arc::new(Notify::new());
         // All at once: far away from Redis every round trip counts.
         let mut connecting = JoinSet::new();
@@ -92,8 +97,14 @@ impl Link {
     }
 }
 
-fn client(config: &config::Redis) -> Result<Client, Cause> {
-    let config::RedisServer { tls, host, port, database } = &config.server;
+/// Knows how to connect to a server.
+pub(super) fn client(
+    config: &config::Redis,
+    server: &config::RedisServer,
+    username: &str,
+    password: Option<&config::Secret>,
+) -> Result<Client, Cause> {
+    let config::RedisServer { tls, host, port, database } = server;
     let (host, port) = (host.to_string(), *port);
     let address = if *tls {
         ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
@@ -104,14 +115,22 @@ fn client(config: &config::Redis) -> Result<Client, Cause> {
         .set_protocol(ProtocolVersion::RESP3)
         .set_skip_set_lib_name()
         .set_db(i64::from(*database));
-    if !config.username.is_empty() {
-        settings = settings.set_username(&*config.username);
+    if !username.is_empty() {
+        settings = settings.set_username(username);
     }
-    if let Some(password) = &config.password {
+    if let Some(password) = password {
         settings = settings.set_password(password.expose());
     }
-    let info = address.into_connection_info().map_err(|error| cause(&error))?;
-    Client::open(info.set_redis_settings(settings)).map_err(|error| cause(&error))
+    let info = address.into_connection_info().map_err(|error| cause(&error))?.set_redis_settings(settings);
+    let authority = config.tls_authority.as_ref().filter(|_| *tls).map(|pem| pem.to_vec());
+    let client = match authority {
+        Some(root_cert) => {
+            let trusted = TlsCertificates { client_tls: None, root_cert: Some(root_cert) };
+            Client::build_with_tls(info, trusted)
+        }
+        None => Client::open(info),
+    };
+    client.map_err(|error| cause(&error))
 }
 
 async fn connect(
@@ -182,7 +201,10 @@ async fn identify(connection: &mut MultiplexedConnection, time: Duration) -> Res
     let field =
         |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     if field("role").is_some_and(|role| role != "master") {
-        return Err(Cause::new(Trouble::Replica, "`redis.url` must name the master"));
+        return Err(Cause::new(
+            Trouble::Replica,
+            "it follows another server, and the gateway needs the master",
+        ));
     }
     let id = field("master_replid").filter(|id| !id.is_empty());
     id.map(Box::from).ok_or_else(|| Cause::new(Trouble::Refused, "it does not tell its replication id"))

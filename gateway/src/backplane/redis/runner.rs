@@ -9,9 +9,11 @@ use tokio::task::JoinSet;
 use super::interest::Waiter;
 use super::link::{Link, WATCH};
 use super::request::Request;
+use super::sentinel::Sentinels;
 use super::status::Cause;
-use super::{Runner, Shared, lane, listener, nodes};
+use super::{Runner, Shared, lane, listener, nodes, sentinel};
 use crate::backplane::Answer;
+use crate::config::RedisTopology;
 use crate::telemetry::backplane::Trouble;
 
 /// Longest pause before the second attempt to connect; the limit doubles from then on.
@@ -58,11 +60,11 @@ impl Runner {
         }
         tasks.spawn(expire(shared.clone()));
         let mut failures = 0;
+        let mut sentinels = None;
         for number in 1.. {
-            let cause = match Link::connect(&shared, number).await {
-                Ok(link) => {
-                    let begun = shared.clock.now().at;
-                    let cause = serve(&shared, &links, Arc::new(link)).await;
+            let begun = shared.clock.now().at;
+            let cause = match attempt(&shared, &links, &mut sentinels, number).await {
+                Ok(cause) => {
                     if shared.clock.now().at.saturating_sub(begun) >= STABLE {
                         failures = 0;
                     }
@@ -77,6 +79,30 @@ impl Runner {
             failures = failures.saturating_add(1);
         }
     }
+}
+
+/// Finds the server, connects, and uses the link until it fails. `Ok` with the reason if there was a link.
+async fn attempt(
+    shared: &Arc<Shared>,
+    links: &watch::Sender<Option<Arc<Link>>>,
+    sentinels: &mut Option<Sentinels>,
+    number: u64,
+) -> Result<Cause, Cause> {
+    let server = match &shared.config.topology {
+        RedisTopology::Server(server) => server.clone(),
+        RedisTopology::Sentinels(config) => {
+            let known = match sentinels.take() {
+                Some(known) => known,
+                None => Sentinels::new(&shared.config, config)?,
+            };
+            sentinels.insert(known).master().await?
+        }
+    };
+    let link = Arc::new(Link::connect(shared, number, &server).await?);
+    Ok(tokio::select! {
+        cause = serve(shared, links, link) => cause,
+        cause = sentinel::depose(sentinels.as_mut(), &server) => cause,
+    })
 }
 
 /// Uses a link until it fails. Returns why.

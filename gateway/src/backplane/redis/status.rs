@@ -33,6 +33,8 @@ impl fmt::Display for Cause {
     }
 }
 
+const NOT_YET: &str = "not connected yet";
+
 /// Shared by everybody who finds out something about Redis.
 #[derive(Debug)]
 pub(super) struct Status {
@@ -46,7 +48,7 @@ impl Status {
     /// Nothing was tried yet.
     pub(super) fn new(metrics: Arc<BackplaneMetrics>) -> Self {
         let status = Self { cause: Mutex::default(), link: AtomicU64::new(0), metrics };
-        status.set(Some(Cause::new(Trouble::Unreachable, "not connected yet")));
+        status.set(Some(Cause::new(Trouble::Unreachable, NOT_YET)));
         status
     }
 
@@ -60,13 +62,17 @@ impl Status {
         self.link.store(link.unwrap_or(0), Ordering::Release);
     }
 
-    /// What is wrong now. Tells the log and the metrics when it changes.
+    /// What is wrong now. Tells the log and the metrics when it becomes something else; other words for the same, as each
+    /// attempt to connect may bring, are for who asks.
     pub(super) fn set(&self, cause: Option<Cause>) {
         let mut known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref().map(|(trouble, _)| *trouble) == cause.as_ref().map(|cause| cause.trouble) {
+        let trouble = |known: &(Trouble, Arc<str>)| (!known.1.ends_with(NOT_YET)).then_some(known.0);
+        if known.is_none() && cause.is_none() {
             return;
         }
-        self.metrics.trouble(cause.as_ref().map(|cause| (cause.trouble, cause.to_string())));
+        if cause.is_none() || known.as_ref().and_then(trouble) != cause.as_ref().map(|cause| cause.trouble) {
+            self.metrics.trouble(cause.as_ref().map(|cause| (cause.trouble, cause.to_string())));
+        }
         *known = cause.map(|cause| (cause.trouble, cause.to_string().into()));
     }
 
