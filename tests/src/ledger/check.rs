@@ -43,6 +43,7 @@ fn count_publications(history: &History, report: &mut Report) -> HashMap<u64, bo
         match publication.outcome {
             Outcome::Acknowledged(_) => report.acknowledged += 1,
             Outcome::Refused { .. } => report.refused += 1,
+            Outcome::Doubtful => report.doubtful += 1,
             Outcome::Unanswered => report.unanswered += 1,
         }
         sent.insert(publication.number, matches!(publication.outcome, Outcome::Refused { .. }));
@@ -151,6 +152,7 @@ impl View {
         };
         if *refused {
             report.refused_but_delivered += 1;
+            report.example(|| format!("refused but delivered: {number} at {offset} in {channel}"));
         }
         if !self.numbers.insert(number) {
             report.duplicates += 1;

@@ -89,6 +89,8 @@ pub enum Outcome {
         /// In words.
         message: String,
     },
+    /// It may be published or not: nobody knows.
+    Doubtful,
     /// Nothing: it may be published or not.
     Unanswered,
 }

@@ -84,7 +84,11 @@ fn outcome(answer: &Value) -> Outcome {
     match (result["epoch"].as_str(), result["offset"].as_u64(), error["code"].as_u64()) {
         (Some(epoch), Some(offset), None) => Outcome::Acknowledged(Position { epoch: epoch.into(), offset }),
         (None, None, Some(code)) => {
-            Outcome::Refused { code, message: error["message"].as_str().unwrap_or_default().to_owned() }
+            let message = error["message"].as_str().unwrap_or_default();
+            if message.contains("may have been published") {
+                return Outcome::Doubtful;
+            }
+            Outcome::Refused { code, message: message.to_owned() }
         }
         _ => panic!("neither a place in a stream nor an error: {answer}"),
     }

@@ -15,6 +15,8 @@ pub struct Report {
     pub acknowledged: usize,
     /// Of those, with an error.
     pub refused: usize,
+    /// Of those, with an error that says that they may have been published.
+    pub doubtful: usize,
     /// Of those, without an answer.
     pub unanswered: usize,
     /// The longest time from a publication to its answer.
@@ -47,10 +49,18 @@ pub struct Report {
 }
 
 impl Report {
-    /// Panics with the figures unless nothing was lost silently, doubled, reordered or made up, and everybody is back.
+    /// Panics with the figures unless nothing was lost silently, doubled, reordered, made up or delivered in spite of a
+    /// refusal, and everybody is back.
     pub fn assert_sound(&self) {
-        let mistakes =
-            [self.lost_silently, self.duplicates, self.reordered, self.conflicting, self.foreign, self.away];
+        let mistakes = [
+            self.lost_silently,
+            self.duplicates,
+            self.reordered,
+            self.conflicting,
+            self.foreign,
+            self.refused_but_delivered,
+            self.away,
+        ];
         assert!(mistakes.iter().all(|count| *count == 0), "the ledger does not balance:\n{self}");
         assert!(self.delivered > 0, "nothing was delivered at all:\n{self}");
     }
@@ -72,6 +82,7 @@ impl fmt::Display for Report {
             ("published", self.published),
             ("  acknowledged", self.acknowledged),
             ("  refused", self.refused),
+            ("  doubtful", self.doubtful),
             ("  unanswered", self.unanswered),
             ("delivered", self.delivered),
             ("recoveries", self.recoveries),

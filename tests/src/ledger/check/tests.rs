@@ -404,6 +404,9 @@ fn a_refusal_that_was_none_is_found() {
     let mut history = history(&[(1, "a", 1)], &[subscribed("a", 0), frame(1, 1)]);
     history.published[0].outcome = Outcome::Refused { code: 100, message: String::new() };
     assert_eq!(check(&history).refused_but_delivered, 1);
+    history.published[0].outcome = Outcome::Doubtful;
+    let report = check(&history);
+    assert_eq!((report.refused_but_delivered, report.doubtful), (0, 1));
 }
 
 #[test]
