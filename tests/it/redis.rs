@@ -1,9 +1,12 @@
 //! Several gateways on one Redis are one gateway, also when Redis goes and comes.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use gateway_tests::{Client, Data, Gateway, Proxy, Redis, RedisReply, eventually, eventually_within, token};
 use serde_json::{Value, json};
+
+use crate::readme;
 
 /// The time in which health must tell the truth.
 const NOTICED: Duration = Duration::from_secs(2);
@@ -89,6 +92,24 @@ async fn what_is_published_at_one_gateway_reaches_subscribers_of_all() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn the_settings_in_the_readme_make_gateways_one() {
+    let redis = Redis::start().await;
+    let readme = fs::read_to_string(readme::root().join("README.md")).unwrap();
+    let [settings] =
+        readme::blocks(&readme, "toml").try_into().expect("the README has one block of settings");
+    assert!(settings.contains("127.0.0.1:6379"), "{settings}");
+    let settings = settings.replace("127.0.0.1:6379", &redis.address().to_string());
+    let open = "client.anonymous = true\n\
+                namespaces.news = { allow_subscribe = 'anyone', allow_publish = 'anyone' }\n";
+    let nodes = Gateway::nodes(2, |_| Gateway::with(&format!("{open}{settings}"))).await;
+    let mut reader = Client::connect(&nodes[0]).await;
+    reader.subscribe("news:1").await;
+    let mut writer = Client::connect(&nodes[1]).await;
+    writer.publish("news:1", json!({"n": 1})).await;
+    assert_eq!(reader.publication("news:1").await["data"], json!({"n": 1}));
 }
 
 #[tokio::test]
