@@ -253,6 +253,8 @@ pub struct Redis {
 pub enum RedisTopology {
     /// This one.
     Server(RedisServer),
+    /// These, two or more: each has a part of the channels.
+    Servers(Vec<RedisServer>),
     /// The master is whichever these name.
     Sentinels(RedisSentinels),
 }

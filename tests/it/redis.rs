@@ -323,3 +323,53 @@ async fn with_tls_a_gateway_trusts_whom_it_is_told_to() {
     let reason = degraded(&distrustful, NOTICED).await;
     assert!(reason.contains("certificate"), "{reason}");
 }
+
+#[tokio::test]
+async fn of_several_servers_one_that_is_away_takes_its_own_channels_only() {
+    const CHANNELS: usize = 24;
+    let mut servers = [Redis::start().await, Redis::start().await];
+    let text =
+        config("").replace("url = ''", &format!("urls = ['{}', '{}']", servers[0].url(), servers[1].url()));
+    let turned =
+        config("").replace("url = ''", &format!("urls = ['{}', '{}']", servers[1].url(), servers[0].url()));
+    let (a, b) = (Gateway::start(&text).await, Gateway::start(&turned).await);
+    healthy(&a, BACK).await;
+    healthy(&b, BACK).await;
+    let mut publisher = Client::connect(&a).await;
+    let mut subscriber = Client::connect(&b).await;
+    let names: Vec<_> = (0..CHANNELS).map(|number| format!("news:{number}")).collect();
+    for name in &names {
+        subscriber.subscribe(name).await;
+        publisher.publish(name, json!(name)).await;
+        assert_eq!(
+            subscriber.publication(name).await["data"],
+            **name,
+            "both gateways look at the same place"
+        );
+    }
+    let kept = async |server: &Redis| server.ask(&["KEYS", "gw:stream:*"]).await.list().len();
+    let there = kept(&servers[1]).await;
+    assert_eq!(kept(&servers[0]).await + there, CHANNELS);
+    assert!((1..CHANNELS).contains(&there), "both have some: {there}");
+
+    servers[0].kill();
+    let reason = degraded(&a, NOTICED).await;
+    let address = servers[0].address().to_string();
+    assert!(reason.starts_with(&address), "it says which one: {reason}");
+    let mut published = 0;
+    for name in &names {
+        match publisher.ask("publish", json!({ "channel": name, "data": "again" })).await {
+            Ok(_) => {
+                assert_eq!(subscriber.publication(name).await["data"], "again");
+                published += 1;
+            }
+            Err(refused) => assert!(refused.temporary, "{}", refused.message),
+        }
+    }
+    assert_eq!(published, there, "what is elsewhere goes on");
+    servers[0].revive(Data::Lost).await;
+    healthy(&a, BACK).await;
+    for name in &names {
+        publisher.publish(name, json!("back")).await;
+    }
+}

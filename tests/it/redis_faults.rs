@@ -9,7 +9,7 @@ use gateway_tests::{Data, Redis, Sentinels, eventually_within};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use self::scene::{Expected, SUBSCRIPTIONS, Scene};
+use self::scene::{Expected, SUBSCRIBERS, SUBSCRIPTIONS, Scene};
 
 #[tokio::test]
 async fn killed_and_back_with_nothing() {
@@ -183,4 +183,17 @@ async fn master_that_was_replaced_goes_on_acknowledging() {
     assert_eq!(old.info("replication").await["role"], "master", "it has not heard of it");
     let report = scene.finish_after(fault, promoted, Expected::BRIEFLY).await;
     assert!(report.resets >= SUBSCRIPTIONS, "{report}");
+}
+
+#[tokio::test]
+async fn one_of_three_servers_killed() {
+    let servers = vec![Redis::start().await, Redis::start().await, Redis::start().await];
+    let mut scene = Scene::on_servers(servers).await;
+    let victim = scene.server_of("news:a").await;
+    let fault = scene.fault("kill -9 of one server of three, back without its data");
+    scene.redis[victim].kill();
+    scene.pause(Duration::from_secs(2)).await;
+    scene.redis[victim].revive(Data::Lost).await;
+    let report = scene.finish(fault, Expected::DOWN).await;
+    assert!(report.resets >= SUBSCRIBERS, "its channels are other streams: {report}");
 }

@@ -4,6 +4,7 @@
 //! of the worker. `gateway/REDIS.md` says what lies in Redis, and what every failure looks like.
 
 mod keys;
+mod places;
 mod wire;
 mod script;
 mod request;
@@ -29,6 +30,7 @@ use self::interest::{Announced, Interest, spread};
 use self::keys::Keys;
 use self::link::Link;
 use self::nodes::Nodes;
+use self::places::Places;
 use self::request::{Request, What};
 use self::status::Status;
 use self::wire::Message;
@@ -36,7 +38,7 @@ use super::{
     Answer, Asked, Asker, Backplane, Health, NewPublication, Node, Page, Published, Recovery, Retention, Top,
 };
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, RedisTopology};
 use crate::connection::id::ConnectionIds;
 use crate::connection::local::retention;
 use crate::hub::peer::Order;
@@ -63,8 +65,23 @@ pub struct Redis {
 /// The part that lives on the control runtime.
 pub struct Runner {
     shared: Arc<Shared>,
+    /// In the order of the units.
+    sides: Vec<Side>,
+}
+
+/// What a runner has of a unit.
+struct Side {
     queues: Vec<mpsc::Receiver<Request>>,
     links: watch::Sender<Option<Arc<Link>>>,
+}
+
+/// A server, and all that leads to it. One that is away takes nothing from the others.
+struct Unit {
+    status: Status,
+    /// The link should be tried before its time.
+    doubt: Notify,
+    /// Each channel has one of them.
+    lanes: Box<[mpsc::Sender<Request>]>,
 }
 
 /// What workers and the control runtime share.
@@ -79,12 +96,11 @@ struct Shared {
     node: u64,
     interest: Interest,
     nodes: Nodes,
-    status: Status,
+    places: Arc<Places>,
+    units: Box<[Unit]>,
     metrics: Arc<BackplaneMetrics>,
-    /// The link should be tried before its time.
-    doubt: Notify,
-    /// Each channel has one of them.
-    lanes: Box<[mpsc::Sender<Request>]>,
+    /// How many links there were.
+    links: AtomicU64,
     epochs: AtomicU64,
 }
 
@@ -110,13 +126,26 @@ impl Redis {
     /// The two halves of the backplane. Nothing connects before [`Runner::run`].
     pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
         let Parts { config, inboxes, ids, clock, metrics, name, random: [node, epochs] } = parts;
-        let (lanes, queues): (Vec<_>, _) =
-            (0..redis.connections).map(|_| mpsc::channel(redis.questions_max)).unzip();
+        let servers = match &redis.topology {
+            RedisTopology::Servers(servers) => &servers[..],
+            RedisTopology::Server(_) | RedisTopology::Sentinels(_) => &[],
+        };
+        let places = Arc::new(Places::new(servers));
+        let unit = |status| {
+            let (lanes, queues): (Vec<_>, _) =
+                (0..redis.connections).map(|_| mpsc::channel(redis.questions_max)).unzip();
+            let side = Side { queues, links: watch::channel(None).0 };
+            (Unit { status, doubt: Notify::new(), lanes: lanes.into() }, side)
+        };
+        let names = servers.iter().map(ToString::to_string).collect();
+        let (units, sides): (Vec<_>, _) = Status::of(names, &metrics).into_iter().map(unit).unzip();
         let shared = Arc::new(Shared {
             keys: Keys::new(&redis.prefix),
-            interest: Interest::new(config.memory.channels_max),
+            interest: Interest::new(config.memory.channels_max, places.clone(), units.len()),
             nodes: Nodes::new(name, clock.now().unix),
-            status: Status::new(metrics.clone()),
+            places,
+            units: units.into(),
+            links: AtomicU64::new(0),
             gateway: config,
             config: redis.clone(),
             inboxes,
@@ -124,11 +153,9 @@ impl Redis {
             clock,
             node,
             metrics,
-            doubt: Notify::new(),
-            lanes: lanes.into(),
             epochs: AtomicU64::new(epochs),
         });
-        (Self { shared: shared.clone() }, Runner { shared, queues, links: watch::channel(None).0 })
+        (Self { shared: shared.clone() }, Runner { shared, sides })
     }
 
     /// Makes sure that the question has room. Gives the asker back if it has none.
@@ -154,7 +181,7 @@ impl Redis {
     /// Sends a message to other nodes that nobody waits for. False without Redis.
     fn tell(&self, channel: &Channel, topic: String, message: Vec<u8>) -> bool {
         let at = self.shared.clock.now().at;
-        self.shared.status.link().is_some()
+        self.shared.unit(channel).status.link().is_some()
             && matches!(
                 self.ask::<Top>(channel, What::Spread { topic, message }, Asker::Nobody, at),
                 Asked::Later
@@ -183,7 +210,8 @@ impl Backplane for Redis {
             Ok(asker) => asker,
             Err(error) => return Asked::Now(Err(error)),
         };
-        let announced = shared.interest.announce(worker, channel, shared.status.link(), asker, until);
+        let announced =
+            shared.interest.announce(worker, channel, shared.unit(channel).status.link(), asker, until);
         match announced {
             Announced::Waits => return Asked::Later,
             Announced::Already => (),
@@ -222,12 +250,13 @@ impl Backplane for Redis {
             retention.size = 0;
         }
         let writes = retention.size > 0 || once;
-        let what = if writes && self.shared.status.takes_no_writes() {
+        let status = &self.shared.unit(channel).status;
+        let what = if writes && status.takes_no_writes() {
             return Asked::Now(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
         } else if writes {
             let body = wire::body(&data, json, info.as_deref());
             What::Publish { channel: channel.clone(), body, retention, terms }
-        } else if self.shared.status.link().is_none() {
+        } else if status.link().is_none() {
             return local(None);
         } else {
             let topic = self.shared.keys.topic(channel);
@@ -318,8 +347,10 @@ impl Backplane for Redis {
     }
 
     fn sweep(&self, _: Duration) {
-        if self.shared.status.link().is_none() {
-            self.shared.interest.sweep();
+        for (place, unit) in self.shared.units.iter().enumerate() {
+            if unit.status.link().is_none() {
+                self.shared.interest.sweep(place);
+            }
         }
     }
 
@@ -328,15 +359,21 @@ impl Backplane for Redis {
     }
 
     fn health(&self) -> Health {
-        self.shared.status.cause().map_or(Ok(()), Err)
+        self.shared.units.iter().find_map(|unit| unit.status.cause()).map_or(Ok(()), Err)
     }
 }
 
 impl Shared {
+    /// Where everything of a channel is.
+    fn unit(&self, channel: &Channel) -> &Unit {
+        &self.units[self.places.of(channel)]
+    }
+
     /// Queues a request, or fails it if there is no room.
     fn put(&self, channel: &Channel, request: Request) {
-        let lane = FxBuildHasher.hash_one(channel) as usize % self.lanes.len();
-        if let Err(refused) = self.lanes[lane].try_send(request) {
+        let lanes = &self.unit(channel).lanes;
+        let lane = FxBuildHasher.hash_one(channel) as usize % lanes.len();
+        if let Err(refused) = lanes[lane].try_send(request) {
             let Request { what, asker, .. } = refused.into_inner();
             self.answer(asker, what.failed(ReplyError::TOO_MANY_REQUESTS.because(BUSY)));
         }
@@ -346,7 +383,9 @@ impl Shared {
     fn recover(&self, request: Request) {
         let What::Recover { channel, .. } = &request.what else { return self.answer_nothing(request) };
         let channel = channel.clone();
-        if let Some(request) = self.interest.when_confirmed(self.status.link(), request, &channel) {
+        if let Some(request) =
+            self.interest.when_confirmed(self.unit(&channel).status.link(), request, &channel)
+        {
             self.put(&channel, request);
         }
     }
@@ -402,10 +441,7 @@ impl Shared {
     /// A name for a new stream, different from all before it and from those of other nodes.
     fn fresh_epoch(&self) -> String {
         let count = self.epochs.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        let mut name = count ^ (count >> 30);
-        name = name.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        name = (name ^ (name >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        format!("{:016x}", name ^ (name >> 31))
+        format!("{:016x}", mix(count))
     }
 
     /// A message came from Redis, or from this node while it is alone.
@@ -477,6 +513,14 @@ impl Shared {
         }
         told
     }
+}
+
+/// The end of SplitMix64: every bit of the number decides about every bit of the result.
+fn mix(number: u64) -> u64 {
+    let mut mixed = number ^ (number >> 30);
+    mixed = mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

@@ -12,11 +12,13 @@ use super::resolve::all;
 use super::{RedisSentinels, RedisServer, RedisTopology, Secret};
 
 const URL: &str = "a URL such as \"redis://10.0.0.5:6379\", \"rediss://redis.example\" for TLS, with /NUMBER for a database, or \"\"";
+const URLS: &str = "a list of 2 to 64 URLs such as [\"redis://10.0.0.5\", \"redis://10.0.0.6\"], or []";
 const SENTINELS: &str =
     "a list of at most 16 addresses such as [\"10.0.0.5:26379\", \"rediss://sentinel.example\"]";
 const NAME: &str = "1 to 128 letters, digits, `_`, `-`, `.` and `:`, or \"\"";
 const AUTHORITY: &str = "the path of a PEM file with certificates, or \"\"";
 
+const SERVERS_MAX: usize = 64;
 const SENTINELS_MAX: usize = 16;
 const SERVER_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -34,6 +36,17 @@ pub(super) fn topology(
             text => url(text, SERVER_PORT).map(Some).ok_or_else(wrong),
         }
     });
+    let list = section.value("urls", |value| {
+        let list = servers(value, SERVERS_MAX, SERVER_PORT, URLS)?;
+        if list.len() == 1 {
+            let found = "one URL, which belongs into `url`".to_owned();
+            return Err(vec![Wrong { span: None, found, accepted: URLS.to_owned() }]);
+        }
+        Ok(list)
+    });
+    if server.is_some() && !list.is_empty() {
+        section.conflict(&["urls", "url"], "`urls` together with `url`", "one of them");
+    }
     let sentinels =
         section.value("sentinels", |value| servers(value, SENTINELS_MAX, SENTINEL_PORT, SENTINELS));
     let master = section.simple("sentinel_master", &NAME, |value| {
@@ -46,11 +59,12 @@ pub(super) fn topology(
             let keys = ["sentinel_master", "sentinel_username", "sentinel_password", "sentinels"];
             section.conflict(&keys, "no Sentinel to use it with", "nothing, or some `sentinels` too");
         }
-        return server.map(RedisTopology::Server);
+        let list = Some(list).filter(|list| !list.is_empty()).map(RedisTopology::Servers);
+        return list.or(server.map(RedisTopology::Server));
     }
-    if server.is_some() {
+    if server.is_some() || !list.is_empty() {
         let accepted = "one of them: the Sentinels say where the master is";
-        section.conflict(&["sentinels", "url"], "`sentinels` together with `url`", accepted);
+        section.conflict(&["sentinels", "url"], "`sentinels` together with `url` or `urls`", accepted);
     }
     if master.is_empty() {
         let accepted = "the name that the Sentinels have for it in `sentinel monitor NAME ...`";
@@ -158,6 +172,7 @@ impl RedisTopology {
     pub(super) fn servers(&self) -> &[RedisServer] {
         match self {
             Self::Server(server) => std::slice::from_ref(server),
+            Self::Servers(servers) => servers,
             Self::Sentinels(sentinels) => &sentinels.sentinels,
         }
     }
@@ -247,6 +262,9 @@ mod tests {
     fn what_does_not_fit_together_is_refused() {
         let sentinels = "sentinels = ['a', 'b']\nsentinel_master = 'm'\n";
         refused(&format!("{sentinels}url = 'redis://c'"), "one of them");
+        refused(&format!("{sentinels}urls = ['c', 'd']"), "one of them");
+        refused("url = 'redis://a'\nurls = ['c', 'd']", "`urls` together with `url`");
+        refused("urls = ['c']", "one URL");
         refused("sentinels = ['a']", "without the name of a master");
         refused("sentinel_master = 'm'", "no Sentinel");
         refused("sentinels = ['a', 'rediss://b']\nsentinel_master = 'm'", "differ in TLS");

@@ -13,6 +13,8 @@ use tokio::time::sleep;
 const NODES: usize = 3;
 const SUBSCRIBERS_PER_NODE: usize = 10;
 const CHANNELS: [&str; 4] = ["news:a", "news:b", "news:c", "news:d"];
+/// Of one channel.
+pub(super) const SUBSCRIBERS: usize = NODES * SUBSCRIBERS_PER_NODE;
 pub(super) const SUBSCRIPTIONS: usize = NODES * SUBSCRIBERS_PER_NODE * CHANNELS.len();
 /// Of the publisher of each node.
 const PACE: Duration = Duration::from_millis(10);
@@ -107,6 +109,26 @@ impl Scene<Sentinels> {
         let at = format!("sentinels = [{}]\nsentinel_master = '{}'", addresses.join(", "), sentinels.name());
         let gateways = Gateway::nodes(NODES, |_| gateway(&at)).await;
         Self::begin(sentinels, None, gateways).await
+    }
+}
+
+impl Scene<Vec<Redis>> {
+    /// On servers that know nothing of each other.
+    pub(super) async fn on_servers(servers: Vec<Redis>) -> Self {
+        let urls: Vec<_> = servers.iter().map(|server| format!("'{}'", server.url())).collect();
+        let at = format!("urls = [{}]", urls.join(", "));
+        let gateways = Gateway::nodes(NODES, |_| gateway(&at)).await;
+        Self::begin(servers, None, gateways).await
+    }
+
+    /// The server that keeps this channel.
+    pub(super) async fn server_of(&self, channel: &str) -> usize {
+        for (place, server) in self.redis.iter().enumerate() {
+            if server.ask(&["EXISTS", &format!("gateway:stream:{{{channel}}}")]).await.number() == 1 {
+                return place;
+            }
+        }
+        panic!("no server has {channel}")
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::places::Places;
 use super::request::Request;
 use crate::backplane::{Asker, Top};
 use crate::inbox::{Delivery, Inbox};
@@ -21,11 +22,18 @@ pub(super) struct Interest {
     hasher: RandomState,
     channels: AtomicUsize,
     channels_max: usize,
-    /// Channels whose subscription in Redis may have to change.
-    changes: Mutex<VecDeque<Channel>>,
-    changed: Notify,
+    places: Arc<Places>,
+    /// One for each server.
+    changes: Box<[Changes]>,
     /// Who waits and until when, in that order: everybody waits for the same time.
     waiting: Mutex<VecDeque<(Duration, Channel)>>,
+}
+
+/// Channels whose subscription at a server may have to change.
+#[derive(Default)]
+struct Changes {
+    channels: Mutex<VecDeque<Channel>>,
+    some: Notify,
 }
 
 #[derive(Default)]
@@ -73,14 +81,14 @@ pub(super) enum Announced {
 }
 
 impl Interest {
-    pub(super) fn new(channels_max: usize) -> Self {
+    pub(super) fn new(channels_max: usize, places: Arc<Places>, servers: usize) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             channels: AtomicUsize::new(0),
             channels_max,
-            changes: Mutex::default(),
-            changed: Notify::new(),
+            places,
+            changes: (0..servers).map(|_| Changes::default()).collect(),
             waiting: Mutex::default(),
         }
     }
@@ -172,16 +180,17 @@ impl Interest {
 
     fn change(&self, channel: &Channel, entry: &mut Entry) {
         if !std::mem::replace(&mut entry.changing, true) {
-            lock(&self.changes).push_back(channel.clone());
-            self.changed.notify_one();
+            let changes = &self.changes[self.places.of(channel)];
+            lock(&changes.channels).push_back(channel.clone());
+            changes.some.notify_one();
         }
     }
 
-    /// A new link: every channel has to be subscribed to again.
-    pub(super) fn begin(&self) {
+    /// A new link to a server: every channel that is there has to be subscribed to again.
+    pub(super) fn begin(&self, server: usize) {
         for shard in &self.shards {
             for (channel, entry) in lock(shard).iter_mut() {
-                if channel.target() == Target::Channel {
+                if channel.target() == Target::Channel && self.places.of(channel) == server {
                     entry.coming = false;
                     self.change(channel, entry);
                 }
@@ -189,11 +198,14 @@ impl Interest {
         }
     }
 
-    /// Forgets channels without subscribers. To be called while there is no link, which would do it.
-    pub(super) fn sweep(&self) {
-        lock(&self.changes).clear();
+    /// Forgets channels of a server that have no subscribers. To be called while there is no link, which would do it.
+    pub(super) fn sweep(&self, server: usize) {
+        lock(&self.changes[server].channels).clear();
         for shard in &self.shards {
             lock(shard).retain(|channel, entry| {
+                if self.places.of(channel) != server {
+                    return true;
+                }
                 let keep = entry.workers != 0 || !entry.waiters.is_empty();
                 entry.changing = false;
                 if !keep {
@@ -206,19 +218,20 @@ impl Interest {
         }
     }
 
-    /// Waits until there are changes. Dropping the future loses nothing.
-    pub(super) async fn changed(&self) {
-        if lock(&self.changes).is_empty() {
-            self.changed.notified().await;
+    /// Waits until there are changes for a server. Dropping the future loses nothing.
+    pub(super) async fn changed(&self, server: usize) {
+        let changes = &self.changes[server];
+        if lock(&changes.channels).is_empty() {
+            changes.some.notified().await;
         }
     }
 
     /// Takes some channels whose subscription over this link differs from what it should be: those to subscribe to, and
     /// those to leave. Channels to leave count as left from now on.
-    pub(super) fn take_changes(&self, link: u64, max: usize) -> (Vec<Channel>, Vec<Channel>) {
+    pub(super) fn take_changes(&self, server: usize, link: u64, max: usize) -> (Vec<Channel>, Vec<Channel>) {
         let (mut come, mut leave) = (Vec::new(), Vec::new());
         while come.len() < max && leave.len() < max {
-            let Some(channel) = lock(&self.changes).pop_front() else { break };
+            let Some(channel) = lock(&self.changes[server].channels).pop_front() else { break };
             let mut shard = self.shard(&channel);
             let Some(entry) = shard.get_mut(&channel) else { continue };
             entry.changing = false;
@@ -358,16 +371,20 @@ mod tests {
         Channel::parse(name).unwrap()
     }
 
+    fn interest(channels_max: usize) -> Interest {
+        Interest::new(channels_max, Arc::new(Places::new(&[])), 1)
+    }
+
     fn announce(interest: &Interest, worker: usize, name: &str, link: Option<u64>) -> Announced {
         interest.announce(worker, &channel(name), link, Asker::Connection(7, 1), LATER)
     }
 
     #[test]
     fn whoever_comes_before_the_confirmation_waits_for_it_and_whoever_comes_after_does_not() {
-        let interest = Interest::new(9);
+        let interest = interest(9);
         assert!(matches!(announce(&interest, 0, "a", Some(1)), Announced::Waits));
         assert!(matches!(announce(&interest, 1, "a", Some(1)), Announced::Waits));
-        assert_eq!(interest.take_changes(1, 9), (vec![channel("a")], vec![]), "subscribed to once");
+        assert_eq!(interest.take_changes(0, 1, 9), (vec![channel("a")], vec![]), "subscribed to once");
         let (waiters, again) = interest.confirm(&channel("a"), 1);
         assert_eq!((waiters.len(), again), (2, false));
         assert!(matches!(announce(&interest, 2, "a", Some(1)), Announced::Already));
@@ -376,43 +393,43 @@ mod tests {
 
     #[test]
     fn the_last_who_goes_ends_the_subscription_and_somebody_who_comes_meanwhile_begins_it_again() {
-        let interest = Interest::new(9);
+        let interest = interest(9);
         announce(&interest, 0, "a", Some(1));
-        interest.take_changes(1, 9);
+        interest.take_changes(0, 1, 9);
         interest.confirm(&channel("a"), 1);
         interest.renounce(0, &channel("a"));
-        assert_eq!(interest.take_changes(1, 9), (vec![], vec![channel("a")]));
+        assert_eq!(interest.take_changes(0, 1, 9), (vec![], vec![channel("a")]));
         assert!(matches!(announce(&interest, 0, "a", Some(1)), Announced::Waits), "it is being left");
         interest.left(&channel("a"));
-        assert_eq!(interest.take_changes(1, 9), (vec![channel("a")], vec![]));
+        assert_eq!(interest.take_changes(0, 1, 9), (vec![channel("a")], vec![]));
         interest.confirm(&channel("a"), 1);
         interest.renounce(0, &channel("a"));
-        interest.take_changes(1, 9);
+        interest.take_changes(0, 1, 9);
         interest.left(&channel("a"));
         assert_eq!(interest.channels(), 0);
     }
 
     #[test]
     fn coming_and_going_between_two_batches_costs_nothing() {
-        let interest = Interest::new(9);
+        let interest = interest(9);
         for _ in 0..100 {
             announce(&interest, 0, "a", None);
             interest.renounce(0, &channel("a"));
         }
-        assert_eq!(interest.take_changes(1, 9), (vec![], vec![]));
+        assert_eq!(interest.take_changes(0, 1, 9), (vec![], vec![]));
         assert_eq!(interest.channels(), 0);
     }
 
     #[test]
     fn a_new_link_subscribes_to_everything_again_and_knows_what_may_have_been_missed() {
-        let interest = Interest::new(9);
+        let interest = interest(9);
         for name in ["a", "b", "#42"] {
             announce(&interest, 0, name, Some(1));
         }
-        interest.take_changes(1, 9);
+        interest.take_changes(0, 1, 9);
         interest.confirm(&channel("a"), 1);
-        interest.begin();
-        let (mut come, _) = interest.take_changes(2, 9);
+        interest.begin(0);
+        let (mut come, _) = interest.take_changes(0, 2, 9);
         come.sort();
         assert_eq!(come, [channel("a"), channel("b")], "an address has no topic of its own");
         assert!(interest.confirm(&channel("a"), 2).1);
@@ -422,7 +439,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_longer_than_was_said() {
-        let interest = Interest::new(9);
+        let interest = interest(9);
         announce(&interest, 0, "a", Some(1));
         assert_eq!(interest.expired(LATER / 2).len(), 0);
         assert_eq!(interest.expired(LATER).len(), 1);
@@ -431,7 +448,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_went_on_unnoticed_is_told_once() {
-        let interest = Interest::new(9);
+        let interest = interest(9);
         announce(&interest, 3, "a", Some(1));
         let top = |offset, epoch: &str| Top { offset, epoch: epoch.into() };
         interest.workers(&channel("a"), Some((5, &"e".into())));
@@ -444,28 +461,28 @@ mod tests {
 
     #[test]
     fn whoever_goes_while_redis_is_asked_is_not_forgotten_there() {
-        let interest = Interest::new(9);
+        let interest = interest(9);
         announce(&interest, 0, "a", None);
-        assert_eq!(interest.take_changes(1, 9).0.len(), 1);
+        assert_eq!(interest.take_changes(0, 1, 9).0.len(), 1);
         interest.renounce(0, &channel("a"));
         interest.confirm(&channel("a"), 1);
-        assert_eq!(interest.take_changes(1, 9), (vec![], vec![channel("a")]));
+        assert_eq!(interest.take_changes(0, 1, 9), (vec![], vec![channel("a")]));
     }
 
     #[test]
     fn without_a_link_channels_without_subscribers_are_forgotten() {
-        let interest = Interest::new(2);
+        let interest = interest(2);
         announce(&interest, 0, "a", None);
         announce(&interest, 0, "b", None);
         interest.renounce(0, &channel("a"));
-        interest.sweep();
+        interest.sweep(0);
         assert_eq!(interest.channels(), 1);
-        assert_eq!(interest.take_changes(1, 9), (vec![channel("b")], vec![]));
+        assert_eq!(interest.take_changes(0, 1, 9), (vec![channel("b")], vec![]));
     }
 
     #[test]
     fn channels_are_bounded() {
-        let interest = Interest::new(1);
+        let interest = interest(1);
         announce(&interest, 0, "a", Some(1));
         assert!(matches!(announce(&interest, 0, "b", Some(1)), Announced::Full));
         assert!(matches!(announce(&interest, 1, "a", Some(1)), Announced::Waits));

@@ -13,6 +13,9 @@ pub(super) struct Keys {
 }
 
 impl Keys {
+    /// What stands in the braces of keys that all nodes need.
+    pub(super) const HOME: &str = "nodes";
+
     pub(super) fn new(prefix: &str) -> Self {
         Self {
             prefix: prefix.into(),
@@ -35,7 +38,7 @@ impl Keys {
     pub(super) fn once(&self, channel: &Channel, key: &str) -> String {
         let mut name = self.of_channel("once", channel);
         name.push(':');
-        encode(key, &mut name);
+        encode(key, |byte| name.push(char::from(byte)));
         name
     }
 
@@ -46,7 +49,7 @@ impl Keys {
 
     /// The hash with the leases of all gateways.
     pub(super) fn leases(&self) -> String {
-        format!("{}:leases:{{nodes}}", self.prefix)
+        format!("{}:leases:{{{}}}", self.prefix, Self::HOME)
     }
 
     /// Where a publication to a channel or an address is published.
@@ -55,7 +58,7 @@ impl Keys {
             Target::Channel => {
                 let mut name = String::from(&*self.topics);
                 name.push('{');
-                encode(channel.as_str(), &mut name);
+                encode(channel.as_str(), |byte| name.push(char::from(byte)));
                 name.push('}');
                 name
             }
@@ -69,9 +72,12 @@ impl Keys {
         &self.nodes
     }
 
-    /// What a new link listens to: every node's topic, and one below that of channels, to find out whether that is allowed.
-    pub(super) fn first(&self) -> [String; 2] {
-        [self.nodes.to_string(), format!("{}probe", self.topics)]
+    /// What a new link listens to: one topic below that of channels, to find out whether that is allowed, and at home every
+    /// node's topic.
+    pub(super) fn first(&self, home: bool) -> Vec<String> {
+        let mut topics = vec![format!("{}probe", self.topics)];
+        topics.extend(home.then(|| self.nodes.to_string()));
+        topics
     }
 
     /// The channel of a topic that [`topic`](Self::topic) has made.
@@ -89,7 +95,7 @@ impl Keys {
         key.push(':');
         key.push_str(kind);
         key.push_str(":{");
-        encode(name, &mut key);
+        encode(name, |byte| key.push(char::from(byte)));
         key.push('}');
         key
     }
@@ -101,15 +107,15 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// Every other byte becomes `%` and two digits. Different texts stay different.
-fn encode(text: &str, into: &mut String) {
+pub(super) fn encode(text: &str, mut push: impl FnMut(u8)) {
     for byte in text.bytes() {
         if is_plain(byte) {
-            into.push(char::from(byte));
+            push(byte);
         } else {
             const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-            into.push('%');
-            into.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            into.push(char::from(DIGITS[usize::from(byte & 15)]));
+            push(b'%');
+            push(DIGITS[usize::from(byte >> 4)]);
+            push(DIGITS[usize::from(byte & 15)]);
         }
     }
 }

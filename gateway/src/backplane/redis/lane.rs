@@ -74,7 +74,7 @@ async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Reques
         Ok(Err(error)) => return give_up(shared, batch, &cause(&error)),
         Err(_) => {
             let cause = Cause::new(Trouble::Silent, "no answer to a command");
-            shared.doubt.notify_one();
+            shared.units[link.unit].doubt.notify_one();
             return give_up(shared, batch, &cause);
         }
     };
@@ -97,8 +97,9 @@ fn settle(shared: &Shared, link: &Link, request: Request, reply: Value) {
         Err(Refusal::Server(code, detail)) => {
             let cause = refusal(&code, &detail);
             if is_of_server(&code) {
-                shared.status.suspect(cause.clone());
-                shared.doubt.notify_one();
+                let unit = &shared.units[link.unit];
+                unit.status.suspect(cause.clone());
+                unit.doubt.notify_one();
             }
             shared.fail(request.asker, &request.what, &cause.to_string());
         }

@@ -1,6 +1,7 @@
 //! The connections to one Redis server: made together, watched together, given up together.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ const WATCH_TIMEOUT_MAX: Duration = Duration::from_millis(1200);
 pub(super) struct Link {
     /// Unique in this process, from 1 on.
     pub(super) number: u64,
+    /// The place of the server.
+    pub(super) unit: usize,
     /// For commands.
     pub(super) lanes: Vec<MultiplexedConnection>,
     /// For subscriptions.
@@ -44,18 +47,19 @@ impl Link {
     /// Connects, and finds out whether the server can be used.
     pub(super) async fn connect(
         shared: &Arc<Shared>,
-        number: u64,
+        unit: usize,
         at: &config::RedisServer,
     ) -> Result<Self, Cause> {
         let config = &shared.config;
         let client = client(config, at, &config.username, config.password.as_ref())?;
         let ended = Arc::new(Notify::new());
+        let number = shared.links.fetch_add(1, Ordering::Relaxed) + 1;
         // All at once: far away from Redis every round trip counts.
         let mut connecting = JoinSet::new();
         for _ in 0..shared.config.connections {
             connecting.spawn(connect(client.clone(), shared.clone(), ended.clone(), None));
         }
-        let mut listener = connect(client, shared.clone(), ended.clone(), Some(number)).await?;
+        let mut listener = connect(client, shared.clone(), ended.clone(), Some((unit, number))).await?;
         let mut lanes = Vec::new();
         while let Some(connected) = connecting.join_next().await {
             lanes.push(connected.map_err(|_| Cause::new(Trouble::Unreachable, "connecting has failed"))??);
@@ -63,11 +67,11 @@ impl Link {
         let time = shared.config.timeout;
         let server = identify(&mut lanes[0], time).await?;
         let scripts = load(&mut lanes[0], time).await?;
-        match timeout(time, listener.subscribe(&shared.keys.first()[..])).await {
+        match timeout(time, listener.subscribe(shared.keys.first(unit == shared.places.home()))).await {
             Ok(subscribed) => subscribed.map_err(|error| cause(&error))?,
             Err(_) => return Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
         }
-        Ok(Self { number, lanes, listener, server, scripts, ended })
+        Ok(Self { number, unit, lanes, listener, server, scripts, ended })
     }
 
     /// Tries every connection. `Err` if the link must be given up, else what is wrong with the server.
@@ -137,7 +141,7 @@ async fn connect(
     client: Client,
     shared: Arc<Shared>,
     ended: Arc<Notify>,
-    listens: Option<u64>,
+    listens: Option<(usize, u64)>,
 ) -> Result<MultiplexedConnection, Cause> {
     let time = shared.config.timeout;
     // Called by the connection's own task, in the order in which things come.
@@ -145,7 +149,9 @@ async fn connect(
         match info.kind {
             PushKind::Disconnection => ended.notify_one(),
             // A link that was given up may go on for a moment.
-            PushKind::Message if listens.is_some() && listens == shared.status.link() => {
+            PushKind::Message
+                if listens.is_some_and(|(unit, link)| shared.units[unit].status.link() == Some(link)) =>
+            {
                 if let Ok([Value::BulkString(topic), Value::BulkString(message)]) =
                     <[Value; 2]>::try_from(info.data)
                 {

@@ -29,10 +29,10 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
     let mut connection = link.listener.clone();
     let mut shard = 0;
     loop {
-        let (come, leave) = shared.interest.take_changes(link.number, BATCH_MAX);
+        let (come, leave) = shared.interest.take_changes(link.unit, link.number, BATCH_MAX);
         let done = if come.is_empty() && leave.is_empty() {
             tokio::select! {
-                () = shared.interest.changed() => Ok(()),
+                () = shared.interest.changed(link.unit) => Ok(()),
                 () = sleep(ROUND / Interest::SHARDS as u32) => {
                     shard += 1;
                     let channels = shared.interest.confirmed_in(shard, link.number);

@@ -11,7 +11,7 @@ use super::link::{Link, WATCH};
 use super::request::Request;
 use super::sentinel::Sentinels;
 use super::status::Cause;
-use super::{Runner, Shared, lane, listener, nodes, sentinel};
+use super::{Runner, Shared, Side, Unit, lane, listener, nodes, sentinel};
 use crate::backplane::Answer;
 use crate::config::RedisTopology;
 use crate::telemetry::backplane::Trouble;
@@ -29,18 +29,21 @@ const STABLE: Duration = Duration::from_secs(5);
 const EXPIRY: Duration = Duration::from_millis(100);
 
 impl Runner {
-    /// Ends with the first connection.
+    /// Ends when every server has been connected to.
     pub fn connected(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut links = self.links.subscribe();
+        let links: Vec<_> = self.sides.iter().map(|side| side.links.subscribe()).collect();
         async move {
-            let _ = links.wait_for(Option::is_some).await;
+            for mut links in links {
+                let _ = links.wait_for(Option::is_some).await;
+            }
         }
     }
 
     /// Says goodbye to the other gateways, which otherwise wait until the lease of this one has run out. To be called when
     /// the last client has gone. Bounded in time.
     pub fn goodbye(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (shared, links) = (self.shared.clone(), self.links.subscribe());
+        let shared = self.shared.clone();
+        let links = self.sides[shared.places.home()].links.subscribe();
         async move {
             let link = links.borrow().clone();
             if let Some(link) = link
@@ -53,43 +56,53 @@ impl Runner {
 
     /// Connects, keeps connected, and carries questions, for as long as the runtime lives.
     pub async fn run(self) {
-        let Self { shared, queues, links } = self;
+        let Self { shared, sides } = self;
         let mut tasks = JoinSet::new();
-        for (index, queue) in queues.into_iter().enumerate() {
-            tasks.spawn(lane::run(shared.clone(), index, queue, links.subscribe()));
-        }
         tasks.spawn(expire(shared.clone()));
-        let mut failures = 0;
-        let mut sentinels = None;
-        for number in 1.. {
-            let begun = shared.clock.now().at;
-            let cause = match attempt(&shared, &links, &mut sentinels, number).await {
-                Ok(cause) => {
-                    if shared.clock.now().at.saturating_sub(begun) >= STABLE {
-                        failures = 0;
-                    }
-                    cause
-                }
-                Err(cause) => cause,
-            };
-            shared.status.set_link(None);
-            links.send_replace(None);
-            shared.status.set(Some(cause));
-            tokio::time::sleep(pause(failures, shared.config.reconnect_pause_max)).await;
-            failures = failures.saturating_add(1);
+        for (unit, Side { queues, links }) in sides.into_iter().enumerate() {
+            for (index, queue) in queues.into_iter().enumerate() {
+                tasks.spawn(lane::run(shared.clone(), index, queue, links.subscribe()));
+            }
+            tasks.spawn(attend(shared.clone(), unit, links));
         }
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Keeps a server connected.
+async fn attend(shared: Arc<Shared>, unit: usize, links: watch::Sender<Option<Arc<Link>>>) {
+    let status = &shared.units[unit].status;
+    let mut failures = 0_u32;
+    let mut sentinels = None;
+    loop {
+        let begun = shared.clock.now().at;
+        let cause = match attempt(&shared, unit, &links, &mut sentinels).await {
+            Ok(cause) => {
+                if shared.clock.now().at.saturating_sub(begun) >= STABLE {
+                    failures = 0;
+                }
+                cause
+            }
+            Err(cause) => cause,
+        };
+        status.set_link(None);
+        links.send_replace(None);
+        status.set(Some(cause));
+        tokio::time::sleep(pause(failures, shared.config.reconnect_pause_max)).await;
+        failures = failures.saturating_add(1);
     }
 }
 
 /// Finds the server, connects, and uses the link until it fails. `Ok` with the reason if there was a link.
 async fn attempt(
     shared: &Arc<Shared>,
+    unit: usize,
     links: &watch::Sender<Option<Arc<Link>>>,
     sentinels: &mut Option<Sentinels>,
-    number: u64,
 ) -> Result<Cause, Cause> {
     let server = match &shared.config.topology {
         RedisTopology::Server(server) => server.clone(),
+        RedisTopology::Servers(servers) => servers[unit].clone(),
         RedisTopology::Sentinels(config) => {
             let known = match sentinels.take() {
                 Some(known) => known,
@@ -98,7 +111,7 @@ async fn attempt(
             sentinels.insert(known).master().await?
         }
     };
-    let link = Arc::new(Link::connect(shared, number, &server).await?);
+    let link = Arc::new(Link::connect(shared, unit, &server).await?);
     Ok(tokio::select! {
         cause = serve(shared, links, link) => cause,
         cause = sentinel::depose(sentinels.as_mut(), &server) => cause,
@@ -108,29 +121,33 @@ async fn attempt(
 /// Uses a link until it fails. Returns why.
 async fn serve(shared: &Arc<Shared>, links: &watch::Sender<Option<Arc<Link>>>, link: Arc<Link>) -> Cause {
     // Tried once before anybody uses it: a server that takes no writes is not believed for half a second.
+    let Unit { status, doubt, .. } = &shared.units[link.unit];
     match link.watch(shared).await {
-        Ok(cause) => shared.status.set(cause),
+        Ok(cause) => status.set(cause),
         Err(cause) => return cause,
     }
+    let home = link.unit == shared.places.home();
     // Whoever asks over this link knows who else there is.
-    if let Err(cause) = nodes::beat(shared, &link).await {
+    if home && let Err(cause) = nodes::beat(shared, &link).await {
         return cause;
     }
     shared.metrics.linked();
-    shared.status.set_link(Some(link.number));
-    shared.interest.begin();
+    status.set_link(Some(link.number));
+    shared.interest.begin(link.unit);
     links.send_replace(Some(link.clone()));
     let listening = listener::run(shared.clone(), link.clone());
     tokio::pin!(listening);
-    let beating = nodes::run(shared.clone(), link.clone());
+    let beating = async {
+        if home { nodes::run(shared.clone(), link.clone()).await } else { std::future::pending().await }
+    };
     let watching = async {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(WATCH) => (),
-                () = shared.doubt.notified() => tokio::time::sleep(DOUBT).await,
+                () = doubt.notified() => tokio::time::sleep(DOUBT).await,
             }
             match link.watch(shared).await {
-                Ok(cause) => shared.status.set(cause),
+                Ok(cause) => status.set(cause),
                 Err(cause) => break cause,
             }
         }

@@ -35,9 +35,16 @@ impl fmt::Display for Cause {
 
 const NOT_YET: &str = "not connected yet";
 
-/// Shared by everybody who finds out something about Redis.
+/// What is wrong with each of the servers: metrics and the log are told of the first.
+type Troubles = Arc<Mutex<Vec<Option<(Trouble, String)>>>>;
+
+/// Shared by everybody who finds out something about a server.
 #[derive(Debug)]
 pub(super) struct Status {
+    /// What the server is called, if there are several.
+    name: Option<String>,
+    place: usize,
+    all: Troubles,
     cause: Mutex<Option<(Trouble, Arc<str>)>>,
     /// The number of the link that can be used; 0 for none.
     link: AtomicU64,
@@ -45,11 +52,17 @@ pub(super) struct Status {
 }
 
 impl Status {
-    /// Nothing was tried yet.
-    pub(super) fn new(metrics: Arc<BackplaneMetrics>) -> Self {
-        let status = Self { cause: Mutex::default(), link: AtomicU64::new(0), metrics };
-        status.set(Some(Cause::new(Trouble::Unreachable, NOT_YET)));
-        status
+    /// One for each server, or for the only one without a name. Nothing was tried yet.
+    pub(super) fn of(names: Vec<String>, metrics: &Arc<BackplaneMetrics>) -> Vec<Self> {
+        let names = if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() };
+        let all = Troubles::new(Mutex::new(vec![None; names.len()]));
+        let status = |(place, name)| {
+            let (all, metrics) = (all.clone(), metrics.clone());
+            let status = Self { name, place, all, cause: Mutex::default(), link: AtomicU64::new(0), metrics };
+            status.set(Some(Cause::new(Trouble::Unreachable, NOT_YET)));
+            status
+        };
+        names.into_iter().enumerate().map(status).collect()
     }
 
     /// The link that can be used.
@@ -70,10 +83,21 @@ impl Status {
         if known.is_none() && cause.is_none() {
             return;
         }
-        if cause.is_none() || known.as_ref().and_then(trouble) != cause.as_ref().map(|cause| cause.trouble) {
-            self.metrics.trouble(cause.as_ref().map(|cause| (cause.trouble, cause.to_string())));
+        let before = known.as_ref().and_then(trouble);
+        let cause = cause.map(|cause| (cause.trouble, self.sentence(&cause)));
+        if cause.is_none() || before != cause.as_ref().map(|(trouble, _)| *trouble) {
+            let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+            all[self.place].clone_from(&cause);
+            self.metrics.trouble(all.iter().flatten().next().cloned());
         }
-        *known = cause.map(|cause| (cause.trouble, cause.to_string().into()));
+        *known = cause.map(|(trouble, sentence)| (trouble, sentence.into()));
+    }
+
+    fn sentence(&self, cause: &Cause) -> String {
+        match &self.name {
+            Some(name) => format!("{name}: {cause}"),
+            None => cause.to_string(),
+        }
     }
 
     /// As [`set`](Self::set), unless something is known to be wrong already.
