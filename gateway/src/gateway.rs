@@ -248,6 +248,8 @@ impl Gateway {
                 .network
                 .map(|network| {
                     let (connected, goodbye) = (network.connected(), network.goodbye());
+                    let registry = self.parts.registry.clone();
+                    tokio::spawn(network.reconciler().run(move || registry.states()));
                     tokio::spawn(network.run());
                     (connected, goodbye)
                 })

@@ -49,12 +49,9 @@ pub(crate) fn unsubscribe_address(address: &str, channel: &str) -> Result<(), Ho
     effects::unsubscribe_address(address, channel).map_err(HostError::from)
 }
 
-/// This node.
-const SCOPE_NODE: u32 = 1;
-
 pub(crate) fn declare_bucket(name: &str, rate: Rate) -> Result<u32, HostError> {
-    let Rate { algorithm, limit, period, burst } = rate;
-    let rule = buckets::Rule { algorithm, limit, period, burst, scope: SCOPE_NODE };
+    let Rate { algorithm, limit, period, burst, scope } = rate;
+    let rule = buckets::Rule { algorithm, limit, period, burst, scope };
     buckets::declare(name, rule).map_err(HostError::from)
 }
 

@@ -1,4 +1,5 @@
-//! Rate limits whose state the gateway keeps: exact over all workers of a node, and untouched by a reload.
+//! Rate limits whose state the gateway keeps: exact over all workers of a node, and untouched by a reload. One that is
+//! [`for_cluster`](Rate::for_cluster) counts what all nodes admit.
 //!
 //! Declare a [`Bucket`] in [`configure`](crate::Plugin::configure), take from it in the other hooks. The settings file
 //! has to grant it: `[grants]` with `buckets = true`.
@@ -57,7 +58,12 @@ pub struct Rate {
     pub(crate) limit: u64,
     pub(crate) period: u64,
     pub(crate) burst: u64,
+    pub(crate) scope: u32,
 }
+
+/// Numbers of the interface.
+const NODE: u32 = 1;
+const CLUSTER: u32 = 2;
 
 impl Rate {
     /// A bucket to which `limit` tokens a period are added evenly, and that holds `limit` unless it is given another
@@ -89,8 +95,21 @@ impl Rate {
         Self { burst, ..self }
     }
 
+    /// Of all nodes together, if the gateway has a Redis that connects them; else of this one, like every other rate.
+    ///
+    /// Nothing waits for it: each node decides by what it knows, tells the others about five times a second what it has
+    /// admitted for the keys that were used, and hears what they have. Until then they may admit it once more: at most,
+    /// for each other node, what one node admits in 400 ms and two round trips to Redis. A bucket pays that back before it
+    /// admits anything else, and a window begins anew. While Redis is away each node limits by itself.
+    ///
+    /// [`Bucket::take_for`] knows no cluster: a connection is on one node.
+    #[must_use]
+    pub const fn for_cluster(self) -> Self {
+        Self { scope: CLUSTER, ..self }
+    }
+
     fn new(algorithm: u32, limit: u64, period: Duration) -> Self {
-        Self { algorithm, limit, period: millis(period), burst: 0 }
+        Self { algorithm, limit, period: millis(period), burst: 0, scope: NODE }
     }
 }
 

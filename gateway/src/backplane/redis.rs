@@ -16,6 +16,7 @@ mod lane;
 mod listener;
 mod runner;
 mod nodes;
+mod limits;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use self::interest::{Announced, Interest, spread};
 use self::keys::Keys;
+pub use self::limits::{Reconciler, States};
 use self::link::Link;
 use self::nodes::Nodes;
 use self::places::Places;

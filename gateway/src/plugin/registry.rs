@@ -204,6 +204,13 @@ impl Registry {
         Applied { changed, loads, ..self.current() }
     }
 
+    /// What the gateway keeps for each plugin that was ever live, by its name.
+    pub fn states(&self) -> Vec<(Arc<str>, Arc<super::state::PluginState>)> {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let counters = published.state.counters.iter();
+        counters.map(|(name, counters)| (name.clone(), counters.state().clone())).collect()
+    }
+
     /// Every plugin of the folder in the order of the chain, then those that are not live.
     pub fn status(&self) -> Vec<PluginStatus> {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,7 +3,11 @@
 
 mod connection;
 mod shared;
+mod cluster;
 
+pub use cluster::{Reports, Taken};
 pub use connection::Meters;
-pub use gateway_plugin_state::{Bounds, IncrementError, KEY_BYTES_MAX, NEVER, Room, Rule, TooLarge, Usage};
-pub use shared::{Bucket, PluginState};
+pub use gateway_plugin_state::{
+    Bounds, IncrementError, KEY_BYTES_MAX, NEVER, Room, Rule, Told, TooLarge, Usage,
+};
+pub use shared::{Bucket, PluginState, Scope};

@@ -30,7 +30,6 @@ pub(super) mod code {
     pub(in crate::wasm) const INVALID_NAME: u32 = 7;
     pub(in crate::wasm) const INVALID_INTERVAL: u32 = 8;
     pub(in crate::wasm) const INVALID_RULE: u32 = 9;
-    pub(in crate::wasm) const NOT_AVAILABLE: u32 = 10;
     pub(in crate::wasm) const TOO_LARGE: u32 = 11;
     pub(in crate::wasm) const NOT_A_NUMBER: u32 = 12;
     pub(in crate::wasm) const NOT_GRANTED: u32 = 20;

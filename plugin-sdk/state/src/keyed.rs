@@ -43,6 +43,7 @@ impl Store {
         let now = self.now(now);
         match self.look(key, now) {
             Some(Value::Meter(meter)) => meter.room(rule, now),
+            Some(Value::Joint(joint)) => joint.room(rule, now),
             _ => Meter::default().room(rule, now),
         }
     }
@@ -55,7 +56,7 @@ impl Store {
         let now = self.now(now);
         match self.use_value(key, now)?.0 {
             Value::Bytes(bytes) => Some(bytes),
-            Value::Meter(_) => None,
+            Value::Meter(_) | Value::Joint(_) => None,
         }
     }
 

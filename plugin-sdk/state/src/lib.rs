@@ -4,16 +4,18 @@
 //! Nothing here knows a lock, a thread or a clock: the time is an argument, in milliseconds since any moment.
 //!
 //! [`Meter`] is the state of one rate limit for one key, in two words. [`Store`] keeps meters and values within
-//! [`Bounds`].
+//! [`Bounds`]; its joint meters are those that several nodes have together.
 
 mod rule;
 mod meter;
 
 mod store;
 mod keyed;
+mod joint;
 
+pub use joint::Report;
 pub use keyed::{IncrementError, TooLarge};
-pub use meter::{Meter, NEVER, Room};
+pub use meter::{Meter, NEVER, Room, Told};
 pub use rule::{Algorithm, InvalidRule, Rule};
 pub use store::{Bounds, Key, Store, Usage};
 

@@ -16,6 +16,18 @@ pub struct Meter {
     at: u64,
 }
 
+/// The state of a meter for somebody with another clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Buckets: what is in use, in units of which one costs `period` and a millisecond gives back `limit`. Windows: what
+    /// was admitted in this one.
+    pub used: u64,
+    /// Sliding window: what was admitted in the window before. Else 0.
+    pub before: u64,
+    /// Windows: how many milliseconds ago this one began. Buckets: how old `used` is.
+    pub age: u64,
+}
+
 /// What a rule would admit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -26,6 +38,8 @@ pub struct Room {
 }
 
 impl Meter {
+    pub(crate) const NEW: Self = Self { used: 0, at: 0 };
+
     /// Takes `cost` if the rule admits it at `now`: 0. Otherwise takes nothing and says after how many milliseconds it
     /// would be admitted if nothing else were taken; [`NEVER`] if it is too large. A cost of 0 is always admitted.
     pub fn take(&mut self, rule: &Rule, cost: u32, now: u64) -> u64 {
@@ -42,6 +56,42 @@ impl Meter {
             Algorithm::FixedWindow => self.take_from_window(rule, cost, now),
             Algorithm::SlidingWindow => self.take_from_sliding_window(rule, cost, now),
         }
+    }
+
+    /// Takes what somebody else has admitted already, also beyond what the rule admits: that has to be given back, or to
+    /// pass, before anything is admitted again.
+    pub fn charge(&mut self, rule: &Rule, cost: u64, now: u64) {
+        if cost == 0 {
+            return;
+        }
+        *self = self.at(rule, now);
+        self.used = match rule.algorithm() {
+            Algorithm::TokenBucket | Algorithm::LeakyBucket => {
+                self.used.saturating_add(cost.saturating_mul(rule.period()))
+            }
+            Algorithm::FixedWindow => self.used.saturating_add(cost),
+            Algorithm::SlidingWindow => {
+                let (before, current) = split(self.used);
+                join(before, current.saturating_add(cost))
+            }
+        };
+    }
+
+    /// The state at `now`, for somebody else.
+    pub fn tell(&self, rule: &Rule, now: u64) -> Told {
+        let Self { used, at } = self.at(rule, now);
+        let (before, used) =
+            if rule.algorithm() == Algorithm::SlidingWindow { split(used) } else { (0, used) };
+        Told { used, before, age: now - at }
+    }
+
+    /// What somebody else has told. A window that began before time did begins with it.
+    pub fn told(rule: &Rule, told: Told, now: u64) -> Self {
+        let used = match rule.algorithm() {
+            Algorithm::SlidingWindow => join(told.before, told.used),
+            _ => told.used,
+        };
+        Self { used, at: now.saturating_sub(told.age) }
     }
 
     /// What could be taken at `now`.
@@ -97,17 +147,17 @@ impl Meter {
     }
 
     fn take_from_bucket(&mut self, rule: &Rule, cost: u64) -> u64 {
-        let needed = cost * rule.period();
-        let free = (rule.burst() * rule.period()).saturating_sub(self.used);
+        let (needed, most) = (cost * rule.period(), rule.burst() * rule.period());
+        let free = most.saturating_sub(self.used);
         if needed <= free {
             self.used += needed;
             return 0;
         }
-        (needed - free).div_ceil(rule.limit())
+        (needed - free).saturating_add(self.used.saturating_sub(most)).div_ceil(rule.limit())
     }
 
     fn take_from_window(&mut self, rule: &Rule, cost: u64, now: u64) -> u64 {
-        if self.used + cost <= rule.limit() {
+        if self.used.saturating_add(cost) <= rule.limit() {
             self.used += cost;
             return 0;
         }
@@ -136,6 +186,14 @@ impl Meter {
 /// What a sliding window admitted in the window before and in this one.
 const fn split(used: u64) -> (u64, u64) {
     (used >> 32, used & u32::MAX as u64)
+}
+
+/// Both in one word, as far as they fit.
+const fn join(before: u64, current: u64) -> u64 {
+    const MOST: u64 = u32::MAX as u64;
+    let before = if before < MOST { before } else { MOST };
+    let current = if current < MOST { current } else { MOST };
+    before << 32 | current
 }
 
 /// What counts in the last period, times the period.

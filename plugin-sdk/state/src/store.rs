@@ -1,5 +1,6 @@
 use hashbrown::HashTable;
 
+use crate::joint::Joint;
 use crate::meter::Meter;
 
 /// How far the times of threads that share a store may lie apart, in milliseconds. A clock that goes back by more was set.
@@ -11,7 +12,7 @@ const SWEEP: usize = 2;
 /// Entries that are looked at for an expired one before one that is in use has to go.
 const SWEEP_WHEN_FULL: usize = 8;
 /// No neighbour.
-const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// How much a store may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,7 @@ pub struct Key<'k> {
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     Meter(Meter),
+    Joint(Box<Joint>),
     Bytes(Box<[u8]>),
 }
 
@@ -54,6 +56,7 @@ impl Value {
     pub(crate) fn heap_bytes(&self) -> usize {
         match self {
             Self::Meter(_) => 0,
+            Self::Joint(_) => size_of::<Joint>(),
             Self::Bytes(bytes) => bytes.len(),
         }
     }
@@ -66,8 +69,12 @@ pub struct Store {
     /// Positions in `slots`.
     table: HashTable<u32>,
     /// Without holes.
-    slots: Vec<Slot>,
-    newest: u32,
+    pub(crate) slots: Vec<Slot>,
+    /// Positions in `slots`, of joint meters with something to report.
+    pub(crate) to_report: Vec<u32>,
+    /// More than any joint meter that is gone has ever counted.
+    pub(crate) counted: u64,
+    pub(crate) newest: u32,
     oldest: u32,
     bytes: usize,
     evictions: u64,
@@ -77,13 +84,13 @@ pub struct Store {
 }
 
 #[derive(Debug, Clone)]
-struct Slot {
+pub(crate) struct Slot {
     hash: u64,
-    space: u32,
-    key: Box<[u8]>,
-    value: Value,
+    pub(crate) space: u32,
+    pub(crate) key: Box<[u8]>,
+    pub(crate) value: Value,
     /// The first moment at which it is not there any more.
-    expires: u64,
+    pub(crate) expires: u64,
     newer: u32,
     older: u32,
 }
@@ -95,6 +102,8 @@ impl Store {
             bounds,
             table: HashTable::new(),
             slots: Vec::new(),
+            to_report: Vec::new(),
+            counted: 0,
             newest: NONE,
             oldest: NONE,
             bytes: 0,
@@ -218,7 +227,7 @@ impl Store {
 
     // ---- Table, slots and links ----
 
-    fn find(&self, key: &Key<'_>) -> Option<u32> {
+    pub(crate) fn find(&self, key: &Key<'_>) -> Option<u32> {
         let is_it = |at: &u32| {
             let slot = &self.slots[*at as usize];
             slot.hash == key.hash && slot.space == key.space && *slot.key == *key.bytes
@@ -228,6 +237,7 @@ impl Store {
 
     fn remove_at(&mut self, at: u32) {
         self.unlink(at);
+        self.forget_report(at);
         self.forget_position(self.slots[at as usize].hash, at);
         let slot = self.slots.swap_remove(at as usize);
         self.bytes -= ENTRY_BYTES + slot.key.len() + slot.value.heap_bytes();
@@ -242,6 +252,7 @@ impl Store {
         }
         *self.newer_of(older) = at;
         *self.older_of(newer) = at;
+        self.move_report(at);
     }
 
     fn forget_position(&mut self, hash: u64, at: u32) {

@@ -8,7 +8,7 @@ use crate::key::Part;
 use crate::limit::{Cost, Excess, Limit};
 
 const KEYS: &str =
-    "name, algorithm, limit, period, burst, kind, channel, key, cost, action, missing, dry_run";
+    "name, algorithm, limit, period, burst, scope, kind, channel, key, cost, action, missing, dry_run";
 /// As many buckets as the gateway takes.
 const LIMITS_MAX: usize = 64;
 const NAME_BYTES_MAX: usize = 64;
@@ -83,6 +83,10 @@ impl<'m> Reader<'m> {
         let kinds = self.kinds();
         let channels = self.channels();
         let key = self.key();
+        let is_for_cluster = self.word("scope", &["node", "cluster"]) == Some("cluster");
+        if is_for_cluster && key == [Part::Connection] {
+            self.mistake("`scope` is \"cluster\", but a connection is on one node: add a `key`");
+        }
         let cost = self.cost(numbers.as_ref());
         let excess = match self.word("action", &["deny", "disconnect"]) {
             Some("disconnect") => Excess::Disconnect,
@@ -97,6 +101,7 @@ impl<'m> Reader<'m> {
             return None;
         }
         let (name, rate) = (name?, numbers?.rate());
+        let rate = if is_for_cluster { rate.for_cluster() } else { rate };
         let bucket = match Bucket::declare(&name, rate) {
             Ok(bucket) => bucket,
             Err(error) => {

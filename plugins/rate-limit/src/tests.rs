@@ -111,6 +111,23 @@ fn who_shares_a_key_shares_a_limit() {
 }
 
 #[test]
+fn one_gateway_that_is_the_cluster_limits_as_one_that_is_a_node() {
+    let limits = ["node", "cluster"].map(|scope| {
+        format!(
+            "[[limits]] name = \"{scope}\"; limit = 2; period = \"1s\"; key = \"user\"; scope = \"{scope}\""
+        )
+    });
+    for (scope, limit) in ["node", "cluster"].into_iter().zip(limits) {
+        let mut kit = kit(&limit);
+        for _ in 0..2 {
+            assert_eq!(publish(&mut kit, "c1", "42", "a").verdict, Verdict::Next);
+        }
+        assert_eq!(publish(&mut kit, "c2", "42", "a").verdict, retry(scope, 500));
+        assert_eq!(publish(&mut kit, "c2", "43", "a").verdict, Verdict::Next);
+    }
+}
+
+#[test]
 fn parts_of_a_key_do_not_run_into_each_other() {
     check_key(
         "[\"user\", \"channel\"]",
@@ -270,12 +287,14 @@ fn mistakes_say_what_would_be_accepted() {
     check_mistake("", "`limits` is missing or empty: a [[config.limits]] table is one limit");
     check(
         "color = 1",
-        "unknown key `color`; accepted: name, algorithm, limit, period, burst, kind, channel, key, cost, action, missing, dry_run",
+        "unknown key `color`; accepted: name, algorithm, limit, period, burst, scope, kind, channel, key, cost, action, missing, dry_run",
     );
     check(
         "algorithm = \"bucket\"",
         "`algorithm` is \"bucket\"; accepted: token-bucket, leaky-bucket, fixed-window, sliding-window",
     );
+    check("scope = \"world\"; key = \"user\"", "`scope` is \"world\"; accepted: node, cluster");
+    check("scope = \"cluster\"", "`scope` is \"cluster\", but a connection is on one node: add a `key`");
     check("burst = 0", "`burst` is how much is admitted at once: 1 to 4294967295");
     check(
         "burst = 9; algorithm = \"fixed-window\"",

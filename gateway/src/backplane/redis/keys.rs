@@ -42,6 +42,15 @@ impl Keys {
         name
     }
 
+    /// What gateways have used of a rate limit together, for one key. All keys of a bucket have its name as their hash tag.
+    pub(super) fn limit(&self, bucket: &str, of: &[u8]) -> String {
+        let mut key = format!("{}:limit:{{", self.prefix);
+        encode(bucket, |byte| key.push(char::from(byte)));
+        key.push_str("}:");
+        encode(of, |byte| key.push(char::from(byte)));
+        key
+    }
+
     /// Written and forgotten again to find out whether Redis takes writes.
     pub(super) fn probe(&self) -> String {
         format!("{}:probe", self.prefix)
@@ -107,8 +116,8 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// Every other byte becomes `%` and two digits. Different texts stay different.
-pub(super) fn encode(text: &str, mut push: impl FnMut(u8)) {
-    for byte in text.bytes() {
+pub(super) fn encode(text: impl AsRef<[u8]>, mut push: impl FnMut(u8)) {
+    for &byte in text.as_ref() {
         if is_plain(byte) {
             push(byte);
         } else {
@@ -149,6 +158,12 @@ mod tests {
         assert_eq!(keys.stream(&channel("chat:1")), "gw:stream:{chat:1}");
         assert_eq!(keys.top(&channel("chat:1")), "gw:top:{chat:1}");
         assert_eq!(keys.topic(&channel("chat:1")), "gw:to:{chat:1}");
+    }
+
+    #[test]
+    fn keys_of_a_bucket_share_a_hash_tag() {
+        let keys = Keys::new("gw");
+        assert_eq!(keys.limit("rate-limit/chat}", b"42\0{x}"), "gw:limit:{rate-limit/chat%7D}:42%00%7Bx%7D");
     }
 
     #[test]

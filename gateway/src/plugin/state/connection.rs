@@ -47,10 +47,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use super::*;
-    use crate::plugin::state::Rule;
+    use crate::plugin::state::{Rule, Scope};
 
     fn bucket(number: u32, limit: u64) -> Bucket {
-        Bucket { number, rule: Rule::new(1, limit, 1000, 0).unwrap() }
+        Bucket { number, rule: Rule::new(1, limit, 1000, 0).unwrap(), scope: Scope::Node }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! State that all workers share.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gateway_plugin_state::{Bounds, IncrementError, Key, Room, Rule, Store, TooLarge, Usage};
@@ -18,16 +18,18 @@ const VALUES: u32 = 0;
 /// What one plugin keeps in the gateway, from its first load to the end of the process.
 #[derive(Debug)]
 pub struct PluginState {
-    shards: [Shard; SHARDS],
+    pub(super) shards: [Shard; SHARDS],
     /// Secret: clients choose many of the keys.
     hasher: RandomState,
     declared: Mutex<Vec<Declared>>,
+    /// Whether a bucket for all nodes was ever declared.
+    has_cluster_buckets: AtomicBool,
 }
 
 /// On cache lines of its own: a lock that is taken on one core must not slow down its neighbours.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Shard(Mutex<Store>);
+pub(super) struct Shard(Mutex<Store>);
 
 #[derive(Debug)]
 struct Declared {
@@ -42,6 +44,16 @@ pub struct Bucket {
     /// bucket, in which nothing has been taken yet.
     pub(super) number: u32,
     pub(super) rule: Rule,
+    pub(super) scope: Scope,
+}
+
+/// Who has a bucket together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All workers of this node.
+    Node,
+    /// All nodes, as far as a backplane carries what they take between them.
+    Cluster,
 }
 
 impl Default for PluginState {
@@ -57,7 +69,12 @@ impl PluginState {
     /// Nothing is kept yet.
     pub fn new(bounds: Bounds) -> Self {
         let shard = |_| Shard(Mutex::new(Store::new(share(bounds))));
-        Self { shards: std::array::from_fn(shard), hasher: RandomState::new(), declared: Mutex::default() }
+        Self {
+            shards: std::array::from_fn(shard),
+            hasher: RandomState::new(),
+            declared: Mutex::default(),
+            has_cluster_buckets: AtomicBool::new(false),
+        }
     }
 
     /// Changes the bounds. What does not fit any more is evicted.
@@ -78,27 +95,47 @@ impl PluginState {
 
     // ---- Rate limits ----
 
-    /// The bucket of this name and rule.
-    pub fn declare(&self, name: &str, rule: Rule) -> Bucket {
+    /// The bucket of this name, rule and scope.
+    pub fn declare(&self, name: &str, rule: Rule, scope: Scope) -> Bucket {
         static NEXT: AtomicU32 = AtomicU32::new(VALUES + 1);
         let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = declared.iter().position(|known| *known.name == *name && known.bucket.rule == rule);
+        let is_it = |known: &Declared| {
+            *known.name == *name && known.bucket.rule == rule && known.bucket.scope == scope
+        };
+        let known = declared.iter().position(is_it);
         let known = known.map(|at| declared.remove(at)).unwrap_or_else(|| Declared {
             name: name.into(),
-            bucket: Bucket { number: NEXT.fetch_add(1, Relaxed), rule },
+            bucket: Bucket { number: NEXT.fetch_add(1, Relaxed), rule, scope },
         });
         let bucket = known.bucket;
         if declared.len() >= DECLARED_MAX {
             declared.remove(0);
         }
         declared.push(known);
+        if scope == Scope::Cluster {
+            self.has_cluster_buckets.store(true, Relaxed);
+        }
         bucket
+    }
+
+    /// The name of a bucket for all nodes, unless it was forgotten.
+    pub(super) fn cluster_bucket(&self, number: u32) -> Option<(Bucket, Box<str>)> {
+        let declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = declared.iter().find(|known| known.bucket.number == number)?;
+        Some((known.bucket, known.name.clone()))
+    }
+
+    pub(super) fn has_cluster_buckets(&self) -> bool {
+        self.has_cluster_buckets.load(Relaxed)
     }
 
     /// Takes `cost` for a key at `now`: 0, or the milliseconds after which it would be admitted, or [`NEVER`](super::NEVER).
     pub fn take(&self, bucket: &Bucket, key: &[u8], cost: u32, now: u64) -> u64 {
         let (mut store, key) = self.find(bucket.number, key);
-        store.take(&key, &bucket.rule, cost, now)
+        match bucket.scope {
+            Scope::Node => store.take(&key, &bucket.rule, cost, now),
+            Scope::Cluster => store.take_joint(&key, &bucket.rule, cost, now),
+        }
     }
 
     /// What would be admitted for a key.
@@ -139,7 +176,7 @@ impl PluginState {
         store.delete(&key, now)
     }
 
-    fn find<'s, 'k>(&'s self, space: u32, bytes: &'k [u8]) -> (MutexGuard<'s, Store>, Key<'k>) {
+    pub(super) fn find<'s, 'k>(&'s self, space: u32, bytes: &'k [u8]) -> (MutexGuard<'s, Store>, Key<'k>) {
         let hash = self.hasher.hash_one((space, bytes));
         // Bits that the table within does not use.
         let shard = &self.shards[(hash >> 32) as usize % SHARDS];
@@ -148,7 +185,7 @@ impl PluginState {
 }
 
 impl Shard {
-    fn lock(&self) -> MutexGuard<'_, Store> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Store> {
         // A store that panicked is still a store; at worst an entry is counted wrong.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,23 +211,27 @@ mod tests {
     #[test]
     fn a_bucket_that_is_declared_again_is_the_same_and_with_another_rule_another() {
         let state = PluginState::default();
-        let first = state.declare("a", rule(1));
+        let first = state.declare("a", rule(1), Scope::Node);
         assert_eq!(state.take(&first, b"k", 1, 0), 0);
-        assert_eq!(state.take(&state.declare("a", rule(1)), b"k", 1, 0), 1000);
-        assert_eq!(state.take(&state.declare("a", rule(2)), b"k", 1, 0), 0, "another rule begins anew");
-        assert_eq!(state.take(&state.declare("b", rule(1)), b"k", 1, 0), 0, "another name");
-        assert_eq!(state.declare("a", rule(1)), first, "and the old rule finds its state again");
-        let other_plugin = PluginState::default().declare("a", rule(1));
+        assert_eq!(state.take(&state.declare("a", rule(1), Scope::Node), b"k", 1, 0), 1000);
+        assert_eq!(
+            state.take(&state.declare("a", rule(2), Scope::Node), b"k", 1, 0),
+            0,
+            "another rule begins anew"
+        );
+        assert_eq!(state.take(&state.declare("b", rule(1), Scope::Node), b"k", 1, 0), 0, "another name");
+        assert_eq!(state.declare("a", rule(1), Scope::Node), first, "and the old rule finds its state again");
+        let other_plugin = PluginState::default().declare("a", rule(1), Scope::Node);
         assert_ne!(other_plugin, first, "a connection meets the buckets of many plugins");
     }
 
     #[test]
     fn old_rules_are_forgotten_and_rules_in_use_are_not() {
         let state = PluginState::default();
-        let steady = state.declare("steady", rule(1));
+        let steady = state.declare("steady", rule(1), Scope::Node);
         for limit in 1..=2 * DECLARED_MAX as u64 {
-            state.declare("changing", rule(limit));
-            assert_eq!(state.declare("steady", rule(1)), steady);
+            state.declare("changing", rule(limit), Scope::Node);
+            assert_eq!(state.declare("steady", rule(1), Scope::Node), steady);
         }
         assert_eq!(state.declared.lock().unwrap().len(), DECLARED_MAX);
     }
@@ -198,7 +239,7 @@ mod tests {
     #[test]
     fn threads_that_count_together_lose_nothing() {
         let state = PluginState::default();
-        let bucket = state.declare("a", rule(1000));
+        let bucket = state.declare("a", rule(1000), Scope::Node);
         let admitted: usize = thread::scope(|scope| {
             let count = || {
                 (0..1000)
@@ -229,6 +270,6 @@ mod tests {
         state.set_bounds(Bounds { entries_max: 1000, bytes_max: 64 << 10 });
         assert!(state.usage().bytes <= 64 << 10 && state.usage().entries > 100, "{:?}", state.usage());
         assert_eq!(state.set(b"k", &[0; 8 << 10], None, 0), Err(TooLarge));
-        assert_eq!(state.take(&state.declare("a", rule(1)), &[0; 4 << 10], 1, 0), NEVER);
+        assert_eq!(state.take(&state.declare("a", rule(1), Scope::Node), &[0; 4 << 10], 1, 0), NEVER);
     }
 }

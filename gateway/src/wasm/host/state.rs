@@ -3,7 +3,7 @@
 use wasmtime::bail;
 
 use super::{Error, code, error};
-use crate::plugin::state::{Bucket, IncrementError, KEY_BYTES_MAX, Rule, TooLarge};
+use crate::plugin::state::{Bucket, IncrementError, KEY_BYTES_MAX, Rule, Scope, TooLarge};
 use crate::wasm::bindings::gateway::plugin::{buckets, key_value};
 use crate::wasm::call::{Hook, State};
 
@@ -21,16 +21,14 @@ mod scope {
 impl buckets::Host for State {
     fn declare(&mut self, name: String, rule: buckets::Rule) -> Result<u32, Error> {
         self.only_in_configure()?;
-        match rule.scope {
-            scope::NODE => {}
-            scope::CLUSTER => {
-                let sentence = "a bucket for the whole cluster needs Redis, which this gateway does not have";
-                return Err(error(code::NOT_AVAILABLE, sentence));
-            }
+        let scope = match rule.scope {
+            scope::NODE => Scope::Node,
+            // Without others this node is the cluster.
+            scope::CLUSTER => Scope::Cluster,
             other => {
                 return Err(error(code::INVALID_RULE, format!("there is no scope {other}; expected 1 or 2")));
             }
-        }
+        };
         if self.buckets.len() >= BUCKETS_MAX {
             return Err(error(code::TOO_MANY_EFFECTS, format!("more than {BUCKETS_MAX} buckets")));
         }
@@ -40,7 +38,7 @@ impl buckets::Host for State {
         }
         let rule = Rule::new(rule.algorithm, rule.limit, rule.period, rule.burst)
             .map_err(|invalid| error(code::INVALID_RULE, invalid.to_string()))?;
-        let bucket = self.kept.declare(&name, rule);
+        let bucket = self.kept.declare(&name, rule, scope);
         self.buckets.push(bucket);
         Ok(self.buckets.len() as u32 - 1)
     }
@@ -167,9 +165,7 @@ mod tests {
         let mut state = configuring(&Arc::new(PluginCounters::new(1)));
         assert_eq!(state.declare("a".into(), one_a_second(1)).unwrap(), 0);
         assert_eq!(state.declare("b".into(), one_a_second(1)).unwrap(), 1);
-        let cluster = state.declare("a".into(), one_a_second(2)).unwrap_err();
-        assert_eq!(cluster.code, code::NOT_AVAILABLE);
-        assert!(cluster.message.contains("Redis"), "{}", cluster.message);
+        assert_eq!(state.declare("a".into(), one_a_second(2)).unwrap(), 2);
         assert_eq!(refused(state.declare("a".into(), one_a_second(3))), code::INVALID_RULE);
         let never = buckets::Rule { limit: 0, ..one_a_second(1) };
         assert_eq!(refused(state.declare("a".into(), never)), code::INVALID_RULE);
