@@ -44,11 +44,8 @@ mod publishing;
 mod redis;
 mod redis_servers;
 mod redis_faults;
-<<<<<<< HEAD
 mod nodes;
 mod redis_soak;
-=======
 mod redis_limits;
->>>>>>> e0139b1 (Rate limits of all gateways together: decided by each at once, reconciled through Redis in rounds)
 mod simulation;
 mod walls;

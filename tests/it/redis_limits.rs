@@ -87,7 +87,8 @@ async fn what_is_taken_at_one_gateway_is_gone_at_the_others() {
     eventually("the first gateway to have heard", async || (!call(&mut here).await).then_some(())).await;
 
     // A gateway that comes later finds the window as it is.
-    let mut late = Client::connect(&gateway(&redis, COUNT).await).await;
+    let c = gateway(&redis, COUNT).await;
+    let mut late = Client::connect(&c).await;
     eventually("the new gateway to refuse", async || (!call(&mut late).await).then_some(())).await;
     // The names in Redis say whose limit it is, and expire.
     let key = redis.ask(&["KEYS", "gw:limit:*"]).await.list()[0].text();

@@ -215,7 +215,7 @@ mod tests {
         assert!(batches[2].settle(&Value::Array(vec![text("20000 0 0")]), 0));
         assert_eq!(state.take(&buckets[1], b"k", 1, 0), 100, "others have used it up");
         repeat(&batches);
-        let again = collect(&vec![("plugin".into(), state.clone())]);
+        let again = collect(&vec![("plugin".into(), state)]);
         assert_eq!(again.iter().map(|batch| batch.keys.len()).sum::<usize>(), 300, "but what was heard");
     }
 }
