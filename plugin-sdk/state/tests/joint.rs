@@ -179,7 +179,7 @@ proptest! {
     ) {
         let scene = Scene { rule, nodes, trip, fates: &[Fate::Arrives] };
         // Clients come in bursts, on all nodes at once.
-        let asks = |_, now: u64| u64::from(now % every == 0 && (pause == 0 || (now / pause) % 2 == 0));
+        let asks = |_, now: u64| u64::from(now.is_multiple_of(every) && (pause == 0 || (now / pause).is_multiple_of(2)));
         let run = scene.run(20_000, asks);
         let bound = i128::from((nodes as u64 - 1) * scene.stale(1) * rule.period());
         let excess = worst_excess(&rule, &run.admitted);
@@ -225,7 +225,7 @@ proptest! {
         fates.push(Fate::Arrives);
         let scene = Scene { rule: rule(algorithm, limit, 1_000, limit), nodes, trip, fates: &fates };
         // Nobody asks in the end, until the last report has arrived.
-        let run = scene.run(25_000, |node, now| u64::from(now < 5_000 && (now + node as u64) % 3 == 0));
+        let run = scene.run(25_000, |node, now| u64::from(now < 5_000 && (now + node as u64).is_multiple_of(3)));
         prop_assert_eq!(run.place.charged, run.admitted.len() as u64);
         for mut node in run.nodes {
             let mut left = 0;
