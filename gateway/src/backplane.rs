@@ -154,6 +154,17 @@ pub enum Answer {
     Recovered(Result<Recovery, ReplyError>),
     /// To [`Backplane::presence`].
     Present(Result<Vec<Arc<Member>>, ReplyError>),
+    /// To [`Backplane::count`].
+    Counted(Result<Count, ReplyError>),
+}
+
+/// How many are in a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// Connections.
+    pub connections: usize,
+    /// Users, each once; an anonymous connection counts as a user of its own.
+    pub users: usize,
 }
 
 /// A gateway among those that share a backplane.
@@ -222,6 +233,9 @@ pub trait Backplane: Send + Sync {
 
     /// Who is in a channel.
     fn presence(&self, channel: &Channel, asker: Asker) -> Asked<Vec<Arc<Member>>>;
+
+    /// How many are in a channel.
+    fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count>;
 
     /// Orders something of the connections of an address (a user or a connection), but of the one with the number
     /// `except`. Error 111 if workers have too much to do to hear of it, 100 if other nodes cannot.

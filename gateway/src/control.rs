@@ -8,7 +8,8 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use crate::backplane::{
-    Answer, Asked, Asker, Backplane, Health, NewPublication, Node, Once, Published, Terms, Top, Version,
+    Answer, Asked, Asker, Backplane, Count, Health, NewPublication, Node, Once, Published, Terms, Top,
+    Version,
 };
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
@@ -138,6 +139,20 @@ impl Control {
         let asked = self.inner.backplane.presence(channel, asker);
         answered(asked, answer, |answer| match answer {
             Answer::Present(result) => Some(result),
+            _ => None,
+        })
+        .await
+    }
+
+    /// How many are in a channel.
+    pub async fn count(&self, channel: &Channel) -> Result<Count, ReplyError> {
+        if !self.namespace(channel)?.presence {
+            return Err(ReplyError::NOT_AVAILABLE);
+        }
+        let (asker, answer) = ask();
+        let asked = self.inner.backplane.count(channel, asker);
+        answered(asked, answer, |answer| match answer {
+            Answer::Counted(result) => Some(result),
             _ => None,
         })
         .await

@@ -45,6 +45,7 @@ mod redis;
 mod redis_servers;
 mod redis_faults;
 mod nodes;
+mod redis_presence;
 mod redis_soak;
 mod redis_limits;
 mod simulation;

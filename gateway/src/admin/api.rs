@@ -14,7 +14,6 @@
 //! the channel is not published, and the answer says `"skipped": true` and where the stream stands. Versions of another epoch are
 //! not compared: they begin anew. A version needs a channel with history.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -118,7 +117,7 @@ pub(super) async fn answer(
             Call::Presence => {
                 finish(api.members(fields).await.map(|members| Presence::new(members.iter().map(|m| &**m))))
             }
-            Call::PresenceStats => finish(api.members(fields).await.map(|members| stats(&members))),
+            Call::PresenceStats => finish(api.count(fields).await),
             Call::History => finish(api.history(fields).await),
             Call::Info => finish(fields.finish().map(|()| Info::from(control.info()))),
             Call::Nodes => finish(fields.finish().map(|()| Nodes::of(control))),
@@ -247,6 +246,13 @@ impl Api<'_> {
         Ok(self.control.presence(&channel).await?)
     }
 
+    async fn count(&self, mut fields: Fields) -> Result<PresenceStats, Failure> {
+        let channel = channel(&mut fields)?;
+        fields.finish()?;
+        let count = self.control.count(&channel).await?;
+        Ok(PresenceStats { num_clients: count.connections, num_users: count.users })
+    }
+
     async fn history(&self, mut fields: Fields) -> Result<History, Failure> {
         let channel = channel(&mut fields)?;
         let since: Option<Since> = fields.optional("since")?;
@@ -268,11 +274,6 @@ impl Api<'_> {
         let done = self.control.rollback(&name, to.as_deref().filter(|to| !to.is_empty())).await;
         Ok(done.map(Rollback::from).map_err(|error| ReplyError::NOT_AVAILABLE.because(error.to_string()))?)
     }
-}
-
-fn stats(members: &[Arc<Member>]) -> PresenceStats {
-    let users: HashSet<&str> = members.iter().map(|member| &*member.user).collect();
-    PresenceStats { num_clients: members.len(), num_users: users.len() }
 }
 
 fn channel(fields: &mut Fields) -> Result<Channel, Failure> {

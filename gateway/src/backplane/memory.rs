@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use self::publish::Remembered;
 use super::{
-    Asked, Asker, Backplane, Health, NewPublication, Page, Published, Recovery, Retention, Top, Version,
+    Asked, Asker, Backplane, Count, Health, NewPublication, Page, Published, Recovery, Retention, Top,
+    Version,
 };
 use crate::config;
 use crate::connection::id::ConnectionIds;
@@ -327,6 +328,15 @@ impl Backplane for Memory {
         Asked::Now(Ok(members.unwrap_or_default()))
     }
 
+    fn count(&self, channel: &Channel, _: Asker) -> Asked<Count> {
+        let shard = self.shard(channel);
+        let count = |entry: &Entry| Count {
+            connections: entry.presence.len(),
+            users: count_users(entry.presence.values()),
+        };
+        Asked::Now(Ok(shard.get(channel).map_or(Count { connections: 0, users: 0 }, count)))
+    }
+
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
         let put = |inbox: &Arc<Inbox>| {
             inbox.put(Delivery::Order { address: address.clone(), except, order: order.clone() })
@@ -372,10 +382,16 @@ impl Backplane for Memory {
 }
 
 /// Different users among members; an anonymous connection counts as a user of its own.
-pub fn count_users(members: &[Arc<Member>]) -> usize {
-    let named: HashSet<&str> =
-        members.iter().map(|member| &*member.user).filter(|user| !user.is_empty()).collect();
-    named.len() + members.iter().filter(|member| member.user.is_empty()).count()
+fn count_users<'m>(members: impl Iterator<Item = &'m Arc<Member>>) -> usize {
+    let (mut named, mut anonymous) = (HashSet::new(), 0);
+    for member in members {
+        if member.user.is_empty() {
+            anonymous += 1;
+        } else {
+            named.insert(&*member.user);
+        }
+    }
+    named.len() + anonymous
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod listener;
 mod runner;
 mod nodes;
 mod limits;
+mod presence;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -33,11 +34,13 @@ pub use self::limits::{Reconciler, States};
 use self::link::Link;
 use self::nodes::Nodes;
 use self::places::Places;
+use self::presence::Presence;
 use self::request::{Request, What};
 use self::status::Status;
 use self::wire::Message;
 use super::{
-    Answer, Asked, Asker, Backplane, Health, NewPublication, Node, Page, Published, Recovery, Retention, Top,
+    Answer, Asked, Asker, Backplane, Count, Health, NewPublication, Node, Page, Published, Recovery,
+    Retention, Top,
 };
 use crate::clock::Clock;
 use crate::config::{self, Config, RedisTopology};
@@ -100,6 +103,7 @@ struct Shared {
     nodes: Nodes,
     places: Arc<Places>,
     units: Box<[Unit]>,
+    presence: Presence,
     metrics: Arc<BackplaneMetrics>,
     /// How many links there were.
     links: AtomicU64,
@@ -148,6 +152,7 @@ impl Redis {
             places,
             units: units.into(),
             links: AtomicU64::new(0),
+            presence: Presence::new(),
             gateway: config,
             config: redis.clone(),
             inboxes,
@@ -311,21 +316,43 @@ impl Backplane for Redis {
         self.shared.interest.top(channel)
     }
 
-    fn enter(&self, channel: &Channel, member: &Arc<Member>, _: bool, announce: bool) {
+    fn enter(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+        if keep {
+            self.shared.presence.enter(channel, member);
+        }
         if announce {
             self.come_or_go(channel, member, true);
         }
     }
 
-    fn leave(&self, channel: &Channel, member: &Arc<Member>, _: bool, announce: bool) {
+    fn leave(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+        if keep {
+            self.shared.presence.leave(channel, member);
+        }
         if announce {
             self.come_or_go(channel, member, false);
         }
     }
 
-    fn presence(&self, _: &Channel, _: Asker) -> Asked<Vec<Arc<Member>>> {
-        // The configuration refuses presence together with Redis.
-        Asked::Now(Err(ReplyError::NOT_AVAILABLE))
+    fn presence(&self, channel: &Channel, asker: Asker) -> Asked<Vec<Arc<Member>>> {
+        let nodes: Vec<_> = self.shared.nodes.others().into_iter().map(|node| node.id).collect();
+        if nodes.is_empty() && self.shared.unit(channel).status.link().is_some() {
+            return Asked::Now(Ok(self.shared.presence.members(channel)));
+        }
+        let at = self.shared.clock.now().at;
+        self.ask(channel, What::Presence { channel: channel.clone(), nodes }, asker, at)
+    }
+
+    fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count> {
+        let (connections, users, unwritten) = self.shared.presence.count(channel);
+        let others = self.shared.nodes.others();
+        if others.is_empty() && self.shared.unit(channel).status.link().is_some() {
+            return Asked::Now(Ok(Count { connections, users }));
+        }
+        let here = nodes::name(self.shared.node).into();
+        let nodes = [here].into_iter().chain(others.into_iter().map(|node| node.id)).collect();
+        let what = What::Count { channel: channel.clone(), nodes, connections, users: unwritten };
+        self.ask(channel, what, asker, self.shared.clock.now().at)
     }
 
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
@@ -353,6 +380,9 @@ impl Backplane for Redis {
             if unit.status.link().is_none() {
                 self.shared.interest.sweep(place);
             }
+        }
+        if self.shared.units[self.shared.places.home()].status.link().is_none() {
+            self.shared.nodes.sweep(&self.shared);
         }
     }
 

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::read::{Document, Wrong, found};
 use super::resolve::{MINUTE, SECOND};
 use super::topology::{authority, topology};
-use super::{Namespaces, Redis, Secret};
+use super::{Namespaces, Redis, RedisTopology, Secret};
 
 const PASSWORD: &str = "\"env:NAME\" or \"file:PATH\" of a password of 1 to 512 bytes, or \"\" for none";
 const PREFIX: &str = "1 to 64 letters, digits, `_`, `-`, `.` and `:`";
@@ -47,19 +47,16 @@ pub(super) fn redis(
     let timeout = section.duration("timeout", 50..=30 * SECOND);
     let reconnect_pause_max = section.duration("reconnect_pause_max", 100..=MINUTE);
     let questions_max = section.count("questions_max", 128..=1_048_576);
-    if topology.is_some() {
+    if let Some(RedisTopology::Servers(_)) = topology {
         let all = namespaces.named.iter().map(|(name, namespace)| (format!("namespaces.{name}"), namespace));
         let all = all.chain([("channel".to_owned(), &namespaces.default)]);
         let mut present: Vec<_> =
             all.filter(|(_, namespace)| namespace.presence).map(|(name, _)| format!("[{name}]")).collect();
         present.sort();
         if !present.is_empty() {
-            let found = format!("a Redis server together with `presence = true` in {}", present.join(", "));
-            section.conflict(
-                &["url"],
-                &found,
-                "`presence = false` everywhere: presence is known to one node only",
-            );
+            let found =
+                format!("several Redis servers together with `presence = true` in {}", present.join(", "));
+            section.conflict(&["urls"], &found, "one server or Sentinels, or `presence = false` everywhere");
         }
     }
     section.finish();
@@ -111,7 +108,7 @@ mod tests {
 
     use super::*;
     use crate::config::resolve::resolve;
-    use crate::config::{Config, RedisServer, RedisTopology};
+    use crate::config::{Config, RedisServer};
 
     #[test]
     fn every_key_reaches_its_own_field() {
@@ -162,9 +159,9 @@ mod tests {
     }
 
     #[test]
-    fn presence_is_refused_together_with_redis() {
+    fn presence_is_refused_together_with_several_servers() {
         let text = "
-            redis.url = 'redis://localhost'
+            redis.urls = ['redis://a', 'redis://b']
             [namespaces.chat]
             presence = true
         ";

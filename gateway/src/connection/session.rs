@@ -181,12 +181,16 @@ impl Session {
                 self.publish(now, id, &targets, &payload, reply)
             }
             Effect::Presence { id, channel, stats } => {
-                let members = self.presence(&channel);
-                let members = self.now_or_later(members, || About::Presence { id, stats })?;
-                Some(Event::Answered {
-                    id,
-                    result: members.map(|members| reading::present(id, members, stats)),
-                })
+                let result = if stats {
+                    let count = self.count(&channel);
+                    let count = self.now_or_later(count, || About::Presence { id })?;
+                    count.map(|count| reading::counted(id, count))
+                } else {
+                    let members = self.presence(&channel);
+                    let members = self.now_or_later(members, || About::Presence { id })?;
+                    members.map(|members| Reply::Presence { id, members })
+                };
+                Some(Event::Answered { id, result })
             }
             Effect::History { id, channel, query } => {
                 let page = self.history(now, &channel, &query);

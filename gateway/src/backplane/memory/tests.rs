@@ -219,7 +219,7 @@ fn presence_is_who_entered_and_did_not_leave() {
 #[test]
 fn users_are_counted_once_and_anonymous_connections_each() {
     let members = [member("1", "ann"), member("2", "ann"), member("3", ""), member("4", "")];
-    assert_eq!(count_users(&members), 3);
+    assert_eq!(count_users(members.iter()), 3);
 }
 
 #[test]

@@ -61,6 +61,26 @@ impl Keys {
         format!("{}:leases:{{{}}}", self.prefix, Self::HOME)
     }
 
+    /// The hash with who has died or gone and left something behind.
+    pub(super) fn dead(&self) -> String {
+        format!("{}:dead:{{nodes}}", self.prefix)
+    }
+
+    /// The members of one node in a channel.
+    pub(super) fn presence(&self, channel: &Channel, node: &str) -> String {
+        format!("{}:{node}", self.of_channel("presence", channel))
+    }
+
+    /// The users of one node in a channel.
+    pub(super) fn users(&self, channel: &Channel, node: &str) -> String {
+        format!("{}:{node}", self.of_channel("users", channel))
+    }
+
+    /// The set of channels in which a node has members.
+    pub(super) fn presence_of(&self, node: &str) -> String {
+        format!("{}:present:{{nodes}}:{node}", self.prefix)
+    }
+
     /// Where a publication to a channel or an address is published.
     pub(super) fn topic(&self, channel: &Channel) -> String {
         match channel.target() {

@@ -8,10 +8,10 @@ use redis::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{timeout, timeout_at};
 
-use super::Shared;
 use super::link::{Link, cause, is_of_server, refusal};
 use super::request::{Refusal, Request, What};
 use super::status::Cause;
+use super::{Shared, presence};
 use crate::backplane::{Answer, Published};
 use crate::telemetry::backplane::Trouble;
 
@@ -92,6 +92,12 @@ fn settle(shared: &Shared, link: &Link, request: Request, reply: Value) {
                 // The subscription has broken meanwhile: what came after this answer may be lost.
                 return shared.recover(request);
             }
+            let answer = match (&request.what, answer) {
+                (What::Presence { channel, .. }, Answer::Present(Ok(elsewhere))) => {
+                    Answer::Present(Ok(presence::together(shared, channel, elsewhere)))
+                }
+                (_, answer) => answer,
+            };
             shared.answer(request.asker, answer);
         }
         Err(Refusal::Server(code, detail)) => {

@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::Shared;
 use super::script::{self, Scripts};
 use super::status::Cause;
+use super::{Shared, presence};
 use crate::config;
 use crate::telemetry::backplane::Trouble;
 
@@ -174,7 +174,16 @@ async fn connect(
 
 /// Loads the scripts and returns their digests.
 async fn load(connection: &mut MultiplexedConnection, time: Duration) -> Result<Scripts, Cause> {
-    let texts = [script::publish(), script::recover(), script::history(), script::PROBE.to_owned()];
+    let texts = [
+        script::publish(),
+        script::recover(),
+        script::history(),
+        script::PROBE.to_owned(),
+        presence::WRITE.to_owned(),
+        presence::READ.to_owned(),
+        presence::COUNT.to_owned(),
+        presence::TAKE.to_owned(),
+    ];
     let mut pipeline = redis::pipe();
     for text in &texts {
         pipeline.cmd("SCRIPT").arg("LOAD").arg(text);
@@ -189,10 +198,19 @@ async fn load(connection: &mut MultiplexedConnection, time: Duration) -> Result<
         _ => Err(Cause::new(Trouble::Refused, "it does not load scripts")),
     };
     let digests = replies.into_iter().map(digest).collect::<Result<Vec<_>, _>>()?;
-    let digests = <[String; 4]>::try_from(digests);
-    let [publish, recover, history, probe] =
+    let digests = <[String; 8]>::try_from(digests);
+    let [publish, recover, history, probe, presence_write, presence_read, presence_count, presence_take] =
         digests.map_err(|_| Cause::new(Trouble::Refused, "it does not load scripts"))?;
-    Ok(Scripts { publish, recover, history, probe })
+    Ok(Scripts {
+        publish,
+        recover,
+        history,
+        probe,
+        presence_write,
+        presence_read,
+        presence_count,
+        presence_take,
+    })
 }
 
 /// The replication id of the server. A replica is of no use: it takes no writes.

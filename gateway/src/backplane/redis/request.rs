@@ -8,8 +8,8 @@ use redis::{Cmd, Value};
 
 use super::keys::Keys;
 use super::script::Scripts;
-use super::wire;
-use crate::backplane::{Answer, Asker, Page, Published, Recovery, Retention, Terms, Top};
+use super::{presence, wire};
+use crate::backplane::{Answer, Asker, Count, Page, Published, Recovery, Retention, Terms, Top};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
@@ -38,6 +38,11 @@ pub(super) enum What {
     History { channel: Channel, query: HistoryQuery, publications_max: usize, retention: Retention },
     /// Read what a subscriber missed.
     Recover { channel: Channel, since: Option<Position>, publications_max: usize, retention: Retention },
+    /// Who is in a channel at these nodes.
+    Presence { channel: Channel, nodes: Vec<Box<str>> },
+    /// How many are in a channel at these nodes, of which the first is this one. It has so many connections, and these
+    /// users that may not have been written.
+    Count { channel: Channel, nodes: Vec<Box<str>>, connections: usize, users: Vec<Box<str>> },
 }
 
 /// What the answer of Redis means.
@@ -82,6 +87,27 @@ impl What {
                 command.arg(topic).arg(message);
                 command
             }
+            Self::Presence { channel, nodes } => {
+                let mut command = redis::cmd("EVALSHA");
+                command.arg(&scripts.presence_read).arg(nodes.len());
+                for node in nodes {
+                    command.arg(keys.presence(channel, node));
+                }
+                command.arg(presence::LISTED_MAX);
+                command
+            }
+            Self::Count { channel, nodes, connections, users } => {
+                let mut command = redis::cmd("EVALSHA");
+                command.arg(&scripts.presence_count).arg(nodes.len() * 2);
+                for node in nodes {
+                    command.arg(keys.presence(channel, node)).arg(keys.users(channel, node));
+                }
+                command.arg(*connections);
+                for user in users {
+                    command.arg(&**user);
+                }
+                command
+            }
             Self::Recover { channel, since, publications_max, retention } => {
                 let mut command = script(&scripts.recover, channel, None, retention);
                 match since {
@@ -114,6 +140,16 @@ impl What {
                 matches!(reply, Value::Int(_)).then(|| Answer::Published(Ok(Published::default())))
             }
             Self::Publish { .. } => published(reply).map(|published| Answer::Published(Ok(published))),
+            Self::Presence { .. } => match reply {
+                Value::Array(members) => Some(Answer::Present(Ok(presence::read(members)))),
+                Value::Nil => {
+                    let error =
+                        ReplyError::LIMIT_EXCEEDED.because("too many to be listed: they can be counted");
+                    Some(Answer::Present(Err(error)))
+                }
+                _ => None,
+            },
+            Self::Count { .. } => count(reply).map(|count| Answer::Counted(Ok(count))),
             Self::Recover { .. } => stands(reply).and_then(|(top, entries)| {
                 let missed = match entries {
                     Some(entries) => Some(publications(entries)?),
@@ -143,6 +179,8 @@ impl What {
             Self::Publish { .. } | Self::Spread { .. } => Answer::Published(Err(error)),
             Self::History { .. } => Answer::History(Err(error)),
             Self::Recover { .. } => Answer::Recovered(Err(error)),
+            Self::Presence { .. } => Answer::Present(Err(error)),
+            Self::Count { .. } => Answer::Counted(Err(error)),
         }
     }
 }
@@ -163,6 +201,12 @@ fn published(reply: Value) -> Option<Published> {
     parts.truncate(2);
     let (top, _) = stands(Value::Array(parts))?;
     Some(Published { top, skipped })
+}
+
+fn count(reply: Value) -> Option<Count> {
+    let Value::Array(parts) = reply else { return None };
+    let [Value::Int(connections), Value::Int(users)] = parts[..] else { return None };
+    Some(Count { connections: usize::try_from(connections).ok()?, users: usize::try_from(users).ok()? })
 }
 
 /// Every script answers with offset and epoch first, and entries third.

@@ -11,7 +11,7 @@ use super::link::{Link, WATCH};
 use super::request::Request;
 use super::sentinel::Sentinels;
 use super::status::Cause;
-use super::{Runner, Shared, Side, Unit, lane, listener, nodes, sentinel};
+use super::{Runner, Shared, Side, Unit, lane, listener, nodes, presence, sentinel};
 use crate::backplane::Answer;
 use crate::config::RedisTopology;
 use crate::telemetry::backplane::Trouble;
@@ -128,7 +128,7 @@ async fn serve(shared: &Arc<Shared>, links: &watch::Sender<Option<Arc<Link>>>, l
     }
     let home = link.unit == shared.places.home();
     // Whoever asks over this link knows who else there is.
-    if home && let Err(cause) = nodes::beat(shared, &link).await {
+    if home && let Err(cause) = nodes::begin(shared, &link).await {
         return cause;
     }
     shared.metrics.linked();
@@ -137,8 +137,16 @@ async fn serve(shared: &Arc<Shared>, links: &watch::Sender<Option<Arc<Link>>>, l
     links.send_replace(Some(link.clone()));
     let listening = listener::run(shared.clone(), link.clone());
     tokio::pin!(listening);
+    // What belongs to no channel lies on one server, and so does presence: it is refused together with several.
     let beating = async {
-        if home { nodes::run(shared.clone(), link.clone()).await } else { std::future::pending().await }
+        if !home {
+            return std::future::pending().await;
+        }
+        tokio::select! {
+            cause = nodes::run(shared.clone(), link.clone()) => cause,
+            cause = nodes::settle(shared.clone(), link.clone()) => cause,
+            cause = presence::run(shared.clone(), link.clone()) => cause,
+        }
     };
     let watching = async {
         loop {

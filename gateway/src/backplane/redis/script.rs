@@ -33,4 +33,8 @@ pub(super) struct Scripts {
     pub(super) recover: String,
     pub(super) history: String,
     pub(super) probe: String,
+    pub(super) presence_write: String,
+    pub(super) presence_read: String,
+    pub(super) presence_count: String,
+    pub(super) presence_take: String,
 }

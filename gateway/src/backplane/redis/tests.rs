@@ -77,6 +77,10 @@ impl Bench {
             recover: load(script::recover()).await,
             history: load(script::history()).await,
             probe: load(script::PROBE.to_owned()).await,
+            presence_write: load(presence::WRITE.to_owned()).await,
+            presence_read: load(presence::READ.to_owned()).await,
+            presence_count: load(presence::COUNT.to_owned()).await,
+            presence_take: load(presence::TAKE.to_owned()).await,
         };
         Self { _server: server, connection, keys: Keys::new("t"), scripts, server: "first", streams: 0 }
     }

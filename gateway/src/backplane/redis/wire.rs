@@ -67,6 +67,20 @@ pub(super) fn presence(member: &Member, came: bool) -> Vec<u8> {
     bytes
 }
 
+/// A member as it lies in Redis.
+pub(super) fn member_bytes(member: &Member) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(member.client.len() + member.user.len() + member.info.len() + 12);
+    put_member(&mut bytes, member);
+    bytes
+}
+
+/// Reads what [`member_bytes`] has made. `None` for anything that is not exactly one.
+pub(super) fn read_member(bytes: Bytes) -> Option<Arc<Member>> {
+    let mut reader = Reader(bytes);
+    let member = reader.member()?;
+    reader.0.is_empty().then_some(member)
+}
+
 /// `node` is the one that gives the order.
 pub(super) fn order(node: u64, address: &Channel, order: &Order) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'O'];

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Session;
-use super::reading::present;
+use super::reading::counted;
 use crate::backplane::{Answer, Asked, Asker, Recovery};
 use crate::connection::event::{Event, Now, Subscriber};
 use crate::protocol::channel::Channel;
@@ -53,12 +53,10 @@ pub(super) enum About {
         /// What went wrong first.
         failed: Option<ReplyError>,
     },
-    /// Who is in a channel.
+    /// Who is in a channel, or only how many.
     Presence {
         /// Which command.
         id: u32,
-        /// Only how many.
-        stats: bool,
     },
     /// What was published.
     History {
@@ -203,15 +201,18 @@ impl Session {
             (About::Publish { id, reply, .. }, _) => {
                 reply.map(|reply| Event::Answered { id, result: Ok(reply) })
             }
-            (About::Presence { id, stats }, Answer::Present(members)) => {
-                let result = members.map(|members| present(id, members, stats));
+            (About::Presence { id }, Answer::Present(members)) => {
+                let result = members.map(|members| Reply::Presence { id, members });
                 Some(Event::Answered { id, result })
+            }
+            (About::Presence { id }, Answer::Counted(count)) => {
+                Some(Event::Answered { id, result: count.map(|count| counted(id, count)) })
             }
             (About::History { id, channel, limit }, Answer::History(page)) => {
                 let result = page.map(|page| self.page(now, id, &channel, limit, page));
                 Some(Event::Answered { id, result })
             }
-            (About::Presence { id, .. } | About::History { id, .. }, _) => {
+            (About::Presence { id } | About::History { id, .. }, _) => {
                 Some(Event::Answered { id, result: Err(ReplyError::INTERNAL) })
             }
         }

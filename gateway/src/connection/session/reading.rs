@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Session;
-use crate::backplane::{Asked, Page, memory};
+use crate::backplane::{Asked, Count, Page};
 use crate::connection::event::Now;
 use crate::connection::local::retention;
 use crate::connection::views::view;
@@ -17,6 +17,14 @@ impl Session {
     pub(super) fn presence(&self, channel: &Channel) -> Asked<Vec<Arc<Member>>> {
         match self.local.namespace(channel) {
             Ok(namespace) if namespace.presence => self.local.backplane.presence(channel, self.asker()),
+            Ok(_) => Asked::Now(Err(ReplyError::NOT_AVAILABLE)),
+            Err(error) => Asked::Now(Err(error)),
+        }
+    }
+
+    pub(super) fn count(&self, channel: &Channel) -> Asked<Count> {
+        match self.local.namespace(channel) {
+            Ok(namespace) if namespace.presence => self.local.backplane.count(channel, self.asker()),
             Ok(_) => Asked::Now(Err(ReplyError::NOT_AVAILABLE)),
             Err(error) => Asked::Now(Err(error)),
         }
@@ -69,11 +77,7 @@ impl Session {
     }
 }
 
-/// The reply to a question about presence.
-pub(super) fn present(id: u32, members: Vec<Arc<Member>>, stats: bool) -> Reply {
-    if stats {
-        Reply::PresenceStats { id, clients: members.len(), users: memory::count_users(&members) }
-    } else {
-        Reply::Presence { id, members }
-    }
+/// The reply to how many there are.
+pub(super) fn counted(id: u32, count: Count) -> Reply {
+    Reply::PresenceStats { id, clients: count.connections, users: count.users }
 }

@@ -1,5 +1,8 @@
--- KEYS[1] has the leases of all gateways. ARGV[1] is a gateway whose lease was ARGV[2] for too long.
+-- KEYS[1] has the leases of all gateways, KEYS[2] who has left something behind. ARGV[1] is a gateway whose lease was ARGV[2]
+-- for too long, ARGV[3] for how many milliseconds it is remembered.
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
   return 0
 end
+redis.call('HSET', KEYS[2], ARGV[1], '')
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return redis.call('HDEL', KEYS[1], ARGV[1])

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::backplane::memory::Memory;
-use crate::backplane::{Backplane, Health, NewPublication, Page, Published, Retention, Top};
+use crate::backplane::{Backplane, Count, Health, NewPublication, Page, Published, Retention, Top};
 use crate::config::Config;
 use crate::connection::event::Ending;
 use crate::connection::id::ConnectionIds;
@@ -116,6 +116,11 @@ impl Backplane for Slow {
     fn presence(&self, channel: &Channel, asker: Asker) -> Asked<Vec<Arc<Member>>> {
         let asked = self.memory.presence(channel, Asker::Nobody);
         self.later(&asker, asked, Answer::Present)
+    }
+
+    fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count> {
+        let asked = self.memory.count(channel, Asker::Nobody);
+        self.later(&asker, asked, Answer::Counted)
     }
 
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {

@@ -1,0 +1,12 @@
+-- KEYS[1] has the members of a dead node in a channel, KEYS[2] its users. Takes up to ARGV[1] members out and answers what
+-- is known of them: nobody else gets them.
+local found = redis.call('HRANDFIELD', KEYS[1], ARGV[1], 'WITHVALUES')
+local members = {}
+for index = 1, #found, 2 do
+  redis.call('HDEL', KEYS[1], found[index])
+  members[#members + 1] = found[index + 1]
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('DEL', KEYS[2])
+end
+return members
