@@ -15,6 +15,7 @@ mod lane;
 mod listener;
 mod runner;
 mod nodes;
+pub mod inspect;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
