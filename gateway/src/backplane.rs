@@ -33,6 +33,8 @@ pub struct Retention {
     pub size: usize,
     /// For how long.
     pub ttl: Duration,
+    /// In how many copies beside the first before a publication counts as published. Means something with replicas only.
+    pub replicas: u16,
 }
 
 /// Where a stream stands.

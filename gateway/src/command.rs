@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod inspect;
 mod plugin;
+mod redis;
 mod serve;
 
 use std::fmt;
@@ -30,6 +31,8 @@ Examples:
   gateway check --config gateway.toml     find all mistakes in it and in the plugins
   gateway serve --config gateway.toml     serve until SIGTERM or Ctrl-C
   gateway inspect                         show the plugins of a running gateway
+  gateway redis inspect news:1 --config gateway.toml
+                                          show what lies in Redis for a channel
   gateway plugin new shout                begin a plugin; `gateway plugin --help` goes on from there
 
 Environment:
@@ -68,6 +71,7 @@ enum Command {
     Demo(demo::Arguments),
     Plugin(plugin::Arguments),
     Inspect(inspect::Arguments),
+    Redis(redis::Arguments),
 }
 
 impl Cli {
@@ -80,6 +84,7 @@ impl Cli {
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Plugin(arguments) => plugin::run(&arguments),
             Command::Inspect(arguments) => inspect::run(&arguments),
+            Command::Redis(arguments) => redis::run(&arguments),
         }
     }
 }

@@ -181,6 +181,8 @@ pub struct Namespace {
     pub history_size: usize,
     /// How long one is kept.
     pub history_ttl: Duration,
+    /// Replicas of Redis that must have a publication before its publisher is told that it worked; only with Redis.
+    pub min_replicas: u16,
     /// How long an idempotency key is remembered.
     pub idempotency_ttl: Duration,
     /// Whether returning clients get what they missed; only with a history.

@@ -41,6 +41,7 @@ mod conformance;
 mod readme;
 mod restart;
 mod publishing;
+mod redis_inspect;
 mod redis;
 mod redis_servers;
 mod redis_faults;

@@ -208,3 +208,39 @@ async fn a_key_is_forgotten_after_its_time() {
     publish(&gateway, json!({ "channel": "live:1", "data": 1, "idempotency_key": "a b" })).await;
     assert!(redis.ask(&["PTTL", place]).await.number() > 1000, "a use is remembered");
 }
+
+#[tokio::test]
+async fn a_publication_that_too_few_replicas_have_is_no_success_until_they_do() {
+    let master = Redis::start().await;
+    let (host, port) = (master.address().ip(), master.address().port());
+    let replica = Redis::with(&format!("replicaof {host} {port}")).start().await;
+    let has_replica = async || {
+        let info = master.info("replication").await;
+        info.get("slave0").is_some_and(|one| one.contains("state=online")).then_some(())
+    };
+    eventually_within(Duration::from_secs(20), "a replica in sync", has_replica).await;
+    let config = on(&master.url()).replace("[namespaces.news]", "[namespaces.safe]\nhistory_size = 9\nmin_replicas = 1\nallow_subscribe = 'anyone'\n[namespaces.news]");
+    let gateway = Gateway::start(&config).await;
+    ready(&gateway).await;
+    let mut subscriber = Client::connect(&gateway).await;
+    subscriber.subscribe("safe:1").await;
+    let put = |data: u64| json!({ "channel": "safe:1", "data": data, "idempotency_key": data.to_string() });
+    assert_eq!(publish(&gateway, put(1)).await["result"]["offset"], 1);
+
+    replica.freeze().await;
+    for _ in 0..2 {
+        let error = publish(&gateway, put(2)).await["error"].clone();
+        assert_eq!(error["code"], 100);
+        assert!(error["message"].as_str().unwrap().contains("too few replicas"), "{error}");
+    }
+    assert_eq!(publish(&gateway, json!({ "channel": "news:1", "data": 1 })).await["result"]["offset"], 1);
+    assert_eq!(gateway.get("/health/ready").await.status, 200);
+    assert_eq!(gateway.metrics().await.get("gateway_backplane_too_few_replicas_total"), 2.0);
+    replica.thaw();
+    let again = async || publish(&gateway, put(2)).await["result"]["offset"].as_u64();
+    assert_eq!(eventually("enough replicas", again).await, 2);
+    for data in [1, 2] {
+        assert_eq!(subscriber.publication("safe:1").await["data"], data);
+    }
+    assert_eq!(publish(&gateway, put(3)).await["result"]["offset"], 3);
+}

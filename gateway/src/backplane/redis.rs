@@ -18,6 +18,7 @@ mod runner;
 mod nodes;
 mod limits;
 mod presence;
+pub mod inspect;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -60,6 +61,8 @@ const AWAY: &str = "the history cannot be reached at the moment: try again";
 const NOT_PUBLISHED: &str = "nothing was published, because redis cannot be reached at the moment: try again";
 const PERHAPS_PUBLISHED: &str = "there was no answer: this may have been published or not; to publish it again is safe with the \
     same `idempotency_key` only";
+const TOO_FEW_REPLICAS: &str = "too few replicas have it in time: it was published, and a failure of redis may lose it; to publish it \
+    again is safe with the same `idempotency_key` only";
 const BUSY: &str = "too many questions wait for the history: try again";
 
 /// See the module.

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::read::{Document, Wrong, found};
 use super::resolve::{MINUTE, SECOND};
 use super::topology::{authority, topology};
-use super::{Namespaces, Redis, RedisTopology, Secret};
+use super::{Namespace, Namespaces, Redis, RedisTopology, Secret};
 
 const PASSWORD: &str = "\"env:NAME\" or \"file:PATH\" of a password of 1 to 512 bytes, or \"\" for none";
 const PREFIX: &str = "1 to 64 letters, digits, `_`, `-`, `.` and `:`";
@@ -47,15 +47,15 @@ pub(super) fn redis(
     let timeout = section.duration("timeout", 50..=30 * SECOND);
     let reconnect_pause_max = section.duration("reconnect_pause_max", 100..=MINUTE);
     let questions_max = section.count("questions_max", 128..=1_048_576);
+    let replicated = tables(namespaces, |namespace| namespace.min_replicas > 0);
+    if topology.is_none() && !replicated.is_empty() {
+        let found = format!("no Redis server together with `min_replicas` in {replicated}");
+        section.conflict(&["url"], &found, "a server, or `min_replicas = 0` everywhere");
+    }
     if let Some(RedisTopology::Servers(_)) = topology {
-        let all = namespaces.named.iter().map(|(name, namespace)| (format!("namespaces.{name}"), namespace));
-        let all = all.chain([("channel".to_owned(), &namespaces.default)]);
-        let mut present: Vec<_> =
-            all.filter(|(_, namespace)| namespace.presence).map(|(name, _)| format!("[{name}]")).collect();
-        present.sort();
+        let present = tables(namespaces, |namespace| namespace.presence);
         if !present.is_empty() {
-            let found =
-                format!("several Redis servers together with `presence = true` in {}", present.join(", "));
+            let found = format!("several Redis servers together with `presence = true` in {present}");
             section.conflict(&["urls"], &found, "one server or Sentinels, or `presence = false` everywhere");
         }
     }
@@ -71,6 +71,15 @@ pub(super) fn redis(
         reconnect_pause_max,
         questions_max,
     })
+}
+
+/// The tables of the namespaces for which something holds.
+fn tables(namespaces: &Namespaces, holds: fn(&Namespace) -> bool) -> String {
+    let all = namespaces.named.iter().map(|(name, namespace)| (format!("[namespaces.{name}]"), namespace));
+    let all = all.chain([("[channel]".to_owned(), &namespaces.default)]);
+    let mut tables: Vec<_> = all.filter(|(_, namespace)| holds(namespace)).map(|(name, _)| name).collect();
+    tables.sort();
+    tables.join(", ")
 }
 
 /// Takes the password from where the value says. No message repeats any of it.
@@ -168,6 +177,20 @@ mod tests {
         let errors = Config::parse(text, "test").unwrap_err();
         assert_eq!(errors.mistakes().len(), 1, "{errors}");
         assert!(errors.to_string().contains("[namespaces.chat]"), "{errors}");
+    }
+
+    #[test]
+    fn replicas_are_refused_without_a_redis_and_without_a_history() {
+        for (text, word) in [
+            ("[namespaces.chat]\nhistory_size = 1\nmin_replicas = 1", "[namespaces.chat]"),
+            ("redis.url = 'redis://localhost'\n[channel]\nmin_replicas = 1", "history_size"),
+        ] {
+            let errors = Config::parse(text, "test").unwrap_err();
+            assert_eq!(errors.mistakes().len(), 1, "{errors}");
+            assert!(errors.to_string().contains(word), "{errors}");
+        }
+        let text = "redis.url = 'redis://localhost'\n[channel]\nhistory_size = 1\nmin_replicas = 2";
+        assert_eq!(Config::parse(text, "test").unwrap().namespaces.default.min_replicas, 2);
     }
 
     #[test]

@@ -249,6 +249,7 @@ fn namespace(section: Section<'_, '_>) -> Namespace {
     let namespace = Namespace {
         history_size: section.count("history_size", 0..=10_000),
         history_ttl: section.duration("history_ttl", SECOND..=30 * DAY),
+        min_replicas: u16::try_from(section.number("min_replicas", 0..=16)).unwrap_or(0),
         idempotency_ttl: section.duration("idempotency_ttl", SECOND..=DAY),
         recovery: section.flag("recovery"),
         presence: section.flag("presence"),
@@ -264,6 +265,13 @@ fn namespace(section: Section<'_, '_>) -> Namespace {
             &["recovery", "history_size"],
             "true without a history to recover from",
             "false, or a `history_size` above 0",
+        );
+    }
+    if namespace.min_replicas > 0 && !has_history {
+        section.conflict(
+            &["min_replicas", "history_size"],
+            "replicas of a history that is not kept",
+            "0, or a `history_size` above 0",
         );
     }
     if namespace.allow_history != Access::Nobody && !has_history {

@@ -167,6 +167,7 @@ fn every_key_reaches_its_own_field() {
                     history_size: 27,
                     // Not the value of `[channel]` above.
                     history_ttl: shipped.history_ttl,
+                    min_replicas: 0,
                     idempotency_ttl: Duration::from_secs(46),
                     recovery: true,
                     presence: true,

@@ -58,7 +58,7 @@ const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
 
 /// How much of a channel its namespace keeps.
 pub fn retention(namespace: &Namespace) -> Retention {
-    Retention { size: namespace.history_size, ttl: namespace.history_ttl }
+    Retention { size: namespace.history_size, ttl: namespace.history_ttl, replicas: namespace.min_replicas }
 }
 
 impl Local {

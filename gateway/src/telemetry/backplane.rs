@@ -45,6 +45,7 @@ pub struct BackplaneMetrics {
     trouble: AtomicU64,
     pub(super) links: SharedCounter,
     pub(super) failed: SharedCounter,
+    pub(super) too_few_replicas: SharedCounter,
     pub(super) malformed: SharedCounter,
     pub(super) received: SharedCounter,
     pub(super) checked: SharedCounter,
@@ -86,6 +87,18 @@ impl BackplaneMetrics {
             warn!(
                 count = self.failed.get(),
                 why, "a question to redis failed: who asked is told to try again"
+            );
+        }
+    }
+
+    /// A publication was made, and only this many replicas had it in time.
+    pub fn too_few_replicas(&self, replicas: u64) {
+        self.too_few_replicas.inc();
+        if self.too_few_replicas.get().is_power_of_two() {
+            let count = self.too_few_replicas.get();
+            warn!(
+                count,
+                replicas, "too few replicas of redis have a publication in time: its publisher is told so"
             );
         }
     }

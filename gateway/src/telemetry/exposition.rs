@@ -207,6 +207,11 @@ fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::
     let counters = [
         ("backplane_links", "Times that connections to Redis were made", &backplane.links),
         ("backplane_failures", "Questions to Redis that failed", &backplane.failed),
+        (
+            "backplane_too_few_replicas",
+            "Publications that fewer than `min_replicas` replicas had in time",
+            &backplane.too_few_replicas,
+        ),
         ("backplane_received", "Messages from Redis", &backplane.received),
         ("backplane_malformed", "Messages from Redis that were dropped", &backplane.malformed),
         ("backplane_positions_compared", "Positions of channels compared with Redis", &backplane.checked),

@@ -8,8 +8,8 @@ use super::*;
 use crate::backplane::{Once, Terms};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
-const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60) };
-const NOTHING: Retention = Retention { size: 0, ttl: Duration::from_secs(60) };
+const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60), replicas: 0 };
+const NOTHING: Retention = Retention { size: 0, ttl: Duration::from_secs(60), replicas: 0 };
 
 struct Node {
     memory: Memory,

@@ -51,6 +51,13 @@ impl Keys {
         key
     }
 
+    /// What all keys of a channel match, whatever they are for, and no others: no part of it has a meaning of its own.
+    pub(super) fn all_of(&self, channel: &Channel) -> String {
+        let mut pattern = self.of_channel("*", channel);
+        pattern.push('*');
+        pattern
+    }
+
     /// Written and forgotten again to find out whether Redis takes writes.
     pub(super) fn probe(&self) -> String {
         format!("{}:probe", self.prefix)

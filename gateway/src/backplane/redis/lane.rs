@@ -11,12 +11,16 @@ use tokio::time::{timeout, timeout_at};
 use super::link::{Link, cause, is_of_server, refusal};
 use super::request::{Refusal, Request, What};
 use super::status::Cause;
-use super::{Shared, presence};
-use crate::backplane::{Answer, Published};
+use super::{Shared, TOO_FEW_REPLICAS, presence};
+use crate::backplane::{Answer, Asker, Published};
+use crate::protocol::code::ReplyError;
 use crate::telemetry::backplane::Trouble;
 
 /// Commands in one batch.
 const BATCH_MAX: usize = 512;
+
+/// Longest time that a batch waits for replicas: the watch of the link waits behind it.
+const REPLICAS_WAIT_MAX: Duration = Duration::from_millis(400);
 
 /// Carries requests until the queue is closed.
 pub(super) async fn run(
@@ -66,10 +70,17 @@ async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Reques
             &shared.fresh_epoch(),
         ));
     }
+    let wanted = batch.iter().map(|request| request.what.replicas()).max().unwrap_or(0);
+    let mut count = batch.len();
+    if wanted > 0 {
+        let wait = (shared.config.timeout / 2).min(REPLICAS_WAIT_MAX);
+        pipeline.cmd("WAIT").arg(wanted).arg(wait.as_millis() as u64);
+        count += 1;
+    }
     let Some(mut connection) = link.lanes.get(index).cloned() else { return };
-    let sent = timeout(shared.config.timeout, connection.send_packed_commands(&pipeline, 0, batch.len()));
-    let replies = match sent.await {
-        Ok(Ok(replies)) if replies.len() == batch.len() => replies,
+    let sent = timeout(shared.config.timeout, connection.send_packed_commands(&pipeline, 0, count));
+    let mut replies = match sent.await {
+        Ok(Ok(replies)) if replies.len() == count => replies,
         Ok(Ok(_)) => return give_up(shared, batch, &Cause::new(Trouble::Silent, "answers are missing")),
         Ok(Err(error)) => return give_up(shared, batch, &cause(&error)),
         Err(_) => {
@@ -78,13 +89,32 @@ async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Reques
             return give_up(shared, batch, &cause);
         }
     };
-    for (Request { what, asker, until }, reply) in batch.drain(..).zip(replies) {
-        settle(shared, link, Request { what, asker, until }, reply);
+    let replicas = if wanted > 0 { replies.pop().map_or(0, |reply| acknowledged(&reply)) } else { 0 };
+    for (request, reply) in batch.drain(..).zip(replies) {
+        settle(shared, link, request, reply, replicas);
     }
 }
 
-fn settle(shared: &Shared, link: &Link, request: Request, reply: Value) {
+/// How many replicas have everything that was written so far. A server that refuses to say so has none.
+fn acknowledged(reply: &Value) -> u64 {
+    match reply {
+        Value::Int(replicas) => u64::try_from(*replicas).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// `replicas` have it.
+fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, replicas: u64) {
     match request.what.read(reply) {
+        Ok(answer) if u64::from(request.what.replicas()) > replicas => {
+            shared.metrics.too_few_replicas(replicas);
+            let answer = match request.asker {
+                // For the log this is no loss.
+                Asker::Nobody => answer,
+                _ => request.what.failed(ReplyError::INTERNAL.because(TOO_FEW_REPLICAS)),
+            };
+            shared.answer(request.asker, answer);
+        }
         Ok(answer) => {
             if let What::Recover { channel, .. } = &request.what
                 && !shared.interest.is_confirmed(channel, link.number)

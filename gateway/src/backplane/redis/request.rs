@@ -168,6 +168,14 @@ impl What {
         answer.ok_or(Refusal::Nonsense)
     }
 
+    /// How many replicas must have what it writes.
+    pub(super) fn replicas(&self) -> u16 {
+        match self {
+            Self::Publish { retention, .. } if retention.size > 0 => retention.replicas,
+            _ => 0,
+        }
+    }
+
     /// Whether it changes something that subscribers see.
     pub(super) fn publishes(&self) -> bool {
         matches!(self, Self::Publish { .. } | Self::Spread { .. })
@@ -261,7 +269,7 @@ mod tests {
     }
 
     fn recover() -> What {
-        let retention = Retention { size: 9, ttl: Duration::from_secs(1) };
+        let retention = Retention { size: 9, ttl: Duration::from_secs(1), replicas: 0 };
         let channel = Channel::parse("a").unwrap();
         What::Recover { channel, since: None, publications_max: 9, retention }
     }

@@ -12,7 +12,7 @@ use super::script::{self, Scripts};
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-const KEPT: Retention = Retention { size: 5, ttl: Duration::from_secs(60) };
+const KEPT: Retention = Retention { size: 5, ttl: Duration::from_secs(60), replicas: 0 };
 
 /// A server on a socket of its own in a folder of its own.
 struct Server {
@@ -203,7 +203,7 @@ async fn what_somebody_deleted_is_never_taken_for_nothing_missed() {
 #[tokio::test]
 async fn publications_expire_one_by_one_and_keys_with_the_last() {
     let mut bench = Bench::new().await;
-    let short = Retention { size: 5, ttl: Duration::from_millis(300) };
+    let short = Retention { size: 5, ttl: Duration::from_millis(300), replicas: 0 };
     bench.publish("old", short).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     bench.publish("new", short).await;
@@ -277,7 +277,7 @@ async fn without_redis_every_question_is_answered_in_time() {
     };
     // What has no history goes to this node's own subscribers.
     assert!(matches!(backplane.announce(0, &news(), Asker::Connection(1, 0)), Asked::Now(Ok(()))));
-    let nothing = Retention { size: 0, ttl: Duration::from_secs(1) };
+    let nothing = Retention { size: 0, ttl: Duration::from_secs(1), replicas: 0 };
     assert!(matches!(publish(nothing, Asker::Nobody), Asked::Now(Ok(_))));
     let mut batch = Vec::new();
     inboxes[0].take(&mut batch);

@@ -205,7 +205,7 @@ impl World {
     fn publish(&self, channel: &str, data: u64) {
         let channel = &Channel::parse(channel).unwrap();
         let size = if channel.namespace() == Some("kept") { 10_000 } else { 0 };
-        let retention = Retention { size, ttl: Duration::from_secs(60) };
+        let retention = Retention { size, ttl: Duration::from_secs(60), replicas: 0 };
         let data = Bytes::from(data.to_string());
         let new = NewPublication { channel, data, json: true, info: None, retention, terms: None };
         self.slow.memory.publish(new, Asker::Nobody, Duration::ZERO);
@@ -314,7 +314,7 @@ fn what_the_answer_has_and_the_inbox_brings_as_well_comes_once() {
     // Somebody of this worker listens already: the second publication lies in the inbox when the question is asked.
     let channel = Channel::parse("kept:a").unwrap();
     world.slow.memory.announce(0, &channel, Asker::Nobody);
-    let retention = Retention { size: 10, ttl: Duration::from_secs(60) };
+    let retention = Retention { size: 10, ttl: Duration::from_secs(60), replicas: 0 };
     let data = "2".into();
     let new = NewPublication { channel: &channel, data, json: true, info: None, retention, terms: None };
     world.slow.memory.publish(new, Asker::Nobody, Duration::ZERO);

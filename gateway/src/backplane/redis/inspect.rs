@@ -1,0 +1,228 @@
+//! What lies in Redis for one channel, for operators. Nothing is written.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Value};
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::keys::Keys;
+use super::link::{cause, client};
+use super::places::Places;
+use super::sentinel::Sentinels;
+use crate::config::{self, RedisTopology};
+use crate::protocol::channel::Channel;
+
+/// Keys that are looked at one by one; the rest is counted.
+const KEYS_MAX: usize = 50;
+/// Keys of the server that are looked through for those of the channel.
+const SCANNED_MAX: u64 = 1_000_000;
+/// Of one step of the search.
+const SCAN_STEP: u64 = 1_000;
+
+/// What lies in Redis for one channel. Times are Unix times in milliseconds.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Its name.
+    pub channel: String,
+    /// When this was looked at, by the clock of the server.
+    pub now: u64,
+    /// The replication id of the server.
+    pub server: String,
+    /// Where the stream stands, if there is one.
+    pub stream: Option<Stream>,
+    /// What of it is kept.
+    pub publications: Publications,
+    /// Gateways that listen to the channel; those of addresses listen to what is for every node.
+    pub listeners: u64,
+    /// Idempotency keys that are remembered.
+    pub idempotency_keys: u64,
+    /// Some of the keys of the channel.
+    pub keys: Vec<Key>,
+    /// Keys of the channel that are not among `keys`.
+    pub more_keys: u64,
+    /// Whether the server has so many keys that not all were looked through: there may be more of this channel.
+    pub incomplete: bool,
+}
+
+/// Where a stream stands.
+#[derive(Debug, Serialize)]
+pub struct Stream {
+    /// Its name.
+    pub epoch: String,
+    /// The number of its newest publication.
+    pub offset: u64,
+    /// The replication id of the server that began it.
+    pub server: String,
+    /// Whether that is this server. If not, the next command begins another stream.
+    pub goes_on: bool,
+    /// The newest version of the document, if versions are published, and its epoch.
+    pub version: Option<(u64, String)>,
+}
+
+/// What is kept of a stream.
+#[derive(Debug, Default, Serialize)]
+pub struct Publications {
+    /// How many.
+    pub count: u64,
+    /// Number and time of the oldest.
+    pub oldest: Option<(u64, u64)>,
+    /// Number and time of the newest.
+    pub newest: Option<(u64, u64)>,
+}
+
+/// One key.
+#[derive(Debug, Serialize)]
+pub struct Key {
+    /// Its name.
+    pub name: String,
+    /// As Redis calls it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Milliseconds until it expires; `None` if it does not.
+    pub expires_in: Option<u64>,
+    /// Memory in bytes, as Redis estimates it.
+    pub bytes: u64,
+}
+
+/// Looks at a channel. An error says what to try.
+pub async fn inspect(config: &config::Redis, channel: &Channel) -> anyhow::Result<Report> {
+    let server = match &config.topology {
+        RedisTopology::Server(server) => server.clone(),
+        RedisTopology::Servers(servers) => {
+            let place = Places::new(servers).of(channel);
+            servers.get(place).cloned().ok_or_else(|| anyhow!("`redis.urls` names no server"))?
+        }
+        RedisTopology::Sentinels(sentinels) => {
+            let found = async { Sentinels::new(config, sentinels)?.master().await };
+            found.await.map_err(|cause| anyhow!("{cause}"))?
+        }
+    };
+    let client = client(config, &server, &config.username, config.password.as_ref());
+    let client = client.map_err(|cause| anyhow!("{cause}"))?;
+    let settings =
+        AsyncConnectionConfig::new().set_connection_timeout(Some(config.timeout)).set_response_timeout(None);
+    let connected = timeout(config.timeout, client.get_multiplexed_async_connection_with_config(&settings));
+    let connection = match connected.await {
+        Ok(connected) => connected.map_err(|error| anyhow!("{}", cause(&error))),
+        Err(_) => Err(anyhow!("no connection within {:?}", config.timeout)),
+    };
+    let connection = connection.context("failed to reach redis: is `redis.url` right, and is it running?")?;
+    let mut look = Look { connection, time: config.timeout, keys: Keys::new(&config.prefix) };
+    look.at(channel).await
+}
+
+struct Look {
+    connection: MultiplexedConnection,
+    time: Duration,
+    keys: Keys,
+}
+
+impl Look {
+    async fn at(&mut self, channel: &Channel) -> anyhow::Result<Report> {
+        let info: String = self.ask("INFO", &["replication"]).await?;
+        let server = info.lines().find_map(|line| line.strip_prefix("master_replid:"));
+        let server = server.unwrap_or_default().trim().to_owned();
+        let (seconds, micros): (u64, u64) = self.ask("TIME", &[]).await?;
+        let (stream, topic) = (self.keys.stream(channel), self.keys.topic(channel));
+        let publications = Publications {
+            count: self.ask("XLEN", &[&stream]).await?,
+            oldest: entry(&self.ask("XRANGE", &[&stream, "-", "+", "COUNT", "1"]).await?),
+            newest: entry(&self.ask("XREVRANGE", &[&stream, "+", "-", "COUNT", "1"]).await?),
+        };
+        let heard: Vec<Value> = self.ask("PUBSUB", &["NUMSUB", &topic]).await?;
+        let listeners = heard.get(1).and_then(|count| u64::from_redis_value_ref(count).ok()).unwrap_or(0);
+        let stands = self.stands(channel, &server).await?;
+        let (names, incomplete) = self.names(channel).await?;
+        let once = self.keys.once(channel, "");
+        let idempotency_keys = names.iter().filter(|name| name.starts_with(&once)).count() as u64;
+        let more_keys = names.len().saturating_sub(KEYS_MAX) as u64;
+        let mut keys = Vec::new();
+        for name in names.into_iter().take(KEYS_MAX) {
+            keys.extend(self.key(name).await?);
+        }
+        Ok(Report {
+            channel: channel.to_string(),
+            now: seconds * 1000 + micros / 1000,
+            server,
+            stream: stands,
+            publications,
+            listeners,
+            idempotency_keys,
+            keys,
+            more_keys,
+            incomplete,
+        })
+    }
+
+    async fn stands(&mut self, channel: &Channel, this: &str) -> anyhow::Result<Option<Stream>> {
+        let fields = ["epoch", "offset", "server", "version", "version_epoch"];
+        let top = self.keys.top(channel);
+        let command: Vec<&str> = [&*top].into_iter().chain(fields).collect();
+        let [epoch, offset, server, version, version_epoch]: [Option<String>; 5] =
+            self.ask("HMGET", &command).await?;
+        let Some(epoch) = epoch else { return Ok(None) };
+        let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        let server = server.unwrap_or_default();
+        Ok(Some(Stream {
+            epoch,
+            offset: number(offset).unwrap_or(0),
+            goes_on: server == this,
+            server,
+            version: number(version).map(|version| (version, version_epoch.unwrap_or_default())),
+        }))
+    }
+
+    /// The names of all keys of a channel in their order, and whether some may be missing.
+    async fn names(&mut self, channel: &Channel) -> anyhow::Result<(Vec<String>, bool)> {
+        let (pattern, step) = (self.keys.all_of(channel), SCAN_STEP.to_string());
+        let (mut names, mut cursor, mut scanned) = (Vec::new(), "0".to_owned(), 0);
+        loop {
+            let (next, found): (String, Vec<String>) =
+                self.ask("SCAN", &[&cursor, "MATCH", &pattern, "COUNT", &step]).await?;
+            names.extend(found);
+            scanned += SCAN_STEP;
+            cursor = next;
+            if cursor == "0" || scanned >= SCANNED_MAX {
+                break;
+            }
+        }
+        // A search may come across a key twice.
+        names.sort();
+        names.dedup();
+        Ok((names, cursor != "0"))
+    }
+
+    /// `None` if it has expired meanwhile.
+    async fn key(&mut self, name: String) -> anyhow::Result<Option<Key>> {
+        let kind: String = self.ask("TYPE", &[&name]).await?;
+        let left: i64 = self.ask("PTTL", &[&name]).await?;
+        let bytes: Option<u64> = self.ask("MEMORY", &["USAGE", &name]).await?;
+        let expires_in = u64::try_from(left).ok();
+        Ok(bytes.map(|bytes| Key { name, kind, expires_in, bytes }))
+    }
+
+    async fn ask<T: FromRedisValue>(&mut self, command: &str, arguments: &[&str]) -> anyhow::Result<T> {
+        let mut question = Cmd::new();
+        question.arg(command).arg(arguments);
+        match timeout(self.time, question.query_async(&mut self.connection)).await {
+            Ok(answer) => {
+                answer.map_err(|error| anyhow!("{}", cause(&error)).context(format!("{command} failed")))
+            }
+            Err(_) => {
+                Err(anyhow!("redis does not answer {command} within {:?} (`redis.timeout`)", self.time))
+            }
+        }
+    }
+}
+
+/// Offset and time of the first entry of a range: its name.
+fn entry(range: &Value) -> Option<(u64, u64)> {
+    let Value::Array(entries) = range else { return None };
+    let Value::Array(parts) = entries.first()? else { return None };
+    let Value::BulkString(name) = parts.first()? else { return None };
+    let (offset, time) = std::str::from_utf8(name).ok()?.split_once('-')?;
+    Some((offset.parse().ok()?, time.parse().ok()?))
+}
