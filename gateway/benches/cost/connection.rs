@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net;
 use std::rc::Rc;
 
 use anyhow::bail;
@@ -18,7 +19,7 @@ pub(crate) fn scratch() -> Scratch {
     Rc::new(RefCell::new(vec![0; 64 * 1024].into()))
 }
 
-/// An open WebSocket, on a runtime.
+/// An open WebSocket, or another connection with messages, on a runtime.
 pub(crate) struct Connection {
     stream: TcpStream,
     frames: Frames,
@@ -28,10 +29,14 @@ pub(crate) struct Connection {
 impl Connection {
     /// Takes a client over. To be called on the runtime.
     pub(crate) fn new(client: Client, scratch: &Scratch) -> anyhow::Result<Self> {
-        let socket = client.into_socket();
+        Self::over(client.into_socket(), Frames::default(), scratch)
+    }
+
+    /// Takes over a socket on which nothing is on its way. To be called on the runtime.
+    pub(crate) fn over(socket: net::TcpStream, frames: Frames, scratch: &Scratch) -> anyhow::Result<Self> {
         socket.set_nonblocking(true)?;
         let stream = TcpStream::from_std(socket)?;
-        Ok(Self { stream, frames: Frames::default(), scratch: scratch.clone() })
+        Ok(Self { stream, frames, scratch: scratch.clone() })
     }
 
     /// Writes frames as they are.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use crate::Scale;
 use crate::bare;
 use crate::client::{CENTRIFUGE, Client, PATIENCE};
-use crate::connection::{Connection, scratch};
+use crate::connection::{Connection, Scratch, scratch};
 use crate::fixture::SMALL;
 use crate::frame;
 use crate::measure::{Case, Measure, compare};
@@ -32,8 +32,8 @@ const WINDOW: u64 = 4;
 pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
     let gateway = Server::gateway(&[])?;
     let bare = Server::bare(bare::FAN_OUT)?;
-    let gateway_audience = RefCell::new(Audience::gather(gateway.address(), &Gateway, scale.subscribers)?);
-    let bare_audience = RefCell::new(Audience::gather(bare.address(), &Bare, scale.subscribers)?);
+    let gateway_audience = RefCell::new(Audience::gather(&[gateway.address()], &Gateway, scale.subscribers)?);
+    let bare_audience = RefCell::new(Audience::gather(&[bare.address()], &Bare, scale.subscribers)?);
     let steady = |server, audience| measure(server, audience, Load::Steady(scale.load));
     let window = |server, audience| measure(server, audience, Load::Window(scale.publications));
     let case = |name: &str, gateway, baseline| Case {
@@ -62,7 +62,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
 
 /// What a round does.
 #[derive(Clone, Copy)]
-enum Load {
+pub(crate) enum Load {
     /// Publishes at the steady rate for this long.
     Steady(Duration),
     /// Publishes this many, a window full as soon as everyone has heard the one before.
@@ -77,37 +77,39 @@ fn measure<'a>(server: &'a Server, audience: &'a RefCell<Audience>, load: Load) 
     })
 }
 
-/// How the two servers want to be talked to.
-trait Dialect {
-    fn join(&self, address: SocketAddr, subscribe: bool) -> anyhow::Result<Client>;
-    fn publish(&self, data: &str) -> String;
+/// How servers want to be talked to.
+pub(crate) trait Dialect {
+    /// To be called on the runtime.
+    fn join(&self, address: SocketAddr, subscribe: bool, scratch: &Scratch) -> anyhow::Result<Connection>;
+    /// The bytes that publish this.
+    fn publish(&self, data: &str) -> Vec<u8>;
 }
 
-struct Gateway;
+pub(crate) struct Gateway;
 
 impl Dialect for Gateway {
-    fn join(&self, address: SocketAddr, subscribe: bool) -> anyhow::Result<Client> {
+    fn join(&self, address: SocketAddr, subscribe: bool, scratch: &Scratch) -> anyhow::Result<Connection> {
         let mut client = Client::admitted(address)?;
         if subscribe {
             client.ask(r#"{"id":2,"subscribe":{"channel":"news"}}"#)?;
         }
-        Ok(client)
+        Connection::new(client, scratch)
     }
 
-    fn publish(&self, data: &str) -> String {
-        format!(r#"{{"id":3,"publish":{{"channel":"news","data":{data}}}}}"#)
+    fn publish(&self, data: &str) -> Vec<u8> {
+        frame::text(&format!(r#"{{"id":3,"publish":{{"channel":"news","data":{data}}}}}"#))
     }
 }
 
 struct Bare;
 
 impl Dialect for Bare {
-    fn join(&self, address: SocketAddr, _: bool) -> anyhow::Result<Client> {
-        Client::open(address, CENTRIFUGE)
+    fn join(&self, address: SocketAddr, _: bool, scratch: &Scratch) -> anyhow::Result<Connection> {
+        Connection::new(Client::open(address, CENTRIFUGE)?, scratch)
     }
 
-    fn publish(&self, data: &str) -> String {
-        data.to_owned()
+    fn publish(&self, data: &str) -> Vec<u8> {
+        frame::text(data)
     }
 }
 
@@ -124,8 +126,8 @@ fn number(message: &[u8]) -> Option<u64> {
     std::str::from_utf8(message.get(start..start + 8)?).ok()?.parse().ok()
 }
 
-/// A publisher and many subscribers of one server.
-struct Audience {
+/// A publisher at the first of some servers, and many subscribers spread over all of them.
+pub(crate) struct Audience {
     runtime: Runtime,
     tasks: LocalSet,
     publisher: Connection,
@@ -135,8 +137,8 @@ struct Audience {
 }
 
 impl Audience {
-    fn gather(
-        address: SocketAddr,
+    pub(crate) fn gather(
+        addresses: &[SocketAddr],
         dialect: &'static dyn Dialect,
         subscribers: usize,
     ) -> anyhow::Result<Self> {
@@ -145,27 +147,27 @@ impl Audience {
         let hall = Rc::new(Hall::new(subscribers));
         let scratch = scratch();
         let _on_runtime = runtime.enter();
-        for _ in 0..subscribers {
-            let connection = Connection::new(dialect.join(address, true)?, &scratch)?;
+        for address in addresses.iter().cycle().take(subscribers) {
+            let connection = dialect.join(*address, true, &scratch)?;
             let hall = hall.clone();
             tasks.spawn_local(async move {
                 let error = hall.listen(connection).await;
                 hall.fail(error);
             });
         }
-        let publisher = Connection::new(dialect.join(address, false)?, &scratch)?;
+        let publisher = dialect.join(addresses[0], false, &scratch)?;
         drop(_on_runtime);
         Ok(Self { runtime, tasks, publisher, dialect, hall, published: 0 })
     }
 
     /// Returns how many messages were delivered.
-    fn round(&mut self, load: Load) -> anyhow::Result<u64> {
+    pub(crate) fn round(&mut self, load: Load) -> anyhow::Result<u64> {
         let Self { runtime, tasks, publisher, dialect, hall, published } = self;
         let first = *published;
         let round = async {
             let mut publish = async |count: u64| {
                 let numbers = *published + 1..=*published + count;
-                let frames = numbers.flat_map(|number| frame::text(&dialect.publish(&publication(number))));
+                let frames = numbers.flat_map(|number| dialect.publish(&publication(number)));
                 publisher.send(&frames.collect::<Vec<_>>()).await?;
                 *published += count;
                 anyhow::Ok(*published)

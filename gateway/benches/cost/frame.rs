@@ -34,32 +34,45 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Takes bytes as they come and hands over the payload of each frame that is complete.
-#[derive(Default)]
 pub(crate) struct Frames {
     /// The beginning of a frame.
     rest: Vec<u8>,
+    split: Split,
+}
+
+/// Hands over the payloads of complete frames, and returns how many bytes those were.
+pub(crate) type Split = fn(&[u8], &mut dyn FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<usize>;
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self::of(split)
+    }
 }
 
 impl Frames {
+    /// Of another protocol.
+    pub(crate) fn of(split: Split) -> Self {
+        Self { rest: Vec::new(), split }
+    }
+
     pub(crate) fn take(
         &mut self,
         bytes: &[u8],
         mut each: impl FnMut(&[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         if self.rest.is_empty() {
-            let used = split(bytes, &mut each)?;
+            let used = (self.split)(bytes, &mut each)?;
             self.rest.extend_from_slice(&bytes[used..]);
         } else {
             self.rest.extend_from_slice(bytes);
-            let used = split(&self.rest, &mut each)?;
+            let used = (self.split)(&self.rest, &mut each)?;
             self.rest.drain(..used);
         }
         Ok(())
     }
 }
 
-/// Returns how many bytes were complete frames.
-fn split(bytes: &[u8], each: &mut impl FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<usize> {
+fn split(bytes: &[u8], each: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<usize> {
     let mut used = 0;
     while let [first, second, rest @ ..] = &bytes[used..] {
         ensure!(first & 0x0f == TEXT, "the server sent something else than a text message: {first:#x}");

@@ -11,7 +11,7 @@
 //!
 //! The first four groups call the gateway's library in this process. The others start the real binary and, as the
 //! baseline, this program once more as a small tokio-tungstenite server; both serve real sockets, and what counts is the
-//! processor time and the memory that the kernel books to each. Plugins are built by cargo when they are missing or old;
+//! processor time and the memory that the kernel books to each. The last one needs `redis-server`. Plugins are built by cargo when they are missing or old;
 //! `GATEWAY_WASM` names a folder with built ones instead.
 
 // The ruler.
@@ -28,6 +28,7 @@ mod session;
 mod fanout;
 mod echo;
 mod idle;
+mod redis;
 
 // What the first ones work with.
 mod artifacts;
@@ -40,6 +41,7 @@ mod bare;
 mod client;
 mod connection;
 mod frame;
+mod resp;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -89,7 +91,7 @@ const QUICK: Scale = Scale {
 
 type Group = (&'static str, fn(&Scale) -> anyhow::Result<Table>);
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     ("plugin", plugin::run),
     ("chain", chain::run),
     ("codec", codec::run),
@@ -97,6 +99,7 @@ const GROUPS: [Group; 7] = [
     ("fanout", fanout::run),
     ("echo", echo::run),
     ("idle", idle::run),
+    ("redis", redis::run),
 ];
 
 fn main() -> ExitCode {

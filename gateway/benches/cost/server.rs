@@ -1,13 +1,14 @@
 //! Servers as processes of their own, and what the kernel books to them.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::{self, BufRead as _, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -38,9 +39,41 @@ pub(crate) struct Server {
 impl Server {
     /// The real binary, with one worker and these plugins.
     pub(crate) fn gateway(plugins: &[&str]) -> anyhow::Result<Self> {
+        Self::configured(CONFIG, plugins)
+    }
+
+    /// One of several gateways on this Redis.
+    pub(crate) fn gateway_on(redis: SocketAddr) -> anyhow::Result<Self> {
+        Self::configured(&format!("{CONFIG}redis = {{ url = 'redis://{redis}', prefix = 'gw' }}\n"), &[])
+    }
+
+    /// `redis-server`, if it is installed: keeps nothing on disk.
+    pub(crate) fn redis() -> anyhow::Result<Option<Self>> {
+        let folder = tempfile::Builder::new().prefix("redis-bench-").tempdir()?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let started = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--port", &address.port().to_string(), "--dir"])
+            .arg(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        let child = match started {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            started => started.context("failed to start redis-server")?,
+        };
+        let server = Self { child, address, _folder: Some(folder) };
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(address).is_err() {
+            ensure!(Instant::now() < until, "redis-server does not listen");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(Some(server))
+    }
+
+    fn configured(text: &str, plugins: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("gateway-bench-").tempdir()?;
         let config = folder.path().join("gateway.toml");
-        fs::write(&config, CONFIG)?;
+        fs::write(&config, text)?;
         fs::create_dir(folder.path().join("plugins"))?;
         for plugin in plugins {
             fs::write(folder.path().join("plugins").join(format!("{plugin}.wasm")), wasm(plugin)?)?;
