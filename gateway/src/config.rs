@@ -2,6 +2,7 @@
 //!
 //! `default.toml` names every key, its default and its meaning; a user's file is read over it. See [`Config::load`].
 
+mod elsewhere;
 mod mistake;
 mod origin;
 mod read;

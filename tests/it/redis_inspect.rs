@@ -109,7 +109,7 @@ async fn what_cannot_be_looked_at_says_why() {
     let (code, _, text) = inspect(nobody, &["news:1"]).await;
     assert!(code == 5 && text.contains("redis.url"), "{text}");
     let (code, _, text) = inspect(RULES, &["news:1"]).await;
-    assert!(code == 5 && text.contains("`redis.url` is not set"), "{text}");
+    assert!(code == 5 && text.contains("`[redis]` names no server"), "{text}");
     let (code, _, _) = inspect(nobody, &[""]).await;
     assert_eq!(code, 2);
 }

@@ -57,13 +57,13 @@ use crate::telemetry::backplane::BackplaneMetrics;
 
 /// What a client is told when Redis is needed and is not there.
 const UNAVAILABLE: ReplyError = ReplyError::INTERNAL;
-const AWAY: &str = "the history cannot be reached at the moment: try again";
-const NOT_PUBLISHED: &str = "nothing was published, because redis cannot be reached at the moment: try again";
+const AWAY: &str = "redis cannot be asked at the moment: try again";
+const NOT_PUBLISHED: &str = "nothing was published, because redis cannot take it at the moment: try again";
 const PERHAPS_PUBLISHED: &str = "there was no answer: this may have been published or not; to publish it again is safe with the \
     same `idempotency_key` only";
 const TOO_FEW_REPLICAS: &str = "too few replicas have it in time: it was published, and a failure of redis may lose it; to publish it \
     again is safe with the same `idempotency_key` only";
-const BUSY: &str = "too many questions wait for the history: try again";
+const BUSY: &str = "too many questions wait for redis: try again";
 
 /// See the module.
 pub struct Redis {
@@ -460,11 +460,6 @@ impl Shared {
         self.metrics.failed(why);
         let told = if what.publishes() { PERHAPS_PUBLISHED } else { AWAY };
         self.answer(asker, what.failed(UNAVAILABLE.because(told)));
-    }
-
-    /// Whether something in a batch needs Redis and has time.
-    fn is_waiting_for_link(&self, batch: &[Request]) -> bool {
-        batch.iter().any(|request| !matches!(request.what, What::Spread { .. }))
     }
 
     /// How much of a channel is kept, if its subscribers must miss nothing.

@@ -1,12 +1,12 @@
 //! The Redis that several gateways share.
 
-use std::fs;
 use std::path::Path;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::read::{Document, Wrong, found};
+use super::elsewhere::elsewhere;
+use super::read::{Document, Wrong};
 use super::resolve::{MINUTE, SECOND};
 use super::topology::{authority, topology};
 use super::{Namespace, Namespaces, Redis, RedisTopology, Secret};
@@ -15,7 +15,7 @@ const PASSWORD: &str = "\"env:NAME\" or \"file:PATH\" of a password of 1 to 512 
 const PREFIX: &str = "1 to 64 letters, digits, `_`, `-`, `.` and `:`";
 const USERNAME: &str = "up to 128 visible ASCII characters";
 
-/// Reads `[redis]`. `None` without a URL.
+/// Reads `[redis]`. `None` if it names no server.
 pub(super) fn redis(
     document: &Document<'_>,
     namespaces: &Namespaces,
@@ -88,25 +88,14 @@ fn password(
     folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Option<Secret>, Vec<Wrong>> {
-    let wrong = |found: String| vec![Wrong { span: None, found, accepted: PASSWORD.to_owned() }];
-    let Some(text) = value.get_ref().as_str() else { return Err(wrong(found(value.get_ref()))) };
-    let password = if text.is_empty() {
+    let Some(password) = elsewhere(value, folder, environment, "a password", PASSWORD)? else {
         return Ok(None);
-    } else if let Some(name) = text.strip_prefix("env:") {
-        environment(name)
-            .ok_or_else(|| wrong(format!("the environment variable {name}, which is not set")))?
-    } else if let Some(path) = text.strip_prefix("file:") {
-        let read = fs::read_to_string(folder.join(path));
-        read.map_err(|error| wrong(format!("the file {path}, which cannot be read: {error}")))?
-    } else {
-        let found = "a password in the file, where everybody reads it who reads the configuration";
-        return Err(wrong(found.to_owned()));
     };
-    let password = password.trim_ascii_end();
     if !(1..=512).contains(&password.len()) {
-        return Err(wrong(format!("a password of {} bytes", password.len())));
+        let found = format!("a password of {} bytes", password.len());
+        return Err(vec![Wrong { span: None, found, accepted: PASSWORD.to_owned() }]);
     }
-    Ok(Some(Secret::new(password)))
+    Ok(Some(Secret::new(&password)))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Where events of plugins go.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -9,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::elsewhere::elsewhere;
 use super::read::{Document, Section, Wrong, found};
 use super::resolve::{GIB, KIB, MINUTE, SECOND};
 use super::{SigningKey, Upstream};
@@ -108,22 +108,8 @@ fn secret(
     folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Option<SigningKey>, Vec<Wrong>> {
+    let Some(secret) = elsewhere(value, folder, environment, "a secret", SECRET)? else { return Ok(None) };
     let wrong = |found: String| vec![Wrong { span: None, found, accepted: SECRET.to_owned() }];
-    let Some(text) = value.get_ref().as_str() else { return Err(wrong(found(value.get_ref()))) };
-    let secret = if text.is_empty() {
-        return Ok(None);
-    } else if let Some(name) = text.strip_prefix("env:") {
-        environment(name)
-            .ok_or_else(|| wrong(format!("the environment variable {name}, which is not set")))?
-    } else if let Some(path) = text.strip_prefix("file:") {
-        let read = fs::read_to_string(folder.join(path));
-        read.map_err(|error| wrong(format!("the file {path}, which cannot be read: {error}")))?
-    } else {
-        return Err(wrong(
-            "a secret in the file, where everybody reads it who reads the configuration".to_owned(),
-        ));
-    };
-    let secret = secret.trim_ascii_end();
     let key = match secret.strip_prefix("whsec_") {
         Some(encoded) => STANDARD
             .decode(encoded)

@@ -109,7 +109,8 @@ pub async fn inspect(config: &config::Redis, channel: &Channel) -> anyhow::Resul
         Ok(connected) => connected.map_err(|error| anyhow!("{}", cause(&error))),
         Err(_) => Err(anyhow!("no connection within {:?}", config.timeout)),
     };
-    let connection = connection.context("failed to reach redis: is `redis.url` right, and is it running?")?;
+    let connection =
+        connection.context("failed to reach redis: is `redis.url` (or `redis.urls`, `redis.sentinels`) right, and is it running?")?;
     let mut look = Look { connection, time: config.timeout, keys: Keys::new(&config.prefix) };
     look.at(channel).await
 }

@@ -36,7 +36,9 @@ pub(super) async fn run(
         let link = {
             let waited = timeout_at(
                 shared.clock.instant(until).into(),
-                links.wait_for(|link| link.is_some() || !shared.is_waiting_for_link(&batch)),
+                links.wait_for(|link| {
+                    link.is_some() || !batch.iter().any(|request| request.what.needs_redis())
+                }),
             );
             waited.await.ok().and_then(Result::ok).and_then(|link| link.clone())
         };

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::link::Link;
-use super::{Runner, Shared};
+use super::{Runner, Shared, nodes};
 use crate::plugin::state::{Bucket, PluginState, Taken, Told};
 
 /// How often a node reports what it has taken.
@@ -46,7 +46,7 @@ impl Runner {
         let shared = self.shared.clone();
         // On the server where gateways meet: limits are few beside publications.
         let links = self.sides[shared.places.home()].links.subscribe();
-        let node = format!("{:016x}", shared.node);
+        let node = nodes::name(shared.node);
         Reconciler { shared, links, node }
     }
 }

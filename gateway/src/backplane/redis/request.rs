@@ -176,6 +176,11 @@ impl What {
         }
     }
 
+    /// Whether a node that is alone can do nothing about it.
+    pub(super) fn needs_redis(&self) -> bool {
+        !matches!(self, Self::Spread { .. })
+    }
+
     /// Whether it changes something that subscribers see.
     pub(super) fn publishes(&self) -> bool {
         matches!(self, Self::Publish { .. } | Self::Spread { .. })

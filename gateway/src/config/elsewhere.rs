@@ -1,0 +1,36 @@
+//! What is secret does not stand in the configuration: a value says where it is.
+
+use std::fs;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::read::{Wrong, found};
+
+/// Takes a secret, such as "a password", from where a value says: "env:NAME" or "file:PATH", where a relative path begins at
+/// the folder, or "" for none. White space at its end is no part of it. No message repeats any of it.
+pub(super) fn elsewhere(
+    value: &Spanned<DeValue<'_>>,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    what: &str,
+    accepted: &str,
+) -> Result<Option<String>, Vec<Wrong>> {
+    let wrong = |found: String| vec![Wrong { span: None, found, accepted: accepted.to_owned() }];
+    let Some(text) = value.get_ref().as_str() else { return Err(wrong(found(value.get_ref()))) };
+    let mut secret = if text.is_empty() {
+        return Ok(None);
+    } else if let Some(name) = text.strip_prefix("env:") {
+        environment(name)
+            .ok_or_else(|| wrong(format!("the environment variable {name}, which is not set")))?
+    } else if let Some(path) = text.strip_prefix("file:") {
+        let read = fs::read_to_string(folder.join(path));
+        read.map_err(|error| wrong(format!("the file {path}, which cannot be read: {error}")))?
+    } else {
+        let found = format!("{what} in the file, where everybody reads it who reads the configuration");
+        return Err(wrong(found));
+    };
+    secret.truncate(secret.trim_ascii_end().len());
+    Ok(Some(secret))
+}
