@@ -21,6 +21,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::hub::peer::Order;
+use crate::plugin::event::Client;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
@@ -242,6 +243,17 @@ pub trait Backplane: Send + Sync {
     /// Orders something of the connections of an address (a user or a connection), but of the one with the number
     /// `except`. Error 111 if workers have too much to do to hear of it, 100 if other nodes cannot.
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError>;
+
+    /// A client is here since this Unix time in milliseconds, or plugins know something else of it: should this gateway die,
+    /// another one tells its plugins that the client has gone. A backplane of one node has nobody for that.
+    fn register(&self, client: &Arc<Client>, since: u64) {
+        let _ = (client, since);
+    }
+
+    /// The plugins of this gateway know that a client has gone, or do not want to.
+    fn deregister(&self, client: &Client) {
+        let _ = client;
+    }
 
     /// The other gateways that are alive, as far as is known. A backplane of one node has none.
     fn others(&self) -> Vec<Node> {

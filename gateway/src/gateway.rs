@@ -122,6 +122,7 @@ impl Gateway {
         let node = random()?;
         let name: Box<str> = format!("{}/{address}", host()).into();
         let metrics = Metrics::new(config.listen.workers);
+        let (phase, phase_seen) = watch::channel(Phase::Starting);
         let (backplane, network): (Arc<dyn Backplane>, _) = match &config.redis {
             None => (Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?)), None),
             Some(redis) => {
@@ -134,6 +135,7 @@ impl Gateway {
                         clock,
                         metrics: metrics.node.backplane(),
                         name: name.clone(),
+                        phase: phase_seen.clone(),
                         random: [node, random()?],
                     },
                 );
@@ -162,7 +164,6 @@ impl Gateway {
             .keep_removed(config.plugins.on_removal == OnRemoval::Keep)
             .with_plugins_max(config.plugins.max);
         let registry = Arc::new(registry);
-        let (phase, phase_seen) = watch::channel(Phase::Starting);
         let explain = Arc::new(Explain::new(config.explain.clone(), clock));
         let control = Control::new(control::Parts {
             explain: explain.clone(),

@@ -36,6 +36,8 @@ struct Admitted {
     peer: Rc<Peer>,
     /// The session changes its attributes.
     client: SharedClient,
+    /// Unix time in milliseconds.
+    since: u64,
 }
 
 /// Who the client of a connection is now.
@@ -136,9 +138,9 @@ impl Hub {
         }
     }
 
-    /// Makes a connection reachable by its number and by its user.
-    pub fn admit(&mut self, peer: Rc<Peer>, client: SharedClient) {
-        let admitted = Admitted { peer, client };
+    /// Makes a connection reachable by its number and by its user. `since` is Unix time in milliseconds.
+    pub fn admit(&mut self, peer: Rc<Peer>, client: SharedClient, since: u64) {
+        let admitted = Admitted { peer, client, since };
         admitted.classify(&mut self.classes);
         self.peers.insert(admitted.peer.number, admitted);
     }
@@ -148,6 +150,11 @@ impl Hub {
         if let Some(admitted) = self.peers.remove(&number) {
             self.classes.leave(admitted.peer.class.get());
         }
+    }
+
+    /// The clients that are admitted, and since which Unix time in milliseconds.
+    pub fn clients(&self) -> impl Iterator<Item = (Arc<Client>, u64)> {
+        self.peers.values().map(|admitted| (admitted.client.borrow().clone(), admitted.since))
     }
 
     /// From now on connections are told apart by these attributes.

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use crate::backplane::{Answer, Top};
 use crate::hub::peer::Order;
 use crate::plugin::chain::Chain;
+use crate::plugin::event::Goodbye;
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Push;
 
@@ -35,6 +36,8 @@ pub enum Delivery {
     },
     /// Where a stream stands that this worker has subscribers of: whoever stands elsewhere has missed something.
     Stands(Channel, Top),
+    /// A client of a gateway that has died has gone. The sender hears when the plugins know.
+    Departed(Box<Goodbye>, tokio::sync::oneshot::Sender<()>),
     /// From now on this chain decides. The sender hears when it does.
     Chain(Box<Chain>, tokio::sync::oneshot::Sender<()>),
 }
@@ -44,7 +47,7 @@ const ORDERS_MAX: usize = 1024;
 
 /// The queue of one worker. Pushes beyond its bound are dropped and remembered: the worker then finds out which of its
 /// subscriptions missed something. Orders have some room more; chains come one at a time and are always accepted, and so are
-/// answers, of which there are no more than questions.
+/// answers, of which there are no more than questions, and the departed, of whom few come at a time.
 pub struct Inbox {
     queue: Mutex<Vec<Delivery>>,
     pushes_max: usize,

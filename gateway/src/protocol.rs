@@ -26,6 +26,9 @@ impl Protocol {
     /// How many there are.
     pub const COUNT: usize = 2;
 
+    /// Every value.
+    pub const ALL: [Self; Self::COUNT] = [Self::CentrifugeJson, Self::Raw];
+
     /// The name plugins and logs see.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -53,6 +53,10 @@ pub trait Plugin: Sized + 'static {
     }
 
     /// Runs after a client that was admitted has gone. The place to forget what the plugin kept about the connection.
+    ///
+    /// Of several gateways on Redis one that survives runs it for the clients of one that died, with the code 3002: with the
+    /// client as it was, but under a [`connection_number`](crate::Context::connection_number) that no other hook has seen. Rarely this
+    /// happens more than once for a client. Values and buckets of the gateway that died are not there.
     fn on_disconnect(&mut self, event: &Disconnected<'_>) {
         let _ = event;
     }

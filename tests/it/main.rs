@@ -47,6 +47,7 @@ mod redis_servers;
 mod redis_faults;
 mod nodes;
 mod redis_presence;
+mod redis_departed;
 mod redis_soak;
 mod redis_limits;
 mod simulation;

@@ -18,6 +18,7 @@ mod runner;
 mod nodes;
 mod limits;
 mod presence;
+mod clients;
 pub mod inspect;
 
 use std::hash::BuildHasher;
@@ -29,6 +30,7 @@ use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{Notify, mpsc, watch};
 
+use self::clients::Clients;
 use self::interest::{Announced, Interest, spread};
 use self::keys::Keys;
 pub use self::limits::{Reconciler, States};
@@ -49,10 +51,12 @@ use crate::connection::id::ConnectionIds;
 use crate::connection::local::retention;
 use crate::hub::peer::Order;
 use crate::inbox::{Delivery, Inbox};
+use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication, Push, PushKind};
+use crate::shutdown::Phase;
 use crate::telemetry::backplane::BackplaneMetrics;
 
 /// What a client is told when Redis is needed and is not there.
@@ -107,6 +111,10 @@ struct Shared {
     places: Arc<Places>,
     units: Box<[Unit]>,
     presence: Presence,
+    clients: Clients,
+    /// How many clients of dead nodes plugins were told of.
+    departed: AtomicU64,
+    phase: watch::Receiver<Phase>,
     metrics: Arc<BackplaneMetrics>,
     /// How many links there were.
     links: AtomicU64,
@@ -127,6 +135,8 @@ pub struct Parts {
     pub metrics: Arc<BackplaneMetrics>,
     /// What people know this node by: machine and address.
     pub name: Box<str>,
+    /// How far the process is.
+    pub phase: watch::Receiver<Phase>,
     /// Two random numbers: they tell this process and the streams it begins from all others.
     pub random: [u64; 2],
 }
@@ -134,7 +144,7 @@ pub struct Parts {
 impl Redis {
     /// The two halves of the backplane. Nothing connects before [`Runner::run`].
     pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
-        let Parts { config, inboxes, ids, clock, metrics, name, random: [node, epochs] } = parts;
+        let Parts { config, inboxes, ids, clock, metrics, name, phase, random: [node, epochs] } = parts;
         let servers = match &redis.topology {
             RedisTopology::Servers(servers) => &servers[..],
             RedisTopology::Server(_) | RedisTopology::Sentinels(_) => &[],
@@ -156,6 +166,9 @@ impl Redis {
             units: units.into(),
             links: AtomicU64::new(0),
             presence: Presence::new(),
+            clients: Clients::new(inboxes.len()),
+            departed: AtomicU64::new(0),
+            phase,
             gateway: config,
             config: redis.clone(),
             inboxes,
@@ -376,6 +389,14 @@ impl Backplane for Redis {
 
     fn others(&self) -> Vec<Node> {
         self.shared.nodes.others()
+    }
+
+    fn register(&self, client: &Arc<Client>, since: u64) {
+        self.shared.clients.register(client, since);
+    }
+
+    fn deregister(&self, client: &Client) {
+        self.shared.clients.deregister(client.number);
     }
 
     fn sweep(&self, _: Duration) {

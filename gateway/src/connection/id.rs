@@ -25,6 +25,11 @@ impl ConnectionIds {
         (worker as u64) << COUNT_BITS | (count & ((1 << COUNT_BITS) - 1))
     }
 
+    /// The number under which plugins hear of the n-th connection that was at another node: none of this node has it.
+    pub fn elsewhere(count: u64) -> u64 {
+        Self::compose(usize::from(u16::MAX), count)
+    }
+
     /// The worker a number belongs to.
     pub fn worker(number: u64) -> usize {
         (number >> COUNT_BITS) as usize

@@ -18,8 +18,9 @@ use crate::hub::peer::{Order, Unflushed, Why};
 use crate::hub::{Delivered, Hub};
 use crate::inbox::Delivery;
 use crate::plugin::chain::Chain;
-use crate::plugin::event::Tick;
+use crate::plugin::event::{Client, Goodbye, Tick};
 use crate::plugin::verdict::{Action, Effect as PluginEffect, Refusal};
+use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::json;
@@ -55,6 +56,9 @@ pub struct Local {
 
 /// Encoding space that is kept from one reply to the next.
 const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
+
+/// Telling plugins of a client counts like queueing so many frames.
+const DEPARTED_WEIGHT: usize = 2048;
 
 /// How much of a channel its namespace keeps.
 pub fn retention(namespace: &Namespace) -> Retention {
@@ -172,8 +176,7 @@ impl Local {
                 (address, done)
             }
             PluginEffect::Emit { upstream, plugin, payload } => {
-                let origin = Origin { plugin, connection: Arc::default(), user: Arc::default() };
-                return self.upstreams.put(&upstream, origin, payload, now.unix);
+                return self.emit(now, &upstream, plugin, payload, None);
             }
             // The plugin heard that this is not possible without a connection.
             PluginEffect::Subscribe(_)
@@ -183,6 +186,51 @@ impl Local {
         };
         if let Err(error) = done {
             tracing::warn!(code = error.code, %address, "an effect of a plugin was refused: {}", error.message);
+        }
+    }
+
+    /// Hands an upstream what a plugin emits on the occasion of a client, or of none.
+    pub(super) fn emit(
+        &self,
+        now: Now,
+        upstream: &str,
+        plugin: Arc<str>,
+        payload: Bytes,
+        of: Option<&Client>,
+    ) {
+        let (connection, user) = of.map(|of| (of.id.clone(), of.user.clone())).unwrap_or_default();
+        self.upstreams.put(upstream, Origin { plugin, connection, user }, payload, now.unix);
+    }
+
+    /// Whether another gateway would have to tell plugins that a client of this one has gone.
+    pub(super) fn registers_clients(&self) -> bool {
+        self.chain.borrow().wants_goodbyes()
+    }
+
+    /// Tells the plugins that a client has gone.
+    pub(super) fn part(&self, now: Now, goodbye: &Goodbye, effects: &mut Vec<PluginEffect>) {
+        let (explain, mut chain) = (&self.explain, self.chain.borrow_mut());
+        if !explain.is_on() || explain.pick(now.at, &goodbye.client).is_none() {
+            return chain.on_disconnect(goodbye, effects);
+        }
+        let trace = chain.on_disconnect_traced(goodbye, effects, explain.clock());
+        if trace.was_seen() {
+            explain.keep(Arc::new(trace));
+        }
+    }
+
+    /// Tells the plugins that a client has gone whose gateway cannot any more.
+    fn departed(&self, now: Now, goodbye: &Goodbye) {
+        let mut effects = Vec::new();
+        self.part(now, goodbye, &mut effects);
+        let json = goodbye.client.protocol == Protocol::CentrifugeJson.as_str();
+        for effect in effects {
+            match effect {
+                PluginEffect::Emit { upstream, plugin, payload } => {
+                    self.emit(now, &upstream, plugin, payload, Some(&goodbye.client));
+                }
+                effect => self.carry_out(now, effect, json),
+            }
         }
     }
 
@@ -201,7 +249,7 @@ impl Local {
         }
     }
 
-    /// Takes one thing that another thread handed over. Returns how many frames were queued for it.
+    /// Takes one thing that another thread handed over. Returns how much work it was, in frames that were queued.
     pub fn take(&self, now: Now, delivery: Delivery) -> usize {
         match delivery {
             Delivery::Push(push) => {
@@ -223,9 +271,25 @@ impl Local {
                 self.hub.borrow_mut().check_position(&channel, top.offset, &top.epoch);
                 0
             }
+            Delivery::Departed(goodbye, told) => {
+                self.departed(now, &goodbye);
+                let _ = told.send(());
+                DEPARTED_WEIGHT
+            }
             Delivery::Chain(mut chain, taken) => {
                 let workers = self.config.listen.workers;
                 chain.start_timers(&self.chain.borrow(), self.worker, workers, now.at);
+                match (self.registers_clients(), chain.wants_goodbyes()) {
+                    (false, true) => {
+                        let register = |(client, since)| self.backplane.register(&client, since);
+                        self.hub.borrow().clients().for_each(register);
+                    }
+                    (true, false) => {
+                        let deregister = |(client, _): (Arc<Client>, _)| self.backplane.deregister(&client);
+                        self.hub.borrow().clients().for_each(deregister);
+                    }
+                    (true, true) | (false, false) => (),
+                }
                 // The old chain's instances are dropped here, between two messages.
                 self.hub.borrow_mut().classify_by(chain.class_attributes());
                 *self.chain.borrow_mut() = *chain;

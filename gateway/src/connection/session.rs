@@ -36,7 +36,6 @@ use crate::protocol::frame;
 use crate::protocol::push::Member;
 use crate::protocol::reply::Reply;
 use crate::telemetry::metrics::CloseCause;
-use crate::upstream;
 
 /// See the module.
 pub struct Session {
@@ -47,7 +46,7 @@ pub struct Session {
     client: SharedClient,
     member: Arc<Member>,
     /// Since when the client is admitted.
-    admitted: Option<Duration>,
+    admitted: Option<Now>,
     /// The address of the client's user.
     user_channel: Option<Channel>,
     /// What plugins asked for beside their answer: done when everything the answer caused is done.
@@ -213,12 +212,7 @@ impl Session {
             PluginEffect::Unsubscribe(channel) => Some(Event::PluginUnsubscribes(channel)),
             PluginEffect::Disconnect(refusal) => Some(Event::PluginDisconnects(refusal)),
             PluginEffect::Emit { upstream, plugin, payload } => {
-                let origin = upstream::Origin {
-                    plugin,
-                    connection: self.peer.id.clone(),
-                    user: self.client.borrow().user.clone(),
-                };
-                self.local.upstreams.put(&upstream, origin, payload, now.unix);
+                self.local.emit(now, &upstream, plugin, payload, Some(&self.client.borrow()));
                 None
             }
             PluginEffect::SetAttribute { name, value } => {
@@ -262,18 +256,14 @@ impl Session {
             client: self.client.borrow().clone(),
             code: close.code,
             reason: close.reason.clone().into(),
-            duration: now.at.saturating_sub(admitted).as_millis() as u64,
+            duration: now.at.saturating_sub(admitted.at).as_millis() as u64,
             now: now.unix,
             at: now.at_millis(),
         };
-        let (explain, effects) = (&self.local.explain, &mut self.plugin_effects);
-        let mut chain = self.local.chain.borrow_mut();
-        if !explain.is_on() || explain.pick(now.at, &goodbye.client).is_none() {
-            return chain.on_disconnect(&goodbye, effects);
-        }
-        let trace = chain.on_disconnect_traced(&goodbye, effects, explain.clock());
-        if trace.was_seen() {
-            explain.keep(Arc::new(trace));
+        self.local.part(now, &goodbye, &mut self.plugin_effects);
+        // Not before: should the gateway die in between, another one tells its plugins.
+        if self.local.registers_clients() {
+            self.local.backplane.deregister(&goodbye.client);
         }
     }
 }

@@ -52,7 +52,7 @@ impl Room {
             attributes: attributes.iter().map(attribute).collect(),
         };
         let client = Rc::new(RefCell::new(Arc::new(client)));
-        self.hub.admit(peer.clone(), client.clone());
+        self.hub.admit(peer.clone(), client.clone(), 0);
         (peer, client)
     }
 

@@ -93,6 +93,11 @@ impl Chain {
         self.links.iter().any(|link| link.interests().message_kinds().contains(kind))
     }
 
+    /// Whether a plugin wants to know that a client has gone.
+    pub fn wants_goodbyes(&self) -> bool {
+        self.links.iter().any(|link| link.interests().hooks.on_disconnect)
+    }
+
     /// Starts the timers that the plugins asked for, as the chain of one of so many workers. A timer that `former` had as
     /// well, with the same interval, goes on as it was: changing one plugin does not move the timer of another.
     pub fn start_timers(&mut self, former: &Self, worker: usize, workers: usize, at: Duration) {

@@ -105,6 +105,8 @@ closes! {
     MESSAGE_TOO_BIG = 1009, "message too big";
     /// The gateway is going down; another node, or the next process, is there.
     SHUTDOWN = 3001, "shutdown";
+    /// The gateway of the client has died. No client is told so: it is what another gateway tells the plugins.
+    GATEWAY_DIED = 3002, "gateway died";
     /// Our fault.
     INTERNAL = 3004, "internal server error";
     /// The connection expired and was not refreshed.

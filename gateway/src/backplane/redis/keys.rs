@@ -88,6 +88,11 @@ impl Keys {
         format!("{}:present:{{nodes}}:{node}", self.prefix)
     }
 
+    /// The hash with what is to be known of the clients of a node when it has died.
+    pub(super) fn clients_of(&self, node: &str) -> String {
+        format!("{}:clients:{{{}}}:{node}", self.prefix, Self::HOME)
+    }
+
     /// Where a publication to a channel or an address is published.
     pub(super) fn topic(&self, channel: &Channel) -> String {
         match channel.target() {

@@ -17,7 +17,7 @@ pub(super) use self::estate::settle;
 use self::leases::{Change, Leases};
 use super::link::{Link, call};
 use super::status::Cause;
-use super::{Shared, presence};
+use super::{Shared, clients, presence};
 use crate::backplane::Node;
 use crate::telemetry::backplane::Trouble;
 
@@ -80,6 +80,7 @@ impl Nodes {
     /// While Redis is away nobody remembers what would have to be taken away there: on return everything is written anew.
     pub(super) fn sweep(&self, shared: &Shared) {
         shared.presence.write_anew();
+        shared.clients.write_anew();
         self.anew.store(true, Ordering::Release);
     }
 
@@ -117,6 +118,12 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
     }
 }
 
+/// Writes everything anew that stands in Redis of this gateway.
+async fn write_anew(shared: &Shared, link: &Link) -> Result<(), Cause> {
+    presence::write_anew(shared, link).await?;
+    clients::write_anew(shared, link).await
+}
+
 /// Renews the lease and reads those of the others. Buries who has died.
 async fn beat(shared: &Shared, link: &Link) -> Result<(), Cause> {
     let Some(mut connection) = link.lanes.first().cloned() else { return Ok(()) };
@@ -141,8 +148,11 @@ async fn beat(shared: &Shared, link: &Link) -> Result<(), Cause> {
     if !known {
         shared.nodes.anew.store(true, Ordering::Release);
     }
-    if shared.nodes.anew.swap(false, Ordering::AcqRel) {
-        presence::write_anew(shared, link).await?;
+    if shared.nodes.anew.swap(false, Ordering::AcqRel)
+        && let Err(cause) = write_anew(shared, link).await
+    {
+        shared.nodes.anew.store(true, Ordering::Release);
+        return Err(cause);
     }
     let at = shared.clock.now().at;
     let (changes, dead, alive) = {
@@ -189,7 +199,7 @@ async fn bury(
 pub(super) async fn leave(shared: &Shared, link: &Link) -> Result<(), Cause> {
     shared.nodes.gone.store(true, Ordering::Release);
     let written = async {
-        while !shared.presence.is_written() {
+        while !shared.presence.is_written() || !shared.clients.is_written() {
             sleep(Duration::from_millis(5)).await;
         }
     };
@@ -198,8 +208,9 @@ pub(super) async fn leave(shared: &Shared, link: &Link) -> Result<(), Cause> {
     let Some(mut connection) = link.lanes.first().cloned() else { return Ok(()) };
     let me = name(shared.node);
     let mut command = redis::cmd("EVAL");
-    command.arg(LEAVING).arg(3).arg(shared.keys.leases()).arg(shared.keys.dead());
-    command.arg(shared.keys.presence_of(&me)).arg(&me).arg(KEPT.as_millis() as u64);
+    command.arg(LEAVING).arg(4).arg(shared.keys.leases()).arg(shared.keys.dead());
+    command.arg(shared.keys.presence_of(&me)).arg(shared.keys.clients_of(&me));
+    command.arg(&me).arg(KEPT.as_millis() as u64);
     call(&mut connection, &command, shared.config.timeout).await.map(drop)
 }
 

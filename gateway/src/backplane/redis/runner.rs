@@ -11,7 +11,7 @@ use super::link::{Link, WATCH};
 use super::request::Request;
 use super::sentinel::Sentinels;
 use super::status::Cause;
-use super::{Runner, Shared, Side, Unit, lane, listener, nodes, presence, sentinel};
+use super::{Runner, Shared, Side, Unit, clients, lane, listener, nodes, presence, sentinel};
 use crate::backplane::Answer;
 use crate::config::RedisTopology;
 use crate::telemetry::backplane::Trouble;
@@ -146,6 +146,7 @@ async fn serve(shared: &Arc<Shared>, links: &watch::Sender<Option<Arc<Link>>>, l
             cause = nodes::run(shared.clone(), link.clone()) => cause,
             cause = nodes::settle(shared.clone(), link.clone()) => cause,
             cause = presence::run(shared.clone(), link.clone()) => cause,
+            cause = clients::run(shared.clone(), link.clone()) => cause,
         }
     };
     let watching = async {

@@ -263,6 +263,7 @@ async fn without_redis_every_question_is_answered_in_time() {
         clock: Clock::start(),
         metrics: Arc::default(),
         name: "test".into(),
+        phase: tokio::sync::watch::channel(crate::shutdown::Phase::Running).1,
         random: [1, 2],
     };
     let metrics = parts.metrics.clone();

@@ -118,9 +118,14 @@ fn put_short(bytes: &mut Vec<u8>, text: &str) {
 
 fn put_member(bytes: &mut Vec<u8>, member: &Member) {
     for part in [member.client.as_bytes(), member.user.as_bytes(), &member.info] {
-        bytes.extend_from_slice(&(part.len() as u32).to_be_bytes());
-        bytes.extend_from_slice(part);
+        put_part(bytes, part);
     }
+}
+
+/// Bytes with their length, which [`Reader::part`] accepts up to [`OVERHEAD_BYTES_MAX`].
+pub(super) fn put_part(bytes: &mut Vec<u8>, part: &[u8]) {
+    bytes.extend_from_slice(&(part.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(part);
 }
 
 /// Reads a message. `None` for anything that is not exactly one.
@@ -180,18 +185,19 @@ pub(super) fn publication(offset: u64, body: Bytes) -> Option<Arc<Publication>> 
     Some(Arc::new(Publication { data: reader.0, json: flags & JSON != 0, offset, info }))
 }
 
-struct Reader(Bytes);
+/// Takes a message apart.
+pub(super) struct Reader(pub(super) Bytes);
 
 impl Reader {
     fn take(&mut self, count: usize) -> Option<Bytes> {
         (count <= self.0.len()).then(|| self.0.split_to(count))
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(super) fn byte(&mut self) -> Option<u8> {
         self.take(1).map(|byte| byte[0])
     }
 
-    fn number(&mut self) -> Option<u64> {
+    pub(super) fn number(&mut self) -> Option<u64> {
         Some(u64::from_be_bytes(self.take(8)?.as_ref().try_into().ok()?))
     }
 
@@ -211,14 +217,18 @@ impl Reader {
         Channel::parse(&self.short()?).ok()
     }
 
+    fn part(&mut self) -> Option<Bytes> {
+        let count = u32::from_be_bytes(self.take(4)?.as_ref().try_into().ok()?);
+        self.take(usize::try_from(count).ok().filter(|count| *count <= OVERHEAD_BYTES_MAX)?)
+    }
+
+    pub(super) fn text(&mut self) -> Option<Arc<str>> {
+        std::str::from_utf8(&self.part()?).ok().map(Arc::from)
+    }
+
     fn member(&mut self) -> Option<Arc<Member>> {
-        let mut part = || {
-            let count = u32::from_be_bytes(self.take(4)?.as_ref().try_into().ok()?);
-            self.take(usize::try_from(count).ok().filter(|count| *count <= OVERHEAD_BYTES_MAX)?)
-        };
-        let (client, user, info) = (part()?, part()?, part()?);
-        let text = |part: &Bytes| std::str::from_utf8(part).ok().map(Arc::from);
-        Some(Arc::new(Member { client: text(&client)?, user: text(&user)?, info }))
+        let (client, user, info) = (self.text()?, self.text()?, self.part()?);
+        Some(Arc::new(Member { client, user, info }))
     }
 }
 

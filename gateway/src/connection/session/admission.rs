@@ -100,7 +100,7 @@ impl Session {
     }
 
     pub(super) fn admit(&mut self, now: Now, identity: Identity) {
-        self.admitted = Some(now.at);
+        self.admitted = Some(now);
         let user: Arc<str> = identity.user.into();
         let mut shared = self.client.borrow_mut();
         let client = Arc::make_mut(&mut shared);
@@ -110,7 +110,8 @@ impl Session {
         }
         drop(shared);
         self.member = Arc::new(Member { client: self.peer.id.clone(), user, info: identity.info });
-        self.local.hub.borrow_mut().admit(self.peer.clone(), self.client.clone());
+        self.local.hub.borrow_mut().admit(self.peer.clone(), self.client.clone(), now.unix);
+        self.register();
         self.user_channel = Channel::of_user(&self.member.user);
         if let Some(channel) = &self.user_channel {
             // A node that is full of channels still serves the user's other subscriptions.

@@ -12,15 +12,29 @@ impl Session {
     pub(super) fn set_attribute(&self, name: Box<str>, value: Box<str>) {
         let changed = name.clone();
         let mut client = self.client.borrow_mut();
+        if client.attributes.get(&name).map_or("", |known| known) == &*value {
+            return;
+        }
         let set = set_attribute(&mut Arc::make_mut(&mut client).attributes, name, value);
         drop(client);
         if set {
             self.local.hub.borrow_mut().attribute_changed(self.peer.number, &changed);
+            self.register();
         } else {
             tracing::warn!(
                 connection = &*self.peer.id,
                 "an attribute was not set: the connection has {ATTRIBUTES_BYTES_MAX} bytes of them"
             );
+        }
+    }
+
+    /// Has another gateway know of the client, should this one die, if it is admitted and plugins want to hear that it has
+    /// gone.
+    pub(super) fn register(&self) {
+        if let Some(admitted) = self.admitted
+            && self.local.registers_clients()
+        {
+            self.local.backplane.register(&self.client.borrow(), admitted.unix);
         }
     }
 }

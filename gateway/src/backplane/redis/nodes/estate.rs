@@ -1,26 +1,39 @@
 //! What a gateway has left behind is settled by one of the others, which claims it for a while. If that one dies too, the
 //! next goes on where it has stopped.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use super::name;
+use crate::backplane::redis::clients::record::{self, Record};
 use crate::backplane::redis::link::{Link, call};
 use crate::backplane::redis::status::Cause;
 use crate::backplane::redis::{Redis, Shared, presence};
+use crate::connection::id::ConnectionIds;
+use crate::inbox::Delivery;
+use crate::plugin::event::Goodbye;
 use crate::protocol::channel::Channel;
+use crate::protocol::code::Close;
+use crate::shutdown::Phase;
 use crate::telemetry::backplane::Trouble;
 
 const CLAIMING: &str = include_str!("claim.lua");
 const SETTLED: &str = include_str!("settled.lua");
+const REPORTED: &str = include_str!("reported.lua");
 
 /// How long a claim holds. It is renewed with every step.
 const CLAIM: Duration = Duration::from_secs(10);
 
-/// Channels of one step.
+/// How long workers may take for the clients of one step.
+const TOLD: Duration = Duration::from_secs(8);
+
+/// Channels or clients of one step.
 const STEP: usize = 64;
 
 /// Settles what others leave until the link fails.
@@ -28,6 +41,10 @@ pub(in crate::backplane::redis) async fn settle(shared: Arc<Shared>, link: Arc<L
     loop {
         shared.nodes.buried.notified().await;
         let dead = std::mem::take(&mut *shared.nodes.dead.lock().unwrap_or_else(PoisonError::into_inner));
+        // Plugins are not loaded yet, or workers end: somebody else is there, or the next beat names it again.
+        if *shared.phase.borrow() != Phase::Running {
+            continue;
+        }
         for node in dead {
             match (Estate { shared: &shared, link: &link, node: &node }).settle().await {
                 Ok(()) => (),
@@ -53,21 +70,96 @@ impl Estate<'_> {
             return Ok(());
         }
         let Some(members) = self.members_leave(&mut connection).await? else { return Ok(()) };
+        let Some(clients) = self.clients_leave(&mut connection).await? else { return Ok(()) };
         let keys = &self.shared.keys;
         let mut command = redis::cmd("EVAL");
-        command.arg(SETTLED).arg(2).arg(keys.dead()).arg(keys.presence_of(self.node));
+        command.arg(SETTLED).arg(3).arg(keys.dead()).arg(keys.presence_of(self.node));
+        command.arg(keys.clients_of(self.node));
         command.arg(self.node).arg(name(self.shared.node));
         call(&mut connection, &command, self.shared.config.timeout).await?;
-        tracing::info!(node = self.node, members, "what a gateway left behind is settled");
+        tracing::info!(node = self.node, members, clients, "what a gateway left behind is settled");
         Ok(())
     }
 
     /// Whether this gateway is to go on with it.
     async fn claim(&self, connection: &mut MultiplexedConnection) -> Result<bool, Cause> {
         let mut command = redis::cmd("EVAL");
-        command.arg(CLAIMING).arg(1).arg(self.shared.keys.dead());
+        command.arg(CLAIMING).arg(2).arg(self.shared.keys.dead()).arg(self.shared.keys.leases());
         command.arg(self.node).arg(name(self.shared.node)).arg(CLAIM.as_millis() as u64);
         Ok(call(connection, &command, self.shared.config.timeout).await? == Value::Int(1))
+    }
+
+    /// Tells plugins that the clients have gone. How many there were; `None` if somebody else has to go on, or this gateway
+    /// later.
+    async fn clients_leave(&self, connection: &mut MultiplexedConnection) -> Result<Option<usize>, Cause> {
+        let Self { shared, node, .. } = *self;
+        let clients = shared.keys.clients_of(node);
+        let mut count = 0;
+        loop {
+            let mut some = redis::cmd("HRANDFIELD");
+            some.arg(&clients).arg(STEP).arg("WITHVALUES");
+            let listed = match call(connection, &some, shared.config.timeout).await? {
+                Value::Array(listed) => record::pairs(listed),
+                _ => Vec::new(),
+            };
+            if listed.is_empty() {
+                return Ok(Some(count));
+            }
+            let read = listed.len();
+            let told = self.tell_plugins(listed).await;
+            if told.is_empty() {
+                return Ok(None);
+            }
+            let mut command = redis::cmd("EVAL");
+            command.arg(REPORTED).arg(2).arg(shared.keys.dead()).arg(&clients);
+            command.arg(node).arg(name(shared.node));
+            told.iter().for_each(|id| {
+                command.arg(&**id);
+            });
+            // If the gateway is alive after all, these are its clients again, and it tells plugins itself when they go.
+            let settles = call(connection, &command, shared.config.timeout).await? == Value::Int(1);
+            count += told.len();
+            if !settles || told.len() < read || !self.claim(connection).await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Tells the plugins of this gateway that clients have gone, on its workers. Gives those back that they know of.
+    async fn tell_plugins(&self, listed: Vec<(Box<str>, Vec<u8>)>) -> Vec<Box<str>> {
+        let shared = self.shared;
+        let now = shared.clock.now();
+        let (mut told, mut under_way) = (Vec::new(), Vec::new());
+        for (id, bytes) in listed {
+            let count = shared.departed.fetch_add(1, Ordering::Relaxed);
+            let Some(Record { client, since }) = record::read(&id, ConnectionIds::elsewhere(count), bytes)
+            else {
+                // Nobody else would understand it either.
+                shared.metrics.malformed();
+                told.push(id);
+                continue;
+            };
+            let goodbye = Goodbye {
+                client: Arc::new(client),
+                code: Close::GATEWAY_DIED.code,
+                reason: Close::GATEWAY_DIED.reason.into(),
+                duration: now.unix.saturating_sub(since),
+                now: now.unix,
+                at: now.at_millis(),
+            };
+            let (sender, receiver) = oneshot::channel();
+            let worker = &shared.inboxes[count as usize % shared.inboxes.len()];
+            worker.put(Delivery::Departed(Box::new(goodbye), sender));
+            under_way.push((id, receiver));
+        }
+        // A worker that does not answer is busy, or ends: what it was told is told again.
+        let until = Instant::now() + TOLD;
+        for (id, receiver) in under_way {
+            if let Ok(Ok(())) = timeout_at(until, receiver).await {
+                told.push(id);
+            }
+        }
+        told
     }
 
     /// Takes the members out of their channels and tells who is left there. How many there were; `None` if the claim is lost.

@@ -1,0 +1,136 @@
+//! What another gateway has to know of the clients of this one, to tell plugins that they have gone if this one dies.
+
+mod table;
+pub(super) mod record;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Value, pipe};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use self::table::Changes;
+pub(super) use self::table::Clients;
+use super::link::{Link, call, refusal};
+use super::status::Cause;
+use super::{Shared, nodes, presence};
+use crate::telemetry::backplane::Trouble;
+
+/// Clients that are written with one batch, and roughly their bytes.
+const CLIENTS_MAX: usize = 512;
+const BYTES_MAX: usize = 256 * 1024;
+
+/// How often what is written is kept from expiring.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// Pause after Redis has refused to be written to.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+
+/// Writes what changes, and renews what does not, until the link fails.
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
+    let Some(mut connection) = link.lanes.first().cloned() else { return gone() };
+    let mut round = interval(ROUND);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let changes = shared.clients.take(CLIENTS_MAX, BYTES_MAX);
+        let done = if changes.is_empty() {
+            tokio::select! {
+                () = shared.clients.changed() => Ok(()),
+                _ = round.tick() => renew(&shared, &mut connection).await,
+            }
+        } else {
+            write(&shared, &mut connection, changes).await
+        };
+        if let Err(cause) = done {
+            return cause;
+        }
+    }
+}
+
+fn gone() -> Cause {
+    Cause::new(Trouble::Unreachable, "the connection has ended")
+}
+
+/// Everything is written anew: Redis may have lost some of it. What stands there and is not here any more is taken away.
+pub(super) async fn write_anew(shared: &Shared, link: &Link) -> Result<(), Cause> {
+    shared.clients.write_anew();
+    let Some(mut connection) = link.lanes.first().cloned() else { return Err(gone()) };
+    let key = shared.keys.clients_of(&nodes::name(shared.node));
+    let mut cursor = 0;
+    loop {
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(&key).arg(cursor).arg("COUNT").arg(CLIENTS_MAX);
+        let Value::Array(parts) = call(&mut connection, &scan, shared.config.timeout).await? else { break };
+        let Ok([Value::BulkString(next), Value::Array(listed)]) = <[Value; 2]>::try_from(parts) else {
+            break;
+        };
+        for (id, _) in record::pairs(listed) {
+            if shared.ids.number(&id).is_none_or(|number| !shared.clients.has(number, &id)) {
+                shared.clients.forget(id.into());
+            }
+        }
+        cursor = std::str::from_utf8(&next).ok().and_then(|next| next.parse::<u64>().ok()).unwrap_or(0);
+        if cursor == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn write(
+    shared: &Shared,
+    connection: &mut MultiplexedConnection,
+    changes: Changes,
+) -> Result<(), Cause> {
+    let key = shared.keys.clients_of(&nodes::name(shared.node));
+    let (mut pipeline, mut commands) = (pipe(), 0);
+    // Who has gone and was wanted again in between is written again behind.
+    if !changes.gone.is_empty() {
+        let ids: Vec<&str> = changes.gone.iter().map(|id| &**id).collect();
+        pipeline.cmd("HDEL").arg(&key).arg(ids);
+        commands += 1;
+    }
+    if !changes.came.is_empty() {
+        let command = pipeline.cmd("HSET").arg(&key);
+        for (client, since) in &changes.came {
+            command.arg(&*client.id).arg(record::write(client, *since));
+        }
+        pipeline.cmd("PEXPIRE").arg(&key).arg(nodes::KEPT.as_millis() as u64);
+        commands += 2;
+    }
+    let replies = match presence::send(shared, connection, &pipeline, commands).await {
+        Ok(replies) => replies,
+        Err(cause) => {
+            shared.clients.undone(changes);
+            return Err(cause);
+        }
+    };
+    let refused = replies.iter().find_map(|reply| match reply {
+        Value::ServerError(error) => Some(refusal(error.code(), error.details().unwrap_or_default())),
+        _ => None,
+    });
+    if let Some(cause) = refused {
+        // Each write says what is, not what changes: it can be repeated.
+        shared.clients.undone(changes);
+        shared.metrics.failed(&cause.to_string());
+        if cause.trouble == Trouble::Unreachable {
+            return Err(cause);
+        }
+        sleep(REFUSED_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Keeps what is written from expiring. What is not there any more is written again.
+async fn renew(shared: &Shared, connection: &mut MultiplexedConnection) -> Result<(), Cause> {
+    let mut command = redis::cmd("PEXPIRE");
+    command.arg(shared.keys.clients_of(&nodes::name(shared.node))).arg(nodes::KEPT.as_millis() as u64);
+    match call(connection, &command, shared.config.timeout).await {
+        Ok(Value::Int(0)) => shared.clients.write_anew(),
+        Ok(_) => (),
+        Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => (),
+        Err(cause) => return Err(cause),
+    }
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! The clients of this node, and what of them Redis does not know yet.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
+
+use crate::connection::id::ConnectionIds;
+use crate::plugin::event::Client;
+
+/// See the module. A part for each worker, so that no worker waits for another one.
+pub(in crate::backplane::redis) struct Clients {
+    parts: Box<[Mutex<Part>]>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Part {
+    /// By number.
+    clients: FxHashMap<u64, Registered>,
+    /// Those that Redis does not know as they are. Each once; who has gone since then is passed over.
+    unwritten: VecDeque<u64>,
+    /// Redis may know them, and they are not here any more.
+    gone: Vec<Arc<str>>,
+}
+
+struct Registered {
+    client: Arc<Client>,
+    since: u64,
+    /// Stands among the unwritten.
+    queued: bool,
+    /// Redis may know of it.
+    written: bool,
+}
+
+/// What Redis is to be told: how things are, not what has changed.
+#[derive(Default)]
+pub(in crate::backplane::redis) struct Changes {
+    /// Who is here, and since when.
+    pub(super) came: Vec<(Arc<Client>, u64)>,
+    /// Who is not.
+    pub(super) gone: Vec<Arc<str>>,
+}
+
+impl Changes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.came.is_empty() && self.gone.is_empty()
+    }
+}
+
+impl Clients {
+    pub(in crate::backplane::redis) fn new(workers: usize) -> Self {
+        Self { parts: (0..workers.max(1)).map(|_| Mutex::default()).collect(), changed: Notify::new() }
+    }
+
+    fn part(&self, number: u64) -> MutexGuard<'_, Part> {
+        lock(&self.parts[ConnectionIds::worker(number) % self.parts.len()])
+    }
+
+    /// A client is here, or plugins know something else of it.
+    pub(in crate::backplane::redis) fn register(&self, client: &Arc<Client>, since: u64) {
+        let mut part = self.part(client.number);
+        let first = part.is_written();
+        let new = Registered { client: client.clone(), since, queued: false, written: false };
+        let registered = part.clients.entry(client.number).or_insert(new);
+        registered.client = client.clone();
+        if !std::mem::replace(&mut registered.queued, true) {
+            part.unwritten.push_back(client.number);
+        }
+        drop(part);
+        if first {
+            self.changed.notify_one();
+        }
+    }
+
+    /// A client has gone.
+    pub(in crate::backplane::redis) fn deregister(&self, number: u64) {
+        let mut part = self.part(number);
+        let first = part.is_written();
+        let Some(registered) = part.clients.remove(&number) else { return };
+        if registered.written {
+            part.gone.push(registered.client.id.clone());
+            drop(part);
+            if first {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Whether a client with this number and id is here.
+    pub(super) fn has(&self, number: u64, id: &str) -> bool {
+        self.part(number).clients.get(&number).is_some_and(|registered| *registered.client.id == *id)
+    }
+
+    /// Redis knows a client that is not here.
+    pub(super) fn forget(&self, id: Arc<str>) {
+        lock(&self.parts[0]).gone.push(id);
+        self.changed.notify_one();
+    }
+
+    /// Waits until there may be something to write. Dropping the future loses nothing.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Whether Redis knows everything.
+    pub(in crate::backplane::redis) fn is_written(&self) -> bool {
+        self.parts.iter().all(|part| lock(part).is_written())
+    }
+
+    /// Takes what Redis is to be told next. What cannot be told comes back with [`Clients::undone`].
+    pub(super) fn take(&self, clients_max: usize, bytes_max: usize) -> Changes {
+        let (mut changes, mut bytes) = (Changes::default(), 0);
+        for part in &self.parts {
+            let mut part = lock(part);
+            let gone = part.gone.len().min(clients_max.saturating_sub(changes.gone.len()));
+            changes.gone.extend(part.gone.drain(..gone));
+            // Whoever has gone is taken away before it may come again.
+            while part.gone.is_empty() && changes.came.len() < clients_max && bytes < bytes_max {
+                let Some(number) = part.unwritten.pop_front() else { break };
+                if let Some(registered) = part.clients.get_mut(&number) {
+                    (registered.queued, registered.written) = (false, true);
+                    bytes += size(&registered.client);
+                    changes.came.push((registered.client.clone(), registered.since));
+                }
+            }
+        }
+        changes
+    }
+
+    /// Redis was not told.
+    pub(super) fn undone(&self, changes: Changes) {
+        for id in changes.gone {
+            self.forget(id);
+        }
+        for (client, _) in changes.came {
+            let mut part = self.part(client.number);
+            if let Some(registered) = part.clients.get_mut(&client.number)
+                && !std::mem::replace(&mut registered.queued, true)
+            {
+                part.unwritten.push_back(client.number);
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    /// Nothing is taken for known to Redis. Who has gone is forgotten.
+    pub(in crate::backplane::redis) fn write_anew(&self) {
+        for part in &self.parts {
+            let mut part = lock(part);
+            let Part { clients, unwritten, gone } = &mut *part;
+            *gone = Vec::new();
+            for (number, registered) in clients.iter_mut() {
+                if !std::mem::replace(&mut registered.queued, true) {
+                    unwritten.push_back(*number);
+                }
+            }
+            // Who came and went while nothing could be written.
+            unwritten.retain(|number| clients.contains_key(number));
+        }
+        self.changed.notify_one();
+    }
+}
+
+impl Part {
+    fn is_written(&self) -> bool {
+        self.unwritten.is_empty() && self.gone.is_empty()
+    }
+}
+
+/// Roughly, the bytes of a client in Redis.
+fn size(client: &Client) -> usize {
+    let headers = client.headers.iter().map(|(name, value)| name.len() + value.len());
+    let attributes = client.attributes.iter().map(|(name, value)| name.len() + value.len());
+    100 + client.user.len() + headers.sum::<usize>() + attributes.sum::<usize>()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn client(number: u64, room: &str) -> Arc<Client> {
+        Arc::new(Client {
+            number,
+            id: format!("id-{number}").into(),
+            user: "ann".into(),
+            protocol: "raw",
+            address: Ipv4Addr::LOCALHOST.into(),
+            headers: Arc::new([]),
+            attributes: BTreeMap::from([("room".into(), room.into())]),
+        })
+    }
+
+    /// Ids that came, with their rooms, and ids that have gone.
+    fn take(clients: &Clients) -> (Vec<String>, Vec<String>) {
+        let changes = clients.take(100, 1 << 20);
+        let came =
+            changes.came.iter().map(|(client, _)| format!("{} {}", client.id, client.attributes["room"]));
+        (came.collect(), changes.gone.iter().map(ToString::to_string).collect())
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_client_is_written_as_it_is_when_it_is_written() {
+        let clients = Clients::new(2);
+        clients.register(&client(1, "a"), 5);
+        clients.register(&client(1, "b"), 5);
+        assert!(!clients.is_written());
+        assert_eq!(take(&clients), (texts(&["id-1 b"]), vec![]));
+        assert!(clients.is_written());
+        clients.register(&client(1, "c"), 5);
+        assert_eq!(take(&clients), (texts(&["id-1 c"]), vec![]));
+        clients.deregister(1);
+        assert_eq!(take(&clients), (vec![], texts(&["id-1"])));
+        assert!(clients.take(9, 9).is_empty());
+    }
+
+    #[test]
+    fn who_comes_and_goes_between_two_writes_costs_nothing() {
+        let clients = Clients::new(1);
+        clients.register(&client(1, "a"), 5);
+        clients.deregister(1);
+        clients.deregister(1);
+        assert!(clients.take(9, 9).is_empty());
+    }
+
+    #[test]
+    fn what_was_not_written_is_written_as_it_is_by_then() {
+        let clients = Clients::new(1);
+        clients.register(&client(1, "a"), 5);
+        clients.register(&client(2, "a"), 5);
+        let failed = clients.take(9, 1 << 20);
+        clients.deregister(1);
+        clients.register(&client(2, "b"), 5);
+        clients.undone(failed);
+        assert_eq!(take(&clients), (texts(&["id-2 b"]), texts(&["id-1"])));
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_the_gone_go_first() {
+        let clients = Clients::new(1);
+        for number in 0..10 {
+            clients.register(&client(number, "a"), 5);
+        }
+        assert_eq!(clients.take(4, 1 << 20).came.len(), 4);
+        assert_eq!(clients.take(100, 1).came.len(), 1, "one at least");
+        for number in 0..4 {
+            clients.deregister(number);
+        }
+        let changes = clients.take(3, 1 << 20);
+        assert_eq!((changes.came.len(), changes.gone.len()), (0, 3));
+        let changes = clients.take(9, 1 << 20);
+        assert_eq!((changes.came.len(), changes.gone.len()), (5, 1));
+        assert!(clients.is_written());
+    }
+
+    #[test]
+    fn written_anew_everybody_is_and_nobody_who_has_gone() {
+        let clients = Clients::new(1);
+        clients.register(&client(1, "a"), 5);
+        clients.register(&client(2, "a"), 5);
+        clients.take(9, 1 << 20);
+        clients.deregister(1);
+        clients.write_anew();
+        assert_eq!(take(&clients), (texts(&["id-2 a"]), vec![]));
+        assert!(clients.has(2, "id-2") && !clients.has(2, "id-1") && !clients.has(1, "id-1"));
+        clients.forget("id-1".into());
+        assert_eq!(take(&clients), (vec![], texts(&["id-1"])));
+    }
+}
