@@ -10,6 +10,7 @@ mod fields;
 mod key;
 pub(crate) mod plugins;
 mod route;
+mod survey;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::hub::peer::Order;
 use crate::plugin::event::Client;
@@ -26,6 +26,7 @@ use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication};
+use crate::survey::{Finding, Question};
 
 /// How much of a channel is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +184,22 @@ pub struct Node {
     pub started: u64,
 }
 
+/// Other gateways that were asked something.
+#[derive(Debug)]
+pub struct Others {
+    /// Those that are alive, as far as is known.
+    pub asked: Vec<Node>,
+    /// What they answer, with their names, as it comes. Dropping it ends the question; it ends by itself if nothing can come.
+    pub answers: mpsc::Receiver<(Box<str>, Finding)>,
+}
+
+impl Others {
+    /// Nobody answers.
+    pub fn nobody() -> Self {
+        Self { asked: Vec::new(), answers: mpsc::channel(1).1 }
+    }
+}
+
 /// Why a backplane does not do all it should. `Err` holds a sentence for operators.
 pub type Health = Result<(), Arc<str>>;
 
@@ -258,6 +275,12 @@ pub trait Backplane: Send + Sync {
     /// The other gateways that are alive, as far as is known. A backplane of one node has none.
     fn others(&self) -> Vec<Node> {
         Vec::new()
+    }
+
+    /// Puts a question to the other gateways that are alive, as far as is known. A backplane of one node has none.
+    fn ask_others(&self, question: &Question) -> Others {
+        let _ = question;
+        Others::nobody()
     }
 
     /// Forgets what has expired. To be called every few seconds.

@@ -1,11 +1,13 @@
 //! What operators and the server API may do and ask, from any thread.
 
+mod survey;
+
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::backplane::{
     Answer, Asked, Asker, Backplane, Count, Health, NewPublication, Node, Once, Published, Terms, Top,
@@ -17,6 +19,7 @@ use crate::connection::event::Now;
 use crate::connection::local::retention;
 use crate::explain::Explain;
 use crate::hub::peer::{Order, Why};
+use crate::inbox::Inbox;
 use crate::plugin::breaker::Hold;
 use crate::plugin::registry::{PluginStatus, Registry, RollbackError, RolledBack};
 use crate::protocol::channel::{Channel, Target};
@@ -26,10 +29,29 @@ use crate::protocol::push::{Member, Publication};
 use crate::shutdown::Phase;
 use crate::telemetry::metrics::Metrics;
 
+pub use self::survey::{PATIENCE, Survey};
+
+/// Questions to all gateways at a time.
+const SURVEYS_MAX: usize = 16;
+
 /// A handle to the running gateway. Cheap to clone.
 #[derive(Clone)]
 pub struct Control {
-    inner: Arc<Parts>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: Parts,
+    /// Who may ask all gateways.
+    surveys: Semaphore,
+}
+
+impl Deref for Inner {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
 /// What a [`Control`] reaches.
@@ -48,6 +70,8 @@ pub struct Parts {
     pub clock: Clock,
     /// How far the process is.
     pub phase: watch::Receiver<Phase>,
+    /// Of every worker.
+    pub inboxes: Arc<[Arc<Inbox>]>,
     /// A name for this process, random.
     pub node: Box<str>,
     /// What people know this process by: machine and address.
@@ -72,31 +96,10 @@ pub struct HistoryPage {
     pub top: Top,
 }
 
-/// This process in numbers.
-#[derive(Debug, Clone)]
-pub struct NodeInfo {
-    /// A name for this process, random.
-    pub node: Box<str>,
-    /// What people know this process by: machine and address.
-    pub name: Box<str>,
-    /// Of the gateway.
-    pub version: &'static str,
-    /// Since the start.
-    pub uptime: Duration,
-    /// Open connections.
-    pub clients: u64,
-    /// Known channels.
-    pub channels: usize,
-    /// Subscriptions of all connections.
-    pub subscriptions: u64,
-    /// Workers.
-    pub workers: usize,
-}
-
 impl Control {
     /// A handle to these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { inner: Arc::new(parts) }
+        Self { inner: Arc::new(Inner { parts, surveys: Semaphore::new(SURVEYS_MAX) }) }
     }
 
     fn namespace(&self, channel: &Channel) -> Result<&Arc<Namespace>, ReplyError> {
@@ -176,31 +179,20 @@ impl Control {
         Ok(HistoryPage { publications: page.publications, top: page.top })
     }
 
-    /// This process in numbers.
-    pub fn info(&self) -> NodeInfo {
-        let metrics = &self.inner.metrics;
-        NodeInfo {
-            node: self.inner.node.clone(),
+    /// This process among others.
+    fn here(&self) -> Node {
+        let now = self.inner.clock.now();
+        Node {
+            id: self.inner.node.clone(),
             name: self.inner.name.clone(),
-            version: env!("CARGO_PKG_VERSION"),
-            uptime: self.inner.clock.now().at,
-            clients: metrics.connections(),
-            channels: self.inner.backplane.channels(),
-            subscriptions: metrics.subscriptions(),
-            workers: metrics.workers.len(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: now.unix.saturating_sub(now.at.as_millis() as u64),
         }
     }
 
     /// The gateways that are alive, as far as this one knows: itself, and then the others.
     pub fn nodes(&self) -> Vec<Node> {
-        let now = self.inner.clock.now();
-        let here = Node {
-            id: self.inner.node.clone(),
-            name: self.inner.name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            started: now.unix.saturating_sub(now.at.as_millis() as u64),
-        };
-        [here].into_iter().chain(self.inner.backplane.others()).collect()
+        [self.here()].into_iter().chain(self.inner.backplane.others()).collect()
     }
 
     /// What time it is.

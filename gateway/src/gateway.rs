@@ -173,6 +173,7 @@ impl Gateway {
             registry: registry.clone(),
             clock,
             phase: phase_seen,
+            inboxes: inboxes.clone(),
             node: format!("{node:016x}").into(),
             name,
         });
@@ -251,6 +252,13 @@ impl Gateway {
                     let (connected, goodbye) = (network.connected(), network.goodbye());
                     let registry = self.parts.registry.clone();
                     tokio::spawn(network.reconciler().run(move || registry.states()));
+                    if let Some(answerer) = network.answerer() {
+                        let control = self.control.clone();
+                        tokio::spawn(answerer.run(move |question| {
+                            let control = control.clone();
+                            async move { control.answer_alone(question).await }
+                        }));
+                    }
                     tokio::spawn(network.run());
                     (connected, goodbye)
                 })

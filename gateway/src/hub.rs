@@ -2,6 +2,7 @@
 
 pub mod class;
 pub mod peer;
+mod survey;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

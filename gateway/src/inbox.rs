@@ -11,6 +11,7 @@ use crate::plugin::chain::Chain;
 use crate::plugin::event::Goodbye;
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Push;
+use crate::survey::{Question, Seen};
 
 /// Something for a worker.
 pub enum Delivery {
@@ -36,6 +37,8 @@ pub enum Delivery {
     },
     /// Where a stream stands that this worker has subscribers of: whoever stands elsewhere has missed something.
     Stands(Channel, Top),
+    /// All gateways are asked. The sender takes what the worker knows.
+    Survey(Arc<Question>, tokio::sync::oneshot::Sender<Seen>),
     /// A client of a gateway that has died has gone. The sender hears when the plugins know.
     Departed(Box<Goodbye>, tokio::sync::oneshot::Sender<()>),
     /// From now on this chain decides. The sender hears when it does.
@@ -46,7 +49,7 @@ pub enum Delivery {
 const ORDERS_MAX: usize = 1024;
 
 /// The queue of one worker. Pushes beyond its bound are dropped and remembered: the worker then finds out which of its
-/// subscriptions missed something. Orders have some room more; chains come one at a time and are always accepted, and so are
+/// subscriptions missed something. Orders and questions have some room more; chains come one at a time and are always accepted, and so are
 /// answers, of which there are no more than questions, and the departed, of whom few come at a time.
 pub struct Inbox {
     queue: Mutex<Vec<Delivery>>,
@@ -70,7 +73,11 @@ impl Inbox {
                 self.lost.store(true, Ordering::Relaxed);
                 return false;
             }
-            Delivery::Order { .. } if waiting >= self.pushes_max.saturating_add(ORDERS_MAX) => return false,
+            Delivery::Order { .. } | Delivery::Survey(..)
+                if waiting >= self.pushes_max.saturating_add(ORDERS_MAX) =>
+            {
+                return false;
+            }
             _ => (),
         }
         queue.push(delivery);

@@ -31,6 +31,7 @@ pub mod upstream;
 pub mod worker;
 pub mod gateway;
 pub mod control;
+pub mod survey;
 pub mod explain;
 pub mod command;
 mod author;

@@ -48,6 +48,7 @@ mod redis_faults;
 mod nodes;
 mod redis_presence;
 mod redis_departed;
+mod redis_survey;
 mod redis_soak;
 mod redis_limits;
 mod simulation;

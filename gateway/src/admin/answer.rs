@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::backplane;
-use crate::control::{Control, HistoryPage, NodeInfo};
+use crate::control::{Control, HistoryPage};
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Member, Publication};
 
@@ -172,41 +172,6 @@ impl From<&HistoryPage> for History {
             publications: page.publications.iter().map(|publication| entry(publication)).collect(),
             offset: page.top.offset,
             epoch: (&*page.top.epoch).into(),
-        }
-    }
-}
-
-#[derive(Serialize)]
-pub(super) struct Info {
-    nodes: [Node; 1],
-}
-
-#[derive(Serialize)]
-struct Node {
-    uid: Box<str>,
-    name: Box<str>,
-    version: &'static str,
-    /// Seconds.
-    uptime: u64,
-    num_clients: u64,
-    num_channels: usize,
-    num_subs: u64,
-    num_workers: usize,
-}
-
-impl From<NodeInfo> for Info {
-    fn from(info: NodeInfo) -> Self {
-        Self {
-            nodes: [Node {
-                name: info.name,
-                uid: info.node,
-                version: info.version,
-                uptime: info.uptime.as_secs(),
-                num_clients: info.clients,
-                num_channels: info.channels,
-                num_subs: info.subscriptions,
-                num_workers: info.workers,
-            }],
         }
     }
 }

@@ -1,5 +1,12 @@
 //! The methods of the API, in the shapes of Centrifugo's HTTP API, so that its libraries work.
 //!
+//! `info`, `channels` and `connections` ask all gateways that are alive and wait for a second at most; `unanswered` lists those that
+//! had not answered by then as `{"uid", "name"}`, and the answer is without them. `channels` takes `pattern`, a name in which a last `*`
+//! stands for any rest, and answers `{"channels": {NAME: {"num_clients"}}}` with the subscriptions of all. `connections` takes
+//! `user` and answers `{"connections": {ID: {"node", "protocol", "uptime"}}}`. Both list in the order of the names, at most
+//! `limit` (1000, up to 10000); where `next` is in the answer there is more, for a request with it as `cursor`. `nodes` are those that have
+//! answered. In `info` each is in numbers: `num_users` counts a user once for each gateway, an anonymous client as a user.
+//!
 //! Among this gateway's own methods `nodes` takes nothing and lists the gateways that are alive as far as this one knows, itself
 //! first: `{"nodes": [{"uid", "name", "version", "uptime"}]}`, with `uptime` in seconds. `plugins` takes nothing and lists every plugin with its state, its counts, and the
 //! versions that are kept; `plugin_rollback` takes `{"name": NAME}`, or `{"name": NAME, "to": DIGEST}` with at least six digits
@@ -21,11 +28,12 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::answer::{
-    Answer, Broadcast, History, Info, Nodes, Nothing, Outcome, Presence, PresenceStats, Published, json,
+    Answer, Broadcast, History, Nodes, Nothing, Outcome, Presence, PresenceStats, Published, json,
 };
 use super::explain;
 use super::fields::{Failure, Fields, bad_request};
 use super::plugins::{Plugins, Rollback};
+use super::survey;
 use crate::backplane::Version;
 use crate::control::{Conditions, Control};
 use crate::plugin::breaker::Hold;
@@ -51,6 +59,8 @@ pub(super) enum Call {
     PresenceStats,
     History,
     Info,
+    Channels,
+    Connections,
     Nodes,
     Plugins,
     PluginRollback,
@@ -60,7 +70,7 @@ pub(super) enum Call {
 }
 
 impl Call {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Publish,
         Self::Broadcast,
         Self::Disconnect,
@@ -68,6 +78,8 @@ impl Call {
         Self::PresenceStats,
         Self::History,
         Self::Info,
+        Self::Channels,
+        Self::Connections,
         Self::Nodes,
         Self::Plugins,
         Self::PluginRollback,
@@ -86,6 +98,8 @@ impl Call {
             Self::PresenceStats => "presence_stats",
             Self::History => "history",
             Self::Info => "info",
+            Self::Channels => "channels",
+            Self::Connections => "connections",
             Self::Nodes => "nodes",
             Self::Plugins => "plugins",
             Self::PluginRollback => "plugin_rollback",
@@ -119,7 +133,9 @@ pub(super) async fn answer(
             }
             Call::PresenceStats => finish(api.count(fields).await),
             Call::History => finish(api.history(fields).await),
-            Call::Info => finish(fields.finish().map(|()| Info::from(control.info()))),
+            Call::Info => finish(survey::info(control, fields).await),
+            Call::Channels => finish(survey::channels(control, fields).await),
+            Call::Connections => finish(survey::connections(control, fields).await),
             Call::Nodes => finish(fields.finish().map(|()| Nodes::of(control))),
             Call::Explain => finish(explain::last(control, fields)),
             Call::ExplainStart => finish(explain::start(control, fields)),

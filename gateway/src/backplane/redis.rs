@@ -19,6 +19,7 @@ mod nodes;
 mod limits;
 mod presence;
 mod clients;
+mod survey;
 pub mod inspect;
 
 use std::hash::BuildHasher;
@@ -40,9 +41,11 @@ use self::places::Places;
 use self::presence::Presence;
 use self::request::{Request, What};
 use self::status::Status;
+pub use self::survey::Answerer;
+use self::survey::Surveys;
 use self::wire::Message;
 use super::{
-    Answer, Asked, Asker, Backplane, Count, Health, NewPublication, Node, Page, Published, Recovery,
+    Answer, Asked, Asker, Backplane, Count, Health, NewPublication, Node, Others, Page, Published, Recovery,
     Retention, Top,
 };
 use crate::clock::Clock;
@@ -57,6 +60,7 @@ use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication, Push, PushKind};
 use crate::shutdown::Phase;
+use crate::survey::Question;
 use crate::telemetry::backplane::BackplaneMetrics;
 
 /// What a client is told when Redis is needed and is not there.
@@ -112,6 +116,7 @@ struct Shared {
     units: Box<[Unit]>,
     presence: Presence,
     clients: Clients,
+    surveys: Surveys,
     /// How many clients of dead nodes plugins were told of.
     departed: AtomicU64,
     phase: watch::Receiver<Phase>,
@@ -167,6 +172,7 @@ impl Redis {
             links: AtomicU64::new(0),
             presence: Presence::new(),
             clients: Clients::new(inboxes.len()),
+            surveys: Surveys::new(),
             departed: AtomicU64::new(0),
             phase,
             gateway: config,
@@ -391,6 +397,10 @@ impl Backplane for Redis {
         self.shared.nodes.others()
     }
 
+    fn ask_others(&self, question: &Question) -> Others {
+        self.ask_all(question)
+    }
+
     fn register(&self, client: &Arc<Client>, since: u64) {
         self.shared.clients.register(client, since);
     }
@@ -525,6 +535,16 @@ impl Shared {
                 // This node has carried it out when it was given.
                 if node != self.node {
                     self.order(None, &address, None, &order);
+                }
+            }
+            (Some(Message::Question { node, id, question }), None) if for_nodes => {
+                if node != self.node {
+                    self.surveys.asked(node, id, question);
+                }
+            }
+            (Some(Message::Answer { to, id, from, finding }), None) if for_nodes => {
+                if to == self.node {
+                    self.surveys.answered(id, from, finding);
                 }
             }
             _ => self.metrics.malformed(),

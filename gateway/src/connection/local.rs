@@ -60,6 +60,9 @@ const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
 /// Telling plugins of a client counts like queueing so many frames.
 const DEPARTED_WEIGHT: usize = 2048;
 
+/// So does looking through everything a worker has.
+const SURVEY_WEIGHT: usize = 16 * 1024;
+
 /// How much of a channel its namespace keeps.
 pub fn retention(namespace: &Namespace) -> Retention {
     Retention { size: namespace.history_size, ttl: namespace.history_ttl, replicas: namespace.min_replicas }
@@ -270,6 +273,10 @@ impl Local {
             Delivery::Stands(channel, top) => {
                 self.hub.borrow_mut().check_position(&channel, top.offset, &top.epoch);
                 0
+            }
+            Delivery::Survey(question, asker) => {
+                let _ = asker.send(self.hub.borrow().survey(&question));
+                SURVEY_WEIGHT
             }
             Delivery::Departed(goodbye, told) => {
                 self.departed(now, &goodbye);

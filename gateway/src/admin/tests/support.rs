@@ -45,6 +45,7 @@ impl Admin {
             explain: Arc::new(Explain::new(config.explain.clone(), Clock::start())),
             clock: Clock::start(),
             phase: seen,
+            inboxes: Arc::new([]),
             node: "node-1".into(),
             name: "machine/address".into(),
         });

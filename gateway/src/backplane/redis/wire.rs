@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::survey::form;
 use crate::hub::peer::{Order, Why};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::push::{Member, Publication};
+use crate::survey::{Finding, Question};
 
 const VERSION: u8 = b'1';
 const JSON: u8 = 1;
@@ -31,6 +33,10 @@ pub(super) enum Message {
     Leave(Arc<Member>),
     /// For the connections of an address.
     Order { node: u64, address: Channel, order: Order },
+    /// A node asks all others.
+    Question { node: u64, id: u64, question: Question },
+    /// A node answers another one.
+    Answer { to: u64, id: u64, from: u64, finding: Finding },
 }
 
 /// What stands before the number of a publication.
@@ -109,6 +115,26 @@ pub(super) fn order(node: u64, address: &Channel, order: &Order) -> Vec<u8> {
     bytes
 }
 
+/// A question of `node`, which knows it by its `id`.
+pub(super) fn question(node: u64, id: u64, question: &Question) -> Vec<u8> {
+    let mut bytes = vec![VERSION, b'Q'];
+    for number in [node, id] {
+        bytes.extend_from_slice(&number.to_be_bytes());
+    }
+    form::put_question(&mut bytes, question);
+    bytes
+}
+
+/// An answer of the node `from` to a question of the node `to`.
+pub(super) fn answer(to: u64, id: u64, from: u64, finding: &Finding) -> Vec<u8> {
+    let mut bytes = vec![VERSION, b'A'];
+    for number in [to, id, from] {
+        bytes.extend_from_slice(&number.to_be_bytes());
+    }
+    form::put_finding(&mut bytes, finding);
+    bytes
+}
+
 /// Texts of at most 255 bytes: channels and reasons are.
 fn put_short(bytes: &mut Vec<u8>, text: &str) {
     let text = &text.as_bytes()[..text.len().min(255)];
@@ -168,6 +194,14 @@ pub(super) fn decode(message: &Bytes) -> Option<Message> {
                 _ => return None,
             };
             Message::Order { node, address, order }
+        }
+        b'Q' => {
+            let (node, id) = (reader.number()?, reader.number()?);
+            Message::Question { node, id, question: form::read_question(&mut reader)? }
+        }
+        b'A' => {
+            let (to, id, from) = (reader.number()?, reader.number()?, reader.number()?);
+            Message::Answer { to, id, from, finding: form::read_finding(&mut reader)? }
         }
         _ => return None,
     };
@@ -236,7 +270,10 @@ impl Reader {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::survey::{Connection, Counts, Page, Part};
 
     fn channel(name: &str) -> Channel {
         Channel::parse(name).unwrap()
@@ -261,6 +298,32 @@ mod tests {
             order(5, &channel("@x"), &Order::Subscribe(channel("news"))),
             order(5, &channel("@x"), &Order::Unsubscribe(channel("news"))),
         ]
+        .into_iter()
+        .chain(asked().iter().map(|asked| question(5, 6, asked)))
+        .chain(found().iter().map(|found| answer(5, 6, 7, found)))
+        .collect()
+    }
+
+    /// Every question.
+    fn asked() -> [Question; 3] {
+        let page = Page { after: "a".into(), limit: 7 };
+        [
+            Question::Counts,
+            Question::Channels { pattern: "chat:*".into(), page: page.clone() },
+            Question::Connections { user: "ann".into(), page },
+        ]
+    }
+
+    /// An answer to each.
+    fn found() -> [Finding; 3] {
+        let counts = Counts { clients: 1, users: 2, channels: 3, subscriptions: 4, workers: 5 };
+        let channels = BTreeMap::from([("a".into(), 1), ("b".into(), 2)]);
+        let connection = Connection { node: Box::default(), protocol: "raw".into(), since: 9 };
+        [
+            Finding::Counts(counts),
+            Finding::Channels(Part { entries: channels, more: true }),
+            Finding::Connections(Part { entries: [("c".into(), connection)].into(), more: false }),
+        ]
     }
 
     #[test]
@@ -277,6 +340,10 @@ mod tests {
         let close = Order::Close(Close::custom(4001, "bye"), Why::Api);
         let expected = Message::Order { node: 5, address: channel("#42"), order: close };
         assert_eq!(decoded[4], expected);
+        for (index, (question, finding)) in asked().into_iter().zip(found()).enumerate() {
+            assert_eq!(decoded[7 + index], Message::Question { node: 5, id: 6, question });
+            assert_eq!(decoded[10 + index], Message::Answer { to: 5, id: 6, from: 7, finding });
+        }
     }
 
     #[test]

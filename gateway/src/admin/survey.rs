@@ -1,0 +1,197 @@
+//! What all gateways say together: `info`, `channels` and `connections`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::fields::{Failure, Fields, bad_request};
+use crate::backplane;
+use crate::control::Control;
+use crate::survey::{self, Connection, Counts, ENTRIES_MAX, Finding, Page, Part, Question};
+
+/// Entries of an answer if nothing else is asked for.
+const LIMIT: usize = 1_000;
+
+/// Longest pattern, user and cursor.
+const NAME_BYTES_MAX: usize = 1_024;
+
+/// The gateways that have answered, each in numbers, and those that have not.
+#[derive(Serialize)]
+pub(super) struct Info {
+    nodes: Vec<InfoNode>,
+    unanswered: Vec<Name>,
+}
+
+#[derive(Serialize)]
+struct InfoNode {
+    uid: Box<str>,
+    name: Box<str>,
+    version: Box<str>,
+    /// Seconds.
+    uptime: u64,
+    num_clients: u64,
+    num_users: u64,
+    num_channels: u64,
+    num_subs: u64,
+    num_workers: u64,
+}
+
+/// What people and programs know a gateway by.
+#[derive(Serialize)]
+struct Name {
+    uid: Box<str>,
+    name: Box<str>,
+}
+
+/// A part of a list that all gateways have together.
+#[derive(Serialize)]
+pub(super) struct Listed<T> {
+    #[serde(flatten)]
+    list: T,
+    /// What to ask behind for the next part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<Box<str>>,
+    nodes: Vec<Name>,
+    unanswered: Vec<Name>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Channels {
+    channels: BTreeMap<Box<str>, Channel>,
+}
+
+#[derive(Serialize)]
+struct Channel {
+    /// Subscriptions.
+    num_clients: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Connections {
+    connections: BTreeMap<Box<str>, ConnectionEntry>,
+}
+
+#[derive(Serialize)]
+struct ConnectionEntry {
+    /// The uid of its gateway.
+    node: Box<str>,
+    protocol: Box<str>,
+    /// Seconds.
+    uptime: u64,
+}
+
+fn names(nodes: Vec<backplane::Node>) -> Vec<Name> {
+    nodes.into_iter().map(|node| Name { uid: node.id, name: node.name }).collect()
+}
+
+pub(super) async fn info(control: &Control, fields: Fields) -> Result<Info, Failure> {
+    fields.finish()?;
+    let survey = control.survey(Question::Counts).await?;
+    let now = control.now().unix;
+    let entry = |(node, finding): (backplane::Node, Finding)| {
+        let Finding::Counts(Counts { clients, users, channels, subscriptions, workers }) = finding else {
+            return None;
+        };
+        Some(InfoNode {
+            uid: node.id,
+            name: node.name,
+            version: node.version,
+            uptime: now.saturating_sub(node.started) / 1000,
+            num_clients: clients,
+            num_users: users,
+            num_channels: channels,
+            num_subs: subscriptions,
+            num_workers: workers,
+        })
+    };
+    let nodes = survey.answers.into_iter().filter_map(entry).collect();
+    Ok(Info { nodes, unanswered: names(survey.unanswered) })
+}
+
+pub(super) async fn channels(control: &Control, mut fields: Fields) -> Result<Listed<Channels>, Failure> {
+    let pattern = text(&mut fields, "pattern")?.unwrap_or_else(|| "*".into());
+    let page = page(&mut fields)?;
+    fields.finish()?;
+    let part = |_: &backplane::Node, finding| match finding {
+        Finding::Channels(part) => Some(part),
+        _ => None,
+    };
+    let question = Question::Channels { pattern, page: page.clone() };
+    listed(control, question, &page, part, |part| Channels {
+        channels: part
+            .entries
+            .into_iter()
+            .map(|(name, num_clients)| (name, Channel { num_clients }))
+            .collect(),
+    })
+    .await
+}
+
+pub(super) async fn connections(
+    control: &Control,
+    mut fields: Fields,
+) -> Result<Listed<Connections>, Failure> {
+    let user = text(&mut fields, "user")?.ok_or_else(|| bad_request("`user` is missing"))?;
+    let page = page(&mut fields)?;
+    fields.finish()?;
+    let part = |node: &backplane::Node, finding| match finding {
+        Finding::Connections(mut part) => {
+            part.entries.values_mut().for_each(|connection| connection.node.clone_from(&node.id));
+            Some(part)
+        }
+        _ => None,
+    };
+    let now = control.now().unix;
+    let entry = |connection: Connection| ConnectionEntry {
+        node: connection.node,
+        protocol: connection.protocol,
+        uptime: now.saturating_sub(connection.since) / 1000,
+    };
+    let question = Question::Connections { user, page: page.clone() };
+    listed(control, question, &page, part, |part| Connections {
+        connections: part.entries.into_iter().map(|(id, connection)| (id, entry(connection))).collect(),
+    })
+    .await
+}
+
+/// Asks, and puts the parts of all gateways together.
+async fn listed<T: survey::Together, L>(
+    control: &Control,
+    question: Question,
+    page: &Page,
+    part: impl Fn(&backplane::Node, Finding) -> Option<Part<T>>,
+    list: impl FnOnce(Part<T>) -> L,
+) -> Result<Listed<L>, Failure> {
+    let survey = control.survey(question).await?;
+    let (mut nodes, mut parts) = (Vec::new(), Vec::new());
+    for (node, finding) in survey.answers {
+        parts.extend(part(&node, finding));
+        nodes.push(node);
+    }
+    let all = Part::together(parts, page);
+    let next = all.entries.last_key_value().filter(|_| all.more).map(|(name, _)| name.clone());
+    Ok(Listed { next, list: list(all), nodes: names(nodes), unanswered: names(survey.unanswered) })
+}
+
+fn page(fields: &mut Fields) -> Result<Page, Failure> {
+    let limit: usize = fields.optional("limit")?.unwrap_or(0);
+    if limit > ENTRIES_MAX {
+        return Err(bad_request(format!("`limit` is {limit}, at most {ENTRIES_MAX} are accepted")).into());
+    }
+    let after = text(fields, "cursor")?.unwrap_or_default();
+    Ok(Page { after, limit: if limit == 0 { LIMIT } else { limit } })
+}
+
+/// A text, if there is one that is not empty.
+fn text(fields: &mut Fields, key: &str) -> Result<Option<Box<str>>, Failure> {
+    let text: Option<Box<str>> = fields.optional(key)?;
+    let text = text.filter(|text| !text.is_empty());
+    match &text {
+        Some(text) if text.len() > NAME_BYTES_MAX => {
+            let bytes = text.len();
+            Err(bad_request(format!("`{key}` has {bytes} bytes, at most {NAME_BYTES_MAX} are accepted"))
+                .into())
+        }
+        _ => Ok(text),
+    }
+}

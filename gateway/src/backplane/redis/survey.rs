@@ -1,0 +1,179 @@
+//! Questions to the other gateways and their answers, on the topic of all nodes. Whoever does not answer is not waited for
+//! here: who asks has a time.
+
+pub(super) mod form;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Semaphore, mpsc};
+
+use super::request::{Request, What};
+use super::{Redis, Runner, Shared, nodes, wire};
+use crate::backplane::{Asker, Others};
+use crate::survey::{Finding, Question};
+
+/// Questions of this node that are open, and questions of others that wait here or are being answered.
+const OPEN_MAX: usize = 32;
+
+/// Questions of others that are being answered.
+const ANSWERED_MAX: usize = 8;
+
+/// An answer, and the name of who gives it.
+type Given = (Box<str>, Finding);
+
+/// See the module.
+pub(super) struct Surveys {
+    open: Mutex<Open>,
+    /// Questions of other nodes.
+    asked: mpsc::Sender<Asked>,
+    waiting: Mutex<Option<mpsc::Receiver<Asked>>>,
+}
+
+#[derive(Default)]
+struct Open {
+    last: u64,
+    /// Where answers go.
+    questions: HashMap<u64, mpsc::Sender<Given>>,
+}
+
+/// A question of another node.
+struct Asked {
+    node: u64,
+    id: u64,
+    question: Question,
+}
+
+/// Answers what other gateways ask. Made by [`Runner::answerer`].
+pub struct Answerer {
+    shared: Arc<Shared>,
+    waiting: mpsc::Receiver<Asked>,
+}
+
+impl Surveys {
+    pub(super) fn new() -> Self {
+        let (asked, waiting) = mpsc::channel(OPEN_MAX);
+        Self { open: Mutex::default(), asked, waiting: Mutex::new(Some(waiting)) }
+    }
+
+    /// Another node asks. Above the bound it gets no answer.
+    pub(super) fn asked(&self, node: u64, id: u64, question: Question) {
+        let _ = self.asked.try_send(Asked { node, id, question });
+    }
+
+    /// Another node has answered. Nobody may want to know any more.
+    pub(super) fn answered(&self, id: u64, from: u64, finding: Finding) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answers) = open.questions.get(&id) {
+            let _ = answers.try_send((nodes::name(from).into(), finding));
+        }
+    }
+
+    /// Begins a question with so many answers at most. `None` if too many are open.
+    fn begin(&self, answers_max: usize) -> Option<(u64, mpsc::Receiver<Given>)> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.questions.retain(|_, answers| !answers.is_closed());
+        if open.questions.len() >= OPEN_MAX {
+            return None;
+        }
+        open.last += 1;
+        let (sender, receiver) = mpsc::channel(answers_max.max(1));
+        let id = open.last;
+        open.questions.insert(id, sender);
+        Some((id, receiver))
+    }
+}
+
+impl Redis {
+    /// Asks the others that are alive.
+    pub(super) fn ask_all(&self, question: &Question) -> Others {
+        let asked = self.shared.nodes.others();
+        if !asked.is_empty()
+            && let Some((id, answers)) = self.shared.surveys.begin(asked.len())
+            && self.shared.tell_nodes(wire::question(self.shared.node, id, question))
+        {
+            return Others { asked, answers };
+        }
+        Others { asked, ..Others::nobody() }
+    }
+}
+
+impl Shared {
+    /// Sends a message to all nodes that nobody waits for. False without Redis.
+    fn tell_nodes(&self, message: Vec<u8>) -> bool {
+        let home = &self.units[self.places.home()];
+        if home.status.link().is_none() || self.metrics.asked() >= self.config.questions_max as u64 {
+            return false;
+        }
+        let what = What::Spread { topic: self.keys.nodes().to_owned(), message };
+        let until = self.clock.now().at + self.config.timeout;
+        let request = Request { what, asker: Asker::Nobody, until };
+        match home.lanes[0].try_send(request) {
+            Ok(()) => true,
+            Err(_) => {
+                self.metrics.answered();
+                false
+            }
+        }
+    }
+}
+
+impl Runner {
+    /// What answers other gateways. To be called once.
+    pub fn answerer(&self) -> Option<Answerer> {
+        let waiting = self.shared.surveys.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Answerer { shared: self.shared.clone(), waiting })
+    }
+}
+
+impl Answerer {
+    /// Answers for as long as the runtime lives, with what `answer` finds. Several at a time, for one may take long.
+    pub async fn run<F>(mut self, answer: impl Fn(Question) -> F)
+    where
+        F: Future<Output = Option<Finding>> + Send + 'static,
+    {
+        let permits = Arc::new(Semaphore::new(ANSWERED_MAX));
+        while let Some(Asked { node, id, question }) = self.waiting.recv().await {
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let (finding, shared) = (answer(question), self.shared.clone());
+            tokio::spawn(async move {
+                if let Some(finding) = finding.await {
+                    shared.tell_nodes(wire::answer(node, id, shared.node, &finding));
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::survey::Counts;
+
+    #[test]
+    fn an_answer_reaches_its_question_and_a_late_one_nobody() {
+        let surveys = Surveys::new();
+        let finding = Finding::Counts(Counts::default());
+        let (first, mut answers) = surveys.begin(1).expect("room");
+        let (second, others) = surveys.begin(1).expect("room");
+        surveys.answered(first, 7, finding.clone());
+        surveys.answered(first, 8, finding.clone());
+        assert_eq!(answers.try_recv(), Ok((nodes::name(7).into(), finding.clone())));
+        assert!(answers.try_recv().is_err(), "no more answers than were expected");
+        drop(others);
+        surveys.answered(second, 7, finding.clone());
+        surveys.answered(99, 7, finding);
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn open_questions_are_bounded() {
+        let surveys = Surveys::new();
+        let open: Vec<_> = (0..OPEN_MAX).map(|_| surveys.begin(3).expect("room")).collect();
+        assert!(surveys.begin(3).is_none());
+        drop(open);
+        assert!(surveys.begin(3).is_some(), "whoever has stopped waiting makes room");
+    }
+}

@@ -1,0 +1,45 @@
+//! What a worker knows when all gateways are asked.
+
+use rustc_hash::FxHashSet;
+
+use super::Hub;
+use crate::protocol::channel::{Channel, Target};
+use crate::survey::{Connection, Part, Question, Seen, user_number};
+
+impl Hub {
+    /// Looks through everything: not for the path of a message.
+    pub fn survey(&self, question: &Question) -> Seen {
+        match question {
+            Question::Counts => {
+                let clients = self.peers.values().map(|admitted| user_number(&admitted.client.borrow()));
+                Seen::Users(clients.collect::<FxHashSet<_>>())
+            }
+            Question::Channels { pattern, page } => {
+                let mut part = Part::empty();
+                for (channel, subscribers) in &self.channels {
+                    if channel.target() == Target::Channel && channel.is_covered_by(pattern) {
+                        part.offer(page, channel.as_str(), || subscribers.len() as u64);
+                    }
+                }
+                Seen::Channels(part)
+            }
+            Question::Connections { user, page } => {
+                let mut part = Part::empty();
+                let listening = Channel::of_user(user).and_then(|address| self.channels.get(&address));
+                for number in listening.into_iter().flat_map(|subscribers| subscribers.keys()) {
+                    // Somebody else may listen to what is said to the user, and yet is not the user.
+                    if let Some(admitted) = self.peers.get(number)
+                        && *admitted.client.borrow().user == **user
+                    {
+                        part.offer(page, &admitted.peer.id, || Connection {
+                            node: Box::default(),
+                            protocol: admitted.peer.protocol.as_str().into(),
+                            since: admitted.since,
+                        });
+                    }
+                }
+                Seen::Connections(part)
+            }
+        }
+    }
+}

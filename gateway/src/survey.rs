@@ -1,0 +1,266 @@
+//! Questions that each gateway answers for itself, and what the answers come to together. No I/O, no clock.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use rustc_hash::FxHashSet;
+
+use crate::plugin::event::Client;
+
+/// Entries of one answer at most, whoever asks.
+pub const ENTRIES_MAX: usize = 10_000;
+
+/// Names and values of an answer that another gateway gives have about so many bytes at most. What is more is for the next
+/// question.
+pub const PART_BYTES_MAX: usize = 48 * 1024;
+
+/// The closed set of questions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// How much there is.
+    Counts,
+    /// Which channels have subscribers, and how many.
+    Channels {
+        /// A name, or the beginning of one and `*`.
+        pattern: Box<str>,
+        /// Which part of them.
+        page: Page,
+    },
+    /// Which connections a user has.
+    Connections {
+        /// Who.
+        user: Box<str>,
+        /// Which part of them.
+        page: Page,
+    },
+}
+
+/// A part of a list in the order of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Only names behind this one; empty for all.
+    pub after: Box<str>,
+    /// So many at most, from 1 to [`ENTRIES_MAX`].
+    pub limit: usize,
+}
+
+/// The answer of one gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// To [`Question::Counts`].
+    Counts(Counts),
+    /// To [`Question::Channels`]: subscriptions by channel.
+    Channels(Part<u64>),
+    /// To [`Question::Connections`]: by id.
+    Connections(Part<Connection>),
+}
+
+/// A gateway in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Open connections.
+    pub clients: u64,
+    /// Users among them, each once; an anonymous client counts as a user of its own.
+    pub users: u64,
+    /// Known channels.
+    pub channels: u64,
+    /// Subscriptions of all connections.
+    pub subscriptions: u64,
+    /// Workers.
+    pub workers: u64,
+}
+
+/// A connection of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// The gateway that has it.
+    pub node: Box<str>,
+    /// `centrifuge-json` or `raw`.
+    pub protocol: Box<str>,
+    /// When it was admitted, in Unix time in milliseconds.
+    pub since: u64,
+}
+
+/// A part of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part<T> {
+    /// By name.
+    pub entries: BTreeMap<Box<str>, T>,
+    /// There are more behind the last one.
+    pub more: bool,
+}
+
+/// What one worker knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// Users, as numbers that are the same for the same user.
+    Users(FxHashSet<u64>),
+    /// See [`Finding::Channels`].
+    Channels(Part<u64>),
+    /// See [`Finding::Connections`].
+    Connections(Part<Connection>),
+}
+
+/// What several know of the same thing.
+pub trait Together {
+    /// Adds what another one knows.
+    fn add(&mut self, other: Self);
+}
+
+impl Together for u64 {
+    fn add(&mut self, other: Self) {
+        *self = self.saturating_add(other);
+    }
+}
+
+impl Together for Connection {
+    /// A connection is at one place.
+    fn add(&mut self, _: Self) {}
+}
+
+/// A user as a number; an anonymous client is a user of its own.
+pub fn user_number(client: &Client) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    if client.user.is_empty() { (1, &client.id) } else { (0, &client.user) }.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl<T> Part<T> {
+    /// Nothing yet.
+    pub fn empty() -> Self {
+        Self { entries: BTreeMap::new(), more: false }
+    }
+
+    /// Takes an entry if it is on the page.
+    pub fn offer(&mut self, page: &Page, name: &str, value: impl FnOnce() -> T) {
+        if *name <= *page.after {
+            return;
+        }
+        if self.entries.len() >= page.limit {
+            self.more = true;
+            if self.entries.last_key_value().is_none_or(|(last, _)| *name > **last) {
+                return;
+            }
+            self.entries.pop_last();
+        }
+        self.entries.insert(name.into(), value());
+    }
+}
+
+impl<T: Together> Part<T> {
+    /// What several parts of the same page come to. Where one of them ends and has more nothing is known of what comes behind.
+    pub fn together(parts: Vec<Self>, page: &Page) -> Self {
+        let mut all = Self { entries: BTreeMap::new(), more: parts.iter().any(|part| part.more) };
+        let ends = parts.iter().filter(|part| part.more).filter_map(|part| part.entries.last_key_value());
+        let end = ends.map(|(name, _)| name.clone()).min();
+        for (name, value) in parts.into_iter().flat_map(|part| part.entries) {
+            if end.as_ref().is_some_and(|end| name > *end) {
+                continue;
+            }
+            match all.entries.entry(name) {
+                Entry::Vacant(entry) => drop(entry.insert(value)),
+                Entry::Occupied(mut entry) => entry.get_mut().add(value),
+            }
+        }
+        while all.entries.len() > page.limit {
+            all.entries.pop_last();
+            all.more = true;
+        }
+        all
+    }
+}
+
+impl Question {
+    /// What a gateway answers of which these are the workers and these the numbers. `None` if a worker has answered something
+    /// else.
+    pub fn answer(&self, seen: Vec<Seen>, counts: Counts) -> Option<Finding> {
+        Some(match self {
+            Self::Counts => {
+                let mut users = FxHashSet::default();
+                for seen in seen {
+                    let Seen::Users(of_worker) = seen else { return None };
+                    users.extend(of_worker);
+                }
+                Finding::Counts(Counts { users: users.len() as u64, ..counts })
+            }
+            Self::Channels { page, .. } => {
+                let part = |seen| match seen {
+                    Seen::Channels(part) => Some(part),
+                    _ => None,
+                };
+                Finding::Channels(Part::together(seen.into_iter().map(part).collect::<Option<_>>()?, page))
+            }
+            Self::Connections { page, .. } => {
+                let part = |seen| match seen {
+                    Seen::Connections(part) => Some(part),
+                    _ => None,
+                };
+                Finding::Connections(Part::together(seen.into_iter().map(part).collect::<Option<_>>()?, page))
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(after: &str, limit: usize) -> Page {
+        Page { after: after.into(), limit }
+    }
+
+    fn part(names: &[&str], page: &Page) -> Part<u64> {
+        let mut part = Part::empty();
+        names.iter().for_each(|name| part.offer(page, name, || 1));
+        part
+    }
+
+    fn shown(part: &Part<u64>) -> String {
+        let entries = part.entries.iter().map(|(name, count)| format!("{name}{count}"));
+        entries.collect::<Vec<_>>().join(" ") + if part.more { " ..." } else { "" }
+    }
+
+    #[test]
+    fn a_part_has_the_first_names_behind_the_cursor_in_whatever_order_they_come() {
+        assert_eq!(shown(&part(&["d", "a", "c", "b"], &page("", 2))), "a1 b1 ...");
+        assert_eq!(shown(&part(&["d", "a", "c", "b"], &page("b", 2))), "c1 d1");
+        assert_eq!(shown(&part(&["d", "a"], &page("d", 2))), "");
+    }
+
+    #[test]
+    fn parts_add_up_as_far_as_all_of_them_reach() {
+        let page = page("", 3);
+        let some = part(&["a", "b", "c", "x"], &page);
+        let other = part(&["b", "d", "e"], &page);
+        // What comes behind `c` at the first is not known.
+        assert_eq!(shown(&Part::together(vec![some, other], &page)), "a1 b2 c1 ...");
+    }
+
+    #[test]
+    fn page_by_page_everything_is_seen_once() {
+        let nodes = [["a", "c", "e", "g"], ["a", "b", "c", "d"], ["f", "g", "h", "i"]];
+        for limit in 1..10 {
+            let (mut seen, mut after) = (Vec::new(), String::new());
+            loop {
+                let page = page(&after, limit);
+                let all = Part::together(nodes.iter().map(|names| part(names, &page)).collect(), &page);
+                assert!(all.entries.len() <= limit);
+                seen.extend(all.entries.iter().map(|(name, count)| format!("{name}{count}")));
+                after = all.entries.last_key_value().map_or(String::new(), |(name, _)| name.to_string());
+                if !all.more {
+                    break;
+                }
+            }
+            assert_eq!(seen, ["a2", "b1", "c2", "d1", "e1", "f1", "g2", "h1", "i1"], "limit {limit}");
+        }
+    }
+
+    #[test]
+    fn a_user_at_two_workers_counts_once() {
+        let seen = [[1, 2], [2, 3]].map(|users| Seen::Users(users.into_iter().collect()));
+        let counts = Question::Counts.answer(seen.into(), Counts { clients: 4, ..Counts::default() });
+        assert_eq!(counts, Some(Finding::Counts(Counts { clients: 4, users: 3, ..Counts::default() })));
+        assert_eq!(Question::Counts.answer(vec![Seen::Channels(Part::empty())], Counts::default()), None);
+    }
+}
