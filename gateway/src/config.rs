@@ -260,6 +260,8 @@ pub enum RedisTopology {
     Servers(Vec<RedisServer>),
     /// The master is whichever these name.
     Sentinels(RedisSentinels),
+    /// Some servers of a Cluster, at least one: they say who has what.
+    Cluster(Vec<RedisServer>),
 }
 
 /// Who knows where the master is.
@@ -276,7 +278,7 @@ pub struct RedisSentinels {
 }
 
 /// A Redis server, or a Sentinel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RedisServer {
     /// Whether the connection is encrypted.
     pub tls: bool,

@@ -44,6 +44,7 @@ mod publishing;
 mod redis_inspect;
 mod redis;
 mod redis_servers;
+mod redis_cluster;
 mod redis_faults;
 mod nodes;
 mod redis_presence;

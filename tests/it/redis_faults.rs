@@ -5,11 +5,11 @@ mod scene;
 
 use std::time::Duration;
 
-use gateway_tests::{Data, Redis, Sentinels, eventually_within};
+use gateway_tests::{Cluster, Data, Redis, Sentinels, eventually_within};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use self::scene::{Expected, SUBSCRIBERS, SUBSCRIPTIONS, Scene};
+use self::scene::{CHANNELS, Expected, SUBSCRIBERS, SUBSCRIPTIONS, Scene};
 
 #[tokio::test]
 async fn killed_and_back_with_nothing() {
@@ -183,6 +183,60 @@ async fn master_that_was_replaced_goes_on_acknowledging() {
     assert_eq!(old.info("replication").await["role"], "master", "it has not heard of it");
     let report = scene.finish_after(fault, promoted, Expected::BRIEFLY).await;
     assert!(report.resets >= SUBSCRIPTIONS, "{report}");
+}
+
+#[tokio::test]
+async fn master_killed_in_a_cluster() {
+    let mut scene = Scene::on_cluster(Cluster::start().await).await;
+    let (slot, old) = scene.place_of("news:a").await;
+    let fault = scene.fault("kill -9 of the master of one slot, its replica takes over");
+    scene.redis.servers()[old].kill();
+    scene.redis.promoted(slot, old).await;
+    let report = scene.finish(fault, Expected::DOWN).await;
+    assert!(report.resets >= SUBSCRIBERS, "another server begins other streams: {report}");
+}
+
+#[tokio::test]
+async fn master_frozen_in_a_cluster() {
+    let mut scene = Scene::on_cluster(Cluster::start().await).await;
+    let (slot, old) = scene.place_of("news:a").await;
+    let fault =
+        scene.fault("SIGSTOP of the master of one slot until its replica has taken over, and 1 s longer");
+    scene.redis.servers()[old].freeze().await;
+    scene.redis.promoted(slot, old).await;
+    let promoted = scene.ledger.now();
+    scene.pause(Duration::from_secs(1)).await;
+    scene.redis.servers()[old].thaw();
+    let report = scene.finish_after(fault, promoted, Expected::DOWN).await;
+    assert!(report.resets >= SUBSCRIBERS, "{report}");
+}
+
+#[tokio::test]
+async fn master_replaced_in_a_cluster() {
+    let scene = Scene::on_cluster(Cluster::start().await).await;
+    let (slot, _) = scene.place_of("news:a").await;
+    let fault = scene.fault("the replica of the master of one slot takes over while both are well");
+    scene.redis.failover(slot).await;
+    let report = scene.finish(fault, Expected::BRIEFLY).await;
+    assert!(report.resets >= SUBSCRIBERS, "{report}");
+}
+
+#[tokio::test]
+async fn slots_of_every_channel_moved_in_a_cluster() {
+    let scene = Scene::on_cluster(Cluster::start().await).await;
+    let fault = scene.fault("the slots of all channels and of the nodes moved, each twice");
+    for _ in 0..2 {
+        for name in CHANNELS.into_iter().chain(["nodes"]) {
+            let (slot, owner) = scene.place_of(name).await;
+            scene.redis.begin_move(slot, (owner + 1) % 3).await;
+            // As long as it takes to move a large slot.
+            scene.pause(Duration::from_millis(200)).await;
+            scene.redis.end_move(slot, (owner + 1) % 3).await;
+        }
+    }
+    let report = scene.finish(fault, Expected::BRIEFLY).await;
+    assert!(report.resets >= SUBSCRIPTIONS, "another server begins other streams: {report}");
+    assert_eq!(report.refused_but_delivered, 0, "{report}");
 }
 
 #[tokio::test]

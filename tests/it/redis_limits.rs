@@ -59,7 +59,7 @@ async fn calls(client: &mut Client, count: usize) -> usize {
 
 /// What all gateways have told Redis of the one limit.
 async fn told(redis: &Redis) -> u64 {
-    let keys = redis.ask(&["KEYS", "gw:limit:{rate-limit/calls/*}:*"]).await.list();
+    let keys = redis.ask(&["KEYS", "gw:limit:{nodes}{rate-limit/calls/*}:*"]).await.list();
     let [key] = &keys[..] else { return 0 };
     redis.ask(&["HGET", &key.text(), "used"]).await.text().parse().unwrap()
 }
@@ -92,7 +92,7 @@ async fn what_is_taken_at_one_gateway_is_gone_at_the_others() {
     eventually("the new gateway to refuse", async || (!call(&mut late).await).then_some(())).await;
     // The names in Redis say whose limit it is, and expire.
     let key = redis.ask(&["KEYS", "gw:limit:*"]).await.list()[0].text();
-    assert_eq!(key, "gw:limit:{rate-limit/calls/3-90-600000-90}:%09%00%00%00127.0.0.1");
+    assert_eq!(key, "gw:limit:{nodes}{rate-limit/calls/3-90-600000-90}:%09%00%00%00127.0.0.1");
     let ttl = redis.ask(&["PTTL", &key]).await.number();
     assert!((600_000..=660_000).contains(&ttl), "{ttl}");
 }

@@ -11,8 +11,11 @@ mod request;
 mod interest;
 mod status;
 mod link;
+mod witness;
 mod sentinel;
+mod cluster;
 mod lane;
+mod subscriber;
 mod listener;
 mod runner;
 mod nodes;
@@ -49,7 +52,7 @@ use super::{
     Retention, Top,
 };
 use crate::clock::Clock;
-use crate::config::{self, Config, RedisTopology};
+use crate::config::{self, Config, RedisSentinels, RedisServer, RedisTopology};
 use crate::connection::id::ConnectionIds;
 use crate::connection::local::retention;
 use crate::hub::peer::Order;
@@ -88,16 +91,42 @@ pub struct Runner {
 /// What a runner has of a unit.
 struct Side {
     queues: Vec<mpsc::Receiver<Request>>,
-    links: watch::Sender<Option<Arc<Link>>>,
 }
 
 /// A server, and all that leads to it. One that is away takes nothing from the others.
 struct Unit {
     status: Status,
+    seat: watch::Sender<Seat>,
+    links: watch::Sender<Option<Arc<Link>>>,
     /// The link should be tried before its time.
     doubt: Notify,
     /// Each channel has one of them.
     lanes: Box<[mpsc::Sender<Request>]>,
+}
+
+impl Unit {
+    /// Whether it has a server, and no link to it.
+    fn is_away(&self) -> bool {
+        self.seat.borrow().holder != Holder::Nobody && self.status.link().is_none()
+    }
+}
+
+/// What a unit is for. A link is made for one seat, and given up when the seat changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seat {
+    holder: Holder,
+    /// Whether what all nodes need is there.
+    home: bool,
+}
+
+/// Which server is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Holder {
+    /// None: the Cluster has fewer.
+    Nobody,
+    Server(RedisServer),
+    /// Whichever these name.
+    Master(RedisSentinels),
 }
 
 /// What workers and the control runtime share.
@@ -114,6 +143,10 @@ struct Shared {
     nodes: Nodes,
     places: Arc<Places>,
     units: Box<[Unit]>,
+    /// Whether it is known which servers there are.
+    mapped: watch::Sender<bool>,
+    /// Something has another place than was thought.
+    moved: Notify,
     presence: Presence,
     clients: Clients,
     surveys: Surveys,
@@ -150,25 +183,43 @@ impl Redis {
     /// The two halves of the backplane. Nothing connects before [`Runner::run`].
     pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
         let Parts { config, inboxes, ids, clock, metrics, name, phase, random: [node, epochs] } = parts;
-        let servers = match &redis.topology {
-            RedisTopology::Servers(servers) => &servers[..],
-            RedisTopology::Server(_) | RedisTopology::Sentinels(_) => &[],
+        let mut names = vec![None];
+        let (places, holders) = match &redis.topology {
+            RedisTopology::Server(server) => (Places::new(&[]), vec![Holder::Server(server.clone())]),
+            RedisTopology::Sentinels(sentinels) => {
+                (Places::new(&[]), vec![Holder::Master(sentinels.clone())])
+            }
+            RedisTopology::Servers(servers) => {
+                names = servers.iter().map(|server| Some(server.to_string())).collect();
+                (Places::new(servers), servers.iter().cloned().map(Holder::Server).collect())
+            }
+            RedisTopology::Cluster(_) => {
+                names = vec![None; cluster::UNITS];
+                (Places::of_cluster(), vec![Holder::Nobody; cluster::UNITS])
+            }
         };
-        let places = Arc::new(Places::new(servers));
-        let unit = |status| {
+        let places = Arc::new(places);
+        let mapped = !places.are_moving();
+        let unit = |(place, (status, holder)): (usize, (Status, Holder))| {
             let (lanes, queues): (Vec<_>, _) =
                 (0..redis.connections).map(|_| mpsc::channel(redis.questions_max)).unzip();
-            let side = Side { queues, links: watch::channel(None).0 };
-            (Unit { status, doubt: Notify::new(), lanes: lanes.into() }, side)
+            if mapped || place == 0 {
+                status.begin();
+            }
+            let seat = Seat { holder, home: mapped && place == places.home() };
+            let (seat, links) = (watch::channel(seat).0, watch::channel(None).0);
+            (Unit { status, seat, links, doubt: Notify::new(), lanes: lanes.into() }, Side { queues })
         };
-        let names = servers.iter().map(ToString::to_string).collect();
-        let (units, sides): (Vec<_>, _) = Status::of(names, &metrics).into_iter().map(unit).unzip();
+        let each = Status::of(names, &metrics).into_iter().zip(holders).enumerate();
+        let (units, sides): (Vec<_>, _) = each.map(unit).unzip();
         let shared = Arc::new(Shared {
             keys: Keys::new(&redis.prefix),
             interest: Interest::new(config.memory.channels_max, places.clone(), units.len()),
             nodes: Nodes::new(name, clock.now().unix),
             places,
             units: units.into(),
+            mapped: watch::channel(mapped).0,
+            moved: Notify::new(),
             links: AtomicU64::new(0),
             presence: Presence::new(),
             clients: Clients::new(inboxes.len()),
@@ -196,30 +247,27 @@ impl Redis {
         Ok(asker)
     }
 
-    fn ask<T>(&self, channel: &Channel, what: What, asker: Asker, at: Duration) -> Asked<T> {
+    fn ask<T>(&self, what: What, asker: Asker, at: Duration) -> Asked<T> {
         match self.admit(asker) {
             Ok(asker) => {
                 let until = at + self.shared.config.timeout;
-                self.shared.put(channel, Request { what, asker, until });
+                self.shared.put(Request { what, asker, until });
                 Asked::Later
             }
             Err(error) => Asked::Now(Err(error)),
         }
     }
 
-    /// Sends a message to other nodes that nobody waits for. False without Redis.
-    fn tell(&self, channel: &Channel, topic: String, message: Vec<u8>) -> bool {
+    /// Sends a message that nobody waits for to the other nodes with subscribers of a channel, or to all. False without Redis.
+    fn tell(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
         let at = self.shared.clock.now().at;
-        self.shared.unit(channel).status.link().is_some()
-            && matches!(
-                self.ask::<Top>(channel, What::Spread { topic, message }, Asker::Nobody, at),
-                Asked::Later
-            )
+        let what = What::Spread { to, message };
+        self.shared.units[self.shared.place_of(&what)].status.link().is_some()
+            && matches!(self.ask::<Top>(what, Asker::Nobody, at), Asked::Later)
     }
 
     fn come_or_go(&self, channel: &Channel, member: &Arc<Member>, came: bool) {
-        let topic = self.shared.keys.topic(channel);
-        if !self.tell(channel, topic, wire::presence(member, came)) {
+        if !self.tell(Some(channel.clone()), wire::presence(member, came)) {
             let member = member.clone();
             let kind = if came { PushKind::Join(member) } else { PushKind::Leave(member) };
             self.shared.deliver(channel.clone(), kind, None);
@@ -288,12 +336,11 @@ impl Backplane for Redis {
         } else if status.link().is_none() {
             return local(None);
         } else {
-            let topic = self.shared.keys.topic(channel);
             let address = (channel.target() != Target::Channel).then_some(channel);
             let body = wire::body(&data, json, info.as_deref());
-            What::Spread { topic, message: wire::unnumbered(address, &body) }
+            What::Spread { to: Some(channel.clone()), message: wire::unnumbered(address, &body) }
         };
-        self.ask(channel, what, asker, at)
+        self.ask(what, asker, at)
     }
 
     fn history(
@@ -309,8 +356,8 @@ impl Backplane for Redis {
             return Asked::Now(Err(ReplyError::BAD_REQUEST.because("there is nothing before offset 0")));
         }
         let (channel, query) = (channel.clone(), query.clone());
-        let what = What::History { channel: channel.clone(), query, publications_max, retention };
-        self.ask(&channel, what, asker, at)
+        let what = What::History { channel, query, publications_max, retention };
+        self.ask(what, asker, at)
     }
 
     fn recover(
@@ -362,7 +409,7 @@ impl Backplane for Redis {
             return Asked::Now(Ok(self.shared.presence.members(channel)));
         }
         let at = self.shared.clock.now().at;
-        self.ask(channel, What::Presence { channel: channel.clone(), nodes }, asker, at)
+        self.ask(What::Presence { channel: channel.clone(), nodes }, asker, at)
     }
 
     fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count> {
@@ -374,7 +421,7 @@ impl Backplane for Redis {
         let here = nodes::name(self.shared.node).into();
         let nodes = [here].into_iter().chain(others.into_iter().map(|node| node.id)).collect();
         let what = What::Count { channel: channel.clone(), nodes, connections, users: unwritten };
-        self.ask(channel, what, asker, self.shared.clock.now().at)
+        self.ask(what, asker, self.shared.clock.now().at)
     }
 
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
@@ -386,7 +433,7 @@ impl Backplane for Redis {
         let told = self.shared.order(worker, address, except, order);
         if worker.is_none() {
             let message = wire::order(self.shared.node, address, order);
-            if !self.tell(address, self.shared.keys.nodes().to_owned(), message) {
+            if !self.tell(None, message) {
                 return Err(UNAVAILABLE.because("other nodes cannot be reached at the moment: try again"));
             }
         }
@@ -435,10 +482,20 @@ impl Shared {
         &self.units[self.places.of(channel)]
     }
 
+    /// Where a question is answered.
+    fn place_of(&self, what: &What) -> usize {
+        what.channel().map_or_else(|| self.places.home(), |channel| self.places.of(channel))
+    }
+
+    /// The link to what all nodes need, if it is there.
+    fn home(&self) -> Option<Arc<Link>> {
+        self.units[self.places.home()].links.borrow().clone()
+    }
+
     /// Queues a request, or fails it if there is no room.
-    fn put(&self, channel: &Channel, request: Request) {
-        let lanes = &self.unit(channel).lanes;
-        let lane = FxBuildHasher.hash_one(channel) as usize % lanes.len();
+    fn put(&self, request: Request) {
+        let lanes = &self.units[self.place_of(&request.what)].lanes;
+        let lane = FxBuildHasher.hash_one(request.what.channel()) as usize % lanes.len();
         if let Err(refused) = lanes[lane].try_send(request) {
             let Request { what, asker, .. } = refused.into_inner();
             self.answer(asker, what.failed(ReplyError::TOO_MANY_REQUESTS.because(BUSY)));
@@ -452,7 +509,7 @@ impl Shared {
         if let Some(request) =
             self.interest.when_confirmed(self.unit(&channel).status.link(), request, &channel)
         {
-            self.put(&channel, request);
+            self.put(request);
         }
     }
 

@@ -63,7 +63,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let file =
             arguments.config.as_ref().map_or("without --config".into(), |file| file.display().to_string());
         Failure::Runtime(anyhow!(
-            "{file}: `[redis]` names no server, so this gateway keeps everything in its process: set `url`, `urls` or `sentinels`"
+            "{file}: `[redis]` names no server, so this gateway keeps everything in its process: set `url`, `urls`, `cluster` or `sentinels`"
         ))
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -52,11 +52,15 @@ pub(super) fn redis(
         let found = format!("no Redis server together with `min_replicas` in {replicated}");
         section.conflict(&["url"], &found, "a server, or `min_replicas = 0` everywhere");
     }
-    if let Some(RedisTopology::Servers(_)) = topology {
+    if let Some(RedisTopology::Servers(_) | RedisTopology::Cluster(_)) = topology {
         let present = tables(namespaces, |namespace| namespace.presence);
         if !present.is_empty() {
             let found = format!("several Redis servers together with `presence = true` in {present}");
-            section.conflict(&["urls"], &found, "one server or Sentinels, or `presence = false` everywhere");
+            section.conflict(
+                &["urls", "cluster"],
+                &found,
+                "one server or Sentinels, or `presence = false` everywhere",
+            );
         }
     }
     section.finish();

@@ -13,6 +13,7 @@ use super::{RedisSentinels, RedisServer, RedisTopology, Secret};
 
 const URL: &str = "a URL such as \"redis://10.0.0.5:6379\", \"rediss://redis.example\" for TLS, with /NUMBER for a database, or \"\"";
 const URLS: &str = "a list of 2 to 64 URLs such as [\"redis://10.0.0.5\", \"redis://10.0.0.6\"], or []";
+const CLUSTER: &str = "a list of at most 64 URLs of servers of one Cluster, all with or all without TLS, such as [\"redis://10.0.0.5\"], or []";
 const SENTINELS: &str =
     "a list of at most 16 addresses such as [\"10.0.0.5:26379\", \"rediss://sentinel.example\"]";
 const NAME: &str = "1 to 128 letters, digits, `_`, `-`, `.` and `:`, or \"\"";
@@ -44,8 +45,24 @@ pub(super) fn topology(
         }
         Ok(list)
     });
+    let cluster = section.value("cluster", |value| {
+        let list = servers(value, SERVERS_MAX, SERVER_PORT, CLUSTER)?;
+        let wrong = |found: &str| {
+            Err(vec![Wrong { span: None, found: found.to_owned(), accepted: CLUSTER.to_owned() }])
+        };
+        if list.iter().any(|one| one.database != 0) {
+            return wrong("a database, which a Cluster does not have");
+        }
+        if list.iter().any(|one| one.tls != list[0].tls) {
+            return wrong("servers with TLS and servers without");
+        }
+        Ok(list)
+    });
     if server.is_some() && !list.is_empty() {
         section.conflict(&["urls", "url"], "`urls` together with `url`", "one of them");
+    }
+    if !cluster.is_empty() && (server.is_some() || !list.is_empty()) {
+        section.conflict(&["cluster", "url"], "`cluster` together with `url` or `urls`", "one of them");
     }
     let sentinels =
         section.value("sentinels", |value| servers(value, SENTINELS_MAX, SENTINEL_PORT, SENTINELS));
@@ -59,12 +76,17 @@ pub(super) fn topology(
             let keys = ["sentinel_master", "sentinel_username", "sentinel_password", "sentinels"];
             section.conflict(&keys, "no Sentinel to use it with", "nothing, or some `sentinels` too");
         }
-        let list = Some(list).filter(|list| !list.is_empty()).map(RedisTopology::Servers);
-        return list.or(server.map(RedisTopology::Server));
+        let some = |list: Vec<_>| Some(list).filter(|list| !list.is_empty());
+        let named = some(cluster).map(RedisTopology::Cluster);
+        return named.or(some(list).map(RedisTopology::Servers)).or(server.map(RedisTopology::Server));
     }
-    if server.is_some() || !list.is_empty() {
+    if server.is_some() || !list.is_empty() || !cluster.is_empty() {
         let accepted = "one of them: the Sentinels say where the master is";
-        section.conflict(&["sentinels", "url"], "`sentinels` together with `url` or `urls`", accepted);
+        section.conflict(
+            &["sentinels", "url"],
+            "`sentinels` together with `url`, `urls` or `cluster`",
+            accepted,
+        );
     }
     if master.is_empty() {
         let accepted = "the name that the Sentinels have for it in `sentinel monitor NAME ...`";
@@ -172,7 +194,7 @@ impl RedisTopology {
     pub(super) fn servers(&self) -> &[RedisServer] {
         match self {
             Self::Server(server) => std::slice::from_ref(server),
-            Self::Servers(servers) => servers,
+            Self::Servers(servers) | Self::Cluster(servers) => servers,
             Self::Sentinels(sentinels) => &sentinels.sentinels,
         }
     }
@@ -265,6 +287,10 @@ mod tests {
         refused(&format!("{sentinels}urls = ['c', 'd']"), "one of them");
         refused("url = 'redis://a'\nurls = ['c', 'd']", "`urls` together with `url`");
         refused("urls = ['c']", "one URL");
+        refused(&format!("{sentinels}cluster = ['c']"), "one of them");
+        refused("url = 'redis://a'\ncluster = ['c', 'd']", "`cluster` together with `url`");
+        refused("cluster = ['redis://a/1']", "a database");
+        refused("cluster = ['redis://a', 'rediss://b']", "servers with TLS and servers without");
         refused("sentinels = ['a']", "without the name of a master");
         refused("sentinel_master = 'm'", "no Sentinel");
         refused("sentinels = ['a', 'rediss://b']\nsentinel_master = 'm'", "differ in TLS");

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_tests::ledger::{Event, Health, HealthWatch, Ledger, Outcome, Publisher, Report, Subscriber};
-use gateway_tests::{Builder, Gateway, Proxy, Redis, Sentinels};
+use gateway_tests::{Builder, Cluster, Gateway, Proxy, Redis, Sentinels};
 use tokio::time::sleep;
 
 const NODES: usize = 3;
 const SUBSCRIBERS_PER_NODE: usize = 10;
-const CHANNELS: [&str; 4] = ["news:a", "news:b", "news:c", "news:d"];
+pub(super) const CHANNELS: [&str; 4] = ["news:a", "news:b", "news:c", "news:d"];
 /// Of one channel.
 pub(super) const SUBSCRIBERS: usize = NODES * SUBSCRIBERS_PER_NODE;
 pub(super) const SUBSCRIPTIONS: usize = NODES * SUBSCRIBERS_PER_NODE * CHANNELS.len();
@@ -109,6 +109,22 @@ impl Scene<Sentinels> {
         let at = format!("sentinels = [{}]\nsentinel_master = '{}'", addresses.join(", "), sentinels.name());
         let gateways = Gateway::nodes(NODES, |_| gateway(&at)).await;
         Self::begin(sentinels, None, gateways).await
+    }
+}
+
+impl Scene<Cluster> {
+    /// On a cluster, of which every gateway is told all servers.
+    pub(super) async fn on_cluster(cluster: Cluster) -> Self {
+        let addresses: Vec<_> = cluster.addresses().iter().map(|at| format!("'{at}'")).collect();
+        let at = format!("cluster = [{}]", addresses.join(", "));
+        let gateways = Gateway::nodes(NODES, |_| gateway(&at)).await;
+        Self::begin(cluster, None, gateways).await
+    }
+
+    /// The slot of a name, and the server that has it.
+    pub(super) async fn place_of(&self, name: &str) -> (u16, usize) {
+        let slot = self.redis.slot(&format!("{{{name}}}")).await;
+        (slot, self.redis.owner(slot).await)
     }
 }
 

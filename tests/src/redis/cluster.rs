@@ -28,8 +28,9 @@ impl Cluster {
         let mut servers = Vec::new();
         for _ in 0..2 * SHARDS {
             let bus = crate::port::free_address().port();
+            // A replica counts as one when its master has told it anything: this often it does.
             let settings = format!(
-                "cluster-enabled yes\ncluster-node-timeout 2000\ncluster-port {bus}\nrepl-diskless-sync yes\n\
+                "cluster-enabled yes\ncluster-node-timeout 2000\nrepl-ping-replica-period 1\ncluster-port {bus}\nrepl-diskless-sync yes\n\
                  repl-diskless-sync-delay 0\ncluster-replica-validity-factor 0\n{settings}\n"
             );
             servers.push(Redis::with(&settings).start().await);
@@ -94,12 +95,18 @@ impl Cluster {
 
     /// Moves a slot with all its keys to another master.
     pub async fn reshard(&self, slot: u16, to: usize) {
+        self.begin_move(slot, to).await;
+        self.end_move(slot, to).await;
+    }
+
+    /// The first half of [`reshard`](Self::reshard): the slot is on its way, and its keys are at the new master.
+    pub async fn begin_move(&self, slot: u16, to: usize) {
         let from = self.owner(slot).await;
         assert_ne!(from, to, "slot {slot} is there already");
+        let (from_id, to_id) = (&self.ids[from], &self.ids[to]);
         let (from, to, slot) = (&self.servers[from], &self.servers[to], slot.to_string());
-        let id = |server: &Redis| self.ids[self.at_port(i64::from(server.address().port()))].clone();
-        to.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]).await;
-        from.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]).await;
+        to.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", from_id]).await;
+        from.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", to_id]).await;
         let (host, port) = (to.address().ip().to_string(), to.address().port().to_string());
         loop {
             let keys = from.ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await.list();
@@ -111,13 +118,25 @@ impl Cluster {
             migrate.extend(keys.iter().map(String::as_str));
             from.ask(&migrate).await;
         }
+    }
+
+    /// The second half: the new master has the slot.
+    pub async fn end_move(&self, slot: u16, to: usize) {
+        let (from, id, slot) = (self.owner(slot).await, &self.ids[to], slot.to_string());
         // The new owner first: it must not hear from the old one that nobody serves the slot.
-        for server in [to, from] {
-            server.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]).await;
+        for server in [to, from].into_iter().chain(0..SHARDS) {
+            let _ = self.servers[server].try_ask(&["CLUSTER", "SETSLOT", &slot, "NODE", id]).await;
         }
-        for server in &self.servers[..SHARDS] {
-            let _ = server.try_ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]).await;
-        }
+    }
+
+    /// Where a server listens.
+    pub fn address(&self, server: usize) -> SocketAddr {
+        self.servers[server].address()
+    }
+
+    /// Asks one server.
+    pub async fn ask(&self, server: usize, command: &[&str]) -> Reply {
+        self.servers[server].ask(command).await
     }
 
     fn at_port(&self, port: i64) -> usize {

@@ -8,6 +8,7 @@ use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Value};
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::cluster;
 use super::keys::Keys;
 use super::link::{cause, client};
 use super::places::Places;
@@ -95,6 +96,9 @@ pub async fn inspect(config: &config::Redis, channel: &Channel) -> anyhow::Resul
             let place = Places::new(servers).of(channel);
             servers.get(place).cloned().ok_or_else(|| anyhow!("`redis.urls` names no server"))?
         }
+        RedisTopology::Cluster(named) => {
+            cluster::owner(config, named, channel).await.map_err(|cause| anyhow!("{cause}"))?
+        }
         RedisTopology::Sentinels(sentinels) => {
             let found = async { Sentinels::new(config, sentinels)?.master().await };
             found.await.map_err(|cause| anyhow!("{cause}"))?
@@ -110,8 +114,10 @@ pub async fn inspect(config: &config::Redis, channel: &Channel) -> anyhow::Resul
         Err(_) => Err(anyhow!("no connection within {:?}", config.timeout)),
     };
     let connection =
-        connection.context("failed to reach redis: is `redis.url` (or `redis.urls`, `redis.sentinels`) right, and is it running?")?;
-    let mut look = Look { connection, time: config.timeout, keys: Keys::new(&config.prefix) };
+        connection.context("failed to reach redis: is `redis.url` (or `redis.urls`, `redis.cluster`, `redis.sentinels`) right, and is it running?")?;
+    let sharded = matches!(config.topology, RedisTopology::Cluster(_));
+    let listeners = if sharded { "SHARDNUMSUB" } else { "NUMSUB" };
+    let mut look = Look { connection, time: config.timeout, keys: Keys::new(&config.prefix), listeners };
     look.at(channel).await
 }
 
@@ -119,6 +125,8 @@ struct Look {
     connection: MultiplexedConnection,
     time: Duration,
     keys: Keys,
+    /// How the number of subscribers is asked for.
+    listeners: &'static str,
 }
 
 impl Look {
@@ -133,7 +141,7 @@ impl Look {
             oldest: entry(&self.ask("XRANGE", &[&stream, "-", "+", "COUNT", "1"]).await?),
             newest: entry(&self.ask("XREVRANGE", &[&stream, "+", "-", "COUNT", "1"]).await?),
         };
-        let heard: Vec<Value> = self.ask("PUBSUB", &["NUMSUB", &topic]).await?;
+        let heard: Vec<Value> = self.ask("PUBSUB", &[self.listeners, &topic]).await?;
         let listeners = heard.get(1).and_then(|count| u64::from_redis_value_ref(count).ok()).unwrap_or(0);
         let stands = self.stands(channel, &server).await?;
         let (names, incomplete) = self.names(channel).await?;

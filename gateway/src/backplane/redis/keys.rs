@@ -20,7 +20,7 @@ impl Keys {
         Self {
             prefix: prefix.into(),
             topics: format!("{prefix}:to:").into(),
-            nodes: format!("{prefix}:nodes").into(),
+            nodes: format!("{prefix}:all:{{{}}}", Self::HOME).into(),
         }
     }
 
@@ -42,9 +42,9 @@ impl Keys {
         name
     }
 
-    /// What gateways have used of a rate limit together, for one key. All keys of a bucket have its name as their hash tag.
+    /// What gateways have used of a rate limit together, for one key of a bucket.
     pub(super) fn limit(&self, bucket: &str, of: &[u8]) -> String {
-        let mut key = format!("{}:limit:{{", self.prefix);
+        let mut key = format!("{}:limit:{{{}}}{{", self.prefix, Self::HOME);
         encode(bucket, |byte| key.push(char::from(byte)));
         key.push_str("}:");
         encode(of, |byte| key.push(char::from(byte)));
@@ -58,9 +58,21 @@ impl Keys {
         pattern
     }
 
-    /// Written and forgotten again to find out whether Redis takes writes.
-    pub(super) fn probe(&self) -> String {
-        format!("{}:probe", self.prefix)
+    /// Written and forgotten again to find out whether Redis takes writes. Also a topic that nobody listens to.
+    pub(super) fn probe(&self, tag: &str) -> String {
+        format!("{}:probe:{{{tag}}}", self.prefix)
+    }
+
+    /// A topic below that of channels on which nothing is published: subscribing to it shows that this is allowed, and that
+    /// everything before it was heard.
+    pub(super) fn mark(&self, tag: &str, number: u64) -> String {
+        format!("{}mark:{{{tag}}}{number}", self.topics)
+    }
+
+    /// The number of a topic that [`mark`](Self::mark) has made.
+    pub(super) fn marked(&self, topic: &[u8]) -> Option<u64> {
+        let name = topic.strip_prefix(self.topics.as_bytes())?.strip_prefix(b"mark:{")?;
+        std::str::from_utf8(name).ok()?.split_once('}')?.1.parse().ok()
     }
 
     /// The hash with the leases of all gateways.
@@ -70,7 +82,7 @@ impl Keys {
 
     /// The hash with who has died or gone and left something behind.
     pub(super) fn dead(&self) -> String {
-        format!("{}:dead:{{nodes}}", self.prefix)
+        format!("{}:dead:{{{}}}", self.prefix, Self::HOME)
     }
 
     /// The members of one node in a channel.
@@ -85,7 +97,7 @@ impl Keys {
 
     /// The set of channels in which a node has members.
     pub(super) fn presence_of(&self, node: &str) -> String {
-        format!("{}:present:{{nodes}}:{node}", self.prefix)
+        format!("{}:present:{{{}}}:{node}", self.prefix, Self::HOME)
     }
 
     /// The hash with what is to be known of the clients of a node when it has died.
@@ -113,14 +125,6 @@ impl Keys {
         &self.nodes
     }
 
-    /// What a new link listens to: one topic below that of channels, to find out whether that is allowed, and at home every
-    /// node's topic.
-    pub(super) fn first(&self, home: bool) -> Vec<String> {
-        let mut topics = vec![format!("{}probe", self.topics)];
-        topics.extend(home.then(|| self.nodes.to_string()));
-        topics
-    }
-
     /// The channel of a topic that [`topic`](Self::topic) has made.
     pub(super) fn channel(&self, topic: &[u8]) -> Option<Channel> {
         let name = topic.strip_prefix(self.topics.as_bytes())?;
@@ -128,14 +132,21 @@ impl Keys {
         Channel::parse(&decode(name)?).ok()
     }
 
-    /// All keys of a channel have its name as their hash tag: one script can use them together.
+    /// All keys of a channel have its name as their hash tag: one script can use them together. Those of users and
+    /// connections have that of the topic which everything for them is published on.
     fn of_channel(&self, kind: &str, channel: &Channel) -> String {
         let name = channel.as_str();
-        let mut key = String::with_capacity(self.prefix.len() + kind.len() + name.len() + 8);
+        let mut key = String::with_capacity(self.prefix.len() + kind.len() + name.len() + 16);
         key.push_str(&self.prefix);
         key.push(':');
         key.push_str(kind);
-        key.push_str(":{");
+        key.push(':');
+        if channel.target() != Target::Channel {
+            key.push('{');
+            key.push_str(Self::HOME);
+            key.push('}');
+        }
+        key.push('{');
         encode(name, |byte| key.push(char::from(byte)));
         key.push('}');
         key
@@ -193,16 +204,18 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_a_bucket_share_a_hash_tag() {
+    fn keys_of_buckets_are_at_home() {
         let keys = Keys::new("gw");
-        assert_eq!(keys.limit("rate-limit/chat}", b"42\0{x}"), "gw:limit:{rate-limit/chat%7D}:42%00%7Bx%7D");
+        let key = keys.limit("rate-limit/chat}", b"42\0{x}");
+        assert_eq!(key, "gw:limit:{nodes}{rate-limit/chat%7D}:42%00%7Bx%7D");
     }
 
     #[test]
-    fn addresses_have_no_topic_of_their_own() {
+    fn addresses_have_no_topic_of_their_own_and_their_keys_lie_beside_it() {
         let keys = Keys::new("gw");
-        assert_eq!(keys.topic(&channel("#42")), "gw:nodes");
-        assert_eq!(keys.topic(&channel("@6c1f")), "gw:nodes");
+        assert_eq!(keys.topic(&channel("#42")), "gw:all:{nodes}");
+        assert_eq!(keys.topic(&channel("@6c1f")), "gw:all:{nodes}");
+        assert_eq!(keys.stream(&channel("#42")), "gw:stream:{nodes}{#42}");
     }
 
     #[test]
@@ -217,6 +230,16 @@ mod tests {
             assert_eq!(keys.channel(topic.as_bytes()), Some(channel));
         }
         assert_ne!(keys.topic(&channel("%41")), keys.topic(&channel("A")));
+    }
+
+    #[test]
+    fn a_mark_is_no_channel_and_knows_its_number() {
+        let keys = Keys::new("gw");
+        let mark = keys.mark("57", 3);
+        assert_eq!((keys.marked(mark.as_bytes()), keys.channel(mark.as_bytes())), (Some(3), None));
+        for name in ["mark:1", "mark"] {
+            assert_eq!(keys.marked(keys.topic(&channel(name)).as_bytes()), None);
+        }
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{timeout, timeout_at};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout, timeout_at};
 
-use super::link::{Link, cause, is_of_server, refusal};
+use super::link::{Link, cause, is_elsewhere, is_of_server, refusal};
 use super::request::{Refusal, Request, What};
 use super::status::Cause;
 use super::{Shared, TOO_FEW_REPLICAS, presence};
@@ -22,30 +22,61 @@ const BATCH_MAX: usize = 512;
 /// Longest time that a batch waits for replicas: the watch of the link waits behind it.
 const REPLICAS_WAIT_MAX: Duration = Duration::from_millis(400);
 
-/// Carries requests until the queue is closed.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    index: usize,
-    mut queue: mpsc::Receiver<Request>,
-    mut links: watch::Receiver<Option<Arc<Link>>>,
-) {
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
+/// How soon what is for a slot that moves is tried again.
+const MOVING: Duration = Duration::from_millis(20);
+
+/// Carries requests of one place until the queue is closed.
+pub(super) async fn run(shared: Arc<Shared>, place: usize, index: usize, mut queue: mpsc::Receiver<Request>) {
+    let mut links = shared.units[place].links.subscribe();
+    let (mut batch, mut held) = (Vec::new(), Vec::new());
+    loop {
+        if held.is_empty() {
+            if queue.recv_many(&mut batch, BATCH_MAX).await == 0 {
+                return;
+            }
+        } else {
+            sleep(MOVING).await;
+            // First come, first served: nothing overtakes what was held.
+            batch.append(&mut held);
+            while batch.len() < BATCH_MAX
+                && let Ok(request) = queue.try_recv()
+            {
+                batch.push(request);
+            }
+        }
         // The oldest decides: the others have come while it waited for its turn.
         let until = batch.first().map_or(Duration::ZERO, |oldest| oldest.until);
         let link = {
             let waited = timeout_at(
                 shared.clock.instant(until).into(),
                 links.wait_for(|link| {
-                    link.is_some() || !batch.iter().any(|request| request.what.needs_redis())
+                    let waits = |request: &Request| {
+                        request.what.needs_redis() && shared.place_of(&request.what) == place
+                    };
+                    link.is_some() || !batch.iter().any(waits)
                 }),
             );
             waited.await.ok().and_then(Result::ok).and_then(|link| link.clone())
         };
+        forward(&shared, place, &mut batch);
         match link {
-            Some(link) => send(&shared, index, &link, &mut batch).await,
+            Some(link) => held = send(&shared, index, &link, &mut batch).await,
             None => alone(&shared, &mut batch),
         }
+    }
+}
+
+/// What has another place by now goes there. What has looked for its place for too long is given up.
+fn forward(shared: &Shared, place: usize, batch: &mut Vec<Request>) {
+    if !shared.places.are_moving() {
+        return;
+    }
+    let at = shared.clock.now().at;
+    for request in batch.extract_if(.., |request| request.until <= at && request.what.needs_redis()) {
+        shared.fail(request.asker, &request.what, "its slot was moved for too long");
+    }
+    for request in batch.extract_if(.., |request| shared.place_of(&request.what) != place) {
+        shared.put(request);
     }
 }
 
@@ -53,7 +84,8 @@ pub(super) async fn run(
 fn alone(shared: &Shared, batch: &mut Vec<Request>) {
     for Request { what, asker, .. } in batch.drain(..) {
         match what {
-            What::Spread { topic, message } => {
+            What::Spread { to, message } => {
+                let topic = What::topic(to.as_ref(), &shared.keys);
                 shared.received(topic.as_bytes(), &message.into());
                 shared.answer(asker, Answer::Published(Ok(Published::default())));
             }
@@ -62,7 +94,12 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
     }
 }
 
-async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Request>) {
+/// Sends a batch. Returns what has to be sent again, because its slot moves.
+async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Request>) -> Vec<Request> {
+    let mut held = Vec::new();
+    if batch.is_empty() {
+        return held;
+    }
     let mut pipeline = redis::pipe();
     for request in &*batch {
         pipeline.add_command(request.what.command(
@@ -79,22 +116,35 @@ async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Reques
         pipeline.cmd("WAIT").arg(wanted).arg(wait.as_millis() as u64);
         count += 1;
     }
-    let Some(mut connection) = link.lanes.get(index).cloned() else { return };
+    let Some(mut connection) = link.lanes.get(index).cloned() else { return held };
     let sent = timeout(shared.config.timeout, connection.send_packed_commands(&pipeline, 0, count));
     let mut replies = match sent.await {
         Ok(Ok(replies)) if replies.len() == count => replies,
-        Ok(Ok(_)) => return give_up(shared, batch, &Cause::new(Trouble::Silent, "answers are missing")),
-        Ok(Err(error)) => return give_up(shared, batch, &cause(&error)),
-        Err(_) => {
-            let cause = Cause::new(Trouble::Silent, "no answer to a command");
-            shared.units[link.unit].doubt.notify_one();
-            return give_up(shared, batch, &cause);
+        failed => {
+            let cause = match failed {
+                Ok(Ok(_)) => Cause::new(Trouble::Silent, "answers are missing"),
+                Ok(Err(error)) => cause(&error),
+                Err(_) => {
+                    shared.units[link.unit].doubt.notify_one();
+                    Cause::new(Trouble::Silent, "no answer to a command")
+                }
+            };
+            give_up(shared, batch, &cause);
+            return held;
         }
     };
     let replicas = if wanted > 0 { replies.pop().map_or(0, |reply| acknowledged(&reply)) } else { 0 };
     for (request, reply) in batch.drain(..).zip(replies) {
-        settle(shared, link, request, reply, replicas);
+        if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
+            held.push(request);
+        } else {
+            settle(shared, link, request, reply, replicas);
+        }
     }
+    if !held.is_empty() {
+        shared.moved.notify_one();
+    }
+    held
 }
 
 /// How many replicas have everything that was written so far. A server that refuses to say so has none.

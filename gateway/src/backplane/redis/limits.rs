@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
-use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::link::Link;
@@ -26,7 +25,6 @@ pub type States = Vec<(Arc<str>, Arc<PluginState>)>;
 /// Carries what nodes have taken of rate limits between them. Made by [`Runner::reconciler`].
 pub struct Reconciler {
     shared: Arc<Shared>,
-    links: watch::Receiver<Option<Arc<Link>>>,
     /// This process among others.
     node: String,
 }
@@ -44,10 +42,8 @@ impl Runner {
     /// What reconciles rate limits over the connections that this runner makes.
     pub fn reconciler(&self) -> Reconciler {
         let shared = self.shared.clone();
-        // On the server where gateways meet: limits are few beside publications.
-        let links = self.sides[shared.places.home()].links.subscribe();
         let node = nodes::name(shared.node);
-        Reconciler { shared, links, node }
+        Reconciler { shared, node }
     }
 }
 
@@ -59,8 +55,8 @@ impl Reconciler {
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             rounds.tick().await;
-            let link = self.links.borrow().clone();
-            if let Some(link) = link {
+            // On the server where gateways meet: limits are few beside publications.
+            if let Some(link) = self.shared.home() {
                 let batches = collect(&states());
                 if !batches.is_empty() {
                     self.round(&link, batches).await;

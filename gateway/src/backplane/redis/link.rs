@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
@@ -16,7 +15,8 @@ use tokio::time::timeout;
 
 use super::script::{self, Scripts};
 use super::status::Cause;
-use super::{Shared, presence};
+use super::subscriber::{Ear, Subscriber};
+use super::{Seat, Shared, presence};
 use crate::config;
 use crate::telemetry::backplane::Trouble;
 
@@ -32,10 +32,13 @@ pub(super) struct Link {
     pub(super) number: u64,
     /// The place of the server.
     pub(super) unit: usize,
+    /// Whether the server has what all nodes need.
+    pub(super) home: bool,
     /// For commands.
     pub(super) lanes: Vec<MultiplexedConnection>,
-    /// For subscriptions.
-    pub(super) listener: MultiplexedConnection,
+    pub(super) subscriber: Subscriber,
+    /// A hash tag of this server.
+    tag: String,
     /// The replication id of the server: another one numbers anew.
     pub(super) server: Box<str>,
     pub(super) scripts: Scripts,
@@ -49,42 +52,46 @@ impl Link {
         shared: &Arc<Shared>,
         unit: usize,
         at: &config::RedisServer,
+        seat: &Seat,
     ) -> Result<Self, Cause> {
         let config = &shared.config;
         let client = client(config, at, &config.username, config.password.as_ref())?;
         let ended = Arc::new(Notify::new());
         let number = shared.links.fetch_add(1, Ordering::Relaxed) + 1;
+        let tag = shared.places.tag(unit, number);
+        let ear = Arc::new(Ear::new(shared.clone(), unit, number, ended.clone()));
         // All at once: far away from Redis every round trip counts.
         let mut connecting = JoinSet::new();
         for _ in 0..shared.config.connections {
             connecting.spawn(connect(client.clone(), shared.clone(), ended.clone(), None));
         }
-        let mut listener = connect(client, shared.clone(), ended.clone(), Some((unit, number))).await?;
+        let listening = connect(client, shared.clone(), ended.clone(), Some(ear.clone())).await?;
         let mut lanes = Vec::new();
         while let Some(connected) = connecting.join_next().await {
             lanes.push(connected.map_err(|_| Cause::new(Trouble::Unreachable, "connecting has failed"))??);
         }
         let time = shared.config.timeout;
         let server = identify(&mut lanes[0], time).await?;
-        let scripts = load(&mut lanes[0], time).await?;
-        match timeout(time, listener.subscribe(shared.keys.first(unit == shared.places.home()))).await {
-            Ok(subscribed) => subscribed.map_err(|error| cause(&error))?,
-            Err(_) => return Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
-        }
-        Ok(Self { number, unit, lanes, listener, server, scripts, ended })
+        let scripts = load(&mut lanes[0], shared.places.publish_verb(), time).await?;
+        let subscriber = Subscriber::begin(listening, ear, tag.clone(), seat.home).await?;
+        Ok(Self { number, unit, home: seat.home, lanes, subscriber, tag, server, scripts, ended })
     }
 
     /// Tries every connection. `Err` if the link must be given up, else what is wrong with the server.
     pub(super) async fn watch(&self, shared: &Shared) -> Result<Option<Cause>, Cause> {
         let time = shared.config.timeout.min(WATCH_TIMEOUT_MAX);
         let mut tries = JoinSet::new();
-        for connection in self.lanes.iter().skip(1).chain([&self.listener]) {
+        for connection in self.lanes.iter().skip(1) {
             let mut connection = connection.clone();
             tries.spawn(async move { call(&mut connection, &redis::cmd("PING"), time).await.map(drop) });
         }
         let mut first = self.lanes[0].clone();
         let mut probe = redis::cmd("EVALSHA");
-        probe.arg(&self.scripts.probe).arg(1).arg(shared.keys.probe()).arg(shared.keys.probe());
+        let key = shared.keys.probe(&self.tag);
+        probe.arg(&self.scripts.probe).arg(1).arg(&key).arg(&key);
+        timeout(time, self.subscriber.mark())
+            .await
+            .unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "no answer to a subscription")))?;
         let server = identify(&mut first, time).await?;
         if server != self.server {
             return Err(Cause::new(Trouble::Unreachable, "the server has become another one"));
@@ -141,24 +148,15 @@ async fn connect(
     client: Client,
     shared: Arc<Shared>,
     ended: Arc<Notify>,
-    listens: Option<(usize, u64)>,
+    ear: Option<Arc<Ear>>,
 ) -> Result<MultiplexedConnection, Cause> {
     let time = shared.config.timeout;
     // Called by the connection's own task, in the order in which things come.
     let pushed = move |info: PushInfo| -> Result<(), ()> {
-        match info.kind {
-            PushKind::Disconnection => ended.notify_one(),
-            // A link that was given up may go on for a moment.
-            PushKind::Message
-                if listens.is_some_and(|(unit, link)| shared.units[unit].status.link() == Some(link)) =>
-            {
-                if let Ok([Value::BulkString(topic), Value::BulkString(message)]) =
-                    <[Value; 2]>::try_from(info.data)
-                {
-                    shared.received(&topic, &Bytes::from(message));
-                }
-            }
-            _ => (),
+        match (&ear, &info.kind) {
+            (_, PushKind::Disconnection) => ended.notify_one(),
+            (Some(ear), _) => ear.hear(info),
+            (None, _) => (),
         }
         Ok(())
     };
@@ -173,12 +171,16 @@ async fn connect(
 }
 
 /// Loads the scripts and returns their digests.
-async fn load(connection: &mut MultiplexedConnection, time: Duration) -> Result<Scripts, Cause> {
+async fn load(
+    connection: &mut MultiplexedConnection,
+    verb: &'static str,
+    time: Duration,
+) -> Result<Scripts, Cause> {
     let texts = [
-        script::publish(),
+        script::publish(verb),
         script::recover(),
         script::history(),
-        script::PROBE.to_owned(),
+        script::probe(verb),
         presence::WRITE.to_owned(),
         presence::READ.to_owned(),
         presence::COUNT.to_owned(),
@@ -202,6 +204,7 @@ async fn load(connection: &mut MultiplexedConnection, time: Duration) -> Result<
     let [publish, recover, history, probe, presence_write, presence_read, presence_count, presence_take] =
         digests.map_err(|_| Cause::new(Trouble::Refused, "it does not load scripts"))?;
     Ok(Scripts {
+        publish_verb: verb,
         publish,
         recover,
         history,
@@ -267,6 +270,8 @@ pub(super) fn refusal(code: &str, detail: &str) -> Cause {
         "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" => Trouble::Silent,
         // The scripts are gone: a new link loads them.
         "NOSCRIPT" => Trouble::Unreachable,
+        // It has not what it had: a new link finds out what it has.
+        code if is_elsewhere(code) => Trouble::Unreachable,
         _ => Trouble::Writes,
     };
     Cause::new(trouble, format!("{code} {detail}"))
@@ -274,7 +279,13 @@ pub(super) fn refusal(code: &str, detail: &str) -> Cause {
 
 /// Whether an error says something of the server, and not only of the one command.
 pub(super) fn is_of_server(code: &str) -> bool {
-    !matches!(code, "ERR" | "WRONGTYPE")
+    !matches!(code, "ERR" | "WRONGTYPE") && !is_elsewhere(code)
+}
+
+/// Whether an error says that another server of the Cluster has the slot, or soon will. Nothing was done then. It is waited
+/// until that server has it: subscribers are not told yet of what is published there.
+pub(super) fn is_elsewhere(code: &str) -> bool {
+    matches!(code, "MOVED" | "ASK" | "TRYAGAIN")
 }
 
 #[cfg(test)]

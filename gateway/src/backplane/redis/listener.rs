@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Value, pipe};
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::interest::{Interest, Waiter, spread};
-use super::link::{Link, cause};
+use super::link::{Link, cause, is_elsewhere};
 use super::request::{What, top};
 use super::status::Cause;
 use crate::backplane::Answer;
@@ -21,12 +20,14 @@ use crate::telemetry::backplane::Trouble;
 /// Channels in one command: a storm takes a few of them, and what is published meanwhile comes in between.
 const BATCH_MAX: usize = 256;
 
+/// How soon a channel is looked for again that the server does not have any more.
+const MOVING: Duration = Duration::from_millis(20);
+
 /// How long it takes until the positions of every channel were compared once.
 const ROUND: Duration = Duration::from_secs(30);
 
 /// Keeps subscriptions until the link fails.
 pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
-    let mut connection = link.listener.clone();
     let mut shard = 0;
     loop {
         let (come, leave) = shared.interest.take_changes(link.unit, link.number, BATCH_MAX);
@@ -36,11 +37,11 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
                 () = sleep(ROUND / Interest::SHARDS as u32) => {
                     shard += 1;
                     let channels = shared.interest.confirmed_in(shard, link.number);
-                    compare(&shared, &link, &mut connection, &channels).await
+                    compare(&shared, &link, &channels).await
                 }
             }
         } else {
-            change(&shared, &link, &mut connection, &come, &leave).await
+            change(&shared, &link, &come, &leave).await
         };
         if let Err(cause) = done {
             return cause;
@@ -48,23 +49,15 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
     }
 }
 
-async fn change(
-    shared: &Shared,
-    link: &Link,
-    connection: &mut MultiplexedConnection,
-    come: &[Channel],
-    leave: &[Channel],
-) -> Result<(), Cause> {
-    if !leave.is_empty() {
-        subscription(shared, connection, "UNSUBSCRIBE", leave).await?;
-        leave.iter().for_each(|channel| shared.interest.left(channel));
-    }
-    if come.is_empty() {
-        return Ok(());
-    }
-    subscription(shared, connection, "SUBSCRIBE", come).await?;
-    let mut doubtful = Vec::new();
+async fn change(shared: &Shared, link: &Link, come: &[Channel], leave: &[Channel]) -> Result<(), Cause> {
+    let confirmed = link.subscriber.change(come, leave).await?;
+    leave.iter().for_each(|channel| shared.interest.left(channel));
+    let (mut doubtful, mut elsewhere) = (Vec::new(), false);
     for channel in come {
+        if !confirmed.contains(channel) {
+            elsewhere |= shared.interest.lost(channel, link.number);
+            continue;
+        }
         let (waiters, again) = shared.interest.confirm(channel, link.number);
         if again {
             doubtful.push(channel.clone());
@@ -76,39 +69,19 @@ async fn change(
             }
         }
     }
-    compare(shared, link, connection, &doubtful).await
-}
-
-async fn subscription(
-    shared: &Shared,
-    connection: &mut MultiplexedConnection,
-    name: &str,
-    channels: &[Channel],
-) -> Result<(), Cause> {
-    let topics: Vec<String> = channels.iter().map(|channel| shared.keys.topic(channel)).collect();
-    let done = async {
-        if name == "SUBSCRIBE" {
-            connection.subscribe(topics).await
-        } else {
-            connection.unsubscribe(topics).await
-        }
-    };
-    match timeout(shared.config.timeout, done).await {
-        Ok(done) => done.map_err(|error| cause(&error)),
-        Err(_) => Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
+    compare(shared, link, &doubtful).await?;
+    if elsewhere {
+        shared.moved.notify_one();
+        sleep(MOVING).await;
     }
+    Ok(())
 }
 
-/// Asks where the streams stand, over the connection on which publications come: whatever was published before an answer has
-/// come before it. Also keeps positions from expiring while somebody listens.
-async fn compare(
-    shared: &Shared,
-    link: &Link,
-    connection: &mut MultiplexedConnection,
-    channels: &[Channel],
-) -> Result<(), Cause> {
-    let mut behind = 0;
-    let mut checked = 0;
+/// Asks where the streams stand, and then waits until everything has come that was published before. Also keeps positions from
+/// expiring while somebody listens.
+async fn compare(shared: &Shared, link: &Link, channels: &[Channel]) -> Result<(), Cause> {
+    let Some(mut connection) = link.lanes.first().cloned() else { return Ok(()) };
+    let (mut checked, mut behind) = (0, 0);
     for channels in channels.chunks(BATCH_MAX) {
         let mut pipeline = pipe();
         let mut asked = Vec::new();
@@ -133,8 +106,19 @@ async fn compare(
             Ok(replies) => replies.map_err(|error| cause(&error))?,
             Err(_) => return Err(Cause::new(Trouble::Silent, "no answer where streams stand")),
         };
+        link.subscriber.mark().await?;
+        let mut elsewhere = false;
         for (channel, reply) in asked.into_iter().zip(replies) {
-            behind += u64::from(tell(shared, channel, reply));
+            if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
+                // Asked again when it is subscribed to again, here or there.
+                elsewhere |= shared.interest.lost(channel, link.number);
+            } else {
+                behind += u64::from(tell(shared, channel, reply));
+            }
+        }
+        if elsewhere {
+            shared.moved.notify_one();
+            sleep(MOVING).await;
         }
     }
     shared.metrics.checked(checked, behind);

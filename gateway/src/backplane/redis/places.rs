@@ -1,64 +1,127 @@
-//! Which of several servers has what. `gateway/REDIS.md` says it for other programs too, so it never changes.
+//! Which server has what. `gateway/REDIS.md` says it for other programs too, so it never changes. In a Cluster it is told by
+//! the servers, and does.
+
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::keys::{self, Keys};
 use crate::config::RedisServer;
 use crate::protocol::channel::{Channel, Target};
 
 /// Into how many slots the names of channels are spread, as by Redis Cluster.
-const SLOTS: u16 = 16_384;
+pub(super) const SLOTS: u16 = 16_384;
 
 /// The server of each slot, as its place in the list.
 #[derive(Debug)]
 pub(super) struct Places {
     /// `None` if there is only one server.
-    slots: Option<Box<[u8]>>,
-    /// Has what is for all nodes.
-    home: usize,
+    slots: Option<Box<[AtomicU8]>>,
+    /// Whether slots move from one server to another.
+    moving: bool,
+    /// The slot of what is for all nodes.
+    home: u16,
 }
 
 impl Places {
-    /// At most 256 servers.
+    /// Independent servers, at most 256: each slot has the one that it weighs most with.
     pub(super) fn new(servers: &[RedisServer]) -> Self {
-        if servers.len() < 2 {
-            return Self { slots: None, home: 0 };
-        }
         let names: Vec<u64> =
             servers.iter().map(|server| fnv(&format!("{server}/{}", server.database))).collect();
         let heaviest = |slot: u16| {
             let place = (0..names.len()).max_by_key(|place| weight(names[*place], slot));
-            place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0)
+            AtomicU8::new(place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0))
         };
-        let slots: Box<[u8]> = (0..SLOTS).map(heaviest).collect();
-        let home = slots[usize::from(slot(Keys::HOME))].into();
-        Self { slots: Some(slots), home }
+        let slots = (servers.len() > 1).then(|| (0..SLOTS).map(heaviest).collect());
+        Self { slots, moving: false, home: slot(Keys::HOME) }
+    }
+
+    /// A Cluster, of which nothing is known yet: everything has the first place.
+    pub(super) fn of_cluster() -> Self {
+        let slots = (0..SLOTS).map(|_| AtomicU8::new(0)).collect();
+        Self { slots: Some(slots), moving: true, home: slot(Keys::HOME) }
+    }
+
+    /// Whether a channel may have another place later.
+    pub(super) fn are_moving(&self) -> bool {
+        self.moving
+    }
+
+    /// The command that publishes: in a Cluster to the subscribers of a slot's server, and not to every server.
+    pub(super) fn publish_verb(&self) -> &'static str {
+        if self.moving { "SPUBLISH" } else { "PUBLISH" }
     }
 
     /// Where everything of a channel is. What is for users and connections is at home: any node may have them.
     pub(super) fn of(&self, channel: &Channel) -> usize {
         match (&self.slots, channel.target()) {
             (None, _) => 0,
-            (Some(slots), Target::Channel) => slots[usize::from(slot(channel.as_str()))].into(),
-            (Some(_), Target::User(_) | Target::Connection(_)) => self.home,
+            (Some(slots), Target::Channel) => at(slots, slot(channel.as_str())),
+            (Some(slots), Target::User(_) | Target::Connection(_)) => at(slots, self.home),
         }
     }
 
     /// Where is what all nodes need.
     pub(super) fn home(&self) -> usize {
-        self.home
+        self.slots.as_ref().map_or(0, |slots| at(slots, self.home))
+    }
+
+    /// Who has a slot.
+    pub(super) fn of_slot(&self, slot: u16) -> usize {
+        self.slots.as_ref().map_or(0, |slots| at(slots, slot))
+    }
+
+    /// A slot has another server from now on.
+    pub(super) fn put(&self, slot: u16, place: u8) {
+        if let Some(slots) = &self.slots {
+            slots[usize::from(slot)].store(place, Ordering::Release);
+        }
+    }
+
+    /// A hash tag for what a server has to have whatever else it has. Different numbers give different ones.
+    pub(super) fn tag(&self, place: usize, number: u64) -> String {
+        let owned: Vec<u16> = (0..SLOTS).filter(|slot| self.of_slot(*slot) == place).collect();
+        let chosen = owned.get((super::mix(number) % owned.len().max(1) as u64) as usize);
+        // One number of 16384 is in the slot.
+        let in_slot =
+            (0..1 << 20).map(|number: u32| number.to_string()).find(|tag| Some(&slot(tag)) == chosen);
+        in_slot.unwrap_or_default()
+    }
+}
+
+fn at(slots: &[AtomicU8], slot: u16) -> usize {
+    slots[usize::from(slot)].load(Ordering::Acquire).into()
+}
+
+/// The slot of a channel, whatever has it.
+pub(super) fn slot_of(channel: &Channel) -> u16 {
+    match channel.target() {
+        Target::Channel => slot(channel.as_str()),
+        Target::User(_) | Target::Connection(_) => slot(Keys::HOME),
     }
 }
 
 /// The slot that `CLUSTER KEYSLOT` tells of every key with this name in braces.
 fn slot(name: &str) -> u16 {
     let mut crc = 0_u16;
-    keys::encode(name, |byte| {
-        crc ^= u16::from(byte) << 8;
-        for _ in 0..8 {
-            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
-        }
-    });
+    keys::encode(name, |byte| crc = (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]);
     crc % SLOTS
 }
+
+/// The CRC of Redis Cluster, CRC-16/XMODEM, of each byte.
+const CRC16: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
 
 /// Whoever weighs most has the slot: without one server the others keep what they have.
 fn weight(server: u64, slot: u16) -> u64 {
@@ -130,5 +193,18 @@ mod tests {
             assert_eq!(places.of(&Channel::parse(name).unwrap()), places.home());
         }
         assert_eq!(Places::new(&servers(&[1])).home(), 0);
+    }
+
+    #[test]
+    fn a_tag_lies_where_it_is_wanted() {
+        let places = Places::of_cluster();
+        for number in 5_000..6_000 {
+            places.put(number, 1);
+        }
+        for number in 1..20 {
+            assert!((5_000..6_000).contains(&slot(&places.tag(1, number))));
+            assert!(!(5_000..6_000).contains(&slot(&places.tag(0, number))));
+        }
+        assert_ne!(places.tag(1, 1), places.tag(1, 2), "one that was refused is not tried for ever");
     }
 }

@@ -38,5 +38,5 @@ end
 if once then
   redis.call('SET', once, number(offset) .. ' ' .. epoch, 'PX', ARGV[9])
 end
-redis.call('PUBLISH', ARGV[7], ARGV[8] .. number(offset) .. ',' .. epoch .. ';' .. ARGV[6])
+redis.call('VERB', ARGV[7], ARGV[8] .. number(offset) .. ',' .. epoch .. ';' .. ARGV[6])
 return {offset, epoch}

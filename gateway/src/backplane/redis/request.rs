@@ -32,8 +32,8 @@ pub(super) struct Request {
 pub(super) enum What {
     /// To a channel with history, or on terms.
     Publish { channel: Channel, body: Vec<u8>, retention: Retention, terms: Option<Box<Terms>> },
-    /// To a channel without, on no terms: the whole message.
-    Spread { topic: String, message: Vec<u8> },
+    /// To the subscribers of a channel without, on no terms, or to every node: the whole message.
+    Spread { to: Option<Channel>, message: Vec<u8> },
     /// Read a part of a channel's history.
     History { channel: Channel, query: HistoryQuery, publications_max: usize, retention: Retention },
     /// Read what a subscriber missed.
@@ -55,6 +55,23 @@ pub(super) enum Refusal {
 }
 
 impl What {
+    /// Whose place it is sent to; `None` for the one of all nodes.
+    pub(super) fn channel(&self) -> Option<&Channel> {
+        match self {
+            Self::Publish { channel, .. }
+            | Self::History { channel, .. }
+            | Self::Recover { channel, .. }
+            | Self::Presence { channel, .. }
+            | Self::Count { channel, .. } => Some(channel),
+            Self::Spread { to, .. } => to.as_ref(),
+        }
+    }
+
+    /// The topic on which [`What::Spread`] is published.
+    pub(super) fn topic(to: Option<&Channel>, keys: &Keys) -> String {
+        to.map_or_else(|| keys.nodes().to_owned(), |channel| keys.topic(channel))
+    }
+
     /// The command. `server` is the replication id of the server and `fresh` a name for a new stream.
     pub(super) fn command(&self, keys: &Keys, scripts: &Scripts, server: &str, fresh: &str) -> Cmd {
         let script = |sha: &str, channel: &Channel, third: Option<String>, retention: &Retention| {
@@ -82,9 +99,9 @@ impl What {
                 }
                 command
             }
-            Self::Spread { topic, message } => {
-                let mut command = redis::cmd("PUBLISH");
-                command.arg(topic).arg(message);
+            Self::Spread { to, message } => {
+                let mut command = redis::cmd(scripts.publish_verb);
+                command.arg(Self::topic(to.as_ref(), keys)).arg(message);
                 command
             }
             Self::Presence { channel, nodes } => {

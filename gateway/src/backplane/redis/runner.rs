@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::interest::Waiter;
 use super::link::{Link, WATCH};
 use super::request::Request;
 use super::sentinel::Sentinels;
 use super::status::Cause;
-use super::{Runner, Shared, Side, Unit, clients, lane, listener, nodes, presence, sentinel};
+use super::{
+    Holder, Runner, Seat, Shared, Side, Unit, clients, cluster, lane, listener, nodes, presence, sentinel,
+};
 use crate::backplane::Answer;
 use crate::config::RedisTopology;
 use crate::telemetry::backplane::Trouble;
@@ -31,10 +33,12 @@ const EXPIRY: Duration = Duration::from_millis(100);
 impl Runner {
     /// Ends when every server has been connected to.
     pub fn connected(&self) -> impl Future<Output = ()> + Send + use<> {
-        let links: Vec<_> = self.sides.iter().map(|side| side.links.subscribe()).collect();
+        let shared = self.shared.clone();
         async move {
-            for mut links in links {
-                let _ = links.wait_for(Option::is_some).await;
+            let _ = shared.mapped.subscribe().wait_for(|mapped| *mapped).await;
+            for unit in &shared.units {
+                let mut links = unit.links.subscribe();
+                let _ = links.wait_for(|link| link.is_some() || !unit.is_away()).await;
             }
         }
     }
@@ -43,10 +47,8 @@ impl Runner {
     /// the last client has gone. Bounded in time.
     pub fn goodbye(&self) -> impl Future<Output = ()> + Send + use<> {
         let shared = self.shared.clone();
-        let links = self.sides[shared.places.home()].links.subscribe();
         async move {
-            let link = links.borrow().clone();
-            if let Some(link) = link
+            if let Some(link) = shared.home()
                 && let Err(cause) = nodes::leave(&shared, &link).await
             {
                 tracing::warn!(%cause, "the other gateways were not told that this one goes");
@@ -59,24 +61,39 @@ impl Runner {
         let Self { shared, sides } = self;
         let mut tasks = JoinSet::new();
         tasks.spawn(expire(shared.clone()));
-        for (unit, Side { queues, links }) in sides.into_iter().enumerate() {
+        for (unit, Side { queues }) in sides.into_iter().enumerate() {
             for (index, queue) in queues.into_iter().enumerate() {
-                tasks.spawn(lane::run(shared.clone(), index, queue, links.subscribe()));
+                tasks.spawn(lane::run(shared.clone(), unit, index, queue));
             }
-            tasks.spawn(attend(shared.clone(), unit, links));
+            tasks.spawn(attend(shared.clone(), unit));
+        }
+        if let RedisTopology::Cluster(named) = &shared.config.topology {
+            tasks.spawn(cluster::run(shared.clone(), named.clone()));
         }
         while tasks.join_next().await.is_some() {}
     }
 }
 
-/// Keeps a server connected.
-async fn attend(shared: Arc<Shared>, unit: usize, links: watch::Sender<Option<Arc<Link>>>) {
-    let status = &shared.units[unit].status;
+/// Keeps whoever has a seat connected.
+async fn attend(shared: Arc<Shared>, unit: usize) {
+    let Unit { status, links, seat, .. } = &shared.units[unit];
+    let mut seats = seat.subscribe();
     let mut failures = 0_u32;
     let mut sentinels = None;
     loop {
+        let seat = seats.borrow_and_update().clone();
         let begun = shared.clock.now().at;
-        let cause = match attempt(&shared, unit, &links, &mut sentinels).await {
+        let ended = tokio::select! {
+            ended = attempt(&shared, unit, &seat, &mut sentinels) => Some(ended),
+            _ = seats.changed() => None,
+        };
+        status.set_link(None);
+        links.send_replace(None);
+        let Some(ended) = ended else {
+            failures = 0;
+            continue;
+        };
+        let cause = match ended {
             Ok(cause) => {
                 if shared.clock.now().at.saturating_sub(begun) >= STABLE {
                     failures = 0;
@@ -85,10 +102,9 @@ async fn attend(shared: Arc<Shared>, unit: usize, links: watch::Sender<Option<Ar
             }
             Err(cause) => cause,
         };
-        status.set_link(None);
-        links.send_replace(None);
         status.set(Some(cause));
-        tokio::time::sleep(pause(failures, shared.config.reconnect_pause_max)).await;
+        // Unless somebody else gets the seat meanwhile.
+        let _ = timeout(pause(failures, shared.config.reconnect_pause_max), seats.changed()).await;
         failures = failures.saturating_add(1);
     }
 }
@@ -97,13 +113,13 @@ async fn attend(shared: Arc<Shared>, unit: usize, links: watch::Sender<Option<Ar
 async fn attempt(
     shared: &Arc<Shared>,
     unit: usize,
-    links: &watch::Sender<Option<Arc<Link>>>,
+    seat: &Seat,
     sentinels: &mut Option<Sentinels>,
 ) -> Result<Cause, Cause> {
-    let server = match &shared.config.topology {
-        RedisTopology::Server(server) => server.clone(),
-        RedisTopology::Servers(servers) => servers[unit].clone(),
-        RedisTopology::Sentinels(config) => {
+    let server = match &seat.holder {
+        Holder::Nobody => std::future::pending().await,
+        Holder::Server(server) => server.clone(),
+        Holder::Master(config) => {
             let known = match sentinels.take() {
                 Some(known) => known,
                 None => Sentinels::new(&shared.config, config)?,
@@ -111,24 +127,25 @@ async fn attempt(
             sentinels.insert(known).master().await?
         }
     };
-    let link = Arc::new(Link::connect(shared, unit, &server).await?);
+    let link = Arc::new(Link::connect(shared, unit, &server, seat).await?);
     Ok(tokio::select! {
-        cause = serve(shared, links, link) => cause,
+        cause = serve(shared, link) => cause,
         cause = sentinel::depose(sentinels.as_mut(), &server) => cause,
     })
 }
 
 /// Uses a link until it fails. Returns why.
-async fn serve(shared: &Arc<Shared>, links: &watch::Sender<Option<Arc<Link>>>, link: Arc<Link>) -> Cause {
+async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
     // Tried once before anybody uses it: a server that takes no writes is not believed for half a second.
-    let Unit { status, doubt, .. } = &shared.units[link.unit];
+    let Unit { status, doubt, links, .. } = &shared.units[link.unit];
     match link.watch(shared).await {
         Ok(cause) => status.set(cause),
         Err(cause) => return cause,
     }
-    let home = link.unit == shared.places.home();
     // Whoever asks over this link knows who else there is.
-    if home && let Err(cause) = nodes::begin(shared, &link).await {
+    if link.home
+        && let Err(cause) = nodes::begin(shared, &link).await
+    {
         return cause;
     }
     shared.metrics.linked();
@@ -139,7 +156,7 @@ async fn serve(shared: &Arc<Shared>, links: &watch::Sender<Option<Arc<Link>>>, l
     tokio::pin!(listening);
     // What belongs to no channel lies on one server, and so does presence: it is refused together with several.
     let beating = async {
-        if !home {
+        if !link.home {
             return std::future::pending().await;
         }
         tokio::select! {

@@ -3,9 +3,9 @@
 /// What every script begins with.
 const COMMON: &str = include_str!("script.lua");
 
-/// One atomic step: numbers, keeps and publishes.
-pub(super) fn publish() -> String {
-    [COMMON, include_str!("publish.lua")].concat()
+/// One atomic step: numbers, keeps and publishes. `verb` is the command that publishes.
+pub(super) fn publish(verb: &str) -> String {
+    [COMMON, include_str!("publish.lua")].concat().replace("VERB", verb)
 }
 
 /// Where a stream stands and what came after a position, read at one moment.
@@ -20,15 +20,21 @@ pub(super) fn history() -> String {
 
 /// Everything that publishing needs, with a key of its own: whoever cannot do this cannot publish. KEYS[1] is the key,
 /// ARGV[1] a topic that nobody listens to.
-pub(super) const PROBE: &str = "\
+pub(super) fn probe(verb: &str) -> String {
+    const TEXT: &str = "\
+redis.call('TIME')
 redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'd', '')
 redis.call('PEXPIRE', KEYS[1], 60000)
-redis.call('PUBLISH', ARGV[1], '')
+redis.call('VERB', ARGV[1], '')
 return 1";
+    TEXT.replace("VERB", verb)
+}
 
 /// The digests that loaded scripts are called by.
 #[derive(Debug, Clone)]
 pub(super) struct Scripts {
+    /// The command that publishes without a script.
+    pub(super) publish_verb: &'static str,
     pub(super) publish: String,
     pub(super) recover: String,
     pub(super) history: String,

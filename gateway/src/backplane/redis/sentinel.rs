@@ -3,13 +3,11 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Value};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use redis::Value;
+use tokio::time::sleep;
 
-use super::link::{call, cause, client};
 use super::status::Cause;
+use super::witness::{self, Witness};
 use crate::config::{self, RedisSentinels, RedisServer};
 use crate::telemetry::backplane::Trouble;
 
@@ -19,13 +17,8 @@ const ASKED: Duration = Duration::from_secs(1);
 /// See the module. Keeps one connection to each Sentinel.
 pub(super) struct Sentinels {
     config: RedisSentinels,
-    each: Vec<Sentinel>,
+    each: Vec<Witness>,
     time: Duration,
-}
-
-struct Sentinel {
-    client: Client,
-    connection: Option<MultiplexedConnection>,
 }
 
 impl Sentinels {
@@ -34,8 +27,7 @@ impl Sentinels {
         let each = config.sentinels.iter().map(|sentinel| {
             // A Sentinel has no databases.
             let sentinel = RedisServer { database: 0, ..sentinel.clone() };
-            let client = client(redis, &sentinel, &config.username, config.password.as_ref())?;
-            Ok(Sentinel { client, connection: None })
+            Witness::new(redis, &sentinel, &config.username, config.password.as_ref())
         });
         Ok(Self { each: each.collect::<Result<_, _>>()?, config: config.clone(), time: redis.timeout })
     }
@@ -79,64 +71,26 @@ impl Sentinels {
 
     /// What each of those says that answer in time; not all are waited for if most agree.
     async fn ask(&mut self) -> Vec<Result<Option<RedisServer>, Cause>> {
-        let mut asking = JoinSet::new();
-        for (index, Sentinel { client, connection }) in self.each.iter_mut().enumerate() {
-            // Whoever is not waited for is connected to anew.
-            let asked = ask(client.clone(), connection.take(), self.config.clone(), self.time);
-            asking.spawn(async move { (index, asked.await) });
-        }
-        let mut votes = Vec::new();
-        while let Some(asked) = asking.join_next().await {
-            let Ok((index, asked)) = asked else { continue };
-            votes.push(asked.map(|(connection, named)| {
-                self.each[index].connection = Some(connection);
-                named
-            }));
-            let named = votes.iter().filter_map(|vote| vote.as_ref().ok()?.as_ref());
-            let most = named
-                .clone()
-                .any(|one| named.clone().filter(|other| *other == one).count() > self.each.len() / 2);
-            if most {
-                break;
-            }
-        }
-        votes
+        let Self { config, each, time } = self;
+        let mut command = redis::cmd("SENTINEL");
+        command.arg("GET-MASTER-ADDR-BY-NAME").arg(&*config.master);
+        let (like, all) = (&config.sentinels[0], each.len());
+        let most = |answers: &[Result<((), Value), Cause>]| {
+            let named: Vec<_> = answers.iter().flatten().map(|(_, value)| named(value, like)).collect();
+            let agree =
+                |one: &&Option<RedisServer>| named.iter().filter(|other| other == one).count() > all / 2;
+            named.iter().any(|one| one.is_some() && agree(&one))
+        };
+        let answers = witness::ask(each.iter_mut().map(|each| ((), each)), &command, *time, most).await;
+        answers.into_iter().map(|answer| answer.map(|(_, value)| named(&value, like))).collect()
     }
 }
 
-async fn ask(
-    client: Client,
-    connection: Option<MultiplexedConnection>,
-    config: RedisSentinels,
-    time: Duration,
-) -> Result<(MultiplexedConnection, Option<RedisServer>), Cause> {
-    let asked = async {
-        let mut connection = match connection {
-            Some(connection) => connection,
-            None => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(time))
-                    .set_response_timeout(None);
-                let connected = client.get_multiplexed_async_connection_with_config(&config).await;
-                connected.map_err(|error| cause(&error))?
-            }
-        };
-        let mut command = redis::cmd("SENTINEL");
-        command.arg("GET-MASTER-ADDR-BY-NAME").arg(&*config.master);
-        let answer = call(&mut connection, &command, time).await?;
-        Ok((connection, named(answer, &config.sentinels[0])))
-    };
-    let late = || Cause::new(Trouble::Silent, format!("no answer within {time:?}"));
-    timeout(time, asked).await.unwrap_or_else(|_| Err(late()))
-}
-
 /// The server that a Sentinel names. It is reached as the Sentinels are.
-fn named(answer: Value, like: &RedisServer) -> Option<RedisServer> {
+fn named(answer: &Value, like: &RedisServer) -> Option<RedisServer> {
     let Value::Array(parts) = answer else { return None };
-    let [Value::BulkString(host), Value::BulkString(port)] = <[Value; 2]>::try_from(parts).ok()? else {
-        return None;
-    };
-    let (host, port) = (String::from_utf8(host).ok()?, std::str::from_utf8(&port).ok()?.parse().ok()?);
+    let [Value::BulkString(host), Value::BulkString(port)] = &parts[..] else { return None };
+    let (host, port) = (std::str::from_utf8(host).ok()?, std::str::from_utf8(port).ok()?.parse().ok()?);
     Some(RedisServer { host: host.into(), port, ..like.clone() })
 }
 
@@ -183,9 +137,9 @@ mod tests {
     fn the_master_is_reached_as_the_sentinels_are() {
         let bulk = |text: &str| Value::BulkString(text.into());
         let answer = Value::Array(vec![bulk("10.0.0.5"), bulk("6390")]);
-        assert_eq!(named(answer, &server(1)).unwrap(), server(6390));
+        assert_eq!(named(&answer, &server(1)).unwrap(), server(6390));
         for foreign in [Value::Nil, Value::Array(vec![bulk("a")]), Value::Array(vec![bulk("a"), bulk("x")])] {
-            assert_eq!(named(foreign, &server(1)), None, "an unknown name");
+            assert_eq!(named(&foreign, &server(1)), None, "an unknown name");
         }
     }
 }

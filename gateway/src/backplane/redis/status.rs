@@ -42,7 +42,7 @@ type Troubles = Arc<Mutex<Vec<Option<(Trouble, String)>>>>;
 #[derive(Debug)]
 pub(super) struct Status {
     /// What the server is called, if there are several.
-    name: Option<String>,
+    name: Mutex<Option<String>>,
     place: usize,
     all: Troubles,
     cause: Mutex<Option<(Trouble, Arc<str>)>>,
@@ -52,17 +52,31 @@ pub(super) struct Status {
 }
 
 impl Status {
-    /// One for each server, or for the only one without a name. Nothing was tried yet.
-    pub(super) fn of(names: Vec<String>, metrics: &Arc<BackplaneMetrics>) -> Vec<Self> {
-        let names = if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() };
+    /// One for each server; an only one needs no name.
+    pub(super) fn of(names: Vec<Option<String>>, metrics: &Arc<BackplaneMetrics>) -> Vec<Self> {
         let all = Troubles::new(Mutex::new(vec![None; names.len()]));
         let status = |(place, name)| {
             let (all, metrics) = (all.clone(), metrics.clone());
-            let status = Self { name, place, all, cause: Mutex::default(), link: AtomicU64::new(0), metrics };
-            status.set(Some(Cause::new(Trouble::Unreachable, NOT_YET)));
-            status
+            let name = Mutex::new(name);
+            Self { name, place, all, cause: Mutex::default(), link: AtomicU64::new(0), metrics }
         };
         names.into_iter().enumerate().map(status).collect()
+    }
+
+    /// Somebody begins to look for the server.
+    pub(super) fn begin(&self) {
+        self.set(Some(Cause::new(Trouble::Unreachable, NOT_YET)));
+    }
+
+    /// Another server is meant from now on, or none. What is known of the one before does not concern it.
+    pub(super) fn rename(&self, name: Option<String>) {
+        let some = name.is_some();
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name;
+        if some {
+            self.begin();
+        } else {
+            self.set(None);
+        }
     }
 
     /// The link that can be used.
@@ -87,14 +101,18 @@ impl Status {
         let cause = cause.map(|cause| (cause.trouble, self.sentence(&cause)));
         if cause.is_none() || before != cause.as_ref().map(|(trouble, _)| *trouble) {
             let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = all.iter().flatten().next().cloned();
             all[self.place].clone_from(&cause);
-            self.metrics.trouble(all.iter().flatten().next().cloned());
+            let first = all.iter().flatten().next();
+            if first != before.as_ref() {
+                self.metrics.trouble(first.cloned());
+            }
         }
         *known = cause.map(|(trouble, sentence)| (trouble, sentence.into()));
     }
 
     fn sentence(&self, cause: &Cause) -> String {
-        match &self.name {
+        match &*self.name.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(name) => format!("{name}: {cause}"),
             None => cause.to_string(),
         }

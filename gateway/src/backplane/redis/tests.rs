@@ -73,10 +73,11 @@ impl Bench {
             redis::cmd("SCRIPT").arg("LOAD").arg(text).query_async(&mut connection).await.unwrap()
         };
         let scripts = Scripts {
-            publish: load(script::publish()).await,
+            publish_verb: "PUBLISH",
+            publish: load(script::publish("PUBLISH")).await,
             recover: load(script::recover()).await,
             history: load(script::history()).await,
-            probe: load(script::PROBE.to_owned()).await,
+            probe: load(script::probe("PUBLISH")).await,
             presence_write: load(presence::WRITE.to_owned()).await,
             presence_read: load(presence::READ.to_owned()).await,
             presence_count: load(presence::COUNT.to_owned()).await,

@@ -1,0 +1,320 @@
+//! Which server of a Cluster has which slot: told by the servers themselves, over and over, because it changes.
+//!
+//! Servers may differ for a while, one that was cut off from the others for long. Of two that claim a slot the one with the
+//! higher configuration epoch has it: so the servers settle it among themselves (Redis Cluster Specification, "Slots
+//! configuration propagation").
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+use tokio::time::sleep;
+
+use super::places::{self, SLOTS};
+use super::status::Cause;
+use super::witness::{self, Witness};
+use super::{Holder, Seat, Shared, Unit};
+use crate::config::{self, RedisServer};
+use crate::protocol::channel::Channel;
+use crate::telemetry::backplane::Trouble;
+
+/// Most servers that have slots.
+pub(super) const UNITS: usize = 64;
+
+/// Most servers that are asked, with replicas.
+const ASKED_MAX: usize = 128;
+
+/// How often they are asked.
+const ASKED: Duration = Duration::from_secs(1);
+
+/// How often while one of them is away.
+const AWAY: Duration = Duration::from_millis(200);
+
+/// Pause after somebody has found that something has moved: more is found meanwhile.
+const MOVED: Duration = Duration::from_millis(20);
+
+/// What servers say together.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Map {
+    /// Who has slots, each once, with its highest epoch.
+    masters: Vec<(RedisServer, u64)>,
+    /// The place among `masters` of who has each slot.
+    slots: HashMap<u16, usize>,
+    /// All that are known, replicas too.
+    servers: Vec<RedisServer>,
+}
+
+impl Map {
+    /// Takes in what one server says: the answer to `CLUSTER NODES`. `asked` is how that server was reached. Lines that are
+    /// none are left out.
+    fn hear(&mut self, text: &str, asked: &RedisServer) {
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let mut word = || words.next().unwrap_or_default();
+            let (_, address, flags) = (word(), word(), word());
+            let (_, _, _, epoch, _) = (word(), word(), word(), word(), word());
+            let has = |flag: &str| flags.split(',').any(|one| one == flag);
+            let Ok(epoch) = epoch.parse() else { continue };
+            let Some(server) = server(address, asked, has("myself")) else { continue };
+            if has("noaddr") || has("handshake") {
+                continue;
+            }
+            if !self.servers.contains(&server) {
+                self.servers.push(server.clone());
+            }
+            let claimed: Vec<_> = if has("master") { words.filter_map(range).collect() } else { Vec::new() };
+            if !claimed.is_empty() {
+                self.claim(server, epoch, claimed);
+            }
+        }
+    }
+
+    fn claim(&mut self, server: RedisServer, epoch: u64, claimed: Vec<(u16, u16)>) {
+        let known = self.masters.iter().position(|(known, at)| (known, *at) == (&server, epoch));
+        let index = known.unwrap_or_else(|| {
+            self.masters.push((server, epoch));
+            self.masters.len() - 1
+        });
+        for slot in claimed.into_iter().flat_map(|(first, last)| first..=last) {
+            let holder = self.slots.entry(slot).or_insert(index);
+            if self.masters[*holder].1 < epoch {
+                *holder = index;
+            }
+        }
+    }
+
+    /// Who has which slots, each server once.
+    fn holders(&self) -> HashMap<&RedisServer, Vec<u16>> {
+        let mut holders: HashMap<_, Vec<_>> = HashMap::new();
+        for (slot, index) in &self.slots {
+            holders.entry(&self.masters[*index].0).or_default().push(*slot);
+        }
+        holders
+    }
+}
+
+/// `HOST:PORT@BUS,NAME,...`: reached as the server that was asked, and with TLS by its name, if it has one. A server that does
+/// not know its own address yet is where it was asked.
+fn server(address: &str, asked: &RedisServer, itself: bool) -> Option<RedisServer> {
+    let mut parts = address.split(',');
+    let (host, port) = parts.next()?.split('@').next()?.rsplit_once(':')?;
+    let name = parts.next().filter(|name| asked.tls && !name.is_empty() && !name.contains('='));
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    let host = match name.unwrap_or(host) {
+        "" if itself => return Some(RedisServer { port, ..asked.clone() }),
+        "" => return None,
+        host => host.into(),
+    };
+    Some(RedisServer { host, port, ..asked.clone() })
+}
+
+/// `7` or `7-9`. Slots that are on their way stand in brackets, and are still where they were.
+fn range(word: &str) -> Option<(u16, u16)> {
+    let (first, last) = word.split_once('-').unwrap_or((word, word));
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last && last < SLOTS).then_some((first, last))
+}
+
+/// Asks for as long as the runtime lives, and gives every unit its server.
+pub(super) async fn run(shared: Arc<Shared>, named: Vec<RedisServer>) {
+    let mut witnesses: HashMap<RedisServer, Witness> = HashMap::new();
+    let mut known = named.clone();
+    loop {
+        let (map, cause) = ask(&shared.config, &mut witnesses, &known).await;
+        if map.slots.is_empty() {
+            nobody(&shared, cause);
+            known.extend(named.iter().filter(|one| !known.contains(one)).cloned().collect::<Vec<_>>());
+        } else {
+            seat(&shared, &map);
+            shared.mapped.send_replace(true);
+            known = map.servers;
+            known.truncate(ASKED_MAX);
+        }
+        let away = shared.units.iter().any(Unit::is_away);
+        tokio::select! {
+            () = sleep(if away { AWAY } else { ASKED }) => (),
+            () = shared.moved.notified() => sleep(MOVED).await,
+        }
+    }
+}
+
+/// The server that has a channel, as these say.
+pub(super) async fn owner(
+    config: &config::Redis,
+    named: &[RedisServer],
+    channel: &Channel,
+) -> Result<RedisServer, Cause> {
+    let (map, cause) = ask(config, &mut HashMap::new(), named).await;
+    let owner = map.slots.get(&places::slot_of(channel)).map(|index| map.masters[*index].0.clone());
+    owner.ok_or_else(|| cause.unwrap_or_else(unserved))
+}
+
+fn unserved() -> Cause {
+    Cause::new(Trouble::Unreachable, "no server of the cluster has slots")
+}
+
+/// Asks all that are known. Without an answer there is a reason.
+async fn ask(
+    config: &config::Redis,
+    witnesses: &mut HashMap<RedisServer, Witness>,
+    known: &[RedisServer],
+) -> (Map, Option<Cause>) {
+    witnesses.retain(|server, _| known.contains(server));
+    for server in known {
+        if !witnesses.contains_key(server) {
+            match Witness::new(config, server, &config.username, config.password.as_ref()) {
+                Ok(witness) => witnesses.insert(server.clone(), witness),
+                Err(cause) => return (Map::default(), Some(cause)),
+            };
+        }
+    }
+    let mut command = redis::cmd("CLUSTER");
+    command.arg("NODES");
+    let most = |answers: &[Result<_, Cause>]| answers.iter().flatten().count() > known.len() / 2;
+    let each = witnesses.iter_mut().map(|(server, witness)| (server.clone(), witness));
+    let (mut map, mut cause) = (Map::default(), None);
+    for answer in witness::ask(each, &command, config.timeout, most).await {
+        match answer {
+            Ok((asked, Value::BulkString(text))) => map.hear(&String::from_utf8_lossy(&text), &asked),
+            Ok((asked, Value::VerbatimString { text, .. })) => map.hear(&text, &asked),
+            Ok(_) => (),
+            Err(why) => cause = Some(why),
+        }
+    }
+    (map, cause)
+}
+
+/// Where the servers are that have slots is not known.
+fn nobody(shared: &Shared, cause: Option<Cause>) {
+    if *shared.mapped.borrow() {
+        // The links find out themselves what is wrong.
+        return;
+    }
+    let cause = cause.unwrap_or_else(unserved);
+    let detail = format!("no server of the cluster tells who has what: {}", cause.detail);
+    shared.units[0].status.set(Some(Cause::new(cause.trouble, detail)));
+}
+
+/// Gives every server with slots a unit, and every slot the unit of its server.
+fn seat(shared: &Shared, map: &Map) {
+    let (places, units) = (&shared.places, &shared.units);
+    let holders = map.holders();
+    let mut seated: Vec<Option<&RedisServer>> = units
+        .iter()
+        .map(|unit| match &unit.seat.borrow().holder {
+            Holder::Server(server) => holders.get_key_value(server).map(|(server, _)| *server),
+            _ => None,
+        })
+        .collect();
+    let mut new: Vec<_> = holders.keys().filter(|server| !seated.contains(&Some(server))).copied().collect();
+    new.sort_by_key(|server| (&server.host, server.port));
+    for server in new {
+        // Whoever takes over slots gets what waits for them.
+        let had =
+            |place: &usize| holders[server].iter().filter(|slot| places.of_slot(**slot) == *place).count();
+        let free = (0..units.len()).rev().filter(|place| seated[*place].is_none());
+        match free.max_by_key(had) {
+            Some(place) => seated[place] = Some(server),
+            None => tracing::error!(
+                %server, max = UNITS,
+                "the cluster has more servers with slots than a gateway connects to: its channels cannot be reached"
+            ),
+        }
+    }
+    let mut moved = vec![false; usize::from(SLOTS)];
+    for (place, server) in seated.iter().enumerate() {
+        let Some((server, at)) = server.zip(u8::try_from(place).ok()) else { continue };
+        for slot in &holders[server] {
+            if places.of_slot(*slot) != place {
+                places.put(*slot, at);
+                moved[usize::from(*slot)] = true;
+            }
+        }
+    }
+    if moved.contains(&true) {
+        shared.interest.moved(|channel| moved[usize::from(places::slot_of(channel))]);
+    }
+    for (place, (unit, server)) in units.iter().zip(seated).enumerate() {
+        let holder = server.map_or(Holder::Nobody, |server| Holder::Server(server.clone()));
+        let seat = Seat { home: place == places.home() && server.is_some(), holder };
+        unit.seat.send_if_modified(|known| {
+            let changed = *known != seat;
+            if changed {
+                unit.status.rename(server.map(ToString::to_string));
+                *known = seat;
+            }
+            changed
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn at(port: u16) -> RedisServer {
+        RedisServer { tls: false, host: "10.0.0.5".into(), port, database: 0 }
+    }
+
+    fn node(port: u16, flags: &str, epoch: u64, slots: &str) -> String {
+        format!("07c37df 10.0.0.5:{port}@1{port},name flags-are-next - 0 1426238317239 {epoch} connected {slots}\n")
+            .replace("flags-are-next", flags)
+    }
+
+    fn map(answers: &[String]) -> Map {
+        let mut map = Map::default();
+        answers.iter().for_each(|answer| map.hear(answer, &at(1)));
+        map
+    }
+
+    fn owner(map: &Map, slot: u16) -> Option<u16> {
+        map.slots.get(&slot).map(|index| map.masters[*index].0.port)
+    }
+
+    #[test]
+    fn the_claim_with_the_higher_epoch_counts_whoever_is_heard_first() {
+        let stale = [node(1, "myself,master", 3, "0-9 12"), node(2, "master", 2, "10-11")].concat();
+        let fresh = [node(1, "master", 3, "0-8 12"), node(2, "myself,master", 7, "9-11")].concat();
+        for answers in [[stale.clone(), fresh.clone()], [fresh, stale]] {
+            let map = map(&answers);
+            let owners: Vec<_> = [0, 8, 9, 10, 12, 13].map(|slot| owner(&map, slot)).into();
+            assert_eq!(owners, [Some(1), Some(1), Some(2), Some(2), Some(1), None]);
+            assert_eq!(map.holders()[&at(2)].len(), 3);
+        }
+    }
+
+    #[test]
+    fn replicas_are_known_and_have_nothing() {
+        let map =
+            map(&[[node(1, "master", 1, "0-5 [5->-07c37df]"), node(2, "myself,slave", 1, "")].concat()]);
+        assert_eq!(map.servers, [at(1), at(2)]);
+        assert_eq!((map.slots.len(), map.masters.len()), (6, 1));
+    }
+
+    #[test]
+    fn a_server_is_reached_by_its_name_only_with_tls() {
+        let (plain, tls) = (at(1), RedisServer { tls: true, ..at(1) });
+        let reached = |address, asked| server(address, asked, true).map(|server| server.to_string());
+        assert_eq!(reached("10.0.0.6:7@17,redis.example", &plain).unwrap(), "10.0.0.6:7");
+        assert_eq!(reached("10.0.0.6:7@17,redis.example", &tls).unwrap(), "redis.example:7");
+        assert_eq!(reached("10.0.0.6:7@17,,shard-id=5", &tls).unwrap(), "10.0.0.6:7");
+        assert_eq!(reached("::1:7@17", &plain).unwrap(), "[::1]:7");
+        assert_eq!(reached(":7@17", &plain).unwrap(), "10.0.0.5:7", "it does not know its own address");
+        assert_eq!(server(":7@17", &plain, false), None);
+        assert_eq!(reached(":0@0", &plain), None, "nobody listens there");
+    }
+
+    #[test]
+    fn what_is_no_line_is_left_out() {
+        let foreign =
+            ["", "a b c", "id 10.0.0.5:7@1 master - 0 0 x connected 1", "id x master - 0 0 1 connected 1"];
+        let broken =
+            [node(1, "master", 1, "5-4 16384 a -1 1-"), node(2, "handshake,master", 1, "1")].concat();
+        for text in foreign.into_iter().chain([&*broken]) {
+            assert_eq!(map(&[text.to_owned()]).slots.len(), 0, "{text}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The connection for subscriptions to one server. What is sent over it waits for no replies: in a Cluster a server takes
+//! subscriptions away unasked when their slot moves, and the client library would take that for the reply to whatever was
+//! asked before. What the server says of a subscription is heard in the order in which it comes, among the publications.
+
+use std::collections::HashSet;
+use std::mem::take;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redis::aio::MultiplexedConnection;
+use redis::{PushInfo, PushKind, Value};
+use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
+use tokio::time::timeout;
+
+use super::Shared;
+use super::link::{call, cause};
+use super::status::Cause;
+use crate::protocol::channel::Channel;
+use crate::telemetry::backplane::Trouble;
+
+/// So many topics are used as marks, in turn.
+const MARKS: u64 = 8;
+
+/// See the module.
+pub(super) struct Subscriber {
+    connection: MultiplexedConnection,
+    ear: Arc<Ear>,
+    tag: String,
+    verbs: Verbs,
+    /// The last mark. Whoever sets one holds it.
+    mark: AsyncMutex<u64>,
+}
+
+/// The commands of a topology.
+#[derive(Debug, Clone, Copy)]
+struct Verbs {
+    subscribe: &'static str,
+    unsubscribe: &'static str,
+    /// Topics of one command have to be in one slot.
+    one_by_one: bool,
+}
+
+impl Verbs {
+    fn of(shared: &Shared) -> Self {
+        if shared.places.are_moving() {
+            Self { subscribe: "SSUBSCRIBE", unsubscribe: "SUNSUBSCRIBE", one_by_one: true }
+        } else {
+            Self { subscribe: "SUBSCRIBE", unsubscribe: "UNSUBSCRIBE", one_by_one: false }
+        }
+    }
+}
+
+/// Hears what comes over a connection, called by the connection's own task.
+pub(super) struct Ear {
+    shared: Arc<Shared>,
+    /// The place of the server, and the number of the link.
+    unit: usize,
+    link: u64,
+    confirmed: Mutex<HashSet<Channel>>,
+    marked: watch::Sender<u64>,
+    ended: Arc<Notify>,
+}
+
+impl Ear {
+    pub(super) fn new(shared: Arc<Shared>, unit: usize, link: u64, ended: Arc<Notify>) -> Self {
+        let marked = watch::channel(u64::MAX).0;
+        Self { shared, unit, link, confirmed: Mutex::default(), marked, ended }
+    }
+
+    pub(super) fn hear(&self, info: PushInfo) {
+        let mut parts = info.data.into_iter();
+        let Some(Value::BulkString(topic)) = parts.next() else { return };
+        let shared = &self.shared;
+        match info.kind {
+            // A link that was given up may go on for a moment.
+            PushKind::Message | PushKind::SMessage
+                if shared.units[self.unit].status.link() == Some(self.link) =>
+            {
+                if let Some(Value::BulkString(message)) = parts.next() {
+                    shared.received(&topic, &message.into());
+                }
+            }
+            PushKind::Subscribe | PushKind::SSubscribe => {
+                if let Some(number) = shared.keys.marked(&topic) {
+                    self.marked.send_replace(number);
+                } else if let Some(channel) = shared.keys.channel(&topic) {
+                    self.confirmed().insert(channel);
+                }
+            }
+            PushKind::SUnsubscribe => match shared.keys.channel(&topic) {
+                Some(channel) => {
+                    self.confirmed().remove(&channel);
+                    if shared.interest.lost(&channel, self.link) {
+                        shared.moved.notify_one();
+                    }
+                }
+                // Marks and the topic of all nodes are never left: their slot has moved.
+                None => self.ended.notify_one(),
+            },
+            _ => (),
+        }
+    }
+
+    fn confirmed(&self) -> MutexGuard<'_, HashSet<Channel>> {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscriber {
+    /// Subscribes to what every link listens to, and at home to what is for every node. `tag` is a hash tag of this server.
+    pub(super) async fn begin(
+        mut connection: MultiplexedConnection,
+        ear: Arc<Ear>,
+        tag: String,
+        home: bool,
+    ) -> Result<Self, Cause> {
+        let shared = &ear.shared;
+        let verbs = Verbs::of(shared);
+        // Nothing can be taken away yet: these replies are what they seem.
+        let first =
+            [shared.keys.mark(&tag, 0)].into_iter().chain(home.then(|| shared.keys.nodes().to_owned()));
+        for topic in first {
+            let mut command = redis::cmd(verbs.subscribe);
+            command.arg(topic);
+            call(&mut connection, &command, shared.config.timeout).await?;
+        }
+        Ok(Self { connection, ear, tag, verbs, mark: AsyncMutex::new(0) })
+    }
+
+    /// Subscribes to these channels and leaves those. Returns which of `come` the server has confirmed; the others are
+    /// somewhere else by now.
+    pub(super) async fn change(
+        &self,
+        come: &[Channel],
+        leave: &[Channel],
+    ) -> Result<HashSet<Channel>, Cause> {
+        take(&mut *self.ear.confirmed());
+        let all = async {
+            self.send(self.verbs.unsubscribe, leave).await?;
+            self.send(self.verbs.subscribe, come).await
+        };
+        self.within(all).await?;
+        self.mark().await?;
+        Ok(take(&mut *self.ear.confirmed()))
+    }
+
+    /// Ends when everything has been heard that the server sent before this.
+    pub(super) async fn mark(&self) -> Result<(), Cause> {
+        let marked = async {
+            let mut last = self.mark.lock().await;
+            let mut marked = self.ear.marked.subscribe();
+            let number = (*last + 1) % MARKS;
+            *last = number;
+            self.tell(self.verbs.subscribe, &[self.ear.shared.keys.mark(&self.tag, number)]).await?;
+            let _ = marked.wait_for(|heard| *heard == number).await;
+            Ok(())
+        };
+        self.within(marked).await
+    }
+
+    async fn send(&self, verb: &str, channels: &[Channel]) -> Result<(), Cause> {
+        let topics: Vec<_> = channels.iter().map(|channel| self.ear.shared.keys.topic(channel)).collect();
+        let size = if self.verbs.one_by_one { 1 } else { topics.len().max(1) };
+        for topics in topics.chunks(size) {
+            self.tell(verb, topics).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, verb: &str, topics: &[String]) -> Result<(), Cause> {
+        let mut command = redis::cmd(verb);
+        command.arg(topics).set_no_response(true);
+        let sent = self.connection.clone().send_packed_command(&command).await;
+        sent.map(drop).map_err(|error| cause(&error))
+    }
+
+    async fn within(&self, done: impl Future<Output = Result<(), Cause>>) -> Result<(), Cause> {
+        match timeout(self.ear.shared.config.timeout, done).await {
+            Ok(done) => done,
+            Err(_) => Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
+        }
+    }
+}
