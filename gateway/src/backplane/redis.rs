@@ -238,17 +238,8 @@ impl Redis {
         (Self { shared: shared.clone() }, Runner { shared, sides })
     }
 
-    /// Makes sure that the question has room. Gives the asker back if it has none.
-    fn admit(&self, asker: Asker) -> Result<Asker, ReplyError> {
-        if self.shared.metrics.asked() >= self.shared.config.questions_max as u64 {
-            self.shared.metrics.answered();
-            return Err(ReplyError::TOO_MANY_REQUESTS.because(BUSY));
-        }
-        Ok(asker)
-    }
-
     fn ask<T>(&self, what: What, asker: Asker, at: Duration) -> Asked<T> {
-        match self.admit(asker) {
+        match self.shared.admit(asker) {
             Ok(asker) => {
                 let until = at + self.shared.config.timeout;
                 self.shared.put(Request { what, asker, until });
@@ -258,16 +249,8 @@ impl Redis {
         }
     }
 
-    /// Sends a message that nobody waits for to the other nodes with subscribers of a channel, or to all. False without Redis.
-    fn tell(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
-        let at = self.shared.clock.now().at;
-        let what = What::Spread { to, message };
-        self.shared.units[self.shared.place_of(&what)].status.link().is_some()
-            && matches!(self.ask::<Top>(what, Asker::Nobody, at), Asked::Later)
-    }
-
     fn come_or_go(&self, channel: &Channel, member: &Arc<Member>, came: bool) {
-        if !self.tell(Some(channel.clone()), wire::presence(member, came)) {
+        if !self.shared.tell(Some(channel.clone()), wire::presence(member, came)) {
             let member = member.clone();
             let kind = if came { PushKind::Join(member) } else { PushKind::Leave(member) };
             self.shared.deliver(channel.clone(), kind, None);
@@ -283,7 +266,7 @@ impl Backplane for Redis {
     fn announce(&self, worker: usize, channel: &Channel, asker: Asker) -> Asked<()> {
         let shared = &self.shared;
         let until = shared.clock.now().at + shared.config.timeout;
-        let asker = match self.admit(asker) {
+        let asker = match self.shared.admit(asker) {
             Ok(asker) => asker,
             Err(error) => return Asked::Now(Err(error)),
         };
@@ -369,7 +352,7 @@ impl Backplane for Redis {
         asker: Asker,
         at: Duration,
     ) -> Asked<Recovery> {
-        match self.admit(asker) {
+        match self.shared.admit(asker) {
             Ok(asker) => {
                 let (channel, since) = (channel.clone(), since.cloned());
                 let what = What::Recover { channel, since, publications_max, retention };
@@ -433,7 +416,7 @@ impl Backplane for Redis {
         let told = self.shared.order(worker, address, except, order);
         if worker.is_none() {
             let message = wire::order(self.shared.node, address, order);
-            if !self.tell(None, message) {
+            if !self.shared.tell(None, message) {
                 return Err(UNAVAILABLE.because("other nodes cannot be reached at the moment: try again"));
             }
         }
@@ -490,6 +473,27 @@ impl Shared {
     /// The link to what all nodes need, if it is there.
     fn home(&self) -> Option<Arc<Link>> {
         self.units[self.places.home()].links.borrow().clone()
+    }
+
+    /// Makes sure that the question has room. Gives the asker back if it has none.
+    fn admit(&self, asker: Asker) -> Result<Asker, ReplyError> {
+        if self.metrics.asked() >= self.config.questions_max as u64 {
+            self.metrics.answered();
+            return Err(ReplyError::TOO_MANY_REQUESTS.because(BUSY));
+        }
+        Ok(asker)
+    }
+
+    /// Sends a message that nobody waits for to the other nodes with subscribers of a channel, or to all. False without Redis
+    /// or without room.
+    fn tell(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
+        let what = What::Spread { to, message };
+        if self.units[self.place_of(&what)].status.link().is_none() {
+            return false;
+        }
+        let Ok(asker) = self.admit(Asker::Nobody) else { return false };
+        self.put(Request { what, asker, until: self.clock.now().at + self.config.timeout });
+        true
     }
 
     /// Queues a request, or fails it if there is no room.

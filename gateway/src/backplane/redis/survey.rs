@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::request::{Request, What};
 use super::{Redis, Runner, Shared, nodes, wire};
-use crate::backplane::{Asker, Others};
+use crate::backplane::Others;
 use crate::survey::{Finding, Question};
 
 /// Questions of this node that are open, and questions of others that wait here or are being answered.
@@ -91,31 +90,11 @@ impl Redis {
         let asked = self.shared.nodes.others();
         if !asked.is_empty()
             && let Some((id, answers)) = self.shared.surveys.begin(asked.len())
-            && self.shared.tell_nodes(wire::question(self.shared.node, id, question))
+            && self.shared.tell(None, wire::question(self.shared.node, id, question))
         {
             return Others { asked, answers };
         }
         Others { asked, ..Others::nobody() }
-    }
-}
-
-impl Shared {
-    /// Sends a message to all nodes that nobody waits for. False without Redis.
-    fn tell_nodes(&self, message: Vec<u8>) -> bool {
-        let home = &self.units[self.places.home()];
-        if home.status.link().is_none() || self.metrics.asked() >= self.config.questions_max as u64 {
-            return false;
-        }
-        let what = What::Spread { topic: self.keys.nodes().to_owned(), message };
-        let until = self.clock.now().at + self.config.timeout;
-        let request = Request { what, asker: Asker::Nobody, until };
-        match home.lanes[0].try_send(request) {
-            Ok(()) => true,
-            Err(_) => {
-                self.metrics.answered();
-                false
-            }
-        }
     }
 }
 
@@ -139,7 +118,7 @@ impl Answerer {
             let (finding, shared) = (answer(question), self.shared.clone());
             tokio::spawn(async move {
                 if let Some(finding) = finding.await {
-                    shared.tell_nodes(wire::answer(node, id, shared.node, &finding));
+                    shared.tell(None, wire::answer(node, id, shared.node, &finding));
                 }
                 drop(permit);
             });
