@@ -16,6 +16,9 @@ mod sentinel;
 mod cluster;
 mod lane;
 mod subscriber;
+mod unit;
+mod incoming;
+mod asking;
 mod listener;
 mod runner;
 mod nodes;
@@ -25,17 +28,15 @@ mod clients;
 mod survey;
 pub mod inspect;
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use rustc_hash::FxBuildHasher;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 
+use self::asking::{NOT_PUBLISHED, UNAVAILABLE};
 use self::clients::Clients;
-use self::interest::{Announced, Interest, spread};
+use self::interest::{Announced, Interest};
 use self::keys::Keys;
 pub use self::limits::{Reconciler, States};
 use self::link::Link;
@@ -43,38 +44,27 @@ use self::nodes::Nodes;
 use self::places::Places;
 use self::presence::Presence;
 use self::request::{Request, What};
-use self::status::Status;
 pub use self::survey::Answerer;
 use self::survey::Surveys;
-use self::wire::Message;
+use self::unit::{Side, Unit};
 use super::{
-    Answer, Asked, Asker, Backplane, Count, Health, NewPublication, Node, Others, Page, Published, Recovery,
+    Asked, Asker, Backplane, Count, Health, NewPublication, Node, Others, Page, Published, Recovery,
     Retention, Top,
 };
 use crate::clock::Clock;
-use crate::config::{self, Config, RedisSentinels, RedisServer, RedisTopology};
+use crate::config::{self, Config};
 use crate::connection::id::ConnectionIds;
 use crate::connection::local::retention;
 use crate::hub::peer::Order;
-use crate::inbox::{Delivery, Inbox};
+use crate::inbox::Inbox;
 use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
-use crate::protocol::push::{Member, Publication, Push, PushKind};
+use crate::protocol::push::{Member, Publication, PushKind};
 use crate::shutdown::Phase;
 use crate::survey::Question;
 use crate::telemetry::backplane::BackplaneMetrics;
-
-/// What a client is told when Redis is needed and is not there.
-const UNAVAILABLE: ReplyError = ReplyError::INTERNAL;
-const AWAY: &str = "redis cannot be asked at the moment: try again";
-const NOT_PUBLISHED: &str = "nothing was published, because redis cannot take it at the moment: try again";
-const PERHAPS_PUBLISHED: &str = "there was no answer: this may have been published or not; to publish it again is safe with the \
-    same `idempotency_key` only";
-const TOO_FEW_REPLICAS: &str = "too few replicas have it in time: it was published, and a failure of redis may lose it; to publish it \
-    again is safe with the same `idempotency_key` only";
-const BUSY: &str = "too many questions wait for redis: try again";
 
 /// See the module.
 pub struct Redis {
@@ -86,47 +76,6 @@ pub struct Runner {
     shared: Arc<Shared>,
     /// In the order of the units.
     sides: Vec<Side>,
-}
-
-/// What a runner has of a unit.
-struct Side {
-    queues: Vec<mpsc::Receiver<Request>>,
-}
-
-/// A server, and all that leads to it. One that is away takes nothing from the others.
-struct Unit {
-    status: Status,
-    seat: watch::Sender<Seat>,
-    links: watch::Sender<Option<Arc<Link>>>,
-    /// The link should be tried before its time.
-    doubt: Notify,
-    /// Each channel has one of them.
-    lanes: Box<[mpsc::Sender<Request>]>,
-}
-
-impl Unit {
-    /// Whether it has a server, and no link to it.
-    fn is_away(&self) -> bool {
-        self.seat.borrow().holder != Holder::Nobody && self.status.link().is_none()
-    }
-}
-
-/// What a unit is for. A link is made for one seat, and given up when the seat changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Seat {
-    holder: Holder,
-    /// Whether what all nodes need is there.
-    home: bool,
-}
-
-/// Which server is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Holder {
-    /// None: the Cluster has fewer.
-    Nobody,
-    Server(RedisServer),
-    /// Whichever these name.
-    Master(RedisSentinels),
 }
 
 /// What workers and the control runtime share.
@@ -183,42 +132,14 @@ impl Redis {
     /// The two halves of the backplane. Nothing connects before [`Runner::run`].
     pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
         let Parts { config, inboxes, ids, clock, metrics, name, phase, random: [node, epochs] } = parts;
-        let mut names = vec![None];
-        let (places, holders) = match &redis.topology {
-            RedisTopology::Server(server) => (Places::new(&[]), vec![Holder::Server(server.clone())]),
-            RedisTopology::Sentinels(sentinels) => {
-                (Places::new(&[]), vec![Holder::Master(sentinels.clone())])
-            }
-            RedisTopology::Servers(servers) => {
-                names = servers.iter().map(|server| Some(server.to_string())).collect();
-                (Places::new(servers), servers.iter().cloned().map(Holder::Server).collect())
-            }
-            RedisTopology::Cluster(_) => {
-                names = vec![None; cluster::UNITS];
-                (Places::of_cluster(), vec![Holder::Nobody; cluster::UNITS])
-            }
-        };
-        let places = Arc::new(places);
-        let mapped = !places.are_moving();
-        let unit = |(place, (status, holder)): (usize, (Status, Holder))| {
-            let (lanes, queues): (Vec<_>, _) =
-                (0..redis.connections).map(|_| mpsc::channel(redis.questions_max)).unzip();
-            if mapped || place == 0 {
-                status.begin();
-            }
-            let seat = Seat { holder, home: mapped && place == places.home() };
-            let (seat, links) = (watch::channel(seat).0, watch::channel(None).0);
-            (Unit { status, seat, links, doubt: Notify::new(), lanes: lanes.into() }, Side { queues })
-        };
-        let each = Status::of(names, &metrics).into_iter().zip(holders).enumerate();
-        let (units, sides): (Vec<_>, _) = each.map(unit).unzip();
+        let (places, units, sides) = unit::all(redis, &metrics);
         let shared = Arc::new(Shared {
             keys: Keys::new(&redis.prefix),
             interest: Interest::new(config.memory.channels_max, places.clone(), units.len()),
             nodes: Nodes::new(name, clock.now().unix),
+            mapped: watch::channel(!places.are_moving()).0,
             places,
-            units: units.into(),
-            mapped: watch::channel(mapped).0,
+            units,
             moved: Notify::new(),
             links: AtomicU64::new(0),
             presence: Presence::new(),
@@ -475,85 +396,6 @@ impl Shared {
         self.units[self.places.home()].links.borrow().clone()
     }
 
-    /// Makes sure that the question has room. Gives the asker back if it has none.
-    fn admit(&self, asker: Asker) -> Result<Asker, ReplyError> {
-        if self.metrics.asked() >= self.config.questions_max as u64 {
-            self.metrics.answered();
-            return Err(ReplyError::TOO_MANY_REQUESTS.because(BUSY));
-        }
-        Ok(asker)
-    }
-
-    /// Sends a message that nobody waits for to the other nodes with subscribers of a channel, or to all. False without Redis
-    /// or without room.
-    fn tell(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
-        let what = What::Spread { to, message };
-        if self.units[self.place_of(&what)].status.link().is_none() {
-            return false;
-        }
-        let Ok(asker) = self.admit(Asker::Nobody) else { return false };
-        self.put(Request { what, asker, until: self.clock.now().at + self.config.timeout });
-        true
-    }
-
-    /// Queues a request, or fails it if there is no room.
-    fn put(&self, request: Request) {
-        let lanes = &self.units[self.place_of(&request.what)].lanes;
-        let lane = FxBuildHasher.hash_one(request.what.channel()) as usize % lanes.len();
-        if let Err(refused) = lanes[lane].try_send(request) {
-            let Request { what, asker, .. } = refused.into_inner();
-            self.answer(asker, what.failed(ReplyError::TOO_MANY_REQUESTS.because(BUSY)));
-        }
-    }
-
-    /// Reads what a subscriber missed, as soon as its channel is subscribed to.
-    fn recover(&self, request: Request) {
-        let What::Recover { channel, .. } = &request.what else { return self.answer_nothing(request) };
-        let channel = channel.clone();
-        if let Some(request) =
-            self.interest.when_confirmed(self.unit(&channel).status.link(), request, &channel)
-        {
-            self.put(request);
-        }
-    }
-
-    fn answer_nothing(&self, request: Request) {
-        self.answer(request.asker, request.what.failed(ReplyError::INTERNAL));
-    }
-
-    fn answer(&self, asker: Asker, answer: Answer) {
-        self.metrics.answered();
-        match asker {
-            Asker::Connection(connection, ticket) => {
-                if let Some(inbox) = self.inboxes.get(ConnectionIds::worker(connection)) {
-                    inbox.put(Delivery::Answer { connection, ticket, answer });
-                }
-            }
-            Asker::Task(sender) => {
-                let _ = sender.send(answer);
-            }
-            Asker::Nobody => {
-                if let Answer::Published(Err(error)) = answer {
-                    self.metrics.lost(&error.message);
-                }
-            }
-        }
-    }
-
-    /// A question has failed, and changed nothing. Who asked is told to try again, the log is told why.
-    fn fail(&self, asker: Asker, what: &What, why: &str) {
-        self.metrics.failed(why);
-        let told = if what.publishes() { NOT_PUBLISHED } else { AWAY };
-        self.answer(asker, what.failed(UNAVAILABLE.because(told)));
-    }
-
-    /// A question was sent, and nobody knows what became of it.
-    fn fail_in_doubt(&self, asker: Asker, what: &What, why: &str) {
-        self.metrics.failed(why);
-        let told = if what.publishes() { PERHAPS_PUBLISHED } else { AWAY };
-        self.answer(asker, what.failed(UNAVAILABLE.because(told)));
-    }
-
     /// How much of a channel is kept, if its subscribers must miss nothing.
     fn recoverable(&self, channel: &Channel) -> Option<Retention> {
         let namespace = self.gateway.namespaces.of(channel)?;
@@ -564,86 +406,6 @@ impl Shared {
     fn fresh_epoch(&self) -> String {
         let count = self.epochs.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         format!("{:016x}", mix(count))
-    }
-
-    /// A message came from Redis, or from this node while it is alone.
-    fn received(&self, topic: &[u8], message: &Bytes) {
-        self.metrics.received();
-        let bytes_max = self.gateway.limits.message_bytes_max.saturating_mul(2) + wire::OVERHEAD_BYTES_MAX;
-        let for_nodes = topic == self.keys.nodes().as_bytes();
-        let channel = self.keys.channel(topic);
-        let decoded = if message.len() <= bytes_max { wire::decode(message) } else { None };
-        match (decoded, channel) {
-            (Some(Message::Publication { address: None, publication, epoch }), Some(channel)) => {
-                self.deliver(channel, PushKind::Publication { publication, epoch }, None);
-            }
-            (Some(Message::Publication { address: Some(address), publication, epoch }), None)
-                if for_nodes =>
-            {
-                let workers = match address.target() {
-                    Target::Connection(id) => Some(self.worker_of(id).map_or(0, |worker| 1 << worker)),
-                    _ => None,
-                };
-                self.deliver(address, PushKind::Publication { publication, epoch }, workers);
-            }
-            (Some(Message::Join(member)), Some(channel)) => {
-                self.deliver(channel, PushKind::Join(member), None);
-            }
-            (Some(Message::Leave(member)), Some(channel)) => {
-                self.deliver(channel, PushKind::Leave(member), None);
-            }
-            (Some(Message::Order { node, address, order }), None) if for_nodes => {
-                // This node has carried it out when it was given.
-                if node != self.node {
-                    self.order(None, &address, None, &order);
-                }
-            }
-            (Some(Message::Question { node, id, question }), None) if for_nodes => {
-                if node != self.node {
-                    self.surveys.asked(node, id, question);
-                }
-            }
-            (Some(Message::Answer { to, id, from, finding }), None) if for_nodes => {
-                if to == self.node {
-                    self.surveys.answered(id, from, finding);
-                }
-            }
-            _ => self.metrics.malformed(),
-        }
-    }
-
-    /// The worker of a connection that is almost certainly of this node. Ids of other nodes decode to something else, but
-    /// for one in many millions.
-    fn worker_of(&self, id: &str) -> Option<usize> {
-        let number = self.ids.number(id)?;
-        let worker = ConnectionIds::worker(number);
-        (worker < self.inboxes.len() && ConnectionIds::count(number) < 1 << 32).then_some(worker)
-    }
-
-    /// To these workers, or to those with subscribers.
-    fn deliver(&self, channel: Channel, kind: PushKind, workers: Option<u64>) {
-        let seen = match &kind {
-            PushKind::Publication { publication, epoch } if publication.offset > 0 => {
-                Some((publication.offset, epoch))
-            }
-            _ => None,
-        };
-        let workers = workers.unwrap_or_else(|| self.interest.workers(&channel, seen));
-        if workers != 0 {
-            let push = Arc::new(Push::new(channel, kind));
-            spread(&self.inboxes, workers, || Delivery::Push(push.clone()));
-        }
-    }
-
-    /// Tells one worker, or all of them. False if one has no room.
-    fn order(&self, worker: Option<usize>, address: &Channel, except: Option<u64>, order: &Order) -> bool {
-        let mut told = true;
-        for (index, inbox) in self.inboxes.iter().enumerate() {
-            if worker.is_none_or(|worker| worker == index) {
-                told &= inbox.put(Delivery::Order { address: address.clone(), except, order: order.clone() });
-            }
-        }
-        told
     }
 }
 

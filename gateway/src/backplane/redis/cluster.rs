@@ -11,10 +11,11 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::sleep;
 
+use super::Shared;
 use super::places::{self, SLOTS};
 use super::status::Cause;
+use super::unit::{Holder, Seat, Unit};
 use super::witness::{self, Witness};
-use super::{Holder, Seat, Shared, Unit};
 use crate::config::{self, RedisServer};
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;

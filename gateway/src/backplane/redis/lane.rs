@@ -8,10 +8,11 @@ use redis::Value;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, timeout_at};
 
+use super::asking::TOO_FEW_REPLICAS;
 use super::link::{Link, cause, is_elsewhere, is_of_server, refusal};
 use super::request::{Refusal, Request, What};
 use super::status::Cause;
-use super::{Shared, TOO_FEW_REPLICAS, presence};
+use super::{Shared, presence};
 use crate::backplane::{Answer, Asker, Published};
 use crate::protocol::code::ReplyError;
 use crate::telemetry::backplane::Trouble;

@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use super::script::{self, Scripts};
 use super::status::Cause;
 use super::subscriber::{Ear, Subscriber};
-use super::{Seat, Shared, presence};
+use super::unit::Seat;
+use super::{Shared, presence};
 use crate::config;
 use crate::telemetry::backplane::Trouble;
 

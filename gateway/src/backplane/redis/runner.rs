@@ -11,9 +11,8 @@ use super::link::{Link, WATCH};
 use super::request::Request;
 use super::sentinel::Sentinels;
 use super::status::Cause;
-use super::{
-    Holder, Runner, Seat, Shared, Side, Unit, clients, cluster, lane, listener, nodes, presence, sentinel,
-};
+use super::unit::{Holder, Seat, Side, Unit};
+use super::{Runner, Shared, clients, cluster, lane, listener, nodes, presence, sentinel};
 use crate::backplane::Answer;
 use crate::config::RedisTopology;
 use crate::telemetry::backplane::Trouble;

@@ -10,6 +10,8 @@ use tokio::time::timeout;
 
 use super::script::{self, Scripts};
 use super::*;
+use crate::backplane::Answer;
+use crate::inbox::Delivery;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEPT: Retention = Retention { size: 5, ttl: Duration::from_secs(60), replicas: 0 };
