@@ -133,6 +133,24 @@ impl Control {
         self.inner.backplane.order(address, None, &Order::Close(close.clone(), Why::Api))
     }
 
+    /// Subscribes the connections that an address (`#user` or `@connection`) reaches to a channel.
+    pub fn subscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
+        self.namespace(channel)?;
+        self.inner.backplane.order(address, None, &Order::Subscribe(channel.clone()))
+    }
+
+    /// Unsubscribes the connections that an address reaches from a channel.
+    pub fn unsubscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
+        self.namespace(channel)?;
+        self.inner.backplane.order(address, None, &Order::Unsubscribe(channel.clone()))
+    }
+
+    /// Sets when the connections that an address reaches expire, in Unix time in seconds; `None` for never. Those that have
+    /// expired are closed.
+    pub fn refresh(&self, address: &Channel, expires_at: Option<u64>) -> Result<(), ReplyError> {
+        self.inner.backplane.order(address, None, &Order::Refresh(expires_at))
+    }
+
     /// Who is in a channel.
     pub async fn presence(&self, channel: &Channel) -> Result<Vec<Arc<Member>>, ReplyError> {
         if !self.namespace(channel)?.presence {

@@ -99,6 +99,13 @@ impl Context {
         host::disconnect(Refusal { code, reason: reason.into() })
     }
 
+    /// Sets when the connection of this event expires unless the client refreshes it: Unix time in seconds, `None` for never.
+    /// The client is told. Only in [`on_message`](crate::Plugin::on_message); with
+    /// [`on_connect`](crate::Plugin::on_connect) it is a part of the answer.
+    pub fn refresh(&self, expires_at: Option<u64>) -> Result<(), HostError> {
+        host::refresh(expires_at)
+    }
+
     /// Sends a payload to an upstream of the gateway's configuration: an HTTP endpoint behind it. The operator grants
     /// upstreams by name. Delivered off the path of messages and at least once: the receiver may see an event again, with
     /// the same id.

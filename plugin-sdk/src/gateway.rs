@@ -74,6 +74,18 @@ impl Gateway {
     pub fn unsubscribe_connection(&self, id: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::unsubscribe_address(&format!("@{id}"), channel.as_ref())
     }
+
+    /// Sets when every connection of a user expires unless its client refreshes it: Unix time in seconds, `None` for never. One
+    /// that has expired is closed.
+    pub fn refresh_user(&self, user: &str, expires_at: Option<u64>) -> Result<(), HostError> {
+        host::refresh_address(&format!("#{user}"), expires_at)
+    }
+
+    /// Sets when the connection with this id expires unless its client refreshes it: Unix time in seconds, `None` for never. One
+    /// that has expired is closed.
+    pub fn refresh_connection(&self, id: &str, expires_at: Option<u64>) -> Result<(), HostError> {
+        host::refresh_address(&format!("@{id}"), expires_at)
+    }
 }
 
 pub(crate) fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, HostError> {

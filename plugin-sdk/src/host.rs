@@ -49,6 +49,14 @@ pub(crate) fn unsubscribe_address(address: &str, channel: &str) -> Result<(), Ho
     effects::unsubscribe_address(address, channel).map_err(HostError::from)
 }
 
+pub(crate) fn refresh(expires_at: Option<u64>) -> Result<(), HostError> {
+    effects::refresh(expires_at).map_err(HostError::from)
+}
+
+pub(crate) fn refresh_address(address: &str, expires_at: Option<u64>) -> Result<(), HostError> {
+    effects::refresh_address(address, expires_at).map_err(HostError::from)
+}
+
 pub(crate) fn declare_bucket(name: &str, rate: Rate) -> Result<u32, HostError> {
     let Rate { algorithm, limit, period, burst, scope } = rate;
     let rule = buckets::Rule { algorithm, limit, period, burst, scope };

@@ -108,6 +108,9 @@ impl Plugin for Puppet {
             ["subscribe connection", id, channel] => done(event.subscribe_connection(id, channel)),
             ["unsubscribe user", user, channel] => done(event.unsubscribe_user(user, channel)),
             ["unsubscribe connection", id, channel] => done(event.unsubscribe_connection(id, channel)),
+            ["refresh", at] => done(event.refresh(at.parse().ok())),
+            ["refresh user", user, at] => done(event.refresh_user(user, at.parse().ok())),
+            ["refresh connection", id] => done(event.refresh_connection(id, None)),
             ["route", address] => Verdict::route([address]),
             ["reply", payload] => Verdict::reply(payload),
             ["environment", name] => Verdict::reply_json(&environment::get(name)),
@@ -288,6 +291,9 @@ fn effects_are_recorded_or_refused_with_a_code() {
         (vec!["subscribe connection", "c2", "news"], Effect::subscribe_address("@c2", "news")),
         (vec!["unsubscribe user", "42", "news"], Effect::unsubscribe_address("#42", "news")),
         (vec!["unsubscribe connection", "c2", "news"], Effect::unsubscribe_address("@c2", "news")),
+        (vec!["refresh", "1900000000"], Effect::Refresh(Some(1_900_000_000))),
+        (vec!["refresh user", "42", "7"], Effect::refresh_address("#42", Some(7))),
+        (vec!["refresh connection", "c2"], Effect::refresh_address("@c2", None)),
     ] {
         assert_eq!(tell(&mut kit, &command).effects, [effect], "{command:?}");
     }

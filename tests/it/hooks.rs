@@ -12,7 +12,9 @@ const CONFIG: &str = "
 
 /// A settings file of the plugin.
 fn settings(config: &str) -> String {
-    format!("[grants]\neffects = ['publish', 'subscribe', 'unsubscribe', 'disconnect']\n[config]\n{config}")
+    format!(
+        "[grants]\neffects = ['publish', 'subscribe', 'unsubscribe', 'disconnect', 'refresh']\n[config]\n{config}"
+    )
 }
 
 async fn gateway(config: &str) -> Gateway {

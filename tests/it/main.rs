@@ -50,6 +50,7 @@ mod nodes;
 mod redis_presence;
 mod redis_departed;
 mod redis_survey;
+mod redis_reach;
 mod redis_soak;
 mod redis_limits;
 mod simulation;

@@ -1,5 +1,10 @@
 //! The methods of the API, in the shapes of Centrifugo's HTTP API, so that its libraries work.
 //!
+//! `disconnect`, `subscribe`, `unsubscribe` and `refresh` reach the connections of a `user`, or the one whose id is `client`, at whichever
+//! gateway; nobody says whether there were any. The second and third take a `channel`; the plugins are not asked. `refresh` sets when
+//! they expire unless their clients refresh them: `expire_at` in Unix time in seconds, 0 for never; with a time that has passed or with
+//! `"expired": true` they are closed with 3005.
+//!
 //! `info`, `channels` and `connections` ask all gateways that are alive and wait for a second at most; `unanswered` lists those that
 //! had not answered by then as `{"uid", "name"}`, and the answer is without them. `channels` takes `pattern`, a name in which a last `*`
 //! stands for any rest, and answers `{"channels": {NAME: {"num_clients"}}}` with the subscriptions of all. `connections` takes
@@ -37,7 +42,7 @@ use super::survey;
 use crate::backplane::Version;
 use crate::control::{Conditions, Control};
 use crate::plugin::breaker::Hold;
-use crate::protocol::channel::Channel;
+use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::json::compact;
@@ -55,6 +60,9 @@ pub(super) enum Call {
     Publish,
     Broadcast,
     Disconnect,
+    Subscribe,
+    Unsubscribe,
+    Refresh,
     Presence,
     PresenceStats,
     History,
@@ -70,10 +78,13 @@ pub(super) enum Call {
 }
 
 impl Call {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 18] = [
         Self::Publish,
         Self::Broadcast,
         Self::Disconnect,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Refresh,
         Self::Presence,
         Self::PresenceStats,
         Self::History,
@@ -94,6 +105,9 @@ impl Call {
             Self::Publish => "publish",
             Self::Broadcast => "broadcast",
             Self::Disconnect => "disconnect",
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::Refresh => "refresh",
             Self::Presence => "presence",
             Self::PresenceStats => "presence_stats",
             Self::History => "history",
@@ -128,6 +142,9 @@ pub(super) async fn answer(
             Call::Publish => finish(api.publish(fields).await),
             Call::Broadcast => api.broadcast(fields).await.unwrap_or_else(|failure| failed(&failure)),
             Call::Disconnect => finish(api.disconnect(fields)),
+            Call::Subscribe => finish(api.subscribe(fields)),
+            Call::Unsubscribe => finish(api.unsubscribe(fields)),
+            Call::Refresh => finish(api.refresh(fields)),
             Call::Presence => {
                 finish(api.members(fields).await.map(|members| Presence::new(members.iter().map(|m| &**m))))
             }
@@ -223,19 +240,40 @@ impl Api<'_> {
     }
 
     fn disconnect(&self, mut fields: Fields) -> Result<Nothing, Failure> {
-        let user: Option<String> = fields.optional("user")?;
-        let client: Option<String> = fields.optional("client")?;
+        let address = address(&mut fields)?;
         let wish: Option<Disconnect> = fields.optional("disconnect")?;
         fields.finish()?;
-        let address = match (client.filter(|id| !id.is_empty()), user.filter(|id| !id.is_empty())) {
-            (Some(client), _) => Channel::parse(&format!("@{client}"))
-                .map_err(|_| bad_request("`client` is not a client id"))?,
-            (None, Some(user)) => Channel::of_user(&user)
-                .ok_or_else(|| bad_request("`user` is not a user id that can be reached"))?,
-            (None, None) => return Err(bad_request("`user` or `client` is missing").into()),
-        };
         let close = wish.map_or(Ok(Close::FORCE_DISCONNECT), Disconnect::close)?;
         self.control.disconnect(&address, &close)?;
+        Ok(Nothing {})
+    }
+
+    fn subscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
+        let (address, channel) = (address(&mut fields)?, no_address(channel(&mut fields)?)?);
+        fields.finish()?;
+        self.control.subscribe(&address, &channel)?;
+        Ok(Nothing {})
+    }
+
+    fn unsubscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
+        let (address, channel) = (address(&mut fields)?, no_address(channel(&mut fields)?)?);
+        fields.finish()?;
+        self.control.unsubscribe(&address, &channel)?;
+        Ok(Nothing {})
+    }
+
+    fn refresh(&self, mut fields: Fields) -> Result<Nothing, Failure> {
+        let address = address(&mut fields)?;
+        let expired = fields.optional("expired")?.unwrap_or(false);
+        let expire_at: Option<u64> = fields.optional("expire_at")?;
+        fields.finish()?;
+        let expires_at = match expire_at {
+            _ if expired => Some(0),
+            Some(0) => None,
+            Some(seconds) => Some(seconds),
+            None => return Err(bad_request("`expire_at` or `expired` is missing").into()),
+        };
+        self.control.refresh(&address, expires_at)?;
         Ok(Nothing {})
     }
 
@@ -294,6 +332,29 @@ impl Api<'_> {
 
 fn channel(fields: &mut Fields) -> Result<Channel, Failure> {
     Ok(parse_channel(&fields.required::<String>("channel")?)?)
+}
+
+/// Whom an order is for.
+fn address(fields: &mut Fields) -> Result<Channel, Failure> {
+    let user: Option<String> = fields.optional("user")?;
+    let client: Option<String> = fields.optional("client")?;
+    match (client.filter(|id| !id.is_empty()), user.filter(|id| !id.is_empty())) {
+        (Some(client), _) => {
+            Ok(Channel::parse(&format!("@{client}"))
+                .map_err(|_| bad_request("`client` is not a client id"))?)
+        }
+        (None, Some(user)) => Ok(Channel::of_user(&user)
+            .ok_or_else(|| bad_request("`user` is not a user id that can be reached"))?),
+        (None, None) => Err(bad_request("`user` or `client` is missing").into()),
+    }
+}
+
+fn no_address(channel: Channel) -> Result<Channel, Failure> {
+    if channel.target() == Target::Channel {
+        Ok(channel)
+    } else {
+        Err(bad_request("`channel` is the address of a user or a connection").into())
+    }
 }
 
 fn conditions(fields: &mut Fields) -> Result<Conditions, Failure> {

@@ -161,7 +161,7 @@ impl Core {
             }
             Event::PluginUnsubscribes(channel) => self.remove(channel, Unsubscribe::BY_SERVER, effects),
             Event::PluginDisconnects(refusal) => self.disconnect(&refusal, effects),
-            Event::Signal(signal) => self.on_signal(signal, effects),
+            Event::Signal(signal) => self.on_signal(now, signal, effects),
             Event::Flushed { written, pending } => self.on_flushed(now, written, pending),
             Event::TransportEnded { close, ending } => {
                 let (cause, tell) = match ending {
@@ -175,7 +175,7 @@ impl Core {
         }
     }
 
-    fn on_signal(&mut self, signal: Signal, effects: &mut Effects) {
+    fn on_signal(&mut self, now: Now, signal: Signal, effects: &mut Effects) {
         match signal {
             Signal::Slow => self.finish(Close::SLOW, CloseCause::Slow, true, true, effects),
             Signal::Gap(channel) => match self.subscriptions.get(&channel) {
@@ -190,6 +190,7 @@ impl Core {
             Signal::Close(close, Why::Plugin) => self.end(close, CloseCause::Plugin, effects),
             Signal::Subscribe(channel) => self.subscribe_by_server(channel, Subscriber::Plugin, effects),
             Signal::Unsubscribe(channel) => self.remove(channel, Unsubscribe::BY_SERVER, effects),
+            Signal::Refresh(expires_at) => self.refreshed_by_server(now, expires_at, effects),
             Signal::SocketFailed => self.finish(Close::NORMAL, CloseCause::Transport, false, true, effects),
         }
     }

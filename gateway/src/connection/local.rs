@@ -170,6 +170,7 @@ impl Local {
                 let order = match action {
                     Action::Subscribe(channel) => Order::Subscribe(channel),
                     Action::Unsubscribe(channel) => Order::Unsubscribe(channel),
+                    Action::Refresh(expires_at) => Order::Refresh(expires_at),
                     Action::Disconnect(Refusal { code, reason }) => {
                         let code = u16::try_from(code).unwrap_or(Close::PERMISSION_DENIED.code);
                         Order::Close(Close::custom(code, &reason), Why::Plugin)
@@ -185,6 +186,7 @@ impl Local {
             PluginEffect::Subscribe(_)
             | PluginEffect::Unsubscribe(_)
             | PluginEffect::Disconnect(_)
+            | PluginEffect::Refresh(_)
             | PluginEffect::SetAttribute { .. } => return,
         };
         if let Err(error) = done {

@@ -140,7 +140,11 @@ impl Session {
         match &signal {
             Signal::Slow => self.local.metrics().outbound_overflow(&self.peer.id),
             Signal::Gap(channel) => self.local.metrics().position_gap(&self.peer.id, channel.as_str()),
-            Signal::Close(..) | Signal::Subscribe(_) | Signal::Unsubscribe(_) | Signal::SocketFailed => (),
+            Signal::Close(..)
+            | Signal::Subscribe(_)
+            | Signal::Unsubscribe(_)
+            | Signal::Refresh(_)
+            | Signal::SocketFailed => (),
         }
         self.event(now, Event::Signal(signal));
     }
@@ -211,6 +215,7 @@ impl Session {
             PluginEffect::Subscribe(channel) => Some(Event::PluginSubscribes(channel)),
             PluginEffect::Unsubscribe(channel) => Some(Event::PluginUnsubscribes(channel)),
             PluginEffect::Disconnect(refusal) => Some(Event::PluginDisconnects(refusal)),
+            PluginEffect::Refresh(expires_at) => Some(Event::Signal(Signal::Refresh(expires_at))),
             PluginEffect::Emit { upstream, plugin, payload } => {
                 self.local.emit(now, &upstream, plugin, payload, Some(&self.client.borrow()));
                 None

@@ -28,6 +28,8 @@ pub enum Signal {
     Subscribe(Channel),
     /// Unsubscribe it from a channel.
     Unsubscribe(Channel),
+    /// It expires at this Unix time in seconds, or never.
+    Refresh(Option<u64>),
     /// The socket failed while somebody else wrote to it.
     SocketFailed,
 }
@@ -52,6 +54,8 @@ pub enum Order {
     Subscribe(Channel),
     /// Unsubscribe from a channel.
     Unsubscribe(Channel),
+    /// Expire at this Unix time in seconds, or never.
+    Refresh(Option<u64>),
 }
 
 impl From<Order> for Signal {
@@ -60,6 +64,7 @@ impl From<Order> for Signal {
             Order::Close(close, why) => Self::Close(close, why),
             Order::Subscribe(channel) => Self::Subscribe(channel),
             Order::Unsubscribe(channel) => Self::Unsubscribe(channel),
+            Order::Refresh(expires_at) => Self::Refresh(expires_at),
         }
     }
 }

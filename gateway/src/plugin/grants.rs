@@ -6,7 +6,8 @@ use super::load::{LoadCode, LoadError};
 
 /// The effects that need a grant, by their names in the plugin interface. `set-payload` is a part of answering and needs
 /// none; what is emitted is granted by the name of the upstream.
-pub const EFFECTS: [&str; 5] = ["publish", "subscribe", "unsubscribe", "disconnect", "set-attribute"];
+pub const EFFECTS: [&str; 6] =
+    ["publish", "subscribe", "unsubscribe", "disconnect", "refresh", "set-attribute"];
 
 /// A set of capabilities: those a binary asks for, or those the `[grants]` table of its settings file gives. Empty by
 /// default: nothing comes by itself.

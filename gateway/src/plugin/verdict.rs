@@ -131,6 +131,8 @@ pub enum Effect {
     Unsubscribe(Channel),
     /// Close the connection of the event.
     Disconnect(Refusal),
+    /// Set when the connection of the event expires, in Unix time in seconds; `None` for never.
+    Refresh(Option<u64>),
     /// Set an attribute; an empty value removes it.
     SetAttribute {
         /// Its name.
@@ -167,6 +169,8 @@ pub enum Action {
     Unsubscribe(Channel),
     /// Close them.
     Disconnect(Refusal),
+    /// Set when they expire, in Unix time in seconds; `None` for never.
+    Refresh(Option<u64>),
 }
 
 impl Effect {
@@ -177,11 +181,13 @@ impl Effect {
             Self::Subscribe(_) => "subscribe",
             Self::Unsubscribe(_) => "unsubscribe",
             Self::Disconnect(_) => "disconnect",
+            Self::Refresh(_) => "refresh",
             Self::SetAttribute { .. } => "set-attribute",
             Self::Emit { .. } => "emit",
             Self::Reach { action: Action::Subscribe(_), .. } => "subscribe-address",
             Self::Reach { action: Action::Unsubscribe(_), .. } => "unsubscribe-address",
             Self::Reach { action: Action::Disconnect(_), .. } => "disconnect-address",
+            Self::Reach { action: Action::Refresh(_), .. } => "refresh-address",
         }
     }
 }

@@ -103,6 +103,11 @@ pub enum Reply {
         /// With what.
         result: Subscribed,
     },
+    /// The server has set when the connection expires.
+    RefreshedByServer {
+        /// Seconds until then; `None` for never.
+        ttl: Option<u32>,
+    },
     /// The server removed a subscription.
     UnsubscribedByServer {
         /// Which channel.

@@ -146,6 +146,12 @@ impl effects::Host for State {
         Ok(())
     }
 
+    fn refresh(&mut self, expires_at: Option<u64>) -> Result<(), Error> {
+        self.effect(&[Hook::Message], size_of::<u64>())?;
+        self.record(Effect::Refresh(expires_at));
+        Ok(())
+    }
+
     fn set_payload(&mut self, payload: Vec<u8>) -> Result<(), Error> {
         self.effect(&[Hook::Message], payload.len())?;
         let mut payload = payload.into();
@@ -203,6 +209,10 @@ impl effects::Host for State {
 
     fn unsubscribe_address(&mut self, address: String, channel: String) -> Result<(), Error> {
         self.reach(&address, channel.len(), || Ok(Action::Unsubscribe(parse(&channel)?)))
+    }
+
+    fn refresh_address(&mut self, address: String, expires_at: Option<u64>) -> Result<(), Error> {
+        self.reach(&address, size_of::<u64>(), || Ok(Action::Refresh(expires_at)))
     }
 }
 

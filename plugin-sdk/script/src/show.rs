@@ -87,6 +87,10 @@ pub enum Effect<'a> {
     UnsubscribeAddress(&'a str, &'a str),
     /// `disconnect-address`: an address.
     DisconnectAddress(&'a str, Refusal<'a>),
+    /// `refresh`: when the connection expires.
+    Refresh(Option<u64>),
+    /// `refresh-address`: an address, and when its connections expire.
+    RefreshAddress(&'a str, Option<u64>),
     /// `emit`: an upstream and a payload.
     Emit(&'a str, &'a [u8]),
 }
@@ -212,6 +216,10 @@ fn effect(effect: &Effect<'_>) -> Value {
         }
         Effect::UnsubscribeAddress(address, channel) => {
             json!({"effect": "unsubscribe-address", "address": address, "channel": channel})
+        }
+        Effect::Refresh(expires_at) => json!({"effect": "refresh", "expires_at": expires_at}),
+        Effect::RefreshAddress(address, expires_at) => {
+            json!({"effect": "refresh-address", "address": address, "expires_at": expires_at})
         }
         Effect::DisconnectAddress(address, why) => {
             json!({"effect": "disconnect-address", "address": address, "code": why.code, "reason": why.reason})

@@ -324,6 +324,23 @@ pub(crate) fn unsubscribe_address(address: &str, channel: &str) -> Result<(), Ho
     })
 }
 
+pub(crate) fn refresh(expires_at: Option<u64>) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(&[Hook::Message], size_of::<u64>())?;
+        call.effects.push(Effect::Refresh(expires_at));
+        Ok(())
+    })
+}
+
+pub(crate) fn refresh_address(address: &str, expires_at: Option<u64>) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(ANY, address.len())?;
+        reachable(address)?;
+        call.effects.push(Effect::refresh_address(address, expires_at));
+        Ok(())
+    })
+}
+
 /// Whether it is the address of connections.
 fn reachable(address: &str) -> Result<(), HostError> {
     valid(address)?;

@@ -68,6 +68,15 @@ pub enum Effect {
         /// From what.
         channel: String,
     },
+    /// Set when the connection of the event expires, in Unix time in seconds; `None` for never.
+    Refresh(Option<u64>),
+    /// Set when the connections of an address expire.
+    RefreshAddress {
+        /// `#` and a user, or `@` and the id of a connection.
+        address: String,
+        /// In Unix time in seconds; `None` for never.
+        expires_at: Option<u64>,
+    },
     /// Send a payload to an upstream.
     Emit {
         /// The name of the upstream.
@@ -96,6 +105,11 @@ impl Effect {
     /// Short for [`Effect::UnsubscribeAddress`].
     pub fn unsubscribe_address(address: impl Into<String>, channel: impl Into<String>) -> Self {
         Self::UnsubscribeAddress { address: address.into(), channel: channel.into() }
+    }
+
+    /// Short for [`Effect::RefreshAddress`].
+    pub fn refresh_address(address: impl Into<String>, expires_at: Option<u64>) -> Self {
+        Self::RefreshAddress { address: address.into(), expires_at }
     }
 
     /// Short for [`Effect::Emit`].

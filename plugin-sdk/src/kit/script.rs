@@ -278,6 +278,8 @@ fn effect(effect: &Effect) -> show::Effect<'_> {
         Effect::DisconnectAddress { address, refusal: why } => {
             show::Effect::DisconnectAddress(address, refusal(why))
         }
+        Effect::Refresh(expires_at) => show::Effect::Refresh(*expires_at),
+        Effect::RefreshAddress { address, expires_at } => show::Effect::RefreshAddress(address, *expires_at),
         Effect::Emit { upstream, payload } => show::Effect::Emit(upstream, payload),
     }
 }

@@ -111,6 +111,10 @@ pub(super) fn order(node: u64, address: &Channel, order: &Order) -> Vec<u8> {
             bytes.push(2);
             put_short(&mut bytes, channel.as_str());
         }
+        Order::Refresh(expires_at) => {
+            bytes.extend_from_slice(&[3, u8::from(expires_at.is_some())]);
+            bytes.extend_from_slice(&expires_at.unwrap_or_default().to_be_bytes());
+        }
     }
     bytes
 }
@@ -191,6 +195,11 @@ pub(super) fn decode(message: &Bytes) -> Option<Message> {
                 }
                 1 => Order::Subscribe(reader.channel()?),
                 2 => Order::Unsubscribe(reader.channel()?),
+                3 => match (reader.byte()?, reader.number()?) {
+                    (0, 0) => Order::Refresh(None),
+                    (1, expires_at) => Order::Refresh(Some(expires_at)),
+                    _ => return None,
+                },
                 _ => return None,
             };
             Message::Order { node, address, order }
@@ -297,6 +306,8 @@ mod tests {
             order(5, &channel("#42"), &close),
             order(5, &channel("@x"), &Order::Subscribe(channel("news"))),
             order(5, &channel("@x"), &Order::Unsubscribe(channel("news"))),
+            order(5, &channel("@x"), &Order::Refresh(Some(7))),
+            order(5, &channel("@x"), &Order::Refresh(None)),
         ]
         .into_iter()
         .chain(asked().iter().map(|asked| question(5, 6, asked)))
@@ -340,9 +351,14 @@ mod tests {
         let close = Order::Close(Close::custom(4001, "bye"), Why::Api);
         let expected = Message::Order { node: 5, address: channel("#42"), order: close };
         assert_eq!(decoded[4], expected);
+        for (place, expires_at) in [(7, Some(7)), (8, None)] {
+            let expected =
+                Message::Order { node: 5, address: channel("@x"), order: Order::Refresh(expires_at) };
+            assert_eq!(decoded[place], expected);
+        }
         for (index, (question, finding)) in asked().into_iter().zip(found()).enumerate() {
-            assert_eq!(decoded[7 + index], Message::Question { node: 5, id: 6, question });
-            assert_eq!(decoded[10 + index], Message::Answer { to: 5, id: 6, from: 7, finding });
+            assert_eq!(decoded[9 + index], Message::Question { node: 5, id: 6, question });
+            assert_eq!(decoded[12 + index], Message::Answer { to: 5, id: 6, from: 7, finding });
         }
     }
 

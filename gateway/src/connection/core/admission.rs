@@ -129,6 +129,19 @@ impl Core {
         }
     }
 
+    /// The server says when the connection expires; one that has expired ends.
+    pub(super) fn refreshed_by_server(&mut self, now: Now, expires_at: Option<u64>, effects: &mut Effects) {
+        let Ok(ttl) = self.expire_at(now, expires_at) else {
+            return self.end(Close::EXPIRED, CloseCause::Expired, effects);
+        };
+        match &mut self.state {
+            // The client hears of it with the connect reply.
+            State::Admitting(admitting) => admitting.ttl = ttl,
+            State::Connected => effects.push_back(Effect::Reply(Reply::RefreshedByServer { ttl })),
+            State::Connecting | State::Refused | State::Closed => (),
+        }
+    }
+
     /// One of the subscriptions that come with the connect reply is settled.
     pub(super) fn admitted_to(&mut self, subscription: Option<(Channel, Subscribed)>, effects: &mut Effects) {
         let State::Admitting(admitting) = &mut self.state else { return };

@@ -382,6 +382,17 @@ fn a_gap_ends_the_clients_subscription_or_the_connection() {
 }
 
 #[test]
+fn the_server_extends_or_ends_a_connection() {
+    let mut client = Client::admitted();
+    let unix = client.now().unix / 1000;
+    client.on(Event::Signal(Signal::Refresh(Some(unix + 60))));
+    assert_eq!(client.reply(), Reply::RefreshedByServer { ttl: Some(60) });
+    client.on(Event::Signal(Signal::Refresh(None)));
+    assert_eq!(client.reply(), Reply::RefreshedByServer { ttl: None });
+    assert_eq!(client.on(Event::Signal(Signal::Refresh(Some(unix)))).close().0, 3005, "it has expired");
+}
+
+#[test]
 fn a_slow_reader_is_cut_off_with_what_it_did_not_read() {
     let mut client = Client::admitted();
     let Some(Effect::End { close, tell: true, discard: true, cause }) =

@@ -63,6 +63,7 @@ fn effect(effect: &Effect) -> show::Effect<'_> {
         Effect::Subscribe(channel) => show::Effect::Subscribe(channel.as_str()),
         Effect::Unsubscribe(channel) => show::Effect::Unsubscribe(channel.as_str()),
         Effect::Disconnect(why) => show::Effect::Disconnect(refusal(why)),
+        Effect::Refresh(expires_at) => show::Effect::Refresh(*expires_at),
         Effect::SetAttribute { name, value } => show::Effect::SetAttribute(name, value),
         Effect::Emit { upstream, payload, .. } => show::Effect::Emit(upstream, payload),
         Effect::Reach { address, action, .. } => match action {
@@ -70,6 +71,7 @@ fn effect(effect: &Effect) -> show::Effect<'_> {
             Action::Unsubscribe(channel) => {
                 show::Effect::UnsubscribeAddress(address.as_str(), channel.as_str())
             }
+            Action::Refresh(expires_at) => show::Effect::RefreshAddress(address.as_str(), *expires_at),
             Action::Disconnect(why) => show::Effect::DisconnectAddress(address.as_str(), refusal(why)),
         },
     }

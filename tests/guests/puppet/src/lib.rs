@@ -37,11 +37,13 @@ struct Order {
     bytes: usize,
     /// Whether the first refusal is the answer.
     heed: bool,
+    /// Unix time in seconds.
+    expires_at: Option<u64>,
 }
 
 impl Default for Order {
     fn default() -> Self {
-        Self { who: String::new(), channel: String::new(), times: 1, bytes: 0, heed: true }
+        Self { who: String::new(), channel: String::new(), times: 1, bytes: 0, heed: true, expires_at: None }
     }
 }
 
@@ -115,6 +117,9 @@ fn obey(event: &Message<'_>, order: &Order, payload: &[u8]) -> Result<(), HostEr
         "subscribe-connection" => event.subscribe_connection(who, channel),
         "unsubscribe-user" => event.unsubscribe_user(who, channel),
         "unsubscribe-connection" => event.unsubscribe_connection(who, channel),
+        "refresh" => event.refresh(order.expires_at),
+        "refresh-user" => event.refresh_user(who, order.expires_at),
+        "refresh-connection" => event.refresh_connection(who, order.expires_at),
         _ => Ok(()),
     }
 }

@@ -185,6 +185,7 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
                 o.json("data", &result.data);
             });
         }),
+        Reply::RefreshedByServer { ttl } => o.object("push", |o| o.object("refresh", |o| expiry(o, *ttl))),
         Reply::UnsubscribedByServer { channel, why } => o.object("push", |o| {
             o.string("channel", channel.as_str());
             o.object("unsubscribe", |o| {
@@ -398,6 +399,11 @@ mod tests {
             reply(&Reply::SubscribedByServer { channel: channel(), result }),
             r#"{"push":{"channel":"news","subscribe":{"recoverable":true,"epoch":"e","offset":4,"positioned":true}}}"#
         );
+        assert_eq!(
+            reply(&Reply::RefreshedByServer { ttl: Some(60) }),
+            r#"{"push":{"refresh":{"expires":true,"ttl":60}}}"#
+        );
+        assert_eq!(reply(&Reply::RefreshedByServer { ttl: None }), r#"{"push":{"refresh":{}}}"#);
         assert_eq!(
             reply(&Reply::UnsubscribedByServer { channel: channel(), why: Unsubscribe::INSUFFICIENT_STATE }),
             r#"{"push":{"channel":"news","unsubscribe":{"code":2500,"reason":"insufficient state"}}}"#
