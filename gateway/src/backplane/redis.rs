@@ -362,7 +362,7 @@ impl Backplane for Redis {
 
     fn sweep(&self, _: Duration) {
         for (place, unit) in self.shared.units.iter().enumerate() {
-            if unit.status.link().is_none() {
+            if unit.is_away() {
                 self.shared.interest.sweep(place);
             }
         }

@@ -129,6 +129,24 @@ impl Cluster {
         }
     }
 
+    /// Waits until every server is well, and every master has a replica that could take over.
+    pub async fn whole(&self) {
+        self.all_say("cluster_state:ok").await;
+        eventually_within(AGREEMENT, "a replica for every master", async || {
+            let mut followed = 0;
+            for server in &self.servers {
+                let info = server.info("replication").await;
+                let role = info.get("role").map_or("", String::as_str);
+                let up = info.get("master_link_status").is_some_and(|link| link == "up");
+                followed += usize::from(role == "slave" && up);
+            }
+            let ranges = self.first_well().await.ask(&["CLUSTER", "SLOTS"]).await.list();
+            let replicated = ranges.into_iter().all(|range| range.list().len() == 4);
+            (followed == SHARDS && replicated).then_some(())
+        })
+        .await;
+    }
+
     /// Where a server listens.
     pub fn address(&self, server: usize) -> SocketAddr {
         self.servers[server].address()

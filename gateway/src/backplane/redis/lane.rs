@@ -37,6 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize, index: usize, mut que
             }
         } else {
             sleep(MOVING).await;
+            give_back(&shared, &mut held);
             // First come, first served: nothing overtakes what was held.
             batch.append(&mut held);
             while batch.len() < BATCH_MAX
@@ -67,14 +68,18 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize, index: usize, mut que
     }
 }
 
-/// What has another place by now goes there. What has looked for its place for too long is given up.
+/// What has looked for its place for too long is given up.
+fn give_back(shared: &Shared, held: &mut Vec<Request>) {
+    let at = shared.clock.now().at;
+    for request in held.extract_if(.., |request| request.until <= at) {
+        shared.fail(request.asker, &request.what, "its slot was moved for too long");
+    }
+}
+
+/// What has another place by now goes there.
 fn forward(shared: &Shared, place: usize, batch: &mut Vec<Request>) {
     if !shared.places.are_moving() {
         return;
-    }
-    let at = shared.clock.now().at;
-    for request in batch.extract_if(.., |request| request.until <= at && request.what.needs_redis()) {
-        shared.fail(request.asker, &request.what, "its slot was moved for too long");
     }
     for request in batch.extract_if(.., |request| shared.place_of(&request.what) != place) {
         shared.put(request);
