@@ -107,7 +107,11 @@ fn text(report: &Report) -> String {
             ago(newest.1)
         );
     }
-    let _ = writeln!(text, "heard    {} gateways listen", report.listeners);
+    let heard = match report.listeners {
+        1 => "1 gateway listens".to_owned(),
+        count => format!("{count} gateways listen"),
+    };
+    let _ = writeln!(text, "heard    {heard}");
     if report.idempotency_keys > 0 {
         let _ = writeln!(text, "once     {} idempotency keys are remembered", report.idempotency_keys);
     }
