@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use gateway_tests::{Client, Data, Gateway, Redis, eventually, eventually_within, wasm};
+use gateway_tests::{Client, Cluster, Data, Gateway, Redis, RedisReply, eventually, eventually_within, wasm};
 use serde_json::json;
 
 /// A death is noticed, and somebody else has told the plugins, within this.
@@ -18,7 +18,11 @@ const GRANTS: &str = "grants.effects = ['publish', 'set-attribute']";
 
 /// Gateways whose plugin needs so long for each client that has gone.
 async fn nodes(redis: &Redis, count: usize, thinks_ms: u64) -> Vec<Gateway> {
-    let config = format!("redis.url = '{}'\n[namespaces.room]\nallow_subscribe = 'users'", redis.url());
+    nodes_on(&format!("redis.url = '{}'", redis.url()), count, thinks_ms).await
+}
+
+async fn nodes_on(redis: &str, count: usize, thinks_ms: u64) -> Vec<Gateway> {
+    let config = format!("{redis}\n[namespaces.room]\nallow_subscribe = 'users'");
     let settings = format!(
         "{GRANTS}\n[config]\nthinks_ms = {thinks_ms}\n[limits]\ndeadline = '1s'\nlog_lines_per_second = 10000"
     );
@@ -192,4 +196,28 @@ async fn only_clients_of_whom_a_plugin_wants_to_hear_are_written() {
     written(&redis, 0).await;
     nodes[0].swap(|folder| folder.plugin("50-witness", &wasm("guest-witness"), GRANTS)).await;
     written(&redis, 3).await;
+}
+
+#[tokio::test]
+async fn on_a_cluster_nobody_is_forgotten_when_the_slot_of_all_nodes_moves() {
+    let cluster = Cluster::start().await;
+    let mut nodes = nodes_on(&format!("redis.cluster = ['redis://{}']", cluster.address(0)), 2, 0).await;
+    let slot = cluster.slot("{nodes}").await;
+    let mut gone = clients(&nodes[0], 20).await;
+    let to = (cluster.owner(slot).await + 1) % 3;
+    cluster.reshard(slot, to).await;
+    gone.extend(clients(&nodes[0], 20).await);
+    let script = "local n = 0 for _, node in ipairs(redis.call('HKEYS', KEYS[1])) do \
+        n = n + redis.call('HLEN', 'gateway:clients:{nodes}:' .. node) end return n";
+    eventually("clients that are written at the new server", async || {
+        let count = cluster.ask(to, &["EVAL", script, "1", "gateway:leases:{nodes}"]).await;
+        (count == RedisReply::Number(40)).then_some(())
+    })
+    .await;
+    nodes[0].kill();
+    nodes[1].log().wait(&["another gateway is dead"]).await;
+    nodes[1].log().wait(&["left behind is settled"]).await;
+    let told = told(&[&nodes[1]]);
+    assert_eq!(told.keys().cloned().collect::<BTreeSet<_>>(), ids(&gone));
+    assert!(told.values().all(|reports| reports.len() == 1), "exactly once");
 }
