@@ -1,19 +1,28 @@
 //! Who is in a channel of several gateways: the same at each of them, nobody twice, and no ghosts.
 
+mod servers;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use gateway_tests::{Client, Data, Gateway, Proxy, Redis, eventually_within, token};
 use serde_json::{Value, json};
 
+const ROOM: &str = "room:1";
+
 /// A dead gateway's members are gone, and presence is complete again, within this.
 const CONVERGED: Duration = Duration::from_secs(5);
 
-async fn node(redis: &str) -> Gateway {
+async fn node(url: &str) -> Gateway {
+    node_at(&format!("url = '{url}'")).await
+}
+
+/// A gateway that is told so where Redis is.
+async fn node_at(redis: &str) -> Gateway {
     let config = format!(
         "
         [redis]
-        url = '{redis}'
+        {redis}
         [namespaces.room]
         presence = true
         join_leave = true
@@ -29,36 +38,51 @@ async fn node(redis: &str) -> Gateway {
     gateway
 }
 
-/// A client in `room:1` that does not hear who comes and goes.
-async fn member(gateway: &Gateway, user: &str) -> Client {
+/// A client in a channel that does not hear who comes and goes.
+async fn member_of(gateway: &Gateway, user: &str, channels: &[&str]) -> Client {
     let mut client = Client::connect_as(gateway, user).await;
-    client.subscribe("room:1").await;
+    for channel in channels {
+        client.subscribe(channel).await;
+    }
     client
+}
+
+async fn member(gateway: &Gateway, user: &str) -> Client {
+    member_of(gateway, user, &[ROOM]).await
 }
 
 fn ids(clients: &[&Client]) -> BTreeSet<String> {
     clients.iter().map(|client| client.id.clone()).collect()
 }
 
-async fn present(gateway: &Gateway) -> Option<BTreeSet<String>> {
-    let answer = gateway.post("/api/presence", &json!({ "channel": "room:1" })).await.json();
+/// Who is there; `None` if that is refused.
+async fn present(gateway: &Gateway, channel: &str) -> Option<BTreeSet<String>> {
+    let answer = gateway.post("/api/presence", &json!({ "channel": channel })).await.json();
     Some(answer["result"]["presence"].as_object()?.keys().cloned().collect())
 }
 
-async fn count(gateway: &Gateway) -> Value {
-    gateway.post("/api/presence_stats", &json!({ "channel": "room:1" })).await.json()["result"].clone()
+async fn count_of(gateway: &Gateway, channel: &str) -> Value {
+    gateway.post("/api/presence_stats", &json!({ "channel": channel })).await.json()["result"].clone()
 }
 
-async fn converges(gateways: &[&Gateway], expected: &BTreeSet<String>) {
+async fn count(gateway: &Gateway) -> Value {
+    count_of(gateway, ROOM).await
+}
+
+async fn converges_in(channel: &str, gateways: &[&Gateway], expected: &BTreeSet<String>) {
     let begun = Instant::now();
     for (index, gateway) in gateways.iter().enumerate() {
-        let what = format!("presence at gateway {index} to be {expected:?}");
+        let what = format!("presence of {channel} at gateway {index} to be {expected:?}");
         eventually_within(CONVERGED.saturating_sub(begun.elapsed()), &what, async || {
-            (present(gateway).await.as_ref() == Some(expected)).then_some(())
+            (present(gateway, channel).await.as_ref() == Some(expected)).then_some(())
         })
         .await;
     }
-    println!("presence was the same everywhere after {:?}", begun.elapsed());
+    println!("presence of {channel} was the same everywhere after {:?}", begun.elapsed());
+}
+
+async fn converges(gateways: &[&Gateway], expected: &BTreeSet<String>) {
+    converges_in(ROOM, gateways, expected).await;
 }
 
 #[tokio::test]

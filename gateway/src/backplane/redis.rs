@@ -137,12 +137,12 @@ impl Redis {
             keys: Keys::new(&redis.prefix),
             interest: Interest::new(config.memory.channels_max, places.clone(), units.len()),
             nodes: Nodes::new(name, clock.now().unix),
+            presence: Presence::new(places.clone(), units.len()),
             mapped: watch::channel(!places.are_moving()).0,
             places,
             units,
             moved: Notify::new(),
             links: AtomicU64::new(0),
-            presence: Presence::new(),
             clients: Clients::new(inboxes.len()),
             surveys: Surveys::new(),
             departed: AtomicU64::new(0),
@@ -308,7 +308,10 @@ impl Backplane for Redis {
     }
 
     fn presence(&self, channel: &Channel, asker: Asker) -> Asked<Vec<Arc<Member>>> {
-        let nodes: Vec<_> = self.shared.nodes.others().into_iter().map(|node| node.id).collect();
+        let Some(others) = self.shared.nodes.known_others() else {
+            return Asked::Now(Err(UNAVAILABLE.because(asking::AWAY)));
+        };
+        let nodes: Vec<_> = others.into_iter().map(|node| node.id).collect();
         if nodes.is_empty() && self.shared.unit(channel).status.link().is_some() {
             return Asked::Now(Ok(self.shared.presence.members(channel)));
         }
@@ -318,7 +321,9 @@ impl Backplane for Redis {
 
     fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count> {
         let (connections, users, unwritten) = self.shared.presence.count(channel);
-        let others = self.shared.nodes.others();
+        let Some(others) = self.shared.nodes.known_others() else {
+            return Asked::Now(Err(UNAVAILABLE.because(asking::AWAY)));
+        };
         if others.is_empty() && self.shared.unit(channel).status.link().is_some() {
             return Asked::Now(Ok(Count { connections, users }));
         }
@@ -364,6 +369,7 @@ impl Backplane for Redis {
         for (place, unit) in self.shared.units.iter().enumerate() {
             if unit.is_away() {
                 self.shared.interest.sweep(place);
+                self.shared.presence.sweep(place);
             }
         }
         if self.shared.units[self.shared.places.home()].status.link().is_none() {

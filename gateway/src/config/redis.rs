@@ -52,15 +52,11 @@ pub(super) fn redis(
         let found = format!("no Redis server together with `min_replicas` in {replicated}");
         section.conflict(&["url"], &found, "a server, or `min_replicas = 0` everywhere");
     }
-    if let Some(RedisTopology::Servers(_) | RedisTopology::Cluster(_)) = topology {
+    if let Some(RedisTopology::Cluster(_)) = topology {
         let present = tables(namespaces, |namespace| namespace.presence);
         if !present.is_empty() {
-            let found = format!("several Redis servers together with `presence = true` in {present}");
-            section.conflict(
-                &["urls", "cluster"],
-                &found,
-                "one server or Sentinels, or `presence = false` everywhere",
-            );
+            let found = format!("a Redis Cluster together with `presence = true` in {present}");
+            section.conflict(&["cluster"], &found, "another topology, or `presence = false` everywhere");
         }
     }
     section.finish();
@@ -161,15 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn presence_is_refused_together_with_several_servers() {
+    fn several_servers_may_have_presence() {
         let text = "
             redis.urls = ['redis://a', 'redis://b']
             [namespaces.chat]
             presence = true
         ";
-        let errors = Config::parse(text, "test").unwrap_err();
-        assert_eq!(errors.mistakes().len(), 1, "{errors}");
-        assert!(errors.to_string().contains("[namespaces.chat]"), "{errors}");
+        let config = Config::parse(text, "test").unwrap();
+        assert!(
+            matches!(config.redis.unwrap().topology, RedisTopology::Servers(servers) if servers.len() == 2)
+        );
     }
 
     #[test]

@@ -234,7 +234,9 @@ fn seat(shared: &Shared, map: &Map) {
         }
     }
     if moved.contains(&true) {
-        shared.interest.moved(|channel| moved[usize::from(places::slot_of(channel))]);
+        let has_moved = |channel: &Channel| moved[usize::from(places::slot_of(channel))];
+        shared.interest.moved(has_moved);
+        shared.presence.write_anew_at(has_moved);
     }
     for (place, (unit, server)) in units.iter().zip(seated).enumerate() {
         let holder = server.map_or(Holder::Nobody, |server| Holder::Server(server.clone()));

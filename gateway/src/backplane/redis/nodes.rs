@@ -3,6 +3,7 @@
 
 mod leases;
 mod estate;
+mod members;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ pub(super) use self::estate::settle;
 use self::leases::{Change, Leases};
 use super::link::{Link, call};
 use super::status::Cause;
-use super::{Shared, clients, presence};
+use super::{Shared, clients};
 use crate::backplane::Node;
 use crate::telemetry::backplane::Trouble;
 
@@ -72,14 +73,20 @@ impl Nodes {
         }
     }
 
-    /// The others that are alive.
+    /// The others that are alive, as far as it is known.
     pub(super) fn others(&self) -> Vec<Node> {
         self.leases().alive().cloned().collect()
     }
 
-    /// While Redis is away nobody remembers what would have to be taken away there: on return everything is written anew.
+    /// The same; `None` if leases were never read: then nothing is known of who there is.
+    pub(super) fn known_others(&self) -> Option<Vec<Node>> {
+        let leases = self.leases();
+        leases.have_been_read().then(|| leases.alive().cloned().collect())
+    }
+
+    /// While home is away nobody remembers what would have to be taken away there: on return everything is written anew.
     pub(super) fn sweep(&self, shared: &Shared) {
-        shared.presence.write_anew();
+        shared.presence.sweep_list();
         shared.clients.write_anew();
         self.anew.store(true, Ordering::Release);
     }
@@ -118,9 +125,9 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
     }
 }
 
-/// Writes everything anew that stands in Redis of this gateway.
+/// Writes everything anew that stands at home of this gateway.
 async fn write_anew(shared: &Shared, link: &Link) -> Result<(), Cause> {
-    presence::write_anew(shared, link).await?;
+    shared.presence.list_anew();
     clients::write_anew(shared, link).await
 }
 
@@ -144,9 +151,10 @@ async fn beat(shared: &Shared, link: &Link) -> Result<(), Cause> {
         shared.metrics.malformed();
         return Ok(());
     };
-    // Whoever finds its own lease gone was taken for dead, or Redis has lost its data.
+    // Whoever finds its own lease gone was taken for dead, or home has lost its data.
     if !known {
         shared.nodes.anew.store(true, Ordering::Release);
+        shared.presence.write_anew_at(|_| true);
     }
     if shared.nodes.anew.swap(false, Ordering::AcqRel)
         && let Err(cause) = write_anew(shared, link).await
@@ -199,7 +207,7 @@ async fn bury(
 pub(super) async fn leave(shared: &Shared, link: &Link) -> Result<(), Cause> {
     shared.nodes.gone.store(true, Ordering::Release);
     let written = async {
-        while !shared.presence.is_written() || !shared.clients.is_written() {
+        while !shared.presence.is_empty() || !shared.clients.is_written() {
             sleep(Duration::from_millis(5)).await;
         }
     };

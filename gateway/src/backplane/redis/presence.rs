@@ -1,7 +1,12 @@
-//! Who is in which channel: this node's own connections are known here and written to Redis in batches, those of other
-//! nodes are read there. What a node has written counts while the node is alive.
+//! Who is in which channel: this node's own connections are known here and written in batches, those of other nodes are
+//! read. What a node has written counts while the node is alive.
+//!
+//! Members and users of a channel lie where the channel lies, and each server is written to for itself. At home lies the list of
+//! a node's channels.
 
+mod present;
 mod table;
+mod list;
 mod script;
 
 use std::collections::HashSet;
@@ -10,13 +15,14 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value, pipe};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
-pub(super) use self::script::{COUNT, READ, TAKE, WRITE};
+pub(super) use self::list::{keep_list, page};
+use self::present::Write;
+pub(super) use self::script::{COUNT, READ, TAKE, TAKEN_MAX, WRITE};
 pub(super) use self::table::Presence;
-use self::table::Write;
 use super::keys::Keys;
-use super::link::{Link, cause};
+use super::link::{Link, cause, is_elsewhere, refusal};
 use super::status::Cause;
 use super::{Shared, nodes, wire};
 use crate::protocol::channel::Channel;
@@ -39,22 +45,23 @@ const ROUND: Duration = Duration::from_secs(30);
 /// Pause after Redis has refused to be written to.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
-/// Writes what changes, and renews what does not, until the link fails.
+/// Pause after a server has said that it has not what it was asked for: the channel is looked for again.
+const MOVED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Writes to one server what changes, and renews what does not, until the link fails.
 pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
     let Some(mut connection) = link.lanes.first().cloned() else { return gone() };
+    let mut renewals = every(ROUND / Presence::SHARDS as u32);
     let mut shard = 0;
     loop {
-        let writes = shared.presence.take(CHANNELS_MAX, MEMBERS_MAX);
-        let done = if writes.is_empty() {
-            tokio::select! {
-                () = shared.presence.changed() => Ok(()),
-                () = sleep(ROUND / Presence::SHARDS as u32) => {
-                    shard += 1;
-                    renew(&shared, &mut connection, shard).await
-                }
+        let done = tokio::select! {
+            biased;
+            // First: what is always changing must not keep the rest from being renewed.
+            _ = renewals.tick() => {
+                shard += 1;
+                renew(&shared, &link, &mut connection, shard).await
             }
-        } else {
-            write(&shared, &link, &mut connection, writes).await
+            () = shared.presence.changed(link.unit) => write(&shared, &link, &mut connection).await,
         };
         if let Err(cause) = done {
             return cause;
@@ -62,87 +69,30 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
     }
 }
 
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
 fn gone() -> Cause {
     Cause::new(Trouble::Unreachable, "the connection has ended")
 }
 
-/// Everything is written anew: Redis may have lost some of it, or others have cleared it away. What stands there and is not
-/// known here any more is taken away.
-pub(super) async fn write_anew(shared: &Shared, link: &Link) -> Result<(), Cause> {
-    shared.presence.write_anew();
-    let Some(mut connection) = link.lanes.first().cloned() else { return Err(gone()) };
-    let index = shared.keys.presence_of(&nodes::name(shared.node));
-    let mut cursor = 0;
-    loop {
-        let mut pipeline = pipe();
-        pipeline.cmd("SSCAN").arg(&index).arg(cursor).arg("COUNT").arg(1000);
-        let reply = send(shared, &mut connection, &pipeline, 1).await?.pop();
-        let Some(Value::Array(parts)) = reply else { break };
-        let Ok([Value::BulkString(next), Value::Array(names)]) = <[Value; 2]>::try_from(parts) else { break };
-        for name in names {
-            if let Value::BulkString(name) = name
-                && let Some(channel) =
-                    std::str::from_utf8(&name).ok().and_then(|name| Channel::parse(name).ok())
-            {
-                shared.presence.forget(&channel);
-            }
-        }
-        cursor = std::str::from_utf8(&next).ok().and_then(|next| next.parse::<u64>().ok()).unwrap_or(0);
-        if cursor == 0 {
-            break;
-        }
+async fn write(shared: &Shared, link: &Link, connection: &mut MultiplexedConnection) -> Result<(), Cause> {
+    let batch = shared.presence.take(link.unit, CHANNELS_MAX, MEMBERS_MAX);
+    if batch.writes.is_empty() {
+        return Ok(());
     }
-    Ok(())
-}
-
-async fn write(
-    shared: &Shared,
-    link: &Link,
-    connection: &mut MultiplexedConnection,
-    writes: Vec<Write>,
-) -> Result<(), Cause> {
     let node = nodes::name(shared.node);
-    let index = shared.keys.presence_of(&node);
-    // The list of channels has every channel in which somebody is, and never one too few.
-    let (mut pipeline, mut commands) = (pipe(), writes.len());
-    let listed: Vec<_> = writes.iter().filter(|write| !write.came.is_empty()).collect();
-    if !listed.is_empty() {
-        let names = listed.iter().map(|write| write.channel.as_str());
-        pipeline.cmd("SADD").arg(&index).arg(names.collect::<Vec<_>>());
-        commands += 1;
-    }
-    for write in &writes {
+    let mut pipeline = pipe();
+    for write in &batch.writes {
         add(&mut pipeline, &shared.keys, &link.scripts.presence_write, &node, write);
     }
-    let emptied: Vec<_> =
-        writes.iter().filter(|write| write.empty).map(|write| write.channel.as_str()).collect();
-    if !emptied.is_empty() {
-        pipeline.cmd("SREM").arg(&index).arg(emptied);
-        commands += 1;
-    }
-    let replies = match send(shared, connection, &pipeline, commands).await {
-        Ok(replies) => replies,
-        Err(cause) => {
-            writes.into_iter().for_each(|write| shared.presence.undone(write));
-            return Err(cause);
-        }
-    };
-    let refused = replies.iter().find_map(|reply| match reply {
-        Value::ServerError(error) => {
-            Some(super::link::refusal(error.code(), error.details().unwrap_or_default()))
-        }
-        _ => None,
-    });
-    if let Some(cause) = refused {
-        // Each write says what is, not what changes: it can be repeated.
-        writes.into_iter().for_each(|write| shared.presence.undone(write));
-        shared.metrics.failed(&cause.to_string());
-        if cause.trouble == Trouble::Unreachable {
-            return Err(cause);
-        }
-        sleep(REFUSED_PAUSE).await;
-    }
-    Ok(())
+    // Each write says what is, not what changes: one that has failed, or nobody knows whether it has, is repeated.
+    let replies = send(shared, connection, &pipeline, batch.writes.len()).await?;
+    batch.answered(|place| !matches!(replies[place], Value::ServerError(_)));
+    pause_if_refused(shared, &replies).await
 }
 
 fn add(pipeline: &mut Pipeline, keys: &Keys, script: &str, node: &str, write: &Write) {
@@ -161,28 +111,37 @@ fn add(pipeline: &mut Pipeline, keys: &Keys, script: &str, node: &str, write: &W
     }
 }
 
-/// Keeps the channels of one shard from expiring. What is not there any more is written again.
-async fn renew(shared: &Shared, connection: &mut MultiplexedConnection, shard: usize) -> Result<(), Cause> {
+/// Keeps the channels of one shard from expiring. Where others lie than are known here everything is written again.
+async fn renew(
+    shared: &Shared,
+    link: &Link,
+    connection: &mut MultiplexedConnection,
+    shard: usize,
+) -> Result<(), Cause> {
     let node = nodes::name(shared.node);
-    let channels = shared.presence.channels_in(shard);
+    let channels = shared.presence.quiet_in(shard, link.unit);
     for channels in channels.chunks(CHANNELS_MAX) {
         let mut pipeline = pipe();
-        pipeline.cmd("PEXPIRE").arg(shared.keys.presence_of(&node)).arg(nodes::KEPT.as_millis() as u64);
         for channel in channels {
-            for key in [shared.keys.presence(channel, &node), shared.keys.users(channel, &node)] {
+            let (members, users) = (shared.keys.presence(channel, &node), shared.keys.users(channel, &node));
+            for key in [&members, &users] {
                 pipeline.cmd("PEXPIRE").arg(key).arg(KEPT.as_millis() as u64);
             }
+            pipeline.cmd("HLEN").arg(&members).cmd("SCARD").arg(&users);
         }
-        let replies = send(shared, connection, &pipeline, 1 + channels.len() * 2).await?;
-        for (channel, both) in channels.iter().zip(replies[1..].chunks(2)) {
-            if both.contains(&Value::Int(0)) {
-                shared.presence.lost(channel);
+        let replies = send(shared, connection, &pipeline, channels.len() * 4).await?;
+        for (channel, answers) in channels.iter().zip(replies.chunks(4)) {
+            // Another answer is a refusal: then nothing is known.
+            if let [_, _, Value::Int(connections), Value::Int(users)] = *answers {
+                let number = |count| usize::try_from(count).unwrap_or(0);
+                shared.presence.compare(channel, number(connections), number(users));
             }
         }
     }
     Ok(())
 }
 
+/// Several commands at once.
 pub(super) async fn send(
     shared: &Shared,
     connection: &mut MultiplexedConnection,
@@ -197,40 +156,34 @@ pub(super) async fn send(
     }
 }
 
+/// After a refusal the next try has to wait. `Err` if it needs another link.
+async fn pause_if_refused(shared: &Shared, replies: &[Value]) -> Result<(), Cause> {
+    let refused = replies.iter().find_map(|reply| match reply {
+        Value::ServerError(error) => Some(error),
+        _ => None,
+    });
+    let Some(error) = refused else { return Ok(()) };
+    if is_elsewhere(error.code()) {
+        // Nothing is wrong with the server: whoever asks the Cluster finds out what has moved where.
+        shared.moved.notify_one();
+        sleep(MOVED_PAUSE).await;
+        return Ok(());
+    }
+    let cause = refusal(error.code(), error.details().unwrap_or_default());
+    shared.metrics.failed(&cause.to_string());
+    if cause.trouble == Trouble::Unreachable {
+        return Err(cause);
+    }
+    sleep(REFUSED_PAUSE).await;
+    Ok(())
+}
+
 /// The members in an answer of Redis, after those of this node.
 pub(super) fn together(shared: &Shared, channel: &Channel, read: Vec<Arc<Member>>) -> Vec<Arc<Member>> {
     let mut members = shared.presence.members(channel);
     let here: HashSet<Arc<str>> = members.iter().map(|member| member.client.clone()).collect();
     members.extend(read.into_iter().filter(|member| !here.contains(&member.client)));
     members
-}
-
-/// Takes everything of a dead node out of a channel and returns who that was.
-pub(super) async fn take(
-    shared: &Shared,
-    link: &Link,
-    connection: &mut MultiplexedConnection,
-    channel: &Channel,
-    node: &str,
-) -> Result<Vec<Arc<Member>>, Cause> {
-    let mut taken = Vec::new();
-    loop {
-        let mut pipeline = pipe();
-        pipeline
-            .cmd("EVALSHA")
-            .arg(&link.scripts.presence_take)
-            .arg(2)
-            .arg(shared.keys.presence(channel, node))
-            .arg(shared.keys.users(channel, node))
-            .arg(script::TAKEN_MAX);
-        let Some(Value::Array(members)) = send(shared, connection, &pipeline, 1).await?.pop() else { break };
-        let count = members.len();
-        taken.extend(read(members));
-        if count < script::TAKEN_MAX {
-            break;
-        }
-    }
-    Ok(taken)
 }
 
 /// Members as they lie in Redis. What is none is left out.

@@ -40,6 +40,8 @@ pub(super) enum What {
     Recover { channel: Channel, since: Option<Position>, publications_max: usize, retention: Retention },
     /// Who is in a channel at these nodes.
     Presence { channel: Channel, nodes: Vec<Box<str>> },
+    /// Take some members of a dead node out of a channel: the answer says who that was, and nobody else gets them.
+    Take { channel: Channel, node: Box<str> },
     /// How many are in a channel at these nodes, of which the first is this one. It has so many connections, and these
     /// users that may not have been written.
     Count { channel: Channel, nodes: Vec<Box<str>>, connections: usize, users: Vec<Box<str>> },
@@ -62,6 +64,7 @@ impl What {
             | Self::History { channel, .. }
             | Self::Recover { channel, .. }
             | Self::Presence { channel, .. }
+            | Self::Take { channel, .. }
             | Self::Count { channel, .. } => Some(channel),
             Self::Spread { to, .. } => to.as_ref(),
         }
@@ -111,6 +114,13 @@ impl What {
                     command.arg(keys.presence(channel, node));
                 }
                 command.arg(presence::LISTED_MAX);
+                command
+            }
+            Self::Take { channel, node } => {
+                let mut command = redis::cmd("EVALSHA");
+                command.arg(&scripts.presence_take).arg(2);
+                command.arg(keys.presence(channel, node)).arg(keys.users(channel, node));
+                command.arg(presence::TAKEN_MAX);
                 command
             }
             Self::Count { channel, nodes, connections, users } => {
@@ -166,6 +176,10 @@ impl What {
                 }
                 _ => None,
             },
+            Self::Take { .. } => match reply {
+                Value::Array(members) => Some(Answer::Present(Ok(presence::read(members)))),
+                _ => None,
+            },
             Self::Count { .. } => count(reply).map(|count| Answer::Counted(Ok(count))),
             Self::Recover { .. } => stands(reply).and_then(|(top, entries)| {
                 let missed = match entries {
@@ -209,7 +223,7 @@ impl What {
             Self::Publish { .. } | Self::Spread { .. } => Answer::Published(Err(error)),
             Self::History { .. } => Answer::History(Err(error)),
             Self::Recover { .. } => Answer::Recovered(Err(error)),
-            Self::Presence { .. } => Answer::Present(Err(error)),
+            Self::Presence { .. } | Self::Take { .. } => Answer::Present(Err(error)),
             Self::Count { .. } => Answer::Counted(Err(error)),
         }
     }

@@ -141,6 +141,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
         Ok(cause) => status.set(cause),
         Err(cause) => return cause,
     }
+    shared.presence.begin(link.unit, &link.server);
     // Whoever asks over this link knows who else there is.
     if link.home
         && let Err(cause) = nodes::begin(shared, &link).await
@@ -153,7 +154,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
     links.send_replace(Some(link.clone()));
     let listening = listener::run(shared.clone(), link.clone());
     tokio::pin!(listening);
-    // What belongs to no channel lies on one server, and so does presence: it is refused together with several.
+    // What belongs to no channel lies on one server.
     let beating = async {
         if !link.home {
             return std::future::pending().await;
@@ -161,7 +162,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
         tokio::select! {
             cause = nodes::run(shared.clone(), link.clone()) => cause,
             cause = nodes::settle(shared.clone(), link.clone()) => cause,
-            cause = presence::run(shared.clone(), link.clone()) => cause,
+            cause = presence::keep_list(shared.clone(), link.clone()) => cause,
             cause = clients::run(shared.clone(), link.clone()) => cause,
         }
     };
@@ -181,6 +182,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
         cause = &mut listening => cause,
         cause = watching => cause,
         cause = beating => cause,
+        cause = presence::run(shared.clone(), link.clone()) => cause,
         () = link.ended.notified() => {
             Cause::new(Trouble::Unreachable, "the connection has ended")
         }

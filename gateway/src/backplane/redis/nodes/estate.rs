@@ -1,6 +1,7 @@
 //! What a gateway has left behind is settled by one of the others, which claims it for a while. If that one dies too, the
 //! next goes on where it has stopped.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -10,15 +11,15 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::members::Left;
 use super::name;
+use crate::backplane::redis::Shared;
 use crate::backplane::redis::clients::record::{self, Record};
 use crate::backplane::redis::link::{Link, call};
 use crate::backplane::redis::status::Cause;
-use crate::backplane::redis::{Redis, Shared, presence};
 use crate::connection::id::ConnectionIds;
 use crate::inbox::Delivery;
 use crate::plugin::event::Goodbye;
-use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::shutdown::Phase;
 use crate::telemetry::backplane::Trouble;
@@ -34,10 +35,29 @@ const CLAIM: Duration = Duration::from_secs(10);
 const TOLD: Duration = Duration::from_secs(8);
 
 /// Channels or clients of one step.
-const STEP: usize = 64;
+pub(super) const STEP: usize = 64;
+
+/// What lies at a server that is away is looked for again after so many beats, or when the server is back.
+const PATIENCE: u32 = 20;
+
+/// What one gateway has left that lies at servers that are away.
+struct Waiting {
+    units: BTreeSet<usize>,
+    beats: u32,
+}
+
+impl Waiting {
+    /// Whether it is of no use to look again.
+    fn goes_on(&mut self, shared: &Shared) -> bool {
+        self.beats += 1;
+        let away = |unit: &usize| shared.units.get(*unit).is_some_and(|unit| unit.status.link().is_none());
+        self.beats < PATIENCE && self.units.iter().all(away)
+    }
+}
 
 /// Settles what others leave until the link fails.
 pub(in crate::backplane::redis) async fn settle(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
+    let mut waiting: HashMap<Box<str>, Waiting> = HashMap::new();
     loop {
         shared.nodes.buried.notified().await;
         let dead = std::mem::take(&mut *shared.nodes.dead.lock().unwrap_or_else(PoisonError::into_inner));
@@ -45,9 +65,17 @@ pub(in crate::backplane::redis) async fn settle(shared: Arc<Shared>, link: Arc<L
         if *shared.phase.borrow() != Phase::Running {
             continue;
         }
+        waiting.retain(|node, _| dead.contains(node));
         for node in dead {
+            if waiting.get_mut(&node).is_some_and(|waiting| waiting.goes_on(&shared)) {
+                continue;
+            }
+            waiting.remove(&node);
             match (Estate { shared: &shared, link: &link, node: &node }).settle().await {
-                Ok(()) => (),
+                Ok(units) if units.is_empty() => (),
+                Ok(units) => {
+                    waiting.insert(node, Waiting { units, beats: 0 });
+                }
                 // The next beat names it again.
                 Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => (),
                 Err(cause) => return cause,
@@ -57,20 +85,31 @@ pub(in crate::backplane::redis) async fn settle(shared: Arc<Shared>, link: Arc<L
 }
 
 /// What one gateway has left.
-struct Estate<'a> {
-    shared: &'a Arc<Shared>,
+pub(super) struct Estate<'a> {
+    pub(super) shared: &'a Arc<Shared>,
     link: &'a Link,
-    node: &'a str,
+    pub(super) node: &'a str,
 }
 
 impl Estate<'_> {
-    async fn settle(&self) -> Result<(), Cause> {
-        let Some(mut connection) = self.link.lanes.first().cloned() else { return Ok(()) };
+    /// Returns the units that are away and have to be waited for.
+    async fn settle(&self) -> Result<BTreeSet<usize>, Cause> {
+        const LATER: BTreeSet<usize> = BTreeSet::new();
+        let Some(mut connection) = self.link.lanes.first().cloned() else { return Ok(LATER) };
         if !self.claim(&mut connection).await? {
-            return Ok(());
+            return Ok(LATER);
         }
-        let Some(members) = self.members_leave(&mut connection).await? else { return Ok(()) };
-        let Some(clients) = self.clients_leave(&mut connection).await? else { return Ok(()) };
+        let Some(Left { members, away, failed }) = self.members_leave(&mut connection).await? else {
+            return Ok(LATER);
+        };
+        // Plugins wait for no server that only has members.
+        let Some(clients) = self.clients_leave(&mut connection).await? else { return Ok(LATER) };
+        if failed {
+            return Ok(LATER);
+        }
+        if !away.is_empty() {
+            return Ok(away);
+        }
         let keys = &self.shared.keys;
         let mut command = redis::cmd("EVAL");
         command.arg(SETTLED).arg(3).arg(keys.dead()).arg(keys.presence_of(self.node));
@@ -78,11 +117,11 @@ impl Estate<'_> {
         command.arg(self.node).arg(name(self.shared.node));
         call(&mut connection, &command, self.shared.config.timeout).await?;
         tracing::info!(node = self.node, members, clients, "what a gateway left behind is settled");
-        Ok(())
+        Ok(LATER)
     }
 
     /// Whether this gateway is to go on with it.
-    async fn claim(&self, connection: &mut MultiplexedConnection) -> Result<bool, Cause> {
+    pub(super) async fn claim(&self, connection: &mut MultiplexedConnection) -> Result<bool, Cause> {
         let mut command = redis::cmd("EVAL");
         command.arg(CLAIMING).arg(2).arg(self.shared.keys.dead()).arg(self.shared.keys.leases());
         command.arg(self.node).arg(name(self.shared.node)).arg(CLAIM.as_millis() as u64);
@@ -160,39 +199,5 @@ impl Estate<'_> {
             }
         }
         told
-    }
-
-    /// Takes the members out of their channels and tells who is left there. How many there were; `None` if the claim is lost.
-    async fn members_leave(&self, connection: &mut MultiplexedConnection) -> Result<Option<usize>, Cause> {
-        let Self { shared, link, node } = *self;
-        let (index, backplane) = (shared.keys.presence_of(node), Redis { shared: shared.clone() });
-        let mut count = 0;
-        loop {
-            let mut some = redis::cmd("SRANDMEMBER");
-            some.arg(&index).arg(STEP);
-            let names = match call(connection, &some, shared.config.timeout).await? {
-                Value::Array(names) | Value::Set(names) if !names.is_empty() => names,
-                _ => return Ok(Some(count)),
-            };
-            let mut done = redis::cmd("SREM");
-            done.arg(&index);
-            for listed in names {
-                let Value::BulkString(listed) = listed else { continue };
-                done.arg(&listed);
-                let text = std::str::from_utf8(&listed).ok();
-                let Some(channel) = text.and_then(|text| Channel::parse(text).ok()) else { continue };
-                let members = presence::take(shared, link, connection, &channel, node).await?;
-                count += members.len();
-                let told =
-                    shared.gateway.namespaces.of(&channel).is_some_and(|namespace| namespace.join_leave);
-                if told {
-                    members.iter().for_each(|member| backplane.come_or_go(&channel, member, false));
-                }
-            }
-            call(connection, &done, shared.config.timeout).await?;
-            if !self.claim(connection).await? {
-                return Ok(None);
-            }
-        }
     }
 }

@@ -49,6 +49,11 @@ impl Leases {
         self.alive.values().map(|alive| &alive.node)
     }
 
+    /// Whether it is known who there is.
+    pub(super) fn have_been_read(&self) -> bool {
+        self.read.is_some()
+    }
+
     /// The names of those that have died, and what their leases were.
     pub(super) fn dead(&self) -> Vec<(Box<str>, Box<str>)> {
         self.dead.iter().map(|(name, lease)| (name.clone(), lease.clone())).collect()

@@ -1,7 +1,7 @@
 //! The scripts of presence. Each works on the keys of one channel.
 
 /// Members that are taken out at once when their node is dead.
-pub(super) const TAKEN_MAX: usize = 500;
+pub(in crate::backplane::redis) const TAKEN_MAX: usize = 500;
 
 /// What a node has to say of its members in a channel.
 pub(in crate::backplane::redis) const WRITE: &str = include_str!("write.lua");

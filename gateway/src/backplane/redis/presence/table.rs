@@ -1,92 +1,93 @@
 //! The members of this node, and what of them Redis does not know yet.
+//!
+//! A channel goes from queue to queue. First the list of this node's channels has to have it: from the list others learn, when
+//! this node has died, where its members lie, so the list has every channel in which somebody is written, and never one too few.
+//! Then its server is told who is there. When the last has gone it leaves the list again. The list is at home, and home may
+//! be away while the server of a channel is there, or the other way round.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::present::{Due, Listed, Present, Write};
+use crate::backplane::redis::places::Places;
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Member;
 
 const SHARDS: usize = 64;
 
-/// Members of one channel that are written at once: a script holds everybody else up.
-const AT_ONCE_MAX: usize = 1000;
+type Shard = HashMap<Channel, Present>;
 
 /// See the module.
 pub(in crate::backplane::redis) struct Presence {
-    shards: [Mutex<HashMap<Channel, Present>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
-    /// Channels of which Redis does not know everything, each once.
-    changes: Mutex<VecDeque<Channel>>,
-    changed: Notify,
+    places: Arc<Places>,
+    /// One for each server, and the last one for the list.
+    queues: Box<[Queue]>,
+    /// How often the list was taken for lost.
+    losses: AtomicU64,
+    /// The list may have channels that are not known here.
+    strangers: Notify,
 }
 
-/// The members of one channel.
-#[derive(Debug, Default)]
-struct Present {
-    /// By the id of their connection.
-    members: HashMap<Arc<str>, Arc<Member>>,
-    /// By what a user is called in Redis, with how many connections.
-    users: HashMap<Box<str>, usize>,
-    /// Connections that have come or gone, with what their users are called.
-    unwritten: HashMap<Arc<str>, Box<str>>,
-    /// Nothing of what Redis has is right.
-    anew: bool,
-    /// Stands among the changes.
-    queued: bool,
+/// Channels about which something is to be done. One that stands elsewhere by then is passed over.
+#[derive(Default)]
+struct Queue {
+    channels: Mutex<VecDeque<Channel>>,
+    some: Notify,
+    /// The replication id of the server that was written to last.
+    server: Mutex<Box<str>>,
 }
 
-/// What Redis is to be told of one channel: how things are, not what has changed.
-#[derive(Debug)]
-pub(in crate::backplane::redis) struct Write {
-    pub(super) channel: Channel,
-    pub(super) anew: bool,
-    pub(super) came: Vec<Arc<Member>>,
-    pub(super) users_came: Vec<Box<str>>,
-    pub(super) gone: Vec<Box<str>>,
-    pub(super) users_gone: Vec<Box<str>>,
-    /// Nobody is left.
-    pub(super) empty: bool,
-    concerned: HashMap<Arc<str>, Box<str>>,
+/// What a server is told at once. Dropped, it counts as not told.
+pub(super) struct Batch<'a> {
+    presence: &'a Presence,
+    pub(super) writes: Vec<Write>,
 }
 
-/// Users are counted once, and anonymous connections one by one.
-fn user(member: &Member) -> Box<str> {
-    if member.user.is_empty() {
-        format!("@{}", member.client).into()
-    } else {
-        format!("#{}", member.user).into()
-    }
+/// What the list is told at once. Dropped, it counts as not told.
+pub(super) struct Listing<'a> {
+    presence: &'a Presence,
+    losses: u64,
+    pub(super) come: Vec<Channel>,
+    pub(super) gone: Vec<Channel>,
 }
 
 impl Presence {
     /// Numbers of shards.
     pub(super) const SHARDS: usize = SHARDS;
 
-    pub(in crate::backplane::redis) fn new() -> Self {
+    /// For so many servers.
+    pub(in crate::backplane::redis) fn new(places: Arc<Places>, servers: usize) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
-            changes: Mutex::default(),
-            changed: Notify::new(),
+            places,
+            queues: (0..=servers).map(|_| Queue::default()).collect(),
+            losses: AtomicU64::new(0),
+            strangers: Notify::new(),
         }
     }
 
-    fn shard(&self, channel: &Channel) -> MutexGuard<'_, HashMap<Channel, Present>> {
+    fn shard(&self, channel: &Channel) -> MutexGuard<'_, Shard> {
         lock(&self.shards[self.hasher.hash_one(channel) as usize % SHARDS])
+    }
+
+    /// The number of the queue for the list.
+    fn list(&self) -> usize {
+        self.queues.len() - 1
     }
 
     /// A connection has come.
     pub(in crate::backplane::redis) fn enter(&self, channel: &Channel, member: &Arc<Member>) {
         let mut shard = self.shard(channel);
-        let present = shard.entry(channel.clone()).or_default();
-        let user = user(member);
-        if present.members.insert(member.client.clone(), member.clone()).is_none() {
-            *present.users.entry(user.clone()).or_default() += 1;
-        }
-        present.unwritten.insert(member.client.clone(), user);
+        let present = shard.entry(channel.clone()).or_insert_with(|| Present::new(Listed::No));
+        present.enter(member);
         self.queue(channel, present);
     }
 
@@ -94,17 +95,7 @@ impl Presence {
     pub(in crate::backplane::redis) fn leave(&self, channel: &Channel, member: &Arc<Member>) {
         let mut shard = self.shard(channel);
         let Some(present) = shard.get_mut(channel) else { return };
-        if present.members.remove(&member.client).is_none() {
-            return;
-        }
-        let user = user(member);
-        if let Some(connections) = present.users.get_mut(&user) {
-            *connections -= 1;
-            if *connections == 0 {
-                present.users.remove(&user);
-            }
-        }
-        present.unwritten.insert(member.client.clone(), user);
+        present.leave(member);
         self.queue(channel, present);
     }
 
@@ -118,137 +109,273 @@ impl Presence {
     pub(in crate::backplane::redis) fn count(&self, channel: &Channel) -> (usize, usize, Vec<Box<str>>) {
         let shard = self.shard(channel);
         let Some(present) = shard.get(channel) else { return (0, 0, Vec::new()) };
-        let unwritten = present.unwritten.iter();
-        let unwritten = unwritten.filter(|(client, _)| present.members.contains_key(*client));
-        let unwritten = unwritten.map(|(_, user)| user.clone());
-        (present.members.len(), present.users.len(), unwritten.collect())
+        (present.members.len(), present.users.len(), present.unwritten_users())
     }
 
+    /// Nobody is in any channel, and Redis knows it.
+    pub(in crate::backplane::redis) fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| lock(shard).is_empty())
+    }
+
+    /// Puts a channel where something is to be done about it next.
     fn queue(&self, channel: &Channel, present: &mut Present) {
-        if !std::mem::replace(&mut present.queued, true) {
-            lock(&self.changes).push_back(channel.clone());
-            self.changed.notify_one();
+        let queue = match present.due() {
+            Due::Nothing => return,
+            Due::List | Due::Forget => self.list(),
+            Due::Write => self.places.of(channel),
+        };
+        if present.queued.replace(queue) != Some(queue) {
+            let queue = &self.queues[queue];
+            lock(&queue.channels).push_back(channel.clone());
+            queue.some.notify_one();
         }
     }
 
-    /// Waits until there is something to write. Dropping the future loses nothing.
-    pub(super) async fn changed(&self) {
-        if lock(&self.changes).is_empty() {
-            self.changed.notified().await;
+    /// Waits until a server is to be told something. Dropping the future loses nothing.
+    pub(super) async fn changed(&self, server: usize) {
+        self.stands_in(server).await;
+    }
+
+    /// Waits until the list is to be told something. Dropping the future loses nothing.
+    pub(super) async fn list_changed(&self) {
+        self.stands_in(self.list()).await;
+    }
+
+    async fn stands_in(&self, queue: usize) {
+        let queue = &self.queues[queue];
+        if lock(&queue.channels).is_empty() {
+            queue.some.notified().await;
         }
     }
 
-    /// Whether Redis knows everything.
-    pub(in crate::backplane::redis) fn is_written(&self) -> bool {
-        lock(&self.changes).is_empty()
+    /// The list may have channels that are not known here.
+    pub(super) fn suspect_strangers(&self) {
+        self.strangers.notify_one();
     }
 
-    /// Takes what Redis is to be told next. What cannot be told comes back with [`Presence::undone`].
-    pub(super) fn take(&self, channels_max: usize, members_max: usize) -> Vec<Write> {
-        let (mut writes, mut members) = (Vec::new(), 0);
-        while writes.len() < channels_max && members < members_max {
-            let Some(channel) = lock(&self.changes).pop_front() else { break };
+    /// Waits until [`Presence::know`] is to be called for what the list has. Dropping the future loses nothing.
+    pub(super) async fn strangers(&self) {
+        self.strangers.notified().await;
+    }
+
+    /// Takes what a server is to be told next.
+    pub(super) fn take(&self, server: usize, channels_max: usize, members_max: usize) -> Batch<'_> {
+        let (mut batch, mut members) = (Batch { presence: self, writes: Vec::new() }, 0);
+        while batch.writes.len() < channels_max && members < members_max {
+            let Some(channel) = lock(&self.queues[server].channels).pop_front() else { break };
             let mut shard = self.shard(&channel);
             let Some(present) = shard.get_mut(&channel) else { continue };
-            present.queued = false;
-            let write = present.write(&channel);
-            if !present.unwritten.is_empty() {
-                self.queue(&channel, present);
-            } else if present.members.is_empty() {
-                shard.remove(&channel);
+            if present.queued != Some(server) {
+                continue;
             }
-            drop(shard);
-            members += write.concerned.len();
-            writes.push(write);
+            present.queued = None;
+            if present.due() == Due::Write && self.places.of(&channel) == server {
+                let write = present.write(&channel);
+                members += write.concerned.len();
+                batch.writes.push(write);
+            }
+            // It has another part, or has to go elsewhere first.
+            self.queue(&channel, present);
         }
-        writes
+        batch
     }
 
-    /// Redis was not told.
-    pub(super) fn undone(&self, write: Write) {
-        let mut shard = self.shard(&write.channel);
-        let present = shard.entry(write.channel.clone()).or_default();
-        present.anew |= write.anew;
-        present.unwritten.extend(write.concerned);
-        self.queue(&write.channel, present);
+    /// Takes what the list is to be told next.
+    pub(super) fn take_list(&self, max: usize) -> Listing<'_> {
+        let losses = self.losses.load(Ordering::Acquire);
+        let mut listing = Listing { presence: self, losses, come: Vec::new(), gone: Vec::new() };
+        while listing.come.len() < max && listing.gone.len() < max {
+            let Some(channel) = lock(&self.queues[self.list()].channels).pop_front() else { break };
+            let mut shard = self.shard(&channel);
+            let Some(present) = shard.get_mut(&channel) else { continue };
+            if present.queued != Some(self.list()) {
+                continue;
+            }
+            present.queued = None;
+            match present.due() {
+                Due::Forget => {
+                    shard.remove(&channel);
+                }
+                Due::List if present.is_left() && !present.has_news() => {
+                    present.listed = Listed::Perhaps;
+                    listing.gone.push(channel.clone());
+                }
+                Due::List => {
+                    present.listed = Listed::Perhaps;
+                    listing.come.push(channel.clone());
+                }
+                Due::Write | Due::Nothing => self.queue(&channel, present),
+            }
+        }
+        listing
     }
 
-    /// Redis has lost a channel.
-    pub(super) fn lost(&self, channel: &Channel) {
-        if let Some(present) = self.shard(channel).get_mut(channel) {
-            present.write_anew();
-            self.queue(channel, present);
+    /// There is a link to a server. One that is not known has nothing of what was written.
+    pub(in crate::backplane::redis) fn begin(&self, server: usize, id: &str) {
+        let another = {
+            let mut known = lock(&self.queues[server].server);
+            let another = **known != *id;
+            *known = id.into();
+            another
+        };
+        if another {
+            self.write_anew_at(|channel| self.places.of(channel) == server);
+        }
+        self.suspect_strangers();
+    }
+
+    /// Nothing is taken for known to the servers of these channels, wherever they are by now.
+    pub(in crate::backplane::redis) fn write_anew_at(&self, concerns: impl Fn(&Channel) -> bool) {
+        for shard in &self.shards {
+            for (channel, present) in lock(shard).iter_mut().filter(|(channel, _)| concerns(channel)) {
+                present.write_anew();
+                self.queue(channel, present);
+            }
         }
     }
 
-    /// Redis has a channel as one of this node's: what stands there goes if nobody is in it.
-    pub(super) fn forget(&self, channel: &Channel) {
+    /// The list has lost what it was told, or somebody else has taken it away.
+    pub(in crate::backplane::redis) fn list_anew(&self) {
+        self.losses.fetch_add(1, Ordering::AcqRel);
+        for shard in &self.shards {
+            for (channel, present) in lock(shard).iter_mut() {
+                if present.listed == Listed::Yes {
+                    present.listed = Listed::Perhaps;
+                }
+                self.queue(channel, present);
+            }
+        }
+        self.suspect_strangers();
+    }
+
+    /// The list has a channel: what lies there of this node goes if nobody is known to be in it.
+    pub(super) fn know(&self, channel: &Channel) {
         let mut shard = self.shard(channel);
-        if !shard.contains_key(channel) {
-            let present = shard.entry(channel.clone()).or_default();
+        if let Entry::Vacant(place) = shard.entry(channel.clone()) {
+            self.queue(channel, place.insert(Present::new(Listed::Yes)));
+        }
+    }
+
+    /// The channels of a shard and a server about which nothing is to be done.
+    pub(super) fn quiet_in(&self, shard: usize, server: usize) -> Vec<Channel> {
+        let shard = lock(&self.shards[shard % SHARDS]);
+        let quiet = shard
+            .iter()
+            .filter(|(channel, present)| present.due() == Due::Nothing && self.places.of(channel) == server);
+        quiet.map(|(channel, _)| channel.clone()).collect()
+    }
+
+    /// The server has so many connections and users of this node in a channel. If others are right, and were all along, it is told
+    /// everything anew.
+    pub(super) fn compare(&self, channel: &Channel, connections: usize, users: usize) {
+        let mut shard = self.shard(channel);
+        let Some(present) = shard.get_mut(channel) else { return };
+        let quiet = present.due() == Due::Nothing && !present.is_under_way();
+        if quiet && (present.members.len(), present.users.len()) != (connections, users) {
             present.write_anew();
             self.queue(channel, present);
         }
     }
 
-    /// Nothing is taken for known to Redis. What has gone is forgotten.
-    pub(in crate::backplane::redis) fn write_anew(&self) {
-        lock(&self.changes).clear();
+    /// Forgets who has come and gone while a server is away. To be called then, so that this is bounded: on its return who is
+    /// there is written anew, and channels that only the list has are cleared.
+    pub(in crate::backplane::redis) fn sweep(&self, server: usize) {
+        if lock(&self.queues[server].channels).is_empty() {
+            // Nothing has changed there.
+            return;
+        }
+        self.sweep_queue(server, |channel, present| {
+            let concerned = self.places.of(channel) == server && !present.is_under_way();
+            if concerned && present.members.is_empty() {
+                return false;
+            }
+            if concerned {
+                present.write_anew();
+            }
+            true
+        });
+    }
+
+    /// The same while the list is away. What its server may still have stays known: the list may be lost.
+    pub(in crate::backplane::redis) fn sweep_list(&self) {
+        self.sweep_queue(self.list(), |_, present| {
+            if present.is_left() && (present.listed == Listed::No || !present.has_news()) {
+                return false;
+            }
+            if present.listed != Listed::Yes && !present.is_under_way() {
+                present.write_anew();
+            }
+            true
+        });
+    }
+
+    /// Makes a queue anew of what `keep` leaves.
+    fn sweep_queue(&self, queue: usize, keep: impl Fn(&Channel, &mut Present) -> bool) {
+        lock(&self.queues[queue].channels).clear();
         for shard in &self.shards {
             lock(shard).retain(|channel, present| {
-                present.write_anew();
-                present.queued = false;
-                if !present.members.is_empty() {
+                if present.queued == Some(queue) {
+                    present.queued = None;
+                }
+                let keep = keep(channel, present);
+                if keep {
                     self.queue(channel, present);
                 }
-                !present.members.is_empty()
+                keep
             });
         }
     }
 
-    /// The channels of a shard that Redis knows of.
-    pub(super) fn channels_in(&self, shard: usize) -> Vec<Channel> {
-        let shard = lock(&self.shards[shard % SHARDS]);
-        let known = shard.iter().filter(|(_, present)| !present.queued && !present.members.is_empty());
-        known.map(|(channel, _)| channel.clone()).collect()
+    fn answered(&self, write: &Write, written: bool) {
+        if let Some(present) = self.shard(&write.channel).get_mut(&write.channel) {
+            present.answered(write, written);
+            self.queue(&write.channel, present);
+        }
+    }
+
+    /// The list was asked to change when it had been lost so often. If it was lost meanwhile, the answer says nothing.
+    fn listed(&self, channel: &Channel, listed: Listed, losses: u64) {
+        let mut shard = self.shard(channel);
+        let Some(present) = shard.get_mut(channel) else { return };
+        present.listed = if losses == self.losses.load(Ordering::Acquire) { listed } else { Listed::Perhaps };
+        if present.due() == Due::Forget {
+            shard.remove(channel);
+        } else {
+            self.queue(channel, present);
+        }
     }
 }
 
-impl Present {
-    fn write_anew(&mut self) {
-        self.anew = true;
-        self.unwritten = self.members.values().map(|member| (member.client.clone(), user(member))).collect();
+impl Batch<'_> {
+    /// The server has answered. `written` tells by its place in the batch whether it has carried a write out.
+    pub(super) fn answered(mut self, written: impl Fn(usize) -> bool) {
+        for (place, write) in std::mem::take(&mut self.writes).iter().enumerate() {
+            self.presence.answered(write, written(place));
+        }
     }
+}
 
-    fn write(&mut self, channel: &Channel) -> Write {
-        let concerned: HashMap<_, _> = if self.unwritten.len() <= AT_ONCE_MAX {
-            std::mem::take(&mut self.unwritten)
-        } else {
-            let some: Vec<_> = self.unwritten.keys().take(AT_ONCE_MAX).cloned().collect();
-            some.iter().filter_map(|client| self.unwritten.remove_entry(client)).collect()
-        };
-        let (mut came, mut gone) = (Vec::new(), Vec::new());
-        let (mut users_came, mut users_gone) = (Vec::new(), Vec::new());
-        for (client, user) in &concerned {
-            match self.members.get(client) {
-                Some(member) => came.push(member.clone()),
-                None => gone.push(Box::from(&**client)),
-            }
-            if self.users.contains_key(user) {
-                users_came.push(user.clone());
-            } else {
-                users_gone.push(user.clone());
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.writes.iter().for_each(|write| self.presence.answered(write, false));
+    }
+}
+
+impl Listing<'_> {
+    /// The list has carried it out.
+    pub(super) fn done(mut self) {
+        for (channels, listed) in [(&mut self.come, Listed::Yes), (&mut self.gone, Listed::No)] {
+            for channel in std::mem::take(channels) {
+                self.presence.listed(&channel, listed, self.losses);
             }
         }
-        Write {
-            channel: channel.clone(),
-            anew: std::mem::take(&mut self.anew),
-            came,
-            users_came,
-            gone,
-            users_gone,
-            empty: self.members.is_empty(),
-            concerned,
+    }
+}
+
+impl Drop for Listing<'_> {
+    fn drop(&mut self) {
+        for channel in self.come.iter().chain(&self.gone) {
+            self.presence.listed(channel, Listed::Perhaps, self.losses);
         }
     }
 }
@@ -258,89 +385,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-    use super::*;
-
-    fn channel() -> Channel {
-        Channel::parse("room").unwrap()
-    }
-
-    fn member(client: &str, user: &str) -> Arc<Member> {
-        Arc::new(Member { client: client.into(), user: user.into(), info: bytes::Bytes::new() })
-    }
-
-    fn take(presence: &Presence) -> Write {
-        let mut writes = presence.take(9, 9999);
-        assert_eq!(writes.len(), 1);
-        writes.pop().unwrap()
-    }
-
-    fn texts(texts: &[Box<str>]) -> Vec<&str> {
-        texts.iter().map(|text| &**text).collect()
-    }
-
-    #[test]
-    fn a_user_goes_with_the_last_connection() {
-        let presence = Presence::new();
-        presence.enter(&channel(), &member("1", "ann"));
-        presence.enter(&channel(), &member("2", "ann"));
-        assert_eq!(presence.count(&channel()).0, 2);
-        assert_eq!(presence.count(&channel()).1, 1);
-        take(&presence);
-        presence.leave(&channel(), &member("1", "ann"));
-        let write = take(&presence);
-        assert_eq!((texts(&write.gone), texts(&write.users_gone)), (vec!["1"], vec![]));
-        presence.leave(&channel(), &member("2", "ann"));
-        let write = take(&presence);
-        assert_eq!((texts(&write.users_gone), write.empty), (vec!["#ann"], true));
-        assert!(presence.members(&channel()).is_empty() && presence.is_written());
-    }
-
-    #[test]
-    fn coming_and_going_many_times_is_one_write() {
-        let presence = Presence::new();
-        for _ in 0..100 {
-            presence.enter(&channel(), &member("1", ""));
-            presence.leave(&channel(), &member("1", ""));
-        }
-        let write = take(&presence);
-        assert_eq!(
-            (write.came.len(), texts(&write.gone), texts(&write.users_gone)),
-            (0, vec!["1"], vec!["@1"])
-        );
-    }
-
-    #[test]
-    fn what_could_not_be_written_is_written_as_it_is_by_then() {
-        let presence = Presence::new();
-        presence.enter(&channel(), &member("1", "ann"));
-        let failed = take(&presence);
-        presence.leave(&channel(), &member("1", "ann"));
-        presence.undone(failed);
-        let write = take(&presence);
-        assert_eq!((write.came.len(), texts(&write.gone)), (0, vec!["1"]));
-    }
-
-    #[test]
-    fn a_large_channel_is_written_in_parts_of_which_only_the_first_clears() {
-        let presence = Presence::new();
-        for number in 0..2500 {
-            presence.enter(&channel(), &member(&number.to_string(), "ann"));
-        }
-        presence.write_anew();
-        let writes = presence.take(9, 9999);
-        let parts: Vec<_> = writes.iter().map(|write| (write.anew, write.came.len())).collect();
-        assert_eq!(parts, [(true, 1000), (false, 1000), (false, 500)]);
-    }
-
-    #[test]
-    fn a_channel_that_only_redis_knows_of_is_cleared() {
-        let presence = Presence::new();
-        presence.forget(&channel());
-        let write = take(&presence);
-        assert!(write.anew && write.empty && write.came.is_empty());
-        assert!(presence.take(9, 9).is_empty());
-    }
-}
+mod tests;

@@ -1,0 +1,136 @@
+//! The list of this node's channels, which others read when this node has died.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Value, pipe};
+use tokio::time::sleep;
+
+use super::{REFUSED_PAUSE, every, gone, pause_if_refused, send};
+use crate::backplane::redis::link::{Link, call};
+use crate::backplane::redis::status::Cause;
+use crate::backplane::redis::{Shared, nodes};
+use crate::protocol::channel::Channel;
+use crate::telemetry::backplane::Trouble;
+
+/// Channels that the list is told of at once.
+const CHANNELS_MAX: usize = 1000;
+
+/// Channels of one page of a list, about.
+const PAGE: usize = 1000;
+
+/// How often it is looked whether the list is still there.
+const RENEWAL: Duration = Duration::from_secs(5);
+
+/// Keeps the list until the link to home fails.
+pub(in crate::backplane::redis) async fn keep_list(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
+    let Some(mut connection) = link.lanes.first().cloned() else { return gone() };
+    let list = shared.keys.presence_of(&nodes::name(shared.node));
+    let mut renewals = every(RENEWAL);
+    loop {
+        let done = tokio::select! {
+            biased;
+            _ = renewals.tick() => renew(&shared, &mut connection, &list).await,
+            () = shared.presence.strangers() => match know(&shared, &mut connection, &list).await {
+                Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => {
+                    shared.presence.suspect_strangers();
+                    sleep(REFUSED_PAUSE).await;
+                    Ok(())
+                }
+                done => done,
+            },
+            () = shared.presence.list_changed() => change(&shared, &mut connection, &list).await,
+        };
+        if let Err(cause) = done {
+            return cause;
+        }
+    }
+}
+
+async fn change(shared: &Shared, connection: &mut MultiplexedConnection, list: &str) -> Result<(), Cause> {
+    let listing = shared.presence.take_list(CHANNELS_MAX);
+    let (mut pipeline, mut commands) = (pipe(), 0);
+    for (name, channels) in [("SADD", &listing.come), ("SREM", &listing.gone)] {
+        if !channels.is_empty() {
+            let names: Vec<_> = channels.iter().map(Channel::as_str).collect();
+            pipeline.cmd(name).arg(list).arg(names);
+            commands += 1;
+        }
+    }
+    if commands == 0 {
+        return Ok(());
+    }
+    pipeline.cmd("PEXPIRE").arg(list).arg(nodes::KEPT.as_millis() as u64);
+    let replies = send(shared, connection, &pipeline, commands + 1).await?;
+    if replies.iter().all(|reply| matches!(reply, Value::Int(_))) {
+        listing.done();
+        return Ok(());
+    }
+    drop(listing);
+    pause_if_refused(shared, &replies).await
+}
+
+/// Keeps the list from expiring, and finds out whether it is there.
+async fn renew(shared: &Shared, connection: &mut MultiplexedConnection, list: &str) -> Result<(), Cause> {
+    let mut pipeline = pipe();
+    pipeline.cmd("PEXPIRE").arg(list).arg(nodes::KEPT.as_millis() as u64);
+    let replies = send(shared, connection, &pipeline, 1).await?;
+    if replies == [Value::Int(0)] {
+        shared.presence.list_anew();
+    }
+    pause_if_refused(shared, &replies).await
+}
+
+/// What the list has and is not known here may lie somewhere still: it was left while its server or home was away.
+async fn know(shared: &Shared, connection: &mut MultiplexedConnection, list: &str) -> Result<(), Cause> {
+    let mut cursor = 0;
+    loop {
+        let (next, names) = page(shared, connection, list, cursor, PAGE).await?;
+        for name in names {
+            if let Some(channel) = channel(&name) {
+                shared.presence.know(&channel);
+            }
+        }
+        if next == 0 {
+            return Ok(());
+        }
+        cursor = next;
+    }
+}
+
+/// The channel with this name.
+fn channel(name: &[u8]) -> Option<Channel> {
+    Channel::parse(std::str::from_utf8(name).ok()?).ok()
+}
+
+/// A part of a list of channels, from a cursor on, and the cursor of the next; 0 begins and ends it.
+pub(in crate::backplane::redis) async fn page(
+    shared: &Shared,
+    connection: &mut MultiplexedConnection,
+    list: &str,
+    cursor: u64,
+    count: usize,
+) -> Result<(u64, Vec<Vec<u8>>), Cause> {
+    let mut command = redis::cmd("SSCAN");
+    command.arg(list).arg(cursor).arg("COUNT").arg(count);
+    let reply = call(connection, &command, shared.config.timeout).await?;
+    let Some((next, names)) = read(reply) else {
+        shared.metrics.malformed();
+        return Ok((0, Vec::new()));
+    };
+    Ok((next, names))
+}
+
+fn read(reply: Value) -> Option<(u64, Vec<Vec<u8>>)> {
+    let Value::Array(parts) = reply else { return None };
+    let [Value::BulkString(next), Value::Array(names)] = <[Value; 2]>::try_from(parts).ok()? else {
+        return None;
+    };
+    let next = std::str::from_utf8(&next).ok()?.parse().ok()?;
+    let name = |name| match name {
+        Value::BulkString(name) => Some(name),
+        _ => None,
+    };
+    Some((next, names.into_iter().filter_map(name).collect()))
+}
