@@ -30,7 +30,9 @@ async fn node_at(redis: &str) -> Gateway {
         allow_presence = 'anyone'
         "
     );
-    let gateway = Gateway::with(&config).plugin("10-auth-jwt", "auth-jwt", &token::settings()).start().await;
+    // Many connect while servers and gateways start: no call of theirs has to be fast.
+    let settings = format!("limits.deadline = '1s'\n{}", token::settings());
+    let gateway = Gateway::with(&config).plugin("10-auth-jwt", "auth-jwt", &settings).start().await;
     eventually_within(CONVERGED, "a healthy gateway", async || {
         (gateway.get("/health/ready").await.status == 200).then_some(())
     })
