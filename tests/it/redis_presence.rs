@@ -1,5 +1,6 @@
 //! Who is in a channel of several gateways: the same at each of them, nobody twice, and no ghosts.
 
+mod cluster;
 mod servers;
 
 use std::collections::BTreeSet;

@@ -9,7 +9,7 @@ use super::elsewhere::elsewhere;
 use super::read::{Document, Wrong};
 use super::resolve::{MINUTE, SECOND};
 use super::topology::{authority, topology};
-use super::{Namespace, Namespaces, Redis, RedisTopology, Secret};
+use super::{Namespace, Namespaces, Redis, Secret};
 
 const PASSWORD: &str = "\"env:NAME\" or \"file:PATH\" of a password of 1 to 512 bytes, or \"\" for none";
 const PREFIX: &str = "1 to 64 letters, digits, `_`, `-`, `.` and `:`";
@@ -51,13 +51,6 @@ pub(super) fn redis(
     if topology.is_none() && !replicated.is_empty() {
         let found = format!("no Redis server together with `min_replicas` in {replicated}");
         section.conflict(&["url"], &found, "a server, or `min_replicas = 0` everywhere");
-    }
-    if let Some(RedisTopology::Cluster(_)) = topology {
-        let present = tables(namespaces, |namespace| namespace.presence);
-        if !present.is_empty() {
-            let found = format!("a Redis Cluster together with `presence = true` in {present}");
-            section.conflict(&["cluster"], &found, "another topology, or `presence = false` everywhere");
-        }
     }
     section.finish();
     Some(Redis {
@@ -157,16 +150,11 @@ mod tests {
     }
 
     #[test]
-    fn several_servers_may_have_presence() {
-        let text = "
-            redis.urls = ['redis://a', 'redis://b']
-            [namespaces.chat]
-            presence = true
-        ";
-        let config = Config::parse(text, "test").unwrap();
-        assert!(
-            matches!(config.redis.unwrap().topology, RedisTopology::Servers(servers) if servers.len() == 2)
-        );
+    fn every_topology_may_have_presence() {
+        for servers in ["urls = ['redis://a', 'redis://b']", "cluster = ['redis://a']"] {
+            let text = format!("redis.{servers}\n[namespaces.chat]\npresence = true");
+            assert!(Config::parse(&text, "test").unwrap().redis.is_some(), "{servers}");
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ async fn holder(servers: &[Redis], pattern: &str) -> usize {
 }
 
 /// Who left which channel, as a listener hears it until these have left each of them.
-async fn leaves(listener: &mut Client, rooms: &[&str], who: &BTreeSet<String>) {
+pub(super) async fn leaves(listener: &mut Client, rooms: &[&str], who: &BTreeSet<String>) {
     let expected: BTreeSet<_> =
         rooms.iter().flat_map(|room| who.iter().map(|id| ((*room).to_owned(), id.clone()))).collect();
     let mut left = BTreeSet::new();
