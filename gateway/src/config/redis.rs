@@ -99,7 +99,7 @@ mod tests {
 
     use super::*;
     use crate::config::resolve::resolve;
-    use crate::config::{Config, RedisServer};
+    use crate::config::{Config, RedisServer, RedisTopology};
 
     #[test]
     fn every_key_reaches_its_own_field() {
