@@ -81,7 +81,7 @@ pub(super) async fn write_anew(shared: &Shared, link: &Link) -> Result<(), Cause
 async fn write(
     shared: &Shared,
     connection: &mut MultiplexedConnection,
-    changes: Changes,
+    mut changes: Changes,
 ) -> Result<(), Cause> {
     let key = shared.keys.clients_of(&nodes::name(shared.node));
     let (mut pipeline, mut commands) = (pipe(), 0);
@@ -111,6 +111,10 @@ async fn write(
         _ => None,
     });
     if let Some(cause) = refused {
+        if !matches!(replies[0], Value::ServerError(_)) {
+            // The first command has taken them away, which a server without memory does all the same.
+            changes.gone.clear();
+        }
         // Each write says what is, not what changes: it can be repeated.
         shared.clients.undone(changes);
         shared.metrics.failed(&cause.to_string());
@@ -118,6 +122,8 @@ async fn write(
             return Err(cause);
         }
         sleep(REFUSED_PAUSE).await;
+    } else {
+        shared.clients.done(&changes);
     }
     Ok(())
 }

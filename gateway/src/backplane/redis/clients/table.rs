@@ -30,8 +30,10 @@ struct Registered {
     since: u64,
     /// Stands among the unwritten.
     queued: bool,
-    /// Redis may know of it.
-    written: bool,
+    /// On its way to Redis, which may know of it from now on.
+    under_way: bool,
+    /// Redis has confirmed that it knows of it, though perhaps not as it is.
+    known: bool,
 }
 
 /// What Redis is to be told: how things are, not what has changed.
@@ -62,7 +64,7 @@ impl Clients {
     pub(in crate::backplane::redis) fn register(&self, client: &Arc<Client>, since: u64) {
         let mut part = self.part(client.number);
         let first = part.is_written();
-        let new = Registered { client: client.clone(), since, queued: false, written: false };
+        let new = Registered { client: client.clone(), since, queued: false, under_way: false, known: false };
         let registered = part.clients.entry(client.number).or_insert(new);
         registered.client = client.clone();
         if !std::mem::replace(&mut registered.queued, true) {
@@ -79,7 +81,8 @@ impl Clients {
         let mut part = self.part(number);
         let first = part.is_written();
         let Some(registered) = part.clients.remove(&number) else { return };
-        if registered.written {
+        // Whom Redis has never taken need not be taken away: while it takes nothing this list does not grow.
+        if registered.known || registered.under_way {
             part.gone.push(registered.client.id.clone());
             drop(part);
             if first {
@@ -109,7 +112,7 @@ impl Clients {
         self.parts.iter().all(|part| lock(part).is_written())
     }
 
-    /// Takes what Redis is to be told next. What cannot be told comes back with [`Clients::undone`].
+    /// Takes what Redis is to be told next. It comes back with [`Clients::done`] or [`Clients::undone`].
     pub(super) fn take(&self, clients_max: usize, bytes_max: usize) -> Changes {
         let (mut changes, mut bytes) = (Changes::default(), 0);
         for part in &self.parts {
@@ -120,13 +123,22 @@ impl Clients {
             while part.gone.is_empty() && changes.came.len() < clients_max && bytes < bytes_max {
                 let Some(number) = part.unwritten.pop_front() else { break };
                 if let Some(registered) = part.clients.get_mut(&number) {
-                    (registered.queued, registered.written) = (false, true);
+                    (registered.queued, registered.under_way) = (false, true);
                     bytes += size(&registered.client);
                     changes.came.push((registered.client.clone(), registered.since));
                 }
             }
         }
         changes
+    }
+
+    /// Redis was told.
+    pub(super) fn done(&self, changes: &Changes) {
+        for (client, _) in &changes.came {
+            if let Some(registered) = self.part(client.number).clients.get_mut(&client.number) {
+                (registered.under_way, registered.known) = (false, true);
+            }
+        }
     }
 
     /// Redis was not told.
@@ -136,9 +148,9 @@ impl Clients {
         }
         for (client, _) in changes.came {
             let mut part = self.part(client.number);
-            if let Some(registered) = part.clients.get_mut(&client.number)
-                && !std::mem::replace(&mut registered.queued, true)
-            {
+            let Some(registered) = part.clients.get_mut(&client.number) else { continue };
+            registered.under_way = false;
+            if !std::mem::replace(&mut registered.queued, true) {
                 part.unwritten.push_back(client.number);
             }
         }
@@ -199,9 +211,10 @@ mod tests {
         })
     }
 
-    /// Ids that came, with their rooms, and ids that have gone.
+    /// Ids that came, with their rooms, and ids that have gone. Redis takes them.
     fn take(clients: &Clients) -> (Vec<String>, Vec<String>) {
         let changes = clients.take(100, 1 << 20);
+        clients.done(&changes);
         let came =
             changes.came.iter().map(|(client, _)| format!("{} {}", client.id, client.attributes["room"]));
         (came.collect(), changes.gone.iter().map(ToString::to_string).collect())
@@ -245,6 +258,23 @@ mod tests {
         clients.register(&client(2, "b"), 5);
         clients.undone(failed);
         assert_eq!(take(&clients), (texts(&["id-2 b"]), texts(&["id-1"])));
+    }
+
+    #[test]
+    fn while_redis_takes_nothing_there_is_nobody_to_take_away() {
+        let clients = Clients::new(1);
+        for number in 0..100 {
+            clients.register(&client(number, "a"), 5);
+            let refused = clients.take(9, 1 << 20);
+            clients.undone(refused);
+            clients.deregister(number);
+        }
+        assert!(clients.take(9, 9).is_empty());
+        clients.register(&client(100, "a"), 5);
+        let under_way = clients.take(9, 1 << 20);
+        clients.deregister(100);
+        clients.done(&under_way);
+        assert_eq!(take(&clients), (vec![], texts(&["id-100"])), "Redis may have taken it");
     }
 
     #[test]
