@@ -125,7 +125,7 @@ async fn where_one_gateway_died_over_it_the_next_goes_on() {
     written(&redis, CLIENTS).await;
     nodes[0].kill();
     let settler = eventually_within(TOLD, "a gateway in the middle of it", async || {
-        (1..3).find(|node| (40..CLIENTS).contains(&told(&[&nodes[*node]]).len()))
+        (1..3).find(|node| (100..CLIENTS).contains(&told(&[&nodes[*node]]).len()))
     })
     .await;
     nodes[settler].kill();
