@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Value, pipe};
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::Shared;
 use super::interest::{Interest, Waiter, spread};
@@ -28,20 +28,22 @@ const ROUND: Duration = Duration::from_secs(30);
 
 /// Keeps subscriptions until the link fails.
 pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
+    let mut rounds = interval(ROUND / Interest::SHARDS as u32);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shard = 0;
     loop {
-        let (come, leave) = shared.interest.take_changes(link.unit, link.number, BATCH_MAX);
-        let done = if come.is_empty() && leave.is_empty() {
-            tokio::select! {
-                () = shared.interest.changed(link.unit) => Ok(()),
-                () = sleep(ROUND / Interest::SHARDS as u32) => {
-                    shard += 1;
-                    let channels = shared.interest.confirmed_in(shard, link.number);
-                    compare(&shared, &link, &channels).await
-                }
+        let done = tokio::select! {
+            biased;
+            // First: what is always changing must not keep the rest from being compared.
+            _ = rounds.tick() => {
+                shard += 1;
+                let channels = shared.interest.confirmed_in(shard, link.number);
+                compare(&shared, &link, &channels).await
             }
-        } else {
-            change(&shared, &link, &come, &leave).await
+            () = shared.interest.changed(link.unit) => {
+                let (come, leave) = shared.interest.take_changes(link.unit, link.number, BATCH_MAX);
+                change(&shared, &link, &come, &leave).await
+            }
         };
         if let Err(cause) = done {
             return cause;
@@ -50,6 +52,9 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
 }
 
 async fn change(shared: &Shared, link: &Link, come: &[Channel], leave: &[Channel]) -> Result<(), Cause> {
+    if come.is_empty() && leave.is_empty() {
+        return Ok(());
+    }
     let confirmed = link.subscriber.change(come, leave).await?;
     leave.iter().for_each(|channel| shared.interest.left(channel));
     let (mut doubtful, mut elsewhere) = (Vec::new(), false);
