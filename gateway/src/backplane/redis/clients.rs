@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Value, pipe};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use self::table::Changes;
+use self::table::Batch;
 pub(super) use self::table::Clients;
 use super::link::{Link, call, refusal};
 use super::status::Cause;
@@ -33,14 +33,14 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let changes = shared.clients.take(CLIENTS_MAX, BYTES_MAX);
-        let done = if changes.is_empty() {
+        let batch = shared.clients.take(CLIENTS_MAX, BYTES_MAX);
+        let done = if batch.is_empty() {
             tokio::select! {
                 () = shared.clients.changed() => Ok(()),
                 _ = round.tick() => renew(&shared, &mut connection).await,
             }
         } else {
-            write(&shared, &mut connection, changes).await
+            write(&shared, &mut connection, batch).await
         };
         if let Err(cause) = done {
             return cause;
@@ -81,9 +81,10 @@ pub(super) async fn write_anew(shared: &Shared, link: &Link) -> Result<(), Cause
 async fn write(
     shared: &Shared,
     connection: &mut MultiplexedConnection,
-    mut changes: Changes,
+    mut batch: Batch<'_>,
 ) -> Result<(), Cause> {
     let key = shared.keys.clients_of(&nodes::name(shared.node));
+    let changes = &mut batch.changes;
     let (mut pipeline, mut commands) = (pipe(), 0);
     // Who has gone and was wanted again in between is written again behind.
     if !changes.gone.is_empty() {
@@ -99,13 +100,7 @@ async fn write(
         pipeline.cmd("PEXPIRE").arg(&key).arg(nodes::KEPT.as_millis() as u64);
         commands += 2;
     }
-    let replies = match presence::send(shared, connection, &pipeline, commands).await {
-        Ok(replies) => replies,
-        Err(cause) => {
-            shared.clients.undone(changes);
-            return Err(cause);
-        }
-    };
+    let replies = presence::send(shared, connection, &pipeline, commands).await?;
     let refused = replies.iter().find_map(|reply| match reply {
         Value::ServerError(error) => Some(refusal(error.code(), error.details().unwrap_or_default())),
         _ => None,
@@ -116,14 +111,14 @@ async fn write(
             changes.gone.clear();
         }
         // Each write says what is, not what changes: it can be repeated.
-        shared.clients.undone(changes);
+        batch.refused();
         shared.metrics.failed(&cause.to_string());
         if cause.trouble == Trouble::Unreachable {
             return Err(cause);
         }
         sleep(REFUSED_PAUSE).await;
     } else {
-        shared.clients.done(&changes);
+        batch.done();
     }
     Ok(())
 }

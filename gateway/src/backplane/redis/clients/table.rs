@@ -45,9 +45,37 @@ pub(in crate::backplane::redis) struct Changes {
     pub(super) gone: Vec<Arc<str>>,
 }
 
-impl Changes {
+/// Changes on their way to Redis. Dropped before there was an answer they are told again: a link may end at any time.
+pub(super) struct Batch<'a> {
+    clients: &'a Clients,
+    pub(super) changes: Changes,
+}
+
+impl Batch<'_> {
     pub(super) fn is_empty(&self) -> bool {
-        self.came.is_empty() && self.gone.is_empty()
+        self.changes.came.is_empty() && self.changes.gone.is_empty()
+    }
+
+    /// Redis was told.
+    pub(super) fn done(mut self) {
+        for (client, _) in std::mem::take(&mut self.changes).came {
+            if let Some(registered) = self.clients.part(client.number).clients.get_mut(&client.number) {
+                (registered.under_way, registered.known) = (false, true);
+            }
+        }
+    }
+
+    /// Redis has refused it.
+    pub(super) fn refused(mut self) {
+        self.clients.again(std::mem::take(&mut self.changes), false);
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if !self.is_empty() {
+            self.clients.again(std::mem::take(&mut self.changes), true);
+        }
     }
 }
 
@@ -112,8 +140,8 @@ impl Clients {
         self.parts.iter().all(|part| lock(part).is_written())
     }
 
-    /// Takes what Redis is to be told next. It comes back with [`Clients::done`] or [`Clients::undone`].
-    pub(super) fn take(&self, clients_max: usize, bytes_max: usize) -> Changes {
+    /// Takes what Redis is to be told next.
+    pub(super) fn take(&self, clients_max: usize, bytes_max: usize) -> Batch<'_> {
         let (mut changes, mut bytes) = (Changes::default(), 0);
         for part in &self.parts {
             let mut part = lock(part);
@@ -129,20 +157,11 @@ impl Clients {
                 }
             }
         }
-        changes
+        Batch { clients: self, changes }
     }
 
-    /// Redis was told.
-    pub(super) fn done(&self, changes: &Changes) {
-        for (client, _) in &changes.came {
-            if let Some(registered) = self.part(client.number).clients.get_mut(&client.number) {
-                (registered.under_way, registered.known) = (false, true);
-            }
-        }
-    }
-
-    /// Redis was not told.
-    pub(super) fn undone(&self, changes: Changes) {
+    /// What was taken is to be told again. Redis may have heard it if that is in `doubt`.
+    fn again(&self, changes: Changes, doubt: bool) {
         for id in changes.gone {
             self.forget(id);
         }
@@ -150,6 +169,7 @@ impl Clients {
             let mut part = self.part(client.number);
             let Some(registered) = part.clients.get_mut(&client.number) else { continue };
             registered.under_way = false;
+            registered.known |= doubt;
             if !std::mem::replace(&mut registered.queued, true) {
                 part.unwritten.push_back(client.number);
             }
@@ -213,11 +233,13 @@ mod tests {
 
     /// Ids that came, with their rooms, and ids that have gone. Redis takes them.
     fn take(clients: &Clients) -> (Vec<String>, Vec<String>) {
-        let changes = clients.take(100, 1 << 20);
-        clients.done(&changes);
+        let batch = clients.take(100, 1 << 20);
+        let changes = &batch.changes;
         let came =
             changes.came.iter().map(|(client, _)| format!("{} {}", client.id, client.attributes["room"]));
-        (came.collect(), changes.gone.iter().map(ToString::to_string).collect())
+        let told = (came.collect(), changes.gone.iter().map(ToString::to_string).collect());
+        batch.done();
+        told
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {
@@ -256,8 +278,12 @@ mod tests {
         let failed = clients.take(9, 1 << 20);
         clients.deregister(1);
         clients.register(&client(2, "b"), 5);
-        clients.undone(failed);
+        drop(failed);
         assert_eq!(take(&clients), (texts(&["id-2 b"]), texts(&["id-1"])));
+        clients.register(&client(3, "a"), 5);
+        drop(clients.take(9, 1 << 20));
+        clients.deregister(3);
+        assert_eq!(take(&clients), (vec![], texts(&["id-3"])), "Redis may have heard of it");
     }
 
     #[test]
@@ -266,14 +292,14 @@ mod tests {
         for number in 0..100 {
             clients.register(&client(number, "a"), 5);
             let refused = clients.take(9, 1 << 20);
-            clients.undone(refused);
+            refused.refused();
             clients.deregister(number);
         }
         assert!(clients.take(9, 9).is_empty());
         clients.register(&client(100, "a"), 5);
         let under_way = clients.take(9, 1 << 20);
         clients.deregister(100);
-        clients.done(&under_way);
+        under_way.done();
         assert_eq!(take(&clients), (vec![], texts(&["id-100"])), "Redis may have taken it");
     }
 
@@ -283,15 +309,19 @@ mod tests {
         for number in 0..10 {
             clients.register(&client(number, "a"), 5);
         }
-        assert_eq!(clients.take(4, 1 << 20).came.len(), 4);
-        assert_eq!(clients.take(100, 1).came.len(), 1, "one at least");
+        let (some, one) = (clients.take(4, 1 << 20), clients.take(100, 1));
+        assert_eq!((some.changes.came.len(), one.changes.came.len()), (4, 1), "one at least");
+        some.done();
+        one.done();
         for number in 0..4 {
             clients.deregister(number);
         }
-        let changes = clients.take(3, 1 << 20);
-        assert_eq!((changes.came.len(), changes.gone.len()), (0, 3));
-        let changes = clients.take(9, 1 << 20);
-        assert_eq!((changes.came.len(), changes.gone.len()), (5, 1));
+        let batch = clients.take(3, 1 << 20);
+        assert_eq!((batch.changes.came.len(), batch.changes.gone.len()), (0, 3));
+        batch.done();
+        let batch = clients.take(9, 1 << 20);
+        assert_eq!((batch.changes.came.len(), batch.changes.gone.len()), (5, 1));
+        batch.done();
         assert!(clients.is_written());
     }
 
@@ -300,7 +330,7 @@ mod tests {
         let clients = Clients::new(1);
         clients.register(&client(1, "a"), 5);
         clients.register(&client(2, "a"), 5);
-        clients.take(9, 1 << 20);
+        clients.take(9, 1 << 20).done();
         clients.deregister(1);
         clients.write_anew();
         assert_eq!(take(&clients), (texts(&["id-2 a"]), vec![]));
