@@ -136,7 +136,7 @@ fn a_capability_that_cannot_be_granted_is_answered_with_those_that_can() {
         mistakes(file),
         [
             "grants.effects[0]: is \"fly\"; expected one of \"publish\", \"subscribe\", \"unsubscribe\", \
-             \"disconnect\", \"set-attribute\"",
+             \"disconnect\", \"refresh\", \"set-attribute\"",
             "grants.effects[1]: is 7; expected a text",
             "grants.effects[2]: is \"set-payload\"; expected nothing: set-payload is a part of answering and needs no grant",
             "grants.effects[3]: is \"emit\"; expected upstreams = [\"NAME\"] instead: what is emitted is granted by upstream",

@@ -260,7 +260,8 @@ fn configure_decides_whether_the_settings_are_good() {
 #[test]
 fn a_plugin_says_what_it_is_in_either_form() {
     let puppet = load(&module("guest_puppet.wasm"), "").unwrap().about().asks.names();
-    let all = ["effects.publish", "effects.subscribe", "effects.unsubscribe", "effects.disconnect"];
+    let orders = ["publish", "subscribe", "unsubscribe", "disconnect", "refresh"];
+    let all = orders.map(|order| format!("effects.{order}"));
     assert_eq!(puppet, all, "what is done to others is granted with what is done to the own client");
     for wasm in [module("echo.wasm"), component("echo.wasm")] {
         let factory = load(&wasm, "").unwrap();
