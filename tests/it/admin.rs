@@ -1,7 +1,11 @@
 //! The listener for operators: health, metrics, and the API of an application's backend.
 
+use std::fs;
+
 use gateway_tests::{API_KEY, Client, Gateway, Socket, request, token};
 use serde_json::{Value, json};
+
+use crate::readme;
 
 const CONFIG: &str = "
     [namespaces.chat]
@@ -221,4 +225,54 @@ async fn health_is_open_to_whoever_reaches_it() {
         let answer = request(gateway.admin(), "GET", path, &[], b"").await;
         assert_eq!(answer.ok(), json!({ "status": status }));
     }
+}
+
+/// Whether an answer has the shape of the one that is shown: the same fields, of the same kinds. What is shown under `ID` is
+/// so under every name.
+fn is_like(shown: &Value, answer: &Value) -> bool {
+    match (shown, answer) {
+        (Value::Object(shown), Value::Object(answer)) => match shown.get("ID") {
+            Some(each) => !answer.is_empty() && answer.values().all(|answer| is_like(each, answer)),
+            None => {
+                shown.len() == answer.len()
+                    && shown
+                        .iter()
+                        .all(|(key, shown)| answer.get(key).is_some_and(|answer| is_like(shown, answer)))
+            }
+        },
+        (Value::Array(shown), Value::Array(answer)) => {
+            shown.len() <= answer.len()
+                && shown.iter().zip(answer).all(|(shown, answer)| is_like(shown, answer))
+        }
+        _ => std::mem::discriminant(shown) == std::mem::discriminant(answer),
+    }
+}
+
+#[tokio::test]
+async fn the_page_of_the_api_shows_what_is_answered() {
+    let gateway = gateway().await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    ann.subscribe("chat:1").await;
+    let page = fs::read_to_string(readme::root().join("gateway/API.md")).unwrap();
+    let mut shown = 0;
+    for part in page.split("\n### ").skip(1) {
+        let (method, text) = part.split_once('\n').unwrap();
+        if method == "plugin_rollback" {
+            // Something to go back to.
+            let other = format!("{}\n# Another file.\n", token::settings());
+            gateway.swap(|folder| folder.settings("10-auth-jwt", &other)).await;
+        }
+        for block in readme::blocks(text, "json") {
+            let (request, expected) = block.split_once('\n').expect("a request and an answer");
+            let json =
+                |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            let answer = gateway.post(&format!("/api/{method}"), &json(request)).await.ok();
+            assert!(
+                is_like(&json(expected), &answer),
+                "{method} answers {answer}, the page shows {expected}"
+            );
+            shown += 1;
+        }
+    }
+    assert_eq!(shown, 18, "one of each method");
 }

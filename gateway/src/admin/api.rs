@@ -1,30 +1,4 @@
-//! The methods of the API, in the shapes of Centrifugo's HTTP API, so that its libraries work.
-//!
-//! `disconnect`, `subscribe`, `unsubscribe` and `refresh` reach the connections of a `user`, or the one whose id is `client`, at whichever
-//! gateway; nobody says whether there were any. The second and third take a `channel`; the plugins are not asked. `refresh` sets when
-//! they expire unless their clients refresh them: `expire_at` in Unix time in seconds, 0 for never; with a time that has passed or with
-//! `"expired": true` they are closed with 3005.
-//!
-//! `info`, `channels` and `connections` ask all gateways that are alive and wait for a second at most; `unanswered` lists those that
-//! had not answered by then as `{"uid", "name"}`, and the answer is without them. `channels` takes `pattern`, a name in which a last `*`
-//! stands for any rest, and answers `{"channels": {NAME: {"num_clients"}}}` with the subscriptions of all. `connections` takes
-//! `user` and answers `{"connections": {ID: {"node", "protocol", "uptime"}}}`. Both list in the order of the names, at most
-//! `limit` (1000, up to 10000); where `next` is in the answer there is more, for a request with it as `cursor`. `nodes` are those that have
-//! answered. In `info` each is in numbers: `num_users` counts a user once for each gateway, an anonymous client as a user.
-//!
-//! Among this gateway's own methods `nodes` takes nothing and lists the gateways that are alive as far as this one knows, itself
-//! first: `{"nodes": [{"uid", "name", "version", "uptime"}]}`, with `uptime` in seconds. `plugins` takes nothing and lists every plugin with its state, its counts, and the
-//! versions that are kept; `plugin_rollback` takes `{"name": NAME}`, or `{"name": NAME, "to": DIGEST}` with at least six digits
-//! of one of these versions, and answers what runs now: `{"name", "state", "digest", "version", "replaced", "generation"}`, where
-//! `state` is `rolled-back`, or `live` if `to` was the version in the folder. A second call goes one version further back. The
-//! next change of the file in the folder ends it. If nothing can be done the error has code 108 and says why.
-
-//!
-//! `publish` and `broadcast` take three fields more. `idempotency_key`, a text of at most 256 bytes: what was published to the
-//! channel with this key in the last `idempotency_ttl` is not published again, and the answer is that to the first one.
-//! `version`, a whole number above 0, and `version_epoch`, a text of at most 256 bytes: a version that is not above the newest in
-//! the channel is not published, and the answer says `"skipped": true` and where the stream stands. Versions of another epoch are
-//! not compared: they begin anew. A version needs a channel with history.
+//! The methods of the API, in the shapes of Centrifugo's HTTP API, so that its libraries work. `gateway/API.md` describes each.
 
 use std::sync::Arc;
 
@@ -416,5 +390,18 @@ impl Disconnect {
             .into());
         }
         Ok(Close::custom(self.code, &self.reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_describes_every_method_and_no_other() {
+        let page = include_str!("../../API.md");
+        let described: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+        assert!(described.iter().all(|name| Call::of(name).is_some()), "{described:?}");
+        assert_eq!(described.len(), Call::ALL.len(), "{described:?}");
     }
 }
