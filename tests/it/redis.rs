@@ -189,6 +189,34 @@ async fn redis_is_told_of_channels_with_subscribers_only() {
 }
 
 #[tokio::test]
+async fn a_publication_goes_through_redis_once_and_to_each_gateway_once_however_many_subscribers() {
+    const SUBSCRIBERS: usize = 200;
+    const PUBLICATIONS: usize = 10;
+    let redis = Redis::start().await;
+    let gateways = [node(&redis.url()).await, node(&redis.url()).await];
+    let mut subscribers = Vec::new();
+    for n in 0..SUBSCRIBERS {
+        let mut client = Client::connect(&gateways[n % 2]).await;
+        client.subscribe("news:1").await;
+        subscribers.push(client);
+    }
+    let received = async |gateway: &Gateway| gateway.metrics().await.get("gateway_backplane_received_total");
+    let before = [received(&gateways[0]).await, received(&gateways[1]).await];
+    for number in 0..PUBLICATIONS {
+        gateways[0].post("/api/publish", &json!({ "channel": "news:1", "data": number })).await.ok();
+    }
+    for subscriber in &mut subscribers {
+        for number in 0..PUBLICATIONS {
+            assert_eq!(subscriber.publication("news:1").await["data"], number);
+        }
+    }
+    for (gateway, before) in gateways.iter().zip(before) {
+        assert_eq!(received(gateway).await - before, PUBLICATIONS as f64);
+    }
+    assert_eq!(redis.ask(&["PUBSUB", "NUMSUB", "gw:to:{news:1}"]).await.list()[1].number(), 2);
+}
+
+#[tokio::test]
 async fn while_redis_is_away_a_gateway_goes_on_alone_and_says_so() {
     let mut redis = Redis::start().await;
     let (a, b) = (node(&redis.url()).await, node(&redis.url()).await);

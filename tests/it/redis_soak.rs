@@ -23,7 +23,7 @@ const CHANNELS_PER_CLIENT: usize = 2;
 /// Of the publisher of each node.
 const PACE: Duration = Duration::from_millis(15);
 
-const SECONDS: u64 = 45;
+const SECONDS: u64 = 30;
 const SEED: u64 = 20;
 /// Everybody has to be back this long after what was broken is whole.
 const RETURN: Duration = Duration::from_secs(5);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_tests::ledger::{Event, Health, HealthWatch, Ledger, Outcome, Publisher, Report, Subscriber};
-use gateway_tests::{Builder, Cluster, Gateway, Proxy, Redis, Sentinels};
+use gateway_tests::{Builder, Cluster, Gateway, Proxy, Redis, Sentinels, eventually_within};
+use serde_json::json;
 use tokio::time::sleep;
 
 const NODES: usize = 3;
@@ -75,7 +76,7 @@ fn gateway(redis: &str) -> Builder {
     let config = format!(
         "client = {{ anonymous = true, history_publications_max = 10000 }}\n\
          [redis]\n{redis}\n\
-         [namespaces.news]\nhistory_size = 10000\nrecovery = true\nallow_subscribe = 'anyone'\n"
+         [namespaces.news]\nhistory_size = 10000\nrecovery = true\npresence = true\nallow_subscribe = 'anyone'\n"
     );
     Gateway::with(&config).environment("REDIS_PASSWORD", PASSWORD)
 }
@@ -203,6 +204,22 @@ impl<S> Scene<S> {
         slowest.max().unwrap_or_default()
     }
 
+    /// Waits until every gateway says of every channel that all its subscribers are there, each once. How long after this time
+    /// that is so.
+    async fn presence_is_right(&self, over: Duration) -> Duration {
+        for gateway in &self.gateways {
+            for channel in CHANNELS {
+                eventually_within(START, format!("all members of {channel}"), async || {
+                    let answer = gateway.post("/api/presence", &json!({ "channel": channel })).await.json();
+                    let members = answer["result"]["presence"].as_object().map(serde_json::Map::len);
+                    (members == Some(SUBSCRIBERS)).then_some(())
+                })
+                .await;
+            }
+        }
+        self.ledger.now().saturating_sub(over)
+    }
+
     /// The fault is over: everybody comes back, and the books balance.
     pub(super) async fn finish(self, fault: Fault, expected: Expected) -> Report {
         let over = self.ledger.now();
@@ -213,6 +230,7 @@ impl<S> Scene<S> {
     pub(super) async fn finish_after(mut self, fault: Fault, over: Duration, expected: Expected) -> Report {
         let live = self.ledger.live_again(over, START).await;
         let subscribed = self.ledger.all_subscribed(START).await;
+        let presence = self.presence_is_right(over).await;
         sleep(Duration::from_secs(1)).await;
         for publisher in self.publishers.drain(..) {
             publisher.stop().await;
@@ -228,6 +246,7 @@ impl<S> Scene<S> {
         println!("  ready again after       {ready:?}");
         println!("  publishing again after  {:?}", history.publishing_again(over));
         println!("  live again after        {live:?}, the last to subscribe {subscribed:?} later");
+        println!("  presence right after    {presence:?}");
         for (node, health) in self.health.iter().enumerate() {
             for Health { at, status, text } in health.changes() {
                 println!("  node {node} at {:>6} ms: {status} {text}", at.as_millis());
@@ -235,6 +254,7 @@ impl<S> Scene<S> {
         }
         report.assert_sound();
         assert!(live <= RETURN, "live again only after {live:?}");
+        assert!(presence <= RETURN, "presence right only after {presence:?}");
         for (noticed, ready) in noticed.into_iter().zip(ready) {
             assert!(noticed.is_some_and(|noticed| noticed <= NOTICE), "noticed after {noticed:?}");
             assert!(ready.is_some_and(|ready| ready <= RETURN), "ready after {ready:?}");
