@@ -332,8 +332,8 @@ fn no_address(channel: Channel) -> Result<Channel, Failure> {
 }
 
 fn conditions(fields: &mut Fields) -> Result<Conditions, Failure> {
-    let idempotency_key = name(fields, "idempotency_key")?;
-    let epoch = name(fields, "version_epoch")?;
+    let idempotency_key = fields.text("idempotency_key", NAME_BYTES_MAX)?;
+    let epoch = fields.text("version_epoch", NAME_BYTES_MAX)?;
     let version = match (fields.optional("version")?.unwrap_or(0), epoch) {
         (0, Some(_)) => {
             return Err(bad_request("`version_epoch` says nothing without a `version` above 0").into());
@@ -342,20 +342,6 @@ fn conditions(fields: &mut Fields) -> Result<Conditions, Failure> {
         (number, epoch) => Some(Version { number, epoch: epoch.unwrap_or_default() }),
     };
     Ok(Conditions { idempotency_key, version })
-}
-
-/// A text that is chosen by the caller. An empty one is none.
-fn name(fields: &mut Fields, key: &str) -> Result<Option<Box<str>>, Failure> {
-    let name: Option<Box<str>> = fields.optional(key)?;
-    let name = name.filter(|name| !name.is_empty());
-    match &name {
-        Some(name) if name.len() > NAME_BYTES_MAX => {
-            let bytes = name.len();
-            Err(bad_request(format!("`{key}` has {bytes} bytes, at most {NAME_BYTES_MAX} are accepted"))
-                .into())
-        }
-        _ => Ok(name),
-    }
 }
 
 fn parse_channel(name: &str) -> Result<Channel, ReplyError> {

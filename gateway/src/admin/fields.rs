@@ -52,6 +52,19 @@ impl Fields {
         self.optional(name)?.ok_or_else(|| bad_request(format!("`{name}` is missing")).into())
     }
 
+    /// A text of at most so many bytes. An empty one is none.
+    pub(super) fn text(&mut self, name: &str, bytes_max: usize) -> Result<Option<Box<str>>, Failure> {
+        let text: Option<Box<str>> = self.optional(name)?;
+        match text.filter(|text| !text.is_empty()) {
+            Some(text) if text.len() > bytes_max => {
+                let bytes = text.len();
+                Err(bad_request(format!("`{name}` has {bytes} bytes, at most {bytes_max} are accepted"))
+                    .into())
+            }
+            text => Ok(text),
+        }
+    }
+
     /// The JSON of a field as it came, which may be null.
     pub(super) fn json(&mut self, name: &str) -> Result<Box<RawValue>, Failure> {
         self.0.remove(name).ok_or_else(|| bad_request(format!("`{name}` is missing")).into())

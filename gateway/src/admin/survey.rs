@@ -109,7 +109,7 @@ pub(super) async fn info(control: &Control, fields: Fields) -> Result<Info, Fail
 }
 
 pub(super) async fn channels(control: &Control, mut fields: Fields) -> Result<Listed<Channels>, Failure> {
-    let pattern = text(&mut fields, "pattern")?.unwrap_or_else(|| "*".into());
+    let pattern = fields.text("pattern", NAME_BYTES_MAX)?.unwrap_or_else(|| "*".into());
     let page = page(&mut fields)?;
     fields.finish()?;
     let part = |_: &backplane::Node, finding| match finding {
@@ -131,7 +131,7 @@ pub(super) async fn connections(
     control: &Control,
     mut fields: Fields,
 ) -> Result<Listed<Connections>, Failure> {
-    let user = text(&mut fields, "user")?.ok_or_else(|| bad_request("`user` is missing"))?;
+    let user = fields.text("user", NAME_BYTES_MAX)?.ok_or_else(|| bad_request("`user` is missing"))?;
     let page = page(&mut fields)?;
     fields.finish()?;
     let part = |node: &backplane::Node, finding| match finding {
@@ -178,20 +178,6 @@ fn page(fields: &mut Fields) -> Result<Page, Failure> {
     if limit > ENTRIES_MAX {
         return Err(bad_request(format!("`limit` is {limit}, at most {ENTRIES_MAX} are accepted")).into());
     }
-    let after = text(fields, "cursor")?.unwrap_or_default();
+    let after = fields.text("cursor", NAME_BYTES_MAX)?.unwrap_or_default();
     Ok(Page { after, limit: if limit == 0 { LIMIT } else { limit } })
-}
-
-/// A text, if there is one that is not empty.
-fn text(fields: &mut Fields, key: &str) -> Result<Option<Box<str>>, Failure> {
-    let text: Option<Box<str>> = fields.optional(key)?;
-    let text = text.filter(|text| !text.is_empty());
-    match &text {
-        Some(text) if text.len() > NAME_BYTES_MAX => {
-            let bytes = text.len();
-            Err(bad_request(format!("`{key}` has {bytes} bytes, at most {NAME_BYTES_MAX} are accepted"))
-                .into())
-        }
-        _ => Ok(text),
-    }
 }

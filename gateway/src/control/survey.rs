@@ -29,7 +29,9 @@ impl Control {
     /// too many ask.
     pub async fn survey(&self, question: Question) -> Result<Survey, ReplyError> {
         let Ok(_permit) = self.inner.surveys.try_acquire() else {
-            return Err(ReplyError::TOO_MANY_REQUESTS.because("too many ask all gateways at a time"));
+            return Err(
+                ReplyError::TOO_MANY_REQUESTS.because("too many ask all gateways at the moment: try again")
+            );
         };
         let until = Instant::now() + PATIENCE;
         // The others think while this gateway does.

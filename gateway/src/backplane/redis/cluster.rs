@@ -193,8 +193,10 @@ fn nobody(shared: &Shared, cause: Option<Cause>) {
         return;
     }
     let cause = cause.unwrap_or_else(unserved);
-    let detail = format!("no server of the cluster tells who has what: {}", cause.detail);
-    shared.units[0].status.set(Some(Cause::new(cause.trouble, detail)));
+    let detail = format!("no server of `redis.cluster` tells who has what: {}", cause.detail);
+    // Nothing was written: whatever the error says, it is not of writing.
+    let trouble = if cause.trouble == Trouble::Writes { Trouble::Unreachable } else { cause.trouble };
+    shared.units[0].status.set(Some(Cause::new(trouble, detail)));
 }
 
 /// Gives every server with slots a unit, and every slot the unit of its server.
