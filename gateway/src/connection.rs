@@ -6,6 +6,7 @@ pub mod core;
 pub mod heartbeat;
 pub mod local;
 pub mod session;
+pub mod turn;
 mod views;
 pub mod driver;
 pub mod id;

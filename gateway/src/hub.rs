@@ -293,22 +293,15 @@ impl Hub {
         delivered
     }
 
-    /// Compares every tracked position with the top of its stream, after deliveries were lost on the way to this
-    /// worker. Returns how many had missed something.
-    pub fn check_positions(&mut self, top: impl Fn(&Channel) -> Option<(u64, Arc<str>)>) -> usize {
-        let mut gaps = 0;
-        for (channel, subscribers) in &mut self.channels {
-            if subscribers.values().all(|subscriber| matches!(subscriber.place, Place::Anywhere)) {
-                continue;
-            }
-            if let Some((offset, epoch)) = top(channel) {
-                gaps += check(channel, subscribers, offset, &epoch);
-            }
-        }
-        gaps
+    /// The channels in which somebody must miss nothing.
+    pub fn tracked(&self) -> Vec<Channel> {
+        let anywhere = |subscriber: &Subscriber| matches!(subscriber.place, Place::Anywhere);
+        let tracked = self.channels.iter().filter(|(_, subscribers)| !subscribers.values().all(anywhere));
+        tracked.map(|(channel, _)| channel.clone()).collect()
     }
 
-    /// As [`check_positions`](Self::check_positions), for one channel.
+    /// Compares every tracked position in a channel with a place that its stream has reached, after all that came before was
+    /// delivered or lost on the way to this worker. Returns how many had missed something.
     pub fn check_position(&mut self, channel: &Channel, offset: u64, epoch: &Arc<str>) -> usize {
         self.channels.get_mut(channel).map_or(0, |subscribers| check(channel, subscribers, offset, epoch))
     }

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, coop, spawn_local, yield_now};
 
 use crate::accept::{self, Admission, ConnectionPermit, HandshakePermit};
-use crate::backplane::Backplane;
+use crate::backplane::{Backplane, Top};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connection::driver::Driver;
@@ -28,6 +28,7 @@ use crate::hub::peer::{Peer, Signal, Why};
 use crate::inbox::{Delivery, Inbox};
 use crate::plugin::event::Client;
 use crate::protocol::Protocol;
+use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Connect, Request};
 use crate::shutdown::{self, Phase};
@@ -37,12 +38,25 @@ use crate::transport::site::Site;
 use crate::transport::websocket::{Inlet, WebSocket};
 use crate::upstream::Upstreams;
 
-/// Sockets written before other tasks get their turn.
-const FLUSHES_MAX: usize = 256;
+/// How long the worker delivers or writes for all before connections get their turn.
+const TURN_TIME: Duration = Duration::from_micros(500);
 
-/// Frames queued before other tasks get their turn. Large, because publications that are queued together leave with one
-/// write per socket.
+/// Sockets that are written between two looks at the clock.
+const WRITES_PER_LOOK: usize = 4;
+
+/// Frames that are queued, or as much other work, between two looks at the clock.
+const WORK_PER_LOOK: usize = 64;
+
+/// Orders that are handed on before connections get their turn: a connection can keep many more.
+const ORDERS_MAX: usize = 128;
+
+/// Frames that are queued before they are written, and how long they may wait for that. Large, because publications that are
+/// queued together leave with one write per socket.
 const DELIVERIES_MAX: usize = 16 * 1024;
+const DELIVERIES_WAIT_MAX: Duration = Duration::from_millis(4);
+
+/// Channels that are compared with their streams before connections get their turn.
+const COMPARED_MAX: usize = 256;
 
 /// How often a draining worker closes some of its connections.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
@@ -200,15 +214,7 @@ impl Worker {
             let request = Request::Connect(Connect { token, ..Connect::default() });
             session.event(self.clock.now(), Event::Command(Command { id: 0, request }));
         }
-        let backlog_bytes_max = limits.outbound_bytes_max / 2;
-        let driver = Driver {
-            session,
-            websocket,
-            inlet: self.inlet.clone(),
-            clock: self.clock,
-            backlog_bytes_max,
-            held_back: false,
-        };
+        let driver = Driver::new(session, websocket, self.inlet.clone(), self.clock);
         spawn_local(self.drive(number, Box::new(driver), connection, handshake));
     }
 
@@ -228,24 +234,61 @@ impl Worker {
     /// Takes what other threads hand over, in order.
     async fn deliver(self: Rc<Self>, inbox: Arc<Inbox>) {
         let mut batch = Vec::new();
+        // Where streams stood after something was lost, until what was in the queue by then is delivered.
+        let mut stood: Option<Vec<(Channel, Top)>> = None;
         loop {
-            inbox.arrived().await;
+            if stood.is_none() {
+                inbox.arrived().await;
+            }
             let lost = inbox.take(&mut batch);
-            let now = self.clock.now();
-            let mut queued = 0;
-            for delivery in batch.drain(..) {
-                let swap = matches!(delivery, Delivery::Chain(..));
-                queued += self.local.take(now, delivery);
-                if swap {
-                    self.swapped.notify_one();
-                }
-                if queued >= DELIVERIES_MAX {
-                    queued = 0;
-                    yield_now().await;
-                }
+            self.deliver_all(&mut batch).await;
+            for part in stood.take().iter().flat_map(|stood| stood.chunks(COMPARED_MAX)) {
+                self.local.find_gaps(part);
+                yield_now().await;
             }
             if lost {
-                self.local.find_gaps();
+                self.local.metrics().inbox_overflow();
+                let mut tops = Vec::new();
+                for part in self.local.tracked().chunks(COMPARED_MAX) {
+                    tops.extend(self.local.tops(part));
+                    yield_now().await;
+                }
+                stood = Some(tops);
+            }
+        }
+    }
+
+    /// Delivers what was in the inbox. Connections get their turn in between; what is written for all is written together.
+    async fn deliver_all(&self, batch: &mut Vec<Delivery>) {
+        let mut together = Some(self.local.unflushed.hold());
+        let mut now = self.clock.now();
+        let (mut begun, mut written) = (now.at, now.at);
+        let (mut queued, mut work, mut orders) = (0, 0, 0);
+        for delivery in batch.drain(..) {
+            let swap = matches!(delivery, Delivery::Chain(..));
+            orders += usize::from(matches!(delivery, Delivery::Order { .. }));
+            let done = self.local.take(now, delivery);
+            (queued, work) = (queued + done, work + done);
+            if swap {
+                self.swapped.notify_one();
+            }
+            if work < WORK_PER_LOOK && orders < ORDERS_MAX {
+                continue;
+            }
+            work = 0;
+            now = self.clock.later(now);
+            let full = queued >= DELIVERIES_MAX || now.at >= written + DELIVERIES_WAIT_MAX;
+            if full {
+                drop(together.take());
+            }
+            if full || orders >= ORDERS_MAX || now.at >= begun + TURN_TIME {
+                yield_now().await;
+                now = self.clock.now();
+                (begun, orders) = (now.at, 0);
+            }
+            if full {
+                together = Some(self.local.unflushed.hold());
+                (queued, written) = (0, now.at);
             }
         }
     }
@@ -272,13 +315,15 @@ impl Worker {
         coop::unconstrained(async {
             loop {
                 let peers = poll_fn(|cx| self.local.unflushed.poll_take(cx)).await;
-                for turn in peers.chunks(FLUSHES_MAX) {
-                    for peer in turn {
+                let mut begun = self.clock.now();
+                for some in peers.chunks(WRITES_PER_LOOK) {
+                    for peer in some {
                         peer.flush_for_others();
                         self.local.metrics().bytes_out.add(peer.outbound.take_uncounted());
                     }
-                    if turn.len() == FLUSHES_MAX {
+                    if some.len() == WRITES_PER_LOOK && self.clock.later(begun).at >= begun.at + TURN_TIME {
                         yield_now().await;
+                        begun = self.clock.now();
                     }
                 }
             }

@@ -1,32 +1,36 @@
 //! Many connections, two workers and the memory backplane, without a socket and with a clock that is cranked by hand.
 //!
 //! A seeded stream of random steps runs the real session, hub, inbox and backplane; the clients behind them remember
-//! what a client library remembers and check what it relies on. The seed is printed when something does not hold;
+//! what a client library remembers and check what it relies on. A message is carried out in turns of random length, between
+//! which others do something. The seed is printed when something does not hold;
 //! `SIMULATION_SEED=n` runs that one again.
 
 mod reading;
 mod views;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway::backplane::Backplane;
 use gateway::backplane::memory::Memory;
+use gateway::backplane::{Backplane, Top};
 use gateway::config::{Config, Limits};
 use gateway::connection::event::{Ending, Event, Now};
 use gateway::connection::id::ConnectionIds;
 use gateway::connection::local::Local;
 use gateway::connection::session::Session;
+use gateway::connection::turn::Turn;
 use gateway::hub::Hub;
 use gateway::hub::peer::Peer;
 use gateway::inbox::{Delivery, Inbox};
 use gateway::plugin::event::Client;
 use gateway::protocol::Protocol;
+use gateway::protocol::channel::Channel;
 use gateway::protocol::code::Close;
 use gateway::protocol::codec::Inbound;
+use gateway::protocol::push::PushKind;
 use gateway::telemetry::metrics::Metrics;
 use serde_json::{Value, json};
 use views::View;
@@ -71,9 +75,13 @@ struct Standing {
 #[derive(Default)]
 struct SimulatedClient {
     session: Option<(usize, Session)>,
+    /// What its socket has taken and it has not read.
+    wire: Vec<u8>,
     standing: HashMap<&'static str, Standing>,
     /// Channels of which it has a live subscription.
     subscribed: HashMap<&'static str, ()>,
+    /// The number of the command that was answered last.
+    answered: u64,
     /// Subscribe commands without a reply yet: id to channel, and whether it asked to recover.
     asked: HashMap<u64, (&'static str, bool)>,
     id: u64,
@@ -92,6 +100,17 @@ struct Totals {
     hidden: usize,
     /// Received in other words.
     veiled: usize,
+    /// Turns in which a message went on that had begun in another one.
+    turns: usize,
+    /// Messages that went on only after the client had taken what it had asked for.
+    backlogged: usize,
+}
+
+/// Somebody was told to have missed something of a stream after this place.
+struct Gap {
+    worker: usize,
+    channel: &'static str,
+    after: Standing,
 }
 
 struct World {
@@ -108,6 +127,11 @@ struct World {
     /// What was published: per channel and epoch the payloads by offset.
     ledger: BTreeMap<(String, String), BTreeMap<u64, u64>>,
     published: u64,
+    /// What each worker took out of its inbox: channel, epoch and offset.
+    taken: Vec<HashSet<(String, String, u64)>>,
+    /// Where streams stood after a worker had lost something.
+    stood: Vec<Option<Vec<(Channel, Top)>>>,
+    gaps: Vec<Gap>,
     /// Whether plugins change what is delivered.
     views: bool,
     totals: Totals,
@@ -171,6 +195,9 @@ impl World {
             connections: 0,
             ledger: BTreeMap::new(),
             published: 0,
+            taken: vec![HashSet::new(); WORKERS],
+            stood: vec![None; WORKERS],
+            gaps: Vec::new(),
             views,
             totals: Totals::default(),
         }
@@ -189,7 +216,7 @@ impl World {
             55..=74 => self.read(index),
             75..=94 => {
                 let worker = self.random.below(WORKERS);
-                self.deliver(worker);
+                self.deliver_while(worker, Self::publish_any);
             }
             95..=96 => self.hang_up(index),
             _ => self.pass_time(),
@@ -227,14 +254,51 @@ impl World {
         self.send(index, json!({"id": 0, "connect": {}}));
     }
 
-    fn send(&mut self, index: usize, mut command: Value) -> u64 {
-        let now = self.now();
+    fn send(&mut self, index: usize, command: Value) {
+        self.send_all(index, vec![command]);
+    }
+
+    /// Sends commands in one message.
+    fn send_all(&mut self, index: usize, commands: Vec<Value>) {
         let client = &mut self.clients[index];
-        client.id += 1;
-        command["id"] = json!(client.id);
-        let (_, session) = client.session.as_mut().expect("connected");
-        session.message(now, Inbound { data: Bytes::from(command.to_string()), binary: false });
-        self.clients[index].id
+        let mut lines = Vec::new();
+        for mut command in commands {
+            client.id += 1;
+            command["id"] = json!(client.id);
+            lines.push(command.to_string());
+        }
+        self.message(index, lines.join("\n"));
+    }
+
+    /// What the driver makes of a message: as much as fits into a turn, then it is the turn of others, until it is done.
+    fn message(&mut self, index: usize, text: String) {
+        let mut turn = self.turn();
+        let (_, session) = self.clients[index].session.as_mut().expect("connected");
+        session.message(&mut turn, Inbound { data: Bytes::from(text), binary: false });
+        loop {
+            let (_, session) = self.clients[index].session.as_mut().expect("connected");
+            if !session.has_rest() {
+                break;
+            }
+            if self.random.one_in(3) {
+                let worker = self.random.below(WORKERS);
+                self.deliver(worker);
+            }
+            let mut turn = self.turn();
+            let client = &mut self.clients[index];
+            let (_, session) = client.session.as_mut().expect("connected");
+            if !session.is_closed() && !session.has_more() {
+                assert!(session.is_backlogged(), "nothing else is in the way");
+                client.wire.append(&mut session.peer().outbound.take());
+                self.totals.backlogged += 1;
+            }
+            session.go_on(&mut turn);
+            self.totals.turns += 1;
+        }
+    }
+
+    fn turn(&mut self) -> Turn {
+        Turn::at(self.now(), 1 + self.random.below(3) as u32)
     }
 
     /// Subscribes, with recovery if the client knows where it stands, or unsubscribes.
@@ -272,29 +336,62 @@ impl World {
             return self.read(index);
         }
         let channel = CHANNELS[self.random.below(CHANNELS.len())];
-        self.published += 1;
-        let padding = "x".repeat(self.random.below(120));
-        self.send(
-            index,
-            json!({"publish": {"channel": channel, "data": {"n": self.published, "p": padding}}}),
-        );
-        let name = gateway::protocol::channel::Channel::parse(channel).expect("valid");
-        let top = self.backplane.top(&name).expect("a channel with history has a stream once published to");
+        let name = Channel::parse(channel).expect("valid");
+        let count = if self.random.one_in(4) { 1 + self.random.below(8) } else { 1 };
+        let numbers: Vec<u64> = (1..).take(count).map(|number| self.published + number).collect();
+        self.published += count as u64;
+        let mut commands = Vec::new();
+        for number in &numbers {
+            let padding = "x".repeat(self.random.below(120));
+            commands.push(json!({"publish": {"channel": channel, "data": {"n": number, "p": padding}}}));
+        }
+        let before = self.backplane.top(&name).unwrap_or_default();
+        self.send_all(index, commands);
+        let Some(top) = self.backplane.top(&name) else {
+            assert!(self.clients[index].session.as_ref().is_none_or(|(_, session)| session.is_closed()));
+            return;
+        };
         let stream = self.ledger.entry((channel.into(), top.epoch.to_string())).or_default();
-        assert_eq!(stream.insert(top.offset, self.published), None, "an offset is used once in an epoch");
+        let first = if before.epoch == top.epoch { before.offset + 1 } else { 1 };
+        for (offset, number) in (first..=top.offset).zip(&numbers) {
+            assert_eq!(stream.insert(offset, *number), None, "an offset is used once in an epoch");
+        }
         assert_eq!(stream.len() as u64, top.offset, "offsets rise by one from one");
+        let session = self.clients[index].session.as_ref();
+        let closed = session.is_none_or(|(_, session)| session.is_closed());
+        assert!(closed || first + count as u64 == top.offset + 1, "every command is carried out once");
     }
 
+    fn publish_any(&mut self) {
+        let index = self.random.below(CLIENTS);
+        self.publish(index);
+    }
+
+    /// What a worker does with its inbox.
     fn deliver(&mut self, worker: usize) {
+        self.deliver_while(worker, |_| ());
+    }
+
+    /// The same, while something else comes in.
+    fn deliver_while(&mut self, worker: usize, meanwhile: impl FnOnce(&mut Self)) {
         let mut batch = Vec::new();
         let lost = self.inboxes[worker].take(&mut batch);
         assert!(batch.len() <= self.inbox_max, "the inbox is bounded");
         for delivery in batch {
-            assert!(matches!(delivery, Delivery::Push(_)));
+            let Delivery::Push(push) = &delivery else { panic!("nothing else is put in") };
+            if let PushKind::Publication { publication, epoch } = &push.kind {
+                let taken = (push.channel.as_str().to_owned(), epoch.to_string(), publication.offset);
+                self.taken[worker].insert(taken);
+            }
             self.workers[worker].take(self.now(), delivery);
         }
+        if let Some(stood) = self.stood[worker].take() {
+            self.workers[worker].find_gaps(&stood);
+        }
         if lost {
-            self.workers[worker].find_gaps();
+            meanwhile(self);
+            let local = &self.workers[worker];
+            self.stood[worker] = Some(local.tops(&local.tracked()));
         }
         self.signals();
     }
@@ -304,7 +401,7 @@ impl World {
         let now = self.now();
         for client in &mut self.clients {
             if let Some((_, session)) = &mut client.session {
-                for signal in session.peer().take_signals() {
+                while let Some(signal) = session.peer().take_signal() {
                     session.signal(now, signal);
                 }
             }
@@ -349,10 +446,11 @@ impl World {
 
     /// Everybody reads, everything is delivered: then whoever believes to be subscribed has everything.
     fn settle(&mut self) {
-        for _ in 0..3 {
+        for _ in 0..4 {
             (0..WORKERS).for_each(|worker| self.deliver(worker));
             (0..CLIENTS).for_each(|index| self.read(index));
         }
+        self.check_gaps();
         for index in 0..CLIENTS {
             let client = &self.clients[index];
             if client.session.is_none() {
@@ -371,6 +469,18 @@ impl World {
                     assert_eq!(offset, top.offset, "{channel}: lost without a signal");
                 }
             }
+        }
+    }
+
+    /// Whoever was told to have missed something has: it never came out of the inbox of the worker.
+    fn check_gaps(&mut self) {
+        for Gap { worker, channel, after } in self.gaps.drain(..) {
+            let stream = &self.ledger[&(channel.to_owned(), after.epoch.clone())];
+            let came =
+                |offset: u64| self.taken[worker].contains(&(channel.to_owned(), after.epoch.clone(), offset));
+            let replaced = self.ledger.keys().filter(|(name, _)| name == channel).count() > 1;
+            let lost = stream.range(after.offset + 1..).any(|(offset, _)| !came(*offset));
+            assert!(lost || replaced, "{channel}: nothing after {} was lost", after.offset);
         }
     }
 
@@ -426,11 +536,14 @@ fn nothing_is_lost_doubled_or_reordered_without_a_signal() {
         all.unrecovered += totals.unrecovered;
         all.gaps += totals.gaps;
         all.slow += totals.slow;
+        all.turns += totals.turns;
+        all.backlogged += totals.backlogged;
     }
     println!("{all:?}");
     // A run in which the interesting things never happened would prove nothing.
     assert!(all.received > 10_000 && all.recovered > 100 && all.unrecovered > 100, "{all:?}");
     assert!(all.gaps > 100 && all.slow > 10, "{all:?}");
+    assert!(all.turns > 1_000 && all.backlogged > 10, "{all:?}");
 }
 
 #[test]

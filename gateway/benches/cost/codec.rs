@@ -1,11 +1,10 @@
 //! Between the bytes of the JSON protocol and the words of the gateway.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway::protocol::Protocol;
-use gateway::protocol::codec::{self, Inbound};
+use gateway::protocol::codec::{Commands, Inbound};
 use gateway::protocol::push::{Form, Publication, Push, PushKind};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -109,12 +108,10 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
 fn decode<'a>(scale: &Scale, command: &str) -> Measure<'a> {
     let inbound = Inbound { data: Bytes::from(command.to_owned()), binary: false };
     ns_per_call(scale.batch, move || {
-        let mut last = None;
-        let decoded = codec::decode(Protocol::CentrifugeJson, inbound.clone(), 1024, |command| {
-            last = Some(command);
-            ControlFlow::Continue(())
-        });
-        (decoded, last)
+        let mut commands = Commands::of(Protocol::CentrifugeJson, inbound.clone());
+        let first = commands.next(1024);
+        assert!(commands.is_done(), "it is the only one");
+        first
     })
 }
 

@@ -9,11 +9,13 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use gateway::backplane::memory::Memory;
+use gateway::clock::Clock;
 use gateway::config::Config;
 use gateway::connection::event::Event;
 use gateway::connection::id::ConnectionIds;
 use gateway::connection::local::Local;
 use gateway::connection::session::Session;
+use gateway::connection::turn::Turn;
 use gateway::hub::Hub;
 use gateway::hub::peer::Peer;
 use gateway::inbox::{Delivery, Inbox};
@@ -111,6 +113,7 @@ struct Worker {
     inbox: Arc<Inbox>,
     deliveries: Vec<Delivery>,
     ids: ConnectionIds,
+    clock: Clock,
     connections: u64,
 }
 
@@ -131,7 +134,14 @@ impl Worker {
         let backplane = Memory::new([inbox.clone()].into(), ids, &config.memory, 1);
         let local = Local::new(0, config, Hub::new(ids), Arc::new(backplane), Metrics::new(1));
         *local.chain.borrow_mut() = chain;
-        Self { local: Rc::new(local), inbox, deliveries: Vec::new(), ids, connections: 0 }
+        Self {
+            local: Rc::new(local),
+            inbox,
+            deliveries: Vec::new(),
+            ids,
+            clock: Clock::start(),
+            connections: 0,
+        }
     }
 
     fn connect(&mut self, protocol: Protocol) -> Session {
@@ -153,7 +163,7 @@ impl Worker {
     /// What one message of a client causes until everything is written. Returns how many bytes it got.
     fn handle(&mut self, session: &mut Session, data: Bytes) -> u64 {
         let before = session.peer().outbound.written();
-        session.message(NOW, Inbound { data, binary: false });
+        session.message(&mut Turn::begin(self.clock), Inbound { data, binary: false });
         self.turn(session);
         session.peer().outbound.written() - before
     }

@@ -13,7 +13,7 @@ use indexmap::IndexMap;
 
 use super::effect::Effect;
 use super::event::{Ending, Event, Now, Subscriber};
-use super::heartbeat::{Due, Heartbeat};
+use super::heartbeat::{ControlFrames, Due, Heartbeat};
 use crate::config::Config;
 use crate::hub::peer::{Signal, Why};
 use crate::plugin::verdict::Refusal;
@@ -22,7 +22,7 @@ use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError, Unsubscribe};
 use crate::protocol::command::Position;
 use crate::protocol::reply::{Reply, Subscribed};
-use crate::telemetry::metrics::CloseCause;
+use crate::telemetry::metrics::{CloseCause, ControlFrame};
 
 /// The state machine of one client.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ pub struct Core {
     /// Where a client that reconnects stands in the channels the server subscribes it to.
     positions: Vec<(Channel, Position)>,
     heartbeat: Heartbeat,
+    control_frames: ControlFrames,
     /// Until when the client must be admitted.
     stale: Duration,
     /// When the connection expires, without grace.
@@ -102,6 +103,7 @@ impl Core {
             subscriptions: IndexMap::new(),
             positions: Vec::new(),
             heartbeat,
+            control_frames: ControlFrames::default(),
             stale,
             expires: None,
             written: 0,
@@ -130,8 +132,17 @@ impl Core {
         [expires, self.write_until].into_iter().flatten().chain([first]).min()
     }
 
+    /// Whether a deadline has come.
+    pub fn is_due(&self, now: Now) -> bool {
+        self.deadline().is_some_and(|deadline| deadline <= now.at)
+    }
+
     /// Takes one event.
     pub fn on(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        if matches!(event, Event::Command(_) | Event::Judged { .. }) && self.is_due(now) {
+            // Whatever the timer does: after a deadline nothing is carried out that was to come before it.
+            self.on_tick(now, effects);
+        }
         if self.is_closed() {
             return;
         }
@@ -162,6 +173,7 @@ impl Core {
             Event::PluginUnsubscribes(channel) => self.remove(channel, Unsubscribe::BY_SERVER, effects),
             Event::PluginDisconnects(refusal) => self.disconnect(&refusal, effects),
             Event::Signal(signal) => self.on_signal(now, signal, effects),
+            Event::Control(frame) => self.on_control(now, frame, effects),
             Event::Flushed { written, pending } => self.on_flushed(now, written, pending),
             Event::TransportEnded { close, ending } => {
                 let (cause, tell) = match ending {
@@ -182,8 +194,11 @@ impl Core {
                 Some(Subscription::Server) => {
                     self.end(Close::INSUFFICIENT_STATE, CloseCause::InsufficientState, effects);
                 }
-                Some(_) => self.remove(channel, Unsubscribe::INSUFFICIENT_STATE, effects),
-                None => (),
+                Some(Subscription::Client) => {
+                    self.remove(channel, Unsubscribe::INSUFFICIENT_STATE, effects);
+                }
+                // What was missed belongs to the subscription before: one that is being made misses nothing yet.
+                Some(Subscription::Asked | Subscription::Unwanted) | None => (),
             },
             Signal::Close(close, Why::Shutdown) => self.end(close, CloseCause::Shutdown, effects),
             Signal::Close(close, Why::Api) => self.end(close, CloseCause::Api, effects),
@@ -192,6 +207,17 @@ impl Core {
             Signal::Unsubscribe(channel) => self.remove(channel, Unsubscribe::BY_SERVER, effects),
             Signal::Refresh(expires_at) => self.refreshed_by_server(now, expires_at, effects),
             Signal::SocketFailed => self.finish(Close::NORMAL, CloseCause::Transport, false, true, effects),
+        }
+    }
+
+    /// A control frame of the WebSocket protocol came. In raw mode a pong answers our ping; others have a command for it.
+    fn on_control(&mut self, now: Now, frame: ControlFrame, effects: &mut Effects) {
+        if !self.control_frames.take(now.at) {
+            let close = Close::custom(Close::TOO_MANY_REQUESTS.code, "too many pings and pongs");
+            return self.end(close, CloseCause::TooManyRequests, effects);
+        }
+        if frame == ControlFrame::Pong && self.protocol == Protocol::Raw {
+            self.heartbeat.pong();
         }
     }
 

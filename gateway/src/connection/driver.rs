@@ -1,4 +1,5 @@
-//! The task of one connection: waits for whatever comes first, feeds the session, and flushes once per turn.
+//! The task of one connection: waits for whatever comes first, feeds the session, and flushes once per turn. Before what
+//! came is looked at, the deadlines are; after a turn the other connections have theirs.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -9,19 +10,27 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::event::{Ending, Event};
 use super::session::Session;
+use super::turn::Turn;
 use crate::clock::Clock;
 use crate::hub::peer::Peer;
 use crate::plugin::elsewhere::{Answered, Answering};
 use crate::protocol::code::Close;
-use crate::protocol::command::{Command, Request};
-use crate::transport::websocket::{Inlet, Step, WebSocket};
+use crate::transport::websocket::{INLET_BYTES, Inlet, READ_BYTES_MIN, Step, WebSocket};
 
 /// How long a client gets to read the reason for the end and to close its side.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How often it is read meanwhile before a pause.
+const LINGER_READS: usize = 64;
+const LINGER_PAUSE: Duration = Duration::from_millis(10);
+
+/// Signals that are taken in one turn.
+const SIGNALS_PER_TURN: usize = 256;
 
 /// Everything that can wake a connection.
 #[derive(Debug)]
@@ -35,7 +44,7 @@ enum Wake {
     /// This many bytes are in the inlet.
     Input(usize),
     /// What came earlier can be used now.
-    Unread,
+    Rest,
     /// A plugin that was asked elsewhere has answered.
     Answered(Box<Answered>),
     /// The client's side is closed.
@@ -49,20 +58,28 @@ enum Wake {
 /// One connection's task.
 pub struct Driver {
     /// The connection behind the socket.
-    pub session: Session,
+    session: Session,
     /// Its framing.
-    pub websocket: WebSocket,
+    websocket: WebSocket,
     /// The worker's place for bytes.
-    pub inlet: Rc<RefCell<Inlet>>,
+    inlet: Rc<RefCell<Inlet>>,
     /// Where time comes from.
-    pub clock: Clock,
-    /// From how many waiting bytes on the client is not read: it must first read what it asked for.
-    pub backlog_bytes_max: usize,
-    /// The client had to read first: complete messages may lie in the library, where nothing wakes anybody.
-    pub held_back: bool,
+    clock: Clock,
+    /// Not everything that was read has been looked at: complete messages may lie in the library, where nothing wakes
+    /// anybody.
+    unread: bool,
+    /// How much to read at once.
+    read_bytes: usize,
 }
 
 impl Driver {
+    /// The task of a connection whose handshake is done.
+    pub fn new(session: Session, websocket: WebSocket, inlet: Rc<RefCell<Inlet>>, clock: Clock) -> Self {
+        // What came with the handshake is handled before anything else arrives.
+        let unread = websocket.has_bytes();
+        Self { session, websocket, inlet, clock, unread, read_bytes: INLET_BYTES }
+    }
+
     /// Runs until the connection is over and the client knows. `admitted` is called once when the client is admitted.
     /// Dropping the future drops the socket without a word.
     ///
@@ -75,8 +92,6 @@ impl Driver {
         let mut reported = (0, false);
         let mut due = None;
         let mut answering = None;
-        // What came with the handshake is handled before anything else arrives.
-        self.pump();
         while !self.session.is_closed() {
             if self.session.is_admitted()
                 && let Some(admitted) = admitted.take()
@@ -92,56 +107,90 @@ impl Driver {
                 let at = deadline.map_or_else(Instant::now, |at| self.clock.instant(at).into());
                 timer.as_mut().reset(at);
             }
-            match poll_fn(|cx| self.poll_wake(cx, &peer, timer.as_mut(), &mut reported, &mut answering)).await
-            {
-                Wake::Signals => {
-                    let now = self.clock.now();
-                    for signal in peer.take_signals() {
-                        self.session.signal(now, signal);
-                    }
-                }
-                Wake::Backplane => {
-                    let now = self.clock.now();
-                    for (ticket, answer) in peer.take_answers() {
-                        self.session.backplane_answered(now, ticket, answer);
-                    }
-                    // A client that waited for them is read again.
-                    self.pump();
-                }
-                Wake::Flushed => {
-                    let (written, pending) = reported;
-                    self.session.event(self.clock.now(), Event::Flushed { written, pending });
-                }
-                Wake::Input(count) => {
-                    self.inlet.borrow_mut().filled(count);
-                    self.pump();
-                }
-                Wake::Unread => self.pump(),
-                Wake::Answered(answered) => {
-                    self.session.answered(self.clock.now(), *answered);
-                    // What came meanwhile may lie in the library already, where nobody sees it.
-                    self.pump();
-                }
-                Wake::InputEnded => {
-                    self.end(Close::custom(1006, "closed without a close frame"), Ending::Transport)
-                }
-                Wake::Failed => {
-                    peer.outbound.abandon();
-                    self.end(Close::custom(1006, "the socket failed"), Ending::Transport);
-                }
-                Wake::Timer => self.session.event(self.clock.now(), Event::Tick),
+            let wake =
+                poll_fn(|cx| self.poll_wake(cx, &peer, timer.as_mut(), &mut reported, &mut answering)).await;
+            if self.turn(&peer, wake, reported) {
+                yield_now().await;
             }
-            if let Poll::Ready(Err(_)) = peer.poll_flush() {
-                peer.outbound.abandon();
-                self.end(Close::custom(1006, "the socket failed"), Ending::Transport);
-            }
-            self.session.count_written();
         }
         drop(self);
         let _ = timeout(LINGER, linger(&peer)).await;
         // The hub may still hold the peer for a moment; the socket closes now.
         peer.outbound.abandon();
         peer.socket.take();
+    }
+
+    /// One turn, from what there is to do until it is written. True if others are to have theirs before it goes on.
+    fn turn(&mut self, peer: &Rc<Peer>, wake: Wake, reported: (u64, bool)) -> bool {
+        let mut turn = Turn::begin(self.clock);
+        if let Wake::Flushed = wake {
+            let (written, pending) = reported;
+            self.session.event(turn.now(), Event::Flushed { written, pending });
+        }
+        // No input is looked at before the deadlines are: it could keep them from ever coming.
+        if matches!(wake, Wake::Timer) || self.session.is_due(turn.now()) {
+            self.session.event(turn.now(), Event::Tick);
+        }
+        if !self.session.is_closed() {
+            self.take(&mut turn, peer, wake);
+        }
+        if let Poll::Ready(Err(_)) = peer.poll_flush() {
+            self.failed(&turn, peer);
+        }
+        self.session.count_written();
+        turn.is_over()
+    }
+
+    /// Does what there is to do, as far as the turn has room.
+    fn take(&mut self, turn: &mut Turn, peer: &Rc<Peer>, wake: Wake) {
+        match wake {
+            Wake::Signals => {
+                for _ in 0..SIGNALS_PER_TURN {
+                    let Some(signal) = peer.take_signal() else { return };
+                    self.session.signal(turn.now(), signal);
+                    turn.step();
+                }
+                turn.end();
+            }
+            Wake::Backplane => {
+                while !self.session.is_backlogged()
+                    && turn.has_room()
+                    && let Some((ticket, answer)) = peer.take_answer()
+                {
+                    self.session.backplane_answered(turn, ticket, answer);
+                }
+                // A client that waited for them goes on.
+                self.pump(turn, peer);
+            }
+            Wake::Input(count) => {
+                let filled = count == self.read_bytes;
+                self.inlet.borrow_mut().filled(count);
+                self.unread = true;
+                self.pump(turn, peer);
+                if self.unread && turn.is_over() {
+                    // It was more than fits into a turn.
+                    self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+                } else if filled {
+                    self.read_bytes = (self.read_bytes * 2).min(INLET_BYTES);
+                }
+                if filled {
+                    // There is more to be read at once.
+                    turn.end();
+                }
+            }
+            Wake::Rest => self.pump(turn, peer),
+            Wake::Answered(answered) => {
+                self.session.answered(turn, *answered);
+                // What came meanwhile may lie in the library already, where nobody sees it.
+                self.pump(turn, peer);
+            }
+            Wake::InputEnded => {
+                self.end(turn, Close::custom(1006, "closed without a close frame"), Ending::Transport)
+            }
+            Wake::Failed => self.failed(turn, peer),
+            // Done before anything else.
+            Wake::Flushed | Wake::Timer => (),
+        }
     }
 
     fn poll_wake(
@@ -156,7 +205,7 @@ impl Driver {
         if peer.has_signals() {
             return Poll::Ready(Wake::Signals);
         }
-        if peer.has_answers() {
+        if peer.has_answers() && !self.session.is_backlogged() {
             return Poll::Ready(Wake::Backplane);
         }
         if peer.outbound.pending() > 0 && matches!(peer.poll_flush(), Poll::Ready(Err(_))) {
@@ -175,18 +224,21 @@ impl Driver {
             *answering = None;
             return Poll::Ready(Wake::Answered(Box::new(answered)));
         }
-        let unread = self.held_back || self.websocket.has_stashed();
-        // A client that waits is read once more, which is how its going is seen.
-        if pending <= self.backlog_bytes_max && !(unread && self.session.is_suspended()) {
-            if unread {
-                return Poll::Ready(Wake::Unread);
-            }
-            if let Poll::Ready(read) = self.poll_read(cx, peer) {
-                return Poll::Ready(match read {
-                    Ok(0) => Wake::InputEnded,
-                    Ok(count) => Wake::Input(count),
-                    Err(_) => Wake::Failed,
-                });
+        if self.session.has_more() {
+            return Poll::Ready(Wake::Rest);
+        }
+        if !self.session.is_backlogged() {
+            if !self.unread {
+                // A client that waits is read once more, which is how its going is seen.
+                if let Poll::Ready(read) = self.poll_read(cx, peer) {
+                    return Poll::Ready(match read {
+                        Ok(0) => Wake::InputEnded,
+                        Ok(count) => Wake::Input(count),
+                        Err(_) => Wake::Failed,
+                    });
+                }
+            } else if !self.session.is_suspended() {
+                return Poll::Ready(Wake::Rest);
             }
         }
         timer.poll(cx).map(|()| Wake::Timer)
@@ -194,40 +246,45 @@ impl Driver {
 
     fn poll_read(&self, cx: &mut Context<'_>, peer: &Peer) -> Poll<io::Result<usize>> {
         let mut inlet = self.inlet.borrow_mut();
-        poll_read(cx, peer, inlet.space())
+        poll_read(cx, peer, inlet.space(self.read_bytes))
     }
 
-    /// Runs every complete message that is there, unless the client has to read first.
-    fn pump(&mut self) {
-        let now = self.clock.now();
-        let peer = self.session.peer().clone();
-        self.held_back = false;
-        while !self.session.is_closed() && !self.session.is_suspended() {
-            if peer.outbound.pending() > self.backlog_bytes_max {
+    /// Runs every complete message that is there, as far as the turn has room, unless the client has to read or to wait
+    /// first.
+    fn pump(&mut self, turn: &mut Turn, peer: &Peer) {
+        while !self.session.is_closed() && !turn.is_over() {
+            if self.session.is_backlogged() {
                 let _ = peer.poll_flush();
-                if peer.outbound.pending() > self.backlog_bytes_max {
-                    self.held_back = true;
+                if self.session.is_backlogged() {
                     break;
                 }
             }
+            if self.session.has_more() {
+                self.session.go_on(turn);
+                continue;
+            }
+            if !self.unread || self.session.is_suspended() {
+                break;
+            }
             match self.websocket.step() {
-                Step::Message(inbound) => self.session.message(now, inbound),
-                Step::Pong => {
-                    let pong = Command { id: 0, request: Request::Pong };
-                    if !peer.protocol.is_json() {
-                        self.session.event(now, Event::Command(pong));
-                    }
-                }
-                Step::Wait => break,
-                Step::Closed(close) => self.end(close, Ending::Client),
-                Step::Violation(close) => self.end(close, Ending::Violation),
+                Step::Message(inbound) => self.session.message(turn, inbound),
+                Step::Control(frame) => self.session.control_frame(turn, frame),
+                Step::More => turn.step(),
+                Step::Wait => self.unread = false,
+                Step::Closed(close) => self.end(turn, close, Ending::Client),
+                Step::Violation(close) => self.end(turn, close, Ending::Violation),
             }
         }
         self.websocket.stash();
     }
 
-    fn end(&mut self, close: Close, ending: Ending) {
-        self.session.event(self.clock.now(), Event::TransportEnded { close, ending });
+    fn failed(&mut self, turn: &Turn, peer: &Peer) {
+        peer.outbound.abandon();
+        self.end(turn, Close::custom(1006, "the socket failed"), Ending::Transport);
+    }
+
+    fn end(&mut self, turn: &Turn, close: Close, ending: Ending) {
+        self.session.event(turn.now(), Event::TransportEnded { close, ending });
     }
 }
 
@@ -256,6 +313,13 @@ async fn linger(peer: &Peer) -> io::Result<()> {
     })
     .await?;
     let mut unread = [0; 512];
-    while poll_fn(|cx| poll_read(cx, peer, &mut unread)).await? > 0 {}
-    Ok(())
+    loop {
+        for _ in 0..LINGER_READS {
+            if poll_fn(|cx| poll_read(cx, peer, &mut unread)).await? == 0 {
+                return Ok(());
+            }
+        }
+        // Who goes on sending is not read as fast as it sends.
+        sleep(LINGER_PAUSE).await;
+    }
 }

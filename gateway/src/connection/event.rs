@@ -11,6 +11,7 @@ use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::{Command, Malformed};
 use crate::protocol::reply::{Reply, Subscribed};
+use crate::telemetry::metrics::ControlFrame;
 
 /// The moment of an event. The core never reads a clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +78,8 @@ pub enum Event {
     PluginDisconnects(Refusal),
     /// The rest of the worker has something to say.
     Signal(Signal),
+    /// A control frame of the WebSocket protocol came.
+    Control(ControlFrame),
     /// Bytes went out, or did not.
     Flushed {
         /// How many since the beginning.

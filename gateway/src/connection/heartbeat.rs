@@ -1,4 +1,4 @@
-//! Are you there? Only the server asks.
+//! Are you there? Only the server asks. What clients send of this kind is counted.
 
 use std::time::Duration;
 
@@ -10,6 +10,33 @@ pub struct Heartbeat {
     next_ping: Duration,
     /// Until when the answer to the last ping may take.
     pong_until: Option<Duration>,
+    /// The answer got more time, because this process did not run.
+    excused: bool,
+}
+
+/// A look that comes so much too late says that this process did not run: the answer may have come and lie in the socket.
+const ASLEEP: Duration = Duration::from_secs(1);
+
+/// Pings and pongs that a client may send for as long as it likes.
+pub const CONTROL_FRAMES_PER_SECOND: u32 = 100;
+
+/// And at once.
+pub const CONTROL_FRAMES_BURST: u32 = 400;
+
+/// The rate of a client's control frames.
+#[derive(Debug, Default)]
+pub struct ControlFrames {
+    /// When those that came would have come at the rate that is allowed.
+    until: Duration,
+}
+
+impl ControlFrames {
+    /// One came. False if it is one too many.
+    pub fn take(&mut self, at: Duration) -> bool {
+        const EACH: Duration = Duration::from_nanos(1_000_000_000 / CONTROL_FRAMES_PER_SECOND as u64);
+        self.until = self.until.max(at) + EACH;
+        self.until <= at + EACH * CONTROL_FRAMES_BURST
+    }
 }
 
 /// What is due.
@@ -28,7 +55,7 @@ impl Heartbeat {
     pub fn new(interval: Duration, timeout: Duration, at: Duration, spread: u32) -> Self {
         let half = interval / 2;
         let first = half + half.mul_f64(f64::from(spread) / f64::from(u32::MAX));
-        Self { interval, timeout, next_ping: at + first, pong_until: None }
+        Self { interval, timeout, next_ping: at + first, pong_until: None, excused: false }
     }
 
     /// When to ask [`Heartbeat::due`] again.
@@ -38,8 +65,14 @@ impl Heartbeat {
 
     /// What is due at `at`.
     pub fn due(&mut self, at: Duration) -> Due {
-        if self.pong_until.is_some_and(|until| until <= at) {
-            return Due::NoPong;
+        if let Some(until) = self.pong_until
+            && until <= at
+        {
+            if self.excused || at < until + ASLEEP {
+                return Due::NoPong;
+            }
+            self.excused = true;
+            self.pong_until = Some(at + self.timeout);
         }
         if self.next_ping > at {
             return Due::Nothing;
@@ -52,6 +85,7 @@ impl Heartbeat {
 
     /// The client answered. False if nobody had asked.
     pub fn pong(&mut self) -> bool {
+        self.excused = false;
         self.pong_until.take().is_some()
     }
 }
@@ -80,5 +114,27 @@ mod tests {
         assert_eq!(heart.deadline(), S(30));
         assert_eq!(heart.due(S(30)), Due::Ping);
         assert_eq!(heart.due(S(35)), Due::NoPong);
+    }
+
+    #[test]
+    fn after_a_time_in_which_nothing_ran_the_answer_gets_its_time_once_more() {
+        let mut heart = Heartbeat::new(S(100), S(5), S(0), 0);
+        assert_eq!(heart.due(S(50)), Due::Ping);
+        assert_eq!(heart.due(S(60)), Due::Nothing, "five seconds late");
+        assert_eq!(heart.deadline(), S(65));
+        assert_eq!(heart.due(S(70)), Due::NoPong, "but not twice");
+    }
+
+    #[test]
+    fn control_frames_have_a_rate_and_a_burst() {
+        let mut frames = ControlFrames::default();
+        assert!((0..CONTROL_FRAMES_BURST).all(|_| frames.take(S(7))));
+        assert!(!frames.take(S(7)));
+        let mut frames = ControlFrames::default();
+        let steady = |second| (0..CONTROL_FRAMES_PER_SECOND).map(move |_| S(second));
+        assert!((0..1000).flat_map(steady).all(|at| frames.take(at)), "for as long as it likes");
+        let mut frames = ControlFrames::default();
+        let more = |second| (0..CONTROL_FRAMES_PER_SECOND + 10).map(move |_| S(second));
+        assert!(!(0..1000).flat_map(more).all(|at| frames.take(at)), "a little more is too much in the end");
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::core::Effects;
 use super::event::Now;
 use super::views::Views;
-use crate::backplane::{Asked, Asker, Backplane, NewPublication, Published, Retention};
+use crate::backplane::{Asked, Asker, Backplane, NewPublication, Published, Retention, Top};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::explain::{Explain, Picker};
@@ -57,10 +57,16 @@ pub struct Local {
 /// Encoding space that is kept from one reply to the next.
 const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
 
+/// A publication that plugins look at on its way to subscribers counts like so many frames: a call for each class.
+const VIEWS_WEIGHT: usize = 64;
+
+/// So does handing something to one connection or more, which have to do it.
+const ORDER_WEIGHT: usize = 16;
+
 /// Telling plugins of a client counts like queueing so many frames.
 const DEPARTED_WEIGHT: usize = 2048;
 
-/// So does looking through everything a worker has.
+/// So does looking through everything a worker has, and another chain.
 const SURVEY_WEIGHT: usize = 16 * 1024;
 
 /// How much of a channel its namespace keeps.
@@ -254,27 +260,29 @@ impl Local {
         }
     }
 
-    /// Takes one thing that another thread handed over. Returns how much work it was, in frames that were queued.
+    /// Takes one thing that another thread handed over. Returns how much work it was, in frames that could have been queued:
+    /// never nothing.
     pub fn take(&self, now: Now, delivery: Delivery) -> usize {
         match delivery {
             Delivery::Push(push) => {
-                let Delivered { sent, .. } = self.deliver(now, &push);
+                let views = self.chain.borrow().wants_deliveries(&push.channel);
+                let Delivered { sent, full, gaps } = self.deliver(now, &push, views);
                 let metrics = self.metrics();
                 metrics.publications_delivered.add(sent as u64);
                 metrics.messages_out.add(sent as u64);
-                sent
+                1 + sent + full + gaps + if views { VIEWS_WEIGHT } else { 0 }
             }
             Delivery::Order { address, except, order } => {
                 self.hub.borrow().order(&address, except, &order);
-                0
+                ORDER_WEIGHT
             }
             Delivery::Answer { connection, ticket, answer } => {
                 self.hub.borrow().answer(connection, ticket, answer);
-                0
+                ORDER_WEIGHT
             }
             Delivery::Stands(channel, top) => {
                 self.hub.borrow_mut().check_position(&channel, top.offset, &top.epoch);
-                0
+                ORDER_WEIGHT
             }
             Delivery::Survey(question, asker) => {
                 let _ = asker.send(self.hub.borrow().survey(&question));
@@ -304,17 +312,15 @@ impl Local {
                 *self.chain.borrow_mut() = *chain;
                 self.chain.borrow_mut().begin();
                 let _ = taken.send(());
-                0
+                SURVEY_WEIGHT
             }
         }
     }
 
-    fn deliver(&self, now: Now, push: &Push) -> Delivered {
+    fn deliver(&self, now: Now, push: &Push, views: bool) -> Delivered {
         let mut chain = self.chain.borrow_mut();
         let mut hub = self.hub.borrow_mut();
-        if chain.wants_deliveries(&push.channel)
-            && let Some(views) = Views::of(&mut chain, push, now)
-        {
+        if views && let Some(views) = Views::of(&mut chain, push, now) {
             let mut views = views.explained(&self.explain);
             let delivered = hub.deliver_views(push, &mut views);
             if let Some(trace) = views.into_explanation() {
@@ -325,10 +331,23 @@ impl Local {
         hub.deliver(push)
     }
 
-    /// Deliveries were lost on the way here: finds out whose.
-    pub fn find_gaps(&self) {
-        self.metrics().inbox_overflow();
-        let top = |channel: &Channel| self.backplane.top(channel).map(|top| (top.offset, top.epoch));
-        self.hub.borrow_mut().check_positions(top);
+    /// The channels in which somebody must miss nothing.
+    pub fn tracked(&self) -> Vec<Channel> {
+        self.hub.borrow().tracked()
+    }
+
+    /// Where their streams stand.
+    pub fn tops(&self, channels: &[Channel]) -> Vec<(Channel, Top)> {
+        let top = |channel: &Channel| Some((channel.clone(), self.backplane.top(channel)?));
+        channels.iter().filter_map(top).collect()
+    }
+
+    /// Deliveries were lost on the way here: finds out whose. `stood` is from after the loss, and what was in the inbox by then
+    /// was delivered since.
+    pub fn find_gaps(&self, stood: &[(Channel, Top)]) {
+        let mut hub = self.hub.borrow_mut();
+        for (channel, Top { offset, epoch }) in stood {
+            hub.check_position(channel, *offset, epoch);
+        }
     }
 }

@@ -10,7 +10,6 @@ mod reading;
 mod later;
 
 use std::cell::RefCell;
-use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use super::core::Core;
 use super::effect::Effect;
 use super::event::{Event, Now};
 use super::local::Local;
+use super::turn::Turn;
 use crate::hub::SharedClient;
 use crate::hub::peer::{Peer, Signal};
 use crate::outbound::Pushed;
@@ -31,11 +31,11 @@ use crate::plugin::state::Meters;
 use crate::plugin::verdict::Effect as PluginEffect;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
-use crate::protocol::codec::{self, Inbound};
+use crate::protocol::codec::{self, Commands, Inbound};
 use crate::protocol::frame;
 use crate::protocol::push::Member;
 use crate::protocol::reply::Reply;
-use crate::telemetry::metrics::CloseCause;
+use crate::telemetry::metrics::{CloseCause, ControlFrame};
 
 /// See the module.
 pub struct Session {
@@ -57,6 +57,8 @@ pub struct Session {
     questions: Option<Box<Questions>>,
     /// A plugin was asked elsewhere whether to admit or to refresh the client.
     waiting: Option<Box<Waiting>>,
+    /// What did not fit into the turn in which a message came. Nothing after it is looked at before.
+    rest: Option<Box<Commands>>,
 }
 
 impl Session {
@@ -76,6 +78,7 @@ impl Session {
             meters: Meters::default(),
             questions: None,
             waiting: None,
+            rest: None,
         }
     }
 
@@ -94,24 +97,74 @@ impl Session {
         self.core.deadline()
     }
 
+    /// Whether that has come.
+    pub fn is_due(&self, now: Now) -> bool {
+        self.core.is_due(now)
+    }
+
     /// Whether a client is admitted.
     pub fn is_admitted(&self) -> bool {
         self.admitted.is_some()
     }
 
-    /// Takes one message of the client: runs each of its commands through the chain, one after the other.
-    pub fn message(&mut self, now: Now, inbound: Inbound) {
+    /// Takes one message of the client: runs its commands through the chain, one after the other, for as long as the turn
+    /// has room and the client may go on. To be called when nothing [is left](Self::has_rest) of the message before.
+    pub fn message(&mut self, turn: &mut Turn, inbound: Inbound) {
+        debug_assert!(self.rest.is_none(), "the message before is not finished");
         let metrics = self.local.metrics();
         metrics.messages_in.inc();
         metrics.bytes_in.add(inbound.data.len() as u64);
-        let commands_max = self.local.config.limits.commands_per_message_max;
-        let decoded = codec::decode(self.peer.protocol, inbound, commands_max, |command| {
-            self.take_command(now, command);
-            if self.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        if let Err(malformed) = decoded {
-            self.event(now, Event::Malformed(malformed));
+        self.carry_out(turn, Commands::of(self.peer.protocol, inbound));
+    }
+
+    /// Goes on where another turn has ended: with held commands that nothing is in the way of any more, then with the rest
+    /// of a message.
+    pub fn go_on(&mut self, turn: &mut Turn) {
+        self.resume(turn);
+        if let Some(rest) = self.rest.take() {
+            self.carry_out(turn, *rest);
         }
+    }
+
+    /// Whether [`Session::go_on`] would find something to do now.
+    pub fn has_more(&self) -> bool {
+        !self.is_closed()
+            && !self.is_backlogged()
+            && (self.has_free() || self.rest.is_some() && !self.is_suspended())
+    }
+
+    /// Whether a message is not finished. The next one has to wait for it.
+    pub fn has_rest(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// Whether the client must first read what it has asked for: until then nothing more of it is carried out.
+    pub fn is_backlogged(&self) -> bool {
+        self.peer.outbound.pending() > self.local.config.limits.outbound_bytes_max / 2
+    }
+
+    fn carry_out(&mut self, turn: &mut Turn, mut commands: Commands) {
+        let commands_max = self.local.config.limits.commands_per_message_max;
+        while !self.is_closed() && !commands.is_done() {
+            if self.is_suspended() || self.is_backlogged() || !turn.has_room() {
+                self.rest = Some(Box::new(commands));
+                return;
+            }
+            let before = self.peer.outbound.pending();
+            match commands.next(commands_max) {
+                None => return,
+                Some(Ok(command)) => self.take_command(turn.now(), command),
+                Some(Err(malformed)) => return self.event(turn.now(), Event::Malformed(malformed)),
+            }
+            turn.spend(self.peer.outbound.pending().saturating_sub(before));
+        }
+    }
+
+    /// Takes a control frame of the client.
+    pub fn control_frame(&mut self, turn: &mut Turn, frame: ControlFrame) {
+        self.local.metrics().control_frame(frame);
+        self.event(turn.now(), Event::Control(frame));
+        turn.step();
     }
 
     /// Takes one event and everything that follows from it.
@@ -250,6 +303,7 @@ impl Session {
         self.local.metrics().closed(cause, close, &self.peer.id);
         self.waiting = None;
         self.questions = None;
+        self.rest = None;
         let Some(admitted) = self.admitted else { return };
         if let Some(channel) = self.user_channel.take()
             && self.local.hub.borrow_mut().unsubscribe(&channel, self.peer.number)

@@ -1,6 +1,7 @@
 //! One connection as the rest of its worker sees it: where to put bytes, and how to tell it something.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -93,9 +94,9 @@ pub struct Peer {
     pub socket: RefCell<Option<Box<dyn Socket>>>,
     /// The driver's task, which wants to hear when the socket can be read or written.
     waker: RefCell<Waker>,
-    signals: RefCell<Vec<Signal>>,
+    signals: RefCell<VecDeque<Signal>>,
     /// What the backplane has answered, with the tickets of the questions.
-    answers: RefCell<Vec<(u32, Answer)>>,
+    answers: RefCell<VecDeque<(u32, Answer)>>,
     dirty: Cell<bool>,
     unflushed: Weak<Unflushed>,
 }
@@ -106,23 +107,44 @@ pub struct Peer {
 pub struct Unflushed {
     peers: RefCell<Vec<Rc<Peer>>>,
     flusher: RefCell<Option<Waker>>,
+    held: Cell<bool>,
+}
+
+/// While there is one nothing is flushed for others: more is about to be pushed, which is to leave with the same writes.
+pub struct Hold<'a>(&'a Unflushed);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.held.set(false);
+        self.0.wake();
+    }
 }
 
 impl Unflushed {
     /// Waits until there is something to flush, then takes it.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Vec<Rc<Peer>>> {
         let mut peers = self.peers.borrow_mut();
-        if peers.is_empty() {
+        if peers.is_empty() || self.held.get() {
             *self.flusher.borrow_mut() = Some(cx.waker().clone());
             return Poll::Pending;
         }
         Poll::Ready(std::mem::take(&mut *peers))
     }
 
+    /// Has what is pushed from now on wait until this is dropped.
+    pub fn hold(&self) -> Hold<'_> {
+        self.held.set(true);
+        Hold(self)
+    }
+
     fn add(&self, peer: &Rc<Peer>) {
-        let mut peers = self.peers.borrow_mut();
-        peers.push(peer.clone());
-        if peers.len() == 1
+        self.peers.borrow_mut().push(peer.clone());
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if !self.held.get()
+            && !self.peers.borrow().is_empty()
             && let Some(flusher) = self.flusher.borrow_mut().take()
         {
             flusher.wake();
@@ -175,8 +197,8 @@ impl Peer {
     pub fn signal(&self, signal: Signal) {
         let mut signals = self.signals.borrow_mut();
         if signals.len() < SIGNALS_MAX {
-            if signals.last() != Some(&signal) {
-                signals.push(signal);
+            if signals.back() != Some(&signal) {
+                signals.push_back(signal);
             }
         } else if signals[SIGNALS_MAX - 1] != Signal::Slow {
             signals[SIGNALS_MAX - 1] = Signal::Slow;
@@ -184,9 +206,9 @@ impl Peer {
         self.waker.borrow().wake_by_ref();
     }
 
-    /// Takes what the connection was told.
-    pub fn take_signals(&self) -> Vec<Signal> {
-        std::mem::take(&mut self.signals.borrow_mut())
+    /// Takes what the connection was told first.
+    pub fn take_signal(&self) -> Option<Signal> {
+        self.signals.borrow_mut().pop_front()
     }
 
     /// Whether the connection was told something.
@@ -196,13 +218,13 @@ impl Peer {
 
     /// Hands the connection an answer of the backplane and wakes its driver.
     pub fn answer(&self, ticket: u32, answer: Answer) {
-        self.answers.borrow_mut().push((ticket, answer));
+        self.answers.borrow_mut().push_back((ticket, answer));
         self.waker.borrow().wake_by_ref();
     }
 
-    /// Takes what the backplane has answered, in order.
-    pub fn take_answers(&self) -> Vec<(u32, Answer)> {
-        std::mem::take(&mut self.answers.borrow_mut())
+    /// Takes what the backplane has answered first.
+    pub fn take_answer(&self) -> Option<(u32, Answer)> {
+        self.answers.borrow_mut().pop_front()
     }
 
     /// Whether the backplane has answered.

@@ -17,20 +17,45 @@ pub struct Inbound {
     pub binary: bool,
 }
 
-/// Hands the commands of one message to `each`, in order, until there are no more or `each` says to stop. A malformed
-/// command ends the message.
-pub fn decode(
+/// The commands of one message that have not been carried out yet: its bytes, and how many came before. They are decoded
+/// one by one, so that what is left of a message is never larger than the message.
+#[derive(Debug)]
+pub struct Commands {
     protocol: Protocol,
-    inbound: Inbound,
-    commands_max: usize,
-    mut each: impl FnMut(Command) -> std::ops::ControlFlow<()>,
-) -> Result<(), Malformed> {
-    match protocol {
-        Protocol::CentrifugeJson => centrifuge::json::decode(&inbound.data, commands_max, each),
-        Protocol::Raw => {
-            let Inbound { data, binary } = inbound;
-            let _ = each(Command { id: 0, request: Request::Raw { data, binary } });
-            Ok(())
+    rest: Bytes,
+    binary: bool,
+    count: usize,
+}
+
+impl Commands {
+    /// All commands of a message.
+    pub fn of(protocol: Protocol, Inbound { data, binary }: Inbound) -> Self {
+        Self { protocol, rest: data, binary, count: 0 }
+    }
+
+    /// Whether there are no more.
+    pub fn is_done(&self) -> bool {
+        self.count > 0 && self.rest.is_empty()
+    }
+
+    /// The next one, `None` after the last. More than `commands_max` in a message, none, and something else than a command
+    /// are an error, which ends the message.
+    pub fn next(&mut self, commands_max: usize) -> Option<Result<Command, Malformed>> {
+        let next = match self.protocol {
+            Protocol::CentrifugeJson => centrifuge::json::next_command(&mut self.rest),
+            Protocol::Raw if self.count == 0 => {
+                let data = std::mem::take(&mut self.rest);
+                Some(Ok(Command { id: 0, request: Request::Raw { data, binary: self.binary } }))
+            }
+            Protocol::Raw => None,
+        };
+        match next {
+            None if self.count == 0 => Some(Err(Malformed::Empty)),
+            Some(Ok(_)) if self.count == commands_max => Some(Err(Malformed::TooMany)),
+            next => {
+                self.count += 1;
+                next
+            }
         }
     }
 }
@@ -80,4 +105,46 @@ pub(super) fn push_frame(push: &Push, form: Form) -> Bytes {
 fn raw_message(data: &[u8], out: &mut Vec<u8>) -> std::ops::Range<usize> {
     let opcode = if std::str::from_utf8(data).is_ok() { Opcode::Text } else { Opcode::Binary };
     frame::write(out, opcode, |out| out.extend_from_slice(data))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands(text: &str) -> Result<Vec<Command>, Malformed> {
+        let data = Bytes::copy_from_slice(text.as_bytes());
+        let mut commands = Commands::of(Protocol::CentrifugeJson, Inbound { data, binary: false });
+        std::iter::from_fn(|| commands.next(8)).take(20).collect()
+    }
+
+    #[test]
+    fn a_message_has_commands_but_not_too_many() {
+        assert_eq!(commands("{}\n\n{}\n").expect("valid").len(), 2);
+        assert_eq!(commands(&"{}\n".repeat(8)).expect("valid").len(), 8);
+        assert_eq!(commands(&"{}\n".repeat(9)), Err(Malformed::TooMany));
+        assert_eq!(commands(""), Err(Malformed::Empty));
+        assert_eq!(commands("\n \n"), Err(Malformed::Empty));
+    }
+
+    #[test]
+    fn what_is_left_of_a_message_is_a_part_of_it() {
+        let data = Bytes::from_static(b"{\"id\":1,\"rpc\":{}}\n{\"id\":2,\"rpc\":{}}");
+        let mut commands = Commands::of(Protocol::CentrifugeJson, Inbound { data, binary: false });
+        assert_eq!(commands.next(8).expect("one").expect("valid").id, 1);
+        assert_eq!(commands.rest, "{\"id\":2,\"rpc\":{}}");
+        assert!(!commands.is_done());
+        assert_eq!(commands.next(8).expect("another").expect("valid").id, 2);
+        assert!(commands.is_done() && commands.next(8).is_none());
+    }
+
+    #[test]
+    fn a_raw_message_is_one_command_also_when_it_is_empty() {
+        for data in ["", "x\ny"] {
+            let data = Bytes::from_static(data.as_bytes());
+            let mut commands = Commands::of(Protocol::Raw, Inbound { data: data.clone(), binary: true });
+            let raw = Request::Raw { data, binary: true };
+            assert_eq!(commands.next(8), Some(Ok(Command { id: 0, request: raw })));
+            assert!(commands.is_done() && commands.next(8).is_none());
+        }
+    }
 }

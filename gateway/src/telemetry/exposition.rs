@@ -13,7 +13,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::backplane::{BackplaneMetrics, Trouble};
-use super::metrics::{ADMIN_STATUSES, CloseCause, DecisionOutcome, Gauge, Metrics, Refused, WorkerMetrics};
+use super::metrics::{
+    ADMIN_STATUSES, CloseCause, ControlFrame, DecisionOutcome, Gauge, Metrics, Refused, WorkerMetrics,
+};
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
 use crate::plugin::breaker::Position;
@@ -107,6 +109,12 @@ impl Node {
             "Bytes of messages from clients",
             Some(&Unit::Bytes),
             sum(|worker| &worker.bytes_in),
+        )?;
+        let control = |frame: ControlFrame| self.metrics.sum(|worker| &worker.control_frames[frame as usize]);
+        writer.family(
+            "control_frames_received",
+            "Pings and pongs of the WebSocket protocol from clients",
+            ControlFrame::ALL.map(|frame| ([("frame", frame.as_str())], control(frame))),
         )?;
         writer.counter(
             "messages_sent",
@@ -505,7 +513,8 @@ mod tests {
             .chain([&worker.inbox_overflows, &worker.position_gaps, &worker.accept_errors])
             .chain(
                 worker.closed.iter().chain(&worker.refused).chain(&worker.commands).chain(&worker.decisions),
-            );
+            )
+            .chain(&worker.control_frames);
         let mut last = 10_000;
         for counter in plain {
             last += 1;

@@ -136,8 +136,20 @@ labels! {
         Transport = "transport",
         /// Publications of a server-side subscription were missed.
         InsufficientState = "insufficient_state",
+        /// The client sent more than it may, of what costs no plugin anything.
+        TooManyRequests = "too_many_requests",
         /// Anything else.
         Other = "other",
+    }
+}
+
+labels! {
+    /// A frame of the WebSocket protocol that carries no message.
+    ControlFrame {
+        /// A ping of a client; the gateway answers it.
+        Ping = "ping",
+        /// The answer to a ping of the gateway, or of none.
+        Pong = "pong",
     }
 }
 
@@ -244,6 +256,7 @@ pub struct WorkerMetrics {
     /// Publications queued for subscribers, once for each.
     pub publications_delivered: Counter,
     pub(super) closed: [Counter; CloseCause::ALL.len()],
+    pub(super) control_frames: [Counter; ControlFrame::ALL.len()],
     pub(super) refused: [Counter; Refused::ALL.len()],
     pub(super) commands: [Counter; Kind::ALL.len()],
     pub(super) decisions: [Counter; DecisionOutcome::ALL.len()],
@@ -277,6 +290,11 @@ impl WorkerMetrics {
             reason = &*close.reason,
             "connection closed"
         );
+    }
+
+    /// A client sent a frame that carries no message.
+    pub fn control_frame(&self, frame: ControlFrame) {
+        self.control_frames[frame as usize].inc();
     }
 
     /// A socket or a handshake was turned away.

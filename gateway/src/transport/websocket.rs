@@ -17,9 +17,16 @@ use crate::hub::peer::{Peer, Signal};
 use crate::outbound::Pushed;
 use crate::protocol::code::Close;
 use crate::protocol::codec::Inbound;
+use crate::telemetry::metrics::ControlFrame;
 
 /// What a worker reads from a socket at once.
 pub const INLET_BYTES: usize = 64 * 1024;
+
+/// What it reads at least, from a client that keeps it busy.
+pub const READ_BYTES_MIN: usize = 4 * 1024;
+
+/// What the library gets to see in one step. Frames without a byte of payload are no message, and there may be many.
+const STEP_BYTES: usize = 4 * 1024;
 
 /// What the library reads at once, from memory. It keeps a buffer of about this size for each connection.
 const LIBRARY_BUFFER_BYTES: usize = 512;
@@ -37,10 +44,11 @@ impl Default for Inlet {
 }
 
 impl Inlet {
-    /// Where the next bytes of a socket go.
-    pub fn space(&mut self) -> &mut [u8] {
+    /// Where the next bytes of a socket go, so many at most.
+    pub fn space(&mut self, bytes_max: usize) -> &mut [u8] {
         debug_assert!(self.range.is_empty(), "the connection before must have taken its bytes");
-        &mut self.buffer
+        let end = self.buffer.len().min(bytes_max);
+        &mut self.buffer[..end]
     }
 
     /// How many bytes came.
@@ -58,8 +66,10 @@ impl Inlet {
 pub enum Step {
     /// A complete message.
     Message(Inbound),
-    /// An answer to a ping.
-    Pong,
+    /// A ping or a pong. The library answers pings by itself, at its next step.
+    Control(ControlFrame),
+    /// Nothing complete so far, but there are more bytes.
+    More,
     /// No complete message is there.
     Wait,
     /// The client closed; the answer is queued.
@@ -78,6 +88,8 @@ struct Feed {
     /// What was taken out of the inlet before it could be used: comes first.
     rest: Vec<u8>,
     rest_used: usize,
+    /// What is left of [`STEP_BYTES`].
+    step_left: usize,
     peer: Rc<Peer>,
 }
 
@@ -91,32 +103,31 @@ impl WebSocket {
             .max_write_buffer_size(4096)
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max));
-        let feed = Feed { inlet, rest: early.to_vec(), rest_used: 0, peer };
+        let feed = Feed { inlet, rest: early.to_vec(), rest_used: 0, step_left: 0, peer };
         Self { library: Library::from_raw_socket(feed, Role::Server, Some(config)) }
     }
 
     /// The next thing in the bytes that are there.
     pub fn step(&mut self) -> Step {
-        loop {
-            let message = match self.library.read() {
-                Ok(message) => message,
-                Err(error) => return self.failed(&error),
-            };
-            return match message {
-                Message::Text(text) => Step::Message(Inbound { data: text.into(), binary: false }),
-                Message::Binary(data) => Step::Message(Inbound { data, binary: true }),
-                Message::Pong(_) => Step::Pong,
-                Message::Close(frame) => {
-                    // The library has its answer ready; this hands it to the queue.
-                    let _ = self.library.flush();
-                    let close = frame.map_or(Close::NORMAL, |frame| {
-                        Close::custom(frame.code.into(), frame.reason.as_str())
-                    });
-                    Step::Closed(close)
-                }
-                // The library answers pings by itself, at its next read.
-                Message::Ping(_) | Message::Frame(_) => continue,
-            };
+        self.library.get_mut().step_left = STEP_BYTES;
+        let message = match self.library.read() {
+            Ok(message) => message,
+            Err(error) => return self.failed(&error),
+        };
+        match message {
+            Message::Text(text) => Step::Message(Inbound { data: text.into(), binary: false }),
+            Message::Binary(data) => Step::Message(Inbound { data, binary: true }),
+            Message::Ping(_) => Step::Control(ControlFrame::Ping),
+            Message::Pong(_) => Step::Control(ControlFrame::Pong),
+            Message::Close(frame) => {
+                // The library has its answer ready; this hands it to the queue.
+                let _ = self.library.flush();
+                let close = frame
+                    .map_or(Close::NORMAL, |frame| Close::custom(frame.code.into(), frame.reason.as_str()));
+                Step::Closed(close)
+            }
+            // It reads none.
+            Message::Frame(_) => Step::More,
         }
     }
 
@@ -129,15 +140,16 @@ impl WebSocket {
         feed.rest.extend_from_slice(&more);
     }
 
-    /// Whether bytes are waiting that came before.
-    pub fn has_stashed(&self) -> bool {
-        let feed = self.library.get_ref();
-        feed.rest_used < feed.rest.len()
+    /// Whether bytes are waiting.
+    pub fn has_bytes(&self) -> bool {
+        self.library.get_ref().has_bytes()
     }
 
     fn failed(&mut self, error: &Error) -> Step {
         let close = match error {
-            Error::Io(error) if error.kind() == ErrorKind::WouldBlock => return Step::Wait,
+            Error::Io(error) if error.kind() == ErrorKind::WouldBlock => {
+                return if self.has_bytes() { Step::More } else { Step::Wait };
+            }
             Error::ConnectionClosed | Error::AlreadyClosed => return Step::Closed(Close::NORMAL),
             Error::Utf8(_) => Close::INVALID_UTF8,
             Error::Capacity(CapacityError::MessageTooLong { .. }) => Close::MESSAGE_TOO_BIG,
@@ -148,25 +160,37 @@ impl WebSocket {
     }
 }
 
+impl Feed {
+    fn has_bytes(&self) -> bool {
+        self.rest_used < self.rest.len() || !self.inlet.borrow().range.is_empty()
+    }
+}
+
 impl Read for Feed {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let bytes_max = self.step_left.min(into.len());
+        if bytes_max == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         if self.rest_used < self.rest.len() {
-            let count = (self.rest.len() - self.rest_used).min(into.len());
+            let count = (self.rest.len() - self.rest_used).min(bytes_max);
             into[..count].copy_from_slice(&self.rest[self.rest_used..self.rest_used + count]);
             self.rest_used += count;
+            self.step_left -= count;
             if self.rest_used == self.rest.len() {
                 (self.rest, self.rest_used) = (Vec::new(), 0);
             }
             return Ok(count);
         }
         let mut inlet = self.inlet.borrow_mut();
-        let count = inlet.range.len().min(into.len());
+        let count = inlet.range.len().min(bytes_max);
         if count == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
         let start = inlet.range.start;
         into[..count].copy_from_slice(&inlet.buffer[start..start + count]);
         inlet.range.start += count;
+        self.step_left -= count;
         Ok(count)
     }
 }

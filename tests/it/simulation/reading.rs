@@ -5,8 +5,10 @@ use super::*;
 impl World {
     /// The client reads everything that waits for it.
     pub(super) fn read(&mut self, index: usize) {
-        let Some((_, session)) = &self.clients[index].session else { return };
-        let bytes = session.peer().outbound.take();
+        let client = &mut self.clients[index];
+        let Some((_, session)) = &client.session else { return };
+        client.wire.append(&mut session.peer().outbound.take());
+        let bytes = std::mem::take(&mut client.wire);
         let ended = session.is_closed();
         let mut closed = None;
         for (opcode, payload) in frames(&bytes) {
@@ -25,17 +27,19 @@ impl World {
             self.clients[index].session = None;
         }
         // A library answers pings at once.
-        let now = self.now();
-        let pings = std::mem::take(&mut self.clients[index].pings);
-        if let Some((_, session)) = &mut self.clients[index].session {
-            for _ in 0..pings {
-                session.message(now, Inbound { data: Bytes::from_static(b"{}"), binary: false });
+        for _ in 0..std::mem::take(&mut self.clients[index].pings) {
+            if self.clients[index].session.is_some() {
+                self.message(index, "{}".to_owned());
             }
         }
     }
 
     fn reply(&mut self, index: usize, reply: &Value) {
         let client = &mut self.clients[index];
+        if let Some(id) = reply["id"].as_u64() {
+            assert!(id > client.answered, "commands are answered in their order");
+            client.answered = id;
+        }
         if reply == &json!({}) {
             client.pings += 1;
         } else if reply.get("connect").is_some() {
@@ -54,6 +58,10 @@ impl World {
             } else if let Some(why) = push.get("unsubscribe") {
                 assert_eq!(why["code"], 2500);
                 client.subscribed.remove(channel);
+                let (worker, after) =
+                    (client.session.as_ref().map(|(worker, _)| *worker), &client.standing[channel]);
+                let worker = worker.expect("it is connected");
+                self.gaps.push(Gap { worker, channel, after: after.clone() });
                 self.totals.gaps += 1;
             }
         } else {

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::connection::event::NOTHING;
+use crate::connection::heartbeat::CONTROL_FRAMES_BURST;
 use crate::plugin::verdict::{Admission, Decision, Identity};
 use crate::protocol::command::{Command, Connect, HistoryQuery, Malformed, Request, Subscribe};
 use crate::protocol::reply::Done;
@@ -492,4 +493,91 @@ fn whoever_is_sent_away_for_a_subscribe_has_nothing_to_leave() {
     client.subscribe(2, "open:a").decide(Decision::Disconnect(refusal(4000)));
     assert!(!client.effects.iter().any(|effect| matches!(effect, Effect::Unsubscribe(_))), "it never began");
     assert!(matches!(client.effects.back(), Some(Effect::End { .. })));
+}
+
+#[test]
+fn after_the_expiry_and_its_grace_no_command_is_carried_out_whatever_the_timer_does() {
+    let requests = [
+        publish("open:a"),
+        Request::Rpc { method: "m".into(), data: NOTHING },
+        Request::Send { data: NOTHING },
+        Request::Refresh { token: "new".into() },
+        Request::Unsubscribe { channel: Channel::parse("open:a") },
+    ];
+    for request in requests {
+        let mut client = Client::new();
+        client.connect("t").judge(expiring("42", 5), true).effects.clear();
+        client.at = Duration::from_millis(14_999);
+        client.request(2, request.clone());
+        assert!(!client.core.is_closed() && !client.effects.is_empty(), "in the grace: {request:?}");
+        client.effects.clear();
+        client.at = Duration::from_secs(15);
+        assert_eq!(client.request(3, request).close(), (3005, CloseCause::Expired));
+        assert!(client.effects.is_empty(), "and nothing else");
+    }
+    let mut raw = Client::with(config(""), Protocol::Raw);
+    raw.connect("t").judge(expiring("42", 5), true).effects.clear();
+    raw.at = Duration::from_secs(15);
+    let message = Request::Raw { data: NOTHING, binary: false };
+    assert_eq!(raw.request(0, message).close(), (3005, CloseCause::Expired));
+}
+
+#[test]
+fn no_other_deadline_is_outrun_by_commands_either() {
+    let mut client = Client::new();
+    client.at = Duration::from_secs(10);
+    assert_eq!(client.connect("t").close(), (3502, CloseCause::Stale));
+    let mut client = Client::new();
+    client.connect("t");
+    client.at = Duration::from_secs(10);
+    assert_eq!(
+        client.judge(expiring("42", 60), true).close(),
+        (3502, CloseCause::Stale),
+        "the verdict is late"
+    );
+    let mut client = Client::admitted();
+    client.tick_at(10).effects.clear();
+    client.at = Duration::from_secs(15);
+    assert_eq!(client.request(0, Request::Pong).close(), (3012, CloseCause::NoPong));
+    let mut client = Client::admitted();
+    client.on(Event::Flushed { written: 10, pending: true });
+    client.at = Duration::from_secs(3);
+    assert_eq!(client.request(2, publish("open:a")).close(), (3008, CloseCause::Slow));
+}
+
+#[test]
+fn control_frames_have_a_rate_of_their_own_also_before_the_connect() {
+    for mut client in [Client::new(), Client::admitted()] {
+        for _ in 0..CONTROL_FRAMES_BURST {
+            client.on(Event::Control(ControlFrame::Ping));
+        }
+        assert!(!client.core.is_closed());
+        let closed = client.on(Event::Control(ControlFrame::Pong)).close();
+        assert_eq!(closed, (3013, CloseCause::TooManyRequests));
+    }
+}
+
+#[test]
+fn a_pong_of_the_transport_answers_a_ping_in_raw_mode_only() {
+    for (protocol, closed) in [(Protocol::Raw, false), (Protocol::CentrifugeJson, true)] {
+        let mut client = Client::with(config(""), protocol);
+        client.connect("").judge(Admission::Undecided, false).tick_at(10);
+        client.on(Event::Control(ControlFrame::Pong)).tick_at(15);
+        assert_eq!(client.core.is_closed(), closed, "{protocol:?}");
+    }
+}
+
+#[test]
+fn what_an_earlier_subscription_missed_is_not_missed_by_one_that_is_being_made() {
+    let mut client = Client::admitted();
+    client.subscribed(2, "open:a");
+    // Both commands came in one message, and the gap was found in between.
+    client.request(3, Request::Unsubscribe { channel: Channel::parse("open:a") });
+    client.decide(Decision::Undecided(NOTHING)).effects.clear();
+    client.subscribe(4, "open:a").decide(Decision::Undecided(NOTHING));
+    let Some(Effect::Subscribe { channel, by, .. }) = client.effects.pop_back() else { panic!() };
+    client.on(Event::Signal(Signal::Gap(channel.clone())));
+    assert!(client.effects.is_empty());
+    client.on(Event::Subscribed { channel, by, result: Ok(Subscribed::default()) });
+    assert!(matches!(client.reply(), Reply::Subscribed { id: 4, .. }));
 }

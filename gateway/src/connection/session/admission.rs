@@ -8,6 +8,7 @@ use super::Session;
 use super::attributes::set_attribute;
 use crate::backplane::Asker;
 use crate::connection::event::{Event, Now};
+use crate::connection::turn::Turn;
 use crate::explain::Picked;
 use crate::plugin::chain::{Judged, Judging};
 use crate::plugin::elsewhere::{Answered, Answering};
@@ -61,13 +62,14 @@ impl Session {
     }
 
     /// The plugin that was asked elsewhere has answered. Ignored if the session is over.
-    pub fn answered(&mut self, now: Now, answered: Answered) {
+    pub fn answered(&mut self, turn: &mut Turn, answered: Answered) {
         let Some(mut waiting) = self.waiting.take() else { return };
+        let now = turn.now();
         let judged = self.local.chain.borrow_mut().judge_on(now.unix, &mut waiting.judging, answered);
         if let Some(event) = self.judged(now, waiting, judged) {
             self.event(now, event);
         }
-        self.resume(now);
+        self.go_on(turn);
     }
 
     /// Goes on after the plugins have judged, or remembers that one of them is asked elsewhere.

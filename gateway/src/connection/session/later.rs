@@ -7,12 +7,13 @@ use super::Session;
 use super::reading::counted;
 use crate::backplane::{Answer, Asked, Asker, Recovery};
 use crate::connection::event::{Event, Now, Subscriber};
+use crate::connection::turn::Turn;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{Command, Position, Request};
 use crate::protocol::reply::Reply;
 
-/// Open questions and held commands from which on a client is not read. One message may add as many as it has commands.
+/// Open questions and held commands from which on nothing more of a client is carried out.
 const QUESTIONS_MANY: usize = 128;
 
 /// Where a subscriber's stream stands: offset and epoch.
@@ -24,8 +25,10 @@ pub(super) struct Questions {
     /// The number of the next question.
     ticket: u32,
     open: VecDeque<(u32, About)>,
-    /// Commands for channels whose subscription is being made, and for a client that is being admitted.
+    /// Commands for channels whose subscription is being made.
     held: VecDeque<Command>,
+    /// A subscription is settled: something may be in the way of a held command no longer.
+    settling: bool,
     /// Subscriptions that are made and whose client is about to hear of it.
     settled: Vec<(Channel, Option<Place>)>,
 }
@@ -92,8 +95,9 @@ impl Questions {
         let free = |command: &Command| {
             channel_of(&command.request).is_none_or(|channel| !self.is_subscribing(channel))
         };
-        let at = self.held.iter().position(free)?;
-        self.held.remove(at)
+        let free = if self.settling { self.held.iter().position(free) } else { None };
+        self.settling = free.is_some();
+        self.held.remove(free?)
     }
 
     /// Takes an answer in. What the question was about, if this was the last answer to it.
@@ -108,13 +112,15 @@ impl Questions {
                 return None;
             }
         }
-        self.open.remove(at).map(|(_, about)| about)
+        let about = self.open.remove(at).map(|(_, about)| about);
+        self.settling |= matches!(about, Some(About::Subscribe { .. }));
+        about
     }
 }
 
 impl Session {
-    /// Whether nothing more of the client may be read until [`Session::answered`] or [`Session::backplane_answered`]: it
-    /// waits to be admitted, or for many answers of the backplane.
+    /// Whether nothing more of the client may be carried out until [`Session::answered`] or
+    /// [`Session::backplane_answered`]: it waits to be admitted, or for many answers of the backplane.
     pub fn is_suspended(&self) -> bool {
         self.core.is_admitting() || self.questions.as_ref().is_some_and(|questions| questions.are_many())
     }
@@ -153,29 +159,29 @@ impl Session {
         questions.open.retain(
             |(_, about)| !matches!(about, About::Subscribe { channel: making, .. } if making == channel),
         );
-        questions.open.len() < before
+        let given_up = questions.open.len() < before;
+        questions.settling |= given_up;
+        given_up
     }
 
     /// Runs a command, or holds it until what it must come after is done.
     pub(super) fn take_command(&mut self, now: Now, command: Command) {
-        if self.core.is_admitting()
-            || self.questions.as_ref().is_some_and(|questions| questions.is_before(&command))
-        {
-            // At most those of one message beyond what suspends the client.
-            self.questions.get_or_insert_default().held.push_back(command);
-        } else {
-            self.event(now, Event::Command(command));
+        match &mut self.questions {
+            Some(questions) if questions.is_before(&command) => questions.held.push_back(command),
+            _ => self.event(now, Event::Command(command)),
         }
     }
 
     /// The backplane has answered a question. Ignored if nobody wants to know any more.
-    pub fn backplane_answered(&mut self, now: Now, ticket: u32, answer: Answer) {
+    pub fn backplane_answered(&mut self, turn: &mut Turn, ticket: u32, answer: Answer) {
         let about = self.questions.as_mut().and_then(|questions| questions.answered(ticket, &answer));
         let Some(about) = about else { return };
+        let (now, before) = (turn.now(), self.peer.outbound.pending());
         if let Some(event) = self.settle(now, about, answer) {
             self.event(now, event);
         }
-        self.resume(now);
+        turn.spend(self.peer.outbound.pending().saturating_sub(before));
+        self.go_on(turn);
     }
 
     fn settle(&mut self, now: Now, about: About, answer: Answer) -> Option<Event> {
@@ -219,13 +225,21 @@ impl Session {
     }
 
     /// Runs the held commands that nothing is in the way of any more.
-    pub(super) fn resume(&mut self, now: Now) {
-        while !self.core.is_admitting()
-            && !self.core.is_closed()
+    pub(super) fn resume(&mut self, turn: &mut Turn) {
+        while self.has_free()
+            && !self.is_backlogged()
+            && turn.has_room()
             && let Some(command) = self.questions.as_mut().and_then(|questions| questions.next_held())
         {
-            self.event(now, Event::Command(command));
+            let before = self.peer.outbound.pending();
+            self.event(turn.now(), Event::Command(command));
+            turn.spend(self.peer.outbound.pending().saturating_sub(before));
         }
+    }
+
+    /// Whether nothing may be in the way of a held command.
+    pub(super) fn has_free(&self) -> bool {
+        self.questions.as_ref().is_some_and(|questions| questions.settling && !questions.held.is_empty())
     }
 
     /// Lets go what was held for subscriptions that the client knows of by now. Those that come with the connect reply are

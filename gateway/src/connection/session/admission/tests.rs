@@ -146,7 +146,7 @@ impl World {
 
     fn receive(&mut self, text: &str) {
         let data = Bytes::copy_from_slice(text.as_bytes());
-        self.session.message(self.now(), Inbound { data, binary: false });
+        self.session.message(&mut Turn::at(self.now(), u32::MAX), Inbound { data, binary: false });
     }
 
     /// How many were asked so far, after taking over the question that is open, if there is one.
@@ -156,7 +156,8 @@ impl World {
     }
 
     fn answer(&mut self, verdict: Result<ConnectVerdict, Failure>) {
-        self.session.answered(self.now(), Answered { verdict, effects: Vec::new(), usage: Usage::default() });
+        let answered = Answered { verdict, effects: Vec::new(), usage: Usage::default() };
+        self.session.answered(&mut Turn::at(self.now(), u32::MAX), answered);
     }
 
     fn accept(&mut self, user: &str) {

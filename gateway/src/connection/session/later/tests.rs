@@ -198,7 +198,8 @@ impl World {
             command["id"] = json!(self.id);
             text.push(command.to_string());
         }
-        self.session.message(now(), Inbound { data: Bytes::from(text.join("\n")), binary: false });
+        let inbound = Inbound { data: Bytes::from(text.join("\n")), binary: false };
+        self.session.message(&mut turn(), inbound);
     }
 
     /// Somebody else publishes.
@@ -220,10 +221,11 @@ impl World {
     fn answer(&mut self) {
         let (ticket, answer) = self.slow.answers.lock().unwrap().pop_front().expect("a question");
         self.local.take(now(), Delivery::Answer { connection: NUMBER, ticket, answer });
-        for (ticket, answer) in self.session.peer().take_answers() {
-            self.session.backplane_answered(now(), ticket, answer);
+        let peer = self.session.peer().clone();
+        while let Some((ticket, answer)) = peer.take_answer() {
+            self.session.backplane_answered(&mut turn(), ticket, answer);
         }
-        for signal in self.session.peer().take_signals() {
+        while let Some(signal) = peer.take_signal() {
             self.session.signal(now(), signal);
         }
     }
@@ -274,6 +276,11 @@ impl World {
 
 fn now() -> Now {
     Now { at: Duration::ZERO, unix: 1_700_000_000_000 }
+}
+
+/// One with room for everything.
+fn turn() -> Turn {
+    Turn::at(now(), u32::MAX)
 }
 
 fn subscribe(channel: &str) -> Value {
@@ -399,4 +406,129 @@ fn a_client_with_many_open_questions_is_not_read_until_some_are_answered() {
     assert!(world.session.is_suspended());
     world.answer();
     assert!(!world.session.is_suspended());
+}
+
+/// A turn for so many commands.
+fn turn_of(commands: u32) -> Turn {
+    Turn::at(now(), commands)
+}
+
+impl World {
+    fn message(&mut self, turn: &mut Turn, commands: &[Value]) {
+        let lines: Vec<_> = (self.id + 1..)
+            .zip(commands)
+            .map(|(id, command)| {
+                let mut command = command.clone();
+                command["id"] = json!(id);
+                command.to_string()
+            })
+            .collect();
+        self.id += commands.len() as u32;
+        self.session.message(turn, Inbound { data: Bytes::from(lines.join("\n")), binary: false });
+    }
+}
+
+#[test]
+fn a_message_goes_on_in_the_next_turn_in_order_and_once() {
+    let mut world = World::new();
+    let rpcs: Vec<_> = (0..10).map(|_| json!({ "rpc": {} })).collect();
+    let mut turn = turn_of(4);
+    world.message(&mut turn, &rpcs);
+    assert!(turn.is_over() && world.session.has_rest() && world.session.has_more());
+    assert_eq!(world.heard().len(), 4);
+    world.session.go_on(&mut turn);
+    assert_eq!(world.heard(), [""; 0], "the turn is over");
+    world.session.go_on(&mut turn_of(4));
+    assert_eq!(world.heard(), ["6 error 108", "7 error 108", "8 error 108", "9 error 108"]);
+    let mut turn = turn_of(4);
+    world.session.go_on(&mut turn);
+    assert_eq!(world.heard(), ["10 error 108", "11 error 108"]);
+    assert!(!turn.is_over() && !world.session.has_rest() && !world.session.has_more());
+}
+
+#[test]
+fn a_message_stops_while_its_answers_are_not_read_and_nothing_is_lost() {
+    let mut world = World::new();
+    world.send(&[subscribe("kept:a")]);
+    world.answer();
+    let bound = world.local.config.limits.outbound_bytes_max / 2;
+    let filler = Bytes::from(vec![b' '; bound + 1]);
+    assert_eq!(world.session.peer().outbound.reply(&filler), crate::outbound::Pushed::Sent);
+    world.message(&mut turn(), &[json!({ "rpc": {} }), publish("kept:a", 1), json!({ "rpc": {} })]);
+    assert!(world.session.has_rest() && !world.session.has_more(), "it waits for its reader");
+    assert_eq!(world.answers_due(), 0);
+    world.session.peer().outbound.take();
+    assert!(world.session.has_more());
+    world.session.go_on(&mut turn());
+    assert_eq!(world.heard(), ["3 error 108", "5 error 108"]);
+    world.answer();
+    assert_eq!(world.heard(), ["4 ok"]);
+}
+
+#[test]
+fn held_commands_and_the_rest_of_a_message_keep_their_order_over_turns() {
+    let mut world = World::new();
+    let mut turn = turn_of(3);
+    world.message(
+        &mut turn,
+        &[
+            subscribe("kept:a"),
+            publish("kept:a", 1),
+            publish("kept:a", 2),
+            publish("kept:a", 3),
+            json!({ "rpc": {} }),
+        ],
+    );
+    assert_eq!(world.answers_due(), 1, "two publications are held");
+    assert!(world.session.has_rest());
+    // The subscription is made: one of the held ones goes on, for one is the room of this turn.
+    let (ticket, answer) = world.slow.answers.lock().unwrap().pop_front().unwrap();
+    world.session.backplane_answered(&mut turn_of(2), ticket, answer);
+    assert_eq!((world.heard(), world.answers_due()), (vec!["2 ok".to_owned()], 1));
+    for _ in 0..3 {
+        assert!(world.session.has_more());
+        world.session.go_on(&mut turn_of(1));
+    }
+    assert_eq!(world.answers_due(), 3);
+    assert_eq!(world.heard(), ["6 error 108"]);
+    (0..3).for_each(|_| world.answer());
+    assert_eq!(world.heard(), ["3 ok", "4 ok", "5 ok"]);
+    let channel = Channel::parse("kept:a").unwrap();
+    let retention = Retention { size: 10, ttl: Duration::from_secs(60), replicas: 0 };
+    let query = HistoryQuery { limit: -1, ..HistoryQuery::default() };
+    let Asked::Now(Ok(page)) =
+        world.slow.memory.history(&channel, &query, 10, retention, Asker::Nobody, Duration::ZERO)
+    else {
+        panic!()
+    };
+    let data: Vec<_> = page.publications.iter().map(|publication| publication.data.clone()).collect();
+    assert_eq!(data, ["1", "2", "3"]);
+}
+
+#[test]
+fn no_more_is_held_than_what_suspends_the_client_however_long_its_message() {
+    let mut world = World::new();
+    let mut commands = vec![subscribe("kept:a")];
+    commands.extend((0..1000).map(|number| publish("kept:a", number)));
+    world.message(&mut turn(), &commands);
+    let questions = world.session.questions.as_ref().unwrap();
+    assert_eq!(questions.open.len() + questions.held.len(), QUESTIONS_MANY);
+    assert!(world.session.has_rest() && world.session.is_suspended());
+    while world.answers_due() > 0 {
+        world.answer();
+    }
+    assert!(!world.session.has_rest());
+    assert_eq!(world.heard().len(), 1001 + 1000, "every reply, and every publication as a subscriber");
+}
+
+#[test]
+fn the_rest_of_a_message_is_not_carried_out_after_the_expiry() {
+    let mut world = World::new();
+    world.message(&mut turn_of(1), &[json!({ "rpc": {} }), json!({ "rpc": {} })]);
+    world.session.signal(now(), Signal::Refresh(Some(now().unix / 1000 + 1)));
+    world.frames();
+    let grace = world.local.config.client.expiry_grace;
+    let late = Now { at: Duration::from_secs(1) + grace, ..now() };
+    world.session.go_on(&mut Turn::at(late, u32::MAX));
+    assert!(world.session.is_closed() && !world.session.has_rest());
 }

@@ -1,0 +1,141 @@
+//! What a connection may do before the others of its worker have their turn: bounded in commands, in bytes of answers and
+//! in time. What does not fit goes on in the next turn, in order.
+
+use std::time::Duration;
+
+use super::event::Now;
+use crate::clock::Clock;
+
+/// Time after which nothing more is begun. What others wait for is a turn of each connection that has something to do.
+const TIME_MAX: Duration = Duration::from_micros(200);
+
+/// Commands, whatever they cost.
+const COMMANDS_MAX: u32 = 128;
+
+/// Bytes of answers: they have to be written too.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Steps that cost next to nothing, such as a control frame, between two looks at the clock.
+const STEPS_PER_LOOK: u32 = 16;
+
+/// See the module. Also says what time it is: the clock is looked at before each command but the first.
+#[derive(Debug)]
+pub struct Turn {
+    clock: Option<Clock>,
+    begun: Now,
+    now: Now,
+    commands_max: u32,
+    commands: u32,
+    answer_bytes: usize,
+    steps: u32,
+    over: bool,
+}
+
+impl Turn {
+    /// A turn that begins now.
+    pub fn begin(clock: Clock) -> Self {
+        Self { clock: Some(clock), ..Self::at(clock.now(), COMMANDS_MAX) }
+    }
+
+    /// A turn for so many commands in which no time passes: for who feeds time.
+    pub fn at(now: Now, commands_max: u32) -> Self {
+        Self {
+            clock: None,
+            begun: now,
+            now,
+            commands_max,
+            commands: 0,
+            answer_bytes: 0,
+            steps: 0,
+            over: false,
+        }
+    }
+
+    /// The moment of what is carried out now.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// Whether one more command may be carried out.
+    pub fn has_room(&mut self) -> bool {
+        if self.commands > 0 {
+            self.look();
+        }
+        !self.over
+    }
+
+    /// A command was carried out, or an answer was taken, and this many bytes more wait for the client.
+    pub fn spend(&mut self, answer_bytes: usize) {
+        self.commands += 1;
+        self.answer_bytes = self.answer_bytes.saturating_add(answer_bytes);
+        self.over |= self.commands >= self.commands_max || self.answer_bytes >= ANSWER_BYTES_MAX;
+    }
+
+    /// Something was done that costs next to nothing.
+    pub fn step(&mut self) {
+        self.steps += 1;
+        if self.steps.is_multiple_of(STEPS_PER_LOOK) {
+            self.look();
+        }
+    }
+
+    /// Nothing more is begun in it.
+    pub fn end(&mut self) {
+        self.over = true;
+    }
+
+    /// Whether others are to have their turn now.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    fn look(&mut self) {
+        if let Some(clock) = &self.clock {
+            self.now = clock.later(self.begun);
+            self.over |= self.now.at >= self.begun.at + TIME_MAX;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Now = Now { at: Duration::from_secs(7), unix: 1_700_000_000_000 };
+
+    #[test]
+    fn a_turn_ends_with_its_commands() {
+        let mut turn = Turn::at(NOW, 2);
+        assert!(turn.has_room());
+        turn.spend(0);
+        assert!(turn.has_room() && !turn.is_over());
+        turn.spend(0);
+        assert!(!turn.has_room() && turn.is_over());
+        assert_eq!(turn.now(), NOW);
+    }
+
+    #[test]
+    fn a_turn_ends_with_the_bytes_of_its_answers() {
+        let mut turn = Turn::at(NOW, 1000);
+        turn.spend(ANSWER_BYTES_MAX - 1);
+        assert!(turn.has_room());
+        turn.spend(1);
+        assert!(!turn.has_room());
+    }
+
+    #[test]
+    fn a_turn_ends_with_its_time_and_knows_how_late_it_is() {
+        let clock = Clock::start();
+        let mut turn = Turn::begin(clock);
+        let begun = turn.now();
+        turn.spend(0);
+        std::thread::sleep(TIME_MAX);
+        assert!(!turn.has_room());
+        assert!(turn.now().at >= begun.at + TIME_MAX);
+        let mut turn = Turn::begin(clock);
+        std::thread::sleep(TIME_MAX);
+        assert!(turn.has_room(), "the first command is always carried out");
+        (0..STEPS_PER_LOOK).for_each(|_| turn.step());
+        assert!(turn.is_over(), "control frames take their time too");
+    }
+}
