@@ -18,6 +18,8 @@ mod plugins;
 mod failures;
 mod rate_limit;
 mod hostile;
+mod floods;
+mod fairness;
 mod breaker;
 mod grants;
 mod hooks;

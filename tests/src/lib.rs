@@ -11,6 +11,7 @@
 mod artifacts;
 mod client;
 mod endpoint;
+mod flood;
 mod folder;
 mod gateway;
 mod http;
@@ -31,6 +32,7 @@ pub mod token;
 pub use artifacts::{Target, gateway_binary, target_folder, wasm, wasm_for};
 pub use client::{Client, Refused};
 pub use endpoint::{Endpoint, Received, Reply};
+pub use flood::{Flood, Flooding};
 pub use folder::Folder;
 pub use gateway::{API_KEY, Builder, Gateway};
 pub use http::{Answer, request};

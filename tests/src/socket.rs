@@ -31,6 +31,14 @@ pub struct Closed {
 impl Closed {
     /// Ended without a close frame.
     pub const WITHOUT_A_WORD: Self = Self { code: None, reason: String::new() };
+
+    /// What a close frame says.
+    pub(crate) fn parse(payload: &[u8]) -> Self {
+        Self {
+            code: payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]])),
+            reason: String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned(),
+        }
+    }
 }
 
 impl Socket {
@@ -125,10 +133,7 @@ impl Socket {
     pub async fn closed(&mut self) -> Closed {
         while let Some(frame) = self.frame().await {
             if frame.opcode == Frame::CLOSE {
-                return Closed {
-                    code: frame.payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]])),
-                    reason: String::from_utf8_lossy(frame.payload.get(2..).unwrap_or_default()).into_owned(),
-                };
+                return Closed::parse(&frame.payload);
             }
         }
         Closed::WITHOUT_A_WORD
@@ -273,6 +278,14 @@ impl Frame {
 
     /// The frame at the beginning, as servers send it, and its length on the wire. `None` if it is not complete.
     fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
+        let (opcode, header, length) = Self::header(bytes)?;
+        let end = header + length;
+        let payload = bytes.get(header..end)?.to_vec();
+        Some((Self { bits: bytes[0] & 0xf0, opcode, masked: false, payload }, end))
+    }
+
+    /// The opcode of such a frame, the length of its header and that of its payload. `None` if the header is not complete.
+    pub(crate) fn header(bytes: &[u8]) -> Option<(u8, usize, usize)> {
         let [first, second, rest @ ..] = bytes else { return None };
         assert_eq!(second & 0x80, 0, "a server does not mask");
         let (length, header) = match second {
@@ -280,8 +293,6 @@ impl Frame {
             127 => (u64::from_be_bytes(rest.get(..8)?.try_into().ok()?), 10),
             short => (u64::from(*short), 2),
         };
-        let end = header + usize::try_from(length).ok()?;
-        let payload = bytes.get(header..end)?.to_vec();
-        Some((Self { bits: first & 0xf0, opcode: first & 0x0f, masked: false, payload }, end))
+        Some((first & 0x0f, header, usize::try_from(length).ok()?))
     }
 }

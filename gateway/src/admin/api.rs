@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
+use tokio::task::yield_now;
 
 use super::answer::{
     Answer, Broadcast, History, Nodes, Nothing, Outcome, Presence, PresenceStats, Published, json,
@@ -21,6 +22,9 @@ use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::json::compact;
 use crate::protocol::push::Member;
+
+/// Channels of a broadcast that are published to before others get their turn.
+const BROADCAST_AT_ONCE: usize = 64;
 
 /// Most channels of one broadcast.
 const BROADCAST_CHANNELS_MAX: usize = 1_000;
@@ -186,7 +190,11 @@ impl Api<'_> {
         let publish = |name: &String| {
             parse_channel(name).map(|channel| self.control.publish(&channel, data.clone(), &conditions))
         };
-        let under_way: Vec<_> = channels.iter().map(publish).collect();
+        let mut under_way = Vec::with_capacity(channels.len());
+        for names in channels.chunks(BROADCAST_AT_ONCE) {
+            under_way.extend(names.iter().map(publish));
+            yield_now().await;
+        }
         let mut results = Vec::with_capacity(under_way.len());
         for published in under_way {
             results.push(match published {

@@ -8,6 +8,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header;
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::answer::{Answer, answer, json, refuse, refuse_with};
@@ -127,7 +128,11 @@ impl Routes {
 
     async fn call(&self, call: Call, request: Request<Incoming>) -> Answer {
         match body(request).await {
-            Ok(body) => api::answer(&self.control, call, &body, self.publication_bytes_max).await,
+            Ok(body) => {
+                // Requests may come one behind the other over one connection: each is a turn of its own.
+                yield_now().await;
+                api::answer(&self.control, call, &body, self.publication_bytes_max).await
+            }
             Err(answer) => *answer,
         }
     }

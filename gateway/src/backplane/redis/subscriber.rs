@@ -5,10 +5,12 @@
 use std::collections::HashSet;
 use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
+use tokio::task::coop::poll_proceed;
 use tokio::time::timeout;
 
 use super::Shared;
@@ -77,6 +79,7 @@ impl Ear {
             {
                 if let Some(Value::BulkString(message)) = parts.next() {
                     shared.received(&topic, &message.into());
+                    give_way();
                 }
             }
             PushKind::Subscribe | PushKind::SSubscribe => {
@@ -102,6 +105,14 @@ impl Ear {
 
     fn confirmed(&self) -> MutexGuard<'_, HashSet<Channel>> {
         self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets a message count as a step of the task that reads the connection: when its budget is used up it reads no more until
+/// others had their turn, however much the server sends.
+fn give_way() {
+    if let Poll::Ready(step) = poll_proceed(&mut Context::from_waker(Waker::noop())) {
+        step.made_progress();
     }
 }
 

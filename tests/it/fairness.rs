@@ -1,0 +1,195 @@
+//! What one client takes from the others of its worker: the time of a round trip while somebody floods.
+
+use std::time::{Duration, Instant};
+
+use gateway_tests::{Client, Flood, Flooding, Frame, Gateway, Socket, within, within_time};
+use serde_json::json;
+
+const PATH: &str = "/connection/websocket";
+
+const CONFIG: &str = "
+    listen.workers = 1
+    client.anonymous = true
+    [namespaces.open]
+    allow_subscribe = 'anyone'
+    allow_publish = 'anyone'
+    allow_history = 'anyone'
+    allow_presence = 'anyone'
+    history_size = 300
+    presence = true
+    join_leave = true
+";
+
+const ROUTER: &str = "[[config.rules]]\nkind = 'rpc'\nreply = { ok = true }\n";
+
+/// Round trips of one measurement.
+const ROUND_TRIPS: usize = 1000;
+
+/// The round trip of others may take so many times as long at its 99th percentile, and so long.
+const TIMES_MAX: f64 = 5.0;
+const TIME_MAX: Duration = Duration::from_millis(25);
+
+/// The machine has other things to do as well: one quiet moment of several is enough to see what the gateway does.
+const ATTEMPTS: usize = 5;
+
+#[derive(Debug, Clone, Copy)]
+struct RoundTrips {
+    median: Duration,
+    p99: Duration,
+    most: Duration,
+}
+
+/// How long a client waits for answers.
+async fn round_trips(client: &mut Client) -> RoundTrips {
+    let mut times = Vec::with_capacity(ROUND_TRIPS);
+    for number in 0..ROUND_TRIPS {
+        let begun = Instant::now();
+        client.ask("rpc", json!({ "method": "x", "data": number })).await.expect("an answer");
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    RoundTrips {
+        median: times[ROUND_TRIPS / 2],
+        p99: times[ROUND_TRIPS * 99 / 100],
+        most: times[ROUND_TRIPS - 1],
+    }
+}
+
+async fn gateway() -> Gateway {
+    Gateway::with(CONFIG).plugin("90-router", "router", ROUTER).start().await
+}
+
+async fn others_wait_little(what: &str, flood: Flood) {
+    let gateway = gateway().await;
+    let mut client = Client::connect(&gateway).await;
+    round_trips(&mut client).await;
+    let mut ratios = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let calm = round_trips(&mut client).await;
+        let flooding = flood.clone().start(gateway.address());
+        under_way(&flooding).await;
+        let before = flooding.sent();
+        let flooded = round_trips(&mut client).await;
+        let sent = flooding.sent() - before;
+        drop(flooding);
+        println!("{what}: calm {calm:?}, flooded {flooded:?}, {} KiB of flood", sent / 1024);
+        assert!(sent > 10 << 10, "it was no flood");
+        let ratio = flooded.p99.as_secs_f64() / calm.p99.as_secs_f64();
+        if ratio <= TIMES_MAX && flooded.p99 <= TIME_MAX {
+            return;
+        }
+        ratios.push(ratio);
+    }
+    panic!("{what}: the round trip of others took {ratios:.1?} times as long at its 99th percentile");
+}
+
+async fn under_way(flooding: &Flooding) {
+    within("the flood to begin", async {
+        while flooding.sent() < 200 << 10 && flooding.connections() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+fn connected(what: &str, block: Vec<u8>) -> (String, Flood) {
+    (what.to_owned(), Flood::of(PATH, block).first(&["{\"id\":1,\"connect\":{}}".to_owned()]))
+}
+
+#[tokio::test]
+async fn pings_before_the_connect() {
+    let pings = Frame::new(Frame::PING, "").bytes().repeat(5000);
+    others_wait_little("pings", Flood::of(PATH, pings).again()).await;
+}
+
+#[tokio::test]
+async fn parts_of_a_message_that_never_ends() {
+    let fragments = Frame::new(0, "").bits(0).bytes().repeat(5000);
+    let flood = Flood::of(PATH, fragments).begin(&Frame::text("{").bits(0).bytes());
+    others_wait_little("fragments", flood).await;
+}
+
+#[tokio::test]
+async fn rpcs() {
+    let (what, flood) = connected("rpcs", Frame::text("{\"id\":2,\"rpc\":{\"data\":1}}").bytes().repeat(500));
+    others_wait_little(&what, flood).await;
+}
+
+#[tokio::test]
+async fn publications() {
+    let publish = "{\"id\":2,\"publish\":{\"channel\":\"open:flood\",\"data\":1}}";
+    let (what, flood) = connected("publications", Frame::text(publish).bytes().repeat(500));
+    others_wait_little(&what, flood).await;
+}
+
+#[tokio::test]
+async fn publications_to_itself_in_messages_of_a_thousand() {
+    let subscribe = "{\"id\":2,\"subscribe\":{\"channel\":\"open:flood\"}}".to_owned();
+    let publish = "{\"id\":3,\"publish\":{\"channel\":\"open:flood\",\"data\":1}}\n".repeat(1000);
+    let flood = Flood::of(PATH, Frame::text(&publish).bytes())
+        .first(&["{\"id\":1,\"connect\":{}}".to_owned(), subscribe]);
+    others_wait_little("publications to itself", flood).await;
+}
+
+#[tokio::test]
+async fn subscriptions_that_come_and_go() {
+    let both = "{\"id\":2,\"subscribe\":{\"channel\":\"open:flood\"}}\n\
+                {\"id\":3,\"unsubscribe\":{\"channel\":\"open:flood\"}}\n";
+    let (what, flood) = connected("subscriptions", Frame::text(&both.repeat(400)).bytes());
+    others_wait_little(&what, flood).await;
+}
+
+#[tokio::test]
+async fn one_message_of_a_thousand_histories_is_answered_in_order_and_delays_nobody() {
+    const HISTORIES: usize = 1000;
+    let gateway = gateway().await;
+    let mut client = Client::connect(&gateway).await;
+    for _ in 0..300 {
+        client.publish("open:full", json!("x".repeat(20_000))).await;
+    }
+    let calm = round_trips(&mut client).await;
+    let mut asking = Socket::open(gateway.address(), PATH).await;
+    asking.send(&Frame::text("{\"id\":1,\"connect\":{}}").bytes()).await;
+    asking.frame().await.expect("a reply");
+    let history = |id| json!({ "id": id, "history": { "channel": "open:full", "limit": 2 } }).to_string();
+    let message: Vec<_> = (2..HISTORIES + 2).map(history).collect();
+    // A client that reads late makes the gateway stop in the middle of the message.
+    asking.send(&Frame::text(&message.join("\n")).bytes()).await;
+    let delayed = round_trips(&mut client).await;
+    println!("{HISTORIES} histories in one message: calm {calm:?}, meanwhile {delayed:?}");
+    assert!(delayed.most < Duration::from_millis(250), "{:?}", delayed.most);
+    within_time(Duration::from_secs(20), "every answer", async {
+        for id in 2..HISTORIES + 2 {
+            let frame = asking.frame().await.unwrap_or_else(|| panic!("closed before the answer to {id}"));
+            let reply: serde_json::Value = serde_json::from_slice(&frame.payload).expect("JSON");
+            assert_eq!(
+                (&reply["id"], reply["history"]["publications"].as_array().map(Vec::len)),
+                (&json!(id), Some(2))
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_message_of_large_histories_that_are_not_read_is_not_answered_for_nothing() {
+    let gateway = gateway().await;
+    let mut client = Client::connect(&gateway).await;
+    for _ in 0..300 {
+        client.publish("open:full", json!("x".repeat(60_000))).await;
+    }
+    let before = gateway.memory();
+    let mut asking = Socket::open(gateway.address(), PATH).await;
+    let history = |id| json!({ "id": id, "history": { "channel": "open:full", "limit": 10 } }).to_string();
+    let message: Vec<_> = (2..900).map(history).collect();
+    asking.send(&Frame::text("{\"id\":1,\"connect\":{}}").bytes()).await;
+    asking.send(&Frame::text(&message.join("\n")).bytes()).await;
+    let delayed = round_trips(&mut client).await;
+    let (grown, closed) = (gateway.memory().saturating_sub(before), gateway.metrics().await);
+    println!("large histories in one message, not read: others {delayed:?}, {grown} KiB more memory");
+    assert!(delayed.most < Duration::from_millis(250), "{:?}", delayed.most);
+    // It waits for its reader: `write_timeout` ends it if that never comes.
+    assert_eq!(closed.get("gateway_connections_closed_total{cause=\"slow\"}"), 0.0);
+    let sent = closed.get("gateway_messages_sent_total") - 300.0 - ROUND_TRIPS as f64;
+    assert!((2.0..100.0).contains(&sent), "{sent} of 900 answers were made");
+}
