@@ -21,7 +21,7 @@ use self::admission::Waiting;
 use self::later::{About, Questions};
 use super::core::Core;
 use super::effect::Effect;
-use super::event::{Event, Now};
+use super::event::{Ending, Event, Now};
 use super::local::Local;
 use crate::hub::SharedClient;
 use crate::hub::peer::{Peer, Signal};
@@ -29,7 +29,7 @@ use crate::outbound::Pushed;
 use crate::plugin::event::{Client, Goodbye};
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::Effect as PluginEffect;
-use crate::protocol::channel::Channel;
+use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::Close;
 use crate::protocol::codec::{self, Inbound};
 use crate::protocol::frame;
@@ -57,6 +57,8 @@ pub struct Session {
     questions: Option<Box<Questions>>,
     /// A plugin was asked elsewhere whether to admit or to refresh the client.
     waiting: Option<Box<Waiting>>,
+    /// Its end is counted.
+    counted: bool,
 }
 
 impl Session {
@@ -76,6 +78,7 @@ impl Session {
             meters: Meters::default(),
             questions: None,
             waiting: None,
+            counted: false,
         }
     }
 
@@ -147,6 +150,34 @@ impl Session {
             | Signal::SocketFailed => (),
         }
         self.event(now, Event::Signal(signal));
+    }
+
+    /// Ends the connection after a panic, as any other end: it may be in the middle of anything, and panic again. To be
+    /// followed by [`purge`](Self::purge).
+    pub fn abandon(&mut self, now: Now) {
+        self.plugin_effects.clear();
+        self.event(now, Event::TransportEnded { close: Close::INTERNAL, ending: Ending::Failure });
+    }
+
+    /// Takes away what others still know of a connection that was [abandoned](Self::abandon), however far that came.
+    pub fn purge(&mut self) {
+        let number = self.peer.number;
+        self.user_channel = None;
+        let left = self.local.hub.borrow().channels_of(number);
+        for channel in left {
+            if matches!(channel.target(), Target::User(_)) {
+                self.unlisten(&channel);
+            } else {
+                self.unsubscribe(&channel);
+            }
+        }
+        self.local.hub.borrow_mut().forget(number);
+        if !self.counted {
+            self.local.metrics().closed(CloseCause::Other, &Close::INTERNAL, &self.peer.id);
+        }
+        if self.admitted.is_some() && self.local.registers_clients() {
+            self.local.backplane.deregister(&self.client.borrow());
+        }
     }
 
     /// Counts what was written since the last time.
@@ -248,6 +279,7 @@ impl Session {
             self.peer.outbound.close(frame::close(close), discard);
         }
         self.local.metrics().closed(cause, close, &self.peer.id);
+        self.counted = true;
         self.waiting = None;
         self.questions = None;
         let Some(admitted) = self.admitted else { return };
