@@ -7,6 +7,7 @@ mod inspect;
 mod plugin;
 mod redis;
 mod serve;
+mod signals;
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
@@ -15,6 +16,7 @@ use std::path::Path;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigErrors, DEFAULTS};
+use crate::supervisor::PartEnded;
 
 const ABOUT: &str = "A realtime gateway whose rules are hot-reloadable WebAssembly plugins.";
 
@@ -47,7 +49,8 @@ Exit codes:
   4  a plugin is refused
   5  the gateway could not start (an address in use, a folder that is missing), failed, or is
      not reached
-  6  a plugin did not answer as its events expect";
+  6  a plugin did not answer as its events expect
+  7  a part of a gateway that served has failed: it drained and is to be started again";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -104,6 +107,8 @@ pub enum Failure {
     Runtime(anyhow::Error),
     /// Exit code 6.
     Expectations(String),
+    /// Exit code 7.
+    Part(PartEnded),
 }
 
 impl Failure {
@@ -115,6 +120,7 @@ impl Failure {
             Self::Plugins(_) => 4,
             Self::Runtime(_) => 5,
             Self::Expectations(_) => 6,
+            Self::Part(_) => 7,
         }
     }
 }
@@ -123,6 +129,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unexpected(error) | Self::Runtime(error) => write!(f, "{error:#}"),
+            Self::Part(ended) => write!(f, "{ended}"),
             Self::Configuration(errors) => {
                 let count = errors.mistakes().len();
                 let plural = if count == 1 { "" } else { "s" };
@@ -173,6 +180,8 @@ mod tests {
             Failure::Configuration(errors),
             Failure::Plugins(String::new()),
             Failure::Runtime(some()),
+            Failure::Expectations(String::new()),
+            Failure::Part(PartEnded { part: "some".into(), why: "some".into() }),
         ] {
             assert!(AFTER_LONG_HELP.contains(&format!("\n  {}  ", failure.exit_code())), "{failure:?}");
         }

@@ -27,6 +27,7 @@ use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::HistoryQuery;
 use crate::protocol::push::{Member, Publication};
 use crate::shutdown::Phase;
+use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
 pub use self::survey::{PATIENCE, Survey};
@@ -76,6 +77,8 @@ pub struct Parts {
     pub node: Box<str>,
     /// What people know this process by: machine and address.
     pub name: Box<str>,
+    /// Who knows whether every part of the process goes on.
+    pub supervisor: Supervisor,
 }
 
 /// What a publication depends on, in the words of the API.
@@ -251,12 +254,29 @@ impl Control {
         self.inner.metrics.node.generation()
     }
 
+    /// Whether every part of the process goes on; a sentence if not. Asks none of them.
+    pub fn liveness(&self) -> Result<(), Box<str>> {
+        if let Some(ended) = self.inner.supervisor.ended() {
+            return Err(format!("{ended}; this process drains and ends").into());
+        }
+        let now = self.inner.clock.now().at;
+        let workers = self.inner.metrics.workers.iter().enumerate();
+        match workers.filter_map(|(worker, metrics)| Some((worker, metrics.beat.stuck(now)?))).next() {
+            Some((worker, silent)) => {
+                let seconds = silent.as_secs();
+                Err(format!("worker-{worker} has not gone on for {seconds} seconds").into())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether clients should be sent here; a sentence if not.
-    pub fn readiness(&self) -> Result<(), &'static str> {
+    pub fn readiness(&self) -> Result<(), Box<str>> {
+        self.liveness()?;
         match *self.inner.phase.borrow() {
-            Phase::Starting => Err("starting: the plugins are being loaded"),
+            Phase::Starting => Err("starting: the plugins are being loaded".into()),
             Phase::Running => Ok(()),
-            Phase::Draining { .. } => Err("draining: this process is going down"),
+            Phase::Draining { .. } => Err("draining: this process is going down".into()),
         }
     }
 

@@ -13,13 +13,15 @@ mod address;
 
 mod client;
 mod connect;
+mod names;
 mod tls;
 
 mod fetch;
 mod cache;
 
 pub use address::is_public;
-pub use client::{Client, Error, Reach, Request, Response};
+pub use client::{CONNECTIONS_MAX, Client, Error, Reach, Request, Response};
+pub use names::Names;
 pub use fetch::{Fetch, Fetcher, Refused as FetchRefused, Wanted};
 pub use url::{Origin, Url};
 

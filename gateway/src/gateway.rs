@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accept::Admission;
@@ -18,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Config, OnRemoval};
 use crate::connection::id::ConnectionIds;
 use crate::control::{self, Control};
+use crate::descriptors::{self, Plan};
 use crate::disk::StateFolder;
 use crate::egress;
 use crate::explain::Explain;
@@ -25,6 +27,7 @@ use crate::inbox::{Delivery, Inbox};
 use crate::plugin::chain::Chain;
 use crate::plugin::registry::{Registry, Workers};
 use crate::shutdown::Phase;
+use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::site::Site;
 use crate::upstream::{Stop, Upstreams};
@@ -40,6 +43,22 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// How long the first clients wait for a connection to the backplane.
 const CONNECTING: Duration = Duration::from_secs(2);
+
+/// How long after the end of the drain a worker is still waited for: one that ends does so at once.
+const STUCK: Duration = Duration::from_secs(2);
+
+/// Threads of the control runtime for loading plugins and writing down what runs: one change at a time, and what an API
+/// call has begun.
+const CONTROL_BLOCKING: usize = 4;
+
+/// Most threads on which plugins run that wait for answers: what a client that connects costs is computed there.
+const OUTGOING_MAX: usize = 4;
+
+/// Threads of the outgoing runtime that wait: for look-ups, of which there are four at most, and for files.
+const OUTGOING_BLOCKING: usize = 8;
+
+/// Threads that make spare instances.
+const SPARES: usize = 2;
 
 /// Pages beside the endpoints, made for the gateway they show.
 pub type MakeSite = Box<dyn FnOnce(&Control) -> Arc<dyn Site>>;
@@ -63,9 +82,22 @@ pub struct Gateway {
     parts: Shared,
     /// What keeps the backplane connected.
     network: Option<redis::Runner>,
-    /// For everything that is not a worker.
-    runtime: tokio::runtime::Runtime,
+    runtimes: Runtimes,
+    supervisor: Supervisor,
     site: Option<Arc<dyn Site>>,
+}
+
+/// Threads for what is not a worker, apart from each other: what keeps one of them busy, or waits on it, takes nothing from
+/// the others.
+struct Runtimes {
+    /// Health and the API, changes of the plugins, and everything that has no other place.
+    control: Runtime,
+    /// What goes to other hosts: plugins that wait for an answer, events for upstreams, and look-ups of names.
+    outgoing: Runtime,
+    /// The connections to Redis and what a gateway tells the others: leases must not wait for anything.
+    backplane: Option<Runtime>,
+    /// Spare instances are made on its threads for blocking work; it has no others.
+    spares: Runtime,
 }
 
 struct Shared {
@@ -93,9 +125,12 @@ impl Workers for WorkerInboxes {
 
 impl Gateway {
     /// Binds the listeners, opens the plugin folder and starts the WebAssembly engine. Nothing is served yet.
-    pub fn build(config: Config, make_site: Option<MakeSite>) -> anyhow::Result<Self> {
+    pub fn build(mut config: Config, make_site: Option<MakeSite>) -> anyhow::Result<Self> {
         let clock = Clock::start();
+        let plan = Plan::of(descriptors::raise(), &config)?;
+        plan.lower(&mut config);
         let config = Arc::new(config);
+        let supervisor = Supervisor::default();
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
@@ -142,25 +177,19 @@ impl Gateway {
                 (Arc::new(backplane), Some(runner))
             }
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            // Look-ups of names wait on a thread each, and must not keep plugins from being loaded.
-            .max_blocking_threads(8)
-            .thread_name("control")
-            .enable_all()
-            .build()
-            .context("failed to start the control runtime")?;
-        let client = egress::Client::new();
+        let runtimes = Runtimes::start(&config)?;
+        let client = egress::Client::bounded(plan.outgoing);
         let fetcher = egress::Fetcher::new(client.clone());
         let upstreams = Upstreams::new(&config.upstreams, client, &metrics.node, clock, random()?);
         let loader = Loader::new(&LoaderConfig::sized_for(config.listen.workers, config.plugins.max))
             .context("failed to start the WebAssembly engine")?
             .with_upstreams(upstreams.clone())
-            .with_http(fetcher, runtime.handle().clone())
+            .with_http(fetcher, runtimes.outgoing.handle().clone())
             .with_artifacts(Arc::new(state.artifacts()))
             .with_compile_timeout(config.plugins.compile_timeout);
         let registry = Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone())))
             .with_archive(Arc::new(state.archive()))
+            .with_offload(Arc::new(runtimes.spares.handle().clone()))
             .keep_removed(config.plugins.on_removal == OnRemoval::Keep)
             .with_plugins_max(config.plugins.max);
         let registry = Arc::new(registry);
@@ -176,6 +205,7 @@ impl Gateway {
             inboxes: inboxes.clone(),
             node: format!("{node:016x}").into(),
             name,
+            supervisor: supervisor.clone(),
         });
         let site = make_site.map(|make_site| make_site(&control));
         let parts = Shared { backplane, metrics, registry, upstreams, explain };
@@ -194,7 +224,8 @@ impl Gateway {
             control,
             parts,
             network,
-            runtime,
+            runtimes,
+            supervisor,
             site,
         })
     }
@@ -209,12 +240,15 @@ impl Gateway {
         self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
-    /// Serves until `stop` is there and everything has drained, or the time to drain is over.
+    /// Serves until `stop` is there and everything has drained, or the time to drain is over. So it does when a part of the
+    /// gateway has ended that must not: the error is then a [`PartEnded`](crate::supervisor::PartEnded), if clients were served.
     pub fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let runtime = self.runtime;
+        let supervisor = self.supervisor;
+        let Runtimes { control, outgoing, backplane, spares } = self.runtimes;
         let admission = Arc::new(Admission::new(&self.config.limits));
-        let mut workers = Vec::new();
+        let (mut up, mut workers) = (Vec::new(), Vec::new());
         for (index, (listener, inbox)) in self.listeners.into_iter().zip(&*self.inboxes).enumerate() {
+            let (is_up, goes_up) = oneshot::channel();
             let parts = worker::Parts {
                 index,
                 config: self.config.clone(),
@@ -229,50 +263,58 @@ impl Gateway {
                 explain: self.parts.explain.clone(),
                 clock: self.clock,
                 phase: self.phase.subscribe(),
+                up: is_up,
+                supervisor: supervisor.clone(),
             };
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || worker::run(parts))
-                .context("failed to start a worker thread")?;
-            workers.push(thread);
+            let thread = supervisor.thread(format!("worker-{index}"), move || worker::run(parts));
+            workers.push(thread.context("failed to start a worker thread")?);
+            up.push(goes_up);
         }
         let (clock, phase, drain) = (self.clock, self.phase, self.config.drain.deadline);
-        runtime.block_on(async {
-            let backplane = self.parts.backplane.clone();
-            tokio::spawn(async move {
-                let mut interval = tokio::time::interval(SWEEP);
-                loop {
-                    interval.tick().await;
-                    backplane.sweep(clock.now().at);
+        let served = control.block_on(async {
+            let memory = self.parts.backplane.clone();
+            tokio::spawn(Supervisor::again("sweep", move || {
+                let backplane = memory.clone();
+                async move {
+                    let mut interval = tokio::time::interval(SWEEP);
+                    loop {
+                        interval.tick().await;
+                        backplane.sweep(clock.now().at);
+                    }
                 }
-            });
+            }));
             let (connected, goodbye) = self
                 .network
-                .map(|network| {
+                .zip(backplane.as_ref())
+                .map(|(network, runtime)| {
                     let (connected, goodbye) = (network.connected(), network.goodbye());
                     let registry = self.parts.registry.clone();
-                    tokio::spawn(network.reconciler().run(move || registry.states()));
+                    let reconciler = network.reconciler().run(move || registry.states());
+                    runtime.spawn(supervisor.forever("backplane: rate limits", reconciler));
                     if let Some(answerer) = network.answerer() {
                         let control = self.control.clone();
-                        tokio::spawn(answerer.run(move |question| {
+                        let answering = answerer.run(move |question| {
                             let control = control.clone();
                             async move { control.answer_alone(question).await }
-                        }));
+                        });
+                        runtime.spawn(supervisor.forever("backplane: questions of others", answering));
                     }
-                    tokio::spawn(network.run());
+                    runtime.spawn(supervisor.forever("backplane", network.run(supervisor.clone())));
                     (connected, goodbye)
                 })
                 .unzip();
             if let Some(listener) = self.admin {
-                tokio::spawn(admin::serve(listener, self.config.clone(), self.control.clone()));
+                let serving = admin::serve(listener, self.config.clone(), self.control.clone());
+                tokio::spawn(supervisor.forever("admin", serving));
             }
             let (stop_upstreams, stopped) = watch::channel(Stop::No);
-            let upstreams = tokio::spawn(self.parts.upstreams.run(stopped));
+            let upstreams = outgoing.spawn(self.parts.upstreams.run(stopped, supervisor.clone()));
             let mut folder = self.folder;
             let registry = self.parts.registry;
             let metrics = self.parts.metrics;
             let (loaded, first) = oneshot::channel();
-            tokio::spawn(async move {
+            // Ends with the thread that watches the folder, so that it is watched as well.
+            tokio::spawn(supervisor.forever("plugins", async move {
                 let mut loaded = Some(loaded);
                 while let Some(Changed(found)) = folder.recv().await {
                     let applied = registry.apply(found).await;
@@ -281,48 +323,98 @@ impl Gateway {
                         let _ = loaded.send(());
                     }
                 }
-            });
-            let mut stop = std::pin::pin!(stop);
-            tokio::select! {
-                () = async {
-                    let _ = first.await;
-                    // A backplane that is there is used from the first client on; without it the node serves alone.
-                    if let Some(connected) = connected {
-                        let _ = tokio::time::timeout(CONNECTING, connected).await;
+            }));
+            let starting = async {
+                let _ = first.await;
+                // A worker that does not come up says why, by itself.
+                for worker in up {
+                    if worker.await.is_err() {
+                        std::future::pending::<()>().await;
                     }
-                } => {
-                    phase.send_replace(Phase::Running);
-                    let generation = self.control.generation();
-                    tracing::info!(address = %self.address, workers = workers.len(), generation, "ready");
-                    stop.await;
                 }
-                () = &mut stop => (),
+                // A backplane that is there is used from the first client on; without it the node serves alone.
+                if let Some(connected) = connected {
+                    let _ = tokio::time::timeout(CONNECTING, connected).await;
+                }
+            };
+            let mut stop = std::pin::pin!(stop);
+            let mut ended = tokio::select! {
+                () = starting => None,
+                () = &mut stop => Some(Ok(())),
+                ended = supervisor.failed() => Some(Err(anyhow::anyhow!("failed to start: {ended}"))),
+            };
+            if ended.is_none() {
+                phase.send_replace(Phase::Running);
+                let generation = self.control.generation();
+                tracing::info!(address = %self.address, workers = workers.len(), generation, "ready");
+                tokio::select! {
+                    () = &mut stop => (),
+                    failed = supervisor.failed() => ended = Some(Err(failed.into())),
+                }
             }
             tracing::info!(deadline = ?drain, "going down: not ready, not accepting");
             let until = clock.now().at + drain;
             phase.send_replace(Phase::Draining { until });
-            let joined = tokio::task::spawn_blocking(move || {
-                for worker in workers {
-                    match worker.join() {
-                        Ok(Ok(())) => (),
-                        Ok(Err(error)) => tracing::error!(%error, "a worker failed"),
-                        Err(_) => tracing::error!("a worker panicked"),
+            let all_ended = async {
+                for (index, worker) in workers.iter_mut().enumerate() {
+                    let longest = clock.instant(until + STUCK);
+                    // It always says so, or is gone.
+                    if tokio::time::timeout_at(longest.into(), worker).await.is_err() {
+                        supervisor.report(&format!("worker-{index}"), "it is stuck and is left behind");
                     }
                 }
-            });
-            let _ = joined.await;
+            };
+            all_ended.await;
             if let Some(goodbye) = goodbye {
                 goodbye.await;
             }
             // Every connection has said its last word: what it emitted has the rest of the time.
             stop_upstreams.send_replace(Stop::At(until));
             let _ = upstreams.await;
+            // Also what has failed on the way down is a failure.
+            match ended {
+                Some(Err(error)) => Err(error),
+                _ => supervisor.ended().map_or(Ok(()), |ended| Err(ended.into())),
+            }
         });
         drop(self.watcher);
-        runtime.shutdown_timeout(Duration::from_secs(1));
+        // Nothing of them is wanted any more, and a look-up may take its time.
+        outgoing.shutdown_background();
+        spares.shutdown_background();
+        if let Some(backplane) = backplane {
+            backplane.shutdown_background();
+        }
+        control.shutdown_timeout(Duration::from_secs(1));
         drop(self.state);
         tracing::info!("stopped");
-        Ok(())
+        served
+    }
+}
+
+impl Runtimes {
+    fn start(config: &Config) -> anyhow::Result<Self> {
+        let start = |name: &str, threads: usize, blocking: usize| {
+            Builder::new_multi_thread()
+                .worker_threads(threads)
+                .max_blocking_threads(blocking)
+                .thread_name(name)
+                .enable_all()
+                .build()
+                .with_context(|| format!("failed to start the runtime `{name}`"))
+        };
+        Ok(Self {
+            control: start("control", 1, CONTROL_BLOCKING)?,
+            outgoing: start("outgoing", config.listen.workers.min(OUTGOING_MAX), OUTGOING_BLOCKING)?,
+            backplane: match config.redis {
+                Some(_) => Some(start("backplane", 1, redis::LOOKUPS_MAX)?),
+                None => None,
+            },
+            spares: Builder::new_current_thread()
+                .max_blocking_threads(SPARES)
+                .thread_name("spares")
+                .build()
+                .context("failed to start the threads for spare instances")?,
+        })
     }
 }
 

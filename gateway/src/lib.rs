@@ -39,6 +39,8 @@ pub mod testing;
 pub mod demo;
 pub mod admin;
 pub mod config;
+mod descriptors;
 pub mod telemetry;
 pub mod shutdown;
+pub mod supervisor;
 pub mod clock;

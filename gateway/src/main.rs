@@ -4,13 +4,16 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gateway::command::Cli;
+use gateway::telemetry;
 
 fn main() -> ExitCode {
-    match Cli::parse().run() {
+    let code = match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("gateway: {failure}");
+            telemetry::say(&format!("gateway: {failure}"));
             ExitCode::from(failure.exit_code())
         }
-    }
+    };
+    telemetry::flush();
+    code
 }

@@ -2,30 +2,93 @@
 
 pub mod backplane;
 pub mod exposition;
+mod lines;
 pub mod metrics;
 pub mod upstream;
 
-use std::io::IsTerminal;
+use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::panic::PanicHookInfo;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
+use self::lines::Lines;
+use self::metrics::LineLost;
 use crate::config::{Log, LogFormat};
 
-/// Sends log lines of the whole process to standard error. Only the first call has an effect.
-pub fn init_logging(log: &Log) {
+/// How long the end of the process waits for the last lines to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// The log of the process, once it has one.
+static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+
+/// Sends log lines of the whole process to standard error, panics included. Whoever logs never waits and never fails. Only
+/// the first call has an effect.
+pub fn init_logging(log: &Log) -> io::Result<()> {
+    let lines = Lines::to_standard_error()?;
     // The configuration has checked the filter.
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt()
+    let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_timer(SystemTime)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_writer(lines.clone())
+        // It would write to standard error itself, and panic if it cannot.
+        .log_internal_errors(false)
+        .with_ansi(io::stderr().is_terminal());
     let installed = match log.format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).try_init(),
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_ansi(false).try_init(),
     };
     if installed.is_err() {
         tracing::debug!("logging was set up before; the new settings are not used");
+        return Ok(());
     }
+    let _ = LINES.set(lines);
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Says something to whoever looks at standard error: through the log's queue, if there is one, so that it neither waits nor
+/// comes in the middle of a line. What cannot be said is not.
+pub fn say(text: &str) {
+    let line = format!("{text}\n");
+    match LINES.get() {
+        Some(lines) => lines.put(line.as_bytes()),
+        None => drop(io::stderr().write_all(line.as_bytes())),
+    }
+}
+
+/// Waits until everything that was logged is written, or a second is over. For the end of the process.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(FLUSH_MAX);
+    }
+}
+
+/// Log lines of this process that were lost.
+fn lines_lost(reason: LineLost) -> u64 {
+    LINES.get().map_or(0, |lines| lines.lost(reason))
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(
+        thread = thread.name(),
+        location = panic.location().map(ToString::to_string),
+        backtrace,
+        "panicked: {}",
+        words(panic.payload()),
+    );
+}
+
+/// What a panic says.
+pub(crate) fn words(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no words")
 }

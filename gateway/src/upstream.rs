@@ -27,6 +27,7 @@ use self::queue::Queue;
 use crate::clock::Clock;
 use crate::config;
 use crate::egress::Client;
+use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::NodeMetrics;
 use crate::telemetry::upstream::UpstreamMetrics;
 
@@ -155,7 +156,7 @@ impl Upstreams {
     /// Delivers until `stop` says that the end has come and everything is delivered, or its time has.
     ///
     /// Dropping the future leaves events undelivered and unrecorded.
-    pub async fn run(self: Arc<Self>, stop: watch::Receiver<Stop>) {
+    pub async fn run(self: Arc<Self>, stop: watch::Receiver<Stop>, supervisor: Supervisor) {
         let mut running = JoinSet::new();
         for upstream in self.by_name.values() {
             let delivery = deliver::Delivery {
@@ -164,7 +165,8 @@ impl Upstreams {
                 clock: self.clock,
                 dead: dead::DeadLetters::of(&upstream.config),
             };
-            running.spawn(delivery.run(stop.clone()));
+            let part = format!("upstream {}", upstream.name);
+            running.spawn(supervisor.until_done(&part, delivery.run(stop.clone())));
         }
         while running.join_next().await.is_some() {}
     }

@@ -4,20 +4,22 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, coop, spawn_local, yield_now};
 
 use crate::accept::{self, Admission, ConnectionPermit, HandshakePermit};
 use crate::backplane::{Backplane, Top};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::connection::driver::Driver;
+use crate::connection::driver::{Driver, linger};
 use crate::connection::event::{Event, Now};
 use crate::connection::id::ConnectionIds;
 use crate::connection::local::Local;
@@ -32,6 +34,7 @@ use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Connect, Request};
 use crate::shutdown::{self, Phase};
+use crate::supervisor::{BEAT, Panicked, Supervisor, catch};
 use crate::telemetry::metrics::{Metrics, Refused};
 use crate::transport::handshake::{Accepted, Handshake};
 use crate::transport::site::Site;
@@ -61,6 +64,12 @@ const COMPARED_MAX: usize = 256;
 /// How often a draining worker closes some of its connections.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
 
+/// How long before the end of a drain everybody who is left is told to go, or a tenth of its time.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How often a draining worker looks whether everybody has been refused.
+const REFUSALS_STEP: Duration = Duration::from_millis(10);
+
 /// Everything a worker is made of. `Send`, unlike the worker itself.
 pub struct Parts {
     /// Which worker.
@@ -89,6 +98,10 @@ pub struct Parts {
     pub clock: Clock,
     /// How far the process is.
     pub phase: watch::Receiver<Phase>,
+    /// Hears when the worker can serve.
+    pub up: oneshot::Sender<()>,
+    /// Hears when a part of the worker has ended.
+    pub supervisor: Supervisor,
 }
 
 /// A worker on its own thread.
@@ -100,7 +113,13 @@ struct Worker {
     /// Every connection, admitted or not.
     open: RefCell<FxHashMap<u64, Rc<Peer>>>,
     count: Cell<u64>,
+    /// Handshakes whose sockets are not among the connections yet.
+    shaking: Cell<usize>,
+    /// A connection or a handshake.
     ended: Notify,
+    /// The end has begun: who is still admitted is told to go.
+    draining: Cell<bool>,
+    supervisor: Supervisor,
     /// Another chain may have other timers.
     swapped: Notify,
 }
@@ -125,12 +144,20 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         inlet: Rc::default(),
         open: RefCell::default(),
         count: Cell::new(0),
+        shaking: Cell::new(0),
         ended: Notify::new(),
+        draining: Cell::new(false),
+        supervisor: parts.supervisor.clone(),
         swapped: Notify::new(),
     });
-    spawn_local(worker.clone().deliver(parts.inbox));
-    spawn_local(worker.clone().flush());
-    spawn_local(worker.clone().timers());
+    // Each holds what all connections of the worker depend on.
+    let part = |name: &str| format!("worker-{}: {name}", parts.index);
+    let forever = |name: &str, looping: Part| parts.supervisor.forever(&part(name), looping);
+    spawn_local(forever("deliveries", Box::pin(worker.clone().deliver(parts.inbox))));
+    spawn_local(forever("writes", Box::pin(worker.clone().flush())));
+    spawn_local(forever("timers", Box::pin(worker.clone().timers())));
+    spawn_local(forever("beat", Box::pin(worker.clone().beat())));
+    let _ = parts.up.send(());
     // Without its rules a worker would judge clients by nothing: they wait in the backlog.
     shutdown::running(parts.phase.clone()).await;
     let handshake = Rc::new(Handshake {
@@ -139,10 +166,11 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         metrics: parts.metrics.clone(),
         worker: parts.index,
         site: parts.site,
+        phase: parts.phase.clone(),
     });
     let accept = accept::accept(
-        listener,
-        parts.admission,
+        &listener,
+        parts.admission.clone(),
         parts.metrics.worker(parts.index),
         |socket, address, permit| {
             worker.clone().shake_hands(&handshake, socket, address.ip(), permit);
@@ -152,8 +180,50 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         () = accept => Duration::ZERO,
         until = shutdown::draining(parts.phase) => until,
     };
-    worker.drain(until).await;
+    worker.draining.set(true);
+    accept::refuse_waiting(&listener, &parts.admission, parts.metrics.worker(parts.index));
+    drop(listener);
+    worker.drain(until, &parts.admission).await;
+    worker.local.metrics().beat.rest();
     Ok(())
+}
+
+/// A loop of a worker.
+type Part = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A handshake, until there is a connection or none.
+struct Shaking(Rc<Worker>);
+
+impl Shaking {
+    fn begin(worker: Rc<Worker>) -> Rc<Self> {
+        worker.shaking.update(|shaking| shaking + 1);
+        Rc::new(Self(worker))
+    }
+}
+
+impl Drop for Shaking {
+    fn drop(&mut self) {
+        self.0.shaking.update(|shaking| shaking - 1);
+        self.0.ended.notify_one();
+    }
+}
+
+/// A connection among those of its worker. Dropping it, however its task ended, closes the socket and gives back what it
+/// counted as.
+struct Opened {
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    _permit: ConnectionPermit,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // The hub may still hold the peer for a moment; the socket closes now.
+        self.peer.outbound.abandon();
+        self.peer.socket.take();
+        self.worker.open.borrow_mut().remove(&self.peer.number);
+        self.worker.ended.notify_one();
+    }
 }
 
 impl Worker {
@@ -167,7 +237,8 @@ impl Worker {
         // The deadline of the handshake and of the connect command is one: both begin here.
         let begun = self.clock.now();
         let deadline = self.clock.instant(begun.at + self.local.config.handshake.deadline).into();
-        let opened = move |accepted| self.clone().open(accepted, begun);
+        let shaking = Shaking::begin(self);
+        let opened = move |accepted| shaking.0.clone().open(accepted, begun);
         let handshake = handshake.clone();
         spawn_local(async move {
             let metrics = handshake.metrics.clone();
@@ -206,29 +277,42 @@ impl Worker {
             attributes: BTreeMap::new(),
         };
         let websocket = WebSocket::new(peer.clone(), self.inlet.clone(), &early, limits.message_bytes_max);
-        let mut session = Session::new(self.local.clone(), peer.clone(), client, begun, random as u32);
-        self.open.borrow_mut().insert(number, peer);
-        self.local.metrics().opened(&id, address);
-        if protocol == Protocol::Raw {
-            // Nobody will send a connect command: the handshake was one.
-            let request = Request::Connect(Connect { token, ..Connect::default() });
-            session.event(self.clock.now(), Event::Command(Command { id: 0, request }));
-        }
+        let session = Session::new(self.local.clone(), peer.clone(), client, begun, random as u32);
+        // Nobody will send a connect command: the handshake was one.
+        let connect = (protocol == Protocol::Raw).then_some(token);
         let driver = Driver::new(session, websocket, self.inlet.clone(), self.clock);
-        spawn_local(self.drive(number, Box::new(driver), connection, handshake));
+        self.open.borrow_mut().insert(number, peer.clone());
+        self.local.metrics().opened(&id, address);
+        if self.draining.get() {
+            peer.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
+        }
+        let opened = Opened { worker: self, peer, _permit: connection };
+        spawn_local(drive(opened, Box::new(driver), connect, handshake));
     }
 
-    async fn drive(
-        self: Rc<Self>,
-        number: u64,
-        driver: Box<Driver>,
-        connection: ConnectionPermit,
-        handshake: HandshakePermit,
-    ) {
-        driver.run(move || drop(handshake)).await;
-        drop(connection);
-        self.open.borrow_mut().remove(&number);
-        self.ended.notify_one();
+    /// What the task of a connection that panicked leaves behind.
+    fn clean_up(&self, driver: &mut Driver, words: &str) {
+        let session = &mut driver.session;
+        tracing::error!(connection = &*session.peer().id, panic = words, "the task of a connection panicked: it is closed");
+        self.inlet.borrow_mut().clear();
+        let now = self.clock.now();
+        let _ = catch_unwind(AssertUnwindSafe(|| session.abandon(now)));
+        if catch_unwind(AssertUnwindSafe(|| session.purge())).is_err() {
+            let part = format!("worker-{}: connections", self.local.worker);
+            self.supervisor.report(&part, "one could not be cleaned up after a panic");
+        }
+    }
+
+    /// Shows that the worker goes on, and how late.
+    async fn beat(self: Rc<Self>) {
+        let beat = &self.local.metrics().beat;
+        let mut due = self.clock.now().at;
+        loop {
+            let now = self.clock.now().at;
+            beat.beat(now, now.saturating_sub(due));
+            due = now + BEAT;
+            tokio::time::sleep_until(self.clock.instant(due).into()).await;
+        }
     }
 
     /// Takes what other threads hand over, in order.
@@ -332,7 +416,7 @@ impl Worker {
     }
 
     /// Asks every client to go, at this worker's share of the pace, and waits until they are gone or time is up.
-    async fn drain(&self, until: Duration) {
+    async fn drain(&self, until: Duration, admission: &Admission) {
         let config = &self.local.config;
         let share = f64::from(config.drain.closes_per_second) / config.listen.workers as f64;
         let per_step = share * DRAIN_STEP.as_secs_f64();
@@ -354,16 +438,30 @@ impl Worker {
             }
             std::future::pending::<()>().await;
         };
+        // The pace is a wish, the deadline is not: who is still there shortly before it is told as well.
+        let deadline = self.clock.instant(until);
+        let at_last = deadline - (config.drain.deadline / 10).min(LAST_WORDS);
+        let hurried = async {
+            tokio::time::sleep_until(at_last.into()).await;
+            for peer in self.open.borrow().values() {
+                peer.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
+            }
+            std::future::pending::<()>().await;
+        };
         let gone = async {
-            while !self.open.borrow().is_empty() {
+            while !self.open.borrow().is_empty() || self.shaking.get() > 0 {
                 self.ended.notified().await;
             }
+            // They are being told, which takes a moment.
+            while admission.is_refusing() {
+                tokio::time::sleep(REFUSALS_STEP).await;
+            }
         };
-        let deadline = self.clock.instant(until).into();
-        let drained = tokio::time::timeout_at(deadline, async {
+        let drained = tokio::time::timeout_at(deadline.into(), async {
             tokio::select! {
                 () = gone => (),
                 () = paced => (),
+                () = hurried => (),
             }
         });
         if drained.await.is_err() {
@@ -376,4 +474,30 @@ impl Worker {
             tracing::info!(worker = self.local.worker, "drained");
         }
     }
+}
+
+/// Runs a connection to its end, whatever that is.
+async fn drive(
+    opened: Opened,
+    mut driver: Box<Driver>,
+    connect: Option<Box<str>>,
+    handshake: HandshakePermit,
+) {
+    let ended = {
+        let running = pin!(async {
+            if let Some(token) = connect {
+                let request = Request::Connect(Connect { token, ..Connect::default() });
+                let command = Event::Command(Command { id: 0, request });
+                driver.session.event(opened.worker.clock.now(), command);
+            }
+            driver.run(move || drop(handshake)).await;
+        });
+        catch(running).await
+    };
+    if let Err(Panicked(words)) = ended {
+        opened.worker.clean_up(&mut driver, &words);
+    }
+    // What it held is free while the client reads its last words.
+    drop(driver);
+    linger(&opened.peer).await;
 }

@@ -198,27 +198,6 @@ async fn history_and_recovery_return_only_so_much() {
 }
 
 #[tokio::test]
-async fn a_gateway_without_descriptors_survives_and_accepts_again() {
-    let config = format!("{RAW}listen.workers = 1\nhandshake.deadline = '2s'");
-    let mut gateway = Gateway::with(&config).plugin("90-echo", "echo", "").descriptors(80).start().await;
-    let mut served = RawClient::connect(&gateway).await;
-    let mut crowd = Vec::new();
-    while gateway.log().matching(&["failed to accept a connection"]).is_empty() {
-        crowd.push(Socket::connect(gateway.address()).await);
-        assert!(crowd.len() < 500, "80 descriptors are enough for everybody");
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(served.ask("who is served goes on").await, "who is served goes on");
-    assert!(gateway.is_running());
-    drop(crowd);
-    there_is_room(&gateway).await;
-    let mut late = RawClient::connect(&gateway).await;
-    assert_eq!(late.ask("x").await, "x");
-    let lines = gateway.log().matching(&["failed to accept a connection"]).len();
-    assert!(lines < 20, "a flood of failures is not a flood of lines: {lines}");
-}
-
-#[tokio::test]
 async fn an_idle_connection_costs_little() {
     let config = format!("{RAW}limits.connections_per_address_max = 5000");
     let gateway = Gateway::with(&config).plugin("90-echo", "echo", "").start().await;

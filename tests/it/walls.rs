@@ -97,7 +97,7 @@ fn http_stays_at_the_edges() {
 #[test]
 fn one_module_makes_connections_and_judges_certificates() {
     check("TcpStream::connect", &["egress/connect.rs"]);
-    check("lookup_host", &["egress/connect.rs"]);
+    check("ToSocketAddrs", &["egress/names.rs"]);
     check("rustls", &["egress/tls.rs"]);
     check("tokio_rustls", &["egress/connect.rs", "egress/tls.rs"]);
 }
@@ -154,6 +154,18 @@ fn nothing_is_unbounded() {
     for word in ["unbounded_channel", "UnboundedSender", "unbounded"] {
         check(word, &[]);
     }
+}
+
+#[test]
+fn nothing_is_printed_where_printing_can_fail() {
+    // The macros panic if it does. `telemetry` has the way to standard error, `command` that to standard output.
+    for word in ["print", "println", "eprint", "eprintln", "dbg"] {
+        let sources = sources();
+        let users = sources.iter().filter(|source| source.code.contains(&format!("{word}!(")));
+        let users: Vec<_> = users.map(|source| &source.path).collect();
+        assert!(users.is_empty(), "`{word}!` stands in {users:?}");
+    }
+    check("io::stderr", &["telemetry"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use toml::{Table, Value as Toml};
 
 use crate::artifacts::{gateway_binary, target_folder, wasm};
@@ -17,8 +19,9 @@ use crate::folder::Folder;
 use crate::http::{self, Answer};
 use crate::log::{Line, Log};
 use crate::metrics::Metrics;
+use crate::port::free_address;
 use crate::process::Process;
-use crate::wait::{eventually, within_time};
+use crate::wait::{eventually, eventually_within, within_time};
 
 /// What the API of every gateway in the tests asks for.
 pub const API_KEY: &str = "the-key-of-the-tests";
@@ -50,8 +53,10 @@ pub struct Builder {
 struct Setup {
     folder: TempDir,
     command: Subcommand,
-    /// Soft and hard limit of open files.
-    descriptors: Option<u64>,
+    /// Limits of open files, as arguments of `ulimit`.
+    descriptors: Option<String>,
+    /// Where the log goes, if it is not read, and the addresses that it then cannot tell.
+    log: Option<(OwnedFd, SocketAddr, SocketAddr)>,
     environment: Vec<(String, String)>,
 }
 
@@ -83,7 +88,13 @@ impl Gateway {
         merge(&mut all, toml::from_str(config).expect("the settings of a test are TOML"));
         fs::write(folder.path().join("gateway.toml"), all.to_string()).expect("a file can be written");
         Builder {
-            setup: Setup { folder, command: Subcommand::Serve, descriptors: None, environment: Vec::new() },
+            setup: Setup {
+                folder,
+                command: Subcommand::Serve,
+                descriptors: None,
+                log: None,
+                environment: Vec::new(),
+            },
             plugins,
         }
     }
@@ -161,6 +172,11 @@ impl Gateway {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// Of the process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// How many files and sockets it has open.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("it runs").count()
@@ -214,7 +230,21 @@ impl Builder {
 
     /// With this many open files at most.
     pub fn descriptors(mut self, max: u64) -> Self {
-        self.setup.descriptors = Some(max);
+        self.setup.descriptors = Some(format!("-n {max}"));
+        self
+    }
+
+    /// With this many open files at most, unless it asks for more.
+    pub fn soft_descriptors(mut self, max: u64) -> Self {
+        self.setup.descriptors = Some(format!("-S -n {max}"));
+        self
+    }
+
+    /// With its log in this file or pipe, which nobody reads here.
+    pub fn log_into(mut self, log: impl Into<OwnedFd>) -> Self {
+        let (address, admin) = (free_address(), free_address());
+        self.setup.keep(address, admin);
+        self.setup.log = Some((log.into(), address, admin));
         self
     }
 
@@ -264,11 +294,11 @@ impl Setup {
     }
 
     fn command(&self) -> Command {
-        let mut command = match self.descriptors {
+        let mut command = match &self.descriptors {
             None => Command::new(gateway_binary()),
-            Some(max) => {
+            Some(limits) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\"")]).arg(gateway_binary());
+                shell.args(["-c", &format!("ulimit {limits}; exec \"$0\" \"$@\"")]).arg(gateway_binary());
                 shell
             }
         };
@@ -282,7 +312,11 @@ impl Setup {
                 .env("CARGO_TARGET_DIR", target_folder()),
         };
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let log = match &self.log {
+            Some((log, ..)) => log.try_clone().expect("a descriptor is free").into(),
+            None => Stdio::piped(),
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command
     }
 
@@ -293,6 +327,11 @@ impl Setup {
             .command()
             .spawn()
             .unwrap_or_else(|error| panic!("failed to run {}: {error}", gateway_binary().display()));
+        if let Some((_, address, admin)) = &self.log {
+            let process = Process::new(child);
+            eventually_within(START, "the admin listener", async || TcpStream::connect(admin).await.ok()).await;
+            return (process, Log::follow(std::io::empty()), *address, *admin);
+        }
         let log = Log::follow(child.stderr.take().expect("it was asked for"));
         let process = Process::new(child);
         let address = async |message: &str| {

@@ -106,7 +106,12 @@ impl Routes {
             Some(_) if !get => {
                 refuse_with(StatusCode::METHOD_NOT_ALLOWED, "only GET", header::ALLOW, "GET, HEAD")
             }
-            Some(Route::Live) => json(StatusCode::OK, &json!({"status": "live"})),
+            Some(Route::Live) => match self.control.liveness() {
+                Ok(()) => json(StatusCode::OK, &json!({"status": "live"})),
+                Err(reason) => {
+                    json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "failed", "reason": &*reason}))
+                }
+            },
             Some(Route::Ready) => match self.control.readiness() {
                 Ok(()) => match self.control.backplane_health() {
                     Ok(()) => json(StatusCode::OK, &json!({"status": "ready"})),
@@ -116,7 +121,7 @@ impl Routes {
                     ),
                 },
                 Err(reason) => {
-                    json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "reason": reason}))
+                    json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "reason": &*reason}))
                 }
             },
             Some(Route::Metrics) => match self.exposition.text() {

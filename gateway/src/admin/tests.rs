@@ -32,6 +32,7 @@ use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Member;
 use crate::shutdown::Phase;
+use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 use support::{Admin, CONFIG, code};
 

@@ -9,6 +9,8 @@ use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use toml::Table;
 
+use crate::telemetry;
+
 /// What plugins are built for unless told otherwise.
 pub(crate) const TARGET: &str = "wasm32-wasip1";
 /// What authors of plugins build for.
@@ -51,7 +53,7 @@ impl Cargo {
         if missing.is_empty() {
             return Ok(());
         }
-        eprintln!("Adding the Rust targets {} with rustup", missing.join(" and "));
+        telemetry::say(&format!("Adding the Rust targets {} with rustup", missing.join(" and ")));
         let added = self.command("rustup").args(["target", "add"]).args(&missing).status();
         let added = added.as_ref().is_ok_and(std::process::ExitStatus::success);
         ensure!(

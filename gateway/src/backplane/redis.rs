@@ -39,6 +39,7 @@ use self::clients::Clients;
 use self::interest::{Announced, Interest};
 use self::keys::Keys;
 pub use self::limits::{Reconciler, States};
+pub use self::link::LOOKUPS_MAX;
 use self::link::Link;
 use self::nodes::Nodes;
 use self::places::Places;

@@ -1,10 +1,11 @@
 //! `gateway demo`.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Failure;
-use super::serve::serve;
+use super::serve::{listen, serve, start_logging};
 use crate::demo::{Demo, Options};
 use crate::telemetry;
 
@@ -39,10 +40,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         source: arguments.source.clone(),
         folder: arguments.dir.clone(),
     };
+    // Whoever closes the terminal of the demo means it to end.
+    let signals = listen(std::io::stdin().is_terminal())?;
     let demo = Demo::prepare(&options).map_err(Failure::Runtime)?;
     let config = demo.config().map_err(Failure::Configuration)?;
-    telemetry::init_logging(&config.log);
+    start_logging(&config)?;
     let next = demo.what_next();
     let site = demo.site();
-    serve(config, Some(site), |_| eprintln!("\n{next}\n")).map_err(Failure::Runtime)
+    serve(config, Some(site), signals, |_| telemetry::say(&format!("\n{next}\n")))
 }

@@ -2,20 +2,23 @@
 
 use std::path::PathBuf;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use anyhow::Context as _;
 
+use super::signals::Signals;
 use super::{Failure, configuration};
 use crate::config::Config;
 use crate::gateway::{Gateway, MakeSite};
+use crate::supervisor::PartEnded;
 use crate::telemetry;
-
-/// The exit code of a gateway that a second signal ended: it did not finish what it began.
-const CUT_OFF: i32 = 5;
 
 /// Serve clients until SIGTERM or Ctrl-C
 ///
 /// On a signal the gateway stops accepting, asks its clients to go elsewhere at the pace of `drain.closes_per_second`, and
-/// ends after `drain.deadline` at the latest. A second signal ends it at once.
+/// ends after `drain.deadline` at the latest, with exit code 0. A second signal ends it at once, with exit code 5. SIGHUP says
+/// that the configuration is not read again while the gateway runs; SIGUSR1 and SIGUSR2 do nothing; SIGQUIT leaves a core.
+///
+/// When a part of the gateway fails that the others depend on, it drains in the same way and ends with exit code 7: it is to
+/// be started again.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The configuration file; without one everything has its default
@@ -24,54 +27,32 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let signals = listen(false)?;
     let config = configuration(arguments.config.as_deref())?;
-    telemetry::init_logging(&config.log);
-    serve(config, None, |_| ()).map_err(Failure::Runtime)
+    start_logging(&config)?;
+    serve(config, None, signals, |_| ())
+}
+
+/// Listens for signals. `hangup_stops` as in [`Signals::listen`].
+pub(super) fn listen(hangup_stops: bool) -> Result<Signals, Failure> {
+    Signals::listen(hangup_stops).context("failed to listen for signals").map_err(Failure::Runtime)
+}
+
+pub(super) fn start_logging(config: &Config) -> Result<(), Failure> {
+    telemetry::init_logging(&config.log).context("failed to start the log").map_err(Failure::Runtime)
 }
 
 /// Binds, tells where, and serves until a signal.
 pub(super) fn serve(
     config: Config,
     site: Option<MakeSite>,
+    signals: Signals,
     bound: impl FnOnce(&Gateway),
-) -> anyhow::Result<()> {
-    let gateway = Gateway::build(config, site)?;
+) -> Result<(), Failure> {
+    let gateway = Gateway::build(config, site).map_err(Failure::Runtime)?;
     bound(&gateway);
-    gateway.run(stop())
-}
-
-/// Ends with the first signal to stop; from then on a second one ends the process.
-async fn stop() {
-    let mut signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => {
-            tracing::error!(%error, "failed to listen for signals: one will end the gateway without draining");
-            return std::future::pending().await;
-        }
-    };
-    let signal = signals.next().await;
-    tracing::info!(signal, "asked to stop; a second signal stops at once");
-    tokio::spawn(async move {
-        let signal = signals.next().await;
-        tracing::warn!(signal, "asked to stop again: clients are cut off");
-        std::process::exit(CUT_OFF);
-    });
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
+    gateway.run(signals.stop()).map_err(|error| match error.downcast::<PartEnded>() {
+        Ok(ended) => Failure::Part(ended),
+        Err(error) => Failure::Runtime(error),
+    })
 }

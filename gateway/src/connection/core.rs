@@ -180,6 +180,7 @@ impl Core {
                     Ending::Client => (CloseCause::Client, false),
                     Ending::Transport => (CloseCause::Transport, false),
                     Ending::Violation => (CloseCause::Protocol, true),
+                    Ending::Failure => (CloseCause::Other, true),
                 };
                 self.finish(close, cause, tell, false, effects);
             }

@@ -58,7 +58,7 @@ enum Wake {
 /// One connection's task.
 pub struct Driver {
     /// The connection behind the socket.
-    session: Session,
+    pub(crate) session: Session,
     /// Its framing.
     websocket: WebSocket,
     /// The worker's place for bytes.
@@ -80,11 +80,9 @@ impl Driver {
         Self { session, websocket, inlet, clock, unread, read_bytes: INLET_BYTES }
     }
 
-    /// Runs until the connection is over and the client knows. `admitted` is called once when the client is admitted.
-    /// Dropping the future drops the socket without a word.
-    ///
-    /// Boxed, because a future keeps each value that moves through it in every place it moved through.
-    pub async fn run(mut self: Box<Self>, admitted: impl FnOnce()) {
+    /// Runs until the connection is over; [`linger`] then lets the client know. `admitted` is called once when the client is
+    /// admitted.
+    pub async fn run(&mut self, admitted: impl FnOnce()) {
         let mut admitted = Some(admitted);
         let peer = self.session.peer().clone();
         let timer = sleep_until(Instant::now());
@@ -113,11 +111,6 @@ impl Driver {
                 yield_now().await;
             }
         }
-        drop(self);
-        let _ = timeout(LINGER, linger(&peer)).await;
-        // The hub may still hold the peer for a moment; the socket closes now.
-        peer.outbound.abandon();
-        peer.socket.take();
     }
 
     /// One turn, from what there is to do until it is written. True if others are to have theirs before it goes on.
@@ -299,9 +292,14 @@ fn poll_read(cx: &mut Context<'_>, peer: &Peer, into: &mut [u8]) -> Poll<io::Res
     }
 }
 
+/// Lets the client of a connection that is over read what is left, for a moment.
+pub async fn linger(peer: &Peer) {
+    let _ = timeout(LINGER, finish(peer)).await;
+}
+
 /// Writes what is left, ends our side, and reads until the client has ended its own: closing a socket with unread bytes
 /// would reset it, and the client would never see the reason.
-async fn linger(peer: &Peer) -> io::Result<()> {
+async fn finish(peer: &Peer) -> io::Result<()> {
     poll_fn(|cx| {
         peer.set_waker(cx.waker());
         peer.poll_flush()

@@ -123,6 +123,8 @@ pub enum Ending {
     Transport,
     /// The client broke the WebSocket protocol: it is told so.
     Violation,
+    /// The gateway failed in the middle of something: the client is told so.
+    Failure,
 }
 
 /// A payload of nothing.

@@ -20,7 +20,7 @@ use self::admission::Waiting;
 use self::later::{About, Questions};
 use super::core::Core;
 use super::effect::Effect;
-use super::event::{Event, Now};
+use super::event::{Ending, Event, Now};
 use super::local::Local;
 use super::turn::Turn;
 use crate::hub::SharedClient;
@@ -29,7 +29,7 @@ use crate::outbound::Pushed;
 use crate::plugin::event::{Client, Goodbye};
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::Effect as PluginEffect;
-use crate::protocol::channel::Channel;
+use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::Close;
 use crate::protocol::codec::{self, Commands, Inbound};
 use crate::protocol::frame;
@@ -59,6 +59,8 @@ pub struct Session {
     waiting: Option<Box<Waiting>>,
     /// What did not fit into the turn in which a message came. Nothing after it is looked at before.
     rest: Option<Box<Commands>>,
+    /// Its end is counted.
+    counted: bool,
 }
 
 impl Session {
@@ -79,6 +81,7 @@ impl Session {
             questions: None,
             waiting: None,
             rest: None,
+            counted: false,
         }
     }
 
@@ -202,6 +205,34 @@ impl Session {
         self.event(now, Event::Signal(signal));
     }
 
+    /// Ends the connection after a panic, as any other end: it may be in the middle of anything, and panic again. To be
+    /// followed by [`purge`](Self::purge).
+    pub fn abandon(&mut self, now: Now) {
+        self.plugin_effects.clear();
+        self.event(now, Event::TransportEnded { close: Close::INTERNAL, ending: Ending::Failure });
+    }
+
+    /// Takes away what others still know of a connection that was [abandoned](Self::abandon), however far that came.
+    pub fn purge(&mut self) {
+        let number = self.peer.number;
+        self.user_channel = None;
+        let left = self.local.hub.borrow().channels_of(number);
+        for channel in left {
+            if matches!(channel.target(), Target::User(_)) {
+                self.unlisten(&channel);
+            } else {
+                self.unsubscribe(&channel);
+            }
+        }
+        self.local.hub.borrow_mut().forget(number);
+        if !self.counted {
+            self.local.metrics().closed(CloseCause::Other, &Close::INTERNAL, &self.peer.id);
+        }
+        if self.admitted.is_some() && self.local.registers_clients() {
+            self.local.backplane.deregister(&self.client.borrow());
+        }
+    }
+
     /// Counts what was written since the last time.
     pub fn count_written(&self) {
         self.local.metrics().bytes_out.add(self.peer.outbound.take_uncounted());
@@ -301,6 +332,7 @@ impl Session {
             self.peer.outbound.close(frame::close(close), discard);
         }
         self.local.metrics().closed(cause, close, &self.peer.id);
+        self.counted = true;
         self.waiting = None;
         self.questions = None;
         self.rest = None;

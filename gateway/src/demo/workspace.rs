@@ -7,6 +7,7 @@ use anyhow::Context as _;
 
 use crate::author::cargo::{Artifact, Cargo, TARGET, TARGETS};
 use crate::author::tree;
+use crate::telemetry;
 
 /// The plugins of the demo, by the names of their crates.
 pub(super) const PLUGINS: [&str; 3] = ["auth-jwt", "router", "echo"];
@@ -47,7 +48,7 @@ impl Workspace {
 
     /// Builds the plugins of the demo, in the order of [`PLUGINS`]. The progress goes to standard error.
     pub(super) fn build_plugins(&self) -> anyhow::Result<Vec<Built>> {
-        eprintln!("Building the plugins {}", PLUGINS.join(", "));
+        telemetry::say(&format!("Building the plugins {}", PLUGINS.join(", ")));
         let mut arguments: Vec<OsString> = ["--profile", "plugin", "--target", TARGET].map(Into::into).into();
         arguments.extend(PLUGINS.iter().flat_map(|plugin| ["--package", plugin]).map(Into::into));
         let artifacts = Cargo::new(&self.root).build(arguments)?;

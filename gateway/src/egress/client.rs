@@ -17,6 +17,8 @@ use super::connect::{ConnectError, Connector, Shared};
 use super::tls::Tls;
 use super::url::Url;
 
+/// Connections of the process, if nothing else is said.
+pub const CONNECTIONS_MAX: usize = 256;
 /// Connections to one origin that are kept for the next request.
 const IDLE_MAX: usize = 8;
 /// How long they are kept.
@@ -107,11 +109,16 @@ pub enum Error {
 impl Client {
     /// A client without connections.
     pub fn new() -> Self {
-        Self::with(Tls::default())
+        Self::bounded(CONNECTIONS_MAX)
     }
 
-    fn with(tls: Tls) -> Self {
-        let shared = Arc::new(Shared::new(tls));
+    /// A client that has at most this many connections at a time.
+    pub fn bounded(connections_max: usize) -> Self {
+        Self::with(Tls::default(), connections_max)
+    }
+
+    fn with(tls: Tls, connections_max: usize) -> Self {
+        let shared = Arc::new(Shared::new(tls, connections_max));
         let pool = |reach| {
             legacy::Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
@@ -273,6 +280,6 @@ fn innermost(error: &(dyn StdError + 'static)) -> Box<str> {
 impl Client {
     /// Believes servers with this certificate and no other, in DER.
     pub(super) fn trusting(certificate: Vec<u8>) -> Self {
-        Self::with(Tls::trusting(certificate.into()))
+        Self::with(Tls::trusting(certificate.into()), CONNECTIONS_MAX)
     }
 }

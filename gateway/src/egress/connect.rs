@@ -11,7 +11,7 @@ use hyper::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
@@ -19,6 +19,7 @@ use tower_service::Service;
 
 use super::address::is_public;
 use super::client::Reach;
+use super::names::Names;
 use super::tls::Tls;
 use super::url::Origin;
 
@@ -26,25 +27,21 @@ use super::url::Origin;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for one of several addresses.
 const ADDRESS_DEADLINE: Duration = Duration::from_secs(3);
-/// Names that are looked up at a time: each occupies a thread, however long the system's resolver takes.
-const LOOKUPS_MAX: usize = 4;
-/// Connections of the process, in use or kept for the next request.
-const CONNECTIONS_MAX: usize = 256;
+/// Names that are looked up at a time.
+pub(super) const LOOKUPS_MAX: usize = 4;
 
 /// What the connectors of a process share.
 pub(super) struct Shared {
     tls: Tls,
-    lookups: Semaphore,
+    names: Names,
+    /// Of the process, in use or kept for the next request.
     connections: Arc<Semaphore>,
 }
 
 impl Shared {
-    pub(super) fn new(tls: Tls) -> Self {
-        Self {
-            tls,
-            lookups: Semaphore::new(LOOKUPS_MAX),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        }
+    pub(super) fn new(tls: Tls, connections_max: usize) -> Self {
+        let connections = Arc::new(Semaphore::new(connections_max));
+        Self { tls, names: Names::new(LOOKUPS_MAX), connections }
     }
 }
 
@@ -104,11 +101,8 @@ async fn connect(shared: &Shared, reach: Reach, origin: &Origin) -> Result<Strea
 
 /// The addresses of an origin that may be reached, in the order of the system.
 async fn resolve(shared: &Shared, reach: Reach, origin: &Origin) -> Result<Vec<SocketAddr>, ConnectError> {
-    let found: Vec<SocketAddr> = {
-        let _turn = shared.lookups.acquire().await.map_err(|_| ConnectError::Busy)?;
-        let found = lookup_host((origin.host(), origin.port())).await;
-        found.map_err(|error| failed(format!("the name of the host is not known: {error}")))?.collect()
-    };
+    let found = shared.names.addresses(origin.host()).await.map_err(ConnectError::Failed)?;
+    let found: Vec<_> = found.iter().map(|address| SocketAddr::new(*address, origin.port())).collect();
     let permitted = |address: &SocketAddr| reach == Reach::Anywhere || is_public(address.ip());
     let permitted: Vec<_> = found.iter().copied().filter(permitted).collect();
     match (permitted.is_empty(), found.first()) {

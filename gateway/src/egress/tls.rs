@@ -10,10 +10,18 @@ use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Makes encrypted connections. What the system trusts is read when the first one is made.
-#[derive(Default)]
+/// Makes encrypted connections. What the system trusts is read when the first one is made, and again for the next one if that
+/// failed.
 pub(super) struct Tls {
-    connector: OnceCell<Result<TlsConnector, Box<str>>>,
+    connector: OnceCell<TlsConnector>,
+    /// Blocking: reads files.
+    roots: fn() -> Result<RootCertStore, Box<str>>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { connector: OnceCell::new(), roots: system }
+    }
 }
 
 impl Tls {
@@ -23,19 +31,22 @@ impl Tls {
         host: &str,
         socket: TcpStream,
     ) -> Result<TlsStream<TcpStream>, Box<str>> {
-        let connector = self.connector.get_or_init(async || {
-            spawn_blocking(|| connector(system()?))
-                .await
-                .unwrap_or_else(|_| Err("the root certificates were not read".into()))
-        });
-        let connector = connector.await.as_ref().map_err(Clone::clone)?;
+        let connector = self.connector().await?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| "the host is no name that a certificate can have")?;
         connector.connect(name, socket).await.map_err(|error| error.to_string().into())
     }
+
+    async fn connector(&self) -> Result<&TlsConnector, Box<str>> {
+        let roots = self.roots;
+        let read = async move || {
+            let read = spawn_blocking(move || connector(roots()?)).await;
+            read.unwrap_or_else(|_| Err("the root certificates were not read".into()))
+        };
+        self.connector.get_or_try_init(read).await
+    }
 }
 
-/// Blocking: reads files.
 fn system() -> Result<RootCertStore, Box<str>> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
@@ -65,6 +76,28 @@ impl Tls {
     pub(super) fn trusting(certificate: rustls::pki_types::CertificateDer<'static>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(certificate).expect("a certificate");
-        Self { connector: OnceCell::new_with(Some(connector(roots))) }
+        let connector = connector(roots).ok();
+        Self { connector: OnceCell::new_with(connector), roots: system }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_to_read_the_roots_is_not_kept() {
+        static READ: AtomicUsize = AtomicUsize::new(0);
+        let roots = || match READ.fetch_add(1, Relaxed) {
+            0 => Err("the disk is away".into()),
+            _ => Ok(RootCertStore::empty()),
+        };
+        let tls = Tls { connector: OnceCell::new(), roots };
+        assert_eq!(tls.connector().await.err().as_deref(), Some("the disk is away"));
+        assert!(tls.connector().await.is_ok());
+        assert!(tls.connector().await.is_ok());
+        assert_eq!(READ.load(Relaxed), 2, "what was read is kept");
     }
 }

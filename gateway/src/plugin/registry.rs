@@ -57,6 +57,8 @@ pub struct Registry {
     workers: Arc<dyn Workers>,
     archive: Option<Arc<Archive>>,
     keep_removed: bool,
+    /// Where spares are made.
+    offload: Option<Arc<dyn Offload>>,
     /// Most plugins in a chain.
     plugins_max: usize,
     /// Held while a change is under way, so that changes happen one after the other.
@@ -104,9 +106,14 @@ impl Registry {
     /// Nothing is live; the workers are expected to start with [`Chain::empty`].
     pub fn new(loader: Arc<dyn Loader>, workers: Arc<dyn Workers>) -> Self {
         let (state, published) = (Arc::default(), Mutex::default());
-        let (archive, keep_removed) = (None, false);
+        let (archive, keep_removed, offload) = (None, false, None);
         let (plugins_max, swap_timeout) = (PLUGINS_MAX, SWAP_TIMEOUT);
-        Self { loader, workers, archive, keep_removed, plugins_max, state, swap_timeout, published }
+        Self { loader, workers, archive, keep_removed, offload, plugins_max, state, swap_timeout, published }
+    }
+
+    /// Makes spare instances there, and not on the threads for blocking work of the runtime that changes the chain.
+    pub fn with_offload(self, offload: Arc<dyn Offload>) -> Self {
+        Self { offload: Some(offload), ..self }
     }
 
     /// With another number of plugins at most.
@@ -310,8 +317,7 @@ impl Registry {
     }
 
     fn swap(&self, generation: u64, chains: Vec<Vec<super::Link>>) -> Vec<oneshot::Receiver<()>> {
-        // Spares are made where changes of the chain are.
-        let offload: Arc<dyn Offload> = Arc::new(Handle::current());
+        let offload = self.offload.clone().unwrap_or_else(|| Arc::new(Handle::current()));
         let chain = |links: Vec<super::Link>| {
             let links = links.into_iter().map(|link| link.with_offload(offload.clone()));
             Chain::new(generation, links.collect())

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -14,7 +15,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::backplane::{BackplaneMetrics, Trouble};
 use super::metrics::{
-    ADMIN_STATUSES, CloseCause, ControlFrame, DecisionOutcome, Gauge, Metrics, Refused, WorkerMetrics,
+    ADMIN_STATUSES, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics, Refused,
+    WorkerMetrics,
 };
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
@@ -173,6 +175,10 @@ impl Node {
     }
 
     fn node(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
+        let now = Clock::start().now().at;
+        let lags = self.metrics.workers.iter().map(|worker| worker.beat.lag(now));
+        let help = "How late a worker came to its work at most in the last 10 to 20 seconds";
+        writer.durations("worker_lag", help, "worker", lags)?;
         let node = &self.metrics.node;
         writer.gauge("start_time", "Unix time of the start", Some(&Unit::Seconds), self.started)?;
         writer.info("build", "The version that runs", [("version", env!("CARGO_PKG_VERSION"))])?;
@@ -200,7 +206,9 @@ impl Node {
             let status = if *status == 0 { "other".to_owned() } else { status.to_string() };
             ([("status", status)], counter.get())
         });
-        writer.family("admin_responses", "Answers of the admin listener, by HTTP status", responses)
+        writer.family("admin_responses", "Answers of the admin listener, by HTTP status", responses)?;
+        let lost = LineLost::ALL.map(|reason| ([("reason", reason.as_str())], super::lines_lost(reason)));
+        writer.family("log_lines_lost", "Log lines that were not written, by reason", lost)
     }
 }
 
@@ -369,6 +377,21 @@ impl Writer<'_, '_> {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in values {
             ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// One for each place in a list.
+    fn durations(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: impl Iterator<Item = Duration>,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        for (place, value) in values.enumerate() {
+            ConstGauge::new(value.as_secs_f64()).encode(encoder.encode_family(&[(label, place)])?)?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::upstream::UpstreamMetrics;
 use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
 use crate::protocol::code::Close;
+use crate::supervisor::Beat;
 
 /// A count with one writer, which saves the locked instruction. With two writers counts would be lost.
 #[derive(Debug, Default)]
@@ -170,6 +171,8 @@ labels! {
         NotFound = "not_found",
         /// `handshake.deadline` passed before the request was complete.
         Deadline = "deadline",
+        /// The gateway is going down.
+        Draining = "draining",
     }
 }
 
@@ -192,6 +195,16 @@ labels! {
         Routed = "routed",
         /// A plugin that fails closed failed.
         Failed = "failed",
+    }
+}
+
+labels! {
+    /// Why a log line was not written.
+    LineLost {
+        /// The reader of standard error did not keep up.
+        QueueFull = "queue_full",
+        /// Standard error did not take it: a full disk, a closed pipe.
+        WriteFailed = "write_failed",
     }
 }
 
@@ -264,6 +277,8 @@ pub struct WorkerMetrics {
     pub(super) inbox_overflows: Counter,
     pub(super) position_gaps: Counter,
     pub(super) accept_errors: Counter,
+    /// Whether the worker goes on, and how late.
+    pub beat: Beat,
 }
 
 impl WorkerMetrics {

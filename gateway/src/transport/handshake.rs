@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
@@ -18,12 +19,15 @@ use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::site::Site;
 use super::websocket::accept_key;
-use crate::accept::{Admission, ConnectionPermit, HandshakePermit, Refusal};
+use crate::accept::{self, Admission, ConnectionPermit, HandshakePermit, Refusal};
 use crate::config::{Config, Origins};
 use crate::protocol::Protocol;
+use crate::shutdown::{self, Phase};
 use crate::telemetry::metrics::{Metrics, Refused};
 
 /// Where the Centrifuge protocol is spoken.
@@ -33,6 +37,9 @@ pub const RAW_PATH: &str = "/connection/raw";
 
 /// Seconds a refused client is asked to wait.
 const RETRY_AFTER_SECONDS: u32 = 5;
+
+/// Time for an answer in progress when the gateway goes down.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// What a handshake needs to know.
 pub struct Handshake {
@@ -46,6 +53,8 @@ pub struct Handshake {
     pub worker: usize,
     /// Pages beside the endpoints, if there are any.
     pub site: Option<Arc<dyn Site>>,
+    /// How far the process is.
+    pub phase: watch::Receiver<Phase>,
 }
 
 /// A client whose handshake is done.
@@ -91,8 +100,10 @@ impl Handshake {
         opened: impl Fn(Accepted) + Clone + 'static,
     ) {
         let permit = Rc::new(std::cell::RefCell::new(Some(permit)));
+        let asked = std::cell::Cell::new(false);
         let service = service_fn(|mut request: Request<Incoming>| {
             let (this, permit, opened) = (self.clone(), permit.clone(), opened.clone());
+            asked.set(true);
             async move {
                 let answer = match this.agree(&request, address) {
                     Ok(agreement) => {
@@ -112,13 +123,28 @@ impl Handshake {
                 Ok::<_, Infallible>(answer)
             }
         });
-        let served = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.config.handshake.deadline)
             .max_buf_size(self.config.handshake.header_bytes_max.max(8192))
             .serve_connection(TokioIo::new(socket), service)
-            .with_upgrades()
-            .await;
+            .with_upgrades();
+        let served = tokio::select! {
+            served = &mut connection => served,
+            _ = shutdown::draining(self.phase.clone()) => {
+                if asked.get() {
+                    // It has had its answer, or is getting it.
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
+                    timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+                } else {
+                    self.refused(Refused::Draining, address);
+                    if let Some(parts) = connection.into_parts() {
+                        accept::turn_away(parts.io.into_inner(), accept::GOING_DOWN).await;
+                    }
+                    return;
+                }
+            }
+        };
         if let Err(error) = served {
             // hyper has answered 400, 431 or 408 where it could.
             self.refused(Refused::BadRequest, address);

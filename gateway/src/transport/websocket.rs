@@ -56,6 +56,11 @@ impl Inlet {
         self.range = 0..count;
     }
 
+    /// Forgets what was not taken: it must never reach another connection.
+    pub fn clear(&mut self) {
+        self.range = 0..0;
+    }
+
     fn take(&mut self) -> Vec<u8> {
         self.buffer[std::mem::take(&mut self.range)].to_vec()
     }

@@ -33,7 +33,7 @@ impl Running {
         let (metrics, clock) = (Metrics::new(1), Clock::start());
         let upstreams = Upstreams::new(&config.upstreams, Client::new(), &metrics.node, clock, 7);
         let (stop, stopped) = watch::channel(Stop::No);
-        let task = tokio::spawn(upstreams.clone().run(stopped));
+        let task = tokio::spawn(upstreams.clone().run(stopped, Supervisor::default()));
         Self { upstreams, metrics, clock, stop, task, folder }
     }
 

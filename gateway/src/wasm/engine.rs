@@ -1,5 +1,6 @@
 //! The one engine of the process and the clock that ends calls.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -74,7 +75,10 @@ fn start_with(instances_max: u32, metered: bool) -> Result<Engine, EngineError> 
         }
     };
     // A thread of its own: on a runtime it would starve exactly when a plugin keeps the runtime busy.
-    let started = thread::Builder::new().name("plugin-clock".into()).spawn(clock);
+    // And without it no call would ever end, so it is begun again whatever happens in it.
+    let started = thread::Builder::new()
+        .name("plugin-clock".into())
+        .spawn(move || while catch_unwind(AssertUnwindSafe(&clock)).is_err() {});
     started.map_err(|error| EngineError(format!("no thread for the clock of deadlines: {error}").into()))?;
     Ok(engine)
 }

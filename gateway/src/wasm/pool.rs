@@ -1,4 +1,4 @@
-//! Instances that may wait: a few per plugin, in stores of their own, on the control runtime and never on a worker.
+//! Instances that may wait: a few per plugin, in stores of their own, on a runtime of their own and never on a worker.
 //!
 //! Only their computing time counts against the plugin's deadline: a store yields to the runtime at every tick of the clock
 //! of deadlines, and the ticks it was seen computing are its budget. Time in which it waits for an answer is bounded by the

@@ -48,6 +48,7 @@ impl Admin {
             inboxes: Arc::new([]),
             node: "node-1".into(),
             name: "machine/address".into(),
+            supervisor: Supervisor::default(),
         });
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();

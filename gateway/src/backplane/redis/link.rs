@@ -1,13 +1,16 @@
 //! The connections to one Redis server: made together, watched together, given up together.
 
-use std::sync::Arc;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::io::AsyncDNSResolver;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisConnectionInfo, RedisError, TlsCertificates, Value,
+    RedisConnectionInfo, RedisError, RedisFuture, TlsCertificates, Value,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -19,6 +22,7 @@ use super::subscriber::{Ear, Subscriber};
 use super::unit::Seat;
 use super::{Shared, presence};
 use crate::config;
+use crate::egress::Names;
 use crate::telemetry::backplane::Trouble;
 
 /// How often the connections are tried. With the time for an answer this is how long a frozen server is believed.
@@ -26,6 +30,9 @@ pub(super) const WATCH: Duration = Duration::from_millis(500);
 
 /// Longest time that the watch waits for an answer, so that a frozen server is noticed within two seconds.
 const WATCH_TIMEOUT_MAX: Duration = Duration::from_millis(1200);
+
+/// Names of servers that are looked up at a time.
+pub const LOOKUPS_MAX: usize = 16;
 
 /// Connections to a server that takes our commands.
 pub(super) struct Link {
@@ -145,6 +152,33 @@ pub(super) fn client(
     client.map_err(|error| cause(&error))
 }
 
+/// How a connection is made: within this time, and whoever sends a command has a time of their own.
+pub(super) fn settings(time: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(time))
+        .set_response_timeout(None)
+        .set_dns_resolver(ServerNames)
+}
+
+/// Look-ups of the names of servers: an attempt to connect that was given up leaves none behind that is begun again.
+static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(LOOKUPS_MAX));
+
+struct ServerNames;
+
+impl AsyncDNSResolver for ServerNames {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        host: &'b str,
+        port: u16,
+    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
+        Box::pin(async move {
+            let found = NAMES.addresses(host).await.map_err(|why| io::Error::other(why.into_string()))?;
+            let addresses: Vec<_> = found.iter().map(|address| SocketAddr::new(*address, port)).collect();
+            Ok(Box::new(addresses.into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
+        })
+    }
+}
+
 async fn connect(
     client: Client,
     shared: Arc<Shared>,
@@ -161,10 +195,7 @@ async fn connect(
         }
         Ok(())
     };
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(time))
-        .set_response_timeout(None)
-        .set_push_sender(pushed);
+    let config = settings(time).set_push_sender(pushed);
     match timeout(time, client.get_multiplexed_async_connection_with_config(&config)).await {
         Ok(connected) => connected.map_err(|error| cause(&error)),
         Err(_) => Err(Cause::new(Trouble::Unreachable, format!("no connection within {time:?}"))),

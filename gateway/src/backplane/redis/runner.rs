@@ -15,6 +15,7 @@ use super::unit::{Holder, Seat, Side, Unit};
 use super::{Runner, Shared, clients, cluster, lane, listener, nodes, presence, sentinel};
 use crate::backplane::Answer;
 use crate::config::RedisTopology;
+use crate::supervisor::Supervisor;
 use crate::telemetry::backplane::Trouble;
 
 /// Longest pause before the second attempt to connect; the limit doubles from then on.
@@ -55,19 +56,23 @@ impl Runner {
         }
     }
 
-    /// Connects, keeps connected, and carries questions, for as long as the runtime lives.
-    pub async fn run(self) {
+    /// Connects, keeps connected, and carries questions, for as long as the runtime lives. None of its tasks may end: what
+    /// is in the queue of a lane would have no answer any more.
+    pub async fn run(self, supervisor: Supervisor) {
         let Self { shared, sides } = self;
         let mut tasks = JoinSet::new();
-        tasks.spawn(expire(shared.clone()));
+        tasks.spawn(supervisor.forever("backplane: expiry", expire(shared.clone())));
         for (unit, Side { queues }) in sides.into_iter().enumerate() {
             for (index, queue) in queues.into_iter().enumerate() {
-                tasks.spawn(lane::run(shared.clone(), unit, index, queue));
+                let part = format!("backplane: lane {index} of server {unit}");
+                tasks.spawn(supervisor.forever(&part, lane::run(shared.clone(), unit, index, queue)));
             }
-            tasks.spawn(attend(shared.clone(), unit));
+            let part = format!("backplane: link to server {unit}");
+            tasks.spawn(supervisor.forever(&part, attend(shared.clone(), unit)));
         }
         if let RedisTopology::Cluster(named) = &shared.config.topology {
-            tasks.spawn(cluster::run(shared.clone(), named.clone()));
+            let following = cluster::run(shared.clone(), named.clone());
+            tasks.spawn(supervisor.forever("backplane: cluster", following));
         }
         while tasks.join_next().await.is_some() {}
     }

@@ -12,6 +12,7 @@ use super::script::{self, Scripts};
 use super::*;
 use crate::backplane::Answer;
 use crate::inbox::Delivery;
+use crate::supervisor::Supervisor;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEPT: Retention = Retention { size: 5, ttl: Duration::from_secs(60), replicas: 0 };
@@ -272,7 +273,7 @@ async fn without_redis_every_question_is_answered_in_time() {
     let metrics = parts.metrics.clone();
     let clock = parts.clock;
     let (backplane, runner) = Redis::new(config.redis.as_ref().unwrap(), parts);
-    let running = tokio::spawn(runner.run());
+    let running = tokio::spawn(runner.run(Supervisor::default()));
     let publish = |retention, asker| {
         let channel = &news();
         let data = "1".into();

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Value};
+use redis::{Client, Cmd, Value};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::link::{call, cause, client};
+use super::link::{call, cause, client, settings};
 use super::status::Cause;
 use crate::config::{self, RedisServer, Secret};
 use crate::telemetry::backplane::Trouble;
@@ -75,10 +75,8 @@ async fn one(
         let mut connection = match connection {
             Some(connection) => connection,
             None => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(time))
-                    .set_response_timeout(None);
-                let connected = client.get_multiplexed_async_connection_with_config(&config).await;
+                let connected =
+                    client.get_multiplexed_async_connection_with_config(&settings(time)).await;
                 connected.map_err(|error| cause(&error))?
             }
         };

@@ -14,6 +14,7 @@ use crate::author::files::{Mode, create, replace};
 use crate::author::sources::Sources;
 use crate::command::{Failure, print};
 use crate::plugin::registry::plugin_name;
+use crate::telemetry;
 use crate::testing;
 
 /// Build a plugin for WebAssembly, and drop it into a folder
@@ -84,7 +85,7 @@ async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
         let built = tokio::task::spawn_blocking(move || build(&wanted)).await;
         match built.context("the build panicked").map_err(Failure::Unexpected)? {
             Ok(report) => print(&format!("{report}  waiting for a change; Ctrl-C ends\n"))?,
-            Err(error) => eprintln!("{error:#}\n  waiting for a change; Ctrl-C ends"),
+            Err(error) => telemetry::say(&format!("{error:#}\n  waiting for a change; Ctrl-C ends")),
         }
         let mut before = sources.clone();
         loop {

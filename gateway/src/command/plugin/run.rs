@@ -11,6 +11,7 @@ use super::{Files, duration, grouped, lacks_origins, refused, size};
 use crate::command::{Failure, print};
 use crate::plugin::load::LoadError;
 use crate::plugin::script::{self, Event, Script, Step};
+use crate::telemetry;
 use crate::testing::{Engine, Played, PluginRunner};
 
 /// Give a plugin events, and see what it answers and what that costs
@@ -114,7 +115,7 @@ fn play(files: &Files, script: &Script, engine: Engine) -> Result<Vec<Played>, L
     if engine == Engine::Production
         && let Some(lacks) = lacks_origins(&runner, &files.settings)
     {
-        eprintln!("{}: {lacks}", files.name);
+        telemetry::say(&format!("{}: {lacks}", files.name));
     }
     script.steps.iter().map(|step| runner.play(step)).collect()
 }

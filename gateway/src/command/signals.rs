@@ -1,0 +1,119 @@
+//! What the process does when it gets a signal. From the moment on at which this listens none ends it unasked, but those that
+//! are meant to (SIGQUIT leaves a core, SIGKILL cannot be heard).
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::Poll;
+use std::thread;
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::telemetry;
+
+/// The exit code of a gateway that a second signal ended: it did not finish what it began.
+const CUT_OFF: i32 = 5;
+
+/// Signals that mean something here, or would end a process that does not expect them.
+fn heard() -> [(SignalKind, &'static str); 7] {
+    [
+        (SignalKind::terminate(), "SIGTERM"),
+        (SignalKind::interrupt(), "SIGINT"),
+        (SignalKind::hangup(), "SIGHUP"),
+        (SignalKind::user_defined1(), "SIGUSR1"),
+        (SignalKind::user_defined2(), "SIGUSR2"),
+        (SignalKind::alarm(), "SIGALRM"),
+        (SignalKind::io(), "SIGIO"),
+    ]
+}
+
+/// Listens, on a thread of its own.
+pub(super) struct Signals {
+    stop: watch::Receiver<bool>,
+    /// There is something to drain.
+    serving: Arc<AtomicBool>,
+}
+
+/// What a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Stop,
+    Reload,
+    Nothing,
+}
+
+impl Signals {
+    /// Listens from now on. `hangup_stops` says that the end of the terminal is the end of the program.
+    pub(super) fn listen(hangup_stops: bool) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let mut signals = {
+            let _entered = runtime.enter();
+            let listen = |(kind, name)| Ok((signal(kind)?, kind.as_raw_value(), name));
+            heard().into_iter().map(listen).collect::<io::Result<Vec<_>>>()?
+        };
+        let (asked, stop) = watch::channel(false);
+        let serving = Arc::new(AtomicBool::new(false));
+        let is_serving = serving.clone();
+        let listening = async move {
+            loop {
+                let (number, name) = next(&mut signals).await;
+                match meaning(name, hangup_stops) {
+                    // As if it had not been heard.
+                    Meaning::Stop if !is_serving.load(Relaxed) => end(128 + number),
+                    Meaning::Stop if asked.send_replace(true) => {
+                        tracing::warn!(signal = name, "asked to stop again: clients are cut off");
+                        end(CUT_OFF);
+                    }
+                    Meaning::Stop => {
+                        tracing::info!(signal = name, "asked to stop; a second signal stops at once");
+                    }
+                    Meaning::Reload => tracing::warn!(
+                        signal = name,
+                        "the configuration is not read again while the gateway runs: restart it to apply changes"
+                    ),
+                    Meaning::Nothing => tracing::info!(signal = name, "this signal means nothing here: ignored"),
+                }
+            }
+        };
+        thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(listening))?;
+        Ok(Self { stop, serving })
+    }
+
+    /// Ends with the first signal to stop; from then on a second one ends the process.
+    pub(super) async fn stop(mut self) {
+        self.serving.store(true, Relaxed);
+        if self.stop.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// The next one that comes.
+async fn next(signals: &mut [(Signal, i32, &'static str)]) -> (i32, &'static str) {
+    poll_fn(|cx| {
+        for (signal, number, name) in &mut *signals {
+            if signal.poll_recv(cx).is_ready() {
+                return Poll::Ready((*number, *name));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+fn meaning(name: &str, hangup_stops: bool) -> Meaning {
+    match name {
+        "SIGTERM" | "SIGINT" => Meaning::Stop,
+        "SIGHUP" if hangup_stops => Meaning::Stop,
+        "SIGHUP" => Meaning::Reload,
+        _ => Meaning::Nothing,
+    }
+}
+
+fn end(code: i32) -> ! {
+    telemetry::flush();
+    std::process::exit(code)
+}

@@ -1,0 +1,143 @@
+//! File descriptors: as many as the system gives, and who may have how many of them.
+//!
+//! Without a plan a crowd of clients takes the last descriptor, and then no health probe is answered, no plugin is read and
+//! no upstream reached. So clients have a share, and what is set higher than that is lowered for this run, with a line.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::accept::REFUSALS_MAX;
+use crate::config::{Config, RedisTopology};
+use crate::egress::CONNECTIONS_MAX as OUTGOING;
+
+/// Of the process, whatever its settings: standard streams, listeners, runtimes, watches, folders.
+const PROCESS: usize = 40;
+/// Of one worker: its listener, its event queue and what wakes it.
+const WORKER: usize = 6;
+/// For the admin listener and for reading files, where there is room for all.
+const KEPT_BACK: usize = 96;
+/// With fewer clients than this there is no point in a gateway.
+const CLIENTS_MIN: usize = 8;
+
+/// Who may have how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The limit of the process.
+    pub(crate) limit: usize,
+    /// Connections of clients.
+    pub(crate) connections: usize,
+    /// Clients in their handshake.
+    pub(crate) handshakes: usize,
+    /// Connections to other hosts.
+    pub(crate) outgoing: usize,
+}
+
+/// There are too few for the gateway itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the limit of open files is {limit}, and this gateway needs {needed} before it can serve anybody: raise it (`ulimit -n`, \
+     `LimitNOFILE=` of systemd) or lower `listen.workers`"
+)]
+pub(crate) struct TooFew {
+    limit: usize,
+    needed: usize,
+}
+
+/// Raises the limit of this process as far as it may, and returns it.
+pub(crate) fn raise() -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(u64::MAX);
+    let raised = current.is_some_and(|current| current < wanted)
+        && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    let limit = if raised { maximum } else { current };
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+}
+
+impl Plan {
+    /// Shares a limit out.
+    pub(crate) fn of(limit: usize, config: &Config) -> Result<Self, TooFew> {
+        let redis = config.redis.as_ref().map_or(0, |redis| {
+            let servers = match &redis.topology {
+                // As many as answer: each has its own.
+                RedisTopology::Cluster(named) => named.len().max(8),
+                RedisTopology::Servers(servers) => servers.len(),
+                RedisTopology::Sentinels(sentinels) => 1 + sentinels.sentinels.len(),
+                RedisTopology::Server(_) => 1,
+            };
+            // A link is made while the last one is still being given up.
+            2 * servers * (redis.connections + 1)
+        });
+        let own = PROCESS + WORKER * config.listen.workers + redis;
+        let shared = limit.saturating_sub(own);
+        let kept = (shared / 4).min(KEPT_BACK + OUTGOING);
+        let outgoing = kept * OUTGOING / (KEPT_BACK + OUTGOING);
+        let clients = shared - kept;
+        if clients < CLIENTS_MIN {
+            return Err(TooFew { limit, needed: own + CLIENTS_MIN * 4 / 3 });
+        }
+        let handshakes = config.limits.handshakes_max.min(clients / 4);
+        let connections =
+            config.limits.connections_max.min(clients - handshakes - REFUSALS_MAX.min(handshakes));
+        Ok(Self { limit, connections, handshakes, outgoing: outgoing.max(1) })
+    }
+
+    /// Lowers what is set higher, for this run.
+    pub(crate) fn lower(&self, config: &mut Config) {
+        let limits = &mut config.limits;
+        let (connections_wanted, handshakes_wanted) = (limits.connections_max, limits.handshakes_max);
+        let Self { limit, connections, handshakes, .. } = *self;
+        if connections >= connections_wanted && handshakes >= handshakes_wanted {
+            return;
+        }
+        (limits.connections_max, limits.handshakes_max) = (connections, handshakes);
+        tracing::warn!(
+            open_files = limit,
+            connections_max = connections,
+            connections_wanted,
+            handshakes_max = handshakes,
+            handshakes_wanted,
+            "the limit of open files is too low for the settings: they are lowered for this run; raise it (`ulimit -n`, \
+             `LimitNOFILE=` of systemd)"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(workers: usize, more: &str) -> Config {
+        let text = format!("listen.workers = {workers}\nlimits.connections_max = 10000\n{more}");
+        Config::parse(&text, "test.toml").expect("valid")
+    }
+
+    #[test]
+    fn what_is_wanted_is_had_where_there_is_room() {
+        let mut config = config(4, "");
+        let plan = Plan::of(20_000, &config).expect("enough");
+        assert_eq!((plan.connections, plan.handshakes), (10_000, 2000));
+        assert_eq!(plan.outgoing, OUTGOING);
+        plan.lower(&mut config);
+        assert_eq!((config.limits.connections_max, config.limits.handshakes_max), (10_000, 2000));
+    }
+
+    #[test]
+    fn all_shares_fit_into_the_limit() {
+        for workers in [1, 4, 64] {
+            for more in ["", "redis.url = 'redis://127.0.0.1'"] {
+                let config = config(workers, more);
+                let least = (1..2000).find(|limit| Plan::of(*limit, &config).is_ok()).expect("some limit");
+                for limit in [least, least + 1, 1024, 4096, 65_536, 1 << 20] {
+                    let Ok(plan) = Plan::of(limit, &config) else { continue };
+                    let own = PROCESS + WORKER * workers;
+                    let refusals = REFUSALS_MAX.min(plan.handshakes);
+                    let given = plan.connections + plan.handshakes + refusals + plan.outgoing;
+                    assert!(own + given <= limit, "{limit}: {plan:?}");
+                    assert!(plan.connections > 0 && plan.handshakes > 0, "{plan:?}");
+                    assert!(given + own + KEPT_BACK + 200 >= limit.min(12_000), "{limit}: {plan:?} leaves too much unused");
+                }
+                let too_few = Plan::of(least - 1, &config).expect_err("too few").to_string();
+                assert!(too_few.contains(&format!("needs {least} ")), "{too_few} and not {least}");
+            }
+        }
+    }
+}

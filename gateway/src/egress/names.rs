@@ -1,0 +1,174 @@
+//! Look-ups of names by the system's resolver, which has a thread of its own for each and cannot be called off.
+//!
+//! So a look-up counts until its thread is done, however early those who wanted it gave up, and who wants the same name
+//! waits for the one that is under way.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::spawn_blocking;
+
+/// What became of a look-up: the addresses in the order of the system, or a sentence.
+type Found = Result<Arc<[IpAddr]>, Box<str>>;
+
+/// Looks names up. Cheap to clone; clones share what is under way.
+#[derive(Clone)]
+pub struct Names(Arc<Shared>);
+
+struct Shared {
+    turns: Arc<Semaphore>,
+    under_way: Mutex<HashMap<Box<str>, watch::Receiver<Option<Found>>>>,
+    /// Blocking.
+    system: Box<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>,
+}
+
+impl Names {
+    /// With this many look-ups at a time: each occupies a thread of the runtime, however long the system takes.
+    pub fn new(lookups_max: usize) -> Self {
+        Self::with(lookups_max, |host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
+    }
+
+    fn with(
+        lookups_max: usize,
+        system: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        let turns = Arc::new(Semaphore::new(lookups_max));
+        Self(Arc::new(Shared { turns, under_way: Mutex::default(), system: Box::new(system) }))
+    }
+
+    /// The addresses of a host. Dropping the future does not end the look-up, which counts until it ends by itself.
+    pub async fn addresses(&self, host: &str) -> Found {
+        if let Ok(address) = host.parse() {
+            return Ok([address].into());
+        }
+        let under_way = self.0.under_way().get(host).cloned();
+        let mut looked_up = match under_way {
+            Some(looked_up) => looked_up,
+            None => {
+                let turn = self.0.turns.clone().acquire_owned().await;
+                self.begin(host, turn.map_err(|_| "no names are looked up any more")?)
+            }
+        };
+        match looked_up.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(found)) => found.clone(),
+            _ => Err("the look-up of the name was given up".into()),
+        }
+    }
+
+    fn begin(&self, host: &str, turn: OwnedSemaphorePermit) -> watch::Receiver<Option<Found>> {
+        let mut under_way = self.0.under_way();
+        if let Some(other) = under_way.get(host) {
+            // Somebody else had a turn first.
+            return other.clone();
+        }
+        let (told, looked_up) = watch::channel(None);
+        under_way.insert(host.into(), looked_up.clone());
+        let this = UnderWay { shared: self.0.clone(), host: host.into(), _turn: turn };
+        spawn_blocking(move || {
+            let found = (this.shared.system)(&this.host);
+            // Whoever asks from now on asks anew.
+            drop(this);
+            told.send_replace(Some(match found {
+                Ok(addresses) => Ok(addresses.into()),
+                Err(error) => Err(format!("the name of the host is not known: {error}").into()),
+            }));
+        });
+        looked_up
+    }
+}
+
+impl Shared {
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Box<str>, watch::Receiver<Option<Found>>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.under_way().keys()).finish()
+    }
+}
+
+/// A look-up. It has its turn until it is dropped.
+struct UnderWay {
+    shared: Arc<Shared>,
+    host: Box<str>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.shared.under_way().remove(&self.host);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+    const IMPATIENT: Duration = Duration::from_millis(20);
+
+    /// A resolver that answers one look-up for each thing that is sent; and how many it has begun.
+    fn slow(lookups_max: usize) -> (Names, SyncSender<()>, Arc<AtomicUsize>) {
+        let (go, gone): (_, Receiver<()>) = sync_channel(8);
+        let gone = Mutex::new(gone);
+        let begun = Arc::new(AtomicUsize::new(0));
+        let counted = begun.clone();
+        let names = Names::with(lookups_max, move |_| {
+            counted.fetch_add(1, Relaxed);
+            let _ = gone.lock().expect("nobody panics").recv_timeout(SOON);
+            Ok(vec![[192, 0, 2, 7].into()])
+        });
+        (names, go, begun)
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_once_at_a_time_whoever_gives_up() {
+        let (names, go, begun) = slow(4);
+        for _ in 0..20 {
+            assert!(timeout(IMPATIENT, names.addresses("slow.example")).await.is_err());
+        }
+        assert_eq!(begun.load(Relaxed), 1);
+        go.send(()).expect("it waits");
+        let found = timeout(SOON, names.addresses("slow.example")).await.expect("soon").expect("known");
+        assert_eq!(*found, [IpAddr::from([192, 0, 2, 7])]);
+        go.send(()).expect("a channel");
+        timeout(SOON, names.addresses("slow.example")).await.expect("soon").expect("known");
+        assert!(begun.load(Relaxed) <= 2, "asked anew after the answer");
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_was_given_up_has_its_turn_until_it_ends() {
+        let (names, go, begun) = slow(2);
+        for name in ["a.example", "b.example", "c.example", "d.example"] {
+            assert!(timeout(IMPATIENT, names.addresses(name)).await.is_err());
+        }
+        assert_eq!(begun.load(Relaxed), 2, "as many threads as turns");
+        assert_eq!(names.addresses("192.0.2.1").await.expect("an address").len(), 1, "an address needs no turn");
+        for _ in 0..3 {
+            go.send(()).expect("it waits");
+        }
+        timeout(SOON, names.addresses("e.example")).await.expect("there is a turn again").expect("known");
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_panics_fails_those_who_wait_and_nobody_else() {
+        let names = Names::with(1, |host| {
+            assert_ne!(host, "bad.example", "a bug");
+            Ok(vec![])
+        });
+        assert!(timeout(SOON, names.addresses("bad.example")).await.expect("soon").is_err());
+        assert!(timeout(SOON, names.addresses("good.example")).await.expect("soon").is_ok());
+    }
+}
