@@ -212,7 +212,7 @@ impl Gateway {
     /// Serves until `stop` is there and everything has drained, or the time to drain is over.
     pub fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let runtime = self.runtime;
-        let admission = Arc::new(Admission::new(&self.config.limits));
+        let admission = Arc::new(Admission::new(&self.config, self.clock));
         let mut workers = Vec::new();
         for (index, (listener, inbox)) in self.listeners.into_iter().zip(&*self.inboxes).enumerate() {
             let parts = worker::Parts {

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, coop, spawn_local, yield_now};
 
-use crate::accept::{self, Admission, ConnectionPermit, HandshakePermit};
+use crate::accept::{self, Admission, Arrival, ConnectionPermit, Slot, Standing};
 use crate::backplane::Backplane;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -31,7 +31,7 @@ use crate::protocol::Protocol;
 use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Connect, Request};
 use crate::shutdown::{self, Phase};
-use crate::telemetry::metrics::{Metrics, Refused};
+use crate::telemetry::metrics::Metrics;
 use crate::transport::handshake::{Accepted, Handshake};
 use crate::transport::site::Site;
 use crate::transport::websocket::{Inlet, WebSocket};
@@ -130,9 +130,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         listener,
         parts.admission,
         parts.metrics.worker(parts.index),
-        |socket, address, permit| {
-            worker.clone().shake_hands(&handshake, socket, address.ip(), permit);
-        },
+        |socket, peer, arrival| worker.clone().shake_hands(&handshake, socket, peer, arrival),
     );
     let until = tokio::select! {
         () = accept => Duration::ZERO,
@@ -147,29 +145,23 @@ impl Worker {
         self: Rc<Self>,
         handshake: &Rc<Handshake>,
         socket: TcpStream,
-        address: std::net::IpAddr,
-        permit: HandshakePermit,
+        peer: std::net::IpAddr,
+        arrival: Arrival,
     ) {
         // The deadline of the handshake and of the connect command is one: both begin here.
         let begun = self.clock.now();
         let deadline = self.clock.instant(begun.at + self.local.config.handshake.deadline).into();
-        let opened = move |accepted| self.clone().open(accepted, begun);
         let handshake = handshake.clone();
         spawn_local(async move {
-            let metrics = handshake.metrics.clone();
-            let worker = handshake.worker;
-            if tokio::time::timeout_at(deadline, handshake.serve(socket, address, permit, opened))
-                .await
-                .is_err()
-            {
-                metrics.worker(worker).refused(Refused::Deadline, address);
+            if let Some(accepted) = handshake.serve(socket, peer, arrival, deadline).await {
+                self.open(accepted, begun);
             }
         });
     }
 
     /// Makes a connection out of a socket and starts its task.
     fn open(self: Rc<Self>, accepted: Accepted, begun: Now) {
-        let Accepted { socket, early, address, protocol, headers, token, connection, handshake } = accepted;
+        let Accepted { socket, early, address, protocol, headers, token, connection, arrival } = accepted;
         let number = ConnectionIds::compose(self.local.worker, self.count.replace(self.count.get() + 1));
         let Ok(random) = getrandom::u64() else { return };
         let id = self.ids.id(number, random);
@@ -193,6 +185,15 @@ impl Worker {
         };
         let websocket = WebSocket::new(peer.clone(), self.inlet.clone(), &early, limits.message_bytes_max);
         let mut session = Session::new(self.local.clone(), peer.clone(), client, begun, random as u32);
+        let Arrival { slot, mut evicted } = arrival;
+        // Until it says who it is, it is waited for.
+        slot.wait(Standing::Silent);
+        let waiting = peer.clone();
+        spawn_local(async move {
+            if evicted.wait().await {
+                waiting.signal(Signal::Evicted);
+            }
+        });
         self.open.borrow_mut().insert(number, peer);
         self.local.metrics().opened(&id, address);
         if protocol == Protocol::Raw {
@@ -209,7 +210,7 @@ impl Worker {
             backlog_bytes_max,
             held_back: false,
         };
-        spawn_local(self.drive(number, Box::new(driver), connection, handshake));
+        spawn_local(self.drive(number, Box::new(driver), connection, slot));
     }
 
     async fn drive(
@@ -217,9 +218,9 @@ impl Worker {
         number: u64,
         driver: Box<Driver>,
         connection: ConnectionPermit,
-        handshake: HandshakePermit,
+        handshake: Slot,
     ) {
-        driver.run(move || drop(handshake)).await;
+        driver.run(handshake).await;
         drop(connection);
         self.open.borrow_mut().remove(&number);
         self.ended.notify_one();

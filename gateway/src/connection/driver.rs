@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::event::{Ending, Event};
 use super::session::Session;
+use crate::accept::{Slot, Standing};
 use crate::clock::Clock;
 use crate::hub::peer::Peer;
 use crate::plugin::elsewhere::{Answered, Answering};
@@ -63,12 +64,12 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Runs until the connection is over and the client knows. `admitted` is called once when the client is admitted.
-    /// Dropping the future drops the socket without a word.
+    /// Runs until the connection is over and the client knows. `handshake` is given back when the client is admitted, and may be
+    /// lost while nobody works on it. Dropping the future drops the socket without a word.
     ///
     /// Boxed, because a future keeps each value that moves through it in every place it moved through.
-    pub async fn run(mut self: Box<Self>, admitted: impl FnOnce()) {
-        let mut admitted = Some(admitted);
+    pub async fn run(mut self: Box<Self>, handshake: Slot) {
+        let mut handshake = Some(handshake);
         let peer = self.session.peer().clone();
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
@@ -78,13 +79,12 @@ impl Driver {
         // What came with the handshake is handled before anything else arrives.
         self.pump();
         while !self.session.is_closed() {
-            if self.session.is_admitted()
-                && let Some(admitted) = admitted.take()
-            {
-                admitted();
+            if self.session.is_admitted() {
+                handshake = None;
             }
             if let Some(question) = self.session.take_question() {
                 answering = Some(question);
+                handshake.iter().for_each(Slot::serve);
             }
             let deadline = self.session.deadline();
             if due != deadline {
@@ -118,6 +118,7 @@ impl Driver {
                 }
                 Wake::Unread => self.pump(),
                 Wake::Answered(answered) => {
+                    handshake.iter().for_each(|handshake| handshake.wait(Standing::Silent));
                     self.session.answered(self.clock.now(), *answered);
                     // What came meanwhile may lie in the library already, where nobody sees it.
                     self.pump();

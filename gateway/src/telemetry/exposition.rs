@@ -13,7 +13,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::backplane::{BackplaneMetrics, Trouble};
-use super::metrics::{ADMIN_STATUSES, CloseCause, DecisionOutcome, Gauge, Metrics, Refused, WorkerMetrics};
+use super::metrics::{
+    ADMIN_STATUSES, AdminRefused, CloseCause, DecisionOutcome, Gauge, Metrics, Refused, WorkerMetrics,
+};
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
 use crate::plugin::breaker::Position;
@@ -192,7 +194,13 @@ impl Node {
             let status = if *status == 0 { "other".to_owned() } else { status.to_string() };
             ([("status", status)], counter.get())
         });
-        writer.family("admin_responses", "Answers of the admin listener, by HTTP status", responses)
+        writer.family("admin_responses", "Answers of the admin listener, by HTTP status", responses)?;
+        let refused = AdminRefused::ALL
+            .map(|reason| ([("reason", reason.as_str())], node.admin_refused[reason as usize].get()));
+        let help = "Connections and requests that the admin listener turned away, by reason";
+        writer.family("admin_refused", help, refused)?;
+        let help = "Sockets of the admin listener that could not be accepted";
+        writer.counter("admin_accept_errors", help, None, node.admin_accept_errors.get())
     }
 }
 
