@@ -22,8 +22,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Version, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -40,7 +42,7 @@ use crate::telemetry::metrics::AdminRefused;
 /// many connections there are, a health probe finds a place.
 const CONNECTIONS_MAX: usize = 512;
 /// Those from one address.
-const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 384;
 /// Time for the head of the first request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may wait for its next request, as its client is told.
@@ -107,10 +109,12 @@ async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: 
         asked.store(true, Ordering::Relaxed);
         slot.serve();
         let (routes, slot) = (&routes, &slot);
+        let goes_on = wants_more(&request);
         Box::pin(async move {
             let mut answer = routes.answer(request, peer).await;
             // Closing between two requests would cut one that is on its way.
-            keep_alive(&mut answer, (begun.elapsed() < LIFETIME).then_some(IDLE_TIMEOUT));
+            let goes_on = goes_on && begun.elapsed() < LIFETIME;
+            keep_alive(&mut answer, goes_on.then_some(IDLE_TIMEOUT));
             slot.wait(Standing::Idle);
             Ok::<_, Infallible>(answer)
         })
@@ -148,6 +152,17 @@ async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: 
     tokio::select! {
         () = linger(socket) => (),
         _ = evicted.wait() => (),
+    }
+}
+
+/// Whether the client leaves the connection open for another request.
+fn wants_more(request: &Request<Incoming>) -> bool {
+    let lines = request.headers().get_all(header::CONNECTION).into_iter();
+    let mut options = lines.flat_map(|line| line.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii);
+    if request.version() == Version::HTTP_11 {
+        !options.any(|option| option.eq_ignore_ascii_case(b"close"))
+    } else {
+        options.any(|option| option.eq_ignore_ascii_case(b"keep-alive"))
     }
 }
 

@@ -507,6 +507,11 @@ impl Config {
                 "handshake.origins is [\"*\"]: every web page may connect in the name of its visitor; list the origins".to_owned(),
             );
         }
+        if let Some(network) = self.listen.proxies.networks.iter().find(|network| network.prefix_len() == 0) {
+            warnings.push(format!(
+                "listen.trusted_proxies has {network}: every client may choose its address; name the proxies"
+            ));
+        }
         if let Some(address) = self.admin.address.filter(|address| !address.ip().is_loopback()) {
             warnings.push(format!(
                 "admin.address is {address}: the API key crosses the network unencrypted; put a TLS proxy before it or bind to loopback"

@@ -21,7 +21,7 @@ use crate::client::PATIENCE;
 const CONFIG: &str = "
 listen = { address = '127.0.0.1:0', workers = 1 }
 admin = { address = '' }
-limits = { connections_per_address_max = 1000000, handshakes_per_address_max = 2000, connection_rate = 0, connection_rate_per_address = 0 }
+limits = { connections_per_address_max = 1000000 }
 client = { anonymous = true, ping_interval = '10m' }
 raw = { enabled = true }
 channel = { allow_subscribe = 'anyone', allow_publish = 'anyone' }

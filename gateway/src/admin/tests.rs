@@ -212,6 +212,9 @@ async fn an_answer_says_whether_the_connection_goes_on() {
             format!("POST /api/info HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: 2000000\r\n\r\n"),
             false,
         ),
+        ("GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: x, Close\r\n\r\n".to_owned(), false),
+        ("GET /health/live HTTP/1.0\r\n\r\n".to_owned(), false),
+        ("GET /health/live HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_owned(), true),
         ("nonsense\r\n\r\n".to_owned(), false),
         (format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 17)), false),
     ] {

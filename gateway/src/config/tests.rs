@@ -324,6 +324,7 @@ fn what_is_open_on_purpose_is_warned_about() {
         ("handshake.origins = [\"*\"]", "handshake.origins"),
         ("admin = { address = \"0.0.0.0:8001\", api_key = \"correct-horse\" }", "admin.address"),
         ("client.anonymous = true\nraw.enabled = true", "client.anonymous"),
+        ("listen.trusted_proxies = ['10.0.0.0/8', '::/0']", "trusted_proxies has ::/0"),
     ] {
         let warnings = Config::parse(text, "a.toml").unwrap().warnings();
         assert!(matches!(&warnings[..], [one] if one.contains(word)), "{warnings:?}");
@@ -337,6 +338,7 @@ fn the_secret_of_an_upstream_comes_from_elsewhere_and_is_not_shown() {
     let environment = |name: &str| match name {
         "KEY" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
         "SHORT" => Some("correct-horse".to_owned()),
+        "BARE" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAB".to_owned()),
         "BROKEN" => Some("whsec_correct*horse*battery*staple".to_owned()),
         _ => None,
     };
@@ -346,6 +348,7 @@ fn the_secret_of_an_upstream_comes_from_elsewhere_and_is_not_shown() {
         resolved.map(|(config, _)| config.upstreams["a"].secret.clone().unwrap())
     };
     assert_eq!(with("env:KEY").unwrap().bytes()[..3], [0x31, 0xf2, 0x90], "decoded");
+    assert_eq!(with("env:BARE").unwrap().bytes().len(), 25, "without `==`, and with bits that mean nothing");
     assert_eq!(
         with("file:key").unwrap().bytes(),
         b"0123456789abcdef0123456789abcdef",
