@@ -1,106 +1,196 @@
 //! Who may come in: admission control, before any work is spent, and the accept loop.
+//!
+//! Everything here is counted by [`source`]: an IPv4 address, or the /64 network of an IPv6 address. The address of a client
+//! behind a trusted proxy is known only after some bytes of its connection; until then the connection counts for the node alone.
+
+mod linger;
+mod rates;
+mod slots;
+mod source;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
-use crate::config::Limits;
+pub use self::linger::linger;
+use self::rates::{Rates, TooFast};
+pub use self::slots::{Evicted, Full, Slot, Slots, Standing};
+pub use self::source::source;
+use crate::clock::Clock;
+use crate::config::{Config, Proxies};
 use crate::telemetry::metrics::{Refused, WorkerMetrics};
+
+/// Seconds that a client is asked to wait where connections or handshakes have to end first.
+const WAIT_FOR_CONNECTIONS: u32 = 5;
+const WAIT_FOR_HANDSHAKES: u32 = 1;
 
 /// How many connections the whole node has and may have.
 #[derive(Debug)]
 pub struct Admission {
     connections: AtomicUsize,
     connections_max: usize,
-    handshakes: AtomicUsize,
-    handshakes_max: usize,
-    /// Sockets that are being refused and are still open.
-    refusals: AtomicUsize,
-    refusals_max: usize,
     /// Taken once per handshake and once per end of a connection, never for a message.
-    addresses: Mutex<HashMap<IpAddr, usize>>,
-    per_address_max: usize,
+    sources: Mutex<HashMap<IpAddr, usize>>,
+    per_source_max: usize,
+    /// Clients that are not admitted yet.
+    handshakes: Arc<Slots>,
+    rates: Rates,
+    /// Those that are being refused.
+    refusals: Refusals,
+    proxies: Proxies,
+    clock: Clock,
 }
 
-/// Why a connection may not be.
+/// Why a client may not come in, and when it may try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The node is full.
-    Node,
-    /// The address has too many.
-    Address,
+pub struct Refusal {
+    /// What is counted.
+    pub reason: Refused,
+    /// Seconds.
+    pub retry_after: u32,
+}
+
+impl Refusal {
+    /// The handshake meets the end of the gateway.
+    pub const GOING_DOWN: Self = Self { reason: Refused::Draining, retry_after: 1 };
+
+    /// The HTTP status: 429 where the client itself, or its neighbours, are the reason, and else 503.
+    pub fn status(self) -> u16 {
+        match self.reason {
+            Refused::AddressCapacity | Refused::AddressHandshakes | Refused::AddressRate => 429,
+            _ => 503,
+        }
+    }
+
+    /// What the client is told.
+    pub fn sentence(self) -> &'static str {
+        match self.reason {
+            Refused::AddressCapacity => "your address has as many connections as it may\n",
+            Refused::AddressHandshakes => "too many clients of your address are in their handshake now\n",
+            Refused::AddressRate => "your address connects too often\n",
+            Refused::Capacity => "the gateway has as many connections as it may\n",
+            Refused::Rate => "too many clients connect now\n",
+            Refused::Draining => "this gateway is going down: connect again to reach another\n",
+            _ => "too many clients are in their handshake now\n",
+        }
+    }
+
+    /// A whole HTTP answer, for a client whose request is not read.
+    pub fn answer(self) -> String {
+        let (status, body) = (self.status(), self.sentence());
+        let reason = if status == 429 { "Too Many Requests" } else { "Service Unavailable" };
+        format!(
+            "HTTP/1.1 {status} {reason}\r\nRetry-After: {}\r\nConnection: close\r\nCache-Control: no-store\r\n\
+             Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n{body}",
+            self.retry_after,
+            body.len(),
+        )
+    }
+}
+
+/// A client that has come: its place among those that are not admitted yet.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Counts the client until it is dropped.
+    pub slot: Slot,
+    /// Tells that the place has gone to somebody else.
+    pub evicted: Evicted,
 }
 
 /// One connection that counts until this is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     admission: Arc<Admission>,
-    address: IpAddr,
-}
-
-/// One handshake that counts until this is dropped.
-#[derive(Debug)]
-pub struct HandshakePermit {
-    admission: Arc<Admission>,
-}
-
-/// A socket that is being refused.
-#[derive(Debug)]
-struct RefusalPermit {
-    admission: Arc<Admission>,
+    source: IpAddr,
 }
 
 impl Admission {
     /// Nobody is here yet.
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(config: &Config, clock: Clock) -> Self {
+        let limits = &config.limits;
         Self {
             connections: AtomicUsize::new(0),
             connections_max: limits.connections_max,
-            handshakes: AtomicUsize::new(0),
-            handshakes_max: limits.handshakes_max,
-            refusals: AtomicUsize::new(0),
-            refusals_max: limits.handshakes_max.min(REFUSALS_MAX),
-            addresses: Mutex::default(),
-            per_address_max: limits.connections_per_address_max,
+            sources: Mutex::default(),
+            per_source_max: limits.connections_per_address_max,
+            handshakes: Slots::new(limits.handshakes_max, limits.handshakes_per_address_max),
+            rates: Rates::new(limits.connection_rate, limits.connection_rate_per_address),
+            refusals: Refusals::new(limits.handshakes_max.min(REFUSALS_MAX)),
+            proxies: config.listen.proxies.clone(),
+            clock,
         }
     }
 
-    /// Counts a client that begins its handshake. `None` if there are as many as may be.
-    pub fn handshake(self: &Arc<Self>) -> Option<HandshakePermit> {
-        take_one(&self.handshakes, self.handshakes_max).then(|| HandshakePermit { admission: self.clone() })
+    /// Counts a client that begins its handshake. `peer` is the other end of its socket.
+    pub fn arrive(&self, peer: IpAddr) -> Result<Arrival, Refusal> {
+        let source = if self.proxies.trust(peer) { None } else { Some(source(peer)) };
+        if let Some(source) = source {
+            self.count_arrival(source)?;
+        }
+        let (slot, evicted) = self.handshakes.take(source).map_err(full)?;
+        Ok(Arrival { slot, evicted })
     }
 
-    /// Counts a socket that is being refused. `None` if there are as many as may be: it is closed without a word.
-    fn refusal(self: &Arc<Self>) -> Option<RefusalPermit> {
-        take_one(&self.refusals, self.refusals_max).then(|| RefusalPermit { admission: self.clone() })
+    /// Counts a client that a trusted proxy has named, once its address is known.
+    pub fn identify(&self, slot: &Slot, client: IpAddr) -> Result<(), Refusal> {
+        let source = source(client);
+        self.count_arrival(source)?;
+        slot.count_for(source).map_err(full)
+    }
+
+    fn count_arrival(&self, source: IpAddr) -> Result<(), Refusal> {
+        let (reason, wait) = match self.rates.take(source, self.clock.now().at) {
+            Ok(()) => return Ok(()),
+            Err(TooFast::Node(wait)) => (Refused::Rate, wait),
+            Err(TooFast::Source(wait)) => (Refused::AddressRate, wait),
+        };
+        let seconds = wait.as_millis().div_ceil(1000);
+        Err(Refusal { reason, retry_after: u32::try_from(seconds).unwrap_or(u32::MAX) })
+    }
+
+    /// Refuses a client without reading its request.
+    fn turn_away(&self, socket: TcpStream, refusal: Refusal) {
+        if let Some(closing) = self.refusals.tell(socket, refusal.answer().as_bytes()) {
+            tokio::task::spawn_local(closing);
+        }
     }
 
     /// Whether clients are being told that they are refused.
     pub fn is_refusing(&self) -> bool {
-        self.refusals.load(Ordering::Relaxed) > 0
+        self.refusals.are_told()
     }
 
     /// Counts a connection.
-    pub fn connect(self: &Arc<Self>, address: IpAddr) -> Result<ConnectionPermit, Refusal> {
+    pub fn connect(self: &Arc<Self>, client: IpAddr) -> Result<ConnectionPermit, Refusal> {
+        let refuse = |reason| Refusal { reason, retry_after: WAIT_FOR_CONNECTIONS };
         if !take_one(&self.connections, self.connections_max) {
-            return Err(Refusal::Node);
+            return Err(refuse(Refused::Capacity));
         }
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = addresses.entry(address).or_default();
-        if *count >= self.per_address_max {
+        let source = source(client);
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = sources.entry(source).or_default();
+        if *count >= self.per_source_max {
             self.connections.fetch_sub(1, Ordering::Relaxed);
-            return Err(Refusal::Address);
+            return Err(refuse(Refused::AddressCapacity));
         }
         *count += 1;
-        Ok(ConnectionPermit { admission: self.clone(), address })
+        Ok(ConnectionPermit { admission: self.clone(), source })
     }
+}
+
+fn full(full: Full) -> Refusal {
+    let reason = match full {
+        Full::All => Refused::Handshakes,
+        Full::Source => Refused::AddressHandshakes,
+    };
+    Refusal { reason, retry_after: WAIT_FOR_HANDSHAKES }
 }
 
 fn take_one(count: &AtomicUsize, max: usize) -> bool {
@@ -110,33 +200,15 @@ fn take_one(count: &AtomicUsize, max: usize) -> bool {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.admission.connections.fetch_sub(1, Ordering::Relaxed);
-        let mut addresses = self.admission.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = addresses.get_mut(&self.address) {
+        let mut sources = self.admission.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = sources.get_mut(&self.source) {
             *count -= 1;
             if *count == 0 {
-                addresses.remove(&self.address);
+                sources.remove(&self.source);
             }
         }
     }
 }
-
-impl Drop for HandshakePermit {
-    fn drop(&mut self) {
-        self.admission.handshakes.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for RefusalPermit {
-    fn drop(&mut self) {
-        self.admission.refusals.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Sockets that may be open because they are being refused: each has a descriptor until the client has heard of it.
-pub const REFUSALS_MAX: usize = 64;
-
-/// How long a client that is refused gets to read that, and to close its side.
-const REFUSAL: Duration = Duration::from_millis(200);
 
 /// How long to leave a listener alone that cannot give us a descriptor: some connection must end first.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(50);
@@ -147,7 +219,7 @@ pub async fn accept(
     listener: &TcpListener,
     admission: Arc<Admission>,
     metrics: &WorkerMetrics,
-    serve: impl Fn(TcpStream, SocketAddr, HandshakePermit),
+    serve: impl Fn(TcpStream, IpAddr, Arrival),
 ) {
     loop {
         let (socket, address) = match listener.accept().await {
@@ -160,13 +232,18 @@ pub async fn accept(
                 continue;
             }
         };
-        let Some(permit) = admission.handshake() else {
-            metrics.refused(Refused::Handshakes, address.ip());
-            refuse(socket, &admission, BUSY);
-            continue;
-        };
-        let _ = socket.set_nodelay(true);
-        serve(socket, address, permit);
+        // A socket that listens for IPv6 gets IPv4 clients in a form of its own.
+        let peer = address.ip().to_canonical();
+        match admission.arrive(peer) {
+            Ok(arrival) => {
+                let _ = socket.set_nodelay(true);
+                serve(socket, peer, arrival);
+            }
+            Err(refusal) => {
+                metrics.refused(refusal.reason, peer);
+                admission.turn_away(socket, refusal);
+            }
+        }
     }
 }
 
@@ -180,55 +257,115 @@ fn is_exhaustion(error: &io::Error) -> bool {
 }
 
 /// Refuses the clients that wait to be accepted by a gateway that goes down.
-pub fn refuse_waiting(listener: &TcpListener, admission: &Arc<Admission>, metrics: &WorkerMetrics) {
+pub fn refuse_waiting(listener: &TcpListener, admission: &Admission, metrics: &WorkerMetrics) {
     let mut context = Context::from_waker(Waker::noop());
     while let Poll::Ready(Ok((socket, address))) = listener.poll_accept(&mut context) {
-        metrics.refused(Refused::Draining, address.ip());
-        refuse(socket, admission, GOING_DOWN);
+        metrics.refused(Refusal::GOING_DOWN.reason, address.ip().to_canonical());
+        admission.turn_away(socket, Refusal::GOING_DOWN);
     }
 }
 
-/// What a client is told whose handshake meets the end of the gateway.
-pub const GOING_DOWN: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
-    Content-Type: text/plain\r\nContent-Length: 59\r\n\r\nthis gateway is going down: connect again to reach another\n";
+/// Sockets that clients may hold because they are being refused: each has a descriptor until the client has heard of it.
+pub const REFUSALS_MAX: usize = 64;
 
-/// What a client is told that came while too many are in their handshake.
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
-    Content-Type: text/plain\r\nContent-Length: 44\r\n\r\ntoo many clients are in their handshake now\n";
+/// Turns away sockets whose requests are not read.
+#[derive(Debug)]
+pub struct Refusals {
+    closing: Arc<Semaphore>,
+    closing_max: usize,
+}
 
-/// Tells a client to come back, without reading its request.
-fn refuse(socket: TcpStream, admission: &Arc<Admission>, answer: &'static [u8]) {
-    if let Some(permit) = admission.refusal() {
-        tokio::task::spawn_local(async move {
-            turn_away(socket, answer).await;
+impl Refusals {
+    /// None yet. Of those that are still closing there are at most `closing_max`; more are closed at once: a flood holds
+    /// nothing.
+    pub fn new(closing_max: usize) -> Self {
+        Self { closing: Arc::new(Semaphore::new(closing_max)), closing_max }
+    }
+
+    /// Writes an answer. What comes back closes the socket, in at most a second, so that the client can read it.
+    pub fn tell(&self, socket: TcpStream, answer: &[u8]) -> Option<impl Future<Output = ()> + Send + use<>> {
+        // Into the empty buffer of a new socket: never blocks.
+        socket.try_write(answer).ok()?;
+        let permit = self.closing.clone().try_acquire_owned().ok()?;
+        Some(async move {
+            linger(socket).await;
             drop(permit);
-        });
+        })
     }
-}
 
-/// Answers whatever a client asks for, and waits a moment until it has read that: to close a socket with unread bytes
-/// would reset it, and the client would not see the answer.
-pub async fn turn_away(mut socket: TcpStream, answer: &'static [u8]) {
-    let told = async {
-        socket.write_all(answer).await?;
-        socket.shutdown().await?;
-        let mut unread = [0; 512];
-        while socket.read(&mut unread).await? > 0 {}
-        Ok::<_, io::Error>(())
-    };
-    let _ = tokio::time::timeout(REFUSAL, told).await;
+    /// Whether some are still closing.
+    pub fn are_told(&self) -> bool {
+        self.closing.available_permits() < self.closing_max
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ALL: [Refused; 7] = [
+        Refused::AddressCapacity,
+        Refused::AddressHandshakes,
+        Refused::AddressRate,
+        Refused::Capacity,
+        Refused::Draining,
+        Refused::Handshakes,
+        Refused::Rate,
+    ];
+
     #[test]
-    fn a_refusal_is_a_complete_answer() {
-        for answer in [BUSY, GOING_DOWN] {
-            let answer = std::str::from_utf8(answer).expect("text");
+    fn a_refusal_is_a_complete_answer_of_its_own() {
+        let mut bodies = std::collections::BTreeSet::new();
+        for reason in ALL {
+            let answer = Refusal { reason, retry_after: 7 }.answer();
             let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
             assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{head}");
+            assert!(head.contains("\r\nRetry-After: 7\r\n") && head.contains("\r\nConnection: close\r\n"));
+            bodies.insert(body.to_owned());
         }
+        assert_eq!(bodies.len(), ALL.len());
+    }
+
+    fn admission(config: &str) -> Arc<Admission> {
+        let config = Config::parse(config, "test.toml").expect("valid");
+        Arc::new(Admission::new(&config, Clock::start()))
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn connections_of_a_network_of_a_customer_are_counted_together() {
+        let admission = admission("limits.connections_per_address_max = 2");
+        let connect = |text| admission.connect(address(text)).map_err(|refusal| refusal.reason);
+        let first = connect("2001:db8::1").expect("a place");
+        let _second = connect("2001:db8::ffff:2").expect("a place");
+        assert_eq!(connect("2001:db8:0:0:1::").expect_err("no place"), Refused::AddressCapacity);
+        let _neighbour = connect("2001:db8:0:1::1").expect("a place");
+        drop(first);
+        let _third = connect("2001:db8::3").expect("a place again");
+        let _v4 = connect("192.0.2.1").expect("a place");
+        let _mapped = connect("::ffff:192.0.2.1").expect("a place");
+        assert_eq!(connect("192.0.2.1").expect_err("no place"), Refused::AddressCapacity);
+    }
+
+    #[test]
+    fn a_proxy_is_not_counted_for_its_clients() {
+        let admission = admission(
+            "listen.trusted_proxies = ['192.0.2.0/24']\n\
+             limits = { handshakes_per_address_max = 1, connection_rate_per_address = 1, connection_burst_per_address = 2 }",
+        );
+        let proxy = address("192.0.2.7");
+        let arrivals: Vec<_> = (0..10).map(|_| admission.arrive(proxy).expect("a place")).collect();
+        for (n, arrival) in arrivals[..5].iter().enumerate() {
+            let client = IpAddr::from([198, 51, 100, n as u8]);
+            admission.identify(&arrival.slot, client).expect("a client of its own");
+            arrival.slot.serve();
+        }
+        let again = admission.identify(&arrivals[5].slot, address("198.51.100.0"));
+        assert_eq!(again.map_err(|refusal| refusal.reason), Err(Refused::AddressHandshakes));
+        let again = admission.identify(&arrivals[6].slot, address("198.51.100.0"));
+        assert_eq!(again, Err(Refusal { reason: Refused::AddressRate, retry_after: 1 }));
     }
 }

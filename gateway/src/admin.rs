@@ -1,7 +1,10 @@
 //! Health, metrics and the HTTP API, on a listener of their own and away from the threads that serve clients.
 //!
-//! `/health` and `/metrics` are open to whoever reaches the listener; `/api` asks for the key of the configuration and is
-//! closed without one.
+//! `/health` and, unless the configuration says otherwise, `/metrics` are open to whoever reaches the listener; `/api` asks for the
+//! key of the configuration and is closed without one.
+//!
+//! A probe is answered whatever else there is to do: connections that wait give way to newer ones, other requests than probes
+//! are bounded, and what cannot be answered is told so.
 
 mod answer;
 mod api;
@@ -13,34 +16,52 @@ mod route;
 mod survey;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Version, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
-use tracing::{debug, error, info, warn};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, error, info};
 
+use self::answer::keep_alive;
 use self::route::Routes;
+use crate::accept::{Evicted, REFUSALS_MAX, Refusals, Slot, Slots, Standing, linger, source};
 use crate::config::Config;
 use crate::control::Control;
+use crate::telemetry::metrics::AdminRefused;
 
-/// Connections at a time. Operators and their tools are few; a new one above this is closed at once.
-const CONNECTIONS_MAX: usize = 64;
-/// Time for the head of a request, and for a connection to stay idle between two.
+/// Connections at a time. One that waits gives way to a newer one, and only so many requests are answered at a time: however
+/// many connections there are, a health probe finds a place.
+pub(crate) const CONNECTIONS_MAX: usize = 512;
+/// Those from one address.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 384;
+/// Time for the head of the first request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may wait for its next request, as its client is told.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How much longer it is left open: a request may be on its way.
+const IDLE_GRACE: Duration = Duration::from_secs(5);
 /// Largest head of a request.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// Age at which a connection is closed after the answer in progress, so that none is kept for ever.
-const LIFETIME: Duration = Duration::from_secs(60);
-/// Time for that answer, before the connection is cut.
-const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Age from which a connection is closed with its next answer, so that none is kept for ever.
+const LIFETIME: Duration = Duration::from_secs(600);
+/// Age at which it is cut, because its client does not take an answer.
+const CUT: Duration = Duration::from_secs(720);
 /// How long to leave the listener alone when no socket can be had from it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client is told for which there is no place. In the shape of an API error.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
+    Content-Type: application/json\r\nContent-Length: 79\r\n\r\n\
+    {\"error\":{\"code\":503,\"message\":\"too many requests at a time, try again later\"}}";
 
 /// Serves until the future is dropped, which also closes what is open.
 pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control: Control) {
@@ -51,51 +72,97 @@ pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control
     };
     let api = if config.admin.api_key.is_some() { "open to the key" } else { "closed: there is no key" };
     info!(%address, api, "admin listener ready");
+    let metrics = control.metrics().clone();
     let routes = Arc::new(Routes::new(&config, control, address.ip().is_loopback()));
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Slots::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX);
+    let refusals = Refusals::new(REFUSALS_MAX);
     let mut connections = tokio::task::JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((socket, peer)) => match slots.clone().try_acquire_owned() {
-                Ok(slot) => {
-                    connections.spawn(connection(routes.clone(), socket, peer, slot));
-                }
-                Err(_) => {
-                    warn!(%peer, max = CONNECTIONS_MAX, "admin connection refused: there are as many as may be")
-                }
-            },
+        let (socket, peer) = match listener.accept().await {
+            Ok((socket, address)) => (socket, address.ip().to_canonical()),
             Err(error) => {
-                warn!(%error, "failed to accept an admin connection");
+                metrics.node.admin_accept_error(&error);
                 sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        match slots.take(Some(source(peer))) {
+            Ok((slot, evicted)) => {
+                connections.spawn(connection(routes.clone(), socket, peer, slot, evicted));
+            }
+            Err(_) => {
+                metrics.node.admin_refused(AdminRefused::Connections, peer);
+                if let Some(closing) = refusals.tell(socket, FULL) {
+                    connections.spawn(closing);
+                }
             }
         }
     }
 }
 
-async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: SocketAddr, _slot: OwnedSemaphorePermit) {
+async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: Slot, mut evicted: Evicted) {
+    let _ = socket.set_nodelay(true);
+    let begun = Instant::now();
+    let asked = AtomicBool::new(false);
     let service = service_fn(|request| {
-        let routes = routes.clone();
-        async move { Ok::<_, Infallible>(routes.answer(request).await) }
+        asked.store(true, Ordering::Relaxed);
+        slot.serve();
+        let (routes, slot) = (&routes, &slot);
+        let goes_on = wants_more(&request);
+        Box::pin(async move {
+            let mut answer = routes.answer(request, peer).await;
+            // Closing between two requests would cut one that is on its way.
+            let goes_on = goes_on && begun.elapsed() < LIFETIME;
+            keep_alive(&mut answer, goes_on.then_some(IDLE_TIMEOUT));
+            slot.wait(Standing::Idle);
+            Ok::<_, Infallible>(answer)
+        })
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(IDLE_TIMEOUT + IDLE_GRACE)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(socket), service);
-    let mut connection = std::pin::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = sleep(LIFETIME) => {
-            connection.as_mut().graceful_shutdown();
-            match timeout(LAST_ANSWER_TIMEOUT, connection).await {
-                Ok(served) => served,
-                Err(_) => return debug!(%peer, "admin connection cut: it did not take its last answer"),
-            }
+    let silent = async {
+        sleep(HEAD_TIMEOUT).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
         }
     };
-    if let Err(error) = served {
-        debug!(%peer, %error, "admin connection failed");
+    let served = tokio::select! {
+        served = timeout(CUT, poll_fn(|cx| connection.poll_without_shutdown(cx))) => served,
+        () = silent => return routes.refused(AdminRefused::Deadline, peer),
+        true = evicted.wait() => return routes.refused(AdminRefused::Evicted, peer),
+    };
+    match served {
+        Ok(Ok(())) => (),
+        Ok(Err(error)) if error.is_timeout() => return,
+        Ok(Err(error)) => {
+            debug!(%peer, %error, "admin connection failed");
+            if error.is_parse() {
+                // hyper has answered 400 or 431.
+                routes.refused(AdminRefused::BadRequest, peer);
+            }
+        }
+        Err(_) => return debug!(%peer, "admin connection cut: it did not take its last answer"),
+    }
+    let socket = connection.into_parts().io.into_inner();
+    slot.wait(Standing::Silent);
+    tokio::select! {
+        () = linger(socket) => (),
+        _ = evicted.wait() => (),
+    }
+}
+
+/// Whether the client leaves the connection open for another request.
+fn wants_more(request: &Request<Incoming>) -> bool {
+    let lines = request.headers().get_all(header::CONNECTION).into_iter();
+    let mut options = lines.flat_map(|line| line.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii);
+    if request.version() == Version::HTTP_11 {
+        !options.any(|option| option.eq_ignore_ascii_case(b"close"))
+    } else {
+        options.any(|option| option.eq_ignore_ascii_case(b"keep-alive"))
     }
 }
 

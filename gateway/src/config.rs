@@ -5,6 +5,7 @@
 mod elsewhere;
 mod mistake;
 mod origin;
+mod proxies;
 mod read;
 mod redis;
 mod topology;
@@ -24,6 +25,7 @@ use std::time::Duration;
 pub use mistake::{ConfigErrors, Mistake};
 /// For the origins that plugins are granted, which are written the same way.
 pub(crate) use origin::normal as origin;
+pub use proxies::{Proxies, Tell};
 
 use crate::egress::Url;
 use crate::protocol::channel::{Channel, Target};
@@ -79,6 +81,8 @@ pub struct Listen {
     pub address: SocketAddr,
     /// Threads that serve clients, 1 to [`WORKERS_MAX`].
     pub workers: usize,
+    /// Who is believed when it tells where a client comes from.
+    pub proxies: Proxies,
 }
 
 /// Health, metrics and the HTTP API.
@@ -88,6 +92,8 @@ pub struct Admin {
     pub address: Option<SocketAddr>,
     /// `None` closes the API; health and metrics stay.
     pub api_key: Option<Secret>,
+    /// Whether metrics are for those with the key only. Not without a key.
+    pub metrics_need_key: bool,
 }
 
 /// From the first byte to the accepted connect command.
@@ -97,6 +103,8 @@ pub struct Handshake {
     pub origins: Origins,
     /// Time from the accepted socket to the accepted connect command.
     pub deadline: Duration,
+    /// Time from the accepted socket to the complete head of its request, at most `deadline`.
+    pub head_deadline: Duration,
     /// Largest head of an HTTP request, at least 8 KiB.
     pub header_bytes_max: usize,
     /// Names of headers shown to plugins, in lower case.
@@ -117,10 +125,16 @@ pub enum Origins {
 pub struct Limits {
     /// Connections of the process at a time.
     pub connections_max: usize,
-    /// Connections from one IP address at a time.
+    /// Connections from one IPv4 address or IPv6 /64 network at a time.
     pub connections_per_address_max: usize,
     /// Connections of the process whose client is not yet admitted.
     pub handshakes_max: usize,
+    /// Those from one IPv4 address or IPv6 /64 network.
+    pub handshakes_per_address_max: usize,
+    /// New connections of the process.
+    pub connection_rate: Rate,
+    /// New connections from one IPv4 address or IPv6 /64 network.
+    pub connection_rate_per_address: Rate,
     /// Bytes of the largest message from a client, and of the largest publication over the HTTP API.
     pub message_bytes_max: usize,
     /// Commands in one message.
@@ -131,6 +145,15 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// Subscriptions of one connection.
     pub channels_per_connection_max: usize,
+}
+
+/// How often something may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// On average; 0 is no limit.
+    pub per_second: u32,
+    /// At once, at least 1.
+    pub burst: u32,
 }
 
 /// The life of a connection.
@@ -483,6 +506,11 @@ impl Config {
             warnings.push(
                 "handshake.origins is [\"*\"]: every web page may connect in the name of its visitor; list the origins".to_owned(),
             );
+        }
+        if let Some(network) = self.listen.proxies.networks.iter().find(|network| network.prefix_len() == 0) {
+            warnings.push(format!(
+                "listen.trusted_proxies has {network}: every client may choose its address; name the proxies"
+            ));
         }
         if let Some(address) = self.admin.address.filter(|address| !address.ip().is_loopback()) {
             warnings.push(format!(

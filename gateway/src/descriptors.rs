@@ -14,7 +14,7 @@ const PROCESS: usize = 40;
 /// Of one worker: its listener, its event queue and what wakes it.
 const WORKER: usize = 6;
 /// For the admin listener and for reading files, where there is room for all.
-const KEPT_BACK: usize = 96;
+const KEPT_BACK: usize = crate::admin::CONNECTIONS_MAX + 96;
 /// With fewer clients than this there is no point in a gateway.
 const CLIENTS_MIN: usize = 8;
 

@@ -245,7 +245,7 @@ impl Gateway {
     pub fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let supervisor = self.supervisor;
         let Runtimes { control, outgoing, backplane, spares } = self.runtimes;
-        let admission = Arc::new(Admission::new(&self.config.limits));
+        let admission = Arc::new(Admission::new(&self.config, self.clock));
         let (mut up, mut workers) = (Vec::new(), Vec::new());
         for (index, (listener, inbox)) in self.listeners.into_iter().zip(&*self.inboxes).enumerate() {
             let (is_up, goes_up) = oneshot::channel();

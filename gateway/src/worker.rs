@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, coop, spawn_local, yield_now};
 
-use crate::accept::{self, Admission, ConnectionPermit, HandshakePermit};
+use crate::accept::{self, Admission, Arrival, ConnectionPermit, Slot, Standing};
 use crate::backplane::{Backplane, Top};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -35,7 +35,7 @@ use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Connect, Request};
 use crate::shutdown::{self, Phase};
 use crate::supervisor::{BEAT, Panicked, Supervisor, catch};
-use crate::telemetry::metrics::{Metrics, Refused};
+use crate::telemetry::metrics::Metrics;
 use crate::transport::handshake::{Accepted, Handshake};
 use crate::transport::site::Site;
 use crate::transport::websocket::{Inlet, WebSocket};
@@ -172,9 +172,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         &listener,
         parts.admission.clone(),
         parts.metrics.worker(parts.index),
-        |socket, address, permit| {
-            worker.clone().shake_hands(&handshake, socket, address.ip(), permit);
-        },
+        |socket, peer, arrival| worker.clone().shake_hands(&handshake, socket, peer, arrival),
     );
     let until = tokio::select! {
         () = accept => Duration::ZERO,
@@ -195,9 +193,9 @@ type Part = Pin<Box<dyn Future<Output = ()>>>;
 struct Shaking(Rc<Worker>);
 
 impl Shaking {
-    fn begin(worker: Rc<Worker>) -> Rc<Self> {
+    fn begin(worker: Rc<Worker>) -> Self {
         worker.shaking.update(|shaking| shaking + 1);
-        Rc::new(Self(worker))
+        Self(worker)
     }
 }
 
@@ -231,30 +229,25 @@ impl Worker {
         self: Rc<Self>,
         handshake: &Rc<Handshake>,
         socket: TcpStream,
-        address: std::net::IpAddr,
-        permit: HandshakePermit,
+        peer: std::net::IpAddr,
+        arrival: Arrival,
     ) {
         // The deadline of the handshake and of the connect command is one: both begin here.
         let begun = self.clock.now();
         let deadline = self.clock.instant(begun.at + self.local.config.handshake.deadline).into();
-        let shaking = Shaking::begin(self);
-        let opened = move |accepted| shaking.0.clone().open(accepted, begun);
+        let shaking = Shaking::begin(self.clone());
         let handshake = handshake.clone();
         spawn_local(async move {
-            let metrics = handshake.metrics.clone();
-            let worker = handshake.worker;
-            if tokio::time::timeout_at(deadline, handshake.serve(socket, address, permit, opened))
-                .await
-                .is_err()
-            {
-                metrics.worker(worker).refused(Refused::Deadline, address);
+            if let Some(accepted) = handshake.serve(socket, peer, arrival, deadline).await {
+                self.open(accepted, begun);
             }
+            drop(shaking);
         });
     }
 
     /// Makes a connection out of a socket and starts its task.
     fn open(self: Rc<Self>, accepted: Accepted, begun: Now) {
-        let Accepted { socket, early, address, protocol, headers, token, connection, handshake } = accepted;
+        let Accepted { socket, early, address, protocol, headers, token, connection, arrival } = accepted;
         let number = ConnectionIds::compose(self.local.worker, self.count.replace(self.count.get() + 1));
         let Ok(random) = getrandom::u64() else { return };
         let id = self.ids.id(number, random);
@@ -281,13 +274,22 @@ impl Worker {
         // Nobody will send a connect command: the handshake was one.
         let connect = (protocol == Protocol::Raw).then_some(token);
         let driver = Driver::new(session, websocket, self.inlet.clone(), self.clock);
+        let Arrival { slot, mut evicted } = arrival;
+        // Until it says who it is, it is waited for.
+        slot.wait(Standing::Silent);
+        let waiting = peer.clone();
+        spawn_local(async move {
+            if evicted.wait().await {
+                waiting.signal(Signal::Evicted);
+            }
+        });
         self.open.borrow_mut().insert(number, peer.clone());
         self.local.metrics().opened(&id, address);
         if self.draining.get() {
             peer.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
         }
         let opened = Opened { worker: self, peer, _permit: connection };
-        spawn_local(drive(opened, Box::new(driver), connect, handshake));
+        spawn_local(drive(opened, Box::new(driver), connect, slot));
     }
 
     /// What the task of a connection that panicked leaves behind.
@@ -481,7 +483,7 @@ async fn drive(
     opened: Opened,
     mut driver: Box<Driver>,
     connect: Option<Box<str>>,
-    handshake: HandshakePermit,
+    handshake: Slot,
 ) {
     let ended = {
         let running = pin!(async {
@@ -490,7 +492,7 @@ async fn drive(
                 let command = Event::Command(Command { id: 0, request });
                 driver.session.event(opened.worker.clock.now(), command);
             }
-            driver.run(move || drop(handshake)).await;
+            driver.run(handshake).await;
         });
         catch(running).await
     };

@@ -60,12 +60,14 @@ impl Context {
         self.protocol.get_or_init(host::protocol)
     }
 
-    /// The address the connection came from, without a port.
+    /// The address the client came from, without a port. Behind proxies that the gateway trusts it is the one that they tell.
     pub fn remote_address(&self) -> &str {
         self.remote_address.get_or_init(host::remote_address)
     }
 
-    /// A header of the handshake, if the gateway was configured to keep it.
+    /// A header of the handshake, if the gateway was configured to keep it. The values of one that came more than once are
+    /// one text, in their order, with `", "` in between (`"; "` for `Cookie`). A proxy appends its value at the end: what stands
+    /// before may have been written by the client. Bytes that are not UTF-8 are U+FFFD.
     pub fn header(&self, name: &str) -> Option<String> {
         let name = if name.bytes().any(|b| b.is_ascii_uppercase()) {
             Cow::Owned(name.to_ascii_lowercase())

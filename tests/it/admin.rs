@@ -1,8 +1,9 @@
 //! The listener for operators: health, metrics, and the API of an application's backend.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
-use gateway_tests::{API_KEY, Client, Gateway, Socket, request, token};
+use gateway_tests::{API_KEY, Client, Gateway, RawClient, Socket, WebProxy, request, token};
 use serde_json::{Value, json};
 
 use crate::readme;
@@ -224,6 +225,124 @@ async fn health_is_open_to_whoever_reaches_it() {
     for (path, status) in [("/health/live", "live"), ("/health/ready", "ready")] {
         let answer = request(gateway.admin(), "GET", path, &[], b"").await;
         assert_eq!(answer.ok(), json!({ "status": status }));
+    }
+}
+
+/// An answer on a connection that stays open.
+async fn next_answer(socket: &mut Socket, request: &str) -> Option<u16> {
+    socket.send(request.as_bytes()).await;
+    socket.answer().await.map(|answer| answer.status)
+}
+
+#[tokio::test]
+async fn probes_are_answered_whatever_else_the_admin_listener_does() {
+    const PROBES: usize = 100;
+    let gateway = gateway().await;
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(Socket::connect(gateway.admin()).await);
+    }
+    let body = "{\"channel\":\"chat:1\",\"data\":1}";
+    let publish = format!(
+        "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {API_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut publishers = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let (admin, publish) = (gateway.admin(), publish.clone());
+        publishers.spawn(async move {
+            let mut socket = Socket::connect(admin).await;
+            let mut published = [0; 2];
+            for _ in 0..20 {
+                match next_answer(&mut socket, &publish).await {
+                    Some(200) => published[0] += 1,
+                    Some(503) => {
+                        published[1] += 1;
+                        socket = Socket::connect(admin).await;
+                    }
+                    other => panic!("a publisher was cut: {other:?}"),
+                }
+            }
+            published
+        });
+    }
+    let mut slowest = Duration::ZERO;
+    for _ in 0..PROBES {
+        let begun = Instant::now();
+        for path in ["/health/live", "/health/ready"] {
+            assert_eq!(request(gateway.admin(), "GET", path, &[], b"").await.status, 200);
+        }
+        slowest = slowest.max(begun.elapsed());
+    }
+    let published = publishers.join_all().await;
+    let sum = |which: usize| published.iter().map(|counts| counts[which]).sum::<usize>();
+    println!(
+        "beside 64 silent connections and 100 publishers: {PROBES} of {PROBES} pairs of probes answered, {slowest:?} at most; \
+         {} publications, {} asked to try again",
+        sum(0),
+        sum(1)
+    );
+    assert!(sum(0) >= 1900);
+    assert!(gateway.log().matching(&["admin", "turned"]).len() < 20);
+}
+
+#[tokio::test]
+async fn a_crowd_of_silent_connections_gives_way_and_is_told_of_now_and_then() {
+    let gateway = gateway().await;
+    let mut silent = Vec::new();
+    for _ in 0..2000 {
+        silent.push(Socket::connect(gateway.admin()).await);
+    }
+    assert_eq!(request(gateway.admin(), "GET", "/health/live", &[], b"").await.status, 200);
+    let evicted = gateway.metrics().await.get("gateway_admin_refused_total{reason=\"evicted\"}");
+    assert!(evicted >= 1700.0, "{evicted}");
+    let lines = gateway.log().matching(&["the admin listener turned somebody away", "evicted"]).len();
+    assert!((5..=12).contains(&lines), "{lines} lines for {evicted}");
+}
+
+#[tokio::test]
+async fn haproxy_finds_the_gateway_healthy() {
+    let gateway = Gateway::start("raw.enabled = true\nclient.anonymous = true").await;
+    let options = format!("check inter 100ms fall 1 rise 2 port {}", gateway.admin().port());
+    for check in [
+        "option httpchk GET /health/ready",
+        "option httpchk /health/ready",
+        "option httpchk\n  http-check send meth GET uri /health/live ver HTTP/1.1 hdr Host gateway.internal",
+    ] {
+        let haproxy = WebProxy::haproxy(gateway.address(), "http", &options, check).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(haproxy.log().matching(&["is DOWN"]).is_empty(), "{check}");
+        let client = RawClient::open(haproxy.address(), "/connection/raw", &[]).await;
+        assert!(client.is_ok(), "{check}: {:?}", client.err());
+    }
+    gateway.terminate();
+}
+
+#[tokio::test]
+async fn a_publisher_that_mistypes_is_not_cut() {
+    let gateway = gateway().await;
+    let mut socket = Socket::connect(gateway.admin()).await;
+    for (method, status) in [("nope", 404), ("info", 401), ("publish", 401)] {
+        socket
+            .send(
+                format!("POST /api/{method} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n")
+                    .as_bytes(),
+            )
+            .await;
+        let answer = socket.answer().await.expect("an answer");
+        assert_eq!((answer.status, answer.header("connection")), (status, Some("close")));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        socket.send(&[b'x'; 60_000]).await;
+        socket.ended().await;
+        socket = Socket::connect(gateway.admin()).await;
+    }
+    for _ in 0..3 {
+        let body = "{\"channel\":\"unknown:1\",\"data\":1}";
+        let head = format!("POST /api/publish HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {API_KEY}\r\n");
+        socket.send(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).await;
+        let answer = socket.answer().await.expect("an answer");
+        assert_eq!((answer.status, answer.header("keep-alive")), (200, Some("timeout=75")));
+        assert_eq!(code(&answer.json()), 102);
     }
 }
 

@@ -1,8 +1,11 @@
 //! How much there may be of anything, and what who wants more is told.
 
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use gateway_tests::{Client, Closed, Frame, Gateway, Handshake, RawClient, Socket, eventually};
+use gateway_tests::{
+    Client, Closed, Endpoint, Frame, Gateway, Handshake, RawClient, Reply, Socket, eventually,
+};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -47,18 +50,196 @@ async fn connections_of_one_address_are_counted() {
     there_is_room(&gateway).await;
 }
 
+fn address(n: u8) -> IpAddr {
+    IpAddr::from([127, 0, 0, n])
+}
+
+/// A handshake from this address: how long it takes, and its status.
+async fn newcomer(gateway: &Gateway, n: u8) -> (Duration, u16) {
+    let begun = Instant::now();
+    let mut socket = Socket::connect_from(address(n), gateway.address()).await;
+    socket.send(&Handshake::to("/connection/raw").bytes()).await;
+    let status = socket.answer().await.map_or(0, |answer| answer.status);
+    (begun.elapsed(), status)
+}
+
+async fn refused(gateway: &Gateway, reason: &str) -> f64 {
+    gateway.metrics().await.get(&format!("gateway_connections_refused_total{{reason=\"{reason}\"}}"))
+}
+
 #[tokio::test]
-async fn clients_in_their_handshake_are_counted() {
+async fn the_oldest_silent_client_gives_way_to_the_newest() {
     let gateway = Gateway::start(&format!("{RAW}limits.handshakes_max = 2")).await;
-    let silent = eventually("both to be counted", async || {
-        // Whoever is accepted last is refused. While one of these is not accepted yet, that is this one.
-        let silent = [Socket::connect(gateway.address()).await, Socket::connect(gateway.address()).await];
-        (refusal(&gateway).await == (503, Some("1".into()))).then_some(silent)
-    })
-    .await;
+    let mut oldest = Socket::connect(gateway.address()).await;
+    gateway_is_waiting(&gateway, &mut oldest).await;
+    let mut newer = Vec::new();
+    for _ in 0..10 {
+        newer.push(Socket::connect(gateway.address()).await);
+        assert_eq!(newcomer(&gateway, 1).await.1, 101);
+    }
+    oldest.ended().await;
+    assert!(refused(&gateway, "evicted").await >= 9.0);
+    assert_eq!(refused(&gateway, "handshakes").await, 0.0);
+}
+
+/// A half of a request has been read, so the socket is counted.
+async fn gateway_is_waiting(gateway: &Gateway, socket: &mut Socket) {
+    socket.send(b"GET /connection/raw HTTP/1.1\r\n").await;
+    newcomer(gateway, 1).await;
+}
+
+#[tokio::test]
+async fn clients_that_are_being_judged_keep_their_places() {
+    let endpoint = Endpoint::start(|_, _| Reply::status(200).after(Duration::from_secs(3))).await;
+    let settings = format!(
+        "[config]\nendpoint = '{}'\n[grants]\nhttp-private = ['{}']\n",
+        endpoint.url("/introspect"),
+        endpoint.url("")
+    );
+    let gateway = Gateway::with("limits.handshakes_max = 2\nraw.enabled = true");
+    let gateway = gateway.plugin("10-introspection", "introspection", &settings).start().await;
+    let mut judged = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::open(gateway.address()).await;
+        client.send_text("{\"id\":1,\"connect\":{\"token\":\"user-1\"}}").await;
+        judged.push(client);
+    }
+    eventually("both to be asked about", async || (endpoint.received().len() == 2).then_some(())).await;
+    assert_eq!(refusal(&gateway).await, (503, Some("1".into())));
     // With them their places are given back.
-    drop(silent);
+    drop(judged);
     eventually("a place to be free", async || (refusal(&gateway).await.0 == 101).then_some(())).await;
+}
+
+#[tokio::test]
+async fn silent_sockets_of_one_address_keep_nobody_out() {
+    let gateway = Gateway::start(RAW).await;
+    let calm = newcomer(&gateway, 3).await;
+    let mut silent = Vec::new();
+    for _ in 0..2500 {
+        silent.push(Socket::connect_from(address(2), gateway.address()).await);
+    }
+    let mut slowest = Duration::ZERO;
+    for n in 3..23 {
+        let (took, status) = newcomer(&gateway, n).await;
+        assert_eq!(status, 101, "from 127.0.0.{n}");
+        slowest = slowest.max(took);
+    }
+    assert_eq!(newcomer(&gateway, 2).await.1, 101, "their own address gets in as well");
+    println!(
+        "handshake of others beside 2500 silent sockets of one address: {slowest:?} at most, {:?} before",
+        calm.0
+    );
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert_eq!(refused(&gateway, "handshakes").await, 0.0);
+}
+
+#[tokio::test]
+async fn silent_sockets_of_many_addresses_keep_nobody_out() {
+    let gateway = Gateway::start(&format!("{RAW}limits.handshakes_max = 500")).await;
+    let mut silent = Vec::new();
+    for n in 0..1500_usize {
+        silent.push(Socket::connect_from(address(30 + (n % 100) as u8), gateway.address()).await);
+    }
+    for n in 3..13 {
+        assert_eq!(newcomer(&gateway, n).await.1, 101);
+    }
+}
+
+#[tokio::test]
+async fn clients_that_shake_hands_and_say_nothing_keep_nobody_out() {
+    let config = "client.anonymous = true\nlimits.handshakes_max = 50";
+    let gateway = Gateway::start(config).await;
+    let mut silent = Vec::new();
+    for n in 0..200_usize {
+        let mut socket = Socket::connect_from(address(30 + (n % 100) as u8), gateway.address()).await;
+        socket.send(&Handshake::to("/connection/websocket").bytes()).await;
+        assert_eq!(socket.answer().await.map(|answer| answer.status), Some(101));
+        silent.push(socket);
+    }
+    let mut admitted = Client::connect(&gateway).await;
+    let closed = silent[0].closed().await;
+    assert_eq!(closed.code, Some(3013), "a code after which clients come back: {closed:?}");
+    let metrics = gateway.metrics().await;
+    assert!(metrics.get("gateway_connections_closed_total{cause=\"evicted\"}") >= 150.0);
+    // Who is admitted is no concern of theirs.
+    for _ in 0..60 {
+        silent.push(Socket::open(gateway.address(), "/connection/websocket").await);
+    }
+    assert!(admitted.ask("rpc", json!({ "method": "x" })).await.is_err_and(|refused| refused.code != 0));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_connection_gives_its_place_back_at_once() {
+    let gateway = Gateway::start(&format!("{RAW}limits.handshakes_max = 1")).await;
+    for (request, status, header) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 404, None),
+        ("GET /connection/websocket HTTP/1.1\r\nHost: a\r\n\r\n", 426, Some(("upgrade", "websocket"))),
+        ("POST /connection/websocket HTTP/1.1\r\nHost: a\r\n\r\n", 405, Some(("allow", "GET"))),
+        ("nonsense\r\n\r\n", 400, None),
+    ] {
+        let mut socket = Socket::connect(gateway.address()).await;
+        socket.send(request.as_bytes()).await;
+        let answer = socket.answer().await.expect("an answer");
+        assert_eq!(answer.status, status, "{request}");
+        assert_eq!(answer.header("connection"), Some("close"), "{request}");
+        if let Some((name, value)) = header {
+            assert_eq!(answer.header(name), Some(value), "{request}");
+        }
+        assert_eq!(newcomer(&gateway, 1).await.1, 101, "{request}");
+        socket.ended().await;
+    }
+}
+
+#[tokio::test]
+async fn the_head_of_a_request_has_a_deadline_of_its_own() {
+    let config = "client.anonymous = true\nhandshake.head_deadline = '300ms'";
+    let gateway = Gateway::start(config).await;
+    let begun = Instant::now();
+    let mut silent = Socket::connect(gateway.address()).await;
+    let mut half = Socket::connect(gateway.address()).await;
+    half.send(b"GET /connection/websocket HTTP/1.1\r\nHost:").await;
+    let mut client = Client::open(gateway.address()).await;
+    silent.ended().await;
+    half.ended().await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(refused(&gateway, "deadline").await, 2.0);
+    // The connect command has the time of the whole handshake.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    client.ask("connect", json!({})).await.expect("it is in time");
+}
+
+#[tokio::test]
+async fn new_connections_have_a_rate_for_each_address_and_for_the_node() {
+    let rates = "limits = { connection_rate_per_address = 1, connection_burst_per_address = 3 }";
+    let gateway = Gateway::start(&format!("{RAW}{rates}")).await;
+    let answer = async |gateway: &Gateway, n: u8| {
+        let mut socket = Socket::connect_from(address(n), gateway.address()).await;
+        socket.send(&Handshake::to("/connection/raw").bytes()).await;
+        let answer = socket.answer().await.expect("an answer");
+        (answer.status, answer.header("retry-after").map(str::to_owned))
+    };
+    let mut refused_ones = 0;
+    for _ in 0..10 {
+        match answer(&gateway, 2).await {
+            (101, None) => {}
+            (429, Some(seconds)) if seconds == "1" => refused_ones += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((5..=7).contains(&refused_ones), "{refused_ones}");
+    assert_eq!(answer(&gateway, 3).await.0, 101, "another address has a rate of its own");
+    assert_eq!(refused(&gateway, "address_rate").await, f64::from(refused_ones));
+
+    let gateway =
+        Gateway::start(&format!("{RAW}limits = {{ connection_rate = 1, connection_burst = 3 }}")).await;
+    let mut statuses = Vec::new();
+    for n in 2..8 {
+        statuses.push(answer(&gateway, n).await.0);
+    }
+    assert_eq!(statuses[..3], [101; 3]);
+    assert_eq!(statuses[5], 503);
+    assert!(refused(&gateway, "rate").await >= 1.0);
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ mod swap;
 mod languages;
 mod malformed;
 mod origins;
+mod proxies;
 mod limits;
 mod slow;
 mod admin;

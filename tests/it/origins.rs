@@ -104,3 +104,25 @@ async fn a_star_lets_every_page_in() {
         assert_eq!(status(&gateway, "/connection/websocket", &[&header]).await, 101, "{origin}");
     }
 }
+
+#[tokio::test]
+async fn pages_of_applications_can_be_listed() {
+    let listed = [
+        "file://",
+        "capacitor://localhost",
+        "ionic://localhost",
+        "app://.",
+        "chrome-extension://abcdefghijklmnop",
+        "safari-web-extension://6A0B6F33-1C5D-4A57",
+    ];
+    let gateway = Gateway::start(&format!("client.anonymous = true\nhandshake.origins = {listed:?}")).await;
+    for (origin, expected) in listed.map(|origin| (origin, 101)).into_iter().chain([
+        ("null", 403),
+        ("file:///", 403),
+        ("app://evil", 403),
+        ("https://localhost", 403),
+    ]) {
+        let header = format!("Origin: {origin}");
+        assert_eq!(status(&gateway, "/connection/websocket", &[&header]).await, expected, "{origin}");
+    }
+}

@@ -25,6 +25,7 @@ mod redis;
 mod socket;
 mod tool;
 mod wait;
+mod web_proxy;
 
 pub mod ledger;
 pub mod token;
@@ -44,3 +45,4 @@ pub use redis::{Cluster, Data, Redis, Reply as RedisReply, Sentinels, Setup as R
 pub use socket::{Closed, Frame, Handshake, Socket};
 pub use tool::{Talk, Tool, node};
 pub use wait::{PATIENCE, eventually, eventually_within, within, within_time};
+pub use web_proxy::WebProxy;

@@ -1,11 +1,11 @@
 //! Bytes on a TCP connection: handshakes and frames exactly as a test wants them, right or wrong.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
 use crate::http::Answer;
@@ -46,6 +46,15 @@ impl Socket {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream =
             within("a TCP connection", TcpStream::connect(address)).await.expect("the gateway listens");
+        stream.set_nodelay(true).expect("TCP has this option");
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// The same from this address of the machine.
+    pub async fn connect_from(from: IpAddr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::new(from, 0)).expect("an address of loopback");
+        let stream = within("a TCP connection", socket.connect(address)).await.expect("the gateway listens");
         stream.set_nodelay(true).expect("TCP has this option");
         Self { stream, buffer: Vec::new() }
     }

@@ -1,6 +1,7 @@
 //! What goes out: HTTP answers, and the shapes of the API's results.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -54,6 +55,24 @@ pub(super) fn refuse_with(
     let mut answer = refuse(status, sentence);
     answer.headers_mut().insert(name, HeaderValue::from_static(value));
     answer
+}
+
+/// Says how long the connection waits for another request, unless it ends with this answer. It does without a time.
+pub(super) fn keep_alive(answer: &mut Answer, idle: Option<Duration>) {
+    let headers = answer.headers_mut();
+    match idle {
+        None => close(answer),
+        Some(_) if headers.contains_key(header::CONNECTION) => {}
+        Some(idle) => {
+            let value = HeaderValue::try_from(format!("timeout={}", idle.as_secs()));
+            headers.extend(value.ok().map(|value| (HeaderName::from_static("keep-alive"), value)));
+        }
+    }
+}
+
+/// Says that the connection ends with this answer.
+pub(super) fn close(answer: &mut Answer) {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// What a call of the API comes to.

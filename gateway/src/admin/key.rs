@@ -16,16 +16,16 @@ impl ApiKey {
         Self(key.map(|key| digest(key.expose().as_bytes()).finalize().into_bytes().to_vec()))
     }
 
-    /// Whether `X-API-Key: KEY` or `Authorization: apikey KEY` has the key.
+    /// Whether one of `X-API-Key: KEY` and `Authorization: apikey KEY` has the key: a proxy may have added another.
     pub(super) fn accepts(&self, headers: &HeaderMap) -> bool {
         let Some(expected) = &self.0 else { return false };
-        let plain = headers.get("x-api-key").map(|value| value.as_bytes());
-        let scheme = headers.get(AUTHORIZATION).and_then(|value| {
+        let plain = headers.get_all("x-api-key").iter().map(|value| value.as_bytes());
+        let scheme = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
             let (scheme, key) = value.as_bytes().split_at_checked(b"apikey ".len())?;
             scheme.eq_ignore_ascii_case(b"apikey ").then_some(key)
         });
         // Digests of equal length, compared in constant time: how long it takes tells nothing about the key.
-        plain.into_iter().chain(scheme).any(|key| digest(key).verify_slice(expected).is_ok())
+        plain.chain(scheme).any(|key| digest(key).verify_slice(expected).is_ok())
     }
 }
 
@@ -66,6 +66,19 @@ mod tests {
             assert!(!accepts(key, "authorization", value), "{value:?}");
         }
         assert!(!accepts(key, "cookie", "correct-horse"));
+    }
+
+    #[test]
+    fn a_header_that_comes_twice_is_seen_twice() {
+        let (wrong, right) = (HeaderValue::from_static("wrong"), HeaderValue::from_static("correct-horse"));
+        for values in [[wrong.clone(), right.clone()], [right, wrong.clone()], [wrong.clone(), wrong]] {
+            let mut headers = HeaderMap::new();
+            for value in &values {
+                headers.append("x-api-key", value.clone());
+            }
+            let key = ApiKey::new(Some(&Secret::new("correct-horse")));
+            assert_eq!(key.accepts(&headers), values.iter().any(|value| value == "correct-horse"));
+        }
     }
 
     #[test]

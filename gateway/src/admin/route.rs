@@ -1,5 +1,6 @@
 //! From a request to an answer: is it meant for us, which path, which method, is it allowed.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,20 +9,29 @@ use hyper::body::{Body, Incoming};
 use hyper::header;
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::answer::{Answer, answer, json, refuse, refuse_with};
+use super::answer::{Answer, answer, close, json, refuse, refuse_with};
 use super::api::{self, Call};
 use super::key::ApiKey;
 use crate::config::Config;
 use crate::control::Control;
 use crate::telemetry::exposition::{self, Exposition};
+use crate::telemetry::metrics::AdminRefused;
 
 /// Largest body of a request.
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Time for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests that are answered at a time, other than those whose answer takes no time.
+const REQUESTS_MAX: usize = 64;
+/// Those that wait for their turn. With the ones before fewer than the connections of one address: for a probe, one gives way.
+const REQUESTS_WAITING_MAX: usize = 128;
+/// How long one waits.
+const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What lies behind the paths.
 pub(super) struct Routes {
@@ -31,6 +41,17 @@ pub(super) struct Routes {
     publication_bytes_max: usize,
     /// Bound to loopback: then no other name than that of this machine is right.
     local: bool,
+    metrics_need_key: bool,
+    /// Requests that are answered at a time, other than those whose answer takes no time.
+    turns: Semaphore,
+    /// Those that wait for their turn.
+    waiting: Semaphore,
+}
+
+/// What takes time.
+enum Work {
+    Metrics,
+    Call(Call),
 }
 
 /// The closed set of paths.
@@ -71,26 +92,69 @@ impl Routes {
             key: ApiKey::new(config.admin.api_key.as_ref()),
             exposition: Exposition::new(control.metrics().clone(), move || plugins.plugins()),
             publication_bytes_max: config.limits.message_bytes_max,
+            metrics_need_key: config.admin.metrics_need_key,
+            turns: Semaphore::new(REQUESTS_MAX),
+            waiting: Semaphore::new(REQUESTS_WAITING_MAX),
             control,
             local,
         }
     }
 
-    /// The answer to one request.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+    /// The answer to one request of this peer.
+    pub(super) async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Answer {
         let route = Route::of(request.uri().path());
-        let answer = self.decide(route, request).await;
+        let has_body = !request.body().is_end_stream();
+        let answer = match self.decide(route, &request) {
+            Err(mut answer) => {
+                // Nobody reads it: what follows on this connection is no request.
+                if has_body {
+                    close(&mut answer);
+                }
+                *answer
+            }
+            Ok(work) => match self.turn().await {
+                None => {
+                    self.refused(AdminRefused::Requests, peer);
+                    let sentence = "too many requests at a time, try again later";
+                    let mut answer =
+                        refuse_with(StatusCode::SERVICE_UNAVAILABLE, sentence, header::RETRY_AFTER, "1");
+                    if has_body {
+                        close(&mut answer);
+                    }
+                    answer
+                }
+                Some(_turn) => match work {
+                    Work::Metrics => self.metrics(has_body),
+                    Work::Call(call) => self.call(call, request).await,
+                },
+            },
+        };
         self.control.metrics().node.admin_response(Route::name(route), answer.status().as_u16());
         answer
     }
 
-    async fn decide(&self, route: Option<Route>, request: Request<Incoming>) -> Answer {
-        if self.local && !names_this_machine(&request) {
+    /// A connection was turned away, or a request on it.
+    pub(super) fn refused(&self, reason: AdminRefused, peer: IpAddr) {
+        self.control.metrics().node.admin_refused(reason, peer);
+    }
+
+    /// Waits until there is room for one more request. `None` if too many wait already, or for too long.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        let _waits = self.waiting.try_acquire().ok()?;
+        timeout(TURN_TIMEOUT, self.turns.acquire()).await.ok()?.ok()
+    }
+
+    /// What is to be done; or the answer, if that is nothing: it takes no time and leaves the body unread.
+    fn decide(&self, route: Option<Route>, request: &Request<Incoming>) -> Result<Work, Box<Answer>> {
+        let health = matches!(route, Some(Route::Live | Route::Ready));
+        // Probes name what they like, or nothing: there is no secret in the answer, and asking changes nothing.
+        if self.local && !health && !names_this_machine(request) {
             // A web page can give its own host name the address 127.0.0.1 (DNS rebinding); it cannot change this header.
-            return refuse(StatusCode::MISDIRECTED_REQUEST, "the `Host` of the request is not this machine");
+            let sentence = "the `Host` of the request is not this machine";
+            return Err(Box::new(refuse(StatusCode::MISDIRECTED_REQUEST, sentence)));
         }
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
-        match route {
+        let answer = match route {
             None => refuse(
                 StatusCode::NOT_FOUND,
                 "there are /health/live, /health/ready, /metrics and POST /api/METHOD",
@@ -98,13 +162,12 @@ impl Routes {
             Some(Route::Api(_)) if request.method() != Method::POST => {
                 refuse_with(StatusCode::METHOD_NOT_ALLOWED, "the API takes POST", header::ALLOW, "POST")
             }
-            Some(Route::Api(call)) if self.key.accepts(request.headers()) => self.call(call, request).await,
-            Some(Route::Api(_)) => {
-                let sentence = "`X-API-Key: KEY` or `Authorization: apikey KEY` is needed, with the key of `admin.api_key`";
-                refuse_with(StatusCode::UNAUTHORIZED, sentence, header::WWW_AUTHENTICATE, "apikey")
-            }
-            Some(_) if !get => {
-                refuse_with(StatusCode::METHOD_NOT_ALLOWED, "only GET", header::ALLOW, "GET, HEAD")
+            Some(Route::Api(call)) if self.key.accepts(request.headers()) => return Ok(Work::Call(call)),
+            Some(Route::Api(_)) => self.key_is_needed(),
+            // Some proxies probe with OPTIONS unless they are told otherwise.
+            Some(_) if !get && !(health && request.method() == Method::OPTIONS) => {
+                let allowed = if health { "GET, HEAD, OPTIONS" } else { "GET, HEAD" };
+                refuse_with(StatusCode::METHOD_NOT_ALLOWED, "only GET", header::ALLOW, allowed)
             }
             Some(Route::Live) => match self.control.liveness() {
                 Ok(()) => json(StatusCode::OK, &json!({"status": "live"})),
@@ -124,11 +187,29 @@ impl Routes {
                     json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "reason": &*reason}))
                 }
             },
-            Some(Route::Metrics) => match self.exposition.text() {
-                Ok(text) => answer(StatusCode::OK, exposition::CONTENT_TYPE, text),
-                Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written"),
-            },
+            Some(Route::Metrics) if self.metrics_need_key && !self.key.accepts(request.headers()) => {
+                self.key_is_needed()
+            }
+            Some(Route::Metrics) => return Ok(Work::Metrics),
+        };
+        Err(Box::new(answer))
+    }
+
+    fn key_is_needed(&self) -> Answer {
+        let sentence =
+            "`X-API-Key: KEY` or `Authorization: apikey KEY` is needed, with the key of `admin.api_key`";
+        refuse_with(StatusCode::UNAUTHORIZED, sentence, header::WWW_AUTHENTICATE, "apikey")
+    }
+
+    fn metrics(&self, has_body: bool) -> Answer {
+        let mut answer = match self.exposition.text() {
+            Ok(text) => answer(StatusCode::OK, exposition::CONTENT_TYPE, text),
+            Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written"),
+        };
+        if has_body {
+            close(&mut answer);
         }
+        answer
     }
 
     async fn call(&self, call: Call, request: Request<Incoming>) -> Answer {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -73,10 +73,11 @@ async fn a_request_under_another_name_is_not_for_this_machine() {
         "Host: localhost\r\nHost: evil.example\r\n",
         "",
     ] {
-        for path in ["/health/live", "/metrics", "/api/info"] {
+        for path in ["/metrics", "/api/info"] {
             let status = admin.raw(get(path, host)).await.status;
             assert!([400, 421].contains(&status), "{host:?} {path}: {status}");
         }
+        assert_eq!(admin.raw(get("/health/live", host)).await.status, 200, "{host:?}");
     }
     let status = admin.raw(get("http://evil.example/metrics", "Host: localhost\r\n")).await.status;
     assert_eq!(status, 421);
@@ -131,21 +132,132 @@ async fn a_head_that_is_slow_or_large_ends_the_connection() {
     assert_eq!(admin.raw(large).await.status, 431);
 }
 
-#[tokio::test]
-async fn there_are_only_so_many_connections() {
-    let admin = Admin::start(CONFIG);
-    let mut held = Vec::new();
-    for _ in 0..CONNECTIONS_MAX {
-        // One answered request each, so that the connection is known to be there.
+/// Connections, each of which has got an answer, so that it is known to be there.
+async fn idle(admin: &Admin, count: usize) -> Vec<TcpStream> {
+    let mut idle = Vec::new();
+    for _ in 0..count {
         let mut socket = TcpStream::connect(admin.address).await.unwrap();
         socket.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
+        idle.push(socket);
+    }
+    idle
+}
+
+async fn is_open(socket: &mut TcpStream) -> bool {
+    timeout(Duration::from_millis(200), socket.read(&mut [0; 1])).await.is_err()
+}
+
+#[tokio::test]
+async fn connections_that_wait_give_way_to_newer_ones() {
+    let admin = Admin::start(CONFIG);
+    let mut silent = TcpStream::connect(admin.address).await.unwrap();
+    let mut idle = idle(&admin, CONNECTIONS_PER_ADDRESS_MAX - 1).await;
+    assert!(is_open(&mut silent).await && is_open(&mut idle[0]).await);
+    assert_eq!(admin.get("/health/live").await.status, 200);
+    assert!(!is_open(&mut silent).await, "whoever has never said anything goes first");
+    assert!(is_open(&mut idle[0]).await);
+    let _another = TcpStream::connect(admin.address).await.unwrap();
+    assert_eq!(admin.get("/health/live").await.status, 200);
+    assert!(is_open(&mut idle[0]).await, "the place of the probe before was free");
+    let text = admin.get("/metrics").await.body;
+    assert!(text.contains("gateway_admin_refused_total{reason=\"evicted\"} 2\n"), "{text}");
+}
+
+#[tokio::test]
+async fn probes_are_answered_while_every_other_request_has_to_wait() {
+    let admin = Admin::start(CONFIG);
+    let head = "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nX-API-Key: correct-horse\r\nContent-Length: 9\r\n\r\n";
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_PER_ADDRESS_MAX {
+        let mut socket = TcpStream::connect(admin.address).await.unwrap();
+        socket.write_all(head.as_bytes()).await.unwrap();
         held.push(socket);
     }
-    assert_eq!(admin.get("/health/live").await.status, 0, "closed without an answer");
-    drop(held.pop());
-    let answered = async { while admin.get("/health/live").await.status != 200 {} };
-    timeout(Duration::from_secs(5), answered).await.expect("a place is free again");
+    for _ in 0..10 {
+        assert_eq!(admin.get("/health/live").await.status, 200);
+    }
+    let busy = admin.post("/api/info", "X-API-Key: correct-horse\r\n", "{}").await;
+    assert_eq!(busy.status, 503);
+    assert!(busy.head.contains("retry-after: 1") && busy.body.contains("try again"), "{}", busy.body);
+    drop(held);
+    let answered =
+        async { while admin.post("/api/info", "X-API-Key: correct-horse\r\n", "{}").await.status != 200 {} };
+    timeout(Duration::from_secs(5), answered).await.expect("there is room again");
+}
+
+#[test]
+fn the_refusal_of_a_connection_is_a_complete_answer() {
+    let (head, body) = std::str::from_utf8(FULL).unwrap().split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+    assert_eq!(serde_json::from_str::<Value>(body).unwrap()["error"]["code"], 503);
+}
+
+// ---- The end of a connection ----
+
+#[tokio::test]
+async fn an_answer_says_whether_the_connection_goes_on() {
+    let admin = Admin::start(CONFIG);
+    let key = "X-API-Key: correct-horse\r\n";
+    for (request, goes_on) in [
+        ("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), true),
+        ("GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), true),
+        (format!("POST /api/info HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: 2\r\n\r\n{{}}"), true),
+        (format!("POST /api/info HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: 1\r\n\r\n{{"), true),
+        (format!("POST /api/nope HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: 60000\r\n\r\n"), false),
+        ("POST /api/info HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n".to_owned(), false),
+        (format!("PUT /api/info HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: 60000\r\n\r\n"), false),
+        (format!("POST /api/info HTTP/1.1\r\nHost: evil.example\r\n{key}Content-Length: 2\r\n\r\n"), false),
+        ("GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n".to_owned(), false),
+        (
+            format!("POST /api/info HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: 2000000\r\n\r\n"),
+            false,
+        ),
+        ("GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: x, Close\r\n\r\n".to_owned(), false),
+        ("GET /health/live HTTP/1.0\r\n\r\n".to_owned(), false),
+        ("GET /health/live HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_owned(), true),
+        ("nonsense\r\n\r\n".to_owned(), false),
+        (format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 17)), false),
+    ] {
+        let mut socket = TcpStream::connect(admin.address).await.unwrap();
+        let _ = socket.write_all(request.as_bytes()).await;
+        let mut bytes = vec![0; 1 << 16];
+        let count = timeout(Duration::from_secs(5), socket.read(&mut bytes)).await.unwrap().unwrap();
+        let answer = String::from_utf8_lossy(&bytes[..count]).to_lowercase();
+        assert_eq!(answer.contains("connection: close"), !goes_on, "{request:.70}: {answer}");
+        assert_eq!(answer.contains("keep-alive: timeout=75"), goes_on, "{request:.70}: {answer}");
+        // What is left of the body reaches nobody, and does no harm.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if !goes_on {
+            assert!(socket.write_all(&[b'x'; 60_000]).await.is_ok(), "{request:.70}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn probes_may_name_anything_and_ask_in_their_own_way() {
+    let admin = Admin::start(CONFIG);
+    for request in [
+        "GET /health/ready HTTP/1.0\r\n\r\n",
+        "GET /health/ready HTTP/1.0\r\nHost:\r\n\r\n",
+        "GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n",
+        "HEAD /health/ready HTTP/1.1\r\nHost: gateway.internal:8001\r\nConnection: close\r\n\r\n",
+        "OPTIONS /health/ready HTTP/1.0\r\n\r\n",
+    ] {
+        assert_eq!(admin.raw(request).await.status, 200, "{request}");
+    }
+    admin.phase.send_replace(Phase::Starting);
+    assert_eq!(admin.raw("OPTIONS /health/ready HTTP/1.0\r\n\r\n").await.status, 503);
+}
+
+#[tokio::test]
+async fn metrics_can_be_for_those_with_the_key() {
+    let admin = Admin::start("admin = { api_key = 'correct-horse', metrics_need_key = true }");
+    assert_eq!(admin.get("/metrics").await.status, 401);
+    let with_key =
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-API-Key: correct-horse\r\n\r\n";
+    assert_eq!(admin.raw(with_key).await.status, 200);
+    assert_eq!(admin.get("/health/live").await.status, 200);
 }
 
 // ---- Health and metrics ----

@@ -8,6 +8,8 @@ use super::read::{Wrong, found};
 use super::resolve::all;
 
 const ORIGINS_MAX: usize = 256;
+const SHAPE: &str =
+    "a scheme, a host and maybe a port such as \"https://app.example:8443\", nothing after it";
 const LIST: &str = r#"a list of at most 256 origins such as ["https://app.example"], or ["*"] alone"#;
 
 /// Reads the list of `handshake.origins`.
@@ -33,10 +35,9 @@ pub(super) fn list(value: &Spanned<DeValue<'_>>) -> Result<Origins, Vec<Wrong>> 
     all(list.iter().map(entry)).map(Origins::Listed)
 }
 
-/// The origin with its host in lower case, or what would be accepted in its place.
+/// The origin as browsers send it, or what would be accepted in its place. The scheme is in lower case, and so is the host of a web
+/// page; other schemes have hosts whose case counts, or none.
 pub(crate) fn normal(text: &str) -> Result<Box<str>, &'static str> {
-    const SHAPE: &str =
-        "a scheme, a host and maybe a port such as \"https://app.example:8443\", nothing after it";
     match text {
         "*" => return Err("\"*\" as the only entry of the list"),
         "null" => {
@@ -46,8 +47,8 @@ pub(crate) fn normal(text: &str) -> Result<Box<str>, &'static str> {
         }
         _ => {}
     }
-    let lower = text.to_ascii_lowercase();
-    let (scheme, authority) = lower.split_once("://").ok_or(SHAPE)?;
+    let (scheme, authority) = text.split_once("://").ok_or(SHAPE)?;
+    let scheme = scheme.to_ascii_lowercase();
     let scheme_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b);
     if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.bytes().all(scheme_byte) {
         return Err(SHAPE);
@@ -55,6 +56,19 @@ pub(crate) fn normal(text: &str) -> Result<Box<str>, &'static str> {
     if authority.contains('*') {
         return Err("every origin written out: a pattern would also match hosts of others");
     }
+    match &*scheme {
+        "http" | "https" => web(&scheme, &authority.to_ascii_lowercase()),
+        "file" if authority.is_empty() => Ok("file://".into()),
+        "file" => Err("\"file://\", which stands for every file"),
+        // An extension, or the pages that an application brings along: `app://.`, `capacitor://localhost`.
+        _ if authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%:[]".contains(&b)) => {
+            Ok(format!("{scheme}://{authority}").into())
+        }
+        _ => Err(SHAPE),
+    }
+}
+
+fn web(scheme: &str, authority: &str) -> Result<Box<str>, &'static str> {
     if !authority.is_ascii() {
         return Err("the host in the form that browsers send, \"xn--...\"");
     }
@@ -78,7 +92,7 @@ pub(crate) fn normal(text: &str) -> Result<Box<str>, &'static str> {
         (_, Some(port)) if port.parse::<u16>().is_ok_and(|number| number.to_string() == port) => {}
         _ => return Err(SHAPE),
     }
-    Ok(lower.into())
+    Ok(format!("{scheme}://{authority}").into())
 }
 
 #[cfg(test)]
@@ -98,6 +112,15 @@ mod tests {
             ("capacitor://localhost", "capacitor://localhost"),
             ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
             ("https://a.example:80", "https://a.example:80"),
+            ("file://", "file://"),
+            ("FILE://", "file://"),
+            ("app://.", "app://."),
+            ("app://", "app://"),
+            ("Ionic://localhost", "ionic://localhost"),
+            ("capacitor-electron://-", "capacitor-electron://-"),
+            ("tauri://localhost:1420", "tauri://localhost:1420"),
+            ("moz-extension://0fb2b4a1-7d6c-4f0e", "moz-extension://0fb2b4a1-7d6c-4f0e"),
+            ("safari-web-extension://6A0B6F33-1C5D", "safari-web-extension://6A0B6F33-1C5D"),
         ] {
             assert_eq!(normal(text).as_deref(), Ok(kept), "{text}");
         }
@@ -114,7 +137,16 @@ mod tests {
             "https:app.example",
             "https://",
             "https:///",
-            "file://",
+            "file:///",
+            "file:///home/ann/page.html",
+            "file://host",
+            "app://./",
+            "app://host/path",
+            "app://user@host",
+            "app://h st",
+            "capacitor://*",
+            "://",
+            "about:blank",
             "https://app.example/",
             "https://app.example/path",
             "https://app.example?x",

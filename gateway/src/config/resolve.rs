@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::mistake::{ConfigErrors, Mistake};
 use super::origin;
+use super::proxies;
 use super::read::{Document, Section, Wrong, found};
 use super::*;
 
@@ -21,6 +22,7 @@ pub(super) const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
 const CONNECTIONS_MAX: u64 = 10_000_000;
+const RATE_MAX: u64 = 1_000_000;
 const HEADERS_KEPT_MAX: usize = 32;
 const NAMESPACE_NAME_BYTES_MAX: usize = 64;
 
@@ -62,8 +64,9 @@ fn listen(document: &Document<'_>) -> Listen {
         0 => available_parallelism().map_or(1, |cores| cores.get().min(WORKERS_MAX)),
         workers => workers,
     };
+    let proxies = proxies::proxies(&section);
     section.finish();
-    Listen { address, workers }
+    Listen { address, workers, proxies }
 }
 
 const ADDRESS: &str = r#"an IP address and a port such as "127.0.0.1:8000" or "[::]:8000""#;
@@ -95,6 +98,11 @@ fn admin(document: &Document<'_>, listen: &Listen, environment: &dyn Fn(&str) ->
         })
     });
     let api_key = from_environment.unwrap_or(in_file);
+    let metrics_need_key = section.flag("metrics_need_key");
+    if metrics_need_key && api_key.is_none() {
+        let accepted = format!("false, or this one together with `admin.api_key` or {API_KEY_VARIABLE}");
+        section.conflict(&["metrics_need_key", "api_key"], "true without a key", &accepted);
+    }
     if let Some(address) = address {
         if !address.ip().is_loopback() && api_key.is_none() {
             let accepted = format!(
@@ -115,7 +123,7 @@ fn admin(document: &Document<'_>, listen: &Listen, environment: &dyn Fn(&str) ->
         }
     }
     section.finish();
-    Admin { address, api_key }
+    Admin { address, api_key, metrics_need_key }
 }
 
 /// `Some(None)` for no key, `None` for one that is refused.
@@ -133,9 +141,11 @@ fn secret_found(text: &str) -> String {
 
 fn handshake(document: &Document<'_>) -> Handshake {
     let section = document.section("handshake");
+    let deadline = section.duration("deadline", 100..=5 * MINUTE);
     let handshake = Handshake {
         origins: section.value("origins", origin::list),
-        deadline: section.duration("deadline", 100..=5 * MINUTE),
+        deadline,
+        head_deadline: section.duration("head_deadline", 100..=5 * MINUTE).min(deadline),
         header_bytes_max: section.size("header_bytes_max", 8 * KIB..=256 * KIB),
         headers_kept: section.value("headers_kept", |value| {
             let accepted =
@@ -181,6 +191,13 @@ fn limits(document: &Document<'_>) -> Limits {
         connections_max: section.count("connections_max", 1..=CONNECTIONS_MAX),
         connections_per_address_max: section.count("connections_per_address_max", 1..=CONNECTIONS_MAX),
         handshakes_max: section.count("handshakes_max", 1..=CONNECTIONS_MAX),
+        handshakes_per_address_max: section.count("handshakes_per_address_max", 1..=CONNECTIONS_MAX),
+        connection_rate: rate(&section, "connection_rate", "connection_burst"),
+        connection_rate_per_address: rate(
+            &section,
+            "connection_rate_per_address",
+            "connection_burst_per_address",
+        ),
         message_bytes_max: section.size("message_bytes_max", KIB..=16 * MIB),
         commands_per_message_max: section.count("commands_per_message_max", 1..=65_536),
         outbound_bytes_max: section.size("outbound_bytes_max", 64 * KIB..=256 * MIB),
@@ -196,6 +213,11 @@ fn limits(document: &Document<'_>) -> Limits {
     }
     section.finish();
     limits
+}
+
+fn rate(section: &Section<'_, '_>, per_second: &'static str, burst: &'static str) -> Rate {
+    let number = |key, least| u32::try_from(section.number(key, least..=RATE_MAX)).unwrap_or(u32::MAX);
+    Rate { per_second: number(per_second, 0), burst: number(burst, 1) }
 }
 
 fn client(document: &Document<'_>) -> Client {

@@ -52,18 +52,27 @@ fn every_key_reaches_its_own_field() {
         [listen]
         address = "[::1]:9000"
         workers = 3
+        trusted_proxies = ["10.0.0.0/8", "::ffff:192.0.2.7"]
+        client_address_from = ["forwarded"]
         [admin]
         address = ""
         api_key = "key-of-the-api"
+        metrics_need_key = true
         [handshake]
         origins = ["https://App.example", "http://localhost:3000"]
         deadline = "11s"
+        head_deadline = "4s"
         header_bytes_max = "12KiB"
         headers_kept = ["User-Agent", "x-forwarded-for"]
         [limits]
         connections_max = 13
         connections_per_address_max = 14
         handshakes_max = 15
+        handshakes_per_address_max = 8
+        connection_rate = 101
+        connection_burst = 102
+        connection_rate_per_address = 103
+        connection_burst_per_address = 104
         message_bytes_max = "16KiB"
         commands_per_message_max = 17
         outbound_bytes_max = "180KiB"
@@ -128,11 +137,19 @@ fn every_key_reaches_its_own_field() {
     "#;
     let shipped = Config::default().namespaces.default;
     let expected = Config {
-        listen: Listen { address: "[::1]:9000".parse().unwrap(), workers: 3 },
-        admin: Admin { address: None, api_key: Some(Secret::new("key-of-the-api")) },
+        listen: Listen {
+            address: "[::1]:9000".parse().unwrap(),
+            workers: 3,
+            proxies: Proxies {
+                networks: ["10.0.0.0/8", "192.0.2.7/32"].map(|network| network.parse().unwrap()).into(),
+                tell: [Tell::Forwarded].into(),
+            },
+        },
+        admin: Admin { address: None, api_key: Some(Secret::new("key-of-the-api")), metrics_need_key: true },
         handshake: Handshake {
             origins: Origins::Listed(vec!["https://app.example".into(), "http://localhost:3000".into()]),
             deadline: Duration::from_secs(11),
+            head_deadline: Duration::from_secs(4),
             header_bytes_max: 12 << 10,
             headers_kept: vec!["user-agent".into(), "x-forwarded-for".into()],
         },
@@ -140,6 +157,9 @@ fn every_key_reaches_its_own_field() {
             connections_max: 13,
             connections_per_address_max: 14,
             handshakes_max: 15,
+            handshakes_per_address_max: 8,
+            connection_rate: Rate { per_second: 101, burst: 102 },
+            connection_rate_per_address: Rate { per_second: 103, burst: 104 },
             message_bytes_max: 16 << 10,
             commands_per_message_max: 17,
             outbound_bytes_max: 180 << 10,
@@ -304,6 +324,7 @@ fn what_is_open_on_purpose_is_warned_about() {
         ("handshake.origins = [\"*\"]", "handshake.origins"),
         ("admin = { address = \"0.0.0.0:8001\", api_key = \"correct-horse\" }", "admin.address"),
         ("client.anonymous = true\nraw.enabled = true", "client.anonymous"),
+        ("listen.trusted_proxies = ['10.0.0.0/8', '::/0']", "trusted_proxies has ::/0"),
     ] {
         let warnings = Config::parse(text, "a.toml").unwrap().warnings();
         assert!(matches!(&warnings[..], [one] if one.contains(word)), "{warnings:?}");
@@ -317,6 +338,7 @@ fn the_secret_of_an_upstream_comes_from_elsewhere_and_is_not_shown() {
     let environment = |name: &str| match name {
         "KEY" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
         "SHORT" => Some("correct-horse".to_owned()),
+        "BARE" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAB".to_owned()),
         "BROKEN" => Some("whsec_correct*horse*battery*staple".to_owned()),
         _ => None,
     };
@@ -326,6 +348,7 @@ fn the_secret_of_an_upstream_comes_from_elsewhere_and_is_not_shown() {
         resolved.map(|(config, _)| config.upstreams["a"].secret.clone().unwrap())
     };
     assert_eq!(with("env:KEY").unwrap().bytes()[..3], [0x31, 0xf2, 0x90], "decoded");
+    assert_eq!(with("env:BARE").unwrap().bytes().len(), 25, "without `==`, and with bits that mean nothing");
     assert_eq!(
         with("file:key").unwrap().bytes(),
         b"0123456789abcdef0123456789abcdef",

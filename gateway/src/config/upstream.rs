@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -102,6 +103,14 @@ fn read(
     })
 }
 
+/// Some tools leave out the signs at the end, or set bits there that mean nothing.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// Takes the secret from where the value says. No message repeats any of it.
 fn secret(
     value: &Spanned<DeValue<'_>>,
@@ -111,7 +120,7 @@ fn secret(
     let Some(secret) = elsewhere(value, folder, environment, "a secret", SECRET)? else { return Ok(None) };
     let wrong = |found: String| vec![Wrong { span: None, found, accepted: SECRET.to_owned() }];
     let key = match secret.strip_prefix("whsec_") {
-        Some(encoded) => STANDARD
+        Some(encoded) => BASE64
             .decode(encoded)
             .map_err(|_| wrong("a secret that begins with whsec_ and does not go on in base64".to_owned()))?,
         None => secret.as_bytes().to_vec(),

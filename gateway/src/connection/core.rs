@@ -204,6 +204,13 @@ impl Core {
             Signal::Close(close, Why::Shutdown) => self.end(close, CloseCause::Shutdown, effects),
             Signal::Close(close, Why::Api) => self.end(close, CloseCause::Api, effects),
             Signal::Close(close, Why::Plugin) => self.end(close, CloseCause::Plugin, effects),
+            // One that is admitted by now has no place to give back.
+            Signal::Evicted if matches!(self.state, State::Connecting | State::Refused) => {
+                let close =
+                    Close::custom(Close::TOO_MANY_REQUESTS.code, "too many clients are in their handshake");
+                self.end(close, CloseCause::Evicted, effects);
+            }
+            Signal::Evicted => (),
             Signal::Subscribe(channel) => self.subscribe_by_server(channel, Subscriber::Plugin, effects),
             Signal::Unsubscribe(channel) => self.remove(channel, Unsubscribe::BY_SERVER, effects),
             Signal::Refresh(expires_at) => self.refreshed_by_server(now, expires_at, effects),

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use super::event::{Ending, Event};
 use super::session::Session;
 use super::turn::Turn;
+use crate::accept::{Slot, Standing};
 use crate::clock::Clock;
 use crate::hub::peer::Peer;
 use crate::plugin::elsewhere::{Answered, Answering};
@@ -70,6 +71,8 @@ pub struct Driver {
     unread: bool,
     /// How much to read at once.
     read_bytes: usize,
+    /// The place of a client that is not admitted yet.
+    handshake: Option<Slot>,
 }
 
 impl Driver {
@@ -77,13 +80,13 @@ impl Driver {
     pub fn new(session: Session, websocket: WebSocket, inlet: Rc<RefCell<Inlet>>, clock: Clock) -> Self {
         // What came with the handshake is handled before anything else arrives.
         let unread = websocket.has_bytes();
-        Self { session, websocket, inlet, clock, unread, read_bytes: INLET_BYTES }
+        Self { session, websocket, inlet, clock, unread, read_bytes: INLET_BYTES, handshake: None }
     }
 
-    /// Runs until the connection is over; [`linger`] then lets the client know. `admitted` is called once when the client is
-    /// admitted.
-    pub async fn run(&mut self, admitted: impl FnOnce()) {
-        let mut admitted = Some(admitted);
+    /// Runs until the connection is over; [`linger`] then lets the client know. `handshake` is given back when the client is
+    /// admitted, and may be lost while nobody works on it.
+    pub async fn run(&mut self, handshake: Slot) {
+        self.handshake = Some(handshake);
         let peer = self.session.peer().clone();
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
@@ -91,13 +94,12 @@ impl Driver {
         let mut due = None;
         let mut answering = None;
         while !self.session.is_closed() {
-            if self.session.is_admitted()
-                && let Some(admitted) = admitted.take()
-            {
-                admitted();
+            if self.session.is_admitted() {
+                self.handshake = None;
             }
             if let Some(question) = self.session.take_question() {
                 answering = Some(question);
+                self.handshake.iter().for_each(Slot::serve);
             }
             let deadline = self.session.deadline();
             if due != deadline {
@@ -173,6 +175,7 @@ impl Driver {
             }
             Wake::Rest => self.pump(turn, peer),
             Wake::Answered(answered) => {
+                self.handshake.iter().for_each(|handshake| handshake.wait(Standing::Silent));
                 self.session.answered(turn, *answered);
                 // What came meanwhile may lie in the library already, where nobody sees it.
                 self.pump(turn, peer);

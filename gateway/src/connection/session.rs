@@ -197,6 +197,7 @@ impl Session {
             Signal::Slow => self.local.metrics().outbound_overflow(&self.peer.id),
             Signal::Gap(channel) => self.local.metrics().position_gap(&self.peer.id, channel.as_str()),
             Signal::Close(..)
+            | Signal::Evicted
             | Signal::Subscribe(_)
             | Signal::Unsubscribe(_)
             | Signal::Refresh(_)

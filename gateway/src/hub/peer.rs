@@ -25,6 +25,8 @@ pub enum Signal {
     Gap(Channel),
     /// End it.
     Close(Close, Why),
+    /// Others need its place, and it has not said who it is.
+    Evicted,
     /// Subscribe it to a channel.
     Subscribe(Channel),
     /// Unsubscribe it from a channel.

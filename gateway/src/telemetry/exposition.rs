@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::backplane::{BackplaneMetrics, Trouble};
 use super::metrics::{
-    ADMIN_STATUSES, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics, Refused,
+    ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics, Refused,
     WorkerMetrics,
 };
 use super::upstream::UpstreamMetrics;
@@ -208,7 +208,13 @@ impl Node {
         });
         writer.family("admin_responses", "Answers of the admin listener, by HTTP status", responses)?;
         let lost = LineLost::ALL.map(|reason| ([("reason", reason.as_str())], super::lines_lost(reason)));
-        writer.family("log_lines_lost", "Log lines that were not written, by reason", lost)
+        writer.family("log_lines_lost", "Log lines that were not written, by reason", lost)?;
+        let refused = AdminRefused::ALL
+            .map(|reason| ([("reason", reason.as_str())], node.admin_refused[reason as usize].get()));
+        let help = "Connections and requests that the admin listener turned away, by reason";
+        writer.family("admin_refused", help, refused)?;
+        let help = "Sockets of the admin listener that could not be accepted";
+        writer.counter("admin_accept_errors", help, None, node.admin_accept_errors.get())
     }
 }
 

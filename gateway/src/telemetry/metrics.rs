@@ -123,6 +123,8 @@ labels! {
         NoPong = "no_pong",
         /// No accepted connect command in time.
         Stale = "stale",
+        /// It was silent before its connect command, and others needed its place.
+        Evicted = "evicted",
         /// A command that is none, or at the wrong time.
         BadRequest = "bad_request",
         /// The credential expired and was not refreshed.
@@ -163,16 +165,41 @@ labels! {
         Capacity = "capacity",
         /// `limits.connections_per_address_max` is reached.
         AddressCapacity = "address_capacity",
-        /// `limits.handshakes_max` is reached.
+        /// `limits.handshakes_max` is reached, and nobody in its handshake is silent.
         Handshakes = "handshakes",
+        /// The same of `limits.handshakes_per_address_max`.
+        AddressHandshakes = "address_handshakes",
+        /// It had sent no complete request when others needed its place in `limits.handshakes_max`, or in
+        /// `limits.handshakes_per_address_max`.
+        Evicted = "evicted",
+        /// Faster than `limits.connection_rate`.
+        Rate = "rate",
+        /// Faster than `limits.connection_rate_per_address`.
+        AddressRate = "address_rate",
         /// Not a request that can be upgraded.
         BadRequest = "bad_request",
         /// No such path.
         NotFound = "not_found",
-        /// `handshake.deadline` passed before the request was complete.
+        /// `handshake.head_deadline` passed before the request was complete, or `handshake.deadline` before it was answered.
         Deadline = "deadline",
         /// The gateway is going down.
         Draining = "draining",
+    }
+}
+
+labels! {
+    /// Why a connection to the admin listener was turned away, or a request on it.
+    AdminRefused {
+        /// All connections that there may be, or that its address may have, are being served.
+        Connections = "connections",
+        /// It waited for nothing in particular when others needed its place.
+        Evicted = "evicted",
+        /// Too many requests are being answered.
+        Requests = "requests",
+        /// It sent no request in time.
+        Deadline = "deadline",
+        /// What it sent is no request.
+        BadRequest = "bad_request",
     }
 }
 
@@ -321,7 +348,7 @@ impl WorkerMetrics {
     /// A socket could not be accepted. The fault of this process or its machine.
     pub fn accept_error(&self, error: &std::io::Error) {
         self.accept_errors.inc();
-        if first_of_many(&self.accept_errors) {
+        if first_of_many(self.accept_errors.get()) {
             warn!(%error, count = self.accept_errors.get(), "failed to accept a connection");
         }
     }
@@ -335,7 +362,7 @@ impl WorkerMetrics {
     /// A publication did not fit into the inbox of this worker: its subscribers missed it.
     pub fn inbox_overflow(&self) {
         self.inbox_overflows.inc();
-        if first_of_many(&self.inbox_overflows) {
+        if first_of_many(self.inbox_overflows.get()) {
             let count = self.inbox_overflows.get();
             warn!(
                 count,
@@ -362,8 +389,8 @@ impl WorkerMetrics {
 }
 
 /// Whether an event that may come in floods is worth a line: the 1st, 2nd, 4th, 8th and so on.
-fn first_of_many(counter: &Counter) -> bool {
-    counter.get().is_power_of_two()
+fn first_of_many(count: u64) -> bool {
+    count.is_power_of_two()
 }
 
 /// What belongs to no worker.
@@ -378,12 +405,14 @@ pub struct NodeMetrics {
     /// By the code of the refusal: a closed set that the loader knows.
     pub(super) plugin_refusals: Mutex<BTreeMap<&'static str, u64>>,
     pub(super) admin_responses: [SharedCounter; ADMIN_STATUSES.len()],
+    pub(super) admin_refused: [SharedCounter; AdminRefused::ALL.len()],
+    pub(super) admin_accept_errors: SharedCounter,
     upstreams: Mutex<Vec<Arc<UpstreamMetrics>>>,
     pub(super) backplane: OnceLock<Arc<BackplaneMetrics>>,
 }
 
 /// The statuses that the admin listener answers with.
-pub(super) const ADMIN_STATUSES: [u16; 11] = [200, 400, 401, 404, 405, 408, 413, 421, 500, 503, 0];
+pub(super) const ADMIN_STATUSES: [u16; 12] = [200, 400, 401, 404, 405, 408, 413, 421, 431, 500, 503, 0];
 
 impl NodeMetrics {
     /// The registry took what lies in the plugin folder. It has logged what became of each file.
@@ -430,6 +459,25 @@ impl NodeMetrics {
         let index = ADMIN_STATUSES.iter().position(|known| *known == status).unwrap_or(other);
         self.admin_responses[index].inc();
         debug!(path, status, "admin request");
+    }
+
+    /// The admin listener turned away a connection or a request.
+    pub fn admin_refused(&self, reason: AdminRefused, peer: IpAddr) {
+        let counter = &self.admin_refused[reason as usize];
+        counter.inc();
+        let count = counter.get();
+        if first_of_many(count) {
+            warn!(reason = reason.as_str(), %peer, count, "the admin listener turned somebody away");
+        }
+    }
+
+    /// A socket of the admin listener could not be accepted. The fault of this process or its machine.
+    pub fn admin_accept_error(&self, error: &std::io::Error) {
+        self.admin_accept_errors.inc();
+        let count = self.admin_accept_errors.get();
+        if first_of_many(count) {
+            warn!(%error, count, "failed to accept an admin connection");
+        }
     }
 }
 

@@ -1,31 +1,37 @@
 //! From a TCP connection to a WebSocket (RFC 6455, 4.2), by hyper; and the refusals, as proper HTTP answers.
 //!
-//! After the answer 101 the socket is taken out of hyper, so that hyper's buffers are gone and writes reach it directly.
+//! A connection carries one request: after the answer 101 the socket is taken out of hyper, so that hyper's buffers are gone and
+//! writes reach it directly; after any other answer it is closed.
 
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::{poll_fn, ready};
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::forwarded;
+use super::proxy::{Malformed, Unread};
 use super::site::Site;
 use super::websocket::accept_key;
-use crate::accept::{self, Admission, ConnectionPermit, HandshakePermit, Refusal};
-use crate::config::{Config, Origins};
+use crate::accept::{Admission, Arrival, ConnectionPermit, Refusal, Slot, Standing, linger};
+use crate::config::{Config, Origins, Tell};
 use crate::protocol::Protocol;
 use crate::shutdown::{self, Phase};
 use crate::telemetry::metrics::{Metrics, Refused};
@@ -35,8 +41,13 @@ pub const WEBSOCKET_PATH: &str = "/connection/websocket";
 /// Where applications speak their own.
 pub const RAW_PATH: &str = "/connection/raw";
 
-/// Seconds a refused client is asked to wait.
-const RETRY_AFTER_SECONDS: u32 = 5;
+/// A key of 16 bytes has four bits at its end that mean nothing: whatever they are, it is one.
+const KEY: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+);
 
 /// Time for an answer in progress when the gateway goes down.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
@@ -63,7 +74,7 @@ pub struct Accepted {
     pub socket: TcpStream,
     /// Bytes that came behind the request.
     pub early: Bytes,
-    /// Where it came from.
+    /// Where it came from: the client behind trusted proxies.
     pub address: IpAddr,
     /// How it wants to talk.
     pub protocol: Protocol,
@@ -74,89 +85,233 @@ pub struct Accepted {
     /// Counts as a connection until dropped.
     pub connection: ConnectionPermit,
     /// Counts as a handshake until the client is admitted.
-    pub handshake: HandshakePermit,
+    pub arrival: Arrival,
 }
 
 /// What was agreed on, before the socket is there.
 struct Agreement {
+    address: IpAddr,
     protocol: Protocol,
     accept: String,
-    subprotocol: Option<&'static str>,
+    subprotocol: Option<HeaderValue>,
     headers: Arc<[(Box<str>, Box<str>)]>,
     token: Box<str>,
     connection: ConnectionPermit,
 }
 
+/// Whom a request comes from, as far as it is known before it is read.
+#[derive(Clone, Copy)]
+struct Hop<'a> {
+    address: IpAddr,
+    /// Whether it is a proxy that speaks for clients.
+    trusted: bool,
+    slot: &'a Slot,
+}
+
+/// What became of a TCP connection.
+enum Shaken {
+    /// A WebSocket, and the bytes that came behind the request.
+    Agreed(Box<Agreement>, Bytes, TcpStream),
+    /// Nothing; an answer is on its way.
+    Answered(Unread),
+    /// Nothing.
+    Over,
+}
+
+/// Why it is not known whom a request will come from.
+enum NoHop {
+    /// The client has to be told.
+    Answer(String),
+    /// There is nobody to tell.
+    Gone,
+}
+
+/// What a proxy is told whose PROXY header is none.
+const BAD_PREAMBLE: &str = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
 type Answer = Response<Full<Bytes>>;
 
 impl Handshake {
-    /// Serves one TCP connection until it is a WebSocket or closed. `opened` gets the client. The caller sets the
-    /// deadline; dropping the future closes the socket.
+    /// Serves one TCP connection until it is a WebSocket, closed, or has to give way. `peer` is the other end. Dropping the
+    /// future closes the socket.
     pub async fn serve(
-        self: Rc<Self>,
+        &self,
         socket: TcpStream,
-        address: IpAddr,
-        permit: HandshakePermit,
-        opened: impl Fn(Accepted) + Clone + 'static,
-    ) {
-        let permit = Rc::new(std::cell::RefCell::new(Some(permit)));
-        let asked = std::cell::Cell::new(false);
-        let service = service_fn(|mut request: Request<Incoming>| {
-            let (this, permit, opened) = (self.clone(), permit.clone(), opened.clone());
-            asked.set(true);
-            async move {
-                let answer = match this.agree(&request, address) {
-                    Ok(agreement) => {
-                        let answer = agreement.answer();
-                        let upgrade = hyper::upgrade::on(&mut request);
-                        tokio::task::spawn_local(async move {
-                            let Ok(upgraded) = upgrade.await else { return };
-                            let Some(handshake) = permit.borrow_mut().take() else { return };
-                            if let Some(accepted) = agreement.take(upgraded, address, handshake) {
-                                opened(accepted);
-                            }
-                        });
-                        answer
-                    }
-                    Err(answer) => *answer,
-                };
-                Ok::<_, Infallible>(answer)
+        peer: IpAddr,
+        mut arrival: Arrival,
+        deadline: Instant,
+    ) -> Option<Accepted> {
+        let shaken = tokio::select! {
+            shaken = timeout_at(deadline, self.shake(socket, peer, &arrival.slot)) => shaken,
+            true = arrival.evicted.wait() => {
+                self.refused(Refused::Evicted, peer);
+                return None;
             }
+        };
+        match shaken {
+            Ok(Shaken::Agreed(agreement, early, socket)) => {
+                let Agreement { address, protocol, headers, token, connection, .. } = *agreement;
+                Some(Accepted { socket, early, address, protocol, headers, token, connection, arrival })
+            }
+            Ok(Shaken::Answered(socket)) => {
+                // Who has got an answer must not keep others out.
+                arrival.slot.wait(Standing::Silent);
+                tokio::select! {
+                    () = linger(socket) => (),
+                    _ = arrival.evicted.wait() => (),
+                }
+                None
+            }
+            Ok(Shaken::Over) => None,
+            Err(_) => {
+                self.refused(Refused::Deadline, peer);
+                None
+            }
+        }
+    }
+
+    async fn shake(&self, socket: TcpStream, peer: IpAddr, slot: &Slot) -> Shaken {
+        let head_deadline = Instant::now() + self.config.handshake.head_deadline;
+        let mut socket = Unread::new(socket);
+        let hop = tokio::select! {
+            biased;
+            hop = timeout_at(head_deadline, self.hop(&mut socket, peer, slot)) => hop,
+            _ = shutdown::draining(self.phase.clone()) => return self.turn_away(socket, peer).await,
+        };
+        let hop = match hop {
+            Ok(Ok(hop)) => hop,
+            Ok(Err(NoHop::Answer(answer))) => {
+                // Into the empty buffer of a new socket: never blocks.
+                let _ = socket.write_all(answer.as_bytes()).await;
+                return Shaken::Answered(socket);
+            }
+            Ok(Err(NoHop::Gone)) => return Shaken::Over,
+            Err(_) => {
+                self.refused(Refused::Deadline, peer);
+                return Shaken::Over;
+            }
+        };
+        let (asked, agreed) = (Cell::new(false), RefCell::new(None));
+        let service = service_fn(|request: Request<Incoming>| {
+            asked.set(true);
+            slot.serve();
+            let answer = match self.agree(&request, hop) {
+                Ok(agreement) => {
+                    let answer = agreement.answer();
+                    *agreed.borrow_mut() = Some(Box::new(agreement));
+                    answer
+                }
+                Err(answer) => *answer,
+            };
+            ready(Ok::<_, Infallible>(answer))
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.config.handshake.deadline)
+            .header_read_timeout(head_deadline.saturating_duration_since(Instant::now()))
             .max_buf_size(self.config.handshake.header_bytes_max.max(8192))
-            .serve_connection(TokioIo::new(socket), service)
-            .with_upgrades();
+            .serve_connection(TokioIo::new(socket), service);
+        let mut serving = poll_fn(|cx| connection.poll_without_shutdown(cx));
         let served = tokio::select! {
-            served = &mut connection => served,
+            biased;
+            served = &mut serving => served,
             _ = shutdown::draining(self.phase.clone()) => {
-                if asked.get() {
-                    // It has had its answer, or is getting it.
-                    std::pin::Pin::new(&mut connection).graceful_shutdown();
-                    timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
-                } else {
-                    self.refused(Refused::Draining, address);
-                    if let Some(parts) = connection.into_parts() {
-                        accept::turn_away(parts.io.into_inner(), accept::GOING_DOWN).await;
-                    }
-                    return;
+                if !asked.get() {
+                    return self.turn_away(connection.into_parts().io.into_inner(), hop.address).await;
                 }
+                // It is getting its answer.
+                timeout(LAST_ANSWER, serving).await.unwrap_or(Ok(()))
             }
         };
-        if let Err(error) = served {
-            // hyper has answered 400, 431 or 408 where it could.
-            self.refused(Refused::BadRequest, address);
-            tracing::debug!(%address, %error, "handshake failed");
+        let parts = connection.into_parts();
+        let socket = parts.io.into_inner();
+        match (served, agreed.take()) {
+            (Ok(()), Some(agreement)) => {
+                let (unread, socket) = socket.into_parts();
+                let early = match unread.is_empty() {
+                    true => parts.read_buf,
+                    false => [&parts.read_buf[..], &unread].concat().into(),
+                };
+                Shaken::Agreed(agreement, early, socket)
+            }
+            (Ok(()), None) => Shaken::Answered(socket),
+            (Err(error), _) => {
+                tracing::debug!(address = %hop.address, %error, "handshake failed");
+                if error.is_timeout() {
+                    self.refused(Refused::Deadline, hop.address);
+                    return Shaken::Over;
+                }
+                // hyper has answered 400 or 431 where it could.
+                self.refused(Refused::BadRequest, hop.address);
+                Shaken::Answered(socket)
+            }
         }
+    }
+
+    /// Answers a client whose request meets the end of the gateway before it is there.
+    async fn turn_away(&self, mut socket: Unread, address: IpAddr) -> Shaken {
+        self.refused(Refusal::GOING_DOWN.reason, address);
+        // Into the empty buffer of a new socket: never blocks.
+        let _ = socket.write_all(Refusal::GOING_DOWN.answer().as_bytes()).await;
+        Shaken::Answered(socket)
+    }
+
+    /// Reads what a trusted proxy says before the request.
+    async fn hop<'s>(&self, socket: &mut Unread, peer: IpAddr, slot: &'s Slot) -> Result<Hop<'s>, NoHop> {
+        let proxies = &self.config.listen.proxies;
+        let trusted = proxies.trust(peer);
+        if !trusted || !proxies.tell(Tell::ProxyProtocol) {
+            return Ok(Hop { address: peer, trusted, slot });
+        }
+        let client = match socket.preamble().await {
+            Ok(Ok(client)) => client.map(|client| client.to_canonical()),
+            Ok(Err(Malformed)) => {
+                self.refused(Refused::BadRequest, peer);
+                return Err(NoHop::Answer(BAD_PREAMBLE.to_owned()));
+            }
+            Err(_) => return Err(NoHop::Gone),
+        };
+        let address = client.unwrap_or(peer);
+        let trusted = proxies.trust(address);
+        if !trusted {
+            self.admission.identify(slot, address).map_err(|refusal| {
+                self.refused(refusal.reason, address);
+                NoHop::Answer(refusal.answer())
+            })?;
+        }
+        Ok(Hop { address, trusted, slot })
+    }
+
+    /// Whom a request comes from, by its headers if a trusted proxy has sent it.
+    fn client(&self, headers: &HeaderMap, hop: Hop<'_>) -> Result<IpAddr, Box<Answer>> {
+        if !hop.trusted {
+            return Ok(hop.address);
+        }
+        let lines = |name: HeaderName| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+        let proxies = &self.config.listen.proxies;
+        let for_lines = lines(HeaderName::from_static("x-forwarded-for"));
+        let client = forwarded::client(proxies, hop.address, lines(header::FORWARDED), for_lines);
+        let client = client.map_err(|unclear| {
+            self.refused(Refused::BadRequest, hop.address);
+            Box::new(text(StatusCode::BAD_REQUEST, unclear.sentence()))
+        })?;
+        self.admission.identify(hop.slot, client).map_err(|refusal| self.refuse(refusal, client))?;
+        Ok(client)
+    }
+
+    fn refuse(&self, refusal: Refusal, address: IpAddr) -> Box<Answer> {
+        self.refused(refusal.reason, address);
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let mut answer = text(status, refusal.sentence());
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(refusal.retry_after));
+        Box::new(answer)
     }
 
     fn refused(&self, why: Refused, address: IpAddr) {
         self.metrics.worker(self.worker).refused(why, address);
     }
 
-    fn agree(&self, request: &Request<Incoming>, address: IpAddr) -> Result<Agreement, Box<Answer>> {
+    fn agree(&self, request: &Request<Incoming>, hop: Hop<'_>) -> Result<Agreement, Box<Answer>> {
+        let address = self.client(request.headers(), hop)?;
         let path = request.uri().path();
         let protocol = match path {
             WEBSOCKET_PATH => Protocol::CentrifugeJson,
@@ -166,10 +321,12 @@ impl Handshake {
         let key = upgrade_key(request).map_err(|(status, why)| {
             self.refused(Refused::BadRequest, address);
             let mut answer = text(status, why);
+            let headers = answer.headers_mut();
             if status == StatusCode::UPGRADE_REQUIRED {
-                let headers = answer.headers_mut();
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            } else if status == StatusCode::METHOD_NOT_ALLOWED {
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
             }
             Box::new(answer)
         })?;
@@ -179,34 +336,20 @@ impl Handshake {
                 "this origin is not allowed: the operator lists allowed origins in `handshake.origins`\n";
             return Err(Box::new(text(StatusCode::FORBIDDEN, why)));
         }
-        let subprotocol = subprotocol(protocol, request).map_err(|why| {
+        let bad_request = |why| {
             self.refused(Refused::BadRequest, address);
             Box::new(text(StatusCode::BAD_REQUEST, why))
-        })?;
-        let connection = self.admission.connect(address).map_err(|refusal| {
-            let (status, refused, why) = match refusal {
-                Refusal::Node => (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    Refused::Capacity,
-                    "the gateway has as many connections as it may\n",
-                ),
-                Refusal::Address => (
-                    StatusCode::TOO_MANY_REQUESTS,
-                    Refused::AddressCapacity,
-                    "your address has as many connections as it may\n",
-                ),
-            };
-            self.refused(refused, address);
-            let mut answer = text(status, why);
-            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
-            Box::new(answer)
-        })?;
+        };
+        let subprotocol = subprotocol(protocol, request).map_err(bad_request)?;
+        let token = bearer(request.headers()).map_err(bad_request)?;
+        let connection = self.admission.connect(address).map_err(|refusal| self.refuse(refusal, address))?;
         Ok(Agreement {
+            address,
             protocol,
             accept: accept_key(key),
             subprotocol,
             headers: self.kept(request.headers()),
-            token: bearer(request.headers()),
+            token,
             connection,
         })
     }
@@ -223,9 +366,12 @@ impl Handshake {
             );
         };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+            self.refused(Refused::BadRequest, address);
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
         }
-        let mut answer = Response::new(Full::new(page.body));
+        let mut answer = last(page.body);
         *answer.status_mut() = StatusCode::from_u16(page.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(page.content_type));
@@ -248,11 +394,20 @@ impl Handshake {
         }
     }
 
+    /// The headers for plugins, each with all its values: a proxy may add a line to one that the client has written.
     fn kept(&self, headers: &HeaderMap) -> Arc<[(Box<str>, Box<str>)]> {
         let kept = self.config.handshake.headers_kept.iter();
         kept.filter_map(|name| {
-            let value = headers.get(&**name)?.to_str().ok()?;
-            Some((name.clone(), value.into()))
+            let mut values =
+                headers.get_all(&**name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let mut all = values.next()?.into_owned();
+            // RFC 9110, 5.3, and RFC 6265, 5.4.
+            let separator = if **name == *"cookie" { "; " } else { ", " };
+            for value in values {
+                all.push_str(separator);
+                all.push_str(&value);
+            }
+            Some((name.clone(), all.into()))
         })
         .collect()
     }
@@ -268,24 +423,10 @@ impl Agreement {
         if let Ok(accept) = HeaderValue::from_str(&self.accept) {
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         }
-        if let Some(subprotocol) = self.subprotocol {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+        if let Some(subprotocol) = &self.subprotocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol.clone());
         }
         answer
-    }
-
-    fn take(self, upgraded: Upgraded, address: IpAddr, handshake: HandshakePermit) -> Option<Accepted> {
-        let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-        Some(Accepted {
-            socket: parts.io.into_inner(),
-            early: parts.read_buf,
-            address,
-            protocol: self.protocol,
-            headers: self.headers,
-            token: self.token,
-            connection: self.connection,
-            handshake,
-        })
     }
 }
 
@@ -300,19 +441,20 @@ fn upgrade_key(request: &Request<Incoming>) -> Result<&str, (StatusCode, &'stati
     if headers.get_all(header::HOST).iter().count() != 1 {
         return bad("exactly one `Host` is needed\n");
     }
-    if !has_token(headers, &header::UPGRADE, "websocket") {
+    if token(headers, &header::UPGRADE, "websocket").is_none() {
         return Err((
             StatusCode::UPGRADE_REQUIRED,
             "this is a WebSocket endpoint: `Upgrade: websocket` is missing\n",
         ));
     }
-    if !has_token(headers, &header::CONNECTION, "upgrade") {
+    if token(headers, &header::CONNECTION, "upgrade").is_none() {
         return bad("`Connection: Upgrade` is missing: does a proxy in between drop it?\n");
     }
     if request.version() != hyper::Version::HTTP_11 {
         return bad("a WebSocket handshake is an HTTP/1.1 request\n");
     }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+    let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    if !matches!((versions.next(), versions.next()), (Some(version), None) if version.as_bytes() == b"13") {
         return Err((StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is spoken here\n"));
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
@@ -320,26 +462,21 @@ fn upgrade_key(request: &Request<Incoming>) -> Result<&str, (StatusCode, &'stati
         return bad("exactly one `Sec-WebSocket-Key` is needed\n");
     };
     match key.to_str() {
-        Ok(key) if BASE64_STANDARD.decode(key).is_ok_and(|key| key.len() == 16) => Ok(key),
+        // RFC 6455, 4.2.1: form and length are what counts.
+        Ok(key) if KEY.decode(key).is_ok_and(|key| key.len() == 16) => Ok(key),
         _ => bad("`Sec-WebSocket-Key` must be 16 bytes in Base64\n"),
     }
 }
 
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|value| value.trim().eq_ignore_ascii_case(token))
+/// The first token of a list that is this one but for its case, as it was sent.
+fn token<'h>(headers: &'h HeaderMap, name: &HeaderName, token: &str) -> Option<&'h [u8]> {
+    let tokens = headers.get_all(name).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    tokens.map(<[u8]>::trim_ascii).find(|sent| sent.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The subprotocol to announce. A client that offers only what is not spoken here is told so, instead of being left with
-/// frames it cannot read.
-fn subprotocol(
-    protocol: Protocol,
-    request: &Request<Incoming>,
-) -> Result<Option<&'static str>, &'static str> {
+/// The subprotocol to announce, as the client has written it. A client that offers only what is not spoken here is told so,
+/// instead of being left with frames it cannot read.
+fn subprotocol(protocol: Protocol, request: &Request<Incoming>) -> Result<Option<HeaderValue>, &'static str> {
     if protocol == Protocol::Raw {
         return Ok(None);
     }
@@ -349,29 +486,43 @@ fn subprotocol(
     if query.split('&').any(|pair| matches!(pair, "format=protobuf" | "cf_protocol=protobuf")) {
         return Err(NO_PROTOBUF);
     }
-    let name = &header::SEC_WEBSOCKET_PROTOCOL;
-    if has_token(request.headers(), name, "centrifuge-json") {
-        Ok(Some("centrifuge-json"))
-    } else if has_token(request.headers(), name, "centrifuge-protobuf") {
+    let offered = |name| token(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL, name);
+    if let Some(json) = offered("centrifuge-json") {
+        Ok(HeaderValue::from_bytes(json).ok())
+    } else if offered("centrifuge-protobuf").is_some() {
         Err(NO_PROTOBUF)
     } else {
         Ok(None)
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Box<str> {
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match value.split_once(' ') {
+/// The token of `Authorization: Bearer TOKEN`, empty for none. Two credentials are refused: somebody on the way may have looked
+/// at the other one.
+fn bearer(headers: &HeaderMap) -> Result<Box<str>, &'static str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(Box::default()) };
+    if values.next().is_some() {
+        return Err("at most one `Authorization` is accepted\n");
+    }
+    let value = std::str::from_utf8(value.as_bytes()).map_err(|_| "`Authorization` is not UTF-8 text\n")?;
+    Ok(match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim().into(),
         _ => Box::default(),
-    }
+    })
 }
 
 fn text(status: StatusCode, why: &'static str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from_static(why.as_bytes())));
+    let mut answer = last(Bytes::from_static(why.as_bytes()));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// An answer after which the connection is closed: one that waits for another request would keep a place from a client.
+fn last(body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
 }

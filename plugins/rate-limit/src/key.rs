@@ -1,6 +1,7 @@
 use std::cell::OnceCell;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::IpAddr;
 
 use gateway_plugin_sdk::fields::{Fields, Found, Path, Picked, Slot};
 use gateway_plugin_sdk::prelude::*;
@@ -88,7 +89,11 @@ impl<'m> Key<'m> {
         match part {
             Part::Connection => self.bytes.extend(event.connection_number().to_le_bytes()),
             Part::User => self.bytes.extend(present(event.user())?.as_bytes()),
-            Part::Address => self.bytes.extend(event.remote_address().as_bytes()),
+            Part::Address => match event.remote_address().parse() {
+                // A customer of a provider has a whole network of this size.
+                Ok(IpAddr::V6(address)) => self.bytes.extend(&address.octets()[..8]),
+                _ => self.bytes.extend(event.remote_address().as_bytes()),
+            },
             Part::Channel => self.bytes.extend(present(event.channel())?.as_bytes()),
             Part::Kind => self.bytes.extend(event.kind().number().to_le_bytes()),
             Part::Field(_, slot) => {

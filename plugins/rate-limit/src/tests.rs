@@ -146,7 +146,14 @@ fn long_values_are_limited_like_any_other() {
 #[test]
 fn the_address_is_the_clients() {
     let mut kit = kit("[[limits]] name = \"l\"; limit = 1; period = \"1s\"; key = \"address\"");
-    for (address, passes) in [("10.0.0.1", true), ("10.0.0.2", true), ("10.0.0.1", false)] {
+    for (address, passes) in [
+        ("10.0.0.1", true),
+        ("10.0.0.2", true),
+        ("10.0.0.1", false),
+        ("2001:db8::1", true),
+        ("2001:db8::ffff:2", false),
+        ("2001:db8:0:1::1", true),
+    ] {
         let outcome = kit.connection(address).remote_address(address).message(Kind::Rpc).send();
         assert_eq!(outcome.verdict == Verdict::Next, passes);
     }

@@ -70,6 +70,20 @@ fn cases() -> Vec<(String, Vec<u8>, u16)> {
     ] {
         case(&format!("key {key:?}"), good().replace(&format!("{KEY}: {key}")).bytes(), 400);
     }
+    // The last four bits of a key mean nothing (RFC 6455, 4.1 has such an example).
+    for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "dGhlIHNhbXBsZSBub25jZR==", "//////////////////////=="] {
+        case(&format!("key {key:?}"), good().replace(&format!("{KEY}: {key}")).bytes(), 101);
+    }
+    case("two versions", good().with(&format!("{VERSION}: 13")).bytes(), 426);
+    case(
+        "two credentials",
+        good().with("Authorization: Bearer a").with("Authorization: Basic b").bytes(),
+        400,
+    );
+    let mut credential = good().with("Authorization: Bearer ?").bytes();
+    let mark = credential.iter().position(|b| *b == b'?').expect("it was put there");
+    credential[mark] = 0xff;
+    case("a credential that is no text", credential, 400);
     case("only Protobuf", good().with("Sec-WebSocket-Protocol: centrifuge-protobuf").bytes(), 400);
     case("Protobuf by query", Handshake::to("/connection/websocket?format=protobuf").bytes(), 400);
     case(
@@ -123,6 +137,28 @@ async fn every_bad_handshake_gets_its_status() {
         still_serves(&gateway).await;
     }
     verdicts.all_of(70);
+}
+
+#[tokio::test]
+async fn a_subprotocol_is_answered_as_it_was_offered() {
+    let gateway = gateway().await;
+    for (offered, answered) in [
+        (&["centrifuge-json"][..], Some("centrifuge-json")),
+        (&["CENTRIFUGE-JSON"], Some("CENTRIFUGE-JSON")),
+        (&["chat, Centrifuge-Json"], Some("Centrifuge-Json")),
+        (&["chat", "centrifuge-protobuf", "centrifuge-json"], Some("centrifuge-json")),
+        (&["ch\u{e4}t", "centrifuge-json"], Some("centrifuge-json")),
+        (&["chat"], None),
+        (&[], None),
+    ] {
+        let handshake = offered
+            .iter()
+            .fold(good(), |handshake, offered| handshake.with(&format!("Sec-WebSocket-Protocol: {offered}")));
+        let mut socket = Socket::connect(gateway.address()).await;
+        socket.send(&handshake.bytes()).await;
+        let answer = socket.answer().await.expect("an answer");
+        assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, answered), "{offered:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,336 @@
+//! A bounded number of places for connections, of which one that is waited for in vain gives way to a newer one.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// Which connections give way first, when there is no place for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It has never said what it wants.
+    Silent,
+    /// It got an answer and may ask for more.
+    Idle,
+}
+
+/// Why there is no place: every connection that has one is being served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// All places are taken.
+    All,
+    /// Those that one source may have.
+    Source,
+}
+
+/// Places for connections, bounded together and for each source. A lock guards them: it is taken a few times for each
+/// connection or request, and never for a message.
+#[derive(Debug)]
+pub struct Slots {
+    max: usize,
+    per_source_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<u64, Entry>,
+    /// Those that may give way, the first one first.
+    waiting: BTreeSet<Turn>,
+    /// The same by their source.
+    waiting_of: BTreeSet<(IpAddr, Turn)>,
+    /// How many places each source has. Without a place there is no entry.
+    sources: HashMap<IpAddr, usize>,
+    /// Counts connections, and how often one became idle.
+    count: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    source: Option<IpAddr>,
+    /// `None` while it is being served.
+    turn: Option<Turn>,
+    /// Grows with the time at which the connection came.
+    begun: u64,
+    evict: oneshot::Sender<()>,
+}
+
+/// When a connection gives way: by its standing, and then by its age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    standing: Standing,
+    since: u64,
+    number: u64,
+}
+
+/// The place of one connection until this is dropped, or until the connection is evicted.
+#[derive(Debug)]
+pub struct Slot {
+    slots: Arc<Slots>,
+    number: u64,
+}
+
+/// Tells a connection that it has lost its place.
+#[derive(Debug)]
+pub struct Evicted(oneshot::Receiver<()>);
+
+impl Evicted {
+    /// Waits until the connection has to end. `false` if its [`Slot`] was dropped before. Not to be called after that.
+    pub async fn wait(&mut self) -> bool {
+        (&mut self.0).await.is_ok()
+    }
+}
+
+impl Slots {
+    /// Nobody is here. One source may have `per_source_max` of the `max` places.
+    pub fn new(max: usize, per_source_max: usize) -> Arc<Self> {
+        Arc::new(Self { max, per_source_max, state: Mutex::default() })
+    }
+
+    /// Gives a place to a new connection, which is [`Standing::Silent`]. `source` is what it is counted for; `None` counts
+    /// for nobody. The connection that has waited longest gives way if there is no place; at the bound of a source, that
+    /// of this source.
+    pub fn take(self: &Arc<Self>, source: Option<IpAddr>) -> Result<(Slot, Evicted), Full> {
+        let mut state = self.lock();
+        if let Some(source) = source {
+            state.make_room_for(source, self.per_source_max)?;
+        }
+        if state.entries.len() >= self.max {
+            let oldest = state.waiting.first().copied().ok_or(Full::All)?;
+            state.evict(oldest.number);
+        }
+        state.count += 1;
+        let number = state.count;
+        let (evict, evicted) = oneshot::channel();
+        state.entries.insert(number, Entry { source: None, turn: None, begun: number, evict });
+        state.count_for(number, source);
+        state.wait(number, Some(Standing::Silent));
+        drop(state);
+        Ok((Slot { slots: self.clone(), number }, Evicted(evicted)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> (usize, usize) {
+        let state = self.lock();
+        assert_eq!(state.waiting.len(), state.entries.values().filter(|entry| entry.turn.is_some()).count());
+        assert_eq!(state.sources.values().sum::<usize>(), {
+            state.entries.values().filter(|entry| entry.source.is_some()).count()
+        });
+        (state.entries.len(), state.sources.len())
+    }
+}
+
+impl Slot {
+    /// From now on the connection counts for this source, as if it had come from there.
+    pub fn count_for(&self, source: IpAddr) -> Result<(), Full> {
+        let mut state = self.slots.lock();
+        let counted = state.entries.get(&self.number).map(|entry| entry.source);
+        // An evicted one has nothing to count any more.
+        if counted.is_none_or(|counted| counted == Some(source)) {
+            return Ok(());
+        }
+        state.make_room_for(source, self.slots.per_source_max)?;
+        state.count_for(self.number, Some(source));
+        Ok(())
+    }
+
+    /// The connection is being served: it does not give way.
+    pub fn serve(&self) {
+        self.slots.lock().wait(self.number, None);
+    }
+
+    /// The connection is waited for: it may have to give way.
+    pub fn wait(&self, standing: Standing) {
+        self.slots.lock().wait(self.number, Some(standing));
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.slots.lock().remove(self.number);
+    }
+}
+
+impl State {
+    fn make_room_for(&mut self, source: IpAddr, max: usize) -> Result<(), Full> {
+        if self.sources.get(&source).is_none_or(|count| *count < max) {
+            return Ok(());
+        }
+        let first = Turn { standing: Standing::Silent, since: 0, number: 0 };
+        let oldest = self.waiting_of.range((source, first)..).next().filter(|(of, _)| *of == source);
+        let number = oldest.ok_or(Full::Source)?.1.number;
+        self.evict(number);
+        Ok(())
+    }
+
+    fn count_for(&mut self, number: u64, source: Option<IpAddr>) {
+        let standing = self.entries.get(&number).and_then(|entry| entry.turn).map(|turn| turn.standing);
+        self.wait(number, None);
+        let Some(entry) = self.entries.get_mut(&number) else { return };
+        let before = std::mem::replace(&mut entry.source, source);
+        self.discount(before);
+        if let Some(source) = source {
+            *self.sources.entry(source).or_default() += 1;
+        }
+        self.wait(number, standing);
+    }
+
+    fn discount(&mut self, source: Option<IpAddr>) {
+        let Some(source) = source else { return };
+        if let Some(count) = self.sources.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.sources.remove(&source);
+            }
+        }
+    }
+
+    /// `None` for one that is served.
+    fn wait(&mut self, number: u64, standing: Option<Standing>) {
+        let Some(entry) = self.entries.get_mut(&number) else { return };
+        let since = match standing {
+            // Who asks again and again gives way after those who have fallen silent.
+            Some(Standing::Idle) => {
+                self.count += 1;
+                self.count
+            }
+            _ => entry.begun,
+        };
+        let turn = standing.map(|standing| Turn { standing, since, number });
+        let (before, source) = (std::mem::replace(&mut entry.turn, turn), entry.source);
+        if let Some(before) = before {
+            self.waiting.remove(&before);
+            if let Some(source) = source {
+                self.waiting_of.remove(&(source, before));
+            }
+        }
+        if let Some(turn) = turn {
+            self.waiting.insert(turn);
+            if let Some(source) = source {
+                self.waiting_of.insert((source, turn));
+            }
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        self.wait(number, None);
+        let entry = self.entries.remove(&number)?;
+        self.discount(entry.source);
+        Some(entry)
+    }
+
+    fn evict(&mut self, number: u64) {
+        if let Some(entry) = self.remove(number) {
+            let _ = entry.evict.send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const BOB: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    fn take(slots: &Arc<Slots>, source: IpAddr) -> (Slot, Evicted) {
+        slots.take(Some(source)).expect("a place")
+    }
+
+    fn is_evicted(evicted: &mut Evicted) -> bool {
+        evicted.0.try_recv().is_ok()
+    }
+
+    #[test]
+    fn the_oldest_silent_connection_gives_way_to_the_newest() {
+        let slots = Slots::new(3, 3);
+        let (_first, mut first) = take(&slots, ANN);
+        let (served, mut second) = take(&slots, ANN);
+        served.serve();
+        let (_third, mut third) = take(&slots, BOB);
+        let (_fourth, _) = take(&slots, BOB);
+        assert!(is_evicted(&mut first));
+        let (_fifth, _) = take(&slots, BOB);
+        assert!(is_evicted(&mut third) && !is_evicted(&mut second));
+        assert_eq!(slots.len(), (3, 2));
+    }
+
+    #[test]
+    fn at_the_bound_of_a_source_one_of_its_own_gives_way() {
+        let slots = Slots::new(10, 2);
+        let (_other, mut other) = take(&slots, ANN);
+        let (_first, mut first) = take(&slots, BOB);
+        let (second, mut evicted) = take(&slots, BOB);
+        let _third = take(&slots, BOB);
+        assert!(is_evicted(&mut first) && !is_evicted(&mut other) && !is_evicted(&mut evicted));
+        second.serve();
+        let (fourth, _) = take(&slots, BOB);
+        fourth.serve();
+        assert_eq!(slots.take(Some(BOB)).expect_err("no place"), Full::Source);
+        let _ann = take(&slots, ANN);
+    }
+
+    #[test]
+    fn those_that_are_served_keep_their_places() {
+        let slots = Slots::new(2, 2);
+        let (ann, _) = take(&slots, ANN);
+        let (bob, _) = take(&slots, BOB);
+        ann.serve();
+        bob.serve();
+        assert_eq!(slots.take(None).expect_err("no place"), Full::All);
+        drop(bob);
+        assert!(slots.take(None).is_ok());
+    }
+
+    #[test]
+    fn the_silent_go_before_the_idle_and_the_idle_by_when_they_became_so() {
+        let slots = Slots::new(3, 3);
+        let (old, mut old_evicted) = take(&slots, ANN);
+        let (busy, mut busy_evicted) = take(&slots, ANN);
+        for idle in [&busy, &old, &busy] {
+            idle.serve();
+            idle.wait(Standing::Idle);
+        }
+        let (_silent, mut silent) = take(&slots, ANN);
+        let (next, _) = take(&slots, BOB);
+        assert!(is_evicted(&mut silent));
+        next.serve();
+        let (_last, _) = take(&slots, BOB);
+        assert!(is_evicted(&mut old_evicted) && !is_evicted(&mut busy_evicted));
+    }
+
+    #[test]
+    fn a_source_that_is_known_later_is_bounded_too() {
+        let slots = Slots::new(10, 1);
+        let (ann, mut evicted) = slots.take(None).expect("a place");
+        ann.count_for(ANN).expect("the first");
+        ann.count_for(ANN).expect("counted already");
+        let (second, _) = slots.take(None).expect("a place");
+        second.count_for(ANN).expect("the first gives way");
+        assert!(is_evicted(&mut evicted));
+        second.serve();
+        let (third, _) = slots.take(None).expect("a place");
+        assert_eq!(third.count_for(ANN), Err(Full::Source));
+        third.count_for(BOB).expect("another source");
+        ann.count_for(BOB).expect("an evicted one counts for nobody");
+        assert_eq!(slots.len(), (2, 2));
+    }
+
+    #[test]
+    fn nothing_is_left_of_connections_that_have_ended() {
+        let slots = Slots::new(4, 2);
+        let taken: Vec<_> = (0..100).map(|n: u8| take(&slots, IpAddr::from([192, 0, 2, n / 2]))).collect();
+        assert_eq!(slots.len(), (4, 2));
+        taken[98].0.serve();
+        taken[99].0.wait(Standing::Idle);
+        drop(taken);
+        assert_eq!(slots.len(), (0, 0));
+        let state = slots.lock();
+        assert!(state.waiting.is_empty() && state.waiting_of.is_empty());
+    }
+}

@@ -1,0 +1,295 @@
+//! The header of the PROXY protocol, versions 1 and 2, with which a proxy says whom it speaks for before it passes on bytes.
+//!
+//! <https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Longest header of version 1, with its line end.
+const LINE_BYTES_MAX: usize = 107;
+/// Longest header of version 2 that is taken. Its fields may hold certificates and names, of which we need none.
+pub const BYTES_MAX: usize = 4096;
+
+const LINE: &[u8] = b"PROXY ";
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// What the first bytes of a connection are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preamble {
+    /// The beginning of a header, or of something else: more bytes are needed.
+    Partial,
+    /// Not a PROXY header.
+    Absent,
+    /// A header.
+    Header {
+        /// Bytes of the header: the client's follow.
+        length: usize,
+        /// Where the client comes from. `None` if the proxy speaks for itself, or does not know an IP address.
+        client: Option<IpAddr>,
+    },
+}
+
+/// The bytes begin like a PROXY header and are none, or one that is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Reads the first bytes of a connection.
+pub fn parse(bytes: &[u8]) -> Result<Preamble, Malformed> {
+    if begins(bytes, SIGNATURE) {
+        binary(bytes)
+    } else if begins(bytes, LINE) {
+        line(bytes)
+    } else {
+        Ok(Preamble::Absent)
+    }
+}
+
+/// As far as there are bytes.
+fn begins(bytes: &[u8], with: &[u8]) -> bool {
+    let length = bytes.len().min(with.len());
+    bytes[..length] == with[..length]
+}
+
+fn line(bytes: &[u8]) -> Result<Preamble, Malformed> {
+    let within = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
+    let Some(end) = within.iter().position(|b| *b == b'\n') else {
+        return if within.len() < LINE_BYTES_MAX { Ok(Preamble::Partial) } else { Err(Malformed) };
+    };
+    let line = within[..end].strip_suffix(b"\r").ok_or(Malformed)?;
+    let line = std::str::from_utf8(line).map_err(|_| Malformed)?;
+    let mut fields = line.split(' ').skip(1);
+    let client = match fields.next() {
+        Some("UNKNOWN") => None,
+        Some("TCP4") => Some(addresses::<Ipv4Addr>(fields)?.into()),
+        Some("TCP6") => Some(addresses::<Ipv6Addr>(fields)?.into()),
+        _ => return Err(Malformed),
+    };
+    Ok(Preamble::Header { length: end + 1, client })
+}
+
+/// The first of two addresses, which two ports follow.
+fn addresses<'f, A: std::str::FromStr>(fields: impl Iterator<Item = &'f str>) -> Result<A, Malformed> {
+    let fields: Vec<_> = fields.take(5).collect();
+    let [client, server, client_port, server_port] = fields[..] else { return Err(Malformed) };
+    let port = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok();
+    if !port(client_port) || !port(server_port) || server.parse::<A>().is_err() {
+        return Err(Malformed);
+    }
+    client.parse().map_err(|_| Malformed)
+}
+
+fn binary(bytes: &[u8]) -> Result<Preamble, Malformed> {
+    let Some((&[version_and_command, family, high, low], rest)) =
+        bytes.get(SIGNATURE.len()..).and_then(|rest| rest.split_first_chunk::<4>())
+    else {
+        return Ok(Preamble::Partial);
+    };
+    let size = usize::from(u16::from_be_bytes([high, low]));
+    let length = SIGNATURE.len() + 4 + size;
+    if version_and_command >> 4 != 2 || length > BYTES_MAX {
+        return Err(Malformed);
+    }
+    let Some(fields) = rest.get(..size) else { return Ok(Preamble::Partial) };
+    let client = match (version_and_command & 0xf, family >> 4) {
+        // LOCAL: the proxy looks whether we are there. Whatever follows means nothing.
+        (0, _) => None,
+        (1, 0) => None,
+        (1, 1) => Some(first::<4, 12>(fields)?.into()),
+        (1, 2) => Some(first::<16, 36>(fields)?.into()),
+        (1, 3) if size >= 216 => None,
+        _ => return Err(Malformed),
+    };
+    Ok(Preamble::Header { length, client })
+}
+
+/// The first `N` of at least `M` bytes.
+fn first<const N: usize, const M: usize>(fields: &[u8]) -> Result<[u8; N], Malformed> {
+    let addresses = fields.first_chunk::<M>().ok_or(Malformed)?;
+    addresses.first_chunk::<N>().copied().ok_or(Malformed)
+}
+
+/// A socket of which some bytes were read and not used. They are read first.
+#[derive(Debug)]
+pub struct Unread {
+    bytes: Vec<u8>,
+    socket: TcpStream,
+}
+
+impl Unread {
+    /// Nothing has been read yet.
+    pub fn new(socket: TcpStream) -> Self {
+        Self { bytes: Vec::new(), socket }
+    }
+
+    /// Reads a PROXY header if the socket begins with one, and nothing of what follows. The address in it.
+    pub async fn preamble(&mut self) -> io::Result<Result<Option<IpAddr>, Malformed>> {
+        loop {
+            // A client that is quick sends its whole request with the header.
+            match parse(&self.bytes) {
+                Ok(Preamble::Partial) => {}
+                Ok(Preamble::Absent) => return Ok(Ok(None)),
+                Ok(Preamble::Header { length, client }) => {
+                    self.bytes.drain(..length);
+                    return Ok(Ok(client));
+                }
+                Err(malformed) => return Ok(Err(malformed)),
+            }
+            self.bytes.reserve(512);
+            if self.socket.read_buf(&mut self.bytes).await? == 0 {
+                return Ok(Ok(None));
+            }
+        }
+    }
+
+    /// The socket, and what was read of it and not used.
+    pub fn into_parts(self) -> (Vec<u8>, TcpStream) {
+        (self.bytes, self.socket)
+    }
+}
+
+impl AsyncRead for Unread {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.bytes.is_empty() {
+            return Pin::new(&mut self.socket).poll_read(cx, into);
+        }
+        let length = self.bytes.len().min(into.remaining());
+        into.put_slice(&self.bytes[..length]);
+        self.bytes.drain(..length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Unread {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(bytes: &[u8]) -> Result<Option<IpAddr>, Malformed> {
+        for length in 0..bytes.len() {
+            assert_eq!(parse(&bytes[..length]), Ok(Preamble::Partial), "{length} bytes of {bytes:?}");
+        }
+        let with_more = [bytes, b"GET / HTTP/1.1\r\n"].concat();
+        match parse(&with_more)? {
+            Preamble::Header { length, client } => {
+                assert_eq!(length, bytes.len());
+                Ok(client)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn binary(version_and_command: u8, family: u8, fields: &[u8]) -> Vec<u8> {
+        let size = u16::try_from(fields.len()).expect("a size").to_be_bytes();
+        [&SIGNATURE[..], &[version_and_command, family], &size, fields].concat()
+    }
+
+    #[test]
+    fn a_line_tells_the_client() {
+        for (line, expected) in [
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n", Some("192.0.2.1")),
+            ("PROXY TCP6 2001:db8::1 ::1 65535 0\r\n", Some("2001:db8::1")),
+            ("PROXY UNKNOWN\r\n", None),
+            ("PROXY UNKNOWN ffff:f... any words\r\n", None),
+        ] {
+            let expected = expected.map(|address| address.parse().expect("an address"));
+            assert_eq!(client(line.as_bytes()), Ok(expected), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_none_is_refused() {
+        for line in [
+            "PROXY \r\n",
+            "PROXY TCP4\r\n",
+            "PROXY TCP5 192.0.2.1 192.0.2.2 1 2\r\n",
+            "PROXY tcp4 192.0.2.1 192.0.2.2 1 2\r\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1\r\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2 3\r\n",
+            "PROXY TCP4  192.0.2.1 192.0.2.2 1 2\r\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 65536\r\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 +1 2\r\n",
+            "PROXY TCP4 192.0.2.1 ::1 1 2\r\n",
+            "PROXY TCP6 192.0.2.1 192.0.2.2 1 2\r\n",
+            "PROXY TCP4 192.0.2.256 192.0.2.2 1 2\r\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\n",
+            "PROXY TCP4 \u{e9} 192.0.2.2 1 2\r\n",
+        ] {
+            assert_eq!(parse(line.as_bytes()), Err(Malformed), "{line:?}");
+        }
+        let endless = format!("PROXY UNKNOWN {}", "x".repeat(100));
+        assert_eq!(parse(&endless.as_bytes()[..106]), Ok(Preamble::Partial));
+        assert_eq!(parse(&endless.as_bytes()[..107]), Err(Malformed));
+    }
+
+    #[test]
+    fn a_binary_header_tells_the_client() {
+        let v4 = [192, 0, 2, 1, 198, 51, 100, 1, 0xdc, 0x04, 0x01, 0xbb];
+        let mut v6 = [0; 36];
+        v6[..16].copy_from_slice(&Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).octets());
+        let with_fields = [&v4[..], &[0x04, 0, 2, 1, 1]].concat();
+        let (one, other) = (Some(IpAddr::from([192, 0, 2, 1])), "2001:db8::1".parse().ok());
+        for (header, expected) in [
+            (binary(0x21, 0x11, &v4), one),
+            (binary(0x21, 0x12, &v4), one),
+            (binary(0x21, 0x11, &with_fields), one),
+            (binary(0x21, 0x21, &v6), other),
+            (binary(0x21, 0x31, &[0; 216]), None),
+            (binary(0x21, 0x00, &[]), None),
+            (binary(0x21, 0x00, &[1, 2, 3]), None),
+            (binary(0x20, 0x00, &[]), None),
+            (binary(0x20, 0x11, &v4), None),
+        ] {
+            assert_eq!(client(&header), Ok(expected), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn a_binary_header_that_is_none_is_refused() {
+        for (command, family, fields) in [
+            (0x11, 0x11, &[0; 12][..]),
+            (0x22, 0x11, &[0; 12]),
+            (0x2f, 0x11, &[0; 12]),
+            (0x21, 0x11, &[0; 11]),
+            (0x21, 0x21, &[0; 35]),
+            (0x21, 0x31, &[0; 215]),
+            (0x21, 0x41, &[0; 216]),
+            (0x21, 0x11, &[0; BYTES_MAX]),
+        ] {
+            assert_eq!(parse(&binary(command, family, fields)), Err(Malformed), "{command:x} {family:x}");
+        }
+        // It is not waited for what is too long.
+        assert_eq!(parse(&binary(0x21, 0x11, &[0; BYTES_MAX])[..16]), Err(Malformed));
+    }
+
+    #[test]
+    fn a_request_is_no_header() {
+        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"POST", b"PR0XY ", b"PROXYTCP4 ", b"\r\nGET", b"\0"] {
+            assert_eq!(parse(bytes), Ok(Preamble::Absent), "{bytes:?}");
+        }
+        for bytes in [&b""[..], b"P", b"PROXY", b"\r\n\r\n\0\r\nQUI"] {
+            assert_eq!(parse(bytes), Ok(Preamble::Partial), "{bytes:?}");
+        }
+    }
+}
