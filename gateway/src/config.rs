@@ -10,7 +10,6 @@ mod read;
 mod redis;
 mod topology;
 mod resolve;
-mod units;
 mod upstream;
 
 use std::collections::{BTreeMap, HashMap};

@@ -27,7 +27,9 @@ impl Interests {
 
     /// Only messages on channels that match one of these patterns reach [`on_message`](crate::Plugin::on_message).
     ///
-    /// A pattern is a channel name in which a last `*` stands for any rest. Messages without a channel always arrive.
+    /// A pattern is a channel name in which a last `*` stands for any rest. `*` means channels only; what is addressed to
+    /// users and connections is named as such (`#*`, `@*`), see [`address::matches`](crate::address::matches()). Messages
+    /// without a channel always arrive.
     pub fn channels<S: Into<String>>(&mut self, patterns: impl IntoIterator<Item = S>) -> &mut Self {
         self.channels = Some(patterns.into_iter().map(Into::into).collect());
         self
@@ -35,6 +37,7 @@ impl Interests {
 
     /// Allows messages of these kinds without calling [`on_message`](crate::Plugin::on_message), if the attribute of the
     /// connection, read as channel patterns with blanks between them, covers their channel. Others reach the hook as ever.
+    /// `*` covers channels only: an address such as `#42` has to be named as one. No pattern here can hold a blank.
     ///
     /// For a permission that is granted when a client comes, with [`Connect::attribute`](crate::Connect::attribute), and that
     /// most of its messages need: looking it up costs the gateway a fraction of a call. A plugin may ask for 16 of them.

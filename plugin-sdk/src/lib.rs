@@ -115,6 +115,7 @@ pub mod kv;
 pub mod http;
 pub mod log;
 pub mod rate;
+pub mod units;
 
 #[cfg(target_family = "wasm")]
 #[allow(

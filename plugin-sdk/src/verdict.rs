@@ -175,7 +175,9 @@ impl Connect {
         Self::Pass
     }
 
-    /// See [`Connect::Accept`].
+    /// See [`Connect::Accept`]. The user is empty for an anonymous client, and else a text that
+    /// [`address::check_user`](crate::address::check_user()) takes: of at most 254 bytes, without control characters. The
+    /// gateway refuses any other with 3500, because nothing could reach it.
     pub fn accept(user: impl Into<String>) -> Self {
         Self::Accept(Identity { user: user.into(), ..Identity::default() })
     }

@@ -199,6 +199,33 @@ async fn a_token_says_what_its_bearer_may_do() {
 }
 
 #[tokio::test]
+async fn a_star_in_a_token_means_channels_and_not_what_is_said_to_users() {
+    let gateway = Gateway::with(CONFIG).plugin("10-auth-jwt", "auth-jwt", &private()).start().await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    let of_bob = async |patterns: Value| {
+        let token = token::with("bob", json!({ "subscribe": patterns, "publish": patterns }));
+        Client::connect_with(&gateway, json!({ "token": token })).await
+    };
+    let mut everything = of_bob(json!(["*"])).await;
+    for (command, parameters) in [
+        ("subscribe", json!({ "channel": "#ann" })),
+        ("publish", json!({ "channel": "#ann", "data": "forged" })),
+        ("publish", json!({ "channel": format!("@{}", ann.id), "data": "forged" })),
+    ] {
+        let refused = everything.ask(command, parameters.clone()).await.expect_err("it is an address");
+        assert_eq!(refused.code, 103, "{parameters}");
+    }
+    everything.subscribe("inbox:ann").await;
+
+    let mut named = of_bob(json!(["#an*"])).await;
+    named.subscribe("#ann").await;
+    named.publish("#ann", json!("hello")).await;
+    assert_eq!(ann.direct().await, "hello", "and nothing before");
+    assert_eq!(named.publication("#ann").await["data"], "hello");
+    assert_eq!(named.ask("subscribe", json!({ "channel": "#bob2" })).await.expect_err("another").code, 103);
+}
+
+#[tokio::test]
 async fn the_published_client_fetches_subscription_tokens() {
     let gateway = Gateway::with(CONFIG).plugin("10-auth-jwt", "auth-jwt", &private()).start().await;
     let output = node("private.mjs")

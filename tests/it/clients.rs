@@ -6,6 +6,7 @@ use gateway_tests::{API_KEY, Gateway, node, token};
 
 const CONFIG: &str = "
     client.expiry_grace = '3s'
+    client.anonymous = true
     [namespaces.chat]
     history_size = 10
     presence = true
@@ -18,6 +19,12 @@ const CONFIG: &str = "
     history_size = 100
     recovery = true
     allow_subscribe = 'users'
+    [namespaces.open]
+    presence = true
+    join_leave = true
+    allow_subscribe = 'anyone'
+    allow_publish = 'anyone'
+    allow_presence = 'anyone'
     [namespaces.closed]
     history_size = 1
     presence = true
@@ -72,6 +79,11 @@ async fn a_broken_connection_comes_back_and_misses_nothing() {
 #[tokio::test]
 async fn tokens_are_replaced_refreshed_and_rejected() {
     assert_eq!(scenario("tokens.mjs", ROUTER).await, ["replaced", "refreshed", "rejected"]);
+}
+
+#[tokio::test]
+async fn nothing_is_told_as_zero_and_what_is_not_offered_is_refused() {
+    assert_eq!(scenario("zeros.mjs", ROUTER).await, ["zeros", "anonymous", "refused"]);
 }
 
 #[tokio::test]

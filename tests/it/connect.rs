@@ -126,6 +126,23 @@ async fn a_token_may_name_channels_to_be_subscribed_to() {
 }
 
 #[tokio::test]
+async fn a_channel_that_cannot_be_had_ends_the_connection_and_the_log_says_why() {
+    let gateway = with_tokens(CHAT).await;
+    let token = token::with("ann", json!({ "channels": ["chat:1", "nosuch:1"] }));
+    for _ in 0..20 {
+        let mut ann = Client::open(gateway.address()).await;
+        ann.command("connect", json!({ "token": token })).await;
+        let reason = "the server cannot subscribe to nosuch:1: unknown channel".into();
+        assert_eq!(ann.closed().await, Closed { code: Some(3004), reason });
+    }
+    let line = gateway.log().wait(&["subscribes a client to what it cannot have: unknown channel"]).await;
+    assert_eq!((line.level.as_str(), line.field("channel").as_str()), ("WARN", "nosuch:1"));
+    assert_eq!(gateway.metrics().await.get("gateway_subscriptions_refused_total"), 20.0);
+    let lines = gateway.log().matching(&["subscribes a client to what it cannot have"]).len();
+    assert!(lines <= 12, "{lines} lines for 20 clients");
+}
+
+#[tokio::test]
 async fn a_client_stays_while_it_answers_pings() {
     let gateway =
         Gateway::start("client = { anonymous = true, ping_interval = '1s', pong_timeout = '500ms' }").await;

@@ -104,7 +104,7 @@ async fn a_message_can_be_rewritten_and_sent_to_several_channels() {
 async fn an_address_without_a_user_is_an_error_of_the_sender() {
     let gateway = gateway().await;
     let mut ann = Client::connect_as(&gateway, "ann").await;
-    for data in [json!({}), json!({ "to": "" }), json!({ "to": "a b" }), json!("text"), Value::from(1)] {
+    for data in [json!({}), json!({ "to": "" }), json!({ "to": "a\nb" }), json!("text"), Value::from(1)] {
         let refused = ann.ask("publish", json!({ "channel": "dm", "data": data })).await.unwrap_err();
         assert_eq!(refused.code, 107, "{data}");
     }

@@ -62,3 +62,4 @@ mod redis_soak;
 mod redis_limits;
 mod simulation;
 mod walls;
+mod licences;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gateway_tests::{Client, Gateway, Redis, eventually};
+use gateway_tests::{Client, Closed, Gateway, Redis, eventually};
 use serde_json::{Value, json};
 
 const SETTINGS: &str = "
@@ -143,6 +143,72 @@ async fn every_order_reaches_users_and_connections_at_another_gateway_and_nobody
             assert_eq!(client.direct().await, "marker", "it heard of nothing else");
         }
     }
+}
+
+#[tokio::test]
+async fn whoever_is_admitted_is_reached_whatever_the_name() {
+    let redis = Redis::start().await;
+    let nodes = nodes(&redis).await;
+    let longest = "x".repeat(254);
+    let names = [
+        "jane doe",
+        "Zürich",
+        "a*b",
+        "*",
+        "{nodes}",
+        "a\"b\\c",
+        "#42",
+        "@c1",
+        "auth0|abc",
+        "urn:x:y",
+        "a@b.example",
+        "100%",
+        &longest,
+    ];
+    for user in names {
+        for mut giver in [Giver::Api(&nodes[0]), Giver::Plugin(Box::new(connect(&nodes[0], "boss").await))] {
+            let (mut here, mut there) = (connect(&nodes[0], user).await, connect(&nodes[1], user).await);
+            let listed = nodes[0].post("/api/connections", &json!({ "user": user })).await.ok();
+            assert_eq!(
+                listed["connections"].as_object().map(serde_json::Map::len),
+                Some(2),
+                "{user}: {listed}"
+            );
+            giver.reaches(Whom::User(user), &mut [&mut here, &mut there]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn whom_nothing_could_reach_is_refused_and_the_log_says_why() {
+    let gateway = Gateway::with("").plugin("50-puppet", "guest-puppet", SETTINGS).start().await;
+    for (user, why) in [
+        ("x".repeat(255), "the user id has 255 bytes, at most 254 are accepted"),
+        ("ü".repeat(128), "the user id has 256 bytes, at most 254 are accepted"),
+        ("a\0b".to_owned(), "the user id has control characters"),
+        ("a\nb".to_owned(), "the user id has control characters"),
+        ("\u{85}".to_owned(), "the user id has control characters"),
+    ] {
+        let mark = gateway.log().mark();
+        let mut client = Client::open(gateway.address()).await;
+        client.command("connect", json!({ "token": user })).await;
+        assert_eq!(client.closed().await, Closed { code: Some(3500), reason: why.into() });
+        let line = gateway.log().wait_since(mark, &["nothing could reach this user", why]).await;
+        assert_eq!((line.level.as_str(), line.field("plugin").as_str()), ("WARN", "puppet"));
+        for method in ["disconnect", "connections"] {
+            let answer = gateway.post(&format!("/api/{method}"), &json!({ "user": user })).await.json();
+            assert_eq!(answer["error"]["code"], 107, "{method}: {answer}");
+        }
+    }
+    // Many such clients are no failure of the plugin, and no flood of lines.
+    for _ in 0..100 {
+        let mut client = Client::open(gateway.address()).await;
+        client.command("connect", json!({ "token": "x".repeat(300) })).await;
+        assert_eq!(client.closed().await.code, Some(3500));
+    }
+    let lines = gateway.log().matching(&["nothing could reach this user"]).len();
+    assert!(lines < 80, "{lines}");
+    connect(&gateway, "ann").await;
 }
 
 #[tokio::test]

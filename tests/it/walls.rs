@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+
 struct Source {
     /// Below `gateway/src`, such as `connection/core.rs`.
     path: String,
@@ -38,11 +40,101 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// The lines before the unit tests, without comments.
+/// The code as a compiler reads it, on one line: without comments, without what is there for tests only, and with `""` for
+/// every literal.
 fn code_of(text: &str) -> String {
-    let until_tests = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let code = until_tests.lines().map(|line| line.split("//").next().unwrap_or_default());
-    code.collect::<Vec<_>>().join("\n")
+    let mut code = String::new();
+    let tokens: TokenStream = text.parse().expect("the source is made of tokens");
+    write(tokens, &mut code);
+    code
+}
+
+fn write(tokens: TokenStream, code: &mut String) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut rest = &tokens[..];
+    while let Some((token, after)) = rest.split_first() {
+        if let Some(item) = after_cfg_test(rest) {
+            rest = after_item(item);
+            continue;
+        }
+        rest = after;
+        match token {
+            TokenTree::Group(group) => {
+                let (open, close) = match group.delimiter() {
+                    Delimiter::Parenthesis => ("(", ")"),
+                    Delimiter::Brace => ("{", "}"),
+                    Delimiter::Bracket => ("[", "]"),
+                    Delimiter::None => ("", ""),
+                };
+                code.push_str(open);
+                write(group.stream(), code);
+                code.push_str(close);
+            }
+            TokenTree::Ident(word) => {
+                if code.ends_with(|last: char| last.is_alphanumeric() || last == '_') {
+                    code.push(' ');
+                }
+                code.push_str(&word.to_string());
+            }
+            TokenTree::Punct(mark) => code.push(mark.as_char()),
+            TokenTree::Literal(_) => code.push_str("\"\""),
+        }
+    }
+}
+
+/// What an attribute `#[cfg(test)]` at the beginning of these tokens is about. None if there is no such attribute.
+fn after_cfg_test(tokens: &[TokenTree]) -> Option<&[TokenTree]> {
+    let (attribute, rest) = attribute(tokens)?;
+    // Without blanks, as no two words of it need one.
+    (attribute.stream().to_string().split_whitespace().collect::<String>() == "cfg(test)").then_some(rest)
+}
+
+/// An outer attribute and what follows it.
+fn attribute(tokens: &[TokenTree]) -> Option<(&Group, &[TokenTree])> {
+    match tokens {
+        [TokenTree::Punct(mark), TokenTree::Group(group), rest @ ..]
+            if mark.as_char() == '#' && group.delimiter() == Delimiter::Bracket =>
+        {
+            Some((group, rest))
+        }
+        _ => None,
+    }
+}
+
+/// What follows an item, or a field, an arm or a statement. Where its end is not clear, too little is left out.
+fn after_item(mut tokens: &[TokenTree]) -> &[TokenTree] {
+    while let Some((_, rest)) = attribute(tokens) {
+        tokens = rest;
+    }
+    const ITEMS: [&str; 16] = [
+        "fn",
+        "mod",
+        "use",
+        "impl",
+        "struct",
+        "enum",
+        "const",
+        "static",
+        "trait",
+        "type",
+        "extern",
+        "unsafe",
+        "async",
+        "union",
+        "macro_rules",
+        "let",
+    ];
+    let word = |token: &TokenTree| {
+        matches!(token, TokenTree::Ident(word) if word != "pub").then(|| token.to_string())
+    };
+    let is_item = tokens.iter().find_map(word).is_some_and(|word| ITEMS.contains(&word.as_str()));
+    let ends = |token: &TokenTree| match token {
+        TokenTree::Group(group) => group.delimiter() == Delimiter::Brace,
+        TokenTree::Punct(mark) => mark.as_char() == ';' || !is_item && mark.as_char() == ',',
+        _ => false,
+    };
+    let end = tokens.iter().position(ends).map_or(tokens.len(), |at| at + 1);
+    &tokens[end..]
 }
 
 /// Whether a word stands in code as the name of a crate or module.
@@ -202,5 +294,26 @@ fn a_name_is_found_as_a_word() {
     assert!(names("use tokio::net;", "tokio"));
     assert!(!names("use tokio_tungstenite::x;", "tokio"));
     assert!(!names("use my_tokio::x;", "tokio"));
-    assert_eq!(code_of("a // tokio\nb\n#[cfg(test)]\ntokio"), "a \nb");
+}
+
+#[test]
+fn code_is_what_is_compiled_for_production() {
+    for (text, code) in [
+        ("a // tokio\nb /* tokio /* tokio */ */ c", "a b c"),
+        ("let url = \"http://x\"; tokio::spawn(x)", "let url=\"\";tokio::spawn(x)"),
+        ("/// tokio\n//! tokio", "#[doc=\"\"]#![doc=\"\"]"),
+        ("#[cfg(test)] mod tests { use tokio; } tokio", "tokio"),
+        ("#[cfg(test)]\nmod tests;\nfn later() { tokio }", "fn later(){tokio}"),
+        ("#[cfg(test)] #[path = \"x\"] pub(crate) fn f<A, B>() -> X { tokio } a", "a"),
+        ("#[cfg(test)] use tokio::{a, b}; c", ";c"),
+        ("impl X { #[cfg(test)] fn f() { tokio } fn g() { hyper } }", "impl X{fn g(){hyper}}"),
+        ("struct X { #[cfg(test)] a: tokio, b: hyper }", "struct X{b:hyper}"),
+        (
+            "#[cfg(not(test))] mod x { tokio } #[cfg(all(test, unix))] hyper",
+            "#[cfg(not(test))]mod x{tokio}#[cfg(all(test,unix))]hyper",
+        ),
+        ("let a = r#\"tokio // \"#; 'x': b; f::<'a>()", "let a=\"\";\"\":b;f::<'a>()"),
+    ] {
+        assert_eq!(code_of(text), code, "{text}");
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::task::yield_now;
 
 use super::answer::{
@@ -223,9 +223,9 @@ impl Api<'_> {
 
     fn disconnect(&self, mut fields: Fields) -> Result<Nothing, Failure> {
         let address = address(&mut fields)?;
-        let wish: Option<Disconnect> = fields.optional("disconnect")?;
+        let wish = fields.object("disconnect")?;
         fields.finish()?;
-        let close = wish.map_or(Ok(Close::FORCE_DISCONNECT), Disconnect::close)?;
+        let close = wish.map_or(Ok(Close::FORCE_DISCONNECT), close)?;
         self.control.disconnect(&address, &close)?;
         Ok(Nothing {})
     }
@@ -291,10 +291,10 @@ impl Api<'_> {
 
     async fn history(&self, mut fields: Fields) -> Result<History, Failure> {
         let channel = channel(&mut fields)?;
-        let since: Option<Since> = fields.optional("since")?;
+        let since = fields.object("since")?.map(position).transpose()?;
         let query = HistoryQuery {
             limit: fields.optional("limit")?.unwrap_or(0),
-            since: since.map(|since| Position { offset: since.offset, epoch: since.epoch }),
+            since,
             reverse: fields.optional("reverse")?.unwrap_or(false),
         };
         fields.finish()?;
@@ -318,15 +318,16 @@ fn channel(fields: &mut Fields) -> Result<Channel, Failure> {
 
 /// Whom an order is for.
 fn address(fields: &mut Fields) -> Result<Channel, Failure> {
-    let user: Option<String> = fields.optional("user")?;
+    let user = fields.user()?;
     let client: Option<String> = fields.optional("client")?;
-    match (client.filter(|id| !id.is_empty()), user.filter(|id| !id.is_empty())) {
+    match (client.filter(|id| !id.is_empty()), user) {
         (Some(client), _) => {
             Ok(Channel::parse(&format!("@{client}"))
                 .map_err(|_| bad_request("`client` is not a client id"))?)
         }
-        (None, Some(user)) => Ok(Channel::of_user(&user)
-            .ok_or_else(|| bad_request("`user` is not a user id that can be reached"))?),
+        (None, Some(user)) => {
+            Ok(Channel::of_user(&user).ok_or_else(|| bad_request("`user` is not a user id"))?)
+        }
         (None, None) => Err(bad_request("`user` or `client` is missing").into()),
     }
 }
@@ -356,35 +357,26 @@ fn parse_channel(name: &str) -> Result<Channel, ReplyError> {
     Channel::parse(name).map_err(|error| bad_request(error.to_string()))
 }
 
-#[derive(Deserialize)]
-struct Since {
-    #[serde(default)]
-    offset: u64,
-    #[serde(default)]
-    epoch: Box<str>,
+fn position(mut since: Fields) -> Result<Position, Failure> {
+    let offset = since.optional("offset")?.unwrap_or(0);
+    let epoch = since.optional("epoch")?.unwrap_or_default();
+    since.finish()?;
+    Ok(Position { offset, epoch })
 }
 
 /// The close that the caller wants the client to see.
-#[derive(Deserialize)]
-struct Disconnect {
-    code: u16,
-    #[serde(default)]
-    reason: String,
-}
-
-impl Disconnect {
-    fn close(self) -> Result<Close, Failure> {
-        if !(3_000..=4_999).contains(&self.code) {
-            return Err(bad_request("`disconnect.code` is not between 3000 and 4999").into());
-        }
-        if self.reason.len() > CLOSE_REASON_BYTES_MAX {
-            return Err(bad_request(format!(
-                "`disconnect.reason` is longer than {CLOSE_REASON_BYTES_MAX} bytes"
-            ))
-            .into());
-        }
-        Ok(Close::custom(self.code, &self.reason))
+fn close(mut wish: Fields) -> Result<Close, Failure> {
+    let code: u16 = wish.required("code")?;
+    let reason: String = wish.optional("reason")?.unwrap_or_default();
+    wish.finish()?;
+    if !(3_000..=4_999).contains(&code) {
+        return Err(bad_request("`disconnect.code` is not between 3000 and 4999").into());
     }
+    if reason.len() > CLOSE_REASON_BYTES_MAX {
+        let sentence = format!("`disconnect.reason` is longer than {CLOSE_REASON_BYTES_MAX} bytes");
+        return Err(bad_request(sentence).into());
+    }
+    Ok(Close::custom(code, &reason))
 }
 
 #[cfg(test)]

@@ -25,11 +25,11 @@ pub(super) fn last(control: &Control, mut fields: Fields) -> Result<Value, Failu
 
 /// Explains the messages of a user, or of connections with an attribute, for some seconds.
 pub(super) fn start(control: &Control, mut fields: Fields) -> Result<Value, Failure> {
-    let user: Option<Box<str>> = fields.optional("user")?;
+    let user = fields.user()?;
     let attribute: Option<BTreeMap<Box<str>, Box<str>>> = fields.optional("attribute")?;
     let seconds = fields.optional("seconds")?.unwrap_or(SECONDS);
     fields.finish()?;
-    let whose = match (user.filter(|user| !user.is_empty()), attribute.unwrap_or_default().pop_first()) {
+    let whose = match (user, attribute.unwrap_or_default().pop_first()) {
         (Some(user), None) => Whose::User(user),
         (None, Some((name, value))) => Whose::Attribute(name, value),
         _ => {

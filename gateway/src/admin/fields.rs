@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use gateway_plugin_grammar::address;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::protocol::code::ReplyError;
+use crate::protocol::json::says_nothing;
 
 /// Why a request cannot be carried out.
 #[derive(Debug, PartialEq)]
@@ -47,6 +49,11 @@ impl Fields {
         serde_json::from_str(value.get()).map_err(|error| Failure::Malformed(format!("`{name}`: {error}")))
     }
 
+    /// A field that is an object, to be taken apart and finished as the body is. None if it is missing or null.
+    pub(super) fn object(&mut self, name: &str) -> Result<Option<Self>, Failure> {
+        Ok(self.optional(name)?.map(Self))
+    }
+
     /// A field that must be there.
     pub(super) fn required<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, Failure> {
         self.optional(name)?.ok_or_else(|| bad_request(format!("`{name}` is missing")).into())
@@ -70,10 +77,17 @@ impl Fields {
         self.0.remove(name).ok_or_else(|| bad_request(format!("`{name}` is missing")).into())
     }
 
+    /// The user that a request is about; `None` if it names none. Every user that is admitted passes.
+    pub(super) fn user(&mut self) -> Result<Option<Box<str>>, Failure> {
+        let user: Option<Box<str>> = self.optional("user")?;
+        let Some(user) = user.filter(|user| !user.is_empty()) else { return Ok(None) };
+        address::check_user(&user).map_err(|why| bad_request(format!("`user`: {why}")))?;
+        Ok(Some(user))
+    }
+
     /// Refuses what nobody took, because it would change the meaning of the request to ignore it. Libraries spell out
     /// fields that they do not use, so a value that says nothing is let through.
     pub(super) fn finish(self) -> Result<(), Failure> {
-        let says_nothing = |value: &str| matches!(value, "null" | "false" | "0" | "\"\"" | "[]" | "{}");
         match self.0.iter().find(|(_, value)| !says_nothing(value.get())) {
             Some((name, _)) => Err(bad_request(format!("`{name}` is not supported here")).into()),
             None => Ok(()),
@@ -105,6 +119,10 @@ mod tests {
         assert_eq!(fields("{\"n\":7}").required::<i64>("n"), Ok(7));
         assert!(matches!(fields("{\"n\":\"7\"}").required::<i64>("n"), Err(Failure::Malformed(_))));
         assert_eq!(fields("{\"n\":null}").optional::<i64>("n"), Ok(None));
+        assert!(fields("{\"o\":null}").object("o").is_ok_and(|object| object.is_none()));
+        let mut inner =
+            fields("{\"o\":{\"a\":null,\"b\":1}}").object("o").expect("an object").expect("there");
+        assert_eq!((inner.optional::<u8>("a"), inner.optional::<u8>("b")), (Ok(None), Ok(Some(1))));
         assert!(
             matches!(fields("{\"n\":null}").required::<i64>("n"), Err(Failure::Api(error)) if error.code == 107)
         );

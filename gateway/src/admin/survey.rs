@@ -131,7 +131,7 @@ pub(super) async fn connections(
     control: &Control,
     mut fields: Fields,
 ) -> Result<Listed<Connections>, Failure> {
-    let user = fields.text("user", NAME_BYTES_MAX)?.ok_or_else(|| bad_request("`user` is missing"))?;
+    let user = fields.user()?.ok_or_else(|| bad_request("`user` is missing"))?;
     let page = page(&mut fields)?;
     fields.finish()?;
     let part = |node: &backplane::Node, finding| match finding {

@@ -383,7 +383,8 @@ async fn a_user_or_one_connection_can_be_disconnected() {
     for wrong in [
         json!({}),
         json!({"user": ""}),
-        json!({"user": "a b"}),
+        json!({"user": "a\nb"}),
+        json!({"user": "x".repeat(255)}),
         json!({"client": "a b"}),
         json!({"user": "42", "disconnect": {"code": 1000}}),
         json!({"user": "42", "disconnect": {"code": 5000}}),

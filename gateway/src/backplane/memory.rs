@@ -139,9 +139,12 @@ impl Memory {
     }
 
     fn new_epoch(&self) -> Arc<str> {
-        // An odd step visits every value; the multiplication spreads neighbours.
-        let count = self.epochs.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        format!("{:08x}", (count ^ (count >> 32)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32).into()
+        // An odd step visits each of the 2^64 values once, and what follows (SplitMix64) gives each another one: no epoch of a
+        // process comes twice. Those of different processes have a random seed between them.
+        let mut epoch = self.epochs.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        epoch = (epoch ^ (epoch >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        epoch = (epoch ^ (epoch >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        format!("{:016x}", epoch ^ (epoch >> 31)).into()
     }
 
     fn move_presence(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool, came: bool) {

@@ -7,11 +7,11 @@ use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use gateway_plugin_grammar::units;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::mistake::{ConfigErrors, Mistake};
-use super::units;
 
 /// Longest piece of a wrong value that a message repeats.
 const FOUND_CHARS_MAX: usize = 60;

@@ -1,5 +1,6 @@
 //! Connection ids: random to everyone else, and for this node a way to the worker and the connection.
 
+use std::hash::Hasher as _;
 use std::sync::Arc;
 
 /// Bits of a connection number that count; the bits above them are the worker.
@@ -7,16 +8,23 @@ const COUNT_BITS: u32 = 48;
 
 /// Makes and reads the ids of one node.
 ///
-/// An id is a UUID (RFC 9562, version 8): 62 random bits, and 60 bits of the connection's number hidden by a key of the
-/// process and those random bits. Thus `@<id>` finds its connection without a table that all workers share.
-#[derive(Debug, Clone, Copy)]
+/// An id is a UUID (RFC 9562, version 8): 62 random bits, and 60 bits of the connection's number hidden by what a keyed hash
+/// makes of those random bits. Thus `@<id>` finds its connection without a table that all workers share. Whoever knows the
+/// number behind an id knows one value of the hash (SipHash-2-4), and with it neither the key nor any other value.
+#[derive(Clone, Copy)]
 pub struct ConnectionIds {
-    key: u64,
+    key: u128,
+}
+
+impl std::fmt::Debug for ConnectionIds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectionIds").finish_non_exhaustive()
+    }
 }
 
 impl ConnectionIds {
     /// Ids of a node with this random key.
-    pub fn new(key: u64) -> Self {
+    pub fn new(key: u128) -> Self {
         Self { key }
     }
 
@@ -78,12 +86,11 @@ impl ConnectionIds {
         Some((hidden ^ self.mask(random)) & (u64::MAX >> 4))
     }
 
-    /// SplitMix64: every bit of the key and of the random part changes half of the mask.
+    #[expect(deprecated, reason = "the only keyed hash of the standard library that can be given its key")]
     fn mask(self, random: u64) -> u64 {
-        let mut z = self.key.wrapping_add(random.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let mut hash = std::hash::SipHasher::new_with_keys(self.key as u64, (self.key >> 64) as u64);
+        hash.write_u64(random);
+        hash.finish()
     }
 }
 
@@ -111,6 +118,26 @@ mod tests {
         let (a, b) = (ids.id(1, 0x1111), ids.id(2, 0x2222));
         let same = a.bytes().zip(b.bytes()).filter(|(a, b)| a == b && *a != b'-').count();
         assert!(same < 20, "{a} {b}");
+    }
+
+    #[test]
+    fn one_id_and_its_number_do_not_tell_the_numbers_of_others() {
+        // What an attacker learns from an own id whose number is known or guessed: one mask, and for which random bits.
+        let ids = ConnectionIds::new(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
+        let known = ids.mask(0x1111);
+        // The mask before was an invertible function of a key and the random bits: this undid it.
+        let unshift = |value: u64, by: u32| (0..64 / by).fold(value, |z, _| value ^ (z >> by));
+        let mut z = unshift(known, 31).wrapping_mul(0x3196_42b2_d24d_8ec3);
+        z = unshift(z, 27).wrapping_mul(0x96de_1b17_3f11_9089);
+        let key = unshift(z, 30).wrapping_sub(0x1111u64.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mix = |random: u64| {
+            let mut z = key.wrapping_add(random.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        assert_eq!(mix(0x1111), known, "the attack is done right");
+        assert_ne!(mix(0x2222), ids.mask(0x2222));
     }
 
     #[test]

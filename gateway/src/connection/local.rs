@@ -23,7 +23,7 @@ use crate::plugin::verdict::{Action, Effect as PluginEffect, Refusal};
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
-use crate::protocol::json;
+use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::{Member, Push};
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
 use crate::upstream::{Origin, Upstreams};
@@ -156,7 +156,12 @@ impl Local {
         } else {
             match json::compact(payload.clone()) {
                 Ok(compact) => (compact, true),
-                Err(_) => (payload, false),
+                // Any bytes may be published; what is not JSON reaches JSON clients as a string.
+                Err(NotJson::Syntax(_)) => (payload, false),
+                Err(unfit @ NotJson::Unfit(_)) => {
+                    let error = ReplyError::BAD_REQUEST.because(format!("a payload is {unfit}"));
+                    return Asked::Now(Err(error));
+                }
             }
         };
         let new = NewPublication { channel, data, json, info, retention: retention(namespace), terms: None };

@@ -259,6 +259,7 @@ impl Session {
                 let made = self.subscribe(now, &channel, recover.as_ref(), join_leave);
                 let about = || About::Subscribe { channel: channel.clone(), by, recover };
                 let result = self.now_or_later(made, about)?;
+                self.note_refused(&channel, by, &result);
                 Some(Event::Subscribed { channel, by, result })
             }
             Effect::Unsubscribe(channel) => {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use gateway_plugin_grammar::address;
+
 use crate::plugin::event::{Kind, Message};
 use crate::protocol::channel::Channel;
 
@@ -80,33 +82,24 @@ impl Kinds {
     }
 }
 
-/// A channel name, or the beginning of one followed by `*`.
+/// A pattern of channels or of other addresses that can cover something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pattern {
-    /// This channel.
-    Exact(Channel),
-    /// Every channel that begins like this. Empty for all.
-    Prefix(Box<str>),
-}
+pub struct Pattern(Box<str>);
 
 impl Pattern {
     /// Reads a pattern as plugins write it. `None` if no channel could ever match it.
     pub fn parse(text: &str) -> Option<Self> {
-        match text.strip_suffix('*') {
-            Some("") => Some(Self::Prefix("".into())),
-            // `#` and `@` alone are no channel names, but `#*` is a pattern that makes sense.
-            Some(prefix @ ("#" | "@")) => Some(Self::Prefix(prefix.into())),
-            Some(prefix) => Channel::parse(prefix).ok().map(|prefix| Self::Prefix(prefix.as_str().into())),
-            None => Channel::parse(text).ok().map(Self::Exact),
-        }
+        address::is_pattern(text).then(|| Self(text.into()))
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// Whether `channel` is meant.
     pub fn matches(&self, channel: &Channel) -> bool {
-        match self {
-            Self::Exact(name) => name == channel,
-            Self::Prefix(prefix) => channel.as_str().starts_with(&**prefix),
-        }
+        channel.is_covered_by(&self.0)
     }
 }
 
@@ -206,7 +199,7 @@ mod tests {
             ("chat:*", "chat:1", true),
             ("chat:*", "chat:", true),
             ("chat:*", "chat", false),
-            ("*", "#42", true),
+            ("*", "#42", false),
             ("#*", "#42", true),
             ("#*", "news", false),
         ] {

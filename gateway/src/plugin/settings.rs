@@ -3,12 +3,12 @@
 
 mod breaker;
 mod grants;
-mod units;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use gateway_plugin_grammar::units;
 use toml::{Table, Value};
 
 use super::breaker::BreakerSettings;
@@ -253,8 +253,9 @@ impl Reader {
         milliseconds: RangeInclusive<u64>,
     ) -> Duration {
         let Some(value) = table.remove(key) else { return default };
-        let parsed = value.as_str().and_then(units::milliseconds).filter(|ms| milliseconds.contains(ms));
-        parsed.map(Duration::from_millis).unwrap_or_else(|| {
+        let range = Duration::from_millis(*milliseconds.start())..=Duration::from_millis(*milliseconds.end());
+        let parsed = value.as_str().and_then(units::duration).filter(|time| range.contains(time));
+        parsed.unwrap_or_else(|| {
             let (least, most) = (milliseconds.start(), milliseconds.end() / 1000);
             let text = format!(
                 "is {value}; expected a text like \"5ms\" or \"1s\", from \"{least}ms\" to \"{most}s\""
@@ -277,9 +278,9 @@ impl Reader {
         range: RangeInclusive<u64>,
     ) -> usize {
         let Some(value) = table.remove(key) else { return default };
-        let parsed = value.as_str().and_then(units::bytes).filter(|bytes| range.contains(bytes));
+        let parsed = value.as_str().and_then(units::size).filter(|bytes| range.contains(bytes));
         parsed.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_else(|| {
-            let (least, most) = (units::show_bytes(*range.start()), units::show_bytes(*range.end()));
+            let (least, most) = (units::show_size(*range.start()), units::show_size(*range.end()));
             let text = format!(
                 "is {value}; expected a text like \"64KiB\" or \"32MiB\", from \"{least}\" to \"{most}\""
             );

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use super::channel::{Channel, InvalidChannel};
+use super::code::ReplyError;
+use super::json::{NotJson, Unfit};
 
 /// One command of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +78,13 @@ pub enum Request {
     },
     /// The answer to a ping: the empty command.
     Pong,
+    /// Something of the protocol that is not offered here, or that nobody could carry out.
+    Refused {
+        /// Whether it was the request to be admitted.
+        connect: bool,
+        /// What the client is told.
+        why: ReplyError,
+    },
     /// A message in raw mode, as it came.
     Raw {
         /// What.
@@ -111,8 +120,6 @@ pub struct Subscribe {
     pub token: Box<str>,
     /// JSON for plugins; empty for none.
     pub data: Bytes,
-    /// Asks for a kind of subscription that this gateway does not have.
-    pub unsupported: bool,
 }
 
 /// A place in a channel's stream.
@@ -150,4 +157,7 @@ pub enum Malformed {
     /// More commands in one message than allowed.
     #[error("too many commands in one message")]
     TooMany,
+    /// A payload that nobody should have to read, where no reply could say so.
+    #[error("a payload is {}", NotJson::from(*.0))]
+    Payload(Unfit),
 }

@@ -1,20 +1,38 @@
 //! JSON that others wrote, checked before it goes into a frame as it is.
+//!
+//! Whoever brings a payload (a client, a plugin, the HTTP API) meets the same rules: one JSON value in UTF-8, at most
+//! [`DEPTH_MAX`] levels deep, in which no escape is half of a character. Names that are there twice and numbers of any size
+//! pass as they are, for the receivers to judge.
 
 use bytes::Bytes;
+pub use gateway_plugin_grammar::json::{DEPTH_MAX, Unfit, check};
 use serde::de::IgnoredAny;
 
-/// Bytes that are not one JSON value.
+/// Why bytes are not taken as a JSON payload. Completes the sentence "a payload that is ...".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not valid JSON: {0}")]
-pub struct NotJson(Box<str>);
+pub enum NotJson {
+    /// They are not one JSON value in UTF-8.
+    #[error("not valid JSON: {0}")]
+    Syntax(Box<str>),
+    /// They are, but of a kind that receivers stumble over.
+    #[error("JSON {0}")]
+    Unfit(#[from] Unfit),
+}
 
-/// Checks that `json` is exactly one JSON value in UTF-8 and removes line feeds.
+/// Whether a value is what a library writes for a field that it does not use: a field of this value is as good as none.
+pub fn says_nothing(json: &str) -> bool {
+    matches!(json, "null" | "false" | "0" | "\"\"" | "[]" | "{}")
+}
+
+/// Checks that `json` is exactly one JSON value in UTF-8 that receivers can read, and removes line feeds.
 ///
 /// A line feed separates frames of the Centrifuge JSON protocol. In valid JSON it can only stand between tokens, because
 /// a string must escape it, so leaving it out changes nothing. Without line feeds the bytes are returned as they came.
 pub fn compact(json: Bytes) -> Result<Bytes, NotJson> {
-    let text = std::str::from_utf8(&json).map_err(|e| NotJson(e.to_string().into()))?;
-    serde_json::from_str::<IgnoredAny>(text).map_err(|e| NotJson(e.to_string().into()))?;
+    let syntax = |error: String| NotJson::Syntax(error.into());
+    let text = std::str::from_utf8(&json).map_err(|e| syntax(e.to_string()))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|e| syntax(e.to_string()))?;
+    check(&json)?;
     if memchr::memchr(b'\n', &json).is_none() {
         return Ok(json);
     }
@@ -27,7 +45,9 @@ mod tests {
 
     #[test]
     fn one_json_value_passes_unchanged_and_uncopied() {
-        for good in ["null", "0", "\"a\"", r#"{"a":[1,2,{"b":"\n"}]}"#, " [1] ", r#""\ud800""#] {
+        for good in
+            ["null", "0", "\"a\"", r#"{"a":[1,2,{"b":"\n"}]}"#, " [1] ", r#"{"a":1e400,"a":"\ud83d\ude00"}"#]
+        {
             let bytes = Bytes::from_static(good.as_bytes());
             let checked = compact(bytes.clone()).expect(good);
             assert_eq!(checked.as_ptr(), bytes.as_ptr(), "{good}");
@@ -49,6 +69,15 @@ mod tests {
             b"01",
         ] {
             assert!(compact(Bytes::from_static(bad)).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn what_receivers_stumble_over_is_refused() {
+        let deep = format!("{}{}", "[".repeat(DEPTH_MAX + 1), "]".repeat(DEPTH_MAX + 1));
+        for (bad, why) in [(deep.as_str(), Unfit::TooDeep), (r#"["\ud800"]"#, Unfit::LoneSurrogate)] {
+            let refused = compact(Bytes::copy_from_slice(bad.as_bytes()));
+            assert_eq!(refused, Err(NotJson::Unfit(why)), "{bad}");
         }
     }
 

@@ -170,6 +170,13 @@ impl Node {
             None,
             gaps,
         )?;
+        let refused = sum(|worker| &worker.subscriptions_refused);
+        writer.counter(
+            "subscriptions_refused",
+            "Subscriptions that a plugin wanted for a client and that could not be made",
+            None,
+            refused,
+        )?;
         let accept = sum(|worker| &worker.accept_errors);
         writer.counter("accept_errors", "Sockets that could not be accepted", None, accept)
     }
@@ -540,6 +547,7 @@ mod tests {
             .into_iter()
             .chain([&worker.bytes_out, &worker.publications_delivered, &worker.outbound_overflows])
             .chain([&worker.inbox_overflows, &worker.position_gaps, &worker.accept_errors])
+            .chain([&worker.subscriptions_refused])
             .chain(
                 worker.closed.iter().chain(&worker.refused).chain(&worker.commands).chain(&worker.decisions),
             )

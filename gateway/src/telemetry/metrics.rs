@@ -306,6 +306,7 @@ pub struct WorkerMetrics {
     pub(super) accept_errors: Counter,
     /// Whether the worker goes on, and how late.
     pub beat: Beat,
+    pub(super) subscriptions_refused: Counter,
 }
 
 impl WorkerMetrics {
@@ -375,6 +376,15 @@ impl WorkerMetrics {
     pub fn position_gap(&self, connection: &str, channel: &str) {
         self.position_gaps.inc();
         debug!(connection, channel, "a publication was missed: the client is asked to recover");
+    }
+
+    /// A subscription that a plugin wanted for a client could not be made.
+    pub fn subscription_refused(&self, connection: &str, channel: &str, why: &str) {
+        self.subscriptions_refused.inc();
+        if first_of_many(self.subscriptions_refused.get()) {
+            let count = self.subscriptions_refused.get();
+            warn!(count, connection, channel, "a plugin subscribes a client to what it cannot have: {why}");
+        }
     }
 
     /// A command went to the plugins.

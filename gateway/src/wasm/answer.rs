@@ -3,14 +3,15 @@
 use super::bindings::exports::gateway::plugin::{on_connect, on_deliver, on_message};
 use super::bindings::gateway::plugin::types;
 use super::call::State;
-use super::output::cut;
+use super::output::{Level, cut};
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Identity, Refusal, Verdict};
 use crate::protocol::channel::Channel;
-use crate::protocol::code::CLOSE_REASON_BYTES_MAX;
+use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close};
 use crate::protocol::json;
 
 use bytes::Bytes;
+use gateway_plugin_grammar::address;
 
 pub(super) fn verdict(state: &mut State, answer: on_message::Verdict) -> Result<Verdict, Failure> {
     use on_message::Verdict as Answer;
@@ -40,7 +41,7 @@ pub(super) fn connect_verdict(
     use on_connect::ConnectVerdict as Answer;
     Ok(match answer {
         Answer::Pass => ConnectVerdict::Pass,
-        Answer::Accept(identity) => ConnectVerdict::Accept(Box::new(self::identity(state, identity)?)),
+        Answer::Accept(identity) => accept(state, identity)?,
         Answer::Refuse(why) => ConnectVerdict::Refuse(refusal(state, why)?),
     })
 }
@@ -81,6 +82,21 @@ fn refusal(state: &mut State, why: types::Refusal) -> Result<Refusal, Failure> {
             "refused with code {code}; codes are 100 to 1999 for an error, 3000 to 4999 to close"
         ))),
     }
+}
+
+/// Admits the client, unless nothing could reach the user it is to be: what is said to a user goes by the address, and so
+/// does the order to disconnect one. No failure of the plugin, which may take names from whoever makes tokens: clients could
+/// open its breaker.
+fn accept(state: &mut State, identity: types::Identity) -> Result<ConnectVerdict, Failure> {
+    if let Err(why) = address::check_user(&identity.user) {
+        let line = format!("a client it accepts is refused, because nothing could reach this user: {why}");
+        state.log.line(Level::Warn, &line);
+        return Ok(ConnectVerdict::Refuse(Refusal {
+            code: Close::INVALID_TOKEN.code.into(),
+            reason: cut(&why.to_string(), CLOSE_REASON_BYTES_MAX).into(),
+        }));
+    }
+    Ok(ConnectVerdict::Accept(Box::new(self::identity(state, identity)?)))
 }
 
 fn identity(state: &mut State, identity: types::Identity) -> Result<Identity, Failure> {

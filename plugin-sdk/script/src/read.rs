@@ -60,12 +60,14 @@ impl<K: Copy, C> Reader<K, C> {
     ) -> Result<Script<K, C>, Mistakes> {
         let mut script = Script::default();
         for (place, value) in values {
-            let Value::Object(map) = value else {
+            let Value::Object(mut map) = value else {
                 mistakes.push(format!(
                     "{place}: is {value}; expected an object such as {{\"event\": \"connect\"}}"
                 ));
                 continue;
             };
+            // A key that is null is one that is left out. But `null` is a payload.
+            map.retain(|key, value| key == "payload" || !value.is_null());
             let mut fields = Fields { reader: self, place, map, mistakes: &mut mistakes };
             if let Some(step) = fields.step() {
                 script.steps.push(step);

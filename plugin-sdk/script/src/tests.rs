@@ -171,3 +171,12 @@ fn a_self_test_is_settings_and_events() {
         assert!(error.contains(why), "{why:?} in: {error}");
     }
 }
+
+#[test]
+fn null_is_left_out_and_may_be_a_payload() {
+    let with_null = r#"{"event":"message","kind":"rpc","connection":null,"channel":null,"method":null,"user":null,"now":null,"expect":null,"payload":null}"#;
+    let without = r#"{"event":"message","kind":"rpc","payload":null}"#;
+    assert_eq!(read(with_null), read(without));
+    let Event::Message(message) = &read(without).steps[0].event else { panic!("a message") };
+    assert_eq!(&*message.payload, b"null");
+}

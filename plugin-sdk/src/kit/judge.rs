@@ -1,6 +1,7 @@
 //! Whether the gateway can carry out what a plugin answered. It treats what it cannot as a failure of the plugin, so in
 //! a test it is one too.
 
+use gateway_plugin_grammar::json;
 use serde::de::IgnoredAny;
 
 use super::host::Call;
@@ -29,6 +30,7 @@ pub(super) fn connect(verdict: &Connect, call: &mut Call) -> Result<(), String> 
         Connect::Accept(identity) => identity,
     };
     call.spend(identity.user.len())?;
+    address::check_user(&identity.user).map_err(|why| why.to_string())?;
     for (field, json) in [("info", &identity.info), ("data", &identity.data)] {
         call.spend(json.len())?;
         if !json.is_empty() {
@@ -50,7 +52,8 @@ pub(super) fn is_address(name: &str) -> Result<(), String> {
 }
 
 pub(super) fn is_json(what: &str, bytes: &[u8]) -> Result<(), String> {
-    serde_json::from_slice::<IgnoredAny>(bytes).map(drop).map_err(|e| format!("the {what} is not JSON: {e}"))
+    serde_json::from_slice::<IgnoredAny>(bytes).map_err(|e| format!("the {what} is not JSON: {e}"))?;
+    json::check(bytes).map_err(|unfit| format!("the {what} is JSON {unfit}"))
 }
 
 pub(super) fn is_closing(refusal: &Refusal) -> Result<(), String> {

@@ -197,13 +197,7 @@ impl<P: Embedded> Kit<P> {
 fn reader() -> Reader<Kind, String> {
     Reader {
         kinds: Kind::ALL.map(|kind| (kind.name(), kind)).into(),
-        channel: |name| match address::is_valid(name) {
-            true => Ok(name.to_owned()),
-            false => {
-                Err("a channel name is made of 1 to 255 visible ASCII characters other than \" \\ * { }"
-                    .into())
-            }
-        },
+        channel: |name| address::check(name).map(|()| name.to_owned()).map_err(|error| error.to_string()),
     }
 }
 

@@ -1,3 +1,4 @@
+use gateway_plugin_sdk::address::{self, InvalidUser};
 use serde_json::{Map, Value};
 
 use crate::{Rejected, json};
@@ -84,10 +85,13 @@ impl Claims {
             Some(Value::Number(number)) if path.0 != "sub" && !number.is_f64() => number.to_string(),
             Some(_) => return Err(wrong(&path.0)),
         };
-        if user.chars().any(char::is_control) {
-            return Err(Rejected::Invalid(format!("claim `{path}` holds control characters")));
+        match address::check_user(&user) {
+            Ok(()) => Ok(user),
+            Err(InvalidUser::Control) => {
+                Err(Rejected::Invalid(format!("claim `{path}` holds control characters")))
+            }
+            Err(why @ InvalidUser::TooLong(_)) => Err(Rejected::Invalid(format!("claim `{path}`: {why}"))),
         }
-        Ok(user)
     }
 }
 

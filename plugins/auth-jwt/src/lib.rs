@@ -44,7 +44,7 @@ pub struct AuthJwt {
     token_bytes_max: usize,
 }
 
-/// Why a token does not admit its bearer. The client learns which of the two it is; the rest is for the operator's log
+/// Why a token does not admit its bearer. The client learns which of these it is; the rest is for the operator's log
 /// and holds nothing of the token but names of claims.
 #[derive(Debug, PartialEq, Eq)]
 enum Rejected {
@@ -52,6 +52,8 @@ enum Rejected {
     Expired,
     /// It never was and never will be good.
     Invalid(String),
+    /// It is about to be: the issuer's clock is ahead. The client comes back.
+    Early(String),
     /// The key that would tell is not there, for now. The client comes back.
     Undecided(String),
 }
@@ -84,6 +86,10 @@ impl Plugin for AuthJwt {
                 log::debug!("token refused: {why}");
                 Connect::refuse(code::INVALID_TOKEN, "invalid token")
             }
+            Err(Rejected::Early(why)) => {
+                log::debug!("token refused for now: {why}");
+                Connect::refuse(code::INTERNAL, TOO_EARLY)
+            }
             Err(Rejected::Undecided(why)) => {
                 log::debug!("token not judged: {why}");
                 Connect::refuse(code::INTERNAL, TRY_AGAIN)
@@ -98,6 +104,9 @@ impl Plugin for AuthJwt {
         self.permissions.as_ref().map_or_else(Verdict::next, |permissions| permissions.judge(event))
     }
 }
+
+/// To a client whose token begins in a moment.
+const TOO_EARLY: &str = "the token is not valid yet, try again";
 
 /// To a client whose token could not be judged.
 const TRY_AGAIN: &str = "keys are not available, try again";
@@ -141,6 +150,10 @@ impl AuthJwt {
             Err(Rejected::Invalid(why)) => {
                 log::debug!("subscription token refused: {why}");
                 denied()
+            }
+            Err(Rejected::Early(why)) => {
+                log::debug!("subscription token refused for now: {why}");
+                Verdict::deny(code::INTERNAL, TOO_EARLY)
             }
             Err(Rejected::Undecided(why)) => {
                 log::debug!("subscription token not judged: {why}");

@@ -118,13 +118,18 @@ fn patterns(patterns: Vec<&str>, user: &str) -> Result<String, String> {
             false => pattern,
             // A name that is no part of a channel, or none at all, has no channels of its own: a star in it would even
             // open those of others.
-            true if !address::is_valid(user) => continue,
+            true if !address::is_part(user) => continue,
             true => {
                 own = pattern.replace(USER, user);
+                // Nor does a name make an address of a pattern that was written for channels.
+                if address::is_direct(&own) && !address::is_direct(pattern) {
+                    continue;
+                }
                 &own
             }
         };
-        if !address::is_pattern(pattern) {
+        // White space ends a pattern, so the address of a user with a blank in the name is not one of these.
+        if !address::is_pattern(pattern) || pattern.contains(char::is_whitespace) {
             return Err("holds a text that is no channel pattern".into());
         }
         if !line.is_empty() {

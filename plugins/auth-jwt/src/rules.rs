@@ -6,6 +6,9 @@ use crate::Rejected;
 use crate::claims::{ClaimPath, Claims};
 use crate::token::Header;
 
+/// How long before its beginning, beyond the leeway and in seconds, a token is worth coming back with.
+const EARLY_MAX: u64 = 60;
+
 /// What the settings demand of every token beside its signature.
 #[derive(Debug)]
 pub(crate) struct Rules {
@@ -48,8 +51,8 @@ impl Rules {
                 return Err(Rejected::Invalid(format!("claim `{path}` is not what is required")));
             }
         }
-        if nbf.is_some_and(|start| now + self.leeway < start) {
-            return Err(Rejected::invalid("not valid yet (`nbf`)"));
+        if let Some(start) = nbf {
+            self.has_begun(start, now, "not valid yet (`nbf`)")?;
         }
         if exp.is_none() && self.exp_required {
             return Err(Rejected::invalid("claim `exp` is missing"));
@@ -59,10 +62,10 @@ impl Rules {
             (Some(_), None) => {
                 return Err(Rejected::invalid("claim `iat` is missing, and `age_max` needs it"));
             }
-            (Some(_), Some(iat)) if now + self.leeway < iat => {
-                return Err(Rejected::invalid("issued in the future (`iat`)"));
+            (Some(age_max), Some(iat)) => {
+                self.has_begun(iat, now, "issued in the future (`iat`)")?;
+                Some(iat + age_max)
             }
-            (Some(age_max), Some(iat)) => Some(iat + age_max),
         };
         let end = [exp, aged].into_iter().flatten().min();
         end.map(|end| self.not_over(end, now)).transpose()
@@ -77,9 +80,21 @@ impl Rules {
         }
     }
 
-    /// A clock that is behind ends everything later, the connection too.
+    /// A clock that is ahead by more than the leeway: by little it will have been right in a moment, by much it is wrong.
+    fn has_begun(&self, start: u64, now: u64, why: &str) -> Result<(), Rejected> {
+        match start.saturating_sub(now + self.leeway) {
+            0 => Ok(()),
+            seconds @ 1..=EARLY_MAX => Err(Rejected::Early(format!("{why}: good in {seconds} s"))),
+            _ => Err(Rejected::invalid(why)),
+        }
+    }
+
+    /// When something ends. What is over by this clock and not yet by one that is behind lasts until then.
     fn not_over(&self, end: u64, now: u64) -> Result<u64, Rejected> {
-        let end = end + self.leeway;
-        if now < end { Ok(end) } else { Err(Rejected::Expired) }
+        match end + self.leeway {
+            _ if now < end => Ok(end),
+            late if now < late => Ok(late),
+            _ => Err(Rejected::Expired),
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use gateway_plugin_sdk::units::{Size, Span, show_duration};
 use gateway_plugin_sdk::{address, settings};
 use serde_json::Value;
 
@@ -18,7 +19,8 @@ use crate::permissions::{Action, Permissions};
 use crate::rules::Rules;
 use crate::subscription::TokenChannels;
 
-/// Longest tolerated difference between the clocks of issuer and gateway, in seconds.
+/// Tolerated difference between the clocks of issuer and gateway, in seconds.
+const LEEWAY: u64 = 5;
 const LEEWAY_MAX: u64 = 300;
 /// Longest age of a token that can be asked for, in seconds: ten years.
 const AGE_MAX: u64 = 10 * 365 * 24 * 3600;
@@ -52,18 +54,17 @@ pub struct Settings {
     jwks_url: Option<String>,
     #[serde(default)]
     issuers: Vec<IssuerSettings>,
-    jwks_interval: Option<u64>,
-    jwks_fresh: Option<u64>,
-    jwks_usable: Option<u64>,
+    jwks_interval: Option<Span>,
+    jwks_fresh: Option<Span>,
+    jwks_usable: Option<Span>,
 
     #[serde(default)]
     types: Vec<String>,
-    #[serde(default)]
-    leeway: u64,
+    leeway: Option<Span>,
     #[serde(default)]
     allow_without_exp: bool,
-    age_max: Option<u64>,
-    token_bytes_max: Option<usize>,
+    age_max: Option<Span>,
+    token_bytes_max: Option<Size>,
     #[serde(default)]
     required_claims: Vec<ClaimPath>,
     #[serde(default)]
@@ -126,9 +127,9 @@ impl Settings {
         };
         let rules = Rules {
             types: self.types.iter().map(|text| text.to_ascii_lowercase()).collect(),
-            leeway: self.leeway,
+            leeway: mistakes.seconds("leeway", self.leeway).unwrap_or(LEEWAY),
             exp_required: !self.allow_without_exp,
-            age_max: self.age_max,
+            age_max: mistakes.seconds("age_max", self.age_max),
             required_claims: self.required_claims,
             required_values: self.required_values,
         };
@@ -158,7 +159,9 @@ impl Settings {
             }
         }
         let token_channels = TokenChannels(self.token_channels);
-        let token_bytes_max = self.token_bytes_max.unwrap_or(TOKEN_BYTES);
+        let token_bytes_max = self
+            .token_bytes_max
+            .map_or(TOKEN_BYTES, |size| usize::try_from(size.bytes()).unwrap_or(usize::MAX));
         let short = KeySettings {
             kid: None,
             algorithm: self.algorithm.clone(),
@@ -227,11 +230,11 @@ impl Settings {
     }
 }
 
-/// How often keys are fetched, from seconds.
-fn pace(interval: Option<u64>, fresh: Option<u64>, usable: Option<u64>, mistakes: &mut Mistakes) -> Pace {
-    let interval = interval.unwrap_or(INTERVAL);
-    let fresh = fresh.unwrap_or(FRESH.max(interval));
-    let usable = usable.unwrap_or(USABLE.max(fresh));
+/// How often keys are fetched.
+fn pace(interval: Option<Span>, fresh: Option<Span>, usable: Option<Span>, mistakes: &mut Mistakes) -> Pace {
+    let interval = mistakes.seconds("jwks_interval", interval).unwrap_or(INTERVAL);
+    let fresh = mistakes.seconds("jwks_fresh", fresh).unwrap_or(FRESH.max(interval));
+    let usable = mistakes.seconds("jwks_usable", usable).unwrap_or(USABLE.max(fresh));
     mistakes.between("jwks_interval", interval, 1..=INTERVAL_MAX, "seconds");
     mistakes.between("jwks_fresh", fresh, interval..=FRESH_MAX, "seconds, beginning with `jwks_interval`,");
     mistakes.between("jwks_usable", usable, fresh..=USABLE_MAX, "seconds, beginning with `jwks_fresh`,");
@@ -276,6 +279,15 @@ struct Mistakes(Vec<String>);
 impl Mistakes {
     fn add(&mut self, key: &str, why: impl AsRef<str>) {
         self.0.push(format!("`{key}` {}", why.as_ref()));
+    }
+
+    /// A duration of whole seconds: tokens know no shorter time.
+    fn seconds(&mut self, key: &str, span: Option<Span>) -> Option<u64> {
+        let span = span?;
+        if span.0.subsec_millis() > 0 {
+            self.add(key, format!("is {:?}: whole seconds are accepted", show_duration(span.0)));
+        }
+        Some(span.seconds())
     }
 
     fn at_most(&mut self, key: &str, value: u64, most: u64, unit: &str) {

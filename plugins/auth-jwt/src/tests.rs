@@ -28,8 +28,9 @@ fn the_self_test_holds() -> Result<(), String> {
     Kit::<AuthJwt>::self_test()
 }
 
+/// With clocks that agree to the second.
 fn kit() -> Kit<AuthJwt> {
-    kit_with(json!({"secret": SECRET}))
+    kit_with(json!({"secret": SECRET, "leeway": 0}))
 }
 
 fn kit_with(settings: Value) -> Kit<AuthJwt> {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use gateway_plugin_sdk::rate::{Bucket, Rate};
-use gateway_plugin_sdk::{Kind, address};
+use gateway_plugin_sdk::{Kind, address, units};
 use serde_json::{Map, Value};
 
 use crate::key::Part;
@@ -159,7 +159,9 @@ impl<'m> Reader<'m> {
 
     fn period(&mut self) -> Option<Duration> {
         let period = self.table.remove("period");
-        let period = period.as_ref().and_then(Value::as_str).and_then(duration);
+        let period = period.as_ref().and_then(Value::as_str).and_then(units::duration);
+        // The gateway counts milliseconds in 32 bits.
+        let period = period.filter(|period| (1..=u128::from(MOST)).contains(&period.as_millis()));
         if period.is_none() {
             self.mistake(
                 "`period` is a text like \"500ms\", \"1s\", \"5m\", \"1h\" or \"1d\", up to \"49d\"",
@@ -283,20 +285,4 @@ impl Numbers {
         };
         self.burst.map_or(rate, |burst| rate.burst(burst))
     }
-}
-
-/// `500ms`, `1s`, `5m`, `1h`, `1d`, as far as the gateway counts.
-fn duration(text: &str) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    let millis = number.parse::<u64>().ok()?.checked_mul(millis)?;
-    (1..=MOST).contains(&millis).then(|| Duration::from_millis(millis))
 }

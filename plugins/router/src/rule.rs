@@ -50,7 +50,7 @@ impl When {
             && self
                 .user
                 .as_ref()
-                .is_none_or(|p| !event.user().is_empty() && address::matches(p, event.user()))
+                .is_none_or(|p| !event.user().is_empty() && address::matches_user(p, event.user()))
             && self
                 .field
                 .as_ref()

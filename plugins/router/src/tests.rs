@@ -236,11 +236,11 @@ fn what_makes_no_address_is_refused_and_logged_without_the_value() {
         ("#{payload.to}", json!([1]), no_value),
         ("#{payload.to}", json!(""), no_value),
         ("a:{payload.to}", json!(""), no_value),
-        ("#{payload.to}", json!("a b"), "`#{payload.to}` does not make a valid address"),
         ("#{payload.to}", json!("a\n"), "`#{payload.to}` does not make a valid address"),
-        ("#{payload.to}", json!("*"), "`#{payload.to}` does not make a valid address"),
-        ("#{payload.to}", json!("{user}"), "`#{payload.to}` does not make a valid address"),
-        ("#{payload.to}", json!("ü"), "`#{payload.to}` does not make a valid address"),
+        ("a:{payload.to}", json!("a b"), "`a:{payload.to}` does not make a valid address"),
+        ("a:{payload.to}", json!("*"), "`a:{payload.to}` does not make a valid address"),
+        ("a:{payload.to}", json!("{user}"), "`a:{payload.to}` does not make a valid address"),
+        ("a:{payload.to}", json!("ü"), "`a:{payload.to}` does not make a valid address"),
         ("#{payload.to}", json!(long), "`#{payload.to}` does not make a valid address"),
         ("{payload.to}", json!("#7"), "`{payload.to}` does not make a valid address"),
         ("{payload.to}", json!("@c2"), "`{payload.to}` does not make a valid address"),
@@ -250,6 +250,28 @@ fn what_makes_no_address_is_refused_and_logged_without_the_value() {
         assert_eq!(outcome.verdict, Verdict::deny(107, UNROUTABLE), "{template} {to}");
         assert_eq!(outcome.logged(), format!("rule 1: {why}"));
         assert_eq!(outcome.effects, []);
+    }
+}
+
+#[test]
+fn whoever_may_be_a_user_is_reached() {
+    for user in ["7", "jane doe", "Zürich", "a*b", "{user}", "#7", "auth0|abc"] {
+        let mut kit = kit("[[rules]] direct = \"#{payload.to}\"");
+        let outcome = publish(&mut kit, "news", &json!({"to": user}));
+        assert_eq!(outcome.verdict, Verdict::Route(vec![format!("#{user}")]));
+    }
+}
+
+#[test]
+fn a_star_means_channels_or_any_user() {
+    let mut kit = kit("[[rules]] channel = \"*\"\nallow = true\n[[rules]] user = \"*\"\ndrop = true");
+    let mut ask = |user: &str, channel: &str| {
+        kit.connection("c1").user(user).message(Kind::Publish).channel(channel).json(&1).send().verdict
+    };
+    assert_eq!(ask("7", "news"), Verdict::allow());
+    assert_eq!(ask("", "#7"), Verdict::next());
+    for user in ["7", "#7", "@7"] {
+        assert_eq!(ask(user, "#7"), Verdict::drop());
     }
 }
 

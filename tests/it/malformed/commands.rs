@@ -23,12 +23,30 @@ fn first_messages() -> Vec<(String, Outcome)> {
     let deep = format!("{{\"id\":1,\"connect\":{{\"data\":{}1{}}}}}", "[".repeat(200), "]".repeat(200));
     let many = "{\"id\":7,\"unsubscribe\":{\"channel\":\"open:1\"}}\n".repeat(1024);
     let mut cases = vec![
-        (deep, Fine),
+        (deep, Error(107)),
         (format!("{{\"id\":1,\"connect\":{{}}}}\n{many}"), Closed(3501)),
         ("{\"id\":1,\"connect\":{\"token\":\"\"}}".to_owned(), Fine),
         ("\n {\"id\":1,\"connect\":{}} \n\n".to_owned(), Fine),
         ("{\"id\":1,\"connect\":{\"unknown\":[1,{}]},\"unknown\":null}".to_owned(), Fine),
         ("{\"id\":4294967295,\"connect\":{}}".to_owned(), Fine),
+        // What is null is left out, and what says nothing asks for nothing.
+        (
+            "{\"id\":1,\"connect\":{\"token\":null,\"data\":null,\"subs\":null,\"headers\":null}}".to_owned(),
+            Fine,
+        ),
+        (
+            "{\"id\":1,\"connect\":{\"name\":null,\"version\":null,\"flag\":null,\"dict\":null}}".to_owned(),
+            Fine,
+        ),
+        ("{\"id\":1,\"connect\":{\"subs\":{\"open:1\":null}},\"subscribe\":null}".to_owned(), Fine),
+        ("{\"id\":1,\"connect\":{\"subs\":{\"open:1\":{\"recover\":true,\"epoch\":null}}}}".to_owned(), Fine),
+        (
+            "{\"id\":1,\"connect\":{\"name\":\"js\",\"flag\":1,\"profile\":\"p\",\"headers\":{}}}".to_owned(),
+            Fine,
+        ),
+        ("{\"id\":1,\"connect\":{\"headers\":{\"a\":\"b\"}}}".to_owned(), Error(107)),
+        ("{\"id\":1,\"connect\":{\"subs\":{\"open:1\":{\"delta\":\"fossil\"}}}}".to_owned(), Error(107)),
+        ("{\"id\":1,\"connect\":{\"data\":[\"\\ud800\"]}}".to_owned(), Error(107)),
     ];
     let closed = [
         "",
@@ -111,7 +129,6 @@ fn later_commands() -> Vec<(Value, Outcome)> {
         (json!({ "history": {} }), Closed(3501)),
         (json!({ "refresh": {} }), Closed(3501)),
         (json!({ "refresh": { "token": "" } }), Closed(3501)),
-        (json!({ "sub_refresh": {} }), Closed(3501)),
         (json!({ "subscribe": { "channel": 1 } }), Closed(3501)),
         (json!({ "subscribe": { "channel": "open:1", "offset": -1 } }), Closed(3501)),
         (json!({ "subscribe": { "channel": "open:1", "offset": "7" } }), Closed(3501)),
@@ -126,6 +143,37 @@ fn later_commands() -> Vec<(Value, Outcome)> {
         (json!({ "publish": { "channel": "open:1", "data": null } }), Error(107)),
         (json!({ "history": { "channel": "open:1", "reverse": true, "limit": 1, "since": {} } }), Error(107)),
         (json!({ "rpc": {} }), Error(108)),
+        (
+            json!({ "subscribe": { "channel": "open:1", "token": null, "recover": null, "epoch": null, "offset": null } }),
+            Fine,
+        ),
+        (
+            json!({ "subscribe": { "channel": "open:1", "data": null, "join_leave": null, "flag": null, "tf": null } }),
+            Fine,
+        ),
+        (
+            json!({ "subscribe": { "channel": "open:1", "delta": null, "type": null, "positioned": null } }),
+            Fine,
+        ),
+        (
+            json!({ "subscribe": { "channel": "open:1", "recoverable": true, "positioned": true, "flag": 1 } }),
+            Fine,
+        ),
+        (json!({ "subscribe": { "channel": null } }), Closed(3501)),
+        (json!({ "publish": { "channel": "open:1", "data": 1 }, "subscribe": null }), Fine),
+        (json!({ "refresh": { "token": null } }), Closed(3501)),
+        (json!({ "rpc": { "method": null, "data": null } }), Error(108)),
+        (
+            json!({ "subscribe": { "channel": "open:1", "tf": { "key": "a", "cmp": "eq", "val": "b" } } }),
+            Error(107),
+        ),
+        (json!({ "subscribe": { "channel": "open:1", "delta": "fossil" } }), Error(107)),
+        (json!({ "subscribe": { "channel": "open:1", "cursor": "x" } }), Error(107)),
+        (json!({ "publish": { "channel": "open:1", "data": 1, "key": "k" } }), Error(107)),
+        (json!({ "publish": { "channel": "open:1", "data": 1, "type": 1 } }), Error(108)),
+        (json!({ "ping": {} }), Error(108)),
+        (json!({ "sub_refresh": {} }), Error(108)),
+        (json!({ "sub_refresh": { "channel": "open:1", "token": "t" } }), Error(103)),
         (json!({ "refresh": { "token": "x" } }), Error(108)),
         (channel("closed:1"), Error(102)),
         (channel("no-namespace"), Error(103)),
@@ -206,24 +254,33 @@ async fn a_pong_that_nobody_asked_for_ends_the_connection() {
     still_serves(&gateway).await;
 }
 
+const TOO_DEEP: &str = "a payload is JSON nested deeper than 120 levels";
+
 #[tokio::test]
 async fn depth_and_width_of_json_are_no_weapons() {
     let gateway: Gateway = gateway().await;
     let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    for payload in [
-        deep(30_000),
-        format!("{{\"a\":{}1{}}}", "{\"a\":".repeat(9_000), "}".repeat(9_000)),
-        format!("[{}0]", "0,".repeat(30_000)),
+    for (payload, is_taken) in [
+        (deep(30_000), false),
+        (format!("{{\"a\":{}1{}}}", "{\"a\":".repeat(9_000), "}".repeat(9_000)), false),
+        (deep(121), false),
+        (deep(120), true),
+        (format!("[{}0]", "0,".repeat(30_000)), true),
+        (format!("[{}[]]", "[],".repeat(10_000)), true),
+        (format!("[\"{}\"]", "[{".repeat(10_000)), true),
     ] {
         let mut client = Client::connect(&gateway).await;
         client
             .send_text(&format!("{{\"id\":2,\"publish\":{{\"channel\":\"open:1\",\"data\":{payload}}}}}"))
             .await;
-        client
-            .outcome(2, "publish")
-            .await
-            .expect("the connection goes on")
-            .expect("a payload is not looked into");
+        let outcome = client.outcome(2, "publish").await.expect("the connection goes on");
+        match outcome {
+            Ok(_) => assert!(is_taken),
+            Err(refused) => {
+                assert!(!is_taken);
+                assert_eq!((refused.code, &*refused.message), (107, TOO_DEEP));
+            }
+        }
         still_serves(&gateway).await;
     }
 }

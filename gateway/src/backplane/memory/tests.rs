@@ -186,6 +186,14 @@ fn recovery_gives_everything_or_says_that_it_cannot() {
 }
 
 #[test]
+fn no_epoch_comes_twice() {
+    let node = Node::new();
+    let epochs: std::collections::HashSet<_> = (0..100_000).map(|_| node.memory.new_epoch()).collect();
+    assert_eq!(epochs.len(), 100_000);
+    assert!(epochs.iter().all(|epoch| epoch.len() == 16 && u64::from_str_radix(epoch, 16).is_ok()));
+}
+
+#[test]
 fn a_stream_that_was_forgotten_starts_with_a_new_epoch() {
     let node = Node::new();
     let before = node.publish("a", "x", KEPT, 0).unwrap();

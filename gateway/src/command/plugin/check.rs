@@ -115,13 +115,6 @@ fn describe(factory: &dyn Factory, wasm: &[u8], report: &mut Report) {
     }
 }
 
-fn pattern(pattern: &Pattern) -> String {
-    match pattern {
-        Pattern::Exact(channel) => channel.to_string(),
-        Pattern::Prefix(prefix) => format!("{prefix}*"),
-    }
-}
-
 /// What reaches `on-message`.
 fn sees(interests: &Interests) -> String {
     let kinds = interests.message_kinds();
@@ -135,7 +128,7 @@ fn sees(interests: &Interests) -> String {
     let channels = match &interests.channels {
         None => "on every channel".to_owned(),
         Some(patterns) => {
-            let patterns: Vec<_> = patterns.iter().map(pattern).collect();
+            let patterns: Vec<_> = patterns.iter().map(Pattern::as_str).collect();
             format!("on {}", patterns.join(" "))
         }
     };

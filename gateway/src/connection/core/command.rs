@@ -19,6 +19,10 @@ impl Core {
                 self.state = State::Admitting(Admitting { id, ..Admitting::default() });
                 effects.push_back(Effect::Judge { id, refresh: false, token, data });
             }
+            (State::Connecting, Request::Refused { connect: true, why }) if id > 0 => {
+                self.state = State::Refused;
+                fail(id, why, effects);
+            }
             (State::Connected, request) => self.on_request(id, request, effects),
             _ => self.bad_request("connect must come first, and once", effects),
         }
@@ -45,7 +49,10 @@ impl Core {
                 }
                 return;
             }
-            Request::Connect(_) => return self.bad_request("connect must come first, and once", effects),
+            Request::Refused { connect: false, why } => return fail(id, why, effects),
+            Request::Connect(_) | Request::Refused { connect: true, .. } => {
+                return self.bad_request("connect must come first, and once", effects);
+            }
             Request::Pong => return self.bad_request("a command without a request", effects),
             Request::Rpc { method, data } => Ask { method, ..ask(Kind::Rpc, None, data) },
             Request::Refresh { token } => {
@@ -59,11 +66,11 @@ impl Core {
                 ask
             }
             Request::SubRefresh { channel } => {
-                let Some(channel) = self.named(id, channel, effects) else { return };
-                let error = match self.subscriptions.get(&channel) {
-                    None => ReplyError::PERMISSION_DENIED,
+                let is_subscribed = |channel| self.subscriptions.contains_key(&channel);
+                let error = match channel.map(is_subscribed) {
+                    Ok(false) => ReplyError::PERMISSION_DENIED,
                     // Subscriptions of this gateway do not expire.
-                    Some(_) => ReplyError::NOT_AVAILABLE,
+                    Ok(true) | Err(_) => ReplyError::NOT_AVAILABLE,
                 };
                 return fail(id, error, effects);
             }
@@ -101,9 +108,7 @@ impl Core {
         effects: &mut Effects,
     ) -> Option<Ask> {
         let channel = self.named(id, subscribe.channel, effects)?;
-        let error = if subscribe.unsupported {
-            Some(ReplyError::NOT_AVAILABLE)
-        } else if self.subscriptions.contains_key(&channel) {
+        let error = if self.subscriptions.contains_key(&channel) {
             Some(ReplyError::ALREADY_SUBSCRIBED)
         } else if self.subscriptions.len() >= self.config.limits.channels_per_connection_max {
             Some(ReplyError::LIMIT_EXCEEDED)

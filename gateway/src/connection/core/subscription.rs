@@ -44,9 +44,8 @@ impl Core {
                     Subscriber::Client { id, .. } => fail(id, error, effects),
                     Subscriber::Identity if unwanted => self.admitted_to(None, effects),
                     Subscriber::Identity => {
-                        let close =
-                            Close::custom(Close::INTERNAL.code, "a subscription of the server failed");
-                        self.end(close, CloseCause::Other, effects);
+                        let why = format!("the server cannot subscribe to {channel}: {}", error.message);
+                        self.end(Close::custom(Close::INTERNAL.code, &why), CloseCause::Other, effects);
                     }
                     Subscriber::Plugin => (),
                 }

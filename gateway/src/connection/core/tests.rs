@@ -88,7 +88,6 @@ impl Client {
                 join_leave: false,
                 reject_unrecovered: false,
                 data: NOTHING,
-                unsupported: false,
             }),
         )
     }

@@ -199,6 +199,7 @@ impl Session {
                     }
                     subscribed
                 });
+                self.note_refused(&channel, by, &result);
                 Some(Event::Subscribed { channel, by, result })
             }
             (About::Publish { id, failed: Some(error), .. }, _) => {
@@ -272,6 +273,7 @@ fn channel_of(request: &Request) -> Option<&Channel> {
         | Request::Send { .. }
         | Request::Refresh { .. }
         | Request::Pong
+        | Request::Refused { .. }
         | Request::Raw { .. } => None,
     }
 }

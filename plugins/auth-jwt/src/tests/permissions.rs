@@ -122,6 +122,42 @@ fn a_user_cannot_widen_a_pattern_with_a_name() {
 }
 
 #[test]
+fn a_star_means_channels_and_addresses_are_named_as_such() {
+    let mut kit = permitting("deny");
+    connect(
+        &mut kit,
+        "42",
+        &json!({"subscribe": ["*"], "publish": ["*", "#team-*"], "caps": {"history": ["#ann"]}}),
+    );
+    for (kind, channel, verdict) in [
+        (Kind::Subscribe, "news", Verdict::allow()),
+        (Kind::Subscribe, "#ann", denied()),
+        (Kind::Subscribe, "#42", denied()),
+        (Kind::Subscribe, "@c2", denied()),
+        (Kind::Publish, "chat:1", Verdict::allow()),
+        (Kind::Publish, "#ann", denied()),
+        (Kind::Publish, "@c2", denied()),
+        (Kind::Publish, "#team-a", Verdict::allow()),
+        (Kind::History, "#ann", Verdict::allow()),
+        (Kind::History, "#bob", denied()),
+    ] {
+        assert_eq!(ask(&mut kit, kind, channel), verdict, "{kind} {channel}");
+    }
+}
+
+#[test]
+fn a_user_cannot_make_an_address_of_a_channel() {
+    for user in ["#ann", "@c1", "#"] {
+        let mut kit = permitting("deny");
+        connect(&mut kit, user, &json!({"subscribe": ["{user}", "{user}*", "inbox:{user}"]}));
+        for channel in ["#ann", "#ann2", "@c1", "#x"] {
+            assert_eq!(ask(&mut kit, Kind::Subscribe, channel), denied(), "{user} {channel}");
+        }
+        assert_eq!(ask(&mut kit, Kind::Subscribe, &format!("inbox:{user}")), Verdict::allow());
+    }
+}
+
+#[test]
 fn claims_hold_lists_of_patterns() {
     let long: Vec<String> = (0..20).map(|number| format!("{number}{}", "x".repeat(200))).collect();
     for (value, why) in [
@@ -132,6 +168,7 @@ fn claims_hold_lists_of_patterns() {
         (json!(null), "claim `publish` has the wrong type or a value out of range"),
         (json!([""]), "claim `publish` holds a text that is no channel pattern"),
         (json!(["a*b"]), "claim `publish` holds a text that is no channel pattern"),
+        (json!(["#a b"]), "claim `publish` holds a text that is no channel pattern"),
         (json!(["a b"]), "claim `publish` holds a text that is no channel pattern"),
         (json!(["{users}"]), "claim `publish` holds a text that is no channel pattern"),
         (json!(vec!["a"; 65]), "claim `publish` has more than 64 channel patterns"),

@@ -50,7 +50,7 @@ fn without_a_good_token_the_channel_is_closed() {
     );
     check_denied(&with("sub", json!("43")), "it is for another user");
     check_denied(&with("sub", json!("")), "it is for another user");
-    check_denied(&with("nbf", json!(NOW + 1)), "not valid yet (`nbf`)");
+    check_denied(&with("nbf", json!(NOW + 100)), "not valid yet (`nbf`)");
     check_denied(&good(), "claim `channel` is missing");
     check_denied(&token(&json!({"sub": "42", "channel": "private:1"})), "claim `exp` is missing");
     check_denied(&sign_with(b"forged", HEADER, &pass().to_string()), "the signature is wrong");
@@ -63,8 +63,16 @@ fn without_a_good_token_the_channel_is_closed() {
 #[test]
 fn an_expired_token_asks_for_another_one() {
     let mut claims = pass();
-    claims["exp"] = json!(NOW);
+    claims["exp"] = json!(NOW - 10);
     assert_eq!(subscribe(&mut private(), &token(&claims)).0, Verdict::deny(109, "token expired"));
+}
+
+#[test]
+fn a_token_that_begins_in_a_moment_is_asked_for_again() {
+    let mut claims = pass();
+    claims["nbf"] = json!(NOW + 10);
+    let later = Verdict::deny(100, "the token is not valid yet, try again");
+    assert_eq!(subscribe(&mut private(), &token(&claims)).0, later);
 }
 
 #[test]

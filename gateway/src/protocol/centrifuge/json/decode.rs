@@ -1,14 +1,34 @@
 //! Lines of JSON to commands.
+//!
+//! A field that is `null` is a field that is left out, as in the reference server, wherever it stands. Fields that the
+//! protocol does not know are ignored, so that libraries may be newer than the gateway. Of those that it knows each is
+//! carried out, is an offer or a note from which nothing has to follow, or is refused: what would change the meaning of a
+//! command is never ignored.
+//!
+//! | | carried out | accepted, and nothing follows | refused with error 107 (`type`: 108), unless it says nothing |
+//! |---|---|---|---|
+//! | `connect` | `token`, `data`, `subs` | `name`, `version`; `flag`, `profile` and `dict`, which offer compression | `headers` |
+//! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2 | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names | `delta`, `tf`, `type`, `phase`, `cursor`, `limit`, `asc` |
+//! | `publish` | `channel`, `data` | | `type`, `key`, `removed` |
+//! | `history` | `channel`, `limit`, `since`, `reverse` | | |
+//! | `rpc`, `send`, `refresh`, `unsubscribe`, `presence`, `presence_stats` | all | | |
+//! | `ping` | | | the command, with error 108 |
+//! | `sub_refresh` | | | the command, with error 108, or 103 without a subscription: none expires here |
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::{Buf, Bytes};
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::protocol::channel::Channel;
+use crate::protocol::code::ReplyError;
 use crate::protocol::command::{Command, Connect, HistoryQuery, Malformed, Position, Request, Subscribe};
+use crate::protocol::json::{self, Unfit};
 
 /// Takes the next command off a message; `None` at its end. Payloads are slices of the message.
 pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Command, Malformed>> {
@@ -18,202 +38,341 @@ pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Co
         return None;
     }
     let end = memchr::memchr(b'\n', message).unwrap_or(message.len());
-    let command = serde_json::from_slice::<WireCommand<'_>>(&message[..end])
+    let command = serde_json::from_slice::<Object<WireCommand<'_>>>(&message[..end])
         .map_err(|_| Malformed::Syntax)
-        .and_then(|wire| wire.into_command(message));
+        .and_then(|wire| wire.0.unwrap_or_default().into_command(message));
     message.advance(message.len().min(end + 1));
     Some(command)
 }
 
 /// Strings are borrowed from the message unless they contain escapes.
-#[derive(Deserialize, Default)]
+#[derive(serde::Deserialize, Default)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-#[derive(Deserialize)]
+/// A value that is the default if it is `null`.
+#[derive(Default)]
+struct Field<T>(T);
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::deserialize(deserializer).map(|value: Option<T>| Self(value.unwrap_or_default()))
+    }
+}
+
+/// An object, and not a list of its values, which derived code would take as well. `None` if it is `null`.
+struct Object<T>(Option<T>);
+
+impl<T> Default for Object<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_none<E>(self) -> Result<Object<T>, E> {
+                Ok(Object(None))
+            }
+
+            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Object<T>, D::Error> {
+                deserializer.deserialize_map(self)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(|fields| Object(Some(fields)))
+            }
+        }
+
+        deserializer.deserialize_option(Fields(PhantomData))
+    }
+}
+
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
 struct WireCommand<'a> {
-    #[serde(default)]
-    id: u32,
+    id: Field<u32>,
     #[serde(borrow)]
-    connect: Option<WireConnect<'a>>,
+    connect: Object<WireConnect<'a>>,
     #[serde(borrow)]
-    subscribe: Option<WireSubscribe<'a>>,
+    subscribe: Object<WireSubscribe<'a>>,
     #[serde(borrow)]
-    unsubscribe: Option<WireChannel<'a>>,
+    unsubscribe: Object<WireChannel<'a>>,
     #[serde(borrow)]
-    publish: Option<WirePublish<'a>>,
+    publish: Object<WirePublish<'a>>,
     #[serde(borrow)]
-    presence: Option<WireChannel<'a>>,
+    presence: Object<WireChannel<'a>>,
     #[serde(borrow)]
-    presence_stats: Option<WireChannel<'a>>,
+    presence_stats: Object<WireChannel<'a>>,
     #[serde(borrow)]
-    history: Option<WireHistory<'a>>,
+    history: Object<WireHistory<'a>>,
+    ping: Object<IgnoredAny>,
     #[serde(borrow)]
-    send: Option<WireData<'a>>,
+    send: Object<WireData<'a>>,
     #[serde(borrow)]
-    rpc: Option<WireRpc<'a>>,
+    rpc: Object<WireRpc<'a>>,
     #[serde(borrow)]
-    refresh: Option<WireToken<'a>>,
+    refresh: Object<WireToken<'a>>,
     #[serde(borrow)]
-    sub_refresh: Option<WireChannel<'a>>,
+    sub_refresh: Object<WireChannel<'a>>,
 }
 
-#[derive(Deserialize)]
+/// What is refused unless it says nothing.
+type Refused<'a> = Option<&'a RawValue>;
+
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
 struct WireConnect<'a> {
-    #[serde(borrow, default)]
-    token: Text<'a>,
+    #[serde(borrow)]
+    token: Field<Text<'a>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    subs: BTreeMap<Cow<'a, str>, WirePosition<'a>>,
+    #[serde(borrow)]
+    subs: Field<BTreeMap<Cow<'a, str>, Object<WireSubscribe<'a>>>>,
+    #[serde(borrow)]
+    headers: Refused<'a>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
 struct WireSubscribe<'a> {
-    #[serde(borrow, default)]
-    channel: Text<'a>,
-    #[serde(borrow, default)]
-    token: Text<'a>,
-    #[serde(default)]
-    recover: bool,
-    #[serde(borrow, default)]
-    epoch: Text<'a>,
-    #[serde(default)]
-    offset: u64,
-    #[serde(default)]
-    join_leave: bool,
+    #[serde(borrow)]
+    channel: Field<Text<'a>>,
+    #[serde(borrow)]
+    token: Field<Text<'a>>,
+    recover: Field<bool>,
+    #[serde(borrow)]
+    epoch: Field<Text<'a>>,
+    offset: Field<u64>,
+    join_leave: Field<bool>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
-    #[serde(default)]
-    flag: i64,
-    #[serde(rename = "type", default)]
-    kind: i64,
+    flag: Field<i64>,
+    #[serde(borrow)]
+    delta: Refused<'a>,
+    #[serde(borrow)]
+    tf: Refused<'a>,
+    #[serde(rename = "type", borrow)]
+    kind: Refused<'a>,
+    #[serde(borrow)]
+    phase: Refused<'a>,
+    #[serde(borrow)]
+    cursor: Refused<'a>,
+    #[serde(borrow)]
+    limit: Refused<'a>,
+    #[serde(borrow)]
+    asc: Refused<'a>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
 struct WirePosition<'a> {
-    #[serde(default)]
-    recover: bool,
-    #[serde(borrow, default)]
-    epoch: Text<'a>,
-    #[serde(default)]
-    offset: u64,
+    #[serde(borrow)]
+    epoch: Field<Text<'a>>,
+    offset: Field<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
 struct WireChannel<'a> {
-    #[serde(borrow, default)]
-    channel: Text<'a>,
+    #[serde(borrow)]
+    channel: Field<Text<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
 struct WirePublish<'a> {
-    #[serde(borrow, default)]
-    channel: Text<'a>,
+    #[serde(borrow)]
+    channel: Field<Text<'a>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct WireHistory<'a> {
-    #[serde(borrow, default)]
-    channel: Text<'a>,
-    #[serde(default)]
-    limit: i64,
+    #[serde(rename = "type", borrow)]
+    kind: Refused<'a>,
     #[serde(borrow)]
-    since: Option<WirePosition<'a>>,
-    #[serde(default)]
-    reverse: bool,
+    key: Refused<'a>,
+    #[serde(borrow)]
+    removed: Refused<'a>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
+struct WireHistory<'a> {
+    #[serde(borrow)]
+    channel: Field<Text<'a>>,
+    limit: Field<i64>,
+    #[serde(borrow)]
+    since: Object<WirePosition<'a>>,
+    reverse: Field<bool>,
+}
+
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
 struct WireData<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
 struct WireRpc<'a> {
-    #[serde(borrow, default)]
-    method: Text<'a>,
+    #[serde(borrow)]
+    method: Field<Text<'a>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
 struct WireToken<'a> {
-    #[serde(borrow, default)]
-    token: Text<'a>,
+    #[serde(borrow)]
+    token: Field<Text<'a>>,
 }
 
 /// The bit of `subscribe.flag` that asks for error 112.
 const FLAG_REJECT_UNRECOVERED: i64 = 2;
 
 impl WireCommand<'_> {
+    /// The first request in the order of the protocol counts.
     fn into_command(self, message: &Bytes) -> Result<Command, Malformed> {
-        // `null` and a missing field mean the same.
-        let payload = |raw: Option<&RawValue>| {
-            raw.map(RawValue::get)
-                .filter(|raw| *raw != "null")
-                .map_or_else(Bytes::new, |raw| message.slice_ref(raw.as_bytes()))
+        let id = self.id.0;
+        let request = if let Some(wire) = self.connect.0 {
+            wire.into_request(message).unwrap_or_else(|why| Request::Refused { connect: true, why })
+        } else {
+            self.into_other_request(message)?
         };
-        let channel = |name: Text<'_>| Channel::parse(&name.0);
-        let request = if let Some(wire) = self.connect {
-            Request::Connect(Connect {
-                token: wire.token.0.into(),
-                data: payload(wire.data),
-                positions: wire
-                    .subs
-                    .into_iter()
-                    .filter(|(_, position)| position.recover)
-                    .filter_map(|(name, position)| Some((Channel::parse(&name).ok()?, position.into())))
-                    .collect(),
-            })
-        } else if let Some(wire) = self.subscribe {
-            Request::Subscribe(Subscribe {
-                channel: channel(wire.channel),
-                token: wire.token.0.into(),
-                join_leave: wire.join_leave,
-                reject_unrecovered: wire.flag & FLAG_REJECT_UNRECOVERED != 0,
-                data: payload(wire.data),
-                unsupported: wire.kind != 0,
-                recover: wire.recover.then(|| Position { offset: wire.offset, epoch: wire.epoch.0.into() }),
-            })
-        } else if let Some(wire) = self.unsubscribe {
-            Request::Unsubscribe { channel: channel(wire.channel) }
-        } else if let Some(wire) = self.publish {
-            Request::Publish { channel: channel(wire.channel), data: payload(wire.data) }
-        } else if let Some(wire) = self.presence {
-            Request::Presence { channel: channel(wire.channel) }
-        } else if let Some(wire) = self.presence_stats {
-            Request::PresenceStats { channel: channel(wire.channel) }
-        } else if let Some(wire) = self.history {
+        Ok(Command { id, request })
+    }
+
+    fn into_other_request(self, message: &Bytes) -> Result<Request, Malformed> {
+        let channel = |name: Field<Text<'_>>| Channel::parse(&name.0.0);
+        let request = if let Some(wire) = self.subscribe.0 {
+            wire.into_request(message)
+        } else if let Some(wire) = self.unsubscribe.0 {
+            Ok(Request::Unsubscribe { channel: channel(wire.channel) })
+        } else if let Some(wire) = self.publish.0 {
+            offered("publish", [("type", wire.kind), ("key", wire.key), ("removed", wire.removed)])
+                .and_then(|()| payload(wire.data, message).map_err(ReplyError::from))
+                .map(|data| Request::Publish { channel: channel(wire.channel), data })
+        } else if let Some(wire) = self.presence.0 {
+            Ok(Request::Presence { channel: channel(wire.channel) })
+        } else if let Some(wire) = self.presence_stats.0 {
+            Ok(Request::PresenceStats { channel: channel(wire.channel) })
+        } else if let Some(wire) = self.history.0 {
             let query = HistoryQuery {
-                limit: wire.limit,
-                since: wire.since.map(Position::from),
-                reverse: wire.reverse,
+                limit: wire.limit.0,
+                since: wire.since.0.map(|since| position(since.offset, since.epoch)),
+                reverse: wire.reverse.0,
             };
-            Request::History { channel: channel(wire.channel), query }
-        } else if let Some(wire) = self.send {
-            Request::Send { data: payload(wire.data) }
-        } else if let Some(wire) = self.rpc {
-            Request::Rpc { method: wire.method.0.into(), data: payload(wire.data) }
-        } else if let Some(wire) = self.refresh {
-            Request::Refresh { token: wire.token.0.into() }
-        } else if let Some(wire) = self.sub_refresh {
-            Request::SubRefresh { channel: channel(wire.channel) }
-        } else if self.id == 0 {
-            Request::Pong
+            Ok(Request::History { channel: channel(wire.channel), query })
+        } else if self.ping.0.is_some() {
+            Err(ReplyError::NOT_AVAILABLE)
+        } else if let Some(wire) = self.send.0 {
+            // There is no reply that could say what is wrong.
+            return payload(wire.data, message)
+                .map(|data| Request::Send { data })
+                .map_err(Malformed::Payload);
+        } else if let Some(wire) = self.rpc.0 {
+            payload(wire.data, message)
+                .map(|data| Request::Rpc { method: wire.method.0.0.into(), data })
+                .map_err(ReplyError::from)
+        } else if let Some(wire) = self.refresh.0 {
+            Ok(Request::Refresh { token: wire.token.0.0.into() })
+        } else if let Some(wire) = self.sub_refresh.0 {
+            Ok(Request::SubRefresh { channel: channel(wire.channel) })
+        } else if self.id.0 == 0 {
+            Ok(Request::Pong)
         } else {
             return Err(Malformed::NoRequest);
         };
-        Ok(Command { id: self.id, request })
+        Ok(request.unwrap_or_else(|why| Request::Refused { connect: false, why }))
     }
 }
 
-impl From<WirePosition<'_>> for Position {
-    fn from(wire: WirePosition<'_>) -> Self {
-        Self { offset: wire.offset, epoch: wire.epoch.0.into() }
+impl WireConnect<'_> {
+    fn into_request(self, message: &Bytes) -> Result<Request, ReplyError> {
+        offered("connect", [("headers", self.headers)])?;
+        let mut positions = Vec::new();
+        for (name, wire) in self.subs.0 {
+            let wire = wire.0.unwrap_or_default();
+            wire.is_offered("connect.subs")?;
+            // Nobody is subscribed to what is no channel.
+            if wire.recover.0
+                && let Ok(channel) = Channel::parse(&name)
+            {
+                positions.push((channel, position(wire.offset, wire.epoch)));
+            }
+        }
+        let (token, data) = (self.token.0.0.into(), payload(self.data, message)?);
+        Ok(Request::Connect(Connect { token, data, positions }))
+    }
+}
+
+impl WireSubscribe<'_> {
+    fn is_offered(&self, command: &str) -> Result<(), ReplyError> {
+        offered(
+            command,
+            [
+                ("delta", self.delta),
+                ("tf", self.tf),
+                ("type", self.kind),
+                ("phase", self.phase),
+                ("cursor", self.cursor),
+                ("limit", self.limit),
+                ("asc", self.asc),
+            ],
+        )
+    }
+
+    fn into_request(self, message: &Bytes) -> Result<Request, ReplyError> {
+        self.is_offered("subscribe")?;
+        Ok(Request::Subscribe(Subscribe {
+            channel: Channel::parse(&self.channel.0.0),
+            token: self.token.0.0.into(),
+            join_leave: self.join_leave.0,
+            reject_unrecovered: self.flag.0 & FLAG_REJECT_UNRECOVERED != 0,
+            data: payload(self.data, message)?,
+            recover: self.recover.0.then(|| position(self.offset, self.epoch)),
+        }))
+    }
+}
+
+fn position(Field(offset): Field<u64>, Field(Text(epoch)): Field<Text<'_>>) -> Position {
+    Position { offset, epoch: epoch.into() }
+}
+
+/// A payload as a slice of the message; empty if there is none.
+fn payload(raw: Option<&RawValue>, message: &Bytes) -> Result<Bytes, Unfit> {
+    let Some(raw) = raw.map(RawValue::get) else { return Ok(Bytes::new()) };
+    json::check(raw.as_bytes())?;
+    Ok(message.slice_ref(raw.as_bytes()))
+}
+
+/// Whether none of these fields asks for anything.
+fn offered<'a>(
+    command: &str,
+    fields: impl IntoIterator<Item = (&'static str, Refused<'a>)>,
+) -> Result<(), ReplyError> {
+    let asked =
+        |(_, value): &(&str, Refused<'a>)| value.is_some_and(|value| !json::says_nothing(value.get()));
+    fields.into_iter().find(asked).map_or(Ok(()), |(name, _)| {
+        // A whole kind of subscriptions and publications, with commands of their own.
+        let error = if name == "type" { ReplyError::NOT_AVAILABLE } else { ReplyError::BAD_REQUEST };
+        Err(error.because(format!("`{name}` of `{command}` is not offered here")))
+    })
+}
+
+impl From<Unfit> for ReplyError {
+    fn from(unfit: Unfit) -> Self {
+        Self::BAD_REQUEST.because(format!("a payload is {}", json::NotJson::from(unfit)))
     }
 }
 
@@ -279,6 +438,120 @@ mod tests {
     }
 
     #[test]
+    fn null_is_what_is_left_out() {
+        for (with_null, without) in [
+            ("null", "{}"),
+            (r#"{"id":null}"#, "{}"),
+            (r#"{"id":1,"connect":null,"rpc":{}}"#, r#"{"id":1,"rpc":{}}"#),
+            (
+                r#"{"id":1,"connect":{"token":null,"data":null,"subs":null,"name":null,"version":null,"headers":null,
+                "flag":null,"dict":null,"profile":null}}"#,
+                r#"{"id":1,"connect":{}}"#,
+            ),
+            (r#"{"id":1,"connect":{"subs":{"a":null,"b":{"recover":null}}}}"#, r#"{"id":1,"connect":{}}"#),
+            (
+                r#"{"id":1,"connect":{"subs":{"a":{"recover":true,"epoch":null,"offset":null}}}}"#,
+                r#"{"id":1,"connect":{"subs":{"a":{"recover":true}}}}"#,
+            ),
+            (
+                r#"{"id":1,"subscribe":{"channel":"a","token":null,"recover":null,"epoch":null,"offset":null,"data":null,
+                "positioned":null,"recoverable":null,"join_leave":null,"delta":null,"tf":null,"flag":null,"type":null,
+                "phase":null,"cursor":null,"limit":null,"asc":null}}"#,
+                r#"{"id":1,"subscribe":{"channel":"a"}}"#,
+            ),
+            (r#"{"id":1,"subscribe":{"channel":null}}"#, r#"{"id":1,"subscribe":{}}"#),
+            (r#"{"id":1,"unsubscribe":{"channel":null}}"#, r#"{"id":1,"unsubscribe":{}}"#),
+            (
+                r#"{"id":1,"publish":{"channel":"a","data":null,"type":null,"key":null,"removed":null}}"#,
+                r#"{"id":1,"publish":{"channel":"a"}}"#,
+            ),
+            (r#"{"id":1,"presence":{"channel":null}}"#, r#"{"id":1,"presence":{}}"#),
+            (r#"{"id":1,"presence_stats":{"channel":null}}"#, r#"{"id":1,"presence_stats":{}}"#),
+            (
+                r#"{"id":1,"history":{"channel":"a","limit":null,"since":null,"reverse":null}}"#,
+                r#"{"id":1,"history":{"channel":"a"}}"#,
+            ),
+            (
+                r#"{"id":1,"history":{"channel":"a","since":{"offset":null,"epoch":null}}}"#,
+                r#"{"id":1,"history":{"channel":"a","since":{}}}"#,
+            ),
+            (r#"{"id":1,"rpc":{"method":null,"data":null}}"#, r#"{"id":1,"rpc":{}}"#),
+            (r#"{"send":{"data":null}}"#, r#"{"send":{}}"#),
+            (r#"{"id":1,"refresh":{"token":null}}"#, r#"{"id":1,"refresh":{}}"#),
+            (r#"{"id":1,"ping":null,"sub_refresh":null,"rpc":{}}"#, r#"{"id":1,"rpc":{}}"#),
+        ] {
+            let with_null = with_null.replace('\n', "");
+            assert_eq!(commands(&with_null), commands(without), "{with_null}");
+        }
+    }
+
+    #[track_caller]
+    fn refused(text: &str) -> (bool, u32, String) {
+        let Request::Refused { connect, why } = request(text) else { panic!("{text} is not refused") };
+        (connect, why.code, why.message.into_owned())
+    }
+
+    #[test]
+    fn what_is_not_offered_is_refused_by_name() {
+        for (command, field) in [
+            ("connect", r#""headers":{"a":"b"}"#),
+            ("subscribe", r#""delta":"fossil""#),
+            ("subscribe", r#""tf":{"key":"a","cmp":"eq","val":"b"}"#),
+            ("subscribe", r#""type":1"#),
+            ("subscribe", r#""phase":2"#),
+            ("subscribe", r#""cursor":"x""#),
+            ("subscribe", r#""limit":10"#),
+            ("subscribe", r#""asc":true"#),
+            ("publish", r#""type":1"#),
+            ("publish", r#""key":"k""#),
+            ("publish", r#""removed":true"#),
+        ] {
+            let name = field.split('"').nth(1).expect("a name");
+            let text = format!(r#"{{"id":1,"{command}":{{"channel":"a","data":1,{field}}}}}"#);
+            let message = format!("`{name}` of `{command}` is not offered here");
+            let code = if name == "type" { 108 } else { 107 };
+            assert_eq!(refused(&text), (command == "connect", code, message));
+        }
+        let text = r#"{"id":1,"connect":{"subs":{"a":{"recover":true,"tf":{"op":"and"}}}}}"#;
+        assert_eq!(refused(text), (true, 107, "`tf` of `connect.subs` is not offered here".to_owned()));
+        let (connect, code, _) = refused(r#"{"id":1,"ping":{}}"#);
+        assert_eq!((connect, code), (false, 108));
+    }
+
+    #[test]
+    fn offers_notes_and_fields_of_a_later_protocol_are_accepted() {
+        for text in [
+            r#"{"id":1,"connect":{"name":"js","version":"1","flag":1,"dict":"d","profile":"p","headers":{},"new":1}}"#,
+            r#"{"id":1,"subscribe":{"channel":"a","positioned":true,"recoverable":true,"flag":1,"type":0,"asc":false}}"#,
+            r#"{"id":1,"publish":{"channel":"a","data":1,"type":0,"key":"","removed":false,"new":[1]}}"#,
+            r#"{"id":1,"rpc":{},"new":{}}"#,
+        ] {
+            assert!(!matches!(request(text), Request::Refused { .. }), "{text}");
+        }
+    }
+
+    #[test]
+    fn payloads_that_receivers_stumble_over_are_refused() {
+        let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
+        for (data, words) in
+            [(&*deep, "nested deeper than 120 levels"), (r#""\ud800""#, "half of a character")]
+        {
+            for command in ["connect", "subscribe", "publish", "rpc"] {
+                let (_, code, message) =
+                    refused(&format!(r#"{{"id":1,"{command}":{{"channel":"a","data":{data}}}}}"#));
+                assert_eq!(code, 107, "{command}");
+                assert!(message.contains(words), "{message}");
+            }
+            let closed = commands(&format!(r#"{{"send":{{"data":{data}}}}}"#)).expect_err("closed");
+            assert!(closed.to_string().contains(words), "{closed}");
+        }
+        for text in [r#"{"id":1,"rpc":{"method":"\ud800"}}"#, r#"{"id":1,"subscribe":{"channel":"\udc00"}}"#]
+        {
+            assert_eq!(commands(text), Err(Malformed::Syntax), "{text}");
+        }
+    }
+
+    #[test]
     fn escapes_in_strings_are_understood() {
         let Request::Rpc { method, .. } = request(r#"{"id":1,"rpc":{"method":"a\u0062c"}}"#) else {
             panic!()
@@ -295,6 +568,10 @@ mod tests {
             ("{\"id\":4294967296,\"connect\":{}}", Malformed::Syntax),
             ("{\"id\":\"1\",\"connect\":{}}", Malformed::Syntax),
             ("{\"id\":1,\"connect\":[]}", Malformed::Syntax),
+            ("{\"id\":1,\"refresh\":[\"t\"]}", Malformed::Syntax),
+            ("{\"id\":1,\"history\":{\"channel\":\"a\",\"since\":[1,\"e\"]}}", Malformed::Syntax),
+            ("[1]", Malformed::Syntax),
+            ("{\"id\":1,\"connect\":{},\"connect\":{}}", Malformed::Syntax),
             ("{\"id\":1}", Malformed::NoRequest),
             ("{\"id\":1,\"other\":{}}", Malformed::NoRequest),
             ("{\"id\":1,\"connect\":{}} x", Malformed::Syntax),

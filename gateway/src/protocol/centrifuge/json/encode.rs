@@ -2,6 +2,10 @@
 //!
 //! Written by hand: payloads are JSON already, checked when they came in, and serde would parse each of them once more
 //! to embed it.
+//!
+//! A field with a zero value (0, "", false, an empty list or map) is left out, but for those that the JSON of the protocol
+//! always has, and whose absence libraries do not understand: `user` and `client` of a client info, `presence`,
+//! `num_clients` and `num_users`, and `publications`, `epoch` and `offset` of a history.
 
 use std::fmt::{Display, Write as _};
 
@@ -52,15 +56,25 @@ impl Object<'_> {
 
     fn number<N: Display + Default + PartialEq + Copy>(&mut self, key: &str, value: N) {
         if value != N::default() {
-            let out = self.key(key);
-            write!(Append(out), "{value}").expect("writing to memory cannot fail");
+            self.number_always(key, value);
         }
     }
 
     fn string(&mut self, key: &str, value: &str) {
         if !value.is_empty() {
-            string(self.key(key), value);
+            self.string_always(key, value);
         }
+    }
+
+    /// Zero, too.
+    fn number_always(&mut self, key: &str, value: impl Display) {
+        let out = self.key(key);
+        write!(Append(out), "{value}").expect("writing to memory cannot fail");
+    }
+
+    /// An empty one, too.
+    fn string_always(&mut self, key: &str, value: &str) {
+        string(self.key(key), value);
     }
 
     fn flag(&mut self, key: &str, value: bool) {
@@ -80,14 +94,16 @@ impl Object<'_> {
         object(self.key(key), fields);
     }
 
-    fn list<T>(&mut self, key: &str, items: impl IntoIterator<Item = T>, each: impl Fn(&mut Object<'_>, T)) {
-        let mut items = items.into_iter().peekable();
-        if items.peek().is_none() {
-            return;
-        }
+    /// A list of objects. Empty ones stay.
+    fn list_always<T>(
+        &mut self,
+        key: &str,
+        items: impl IntoIterator<Item = T>,
+        each: impl Fn(&mut Object<'_>, T),
+    ) {
         let out = self.key(key);
         out.push(b'[');
-        for (index, item) in items.enumerate() {
+        for (index, item) in items.into_iter().enumerate() {
             if index > 0 {
                 out.push(b',');
             }
@@ -149,16 +165,18 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
         Reply::PresenceStats { id, clients, users } => {
             o.number("id", *id);
             o.object("presence_stats", |o| {
-                o.number("num_clients", *clients);
-                o.number("num_users", *users);
+                o.number_always("num_clients", *clients);
+                o.number_always("num_users", *users);
             });
         }
         Reply::History { id, publications, offset, epoch } => {
             o.number("id", *id);
             o.object("history", |o| {
-                o.list("publications", publications, |o, publication| publication_fields(o, publication));
-                o.string("epoch", epoch);
-                o.number("offset", *offset);
+                o.list_always("publications", publications, |o, publication| {
+                    publication_fields(o, publication)
+                });
+                o.string_always("epoch", epoch);
+                o.number_always("offset", *offset);
             });
         }
         Reply::Rpc { id, data } => {
@@ -269,7 +287,11 @@ fn connected(o: &mut Object<'_>, result: &Connected) {
 fn subscribed(o: &mut Object<'_>, result: &Subscribed) {
     o.flag("recoverable", result.recoverable);
     o.string("epoch", &result.epoch);
-    o.list("publications", &result.publications, |o, publication| publication_fields(o, publication));
+    if !result.publications.is_empty() {
+        o.list_always("publications", &result.publications, |o, publication| {
+            publication_fields(o, publication)
+        });
+    }
     o.flag("recovered", result.recovered == Some(true));
     o.number("offset", result.offset);
     o.flag("positioned", result.positioned);
@@ -286,8 +308,8 @@ fn publication_fields(o: &mut Object<'_>, publication: &Publication) {
 }
 
 fn member_fields(o: &mut Object<'_>, member: &Member) {
-    o.string("user", &member.user);
-    o.string("client", &member.client);
+    o.string_always("user", &member.user);
+    o.string_always("client", &member.client);
     o.json("conn_info", &member.info);
 }
 
@@ -320,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_with_a_zero_value_are_left_out() {
+    fn fields_with_a_zero_value_are_left_out_unless_the_protocol_always_has_them() {
         assert_eq!(reply(&Reply::Ping), "{}");
         assert_eq!(reply(&Reply::Done { id: 3, what: Done::Publish }), r#"{"id":3,"publish":{}}"#);
         assert_eq!(
@@ -329,7 +351,16 @@ mod tests {
         );
         assert_eq!(
             reply(&Reply::PresenceStats { id: 2, clients: 0, users: 0 }),
-            r#"{"id":2,"presence_stats":{}}"#
+            r#"{"id":2,"presence_stats":{"num_clients":0,"num_users":0}}"#
+        );
+        assert_eq!(
+            reply(&Reply::History { id: 2, publications: vec![], offset: 0, epoch: "".into() }),
+            r#"{"id":2,"history":{"publications":[],"epoch":"","offset":0}}"#
+        );
+        let nobody = Arc::new(Member { client: "c1".into(), user: "".into(), info: Bytes::new() });
+        assert_eq!(
+            reply(&Reply::Presence { id: 2, members: vec![nobody] }),
+            r#"{"id":2,"presence":{"presence":{"c1":{"user":"","client":"c1"}}}}"#
         );
         assert_eq!(
             reply(&Reply::Presence { id: 2, members: vec![] }),

@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: a whole number and a unit.
+//! Durations and sizes as people write them: a whole number and a unit, with nothing in between.
 
 use std::time::Duration;
 
@@ -6,23 +6,36 @@ const DURATIONS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1_000), ("m", 60 * 1_000), ("h", 3_600 * 1_000), ("d", 86_400 * 1_000)];
 const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
-/// Reads `500ms`, `25s`, `5m`, `1h`, `30d`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+/// Reads `500ms`, `25s`, `5m`, `1h`, `30d`. `None` for anything else.
+///
+/// ```
+/// # use gateway_plugin_grammar::units;
+/// # use std::time::Duration;
+/// assert_eq!(units::duration("25s"), Some(Duration::from_secs(25)));
+/// assert_eq!(units::duration("25"), None);
+/// ```
+pub fn duration(text: &str) -> Option<Duration> {
     quantity(text, &DURATIONS).map(Duration::from_millis)
 }
 
-/// Reads `512B`, `64KiB`, `1MiB`, `1GiB`.
-pub(super) fn size(text: &str) -> Option<u64> {
+/// Reads `512B`, `64KiB`, `1MiB`, `1GiB` in bytes. `None` for anything else.
+///
+/// ```
+/// # use gateway_plugin_grammar::units;
+/// assert_eq!(units::size("64KiB"), Some(65_536));
+/// assert_eq!(units::size("64KB"), None);
+/// ```
+pub fn size(text: &str) -> Option<u64> {
     quantity(text, &SIZES)
 }
 
 /// The shortest text that [`duration`] reads as this value, which is of whole milliseconds.
-pub(super) fn show_duration(value: Duration) -> String {
+pub fn show_duration(value: Duration) -> String {
     show(u64::try_from(value.as_millis()).unwrap_or(u64::MAX), "s", &DURATIONS)
 }
 
 /// The shortest text that [`size`] reads as this value.
-pub(super) fn show_size(value: u64) -> String {
+pub fn show_size(value: u64) -> String {
     show(value, "B", &SIZES)
 }
 
