@@ -251,6 +251,8 @@ impl Gateway {
                 .map(|network| {
                     let (connected, goodbye) = (network.connected(), network.goodbye());
                     let registry = self.parts.registry.clone();
+                    network.describe_plugins(move || registry.digests());
+                    let registry = self.parts.registry.clone();
                     tokio::spawn(network.reconciler().run(move || registry.states()));
                     if let Some(answerer) = network.answerer() {
                         let control = self.control.clone();
