@@ -132,9 +132,9 @@ async fn a_part_of_who_is_there_is_not_passed_off_as_all() {
 #[tokio::test]
 async fn a_message_that_one_gateway_takes_reaches_the_subscribers_of_one_with_a_lower_limit() {
     let redis = Redis::start().await;
-    let large = format!("limits.message_bytes_max = 400000\n{}", on(&redis, FORGETTING));
+    let large = format!("limits.message_bytes_max = '400KiB'\n{}", on(&redis, FORGETTING));
     let [a, b] = [Gateway::start(&large).await, Gateway::start(&on(&redis, FORGETTING)).await];
-    differs(&b, "limits.message_bytes_max: 400000 there, 65536 here").await;
+    differs(&b, "limits.message_bytes_max: 409600 there, 65536 here").await;
     let mut client = Client::connect(&b).await;
     client.subscribe("news:1").await;
     publish(&a, "news:1", json!("x".repeat(300_000))).await;

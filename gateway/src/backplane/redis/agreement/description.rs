@@ -272,12 +272,12 @@ mod tests {
     fn every_rule_that_differs_is_named_with_both_values() {
         let here = description("[namespaces.chat]\nhistory_size = 10\npresence = true", &[]);
         let there = description(
-            "limits.message_bytes_max = 1000\n[namespaces.chat]\nhistory_size = 20\nhistory_ttl = '7s'\n[namespaces.news]",
+            "limits.message_bytes_max = '2KiB'\n[namespaces.chat]\nhistory_size = 20\nhistory_ttl = '7s'\n[namespaces.news]",
             &[],
         );
         let told = sentences(&here, &there);
         for expected in [
-            "limits.message_bytes_max: 1000 there, 65536 here",
+            "limits.message_bytes_max: 2048 there, 65536 here",
             "namespaces.chat.history_size: 20 there, 10 here",
             "namespaces.chat.presence: false there, true here",
             "namespaces.news: only there",
@@ -319,6 +319,6 @@ mod tests {
         assert!(large.raises(&[&small]) && !small.raises(&[&large]) && !large.raises(&[&small, &large]));
         assert!(!large.raises(&[]), "nobody has to learn of it");
         assert!(!large.raises(&[&description("", &[]), &large]));
-        assert!(description("limits.message_bytes_max = 100000", &[]).raises(&[&small]));
+        assert!(description("limits.message_bytes_max = '1MiB'", &[]).raises(&[&small]));
     }
 }
