@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 const LIMIT: Duration = Duration::from_secs(20);
-const RECOVERING: &str = "history_size = 100\nhistory_ttl = '1h'\nrecovery = true\nallow_subscribe = 'anyone'";
+const RECOVERING: &str =
+    "history_size = 100\nhistory_ttl = '1h'\nrecovery = true\nallow_subscribe = 'anyone'";
 const FORGETTING: &str = "allow_subscribe = 'anyone'";
 
 fn on(redis: &Redis, rules: &str) -> String {
@@ -55,10 +56,17 @@ async fn what_one_gateway_keeps_the_other_keeps_too_whoever_came_first() {
         publish(b, "news:1", json!(2)).await;
         let mut client = Client::connect(a).await;
         let back = client
-            .ask("subscribe", json!({ "channel": "news:1", "recover": true, "epoch": subscribed["epoch"], "offset": 1 }))
+            .ask(
+                "subscribe",
+                json!({ "channel": "news:1", "recover": true, "epoch": subscribed["epoch"], "offset": 1 }),
+            )
             .await
             .unwrap();
-        assert_eq!((&back["recovered"], back["publications"].as_array().map(Vec::len)), (&json!(true), Some(1)), "{back}");
+        assert_eq!(
+            (&back["recovered"], back["publications"].as_array().map(Vec::len)),
+            (&json!(true), Some(1)),
+            "{back}"
+        );
         for gateway in [a, b] {
             differs(gateway, "namespaces.news.history_size: ").await;
             assert_eq!(gateway.metrics().await.get("gateway_nodes_differing{subject=\"rules\"}"), 1.0);
@@ -70,8 +78,10 @@ async fn what_one_gateway_keeps_the_other_keeps_too_whoever_came_first() {
 #[tokio::test]
 async fn the_smaller_rule_does_not_cut_what_the_larger_one_keeps() {
     let redis = Redis::start().await;
-    let a = Gateway::start(&on(&redis, "history_size = 100\nhistory_ttl = '1h'\nallow_history = 'anyone'")).await;
-    let b = Gateway::start(&on(&redis, "history_size = 3\nhistory_ttl = '1s'\nallow_history = 'anyone'")).await;
+    let a =
+        Gateway::start(&on(&redis, "history_size = 100\nhistory_ttl = '1h'\nallow_history = 'anyone'")).await;
+    let b =
+        Gateway::start(&on(&redis, "history_size = 3\nhistory_ttl = '1s'\nallow_history = 'anyone'")).await;
     for number in 0..10 {
         publish(if number % 2 == 0 { &a } else { &b }, "news:1", json!(number)).await;
     }
@@ -102,7 +112,8 @@ async fn a_history_that_was_given_up_for_a_while_is_not_taken_for_whole() {
     .await;
     let c = Gateway::start(&on(&redis, RECOVERING)).await;
     let mut client = Client::connect(&c).await;
-    let recover = json!({ "channel": "news:1", "recover": true, "epoch": position["epoch"], "offset": offset });
+    let recover =
+        json!({ "channel": "news:1", "recover": true, "epoch": position["epoch"], "offset": offset });
     let back = client.ask("subscribe", recover).await.unwrap();
     assert_ne!(back["recovered"], true, "something was published meanwhile: {back}");
     assert_eq!(publish(&b, "news:1", json!(3)).await["offset"], 1, "and what comes now is kept again");
@@ -166,7 +177,10 @@ async fn a_gateway_that_divides_channels_otherwise_serves_none() {
             .zip(&servers)
             .map(|(host, server)| format!("'redis://{host}:{}'", server.address().port()))
             .collect();
-        format!("client.anonymous = true\n[redis]\nurls = [{}]\n[namespaces.news]\n{FORGETTING}", urls.join(", "))
+        format!(
+            "client.anonymous = true\n[redis]\nurls = [{}]\n[namespaces.news]\n{FORGETTING}",
+            urls.join(", ")
+        )
     };
     let mut a = Gateway::start(&config(["127.0.0.1", "127.0.0.1"])).await;
     let b = Gateway::start(&config(["localhost", "127.0.0.1"])).await;
@@ -180,13 +194,17 @@ async fn a_gateway_that_divides_channels_otherwise_serves_none() {
         (status == 503 && named).then_some(())
     })
     .await;
-    assert!(b.log().matching(&["the backplane is degraded"]).iter().any(|line| line.text.contains("otherwise")));
+    assert!(
+        b.log().matching(&["the backplane is degraded"]).iter().any(|line| line.text.contains("otherwise"))
+    );
     assert_eq!(b.metrics().await.get("gateway_backplane_degraded{cause=\"differs\"}"), 1.0);
     let mut client = Client::connect(&b).await;
     for number in 0..8 {
-        let refused = client.ask("subscribe", json!({ "channel": format!("news:{number}") })).await.unwrap_err();
+        let refused =
+            client.ask("subscribe", json!({ "channel": format!("news:{number}") })).await.unwrap_err();
         assert_eq!(refused.code, 100, "{refused:?}");
-        let refused = b.post("/api/publish", &json!({ "channel": format!("news:{number}"), "data": 1 })).await.json();
+        let refused =
+            b.post("/api/publish", &json!({ "channel": format!("news:{number}"), "data": 1 })).await.json();
         assert_eq!(refused["error"]["code"], 100, "{refused}");
     }
     assert_eq!(health(&a).await.0, 200, "who was there first goes on");
@@ -219,7 +237,8 @@ async fn how_long_another_gateway_has_run_is_what_it_says_itself() {
 }
 
 #[tokio::test]
-async fn a_key_that_a_replaced_server_has_taken_along_is_not_published_twice_where_it_was_used_and_said_to_be_unsure_elsewhere() {
+async fn a_key_that_a_replaced_server_has_taken_along_is_not_published_twice_where_it_was_used_and_said_to_be_unsure_elsewhere()
+ {
     let group = Sentinels::start().await;
     let addresses: Vec<_> = group.addresses().iter().map(|at| format!("'{at}'")).collect();
     let config = format!(
@@ -254,7 +273,10 @@ async fn a_key_that_a_replaced_server_has_taken_along_is_not_published_twice_whe
         .await;
     }
     let again = publish(&a, "lost").await;
-    assert_eq!((&again["repeat"], &again["offset"], &again["epoch"]), (&json!("lost"), &lost["offset"], &lost["epoch"]));
+    assert_eq!(
+        (&again["repeat"], &again["offset"], &again["epoch"]),
+        (&json!("lost"), &lost["offset"], &lost["epoch"])
+    );
     assert_eq!(publish(&b, "kept").await, kept, "the key came along with its publication");
     let unsure = publish(&b, "lost").await;
     assert_eq!((&unsure["repeat"], &unsure["offset"]), (&json!("unsure"), &json!(1)), "{unsure}");

@@ -28,11 +28,21 @@ async fn warning(gateway: &Gateway, words: &str) -> String {
 #[tokio::test]
 async fn every_setting_that_does_not_fit_is_named_once_in_health_log_and_metric() {
     for (settings, rules, words, setting) in [
-        ("maxmemory-policy allkeys-lru\nmaxmemory 1gb\n", "", "`maxmemory-policy` is allkeys-lru", "eviction"),
+        (
+            "maxmemory-policy allkeys-lru\nmaxmemory 1gb\n",
+            "",
+            "`maxmemory-policy` is allkeys-lru",
+            "eviction",
+        ),
         ("maxmemory-policy volatile-ttl\n", "", "`maxmemory-policy` is volatile-ttl", "eviction"),
         ("maxmemory 2mb\n", KEEPING, "`maxmemory` is 2097152 bytes", "memory"),
         ("", KEEPING, "neither `appendonly` nor `save`", "persistence"),
-        ("appendonly yes\n", "[namespaces.a]\nhistory_size = 1\nmin_replicas = 2\n", "`min_replicas = 2`", "replicas"),
+        (
+            "appendonly yes\n",
+            "[namespaces.a]\nhistory_size = 1\nmin_replicas = 2\n",
+            "`min_replicas = 2`",
+            "replicas",
+        ),
     ] {
         let redis = Redis::with(settings).start().await;
         let gateway = Gateway::start(&on(&redis, rules)).await;
@@ -61,7 +71,8 @@ async fn what_fits_again_is_no_warning_any_more() {
 #[tokio::test]
 async fn the_user_of_the_documentation_may_do_all_that_a_gateway_does() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/REDIS.md")).unwrap();
-    let rules = page.lines().find_map(|line| line.strip_prefix("ACL SETUSER gateway on ")).expect("it is there");
+    let rules =
+        page.lines().find_map(|line| line.strip_prefix("ACL SETUSER gateway on ")).expect("it is there");
     let rules = rules.replace("PASSWORD", "secret").replace("P:*", "gateway:*");
     let redis = Redis::with("maxmemory-policy allkeys-lru\n").user("gateway", &rules).start().await;
     let config = |rules: &str| {
@@ -70,7 +81,8 @@ async fn the_user_of_the_documentation_may_do_all_that_a_gateway_does() {
             redis.address()
         )
     };
-    let start = async |rules: &str| Gateway::with(&config(rules)).environment("PASSWORD", "secret").start().await;
+    let start =
+        async |rules: &str| Gateway::with(&config(rules)).environment("PASSWORD", "secret").start().await;
     let gateways = [start(KEEPING).await, start("[namespaces.news]\nallow_subscribe = 'anyone'\n").await];
     for gateway in &gateways {
         warning(gateway, "allkeys-lru").await;
@@ -141,11 +153,16 @@ async fn inspect_shows_gateways_that_differ_and_settings_that_do_not_fit() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    let tool = Tool::new(gateway_binary()).arg("redis").arg("inspect").arg("news:1").arg("--config").arg(&file);
+    let tool =
+        Tool::new(gateway_binary()).arg("redis").arg("inspect").arg("news:1").arg("--config").arg(&file);
     let shown = run(tool).await;
-    assert!(shown.contains("gateways 2") && shown.contains("namespaces.news.history_size: 0 there, 1000 here"), "{shown}");
+    assert!(
+        shown.contains("gateways 2") && shown.contains("namespaces.news.history_size: 0 there, 1000 here"),
+        "{shown}"
+    );
     assert!(shown.contains("`maxmemory-policy` is allkeys-lru"), "{shown}");
-    let tool = Tool::new(gateway_binary()).arg("inspect").arg("--address").arg(format!("http://{}", a.admin()));
+    let tool =
+        Tool::new(gateway_binary()).arg("inspect").arg("--address").arg(format!("http://{}", a.admin()));
     let shown = run(tool.env("GATEWAY_ADMIN_API_KEY", gateway_tests::API_KEY)).await;
     assert!(shown.contains("namespaces.news.history_size: 0 there, 1000 here"), "{shown}");
 }

@@ -196,7 +196,8 @@ impl Gateway {
         self.terminate();
         self.exit(START).await;
         let file = self.setup.config();
-        let mut all: Table = toml::from_str(&fs::read_to_string(&file).expect("it was written")).expect("valid");
+        let mut all: Table =
+            toml::from_str(&fs::read_to_string(&file).expect("it was written")).expect("valid");
         merge(&mut all, toml::from_str(config).expect("the settings of a test are TOML"));
         fs::write(file, all.to_string()).expect("a file can be written");
         self.setup.keep(self.address, self.admin);

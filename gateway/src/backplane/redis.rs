@@ -202,7 +202,10 @@ impl Backplane for Redis {
 
     fn announce(&self, worker: usize, channel: &Channel, asker: Asker) -> Asked<()> {
         let shared = &self.shared;
-        if let Some(error) = shared.refusal(channel) {
+        let link = shared.unit(channel).status.link();
+        if link.is_none()
+            && let Some(error) = shared.refusal()
+        {
             return Asked::Now(Err(error));
         }
         let until = shared.clock.now().at + shared.config.timeout;
@@ -210,8 +213,7 @@ impl Backplane for Redis {
             Ok(asker) => asker,
             Err(error) => return Asked::Now(Err(error)),
         };
-        let announced =
-            shared.interest.announce(worker, channel, shared.unit(channel).status.link(), asker, until);
+        let announced = shared.interest.announce(worker, channel, link, asker, until);
         match announced {
             Announced::Waits => return Asked::Later,
             Announced::Already => (),
@@ -250,10 +252,12 @@ impl Backplane for Redis {
             retention.size = 0;
         }
         let writes = retention.size > 0 || once;
-        if let Some(error) = self.shared.refusal(channel) {
+        let status = &self.shared.unit(channel).status;
+        if status.link().is_none()
+            && let Some(error) = self.shared.refusal()
+        {
             return Asked::Now(Err(error));
         }
-        let status = &self.shared.unit(channel).status;
         let what = if writes && status.takes_no_writes() {
             return Asked::Now(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
         } else if writes {
@@ -457,11 +461,8 @@ impl Shared {
         found.find_map(|conflict| conflict)
     }
 
-    /// What somebody is told who wants something of a channel that is not served.
-    fn refusal(&self, channel: &Channel) -> Option<ReplyError> {
-        if self.unit(channel).status.link().is_some() {
-            return None;
-        }
+    /// What somebody is told who wants something of a channel without a link, if that is because no channel is served.
+    fn refusal(&self) -> Option<ReplyError> {
         self.conflict(None).map(|_| UNAVAILABLE.because(asking::DISAGREES))
     }
 

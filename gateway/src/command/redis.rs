@@ -69,7 +69,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start a runtime").map_err(Failure::Unexpected)?;
-    let report = runtime.block_on(inspect::inspect(&config, redis, &arguments.channel)).map_err(Failure::Runtime)?;
+    let report =
+        runtime.block_on(inspect::inspect(&config, redis, &arguments.channel)).map_err(Failure::Runtime)?;
     if arguments.json {
         let json = serde_json::to_string_pretty(&report).context("failed to write the answer as JSON");
         return print(&format!("{}\n", json.map_err(Failure::Unexpected)?));
@@ -210,7 +211,11 @@ mod tests {
             uid: name.to_owned(),
             name: name.to_owned(),
             version: "1".to_owned(),
-            differs: if name == "a" { Vec::new() } else { vec!["channel.presence: true there, false here".to_owned()] },
+            differs: if name == "a" {
+                Vec::new()
+            } else {
+                vec!["channel.presence: true there, false here".to_owned()]
+            },
         };
         let full = Report {
             stream,

@@ -227,7 +227,11 @@ fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::
         writer.counter(name, help, None, counter.get())?;
     }
     let unfit = Unfit::ALL.map(|one| ([("setting", one.as_str())], u64::from(backplane.is_unfit(one))));
-    writer.gauges("backplane_unfit", "Settings of Redis that do not fit what the configuration promises", unfit)?;
+    writer.gauges(
+        "backplane_unfit",
+        "Settings of Redis that do not fit what the configuration promises",
+        unfit,
+    )?;
     let subjects = Subject::ALL.map(|one| ([("subject", one.as_str())], backplane.differing_in(one)));
     writer.gauges("nodes_differing", "Other gateways that differ from this one, by subject", subjects)?;
     writer.gauge("nodes", "Gateways that are alive, as far as this one knows", None, backplane.alive())?;

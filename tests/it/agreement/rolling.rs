@@ -47,7 +47,8 @@ impl Scene {
             }
         }
         ledger.all_subscribed(LIMIT).await;
-        let publishers = gateways.iter().map(|node| Publisher::start(&ledger, node.admin(), &CHANNELS, pace)).collect();
+        let publishers =
+            gateways.iter().map(|node| Publisher::start(&ledger, node.admin(), &CHANNELS, pace)).collect();
         Self { ledger, gateways, publishers, _subscribers: subscribers }
     }
 
@@ -119,7 +120,9 @@ async fn a_history_is_given_up_and_taken_up_again_and_nobody_misses_anything_sil
         scene.roll("namespaces.news = { history_size = 0, recovery = false }").await;
         scene.roll("namespaces.news = { history_size = 1000, recovery = true }").await;
     }
-    scene.finish("history given up and taken up again at two gateways, one after the other, three times").await;
+    scene
+        .finish("history given up and taken up again at two gateways, one after the other, three times")
+        .await;
 }
 
 #[tokio::test]

@@ -85,15 +85,22 @@ async fn messages_of_the_next_version_are_understood_and_what_is_unknown_is_skip
     let everybody = "gateway:all:{nodes}";
     // A kind of message, a kind of order and a kind of question that do not exist yet.
     let order = format!("{}{}{}", field(1, &number(7)), field(2, "#ann"), field(3, "\u{63}"));
-    let question = format!("{}{}{}", field(1, &number(7)), field(2, &number(1)), field(4, &field(1, "\u{63}")));
+    let question =
+        format!("{}{}{}", field(1, &number(7)), field(2, &number(1)), field(4, &field(1, "\u{63}")));
     for (kind, content) in [('Z', "anything"), ('O', &order), ('Q', &question)] {
         send(&redis, everybody, &message(kind, content)).await;
     }
     // And an order that is known: this client is closed with 3967.
     let address = format!("@{}", client.id);
-    let order =
-        [field(1, &number(7)), UNKNOWN.to_owned(), field(2, &address), field(3, "\0"), field(4, "\u{f}\u{7f}"), field(6, "moved")]
-            .concat();
+    let order = [
+        field(1, &number(7)),
+        UNKNOWN.to_owned(),
+        field(2, &address),
+        field(3, "\0"),
+        field(4, "\u{f}\u{7f}"),
+        field(6, "moved"),
+    ]
+    .concat();
     send(&redis, everybody, &message('O', &order)).await;
     let closed = client.closed().await;
     assert_eq!((closed.code, &*closed.reason), (Some(3967), "moved"));
@@ -126,7 +133,9 @@ async fn records_of_the_next_version_are_understood_and_what_is_unknown_is_skipp
         "namespaces.live": { "presence": true, "of_tomorrow": 7 },
         "namespaces.kept": { "history_size": 20, "history_ttl": 3_600_000 },
     } });
-    redis.ask(&["HSET", "gateway:rules:{nodes}", NEWER, &rules.to_string(), "revision", "9000000000000"]).await;
+    redis
+        .ask(&["HSET", "gateway:rules:{nodes}", NEWER, &rules.to_string(), "revision", "9000000000000"])
+        .await;
     redis.ask(&["HSET", "gateway:leases:{nodes}", NEWER, &lease(1)]).await;
     let newer = eventually_within(LIMIT, "the newer gateway", async || {
         known(&gateway).await.into_iter().find(|node| node["uid"] == NEWER)

@@ -261,7 +261,8 @@ impl Known {
                 None => vec![Difference::unknown()],
             };
             if *node.version != *env!("CARGO_PKG_VERSION") {
-                let sentence = format!("{VERSION_DIFFERS}: {} there, {} here", node.version, env!("CARGO_PKG_VERSION"));
+                let sentence =
+                    format!("{VERSION_DIFFERS}: {} there, {} here", node.version, env!("CARGO_PKG_VERSION"));
                 all.push(Difference { subject: Subject::Version, sentence: sentence.into() });
             }
             if !all.is_empty() {

@@ -49,7 +49,8 @@ impl Settings {
     /// What does not fit.
     fn warnings(&self, config: &Config, topology: &RedisTopology) -> Vec<(Unfit, String)> {
         let mut all = Vec::new();
-        let named = config.namespaces.named.iter().map(|(name, rules)| (format!("[namespaces.{name}]"), &**rules));
+        let named =
+            config.namespaces.named.iter().map(|(name, rules)| (format!("[namespaces.{name}]"), &**rules));
         let tables: Vec<(String, &Namespace)> =
             [("[channel]".to_owned(), &*config.namespaces.default)].into_iter().chain(named).collect();
         if let Some(policy) = self.policy.as_deref().filter(|policy| *policy != "noeviction") {
@@ -121,7 +122,12 @@ impl Settings {
 
 /// What does not fit, by what a server says of its memory, persistence and replication, and whether it saves everything now and
 /// then.
-pub(super) fn warnings(info: &str, snapshots: Option<bool>, config: &Config, topology: &RedisTopology) -> Vec<String> {
+pub(super) fn warnings(
+    info: &str,
+    snapshots: Option<bool>,
+    config: &Config,
+    topology: &RedisTopology,
+) -> Vec<String> {
     Settings::read(info, snapshots).warnings(config, topology).into_iter().map(|(_, why)| why).collect()
 }
 
@@ -155,8 +161,7 @@ pub(super) async fn look(shared: &Shared, link: &Link) {
     };
     let found = Settings::read(&info, snapshots).warnings(&shared.gateway, &shared.config.topology);
     let unit = &shared.units[link.unit];
-    let found: Vec<_> =
-        found.into_iter().map(|(unfit, why)| (unfit, unit.status.named(&why))).collect();
+    let found: Vec<_> = found.into_iter().map(|(unfit, why)| (unfit, unit.status.named(&why))).collect();
     let mut known = unit.unfit.lock().unwrap_or_else(PoisonError::into_inner);
     if *known == found {
         return;
@@ -200,7 +205,11 @@ mod tests {
     const FIT: &str = "maxmemory:0\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\nconnected_slaves:1\r\nmin_slaves_good_slaves:1\r\n";
 
     fn warnings(info: &str, snapshots: Option<bool>, rules: &str) -> Vec<(Unfit, String)> {
-        let config = Config::parse(&format!("redis.sentinels = ['a:1']\nredis.sentinel_master = 'm'\n{rules}"), "test").unwrap();
+        let config = Config::parse(
+            &format!("redis.sentinels = ['a:1']\nredis.sentinel_master = 'm'\n{rules}"),
+            "test",
+        )
+        .unwrap();
         let topology = config.redis.as_ref().unwrap().topology.clone();
         Settings::read(info, snapshots).warnings(&config, &topology)
     }
@@ -225,7 +234,10 @@ mod tests {
         }
         let rules = "[namespaces.a]\nhistory_size = 1000";
         let (unfit, why) = only(&FIT.replace("maxmemory:0", "maxmemory:1000000"), rules);
-        assert!(unfit == Unfit::Memory && why.contains("1000000 bytes") && why.contains("[namespaces.a]"), "{why}");
+        assert!(
+            unfit == Unfit::Memory && why.contains("1000000 bytes") && why.contains("[namespaces.a]"),
+            "{why}"
+        );
         let (unfit, why) = only(&FIT.replace("aof_enabled:1", "aof_enabled:0"), rules);
         assert!(unfit == Unfit::Persistence && why.contains("appendonly"), "{why}");
         let (unfit, why) = only(FIT, "[namespaces.a]\nhistory_size = 1\nmin_replicas = 2");
@@ -236,7 +248,14 @@ mod tests {
 
     #[test]
     fn a_server_that_does_not_say_whether_it_saves_is_not_suspected() {
-        assert_eq!(warnings(&FIT.replace("aof_enabled:1", "aof_enabled:0"), None, "[namespaces.a]\nhistory_size = 1"), []);
+        assert_eq!(
+            warnings(
+                &FIT.replace("aof_enabled:1", "aof_enabled:0"),
+                None,
+                "[namespaces.a]\nhistory_size = 1"
+            ),
+            []
+        );
         let text = |text: &str| Value::BulkString(text.into());
         assert_eq!(saves(&Value::Map(vec![(text("save"), text(""))])), Some(false));
         assert_eq!(saves(&Value::Array(vec![text("save"), text("60 1")])), Some(true));

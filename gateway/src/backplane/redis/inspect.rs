@@ -216,7 +216,8 @@ impl Look {
         for section in fitness::SECTIONS {
             info += &self.ask::<String>("INFO", &[section]).await.unwrap_or_default();
         }
-        let snapshots = self.ask("CONFIG", &["GET", "save"]).await.ok().and_then(|reply| fitness::saves(&reply));
+        let snapshots =
+            self.ask("CONFIG", &["GET", "save"]).await.ok().and_then(|reply| fitness::saves(&reply));
         fitness::warnings(&info, snapshots, config, topology)
     }
 

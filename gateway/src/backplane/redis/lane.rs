@@ -125,8 +125,7 @@ async fn send(
     let mut pipeline = redis::pipe();
     for request in &*batch {
         let server = request.what.channel().map_or(identity.any(), |channel| identity.of(channel, rules));
-        let mut command =
-            request.what.command(&shared.keys, &link.scripts, &server, &shared.fresh_epoch());
+        let mut command = request.what.command(&shared.keys, &link.scripts, &server, &shared.fresh_epoch());
         if published_elsewhere(shared, link, &request.what).is_some() {
             command.arg(1);
         }
@@ -156,7 +155,9 @@ async fn send(
             return held;
         }
     };
-    shared.units[link.unit].has_published(shared.clock.now().at);
+    if batch.iter().any(|request| matches!(request.what, What::Publish { .. })) {
+        shared.units[link.unit].has_published(shared.clock.now().at);
+    }
     let replicas = if wanted > 0 { replies.pop().map_or(0, |reply| acknowledged(&reply)) } else { 0 };
     for (request, reply) in batch.drain(..).zip(replies) {
         if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {

@@ -1,7 +1,7 @@
 //! The connections to one Redis server: made together, watched together, given up together.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -77,7 +77,18 @@ impl Link {
         let server = identify(&mut lanes[0], time).await?;
         let scripts = load(&mut lanes[0], shared.places.publish_verb(), time).await?;
         let subscriber = Subscriber::begin(listening, ear, tag.clone(), seat.home).await?;
-        Ok(Self { number, unit, home: seat.home, lanes, subscriber, tag, server, scripts, snapshots: OnceLock::new(), ended })
+        Ok(Self {
+            number,
+            unit,
+            home: seat.home,
+            lanes,
+            subscriber,
+            tag,
+            server,
+            scripts,
+            snapshots: OnceLock::new(),
+            ended,
+        })
     }
 
     /// Tries every connection. `Err` if the link must be given up, else what is wrong with the server.

@@ -46,7 +46,9 @@ impl Said {
         let text = |key: &str, here: &str| said[key].as_str().unwrap_or(here).to_owned();
         let servers = said["servers"].as_object().map_or_else(
             || here.servers.clone(),
-            |all| all.iter().map(|(name, id)| (name.clone(), id.as_str().unwrap_or_default().into())).collect(),
+            |all| {
+                all.iter().map(|(name, id)| (name.clone(), id.as_str().unwrap_or_default().into())).collect()
+            },
         );
         let serves = said["serves"].as_bool().unwrap_or(true);
         Some(Self { wire: text("wire", &here.wire), name: text("name", "?"), servers, serves })
@@ -56,7 +58,9 @@ impl Said {
     fn conflict(&self, other: &Self) -> Option<Conflict> {
         if self.wire != other.wire {
             let (there, here) = (&other.wire, &self.wire);
-            return Some(Conflict::certain(format!("it writes messages of version {there}, this one of {here}")));
+            return Some(Conflict::certain(format!(
+                "it writes messages of version {there}, this one of {here}"
+            )));
         }
         let names = |of: &Self| match of.servers.len() {
             0 => "one server".to_owned(),
@@ -74,7 +78,10 @@ impl Said {
             !id.is_empty() && !there.is_empty() && there != *id
         });
         differs.map(|(name, id)| Conflict {
-            sentence: format!("what `redis.urls` calls {name} is another server there ({}) than here ({id})", other.servers[name]),
+            sentence: format!(
+                "what `redis.urls` calls {name} is another server there ({}) than here ({id})",
+                other.servers[name]
+            ),
             certain: false,
         })
     }
@@ -195,7 +202,8 @@ async fn meet(shared: &Shared, link: &Link, occasion: Occasion) -> Result<(), Ca
         !stays && (conflict.certain || times >= PATIENCE || !serves && !shared.has_served())
     });
     let conflict = yields.map(|(conflict, name, _)| -> Arc<str> {
-        format!("gateway {name} uses this redis otherwise: {}; channels are not served", conflict.sentence).into()
+        format!("gateway {name} uses this redis otherwise: {}; channels are not served", conflict.sentence)
+            .into()
     });
     *unit.conflict.lock().unwrap_or_else(PoisonError::into_inner) = conflict.clone();
     match conflict.or(elsewhere) {
@@ -281,15 +289,23 @@ mod tests {
         assert_eq!(conflict(&both, &both), None);
         assert_eq!(conflict(&both, &[("a:1/0", "x"), ("b:1/0", "")]), None, "it is away there");
         let (certain, sentence) = conflict(&both, &[("a:1/0", "x"), ("localhost:1/0", "y")]).unwrap();
-        assert!(certain && sentence.contains("among a:1/0, localhost:1/0, this one among a:1/0, b:1/0"), "{sentence}");
+        assert!(
+            certain && sentence.contains("among a:1/0, localhost:1/0, this one among a:1/0, b:1/0"),
+            "{sentence}"
+        );
         let (certain, sentence) = conflict(&both, &[("a:1/0", "x"), ("b:1/0", "z")]).unwrap();
-        assert!(!certain && sentence.contains("b:1/0 is another server there (z) than here (y)"), "{sentence}");
+        assert!(
+            !certain && sentence.contains("b:1/0 is another server there (z) than here (y)"),
+            "{sentence}"
+        );
     }
 
     #[test]
     fn an_only_server_may_be_called_anything() {
         assert_eq!(conflict(&[], &[]), None);
-        assert!(conflict(&[], &[("a:1/0", "x"), ("b:1/0", "y")]).unwrap().1.contains("this one among one server"));
+        assert!(
+            conflict(&[], &[("a:1/0", "x"), ("b:1/0", "y")]).unwrap().1.contains("this one among one server")
+        );
     }
 
     #[test]

@@ -38,8 +38,7 @@ impl Sentinels {
         if let Some(master) = elected(&voted(&votes)) {
             return Ok(master.clone());
         }
-        let refused =
-            |(_, vote): &Vote| matches!(vote, Err(Cause { trouble: Trouble::Refused, .. }));
+        let refused = |(_, vote): &Vote| matches!(vote, Err(Cause { trouble: Trouble::Refused, .. }));
         let said = said(&votes);
         if votes.iter().any(refused) {
             let why = format!("wrong `redis.sentinel_username` or `redis.sentinel_password`: {said}");

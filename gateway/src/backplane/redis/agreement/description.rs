@@ -114,15 +114,18 @@ impl Description {
         let most = |rule: &dyn Fn(&Self) -> Option<u64>| others.iter().filter_map(|other| rule(other)).max();
         let more = |rule: &dyn Fn(&Self) -> Option<u64>| rule(self) > most(rule);
         more(&|of| of.message_bytes_max().map(|max| max as u64))
-            || self.tables().iter().filter(|table| others.iter().any(|other| other.has(table))).any(|table| {
-                RAISED.into_iter().any(|rule| more(&|of| of.number(table, rule)))
-            })
+            || self
+                .tables()
+                .iter()
+                .filter(|table| others.iter().any(|other| other.has(table)))
+                .any(|table| RAISED.into_iter().any(|rule| more(&|of| of.number(table, rule))))
     }
 
     /// In what another one differs from this one.
     pub(in crate::backplane::redis) fn differences(&self, other: &Self) -> Vec<Difference> {
         let mut all = Vec::new();
-        let mut differ = |subject, sentence: String| all.push(Difference { subject, sentence: sentence.into() });
+        let mut differ =
+            |subject, sentence: String| all.push(Difference { subject, sentence: sentence.into() });
         let (here, there) = (&self.0, &other.0);
         if let (Some(a), Some(b)) = (here["wire"].as_str(), there["wire"].as_str())
             && a != b
@@ -153,8 +156,13 @@ impl Description {
             let (here, there) = (find(&a, name), find(&b, name));
             if here != there {
                 same = false;
-                let [here, there] = [here, there].map(|digest| digest.map_or("none".to_owned(), |digest| short(&digest)));
-                let what = if here == there { "other settings there".to_owned() } else { format!("{there} there, {here} here") };
+                let [here, there] =
+                    [here, there].map(|digest| digest.map_or("none".to_owned(), |digest| short(&digest)));
+                let what = if here == there {
+                    "other settings there".to_owned()
+                } else {
+                    format!("{there} there, {here} here")
+                };
                 differ(Subject::Plugins, format!("plugin {name}: {what}"));
             }
         }
@@ -259,7 +267,8 @@ mod tests {
     use super::*;
 
     fn description(config: &str, plugins: &[(&str, &str)]) -> Description {
-        let plugins: Vec<_> = plugins.iter().map(|(name, digest)| ((*name).into(), (*digest).into())).collect();
+        let plugins: Vec<_> =
+            plugins.iter().map(|(name, digest)| ((*name).into(), (*digest).into())).collect();
         let made = Description::of(&Config::parse(config, "test").unwrap(), &plugins);
         Description::read(made.to_string().as_bytes()).unwrap()
     }
@@ -284,7 +293,10 @@ mod tests {
         ] {
             assert!(told.iter().any(|one| one == expected), "{expected} in {told:?}");
         }
-        assert!(told.iter().any(|one| one.starts_with("namespaces.chat.history_ttl: 7000 ms there")), "{told:?}");
+        assert!(
+            told.iter().any(|one| one.starts_with("namespaces.chat.history_ttl: 7000 ms there")),
+            "{told:?}"
+        );
         assert_eq!(sentences(&here, &here), Vec::<String>::new());
     }
 
@@ -314,8 +326,8 @@ mod tests {
 
     #[test]
     fn a_gateway_raises_what_it_keeps_more_of_than_all_others() {
-        let [small, large] =
-            ["history_size = 5", "history_size = 10"].map(|rules| description(&format!("[namespaces.chat]\n{rules}"), &[]));
+        let [small, large] = ["history_size = 5", "history_size = 10"]
+            .map(|rules| description(&format!("[namespaces.chat]\n{rules}"), &[]));
         assert!(large.raises(&[&small]) && !small.raises(&[&large]) && !large.raises(&[&small, &large]));
         assert!(!large.raises(&[]), "nobody has to learn of it");
         assert!(!large.raises(&[&description("", &[]), &large]));

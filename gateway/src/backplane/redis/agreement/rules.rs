@@ -165,8 +165,10 @@ impl Raised {
             let size = usize::try_from(number("history_size")).unwrap_or(usize::MAX);
             // What is not kept is kept for no time.
             if size > 0 {
-                raised.ttl = if raised.size == 0 { time("history_ttl") } else { raised.ttl.max(time("history_ttl")) };
-                raised.replicas = raised.replicas.max(u16::try_from(number("min_replicas")).unwrap_or(u16::MAX));
+                raised.ttl =
+                    if raised.size == 0 { time("history_ttl") } else { raised.ttl.max(time("history_ttl")) };
+                raised.replicas =
+                    raised.replicas.max(u16::try_from(number("min_replicas")).unwrap_or(u16::MAX));
             }
             raised.size = raised.size.max(size);
             raised.once_ttl = raised.once_ttl.max(time("idempotency_ttl"));
@@ -260,7 +262,11 @@ impl Rules {
     }
 
     /// What a gateway keeps of a channel.
-    pub(in crate::backplane::redis) fn raise(&self, channel: &Channel, mut retention: Retention) -> Retention {
+    pub(in crate::backplane::redis) fn raise(
+        &self,
+        channel: &Channel,
+        mut retention: Retention,
+    ) -> Retention {
         if let Some(now) = self.now() {
             now.retention(channel, &mut retention);
         }
@@ -294,11 +300,18 @@ mod tests {
 
     #[test]
     fn the_largest_rule_of_all_counts() {
-        let rules = effective("history_size = 5\nhistory_ttl = '9s'", &["history_size = 7\nhistory_ttl = '3s'", ""], &[]);
+        let rules = effective(
+            "history_size = 5\nhistory_ttl = '9s'",
+            &["history_size = 7\nhistory_ttl = '3s'", ""],
+            &[],
+        );
         let mut retention = Retention { size: 5, ttl: Duration::from_secs(9), replicas: 0 };
         rules.retention(&channel("news:1"), &mut retention);
         assert_eq!((retention.size, retention.ttl), (7, Duration::from_secs(9)));
-        assert!(!effective("history_size = 5", &["history_size = 5", ""], &[]).differs(), "nothing is raised");
+        assert!(
+            !effective("history_size = 5", &["history_size = 5", ""], &[]).differs(),
+            "nothing is raised"
+        );
     }
 
     #[test]
@@ -310,7 +323,8 @@ mod tests {
         rules.adapt(&mut what);
         let What::Publish { body: kept, retention, .. } = what else { panic!() };
         assert_eq!((kept, retention.size, retention.ttl), (body, 7, Duration::from_secs(3)));
-        let mut other = What::Spread { to: Some(channel("elsewhere")), message: Vec::new(), publication: true };
+        let mut other =
+            What::Spread { to: Some(channel("elsewhere")), message: Vec::new(), publication: true };
         rules.adapt(&mut other);
         assert!(matches!(other, What::Spread { .. }));
     }
@@ -320,13 +334,18 @@ mod tests {
         let table = table(Some("news"));
         let since = |era| effective("history_size = 1", &[], &[(&*table, era)]).since(&channel("news:1"));
         assert_eq!((since(Era::On(0)), since(Era::On(7))), (0, 7));
-        assert_eq!(["on", "on 7", "off", "off 1", "x"].map(Era::read)[..3], [Some(Era::On(0)), Some(Era::On(7)), Some(Era::Off)]);
+        assert_eq!(
+            ["on", "on 7", "off", "off 1", "x"].map(Era::read)[..3],
+            [Some(Era::On(0)), Some(Era::On(7)), Some(Era::Off)]
+        );
     }
 
     #[test]
     fn who_is_there_is_partly_known_if_one_gateway_does_not_say_it() {
         let partial = |here, others: &[&str]| {
-            effective(here, others, &[]).raised(&channel("news:1")).is_some_and(|raised| raised.presence_is_partial)
+            effective(here, others, &[])
+                .raised(&channel("news:1"))
+                .is_some_and(|raised| raised.presence_is_partial)
         };
         assert!(partial("presence = true", &["", "presence = true"]));
         assert!(!partial("presence = true", &["presence = true"]) && !partial("", &["presence = true"]));

@@ -73,7 +73,14 @@ impl Lease<'_> {
 impl Leases {
     /// Nobody is known yet. A lease runs out when it was not renewed for this long.
     pub(super) fn new(lease: Duration) -> Self {
-        Self { lease, alive: BTreeMap::new(), dead: BTreeMap::new(), read: None, steady: Duration::ZERO, unseen: 0 }
+        Self {
+            lease,
+            alive: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            read: None,
+            steady: Duration::ZERO,
+            unseen: 0,
+        }
     }
 
     /// The others that are alive.
@@ -284,7 +291,15 @@ mod tests {
     #[test]
     fn what_is_no_lease_is_nobody() {
         let mut leases = Leases::new(Duration::from_secs(3));
-        let listed = ["", "x", "1", "{}", "[]", r#"{"beat":1}"#, r#"{"beat":"1","name":"a","version":"1","started":1}"#];
+        let listed = [
+            "",
+            "x",
+            "1",
+            "{}",
+            "[]",
+            r#"{"beat":1}"#,
+            r#"{"beat":"1","name":"a","version":"1","started":1}"#,
+        ];
         for lease in listed {
             assert!(leases.hear(Duration::ZERO, "me", vec![(Box::from("a"), Box::from(lease))]).is_empty());
         }

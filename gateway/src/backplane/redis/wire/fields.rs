@@ -75,7 +75,11 @@ pub(in crate::backplane::redis) fn put_number(bytes: &mut Vec<u8>, tag: u8, numb
 }
 
 /// Writes a field whose value `write` appends, without a buffer in between.
-pub(in crate::backplane::redis) fn put_nested(bytes: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
+pub(in crate::backplane::redis) fn put_nested(
+    bytes: &mut Vec<u8>,
+    tag: u8,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
     bytes.push(tag);
     let at = bytes.len();
     bytes.extend_from_slice(&[0; PATCHED]);
