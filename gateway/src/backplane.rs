@@ -100,11 +100,33 @@ pub struct Published {
     pub top: Top,
     /// Nothing was published, because the channel has this version or a newer one.
     pub skipped: bool,
+    /// What a server that was replaced may have to do with it.
+    pub repeat: Option<Repeat>,
+}
+
+/// What is known of a publication with an idempotency key, where a server that was replaced may have known more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It was published now. Whether it was before, with the same key, only the server knew that was replaced.
+    Unsure,
+    /// It was published before, at the server that was replaced, and is not in the history any more. Nothing was published
+    /// now.
+    Lost,
+}
+
+impl Repeat {
+    /// The word for it in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unsure => "unsure",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 impl From<Top> for Published {
     fn from(top: Top) -> Self {
-        Self { top, skipped: false }
+        Self { top, ..Self::default() }
     }
 }
 
@@ -180,8 +202,12 @@ pub struct Node {
     pub name: Box<str>,
     /// Of the gateway.
     pub version: Box<str>,
-    /// When it began, in Unix time in milliseconds.
+    /// When it began, in Unix time in milliseconds by its clock of that time.
     pub started: u64,
+    /// How long it has run, in milliseconds, whatever clocks say.
+    pub uptime: u64,
+    /// In what its rules, limits and plugins differ from those of this gateway, as sentences.
+    pub differs: Vec<Box<str>>,
 }
 
 /// Other gateways that were asked something.
@@ -291,4 +317,9 @@ pub trait Backplane: Send + Sync {
 
     /// Whether it does all it should.
     fn health(&self) -> Health;
+
+    /// What does not fit the configuration, although it works: sentences for operators. A backplane of one node has none.
+    fn warnings(&self) -> Vec<Box<str>> {
+        Vec::new()
+    }
 }

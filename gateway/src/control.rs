@@ -208,6 +208,8 @@ impl Control {
             name: self.inner.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             started: now.unix.saturating_sub(now.at.as_millis() as u64),
+            uptime: now.at.as_millis() as u64,
+            differs: Vec::new(),
         }
     }
 
@@ -283,6 +285,11 @@ impl Control {
     /// Whether the backplane does all it should; a sentence if not.
     pub fn backplane_health(&self) -> Health {
         self.inner.backplane.health()
+    }
+
+    /// What of the backplane does not fit the configuration, although it works.
+    pub fn backplane_warnings(&self) -> Vec<Box<str>> {
+        self.inner.backplane.warnings()
     }
 
     /// Counters.

@@ -289,6 +289,8 @@ impl Gateway {
                 .map(|(network, runtime)| {
                     let (connected, goodbye) = (network.connected(), network.goodbye());
                     let registry = self.parts.registry.clone();
+                    network.describe_plugins(move || registry.digests());
+                    let registry = self.parts.registry.clone();
                     let reconciler = network.reconciler().run(move || registry.states());
                     runtime.spawn(supervisor.forever("backplane: rate limits", reconciler));
                     if let Some(answerer) = network.answerer() {

@@ -54,6 +54,8 @@ mod redis_servers;
 mod redis_cluster;
 mod redis_faults;
 mod nodes;
+mod agreement;
+mod redis_fitness;
 mod redis_presence;
 mod redis_departed;
 mod redis_survey;

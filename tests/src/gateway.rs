@@ -207,6 +207,19 @@ impl Gateway {
         self.process.end();
     }
 
+    /// Has it drain, and starts it again at the same addresses with these settings over those it had.
+    pub async fn restart_with(&mut self, config: &str) {
+        self.terminate();
+        self.exit(START).await;
+        let file = self.setup.config();
+        let mut all: Table =
+            toml::from_str(&fs::read_to_string(&file).expect("it was written")).expect("valid");
+        merge(&mut all, toml::from_str(config).expect("the settings of a test are TOML"));
+        fs::write(file, all.to_string()).expect("a file can be written");
+        self.setup.keep(self.address, self.admin);
+        (self.process, self.log, self.address, self.admin) = self.setup.launch().await;
+    }
+
     /// Kills it and starts it again at the same addresses.
     pub async fn restart(&mut self) {
         self.process.end();

@@ -110,12 +110,15 @@ pub(super) struct Published {
     epoch: Box<str>,
     #[serde(skip_serializing_if = "is_false")]
     skipped: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeat: Option<&'static str>,
 }
 
 impl From<backplane::Published> for Published {
     fn from(published: backplane::Published) -> Self {
-        let backplane::Published { top, skipped } = published;
-        Self { offset: top.offset, epoch: (&*top.epoch).into(), skipped }
+        let backplane::Published { top, skipped, repeat } = published;
+        let repeat = repeat.map(backplane::Repeat::as_str);
+        Self { offset: top.offset, epoch: (&*top.epoch).into(), skipped, repeat }
     }
 }
 
@@ -208,16 +211,18 @@ struct NodeEntry {
     version: Box<str>,
     /// Seconds.
     uptime: u64,
+    /// In what it differs from the gateway that answers.
+    differs: Vec<Box<str>>,
 }
 
 impl Nodes {
     pub(super) fn of(control: &Control) -> Self {
-        let now = control.now().unix;
         let entry = |node: backplane::Node| NodeEntry {
             uid: node.id,
             name: node.name,
             version: node.version,
-            uptime: now.saturating_sub(node.started) / 1000,
+            uptime: node.uptime / 1000,
+            differs: node.differs,
         };
         Self { nodes: control.nodes().into_iter().map(entry).collect() }
     }

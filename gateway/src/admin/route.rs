@@ -177,7 +177,10 @@ impl Routes {
             },
             Some(Route::Ready) => match self.control.readiness() {
                 Ok(()) => match self.control.backplane_health() {
-                    Ok(()) => json(StatusCode::OK, &json!({"status": "ready"})),
+                    Ok(()) => match self.control.backplane_warnings() {
+                        none if none.is_empty() => json(StatusCode::OK, &json!({"status": "ready"})),
+                        warnings => json(StatusCode::OK, &json!({"status": "ready", "warnings": warnings})),
+                    },
                     Err(reason) => json(
                         StatusCode::SERVICE_UNAVAILABLE,
                         &json!({"status": "degraded", "reason": &*reason}),

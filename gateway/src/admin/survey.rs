@@ -87,7 +87,6 @@ fn names(nodes: Vec<backplane::Node>) -> Vec<Name> {
 pub(super) async fn info(control: &Control, fields: Fields) -> Result<Info, Failure> {
     fields.finish()?;
     let survey = control.survey(Question::Counts).await?;
-    let now = control.now().unix;
     let entry = |(node, finding): (backplane::Node, Finding)| {
         let Finding::Counts(Counts { clients, users, channels, subscriptions, workers }) = finding else {
             return None;
@@ -96,7 +95,7 @@ pub(super) async fn info(control: &Control, fields: Fields) -> Result<Info, Fail
             uid: node.id,
             name: node.name,
             version: node.version,
-            uptime: now.saturating_sub(node.started) / 1000,
+            uptime: node.uptime / 1000,
             num_clients: clients,
             num_users: users,
             num_channels: channels,

@@ -19,6 +19,10 @@ mod subscriber;
 mod unit;
 mod incoming;
 mod asking;
+mod agreement;
+mod meeting;
+mod repeats;
+mod fitness;
 mod listener;
 mod runner;
 mod nodes;
@@ -28,12 +32,16 @@ mod clients;
 mod survey;
 pub mod inspect;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use self::agreement::Agreement;
+pub use self::agreement::Plugins;
+use self::agreement::rules::Effective;
 use self::asking::{NOT_PUBLISHED, UNAVAILABLE};
 use self::clients::Clients;
 use self::interest::{Announced, Interest};
@@ -44,6 +52,7 @@ use self::link::Link;
 use self::nodes::Nodes;
 use self::places::Places;
 use self::presence::Presence;
+use self::repeats::Repeats;
 use self::request::{Request, What};
 pub use self::survey::Answerer;
 use self::survey::Surveys;
@@ -91,6 +100,10 @@ struct Shared {
     node: u64,
     interest: Interest,
     nodes: Nodes,
+    agreement: Agreement,
+    repeats: Repeats,
+    /// Whether there ever was a link that could be used.
+    linked: AtomicBool,
     places: Arc<Places>,
     units: Box<[Unit]>,
     /// Whether it is known which servers there are.
@@ -138,6 +151,9 @@ impl Redis {
             keys: Keys::new(&redis.prefix),
             interest: Interest::new(config.memory.channels_max, places.clone(), units.len()),
             nodes: Nodes::new(name, clock.now().unix),
+            agreement: Agreement::new(&config, units.len() * redis.connections),
+            linked: AtomicBool::new(false),
+            repeats: Repeats::default(),
             presence: Presence::new(places.clone(), units.len()),
             mapped: watch::channel(!places.are_moving()).0,
             places,
@@ -187,13 +203,18 @@ impl Backplane for Redis {
 
     fn announce(&self, worker: usize, channel: &Channel, asker: Asker) -> Asked<()> {
         let shared = &self.shared;
+        let link = shared.unit(channel).status.link();
+        if link.is_none()
+            && let Some(error) = shared.refusal()
+        {
+            return Asked::Now(Err(error));
+        }
         let until = shared.clock.now().at + shared.config.timeout;
         let asker = match self.shared.admit(asker) {
             Ok(asker) => asker,
             Err(error) => return Asked::Now(Err(error)),
         };
-        let announced =
-            shared.interest.announce(worker, channel, shared.unit(channel).status.link(), asker, until);
+        let announced = shared.interest.announce(worker, channel, link, asker, until);
         match announced {
             Announced::Waits => return Asked::Later,
             Announced::Already => (),
@@ -233,6 +254,11 @@ impl Backplane for Redis {
         }
         let writes = retention.size > 0 || once;
         let status = &self.shared.unit(channel).status;
+        if status.link().is_none()
+            && let Some(error) = self.shared.refusal()
+        {
+            return Asked::Now(Err(error));
+        }
         let what = if writes && status.takes_no_writes() {
             return Asked::Now(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
         } else if writes {
@@ -243,7 +269,8 @@ impl Backplane for Redis {
         } else {
             let address = (channel.target() != Target::Channel).then_some(channel);
             let body = wire::body(&data, json, info.as_deref());
-            What::Spread { to: Some(channel.clone()), message: wire::unnumbered(address, &body) }
+            let message = wire::unnumbered(address, &body);
+            What::Spread { to: Some(channel.clone()), message, publication: true }
         };
         self.ask(what, asker, at)
     }
@@ -309,6 +336,9 @@ impl Backplane for Redis {
     }
 
     fn presence(&self, channel: &Channel, asker: Asker) -> Asked<Vec<Arc<Member>>> {
+        if self.shared.agreement.rules.presence_is_partial(channel) {
+            return Asked::Now(Err(UNAVAILABLE.because(asking::PARTIAL)));
+        }
         let Some(others) = self.shared.nodes.known_others() else {
             return Asked::Now(Err(UNAVAILABLE.because(asking::AWAY)));
         };
@@ -321,6 +351,9 @@ impl Backplane for Redis {
     }
 
     fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count> {
+        if self.shared.agreement.rules.presence_is_partial(channel) {
+            return Asked::Now(Err(UNAVAILABLE.because(asking::PARTIAL)));
+        }
         let (connections, users, unwritten) = self.shared.presence.count(channel);
         let Some(others) = self.shared.nodes.known_others() else {
             return Asked::Now(Err(UNAVAILABLE.because(asking::AWAY)));
@@ -351,7 +384,11 @@ impl Backplane for Redis {
     }
 
     fn others(&self) -> Vec<Node> {
-        self.shared.nodes.others()
+        let mut others = self.shared.nodes.others();
+        for node in &mut others {
+            node.differs = self.shared.agreement.differences(&node.id);
+        }
+        others
     }
 
     fn ask_others(&self, question: &Question) -> Others {
@@ -385,6 +422,14 @@ impl Backplane for Redis {
     fn health(&self) -> Health {
         self.shared.units.iter().find_map(|unit| unit.status.cause()).map_or(Ok(()), Err)
     }
+
+    fn warnings(&self) -> Vec<Box<str>> {
+        let of = |unit: &Unit| {
+            let unfit = unit.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+            unfit.iter().map(|(_, why)| why.as_str().into()).collect::<Vec<_>>()
+        };
+        self.shared.units.iter().flat_map(of).collect()
+    }
 }
 
 impl Shared {
@@ -406,7 +451,34 @@ impl Shared {
     /// How much of a channel is kept, if its subscribers must miss nothing.
     fn recoverable(&self, channel: &Channel) -> Option<Retention> {
         let namespace = self.gateway.namespaces.of(channel)?;
-        namespace.recovery.then(|| retention(namespace))
+        namespace.recovery.then(|| self.agreement.rules.raise(channel, retention(namespace)))
+    }
+
+    /// Why no channel is served, if another unit than this one has found that out, or any.
+    fn conflict(&self, but: Option<usize>) -> Option<Arc<str>> {
+        let others = self.units.iter().enumerate().filter(|(place, _)| Some(*place) != but);
+        let mut found =
+            others.map(|(_, unit)| unit.conflict.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        found.find_map(|conflict| conflict)
+    }
+
+    /// What somebody is told who wants something of a channel without a link, if that is because no channel is served.
+    fn refusal(&self) -> Option<ReplyError> {
+        self.conflict(None).map(|_| UNAVAILABLE.because(asking::DISAGREES))
+    }
+
+    fn has_linked(&self) {
+        self.linked.store(true, Ordering::Relaxed);
+    }
+
+    fn has_served(&self) -> bool {
+        self.linked.load(Ordering::Relaxed)
+    }
+
+    /// Whose streams go on over a link.
+    fn identity<'a>(&self, link: &'a Link) -> Identity<'a> {
+        let since = self.units[link.unit].since.load(Ordering::Acquire);
+        Identity { id: &link.server, since, text: with_since(&link.server, since) }
     }
 
     /// A name for a new stream, different from all before it and from those of other nodes.
@@ -414,6 +486,32 @@ impl Shared {
         let count = self.epochs.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         format!("{:016x}", mix(count))
     }
+}
+
+/// A server whose streams go on: its replication id, and the time from which on they count, if not always.
+struct Identity<'a> {
+    id: &'a str,
+    since: u64,
+    text: Cow<'a, str>,
+}
+
+impl Identity<'_> {
+    /// Whatever the channel.
+    fn any(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.text)
+    }
+
+    /// For a channel, by these rules.
+    fn of(&self, channel: &Channel, rules: Option<&Effective>) -> Cow<'_, str> {
+        match rules.map_or(0, |rules| rules.since(channel)) {
+            since if since > self.since => with_since(self.id, since),
+            _ => self.any(),
+        }
+    }
+}
+
+fn with_since(id: &str, since: u64) -> Cow<'_, str> {
+    if since == 0 { Cow::Borrowed(id) } else { Cow::Owned(format!("{id}/{since}")) }
 }
 
 /// The end of SplitMix64: every bit of the number decides about every bit of the result.

@@ -32,7 +32,21 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.json {
         return print(&format!("{answer:#}\n"));
     }
-    print(&table(&answer, Clock::start().now().unix / 1000))
+    // A gateway of another version may not know the question: then there is nothing to show.
+    let nodes = arguments.address.call("nodes", &json!({})).unwrap_or_default();
+    print(&(table(&answer, Clock::start().now().unix / 1000) + &differences(&nodes)))
+}
+
+/// In what other gateways differ from this one.
+fn differences(nodes: &Value) -> String {
+    let mut text = String::new();
+    for node in nodes["nodes"].as_array().into_iter().flatten() {
+        let name = node["name"].as_str().unwrap_or("-");
+        for difference in node["differs"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let _ = writeln!(text, "gateway {name} differs: {difference}");
+        }
+    }
+    text
 }
 
 /// Plain columns, and below them what does not fit into one. `now` is Unix time in seconds.
@@ -161,6 +175,15 @@ auth: kept for a rollback: fedcba987654 (1.2.2, 10m ago)
 auth: 10-auth.wasm was refused 10s ago: configure: refuses its settings: no
 ";
         assert_eq!(table(&answer, 1100), expected);
+    }
+
+    #[test]
+    fn gateways_that_differ_are_told_below() {
+        let nodes = json!({"nodes": [
+            {"name": "a", "differs": []}, {"name": "b", "differs": ["plugin echo: none there, 0123 here"]},
+        ]});
+        assert_eq!(differences(&nodes), "gateway b differs: plugin echo: none there, 0123 here\n");
+        assert_eq!(differences(&Value::Null), "");
     }
 
     #[test]

@@ -33,6 +33,7 @@ Reading the answer:
   begun by another server   after a failover or a restart: the next command begins a new epoch, and
                             clients learn that they could not recover
   0 gateways listen         nobody is subscribed, or the gateways use another server or `prefix`
+  differs from this file    the larger rule counts at all gateways until the last that has it is gone
   no stream                 nothing was published lately, or the namespace has `history_size = 0`
 
 Examples:
@@ -68,7 +69,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start a runtime").map_err(Failure::Unexpected)?;
-    let report = runtime.block_on(inspect::inspect(redis, &arguments.channel)).map_err(Failure::Runtime)?;
+    let report =
+        runtime.block_on(inspect::inspect(&config, redis, &arguments.channel)).map_err(Failure::Runtime)?;
     if arguments.json {
         let json = serde_json::to_string_pretty(&report).context("failed to write the answer as JSON");
         return print(&format!("{}\n", json.map_err(Failure::Unexpected)?));
@@ -115,6 +117,17 @@ fn text(report: &Report) -> String {
     if report.idempotency_keys > 0 {
         let _ = writeln!(text, "once     {} idempotency keys are remembered", report.idempotency_keys);
     }
+    if !report.gateways.is_empty() {
+        let _ = writeln!(text, "gateways {}", report.gateways.len());
+    }
+    for gateway in &report.gateways {
+        for difference in &gateway.differs {
+            let _ = writeln!(text, "         {} differs from this file: {difference}", gateway.name);
+        }
+    }
+    for warning in &report.warnings {
+        let _ = writeln!(text, "warning  {warning}");
+    }
     table(report, &mut text);
     text
 }
@@ -156,7 +169,7 @@ fn time(millis: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backplane::redis::inspect::{Key, Publications, Stream};
+    use crate::backplane::redis::inspect::{Gateway, Key, Publications, Stream};
 
     fn report() -> Report {
         Report {
@@ -170,6 +183,8 @@ mod tests {
             keys: Vec::new(),
             more_keys: 0,
             incomplete: false,
+            gateways: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -192,6 +207,16 @@ mod tests {
         };
         let keys = vec![key("gw:top:{news:1}", Some(86_400_000), 212), key("gw:x:{news:1}", None, 9)];
         let stream = Some(stream);
+        let gateway = |name: &str| Gateway {
+            uid: name.to_owned(),
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            differs: if name == "a" {
+                Vec::new()
+            } else {
+                vec!["channel.presence: true there, false here".to_owned()]
+            },
+        };
         let full = Report {
             stream,
             publications,
@@ -199,6 +224,8 @@ mod tests {
             keys,
             more_keys: 4,
             idempotency_keys: 5,
+            gateways: ["a", "b"].map(gateway).into(),
+            warnings: vec!["`maxmemory-policy` is allkeys-lru".to_owned()],
             ..report()
         };
         let expected = "\
@@ -209,6 +236,9 @@ version  7 of epoch \"v\"
 kept     2 publications: 56, 10m ago, to 57, 1000ms ago
 heard    3 gateways listen
 once     5 idempotency keys are remembered
+gateways 2
+         b differs from this file: channel.presence: true there, false here
+warning  `maxmemory-policy` is allkeys-lru
 
 KEY              TYPE  EXPIRES IN  BYTES
 gw:top:{news:1}  hash         24h    212

@@ -19,7 +19,7 @@ pub struct Client {
     pub id: Arc<str>,
     /// Empty for an anonymous client and before a plugin has accepted one.
     pub user: Arc<str>,
-    /// `centrifuge-json` or `raw`.
+    /// `centrifuge-json` or `raw`; `unknown` for what only a later version speaks, whose gateway has died.
     pub protocol: &'static str,
     /// Where the connection came from.
     pub address: IpAddr,

@@ -218,6 +218,17 @@ impl Registry {
         counters.map(|(name, counters)| (name.clone(), counters.state().clone())).collect()
     }
 
+    /// The plugins that are live, in the order of the chain: name, and SHA-256 of the file and of the settings in hexadecimal.
+    pub fn digests(&self) -> Vec<(Arc<str>, String)> {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = |slot: &Slot| {
+            let digest = slot.version.digest;
+            let settings = digest.settings_hex().map(|settings| format!("+{settings}"));
+            (slot.version.name.clone(), digest.wasm_hex() + &settings.unwrap_or_default())
+        };
+        published.state.slots.iter().map(digest).collect()
+    }
+
     /// Every plugin of the folder in the order of the chain, then those that are not live.
     pub fn status(&self) -> Vec<PluginStatus> {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);

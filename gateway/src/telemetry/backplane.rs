@@ -20,11 +20,73 @@ pub enum Trouble {
     Replica,
     /// Out of memory, disk full, or too few replicas.
     Writes,
+    /// Other gateways that use it divide channels among other servers, or write messages of another version.
+    Differs,
+}
+
+/// The closed set of what may not fit about the settings of a Redis server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// It drops what is kept when it has no memory left.
+    Eviction,
+    /// It has less memory than may be needed.
+    Memory,
+    /// It keeps nothing over a restart.
+    Persistence,
+    /// It has, or needs, too few replicas.
+    Replicas,
+}
+
+impl Unfit {
+    /// Every value.
+    pub const ALL: [Self; 4] = [Self::Eviction, Self::Memory, Self::Persistence, Self::Replicas];
+
+    /// The value of the label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Eviction => "eviction",
+            Self::Memory => "memory",
+            Self::Persistence => "persistence",
+            Self::Replicas => "replicas",
+        }
+    }
+}
+
+/// The closed set of what gateways on one Redis may differ in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// The version of the messages that they send each other.
+    Wire,
+    /// Bounds of sizes.
+    Limits,
+    /// Rules of channels.
+    Rules,
+    /// The plugins of the chain.
+    Plugins,
+    /// The version of the gateway.
+    Version,
+}
+
+impl Subject {
+    /// Every value.
+    pub const ALL: [Self; 5] = [Self::Wire, Self::Limits, Self::Rules, Self::Plugins, Self::Version];
+
+    /// The value of the label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wire => "wire",
+            Self::Limits => "limits",
+            Self::Rules => "rules",
+            Self::Plugins => "plugins",
+            Self::Version => "version",
+        }
+    }
 }
 
 impl Trouble {
     /// Every value.
-    pub const ALL: [Self; 5] = [Self::Unreachable, Self::Silent, Self::Refused, Self::Replica, Self::Writes];
+    pub const ALL: [Self; 6] =
+        [Self::Unreachable, Self::Silent, Self::Refused, Self::Replica, Self::Writes, Self::Differs];
 
     /// The value of the label.
     pub const fn as_str(self) -> &'static str {
@@ -34,6 +96,7 @@ impl Trouble {
             Self::Refused => "refused",
             Self::Replica => "replica",
             Self::Writes => "writes",
+            Self::Differs => "differs",
         }
     }
 }
@@ -47,12 +110,17 @@ pub struct BackplaneMetrics {
     pub(super) failed: SharedCounter,
     pub(super) too_few_replicas: SharedCounter,
     pub(super) malformed: SharedCounter,
+    pub(super) unknown: SharedCounter,
     pub(super) received: SharedCounter,
     pub(super) checked: SharedCounter,
     pub(super) behind: SharedCounter,
     pub(super) died: SharedCounter,
     waiting: AtomicU64,
     nodes: AtomicU64,
+    /// Other gateways that differ, in the order of [`Subject::ALL`].
+    differing: [AtomicU64; Subject::ALL.len()],
+    /// What does not fit, in the order of [`Unfit::ALL`].
+    unfit: [AtomicU64; Unfit::ALL.len()],
 }
 
 impl BackplaneMetrics {
@@ -119,6 +187,11 @@ impl BackplaneMetrics {
         }
     }
 
+    /// A later version has sent a kind of message that this one does not know: nothing is wrong.
+    pub fn unknown(&self) {
+        self.unknown.inc();
+    }
+
     /// A message came from Redis.
     pub fn received(&self) {
         self.received.inc();
@@ -141,6 +214,53 @@ impl BackplaneMetrics {
     /// Gateways that are alive, this one included; 0 before the first time that they could be counted.
     pub fn alive(&self) -> u64 {
         self.nodes.load(Relaxed)
+    }
+
+    /// So many other gateways differ, in the order of [`Subject::ALL`].
+    pub fn differing(&self, counts: [u64; Subject::ALL.len()]) {
+        self.differing.iter().zip(counts).for_each(|(known, count)| known.store(count, Relaxed));
+    }
+
+    /// How many other gateways differ in this.
+    pub(super) fn differing_in(&self, subject: Subject) -> u64 {
+        let index = Subject::ALL.iter().position(|one| *one == subject);
+        index.map_or(0, |index| self.differing[index].load(Relaxed))
+    }
+
+    /// A setting of a server does not fit the configuration.
+    pub fn unfit(&self, unfit: Unfit, why: &str) {
+        warn!(unfit = unfit.as_str(), why, "a setting of redis does not fit what the configuration promises");
+    }
+
+    /// The settings of a server fit again.
+    pub fn fits(&self) {
+        info!("the settings of redis fit what the configuration promises");
+    }
+
+    /// What does not fit at any server, in the order of [`Unfit::ALL`].
+    pub fn unfits(&self, all: [bool; Unfit::ALL.len()]) {
+        self.unfit.iter().zip(all).for_each(|(known, unfit)| known.store(u64::from(unfit), Relaxed));
+    }
+
+    /// Whether this does not fit.
+    pub(super) fn is_unfit(&self, unfit: Unfit) -> bool {
+        let index = Unfit::ALL.iter().position(|one| *one == unfit);
+        index.is_some_and(|index| self.unfit[index].load(Relaxed) != 0)
+    }
+
+    /// In what another gateway differs has changed.
+    pub fn differs(&self, node: &str, sentences: &[&str]) {
+        if sentences.is_empty() {
+            info!(node, "another gateway does not differ any more");
+        } else {
+            let differences = sentences.join("; ");
+            warn!(node, differences, "another gateway differs from this one: the safer rule counts at both");
+        }
+    }
+
+    /// Another gateway does not go by the rules of this one, for longer than it could take.
+    pub fn disagrees(&self, node: &Node) {
+        warn!(node = %node.id, name = %node.name, "another gateway does not say that it goes by the rules of this one");
     }
 
     /// Another gateway is there.

@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::backplane::{BackplaneMetrics, Trouble};
+use super::backplane::{BackplaneMetrics, Subject, Trouble, Unfit};
 use super::metrics::{
     ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics, Refused,
     WorkerMetrics,
@@ -243,6 +243,11 @@ fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::
         ),
         ("backplane_received", "Messages from Redis", &backplane.received),
         ("backplane_malformed", "Messages from Redis that were dropped", &backplane.malformed),
+        (
+            "backplane_unknown",
+            "Messages of a later version, of a kind that this one does not know",
+            &backplane.unknown,
+        ),
         ("backplane_positions_compared", "Positions of channels compared with Redis", &backplane.checked),
         ("backplane_positions_behind", "Of these, those that had gone on unnoticed", &backplane.behind),
         ("nodes_died", "Other gateways whose lease ran out", &backplane.died),
@@ -250,6 +255,14 @@ fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::
     for (name, help, counter) in counters {
         writer.counter(name, help, None, counter.get())?;
     }
+    let unfit = Unfit::ALL.map(|one| ([("setting", one.as_str())], u64::from(backplane.is_unfit(one))));
+    writer.gauges(
+        "backplane_unfit",
+        "Settings of Redis that do not fit what the configuration promises",
+        unfit,
+    )?;
+    let subjects = Subject::ALL.map(|one| ([("subject", one.as_str())], backplane.differing_in(one)));
+    writer.gauges("nodes_differing", "Other gateways that differ from this one, by subject", subjects)?;
     writer.gauge("nodes", "Gateways that are alive, as far as this one knows", None, backplane.alive())?;
     writer.gauge("backplane_questions", "Questions to Redis without an answer yet", None, backplane.waiting())
 }

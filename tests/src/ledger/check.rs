@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::history::{Entry, Event, History, Outcome, Position};
+use super::history::{Entry, Event, History, Outcome, Position, Published};
 use super::report::Report;
 
 /// Counts everything. A subscriber that is connected at the end has to have got everything by then.
@@ -159,6 +159,10 @@ impl View {
             report.example(|| format!("duplicate: {number} at {offset} in {channel}"));
             return;
         }
+        if offset == 0 || span.epoch.is_empty() {
+            // It has no place, or the subscriber tracks none.
+            return;
+        }
         if offset <= span.got.last_key_value().map_or(span.from, |(highest, _)| *highest) {
             report.reordered += 1;
             report.example(|| format!("reordered: {number} at {offset} in {channel}"));
@@ -190,13 +194,31 @@ impl View {
             if self.numbers.contains(&known.number) || holes.contains(&known.position) {
                 continue;
             }
-            match self.fate(known) {
+            let fate =
+                if known.position.is_somewhere() { self.fate(known) } else { self.fate_of_unkept(known) };
+            match fate {
                 Fate::NotPromised => (),
                 Fate::Signal => with_signal += 1,
                 Fate::Silent(why) => silently(&known.position, why),
             }
         }
         report.lost_with_signal += with_signal;
+    }
+
+    /// What not having got one means that is in no stream: whoever is promised everything from before it was sent on has to get
+    /// it or to be told, wherever it was published.
+    fn fate_of_unkept(&self, known: &Known) -> Fate {
+        let during = self.spans.iter().rposition(|span| span.begun <= known.sent);
+        let Some((index, span)) = during.map(|index| (index, &self.spans[index])) else {
+            return Fate::NotPromised;
+        };
+        if span.epoch.is_empty() {
+            Fate::NotPromised
+        } else if span.told || self.spans.get(index + 1).is_some_and(|next| next.begun <= known.at) {
+            Fate::Signal
+        } else {
+            Fate::Silent("kept nowhere, by a subscriber that misses nothing")
+        }
     }
 
     /// What not having got this one means.
@@ -239,6 +261,8 @@ enum Fate {
 struct Known {
     number: u64,
     position: Position,
+    /// When it was sent, if that is known.
+    sent: Duration,
     /// Since when that is certain.
     at: Duration,
 }
@@ -255,8 +279,12 @@ impl<'a> Streams<'a> {
     fn of(history: &'a History, views: &[HashMap<&'a str, View>], report: &mut Report) -> Self {
         let mut streams: HashMap<&str, Stream> = HashMap::new();
         let mut places: HashMap<(&str, Position), Vec<u64>> = HashMap::new();
-        let mut know = |channel: &'a str, number: u64, position: Position, at: Duration| {
+        let mut know = |channel: &'a str, number: u64, position: Position, sent: Duration, at: Duration| {
             let stream = streams.entry(channel).or_default();
+            if !position.is_somewhere() {
+                stream.known.push(Known { number, position, sent, at });
+                return;
+            }
             match places.entry((channel, position.clone())) {
                 Slot::Vacant(place) => {
                     place.insert(vec![number]);
@@ -274,17 +302,18 @@ impl<'a> Streams<'a> {
                     place.get_mut().push(number);
                 }
             }
-            stream.known.push(Known { number, position, at });
+            stream.known.push(Known { number, position, sent, at });
         };
         for publication in &history.published {
             if let Outcome::Acknowledged(position) = &publication.outcome {
-                know(&publication.channel, publication.number, position.clone(), publication.answered);
+                let Published { channel, number, sent, answered, .. } = publication;
+                know(channel, *number, position.clone(), *sent, *answered);
             }
         }
         for (channel, view) in views.iter().flatten() {
             for span in &view.spans {
                 for (offset, (number, at)) in &span.got {
-                    know(channel, *number, Position { epoch: span.epoch.clone(), offset: *offset }, *at);
+                    know(channel, *number, Position { epoch: span.epoch.clone(), offset: *offset }, *at, *at);
                 }
             }
         }

@@ -62,6 +62,18 @@ pub struct Position {
     pub offset: u64,
 }
 
+impl Position {
+    /// Of what is kept nowhere, and of a subscription that promises nothing to who returns.
+    pub fn nowhere() -> Self {
+        Self { epoch: "".into(), offset: 0 }
+    }
+
+    /// Whether it is the place of something in a stream.
+    pub fn is_somewhere(&self) -> bool {
+        !self.epoch.is_empty()
+    }
+}
+
 /// One publication, as its publisher knows it.
 #[derive(Debug, Clone)]
 pub struct Published {

@@ -83,6 +83,9 @@ fn outcome(answer: &Value) -> Outcome {
     let (result, error) = (&answer["result"], &answer["error"]);
     match (result["epoch"].as_str(), result["offset"].as_u64(), error["code"].as_u64()) {
         (Some(epoch), Some(offset), None) => Outcome::Acknowledged(Position { epoch: epoch.into(), offset }),
+        (None | Some(""), None | Some(0), None) if result.is_object() => {
+            Outcome::Acknowledged(Position::nowhere())
+        }
         (None, None, Some(code)) => {
             let message = error["message"].as_str().unwrap_or_default();
             if message.contains("may have been published") {

@@ -184,7 +184,7 @@ impl State {
         };
         let recovered = reply["recovered"] == true;
         let channel = self.channel(name);
-        channel.position = Some(position.clone());
+        channel.position = Some(position.clone()).filter(Position::is_somewhere);
         if !std::mem::replace(&mut channel.subscribed, true) {
             self.ledger.missing.send_modify(|missing| *missing -= 1);
         }

@@ -101,6 +101,30 @@ impl Sentinels {
         self.promoted(old).await
     }
 
+    /// The same, as soon as the Sentinels are done with what they did before.
+    pub async fn failover_when_possible(&self) -> usize {
+        let old = self.master().await;
+        eventually_within(AGREEMENT, "a failover that is not refused", async || {
+            let asked = self.sentinels[0].try_ask(&["SENTINEL", "FAILOVER", NAME]).await;
+            (!matches!(asked, Ok(Reply::Error(_)) | Err(_))).then_some(())
+        })
+        .await;
+        self.promoted(old).await
+    }
+
+    /// Waits until every other server follows the master, and has all that it has.
+    pub async fn settled(&self) {
+        let master = self.master().await;
+        eventually_within(AGREEMENT, "replicas of the new master", async || {
+            let info = self.servers[master].info("replication").await;
+            let in_sync = (0..REPLICAS).all(|replica| {
+                info.get(&format!("slave{replica}")).is_some_and(|replica| replica.contains("state=online"))
+            });
+            in_sync.then_some(())
+        })
+        .await;
+    }
+
     async fn know_each_other(&self) {
         for sentinel in &self.sentinels {
             eventually_within(AGREEMENT, "a Sentinel to know all others", async || {

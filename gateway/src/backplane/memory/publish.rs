@@ -56,7 +56,7 @@ impl Memory {
                 if let Some(version) = version
                     && !stream.advance(version)
                 {
-                    return Ok(Published { top: stream.top.clone(), skipped: true });
+                    return Ok(Published { top: stream.top.clone(), skipped: true, repeat: None });
                 }
                 stream.top.offset += 1;
                 stream.expires = at + retention.ttl;

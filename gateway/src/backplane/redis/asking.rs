@@ -21,6 +21,10 @@ pub(super) const PERHAPS_PUBLISHED: &str = "there was no answer: this may have b
     same `idempotency_key` only";
 pub(super) const TOO_FEW_REPLICAS: &str = "too few replicas have it in time: it was published, and a failure of redis may lose it; to publish it \
     again is safe with the same `idempotency_key` only";
+pub(super) const PARTIAL: &str = "another gateway does not keep who is in this channel, so only a part is known: its rules differ, see \
+    `/api/nodes`";
+pub(super) const DISAGREES: &str = "this gateway does not serve channels, because its servers of redis are not those of the other \
+    gateways: see `/health/ready`";
 pub(super) const BUSY: &str = "too many questions wait for redis: try again";
 
 impl Shared {
@@ -36,7 +40,7 @@ impl Shared {
     /// Sends a message that nobody waits for to the other nodes with subscribers of a channel, or to all. False without Redis
     /// or without room.
     pub(super) fn tell(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
-        let what = What::Spread { to, message };
+        let what = What::Spread { to, message, publication: false };
         if self.units[self.place_of(&what)].status.link().is_none() {
             return false;
         }

@@ -172,15 +172,19 @@ async fn ask(
     }
     let mut command = redis::cmd("CLUSTER");
     command.arg("NODES");
-    let most = |answers: &[Result<_, Cause>]| answers.iter().flatten().count() > known.len() / 2;
+    let most = |answers: &[(RedisServer, Result<_, Cause>)]| {
+        answers.iter().filter(|(_, answer)| answer.is_ok()).count() > known.len() / 2
+    };
     let each = witnesses.iter_mut().map(|(server, witness)| (server.clone(), witness));
     let (mut map, mut cause) = (Map::default(), None);
     for answer in witness::ask(each, &command, config.timeout, most).await {
         match answer {
-            Ok((asked, Value::BulkString(text))) => map.hear(&String::from_utf8_lossy(&text), &asked),
-            Ok((asked, Value::VerbatimString { text, .. })) => map.hear(&text, &asked),
-            Ok(_) => (),
-            Err(why) => cause = Some(why),
+            (asked, Ok(Value::BulkString(text))) => map.hear(&String::from_utf8_lossy(&text), &asked),
+            (asked, Ok(Value::VerbatimString { text, .. })) => map.hear(&text, &asked),
+            (_, Ok(_)) => (),
+            (asked, Err(why)) => {
+                cause = Some(Cause { detail: format!("{asked}: {}", why.detail).into(), ..why });
+            }
         }
     }
     (map, cause)

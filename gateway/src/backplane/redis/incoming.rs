@@ -17,7 +17,7 @@ impl Shared {
     /// A message came from Redis, or from this node while it is alone.
     pub(super) fn received(&self, topic: &[u8], message: &Bytes) {
         self.metrics.received();
-        let bytes_max = self.gateway.limits.message_bytes_max.saturating_mul(2) + wire::OVERHEAD_BYTES_MAX;
+        let bytes_max = self.agreement.rules.message_bytes_max().saturating_mul(2) + wire::OVERHEAD_BYTES_MAX;
         let for_nodes = topic == self.keys.nodes().as_bytes();
         let channel = self.keys.channel(topic);
         let decoded = if message.len() <= bytes_max { wire::decode(message) } else { None };
@@ -56,6 +56,12 @@ impl Shared {
                     self.surveys.answered(id, from, finding);
                 }
             }
+            (Some(Message::Look { node }), None) if for_nodes => {
+                if node != self.node {
+                    self.nodes.look();
+                }
+            }
+            (Some(Message::Unknown), _) => self.metrics.unknown(),
             _ => self.metrics.malformed(),
         }
     }

@@ -1,5 +1,6 @@
 //! What lies in Redis for one channel, for operators. Nothing is written.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -8,13 +9,16 @@ use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Value};
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::agreement::description::Description;
 use super::cluster;
+use super::fitness;
 use super::keys::Keys;
 use super::link::{cause, client};
 use super::places::Places;
 use super::sentinel::Sentinels;
-use crate::config::{self, RedisTopology};
+use crate::config::{self, Config, RedisTopology};
 use crate::protocol::channel::Channel;
+use crate::telemetry::backplane::Subject;
 
 /// Keys that are looked at one by one; the rest is counted.
 const KEYS_MAX: usize = 50;
@@ -46,6 +50,23 @@ pub struct Report {
     pub more_keys: u64,
     /// Whether the server has so many keys that not all were looked through: there may be more of this channel.
     pub incomplete: bool,
+    /// The gateways that have a lease there; none if leases are at another server.
+    pub gateways: Vec<Gateway>,
+    /// Settings of the server that do not fit the configuration file, as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// A gateway that has a lease, or had one until a moment ago.
+#[derive(Debug, Serialize)]
+pub struct Gateway {
+    /// Random, for each process.
+    pub uid: String,
+    /// Machine and address.
+    pub name: String,
+    /// Of the gateway.
+    pub version: String,
+    /// In what its rules and limits differ from the configuration file, as sentences.
+    pub differs: Vec<String>,
 }
 
 /// Where a stream stands.
@@ -89,7 +110,7 @@ pub struct Key {
 }
 
 /// Looks at a channel. An error says what to try.
-pub async fn inspect(config: &config::Redis, channel: &Channel) -> anyhow::Result<Report> {
+pub async fn inspect(all: &Config, config: &config::Redis, channel: &Channel) -> anyhow::Result<Report> {
     let server = match &config.topology {
         RedisTopology::Server(server) => server.clone(),
         RedisTopology::Servers(servers) => {
@@ -118,7 +139,10 @@ pub async fn inspect(config: &config::Redis, channel: &Channel) -> anyhow::Resul
     let sharded = matches!(config.topology, RedisTopology::Cluster(_));
     let listeners = if sharded { "SHARDNUMSUB" } else { "NUMSUB" };
     let mut look = Look { connection, time: config.timeout, keys: Keys::new(&config.prefix), listeners };
-    look.at(channel).await
+    let mut report = look.at(channel).await?;
+    report.gateways = look.gateways(&Description::of(all, &[])).await;
+    report.warnings = look.warnings(all, &config.topology).await;
+    Ok(report)
 }
 
 struct Look {
@@ -163,7 +187,38 @@ impl Look {
             keys,
             more_keys,
             incomplete,
+            gateways: Vec::new(),
+            warnings: Vec::new(),
         })
+    }
+
+    /// Who has a lease at this server, and how its rules differ from these.
+    async fn gateways(&mut self, here: &Description) -> Vec<Gateway> {
+        let (leases, rules) = (self.keys.leases(), self.keys.rules());
+        let listed: BTreeMap<String, String> = self.ask("HGETALL", &[&leases]).await.unwrap_or_default();
+        let said: BTreeMap<String, Vec<u8>> = self.ask("HGETALL", &[&rules]).await.unwrap_or_default();
+        let gateway = |(uid, lease): (String, String)| {
+            let lease: serde_json::Value = serde_json::from_str(&lease).unwrap_or_default();
+            let text = |key: &str| lease[key].as_str().unwrap_or("?").to_owned();
+            let differences = said.get(&uid).and_then(|said| Description::read(said));
+            let differences = differences.map(|there| here.differences(&there)).unwrap_or_default();
+            // The file says nothing of plugins.
+            let of_file = differences.iter().filter(|one| one.subject != Subject::Plugins);
+            let differs = of_file.map(|one| one.sentence.to_string()).collect();
+            Gateway { name: text("name"), version: text("version"), uid, differs }
+        };
+        listed.into_iter().map(gateway).collect()
+    }
+
+    /// What this user may not ask is no warning.
+    async fn warnings(&mut self, config: &Config, topology: &RedisTopology) -> Vec<String> {
+        let mut info = String::new();
+        for section in fitness::SECTIONS {
+            info += &self.ask::<String>("INFO", &[section]).await.unwrap_or_default();
+        }
+        let snapshots =
+            self.ask("CONFIG", &["GET", "save"]).await.ok().and_then(|reply| fitness::saves(&reply));
+        fitness::warnings(&info, snapshots, config, topology)
     }
 
     async fn stands(&mut self, channel: &Channel, this: &str) -> anyhow::Result<Option<Stream>> {
@@ -178,7 +233,7 @@ impl Look {
         Ok(Some(Stream {
             epoch,
             offset: number(offset).unwrap_or(0),
-            goes_on: server == this,
+            goes_on: server.split('/').next() == Some(this),
             server,
             version: number(version).map(|version| (version, version_epoch.unwrap_or_default())),
         }))

@@ -85,6 +85,16 @@ impl Keys {
         format!("{}:dead:{{{}}}", self.prefix, Self::HOME)
     }
 
+    /// The hash with what each gateway says of itself.
+    pub(super) fn rules(&self) -> String {
+        format!("{}:rules:{{{}}}", self.prefix, Self::HOME)
+    }
+
+    /// The hash, at each server, with the gateways that use it.
+    pub(super) fn servers(&self) -> String {
+        format!("{}:servers:{{{}}}", self.prefix, Self::HOME)
+    }
+
     /// The members of one node in a channel.
     pub(super) fn presence(&self, channel: &Channel, node: &str) -> String {
         format!("{}:{node}", self.of_channel("presence", channel))

@@ -8,12 +8,13 @@ use redis::Value;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, timeout_at};
 
+use super::agreement::rules::Effective;
 use super::asking::TOO_FEW_REPLICAS;
 use super::link::{Link, cause, is_elsewhere, is_of_server, refusal};
 use super::request::{Refusal, Request, What};
 use super::status::Cause;
 use super::{Shared, presence};
-use crate::backplane::{Answer, Asker, Published};
+use crate::backplane::{Answer, Asker, Published, Repeat, Top};
 use crate::protocol::code::ReplyError;
 use crate::telemetry::backplane::Trouble;
 
@@ -62,7 +63,12 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize, index: usize, mut que
         };
         forward(&shared, place, &mut batch);
         match link {
-            Some(link) => held = send(&shared, index, &link, &mut batch).await,
+            Some(link) => {
+                let using = place * shared.config.connections + index;
+                let rules = shared.agreement.rules.begin(using);
+                held = send(&shared, index, &link, &mut batch, rules.as_deref()).await;
+                shared.agreement.rules.end(using);
+            }
             None => alone(&shared, &mut batch),
         }
     }
@@ -90,7 +96,7 @@ fn forward(shared: &Shared, place: usize, batch: &mut Vec<Request>) {
 fn alone(shared: &Shared, batch: &mut Vec<Request>) {
     for Request { what, asker, .. } in batch.drain(..) {
         match what {
-            What::Spread { to, message } => {
+            What::Spread { to, message, .. } => {
                 let topic = What::topic(to.as_ref(), &shared.keys);
                 shared.received(topic.as_bytes(), &message.into());
                 shared.answer(asker, Answer::Published(Ok(Published::default())));
@@ -101,19 +107,29 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
 }
 
 /// Sends a batch. Returns what has to be sent again, because its slot moves.
-async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Request>) -> Vec<Request> {
+async fn send(
+    shared: &Shared,
+    index: usize,
+    link: &Link,
+    batch: &mut Vec<Request>,
+    rules: Option<&Effective>,
+) -> Vec<Request> {
     let mut held = Vec::new();
     if batch.is_empty() {
         return held;
     }
+    if let Some(rules) = rules {
+        batch.iter_mut().for_each(|request| rules.adapt(&mut request.what));
+    }
+    let identity = shared.identity(link);
     let mut pipeline = redis::pipe();
     for request in &*batch {
-        pipeline.add_command(request.what.command(
-            &shared.keys,
-            &link.scripts,
-            &link.server,
-            &shared.fresh_epoch(),
-        ));
+        let server = request.what.channel().map_or(identity.any(), |channel| identity.of(channel, rules));
+        let mut command = request.what.command(&shared.keys, &link.scripts, &server, &shared.fresh_epoch());
+        if published_elsewhere(shared, link, &request.what).is_some() {
+            command.arg(1);
+        }
+        pipeline.add_command(command);
     }
     let wanted = batch.iter().map(|request| request.what.replicas()).max().unwrap_or(0);
     let mut count = batch.len();
@@ -135,10 +151,13 @@ async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Reques
                     Cause::new(Trouble::Silent, "no answer to a command")
                 }
             };
-            give_up(shared, batch, &cause);
+            give_up(shared, batch, &shared.units[link.unit].status.sentence(&cause));
             return held;
         }
     };
+    if batch.iter().any(|request| matches!(request.what, What::Publish { .. })) {
+        shared.units[link.unit].has_published(shared.clock.now().at);
+    }
     let replicas = if wanted > 0 { replies.pop().map_or(0, |reply| acknowledged(&reply)) } else { 0 };
     for (request, reply) in batch.drain(..).zip(replies) {
         if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
@@ -153,6 +172,33 @@ async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Reques
     held
 }
 
+/// Where this gateway has published the same before, at a server that is used no more.
+fn published_elsewhere(shared: &Shared, link: &Link, what: &What) -> Option<Top> {
+    let (channel, once) = what.once()?;
+    shared.repeats.elsewhere(channel, &once.key, &link.server, shared.clock.now().at)
+}
+
+/// What only this gateway knows of a publication with an idempotency key.
+fn judge_repeat(shared: &Shared, link: &Link, what: &What, published: &mut Published) {
+    let Some((channel, once)) = what.once() else { return };
+    let at = shared.clock.now().at;
+    match published.repeat {
+        Some(Repeat::Unsure) if !shared.units[link.unit].was_replaced_within(once.ttl, at) => {
+            published.repeat = None;
+        }
+        Some(Repeat::Lost) => {
+            if let Some(first) = published_elsewhere(shared, link, what) {
+                published.top = first;
+            }
+            return;
+        }
+        _ => (),
+    }
+    if !published.skipped {
+        shared.repeats.remember(channel, &once.key, &link.server, &published.top, at + once.ttl);
+    }
+}
+
 /// How many replicas have everything that was written so far. A server that refuses to say so has none.
 fn acknowledged(reply: &Value) -> u64 {
     match reply {
@@ -163,7 +209,11 @@ fn acknowledged(reply: &Value) -> u64 {
 
 /// `replicas` have it.
 fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, replicas: u64) {
-    match request.what.read(reply) {
+    let mut read = request.what.read(reply);
+    if let Ok(Answer::Published(Ok(published))) = &mut read {
+        judge_repeat(shared, link, &request.what, published);
+    }
+    match read {
         Ok(answer) if u64::from(request.what.replicas()) > replicas => {
             shared.metrics.too_few_replicas(replicas);
             let answer = match request.asker {
@@ -195,7 +245,8 @@ fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, replicas
                 unit.status.suspect(cause.clone());
                 unit.doubt.notify_one();
             }
-            shared.fail(request.asker, &request.what, &cause.to_string());
+            let why = shared.units[link.unit].status.sentence(&cause);
+            shared.fail(request.asker, &request.what, &why);
         }
         Err(Refusal::Nonsense) => {
             shared.fail_in_doubt(
@@ -208,8 +259,8 @@ fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, replicas
 }
 
 /// Nobody knows which of these Redis has carried out.
-fn give_up(shared: &Shared, batch: &mut Vec<Request>, cause: &Cause) {
+fn give_up(shared: &Shared, batch: &mut Vec<Request>, why: &str) {
     for Request { what, asker, .. } in batch.drain(..) {
-        shared.fail_in_doubt(asker, &what, &cause.to_string());
+        shared.fail_in_doubt(asker, &what, why);
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -50,6 +50,8 @@ pub(super) struct Link {
     /// The replication id of the server: another one numbers anew.
     pub(super) server: Box<str>,
     pub(super) scripts: Scripts,
+    /// Whether the server saves everything now and then, if that was found out, and if it may be known.
+    pub(super) snapshots: OnceLock<Option<bool>>,
     /// Told when a connection ends.
     pub(super) ended: Arc<Notify>,
 }
@@ -82,7 +84,18 @@ impl Link {
         let server = identify(&mut lanes[0], time).await?;
         let scripts = load(&mut lanes[0], shared.places.publish_verb(), time).await?;
         let subscriber = Subscriber::begin(listening, ear, tag.clone(), seat.home).await?;
-        Ok(Self { number, unit, home: seat.home, lanes, subscriber, tag, server, scripts, ended })
+        Ok(Self {
+            number,
+            unit,
+            home: seat.home,
+            lanes,
+            subscriber,
+            tag,
+            server,
+            scripts,
+            snapshots: OnceLock::new(),
+            ended,
+        })
     }
 
     /// Tries every connection. `Err` if the link must be given up, else what is wrong with the server.

@@ -40,6 +40,7 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
                 let channels = shared.interest.confirmed_in(shard, link.number);
                 compare(&shared, &link, &channels).await
             }
+            () = shared.units[link.unit].recheck.notified() => recheck(&shared, &link).await,
             () = shared.interest.changed(link.unit) => {
                 let (come, leave) = shared.interest.take_changes(link.unit, link.number, BATCH_MAX);
                 change(&shared, &link, &come, &leave).await
@@ -82,11 +83,22 @@ async fn change(shared: &Shared, link: &Link, come: &[Channel], leave: &[Channel
     Ok(())
 }
 
+/// Compares the positions of all channels.
+async fn recheck(shared: &Shared, link: &Link) -> Result<(), Cause> {
+    for shard in 0..Interest::SHARDS {
+        let channels = shared.interest.confirmed_in(shard, link.number);
+        compare(shared, link, &channels).await?;
+    }
+    Ok(())
+}
+
 /// Asks where the streams stand, and then waits until everything has come that was published before. Also keeps positions from
 /// expiring while somebody listens.
 async fn compare(shared: &Shared, link: &Link, channels: &[Channel]) -> Result<(), Cause> {
     let Some(mut connection) = link.lanes.first().cloned() else { return Ok(()) };
     let (mut checked, mut behind) = (0, 0);
+    let identity = shared.identity(link);
+    let rules = shared.agreement.rules.now();
     for channels in channels.chunks(BATCH_MAX) {
         let mut pipeline = pipe();
         let mut asked = Vec::new();
@@ -97,7 +109,7 @@ async fn compare(shared: &Shared, link: &Link, channels: &[Channel]) -> Result<(
             pipeline.add_command(what.command(
                 &shared.keys,
                 &link.scripts,
-                &link.server,
+                &identity.of(channel, rules.as_deref()),
                 &shared.fresh_epoch(),
             ));
             asked.push(channel);

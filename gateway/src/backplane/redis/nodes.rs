@@ -15,10 +15,11 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 pub(super) use self::estate::settle;
-use self::leases::{Change, Leases};
+use self::leases::{Change, Lease, Leases};
+use super::agreement::Agreement;
 use super::link::{Link, call};
 use super::status::Cause;
-use super::{Shared, clients};
+use super::{Shared, clients, meeting, wire};
 use crate::backplane::Node;
 use crate::telemetry::backplane::Trouble;
 
@@ -31,6 +32,12 @@ const LEASE: Duration = Duration::from_secs(3);
 
 /// How long leases are kept in Redis: gateways that come back after all of them had died learn who there was.
 pub(super) const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long a gateway waits at most until the others go by its rules. Whoever has not said so by then is dead, or would never.
+const AGREED: Duration = Duration::from_secs(4);
+
+/// How often it looks whether they do, and they whether nothing is under way any more by the rules before.
+const AGREEING: Duration = Duration::from_millis(20);
 
 const BEATING: &str = include_str!("nodes/beat.lua");
 const BURYING: &str = include_str!("nodes/bury.lua");
@@ -55,6 +62,8 @@ pub(super) struct Nodes {
     /// Who has gone and left something behind.
     dead: Mutex<Vec<Box<str>>>,
     buried: Notify,
+    /// Another gateway has said that it is worth to look at once.
+    looked: Notify,
 }
 
 impl Nodes {
@@ -70,12 +79,23 @@ impl Nodes {
             server: Mutex::default(),
             dead: Mutex::default(),
             buried: Notify::new(),
+            looked: Notify::new(),
         }
     }
 
     /// The others that are alive, as far as it is known.
     pub(super) fn others(&self) -> Vec<Node> {
         self.leases().alive().cloned().collect()
+    }
+
+    /// What people know this gateway by.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next beat comes at once.
+    pub(super) fn look(&self) {
+        self.looked.notify_one();
     }
 
     /// The same; `None` if leases were never read: then nothing is known of who there is.
@@ -95,24 +115,55 @@ impl Nodes {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What stands in Redis of this gateway. Different at every beat: that is what the others look at.
-    fn lease(&self) -> String {
+    /// What stands in Redis of this gateway.
+    fn lease(&self, uptime: Duration, seen: u64) -> String {
         let beat = self.beats.fetch_add(1, Ordering::Relaxed);
-        format!("{beat} {} {} {}", self.started, env!("CARGO_PKG_VERSION"), self.name)
+        let uptime = u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX);
+        Lease { beat, started: self.started, uptime, name: &self.name, seen }.to_text()
     }
 }
 
-/// The first beat over a new link.
+/// The first beat over a new link. Ends when the others go by the rules of this gateway, where these mean more than theirs:
+/// what is published by older rules would be missing in what this gateway keeps.
 pub(super) async fn begin(shared: &Shared, link: &Link) -> Result<(), Cause> {
     {
         let mut server = shared.nodes.server.lock().unwrap_or_else(PoisonError::into_inner);
         if *server != link.server {
             // A replica that was promoted may not have received what its master had confirmed.
             shared.nodes.anew.store(true, Ordering::Release);
+            if !server.is_empty() {
+                shared.nodes.leases().moved();
+            }
             server.clone_from(&link.server);
         }
     }
-    beat(shared, link).await
+    shared.agreement.say_again();
+    beat(shared, link).await?;
+    let alive = shared.nodes.others();
+    let Some(revision) = shared.agreement.waits_for(&alive) else { return Ok(()) };
+    let begun = shared.clock.now().at;
+    let mut told = false;
+    loop {
+        let behind: Vec<_> = shared.nodes.leases().behind(revision).cloned().collect();
+        if behind.is_empty() {
+            return Ok(());
+        }
+        if shared.clock.now().at.saturating_sub(begun) >= AGREED {
+            for node in behind {
+                shared.metrics.disagrees(&node);
+            }
+            return Ok(());
+        }
+        if !std::mem::replace(&mut told, true)
+            && let Some(mut connection) = link.lanes.first().cloned()
+        {
+            let mut command = redis::cmd(link.scripts.publish_verb);
+            command.arg(shared.keys.nodes()).arg(wire::look(shared.node));
+            call(&mut connection, &command, shared.config.timeout).await?;
+        }
+        sleep(AGREEING).await;
+        beat(shared, link).await?;
+    }
 }
 
 /// Beats until the link fails.
@@ -121,7 +172,12 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
         if let Err(cause) = beat(&shared, &link).await {
             return cause;
         }
-        sleep(BEAT).await;
+        // Somebody may wait until this gateway goes by what it has just read.
+        let pause = if shared.agreement.is_applying() { AGREEING } else { BEAT };
+        tokio::select! {
+            () = sleep(pause) => (),
+            () = shared.nodes.looked.notified() => (),
+        }
     }
 }
 
@@ -138,16 +194,19 @@ async fn beat(shared: &Shared, link: &Link) -> Result<(), Cause> {
         return Ok(());
     }
     let me = name(shared.node);
+    let told = shared.agreement.tell(&shared.gateway);
+    let lease = shared.nodes.lease(shared.clock.now().at, told.seen);
     let mut command = redis::cmd("EVAL");
-    command.arg(BEATING).arg(2).arg(shared.keys.leases()).arg(shared.keys.dead());
-    command.arg(&me).arg(shared.nodes.lease()).arg(KEPT.as_millis() as u64);
+    command.arg(BEATING).arg(3).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
+    command.arg(&me).arg(lease).arg(KEPT.as_millis() as u64).arg(told.revision);
+    command.arg(told.description.as_deref().unwrap_or_default()).arg(told.keeping.join(" "));
     let reply = match call(&mut connection, &command, shared.config.timeout).await {
         Ok(reply) => reply,
         // Nobody's lease can be renewed then, and nobody is declared dead: who reads nothing judges nobody.
         Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => return Ok(()),
         Err(cause) => return Err(cause),
     };
-    let Some((known, listed, buried)) = heard(reply) else {
+    let Some(Heard { known, listed, buried, said }) = heard(reply) else {
         shared.metrics.malformed();
         return Ok(());
     };
@@ -155,6 +214,9 @@ async fn beat(shared: &Shared, link: &Link) -> Result<(), Cause> {
     if !known {
         shared.nodes.anew.store(true, Ordering::Release);
         shared.presence.write_anew_at(|_| true);
+        if told.description.is_none() {
+            shared.agreement.say_again();
+        }
     }
     if shared.nodes.anew.swap(false, Ordering::AcqRel)
         && let Err(cause) = write_anew(shared, link).await
@@ -163,18 +225,26 @@ async fn beat(shared: &Shared, link: &Link) -> Result<(), Cause> {
         return Err(cause);
     }
     let at = shared.clock.now().at;
-    let (changes, dead, alive) = {
+    let (changes, dead, alive, unseen) = {
         let mut leases = shared.nodes.leases();
         let changes = leases.hear(at, &me, listed);
-        (changes, leases.dead(), leases.alive().count())
+        (changes, leases.dead(), leases.alive().cloned().collect::<Vec<_>>(), leases.take_unseen())
     };
-    shared.metrics.nodes(alive as u64 + 1);
+    shared.metrics.nodes(alive.len() as u64 + 1);
+    let changed = !changes.is_empty();
     for change in changes {
         match change {
             Change::Came(node) => shared.metrics.node_came(&node),
             Change::Left(node) => shared.metrics.node_left(&node),
             Change::Died(node) => shared.metrics.node_died(&node),
         }
+    }
+    let told = told.description.is_some();
+    Agreement::hear(shared, &mut connection, said, &alive, changed, told).await?;
+    shared.agreement.say(shared);
+    if unseen > 0 {
+        // What they have published last they may have published at the server before.
+        meeting::part(shared, link).await?;
     }
     for (node, lease) in dead {
         bury(shared, &mut connection, &node, &lease).await?;
@@ -194,8 +264,8 @@ async fn bury(
     lease: &str,
 ) -> Result<(), Cause> {
     let mut command = redis::cmd("EVAL");
-    command.arg(BURYING).arg(2).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(node).arg(lease);
-    command.arg(KEPT.as_millis() as u64);
+    command.arg(BURYING).arg(3).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
+    command.arg(node).arg(lease).arg(KEPT.as_millis() as u64);
     match call(connection, &command, shared.config.timeout).await {
         Err(cause) if !matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => Err(cause),
         // Tried again with the next beat.
@@ -216,7 +286,7 @@ pub(super) async fn leave(shared: &Shared, link: &Link) -> Result<(), Cause> {
     let Some(mut connection) = link.lanes.first().cloned() else { return Ok(()) };
     let me = name(shared.node);
     let mut command = redis::cmd("EVAL");
-    command.arg(LEAVING).arg(4).arg(shared.keys.leases()).arg(shared.keys.dead());
+    command.arg(LEAVING).arg(5).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
     command.arg(shared.keys.presence_of(&me)).arg(shared.keys.clients_of(&me));
     command.arg(&me).arg(KEPT.as_millis() as u64);
     call(&mut connection, &command, shared.config.timeout).await.map(drop)
@@ -230,10 +300,22 @@ pub(super) fn name(node: u64) -> String {
 /// Names and leases.
 type Listed = Vec<(Box<str>, Box<str>)>;
 
-/// The answer to a beat: whether this gateway was listed, all leases, and who has left something behind.
-fn heard(reply: Value) -> Option<(bool, Listed, Vec<Box<str>>)> {
+/// The answer to a beat.
+struct Heard {
+    /// Whether this gateway was listed.
+    known: bool,
+    /// All leases.
+    listed: Listed,
+    /// Who has left something behind.
+    buried: Vec<Box<str>>,
+    /// What gateways say of themselves, with its revision, if that is another one than was read.
+    said: Option<(u64, Vec<(Box<[u8]>, Box<[u8]>)>)>,
+}
+
+fn heard(reply: Value) -> Option<Heard> {
     let Value::Array(parts) = reply else { return None };
-    let [Value::Int(known), Value::Array(leases), Value::Array(dead)] = <[Value; 3]>::try_from(parts).ok()?
+    let [Value::Int(known), Value::Array(leases), Value::Array(dead), Value::BulkString(revision), said] =
+        <[Value; 5]>::try_from(parts).ok()?
     else {
         return None;
     };
@@ -241,11 +323,28 @@ fn heard(reply: Value) -> Option<(bool, Listed, Vec<Box<str>>)> {
         Value::BulkString(bytes) => String::from_utf8(bytes).ok().map(String::into_boxed_str),
         _ => None,
     };
+    let revision = std::str::from_utf8(&revision).ok()?.parse().ok()?;
+    let said = match said {
+        Value::Array(fields) => {
+            let mut fields = fields.into_iter().map(|field| match field {
+                Value::BulkString(bytes) => Some(bytes.into_boxed_slice()),
+                _ => None,
+            });
+            let mut all = Vec::new();
+            while let Some(field) = fields.next() {
+                all.push((field?, fields.next()??));
+            }
+            Some((revision, all))
+        }
+        _ => None,
+    };
     let mut texts = leases.into_iter().map(text);
     let mut listed = Vec::new();
     while let Some(name) = texts.next() {
-        listed.push((name?, texts.next()??));
+        // A lease that is no text is one of a gateway that is not understood, and of nobody else.
+        let (name, lease) = (name?, texts.next()?);
+        listed.extend(lease.map(|lease| (name, lease)));
     }
-    let dead: Option<Vec<_>> = dead.into_iter().map(text).collect();
-    Some((known == 1, listed, dead?))
+    let buried: Option<Vec<_>> = dead.into_iter().map(text).collect();
+    Some(Heard { known: known == 1, listed, buried: buried?, said })
 }

@@ -189,7 +189,7 @@ pub(super) fn together(shared: &Shared, channel: &Channel, read: Vec<Arc<Member>
 /// Members as they lie in Redis. What is none is left out.
 pub(super) fn read(values: Vec<Value>) -> Vec<Arc<Member>> {
     let member = |value| match value {
-        Value::BulkString(bytes) => wire::read_member(bytes.into()),
+        Value::BulkString(bytes) => wire::read_member(&bytes.into()),
         _ => None,
     };
     values.into_iter().filter_map(member).collect()

@@ -1,14 +1,18 @@
 -- ARGV[6] is the body, ARGV[7] the topic, ARGV[8] what stands before the number. KEYS[3] is where an idempotency key is
 -- remembered, ARGV[9] for how many milliseconds. ARGV[10] is the version as 20 digits or nothing, ARGV[11] its epoch.
--- With ARGV[3] of 0 nothing is kept, and nothing numbered. The answer has a third part if nothing was published.
+-- With ARGV[3] of 0 nothing is kept, and nothing numbered. ARGV[12] is there if it was published before at another server. The
+-- answer has a third part if nothing was published: 1 for an old version, 2 for a key that is known, 3 for one that is not.
 local once, version, kept = KEYS[3], ARGV[10] or '', ARGV[3] ~= '0'
 if once then
   local first = redis.call('GET', once)
   if first then
     -- A write, for whoever waits for replicas after this.
     redis.call('PEXPIRE', once, ARGV[9])
-    local offset, epoch = string.match(first, '^(%d+) (.*)$')
-    return {tonumber(offset), epoch}
+    local offset, epoch = string.match(first, '^(%d+) (%S*)')
+    return {tonumber(offset), epoch, 2}
+  end
+  if ARGV[12] then
+    return {0, '', 3}
   end
 end
 if version ~= '' then

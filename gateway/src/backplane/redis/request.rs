@@ -9,8 +9,10 @@ use redis::{Cmd, Value};
 use super::keys::Keys;
 use super::script::Scripts;
 use super::{presence, wire};
-use crate::backplane::{Answer, Asker, Count, Page, Published, Recovery, Retention, Terms, Top};
-use crate::protocol::channel::Channel;
+use crate::backplane::{
+    Answer, Asker, Count, Once, Page, Published, Recovery, Repeat, Retention, Terms, Top,
+};
+use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::Publication;
@@ -33,7 +35,12 @@ pub(super) enum What {
     /// To a channel with history, or on terms.
     Publish { channel: Channel, body: Vec<u8>, retention: Retention, terms: Option<Box<Terms>> },
     /// To the subscribers of a channel without, on no terms, or to every node: the whole message.
-    Spread { to: Option<Channel>, message: Vec<u8> },
+    Spread {
+        to: Option<Channel>,
+        message: Vec<u8>,
+        /// Whether it is a publication, and nothing else that subscribers are told.
+        publication: bool,
+    },
     /// Read a part of a channel's history.
     History { channel: Channel, query: HistoryQuery, publications_max: usize, retention: Retention },
     /// Read what a subscriber missed.
@@ -70,12 +77,20 @@ impl What {
         }
     }
 
+    /// A publication that is kept, although it was not meant to be.
+    pub(super) fn kept(channel: Channel, message: &[u8], retention: Retention) -> Self {
+        let topic_of_channel = channel.target() == Target::Channel;
+        let before = wire::unnumbered((!topic_of_channel).then_some(&channel), b"").len();
+        let body = message.get(before..).unwrap_or_default().to_vec();
+        Self::Publish { channel, body, retention, terms: None }
+    }
+
     /// The topic on which [`What::Spread`] is published.
     pub(super) fn topic(to: Option<&Channel>, keys: &Keys) -> String {
         to.map_or_else(|| keys.nodes().to_owned(), |channel| keys.topic(channel))
     }
 
-    /// The command. `server` is the replication id of the server and `fresh` a name for a new stream.
+    /// The command. `server` says whose streams go on (see [`Identity`](super::Identity)) and `fresh` a name for a new stream.
     pub(super) fn command(&self, keys: &Keys, scripts: &Scripts, server: &str, fresh: &str) -> Cmd {
         let script = |sha: &str, channel: &Channel, third: Option<String>, retention: &Retention| {
             let mut command = redis::cmd("EVALSHA");
@@ -102,7 +117,7 @@ impl What {
                 }
                 command
             }
-            Self::Spread { to, message } => {
+            Self::Spread { to, message, .. } => {
                 let mut command = redis::cmd(scripts.publish_verb);
                 command.arg(Self::topic(to.as_ref(), keys)).arg(message);
                 command
@@ -166,7 +181,9 @@ impl What {
             Self::Spread { .. } => {
                 matches!(reply, Value::Int(_)).then(|| Answer::Published(Ok(Published::default())))
             }
-            Self::Publish { .. } => published(reply).map(|published| Answer::Published(Ok(published))),
+            Self::Publish { .. } => {
+                published(reply, self.once().is_some()).map(|published| Answer::Published(Ok(published)))
+            }
             Self::Presence { .. } => match reply {
                 Value::Array(members) => Some(Answer::Present(Ok(presence::read(members)))),
                 Value::Nil => {
@@ -197,6 +214,14 @@ impl What {
             }),
         };
         answer.ok_or(Refusal::Nonsense)
+    }
+
+    /// The channel, and the idempotency key of what is published there.
+    pub(super) fn once(&self) -> Option<(&Channel, &Once)> {
+        match self {
+            Self::Publish { channel, terms: Some(terms), .. } => Some((channel, terms.once.as_ref()?)),
+            _ => None,
+        }
     }
 
     /// How many replicas must have what it writes.
@@ -235,16 +260,19 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// A third part says that nothing was published.
-fn published(reply: Value) -> Option<Published> {
+fn published(reply: Value, with_key: bool) -> Option<Published> {
     let Value::Array(mut parts) = reply else { return None };
-    let skipped = match parts.get(2) {
-        None => false,
-        Some(Value::Int(1)) => true,
+    let (skipped, repeat) = match parts.get(2) {
+        // Whoever knows whether the server was replaced is sure.
+        None => (false, with_key.then_some(Repeat::Unsure)),
+        Some(Value::Int(1)) => (true, None),
+        Some(Value::Int(2)) => (false, None),
+        Some(Value::Int(3)) => (false, Some(Repeat::Lost)),
         Some(_) => return None,
     };
     parts.truncate(2);
     let (top, _) = stands(Value::Array(parts))?;
-    Some(Published { top, skipped })
+    Some(Published { top, skipped, repeat })
 }
 
 fn count(reply: Value) -> Option<Count> {
@@ -268,7 +296,7 @@ fn stands(reply: Value) -> Option<(Top, Option<Vec<Value>>)> {
     Some((top, entries))
 }
 
-/// Entries of a stream: each is a name and one field.
+/// Entries of a stream: each is a name and fields, of which `d` is the body.
 fn publications(entries: Vec<Value>) -> Option<Vec<Arc<Publication>>> {
     entries.into_iter().map(publication).collect()
 }
@@ -278,11 +306,16 @@ fn publication(entry: Value) -> Option<Arc<Publication>> {
     let [Value::BulkString(name), Value::Array(fields)] = <[Value; 2]>::try_from(parts).ok()? else {
         return None;
     };
-    let [Value::BulkString(_), Value::BulkString(body)] = <[Value; 2]>::try_from(fields).ok()? else {
-        return None;
+    // A later version may keep more of it than its body.
+    let mut fields = fields.into_iter();
+    let body = loop {
+        match (fields.next()?, fields.next()?) {
+            (Value::BulkString(field), Value::BulkString(body)) if *field == *b"d" => break body,
+            _ => (),
+        }
     };
     let offset = std::str::from_utf8(&name).ok()?.split('-').next()?.parse().ok()?;
-    wire::publication(offset, Bytes::from(body))
+    wire::publication(offset, &Bytes::from(body))
 }
 
 /// Reads the answer to [`What::Recover`] without a position: where a stream stands.

@@ -6,13 +6,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::agreement::Plugins;
 use super::interest::Waiter;
 use super::link::{Link, WATCH};
 use super::request::Request;
 use super::sentinel::Sentinels;
 use super::status::Cause;
 use super::unit::{Holder, Seat, Side, Unit};
-use super::{Runner, Shared, clients, cluster, lane, listener, nodes, presence, sentinel};
+use super::{Runner, Shared, clients, cluster, fitness, lane, listener, meeting, nodes, presence, sentinel};
 use crate::backplane::Answer;
 use crate::config::RedisTopology;
 use crate::supervisor::Supervisor;
@@ -41,6 +42,11 @@ impl Runner {
                 let _ = links.wait_for(|link| link.is_some() || !unit.is_away()).await;
             }
         }
+    }
+
+    /// Has other gateways be told of the plugins of this one, which are asked for before each beat.
+    pub fn describe_plugins(&self, plugins: impl Fn() -> Plugins + Send + 'static) {
+        self.shared.agreement.describe(plugins);
     }
 
     /// Says goodbye to the other gateways, which otherwise wait until the lease of this one has run out. To be called when
@@ -128,10 +134,24 @@ async fn attempt(
                 Some(known) => known,
                 None => Sentinels::new(&shared.config, config)?,
             };
+            shared.units[unit].status.is_nowhere();
             sentinels.insert(known).master().await?
         }
     };
-    let link = Arc::new(Link::connect(shared, unit, &server, seat).await?);
+    shared.units[unit].status.is_at(&server);
+    let link = match Link::connect(shared, unit, &server, seat).await {
+        Ok(link) => Arc::new(link),
+        // They may name a server that has died, because too few of them are left to replace it.
+        Err(cause) => {
+            return Err(match sentinels.as_mut() {
+                Some(sentinels) => {
+                    let said = sentinels.opinions().await;
+                    Cause { detail: format!("{} ({said})", cause.detail).into(), ..cause }
+                }
+                None => cause,
+            });
+        }
+    };
     Ok(tokio::select! {
         cause = serve(shared, link) => cause,
         cause = sentinel::depose(sentinels.as_mut(), &server) => cause,
@@ -146,6 +166,9 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
         Ok(cause) => status.set(cause),
         Err(cause) => return cause,
     }
+    if let Err(cause) = meeting::begin(shared, &link).await {
+        return cause;
+    }
     shared.presence.begin(link.unit, &link.server);
     // Whoever asks over this link knows who else there is.
     if link.home
@@ -154,6 +177,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
         return cause;
     }
     shared.metrics.linked();
+    shared.has_linked();
     status.set_link(Some(link.number));
     shared.interest.begin(link.unit);
     links.send_replace(Some(link.clone()));
@@ -171,13 +195,24 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
             cause = clients::run(shared.clone(), link.clone()) => cause,
         }
     };
+    let fitting = async {
+        loop {
+            fitness::look(shared, &link).await;
+            tokio::time::sleep(fitness::AGAIN).await;
+        }
+    };
     let watching = async {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(WATCH) => (),
                 () = doubt.notified() => tokio::time::sleep(DOUBT).await,
             }
-            match link.watch(shared).await {
+            let watched = async {
+                let cause = link.watch(shared).await?;
+                meeting::go_on(shared, &link).await?;
+                Ok(cause)
+            };
+            match watched.await {
                 Ok(cause) => status.set(cause),
                 Err(cause) => break cause,
             }
@@ -187,6 +222,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
         cause = &mut listening => cause,
         cause = watching => cause,
         cause = beating => cause,
+        () = fitting => Cause::new(Trouble::Unreachable, "nobody looks at the server any more"),
         cause = presence::run(shared.clone(), link.clone()) => cause,
         () = link.ended.notified() => {
             Cause::new(Trouble::Unreachable, "the connection has ended")

@@ -1,13 +1,21 @@
--- The three scripts of the backplane begin with this. ARGV[1] is the replication id of the server, ARGV[2] the name of a
--- new stream, ARGV[3] how many publications are kept, ARGV[4] for how many milliseconds, ARGV[5] for how many
+-- The three scripts of the backplane begin with this. ARGV[1] is the replication id of the server, and behind a slash from when
+-- on streams count, if not always; ARGV[2] is the name of a new stream, ARGV[3] how many publications are kept, ARGV[4] for how many milliseconds, ARGV[5] for how many
 -- milliseconds the position is.
-local stream, top = KEYS[1], KEYS[2]
+local stream, top, server = KEYS[1], KEYS[2], ARGV[1]
+
+-- Whether a stream that was begun as this one says goes on: another gateway may know earlier that older ones do not count.
+local function is_later(begun)
+  local id, since = string.match(begun or '', '^(.*)/(%d+)$')
+  local my_id, my_since = string.match(server, '^(.*)/(%d+)$')
+  return id == (my_id or server) and tonumber(since) > (tonumber(my_since) or 0)
+end
 
 -- Where the stream stands, and whether it goes on. One that another server has begun does not: that server may have numbered
 -- publications which this one never received.
 local function position()
   local known = redis.call('HMGET', top, 'epoch', 'server', 'offset')
-  if known[1] and known[2] == ARGV[1] then
+  if known[1] and (known[2] == server or is_later(known[2])) then
+    server = known[2]
     return known[1], tonumber(known[3]) or 0, true
   end
   return ARGV[2], 0, false
@@ -18,7 +26,7 @@ local function number(offset)
 end
 
 local function remember(epoch, offset)
-  redis.call('HSET', top, 'epoch', epoch, 'server', ARGV[1], 'offset', number(offset))
+  redis.call('HSET', top, 'epoch', epoch, 'server', server, 'offset', number(offset))
   redis.call('PEXPIRE', top, ARGV[5])
 end
 

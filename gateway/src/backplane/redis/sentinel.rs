@@ -35,23 +35,27 @@ impl Sentinels {
     /// The server that most of those name that answer.
     pub(super) async fn master(&mut self) -> Result<RedisServer, Cause> {
         let votes = self.ask().await;
-        let named: Vec<_> = votes.iter().filter_map(|vote| vote.as_ref().ok()?.as_ref()).collect();
-        if let Some(master) = elected(&named) {
+        if let Some(master) = elected(&voted(&votes)) {
             return Ok(master.clone());
         }
-        let name = &self.config.master;
-        let unknown = || Cause::new(Trouble::Unreachable, format!("no sentinel knows a master named {name}"));
-        let silent =
-            |cause: Cause| Cause { detail: format!("no sentinel answers: {}", cause.detail).into(), ..cause };
-        let refused = |cause: &Cause| cause.trouble == Trouble::Refused;
-        match votes.into_iter().collect::<Result<Vec<_>, _>>() {
-            Ok(_) => Err(unknown()),
-            Err(cause) if refused(&cause) => Err(Cause::new(
-                Trouble::Refused,
-                "wrong `redis.sentinel_username` or `redis.sentinel_password`",
-            )),
-            Err(cause) => Err(silent(cause)),
+        let refused = |(_, vote): &Vote| matches!(vote, Err(Cause { trouble: Trouble::Refused, .. }));
+        let said = said(&votes);
+        if votes.iter().any(refused) {
+            let why = format!("wrong `redis.sentinel_username` or `redis.sentinel_password`: {said}");
+            return Err(Cause::new(Trouble::Refused, why));
         }
+        let name = &self.config.master;
+        let silent = votes.iter().find_map(|(_, vote)| vote.as_ref().err()).map(|cause| cause.trouble);
+        let what = match silent {
+            None => format!("no sentinel knows a master named {name}"),
+            Some(_) => format!("no sentinel names a master {name}"),
+        };
+        Err(Cause::new(silent.unwrap_or(Trouble::Unreachable), format!("{what}: {said}")))
+    }
+
+    /// What each Sentinel says at the moment, in one sentence.
+    pub(super) async fn opinions(&mut self) -> String {
+        said(&self.ask().await)
     }
 
     /// Ends when most of those that answer name another server than this one.
@@ -59,8 +63,7 @@ impl Sentinels {
         loop {
             sleep(ASKED).await;
             let votes = self.ask().await;
-            let named: Vec<_> = votes.iter().filter_map(|vote| vote.as_ref().ok()?.as_ref()).collect();
-            if is_deposed(server, &named) {
+            if is_deposed(server, &voted(&votes)) {
                 return Cause::new(
                     Trouble::Unreachable,
                     format!("{server} is not the master any more: the sentinels name another one"),
@@ -70,20 +73,40 @@ impl Sentinels {
     }
 
     /// What each of those says that answer in time; not all are waited for if most agree.
-    async fn ask(&mut self) -> Vec<Result<Option<RedisServer>, Cause>> {
+    async fn ask(&mut self) -> Vec<Vote> {
         let Self { config, each, time } = self;
         let mut command = redis::cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(&*config.master);
         let (like, all) = (&config.sentinels[0], each.len());
-        let most = |answers: &[Result<((), Value), Cause>]| {
-            let named: Vec<_> = answers.iter().flatten().map(|(_, value)| named(value, like)).collect();
+        let most = |answers: &[(RedisServer, Result<Value, Cause>)]| {
+            let named: Vec<_> =
+                answers.iter().filter_map(|(_, answer)| Some(named(answer.as_ref().ok()?, like))).collect();
             let agree =
                 |one: &&Option<RedisServer>| named.iter().filter(|other| other == one).count() > all / 2;
             named.iter().any(|one| one.is_some() && agree(&one))
         };
-        let answers = witness::ask(each.iter_mut().map(|each| ((), each)), &command, *time, most).await;
-        answers.into_iter().map(|answer| answer.map(|(_, value)| named(&value, like))).collect()
+        let asked = config.sentinels.iter().cloned().zip(each);
+        let answers = witness::ask(asked, &command, *time, most).await;
+        answers.into_iter().map(|(at, answer)| (at, answer.map(|value| named(&value, like)))).collect()
     }
+}
+
+/// A Sentinel, and the server that it names.
+type Vote = (RedisServer, Result<Option<RedisServer>, Cause>);
+
+/// The servers that are named.
+fn voted(votes: &[Vote]) -> Vec<&RedisServer> {
+    votes.iter().filter_map(|(_, vote)| vote.as_ref().ok()?.as_ref()).collect()
+}
+
+/// Which Sentinel says what.
+fn said(votes: &[Vote]) -> String {
+    let said = |(at, vote): &Vote| match vote {
+        Ok(Some(server)) => format!("{at} names {server}"),
+        Ok(None) => format!("{at} knows no such master"),
+        Err(cause) => format!("{at}: {}", cause.detail),
+    };
+    votes.iter().map(said).collect::<Vec<_>>().join("; ")
 }
 
 /// The server that a Sentinel names. It is reached as the Sentinels are.
@@ -131,6 +154,19 @@ mod tests {
         assert!(is_deposed(a, &[a, b, b]) && is_deposed(a, &[b]));
         assert!(!is_deposed(a, &[a, a, b]) && !is_deposed(a, &[a, b]));
         assert!(!is_deposed(a, &[]), "no sentinel answers: that says nothing of the master");
+    }
+
+    #[test]
+    fn each_sentinel_is_told_with_what_it_says() {
+        let votes = [
+            (server(1), Ok(Some(server(7)))),
+            (server(2), Ok(None)),
+            (server(3), Err(Cause::new(Trouble::Unreachable, "refused"))),
+        ];
+        assert_eq!(
+            said(&votes),
+            "10.0.0.5:1 names 10.0.0.5:7; 10.0.0.5:2 knows no such master; 10.0.0.5:3: refused"
+        );
     }
 
     #[test]

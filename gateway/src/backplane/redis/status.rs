@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::config::RedisServer;
 use crate::telemetry::backplane::{BackplaneMetrics, Trouble};
 
 /// What is wrong with Redis.
@@ -28,6 +29,7 @@ impl fmt::Display for Cause {
             Trouble::Refused => "redis refuses this gateway's user",
             Trouble::Replica => "redis is a replica, which takes no writes",
             Trouble::Writes => "redis takes no writes",
+            Trouble::Differs => "other gateways use redis otherwise",
         };
         write!(f, "{what}: {}", self.detail)
     }
@@ -41,7 +43,7 @@ type Troubles = Arc<Mutex<Vec<Option<(Trouble, String)>>>>;
 /// Shared by everybody who finds out something about a server.
 #[derive(Debug)]
 pub(super) struct Status {
-    /// What the server is called, if there are several.
+    /// What the server is called, if it is known which it is.
     name: Mutex<Option<String>>,
     place: usize,
     all: Troubles,
@@ -79,6 +81,16 @@ impl Status {
         }
     }
 
+    /// The server that is meant is at this address, as far as that is told: what is wrong is wrong there.
+    pub(super) fn is_at(&self, server: &RedisServer) {
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.to_string());
+    }
+
+    /// Where the server is has to be found out.
+    pub(super) fn is_nowhere(&self) {
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// The link that can be used.
     pub(super) fn link(&self) -> Option<u64> {
         Some(self.link.load(Ordering::Acquire)).filter(|link| *link != 0)
@@ -111,10 +123,16 @@ impl Status {
         *known = cause.map(|(trouble, sentence)| (trouble, sentence.into()));
     }
 
-    fn sentence(&self, cause: &Cause) -> String {
+    /// A cause, with the server that it is about.
+    pub(super) fn sentence(&self, cause: &Cause) -> String {
+        self.named(&cause.to_string())
+    }
+
+    /// Anything that is said of the server, with its name.
+    pub(super) fn named(&self, what: &str) -> String {
         match &*self.name.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(name) => format!("{name}: {cause}"),
-            None => cause.to_string(),
+            Some(name) => format!("{name}: {what}"),
+            None => what.to_owned(),
         }
     }
 

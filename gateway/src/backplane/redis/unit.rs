@@ -1,6 +1,8 @@
 //! The servers of a topology, one by one: what leads to each, and which server that is at the moment.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -10,7 +12,7 @@ use super::places::Places;
 use super::request::Request;
 use super::status::Status;
 use crate::config::{self, RedisSentinels, RedisServer, RedisTopology};
-use crate::telemetry::backplane::BackplaneMetrics;
+use crate::telemetry::backplane::{BackplaneMetrics, Unfit};
 
 /// What a runner has of a unit.
 pub(super) struct Side {
@@ -26,13 +28,57 @@ pub(super) struct Unit {
     pub(super) doubt: Notify,
     /// Each channel has one of them.
     pub(super) lanes: Box<[mpsc::Sender<Request>]>,
+    /// The replication id of the server that was used last.
+    pub(super) server: Mutex<Box<str>>,
+    /// From when on streams of the server count, as the gateways know together; 0 for any.
+    pub(super) since: AtomicU64,
+    /// The positions of all channels are to be compared.
+    pub(super) recheck: Notify,
+    /// When something was published last, in milliseconds and one; 0 for never.
+    published: AtomicU64,
+    /// When the server has replaced another one, in the same way.
+    replaced: AtomicU64,
+    /// Why this gateway must not serve, because of others that use the server.
+    pub(super) conflict: Mutex<Option<Arc<str>>>,
+    /// How often in a row there was a reason.
+    pub(super) conflicts: AtomicU32,
+    /// Settings of the server that do not fit what is configured here.
+    pub(super) unfit: Mutex<Vec<(Unfit, String)>>,
 }
 
 impl Unit {
+    /// Something was published.
+    pub(super) fn has_published(&self, at: Duration) {
+        self.published.store(stamp(at), Ordering::Relaxed);
+    }
+
+    /// When something was published last.
+    pub(super) fn published_at(&self) -> Option<Duration> {
+        time(&self.published)
+    }
+
+    /// The server has replaced another one at this time, or a gateway came late from that one.
+    pub(super) fn replaced(&self, at: Option<Duration>) {
+        self.replaced.store(at.map_or(0, stamp), Ordering::Relaxed);
+    }
+
+    /// Whether that is so, not longer than this ago.
+    pub(super) fn was_replaced_within(&self, time_of_it: Duration, at: Duration) -> bool {
+        time(&self.replaced).is_some_and(|replaced| at.saturating_sub(replaced) < time_of_it)
+    }
+
     /// Whether it has a server, and no link to it.
     pub(super) fn is_away(&self) -> bool {
         self.seat.borrow().holder != Holder::Nobody && self.status.link().is_none()
     }
+}
+
+fn stamp(at: Duration) -> u64 {
+    u64::try_from(at.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+fn time(stamp: &AtomicU64) -> Option<Duration> {
+    stamp.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
 }
 
 /// What a unit is for. A link is made for one seat, and given up when the seat changes.
@@ -81,7 +127,22 @@ pub(super) fn all(
         }
         let seat = Seat { holder, home: mapped && place == places.home() };
         let (seat, links) = (watch::channel(seat).0, watch::channel(None).0);
-        (Unit { status, seat, links, doubt: Notify::new(), lanes: lanes.into() }, Side { queues })
+        let unit = Unit {
+            status,
+            seat,
+            links,
+            doubt: Notify::new(),
+            lanes: lanes.into(),
+            server: Mutex::default(),
+            since: AtomicU64::new(0),
+            recheck: Notify::new(),
+            published: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
+            conflict: Mutex::default(),
+            conflicts: AtomicU32::new(0),
+            unfit: Mutex::default(),
+        };
+        (unit, Side { queues })
     };
     let each = Status::of(names, metrics).into_iter().zip(holders).enumerate();
     let (units, sides): (Vec<_>, _) = each.map(unit).unzip();

@@ -1,12 +1,19 @@
-//! What nodes send each other through Redis: one version, strict, bounded.
+//! What nodes send each other through Redis.
 //!
-//! A message is the version, a kind, and what belongs to the kind. The script that numbers a publication puts its number
-//! between what stands before and after it, so that number is text: `offset,epoch;`.
+//! A message is the version, a kind, and [fields](fields). What a reader does not know it skips, fields and kinds alike: so the
+//! next version may add both. The version changes only when skipping would be wrong; `gateway/REDIS.md`, "Rolling upgrades",
+//! has the rules.
+//!
+//! The script that numbers a publication puts its number between what stands before and after it, so that number is text:
+//! `offset,epoch;`. Behind the epoch more may follow, each part after a comma.
+
+pub(super) mod fields;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::fields::{END, Fields, put, put_nested, put_number};
 use super::survey::form;
 use crate::hub::peer::{Order, Why};
 use crate::protocol::channel::Channel;
@@ -14,13 +21,59 @@ use crate::protocol::code::Close;
 use crate::protocol::push::{Member, Publication};
 use crate::survey::{Finding, Question};
 
-const VERSION: u8 = b'1';
-const JSON: u8 = 1;
-const MEMBER: u8 = 2;
-const EPOCH_BYTES_MAX: usize = 64;
+/// Of every message and record. Gateways of different ones do not serve together.
+pub(super) const VERSION: u8 = b'2';
+
+/// Longest text between the numbers and the body of a publication.
+const NUMBER_BYTES_MAX: usize = 256;
 
 /// Bytes of a message beside the payload: names and what is known of the publisher.
 pub(super) const OVERHEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Tags of the fields before the number of a publication.
+mod head_tag {
+    pub(super) const ADDRESS: u8 = 1;
+}
+
+/// Tags of the fields between the number and the payload of a publication.
+mod body_tag {
+    /// Without a value: the payload is JSON on one line.
+    pub(super) const JSON: u8 = 1;
+    pub(super) const MEMBER: u8 = 2;
+}
+
+/// Tags of a member.
+mod member_tag {
+    pub(super) const CLIENT: u8 = 1;
+    pub(super) const USER: u8 = 2;
+    pub(super) const INFO: u8 = 3;
+}
+
+/// Tags of a join and a leave.
+mod presence_tag {
+    pub(super) const MEMBER: u8 = 1;
+}
+
+/// Tags of an order.
+mod order_tag {
+    pub(super) const NODE: u8 = 1;
+    pub(super) const ADDRESS: u8 = 2;
+    pub(super) const ORDER: u8 = 3;
+    pub(super) const CODE: u8 = 4;
+    pub(super) const WHY: u8 = 5;
+    pub(super) const REASON: u8 = 6;
+    pub(super) const CHANNEL: u8 = 7;
+    pub(super) const EXPIRES_AT: u8 = 8;
+}
+
+/// Tags of a question and of an answer.
+mod survey_tag {
+    /// Who asks, or who has asked.
+    pub(super) const ASKING: u8 = 1;
+    pub(super) const ID: u8 = 2;
+    pub(super) const ANSWERING: u8 = 3;
+    pub(super) const CONTENT: u8 = 4;
+}
 
 /// A message, read.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,24 +90,32 @@ pub(super) enum Message {
     Question { node: u64, id: u64, question: Question },
     /// A node answers another one.
     Answer { to: u64, id: u64, from: u64, finding: Finding },
+    /// What gateways agree on has changed: it is worth to look at once.
+    Look { node: u64 },
+    /// Of a kind that this version does not know.
+    Unknown,
 }
 
 /// What stands before the number of a publication.
 pub(super) fn head(address: Option<&Channel>) -> Vec<u8> {
-    let mut bytes = vec![VERSION, if address.is_some() { b'D' } else { b'P' }];
+    let mut bytes = vec![VERSION, b'P'];
     if let Some(address) = address {
-        put_short(&mut bytes, address.as_str());
+        put(&mut bytes, head_tag::ADDRESS, address.as_str().as_bytes());
     }
+    bytes.push(END);
     bytes
 }
 
 /// What stands after the number: also what is kept.
 pub(super) fn body(data: &[u8], json: bool, info: Option<&Member>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(data.len() + 96);
-    bytes.push(if json { JSON } else { 0 } | if info.is_some() { MEMBER } else { 0 });
-    if let Some(member) = info {
-        put_member(&mut bytes, member);
+    if json {
+        put(&mut bytes, body_tag::JSON, b"");
     }
+    if let Some(member) = info {
+        put_nested(&mut bytes, body_tag::MEMBER, |bytes| put_member(bytes, member));
+    }
+    bytes.push(END);
     bytes.extend_from_slice(data);
     bytes
 }
@@ -69,7 +130,7 @@ pub(super) fn unnumbered(address: Option<&Channel>, body: &[u8]) -> Vec<u8> {
 
 pub(super) fn presence(member: &Member, came: bool) -> Vec<u8> {
     let mut bytes = vec![VERSION, if came { b'J' } else { b'L' }];
-    put_member(&mut bytes, member);
+    put_nested(&mut bytes, presence_tag::MEMBER, |bytes| put_member(bytes, member));
     bytes
 }
 
@@ -80,40 +141,42 @@ pub(super) fn member_bytes(member: &Member) -> Vec<u8> {
     bytes
 }
 
-/// Reads what [`member_bytes`] has made. `None` for anything that is not exactly one.
-pub(super) fn read_member(bytes: Bytes) -> Option<Arc<Member>> {
-    let mut reader = Reader(bytes);
-    let member = reader.member()?;
-    reader.0.is_empty().then_some(member)
+/// Reads what [`member_bytes`] has made. `None` for anything else.
+pub(super) fn read_member(bytes: &Bytes) -> Option<Arc<Member>> {
+    member(bytes, bytes)
 }
 
 /// `node` is the one that gives the order.
 pub(super) fn order(node: u64, address: &Channel, order: &Order) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'O'];
-    bytes.extend_from_slice(&node.to_be_bytes());
-    put_short(&mut bytes, address.as_str());
+    put_number(&mut bytes, order_tag::NODE, node);
+    put(&mut bytes, order_tag::ADDRESS, address.as_str().as_bytes());
+    let put_kind = |bytes: &mut Vec<u8>, kind: u8| put(bytes, order_tag::ORDER, &[kind]);
     match order {
         Order::Close(close, why) => {
-            bytes.push(0);
-            bytes.extend_from_slice(&close.code.to_be_bytes());
-            bytes.push(match why {
+            put_kind(&mut bytes, 0);
+            put(&mut bytes, order_tag::CODE, &close.code.to_be_bytes());
+            let why = match why {
                 Why::Shutdown => 0,
                 Why::Api => 1,
                 Why::Plugin => 2,
-            });
-            put_short(&mut bytes, &close.reason);
+            };
+            put(&mut bytes, order_tag::WHY, &[why]);
+            put(&mut bytes, order_tag::REASON, close.reason.as_bytes());
         }
         Order::Subscribe(channel) => {
-            bytes.push(1);
-            put_short(&mut bytes, channel.as_str());
+            put_kind(&mut bytes, 1);
+            put(&mut bytes, order_tag::CHANNEL, channel.as_str().as_bytes());
         }
         Order::Unsubscribe(channel) => {
-            bytes.push(2);
-            put_short(&mut bytes, channel.as_str());
+            put_kind(&mut bytes, 2);
+            put(&mut bytes, order_tag::CHANNEL, channel.as_str().as_bytes());
         }
         Order::Refresh(expires_at) => {
-            bytes.extend_from_slice(&[3, u8::from(expires_at.is_some())]);
-            bytes.extend_from_slice(&expires_at.unwrap_or_default().to_be_bytes());
+            put_kind(&mut bytes, 3);
+            if let Some(expires_at) = expires_at {
+                put_number(&mut bytes, order_tag::EXPIRES_AT, *expires_at);
+            }
         }
     }
     bytes
@@ -122,157 +185,168 @@ pub(super) fn order(node: u64, address: &Channel, order: &Order) -> Vec<u8> {
 /// A question of `node`, which knows it by its `id`.
 pub(super) fn question(node: u64, id: u64, question: &Question) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'Q'];
-    for number in [node, id] {
-        bytes.extend_from_slice(&number.to_be_bytes());
-    }
-    form::put_question(&mut bytes, question);
+    put_number(&mut bytes, survey_tag::ASKING, node);
+    put_number(&mut bytes, survey_tag::ID, id);
+    put_nested(&mut bytes, survey_tag::CONTENT, |bytes| form::put_question(bytes, question));
     bytes
 }
 
 /// An answer of the node `from` to a question of the node `to`.
 pub(super) fn answer(to: u64, id: u64, from: u64, finding: &Finding) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'A'];
-    for number in [to, id, from] {
-        bytes.extend_from_slice(&number.to_be_bytes());
-    }
-    form::put_finding(&mut bytes, finding);
+    put_number(&mut bytes, survey_tag::ASKING, to);
+    put_number(&mut bytes, survey_tag::ID, id);
+    put_number(&mut bytes, survey_tag::ANSWERING, from);
+    put_nested(&mut bytes, survey_tag::CONTENT, |bytes| form::put_finding(bytes, finding));
     bytes
 }
 
-/// Texts of at most 255 bytes: channels and reasons are.
-fn put_short(bytes: &mut Vec<u8>, text: &str) {
-    let text = &text.as_bytes()[..text.len().min(255)];
-    bytes.push(text.len() as u8);
-    bytes.extend_from_slice(text);
+/// Tells the other nodes that `node` has changed something that all have to know.
+pub(super) fn look(node: u64) -> Vec<u8> {
+    let mut bytes = vec![VERSION, b'R'];
+    put_number(&mut bytes, survey_tag::ASKING, node);
+    bytes
 }
 
 fn put_member(bytes: &mut Vec<u8>, member: &Member) {
-    for part in [member.client.as_bytes(), member.user.as_bytes(), &member.info] {
-        put_part(bytes, part);
-    }
+    put(bytes, member_tag::CLIENT, member.client.as_bytes());
+    put(bytes, member_tag::USER, member.user.as_bytes());
+    put(bytes, member_tag::INFO, &member.info);
 }
 
-/// Bytes with their length, which [`Reader::part`] accepts up to [`OVERHEAD_BYTES_MAX`].
-pub(super) fn put_part(bytes: &mut Vec<u8>, part: &[u8]) {
-    bytes.extend_from_slice(&(part.len() as u32).to_be_bytes());
-    bytes.extend_from_slice(part);
-}
-
-/// Reads a message. `None` for anything that is not exactly one.
+/// Reads a message. `None` for anything that is none.
 pub(super) fn decode(message: &Bytes) -> Option<Message> {
-    let mut reader = Reader(message.clone());
-    if reader.byte()? != VERSION {
+    let (&[version, kind], rest) = message.split_first_chunk()?;
+    if version != VERSION {
         return None;
     }
-    let decoded = match reader.byte()? {
-        kind @ (b'P' | b'D') => {
-            let address = if kind == b'D' { Some(reader.channel()?) } else { None };
-            let offset = std::str::from_utf8(&reader.until(b',', 20)?).ok()?.parse().ok()?;
-            let epoch = std::str::from_utf8(&reader.until(b';', EPOCH_BYTES_MAX)?).ok()?.into();
-            return Some(Message::Publication {
-                address,
-                publication: publication(offset, reader.0)?,
-                epoch,
-            });
-        }
-        b'J' => Message::Join(reader.member()?),
-        b'L' => Message::Leave(reader.member()?),
-        b'O' => {
-            let node = reader.number()?;
-            let address = reader.channel()?;
-            let order = match reader.byte()? {
-                0 => {
-                    let code = u16::from_be_bytes(reader.take(2)?.as_ref().try_into().ok()?);
-                    let why = match reader.byte()? {
-                        0 => Why::Shutdown,
-                        1 => Why::Api,
-                        2 => Why::Plugin,
-                        _ => return None,
-                    };
-                    // A code that cannot close a connection would be a broken frame at the client.
-                    let close = Close::custom(code, reader.short()?.as_str());
-                    Order::Close(Some(close).filter(|close| (3000..=4999).contains(&close.code))?, why)
+    match kind {
+        b'P' => {
+            let (mut fields, mut address) = (Fields::until_mark(rest), None);
+            while let Some((tag, value)) = fields.next()? {
+                if tag == head_tag::ADDRESS {
+                    address = Some(channel(value)?);
                 }
-                1 => Order::Subscribe(reader.channel()?),
-                2 => Order::Unsubscribe(reader.channel()?),
-                3 => match (reader.byte()?, reader.number()?) {
-                    (0, 0) => Order::Refresh(None),
-                    (1, expires_at) => Order::Refresh(Some(expires_at)),
-                    _ => return None,
-                },
-                _ => return None,
-            };
-            Message::Order { node, address, order }
+            }
+            let (offset, epoch, body) = numbered(fields.rest())?;
+            let publication = publication(offset, &message.slice_ref(body))?;
+            Some(Message::Publication { address, publication, epoch })
         }
-        b'Q' => {
-            let (node, id) = (reader.number()?, reader.number()?);
-            Message::Question { node, id, question: form::read_question(&mut reader)? }
+        b'J' | b'L' => {
+            let (mut fields, mut concerned) = (Fields::filling(rest), None);
+            while let Some((tag, value)) = fields.next()? {
+                if tag == presence_tag::MEMBER {
+                    concerned = Some(member(message, value)?);
+                }
+            }
+            Some(if kind == b'J' { Message::Join(concerned?) } else { Message::Leave(concerned?) })
         }
-        b'A' => {
-            let (to, id, from) = (reader.number()?, reader.number()?, reader.number()?);
-            Message::Answer { to, id, from, finding: form::read_finding(&mut reader)? }
+        b'O' => read_order(rest),
+        b'Q' | b'A' | b'R' => read_survey(kind, rest),
+        _ => Some(Message::Unknown),
+    }
+}
+
+/// The offset and the epoch of a publication, and what follows.
+fn numbered(bytes: &[u8]) -> Option<(u64, Arc<str>, &[u8])> {
+    let end = bytes.iter().take(NUMBER_BYTES_MAX).position(|byte| *byte == b';')?;
+    let mut parts = fields::text(&bytes[..end])?.split(',');
+    Some((parts.next()?.parse().ok()?, parts.next()?.into(), &bytes[end + 1..]))
+}
+
+fn read_order(bytes: &[u8]) -> Option<Message> {
+    let mut fields = Fields::filling(bytes);
+    let (mut node, mut address, mut kind, mut code, mut expires_at) = (None, None, None, None, None);
+    let (mut concerned, mut reason, mut why) = (None, "", Why::Api);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            order_tag::NODE => node = Some(fields::number(value)?),
+            order_tag::ADDRESS => address = Some(channel(value)?),
+            order_tag::ORDER => kind = Some(value),
+            order_tag::CODE => code = Some(u16::from_be_bytes(value.try_into().ok()?)),
+            order_tag::WHY => {
+                why = match value {
+                    [0] => Why::Shutdown,
+                    [2] => Why::Plugin,
+                    // Whatever the reason, the connection ends.
+                    _ => Why::Api,
+                }
+            }
+            order_tag::REASON => reason = fields::text(value)?,
+            order_tag::CHANNEL => concerned = Some(channel(value)?),
+            order_tag::EXPIRES_AT => expires_at = Some(fields::number(value)?),
+            _ => (),
         }
-        _ => return None,
+    }
+    let order = match kind? {
+        // A code that cannot close a connection would be a broken frame at the client.
+        [0] => {
+            let close = Close::custom(code?, reason);
+            Order::Close(Some(close).filter(|close| (3000..=4999).contains(&close.code))?, why)
+        }
+        [1] => Order::Subscribe(concerned?),
+        [2] => Order::Unsubscribe(concerned?),
+        [3] => Order::Refresh(expires_at),
+        _ => return Some(Message::Unknown),
     };
-    reader.0.is_empty().then_some(decoded)
+    Some(Message::Order { node: node?, address: address?, order })
+}
+
+fn read_survey(kind: u8, bytes: &[u8]) -> Option<Message> {
+    let mut fields = Fields::filling(bytes);
+    let (mut asking, mut id, mut answering, mut content) = (None, None, None, None);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            survey_tag::ASKING => asking = Some(fields::number(value)?),
+            survey_tag::ID => id = Some(fields::number(value)?),
+            survey_tag::ANSWERING => answering = Some(fields::number(value)?),
+            survey_tag::CONTENT => content = Some(value),
+            _ => (),
+        }
+    }
+    Some(match kind {
+        b'R' => Message::Look { node: asking? },
+        b'Q' => match form::read_question(content?)? {
+            Some(question) => Message::Question { node: asking?, id: id?, question },
+            None => Message::Unknown,
+        },
+        _ => match form::read_finding(content?)? {
+            Some(finding) => Message::Answer { to: asking?, id: id?, from: answering?, finding },
+            None => Message::Unknown,
+        },
+    })
 }
 
 /// Reads what [`body`] has made.
-pub(super) fn publication(offset: u64, body: Bytes) -> Option<Arc<Publication>> {
-    let mut reader = Reader(body);
-    let flags = reader.byte()?;
-    if flags & !(JSON | MEMBER) != 0 {
-        return None;
+pub(super) fn publication(offset: u64, body: &Bytes) -> Option<Arc<Publication>> {
+    let (mut fields, mut json, mut info) = (Fields::until_mark(body), false, None);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            body_tag::JSON => json = true,
+            body_tag::MEMBER => info = Some(member(body, value)?),
+            _ => (),
+        }
     }
-    let info = if flags & MEMBER != 0 { Some(reader.member()?) } else { None };
-    Some(Arc::new(Publication { data: reader.0, json: flags & JSON != 0, offset, info }))
+    Some(Arc::new(Publication { data: body.slice_ref(fields.rest()), json, offset, info }))
 }
 
-/// Takes a message apart.
-pub(super) struct Reader(pub(super) Bytes);
-
-impl Reader {
-    fn take(&mut self, count: usize) -> Option<Bytes> {
-        (count <= self.0.len()).then(|| self.0.split_to(count))
+/// Reads a member, which is a part of `all`.
+fn member(all: &Bytes, bytes: &[u8]) -> Option<Arc<Member>> {
+    let mut fields = Fields::filling(bytes);
+    let (mut client, mut user, mut info) = (None, None, None);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            member_tag::CLIENT => client = Some(fields::text(value)?),
+            member_tag::USER => user = Some(fields::text(value)?),
+            member_tag::INFO => info = Some(all.slice_ref(value)),
+            _ => (),
+        }
     }
+    Some(Arc::new(Member { client: client?.into(), user: user?.into(), info: info? }))
+}
 
-    pub(super) fn byte(&mut self) -> Option<u8> {
-        self.take(1).map(|byte| byte[0])
-    }
-
-    pub(super) fn number(&mut self) -> Option<u64> {
-        Some(u64::from_be_bytes(self.take(8)?.as_ref().try_into().ok()?))
-    }
-
-    fn until(&mut self, end: u8, bytes_max: usize) -> Option<Bytes> {
-        let at = self.0.iter().take(bytes_max + 1).position(|byte| *byte == end)?;
-        let part = self.take(at)?;
-        self.take(1)?;
-        Some(part)
-    }
-
-    fn short(&mut self) -> Option<String> {
-        let count = self.byte()?;
-        String::from_utf8(self.take(usize::from(count))?.to_vec()).ok()
-    }
-
-    fn channel(&mut self) -> Option<Channel> {
-        Channel::parse(&self.short()?).ok()
-    }
-
-    fn part(&mut self) -> Option<Bytes> {
-        let count = u32::from_be_bytes(self.take(4)?.as_ref().try_into().ok()?);
-        self.take(usize::try_from(count).ok().filter(|count| *count <= OVERHEAD_BYTES_MAX)?)
-    }
-
-    pub(super) fn text(&mut self) -> Option<Arc<str>> {
-        std::str::from_utf8(&self.part()?).ok().map(Arc::from)
-    }
-
-    fn member(&mut self) -> Option<Arc<Member>> {
-        let (client, user, info) = (self.text()?, self.text()?, self.part()?);
-        Some(Arc::new(Member { client, user, info }))
-    }
+fn channel(value: &[u8]) -> Option<Channel> {
+    Channel::parse(fields::text(value)?).ok()
 }
 
 #[cfg(test)]
@@ -381,16 +455,83 @@ mod tests {
 
     #[test]
     fn other_versions_and_kinds_are_refused() {
-        for bytes in
-            [&b""[..], b"1", b"2P0,;\0", b"1Q", b"1P", b"1P0", b"1P0,", b"1P-1,;\0", b"1P0,;", b"1P0,;\x04"]
-        {
+        for bytes in [
+            &b""[..],
+            b"2",
+            b"3P\x000,;\0",
+            b"1P\x000,;\0",
+            b"2Q",
+            b"2O",
+            b"2P",
+            b"2P0,;\0",
+            b"2P\x000",
+            b"2P\x000,",
+            b"2P\x000;\0",
+            b"2P\0-1,;\0",
+            b"2P\x000,;",
+            b"2P\x000,;\x01",
+        ] {
             assert_eq!(decode(&Bytes::copy_from_slice(bytes)), None, "{bytes:?}");
         }
         let mut longer = presence(&member(), true);
-        longer.push(0);
-        assert_eq!(decode(&longer.into()), None, "nothing may follow");
-        let mut huge = vec![VERSION, b'J'];
-        huge.extend_from_slice(&u32::MAX.to_be_bytes());
-        assert_eq!(decode(&huge.into()), None);
+        longer.push(END);
+        assert_eq!(decode(&longer.into()), None, "nothing but fields may follow");
+        assert_eq!(decode(&Bytes::from_static(b"2J\xff\xff\xff\xff\x7f")), None, "more than there is");
+    }
+
+    /// Puts a field that this version does not know wherever the next one may add one.
+    fn of_the_next_version() -> Vec<Vec<u8>> {
+        let unknown = |bytes: &mut Vec<u8>| put(bytes, 200, b"\x02of tomorrow");
+        let member = |bytes: &mut Vec<u8>| {
+            unknown(bytes);
+            put_member(bytes, &member());
+        };
+        let mut publication = vec![VERSION, b'P'];
+        unknown(&mut publication);
+        put(&mut publication, head_tag::ADDRESS, b"#42");
+        publication.extend_from_slice(b"\x007,e,of tomorrow;");
+        unknown(&mut publication);
+        put_nested(&mut publication, body_tag::MEMBER, member);
+        put(&mut publication, body_tag::JSON, b"");
+        publication.extend_from_slice(b"\0{}");
+        let mut join = vec![VERSION, b'J'];
+        unknown(&mut join);
+        put_nested(&mut join, presence_tag::MEMBER, member);
+        let mut controls = vec![
+            order(5, &channel("@x"), &Order::Subscribe(channel("news"))),
+            question(5, 6, &Question::Counts),
+            answer(5, 6, 7, &found()[0]),
+            look(5),
+        ];
+        controls.iter_mut().for_each(unknown);
+        [publication, join].into_iter().chain(controls).collect()
+    }
+
+    #[test]
+    fn what_the_next_version_adds_is_skipped_and_nothing_else_is() {
+        let decoded: Vec<_> =
+            of_the_next_version().into_iter().map(|bytes| decode(&bytes.into()).unwrap()).collect();
+        let Message::Publication { address, publication, epoch } = &decoded[0] else { panic!() };
+        assert_eq!((address, publication.offset, &**epoch), (&Some(channel("#42")), 7, "e"));
+        assert_eq!((&*publication.data, publication.json), (&b"{}"[..], true));
+        assert_eq!(publication.info.as_deref(), Some(&member()));
+        assert_eq!(decoded[1], Message::Join(Arc::new(member())));
+        let order = Order::Subscribe(channel("news"));
+        assert_eq!(decoded[2], Message::Order { node: 5, address: channel("@x"), order });
+        assert_eq!(decoded[3], Message::Question { node: 5, id: 6, question: Question::Counts });
+        let [finding, ..] = found();
+        assert_eq!(decoded[4], Message::Answer { to: 5, id: 6, from: 7, finding });
+        assert_eq!(decoded[5], Message::Look { node: 5 });
+    }
+
+    #[test]
+    fn kinds_of_the_next_version_are_unknown_and_not_malformed() {
+        let mut order = vec![VERSION, b'O'];
+        put(&mut order, order_tag::ORDER, &[99]);
+        let mut question = vec![VERSION, b'Q'];
+        put_nested(&mut question, survey_tag::CONTENT, |bytes| put(bytes, 1, &[99]));
+        for bytes in [vec![VERSION, b'Z', 1, 2, 3], order, question] {
+            assert_eq!(decode(&bytes.clone().into()), Some(Message::Unknown), "{bytes:?}");
+        }
     }
 }

@@ -33,14 +33,14 @@ impl Witness {
     }
 }
 
-/// The answers of those that answer in time, in the order in which they come. When there are enough of them the others are not
+/// What each was asked as, and its answer if it came in time, in the order in which they come. When there are enough of them the others are not
 /// waited for much longer.
 pub(super) async fn ask<'a, T>(
     witnesses: impl IntoIterator<Item = (T, &'a mut Witness)>,
     command: &Cmd,
     time: Duration,
-    enough: impl Fn(&[Result<(T, Value), Cause>]) -> bool,
-) -> Vec<Result<(T, Value), Cause>> {
+    enough: impl Fn(&[(T, Result<Value, Cause>)]) -> bool,
+) -> Vec<(T, Result<Value, Cause>)> {
     let mut asking = JoinSet::new();
     let mut asked = Vec::new();
     for (index, (name, witness)) in witnesses.into_iter().enumerate() {
@@ -50,17 +50,24 @@ pub(super) async fn ask<'a, T>(
         asked.push(Some((name, witness)));
     }
     let mut answers = Vec::new();
-    let mut until = Instant::now() + time + OTHERS;
+    let (mut until, mut waits) = (Instant::now() + time + OTHERS, true);
     while let Ok(Some(joined)) = timeout_at(until, asking.join_next()).await {
         let Ok((index, answer)) = joined else { continue };
         let Some((name, witness)) = asked[index].take() else { continue };
-        answers.push(answer.map(|(connection, value)| {
+        let answer = answer.map(|(connection, value)| {
             witness.connection = Some(connection);
-            (name, value)
-        }));
+            value
+        });
+        answers.push((name, answer));
         if enough(&answers) {
             until = until.min(Instant::now() + OTHERS);
+            waits = false;
         }
+    }
+    // Those that were not waited for have not failed.
+    if waits {
+        let late = || Cause::new(Trouble::Silent, format!("no answer within {time:?}"));
+        answers.extend(asked.into_iter().flatten().map(|(name, _)| (name, Err(late()))));
     }
     answers
 }

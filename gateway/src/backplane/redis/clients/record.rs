@@ -1,17 +1,31 @@
-//! A client as it lies in Redis: one version, strict, bounded.
+//! A client as it lies in Redis: the version of the wire, and fields, of which unknown ones are skipped.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use redis::Value;
 
-use crate::backplane::redis::wire::{Reader, put_part};
+use crate::backplane::redis::wire::VERSION;
+use crate::backplane::redis::wire::fields::{Fields, number, put, put_nested, put_number, text};
 use crate::plugin::event::Client;
 use crate::protocol::Protocol;
 
-const VERSION: u8 = b'1';
+/// Tags of a client.
+mod tag {
+    pub(super) const SINCE: u8 = 1;
+    pub(super) const PROTOCOL: u8 = 2;
+    pub(super) const ADDRESS: u8 = 3;
+    pub(super) const USER: u8 = 4;
+    pub(super) const HEADER: u8 = 5;
+    pub(super) const ATTRIBUTE: u8 = 6;
+}
+
+/// Tags of a header and of an attribute.
+mod pair_tag {
+    pub(super) const NAME: u8 = 1;
+    pub(super) const VALUE: u8 = 2;
+}
 
 /// A client of another node, and since when it was there, in Unix time in milliseconds.
 #[derive(Debug)]
@@ -23,54 +37,77 @@ pub(in crate::backplane::redis) struct Record {
 /// What `on-disconnect` gets to know of a client, but for its id.
 pub(super) fn write(client: &Client, since: u64) -> Vec<u8> {
     let mut bytes = vec![VERSION];
-    bytes.extend_from_slice(&since.to_be_bytes());
-    put_part(&mut bytes, client.protocol.as_bytes());
-    put_part(&mut bytes, client.address.to_string().as_bytes());
-    put_part(&mut bytes, client.user.as_bytes());
-    let headers = client.headers.iter().map(|(name, value)| (name, value));
-    put_pairs(&mut bytes, client.headers.len(), headers);
-    put_pairs(&mut bytes, client.attributes.len(), client.attributes.iter());
+    put_number(&mut bytes, tag::SINCE, since);
+    put(&mut bytes, tag::PROTOCOL, client.protocol.as_bytes());
+    put(&mut bytes, tag::ADDRESS, client.address.to_string().as_bytes());
+    put(&mut bytes, tag::USER, client.user.as_bytes());
+    for (name, value) in client.headers.iter() {
+        put_pair(&mut bytes, tag::HEADER, name, value);
+    }
+    for (name, value) in &client.attributes {
+        put_pair(&mut bytes, tag::ATTRIBUTE, name, value);
+    }
     bytes
 }
 
-fn put_pairs<'a>(
-    bytes: &mut Vec<u8>,
-    count: usize,
-    pairs: impl Iterator<Item = (&'a Box<str>, &'a Box<str>)>,
-) {
-    bytes.extend_from_slice(&(count as u64).to_be_bytes());
-    for (name, value) in pairs {
-        put_part(bytes, name.as_bytes());
-        put_part(bytes, value.as_bytes());
-    }
+fn put_pair(bytes: &mut Vec<u8>, tag: u8, name: &str, value: &str) {
+    put_nested(bytes, tag, |bytes| {
+        put(bytes, pair_tag::NAME, name.as_bytes());
+        put(bytes, pair_tag::VALUE, value.as_bytes());
+    });
 }
 
 /// Reads what [`write`] has made of the client with this id, which is `number` here. `None` for anything else.
-pub(in crate::backplane::redis) fn read(id: &str, number: u64, bytes: Vec<u8>) -> Option<Record> {
-    let mut reader = Reader(Bytes::from(bytes));
-    if reader.byte()? != VERSION {
-        return None;
+pub(in crate::backplane::redis) fn read(id: &str, client_number: u64, bytes: &[u8]) -> Option<Record> {
+    let (&VERSION, bytes) = bytes.split_first()? else { return None };
+    let mut fields = Fields::filling(bytes);
+    let (mut since, mut protocol, mut address, mut user) = (None, None, None, None);
+    let (mut headers, mut attributes) = (Vec::new(), BTreeMap::new());
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            tag::SINCE => since = Some(number(value)?),
+            tag::PROTOCOL => protocol = Some(protocol_named(text(value)?)),
+            tag::ADDRESS => address = Some(text(value)?.parse::<IpAddr>().ok()?),
+            tag::USER => user = Some(Arc::<str>::from(text(value)?)),
+            tag::HEADER => headers.push(pair(value)?),
+            tag::ATTRIBUTE => {
+                let (name, value) = pair(value)?;
+                attributes.insert(name, value);
+            }
+            _ => (),
+        }
     }
-    let since = reader.number()?;
-    let protocol = reader.text()?;
-    let protocol = Protocol::ALL.into_iter().map(Protocol::as_str).find(|known| **known == *protocol)?;
-    let address: IpAddr = reader.text()?.parse().ok()?;
-    let user = reader.text()?;
-    let headers = pairs_of(&mut reader)?;
-    let attributes = BTreeMap::from_iter(pairs_of(&mut reader)?);
-    let client =
-        Client { number, id: id.into(), user, protocol, address, headers: headers.into(), attributes };
-    reader.0.is_empty().then_some(Record { client, since })
+    let client = Client {
+        number: client_number,
+        id: id.into(),
+        user: user?,
+        protocol: protocol?,
+        address: address?,
+        headers: headers.into(),
+        attributes,
+    };
+    Some(Record { client, since: since? })
 }
 
-fn pairs_of(reader: &mut Reader) -> Option<Vec<(Box<str>, Box<str>)>> {
-    let count = reader.number()?;
-    let mut pairs = Vec::new();
-    for _ in 0..count {
-        let (name, value): (Arc<str>, Arc<str>) = (reader.text()?, reader.text()?);
-        pairs.push(((&*name).into(), (&*value).into()));
+/// What plugins are told of a client of a later version whose protocol this version does not know.
+const UNKNOWN_PROTOCOL: &str = "unknown";
+
+fn protocol_named(name: &str) -> &'static str {
+    let known = Protocol::ALL.into_iter().map(Protocol::as_str).find(|known| *known == name);
+    known.unwrap_or(UNKNOWN_PROTOCOL)
+}
+
+fn pair(bytes: &[u8]) -> Option<(Box<str>, Box<str>)> {
+    let mut fields = Fields::filling(bytes);
+    let (mut name, mut of_it) = (None, None);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            pair_tag::NAME => name = Some(text(value)?.into()),
+            pair_tag::VALUE => of_it = Some(text(value)?.into()),
+            _ => (),
+        }
     }
-    Some(pairs)
+    Some((name?, of_it?))
 }
 
 /// Ids and records in an answer of Redis, whether it lists pairs or both in turn.
@@ -115,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_client_is_read_as_it_was_written() {
-        let Record { client: read, since } = read("c1", 99, write(&client(), 1234)).unwrap();
+        let Record { client: read, since } = read("c1", 99, &write(&client(), 1234)).unwrap();
         let written = client();
         assert_eq!((&*read.id, read.number, since), ("c1", 99, 1234));
         assert_eq!(
@@ -126,17 +163,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_longer_or_of_another_version_is_no_client() {
-        let whole = write(&client(), 1);
+    fn what_is_cut_off_within_a_field_or_of_another_version_is_no_client() {
+        let mut whole = write(&Client { headers: [].into(), attributes: BTreeMap::new(), ..client() }, 1);
         for end in 0..whole.len() {
-            assert!(read("c1", 1, whole[..end].to_vec()).is_none(), "{end}");
+            assert!(read("c1", 1, &whole[..end]).is_none(), "{end}");
         }
-        let mut longer = whole.clone();
-        longer.push(0);
-        assert!(read("c1", 1, longer).is_none());
-        let mut newer = whole;
-        newer[0] += 1;
-        assert!(read("c1", 1, newer).is_none());
+        whole[0] += 1;
+        assert!(read("c1", 1, &whole).is_none());
+    }
+
+    #[test]
+    fn what_the_next_version_adds_is_skipped() {
+        let mut bytes = write(&client(), 1234);
+        put(&mut bytes, 200, b"of tomorrow");
+        put_nested(&mut bytes, tag::ATTRIBUTE, |bytes| {
+            put(bytes, 200, b"of tomorrow");
+            put(bytes, pair_tag::NAME, b"more");
+            put(bytes, pair_tag::VALUE, b"1");
+        });
+        // The last of a field that comes twice counts.
+        put(&mut bytes, tag::PROTOCOL, b"of-tomorrow");
+        let Record { client: read, since } = read("c1", 99, &bytes).unwrap();
+        assert_eq!((since, read.protocol, &*read.user), (1234, UNKNOWN_PROTOCOL, "ann"));
+        assert_eq!((read.attributes.len(), &*read.attributes["more"]), (3, "1"));
     }
 
     #[test]

@@ -1,8 +1,35 @@
--- KEYS[1] has the leases of all gateways, KEYS[2] who has left something behind. ARGV[1] is a gateway, ARGV[2] its lease,
--- ARGV[3] for how many milliseconds leases are kept at most.
+-- KEYS[1] has the leases of all gateways, KEYS[2] who has left something behind, KEYS[3] what each gateway says of itself.
+-- ARGV[1] is a gateway, ARGV[2] its lease, ARGV[3] for how many milliseconds all this is kept at most. ARGV[4] is the revision of
+-- KEYS[3] that it has read, ARGV[5] what it says of itself, or nothing if that is there already, ARGV[6] the tables, with spaces
+-- between, in which it has a history. Answers KEYS[3] only if it is of another revision.
 local known = redis.call('HEXISTS', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 -- Whoever was taken for dead and is not has nothing to leave.
 redis.call('HDEL', KEYS[2], ARGV[1])
-return {known, redis.call('HGETALL', KEYS[1]), redis.call('HKEYS', KEYS[2])}
+local revision = redis.call('HGET', KEYS[3], 'revision')
+if ARGV[5] ~= '' then
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local changed = redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[5]
+  for table in string.gmatch(ARGV[6], '%S+') do
+    local era = redis.call('HGET', KEYS[3], 'era ' .. table)
+    if not era then
+      redis.call('HSET', KEYS[3], 'era ' .. table, 'on')
+    elseif string.sub(era, 1, 3) == 'off' then
+      -- Something was published meanwhile that nobody has kept.
+      redis.call('HSET', KEYS[3], 'era ' .. table, 'on ' .. string.format('%.0f', now))
+      changed = true
+    end
+  end
+  if changed or not revision then
+    revision = string.format('%.0f', math.max(now, (tonumber(revision) or 0) + 1))
+    redis.call('HSET', KEYS[3], ARGV[1], ARGV[5], 'revision', revision)
+  end
+end
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
+local said = false
+if (revision or '0') ~= ARGV[4] then
+  said = redis.call('HGETALL', KEYS[3])
+end
+return {known, redis.call('HGETALL', KEYS[1]), redis.call('HKEYS', KEYS[2]), revision or '0', said}

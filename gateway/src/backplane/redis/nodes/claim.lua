@@ -6,7 +6,7 @@ if not claimed then
 end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local by, till = string.match(claimed, '^(%S+) (%d+)$')
+local by, till = string.match(claimed, '^(%S+) (%d+)')
 if by and by ~= ARGV[2] and tonumber(till) > now and redis.call('HEXISTS', KEYS[2], by) == 1 then
   return 0
 end

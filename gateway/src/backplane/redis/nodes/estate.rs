@@ -171,7 +171,7 @@ impl Estate<'_> {
         let (mut told, mut under_way) = (Vec::new(), Vec::new());
         for (id, bytes) in listed {
             let count = shared.departed.fetch_add(1, Ordering::Relaxed);
-            let Some(Record { client, since }) = record::read(&id, ConnectionIds::elsewhere(count), bytes)
+            let Some(Record { client, since }) = record::read(&id, ConnectionIds::elsewhere(count), &bytes)
             else {
                 // Nobody else would understand it either.
                 shared.metrics.malformed();

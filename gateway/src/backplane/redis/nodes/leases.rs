@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::backplane::Node;
 
 /// What one reading of the leases has shown.
@@ -28,6 +30,8 @@ pub(super) struct Leases {
     read: Option<Duration>,
     /// Since when they have been read without a break.
     steady: Duration,
+    /// Gateways that have died without having been seen at the server that has the leases now.
+    unseen: usize,
 }
 
 #[derive(Debug)]
@@ -36,17 +40,68 @@ struct Alive {
     lease: Box<str>,
     /// When it was seen to have been renewed.
     renewed: Duration,
+    /// The revision of the rules that it goes by, if it says so.
+    seen: Option<u64>,
+    /// Whether it was seen to have been renewed at the server that has the leases now.
+    is_here: bool,
+}
+
+/// What a gateway says in its lease.
+pub(super) struct Lease<'a> {
+    /// Different at every beat: that is what the others look at.
+    pub(super) beat: u64,
+    /// When it began, in Unix time in milliseconds.
+    pub(super) started: u64,
+    /// How long it has run, in milliseconds.
+    pub(super) uptime: u64,
+    /// What people know it by.
+    pub(super) name: &'a str,
+    /// The revision of the rules that it goes by.
+    pub(super) seen: u64,
+}
+
+impl Lease<'_> {
+    /// What stands in Redis. Whoever reads it skips what it does not know.
+    pub(super) fn to_text(&self) -> String {
+        let Self { beat, started, uptime, name, seen } = self;
+        let version = env!("CARGO_PKG_VERSION");
+        json!({"beat": beat, "started": started, "uptime": uptime, "version": version, "name": name, "seen": seen})
+            .to_string()
+    }
 }
 
 impl Leases {
     /// Nobody is known yet. A lease runs out when it was not renewed for this long.
     pub(super) fn new(lease: Duration) -> Self {
-        Self { lease, alive: BTreeMap::new(), dead: BTreeMap::new(), read: None, steady: Duration::ZERO }
+        Self {
+            lease,
+            alive: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            read: None,
+            steady: Duration::ZERO,
+            unseen: 0,
+        }
     }
 
     /// The others that are alive.
     pub(super) fn alive(&self) -> impl Iterator<Item = &Node> {
         self.alive.values().map(|alive| &alive.node)
+    }
+
+    /// Those of them that have not said that they go by a revision of the rules. Whoever says nothing of it is not among them.
+    pub(super) fn behind(&self, revision: u64) -> impl Iterator<Item = &Node> {
+        let behind = move |alive: &&Alive| alive.seen.is_some_and(|seen| seen < revision);
+        self.alive.values().filter(behind).map(|alive| &alive.node)
+    }
+
+    /// The leases are at another server from now on. What is read there may be a copy of what was written elsewhere.
+    pub(super) fn moved(&mut self) {
+        self.alive.values_mut().for_each(|alive| alive.is_here = false);
+    }
+
+    /// How many have died since that nobody has seen there, each told once.
+    pub(super) fn take_unseen(&mut self) -> usize {
+        std::mem::take(&mut self.unseen)
     }
 
     /// Whether it is known who there is.
@@ -74,14 +129,17 @@ impl Leases {
             match self.alive.get_mut(name) {
                 Some(alive) if alive.lease == *lease => (),
                 Some(alive) => {
+                    if let Some((node, seen)) = read(name, lease) {
+                        (alive.node, alive.seen) = (node, seen);
+                    }
                     alive.lease.clone_from(lease);
-                    alive.renewed = at;
+                    (alive.renewed, alive.is_here) = (at, true);
                 }
                 None if self.dead.contains_key(name) => (),
                 None => {
-                    if let Some(node) = read(name, lease) {
+                    if let Some((node, seen)) = read(name, lease) {
                         changes.push(Change::Came(node.clone()));
-                        let alive = Alive { node, lease: lease.clone(), renewed: at };
+                        let alive = Alive { node, lease: lease.clone(), renewed: at, seen, is_here: true };
                         self.alive.insert(name.clone(), alive);
                     }
                 }
@@ -89,11 +147,12 @@ impl Leases {
         }
         // A Redis that came back without its data lists nobody for a moment.
         let settled = at.saturating_sub(self.steady) >= self.lease;
-        let (lease, dead) = (self.lease, &mut self.dead);
+        let (lease, dead, unseen) = (self.lease, &mut self.dead, &mut self.unseen);
         self.alive.retain(|name, alive| {
             let is_listed = listed.contains_key(name);
             if is_listed && at.saturating_sub(alive.renewed) >= lease {
                 dead.insert(name.clone(), alive.lease.clone());
+                *unseen += usize::from(!alive.is_here);
                 changes.push(Change::Died(alive.node.clone()));
                 false
             } else if !is_listed && settled {
@@ -107,13 +166,14 @@ impl Leases {
     }
 }
 
-/// What a lease says: the number of the beat, when the gateway began, its version and its name.
-fn read(id: &str, lease: &str) -> Option<Node> {
-    let mut parts = lease.splitn(4, ' ');
-    let _beat: u64 = parts.next()?.parse().ok()?;
-    let started = parts.next()?.parse().ok()?;
-    let version = parts.next()?.into();
-    Some(Node { id: id.into(), name: parts.next()?.into(), version, started })
+/// What a lease says, and the revision of the rules that its gateway goes by.
+fn read(id: &str, lease: &str) -> Option<(Node, Option<u64>)> {
+    let lease: Value = serde_json::from_str(lease).ok()?;
+    let (number, text) = (|key: &str| lease[key].as_u64(), |key: &str| lease[key].as_str().map(Box::from));
+    number("beat")?;
+    let (name, version, started) = (text("name")?, text("version")?, number("started")?);
+    let node = Node { id: id.into(), name, version, started, uptime: number("uptime")?, differs: Vec::new() };
+    Some((node, number("seen")))
 }
 
 #[cfg(test)]
@@ -121,6 +181,11 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+
+    fn lease(beat: u64, name: &str, seen: u64) -> String {
+        let name = &format!("{name} here");
+        Lease { beat, started: 1_700_000_000_000, uptime: 1000 + beat, name, seen }.to_text()
+    }
 
     /// Time goes on, and everybody who is alive has renewed.
     struct Scene {
@@ -138,7 +203,7 @@ mod tests {
         fn after(&mut self, millis: u64, renewed: &[&str], stale: &[&str]) -> Vec<String> {
             self.at += millis;
             self.beat += 1;
-            let lease = |beat: u64, name: &str| format!("{beat} 1700000000000 0.1.0 {name} here").into();
+            let lease = |beat: u64, name: &str| lease(beat, name, 7).into();
             let renewed = renewed.iter().map(|name| (Box::from(*name), lease(self.beat, name)));
             let stale = stale.iter().map(|name| (Box::from(*name), lease(1, name)));
             let changes =
@@ -166,9 +231,15 @@ mod tests {
         assert!(scene.leases.dead().is_empty());
         let alive: Vec<_> = scene.leases.alive().collect();
         assert_eq!(alive.len(), 1);
-        let started = 1_700_000_000_000;
-        let a = Node { id: "a".into(), name: "a here".into(), version: "0.1.0".into(), started };
-        assert_eq!(alive[0], &a);
+        let a = Node {
+            id: "a".into(),
+            name: "a here".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: 1_700_000_000_000,
+            uptime: 1009,
+            differs: Vec::new(),
+        };
+        assert_eq!(alive[0], &a, "as it has said with its last beat");
     }
 
     #[test]
@@ -220,12 +291,49 @@ mod tests {
     #[test]
     fn what_is_no_lease_is_nobody() {
         let mut leases = Leases::new(Duration::from_secs(3));
-        let listed =
-            ["", "x", "1", "1 2", "1 2 3", "-1 2 3 4"].map(|lease| (Box::from("a"), Box::from(lease)));
+        let listed = [
+            "",
+            "x",
+            "1",
+            "{}",
+            "[]",
+            r#"{"beat":1}"#,
+            r#"{"beat":"1","name":"a","version":"1","started":1}"#,
+        ];
         for lease in listed {
-            assert!(leases.hear(Duration::ZERO, "me", vec![lease]).is_empty());
+            assert!(leases.hear(Duration::ZERO, "me", vec![(Box::from("a"), Box::from(lease))]).is_empty());
         }
-        assert!(read("a", "1 2 3 4 5").is_some_and(|node| &*node.name == "4 5"));
-        assert_eq!(&*read("a", "1 2 3 4").unwrap().version, "3");
+    }
+
+    #[test]
+    fn what_the_next_version_says_in_a_lease_is_skipped() {
+        let newer = lease(1, "a", 7).replace('{', r#"{"of_tomorrow":[1],"#);
+        let (node, seen) = read("a", &newer).unwrap();
+        assert_eq!((&*node.name, seen), ("a here", Some(7)));
+        let without = lease(1, "a", 7).replace("seen", "unseen");
+        assert_eq!(read("a", &without).unwrap().1, None);
+    }
+
+    #[test]
+    fn who_goes_by_older_rules_is_known_until_it_says_otherwise() {
+        let mut leases = Leases::new(Duration::from_secs(3));
+        let mut hear = |beat, seen| {
+            leases.hear(Duration::from_millis(beat), "me", vec![("a".into(), lease(beat, "a", seen).into())]);
+            leases.behind(7).count()
+        };
+        assert_eq!([hear(1, 6), hear(2, 7), hear(3, 8)], [1, 0, 0]);
+    }
+
+    #[test]
+    fn who_dies_without_having_come_to_a_new_server_is_told() {
+        let mut scene = Scene::new();
+        scene.after(0, &["a", "b", "c"], &[]);
+        scene.leases.moved();
+        for _ in 0..6 {
+            scene.after(500, &["a"], &["b"]);
+        }
+        assert_eq!(scene.leases.alive().count(), 1);
+        assert_eq!(scene.leases.take_unseen(), 1, "b, whose lease came along");
+        assert_eq!(scene.leases.take_unseen(), 0);
     }
 }

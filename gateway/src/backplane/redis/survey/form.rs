@@ -1,79 +1,135 @@
 //! Questions and answers as bytes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use crate::backplane::redis::wire::{Reader, put_part};
+use crate::backplane::redis::wire::fields::{Fields, number, put, put_nested, put_number, text};
 use crate::survey::{Connection, Counts, ENTRIES_MAX, Finding, PART_BYTES_MAX, Page, Part, Question};
+
+/// Which question, and which answer.
+const KIND: u8 = 1;
+
+/// Tags of a question.
+mod question_tag {
+    pub(super) const TEXT: u8 = 2;
+    pub(super) const AFTER: u8 = 3;
+    pub(super) const LIMIT: u8 = 4;
+}
+
+/// Tags of an answer with a list.
+mod list_tag {
+    pub(super) const ENTRY: u8 = 2;
+    /// Without a value: there are more.
+    pub(super) const MORE: u8 = 3;
+}
+
+/// Tags of an entry of a list.
+mod entry_tag {
+    pub(super) const NAME: u8 = 1;
+    pub(super) const COUNT: u8 = 2;
+    pub(super) const PROTOCOL: u8 = 3;
+    pub(super) const SINCE: u8 = 4;
+}
+
+/// The first tag of the numbers of an answer with counts.
+const COUNTS: u8 = 2;
 
 pub(in crate::backplane::redis) fn put_question(bytes: &mut Vec<u8>, question: &Question) {
     let (kind, text, page) = match question {
-        Question::Counts => return bytes.push(0),
+        Question::Counts => return put(bytes, KIND, &[0]),
         Question::Channels { pattern, page } => (1, pattern, page),
         Question::Connections { user, page } => (2, user, page),
     };
-    bytes.push(kind);
-    put_part(bytes, text.as_bytes());
-    put_part(bytes, page.after.as_bytes());
-    put_number(bytes, page.limit as u64);
+    put(bytes, KIND, &[kind]);
+    put(bytes, question_tag::TEXT, text.as_bytes());
+    put(bytes, question_tag::AFTER, page.after.as_bytes());
+    put_number(bytes, question_tag::LIMIT, page.limit as u64);
 }
 
-pub(in crate::backplane::redis) fn read_question(reader: &mut Reader) -> Option<Question> {
-    let kind = reader.byte()?;
-    if kind == 0 {
-        return Some(Question::Counts);
+/// `None` for what is no question, and `Some(None)` for one that this version does not know.
+pub(in crate::backplane::redis) fn read_question(bytes: &[u8]) -> Option<Option<Question>> {
+    let mut fields = Fields::filling(bytes);
+    let (mut kind, mut asked, mut after, mut limit) = (None, None, None, None);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            KIND => kind = Some(value),
+            question_tag::TEXT => asked = Some(text(value)?.into()),
+            question_tag::AFTER => after = Some(text(value)?.into()),
+            question_tag::LIMIT => limit = Some(number(value)?),
+            _ => (),
+        }
     }
-    let (text, after) = (boxed(reader)?, boxed(reader)?);
-    let limit = usize::try_from(reader.number()?).ok().filter(|limit| (1..=ENTRIES_MAX).contains(limit))?;
-    let page = Page { after, limit };
-    match kind {
-        1 => Some(Question::Channels { pattern: text, page }),
-        2 => Some(Question::Connections { user: text, page }),
-        _ => None,
-    }
+    let kind = match kind? {
+        [0] => return Some(Some(Question::Counts)),
+        [kind @ (1 | 2)] => *kind,
+        _ => return Some(None),
+    };
+    let limit = usize::try_from(limit?).ok().filter(|limit| (1..=ENTRIES_MAX).contains(limit))?;
+    let page = Page { after: after?, limit };
+    Some(Some(match kind {
+        1 => Question::Channels { pattern: asked?, page },
+        _ => Question::Connections { user: asked?, page },
+    }))
 }
 
 pub(in crate::backplane::redis) fn put_finding(bytes: &mut Vec<u8>, finding: &Finding) {
     match finding {
         Finding::Counts(Counts { clients, users, channels, subscriptions, workers }) => {
-            bytes.push(0);
-            for number in [clients, users, channels, subscriptions, workers] {
-                put_number(bytes, *number);
+            put(bytes, KIND, &[0]);
+            for (tag, count) in (COUNTS..).zip([clients, users, channels, subscriptions, workers]) {
+                put_number(bytes, tag, *count);
             }
         }
         Finding::Channels(part) => {
-            bytes.push(1);
-            put_entries(bytes, part, |bytes, count| put_number(bytes, *count));
+            put(bytes, KIND, &[1]);
+            put_entries(bytes, part, |bytes, count| put_number(bytes, entry_tag::COUNT, *count));
         }
         Finding::Connections(part) => {
-            bytes.push(2);
+            put(bytes, KIND, &[2]);
             put_entries(bytes, part, |bytes, connection| {
-                put_part(bytes, connection.protocol.as_bytes());
-                put_number(bytes, connection.since);
+                put(bytes, entry_tag::PROTOCOL, connection.protocol.as_bytes());
+                put_number(bytes, entry_tag::SINCE, connection.since);
             });
         }
     }
 }
 
-pub(in crate::backplane::redis) fn read_finding(reader: &mut Reader) -> Option<Finding> {
-    Some(match reader.byte()? {
-        0 => Finding::Counts(Counts {
-            clients: reader.number()?,
-            users: reader.number()?,
-            channels: reader.number()?,
-            subscriptions: reader.number()?,
-            workers: reader.number()?,
-        }),
-        1 => Finding::Channels(read_entries(reader, Reader::number)?),
-        2 => Finding::Connections(read_entries(reader, |reader| {
-            Some(Connection { node: Box::default(), protocol: boxed(reader)?, since: reader.number()? })
-        })?),
-        _ => return None,
+/// `None` for what is no answer, and `Some(None)` for one that this version does not know.
+pub(in crate::backplane::redis) fn read_finding(bytes: &[u8]) -> Option<Option<Finding>> {
+    let mut fields = Fields::filling(bytes);
+    while let Some((tag, value)) = fields.next()? {
+        if tag == KIND {
+            return Some(match value {
+                [0] => Some(Finding::Counts(read_counts(bytes)?)),
+                [1] => Some(Finding::Channels(read_entries(bytes, |entry| entry.count)?)),
+                [2] => Some(Finding::Connections(read_entries(bytes, |entry| {
+                    Some(Connection { node: Box::default(), protocol: entry.protocol?, since: entry.since? })
+                })?)),
+                _ => None,
+            });
+        }
+    }
+    None
+}
+
+fn read_counts(bytes: &[u8]) -> Option<Counts> {
+    let (mut fields, mut counts) = (Fields::filling(bytes), [None; 5]);
+    while let Some((tag, value)) = fields.next()? {
+        if let Some(count) = tag.checked_sub(COUNTS).and_then(|index| counts.get_mut(usize::from(index))) {
+            *count = Some(number(value)?);
+        }
+    }
+    let [clients, users, channels, subscriptions, workers] = counts;
+    Some(Counts {
+        clients: clients?,
+        users: users?,
+        channels: channels?,
+        subscriptions: subscriptions?,
+        workers: workers?,
     })
 }
 
-/// As many as fit. Each has a mark before it, and what follows the last says whether there are more.
-fn put_entries<T>(bytes: &mut Vec<u8>, part: &Part<T>, put: impl Fn(&mut Vec<u8>, &T)) {
+/// As many as fit.
+fn put_entries<T>(bytes: &mut Vec<u8>, part: &Part<T>, put_value: impl Fn(&mut Vec<u8>, &T)) {
     let begin = bytes.len();
     let mut more = part.more;
     for (name, value) in &part.entries {
@@ -81,30 +137,52 @@ fn put_entries<T>(bytes: &mut Vec<u8>, part: &Part<T>, put: impl Fn(&mut Vec<u8>
             more = true;
             break;
         }
-        bytes.push(1);
-        put_part(bytes, name.as_bytes());
-        put(bytes, value);
+        put_nested(bytes, list_tag::ENTRY, |bytes| {
+            put(bytes, entry_tag::NAME, name.as_bytes());
+            put_value(bytes, value);
+        });
     }
-    bytes.push(if more { 2 } else { 0 });
+    if more {
+        put(bytes, list_tag::MORE, b"");
+    }
 }
 
-fn read_entries<T>(reader: &mut Reader, read: impl Fn(&mut Reader) -> Option<T>) -> Option<Part<T>> {
-    let mut entries = BTreeMap::new();
-    loop {
-        match reader.byte()? {
-            1 => drop(entries.insert(boxed(reader)?, read(reader)?)),
-            mark @ (0 | 2) => return Some(Part { entries, more: mark == 2 }),
-            _ => return None,
+/// An entry of whatever list.
+#[derive(Default)]
+struct Entry {
+    name: Option<Box<str>>,
+    count: Option<u64>,
+    protocol: Option<Box<str>>,
+    since: Option<u64>,
+}
+
+fn read_entries<T>(bytes: &[u8], read: impl Fn(Entry) -> Option<T>) -> Option<Part<T>> {
+    let (mut fields, mut part) = (Fields::filling(bytes), Part { entries: BTreeMap::new(), more: false });
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            list_tag::ENTRY => {
+                let mut entry = read_entry(value)?;
+                part.entries.insert(entry.name.take()?, read(entry)?);
+            }
+            list_tag::MORE => part.more = true,
+            _ => (),
         }
     }
+    Some(part)
 }
 
-fn put_number(bytes: &mut Vec<u8>, number: u64) {
-    bytes.extend_from_slice(&number.to_be_bytes());
-}
-
-fn boxed(reader: &mut Reader) -> Option<Box<str>> {
-    reader.text().map(|text: Arc<str>| (&*text).into())
+fn read_entry(bytes: &[u8]) -> Option<Entry> {
+    let (mut fields, mut entry) = (Fields::filling(bytes), Entry::default());
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            entry_tag::NAME => entry.name = Some(text(value)?.into()),
+            entry_tag::COUNT => entry.count = Some(number(value)?),
+            entry_tag::PROTOCOL => entry.protocol = Some(text(value)?.into()),
+            entry_tag::SINCE => entry.since = Some(number(value)?),
+            _ => (),
+        }
+    }
+    Some(entry)
 }
 
 #[cfg(test)]
@@ -120,9 +198,8 @@ mod tests {
         let mut bytes = Vec::new();
         put_finding(&mut bytes, &Finding::Channels(Part { entries, more: false }));
         assert!(bytes.len() < PART_BYTES_MAX + 1000);
-        let mut reader = Reader(bytes.into());
-        let Finding::Channels(part) = read_finding(&mut reader).unwrap() else { panic!() };
-        assert!(part.more && part.entries.len() > 100 && reader.0.is_empty());
+        let Some(Finding::Channels(part)) = read_finding(&bytes).unwrap() else { panic!() };
+        assert!(part.more && part.entries.len() > 100);
         let last = part.entries.last_key_value().unwrap();
         assert_eq!(*last.1, part.entries.len() as u64 - 1, "none is left out before the last");
     }
