@@ -44,6 +44,9 @@ const FLUSHES_MAX: usize = 256;
 /// write per socket.
 const DELIVERIES_MAX: usize = 16 * 1024;
 
+/// How often a worker looks how much waits for its clients, while much does.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(50);
+
 /// How often a draining worker closes some of its connections.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
 
@@ -117,6 +120,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
     spawn_local(worker.clone().deliver(parts.inbox));
     spawn_local(worker.clone().flush());
     spawn_local(worker.clone().timers());
+    spawn_local(worker.clone().bound_backlog());
     // Without its rules a worker would judge clients by nothing: they wait in the backlog.
     shutdown::running(parts.phase.clone()).await;
     let handshake = Rc::new(Handshake {
@@ -262,6 +266,16 @@ impl Worker {
                     self.local.on_timer(self.clock.now());
                 }
                 () = self.swapped.notified() => (),
+            }
+        }
+    }
+
+    /// Keeps what waits for clients within what the node may hold for all of them.
+    async fn bound_backlog(self: Rc<Self>) {
+        loop {
+            self.local.unflushed.backlogged().await;
+            while self.local.bound_backlog() {
+                tokio::time::sleep(BACKLOG_PAUSE).await;
             }
         }
     }

@@ -1,6 +1,7 @@
 //! One connection as the rest of its worker sees it: where to put bytes, and how to tell it something.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
 use crate::backplane::Answer;
 use crate::outbound::{Outbound, Pushed};
@@ -97,15 +99,23 @@ pub struct Peer {
     /// What the backplane has answered, with the tickets of the questions.
     answers: RefCell<Vec<(u32, Answer)>>,
     dirty: Cell<bool>,
+    /// Whether it stands among those for which much waits.
+    backlogged: Cell<bool>,
     unflushed: Weak<Unflushed>,
 }
 
+/// Bytes that wait for a client before it counts among those for which much does.
+const BACKLOG_BYTES_MIN: usize = 32 * 1024;
+
 /// The connections of a worker that others have pushed to since the last flush. The flusher writes to each of their
-/// sockets once, instead of waking a task for each.
+/// sockets once, instead of waking a task for each. And those whose sockets did not take it.
 #[derive(Default)]
 pub struct Unflushed {
     peers: RefCell<Vec<Rc<Peer>>>,
     flusher: RefCell<Option<Waker>>,
+    backlog: RefCell<Vec<Rc<Peer>>>,
+    /// Told when there is a backlog.
+    backlogged: Notify,
 }
 
 impl Unflushed {
@@ -117,6 +127,27 @@ impl Unflushed {
             return Poll::Pending;
         }
         Poll::Ready(std::mem::take(&mut *peers))
+    }
+
+    /// Waits until much waits for some client. Dropping the future loses nothing.
+    pub async fn backlogged(&self) {
+        self.backlogged.notified().await;
+    }
+
+    /// The connections for which much waits and how many bytes that is, the most first.
+    pub fn backlog(&self) -> Vec<(usize, Rc<Peer>)> {
+        let mut all = Vec::new();
+        self.backlog.borrow_mut().retain(|peer| {
+            let waiting = peer.outbound.pending();
+            let much = waiting >= BACKLOG_BYTES_MIN;
+            if much {
+                all.push((waiting, peer.clone()));
+            }
+            peer.backlogged.set(much);
+            much
+        });
+        all.sort_unstable_by_key(|(waiting, _)| Reverse(*waiting));
+        all
     }
 
     fn add(&self, peer: &Rc<Peer>) {
@@ -150,6 +181,7 @@ impl Peer {
             signals: RefCell::default(),
             answers: RefCell::default(),
             dirty: Cell::new(false),
+            backlogged: Cell::new(false),
             unflushed: Rc::downgrade(unflushed),
         }
     }
@@ -169,6 +201,17 @@ impl Peer {
             Pushed::Closed => (),
         }
         pushed
+    }
+
+    /// To be called when the socket took what it takes: if much is left, it counts among what waits for all clients.
+    pub fn count_backlog(self: &Rc<Self>) {
+        if self.outbound.pending() >= BACKLOG_BYTES_MIN
+            && !self.backlogged.replace(true)
+            && let Some(unflushed) = self.unflushed.upgrade()
+        {
+            unflushed.backlog.borrow_mut().push(self.clone());
+            unflushed.backlogged.notify_one();
+        }
     }
 
     /// Tells the connection something and wakes its driver.

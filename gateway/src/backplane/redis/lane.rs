@@ -20,6 +20,9 @@ use crate::telemetry::backplane::Trouble;
 /// Commands in one batch.
 const BATCH_MAX: usize = 512;
 
+/// Bytes of publications and members that the answers to one batch may have.
+const ANSWERS_BYTES_MAX: usize = 16 << 20;
+
 /// Longest time that a batch waits for replicas: the watch of the link waits behind it.
 const REPLICAS_WAIT_MAX: Duration = Duration::from_millis(400);
 
@@ -62,7 +65,7 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize, index: usize, mut que
         };
         forward(&shared, place, &mut batch);
         match link {
-            Some(link) => held = send(&shared, index, &link, &mut batch).await,
+            Some(link) => held = send_in_parts(&shared, index, &link, &mut batch).await,
             None => alone(&shared, &mut batch),
         }
     }
@@ -100,7 +103,33 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
     }
 }
 
-/// Sends a batch. Returns what has to be sent again, because its slot moves.
+/// Sends a batch, of which only so much at once that the answers fit into memory. Returns what has to be sent again, because
+/// its slot moves.
+async fn send_in_parts(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Request>) -> Vec<Request> {
+    let mut held = Vec::new();
+    while !batch.is_empty() {
+        let mut bytes = 0;
+        let fits = |request: &Request| {
+            bytes += request.what.answer_bytes_max();
+            bytes <= ANSWERS_BYTES_MAX
+        };
+        let fitting = batch.iter().map(fits).take_while(|fits| *fits).count().max(1);
+        let rest = batch.split_off(fitting);
+        held = send(shared, index, link, batch).await;
+        *batch = rest;
+        if !held.is_empty() {
+            // Nothing overtakes what is held.
+            held.append(batch);
+        } else if shared.units[link.unit].status.link() != Some(link.number) {
+            for Request { what, asker, .. } in batch.drain(..) {
+                shared.fail(asker, &what, "the link has ended");
+            }
+        }
+    }
+    held
+}
+
+/// Sends some requests. Returns what has to be sent again, because its slot moves.
 async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Request>) -> Vec<Request> {
     let mut held = Vec::new();
     if batch.is_empty() {
@@ -112,6 +141,7 @@ async fn send(shared: &Shared, index: usize, link: &Link, batch: &mut Vec<Reques
             &shared.keys,
             &link.scripts,
             &link.server,
+            &link.anchor,
             &shared.fresh_epoch(),
         ));
     }
@@ -181,8 +211,8 @@ fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, replicas
                 return shared.recover(request);
             }
             let answer = match (&request.what, answer) {
-                (What::Presence { channel, .. }, Answer::Present(Ok(elsewhere))) => {
-                    Answer::Present(Ok(presence::together(shared, channel, elsewhere)))
+                (What::Presence { channel, bytes_max, .. }, Answer::Present(Ok(elsewhere))) => {
+                    Answer::Present(presence::together(shared, channel, elsewhere, *bytes_max))
                 }
                 (_, answer) => answer,
             };

@@ -16,6 +16,8 @@ use crate::inbox::Delivery;
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEPT: Retention = Retention { size: 5, ttl: Duration::from_secs(60), replicas: 0 };
 
+const MOST: Most = Most { publications: 100, bytes: 1 << 20 };
+
 /// A server on a socket of its own in a folder of its own.
 struct Server {
     child: Child,
@@ -77,8 +79,8 @@ impl Bench {
         let scripts = Scripts {
             publish_verb: "PUBLISH",
             publish: load(script::publish("PUBLISH")).await,
-            recover: load(script::recover()).await,
-            history: load(script::history()).await,
+            recover: load(script::recover("PUBLISH")).await,
+            history: load(script::history("PUBLISH")).await,
             probe: load(script::probe("PUBLISH")).await,
             presence_write: load(presence::WRITE.to_owned()).await,
             presence_read: load(presence::READ.to_owned()).await,
@@ -91,7 +93,7 @@ impl Bench {
     async fn run(&mut self, what: &What) -> Result<Answer, super::request::Refusal> {
         self.streams += 1;
         let fresh = format!("stream{}", self.streams);
-        let command = what.command(&self.keys, &self.scripts, self.server, &fresh);
+        let command = what.command(&self.keys, &self.scripts, self.server, "t:anchor", &fresh);
         let mut pipeline = redis::pipe();
         pipeline.add_command(command);
         let mut replies = self.connection.send_packed_commands(&pipeline, 0, 1).await.unwrap();
@@ -110,7 +112,7 @@ impl Bench {
     /// The offsets that were missed, and where the stream stands.
     async fn recover(&mut self, since: Option<(u64, &str)>, max: usize) -> (Option<Vec<u64>>, Top) {
         let since = since.map(|(offset, epoch)| Position { offset, epoch: epoch.into() });
-        let what = What::Recover { channel: news(), since, publications_max: max, retention: KEPT };
+        let what = What::Recover { channel: news(), since, most: Most { publications: max, bytes: 1 << 20 }, retention: KEPT };
         match self.run(&what).await.unwrap() {
             Answer::Recovered(Ok(Recovery { missed, top })) => {
                 (missed.map(|missed| missed.iter().map(|one| one.offset).collect()), top)
@@ -120,7 +122,7 @@ impl Bench {
     }
 
     async fn history(&mut self, query: HistoryQuery) -> Result<Vec<u64>, u32> {
-        let what = What::History { channel: news(), query, publications_max: 100, retention: KEPT };
+        let what = What::History { channel: news(), query, most: MOST, retention: KEPT };
         match self.run(&what).await.unwrap() {
             Answer::History(Ok(page)) => Ok(page.publications.iter().map(|one| one.offset).collect()),
             Answer::History(Err(error)) => Err(error.code),
@@ -214,7 +216,7 @@ async fn publications_expire_one_by_one_and_keys_with_the_last() {
     let what = What::History {
         channel: news(),
         query: HistoryQuery { limit: 9, ..HistoryQuery::default() },
-        publications_max: 9,
+        most: MOST,
         retention: short,
     };
     let Answer::History(Ok(page)) = bench.run(&what).await.unwrap() else { panic!() };
@@ -276,7 +278,8 @@ async fn without_redis_every_question_is_answered_in_time() {
     let publish = |retention, asker| {
         let channel = &news();
         let data = "1".into();
-        let new = NewPublication { channel, data, json: true, info: None, retention, terms: None };
+        let new =
+            NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
         backplane.publish(new, asker, clock.now().at)
     };
     // What has no history goes to this node's own subscribers.
@@ -293,7 +296,7 @@ async fn without_redis_every_question_is_answered_in_time() {
         waiting.push(answer);
         let (sender, answer) = oneshot::channel();
         let since = Position { offset: 1, epoch: "e".into() };
-        let asked = backplane.recover(&news(), Some(&since), 9, KEPT, Asker::Task(sender), clock.now().at);
+        let asked = backplane.recover(&news(), Some(&since), MOST, KEPT, Asker::Task(sender), clock.now().at);
         assert!(matches!(asked, Asked::Later));
         waiting.push(answer);
     }
