@@ -199,19 +199,6 @@ pub enum Answer {
     Counted(Result<Count, ReplyError>),
 }
 
-impl Answer {
-    /// Bytes of the publications or members that it carries.
-    pub fn bytes(&self) -> usize {
-        let publications = |all: &[Arc<Publication>]| all.iter().map(|one| one.data.len()).sum();
-        match self {
-            Self::History(Ok(page)) => publications(&page.publications),
-            Self::Recovered(Ok(Recovery { missed: Some(missed), .. })) => publications(missed),
-            Self::Present(Ok(members)) => members.iter().map(|member| member.info.len()).sum(),
-            _ => 0,
-        }
-    }
-}
-
 /// How many are in a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {

@@ -51,9 +51,6 @@ const ORDERS_MAX: usize = 1024;
 /// Room for deliveries that an inbox keeps when a burst is over.
 const CAPACITY_KEPT: usize = 4096;
 
-/// What an answer of the backplane takes beside what it carries, in bytes.
-const ANSWER_BYTES: usize = 128;
-
 /// The queue of one worker. Pushes beyond its bound are dropped and remembered: the worker then finds out which of its
 /// subscriptions missed something. Orders and questions have some room more; chains come one at a time and are always accepted, and so are
 /// answers, of which there are no more than questions, and the departed, of whom few come at a time.
@@ -153,12 +150,12 @@ impl Inbox {
 }
 
 impl Delivery {
-    /// What it takes, in bytes. What is small and bounded in number counts nothing.
+    /// What it takes of the room for publications, in bytes. What is small, or bounded by who has asked for it, takes none.
     fn bytes(&self) -> usize {
         match self {
             Self::Push(push) => push.bytes(),
-            Self::Answer { answer, .. } => ANSWER_BYTES + answer.bytes(),
-            Self::Order { .. }
+            Self::Answer { .. }
+            | Self::Order { .. }
             | Self::Stands(..)
             | Self::Survey(..)
             | Self::Departed(..)

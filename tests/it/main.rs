@@ -30,6 +30,7 @@ mod malformed;
 mod origins;
 mod limits;
 mod slow;
+mod memory;
 mod admin;
 mod drain;
 mod cli;
