@@ -7,7 +7,8 @@
 //! - *Gaps*: a subscriber that tracks its position finds a missing offset at the next publication of the channel; what
 //!   was lost in a worker's inbox is found at once by comparing positions.
 //! - *Streams*: offsets of a channel start at 1 and rise by 1 within an epoch; a stream that was forgotten starts with a
-//!   new epoch.
+//!   new epoch. Reading makes none: whoever reads where nothing was published is told offset 0 and an epoch that every
+//!   reader is told, and the first publication goes on from there.
 //! - *Answers*: a question is answered at once, or later through the inbox of the worker that asked, exactly once and
 //!   within a bounded time. What one connection publishes to one channel keeps its order.
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::charge::Charge;
 use crate::hub::peer::Order;
 use crate::plugin::event::Client;
 use crate::protocol::channel::Channel;
@@ -46,6 +48,39 @@ pub struct Top {
     pub offset: u64,
     /// The stream; empty in channels without history.
     pub epoch: Arc<str>,
+}
+
+/// How much one answer may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Most {
+    /// Publications.
+    pub publications: usize,
+    /// Their bytes, as [`Publication::bytes`] counts them. A page of history has one publication, whatever its size.
+    pub bytes: usize,
+}
+
+/// Whether publications fit into one answer, each in its turn.
+#[derive(Debug)]
+pub struct Fits {
+    left: Most,
+    first: bool,
+}
+
+impl Fits {
+    /// Nothing was taken yet.
+    pub fn new(most: Most) -> Self {
+        Self { left: most, first: true }
+    }
+
+    /// Whether there is room for one more, which is taken then.
+    pub fn take(&mut self, publication: &Publication) -> bool {
+        let bytes = publication.bytes();
+        let fits = self.left.publications > 0 && (self.first || bytes <= self.left.bytes);
+        self.first = false;
+        self.left.publications = self.left.publications.saturating_sub(1);
+        self.left.bytes = self.left.bytes.saturating_sub(bytes);
+        fits
+    }
 }
 
 /// Part of a channel's history, and where its stream stands, read at one moment.
@@ -145,6 +180,8 @@ pub struct NewPublication<'a> {
     pub retention: Retention,
     /// What it depends on; nothing for most.
     pub terms: Option<Box<Terms>>,
+    /// Who pays for it until it was delivered.
+    pub charge: Option<Charge>,
 }
 
 /// Who wants to know, and so where an answer goes that comes later.
@@ -245,24 +282,25 @@ pub trait Backplane: Send + Sync {
     /// it was not published.
     fn publish(&self, publication: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Published>;
 
-    /// Reads history. `since` of another epoch is error 112.
+    /// Reads history, and may end before what was asked for does: never with nothing where there is something. `since` of
+    /// another epoch is error 112.
     fn history(
         &self,
         channel: &Channel,
         query: &HistoryQuery,
-        publications_max: usize,
+        most: Most,
         retention: Retention,
         asker: Asker,
         at: Duration,
     ) -> Asked<Page>;
 
-    /// For a subscriber whose worker has announced itself: everything after its position, if nothing of it is missing,
-    /// or without a position only where the stream stands. Everything after that reaches the worker.
+    /// For a subscriber whose worker has announced itself: everything after its position, if nothing of it is missing
+    /// and it is not more than may be given, or without a position only where the stream stands. Everything after that reaches the worker.
     fn recover(
         &self,
         channel: &Channel,
         since: Option<&Position>,
-        publications_max: usize,
+        most: Most,
         retention: Retention,
         asker: Asker,
         at: Duration,
@@ -277,8 +315,8 @@ pub trait Backplane: Send + Sync {
     /// A connection left a channel.
     fn leave(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool);
 
-    /// Who is in a channel.
-    fn presence(&self, channel: &Channel, asker: Asker) -> Asked<Vec<Arc<Member>>>;
+    /// Who is in a channel. Error 106 if their bytes, as [`Member::bytes`] counts them, are more than `bytes_max`.
+    fn presence(&self, channel: &Channel, bytes_max: usize, asker: Asker) -> Asked<Vec<Arc<Member>>>;
 
     /// How many are in a channel.
     fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count>;
@@ -322,4 +360,15 @@ pub trait Backplane: Send + Sync {
     fn warnings(&self) -> Vec<Box<str>> {
         Vec::new()
     }
+}
+
+/// What is said where too many are in a channel.
+pub(crate) const TOO_MANY_MEMBERS: &str = "too many to be listed: they can be counted (presence_stats)";
+
+/// The end of SplitMix64: every bit of the number decides about every bit of the result, and no two numbers become one.
+pub(crate) fn mix(number: u64) -> u64 {
+    let mut mixed = number ^ (number >> 30);
+    mixed = mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }

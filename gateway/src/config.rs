@@ -28,6 +28,7 @@ pub use proxies::{Proxies, Tell};
 
 use crate::egress::Url;
 use crate::protocol::channel::{Channel, Target};
+use crate::protocol::push::MEMBER_BYTES_MAX;
 
 /// The shipped defaults: a commented TOML file with every key.
 pub const DEFAULTS: &str = include_str!("../default.toml");
@@ -138,9 +139,11 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Commands in one message.
     pub commands_per_message_max: usize,
-    /// Bytes that may wait for one client; more than `message_bytes_max`.
+    /// Bytes of the payload of the largest publication, whoever publishes it; at least `message_bytes_max`.
+    pub publication_bytes_max: usize,
+    /// Bytes that may wait for one client, answers included; the largest publication fits with all that belongs to it.
     pub outbound_bytes_max: usize,
-    /// How long a client may take nothing while something waits for it.
+    /// The time in which a client must take [`WRITE_BYTES_MIN`], or everything that waits for it.
     pub write_timeout: Duration,
     /// Subscriptions of one connection.
     pub channels_per_connection_max: usize,
@@ -153,6 +156,23 @@ pub struct Rate {
     pub per_second: u32,
     /// At once, at least 1.
     pub burst: u32,
+}
+
+/// What plugins may publish if the configuration does not say: what they may hand over, if they do not say.
+const PUBLICATION_BYTES: usize = 256 * 1024;
+
+/// Bytes that a client must take within `limits.write_timeout` while more waits for it.
+pub const WRITE_BYTES_MIN: u64 = 64 * 1024;
+
+/// What surrounds a publication on its way to a client: names, numbers, headers, and what the queue keeps free for answers.
+const AROUND_PUBLICATION: usize = MEMBER_BYTES_MAX + 8 * 1024;
+
+impl Limits {
+    /// Bytes of one answer to a client at most. A client is not served while more than this waits for it, so that an answer
+    /// and what was pushed meanwhile fit.
+    pub fn answer_bytes_max(&self) -> usize {
+        self.outbound_bytes_max / 2
+    }
 }
 
 /// The life of a connection.
@@ -240,10 +260,16 @@ pub enum Access {
 /// Memory of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
-    /// Channels at a time.
+    /// Channels with subscribers at a time.
     pub channels_max: usize,
+    /// Channels without, that are there for what was published; only without Redis.
+    pub unsubscribed_channels_max: usize,
     /// Publications on their way to one worker.
     pub inbox_deliveries_max: usize,
+    /// Their bytes.
+    pub inbox_bytes_max: usize,
+    /// Bytes that may wait for all clients together.
+    pub outbound_bytes_max: usize,
     /// Bytes of all kept publications together.
     pub history_bytes_max: usize,
     /// Idempotency keys that are remembered.
@@ -271,6 +297,8 @@ pub struct Redis {
     pub reconnect_pause_max: Duration,
     /// Questions of the node that may wait for an answer.
     pub questions_max: usize,
+    /// Bytes of publications among them.
+    pub questions_bytes_max: usize,
 }
 
 /// How a gateway finds the servers of Redis.
@@ -347,6 +375,18 @@ pub enum Watch {
     Notify,
     /// By looking.
     Poll,
+}
+
+impl Memory {
+    /// Of the queues between workers, what one client may fill: then it is refused, and not the others.
+    pub fn publisher_bytes_max(&self) -> usize {
+        self.inbox_bytes_max / 16
+    }
+
+    /// Of the queues between workers, what the HTTP API may fill.
+    pub fn api_bytes_max(&self) -> usize {
+        self.inbox_bytes_max / 2
+    }
 }
 
 impl Plugins {

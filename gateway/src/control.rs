@@ -10,13 +10,14 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::backplane::{
-    Answer, Asked, Asker, Backplane, Count, Health, NewPublication, Node, Once, Published, Terms, Top,
+    Answer, Asked, Asker, Backplane, Count, Health, Most, NewPublication, Node, Once, Published, Terms, Top,
     Version,
 };
+use crate::charge::Account;
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::connection::event::Now;
-use crate::connection::local::retention;
+use crate::connection::local::{charge, retention};
 use crate::explain::Explain;
 use crate::hub::peer::{Order, Why};
 use crate::inbox::Inbox;
@@ -32,6 +33,10 @@ use crate::telemetry::metrics::Metrics;
 
 pub use self::survey::{PATIENCE, Survey};
 
+/// Bytes of one answer of the API.
+const HISTORY_BYTES_MAX: usize = 8 << 20;
+const PRESENCE_BYTES_MAX: usize = 16 << 20;
+
 /// Questions to all gateways at a time.
 const SURVEYS_MAX: usize = 16;
 
@@ -45,6 +50,8 @@ struct Inner {
     parts: Parts,
     /// Who may ask all gateways.
     surveys: Semaphore,
+    /// What the API has published that is under way.
+    account: Account,
 }
 
 impl Deref for Inner {
@@ -102,7 +109,13 @@ pub struct HistoryPage {
 impl Control {
     /// A handle to these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { inner: Arc::new(Inner { parts, surveys: Semaphore::new(SURVEYS_MAX) }) }
+        Self {
+            inner: Arc::new(Inner {
+                parts,
+                surveys: Semaphore::new(SURVEYS_MAX),
+                account: Account::default(),
+            }),
+        }
     }
 
     fn namespace(&self, channel: &Channel) -> Result<&Arc<Namespace>, ReplyError> {
@@ -121,10 +134,16 @@ impl Control {
         let asked = self.namespace(address).and_then(|namespace| {
             let retention = retention(namespace);
             let terms = terms(namespace, address, conditions)?;
-            let new = NewPublication { channel: address, data, json: true, info: None, retention, terms };
+            let account_max = self.inner.config.memory.api_bytes_max();
+            let charge = Some(charge(&self.inner.config, &data, true, &self.inner.account, account_max)?);
+            let new =
+                NewPublication { channel: address, data, json: true, info: None, retention, terms, charge };
             Ok(self.inner.backplane.publish(new, asker, self.inner.clock.now().at))
         });
         let asked = asked.unwrap_or_else(|error| Asked::Now(Err(error)));
+        if let Asked::Now(Err(error)) = &asked {
+            self.inner.metrics.node.publication_refused(error);
+        }
         answered(asked, answer, |answer| match answer {
             Answer::Published(result) => Some(result),
             _ => None,
@@ -160,7 +179,7 @@ impl Control {
             return Err(ReplyError::NOT_AVAILABLE);
         }
         let (asker, answer) = ask();
-        let asked = self.inner.backplane.presence(channel, asker);
+        let asked = self.inner.backplane.presence(channel, PRESENCE_BYTES_MAX, asker);
         answered(asked, answer, |answer| match answer {
             Answer::Present(result) => Some(result),
             _ => None,
@@ -189,9 +208,12 @@ impl Control {
             return Err(ReplyError::NOT_AVAILABLE);
         }
         let now = self.inner.clock.now().at;
-        let max = self.inner.config.client.history_publications_max;
+        let most = Most {
+            publications: self.inner.config.client.history_publications_max,
+            bytes: HISTORY_BYTES_MAX.max(self.inner.config.limits.publication_bytes_max),
+        };
         let (asker, answer) = ask();
-        let asked = self.inner.backplane.history(channel, query, max, retention(namespace), asker, now);
+        let asked = self.inner.backplane.history(channel, query, most, retention(namespace), asker, now);
         let page = answered(asked, answer, |answer| match answer {
             Answer::History(result) => Some(result),
             _ => None,

@@ -151,7 +151,10 @@ impl Gateway {
                 .map_err(|error| anyhow::anyhow!("failed to get random bytes from the system: {error}"))
         };
         let inboxes: Arc<[_]> = (0..config.listen.workers)
-            .map(|_| Arc::new(Inbox::new(config.memory.inbox_deliveries_max)))
+            .map(|_| {
+                let memory = &config.memory;
+                Arc::new(Inbox::new(memory.inbox_deliveries_max).with_bytes_max(memory.inbox_bytes_max))
+            })
             .collect();
         let ids = ConnectionIds::new(u128::from(random()?) << 64 | u128::from(random()?));
         let node = random()?;

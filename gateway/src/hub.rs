@@ -242,7 +242,8 @@ impl Hub {
 
     /// The channels that a connection is subscribed to. Looks at all of them: not for the path of a message.
     pub fn channels_of(&self, number: u64) -> Vec<Channel> {
-        let of = |(channel, all): (&Channel, &Subscribers)| all.contains_key(&number).then(|| channel.clone());
+        let of =
+            |(channel, all): (&Channel, &Subscribers)| all.contains_key(&number).then(|| channel.clone());
         self.channels.iter().filter_map(of).collect()
     }
 
@@ -400,6 +401,10 @@ impl Place {
         if position.epoch == *epoch && offset == position.offset + 1 {
             position.offset = offset;
             Next::Deliver
+        } else if position.offset == 0 && offset == 1 {
+            // Who came before there was a stream has missed nothing of the one that begins now, whatever it is called.
+            (position.offset, position.epoch) = (offset, epoch.clone());
+            Next::Deliver
         } else if position.epoch == *epoch && offset <= position.offset {
             Next::Known
         } else {
@@ -422,7 +427,7 @@ impl Place {
 
     /// Whether something of the stream is missing, or the stream is another one.
     fn is_before(&self, offset: u64, epoch: &Arc<str>) -> bool {
-        matches!(self, Self::At(position) if position.offset < offset || position.epoch != *epoch)
+        matches!(self, Self::At(position) if position.offset < offset || !is_same(position, offset, epoch))
     }
 
     /// Something was lost. True if that is new.
@@ -432,6 +437,15 @@ impl Place {
             Self::Anywhere | Self::Held(_) => true,
         }
     }
+}
+
+/// Whether a place is in this stream. Before the first publication an epoch also says, behind a dot, when it was told.
+fn is_same(position: &Tracked, offset: u64, epoch: &Arc<str>) -> bool {
+    let origin = |epoch: &str| epoch.split_once('.').map(|(origin, _)| origin.to_owned());
+    position.epoch == *epoch
+        || position.offset == 0
+            && offset == 0
+            && origin(&position.epoch).is_some_and(|known| origin(epoch).is_some_and(|other| other == known))
 }
 
 impl Delivered {

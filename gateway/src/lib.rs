@@ -23,6 +23,7 @@ pub mod disk;
 pub mod hub;
 pub mod backplane;
 pub mod inbox;
+pub mod charge;
 pub mod outbound;
 
 pub mod egress;

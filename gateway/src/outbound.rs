@@ -33,8 +33,17 @@ const CHUNKS_KEPT: usize = 4;
 /// Replies from this size on are taken over instead of copied together.
 const COPY_BYTES_MAX: usize = 4096;
 
-/// The queue of one connection. Bounded in bytes, separately for what others push and for the client's own replies:
-/// a long answer must not make the next publication look like a slow reader.
+/// Replies are copied together up to here: the room for more would be empty for the most part.
+const OPEN_BYTES_MAX: usize = 32 * 1024;
+
+/// What a frame takes in the queue beside its bytes.
+const CHUNK_BYTES: usize = size_of::<Bytes>();
+
+/// Of a queue this part is kept free of pushes, or less if the queue is small: a ping and an error still go out.
+const RESERVED_MAX: usize = 4096;
+
+/// The queue of one connection. Bounded in bytes: pushes, replies, and what it takes to queue them. Who answers looks before
+/// how much [room](Self::room) there is.
 #[derive(Debug)]
 pub struct Outbound {
     queue: RefCell<Queue>,
@@ -43,22 +52,16 @@ pub struct Outbound {
 
 #[derive(Debug, Default)]
 struct Queue {
-    chunks: VecDeque<Chunk>,
+    chunks: VecDeque<Bytes>,
     /// Replies that may still be joined by others.
     open: Vec<u8>,
-    push_bytes: usize,
-    reply_bytes: usize,
+    /// That wait, in all of them.
+    bytes: usize,
     /// Whether the first chunk was written in part: it must be finished before anything else.
     begun: bool,
     closed: bool,
     written: u64,
     counted: u64,
-}
-
-#[derive(Debug)]
-struct Chunk {
-    bytes: Bytes,
-    push: bool,
 }
 
 impl Outbound {
@@ -73,33 +76,44 @@ impl Outbound {
         if queue.closed {
             return Pushed::Closed;
         }
-        if queue.push_bytes + frame.len() > self.bytes_max {
+        if queue.held() + frame.len() + CHUNK_BYTES > self.bytes_max - self.reserved() {
             return Pushed::Full;
         }
         queue.seal();
-        queue.push_bytes += frame.len();
-        queue.chunks.push_back(Chunk { bytes: frame.clone(), push: true });
+        queue.bytes += frame.len();
+        queue.chunks.push_back(frame.clone());
         Pushed::Sent
     }
 
-    /// Queues a complete frame for this client alone. Replies may overshoot the bound by one: how much a client gets to
-    /// see is decided before.
+    /// Queues a complete frame for this client alone.
     pub fn reply(&self, frame: &[u8]) -> Pushed {
         let mut queue = self.queue.borrow_mut();
         if queue.closed {
             return Pushed::Closed;
         }
-        if queue.reply_bytes > self.bytes_max {
+        if queue.held() + frame.len() + CHUNK_BYTES > self.bytes_max {
             return Pushed::Full;
         }
-        queue.reply_bytes += frame.len();
+        queue.bytes += frame.len();
         if frame.len() >= COPY_BYTES_MAX {
             queue.seal();
-            queue.chunks.push_back(Chunk { bytes: Bytes::copy_from_slice(frame), push: false });
+            queue.chunks.push_back(Bytes::copy_from_slice(frame));
         } else {
             queue.open.extend_from_slice(frame);
+            if queue.open.len() >= OPEN_BYTES_MAX {
+                queue.seal();
+            }
         }
         Pushed::Sent
+    }
+
+    /// How large a reply may be that is queued now.
+    pub fn room(&self) -> usize {
+        self.bytes_max.saturating_sub(self.queue.borrow().held() + CHUNK_BYTES)
+    }
+
+    fn reserved(&self) -> usize {
+        RESERVED_MAX.min(self.bytes_max / 16)
     }
 
     /// Queues the last frame. Nothing is accepted after it. `discard` drops what waits before it: a client that was too
@@ -116,7 +130,7 @@ impl Outbound {
             queue.chunks.truncate(keep);
         }
         queue.seal();
-        queue.chunks.push_back(Chunk { bytes: frame, push: false });
+        queue.chunks.push_back(frame);
         queue.recount();
     }
 
@@ -128,8 +142,7 @@ impl Outbound {
 
     /// Bytes that wait.
     pub fn pending(&self) -> usize {
-        let queue = self.queue.borrow();
-        queue.push_bytes + queue.reply_bytes
+        self.queue.borrow().bytes
     }
 
     /// Bytes that were handed to the system since the beginning.
@@ -149,9 +162,9 @@ impl Outbound {
     pub fn take(&self) -> Vec<u8> {
         let mut queue = self.queue.borrow_mut();
         queue.seal();
-        let mut all = Vec::with_capacity(queue.push_bytes + queue.reply_bytes);
+        let mut all = Vec::with_capacity(queue.bytes);
         for chunk in std::mem::take(&mut queue.chunks) {
-            all.extend_from_slice(&chunk.bytes);
+            all.extend_from_slice(&chunk);
         }
         queue.written += all.len() as u64;
         queue.begun = false;
@@ -170,12 +183,12 @@ impl Outbound {
         queue.seal();
         while !queue.chunks.is_empty() {
             let written = if let [only] = queue.chunks.make_contiguous() {
-                ready!(socket.as_mut().poll_write(cx, &only.bytes))?
+                ready!(socket.as_mut().poll_write(cx, only))?
             } else {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
                 let mut count = 0;
                 for (slice, chunk) in slices.iter_mut().zip(&queue.chunks) {
-                    *slice = IoSlice::new(&chunk.bytes);
+                    *slice = IoSlice::new(chunk);
                     count += 1;
                 }
                 ready!(socket.as_mut().poll_write_vectored(cx, &slices[..count]))?
@@ -194,23 +207,24 @@ impl Queue {
     fn seal(&mut self) {
         if !self.open.is_empty() {
             let bytes = Bytes::from(std::mem::take(&mut self.open));
-            self.chunks.push_back(Chunk { bytes, push: false });
+            self.chunks.push_back(bytes);
         }
+    }
+
+    /// What it takes, beside the room for replies that are still open.
+    fn held(&self) -> usize {
+        self.bytes + self.chunks.len() * CHUNK_BYTES
     }
 
     fn advance(&mut self, mut written: usize) {
         self.written += written as u64;
         while written > 0 {
             let Some(first) = self.chunks.front_mut() else { break };
-            let part = written.min(first.bytes.len());
-            first.bytes.advance(part);
+            let part = written.min(first.len());
+            first.advance(part);
+            let done = first.is_empty();
             written -= part;
-            let (push, done) = (first.push, first.bytes.is_empty());
-            if push {
-                self.push_bytes -= part
-            } else {
-                self.reply_bytes -= part
-            }
+            self.bytes -= part;
             self.begun = !done;
             if done {
                 self.chunks.pop_front();
@@ -223,9 +237,7 @@ impl Queue {
     }
 
     fn recount(&mut self) {
-        let bytes =
-            |push| self.chunks.iter().filter(|chunk| chunk.push == push).map(|chunk| chunk.bytes.len()).sum();
-        (self.push_bytes, self.reply_bytes) = (bytes(true), bytes(false));
+        self.bytes = self.chunks.iter().map(Bytes::len).sum();
     }
 }
 
@@ -283,7 +295,7 @@ mod tests {
 
     #[test]
     fn replies_and_pushes_leave_in_order_with_one_write() {
-        let outbound = Outbound::new(100);
+        let outbound = Outbound::new(1000);
         assert_eq!(outbound.reply(b"a"), Pushed::Sent);
         assert_eq!(outbound.reply(b"b"), Pushed::Sent);
         assert_eq!(outbound.push(&Bytes::from_static(b"c")), Pushed::Sent);
@@ -294,19 +306,44 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_takes_no_more_pushes_but_still_answers() {
-        let outbound = Outbound::new(3);
-        assert_eq!(outbound.push(&Bytes::from_static(b"abc")), Pushed::Sent);
-        assert_eq!(outbound.push(&Bytes::from_static(b"d")), Pushed::Full);
-        assert_eq!(outbound.reply(b"12345"), Pushed::Sent);
-        assert_eq!(outbound.reply(b"6"), Pushed::Full);
-        assert_eq!(flush(&outbound, 100).0, b"abc12345");
-        assert_eq!(outbound.push(&Bytes::from_static(b"d")), Pushed::Sent);
+    fn pushes_and_replies_share_one_bound_and_a_little_is_kept_for_replies() {
+        let outbound = Outbound::new(16_000);
+        let large = Bytes::from(vec![b'x'; 10_000]);
+        assert_eq!(outbound.reply(&large), Pushed::Sent);
+        assert_eq!(outbound.push(&large), Pushed::Full);
+        assert_eq!(outbound.reply(&large), Pushed::Full);
+        assert_eq!(outbound.push(&Bytes::from(vec![b'y'; 4_900])), Pushed::Sent);
+        assert_eq!(outbound.push(&Bytes::from(vec![b'y'; 100])), Pushed::Full);
+        assert_eq!(outbound.reply(&[b'z'; 900]), Pushed::Sent);
+        assert_eq!(flush(&outbound, 100_000).0.len(), 15_800);
+        assert_eq!(outbound.push(&large), Pushed::Sent);
+    }
+
+    #[test]
+    fn whoever_looks_for_room_first_is_never_refused() {
+        let outbound = Outbound::new(1000);
+        for size in [300, 4, 90] {
+            let _ = outbound.push(&Bytes::from(vec![b'x'; size]));
+        }
+        let room = outbound.room();
+        assert_eq!(outbound.reply(&vec![b'y'; room + 1]), Pushed::Full);
+        assert_eq!(outbound.reply(&vec![b'y'; room]), Pushed::Sent);
+    }
+
+    #[test]
+    fn what_is_small_costs_what_it_takes_to_queue_it() {
+        let outbound = Outbound::new(64 << 10);
+        let mut queued = 0;
+        while outbound.push(&Bytes::from_static(b"x")) == Pushed::Sent {
+            queued += 1;
+        }
+        assert!(queued * (size_of::<Bytes>() + 1) <= 64 << 10, "{queued}");
+        assert!(queued > 1000, "{queued}");
     }
 
     #[test]
     fn a_partial_write_goes_on_where_it_stopped() {
-        let outbound = Outbound::new(100);
+        let outbound = Outbound::new(1000);
         let _ = outbound.push(&Bytes::from_static(b"abcdef"));
         let _ = outbound.push(&Bytes::from_static(b"ghi"));
         assert_eq!(flush(&outbound, 4).0, b"abcd");
@@ -316,7 +353,7 @@ mod tests {
 
     #[test]
     fn the_last_frame_of_a_slow_client_waits_only_for_the_frame_that_was_begun() {
-        let outbound = Outbound::new(100);
+        let outbound = Outbound::new(1000);
         let _ = outbound.push(&Bytes::from_static(b"abcdef"));
         let _ = outbound.push(&Bytes::from_static(b"dropped"));
         assert_eq!(flush(&outbound, 4).0, b"abcd");
@@ -330,7 +367,7 @@ mod tests {
 
     #[test]
     fn an_orderly_close_lets_everything_out_first() {
-        let outbound = Outbound::new(100);
+        let outbound = Outbound::new(1000);
         let _ = outbound.reply(b"a");
         outbound.close(Bytes::from_static(b"!"), false);
         assert_eq!(flush(&outbound, 100).0, b"a!");

@@ -84,7 +84,11 @@ impl Supervisor {
     }
 
     /// Runs a part that never ends: its end is reported, whatever it is. Dropping the future is none.
-    pub fn forever<F: Future<Output = ()>>(&self, part: &str, future: F) -> impl Future<Output = ()> + use<F> {
+    pub fn forever<F: Future<Output = ()>>(
+        &self,
+        part: &str,
+        future: F,
+    ) -> impl Future<Output = ()> + use<F> {
         let (this, part) = (self.clone(), Box::<str>::from(part));
         async move {
             match catch(std::pin::pin!(future)).await {
@@ -142,12 +146,10 @@ impl Supervisor {
 
 /// Runs a future until it ends or panics. A future that has panicked is not polled again.
 pub fn catch<F: Future>(mut future: Pin<&mut F>) -> impl Future<Output = Result<F::Output, Panicked>> {
-    std::future::poll_fn(move |cx| {
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(payload) => Poll::Ready(Err(Panicked(words(&*payload).into()))),
-        }
+    std::future::poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(payload) => Poll::Ready(Err(Panicked(words(&*payload).into()))),
     })
 }
 
@@ -254,7 +256,9 @@ mod tests {
             assert_eq!(supervisor.ended().map(|ended| ended.why), Some(why.into()));
         }
         let supervisor = Supervisor::default();
-        soon(supervisor.thread("some".into(), || Ok::<_, String>(())).expect("a thread")).await.expect("it says so");
+        soon(supervisor.thread("some".into(), || Ok::<_, String>(())).expect("a thread"))
+            .await
+            .expect("it says so");
         assert_eq!(supervisor.ended(), None);
     }
 

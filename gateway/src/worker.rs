@@ -61,6 +61,9 @@ const DELIVERIES_WAIT_MAX: Duration = Duration::from_millis(4);
 /// Channels that are compared with their streams before connections get their turn.
 const COMPARED_MAX: usize = 256;
 
+/// How often a worker looks how much waits for its clients, while much does.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(50);
+
 /// How often a draining worker closes some of its connections.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
 
@@ -156,6 +159,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
     spawn_local(forever("deliveries", Box::pin(worker.clone().deliver(parts.inbox))));
     spawn_local(forever("writes", Box::pin(worker.clone().flush())));
     spawn_local(forever("timers", Box::pin(worker.clone().timers())));
+    spawn_local(forever("backlog", Box::pin(worker.clone().bound_backlog())));
     spawn_local(forever("beat", Box::pin(worker.clone().beat())));
     let _ = parts.up.send(());
     // Without its rules a worker would judge clients by nothing: they wait in the backlog.
@@ -295,7 +299,11 @@ impl Worker {
     /// What the task of a connection that panicked leaves behind.
     fn clean_up(&self, driver: &mut Driver, words: &str) {
         let session = &mut driver.session;
-        tracing::error!(connection = &*session.peer().id, panic = words, "the task of a connection panicked: it is closed");
+        tracing::error!(
+            connection = &*session.peer().id,
+            panic = words,
+            "the task of a connection panicked: it is closed"
+        );
         self.inlet.borrow_mut().clear();
         let now = self.clock.now();
         let _ = catch_unwind(AssertUnwindSafe(|| session.abandon(now)));
@@ -395,6 +403,16 @@ impl Worker {
         }
     }
 
+    /// Keeps what waits for clients within what the node may hold for all of them.
+    async fn bound_backlog(self: Rc<Self>) {
+        loop {
+            self.local.unflushed.backlogged().await;
+            while self.local.bound_backlog() {
+                tokio::time::sleep(BACKLOG_PAUSE).await;
+            }
+        }
+    }
+
     /// Writes to every socket that others have pushed to, once each.
     async fn flush(self: Rc<Self>) {
         // The budget of the runtime would make sockets pretend to be full in the middle of a list; this loop has its own.
@@ -479,12 +497,7 @@ impl Worker {
 }
 
 /// Runs a connection to its end, whatever that is.
-async fn drive(
-    opened: Opened,
-    mut driver: Box<Driver>,
-    connect: Option<Box<str>>,
-    handshake: Slot,
-) {
+async fn drive(opened: Opened, mut driver: Box<Driver>, connect: Option<Box<str>>, handshake: Slot) {
     let ended = {
         let running = pin!(async {
             if let Some(token) = connect {

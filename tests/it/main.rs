@@ -33,6 +33,7 @@ mod origins;
 mod proxies;
 mod limits;
 mod slow;
+mod memory;
 mod admin;
 mod drain;
 mod logging;

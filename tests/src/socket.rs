@@ -59,9 +59,27 @@ impl Socket {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// Connects with so little room for what comes that the system takes next to nothing which is not read.
+    pub async fn connect_small(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(2048).expect("the system gives at least its least");
+        let stream = within("a TCP connection", socket.connect(address)).await.expect("the gateway listens");
+        stream.set_nodelay(true).expect("TCP has this option");
+        Self { stream, buffer: Vec::new() }
+    }
+
     /// Connects and shakes hands.
     pub async fn open(address: SocketAddr, path: &str) -> Self {
-        let mut socket = Self::connect(address).await;
+        Self::connect(address).await.shake_hands(path).await
+    }
+
+    /// Connects with little room for what comes, and shakes hands.
+    pub async fn open_small(address: SocketAddr, path: &str) -> Self {
+        Self::connect_small(address).await.shake_hands(path).await
+    }
+
+    async fn shake_hands(self, path: &str) -> Self {
+        let mut socket = self;
         socket.send(&Handshake::to(path).bytes()).await;
         let answer = socket.answer().await.expect("an answer to the handshake");
         assert_eq!(answer.status, 101, "{}", answer.text());
@@ -151,6 +169,13 @@ impl Socket {
     /// Waits for the end of the connection, whatever comes before.
     pub async fn ended(&mut self) {
         within("the end of the connection", async { while self.read_more().await {} }).await;
+    }
+
+    /// Takes a little of what has come, and throws it away. `None` at the end.
+    pub async fn sip(&mut self, bytes_max: usize) -> Option<usize> {
+        let mut bytes = vec![0; bytes_max];
+        let read = within("something to read", self.stream.read(&mut bytes)).await;
+        read.ok().filter(|count| *count > 0)
     }
 
     /// False at the end.

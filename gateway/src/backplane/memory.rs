@@ -3,18 +3,22 @@
 //! Channels are spread over shards by name. A publication takes its number and its place in the inboxes of the interested
 //! workers inside one short critical section; that is what gives a channel one order.
 
+mod present;
 mod publish;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustc_hash::FxBuildHasher;
+
+use self::present::Present;
 use self::publish::Remembered;
 use super::{
-    Asked, Asker, Backplane, Count, Health, NewPublication, Page, Published, Recovery, Retention, Top,
-    Version,
+    Asked, Asker, Backplane, Count, Fits, Health, Most, NewPublication, Page, Published, Recovery, Retention,
+    TOO_MANY_MEMBERS, Top, Version, mix,
 };
 use crate::config;
 use crate::connection::id::ConnectionIds;
@@ -30,30 +34,57 @@ const SHARDS: usize = 64;
 /// Most workers a node may have: interest is one bit each.
 pub const WORKERS_MAX: usize = u64::BITS as usize;
 
+/// Room for channels that a shard keeps.
+const CAPACITY_KEPT: usize = 64;
+
+/// Counts of forgotten streams: with more of them fewer channels share one.
+const FORGOTTEN_MAX: usize = 1 << 20;
+
 /// See the module.
 pub struct Memory {
-    shards: [Mutex<HashMap<Channel, Entry>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
-    channels: AtomicUsize,
-    channels_max: usize,
+    /// Channels with subscribers.
+    wanted: AtomicUsize,
+    wanted_max: usize,
+    /// Channels without, that are there for what was published.
+    idle: AtomicUsize,
+    idle_max: usize,
     history_bytes: AtomicUsize,
     history_bytes_max: usize,
     idempotency_keys: AtomicUsize,
     idempotency_keys_max: usize,
-    /// Makes each new stream's epoch different from all before it, also across restarts.
-    epochs: AtomicU64,
+    /// Makes epochs different from those of every other process.
+    epoch_seed: u64,
+}
+
+/// Some of the channels.
+struct Shard {
+    entries: HashMap<Channel, Entry>,
+    /// How many streams were forgotten, each counted for all channels with the same remainder of their hash. A channel whose
+    /// stream was forgotten has another epoch then, and nothing has to be kept for it.
+    forgotten: Box<[u32]>,
 }
 
 #[derive(Default)]
 struct Entry {
     /// The workers with subscribers, one bit each.
     interest: u64,
+    /// Made by the first publication, or by a subscriber that is to miss nothing.
     stream: Option<Stream>,
-    presence: HashMap<Arc<str>, Arc<Member>>,
+    presence: Present,
     /// Most channels have none.
     once: Option<Box<Remembered>>,
+}
+
+/// What a channel counts as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Absent,
+    Idle,
+    Wanted,
 }
 
 struct Stream {
@@ -74,51 +105,92 @@ impl Memory {
         epoch_seed: u64,
     ) -> Self {
         assert!(inboxes.len() <= WORKERS_MAX, "the configuration allows at most {WORKERS_MAX} workers");
+        let channels = limits.channels_max.saturating_add(limits.unsubscribed_channels_max);
+        let forgotten = (channels.min(FORGOTTEN_MAX) / SHARDS).next_power_of_two();
+        let shard = || Shard { entries: HashMap::new(), forgotten: vec![0; forgotten].into() };
         Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
+            shards: std::array::from_fn(|_| Mutex::new(shard())),
             hasher: RandomState::new(),
             inboxes,
             ids,
-            channels: AtomicUsize::new(0),
-            channels_max: limits.channels_max,
+            wanted: AtomicUsize::new(0),
+            wanted_max: limits.channels_max,
+            idle: AtomicUsize::new(0),
+            idle_max: limits.unsubscribed_channels_max,
             history_bytes: AtomicUsize::new(0),
             history_bytes_max: limits.history_bytes_max,
             idempotency_keys: AtomicUsize::new(0),
             idempotency_keys_max: limits.idempotency_keys_max,
-            epochs: AtomicU64::new(epoch_seed),
+            epoch_seed,
         }
     }
 
-    fn shard(&self, channel: &Channel) -> MutexGuard<'_, HashMap<Channel, Entry>> {
-        let index = self.hasher.hash_one(channel) as usize % SHARDS;
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    /// The shard of a channel, and the channel's hash.
+    fn shard(&self, channel: &Channel) -> (MutexGuard<'_, Shard>, u64) {
+        let hash = self.hasher.hash_one(channel);
+        let shard = &self.shards[hash as usize % SHARDS];
+        (shard.lock().unwrap_or_else(PoisonError::into_inner), hash)
     }
 
-    /// Works on a channel's entry, which is made if it is missing and removed if nothing is left in it.
+    /// Works on a channel's entry, which is made if it is missing and removed if nothing is left in it. `wants` says that the
+    /// channel is to get a subscriber: those who publish cannot take the room of those who listen. The work is told how many
+    /// streams were forgotten before the one that it may make.
     fn with<R>(
         &self,
         channel: &Channel,
-        work: impl FnOnce(&mut Entry) -> Result<R, ReplyError>,
+        wants: bool,
+        work: impl FnOnce(&mut Entry, u64) -> Result<R, ReplyError>,
     ) -> Result<R, ReplyError> {
-        let mut shard = self.shard(channel);
-        if let Some(entry) = shard.get_mut(channel) {
-            let result = work(entry);
-            if entry.is_empty() {
-                shard.remove(channel);
-                self.channels.fetch_sub(1, Ordering::Relaxed);
-            }
-            return result;
-        }
-        if self.channels.load(Ordering::Relaxed) >= self.channels_max {
+        let (mut shard, hash) = self.shard(channel);
+        let Shard { entries, forgotten } = &mut *shard;
+        let mut made = None;
+        let (before, entry) = match entries.get_mut(channel) {
+            Some(entry) => (entry.standing(), entry),
+            None => (Standing::Absent, made.insert(Entry::default())),
+        };
+        if wants && before != Standing::Wanted && self.wanted.load(Ordering::Relaxed) >= self.wanted_max {
             return Err(ReplyError::LIMIT_EXCEEDED.because("the gateway has as many channels as it may"));
         }
-        let mut entry = Entry::default();
-        let result = work(&mut entry);
-        if !entry.is_empty() {
-            shard.insert(channel.clone(), entry);
-            self.channels.fetch_add(1, Ordering::Relaxed);
+        if !wants && before == Standing::Absent && self.idle.load(Ordering::Relaxed) >= self.idle_max {
+            let why = "the gateway keeps as many channels without subscribers as it may";
+            return Err(ReplyError::LIMIT_EXCEEDED.because(why));
         }
+        let lives = if entry.stream.is_some() { 0 } else { forgotten[place(forgotten, hash)].into() };
+        let result = work(entry, lives);
+        if entry.interest == 0
+            && let Some(stream) = &entry.stream
+        {
+            // Nobody stands in a stream that was never published to. Where too many wait to be forgotten this one is at once.
+            let nothing = stream.top.offset == 0;
+            let crowded = before == Standing::Wanted && self.idle.load(Ordering::Relaxed) >= self.idle_max;
+            if nothing || crowded {
+                self.forgotten(stream.bytes());
+                entry.stream = None;
+            }
+            if crowded && !nothing {
+                forget(forgotten, hash);
+            }
+        }
+        let after = entry.standing();
+        if let Some(made) = made.filter(|_| after != Standing::Absent) {
+            entries.insert(channel.clone(), made);
+        } else if before != Standing::Absent && after == Standing::Absent {
+            entries.remove(channel);
+        }
+        self.moved(before, after);
         result
+    }
+
+    fn moved(&self, before: Standing, after: Standing) {
+        let count = |standing| match standing {
+            Standing::Absent => None,
+            Standing::Idle => Some(&self.idle),
+            Standing::Wanted => Some(&self.wanted),
+        };
+        if before != after {
+            count(before).map(|count| count.fetch_sub(1, Ordering::Relaxed));
+            count(after).map(|count| count.fetch_add(1, Ordering::Relaxed));
+        }
     }
 
     fn spread(&self, interest: u64, push: Push) {
@@ -138,22 +210,21 @@ impl Memory {
         self.history_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn new_epoch(&self) -> Arc<str> {
-        // An odd step visits each of the 2^64 values once, and what follows (SplitMix64) gives each another one: no epoch of a
-        // process comes twice. Those of different processes have a random seed between them.
-        let mut epoch = self.epochs.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        epoch = (epoch ^ (epoch >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        epoch = (epoch ^ (epoch >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        format!("{:016x}", epoch ^ (epoch >> 31)).into()
+    /// The epoch of a channel without a stream, after so many of its streams were forgotten: the same for everybody.
+    fn untouched(&self, channel: &Channel, lives: u64) -> Arc<str> {
+        // An odd factor keeps all numbers of lives apart.
+        let lives = lives.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let number = self.epoch_seed.wrapping_add(FxBuildHasher.hash_one(channel)).wrapping_add(lives);
+        format!("{:016x}", mix(number)).into()
     }
 
     fn move_presence(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool, came: bool) {
         // A channel that does not fit has no subscribers to tell either.
-        let _ = self.with(channel, |entry| {
+        let _ = self.with(channel, false, |entry, _| {
             if keep && came {
-                entry.presence.insert(member.client.clone(), member.clone());
+                entry.presence.enter(member);
             } else if keep {
-                entry.presence.remove(&member.client);
+                entry.presence.leave(member);
             }
             if announce {
                 let member = member.clone();
@@ -165,15 +236,40 @@ impl Memory {
     }
 }
 
+/// Where streams of a channel are counted that were forgotten.
+fn place(forgotten: &[u32], hash: u64) -> usize {
+    (hash as usize / SHARDS) % forgotten.len()
+}
+
+/// A stream was forgotten: who stood in it stands in no other one.
+fn forget(forgotten: &mut [u32], hash: u64) {
+    let lives = &mut forgotten[place(forgotten, hash)];
+    *lives = lives.wrapping_add(1);
+}
+
 impl Entry {
-    fn is_empty(&self) -> bool {
-        self.interest == 0 && self.stream.is_none() && self.presence.is_empty() && self.once.is_none()
+    fn standing(&self) -> Standing {
+        if self.interest != 0 {
+            Standing::Wanted
+        } else if self.stream.is_some() || !self.presence.is_empty() || self.once.is_some() {
+            Standing::Idle
+        } else {
+            Standing::Absent
+        }
     }
 
-    /// The stream, made if there is none or if it has expired.
-    fn stream(&mut self, memory: &Memory, retention: Retention, at: Duration) -> &mut Stream {
+    /// The stream, which is made if there is none; what has expired in it is forgotten. `lives` as [`Memory::with`] tells it:
+    /// those who were told the epoch before there was a stream stand in this one.
+    fn stream(
+        &mut self,
+        memory: &Memory,
+        channel: &Channel,
+        lives: u64,
+        retention: Retention,
+        at: Duration,
+    ) -> &mut Stream {
         let stream = self.stream.get_or_insert_with(|| Stream {
-            top: Top { offset: 0, epoch: memory.new_epoch() },
+            top: Top { offset: 0, epoch: memory.untouched(channel, lives) },
             kept: VecDeque::new(),
             expires: at + retention.ttl,
             version: None,
@@ -195,11 +291,16 @@ impl Stream {
         }
         bytes
     }
+
+    /// What is kept of it.
+    fn bytes(&self) -> usize {
+        self.kept.iter().map(|(_, publication)| kept_bytes(publication)).sum()
+    }
 }
 
-/// What one kept publication is counted as: its payload and what surrounds it.
+/// What one kept publication is counted as: its payload, who published it, and what surrounds them.
 fn kept_bytes(publication: &Publication) -> usize {
-    publication.data.len() + 128
+    publication.data.len() + publication.info.as_ref().map_or(0, |info| info.bytes()) + 128
 }
 
 impl Memory {
@@ -207,62 +308,87 @@ impl Memory {
         &self,
         channel: &Channel,
         query: &HistoryQuery,
-        publications_max: usize,
+        most: Most,
         retention: Retention,
         at: Duration,
     ) -> Result<Page, ReplyError> {
-        self.with(channel, |entry| {
-            let stream = entry.stream(self, retention, at);
-            let top = stream.top.clone();
-            if let Some(since) = &query.since
-                && !since.epoch.is_empty()
-                && *since.epoch != *top.epoch
-            {
-                return Err(ReplyError::UNRECOVERABLE_POSITION);
+        let (mut shard, hash) = self.shard(channel);
+        let Shard { entries, forgotten } = &mut *shard;
+        let stream = entries.get_mut(channel).and_then(|entry| entry.stream.as_mut());
+        let (kept, top) = match stream {
+            Some(stream) => {
+                self.forgotten(stream.forget(retention.size, at));
+                (Some(&stream.kept), stream.top.clone())
             }
-            let since = query.since.as_ref().map(|since| since.offset);
-            if query.reverse && since == Some(0) {
-                return Err(ReplyError::BAD_REQUEST.because("there is nothing before offset 0"));
+            None => {
+                let lives = forgotten[place(forgotten, hash)].into();
+                (None, Top { offset: 0, epoch: self.untouched(channel, lives) })
             }
-            let limit = usize::try_from(query.limit).unwrap_or(usize::MAX).min(publications_max);
-            let kept = stream.kept.iter().map(|(_, publication)| publication);
-            let publications = if query.reverse {
-                kept.rev()
-                    .filter(|p| since.is_none_or(|since| p.offset < since))
-                    .take(limit)
-                    .cloned()
-                    .collect()
-            } else {
-                kept.filter(|p| since.is_none_or(|since| p.offset > since)).take(limit).cloned().collect()
-            };
-            Ok(Page { publications, top })
-        })
+        };
+        if let Some(since) = &query.since
+            && !since.epoch.is_empty()
+            && *since.epoch != *top.epoch
+        {
+            return Err(ReplyError::UNRECOVERABLE_POSITION);
+        }
+        let since = query.since.as_ref().map(|since| since.offset);
+        if query.reverse && since == Some(0) {
+            return Err(ReplyError::BAD_REQUEST.because("there is nothing before offset 0"));
+        }
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX).min(most.publications);
+        let mut fits = Fits::new(Most { publications: limit, ..most });
+        let kept = kept.into_iter().flatten().map(|(_, publication)| publication);
+        let fits = |publication: &&Arc<Publication>| fits.take(publication);
+        let publications = if query.reverse {
+            kept.rev()
+                .filter(|p| since.is_none_or(|since| p.offset < since))
+                .take_while(fits)
+                .cloned()
+                .collect()
+        } else {
+            kept.filter(|p| since.is_none_or(|since| p.offset > since)).take_while(fits).cloned().collect()
+        };
+        Ok(Page { publications, top })
     }
 
     fn missed(
         &self,
         channel: &Channel,
         since: Option<&Position>,
-        publications_max: usize,
+        most: Most,
         retention: Retention,
         at: Duration,
-    ) -> Result<Recovery, ReplyError> {
-        self.with(channel, |entry| {
-            let stream = entry.stream(self, retention, at);
-            let top = stream.top.clone();
-            let Some(since) = since else { return Ok(Recovery { missed: None, top }) };
-            let same_stream = since.epoch.is_empty() || *since.epoch == *top.epoch;
-            if !same_stream || since.offset > top.offset {
-                return Ok(Recovery { missed: None, top });
+    ) -> Recovery {
+        let (mut shard, hash) = self.shard(channel);
+        let Shard { entries, forgotten } = &mut *shard;
+        let lives = forgotten[place(forgotten, hash)].into();
+        // Only a subscriber makes a stream, which is there as long as the subscriber is or something was published.
+        let stream = match entries.get_mut(channel) {
+            Some(entry) if entry.interest != 0 || entry.stream.is_some() => {
+                entry.stream(self, channel, lives, retention, at)
             }
-            let missed = (top.offset - since.offset) as usize;
-            if missed > stream.kept.len() || missed > publications_max {
-                return Ok(Recovery { missed: None, top });
+            _ => {
+                let top = Top { offset: 0, epoch: self.untouched(channel, lives) };
+                let missed = since.filter(|since| {
+                    since.offset == 0 && (since.epoch.is_empty() || *since.epoch == *top.epoch)
+                });
+                return Recovery { missed: missed.map(|_| Vec::new()), top };
             }
-            let kept = stream.kept.range(stream.kept.len() - missed..);
-            let missed = kept.map(|(_, publication)| publication.clone()).collect();
-            Ok(Recovery { missed: Some(missed), top })
-        })
+        };
+        let top = stream.top.clone();
+        let Some(since) = since else { return Recovery { missed: None, top } };
+        let same_stream = since.epoch.is_empty() || *since.epoch == *top.epoch;
+        if !same_stream || since.offset > top.offset {
+            return Recovery { missed: None, top };
+        }
+        let missed = (top.offset - since.offset) as usize;
+        if missed > stream.kept.len() || missed > most.publications {
+            return Recovery { missed: None, top };
+        }
+        let kept = stream.kept.range(stream.kept.len() - missed..).map(|(_, publication)| publication);
+        let bytes: usize = kept.clone().map(|publication| publication.bytes()).sum();
+        let missed = (bytes <= most.bytes).then(|| kept.cloned().collect());
+        Recovery { missed, top }
     }
 }
 
@@ -272,14 +398,14 @@ impl Backplane for Memory {
     }
 
     fn announce(&self, worker: usize, channel: &Channel, _: Asker) -> Asked<()> {
-        Asked::Now(self.with(channel, |entry| {
+        Asked::Now(self.with(channel, true, |entry, _| {
             entry.interest |= 1 << worker;
             Ok(())
         }))
     }
 
     fn renounce(&self, worker: usize, channel: &Channel) {
-        let _ = self.with(channel, |entry| {
+        let _ = self.with(channel, false, |entry, _| {
             entry.interest &= !(1 << worker);
             Ok(())
         });
@@ -293,28 +419,28 @@ impl Backplane for Memory {
         &self,
         channel: &Channel,
         query: &HistoryQuery,
-        publications_max: usize,
+        most: Most,
         retention: Retention,
         _: Asker,
         at: Duration,
     ) -> Asked<Page> {
-        Asked::Now(self.read(channel, query, publications_max, retention, at))
+        Asked::Now(self.read(channel, query, most, retention, at))
     }
 
     fn recover(
         &self,
         channel: &Channel,
         since: Option<&Position>,
-        publications_max: usize,
+        most: Most,
         retention: Retention,
         _: Asker,
         at: Duration,
     ) -> Asked<Recovery> {
-        Asked::Now(self.missed(channel, since, publications_max, retention, at))
+        Asked::Now(Ok(self.missed(channel, since, most, retention, at)))
     }
 
     fn top(&self, channel: &Channel) -> Option<Top> {
-        self.shard(channel).get(channel)?.stream.as_ref().map(|stream| stream.top.clone())
+        self.shard(channel).0.entries.get(channel)?.stream.as_ref().map(|stream| stream.top.clone())
     }
 
     fn enter(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
@@ -325,19 +451,17 @@ impl Backplane for Memory {
         self.move_presence(channel, member, keep, announce, false);
     }
 
-    fn presence(&self, channel: &Channel, _: Asker) -> Asked<Vec<Arc<Member>>> {
-        let shard = self.shard(channel);
-        let members = shard.get(channel).map(|entry| entry.presence.values().cloned().collect());
-        Asked::Now(Ok(members.unwrap_or_default()))
+    fn presence(&self, channel: &Channel, bytes_max: usize, _: Asker) -> Asked<Vec<Arc<Member>>> {
+        let (shard, _) = self.shard(channel);
+        let Some(entry) = shard.entries.get(channel) else { return Asked::Now(Ok(Vec::new())) };
+        let too_many = || ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS);
+        Asked::Now(entry.presence.list(bytes_max).ok_or_else(too_many))
     }
 
     fn count(&self, channel: &Channel, _: Asker) -> Asked<Count> {
-        let shard = self.shard(channel);
-        let count = |entry: &Entry| Count {
-            connections: entry.presence.len(),
-            users: count_users(entry.presence.values()),
-        };
-        Asked::Now(Ok(shard.get(channel).map_or(Count { connections: 0, users: 0 }, count)))
+        let (shard, _) = self.shard(channel);
+        let nobody = Count { connections: 0, users: 0 };
+        Asked::Now(Ok(shard.entries.get(channel).map_or(nobody, |entry| entry.presence.count())))
     }
 
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
@@ -359,42 +483,36 @@ impl Backplane for Memory {
     fn sweep(&self, at: Duration) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = shard.len();
-            shard.retain(|_, entry| {
+            let Shard { entries, forgotten } = &mut *shard;
+            entries.retain(|channel, entry| {
+                let before = entry.standing();
                 if let Some(stream) = &mut entry.stream {
                     self.forgotten(stream.forget(usize::MAX, at));
                     // Somebody who tracks a position in it keeps the stream.
                     if stream.expires <= at && entry.interest == 0 {
+                        self.forgotten(stream.bytes());
                         entry.stream = None;
+                        forget(forgotten, self.hasher.hash_one(channel));
                     }
                 }
                 self.forget_keys(entry, at);
-                !entry.is_empty()
+                let after = entry.standing();
+                self.moved(before, after);
+                after != Standing::Absent
             });
-            self.channels.fetch_sub(before - shard.len(), Ordering::Relaxed);
+            if entries.capacity() > 4 * entries.len() + CAPACITY_KEPT {
+                entries.shrink_to(2 * entries.len());
+            }
         }
     }
 
     fn channels(&self) -> usize {
-        self.channels.load(Ordering::Relaxed)
+        self.wanted.load(Ordering::Relaxed) + self.idle.load(Ordering::Relaxed)
     }
 
     fn health(&self) -> Health {
         Ok(())
     }
-}
-
-/// Different users among members; an anonymous connection counts as a user of its own.
-fn count_users<'m>(members: impl Iterator<Item = &'m Arc<Member>>) -> usize {
-    let (mut named, mut anonymous) = (HashSet::new(), 0);
-    for member in members {
-        if member.user.is_empty() {
-            anonymous += 1;
-        } else {
-            named.insert(&*member.user);
-        }
-    }
-    named.len() + anonymous
 }
 
 #[cfg(test)]

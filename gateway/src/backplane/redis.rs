@@ -53,14 +53,15 @@ use self::nodes::Nodes;
 use self::places::Places;
 use self::presence::Presence;
 use self::repeats::Repeats;
-use self::request::{Request, What};
+use self::request::{Charges, Request, What};
 pub use self::survey::Answerer;
 use self::survey::Surveys;
 use self::unit::{Side, Unit};
 use super::{
-    Asked, Asker, Backplane, Count, Health, NewPublication, Node, Others, Page, Published, Recovery,
-    Retention, Top,
+    Asked, Asker, Backplane, Count, Health, Most, NewPublication, Node, Others, Page, Published, Recovery,
+    Retention, Top, mix,
 };
+use crate::charge::{Account, Charge};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::connection::id::ConnectionIds;
@@ -113,6 +114,8 @@ struct Shared {
     presence: Presence,
     clients: Clients,
     surveys: Surveys,
+    /// Bytes of publications among the questions that wait.
+    questions: Account,
     /// How many clients of dead nodes plugins were told of.
     departed: AtomicU64,
     phase: watch::Receiver<Phase>,
@@ -162,6 +165,7 @@ impl Redis {
             links: AtomicU64::new(0),
             clients: Clients::new(inboxes.len()),
             surveys: Surveys::new(),
+            questions: Account::default(),
             departed: AtomicU64::new(0),
             phase,
             gateway: config,
@@ -177,10 +181,14 @@ impl Redis {
     }
 
     fn ask<T>(&self, what: What, asker: Asker, at: Duration) -> Asked<T> {
+        self.ask_at(what, asker, at, [None, None])
+    }
+
+    fn ask_at<T>(&self, what: What, asker: Asker, at: Duration, charges: Charges) -> Asked<T> {
         match self.shared.admit(asker) {
             Ok(asker) => {
                 let until = at + self.shared.config.timeout;
-                self.shared.put(Request { what, asker, until });
+                self.shared.put(Request { what, asker, until, _charges: charges });
                 Asked::Later
             }
             Err(error) => Asked::Now(Err(error)),
@@ -233,12 +241,12 @@ impl Backplane for Redis {
     }
 
     fn publish(&self, new: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Published> {
-        let NewPublication { channel, data, json, info, mut retention, terms } = new;
-        let local = |workers| {
+        let NewPublication { channel, data, json, info, mut retention, terms, charge } = new;
+        let local = |workers, charge: Option<Charge>| {
             let publication =
                 Arc::new(Publication { data: data.clone(), json, offset: 0, info: info.clone() });
             let kind = PushKind::Publication { publication, epoch: Arc::default() };
-            self.shared.deliver(channel.clone(), kind, workers);
+            self.shared.deliver_charged(channel.clone(), kind, workers, charge);
             Asked::Now(Ok(Published::default()))
         };
         // A key may have been used at another node.
@@ -247,7 +255,7 @@ impl Backplane for Redis {
             && !once
             && let Some(worker) = self.shared.worker_of(id)
         {
-            return local(Some(1 << worker));
+            return local(Some(1 << worker), charge);
         }
         if matches!(channel.target(), Target::Connection(_)) {
             retention.size = 0;
@@ -265,21 +273,25 @@ impl Backplane for Redis {
             let body = wire::body(&data, json, info.as_deref());
             What::Publish { channel: channel.clone(), body, retention, terms }
         } else if status.link().is_none() {
-            return local(None);
+            return local(None, charge);
         } else {
             let address = (channel.target() != Target::Channel).then_some(channel);
             let body = wire::body(&data, json, info.as_deref());
             let message = wire::unnumbered(address, &body);
             What::Spread { to: Some(channel.clone()), message, publication: true }
         };
-        self.ask(what, asker, at)
+        let room = self.shared.questions.charge(data.len(), self.shared.config.questions_bytes_max);
+        if room.is_none() {
+            return Asked::Now(Err(ReplyError::TOO_MANY_REQUESTS.because(asking::BUSY)));
+        }
+        self.ask_at(what, asker, at, [room, charge])
     }
 
     fn history(
         &self,
         channel: &Channel,
         query: &HistoryQuery,
-        publications_max: usize,
+        most: Most,
         retention: Retention,
         asker: Asker,
         at: Duration,
@@ -288,7 +300,7 @@ impl Backplane for Redis {
             return Asked::Now(Err(ReplyError::BAD_REQUEST.because("there is nothing before offset 0")));
         }
         let (channel, query) = (channel.clone(), query.clone());
-        let what = What::History { channel, query, publications_max, retention };
+        let what = What::History { channel, query, most, retention };
         self.ask(what, asker, at)
     }
 
@@ -296,7 +308,7 @@ impl Backplane for Redis {
         &self,
         channel: &Channel,
         since: Option<&Position>,
-        publications_max: usize,
+        most: Most,
         retention: Retention,
         asker: Asker,
         at: Duration,
@@ -304,9 +316,9 @@ impl Backplane for Redis {
         match self.shared.admit(asker) {
             Ok(asker) => {
                 let (channel, since) = (channel.clone(), since.cloned());
-                let what = What::Recover { channel, since, publications_max, retention };
+                let what = What::Recover { channel, since, most, retention };
                 let until = at + self.shared.config.timeout;
-                self.shared.recover(Request { what, asker, until });
+                self.shared.recover(Request { what, asker, until, _charges: [None, None] });
                 Asked::Later
             }
             Err(error) => Asked::Now(Err(error)),
@@ -335,7 +347,7 @@ impl Backplane for Redis {
         }
     }
 
-    fn presence(&self, channel: &Channel, asker: Asker) -> Asked<Vec<Arc<Member>>> {
+    fn presence(&self, channel: &Channel, bytes_max: usize, asker: Asker) -> Asked<Vec<Arc<Member>>> {
         if self.shared.agreement.rules.presence_is_partial(channel) {
             return Asked::Now(Err(UNAVAILABLE.because(asking::PARTIAL)));
         }
@@ -344,10 +356,10 @@ impl Backplane for Redis {
         };
         let nodes: Vec<_> = others.into_iter().map(|node| node.id).collect();
         if nodes.is_empty() && self.shared.unit(channel).status.link().is_some() {
-            return Asked::Now(Ok(self.shared.presence.members(channel)));
+            return Asked::Now(self.shared.presence.members(channel, bytes_max));
         }
         let at = self.shared.clock.now().at;
-        self.ask(What::Presence { channel: channel.clone(), nodes }, asker, at)
+        self.ask(What::Presence { channel: channel.clone(), nodes, bytes_max }, asker, at)
     }
 
     fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count> {
@@ -512,14 +524,6 @@ impl Identity<'_> {
 
 fn with_since(id: &str, since: u64) -> Cow<'_, str> {
     if since == 0 { Cow::Borrowed(id) } else { Cow::Owned(format!("{id}/{since}")) }
-}
-
-/// The end of SplitMix64: every bit of the number decides about every bit of the result.
-fn mix(number: u64) -> u64 {
-    let mut mixed = number ^ (number >> 30);
-    mixed = mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::elsewhere::elsewhere;
 use super::read::{Document, Wrong};
-use super::resolve::{MINUTE, SECOND};
+use super::resolve::{GIB, MIB, MINUTE, SECOND};
 use super::topology::{authority, topology};
 use super::{Namespace, Namespaces, Redis, Secret};
 
@@ -47,6 +47,7 @@ pub(super) fn redis(
     let timeout = section.duration("timeout", 50..=30 * SECOND);
     let reconnect_pause_max = section.duration("reconnect_pause_max", 100..=MINUTE);
     let questions_max = section.count("questions_max", 128..=1_048_576);
+    let questions_bytes_max = section.size("questions_bytes_max", MIB..=16 * GIB);
     let replicated = tables(namespaces, |namespace| namespace.min_replicas > 0);
     if topology.is_none() && !replicated.is_empty() {
         let found = format!("no Redis server together with `min_replicas` in {replicated}");
@@ -63,6 +64,7 @@ pub(super) fn redis(
         timeout,
         reconnect_pause_max,
         questions_max,
+        questions_bytes_max,
     })
 }
 
@@ -113,6 +115,7 @@ mod tests {
             timeout = '51ms'
             reconnect_pause_max = '52s'
             questions_max = 1053
+            questions_bytes_max = '54MiB'
         ";
         let environment = |name: &str| (name == "REDIS_PASSWORD").then(|| "of-redis\n".to_owned());
         let config = resolve(text, "test", Path::new(""), &environment).unwrap().0;
@@ -131,6 +134,7 @@ mod tests {
             timeout: Duration::from_millis(51),
             reconnect_pause_max: Duration::from_secs(52),
             questions_max: 1053,
+            questions_bytes_max: 54 << 20,
         };
         assert_eq!(config.redis, Some(expected));
     }

@@ -19,7 +19,7 @@ pub(super) const SECOND: u64 = 1_000;
 pub(super) const MINUTE: u64 = 60 * SECOND;
 const DAY: u64 = 24 * 60 * MINUTE;
 pub(super) const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
 const CONNECTIONS_MAX: u64 = 10_000_000;
 const RATE_MAX: u64 = 1_000_000;
@@ -187,7 +187,7 @@ pub(super) fn all<T>(results: impl Iterator<Item = Result<T, Wrong>>) -> Result<
 
 fn limits(document: &Document<'_>) -> Limits {
     let section = document.section("limits");
-    let limits = Limits {
+    let mut limits = Limits {
         connections_max: section.count("connections_max", 1..=CONNECTIONS_MAX),
         connections_per_address_max: section.count("connections_per_address_max", 1..=CONNECTIONS_MAX),
         handshakes_max: section.count("handshakes_max", 1..=CONNECTIONS_MAX),
@@ -200,16 +200,36 @@ fn limits(document: &Document<'_>) -> Limits {
         ),
         message_bytes_max: section.size("message_bytes_max", KIB..=16 * MIB),
         commands_per_message_max: section.count("commands_per_message_max", 1..=65_536),
+        publication_bytes_max: section.size("publication_bytes_max", 0..=32 * MIB),
         outbound_bytes_max: section.size("outbound_bytes_max", 64 * KIB..=256 * MIB),
         write_timeout: section.duration("write_timeout", 100..=10 * MINUTE),
         channels_per_connection_max: section.count("channels_per_connection_max", 1..=65_536),
     };
-    if limits.outbound_bytes_max <= limits.message_bytes_max {
+    let room = limits.outbound_bytes_max.saturating_sub(AROUND_PUBLICATION);
+    let around = AROUND_PUBLICATION as u64 / KIB;
+    if room < limits.message_bytes_max {
         section.conflict(
             &["outbound_bytes_max", "message_bytes_max"],
             "a queue in which the largest message has no room",
-            "a size above `limits.message_bytes_max`",
+            &format!("a size that is at least {around}KiB above `limits.message_bytes_max`"),
         );
+    }
+    match limits.publication_bytes_max {
+        0 => {
+            let wanted = limits.message_bytes_max.saturating_mul(2).max(PUBLICATION_BYTES);
+            limits.publication_bytes_max = wanted.min(room).max(limits.message_bytes_max);
+        }
+        size if size < limits.message_bytes_max => section.conflict(
+            &["publication_bytes_max", "message_bytes_max"],
+            "a size that the largest message does not have",
+            "0B, or a size of at least `limits.message_bytes_max`",
+        ),
+        size if size > room => section.conflict(
+            &["publication_bytes_max", "outbound_bytes_max"],
+            "a publication for which the queue of a client has no room",
+            &format!("0B, or a size that is at least {around}KiB below `limits.outbound_bytes_max`"),
+        ),
+        _ => (),
     }
     section.finish();
     limits
@@ -334,7 +354,10 @@ fn memory(document: &Document<'_>) -> Memory {
     let section = document.section("memory");
     let memory = Memory {
         channels_max: section.count("channels_max", 1..=10_000_000),
+        unsubscribed_channels_max: section.count("unsubscribed_channels_max", 1..=10_000_000),
         inbox_deliveries_max: section.count("inbox_deliveries_max", 1_024..=1_048_576),
+        inbox_bytes_max: section.size("inbox_bytes_max", MIB..=16 * GIB),
+        outbound_bytes_max: section.size("outbound_bytes_max", MIB..=1024 * GIB),
         history_bytes_max: section.size("history_bytes_max", MIB..=64 * GIB),
         idempotency_keys_max: section.count("idempotency_keys_max", 1..=10_000_000),
     };

@@ -74,6 +74,7 @@ fn every_key_reaches_its_own_field() {
         connection_rate_per_address = 103
         connection_burst_per_address = 104
         message_bytes_max = "16KiB"
+        publication_bytes_max = "18KiB"
         commands_per_message_max = 17
         outbound_bytes_max = "180KiB"
         write_timeout = "19s"
@@ -102,7 +103,10 @@ fn every_key_reaches_its_own_field() {
         allow_presence = "users"
         [memory]
         channels_max = 28
+        unsubscribed_channels_max = 29
         inbox_deliveries_max = 2048
+        inbox_bytes_max = "44MiB"
+        outbound_bytes_max = "45MiB"
         history_bytes_max = "30MiB"
         idempotency_keys_max = 43
         [plugins]
@@ -161,6 +165,7 @@ fn every_key_reaches_its_own_field() {
             connection_rate: Rate { per_second: 101, burst: 102 },
             connection_rate_per_address: Rate { per_second: 103, burst: 104 },
             message_bytes_max: 16 << 10,
+            publication_bytes_max: 18 << 10,
             commands_per_message_max: 17,
             outbound_bytes_max: 180 << 10,
             write_timeout: Duration::from_secs(19),
@@ -201,7 +206,10 @@ fn every_key_reaches_its_own_field() {
         },
         memory: Memory {
             channels_max: 28,
+            unsubscribed_channels_max: 29,
             inbox_deliveries_max: 2048,
+            inbox_bytes_max: 44 << 20,
+            outbound_bytes_max: 45 << 20,
             history_bytes_max: 30 << 20,
             idempotency_keys_max: 43,
         },

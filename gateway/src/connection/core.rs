@@ -14,7 +14,7 @@ use indexmap::IndexMap;
 use super::effect::Effect;
 use super::event::{Ending, Event, Now, Subscriber};
 use super::heartbeat::{ControlFrames, Due, Heartbeat};
-use crate::config::Config;
+use crate::config::{Config, WRITE_BYTES_MIN};
 use crate::hub::peer::{Signal, Why};
 use crate::plugin::verdict::Refusal;
 use crate::protocol::Protocol;
@@ -44,8 +44,9 @@ pub struct Core {
     stale: Duration,
     /// When the connection expires, without grace.
     expires: Option<Duration>,
+    /// How much was written when `write_until` was set.
     written: u64,
-    /// Until when the socket must accept something, while something waits.
+    /// Until when the socket must accept [`WRITE_BYTES_MIN`], or everything that waits.
     write_until: Option<Duration>,
 }
 
@@ -229,13 +230,14 @@ impl Core {
         }
     }
 
+    /// A client that takes a little now and then takes too little: each time it gets is for a good piece, or everything.
     fn on_flushed(&mut self, now: Now, written: u64, pending: bool) {
         if !pending {
             self.write_until = None;
-        } else if self.write_until.is_none() || written > self.written {
+        } else if self.write_until.is_none() || written >= self.written + WRITE_BYTES_MIN {
             self.write_until = Some(now.at + self.config.limits.write_timeout);
+            self.written = written;
         }
-        self.written = written;
     }
 
     fn on_tick(&mut self, now: Now, effects: &mut Effects) {

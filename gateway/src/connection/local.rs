@@ -11,10 +11,11 @@ use super::core::Effects;
 use super::event::Now;
 use super::views::Views;
 use crate::backplane::{Asked, Asker, Backplane, NewPublication, Published, Retention, Top};
+use crate::charge::{Account, Charge};
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
 use crate::explain::{Explain, Picker};
-use crate::hub::peer::{Order, Unflushed, Why};
+use crate::hub::peer::{Order, Signal, Unflushed, Why};
 use crate::hub::{Delivered, Hub};
 use crate::inbox::Delivery;
 use crate::plugin::chain::Chain;
@@ -24,7 +25,7 @@ use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::json::{self, NotJson};
-use crate::protocol::push::{Member, Push};
+use crate::protocol::push::{Member, Push, payload_bytes};
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
 use crate::upstream::{Origin, Upstreams};
 
@@ -48,6 +49,8 @@ pub struct Local {
     pub explain: Picker,
     /// Connections that others have pushed to.
     pub unflushed: Rc<Unflushed>,
+    /// What is published on no client's occasion.
+    timers: Account,
     /// Where replies are encoded.
     scratch: RefCell<Vec<u8>>,
     /// Where a session queues effects while it handles one event.
@@ -69,9 +72,37 @@ const DEPARTED_WEIGHT: usize = 2048;
 /// So does looking through everything a worker has, and another chain.
 const SURVEY_WEIGHT: usize = 16 * 1024;
 
+/// What a publication takes on its way beside its payload.
+const PUBLICATION_BYTES: usize = 256;
+
+const TOO_MUCH_UNDER_WAY: &str = "nothing was published, because too much is under way already: try again";
+
 /// How much of a channel its namespace keeps.
 pub fn retention(namespace: &Namespace) -> Retention {
     Retention { size: namespace.history_size, ttl: namespace.history_ttl, replicas: namespace.min_replicas }
+}
+
+/// Whether a publication is small enough, and its publisher has not too much on its way already: the same limits whoever
+/// publishes, and wherever it goes. `account_max` is how much the publisher may have on its way.
+pub fn charge(
+    config: &Config,
+    data: &[u8],
+    json: bool,
+    account: &Account,
+    account_max: usize,
+) -> Result<Charge, ReplyError> {
+    let (bytes, bytes_max) = (payload_bytes(data, json), config.limits.publication_bytes_max);
+    if bytes > bytes_max {
+        let why = format!("a publication of {bytes} bytes: `limits.publication_bytes_max` is {bytes_max}");
+        return Err(ReplyError::LIMIT_EXCEEDED.because(why));
+    }
+    let charge = account.charge(data.len() + PUBLICATION_BYTES, account_max);
+    charge.ok_or_else(|| ReplyError::TOO_MANY_REQUESTS.because(TOO_MUCH_UNDER_WAY))
+}
+
+/// Something that a plugin asked for is not done.
+pub(super) fn effect_refused(address: &Channel, error: &ReplyError) {
+    tracing::warn!(code = error.code, %address, "an effect of a plugin was refused: {}", error.message);
 }
 
 impl Local {
@@ -94,6 +125,7 @@ impl Local {
             upstreams: Upstreams::pretended(),
             metrics,
             unflushed: Rc::default(),
+            timers: Account::default(),
             scratch: RefCell::default(),
             effects: RefCell::default(),
         }
@@ -136,8 +168,8 @@ impl Local {
         *self.effects.borrow_mut() = effects;
     }
 
-    /// Publishes to an address. `json` says that the payload was checked: that of a client that speaks JSON was, when it
-    /// came in or when the plugin answered.
+    /// Publishes to an address, on somebody's account. `json` says that the payload was checked: that of a client that
+    /// speaks JSON was, when it came in or when the plugin answered.
     pub(super) fn publish(
         &self,
         now: Now,
@@ -145,6 +177,7 @@ impl Local {
         payload: Bytes,
         json: bool,
         info: Option<Arc<Member>>,
+        account: &Account,
         asker: Asker,
     ) -> Asked<Published> {
         let namespace = match self.namespace(channel) {
@@ -164,15 +197,29 @@ impl Local {
                 }
             }
         };
-        let new = NewPublication { channel, data, json, info, retention: retention(namespace), terms: None };
-        self.backplane.publish(new, asker, now.at)
+        let account_max = self.config.memory.publisher_bytes_max();
+        let charge = match charge(&self.config, &data, json, account, account_max) {
+            Ok(charge) => Some(charge),
+            Err(error) => {
+                self.metrics.node.publication_refused(&error);
+                return Asked::Now(Err(error));
+            }
+        };
+        let retention = retention(namespace);
+        let new = NewPublication { channel, data, json, info, retention, terms: None, charge };
+        let asked = self.backplane.publish(new, asker, now.at);
+        if let Asked::Now(Err(error)) = &asked {
+            self.metrics.node.publication_refused(error);
+        }
+        asked
     }
 
-    /// Does what a plugin asked for that is not about the connection of an event. `json` as in [`Local::publish`].
-    pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool) {
+    /// Does what a plugin asked for that is not about the connection of an event, on somebody's account. `json` as in
+    /// [`Local::publish`].
+    pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool, account: &Account) {
         let (address, done) = match effect {
             PluginEffect::Publish { address, payload } => {
-                match self.publish(now, &address, payload, json, None, Asker::Nobody) {
+                match self.publish(now, &address, payload, json, None, account, Asker::Nobody) {
                     Asked::Now(done) => (address, done.map(drop)),
                     Asked::Later => return,
                 }
@@ -201,7 +248,7 @@ impl Local {
             | PluginEffect::SetAttribute { .. } => return,
         };
         if let Err(error) = done {
-            tracing::warn!(code = error.code, %address, "an effect of a plugin was refused: {}", error.message);
+            effect_refused(&address, &error);
         }
     }
 
@@ -245,7 +292,7 @@ impl Local {
                 PluginEffect::Emit { upstream, plugin, payload } => {
                     self.emit(now, &upstream, plugin, payload, Some(&goodbye.client));
                 }
-                effect => self.carry_out(now, effect, json),
+                effect => self.carry_out(now, effect, json, &self.timers),
             }
         }
     }
@@ -261,7 +308,7 @@ impl Local {
         let mut effects = Vec::new();
         self.chain.borrow_mut().on_timer(now.at, &tick, &mut effects);
         for effect in effects {
-            self.carry_out(now, effect, false);
+            self.carry_out(now, effect, false, &self.timers);
         }
     }
 
@@ -320,6 +367,33 @@ impl Local {
                 SURVEY_WEIGHT
             }
         }
+    }
+
+    /// Looks how much waits for clients, and closes those for which most does while it is too much for the node. True if there
+    /// is something to look at again.
+    pub fn bound_backlog(&self) -> bool {
+        let metrics = self.metrics();
+        let backlog = self.unflushed.backlog();
+        let held: usize = backlog.iter().map(|(waiting, _)| waiting).sum();
+        let largest = backlog.first().map_or(0, |(waiting, _)| *waiting);
+        metrics.outbound_held.set(i64::try_from(held).unwrap_or(i64::MAX));
+        metrics.outbound_largest.set(i64::try_from(largest).unwrap_or(i64::MAX));
+        let total = self.metrics.outbound_held();
+        let over = total.saturating_sub(self.config.memory.outbound_bytes_max as u64);
+        if over > 0 {
+            // Each worker frees its share, but nobody goes while others elsewhere have twice as much waiting.
+            let share = u128::from(over) * held as u128 / u128::from(total.max(1));
+            let (least, mut freed) = (self.metrics.outbound_largest() / 2, 0);
+            for (waiting, peer) in &backlog {
+                if freed >= share || (*waiting as u64) < least {
+                    break;
+                }
+                freed += *waiting as u128;
+                metrics.outbound_evicted(*waiting);
+                peer.signal(Signal::Slow);
+            }
+        }
+        !backlog.is_empty()
     }
 
     fn deliver(&self, now: Now, push: &Push, views: bool) -> Delivered {

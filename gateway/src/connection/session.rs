@@ -9,7 +9,7 @@ mod publishing;
 mod reading;
 mod later;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use self::admission::Waiting;
 use self::later::{About, Questions};
+use self::publishing::Publisher;
 use super::core::Core;
 use super::effect::Effect;
 use super::event::{Ending, Event, Now};
@@ -61,6 +62,10 @@ pub struct Session {
     rest: Option<Box<Commands>>,
     /// Its end is counted.
     counted: bool,
+    /// What the client has published, if it has.
+    publisher: Option<Box<Publisher>>,
+    /// Bytes of what was missed that go with the connect reply.
+    recovered: Cell<usize>,
 }
 
 impl Session {
@@ -82,6 +87,8 @@ impl Session {
             waiting: None,
             rest: None,
             counted: false,
+            publisher: None,
+            recovered: Cell::new(0),
         }
     }
 
@@ -237,6 +244,7 @@ impl Session {
     /// Counts what was written since the last time.
     pub fn count_written(&self) {
         self.local.metrics().bytes_out.add(self.peer.outbound.take_uncounted());
+        self.peer.count_backlog();
     }
 
     fn apply(&mut self, now: Now, effect: Effect) -> Option<Event> {
@@ -277,7 +285,7 @@ impl Session {
                 } else {
                     let members = self.presence(&channel);
                     let members = self.now_or_later(members, || About::Presence { id })?;
-                    members.map(|members| Reply::Presence { id, members })
+                    members.and_then(|members| self.present(id, members))
                 };
                 Some(Event::Answered { id, result })
             }
@@ -286,7 +294,7 @@ impl Session {
                 let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
                 let about = || About::History { id, channel: channel.clone(), limit };
                 let page = self.now_or_later(page, about)?;
-                let result = page.map(|page| self.page(now, id, &channel, limit, page));
+                let result = page.and_then(|page| self.page(now, id, &channel, limit, page));
                 Some(Event::Answered { id, result })
             }
             Effect::End { close, cause, tell, discard } => {
@@ -311,17 +319,21 @@ impl Session {
                 None
             }
             effect @ (PluginEffect::Publish { .. } | PluginEffect::Reach { .. }) => {
-                self.local.carry_out(now, effect, self.peer.protocol.is_json());
+                self.carry_out_effect(now, effect);
                 None
             }
         }
     }
 
     fn reply(&self, reply: &Reply) {
-        let pushed = self.local.with_scratch(|scratch| {
-            let range = codec::encode_reply(self.peer.protocol, reply, scratch)?;
-            Some(self.peer.outbound.reply(&scratch[range]))
-        });
+        let refused = self.refuse_large(reply);
+        let pushed = match refused.as_ref().map_or(Some(reply), Option::as_ref) {
+            Some(reply) => self.local.with_scratch(|scratch| {
+                let range = codec::encode_reply(self.peer.protocol, reply, scratch)?;
+                Some(self.peer.outbound.reply(&scratch[range]))
+            }),
+            None => Some(Pushed::Full),
+        };
         match pushed {
             Some(Pushed::Sent) => self.local.metrics().messages_out.inc(),
             Some(Pushed::Full) => self.peer.signal(Signal::Slow),

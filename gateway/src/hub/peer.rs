@@ -1,6 +1,7 @@
 //! One connection as the rest of its worker sees it: where to put bytes, and how to tell it something.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -9,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
 use crate::backplane::Answer;
 use crate::outbound::{Outbound, Pushed};
@@ -100,16 +102,24 @@ pub struct Peer {
     /// What the backplane has answered, with the tickets of the questions.
     answers: RefCell<VecDeque<(u32, Answer)>>,
     dirty: Cell<bool>,
+    /// Whether it stands among those for which much waits.
+    backlogged: Cell<bool>,
     unflushed: Weak<Unflushed>,
 }
 
+/// Bytes that wait for a client before it counts among those for which much does.
+const BACKLOG_BYTES_MIN: usize = 32 * 1024;
+
 /// The connections of a worker that others have pushed to since the last flush. The flusher writes to each of their
-/// sockets once, instead of waking a task for each.
+/// sockets once, instead of waking a task for each. And those whose sockets did not take it.
 #[derive(Default)]
 pub struct Unflushed {
     peers: RefCell<Vec<Rc<Peer>>>,
     flusher: RefCell<Option<Waker>>,
     held: Cell<bool>,
+    backlog: RefCell<Vec<Rc<Peer>>>,
+    /// Told when there is a backlog.
+    backlogged: Notify,
 }
 
 /// While there is one nothing is flushed for others: more is about to be pushed, which is to leave with the same writes.
@@ -137,6 +147,27 @@ impl Unflushed {
     pub fn hold(&self) -> Hold<'_> {
         self.held.set(true);
         Hold(self)
+    }
+
+    /// Waits until much waits for some client. Dropping the future loses nothing.
+    pub async fn backlogged(&self) {
+        self.backlogged.notified().await;
+    }
+
+    /// The connections for which much waits and how many bytes that is, the most first.
+    pub fn backlog(&self) -> Vec<(usize, Rc<Peer>)> {
+        let mut all = Vec::new();
+        self.backlog.borrow_mut().retain(|peer| {
+            let waiting = peer.outbound.pending();
+            let much = waiting >= BACKLOG_BYTES_MIN;
+            if much {
+                all.push((waiting, peer.clone()));
+            }
+            peer.backlogged.set(much);
+            much
+        });
+        all.sort_unstable_by_key(|(waiting, _)| Reverse(*waiting));
+        all
     }
 
     fn add(&self, peer: &Rc<Peer>) {
@@ -174,6 +205,7 @@ impl Peer {
             signals: RefCell::default(),
             answers: RefCell::default(),
             dirty: Cell::new(false),
+            backlogged: Cell::new(false),
             unflushed: Rc::downgrade(unflushed),
         }
     }
@@ -193,6 +225,17 @@ impl Peer {
             Pushed::Closed => (),
         }
         pushed
+    }
+
+    /// To be called when the socket took what it takes: if much is left, it counts among what waits for all clients.
+    pub fn count_backlog(self: &Rc<Self>) {
+        if self.outbound.pending() >= BACKLOG_BYTES_MIN
+            && !self.backlogged.replace(true)
+            && let Some(unflushed) = self.unflushed.upgrade()
+        {
+            unflushed.backlog.borrow_mut().push(self.clone());
+            unflushed.backlogged.notify_one();
+        }
     }
 
     /// Tells the connection something and wakes its driver.

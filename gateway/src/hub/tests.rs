@@ -245,3 +245,23 @@ fn an_order_reaches_the_connections_of_a_user_and_nobody_else() {
     room.hub.order(&channel("news"), None, &order);
     assert_eq!(signals(&a), [], "a channel is no address of connections");
 }
+
+#[test]
+fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it_begins() {
+    let mut room = Room::new();
+    let peer = room.peer(1, 10_000);
+    room.subscribe("a", &peer, Some((0, "0123.7")));
+    // Before there was a publication, asked another hour.
+    assert_eq!(room.hub.check_position(&channel("a"), 0, &"0123.8".into()), 0);
+    assert_eq!(room.hub.deliver(&publication("a", 1, "begun")).sent, 1);
+    assert_eq!(room.hub.deliver(&publication("a", 2, "begun")).sent, 1);
+    let delivered = room.hub.deliver(&publication("a", 1, "anew"));
+    assert_eq!((delivered.sent, delivered.gaps), (0, 1), "what was begun and goes on nowhere is missed");
+    // Something else was there before the first publication, or there was one already.
+    for (name, offset, epoch) in [("b", 0, "4567.7"), ("c", 1, "begun")] {
+        room.subscribe(name, &peer, Some((0, "0123.7")));
+        assert_eq!(room.hub.check_position(&channel(name), offset, &epoch.into()), 1, "{epoch}");
+    }
+    room.subscribe("d", &peer, Some((0, "0123.7")));
+    assert_eq!(room.hub.deliver(&publication("d", 2, "begun")).gaps, 1, "the first one was missed");
+}

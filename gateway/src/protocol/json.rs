@@ -39,9 +39,27 @@ pub fn compact(json: Bytes) -> Result<Bytes, NotJson> {
     Ok(json.iter().copied().filter(|byte| *byte != b'\n').collect())
 }
 
+/// How many bytes a text has as a JSON string, quotes included.
+pub fn string_bytes(text: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(escaped).sum::<usize>() + 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_as_long_as_serde_writes_it() {
+        for text in ["", "plain", "a\"b\\c", "\n\r\t\u{8}\u{c}\u{1}\u{1f}\u{7f}", "h\u{e9}\u{1f600}"] {
+            let written = serde_json::to_string(text).expect("a text can be written");
+            assert_eq!(string_bytes(text), written.len(), "{text:?}");
+        }
+    }
 
     #[test]
     fn one_json_value_passes_unchanged_and_uncopied() {

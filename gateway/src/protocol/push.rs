@@ -5,7 +5,11 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::channel::Channel;
-use super::{Protocol, codec};
+use super::{Protocol, codec, json};
+use crate::charge::Charge;
+
+/// Bytes of what others are told of a client: its user, and what a plugin says of it.
+pub const MEMBER_BYTES_MAX: usize = 32 * 1024;
 
 /// A connection as others in a channel see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +20,14 @@ pub struct Member {
     pub user: Arc<str>,
     /// JSON from a plugin; empty for none.
     pub info: Bytes,
+}
+
+impl Member {
+    /// How many bytes it takes in an answer at most, with its key in a list of members.
+    pub fn bytes(&self) -> usize {
+        const AROUND: usize = r#""":{"user":,"client":"","conn_info":},"#.len();
+        AROUND + 2 * self.client.len() + json::string_bytes(&self.user) + self.info.len()
+    }
 }
 
 /// One publication in a channel.
@@ -29,6 +41,25 @@ pub struct Publication {
     pub offset: u64,
     /// Who published it, for publications of clients.
     pub info: Option<Arc<Member>>,
+}
+
+impl Publication {
+    /// How many bytes it takes in an answer at most.
+    pub fn bytes(&self) -> usize {
+        const AROUND: usize = r#"{"data":,"info":,"offset":18446744073709551615},"#.len();
+        AROUND + payload_bytes(&self.data, self.json) + self.info.as_ref().map_or(0, |info| info.bytes())
+    }
+}
+
+/// How many bytes a payload has wherever it goes: as it is, or as the string that clients receive if it is no JSON.
+pub fn payload_bytes(data: &[u8], is_json: bool) -> usize {
+    if is_json {
+        return data.len();
+    }
+    match std::str::from_utf8(data) {
+        Ok(text) => json::string_bytes(text),
+        Err(_) => data.len().div_ceil(3) * 4 + 2,
+    }
 }
 
 /// What happened in a channel.
@@ -55,6 +86,8 @@ pub struct Push {
     /// What.
     pub kind: PushKind,
     frames: [OnceLock<Bytes>; Form::COUNT],
+    /// Given back when every worker has delivered it.
+    _charge: Option<Charge>,
 }
 
 /// In which shape a subscriber receives a push.
@@ -80,7 +113,22 @@ impl Form {
 impl Push {
     /// A push that no one has encoded yet.
     pub fn new(channel: Channel, kind: PushKind) -> Self {
-        Self { channel, kind, frames: Default::default() }
+        Self::charged(channel, kind, None)
+    }
+
+    /// The same, and somebody pays for it until every worker has delivered it.
+    pub fn charged(channel: Channel, kind: PushKind, charge: Option<Charge>) -> Self {
+        Self { channel, kind, frames: Default::default(), _charge: charge }
+    }
+
+    /// What it takes on its way to a worker, in bytes.
+    pub fn bytes(&self) -> usize {
+        const AROUND: usize = size_of::<Push>();
+        AROUND
+            + match &self.kind {
+                PushKind::Publication { publication, .. } => publication.data.len(),
+                PushKind::Join(member) | PushKind::Leave(member) => member.info.len(),
+            }
     }
 
     /// The complete WebSocket frame for subscribers of one form. The first caller encodes, on whichever worker it runs;

@@ -15,8 +15,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::backplane::{BackplaneMetrics, Subject, Trouble, Unfit};
 use super::metrics::{
-    ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics, Refused,
-    WorkerMetrics,
+    ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics,
+    Refused, Unpublished, WorkerMetrics,
 };
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
@@ -156,6 +156,18 @@ impl Node {
             None,
             outbound,
         )?;
+        let evicted = sum(|worker| &worker.outbound_evictions);
+        writer.counter(
+            "outbound_evictions",
+            "Clients closed as too slow because all together had too much waiting",
+            None,
+            evicted,
+        )?;
+        let help = "Bytes that wait for clients with more than 32 KiB of it";
+        writer.gauge("outbound_backlog", help, Some(&Unit::Bytes), self.metrics.outbound_held())?;
+        let refused = &self.metrics.node.publications_refused;
+        let refused = Unpublished::ALL.map(|why| ([("reason", why.as_str())], refused[why as usize].get()));
+        writer.family("publications_refused", "Publications that were refused, by reason", refused)?;
         let inbox = sum(|worker| &worker.inbox_overflows);
         writer.counter(
             "inbox_overflows",
@@ -559,6 +571,7 @@ mod tests {
         let plain = [&worker.connections_opened, &worker.messages_in, &worker.bytes_in, &worker.messages_out]
             .into_iter()
             .chain([&worker.bytes_out, &worker.publications_delivered, &worker.outbound_overflows])
+            .chain([&worker.outbound_evictions])
             .chain([&worker.inbox_overflows, &worker.position_gaps, &worker.accept_errors])
             .chain([&worker.subscriptions_refused])
             .chain(

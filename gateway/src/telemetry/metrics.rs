@@ -15,7 +15,7 @@ use super::backplane::BackplaneMetrics;
 use super::upstream::UpstreamMetrics;
 use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
-use crate::protocol::code::Close;
+use crate::protocol::code::{Close, ReplyError};
 use crate::supervisor::Beat;
 
 /// A count with one writer, which saves the locked instruction. With two writers counts would be lost.
@@ -235,6 +235,18 @@ labels! {
     }
 }
 
+labels! {
+    /// Why something was not published.
+    Unpublished {
+        /// A limit: the size of a publication, or the number of channels.
+        Limit = "limit",
+        /// A queue has no room, or the publisher has too much on its way.
+        Queue = "queue",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -264,6 +276,17 @@ impl Metrics {
     /// Subscriptions of all workers.
     pub fn subscriptions(&self) -> u64 {
         self.sum_gauge(|worker| &worker.subscriptions)
+    }
+
+    /// Bytes that wait for clients of all workers that have more waiting than a little.
+    pub fn outbound_held(&self) -> u64 {
+        self.sum_gauge(|worker| &worker.outbound_held)
+    }
+
+    /// Bytes that wait for the client for which most do.
+    pub fn outbound_largest(&self) -> u64 {
+        let largest = self.workers.iter().map(|worker| worker.outbound_largest.get()).max();
+        largest.and_then(|largest| u64::try_from(largest).ok()).unwrap_or(0)
     }
 
     pub(super) fn sum(&self, counter: impl Fn(&WorkerMetrics) -> &Counter) -> u64 {
@@ -301,6 +324,11 @@ pub struct WorkerMetrics {
     pub(super) commands: [Counter; Kind::ALL.len()],
     pub(super) decisions: [Counter; DecisionOutcome::ALL.len()],
     pub(super) outbound_overflows: Counter,
+    pub(super) outbound_evictions: Counter,
+    /// Bytes that wait for clients that have more waiting than a little.
+    pub outbound_held: Gauge,
+    /// Bytes that wait for the client for which most do.
+    pub outbound_largest: Gauge,
     pub(super) inbox_overflows: Counter,
     pub(super) position_gaps: Counter,
     pub(super) accept_errors: Counter,
@@ -360,6 +388,19 @@ impl WorkerMetrics {
         debug!(connection, "the client does not read fast enough: its outbound queue is full");
     }
 
+    /// A client was closed as too slow, because all clients together had too much waiting for them.
+    pub fn outbound_evicted(&self, bytes: usize) {
+        self.outbound_evictions.inc();
+        if first_of_many(self.outbound_evictions.get()) {
+            let count = self.outbound_evictions.get();
+            warn!(
+                count,
+                bytes,
+                "clients read too slowly for memory.outbound_bytes_max: those for which most waits are closed"
+            );
+        }
+    }
+
     /// A publication did not fit into the inbox of this worker: its subscribers missed it.
     pub fn inbox_overflow(&self) {
         self.inbox_overflows.inc();
@@ -414,6 +455,7 @@ pub struct NodeMetrics {
     pub(super) plugin_cache_hits: SharedCounter,
     /// By the code of the refusal: a closed set that the loader knows.
     pub(super) plugin_refusals: Mutex<BTreeMap<&'static str, u64>>,
+    pub(super) publications_refused: [SharedCounter; Unpublished::ALL.len()],
     pub(super) admin_responses: [SharedCounter; ADMIN_STATUSES.len()],
     pub(super) admin_refused: [SharedCounter; AdminRefused::ALL.len()],
     pub(super) admin_accept_errors: SharedCounter,
@@ -444,6 +486,16 @@ impl NodeMetrics {
     /// The chain that is live.
     pub fn generation(&self) -> u64 {
         u64::try_from(self.plugin_generation.get()).unwrap_or(0)
+    }
+
+    /// A client, a plugin or the API could not publish something.
+    pub fn publication_refused(&self, error: &ReplyError) {
+        let reason = match error.code {
+            code if code == ReplyError::LIMIT_EXCEEDED.code => Unpublished::Limit,
+            code if code == ReplyError::TOO_MANY_REQUESTS.code => Unpublished::Queue,
+            _ => Unpublished::Other,
+        };
+        self.publications_refused[reason as usize].inc();
     }
 
     /// Begins to count for an upstream of the configuration.

@@ -9,6 +9,7 @@ use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Identity, Refusal, 
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close};
 use crate::protocol::json;
+use crate::protocol::push::MEMBER_BYTES_MAX;
 
 use bytes::Bytes;
 use gateway_plugin_grammar::address;
@@ -106,6 +107,12 @@ fn identity(state: &mut State, identity: types::Identity) -> Result<Identity, Fa
     }
     let bytes = attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     spend(state, bytes + identity.user.len())?;
+    let said = identity.user.len() + identity.info.len();
+    if said > MEMBER_BYTES_MAX {
+        return Err(invalid(format!(
+            "accepted with a user and `info` of {said} bytes; others are told of up to {MEMBER_BYTES_MAX}"
+        )));
+    }
     if attributes.iter().any(|(name, _)| name.is_empty()) {
         return Err(invalid("accepted with an attribute that has no name"));
     }

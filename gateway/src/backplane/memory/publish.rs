@@ -9,32 +9,38 @@ use bytes::Bytes;
 
 use super::{Entry, Memory, Stream, kept_bytes};
 use crate::backplane::{NewPublication, Once, Published, Terms, Top, Version};
+use crate::charge::Charge;
 use crate::connection::id::ConnectionIds;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Publication, Push, PushKind};
+
+const TOO_MUCH_TO_DELIVER: &str =
+    "nothing was published, because subscribers have too much on its way to them: try again";
 
 /// The keys of one channel: when each is forgotten, and what became of its publication.
 pub(super) type Remembered = HashMap<Box<str>, (Duration, Published)>;
 
 impl Memory {
     pub(super) fn put(&self, new: NewPublication<'_>, at: Duration) -> Result<Published, ReplyError> {
-        let NewPublication { channel, data, json, info, retention, terms } = new;
+        let NewPublication { channel, data, json, info, retention, terms, charge } = new;
+        let bytes = data.len();
         let kept = retention.size > 0 && !matches!(channel.target(), Target::Connection(_));
         let publication = |data, offset| Arc::new(Publication { data, json, offset, info });
         let Terms { once, version } = terms.map_or_else(Terms::default, |terms| *terms);
         if !kept && once.is_none() {
             // A channel that nobody listens to needs no entry.
-            let shard = self.shard(channel);
-            let workers = self.workers(channel, shard.get(channel));
+            let (shard, _) = self.shard(channel);
+            let workers = self.workers(channel, shard.entries.get(channel));
             if workers != 0 {
-                self.hand_over(channel, workers, publication(data, 0), Arc::default());
+                self.find_room(workers, bytes)?;
+                self.hand_over(channel, workers, publication(data, 0), Arc::default(), charge);
             }
             return Ok(Published::default());
         }
         // A payload is a slice of the message it came in: a copy keeps that message out of the history.
         let data = if kept { Bytes::copy_from_slice(&data) } else { data };
-        self.with(channel, |entry| {
+        self.with(channel, false, |entry, lives| {
             if let Some(once) = &once {
                 if let Some(first) = entry.published_with(once, at) {
                     return Ok(first);
@@ -50,9 +56,10 @@ impl Memory {
                 }
             }
             let workers = self.workers(channel, Some(entry));
+            self.find_room(workers, bytes)?;
             let mut top = Top::default();
             let publication = if kept {
-                let stream = entry.stream(self, retention, at);
+                let stream = entry.stream(self, channel, lives, retention, at);
                 if let Some(version) = version
                     && !stream.advance(version)
                 {
@@ -67,7 +74,7 @@ impl Memory {
             } else {
                 publication(data, 0)
             };
-            self.hand_over(channel, workers, publication, top.epoch.clone());
+            self.hand_over(channel, workers, publication, top.epoch.clone(), charge);
             let published = Published::from(top);
             if let Some(Once { key, ttl }) = once {
                 let before = entry.once.get_or_insert_default().insert(key, (at + ttl, published.clone()));
@@ -101,8 +108,29 @@ impl Memory {
         }
     }
 
-    fn hand_over(&self, channel: &Channel, workers: u64, publication: Arc<Publication>, epoch: Arc<str>) {
-        self.spread(workers, Push::new(channel.clone(), PushKind::Publication { publication, epoch }));
+    /// Nothing is published that a worker has no room for: its publisher is told instead of those who would miss it.
+    fn find_room(&self, workers: u64, bytes: usize) -> Result<(), ReplyError> {
+        let mut left = workers;
+        while left != 0 {
+            let worker = left.trailing_zeros() as usize;
+            left &= left - 1;
+            if !self.inboxes[worker].has_room(bytes) {
+                return Err(ReplyError::TOO_MANY_REQUESTS.because(TOO_MUCH_TO_DELIVER));
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_over(
+        &self,
+        channel: &Channel,
+        workers: u64,
+        publication: Arc<Publication>,
+        epoch: Arc<str>,
+        charge: Option<Charge>,
+    ) {
+        let kind = PushKind::Publication { publication, epoch };
+        self.spread(workers, Push::charged(channel.clone(), kind, charge));
     }
 
     fn has_keys_enough(&self) -> bool {

@@ -11,6 +11,8 @@ const S: fn(u64) -> Duration = Duration::from_secs;
 const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60), replicas: 0 };
 const NOTHING: Retention = Retention { size: 0, ttl: Duration::from_secs(60), replicas: 0 };
 
+const MOST: Most = Most { publications: 100, bytes: 1 << 20 };
+
 struct Node {
     memory: Memory,
     inboxes: Arc<[Arc<Inbox>]>,
@@ -34,11 +36,14 @@ fn now<T>(asked: Asked<T>) -> Result<T, ReplyError> {
 
 impl Node {
     fn with(channels_max: usize, history_bytes_max: usize) -> Self {
-        let inboxes: Arc<[_]> = (0..3).map(|_| Arc::new(Inbox::new(100))).collect();
+        let inboxes: Arc<[_]> = (0..3).map(|_| Arc::new(Inbox::new(100).with_bytes_max(1 << 20))).collect();
         let ids = ConnectionIds::new(5);
         let limits = config::Memory {
             channels_max,
+            unsubscribed_channels_max: channels_max,
             inbox_deliveries_max: 100,
+            inbox_bytes_max: 1 << 20,
+            outbound_bytes_max: 1 << 20,
             history_bytes_max,
             idempotency_keys_max: 2,
         };
@@ -51,7 +56,8 @@ impl Node {
 
     fn publish(&self, name: &str, data: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
         let (channel, data) = (&channel(name), Bytes::copy_from_slice(data.as_bytes()));
-        let new = NewPublication { channel, data, json: true, info: None, retention, terms: None };
+        let new =
+            NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
         Ok(self.memory.put(new, S(at))?.top)
     }
 
@@ -60,10 +66,8 @@ impl Node {
         let (channel, data) = (&channel(name), Bytes::from_static(b"x"));
         let once = Some(Once { key: key.into(), ttl: S(10) });
         let terms = Some(Box::new(Terms { once, version: None }));
-        Ok(self
-            .memory
-            .put(NewPublication { channel, data, json: true, info: None, retention, terms }, S(at))?
-            .top)
+        let new = NewPublication { channel, data, json: true, info: None, retention, terms, charge: None };
+        Ok(self.memory.put(new, S(at))?.top)
     }
 
     fn announce(&self, worker: usize, name: &str) -> Result<(), ReplyError> {
@@ -71,7 +75,7 @@ impl Node {
     }
 
     fn presence(&self, name: &str) -> Vec<Arc<Member>> {
-        now(self.memory.presence(&channel(name), Asker::Nobody)).unwrap()
+        now(self.memory.presence(&channel(name), 1 << 20, Asker::Nobody)).unwrap()
     }
 
     /// Offsets and payloads of what reached a worker.
@@ -92,14 +96,13 @@ impl Node {
     }
 
     fn history(&self, query: &HistoryQuery, at: u64) -> Result<Vec<u64>, u32> {
-        let page = self.memory.read(&channel("a"), query, 100, KEPT, S(at)).map_err(|error| error.code)?;
+        let page = self.memory.read(&channel("a"), query, MOST, KEPT, S(at)).map_err(|error| error.code)?;
         Ok(page.publications.iter().map(|publication| publication.offset).collect())
     }
 
     fn recover(&self, offset: u64, epoch: &str, at: u64) -> Option<Vec<u64>> {
         let since = Position { offset, epoch: epoch.into() };
-        let Recovery { missed, .. } =
-            self.memory.missed(&channel("a"), Some(&since), 100, KEPT, S(at)).unwrap();
+        let Recovery { missed, .. } = self.memory.missed(&channel("a"), Some(&since), MOST, KEPT, S(at));
         Some(missed?.iter().map(|publication| publication.offset).collect())
     }
 }
@@ -188,7 +191,9 @@ fn recovery_gives_everything_or_says_that_it_cannot() {
 #[test]
 fn no_epoch_comes_twice() {
     let node = Node::new();
-    let epochs: std::collections::HashSet<_> = (0..100_000).map(|_| node.memory.new_epoch()).collect();
+    let channel = channel("a");
+    let epochs: std::collections::HashSet<_> =
+        (0..100_000).map(|lives| node.memory.untouched(&channel, lives)).collect();
     assert_eq!(epochs.len(), 100_000);
     assert!(epochs.iter().all(|epoch| epoch.len() == 16 && u64::from_str_radix(epoch, 16).is_ok()));
 }
@@ -226,20 +231,133 @@ fn presence_is_who_entered_and_did_not_leave() {
 
 #[test]
 fn users_are_counted_once_and_anonymous_connections_each() {
+    let node = Node::new();
     let members = [member("1", "ann"), member("2", "ann"), member("3", ""), member("4", "")];
-    assert_eq!(count_users(members.iter()), 3);
+    let count = || now(node.memory.count(&channel("a"), Asker::Nobody)).unwrap();
+    members.iter().for_each(|member| node.memory.enter(&channel("a"), member, true, false));
+    node.memory.enter(&channel("a"), &members[0], true, false);
+    assert_eq!(count(), Count { connections: 4, users: 3 });
+    for (member, users) in members.iter().zip([3, 2, 1, 0]) {
+        node.memory.leave(&channel("a"), member, true, false);
+        node.memory.leave(&channel("a"), member, true, false);
+        assert_eq!(count().users, users);
+    }
+    assert_eq!(node.memory.channels(), 0);
 }
 
 #[test]
-fn there_are_only_as_many_channels_as_may_be_and_empty_ones_do_not_count() {
+fn so_many_members_that_a_list_is_too_long_are_only_counted() {
+    let node = Node::new();
+    (0..100).for_each(|n| node.memory.enter(&channel("a"), &member(&format!("c{n}"), "ann"), true, false));
+    let listed = |bytes_max| now(node.memory.presence(&channel("a"), bytes_max, Asker::Nobody));
+    let bytes: usize = listed(1 << 20).unwrap().iter().map(|member| member.bytes()).sum();
+    assert_eq!(listed(bytes).unwrap().len(), 100);
+    assert_eq!(listed(bytes - 1).unwrap_err().code, 106);
+}
+
+#[test]
+fn there_are_only_as_many_channels_as_may_be_and_those_without_subscribers_are_counted_apart() {
+    let node = Node::with(2, 1 << 20);
+    for name in ["kept-1", "kept-2"] {
+        node.publish(name, "x", KEPT, 0).unwrap();
+    }
+    assert_eq!(node.publish("kept-3", "x", KEPT, 0).unwrap_err().code, 106);
+    node.publish("kept-3", "x", NOTHING, 0).unwrap();
+    for name in ["a", "b"] {
+        node.announce(0, name).unwrap();
+    }
+    assert_eq!(node.announce(0, "c").unwrap_err().code, 106);
+    assert_eq!(node.announce(0, "kept-1").unwrap_err().code, 106, "it would be a third with subscribers");
+    node.announce(1, "a").unwrap();
+    node.publish("a", "x", KEPT, 0).unwrap();
+    node.memory.renounce(0, &channel("b"));
+    node.announce(0, "kept-1").unwrap();
+    assert_eq!(node.memory.channels(), 3);
+}
+
+#[test]
+fn a_channel_that_loses_its_subscribers_where_too_many_wait_is_forgotten_at_once() {
     let node = Node::with(2, 1 << 20);
     node.announce(0, "a").unwrap();
-    node.publish("b", "x", KEPT, 0).unwrap();
-    assert_eq!(node.publish("c", "x", KEPT, 0).unwrap_err().code, 106);
-    assert_eq!(node.announce(0, "c").unwrap_err().code, 106);
-    node.publish("c", "x", NOTHING, 0).unwrap();
+    let before = node.publish("a", "x", KEPT, 0).unwrap();
+    for name in ["kept-1", "kept-2"] {
+        node.publish(name, "x", KEPT, 0).unwrap();
+    }
     node.memory.renounce(0, &channel("a"));
-    node.publish("c", "x", KEPT, 0).unwrap();
+    assert_eq!(node.memory.channels(), 2);
+    assert_eq!(node.recover(1, &before.epoch, 1), None, "who stood there is told");
+    assert_eq!(node.recover(0, &before.epoch, 1), None);
+    node.memory.sweep(S(60));
+    assert_eq!((node.memory.channels(), node.memory.history_bytes.load(Ordering::Relaxed)), (0, 0));
+}
+
+#[test]
+fn reading_makes_nothing() {
+    let node = Node::new();
+    let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
+    let position = HistoryQuery::default();
+    assert_eq!((node.history(&all, 0), node.history(&position, 0)), (Ok(vec![]), Ok(vec![])));
+    assert_eq!(node.recover(3, "other", 0), None);
+    assert!(node.presence("a").is_empty());
+    for _ in 0..2 {
+        node.announce(0, "a").unwrap();
+        let top = node.memory.missed(&channel("a"), None, MOST, KEPT, S(0)).top;
+        assert_eq!(node.recover(0, &top.epoch, 0), Some(vec![]));
+        node.memory.renounce(0, &channel("a"));
+    }
+    assert_eq!(node.memory.channels(), 0);
+}
+
+#[test]
+fn who_was_told_that_nothing_was_published_stands_before_the_first_publication() {
+    let node = Node::new();
+    let told = node.memory.read(&channel("a"), &HistoryQuery::default(), MOST, KEPT, S(0)).unwrap().top;
+    assert_eq!(told.offset, 0);
+    for n in 1..=2 {
+        assert_eq!(node.publish("a", "x", KEPT, 0).unwrap(), Top { offset: n, epoch: told.epoch.clone() });
+    }
+    assert_eq!(node.recover(0, &told.epoch, 1), Some(vec![1, 2]));
+    // Once these were forgotten nobody is told that what comes then is everything.
+    node.memory.sweep(S(60));
+    assert_eq!(node.recover(0, &told.epoch, 61), None);
+    node.publish("a", "x", KEPT, 61).unwrap();
+    assert_eq!(node.recover(0, &told.epoch, 62), None);
+    assert_eq!(node.recover(1, &told.epoch, 62), None);
+}
+
+#[test]
+fn a_page_and_a_recovery_end_with_their_bytes() {
+    let node = Node::new();
+    let big = "x".repeat(1000);
+    let epoch = (0..3).map(|_| node.publish("a", &big, KEPT, 0).unwrap().epoch).last().unwrap();
+    let read = |bytes, since, reverse| {
+        let since = Some(Position { offset: since, epoch: epoch.as_ref().into() });
+        let query = HistoryQuery { limit: -1, since, reverse };
+        let page = node.memory.read(&channel("a"), &query, Most { bytes, ..MOST }, KEPT, S(1)).unwrap();
+        page.publications.iter().map(|one| one.offset).collect::<Vec<_>>()
+    };
+    assert_eq!(read(2500, 0, false), [1, 2]);
+    assert_eq!(read(2500, 2, false), [3]);
+    assert_eq!(read(2500, 4, true), [3, 2]);
+    assert_eq!(read(10, 1, false), [2], "never nothing where there is something");
+    let recover = |bytes| {
+        let since = Position { offset: 0, epoch: epoch.as_ref().into() };
+        node.memory.missed(&channel("a"), Some(&since), Most { bytes, ..MOST }, KEPT, S(1)).missed
+    };
+    assert_eq!(recover(4000).unwrap().len(), 3);
+    assert!(recover(2500).is_none(), "all of it or nothing");
+}
+
+#[test]
+fn what_a_worker_has_no_room_for_is_not_published() {
+    let node = Node::new();
+    node.announce(0, "a").unwrap();
+    let big = "x".repeat(300_000);
+    let published: Vec<_> =
+        (0..5).map(|_| node.publish("a", &big, KEPT, 0).map_err(|error| error.code)).collect();
+    assert_eq!(published.iter().filter(|done| **done == Err(111)).count(), 2, "a MiB has room for three");
+    assert_eq!(node.arrived(0).len(), 3);
+    assert_eq!(node.publish("a", "x", KEPT, 0).unwrap().offset, 4, "what was refused has no number");
 }
 
 #[test]
@@ -253,7 +371,7 @@ fn memory_for_history_is_bounded_and_who_publishes_pays() {
     let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
     assert_eq!(node.history(&all, 1), Ok(vec![3]));
     let page =
-        node.memory.read(&channel("b"), &HistoryQuery { limit: 9, ..Default::default() }, 9, KEPT, S(1));
+        node.memory.read(&channel("b"), &HistoryQuery { limit: 9, ..Default::default() }, MOST, KEPT, S(1));
     assert_eq!(page.unwrap().publications.len(), 1, "another channel's past stays");
     node.memory.sweep(S(100));
     (0..2).for_each(|_| drop(node.publish("c", &big, KEPT, 100).unwrap()));

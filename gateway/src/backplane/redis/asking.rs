@@ -45,7 +45,8 @@ impl Shared {
             return false;
         }
         let Ok(asker) = self.admit(Asker::Nobody) else { return false };
-        self.put(Request { what, asker, until: self.clock.now().at + self.config.timeout });
+        let until = self.clock.now().at + self.config.timeout;
+        self.put(Request { what, asker, until, _charges: [None, None] });
         true
     }
 

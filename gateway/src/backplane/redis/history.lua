@@ -1,16 +1,20 @@
--- ARGV[6] is the offset after which (in reverse: before which) publications are wanted, or nothing, ARGV[7] how many at
--- most, ARGV[8] '1' for the newest first.
-local epoch, offset = read()
-local limit = tonumber(ARGV[7])
-if limit == 0 then
-  return {offset, epoch, {}}
+-- ARGV[7] is the offset after which (in reverse: before which) publications are wanted, or nothing, ARGV[8] its epoch or
+-- nothing, ARGV[9] how many at most, ARGV[10] how many bytes, ARGV[11] '1' for the newest first. The answer has a third part
+-- only if the epoch is that of the stream.
+local place = position()
+if not stands_in(place, ARGV[8]) then
+  return {place.offset, place.epoch}
+end
+local limit = tonumber(ARGV[9])
+if limit == 0 or place.new then
+  return {place.offset, place.epoch, {}}
 end
 trim()
-local since = tonumber(ARGV[6])
+local since, bytes = tonumber(ARGV[7]), tonumber(ARGV[10])
 local entries
-if ARGV[8] == '1' then
-  entries = redis.call('XREVRANGE', stream, since and number(since - 1) or '+', '-', 'COUNT', limit)
+if ARGV[11] == '1' then
+  entries = collect('XREVRANGE', since and number(since - 1) or '+', '-', limit, bytes)
 else
-  entries = redis.call('XRANGE', stream, since and number(since + 1) or '-', '+', 'COUNT', limit)
+  entries = collect('XRANGE', since and number(since + 1) or '-', '+', limit, bytes)
 end
-return {offset, epoch, entries}
+return {place.offset, place.epoch, entries}

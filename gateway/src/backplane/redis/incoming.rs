@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::Shared;
 use super::interest::spread;
 use super::wire::{self, Message};
+use crate::charge::Charge;
 use crate::connection::id::ConnectionIds;
 use crate::hub::peer::Order;
 use crate::inbox::Delivery;
@@ -17,7 +18,8 @@ impl Shared {
     /// A message came from Redis, or from this node while it is alone.
     pub(super) fn received(&self, topic: &[u8], message: &Bytes) {
         self.metrics.received();
-        let bytes_max = self.agreement.rules.message_bytes_max().saturating_mul(2) + wire::OVERHEAD_BYTES_MAX;
+        // What no gateway sends: it is something else.
+        let bytes_max = self.agreement.rules.publication_bytes_max() + wire::OVERHEAD_BYTES_MAX;
         let for_nodes = topic == self.keys.nodes().as_bytes();
         let channel = self.keys.channel(topic);
         let decoded = if message.len() <= bytes_max { wire::decode(message) } else { None };
@@ -76,6 +78,17 @@ impl Shared {
 
     /// To these workers, or to those with subscribers.
     pub(super) fn deliver(&self, channel: Channel, kind: PushKind, workers: Option<u64>) {
+        self.deliver_charged(channel, kind, workers, None);
+    }
+
+    /// The same, and somebody pays for it until it was delivered.
+    pub(super) fn deliver_charged(
+        &self,
+        channel: Channel,
+        kind: PushKind,
+        workers: Option<u64>,
+        charge: Option<Charge>,
+    ) {
         let seen = match &kind {
             PushKind::Publication { publication, epoch } if publication.offset > 0 => {
                 Some((publication.offset, epoch))
@@ -84,7 +97,7 @@ impl Shared {
         };
         let workers = workers.unwrap_or_else(|| self.interest.workers(&channel, seen));
         if workers != 0 {
-            let push = Arc::new(Push::new(channel, kind));
+            let push = Arc::new(Push::charged(channel, kind, charge));
             spread(&self.inboxes, workers, || Delivery::Push(push.clone()));
         }
     }

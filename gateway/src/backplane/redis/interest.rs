@@ -21,6 +21,8 @@ pub(super) struct Interest {
     shards: [Mutex<HashMap<Channel, Entry>>; SHARDS],
     hasher: RandomState,
     channels: AtomicUsize,
+    /// Those with subscribers. The others are on their way out.
+    wanted: AtomicUsize,
     channels_max: usize,
     places: Arc<Places>,
     /// One for each server.
@@ -88,6 +90,7 @@ impl Interest {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             channels: AtomicUsize::new(0),
+            wanted: AtomicUsize::new(0),
             channels_max,
             places,
             changes: (0..servers).map(|_| Changes::default()).collect(),
@@ -115,14 +118,23 @@ impl Interest {
         until: Duration,
     ) -> Announced {
         let mut shard = self.shard(channel);
-        if !shard.contains_key(channel) {
-            if self.channels.load(Ordering::Relaxed) >= self.channels_max {
-                return Announced::Full;
-            }
+        let known = shard.get(channel);
+        let is_wanted = known.is_some_and(|entry| entry.workers != 0);
+        // Who comes and goes cannot take the room of those who stay.
+        let all_max = self.channels_max.saturating_mul(2);
+        if !is_wanted && self.wanted.load(Ordering::Relaxed) >= self.channels_max
+            || known.is_none() && self.channels.load(Ordering::Relaxed) >= all_max
+        {
+            return Announced::Full;
+        }
+        if known.is_none() {
             self.channels.fetch_add(1, Ordering::Relaxed);
             shard.insert(channel.clone(), Entry::default());
         }
         let Some(entry) = shard.get_mut(channel) else { return Announced::Full };
+        if !is_wanted {
+            self.wanted.fetch_add(1, Ordering::Relaxed);
+        }
         entry.workers |= 1 << worker;
         // What is for a user or a connection comes on the topic of all nodes.
         if channel.target() != Target::Channel || link == Some(entry.confirmed) {
@@ -142,9 +154,13 @@ impl Interest {
     pub(super) fn renounce(&self, worker: usize, channel: &Channel) {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return };
+        let before = entry.workers;
         entry.workers &= !(1 << worker);
         if entry.workers != 0 {
             return;
+        }
+        if before != 0 {
+            self.wanted.fetch_sub(1, Ordering::Relaxed);
         }
         if entry.confirmed != 0 || entry.changing || entry.coming || !entry.waiters.is_empty() {
             self.change(channel, entry);

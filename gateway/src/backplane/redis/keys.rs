@@ -63,6 +63,11 @@ impl Keys {
         format!("{}:probe:{{{tag}}}", self.prefix)
     }
 
+    /// Something random that the server lost with everything else if it has lost something.
+    pub(super) fn anchor(&self, tag: &str) -> String {
+        format!("{}:anchor:{{{tag}}}", self.prefix)
+    }
+
     /// A topic below that of channels on which nothing is published: subscribing to it shows that this is allowed, and that
     /// everything before it was heard.
     pub(super) fn mark(&self, tag: &str, number: u64) -> String {

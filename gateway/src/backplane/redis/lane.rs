@@ -21,6 +21,9 @@ use crate::telemetry::backplane::Trouble;
 /// Commands in one batch.
 const BATCH_MAX: usize = 512;
 
+/// Bytes of publications and members that the answers to one batch may have.
+const ANSWERS_BYTES_MAX: usize = 16 << 20;
+
 /// Longest time that a batch waits for replicas: the watch of the link waits behind it.
 const REPLICAS_WAIT_MAX: Duration = Duration::from_millis(400);
 
@@ -66,7 +69,7 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize, index: usize, mut que
             Some(link) => {
                 let using = place * shared.config.connections + index;
                 let rules = shared.agreement.rules.begin(using);
-                held = send(&shared, index, &link, &mut batch, rules.as_deref()).await;
+                held = send_in_parts(&shared, index, &link, &mut batch, rules.as_deref()).await;
                 shared.agreement.rules.end(using);
             }
             None => alone(&shared, &mut batch),
@@ -106,7 +109,39 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
     }
 }
 
-/// Sends a batch. Returns what has to be sent again, because its slot moves.
+/// Sends a batch, of which only so much at once that the answers fit into memory. Returns what has to be sent again, because
+/// its slot moves.
+async fn send_in_parts(
+    shared: &Shared,
+    index: usize,
+    link: &Link,
+    batch: &mut Vec<Request>,
+    rules: Option<&Effective>,
+) -> Vec<Request> {
+    let mut held = Vec::new();
+    while !batch.is_empty() {
+        let mut bytes = 0;
+        let fits = |request: &Request| {
+            bytes += request.what.answer_bytes_max();
+            bytes <= ANSWERS_BYTES_MAX
+        };
+        let fitting = batch.iter().map(fits).take_while(|fits| *fits).count().max(1);
+        let rest = batch.split_off(fitting);
+        held = send(shared, index, link, batch, rules).await;
+        *batch = rest;
+        if !held.is_empty() {
+            // Nothing overtakes what is held.
+            held.append(batch);
+        } else if shared.units[link.unit].status.link() != Some(link.number) {
+            for Request { what, asker, .. } in batch.drain(..) {
+                shared.fail(asker, &what, "the link has ended");
+            }
+        }
+    }
+    held
+}
+
+/// Sends some requests. Returns what has to be sent again, because its slot moves.
 async fn send(
     shared: &Shared,
     index: usize,
@@ -125,7 +160,8 @@ async fn send(
     let mut pipeline = redis::pipe();
     for request in &*batch {
         let server = request.what.channel().map_or(identity.any(), |channel| identity.of(channel, rules));
-        let mut command = request.what.command(&shared.keys, &link.scripts, &server, &shared.fresh_epoch());
+        let mut command =
+            request.what.command(&shared.keys, &link.scripts, &server, &link.anchor, &shared.fresh_epoch());
         if published_elsewhere(shared, link, &request.what).is_some() {
             command.arg(1);
         }
@@ -231,8 +267,8 @@ fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, replicas
                 return shared.recover(request);
             }
             let answer = match (&request.what, answer) {
-                (What::Presence { channel, .. }, Answer::Present(Ok(elsewhere))) => {
-                    Answer::Present(Ok(presence::together(shared, channel, elsewhere)))
+                (What::Presence { channel, bytes_max, .. }, Answer::Present(Ok(elsewhere))) => {
+                    Answer::Present(presence::together(shared, channel, elsewhere, *bytes_max))
                 }
                 (_, answer) => answer,
             };

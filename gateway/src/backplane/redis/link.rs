@@ -49,6 +49,8 @@ pub(super) struct Link {
     tag: String,
     /// The replication id of the server: another one numbers anew.
     pub(super) server: Box<str>,
+    /// The key of the anchor of the server.
+    pub(super) anchor: Box<str>,
     pub(super) scripts: Scripts,
     /// Whether the server saves everything now and then, if that was found out, and if it may be known.
     pub(super) snapshots: OnceLock<Option<bool>>,
@@ -82,6 +84,10 @@ impl Link {
         }
         let time = shared.config.timeout;
         let server = identify(&mut lanes[0], time).await?;
+        let anchor = shared.keys.anchor(&shared.places.tag(unit, 0));
+        let anchor = Box::from(anchor);
+        // Without room for it clients that come back to where nothing was published are told that they may have missed it.
+        drop(call(&mut lanes[0], &make_anchor(&anchor, &shared.fresh_epoch()), time).await);
         let scripts = load(&mut lanes[0], shared.places.publish_verb(), time).await?;
         let subscriber = Subscriber::begin(listening, ear, tag.clone(), seat.home).await?;
         Ok(Self {
@@ -92,6 +98,7 @@ impl Link {
             subscriber,
             tag,
             server,
+            anchor,
             scripts,
             snapshots: OnceLock::new(),
             ended,
@@ -122,11 +129,21 @@ impl Link {
             Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => Some(cause),
             Err(cause) => return Err(cause),
         };
+        if probed.is_none() {
+            drop(call(&mut first, &make_anchor(&self.anchor, &shared.fresh_epoch()), time).await?);
+        }
         while let Some(tried) = tries.join_next().await {
             tried.unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "the watch failed")))?;
         }
         Ok(probed)
     }
+}
+
+/// Makes the anchor of a server if it has none.
+fn make_anchor(key: &str, random: &str) -> redis::Cmd {
+    let mut command = redis::cmd("SET");
+    command.arg(key).arg(random).arg("NX");
+    command
 }
 
 /// Knows how to connect to a server.
@@ -223,8 +240,8 @@ async fn load(
 ) -> Result<Scripts, Cause> {
     let texts = [
         script::publish(verb),
-        script::recover(),
-        script::history(),
+        script::recover(verb),
+        script::history(verb),
         script::probe(verb),
         presence::WRITE.to_owned(),
         presence::READ.to_owned(),

@@ -10,9 +10,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::Shared;
 use super::interest::{Interest, Waiter, spread};
 use super::link::{Link, cause, is_elsewhere};
-use super::request::{What, top};
+use super::request::{What, millis, position_kept, top};
 use super::status::Cause;
-use crate::backplane::Answer;
+use crate::backplane::{Answer, Most};
 use crate::inbox::Delivery;
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
@@ -104,28 +104,31 @@ async fn compare(shared: &Shared, link: &Link, channels: &[Channel]) -> Result<(
         let mut asked = Vec::new();
         for channel in channels {
             let Some(retention) = shared.recoverable(channel) else { continue };
-            let what =
-                What::Recover { channel: channel.clone(), since: None, publications_max: 0, retention };
+            let kept = millis(position_kept(&retention));
+            let most = Most { publications: 0, bytes: 0 };
+            let what = What::Recover { channel: channel.clone(), since: None, most, retention };
             pipeline.add_command(what.command(
                 &shared.keys,
                 &link.scripts,
                 &identity.of(channel, rules.as_deref()),
+                &link.anchor,
                 &shared.fresh_epoch(),
             ));
+            pipeline.cmd("PEXPIRE").arg(shared.keys.top(channel)).arg(kept);
             asked.push(channel);
         }
         if asked.is_empty() {
             continue;
         }
         checked += asked.len() as u64;
-        let sent = connection.send_packed_commands(&pipeline, 0, asked.len());
+        let sent = connection.send_packed_commands(&pipeline, 0, asked.len() * 2);
         let replies = match timeout(shared.config.timeout, sent).await {
             Ok(replies) => replies.map_err(|error| cause(&error))?,
             Err(_) => return Err(Cause::new(Trouble::Silent, "no answer where streams stand")),
         };
         link.subscriber.mark().await?;
         let mut elsewhere = false;
-        for (channel, reply) in asked.into_iter().zip(replies) {
+        for (channel, reply) in asked.into_iter().zip(replies.into_iter().step_by(2)) {
             if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
                 // Asked again when it is subscribed to again, here or there.
                 elsewhere |= shared.interest.lost(channel, link.number);

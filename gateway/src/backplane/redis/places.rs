@@ -47,7 +47,7 @@ impl Places {
 
     /// The command that publishes: in a Cluster to the subscribers of a slot's server, and not to every server.
     pub(super) fn publish_verb(&self) -> &'static str {
-        if self.moving { "SPUBLISH" } else { "PUBLISH" }
+        if self.moving { super::script::SHARDED_VERB } else { "PUBLISH" }
     }
 
     /// Where everything of a channel is. What is for users and connections is at home: any node may have them.

@@ -25,12 +25,17 @@ use super::keys::Keys;
 use super::link::{Link, cause, is_elsewhere, refusal};
 use super::status::Cause;
 use super::{Shared, nodes, wire};
+use crate::backplane::TOO_MANY_MEMBERS;
 use crate::protocol::channel::Channel;
+use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
 use crate::telemetry::backplane::Trouble;
 
 /// Members of a channel that can be listed. More can be counted.
 pub(super) const LISTED_MAX: usize = 65_536;
+
+/// What a member takes in an answer at least.
+pub(super) const LISTED_BYTES: usize = 64;
 
 /// Channels and members that are written with one batch.
 const CHANNELS_MAX: usize = 256;
@@ -178,12 +183,20 @@ async fn pause_if_refused(shared: &Shared, replies: &[Value]) -> Result<(), Caus
     Ok(())
 }
 
-/// The members in an answer of Redis, after those of this node.
-pub(super) fn together(shared: &Shared, channel: &Channel, read: Vec<Arc<Member>>) -> Vec<Arc<Member>> {
-    let mut members = shared.presence.members(channel);
+/// The members in an answer of Redis, after those of this node, if they are not too many.
+pub(super) fn together(
+    shared: &Shared,
+    channel: &Channel,
+    read: Vec<Arc<Member>>,
+    bytes_max: usize,
+) -> Result<Vec<Arc<Member>>, ReplyError> {
+    let mut members = shared.presence.members(channel, bytes_max)?;
     let here: HashSet<Arc<str>> = members.iter().map(|member| member.client.clone()).collect();
     members.extend(read.into_iter().filter(|member| !here.contains(&member.client)));
-    members
+    if members.len() > LISTED_MAX || members.iter().map(|member| member.bytes()).sum::<usize>() > bytes_max {
+        return Err(ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS));
+    }
+    Ok(members)
 }
 
 /// Members as they lie in Redis. What is none is left out.

@@ -1,20 +1,20 @@
--- ARGV[6] is the offset after which everything is wanted, or nothing, ARGV[7] its epoch or nothing, ARGV[8] how many
--- publications may be given. The answer has a third part only if nothing is missing.
-local epoch, offset = read()
-local since = tonumber(ARGV[6])
-if not since or (ARGV[7] ~= '' and ARGV[7] ~= epoch) or since > offset then
-  return {offset, epoch}
+-- ARGV[7] is the offset after which everything is wanted, or nothing, ARGV[8] its epoch or nothing, ARGV[9] how many
+-- publications may be given, ARGV[10] how many bytes. The answer has a third part only if nothing is missing.
+local place = position()
+local since = tonumber(ARGV[7])
+if not since or not stands_in(place, ARGV[8]) or since > place.offset then
+  return {place.offset, place.epoch}
 end
-local missed = offset - since
+local missed = place.offset - since
 if missed == 0 then
-  return {offset, epoch, {}}
+  return {place.offset, place.epoch, {}}
 end
-if missed > tonumber(ARGV[8]) then
-  return {offset, epoch}
+if missed > tonumber(ARGV[9]) then
+  return {place.offset, place.epoch}
 end
 trim()
-local entries = redis.call('XRANGE', stream, number(since + 1), '+', 'COUNT', missed)
+local entries = collect('XRANGE', number(since + 1), '+', missed, tonumber(ARGV[10]))
 if #entries ~= missed then
-  return {offset, epoch}
+  return {place.offset, place.epoch}
 end
-return {offset, epoch, entries}
+return {place.offset, place.epoch, entries}

@@ -10,8 +10,10 @@ use super::keys::Keys;
 use super::script::Scripts;
 use super::{presence, wire};
 use crate::backplane::{
-    Answer, Asker, Count, Once, Page, Published, Recovery, Repeat, Retention, Terms, Top,
+    Answer, Asker, Count, Most, Once, Page, Published, Recovery, Repeat, Retention, TOO_MANY_MEMBERS, Terms,
+    Top,
 };
+use crate::charge::Charge;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
@@ -28,7 +30,12 @@ pub(super) struct Request {
     pub(super) asker: Asker,
     /// When it is given up, if it was not sent by then.
     pub(super) until: Duration,
+    /// What it takes of the room for questions, and who pays for it, until it was answered.
+    pub(super) _charges: Charges,
 }
+
+/// Of the room for questions, and of the account of a publisher.
+pub(super) type Charges = [Option<Charge>; 2];
 
 #[derive(Debug)]
 pub(super) enum What {
@@ -42,11 +49,11 @@ pub(super) enum What {
         publication: bool,
     },
     /// Read a part of a channel's history.
-    History { channel: Channel, query: HistoryQuery, publications_max: usize, retention: Retention },
+    History { channel: Channel, query: HistoryQuery, most: Most, retention: Retention },
     /// Read what a subscriber missed.
-    Recover { channel: Channel, since: Option<Position>, publications_max: usize, retention: Retention },
-    /// Who is in a channel at these nodes.
-    Presence { channel: Channel, nodes: Vec<Box<str>> },
+    Recover { channel: Channel, since: Option<Position>, most: Most, retention: Retention },
+    /// Who is in a channel at these nodes: so many members at most.
+    Presence { channel: Channel, nodes: Vec<Box<str>>, bytes_max: usize },
     /// Take some members of a dead node out of a channel: the answer says who that was, and nobody else gets them.
     Take { channel: Channel, node: Box<str> },
     /// How many are in a channel at these nodes, of which the first is this one. It has so many connections, and these
@@ -90,14 +97,31 @@ impl What {
         to.map_or_else(|| keys.nodes().to_owned(), |channel| keys.topic(channel))
     }
 
-    /// The command. `server` says whose streams go on (see [`Identity`](super::Identity)) and `fresh` a name for a new stream.
-    pub(super) fn command(&self, keys: &Keys, scripts: &Scripts, server: &str, fresh: &str) -> Cmd {
+    /// How many bytes of publications or members its answer may have.
+    pub(super) fn answer_bytes_max(&self) -> usize {
+        match self {
+            Self::History { most, .. } | Self::Recover { most, since: Some(_), .. } => most.bytes,
+            Self::Presence { bytes_max, .. } => *bytes_max,
+            _ => 0,
+        }
+    }
+
+    /// The command. `server` says whose streams go on (see [`Identity`](super::Identity)), `anchor` is the key of its anchor, and
+    /// `fresh` a name for a new stream.
+    pub(super) fn command(
+        &self,
+        keys: &Keys,
+        scripts: &Scripts,
+        server: &str,
+        anchor: &str,
+        fresh: &str,
+    ) -> Cmd {
         let script = |sha: &str, channel: &Channel, third: Option<String>, retention: &Retention| {
             let mut command = redis::cmd("EVALSHA");
             command.arg(sha).arg(2 + usize::from(third.is_some()));
             command.arg(keys.stream(channel)).arg(keys.top(channel)).arg(third);
             command.arg(server).arg(fresh).arg(retention.size).arg(millis(retention.ttl));
-            command.arg(millis(retention.ttl + POSITION_KEPT));
+            command.arg(millis(position_kept(retention))).arg(anchor);
             command
         };
         match self {
@@ -122,13 +146,13 @@ impl What {
                 command.arg(Self::topic(to.as_ref(), keys)).arg(message);
                 command
             }
-            Self::Presence { channel, nodes } => {
+            Self::Presence { channel, nodes, bytes_max } => {
                 let mut command = redis::cmd("EVALSHA");
                 command.arg(&scripts.presence_read).arg(nodes.len());
                 for node in nodes {
                     command.arg(keys.presence(channel, node));
                 }
-                command.arg(presence::LISTED_MAX);
+                command.arg(presence::LISTED_MAX.min(bytes_max / presence::LISTED_BYTES));
                 command
             }
             Self::Take { channel, node } => {
@@ -150,23 +174,23 @@ impl What {
                 }
                 command
             }
-            Self::Recover { channel, since, publications_max, retention } => {
+            Self::Recover { channel, since, most, retention } => {
                 let mut command = script(&scripts.recover, channel, None, retention);
                 match since {
                     Some(since) => command.arg(since.offset).arg(&*since.epoch),
                     None => command.arg("").arg(""),
                 };
-                command.arg(publications_max);
+                command.arg(most.publications).arg(most.bytes);
                 command
             }
-            Self::History { channel, query, publications_max, retention } => {
+            Self::History { channel, query, most, retention } => {
                 let mut command = script(&scripts.history, channel, None, retention);
                 match &query.since {
-                    Some(since) => command.arg(since.offset),
-                    None => command.arg(""),
+                    Some(since) => command.arg(since.offset).arg(&*since.epoch),
+                    None => command.arg("").arg(""),
                 };
-                let limit = usize::try_from(query.limit).unwrap_or(usize::MAX).min(*publications_max);
-                command.arg(limit).arg(u8::from(query.reverse));
+                let limit = usize::try_from(query.limit).unwrap_or(usize::MAX).min(most.publications);
+                command.arg(limit).arg(most.bytes).arg(u8::from(query.reverse));
                 command
             }
         }
@@ -187,8 +211,7 @@ impl What {
             Self::Presence { .. } => match reply {
                 Value::Array(members) => Some(Answer::Present(Ok(presence::read(members)))),
                 Value::Nil => {
-                    let error =
-                        ReplyError::LIMIT_EXCEEDED.because("too many to be listed: they can be counted");
+                    let error = ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS);
                     Some(Answer::Present(Err(error)))
                 }
                 _ => None,
@@ -205,12 +228,11 @@ impl What {
                 };
                 Some(Answer::Recovered(Ok(Recovery { missed, top })))
             }),
-            Self::History { query, .. } => stands(reply).and_then(|(top, entries)| {
-                let of_another = |since: &Position| !since.epoch.is_empty() && *since.epoch != *top.epoch;
-                if query.since.as_ref().is_some_and(of_another) {
-                    return Some(Answer::History(Err(ReplyError::UNRECOVERABLE_POSITION)));
-                }
-                Some(Answer::History(Ok(Page { publications: publications(entries?)?, top })))
+            Self::History { .. } => stands(reply).and_then(|(top, entries)| {
+                Some(Answer::History(match entries {
+                    Some(entries) => Ok(Page { publications: publications(entries)?, top }),
+                    None => Err(ReplyError::UNRECOVERABLE_POSITION),
+                }))
             }),
         };
         answer.ok_or(Refusal::Nonsense)
@@ -254,8 +276,13 @@ impl What {
     }
 }
 
+/// How long the position of a stream is kept after its last publication.
+pub(super) fn position_kept(retention: &Retention) -> Duration {
+    retention.ttl + POSITION_KEPT
+}
+
 /// Milliseconds, as scripts count.
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -340,7 +367,7 @@ mod tests {
     fn recover() -> What {
         let retention = Retention { size: 9, ttl: Duration::from_secs(1), replicas: 0 };
         let channel = Channel::parse("a").unwrap();
-        What::Recover { channel, since: None, publications_max: 9, retention }
+        What::Recover { channel, since: None, most: Most { publications: 9, bytes: 9 }, retention }
     }
 
     #[test]

@@ -1,7 +1,20 @@
 -- The three scripts of the backplane begin with this. ARGV[1] is the replication id of the server, and behind a slash from when
--- on streams count, if not always; ARGV[2] is the name of a new stream, ARGV[3] how many publications are kept, ARGV[4] for how many milliseconds, ARGV[5] for how many
--- milliseconds the position is.
+-- on streams count, if not always; ARGV[2] the name of a new stream, ARGV[3] how many publications are kept, ARGV[4] for how
+-- many milliseconds, ARGV[5] for how many milliseconds the position is, ARGV[6] the key of what the server lost with
+-- everything else if it has lost something.
 local stream, top, server = KEYS[1], KEYS[2], ARGV[1]
+
+-- How long after it was told that nothing was published somebody may stand there: no stream is forgotten in that time.
+local TOLD = 24 * 3600000
+
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function number(offset)
+  return string.format('%.0f', offset)
+end
 
 -- Whether a stream that was begun as this one says goes on: another gateway may know earlier that older ones do not count.
 local function is_later(begun)
@@ -10,47 +23,81 @@ local function is_later(begun)
   return id == (my_id or server) and tonumber(since) > (tonumber(my_since) or 0)
 end
 
--- Where the stream stands, and whether it goes on. One that another server has begun does not: that server may have numbered
--- publications which this one never received.
+-- Where nothing is published everybody is told the same, and nothing is written: what is made of everything that was
+-- another one if there had been a stream since, and the hour. `left` is what another server has left.
+local function untouched(left)
+  local at = now()
+  local anchor = redis.pcall('GET', ARGV[6])
+  if type(anchor) ~= 'string' then
+    -- Nobody who is told this stands there later.
+    return {epoch = ARGV[2], offset = 0, begun = at, new = true}
+  end
+  local last = not left[1] and redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  local parts = {server, anchor, top, left[1] or '', left[2] or '', last and last[1] or ''}
+  local origin = string.sub(redis.sha1hex(table.concat(parts, ' ')), 1, 16)
+  return {epoch = origin .. '.' .. number(math.floor(at / 3600000)), offset = 0, origin = origin, begun = at, new = true}
+end
+
+-- Where the stream stands, and whether it is to begin. One that another server has begun does not go on: that server may have
+-- numbered publications which this one never received.
 local function position()
-  local known = redis.call('HMGET', top, 'epoch', 'server', 'offset')
+  local known = redis.call('HMGET', top, 'epoch', 'server', 'offset', 'origin', 'begun')
   if known[1] and (known[2] == server or is_later(known[2])) then
     server = known[2]
-    return known[1], tonumber(known[3]) or 0, true
+    return {epoch = known[1], offset = tonumber(known[3]) or 0, origin = known[4], begun = tonumber(known[5]) or 0}
   end
-  return ARGV[2], 0, false
+  return untouched(known)
 end
 
-local function number(offset)
-  return string.format('%.0f', offset)
+-- Whether somebody with this epoch stands in the stream: also who was told the epoch before the stream began.
+local function stands_in(place, epoch)
+  if epoch == '' or epoch == place.epoch then
+    return true
+  end
+  local origin, hour = string.match(epoch, '^(%x+)%.(%d+)$')
+  if not origin or origin ~= place.origin then
+    return false
+  end
+  local since = place.begun - tonumber(hour) * 3600000
+  return since >= 0 and since <= TOLD
 end
 
-local function remember(epoch, offset)
-  redis.call('HSET', top, 'epoch', epoch, 'server', server, 'offset', number(offset))
+local function remember(place)
+  redis.call('HSET', top, 'epoch', place.epoch, 'server', server, 'offset', number(place.offset))
   redis.call('PEXPIRE', top, ARGV[5])
 end
 
 -- A new stream. A server without memory refuses the first write, and so all of it; once something was written it would
 -- refuse nothing more.
-local function begin(epoch, offset)
-  remember(epoch, offset)
+local function begin(place)
+  place.epoch = ARGV[2]
+  remember(place)
+  redis.call('HSET', top, 'origin', place.origin or '', 'begun', number(place.begun))
   redis.call('DEL', stream)
 end
 
--- The position of whoever reads, who needs no memory where there is a stream.
-local function read()
-  local epoch, offset, known = position()
-  if known then
-    redis.call('PEXPIRE', top, ARGV[5])
-  else
-    begin(epoch, offset)
+-- Entries in an order, until there are `count` of them or they have more than `bytes`. One is given whatever its size.
+local function collect(command, from, to, count, bytes)
+  local found = {}
+  while #found < count do
+    local wanted = math.min(count - #found, 64)
+    local part = redis.call(command, stream, from, to, 'COUNT', wanted)
+    for _, entry in ipairs(part) do
+      for field = 2, #entry[2], 2 do
+        bytes = bytes - #entry[2][field]
+      end
+      bytes = bytes - 32
+      if bytes < 0 and #found > 0 then
+        return found
+      end
+      found[#found + 1] = entry
+    end
+    if #part < wanted then
+      return found
+    end
+    from = '(' .. part[#part][1]
   end
-  return epoch, offset
-end
-
-local function now()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  return found
 end
 
 -- Publications expire one by one. The name of an entry is its offset and when it came.

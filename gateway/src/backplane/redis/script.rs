@@ -5,18 +5,32 @@ const COMMON: &str = include_str!("script.lua");
 
 /// One atomic step: numbers, keeps and publishes. `verb` is the command that publishes.
 pub(super) fn publish(verb: &str) -> String {
-    [COMMON, include_str!("publish.lua")].concat().replace("VERB", verb)
+    text(verb, "", include_str!("publish.lua"))
 }
 
 /// Where a stream stands and what came after a position, read at one moment.
-pub(super) fn recover() -> String {
-    [COMMON, include_str!("recover.lua")].concat()
+pub(super) fn recover(verb: &str) -> String {
+    text(verb, "allow-oom,", include_str!("recover.lua"))
 }
 
 /// A part of what is kept, and where the stream stands, read at one moment.
-pub(super) fn history() -> String {
-    [COMMON, include_str!("history.lua")].concat()
+pub(super) fn history(verb: &str) -> String {
+    text(verb, "allow-oom,", include_str!("history.lua"))
 }
+
+/// In a Cluster a script has to say that it looks at a key of another slot. There it also has to say with flags what else would
+/// be found out as it runs.
+fn text(verb: &str, flags: &str, script: &str) -> String {
+    let head = if verb == SHARDED_VERB {
+        format!("#!lua flags={flags}allow-cross-slot-keys\n")
+    } else {
+        String::new()
+    };
+    [&head, COMMON, script].concat().replace("VERB", verb)
+}
+
+/// The command that publishes in a Cluster.
+pub(super) const SHARDED_VERB: &str = "SPUBLISH";
 
 /// Everything that publishing needs, with a key of its own: whoever cannot do this cannot publish. KEYS[1] is the key,
 /// ARGV[1] a topic that nobody listens to.

@@ -17,6 +17,8 @@ use crate::supervisor::Supervisor;
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEPT: Retention = Retention { size: 5, ttl: Duration::from_secs(60), replicas: 0 };
 
+const MOST: Most = Most { publications: 100, bytes: 1 << 20 };
+
 /// A server on a socket of its own in a folder of its own.
 struct Server {
     child: Child,
@@ -78,8 +80,8 @@ impl Bench {
         let scripts = Scripts {
             publish_verb: "PUBLISH",
             publish: load(script::publish("PUBLISH")).await,
-            recover: load(script::recover()).await,
-            history: load(script::history()).await,
+            recover: load(script::recover("PUBLISH")).await,
+            history: load(script::history("PUBLISH")).await,
             probe: load(script::probe("PUBLISH")).await,
             presence_write: load(presence::WRITE.to_owned()).await,
             presence_read: load(presence::READ.to_owned()).await,
@@ -92,7 +94,7 @@ impl Bench {
     async fn run(&mut self, what: &What) -> Result<Answer, super::request::Refusal> {
         self.streams += 1;
         let fresh = format!("stream{}", self.streams);
-        let command = what.command(&self.keys, &self.scripts, self.server, &fresh);
+        let command = what.command(&self.keys, &self.scripts, self.server, "t:anchor", &fresh);
         let mut pipeline = redis::pipe();
         pipeline.add_command(command);
         let mut replies = self.connection.send_packed_commands(&pipeline, 0, 1).await.unwrap();
@@ -111,7 +113,12 @@ impl Bench {
     /// The offsets that were missed, and where the stream stands.
     async fn recover(&mut self, since: Option<(u64, &str)>, max: usize) -> (Option<Vec<u64>>, Top) {
         let since = since.map(|(offset, epoch)| Position { offset, epoch: epoch.into() });
-        let what = What::Recover { channel: news(), since, publications_max: max, retention: KEPT };
+        let what = What::Recover {
+            channel: news(),
+            since,
+            most: Most { publications: max, bytes: 1 << 20 },
+            retention: KEPT,
+        };
         match self.run(&what).await.unwrap() {
             Answer::Recovered(Ok(Recovery { missed, top })) => {
                 (missed.map(|missed| missed.iter().map(|one| one.offset).collect()), top)
@@ -121,7 +128,7 @@ impl Bench {
     }
 
     async fn history(&mut self, query: HistoryQuery) -> Result<Vec<u64>, u32> {
-        let what = What::History { channel: news(), query, publications_max: 100, retention: KEPT };
+        let what = What::History { channel: news(), query, most: MOST, retention: KEPT };
         match self.run(&what).await.unwrap() {
             Answer::History(Ok(page)) => Ok(page.publications.iter().map(|one| one.offset).collect()),
             Answer::History(Err(error)) => Err(error.code),
@@ -205,6 +212,101 @@ async fn what_somebody_deleted_is_never_taken_for_nothing_missed() {
 }
 
 #[tokio::test]
+async fn reading_writes_nothing() {
+    let mut bench = Bench::new().await;
+    bench.ask(&["SET", "t:anchor", "random"]).await;
+    for _ in 0..2 {
+        let (missed, told) = bench.recover(None, 9).await;
+        assert_eq!((missed, told.offset), (None, 0));
+        assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await, (Some(vec![]), told.clone()));
+        assert_eq!(bench.recover(Some((7, "other")), 9).await.0, None);
+        assert_eq!(bench.history(HistoryQuery::default()).await, Ok(vec![]));
+        assert_eq!(bench.history(HistoryQuery { limit: 9, ..HistoryQuery::default() }).await, Ok(vec![]));
+    }
+    let Value::Array(keys) = bench.ask(&["KEYS", "*"]).await else { panic!() };
+    assert_eq!(keys, [Value::BulkString(b"t:anchor".to_vec())]);
+    bench.publish("x", KEPT).await;
+    bench.ask(&["PEXPIRE", "t:top:{news:1}", "5000"]).await;
+    bench.recover(Some((0, "")), 9).await;
+    let Value::Int(left) = bench.ask(&["PTTL", "t:top:{news:1}"]).await else { panic!() };
+    assert!((1..=5000).contains(&left), "nor does it keep anything from expiring: {left}");
+}
+
+#[tokio::test]
+async fn who_was_told_that_nothing_was_published_stands_before_the_first_publication_and_no_other() {
+    let mut bench = Bench::new().await;
+    bench.ask(&["SET", "t:anchor", "random"]).await;
+    let (_, told) = bench.recover(None, 9).await;
+    for number in 1..=3 {
+        assert_eq!(bench.publish("x", KEPT).await.offset, number);
+    }
+    assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, Some(vec![1, 2, 3]));
+    assert_eq!(bench.recover(Some((2, &told.epoch)), 9).await.0, Some(vec![3]), "who has seen two of them");
+    let since = Some(Position { offset: 1, epoch: (*told.epoch).into() });
+    assert_eq!(bench.history(HistoryQuery { limit: 9, since, reverse: false }).await, Ok(vec![2, 3]));
+    // Long before the stream began there may have been another one that is forgotten.
+    let (origin, hour) = told.epoch.split_once('.').unwrap();
+    let before = format!("{origin}.{}", hour.parse::<u64>().unwrap() - 26);
+    assert_eq!(bench.recover(Some((0, &before)), 9).await.0, None);
+    assert_eq!(bench.recover(Some((0, origin)), 9).await.0, None);
+    // Everything is lost, and as much is published again.
+    bench.ask(&["FLUSHALL"]).await;
+    assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, None, "nobody knows what was");
+    bench.ask(&["SET", "t:anchor", "other"]).await;
+    let (_, again) = bench.recover(None, 9).await;
+    assert_ne!(again.epoch, told.epoch);
+    for _ in 1..=3 {
+        bench.publish("x", KEPT).await;
+    }
+    for offset in 0..=3 {
+        assert_eq!(bench.recover(Some((offset, &told.epoch)), 9).await.0, None, "{offset}");
+    }
+    assert_eq!(bench.recover(Some((0, &again.epoch)), 9).await.0, Some(vec![1, 2, 3]));
+    // Another server, and somebody who deletes where the stream stands.
+    bench.server = "promoted";
+    assert_eq!(bench.recover(Some((0, &again.epoch)), 9).await.0, None);
+    let (_, promoted) = bench.recover(None, 9).await;
+    bench.publish("x", KEPT).await;
+    assert_eq!(bench.recover(Some((0, &promoted.epoch)), 9).await.0, Some(vec![1]));
+    assert_eq!(bench.recover(Some((0, &again.epoch)), 9).await.0, None);
+    bench.ask(&["DEL", "t:top:{news:1}"]).await;
+    assert_eq!(bench.recover(Some((0, &promoted.epoch)), 9).await.0, None);
+    bench.publish("x", KEPT).await;
+    assert_eq!(bench.recover(Some((0, &promoted.epoch)), 9).await.0, None);
+}
+
+#[tokio::test]
+async fn a_page_and_a_recovery_end_with_their_bytes() {
+    let mut bench = Bench::new().await;
+    for _ in 0..5 {
+        bench.publish(&"x".repeat(1000), KEPT).await;
+    }
+    let mut read = async |bytes, since: Option<u64>, reverse| {
+        let since = since.map(|offset| Position { offset, epoch: Box::default() });
+        let query = HistoryQuery { limit: -1, since, reverse };
+        let what = What::History { channel: news(), query, most: Most { bytes, ..MOST }, retention: KEPT };
+        match bench.run(&what).await.unwrap() {
+            Answer::History(Ok(page)) => page.publications.iter().map(|one| one.offset).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(read(2500, None, false).await, [1, 2]);
+    assert_eq!(read(2500, Some(2), false).await, [3, 4]);
+    assert_eq!(read(2500, None, true).await, [5, 4]);
+    assert_eq!(read(10, Some(3), true).await, [2], "never nothing where there is something");
+    let mut recover = async |bytes| {
+        let since = Some(Position { offset: 0, epoch: Box::default() });
+        let what = What::Recover { channel: news(), since, most: Most { bytes, ..MOST }, retention: KEPT };
+        match bench.run(&what).await.unwrap() {
+            Answer::Recovered(Ok(recovery)) => recovery.missed.map(|missed| missed.len()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(recover(10_000).await, Some(5));
+    assert_eq!(recover(4000).await, None, "all of it or nothing");
+}
+
+#[tokio::test]
 async fn publications_expire_one_by_one_and_keys_with_the_last() {
     let mut bench = Bench::new().await;
     let short = Retention { size: 5, ttl: Duration::from_millis(300), replicas: 0 };
@@ -215,7 +317,7 @@ async fn publications_expire_one_by_one_and_keys_with_the_last() {
     let what = What::History {
         channel: news(),
         query: HistoryQuery { limit: 9, ..HistoryQuery::default() },
-        publications_max: 9,
+        most: MOST,
         retention: short,
     };
     let Answer::History(Ok(page)) = bench.run(&what).await.unwrap() else { panic!() };
@@ -277,7 +379,8 @@ async fn without_redis_every_question_is_answered_in_time() {
     let publish = |retention, asker| {
         let channel = &news();
         let data = "1".into();
-        let new = NewPublication { channel, data, json: true, info: None, retention, terms: None };
+        let new =
+            NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
         backplane.publish(new, asker, clock.now().at)
     };
     // What has no history goes to this node's own subscribers.
@@ -294,7 +397,7 @@ async fn without_redis_every_question_is_answered_in_time() {
         waiting.push(answer);
         let (sender, answer) = oneshot::channel();
         let since = Position { offset: 1, epoch: "e".into() };
-        let asked = backplane.recover(&news(), Some(&since), 9, KEPT, Asker::Task(sender), clock.now().at);
+        let asked = backplane.recover(&news(), Some(&since), MOST, KEPT, Asker::Task(sender), clock.now().at);
         assert!(matches!(asked, Asked::Later));
         waiting.push(answer);
     }

@@ -404,15 +404,19 @@ fn a_slow_reader_is_cut_off_with_what_it_did_not_read() {
 }
 
 #[test]
-fn a_socket_that_accepts_nothing_for_too_long_is_slow() {
+fn a_socket_that_accepts_too_little_for_too_long_is_slow() {
     let mut client = Client::admitted();
     client.at = Duration::from_secs(1);
     client.on(Event::Flushed { written: 10, pending: true });
     assert_eq!(client.core.deadline(), Some(Duration::from_secs(4)));
     client.at = Duration::from_secs(3);
-    client.on(Event::Flushed { written: 20, pending: true });
-    assert_eq!(client.core.deadline(), Some(Duration::from_secs(6)), "progress counts");
-    client.on(Event::Flushed { written: 20, pending: true });
+    client.on(Event::Flushed { written: 10 + WRITE_BYTES_MIN, pending: true });
+    assert_eq!(client.core.deadline(), Some(Duration::from_secs(6)), "that was enough for now");
+    for (at, written) in [(4, 20_000), (5, 30_000)] {
+        client.at = Duration::from_secs(at);
+        client.on(Event::Flushed { written: WRITE_BYTES_MIN + written, pending: true });
+        assert_eq!(client.core.deadline(), Some(Duration::from_secs(6)), "a little does not count");
+    }
     assert_eq!(client.tick_at(6).close(), (3008, CloseCause::Slow));
     let mut client = Client::admitted();
     client

@@ -72,10 +72,22 @@ pub(super) enum About {
     },
 }
 
+impl About {
+    /// As how many questions it counts: of the largest answers a client may have four on their way.
+    fn weight(&self) -> usize {
+        match self {
+            Self::History { .. } | Self::Presence { .. } => QUESTIONS_MANY / 4,
+            Self::Subscribe { recover: Some(_), .. } => QUESTIONS_MANY / 16,
+            Self::Subscribe { .. } | Self::Publish { .. } => 1,
+        }
+    }
+}
+
 impl Questions {
-    /// Whether the client should first wait for answers.
+    /// Whether the client should first wait for answers. Those that may be large count for more.
     pub(super) fn are_many(&self) -> bool {
-        self.open.len() + self.held.len() >= QUESTIONS_MANY
+        let open: usize = self.open.iter().map(|(_, about)| about.weight()).sum();
+        open + self.held.len() >= QUESTIONS_MANY
     }
 
     fn is_subscribing(&self, channel: &Channel) -> bool {
@@ -209,14 +221,14 @@ impl Session {
                 reply.map(|reply| Event::Answered { id, result: Ok(reply) })
             }
             (About::Presence { id }, Answer::Present(members)) => {
-                let result = members.map(|members| Reply::Presence { id, members });
+                let result = members.and_then(|members| self.present(id, members));
                 Some(Event::Answered { id, result })
             }
             (About::Presence { id }, Answer::Counted(count)) => {
                 Some(Event::Answered { id, result: count.map(|count| counted(id, count)) })
             }
             (About::History { id, channel, limit }, Answer::History(page)) => {
-                let result = page.map(|page| self.page(now, id, &channel, limit, page));
+                let result = page.and_then(|page| self.page(now, id, &channel, limit, page));
                 Some(Event::Answered { id, result })
             }
             (About::Presence { id } | About::History { id, .. }, _) => {

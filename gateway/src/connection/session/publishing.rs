@@ -1,15 +1,71 @@
 //! Publishing to one channel or more.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use bytes::Bytes;
+use rustc_hash::FxBuildHasher;
 
 use super::Session;
 use super::later::About;
 use crate::backplane::Asked;
+use crate::charge::Account;
 use crate::connection::event::{Event, Now};
-use crate::protocol::channel::Channel;
+use crate::connection::local::effect_refused;
+use crate::plugin::verdict::Effect as PluginEffect;
+use crate::protocol::channel::{Channel, Target};
+use crate::protocol::code::ReplyError;
 use crate::protocol::reply::Reply;
 
+/// What a client has published, or plugins on the occasion of its messages.
+#[derive(Default)]
+pub(super) struct Publisher {
+    /// What of it is under way.
+    account: Account,
+    /// The channels that are there because of it, and until when.
+    keeps: HashMap<Channel, Duration, FxBuildHasher>,
+}
+
+const TOO_MANY_CHANNELS: &str =
+    "nothing was published: this connection keeps the history of as many channels as it may";
+
 impl Session {
+    /// Counts a channel whose history is kept because of what this client publishes. Gives the account that pays for it.
+    fn publishes_to(&mut self, now: Now, channel: &Channel) -> Result<Account, ReplyError> {
+        let namespace = self.local.namespace(channel)?;
+        let publisher = self.publisher.get_or_insert_default();
+        if namespace.history_size > 0 && !matches!(channel.target(), Target::Connection(_)) {
+            let (keeps, until) = (&mut publisher.keeps, now.at + namespace.history_ttl);
+            let max = self.local.config.limits.channels_per_connection_max;
+            if let Some(kept) = keeps.get_mut(channel) {
+                *kept = until;
+            } else {
+                if keeps.len() >= max {
+                    keeps.retain(|_, until| *until > now.at);
+                }
+                if keeps.len() >= max {
+                    let error = ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_CHANNELS);
+                    self.local.metrics.node.publication_refused(&error);
+                    return Err(error);
+                }
+                keeps.insert(channel.clone(), until);
+            }
+        }
+        Ok(publisher.account.clone())
+    }
+
+    /// Does what a plugin asked for on the occasion of this client.
+    pub(super) fn carry_out_effect(&mut self, now: Now, effect: PluginEffect) {
+        let account = match &effect {
+            PluginEffect::Publish { address, .. } => match self.publishes_to(now, address) {
+                Ok(account) => account,
+                Err(error) => return effect_refused(address, &error),
+            },
+            _ => self.publisher.get_or_insert_default().account.clone(),
+        };
+        self.local.carry_out(now, effect, self.peer.protocol.is_json(), &account);
+    }
+
     pub(super) fn publish(
         &mut self,
         now: Now,
@@ -22,7 +78,13 @@ impl Session {
         let (mut left, mut failed) = (0, None);
         for target in targets {
             let info = Some(self.member.clone());
-            match self.local.publish(now, target, payload.clone(), json, info, self.asker()) {
+            let asked = match self.publishes_to(now, target) {
+                Ok(account) => {
+                    self.local.publish(now, target, payload.clone(), json, info, &account, self.asker())
+                }
+                Err(error) => Asked::Now(Err(error)),
+            };
+            match asked {
                 Asked::Now(Ok(_)) => (),
                 Asked::Now(Err(error)) => {
                     failed = Some(error);

@@ -1,9 +1,10 @@
-//! What a client asks to see of a channel: who is there, and what was published.
+//! What a client asks to see of a channel: who is there, and what was published. An answer is cut or refused before it is
+//! written, so that what waits for a client stays within its bound.
 
 use std::sync::Arc;
 
 use super::Session;
-use crate::backplane::{Asked, Count, Page};
+use crate::backplane::{Asked, Count, Fits, Most, Page, TOO_MANY_MEMBERS};
 use crate::connection::event::Now;
 use crate::connection::local::retention;
 use crate::connection::views::view;
@@ -13,10 +14,33 @@ use crate::protocol::command::HistoryQuery;
 use crate::protocol::push::{Member, Publication};
 use crate::protocol::reply::Reply;
 
+/// Where plugins decide what of it a client sees, so much more of a history is looked through for one page.
+const LOOKED_THROUGH: usize = 8;
+
+/// What surrounds an answer: its frame, its id, names and numbers.
+const AROUND_ANSWER: usize = 1024;
+
+const READ_FIRST: &str = "too much waits to be read: read it, and ask again";
+
 impl Session {
+    /// How many bytes of publications or members the next answer may hold.
+    pub(super) fn room(&self) -> usize {
+        let free = self.peer.outbound.room().saturating_sub(AROUND_ANSWER);
+        free.min(self.local.config.limits.answer_bytes_max())
+    }
+
+    /// How much the next recovery may hold: those that come with the connect reply share its room.
+    pub(super) fn recovery_room(&self) -> usize {
+        let taken = if self.core.is_admitting() { self.recovered.get() } else { 0 };
+        self.room().saturating_sub(taken)
+    }
+
     pub(super) fn presence(&self, channel: &Channel) -> Asked<Vec<Arc<Member>>> {
         match self.local.namespace(channel) {
-            Ok(namespace) if namespace.presence => self.local.backplane.presence(channel, self.asker()),
+            Ok(namespace) if namespace.presence => {
+                let bytes_max = self.local.config.limits.answer_bytes_max();
+                self.local.backplane.presence(channel, bytes_max, self.asker())
+            }
             Ok(_) => Asked::Now(Err(ReplyError::NOT_AVAILABLE)),
             Err(error) => Asked::Now(Err(error)),
         }
@@ -38,24 +62,73 @@ impl Session {
         if namespace.history_size == 0 {
             return Asked::Now(Err(ReplyError::NOT_AVAILABLE));
         }
-        let publications_max = self.local.config.client.history_publications_max;
-        let history = |query| {
+        let most = Most {
+            publications: self.local.config.client.history_publications_max,
+            bytes: self.local.config.limits.answer_bytes_max(),
+        };
+        let history = |query, most| {
             let retention = retention(namespace);
-            self.local.backplane.history(channel, query, publications_max, retention, self.asker(), now.at)
+            self.local.backplane.history(channel, query, most, retention, self.asker(), now.at)
         };
         if query.limit != 0 && self.local.chain.borrow().wants_deliveries(channel) {
             // Those that the client may not see make room for others: a short page would look like the last one.
-            history(&HistoryQuery { limit: -1, ..query.clone() })
+            let bytes = most.bytes.saturating_mul(LOOKED_THROUGH);
+            history(&HistoryQuery { limit: -1, ..query.clone() }, Most { bytes, ..most })
         } else {
-            history(query)
+            history(query, most)
         }
     }
 
-    /// A page of history as this client is to see it.
-    pub(super) fn page(&self, now: Now, id: u32, channel: &Channel, limit: usize, page: Page) -> Reply {
+    /// A page of history as this client is to see it, and as much of it as there is room for.
+    pub(super) fn page(
+        &self,
+        now: Now,
+        id: u32,
+        channel: &Channel,
+        limit: usize,
+        page: Page,
+    ) -> Result<Reply, ReplyError> {
         let mut publications = self.views(now, channel, page.publications);
-        publications.truncate(limit);
-        Reply::History { id, publications, offset: page.top.offset, epoch: page.top.epoch }
+        let room = self.room();
+        if publications.first().is_some_and(|first| first.bytes() > room) {
+            return Err(ReplyError::TOO_MANY_REQUESTS.because(READ_FIRST));
+        }
+        let mut fits = Fits::new(Most { publications: limit, bytes: room });
+        let fitting = publications.iter().take_while(|publication| fits.take(publication)).count();
+        publications.truncate(fitting);
+        Ok(Reply::History { id, publications, offset: page.top.offset, epoch: page.top.epoch })
+    }
+
+    /// Who is in a channel, if there is room for it.
+    pub(super) fn present(&self, id: u32, members: Vec<Arc<Member>>) -> Result<Reply, ReplyError> {
+        let bytes = members.iter().map(|member| member.bytes()).sum::<usize>();
+        if bytes > self.local.config.limits.answer_bytes_max() {
+            return Err(ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS));
+        }
+        if bytes > self.room() {
+            return Err(ReplyError::TOO_MANY_REQUESTS.because(READ_FIRST));
+        }
+        Ok(Reply::Presence { id, members })
+    }
+
+    /// What to say instead of an answer of a plugin for which there is no room: an error, or nothing where no error can be
+    /// said. `None` if there is room.
+    pub(super) fn refuse_large(&self, reply: &Reply) -> Option<Option<Reply>> {
+        let (id, data) = match reply {
+            Reply::Rpc { id, data } => (*id, data),
+            Reply::Message { data } | Reply::Raw { data, .. } => (0, data),
+            _ => return None,
+        };
+        if data.len() < AROUND_ANSWER || data.len() + AROUND_ANSWER <= self.peer.outbound.room() {
+            return None;
+        }
+        let most = self.local.config.limits.outbound_bytes_max - AROUND_ANSWER;
+        let error = if data.len() > most {
+            ReplyError::LIMIT_EXCEEDED.because("the answer is larger than `limits.outbound_bytes_max`")
+        } else {
+            ReplyError::TOO_MANY_REQUESTS.because(READ_FIRST)
+        };
+        Some((id > 0).then_some(Reply::Error { id, error }))
     }
 
     /// What this client is to see of publications that it did not receive when they were published.

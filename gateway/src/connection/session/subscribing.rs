@@ -1,18 +1,23 @@
 //! Beginning to listen, catching up with what was missed, and ceasing.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::Session;
 use super::later::Place;
-use crate::backplane::{Asked, Asker, Recovery};
+use crate::backplane::{Asked, Asker, Most, Recovery};
 use crate::connection::event::{Now, Subscriber};
 use crate::connection::local::{Local, retention};
 use crate::hub::Listening;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
-use crate::protocol::push::Form;
+use crate::protocol::push::{Form, Publication};
 use crate::protocol::reply::Subscribed;
+
+/// What a connect reply says of one channel, beside what was missed there.
+const SUBSCRIBED_BYTES: usize = 512;
 
 impl Session {
     /// Adds a subscription to the hub and announces it, if it is the first of this worker.
@@ -52,9 +57,9 @@ impl Session {
             match self.listen(channel, listening, Asker::Nobody) {
                 Asked::Now(Err(error)) => Asked::Now(Err(error)),
                 Asked::Now(Ok(())) | Asked::Later => {
-                    let publications_max = config.client.history_publications_max;
-                    let retention = retention(namespace);
-                    backplane.recover(channel, recover, publications_max, retention, self.asker(), now.at)
+                    let publications = config.client.history_publications_max;
+                    let most = Most { publications, bytes: self.recovery_room() };
+                    backplane.recover(channel, recover, most, retention(namespace), self.asker(), now.at)
                 }
             }
         } else {
@@ -97,8 +102,15 @@ impl Session {
             return Ok((Subscribed::default(), None));
         }
         let Recovery { missed, top } = recovery;
+        let missed = missed.map(|missed| self.views(now, channel, missed));
+        let bytes = |missed: &Vec<Arc<Publication>>| missed.iter().map(|one| one.bytes()).sum::<usize>();
+        // Meanwhile other answers may have taken the room, and plugins may have made it more.
+        let missed = missed.filter(|missed| bytes(missed) <= self.recovery_room());
         let recovered = recover.map(|_| missed.is_some());
-        let missed = missed.map(|missed| self.views(now, channel, missed)).unwrap_or_default();
+        let missed = missed.unwrap_or_default();
+        if self.core.is_admitting() {
+            self.recovered.set(self.recovered.get() + bytes(&missed) + SUBSCRIBED_BYTES);
+        }
         // A client that recovers advances by itself while it reads what it missed, if there is something it may see.
         let offset = match recover {
             Some(since) if !missed.is_empty() => since.offset,

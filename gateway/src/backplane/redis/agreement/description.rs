@@ -54,6 +54,7 @@ impl Description {
             "wire": char::from(wire::VERSION).to_string(),
             "limits": {
                 "limits.message_bytes_max": config.limits.message_bytes_max,
+                "limits.publication_bytes_max": config.limits.publication_bytes_max,
                 "limits.outbound_bytes_max": config.limits.outbound_bytes_max,
                 "limits.channels_per_connection_max": config.limits.channels_per_connection_max,
                 "client.history_publications_max": config.client.history_publications_max,
@@ -101,9 +102,9 @@ impl Description {
         self.0["rules"].get(table)?.get(rule)?.as_bool()
     }
 
-    /// The size of the largest message that it sends.
-    pub(super) fn message_bytes_max(&self) -> Option<usize> {
-        self.0["limits"]["limits.message_bytes_max"].as_u64().and_then(|max| usize::try_from(max).ok())
+    /// The size of the largest publication that it sends.
+    pub(super) fn publication_bytes_max(&self) -> Option<usize> {
+        self.0["limits"]["limits.publication_bytes_max"].as_u64().and_then(|max| usize::try_from(max).ok())
     }
 
     /// Whether one of these others would have to keep more, or take more, because of this gateway.
@@ -113,7 +114,7 @@ impl Description {
         }
         let most = |rule: &dyn Fn(&Self) -> Option<u64>| others.iter().filter_map(|other| rule(other)).max();
         let more = |rule: &dyn Fn(&Self) -> Option<u64>| rule(self) > most(rule);
-        more(&|of| of.message_bytes_max().map(|max| max as u64))
+        more(&|of| of.publication_bytes_max().map(|max| max as u64))
             || self
                 .tables()
                 .iter()

@@ -54,7 +54,7 @@ pub(in crate::backplane::redis) struct Effective {
     /// Of channels without a namespace, and of users.
     default: Option<Raised>,
     named: HashMap<Box<str>, Raised>,
-    message_bytes_max: usize,
+    publication_bytes_max: usize,
     /// What the configuration keeps itself, by table, where nothing is raised.
     own: HashMap<String, usize>,
 }
@@ -63,10 +63,10 @@ impl Effective {
     /// The largest of what the configuration and these others say.
     pub(super) fn of(config: &Config, others: &[&Description], eras: &BTreeMap<Box<str>, Era>) -> Self {
         let mut effective = Self {
-            message_bytes_max: others
+            publication_bytes_max: others
                 .iter()
-                .filter_map(|other| other.message_bytes_max())
-                .fold(config.limits.message_bytes_max, usize::max),
+                .filter_map(|other| other.publication_bytes_max())
+                .fold(config.limits.publication_bytes_max, usize::max),
             ..Self::default()
         };
         for (name, namespace) in tables(config) {
@@ -189,7 +189,7 @@ pub(in crate::backplane::redis) struct Rules {
     /// Rises with each change.
     generation: AtomicU64,
     differs: AtomicBool,
-    message_bytes_max: AtomicUsize,
+    publication_bytes_max: AtomicUsize,
     /// The generation by which each lane has something under way.
     lanes: Box<[AtomicU64]>,
 }
@@ -198,7 +198,7 @@ impl Rules {
     pub(super) fn new(config: &Config, lanes: usize) -> Self {
         let effective = Effective::of(config, &[], &BTreeMap::new());
         Self {
-            message_bytes_max: AtomicUsize::new(effective.message_bytes_max),
+            publication_bytes_max: AtomicUsize::new(effective.publication_bytes_max),
             effective: RwLock::new(Arc::new(effective)),
             generation: AtomicU64::new(1),
             differs: AtomicBool::new(false),
@@ -245,15 +245,15 @@ impl Rules {
             named.map(|raised| raised.since).max().unwrap_or(0)
         };
         let begins = since(&effective) > since(&now);
-        self.message_bytes_max.store(effective.message_bytes_max, Ordering::Release);
+        self.publication_bytes_max.store(effective.publication_bytes_max, Ordering::Release);
         self.differs.store(effective.differs(), Ordering::Release);
         *now = Arc::new(effective);
         (self.generation.fetch_add(1, Ordering::SeqCst) + 1, begins)
     }
 
     /// The size of the largest message that any gateway takes from a client.
-    pub(in crate::backplane::redis) fn message_bytes_max(&self) -> usize {
-        self.message_bytes_max.load(Ordering::Relaxed)
+    pub(in crate::backplane::redis) fn publication_bytes_max(&self) -> usize {
+        self.publication_bytes_max.load(Ordering::Relaxed)
     }
 
     /// Whether only some of the gateways write who is in a channel.

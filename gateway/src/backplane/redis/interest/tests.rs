@@ -126,3 +126,20 @@ fn channels_are_bounded() {
     assert!(matches!(announce(&interest, 0, "b", Some(1)), Announced::Full));
     assert!(matches!(announce(&interest, 1, "a", Some(1)), Announced::Waits));
 }
+
+#[test]
+fn channels_that_are_on_their_way_out_take_no_room_of_those_that_come() {
+    let interest = interest(2);
+    for name in ["a", "b"] {
+        announce(&interest, 0, name, Some(1));
+        interest.renounce(0, &channel(name));
+    }
+    assert_eq!(interest.channels(), 2, "redis has not heard of it");
+    for name in ["c", "d"] {
+        assert!(matches!(announce(&interest, 0, name, Some(1)), Announced::Waits));
+    }
+    assert!(matches!(announce(&interest, 0, "a", Some(1)), Announced::Full), "two have subscribers");
+    interest.renounce(0, &channel("c"));
+    assert!(matches!(announce(&interest, 0, "a", Some(1)), Announced::Waits));
+    assert!(matches!(announce(&interest, 1, "a", Some(1)), Announced::Waits));
+}

@@ -38,6 +38,8 @@ pub(super) enum Due {
 pub(super) struct Present {
     /// By the id of their connection.
     pub(super) members: HashMap<Arc<str>, Arc<Member>>,
+    /// Of a list of them, in bytes.
+    pub(super) bytes: usize,
     /// By what a user is called in Redis, with how many connections.
     pub(super) users: HashMap<Box<str>, usize>,
     /// Connections that have come or gone.
@@ -77,6 +79,7 @@ impl Present {
     pub(super) fn new(listed: Listed) -> Self {
         Self {
             members: HashMap::new(),
+            bytes: 0,
             users: HashMap::new(),
             unwritten: Concerned::new(),
             anew: true,
@@ -88,16 +91,18 @@ impl Present {
 
     pub(super) fn enter(&mut self, member: &Arc<Member>) {
         let user = user(member);
-        if self.members.insert(member.client.clone(), member.clone()).is_none() {
-            *self.users.entry(user.clone()).or_default() += 1;
+        self.bytes += member.bytes();
+        match self.members.insert(member.client.clone(), member.clone()) {
+            Some(before) => self.bytes -= before.bytes(),
+            None => *self.users.entry(user.clone()).or_default() += 1,
         }
         self.unwritten.insert(member.client.clone(), user);
     }
 
     pub(super) fn leave(&mut self, member: &Member) {
-        if self.members.remove(&member.client).is_none() {
-            return;
-        }
+        let Some(member) = self.members.remove(&member.client) else { return };
+        self.bytes -= member.bytes();
+        let member = &*member;
         let user = user(member);
         if let Some(connections) = self.users.get_mut(&user) {
             *connections -= 1;

@@ -13,9 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::LISTED_MAX;
 use super::present::{Due, Listed, Present, Write};
+use crate::backplane::TOO_MANY_MEMBERS;
 use crate::backplane::redis::places::Places;
 use crate::protocol::channel::Channel;
+use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
 
 const SHARDS: usize = 64;
@@ -99,10 +102,18 @@ impl Presence {
         self.queue(channel, present);
     }
 
-    /// The members of this node.
-    pub(in crate::backplane::redis) fn members(&self, channel: &Channel) -> Vec<Arc<Member>> {
+    /// The members of this node, if a list of them is not too long.
+    pub(in crate::backplane::redis) fn members(
+        &self,
+        channel: &Channel,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Member>>, ReplyError> {
         let shard = self.shard(channel);
-        shard.get(channel).map(|present| present.members.values().cloned().collect()).unwrap_or_default()
+        let Some(present) = shard.get(channel) else { return Ok(Vec::new()) };
+        if present.bytes > bytes_max || present.members.len() > LISTED_MAX {
+            return Err(ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS));
+        }
+        Ok(present.members.values().cloned().collect())
     }
 
     /// How many connections and users this node has, and those of the users that Redis may not know of yet.

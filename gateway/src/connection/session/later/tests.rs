@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::backplane::memory::Memory;
-use crate::backplane::{Backplane, Count, Health, NewPublication, Page, Published, Retention, Top};
+use crate::backplane::{Backplane, Count, Health, Most, NewPublication, Page, Published, Retention, Top};
 use crate::config::Config;
 use crate::connection::event::Ending;
 use crate::connection::id::ConnectionIds;
@@ -79,12 +79,12 @@ impl Backplane for Slow {
         &self,
         channel: &Channel,
         query: &HistoryQuery,
-        max: usize,
+        most: Most,
         retention: Retention,
         asker: Asker,
         at: Duration,
     ) -> Asked<Page> {
-        let asked = self.memory.history(channel, query, max, retention, Asker::Nobody, at);
+        let asked = self.memory.history(channel, query, most, retention, Asker::Nobody, at);
         self.later(&asker, asked, Answer::History)
     }
 
@@ -92,12 +92,12 @@ impl Backplane for Slow {
         &self,
         channel: &Channel,
         since: Option<&Position>,
-        max: usize,
+        most: Most,
         retention: Retention,
         asker: Asker,
         at: Duration,
     ) -> Asked<Recovery> {
-        let asked = self.memory.recover(channel, since, max, retention, Asker::Nobody, at);
+        let asked = self.memory.recover(channel, since, most, retention, Asker::Nobody, at);
         self.later(&asker, asked, Answer::Recovered)
     }
 
@@ -113,8 +113,8 @@ impl Backplane for Slow {
         self.memory.leave(channel, member, keep, announce);
     }
 
-    fn presence(&self, channel: &Channel, asker: Asker) -> Asked<Vec<Arc<Member>>> {
-        let asked = self.memory.presence(channel, Asker::Nobody);
+    fn presence(&self, channel: &Channel, bytes_max: usize, asker: Asker) -> Asked<Vec<Arc<Member>>> {
+        let asked = self.memory.presence(channel, bytes_max, Asker::Nobody);
         self.later(&asker, asked, Answer::Present)
     }
 
@@ -208,7 +208,8 @@ impl World {
         let size = if channel.namespace() == Some("kept") { 10_000 } else { 0 };
         let retention = Retention { size, ttl: Duration::from_secs(60), replicas: 0 };
         let data = Bytes::from(data.to_string());
-        let new = NewPublication { channel, data, json: true, info: None, retention, terms: None };
+        let new =
+            NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
         self.slow.memory.publish(new, Asker::Nobody, Duration::ZERO);
         let mut batch = Vec::new();
         self.inbox.take(&mut batch);
@@ -323,7 +324,15 @@ fn what_the_answer_has_and_the_inbox_brings_as_well_comes_once() {
     world.slow.memory.announce(0, &channel, Asker::Nobody);
     let retention = Retention { size: 10, ttl: Duration::from_secs(60), replicas: 0 };
     let data = "2".into();
-    let new = NewPublication { channel: &channel, data, json: true, info: None, retention, terms: None };
+    let new = NewPublication {
+        channel: &channel,
+        data,
+        json: true,
+        info: None,
+        retention,
+        terms: None,
+        charge: None,
+    };
     world.slow.memory.publish(new, Asker::Nobody, Duration::ZERO);
     let since = json!({ "channel": "kept:a", "recover": true, "offset": 1, "epoch": &*epoch });
     world.send(&[json!({ "subscribe": since })]);
@@ -496,8 +505,9 @@ fn held_commands_and_the_rest_of_a_message_keep_their_order_over_turns() {
     let channel = Channel::parse("kept:a").unwrap();
     let retention = Retention { size: 10, ttl: Duration::from_secs(60), replicas: 0 };
     let query = HistoryQuery { limit: -1, ..HistoryQuery::default() };
+    let most = Most { publications: 10, bytes: 1 << 20 };
     let Asked::Now(Ok(page)) =
-        world.slow.memory.history(&channel, &query, 10, retention, Asker::Nobody, Duration::ZERO)
+        world.slow.memory.history(&channel, &query, most, retention, Asker::Nobody, Duration::ZERO)
     else {
         panic!()
     };

@@ -1,0 +1,60 @@
+//! Who is in a channel of a node that is alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::backplane::Count;
+use crate::protocol::push::Member;
+
+/// The members of one channel, counted as they come and go.
+#[derive(Default)]
+pub(super) struct Present {
+    /// By the id of their connection.
+    members: HashMap<Arc<str>, Arc<Member>>,
+    /// Users, with how many connections.
+    users: HashMap<Arc<str>, usize>,
+    /// Connections of nobody.
+    anonymous: usize,
+    /// Of a list of them all.
+    bytes: usize,
+}
+
+impl Present {
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(super) fn enter(&mut self, member: &Arc<Member>) {
+        self.leave(member);
+        self.bytes += member.bytes();
+        if member.user.is_empty() {
+            self.anonymous += 1;
+        } else {
+            *self.users.entry(member.user.clone()).or_default() += 1;
+        }
+        self.members.insert(member.client.clone(), member.clone());
+    }
+
+    pub(super) fn leave(&mut self, member: &Member) {
+        let Some(member) = self.members.remove(&member.client) else { return };
+        self.bytes -= member.bytes();
+        if member.user.is_empty() {
+            self.anonymous -= 1;
+        } else if let Some(connections) = self.users.get_mut(&member.user) {
+            *connections -= 1;
+            if *connections == 0 {
+                self.users.remove(&member.user);
+            }
+        }
+    }
+
+    /// An anonymous connection counts as a user of its own.
+    pub(super) fn count(&self) -> Count {
+        Count { connections: self.members.len(), users: self.users.len() + self.anonymous }
+    }
+
+    /// All of them, if a list of them is not too long.
+    pub(super) fn list(&self, bytes_max: usize) -> Option<Vec<Arc<Member>>> {
+        (self.bytes <= bytes_max).then(|| self.members.values().cloned().collect())
+    }
+}

@@ -1,0 +1,56 @@
+//! Bytes that somebody has on their way through the queues of the gateway: whoever fills a queue is refused, not the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What one publisher, or one queue, has on its way. Clones are the same account.
+#[derive(Debug, Clone, Default)]
+pub struct Account(Arc<AtomicUsize>);
+
+/// Bytes on their way. Dropping it gives them back.
+#[derive(Debug)]
+pub struct Charge {
+    account: Account,
+    bytes: usize,
+}
+
+impl Account {
+    /// Takes bytes on the account, if that leaves it at or below `max`. What is larger than `max` passes alone.
+    pub fn charge(&self, bytes: usize, max: usize) -> Option<Charge> {
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        // Given back again if there is no room.
+        let charge = Charge { account: self.clone(), bytes };
+        (before == 0 || before.saturating_add(bytes) <= max).then_some(charge)
+    }
+
+    /// Bytes that are on their way.
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_takes_so_much_and_gets_it_back() {
+        let account = Account::default();
+        let first = account.charge(60, 100);
+        let second = account.charge(40, 100);
+        assert!(first.is_some() && second.is_some());
+        assert!(account.charge(1, 100).is_none());
+        assert_eq!(account.bytes(), 100, "what was refused counts nothing");
+        drop(first);
+        assert!(account.charge(60, 100).is_some());
+        drop(second);
+        assert_eq!(account.bytes(), 0);
+        assert!(account.charge(101, 100).is_some(), "what is larger than everything passes alone");
+    }
+}
