@@ -77,7 +77,7 @@ impl Admission {
         take_one(&self.handshakes, self.handshakes_max).then(|| HandshakePermit { admission: self.clone() })
     }
 
-    /// Counts a socket that is being refused. `None` if there are as many as may be: it is closed without a word.
+    /// Counts a socket that is being refused. `None` if there are as many as may be: it is closed at once.
     fn refusal(self: &Arc<Self>) -> Option<RefusalPermit> {
         take_one(&self.refusals, self.refusals_max).then(|| RefusalPermit { admission: self.clone() })
     }
@@ -198,16 +198,19 @@ const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConn
 
 /// Tells a client to come back, without reading its request.
 fn refuse(socket: TcpStream, admission: &Arc<Admission>, answer: &'static [u8]) {
-    if let Some(permit) = admission.refusal() {
+    // Into the empty buffer of a new socket: never blocks.
+    if socket.try_write(answer).is_ok()
+        && let Some(permit) = admission.refusal()
+    {
         tokio::task::spawn_local(async move {
-            turn_away(socket, answer).await;
+            turn_away(socket, &[]).await;
             drop(permit);
         });
     }
 }
 
-/// Answers whatever a client asks for, and waits a moment until it has read that: to close a socket with unread bytes
-/// would reset it, and the client would not see the answer.
+/// Answers whatever a client asks for, ends our side, and waits a moment until the client has ended its own: to close a socket
+/// with unread bytes would reset it, and the client would not see the answer.
 pub async fn turn_away(mut socket: TcpStream, answer: &'static [u8]) {
     let told = async {
         socket.write_all(answer).await?;

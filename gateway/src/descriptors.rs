@@ -133,7 +133,10 @@ mod tests {
                     let given = plan.connections + plan.handshakes + refusals + plan.outgoing;
                     assert!(own + given <= limit, "{limit}: {plan:?}");
                     assert!(plan.connections > 0 && plan.handshakes > 0, "{plan:?}");
-                    assert!(given + own + KEPT_BACK + 200 >= limit.min(12_000), "{limit}: {plan:?} leaves too much unused");
+                    assert!(
+                        given + own + KEPT_BACK + 200 >= limit.min(12_000),
+                        "{limit}: {plan:?} leaves too much unused"
+                    );
                 }
                 let too_few = Plan::of(least - 1, &config).expect_err("too few").to_string();
                 assert!(too_few.contains(&format!("needs {least} ")), "{too_few} and not {least}");

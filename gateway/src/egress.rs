@@ -21,8 +21,8 @@ mod cache;
 
 pub use address::is_public;
 pub use client::{CONNECTIONS_MAX, Client, Error, Reach, Request, Response};
-pub use names::Names;
 pub use fetch::{Fetch, Fetcher, Refused as FetchRefused, Wanted};
+pub use names::Names;
 pub use url::{Origin, Url};
 
 #[cfg(test)]

@@ -242,7 +242,8 @@ impl Hub {
 
     /// The channels that a connection is subscribed to. Looks at all of them: not for the path of a message.
     pub fn channels_of(&self, number: u64) -> Vec<Channel> {
-        let of = |(channel, all): (&Channel, &Subscribers)| all.contains_key(&number).then(|| channel.clone());
+        let of =
+            |(channel, all): (&Channel, &Subscribers)| all.contains_key(&number).then(|| channel.clone());
         self.channels.iter().filter_map(of).collect()
     }
 

@@ -33,7 +33,7 @@ use crate::protocol::Protocol;
 use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Connect, Request};
 use crate::shutdown::{self, Phase};
-use crate::supervisor::{BEAT, Panicked, Supervisor, catch};
+use crate::supervisor::{Panicked, Supervisor, catch};
 use crate::telemetry::metrics::{Metrics, Refused};
 use crate::transport::handshake::{Accepted, Handshake};
 use crate::transport::site::Site;
@@ -287,7 +287,11 @@ impl Worker {
     /// What the task of a connection that panicked leaves behind.
     fn clean_up(&self, driver: &mut Driver, words: &str) {
         let session = &mut driver.session;
-        tracing::error!(connection = &*session.peer().id, panic = words, "the task of a connection panicked: it is closed");
+        tracing::error!(
+            connection = &*session.peer().id,
+            panic = words,
+            "the task of a connection panicked: it is closed"
+        );
         self.inlet.borrow_mut().clear();
         let now = self.clock.now();
         let _ = catch_unwind(AssertUnwindSafe(|| session.abandon(now)));
@@ -299,14 +303,7 @@ impl Worker {
 
     /// Shows that the worker goes on, and how late.
     async fn beat(self: Rc<Self>) {
-        let beat = &self.local.metrics().beat;
-        let mut due = self.clock.now().at;
-        loop {
-            let now = self.clock.now().at;
-            beat.beat(now, now.saturating_sub(due));
-            due = now + BEAT;
-            tokio::time::sleep_until(self.clock.instant(due).into()).await;
-        }
+        self.local.metrics().beat.run(self.clock).await;
     }
 
     /// Takes what other threads hand over, in order.
@@ -395,7 +392,8 @@ impl Worker {
         };
         // The pace is a wish, the deadline is not: who is still there shortly before it is told as well.
         let deadline = self.clock.instant(until);
-        let at_last = deadline - (config.drain.deadline / 10).min(LAST_WORDS);
+        let last_words = (config.drain.deadline / 10).min(LAST_WORDS);
+        let at_last = self.clock.instant(until.saturating_sub(last_words));
         let hurried = async {
             tokio::time::sleep_until(at_last.into()).await;
             for peer in self.open.borrow().values() {

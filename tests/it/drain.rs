@@ -135,11 +135,9 @@ const SOON: Duration = Duration::from_secs(4);
 async fn handshakes_under_way_are_refused_and_hold_up_nothing() {
     let config = format!("drain.deadline = '10s'\nhandshake.deadline = '10s'\n{CONFIG}");
     let request = Handshake::to("/connection/raw").bytes();
-    for (what, sent) in [
-        ("a client that is silent", 0),
-        ("half a request line", 7),
-        ("half a head", request.len() - 3),
-    ] {
+    for (what, sent) in
+        [("a client that is silent", 0), ("half a request line", 7), ("half a head", request.len() - 3)]
+    {
         let gateway = Gateway::start(&config).await;
         let mut sockets = Vec::new();
         for _ in 0..20 {

@@ -124,7 +124,8 @@ async fn commands_say_in_their_exit_code_what_they_cannot_print() {
         (&["plugin", "check", "missing.wasm"], 5),
         (&["config"], 1),
     ] {
-        let line = format!("exec {} {} >/dev/full 2>/dev/full", gateway_binary().display(), arguments.join(" "));
+        let line =
+            format!("exec {} {} >/dev/full 2>/dev/full", gateway_binary().display(), arguments.join(" "));
         let output = Tool::new("/bin/sh").arg("-c").arg(line).output(Duration::from_secs(20)).await;
         assert_ne!(output.status.code(), Some(101), "{arguments:?} panics");
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
@@ -144,7 +145,8 @@ async fn the_last_lines_are_written_before_the_end() {
     // And of one that does not start.
     let mut config = File::create(folder.path().join("gateway.toml")).unwrap();
     config.write_all(b"[plugins]\nfolder = 'missing'\n").unwrap();
-    let serve = Tool::new(gateway_binary()).arg("serve").arg("--config").arg(folder.path().join("gateway.toml"));
+    let serve =
+        Tool::new(gateway_binary()).arg("serve").arg("--config").arg(folder.path().join("gateway.toml"));
     let output = serve.output(Duration::from_secs(20)).await;
     assert_eq!(output.status.code(), Some(5));
     let log = String::from_utf8(output.stderr).unwrap();

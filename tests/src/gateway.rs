@@ -329,7 +329,8 @@ impl Setup {
             .unwrap_or_else(|error| panic!("failed to run {}: {error}", gateway_binary().display()));
         if let Some((_, address, admin)) = &self.log {
             let process = Process::new(child);
-            eventually_within(START, "the admin listener", async || TcpStream::connect(admin).await.ok()).await;
+            eventually_within(START, "the admin listener", async || TcpStream::connect(admin).await.ok())
+                .await;
             return (process, Log::follow(std::io::empty()), *address, *admin);
         }
         let log = Log::follow(child.stderr.take().expect("it was asked for"));

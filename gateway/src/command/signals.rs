@@ -74,7 +74,9 @@ impl Signals {
                         signal = name,
                         "the configuration is not read again while the gateway runs: restart it to apply changes"
                     ),
-                    Meaning::Nothing => tracing::info!(signal = name, "this signal means nothing here: ignored"),
+                    Meaning::Nothing => {
+                        tracing::info!(signal = name, "this signal means nothing here: ignored")
+                    }
                 }
             }
         };

@@ -155,7 +155,11 @@ mod tests {
             assert!(timeout(IMPATIENT, names.addresses(name)).await.is_err());
         }
         assert_eq!(begun.load(Relaxed), 2, "as many threads as turns");
-        assert_eq!(names.addresses("192.0.2.1").await.expect("an address").len(), 1, "an address needs no turn");
+        assert_eq!(
+            names.addresses("192.0.2.1").await.expect("an address").len(),
+            1,
+            "an address needs no turn"
+        );
         for _ in 0..3 {
             go.send(()).expect("it waits");
         }

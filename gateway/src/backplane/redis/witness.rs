@@ -75,8 +75,7 @@ async fn one(
         let mut connection = match connection {
             Some(connection) => connection,
             None => {
-                let connected =
-                    client.get_multiplexed_async_connection_with_config(&settings(time)).await;
+                let connected = client.get_multiplexed_async_connection_with_config(&settings(time)).await;
                 connected.map_err(|error| cause(&error))?
             }
         };
