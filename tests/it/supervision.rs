@@ -23,7 +23,7 @@ use gateway::plugin::counters::PluginCounters;
 use gateway::plugin::event::{Goodbye, Hello, Message, Outgoing};
 use gateway::plugin::failure::{Failure, FailurePolicy};
 use gateway::plugin::grants::Grants;
-use gateway::plugin::interests::{Hooks, Interests};
+use gateway::plugin::interests::{DeliverInterest, Hooks, Interests, Pattern};
 use gateway::plugin::load::{About, Factory, LoadError};
 use gateway::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 use gateway::plugin::{Chain, Link, Plugin};
@@ -97,7 +97,9 @@ const HOOKS: Hooks = Hooks {
 
 impl Factory for Bugs {
     fn instantiate(&self, _: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
-        Ok(Box::new(Buggy(self.0.clone(), Interests::everything(HOOKS))))
+        let channels = [Pattern::parse("chat:*").unwrap()].into();
+        let deliver = Some(DeliverInterest { channels, class: None });
+        Ok(Box::new(Buggy(self.0.clone(), Interests { deliver, ..Interests::everything(HOOKS) })))
     }
 
     fn about(&self) -> &About {
