@@ -28,7 +28,7 @@ use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::HistoryQuery;
 use crate::protocol::push::{Member, Publication};
 use crate::shutdown::Phase;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Beat, Supervisor};
 use crate::telemetry::metrics::Metrics;
 
 pub use self::survey::{PATIENCE, Survey};
@@ -284,14 +284,15 @@ impl Control {
             return Err(format!("{ended}; this process drains and ends").into());
         }
         let now = self.inner.clock.now().at;
-        let workers = self.inner.metrics.workers.iter().enumerate();
-        match workers.filter_map(|(worker, metrics)| Some((worker, metrics.beat.stuck(now)?))).next() {
-            Some((worker, silent)) => {
-                let seconds = silent.as_secs();
-                Err(format!("worker-{worker} has not gone on for {seconds} seconds").into())
-            }
+        let metrics = &self.inner.metrics;
+        let stuck = |thread: &dyn Fn() -> String, beat: &Beat| match beat.stuck(now) {
+            Some(silent) => Err(format!("{} has not gone on for {} seconds", thread(), silent.as_secs())),
             None => Ok(()),
+        };
+        for (worker, metrics) in metrics.workers.iter().enumerate() {
+            stuck(&|| format!("worker-{worker}"), &metrics.beat)?;
         }
+        Ok(stuck(&|| "the thread of the backplane".into(), &metrics.node.backplane_beat)?)
     }
 
     /// Whether clients should be sent here; a sentence if not.

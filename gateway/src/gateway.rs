@@ -305,6 +305,9 @@ impl Gateway {
                         runtime.spawn(supervisor.forever("backplane: questions of others", answering));
                     }
                     runtime.spawn(supervisor.forever("backplane", network.run(supervisor.clone())));
+                    let metrics = self.parts.metrics.clone();
+                    let beating = async move { metrics.node.backplane_beat.run(clock).await };
+                    runtime.spawn(supervisor.forever("backplane: beat", beating));
                     (connected, goodbye)
                 })
                 .unzip();

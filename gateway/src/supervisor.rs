@@ -15,15 +15,16 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
+use crate::clock::Clock;
 use crate::telemetry::words;
 
-/// How often a worker shows that it goes on.
-pub const BEAT: Duration = Duration::from_millis(500);
-/// A worker that has not gone on for this long counts as stuck.
-pub const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// How long the greatest lag of a worker is remembered, at least.
+/// How often a thread shows that it goes on.
+const BEAT: Duration = Duration::from_millis(500);
+/// A thread that has not gone on for this long counts as stuck.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long the greatest lag of a thread is remembered, at least.
 const LAG_KEPT: Duration = Duration::from_secs(10);
 /// Before something that holds nothing is begun again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -153,7 +154,7 @@ pub fn catch<F: Future>(mut future: Pin<&mut F>) -> impl Future<Output = Result<
     })
 }
 
-/// The signs of life of a worker. It writes, others read. Times are since the start of the process.
+/// The signs of life of a thread that tasks run on. It writes, others read. Times are since the start of the process.
 #[derive(Debug, Default)]
 pub struct Beat {
     /// Milliseconds, and one more; 0 before the first.
@@ -165,12 +166,23 @@ pub struct Beat {
     since: AtomicU64,
 }
 
-/// In place of the time of the last beat: the worker has ended as it should.
+/// In place of the time of the last beat: the thread has ended as it should.
 const AT_REST: u64 = u64::MAX;
 
 impl Beat {
-    /// The worker goes on, so much later than it wanted to.
-    pub fn beat(&self, now: Duration, late: Duration) {
+    /// Beats for as long as the thread that runs this goes on.
+    pub async fn run(&self, clock: Clock) {
+        let mut due = clock.now().at;
+        loop {
+            let now = clock.now().at;
+            self.beat(now, now.saturating_sub(due));
+            due = now + BEAT;
+            sleep_until(clock.instant(due).into()).await;
+        }
+    }
+
+    /// The thread goes on, so much later than it wanted to.
+    fn beat(&self, now: Duration, late: Duration) {
         let now = millis(now);
         self.last.store(now + 1, Relaxed);
         let late = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
@@ -182,12 +194,12 @@ impl Beat {
         }
     }
 
-    /// The worker ends, and does not have to go on.
+    /// The thread ends, and does not have to go on.
     pub fn rest(&self) {
         self.last.store(AT_REST, Relaxed);
     }
 
-    /// For how long the worker has been silent, if that is too long.
+    /// For how long the thread has been silent, if that is too long.
     pub fn stuck(&self, now: Duration) -> Option<Duration> {
         self.silent(now).filter(|silent| *silent > SILENCE_MAX)
     }

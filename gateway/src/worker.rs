@@ -34,7 +34,7 @@ use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Connect, Request};
 use crate::shutdown::{self, Phase};
-use crate::supervisor::{BEAT, Panicked, Supervisor, catch};
+use crate::supervisor::{Panicked, Supervisor, catch};
 use crate::telemetry::metrics::Metrics;
 use crate::transport::handshake::{Accepted, Handshake};
 use crate::transport::site::Site;
@@ -315,14 +315,7 @@ impl Worker {
 
     /// Shows that the worker goes on, and how late.
     async fn beat(self: Rc<Self>) {
-        let beat = &self.local.metrics().beat;
-        let mut due = self.clock.now().at;
-        loop {
-            let now = self.clock.now().at;
-            beat.beat(now, now.saturating_sub(due));
-            due = now + BEAT;
-            tokio::time::sleep_until(self.clock.instant(due).into()).await;
-        }
+        self.local.metrics().beat.run(self.clock).await;
     }
 
     /// Takes what other threads hand over, in order.
@@ -460,7 +453,8 @@ impl Worker {
         };
         // The pace is a wish, the deadline is not: who is still there shortly before it is told as well.
         let deadline = self.clock.instant(until);
-        let at_last = deadline - (config.drain.deadline / 10).min(LAST_WORDS);
+        let last_words = (config.drain.deadline / 10).min(LAST_WORDS);
+        let at_last = self.clock.instant(until.saturating_sub(last_words));
         let hurried = async {
             tokio::time::sleep_until(at_last.into()).await;
             for peer in self.open.borrow().values() {

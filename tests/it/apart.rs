@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
-use gateway_tests::{Client, Endpoint, Gateway, RawClient, Reply, Tool, eventually_within, wasm};
+use gateway_tests::{Client, Endpoint, Gateway, Reply, Tool, eventually_within, wasm};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -47,8 +47,10 @@ async fn names_that_are_looked_up_for_ever_hold_up_no_plugin() {
         settings += &format!("[[config.issuers]]\nissuer = '{issuer}'\njwks_url = '{issuer}/keys'\n");
     }
     let origins = issuers.iter().map(|issuer| format!("'{issuer}'")).collect::<Vec<_>>().join(",");
-    settings += &format!("[grants]\nkey-value = true\nhttp = [{origins}]\n[http]\ninstances = 16\n");
-    let config = "raw.enabled = true\nhandshake.deadline = '1s'\nclient.anonymous = true\n";
+    settings += &format!(
+        "[grants]\nkey-value = true\nhttp = [{origins}]\n[http]\ninstances = 16\n[breaker]\nfailures = 0\n"
+    );
+    let config = "handshake.deadline = '1s'\nclient.anonymous = true\n";
     let gateway = Gateway::with(config)
         .plugin("10-auth-jwt", "auth-jwt", &settings)
         .environment("LD_PRELOAD", library.to_str().unwrap())
@@ -75,8 +77,7 @@ async fn names_that_are_looked_up_for_ever_hold_up_no_plugin() {
     .await;
     let took = begun.elapsed();
     println!("with 16 look-ups that hang a plugin was live after {took:.2?}");
-    let mut client = RawClient::connect(&gateway).await;
-    assert_eq!(client.ask("x").await, "x");
+    assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
 /// The median of how long a probe takes.
@@ -101,7 +102,8 @@ async fn clients_whose_tokens_are_judged_do_not_hold_up_probes() {
     let endpoint = Endpoint::start(move |_, _| Reply::json(&json!({ "keys": [key] }))).await;
     let settings = format!(
         "[config]\n[[config.issuers]]\nissuer = 'https://shop.example'\njwks_url = '{}'\n\
-         [grants]\nkey-value = true\nhttp-private = ['{}']",
+         [grants]\nkey-value = true\nhttp-private = ['{}']\n\
+         [http]\ninstances = 16\n[limits]\ndeadline = '1s'\n[breaker]\nfailures = 0\n",
         endpoint.url("/keys"),
         endpoint.url(""),
     );

@@ -69,8 +69,13 @@ async fn so_it_is_at_the_start_and_a_signal_to_stop_is_heard() {
     let folder = tempfile::tempdir().unwrap();
     let cargo = folder.path().join("cargo");
     let begun = folder.path().join("begun");
-    fs::write(&cargo, format!("#!/bin/sh\ntouch {}\nexec sleep 30\n", begun.display())).unwrap();
-    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&cargo, format!("#!/bin/sh\ntouch {}\nexec sleep 10\n", begun.display())).unwrap();
+    // It has every target.
+    let rustc = folder.path().join("rustc");
+    fs::write(&rustc, "#!/bin/sh\necho /tmp\n").unwrap();
+    for program in [&cargo, &rustc] {
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
     for end in [Signal::TERM, Signal::INT] {
         let _ = fs::remove_file(&begun);
         let mut demo = Command::new(gateway_binary())
@@ -79,7 +84,7 @@ async fn so_it_is_at_the_start_and_a_signal_to_stop_is_heard() {
             .arg("--dir")
             .arg(folder.path().join("plugins"))
             .env("CARGO", &cargo)
-            .env("PATH", folder.path())
+            .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

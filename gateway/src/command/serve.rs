@@ -11,15 +11,24 @@ use crate::gateway::{Gateway, MakeSite};
 use crate::supervisor::PartEnded;
 use crate::telemetry;
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    drained after a signal
+  3    the configuration is wrong
+  5    it could not start, or a second signal cut its clients off
+  7    a part of it has failed while it served: it drained and is to be started again
+  130  Ctrl-C before there was anything to drain
+  143  SIGTERM before there was anything to drain";
+
 /// Serve clients until SIGTERM or Ctrl-C
 ///
 /// On a signal the gateway stops accepting, asks its clients to go elsewhere at the pace of `drain.closes_per_second`, and
-/// ends after `drain.deadline` at the latest, with exit code 0. A second signal ends it at once, with exit code 5. SIGHUP says
-/// that the configuration is not read again while the gateway runs; SIGUSR1 and SIGUSR2 do nothing; SIGQUIT leaves a core.
+/// ends after `drain.deadline` at the latest. A second signal ends it at once. SIGHUP says that the configuration is not read
+/// again while the gateway runs; SIGUSR1 and SIGUSR2 do nothing; SIGQUIT leaves a core.
 ///
-/// When a part of the gateway fails that the others depend on, it drains in the same way and ends with exit code 7: it is to
-/// be started again.
+/// When a part of the gateway fails that the others depend on, it drains in the same way and ends: it is to be started again.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXIT_CODES)]
 pub(super) struct Arguments {
     /// The configuration file; without one everything has its default
     #[arg(long, value_name = "FILE")]

@@ -92,6 +92,11 @@ impl Lines {
         self.lost[reason as usize].fetch_add(lines as u64, Relaxed);
     }
 
+    fn has_room(&self) -> bool {
+        let Waiting { batch: Batch { bytes, ends }, .. } = &*self.lock();
+        bytes.len() < BYTES_MAX / 2 && ends.len() < LINES_MAX / 2
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,7 +119,8 @@ impl Lines {
             let whole = sink.write(&batch);
             self.count(LineLost::WriteFailed, batch.ends.len() - whole);
             let lost = LineLost::ALL.iter().map(|reason| self.lost(*reason)).sum();
-            if whole > 0 && lost > told {
+            // While the queue is full this line would be lost as well, and there is another turn.
+            if whole > 0 && lost > told && self.has_room() {
                 let lines = lost - told;
                 told = lost;
                 tracing::warn!(

@@ -461,6 +461,8 @@ pub struct NodeMetrics {
     pub(super) admin_accept_errors: SharedCounter,
     upstreams: Mutex<Vec<Arc<UpstreamMetrics>>>,
     pub(super) backplane: OnceLock<Arc<BackplaneMetrics>>,
+    /// Whether the thread of the backplane goes on, if there is one.
+    pub backplane_beat: Beat,
 }
 
 /// The statuses that the admin listener answers with.
