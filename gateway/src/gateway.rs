@@ -118,7 +118,7 @@ impl Gateway {
         let inboxes: Arc<[_]> = (0..config.listen.workers)
             .map(|_| Arc::new(Inbox::new(config.memory.inbox_deliveries_max)))
             .collect();
-        let ids = ConnectionIds::new(u128::from(random()?) << 64 | u128::from(random()?));
+        let ids = ConnectionIds::new(random()?);
         let node = random()?;
         let name: Box<str> = format!("{}/{address}", host()).into();
         let metrics = Metrics::new(config.listen.workers);
