@@ -156,7 +156,7 @@ impl Gateway {
                 Arc::new(Inbox::new(memory.inbox_deliveries_max).with_bytes_max(memory.inbox_bytes_max))
             })
             .collect();
-        let ids = ConnectionIds::new(u128::from(random()?) << 64 | u128::from(random()?));
+        let ids = ConnectionIds::new(random()?);
         let node = random()?;
         let name: Box<str> = format!("{}/{address}", host()).into();
         let metrics = Metrics::new(config.listen.workers);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_tests::{Gateway, RawClient, within};
+use gateway_tests::{Client, Gateway, RawClient, within};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -99,4 +99,30 @@ async fn an_instance_that_failed_is_replaced_by_one_that_was_configured_before()
     assert!(took < Duration::from_millis(300), "nothing is configured on the way of a message: {took:?}");
     let counts = first_plugin(&gateway).await["counts"].clone();
     assert_eq!((&counts["failures"]["trap"], &counts["skipped"]), (&json!(1), &json!(0)), "{counts}");
+}
+
+#[tokio::test]
+async fn what_a_client_makes_too_deep_by_way_of_a_plugin_is_refused_and_no_failure() {
+    let rules = "
+        breaker = { failures = 2, within = '1m', open_for = '1m' }
+        [[config.rules]]
+        kind = 'rpc'
+        reply = { a = { b = '{payload.x}' } }
+    ";
+    let gateway = Gateway::with("client.anonymous = true").plugin("90-router", "router", rules).start().await;
+    let mut client = Client::connect(&gateway).await;
+    let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    for _ in 0..10 {
+        client.send_text(&format!(r#"{{"id":7,"rpc":{{"data":{{"x":{}}}}}}}"#, deep(119))).await;
+        let refused = client.reply(7, "rpc").await.expect_err("it is one level too deep");
+        assert_eq!(
+            (refused.code, &*refused.message),
+            (107, "a payload is JSON nested deeper than 120 levels")
+        );
+    }
+    client.send_text(&format!(r#"{{"id":8,"rpc":{{"data":{{"x":{}}}}}}}"#, deep(118))).await;
+    client.reply(8, "rpc").await.expect("it is just not too deep");
+    let plugin = first_plugin(&gateway).await;
+    assert_eq!(plugin["breaker"]["state"], "closed");
+    assert!(gateway.log().matching(&["what it answers is refused"]).len() <= 20);
 }

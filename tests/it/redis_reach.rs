@@ -170,7 +170,7 @@ async fn whoever_is_admitted_is_reached_whatever_the_name() {
             let (mut here, mut there) = (connect(&nodes[0], user).await, connect(&nodes[1], user).await);
             let listed = nodes[0].post("/api/connections", &json!({ "user": user })).await.ok();
             assert_eq!(
-                listed["connections"].as_object().map(serde_json::Map::len),
+                listed["result"]["connections"].as_object().map(serde_json::Map::len),
                 Some(2),
                 "{user}: {listed}"
             );

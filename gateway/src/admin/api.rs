@@ -20,7 +20,7 @@ use crate::plugin::breaker::Hold;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
 use crate::protocol::command::{HistoryQuery, Position};
-use crate::protocol::json::compact;
+use crate::protocol::json::{NotJson, compact};
 use crate::protocol::push::Member;
 
 /// Channels of a broadcast that are published to before others get their turn.
@@ -217,8 +217,10 @@ impl Api<'_> {
             ))
             .into());
         }
-        compact(Bytes::from(Box::<str>::from(data).into_string()))
-            .map_err(|error| Failure::Malformed(format!("`data`: {error}")))
+        compact(Bytes::from(Box::<str>::from(data).into_string())).map_err(|error| match error {
+            NotJson::Syntax(_) => Failure::Malformed(format!("`data`: {error}")),
+            NotJson::Unfit(_) => bad_request(format!("`data` is {error}")).into(),
+        })
     }
 
     fn disconnect(&self, mut fields: Fields) -> Result<Nothing, Failure> {

@@ -10,10 +10,11 @@ const COUNT_BITS: u32 = 48;
 ///
 /// An id is a UUID (RFC 9562, version 8): 62 random bits, and 60 bits of the connection's number hidden by what a keyed hash
 /// makes of those random bits. Thus `@<id>` finds its connection without a table that all workers share. Whoever knows the
-/// number behind an id knows one value of the hash (SipHash-2-4), and with it neither the key nor any other value.
+/// number behind an id knows one value of the hash (SipHash-2-4): to find the key, and with it any other value, all of the 2^64 keys
+/// have to be tried.
 #[derive(Clone, Copy)]
 pub struct ConnectionIds {
-    key: u128,
+    key: u64,
 }
 
 impl std::fmt::Debug for ConnectionIds {
@@ -24,7 +25,7 @@ impl std::fmt::Debug for ConnectionIds {
 
 impl ConnectionIds {
     /// Ids of a node with this random key.
-    pub fn new(key: u128) -> Self {
+    pub fn new(key: u64) -> Self {
         Self { key }
     }
 
@@ -88,7 +89,7 @@ impl ConnectionIds {
 
     #[expect(deprecated, reason = "the only keyed hash of the standard library that can be given its key")]
     fn mask(self, random: u64) -> u64 {
-        let mut hash = std::hash::SipHasher::new_with_keys(self.key as u64, (self.key >> 64) as u64);
+        let mut hash = std::hash::SipHasher::new_with_keys(self.key, 0);
         hash.write_u64(random);
         hash.finish()
     }
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn one_id_and_its_number_do_not_tell_the_numbers_of_others() {
         // What an attacker learns from an own id whose number is known or guessed: one mask, and for which random bits.
-        let ids = ConnectionIds::new(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
+        let ids = ConnectionIds::new(0x0123_4567_89ab_cdef);
         let known = ids.mask(0x1111);
         // The mask before was an invertible function of a key and the random bits: this undid it.
         let unshift = |value: u64, by: u32| (0..64 / by).fold(value, |z, _| value ^ (z >> by));

@@ -7,8 +7,8 @@ use super::output::{Level, cut};
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Identity, Refusal, Verdict};
 use crate::protocol::channel::Channel;
-use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close};
-use crate::protocol::json;
+use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
+use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::MEMBER_BYTES_MAX;
 
 use bytes::Bytes;
@@ -29,8 +29,10 @@ pub(super) fn verdict(state: &mut State, answer: on_message::Verdict) -> Result<
             spend(state, why.reason.len())?;
             Verdict::Disconnect(close(&why).map_err(invalid)?)
         }
-        Answer::Replace(payload) => Verdict::Replace(self::payload(state, payload)?),
-        Answer::Reply(payload) => Verdict::Reply(self::payload(state, payload)?),
+        Answer::Replace(payload) => {
+            self::payload(state, payload)?.map_or_else(Verdict::Deny, Verdict::Replace)
+        }
+        Answer::Reply(payload) => self::payload(state, payload)?.map_or_else(Verdict::Deny, Verdict::Reply),
         Answer::Route(addresses) => Verdict::Route(channels(state, &addresses, "addresses")?),
     })
 }
@@ -97,10 +99,13 @@ fn accept(state: &mut State, identity: types::Identity) -> Result<ConnectVerdict
             reason: cut(&why.to_string(), CLOSE_REASON_BYTES_MAX).into(),
         }));
     }
-    Ok(ConnectVerdict::Accept(Box::new(self::identity(state, identity)?)))
+    Ok(match self::identity(state, identity)? {
+        Ok(identity) => ConnectVerdict::Accept(Box::new(identity)),
+        Err(refusal) => ConnectVerdict::Refuse(refusal),
+    })
 }
 
-fn identity(state: &mut State, identity: types::Identity) -> Result<Identity, Failure> {
+fn identity(state: &mut State, identity: types::Identity) -> Result<Result<Identity, Refusal>, Failure> {
     let attributes = identity.attributes;
     if attributes.len() > state.limits.effects_max {
         return Err(too_many(state, "attributes"));
@@ -116,33 +121,48 @@ fn identity(state: &mut State, identity: types::Identity) -> Result<Identity, Fa
     if attributes.iter().any(|(name, _)| name.is_empty()) {
         return Err(invalid("accepted with an attribute that has no name"));
     }
-    Ok(Identity {
+    let (info, data) =
+        match (optional_json(state, identity.info, "info")?, optional_json(state, identity.data, "data")?) {
+            (Ok(info), Ok(data)) => (info, data),
+            (Err(refusal), _) | (_, Err(refusal)) => return Ok(Err(refusal)),
+        };
+    Ok(Ok(Identity {
         user: identity.user.into(),
         expires_at: identity.expires_at,
-        info: optional_json(state, identity.info, "info")?,
-        data: optional_json(state, identity.data, "data")?,
+        info,
+        data,
         channels: channels(state, &identity.channels, "channels")?,
         attributes: attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
-    })
+    }))
+}
+
+/// JSON of a plugin, or why its event is refused. What is no JSON is a failure of the plugin. What receivers would stumble
+/// over is not: a plugin that passes on what a client sent, a level deeper, would let clients open its breaker.
+fn checked(state: &mut State, json: Vec<u8>, what: &str) -> Result<Result<Bytes, Refusal>, Failure> {
+    spend(state, json.len())?;
+    match json::compact(json.into()) {
+        Ok(json) => Ok(Ok(json)),
+        Err(NotJson::Unfit(unfit)) => {
+            let reason = format!("{what} is JSON {unfit}");
+            state.log.line(Level::Warn, &format!("what it answers is refused: {reason}"));
+            Ok(Err(Refusal { code: ReplyError::BAD_REQUEST.code, reason: reason.into() }))
+        }
+        Err(error @ NotJson::Syntax(_)) => Err(invalid(format!("answered with {what} that is {error}"))),
+    }
 }
 
 /// A payload for the client of the event.
-fn payload(state: &mut State, payload: Vec<u8>) -> Result<Bytes, Failure> {
-    spend(state, payload.len())?;
-    let payload = Bytes::from(payload);
+fn payload(state: &mut State, payload: Vec<u8>) -> Result<Result<Bytes, Refusal>, Failure> {
     if !state.event.speaks_json() {
-        return Ok(payload);
+        spend(state, payload.len())?;
+        return Ok(Ok(payload.into()));
     }
-    json::compact(payload).map_err(|error| invalid(format!("answered with a payload that is {error}")))
+    checked(state, payload, "a payload")
 }
 
 /// JSON whatever the client speaks: others see it.
-fn optional_json(state: &mut State, bytes: Vec<u8>, what: &str) -> Result<Bytes, Failure> {
-    if bytes.is_empty() {
-        return Ok(Bytes::new());
-    }
-    spend(state, bytes.len())?;
-    json::compact(bytes.into()).map_err(|error| invalid(format!("accepted with {what} that is {error}")))
+fn optional_json(state: &mut State, bytes: Vec<u8>, what: &str) -> Result<Result<Bytes, Refusal>, Failure> {
+    if bytes.is_empty() { Ok(Ok(Bytes::new())) } else { checked(state, bytes, what) }
 }
 
 fn channels(state: &mut State, names: &[String], what: &str) -> Result<Vec<Channel>, Failure> {

@@ -282,5 +282,12 @@ async fn depth_and_width_of_json_are_no_weapons() {
             }
         }
         still_serves(&gateway).await;
+        // The API has the same bound. What is too deep for this test to make is left out.
+        if let Ok(data) = serde_json::from_str::<Value>(&payload) {
+            let answer =
+                gateway.post("/api/publish", &json!({ "channel": "open:1", "data": data })).await.json();
+            let expected = (!is_taken).then_some("`data` is JSON nested deeper than 120 levels");
+            assert_eq!(answer["error"]["message"].as_str(), expected);
+        }
     }
 }

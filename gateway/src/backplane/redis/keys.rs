@@ -231,6 +231,7 @@ mod tests {
         assert_eq!(keys.topic(&channel("#42")), "gw:all:{nodes}");
         assert_eq!(keys.topic(&channel("@6c1f")), "gw:all:{nodes}");
         assert_eq!(keys.stream(&channel("#42")), "gw:stream:{nodes}{#42}");
+        assert_eq!(keys.stream(&channel("#jane {x}*")), "gw:stream:{nodes}{#jane%20%7Bx%7D%2A}");
     }
 
     #[test]
