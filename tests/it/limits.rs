@@ -90,7 +90,7 @@ async fn gateway_is_waiting(gateway: &Gateway, socket: &mut Socket) {
 
 #[tokio::test]
 async fn clients_that_are_being_judged_keep_their_places() {
-    let endpoint = Endpoint::start(|_, _| Reply::status(200).after(Duration::from_secs(3))).await;
+    let endpoint = Endpoint::start(|_, _| Reply::status(200).after(Duration::from_secs(2))).await;
     let settings = format!(
         "[config]\nendpoint = '{}'\n[grants]\nhttp-private = ['{}']\n",
         endpoint.url("/introspect"),
@@ -99,9 +99,9 @@ async fn clients_that_are_being_judged_keep_their_places() {
     let gateway = Gateway::with("limits.handshakes_max = 2\nraw.enabled = true");
     let gateway = gateway.plugin("10-introspection", "introspection", &settings).start().await;
     let mut judged = Vec::new();
-    for _ in 0..2 {
+    for n in 0..2 {
         let mut client = Client::open(gateway.address()).await;
-        client.send_text("{\"id\":1,\"connect\":{\"token\":\"user-1\"}}").await;
+        client.send_text(&format!("{{\"id\":1,\"connect\":{{\"token\":\"user-{n}\"}}}}")).await;
         judged.push(client);
     }
     eventually("both to be asked about", async || (endpoint.received().len() == 2).then_some(())).await;
