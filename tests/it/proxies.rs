@@ -6,7 +6,7 @@ use std::time::Duration;
 use gateway::config::{Proxies, Tell};
 use gateway::transport::forwarded::{self, Unclear};
 use gateway::transport::proxy::{BYTES_MAX, Preamble, parse};
-use gateway_tests::{Frame, Gateway, Handshake, Socket, WebProxy};
+use gateway_tests::{Frame, Gateway, Handshake, Socket, WebProxy, eventually};
 use proptest::prelude::*;
 
 /// The proxies are at 127.0.0.1, clients at other addresses of loopback.
@@ -178,8 +178,11 @@ async fn a_proxy_header_has_to_be_complete_in_time() {
     let mut socket = Socket::connect_from(client(1), gateway.address()).await;
     socket.send(b"PROXY TCP4 192.0.2.1").await;
     socket.ended().await;
-    let metrics = gateway.metrics().await;
-    assert_eq!(metrics.get("gateway_connections_refused_total{reason=\"deadline\"}"), 1.0);
+    eventually("it to be counted", async || {
+        let metrics = gateway.metrics().await;
+        (metrics.get("gateway_connections_refused_total{reason=\"deadline\"}") == 1.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -220,9 +223,12 @@ async fn silent_clients_behind_a_proxy_give_way_among_themselves() {
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(shake(client(6), haproxy.address(), b"", &[]).await.1, Some(101));
-    let metrics = gateway.metrics().await;
-    assert!(metrics.get("gateway_connections_refused_total{reason=\"evicted\"}") >= 180.0);
-    assert_eq!(metrics.get("gateway_connections_refused_total{reason=\"handshakes\"}"), 0.0);
+    let refused = async |reason: &str| {
+        let metrics = gateway.metrics().await;
+        metrics.get(&format!("gateway_connections_refused_total{{reason=\"{reason}\"}}"))
+    };
+    eventually("180 to give way", async || (refused("evicted").await >= 180.0).then_some(())).await;
+    assert_eq!(refused("handshakes").await, 0.0);
 }
 
 #[tokio::test]

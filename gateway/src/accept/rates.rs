@@ -118,7 +118,10 @@ mod tests {
         for n in 0..(SOURCES.entries_max as u32 + 1000) {
             assert_eq!(rates.take(address(n), seconds(0)), Ok(()));
         }
-        let entries = rates.source.as_ref().map(|(_, store)| store.lock().unwrap().usage().entries);
+        let entries = rates
+            .source
+            .as_ref()
+            .map(|(_, store)| store.lock().expect("nobody panics with it").usage().entries);
         assert!(entries.is_some_and(|entries| entries <= SOURCES.entries_max as u64));
         assert!(matches!(
             rates.take(address(SOURCES.entries_max as u32), seconds(0)),

@@ -25,8 +25,8 @@ mod tests {
             ("2001:db8:1:3::1", "2001:db8:1:3::"),
             ("::1", "::"),
         ] {
-            let (address, counted): (IpAddr, IpAddr) = (address.parse().unwrap(), counted.parse().unwrap());
-            assert_eq!(source(address), counted);
+            let read = |text: &str| text.parse::<IpAddr>().expect("an address");
+            assert_eq!(source(read(address)), read(counted));
         }
     }
 }

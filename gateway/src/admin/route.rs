@@ -165,7 +165,7 @@ impl Routes {
             Some(Route::Api(call)) if self.key.accepts(request.headers()) => return Ok(Work::Call(call)),
             Some(Route::Api(_)) => self.key_is_needed(),
             // Some proxies probe with OPTIONS unless they are told otherwise.
-            Some(_) if !get && !(health && request.method() == Method::OPTIONS) => {
+            Some(_) if !(get || health && request.method() == Method::OPTIONS) => {
                 let allowed = if health { "GET, HEAD, OPTIONS" } else { "GET, HEAD" };
                 refuse_with(StatusCode::METHOD_NOT_ALLOWED, "only GET", header::ALLOW, allowed)
             }
