@@ -24,10 +24,6 @@ fn rpcs() -> Vec<u8> {
     Frame::text("{\"id\":2,\"rpc\":{}}").bytes().repeat(500)
 }
 
-fn pings() -> Vec<u8> {
-    Frame::new(Frame::PING, "").bytes().repeat(5000)
-}
-
 /// Parts of a message that never ends, without a byte in them.
 fn fragments() -> Vec<u8> {
     Frame::new(0, "").bits(0).bytes().repeat(5000)
@@ -106,6 +102,8 @@ async fn nothing_is_carried_out_after_the_expiry_of_a_credential() {
     let flood = Flood::of(PATH, block).first(&[connect]).start(gateway.address());
     let mut late = 0;
     let mut seen = 0;
+    let ended = end_of(&flood);
+    tokio::pin!(ended);
     let ended = loop {
         tokio::select! {
             _ = subscriber.publication("feed:1") => {
@@ -113,7 +111,7 @@ async fn nothing_is_carried_out_after_the_expiry_of_a_credential() {
                 // What was published before may be on its way for a moment.
                 late += usize::from(now() > expiry as f64 + 0.3);
             }
-            ended = end_of(&flood) => break ended,
+            ended = &mut ended => break ended,
         }
     };
     println!("{seen} publications, {late} after the expiry; closed after {:?}", ended.1);

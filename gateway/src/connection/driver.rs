@@ -114,7 +114,8 @@ impl Driver {
             }
         }
         drop(self);
-        let _ = timeout(LINGER, linger(&peer)).await;
+        // Boxed, because only the end needs the room.
+        let _ = timeout(LINGER, Box::pin(linger(&peer))).await;
         // The hub may still hold the peer for a moment; the socket closes now.
         peer.outbound.abandon();
         peer.socket.take();
@@ -269,7 +270,7 @@ impl Driver {
             match self.websocket.step() {
                 Step::Message(inbound) => self.session.message(turn, inbound),
                 Step::Control(frame) => self.session.control_frame(turn, frame),
-                Step::More => turn.step(),
+                Step::More => turn.look(),
                 Step::Wait => self.unread = false,
                 Step::Closed(close) => self.end(turn, close, Ending::Client),
                 Step::Violation(close) => self.end(turn, close, Ending::Violation),

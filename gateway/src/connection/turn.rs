@@ -7,7 +7,7 @@ use super::event::Now;
 use crate::clock::Clock;
 
 /// Time after which nothing more is begun. What others wait for is a turn of each connection that has something to do.
-const TIME_MAX: Duration = Duration::from_micros(200);
+const TIME_MAX: Duration = Duration::from_micros(80);
 
 /// Commands, whatever they cost.
 const COMMANDS_MAX: u32 = 128;
@@ -89,7 +89,8 @@ impl Turn {
         self.over
     }
 
-    fn look(&mut self) {
+    /// Looks at the clock.
+    pub fn look(&mut self) {
         if let Some(clock) = &self.clock {
             self.now = clock.later(self.begun);
             self.over |= self.now.at >= self.begun.at + TIME_MAX;
