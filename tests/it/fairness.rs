@@ -33,12 +33,19 @@ const TIME_MAX: Duration = Duration::from_millis(25);
 /// The machine has other things to do as well: one quiet moment of several is enough to see what the gateway does.
 const ATTEMPTS: usize = 5;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 struct RoundTrips {
     count: usize,
     median: Duration,
     p99: Duration,
     most: Duration,
+}
+
+impl std::fmt::Display for RoundTrips {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { count, median, p99, most } = self;
+        write!(f, "{median:.0?} at the median, {p99:.0?} at p99, {most:.0?} at most of {count}")
+    }
 }
 
 /// How long a client waits for answers.
@@ -77,7 +84,7 @@ async fn others_wait_little(what: &str, flood: Flood) {
         let flooded = round_trips(&mut client).await;
         let sent = flooding.sent() - before;
         drop(flooding);
-        println!("{what}: calm {calm:?}, flooded {flooded:?}, {} KiB of flood", sent / 1024);
+        println!("{what}: calm {calm}; flooded {flooded}, {} KiB of flood", sent / 1024);
         assert!(sent > 10 << 10, "it was no flood");
         let ratio = flooded.p99.as_secs_f64() / calm.p99.as_secs_f64();
         if ratio <= TIMES_MAX && flooded.p99 <= TIME_MAX {
@@ -161,7 +168,7 @@ async fn one_message_of_a_thousand_histories_is_answered_in_order_and_delays_nob
     // A client that reads late makes the gateway stop in the middle of the message.
     asking.send(&Frame::text(&message.join("\n")).bytes()).await;
     let delayed = round_trips(&mut client).await;
-    println!("{HISTORIES} histories in one message: calm {calm:?}, meanwhile {delayed:?}");
+    println!("{HISTORIES} histories in one message: calm {calm}; meanwhile {delayed}");
     assert!(delayed.most < Duration::from_millis(250), "{:?}", delayed.most);
     within_time(Duration::from_secs(20), "every answer", async {
         for id in 2..HISTORIES + 2 {
@@ -191,7 +198,7 @@ async fn one_message_of_large_histories_that_are_not_read_is_not_answered_for_no
     asking.send(&Frame::text(&message.join("\n")).bytes()).await;
     let delayed = round_trips(&mut client).await;
     let (grown, closed) = (gateway.memory().saturating_sub(before), gateway.metrics().await);
-    println!("large histories in one message, not read: others {delayed:?}, {grown} KiB more memory");
+    println!("large histories in one message, not read: others {delayed}; {grown} KiB more memory");
     assert!(delayed.most < Duration::from_millis(250), "{:?}", delayed.most);
     // It waits for its reader: `write_timeout` ends it if that never comes.
     assert_eq!(closed.get("gateway_connections_closed_total{cause=\"slow\"}"), 0.0);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use gateway_tests::{Client, Closed, Flood, Flooding, Frame, Gateway, eventually, eventually_within, token};
+use gateway_tests::{
+    Client, Closed, Flood, Flooding, Frame, Gateway, eventually, eventually_within, token, within_time,
+};
 use serde_json::json;
 
 const PATH: &str = "/connection/websocket";
@@ -141,9 +143,12 @@ async fn whoever_takes_nothing_of_what_waits_is_ended_in_time_whatever_it_sends(
     .await;
     let mut publisher = Client::connect(&gateway).await;
     // More than the system buffers, less than makes the gateway stop reading.
-    for _ in 0..400 {
-        publisher.publish("feed:1", json!("x".repeat(50_000))).await;
-    }
+    within_time(Duration::from_secs(10), "publications beside the flood", async {
+        for _ in 0..400 {
+            publisher.publish("feed:1", json!("x".repeat(50_000))).await;
+        }
+    })
+    .await;
     eventually_within(Duration::from_secs(1) + LATE, "the flood to be ended as slow", async || {
         let slow = gateway.metrics().await.get("gateway_connections_closed_total{cause=\"slow\"}");
         (slow == 1.0).then_some(())

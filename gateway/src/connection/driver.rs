@@ -70,6 +70,8 @@ pub struct Driver {
     unread: bool,
     /// How much to read at once.
     read_bytes: usize,
+    /// The last turn ended before everything was done.
+    busy: bool,
 }
 
 impl Driver {
@@ -77,7 +79,7 @@ impl Driver {
     pub fn new(session: Session, websocket: WebSocket, inlet: Rc<RefCell<Inlet>>, clock: Clock) -> Self {
         // What came with the handshake is handled before anything else arrives.
         let unread = websocket.has_bytes();
-        Self { session, websocket, inlet, clock, unread, read_bytes: INLET_BYTES }
+        Self { session, websocket, inlet, clock, unread, read_bytes: INLET_BYTES, busy: false }
     }
 
     /// Runs until the connection is over and the client knows. `admitted` is called once when the client is admitted.
@@ -123,7 +125,7 @@ impl Driver {
 
     /// One turn, from what there is to do until it is written. True if others are to have theirs before it goes on.
     fn turn(&mut self, peer: &Rc<Peer>, wake: Wake, reported: (u64, bool)) -> bool {
-        let mut turn = Turn::begin(self.clock);
+        let mut turn = Turn::begin(self.clock, self.busy);
         if let Wake::Flushed = wake {
             let (written, pending) = reported;
             self.session.event(turn.now(), Event::Flushed { written, pending });
@@ -139,7 +141,8 @@ impl Driver {
             self.failed(&turn, peer);
         }
         self.session.count_written();
-        turn.is_over()
+        self.busy = turn.is_over();
+        self.busy
     }
 
     /// Does what there is to do, as far as the turn has room.
