@@ -42,7 +42,7 @@ use crate::transport::websocket::{Inlet, WebSocket};
 use crate::upstream::Upstreams;
 
 /// How long the worker delivers or writes for all before connections get their turn.
-const TURN_TIME: Duration = Duration::from_micros(500);
+const TURN_TIME: Duration = Duration::from_micros(200);
 
 /// Sockets that are written between two looks at the clock.
 const WRITES_PER_LOOK: usize = 4;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use gateway_tests::{Client, Closed, Flood, Flooding, Frame, Gateway, eventually, eventually_within, token};
+use gateway_tests::{
+    Client, Closed, Flood, Flooding, Frame, Gateway, eventually, eventually_within, token, within_time,
+};
 use serde_json::json;
 
 const PATH: &str = "/connection/websocket";
@@ -22,10 +24,6 @@ async fn end_of(flood: &Flooding) -> (Closed, Duration) {
 
 fn rpcs() -> Vec<u8> {
     Frame::text("{\"id\":2,\"rpc\":{}}").bytes().repeat(500)
-}
-
-fn pings() -> Vec<u8> {
-    Frame::new(Frame::PING, "").bytes().repeat(5000)
 }
 
 /// Parts of a message that never ends, without a byte in them.
@@ -106,6 +104,8 @@ async fn nothing_is_carried_out_after_the_expiry_of_a_credential() {
     let flood = Flood::of(PATH, block).first(&[connect]).start(gateway.address());
     let mut late = 0;
     let mut seen = 0;
+    let ended = end_of(&flood);
+    tokio::pin!(ended);
     let ended = loop {
         tokio::select! {
             _ = subscriber.publication("feed:1") => {
@@ -113,7 +113,7 @@ async fn nothing_is_carried_out_after_the_expiry_of_a_credential() {
                 // What was published before may be on its way for a moment.
                 late += usize::from(now() > expiry as f64 + 0.3);
             }
-            ended = end_of(&flood) => break ended,
+            ended = &mut ended => break ended,
         }
     };
     println!("{seen} publications, {late} after the expiry; closed after {:?}", ended.1);
@@ -143,9 +143,12 @@ async fn whoever_takes_nothing_of_what_waits_is_ended_in_time_whatever_it_sends(
     .await;
     let mut publisher = Client::connect(&gateway).await;
     // More than the system buffers, less than makes the gateway stop reading.
-    for _ in 0..400 {
-        publisher.publish("feed:1", json!("x".repeat(50_000))).await;
-    }
+    within_time(Duration::from_secs(10), "publications beside the flood", async {
+        for _ in 0..400 {
+            publisher.publish("feed:1", json!("x".repeat(50_000))).await;
+        }
+    })
+    .await;
     eventually_within(Duration::from_secs(1) + LATE, "the flood to be ended as slow", async || {
         let slow = gateway.metrics().await.get("gateway_connections_closed_total{cause=\"slow\"}");
         (slow == 1.0).then_some(())

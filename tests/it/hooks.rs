@@ -36,6 +36,37 @@ async fn is_served(client: &mut Client) {
     order(client, "nothing", json!({})).await;
 }
 
+#[tokio::test]
+async fn a_connection_takes_orders_as_fast_as_others_give_them() {
+    const ORDERS: usize = 1000;
+    let config = format!("listen.workers = 1\nlimits.message_bytes_max = '256KiB'\n{CONFIG}");
+    let gateway = Gateway::with(&config)
+        .plugin("50-puppet", "guest-puppet", &settings("kinds = ['rpc']"))
+        .start()
+        .await;
+    let (mut ann, mut bob) = (connect(&gateway, "ann").await, connect(&gateway, "bob").await);
+    let order = |number: usize| {
+        let method = if number.is_multiple_of(2) { "unsubscribe-user" } else { "subscribe-user" };
+        let data = json!({ "who": "bob", "channel": "news" });
+        json!({ "id": number, "rpc": { "method": method, "data": data } }).to_string()
+    };
+    for first in [1, ORDERS + 1, 2 * ORDERS + 1, 3 * ORDERS + 1] {
+        let message: Vec<_> = (first..first + ORDERS).map(order).collect();
+        ann.send_text(&message.join("\n")).await;
+    }
+    let mut told = 0;
+    within("what became of every order", async {
+        while told < 4 * ORDERS {
+            let push = bob.push().await;
+            let known = push["subscribe"].is_object() || push["unsubscribe"].is_object();
+            assert!(known, "{push}");
+            told += 1;
+        }
+    })
+    .await;
+    is_served(&mut bob).await;
+}
+
 // ------------------------------------------------------------------------------------------------------- timers
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::socket::{Closed, Frame, Handshake};
 
 /// How long a read or a write may take before it is looked whether to stop.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What to flood with.
 #[derive(Debug, Clone)]

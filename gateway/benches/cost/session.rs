@@ -163,7 +163,7 @@ impl Worker {
     /// What one message of a client causes until everything is written. Returns how many bytes it got.
     fn handle(&mut self, session: &mut Session, data: Bytes) -> u64 {
         let before = session.peer().outbound.written();
-        session.message(&mut Turn::begin(self.clock), Inbound { data, binary: false });
+        session.message(&mut Turn::begin(self.clock, false), Inbound { data, binary: false });
         self.turn(session);
         session.peer().outbound.written() - before
     }

@@ -73,6 +73,8 @@ pub struct Driver {
     read_bytes: usize,
     /// The place of a client that is not admitted yet.
     handshake: Option<Slot>,
+    /// The last turn ended before everything was done.
+    busy: bool,
 }
 
 impl Driver {
@@ -80,7 +82,7 @@ impl Driver {
     pub fn new(session: Session, websocket: WebSocket, inlet: Rc<RefCell<Inlet>>, clock: Clock) -> Self {
         // What came with the handshake is handled before anything else arrives.
         let unread = websocket.has_bytes();
-        Self { session, websocket, inlet, clock, unread, read_bytes: INLET_BYTES, handshake: None }
+        Self { session, websocket, inlet, clock, unread, read_bytes: INLET_BYTES, handshake: None, busy: false }
     }
 
     /// Runs until the connection is over; [`linger`] then lets the client know. `handshake` is given back when the client is
@@ -117,7 +119,7 @@ impl Driver {
 
     /// One turn, from what there is to do until it is written. True if others are to have theirs before it goes on.
     fn turn(&mut self, peer: &Rc<Peer>, wake: Wake, reported: (u64, bool)) -> bool {
-        let mut turn = Turn::begin(self.clock);
+        let mut turn = Turn::begin(self.clock, self.busy);
         if let Wake::Flushed = wake {
             let (written, pending) = reported;
             self.session.event(turn.now(), Event::Flushed { written, pending });
@@ -133,7 +135,8 @@ impl Driver {
             self.failed(&turn, peer);
         }
         self.session.count_written();
-        turn.is_over()
+        self.busy = turn.is_over();
+        self.busy
     }
 
     /// Does what there is to do, as far as the turn has room.
@@ -265,7 +268,7 @@ impl Driver {
             match self.websocket.step() {
                 Step::Message(inbound) => self.session.message(turn, inbound),
                 Step::Control(frame) => self.session.control_frame(turn, frame),
-                Step::More => turn.step(),
+                Step::More => turn.look(),
                 Step::Wait => self.unread = false,
                 Step::Closed(close) => self.end(turn, close, Ending::Client),
                 Step::Violation(close) => self.end(turn, close, Ending::Violation),
@@ -297,7 +300,8 @@ fn poll_read(cx: &mut Context<'_>, peer: &Peer, into: &mut [u8]) -> Poll<io::Res
 
 /// Lets the client of a connection that is over read what is left, for a moment.
 pub async fn linger(peer: &Peer) {
-    let _ = timeout(LINGER, finish(peer)).await;
+    // Boxed, because only the end needs the room.
+    let _ = timeout(LINGER, Box::pin(finish(peer))).await;
 }
 
 /// Writes what is left, ends our side, and reads until the client has ended its own: closing a socket with unread bytes

@@ -26,16 +26,17 @@ pub const CONTROL_FRAMES_BURST: u32 = 400;
 /// The rate of a client's control frames.
 #[derive(Debug, Default)]
 pub struct ControlFrames {
-    /// When those that came would have come at the rate that is allowed.
-    until: Duration,
+    /// When those that came would have come at the rate that is allowed, in microseconds.
+    until: u64,
 }
 
 impl ControlFrames {
     /// One came. False if it is one too many.
     pub fn take(&mut self, at: Duration) -> bool {
-        const EACH: Duration = Duration::from_nanos(1_000_000_000 / CONTROL_FRAMES_PER_SECOND as u64);
+        const EACH: u64 = 1_000_000 / CONTROL_FRAMES_PER_SECOND as u64;
+        let at = at.as_micros() as u64;
         self.until = self.until.max(at) + EACH;
-        self.until <= at + EACH * CONTROL_FRAMES_BURST
+        self.until <= at + EACH * u64::from(CONTROL_FRAMES_BURST)
     }
 }
 

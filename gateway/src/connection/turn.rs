@@ -7,7 +7,10 @@ use super::event::Now;
 use crate::clock::Clock;
 
 /// Time after which nothing more is begun. What others wait for is a turn of each connection that has something to do.
-const TIME_MAX: Duration = Duration::from_micros(200);
+const TIME_MAX: Duration = Duration::from_micros(120);
+
+/// The same for a connection that has more to do than fitted into the turn before.
+const TIME_MAX_BUSY: Duration = Duration::from_micros(50);
 
 /// Commands, whatever they cost.
 const COMMANDS_MAX: u32 = 128;
@@ -23,6 +26,7 @@ const STEPS_PER_LOOK: u32 = 16;
 pub struct Turn {
     clock: Option<Clock>,
     begun: Now,
+    time_max: Duration,
     now: Now,
     commands_max: u32,
     commands: u32,
@@ -32,9 +36,10 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// A turn that begins now.
-    pub fn begin(clock: Clock) -> Self {
-        Self { clock: Some(clock), ..Self::at(clock.now(), COMMANDS_MAX) }
+    /// A turn that begins now. `busy` says that the one before ended before everything was done.
+    pub fn begin(clock: Clock, busy: bool) -> Self {
+        let time_max = if busy { TIME_MAX_BUSY } else { TIME_MAX };
+        Self { clock: Some(clock), time_max, ..Self::at(clock.now(), COMMANDS_MAX) }
     }
 
     /// A turn for so many commands in which no time passes: for who feeds time.
@@ -42,6 +47,7 @@ impl Turn {
         Self {
             clock: None,
             begun: now,
+            time_max: TIME_MAX,
             now,
             commands_max,
             commands: 0,
@@ -89,10 +95,11 @@ impl Turn {
         self.over
     }
 
-    fn look(&mut self) {
+    /// Looks at the clock.
+    pub fn look(&mut self) {
         if let Some(clock) = &self.clock {
             self.now = clock.later(self.begun);
-            self.over |= self.now.at >= self.begun.at + TIME_MAX;
+            self.over |= self.now.at >= self.begun.at + self.time_max;
         }
     }
 }
@@ -126,13 +133,15 @@ mod tests {
     #[test]
     fn a_turn_ends_with_its_time_and_knows_how_late_it_is() {
         let clock = Clock::start();
-        let mut turn = Turn::begin(clock);
-        let begun = turn.now();
-        turn.spend(0);
-        std::thread::sleep(TIME_MAX);
-        assert!(!turn.has_room());
-        assert!(turn.now().at >= begun.at + TIME_MAX);
-        let mut turn = Turn::begin(clock);
+        for (busy, time_max) in [(false, TIME_MAX), (true, TIME_MAX_BUSY)] {
+            let mut turn = Turn::begin(clock, busy);
+            let begun = turn.now();
+            turn.spend(0);
+            std::thread::sleep(time_max);
+            assert!(!turn.has_room());
+            assert!(turn.now().at >= begun.at + time_max);
+        }
+        let mut turn = Turn::begin(clock, false);
         std::thread::sleep(TIME_MAX);
         assert!(turn.has_room(), "the first command is always carried out");
         (0..STEPS_PER_LOOK).for_each(|_| turn.step());

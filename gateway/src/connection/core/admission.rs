@@ -92,12 +92,13 @@ impl Core {
             self.expires = None;
             return Ok(None);
         };
-        let left = seconds.saturating_sub(now.unix / 1000).min(TTL_SECONDS_MAX);
+        let left = seconds.saturating_mul(1000).saturating_sub(now.unix).min(TTL_SECONDS_MAX * 1000);
         if left == 0 {
             return Err(ReplyError::EXPIRED);
         }
-        self.expires = Some(now.at + Duration::from_secs(left));
-        Ok(Some(left as u32))
+        self.expires = Some(now.at + Duration::from_millis(left));
+        // Whole seconds, after which it is not too late.
+        Ok(Some((left / 1000).max(1) as u32))
     }
 
     pub(super) fn on_refreshed(&mut self, now: Now, id: u32, admission: Admission, effects: &mut Effects) {

@@ -584,3 +584,14 @@ fn what_an_earlier_subscription_missed_is_not_missed_by_one_that_is_being_made()
     client.on(Event::Subscribed { channel, by, result: Ok(Subscribed::default()) });
     assert!(matches!(client.reply(), Reply::Subscribed { id: 4, .. }));
 }
+
+#[test]
+fn a_connection_expires_when_its_credential_does_and_not_a_part_of_a_second_later() {
+    let mut client = Client::new();
+    client.at = Duration::from_millis(900);
+    client.connect("t").judge(expiring("42", 5), true);
+    let Reply::Connected { result, .. } = client.reply() else { panic!() };
+    assert_eq!(result.ttl, Some(4), "a client that refreshes by then is in time");
+    client.tick_at(10).request(0, Request::Pong).effects.clear();
+    assert_eq!(client.tick_at(15).close(), (3005, CloseCause::Expired));
+}
