@@ -2,6 +2,7 @@
 
 mod api;
 mod check;
+mod compile;
 mod demo;
 mod inspect;
 mod plugin;
@@ -15,6 +16,7 @@ use std::path::Path;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigErrors, DEFAULTS};
+use crate::wasm::COMPILE_COMMAND;
 
 const ABOUT: &str = "A realtime gateway whose rules are hot-reloadable WebAssembly plugins.";
 
@@ -72,6 +74,8 @@ enum Command {
     Plugin(plugin::Arguments),
     Inspect(inspect::Arguments),
     Redis(redis::Arguments),
+    #[command(name = COMPILE_COMMAND, hide = true)]
+    CompileForParent(compile::Arguments),
 }
 
 impl Cli {
@@ -85,6 +89,7 @@ impl Cli {
             Command::Plugin(arguments) => plugin::run(&arguments),
             Command::Inspect(arguments) => inspect::run(&arguments),
             Command::Redis(arguments) => redis::run(&arguments),
+            Command::CompileForParent(arguments) => compile::run(&arguments),
         }
     }
 }
@@ -180,7 +185,7 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example() {
-        for command in Cli::command().get_subcommands() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             assert!(
                 AFTER_LONG_HELP.contains(&format!("gateway {} ", command.get_name())),
                 "{}",

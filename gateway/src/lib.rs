@@ -42,3 +42,5 @@ pub mod config;
 pub mod telemetry;
 pub mod shutdown;
 pub mod clock;
+pub mod resources;
+pub mod budget;

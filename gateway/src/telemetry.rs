@@ -3,6 +3,7 @@
 pub mod backplane;
 pub mod exposition;
 pub mod metrics;
+pub mod seldom;
 pub mod upstream;
 
 use std::io::IsTerminal;

@@ -44,5 +44,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     telemetry::init_logging(&config.log);
     let next = demo.what_next();
     let site = demo.site();
-    serve(config, Some(site), |_| eprintln!("\n{next}\n")).map_err(Failure::Runtime)
+    serve(config, Some(site), |_| eprintln!("\n{next}\n")).map_err(super::serve::failure)
 }

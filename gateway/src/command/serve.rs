@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, configuration};
 use crate::config::Config;
-use crate::gateway::{Gateway, MakeSite};
+use crate::gateway::{Gateway, MakeSite, PluginsMissing};
 use crate::telemetry;
 
 /// The exit code of a gateway that a second signal ended: it did not finish what it began.
@@ -26,7 +26,15 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = configuration(arguments.config.as_deref())?;
     telemetry::init_logging(&config.log);
-    serve(config, None, |_| ()).map_err(Failure::Runtime)
+    serve(config, None, |_| ()).map_err(failure)
+}
+
+/// With the exit code that fits.
+pub(super) fn failure(error: anyhow::Error) -> Failure {
+    match error.downcast::<PluginsMissing>() {
+        Ok(missing) => Failure::Plugins(missing.to_string()),
+        Err(error) => Failure::Runtime(error),
+    }
 }
 
 /// Binds, tells where, and serves until a signal.

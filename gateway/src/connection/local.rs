@@ -159,10 +159,10 @@ impl Local {
 
     /// Does what a plugin asked for that is not about the connection of an event. `json` as in [`Local::publish`].
     pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool) {
-        let (address, done) = match effect {
+        let (kind, address, done) = match effect {
             PluginEffect::Publish { address, payload } => {
                 match self.publish(now, &address, payload, json, None, Asker::Nobody) {
-                    Asked::Now(done) => (address, done.map(drop)),
+                    Asked::Now(done) => ("publish", address, done.map(drop)),
                     Asked::Later => return,
                 }
             }
@@ -177,7 +177,7 @@ impl Local {
                     }
                 };
                 let done = self.backplane.order(&address, except, &order);
-                (address, done)
+                ("reach", address, done)
             }
             PluginEffect::Emit { upstream, plugin, payload } => {
                 return self.emit(now, &upstream, plugin, payload, None);
@@ -190,7 +190,7 @@ impl Local {
             | PluginEffect::SetAttribute { .. } => return,
         };
         if let Err(error) = done {
-            tracing::warn!(code = error.code, %address, "an effect of a plugin was refused: {}", error.message);
+            self.metrics().effect_refused(kind, address.as_str(), &error.message);
         }
     }
 

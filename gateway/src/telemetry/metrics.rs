@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tracing::{debug, warn};
 
 use super::backplane::BackplaneMetrics;
+use super::seldom::seldom;
 use super::upstream::UpstreamMetrics;
 use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
@@ -250,6 +251,7 @@ pub struct WorkerMetrics {
     pub(super) outbound_overflows: Counter,
     pub(super) inbox_overflows: Counter,
     pub(super) position_gaps: Counter,
+    pub(super) effects_refused: Counter,
     pub(super) accept_errors: Counter,
 }
 
@@ -315,6 +317,12 @@ impl WorkerMetrics {
     pub fn position_gap(&self, connection: &str, channel: &str) {
         self.position_gaps.inc();
         debug!(connection, channel, "a publication was missed: the client is asked to recover");
+    }
+
+    /// An effect that a plugin asked for, of this kind, cannot be carried out.
+    pub fn effect_refused(&self, effect: &'static str, address: &str, why: &str) {
+        self.effects_refused.inc();
+        seldom!(warn, effect, address, "an effect of a plugin was refused: {why}");
     }
 
     /// A command went to the plugins.

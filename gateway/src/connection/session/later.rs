@@ -193,6 +193,7 @@ impl Session {
                     }
                     subscribed
                 });
+                self.say_refused(&channel, by, &result);
                 Some(Event::Subscribed { channel, by, result })
             }
             (About::Publish { id, failed: Some(error), .. }, _) => {
