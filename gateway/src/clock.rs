@@ -8,6 +8,11 @@ use crate::connection::event::Now;
 /// The zero of every clock of the process, so that their times can be compared.
 static BEGIN: OnceLock<Instant> = OnceLock::new();
 
+/// Milliseconds since the process began, for pauses between log lines.
+pub fn uptime_millis() -> u64 {
+    u64::try_from(BEGIN.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Time since the process began, and of day.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {

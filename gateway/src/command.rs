@@ -2,6 +2,7 @@
 
 mod api;
 mod check;
+mod compile;
 mod demo;
 mod inspect;
 mod plugin;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigErrors, DEFAULTS};
 use crate::supervisor::PartEnded;
+use crate::wasm::COMPILE_COMMAND;
 
 const ABOUT: &str = "A realtime gateway whose rules are hot-reloadable WebAssembly plugins.";
 
@@ -75,6 +77,8 @@ enum Command {
     Plugin(plugin::Arguments),
     Inspect(inspect::Arguments),
     Redis(redis::Arguments),
+    #[command(name = COMPILE_COMMAND, hide = true)]
+    CompileForParent(compile::Arguments),
 }
 
 impl Cli {
@@ -88,6 +92,7 @@ impl Cli {
             Command::Plugin(arguments) => plugin::run(&arguments),
             Command::Inspect(arguments) => inspect::run(&arguments),
             Command::Redis(arguments) => redis::run(&arguments),
+            Command::CompileForParent(arguments) => compile::run(&arguments),
         }
     }
 }
@@ -189,7 +194,7 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example() {
-        for command in Cli::command().get_subcommands() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             assert!(
                 AFTER_LONG_HELP.contains(&format!("gateway {} ", command.get_name())),
                 "{}",

@@ -349,12 +349,16 @@ pub struct Plugins {
     pub state_folder: Option<PathBuf>,
     /// What becomes of a plugin whose file is taken out of the folder.
     pub on_removal: OnRemoval,
+    /// Names of plugins without which the gateway does not start, and which go on when their files are taken out.
+    pub required: Arc<[Box<str>]>,
     /// Whether a file that other users could have put there is refused.
     pub check_owner: bool,
     /// How changes of the folder are noticed.
     pub watch: Watch,
     /// Longest time to compile one file.
     pub compile_timeout: Duration,
+    /// Most memory to compile one file.
+    pub compile_bytes_max: usize,
     /// Most plugins in the chain.
     pub max: usize,
 }

@@ -22,7 +22,9 @@ use crate::explain::Explain;
 use crate::hub::peer::{Order, Why};
 use crate::inbox::Inbox;
 use crate::plugin::breaker::Hold;
-use crate::plugin::registry::{PluginStatus, Registry, RollbackError, RolledBack};
+use crate::plugin::registry::{
+    ClosedPlace, LeftOutStatus, PluginStatus, Registry, RollbackError, RolledBack,
+};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::HistoryQuery;
@@ -303,6 +305,38 @@ impl Control {
             Phase::Running => Ok(()),
             Phase::Draining { .. } => Err("draining: this process is going down".into()),
         }
+    }
+
+    /// Whether every plugin that lay in the folder at the start has its place in the chain; a sentence if not. Until then the
+    /// events of those places are refused.
+    pub fn plugins_health(&self) -> Result<(), String> {
+        let closed = self.closed_places();
+        let Some((first, others)) = closed.split_first() else { return Ok(()) };
+        let others = match others.len() {
+            0 => String::new(),
+            more => format!(" ({more} more)"),
+        };
+        let ClosedPlace { file, error } = first;
+        Err(format!(
+            "plugins are missing: the file {file} {}{others}. Mend it or take it out: until then the events of its place in \
+             the chain are refused",
+            error.sentence
+        ))
+    }
+
+    /// Most memory that the plugins of the chain may take, in bytes.
+    pub fn plugins_memory_max(&self) -> u64 {
+        self.inner.registry.memory_max()
+    }
+
+    /// The places in the chain of plugins where every event is refused.
+    pub fn closed_places(&self) -> Vec<ClosedPlace> {
+        self.inner.registry.closed()
+    }
+
+    /// What lies in the plugin folder and was meant to be a plugin, and is none.
+    pub fn left_out(&self) -> Vec<LeftOutStatus> {
+        self.inner.registry.left_out()
     }
 
     /// Whether the backplane does all it should; a sentence if not.

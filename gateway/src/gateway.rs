@@ -15,6 +15,7 @@ use crate::admin;
 use crate::backplane::Backplane;
 use crate::backplane::memory::Memory;
 use crate::backplane::redis::{self, Redis};
+use crate::budget::{self, Budget};
 use crate::clock::Clock;
 use crate::config::{Config, OnRemoval};
 use crate::connection::id::ConnectionIds;
@@ -25,13 +26,14 @@ use crate::egress;
 use crate::explain::Explain;
 use crate::inbox::{Delivery, Inbox};
 use crate::plugin::chain::Chain;
-use crate::plugin::registry::{Registry, Workers};
+use crate::plugin::registry::{ClosedPlace, Registry, Workers};
+use crate::resources;
 use crate::shutdown::Phase;
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::site::Site;
 use crate::upstream::{Stop, Upstreams};
-use crate::wasm::{Loader, LoaderConfig};
+use crate::wasm::{CompileProcess, Loader, LoaderConfig};
 use crate::watch::{self as folder, Changed, Watcher};
 use crate::worker;
 
@@ -40,6 +42,9 @@ const BACKLOG: i32 = 4096;
 
 /// How often expired histories are forgotten.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// How often the registry of plugins does what is due now and then.
+const TEND: Duration = Duration::from_secs(30);
 
 /// How long the first clients wait for a connection to the backplane.
 const CONNECTING: Duration = Duration::from_secs(2);
@@ -184,16 +189,21 @@ impl Gateway {
         let client = egress::Client::bounded(plan.outgoing);
         let fetcher = egress::Fetcher::new(client.clone());
         let upstreams = Upstreams::new(&config.upstreams, client, &metrics.node, clock, random()?);
+        budget::check_address_space(config.listen.workers)?;
         let loader = Loader::new(&LoaderConfig::sized_for(config.listen.workers, config.plugins.max))
             .context("failed to start the WebAssembly engine")?
             .with_upstreams(upstreams.clone())
             .with_http(fetcher, runtimes.outgoing.handle().clone())
             .with_artifacts(Arc::new(state.artifacts()))
-            .with_compile_timeout(config.plugins.compile_timeout);
+            .with_compile_process(CompileProcess::itself(
+                config.plugins.compile_timeout,
+                config.plugins.compile_bytes_max as u64,
+            ));
         let registry = Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone())))
             .with_archive(Arc::new(state.archive()))
             .with_offload(Arc::new(runtimes.spares.handle().clone()))
             .keep_removed(config.plugins.on_removal == OnRemoval::Keep)
+            .with_required(config.plugins.required.clone())
             .with_plugins_max(config.plugins.max);
         let registry = Arc::new(registry);
         let explain = Arc::new(Explain::new(config.explain.clone(), clock));
@@ -324,16 +334,23 @@ impl Gateway {
             // Ends with the thread that watches the folder, so that it is watched as well.
             tokio::spawn(supervisor.forever("plugins", async move {
                 let mut loaded = Some(loaded);
-                while let Some(Changed(found)) = folder.recv().await {
-                    let applied = registry.apply(found).await;
+                loop {
+                    let applied = match tokio::time::timeout(TEND, folder.recv()).await {
+                        Ok(Some(Changed(contents))) => Some(registry.apply(contents).await),
+                        Ok(None) => break,
+                        Err(_) => registry.tend().await,
+                    };
+                    let Some(applied) = applied else { continue };
                     metrics.node.applied(&applied);
                     if let Some(loaded) = loaded.take() {
-                        let _ = loaded.send(());
+                        let _ = loaded.send(begun(&registry));
                     }
                 }
             }));
             let starting = async {
-                let _ = first.await;
+                if let Ok(Err(missing)) = first.await {
+                    return Err(missing);
+                }
                 // A worker that does not come up says why, by itself.
                 for worker in up {
                     if worker.await.is_err() {
@@ -344,10 +361,11 @@ impl Gateway {
                 if let Some(connected) = connected {
                     let _ = tokio::time::timeout(CONNECTING, connected).await;
                 }
+                Ok(())
             };
             let mut stop = std::pin::pin!(stop);
             let mut ended = tokio::select! {
-                () = starting => None,
+                begun = starting => begun.err().map(|missing| Err(missing.into())),
                 () = &mut stop => Some(Ok(())),
                 ended = supervisor.failed() => Some(Err(anyhow::anyhow!("failed to start: {ended}"))),
             };
@@ -355,6 +373,10 @@ impl Gateway {
                 phase.send_replace(Phase::Running);
                 let generation = self.control.generation();
                 tracing::info!(address = %self.address, workers = workers.len(), generation, "ready");
+                Budget::of(&self.config, self.control.plugins_memory_max()).report(resources::memory());
+                if let Err(reason) = self.control.plugins_health() {
+                    tracing::error!("clients are refused: {reason}");
+                }
                 tokio::select! {
                     () = &mut stop => (),
                     failed = supervisor.failed() => ended = Some(Err(failed.into())),
@@ -424,6 +446,30 @@ impl Runtimes {
                 .context("failed to start the threads for spare instances")?,
         })
     }
+}
+
+/// The gateway must not serve with the plugins that there are.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct PluginsMissing(String);
+
+/// Whether the gateway may serve with what the first look at the plugin folder came to.
+fn begun(registry: &Registry) -> Result<(), PluginsMissing> {
+    if !registry.has_begun() {
+        let sentence =
+            "the plugins could not be prepared; the log says why. Without them the gateway does not start";
+        return Err(PluginsMissing(sentence.into()));
+    }
+    let missing = registry.missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let sentence = |(name, place): &(Box<str>, Option<ClosedPlace>)| match place {
+        Some(ClosedPlace { file, error }) => format!("`{name}`: the file {file} {}", error.sentence),
+        None => format!("`{name}`: there is no file of this plugin in the folder, such as 10-{name}.wasm"),
+    };
+    let all = missing.iter().map(sentence).collect::<Vec<_>>().join("; ");
+    Err(PluginsMissing(format!("plugins that plugins.required names are not there: {all}")))
 }
 
 /// What this machine is called.

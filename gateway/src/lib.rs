@@ -45,3 +45,5 @@ pub mod telemetry;
 pub mod shutdown;
 pub mod supervisor;
 pub mod clock;
+pub mod resources;
+pub mod budget;

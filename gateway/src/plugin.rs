@@ -5,6 +5,7 @@ pub mod verdict;
 
 pub mod chain;
 mod deliver;
+mod guards;
 mod link;
 pub mod trace;
 pub mod elsewhere;

@@ -16,6 +16,7 @@ mod asks;
 mod mismatch;
 mod adapt;
 mod compile;
+mod process;
 mod imports;
 mod loader;
 
@@ -38,6 +39,7 @@ mod empty;
 pub use empty::empty_plugin;
 pub use engine::EngineError;
 pub use loader::{Loader, LoaderConfig};
+pub use process::{COMMAND as COMPILE_COMMAND, CompileProcess, compile_for_parent};
 
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
 
 use self::folder::{Folder, FolderId};
-use crate::plugin::registry::Found;
+use crate::plugin::registry::Contents;
 
 /// A burst of notifications is one.
 const DEBOUNCE: Duration = Duration::from_millis(10);
@@ -65,7 +65,7 @@ impl Default for Options {
 /// The complete content of the folder, in the order of file names. The bytes of unchanged files are shared with earlier
 /// events.
 #[derive(Debug, Clone)]
-pub struct Changed(pub Vec<Found>);
+pub struct Changed(pub Contents);
 
 /// The folder cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +84,7 @@ pub struct Watcher {
 }
 
 /// What lies in `folder` now, whether or not it is still being written.
-pub fn scan(folder: &Path, options: &Options) -> Result<Vec<Found>, WatchError> {
+pub fn scan(folder: &Path, options: &Options) -> Result<Contents, WatchError> {
     Ok(open(folder, options)?.snapshot())
 }
 

@@ -58,6 +58,10 @@ struct Setup {
     /// Where the log goes, if it is not read, and the addresses that it then cannot tell.
     log: Option<(OwnedFd, SocketAddr, SocketAddr)>,
     environment: Vec<(String, String)>,
+    /// What a shell does before it becomes the gateway.
+    prelude: Option<String>,
+    /// Whether that may mount things which nobody else sees.
+    unshared: bool,
 }
 
 #[derive(Debug)]
@@ -94,6 +98,8 @@ impl Gateway {
                 descriptors: None,
                 log: None,
                 environment: Vec::new(),
+                prelude: None,
+                unshared: false,
             },
             plugins,
         }
@@ -267,9 +273,63 @@ impl Builder {
         self
     }
 
+    /// After these commands of a shell, such as `ulimit`.
+    pub fn after(mut self, prelude: &str) -> Self {
+        self.setup.prelude = Some(prelude.to_owned());
+        self
+    }
+
+    /// After these commands of a shell, which may mount what only the gateway sees. For root.
+    pub fn after_mounts(mut self, prelude: &str) -> Self {
+        self.setup.unshared = true;
+        self.after(prelude)
+    }
+
     /// The settings file.
     pub fn config(&self) -> PathBuf {
         self.setup.config()
+    }
+
+    /// Where its plugin folder is.
+    pub fn folder(&self) -> &Folder {
+        &self.plugins
+    }
+
+    /// Runs it to its end, which it is expected to come to by itself: what it said, and with which code it ended.
+    pub fn run(self) -> (String, Option<i32>) {
+        let output = self.setup.command().output().expect("it can be run");
+        (String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code())
+    }
+
+    /// Starts it and waits until it listens, ready or not; if it ends instead, what it said.
+    pub async fn start_or_end(self, limit: Duration) -> Result<Gateway, String> {
+        let mut child = self.setup.command().spawn().expect("it can be run");
+        let log = Log::follow(child.stderr.take().expect("it was asked for"));
+        let mut process = Process::new(child);
+        let listens = |message: &str| log.lines().into_iter().find(|line| line.message == message);
+        let begun = std::time::Instant::now();
+        loop {
+            if let (Some(clients), Some(admin)) = (listens("ready"), listens("admin listener ready")) {
+                let address = |line: &Line| line.field("address").parse().expect("an address");
+                let (address, admin) = (address(&clients), address(&admin));
+                let Self { setup, plugins } = self;
+                return Ok(Gateway { process, log, address, admin, plugins, setup });
+            }
+            if !process.is_running() {
+                // What it said last is on its way to us.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                return Err(log.tail(40));
+            }
+            assert!(begun.elapsed() < limit, "neither ready nor ended: {}", log.tail(40));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Starts it and waits until it listens, ready or not.
+    pub async fn start_unready(self) -> Gateway {
+        let Self { setup, plugins } = self;
+        let (process, log, address, admin) = setup.launch().await;
+        Gateway { process, log, address, admin, plugins, setup }
     }
 
     /// Starts and waits until it is ready.
@@ -307,13 +367,17 @@ impl Setup {
     }
 
     fn command(&self) -> Command {
-        let mut command = match &self.descriptors {
-            None => Command::new(gateway_binary()),
-            Some(limits) => {
-                let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", &format!("ulimit {limits}; exec \"$0\" \"$@\"")]).arg(gateway_binary());
-                shell
+        let limit = self.descriptors.as_ref().map(|limits| format!("ulimit {limits}"));
+        let prelude: Vec<String> = limit.into_iter().chain(self.prelude.clone()).collect();
+        let mut command = if prelude.is_empty() {
+            Command::new(gateway_binary())
+        } else {
+            let mut shell = Command::new(if self.unshared { "/usr/bin/unshare" } else { "/bin/sh" });
+            if self.unshared {
+                shell.args(["--mount", "--propagation", "private", "/bin/sh"]);
             }
+            shell.args(["-c", &format!("{}; exec \"$0\" \"$@\"", prelude.join("; "))]).arg(gateway_binary());
+            shell
         };
         match self.command {
             Subcommand::Serve => command.args(["serve", "--config"]).arg(self.config()).env_clear(),

@@ -14,6 +14,17 @@ use crate::plugin::registry::{PluginStatus, RolledBack, seconds};
 pub(crate) struct Plugins {
     generation: u64,
     plugins: Vec<Plugin>,
+    /// What lies in the folder and was meant to be a plugin, and is none.
+    left_out: Vec<LeftOut>,
+}
+
+#[derive(Serialize)]
+struct LeftOut {
+    file: Box<str>,
+    code: &'static str,
+    sentence: Box<str>,
+    /// Whether events are refused because of it.
+    closes: bool,
 }
 
 #[derive(Serialize)]
@@ -119,6 +130,8 @@ struct Counts {
     effects: u64,
     /// Events that met the failure policy without a call.
     skipped: u64,
+    /// Attributes that it wanted to set and that belong to another plugin.
+    attributes_refused: u64,
     breaker_opened: u64,
     deliveries_dropped: u64,
     deliveries_replaced: u64,
@@ -140,7 +153,17 @@ impl Plugins {
     pub(crate) fn of(control: &Control) -> Self {
         // A change between the two lines shows as a plugin that is newer than the chain, never as a chain that is wrong.
         let generation = control.generation();
-        Self { generation, plugins: control.plugins().iter().map(Plugin::from).collect() }
+        let left_out = control.left_out().into_iter().map(|left| LeftOut {
+            file: left.file,
+            code: left.code.as_str(),
+            sentence: left.sentence,
+            closes: left.closes,
+        });
+        Self {
+            generation,
+            plugins: control.plugins().iter().map(Plugin::from).collect(),
+            left_out: left_out.collect(),
+        }
     }
 }
 
@@ -182,6 +205,7 @@ impl From<&PluginStatus> for Plugin {
                 rejections: counts.refusals,
                 effects: counts.effects,
                 skipped: counts.skipped,
+                attributes_refused: counts.attributes_refused,
                 breaker_opened: counts.breaker_opened,
                 deliveries_dropped: counts.deliveries_dropped,
                 deliveries_replaced: counts.deliveries_replaced,

@@ -176,6 +176,7 @@ impl Routes {
                 }
             },
             Some(Route::Ready) => match self.control.readiness() {
+                Ok(()) if !self.control.closed_places().is_empty() => closed(&self.control),
                 Ok(()) => match self.control.backplane_health() {
                     Ok(()) => match self.control.backplane_warnings() {
                         none if none.is_empty() => json(StatusCode::OK, &json!({"status": "ready"})),
@@ -225,6 +226,21 @@ impl Routes {
             Err(answer) => *answer,
         }
     }
+}
+
+/// Clients should go elsewhere: there are plugins without which they are refused here.
+fn closed(control: &Control) -> Answer {
+    let plugins: Vec<_> = control
+        .closed_places()
+        .iter()
+        .map(|place| {
+            let (code, sentence) = (place.error.code.as_str(), &place.error.sentence);
+            json!({"file": place.file, "code": code, "sentence": sentence})
+        })
+        .collect();
+    let reason = control.plugins_health().err();
+    let body = json!({"status": "not ready", "reason": reason, "plugins": plugins});
+    json(StatusCode::SERVICE_UNAVAILABLE, &body)
 }
 
 /// Reads a body within its bounds. What remains of a longer one is not read: the connection ends with the answer.

@@ -9,7 +9,7 @@ use super::{Failure, configuration, print};
 use crate::config::Plugins;
 use crate::plugin::grants::Grants;
 use crate::plugin::load::LoadError;
-use crate::plugin::registry::{Checked, Registry};
+use crate::plugin::registry::{Checked, LeftOut, Meant, Registry};
 use crate::wasm::{Loader, LoaderConfig};
 use crate::watch;
 
@@ -44,8 +44,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 /// How many plugins are refused.
 fn plugins(plugins: &Plugins, report: &mut String) -> Result<usize, Failure> {
     let folder = &plugins.folder;
-    let found =
+    let contents =
         watch::scan(folder, &plugins.watching()).map_err(|error| Failure::Plugins(error.to_string()))?;
+    let found = contents.found;
     if found.is_empty() {
         let _ = writeln!(
             report,
@@ -60,7 +61,22 @@ fn plugins(plugins: &Plugins, report: &mut String) -> Result<usize, Failure> {
     for (file, result) in &checked {
         let _ = writeln!(report, "{}", line(file, result));
     }
-    Ok(checked.values().filter(|result| result.is_err()).count())
+    let mut refused = checked.values().filter(|result| result.is_err()).count();
+    for LeftOut { file, meant, error } in &contents.left_out {
+        // A folder beside plugins is in nobody's way.
+        let harmless = *meant == Meant::Folder && !found.is_empty();
+        refused += usize::from(!harmless);
+        let word = if harmless { "warning " } else { "refused " };
+        let _ = writeln!(report, "{word} {file}: {}: {}", error.code(), error.sentence());
+    }
+    let live = |name: &str| {
+        checked.values().any(|result| result.as_ref().is_ok_and(|checked| &*checked.name == name))
+    };
+    for name in plugins.required.iter().filter(|name| !live(name)) {
+        refused += 1;
+        let _ = writeln!(report, "refused  {name}: plugins.required names it, and it is not there");
+    }
+    Ok(refused)
 }
 
 fn line(file: &str, result: &Result<Checked, LoadError>) -> String {

@@ -79,6 +79,11 @@ fn table(answer: &Value, now: u64) -> String {
     for plugin in plugins {
         notes(plugin, now, &mut text);
     }
+    for left in answer["left_out"].as_array().into_iter().flatten() {
+        if let (Some(file), Some(sentence)) = (left["file"].as_str(), left["sentence"].as_str()) {
+            let _ = writeln!(text, "{file}: is no plugin: it {sentence}");
+        }
+    }
     text
 }
 
@@ -164,7 +169,7 @@ mod tests {
              "error": {"code": "configure", "sentence": "refuses its settings: no", "at": 1090},
              "counts": {"calls": 12345, "rejections": 2, "failures": {"trap": 3, "memory": 0}, "log_lines_dropped": 0}},
             {"name": "broken", "file": "20-broken.wasm", "state": "refused", "counts": {}},
-        ]});
+        ], "left_out": [{"file": "rules/", "sentence": "is a folder with plugins in it"}]});
         let expected = "\
 chain 7
 #  PLUGIN  STATE       VERSION  DIGEST        LIVE FOR  BREAKER      CALLS  REJECTED  FAILED
@@ -173,6 +178,7 @@ chain 7
 auth: failed: 3 trap
 auth: kept for a rollback: fedcba987654 (1.2.2, 10m ago)
 auth: 10-auth.wasm was refused 10s ago: configure: refuses its settings: no
+rules/: is no plugin: it is a folder with plugins in it
 ";
         assert_eq!(table(&answer, 1100), expected);
     }

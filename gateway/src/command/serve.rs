@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::signals::Signals;
 use super::{Failure, configuration};
 use crate::config::Config;
-use crate::gateway::{Gateway, MakeSite};
+use crate::gateway::{Gateway, MakeSite, PluginsMissing};
 use crate::supervisor::PartEnded;
 use crate::telemetry;
 
@@ -60,8 +60,14 @@ pub(super) fn serve(
 ) -> Result<(), Failure> {
     let gateway = Gateway::build(config, site).map_err(Failure::Runtime)?;
     bound(&gateway);
-    gateway.run(signals.stop()).map_err(|error| match error.downcast::<PartEnded>() {
-        Ok(ended) => Failure::Part(ended),
-        Err(error) => Failure::Runtime(error),
+    gateway.run(signals.stop()).map_err(|error| {
+        let error = match error.downcast::<PartEnded>() {
+            Ok(ended) => return Failure::Part(ended),
+            Err(error) => error,
+        };
+        match error.downcast::<PluginsMissing>() {
+            Ok(missing) => Failure::Plugins(missing.to_string()),
+            Err(error) => Failure::Runtime(error),
+        }
     })
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use toml::Spanned;
+use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
 use super::mistake::{ConfigErrors, Mistake};
@@ -14,6 +16,7 @@ use super::origin;
 use super::proxies;
 use super::read::{Document, Section, Wrong, found};
 use super::*;
+use crate::plugin::registry::plugin_name;
 
 pub(super) const SECOND: u64 = 1_000;
 pub(super) const MINUTE: u64 = 60 * SECOND;
@@ -25,6 +28,7 @@ const CONNECTIONS_MAX: u64 = 10_000_000;
 const RATE_MAX: u64 = 1_000_000;
 const HEADERS_KEPT_MAX: usize = 32;
 const NAMESPACE_NAME_BYTES_MAX: usize = 64;
+const REQUIRED_MAX: usize = 256;
 
 /// Reads a text over the defaults, with paths that begin at `folder`; also tells which keys were asked for.
 pub(super) fn resolve(
@@ -372,6 +376,7 @@ fn plugins(document: &Document<'_>) -> Plugins {
     });
     let max = section.count("max", 1..=256);
     let compile_timeout = section.duration("compile_timeout", 1_000..=3_600_000);
+    let compile_bytes_max = section.size("compile_bytes_max", 32 * MIB..=64 * GIB);
     let state_folder = section.simple("state_folder", &"the path of a folder, or \"\"", |value| {
         let path = value.as_str().filter(|path| !path.contains('\0'))?;
         Some(Some(path).filter(|path| !path.is_empty()).map(PathBuf::from))
@@ -382,6 +387,7 @@ fn plugins(document: &Document<'_>) -> Plugins {
             "keep" => Some(OnRemoval::Keep),
             _ => None,
         });
+    let required = section.value("required", required_plugins);
     let check_owner = section.flag("check_owner");
     let watch = section.simple("watch", &r#""notify" or "poll""#, |value| match value.as_str()? {
         "notify" => Some(Watch::Notify),
@@ -389,7 +395,38 @@ fn plugins(document: &Document<'_>) -> Plugins {
         _ => None,
     });
     section.finish();
-    Plugins { folder, state_folder, on_removal, check_owner, watch, compile_timeout, max }
+    Plugins {
+        folder,
+        state_folder,
+        on_removal,
+        required,
+        check_owner,
+        watch,
+        compile_timeout,
+        compile_bytes_max,
+        max,
+    }
+}
+
+/// Reads the list of `plugins.required`.
+fn required_plugins(value: &Spanned<DeValue<'_>>) -> Result<Arc<[Box<str>]>, Vec<Wrong>> {
+    let wrong = |span, found| {
+        let accepted = format!(
+            "a list of at most {REQUIRED_MAX} names of plugins such as [\"auth-jwt\"], without the number and `.wasm`"
+        );
+        Wrong { span, found, accepted }
+    };
+    let Some(list) = value.get_ref().as_array() else {
+        return Err(vec![wrong(None, found(value.get_ref()))]);
+    };
+    if list.len() > REQUIRED_MAX {
+        return Err(vec![wrong(None, format!("{} names", list.len()))]);
+    }
+    let name = |entry: &Spanned<DeValue<'_>>| {
+        let name = entry.get_ref().as_str().filter(|name| plugin_name(name) == Ok(*name));
+        name.map(Box::from).ok_or_else(|| wrong(Some(entry.span()), found(entry.get_ref())))
+    };
+    all(list.iter().map(name)).map(Into::into)
 }
 
 fn explain(document: &Document<'_>) -> Explain {

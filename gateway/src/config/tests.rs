@@ -113,9 +113,11 @@ fn every_key_reaches_its_own_field() {
         folder = "/srv/rules"
         state_folder = "/srv/state"
         on_removal = "keep"
+        required = ["auth-jwt"]
         check_owner = false
         watch = "poll"
         compile_timeout = "33s"
+        compile_bytes_max = "47MiB"
         max = 34
         [upstreams.orders]
         url = "https://hooks.example/orders"
@@ -218,9 +220,11 @@ fn every_key_reaches_its_own_field() {
             folder: "/srv/rules".into(),
             state_folder: Some("/srv/state".into()),
             on_removal: OnRemoval::Keep,
+            required: ["auth-jwt".into()].into(),
             check_owner: false,
             watch: Watch::Poll,
             compile_timeout: Duration::from_secs(33),
+            compile_bytes_max: 47 << 20,
             max: 34,
         },
         upstreams: BTreeMap::from([(

@@ -82,7 +82,16 @@ impl Driver {
     pub fn new(session: Session, websocket: WebSocket, inlet: Rc<RefCell<Inlet>>, clock: Clock) -> Self {
         // What came with the handshake is handled before anything else arrives.
         let unread = websocket.has_bytes();
-        Self { session, websocket, inlet, clock, unread, read_bytes: INLET_BYTES, handshake: None, busy: false }
+        Self {
+            session,
+            websocket,
+            inlet,
+            clock,
+            unread,
+            read_bytes: INLET_BYTES,
+            handshake: None,
+            busy: false,
+        }
     }
 
     /// Runs until the connection is over; [`linger`] then lets the client know. `handshake` is given back when the client is

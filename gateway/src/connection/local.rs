@@ -100,11 +100,6 @@ pub fn charge(
     charge.ok_or_else(|| ReplyError::TOO_MANY_REQUESTS.because(TOO_MUCH_UNDER_WAY))
 }
 
-/// Something that a plugin asked for is not done.
-pub(super) fn effect_refused(address: &Channel, error: &ReplyError) {
-    tracing::warn!(code = error.code, %address, "an effect of a plugin was refused: {}", error.message);
-}
-
 impl Local {
     /// A worker without connections and without rules.
     pub fn new(
@@ -217,10 +212,10 @@ impl Local {
     /// Does what a plugin asked for that is not about the connection of an event, on somebody's account. `json` as in
     /// [`Local::publish`].
     pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool, account: &Account) {
-        let (address, done) = match effect {
+        let (kind, address, done) = match effect {
             PluginEffect::Publish { address, payload } => {
                 match self.publish(now, &address, payload, json, None, account, Asker::Nobody) {
-                    Asked::Now(done) => (address, done.map(drop)),
+                    Asked::Now(done) => ("publish", address, done.map(drop)),
                     Asked::Later => return,
                 }
             }
@@ -235,7 +230,7 @@ impl Local {
                     }
                 };
                 let done = self.backplane.order(&address, except, &order);
-                (address, done)
+                ("reach", address, done)
             }
             PluginEffect::Emit { upstream, plugin, payload } => {
                 return self.emit(now, &upstream, plugin, payload, None);
@@ -248,7 +243,7 @@ impl Local {
             | PluginEffect::SetAttribute { .. } => return,
         };
         if let Err(error) = done {
-            effect_refused(&address, &error);
+            self.metrics().effect_refused(kind, address.as_str(), &error.message);
         }
     }
 

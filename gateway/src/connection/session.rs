@@ -21,7 +21,7 @@ use self::later::{About, Questions};
 use self::publishing::Publisher;
 use super::core::Core;
 use super::effect::Effect;
-use super::event::{Ending, Event, Now};
+use super::event::{Ending, Event, Now, Subscriber};
 use super::local::Local;
 use super::turn::Turn;
 use crate::hub::SharedClient;
@@ -31,11 +31,11 @@ use crate::plugin::event::{Client, Goodbye};
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::Effect as PluginEffect;
 use crate::protocol::channel::{Channel, Target};
-use crate::protocol::code::Close;
+use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::codec::{self, Commands, Inbound};
 use crate::protocol::frame;
 use crate::protocol::push::Member;
-use crate::protocol::reply::Reply;
+use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::{CloseCause, ControlFrame};
 
 /// See the module.
@@ -203,9 +203,9 @@ impl Session {
         match &signal {
             Signal::Slow => self.local.metrics().outbound_overflow(&self.peer.id),
             Signal::Gap(channel) => self.local.metrics().position_gap(&self.peer.id, channel.as_str()),
+            Signal::Subscribe(channel) => self.say_full(channel),
             Signal::Close(..)
             | Signal::Evicted
-            | Signal::Subscribe(_)
             | Signal::Unsubscribe(_)
             | Signal::Refresh(_)
             | Signal::SocketFailed => (),
@@ -267,7 +267,7 @@ impl Session {
                 let made = self.subscribe(now, &channel, recover.as_ref(), join_leave);
                 let about = || About::Subscribe { channel: channel.clone(), by, recover };
                 let result = self.now_or_later(made, about)?;
-                self.note_refused(&channel, by, &result);
+                self.say_refused(&channel, by, &result);
                 Some(Event::Subscribed { channel, by, result })
             }
             Effect::Unsubscribe(channel) => {
@@ -306,7 +306,10 @@ impl Session {
 
     fn apply_plugin_effect(&mut self, now: Now, effect: PluginEffect) -> Option<Event> {
         match effect {
-            PluginEffect::Subscribe(channel) => Some(Event::PluginSubscribes(channel)),
+            PluginEffect::Subscribe(channel) => {
+                self.say_full(&channel);
+                Some(Event::PluginSubscribes(channel))
+            }
             PluginEffect::Unsubscribe(channel) => Some(Event::PluginUnsubscribes(channel)),
             PluginEffect::Disconnect(refusal) => Some(Event::PluginDisconnects(refusal)),
             PluginEffect::Refresh(expires_at) => Some(Event::Signal(Signal::Refresh(expires_at))),
@@ -322,6 +325,20 @@ impl Session {
                 self.carry_out_effect(now, effect);
                 None
             }
+        }
+    }
+
+    /// Nobody hears of a subscription that a plugin or the API asked for and that failed, unless the log says it.
+    fn say_refused(&self, channel: &Channel, by: Subscriber, result: &Result<Subscribed, ReplyError>) {
+        if let (Subscriber::Identity | Subscriber::Plugin, Err(error)) = (by, result) {
+            self.local.metrics().effect_refused("subscribe", channel.as_str(), &error.message);
+        }
+    }
+
+    fn say_full(&self, channel: &Channel) {
+        if !self.core.has_room_for(channel) {
+            let why = "the connection has as many subscriptions as it may";
+            self.local.metrics().effect_refused("subscribe", channel.as_str(), why);
         }
     }
 

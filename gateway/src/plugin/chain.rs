@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::deliver::Deliverers;
 use super::event::{Client, Goodbye, Hello, Kind, Message, Outgoing, Tick};
 use super::failure::{Failure, FailurePolicy};
+use super::guards::Guards;
 use super::interests::Interests;
 use super::link::Link;
 use super::timer::Timer;
@@ -62,6 +63,7 @@ pub struct Chain {
     /// Which link's, and when.
     timers: Vec<(usize, Timer)>,
     deliverers: Deliverers,
+    guards: Guards,
 }
 
 impl Chain {
@@ -72,8 +74,8 @@ impl Chain {
 
     /// A chain of instances that are ready to be called.
     pub fn new(generation: u64, links: Vec<Link>) -> Self {
-        let deliverers = Deliverers::of(&links);
-        Self { generation, links, timers: Vec::new(), deliverers }
+        let (deliverers, guards) = (Deliverers::of(&links), Guards::of(&links));
+        Self { generation, links, timers: Vec::new(), deliverers, guards }
     }
 
     /// It is in use from now on: has the spare instances made, for which the chain before has just made room.
@@ -155,7 +157,7 @@ impl Chain {
         observer: &mut impl Observer,
     ) -> Decision {
         let mut allowed = false;
-        for link in &mut self.links {
+        for (place, link) in self.links.iter_mut().enumerate() {
             if !link.interests().wants_message(message.kind, message.channel.as_ref()) {
                 observer.passed_by(link);
                 continue;
@@ -163,6 +165,7 @@ impl Chain {
             let before = effects.len();
             observer.begins();
             let answer = link.on_message(message, effects);
+            self.guards.effects(link, place, effects, before);
             observer.answered(link, &effects[before..], Told::Message(message, &answer));
             match answer {
                 Ok(Verdict::Next) | Err(FailurePolicy::Open) => {}

@@ -27,6 +27,7 @@ pub(super) struct Row {
     refusals: AtomicU64,
     effects: AtomicU64,
     skipped: AtomicU64,
+    attributes_refused: AtomicU64,
     deliveries_dropped: AtomicU64,
     deliveries_replaced: AtomicU64,
 }
@@ -44,6 +45,8 @@ pub struct Counts {
     pub effects: u64,
     /// Events that met the failure policy without a call: the breaker was open, or no instance was there.
     pub skipped: u64,
+    /// Attributes that it wanted to set and that belong to another plugin.
+    pub attributes_refused: u64,
     /// How often the breaker has opened by itself.
     pub breaker_opened: u64,
     /// Publications that a class of subscribers did not receive because of this plugin, on each worker that has some.
@@ -87,6 +90,7 @@ impl PluginCounters {
             counts.refusals += row.refusals.load(Relaxed);
             counts.effects += row.effects.load(Relaxed);
             counts.skipped += row.skipped.load(Relaxed);
+            counts.attributes_refused += row.attributes_refused.load(Relaxed);
             counts.deliveries_dropped += row.deliveries_dropped.load(Relaxed);
             counts.deliveries_replaced += row.deliveries_replaced.load(Relaxed);
             for (sum, failures) in counts.failures.iter_mut().zip(&row.failures) {
@@ -131,6 +135,10 @@ impl Row {
 
     pub(super) fn skipped(&self) {
         add(&self.skipped, 1);
+    }
+
+    pub(super) fn attributes_refused(&self, count: usize) {
+        add(&self.attributes_refused, count as u64);
     }
 
     pub(super) fn delivery_dropped(&self) {

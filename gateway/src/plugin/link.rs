@@ -12,17 +12,18 @@ use super::counters::{PluginCounters, Row};
 use super::elsewhere::{Answered, Answering, Elsewhere};
 use super::event::{Goodbye, Hello, Message, Outgoing, Tick};
 use super::failure::{Cause, Failure, FailurePolicy};
-use super::interests::Interests;
+use super::interests::{Hooks, Interests};
 use super::load::{Factory, LoadError};
 use super::spare::{AtOnce, Offload, Spare};
 use super::usage::Usage;
 use super::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
+use crate::telemetry::seldom::{Seldom, seldom};
 
 /// How long no spare is ordered after one could not be made, in milliseconds; doubled each time up to the longest.
 const ORDER_PAUSE: u64 = 100;
 const ORDER_PAUSE_MAX: u64 = 10_000;
-/// How long failures of one plugin on one worker are only counted after one was logged, in milliseconds.
-const WARN_PAUSE: u64 = 1000;
+/// How long failures of one plugin on one worker are only counted after one was logged.
+const WARN_PAUSE: Duration = Duration::from_secs(1);
 /// As how many failures a call counts that ran into its deadline on a worker. A trap costs microseconds, this costs everybody
 /// on the worker the whole time.
 const DEADLINE_WEIGHT: usize = 2;
@@ -36,7 +37,8 @@ pub struct Link {
     breaker: Arc<Breaker>,
     /// Missing after a failure until the spare is there.
     instance: Option<Box<dyn Plugin>>,
-    spare: Spare,
+    /// `None` where there is no plugin to make instances of.
+    spare: Option<Spare>,
     /// Asked about clients that want to be admitted, in place of `instance`.
     elsewhere: Option<Arc<dyn Elsewhere>>,
     /// Those of the last instance, so that a missing one fails exactly the events it would have seen.
@@ -44,10 +46,10 @@ pub struct Link {
     /// Unix milliseconds before which no further spare is ordered, and how long that pause was.
     order_after: u64,
     order_pause: u64,
-    /// Unix milliseconds before which failures are only counted.
-    warn_after: u64,
-    /// Failures since the last line in the log.
-    silent: u64,
+    /// What the log says of failures.
+    failures: Seldom,
+    /// What it says of classes above their number.
+    classes: Seldom,
 }
 
 impl Link {
@@ -67,7 +69,7 @@ impl Link {
             name,
             worker,
             policy,
-            spare: Spare::new(Arc::new(AtOnce), factory, counters.clone()),
+            spare: Some(Spare::new(Arc::new(AtOnce), factory, counters.clone())),
             counters,
             breaker: Arc::new(Breaker::never()),
             instance: Some(instance),
@@ -75,14 +77,51 @@ impl Link {
             interests,
             order_after: 0,
             order_pause: ORDER_PAUSE,
-            warn_after: 0,
-            silent: 0,
+            failures: Seldom::new(WARN_PAUSE),
+            classes: Seldom::new(WARN_PAUSE),
         })
+    }
+
+    /// The place of a plugin of which nothing is known: it refuses every event that can be refused.
+    pub(super) fn closed(name: Arc<str>, worker: usize, counters: Arc<PluginCounters>) -> Self {
+        let hooks = Hooks { on_connect: true, on_message: true, ..Hooks::default() };
+        Self {
+            name,
+            worker,
+            policy: FailurePolicy::Closed,
+            spare: None,
+            counters,
+            breaker: Arc::new(Breaker::never()),
+            instance: None,
+            elsewhere: None,
+            interests: Interests { payload: false, ..Interests::everything(hooks) },
+            order_after: 0,
+            order_pause: ORDER_PAUSE,
+            failures: Seldom::new(WARN_PAUSE),
+            classes: Seldom::new(WARN_PAUSE),
+        }
     }
 
     /// The name of the plugin.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same, to keep.
+    pub(super) fn shared_name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    /// Counts attributes that this plugin wanted to set and that belong to another one.
+    #[cold]
+    pub(super) fn attributes_refused(&self, count: usize, name: &str) {
+        self.row().attributes_refused(count);
+        seldom!(
+            warn,
+            plugin = &*self.name,
+            attribute = name,
+            "a plugin may not set the attribute in which another plugin has its permissions"
+        );
     }
 
     /// With the breaker of the plugin, which its links on other workers share.
@@ -94,13 +133,17 @@ impl Link {
     /// With another place where spares are made.
     #[must_use]
     pub fn with_offload(mut self, offload: Arc<dyn Offload>) -> Self {
-        self.spare.set_offload(offload);
+        if let Some(spare) = &mut self.spare {
+            spare.set_offload(offload);
+        }
         self
     }
 
     /// The chain is in use from now on: has a spare made.
     pub(super) fn begin(&mut self) {
-        self.spare.order();
+        if let Some(spare) = &mut self.spare {
+            spare.order();
+        }
     }
 
     /// What the plugin wants to see.
@@ -209,11 +252,11 @@ impl Link {
 
     /// No failure of the call: the breaker has no part in it.
     pub(super) fn too_many_classes(&mut self, outgoing: &Outgoing) -> DeliverVerdict {
-        if !pausing(outgoing.now, self.warn_after, WARN_PAUSE) {
-            self.warn_after = outgoing.now.saturating_add(WARN_PAUSE);
+        if let Some(also) = self.classes.take_at(outgoing.now) {
             warn!(
                 plugin = &*self.name,
                 channel = %outgoing.channel,
+                also_since_last_line = also,
                 "a class attribute has more values among the subscribers of a channel than a plugin may see: the rest meets \
                  the failure policy"
             );
@@ -282,9 +325,14 @@ impl Link {
     fn failed(&mut self, now: u64, pass: Pass, failure: &Failure) {
         self.report(now, pass, failure, if failure.cause == Cause::Deadline { DEADLINE_WEIGHT } else { 1 });
         if failure.cause.ends_instance() {
-            self.spare.retire(self.instance.take());
+            let failed = self.instance.take();
+            if let Some(spare) = &mut self.spare {
+                spare.retire(failed);
+            }
             self.recover(now);
-            self.spare.release();
+            if let Some(spare) = &mut self.spare {
+                spare.release();
+            }
         }
     }
 
@@ -292,18 +340,14 @@ impl Link {
     #[cold]
     fn report(&mut self, now: u64, pass: Pass, failure: &Failure, weight: usize) {
         self.row().failure(failure.cause);
-        if !pausing(now, self.warn_after, WARN_PAUSE) {
+        if let Some(also) = self.failures.take_at(now) {
             warn!(
                 plugin = &*self.name,
                 cause = failure.cause.as_str(),
                 detail = &*failure.detail,
-                also_since_last_line = self.silent,
+                also_since_last_line = also,
                 "plugin failed"
             );
-            self.warn_after = now.saturating_add(WARN_PAUSE);
-            self.silent = 0;
-        } else {
-            self.silent += 1;
         }
         let opened = match pass {
             Pass::Probe => self.breaker.probe_failed(now),
@@ -334,16 +378,17 @@ impl Link {
     /// Puts the spare into the place of an instance that failed and orders the next one.
     #[cold]
     fn recover(&mut self, now: u64) {
-        if self.spare.is_missing() && !pausing(now, self.order_after, self.order_pause) {
-            self.spare.order();
+        let Some(spare) = &mut self.spare else { return };
+        if spare.is_missing() && !pausing(now, self.order_after, self.order_pause) {
+            spare.order();
         }
-        match self.spare.take() {
+        match spare.take() {
             None => {}
             Some(Ok(instance)) => {
                 self.interests = instance.interests().clone();
                 self.instance = Some(instance);
                 self.order_pause = ORDER_PAUSE;
-                self.spare.order();
+                spare.order();
             }
             Some(Err(error)) => {
                 self.order_after = now.saturating_add(self.order_pause);

@@ -125,6 +125,14 @@ pub enum LoadCode {
     TooMany,
     /// The settings file has mistakes.
     Settings,
+    /// Its name is that of a plugin, and it is no regular file of the folder.
+    NotAFile,
+    /// It is named almost like a plugin.
+    Misnamed,
+    /// A settings file without its plugin.
+    NoModule,
+    /// A folder with plugins in it, which are not looked at.
+    SubFolder,
     /// The file has no bytes.
     Empty,
     /// The file is something else than WebAssembly.
@@ -149,7 +157,9 @@ pub enum LoadCode {
     Compile,
     /// The compiler took too long.
     CompileTimeout,
-    /// The compiler has no room for it now.
+    /// The compiler needs more memory for it than there is.
+    CompileMemory,
+    /// No compiler can be started now.
     CompilerBusy,
     /// It failed while it was being instantiated.
     Instantiate,
@@ -185,6 +195,10 @@ impl LoadCode {
             Self::DuplicateName => "duplicate-name",
             Self::TooMany => "too-many",
             Self::Settings => "settings",
+            Self::NotAFile => "not-a-file",
+            Self::Misnamed => "misnamed",
+            Self::NoModule => "no-module",
+            Self::SubFolder => "sub-folder",
             Self::Empty => "empty",
             Self::NotWasm => "not-wasm",
             Self::Precompiled => "precompiled",
@@ -197,6 +211,7 @@ impl LoadCode {
             Self::NotGranted => "not-granted",
             Self::Compile => "compile",
             Self::CompileTimeout => "compile-timeout",
+            Self::CompileMemory => "compile-memory",
             Self::CompilerBusy => "compiler-busy",
             Self::Instantiate => "instantiate",
             Self::Configure => "configure",

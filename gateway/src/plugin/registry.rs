@@ -10,7 +10,7 @@ mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, oneshot};
@@ -18,26 +18,28 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 use tracing::{debug, error, info, warn};
 
-use self::prepare::{Means, Prepared, Slot, State, prepare};
+use self::prepare::{Closed, Means, Prepared, Slot, State, prepare};
 use self::version::{duplicate, load, self_test};
 use super::breaker::Hold;
 use super::chain::Chain;
 use super::counters::PluginCounters;
 use super::grants::Grants;
-use super::load::{About, LoadError, Loader};
+use super::load::{About, LoadCode, LoadError, Loader};
 use super::spare::Offload;
 use crate::disk::Archive;
 
-pub use self::found::{Digest, Found, plugin_name};
+pub use self::found::{Contents, Digest, Found, LeftOut, Meant, plugin_name};
 pub use self::prepare::Loads;
 pub use self::record::{Kept, Record, VERSIONS_KEPT, at_seconds, seconds};
 pub use self::rollback::{RollbackError, RolledBack};
-pub use self::status::{LastError, LiveVersion, PluginState, PluginStatus};
+pub use self::status::{ClosedPlace, LastError, LeftOutStatus, LiveVersion, PluginState, PluginStatus};
 
 /// How long workers have to take a new chain before that is reported.
 const SWAP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most plugins in a chain, if nothing else is said.
 const PLUGINS_MAX: usize = 32;
+/// How long the rate limits, values and numbers of a plugin are kept when its file has been taken out.
+const STATE_KEPT: Duration = Duration::from_secs(60 * 60);
 /// How many removed plugins stay in the status.
 const REMOVED_MAX: usize = 64;
 
@@ -59,6 +61,8 @@ pub struct Registry {
     keep_removed: bool,
     /// Where spares are made.
     offload: Option<Arc<dyn Offload>>,
+    /// Plugins without which the gateway does not serve.
+    required: Arc<[Box<str>]>,
     /// Most plugins in a chain.
     plugins_max: usize,
     /// Held while a change is under way, so that changes happen one after the other.
@@ -106,14 +110,31 @@ impl Registry {
     /// Nothing is live; the workers are expected to start with [`Chain::empty`].
     pub fn new(loader: Arc<dyn Loader>, workers: Arc<dyn Workers>) -> Self {
         let (state, published) = (Arc::default(), Mutex::default());
-        let (archive, keep_removed, offload) = (None, false, None);
+        let (archive, keep_removed, offload, required) = (None, false, None, [].into());
         let (plugins_max, swap_timeout) = (PLUGINS_MAX, SWAP_TIMEOUT);
-        Self { loader, workers, archive, keep_removed, offload, plugins_max, state, swap_timeout, published }
+        Self {
+            loader,
+            workers,
+            archive,
+            keep_removed,
+            offload,
+            required,
+            plugins_max,
+            state,
+            swap_timeout,
+            published,
+        }
     }
 
     /// Makes spare instances there, and not on the threads for blocking work of the runtime that changes the chain.
     pub fn with_offload(self, offload: Arc<dyn Offload>) -> Self {
         Self { offload: Some(offload), ..self }
+    }
+
+    /// With plugins, by name, that have to be there: [`missing`](Self::missing) says which are not. They go on when their
+    /// files are taken out.
+    pub fn with_required(self, required: impl Into<Arc<[Box<str>]>>) -> Self {
+        Self { required: required.into(), ..self }
     }
 
     /// With another number of plugins at most.
@@ -132,32 +153,35 @@ impl Registry {
         Self { keep_removed, ..self }
     }
 
-    /// Makes the chain follow `found`, the complete content of the folder.
+    /// Makes the chain follow the complete content of the folder.
     ///
     /// Compiles off the caller's thread. Instances for all workers are ready before the first worker is given its chain.
-    /// A file that is refused leaves the last good version of the plugin in its place. Waits until all workers have
-    /// taken over, or five seconds.
+    /// A file that is refused leaves the last good version of the plugin in its place. Without one it leaves the chain as it
+    /// was, but the first time, when nothing has been served yet: then its place is closed, see
+    /// [`closed`](Self::closed). Waits until all workers have taken over, or five seconds.
     ///
     /// Dropping the future before the workers were given their chains changes nothing; afterwards it only means not to
     /// wait for them.
-    pub async fn apply(&self, found: Vec<Found>) -> Applied {
+    pub async fn apply(&self, contents: impl Into<Contents>) -> Applied {
         let begin = Instant::now();
         let before = self.state.clone().lock_owned().await;
-        match self.prepare(State::clone(&before), found).await {
+        match self.prepare(State::clone(&before), contents.into()).await {
             Some(prepared) => self.install(before, prepared, begin).await,
             None => self.current(),
         }
     }
 
     /// The next state, prepared off this thread; `None`, with a line in the log, if everything stays as it is.
-    async fn prepare(&self, before: State, found: Vec<Found>) -> Option<Prepared> {
+    async fn prepare(&self, before: State, contents: Contents) -> Option<Prepared> {
         let (loader, workers) = (self.loader.clone(), self.workers.count());
         let (archive, keep_removed, plugins_max) =
             (self.archive.clone(), self.keep_removed, self.plugins_max);
+        let required = self.required.clone();
         let prepared = spawn_blocking(move || {
             let archive = archive.as_deref();
-            let means = Means { loader: &*loader, workers, plugins_max, archive, keep_removed };
-            prepare(&before, &means, found)
+            let means =
+                Means { loader: &*loader, workers, plugins_max, archive, keep_removed, required: &required };
+            prepare(&before, &means, contents)
         });
         match prepared.await {
             Ok(Ok(prepared)) => Some(prepared),
@@ -229,6 +253,89 @@ impl Registry {
         published.state.slots.iter().map(digest).collect()
     }
 
+    /// Does what is due now and then: forgets what was kept of plugins that have been gone for [`STATE_KEPT`], and tries again
+    /// what was refused at the start for a reason that may have gone, such as a lack of memory. What came of that, if
+    /// anything was tried.
+    pub async fn tend(&self) -> Option<Applied> {
+        let mut state = self.state.clone().lock_owned().await;
+        if let Some(before) = SystemTime::now().checked_sub(STATE_KEPT) {
+            let forgotten = state.forget(before);
+            if !forgotten.is_empty() {
+                let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+                published.removed.retain(|slot| !forgotten.contains(&slot.version.name));
+                published.state = state.clone();
+            }
+        }
+        let may_work_now =
+            |closed: &Closed| !closed.error.is_final() && closed.error.code() != LoadCode::TooMany;
+        if !state.closed.iter().any(may_work_now) {
+            return None;
+        }
+        let contents =
+            Contents { found: state.found.clone().unwrap_or_default(), left_out: state.left_out.clone() };
+        drop(state);
+        Some(self.apply(contents).await)
+    }
+
+    /// The places where every event is refused, in the order of the chain: files that lay in the folder at the start, could
+    /// not be loaded, and whose settings do not say that events go on without them.
+    pub fn closed(&self) -> Vec<ClosedPlace> {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = |closed: &Closed| ClosedPlace {
+            file: closed.file.clone(),
+            error: LastError::new(&closed.error, closed.at),
+        };
+        published.state.closed.iter().map(place).collect()
+    }
+
+    /// What lies in the folder and was meant to be a plugin, and is none.
+    pub fn left_out(&self) -> Vec<LeftOutStatus> {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = |left: &LeftOut| LeftOutStatus {
+            file: left.file.clone(),
+            code: left.error.code(),
+            sentence: left.error.sentence().into(),
+            closes: published.state.is_closed(&left.file),
+        };
+        published.state.left_out.iter().map(status).collect()
+    }
+
+    /// Whether the folder was looked at and its content has become the chain.
+    pub fn has_begun(&self) -> bool {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.state.found.is_some()
+    }
+
+    /// Most memory that the plugins of the chain may take, as their limits are: on each worker an instance and one in reserve, and
+    /// those that wait.
+    pub fn memory_max(&self) -> u64 {
+        let workers = self.workers.count();
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |slot: &Slot| {
+            let waiting = if slot.version.grants.http.is_empty() { 0 } else { slot.version.http_instances };
+            ((workers * 2 + waiting) as u64).saturating_mul(slot.version.limits.memory as u64)
+        };
+        published.state.slots.iter().map(of).sum()
+    }
+
+    /// The required plugins of which no version runs, each with what is wrong with its file, if there is one.
+    pub fn missing(&self) -> Vec<(Box<str>, Option<ClosedPlace>)> {
+        let closed = self.closed();
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &published.state;
+        let missing = self.required.iter().filter(|name| state.slot(name).is_none());
+        let why = |name: &str| {
+            let refused = state.refused.iter().find(|(_, refused)| &*refused.name == name);
+            let refused = refused.map(|(file, refused)| ClosedPlace {
+                file: file.clone(),
+                error: LastError::new(&refused.error, refused.at),
+            });
+            let place = state.closed.iter().position(|closed| &*closed.name == name);
+            refused.or_else(|| place.map(|place| closed[place].clone()))
+        };
+        missing.map(|name| (name.clone(), why(name))).collect()
+    }
+
     /// Every plugin of the folder in the order of the chain, then those that are not live.
     pub fn status(&self) -> Vec<PluginStatus> {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
@@ -265,7 +372,7 @@ impl Registry {
             name: refused.name.clone(),
             file: file.clone(),
             order: None,
-            state: PluginState::Refused,
+            state: if state.is_closed(file) { PluginState::Closed } else { PluginState::Refused },
             live: None,
             last_error: Some(LastError::new(&refused.error, refused.at)),
             kept: if state.slot(&refused.name).is_none() { kept(&refused.name) } else { Vec::new() },
@@ -275,6 +382,17 @@ impl Registry {
             } else {
                 Default::default()
             },
+        });
+        let closed = state.closed.iter().filter(|closed| !state.refused.contains_key(&closed.file));
+        let closed = closed.map(|closed| PluginStatus {
+            name: closed.name.clone(),
+            file: closed.file.clone(),
+            order: None,
+            state: PluginState::Closed,
+            live: None,
+            last_error: Some(LastError::new(&closed.error, closed.at)),
+            kept: kept(&closed.name),
+            counts: counts(&closed.name),
         });
         let removed = published.removed.iter().map(|slot| PluginStatus {
             name: slot.version.name.clone(),
@@ -286,7 +404,7 @@ impl Registry {
             kept: kept(&slot.version.name),
             counts: counts(&slot.version.name),
         });
-        slots.chain(refused).chain(removed).collect()
+        slots.chain(refused).chain(closed).chain(removed).collect()
     }
 
     /// Sets the breaker of a plugin by hand. False if no plugin of this name is live. A later version inherits what is set.
@@ -346,9 +464,7 @@ impl Registry {
             }
         }
         published.state = now.clone();
-        let present = |name: &str| {
-            now.slot(name).is_some() || now.refused.values().any(|refused| &*refused.name == name)
-        };
+        let present = |name: &str| now.knows(name);
         published.removed.retain(|slot| !present(&slot.version.name));
         let gone = before.slots.iter().filter(|slot| !present(&slot.version.name));
         published.removed.extend(gone.cloned());

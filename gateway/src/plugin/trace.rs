@@ -175,7 +175,7 @@ impl Trace {
                 "accepted"
             }
             Admission::Refused(_) => "refused",
-            Admission::Failed => "failed",
+            Admission::Failed | Admission::Doubtful => "failed",
         };
     }
 

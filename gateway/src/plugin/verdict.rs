@@ -229,4 +229,6 @@ pub enum Admission {
     Refused(Refusal),
     /// A plugin that fails closed failed: refuse with a temporary error.
     Failed,
+    /// No plugin accepted, and one that fails open has failed, which might have: a client that needs an accept comes back later.
+    Doubtful,
 }

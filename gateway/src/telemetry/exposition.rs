@@ -18,6 +18,7 @@ use super::metrics::{
     ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics,
     Refused, Unpublished, WorkerMetrics,
 };
+use super::seldom;
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
 use crate::plugin::breaker::Position;
@@ -75,7 +76,18 @@ impl Collector for Node {
         if let Some(metrics) = self.metrics.node.backplane.get() {
             backplane(&mut writer, metrics)?;
         }
-        plugins(&mut writer, &labelled((self.plugins)()))
+        let statuses = (self.plugins)();
+        let closed = statuses.iter().filter(|plugin| plugin.state == PluginState::Closed).count();
+        let help = "Places in the chain where every event is refused, because a plugin could not be loaded at the start";
+        writer.gauge("plugins_closed", help, None, closed as u64)?;
+        let held_back = seldom::held_back();
+        writer.counter(
+            "log_lines_held_back",
+            "Lines that were counted instead of written",
+            None,
+            held_back,
+        )?;
+        plugins(&mut writer, &labelled(statuses))
     }
 }
 
@@ -182,13 +194,9 @@ impl Node {
             None,
             gaps,
         )?;
-        let refused = sum(|worker| &worker.subscriptions_refused);
-        writer.counter(
-            "subscriptions_refused",
-            "Subscriptions that a plugin wanted for a client and that could not be made",
-            None,
-            refused,
-        )?;
+        let refused = sum(|worker| &worker.effects_refused);
+        let help = "Effects of plugins that could not be carried out";
+        writer.counter("effects_refused", help, None, refused)?;
         let accept = sum(|worker| &worker.accept_errors);
         writer.counter("accept_errors", "Sockets that could not be accepted", None, accept)
     }
@@ -333,6 +341,9 @@ fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result
         "Effects of calls that ended normally",
         each(|plugin| plugin.counts.effects),
     )?;
+    let refused = each(|plugin| plugin.counts.attributes_refused);
+    let help = "Attributes that the plugin wanted to set and that another one has its permissions in";
+    writer.family("plugin_attributes_refused", help, refused)?;
     let skipped = each(|plugin| plugin.counts.skipped);
     writer.family("plugin_skipped", "Events that met the failure policy without a call", skipped)?;
     let open = |plugin: &PluginStatus| {
@@ -573,7 +584,7 @@ mod tests {
             .chain([&worker.bytes_out, &worker.publications_delivered, &worker.outbound_overflows])
             .chain([&worker.outbound_evictions])
             .chain([&worker.inbox_overflows, &worker.position_gaps, &worker.accept_errors])
-            .chain([&worker.subscriptions_refused])
+            .chain([&worker.effects_refused])
             .chain(
                 worker.closed.iter().chain(&worker.refused).chain(&worker.commands).chain(&worker.decisions),
             )

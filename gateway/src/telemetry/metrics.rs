@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tracing::{debug, warn};
 
 use super::backplane::BackplaneMetrics;
+use super::seldom::seldom;
 use super::upstream::UpstreamMetrics;
 use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
@@ -331,10 +332,10 @@ pub struct WorkerMetrics {
     pub outbound_largest: Gauge,
     pub(super) inbox_overflows: Counter,
     pub(super) position_gaps: Counter,
+    pub(super) effects_refused: Counter,
     pub(super) accept_errors: Counter,
     /// Whether the worker goes on, and how late.
     pub beat: Beat,
-    pub(super) subscriptions_refused: Counter,
 }
 
 impl WorkerMetrics {
@@ -419,13 +420,10 @@ impl WorkerMetrics {
         debug!(connection, channel, "a publication was missed: the client is asked to recover");
     }
 
-    /// A subscription that a plugin wanted for a client could not be made.
-    pub fn subscription_refused(&self, connection: &str, channel: &str, why: &str) {
-        self.subscriptions_refused.inc();
-        if first_of_many(self.subscriptions_refused.get()) {
-            let count = self.subscriptions_refused.get();
-            warn!(count, connection, channel, "a plugin subscribes a client to what it cannot have: {why}");
-        }
+    /// An effect that a plugin asked for, of this kind, cannot be carried out.
+    pub fn effect_refused(&self, effect: &'static str, address: &str, why: &str) {
+        self.effects_refused.inc();
+        seldom!(warn, effect, address, "an effect of a plugin was refused: {why}");
     }
 
     /// A command went to the plugins.

@@ -14,6 +14,7 @@ use super::sign::signature;
 use super::{Event, Stop, Upstream};
 use crate::clock::Clock;
 use crate::egress::{Client, Error, Reach, Request, Response};
+use crate::telemetry::seldom::seldom;
 
 pub(super) struct Delivery {
     pub(super) upstream: Arc<Upstream>,
@@ -95,7 +96,8 @@ impl Delivery {
         let lines =
             events.iter().map(|event| Letter { upstream: name, event, attempts, why, at }.line()).collect();
         if let Err(error) = self.dead.write(lines).await {
-            tracing::error!(upstream = name, %error, lost = events.len(), "failed to write to the dead-letter file");
+            let lost = events.len();
+            seldom!(error, upstream = name, %error, lost, "failed to write to the dead-letter file");
         }
         for event in &events {
             self.upstream.metrics.dead(&event.id, why);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
@@ -28,6 +28,7 @@ use super::mismatch;
 use super::output::{Log, LogBudget};
 use super::outside::Outside;
 use super::pool::{Parts, Pool, Waits};
+use super::process::CompileProcess;
 use super::wasi;
 use crate::disk::Artifacts;
 use crate::egress::{Client, Fetcher};
@@ -98,21 +99,23 @@ pub(super) struct HookIndices {
 impl Loader {
     /// Starts the engine and its clock.
     pub fn new(config: &LoaderConfig) -> Result<Self, EngineError> {
-        Self::on(engine::start(config.instances_max)?)
+        let (engine, kind) = engine::start(config.instances_max)?;
+        Self::on(engine, kind)
     }
 
     /// Like [`new`](Self::new), with an engine that counts instructions and is slower for it. For authors' tools.
     pub fn metered(config: &LoaderConfig) -> Result<Self, EngineError> {
-        Self::on(engine::start_metered(config.instances_max)?)
+        let (engine, kind) = engine::start_metered(config.instances_max)?;
+        Self::on(engine, kind)
     }
 
-    fn on(engine: Engine) -> Result<Self, EngineError> {
+    fn on(engine: Engine, kind: engine::Kind) -> Result<Self, EngineError> {
         let linked = |http: fn(&mut Linker<State>) -> wasmtime::Result<()>| {
             link(&engine, http).map_err(|error| EngineError::new(&error))
         };
         let (linker, waiting) = (linked(http::refuse)?, linked(http::offer)?);
         let fetcher = Fetcher::new(Client::new());
-        let compiler = Compiler::new(engine);
+        let compiler = Compiler::new(engine, kind);
         let upstreams = Upstreams::pretended();
         Ok(Self {
             linker,
@@ -141,9 +144,9 @@ impl Loader {
         Self { compiler: self.compiler.with_artifacts(artifacts), ..self }
     }
 
-    /// Gives up on a file that takes longer than this to compile.
-    pub fn with_compile_timeout(self, timeout: Duration) -> Self {
-        Self { compiler: self.compiler.with_timeout(timeout), ..self }
+    /// Compiles in a process of its own, within bounds. Without it plugins are compiled on the thread that loads them.
+    pub fn with_compile_process(self, process: CompileProcess) -> Self {
+        Self { compiler: self.compiler.in_process(process), ..self }
     }
 
     /// Every check of the file and everything that is made of it once, however many settings it is used with.

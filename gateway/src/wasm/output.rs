@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, enabled, error, info, warn};
 
 use super::environment::Environment;
 use crate::plugin::counters::PluginCounters;
@@ -25,6 +25,16 @@ pub(super) enum Level {
 }
 
 impl Level {
+    /// Whether the filter of the log lets lines of plugins through.
+    fn is_wanted(self) -> bool {
+        match self {
+            Self::Error => enabled!(target: "plugin", tracing::Level::ERROR),
+            Self::Warn => enabled!(target: "plugin", tracing::Level::WARN),
+            Self::Info => enabled!(target: "plugin", tracing::Level::INFO),
+            Self::Debug => enabled!(target: "plugin", tracing::Level::DEBUG),
+        }
+    }
+
     /// The numbers of the plugin interface; a number of a later version is quiet.
     pub(super) fn from_number(number: u32) -> Self {
         match number {
@@ -36,30 +46,45 @@ impl Level {
     }
 }
 
-/// Lines per second of all instances of a plugin together.
+/// Lines per second of all instances of a plugin together. Errors and warnings have a budget of their own: what a plugin tells
+/// for information does not keep it from telling what is wrong.
 #[derive(Debug)]
 pub(super) struct LogBudget {
     lines_per_second: u32,
     begin: Instant,
-    /// The second since `begin` in the upper half, the lines in it in the lower.
-    window: AtomicU64,
+    serious: Window,
+    other: Window,
 }
+
+/// The second since the beginning in the upper half, the lines in it in the lower.
+#[derive(Debug, Default)]
+struct Window(AtomicU64);
 
 impl LogBudget {
     pub(super) fn new(lines_per_second: u32) -> Self {
-        Self { lines_per_second, begin: Instant::now(), window: AtomicU64::new(0) }
+        Self { lines_per_second, begin: Instant::now(), serious: Window::default(), other: Window::default() }
     }
 
-    fn take(&self) -> bool {
-        self.take_at(self.begin.elapsed().as_secs())
+    fn take(&self, level: Level) -> bool {
+        self.take_at(level, self.begin.elapsed().as_secs())
     }
 
-    fn take_at(&self, second: u64) -> bool {
+    fn take_at(&self, level: Level, second: u64) -> bool {
+        let window = match level {
+            Level::Error | Level::Warn => &self.serious,
+            Level::Info | Level::Debug => &self.other,
+        };
+        window.take(second, self.lines_per_second)
+    }
+}
+
+impl Window {
+    fn take(&self, second: u64, most: u32) -> bool {
         let next = |window: u64| {
             let used = if window >> 32 == second { window & u64::from(u32::MAX) } else { 0 };
-            (used < u64::from(self.lines_per_second)).then_some(second << 32 | (used + 1))
+            (used < u64::from(most)).then_some(second << 32 | (used + 1))
         };
-        self.window.fetch_update(Relaxed, Relaxed, next).is_ok()
+        self.0.fetch_update(Relaxed, Relaxed, next).is_ok()
     }
 }
 
@@ -76,7 +101,11 @@ pub(super) struct Log {
 impl Log {
     /// Writes a line, or counts it if the plugin has had its share.
     pub(super) fn line(&self, level: Level, text: &str) {
-        if !self.budget.take() {
+        // A line that nobody wants to see takes nothing from those that somebody does.
+        if !level.is_wanted() {
+            return;
+        }
+        if !self.budget.take(level) {
             self.counters.log_line_dropped();
             return;
         }
@@ -164,9 +193,17 @@ mod tests {
     #[test]
     fn a_budget_is_full_again_in_the_next_second() {
         let budget = LogBudget::new(2);
-        let taken = [0, 0, 0, 1, 1, 1, 7].map(|second| budget.take_at(second));
+        let taken = [0, 0, 0, 1, 1, 1, 7].map(|second| budget.take_at(Level::Info, second));
         assert_eq!(taken, [true, true, false, true, true, false, true]);
-        assert!(!LogBudget::new(0).take_at(3));
+        assert!(!LogBudget::new(0).take_at(Level::Error, 3));
+    }
+
+    #[test]
+    fn what_is_told_for_information_does_not_silence_a_warning() {
+        let budget = LogBudget::new(1);
+        let taken =
+            [Level::Info, Level::Debug, Level::Warn, Level::Error].map(|level| budget.take_at(level, 0));
+        assert_eq!(taken, [true, false, true, false]);
     }
 
     #[test]

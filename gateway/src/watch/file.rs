@@ -3,11 +3,11 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, StatVfsMountFlags};
 
 use crate::plugin::load::{LoadCode, LoadError};
 
@@ -36,14 +36,27 @@ pub(super) enum Mistrust {
 }
 
 impl Mistrust {
-    /// Of the folder. `user` is the gateway's.
-    pub(super) fn of_folder(metadata: &Metadata, user: u32) -> Option<Self> {
-        Self::of(metadata.uid(), metadata.mode(), user, (Self::FolderOf, Self::OpenFolder))
+    /// Of a folder: the plugin folder, or one beneath it through which a link leads. `user` is the gateway's.
+    ///
+    /// What counts is who can write there. Through a mount that is read-only nobody can, whatever the modes say. A folder that
+    /// is a mount of its own and root's or ours is a volume that was given to this gateway, such as an `emptyDir`: its
+    /// mode says nothing about who reaches it. Its files are looked at like all others.
+    pub(super) fn of_folder(path: &Path, metadata: &Metadata, user: u32) -> Option<Self> {
+        let mistrust = Self::of(metadata.uid(), metadata.mode(), user, (Self::FolderOf, Self::OpenFolder))?;
+        let harmless = is_read_only(path) || mistrust == Self::OpenFolder && is_mount(path);
+        (!harmless).then_some(mistrust)
     }
 
-    /// Of a file in it.
-    pub(super) fn of_file(metadata: &Metadata, user: u32) -> Option<Self> {
-        Self::of(metadata.uid(), metadata.mode(), user, (Self::FileOf, Self::OpenFile))
+    /// Of a file in it, by its path without links.
+    pub(super) fn of_file(path: &Path, metadata: &Metadata, user: u32) -> Option<Self> {
+        let mistrust = Self::of(metadata.uid(), metadata.mode(), user, (Self::FileOf, Self::OpenFile))?;
+        (!is_read_only(path)).then_some(mistrust)
+    }
+
+    /// Of a link to a file in it: whoever owns the link says where it leads.
+    pub(super) fn of_link(folder: &Path, link: &Metadata, user: u32) -> Option<Self> {
+        let foreign = link.uid() != user && link.uid() != 0;
+        (foreign && !is_read_only(folder)).then(|| Self::FileOf(link.uid()))
     }
 
     /// A group that may write is the operator's choice, everybody is not.
@@ -81,6 +94,10 @@ impl Fingerprint {
         Self { length: metadata.len(), modified: metadata.modified().ok(), identity, mistrust }
     }
 
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
     pub(super) fn mistrust(&self) -> Option<Mistrust> {
         self.mistrust
     }
@@ -90,16 +107,60 @@ impl Fingerprint {
     }
 }
 
+/// Whether nothing can be written through the mount on which this lies.
+fn is_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|system| system.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Whether a folder is where something is mounted.
+#[cfg(target_os = "linux")]
+fn is_mount(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let attributes = statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS);
+    attributes.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_mount(_path: &Path) -> bool {
+    false
+}
+
+/// What a file is, and how large it may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// A plugin of at most so many bytes.
+    Plugin(u64),
+    /// The settings of one.
+    Settings,
+}
+
+/// Largest settings file in bytes. A parser takes a multiple of it.
+const SETTINGS_BYTES_MAX: u64 = 4 << 20;
+
+impl Kind {
+    fn bytes_max(self) -> u64 {
+        match self {
+            Self::Plugin(most) => most,
+            Self::Settings => SETTINGS_BYTES_MAX,
+        }
+    }
+}
+
 /// Reads a file that must still be the one with this fingerprint, before and after; `None` if it is not. `root` is the
 /// folder with all links resolved.
 pub(super) fn read(
     root: &Path,
     name: &str,
     expected: Fingerprint,
-    bytes_max: u64,
+    kind: Kind,
 ) -> Option<Result<Bytes, LoadError>> {
-    if expected.length > bytes_max {
-        let sentence = format!("has {} bytes; a plugin has at most {bytes_max}", expected.length);
+    let most = kind.bytes_max();
+    if expected.length > most {
+        let what = match kind {
+            Kind::Plugin(_) => "a plugin has",
+            Kind::Settings => "settings have",
+        };
+        let sentence = format!("has {} bytes; {what} at most {most}", expected.length);
         return Some(Err(LoadError::new(LoadCode::TooLarge, sentence)));
     }
     let unreadable = |error: io::Error| {
@@ -125,30 +186,41 @@ pub(super) fn read(
     (bytes.len() as u64 == expected.length && is_expected(&file)).then(|| Ok(bytes.into()))
 }
 
-/// Opens a file without following a link that was put there since it was judged, and without waiting: a pipe in the file's
-/// place would wait for a writer.
+/// Opens a file without leaving the folder, whatever links were put there since it was judged, and without waiting: a pipe
+/// in the file's place would wait for a writer.
 fn open(root: &Path, name: &str) -> io::Result<File> {
-    // A link within the folder is allowed: where it leads to is opened, by a path that has no links left.
-    let target = root.join(name).canonicalize()?;
-    let Ok(beneath) = target.strip_prefix(root) else { return Err(io::ErrorKind::NotFound.into()) };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{Mode, ResolveFlags, openat2};
+        use rustix::io::Errno;
         let folder = File::open(root)?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        match openat2(&folder, name, flags, Mode::empty(), resolve) {
+            Ok(file) => return Ok(file.into()),
+            // A link that is an absolute path, which may lead back into the folder; or a system without this call.
+            Err(Errno::XDEV | Errno::NOSYS | Errno::PERM) => {}
+            // Something in the path became another link meanwhile: the next look judges it.
+            Err(Errno::LOOP) => return Err(io::ErrorKind::NotFound.into()),
+            Err(error) => return Err(error.into()),
+        }
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match openat2(&folder, beneath, flags, Mode::empty(), resolve) {
+        match openat2(&folder, beneath(root, name)?, flags, Mode::empty(), resolve) {
             Ok(file) => return Ok(file.into()),
             // A kernel or a sandbox without this call: the last part of the path is still not followed.
-            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
-            // Something in the path became a link meanwhile: the next look judges it.
-            Err(rustix::io::Errno::LOOP | rustix::io::Errno::XDEV) => {
-                return Err(io::ErrorKind::NotFound.into());
-            }
+            Err(Errno::NOSYS | Errno::PERM) => {}
+            Err(Errno::LOOP | Errno::XDEV) => return Err(io::ErrorKind::NotFound.into()),
             Err(error) => return Err(error.into()),
         }
     }
-    std::fs::OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(root.join(beneath))
+    let flags = (flags | OFlags::NOFOLLOW).bits().cast_signed();
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(root.join(beneath(root, name)?))
+}
+
+/// Where a name leads to within the folder, by a path that has no links left.
+fn beneath(root: &Path, name: &str) -> io::Result<PathBuf> {
+    let target = root.join(name).canonicalize()?;
+    target.strip_prefix(root).map(Path::to_owned).map_err(|_| io::ErrorKind::NotFound.into())
 }
 
 #[cfg(test)]
@@ -181,12 +253,12 @@ mod tests {
             fs::write(folder.join("x.wasm"), "x").unwrap();
         }
         let seen = Fingerprint::of(&fs::metadata(inside.join("x.wasm")).unwrap(), None);
-        assert_eq!(read(&inside, "x.wasm", seen, 10).unwrap().unwrap(), "x");
+        assert_eq!(read(&inside, "x.wasm", seen, Kind::Plugin(10)).unwrap().unwrap(), "x");
         fs::remove_file(inside.join("x.wasm")).unwrap();
         symlink(outside.join("x.wasm"), inside.join("x.wasm")).unwrap();
-        assert!(read(&inside, "x.wasm", seen, 10).is_none());
+        assert!(read(&inside, "x.wasm", seen, Kind::Plugin(10)).is_none());
         let theirs = Fingerprint::of(&fs::metadata(outside.join("x.wasm")).unwrap(), None);
-        assert!(read(&inside, "x.wasm", theirs, 10).is_none(), "even if it is what was judged");
+        assert!(read(&inside, "x.wasm", theirs, Kind::Plugin(10)).is_none(), "even if it is what was judged");
     }
 
     #[test]
@@ -197,6 +269,6 @@ mod tests {
         let seen = Fingerprint::of(&fs::metadata(root.join("x.wasm")).unwrap(), None);
         fs::remove_file(root.join("x.wasm")).unwrap();
         assert!(std::process::Command::new("mkfifo").arg(root.join("x.wasm")).status().unwrap().success());
-        assert!(read(&root, "x.wasm", seen, 10).is_none());
+        assert!(read(&root, "x.wasm", seen, Kind::Plugin(10)).is_none());
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::plugin::load::LoadCode;
+use crate::plugin::registry::{Found, Meant};
 
 /// A folder that is looked at by hand, on a clock that is moved by hand.
 struct Bench {
@@ -41,7 +42,7 @@ impl Bench {
     }
 
     fn show(&self) -> String {
-        show(&self.folder.snapshot())
+        show(&self.folder.snapshot().found)
     }
 }
 
@@ -83,10 +84,10 @@ fn a_file_counts_once_it_has_stopped_changing() {
     assert_eq!(bench.show(), "a.wasm=old");
     assert_eq!(bench.after(1), CHANGING);
     assert_eq!(bench.show(), "a.wasm=new");
-    assert!(bench.folder.snapshot()[0].fresh, "what is wrong with it is not yet believed");
+    assert!(bench.folder.snapshot().found[0].fresh, "what is wrong with it is not yet believed");
     assert_eq!(bench.after(599), folder::Look { fresh: true, ..QUIET });
     assert_eq!(bench.after(1), CHANGED);
-    assert!(!bench.folder.snapshot()[0].fresh);
+    assert!(!bench.folder.snapshot().found[0].fresh);
     assert_eq!(bench.after(1000), QUIET);
 }
 
@@ -109,11 +110,11 @@ fn a_file_that_is_removed_and_written_again_was_never_gone() {
 #[test]
 fn unchanged_files_are_not_read_again() {
     let mut bench = Bench::new(&[("a.wasm", "A"), ("b.wasm", "B")]);
-    let before = bench.folder.snapshot();
+    let before = bench.folder.snapshot().found;
     bench.write("b.wasm", "C");
     bench.after(1);
     assert_eq!(bench.after(100), CHANGING);
-    let after = bench.folder.snapshot();
+    let after = bench.folder.snapshot().found;
     let pointer = |found: &Found| found.wasm.as_ref().unwrap().as_ptr();
     assert_eq!(pointer(&before[0]), pointer(&after[0]));
     assert_eq!(show(&after), "a.wasm=A b.wasm=C");
@@ -138,7 +139,8 @@ fn settings_that_may_still_be_written_make_their_plugin_fresh() {
     bench.write("a.toml", "s");
     bench.after(1);
     bench.after(100);
-    let fresh = |bench: &Bench| bench.folder.snapshot().iter().map(|found| found.fresh).collect::<Vec<_>>();
+    let fresh =
+        |bench: &Bench| bench.folder.snapshot().found.iter().map(|found| found.fresh).collect::<Vec<_>>();
     assert_eq!(fresh(&bench), [true, false]);
     bench.after(1000);
     assert_eq!(fresh(&bench), [false, false]);
@@ -185,7 +187,7 @@ fn what_everybody_could_have_written_is_refused_until_the_mode_is_better() {
         bench.after(1);
         bench.after(100);
         assert_eq!(bench.show(), shown);
-        let found = &bench.folder.snapshot()[0];
+        let found = &bench.folder.snapshot().found[0];
         let error = found.wasm.as_ref().err().or_else(|| found.settings.as_ref()?.as_ref().err()).unwrap();
         assert!(error.sentence().contains(why), "{error}");
         mode(name, good);
@@ -195,7 +197,7 @@ fn what_everybody_could_have_written_is_refused_until_the_mode_is_better() {
     }
     mode("a.wasm", 0o666);
     let trusting = Options { check_owner: false, ..Options::default() };
-    assert_eq!(show(&scan(&path, &trusting).unwrap()), "a.wasm=A+s b.wasm=B");
+    assert_eq!(show(&scan(&path, &trusting).unwrap().found), "a.wasm=A+s b.wasm=B");
 }
 
 #[test]
@@ -205,7 +207,7 @@ fn a_file_that_is_too_large_is_not_read() {
     let file = File::create(bench.dir.path().join("huge.wasm")).unwrap();
     file.set_len(500 << 20).unwrap();
     let begin = Instant::now();
-    let found = scan(bench.dir.path(), &Options::default()).unwrap();
+    let found = scan(bench.dir.path(), &Options::default()).unwrap().found;
     let error = found[0].wasm.as_ref().unwrap_err();
     assert_eq!(error.sentence(), "has 524288000 bytes; a plugin has at most 67108864");
     assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
@@ -227,12 +229,170 @@ fn only_regular_files_of_the_folder_count() {
     bench.after(1);
     bench.after(100);
     assert_eq!(bench.show(), "a.wasm=A stays.wasm=A");
+    bench.after(700);
+    let left_out = bench.folder.snapshot().left_out;
+    let names: Vec<_> = left_out.iter().map(|left| (&*left.file, left.meant == Meant::Plugin)).collect();
+    let expected = ["dangles.wasm", "folder.wasm", "leaves.wasm", "pipe.wasm"].map(|name| (name, true));
+    assert_eq!(names, expected, "with names of plugins");
+}
+
+/// `file code` of what was meant to be a plugin.
+fn left_out(folder: &Folder) -> Vec<String> {
+    let left_out = folder.snapshot().left_out;
+    left_out.iter().map(|left| format!("{} {}", left.file, left.error.code())).collect()
+}
+
+#[test]
+fn what_was_meant_to_be_a_plugin_is_there_with_the_reason() {
+    let mut bench = Bench::new(&[
+        ("10-a.wasm", "A"),
+        ("20-b.WASM", "B"),
+        ("30-c.toml", "c"),
+        ("10-a.TOML", "lost"),
+        ("40-d.wasm.off", "D"),
+    ]);
+    let path = bench.dir.path().to_owned();
+    for (folder, file) in
+        [("rules", "50-e.wasm"), ("notes", "readme"), ("versions", "1.wasm"), ("..data", "x.wasm")]
+    {
+        fs::create_dir(path.join(folder)).unwrap();
+        fs::write(path.join(folder).join(file), "E").unwrap();
+    }
+    symlink("versions/1.wasm", path.join("60-f.wasm")).unwrap();
+    let expected = ["10-a.TOML misnamed", "20-b.WASM misnamed", "30-c.toml no-module", "rules/ sub-folder"];
+    assert_eq!(left_out(&bench.folder), expected[..3], "at once at the start");
+    assert_eq!(
+        bench.show(),
+        "10-a.wasm=A+<misnamed>",
+        "settings that are lost are no reason to go on without"
+    );
+    bench.after(1);
+    bench.after(700);
+    assert_eq!(left_out(&bench.folder), expected);
+    assert_eq!(bench.show(), "10-a.wasm=A+<misnamed> 60-f.wasm=E");
+    let settings = bench.folder.snapshot().left_out.remove(2).meant;
+    assert!(matches!(settings, Meant::Settings(Ok(text)) if text == "c"), "with what is in them");
+}
+
+#[test]
+fn settings_that_come_before_their_plugin_are_no_reason_for_a_word() {
+    let mut bench = Bench::new(&[]);
+    bench.write("a.toml", "s");
+    bench.after(1);
+    bench.after(300);
+    assert_eq!(left_out(&bench.folder), [] as [&str; 0]);
+    bench.write("a.wasm", "A");
+    bench.after(1);
+    bench.after(300);
+    assert_eq!((bench.show(), left_out(&bench.folder)), ("a.wasm=A+s".into(), vec![]));
+}
+
+#[test]
+fn nothing_but_its_removal_takes_a_file_away() {
+    let mut bench = Bench::new(&[("50-a.wasm", "A"), ("50-a.toml", "s")]);
+    for number in 0..3000 {
+        bench.write(&format!("{number:04}-junk.wasm"), "");
+        bench.write(&format!("{number:04}-junk.toml"), "");
+        bench.write(&format!("{number:04}-junk.txt"), "");
+    }
+    bench.after(1);
+    bench.after(1000);
+    let found = bench.folder.snapshot().found;
+    assert_eq!(found.len(), 1000);
+    assert_eq!(
+        (&*found[999].file, &*found[0].file),
+        ("50-a.wasm", "0000-junk.wasm"),
+        "the first of the others"
+    );
+    assert_eq!(left_out(&bench.folder), ["0999-junk.wasm too-many"]);
+    fs::remove_file(bench.dir.path().join("50-a.wasm")).unwrap();
+    bench.after(1);
+    bench.after(1000);
+    assert!(bench.folder.snapshot().found.iter().all(|found| &*found.file != "50-a.wasm"));
+}
+
+#[test]
+fn a_name_that_leads_nowhere_any_more_is_still_there() {
+    let mut bench = Bench::new(&[("a.wasm", "A"), ("a.toml", "s"), ("b.wasm", "B"), ("b.toml", "t")]);
+    for name in ["a.wasm", "b.toml"] {
+        fs::remove_file(bench.dir.path().join(name)).unwrap();
+        symlink("nothing", bench.dir.path().join(name)).unwrap();
+    }
+    bench.after(1);
+    bench.after(1000);
+    assert_eq!(bench.show(), "b.wasm=B+<not-a-file>", "and settings that are lost are not none");
+    assert_eq!(left_out(&bench.folder), ["a.wasm not-a-file"]);
+}
+
+#[test]
+fn another_folder_without_a_plugin_takes_nothing_out() {
+    let mut bench = Bench::new(&[("a.wasm", "A")]);
+    let path = bench.dir.path().join("plugins");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("a.wasm"), "A").unwrap();
+    let mut folder = Folder::new(&path, &Options::default());
+    folder.look_at_once(bench.now).unwrap();
+    fs::rename(&path, bench.dir.path().join("away")).unwrap();
+    fs::create_dir(&path).unwrap();
+    bench.now += Duration::from_secs(5);
+    let error = folder.look(bench.now).unwrap_err().to_string();
+    assert!(error.contains("another folder than before"), "{error}");
+    assert_eq!(show(&folder.snapshot().found), "a.wasm=A");
+    fs::write(path.join("a.wasm"), "new").unwrap();
+    folder.look(bench.now).unwrap();
+    folder.look(bench.now + Duration::from_secs(1)).unwrap();
+    assert_eq!(show(&folder.snapshot().found), "a.wasm=new");
+}
+
+/// A volume as Kubernetes fills it: links to links, exchanged in one step.
+fn volume(path: &std::path::Path, version: &str, wasm: &str, settings: &str) {
+    let folder = format!("..{version}");
+    fs::create_dir(path.join(&folder)).unwrap();
+    fs::write(path.join(&folder).join("50-a.wasm"), wasm).unwrap();
+    fs::write(path.join(&folder).join("50-a.toml"), settings).unwrap();
+    symlink(&folder, path.join("..data_tmp")).unwrap();
+    fs::rename(path.join("..data_tmp"), path.join("..data")).unwrap();
+    for name in ["50-a.wasm", "50-a.toml"] {
+        let _ = symlink(format!("..data/{name}"), path.join(name));
+    }
+}
+
+#[test]
+fn a_volume_that_is_exchanged_in_one_step_is_never_mixed() {
+    let mut bench = Bench::new(&[]);
+    let path = bench.dir.path().to_owned();
+    volume(&path, "2026_1", "A1", "s1");
+    bench.after(1);
+    bench.after(100);
+    assert_eq!(bench.show(), "50-a.wasm=A1+s1");
+    assert_eq!(left_out(&bench.folder), [] as [&str; 0], "the links of the volume are no plugins");
+    for version in 2..9 {
+        volume(&path, &format!("2026_{version}"), &format!("A{version}"), &format!("s{version}"));
+        let old = bench.show();
+        bench.after(1);
+        assert_eq!(bench.show(), old, "not yet");
+        fs::remove_dir_all(path.join(format!("..2026_{}", version - 1))).unwrap();
+        bench.after(100);
+        assert_eq!(bench.show(), format!("50-a.wasm=A{version}+s{version}"));
+    }
+}
+
+#[test]
+fn a_plugin_waits_for_its_settings() {
+    let mut bench = Bench::new(&[("a.wasm", "A1"), ("a.toml", "s1")]);
+    bench.write("a.wasm", "A2");
+    bench.after(90);
+    bench.write("a.toml", "s2");
+    bench.after(90);
+    assert_eq!(bench.show(), "a.wasm=A1+s1", "the settings have not settled");
+    bench.after(100);
+    assert_eq!(bench.show(), "a.wasm=A2+s2");
 }
 
 #[test]
 fn a_file_that_cannot_be_used_is_there_with_the_reason() {
     let bench = Bench::new(&[("a.wasm", &"x".repeat(101)), ("b.wasm", &"x".repeat(100))]);
-    let found = bench.folder.snapshot();
+    let found = bench.folder.snapshot().found;
     assert_eq!(found[0].wasm.as_ref().unwrap_err().code(), LoadCode::TooLarge);
     assert!(found[1].wasm.is_ok());
 }
@@ -260,17 +420,17 @@ fn a_link_to_the_folder_may_be_changed_to_another_folder() {
     let now = Instant::now();
     folder.look(now).unwrap();
     let first = folder.id();
-    assert_eq!(show(&folder.snapshot()), "a.wasm=1");
+    assert_eq!(show(&folder.snapshot().found), "a.wasm=1");
     fs::remove_file(&link).unwrap();
     symlink("2", &link).unwrap();
     assert_eq!(folder.look(now).unwrap(), CHANGING);
-    assert_eq!(show(&folder.snapshot()), "a.wasm=2");
+    assert_eq!(show(&folder.snapshot().found), "a.wasm=2");
     assert_ne!(folder.id(), first, "notifications have to follow");
 }
 
 async fn next(events: &mut Events<Changed>) -> String {
     let Changed(found) = timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
-    show(&found)
+    show(&found.found)
 }
 
 /// Events until one shows `expected`: how many steps the system announces is its own business.

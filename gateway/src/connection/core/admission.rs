@@ -26,14 +26,16 @@ impl Core {
     ) {
         let identity = match admission {
             Admission::Accepted(identity) => identity,
-            Admission::Undecided if !credential && self.config.client.anonymous => Box::default(),
+            Admission::Undecided | Admission::Doubtful if !credential && self.config.client.anonymous => {
+                Box::default()
+            }
             Admission::Undecided if credential => {
                 let close = Close::custom(Close::INVALID_TOKEN.code, "no plugin accepts this token");
                 return self.end(close, CloseCause::Plugin, effects);
             }
             Admission::Undecided => return self.bad_request("a token is needed", effects),
             Admission::Refused(refusal) => return self.refuse(id, &refusal, effects),
-            Admission::Failed => {
+            Admission::Failed | Admission::Doubtful => {
                 self.state = State::Refused;
                 return fail(id, ReplyError::INTERNAL, effects);
             }
@@ -109,7 +111,7 @@ impl Core {
             }
             Admission::Accepted(identity) => self.refreshed(now, id, *identity, effects),
             Admission::Undecided => fail(id, ReplyError::NOT_AVAILABLE, effects),
-            Admission::Failed => fail(id, ReplyError::INTERNAL, effects),
+            Admission::Failed | Admission::Doubtful => fail(id, ReplyError::INTERNAL, effects),
             Admission::Refused(refusal) if is_reply_code(refusal.code) => {
                 fail(id, ReplyError::custom(refusal.code, &refusal.reason), effects);
             }

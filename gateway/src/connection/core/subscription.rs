@@ -9,6 +9,12 @@ use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::CloseCause;
 
 impl Core {
+    /// Whether the connection has this subscription or may have another one.
+    pub fn has_room_for(&self, channel: &Channel) -> bool {
+        self.subscriptions.contains_key(channel)
+            || self.subscriptions.len() < self.config.limits.channels_per_connection_max
+    }
+
     pub(super) fn subscribe_by_server(&mut self, channel: Channel, by: Subscriber, effects: &mut Effects) {
         if self.subscriptions.contains_key(&channel)
             || self.subscriptions.len() >= self.config.limits.channels_per_connection_max

@@ -191,6 +191,7 @@ fn a_plugin_refuses_with_an_error_or_with_a_close() {
     );
     let mut client = Client::new();
     assert_eq!(client.connect("t").judge(Admission::Failed, true).error(), 100);
+    assert_eq!(Client::new().connect("t").judge(Admission::Doubtful, true).error(), 100);
 }
 
 #[test]

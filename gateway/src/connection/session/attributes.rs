@@ -21,10 +21,8 @@ impl Session {
             self.local.hub.borrow_mut().attribute_changed(self.peer.number, &changed);
             self.register();
         } else {
-            tracing::warn!(
-                connection = &*self.peer.id,
-                "an attribute was not set: the connection has {ATTRIBUTES_BYTES_MAX} bytes of them"
-            );
+            let why = "the connection has as many bytes of attributes as it may";
+            self.local.metrics().effect_refused("set-attribute", &self.peer.id, why);
         }
     }
 

@@ -211,7 +211,7 @@ impl Session {
                     }
                     subscribed
                 });
-                self.note_refused(&channel, by, &result);
+                self.say_refused(&channel, by, &result);
                 Some(Event::Subscribed { channel, by, result })
             }
             (About::Publish { id, failed: Some(error), .. }, _) => {

@@ -11,7 +11,6 @@ use super::later::About;
 use crate::backplane::Asked;
 use crate::charge::Account;
 use crate::connection::event::{Event, Now};
-use crate::connection::local::effect_refused;
 use crate::plugin::verdict::Effect as PluginEffect;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
@@ -59,7 +58,10 @@ impl Session {
         let account = match &effect {
             PluginEffect::Publish { address, .. } => match self.publishes_to(now, address) {
                 Ok(account) => account,
-                Err(error) => return effect_refused(address, &error),
+                Err(error) => {
+                    let metrics = self.local.metrics();
+                    return metrics.effect_refused("publish", address.as_str(), &error.message);
+                }
             },
             _ => self.publisher.get_or_insert_default().account.clone(),
         };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Session;
 use super::later::Place;
 use crate::backplane::{Asked, Asker, Most, Recovery};
-use crate::connection::event::{Now, Subscriber};
+use crate::connection::event::Now;
 use crate::connection::local::{Local, retention};
 use crate::hub::Listening;
 use crate::protocol::channel::{Channel, Target};
@@ -126,13 +126,6 @@ impl Session {
             data: Bytes::new(),
         };
         Ok((subscribed, Some((top.offset, top.epoch))))
-    }
-
-    /// A subscription that a plugin wanted and that could not be made is the operator's to know of: the client did not ask.
-    pub(super) fn note_refused<T>(&self, channel: &Channel, by: Subscriber, result: &Result<T, ReplyError>) {
-        if let (Err(error), Subscriber::Identity | Subscriber::Plugin) = (result, by) {
-            self.local.metrics().subscription_refused(&self.peer.id, channel.as_str(), &error.message);
-        }
     }
 
     pub(super) fn unsubscribe(&mut self, channel: &Channel) {

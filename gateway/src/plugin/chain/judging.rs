@@ -13,10 +13,6 @@ use crate::plugin::failure::FailurePolicy;
 use crate::plugin::trace::{Observer as _, Told, Trace};
 use crate::plugin::verdict::{Admission, ConnectVerdict, Effect, Identity};
 
-/// How often the way begins again because the chain was exchanged in the middle of it. A chain that is exchanged faster
-/// than plugins answer would otherwise keep a client for ever.
-const RESTARTS_MAX: u32 = 3;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Judging {
@@ -26,9 +22,12 @@ pub struct Judging {
     accepted: Option<Box<Identity>>,
     /// The link to be asked next.
     next: usize,
-    /// The chain that is asked. An event meets one chain from beginning to end.
+    /// The chain that is asked.
     generation: u64,
-    restarts: u32,
+    /// The plugin that is asked elsewhere.
+    asked: Option<Arc<str>>,
+    /// A plugin that fails open has failed: nobody knows what it would have said.
+    doubtful: bool,
     /// What the breaker of the plugin that is asked elsewhere said.
     pass: Pass,
     /// How long a plugin that waits may take.
@@ -59,7 +58,8 @@ impl Judging {
             accepted: None,
             next: 0,
             generation: 0,
-            restarts: 0,
+            asked: None,
+            doubtful: false,
             pass: Pass::Call,
             patience,
             effects,
@@ -91,6 +91,7 @@ impl Judging {
         self.seen = self.hello.clone();
         self.accepted = None;
         self.next = 0;
+        self.doubtful = false;
         self.effects.clear();
     }
 
@@ -98,7 +99,11 @@ impl Judging {
     fn take(&mut self, verdict: Result<ConnectVerdict, FailurePolicy>) -> Option<Admission> {
         self.next += 1;
         match verdict {
-            Ok(ConnectVerdict::Pass) | Err(FailurePolicy::Open) => None,
+            Ok(ConnectVerdict::Pass) => None,
+            Err(FailurePolicy::Open) => {
+                self.doubtful = true;
+                None
+            }
             Ok(ConnectVerdict::Accept(identity)) => {
                 self.seen = Arc::new(self.hello.with_identity(&identity));
                 self.accepted = Some(identity);
@@ -131,11 +136,13 @@ impl Chain {
             let verdict = match link.ask_elsewhere(&judging.seen, judging.patience) {
                 Some(Ok((question, pass))) => {
                     judging.pass = pass;
+                    judging.asked = Some(link.shared_name());
                     return Judged::Waits(question);
                 }
                 Some(Err(policy)) => Err(policy),
                 None => link.on_connect(&judging.seen, &mut judging.effects),
             };
+            let verdict = self.guards.connect(link, judging.next, verdict, &mut judging.effects, before);
             if let Some(trace) = &mut judging.trace {
                 trace.answered(link, &judging.effects[before..], Told::Connect(&verdict, None));
             }
@@ -143,23 +150,33 @@ impl Chain {
                 return Judged::Done(end);
             }
         }
-        Judged::Done(judging.accepted.take().map_or(Admission::Undecided, Admission::Accepted))
+        Judged::Done(match judging.accepted.take() {
+            Some(identity) => Admission::Accepted(identity),
+            None if judging.doubtful => Admission::Doubtful,
+            None => Admission::Undecided,
+        })
     }
 
-    /// Goes on, at this Unix time in milliseconds, with the answer of the plugin that was asked elsewhere. If the chain was exchanged meanwhile, the answer is
-    /// of no use and the new chain is asked from its beginning.
+    /// Goes on, at this Unix time in milliseconds, with the answer of the plugin that was asked elsewhere.
+    ///
+    /// If the chain was exchanged meanwhile, the version that was asked has answered all the same, and the way goes on behind
+    /// that plugin in the new chain: whoever waits is not asked about again each time something is dropped. If the plugin
+    /// is not there any more, its answer is of no use, and the new chain is asked from its beginning.
     pub fn judge_on(&mut self, now: u64, judging: &mut Judging, answered: Answered) -> Judged {
         if judging.generation != self.generation {
-            judging.restarts += 1;
-            if judging.restarts > RESTARTS_MAX {
-                return Judged::Done(Admission::Failed);
-            }
-            judging.begin_again();
-            return self.judge(judging);
+            let asked = judging.asked.take();
+            let place = self.links.iter().position(|link| Some(link.name()) == asked.as_deref());
+            let Some(place) = place else {
+                judging.begin_again();
+                return self.judge(judging);
+            };
+            judging.next = place;
+            judging.generation = self.generation;
         }
         if let Some(link) = self.links.get_mut(judging.next) {
             let (before, usage) = (judging.effects.len(), answered.usage);
             let verdict = link.answered(now, judging.pass, answered, &mut judging.effects);
+            let verdict = self.guards.connect(link, judging.next, verdict, &mut judging.effects, before);
             if let Some(trace) = &mut judging.trace {
                 trace.answered(link, &judging.effects[before..], Told::Connect(&verdict, Some(usage)));
             }

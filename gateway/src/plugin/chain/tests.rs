@@ -2,6 +2,7 @@
 
 mod bench;
 mod failing;
+mod guarded;
 mod timing;
 mod delivering;
 

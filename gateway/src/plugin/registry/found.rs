@@ -23,6 +23,67 @@ pub struct Found {
     pub fresh: bool,
 }
 
+/// What was meant to be a plugin, by its name or by what is in it, and is none.
+#[derive(Debug, Clone)]
+pub struct LeftOut {
+    /// Its name within the folder.
+    pub file: Box<str>,
+    /// What it was meant to be.
+    pub meant: Meant,
+    /// Why it is none.
+    pub error: LoadError,
+}
+
+/// What somebody meant to put into the folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meant {
+    /// A plugin: the name is right, and what has it is no file. The version that runs goes on.
+    Plugin,
+    /// A plugin whose name is wrong, or which is one file too many.
+    Misnamed,
+    /// The settings of a plugin that is not there, as they were read.
+    Settings(Result<Bytes, LoadError>),
+    /// Plugins, one level too deep.
+    Folder,
+}
+
+/// Everything in the folder that counts, as of one look.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    /// The plugins, in the order of their names.
+    pub found: Vec<Found>,
+    /// What was meant to be one.
+    pub left_out: Vec<LeftOut>,
+}
+
+impl From<Vec<Found>> for Contents {
+    fn from(found: Vec<Found>) -> Self {
+        Self { found, left_out: Vec::new() }
+    }
+}
+
+impl LeftOut {
+    /// The plugin that it was meant to be. A folder, and a file whose name fits none, have a name of their own.
+    pub fn plugin(&self) -> &str {
+        if self.meant == Meant::Folder {
+            return &self.file;
+        }
+        plugin_name(stem(&self.file)).unwrap_or(&self.file)
+    }
+}
+
+/// A file name without the extension of plugins and settings, however that is spelled.
+fn stem(file: &str) -> &str {
+    match file.rsplit_once('.') {
+        Some((stem, extension))
+            if extension.eq_ignore_ascii_case("wasm") || extension.eq_ignore_ascii_case("toml") =>
+        {
+            stem
+        }
+        _ => file,
+    }
+}
+
 /// Tells versions of a plugin apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest {

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use bytes::Bytes;
 use tracing::{debug, error};
 
-use super::found::{Digest, Found, plugin_name};
+use super::found::{Contents, Digest, Found, LeftOut, Meant, plugin_name};
 use super::record::Record;
 use super::status::PluginState;
-use super::version::{Version, duplicate, load, self_test, too_many, warm};
+use super::version::{Version, duplicate, fails_closed, load, self_test, too_many, warm};
 use crate::disk::Archive;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::link::Link;
@@ -38,6 +39,15 @@ pub(super) struct Refused {
     pub(super) at: SystemTime,
 }
 
+/// A place in the chain where every event is refused: nothing is known of what should be there.
+#[derive(Clone)]
+pub(super) struct Closed {
+    pub(super) file: Box<str>,
+    pub(super) name: Arc<str>,
+    pub(super) error: LoadError,
+    pub(super) at: SystemTime,
+}
+
 /// What is live and what was refused. Replaced as a whole, after the workers have the new chain.
 #[derive(Clone, Default)]
 pub(super) struct State {
@@ -46,8 +56,14 @@ pub(super) struct State {
     pub(super) slots: Vec<Slot>,
     /// By file name.
     pub(super) refused: BTreeMap<Box<str>, Refused>,
-    /// By plugin name. Kept while a plugin is gone, so that its numbers go on when it returns.
+    /// In chain order.
+    pub(super) closed: Vec<Closed>,
+    /// What was meant to be a plugin and is none.
+    pub(super) left_out: Vec<LeftOut>,
+    /// By plugin name. Kept for a while when a plugin has gone, so that its numbers go on when it returns.
     pub(super) counters: HashMap<Arc<str>, Arc<PluginCounters>>,
+    /// Since when plugins are gone of which there are counters.
+    pub(super) gone: BTreeMap<Arc<str>, SystemTime>,
     /// By plugin name.
     pub(super) records: BTreeMap<Arc<str>, Record>,
     /// What lay in the folder; `None` before the first look.
@@ -57,6 +73,29 @@ pub(super) struct State {
 impl State {
     pub(super) fn slot(&self, name: &str) -> Option<&Slot> {
         self.slots.iter().find(|slot| &*slot.version.name == name)
+    }
+
+    /// Whether events are refused because of a file.
+    pub(super) fn is_closed(&self, file: &str) -> bool {
+        self.closed.iter().any(|closed| &*closed.file == file)
+    }
+
+    /// Whether the folder or the chain has a plugin of this name, good or bad.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.slot(name).is_some()
+            || self.refused.values().any(|refused| &*refused.name == name)
+            || self.closed.iter().any(|closed| &*closed.name == name)
+    }
+
+    /// Forgets what is kept of plugins that were gone before this time. Their names.
+    pub(super) fn forget(&mut self, before: SystemTime) -> Vec<Arc<str>> {
+        let long_gone = self.gone.iter().filter(|(_, since)| **since < before);
+        let names: Vec<Arc<str>> = long_gone.map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            self.gone.remove(name);
+            self.counters.remove(name);
+        }
+        names
     }
 
     /// The file that counts for a plugin: the first of its name.
@@ -75,6 +114,14 @@ pub(super) struct Means<'a> {
     pub(super) archive: Option<&'a Archive>,
     /// Whether a plugin goes on when its file is taken out.
     pub(super) keep_removed: bool,
+    /// Plugins that do so in any case.
+    pub(super) required: &'a [Box<str>],
+}
+
+impl Means<'_> {
+    fn outlives_its_file(&self, name: &str) -> bool {
+        self.keep_removed || self.required.iter().any(|required| **required == *name)
+    }
 }
 
 /// What loading came to.
@@ -106,12 +153,15 @@ pub(super) struct Prepared {
 pub(super) fn prepare(
     before: &State,
     means: &Means<'_>,
-    mut found: Vec<Found>,
+    contents: Contents,
 ) -> Result<Prepared, (Arc<str>, LoadError)> {
+    let Contents { mut found, left_out } = contents;
     found.sort_by(|a, b| a.file.cmp(&b.file));
-    let stays = |slot: &&Slot| {
-        means.keep_removed || found.iter().any(|found| plugin_name(&found.file) == Ok(&*slot.version.name))
+    let is_there = |name: &str| {
+        let unusable = |left: &LeftOut| left.meant == Meant::Plugin && left.plugin() == name;
+        found.iter().any(|found| plugin_name(&found.file) == Ok(name)) || left_out.iter().any(unusable)
     };
+    let stays = |slot: &&Slot| means.outlives_its_file(&slot.version.name) || is_there(&slot.version.name);
     let places_left = means.plugins_max.saturating_sub(before.slots.iter().filter(stays).count());
     let mut preparing = Preparing {
         places_left,
@@ -121,6 +171,7 @@ pub(super) fn prepare(
         state: State {
             generation: before.generation,
             counters: before.counters.clone(),
+            gone: before.gone.clone(),
             records: before.records.clone(),
             ..State::default()
         },
@@ -136,12 +187,15 @@ pub(super) fn prepare(
         let first = *first.entry(name.clone()).or_insert(&found.file);
         preparing.file(found, &name, first);
     }
+    for left in &left_out {
+        preparing.left_out(left, first.contains_key(left.plugin()), found.is_empty());
+    }
     for (name, record) in &before.records {
-        if !first.contains_key(name) && record.running.is_some() && means.keep_removed {
+        if !is_there(name) && record.running.is_some() && means.outlives_its_file(name) {
             preparing.fall_back(name, &record.file, PluginState::RemovedKept);
         }
     }
-    preparing.finish(found)
+    preparing.finish(Contents { found, left_out })
 }
 
 /// A version on its way into the chain, with its instances if it is new.
@@ -169,7 +223,12 @@ impl Preparing<'_> {
         let digest = Digest::of(found);
         let known = self.before.refused.get(&found.file).filter(|known| known.digest == digest);
         if first != &*found.file {
-            self.refuse(found, name, digest, duplicate(name, first), known);
+            let error = duplicate(name, first);
+            // A plugin that ran before goes on as it was, whatever the second file was meant to change.
+            if self.is_first_look() && !self.ran(name) || self.was_closed(name) {
+                self.close(&found.file, name, &error, found.settings.as_ref());
+            }
+            self.refuse(found, name, digest, error, known);
             return;
         }
         let pinned = self.before.records.get(name).and_then(|record| record.pinned(digest));
@@ -185,14 +244,75 @@ impl Preparing<'_> {
         match self.take(found, name, digest, known) {
             Ok(candidate) => self.candidates.push(candidate),
             Err(error) => {
+                let goes_on = self.ran(name) && self.fall_back(name, &found.file, PluginState::LiveOlder);
+                if !goes_on && (self.is_first_look() || self.ran(name) || self.was_closed(name)) {
+                    self.close(&found.file, name, &error, found.settings.as_ref());
+                }
                 // Somebody is probably still writing it: the next look decides.
                 if !(found.fresh && error.code().may_be_half_a_file()) {
                     self.refuse(found, name, digest, error, known);
                 }
-                if self.before.records.get(name).is_some_and(|record| record.running.is_some()) {
-                    self.fall_back(name, &found.file, PluginState::LiveOlder);
-                }
             }
+        }
+    }
+
+    /// Decides for something that was meant to be a plugin and is none. `has_file` if there is a file with its name that is
+    /// one, `alone` if there is no plugin at all in the folder.
+    fn left_out(&mut self, left: &LeftOut, has_file: bool, alone: bool) {
+        if has_file {
+            return;
+        }
+        let name: Arc<str> = left.plugin().into();
+        let goes_on = left.meant == Meant::Plugin
+            && self.ran(&name)
+            && self.fall_back(&name, &left.file, PluginState::LiveOlder);
+        let promised = match left.meant {
+            Meant::Plugin => self.is_first_look() || self.ran(&name),
+            Meant::Misnamed => self.is_first_look(),
+            // Whoever takes a plugin out leaves its settings where they are.
+            Meant::Settings(_) => self.is_first_look() && !self.before.records.contains_key(&name),
+            Meant::Folder => self.is_first_look() && alone,
+        };
+        if !goes_on && (promised || self.was_closed(&name)) {
+            let settings = match &left.meant {
+                Meant::Settings(settings) => Some(settings),
+                _ => None,
+            };
+            self.close(&left.file, &name, &left.error, settings);
+        }
+    }
+
+    /// Nothing is served yet: what lies in the folder is what the gateway is to serve with.
+    fn is_first_look(&self) -> bool {
+        self.before.found.is_none()
+    }
+
+    /// Whether a version of the plugin runs, or ran when the gateway was stopped.
+    fn ran(&self, name: &str) -> bool {
+        self.before.records.get(name).is_some_and(|record| record.running.is_some())
+    }
+
+    fn was_closed(&self, name: &str) -> bool {
+        self.before.closed.iter().any(|closed| &*closed.name == name)
+    }
+
+    /// Refuses every event at the place of a file, unless its settings say that events go on without it.
+    fn close(
+        &mut self,
+        file: &str,
+        name: &Arc<str>,
+        error: &LoadError,
+        settings: Option<&Result<Bytes, LoadError>>,
+    ) {
+        if fails_closed(settings) {
+            let known = self.before.closed.iter().find(|known| &*known.file == file && known.error == *error);
+            let at = known.map_or(self.now, |known| known.at);
+            self.state.closed.push(Closed {
+                file: file.into(),
+                name: name.clone(),
+                error: error.clone(),
+                at,
+            });
         }
     }
 
@@ -297,11 +417,13 @@ impl Preparing<'_> {
         .ok()
     }
 
-    /// Lets the version that ran last go on, or the latest of the others that still loads.
-    fn fall_back(&mut self, name: &Arc<str>, file: &str, standing: PluginState) {
-        let Some(record) = self.before.records.get(name) else { return };
+    /// Lets the version that ran last go on, or the latest of the others that still loads. False if there is none.
+    fn fall_back(&mut self, name: &Arc<str>, file: &str, standing: PluginState) -> bool {
+        let Some(record) = self.before.records.get(name) else { return false };
         let candidate = record.fallbacks().find_map(|digest| self.recall(name, file, digest, standing));
+        let found = candidate.is_some();
         self.candidates.extend(candidate);
+        found
     }
 
     fn refuse(
@@ -321,17 +443,30 @@ impl Preparing<'_> {
         self.state.refused.insert(found.file.clone(), Refused { name: name.clone(), digest, error, at });
     }
 
-    fn finish(mut self, found: Vec<Found>) -> Result<Prepared, (Arc<str>, LoadError)> {
+    fn finish(mut self, contents: Contents) -> Result<Prepared, (Arc<str>, LoadError)> {
         // A plugin whose file is gone stands where it stood.
         self.candidates.sort_by(|a, b| a.slot.file.cmp(&b.slot.file));
-        let old = &self.before.slots;
+        self.state.closed.sort_by(|a, b| a.file.cmp(&b.file));
+        let (old, old_closed) = (&self.before.slots, &self.before.closed);
         let same = |new: &Candidate, old: &Slot| Arc::ptr_eq(&new.slot.version, &old.version);
         let unchanged = self.candidates.len() == old.len()
-            && self.candidates.iter().zip(old).all(|(new, old)| same(new, old));
+            && self.candidates.iter().zip(old).all(|(new, old)| same(new, old))
+            && self.state.closed.len() == old_closed.len()
+            && self.state.closed.iter().zip(old_closed).all(|(new, old)| new.file == old.file);
         let chains = if unchanged { None } else { Some(self.chains()?) };
         self.remember();
         self.state.slots = self.candidates.into_iter().map(|candidate| candidate.slot).collect();
-        self.state.found = Some(found);
+        self.state.found = Some(contents.found);
+        self.state.left_out = contents.left_out;
+        let state = &mut self.state;
+        let names: Vec<Arc<str>> = state.counters.keys().cloned().collect();
+        for name in names {
+            if state.knows(&name) {
+                state.gone.remove(&name);
+            } else {
+                state.gone.entry(name).or_insert(self.now);
+            }
+        }
         Ok(Prepared {
             state: self.state,
             chains,
@@ -344,8 +479,15 @@ impl Preparing<'_> {
     fn chains(&mut self) -> Result<Vec<Vec<Link>>, (Arc<str>, LoadError)> {
         self.state.generation = self.before.generation + 1;
         let workers = self.means.workers;
-        let mut links: Vec<Vec<Link>> =
-            (0..workers).map(|_| Vec::with_capacity(self.candidates.len())).collect();
+        // By file, so that a closed place stands where its plugin would.
+        let mut places: Vec<(&str, Vec<Link>)> = Vec::new();
+        for closed in &self.state.closed {
+            let counters = self.state.counters.entry(closed.name.clone());
+            let counters = counters.or_insert_with(|| Arc::new(PluginCounters::new(workers)));
+            let links =
+                (0..workers).map(|worker| Link::closed(closed.name.clone(), worker, counters.clone()));
+            places.push((&closed.file, links.collect()));
+        }
         for candidate in &mut self.candidates {
             let version = &candidate.slot.version;
             let warmed = match candidate.links.take() {
@@ -355,11 +497,16 @@ impl Preparing<'_> {
                     warm(version, workers, counters).map_err(|error| (version.name.clone(), error))?
                 }
             };
-            for (chain, link) in links.iter_mut().zip(warmed) {
+            places.push((&candidate.slot.file, warmed));
+        }
+        places.sort_by_key(|(file, _)| *file);
+        let mut chains: Vec<Vec<Link>> = (0..workers).map(|_| Vec::with_capacity(places.len())).collect();
+        for (_, links) in places {
+            for (chain, link) in chains.iter_mut().zip(links) {
                 chain.push(link);
             }
         }
-        Ok(links)
+        Ok(chains)
     }
 
     /// Writes the records of what runs now and what no longer does.

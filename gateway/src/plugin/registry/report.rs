@@ -9,11 +9,21 @@ use super::prepare::{Slot, State};
 use super::status::PluginState;
 use crate::plugin::load::Code;
 
+/// What it means that the place of a file is closed.
+const CLOSED: &str = "its rules are not known, so the events of its place are refused and the gateway is not ready, until the \
+                      file is mended or taken out";
+
 /// A file was refused.
 pub(super) fn refusal(file: &str, state: &State) {
     let Some(refused) = state.refused.get(file) else { return };
     let serving = state.slot(&refused.name).is_some_and(|slot| &*slot.file == file);
-    let consequence = if serving { "its last good version goes on" } else { "it is left out" };
+    let consequence = if serving {
+        "its last good version goes on"
+    } else if state.is_closed(file) {
+        CLOSED
+    } else {
+        "it is left out"
+    };
     error!(
         file,
         code = refused.error.code().as_str(),
@@ -48,6 +58,18 @@ pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
     for slot in &now.slots {
         standing(before, slot, now);
     }
+    for closed in &now.closed {
+        // Of a file that was refused the refusal has told it.
+        if !before.is_closed(&closed.file) && !now.refused.contains_key(&closed.file) {
+            let (file, code) = (&*closed.file, closed.error.code().as_str());
+            error!(file, code, "plugin missing: the file {}; {CLOSED}", closed.error.sentence());
+        }
+    }
+    for closed in &before.closed {
+        if !now.is_closed(&closed.file) {
+            info!(file = &*closed.file, "place in the chain no longer closed");
+        }
+    }
     for (name, record) in &before.records {
         // What ran before this process counts too.
         if record.running.is_some() && now.slot(name).is_none() {
@@ -63,7 +85,11 @@ pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
         }
     }
     if let Some(took) = took {
-        let chain = now.slots.iter().map(|slot| &*slot.version.name).collect::<Vec<_>>().join(" > ");
+        let live = now.slots.iter().map(|slot| (&slot.file, slot.version.name.to_string()));
+        let closed = now.closed.iter().map(|closed| (&closed.file, format!("{} (closed)", closed.name)));
+        let mut places: Vec<_> = live.chain(closed).collect();
+        places.sort();
+        let chain = places.into_iter().map(|(_, name)| name).collect::<Vec<_>>().join(" > ");
         info!(generation = now.generation, chain, took_ms = took.as_millis() as u64, "plugin chain swapped");
     }
 }
@@ -90,7 +116,7 @@ fn standing(before: &State, slot: &Slot, now: &State) {
             plugin,
             file,
             digest,
-            "the file of a plugin was removed; its last version goes on, as plugins.on_removal says"
+            "the file of a plugin was removed; its last version goes on, as plugins.on_removal or plugins.required says"
         ),
         _ => {}
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::found::Digest;
+use super::found::{Contents, Digest};
 use super::prepare::State;
 use super::status::PluginState;
 use super::{Applied, Registry};
@@ -82,7 +82,8 @@ impl Registry {
             record.pinned_over = in_folder.filter(|in_folder| *in_folder != target);
         }
         let found = before.found.clone().unwrap_or_default();
-        let prepared = self.prepare(wished, found).await.ok_or(RollbackError::Failed)?;
+        let contents = Contents { found, left_out: before.left_out.clone() };
+        let prepared = self.prepare(wished, contents).await.ok_or(RollbackError::Failed)?;
         let Some(slot) = prepared.state.slot(name).filter(|slot| slot.version.digest == target) else {
             let lost = prepared.lost.into_iter().find(|(digest, _)| *digest == target);
             return Err(

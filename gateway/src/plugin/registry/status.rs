@@ -40,6 +40,8 @@ pub enum PluginState {
     LiveOlder,
     /// The version in the folder was refused and nothing runs.
     Refused,
+    /// The same at a start: what the file would have refused is not known, so every event that comes to its place is.
+    Closed,
     /// An operator went back to an earlier version, which runs until the file in the folder changes.
     RolledBack,
     /// Its file was taken out of the folder, and its last version runs on because the configuration says so.
@@ -55,6 +57,7 @@ impl PluginState {
             Self::Live => "live",
             Self::LiveOlder => "live-older",
             Self::Refused => "refused",
+            Self::Closed => "closed",
             Self::RolledBack => "rolled-back",
             Self::RemovedKept => "removed-kept",
             Self::Removed => "removed",
@@ -79,6 +82,28 @@ pub struct LiveVersion {
     pub generation: u64,
     /// When.
     pub since: SystemTime,
+}
+
+/// A place in the chain where every event is refused, because a file that should be there could not be loaded at the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosedPlace {
+    /// The file.
+    pub file: Box<str>,
+    /// Why it is not loaded, and since when.
+    pub error: LastError,
+}
+
+/// Something in the folder that was meant to be a plugin and is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOutStatus {
+    /// Its name within the folder.
+    pub file: Box<str>,
+    /// The class.
+    pub code: LoadCode,
+    /// In words, continuing "the file ...".
+    pub sentence: Box<str>,
+    /// Whether events are refused because of it.
+    pub closes: bool,
 }
 
 /// The last refusal of a plugin's file.

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod past;
+mod promised;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -162,7 +163,7 @@ impl Bench {
 
     /// Files as `name=bytes`, with settings as `name=bytes+settings`.
     async fn apply(&self, files: &str) -> Applied {
-        self.registry.apply(files.split_whitespace().map(found).collect()).await
+        self.registry.apply(files.split_whitespace().map(found).collect::<Vec<_>>()).await
     }
 
     /// What a message meets on each worker, which must be the same.
@@ -224,6 +225,7 @@ fn trace(chain: &mut Chain) -> String {
     };
     match chain.on_message(&mut message, &mut Vec::new()) {
         Decision::Undecided(payload) => String::from_utf8(payload.into()).unwrap(),
+        Decision::Failed => "closed".into(),
         other => panic!("{other:?}"),
     }
 }
@@ -299,6 +301,7 @@ async fn a_bad_version_is_tried_once() {
 #[tokio::test]
 async fn what_panics_while_it_loads_is_refused() {
     let bench = Bench::new();
+    bench.apply("b=B").await;
     let applied = bench.apply("a=panic b=B").await;
     assert_eq!(applied.refused[0].1.code(), LoadCode::Compile);
     assert_eq!(bench.trace(), "B");

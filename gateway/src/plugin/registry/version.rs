@@ -4,6 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::found::{Digest, Found, plugin_name};
 use crate::plugin::breaker::Breaker;
 use crate::plugin::counters::PluginCounters;
@@ -22,6 +24,8 @@ pub(super) struct Version {
     pub(super) policy: FailurePolicy,
     pub(super) grants: Grants,
     pub(super) limits: Limits,
+    /// Instances that may wait, if the plugin has some.
+    pub(super) http_instances: usize,
     pub(super) state: Bounds,
     pub(super) breaker: Arc<Breaker>,
     pub(super) factory: Arc<dyn Factory>,
@@ -38,12 +42,7 @@ pub(super) fn load(
 ) -> Result<Arc<Version>, LoadError> {
     plugin_name(&found.file)?;
     let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
-    let settings = match &found.settings {
-        None => Settings::default(),
-        Some(file) => Settings::parse(file.as_ref().map_err(Clone::clone)?).map_err(|mistakes| {
-            LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}"))
-        })?,
-    };
+    let settings = settings(found)?;
     let begin = Instant::now();
     // A compiler is large enough to have a bug that only one file in the world meets.
     let factory =
@@ -55,9 +54,42 @@ pub(super) fn load(
         })?;
     let took = begin.elapsed();
     factory.about().asks.check(&settings.grants, &settings_file(&found.file))?;
-    let Settings { failure: policy, grants, limits, state, breaker, .. } = settings;
+    let Settings { failure: policy, grants, limits, state, breaker, http_instances, .. } = settings;
     let (name, breaker) = (name.clone(), Arc::new(Breaker::new(breaker)));
-    Ok(Arc::new(Version { name, digest, policy, grants, limits, state, breaker, factory, took }))
+    Ok(Arc::new(Version {
+        name,
+        digest,
+        policy,
+        grants,
+        limits,
+        http_instances,
+        state,
+        breaker,
+        factory,
+        took,
+    }))
+}
+
+/// What the settings file says.
+fn settings(found: &Found) -> Result<Settings, LoadError> {
+    let Some(file) = &found.settings else { return Ok(Settings::default()) };
+    let bytes = file.as_ref().map_err(|error| {
+        let (file, why) = (settings_file(&found.file), error.sentence());
+        LoadError::new(error.code(), format!("has settings in {file}, which {why}"))
+    })?;
+    Settings::parse(bytes).map_err(|mistakes| {
+        LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}"))
+    })
+}
+
+/// Whether events are refused where a plugin with these settings is missing. What cannot be read is closed.
+pub(super) fn fails_closed(settings: Option<&Result<Bytes, LoadError>>) -> bool {
+    match settings {
+        Some(Ok(bytes)) => {
+            Settings::parse(bytes).map_or(true, |settings| settings.failure == FailurePolicy::Closed)
+        }
+        Some(Err(_)) | None => true,
+    }
 }
 
 /// Plays the test that the plugin carries, if it does.
@@ -105,7 +137,11 @@ impl LoadError {
         // No room for an instance now says nothing about later, and some depend on other files.
         !matches!(
             self.code(),
-            LoadCode::Instantiate | LoadCode::DuplicateName | LoadCode::TooMany | LoadCode::CompilerBusy
+            LoadCode::Instantiate
+                | LoadCode::DuplicateName
+                | LoadCode::TooMany
+                | LoadCode::CompileMemory
+                | LoadCode::CompilerBusy
         )
     }
 }

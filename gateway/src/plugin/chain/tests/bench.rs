@@ -10,6 +10,8 @@ pub(super) enum Step {
     Deliver(DeliverVerdict),
     /// Records an effect on this channel first.
     Effect(&'static str, Box<Step>),
+    /// Sets this attribute first.
+    Set(&'static str, Box<Step>),
     Fail(Cause),
     Nothing,
 }
@@ -31,9 +33,18 @@ impl Scripted {
     fn step(&mut self, seen: String, effects: &mut Vec<Effect>) -> Result<Step, Failure> {
         self.0.seen.lock().unwrap().push(seen);
         let mut step = self.0.steps.lock().unwrap().pop_front().unwrap_or(Step::Nothing);
-        while let Step::Effect(name, next) = step {
-            effects.push(Effect::Subscribe(channel(name)));
-            step = *next;
+        loop {
+            step = match step {
+                Step::Effect(name, next) => {
+                    effects.push(Effect::Subscribe(channel(name)));
+                    *next
+                }
+                Step::Set(name, next) => {
+                    effects.push(Effect::SetAttribute { name: name.into(), value: "v".into() });
+                    *next
+                }
+                _ => break,
+            };
         }
         if let Step::Fail(cause) = step { Err(Failure::new(cause, "scripted")) } else { Ok(step) }
     }

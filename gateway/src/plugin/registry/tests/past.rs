@@ -62,11 +62,12 @@ async fn a_bad_file_that_meets_a_restart_leaves_the_last_good_version() {
 }
 
 #[tokio::test]
-async fn without_a_past_a_bad_file_is_left_out() {
+async fn without_a_past_a_bad_file_closes_its_place() {
     let mut past = Past::new();
     let bench = past.start();
     bench.apply("a=bad b=B").await;
-    assert_eq!(bench.trace(), "B");
+    assert_eq!(bench.trace(), "closed");
+    assert_eq!(bench.status(), ["b.wasm b live", "a.wasm a closed not-wasm"]);
 }
 
 #[tokio::test]
@@ -90,9 +91,14 @@ async fn taking_the_file_out_is_final_also_between_two_runs() {
     bench.apply("b=B").await;
     assert_eq!(bench.trace(), "B");
     let bench = past.start();
-    bench.apply("a=bad").await;
-    assert_eq!(bench.trace(), "", "a was taken out before the restart, b between the runs");
-    assert_eq!(bench.status(), ["a.wasm a refused not-wasm"]);
+    bench.apply("c=C").await;
+    assert_eq!(bench.trace(), "C", "a was taken out before the restart, b between the runs");
+    bench.apply("a=bad c=C").await;
+    assert_eq!(bench.trace(), "C", "and its earlier version does not come back");
+    assert_eq!(bench.status(), ["c.wasm c live", "a.wasm a refused not-wasm"]);
+    let bench = past.start();
+    bench.apply("a=bad c=C").await;
+    assert_eq!(bench.trace(), "closed", "a file that lies there at a start is to be a plugin");
 }
 
 #[tokio::test]

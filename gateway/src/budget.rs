@@ -1,0 +1,136 @@
+//! What the settings may need of memory at most, against what there is.
+
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::resources::{self, Memory, show};
+
+/// Address space for code and instances of plugins, and for the threads that are not workers.
+const SPACE_MIN: u64 = 320 << 20;
+/// What the allocator and the stack of one worker take of it.
+const SPACE_OF_WORKER: u64 = 80 << 20;
+
+/// The process may not use enough addresses to serve with plugins.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{left} are left of the {total} of address space that `ulimit -v` allows, and a gateway with {workers} workers needs at least \
+     {least}: raise it, lower `listen.workers`, or limit memory instead (a control group)"
+)]
+pub struct NoSpace {
+    left: String,
+    total: String,
+    workers: usize,
+    least: String,
+}
+
+/// Whether there is room for plugins: without them a gateway must not serve.
+pub fn check_address_space(workers: usize) -> Result<(), NoSpace> {
+    check(workers, resources::address_space())
+}
+
+fn check(workers: usize, limit: Option<Memory>) -> Result<(), NoSpace> {
+    let least = SPACE_MIN.saturating_add(SPACE_OF_WORKER.saturating_mul(workers as u64));
+    match limit {
+        Some(Memory { total, free, .. }) if free < least => {
+            Err(NoSpace { left: show(free), total: show(total), workers, least: show(least) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The largest parts, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget(Vec<(&'static str, u64)>);
+
+impl Budget {
+    /// Of a configuration, with plugins that may take so many bytes.
+    pub fn of(config: &Config, plugins: u64) -> Self {
+        let product = |factors: &[usize]| {
+            factors.iter().fold(1_u64, |product, factor| product.saturating_mul(*factor as u64))
+        };
+        let limits = &config.limits;
+        let upstreams = config.upstreams.values().map(|upstream| upstream.queue_bytes_max as u64);
+        Self(vec![
+            (
+                "limits.connections_max x limits.outbound_bytes_max",
+                product(&[limits.connections_max, limits.outbound_bytes_max]),
+            ),
+            ("memory.history_bytes_max", config.memory.history_bytes_max as u64),
+            (
+                "listen.workers x memory.inbox_deliveries_max x limits.message_bytes_max",
+                product(&[
+                    config.listen.workers,
+                    config.memory.inbox_deliveries_max,
+                    limits.message_bytes_max,
+                ]),
+            ),
+            ("upstreams", upstreams.sum()),
+            ("plugins", plugins),
+            ("plugins.compile_bytes_max, for the time of a compile", config.plugins.compile_bytes_max as u64),
+        ])
+    }
+
+    /// All parts together.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes))
+    }
+
+    /// One line for the log, a warning if it is more than there is.
+    pub fn report(&self, memory: Option<Memory>) {
+        let parts: Vec<String> = self
+            .0
+            .iter()
+            .filter(|(_, bytes)| *bytes > 0)
+            .map(|(what, bytes)| format!("{what} {}", show(*bytes)))
+            .collect();
+        let (at_most, parts) = (show(self.sum()), parts.join(", "));
+        match memory {
+            Some(Memory { total, by, .. }) if self.sum() > total => {
+                let there_is = show(total);
+                warn!(
+                    at_most,
+                    there_is,
+                    "the settings allow more memory than {by} has: lower the largest of these, or give it more: {parts}"
+                );
+            }
+            Some(Memory { total, .. }) => {
+                info!(at_most, there_is = show(total), "memory that the settings allow: {parts}");
+            }
+            None => info!(at_most, "memory that the settings allow: {parts}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::Limit;
+
+    #[test]
+    fn address_space_that_is_too_small_is_refused_with_what_is_needed() {
+        let memory = |free| Some(Memory { total: 1 << 30, free, by: Limit::AddressSpace });
+        assert_eq!(check(2, None), Ok(()));
+        assert_eq!(check(2, memory(480 << 20)), Ok(()));
+        let error = check(2, memory(479 << 20)).expect_err("too little").to_string();
+        assert!(
+            error.starts_with("479 MiB are left of the 1.0 GiB") && error.contains("at least 480 MiB"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_parts_are_those_of_the_configuration() {
+        let mut config = Config::default();
+        config.listen.workers = 2;
+        config.limits.connections_max = 1000;
+        config.limits.outbound_bytes_max = 1 << 20;
+        config.limits.message_bytes_max = 1 << 10;
+        config.memory.inbox_deliveries_max = 1 << 10;
+        config.memory.history_bytes_max = 5 << 20;
+        config.plugins.compile_bytes_max = 64 << 20;
+        let budget = Budget::of(&config, 7 << 20);
+        assert_eq!(budget.sum(), (1000 + 5 + 2 + 7 + 64) << 20);
+        config.limits.connections_max = usize::MAX;
+        assert_eq!(Budget::of(&config, 0).sum(), u64::MAX, "and never less because it is too much to count");
+    }
+}

@@ -1,0 +1,82 @@
+//! Attributes in which a plugin has its permissions: only that plugin sets them.
+
+use super::failure::FailurePolicy;
+use super::link::Link;
+use super::verdict::{ConnectVerdict, Effect};
+
+/// The attributes that `permit` of the plugins of a chain names, and which plugins name them.
+#[derive(Debug, Default)]
+pub(super) struct Guards(Box<[(Box<str>, Vec<usize>)]>);
+
+impl Guards {
+    pub(super) fn of(links: &[Link]) -> Self {
+        let mut guards: Vec<(Box<str>, Vec<usize>)> = Vec::new();
+        for (place, link) in links.iter().enumerate() {
+            for permission in &link.interests().permissions {
+                match guards.iter_mut().find(|(attribute, _)| *attribute == permission.attribute) {
+                    Some((_, owners)) => owners.push(place),
+                    None => guards.push((permission.attribute.clone(), vec![place])),
+                }
+            }
+        }
+        Self(guards.into())
+    }
+
+    /// Whether the plugin at this place may set an attribute.
+    fn permit(&self, place: usize, attribute: &str) -> bool {
+        let guard = self.0.iter().find(|(guarded, _)| **guarded == *attribute);
+        guard.is_none_or(|(_, owners)| owners.contains(&place))
+    }
+
+    /// Takes away what a plugin must not set, from the effects of its call.
+    pub(super) fn effects(&self, link: &Link, place: usize, effects: &mut Vec<Effect>, before: usize) {
+        if self.0.is_empty() || effects.len() == before {
+            return;
+        }
+        let (mut at, mut refused) = (0, None);
+        let length = effects.len();
+        effects.retain(|effect| {
+            at += 1;
+            match effect {
+                Effect::SetAttribute { name, .. } if at > before && !self.permit(place, name) => {
+                    refused = Some(name.clone());
+                    false
+                }
+                _ => true,
+            }
+        });
+        if let Some(name) = refused {
+            link.attributes_refused(length - effects.len(), &name);
+        }
+    }
+
+    /// The same, and from the identity that it gives a client.
+    pub(super) fn connect(
+        &self,
+        link: &Link,
+        place: usize,
+        verdict: Result<ConnectVerdict, FailurePolicy>,
+        effects: &mut Vec<Effect>,
+        before: usize,
+    ) -> Result<ConnectVerdict, FailurePolicy> {
+        self.effects(link, place, effects, before);
+        let mut verdict = verdict;
+        if !self.0.is_empty()
+            && let Ok(ConnectVerdict::Accept(identity)) = &mut verdict
+        {
+            let length = identity.attributes.len();
+            let mut refused = None;
+            identity.attributes.retain(|(name, _)| {
+                let permitted = self.permit(place, name);
+                if !permitted {
+                    refused = Some(name.clone());
+                }
+                permitted
+            });
+            if let Some(name) = refused {
+                link.attributes_refused(length - identity.attributes.len(), &name);
+            }
+        }
+        verdict
+    }
+}

@@ -1,0 +1,218 @@
+//! What the machine, the container and the limits of the process leave to the gateway.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, getrlimit};
+
+/// Limits above this are none: version 1 of cgroups writes a number like this for "no limit".
+const NO_LIMIT: u64 = 1 << 60;
+
+/// Memory that this process may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// All there is, what the process has already included.
+    pub total: u64,
+    /// What is left of it now.
+    pub free: u64,
+    /// What sets the limit.
+    pub by: Limit,
+}
+
+/// What bounds memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The memory of the machine.
+    Machine,
+    /// The control group of the process: that of a container or of a service.
+    Cgroup,
+    /// `ulimit -d`.
+    Data,
+    /// `ulimit -v`.
+    AddressSpace,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Machine => "the machine",
+            Self::Cgroup => "the control group of the process (memory.max)",
+            Self::Data => "`ulimit -d`",
+            Self::AddressSpace => "`ulimit -v`",
+        })
+    }
+}
+
+/// What this process may take as it is now; `None` where the system does not tell.
+pub fn memory() -> Option<Memory> {
+    let mut found = shared();
+    found.extend(limited(Resource::Data, Limit::Data, "VmData"));
+    found.extend(address_space());
+    least(found)
+}
+
+/// What another process may take that this one starts: limits of a process are for each of them.
+pub fn memory_of_another() -> Option<Memory> {
+    least(shared())
+}
+
+/// What this process shares with others.
+fn shared() -> Vec<Memory> {
+    let mut found = Vec::new();
+    if let Ok(text) = fs::read_to_string("/proc/meminfo") {
+        found.extend(machine(&text));
+    }
+    if let Ok(text) = fs::read_to_string("/proc/self/cgroup") {
+        found.extend(cgroups(Path::new("/sys/fs/cgroup"), &text));
+    }
+    found
+}
+
+/// Where there is least left, and the least there is at all.
+fn least(found: Vec<Memory>) -> Option<Memory> {
+    let total = found.iter().map(|memory| memory.total).min()?;
+    let least = found.into_iter().min_by_key(|memory| memory.free)?;
+    Some(Memory { total, ..least })
+}
+
+/// The address space of this process, if it is limited.
+pub fn address_space() -> Option<Memory> {
+    limited(Resource::As, Limit::AddressSpace, "VmSize")
+}
+
+/// A limit of the process, with what counts against it in this line of `/proc/self/status`.
+fn limited(resource: Resource, by: Limit, line: &str) -> Option<Memory> {
+    let total = getrlimit(resource).current?;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let used = kib(&status, line).unwrap_or(0);
+    Some(Memory { total, free: total.saturating_sub(used), by })
+}
+
+/// The bytes in a line such as `MemTotal:  16 kB`.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// From `/proc/meminfo`.
+fn machine(text: &str) -> Option<Memory> {
+    let (total, free) = (kib(text, "MemTotal")?, kib(text, "MemAvailable")?);
+    Some(Memory { total, free, by: Limit::Machine })
+}
+
+/// The limits of every control group that the process is in, from `/proc/self/cgroup`, below where they are mounted.
+fn cgroups(mount: &Path, text: &str) -> Vec<Memory> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        if controllers.is_empty() {
+            // Beside version 1 it may be mounted elsewhere, and then it has nothing to say of memory.
+            found.extend(groups(mount, path, &VERSION_2));
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            found.extend(groups(&mount.join("memory"), path, &VERSION_1));
+        }
+    }
+    found
+}
+
+/// What a version of cgroups calls its files, and pages of files that go when memory is short.
+struct Names {
+    limit: &'static str,
+    used: &'static str,
+    files: &'static str,
+}
+
+const VERSION_1: Names =
+    Names { limit: "memory.limit_in_bytes", used: "memory.usage_in_bytes", files: "total_inactive_file" };
+const VERSION_2: Names = Names { limit: "memory.max", used: "memory.current", files: "inactive_file" };
+
+/// A group and all that it is part of. In a container the path may be that of the host, of which only the last part is there.
+fn groups(mount: &Path, path: &str, names: &Names) -> Vec<Memory> {
+    let group: PathBuf = mount.join(path.trim_start_matches('/'));
+    let within = group.ancestors().take_while(|folder| folder.starts_with(mount));
+    within.filter_map(|folder| group_limit(folder, names)).collect()
+}
+
+fn group_limit(folder: &Path, names: &Names) -> Option<Memory> {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+    // "max" is no number.
+    let total = number(names.limit).filter(|limit| *limit < NO_LIMIT)?;
+    let stat = read("memory.stat").unwrap_or_default();
+    let files = stat.lines().find_map(|line| line.strip_prefix(names.files)?.trim().parse::<u64>().ok());
+    let used = number(names.used)?.saturating_sub(files.unwrap_or(0));
+    Some(Memory { total, free: total.saturating_sub(used), by: Limit::Cgroup })
+}
+
+/// Bytes for people: `1.5 GiB`.
+pub fn show(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value < 10.0 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    fn write(folder: &Path, files: &[(&str, &str)]) {
+        fs::create_dir_all(folder).unwrap();
+        for (name, text) in files {
+            fs::write(folder.join(name), text).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_groups_above_count_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = dir.path().join("kubepods/pod7");
+        write(
+            &pod,
+            &[
+                ("memory.max", "1000\n"),
+                ("memory.current", "400\n"),
+                ("memory.stat", "anon 1\ninactive_file 100\n"),
+            ],
+        );
+        write(&pod.join("app"), &[("memory.max", "max\n"), ("memory.current", "300\n"), ("memory.stat", "")]);
+        let found = cgroups(dir.path(), "0::/kubepods/pod7/app\n");
+        assert_eq!(found, [Memory { total: 1000, free: 700, by: Limit::Cgroup }]);
+    }
+
+    #[test]
+    fn a_container_that_sees_the_path_of_the_host_finds_its_own_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = [
+            ("memory.limit_in_bytes", "134217728\n"),
+            ("memory.usage_in_bytes", "34217728\n"),
+            ("memory.stat", "cache 5\ntotal_inactive_file 0\n"),
+        ];
+        write(&dir.path().join("memory"), &files);
+        let found = cgroups(dir.path(), "11:cpu,cpuacct:/docker/ab\n7:memory:/docker/ab\n0::/\n");
+        assert_eq!(found, [Memory { total: 128 << 20, free: 100_000_000, by: Limit::Cgroup }]);
+        write(&dir.path().join("memory"), &[("memory.limit_in_bytes", "9223372036854771712\n")]);
+        assert_eq!(cgroups(dir.path(), "7:memory:/docker/ab\n"), []);
+    }
+
+    #[test]
+    fn the_machine_tells_what_is_available() {
+        let text = "MemTotal:       16 kB\nMemFree:         1 kB\nMemAvailable:    8 kB\n";
+        assert_eq!(machine(text), Some(Memory { total: 16384, free: 8192, by: Limit::Machine }));
+        assert!(memory().is_some_and(|memory| memory.free > 0 && memory.free <= memory.total));
+    }
+
+    #[test]
+    fn sizes_are_for_people() {
+        let shown = [512, 1024, 1536 << 10, 100 << 30, 3 << 50].map(show);
+        assert_eq!(shown, ["0.5 KiB", "1.0 KiB", "1.5 MiB", "100 GiB", "3072 TiB"]);
+    }
+}

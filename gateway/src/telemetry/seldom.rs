@@ -1,0 +1,90 @@
+//! Log lines that a client or a plugin can cause: the first of many is written, then one now and then, with how many there
+//! were in between.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::clock;
+
+/// How long lines from one place of the code are only counted after one was written.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Lines that were counted and not written, of the whole process.
+static HELD_BACK: AtomicU64 = AtomicU64::new(0);
+
+/// Decides for the lines of one place whether to write the next one.
+#[derive(Debug)]
+pub struct Seldom {
+    pause: u64,
+    /// Milliseconds before which lines are only counted.
+    until: AtomicU64,
+    silent: AtomicU64,
+}
+
+impl Seldom {
+    /// At most one line in `pause`.
+    pub const fn new(pause: Duration) -> Self {
+        // A constant: no pause is longer than some minutes.
+        Self { pause: pause.as_millis() as u64, until: AtomicU64::new(0), silent: AtomicU64::new(0) }
+    }
+
+    /// As for most lines.
+    pub const fn usual() -> Self {
+        Self::new(PAUSE)
+    }
+
+    /// Whether to write a line now: how many were not written since the last one, or `None`, counted.
+    pub fn take(&self) -> Option<u64> {
+        self.take_at(clock::uptime_millis())
+    }
+
+    /// [`take`](Self::take) by another clock, in milliseconds. One that was set back does not make the pause longer.
+    pub fn take_at(&self, now: u64) -> Option<u64> {
+        let until = self.until.load(Relaxed);
+        let pausing = (1..=self.pause).contains(&until.saturating_sub(now));
+        let next = now.saturating_add(self.pause);
+        // Of several threads one writes.
+        if pausing || self.until.compare_exchange(until, next, Relaxed, Relaxed).is_err() {
+            self.silent.fetch_add(1, Relaxed);
+            HELD_BACK.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(self.silent.swap(0, Relaxed))
+    }
+}
+
+/// Lines of the whole process that were counted and not written.
+pub fn held_back() -> u64 {
+    HELD_BACK.load(Relaxed)
+}
+
+/// Writes a line of `tracing` at this level (`error`, `warn` or `info`), and then for five seconds none from this place of the
+/// code: those are counted, and the next one that is written says how many there were.
+macro_rules! seldom {
+    ($level:ident, $($line:tt)+) => {{
+        static LINES: $crate::telemetry::seldom::Seldom = $crate::telemetry::seldom::Seldom::usual();
+        if let Some(also) = LINES.take() {
+            tracing::$level!(also_since_last_line = also, $($line)+);
+        }
+    }};
+}
+
+pub(crate) use seldom;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_many_is_written_and_then_one_with_the_count() {
+        let lines = Seldom::new(Duration::from_millis(100));
+        let taken = [1000, 1000, 1099, 1100, 1150, 5000].map(|now| lines.take_at(now));
+        assert_eq!(taken, [Some(0), None, None, Some(2), None, Some(1)]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_silence_it() {
+        let lines = Seldom::new(Duration::from_millis(100));
+        assert_eq!([1_000_000, 10, 11].map(|now| lines.take_at(now)), [Some(0), Some(0), None]);
+    }
+}

@@ -1,0 +1,359 @@
+//! Compiling in a process of its own: a plugin that takes too much memory or time ends that process and not the gateway.
+//!
+//! The process is this program again, with a subcommand that nobody sees ([`compile_for_parent`]). It gets the component on its
+//! standard input and writes the machine code to its standard output. It has no environment and no other descriptors, computes
+//! behind everything else, is the first to go when the system runs out of memory, and ends with its parent.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use tracing::{debug, info};
+
+use super::engine::{self, Kind, Space};
+use super::output::cut;
+use crate::plugin::load::{LoadCode, LoadError};
+use crate::resources::{self, Limit, show};
+
+/// How nice the compiler is to threads that serve connections.
+const COMPILE_NICE: i32 = 3;
+/// How often a long compile is said to be one.
+const REPORT: Duration = Duration::from_secs(5);
+/// Memory that a compile leaves to the gateway.
+const KEPT_FREE: u64 = 16 << 20;
+/// With less it is not worth a try.
+const COMPILE_MIN: u64 = 24 << 20;
+/// Most that a process may say beside its answer.
+const WORDS_BYTES_MAX: u64 = 4096;
+
+/// First byte of an answer: machine code follows.
+const CODE: u8 = b'C';
+/// First byte of an answer: a sentence follows.
+const REFUSED: u8 = b'R';
+
+/// Where and within which bounds plugins are compiled.
+#[derive(Debug, Clone)]
+pub struct CompileProcess {
+    /// The program and its first arguments; the kind of machine code and the memory are added.
+    pub command: Vec<PathBuf>,
+    /// Longest time for one plugin.
+    pub timeout: Duration,
+    /// Most memory for one plugin, if that much is left.
+    pub bytes_max: u64,
+}
+
+/// How much memory a compile may have, and what decides it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Allowance {
+    bytes: u64,
+    /// What is short; `None` if it is as much as the configuration says.
+    short: Option<Limit>,
+}
+
+impl Allowance {
+    fn of(bytes_max: u64, memory: Option<resources::Memory>) -> Self {
+        match memory {
+            Some(memory) if memory.free.saturating_sub(KEPT_FREE) < bytes_max => {
+                Self { bytes: memory.free.saturating_sub(KEPT_FREE), short: Some(memory.by) }
+            }
+            _ => Self { bytes: bytes_max, short: None },
+        }
+    }
+
+    fn exceeded(self) -> LoadError {
+        let bytes = show(self.bytes);
+        let sentence = match self.short {
+            None => format!(
+                "needs more than {bytes} of memory to compile (plugins.compile_bytes_max): raise that, or build it smaller: with \
+                 optimisation, without debug information"
+            ),
+            Some(limit) => format!(
+                "needs more memory to compile than the {bytes} that {limit} leaves: give the gateway more, or build the plugin \
+                 smaller: with optimisation, without debug information"
+            ),
+        };
+        LoadError::new(LoadCode::CompileMemory, sentence)
+    }
+}
+
+impl CompileProcess {
+    /// This very program, also after another one took its place on the disk.
+    pub fn itself(timeout: Duration, bytes_max: u64) -> Self {
+        Self { command: vec!["/proc/self/exe".into(), COMMAND.into()], timeout, bytes_max }
+    }
+
+    /// The machine code of a component. Blocks until it is there, refused, or given up.
+    pub(super) fn compile(&self, kind: Kind, digest: &str, component: &[u8]) -> Result<Vec<u8>, LoadError> {
+        let allowance = Allowance::of(self.bytes_max, resources::memory_of_another());
+        if allowance.bytes < COMPILE_MIN {
+            return Err(allowance.exceeded());
+        }
+        let began = Instant::now();
+        let child = self.start(kind, allowance.bytes).map_err(|error| {
+            LoadError::new(
+                LoadCode::CompilerBusy,
+                format!("is not compiled: no process for the compiler can be started: {error}"),
+            )
+        })?;
+        let answer = self.converse(child, digest, component, allowance)?;
+        debug!(digest, took = ?began.elapsed(), bytes = answer.len(), "plugin compiled in a process of its own");
+        Ok(answer)
+    }
+
+    fn start(&self, kind: Kind, bytes: u64) -> io::Result<Child> {
+        let [program, arguments @ ..] = &*self.command else { return Err(io::ErrorKind::NotFound.into()) };
+        Command::new(program)
+            .args(arguments)
+            .arg(if kind.space == Space::Ample { "ample" } else { "scarce" })
+            .arg(if kind.metered { "metered" } else { "plain" })
+            .arg(bytes.to_string())
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+    }
+
+    /// Gives the process the component and takes its answer, or ends it when its time is over.
+    fn converse(
+        &self,
+        mut child: Child,
+        digest: &str,
+        component: &[u8],
+        allowance: Allowance,
+    ) -> Result<Vec<u8>, LoadError> {
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(mut input), Some(output), Some(errors)) = pipes else {
+            return Err(LoadError::new(LoadCode::CompilerBusy, "is not compiled: the compiler has no pipes"));
+        };
+        // The gateway holds the code twice for a moment.
+        let code_bytes_max = allowance.bytes / 2;
+        let (sender, done) = sync_channel(1);
+        let (answer, late) = thread::scope(|scope| {
+            scope.spawn(move || {
+                // A process that ends early does not read all of it, and says why below.
+                let length = (component.len() as u64).to_le_bytes();
+                let _ = input.write_all(&length).and_then(|()| input.write_all(component));
+                drop(input);
+                let mut answer = Vec::new();
+                let _ = output.take(code_bytes_max + 1).read_to_end(&mut answer);
+                let mut words = Vec::new();
+                let _ = errors.take(WORDS_BYTES_MAX).read_to_end(&mut words);
+                let _ = sender.send((answer, String::from_utf8_lossy(&words).into_owned()));
+            });
+            let begin = Instant::now();
+            loop {
+                let left = self.timeout.saturating_sub(begin.elapsed());
+                match done.recv_timeout(left.min(REPORT)) {
+                    Ok(answer) => break (answer, false),
+                    Err(RecvTimeoutError::Timeout) if begin.elapsed() < self.timeout => {
+                        info!(digest, so_far = ?begin.elapsed(), limit = ?self.timeout, "plugin is still being compiled");
+                    }
+                    Err(_) => {
+                        let _ = child.kill();
+                        break (done.recv().unwrap_or_default(), true);
+                    }
+                }
+            }
+        });
+        // It has closed its output, so it has ended or is about to; one that goes on is of no use.
+        let _ = child.kill();
+        let status = child.wait();
+        if late {
+            let sentence = format!(
+                "takes longer than {:?} to compile (plugins.compile_timeout): raise the limit where the machine is busy, or \
+                 build it smaller: with optimisation, without debug information",
+                self.timeout
+            );
+            return Err(LoadError::new(LoadCode::CompileTimeout, sentence));
+        }
+        let (mut answer, words) = answer;
+        match answer.first() {
+            Some(&CODE) if answer.len() as u64 > code_bytes_max => Err(allowance.exceeded()),
+            Some(&CODE) => {
+                answer.remove(0);
+                Ok(answer)
+            }
+            Some(&REFUSED) => {
+                let why = String::from_utf8_lossy(&answer[1..]).into_owned();
+                Err(LoadError::new(LoadCode::Compile, format!("does not compile: {}", cut(&why, 1000))))
+            }
+            _ => Err(ended(status, &words, allowance)),
+        }
+    }
+}
+
+/// What it means that the process ended without an answer.
+fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> LoadError {
+    let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
+    // The system ends whoever takes more than there is; the process itself aborts when it is refused memory.
+    if signal == Some(Signal::KILL.as_raw()) || words.contains("memory allocation of") {
+        return allowance.exceeded();
+    }
+    let how = match (status, signal) {
+        (_, Some(signal)) => format!("signal {signal}"),
+        (Ok(status), None) => status.to_string(),
+        (Err(error), None) => error.to_string(),
+    };
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let words = words.join(" ");
+    let sentence = format!(
+        "makes the compiler fail ({how}): {}; build it with another optimisation level",
+        cut(&words, 300)
+    );
+    LoadError::new(LoadCode::Compile, sentence)
+}
+
+/// The subcommand of [`compile_for_parent`].
+pub const COMMAND: &str = "compile-for-parent";
+
+/// Compiles what comes on standard input to standard output, within so many bytes of memory: what [`CompileProcess`] starts.
+pub fn compile_for_parent(scarce: bool, metered: bool, bytes: u64) -> io::Result<()> {
+    confine(bytes)?;
+    let mut input = io::stdin().lock();
+    let mut length = [0; 8];
+    input.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    let mut component = Vec::new();
+    // Less means that the parent is gone.
+    if input.take(length).read_to_end(&mut component)? as u64 != length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let space = if scarce { Space::Scarce } else { Space::Ample };
+    let made =
+        engine::compiler(Kind { space, metered }).and_then(|engine| engine.precompile_component(&component));
+    let mut output = io::stdout().lock();
+    match made {
+        Ok(code) => output.write_all(&[CODE]).and_then(|()| output.write_all(&code))?,
+        Err(error) if is_out_of_memory(&error) => {
+            eprintln!("memory allocation of the compiler failed: {error:#}");
+        }
+        Err(error) => write!(output, "{}{}", char::from(REFUSED), error.root_cause())?,
+    }
+    output.flush()
+}
+
+fn is_out_of_memory(error: &wasmtime::Error) -> bool {
+    let text = format!("{error:#}");
+    ["Cannot allocate memory", "out of memory", "allocation failed"].iter().any(|words| text.contains(words))
+}
+
+/// Takes from this process what compiling does not need.
+fn confine(bytes: u64) -> io::Result<()> {
+    close_inherited();
+    #[cfg(target_os = "linux")]
+    {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Without permission it compiles at the ordinary priority.
+        let _ = rustix::process::nice(COMPILE_NICE);
+        let _ = fs::write("/proc/self/oom_score_adj", "1000");
+    }
+    let limit = |resource, most: u64| {
+        // What was forbidden to the gateway stays forbidden.
+        let most = most.min(getrlimit(resource).maximum.unwrap_or(u64::MAX));
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+    };
+    limit(Resource::Core, 0)?;
+    limit(Resource::Data, bytes)?;
+    Ok(())
+}
+
+/// Closes what whoever started the gateway left open in it: its own descriptors do not reach this process.
+fn close_inherited() {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<i32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
+        close(descriptor);
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "this process has begun a moment ago and opened nothing: nobody in it knows the descriptor"
+)]
+fn close(descriptor: i32) {
+    // SAFETY: see the reason above. One that is closed already is an error without consequence.
+    unsafe { rustix::io::close(descriptor) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    const KIND: Kind = Kind { space: Space::Ample, metered: false };
+
+    /// A compiler that is a shell script, whose arguments are the kind and the memory.
+    fn script(text: &str, timeout: Duration) -> Result<Vec<u8>, LoadError> {
+        let command = ["/bin/sh", "-c", text].map(PathBuf::from).into();
+        let process = CompileProcess { command, timeout, bytes_max: 64 << 20 };
+        process.compile(KIND, "digest", &[7; 100_000])
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_process_gets_the_component_and_gives_the_code() {
+        let code = script("printf C; cat | wc -c; echo $0 $1 ${PATH:+inherited}", LONG).unwrap();
+        assert_eq!(
+            String::from_utf8(code).unwrap().split_whitespace().collect::<Vec<_>>()[..3],
+            ["100008", "ample", "plain"]
+        );
+    }
+
+    #[test]
+    fn a_compile_that_takes_too_long_is_ended_with_its_process() {
+        let begin = Instant::now();
+        let marker = tempfile::tempdir().unwrap();
+        let path = marker.path().join("pid");
+        let text = format!("echo $$ > {}; exec sleep 600", path.display());
+        let error = script(&text, Duration::from_millis(300)).unwrap_err();
+        assert_eq!(error.code(), LoadCode::CompileTimeout);
+        assert!(error.sentence().contains("takes longer than 300ms to compile"), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+        let process = fs::read_to_string(path).unwrap();
+        assert!(!PathBuf::from(format!("/proc/{}", process.trim())).exists(), "it was waited for");
+    }
+
+    #[test]
+    fn a_compile_that_takes_too_much_memory_is_told_so() {
+        for text in ["kill -9 $$", "echo 'memory allocation of 7 bytes failed' >&2; kill -6 $$"] {
+            let error = script(text, LONG).unwrap_err();
+            assert_eq!(error.code(), LoadCode::CompileMemory, "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_the_compiler_says_is_passed_on() {
+        let error = script("printf 'Rthe third function is odd'", LONG).unwrap_err();
+        assert_eq!(error.sentence(), "does not compile: the third function is odd");
+        let error = script("echo 'thread main panicked' >&2; exit 101", LONG).unwrap_err();
+        assert!(error.sentence().contains("exit status: 101): thread main panicked"), "{error}");
+        let process =
+            CompileProcess { command: vec!["/nonexistent".into()], timeout: LONG, bytes_max: 64 << 20 };
+        assert_eq!(process.compile(KIND, "digest", b"").unwrap_err().code(), LoadCode::CompilerBusy);
+    }
+
+    #[test]
+    fn what_is_left_of_the_machine_bounds_the_memory() {
+        let memory = |free| Some(resources::Memory { total: 1 << 40, free, by: Limit::Cgroup });
+        assert_eq!(Allowance::of(1 << 30, memory(2 << 30)), Allowance { bytes: 1 << 30, short: None });
+        let short = Allowance::of(1 << 30, memory(100 << 20));
+        assert_eq!(short, Allowance { bytes: 84 << 20, short: Some(Limit::Cgroup) });
+        assert!(
+            short.exceeded().sentence().contains("than the 84 MiB that the control group"),
+            "{}",
+            short.exceeded()
+        );
+        assert_eq!(Allowance::of(1 << 30, memory(1)).bytes, 0);
+    }
+}
