@@ -154,7 +154,12 @@ impl<'m> Reader<'m> {
     }
 
     fn number(&mut self, key: &str) -> Option<u64> {
-        self.table.remove(key)?.as_u64().filter(|number| (1..=MOST).contains(number))
+        let counts_bytes = self.table.get("cost").is_some_and(|cost| cost == "bytes");
+        let number = match self.table.remove(key)? {
+            Value::String(text) if counts_bytes => units::size(&text),
+            value => value.as_u64(),
+        };
+        number.filter(|number| (1..=MOST).contains(number))
     }
 
     fn period(&mut self) -> Option<Duration> {

@@ -195,6 +195,21 @@ fn bytes_can_be_limited() {
 }
 
 #[test]
+fn a_limit_of_bytes_may_be_a_size() {
+    let mut kit = kit(
+        "[[limits]] name = \"bytes\"; limit = \"1KiB\"; burst = \"2KiB\"; period = \"1m\"; cost = \"bytes\"",
+    );
+    let mut send =
+        |bytes: usize| kit.connection("c").message(Kind::Raw).payload(vec![b'x'; bytes]).send().verdict;
+    assert_eq!(send(2048), Verdict::Next);
+    assert_eq!(send(1), retry("bytes", 59));
+    check_mistake(
+        "[[limits]] name = \"l\"; limit = \"1KiB\"; period = \"1s\"",
+        "limit 1: `limit` is how much is admitted per period: 1 to 4294967295",
+    );
+}
+
+#[test]
 fn limits_are_charged_in_order_until_one_refuses() {
     let mut kit = kit("[[limits]] name = \"all\"; limit = 3; period = \"1s\"
          [[limits]] name = \"chat\"; limit = 1; period = \"1s\"; channel = \"chat:*\"");
