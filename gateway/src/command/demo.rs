@@ -13,7 +13,7 @@ use crate::telemetry;
 ///
 /// Builds the plugins of the source tree for WebAssembly, puts them into a folder of their own, and serves a chat page that
 /// shows which plugins are live. What to do next is printed. The page hands a token to whoever asks for one, so the demo
-/// listens on loopback addresses only.
+/// listens on loopback addresses only. It ends with Ctrl-C, SIGTERM, or its terminal.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Where the page and its clients are served
