@@ -12,6 +12,9 @@ const OPEN: &str =
     "client.anonymous = true\n[namespaces.chat]\nallow_subscribe = 'anyone'\nallow_publish = 'anyone'\n";
 const ROUTER: &str = "[[config.rules]]\nkind = 'publish'\ndeny = { code = 1234, reason = 'no' }\n";
 
+/// Compiling has what others leave of the processor.
+const COMPILE: Duration = Duration::from_secs(90);
+
 /// Whether the gateway has its plugins, or says why it does not start.
 async fn serves_under(limit: u64) -> bool {
     let builder = Gateway::with(OPEN).plugin("50-router", "router", ROUTER).plugin("90-echo", "echo", "");
@@ -53,7 +56,9 @@ async fn a_plugin_that_needs_more_memory_to_compile_than_it_may_is_refused() {
     let config = format!("plugins.compile_bytes_max = '32MiB'\n{OPEN}");
     let gateway = Gateway::with(&config).start().await;
     let mut client = Client::connect(&gateway).await;
-    let line = gateway.refusal(|folder| folder.plugin("50-schema", &wasm("schema"), "")).await;
+    let mark = gateway.log().mark();
+    gateway.folder().plugin("50-schema", &wasm("schema"), "");
+    let line = gateway.log().wait_within(COMPILE, mark, &["plugin refused"]).await;
     assert_eq!(line.field("code"), "compile-memory", "{}", line.text);
     assert!(
         line.message.contains("32 MiB of memory to compile (plugins.compile_bytes_max)"),
@@ -103,7 +108,7 @@ async fn a_plugin_that_is_too_large_for_the_control_group_is_refused_and_the_cli
     }
     let mark = gateway.log().mark();
     gateway.folder().plugin("50-schema", &wasm("schema"), "");
-    let line = gateway.log().wait_since(mark, &["50-schema.wasm"]).await;
+    let line = gateway.log().wait_within(COMPILE, mark, &["50-schema.wasm"]).await;
     println!("{}", line.text);
     assert!(gateway.is_running());
     for client in &mut clients {

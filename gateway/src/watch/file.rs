@@ -138,7 +138,7 @@ pub(super) enum Kind {
 const SETTINGS_BYTES_MAX: u64 = 4 << 20;
 
 impl Kind {
-    fn bytes_max(self) -> u64 {
+    pub(super) fn bytes_max(self) -> u64 {
         match self {
             Self::Plugin(most) => most,
             Self::Settings => SETTINGS_BYTES_MAX,

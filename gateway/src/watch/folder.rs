@@ -228,15 +228,15 @@ impl Folder {
         if let Some(mistrust) = fingerprint.mistrust() {
             return Some(Err(mistrust.error(&self.path, name)));
         }
+        let kind = if is_plugin(name) { Kind::Plugin(self.options.file_bytes_max) } else { Kind::Settings };
         let held: usize = self.files.values().map(Tracked::bytes).sum();
-        if held as u64 + fingerprint.length() > FOLDER_BYTES_MAX {
+        if fingerprint.length() <= kind.bytes_max() && held as u64 + fingerprint.length() > FOLDER_BYTES_MAX {
             let sentence = format!(
                 "is not read: the files of the plugin folder have more than {FOLDER_BYTES_MAX} bytes together; take out what does \
                  not belong there"
             );
             return Some(Err(LoadError::new(LoadCode::TooLarge, sentence)));
         }
-        let kind = if is_plugin(name) { Kind::Plugin(self.options.file_bytes_max) } else { Kind::Settings };
         let content = read(&self.root, name, fingerprint, kind)?;
         let bytes = content.as_ref().map_or(0, |bytes| bytes.len());
         debug!(file = name, bytes, "plugin folder: file read");

@@ -35,6 +35,10 @@ impl Core {
             }
             Admission::Undecided => return self.bad_request("a token is needed", effects),
             Admission::Refused(refusal) => return self.refuse(id, &refusal, effects),
+            Admission::Failed | Admission::Doubtful if self.protocol == Protocol::Raw => {
+                // Without a reply it would wait for the deadline of its handshake.
+                return self.end(Close::INTERNAL, CloseCause::Plugin, effects);
+            }
             Admission::Failed | Admission::Doubtful => {
                 self.state = State::Refused;
                 return fail(id, ReplyError::INTERNAL, effects);

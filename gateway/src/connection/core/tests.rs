@@ -192,6 +192,11 @@ fn a_plugin_refuses_with_an_error_or_with_a_close() {
     let mut client = Client::new();
     assert_eq!(client.connect("t").judge(Admission::Failed, true).error(), 100);
     assert_eq!(Client::new().connect("t").judge(Admission::Doubtful, true).error(), 100);
+    for admission in [Admission::Failed, Admission::Doubtful] {
+        let mut raw = Client::with(config(""), Protocol::Raw);
+        raw.request(0, Request::Connect(Connect { token: "t".into(), ..Connect::default() }));
+        assert_eq!(raw.judge(admission, true).close().0, 3004, "and the client comes back");
+    }
 }
 
 #[test]
