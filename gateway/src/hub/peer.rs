@@ -74,8 +74,8 @@ impl From<Order> for Signal {
     }
 }
 
-/// Signals a connection may have waiting. Each subscription has at most one and the rest come one at a time, so more
-/// than this means that the connection does not run.
+/// Signals a connection may have waiting. Each subscription has at most one, and of orders a worker hands on fewer between two
+/// turns than a connection takes in one; so more than this means that the connection does not run.
 const SIGNALS_MAX: usize = 1024;
 
 /// A socket: what TCP, TLS and an HTTP/2 stream have in common.
