@@ -213,6 +213,10 @@ impl Drop for ConnectionPermit {
 /// How long to leave a listener alone that cannot give us a descriptor: some connection must end first.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(50);
 
+/// Sockets that are accepted before those accepted so far get their turn: a client that has sent its request already is not
+/// silent, but only reading tells.
+const ACCEPTS_MAX: usize = 16;
+
 /// Accepts for ever. Survives running out of descriptors; the clients wait in the backlog meanwhile. Dropping the future
 /// stops it and loses no connection that was handed over.
 pub async fn accept(
@@ -221,7 +225,12 @@ pub async fn accept(
     metrics: &WorkerMetrics,
     serve: impl Fn(TcpStream, IpAddr, Arrival),
 ) {
+    let mut accepted = 0_usize;
     loop {
+        accepted = accepted.wrapping_add(1);
+        if accepted.is_multiple_of(ACCEPTS_MAX) {
+            tokio::task::yield_now().await;
+        }
         let (socket, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
