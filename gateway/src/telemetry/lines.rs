@@ -93,7 +93,8 @@ impl Lines {
     }
 
     fn has_room(&self) -> bool {
-        let Waiting { batch: Batch { bytes, ends }, .. } = &*self.lock();
+        let waiting = self.lock();
+        let Batch { bytes, ends } = &waiting.batch;
         bytes.len() < BYTES_MAX / 2 && ends.len() < LINES_MAX / 2
     }
 
