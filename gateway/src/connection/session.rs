@@ -291,11 +291,9 @@ impl Session {
             }
             Effect::History { id, channel, query } => {
                 let page = self.history(now, &channel, &query);
-                let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-                let about = || About::History { id, channel: channel.clone(), limit };
+                let about = || About::History { id, channel: channel.clone(), query: query.clone() };
                 let page = self.now_or_later(page, about)?;
-                let result = page.and_then(|page| self.page(now, id, &channel, limit, page));
-                Some(Event::Answered { id, result })
+                self.history_read(now, id, channel, query, page)
             }
             Effect::End { close, cause, tell, discard } => {
                 self.end(now, &close, cause, tell, discard);

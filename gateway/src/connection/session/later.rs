@@ -10,7 +10,7 @@ use crate::connection::event::{Event, Now, Subscriber};
 use crate::connection::turn::Turn;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
-use crate::protocol::command::{Command, Position, Request};
+use crate::protocol::command::{Command, HistoryQuery, Position, Request};
 use crate::protocol::reply::Reply;
 
 /// Open questions and held commands from which on nothing more of a client is carried out.
@@ -67,8 +67,8 @@ pub(super) enum About {
         id: u32,
         /// Of what.
         channel: Channel,
-        /// How many the client wants.
-        limit: usize,
+        /// Which part of it.
+        query: HistoryQuery,
     },
 }
 
@@ -227,9 +227,8 @@ impl Session {
             (About::Presence { id }, Answer::Counted(count)) => {
                 Some(Event::Answered { id, result: count.map(|count| counted(id, count)) })
             }
-            (About::History { id, channel, limit }, Answer::History(page)) => {
-                let result = page.and_then(|page| self.page(now, id, &channel, limit, page));
-                Some(Event::Answered { id, result })
+            (About::History { id, channel, query }, Answer::History(page)) => {
+                self.history_read(now, id, channel, query, page)
             }
             (About::Presence { id } | About::History { id, .. }, _) => {
                 Some(Event::Answered { id, result: Err(ReplyError::INTERNAL) })

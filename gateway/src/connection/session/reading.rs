@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use super::Session;
+use super::later::About;
 use crate::backplane::{Asked, Count, Fits, Most, Page, TOO_MANY_MEMBERS};
-use crate::connection::event::Now;
+use crate::connection::event::{Event, Now};
 use crate::connection::local::retention;
 use crate::connection::views::view;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
-use crate::protocol::command::HistoryQuery;
+use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication};
 use crate::protocol::reply::Reply;
 
@@ -24,9 +25,13 @@ const READ_FIRST: &str = "too much waits to be read: read it, and ask again";
 
 impl Session {
     /// How many bytes of publications or members the next answer may hold.
-    pub(super) fn room(&self) -> usize {
-        let free = self.peer.outbound.room().saturating_sub(AROUND_ANSWER);
-        free.min(self.local.config.limits.answer_bytes_max())
+    fn room(&self) -> usize {
+        self.free().min(self.local.config.limits.answer_bytes_max())
+    }
+
+    /// How many bytes fit into the queue of the client.
+    fn free(&self) -> usize {
+        self.peer.outbound.room().saturating_sub(AROUND_ANSWER)
     }
 
     /// How much the next recovery may hold: those that come with the connect reply share its room.
@@ -79,8 +84,38 @@ impl Session {
         }
     }
 
+    /// A part of a history was read: the answer, or nothing yet where plugins let the client see nothing of it and more is
+    /// read, because a page without publications would look like the end.
+    pub(super) fn history_read(
+        &mut self,
+        now: Now,
+        id: u32,
+        channel: Channel,
+        mut query: HistoryQuery,
+        mut page: Result<Page, ReplyError>,
+    ) -> Option<Event> {
+        loop {
+            let read = page.as_ref().ok().and_then(|page| {
+                let last = page.publications.last()?.offset;
+                let end = if query.reverse { 1 } else { page.top.offset };
+                (last != end).then(|| Position { offset: last, epoch: (*page.top.epoch).into() })
+            });
+            let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+            let result = page.and_then(|page| self.page(now, id, &channel, limit, page));
+            match (&result, read) {
+                (Ok(Reply::History { publications, .. }), Some(read)) if publications.is_empty() => {
+                    query.since = Some(read);
+                    let more = self.history(now, &channel, &query);
+                    let about = || About::History { id, channel: channel.clone(), query: query.clone() };
+                    page = self.now_or_later(more, about)?;
+                }
+                _ => return Some(Event::Answered { id, result }),
+            }
+        }
+    }
+
     /// A page of history as this client is to see it, and as much of it as there is room for.
-    pub(super) fn page(
+    fn page(
         &self,
         now: Now,
         id: u32,
@@ -89,11 +124,10 @@ impl Session {
         page: Page,
     ) -> Result<Reply, ReplyError> {
         let mut publications = self.views(now, channel, page.publications);
-        let room = self.room();
-        if publications.first().is_some_and(|first| first.bytes() > room) {
+        if publications.first().is_some_and(|first| first.bytes() > self.free()) {
             return Err(ReplyError::TOO_MANY_REQUESTS.because(READ_FIRST));
         }
-        let mut fits = Fits::new(Most { publications: limit, bytes: room });
+        let mut fits = Fits::new(Most { publications: limit, bytes: self.room() });
         let fitting = publications.iter().take_while(|publication| fits.take(publication)).count();
         publications.truncate(fitting);
         Ok(Reply::History { id, publications, offset: page.top.offset, epoch: page.top.epoch })
