@@ -148,7 +148,7 @@ impl Worker {
             backplane: backplane.clone(),
             upstreams: Upstreams::pretended(),
             metrics: metrics.clone(),
-            admission: Arc::new(Admission::new(&config.limits)),
+            admission: Arc::new(Admission::new(&config, clock)),
             site: None,
             ids,
             explain: Arc::new(Explain::new(config.explain.clone(), clock)),
