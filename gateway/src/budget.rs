@@ -45,24 +45,17 @@ pub struct Budget(Vec<(&'static str, u64)>);
 impl Budget {
     /// Of a configuration, with plugins that may take so many bytes.
     pub fn of(config: &Config, plugins: u64) -> Self {
-        let product = |factors: &[usize]| {
-            factors.iter().fold(1_u64, |product, factor| product.saturating_mul(*factor as u64))
-        };
-        let limits = &config.limits;
         let upstreams = config.upstreams.values().map(|upstream| upstream.queue_bytes_max as u64);
         Self(vec![
-            (
-                "limits.connections_max x limits.outbound_bytes_max",
-                product(&[limits.connections_max, limits.outbound_bytes_max]),
-            ),
+            ("memory.outbound_bytes_max", config.memory.outbound_bytes_max as u64),
             ("memory.history_bytes_max", config.memory.history_bytes_max as u64),
             (
-                "listen.workers x memory.inbox_deliveries_max x limits.message_bytes_max",
-                product(&[
-                    config.listen.workers,
-                    config.memory.inbox_deliveries_max,
-                    limits.message_bytes_max,
-                ]),
+                "listen.workers x memory.inbox_bytes_max",
+                (config.memory.inbox_bytes_max as u64).saturating_mul(config.listen.workers as u64),
+            ),
+            (
+                "redis.questions_bytes_max",
+                config.redis.as_ref().map_or(0, |redis| redis.questions_bytes_max as u64),
             ),
             ("upstreams", upstreams.sum()),
             ("plugins", plugins),
@@ -122,15 +115,13 @@ mod tests {
     fn the_parts_are_those_of_the_configuration() {
         let mut config = Config::default();
         config.listen.workers = 2;
-        config.limits.connections_max = 1000;
-        config.limits.outbound_bytes_max = 1 << 20;
-        config.limits.message_bytes_max = 1 << 10;
-        config.memory.inbox_deliveries_max = 1 << 10;
+        config.memory.outbound_bytes_max = 100 << 20;
+        config.memory.inbox_bytes_max = 1 << 20;
         config.memory.history_bytes_max = 5 << 20;
         config.plugins.compile_bytes_max = 64 << 20;
         let budget = Budget::of(&config, 7 << 20);
-        assert_eq!(budget.sum(), (1000 + 5 + 2 + 7 + 64) << 20);
-        config.limits.connections_max = usize::MAX;
+        assert_eq!(budget.sum(), (100 + 5 + 2 + 7 + 64) << 20);
+        config.memory.inbox_bytes_max = usize::MAX;
         assert_eq!(Budget::of(&config, 0).sum(), u64::MAX, "and never less because it is too much to count");
     }
 }
