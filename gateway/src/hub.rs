@@ -441,11 +441,14 @@ impl Place {
 
 /// Whether a place is in this stream. Before the first publication an epoch also says, behind a dot, when it was told.
 fn is_same(position: &Tracked, offset: u64, epoch: &Arc<str>) -> bool {
-    let origin = |epoch: &str| epoch.split_once('.').map(|(origin, _)| origin.to_owned());
     position.epoch == *epoch
         || position.offset == 0
             && offset == 0
-            && origin(&position.epoch).is_some_and(|known| origin(epoch).is_some_and(|other| other == known))
+            && origin(epoch).is_some_and(|known| origin(&position.epoch) == Some(known))
+}
+
+fn origin(epoch: &str) -> Option<&str> {
+    epoch.split_once('.').map(|(origin, _)| origin)
 }
 
 impl Delivered {

@@ -76,7 +76,9 @@ async fn reading_what_is_not_there_makes_nothing_in_memory() {
 #[tokio::test]
 async fn reading_what_is_not_there_makes_nothing_in_redis() {
     let redis = Redis::start().await;
-    let config = format!("redis = {{ url = '{}', prefix = 'gw' }}\n{READING}", redis.url());
+    // The members of a channel are written in their time, and that they have gone: that is no reading.
+    let reading = READING.replace("allow_presence = 'anyone'", "").replace("presence = true", "");
+    let config = format!("redis = {{ url = '{}', prefix = 'gw' }}\n{reading}", redis.url());
     let gateway = Gateway::start(&config).await;
     let keys = async || {
         let all = redis.ask(&["KEYS", "*"]).await.list();
@@ -87,10 +89,6 @@ async fn reading_what_is_not_there_makes_nothing_in_redis() {
     let writes =
         async || redis.info("persistence").await["rdb_changes_since_last_save"].parse::<u64>().unwrap();
     let bytes = async || redis.info("memory").await["used_memory_dataset"].parse::<u64>().unwrap();
-    // The members of a channel are written in their time, and that they have gone: that is no reading.
-    let config = config.replace("presence = true", "").replace("allow_presence = 'anyone'", "");
-    drop(gateway);
-    let gateway = Gateway::start(&config).await;
     let (keys_before, writes_before, bytes_before) = (keys().await, writes().await, bytes().await);
     let begun = Instant::now();
     let mut client = Client::connect(&gateway).await;
@@ -373,7 +371,7 @@ async fn members_that_are_too_many_for_an_answer_are_counted_only() {
         }
         eventually("the others to have gone", async || {
             let count = gateway.post("/api/presence_stats", &json!({ "channel": "large:1" })).await.ok();
-            (count["num_clients"] == 100).then_some(())
+            (count["result"]["num_clients"] == 100).then_some(())
         })
         .await;
         let listed = members[0].ask("presence", json!({ "channel": "large:1" })).await.unwrap();
@@ -424,14 +422,14 @@ async fn a_reader_that_takes_a_little_now_and_then_is_closed() {
     let begun = Instant::now();
     let padding = "x".repeat(20_000);
     let (mut taken, mut published) = (0, 0);
-    // 10 KB in a second, for as long as it takes; there is always more.
+    // 15 KB in a second at most, for as long as it takes; there is always more.
     while begun.elapsed() < Duration::from_secs(20) {
         if published < 40 {
             gateway.post("/api/publish", &json!({ "channel": "live:1", "data": padding })).await.ok();
             published += 1;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let Some(count) = sipping.sip(1000).await else { break };
+        let Some(count) = sipping.sip(1500).await else { break };
         taken += count;
         let slow = gateway.metrics().await.get("gateway_connections_closed_total{cause=\"slow\"}");
         if slow > 0.0 {

@@ -187,9 +187,14 @@ impl Memory {
             Standing::Idle => Some(&self.idle),
             Standing::Wanted => Some(&self.wanted),
         };
-        if before != after {
-            count(before).map(|count| count.fetch_sub(1, Ordering::Relaxed));
-            count(after).map(|count| count.fetch_add(1, Ordering::Relaxed));
+        if before == after {
+            return;
+        }
+        if let Some(count) = count(before) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(count) = count(after) {
+            count.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -100,6 +100,16 @@ pub fn charge(
     charge.ok_or_else(|| ReplyError::TOO_MANY_REQUESTS.because(TOO_MUCH_UNDER_WAY))
 }
 
+/// Who publishes something.
+pub(super) struct By<'a> {
+    /// What others are told of the client, if it was one.
+    pub(super) info: Option<Arc<Member>>,
+    /// Who pays for it while it is under way.
+    pub(super) account: &'a Account,
+    /// Who wants to know what became of it.
+    pub(super) asker: Asker,
+}
+
 impl Local {
     /// A worker without connections and without rules.
     pub fn new(
@@ -163,18 +173,17 @@ impl Local {
         *self.effects.borrow_mut() = effects;
     }
 
-    /// Publishes to an address, on somebody's account. `json` says that the payload was checked: that of a client that
-    /// speaks JSON was, when it came in or when the plugin answered.
+    /// Publishes to an address. `json` says that the payload was checked: that of a client that speaks JSON was, when it
+    /// came in or when the plugin answered.
     pub(super) fn publish(
         &self,
         now: Now,
         channel: &Channel,
         payload: Bytes,
         json: bool,
-        info: Option<Arc<Member>>,
-        account: &Account,
-        asker: Asker,
+        by: By<'_>,
     ) -> Asked<Published> {
+        let By { info, account, asker } = by;
         let namespace = match self.namespace(channel) {
             Ok(namespace) => namespace,
             Err(error) => return Asked::Now(Err(error)),
@@ -214,7 +223,8 @@ impl Local {
     pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool, account: &Account) {
         let (kind, address, done) = match effect {
             PluginEffect::Publish { address, payload } => {
-                match self.publish(now, &address, payload, json, None, account, Asker::Nobody) {
+                let by = By { info: None, account, asker: Asker::Nobody };
+                match self.publish(now, &address, payload, json, by) {
                     Asked::Now(done) => ("publish", address, done.map(drop)),
                     Asked::Later => return,
                 }

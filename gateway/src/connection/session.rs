@@ -293,7 +293,7 @@ impl Session {
                 let page = self.history(now, &channel, &query);
                 let about = || About::History { id, channel: channel.clone(), query: query.clone() };
                 let page = self.now_or_later(page, about)?;
-                self.history_read(now, id, channel, query, page)
+                self.history_read(now, id, &channel, query, page)
             }
             Effect::End { close, cause, tell, discard } => {
                 self.end(now, &close, cause, tell, discard);

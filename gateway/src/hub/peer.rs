@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::backplane::Answer;
 use crate::outbound::{Outbound, Pushed};
@@ -149,9 +150,9 @@ impl Unflushed {
         Hold(self)
     }
 
-    /// Waits until much waits for some client. Dropping the future loses nothing.
-    pub async fn backlogged(&self) {
-        self.backlogged.notified().await;
+    /// Is over when much waits for some client. Dropping it loses nothing.
+    pub fn backlogged(&self) -> Notified<'_> {
+        self.backlogged.notified()
     }
 
     /// The connections for which much waits and how many bytes that is, the most first.

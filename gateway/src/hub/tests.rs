@@ -88,7 +88,7 @@ fn the_first_comes_and_the_last_goes() {
 #[test]
 fn everyone_gets_the_same_bytes_and_one_flush() {
     let mut room = Room::new();
-    let (a, b, c) = (room.peer(1, 100), room.peer(2, 100), room.peer(3, 100));
+    let (a, b, c) = (room.peer(1, 1000), room.peer(2, 1000), room.peer(3, 1000));
     room.subscribe("news", &a, None);
     room.subscribe("news", &b, None);
     let sent = room.hub.deliver(&publication("news", 0, ""));
@@ -135,14 +135,14 @@ fn another_stream_is_a_gap() {
 #[test]
 fn a_slow_reader_hears_so_and_the_others_do_not_wait() {
     let mut room = Room::new();
-    let (slow, quick) = (room.peer(1, 50), room.peer(2, 1000));
+    let (slow, quick) = (room.peer(1, 100), room.peer(2, 1000));
     room.subscribe("news", &slow, None);
     room.subscribe("news", &quick, None);
     room.hub.deliver(&publication("news", 0, ""));
     let delivered = room.hub.deliver(&publication("news", 0, ""));
     assert_eq!(delivered, Delivered { sent: 1, full: 1, gaps: 0 });
     assert_eq!(signals(&slow), [Signal::Slow]);
-    assert!(slow.outbound.pending() <= 50);
+    assert!((1..=50).contains(&slow.outbound.pending()), "the first one waits");
 }
 
 #[test]

@@ -228,7 +228,7 @@ impl Session {
                 Some(Event::Answered { id, result: count.map(|count| counted(id, count)) })
             }
             (About::History { id, channel, query }, Answer::History(page)) => {
-                self.history_read(now, id, channel, query, page)
+                self.history_read(now, id, &channel, query, page)
             }
             (About::Presence { id } | About::History { id, .. }, _) => {
                 Some(Event::Answered { id, result: Err(ReplyError::INTERNAL) })

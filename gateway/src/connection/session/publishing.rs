@@ -11,6 +11,7 @@ use super::later::About;
 use crate::backplane::Asked;
 use crate::charge::Account;
 use crate::connection::event::{Event, Now};
+use crate::connection::local::By;
 use crate::plugin::verdict::Effect as PluginEffect;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
@@ -82,7 +83,8 @@ impl Session {
             let info = Some(self.member.clone());
             let asked = match self.publishes_to(now, target) {
                 Ok(account) => {
-                    self.local.publish(now, target, payload.clone(), json, info, &account, self.asker())
+                    let by = By { info, account: &account, asker: self.asker() };
+                    self.local.publish(now, target, payload.clone(), json, by)
                 }
                 Err(error) => Asked::Now(Err(error)),
             };

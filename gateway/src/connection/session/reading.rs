@@ -90,7 +90,7 @@ impl Session {
         &mut self,
         now: Now,
         id: u32,
-        channel: Channel,
+        channel: &Channel,
         mut query: HistoryQuery,
         mut page: Result<Page, ReplyError>,
     ) -> Option<Event> {
@@ -101,11 +101,11 @@ impl Session {
                 (last != end).then(|| Position { offset: last, epoch: (*page.top.epoch).into() })
             });
             let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-            let result = page.and_then(|page| self.page(now, id, &channel, limit, page));
+            let result = page.and_then(|page| self.page(now, id, channel, limit, page));
             match (&result, read) {
                 (Ok(Reply::History { publications, .. }), Some(read)) if publications.is_empty() => {
                     query.since = Some(read);
-                    let more = self.history(now, &channel, &query);
+                    let more = self.history(now, channel, &query);
                     let about = || About::History { id, channel: channel.clone(), query: query.clone() };
                     page = self.now_or_later(more, about)?;
                 }
