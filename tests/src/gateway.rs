@@ -27,7 +27,7 @@ use crate::wait::{eventually, eventually_within, within_time};
 pub const API_KEY: &str = "the-key-of-the-tests";
 
 /// Plugins are compiled before a gateway is ready.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 /// The demo may have to build its plugins.
 const START_OF_DEMO: Duration = Duration::from_secs(300);
 

@@ -463,7 +463,7 @@ async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
     assert_eq!(auth["kept"], json!({"entries": 0, "bytes": 0, "evictions": 0}));
     assert_eq!(
         (&bad["name"], &bad["state"], &bad["digest"]),
-        (&json!("bad"), &json!("refused"), &Value::Null)
+        (&json!("bad"), &json!("closed"), &Value::Null)
     );
     assert_eq!((&bad["error"]["code"], &bad["error"]["sentence"]), (&json!("empty"), &json!("has no bytes")));
     let versions = auth["versions"].as_array().unwrap();

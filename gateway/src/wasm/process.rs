@@ -233,7 +233,7 @@ pub fn compile_for_parent(scarce: bool, metered: bool, bytes: u64) -> io::Result
     match made {
         Ok(code) => output.write_all(&[CODE]).and_then(|()| output.write_all(&code))?,
         Err(error) if is_out_of_memory(&error) => {
-            eprintln!("memory allocation of the compiler failed: {error:#}");
+            crate::telemetry::say(&format!("memory allocation of the compiler failed: {error:#}"));
         }
         Err(error) => write!(output, "{}{}", char::from(REFUSED), error.root_cause())?,
     }

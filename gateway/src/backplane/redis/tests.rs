@@ -430,7 +430,7 @@ async fn streams_begin_anew_once_when_older_ones_do_not_count_any_more_whoever_k
         );
         assert_eq!(bench.recover(Some((offset, &anew.epoch)), 9).await.0, Some(vec![]));
     }
-    for server in ["first/8", "other/7", "other"] {
+    for server in ["first/8", "other/7", "third"] {
         bench.server = server;
         assert_eq!(bench.publish("y", KEPT).await.offset, 1, "{server}");
     }

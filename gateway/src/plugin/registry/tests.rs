@@ -357,6 +357,7 @@ async fn removing_the_file_takes_the_plugin_out_and_its_numbers_stay() {
 #[tokio::test]
 async fn the_second_file_of_a_name_is_refused_until_the_first_is_gone() {
     let bench = Bench::new();
+    bench.apply("10-a=A").await;
     let applied = bench.apply("10-a=A 20-a=B").await;
     assert_eq!(bench.trace(), "A");
     let error = &applied.refused[0].1;
@@ -445,6 +446,7 @@ async fn a_breaker_that_was_set_by_hand_stays_so_for_later_versions() {
 async fn there_is_room_for_so_many_plugins_and_those_that_are_live_keep_theirs() {
     let mut bench = Bench::new();
     bench.registry = bench.registry.with_plugins_max(2);
+    bench.apply("20-b=B 30-c=C").await;
     let applied = bench.apply("20-b=B 30-c=C 40-d=D").await;
     assert_eq!(bench.trace(), "B C");
     assert_eq!((&*applied.refused[0].0, applied.refused[0].1.code()), ("40-d.wasm", LoadCode::TooMany));

@@ -332,6 +332,6 @@ mod tests {
         assert!(large.raises(&[&small]) && !small.raises(&[&large]) && !large.raises(&[&small, &large]));
         assert!(!large.raises(&[]), "nobody has to learn of it");
         assert!(!large.raises(&[&description("", &[]), &large]));
-        assert!(description("limits.message_bytes_max = '1MiB'", &[]).raises(&[&small]));
+        assert!(description("limits.publication_bytes_max = '512KiB'", &[]).raises(&[&small]));
     }
 }

@@ -12,7 +12,7 @@ fn a_failure_refuses_the_event_or_counts_as_no_opinion() {
     assert_eq!(open.publish(), Decision::Allowed(payload("p")));
 
     assert_eq!(Bench::new(vec![(Closed, fails())]).connect(), Admission::Failed);
-    assert_eq!(Bench::new(vec![(Open, fails())]).connect(), Admission::Undecided);
+    assert_eq!(Bench::new(vec![(Open, fails())]).connect(), Admission::Doubtful);
 }
 
 #[test]
