@@ -84,6 +84,7 @@ enum Command {
 impl Cli {
     /// Does what was asked. For `serve` and `demo` that ends with a signal.
     pub fn run(self) -> Result<(), Failure> {
+        crate::wasm::offer_to_compile();
         match self.command {
             Command::Serve(arguments) => serve::run(&arguments),
             Command::Check(arguments) => check::run(&arguments),

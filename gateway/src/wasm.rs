@@ -39,7 +39,7 @@ mod empty;
 pub use empty::empty_plugin;
 pub use engine::EngineError;
 pub use loader::{Loader, LoaderConfig};
-pub use process::{COMMAND as COMPILE_COMMAND, CompileProcess, compile_for_parent};
+pub use process::{COMMAND as COMPILE_COMMAND, CompileProcess, compile_for_parent, offer_to_compile};
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gateway_tests::{Gateway, Redis, Sentinels, Tool, eventually_within, gateway_binary};
+use gateway_tests::{Gateway, Redis, Sentinels, Tool, eventually, eventually_within, gateway_binary};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -48,8 +48,8 @@ async fn every_setting_that_does_not_fit_is_named_once_in_health_log_and_metric(
         let gateway = Gateway::start(&on(&redis, rules)).await;
         let told = warning(&gateway, words).await;
         assert!(told.starts_with(&redis.address().to_string()), "it names the server: {told}");
-        let metrics = gateway.metrics().await;
-        assert_eq!(metrics.get(&format!("gateway_backplane_unfit{{setting=\"{setting}\"}}")), 1.0);
+        let unfit = format!("gateway_backplane_unfit{{setting=\"{setting}\"}}");
+        eventually("the metric", async || (gateway.metrics().await.get(&unfit) == 1.0).then_some(())).await;
         assert_eq!(gateway.log().matching(&["a setting of redis does not fit", words]).len(), 1);
     }
 }

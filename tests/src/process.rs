@@ -25,6 +25,18 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).expect("it is our child");
+        while signal == Signal::STOP && !self.is_stopped() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether every thread of it has stopped: the signal only asks them to.
+    fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("it is our child");
+        threads.flatten().all(|thread| {
+            let state = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            state.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['R', 'S', 'D']))
+        })
     }
 
     /// Ends it without a word, also if it is stopped, and waits until it is gone.

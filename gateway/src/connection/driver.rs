@@ -236,8 +236,9 @@ impl Driver {
             return Poll::Ready(Wake::Rest);
         }
         if !self.session.is_backlogged() {
-            if !self.unread {
-                // A client that waits is read once more, which is how its going is seen.
+            let suspended = self.session.is_suspended();
+            // A client that waits is read once more, which is how its going is seen.
+            if !self.unread || suspended && !self.websocket.has_bytes() {
                 if let Poll::Ready(read) = self.poll_read(cx, peer) {
                     return Poll::Ready(match read {
                         Ok(0) => Wake::InputEnded,
@@ -245,7 +246,7 @@ impl Driver {
                         Err(_) => Wake::Failed,
                     });
                 }
-            } else if !self.session.is_suspended() {
+            } else if !suspended {
                 return Poll::Ready(Wake::Rest);
             }
         }

@@ -34,8 +34,8 @@ impl Compiler {
         Self { artifacts: Some(artifacts), ..self }
     }
 
-    pub(super) fn in_process(self, process: CompileProcess) -> Self {
-        Self { process: Some(process), ..self }
+    pub(super) fn in_process(self, process: Option<CompileProcess>) -> Self {
+        Self { process, ..self }
     }
 
     /// The machine code of a component, and where it came from.

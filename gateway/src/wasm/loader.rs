@@ -144,8 +144,8 @@ impl Loader {
         Self { compiler: self.compiler.with_artifacts(artifacts), ..self }
     }
 
-    /// Compiles in a process of its own, within bounds. Without it plugins are compiled on the thread that loads them.
-    pub fn with_compile_process(self, process: CompileProcess) -> Self {
+    /// Compiles in a process of its own, within bounds. Without one plugins are compiled on the thread that loads them.
+    pub fn with_compile_process(self, process: Option<CompileProcess>) -> Self {
         Self { compiler: self.compiler.in_process(process), ..self }
     }
 

@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,10 +83,20 @@ impl Allowance {
     }
 }
 
+/// Whether this program knows [`COMMAND`].
+static OFFERED: AtomicBool = AtomicBool::new(false);
+
+/// This program knows [`COMMAND`]. Without this plugins are compiled where they are loaded: a program that has the gateway as a
+/// library cannot be started to compile one.
+pub fn offer_to_compile() {
+    OFFERED.store(true, Ordering::Relaxed);
+}
+
 impl CompileProcess {
-    /// This very program, also after another one took its place on the disk.
-    pub fn itself(timeout: Duration, bytes_max: u64) -> Self {
-        Self { command: vec!["/proc/self/exe".into(), COMMAND.into()], timeout, bytes_max }
+    /// This very program, also after another one took its place on the disk, if it [offers](offer_to_compile) to compile.
+    pub fn itself(timeout: Duration, bytes_max: u64) -> Option<Self> {
+        let command = vec!["/proc/self/exe".into(), COMMAND.into()];
+        OFFERED.load(Ordering::Relaxed).then_some(Self { command, timeout, bytes_max })
     }
 
     /// The machine code of a component. Blocks until it is there, refused, or given up.

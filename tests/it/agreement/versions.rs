@@ -62,7 +62,7 @@ async fn messages_of_the_next_version_are_understood_and_what_is_unknown_is_skip
     let redis = Redis::start().await;
     let gateway = gateway(&redis).await;
     let mut client = Client::connect(&gateway).await;
-    client.command("subscribe", json!({ "channel": "live:1", "join_leave": true })).await;
+    client.ask("subscribe", json!({ "channel": "live:1", "join_leave": true })).await.unwrap();
     eventually("a subscription", async || {
         (redis.ask(&["PUBSUB", "NUMSUB", "gateway:to:{live:1}"]).await.list()[1].number() == 1).then_some(())
     })

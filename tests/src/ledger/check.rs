@@ -51,6 +51,12 @@ fn count_publications(history: &History, report: &mut Report) -> HashMap<u64, bo
     sent
 }
 
+/// Whether an epoch is that of a channel in Redis to which nothing was published yet: the stream that begins gets a name of its
+/// own, and whoever stood before it stands in it.
+fn is_before_the_first(epoch: &str) -> bool {
+    epoch.contains('.')
+}
+
 /// What one subscriber saw of one channel.
 #[derive(Default)]
 struct View {
@@ -113,7 +119,8 @@ impl View {
             } else {
                 report.resets += 1;
             }
-            if recovered && last.epoch == position.epoch {
+            if recovered && (last.epoch == position.epoch || is_before_the_first(&last.epoch)) {
+                last.epoch = position.epoch.clone();
                 last.top = last.top.max(position.offset);
                 return;
             }
