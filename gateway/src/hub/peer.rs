@@ -295,11 +295,14 @@ impl Peer {
     }
 
     /// Writes what others have pushed. What the socket does not take now is the driver's business.
-    pub fn flush_for_others(&self) {
+    pub fn flush_for_others(self: &Rc<Self>) {
         match self.poll_flush() {
             Poll::Ready(Ok(())) => (),
             Poll::Ready(Err(_)) => self.signal(Signal::SocketFailed),
-            Poll::Pending => self.waker.borrow().wake_by_ref(),
+            Poll::Pending => {
+                self.count_backlog();
+                self.waker.borrow().wake_by_ref();
+            }
         }
     }
 }
