@@ -479,7 +479,8 @@ const PUPPET: &str = "[grants]\neffects = ['publish', 'subscribe', 'unsubscribe'
 #[tokio::test]
 async fn what_a_plugin_makes_of_a_little_is_refused_before_it_fills_the_memory() {
     const ATTACKERS: usize = 12;
-    let gateway = Gateway::with(LIVE).plugin("50-puppet", "guest-puppet", PUPPET).start().await;
+    let puppet = format!("{PUPPET}[config]\nkinds = ['rpc']\n");
+    let gateway = Gateway::with(LIVE).plugin("50-puppet", "guest-puppet", &puppet).start().await;
     let mut subscribers = Vec::new();
     for _ in 0..4 {
         subscribers.push(deaf_subscriber(&gateway, "live:1").await);
