@@ -19,11 +19,14 @@ type Found = Result<Arc<[IpAddr]>, Box<str>>;
 #[derive(Clone)]
 pub struct Names(Arc<Shared>);
 
+/// Asks the system for the addresses of a name.
+type System = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+
 struct Shared {
     turns: Arc<Semaphore>,
     under_way: Mutex<HashMap<Box<str>, watch::Receiver<Option<Found>>>>,
     /// Blocking.
-    system: Box<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>,
+    system: Box<System>,
 }
 
 impl Names {

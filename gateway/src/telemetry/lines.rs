@@ -213,7 +213,10 @@ mod tests {
     const INTERRUPTED: i32 = 4;
     const ALL: usize = usize::MAX;
 
-    fn told() -> (Arc<Lines>, SyncSender<Result<usize, i32>>, Receiver<Vec<u8>>) {
+    /// What a writer is to answer, step by step.
+    type Steps = SyncSender<Result<usize, i32>>;
+
+    fn told() -> (Arc<Lines>, Steps, Receiver<Vec<u8>>) {
         let (step, steps) = sync_channel(8);
         let (written, seen) = sync_channel(100);
         let lines = Arc::new(Lines::default());

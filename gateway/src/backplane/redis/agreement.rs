@@ -15,6 +15,7 @@ use self::description::{Description, Difference, VERSION_DIFFERS};
 use self::rules::{Effective, Era, Rules};
 use super::Shared;
 use super::link::call;
+use super::nodes::Said;
 use super::status::Cause;
 use crate::backplane::Node;
 use crate::config::Config;
@@ -155,7 +156,7 @@ impl Agreement {
     pub(super) async fn hear(
         shared: &Shared,
         connection: &mut MultiplexedConnection,
-        read: Option<(u64, Vec<(Box<[u8]>, Box<[u8]>)>)>,
+        read: Option<(u64, Said)>,
         alive: &[Node],
         changed: bool,
         told: bool,
@@ -217,7 +218,7 @@ impl Agreement {
 }
 
 impl Known {
-    fn take_in(&mut self, revision: u64, fields: Vec<(Box<[u8]>, Box<[u8]>)>, me: &str) {
+    fn take_in(&mut self, revision: u64, fields: Said, me: &str) {
         self.revision = revision;
         (self.others, self.eras) = (BTreeMap::new(), BTreeMap::new());
         let mut found = false;
@@ -247,10 +248,9 @@ impl Known {
 
     /// The tables that this gateway publishes to without a history from now on, and in which there was one.
     fn ending(&self, effective: &Effective) -> Vec<Box<str>> {
-        let ended = |table: &&Box<str>| {
-            matches!(self.eras.get(*table), Some(Era::On(_))) && effective.size_of(table) == 0
-        };
-        self.own.tables().iter().filter(ended).cloned().collect()
+        let ended =
+            |table: &str| matches!(self.eras.get(table), Some(Era::On(_))) && effective.size_of(table) == 0;
+        self.own.tables().iter().filter(|table| ended(table)).cloned().collect()
     }
 
     fn compare(&mut self, shared: &Shared, alive: &[Node]) {

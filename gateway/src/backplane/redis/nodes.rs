@@ -297,6 +297,9 @@ pub(super) fn name(node: u64) -> String {
     format!("{node:016x}")
 }
 
+/// Fields of what gateways say of themselves, and their values.
+pub(super) type Said = Vec<(Box<[u8]>, Box<[u8]>)>;
+
 /// Names and leases.
 type Listed = Vec<(Box<str>, Box<str>)>;
 
@@ -309,7 +312,7 @@ struct Heard {
     /// Who has left something behind.
     buried: Vec<Box<str>>,
     /// What gateways say of themselves, with its revision, if that is another one than was read.
-    said: Option<(u64, Vec<(Box<[u8]>, Box<[u8]>)>)>,
+    said: Option<(u64, Said)>,
 }
 
 fn heard(reply: Value) -> Option<Heard> {

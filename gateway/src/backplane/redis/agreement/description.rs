@@ -47,7 +47,7 @@ impl Description {
     pub(in crate::backplane::redis) fn of(config: &Config, plugins: &[(Arc<str>, String)]) -> Self {
         let mut rules = Map::new();
         for (table, namespace) in tables(config) {
-            rules.insert(table.into(), rules_of(namespace));
+            rules.insert(table, rules_of(namespace));
         }
         let chain: Vec<_> = plugins.iter().map(|(name, digest)| json!([&**name, digest])).collect();
         Self(json!({

@@ -17,11 +17,11 @@ fn set(name: &'static str, then: Step) -> Step {
 }
 
 fn attributes(effects: &[Effect]) -> Vec<&str> {
-    let name = |effect| match effect {
-        &Effect::SetAttribute { ref name, .. } => &**name,
-        _ => "other",
-    };
-    effects.iter().map(name).collect()
+    let mut names = Vec::new();
+    for effect in effects {
+        names.push(if let Effect::SetAttribute { name, .. } = effect { &**name } else { "other" });
+    }
+    names
 }
 
 fn identity(names: &[&str]) -> Step {
