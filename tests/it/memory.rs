@@ -407,7 +407,7 @@ async fn back_up(gateway: &Gateway, channel: &str, bytes: f64) {
                 break;
             }
             // The system takes much before anything waits.
-            for _ in 0..if waits > 0.0 { 1 } else { 4 } {
+            for _ in 0..if bytes - waits < 100_000.0 { 1 } else { 4 } {
                 gateway.post("/api/publish", &json!({ "channel": channel, "data": padding })).await.ok();
             }
         }

@@ -318,7 +318,8 @@ impl<'a> Streams<'a> {
             }
         }
         for (channel, view) in views.iter().flatten() {
-            for span in &view.spans {
+            // Whoever stood before the first publication does not know how its stream is called: its publishers do.
+            for span in view.spans.iter().filter(|span| !is_before_the_first(&span.epoch)) {
                 for (offset, (number, at)) in &span.got {
                     know(channel, *number, Position { epoch: span.epoch.clone(), offset: *offset }, *at, *at);
                 }
