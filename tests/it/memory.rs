@@ -528,7 +528,6 @@ async fn what_a_plugin_makes_of_a_little_is_refused_before_it_fills_the_memory()
         slowest.as_millis()
     );
     assert!(most - before < 192 << 10, "{} MiB", (most - before) >> 10);
-    assert!(refused > 0.0);
 }
 
 #[tokio::test]
