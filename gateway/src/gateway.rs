@@ -131,6 +131,8 @@ impl Workers for WorkerInboxes {
 impl Gateway {
     /// Binds the listeners, opens the plugin folder and starts the WebAssembly engine. Nothing is served yet.
     pub fn build(mut config: Config, make_site: Option<MakeSite>) -> anyhow::Result<Self> {
+        // Before anything takes addresses, threads above all.
+        budget::check_address_space(config.listen.workers)?;
         let clock = Clock::start();
         let plan = Plan::of(descriptors::raise(), &config)?;
         plan.lower(&mut config);
@@ -189,7 +191,6 @@ impl Gateway {
         let client = egress::Client::bounded(plan.outgoing);
         let fetcher = egress::Fetcher::new(client.clone());
         let upstreams = Upstreams::new(&config.upstreams, client, &metrics.node, clock, random()?);
-        budget::check_address_space(config.listen.workers)?;
         let loader = Loader::new(&LoaderConfig::sized_for(config.listen.workers, config.plugins.max))
             .context("failed to start the WebAssembly engine")?
             .with_upstreams(upstreams.clone())

@@ -19,8 +19,9 @@ use super::report::Report;
 pub fn check(history: &History) -> Report {
     let mut report = Report::default();
     let sent = count_publications(history, &mut report);
-    let views: Vec<_> =
+    let mut views: Vec<_> =
         history.subscribers.iter().map(|entries| views_of(entries, &sent, &mut report)).collect();
+    name_streams(history, &mut views);
     let streams = Streams::of(history, &views, &mut report);
     for (subscriber, view) in views.iter().enumerate() {
         for (channel, view) in view {
@@ -31,6 +32,24 @@ pub fn check(history: &History) -> Report {
         }
     }
     report
+}
+
+/// Gives the spans that begin before the first publication the name of the stream that began then, which publishers know.
+fn name_streams(history: &History, views: &mut [HashMap<&str, View>]) {
+    let mut epochs = HashMap::new();
+    for publication in &history.published {
+        if let Outcome::Acknowledged(position) = &publication.outcome
+            && position.is_somewhere()
+        {
+            epochs.insert(publication.number, position.epoch.clone());
+        }
+    }
+    let spans = views.iter_mut().flat_map(|views| views.values_mut()).flat_map(|view| &mut view.spans);
+    for span in spans.filter(|span| is_before_the_first(&span.epoch)) {
+        if let Some(epoch) = span.got.values().find_map(|(number, _)| epochs.get(number)) {
+            span.epoch = epoch.clone();
+        }
+    }
 }
 
 /// What was published, by number: whether it was refused.
