@@ -140,6 +140,11 @@ impl Outbound {
         *queue = Queue { closed: true, written: queue.written, counted: queue.counted, ..Queue::default() };
     }
 
+    /// Whether the last frame was queued, or the socket is gone.
+    pub fn is_closed(&self) -> bool {
+        self.queue.borrow().closed
+    }
+
     /// Bytes that wait.
     pub fn pending(&self) -> usize {
         self.queue.borrow().bytes
@@ -182,7 +187,8 @@ impl Outbound {
         let mut queue = self.queue.borrow_mut();
         queue.seal();
         while !queue.chunks.is_empty() {
-            let written = if let [only] = queue.chunks.make_contiguous() {
+            let written = if queue.chunks.len() == 1 {
+                let only = &queue.chunks[0];
                 ready!(socket.as_mut().poll_write(cx, only))?
             } else {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];

@@ -72,6 +72,11 @@ const DEPARTED_WEIGHT: usize = 2048;
 /// So does looking through everything a worker has, and another chain.
 const SURVEY_WEIGHT: usize = 16 * 1024;
 
+/// Bytes that wait for a client from which on it is looked at when too much waits for all: between these, so that all those that
+/// are not are no great part of it.
+const MUCH_MIN: usize = 1024;
+const MUCH_MAX: usize = 32 * 1024;
+
 /// What a publication takes on its way beside its payload.
 const PUBLICATION_BYTES: usize = 256;
 
@@ -120,6 +125,9 @@ impl Local {
         metrics: Arc<Metrics>,
     ) -> Self {
         let explain = Picker::new(Arc::new(Explain::new(config.explain.clone(), Clock::start())));
+        // What is not counted is less than half of what all clients together may have.
+        let much = config.memory.outbound_bytes_max / config.limits.connections_max.max(1) / 2;
+        let unflushed = Rc::new(Unflushed::counting(much.clamp(MUCH_MIN, MUCH_MAX)));
         Self {
             worker,
             explain,
@@ -129,7 +137,7 @@ impl Local {
             backplane,
             upstreams: Upstreams::pretended(),
             metrics,
-            unflushed: Rc::default(),
+            unflushed,
             timers: Account::default(),
             scratch: RefCell::default(),
             effects: RefCell::default(),
@@ -219,14 +227,14 @@ impl Local {
     }
 
     /// Does what a plugin asked for that is not about the connection of an event, on somebody's account. `json` as in
-    /// [`Local::publish`].
-    pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool, account: &Account) {
+    /// [`Local::publish`]. False if it is refused.
+    pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool, account: &Account) -> bool {
         let (kind, address, done) = match effect {
             PluginEffect::Publish { address, payload } => {
                 let by = By { info: None, account, asker: Asker::Nobody };
                 match self.publish(now, &address, payload, json, by) {
                     Asked::Now(done) => ("publish", address, done.map(drop)),
-                    Asked::Later => return,
+                    Asked::Later => return true,
                 }
             }
             PluginEffect::Reach { address, except, action } => {
@@ -243,18 +251,20 @@ impl Local {
                 ("reach", address, done)
             }
             PluginEffect::Emit { upstream, plugin, payload } => {
-                return self.emit(now, &upstream, plugin, payload, None);
+                self.emit(now, &upstream, plugin, payload, None);
+                return true;
             }
             // The plugin heard that this is not possible without a connection.
             PluginEffect::Subscribe(_)
             | PluginEffect::Unsubscribe(_)
             | PluginEffect::Disconnect(_)
             | PluginEffect::Refresh(_)
-            | PluginEffect::SetAttribute { .. } => return,
+            | PluginEffect::SetAttribute { .. } => return false,
         };
-        if let Err(error) = done {
+        if let Err(error) = &done {
             self.metrics().effect_refused(kind, address.as_str(), &error.message);
         }
+        done.is_ok()
     }
 
     /// Hands an upstream what a plugin emits on the occasion of a client, or of none.
@@ -297,7 +307,7 @@ impl Local {
                 PluginEffect::Emit { upstream, plugin, payload } => {
                     self.emit(now, &upstream, plugin, payload, Some(&goodbye.client));
                 }
-                effect => self.carry_out(now, effect, json, &self.timers),
+                effect => drop(self.carry_out(now, effect, json, &self.timers)),
             }
         }
     }
@@ -394,8 +404,11 @@ impl Local {
                     break;
                 }
                 freed += *waiting as u128;
-                metrics.outbound_evicted(*waiting);
-                peer.signal(Signal::Slow);
+                // Who is on its way out goes on counting until it is gone.
+                if peer.evict() {
+                    metrics.outbound_evicted(*waiting);
+                    peer.signal(Signal::Slow);
+                }
             }
         }
         !backlog.is_empty()

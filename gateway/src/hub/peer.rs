@@ -105,11 +105,12 @@ pub struct Peer {
     dirty: Cell<bool>,
     /// Whether it stands among those for which much waits.
     backlogged: Cell<bool>,
+    /// Whether it goes because of what waits for all.
+    evicted: Cell<bool>,
+    /// Whether its driver knows that the socket takes no more.
+    stalled: Cell<bool>,
     unflushed: Weak<Unflushed>,
 }
-
-/// Bytes that wait for a client before it counts among those for which much does.
-const BACKLOG_BYTES_MIN: usize = 32 * 1024;
 
 /// The connections of a worker that others have pushed to since the last flush. The flusher writes to each of their
 /// sockets once, instead of waking a task for each. And those whose sockets did not take it.
@@ -119,6 +120,8 @@ pub struct Unflushed {
     flusher: RefCell<Option<Waker>>,
     held: Cell<bool>,
     backlog: RefCell<Vec<Rc<Peer>>>,
+    /// Bytes that wait for a client from which on it counts among those for which much does.
+    much: usize,
     /// Told when there is a backlog.
     backlogged: Notify,
 }
@@ -134,6 +137,11 @@ impl Drop for Hold<'_> {
 }
 
 impl Unflushed {
+    /// Nobody has been pushed to. Clients for which fewer bytes wait are not counted among those for which much does.
+    pub fn counting(much: usize) -> Self {
+        Self { much, ..Self::default() }
+    }
+
     /// Waits until there is something to flush, then takes it.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Vec<Rc<Peer>>> {
         let mut peers = self.peers.borrow_mut();
@@ -160,7 +168,7 @@ impl Unflushed {
         let mut all = Vec::new();
         self.backlog.borrow_mut().retain(|peer| {
             let waiting = peer.outbound.pending();
-            let much = waiting >= BACKLOG_BYTES_MIN;
+            let much = waiting > 0 && waiting >= self.much;
             if much {
                 all.push((waiting, peer.clone()));
             }
@@ -207,6 +215,8 @@ impl Peer {
             answers: RefCell::default(),
             dirty: Cell::new(false),
             backlogged: Cell::new(false),
+            evicted: Cell::new(false),
+            stalled: Cell::new(false),
             unflushed: Rc::downgrade(unflushed),
         }
     }
@@ -230,13 +240,26 @@ impl Peer {
 
     /// To be called when the socket took what it takes: if much is left, it counts among what waits for all clients.
     pub fn count_backlog(self: &Rc<Self>) {
-        if self.outbound.pending() >= BACKLOG_BYTES_MIN
-            && !self.backlogged.replace(true)
+        let waiting = self.outbound.pending();
+        if waiting > 0
+            && !self.backlogged.get()
             && let Some(unflushed) = self.unflushed.upgrade()
+            && waiting >= unflushed.much
         {
+            self.backlogged.set(true);
             unflushed.backlog.borrow_mut().push(self.clone());
             unflushed.backlogged.notify_one();
         }
+    }
+
+    /// The connection is to go because of what waits for all clients together. False if it is on its way out already.
+    pub fn evict(&self) -> bool {
+        !self.outbound.is_closed() && !self.evicted.replace(true)
+    }
+
+    /// Whether it goes because of that.
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.get()
     }
 
     /// Tells the connection something and wakes its driver.
@@ -291,7 +314,11 @@ impl Peer {
             return Poll::Ready(Ok(()));
         };
         let waker = self.waker.borrow();
-        self.outbound.poll_flush(&mut Context::from_waker(&waker), Pin::new(&mut **socket))
+        let flushed = self.outbound.poll_flush(&mut Context::from_waker(&waker), Pin::new(&mut **socket));
+        if flushed.is_ready() {
+            self.stalled.set(false);
+        }
+        flushed
     }
 
     /// Writes what others have pushed. What the socket does not take now is the driver's business.
@@ -301,7 +328,10 @@ impl Peer {
             Poll::Ready(Err(_)) => self.signal(Signal::SocketFailed),
             Poll::Pending => {
                 self.count_backlog();
-                self.waker.borrow().wake_by_ref();
+                // Once: when the socket takes more it wakes the driver by itself.
+                if !self.stalled.replace(true) {
+                    self.waker.borrow().wake_by_ref();
+                }
             }
         }
     }

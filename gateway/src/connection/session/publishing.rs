@@ -26,47 +26,62 @@ pub(super) struct Publisher {
     keeps: HashMap<Channel, Duration, FxBuildHasher>,
 }
 
-const TOO_MANY_CHANNELS: &str =
-    "nothing was published: this connection keeps the history of as many channels as it may";
+const TOO_MANY_CHANNELS: &str = "nothing was published: this connection keeps the history of as many channels as `limits.channels_per_connection_max` \
+     lets it; publish to fewer, or when their histories have expired";
 
 impl Session {
-    /// Counts a channel whose history is kept because of what this client publishes. Gives the account that pays for it.
-    fn publishes_to(&mut self, now: Now, channel: &Channel) -> Result<Account, ReplyError> {
+    /// Whether the client may publish to this channel, or plugins on the occasion of its messages. Gives the account that pays
+    /// for it, and until when its history is kept because of that, if it is: for [`kept`](Self::kept).
+    fn publishes_to(
+        &mut self,
+        now: Now,
+        channel: &Channel,
+    ) -> Result<(Account, Option<Duration>), ReplyError> {
         let namespace = self.local.namespace(channel)?;
         let publisher = self.publisher.get_or_insert_default();
-        if namespace.history_size > 0 && !matches!(channel.target(), Target::Connection(_)) {
-            let (keeps, until) = (&mut publisher.keeps, now.at + namespace.history_ttl);
-            let max = self.local.config.limits.channels_per_connection_max;
-            if let Some(kept) = keeps.get_mut(channel) {
-                *kept = until;
-            } else {
-                if keeps.len() >= max {
-                    keeps.retain(|_, until| *until > now.at);
-                }
-                if keeps.len() >= max {
-                    let error = ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_CHANNELS);
-                    self.local.metrics.node.publication_refused(&error);
-                    return Err(error);
-                }
-                keeps.insert(channel.clone(), until);
+        let keeps = namespace.history_size > 0 && !matches!(channel.target(), Target::Connection(_));
+        let until = keeps.then(|| now.at + namespace.history_ttl);
+        let max = self.local.config.limits.channels_per_connection_max;
+        if keeps && publisher.keeps.len() >= max && !publisher.keeps.contains_key(channel) {
+            publisher.keeps.retain(|_, until| *until > now.at);
+            if publisher.keeps.len() >= max {
+                let error = ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_CHANNELS);
+                self.local.metrics.node.publication_refused(&error);
+                return Err(error);
             }
         }
-        Ok(publisher.account.clone())
+        Ok((publisher.account.clone(), until))
+    }
+
+    /// Counts a channel whose history is kept because of what was published to it.
+    fn kept(&mut self, channel: &Channel, until: Option<Duration>) {
+        if let Some(until) = until {
+            let keeps = &mut self.publisher.get_or_insert_default().keeps;
+            match keeps.get_mut(channel) {
+                Some(kept) => *kept = until,
+                None => drop(keeps.insert(channel.clone(), until)),
+            }
+        }
     }
 
     /// Does what a plugin asked for on the occasion of this client.
     pub(super) fn carry_out_effect(&mut self, now: Now, effect: PluginEffect) {
-        let account = match &effect {
+        let json = self.peer.protocol.is_json();
+        let (account, keeps) = match &effect {
             PluginEffect::Publish { address, .. } => match self.publishes_to(now, address) {
-                Ok(account) => account,
+                Ok((account, until)) => (account, until.map(|until| (address.clone(), until))),
                 Err(error) => {
                     let metrics = self.local.metrics();
                     return metrics.effect_refused("publish", address.as_str(), &error.message);
                 }
             },
-            _ => self.publisher.get_or_insert_default().account.clone(),
+            _ => (self.publisher.get_or_insert_default().account.clone(), None),
         };
-        self.local.carry_out(now, effect, self.peer.protocol.is_json(), &account);
+        if self.local.carry_out(now, effect, json, &account)
+            && let Some((address, until)) = keeps
+        {
+            self.kept(&address, Some(until));
+        }
     }
 
     pub(super) fn publish(
@@ -82,9 +97,13 @@ impl Session {
         for target in targets {
             let info = Some(self.member.clone());
             let asked = match self.publishes_to(now, target) {
-                Ok(account) => {
+                Ok((account, until)) => {
                     let by = By { info, account: &account, asker: self.asker() };
-                    self.local.publish(now, target, payload.clone(), json, by)
+                    let asked = self.local.publish(now, target, payload.clone(), json, by);
+                    if !matches!(asked, Asked::Now(Err(_))) {
+                        self.kept(target, until);
+                    }
+                    asked
                 }
                 Err(error) => Asked::Now(Err(error)),
             };
