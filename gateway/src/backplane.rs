@@ -72,6 +72,11 @@ impl Fits {
         Self { left: most, first: true }
     }
 
+    /// Whether there is room for none more, however small.
+    pub fn are_full(&self) -> bool {
+        self.left.publications == 0
+    }
+
     /// Whether there is room for one more, which is taken then.
     pub fn take(&mut self, publication: &Publication) -> bool {
         let bytes = publication.bytes();

@@ -208,3 +208,45 @@ async fn one_message_of_large_histories_that_are_not_read_is_not_answered_for_no
     let sent = closed.get("gateway_messages_sent_total") - 300.0 - delayed.count as f64;
     assert!((2.0..100.0).contains(&sent), "{sent} of 900 answers were made");
 }
+
+/// While a history is read of which a plugin lets the client see nothing, others are served.
+#[tokio::test]
+async fn a_history_that_a_plugin_withholds_is_read_in_turns() {
+    const WITHHELD: u64 = 3000;
+    const PUPPET: &str = "
+        [grants]
+        effects = ['publish', 'subscribe', 'unsubscribe', 'disconnect', 'refresh']
+        [config]
+        kinds = []
+        withhold = ['open:hidden']
+    ";
+    let config = CONFIG.replace("history_size = 300", "history_size = 3001");
+    let gateway = Gateway::with(&config)
+        .plugin("50-puppet", "guest-puppet", PUPPET)
+        .plugin("90-router", "router", ROUTER)
+        .start()
+        .await;
+    let mut publisher = Client::connect(&gateway).await;
+    for number in 0..WITHHELD {
+        publisher.publish("open:hidden", json!(number)).await;
+    }
+    publisher.publish("open:hidden", json!("shown")).await;
+    let mut reader = Client::connect(&gateway).await;
+    let read = tokio::spawn(async move {
+        let start = Instant::now();
+        let query = json!({ "channel": "open:hidden", "limit": 10 });
+        (reader.ask("history", query).await.expect("anyone may read"), start.elapsed())
+    });
+    let (mut others, mut longest) = (0, Duration::ZERO);
+    while !read.is_finished() {
+        let begun = Instant::now();
+        publisher.ask("rpc", json!({ "method": "x" })).await.expect("an answer");
+        (others, longest) = (others + 1, longest.max(begun.elapsed()));
+    }
+    let (history, took) = read.await.expect("an answer");
+    println!(
+        "a history of {WITHHELD} that are withheld: {took:.0?}; others {others} answers, {longest:.0?} at most"
+    );
+    assert_eq!(history["publications"], json!([{ "data": "shown", "offset": WITHHELD + 1 }]));
+    assert!(others >= 5, "{others} answers while it was read");
+}

@@ -127,9 +127,10 @@ impl Session {
         self.carry_out(turn, Commands::of(self.peer.protocol, inbound));
     }
 
-    /// Goes on where another turn has ended: with held commands that nothing is in the way of any more, then with the rest
-    /// of a message.
+    /// Goes on where another turn has ended: with a history that is read on, with held commands that nothing is in the way
+    /// of any more, then with the rest of a message.
     pub fn go_on(&mut self, turn: &mut Turn) {
+        self.read_on(turn);
         self.resume(turn);
         if let Some(rest) = self.rest.take() {
             self.carry_out(turn, *rest);
@@ -140,7 +141,7 @@ impl Session {
     pub fn has_more(&self) -> bool {
         !self.is_closed()
             && !self.is_backlogged()
-            && (self.has_free() || self.rest.is_some() && !self.is_suspended())
+            && (self.has_unread() || self.has_free() || self.rest.is_some() && !self.is_suspended())
     }
 
     /// Whether a message is not finished. The next one has to wait for it.
@@ -201,6 +202,7 @@ impl Session {
     /// Takes what the rest of the worker has to say.
     pub fn signal(&mut self, now: Now, signal: Signal) {
         match &signal {
+            Signal::Slow if self.peer.is_evicted() => (),
             Signal::Slow => self.local.metrics().outbound_overflow(&self.peer.id),
             Signal::Gap(channel) => self.local.metrics().position_gap(&self.peer.id, channel.as_str()),
             Signal::Subscribe(channel) => self.say_full(channel),

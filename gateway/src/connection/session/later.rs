@@ -31,6 +31,19 @@ pub(super) struct Questions {
     settling: bool,
     /// Subscriptions that are made and whose client is about to hear of it.
     settled: Vec<(Channel, Option<Place>)>,
+    /// Histories of which the client may see nothing so far: more is read when there is a turn for it.
+    unread: VecDeque<Unread>,
+}
+
+/// A history that is read on.
+#[derive(Debug)]
+pub(super) struct Unread {
+    /// Which command.
+    pub(super) id: u32,
+    /// Of what.
+    pub(super) channel: Channel,
+    /// From where on.
+    pub(super) query: HistoryQuery,
 }
 
 /// What a question was about.
@@ -132,9 +145,41 @@ impl Questions {
 
 impl Session {
     /// Whether nothing more of the client may be carried out until [`Session::answered`] or
-    /// [`Session::backplane_answered`]: it waits to be admitted, or for many answers of the backplane.
+    /// [`Session::backplane_answered`]: it waits to be admitted, or for many answers of the backplane. Nor while a history is
+    /// read on.
     pub fn is_suspended(&self) -> bool {
-        self.core.is_admitting() || self.questions.as_ref().is_some_and(|questions| questions.are_many())
+        self.core.is_admitting()
+            || self.questions.as_ref().is_some_and(|questions| questions.are_many())
+            || self.has_unread()
+    }
+
+    /// Whether a history is to be read on.
+    pub(super) fn has_unread(&self) -> bool {
+        self.questions.as_ref().is_some_and(|questions| !questions.unread.is_empty())
+    }
+
+    /// Has a history read on when there is a turn for it.
+    pub(super) fn read_later(&mut self, unread: Unread) {
+        self.questions.get_or_insert_default().unread.push_back(unread);
+    }
+
+    /// Reads histories on, as far as the turn has room.
+    pub(super) fn read_on(&mut self, turn: &mut Turn) {
+        while !self.is_backlogged()
+            && turn.has_room()
+            && let Some(Unread { id, channel, query }) =
+                self.questions.as_mut().and_then(|questions| questions.unread.pop_front())
+        {
+            let (now, before) = (turn.now(), self.peer.outbound.pending());
+            let page = self.history(now, &channel, &query);
+            let about = || About::History { id, channel: channel.clone(), query: query.clone() };
+            if let Some(page) = self.now_or_later(page, about)
+                && let Some(event) = self.history_read(now, id, &channel, query, page)
+            {
+                self.event(now, event);
+            }
+            turn.spend(self.peer.outbound.pending().saturating_sub(before));
+        }
     }
 
     /// Where an answer to the next question goes.
@@ -215,6 +260,7 @@ impl Session {
                 Some(Event::Subscribed { channel, by, result })
             }
             (About::Publish { id, failed: Some(error), .. }, _) => {
+                self.local.metrics.node.publication_refused(&error);
                 Some(Event::Answered { id, result: Err(error) })
             }
             (About::Publish { id, reply, .. }, _) => {

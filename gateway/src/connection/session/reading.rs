@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Session;
-use super::later::About;
+use super::later::Unread;
 use crate::backplane::{Asked, Count, Fits, Most, Page, TOO_MANY_MEMBERS};
 use crate::connection::event::{Event, Now};
 use crate::connection::local::retention;
@@ -85,32 +85,29 @@ impl Session {
     }
 
     /// A part of a history was read: the answer, or nothing yet where plugins let the client see nothing of it and more is
-    /// read, because a page without publications would look like the end.
+    /// read in another turn, because a page without publications would look like the end.
     pub(super) fn history_read(
         &mut self,
         now: Now,
         id: u32,
         channel: &Channel,
         mut query: HistoryQuery,
-        mut page: Result<Page, ReplyError>,
+        page: Result<Page, ReplyError>,
     ) -> Option<Event> {
-        loop {
-            let read = page.as_ref().ok().and_then(|page| {
-                let last = page.publications.last()?.offset;
-                let end = if query.reverse { 1 } else { page.top.offset };
-                (last != end).then(|| Position { offset: last, epoch: (*page.top.epoch).into() })
-            });
-            let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-            let result = page.and_then(|page| self.page(now, id, channel, limit, page));
-            match (&result, read) {
-                (Ok(Reply::History { publications, .. }), Some(read)) if publications.is_empty() => {
-                    query.since = Some(read);
-                    let more = self.history(now, channel, &query);
-                    let about = || About::History { id, channel: channel.clone(), query: query.clone() };
-                    page = self.now_or_later(more, about)?;
-                }
-                _ => return Some(Event::Answered { id, result }),
+        let read = page.as_ref().ok().and_then(|page| {
+            let last = page.publications.last()?.offset;
+            let end = if query.reverse { 1 } else { page.top.offset };
+            (last != end).then(|| Position { offset: last, epoch: (*page.top.epoch).into() })
+        });
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        let result = page.and_then(|page| self.page(now, id, channel, limit, page));
+        match (&result, read) {
+            (Ok(Reply::History { publications, .. }), Some(read)) if publications.is_empty() => {
+                query.since = Some(read);
+                self.read_later(Unread { id, channel: channel.clone(), query });
+                None
             }
+            _ => Some(Event::Answered { id, result }),
         }
     }
 
@@ -123,13 +120,16 @@ impl Session {
         limit: usize,
         page: Page,
     ) -> Result<Reply, ReplyError> {
-        let mut publications = self.views(now, channel, page.publications);
-        if publications.first().is_some_and(|first| first.bytes() > self.free()) {
+        let (free, mut large, mut first) = (self.free(), false, true);
+        let mut fits = Fits::new(Most { publications: limit, bytes: self.room() });
+        // Plugins are asked about no more than the page has room for.
+        let publications = self.visible(now, channel, page.publications, |publication| {
+            large = std::mem::take(&mut first) && publication.bytes() > free;
+            (!large && fits.take(publication)).then(|| !fits.are_full())
+        });
+        if large {
             return Err(ReplyError::TOO_MANY_REQUESTS.because(READ_FIRST));
         }
-        let mut fits = Fits::new(Most { publications: limit, bytes: self.room() });
-        let fitting = publications.iter().take_while(|publication| fits.take(publication)).count();
-        publications.truncate(fitting);
         Ok(Reply::History { id, publications, offset: page.top.offset, epoch: page.top.epoch })
     }
 
@@ -172,15 +172,42 @@ impl Session {
         channel: &Channel,
         publications: Vec<Arc<Publication>>,
     ) -> Vec<Arc<Publication>> {
-        let mut chain = self.local.chain.borrow_mut();
-        if publications.is_empty() || !chain.wants_deliveries(channel) {
+        self.visible(now, channel, publications, |_| Some(true))
+    }
+
+    /// The same, as far as `take` takes one and says that it takes more.
+    fn visible(
+        &self,
+        now: Now,
+        channel: &Channel,
+        publications: Vec<Arc<Publication>>,
+        mut take: impl FnMut(&Arc<Publication>) -> Option<bool>,
+    ) -> Vec<Arc<Publication>> {
+        if publications.is_empty() {
             return publications;
         }
+        let mut chain = self.local.chain.borrow_mut();
+        let is_asked = chain.wants_deliveries(channel);
         let client = self.client.borrow();
         let value = |name: &str| client.attributes.get(name).cloned().unwrap_or_default();
-        let values: Vec<Box<str>> = chain.class_attributes().iter().map(|name| value(name)).collect();
-        let view = |publication| view(&mut chain, channel, publication, &values, now);
-        publications.into_iter().filter_map(view).collect()
+        let values: Vec<Box<str>> = match is_asked {
+            true => chain.class_attributes().iter().map(|name| value(name)).collect(),
+            false => Vec::new(),
+        };
+        let mut seen = Vec::with_capacity(publications.len());
+        for publication in publications {
+            let publication = match is_asked {
+                true => view(&mut chain, channel, publication, &values, now),
+                false => Some(publication),
+            };
+            let Some(publication) = publication else { continue };
+            let Some(more) = take(&publication) else { break };
+            seen.push(publication);
+            if !more {
+                break;
+            }
+        }
+        seen
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Settings {
     channels: Option<Vec<String>>,
     #[serde(default)]
     without_payload: bool,
+    /// Nobody receives what is published to these channels but the text "shown", and it takes its time to say so.
+    withhold: Option<Vec<String>>,
 }
 
 /// The plugin.
@@ -25,6 +27,9 @@ pub struct Settings {
 pub struct Puppet {
     one_per_user: bool,
 }
+
+/// Steps of a delivery that takes its time.
+const DELIBERATION: u32 = 20_000;
 
 #[derive(gateway_plugin_sdk::serde::Deserialize)]
 #[serde(crate = "gateway_plugin_sdk::serde", default)]
@@ -65,6 +70,9 @@ impl Plugin for Puppet {
         if config.without_payload {
             interests.without_payload();
         }
+        if let Some(patterns) = config.withhold {
+            interests.deliver(patterns);
+        }
         Ok(Self { one_per_user: config.one_per_user })
     }
 
@@ -96,6 +104,16 @@ impl Plugin for Puppet {
             }
         }
         Verdict::reply_json(&json!({"refused": refused}))
+    }
+
+    fn on_deliver(&mut self, event: &Outgoing<'_>) -> Delivery {
+        for step in 0..DELIBERATION {
+            std::hint::black_box(step);
+        }
+        match event.text() {
+            Some("\"shown\"") => Delivery::pass(),
+            _ => Delivery::drop(),
+        }
     }
 
     fn on_timer(&mut self, event: &Timer) {
