@@ -401,14 +401,16 @@ impl Gateway {
             }
             // Every connection has said its last word: what it emitted has the rest of the time.
             stop_upstreams.send_replace(Stop::At(until));
-            let _ = upstreams.await;
+            let longest = clock.instant(until + STUCK);
+            if tokio::time::timeout_at(longest.into(), upstreams).await.is_err() {
+                supervisor.report("upstreams", "it is stuck and is left behind");
+            }
             // Also what has failed on the way down is a failure.
             match ended {
                 Some(Err(error)) => Err(error),
                 _ => supervisor.ended().map_or(Ok(()), |ended| Err(ended.into())),
             }
         });
-        drop(self.watcher);
         // Nothing of them is wanted any more, and a look-up may take its time.
         outgoing.shutdown_background();
         spares.shutdown_background();
@@ -416,6 +418,8 @@ impl Gateway {
             backplane.shutdown_background();
         }
         control.shutdown_timeout(Duration::from_secs(1));
+        // Not before: whoever listens to it would take its end for a failure.
+        drop(self.watcher);
         drop(self.state);
         tracing::info!("stopped");
         served
