@@ -9,8 +9,8 @@ use std::io;
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::spawn_blocking;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{spawn, spawn_blocking};
 
 /// What became of a look-up: the addresses in the order of the system, or a sentence.
 type Found = Result<Arc<[IpAddr]>, Box<str>>;
@@ -48,37 +48,42 @@ impl Names {
         if let Ok(address) = host.parse() {
             return Ok([address].into());
         }
-        let under_way = self.0.under_way().get(host).cloned();
-        let mut looked_up = match under_way {
-            Some(looked_up) => looked_up,
-            None => {
-                let turn = self.0.turns.clone().acquire_owned().await;
-                self.begin(host, turn.map_err(|_| "no names are looked up any more")?)
-            }
-        };
+        let mut looked_up = self.looked_up(host);
         match looked_up.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(found)) => found.clone(),
             _ => Err("the look-up of the name was given up".into()),
         }
     }
 
-    fn begin(&self, host: &str, turn: OwnedSemaphorePermit) -> watch::Receiver<Option<Found>> {
+    /// Where the addresses of a host will be: of the look-up that is under way, or of a new one that waits for its turn.
+    fn looked_up(&self, host: &str) -> watch::Receiver<Option<Found>> {
         let mut under_way = self.0.under_way();
-        if let Some(other) = under_way.get(host) {
-            // Somebody else had a turn first.
-            return other.clone();
+        if let Some(looked_up) = under_way.get(host) {
+            return looked_up.clone();
         }
         let (told, looked_up) = watch::channel(None);
         under_way.insert(host.into(), looked_up.clone());
-        let this = UnderWay { shared: self.0.clone(), host: host.into(), _turn: turn };
-        spawn_blocking(move || {
-            let found = (this.shared.system)(&this.host);
-            // Whoever asks from now on asks anew.
-            drop(this);
-            told.send_replace(Some(match found {
-                Ok(addresses) => Ok(addresses.into()),
-                Err(error) => Err(format!("the name of the host is not known: {error}").into()),
-            }));
+        let (shared, host) = (self.0.clone(), Box::<str>::from(host));
+        spawn(async move {
+            let Ok(turn) = shared.turns.clone().acquire_owned().await else { return };
+            let this = {
+                let mut under_way = shared.under_way();
+                if told.receiver_count() == 1 {
+                    // Nobody waits for it any more but the list.
+                    under_way.remove(&host);
+                    return;
+                }
+                UnderWay { shared: shared.clone(), host }
+            };
+            spawn_blocking(move || {
+                let found = (this.shared.system)(&this.host);
+                // Whoever asks from now on asks anew.
+                drop((this, turn));
+                told.send_replace(Some(match found {
+                    Ok(addresses) => Ok(addresses.into()),
+                    Err(error) => Err(format!("the name of the host is not known: {error}").into()),
+                }));
+            });
         });
         looked_up
     }
@@ -96,11 +101,10 @@ impl fmt::Debug for Names {
     }
 }
 
-/// A look-up. It has its turn until it is dropped.
+/// A look-up, until it is dropped.
 struct UnderWay {
     shared: Arc<Shared>,
     host: Box<str>,
-    _turn: OwnedSemaphorePermit,
 }
 
 impl Drop for UnderWay {
