@@ -29,7 +29,7 @@ pub struct Puppet {
 }
 
 /// Steps of a delivery that takes its time.
-const DELIBERATION: u32 = 20_000;
+const DELIBERATION: u32 = 40_000;
 
 #[derive(gateway_plugin_sdk::serde::Deserialize)]
 #[serde(crate = "gateway_plugin_sdk::serde", default)]
