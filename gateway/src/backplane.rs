@@ -8,7 +8,7 @@
 //!   was lost in a worker's inbox is found at once by comparing positions.
 //! - *Streams*: offsets of a channel start at 1 and rise by 1 within an epoch; a stream that was forgotten starts with a
 //!   new epoch. Reading makes none: whoever reads where nothing was published is told offset 0 and an epoch that every
-//!   reader is told, and the first publication goes on from there.
+//!   reader is told, and the first publication goes on from there: its epoch has the same [`origin`].
 //! - *Answers*: a question is answered at once, or later through the inbox of the worker that asked, exactly once and
 //!   within a bounded time. What one connection publishes to one channel keeps its order.
 
@@ -364,6 +364,13 @@ pub trait Backplane: Send + Sync {
 
 /// What is said where too many are in a channel.
 pub(crate) const TOO_MANY_MEMBERS: &str = "too many to be listed: they can be counted (presence_stats)";
+
+/// What the epochs have in common that are told before the first publication of a stream and in it: a stream in Redis is named
+/// after whoever stands before it (`ORIGIN.HOUR`, then `ORIGIN-RANDOM`), one in memory has the same name all the time. Streams
+/// that do not follow from each other have different ones.
+pub(crate) fn origin(epoch: &str) -> &str {
+    epoch.split(['.', '-']).next().unwrap_or(epoch)
+}
 
 /// The end of SplitMix64: every bit of the number decides about every bit of the result, and no two numbers become one.
 pub(crate) fn mix(number: u64) -> u64 {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::backplane::Answer;
+use crate::backplane::{Answer, origin};
 use crate::connection::id::ConnectionIds;
 use crate::outbound::Pushed;
 use crate::plugin::event::Client;
@@ -401,8 +401,8 @@ impl Place {
         if position.epoch == *epoch && offset == position.offset + 1 {
             position.offset = offset;
             Next::Deliver
-        } else if position.offset == 0 && offset == 1 {
-            // Who came before there was a stream has missed nothing of the one that begins now, whatever it is called.
+        } else if position.offset == 0 && offset == 1 && origin(&position.epoch) == origin(epoch) {
+            // Who came before there was a stream has missed nothing of the one that begins there.
             (position.offset, position.epoch) = (offset, epoch.clone());
             Next::Deliver
         } else if position.epoch == *epoch && offset <= position.offset {
@@ -439,16 +439,10 @@ impl Place {
     }
 }
 
-/// Whether a place is in this stream. Before the first publication an epoch also says, behind a dot, when it was told.
+/// Whether a place is in this stream. Before the first publication an epoch also says when it was told.
 fn is_same(position: &Tracked, offset: u64, epoch: &Arc<str>) -> bool {
     position.epoch == *epoch
-        || position.offset == 0
-            && offset == 0
-            && origin(epoch).is_some_and(|known| origin(&position.epoch) == Some(known))
-}
-
-fn origin(epoch: &str) -> Option<&str> {
-    epoch.split_once('.').map(|(origin, _)| origin)
+        || position.offset == 0 && offset == 0 && origin(&position.epoch) == origin(epoch)
 }
 
 impl Delivered {

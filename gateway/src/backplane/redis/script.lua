@@ -67,10 +67,11 @@ local function remember(place)
   redis.call('PEXPIRE', top, ARGV[5])
 end
 
--- A new stream. A server without memory refuses the first write, and so all of it; once something was written it would
+-- A new stream, which is named after who stands before its first publication: whoever listens there knows by the name that it
+-- has missed nothing. A server without memory refuses the first write, and so all of it; once something was written it would
 -- refuse nothing more.
 local function begin(place)
-  place.epoch = ARGV[2]
+  place.epoch = place.origin and (place.origin .. '-' .. ARGV[2]) or ARGV[2]
   remember(place)
   redis.call('HSET', top, 'origin', place.origin or '', 'begun', number(place.begun))
   redis.call('DEL', stream)
