@@ -273,6 +273,10 @@ impl Backplane for Redis {
             let body = wire::body(&data, json, info.as_deref());
             What::Publish { channel: channel.clone(), body, retention, terms }
         } else if status.link().is_none() {
+            // Not kept here, but at other gateways: who recovers there would miss it.
+            if self.shared.agreement.rules.raise(channel, retention).size > 0 {
+                return Asked::Now(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
+            }
             return local(None, charge);
         } else {
             let address = (channel.target() != Target::Channel).then_some(channel);

@@ -95,9 +95,13 @@ fn forward(shared: &Shared, place: usize, batch: &mut Vec<Request>) {
     }
 }
 
-/// Without Redis this node goes on alone: its own subscribers get what has no history.
+/// Without Redis this node goes on alone: its own subscribers get what has no history, neither here nor at other gateways.
 fn alone(shared: &Shared, batch: &mut Vec<Request>) {
-    for Request { what, asker, .. } in batch.drain(..) {
+    let rules = shared.agreement.rules.now();
+    for Request { mut what, asker, .. } in batch.drain(..) {
+        if let Some(rules) = &rules {
+            rules.adapt(&mut what);
+        }
         match what {
             What::Spread { to, message, .. } => {
                 let topic = What::topic(to.as_ref(), &shared.keys);
