@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::charge::Charge;
 use crate::hub::peer::Order;
+use crate::inbox::Inbox;
 use crate::plugin::event::Client;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
@@ -364,6 +365,22 @@ pub trait Backplane: Send + Sync {
 
 /// What is said where too many are in a channel.
 pub(crate) const TOO_MANY_MEMBERS: &str = "too many to be listed: they can be counted (presence_stats)";
+
+const TOO_MUCH_TO_DELIVER: &str =
+    "nothing was published, because subscribers have too much on its way to them: try again";
+
+/// Nothing is published that a worker of this node has no room for: its publisher is told instead of those who would miss it.
+fn find_room(inboxes: &[Arc<Inbox>], workers: u64, bytes: usize) -> Result<(), ReplyError> {
+    let mut left = workers;
+    while left != 0 {
+        let worker = left.trailing_zeros() as usize;
+        left &= left - 1;
+        if inboxes.get(worker).is_some_and(|inbox| !inbox.has_room(bytes)) {
+            return Err(ReplyError::TOO_MANY_REQUESTS.because(TOO_MUCH_TO_DELIVER));
+        }
+    }
+    Ok(())
+}
 
 /// What the epochs have in common that are told before the first publication of a stream and in it: a stream in Redis is named
 /// after whoever stands before it (`ORIGIN.HOUR`, then `ORIGIN-RANDOM`), one in memory has the same name all the time. Streams

@@ -14,7 +14,7 @@ use super::link::{Link, cause, is_elsewhere, is_of_server, refusal};
 use super::request::{Refusal, Request, What};
 use super::status::Cause;
 use super::{Shared, presence};
-use crate::backplane::{Answer, Asker, Published, Repeat, Top};
+use crate::backplane::{Answer, Asker, Published, Repeat, Top, find_room};
 use crate::protocol::code::ReplyError;
 use crate::telemetry::backplane::Trouble;
 
@@ -103,7 +103,19 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
             rules.adapt(&mut what);
         }
         match what {
-            What::Spread { to, message, .. } => {
+            What::Spread { to, message, publication } => {
+                // Whoever publishes is told what subscribers have no room for.
+                if publication
+                    && let Some(channel) = &to
+                    && let Err(error) = find_room(
+                        &shared.inboxes,
+                        shared.interest.workers(channel, None),
+                        message.len(),
+                    )
+                {
+                    shared.answer(asker, Answer::Published(Err(error)));
+                    continue;
+                }
                 let topic = What::topic(to.as_ref(), &shared.keys);
                 shared.received(topic.as_bytes(), &message.into());
                 shared.answer(asker, Answer::Published(Ok(Published::default())));

@@ -365,7 +365,7 @@ async fn without_redis_every_question_is_answered_in_time() {
         "test",
     );
     let config = Arc::new(config.unwrap());
-    let inboxes: Arc<[_]> = Arc::new([Arc::new(Inbox::new(100))]);
+    let inboxes: Arc<[_]> = Arc::new([Arc::new(Inbox::new(100).with_bytes_max(1))]);
     let parts = Parts {
         config: config.clone(),
         inboxes: inboxes.clone(),
@@ -394,6 +394,9 @@ async fn without_redis_every_question_is_answered_in_time() {
     let mut batch = Vec::new();
     inboxes[0].take(&mut batch);
     assert!(matches!(&batch[..], [Delivery::Push(_)]));
+    // One that has no room for it refuses it.
+    let refused = (0..3).filter(|_| matches!(publish(nothing, Asker::Nobody), Asked::Now(Err(error)) if error.code == 111));
+    assert_eq!(refused.count(), 2);
     let mut waiting = Vec::new();
     for _ in 0..3 {
         let (sender, answer) = oneshot::channel();
