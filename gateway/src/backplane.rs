@@ -389,6 +389,12 @@ pub(crate) fn origin(epoch: &str) -> &str {
     epoch.split(['.', '-']).next().unwrap_or(epoch)
 }
 
+/// Whether whoever stands at this offset of this epoch has everything up to another place. Nothing is missing where nothing was
+/// published yet: that was told, maybe late, before the stream began.
+pub(crate) fn has_reached(offset: u64, epoch: &str, other: u64, other_epoch: &str) -> bool {
+    if epoch == other_epoch { offset >= other } else { other == 0 && origin(epoch) == origin(other_epoch) }
+}
+
 /// The end of SplitMix64: every bit of the number decides about every bit of the result, and no two numbers become one.
 pub(crate) fn mix(number: u64) -> u64 {
     let mut mixed = number ^ (number >> 30);

@@ -270,3 +270,30 @@ fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it
         assert_eq!((delivered.sent, delivered.gaps), (0, 1), "{epoch}: what was between is missed");
     }
 }
+
+#[test]
+fn an_answer_from_before_a_stream_began_takes_nothing_back() {
+    let mut room = Room::new();
+    let peer = room.peer(1, 10_000);
+    let (a, b) = (channel("a"), channel("b"));
+    room.subscribe("a", &peer, Some((3, "0123-begun")));
+    for (offset, epoch, gaps) in [(0, "0123.7", 0), (0, "0123.8", 0), (3, "0123-begun", 0), (0, "4567.7", 1)]
+    {
+        assert_eq!(room.hub.check_position(&a, offset, &epoch.into()), gaps, "{epoch}");
+    }
+    // While a subscription is made, too: whichever is told last.
+    for (told, gap) in [
+        ([(4, "0123-begun"), (0, "0123.7")], true),
+        ([(0, "0123.7"), (3, "0123-begun")], false),
+        ([(3, "0123-begun"), (0, "4567.7")], true),
+    ] {
+        room.subscribe("b", &peer, None);
+        room.hub.hold(&b, 1);
+        for (offset, epoch) in told {
+            room.hub.check_position(&b, offset, &epoch.into());
+        }
+        signals(&peer);
+        room.hub.release(&b, 1, Some((3, "0123-begun".into())));
+        assert_eq!(signals(&peer).len(), usize::from(gap), "{told:?}");
+    }
+}

@@ -107,11 +107,8 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
                 // Whoever publishes is told what subscribers have no room for.
                 if publication
                     && let Some(channel) = &to
-                    && let Err(error) = find_room(
-                        &shared.inboxes,
-                        shared.interest.workers(channel, None),
-                        message.len(),
-                    )
+                    && let Err(error) =
+                        find_room(&shared.inboxes, shared.interest.workers(channel, None), message.len())
                 {
                     shared.answer(asker, Answer::Published(Err(error)));
                     continue;

@@ -395,7 +395,8 @@ async fn without_redis_every_question_is_answered_in_time() {
     inboxes[0].take(&mut batch);
     assert!(matches!(&batch[..], [Delivery::Push(_)]));
     // One that has no room for it refuses it.
-    let refused = (0..3).filter(|_| matches!(publish(nothing, Asker::Nobody), Asked::Now(Err(error)) if error.code == 111));
+    let refused = (0..3)
+        .filter(|_| matches!(publish(nothing, Asker::Nobody), Asked::Now(Err(error)) if error.code == 111));
     assert_eq!(refused.count(), 2);
     let mut waiting = Vec::new();
     for _ in 0..3 {

@@ -326,7 +326,8 @@ mod tests {
         // A gateway that is alone has to ask before it takes the way that keeps nothing.
         let agreed = Rules::new(&config(""), 1);
         agreed.put(effective("", &["history_size = 7"], &[]));
-        let raised = ["news:1", "elsewhere", "#42", "@id"].map(|name| agreed.raise(&channel(name), NONE).size);
+        let raised =
+            ["news:1", "elsewhere", "#42", "@id"].map(|name| agreed.raise(&channel(name), NONE).size);
         assert_eq!(raised, [7, 0, 0, 0]);
         let mut other =
             What::Spread { to: Some(channel("elsewhere")), message: Vec::new(), publication: true };
