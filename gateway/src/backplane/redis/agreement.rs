@@ -144,12 +144,12 @@ impl Agreement {
         known.differences.get(node).into_iter().flatten().map(|one| one.sentence.clone()).collect()
     }
 
-    /// The revision from which on another gateway must have read the rules before this one may serve, if this one is the first
-    /// with a rule that means more to the others than what they have.
+    /// The revision from which on another gateway must have read the rules before this one may serve, if this one has a rule that
+    /// means more to one of them than what it has itself. Of two that bring the same rule at once both wait.
     pub(super) fn waits_for(&self, alive: &[Node]) -> Option<u64> {
         let known = self.known();
-        let others = alive.iter().filter_map(|node| known.others.get(&node.id));
-        known.own.raises(&others.collect::<Vec<_>>()).then_some(known.revision)
+        let mut others = alive.iter().filter_map(|node| known.others.get(&node.id));
+        others.any(|other| known.own.raises(other)).then_some(known.revision)
     }
 
     /// The rules and eras that a beat has brought, and who is alive.
