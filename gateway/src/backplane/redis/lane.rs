@@ -188,6 +188,12 @@ async fn send(
         count += 1;
     }
     let Some(mut connection) = link.lanes.get(index).cloned() else { return held };
+    let unit = &shared.units[link.unit];
+    let publishes = batch.iter().any(|request| matches!(request.what, What::Publish { .. }));
+    if publishes {
+        // Whoever leaves the server meanwhile has to know of it, whatever becomes of the answer.
+        unit.has_published(shared.clock.now().at);
+    }
     let sent = timeout(shared.config.timeout, connection.send_packed_commands(&pipeline, 0, count));
     let mut replies = match sent.await {
         Ok(Ok(replies)) if replies.len() == count => replies,
@@ -204,15 +210,17 @@ async fn send(
             return held;
         }
     };
-    if batch.iter().any(|request| matches!(request.what, What::Publish { .. })) {
-        shared.units[link.unit].has_published(shared.clock.now().at);
+    // By now others may have been told from when on the streams of another server count.
+    let counts = unit.status.link() == Some(link.number);
+    if publishes && counts {
+        unit.has_published(shared.clock.now().at);
     }
     let replicas = if wanted > 0 { replies.pop().map_or(0, |reply| acknowledged(&reply)) } else { 0 };
     for (request, reply) in batch.drain(..).zip(replies) {
         if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
             held.push(request);
         } else {
-            settle(shared, link, request, reply, replicas);
+            settle(shared, link, request, reply, Known { replicas, counts });
         }
     }
     if !held.is_empty() {
@@ -256,13 +264,26 @@ fn acknowledged(reply: &Value) -> u64 {
     }
 }
 
-/// `replicas` have it.
-fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, replicas: u64) {
+/// What is known of an answer beside what it says.
+#[derive(Clone, Copy)]
+struct Known {
+    /// So many replicas have what was written.
+    replicas: u64,
+    /// Whether the link that it came over is still the one in use.
+    counts: bool,
+}
+
+fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, known: Known) {
+    let Known { replicas, counts } = known;
     let mut read = request.what.read(reply);
     if let Ok(Answer::Published(Ok(published))) = &mut read {
         judge_repeat(shared, link, &request.what, published);
     }
     match read {
+        Ok(Answer::Published(Ok(_))) if !counts => {
+            let why = "the link has ended before the answer came";
+            shared.fail_in_doubt(request.asker, &request.what, why);
+        }
         Ok(answer) if u64::from(request.what.replicas()) > replicas => {
             shared.metrics.too_few_replicas(replicas);
             let answer = match request.asker {
