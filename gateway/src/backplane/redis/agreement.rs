@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
+use tokio::sync::watch;
 
 use self::description::{Description, Difference, VERSION_DIFFERS};
 use self::rules::{Effective, Era, Rules};
@@ -39,6 +40,8 @@ pub type Plugins = Vec<(Arc<str>, String)>;
 pub(super) struct Agreement {
     pub(super) rules: Rules,
     known: Mutex<Known>,
+    /// Whether it was ever agreed over a link to home.
+    heard: watch::Sender<bool>,
     plugins: Mutex<Option<Box<dyn Fn() -> Plugins + Send>>>,
 }
 
@@ -91,8 +94,20 @@ impl Agreement {
                 said: BTreeMap::new(),
                 said_at: None,
             }),
+            heard: watch::channel(false).0,
             plugins: Mutex::default(),
         }
+    }
+
+    /// The rules of the others are known, and they know those of this gateway.
+    pub(super) fn has_heard(&self) {
+        self.heard.send_replace(true);
+    }
+
+    /// Waits until that is so: before, nobody knows what others keep. Dropping the future loses nothing.
+    pub(super) async fn heard(&self) {
+        // It is never dropped before whoever waits here.
+        let _ = self.heard.subscribe().wait_for(|heard| *heard).await;
     }
 
     /// Where the plugins are known.

@@ -111,11 +111,9 @@ impl Description {
     /// one, and may not know it yet.
     pub(super) fn raises(&self, other: &Self) -> bool {
         self.publication_bytes_max() > other.publication_bytes_max()
-            || self
-                .tables()
-                .iter()
-                .filter(|table| other.has(table))
-                .any(|table| RAISED.into_iter().any(|rule| self.number(table, rule) > other.number(table, rule)))
+            || self.tables().iter().filter(|table| other.has(table)).any(|table| {
+                RAISED.into_iter().any(|rule| self.number(table, rule) > other.number(table, rule))
+            })
     }
 
     /// In what another one differs from this one.
