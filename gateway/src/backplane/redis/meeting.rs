@@ -115,7 +115,11 @@ enum Occasion {
 pub(super) async fn begin(shared: &Shared, link: &Link) -> Result<(), Cause> {
     meet(shared, link, Occasion::Coming).await?;
     let unit = &shared.units[link.unit];
-    link.server.clone_into(&mut unit.server.lock().unwrap_or_else(PoisonError::into_inner));
+    let before = unit.comes_to(&link.server);
+    if before.is_some() && shared.places.are_moving() {
+        // Nobody tells when a server of a Cluster was replaced: it has the slots now, and may not have every key.
+        unit.replaced(Some(shared.clock.now().at));
+    }
     Ok(())
 }
 
