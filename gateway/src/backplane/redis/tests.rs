@@ -332,6 +332,25 @@ async fn publications_expire_one_by_one_and_keys_with_the_last() {
 }
 
 #[tokio::test]
+async fn who_may_not_take_away_what_has_expired_reads_it() {
+    let mut bench = Bench::new().await;
+    bench.publish("old", KEPT).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let retention = Retention { ttl: Duration::from_millis(1), ..KEPT };
+    let what = What::History {
+        channel: news(),
+        query: HistoryQuery { limit: 9, ..HistoryQuery::default() },
+        most: MOST,
+        retention,
+    };
+    for (permitted, read) in [("-xdel", 1), ("+xdel", 0)] {
+        bench.ask(&["ACL", "SETUSER", "default", permitted]).await;
+        let Answer::History(Ok(page)) = bench.run(&what).await.unwrap() else { panic!() };
+        assert_eq!(page.publications.len(), read, "{permitted}");
+    }
+}
+
+#[tokio::test]
 async fn without_memory_a_script_does_nothing_at_all() {
     let mut bench = Bench::new().await;
     bench.publish("x", KEPT).await;
