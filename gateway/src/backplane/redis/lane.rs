@@ -169,12 +169,12 @@ async fn send(
     if let Some(rules) = rules {
         batch.iter_mut().for_each(|request| rules.adapt(&mut request.what));
     }
-    let identity = shared.identity(link);
+    let (identity, anchor) = (shared.identity(link), link.anchor());
     let mut pipeline = redis::pipe();
     for request in &*batch {
         let server = request.what.channel().map_or(identity.any(), |channel| identity.of(channel, rules));
         let mut command =
-            request.what.command(&shared.keys, &link.scripts, &server, &link.anchor, &shared.fresh_epoch());
+            request.what.command(&shared.keys, &link.scripts, &server, &anchor, &shared.fresh_epoch());
         if published_elsewhere(shared, link, &request.what).is_some() {
             command.arg(1);
         }
