@@ -235,8 +235,9 @@ fn published_elsewhere(shared: &Shared, link: &Link, what: &What) -> Option<Top>
     shared.repeats.elsewhere(channel, &once.key, &link.server, shared.clock.now().at)
 }
 
-/// What only this gateway knows of a publication with an idempotency key.
-fn judge_repeat(shared: &Shared, link: &Link, what: &What, published: &mut Published) {
+/// What only this gateway knows of a publication with an idempotency key. One that too few replicas have is not remembered: if it
+/// is lost, whoever repeats it wants it to be published.
+fn judge_repeat(shared: &Shared, link: &Link, what: &What, published: &mut Published, enough: bool) {
     let Some((channel, once)) = what.once() else { return };
     let at = shared.clock.now().at;
     match published.repeat {
@@ -247,11 +248,12 @@ fn judge_repeat(shared: &Shared, link: &Link, what: &What, published: &mut Publi
             if let Some(first) = published_elsewhere(shared, link, what) {
                 published.top = first;
             }
+            shared.repeats.prolong(channel, &once.key, at + once.ttl);
             return;
         }
         _ => (),
     }
-    if !published.skipped {
+    if !published.skipped && enough {
         shared.repeats.remember(channel, &once.key, &link.server, &published.top, at + once.ttl);
     }
 }
@@ -275,16 +277,17 @@ struct Known {
 
 fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, known: Known) {
     let Known { replicas, counts } = known;
+    let enough = u64::from(request.what.replicas()) <= replicas;
     let mut read = request.what.read(reply);
     if let Ok(Answer::Published(Ok(published))) = &mut read {
-        judge_repeat(shared, link, &request.what, published);
+        judge_repeat(shared, link, &request.what, published, enough);
     }
     match read {
         Ok(Answer::Published(Ok(_))) if !counts => {
             let why = "the link has ended before the answer came";
             shared.fail_in_doubt(request.asker, &request.what, why);
         }
-        Ok(answer) if u64::from(request.what.replicas()) > replicas => {
+        Ok(answer) if !enough => {
             shared.metrics.too_few_replicas(replicas);
             let answer = match request.asker {
                 // For the log this is no loss.
