@@ -8,7 +8,7 @@
 //!   was lost in a worker's inbox is found at once by comparing positions.
 //! - *Streams*: offsets of a channel start at 1 and rise by 1 within an epoch; a stream that was forgotten starts with a
 //!   new epoch. Reading makes none: whoever reads where nothing was published is told offset 0 and an epoch that every
-//!   reader is told, and the first publication goes on from there.
+//!   reader is told, and the first publication goes on from there: its epoch has the same [`origin`].
 //! - *Answers*: a question is answered at once, or later through the inbox of the worker that asked, exactly once and
 //!   within a bounded time. What one connection publishes to one channel keeps its order.
 
@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::charge::Charge;
 use crate::hub::peer::Order;
+use crate::inbox::Inbox;
 use crate::plugin::event::Client;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
@@ -369,6 +370,35 @@ pub trait Backplane: Send + Sync {
 
 /// What is said where too many are in a channel.
 pub(crate) const TOO_MANY_MEMBERS: &str = "too many to be listed: they can be counted (presence_stats)";
+
+const TOO_MUCH_TO_DELIVER: &str =
+    "nothing was published, because subscribers have too much on its way to them: try again";
+
+/// Nothing is published that a worker of this node has no room for: its publisher is told instead of those who would miss it.
+fn find_room(inboxes: &[Arc<Inbox>], workers: u64, bytes: usize) -> Result<(), ReplyError> {
+    let mut left = workers;
+    while left != 0 {
+        let worker = left.trailing_zeros() as usize;
+        left &= left - 1;
+        if inboxes.get(worker).is_some_and(|inbox| !inbox.has_room(bytes)) {
+            return Err(ReplyError::TOO_MANY_REQUESTS.because(TOO_MUCH_TO_DELIVER));
+        }
+    }
+    Ok(())
+}
+
+/// What the epochs have in common that are told before the first publication of a stream and in it: a stream in Redis is named
+/// after whoever stands before it (`ORIGIN.HOUR`, then `ORIGIN-RANDOM`), one in memory has the same name all the time. Streams
+/// that do not follow from each other have different ones.
+pub(crate) fn origin(epoch: &str) -> &str {
+    epoch.split(['.', '-']).next().unwrap_or(epoch)
+}
+
+/// Whether whoever stands at this offset of this epoch has everything up to another place. Nothing is missing where nothing was
+/// published yet: that was told, maybe late, before the stream began.
+pub(crate) fn has_reached(offset: u64, epoch: &str, other: u64, other_epoch: &str) -> bool {
+    if epoch == other_epoch { offset >= other } else { other == 0 && origin(epoch) == origin(other_epoch) }
+}
 
 /// The end of SplitMix64: every bit of the number decides about every bit of the result, and no two numbers become one.
 pub(crate) fn mix(number: u64) -> u64 {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::backplane::Answer;
+use crate::backplane::{Answer, has_reached, origin};
 use crate::connection::id::ConnectionIds;
 use crate::outbound::Pushed;
 use crate::plugin::event::Client;
@@ -367,7 +367,10 @@ fn check(channel: &Channel, subscribers: &mut Subscribers, offset: u64, epoch: &
     let mut gaps = 0;
     for subscriber in subscribers.values_mut() {
         if let Place::Held(held) = &mut subscriber.place {
-            held.top = Some((offset, epoch.clone()));
+            let overtaken = |(at, of): &Stand| has_reached(*at, of, offset, epoch);
+            if !held.top.as_ref().is_some_and(overtaken) {
+                held.top = Some((offset, epoch.clone()));
+            }
         } else if subscriber.place.is_before(offset, epoch) && subscriber.place.lose() {
             gaps += 1;
             subscriber.peer.signal(Signal::Gap(channel.clone()));
@@ -401,8 +404,8 @@ impl Place {
         if position.epoch == *epoch && offset == position.offset + 1 {
             position.offset = offset;
             Next::Deliver
-        } else if position.offset == 0 && offset == 1 {
-            // Who came before there was a stream has missed nothing of the one that begins now, whatever it is called.
+        } else if position.offset == 0 && offset == 1 && origin(&position.epoch) == origin(epoch) {
+            // Who came before there was a stream has missed nothing of the one that begins there.
             (position.offset, position.epoch) = (offset, epoch.clone());
             Next::Deliver
         } else if position.epoch == *epoch && offset <= position.offset {
@@ -427,7 +430,7 @@ impl Place {
 
     /// Whether something of the stream is missing, or the stream is another one.
     fn is_before(&self, offset: u64, epoch: &Arc<str>) -> bool {
-        matches!(self, Self::At(position) if position.offset < offset || !is_same(position, offset, epoch))
+        matches!(self, Self::At(position) if !has_reached(position.offset, &position.epoch, offset, epoch))
     }
 
     /// Something was lost. True if that is new.
@@ -437,18 +440,6 @@ impl Place {
             Self::Anywhere | Self::Held(_) => true,
         }
     }
-}
-
-/// Whether a place is in this stream. Before the first publication an epoch also says, behind a dot, when it was told.
-fn is_same(position: &Tracked, offset: u64, epoch: &Arc<str>) -> bool {
-    position.epoch == *epoch
-        || position.offset == 0
-            && offset == 0
-            && origin(epoch).is_some_and(|known| origin(&position.epoch) == Some(known))
-}
-
-fn origin(epoch: &str) -> Option<&str> {
-    epoch.split_once('.').map(|(origin, _)| origin)
 }
 
 impl Delivered {

@@ -6,7 +6,7 @@ mod versions;
 
 use std::time::Duration;
 
-use gateway_tests::{Client, Gateway, Redis, Sentinels, eventually, eventually_within};
+use gateway_tests::{Client, Gateway, Proxy, Redis, Sentinels, eventually, eventually_within};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -73,6 +73,35 @@ async fn what_one_gateway_keeps_the_other_keeps_too_whoever_came_first() {
             gateway.log().wait(&["another gateway differs"]).await;
         }
     }
+}
+
+#[tokio::test]
+async fn what_another_gateway_keeps_is_not_published_by_one_that_is_alone() {
+    let redis = Redis::start().await;
+    let network = Proxy::to(redis.address()).await;
+    let _keeping = Gateway::start(&on(&redis, RECOVERING)).await;
+    let config = format!(
+        "client.anonymous = true\nredis.url = 'redis://{}'\n[namespaces.news]\n{FORGETTING}\n",
+        network.address()
+    );
+    let alone = Gateway::start(&config).await;
+    assert_eq!(publish(&alone, "news:1", json!(1)).await["offset"], 1);
+    network.cut();
+    eventually_within(LIMIT, "a gateway that says that it is alone", async || {
+        (alone.get("/health/ready").await.status == 503).then_some(())
+    })
+    .await;
+    let refused = alone.post("/api/publish", &json!({ "channel": "news:1", "data": 2 })).await.json();
+    let words = refused["error"]["message"].as_str().unwrap_or_default().to_owned();
+    assert!(refused["error"]["code"] == 100 && words.contains("nothing was published"), "{refused}");
+    let plain = alone.post("/api/publish", &json!({ "channel": "plain", "data": 3 })).await.json();
+    assert!(plain["error"].is_null(), "nobody keeps it: {plain}");
+    network.heal();
+    eventually_within(LIMIT, "a publication that is kept again", async || {
+        let again = alone.post("/api/publish", &json!({ "channel": "news:1", "data": 4 })).await.json();
+        (again["result"]["offset"].as_u64() >= Some(2)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

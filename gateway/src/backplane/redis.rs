@@ -59,7 +59,7 @@ use self::survey::Surveys;
 use self::unit::{Side, Unit};
 use super::{
     Asked, Asker, Backplane, Count, Health, Most, NewPublication, Node, Others, Page, Published, Recovery,
-    Retention, Top, mix,
+    Retention, Top, find_room, mix,
 };
 use crate::charge::{Account, Charge};
 use crate::clock::Clock;
@@ -242,11 +242,15 @@ impl Backplane for Redis {
 
     fn publish(&self, new: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Published> {
         let NewPublication { channel, data, json, info, mut retention, terms, charge } = new;
-        let local = |workers, charge: Option<Charge>| {
+        let local = |workers: Option<u64>, charge: Option<Charge>| {
+            let workers = workers.unwrap_or_else(|| self.shared.interest.workers(channel, None));
+            if let Err(error) = find_room(&self.shared.inboxes, workers, data.len()) {
+                return Asked::Now(Err(error));
+            }
             let publication =
                 Arc::new(Publication { data: data.clone(), json, offset: 0, info: info.clone() });
             let kind = PushKind::Publication { publication, epoch: Arc::default() };
-            self.shared.deliver_charged(channel.clone(), kind, workers, charge);
+            self.shared.deliver_charged(channel.clone(), kind, Some(workers), charge);
             Asked::Now(Ok(Published::default()))
         };
         // A key may have been used at another node.
@@ -273,6 +277,10 @@ impl Backplane for Redis {
             let body = wire::body(&data, json, info.as_deref());
             What::Publish { channel: channel.clone(), body, retention, terms }
         } else if status.link().is_none() {
+            // Not kept here, but at other gateways: who recovers there would miss it.
+            if self.shared.agreement.rules.raise(channel, retention).size > 0 {
+                return Asked::Now(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
+            }
             return local(None, charge);
         } else {
             let address = (channel.target() != Target::Channel).then_some(channel);

@@ -253,15 +253,47 @@ fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it
     room.subscribe("a", &peer, Some((0, "0123.7")));
     // Before there was a publication, asked another hour.
     assert_eq!(room.hub.check_position(&channel("a"), 0, &"0123.8".into()), 0);
-    assert_eq!(room.hub.deliver(&publication("a", 1, "begun")).sent, 1);
-    assert_eq!(room.hub.deliver(&publication("a", 2, "begun")).sent, 1);
-    let delivered = room.hub.deliver(&publication("a", 1, "anew"));
+    assert_eq!(room.hub.deliver(&publication("a", 1, "0123-begun")).sent, 1);
+    assert_eq!(room.hub.deliver(&publication("a", 2, "0123-begun")).sent, 1);
+    let delivered = room.hub.deliver(&publication("a", 1, "0123-anew"));
     assert_eq!((delivered.sent, delivered.gaps), (0, 1), "what was begun and goes on nowhere is missed");
     // Something else was there before the first publication, or there was one already.
-    for (name, offset, epoch) in [("b", 0, "4567.7"), ("c", 1, "begun")] {
+    for (name, offset, epoch) in [("b", 0, "4567.7"), ("c", 1, "0123-begun")] {
         room.subscribe(name, &peer, Some((0, "0123.7")));
         assert_eq!(room.hub.check_position(&channel(name), offset, &epoch.into()), 1, "{epoch}");
     }
     room.subscribe("d", &peer, Some((0, "0123.7")));
-    assert_eq!(room.hub.deliver(&publication("d", 2, "begun")).gaps, 1, "the first one was missed");
+    assert_eq!(room.hub.deliver(&publication("d", 2, "0123-begun")).gaps, 1, "the first one was missed");
+    for epoch in ["4567-x", "4567", "4567.7"] {
+        room.subscribe("e", &peer, Some((0, "0123.7")));
+        let delivered = room.hub.deliver(&publication("e", 1, epoch));
+        assert_eq!((delivered.sent, delivered.gaps), (0, 1), "{epoch}: what was between is missed");
+    }
+}
+
+#[test]
+fn an_answer_from_before_a_stream_began_takes_nothing_back() {
+    let mut room = Room::new();
+    let peer = room.peer(1, 10_000);
+    let (a, b) = (channel("a"), channel("b"));
+    room.subscribe("a", &peer, Some((3, "0123-begun")));
+    for (offset, epoch, gaps) in [(0, "0123.7", 0), (0, "0123.8", 0), (3, "0123-begun", 0), (0, "4567.7", 1)]
+    {
+        assert_eq!(room.hub.check_position(&a, offset, &epoch.into()), gaps, "{epoch}");
+    }
+    // While a subscription is made, too: whichever is told last.
+    for (told, gap) in [
+        ([(4, "0123-begun"), (0, "0123.7")], true),
+        ([(0, "0123.7"), (3, "0123-begun")], false),
+        ([(3, "0123-begun"), (0, "4567.7")], true),
+    ] {
+        room.subscribe("b", &peer, None);
+        room.hub.hold(&b, 1);
+        for (offset, epoch) in told {
+            room.hub.check_position(&b, offset, &epoch.into());
+        }
+        signals(&peer);
+        room.hub.release(&b, 1, Some((3, "0123-begun".into())));
+        assert_eq!(signals(&peer).len(), usize::from(gap), "{told:?}");
+    }
 }

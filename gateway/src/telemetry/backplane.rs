@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tracing::{info, warn};
 
 use super::metrics::SharedCounter;
+use super::seldom::seldom;
 use crate::backplane::Node;
 
 /// The closed set of what can be wrong with Redis.
@@ -173,7 +174,7 @@ impl BackplaneMetrics {
 
     /// Something that nobody waits for, such as what a plugin published, did not reach Redis.
     pub fn lost(&self, why: &str) {
-        warn!(why, "what a plugin or the gateway itself sent to other nodes is lost");
+        seldom!(warn, why, "what a plugin or the gateway itself sent to other nodes is lost");
     }
 
     /// Another node, or somebody else, sent what this version does not understand.

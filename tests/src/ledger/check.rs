@@ -34,22 +34,44 @@ pub fn check(history: &History) -> Report {
     report
 }
 
-/// Gives the spans that begin before the first publication the name of the stream that began then, which publishers know.
+/// Gives the spans that begin before the first publication the name of the stream that began there, which publishers and those who
+/// came later know: it has the same origin. Where nobody knows it, whoever stood there stood in the same.
 fn name_streams(history: &History, views: &mut [HashMap<&str, View>]) {
-    let mut epochs = HashMap::new();
+    let acknowledged: HashMap<_, _> = acknowledged(history).collect();
+    let mut begun: HashMap<_, BTreeSet<Arc<str>>> = HashMap::new();
+    let mut know = |channel: &str, epoch: &Arc<str>| {
+        if !is_before_the_first(epoch) {
+            begun.entry((channel.to_owned(), origin(epoch).to_owned())).or_default().insert(epoch.clone());
+        }
+    };
     for publication in &history.published {
-        if let Outcome::Acknowledged(position) = &publication.outcome
-            && position.is_somewhere()
-        {
-            epochs.insert(publication.number, position.epoch.clone());
+        if let Some(position) = acknowledged.get(&publication.number) {
+            know(&publication.channel, &position.epoch);
         }
     }
-    let spans = views.iter_mut().flat_map(|views| views.values_mut()).flat_map(|view| &mut view.spans);
-    for span in spans.filter(|span| is_before_the_first(&span.epoch)) {
-        if let Some(epoch) = span.got.values().find_map(|(number, _)| epochs.get(number)) {
-            span.epoch = epoch.clone();
+    for (channel, view) in views.iter().flatten() {
+        view.spans.iter().for_each(|span| know(channel, &span.epoch));
+    }
+    for (channel, view) in views.iter_mut().flatten() {
+        for span in view.spans.iter_mut().filter(|span| is_before_the_first(&span.epoch)) {
+            let known = begun.get(&((*channel).to_owned(), origin(&span.epoch).to_owned()));
+            let mut places = span.got.values().filter_map(|(number, _)| acknowledged.get(number));
+            let name = known.and_then(|known| match known.len() {
+                1 => known.first(),
+                // What it got says in which of them it is.
+                _ => places.find_map(|position| known.get(&position.epoch)),
+            });
+            span.epoch = name.cloned().unwrap_or_else(|| format!("{}.", origin(&span.epoch)).into());
         }
     }
+}
+
+/// What is in a stream as its publishers know, by number.
+fn acknowledged(history: &History) -> impl Iterator<Item = (u64, &Position)> {
+    history.published.iter().filter_map(|publication| match &publication.outcome {
+        Outcome::Acknowledged(position) if position.is_somewhere() => Some((publication.number, position)),
+        _ => None,
+    })
 }
 
 /// What was published, by number: whether it was refused.
@@ -70,10 +92,19 @@ fn count_publications(history: &History, report: &mut Report) -> HashMap<u64, bo
     sent
 }
 
-/// Whether an epoch is that of a channel in Redis to which nothing was published yet: the stream that begins gets a name of its
-/// own, and whoever stood before it stands in it.
+/// Whether an epoch is that of a channel in Redis to which nothing was published yet: `ORIGIN.HOUR`. The stream that begins there
+/// is `ORIGIN-RANDOM`, and whoever stood before it stands in it.
 fn is_before_the_first(epoch: &str) -> bool {
     epoch.contains('.')
+}
+
+fn origin(epoch: &str) -> &str {
+    epoch.split(['.', '-']).next().unwrap_or(epoch)
+}
+
+/// Whether whoever stood in the first is in the second, and nothing of that one was missed.
+fn goes_on(from: &str, to: &str) -> bool {
+    from == to || is_before_the_first(from) && origin(from) == origin(to)
 }
 
 /// What one subscriber saw of one channel.
@@ -138,7 +169,7 @@ impl View {
             } else {
                 report.resets += 1;
             }
-            if recovered && (last.epoch == position.epoch || is_before_the_first(&last.epoch)) {
+            if recovered && goes_on(&last.epoch, &position.epoch) {
                 last.epoch = position.epoch.clone();
                 last.top = last.top.max(position.offset);
                 return;
@@ -336,10 +367,14 @@ impl<'a> Streams<'a> {
                 know(channel, *number, position.clone(), *sent, *answered);
             }
         }
+        let acknowledged: HashSet<_> = acknowledged(history).map(|(number, _)| number).collect();
         for (channel, view) in views.iter().flatten() {
-            // Whoever stood before the first publication does not know how its stream is called: its publishers do.
-            for span in view.spans.iter().filter(|span| !is_before_the_first(&span.epoch)) {
-                for (offset, (number, at)) in &span.got {
+            for span in &view.spans {
+                // Where nobody knows the name of a stream, publishers may still know the places of what is in it, and know better.
+                let unnamed = is_before_the_first(&span.epoch);
+                let got =
+                    span.got.iter().filter(|(_, (number, _))| !unnamed || !acknowledged.contains(number));
+                for (offset, (number, at)) in got {
                     know(channel, *number, Position { epoch: span.epoch.clone(), offset: *offset }, *at, *at);
                 }
             }

@@ -8,15 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Entry, Memory, Stream, kept_bytes};
-use crate::backplane::{NewPublication, Once, Published, Terms, Top, Version};
+use crate::backplane::{NewPublication, Once, Published, Terms, Top, Version, find_room};
 use crate::charge::Charge;
 use crate::connection::id::ConnectionIds;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Publication, Push, PushKind};
-
-const TOO_MUCH_TO_DELIVER: &str =
-    "nothing was published, because subscribers have too much on its way to them: try again";
 
 /// The keys of one channel: when each is forgotten, and what became of its publication.
 pub(super) type Remembered = HashMap<Box<str>, (Duration, Published)>;
@@ -33,7 +30,7 @@ impl Memory {
             let (shard, _) = self.shard(channel);
             let workers = self.workers(channel, shard.entries.get(channel));
             if workers != 0 {
-                self.find_room(workers, bytes)?;
+                find_room(&self.inboxes, workers, bytes)?;
                 self.hand_over(channel, workers, publication(data, 0), Arc::default(), charge);
             }
             return Ok(Published::default());
@@ -56,7 +53,7 @@ impl Memory {
                 }
             }
             let workers = self.workers(channel, Some(entry));
-            self.find_room(workers, bytes)?;
+            find_room(&self.inboxes, workers, bytes)?;
             let mut top = Top::default();
             let publication = if kept {
                 let stream = entry.stream(self, channel, lives, retention, at);
@@ -106,19 +103,6 @@ impl Memory {
             }
             _ => entry.map_or(0, |entry| entry.interest),
         }
-    }
-
-    /// Nothing is published that a worker has no room for: its publisher is told instead of those who would miss it.
-    fn find_room(&self, workers: u64, bytes: usize) -> Result<(), ReplyError> {
-        let mut left = workers;
-        while left != 0 {
-            let worker = left.trailing_zeros() as usize;
-            left &= left - 1;
-            if !self.inboxes[worker].has_room(bytes) {
-                return Err(ReplyError::TOO_MANY_REQUESTS.because(TOO_MUCH_TO_DELIVER));
-            }
-        }
-        Ok(())
     }
 
     fn hand_over(

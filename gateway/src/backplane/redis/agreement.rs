@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
+use tokio::sync::watch;
 
 use self::description::{Description, Difference, VERSION_DIFFERS};
 use self::rules::{Effective, Era, Rules};
@@ -39,6 +40,8 @@ pub type Plugins = Vec<(Arc<str>, String)>;
 pub(super) struct Agreement {
     pub(super) rules: Rules,
     known: Mutex<Known>,
+    /// Whether it was ever agreed over a link to home.
+    heard: watch::Sender<bool>,
     plugins: Mutex<Option<Box<dyn Fn() -> Plugins + Send>>>,
 }
 
@@ -91,8 +94,20 @@ impl Agreement {
                 said: BTreeMap::new(),
                 said_at: None,
             }),
+            heard: watch::channel(false).0,
             plugins: Mutex::default(),
         }
+    }
+
+    /// The rules of the others are known, and they know those of this gateway.
+    pub(super) fn has_heard(&self) {
+        self.heard.send_replace(true);
+    }
+
+    /// Waits until that is so: before, nobody knows what others keep. Dropping the future loses nothing.
+    pub(super) async fn heard(&self) {
+        // It is never dropped before whoever waits here.
+        let _ = self.heard.subscribe().wait_for(|heard| *heard).await;
     }
 
     /// Where the plugins are known.
@@ -144,12 +159,12 @@ impl Agreement {
         known.differences.get(node).into_iter().flatten().map(|one| one.sentence.clone()).collect()
     }
 
-    /// The revision from which on another gateway must have read the rules before this one may serve, if this one is the first
-    /// with a rule that means more to the others than what they have.
+    /// The revision from which on another gateway must have read the rules before this one may serve, if this one has a rule that
+    /// means more to one of them than what it has itself. Of two that bring the same rule at once both wait.
     pub(super) fn waits_for(&self, alive: &[Node]) -> Option<u64> {
         let known = self.known();
-        let others = alive.iter().filter_map(|node| known.others.get(&node.id));
-        known.own.raises(&others.collect::<Vec<_>>()).then_some(known.revision)
+        let mut others = alive.iter().filter_map(|node| known.others.get(&node.id));
+        others.any(|other| known.own.raises(other)).then_some(known.revision)
     }
 
     /// The rules and eras that a beat has brought, and who is alive.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::places::Places;
 use super::request::Request;
-use crate::backplane::{Asker, Top};
+use crate::backplane::{Asker, Top, has_reached};
 use crate::inbox::{Delivery, Inbox};
 use crate::protocol::channel::{Channel, Target};
 
@@ -379,8 +379,7 @@ impl Interest {
         let mut shard = self.shard(channel);
         let entry = shard.get_mut(channel)?;
         if let Some(top) = &entry.top
-            && top.epoch == stands.epoch
-            && top.offset >= stands.offset
+            && has_reached(top.offset, &top.epoch, stands.offset, &stands.epoch)
         {
             return None;
         }

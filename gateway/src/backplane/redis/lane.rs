@@ -14,7 +14,7 @@ use super::link::{Link, cause, is_elsewhere, is_of_server, refusal};
 use super::request::{Refusal, Request, What};
 use super::status::Cause;
 use super::{Shared, presence};
-use crate::backplane::{Answer, Asker, Published, Repeat, Top};
+use crate::backplane::{Answer, Asker, Published, Repeat, Top, find_room};
 use crate::protocol::code::ReplyError;
 use crate::telemetry::backplane::Trouble;
 
@@ -95,11 +95,24 @@ fn forward(shared: &Shared, place: usize, batch: &mut Vec<Request>) {
     }
 }
 
-/// Without Redis this node goes on alone: its own subscribers get what has no history.
+/// Without Redis this node goes on alone: its own subscribers get what has no history, neither here nor at other gateways.
 fn alone(shared: &Shared, batch: &mut Vec<Request>) {
-    for Request { what, asker, .. } in batch.drain(..) {
+    let rules = shared.agreement.rules.now();
+    for Request { mut what, asker, .. } in batch.drain(..) {
+        if let Some(rules) = &rules {
+            rules.adapt(&mut what);
+        }
         match what {
-            What::Spread { to, message, .. } => {
+            What::Spread { to, message, publication } => {
+                // Whoever publishes is told what subscribers have no room for.
+                if publication
+                    && let Some(channel) = &to
+                    && let Err(error) =
+                        find_room(&shared.inboxes, shared.interest.workers(channel, None), message.len())
+                {
+                    shared.answer(asker, Answer::Published(Err(error)));
+                    continue;
+                }
                 let topic = What::topic(to.as_ref(), &shared.keys);
                 shared.received(topic.as_bytes(), &message.into());
                 shared.answer(asker, Answer::Published(Ok(Published::default())));
@@ -156,12 +169,12 @@ async fn send(
     if let Some(rules) = rules {
         batch.iter_mut().for_each(|request| rules.adapt(&mut request.what));
     }
-    let identity = shared.identity(link);
+    let (identity, anchor) = (shared.identity(link), link.anchor());
     let mut pipeline = redis::pipe();
     for request in &*batch {
         let server = request.what.channel().map_or(identity.any(), |channel| identity.of(channel, rules));
         let mut command =
-            request.what.command(&shared.keys, &link.scripts, &server, &link.anchor, &shared.fresh_epoch());
+            request.what.command(&shared.keys, &link.scripts, &server, &anchor, &shared.fresh_epoch());
         if published_elsewhere(shared, link, &request.what).is_some() {
             command.arg(1);
         }
@@ -175,6 +188,12 @@ async fn send(
         count += 1;
     }
     let Some(mut connection) = link.lanes.get(index).cloned() else { return held };
+    let unit = &shared.units[link.unit];
+    let publishes = batch.iter().any(|request| matches!(request.what, What::Publish { .. }));
+    if publishes {
+        // Whoever leaves the server meanwhile has to know of it, whatever becomes of the answer.
+        unit.has_published(shared.clock.now().at);
+    }
     let sent = timeout(shared.config.timeout, connection.send_packed_commands(&pipeline, 0, count));
     let mut replies = match sent.await {
         Ok(Ok(replies)) if replies.len() == count => replies,
@@ -191,15 +210,17 @@ async fn send(
             return held;
         }
     };
-    if batch.iter().any(|request| matches!(request.what, What::Publish { .. })) {
-        shared.units[link.unit].has_published(shared.clock.now().at);
+    // By now others may have been told from when on the streams of another server count.
+    let counts = unit.status.link() == Some(link.number);
+    if publishes && counts {
+        unit.has_published(shared.clock.now().at);
     }
     let replicas = if wanted > 0 { replies.pop().map_or(0, |reply| acknowledged(&reply)) } else { 0 };
     for (request, reply) in batch.drain(..).zip(replies) {
         if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
             held.push(request);
         } else {
-            settle(shared, link, request, reply, replicas);
+            settle(shared, link, request, reply, Known { replicas, counts });
         }
     }
     if !held.is_empty() {
@@ -214,8 +235,9 @@ fn published_elsewhere(shared: &Shared, link: &Link, what: &What) -> Option<Top>
     shared.repeats.elsewhere(channel, &once.key, &link.server, shared.clock.now().at)
 }
 
-/// What only this gateway knows of a publication with an idempotency key.
-fn judge_repeat(shared: &Shared, link: &Link, what: &What, published: &mut Published) {
+/// What only this gateway knows of a publication with an idempotency key. One that too few replicas have is not remembered: if it
+/// is lost, whoever repeats it wants it to be published.
+fn judge_repeat(shared: &Shared, link: &Link, what: &What, published: &mut Published, enough: bool) {
     let Some((channel, once)) = what.once() else { return };
     let at = shared.clock.now().at;
     match published.repeat {
@@ -226,11 +248,12 @@ fn judge_repeat(shared: &Shared, link: &Link, what: &What, published: &mut Publi
             if let Some(first) = published_elsewhere(shared, link, what) {
                 published.top = first;
             }
+            shared.repeats.prolong(channel, &once.key, at + once.ttl);
             return;
         }
         _ => (),
     }
-    if !published.skipped {
+    if !published.skipped && enough {
         shared.repeats.remember(channel, &once.key, &link.server, &published.top, at + once.ttl);
     }
 }
@@ -243,14 +266,28 @@ fn acknowledged(reply: &Value) -> u64 {
     }
 }
 
-/// `replicas` have it.
-fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, replicas: u64) {
+/// What is known of an answer beside what it says.
+#[derive(Clone, Copy)]
+struct Known {
+    /// So many replicas have what was written.
+    replicas: u64,
+    /// Whether the link that it came over is still the one in use.
+    counts: bool,
+}
+
+fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, known: Known) {
+    let Known { replicas, counts } = known;
+    let enough = u64::from(request.what.replicas()) <= replicas;
     let mut read = request.what.read(reply);
     if let Ok(Answer::Published(Ok(published))) = &mut read {
-        judge_repeat(shared, link, &request.what, published);
+        judge_repeat(shared, link, &request.what, published, enough);
     }
     match read {
-        Ok(answer) if u64::from(request.what.replicas()) > replicas => {
+        Ok(Answer::Published(Ok(_))) if !counts => {
+            let why = "the link has ended before the answer came";
+            shared.fail_in_doubt(request.asker, &request.what, why);
+        }
+        Ok(answer) if !enough => {
             shared.metrics.too_few_replicas(replicas);
             let answer = match request.asker {
                 // For the log this is no loss.

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -49,13 +49,26 @@ pub(super) struct Link {
     tag: String,
     /// The replication id of the server: another one numbers anew.
     pub(super) server: Box<str>,
-    /// The key of the anchor of the server.
-    pub(super) anchor: Box<str>,
+    anchor: Mutex<Anchor>,
     pub(super) scripts: Scripts,
     /// Whether the server saves everything now and then, if that was found out, and if it may be known.
     pub(super) snapshots: OnceLock<Option<bool>>,
     /// Told when a connection ends.
     pub(super) ended: Arc<Notify>,
+}
+
+/// What tells whether a server has lost everything.
+struct Anchor {
+    /// The lowest slot of the server: all gateways find the same.
+    slot: Option<u16>,
+    key: Arc<str>,
+}
+
+impl Anchor {
+    fn of(shared: &Shared, unit: usize) -> Self {
+        let slot = shared.places.lowest(unit);
+        Self { slot, key: shared.keys.anchor(&shared.places.tag(unit, 0)).into() }
+    }
 }
 
 impl Link {
@@ -84,10 +97,9 @@ impl Link {
         }
         let time = shared.config.timeout;
         let server = identify(&mut lanes[0], time).await?;
-        let anchor = shared.keys.anchor(&shared.places.tag(unit, 0));
-        let anchor = Box::from(anchor);
+        let anchor = Anchor::of(shared, unit);
         // Without room for it clients that come back to where nothing was published are told that they may have missed it.
-        drop(call(&mut lanes[0], &make_anchor(&anchor, &shared.fresh_epoch()), time).await);
+        drop(call(&mut lanes[0], &make_anchor(&anchor.key, &shared.fresh_epoch()), time).await);
         let scripts = load(&mut lanes[0], shared.places.publish_verb(), time).await?;
         let subscriber = Subscriber::begin(listening, ear, tag.clone(), seat.home).await?;
         Ok(Self {
@@ -98,11 +110,25 @@ impl Link {
             subscriber,
             tag,
             server,
-            anchor,
+            anchor: Mutex::new(anchor),
             scripts,
             snapshots: OnceLock::new(),
             ended,
         })
+    }
+
+    /// The key of the anchor of the server.
+    pub(super) fn anchor(&self) -> Arc<str> {
+        self.anchor.lock().unwrap_or_else(PoisonError::into_inner).key.clone()
+    }
+
+    /// A server of a Cluster may have got a lower slot: gateways that connect from now on look for its anchor there.
+    fn follow_slots(&self, shared: &Shared) {
+        let lowest = shared.places.lowest(self.unit);
+        let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        if lowest.is_some() && lowest != anchor.slot {
+            *anchor = Anchor::of(shared, self.unit);
+        }
     }
 
     /// Tries every connection. `Err` if the link must be given up, else what is wrong with the server.
@@ -130,7 +156,8 @@ impl Link {
             Err(cause) => return Err(cause),
         };
         if probed.is_none() {
-            drop(call(&mut first, &make_anchor(&self.anchor, &shared.fresh_epoch()), time).await?);
+            self.follow_slots(shared);
+            drop(call(&mut first, &make_anchor(&self.anchor(), &shared.fresh_epoch()), time).await?);
         }
         while let Some(tried) = tries.join_next().await {
             tried.unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "the watch failed")))?;

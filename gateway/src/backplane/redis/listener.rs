@@ -97,7 +97,7 @@ async fn recheck(shared: &Shared, link: &Link) -> Result<(), Cause> {
 async fn compare(shared: &Shared, link: &Link, channels: &[Channel]) -> Result<(), Cause> {
     let Some(mut connection) = link.lanes.first().cloned() else { return Ok(()) };
     let (mut checked, mut behind) = (0, 0);
-    let identity = shared.identity(link);
+    let (identity, anchor) = (shared.identity(link), link.anchor());
     let rules = shared.agreement.rules.now();
     for channels in channels.chunks(BATCH_MAX) {
         let mut pipeline = pipe();
@@ -111,7 +111,7 @@ async fn compare(shared: &Shared, link: &Link, channels: &[Channel]) -> Result<(
                 &shared.keys,
                 &link.scripts,
                 &identity.of(channel, rules.as_deref()),
-                &link.anchor,
+                &anchor,
                 &shared.fresh_epoch(),
             ));
             pipeline.cmd("PEXPIRE").arg(shared.keys.top(channel)).arg(kept);

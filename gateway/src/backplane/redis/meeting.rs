@@ -110,11 +110,16 @@ enum Occasion {
     Parting,
 }
 
-/// Before anybody uses a link: who else uses the server, and how. `Err` if this gateway must not use it.
+/// Before anybody uses a link: who else uses the server, and how. `Err` if this gateway must not use it, or cannot tell the
+/// others that it does.
 pub(super) async fn begin(shared: &Shared, link: &Link) -> Result<(), Cause> {
     meet(shared, link, Occasion::Coming).await?;
     let unit = &shared.units[link.unit];
-    link.server.clone_into(&mut unit.server.lock().unwrap_or_else(PoisonError::into_inner));
+    let before = unit.comes_to(&link.server);
+    if before.is_some() && shared.places.are_moving() {
+        // Nobody tells when a server of a Cluster was replaced: it has the slots now, and may not have every key.
+        unit.replaced(Some(shared.clock.now().at));
+    }
     Ok(())
 }
 
@@ -160,13 +165,19 @@ async fn meet(shared: &Shared, link: &Link, occasion: Occasion) -> Result<(), Ca
     command.arg(nodes::KEPT.as_millis() as u64);
     let reply = match call(&mut connection, &command, shared.config.timeout).await {
         Ok(reply) => reply,
-        // The probe says so.
-        Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => return Ok(()),
+        // The probe says so, and it is said again with the next watch.
+        Err(cause) if occasion == Occasion::Staying && cause.is_of_writing() => return Ok(()),
+        // Whoever has something to tell here has not told it.
         Err(cause) => return Err(cause),
     };
     let Some(met) = Met::read(reply) else {
         shared.metrics.malformed();
-        return Ok(());
+        return match occasion {
+            Occasion::Staying => Ok(()),
+            Occasion::Coming | Occasion::Parting => {
+                Err(Cause::new(Trouble::Silent, "it does not tell which gateways use it"))
+            }
+        };
     };
     if !is_cluster {
         unit.replaced(met.replaced.map(|ago| at.saturating_sub(ago)));

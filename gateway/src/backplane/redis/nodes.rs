@@ -21,7 +21,6 @@ use super::link::{Link, call};
 use super::status::Cause;
 use super::{Shared, clients, meeting, wire};
 use crate::backplane::Node;
-use crate::telemetry::backplane::Trouble;
 
 /// How often a lease is renewed and the others' are read.
 const BEAT: Duration = Duration::from_millis(500);
@@ -124,7 +123,8 @@ impl Nodes {
 }
 
 /// The first beat over a new link. Ends when the others go by the rules of this gateway, where these mean more than theirs:
-/// what is published by older rules would be missing in what this gateway keeps.
+/// what is published by older rules would be missing in what this gateway keeps. `Err` also if the server takes no writes: then
+/// nobody knows of these rules.
 pub(super) async fn begin(shared: &Shared, link: &Link) -> Result<(), Cause> {
     {
         let mut server = shared.nodes.server.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +138,9 @@ pub(super) async fn begin(shared: &Shared, link: &Link) -> Result<(), Cause> {
         }
     }
     shared.agreement.say_again();
-    beat(shared, link).await?;
+    if let Beaten::Unwritten(cause) = beat(shared, link).await? {
+        return Err(cause);
+    }
     let alive = shared.nodes.others();
     let Some(revision) = shared.agreement.waits_for(&alive) else { return Ok(()) };
     let begun = shared.clock.now().at;
@@ -187,11 +189,19 @@ async fn write_anew(shared: &Shared, link: &Link) -> Result<(), Cause> {
     clients::write_anew(shared, link).await
 }
 
+/// What became of a beat.
+enum Beaten {
+    /// The others can read it, and what they say was read. Or it is not needed any more.
+    Done,
+    /// The server does not take it, and nothing was read.
+    Unwritten(Cause),
+}
+
 /// Renews the lease and reads those of the others. Buries who has died.
-async fn beat(shared: &Shared, link: &Link) -> Result<(), Cause> {
-    let Some(mut connection) = link.lanes.first().cloned() else { return Ok(()) };
+async fn beat(shared: &Shared, link: &Link) -> Result<Beaten, Cause> {
+    let Some(mut connection) = link.lanes.first().cloned() else { return Ok(Beaten::Done) };
     if shared.nodes.gone.load(Ordering::Acquire) {
-        return Ok(());
+        return Ok(Beaten::Done);
     }
     let me = name(shared.node);
     let told = shared.agreement.tell(&shared.gateway);
@@ -203,12 +213,12 @@ async fn beat(shared: &Shared, link: &Link) -> Result<(), Cause> {
     let reply = match call(&mut connection, &command, shared.config.timeout).await {
         Ok(reply) => reply,
         // Nobody's lease can be renewed then, and nobody is declared dead: who reads nothing judges nobody.
-        Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => return Ok(()),
+        Err(cause) if cause.is_of_writing() => return Ok(Beaten::Unwritten(cause)),
         Err(cause) => return Err(cause),
     };
     let Some(Heard { known, listed, buried, said }) = heard(reply) else {
         shared.metrics.malformed();
-        return Ok(());
+        return Ok(Beaten::Done);
     };
     // Whoever finds its own lease gone was taken for dead, or home has lost its data.
     if !known {
@@ -244,7 +254,13 @@ async fn beat(shared: &Shared, link: &Link) -> Result<(), Cause> {
     shared.agreement.say(shared);
     if unseen > 0 {
         // What they have published last they may have published at the server before.
-        meeting::part(shared, link).await?;
+        if let Err(cause) = meeting::part(shared, link).await {
+            // Told again with the next beat, over this link or another one.
+            shared.nodes.leases().put_back_unseen(unseen);
+            if !cause.is_of_writing() {
+                return Err(cause);
+            }
+        }
     }
     for (node, lease) in dead {
         bury(shared, &mut connection, &node, &lease).await?;
@@ -253,7 +269,7 @@ async fn beat(shared: &Shared, link: &Link) -> Result<(), Cause> {
         *shared.nodes.dead.lock().unwrap_or_else(PoisonError::into_inner) = buried;
         shared.nodes.buried.notify_one();
     }
-    Ok(())
+    Ok(Beaten::Done)
 }
 
 /// Takes the lease of a dead gateway away, unless it has been renewed meanwhile. What it has left is somebody's to settle.
@@ -267,7 +283,7 @@ async fn bury(
     command.arg(BURYING).arg(3).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
     command.arg(node).arg(lease).arg(KEPT.as_millis() as u64);
     match call(connection, &command, shared.config.timeout).await {
-        Err(cause) if !matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => Err(cause),
+        Err(cause) if !cause.is_of_writing() => Err(cause),
         // Tried again with the next beat.
         _ => Ok(()),
     }

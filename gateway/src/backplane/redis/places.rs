@@ -69,6 +69,11 @@ impl Places {
         self.slots.as_ref().map_or(0, |slots| at(slots, slot))
     }
 
+    /// The lowest slot of a server: [`tag`](Self::tag) of 0 is in it.
+    pub(super) fn lowest(&self, place: usize) -> Option<u16> {
+        (0..SLOTS).find(|slot| self.of_slot(*slot) == place)
+    }
+
     /// A slot has another server from now on.
     pub(super) fn put(&self, slot: u16, place: u8) {
         if let Some(slots) = &self.slots {
@@ -206,5 +211,14 @@ mod tests {
             assert!(!(5_000..6_000).contains(&slot(&places.tag(0, number))));
         }
         assert_ne!(places.tag(1, 1), places.tag(1, 2), "one that was refused is not tried for ever");
+        for lowest in [5_000, 17] {
+            places.put(lowest, 1);
+            assert_eq!(
+                (places.lowest(1), slot(&places.tag(1, 0))),
+                (Some(lowest), lowest),
+                "all find the same"
+            );
+        }
+        assert_eq!(places.lowest(2), None);
     }
 }

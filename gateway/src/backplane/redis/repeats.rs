@@ -56,6 +56,13 @@ impl Repeats {
         (*first.server != *server && first.until > at).then(|| first.top.clone())
     }
 
+    /// It was asked for again, and is known for longer.
+    pub(super) fn prolong(&self, channel: &Channel, key: &str, until: Duration) {
+        if let Some(published) = self.lock().known.get_mut(&(channel.clone(), key.into())) {
+            published.until = published.until.max(until);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Remembered> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,6 +84,10 @@ mod tests {
         assert_eq!(repeats.elsewhere(&news, "k", "new", time(1)), Some(top));
         assert_eq!(repeats.elsewhere(&news, "k", "new", time(9)), None);
         assert_eq!(repeats.elsewhere(&news, "other", "new", time(1)), None);
+        repeats.prolong(&news, "k", time(12));
+        assert!(repeats.elsewhere(&news, "k", "new", time(9)).is_some(), "after its last use");
+        repeats.prolong(&news, "k", time(3));
+        assert_eq!(repeats.elsewhere(&news, "k", "new", time(12)), None);
     }
 
     #[test]

@@ -170,11 +170,11 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
         return cause;
     }
     shared.presence.begin(link.unit, &link.server);
-    // Whoever asks over this link knows who else there is.
-    if link.home
-        && let Err(cause) = nodes::begin(shared, &link).await
-    {
-        return cause;
+    // Whoever asks over this link knows who else there is, and by which rules.
+    let agreed = if link.home { nodes::begin(shared, &link).await } else { agreed(shared, &link).await };
+    match agreed {
+        Ok(()) => shared.agreement.has_heard(),
+        Err(cause) => return cause,
     }
     shared.metrics.linked();
     shared.has_linked();
@@ -226,6 +226,24 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
         cause = presence::run(shared.clone(), link.clone()) => cause,
         () = link.ended.notified() => {
             Cause::new(Trouble::Unreachable, "the connection has ended")
+        }
+    }
+}
+
+/// Waits until home has told what the others keep: a server that is not home is used by these rules too. `Err` if the link fails
+/// meanwhile.
+async fn agreed(shared: &Shared, link: &Link) -> Result<(), Cause> {
+    loop {
+        tokio::select! {
+            () = shared.agreement.heard() => return Ok(()),
+            () = link.ended.notified() => {
+                return Err(Cause::new(Trouble::Unreachable, "the connection has ended"));
+            }
+            () = tokio::time::sleep(WATCH) => {
+                let cause = link.watch(shared).await?;
+                meeting::go_on(shared, link).await?;
+                shared.units[link.unit].status.set(cause);
+            }
         }
     }
 }

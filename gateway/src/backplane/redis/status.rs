@@ -19,6 +19,11 @@ impl Cause {
     pub(super) fn new(trouble: Trouble, detail: impl Into<Box<str>>) -> Self {
         Self { trouble, detail: detail.into() }
     }
+
+    /// Whether the server answers, and only does not do what it was told to.
+    pub(super) fn is_of_writing(&self) -> bool {
+        matches!(self.trouble, Trouble::Writes | Trouble::Refused)
+    }
 }
 
 impl fmt::Display for Cause {

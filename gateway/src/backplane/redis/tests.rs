@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::script::{self, Scripts};
 use super::*;
-use crate::backplane::{Answer, Once, Repeat, Terms};
+use crate::backplane::{Answer, Once, Repeat, Terms, origin};
 use crate::inbox::Delivery;
 use crate::supervisor::Supervisor;
 
@@ -238,17 +238,20 @@ async fn who_was_told_that_nothing_was_published_stands_before_the_first_publica
     bench.ask(&["SET", "t:anchor", "random"]).await;
     let (_, told) = bench.recover(None, 9).await;
     for number in 1..=3 {
-        assert_eq!(bench.publish("x", KEPT).await.offset, number);
+        let top = bench.publish("x", KEPT).await;
+        assert_eq!(top.offset, number);
+        assert_ne!(top.epoch, told.epoch);
+        assert_eq!(origin(&top.epoch), origin(&told.epoch), "who listens knows that it is the same place");
     }
     assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, Some(vec![1, 2, 3]));
     assert_eq!(bench.recover(Some((2, &told.epoch)), 9).await.0, Some(vec![3]), "who has seen two of them");
     let since = Some(Position { offset: 1, epoch: (*told.epoch).into() });
     assert_eq!(bench.history(HistoryQuery { limit: 9, since, reverse: false }).await, Ok(vec![2, 3]));
     // Long before the stream began there may have been another one that is forgotten.
-    let (origin, hour) = told.epoch.split_once('.').unwrap();
-    let before = format!("{origin}.{}", hour.parse::<u64>().unwrap() - 26);
+    let (place, hour) = told.epoch.split_once('.').unwrap();
+    let before = format!("{place}.{}", hour.parse::<u64>().unwrap() - 26);
     assert_eq!(bench.recover(Some((0, &before)), 9).await.0, None);
-    assert_eq!(bench.recover(Some((0, origin)), 9).await.0, None);
+    assert_eq!(bench.recover(Some((0, place)), 9).await.0, None);
     // Everything is lost, and as much is published again.
     bench.ask(&["FLUSHALL"]).await;
     assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, None, "nobody knows what was");
@@ -256,7 +259,8 @@ async fn who_was_told_that_nothing_was_published_stands_before_the_first_publica
     let (_, again) = bench.recover(None, 9).await;
     assert_ne!(again.epoch, told.epoch);
     for _ in 1..=3 {
-        bench.publish("x", KEPT).await;
+        let top = bench.publish("x", KEPT).await;
+        assert!(origin(&top.epoch) == origin(&again.epoch) && origin(&top.epoch) != origin(&told.epoch));
     }
     for offset in 0..=3 {
         assert_eq!(bench.recover(Some((offset, &told.epoch)), 9).await.0, None, "{offset}");
@@ -328,6 +332,25 @@ async fn publications_expire_one_by_one_and_keys_with_the_last() {
 }
 
 #[tokio::test]
+async fn who_may_not_take_away_what_has_expired_reads_it() {
+    let mut bench = Bench::new().await;
+    bench.publish("old", KEPT).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let retention = Retention { ttl: Duration::from_millis(1), ..KEPT };
+    let what = What::History {
+        channel: news(),
+        query: HistoryQuery { limit: 9, ..HistoryQuery::default() },
+        most: MOST,
+        retention,
+    };
+    for (permitted, read) in [("-xdel", 1), ("+xdel", 0)] {
+        bench.ask(&["ACL", "SETUSER", "default", permitted]).await;
+        let Answer::History(Ok(page)) = bench.run(&what).await.unwrap() else { panic!() };
+        assert_eq!(page.publications.len(), read, "{permitted}");
+    }
+}
+
+#[tokio::test]
 async fn without_memory_a_script_does_nothing_at_all() {
     let mut bench = Bench::new().await;
     bench.publish("x", KEPT).await;
@@ -361,7 +384,7 @@ async fn without_redis_every_question_is_answered_in_time() {
         "test",
     );
     let config = Arc::new(config.unwrap());
-    let inboxes: Arc<[_]> = Arc::new([Arc::new(Inbox::new(100))]);
+    let inboxes: Arc<[_]> = Arc::new([Arc::new(Inbox::new(100).with_bytes_max(1))]);
     let parts = Parts {
         config: config.clone(),
         inboxes: inboxes.clone(),
@@ -390,6 +413,10 @@ async fn without_redis_every_question_is_answered_in_time() {
     let mut batch = Vec::new();
     inboxes[0].take(&mut batch);
     assert!(matches!(&batch[..], [Delivery::Push(_)]));
+    // One that has no room for it refuses it.
+    let refused = (0..3)
+        .filter(|_| matches!(publish(nothing, Asker::Nobody), Asked::Now(Err(error)) if error.code == 111));
+    assert_eq!(refused.count(), 2);
     let mut waiting = Vec::new();
     for _ in 0..3 {
         let (sender, answer) = oneshot::channel();

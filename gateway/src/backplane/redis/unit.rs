@@ -1,7 +1,7 @@
 //! The servers of a topology, one by one: what leads to each, and which server that is at the moment.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -55,6 +55,13 @@ impl Unit {
     /// When something was published last.
     pub(super) fn published_at(&self) -> Option<Duration> {
         time(&self.published)
+    }
+
+    /// Uses the server with this replication id from now on. Which one it has used before, if that is another one.
+    pub(super) fn comes_to(&self, server: &str) -> Option<Box<str>> {
+        let mut known = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *known, server.into());
+        (!before.is_empty() && *before != *server).then_some(before)
     }
 
     /// The server has replaced another one at this time, or a gateway came late from that one.
@@ -147,4 +154,24 @@ pub(super) fn all(
     let each = Status::of(names, metrics).into_iter().zip(holders).enumerate();
     let (units, sides): (Vec<_>, _) = each.map(unit).unzip();
     (places, units.into(), sides)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn another_server_than_before_is_noticed_and_the_first_one_of_all_is_none() {
+        let config = Config::parse("redis.url = 'redis://127.0.0.1:1'", "test").unwrap();
+        let (_, units, _sides) = all(&config.redis.unwrap(), &Arc::default());
+        let came = ["a", "a", "b", "b"].map(|server| units[0].comes_to(server));
+        assert_eq!(came, [None, None, Some("a".into()), None]);
+        let at = Duration::from_secs(7);
+        units[0].replaced(Some(at));
+        assert!(units[0].was_replaced_within(Duration::from_secs(2), at + Duration::from_secs(1)));
+        assert!(!units[0].was_replaced_within(Duration::from_secs(2), at + Duration::from_secs(2)));
+    }
 }

@@ -416,3 +416,52 @@ fn a_report_that_is_not_sound_fails_its_test() {
     let broken = Report { lost_silently: 1, ..report };
     assert!(std::panic::catch_unwind(|| broken.assert_sound()).is_err());
 }
+
+#[test]
+fn who_stands_before_the_first_publication_is_in_the_stream_that_begins_there_and_in_no_other() {
+    let acknowledged = [(1, "o-x", 1), (2, "o-x", 2)];
+    assert_eq!(lost(&acknowledged, &[subscribed("o.7", 0), frame(1, 1), frame(2, 2)]), (0, 0));
+    assert_eq!(lost(&acknowledged, &[subscribed("o.7", 0), frame(1, 1)]), (1, 0), "the newest one");
+    assert_eq!(lost(&acknowledged, &[subscribed("o.7", 0)]), (2, 0), "all of them");
+    let returning = [subscribed("o.7", 0), frame(1, 1), GONE, recovered("o-x", 1), frame(2, 2)];
+    assert_eq!(lost(&acknowledged, &returning), (0, 0));
+    let waiting = [subscribed("o.7", 0), GONE, recovered("o.8", 0), frame(1, 1), frame(2, 2)];
+    assert_eq!(lost(&acknowledged, &waiting), (0, 0));
+    // A server was replaced, and what was published before was never received; nobody says so.
+    let replaced = [(1, "o-x", 1), (2, "p-x", 1), (3, "p-x", 2)];
+    let seen = [subscribed("o.7", 0), frame(2, 1), frame(3, 2)];
+    assert_eq!(lost(&replaced, &seen), (1, 0), "the first one");
+    let seen = [subscribed("o.7", 0), frame(2, 1)];
+    assert_eq!(lost(&replaced, &seen), (2, 0), "the newest one too");
+    let seen = [subscribed("o.7", 0), GONE, recovered("p-x", 2)];
+    assert_eq!(lost(&replaced, &seen), (3, 0), "it has not missed nothing");
+    let seen = [subscribed("o.7", 0), GONE, subscribed("p-x", 2)];
+    assert_eq!(lost(&replaced, &seen), (0, 3));
+}
+
+#[test]
+fn a_stream_whose_name_nobody_knows_is_one_for_all_who_stood_before_it() {
+    let mut history =
+        history(&[(1, "o-x", 1), (2, "o-x", 2)], &[subscribed("o.7", 0), frame(1, 1), frame(2, 2)]);
+    history.published.iter_mut().for_each(|publication| publication.outcome = Outcome::Unanswered);
+    assert_eq!(check(&history).lost_silently, 0);
+    let late = history.subscribers[0].clone();
+    history.subscribers.push(vec![Entry { event: subscribed("o.8", 0), ..late[0].clone() }, late[1].clone()]);
+    let report = check(&history);
+    assert_eq!((report.lost_silently, report.conflicting), (1, 0), "{report}");
+    // Another place of the same number.
+    history.subscribers[1].push(Entry { event: frame(2, 3), ..late[2].clone() });
+    assert!(check(&history).lost_silently > 0);
+}
+
+#[test]
+fn what_is_kept_nowhere_is_promised_to_who_misses_nothing() {
+    let acknowledged = [(1, "", 0)];
+    for (epoch, silent) in [("", 0), ("a", 1), ("o.7", 1)] {
+        assert_eq!(lost(&acknowledged, &[subscribed(epoch, 0)]), (silent, 0), "{epoch}");
+        assert_eq!(lost(&acknowledged, &[subscribed(epoch, 0), frame(1, 0)]), (0, 0), "{epoch}");
+    }
+    // Told before the publication was answered, or in the end.
+    assert_eq!(lost(&acknowledged, &[subscribed("o.7", 0), GONE, subscribed("o.7", 0)]), (0, 1));
+    assert_eq!(lost(&acknowledged, &[subscribed("o.7", 0), GONE, recovered("o.7", 0)]), (1, 0));
+}

@@ -323,6 +323,12 @@ mod tests {
         rules.adapt(&mut what);
         let What::Publish { body: kept, retention, .. } = what else { panic!() };
         assert_eq!((kept, retention.size, retention.ttl), (body, 7, Duration::from_secs(3)));
+        // A gateway that is alone has to ask before it takes the way that keeps nothing.
+        let agreed = Rules::new(&config(""), 1);
+        agreed.put(effective("", &["history_size = 7"], &[]));
+        let raised =
+            ["news:1", "elsewhere", "#42", "@id"].map(|name| agreed.raise(&channel(name), NONE).size);
+        assert_eq!(raised, [7, 0, 0, 0]);
         let mut other =
             What::Spread { to: Some(channel("elsewhere")), message: Vec::new(), publication: true };
         rules.adapt(&mut other);

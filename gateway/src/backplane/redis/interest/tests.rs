@@ -96,6 +96,13 @@ fn a_stream_that_went_on_unnoticed_is_told_once() {
     assert_eq!(interest.compare(&channel("a"), &top(6, "e")), Some(1 << 3));
     assert_eq!(interest.compare(&channel("a"), &top(6, "e")), None);
     assert_eq!(interest.compare(&channel("a"), &top(1, "f")), Some(1 << 3));
+    // The first publications have come before the answer that there was none.
+    interest.workers(&channel("a"), Some((1, &"o-x".into())));
+    assert_eq!(interest.compare(&channel("a"), &top(0, "o.7")), None);
+    assert_eq!(interest.top(&channel("a")), Some(top(1, "o-x")));
+    assert_eq!(interest.compare(&channel("a"), &top(0, "p.7")), Some(1 << 3), "where another stream was");
+    assert_eq!(interest.compare(&channel("a"), &top(0, "p.8")), None, "an hour later");
+    assert_eq!(interest.compare(&channel("a"), &top(1, "p-x")), Some(1 << 3), "which did not come");
 }
 
 #[test]

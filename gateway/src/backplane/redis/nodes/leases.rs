@@ -104,6 +104,11 @@ impl Leases {
         std::mem::take(&mut self.unseen)
     }
 
+    /// So many were taken and could not be told.
+    pub(super) fn put_back_unseen(&mut self, count: usize) {
+        self.unseen += count;
+    }
+
     /// Whether it is known who there is.
     pub(super) fn have_been_read(&self) -> bool {
         self.read.is_some()
@@ -335,5 +340,7 @@ mod tests {
         assert_eq!(scene.leases.alive().count(), 1);
         assert_eq!(scene.leases.take_unseen(), 1, "b, whose lease came along");
         assert_eq!(scene.leases.take_unseen(), 0);
+        scene.leases.put_back_unseen(1);
+        assert_eq!(scene.leases.take_unseen(), 1, "nobody could be told");
     }
 }
