@@ -28,6 +28,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Version, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info};
 
@@ -55,6 +56,9 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const LIFETIME: Duration = Duration::from_secs(600);
 /// Age at which it is cut, because its client does not take an answer.
 const CUT: Duration = Duration::from_secs(720);
+/// Sockets that are accepted before those accepted so far get their turn: a probe that has sent its request already is not
+/// silent, but only reading tells.
+const ACCEPTS_MAX: usize = 16;
 /// How long to leave the listener alone when no socket can be had from it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -77,7 +81,12 @@ pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control
     let slots = Slots::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX);
     let refusals = Refusals::new(REFUSALS_MAX);
     let mut connections = tokio::task::JoinSet::new();
+    let mut accepted = 0_usize;
     loop {
+        accepted = accepted.wrapping_add(1);
+        if accepted.is_multiple_of(ACCEPTS_MAX) {
+            yield_now().await;
+        }
         while connections.try_join_next().is_some() {}
         let (socket, peer) = match listener.accept().await {
             Ok((socket, address)) => (socket, address.ip().to_canonical()),
