@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::forwarded;
-use super::proxy::{Malformed, Unread};
+use super::proxy::{Malformed, Unread, Whom};
 use super::site::Site;
 use super::websocket::accept_key;
 use crate::accept::{Admission, Arrival, ConnectionPermit, Refusal, Slot, Standing, linger};
@@ -262,16 +262,23 @@ impl Handshake {
         if !trusted || !proxies.tell(Tell::ProxyProtocol) {
             return Ok(Hop { address: peer, trusted, slot });
         }
-        let client = match socket.preamble().await {
-            Ok(Ok(client)) => client.map(|client| client.to_canonical()),
+        let whom = match socket.preamble().await {
+            Ok(Ok(whom)) => whom,
             Ok(Err(Malformed)) => {
                 self.refused(Refused::BadRequest, peer);
                 return Err(NoHop::Answer(BAD_PREAMBLE.to_owned()));
             }
             Err(_) => return Err(NoHop::Gone),
         };
-        let address = client.unwrap_or(peer);
-        let trusted = proxies.trust(address);
+        let (address, trusted) = match whom {
+            None | Some(Whom::Local) => (peer, true),
+            // What follows was written by a client: that it has no address of its own makes it no proxy.
+            Some(Whom::Unknown) => (peer, false),
+            Some(Whom::Client(client)) => {
+                let client = client.to_canonical();
+                (client, proxies.trust(client))
+            }
+        };
         if !trusted {
             self.admission.identify(slot, address).map_err(|refusal| {
                 self.refused(refusal.reason, address);
