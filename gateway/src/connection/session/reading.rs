@@ -179,7 +179,8 @@ impl Session {
         let client = self.client.borrow();
         let value = |name: &str| client.attributes.get(name).cloned().unwrap_or_default();
         let values: Vec<Box<str>> = chain.class_attributes().iter().map(|name| value(name)).collect();
-        let view = |publication| view(&mut chain, channel, publication, &values, now);
+        let bytes_max = self.local.config.limits.publication_bytes_max;
+        let view = |publication| view(&mut chain, channel, publication, &values, now, bytes_max);
         publications.into_iter().filter_map(view).collect()
     }
 }
