@@ -38,7 +38,6 @@ pub(super) struct Routes {
     control: Control,
     key: ApiKey,
     exposition: Exposition,
-    publication_bytes_max: usize,
     /// Bound to loopback: then no other name than that of this machine is right.
     local: bool,
     metrics_need_key: bool,
@@ -91,7 +90,6 @@ impl Routes {
         Self {
             key: ApiKey::new(config.admin.api_key.as_ref()),
             exposition: Exposition::new(control.metrics().clone(), move || plugins.plugins()),
-            publication_bytes_max: config.limits.message_bytes_max,
             metrics_need_key: config.admin.metrics_need_key,
             turns: Semaphore::new(REQUESTS_MAX),
             waiting: Semaphore::new(REQUESTS_WAITING_MAX),
@@ -221,7 +219,7 @@ impl Routes {
             Ok(body) => {
                 // Requests may come one behind the other over one connection: each is a turn of its own.
                 yield_now().await;
-                api::answer(&self.control, call, &body, self.publication_bytes_max).await
+                api::answer(&self.control, call, &body).await
             }
             Err(answer) => *answer,
         }

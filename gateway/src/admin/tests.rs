@@ -333,13 +333,13 @@ async fn a_payload_is_sent_on_one_line_and_otherwise_as_it_came() {
 }
 
 #[tokio::test]
-async fn a_payload_is_as_large_as_a_clients_at_most() {
+async fn a_payload_is_as_large_as_a_publication_may_be() {
     let admin = Admin::start(CONFIG);
     let publish = async |length: usize| {
         code(&admin.api("publish", json!({"channel": "news", "data": "x".repeat(length)})).await)
     };
-    assert_eq!(publish(1022).await, 0);
-    assert_eq!(publish(1023).await, 107);
+    assert_eq!(publish(2046).await, 0);
+    assert_eq!(publish(2047).await, 106);
 }
 
 #[tokio::test]
