@@ -34,7 +34,7 @@ use tracing::{debug, error, info};
 
 use self::answer::keep_alive;
 use self::route::Routes;
-use crate::accept::{Evicted, REFUSALS_MAX, Refusals, Slot, Slots, Standing, linger, source};
+use crate::accept::{self, Evicted, REFUSALS_MAX, Refusals, Slot, Slots, Standing, linger, source};
 use crate::config::Config;
 use crate::control::Control;
 use crate::telemetry::metrics::AdminRefused;
@@ -62,10 +62,8 @@ const ACCEPTS_MAX: usize = 16;
 /// How long to leave the listener alone when no socket can be had from it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a client is told for which there is no place. In the shape of an API error.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
-    Content-Type: application/json\r\nContent-Length: 79\r\n\r\n\
-    {\"error\":{\"code\":503,\"message\":\"too many requests at a time, try again later\"}}";
+/// Seconds after which a client may try again for which there was no place, or no turn.
+const RETRY_AFTER: u32 = 1;
 
 /// Serves until the future is dropped, which also closes what is open.
 pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control: Control) {
@@ -80,6 +78,7 @@ pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control
     let routes = Arc::new(Routes::new(&config, control, address.ip().is_loopback()));
     let slots = Slots::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX);
     let refusals = Refusals::new(REFUSALS_MAX);
+    let busy = busy();
     let mut connections = tokio::task::JoinSet::new();
     let mut accepted = 0_usize;
     loop {
@@ -102,12 +101,17 @@ pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control
             }
             Err(_) => {
                 metrics.node.admin_refused(AdminRefused::Connections, peer);
-                if let Some(closing) = refusals.tell(socket, FULL) {
+                if let Some(closing) = refusals.tell(socket, busy.as_bytes()) {
                     connections.spawn(closing);
                 }
             }
         }
     }
+}
+
+/// What a client is told for whose connection there is no place.
+fn busy() -> String {
+    accept::answer(503, Some(RETRY_AFTER), answer::JSON, &answer::error(503, answer::BUSY))
 }
 
 async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: Slot, mut evicted: Evicted) {

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::answer::{Answer, answer, close, json, refuse, refuse_with};
+use super::answer::{Answer, BUSY, answer, close, json, refuse, refuse_with};
 use super::api::{self, Call};
 use super::key::ApiKey;
 use crate::config::Config;
@@ -113,9 +113,8 @@ impl Routes {
             Ok(work) => match self.turn().await {
                 None => {
                     self.refused(AdminRefused::Requests, peer);
-                    let sentence = "too many requests at a time, try again later";
-                    let mut answer =
-                        refuse_with(StatusCode::SERVICE_UNAVAILABLE, sentence, header::RETRY_AFTER, "1");
+                    let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, BUSY);
+                    answer.headers_mut().insert(header::RETRY_AFTER, super::RETRY_AFTER.into());
                     if has_body {
                         close(&mut answer);
                     }

@@ -188,9 +188,11 @@ async fn probes_are_answered_while_every_other_request_has_to_wait() {
 
 #[test]
 fn the_refusal_of_a_connection_is_a_complete_answer() {
-    let (head, body) = std::str::from_utf8(FULL).unwrap().split_once("\r\n\r\n").unwrap();
+    let busy = busy();
+    let (head, body) = busy.split_once("\r\n\r\n").unwrap();
     assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
-    assert_eq!(serde_json::from_str::<Value>(body).unwrap()["error"]["code"], 503);
+    let error = json!({"code": 503, "message": "too many requests at a time, try again later"});
+    assert_eq!(serde_json::from_str::<Value>(body).unwrap()["error"], error);
 }
 
 // ---- The end of a connection ----

@@ -5,4 +5,5 @@
 
 pub mod address;
 pub mod json;
+pub mod source;
 pub mod units;
