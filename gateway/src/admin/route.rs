@@ -147,7 +147,8 @@ impl Routes {
         // Probes name what they like, or nothing: there is no secret in the answer, and asking changes nothing.
         if self.local && !health && !names_this_machine(request) {
             // A web page can give its own host name the address 127.0.0.1 (DNS rebinding); it cannot change this header.
-            let sentence = "the `Host` of the request is not this machine";
+            let sentence = "`Host` names another machine than this one, or none: the listener is on a loopback address, and \
+                            takes `localhost` and loopback addresses";
             return Err(Box::new(refuse(StatusCode::MISDIRECTED_REQUEST, sentence)));
         }
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
