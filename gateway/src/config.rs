@@ -22,8 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use mistake::{ConfigErrors, Mistake};
-/// For the origins that plugins are granted, which are written the same way.
-pub(crate) use origin::normal as origin;
+pub(crate) use origin::http_origin;
 pub use proxies::{Proxies, Tell};
 
 use crate::egress::Url;
