@@ -9,6 +9,7 @@ mod rates;
 mod slots;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -218,7 +219,7 @@ pub async fn accept(
     admission: Arc<Admission>,
     metrics: &WorkerMetrics,
     serve: impl Fn(TcpStream, IpAddr, Arrival),
-) {
+) -> Infallible {
     let mut accepted = 0_usize;
     loop {
         accepted = accepted.wrapping_add(1);
