@@ -169,7 +169,7 @@ impl hub::Views for Views<'_> {
 pub(super) fn view(
     chain: &mut Chain,
     channel: &Channel,
-    publication: Arc<Publication>,
+    publication: &Arc<Publication>,
     values: &[Box<str>],
     now: Now,
     bytes_max: usize,
@@ -181,7 +181,7 @@ pub(super) fn view(
         match chain.on_deliver(plugin, class, &outgoing(channel, &view, now)) {
             DeliverVerdict::Pass => (),
             DeliverVerdict::Drop => return None,
-            DeliverVerdict::Replace(payload) => match replace(&publication, payload, bytes_max) {
+            DeliverVerdict::Replace(payload) => match replace(publication, payload, bytes_max) {
                 Ok(replaced) => view = Arc::new(replaced),
                 Err(unfit) => {
                     chain.unfit_delivery(plugin, channel, &unfit);

@@ -180,7 +180,8 @@ impl Session {
         let value = |name: &str| client.attributes.get(name).cloned().unwrap_or_default();
         let values: Vec<Box<str>> = chain.class_attributes().iter().map(|name| value(name)).collect();
         let bytes_max = self.local.config.limits.publication_bytes_max;
-        let view = |publication| view(&mut chain, channel, publication, &values, now, bytes_max);
+        let view =
+            |publication: Arc<Publication>| view(&mut chain, channel, &publication, &values, now, bytes_max);
         publications.into_iter().filter_map(view).collect()
     }
 }
