@@ -3,12 +3,13 @@
 //! Everything here is counted by [`source`]: an IPv4 address, or the /64 network of an IPv6 address. The address of a client
 //! behind a trusted proxy is known only after some bytes of its connection; until then the connection counts for the node alone.
 
+mod answer;
 mod linger;
 mod rates;
 mod slots;
-mod source;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,13 +20,14 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+pub use self::answer::{TEXT, answer};
 pub use self::linger::linger;
 use self::rates::{Rates, TooFast};
 pub use self::slots::{Evicted, Full, Slot, Slots, Standing};
-pub use self::source::source;
 use crate::clock::Clock;
 use crate::config::{Config, Proxies};
 use crate::telemetry::metrics::{Refused, WorkerMetrics};
+pub use gateway_plugin_grammar::source::source;
 
 /// Seconds that a client is asked to wait where connections or handshakes have to end first.
 const WAIT_FOR_CONNECTIONS: u32 = 5;
@@ -84,14 +86,7 @@ impl Refusal {
 
     /// A whole HTTP answer, for a client whose request is not read.
     pub fn answer(self) -> String {
-        let (status, body) = (self.status(), self.sentence());
-        let reason = if status == 429 { "Too Many Requests" } else { "Service Unavailable" };
-        format!(
-            "HTTP/1.1 {status} {reason}\r\nRetry-After: {}\r\nConnection: close\r\nCache-Control: no-store\r\n\
-             Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n{body}",
-            self.retry_after,
-            body.len(),
-        )
+        answer(self.status(), Some(self.retry_after), TEXT, self.sentence())
     }
 }
 
@@ -224,7 +219,7 @@ pub async fn accept(
     admission: Arc<Admission>,
     metrics: &WorkerMetrics,
     serve: impl Fn(TcpStream, IpAddr, Arrival),
-) {
+) -> Infallible {
     let mut accepted = 0_usize;
     loop {
         accepted = accepted.wrapping_add(1);

@@ -28,12 +28,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Version, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info};
 
 use self::answer::keep_alive;
 use self::route::Routes;
-use crate::accept::{Evicted, REFUSALS_MAX, Refusals, Slot, Slots, Standing, linger, source};
+use crate::accept::{self, Evicted, REFUSALS_MAX, Refusals, Slot, Slots, Standing, linger, source};
 use crate::config::Config;
 use crate::control::Control;
 use crate::telemetry::metrics::AdminRefused;
@@ -55,13 +56,14 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const LIFETIME: Duration = Duration::from_secs(600);
 /// Age at which it is cut, because its client does not take an answer.
 const CUT: Duration = Duration::from_secs(720);
+/// Sockets that are accepted before those accepted so far get their turn: a probe that has sent its request already is not
+/// silent, but only reading tells.
+const ACCEPTS_MAX: usize = 16;
 /// How long to leave the listener alone when no socket can be had from it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a client is told for which there is no place. In the shape of an API error.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
-    Content-Type: application/json\r\nContent-Length: 79\r\n\r\n\
-    {\"error\":{\"code\":503,\"message\":\"too many requests at a time, try again later\"}}";
+/// Seconds after which a client may try again for which there was no place, or no turn.
+const RETRY_AFTER: u32 = 1;
 
 /// Serves until the future is dropped, which also closes what is open.
 pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control: Control) {
@@ -76,8 +78,14 @@ pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control
     let routes = Arc::new(Routes::new(&config, control, address.ip().is_loopback()));
     let slots = Slots::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX);
     let refusals = Refusals::new(REFUSALS_MAX);
+    let busy = busy();
     let mut connections = tokio::task::JoinSet::new();
+    let mut accepted = 0_usize;
     loop {
+        accepted = accepted.wrapping_add(1);
+        if accepted.is_multiple_of(ACCEPTS_MAX) {
+            yield_now().await;
+        }
         while connections.try_join_next().is_some() {}
         let (socket, peer) = match listener.accept().await {
             Ok((socket, address)) => (socket, address.ip().to_canonical()),
@@ -93,12 +101,17 @@ pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control
             }
             Err(_) => {
                 metrics.node.admin_refused(AdminRefused::Connections, peer);
-                if let Some(closing) = refusals.tell(socket, FULL) {
+                if let Some(closing) = refusals.tell(socket, busy.as_bytes()) {
                     connections.spawn(closing);
                 }
             }
         }
     }
+}
+
+/// What a client is told for whose connection there is no place.
+fn busy() -> String {
+    accept::answer(503, Some(RETRY_AFTER), answer::JSON, &answer::error(503, answer::BUSY))
 }
 
 async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: Slot, mut evicted: Evicted) {

@@ -10,10 +10,10 @@ mod read;
 mod redis;
 mod topology;
 mod resolve;
+mod secret;
 mod upstream;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -22,9 +22,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use mistake::{ConfigErrors, Mistake};
-/// For the origins that plugins are granted, which are written the same way.
-pub(crate) use origin::normal as origin;
+pub(crate) use origin::http_origin;
 pub use proxies::{Proxies, Tell};
+pub use secret::{Secret, SigningKey};
 
 use crate::egress::Url;
 use crate::protocol::channel::{Channel, Target};
@@ -476,45 +476,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
-}
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<str>);
-
-impl Secret {
-    /// Takes a text over.
-    pub fn new(text: &str) -> Self {
-        Self(text.into())
-    }
-
-    /// The text, for the one place that compares it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// Bytes that sign, and are never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SigningKey(Box<[u8]>);
-
-impl SigningKey {
-    /// The bytes, for the one place that signs.
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 impl Config {

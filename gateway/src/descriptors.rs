@@ -84,21 +84,40 @@ impl Plan {
     pub(crate) fn lower(&self, config: &mut Config) {
         let limits = &mut config.limits;
         let (connections_wanted, handshakes_wanted) = (limits.connections_max, limits.handshakes_max);
+        let (per_address_wanted, handshakes_per_address_wanted) =
+            (limits.connections_per_address_max, limits.handshakes_per_address_max);
         let Self { limit, connections, handshakes, .. } = *self;
         if connections >= connections_wanted && handshakes >= handshakes_wanted {
             return;
         }
         (limits.connections_max, limits.handshakes_max) = (connections, handshakes);
+        let of_address = &mut limits.connections_per_address_max;
+        *of_address = share(per_address_wanted, connections_wanted, connections);
+        let of_address = &mut limits.handshakes_per_address_max;
+        *of_address = share(handshakes_per_address_wanted, handshakes_wanted, handshakes);
         tracing::warn!(
             open_files = limit,
             connections_max = connections,
             connections_wanted,
             handshakes_max = handshakes,
             handshakes_wanted,
+            connections_per_address_max = limits.connections_per_address_max,
+            connections_per_address_wanted = per_address_wanted,
+            handshakes_per_address_max = limits.handshakes_per_address_max,
+            handshakes_per_address_wanted,
             "the limit of open files is too low for the settings: they are lowered for this run; raise it (`ulimit -n`, \
              `LimitNOFILE=` of systemd)"
         );
     }
+}
+
+/// What one address may have of `max`, if it was to have `of_address` of `wanted`: the same share, so that one address does
+/// not take what was meant for many; but a tenth, where that is more: a network may be behind one address.
+fn share(of_address: usize, wanted: usize, max: usize) -> usize {
+    if max >= wanted {
+        return of_address;
+    }
+    of_address.min((of_address * max / wanted).max(max / 10).max(1))
 }
 
 #[cfg(test)]
@@ -118,6 +137,31 @@ mod tests {
         assert_eq!(plan.outgoing, OUTGOING);
         plan.lower(&mut config);
         assert_eq!((config.limits.connections_max, config.limits.handshakes_max), (10_000, 2000));
+    }
+
+    #[test]
+    fn an_address_keeps_its_share_of_what_is_lowered() {
+        let mut config = config(1, "limits.connections_per_address_max = 2000");
+        let plan = Plan::of(1024, &config).expect("enough");
+        plan.lower(&mut config);
+        let limits = &config.limits;
+        assert_eq!(limits.connections_per_address_max, plan.connections / 5);
+        assert_eq!(limits.handshakes_per_address_max, plan.handshakes / 4);
+        for (of_address, wanted, max, expected) in [
+            (1000, 100_000, 200_000, 1000),
+            (1000, 100_000, 50_000, 1000),
+            (1000, 100_000, 600, 60),
+            (100_000, 100_000, 600, 600),
+            (5, 100_000, 600, 5),
+            (1, 100, 8, 1),
+            (50, 100, 8, 4),
+        ] {
+            assert_eq!(
+                share(of_address, wanted, max),
+                expected,
+                "{of_address} of {wanted}, lowered to {max}"
+            );
+        }
     }
 
     #[test]

@@ -179,7 +179,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         |socket, peer, arrival| worker.clone().shake_hands(&handshake, socket, peer, arrival),
     );
     let until = tokio::select! {
-        () = accept => Duration::ZERO,
+        never = accept => match never {},
         until = shutdown::draining(parts.phase) => until,
     };
     worker.draining.set(true);

@@ -47,6 +47,10 @@
 use std::fmt;
 use std::time::Duration;
 
+/// What to take from a bucket for, where an address of the network is meant: the rule of the gateway's own limits.
+#[doc(inline)]
+pub use gateway_plugin_grammar::source::source;
+
 use crate::{HostError, Message, host};
 
 /// How much is admitted in which time.

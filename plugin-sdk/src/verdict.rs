@@ -101,7 +101,9 @@ pub enum Delivery {
     /// Do not deliver it to this class. Ends the chain. It keeps its place in the channel's history, and nobody is told of
     /// a gap.
     Drop,
-    /// Deliver this payload. The next plugin sees it. What is not JSON reaches a client that speaks JSON as a string.
+    /// Deliver this payload. The next plugin sees it. What is not JSON reaches a client that speaks JSON as a string. What
+    /// is larger than a publication may be, or JSON that receivers stumble over (nested too deeply, or with half of a
+    /// character), is not delivered, and nothing in its place.
     Replace(Vec<u8>),
 }
 

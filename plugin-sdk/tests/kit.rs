@@ -390,6 +390,18 @@ fn an_answer_that_the_gateway_cannot_carry_out_fails_the_test() {
 }
 
 #[test]
+fn what_others_sent_refuses_the_event_as_in_the_gateway() {
+    let outcome = tell(&mut kit(), &["reply", r#""\ud800""#]);
+    let reason = "a payload is JSON with an escape that is half of a character (a lone surrogate)";
+    assert_eq!(outcome.verdict, Verdict::deny(107, reason));
+    assert!(outcome.logged().ends_with(&format!("what it answers is refused: {reason}")), "{outcome:?}");
+    let mut kit = kit();
+    let outcome = kit.connection("c1").connect("a\nb").send();
+    assert_eq!(outcome.verdict, Connect::refuse(3500, "the user id has control characters"));
+    assert!(outcome.logged().contains("nothing could reach this user"), "{outcome:?}");
+}
+
+#[test]
 fn a_hook_that_panics_leaves_nothing_to_the_next() {
     let mut kit = kit();
     assert!(catch_unwind(AssertUnwindSafe(|| tell(&mut kit, &["panic"]))).is_err());

@@ -101,7 +101,7 @@ async fn the_backend_publishes_to_channels_users_and_connections() {
         (json!({ "channel": "", "data": 1 }), 107),
         (json!({ "channel": "chat:1" }), 107),
         (json!({ "data": 1 }), 107),
-        (json!({ "channel": "chat:1", "data": "x".repeat(64 << 10) }), 107),
+        (json!({ "channel": "chat:1", "data": "x".repeat(256 << 10) }), 106),
     ] {
         assert_eq!(code(&gateway.post("/api/publish", &request).await.ok()), expected);
     }

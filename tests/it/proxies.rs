@@ -165,6 +165,19 @@ async fn every_form_of_a_proxy_header_is_understood_or_refused() {
         let (_, status) = shake(proxy, gateway.address(), preamble, &[]).await;
         assert_eq!(status, Some(400), "{preamble:?}");
     }
+    gateway.log().wait(&["WARN", "a PROXY header that is malformed or too large"]).await;
+    // What a client without an address writes itself is not believed; what a proxy writes that speaks for itself is.
+    let lies = ["X-Forwarded-For: 192.0.2.3"];
+    for (preamble, address) in [
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+        (v2(0x21, 0, &[]), "127.0.0.1"),
+        (v2(0x21, 0x31, &[0; 216]), "127.0.0.1"),
+        (v2(0x20, 0, &[]), "192.0.2.3"),
+        (Vec::new(), "192.0.2.3"),
+    ] {
+        let seen = seen(&gateway, proxy, gateway.address(), &preamble, &lies).await;
+        assert_eq!(seen.0, address, "{preamble:?}");
+    }
     // One that names another trusted proxy goes on with the headers of the request.
     let preamble = b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n";
     let headers = ["X-Forwarded-For: 6.6.6.6, 192.0.2.3"];

@@ -531,11 +531,16 @@ async fn open(gateway: &Process) -> Option<Socket> {
 
 #[tokio::test]
 async fn clients_have_a_share_of_the_descriptors_and_probes_have_the_rest() {
-    let config = format!("{RAW}listen.workers = 1\nlimits.connections_max = 5000");
+    // All come from one address, which has no smaller share here than all together.
+    let config = format!(
+        "{RAW}listen.workers = 1\nlimits.connections_max = 5000\nlimits.connections_per_address_max = 5000\n\
+         limits.handshakes_per_address_max = 2000"
+    );
     let gateway = Process::with(&config).plugin("90-echo", "echo", "").descriptors(120).start().await;
     let line = gateway.log().wait(&["the limit of open files is too low for the settings"]).await;
     assert_eq!((&*line.field("open_files"), &*line.field("connections_wanted")), ("120", "5000"));
     let most: usize = line.field("connections_max").parse().unwrap();
+    assert_eq!(line.field("connections_per_address_max"), line.field("connections_max"));
     println!("{}", line.text);
     let mut served = RawClient::connect(&gateway).await;
     // More than it has descriptors, half of them silent.

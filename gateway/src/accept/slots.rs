@@ -1,17 +1,18 @@
 //! A bounded number of places for connections, of which one that is waited for in vain gives way to a newer one.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Which connections give way first, when there is no place for another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Since when the gateway has been waiting for a connection: who has been waited for longest gives way first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It has never said what it wants.
+    /// Since it came: it has not said what it wants, or its last answer is on its way.
     Silent,
-    /// It got an answer and may ask for more.
+    /// Since its last answer: it may ask for more.
     Idle,
 }
 
@@ -36,12 +37,14 @@ pub struct Slots {
 #[derive(Debug, Default)]
 struct State {
     entries: HashMap<u64, Entry>,
-    /// Those that may give way, the first one first.
-    waiting: BTreeSet<Turn>,
-    /// The same by their source.
-    waiting_of: BTreeSet<(IpAddr, Turn)>,
+    /// Those that may give way, by their source, the first one of each source first. Connections that count for nobody
+    /// are a source of their own.
+    waiting: BTreeSet<(Option<IpAddr>, Turn)>,
     /// How many places each source has. Without a place there is no entry.
-    sources: HashMap<IpAddr, usize>,
+    sources: HashMap<Option<IpAddr>, usize>,
+    /// How many places a source has, and which of its connections gives way first, if any does: the last entry is the
+    /// connection that gives way where all places are taken.
+    crowds: BTreeSet<(usize, Reverse<Turn>)>,
     /// Counts connections, and how often one became idle.
     count: u64,
 }
@@ -56,10 +59,9 @@ struct Entry {
     evict: oneshot::Sender<()>,
 }
 
-/// When a connection gives way: by its standing, and then by its age.
+/// When a connection gives way: the longer it has been waited for, the earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
-    standing: Standing,
     since: u64,
     number: u64,
 }
@@ -89,22 +91,22 @@ impl Slots {
     }
 
     /// Gives a place to a new connection, which is [`Standing::Silent`]. `source` is what it is counted for; `None` counts
-    /// for nobody. The connection that has waited longest gives way if there is no place; at the bound of a source, that
-    /// of this source.
+    /// for nobody, and has no bound of its own. If there is no place, a connection of the source with the most places gives
+    /// way; at the bound of a source, one of this source; of several, the one that has been waited for longest.
     pub fn take(self: &Arc<Self>, source: Option<IpAddr>) -> Result<(Slot, Evicted), Full> {
         let mut state = self.lock();
         if let Some(source) = source {
             state.make_room_for(source, self.per_source_max)?;
         }
         if state.entries.len() >= self.max {
-            let oldest = state.waiting.first().copied().ok_or(Full::All)?;
-            state.evict(oldest.number);
+            let (_, Reverse(first)) = state.crowds.last().copied().ok_or(Full::All)?;
+            state.evict(first.number);
         }
         state.count += 1;
         let number = state.count;
         let (evict, evicted) = oneshot::channel();
-        state.entries.insert(number, Entry { source: None, turn: None, begun: number, evict });
-        state.count_for(number, source);
+        state.entries.insert(number, Entry { source, turn: None, begun: number, evict });
+        state.change(source, |state| *state.sources.entry(source).or_default() += 1);
         state.wait(number, Some(Standing::Silent));
         drop(state);
         Ok((Slot { slots: self.clone(), number }, Evicted(evicted)))
@@ -114,13 +116,18 @@ impl Slots {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many connections and how many sources there are, after all parts of the state were found to agree.
     #[cfg(test)]
     fn len(&self) -> (usize, usize) {
         let state = self.lock();
-        assert_eq!(state.waiting.len(), state.entries.values().filter(|entry| entry.turn.is_some()).count());
-        assert_eq!(state.sources.values().sum::<usize>(), {
-            state.entries.values().filter(|entry| entry.source.is_some()).count()
-        });
+        let entries = || state.entries.values();
+        assert_eq!(state.waiting.len(), entries().filter(|entry| entry.turn.is_some()).count());
+        assert_eq!(state.sources.values().sum::<usize>(), state.entries.len());
+        let crowd = |(source, count): (&Option<IpAddr>, &usize)| {
+            let turns = entries().filter(|entry| entry.source == *source).filter_map(|entry| entry.turn);
+            turns.min().map(|first| (*count, Reverse(first)))
+        };
+        assert_eq!(state.crowds, state.sources.iter().filter_map(crowd).collect());
         (state.entries.len(), state.sources.len())
     }
 }
@@ -158,67 +165,85 @@ impl Drop for Slot {
 
 impl State {
     fn make_room_for(&mut self, source: IpAddr, max: usize) -> Result<(), Full> {
+        let source = Some(source);
         if self.sources.get(&source).is_none_or(|count| *count < max) {
             return Ok(());
         }
-        let first = Turn { standing: Standing::Silent, since: 0, number: 0 };
-        let oldest = self.waiting_of.range((source, first)..).next().filter(|(of, _)| *of == source);
-        let number = oldest.ok_or(Full::Source)?.1.number;
-        self.evict(number);
+        let first = self.first_of(source).ok_or(Full::Source)?;
+        self.evict(first.number);
         Ok(())
     }
 
-    fn count_for(&mut self, number: u64, source: Option<IpAddr>) {
-        let standing = self.entries.get(&number).and_then(|entry| entry.turn).map(|turn| turn.standing);
-        self.wait(number, None);
-        let Some(entry) = self.entries.get_mut(&number) else { return };
-        let before = std::mem::replace(&mut entry.source, source);
-        self.discount(before);
-        if let Some(source) = source {
-            *self.sources.entry(source).or_default() += 1;
+    /// Which connection of a source gives way first.
+    fn first_of(&self, source: Option<IpAddr>) -> Option<Turn> {
+        let least = Turn { since: 0, number: 0 };
+        let (of, turn) = self.waiting.range((source, least)..).next()?;
+        (*of == source).then_some(*turn)
+    }
+
+    /// How a source stands among the others, if one of its connections may give way.
+    fn crowd(&self, source: Option<IpAddr>) -> Option<(usize, Reverse<Turn>)> {
+        Some((*self.sources.get(&source)?, Reverse(self.first_of(source)?)))
+    }
+
+    /// Changes how many places a source has, or which of its connections are waited for.
+    fn change(&mut self, source: Option<IpAddr>, change: impl FnOnce(&mut Self)) {
+        if let Some(crowd) = self.crowd(source) {
+            self.crowds.remove(&crowd);
         }
-        self.wait(number, standing);
+        change(self);
+        self.crowds.extend(self.crowd(source));
     }
 
     fn discount(&mut self, source: Option<IpAddr>) {
-        let Some(source) = source else { return };
-        if let Some(count) = self.sources.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                self.sources.remove(&source);
+        self.change(source, |state| {
+            if let Some(count) = state.sources.get_mut(&source) {
+                *count -= 1;
+                if *count == 0 {
+                    state.sources.remove(&source);
+                }
             }
-        }
+        });
+    }
+
+    /// Counts a connection for another source than before.
+    fn count_for(&mut self, number: u64, source: Option<IpAddr>) {
+        let Some(turn) = self.entries.get(&number).map(|entry| entry.turn) else { return };
+        self.set_turn(number, None);
+        let Some(entry) = self.entries.get_mut(&number) else { return };
+        let before = std::mem::replace(&mut entry.source, source);
+        self.discount(before);
+        self.change(source, |state| *state.sources.entry(source).or_default() += 1);
+        self.set_turn(number, turn);
     }
 
     /// `None` for one that is served.
     fn wait(&mut self, number: u64, standing: Option<Standing>) {
-        let Some(entry) = self.entries.get_mut(&number) else { return };
-        let since = match standing {
+        let Some(begun) = self.entries.get(&number).map(|entry| entry.begun) else { return };
+        let since = standing.map(|standing| match standing {
+            Standing::Silent => begun,
             // Who asks again and again gives way after those who have fallen silent.
-            Some(Standing::Idle) => {
+            Standing::Idle => {
                 self.count += 1;
                 self.count
             }
-            _ => entry.begun,
-        };
-        let turn = standing.map(|standing| Turn { standing, since, number });
+        });
+        self.set_turn(number, since.map(|since| Turn { since, number }));
+    }
+
+    fn set_turn(&mut self, number: u64, turn: Option<Turn>) {
+        let Some(entry) = self.entries.get_mut(&number) else { return };
         let (before, source) = (std::mem::replace(&mut entry.turn, turn), entry.source);
-        if let Some(before) = before {
-            self.waiting.remove(&before);
-            if let Some(source) = source {
-                self.waiting_of.remove(&(source, before));
+        self.change(source, |state| {
+            if let Some(before) = before {
+                state.waiting.remove(&(source, before));
             }
-        }
-        if let Some(turn) = turn {
-            self.waiting.insert(turn);
-            if let Some(source) = source {
-                self.waiting_of.insert((source, turn));
-            }
-        }
+            state.waiting.extend(turn.map(|turn| (source, turn)));
+        });
     }
 
     fn remove(&mut self, number: u64) -> Option<Entry> {
-        self.wait(number, None);
+        self.set_turn(number, None);
         let entry = self.entries.remove(&number)?;
         self.discount(entry.source);
         Some(entry)
@@ -288,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_silent_go_before_the_idle_and_the_idle_by_when_they_became_so() {
+    fn who_has_been_waited_for_longest_gives_way_silent_or_idle() {
         let slots = Slots::new(3, 3);
         let (old, mut old_evicted) = take(&slots, ANN);
         let (busy, mut busy_evicted) = take(&slots, ANN);
@@ -296,12 +321,39 @@ mod tests {
             idle.serve();
             idle.wait(Standing::Idle);
         }
-        let (_silent, mut silent) = take(&slots, ANN);
-        let (next, _) = take(&slots, BOB);
-        assert!(is_evicted(&mut silent));
-        next.serve();
-        let (_last, _) = take(&slots, BOB);
-        assert!(is_evicted(&mut old_evicted) && !is_evicted(&mut busy_evicted));
+        // A probe that has just come, with its request on the way.
+        let (probe, mut probe_evicted) = take(&slots, ANN);
+        let (_next, mut next) = take(&slots, ANN);
+        assert!(is_evicted(&mut old_evicted) && !is_evicted(&mut probe_evicted));
+        let (last, _) = take(&slots, ANN);
+        assert!(is_evicted(&mut busy_evicted) && !is_evicted(&mut probe_evicted));
+        // One that has got its last answer counts from when it came.
+        probe.serve();
+        last.wait(Standing::Idle);
+        probe.wait(Standing::Silent);
+        let _one_more = take(&slots, ANN);
+        assert!(is_evicted(&mut probe_evicted) && !is_evicted(&mut next));
+        assert_eq!(slots.len(), (3, 1));
+    }
+
+    #[test]
+    fn where_all_places_are_taken_the_source_with_the_most_gives_way() {
+        let slots = Slots::new(5, 4);
+        let (_alone, mut alone) = take(&slots, ANN);
+        let mut crowd: Vec<_> = (0..4).map(|_| take(&slots, BOB)).collect();
+        let (known_later, mut unknown) = slots.take(None).expect("a place");
+        assert!(is_evicted(&mut crowd[0].1) && !is_evicted(&mut alone));
+        known_later.count_for(ANN).expect("the second");
+        let (_fourth, _) = take(&slots, [192, 0, 2, 3].into());
+        assert!(is_evicted(&mut crowd[1].1) && !is_evicted(&mut alone));
+        // ANN and BOB have two each: the one that came first.
+        let (_fifth, _) = take(&slots, [192, 0, 2, 4].into());
+        assert!(is_evicted(&mut alone) && !is_evicted(&mut unknown));
+        // Those that are served keep their places, however many they are.
+        crowd[2..].iter().for_each(|(slot, _)| slot.serve());
+        let (_sixth, _) = take(&slots, [192, 0, 2, 5].into());
+        assert!(is_evicted(&mut unknown));
+        assert_eq!(slots.len(), (5, 4));
     }
 
     #[test]
@@ -331,6 +383,6 @@ mod tests {
         drop(taken);
         assert_eq!(slots.len(), (0, 0));
         let state = slots.lock();
-        assert!(state.waiting.is_empty() && state.waiting_of.is_empty());
+        assert!(state.waiting.is_empty() && state.crowds.is_empty());
     }
 }

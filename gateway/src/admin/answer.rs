@@ -15,6 +15,12 @@ use crate::control::{Control, HistoryPage};
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Member, Publication};
 
+/// The type of nearly everything that the admin listener says.
+pub(super) const JSON: &str = "application/json";
+
+/// What a client is told for which there is no place, or no turn.
+pub(super) const BUSY: &str = "too many requests at a time, try again later";
+
 /// An HTTP answer that is complete.
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -32,17 +38,23 @@ pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl 
 /// A JSON answer.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     match serde_json::to_vec(body) {
-        Ok(body) => answer(status, "application/json", body),
+        Ok(body) => answer(status, JSON, body),
         Err(error) => {
             tracing::error!(%error, "failed to write an admin answer");
-            answer(StatusCode::INTERNAL_SERVER_ERROR, "application/json", &b"{}"[..])
+            answer(StatusCode::INTERNAL_SERVER_ERROR, JSON, &b"{}"[..])
         }
     }
 }
 
+/// What a refusal below the API says of itself, in the shape of an API error.
+pub(super) fn error(status: u16, sentence: &str) -> String {
+    let error = Outcome::<()>::Error(Error { code: status.into(), message: sentence });
+    serde_json::to_string(&error).unwrap_or_default()
+}
+
 /// A refusal below the API: a status, and a sentence in the shape of an API error.
 pub(super) fn refuse(status: StatusCode, sentence: &str) -> Answer {
-    json(status, &Outcome::<()>::Error(Error { code: u32::from(status.as_u16()), message: sentence }))
+    answer(status, JSON, error(status.as_u16(), sentence))
 }
 
 /// [`refuse`] with one more header.

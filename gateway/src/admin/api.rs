@@ -108,13 +108,8 @@ impl Call {
 }
 
 /// Carries a request out. A change of the plugins is waited for, and a backplane that answers later.
-pub(super) async fn answer(
-    control: &Control,
-    call: Call,
-    body: &[u8],
-    publication_bytes_max: usize,
-) -> Answer {
-    let api = Api { control, publication_bytes_max };
+pub(super) async fn answer(control: &Control, call: Call, body: &[u8]) -> Answer {
+    let api = Api { control };
     match Fields::parse(body) {
         Ok(fields) => match call {
             Call::Publish => finish(api.publish(fields).await),
@@ -159,13 +154,12 @@ fn failed(failure: &Failure) -> Answer {
 
 struct Api<'a> {
     control: &'a Control,
-    publication_bytes_max: usize,
 }
 
 impl Api<'_> {
     async fn publish(&self, mut fields: Fields) -> Result<Published, Failure> {
         let channel = channel(&mut fields)?;
-        let data = self.data(&mut fields)?;
+        let data = Self::data(&mut fields)?;
         let conditions = conditions(&mut fields)?;
         fields.finish()?;
         Ok(self.control.publish(&channel, data, &conditions).await?.into())
@@ -173,7 +167,7 @@ impl Api<'_> {
 
     async fn broadcast(&self, mut fields: Fields) -> Result<Answer, Failure> {
         let channels: Vec<String> = fields.required("channels")?;
-        let data = self.data(&mut fields)?;
+        let data = Self::data(&mut fields)?;
         let conditions = conditions(&mut fields)?;
         fields.finish()?;
         if channels.is_empty() {
@@ -206,17 +200,9 @@ impl Api<'_> {
         Ok(json(StatusCode::OK, &Outcome::Result(Broadcast { responses })))
     }
 
-    /// The payload of a publication, within the bound that clients have too: what is larger would not fit into the queues
-    /// of those who are to receive it.
-    fn data(&self, fields: &mut Fields) -> Result<Bytes, Failure> {
+    /// The payload of a publication. How large it may be is looked at where everybody's is.
+    fn data(fields: &mut Fields) -> Result<Bytes, Failure> {
         let data = fields.json("data")?;
-        let (bytes, max) = (data.get().len(), self.publication_bytes_max);
-        if bytes > max {
-            return Err(bad_request(format!(
-                "`data` has {bytes} bytes, `limits.message_bytes_max` is {max}"
-            ))
-            .into());
-        }
         compact(Bytes::from(Box::<str>::from(data).into_string())).map_err(|error| match error {
             NotJson::Syntax(_) => Failure::Malformed(format!("`data`: {error}")),
             NotJson::Unfit(_) => bad_request(format!("`data` is {error}")).into(),

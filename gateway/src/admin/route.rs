@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::answer::{Answer, answer, close, json, refuse, refuse_with};
+use super::answer::{Answer, BUSY, answer, close, json, refuse, refuse_with};
 use super::api::{self, Call};
 use super::key::ApiKey;
 use crate::config::Config;
@@ -38,7 +38,6 @@ pub(super) struct Routes {
     control: Control,
     key: ApiKey,
     exposition: Exposition,
-    publication_bytes_max: usize,
     /// Bound to loopback: then no other name than that of this machine is right.
     local: bool,
     metrics_need_key: bool,
@@ -91,7 +90,6 @@ impl Routes {
         Self {
             key: ApiKey::new(config.admin.api_key.as_ref()),
             exposition: Exposition::new(control.metrics().clone(), move || plugins.plugins()),
-            publication_bytes_max: config.limits.message_bytes_max,
             metrics_need_key: config.admin.metrics_need_key,
             turns: Semaphore::new(REQUESTS_MAX),
             waiting: Semaphore::new(REQUESTS_WAITING_MAX),
@@ -115,9 +113,8 @@ impl Routes {
             Ok(work) => match self.turn().await {
                 None => {
                     self.refused(AdminRefused::Requests, peer);
-                    let sentence = "too many requests at a time, try again later";
-                    let mut answer =
-                        refuse_with(StatusCode::SERVICE_UNAVAILABLE, sentence, header::RETRY_AFTER, "1");
+                    let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, BUSY);
+                    answer.headers_mut().insert(header::RETRY_AFTER, super::RETRY_AFTER.into());
                     if has_body {
                         close(&mut answer);
                     }
@@ -150,7 +147,8 @@ impl Routes {
         // Probes name what they like, or nothing: there is no secret in the answer, and asking changes nothing.
         if self.local && !health && !names_this_machine(request) {
             // A web page can give its own host name the address 127.0.0.1 (DNS rebinding); it cannot change this header.
-            let sentence = "the `Host` of the request is not this machine";
+            let sentence = "`Host` names another machine than this one, or none: the listener is on a loopback address, and \
+                            takes `localhost` and loopback addresses";
             return Err(Box::new(refuse(StatusCode::MISDIRECTED_REQUEST, sentence)));
         }
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -221,7 +219,7 @@ impl Routes {
             Ok(body) => {
                 // Requests may come one behind the other over one connection: each is a turn of its own.
                 yield_now().await;
-                api::answer(&self.control, call, &body, self.publication_bytes_max).await
+                api::answer(&self.control, call, &body).await
             }
             Err(answer) => *answer,
         }

@@ -1,5 +1,5 @@
-//! What the process does when it gets a signal. From the moment on at which this listens none ends it unasked, but those that
-//! are meant to (SIGQUIT leaves a core, SIGKILL cannot be heard).
+//! What the process does when it gets a signal. From the moment on at which this listens, none of those that it hears ends the
+//! process unasked. The system goes on handling the others: SIGQUIT leaves a core, SIGKILL cannot be heard.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,7 +17,7 @@ use crate::telemetry;
 /// The exit code of a gateway that a second signal ended: it did not finish what it began.
 const CUT_OFF: i32 = 5;
 
-/// Signals that mean something here, or would end a process that does not expect them.
+/// Signals that mean something here, and those that people and programs send to processes that would end by them.
 fn heard() -> [(SignalKind, &'static str); 7] {
     [
         (SignalKind::terminate(), "SIGTERM"),

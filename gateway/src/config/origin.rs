@@ -37,7 +37,7 @@ pub(super) fn list(value: &Spanned<DeValue<'_>>) -> Result<Origins, Vec<Wrong>> 
 
 /// The origin as browsers send it, or what would be accepted in its place. The scheme is in lower case, and so is the host of a web
 /// page; other schemes have hosts whose case counts, or none.
-pub(crate) fn normal(text: &str) -> Result<Box<str>, &'static str> {
+pub(super) fn normal(text: &str) -> Result<Box<str>, &'static str> {
     match text {
         "*" => return Err("\"*\" as the only entry of the list"),
         "null" => {
@@ -66,6 +66,14 @@ pub(crate) fn normal(text: &str) -> Result<Box<str>, &'static str> {
         }
         _ => Err(SHAPE),
     }
+}
+
+/// An origin that a plugin may ask for and be granted, which is written as browsers send it; or what would be accepted in its
+/// place.
+pub(crate) fn http_origin(text: &str) -> Result<Box<str>, &'static str> {
+    let origin = normal(text)?;
+    let is_web = origin.starts_with("https://") || origin.starts_with("http://");
+    is_web.then_some(origin).ok_or("an origin that begins with https:// or http://")
 }
 
 fn web(scheme: &str, authority: &str) -> Result<Box<str>, &'static str> {

@@ -417,7 +417,8 @@ impl Local {
     fn deliver(&self, now: Now, push: &Push, views: bool) -> Delivered {
         let mut chain = self.chain.borrow_mut();
         let mut hub = self.hub.borrow_mut();
-        if views && let Some(views) = Views::of(&mut chain, push, now) {
+        let bytes_max = self.config.limits.publication_bytes_max;
+        if views && let Some(views) = Views::of(&mut chain, push, now, bytes_max) {
             let mut views = views.explained(&self.explain);
             let delivered = hub.deliver_views(push, &mut views);
             if let Some(trace) = views.into_explanation() {

@@ -12,8 +12,8 @@ use crate::plugin::event::Outgoing;
 use crate::plugin::trace::Trace;
 use crate::plugin::verdict::DeliverVerdict;
 use crate::protocol::channel::Channel;
-use crate::protocol::json;
-use crate::protocol::push::{Publication, Push, PushKind};
+use crate::protocol::json::{self, NotJson};
+use crate::protocol::push::{Publication, Push, PushKind, payload_bytes};
 
 /// Classes of subscribers that a plugin may tell apart when something is delivered. Each costs a call and a frame; who has
 /// more wants to address clients one by one.
@@ -27,6 +27,8 @@ pub(super) struct Views<'a> {
     publication: &'a Publication,
     epoch: &'a Arc<str>,
     now: Now,
+    /// How large a publication may be.
+    bytes_max: usize,
     /// By the number of the class.
     known: Vec<Option<View>>,
     steps: Vec<Step>,
@@ -55,7 +57,7 @@ struct Step {
 
 impl<'a> Views<'a> {
     /// Of a publication that a plugin wants to see. `None` for anything but a publication.
-    pub(super) fn of(chain: &'a mut Chain, push: &'a Push, now: Now) -> Option<Self> {
+    pub(super) fn of(chain: &'a mut Chain, push: &'a Push, now: Now, bytes_max: usize) -> Option<Self> {
         let PushKind::Publication { publication, epoch } = &push.kind else { return None };
         Some(Self {
             chain,
@@ -63,6 +65,7 @@ impl<'a> Views<'a> {
             publication,
             epoch,
             now,
+            bytes_max,
             known: Vec::new(),
             steps: Vec::new(),
             replaced: Vec::new(),
@@ -120,12 +123,18 @@ impl<'a> Views<'a> {
         let after = match verdict {
             DeliverVerdict::Pass => before,
             DeliverVerdict::Drop => View::Nothing,
-            DeliverVerdict::Replace(payload) => {
-                let publication = Arc::new(replace(self.publication, payload));
-                let kind = PushKind::Publication { publication, epoch: self.epoch.clone() };
-                self.replaced.push(Push::new(self.push.channel.clone(), kind));
-                View::Replaced(self.replaced.len() - 1)
-            }
+            DeliverVerdict::Replace(payload) => match replace(self.publication, payload, self.bytes_max) {
+                Ok(publication) => {
+                    let publication = Arc::new(publication);
+                    let kind = PushKind::Publication { publication, epoch: self.epoch.clone() };
+                    self.replaced.push(Push::new(self.push.channel.clone(), kind));
+                    View::Replaced(self.replaced.len() - 1)
+                }
+                Err(unfit) => {
+                    self.chain.unfit_delivery(plugin, &self.push.channel, &unfit);
+                    View::Nothing
+                }
+            },
         };
         if asked < CLASSES_MAX {
             self.steps.push(Step { plugin, class: class.into(), before, after });
@@ -160,18 +169,25 @@ impl hub::Views for Views<'_> {
 pub(super) fn view(
     chain: &mut Chain,
     channel: &Channel,
-    publication: Arc<Publication>,
+    publication: &Arc<Publication>,
     values: &[Box<str>],
     now: Now,
+    bytes_max: usize,
 ) -> Option<Arc<Publication>> {
-    let mut view = publication;
+    let mut view = publication.clone();
     let mut last = None;
     while let Some((plugin, class)) = chain.next_deliverer(last, channel, values) {
         last = Some(plugin);
         match chain.on_deliver(plugin, class, &outgoing(channel, &view, now)) {
             DeliverVerdict::Pass => (),
             DeliverVerdict::Drop => return None,
-            DeliverVerdict::Replace(payload) => view = Arc::new(replace(&view, payload)),
+            DeliverVerdict::Replace(payload) => match replace(publication, payload, bytes_max) {
+                Ok(replaced) => view = Arc::new(replaced),
+                Err(unfit) => {
+                    chain.unfit_delivery(plugin, channel, &unfit);
+                    return None;
+                }
+            },
         }
     }
     Some(view)
@@ -187,18 +203,60 @@ fn outgoing(channel: &Channel, publication: &Publication, now: Now) -> Outgoing 
     }
 }
 
-/// The same publication with another payload: it keeps its place in the stream.
-fn replace(publication: &Publication, payload: Bytes) -> Publication {
+/// Why a payload of a plugin cannot take the place of what was published. Completes the sentence "a payload that ...".
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Unfit {
+    #[error("is JSON {0}")]
+    Json(#[from] json::Unfit),
+    #[error("has {bytes} bytes, where `limits.publication_bytes_max` is {bytes_max}")]
+    TooLarge { bytes: usize, bytes_max: usize },
+}
+
+/// The same publication with another payload: it keeps its place in the stream. What could not have been published cannot be
+/// delivered either. What is larger than others may be could be published by another gateway, and is a bound too.
+fn replace(publication: &Publication, payload: Bytes, bytes_max: usize) -> Result<Publication, Unfit> {
     let (data, json) = match json::compact(payload.clone()) {
         Ok(compact) => (compact, true),
-        Err(_) => (payload, false),
+        Err(NotJson::Unfit(unfit)) => return Err(unfit.into()),
+        Err(NotJson::Syntax(_)) => (payload, false),
     };
-    Publication { data, json, offset: publication.offset, info: publication.info.clone() }
+    let bytes = payload_bytes(&data, json);
+    if bytes > bytes_max.max(payload_bytes(&publication.data, publication.json)) {
+        return Err(Unfit::TooLarge { bytes, bytes_max });
+    }
+    Ok(Publication { data, json, offset: publication.offset, info: publication.info.clone() })
 }
 
 fn publication_of(push: &Push) -> Option<&Publication> {
     match &push.kind {
         PushKind::Publication { publication, .. } => Some(publication),
         PushKind::Join(_) | PushKind::Leave(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_published_takes_the_place_of_nothing() {
+        let published = |bytes: usize| {
+            let data = serde_json::to_vec(&"x".repeat(bytes - 2)).expect("a text").into();
+            Publication { data, json: true, offset: 7, info: None }
+        };
+        let replaced = |publication: &Publication, payload: &str| {
+            replace(publication, Bytes::copy_from_slice(payload.as_bytes()), 100)
+                .map(|replaced| (replaced.json, replaced.offset, replaced.data.len()))
+        };
+        let small = published(10);
+        assert_eq!(replaced(&small, "[1,\n2]"), Ok((true, 7, 5)));
+        assert_eq!(replaced(&small, "no JSON"), Ok((false, 7, 7)));
+        let deep = format!("{}{}", "[".repeat(121), "]".repeat(121));
+        assert_eq!(replaced(&published(300), &deep), Err(json::Unfit::TooDeep.into()));
+        assert_eq!(replaced(&small, r#"["\ud800"]"#), Err(json::Unfit::LoneSurrogate.into()));
+        let text = "x".repeat(99);
+        assert_eq!(replaced(&small, &text), Err(Unfit::TooLarge { bytes: 101, bytes_max: 100 }));
+        assert_eq!(replaced(&small, &text[1..]), Ok((false, 7, 98)));
+        assert!(replaced(&published(101), &text).is_ok(), "what it replaces has that size");
     }
 }

@@ -2,6 +2,7 @@
 
 mod judging;
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -240,6 +241,11 @@ impl Chain {
     /// What subscribers receive of whom a plugin cannot be asked, because there are more classes than it may see.
     pub fn too_many_classes(&mut self, plugin: usize, outgoing: &Outgoing) -> DeliverVerdict {
         self.links[plugin].too_many_classes(outgoing)
+    }
+
+    /// What a plugin replaced a publication with cannot be delivered: its subscribers get nothing.
+    pub fn unfit_delivery(&self, plugin: usize, channel: &Channel, why: &dyn Display) {
+        self.links[plugin].unfit_delivery(channel, why);
     }
 
     /// Tells the plugins that a client has gone. All of them: a failure does not keep the news from later ones.

@@ -17,6 +17,7 @@ use super::load::{Factory, LoadError};
 use super::spare::{AtOnce, Offload, Spare};
 use super::usage::Usage;
 use super::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
+use crate::protocol::channel::Channel;
 use crate::telemetry::seldom::{Seldom, seldom};
 
 /// How long no spare is ordered after one could not be made, in milliseconds; doubled each time up to the longest.
@@ -263,6 +264,18 @@ impl Link {
         }
         let policy = self.skipped();
         self.delivery(Err(policy))
+    }
+
+    /// What it replaced a publication with cannot be delivered, and what was published is not what subscribers are to see.
+    /// No failure of the plugin: clients could open its breaker, by what they send.
+    pub(super) fn unfit_delivery(&self, channel: &Channel, why: &dyn fmt::Display) {
+        seldom!(
+            warn,
+            plugin = &*self.name,
+            %channel,
+            "a plugin replaced a publication with a payload that {why}: subscribers get nothing in its place"
+        );
+        self.row().delivery_dropped();
     }
 
     /// What subscribers receive after this answer, counted.

@@ -1,18 +1,17 @@
 //! Metrics as text in the OpenMetrics format.
 
+mod writer;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::writer::Writer;
 use super::backplane::{BackplaneMetrics, Subject, Trouble, Unfit};
 use super::metrics::{
     ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics,
@@ -387,67 +386,6 @@ fn kind_label(kind: Kind) -> &'static str {
         Kind::PresenceStats => "presence_stats",
         Kind::History => "history",
         Kind::Raw => "raw",
-    }
-}
-
-struct Writer<'e, 'w>(&'e mut DescriptorEncoder<'w>);
-
-impl Writer<'_, '_> {
-    fn counter(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: u64) -> fmt::Result {
-        let encoder = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
-        ConstCounter::new(value).encode(encoder)
-    }
-
-    fn family<const N: usize, V: AsRef<str>>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = ([(&'static str, V); N], u64)>,
-    ) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, value) in values {
-            let labels = labels.each_ref().map(|(name, value)| (*name, value.as_ref()));
-            ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: u64) -> fmt::Result {
-        let encoder = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-        ConstGauge::new(value).encode(encoder)
-    }
-
-    fn gauges<'a>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = ([(&'static str, &'a str); 1], u64)>,
-    ) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (labels, value) in values {
-            ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    /// One for each place in a list.
-    fn durations(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &'static str,
-        values: impl Iterator<Item = Duration>,
-    ) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
-        for (place, value) in values.enumerate() {
-            ConstGauge::new(value.as_secs_f64()).encode(encoder.encode_family(&[(label, place)])?)?;
-        }
-        Ok(())
-    }
-
-    fn info<const N: usize>(&mut self, name: &str, help: &str, labels: [(&str, &str); N]) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
-        encoder.encode_info(&labels)
     }
 }
 

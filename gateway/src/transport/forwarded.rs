@@ -21,10 +21,12 @@ impl Unclear {
     /// What the client is told.
     pub fn sentence(self) -> &'static str {
         match self {
-            Self::Malformed => "`Forwarded` or `X-Forwarded-For` names no address\n",
+            Self::Malformed => {
+                "a proxy names something in `Forwarded` or `X-Forwarded-For` that is no address\n"
+            }
             Self::Disagree => {
-                "`Forwarded` and `X-Forwarded-For` name different clients: the operator says which of them the proxy sets in \
-                 `listen.client_address_from`\n"
+                "`Forwarded` and `X-Forwarded-For` name different clients: in `listen.client_address_from` the operator says \
+                 which of the two headers the proxy sets\n"
             }
         }
     }

@@ -27,14 +27,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::forwarded;
-use super::proxy::{Malformed, Unread};
+use super::proxy::{Malformed, Unread, Whom};
 use super::site::Site;
 use super::websocket::accept_key;
-use crate::accept::{Admission, Arrival, ConnectionPermit, Refusal, Slot, Standing, linger};
+use crate::accept::{Admission, Arrival, ConnectionPermit, Refusal, Slot, Standing, TEXT, answer, linger};
 use crate::config::{Config, Origins, Tell};
 use crate::protocol::Protocol;
 use crate::shutdown::{self, Phase};
 use crate::telemetry::metrics::{Metrics, Refused};
+use crate::telemetry::seldom::seldom;
 
 /// Where the Centrifuge protocol is spoken.
 pub const WEBSOCKET_PATH: &str = "/connection/websocket";
@@ -127,7 +128,7 @@ enum NoHop {
 }
 
 /// What a proxy is told whose PROXY header is none.
-const BAD_PREAMBLE: &str = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const BAD_PREAMBLE: &str = "the PROXY header before the request is malformed, or larger than 4096 bytes\n";
 
 type Answer = Response<Full<Bytes>>;
 
@@ -262,16 +263,30 @@ impl Handshake {
         if !trusted || !proxies.tell(Tell::ProxyProtocol) {
             return Ok(Hop { address: peer, trusted, slot });
         }
-        let client = match socket.preamble().await {
-            Ok(Ok(client)) => client.map(|client| client.to_canonical()),
+        let whom = match socket.preamble().await {
+            Ok(Ok(whom)) => whom,
             Ok(Err(Malformed)) => {
                 self.refused(Refused::BadRequest, peer);
-                return Err(NoHop::Answer(BAD_PREAMBLE.to_owned()));
+                // The client can do nothing about it, and neither sees why: who runs the proxy has to hear of it.
+                seldom!(
+                    warn,
+                    %peer,
+                    "a trusted proxy begins connections with a PROXY header that is malformed or too large: its clients are \
+                     refused"
+                );
+                return Err(NoHop::Answer(answer(400, None, TEXT, BAD_PREAMBLE)));
             }
             Err(_) => return Err(NoHop::Gone),
         };
-        let address = client.unwrap_or(peer);
-        let trusted = proxies.trust(address);
+        let (address, trusted) = match whom {
+            None | Some(Whom::Local) => (peer, true),
+            // What follows was written by a client: that it has no address of its own makes it no proxy.
+            Some(Whom::Unknown) => (peer, false),
+            Some(Whom::Client(client)) => {
+                let client = client.to_canonical();
+                (client, proxies.trust(client))
+            }
+        };
         if !trusted {
             self.admission.identify(slot, address).map_err(|refusal| {
                 self.refused(refusal.reason, address);
@@ -515,7 +530,7 @@ fn text(status: StatusCode, why: &'static str) -> Answer {
     let mut answer = last(Bytes::from_static(why.as_bytes()));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }

@@ -29,9 +29,20 @@ pub enum Preamble {
     Header {
         /// Bytes of the header: the client's follow.
         length: usize,
-        /// Where the client comes from. `None` if the proxy speaks for itself, or does not know an IP address.
-        client: Option<IpAddr>,
+        /// Whom it is about.
+        whom: Whom,
     },
+}
+
+/// Whom a proxy speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// Itself: it has opened the connection of its own accord, such as to see whether we are there.
+    Local,
+    /// A client without an IP address, or one whose address the proxy does not know.
+    Unknown,
+    /// A client that comes from here.
+    Client(IpAddr),
 }
 
 /// The bytes begin like a PROXY header and are none, or one that is too long.
@@ -63,13 +74,13 @@ fn line(bytes: &[u8]) -> Result<Preamble, Malformed> {
     let line = within[..end].strip_suffix(b"\r").ok_or(Malformed)?;
     let line = std::str::from_utf8(line).map_err(|_| Malformed)?;
     let mut fields = line.split(' ').skip(1);
-    let client = match fields.next() {
-        Some("UNKNOWN") => None,
-        Some("TCP4") => Some(addresses::<Ipv4Addr>(fields)?.into()),
-        Some("TCP6") => Some(addresses::<Ipv6Addr>(fields)?.into()),
+    let whom = match fields.next() {
+        Some("UNKNOWN") => Whom::Unknown,
+        Some("TCP4") => Whom::Client(addresses::<Ipv4Addr>(fields)?.into()),
+        Some("TCP6") => Whom::Client(addresses::<Ipv6Addr>(fields)?.into()),
         _ => return Err(Malformed),
     };
-    Ok(Preamble::Header { length: end + 1, client })
+    Ok(Preamble::Header { length: end + 1, whom })
 }
 
 /// The first of two addresses, which two ports follow.
@@ -95,16 +106,17 @@ fn binary(bytes: &[u8]) -> Result<Preamble, Malformed> {
         return Err(Malformed);
     }
     let Some(fields) = rest.get(..size) else { return Ok(Preamble::Partial) };
-    let client = match (version_and_command & 0xf, family >> 4) {
-        // LOCAL: the proxy looks whether we are there. Whatever follows means nothing.
-        (0, _) => None,
-        (1, 0) => None,
-        (1, 1) => Some(first::<4, 12>(fields)?.into()),
-        (1, 2) => Some(first::<16, 36>(fields)?.into()),
-        (1, 3) if size >= 216 => None,
+    let whom = match (version_and_command & 0xf, family >> 4) {
+        // LOCAL. Whatever follows means nothing.
+        (0, _) => Whom::Local,
+        (1, 0) => Whom::Unknown,
+        (1, 1) => Whom::Client(first::<4, 12>(fields)?.into()),
+        (1, 2) => Whom::Client(first::<16, 36>(fields)?.into()),
+        // A UNIX socket.
+        (1, 3) if size >= 216 => Whom::Unknown,
         _ => return Err(Malformed),
     };
-    Ok(Preamble::Header { length, client })
+    Ok(Preamble::Header { length, whom })
 }
 
 /// The first `N` of at least `M` bytes.
@@ -126,16 +138,16 @@ impl Unread {
         Self { bytes: Vec::new(), socket }
     }
 
-    /// Reads a PROXY header if the socket begins with one, and nothing of what follows. The address in it.
-    pub async fn preamble(&mut self) -> io::Result<Result<Option<IpAddr>, Malformed>> {
+    /// Reads a PROXY header if the socket begins with one, and nothing of what follows. Whom it is about; `None` without one.
+    pub async fn preamble(&mut self) -> io::Result<Result<Option<Whom>, Malformed>> {
         loop {
             // A client that is quick sends its whole request with the header.
             match parse(&self.bytes) {
                 Ok(Preamble::Partial) => {}
                 Ok(Preamble::Absent) => return Ok(Ok(None)),
-                Ok(Preamble::Header { length, client }) => {
+                Ok(Preamble::Header { length, whom }) => {
                     self.bytes.drain(..length);
-                    return Ok(Ok(client));
+                    return Ok(Ok(Some(whom)));
                 }
                 Err(malformed) => return Ok(Err(malformed)),
             }
@@ -186,15 +198,15 @@ impl AsyncWrite for Unread {
 mod tests {
     use super::*;
 
-    fn client(bytes: &[u8]) -> Result<Option<IpAddr>, Malformed> {
+    fn whom(bytes: &[u8]) -> Result<Whom, Malformed> {
         for length in 0..bytes.len() {
             assert_eq!(parse(&bytes[..length]), Ok(Preamble::Partial), "{length} bytes of {bytes:?}");
         }
         let with_more = [bytes, b"GET / HTTP/1.1\r\n"].concat();
         match parse(&with_more)? {
-            Preamble::Header { length, client } => {
+            Preamble::Header { length, whom } => {
                 assert_eq!(length, bytes.len());
-                Ok(client)
+                Ok(whom)
             }
             other => panic!("{other:?}"),
         }
@@ -213,8 +225,8 @@ mod tests {
             ("PROXY UNKNOWN\r\n", None),
             ("PROXY UNKNOWN ffff:f... any words\r\n", None),
         ] {
-            let expected = expected.map(|address| address.parse().expect("an address"));
-            assert_eq!(client(line.as_bytes()), Ok(expected), "{line:?}");
+            let address = |address: &str| Whom::Client(address.parse().expect("an address"));
+            assert_eq!(whom(line.as_bytes()), Ok(expected.map_or(Whom::Unknown, address)), "{line:?}");
         }
     }
 
@@ -249,19 +261,20 @@ mod tests {
         let mut v6 = [0; 36];
         v6[..16].copy_from_slice(&Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).octets());
         let with_fields = [&v4[..], &[0x04, 0, 2, 1, 1]].concat();
-        let (one, other) = (Some(IpAddr::from([192, 0, 2, 1])), "2001:db8::1".parse().ok());
+        let one = Whom::Client([192, 0, 2, 1].into());
+        let other = Whom::Client("2001:db8::1".parse().expect("an address"));
         for (header, expected) in [
             (binary(0x21, 0x11, &v4), one),
             (binary(0x21, 0x12, &v4), one),
             (binary(0x21, 0x11, &with_fields), one),
             (binary(0x21, 0x21, &v6), other),
-            (binary(0x21, 0x31, &[0; 216]), None),
-            (binary(0x21, 0x00, &[]), None),
-            (binary(0x21, 0x00, &[1, 2, 3]), None),
-            (binary(0x20, 0x00, &[]), None),
-            (binary(0x20, 0x11, &v4), None),
+            (binary(0x21, 0x31, &[0; 216]), Whom::Unknown),
+            (binary(0x21, 0x00, &[]), Whom::Unknown),
+            (binary(0x21, 0x00, &[1, 2, 3]), Whom::Unknown),
+            (binary(0x20, 0x00, &[]), Whom::Local),
+            (binary(0x20, 0x11, &v4), Whom::Local),
         ] {
-            assert_eq!(client(&header), Ok(expected), "{header:?}");
+            assert_eq!(whom(&header), Ok(expected), "{header:?}");
         }
     }
 

@@ -7,12 +7,12 @@ use super::output::{Level, cut};
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Identity, Refusal, Verdict};
 use crate::protocol::channel::Channel;
-use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
+use crate::protocol::code::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::MEMBER_BYTES_MAX;
 
 use bytes::Bytes;
-use gateway_plugin_grammar::address;
+use gateway_plugin_grammar::answer::{self, Refused};
 
 pub(super) fn verdict(state: &mut State, answer: on_message::Verdict) -> Result<Verdict, Failure> {
     use on_message::Verdict as Answer;
@@ -87,17 +87,17 @@ fn refusal(state: &mut State, why: types::Refusal) -> Result<Refusal, Failure> {
     }
 }
 
-/// Admits the client, unless nothing could reach the user it is to be: what is said to a user goes by the address, and so
-/// does the order to disconnect one. No failure of the plugin, which may take names from whoever makes tokens: clients could
-/// open its breaker.
+/// The refusal that takes the place of an answer, with its line in the log.
+fn refused(state: &mut State, why: &Refused) -> Refusal {
+    state.log.line(Level::Warn, &why.line);
+    let reason = if closes(why.code) { cut(&why.reason, CLOSE_REASON_BYTES_MAX) } else { &why.reason };
+    Refusal { code: why.code, reason: reason.into() }
+}
+
+/// Admits the client, unless nothing could reach the user it is to be.
 fn accept(state: &mut State, identity: types::Identity) -> Result<ConnectVerdict, Failure> {
-    if let Err(why) = address::check_user(&identity.user) {
-        let line = format!("a client it accepts is refused, because nothing could reach this user: {why}");
-        state.log.line(Level::Warn, &line);
-        return Ok(ConnectVerdict::Refuse(Refusal {
-            code: Close::INVALID_TOKEN.code.into(),
-            reason: cut(&why.to_string(), CLOSE_REASON_BYTES_MAX).into(),
-        }));
+    if let Err(why) = answer::user(&identity.user) {
+        return Ok(ConnectVerdict::Refuse(refused(state, &why)));
     }
     Ok(match self::identity(state, identity)? {
         Ok(identity) => ConnectVerdict::Accept(Box::new(identity)),
@@ -136,17 +136,13 @@ fn identity(state: &mut State, identity: types::Identity) -> Result<Result<Ident
     }))
 }
 
-/// JSON of a plugin, or why its event is refused. What is no JSON is a failure of the plugin. What receivers would stumble
-/// over is not: a plugin that passes on what a client sent, a level deeper, would let clients open its breaker.
+/// JSON of a plugin, or why its event is refused. What is no JSON is a failure of the plugin; what receivers would stumble
+/// over is none.
 fn checked(state: &mut State, json: Vec<u8>, what: &str) -> Result<Result<Bytes, Refusal>, Failure> {
     spend(state, json.len())?;
     match json::compact(json.into()) {
         Ok(json) => Ok(Ok(json)),
-        Err(NotJson::Unfit(unfit)) => {
-            let reason = format!("{what} is JSON {unfit}");
-            state.log.line(Level::Warn, &format!("what it answers is refused: {reason}"));
-            Ok(Err(Refusal { code: ReplyError::BAD_REQUEST.code, reason: reason.into() }))
-        }
+        Err(NotJson::Unfit(unfit)) => Ok(Err(refused(state, &answer::unfit(what, unfit)))),
         Err(error @ NotJson::Syntax(_)) => Err(invalid(format!("answered with {what} that is {error}"))),
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn asks(component: &Component, engine: &Engine, stamp: &Stamp) -> Res
 
 /// The names come from a file anybody may have written, and go into sentences and comparisons.
 fn stamped(stamp: &Stamp) -> Result<Grants, LoadError> {
-    let origin = |text: &str| config::origin(text).ok();
+    let origin = |text: &str| config::http_origin(text).ok();
     let named = |is_valid: fn(&str) -> bool| move |text: &str| is_valid(text).then(|| text.into());
     Ok(Grants {
         http: names(&stamp.http, "origin", origin)?,

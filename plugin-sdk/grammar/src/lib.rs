@@ -4,5 +4,7 @@
 //! stands: in a token, in a plugin's settings, in the gateway's own file. There is one parser for each.
 
 pub mod address;
+pub mod answer;
 pub mod json;
+pub mod source;
 pub mod units;

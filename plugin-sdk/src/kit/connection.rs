@@ -115,7 +115,8 @@ impl<P: Plugin> Connecting<'_, P> {
         self
     }
 
-    /// Asks the plugin. An accept gives the connection its user and attributes.
+    /// Asks the plugin. An accept gives the connection its user and attributes. Where the gateway would refuse the client
+    /// because of what others sent, such as a user that has no address, the verdict is that refusal.
     ///
     /// # Panics
     ///
@@ -136,8 +137,9 @@ impl<P: Plugin> Connecting<'_, P> {
         let plugin = &mut self.connection.kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_connect(&event::Connecting::new(number, &self.token, &self.data)));
-        judge::connect(&verdict, &mut call)
+        let refused = judge::connect(&verdict, &mut call)
             .map_err(|why| format!("the gateway cannot carry out {verdict:?}: {why}"))?;
+        let verdict = refused.map_or(verdict, Connect::Refuse);
         let client = self.connection.client();
         if let Connect::Accept(identity) = &verdict {
             client.admit(identity);
@@ -206,7 +208,8 @@ impl<P: Plugin> Message<'_, P> {
         self
     }
 
-    /// Asks the plugin, if its interests cover the command.
+    /// Asks the plugin, if its interests cover the command. Where the gateway would refuse the message because of what others
+    /// sent, such as JSON that is nested too deeply, the verdict is that refusal.
     ///
     /// # Panics
     ///
@@ -240,8 +243,9 @@ impl<P: Plugin> Message<'_, P> {
         let plugin = &mut kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_message(&event::Message::new(number, self.kind, &payload)));
-        judge::message(&verdict, &mut call)
+        let refused = judge::message(&verdict, &mut call)
             .map_err(|why| format!("the gateway cannot carry out {verdict:?}: {why}"))?;
+        let verdict = refused.map_or(verdict, Verdict::Deny);
         self.connection.client().apply(&call.effects);
         let payload = match &verdict {
             Verdict::Replace(payload) => Some(payload.clone()),

@@ -1,7 +1,7 @@
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};
-use super::{Kit, Outcome, as_json, client::Client};
+use super::{Kit, Outcome, as_json, client::Client, judge};
 use crate::{Delivery, Plugin, address, event};
 
 /// A publication on its way to subscribers, in the making.
@@ -54,7 +54,8 @@ impl<'k, P: Plugin> Delivering<'k, P> {
         self.payload(as_json(value))
     }
 
-    /// Asks the plugin, if it asked to see what is published there.
+    /// Asks the plugin, if it asked to see what is published there. Where the gateway would deliver nothing, because receivers
+    /// stumble over the JSON of the answer, the verdict is [`Delivery::Drop`].
     ///
     /// # Panics
     ///
@@ -84,12 +85,13 @@ impl<'k, P: Plugin> Delivering<'k, P> {
         let plugin = &mut self.kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_deliver(&event::Outgoing::new(class, &self.payload)));
+        let nothing = judge::deliver(&verdict, &mut call)
+            .map_err(|why| format!("the gateway cannot deliver this: {why}"))?;
+        let verdict = if nothing { Delivery::Drop } else { verdict };
         let payload = match &verdict {
             Delivery::Replace(payload) => Some(payload.clone()),
             Delivery::Pass | Delivery::Drop => None,
         };
-        call.spend(payload.as_ref().map_or(0, Vec::len))
-            .map_err(|why| format!("the gateway cannot deliver this: {why}"))?;
         Ok(Outcome { verdict, effects: call.effects, payload, log: call.log, called: true })
     }
 }

@@ -238,7 +238,8 @@ pub(crate) fn publish(address: &str, payload: &[u8]) -> Result<(), HostError> {
         call.permit(ANY, address.len() + payload.len())?;
         valid(address)?;
         if call.speaks_json() {
-            judge::is_json("payload", payload).map_err(|why| HostError::new(HostErrorKind::NotJson, why))?;
+            judge::is_json("the payload", payload)
+                .map_err(|why| HostError::new(HostErrorKind::NotJson, why))?;
         }
         call.effects.push(Effect::publish(address, payload));
         Ok(())
@@ -276,7 +277,8 @@ pub(crate) fn set_payload(payload: &[u8]) -> Result<(), HostError> {
     ask(|call| {
         call.permit(&[Hook::Message], payload.len())?;
         if call.speaks_json() {
-            judge::is_json("payload", payload).map_err(|why| HostError::new(HostErrorKind::NotJson, why))?;
+            judge::is_json("the payload", payload)
+                .map_err(|why| HostError::new(HostErrorKind::NotJson, why))?;
         }
         call.payload = Some(payload.to_owned());
         Ok(())

@@ -1,59 +1,101 @@
 //! Whether the gateway can carry out what a plugin answered. It treats what it cannot as a failure of the plugin, so in
-//! a test it is one too.
+//! a test it is one too. What it cannot because of what somebody else sent is none: it refuses the event instead.
 
+use gateway_plugin_grammar::answer::{self, Refused};
 use gateway_plugin_grammar::json;
 use serde::de::IgnoredAny;
 
+use super::LogLine;
 use super::host::Call;
-use crate::{Connect, Refusal, Verdict, address};
+use crate::log::Level;
+use crate::{Connect, Delivery, Refusal, Verdict, address};
 
-pub(super) fn message(verdict: &Verdict, call: &mut Call) -> Result<(), String> {
+/// What takes the place of an answer, if something does.
+type Instead = Option<Refusal>;
+
+pub(super) fn message(verdict: &Verdict, call: &mut Call) -> Result<Instead, String> {
     match verdict {
-        Verdict::Next | Verdict::Allow | Verdict::Drop => Ok(()),
-        Verdict::Deny(refusal) => is_refusal(refusal, call),
+        Verdict::Next | Verdict::Allow | Verdict::Drop => {}
+        Verdict::Deny(refusal) => is_refusal(refusal, call)?,
         Verdict::Disconnect(refusal) => {
             call.spend(refusal.reason.len())?;
-            is_closing(refusal)
+            is_closing(refusal)?;
         }
         Verdict::Replace(payload) | Verdict::Reply(payload) => {
             call.spend(payload.len())?;
-            if call.speaks_json() { is_json("payload", payload) } else { Ok(()) }
+            if call.speaks_json() {
+                return Ok(fits("a payload", payload)?.map(|refused| instead(refused, call)));
+            }
         }
-        Verdict::Route(addresses) => are_addresses(addresses, call),
+        Verdict::Route(addresses) => are_addresses(addresses, call)?,
     }
+    Ok(None)
 }
 
-pub(super) fn connect(verdict: &Connect, call: &mut Call) -> Result<(), String> {
+pub(super) fn connect(verdict: &Connect, call: &mut Call) -> Result<Instead, String> {
     let identity = match verdict {
-        Connect::Pass => return Ok(()),
-        Connect::Refuse(refusal) => return is_refusal(refusal, call),
+        Connect::Pass => return Ok(None),
+        Connect::Refuse(refusal) => return is_refusal(refusal, call).map(|()| None),
         Connect::Accept(identity) => identity,
     };
-    call.spend(identity.user.len())?;
-    address::check_user(&identity.user).map_err(|why| why.to_string())?;
-    for (field, json) in [("info", &identity.info), ("data", &identity.data)] {
-        call.spend(json.len())?;
-        if !json.is_empty() {
-            is_json(field, json)?;
-        }
+    if let Err(refused) = answer::user(&identity.user) {
+        return Ok(Some(instead(refused, call)));
     }
     are_few(identity.attributes.len(), call)?;
+    call.spend(identity.user.len())?;
     for (name, value) in &identity.attributes {
         call.spend(name.len() + value.len())?;
         if name.is_empty() {
             return Err("the name of an attribute is empty".into());
         }
     }
-    are_addresses(&identity.channels, call)
+    let mut refused = None;
+    for (field, json) in [("info", &identity.info), ("data", &identity.data)] {
+        call.spend(json.len())?;
+        if !json.is_empty() {
+            refused = refused.or(fits(field, json)?);
+        }
+    }
+    if let Some(refused) = refused {
+        return Ok(Some(instead(refused, call)));
+    }
+    are_addresses(&identity.channels, call).map(|()| None)
+}
+
+/// Whether nothing is delivered in place of what a plugin replaced a publication with.
+pub(super) fn deliver(verdict: &Delivery, call: &mut Call) -> Result<bool, String> {
+    let Delivery::Replace(payload) = verdict else { return Ok(false) };
+    call.spend(payload.len())?;
+    // What is no JSON is delivered as a text.
+    let Ok(Some(refused)) = fits("a payload", payload) else { return Ok(false) };
+    instead(refused, call);
+    Ok(true)
+}
+
+fn instead(refused: Refused, call: &mut Call) -> Refusal {
+    call.log.push(LogLine { level: Level::Warn, message: refused.line });
+    Refusal { code: refused.code, reason: refused.reason }
+}
+
+/// Whether bytes are JSON that receivers can read, or why their event is refused.
+fn fits(what: &str, bytes: &[u8]) -> Result<Option<Refused>, String> {
+    is_syntax(what, bytes)?;
+    Ok(json::check(bytes).err().map(|unfit| answer::unfit(what, unfit)))
+}
+
+fn is_syntax(what: &str, bytes: &[u8]) -> Result<(), String> {
+    serde_json::from_slice::<IgnoredAny>(bytes).map_err(|e| format!("{what} is not JSON: {e}"))?;
+    Ok(())
 }
 
 pub(super) fn is_address(name: &str) -> Result<(), String> {
     if address::is_valid(name) { Ok(()) } else { Err(format!("{name:?} is not a valid address")) }
 }
 
+/// For the functions of the host, which tell the plugin.
 pub(super) fn is_json(what: &str, bytes: &[u8]) -> Result<(), String> {
-    serde_json::from_slice::<IgnoredAny>(bytes).map_err(|e| format!("the {what} is not JSON: {e}"))?;
-    json::check(bytes).map_err(|unfit| format!("the {what} is JSON {unfit}"))
+    is_syntax(what, bytes)?;
+    json::check(bytes).map_err(|unfit| format!("{what} is JSON {unfit}"))
 }
 
 pub(super) fn is_closing(refusal: &Refusal) -> Result<(), String> {

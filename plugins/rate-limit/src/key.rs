@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use gateway_plugin_sdk::fields::{Fields, Found, Path, Picked, Slot};
 use gateway_plugin_sdk::prelude::*;
+use gateway_plugin_sdk::rate;
 
 /// As long as the gateway takes keys.
 const BYTES_MAX: usize = 512;
@@ -89,9 +90,9 @@ impl<'m> Key<'m> {
         match part {
             Part::Connection => self.bytes.extend(event.connection_number().to_le_bytes()),
             Part::User => self.bytes.extend(present(event.user())?.as_bytes()),
-            Part::Address => match event.remote_address().parse() {
-                // A customer of a provider has a whole network of this size.
-                Ok(IpAddr::V6(address)) => self.bytes.extend(&address.octets()[..8]),
+            Part::Address => match event.remote_address().parse().map(rate::source) {
+                // The rest of it is zero.
+                Ok(IpAddr::V6(network)) => self.bytes.extend(&network.octets()[..8]),
                 _ => self.bytes.extend(event.remote_address().as_bytes()),
             },
             Part::Channel => self.bytes.extend(present(event.channel())?.as_bytes()),

@@ -129,10 +129,7 @@ impl<'m> Reader<'m> {
     fn numbers(&mut self) -> Option<Numbers> {
         let words = ["token-bucket", "leaky-bucket", "fixed-window", "sliding-window"];
         let algorithm = self.word("algorithm", &words).unwrap_or("token-bucket");
-        let limit = self.number("limit");
-        if limit.is_none() {
-            self.mistake(format!("`limit` is how much is admitted per period: 1 to {MOST}"));
-        }
+        let limit = self.number("limit", "how much is admitted per period");
         let period = self.period();
         let is_bucket = algorithm.ends_with("bucket");
         let burst = match (self.table.contains_key("burst"), is_bucket) {
@@ -142,24 +139,27 @@ impl<'m> Reader<'m> {
                 self.mistake(format!("`burst` belongs to token-bucket and leaky-bucket, not to {algorithm}"));
                 None
             }
-            (true, true) => {
-                let burst = self.number("burst");
-                if burst.is_none() {
-                    self.mistake(format!("`burst` is how much is admitted at once: 1 to {MOST}"));
-                }
-                burst
-            }
+            (true, true) => self.number("burst", "how much is admitted at once"),
         };
         Some(Numbers { algorithm, limit: limit?, period: period?, burst })
     }
 
-    fn number(&mut self, key: &str) -> Option<u64> {
+    /// `None`, with the mistake told, if it is left out or wrong.
+    fn number(&mut self, key: &str, meaning: &str) -> Option<u64> {
         let counts_bytes = self.table.get("cost").is_some_and(|cost| cost == "bytes");
-        let number = match self.table.remove(key)? {
-            Value::String(text) if counts_bytes => units::size(&text),
-            value => value.as_u64(),
-        };
-        number.filter(|number| (1..=MOST).contains(number))
+        let value = self.table.remove(key).unwrap_or_default();
+        let size = value.as_str().and_then(units::size);
+        let number = if counts_bytes { size } else { None }.or(value.as_u64());
+        let number = number.filter(|number| (1..=MOST).contains(number));
+        if number.is_none() {
+            self.mistake(match size {
+                Some(_) if !counts_bytes => {
+                    format!("`{key}` is {value}, a size, which counts only where `cost` is \"bytes\"")
+                }
+                _ => format!("`{key}` is {meaning}: 1 to {MOST}"),
+            });
+        }
+        number
     }
 
     fn period(&mut self) -> Option<Duration> {

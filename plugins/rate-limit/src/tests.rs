@@ -205,6 +205,10 @@ fn a_limit_of_bytes_may_be_a_size() {
     assert_eq!(send(1), retry("bytes", 59));
     check_mistake(
         "[[limits]] name = \"l\"; limit = \"1KiB\"; period = \"1s\"",
+        "limit 1: `limit` is \"1KiB\", a size, which counts only where `cost` is \"bytes\"",
+    );
+    check_mistake(
+        "[[limits]] name = \"l\"; limit = \"1 KiB\"; period = \"1s\"",
         "limit 1: `limit` is how much is admitted per period: 1 to 4294967295",
     );
 }

@@ -11,6 +11,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+use gateway_plugin_sdk::HostErrorKind;
 use gateway_plugin_sdk::fields::Fields;
 use gateway_plugin_sdk::prelude::*;
 use serde_json::{Map, Value};
@@ -18,6 +19,9 @@ use serde_json::{Map, Value};
 use payload::Payload;
 use rule::{Action, Rule};
 use template::{Scope, Unfit};
+
+/// What a client reads whose message does not fit the rules.
+const UNROUTABLE: &str = "the message cannot be routed";
 
 /// The plugin.
 #[derive(Debug)]
@@ -54,13 +58,18 @@ impl Plugin for Router {
                 }
                 Err(unfit) => {
                     log::warn!("rule {}: {unfit}", index + 1);
-                    return Verdict::deny(code::BAD_REQUEST, "the message cannot be routed");
+                    return Verdict::deny(code::BAD_REQUEST, UNROUTABLE);
                 }
             }
         }
         if let Some(rewritten) = payload.rewritten()
             && let Err(error) = event.set_payload(rewritten)
         {
+            // It is JSON, but what a client sent lies deeper in it now than receivers can read.
+            if error.kind == HostErrorKind::NotJson {
+                log::warn!("a rewritten payload: {error}");
+                return Verdict::deny(code::BAD_REQUEST, UNROUTABLE);
+            }
             log::error!("a rewritten payload: {error}");
             return Verdict::deny(code::INTERNAL, "internal server error");
         }

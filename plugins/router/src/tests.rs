@@ -183,6 +183,20 @@ fn a_rewrite_reads_the_payload_from_before() {
 }
 
 #[test]
+fn what_a_rewrite_makes_too_deep_is_the_clients_fault() {
+    let mut kit = kit(r#"[[rules]] rewrite = { "a.b.c" = "{payload.x}" }; [[rules]] allow = true"#);
+    let deep = |levels: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+    let mut send = |levels: usize| {
+        kit.connection("c1").message(Kind::Publish).channel("news").payload(deep(levels)).send()
+    };
+    assert_eq!(send(117).verdict, Verdict::allow());
+    let outcome = send(118);
+    assert_eq!(outcome.verdict, Verdict::deny(107, UNROUTABLE));
+    let logged = "a rewritten payload: the payload is JSON nested deeper than 120 levels";
+    assert_eq!((outcome.log[0].level, outcome.logged().as_str()), (log::Level::Warn, logged));
+}
+
+#[test]
 fn what_cannot_be_rewritten_goes_no_further() {
     let no_value = "rule 1: there is no text or number for {payload.c}";
     for (value, payload, why) in [

@@ -4,7 +4,7 @@ use super::*;
 
 pub(super) const CONFIG: &str = r#"
     admin.api_key = "correct-horse"
-    limits.message_bytes_max = "1KiB"
+    limits = { message_bytes_max = "1KiB", publication_bytes_max = "2KiB" }
     [namespaces.chat]
     history_size = 3
     presence = true

@@ -194,10 +194,11 @@ impl Session {
             true => chain.class_attributes().iter().map(|name| value(name)).collect(),
             false => Vec::new(),
         };
+        let bytes_max = self.local.config.limits.publication_bytes_max;
         let mut seen = Vec::with_capacity(publications.len());
         for publication in publications {
             let publication = match is_asked {
-                true => view(&mut chain, channel, publication, &values, now),
+                true => view(&mut chain, channel, &publication, &values, now, bytes_max),
                 false => Some(publication),
             };
             let Some(publication) = publication else { continue };

@@ -18,11 +18,7 @@ impl Reader {
                 _ => format!("one of {}", quoted(&EFFECTS)),
             })
         });
-        let origin = |origin: &str| match config::origin(origin) {
-            Ok(origin) if origin.starts_with("https://") || origin.starts_with("http://") => Ok(origin),
-            Ok(_) => Err("an origin that begins with https:// or http://".to_owned()),
-            Err(accepted) => Err(accepted.to_owned()),
-        };
+        let origin = |origin: &str| config::http_origin(origin).map_err(str::to_owned);
         let http = self.names(&mut table, "http", origin);
         let http_private = self.names(&mut table, "http-private", origin);
         let upstreams = self.names(&mut table, "upstreams", |name| {

@@ -1,9 +1,17 @@
-//! Which addresses are counted as one client.
+//! Which addresses of the network are counted as one client.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address that caps and rates count for: an IPv4 address by itself; of an IPv6 address the first 64 bits, because a
-/// customer of a provider has a whole network of that size. An IPv4 address inside an IPv6 address is that IPv4 address.
+/// The address that caps, rates and limits count for: an IPv4 address by itself; of an IPv6 address the first 64 bits,
+/// because a customer of a provider has a whole network of that size. An IPv4 address inside an IPv6 address is that IPv4
+/// address.
+///
+/// ```
+/// # use gateway_plugin_grammar::source::source;
+/// # use std::net::IpAddr;
+/// let read = |text: &str| text.parse::<IpAddr>().unwrap();
+/// assert_eq!(source(read("2001:db8:1:2:3:4:5:6")), read("2001:db8:1:2::"));
+/// ```
 pub fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),

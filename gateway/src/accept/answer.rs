@@ -1,0 +1,35 @@
+//! HTTP answers to clients whose request is not read: the one place in which an answer is written by hand.
+
+/// A whole answer, after which the connection is closed. `retry_after` is in seconds.
+pub fn answer(status: u16, retry_after: Option<u32>, content_type: &str, body: &str) -> String {
+    let reason = match status {
+        400 => "Bad Request",
+        429 => "Too Many Requests",
+        _ => "Service Unavailable",
+    };
+    let retry_after = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n")).unwrap_or_default();
+    format!(
+        "HTTP/1.1 {status} {reason}\r\n{retry_after}Connection: close\r\nCache-Control: no-store\r\n\
+         Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len(),
+    )
+}
+
+/// The type of a sentence for people.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_complete() {
+        assert_eq!(
+            answer(400, None, TEXT, "no\n"),
+            "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nCache-Control: no-store\r\n\
+             Content-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\n\r\nno\n"
+        );
+        let full = answer(503, Some(2), "application/json", "{}");
+        assert!(full.starts_with("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\n"), "{full}");
+    }
+}
