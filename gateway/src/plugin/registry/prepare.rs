@@ -225,7 +225,7 @@ impl Preparing<'_> {
         if first != &*found.file {
             let error = duplicate(name, first);
             // A plugin that ran before goes on as it was, whatever the second file was meant to change.
-            if self.is_first_look() && !self.ran(name) || self.was_closed(name) {
+            if self.is_promised(&found.file) && !self.ran(name) || self.was_closed(name) {
                 self.close(&found.file, name, &error, found.settings.as_ref());
             }
             self.refuse(found, name, digest, error, known);
@@ -245,7 +245,7 @@ impl Preparing<'_> {
             Ok(candidate) => self.candidates.push(candidate),
             Err(error) => {
                 let goes_on = self.ran(name) && self.fall_back(name, &found.file, PluginState::LiveOlder);
-                if !goes_on && (self.is_first_look() || self.ran(name) || self.was_closed(name)) {
+                if !goes_on && (self.is_promised(&found.file) || self.ran(name) || self.was_closed(name)) {
                     self.close(&found.file, name, &error, found.settings.as_ref());
                 }
                 // Somebody is probably still writing it: the next look decides.
@@ -267,11 +267,11 @@ impl Preparing<'_> {
             && self.ran(&name)
             && self.fall_back(&name, &left.file, PluginState::LiveOlder);
         let promised = match left.meant {
-            Meant::Plugin => self.is_first_look() || self.ran(&name),
-            Meant::Misnamed => self.is_first_look(),
+            Meant::Plugin => self.is_promised(&left.file) || self.ran(&name),
+            Meant::Misnamed => self.is_promised(&left.file),
             // Whoever takes a plugin out leaves its settings where they are.
-            Meant::Settings(_) => self.is_first_look() && !self.before.records.contains_key(&name),
-            Meant::Folder => self.is_first_look() && alone,
+            Meant::Settings(_) => self.is_promised(&left.file) && !self.before.records.contains_key(&name),
+            Meant::Folder => self.is_promised(&left.file) && alone,
         };
         if !goes_on && (promised || self.was_closed(&name)) {
             let settings = match &left.meant {
@@ -282,9 +282,13 @@ impl Preparing<'_> {
         }
     }
 
-    /// Nothing is served yet: what lies in the folder is what the gateway is to serve with.
-    fn is_first_look(&self) -> bool {
-        self.before.found.is_none()
+    /// Whether a file is what the gateway is to serve with, good or bad: at the first look, when nothing is served yet, every
+    /// file; and while a place is closed every file that comes, because it may be the one of that place under another name.
+    fn is_promised(&self, file: &str) -> bool {
+        let Some(found) = &self.before.found else { return true };
+        let was_there = found.iter().any(|found| &*found.file == file)
+            || self.before.left_out.iter().any(|left| &*left.file == file);
+        !self.before.closed.is_empty() && !was_there
     }
 
     /// Whether a version of the plugin runs, or ran when the gateway was stopped.

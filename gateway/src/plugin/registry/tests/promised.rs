@@ -39,6 +39,31 @@ async fn a_plugin_that_cannot_be_loaded_at_a_start_closes_its_place_until_it_can
 }
 
 #[tokio::test]
+async fn another_name_opens_nothing() {
+    for (renamed, expected) in [("20-other=bad", "20-other.wasm not-wasm"), ("20-b.v2=bad", "20-b.v2.wasm invalid-name")]
+    {
+        let bench = Bench::new();
+        bench.apply("10-a=A 20-b=bad").await;
+        bench.apply(&format!("10-a=A {renamed}")).await;
+        assert_eq!((bench.trace(), closed(&bench)), ("closed".into(), vec![expected.into()]));
+        bench.apply(&format!("10-a=A {renamed}")).await;
+        assert_eq!(bench.trace(), "closed", "also at the next look");
+        bench.apply("10-a=A").await;
+        assert_eq!((bench.trace(), closed(&bench)), ("A".into(), vec![]), "taken out");
+    }
+    let bench = Bench::new();
+    bench.apply("10-a=A 20-b=bad").await;
+    bench.registry.apply(contents("10-a=A", vec![left_out("20-other.WASM", Meant::Misnamed)])).await;
+    assert_eq!(bench.trace(), "closed");
+    // What was there and closed nothing closes nothing because another place is closed.
+    let bench = Bench::new();
+    bench.apply("10-a=A").await;
+    bench.apply("10-a=A 20-b=bad").await;
+    bench.apply("10-a=A 20-b=bad 30-c=bad").await;
+    assert_eq!((bench.trace(), closed(&bench)), ("A".into(), vec![]));
+}
+
+#[tokio::test]
 async fn taking_it_out_opens_its_place() {
     let bench = Bench::new();
     bench.apply("10-a=A 20-b=bad").await;
