@@ -371,7 +371,9 @@ impl Folder {
             listing.misfit(name, Meant::Misnamed, LoadCode::Misnamed, sentence);
         }
         for name in &names.folders {
-            if !judge.linked.borrow().contains(name) && holds_plugins(&root.join(&**name)) {
+            let Ok(target) = root.join(&**name).canonicalize() else { continue };
+            let is_used = judge.linked.borrow().iter().any(|file| file.starts_with(&target));
+            if target != root && !is_used && holds_plugins(&target) {
                 let sentence = "is a folder with plugins in it, which are not looked at: put them into the plugin folder itself, \
                                 or link to them from there";
                 listing.misfit(&format!("{name}/"), Meant::Folder, LoadCode::SubFolder, sentence.into());
@@ -451,7 +453,7 @@ impl Names {
             keep(&mut self.settings, &name);
         } else if has_extension(&name, "wasm") || has_extension(&name, "toml") {
             keep(&mut self.misnamed, &name);
-        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        } else if is_folder(entry) {
             keep(&mut self.folders, &name);
         } else {
             other(&mut self.others, "plugins end in .wasm, their settings in .toml");
@@ -487,8 +489,8 @@ struct Judge<'a> {
     user: Option<u32>,
     /// What is known of the folder and of those beneath it.
     folder: RefCell<BTreeMap<PathBuf, Option<Mistrust>>>,
-    /// Folders in the folder into which a link leads.
-    linked: RefCell<BTreeSet<Box<str>>>,
+    /// Where the links among them lead, within the folder.
+    linked: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Judge<'_> {
@@ -511,12 +513,10 @@ impl Judge<'_> {
                 }
                 Err(_) => return Some(Seen::Unusable("it is a link that cannot be followed")),
             }
-            let Ok(beneath) = target.strip_prefix(self.root) else {
+            if !target.starts_with(self.root) {
                 return Some(Seen::Unusable("it is a link that leaves the folder"));
-            };
-            if let Some(first) = beneath.iter().next().and_then(|first| first.to_str()) {
-                self.linked.borrow_mut().insert(first.into());
             }
+            self.linked.borrow_mut().insert(target.clone());
         }
         let metadata = match fs::symlink_metadata(&target) {
             Ok(metadata) if metadata.is_file() => metadata,
@@ -549,6 +549,13 @@ impl Judge<'_> {
         });
         mistrusts.flatten().last()
     }
+}
+
+/// Whether it is a folder, or a link to one.
+fn is_folder(entry: &fs::DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| {
+        kind.is_dir() || kind.is_symlink() && fs::metadata(entry.path()).is_ok_and(|target| target.is_dir())
+    })
 }
 
 /// Whether a folder in the folder has plugins in it.

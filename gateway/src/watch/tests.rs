@@ -275,6 +275,33 @@ fn what_was_meant_to_be_a_plugin_is_there_with_the_reason() {
 }
 
 #[test]
+fn a_link_to_a_folder_is_a_folder() {
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("1.wasm"), "A").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    for folder in ["versions", "..2026_1", "..2026_1/rules"] {
+        fs::create_dir(path.join(folder)).unwrap();
+        fs::write(path.join(folder).join("1.wasm"), "A").unwrap();
+    }
+    for (target, name) in [
+        (outside.path(), "elsewhere"),
+        ("..2026_1".as_ref(), "..data"),
+        ("..data/rules".as_ref(), "rules"),
+        ("..data/1.wasm".as_ref(), "1.wasm"),
+        ("versions".as_ref(), "current"),
+        ("current/1.wasm".as_ref(), "2.wasm"),
+        (".".as_ref(), "itself"),
+    ] {
+        symlink(target, path.join(name)).unwrap();
+    }
+    let mut folder = Folder::new(path, &Options::default());
+    folder.look_at_once(Instant::now()).unwrap();
+    assert_eq!(left_out(&folder), ["elsewhere/ sub-folder", "rules/ sub-folder"], "whatever no link leads into");
+    assert_eq!(show(&folder.snapshot().found), "1.wasm=A 2.wasm=A");
+}
+
+#[test]
 fn settings_that_come_before_their_plugin_are_no_reason_for_a_word() {
     let mut bench = Bench::new(&[]);
     bench.write("a.toml", "s");
