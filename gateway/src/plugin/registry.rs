@@ -209,7 +209,7 @@ impl Registry {
         prepared: Prepared,
         begin: Instant,
     ) -> Applied {
-        let Prepared { state: next, chains, newly_refused, loads, lost: _ } = prepared;
+        let Prepared { state: next, chains, newly_refused, loads } = prepared;
         let before = std::mem::replace(&mut *state, next);
         let changed = chains.is_some();
         let acknowledgements = chains.map(|chains| self.swap(state.generation, chains)).unwrap_or_default();
@@ -254,8 +254,8 @@ impl Registry {
     }
 
     /// Does what is due now and then: forgets what was kept of plugins that have been gone for [`STATE_KEPT`], and tries again
-    /// what was refused at the start for a reason that may have gone, such as a lack of memory. What came of that, if
-    /// anything was tried.
+    /// what was refused at the start, and versions that could not be brought back, for a reason that may have gone, such as a
+    /// lack of memory. What came of that, if anything was tried.
     pub async fn tend(&self) -> Option<Applied> {
         let mut state = self.state.clone().lock_owned().await;
         if let Some(before) = SystemTime::now().checked_sub(STATE_KEPT) {
@@ -266,9 +266,10 @@ impl Registry {
                 published.state = state.clone();
             }
         }
-        let may_work_now =
-            |closed: &Closed| !closed.error.is_final() && closed.error.code() != LoadCode::TooMany;
-        if !state.closed.iter().any(may_work_now) {
+        let may_work_now = |error: &LoadError| !error.is_final() && error.code() != LoadCode::TooMany;
+        let closed = state.closed.iter().map(|closed| &closed.error);
+        let lost = state.lost.iter().map(|lost| &lost.error);
+        if !closed.chain(lost).any(may_work_now) {
             return None;
         }
         let contents =

@@ -1,6 +1,7 @@
 //! From files to a chain for every worker. Blocking: compiles, and configures instances.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -68,6 +69,16 @@ pub(super) struct State {
     pub(super) records: BTreeMap<Arc<str>, Record>,
     /// What lay in the folder; `None` before the first look.
     pub(super) found: Option<Vec<Found>>,
+    /// Kept versions that were wanted and could not be brought back.
+    pub(super) lost: Vec<Lost>,
+}
+
+/// A kept version that was wanted and could not be brought back.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) name: Arc<str>,
+    pub(super) digest: Digest,
+    pub(super) error: LoadError,
 }
 
 impl State {
@@ -143,8 +154,6 @@ pub(super) struct Prepared {
     /// Files refused now and not already before.
     pub(super) newly_refused: Vec<Box<str>>,
     pub(super) loads: Loads,
-    /// Kept versions that were wanted and could not be brought back.
-    pub(super) lost: Vec<(Digest, LoadError)>,
 }
 
 /// Decides for every file and makes the instances. Changes nothing that is live.
@@ -178,7 +187,8 @@ pub(super) fn prepare(
         candidates: Vec::new(),
         newly_refused: Vec::new(),
         loads: Loads::default(),
-        lost: Vec::new(),
+        unread: BTreeSet::new(),
+        taken_out: BTreeSet::new(),
     };
     // The first file of every name, loaded or not: which of two files counts must not depend on whether one is bad.
     let mut first: HashMap<Arc<str>, &str> = HashMap::new();
@@ -190,9 +200,11 @@ pub(super) fn prepare(
     for left in &left_out {
         preparing.left_out(left, first.contains_key(left.plugin()), found.is_empty());
     }
-    for (name, record) in &before.records {
-        if !is_there(name) && record.running.is_some() && means.outlives_its_file(name) {
-            preparing.fall_back(name, &record.file, PluginState::RemovedKept);
+    for (name, record) in before.records.iter().filter(|(name, _)| !is_there(name)) {
+        if !means.outlives_its_file(name) {
+            preparing.taken_out.insert(name.clone());
+        } else if record.running.is_some() {
+            preparing.fall_back_or_close(name, &record.file, PluginState::RemovedKept);
         }
     }
     preparing.finish(Contents { found, left_out })
@@ -212,7 +224,10 @@ struct Preparing<'a> {
     candidates: Vec<Candidate>,
     newly_refused: Vec<Box<str>>,
     loads: Loads,
-    lost: Vec<(Digest, LoadError)>,
+    /// Plugins of whose file nobody knows which version it is.
+    unread: BTreeSet<Arc<str>>,
+    /// Plugins of which there is a record and which are not wanted any more.
+    taken_out: BTreeSet<Arc<str>>,
     /// For plugins that are not live. Those that are keep theirs whatever is dropped.
     places_left: usize,
 }
@@ -231,14 +246,14 @@ impl Preparing<'_> {
             self.refuse(found, name, digest, error, known);
             return;
         }
-        let pinned = self.before.records.get(name).and_then(|record| record.pinned(digest));
-        if let Some(candidate) =
-            pinned.and_then(|pinned| self.recall(name, &found.file, pinned, PluginState::RolledBack))
-        {
+        if found.wasm.is_err() || matches!(found.settings, Some(Err(_))) {
+            self.unread.insert(name.clone());
+        }
+        if self.before.records.get(name).is_some_and(|record| record.is_pinned_over(digest)) {
             if let Some(known) = known {
                 self.state.refused.insert(found.file.clone(), known.clone());
             }
-            self.candidates.push(candidate);
+            self.fall_back_or_close(name, &found.file, PluginState::RolledBack);
             return;
         }
         match self.take(found, name, digest, known) {
@@ -263,6 +278,9 @@ impl Preparing<'_> {
             return;
         }
         let name: Arc<str> = left.plugin().into();
+        if left.meant == Meant::Plugin {
+            self.unread.insert(name.clone());
+        }
         let goes_on = left.meant == Meant::Plugin
             && self.ran(&name)
             && self.fall_back(&name, &left.file, PluginState::LiveOlder);
@@ -396,7 +414,11 @@ impl Preparing<'_> {
         }
         let archive = self.means.archive?;
         let read = archive.read(&digest).map_err(|error| {
-            LoadError::new(LoadCode::Unreadable, format!("cannot be read from the state folder: {error}"))
+            let sentence = format!("cannot be read from the state folder: {error}");
+            // What is not there or is damaged stays so.
+            let is_final = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
+            let error = LoadError::new(LoadCode::Unreadable, sentence);
+            if is_final { error } else { error.passing() }
         });
         let made = read.and_then(|(wasm, settings)| {
             let kept = Found {
@@ -409,14 +431,18 @@ impl Preparing<'_> {
             self.make(&kept, name, digest, standing)
         });
         made.map_err(|error| {
-            error!(
-                plugin = &**name,
-                digest = digest.short(),
-                code = error.code().as_str(),
-                "failed to bring back a version of a plugin: the file {}",
-                error.sentence()
-            );
-            self.lost.push((digest, error));
+            let lost = Lost { name: name.clone(), digest, error };
+            // It is tried again now and then.
+            if !self.before.lost.contains(&lost) {
+                error!(
+                    plugin = &**name,
+                    digest = digest.short(),
+                    code = lost.error.code().as_str(),
+                    "failed to bring back a version of a plugin: the file {}",
+                    lost.error.sentence()
+                );
+            }
+            self.state.lost.push(lost);
         })
         .ok()
     }
@@ -428,6 +454,21 @@ impl Preparing<'_> {
         let found = candidate.is_some();
         self.candidates.extend(candidate);
         found
+    }
+
+    /// The same, and refuses what comes to its place if there is none: its rules are known to nobody.
+    fn fall_back_or_close(&mut self, name: &Arc<str>, file: &str, standing: PluginState) {
+        if self.fall_back(name, file, standing) {
+            return;
+        }
+        let lost = self.state.lost.iter().find(|lost| lost.name == *name);
+        let why = lost.map_or("there is no state folder", |lost| lost.error.sentence());
+        let code = lost.map_or(LoadCode::Unreadable, |lost| lost.error.code());
+        let sentence = format!(
+            "has an earlier version that is to run and cannot be brought back: it {why}; go back to another one \
+             (/api/plugin_rollback), or put another file there"
+        );
+        self.close(file, name, &LoadError::new(code, sentence), None);
     }
 
     fn refuse(
@@ -476,7 +517,6 @@ impl Preparing<'_> {
             chains,
             newly_refused: self.newly_refused,
             loads: self.loads,
-            lost: self.lost,
         })
     }
 
@@ -513,12 +553,13 @@ impl Preparing<'_> {
         Ok(chains)
     }
 
-    /// Writes the records of what runs now and what no longer does.
+    /// Writes the records of what runs now and what is not wanted any more. What is wanted and could not be brought back, for
+    /// now or for good, stays written down: nothing else takes its place because of that.
     fn remember(&mut self) {
         let records = &mut self.state.records;
-        let runs = |name: &str| self.candidates.iter().any(|candidate| &*candidate.slot.version.name == name);
-        for (name, record) in records.iter_mut() {
-            if !runs(name) {
+        for name in &self.taken_out {
+            let runs = self.candidates.iter().any(|candidate| candidate.slot.version.name == *name);
+            if let Some(record) = records.get_mut(name).filter(|_| !runs) {
                 (record.running, record.pinned_over) = (None, None);
             }
         }
@@ -529,10 +570,19 @@ impl Preparing<'_> {
             if slot.standing == PluginState::Live && record.running != Some(*digest) {
                 record.became_live(*digest, factory.about().version.as_deref(), self.now);
             }
-            if slot.standing != PluginState::RolledBack {
+            // An operator's wish holds until he puts another file there, and not until one cannot be read.
+            let is_wished = slot.standing == PluginState::RolledBack
+                || slot.standing == PluginState::LiveOlder && self.unread.contains(name);
+            if !is_wished {
                 record.pinned_over = None;
             }
-            record.running = Some(*digest);
+            let wanted = |lost: &Lost| {
+                lost.name == *name && Some(lost.digest) == record.running && !lost.error.is_final()
+            };
+            let is_put_off = slot.standing != PluginState::Live && self.state.lost.iter().any(wanted);
+            if !is_put_off {
+                record.running = Some(*digest);
+            }
         }
         let mut removed: Vec<_> = records.iter().filter(|(_, record)| record.running.is_none()).collect();
         removed.sort_by_key(|(_, record)| record.versions.first().map(|kept| kept.since));

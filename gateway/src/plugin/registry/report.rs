@@ -72,12 +72,13 @@ pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
     }
     for (name, record) in &before.records {
         // What ran before this process counts too.
-        if record.running.is_some() && now.slot(name).is_none() {
+        let ran = before.slot(name).is_some() || before.found.is_none() && record.running.is_some();
+        if ran && now.slot(name).is_none() {
             let (plugin, file, generation) = (&**name, &*record.file, now.generation);
-            if now.refused.values().any(|refused| refused.name == *name) {
+            if now.records.get(name).is_some_and(|record| record.running.is_some()) {
                 error!(
                     plugin,
-                    file, generation, "plugin taken out: its file is refused, and no earlier version loads"
+                    file, generation, "plugin taken out: its file is not used, and no earlier version loads"
                 );
             } else {
                 info!(plugin, file, generation, "plugin taken out: its file was removed");

@@ -135,7 +135,8 @@ impl LoadError {
     /// Whether the same bytes will be refused again whatever else changes.
     pub(super) fn is_final(&self) -> bool {
         // No room for an instance now says nothing about later, and some depend on other files.
-        !matches!(
+        !self.may_pass()
+            && !matches!(
             self.code(),
             LoadCode::Instantiate
                 | LoadCode::DuplicateName
