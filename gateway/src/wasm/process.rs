@@ -37,6 +37,8 @@ const WORDS_BYTES_MAX: u64 = 4096;
 const CODE: u8 = b'C';
 /// First byte of an answer: a sentence follows.
 const REFUSED: u8 = b'R';
+/// That byte, and the length of what follows in eight bytes, the least first: an answer that was cut off is none.
+const HEAD: usize = 9;
 
 /// Where and within which bounds plugins are compiled.
 #[derive(Debug, Clone)]
@@ -153,8 +155,7 @@ impl CompileProcess {
                 let length = (component.len() as u64).to_le_bytes();
                 let _ = input.write_all(&length).and_then(|()| input.write_all(component));
                 drop(input);
-                let mut answer = Vec::new();
-                let _ = output.take(code_bytes_max + 1).read_to_end(&mut answer);
+                let answer = Answer::read(output, code_bytes_max);
                 let mut words = Vec::new();
                 let _ = errors.take(WORDS_BYTES_MAX).read_to_end(&mut words);
                 let _ = sender.send((answer, String::from_utf8_lossy(&words).into_owned()));
@@ -169,7 +170,7 @@ impl CompileProcess {
                     }
                     Err(_) => {
                         let _ = child.kill();
-                        break (done.recv().unwrap_or_default(), true);
+                        break (done.recv().unwrap_or((Answer::Incomplete, String::new())), true);
                     }
                 }
             }
@@ -185,19 +186,70 @@ impl CompileProcess {
             );
             return Err(LoadError::new(LoadCode::CompileTimeout, sentence));
         }
-        let (mut answer, words) = answer;
-        match answer.first() {
-            Some(&CODE) if answer.len() as u64 > code_bytes_max => Err(allowance.exceeded()),
-            Some(&CODE) => {
-                answer.remove(0);
-                Ok(answer)
-            }
-            Some(&REFUSED) => {
-                let why = String::from_utf8_lossy(&answer[1..]).into_owned();
+        let (answer, words) = answer;
+        match answer {
+            Answer::Code(code) => Ok(code),
+            Answer::Refused(why) => {
+                let why = String::from_utf8_lossy(&why).into_owned();
                 Err(LoadError::new(LoadCode::Compile, format!("does not compile: {}", cut(&why, 1000))))
             }
-            _ => Err(ended(status, &words, allowance)),
+            Answer::TooLarge => Err(allowance.exceeded()),
+            // It had the code, and no room to hand it over.
+            Answer::CutOff if status.as_ref().is_ok_and(|status| status.signal().is_none()) => {
+                Err(allowance.exceeded().passing())
+            }
+            Answer::CutOff | Answer::Incomplete => Err(ended(status, &words, allowance)),
         }
+    }
+}
+
+/// What a process has said.
+#[derive(Debug)]
+enum Answer {
+    Code(Vec<u8>),
+    Refused(Vec<u8>),
+    /// More than there may be.
+    TooLarge,
+    /// It began, and ended too early.
+    CutOff,
+    /// Nothing, or not even what it is.
+    Incomplete,
+}
+
+impl Answer {
+    fn read(mut output: impl Read, most: u64) -> Self {
+        let mut head = [0; HEAD];
+        if output.read_exact(&mut head).is_err() {
+            return Self::Incomplete;
+        }
+        let [kind, length @ ..] = head;
+        let length = u64::from_le_bytes(length);
+        if length > most {
+            return Self::TooLarge;
+        }
+        // Of its size at once, and not of twice that while it grows.
+        let mut body = Vec::new();
+        if body.try_reserve_exact(length as usize).is_err() {
+            return Self::TooLarge;
+        }
+        let read = output.take(length).read_to_end(&mut body);
+        if read.is_err() || body.len() as u64 != length {
+            return Self::CutOff;
+        }
+        match kind {
+            CODE => Self::Code(body),
+            REFUSED => Self::Refused(body),
+            _ => Self::Incomplete,
+        }
+    }
+
+    /// Writes one as [`read`](Self::read) takes it.
+    fn write(mut output: impl Write, kind: u8, body: &[u8]) -> io::Result<()> {
+        let mut head = [kind; HEAD];
+        head[1..].copy_from_slice(&(body.len() as u64).to_le_bytes());
+        output.write_all(&head)?;
+        output.write_all(body)?;
+        output.flush()
     }
 }
 
@@ -240,15 +292,15 @@ pub fn compile_for_parent(scarce: bool, metered: bool, bytes: u64) -> io::Result
     let space = if scarce { Space::Scarce } else { Space::Ample };
     let made =
         engine::compiler(Kind { space, metered }).and_then(|engine| engine.precompile_component(&component));
-    let mut output = io::stdout().lock();
+    let output = io::stdout().lock();
     match made {
-        Ok(code) => output.write_all(&[CODE]).and_then(|()| output.write_all(&code))?,
+        Ok(code) => Answer::write(output, CODE, &code),
         Err(error) if is_out_of_memory(&error) => {
             crate::telemetry::say(&format!("memory allocation of the compiler failed: {error:#}"));
+            Ok(())
         }
-        Err(error) => write!(output, "{}{}", char::from(REFUSED), error.root_cause())?,
+        Err(error) => Answer::write(output, REFUSED, error.root_cause().to_string().as_bytes()),
     }
-    output.flush()
 }
 
 fn is_out_of_memory(error: &wasmtime::Error) -> bool {
@@ -312,13 +364,51 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
+    /// A command that begins an answer of so many bytes.
+    fn head(kind: &str, length: u8) -> String {
+        format!(r"printf '{kind}\{length:03o}\000\000\000\000\000\000\000'")
+    }
+
+    /// Commands that answer with a text of less than 256 bytes.
+    fn answer(kind: &str, text: &str) -> String {
+        format!(r#"text="{text}"; printf "{kind}\\$(printf %03o ${{#text}})\\000\\000\\000\\000\\000\\000\\000"; printf %s "$text""#)
+    }
+
     #[test]
     fn the_process_gets_the_component_and_gives_the_code() {
-        let code = script("printf C; cat | wc -c; echo $0 $1 ${PATH:+inherited}", LONG).unwrap();
+        let code = answer("C", "$(cat | wc -c) $0 $1 ${HOME:+inherited}");
+        let code = script(&code, LONG).unwrap();
         assert_eq!(
-            String::from_utf8(code).unwrap().split_whitespace().collect::<Vec<_>>()[..3],
+            String::from_utf8(code).unwrap().split_whitespace().collect::<Vec<_>>(),
             ["100008", "ample", "plain"]
         );
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_is_none() {
+        for kind in ["C", "R"] {
+            for end in ["kill -9 $$", "exit 0"] {
+                let error = script(&format!("{}; {end}", head(kind, 100)), LONG).unwrap_err();
+                assert_eq!(error.code(), LoadCode::CompileMemory, "{kind}, {end}: {error}");
+                let text = format!("{}; printf half; {end}", head(kind, 100));
+                let error = script(&text, LONG).unwrap_err();
+                assert_eq!(error.code(), LoadCode::CompileMemory, "{kind}, {end}: {error}");
+            }
+        }
+        let error = script(&head("C", u8::MAX).replace("\\000'", "\\001'"), LONG).unwrap_err();
+        assert_eq!(error.code(), LoadCode::CompileMemory, "more than there may be: {error}");
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written() {
+        let mut written = Vec::new();
+        Answer::write(&mut written, CODE, &[7; 300]).unwrap();
+        assert!(matches!(Answer::read(&*written, 300), Answer::Code(code) if code == [7; 300]));
+        assert!(matches!(Answer::read(&*written, 299), Answer::TooLarge));
+        for length in 0..written.len() {
+            let cut = Answer::read(&written[..length], 300);
+            assert!(matches!(cut, Answer::Incomplete | Answer::CutOff), "{length}: {cut:?}");
+        }
     }
 
     #[test]
@@ -345,7 +435,7 @@ mod tests {
 
     #[test]
     fn what_the_compiler_says_is_passed_on() {
-        let error = script("printf 'Rthe third function is odd'", LONG).unwrap_err();
+        let error = script(&answer("R", "the third function is odd"), LONG).unwrap_err();
         assert_eq!(error.sentence(), "does not compile: the third function is odd");
         let error = script("echo 'thread main panicked' >&2; exit 101", LONG).unwrap_err();
         assert!(error.sentence().contains("exit status: 101): thread main panicked"), "{error}");
