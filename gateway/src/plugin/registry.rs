@@ -255,7 +255,7 @@ impl Registry {
 
     /// Does what is due now and then: forgets what was kept of plugins that have been gone for [`STATE_KEPT`], and tries again
     /// what was refused at the start, and versions that could not be brought back, for a reason that may have gone, such as a
-    /// lack of memory. What came of that, if anything was tried.
+    /// lack of memory; and, with growing pauses, what took too long to compile. What came of that, if anything was tried.
     pub async fn tend(&self) -> Option<Applied> {
         let mut state = self.state.clone().lock_owned().await;
         if let Some(before) = SystemTime::now().checked_sub(STATE_KEPT) {
@@ -266,10 +266,15 @@ impl Registry {
                 published.state = state.clone();
             }
         }
-        let may_work_now = |error: &LoadError| !error.is_final() && error.code() != LoadCode::TooMany;
+        // One that has no room gets some when another goes, and one that took too long has its own time.
+        let may_work_now = |error: &LoadError| {
+            !error.is_final() && !matches!(error.code(), LoadCode::TooMany | LoadCode::CompileTimeout)
+        };
         let closed = state.closed.iter().map(|closed| &closed.error);
         let lost = state.lost.iter().map(|lost| &lost.error);
-        if !closed.chain(lost).any(may_work_now) {
+        let now = SystemTime::now();
+        let is_due = state.refused.values().any(|refused| refused.is_due(now));
+        if !is_due && !closed.chain(lost).any(may_work_now) {
             return None;
         }
         let contents =

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,6 +69,7 @@ impl Allowance {
         }
     }
 
+    /// Final if it is what the configuration allows: then nothing but another configuration helps.
     fn exceeded(self) -> LoadError {
         let bytes = show(self.bytes);
         let sentence = match self.short {
@@ -81,7 +82,8 @@ impl Allowance {
                  smaller: with optimisation, without debug information"
             ),
         };
-        LoadError::new(LoadCode::CompileMemory, sentence)
+        let error = LoadError::new(LoadCode::CompileMemory, sentence);
+        if self.short.is_some() { error.passing() } else { error }
     }
 }
 
@@ -128,6 +130,8 @@ impl CompileProcess {
             .arg(bytes.to_string())
             .env_clear()
             .current_dir("/")
+            // Whoever ends the gateway from a terminal does not say anything about the plugin.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -255,24 +259,48 @@ impl Answer {
 
 /// What it means that the process ended without an answer.
 fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> LoadError {
-    let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
-    // The system ends whoever takes more than there is; the process itself aborts when it is refused memory.
-    if signal == Some(Signal::KILL.as_raw()) || words.contains("memory allocation of") {
+    // The process itself aborts when it is refused memory.
+    if OUT_OF_MEMORY.iter().any(|told| words.contains(told)) {
         return allowance.exceeded();
     }
-    let how = match (status, signal) {
-        (_, Some(signal)) => format!("signal {signal}"),
-        (Ok(status), None) => status.to_string(),
-        (Err(error), None) => error.to_string(),
+    let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
+    let (code, sentence) = match signal {
+        // The system ends whoever takes more than there is.
+        Some(signal) if signal == Signal::KILL.as_raw() => {
+            let sentence = format!(
+                "needs more memory to compile than there is: the system ended the compiler, which may take {}. Give the gateway \
+                 more, or build the plugin smaller: with optimisation, without debug information",
+                show(allowance.bytes)
+            );
+            return LoadError::new(LoadCode::CompileMemory, sentence).passing();
+        }
+        Some(signal) if !FAULTS.iter().any(|fault| fault.as_raw() == signal) => (
+            LoadCode::CompilerBusy,
+            format!("is not compiled: somebody ended the compiler (signal {signal})"),
+        ),
+        _ => {
+            let how = match (status, signal) {
+                (_, Some(signal)) => format!("signal {signal}"),
+                (Ok(status), None) => status.to_string(),
+                (Err(error), None) => error.to_string(),
+            };
+            let words: Vec<&str> = words.split_whitespace().collect();
+            let sentence = format!(
+                "makes the compiler fail ({how}): {}; build it with another optimisation level",
+                cut(&words.join(" "), 300)
+            );
+            (LoadCode::Compile, sentence)
+        }
     };
-    let words: Vec<&str> = words.split_whitespace().collect();
-    let words = words.join(" ");
-    let sentence = format!(
-        "makes the compiler fail ({how}): {}; build it with another optimisation level",
-        cut(&words, 300)
-    );
-    LoadError::new(LoadCode::Compile, sentence)
+    LoadError::new(code, sentence)
 }
+
+/// Signals by which a process ends because of what it does itself. Whatever else ends it comes from outside.
+const FAULTS: [Signal; 7] =
+    [Signal::ABORT, Signal::BUS, Signal::FPE, Signal::ILL, Signal::SEGV, Signal::SYS, Signal::TRAP];
+
+/// What a process says that has got no memory.
+const OUT_OF_MEMORY: [&str; 3] = ["memory allocation of", "Cannot allocate memory", "out of memory"];
 
 /// The subcommand of [`compile_for_parent`].
 pub const COMMAND: &str = "compile-for-parent";
@@ -305,7 +333,7 @@ pub fn compile_for_parent(scarce: bool, metered: bool, bytes: u64) -> io::Result
 
 fn is_out_of_memory(error: &wasmtime::Error) -> bool {
     let text = format!("{error:#}");
-    ["Cannot allocate memory", "out of memory", "allocation failed"].iter().any(|words| text.contains(words))
+    OUT_OF_MEMORY.iter().chain(&["allocation failed"]).any(|words| text.contains(words))
 }
 
 /// Takes from this process what compiling does not need.
@@ -371,7 +399,9 @@ mod tests {
 
     /// Commands that answer with a text of less than 256 bytes.
     fn answer(kind: &str, text: &str) -> String {
-        format!(r#"text="{text}"; printf "{kind}\\$(printf %03o ${{#text}})\\000\\000\\000\\000\\000\\000\\000"; printf %s "$text""#)
+        format!(
+            r#"text="{text}"; printf "{kind}\\$(printf %03o ${{#text}})\\000\\000\\000\\000\\000\\000\\000"; printf %s "$text""#
+        )
     }
 
     #[test]
@@ -427,10 +457,31 @@ mod tests {
 
     #[test]
     fn a_compile_that_takes_too_much_memory_is_told_so() {
-        for text in ["kill -9 $$", "echo 'memory allocation of 7 bytes failed' >&2; kill -6 $$"] {
+        for (text, may_pass) in
+            [("kill -9 $$", true), ("echo 'memory allocation of 7 bytes failed' >&2; kill -6 $$", false)]
+        {
             let error = script(text, LONG).unwrap_err();
             assert_eq!(error.code(), LoadCode::CompileMemory, "{text}: {error}");
+            assert_eq!(error.may_pass(), may_pass, "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_compiler_that_is_ended_from_outside_says_nothing_about_the_plugin() {
+        for (signal, code) in [
+            (10, LoadCode::CompilerBusy),
+            (15, LoadCode::CompilerBusy),
+            (6, LoadCode::Compile),
+            (11, LoadCode::Compile),
+        ] {
+            let error = script(&format!("kill -{signal} $$"), LONG).unwrap_err();
+            assert_eq!(error.code(), code, "{signal}: {error}");
+        }
+        // A terminal's Ctrl-C goes to the gateway's group.
+        let code = script(&answer("C", "$(cut -d' ' -f5 /proc/$$/stat) $$"), LONG).unwrap();
+        let code = String::from_utf8(code).unwrap();
+        let (group, process) = code.trim().split_once(' ').unwrap();
+        assert_eq!(group, process);
     }
 
     #[test]

@@ -297,7 +297,11 @@ fn a_link_to_a_folder_is_a_folder() {
     }
     let mut folder = Folder::new(path, &Options::default());
     folder.look_at_once(Instant::now()).unwrap();
-    assert_eq!(left_out(&folder), ["elsewhere/ sub-folder", "rules/ sub-folder"], "whatever no link leads into");
+    assert_eq!(
+        left_out(&folder),
+        ["elsewhere/ sub-folder", "rules/ sub-folder"],
+        "whatever no link leads into"
+    );
     assert_eq!(show(&folder.snapshot().found), "1.wasm=A 2.wasm=A");
 }
 

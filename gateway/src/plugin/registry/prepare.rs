@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tracing::{debug, error};
@@ -19,6 +19,9 @@ use crate::plugin::load::{Code, LoadCode, LoadError, Loader};
 
 /// Plugins whose file was taken out and of which something is kept.
 const REMOVED_MAX: usize = 64;
+/// The first and the longest pause before a file that took too long to compile is tried again.
+const AGAIN_MIN: Duration = Duration::from_secs(60);
+const AGAIN_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// A version in the chain.
 #[derive(Clone)]
@@ -38,6 +41,34 @@ pub(super) struct Refused {
     pub(super) digest: Digest,
     pub(super) error: LoadError,
     pub(super) at: SystemTime,
+    /// When it is tried again, if it took too long.
+    pub(super) again: Option<Again>,
+}
+
+/// When a file that took too long to compile is tried again: later each time, because every try takes as long.
+#[derive(Clone, Copy)]
+pub(super) struct Again {
+    pub(super) at: SystemTime,
+    pause: Duration,
+}
+
+impl Again {
+    fn after(before: Option<Self>, now: SystemTime) -> Self {
+        let pause = before.map_or(AGAIN_MIN, |before| (before.pause * 2).min(AGAIN_MAX));
+        Self { at: now + pause, pause }
+    }
+}
+
+impl Refused {
+    /// Whether its next try is still to come.
+    pub(super) fn waits(&self, now: SystemTime) -> bool {
+        self.again.is_some_and(|again| now < again.at && now + again.pause >= again.at)
+    }
+
+    /// Whether it is time to try it again.
+    pub(super) fn is_due(&self, now: SystemTime) -> bool {
+        self.again.is_some() && !self.waits(now)
+    }
 }
 
 /// A place in the chain where every event is refused: nothing is known of what should be there.
@@ -251,7 +282,7 @@ impl Preparing<'_> {
         }
         if self.before.records.get(name).is_some_and(|record| record.is_pinned_over(digest)) {
             if let Some(known) = known {
-                self.state.refused.insert(found.file.clone(), known.clone());
+                self.state.refused.insert(found.file.clone(), Refused { again: None, ..known.clone() });
             }
             self.fall_back_or_close(name, &found.file, PluginState::RolledBack);
             return;
@@ -349,7 +380,7 @@ impl Preparing<'_> {
         if let Some(running) = self.running(name, &found.file, digest, PluginState::Live) {
             return Ok(running);
         }
-        match known.filter(|known| known.error.is_final()) {
+        match known.filter(|known| known.error.is_final() || known.waits(self.now)) {
             Some(known) => Err(known.error.clone()),
             None => self.make(found, name, digest, PluginState::Live),
         }
@@ -485,7 +516,14 @@ impl Preparing<'_> {
             self.loads.refused.push(error.code());
         }
         let at = known.map_or(self.now, |known| known.at);
-        self.state.refused.insert(found.file.clone(), Refused { name: name.clone(), digest, error, at });
+        let again = match known {
+            _ if error.code() != LoadCode::CompileTimeout => None,
+            Some(known) if known.waits(self.now) => known.again,
+            // It was tried just now, which took its time.
+            known => Some(Again::after(known.and_then(|known| known.again), SystemTime::now())),
+        };
+        let name = name.clone();
+        self.state.refused.insert(found.file.clone(), Refused { name, digest, error, at, again });
     }
 
     fn finish(mut self, contents: Contents) -> Result<Prepared, (Arc<str>, LoadError)> {
@@ -512,12 +550,7 @@ impl Preparing<'_> {
                 state.gone.entry(name).or_insert(self.now);
             }
         }
-        Ok(Prepared {
-            state: self.state,
-            chains,
-            newly_refused: self.newly_refused,
-            loads: self.loads,
-        })
+        Ok(Prepared { state: self.state, chains, newly_refused: self.newly_refused, loads: self.loads })
     }
 
     fn chains(&mut self) -> Result<Vec<Vec<Link>>, (Arc<str>, LoadError)> {

@@ -137,12 +137,12 @@ impl LoadError {
         // No room for an instance now says nothing about later, and some depend on other files.
         !self.may_pass()
             && !matches!(
-            self.code(),
-            LoadCode::Instantiate
-                | LoadCode::DuplicateName
-                | LoadCode::TooMany
-                | LoadCode::CompileMemory
-                | LoadCode::CompilerBusy
-        )
+                self.code(),
+                LoadCode::Instantiate
+                    | LoadCode::DuplicateName
+                    | LoadCode::TooMany
+                    | LoadCode::CompileTimeout
+                    | LoadCode::CompilerBusy
+            )
     }
 }

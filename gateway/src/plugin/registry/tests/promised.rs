@@ -40,7 +40,8 @@ async fn a_plugin_that_cannot_be_loaded_at_a_start_closes_its_place_until_it_can
 
 #[tokio::test]
 async fn another_name_opens_nothing() {
-    for (renamed, expected) in [("20-other=bad", "20-other.wasm not-wasm"), ("20-b.v2=bad", "20-b.v2.wasm invalid-name")]
+    for (renamed, expected) in
+        [("20-other=bad", "20-other.wasm not-wasm"), ("20-b.v2=bad", "20-b.v2.wasm invalid-name")]
     {
         let bench = Bench::new();
         bench.apply("10-a=A 20-b=bad").await;
