@@ -20,8 +20,6 @@ use crate::plugin::registry::{Contents, Found, LeftOut, Meant};
 /// Plugin files that are looked at. A folder with more is a mistake: those that were there before stay, and of the others the
 /// first count, in the order of their names.
 const PLUGINS_MAX: usize = 1000;
-/// Bytes of all files together; what does not fit is not read.
-const FOLDER_BYTES_MAX: u64 = 1 << 30;
 /// Other things in the folder of which something is said.
 const OTHERS_MAX: usize = 1000;
 /// Entries of a folder in the folder that are looked through for plugins.
@@ -29,6 +27,8 @@ const NESTED_MAX: usize = 1000;
 /// How often, and at which intervals, the first look waits for files that change while they are read.
 const FIRST_TRIES: u32 = 50;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// When a file is read again that could not be read for a reason outside of it.
+const READ_AGAIN: Duration = Duration::from_secs(10);
 
 /// Which folder it is, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,8 @@ struct Tracked {
     fresh: bool,
     /// What counts until the file has settled.
     read: Option<(Seen, Result<Bytes, LoadError>)>,
+    /// When it is read again although it has not changed.
+    again: Option<Instant>,
 }
 
 /// What has the name of a plugin or of its settings.
@@ -149,7 +151,7 @@ impl Folder {
     pub(super) fn look(&mut self, now: Instant) -> io::Result<Look> {
         let Listing { files: present, misfits } = self.list()?;
         for (name, seen) in &present {
-            let new = || Tracked { seen: None, since: now, fresh: true, read: None };
+            let new = || Tracked { seen: None, since: now, fresh: true, read: None, again: None };
             self.files.entry(name.clone()).or_insert_with(new).see(Some(*seen), now);
         }
         for (name, tracked) in &mut self.files {
@@ -173,7 +175,7 @@ impl Folder {
         let parts = || names.iter().map(|name| &**name);
         let tracked = |name: &str| self.files.get(name);
         let changed: Vec<&str> =
-            parts().filter(|name| tracked(name).is_some_and(|part| !part.is_read())).collect();
+            parts().filter(|name| tracked(name).is_some_and(|part| !part.is_read(now))).collect();
         let age = parts().filter_map(tracked).map(|part| now.saturating_duration_since(part.since)).min();
         let age = age.unwrap_or_default();
         if changed.is_empty() {
@@ -209,11 +211,14 @@ impl Folder {
         let contents: Vec<_> = changed.into_iter().map(str::to_owned).zip(contents).collect();
         for (name, content) in contents {
             let Some(part) = self.files.get_mut(&*name) else { continue };
+            let before = part.again.and_then(|_| part.error().cloned());
             part.read = content;
+            part.again = part.error().filter(|error| error.may_pass()).map(|_| now + READ_AGAIN);
             part.fresh &= now.saturating_duration_since(part.since) < self.options.complete;
             look.fresh |= part.fresh && part.read.is_some();
+            // What still cannot be read for the same reason is nothing new.
+            look.changed |= before.is_none() || before.as_ref() != part.error();
         }
-        look.changed = true;
     }
 
     /// The content of a file that was seen like this; `None` if it is another one by now.
@@ -229,13 +234,15 @@ impl Folder {
             return Some(Err(mistrust.error(&self.path, name)));
         }
         let kind = if is_plugin(name) { Kind::Plugin(self.options.file_bytes_max) } else { Kind::Settings };
-        let held: usize = self.files.values().map(Tracked::bytes).sum();
-        if fingerprint.length() <= kind.bytes_max() && held as u64 + fingerprint.length() > FOLDER_BYTES_MAX {
+        let most = self.options.folder_bytes_max;
+        let others = self.files.iter().filter(|(other, _)| &***other != name);
+        let held: usize = others.map(|(_, tracked)| tracked.bytes()).sum();
+        if fingerprint.length() <= kind.bytes_max() && held as u64 + fingerprint.length() > most {
             let sentence = format!(
-                "is not read: the files of the plugin folder have more than {FOLDER_BYTES_MAX} bytes together; take out what does \
+                "is not read: the files of the plugin folder have more than {most} bytes together; take out what does \
                  not belong there"
             );
-            return Some(Err(LoadError::new(LoadCode::TooLarge, sentence)));
+            return Some(Err(LoadError::new(LoadCode::TooLarge, sentence).passing()));
         }
         let content = read(&self.root, name, fingerprint, kind)?;
         let bytes = content.as_ref().map_or(0, |bytes| bytes.len());
@@ -500,8 +507,8 @@ impl Judge<'_> {
         let link = match fs::symlink_metadata(&path) {
             Ok(link) => link,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(_) => {
-                return Some(Seen::Unusable("it cannot be looked at: the gateway's user needs permission"));
+            Err(error) => {
+                return Some(unseen(&error));
             }
         };
         let mut target = path;
@@ -525,9 +532,7 @@ impl Judge<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Some(Seen::Unusable("it is a link to nothing"));
             }
-            Err(_) => {
-                return Some(Seen::Unusable("it cannot be looked at: the gateway's user needs permission"));
-            }
+            Err(error) => return Some(unseen(&error)),
         };
         let mistrust = self.user.and_then(|user| {
             self.mistrust_of_folders(&target, user)
@@ -565,6 +570,15 @@ fn holds_plugins(folder: &Path) -> bool {
     names.any(|name| has_extension(&name.to_string_lossy(), "wasm"))
 }
 
+/// Something is there, and the system does not say what. It is asked again at every look.
+fn unseen(error: &io::Error) -> Seen {
+    Seen::Unusable(if error.kind() == io::ErrorKind::PermissionDenied {
+        "it cannot be looked at: the gateway's user needs permission"
+    } else {
+        "it cannot be looked at: the file system fails"
+    })
+}
+
 /// Why something that has the name of a plugin or of settings is not used.
 fn unusable(why: &'static str) -> LoadError {
     LoadError::new(LoadCode::NotAFile, format!("cannot be used: {why}"))
@@ -599,8 +613,13 @@ impl Tracked {
     }
 
     /// Whether what is there is what counts.
-    fn is_read(&self) -> bool {
-        self.read.as_ref().map(|(seen, _)| *seen) == self.seen
+    fn is_read(&self, now: Instant) -> bool {
+        self.read.as_ref().map(|(seen, _)| *seen) == self.seen && self.again.is_none_or(|again| now < again)
+    }
+
+    /// Why what counts cannot be used.
+    fn error(&self) -> Option<&LoadError> {
+        self.read.as_ref().and_then(|(_, content)| content.as_ref().err())
     }
 }
 

@@ -24,8 +24,12 @@ impl Bench {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let options =
-            Options { file_bytes_max: 100, settle: Duration::from_millis(100), ..Options::default() };
+        let options = Options {
+            file_bytes_max: 100,
+            folder_bytes_max: 1000,
+            settle: Duration::from_millis(100),
+            ..Options::default()
+        };
         let mut folder = Folder::new(dir.path(), &options);
         let now = Instant::now();
         folder.look_at_once(now).unwrap();
@@ -426,6 +430,29 @@ fn a_file_that_cannot_be_used_is_there_with_the_reason() {
     let found = bench.folder.snapshot().found;
     assert_eq!(found[0].wasm.as_ref().unwrap_err().code(), LoadCode::TooLarge);
     assert!(found[1].wasm.is_ok());
+}
+
+#[test]
+fn what_cannot_be_read_for_a_reason_outside_of_it_is_read_later() {
+    let mut bench = Bench::new(&[]);
+    for number in 0..10 {
+        bench.write(&format!("{number}.wasm"), &"x".repeat(99));
+    }
+    bench.write("a.wasm", "0123456789A");
+    bench.after(1);
+    bench.after(100);
+    bench.after(1000);
+    assert!(bench.show().ends_with("a.wasm=<too-large>"), "{}", bench.show());
+    assert_eq!(bench.after(20_000), QUIET, "it is still so");
+    // What a file has now makes no room for what it is to have.
+    bench.write("9.wasm", &"y".repeat(98));
+    bench.after(1);
+    bench.after(100);
+    assert!(bench.show().contains("9.wasm=yy"), "{}", bench.show());
+    bench.after(9_000);
+    assert!(bench.show().ends_with("a.wasm=<too-large>"), "not at every look: {}", bench.show());
+    assert_eq!(bench.after(1_000), CHANGED);
+    assert!(bench.show().ends_with("a.wasm=0123456789A"), "{}", bench.show());
 }
 
 #[test]
