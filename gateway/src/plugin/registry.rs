@@ -303,7 +303,7 @@ impl Registry {
             sentence: left.error.sentence().into(),
             closes: published.state.is_closed(&left.file),
         };
-        published.state.left_out.iter().map(status).collect()
+        published.state.left_out.iter().filter(|left| !left.fresh).map(status).collect()
     }
 
     /// Whether the folder was looked at and its content has become the chain.

@@ -251,15 +251,27 @@ impl Folder {
     }
 
     /// Says what was meant to be a plugin, once it has been there for as long as a file takes to be complete: settings may be
-    /// written before their plugin.
+    /// written before their plugin. It counts at once: what had its right name may have gone in this moment.
     fn judge_misfits(&mut self, mut present: BTreeMap<Box<str>, LeftOut>, now: Instant, look: &mut Look) {
+        let files = &self.files;
+        let is_read = |name: &str| files.get(name).is_none_or(|tracked| tracked.is_read(now));
         self.misfits.retain(|name, misfit| {
-            let stays = present.remove(name).is_some_and(|left| {
-                let same = left.error == misfit.left.error;
-                misfit.left = left;
-                same
-            });
-            look.changed |= !stays && misfit.settled;
+            let stays = match present.remove(name) {
+                Some(left) => {
+                    let same = left.error == misfit.left.error;
+                    misfit.left = left;
+                    same
+                }
+                // What has come in its place counts in its place, and not before it is read.
+                None if !is_read(&format!("{}.wasm", stem(name)))
+                    || !is_read(&format!("{}.toml", stem(name))) =>
+                {
+                    misfit.since = now;
+                    true
+                }
+                None => false,
+            };
+            look.changed |= !stays;
             stays
         });
         for (name, left) in present {
@@ -276,7 +288,7 @@ impl Folder {
         }
     }
 
-    /// Every plugin that has settled, with its settings, and what was meant to be one.
+    /// Every plugin that has settled, with its settings, and what was meant to be one, settled or not.
     pub(super) fn snapshot(&self) -> Contents {
         let content = |name: &str| self.files.get(name)?.read.as_ref().map(|(_, content)| content.clone());
         let fresh = |name: &str| self.files.get(name).is_some_and(|tracked| tracked.fresh);
@@ -286,7 +298,13 @@ impl Folder {
             match content(file) {
                 None => {}
                 Some(Err(error)) if error.code() == LoadCode::NotAFile => {
-                    contents.left_out.push(LeftOut { file: file.clone(), meant: Meant::Plugin, error });
+                    contents.left_out.push(LeftOut {
+                        file: file.clone(),
+                        meant: Meant::Plugin,
+                        error,
+                        settings: content(&settings).or_else(|| self.misnamed_settings(file)),
+                        fresh: fresh(file),
+                    });
                 }
                 Some(wasm) => contents.found.push(Found {
                     path: self.path.join(&**file),
@@ -297,14 +315,12 @@ impl Folder {
                 }),
             }
         }
-        for misfit in self.misfits.values().filter(|misfit| misfit.settled) {
-            let mut left = misfit.left.clone();
-            if let Meant::Settings(settings) = &mut left.meant
-                && let Some(read) = content(&left.file)
-            {
-                *settings = read;
-            }
-            contents.left_out.push(left);
+        for (file, misfit) in &self.misfits {
+            contents.left_out.push(LeftOut {
+                settings: content(&format!("{}.toml", stem(file))),
+                fresh: !misfit.settled,
+                ..misfit.left.clone()
+            });
         }
         contents.left_out.sort_by(|a, b| a.file.cmp(&b.file));
         contents
@@ -313,7 +329,7 @@ impl Folder {
     /// Settings whose name is almost that of those of a plugin: without them it would be another plugin.
     fn misnamed_settings(&self, plugin: &str) -> Option<Result<Bytes, LoadError>> {
         let almost = |name: &str| has_extension(name, "toml") && stem(name) == stem(plugin);
-        let misfit = self.misfits.values().find(|misfit| misfit.settled && almost(&misfit.left.file))?;
+        let misfit = self.misfits.values().find(|misfit| almost(&misfit.left.file))?;
         Some(Err(misfit.left.error.clone()))
     }
 
@@ -362,11 +378,10 @@ impl Folder {
             }
             if let Some(seen) = judge.look(settings) {
                 listing.files.insert(settings.clone(), seen);
-                let unread = Err(LoadError::new(LoadCode::Unreadable, "is not read yet"));
                 let sentence = format!(
                     "has the settings of a plugin, and {plugin} is not there: put it beside them, or take them out"
                 );
-                listing.misfit(settings, Meant::Settings(unread), LoadCode::NoModule, sentence);
+                listing.misfit(settings, Meant::Settings, LoadCode::NoModule, sentence);
             }
         }
         for name in &names.misnamed {
@@ -414,7 +429,8 @@ struct Listing {
 
 impl Listing {
     fn misfit(&mut self, file: &str, meant: Meant, code: LoadCode, sentence: String) {
-        let left = LeftOut { file: file.into(), meant, error: LoadError::new(code, sentence) };
+        let error = LoadError::new(code, sentence);
+        let left = LeftOut { file: file.into(), meant, error, settings: None, fresh: true };
         self.misfits.insert(file.into(), left);
     }
 }

@@ -240,10 +240,14 @@ fn only_regular_files_of_the_folder_count() {
     assert_eq!(names, expected, "with names of plugins");
 }
 
-/// `file code` of what was meant to be a plugin.
+/// `file code` of what was meant to be a plugin, as far as it is worth a word.
 fn left_out(folder: &Folder) -> Vec<String> {
     let left_out = folder.snapshot().left_out;
-    left_out.iter().map(|left| format!("{} {}", left.file, left.error.code())).collect()
+    left_out
+        .iter()
+        .filter(|left| !left.fresh)
+        .map(|left| format!("{} {}", left.file, left.error.code()))
+        .collect()
 }
 
 #[test]
@@ -274,8 +278,8 @@ fn what_was_meant_to_be_a_plugin_is_there_with_the_reason() {
     bench.after(700);
     assert_eq!(left_out(&bench.folder), expected);
     assert_eq!(bench.show(), "10-a.wasm=A+<misnamed> 60-f.wasm=E");
-    let settings = bench.folder.snapshot().left_out.remove(2).meant;
-    assert!(matches!(settings, Meant::Settings(Ok(text)) if text == "c"), "with what is in them");
+    let settings = bench.folder.snapshot().left_out.remove(2);
+    assert_eq!((settings.meant, settings.settings.unwrap().unwrap()), (Meant::Settings, "c".into()));
 }
 
 #[test]
@@ -320,6 +324,36 @@ fn settings_that_come_before_their_plugin_are_no_reason_for_a_word() {
     bench.after(1);
     bench.after(300);
     assert_eq!((bench.show(), left_out(&bench.folder)), ("a.wasm=A+s".into(), vec![]));
+}
+
+#[test]
+fn settings_that_get_another_spelling_are_at_no_moment_none() {
+    let mut bench = Bench::new(&[("a.wasm", "A"), ("a.toml", "s")]);
+    let path = bench.dir.path().to_owned();
+    fs::rename(path.join("a.toml"), path.join("a.Toml")).unwrap();
+    bench.after(1);
+    bench.after(100);
+    assert_eq!(bench.show(), "a.wasm=A+<misnamed>");
+    fs::rename(path.join("a.Toml"), path.join("a.toml")).unwrap();
+    bench.after(1);
+    assert_eq!(bench.show(), "a.wasm=A+<misnamed>", "until they are read");
+    bench.after(100);
+    assert_eq!(bench.show(), "a.wasm=A+s");
+}
+
+#[test]
+fn what_is_left_of_a_plugin_is_there_when_it_goes() {
+    let mut bench = Bench::new(&[("a.wasm", "A"), ("a.toml", "s"), ("b.wasm", "B")]);
+    let path = bench.dir.path().to_owned();
+    fs::remove_file(path.join("a.wasm")).unwrap();
+    fs::rename(path.join("b.wasm"), path.join("b.WASM")).unwrap();
+    bench.after(1);
+    bench.after(100);
+    let left: Vec<_> = bench.folder.snapshot().left_out;
+    let left: Vec<_> = left.iter().map(|left| (&*left.file, left.settings.is_some(), left.fresh)).collect();
+    assert_eq!(left, [("a.toml", true, true), ("b.WASM", false, true)]);
+    fs::remove_file(path.join("a.toml")).unwrap();
+    assert!(bench.after(1).changed, "what counted is gone");
 }
 
 #[test]

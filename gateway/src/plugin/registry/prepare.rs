@@ -228,8 +228,11 @@ pub(super) fn prepare(
         let first = *first.entry(name.clone()).or_insert(&found.file);
         preparing.file(found, &name, first);
     }
-    for left in &left_out {
-        preparing.left_out(left, first.contains_key(left.plugin()), found.is_empty());
+    // Once for each name: first what has its name, then what outlives its file, then what only looks like it.
+    let others = left_out.iter().filter(|left| !first.contains_key(left.plugin()));
+    let (unusable, others): (Vec<_>, Vec<_>) = others.partition(|left| left.meant == Meant::Plugin);
+    for left in unusable {
+        preparing.left_out(left, found.is_empty());
     }
     for (name, record) in before.records.iter().filter(|(name, _)| !is_there(name)) {
         if !means.outlives_its_file(name) {
@@ -237,6 +240,9 @@ pub(super) fn prepare(
         } else if record.running.is_some() {
             preparing.fall_back_or_close(name, &record.file, PluginState::RemovedKept);
         }
+    }
+    for left in others {
+        preparing.left_out(left, found.is_empty());
     }
     preparing.finish(Contents { found, left_out })
 }
@@ -302,13 +308,13 @@ impl Preparing<'_> {
         }
     }
 
-    /// Decides for something that was meant to be a plugin and is none. `has_file` if there is a file with its name that is
-    /// one, `alone` if there is no plugin at all in the folder.
-    fn left_out(&mut self, left: &LeftOut, has_file: bool, alone: bool) {
-        if has_file {
+    /// Decides for something that was meant to be a plugin and is none, and has no file of its name beside it that is one.
+    /// `alone` if there is no plugin at all in the folder.
+    fn left_out(&mut self, left: &LeftOut, alone: bool) {
+        let name: Arc<str> = left.plugin().into();
+        if self.has_place(&name) {
             return;
         }
-        let name: Arc<str> = left.plugin().into();
         if left.meant == Meant::Plugin {
             self.unread.insert(name.clone());
         }
@@ -319,16 +325,18 @@ impl Preparing<'_> {
             Meant::Plugin => self.is_promised(&left.file) || self.ran(&name),
             Meant::Misnamed => self.is_promised(&left.file),
             // Whoever takes a plugin out leaves its settings where they are.
-            Meant::Settings(_) => self.is_promised(&left.file) && !self.before.records.contains_key(&name),
+            Meant::Settings => self.is_promised(&left.file) && !self.before.records.contains_key(&name),
             Meant::Folder => self.is_promised(&left.file) && alone,
         };
         if !goes_on && (promised || self.was_closed(&name)) {
-            let settings = match &left.meant {
-                Meant::Settings(settings) => Some(settings),
-                _ => None,
-            };
-            self.close(&left.file, &name, &left.error, settings);
+            self.close(&left.file, &name, &left.error, left.settings.as_ref());
         }
+    }
+
+    /// Whether it is decided what stands in the chain for a plugin.
+    fn has_place(&self, name: &str) -> bool {
+        self.candidates.iter().any(|candidate| &*candidate.slot.version.name == name)
+            || self.state.closed.iter().any(|closed| &*closed.name == name)
     }
 
     /// Whether a file is what the gateway is to serve with, good or bad: at the first look, when nothing is served yet, every

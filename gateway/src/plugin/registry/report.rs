@@ -11,7 +11,7 @@ use crate::plugin::load::Code;
 
 /// What it means that the place of a file is closed.
 const CLOSED: &str = "its rules are not known, so the events of its place are refused and the gateway is not ready, until the \
-                      file is mended or taken out";
+                      file is mended or taken out, with its settings";
 
 /// A file was refused.
 pub(super) fn refusal(file: &str, state: &State) {
