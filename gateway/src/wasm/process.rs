@@ -61,12 +61,18 @@ struct Allowance {
 
 impl Allowance {
     fn of(bytes_max: u64, memory: Option<resources::Memory>) -> Self {
-        match memory {
-            Some(memory) if memory.free.saturating_sub(KEPT_FREE) < bytes_max => {
-                Self { bytes: memory.free.saturating_sub(KEPT_FREE), short: Some(memory.by) }
-            }
+        // A third stays for the code, which the gateway holds beside the process and then twice, and for everybody else.
+        let left = memory.map(|memory| (memory.free.saturating_sub(KEPT_FREE) / 3 * 2, memory.by));
+        match left {
+            Some((left, by)) if left < bytes_max => Self { bytes: left, short: Some(by) },
             _ => Self { bytes: bytes_max, short: None },
         }
+    }
+
+    /// Most machine code. What a process and its code take together is a quarter above its allowance, and what the gateway holds
+    /// when the process has ended is half of it: both fit into what is left of the machine.
+    fn code_bytes(self) -> u64 {
+        self.bytes / 4
     }
 
     /// Final if it is what the configuration allows: then nothing but another configuration helps.
@@ -78,7 +84,7 @@ impl Allowance {
                  optimisation, without debug information"
             ),
             Some(limit) => format!(
-                "needs more memory to compile than the {bytes} that {limit} leaves: give the gateway more, or build the plugin \
+                "needs more memory to compile than the {bytes} that {limit} leaves to the compiler: give the gateway more, or build the plugin \
                  smaller: with optimisation, without debug information"
             ),
         };
@@ -150,8 +156,7 @@ impl CompileProcess {
         let (Some(mut input), Some(output), Some(errors)) = pipes else {
             return Err(LoadError::new(LoadCode::CompilerBusy, "is not compiled: the compiler has no pipes"));
         };
-        // The gateway holds the code twice for a moment.
-        let code_bytes_max = allowance.bytes / 2;
+        let code_bytes_max = allowance.code_bytes();
         let (sender, done) = sync_channel(1);
         let (answer, late) = thread::scope(|scope| {
             scope.spawn(move || {
@@ -500,9 +505,10 @@ mod tests {
         let memory = |free| Some(resources::Memory { total: 1 << 40, free, by: Limit::Cgroup });
         assert_eq!(Allowance::of(1 << 30, memory(2 << 30)), Allowance { bytes: 1 << 30, short: None });
         let short = Allowance::of(1 << 30, memory(100 << 20));
-        assert_eq!(short, Allowance { bytes: 84 << 20, short: Some(Limit::Cgroup) });
+        assert_eq!(short, Allowance { bytes: 56 << 20, short: Some(Limit::Cgroup) });
+        assert!(short.bytes + short.code_bytes() <= 84 << 20, "while the code comes");
         assert!(
-            short.exceeded().sentence().contains("than the 84 MiB that the control group"),
+            short.exceeded().sentence().contains("than the 56 MiB that the control group"),
             "{}",
             short.exceeded()
         );
