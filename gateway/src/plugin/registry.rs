@@ -3,6 +3,7 @@
 mod found;
 mod version;
 mod record;
+mod state;
 mod prepare;
 mod rollback;
 mod status;
@@ -18,7 +19,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 use tracing::{debug, error, info, warn};
 
-use self::prepare::{Closed, Means, Prepared, Slot, State, prepare};
+use self::prepare::{Means, Prepared, prepare};
+use self::state::{Closed, Slot, State};
 use self::version::{duplicate, load, self_test};
 use super::breaker::Hold;
 use super::chain::Chain;

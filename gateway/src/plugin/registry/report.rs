@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::prepare::{Slot, State};
+use super::state::{Slot, State};
 use super::status::PluginState;
 use crate::plugin::load::Code;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::found::{Contents, Digest};
-use super::prepare::State;
+use super::state::State;
 use super::status::PluginState;
 use super::{Applied, Registry};
 use crate::plugin::load::LoadError;
