@@ -318,8 +318,8 @@ impl Control {
         };
         let ClosedPlace { file, error } = first;
         Err(format!(
-            "plugins are missing: the file {file} {}{others}. Mend it or take it out: until then the events of its place in \
-             the chain are refused",
+            "plugins are missing: the file {file} {}{others}. Mend it or take it out, with its settings: until then the events \
+             of its place in the chain are refused",
             error.sentence
         ))
     }

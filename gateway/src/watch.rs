@@ -36,6 +36,8 @@ const HOLD_UP_MAX: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Largest file in bytes; a larger one is reported as unusable and not read.
     pub file_bytes_max: u64,
+    /// Bytes of all files together; what does not fit is not read until it does.
+    pub folder_bytes_max: u64,
     /// How long a file must stay as it is before it is read.
     pub settle: Duration,
     /// How long a file must stay as it is before what is wrong with it is believed: until then it may be half of a file
@@ -53,6 +55,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             file_bytes_max: 64 << 20,
+            folder_bytes_max: 1 << 30,
             settle: Duration::from_millis(100),
             complete: Duration::from_millis(700),
             poll: Duration::from_secs(2),

@@ -108,8 +108,8 @@ async fn a_plugin_that_is_too_large_for_the_control_group_is_refused_and_the_cli
     }
     let mark = gateway.log().mark();
     gateway.folder().plugin("50-schema", &wasm("schema"), "");
-    let line = gateway.log().wait_within(COMPILE, mark, &["50-schema.wasm"]).await;
-    println!("{}", line.text);
+    let line = gateway.log().wait_within(COMPILE, mark, &["plugin refused", "50-schema.wasm"]).await;
+    assert_eq!(line.field("code"), "compile-memory", "{}", line.text);
     assert!(gateway.is_running());
     for client in &mut clients {
         client.ask("presence_stats", json!({"channel": "chat:1"})).await.unwrap_err();

@@ -62,7 +62,7 @@ fn plugins(plugins: &Plugins, report: &mut String) -> Result<usize, Failure> {
         let _ = writeln!(report, "{}", line(file, result));
     }
     let mut refused = checked.values().filter(|result| result.is_err()).count();
-    for LeftOut { file, meant, error } in &contents.left_out {
+    for LeftOut { file, meant, error, .. } in &contents.left_out {
         // A folder beside plugins is in nobody's way.
         let harmless = *meant == Meant::Folder && !found.is_empty();
         refused += usize::from(!harmless);

@@ -190,7 +190,7 @@ impl Archive {
             return Err(io::ErrorKind::NotFound.into());
         };
         if hex(&Sha256::digest(&bytes)) != name {
-            return Err(io::Error::other("it is damaged on the disk"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is damaged on the disk"));
         }
         Ok(bytes.into())
     }

@@ -89,12 +89,25 @@ pub struct About {
 pub struct LoadError {
     code: LoadCode,
     sentence: Box<str>,
+    /// Its cause lies outside the file.
+    passing: bool,
 }
 
 impl LoadError {
     /// `sentence` continues "the file ...": what it is, what was expected, what to do.
     pub fn new(code: LoadCode, sentence: impl Into<Box<str>>) -> Self {
-        Self { code, sentence: sentence.into() }
+        Self { code, sentence: sentence.into(), passing: false }
+    }
+
+    /// The same with a cause outside the file, such as a disk that fails: the same file may work later.
+    #[must_use]
+    pub fn passing(self) -> Self {
+        Self { passing: true, ..self }
+    }
+
+    /// Whether the same file may work later because the cause lies outside of it.
+    pub fn may_pass(&self) -> bool {
+        self.passing
     }
 
     /// The class of the error.

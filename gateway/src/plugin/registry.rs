@@ -3,6 +3,7 @@
 mod found;
 mod version;
 mod record;
+mod state;
 mod prepare;
 mod rollback;
 mod status;
@@ -18,7 +19,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 use tracing::{debug, error, info, warn};
 
-use self::prepare::{Closed, Means, Prepared, Slot, State, prepare};
+use self::prepare::{Means, Prepared, prepare};
+use self::state::{Closed, Slot, State};
 use self::version::{duplicate, load, self_test};
 use super::breaker::Hold;
 use super::chain::Chain;
@@ -209,7 +211,7 @@ impl Registry {
         prepared: Prepared,
         begin: Instant,
     ) -> Applied {
-        let Prepared { state: next, chains, newly_refused, loads, lost: _ } = prepared;
+        let Prepared { state: next, chains, newly_refused, loads } = prepared;
         let before = std::mem::replace(&mut *state, next);
         let changed = chains.is_some();
         let acknowledgements = chains.map(|chains| self.swap(state.generation, chains)).unwrap_or_default();
@@ -254,8 +256,8 @@ impl Registry {
     }
 
     /// Does what is due now and then: forgets what was kept of plugins that have been gone for [`STATE_KEPT`], and tries again
-    /// what was refused at the start for a reason that may have gone, such as a lack of memory. What came of that, if
-    /// anything was tried.
+    /// what was refused at the start, and versions that could not be brought back, for a reason that may have gone, such as a
+    /// lack of memory; and, with growing pauses, what took too long to compile. What came of that, if anything was tried.
     pub async fn tend(&self) -> Option<Applied> {
         let mut state = self.state.clone().lock_owned().await;
         if let Some(before) = SystemTime::now().checked_sub(STATE_KEPT) {
@@ -266,9 +268,15 @@ impl Registry {
                 published.state = state.clone();
             }
         }
-        let may_work_now =
-            |closed: &Closed| !closed.error.is_final() && closed.error.code() != LoadCode::TooMany;
-        if !state.closed.iter().any(may_work_now) {
+        // One that has no room gets some when another goes, and one that took too long has its own time.
+        let may_work_now = |error: &LoadError| {
+            !error.is_final() && !matches!(error.code(), LoadCode::TooMany | LoadCode::CompileTimeout)
+        };
+        let closed = state.closed.iter().map(|closed| &closed.error);
+        let lost = state.lost.iter().map(|lost| &lost.error);
+        let now = SystemTime::now();
+        let is_due = state.refused.values().any(|refused| refused.is_due(now));
+        if !is_due && !closed.chain(lost).any(may_work_now) {
             return None;
         }
         let contents =
@@ -297,7 +305,7 @@ impl Registry {
             sentence: left.error.sentence().into(),
             closes: published.state.is_closed(&left.file),
         };
-        published.state.left_out.iter().map(status).collect()
+        published.state.left_out.iter().filter(|left| !left.fresh).map(status).collect()
     }
 
     /// Whether the folder was looked at and its content has become the chain.

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +37,8 @@ const WORDS_BYTES_MAX: u64 = 4096;
 const CODE: u8 = b'C';
 /// First byte of an answer: a sentence follows.
 const REFUSED: u8 = b'R';
+/// That byte, and the length of what follows in eight bytes, the least first: an answer that was cut off is none.
+const HEAD: usize = 9;
 
 /// Where and within which bounds plugins are compiled.
 #[derive(Debug, Clone)]
@@ -59,14 +61,21 @@ struct Allowance {
 
 impl Allowance {
     fn of(bytes_max: u64, memory: Option<resources::Memory>) -> Self {
-        match memory {
-            Some(memory) if memory.free.saturating_sub(KEPT_FREE) < bytes_max => {
-                Self { bytes: memory.free.saturating_sub(KEPT_FREE), short: Some(memory.by) }
-            }
+        // A third stays for the code, which the gateway holds beside the process and then twice, and for everybody else.
+        let left = memory.map(|memory| (memory.free.saturating_sub(KEPT_FREE) / 3 * 2, memory.by));
+        match left {
+            Some((left, by)) if left < bytes_max => Self { bytes: left, short: Some(by) },
             _ => Self { bytes: bytes_max, short: None },
         }
     }
 
+    /// Most machine code. What a process and its code take together is a quarter above its allowance, and what the gateway holds
+    /// when the process has ended is half of it: both fit into what is left of the machine.
+    fn code_bytes(self) -> u64 {
+        self.bytes / 4
+    }
+
+    /// Final if it is what the configuration allows: then nothing but another configuration helps.
     fn exceeded(self) -> LoadError {
         let bytes = show(self.bytes);
         let sentence = match self.short {
@@ -75,11 +84,12 @@ impl Allowance {
                  optimisation, without debug information"
             ),
             Some(limit) => format!(
-                "needs more memory to compile than the {bytes} that {limit} leaves: give the gateway more, or build the plugin \
+                "needs more memory to compile than the {bytes} that {limit} leaves to the compiler: give the gateway more, or build the plugin \
                  smaller: with optimisation, without debug information"
             ),
         };
-        LoadError::new(LoadCode::CompileMemory, sentence)
+        let error = LoadError::new(LoadCode::CompileMemory, sentence);
+        if self.short.is_some() { error.passing() } else { error }
     }
 }
 
@@ -126,6 +136,8 @@ impl CompileProcess {
             .arg(bytes.to_string())
             .env_clear()
             .current_dir("/")
+            // Whoever ends the gateway from a terminal does not say anything about the plugin.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -144,8 +156,7 @@ impl CompileProcess {
         let (Some(mut input), Some(output), Some(errors)) = pipes else {
             return Err(LoadError::new(LoadCode::CompilerBusy, "is not compiled: the compiler has no pipes"));
         };
-        // The gateway holds the code twice for a moment.
-        let code_bytes_max = allowance.bytes / 2;
+        let code_bytes_max = allowance.code_bytes();
         let (sender, done) = sync_channel(1);
         let (answer, late) = thread::scope(|scope| {
             scope.spawn(move || {
@@ -153,8 +164,7 @@ impl CompileProcess {
                 let length = (component.len() as u64).to_le_bytes();
                 let _ = input.write_all(&length).and_then(|()| input.write_all(component));
                 drop(input);
-                let mut answer = Vec::new();
-                let _ = output.take(code_bytes_max + 1).read_to_end(&mut answer);
+                let answer = Answer::read(output, code_bytes_max);
                 let mut words = Vec::new();
                 let _ = errors.take(WORDS_BYTES_MAX).read_to_end(&mut words);
                 let _ = sender.send((answer, String::from_utf8_lossy(&words).into_owned()));
@@ -169,7 +179,7 @@ impl CompileProcess {
                     }
                     Err(_) => {
                         let _ = child.kill();
-                        break (done.recv().unwrap_or_default(), true);
+                        break (done.recv().unwrap_or((Answer::Incomplete, String::new())), true);
                     }
                 }
             }
@@ -185,42 +195,117 @@ impl CompileProcess {
             );
             return Err(LoadError::new(LoadCode::CompileTimeout, sentence));
         }
-        let (mut answer, words) = answer;
-        match answer.first() {
-            Some(&CODE) if answer.len() as u64 > code_bytes_max => Err(allowance.exceeded()),
-            Some(&CODE) => {
-                answer.remove(0);
-                Ok(answer)
-            }
-            Some(&REFUSED) => {
-                let why = String::from_utf8_lossy(&answer[1..]).into_owned();
+        let (answer, words) = answer;
+        match answer {
+            Answer::Code(code) => Ok(code),
+            Answer::Refused(why) => {
+                let why = String::from_utf8_lossy(&why).into_owned();
                 Err(LoadError::new(LoadCode::Compile, format!("does not compile: {}", cut(&why, 1000))))
             }
-            _ => Err(ended(status, &words, allowance)),
+            Answer::TooLarge => Err(allowance.exceeded()),
+            // It had the code, and no room to hand it over.
+            Answer::CutOff if status.as_ref().is_ok_and(|status| status.signal().is_none()) => {
+                Err(allowance.exceeded().passing())
+            }
+            Answer::CutOff | Answer::Incomplete => Err(ended(status, &words, allowance)),
         }
+    }
+}
+
+/// What a process has said.
+#[derive(Debug)]
+enum Answer {
+    Code(Vec<u8>),
+    Refused(Vec<u8>),
+    /// More than there may be.
+    TooLarge,
+    /// It began, and ended too early.
+    CutOff,
+    /// Nothing, or not even what it is.
+    Incomplete,
+}
+
+impl Answer {
+    fn read(mut output: impl Read, most: u64) -> Self {
+        let mut head = [0; HEAD];
+        if output.read_exact(&mut head).is_err() {
+            return Self::Incomplete;
+        }
+        let [kind, length @ ..] = head;
+        let length = u64::from_le_bytes(length);
+        if length > most {
+            return Self::TooLarge;
+        }
+        // Of its size at once, and not of twice that while it grows.
+        let mut body = Vec::new();
+        if body.try_reserve_exact(length as usize).is_err() {
+            return Self::TooLarge;
+        }
+        let read = output.take(length).read_to_end(&mut body);
+        if read.is_err() || body.len() as u64 != length {
+            return Self::CutOff;
+        }
+        match kind {
+            CODE => Self::Code(body),
+            REFUSED => Self::Refused(body),
+            _ => Self::Incomplete,
+        }
+    }
+
+    /// Writes one as [`read`](Self::read) takes it.
+    fn write(mut output: impl Write, kind: u8, body: &[u8]) -> io::Result<()> {
+        let mut head = [kind; HEAD];
+        head[1..].copy_from_slice(&(body.len() as u64).to_le_bytes());
+        output.write_all(&head)?;
+        output.write_all(body)?;
+        output.flush()
     }
 }
 
 /// What it means that the process ended without an answer.
 fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> LoadError {
-    let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
-    // The system ends whoever takes more than there is; the process itself aborts when it is refused memory.
-    if signal == Some(Signal::KILL.as_raw()) || words.contains("memory allocation of") {
+    // The process itself aborts when it is refused memory.
+    if OUT_OF_MEMORY.iter().any(|told| words.contains(told)) {
         return allowance.exceeded();
     }
-    let how = match (status, signal) {
-        (_, Some(signal)) => format!("signal {signal}"),
-        (Ok(status), None) => status.to_string(),
-        (Err(error), None) => error.to_string(),
+    let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
+    let (code, sentence) = match signal {
+        // The system ends whoever takes more than there is.
+        Some(signal) if signal == Signal::KILL.as_raw() => {
+            let sentence = format!(
+                "needs more memory to compile than there is: the system ended the compiler, which may take {}. Give the gateway \
+                 more, or build the plugin smaller: with optimisation, without debug information",
+                show(allowance.bytes)
+            );
+            return LoadError::new(LoadCode::CompileMemory, sentence).passing();
+        }
+        Some(signal) if !FAULTS.iter().any(|fault| fault.as_raw() == signal) => (
+            LoadCode::CompilerBusy,
+            format!("is not compiled: somebody ended the compiler (signal {signal})"),
+        ),
+        _ => {
+            let how = match (status, signal) {
+                (_, Some(signal)) => format!("signal {signal}"),
+                (Ok(status), None) => status.to_string(),
+                (Err(error), None) => error.to_string(),
+            };
+            let words: Vec<&str> = words.split_whitespace().collect();
+            let sentence = format!(
+                "makes the compiler fail ({how}): {}; build it with another optimisation level",
+                cut(&words.join(" "), 300)
+            );
+            (LoadCode::Compile, sentence)
+        }
     };
-    let words: Vec<&str> = words.split_whitespace().collect();
-    let words = words.join(" ");
-    let sentence = format!(
-        "makes the compiler fail ({how}): {}; build it with another optimisation level",
-        cut(&words, 300)
-    );
-    LoadError::new(LoadCode::Compile, sentence)
+    LoadError::new(code, sentence)
 }
+
+/// Signals by which a process ends because of what it does itself. Whatever else ends it comes from outside.
+const FAULTS: [Signal; 7] =
+    [Signal::ABORT, Signal::BUS, Signal::FPE, Signal::ILL, Signal::SEGV, Signal::SYS, Signal::TRAP];
+
+/// What a process says that has got no memory.
+const OUT_OF_MEMORY: [&str; 3] = ["memory allocation of", "Cannot allocate memory", "out of memory"];
 
 /// The subcommand of [`compile_for_parent`].
 pub const COMMAND: &str = "compile-for-parent";
@@ -240,20 +325,20 @@ pub fn compile_for_parent(scarce: bool, metered: bool, bytes: u64) -> io::Result
     let space = if scarce { Space::Scarce } else { Space::Ample };
     let made =
         engine::compiler(Kind { space, metered }).and_then(|engine| engine.precompile_component(&component));
-    let mut output = io::stdout().lock();
+    let output = io::stdout().lock();
     match made {
-        Ok(code) => output.write_all(&[CODE]).and_then(|()| output.write_all(&code))?,
+        Ok(code) => Answer::write(output, CODE, &code),
         Err(error) if is_out_of_memory(&error) => {
             crate::telemetry::say(&format!("memory allocation of the compiler failed: {error:#}"));
+            Ok(())
         }
-        Err(error) => write!(output, "{}{}", char::from(REFUSED), error.root_cause())?,
+        Err(error) => Answer::write(output, REFUSED, error.root_cause().to_string().as_bytes()),
     }
-    output.flush()
 }
 
 fn is_out_of_memory(error: &wasmtime::Error) -> bool {
     let text = format!("{error:#}");
-    ["Cannot allocate memory", "out of memory", "allocation failed"].iter().any(|words| text.contains(words))
+    OUT_OF_MEMORY.iter().chain(&["allocation failed"]).any(|words| text.contains(words))
 }
 
 /// Takes from this process what compiling does not need.
@@ -312,13 +397,53 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
+    /// A command that begins an answer of so many bytes.
+    fn head(kind: &str, length: u8) -> String {
+        format!(r"printf '{kind}\{length:03o}\000\000\000\000\000\000\000'")
+    }
+
+    /// Commands that answer with a text of less than 256 bytes.
+    fn answer(kind: &str, text: &str) -> String {
+        format!(
+            r#"text="{text}"; printf "{kind}\\$(printf %03o ${{#text}})\\000\\000\\000\\000\\000\\000\\000"; printf %s "$text""#
+        )
+    }
+
     #[test]
     fn the_process_gets_the_component_and_gives_the_code() {
-        let code = script("printf C; cat | wc -c; echo $0 $1 ${PATH:+inherited}", LONG).unwrap();
+        let code = answer("C", "$(cat | wc -c) $0 $1 ${HOME:+inherited}");
+        let code = script(&code, LONG).unwrap();
         assert_eq!(
-            String::from_utf8(code).unwrap().split_whitespace().collect::<Vec<_>>()[..3],
+            String::from_utf8(code).unwrap().split_whitespace().collect::<Vec<_>>(),
             ["100008", "ample", "plain"]
         );
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_is_none() {
+        for kind in ["C", "R"] {
+            for end in ["kill -9 $$", "exit 0"] {
+                let error = script(&format!("{}; {end}", head(kind, 100)), LONG).unwrap_err();
+                assert_eq!(error.code(), LoadCode::CompileMemory, "{kind}, {end}: {error}");
+                let text = format!("{}; printf half; {end}", head(kind, 100));
+                let error = script(&text, LONG).unwrap_err();
+                assert_eq!(error.code(), LoadCode::CompileMemory, "{kind}, {end}: {error}");
+            }
+        }
+        let error = script(&head("C", u8::MAX).replace("\\000'", "\\001'"), LONG).unwrap_err();
+        assert_eq!(error.code(), LoadCode::CompileMemory, "more than there may be: {error}");
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written() {
+        let mut written = Vec::new();
+        Answer::write(&mut written, CODE, &[7; 300]).unwrap();
+        assert!(matches!(Answer::read(&*written, 300), Answer::Code(code) if code == [7; 300]));
+        assert!(matches!(Answer::read(&*written, 299), Answer::TooLarge));
+        for length in 0..written.len() {
+            let cut = Answer::read(&written[..length], 300);
+            assert!(matches!(cut, Answer::Incomplete | Answer::CutOff), "{length}: {cut:?}");
+        }
     }
 
     #[test]
@@ -337,15 +462,36 @@ mod tests {
 
     #[test]
     fn a_compile_that_takes_too_much_memory_is_told_so() {
-        for text in ["kill -9 $$", "echo 'memory allocation of 7 bytes failed' >&2; kill -6 $$"] {
+        for (text, may_pass) in
+            [("kill -9 $$", true), ("echo 'memory allocation of 7 bytes failed' >&2; kill -6 $$", false)]
+        {
             let error = script(text, LONG).unwrap_err();
             assert_eq!(error.code(), LoadCode::CompileMemory, "{text}: {error}");
+            assert_eq!(error.may_pass(), may_pass, "{text}: {error}");
         }
     }
 
     #[test]
+    fn a_compiler_that_is_ended_from_outside_says_nothing_about_the_plugin() {
+        for (signal, code) in [
+            (10, LoadCode::CompilerBusy),
+            (15, LoadCode::CompilerBusy),
+            (6, LoadCode::Compile),
+            (11, LoadCode::Compile),
+        ] {
+            let error = script(&format!("kill -{signal} $$"), LONG).unwrap_err();
+            assert_eq!(error.code(), code, "{signal}: {error}");
+        }
+        // A terminal's Ctrl-C goes to the gateway's group.
+        let code = script(&answer("C", "$(cut -d' ' -f5 /proc/$$/stat) $$"), LONG).unwrap();
+        let code = String::from_utf8(code).unwrap();
+        let (group, process) = code.trim().split_once(' ').unwrap();
+        assert_eq!(group, process);
+    }
+
+    #[test]
     fn what_the_compiler_says_is_passed_on() {
-        let error = script("printf 'Rthe third function is odd'", LONG).unwrap_err();
+        let error = script(&answer("R", "the third function is odd"), LONG).unwrap_err();
         assert_eq!(error.sentence(), "does not compile: the third function is odd");
         let error = script("echo 'thread main panicked' >&2; exit 101", LONG).unwrap_err();
         assert!(error.sentence().contains("exit status: 101): thread main panicked"), "{error}");
@@ -359,9 +505,10 @@ mod tests {
         let memory = |free| Some(resources::Memory { total: 1 << 40, free, by: Limit::Cgroup });
         assert_eq!(Allowance::of(1 << 30, memory(2 << 30)), Allowance { bytes: 1 << 30, short: None });
         let short = Allowance::of(1 << 30, memory(100 << 20));
-        assert_eq!(short, Allowance { bytes: 84 << 20, short: Some(Limit::Cgroup) });
+        assert_eq!(short, Allowance { bytes: 56 << 20, short: Some(Limit::Cgroup) });
+        assert!(short.bytes + short.code_bytes() <= 84 << 20, "while the code comes");
         assert!(
-            short.exceeded().sentence().contains("than the 84 MiB that the control group"),
+            short.exceeded().sentence().contains("than the 56 MiB that the control group"),
             "{}",
             short.exceeded()
         );

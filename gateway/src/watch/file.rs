@@ -167,8 +167,12 @@ pub(super) fn read(
         if error.kind() == io::ErrorKind::NotFound {
             return None;
         }
-        let sentence = format!("cannot be read: {error}; the gateway's user needs permission to read it");
-        Some(Err(LoadError::new(LoadCode::Unreadable, sentence)))
+        let help = if error.kind() == io::ErrorKind::PermissionDenied {
+            "the gateway's user needs permission to read it"
+        } else {
+            "it is read again until it can be"
+        };
+        Some(Err(LoadError::new(LoadCode::Unreadable, format!("cannot be read: {error}; {help}")).passing()))
     };
     let is_expected = |file: &File| file.metadata().is_ok_and(|metadata| expected.is_of(&metadata));
     let file = match open(root, name) {

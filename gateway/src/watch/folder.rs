@@ -1,6 +1,7 @@
 //! What lies in a folder, and whether it has stopped changing.
 
-use std::cell::RefCell;
+mod listing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
@@ -12,23 +13,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tracing::{debug, info, warn};
 
+use self::listing::{Listing, Names, Seen, has_extension, is_plugin, stem};
 use super::Options;
-use super::file::{Fingerprint, Kind, Mistrust, read};
+use super::file::{Kind, read};
 use crate::plugin::load::{LoadCode, LoadError};
 use crate::plugin::registry::{Contents, Found, LeftOut, Meant};
 
-/// Plugin files that are looked at. A folder with more is a mistake: those that were there before stay, and of the others the
-/// first count, in the order of their names.
-const PLUGINS_MAX: usize = 1000;
-/// Bytes of all files together; what does not fit is not read.
-const FOLDER_BYTES_MAX: u64 = 1 << 30;
-/// Other things in the folder of which something is said.
-const OTHERS_MAX: usize = 1000;
-/// Entries of a folder in the folder that are looked through for plugins.
-const NESTED_MAX: usize = 1000;
 /// How often, and at which intervals, the first look waits for files that change while they are read.
 const FIRST_TRIES: u32 = 50;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// When a file is read again that could not be read for a reason outside of it.
+const READ_AGAIN: Duration = Duration::from_secs(10);
 
 /// Which folder it is, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,14 +58,8 @@ struct Tracked {
     fresh: bool,
     /// What counts until the file has settled.
     read: Option<(Seen, Result<Bytes, LoadError>)>,
-}
-
-/// What has the name of a plugin or of its settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    File(Fingerprint),
-    /// No file that can be read, and why.
-    Unusable(&'static str),
+    /// When it is read again although it has not changed.
+    again: Option<Instant>,
 }
 
 /// Something that was meant to be a plugin and is none.
@@ -149,7 +138,7 @@ impl Folder {
     pub(super) fn look(&mut self, now: Instant) -> io::Result<Look> {
         let Listing { files: present, misfits } = self.list()?;
         for (name, seen) in &present {
-            let new = || Tracked { seen: None, since: now, fresh: true, read: None };
+            let new = || Tracked { seen: None, since: now, fresh: true, read: None, again: None };
             self.files.entry(name.clone()).or_insert_with(new).see(Some(*seen), now);
         }
         for (name, tracked) in &mut self.files {
@@ -173,7 +162,7 @@ impl Folder {
         let parts = || names.iter().map(|name| &**name);
         let tracked = |name: &str| self.files.get(name);
         let changed: Vec<&str> =
-            parts().filter(|name| tracked(name).is_some_and(|part| !part.is_read())).collect();
+            parts().filter(|name| tracked(name).is_some_and(|part| !part.is_read(now))).collect();
         let age = parts().filter_map(tracked).map(|part| now.saturating_duration_since(part.since)).min();
         let age = age.unwrap_or_default();
         if changed.is_empty() {
@@ -209,11 +198,14 @@ impl Folder {
         let contents: Vec<_> = changed.into_iter().map(str::to_owned).zip(contents).collect();
         for (name, content) in contents {
             let Some(part) = self.files.get_mut(&*name) else { continue };
+            let before = part.again.and_then(|_| part.error().cloned());
             part.read = content;
+            part.again = part.error().filter(|error| error.may_pass()).map(|_| now + READ_AGAIN);
             part.fresh &= now.saturating_duration_since(part.since) < self.options.complete;
             look.fresh |= part.fresh && part.read.is_some();
+            // What still cannot be read for the same reason is nothing new.
+            look.changed |= before.is_none() || before.as_ref() != part.error();
         }
-        look.changed = true;
     }
 
     /// The content of a file that was seen like this; `None` if it is another one by now.
@@ -229,13 +221,15 @@ impl Folder {
             return Some(Err(mistrust.error(&self.path, name)));
         }
         let kind = if is_plugin(name) { Kind::Plugin(self.options.file_bytes_max) } else { Kind::Settings };
-        let held: usize = self.files.values().map(Tracked::bytes).sum();
-        if fingerprint.length() <= kind.bytes_max() && held as u64 + fingerprint.length() > FOLDER_BYTES_MAX {
+        let most = self.options.folder_bytes_max;
+        let others = self.files.iter().filter(|(other, _)| &***other != name);
+        let held: usize = others.map(|(_, tracked)| tracked.bytes()).sum();
+        if fingerprint.length() <= kind.bytes_max() && held as u64 + fingerprint.length() > most {
             let sentence = format!(
-                "is not read: the files of the plugin folder have more than {FOLDER_BYTES_MAX} bytes together; take out what does \
+                "is not read: the files of the plugin folder have more than {most} bytes together; take out what does \
                  not belong there"
             );
-            return Some(Err(LoadError::new(LoadCode::TooLarge, sentence)));
+            return Some(Err(LoadError::new(LoadCode::TooLarge, sentence).passing()));
         }
         let content = read(&self.root, name, fingerprint, kind)?;
         let bytes = content.as_ref().map_or(0, |bytes| bytes.len());
@@ -244,15 +238,27 @@ impl Folder {
     }
 
     /// Says what was meant to be a plugin, once it has been there for as long as a file takes to be complete: settings may be
-    /// written before their plugin.
+    /// written before their plugin. It counts at once: what had its right name may have gone in this moment.
     fn judge_misfits(&mut self, mut present: BTreeMap<Box<str>, LeftOut>, now: Instant, look: &mut Look) {
+        let files = &self.files;
+        let is_read = |name: &str| files.get(name).is_none_or(|tracked| tracked.is_read(now));
         self.misfits.retain(|name, misfit| {
-            let stays = present.remove(name).is_some_and(|left| {
-                let same = left.error == misfit.left.error;
-                misfit.left = left;
-                same
-            });
-            look.changed |= !stays && misfit.settled;
+            let stays = match present.remove(name) {
+                Some(left) => {
+                    let same = left.error == misfit.left.error;
+                    misfit.left = left;
+                    same
+                }
+                // What has come in its place counts in its place, and not before it is read.
+                None if !is_read(&format!("{}.wasm", stem(name)))
+                    || !is_read(&format!("{}.toml", stem(name))) =>
+                {
+                    misfit.since = now;
+                    true
+                }
+                None => false,
+            };
+            look.changed |= !stays;
             stays
         });
         for (name, left) in present {
@@ -269,7 +275,7 @@ impl Folder {
         }
     }
 
-    /// Every plugin that has settled, with its settings, and what was meant to be one.
+    /// Every plugin that has settled, with its settings, and what was meant to be one, settled or not.
     pub(super) fn snapshot(&self) -> Contents {
         let content = |name: &str| self.files.get(name)?.read.as_ref().map(|(_, content)| content.clone());
         let fresh = |name: &str| self.files.get(name).is_some_and(|tracked| tracked.fresh);
@@ -279,7 +285,13 @@ impl Folder {
             match content(file) {
                 None => {}
                 Some(Err(error)) if error.code() == LoadCode::NotAFile => {
-                    contents.left_out.push(LeftOut { file: file.clone(), meant: Meant::Plugin, error });
+                    contents.left_out.push(LeftOut {
+                        file: file.clone(),
+                        meant: Meant::Plugin,
+                        error,
+                        settings: content(&settings).or_else(|| self.misnamed_settings(file)),
+                        fresh: fresh(file),
+                    });
                 }
                 Some(wasm) => contents.found.push(Found {
                     path: self.path.join(&**file),
@@ -290,14 +302,12 @@ impl Folder {
                 }),
             }
         }
-        for misfit in self.misfits.values().filter(|misfit| misfit.settled) {
-            let mut left = misfit.left.clone();
-            if let Meant::Settings(settings) = &mut left.meant
-                && let Some(read) = content(&left.file)
-            {
-                *settings = read;
-            }
-            contents.left_out.push(left);
+        for (file, misfit) in &self.misfits {
+            contents.left_out.push(LeftOut {
+                settings: content(&format!("{}.toml", stem(file))),
+                fresh: !misfit.settled,
+                ..misfit.left.clone()
+            });
         }
         contents.left_out.sort_by(|a, b| a.file.cmp(&b.file));
         contents
@@ -306,7 +316,7 @@ impl Folder {
     /// Settings whose name is almost that of those of a plugin: without them it would be another plugin.
     fn misnamed_settings(&self, plugin: &str) -> Option<Result<Bytes, LoadError>> {
         let almost = |name: &str| has_extension(name, "toml") && stem(name) == stem(plugin);
-        let misfit = self.misfits.values().find(|misfit| misfit.settled && almost(&misfit.left.file))?;
+        let misfit = self.misfits.values().find(|misfit| almost(&misfit.left.file))?;
         Some(Err(misfit.left.error.clone()))
     }
 
@@ -333,57 +343,7 @@ impl Folder {
                 names.plugins.insert(name.clone());
             }
         }
-        let judge = Judge {
-            root: &root,
-            user: self.options.check_owner.then_some(self.user),
-            folder: RefCell::default(),
-            linked: RefCell::default(),
-        };
-        let mut listing = Listing::default();
-        for plugin in &names.plugins {
-            let settings: Box<str> = format!("{}.toml", stem(plugin)).into();
-            if let Some(seen) = judge.look(plugin) {
-                listing.files.insert(plugin.clone(), seen);
-                listing.files.extend(judge.look(&settings).map(|seen| (settings, seen)));
-            }
-        }
-        for settings in &names.settings {
-            let plugin = format!("{}.wasm", stem(settings));
-            // Beyond the bound on plugins there may be one.
-            if listing.files.contains_key(settings) || judge.look(&plugin).is_some() {
-                continue;
-            }
-            if let Some(seen) = judge.look(settings) {
-                listing.files.insert(settings.clone(), seen);
-                let unread = Err(LoadError::new(LoadCode::Unreadable, "is not read yet"));
-                let sentence = format!(
-                    "has the settings of a plugin, and {plugin} is not there: put it beside them, or take them out"
-                );
-                listing.misfit(settings, Meant::Settings(unread), LoadCode::NoModule, sentence);
-            }
-        }
-        for name in &names.misnamed {
-            let sentence = format!(
-                "is named almost like a plugin or its settings: rename it to {}.wasm or .toml, in small letters, or take it \
-                 out",
-                stem(name)
-            );
-            listing.misfit(name, Meant::Misnamed, LoadCode::Misnamed, sentence);
-        }
-        for name in &names.folders {
-            if !judge.linked.borrow().contains(name) && holds_plugins(&root.join(&**name)) {
-                let sentence = "is a folder with plugins in it, which are not looked at: put them into the plugin folder itself, \
-                                or link to them from there";
-                listing.misfit(&format!("{name}/"), Meant::Folder, LoadCode::SubFolder, sentence.into());
-            }
-        }
-        if let Some(first) = &names.beyond {
-            let sentence = format!(
-                "is one of more than {PLUGINS_MAX} plugin files in the folder: it and those that come after it are not looked \
-                 at. Take out what does not belong there"
-            );
-            listing.misfit(first, Meant::Misnamed, LoadCode::TooMany, sentence);
-        }
+        let listing = Listing::of(&root, &names, self.options.check_owner.then_some(self.user));
         for (file, why) in &names.others {
             if self.left_out.get(file) != Some(why) {
                 info!(file = &**file, "left out of the plugin folder: {why}");
@@ -396,185 +356,9 @@ impl Folder {
     }
 }
 
-/// What one look at the folder found.
-#[derive(Debug, Default)]
-struct Listing {
-    files: BTreeMap<Box<str>, Seen>,
-    misfits: BTreeMap<Box<str>, LeftOut>,
-}
-
-impl Listing {
-    fn misfit(&mut self, file: &str, meant: Meant, code: LoadCode, sentence: String) {
-        let left = LeftOut { file: file.into(), meant, error: LoadError::new(code, sentence) };
-        self.misfits.insert(file.into(), left);
-    }
-}
-
-/// The names in the folder, each kind in its order and bounded.
-#[derive(Debug, Default)]
-struct Names {
-    plugins: BTreeSet<Box<str>>,
-    /// The first plugin that is too many.
-    beyond: Option<Box<str>>,
-    settings: BTreeSet<Box<str>>,
-    misnamed: BTreeSet<Box<str>>,
-    folders: BTreeSet<Box<str>>,
-    /// Everything else, with why it is left out.
-    others: BTreeMap<Box<str>, &'static str>,
-    /// How many of the plugins are not to be given up for others.
-    known: usize,
-}
-
-impl Names {
-    fn sort(&mut self, entry: &fs::DirEntry, is_known: impl Fn(&str) -> bool) {
-        let os_name = entry.file_name();
-        let name = os_name.to_string_lossy();
-        let other = |others: &mut BTreeMap<Box<str>, &'static str>, why| {
-            if others.len() < OTHERS_MAX {
-                others.insert((&*name).into(), why);
-            }
-        };
-        if name.starts_with('.') || name.starts_with('#') || name.ends_with('~') {
-            // The links by which a volume is exchanged in one step are meant to be there.
-            if !name.starts_with("..") {
-                other(&mut self.others, "names like this are temporary");
-            }
-        } else if os_name.to_str().is_none() {
-            if has_extension(&name, "wasm") || has_extension(&name, "toml") {
-                keep(&mut self.misnamed, &name);
-            } else {
-                other(&mut self.others, "its name is not text");
-            }
-        } else if is_plugin(&name) {
-            self.plugin(&name, is_known);
-        } else if name.ends_with(".toml") {
-            keep(&mut self.settings, &name);
-        } else if has_extension(&name, "wasm") || has_extension(&name, "toml") {
-            keep(&mut self.misnamed, &name);
-        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            keep(&mut self.folders, &name);
-        } else {
-            other(&mut self.others, "plugins end in .wasm, their settings in .toml");
-        }
-    }
-
-    /// Those that are known stay, and of the others the first.
-    fn plugin(&mut self, name: &str, is_known: impl Fn(&str) -> bool) {
-        self.plugins.insert(name.into());
-        self.known += usize::from(is_known(name));
-        while self.plugins.len() > PLUGINS_MAX.max(self.known) {
-            let Some(last) = self.plugins.iter().rev().find(|name| !is_known(name)).cloned() else { return };
-            self.plugins.remove(&last);
-            if self.beyond.as_ref().is_none_or(|beyond| last < *beyond) {
-                self.beyond = Some(last);
-            }
-        }
-    }
-}
-
-/// Keeps the first of many.
-fn keep(names: &mut BTreeSet<Box<str>>, name: &str) {
-    names.insert(name.into());
-    if names.len() > OTHERS_MAX {
-        names.pop_last();
-    }
-}
-
-/// Looks at names during one look at the folder.
-struct Judge<'a> {
-    root: &'a Path,
-    /// The gateway's, if owners matter.
-    user: Option<u32>,
-    /// What is known of the folder and of those beneath it.
-    folder: RefCell<BTreeMap<PathBuf, Option<Mistrust>>>,
-    /// Folders in the folder into which a link leads.
-    linked: RefCell<BTreeSet<Box<str>>>,
-}
-
-impl Judge<'_> {
-    /// What has a name; `None` if nothing has it. Whatever else keeps it from being looked at: the name is there.
-    fn look(&self, name: &str) -> Option<Seen> {
-        let path = self.root.join(name);
-        let link = match fs::symlink_metadata(&path) {
-            Ok(link) => link,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(_) => {
-                return Some(Seen::Unusable("it cannot be looked at: the gateway's user needs permission"));
-            }
-        };
-        let mut target = path;
-        if link.is_symlink() {
-            match target.canonicalize() {
-                Ok(resolved) => target = resolved,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Some(Seen::Unusable("it is a link to nothing"));
-                }
-                Err(_) => return Some(Seen::Unusable("it is a link that cannot be followed")),
-            }
-            let Ok(beneath) = target.strip_prefix(self.root) else {
-                return Some(Seen::Unusable("it is a link that leaves the folder"));
-            };
-            if let Some(first) = beneath.iter().next().and_then(|first| first.to_str()) {
-                self.linked.borrow_mut().insert(first.into());
-            }
-        }
-        let metadata = match fs::symlink_metadata(&target) {
-            Ok(metadata) if metadata.is_file() => metadata,
-            Ok(_) => return Some(Seen::Unusable("it is not a regular file")),
-            // It has just been exchanged.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Some(Seen::Unusable("it is a link to nothing"));
-            }
-            Err(_) => {
-                return Some(Seen::Unusable("it cannot be looked at: the gateway's user needs permission"));
-            }
-        };
-        let mistrust = self.user.and_then(|user| {
-            self.mistrust_of_folders(&target, user)
-                .or_else(|| Mistrust::of_link(self.root, &link, user))
-                .or_else(|| Mistrust::of_file(&target, &metadata, user))
-        });
-        Some(Seen::File(Fingerprint::of(&metadata, mistrust)))
-    }
-
-    /// Of every folder from the plugin folder down to a file.
-    fn mistrust_of_folders(&self, target: &Path, user: u32) -> Option<Mistrust> {
-        let folders = target.ancestors().skip(1).take_while(|folder| folder.starts_with(self.root));
-        let mut known = self.folder.borrow_mut();
-        let mistrusts = folders.map(|folder| {
-            *known.entry(folder.to_owned()).or_insert_with(|| {
-                let metadata = fs::metadata(folder).ok()?;
-                Mistrust::of_folder(folder, &metadata, user)
-            })
-        });
-        mistrusts.flatten().last()
-    }
-}
-
-/// Whether a folder in the folder has plugins in it.
-fn holds_plugins(folder: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(folder) else { return false };
-    let mut names = entries.take(NESTED_MAX).flatten().map(|entry| entry.file_name());
-    names.any(|name| has_extension(&name.to_string_lossy(), "wasm"))
-}
-
 /// Why something that has the name of a plugin or of settings is not used.
 fn unusable(why: &'static str) -> LoadError {
     LoadError::new(LoadCode::NotAFile, format!("cannot be used: {why}"))
-}
-
-fn is_plugin(name: &str) -> bool {
-    name.ends_with(".wasm")
-}
-
-/// Whatever the case of its letters.
-fn has_extension(name: &str, extension: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(_, found)| found.eq_ignore_ascii_case(extension))
-}
-
-/// A name without its extension.
-fn stem(name: &str) -> &str {
-    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }
 
 impl Tracked {
@@ -592,8 +376,13 @@ impl Tracked {
     }
 
     /// Whether what is there is what counts.
-    fn is_read(&self) -> bool {
-        self.read.as_ref().map(|(seen, _)| *seen) == self.seen
+    fn is_read(&self, now: Instant) -> bool {
+        self.read.as_ref().map(|(seen, _)| *seen) == self.seen && self.again.is_none_or(|again| now < again)
+    }
+
+    /// Why what counts cannot be used.
+    fn error(&self) -> Option<&LoadError> {
+        self.read.as_ref().and_then(|(_, content)| content.as_ref().err())
     }
 }
 

@@ -24,8 +24,12 @@ impl Bench {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let options =
-            Options { file_bytes_max: 100, settle: Duration::from_millis(100), ..Options::default() };
+        let options = Options {
+            file_bytes_max: 100,
+            folder_bytes_max: 1000,
+            settle: Duration::from_millis(100),
+            ..Options::default()
+        };
         let mut folder = Folder::new(dir.path(), &options);
         let now = Instant::now();
         folder.look_at_once(now).unwrap();
@@ -236,10 +240,14 @@ fn only_regular_files_of_the_folder_count() {
     assert_eq!(names, expected, "with names of plugins");
 }
 
-/// `file code` of what was meant to be a plugin.
+/// `file code` of what was meant to be a plugin, as far as it is worth a word.
 fn left_out(folder: &Folder) -> Vec<String> {
     let left_out = folder.snapshot().left_out;
-    left_out.iter().map(|left| format!("{} {}", left.file, left.error.code())).collect()
+    left_out
+        .iter()
+        .filter(|left| !left.fresh)
+        .map(|left| format!("{} {}", left.file, left.error.code()))
+        .collect()
 }
 
 #[test]
@@ -270,8 +278,39 @@ fn what_was_meant_to_be_a_plugin_is_there_with_the_reason() {
     bench.after(700);
     assert_eq!(left_out(&bench.folder), expected);
     assert_eq!(bench.show(), "10-a.wasm=A+<misnamed> 60-f.wasm=E");
-    let settings = bench.folder.snapshot().left_out.remove(2).meant;
-    assert!(matches!(settings, Meant::Settings(Ok(text)) if text == "c"), "with what is in them");
+    let settings = bench.folder.snapshot().left_out.remove(2);
+    assert_eq!((settings.meant, settings.settings.unwrap().unwrap()), (Meant::Settings, "c".into()));
+}
+
+#[test]
+fn a_link_to_a_folder_is_a_folder() {
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("1.wasm"), "A").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    for folder in ["versions", "..2026_1", "..2026_1/rules"] {
+        fs::create_dir(path.join(folder)).unwrap();
+        fs::write(path.join(folder).join("1.wasm"), "A").unwrap();
+    }
+    for (target, name) in [
+        (outside.path(), "elsewhere"),
+        ("..2026_1".as_ref(), "..data"),
+        ("..data/rules".as_ref(), "rules"),
+        ("..data/1.wasm".as_ref(), "1.wasm"),
+        ("versions".as_ref(), "current"),
+        ("current/1.wasm".as_ref(), "2.wasm"),
+        (".".as_ref(), "itself"),
+    ] {
+        symlink(target, path.join(name)).unwrap();
+    }
+    let mut folder = Folder::new(path, &Options::default());
+    folder.look_at_once(Instant::now()).unwrap();
+    assert_eq!(
+        left_out(&folder),
+        ["elsewhere/ sub-folder", "rules/ sub-folder"],
+        "whatever no link leads into"
+    );
+    assert_eq!(show(&folder.snapshot().found), "1.wasm=A 2.wasm=A");
 }
 
 #[test]
@@ -285,6 +324,37 @@ fn settings_that_come_before_their_plugin_are_no_reason_for_a_word() {
     bench.after(1);
     bench.after(300);
     assert_eq!((bench.show(), left_out(&bench.folder)), ("a.wasm=A+s".into(), vec![]));
+}
+
+#[test]
+fn settings_that_get_another_spelling_are_at_no_moment_none() {
+    let mut bench = Bench::new(&[("a.wasm", "A"), ("a.toml", "s")]);
+    let path = bench.dir.path().to_owned();
+    fs::rename(path.join("a.toml"), path.join("a.Toml")).unwrap();
+    bench.after(1);
+    bench.after(100);
+    assert_eq!(bench.show(), "a.wasm=A+<misnamed>");
+    fs::rename(path.join("a.Toml"), path.join("a.toml")).unwrap();
+    bench.after(1);
+    assert_eq!(bench.show(), "a.wasm=A+<misnamed>", "until they are read");
+    bench.after(100);
+    assert_eq!(bench.show(), "a.wasm=A+s");
+}
+
+#[test]
+fn what_is_left_of_a_plugin_is_there_when_it_goes() {
+    let mut bench = Bench::new(&[("a.wasm", "A"), ("a.toml", "s"), ("b.wasm", "B")]);
+    let path = bench.dir.path().to_owned();
+    fs::remove_file(path.join("a.wasm")).unwrap();
+    fs::rename(path.join("b.wasm"), path.join("b.WASM")).unwrap();
+    bench.after(1);
+    bench.after(100);
+    let left: Vec<_> = bench.folder.snapshot().left_out;
+    let left: Vec<_> = left.iter().map(|left| (&*left.file, left.settings.is_some(), left.fresh)).collect();
+    assert_eq!(left, [("a.toml", true, true), ("b.WASM", false, true)]);
+    fs::remove_file(path.join("a.toml")).unwrap();
+    bench.after(1);
+    assert!(bench.after(100).changed, "what counted is gone");
 }
 
 #[test]
@@ -395,6 +465,29 @@ fn a_file_that_cannot_be_used_is_there_with_the_reason() {
     let found = bench.folder.snapshot().found;
     assert_eq!(found[0].wasm.as_ref().unwrap_err().code(), LoadCode::TooLarge);
     assert!(found[1].wasm.is_ok());
+}
+
+#[test]
+fn what_cannot_be_read_for_a_reason_outside_of_it_is_read_later() {
+    let mut bench = Bench::new(&[]);
+    for number in 0..10 {
+        bench.write(&format!("{number}.wasm"), &"x".repeat(99));
+    }
+    bench.write("a.wasm", "0123456789A");
+    bench.after(1);
+    bench.after(100);
+    bench.after(1000);
+    assert!(bench.show().ends_with("a.wasm=<too-large>"), "{}", bench.show());
+    assert_eq!(bench.after(20_000), QUIET, "it is still so");
+    // What a file has now makes no room for what it is to have.
+    bench.write("9.wasm", &"y".repeat(98));
+    bench.after(1);
+    bench.after(100);
+    assert!(bench.show().contains("9.wasm=yy"), "{}", bench.show());
+    bench.after(9_000);
+    assert!(bench.show().ends_with("a.wasm=<too-large>"), "not at every look: {}", bench.show());
+    assert_eq!(bench.after(1_000), CHANGED);
+    assert!(bench.show().ends_with("a.wasm=0123456789A"), "{}", bench.show());
 }
 
 #[test]

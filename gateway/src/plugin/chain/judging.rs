@@ -10,8 +10,12 @@ use crate::plugin::breaker::Pass;
 use crate::plugin::elsewhere::{Answered, Answering};
 use crate::plugin::event::{Client, Hello};
 use crate::plugin::failure::FailurePolicy;
+use crate::plugin::link::Link;
 use crate::plugin::trace::{Observer as _, Told, Trace};
 use crate::plugin::verdict::{Admission, ConnectVerdict, Effect, Identity};
+
+/// How often a way begins again because the chain was exchanged under it. Who is not admitted by then comes back.
+const BEGINNINGS_MAX: u32 = 3;
 
 /// See the module.
 #[derive(Debug)]
@@ -26,6 +30,10 @@ pub struct Judging {
     generation: u64,
     /// The plugin that is asked elsewhere.
     asked: Option<Arc<str>>,
+    /// The plugins before it, whose word counts.
+    passed: Vec<Arc<str>>,
+    /// How often the way has begun again.
+    beginnings: u32,
     /// A plugin that fails open has failed: nobody knows what it would have said.
     doubtful: bool,
     /// What the breaker of the plugin that is asked elsewhere said.
@@ -59,6 +67,8 @@ impl Judging {
             next: 0,
             generation: 0,
             asked: None,
+            passed: Vec::new(),
+            beginnings: 0,
             doubtful: false,
             pass: Pass::Call,
             patience,
@@ -87,12 +97,15 @@ impl Judging {
         Some(*trace)
     }
 
-    fn begin_again(&mut self) {
+    /// False if that has been often enough.
+    fn begin_again(&mut self) -> bool {
+        self.beginnings += 1;
         self.seen = self.hello.clone();
         self.accepted = None;
         self.next = 0;
         self.doubtful = false;
         self.effects.clear();
+        self.beginnings <= BEGINNINGS_MAX
     }
 
     /// Takes what one plugin said. Some if that ends the way.
@@ -137,6 +150,7 @@ impl Chain {
                 Some(Ok((question, pass))) => {
                     judging.pass = pass;
                     judging.asked = Some(link.shared_name());
+                    judging.passed = self.links[..judging.next].iter().map(Link::shared_name).collect();
                     return Judged::Waits(question);
                 }
                 Some(Err(policy)) => Err(policy),
@@ -161,14 +175,20 @@ impl Chain {
     ///
     /// If the chain was exchanged meanwhile, the version that was asked has answered all the same, and the way goes on behind
     /// that plugin in the new chain: whoever waits is not asked about again each time something is dropped. If the plugin
-    /// is not there any more, its answer is of no use, and the new chain is asked from its beginning.
+    /// is not there any more, its answer is of no use; and if one stands before it now that has not been asked, the way would
+    /// pass that one by. Then the new chain is asked from its beginning, a few times; after that the client is to come back.
     pub fn judge_on(&mut self, now: u64, judging: &mut Judging, answered: Answered) -> Judged {
         if judging.generation != self.generation {
             let asked = judging.asked.take();
             let place = self.links.iter().position(|link| Some(link.name()) == asked.as_deref());
-            let Some(place) = place else {
-                judging.begin_again();
-                return self.judge(judging);
+            let was_passed = |link: &Link| judging.passed.iter().any(|name| **name == *link.name());
+            let is_left_out = |link: &Link| link.interests().hooks.on_connect && !was_passed(link);
+            let Some(place) = place.filter(|place| !self.links[..*place].iter().any(is_left_out)) else {
+                return if judging.begin_again() {
+                    self.judge(judging)
+                } else {
+                    Judged::Done(Admission::Failed)
+                };
             };
             judging.next = place;
             judging.generation = self.generation;

@@ -5,6 +5,7 @@ mod failing;
 mod guarded;
 mod timing;
 mod delivering;
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;

@@ -32,17 +32,21 @@ pub struct LeftOut {
     pub meant: Meant,
     /// Why it is none.
     pub error: LoadError,
+    /// The bytes of the settings file of that name, if there is one.
+    pub settings: Option<Result<Bytes, LoadError>>,
+    /// It came so recently that it may be on its way to something else: not yet worth a word.
+    pub fresh: bool,
 }
 
 /// What somebody meant to put into the folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meant {
     /// A plugin: the name is right, and what has it is no file. The version that runs goes on.
     Plugin,
     /// A plugin whose name is wrong, or which is one file too many.
     Misnamed,
-    /// The settings of a plugin that is not there, as they were read.
-    Settings(Result<Bytes, LoadError>),
+    /// The settings of a plugin that is not there.
+    Settings,
     /// Plugins, one level too deep.
     Folder,
 }

@@ -1,6 +1,7 @@
 //! From files to a chain for every worker. Blocking: compiles, and configures instances.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -9,6 +10,7 @@ use tracing::{debug, error};
 
 use super::found::{Contents, Digest, Found, LeftOut, Meant, plugin_name};
 use super::record::Record;
+use super::state::{Again, Closed, Lost, Refused, Slot, State};
 use super::status::PluginState;
 use super::version::{Version, duplicate, fails_closed, load, self_test, too_many, warm};
 use crate::disk::Archive;
@@ -18,92 +20,6 @@ use crate::plugin::load::{Code, LoadCode, LoadError, Loader};
 
 /// Plugins whose file was taken out and of which something is kept.
 const REMOVED_MAX: usize = 64;
-
-/// A version in the chain.
-#[derive(Clone)]
-pub(super) struct Slot {
-    pub(super) file: Box<str>,
-    pub(super) version: Arc<Version>,
-    /// Why it is this version.
-    pub(super) standing: PluginState,
-    pub(super) generation: u64,
-    pub(super) since: SystemTime,
-}
-
-/// A file that was refused.
-#[derive(Clone)]
-pub(super) struct Refused {
-    pub(super) name: Arc<str>,
-    pub(super) digest: Digest,
-    pub(super) error: LoadError,
-    pub(super) at: SystemTime,
-}
-
-/// A place in the chain where every event is refused: nothing is known of what should be there.
-#[derive(Clone)]
-pub(super) struct Closed {
-    pub(super) file: Box<str>,
-    pub(super) name: Arc<str>,
-    pub(super) error: LoadError,
-    pub(super) at: SystemTime,
-}
-
-/// What is live and what was refused. Replaced as a whole, after the workers have the new chain.
-#[derive(Clone, Default)]
-pub(super) struct State {
-    pub(super) generation: u64,
-    /// In chain order.
-    pub(super) slots: Vec<Slot>,
-    /// By file name.
-    pub(super) refused: BTreeMap<Box<str>, Refused>,
-    /// In chain order.
-    pub(super) closed: Vec<Closed>,
-    /// What was meant to be a plugin and is none.
-    pub(super) left_out: Vec<LeftOut>,
-    /// By plugin name. Kept for a while when a plugin has gone, so that its numbers go on when it returns.
-    pub(super) counters: HashMap<Arc<str>, Arc<PluginCounters>>,
-    /// Since when plugins are gone of which there are counters.
-    pub(super) gone: BTreeMap<Arc<str>, SystemTime>,
-    /// By plugin name.
-    pub(super) records: BTreeMap<Arc<str>, Record>,
-    /// What lay in the folder; `None` before the first look.
-    pub(super) found: Option<Vec<Found>>,
-}
-
-impl State {
-    pub(super) fn slot(&self, name: &str) -> Option<&Slot> {
-        self.slots.iter().find(|slot| &*slot.version.name == name)
-    }
-
-    /// Whether events are refused because of a file.
-    pub(super) fn is_closed(&self, file: &str) -> bool {
-        self.closed.iter().any(|closed| &*closed.file == file)
-    }
-
-    /// Whether the folder or the chain has a plugin of this name, good or bad.
-    pub(super) fn knows(&self, name: &str) -> bool {
-        self.slot(name).is_some()
-            || self.refused.values().any(|refused| &*refused.name == name)
-            || self.closed.iter().any(|closed| &*closed.name == name)
-    }
-
-    /// Forgets what is kept of plugins that were gone before this time. Their names.
-    pub(super) fn forget(&mut self, before: SystemTime) -> Vec<Arc<str>> {
-        let long_gone = self.gone.iter().filter(|(_, since)| **since < before);
-        let names: Vec<Arc<str>> = long_gone.map(|(name, _)| name.clone()).collect();
-        for name in &names {
-            self.gone.remove(name);
-            self.counters.remove(name);
-        }
-        names
-    }
-
-    /// The file that counts for a plugin: the first of its name.
-    pub(super) fn file_of(&self, name: &str) -> Option<&Found> {
-        let files = self.found.iter().flatten().filter(|found| plugin_name(&found.file) == Ok(name));
-        files.min_by(|a, b| a.file.cmp(&b.file))
-    }
-}
 
 /// What it takes to make a chain.
 pub(super) struct Means<'a> {
@@ -143,8 +59,6 @@ pub(super) struct Prepared {
     /// Files refused now and not already before.
     pub(super) newly_refused: Vec<Box<str>>,
     pub(super) loads: Loads,
-    /// Kept versions that were wanted and could not be brought back.
-    pub(super) lost: Vec<(Digest, LoadError)>,
 }
 
 /// Decides for every file and makes the instances. Changes nothing that is live.
@@ -178,7 +92,8 @@ pub(super) fn prepare(
         candidates: Vec::new(),
         newly_refused: Vec::new(),
         loads: Loads::default(),
-        lost: Vec::new(),
+        unread: BTreeSet::new(),
+        taken_out: BTreeSet::new(),
     };
     // The first file of every name, loaded or not: which of two files counts must not depend on whether one is bad.
     let mut first: HashMap<Arc<str>, &str> = HashMap::new();
@@ -187,13 +102,21 @@ pub(super) fn prepare(
         let first = *first.entry(name.clone()).or_insert(&found.file);
         preparing.file(found, &name, first);
     }
-    for left in &left_out {
-        preparing.left_out(left, first.contains_key(left.plugin()), found.is_empty());
+    // Once for each name: first what has its name, then what outlives its file, then what only looks like it.
+    let others = left_out.iter().filter(|left| !first.contains_key(left.plugin()));
+    let (unusable, others): (Vec<_>, Vec<_>) = others.partition(|left| left.meant == Meant::Plugin);
+    for left in unusable {
+        preparing.left_out(left, found.is_empty());
     }
-    for (name, record) in &before.records {
-        if !is_there(name) && record.running.is_some() && means.outlives_its_file(name) {
-            preparing.fall_back(name, &record.file, PluginState::RemovedKept);
+    for (name, record) in before.records.iter().filter(|(name, _)| !is_there(name)) {
+        if !means.outlives_its_file(name) {
+            preparing.taken_out.insert(name.clone());
+        } else if record.running.is_some() {
+            preparing.fall_back_or_close(name, &record.file, PluginState::RemovedKept);
         }
+    }
+    for left in others {
+        preparing.left_out(left, found.is_empty());
     }
     preparing.finish(Contents { found, left_out })
 }
@@ -212,7 +135,10 @@ struct Preparing<'a> {
     candidates: Vec<Candidate>,
     newly_refused: Vec<Box<str>>,
     loads: Loads,
-    lost: Vec<(Digest, LoadError)>,
+    /// Plugins of whose file nobody knows which version it is.
+    unread: BTreeSet<Arc<str>>,
+    /// Plugins of which there is a record and which are not wanted any more.
+    taken_out: BTreeSet<Arc<str>>,
     /// For plugins that are not live. Those that are keep theirs whatever is dropped.
     places_left: usize,
 }
@@ -225,27 +151,27 @@ impl Preparing<'_> {
         if first != &*found.file {
             let error = duplicate(name, first);
             // A plugin that ran before goes on as it was, whatever the second file was meant to change.
-            if self.is_first_look() && !self.ran(name) || self.was_closed(name) {
+            if self.is_promised(&found.file) && !self.ran(name) || self.was_closed(name) {
                 self.close(&found.file, name, &error, found.settings.as_ref());
             }
             self.refuse(found, name, digest, error, known);
             return;
         }
-        let pinned = self.before.records.get(name).and_then(|record| record.pinned(digest));
-        if let Some(candidate) =
-            pinned.and_then(|pinned| self.recall(name, &found.file, pinned, PluginState::RolledBack))
-        {
+        if found.wasm.is_err() || matches!(found.settings, Some(Err(_))) {
+            self.unread.insert(name.clone());
+        }
+        if self.before.records.get(name).is_some_and(|record| record.is_pinned_over(digest)) {
             if let Some(known) = known {
-                self.state.refused.insert(found.file.clone(), known.clone());
+                self.state.refused.insert(found.file.clone(), Refused { again: None, ..known.clone() });
             }
-            self.candidates.push(candidate);
+            self.fall_back_or_close(name, &found.file, PluginState::RolledBack);
             return;
         }
         match self.take(found, name, digest, known) {
             Ok(candidate) => self.candidates.push(candidate),
             Err(error) => {
                 let goes_on = self.ran(name) && self.fall_back(name, &found.file, PluginState::LiveOlder);
-                if !goes_on && (self.is_first_look() || self.ran(name) || self.was_closed(name)) {
+                if !goes_on && (self.is_promised(&found.file) || self.ran(name) || self.was_closed(name)) {
                     self.close(&found.file, name, &error, found.settings.as_ref());
                 }
                 // Somebody is probably still writing it: the next look decides.
@@ -256,35 +182,44 @@ impl Preparing<'_> {
         }
     }
 
-    /// Decides for something that was meant to be a plugin and is none. `has_file` if there is a file with its name that is
-    /// one, `alone` if there is no plugin at all in the folder.
-    fn left_out(&mut self, left: &LeftOut, has_file: bool, alone: bool) {
-        if has_file {
+    /// Decides for something that was meant to be a plugin and is none, and has no file of its name beside it that is one.
+    /// `alone` if there is no plugin at all in the folder.
+    fn left_out(&mut self, left: &LeftOut, alone: bool) {
+        let name: Arc<str> = left.plugin().into();
+        if self.has_place(&name) {
             return;
         }
-        let name: Arc<str> = left.plugin().into();
+        if left.meant == Meant::Plugin {
+            self.unread.insert(name.clone());
+        }
         let goes_on = left.meant == Meant::Plugin
             && self.ran(&name)
             && self.fall_back(&name, &left.file, PluginState::LiveOlder);
         let promised = match left.meant {
-            Meant::Plugin => self.is_first_look() || self.ran(&name),
-            Meant::Misnamed => self.is_first_look(),
+            Meant::Plugin => self.is_promised(&left.file) || self.ran(&name),
+            Meant::Misnamed => self.is_promised(&left.file),
             // Whoever takes a plugin out leaves its settings where they are.
-            Meant::Settings(_) => self.is_first_look() && !self.before.records.contains_key(&name),
-            Meant::Folder => self.is_first_look() && alone,
+            Meant::Settings => self.is_promised(&left.file) && !self.before.records.contains_key(&name),
+            Meant::Folder => self.is_promised(&left.file) && alone,
         };
         if !goes_on && (promised || self.was_closed(&name)) {
-            let settings = match &left.meant {
-                Meant::Settings(settings) => Some(settings),
-                _ => None,
-            };
-            self.close(&left.file, &name, &left.error, settings);
+            self.close(&left.file, &name, &left.error, left.settings.as_ref());
         }
     }
 
-    /// Nothing is served yet: what lies in the folder is what the gateway is to serve with.
-    fn is_first_look(&self) -> bool {
-        self.before.found.is_none()
+    /// Whether it is decided what stands in the chain for a plugin.
+    fn has_place(&self, name: &str) -> bool {
+        self.candidates.iter().any(|candidate| &*candidate.slot.version.name == name)
+            || self.state.closed.iter().any(|closed| &*closed.name == name)
+    }
+
+    /// Whether a file is what the gateway is to serve with, good or bad: at the first look, when nothing is served yet, every
+    /// file; and while a place is closed every file that comes, because it may be the one of that place under another name.
+    fn is_promised(&self, file: &str) -> bool {
+        let Some(found) = &self.before.found else { return true };
+        let was_there = found.iter().any(|found| &*found.file == file)
+            || self.before.left_out.iter().any(|left| &*left.file == file);
+        !self.before.closed.is_empty() && !was_there
     }
 
     /// Whether a version of the plugin runs, or ran when the gateway was stopped.
@@ -327,7 +262,7 @@ impl Preparing<'_> {
         if let Some(running) = self.running(name, &found.file, digest, PluginState::Live) {
             return Ok(running);
         }
-        match known.filter(|known| known.error.is_final()) {
+        match known.filter(|known| known.error.is_final() || known.waits(self.now)) {
             Some(known) => Err(known.error.clone()),
             None => self.make(found, name, digest, PluginState::Live),
         }
@@ -392,7 +327,11 @@ impl Preparing<'_> {
         }
         let archive = self.means.archive?;
         let read = archive.read(&digest).map_err(|error| {
-            LoadError::new(LoadCode::Unreadable, format!("cannot be read from the state folder: {error}"))
+            let sentence = format!("cannot be read from the state folder: {error}");
+            // What is not there or is damaged stays so.
+            let is_final = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
+            let error = LoadError::new(LoadCode::Unreadable, sentence);
+            if is_final { error } else { error.passing() }
         });
         let made = read.and_then(|(wasm, settings)| {
             let kept = Found {
@@ -405,14 +344,18 @@ impl Preparing<'_> {
             self.make(&kept, name, digest, standing)
         });
         made.map_err(|error| {
-            error!(
-                plugin = &**name,
-                digest = digest.short(),
-                code = error.code().as_str(),
-                "failed to bring back a version of a plugin: the file {}",
-                error.sentence()
-            );
-            self.lost.push((digest, error));
+            let lost = Lost { name: name.clone(), digest, error };
+            // It is tried again now and then.
+            if !self.before.lost.contains(&lost) {
+                error!(
+                    plugin = &**name,
+                    digest = digest.short(),
+                    code = lost.error.code().as_str(),
+                    "failed to bring back a version of a plugin: the file {}",
+                    lost.error.sentence()
+                );
+            }
+            self.state.lost.push(lost);
         })
         .ok()
     }
@@ -424,6 +367,21 @@ impl Preparing<'_> {
         let found = candidate.is_some();
         self.candidates.extend(candidate);
         found
+    }
+
+    /// The same, and refuses what comes to its place if there is none: its rules are known to nobody.
+    fn fall_back_or_close(&mut self, name: &Arc<str>, file: &str, standing: PluginState) {
+        if self.fall_back(name, file, standing) {
+            return;
+        }
+        let lost = self.state.lost.iter().find(|lost| lost.name == *name);
+        let why = lost.map_or("there is no state folder", |lost| lost.error.sentence());
+        let code = lost.map_or(LoadCode::Unreadable, |lost| lost.error.code());
+        let sentence = format!(
+            "has an earlier version that is to run and cannot be brought back: it {why}; go back to another one \
+             (/api/plugin_rollback), or put another file there"
+        );
+        self.close(file, name, &LoadError::new(code, sentence), None);
     }
 
     fn refuse(
@@ -440,7 +398,14 @@ impl Preparing<'_> {
             self.loads.refused.push(error.code());
         }
         let at = known.map_or(self.now, |known| known.at);
-        self.state.refused.insert(found.file.clone(), Refused { name: name.clone(), digest, error, at });
+        let again = match known {
+            _ if error.code() != LoadCode::CompileTimeout => None,
+            Some(known) if known.waits(self.now) => known.again,
+            // It was tried just now, which took its time.
+            known => Some(Again::after(known.and_then(|known| known.again), SystemTime::now())),
+        };
+        let name = name.clone();
+        self.state.refused.insert(found.file.clone(), Refused { name, digest, error, at, again });
     }
 
     fn finish(mut self, contents: Contents) -> Result<Prepared, (Arc<str>, LoadError)> {
@@ -467,13 +432,7 @@ impl Preparing<'_> {
                 state.gone.entry(name).or_insert(self.now);
             }
         }
-        Ok(Prepared {
-            state: self.state,
-            chains,
-            newly_refused: self.newly_refused,
-            loads: self.loads,
-            lost: self.lost,
-        })
+        Ok(Prepared { state: self.state, chains, newly_refused: self.newly_refused, loads: self.loads })
     }
 
     fn chains(&mut self) -> Result<Vec<Vec<Link>>, (Arc<str>, LoadError)> {
@@ -509,12 +468,13 @@ impl Preparing<'_> {
         Ok(chains)
     }
 
-    /// Writes the records of what runs now and what no longer does.
+    /// Writes the records of what runs now and what is not wanted any more. What is wanted and could not be brought back, for
+    /// now or for good, stays written down: nothing else takes its place because of that.
     fn remember(&mut self) {
         let records = &mut self.state.records;
-        let runs = |name: &str| self.candidates.iter().any(|candidate| &*candidate.slot.version.name == name);
-        for (name, record) in records.iter_mut() {
-            if !runs(name) {
+        for name in &self.taken_out {
+            let runs = self.candidates.iter().any(|candidate| candidate.slot.version.name == *name);
+            if let Some(record) = records.get_mut(name).filter(|_| !runs) {
                 (record.running, record.pinned_over) = (None, None);
             }
         }
@@ -525,10 +485,19 @@ impl Preparing<'_> {
             if slot.standing == PluginState::Live && record.running != Some(*digest) {
                 record.became_live(*digest, factory.about().version.as_deref(), self.now);
             }
-            if slot.standing != PluginState::RolledBack {
+            // An operator's wish holds until he puts another file there, and not until one cannot be read.
+            let is_wished = slot.standing == PluginState::RolledBack
+                || slot.standing == PluginState::LiveOlder && self.unread.contains(name);
+            if !is_wished {
                 record.pinned_over = None;
             }
-            record.running = Some(*digest);
+            let wanted = |lost: &Lost| {
+                lost.name == *name && Some(lost.digest) == record.running && !lost.error.is_final()
+            };
+            let is_put_off = slot.standing != PluginState::Live && self.state.lost.iter().any(wanted);
+            if !is_put_off {
+                record.running = Some(*digest);
+            }
         }
         let mut removed: Vec<_> = records.iter().filter(|(_, record)| record.running.is_none()).collect();
         removed.sort_by_key(|(_, record)| record.versions.first().map(|kept| kept.since));

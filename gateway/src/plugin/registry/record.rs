@@ -12,7 +12,7 @@ pub const VERSIONS_KEPT: usize = 5;
 pub struct Record {
     /// The file it came from last.
     pub file: Box<str>,
-    /// The version that runs; `None` once its file was taken out.
+    /// The version that runs, or is to run as soon as it can be brought back; `None` once its file was taken out.
     pub running: Option<Digest>,
     /// What lies in the folder and is not wanted: an operator went back to `running` while this was the file there.
     /// Another file ends that.
@@ -37,9 +37,9 @@ impl Record {
         Self { file: file.into(), running: None, pinned_over: None, versions: Vec::new() }
     }
 
-    /// The version that an operator wants instead of this file.
-    pub(super) fn pinned(&self, in_folder: Digest) -> Option<Digest> {
-        self.running.filter(|_| self.pinned_over == Some(in_folder))
+    /// Whether an operator wants an earlier version to run instead of this file.
+    pub(super) fn is_pinned_over(&self, in_folder: Digest) -> bool {
+        self.running.is_some() && self.pinned_over == Some(in_folder)
     }
 
     /// A version from the folder is live.
@@ -50,16 +50,21 @@ impl Record {
         self.versions.truncate(VERSIONS_KEPT);
     }
 
-    /// The versions to fall back to, the one that ran before the others.
+    /// The versions to fall back to: the one that ran, and then those that were live before it. What was live after it an
+    /// operator turned away.
     pub(super) fn fallbacks(&self) -> impl Iterator<Item = Digest> {
-        let others = self.versions.iter().map(|kept| kept.digest);
-        self.running.into_iter().chain(others.filter(|digest| Some(*digest) != self.running))
+        self.running.into_iter().chain(self.earlier().iter().map(|kept| kept.digest))
+    }
+
+    /// The versions that were live before the one that runs.
+    fn earlier(&self) -> &[Kept] {
+        let running = self.versions.iter().position(|kept| Some(kept.digest) == self.running);
+        &self.versions[running.map_or(0, |running| running + 1)..]
     }
 
     /// The version to go back to: the one that was live before the one that runs.
     pub(super) fn previous(&self) -> Option<Digest> {
-        let running = self.versions.iter().position(|kept| Some(kept.digest) == self.running);
-        self.versions.get(running.map_or(0, |running| running + 1)).map(|kept| kept.digest)
+        self.earlier().first().map(|kept| kept.digest)
     }
 
     /// The kept versions whose plugin file has a digest that begins like this.

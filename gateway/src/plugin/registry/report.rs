@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::prepare::{Slot, State};
+use super::state::{Slot, State};
 use super::status::PluginState;
 use crate::plugin::load::Code;
 
 /// What it means that the place of a file is closed.
 const CLOSED: &str = "its rules are not known, so the events of its place are refused and the gateway is not ready, until the \
-                      file is mended or taken out";
+                      file is mended or taken out, with its settings";
 
 /// A file was refused.
 pub(super) fn refusal(file: &str, state: &State) {
@@ -72,12 +72,13 @@ pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
     }
     for (name, record) in &before.records {
         // What ran before this process counts too.
-        if record.running.is_some() && now.slot(name).is_none() {
+        let ran = before.slot(name).is_some() || before.found.is_none() && record.running.is_some();
+        if ran && now.slot(name).is_none() {
             let (plugin, file, generation) = (&**name, &*record.file, now.generation);
-            if now.refused.values().any(|refused| refused.name == *name) {
+            if now.records.get(name).is_some_and(|record| record.running.is_some()) {
                 error!(
                     plugin,
-                    file, generation, "plugin taken out: its file is refused, and no earlier version loads"
+                    file, generation, "plugin taken out: its file is not used, and no earlier version loads"
                 );
             } else {
                 info!(plugin, file, generation, "plugin taken out: its file was removed");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::found::{Contents, Digest};
-use super::prepare::State;
+use super::state::State;
 use super::status::PluginState;
 use super::{Applied, Registry};
 use crate::plugin::load::LoadError;
@@ -85,9 +85,9 @@ impl Registry {
         let contents = Contents { found, left_out: before.left_out.clone() };
         let prepared = self.prepare(wished, contents).await.ok_or(RollbackError::Failed)?;
         let Some(slot) = prepared.state.slot(name).filter(|slot| slot.version.digest == target) else {
-            let lost = prepared.lost.into_iter().find(|(digest, _)| *digest == target);
+            let lost = prepared.state.lost.into_iter().find(|lost| lost.digest == target);
             return Err(
-                lost.map_or(RollbackError::Failed, |(_, error)| RollbackError::Lost(name.into(), error))
+                lost.map_or(RollbackError::Failed, |lost| RollbackError::Lost(name.into(), lost.error))
             );
         };
         let (name, state) = (slot.version.name.clone(), slot.standing);

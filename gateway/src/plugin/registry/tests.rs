@@ -53,7 +53,7 @@ const SELF_TEST: &[u8] = br#"{
     ]
 }"#;
 
-/// Takes text for WebAssembly: `bad` does not load, `late` cannot be instantiated, `publishes` asks for an effect, anything
+/// Takes text for WebAssembly: `bad` does not load, `slow` takes too long, `late` cannot be instantiated, `publishes` asks for an effect, anything
 /// else is a [`Stamp`].
 #[derive(Default)]
 struct TextLoader {
@@ -76,6 +76,7 @@ impl Loader for TextLoader {
         let text = String::from_utf8_lossy(wasm);
         match &*text {
             "bad" => return Err(LoadError::new(LoadCode::NotWasm, "is bad")),
+            "slow" => return Err(LoadError::new(LoadCode::CompileTimeout, "takes too long")),
             "panic" => panic!("the compiler has a bug"),
             _ => {}
         }
@@ -317,6 +318,33 @@ async fn what_cannot_be_instantiated_is_refused_and_tried_again() {
     bench.loads();
     bench.apply("a=late b=B").await;
     assert_eq!(bench.loads(), 1, "room may have been found meanwhile");
+}
+
+#[tokio::test]
+async fn what_took_too_long_is_tried_again_after_a_pause_that_grows() {
+    let bench = Bench::new();
+    bench.apply("a=A").await;
+    bench.apply("a=A b=slow").await;
+    let mut pause = Duration::ZERO;
+    for _ in 0..10 {
+        bench.loads();
+        bench.apply("a=A b=slow").await;
+        bench.apply("a=A b=slow c=C").await;
+        assert!(bench.registry.tend().await.is_none());
+        assert!(bench.loads() <= 1, "only c, and that once");
+        let mut state = bench.registry.state.lock().await;
+        let refused = state.refused.get_mut("b.wasm").unwrap();
+        let again = refused.again.as_mut().unwrap();
+        let next = again.at.duration_since(SystemTime::now()).unwrap() + Duration::from_secs(5);
+        assert!(next > pause, "{next:?} after {pause:?}");
+        pause = next.min(Duration::from_secs(50 * 60));
+        again.at = SystemTime::now();
+        drop(state);
+        bench.registry.tend().await.unwrap();
+        assert_eq!(bench.loads(), 1, "b");
+    }
+    bench.apply("a=A b=B").await;
+    assert_eq!(bench.trace(), "A B", "another file is tried at once");
 }
 
 #[tokio::test]

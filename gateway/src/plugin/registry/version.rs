@@ -135,13 +135,14 @@ impl LoadError {
     /// Whether the same bytes will be refused again whatever else changes.
     pub(super) fn is_final(&self) -> bool {
         // No room for an instance now says nothing about later, and some depend on other files.
-        !matches!(
-            self.code(),
-            LoadCode::Instantiate
-                | LoadCode::DuplicateName
-                | LoadCode::TooMany
-                | LoadCode::CompileMemory
-                | LoadCode::CompilerBusy
-        )
+        !self.may_pass()
+            && !matches!(
+                self.code(),
+                LoadCode::Instantiate
+                    | LoadCode::DuplicateName
+                    | LoadCode::TooMany
+                    | LoadCode::CompileTimeout
+                    | LoadCode::CompilerBusy
+            )
     }
 }

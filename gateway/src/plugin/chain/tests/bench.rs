@@ -90,6 +90,21 @@ impl Plugin for Scripted {
 
 pub(super) struct ScriptedFactory(Arc<Script>, About);
 
+impl ScriptedFactory {
+    pub(super) fn new(script: Arc<Script>) -> Self {
+        let about = About {
+            name: None,
+            version: None,
+            sdk: None,
+            interface: "0.1".into(),
+            hooks: ALL_HOOKS,
+            asks: Grants::default(),
+            self_test: None,
+        };
+        Self(script, about)
+    }
+}
+
 impl Factory for ScriptedFactory {
     fn instantiate(&self, _: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
         *self.0.instantiated.lock().unwrap() += 1;
@@ -149,21 +164,12 @@ impl Bench {
     }
 
     pub(super) fn with(plugins: impl IntoIterator<Item = (FailurePolicy, Script)>) -> Self {
-        let about = About {
-            name: None,
-            version: None,
-            sdk: None,
-            interface: "0.1".into(),
-            hooks: ALL_HOOKS,
-            asks: Grants::default(),
-            self_test: None,
-        };
         let (mut links, mut scripts, mut all) = (Vec::new(), Vec::new(), Vec::new());
         let jobs = Arc::new(Jobs::default());
         for (number, (policy, script)) in plugins.into_iter().enumerate() {
             let script = Arc::new(script);
             let counters = Arc::new(PluginCounters::new(1));
-            let factory = Arc::new(ScriptedFactory(script.clone(), about.clone()));
+            let factory = Arc::new(ScriptedFactory::new(script.clone()));
             let link = Link::new(format!("p{number}").into(), 0, policy, factory, counters.clone()).unwrap();
             links.push(link.with_offload(jobs.clone()));
             scripts.push(script);

@@ -27,6 +27,15 @@ impl Past {
         Bench { registry, ..bench }
     }
 
+    /// Lets a kept file be read, or not for a reason that may pass.
+    fn readable(&self, text: &str, readable: bool) {
+        use std::fs::Permissions;
+        use std::os::unix::fs::PermissionsExt;
+        let mode = if readable { 0o600 } else { 0o666 };
+        let path = self.dir.path().join("state/versions").join(hex(text));
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
     fn versions(&self) -> usize {
         std::fs::read_dir(self.dir.path().join("state/versions")).unwrap().count()
     }
@@ -81,6 +90,68 @@ async fn a_kept_version_that_is_damaged_gives_way_to_the_one_before() {
     let bench = past.start();
     bench.apply("a=bad").await;
     assert_eq!(bench.trace(), "A2");
+}
+
+#[tokio::test]
+async fn what_ran_before_is_brought_back_as_soon_as_it_can_be() {
+    let mut past = Past::new();
+    let bench = past.start();
+    for files in ["a=A1", "a=A2", "a=A3"] {
+        bench.apply(files).await;
+    }
+    past.readable("A3", false);
+    let bench = past.start();
+    bench.apply("a=bad").await;
+    assert_eq!(bench.trace(), "A2", "meanwhile");
+    let bench = past.start();
+    bench.loader.full.store(true, SeqCst);
+    bench.apply("a=bad").await;
+    assert_eq!(bench.trace(), "closed");
+    bench.loader.full.store(false, SeqCst);
+    bench.registry.tend().await.unwrap();
+    assert_eq!(bench.trace(), "A2");
+    past.readable("A3", true);
+    bench.registry.tend().await.unwrap();
+    assert_eq!(bench.trace(), "A3");
+    assert!(bench.registry.tend().await.is_none());
+}
+
+#[tokio::test]
+async fn a_file_that_was_turned_away_is_not_taken_because_the_wanted_version_cannot_be_read() {
+    let mut past = Past::new();
+    let bench = past.start();
+    for files in ["a=A1", "a=A2"] {
+        bench.apply(files).await;
+    }
+    back(&bench, "a").await;
+    past.readable("A1", false);
+    let bench = past.start();
+    bench.apply("a=A2 b=B").await;
+    assert_eq!(bench.trace(), "closed");
+    bench.apply("a=A2 b=B2").await;
+    assert_eq!(bench.trace(), "closed", "also when something else changes");
+    let unread = Err(LoadError::new(LoadCode::Unreadable, "cannot be read").passing());
+    bench.registry.apply(vec![Found { wasm: unread, ..found("a=A2") }]).await;
+    past.readable("A1", true);
+    bench.registry.tend().await.unwrap();
+    assert_eq!(bench.trace(), "A1");
+    let applied = bench.apply("a=A2").await;
+    assert_eq!((bench.trace(), applied.changed), ("A1".into(), false), "nobody has put another file there");
+    bench.apply("a=A4").await;
+    assert_eq!(bench.trace(), "A4");
+}
+
+#[tokio::test]
+async fn a_plugin_that_outlives_its_file_and_cannot_be_brought_back_closes_its_place() {
+    let mut past = Past { keep_removed: true, ..Past::new() };
+    past.start().apply("a=A b=B").await;
+    past.readable("A", false);
+    let bench = past.start();
+    bench.apply("b=B").await;
+    assert_eq!(bench.trace(), "closed");
+    past.readable("A", true);
+    bench.registry.tend().await.unwrap();
+    assert_eq!(bench.trace(), "A B");
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ fn with_settings(file: &str, settings: &'static str) -> Found {
 }
 
 fn left_out(file: &str, meant: Meant) -> LeftOut {
-    LeftOut { file: file.into(), meant, error: LoadError::new(LoadCode::Misnamed, "is none") }
+    let error = LoadError::new(LoadCode::Misnamed, "is none");
+    LeftOut { file: file.into(), meant, error, settings: None, fresh: false }
 }
 
 fn contents(files: &str, left_out: Vec<LeftOut>) -> Contents {
@@ -36,6 +37,32 @@ async fn a_plugin_that_cannot_be_loaded_at_a_start_closes_its_place_until_it_can
     assert_eq!((bench.trace(), closed(&bench)), ("A B C".into(), vec![]));
     bench.apply("10-a=A 20-b=bad 30-c=C 40-d=bad").await;
     assert_eq!((bench.trace(), closed(&bench)), ("A B C".into(), vec![]), "later drops change nothing");
+}
+
+#[tokio::test]
+async fn another_name_opens_nothing() {
+    for (renamed, expected) in
+        [("20-other=bad", "20-other.wasm not-wasm"), ("20-b.v2=bad", "20-b.v2.wasm invalid-name")]
+    {
+        let bench = Bench::new();
+        bench.apply("10-a=A 20-b=bad").await;
+        bench.apply(&format!("10-a=A {renamed}")).await;
+        assert_eq!((bench.trace(), closed(&bench)), ("closed".into(), vec![expected.into()]));
+        bench.apply(&format!("10-a=A {renamed}")).await;
+        assert_eq!(bench.trace(), "closed", "also at the next look");
+        bench.apply("10-a=A").await;
+        assert_eq!((bench.trace(), closed(&bench)), ("A".into(), vec![]), "taken out");
+    }
+    let bench = Bench::new();
+    bench.apply("10-a=A 20-b=bad").await;
+    bench.registry.apply(contents("10-a=A", vec![left_out("20-other.WASM", Meant::Misnamed)])).await;
+    assert_eq!(bench.trace(), "closed");
+    // What was there and closed nothing closes nothing because another place is closed.
+    let bench = Bench::new();
+    bench.apply("10-a=A").await;
+    bench.apply("10-a=A 20-b=bad").await;
+    bench.apply("10-a=A 20-b=bad 30-c=bad").await;
+    assert_eq!((bench.trace(), closed(&bench)), ("A".into(), vec![]));
 }
 
 #[tokio::test]
@@ -96,20 +123,24 @@ async fn whatever_keeps_a_file_from_being_loaded_closes() {
 
 #[tokio::test]
 async fn what_was_meant_to_be_a_plugin_closes_too() {
-    let settings = |text: &'static str| Meant::Settings(Ok(Bytes::from_static(text.as_bytes())));
-    for (file, meant, expected) in [
-        ("20-b.wasm", Meant::Plugin, "closed"),
-        ("20-b.WASM", Meant::Misnamed, "closed"),
-        ("20-b.toml", settings(""), "closed"),
-        ("20-b.toml", settings("failure = 'open'"), "A"),
-        ("old/", Meant::Folder, "A"),
+    for (file, meant, settings, expected) in [
+        ("20-b.wasm", Meant::Plugin, None, "closed"),
+        ("20-b.WASM", Meant::Misnamed, None, "closed"),
+        ("20-b.toml", Meant::Settings, Some(""), "closed"),
+        ("old/", Meant::Folder, None, "A"),
+        ("20-b.wasm", Meant::Plugin, Some("failure = 'open'"), "A"),
+        ("20-b.WASM", Meant::Misnamed, Some("failure = 'open'"), "A"),
+        ("20-b.toml", Meant::Settings, Some("failure = 'open'"), "A"),
+        ("20-b.wasm", Meant::Plugin, Some("failure = 'open"), "closed"),
     ] {
+        let settings = settings.map(|text| Ok(Bytes::from_static(text.as_bytes())));
+        let left = LeftOut { settings, ..left_out(file, meant) };
         let bench = Bench::new();
-        bench.registry.apply(contents("10-a=A", vec![left_out(file, meant.clone())])).await;
+        bench.registry.apply(contents("10-a=A", vec![left.clone()])).await;
         assert_eq!(bench.trace(), expected, "{file} at a start");
         let bench = Bench::new();
         bench.apply("10-a=A").await;
-        bench.registry.apply(contents("10-a=A", vec![left_out(file, meant)])).await;
+        bench.registry.apply(contents("10-a=A", vec![left])).await;
         assert_eq!(bench.trace(), "A", "{file} later");
         assert_eq!(&*bench.registry.left_out()[0].file, file);
     }
@@ -125,11 +156,40 @@ async fn a_plugin_whose_file_is_there_and_unusable_goes_on() {
     bench.registry.apply(contents("20-b=B", vec![left_out("10-a.wasm", Meant::Plugin)])).await;
     assert_eq!(bench.trace(), "A B");
     // Its settings alone do not keep it: whoever takes a plugin out leaves them where they are.
-    bench
-        .registry
-        .apply(contents("20-b=B", vec![left_out("10-a.toml", Meant::Settings(Ok(Bytes::new())))]))
-        .await;
+    bench.registry.apply(contents("20-b=B", vec![left_out("10-a.toml", Meant::Settings)])).await;
     assert_eq!(bench.trace(), "B");
+}
+
+#[tokio::test]
+async fn a_name_stands_in_the_chain_once() {
+    let bench = Bench::new();
+    let two = || vec![left_out("10-a.wasm", Meant::Plugin), left_out("20-a.wasm", Meant::Plugin)];
+    bench.registry.apply(contents("", two())).await;
+    assert_eq!(closed(&bench), ["10-a.wasm misnamed"]);
+    bench.apply("10-a=A").await;
+    bench.registry.apply(contents("", two())).await;
+    assert_eq!((bench.trace(), bench.registry.status().len()), ("A".into(), 1));
+
+    let Bench { registry, workers, loader } = Bench::new();
+    let bench = Bench { registry: registry.with_required(["a".into()]), workers, loader };
+    bench.apply("10-a=A 20-b=bad").await;
+    let misnamed = || vec![left_out("10-a.WASM", Meant::Misnamed), left_out("10-a.toml", Meant::Settings)];
+    bench.registry.apply(contents("20-b=bad", misnamed())).await;
+    assert_eq!(closed(&bench), ["20-b.wasm not-wasm"]);
+    bench.registry.apply(contents("20-b=B", misnamed())).await;
+    assert_eq!((bench.trace(), bench.status()[0].as_str()), ("A B".into(), "10-a.wasm a removed-kept"));
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_missing_is_taken_out_with_its_settings() {
+    let bench = Bench::new();
+    bench.apply("10-a=A 20-b=bad+s").await;
+    let settings = LeftOut { fresh: true, ..left_out("20-b.toml", Meant::Settings) };
+    bench.registry.apply(contents("10-a=A", vec![settings])).await;
+    assert_eq!(closed(&bench), ["20-b.toml misnamed"]);
+    assert_eq!(bench.registry.left_out(), [], "not yet worth a word");
+    bench.apply("10-a=A").await;
+    assert_eq!(bench.trace(), "A");
 }
 
 #[tokio::test]

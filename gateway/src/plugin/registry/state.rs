@@ -1,0 +1,140 @@
+//! What is live and what is not, as of the last change.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::found::{Digest, Found, LeftOut, plugin_name};
+use super::record::Record;
+use super::status::PluginState;
+use super::version::Version;
+use crate::plugin::counters::PluginCounters;
+use crate::plugin::load::LoadError;
+
+/// The first and the longest pause before a file that took too long to compile is tried again.
+const AGAIN_MIN: Duration = Duration::from_secs(60);
+const AGAIN_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// A version in the chain.
+#[derive(Clone)]
+pub(super) struct Slot {
+    pub(super) file: Box<str>,
+    pub(super) version: Arc<Version>,
+    /// Why it is this version.
+    pub(super) standing: PluginState,
+    pub(super) generation: u64,
+    pub(super) since: SystemTime,
+}
+
+/// A file that was refused.
+#[derive(Clone)]
+pub(super) struct Refused {
+    pub(super) name: Arc<str>,
+    pub(super) digest: Digest,
+    pub(super) error: LoadError,
+    pub(super) at: SystemTime,
+    /// When it is tried again, if it took too long.
+    pub(super) again: Option<Again>,
+}
+
+/// When a file that took too long to compile is tried again: later each time, because every try takes as long.
+#[derive(Clone, Copy)]
+pub(super) struct Again {
+    pub(super) at: SystemTime,
+    pause: Duration,
+}
+
+impl Again {
+    pub(super) fn after(before: Option<Self>, now: SystemTime) -> Self {
+        let pause = before.map_or(AGAIN_MIN, |before| (before.pause * 2).min(AGAIN_MAX));
+        Self { at: now + pause, pause }
+    }
+}
+
+impl Refused {
+    /// Whether its next try is still to come.
+    pub(super) fn waits(&self, now: SystemTime) -> bool {
+        self.again.is_some_and(|again| now < again.at && now + again.pause >= again.at)
+    }
+
+    /// Whether it is time to try it again.
+    pub(super) fn is_due(&self, now: SystemTime) -> bool {
+        self.again.is_some() && !self.waits(now)
+    }
+}
+
+/// A place in the chain where every event is refused: nothing is known of what should be there.
+#[derive(Clone)]
+pub(super) struct Closed {
+    pub(super) file: Box<str>,
+    pub(super) name: Arc<str>,
+    pub(super) error: LoadError,
+    pub(super) at: SystemTime,
+}
+
+/// What is live and what was refused. Replaced as a whole, after the workers have the new chain.
+#[derive(Clone, Default)]
+pub(super) struct State {
+    pub(super) generation: u64,
+    /// In chain order.
+    pub(super) slots: Vec<Slot>,
+    /// By file name.
+    pub(super) refused: BTreeMap<Box<str>, Refused>,
+    /// In chain order.
+    pub(super) closed: Vec<Closed>,
+    /// What was meant to be a plugin and is none.
+    pub(super) left_out: Vec<LeftOut>,
+    /// By plugin name. Kept for a while when a plugin has gone, so that its numbers go on when it returns.
+    pub(super) counters: HashMap<Arc<str>, Arc<PluginCounters>>,
+    /// Since when plugins are gone of which there are counters.
+    pub(super) gone: BTreeMap<Arc<str>, SystemTime>,
+    /// By plugin name.
+    pub(super) records: BTreeMap<Arc<str>, Record>,
+    /// What lay in the folder; `None` before the first look.
+    pub(super) found: Option<Vec<Found>>,
+    /// Kept versions that were wanted and could not be brought back.
+    pub(super) lost: Vec<Lost>,
+}
+
+/// A kept version that was wanted and could not be brought back.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) name: Arc<str>,
+    pub(super) digest: Digest,
+    pub(super) error: LoadError,
+}
+
+impl State {
+    pub(super) fn slot(&self, name: &str) -> Option<&Slot> {
+        self.slots.iter().find(|slot| &*slot.version.name == name)
+    }
+
+    /// Whether events are refused because of a file.
+    pub(super) fn is_closed(&self, file: &str) -> bool {
+        self.closed.iter().any(|closed| &*closed.file == file)
+    }
+
+    /// Whether the folder or the chain has a plugin of this name, good or bad.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.slot(name).is_some()
+            || self.refused.values().any(|refused| &*refused.name == name)
+            || self.closed.iter().any(|closed| &*closed.name == name)
+    }
+
+    /// Forgets what is kept of plugins that were gone before this time. Their names.
+    pub(super) fn forget(&mut self, before: SystemTime) -> Vec<Arc<str>> {
+        let long_gone = self.gone.iter().filter(|(_, since)| **since < before);
+        let names: Vec<Arc<str>> = long_gone.map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            self.gone.remove(name);
+            self.counters.remove(name);
+        }
+        names
+    }
+
+    /// The file that counts for a plugin: the first of its name.
+    pub(super) fn file_of(&self, name: &str) -> Option<&Found> {
+        let files = self.found.iter().flatten().filter(|found| plugin_name(&found.file) == Ok(name));
+        files.min_by(|a, b| a.file.cmp(&b.file))
+    }
+}

@@ -1,0 +1,268 @@
+//! What the names in a plugin folder are, as of one look: plugins, settings, and what was meant to be one of them.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::plugin::load::{LoadCode, LoadError};
+use crate::plugin::registry::{LeftOut, Meant};
+use crate::watch::file::{Fingerprint, Mistrust};
+
+/// Plugin files that are looked at. A folder with more is a mistake: those that were there before stay, and of the others the
+/// first count, in the order of their names.
+const PLUGINS_MAX: usize = 1000;
+/// Other things in the folder of which something is said.
+const OTHERS_MAX: usize = 1000;
+/// Entries of a folder in the folder that are looked through for plugins.
+const NESTED_MAX: usize = 1000;
+
+/// What has the name of a plugin or of its settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    File(Fingerprint),
+    /// No file that can be read, and why.
+    Unusable(&'static str),
+}
+
+/// What one look at the folder found.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) files: BTreeMap<Box<str>, Seen>,
+    pub(super) misfits: BTreeMap<Box<str>, LeftOut>,
+}
+
+impl Listing {
+    /// What these names are, in a folder by its path without links. `user` is the gateway's, if owners matter.
+    pub(super) fn of(root: &Path, names: &Names, user: Option<u32>) -> Self {
+        let judge = Judge { root, user, folder: RefCell::default(), linked: RefCell::default() };
+        let mut listing = Listing::default();
+        for plugin in &names.plugins {
+            let settings: Box<str> = format!("{}.toml", stem(plugin)).into();
+            if let Some(seen) = judge.look(plugin) {
+                listing.files.insert(plugin.clone(), seen);
+                listing.files.extend(judge.look(&settings).map(|seen| (settings, seen)));
+            }
+        }
+        for settings in &names.settings {
+            let plugin = format!("{}.wasm", stem(settings));
+            // Beyond the bound on plugins there may be one.
+            if listing.files.contains_key(settings) || judge.look(&plugin).is_some() {
+                continue;
+            }
+            if let Some(seen) = judge.look(settings) {
+                listing.files.insert(settings.clone(), seen);
+                let sentence = format!(
+                    "has the settings of a plugin, and {plugin} is not there: put it beside them, or take them out"
+                );
+                listing.misfit(settings, Meant::Settings, LoadCode::NoModule, sentence);
+            }
+        }
+        for name in &names.misnamed {
+            let sentence = format!(
+                "is named almost like a plugin or its settings: rename it to {}.wasm or .toml, in small letters, or take it \
+                 out",
+                stem(name)
+            );
+            listing.misfit(name, Meant::Misnamed, LoadCode::Misnamed, sentence);
+        }
+        for name in &names.folders {
+            let Ok(target) = root.join(&**name).canonicalize() else { continue };
+            let is_used = judge.linked.borrow().iter().any(|file| file.starts_with(&target));
+            if target != *root && !is_used && holds_plugins(&target) {
+                let sentence = "is a folder with plugins in it, which are not looked at: put them into the plugin folder itself, \
+                                or link to them from there";
+                listing.misfit(&format!("{name}/"), Meant::Folder, LoadCode::SubFolder, sentence.into());
+            }
+        }
+        if let Some(first) = &names.beyond {
+            let sentence = format!(
+                "is one of more than {PLUGINS_MAX} plugin files in the folder: it and those that come after it are not looked \
+                 at. Take out what does not belong there"
+            );
+            listing.misfit(first, Meant::Misnamed, LoadCode::TooMany, sentence);
+        }
+        listing
+    }
+
+    fn misfit(&mut self, file: &str, meant: Meant, code: LoadCode, sentence: String) {
+        let error = LoadError::new(code, sentence);
+        let left = LeftOut { file: file.into(), meant, error, settings: None, fresh: true };
+        self.misfits.insert(file.into(), left);
+    }
+}
+
+/// The names in the folder, each kind in its order and bounded.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) plugins: BTreeSet<Box<str>>,
+    /// The first plugin that is too many.
+    beyond: Option<Box<str>>,
+    settings: BTreeSet<Box<str>>,
+    misnamed: BTreeSet<Box<str>>,
+    folders: BTreeSet<Box<str>>,
+    /// Everything else, with why it is left out.
+    pub(super) others: BTreeMap<Box<str>, &'static str>,
+    /// How many of the plugins are not to be given up for others.
+    known: usize,
+}
+
+impl Names {
+    pub(super) fn sort(&mut self, entry: &fs::DirEntry, is_known: impl Fn(&str) -> bool) {
+        let os_name = entry.file_name();
+        let name = os_name.to_string_lossy();
+        let other = |others: &mut BTreeMap<Box<str>, &'static str>, why| {
+            if others.len() < OTHERS_MAX {
+                others.insert((&*name).into(), why);
+            }
+        };
+        if name.starts_with('.') || name.starts_with('#') || name.ends_with('~') {
+            // The links by which a volume is exchanged in one step are meant to be there.
+            if !name.starts_with("..") {
+                other(&mut self.others, "names like this are temporary");
+            }
+        } else if os_name.to_str().is_none() {
+            if has_extension(&name, "wasm") || has_extension(&name, "toml") {
+                keep(&mut self.misnamed, &name);
+            } else {
+                other(&mut self.others, "its name is not text");
+            }
+        } else if is_plugin(&name) {
+            self.plugin(&name, is_known);
+        } else if name.ends_with(".toml") {
+            keep(&mut self.settings, &name);
+        } else if has_extension(&name, "wasm") || has_extension(&name, "toml") {
+            keep(&mut self.misnamed, &name);
+        } else if is_folder(entry) {
+            keep(&mut self.folders, &name);
+        } else {
+            other(&mut self.others, "plugins end in .wasm, their settings in .toml");
+        }
+    }
+
+    /// Those that are known stay, and of the others the first.
+    fn plugin(&mut self, name: &str, is_known: impl Fn(&str) -> bool) {
+        self.plugins.insert(name.into());
+        self.known += usize::from(is_known(name));
+        while self.plugins.len() > PLUGINS_MAX.max(self.known) {
+            let Some(last) = self.plugins.iter().rev().find(|name| !is_known(name)).cloned() else { return };
+            self.plugins.remove(&last);
+            if self.beyond.as_ref().is_none_or(|beyond| last < *beyond) {
+                self.beyond = Some(last);
+            }
+        }
+    }
+}
+
+/// Keeps the first of many.
+fn keep(names: &mut BTreeSet<Box<str>>, name: &str) {
+    names.insert(name.into());
+    if names.len() > OTHERS_MAX {
+        names.pop_last();
+    }
+}
+
+/// Looks at names during one look at the folder.
+struct Judge<'a> {
+    root: &'a Path,
+    /// The gateway's, if owners matter.
+    user: Option<u32>,
+    /// What is known of the folder and of those beneath it.
+    folder: RefCell<BTreeMap<PathBuf, Option<Mistrust>>>,
+    /// Where the links among them lead, within the folder.
+    linked: RefCell<BTreeSet<PathBuf>>,
+}
+
+impl Judge<'_> {
+    /// What has a name; `None` if nothing has it. Whatever else keeps it from being looked at: the name is there.
+    fn look(&self, name: &str) -> Option<Seen> {
+        let path = self.root.join(name);
+        let link = match fs::symlink_metadata(&path) {
+            Ok(link) => link,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                return Some(unseen(&error));
+            }
+        };
+        let mut target = path;
+        if link.is_symlink() {
+            match target.canonicalize() {
+                Ok(resolved) => target = resolved,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Some(Seen::Unusable("it is a link to nothing"));
+                }
+                Err(_) => return Some(Seen::Unusable("it is a link that cannot be followed")),
+            }
+            if !target.starts_with(self.root) {
+                return Some(Seen::Unusable("it is a link that leaves the folder"));
+            }
+            self.linked.borrow_mut().insert(target.clone());
+        }
+        let metadata = match fs::symlink_metadata(&target) {
+            Ok(metadata) if metadata.is_file() => metadata,
+            Ok(_) => return Some(Seen::Unusable("it is not a regular file")),
+            // It has just been exchanged.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Some(Seen::Unusable("it is a link to nothing"));
+            }
+            Err(error) => return Some(unseen(&error)),
+        };
+        let mistrust = self.user.and_then(|user| {
+            self.mistrust_of_folders(&target, user)
+                .or_else(|| Mistrust::of_link(self.root, &link, user))
+                .or_else(|| Mistrust::of_file(&target, &metadata, user))
+        });
+        Some(Seen::File(Fingerprint::of(&metadata, mistrust)))
+    }
+
+    /// Of every folder from the plugin folder down to a file.
+    fn mistrust_of_folders(&self, target: &Path, user: u32) -> Option<Mistrust> {
+        let folders = target.ancestors().skip(1).take_while(|folder| folder.starts_with(self.root));
+        let mut known = self.folder.borrow_mut();
+        let mistrusts = folders.map(|folder| {
+            *known.entry(folder.to_owned()).or_insert_with(|| {
+                let metadata = fs::metadata(folder).ok()?;
+                Mistrust::of_folder(folder, &metadata, user)
+            })
+        });
+        mistrusts.flatten().last()
+    }
+}
+
+/// Whether it is a folder, or a link to one.
+fn is_folder(entry: &fs::DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| {
+        kind.is_dir() || kind.is_symlink() && fs::metadata(entry.path()).is_ok_and(|target| target.is_dir())
+    })
+}
+
+/// Whether a folder in the folder has plugins in it.
+fn holds_plugins(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    let mut names = entries.take(NESTED_MAX).flatten().map(|entry| entry.file_name());
+    names.any(|name| has_extension(&name.to_string_lossy(), "wasm"))
+}
+
+/// Something is there, and the system does not say what. It is asked again at every look.
+fn unseen(error: &io::Error) -> Seen {
+    Seen::Unusable(if error.kind() == io::ErrorKind::PermissionDenied {
+        "it cannot be looked at: the gateway's user needs permission"
+    } else {
+        "it cannot be looked at: the file system fails"
+    })
+}
+
+pub(super) fn is_plugin(name: &str) -> bool {
+    name.ends_with(".wasm")
+}
+
+/// Whatever the case of its letters.
+pub(super) fn has_extension(name: &str, extension: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, found)| found.eq_ignore_ascii_case(extension))
+}
+
+/// A name without its extension.
+pub(super) fn stem(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+}
