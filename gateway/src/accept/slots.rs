@@ -377,7 +377,7 @@ mod tests {
     fn nothing_is_left_of_connections_that_have_ended() {
         let slots = Slots::new(4, 2);
         let taken: Vec<_> = (0..100).map(|n: u8| take(&slots, IpAddr::from([192, 0, 2, n / 2]))).collect();
-        assert_eq!(slots.len(), (4, 2));
+        assert_eq!(slots.len(), (4, 3));
         taken[98].0.serve();
         taken[99].0.wait(Standing::Idle);
         drop(taken);

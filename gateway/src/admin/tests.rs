@@ -155,11 +155,15 @@ async fn connections_that_wait_give_way_to_newer_ones() {
     let mut idle = idle(&admin, CONNECTIONS_PER_ADDRESS_MAX - 1).await;
     assert!(is_open(&mut silent).await && is_open(&mut idle[0]).await);
     assert_eq!(admin.get("/health/live").await.status, 200);
-    assert!(!is_open(&mut silent).await, "whoever has never said anything goes first");
+    assert!(!is_open(&mut silent).await, "it has waited longest");
     assert!(is_open(&mut idle[0]).await);
-    let _another = TcpStream::connect(admin.address).await.unwrap();
+    let mut another = TcpStream::connect(admin.address).await.unwrap();
+    assert!(
+        is_open(&mut another).await && is_open(&mut idle[0]).await,
+        "the slot of the probe before was free"
+    );
     assert_eq!(admin.get("/health/live").await.status, 200);
-    assert!(is_open(&mut idle[0]).await, "the place of the probe before was free");
+    assert!(!is_open(&mut idle[0]).await && is_open(&mut another).await, "the newest is not the next to go");
     let text = admin.get("/metrics").await.body;
     assert!(text.contains("gateway_admin_refused_total{reason=\"evicted\"} 2\n"), "{text}");
 }
