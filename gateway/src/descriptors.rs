@@ -112,12 +112,12 @@ impl Plan {
 }
 
 /// What one address may have of `max`, if it was to have `of_address` of `wanted`: the same share, so that one address does
-/// not take what was meant for many; but a tenth, where that is more: a network may be behind one address.
+/// not take what was meant for many; but a quarter, where that is more: a network may be behind one address.
 fn share(of_address: usize, wanted: usize, max: usize) -> usize {
     if max >= wanted {
         return of_address;
     }
-    of_address.min((of_address * max / wanted).max(max / 10).max(1))
+    of_address.min((of_address * max / wanted).max(max / 4).max(1))
 }
 
 #[cfg(test)]
@@ -141,16 +141,16 @@ mod tests {
 
     #[test]
     fn an_address_keeps_its_share_of_what_is_lowered() {
-        let mut config = config(1, "limits.connections_per_address_max = 2000");
+        let mut config = config(1, "limits.connections_per_address_max = 5000");
         let plan = Plan::of(1024, &config).expect("enough");
         plan.lower(&mut config);
         let limits = &config.limits;
-        assert_eq!(limits.connections_per_address_max, plan.connections / 5);
+        assert_eq!(limits.connections_per_address_max, plan.connections / 2);
         assert_eq!(limits.handshakes_per_address_max, plan.handshakes / 4);
         for (of_address, wanted, max, expected) in [
             (1000, 100_000, 200_000, 1000),
             (1000, 100_000, 50_000, 1000),
-            (1000, 100_000, 600, 60),
+            (1000, 100_000, 600, 150),
             (100_000, 100_000, 600, 600),
             (5, 100_000, 600, 5),
             (1, 100, 8, 1),

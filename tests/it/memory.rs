@@ -601,7 +601,7 @@ async fn publications_have_one_size_limit_whoever_makes_them_and_wherever_they_g
         }
         assert_eq!(subscriber.publication("kept:1").await["data"].to_string().len(), MAX);
         let refused = gateway.metrics().await.get("gateway_publications_refused_total{reason=\"limit\"}");
-        assert_eq!(refused, 8.0);
+        assert_eq!(refused, 9.0);
         seen.push(outcomes);
     }
     println!("refused alone and with Redis: {:?}", seen[0]);
