@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 const CONFIG: &str = "
     log.filter = 'info,plugin=debug'
-    limits.connection_rate_per_address = 0
+    limits = { connection_rate = 0, connection_rate_per_address = 0 }
     [namespaces.private]
 ";
 
