@@ -122,6 +122,7 @@ impl Worker {
         let text = "
             [client]
             anonymous = true
+            ping_interval = '10m'
             [raw]
             enabled = true
             [channel]
@@ -152,9 +153,10 @@ impl Worker {
         let peer = Rc::new(Peer::new(self.connections, id.clone(), protocol, outbound_bytes_max, unflushed));
         *peer.socket.borrow_mut() = Some(Box::new(Hole));
         let client = client(self.connections, id, protocol);
-        let mut session = Session::new(self.local.clone(), peer, client, NOW, 0);
+        let now = self.clock.now();
+        let mut session = Session::new(self.local.clone(), peer, client, now, 0);
         let request = Request::Connect(Connect::default());
-        session.event(NOW, Event::Command(Command { id: 1, request }));
+        session.event(now, Event::Command(Command { id: 1, request }));
         assert!(session.is_admitted(), "anonymous clients are");
         self.turn(&session);
         session
