@@ -3,14 +3,28 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::connection::event::Now;
-
 /// The zero of every clock of the process, so that their times can be compared.
 static BEGIN: OnceLock<Instant> = OnceLock::new();
 
 /// Milliseconds since the process began, for pauses between log lines.
 pub fn uptime_millis() -> u64 {
     u64::try_from(BEGIN.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A moment. Whoever needs the time of an event gets it as an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since the process began; never goes back.
+    pub at: Duration,
+    /// Unix time in milliseconds: for tokens and plugins, may jump.
+    pub unix: u64,
+}
+
+impl Now {
+    /// [`at`](Self::at) in milliseconds.
+    pub fn at_millis(&self) -> u64 {
+        self.at.as_millis() as u64
+    }
 }
 
 /// Time since the process began, and of day.

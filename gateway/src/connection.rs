@@ -9,4 +9,3 @@ pub mod session;
 pub mod turn;
 mod views;
 pub mod driver;
-pub mod id;

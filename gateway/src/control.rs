@@ -16,7 +16,7 @@ use crate::backplane::{
 use crate::charge::Account;
 use crate::clock::Clock;
 use crate::config::{Config, Namespace};
-use crate::connection::event::Now;
+use crate::clock::Now;
 use crate::connection::local::{charge, retention};
 use crate::explain::Explain;
 use crate::hub::peer::{Order, Why};

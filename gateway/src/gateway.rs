@@ -18,7 +18,7 @@ use crate::backplane::redis::{self, Redis};
 use crate::budget::{self, Budget};
 use crate::clock::Clock;
 use crate::config::{Config, OnRemoval};
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::control::{self, Control};
 use crate::descriptors::{self, Plan};
 use crate::disk::StateFolder;

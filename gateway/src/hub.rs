@@ -14,7 +14,7 @@ use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::backplane::{Answer, has_reached, origin};
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::outbound::Pushed;
 use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};

@@ -15,7 +15,7 @@ use gateway::backplane::Backplane as _;
 use gateway::backplane::memory::Memory;
 use gateway::clock::Clock;
 use gateway::config::Config;
-use gateway::connection::id::ConnectionIds;
+use gateway::connection_id::ConnectionIds;
 use gateway::explain::Explain;
 use gateway::gateway::Gateway;
 use gateway::inbox::{Delivery, Inbox};

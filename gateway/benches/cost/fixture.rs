@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use gateway::connection::event::Now;
+use gateway::clock::Now;
 use gateway::plugin::Link;
 use gateway::plugin::chain::Plugin;
 use gateway::plugin::counters::PluginCounters;

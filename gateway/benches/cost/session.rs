@@ -12,7 +12,7 @@ use gateway::backplane::memory::Memory;
 use gateway::clock::Clock;
 use gateway::config::Config;
 use gateway::connection::event::Event;
-use gateway::connection::id::ConnectionIds;
+use gateway::connection_id::ConnectionIds;
 use gateway::connection::local::Local;
 use gateway::connection::session::Session;
 use gateway::connection::turn::Turn;

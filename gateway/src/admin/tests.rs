@@ -14,7 +14,7 @@ use super::*;
 use crate::backplane::memory::Memory;
 use crate::backplane::{Asker, Backplane};
 use crate::clock::Clock;
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::control::Parts;
 use crate::explain::Explain;
 use crate::hub::peer::Order;

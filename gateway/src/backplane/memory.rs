@@ -21,7 +21,7 @@ use super::{
     TOO_MANY_MEMBERS, Top, Version, mix,
 };
 use crate::config;
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::hub::peer::Order;
 use crate::inbox::{Delivery, Inbox};
 use crate::protocol::channel::{Channel, Target};

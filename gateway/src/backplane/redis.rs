@@ -64,7 +64,7 @@ use super::{
 use crate::charge::{Account, Charge};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::connection::local::retention;
 use crate::hub::peer::Order;
 use crate::inbox::Inbox;

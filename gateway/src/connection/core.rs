@@ -12,7 +12,8 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 
 use super::effect::Effect;
-use super::event::{Ending, Event, Now, Subscriber};
+use super::event::{Ending, Event, Subscriber};
+use crate::clock::Now;
 use super::heartbeat::{ControlFrames, Due, Heartbeat};
 use crate::config::{Config, WRITE_BYTES_MIN};
 use crate::hub::peer::{Signal, Why};

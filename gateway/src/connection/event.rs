@@ -13,22 +13,6 @@ use crate::protocol::command::{Command, Malformed};
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::ControlFrame;
 
-/// The moment of an event. The core never reads a clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Since the process began; never goes back.
-    pub at: Duration,
-    /// Unix time in milliseconds: for tokens and plugins, may jump.
-    pub unix: u64,
-}
-
-impl Now {
-    /// [`at`](Self::at) in milliseconds.
-    pub fn at_millis(&self) -> u64 {
-        self.at.as_millis() as u64
-    }
-}
-
 /// The closed set of events.
 #[derive(Debug)]
 pub enum Event {

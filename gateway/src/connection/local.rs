@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::core::Effects;
-use super::event::Now;
+use crate::clock::Now;
 use super::views::Views;
 use crate::backplane::{Asked, Asker, Backplane, NewPublication, Published, Retention, Top};
 use crate::charge::{Account, Charge};

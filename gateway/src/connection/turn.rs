@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::event::Now;
+use crate::clock::Now;
 use crate::clock::Clock;
 
 /// Time after which nothing more is begun. What others wait for is a turn of each connection that has something to do.

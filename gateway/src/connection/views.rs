@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::event::Now;
+use crate::clock::Now;
 use crate::explain::Picker;
 use crate::hub::{self, class::Classes};
 use crate::plugin::chain::Chain;

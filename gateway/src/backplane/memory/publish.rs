@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{Entry, Memory, Stream, kept_bytes};
 use crate::backplane::{NewPublication, Once, Published, Terms, Top, Version, find_room};
 use crate::charge::Charge;
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Publication, Push, PushKind};

@@ -8,7 +8,7 @@ use super::Shared;
 use super::interest::spread;
 use super::wire::{self, Message};
 use crate::charge::Charge;
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::hub::peer::Order;
 use crate::inbox::Delivery;
 use crate::protocol::channel::{Channel, Target};

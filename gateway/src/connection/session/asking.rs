@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::Session;
 use crate::connection::effect::Ask;
-use crate::connection::event::{Event, Now};
+use crate::connection::event::Event;
+use crate::clock::Now;
 use crate::explain::Picked;
 use crate::plugin::event::Message;
 use crate::plugin::trace::Trace;

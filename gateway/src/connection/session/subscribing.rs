@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Session;
 use super::later::Place;
 use crate::backplane::{Asked, Asker, Most, Recovery};
-use crate::connection::event::Now;
+use crate::clock::Now;
 use crate::connection::local::{Local, retention};
 use crate::hub::Listening;
 use crate::protocol::channel::{Channel, Target};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::plugin::event::Client;
 
 /// See the module. A part for each worker, so that no worker waits for another one.

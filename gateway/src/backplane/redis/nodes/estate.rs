@@ -17,7 +17,7 @@ use crate::backplane::redis::Shared;
 use crate::backplane::redis::clients::record::{self, Record};
 use crate::backplane::redis::link::{Link, call};
 use crate::backplane::redis::status::Cause;
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::inbox::Delivery;
 use crate::plugin::event::Goodbye;
 use crate::protocol::code::Close;

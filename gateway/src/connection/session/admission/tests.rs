@@ -12,7 +12,7 @@ use super::*;
 use crate::backplane::memory::Memory;
 use crate::config::Config;
 use crate::connection::event::Ending;
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::connection::local::Local;
 use crate::hub::Hub;
 use crate::hub::peer::Peer;

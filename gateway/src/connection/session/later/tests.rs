@@ -16,7 +16,7 @@ use crate::backplane::memory::Memory;
 use crate::backplane::{Backplane, Count, Health, Most, NewPublication, Page, Published, Retention, Top};
 use crate::config::Config;
 use crate::connection::event::Ending;
-use crate::connection::id::ConnectionIds;
+use crate::connection_id::ConnectionIds;
 use crate::connection::local::Local;
 use crate::hub::Hub;
 use crate::hub::peer::{Order, Peer, Signal};
