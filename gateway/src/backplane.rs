@@ -12,7 +12,9 @@
 //! - *Answers*: a question is answered at once, or later through the inbox of the worker that asked, exactly once and
 //!   within a bounded time. What one connection publishes to one channel keeps its order.
 
+pub mod inbox;
 pub mod memory;
+mod order;
 pub mod redis;
 
 use std::sync::Arc;
@@ -21,9 +23,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use self::inbox::Inbox;
+pub use self::order::{Order, Why};
 use crate::charge::Charge;
-use crate::hub::peer::Order;
-use crate::inbox::Inbox;
+use crate::config::Namespace;
 use crate::plugin::event::Client;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
@@ -40,6 +43,13 @@ pub struct Retention {
     pub ttl: Duration,
     /// In how many copies beside the first before a publication counts as published. Means something with replicas only.
     pub replicas: u16,
+}
+
+impl Retention {
+    /// What a namespace says.
+    pub fn of(namespace: &Namespace) -> Self {
+        Self { size: namespace.history_size, ttl: namespace.history_ttl, replicas: namespace.min_replicas }
+    }
 }
 
 /// Where a stream stands.

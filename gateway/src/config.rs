@@ -394,15 +394,6 @@ impl Memory {
 }
 
 impl Plugins {
-    /// How the folder is watched.
-    pub fn watching(&self) -> crate::watch::Options {
-        crate::watch::Options {
-            ask_system: self.watch == Watch::Notify,
-            check_owner: self.check_owner,
-            ..crate::watch::Options::default()
-        }
-    }
-
     /// Where the gateway keeps what survives a restart: `.plugins.state` beside `plugins` if nothing else is set.
     pub fn state_folder(&self) -> PathBuf {
         self.state_folder.clone().unwrap_or_else(|| match self.folder.file_name() {

@@ -9,18 +9,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::backplane::inbox::Inbox;
 use crate::backplane::{
-    Answer, Asked, Asker, Backplane, Count, Health, Most, NewPublication, Node, Once, Published, Terms, Top,
-    Version,
+    Answer, Asked, Asker, Backplane, Count, Health, Most, NewPublication, Node, Once, Published, Retention,
+    Terms, Top, Version,
 };
+use crate::backplane::{Order, Why};
 use crate::charge::Account;
 use crate::clock::Clock;
-use crate::config::{Config, Namespace};
 use crate::clock::Now;
-use crate::connection::local::{charge, retention};
+use crate::config::{Config, Namespace};
+use crate::connection::local::charge;
 use crate::explain::Explain;
-use crate::hub::peer::{Order, Why};
-use crate::inbox::Inbox;
 use crate::plugin::breaker::Hold;
 use crate::plugin::registry::{
     ClosedPlace, LeftOutStatus, PluginStatus, Registry, RollbackError, RolledBack,
@@ -134,7 +134,7 @@ impl Control {
     ) -> impl Future<Output = Result<Published, ReplyError>> + Send + use<> {
         let (asker, answer) = ask();
         let asked = self.namespace(address).and_then(|namespace| {
-            let retention = retention(namespace);
+            let retention = Retention::of(namespace);
             let terms = terms(namespace, address, conditions)?;
             let account_max = self.inner.config.memory.api_bytes_max();
             let charge = Some(charge(&self.inner.config, &data, true, &self.inner.account, account_max)?);
@@ -215,7 +215,7 @@ impl Control {
             bytes: HISTORY_BYTES_MAX.max(self.inner.config.limits.publication_bytes_max),
         };
         let (asker, answer) = ask();
-        let asked = self.inner.backplane.history(channel, query, most, retention(namespace), asker, now);
+        let asked = self.inner.backplane.history(channel, query, most, Retention::of(namespace), asker, now);
         let page = answered(asked, answer, |answer| match answer {
             Answer::History(result) => Some(result),
             _ => None,

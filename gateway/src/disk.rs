@@ -3,9 +3,8 @@
 //! `versions` and `manifests` hold the versions of plugins that were live; `artifacts` holds compiled plugins, which are machine code: the folder belongs to this gateway alone, and nothing in it
 //! is used that another user could have written. One gateway at a time holds it, by a lock that ends with the process.
 
-mod archive;
 mod artifacts;
-mod files;
+pub(crate) mod files;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -14,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-pub use archive::Archive;
 pub use artifacts::Artifacts;
 
 const LOCK: &str = "lock";
@@ -71,9 +69,14 @@ impl StateFolder {
         Ok(Self { path: resolved, _lock: lock })
     }
 
-    /// The versions of plugins that were live.
-    pub fn archive(&self) -> Archive {
-        Archive::new(self.path.join(MANIFESTS), self.path.join(VERSIONS))
+    /// Where the manifests of plugins are: one file for each, which names its versions.
+    pub fn manifests(&self) -> PathBuf {
+        self.path.join(MANIFESTS)
+    }
+
+    /// Where the files of earlier versions of plugins are, under their digests.
+    pub fn versions(&self) -> PathBuf {
+        self.path.join(VERSIONS)
     }
 
     /// The cache of compiled plugins.

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::accept::Admission;
 use crate::admin;
 use crate::backplane::Backplane;
+use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::memory::Memory;
 use crate::backplane::redis::{self, Redis};
 use crate::budget::{self, Budget};
@@ -24,8 +25,8 @@ use crate::descriptors::{self, Plan};
 use crate::disk::StateFolder;
 use crate::egress;
 use crate::explain::Explain;
-use crate::inbox::{Delivery, Inbox};
 use crate::plugin::chain::Chain;
+use crate::plugin::registry::Archive;
 use crate::plugin::registry::{ClosedPlace, Registry, Workers};
 use crate::resources;
 use crate::shutdown::Phase;
@@ -150,7 +151,7 @@ impl Gateway {
             None => None,
         };
         let (changed, folder) = mpsc::channel(1);
-        let watcher = folder::start(&config.plugins.folder, &config.plugins.watching(), changed)
+        let watcher = folder::start(&config.plugins.folder, &(&config.plugins).into(), changed)
             .context("failed to watch `plugins.folder`")?;
         let state = StateFolder::open(&config.plugins.state_folder(), &config.plugins.folder)?;
         let random = || {
@@ -201,7 +202,7 @@ impl Gateway {
                 config.plugins.compile_bytes_max as u64,
             ));
         let registry = Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone())))
-            .with_archive(Arc::new(state.archive()))
+            .with_archive(Arc::new(Archive::in_folder(&state)))
             .with_offload(Arc::new(runtimes.spares.handle().clone()))
             .keep_removed(config.plugins.on_removal == OnRemoval::Keep)
             .with_required(config.plugins.required.clone())

@@ -2,6 +2,7 @@
 
 pub mod class;
 pub mod peer;
+pub mod signal;
 mod survey;
 
 use std::cell::RefCell;
@@ -13,14 +14,15 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::backplane::{Answer, has_reached, origin};
+use crate::backplane::{Answer, Order, has_reached, origin};
 use crate::connection_id::ConnectionIds;
 use crate::outbound::Pushed;
 use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::push::{Form, Push, PushKind};
 use class::Classes;
-use peer::{Order, Peer, Signal};
+use peer::Peer;
+use signal::Signal;
 
 /// The subscriptions and connections of one worker.
 pub struct Hub {

@@ -5,6 +5,7 @@
 //! (subscriptions, queues, positions), so its end is the end of the process: what can be drained is drained, and whoever
 //! runs the gateway starts a new one. What holds nothing is begun again instead, by [`Supervisor::again`].
 
+use std::any::Any;
 use std::fmt::Display;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +19,6 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 
 use crate::clock::Clock;
-use crate::telemetry::words;
 
 /// How often a thread shows that it goes on.
 const BEAT: Duration = Duration::from_millis(500);
@@ -137,7 +137,7 @@ impl Supervisor {
             match catch_unwind(AssertUnwindSafe(run)) {
                 Ok(Ok(())) => (),
                 Ok(Err(error)) => this.report(&part, error),
-                Err(payload) => this.report(&part, words(&*payload)),
+                Err(payload) => this.report(&part, panic_message(&*payload)),
             }
             let _ = over.send(());
         })?;
@@ -150,8 +150,14 @@ pub fn catch<F: Future>(mut future: Pin<&mut F>) -> impl Future<Output = Result<
     std::future::poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
         Ok(Poll::Pending) => Poll::Pending,
-        Err(payload) => Poll::Ready(Err(Panicked(words(&*payload).into()))),
+        Err(payload) => Poll::Ready(Err(Panicked(panic_message(&*payload).into()))),
     })
+}
+
+/// What a panic says.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no words")
 }
 
 /// The signs of life of a thread that tasks run on. It writes, others read. Times are since the start of the process.

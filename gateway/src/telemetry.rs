@@ -4,10 +4,8 @@ pub mod backplane;
 pub mod exposition;
 mod lines;
 pub mod metrics;
-pub mod seldom;
 pub mod upstream;
 
-use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
@@ -20,6 +18,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 use self::lines::Lines;
 use self::metrics::LineLost;
 use crate::config::{Log, LogFormat};
+use crate::supervisor::panic_message;
 
 /// How long the end of the process waits for the last lines to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
@@ -84,12 +83,6 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
         location = panic.location().map(ToString::to_string),
         backtrace,
         "panicked: {}",
-        words(panic.payload()),
+        panic_message(panic.payload()),
     );
-}
-
-/// What a panic says.
-pub(crate) fn words(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no words")
 }

@@ -22,6 +22,7 @@
 //!
 //! What a script can say stands in [`script`].
 
+pub(crate) mod bench;
 mod lines;
 mod waiting;
 
@@ -35,8 +36,6 @@ use bytes::Bytes;
 
 use self::lines::Lines;
 use self::waiting::Waiting;
-use crate::author::bench::processor_time_of;
-use crate::author::cargo::{Cargo, TARGET};
 use crate::egress::{Client, Fetcher};
 use crate::plugin::Plugin;
 use crate::plugin::counters::PluginCounters;
@@ -47,6 +46,8 @@ use crate::plugin::script::{self, Answer, Event, Occurrence, Outcome, Player, St
 use crate::plugin::self_test::{SelfTest, Tally};
 use crate::plugin::settings::{Limits, Settings};
 use crate::plugin::usage::Usage;
+use crate::plugin_tools::cargo::{Cargo, TARGET};
+use crate::testing::bench::processor_time_of;
 use crate::wasm::{EngineError, Loader, LoaderConfig, empty_plugin};
 
 pub use self::lines::Line;

@@ -22,6 +22,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
 
 use self::folder::{Folder, FolderId};
+use crate::config;
 use crate::plugin::registry::Contents;
 
 /// A burst of notifications is one.
@@ -61,6 +62,16 @@ impl Default for Options {
             poll: Duration::from_secs(2),
             ask_system: true,
             check_owner: true,
+        }
+    }
+}
+
+impl From<&config::Plugins> for Options {
+    fn from(plugins: &config::Plugins) -> Self {
+        Self {
+            ask_system: plugins.watch == config::Watch::Notify,
+            check_owner: plugins.check_owner,
+            ..Self::default()
         }
     }
 }

@@ -11,14 +11,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{oneshot, watch};
 
 use super::*;
+use crate::backplane::Order;
+use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::memory::Memory;
 use crate::backplane::{Asker, Backplane};
 use crate::clock::Clock;
 use crate::connection_id::ConnectionIds;
 use crate::control::Parts;
 use crate::explain::Explain;
-use crate::hub::peer::Order;
-use crate::inbox::{Delivery, Inbox};
 use crate::plugin::chain::{Chain, Plugin};
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::event::{Goodbye, Hello, Message};

@@ -20,10 +20,10 @@ use super::{
     Asked, Asker, Backplane, Count, Fits, Health, Most, NewPublication, Page, Published, Recovery, Retention,
     TOO_MANY_MEMBERS, Top, Version, mix,
 };
+use crate::backplane::Order;
+use crate::backplane::inbox::{Delivery, Inbox};
 use crate::config;
 use crate::connection_id::ConnectionIds;
-use crate::hub::peer::Order;
-use crate::inbox::{Delivery, Inbox};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};

@@ -61,13 +61,12 @@ use super::{
     Asked, Asker, Backplane, Count, Health, Most, NewPublication, Node, Others, Page, Published, Recovery,
     Retention, Top, find_room, mix,
 };
+use crate::backplane::Order;
+use crate::backplane::inbox::Inbox;
 use crate::charge::{Account, Charge};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::connection_id::ConnectionIds;
-use crate::connection::local::retention;
-use crate::hub::peer::Order;
-use crate::inbox::Inbox;
 use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
@@ -471,7 +470,7 @@ impl Shared {
     /// How much of a channel is kept, if its subscribers must miss nothing.
     fn recoverable(&self, channel: &Channel) -> Option<Retention> {
         let namespace = self.gateway.namespaces.of(channel)?;
-        namespace.recovery.then(|| self.agreement.rules.raise(channel, retention(namespace)))
+        namespace.recovery.then(|| self.agreement.rules.raise(channel, Retention::of(namespace)))
     }
 
     /// Why no channel is served, if another unit than this one has found that out, or any.

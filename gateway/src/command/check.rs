@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn plugins(plugins: &Plugins, report: &mut String) -> Result<usize, Failure> {
     let folder = &plugins.folder;
     let contents =
-        watch::scan(folder, &plugins.watching()).map_err(|error| Failure::Plugins(error.to_string()))?;
+        watch::scan(folder, &plugins.into()).map_err(|error| Failure::Plugins(error.to_string()))?;
     let found = contents.found;
     if found.is_empty() {
         let _ = writeln!(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use gateway_plugin_grammar::name::plugin_name;
 use toml::Spanned;
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
@@ -16,7 +17,6 @@ use super::origin;
 use super::proxies;
 use super::read::{Document, Section, Wrong, found};
 use super::*;
-use crate::plugin::registry::plugin_name;
 
 pub(super) const SECOND: u64 = 1_000;
 pub(super) const MINUTE: u64 = 60 * SECOND;

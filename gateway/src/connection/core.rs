@@ -13,10 +13,11 @@ use indexmap::IndexMap;
 
 use super::effect::Effect;
 use super::event::{Ending, Event, Subscriber};
-use crate::clock::Now;
 use super::heartbeat::{ControlFrames, Due, Heartbeat};
+use crate::backplane::Why;
+use crate::clock::Now;
 use crate::config::{Config, WRITE_BYTES_MIN};
-use crate::hub::peer::{Signal, Why};
+use crate::hub::signal::Signal;
 use crate::plugin::verdict::Refusal;
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;

@@ -1,11 +1,9 @@
 //! Everything that can happen to a connection.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 
 use super::effect::Ask;
-use crate::hub::peer::Signal;
+use crate::hub::signal::Signal;
 use crate::plugin::verdict::{Admission, Decision, Refusal};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};

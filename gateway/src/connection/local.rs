@@ -8,16 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::core::Effects;
-use crate::clock::Now;
 use super::views::Views;
+use crate::backplane::inbox::Delivery;
 use crate::backplane::{Asked, Asker, Backplane, NewPublication, Published, Retention, Top};
+use crate::backplane::{Order, Why};
 use crate::charge::{Account, Charge};
 use crate::clock::Clock;
+use crate::clock::Now;
 use crate::config::{Config, Namespace};
 use crate::explain::{Explain, Picker};
-use crate::hub::peer::{Order, Signal, Unflushed, Why};
+use crate::hub::peer::Unflushed;
+use crate::hub::signal::Signal;
 use crate::hub::{Delivered, Hub};
-use crate::inbox::Delivery;
 use crate::plugin::chain::Chain;
 use crate::plugin::event::{Client, Goodbye, Tick};
 use crate::plugin::verdict::{Action, Effect as PluginEffect, Refusal};
@@ -81,11 +83,6 @@ const MUCH_MAX: usize = 32 * 1024;
 const PUBLICATION_BYTES: usize = 256;
 
 const TOO_MUCH_UNDER_WAY: &str = "nothing was published, because too much is under way already: try again";
-
-/// How much of a channel its namespace keeps.
-pub fn retention(namespace: &Namespace) -> Retention {
-    Retention { size: namespace.history_size, ttl: namespace.history_ttl, replicas: namespace.min_replicas }
-}
 
 /// Whether a publication is small enough, and its publisher has not too much on its way already: the same limits whoever
 /// publishes, and wherever it goes. `account_max` is how much the publisher may have on its way.
@@ -217,7 +214,7 @@ impl Local {
                 return Asked::Now(Err(error));
             }
         };
-        let retention = retention(namespace);
+        let retention = Retention::of(namespace);
         let new = NewPublication { channel, data, json, info, retention, terms: None, charge };
         let asked = self.backplane.publish(new, asker, now.at);
         if let Asked::Now(Err(error)) = &asked {

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::clock::Now;
 use crate::clock::Clock;
+use crate::clock::Now;
 
 /// Time after which nothing more is begun. What others wait for is a turn of each connection that has something to do.
 const TIME_MAX: Duration = Duration::from_micros(120);

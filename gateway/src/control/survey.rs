@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::Control;
+use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::{Node, Others};
-use crate::inbox::{Delivery, Inbox};
 use crate::protocol::code::ReplyError;
 use crate::survey::{Counts, Finding, Question};
 

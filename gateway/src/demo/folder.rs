@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::token::random_bytes;
 use super::workspace::Built;
-use crate::author::files::{Mode, create, replace};
+use crate::plugin_tools::files::{Mode, create, replace};
 
 const ROUTER_SETTINGS: &str = include_str!("router.toml");
 

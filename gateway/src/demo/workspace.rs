@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::author::cargo::{Artifact, Cargo, TARGET, TARGETS};
-use crate::author::tree;
+use crate::plugin_tools::cargo::{Artifact, Cargo, TARGET, TARGETS};
+use crate::plugin_tools::tree;
 use crate::telemetry;
 
 /// The plugins of the demo, by the names of their crates.

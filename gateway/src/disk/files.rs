@@ -10,10 +10,10 @@ use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
 /// What a file that is being written is called until it is complete.
-pub(super) const TEMPORARY: &str = ".tmp";
+pub(crate) const TEMPORARY: &str = ".tmp";
 
 /// Why something in the state folder cannot be trusted.
-pub(super) fn mistrust(metadata: &Metadata) -> Option<&'static str> {
+pub(crate) fn mistrust(metadata: &Metadata) -> Option<&'static str> {
     if metadata.uid() != geteuid().as_raw() {
         return Some("it belongs to another user");
     }
@@ -21,7 +21,7 @@ pub(super) fn mistrust(metadata: &Metadata) -> Option<&'static str> {
 }
 
 /// Opens a file for this user only, and makes it if it is missing.
-pub(super) fn open_private(path: &Path) -> io::Result<File> {
+pub(crate) fn open_private(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
     OpenOptions::new()
         .read(true)
@@ -34,7 +34,7 @@ pub(super) fn open_private(path: &Path) -> io::Result<File> {
 }
 
 /// Reads a file of at most `bytes_max` bytes; `None` if there is none. A file that others could have written is an error.
-pub(super) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<(File, Vec<u8>)>> {
+pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<(File, Vec<u8>)>> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
@@ -57,7 +57,7 @@ pub(super) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<(File, Vec<
 }
 
 /// Puts a file in place in one step and on the disk: after a crash there is the old one or the new one.
-pub(super) fn write(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+pub(crate) fn write(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let temporary = folder.join(format!(".{name}.{}{TEMPORARY}", COUNT.fetch_add(1, Relaxed)));
     let written = write_new(&temporary, parts).and_then(|()| fs::rename(&temporary, folder.join(name)));
@@ -71,7 +71,7 @@ pub(super) fn write(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()
 }
 
 /// Removes what a crash left behind while it was being written.
-pub(super) fn sweep(folder: &Path) {
+pub(crate) fn sweep(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         if entry.file_name().as_encoded_bytes().ends_with(TEMPORARY.as_bytes()) {

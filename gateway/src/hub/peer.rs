@@ -13,67 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::signal::Signal;
 use crate::backplane::Answer;
 use crate::outbound::{Outbound, Pushed};
 use crate::protocol::Protocol;
-use crate::protocol::channel::Channel;
-use crate::protocol::code::Close;
-
-/// What the rest of the worker tells a connection. Its driver hands them to the connection core, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Signal {
-    /// A publication did not fit into the outbound queue.
-    Slow,
-    /// A publication of this channel was missed.
-    Gap(Channel),
-    /// End it.
-    Close(Close, Why),
-    /// Others need its place, and it has not said who it is.
-    Evicted,
-    /// Subscribe it to a channel.
-    Subscribe(Channel),
-    /// Unsubscribe it from a channel.
-    Unsubscribe(Channel),
-    /// It expires at this Unix time in seconds, or never.
-    Refresh(Option<u64>),
-    /// The socket failed while somebody else wrote to it.
-    SocketFailed,
-}
-
-/// Who wanted a connection to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// The process goes down.
-    Shutdown,
-    /// The server API.
-    Api,
-    /// A plugin, on the occasion of something else.
-    Plugin,
-}
-
-/// What may be ordered of connections from anywhere, also by another node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
-    /// End.
-    Close(Close, Why),
-    /// Subscribe to a channel.
-    Subscribe(Channel),
-    /// Unsubscribe from a channel.
-    Unsubscribe(Channel),
-    /// Expire at this Unix time in seconds, or never.
-    Refresh(Option<u64>),
-}
-
-impl From<Order> for Signal {
-    fn from(order: Order) -> Self {
-        match order {
-            Order::Close(close, why) => Self::Close(close, why),
-            Order::Subscribe(channel) => Self::Subscribe(channel),
-            Order::Unsubscribe(channel) => Self::Unsubscribe(channel),
-            Order::Refresh(expires_at) => Self::Refresh(expires_at),
-        }
-    }
-}
 
 /// Signals a connection may have waiting. Each subscription has at most one, and of orders a worker hands on fewer between two
 /// turns than a connection takes in one; so more than this means that the connection does not run.

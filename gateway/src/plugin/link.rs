@@ -18,7 +18,7 @@ use super::spare::{AtOnce, Offload, Spare};
 use super::usage::Usage;
 use super::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 use crate::protocol::channel::Channel;
-use crate::telemetry::seldom::{Seldom, seldom};
+use crate::seldom::{Seldom, seldom};
 
 /// How long no spare is ordered after one could not be made, in milliseconds; doubled each time up to the longest.
 const ORDER_PAUSE: u64 = 100;

@@ -1,5 +1,6 @@
 //! Which plugins are live. Takes what lies in the folder, refuses what is bad, and gives every worker a new chain.
 
+mod archive;
 mod found;
 mod version;
 mod record;
@@ -28,8 +29,8 @@ use super::counters::PluginCounters;
 use super::grants::Grants;
 use super::load::{About, LoadCode, LoadError, Loader};
 use super::spare::Offload;
-use crate::disk::Archive;
 
+pub use self::archive::Archive;
 pub use self::found::{Contents, Digest, Found, LeftOut, Meant, plugin_name};
 pub use self::prepare::Loads;
 pub use self::record::{Kept, Record, VERSIONS_KEPT, at_seconds, seconds};

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tracing::{info, warn};
 
 use super::metrics::SharedCounter;
-use super::seldom::seldom;
-use crate::backplane::Node;
+use crate::seldom::seldom;
 
 /// The closed set of what can be wrong with Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,24 +259,24 @@ impl BackplaneMetrics {
     }
 
     /// Another gateway does not go by the rules of this one, for longer than it could take.
-    pub fn disagrees(&self, node: &Node) {
-        warn!(node = %node.id, name = %node.name, "another gateway does not say that it goes by the rules of this one");
+    pub fn disagrees(&self, id: &str, name: &str) {
+        warn!(node = id, name, "another gateway does not say that it goes by the rules of this one");
     }
 
     /// Another gateway is there.
-    pub fn node_came(&self, node: &Node) {
-        info!(node = %node.id, name = %node.name, version = %node.version, "another gateway is there");
+    pub fn node_came(&self, id: &str, name: &str, version: &str) {
+        info!(node = id, name, version, "another gateway is there");
     }
 
     /// Another gateway has gone as it should.
-    pub fn node_left(&self, node: &Node) {
-        info!(node = %node.id, name = %node.name, "another gateway has gone");
+    pub fn node_left(&self, id: &str, name: &str) {
+        info!(node = id, name, "another gateway has gone");
     }
 
     /// Another gateway has gone without a word.
-    pub fn node_died(&self, node: &Node) {
+    pub fn node_died(&self, id: &str, name: &str) {
         self.died.inc();
-        warn!(node = %node.id, name = %node.name, "another gateway is dead: its lease has run out");
+        warn!(node = id, name, "another gateway is dead: its lease has run out");
     }
 
     /// Questions that wait for an answer, and one more now.

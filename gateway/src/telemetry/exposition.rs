@@ -17,13 +17,13 @@ use super::metrics::{
     ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics,
     Refused, Unpublished, WorkerMetrics,
 };
-use super::seldom;
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
 use crate::plugin::breaker::Position;
 use crate::plugin::event::Kind;
 use crate::plugin::failure::Cause;
 use crate::plugin::registry::{PluginState, PluginStatus, plugin_name};
+use crate::seldom;
 
 /// The type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

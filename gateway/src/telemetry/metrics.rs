@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tracing::{debug, warn};
 
 use super::backplane::BackplaneMetrics;
-use super::seldom::seldom;
 use super::upstream::UpstreamMetrics;
 use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
 use crate::protocol::code::{Close, ReplyError};
+use crate::seldom::seldom;
 use crate::supervisor::Beat;
 
 /// A count with one writer, which saves the locked instruction. With two writers counts would be lost.

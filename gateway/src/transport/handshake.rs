@@ -33,9 +33,9 @@ use super::websocket::accept_key;
 use crate::accept::{Admission, Arrival, ConnectionPermit, Refusal, Slot, Standing, TEXT, answer, linger};
 use crate::config::{Config, Origins, Tell};
 use crate::protocol::Protocol;
+use crate::seldom::seldom;
 use crate::shutdown::{self, Phase};
 use crate::telemetry::metrics::{Metrics, Refused};
-use crate::telemetry::seldom::seldom;
 
 /// Where the Centrifuge protocol is spoken.
 pub const WEBSOCKET_PATH: &str = "/connection/websocket";

@@ -13,7 +13,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket as Library, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::hub::peer::{Peer, Signal};
+use crate::hub::peer::Peer;
+use crate::hub::signal::Signal;
 use crate::outbound::Pushed;
 use crate::protocol::code::Close;
 use crate::protocol::codec::Inbound;

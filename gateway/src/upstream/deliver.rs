@@ -14,7 +14,7 @@ use super::sign::signature;
 use super::{Event, Stop, Upstream};
 use crate::clock::Clock;
 use crate::egress::{Client, Error, Reach, Request, Response};
-use crate::telemetry::seldom::seldom;
+use crate::seldom::seldom;
 
 pub(super) struct Delivery {
     pub(super) upstream: Arc<Upstream>,

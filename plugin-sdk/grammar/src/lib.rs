@@ -6,5 +6,6 @@
 pub mod address;
 pub mod answer;
 pub mod json;
+pub mod name;
 pub mod source;
 pub mod units;

@@ -6,9 +6,9 @@ use rustc_hash::FxBuildHasher;
 
 use super::Shared;
 use super::request::{Request, What};
+use crate::backplane::inbox::Delivery;
 use crate::backplane::{Answer, Asker};
 use crate::connection_id::ConnectionIds;
-use crate::inbox::Delivery;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use super::Shared;
 use super::interest::spread;
 use super::wire::{self, Message};
+use crate::backplane::Order;
+use crate::backplane::inbox::Delivery;
 use crate::charge::Charge;
 use crate::connection_id::ConnectionIds;
-use crate::hub::peer::Order;
-use crate::inbox::Delivery;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::push::{Push, PushKind};
 

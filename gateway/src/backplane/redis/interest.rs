@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use super::places::Places;
 use super::request::Request;
+use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::{Asker, Top, has_reached};
-use crate::inbox::{Delivery, Inbox};
 use crate::protocol::channel::{Channel, Target};
 
 const SHARDS: usize = 64;

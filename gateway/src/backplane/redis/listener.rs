@@ -12,8 +12,8 @@ use super::interest::{Interest, Waiter, spread};
 use super::link::{Link, cause, is_elsewhere};
 use super::request::{What, millis, position_kept, top};
 use super::status::Cause;
+use crate::backplane::inbox::Delivery;
 use crate::backplane::{Answer, Most};
-use crate::inbox::Delivery;
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
 

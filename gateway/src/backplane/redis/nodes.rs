@@ -152,7 +152,7 @@ pub(super) async fn begin(shared: &Shared, link: &Link) -> Result<(), Cause> {
         }
         if shared.clock.now().at.saturating_sub(begun) >= AGREED {
             for node in behind {
-                shared.metrics.disagrees(&node);
+                shared.metrics.disagrees(&node.id, &node.name);
             }
             return Ok(());
         }
@@ -244,9 +244,9 @@ async fn beat(shared: &Shared, link: &Link) -> Result<Beaten, Cause> {
     let changed = !changes.is_empty();
     for change in changes {
         match change {
-            Change::Came(node) => shared.metrics.node_came(&node),
-            Change::Left(node) => shared.metrics.node_left(&node),
-            Change::Died(node) => shared.metrics.node_died(&node),
+            Change::Came(node) => shared.metrics.node_came(&node.id, &node.name, &node.version),
+            Change::Left(node) => shared.metrics.node_left(&node.id, &node.name),
+            Change::Died(node) => shared.metrics.node_died(&node.id, &node.name),
         }
     }
     let told = told.description.is_some();

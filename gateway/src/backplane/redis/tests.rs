@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::script::{self, Scripts};
 use super::*;
+use crate::backplane::inbox::Delivery;
 use crate::backplane::{Answer, Once, Repeat, Terms, origin};
-use crate::inbox::Delivery;
 use crate::supervisor::Supervisor;
 
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use self::fields::{END, Fields, put, put_nested, put_number};
 use super::survey::form;
-use crate::hub::peer::{Order, Why};
+use crate::backplane::{Order, Why};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::push::{Member, Publication};

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::run::{read_script, what};
 use super::{Files, grouped, refused};
-use crate::author::bench::{Bench, Measured, Samples, Scale};
 use crate::command::{Failure, print};
 use crate::plugin::script::{self, Answer, Step};
+use crate::testing::bench::{Bench, Measured, Samples, Scale};
 
 /// Without a file of events: one message with 128 bytes of JSON.
 const EVENTS: &str = r#"{"event": "message", "user": "42", "kind": "publish", "channel": "bench", "payload": {"text": "The quick brown fox jumps over the lazy dog, and the lazy dog does not mind it at all; it is a Sunday. 1234567890"}}"#;

@@ -9,11 +9,11 @@ use anyhow::{Context as _, ensure};
 use clap::builder::PossibleValuesParser;
 
 use super::size;
-use crate::author::cargo::{TARGET, TARGETS};
-use crate::author::files::{Mode, create, replace};
-use crate::author::sources::Sources;
 use crate::command::{Failure, print};
 use crate::plugin::registry::plugin_name;
+use crate::plugin_tools::cargo::{TARGET, TARGETS};
+use crate::plugin_tools::files::{Mode, create, replace};
+use crate::plugin_tools::sources::Sources;
 use crate::telemetry;
 use crate::testing;
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::author::crates::{Sdk, check_name, write};
-use crate::author::tree;
 use crate::command::{Failure, print};
+use crate::plugin_tools::crates::{Sdk, check_name, write};
+use crate::plugin_tools::tree;
 
 /// Make the crate of a new plugin, which builds and tests at once
 ///

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{Admitting, Core, Effects, State, fail, is_reply_code};
+use crate::clock::Now;
 use crate::connection::effect::Effect;
 use crate::connection::event::Subscriber;
-use crate::clock::Now;
 use crate::plugin::verdict::{Admission, Identity, Refusal};
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::Session;
+use crate::clock::Now;
 use crate::connection::effect::Ask;
 use crate::connection::event::Event;
-use crate::clock::Now;
 use crate::explain::Picked;
 use crate::plugin::event::Message;
 use crate::plugin::trace::Trace;

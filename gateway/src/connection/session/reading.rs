@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use super::Session;
 use super::later::Unread;
-use crate::backplane::{Asked, Count, Fits, Most, Page, TOO_MANY_MEMBERS};
-use crate::connection::event::Event;
+use crate::backplane::{Asked, Count, Fits, Most, Page, Retention, TOO_MANY_MEMBERS};
 use crate::clock::Now;
-use crate::connection::local::retention;
+use crate::connection::event::Event;
 use crate::connection::views::view;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
@@ -73,7 +72,7 @@ impl Session {
             bytes: self.local.config.limits.answer_bytes_max(),
         };
         let history = |query, most| {
-            let retention = retention(namespace);
+            let retention = Retention::of(namespace);
             self.local.backplane.history(channel, query, most, retention, self.asker(), now.at)
         };
         if query.limit != 0 && self.local.chain.borrow().wants_deliveries(channel) {

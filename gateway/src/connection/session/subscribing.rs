@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::Session;
 use super::later::Place;
-use crate::backplane::{Asked, Asker, Most, Recovery};
+use crate::backplane::{Asked, Asker, Most, Recovery, Retention};
 use crate::clock::Now;
-use crate::connection::local::{Local, retention};
+use crate::connection::local::Local;
 use crate::hub::Listening;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
@@ -59,7 +59,7 @@ impl Session {
                 Asked::Now(Ok(())) | Asked::Later => {
                     let publications = config.client.history_publications_max;
                     let most = Most { publications, bytes: self.recovery_room() };
-                    backplane.recover(channel, recover, most, retention(namespace), self.asker(), now.at)
+                    backplane.recover(channel, recover, most, Retention::of(namespace), self.asker(), now.at)
                 }
             }
         } else {

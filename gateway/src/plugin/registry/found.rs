@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use gateway_plugin_grammar::name;
 use sha2::{Digest as _, Sha256};
 
 use crate::plugin::load::{LoadCode, LoadError};
@@ -149,25 +150,7 @@ impl fmt::Debug for Digest {
 /// The name of a plugin: its file name without the extension and without a leading number and dash, which only say
 /// where in the chain it stands.
 pub fn plugin_name(file: &str) -> Result<&str, LoadError> {
-    let stem = file.strip_suffix(".wasm").unwrap_or(file);
-    let digits = stem.bytes().take_while(u8::is_ascii_digit).count();
-    let name = match stem[digits..].strip_prefix('-') {
-        Some(rest) if digits > 0 => rest,
-        _ => stem,
-    };
-    let invalid = |why: &str| Err(LoadError::new(LoadCode::InvalidName, why));
-    if name.is_empty() {
-        return invalid("has no name; expected for example `10-auth.wasm`, which is the plugin `auth`");
-    }
-    if name.contains('.') {
-        return invalid("has a dot in its name; names with a dot are kept for canary and shadow versions");
-    }
-    if name.len() > 64
-        || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    {
-        return invalid("has an unusable name; expected at most 64 letters, digits, `-` and `_`");
-    }
-    Ok(name)
+    name::plugin_name(file).map_err(|why| LoadError::new(LoadCode::InvalidName, why))
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use super::record::Record;
 use super::state::{Again, Closed, Lost, Refused, Slot, State};
 use super::status::PluginState;
 use super::version::{Version, duplicate, fails_closed, load, self_test, too_many, warm};
-use crate::disk::Archive;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::link::Link;
 use crate::plugin::load::{Code, LoadCode, LoadError, Loader};
+use crate::plugin::registry::Archive;
 
 /// Plugins whose file was taken out and of which something is kept.
 const REMOVED_MAX: usize = 64;

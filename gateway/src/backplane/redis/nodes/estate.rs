@@ -13,12 +13,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::members::Left;
 use super::name;
+use crate::backplane::inbox::Delivery;
 use crate::backplane::redis::Shared;
 use crate::backplane::redis::clients::record::{self, Record};
 use crate::backplane::redis::link::{Link, call};
 use crate::backplane::redis::status::Cause;
 use crate::connection_id::ConnectionIds;
-use crate::inbox::Delivery;
 use crate::plugin::event::Goodbye;
 use crate::protocol::code::Close;
 use crate::shutdown::Phase;

@@ -9,14 +9,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
+use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::memory::Memory;
 use crate::config::Config;
 use crate::connection::event::Ending;
-use crate::connection_id::ConnectionIds;
 use crate::connection::local::Local;
+use crate::connection_id::ConnectionIds;
 use crate::hub::Hub;
 use crate::hub::peer::Peer;
-use crate::inbox::{Delivery, Inbox};
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::elsewhere::Elsewhere;
 use crate::plugin::event::{Client, Goodbye, Message};

@@ -12,15 +12,15 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::memory::Memory;
 use crate::backplane::{Backplane, Count, Health, Most, NewPublication, Page, Published, Retention, Top};
 use crate::config::Config;
 use crate::connection::event::Ending;
-use crate::connection_id::ConnectionIds;
 use crate::connection::local::Local;
+use crate::connection_id::ConnectionIds;
 use crate::hub::Hub;
-use crate::hub::peer::{Order, Peer, Signal};
-use crate::inbox::{Delivery, Inbox};
+use crate::hub::peer::Peer;
 use crate::plugin::event::Client;
 use crate::protocol::Protocol;
 use crate::protocol::code::Close;
@@ -28,6 +28,7 @@ use crate::protocol::codec::Inbound;
 use crate::protocol::command::HistoryQuery;
 use crate::protocol::push::Member;
 use crate::telemetry::metrics::Metrics;
+use crate::{backplane::Order, hub::signal::Signal};
 
 const NUMBER: u64 = 1;
 

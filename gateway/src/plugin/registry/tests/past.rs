@@ -22,7 +22,8 @@ impl Past {
         self.state = None;
         let state = StateFolder::open(&self.dir.path().join("state"), self.dir.path()).unwrap();
         let bench = Bench::new();
-        let registry = bench.registry.with_archive(Arc::new(state.archive())).keep_removed(self.keep_removed);
+        let registry =
+            bench.registry.with_archive(Arc::new(Archive::in_folder(&state))).keep_removed(self.keep_removed);
         self.state = Some(state);
         Bench { registry, ..bench }
     }

@@ -62,7 +62,7 @@ pub fn held_back() -> u64 {
 /// code: those are counted, and the next one that is written says how many there were.
 macro_rules! seldom {
     ($level:ident, $($line:tt)+) => {{
-        static LINES: $crate::telemetry::seldom::Seldom = $crate::telemetry::seldom::Seldom::usual();
+        static LINES: $crate::seldom::Seldom = $crate::seldom::Seldom::usual();
         if let Some(also) = LINES.take() {
             tracing::$level!(also_since_last_line = also, $($line)+);
         }

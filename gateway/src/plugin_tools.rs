@@ -3,7 +3,6 @@
 //!
 //! The demo builds the shipped plugins by the same means.
 
-pub(crate) mod bench;
 pub(crate) mod cargo;
 pub(crate) mod crates;
 pub(crate) mod files;

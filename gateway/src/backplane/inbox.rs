@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::backplane::Order;
 use crate::backplane::{Answer, Top};
-use crate::hub::peer::Order;
 use crate::plugin::chain::Chain;
 use crate::plugin::event::Goodbye;
 use crate::protocol::channel::Channel;

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
-use super::files;
-use crate::plugin::registry::{Digest, Kept, Record, at_seconds, plugin_name, seconds};
+use super::{Digest, Kept, Record, at_seconds, plugin_name, seconds};
+use crate::disk::{StateFolder, files};
 
 /// The only format of manifests so far. A gateway leaves a manifest of another one alone.
 const FORMAT: u32 = 1;
@@ -57,7 +57,12 @@ struct Entry {
 }
 
 impl Archive {
-    pub(super) fn new(manifests: PathBuf, versions: PathBuf) -> Self {
+    /// What a state folder keeps of plugins.
+    pub fn in_folder(state: &StateFolder) -> Self {
+        Self::new(state.manifests(), state.versions())
+    }
+
+    fn new(manifests: PathBuf, versions: PathBuf) -> Self {
         files::sweep(&manifests);
         files::sweep(&versions);
         Self { manifests, versions }
