@@ -237,8 +237,7 @@ fn the_session_and_the_hub_never_wait() {
 
 #[test]
 fn only_the_clock_reads_clocks_on_the_path_of_a_message() {
-    let path =
-        &["protocol", "connection", "hub", "backplane", "outbound.rs", "inbox.rs", "worker.rs", "accept"];
+    let path = &["protocol", "connection", "hub", "backplane", "outbound.rs", "worker.rs", "accept"];
     forbid(path, &["SystemTime", "elapsed"]);
     check("UNIX_EPOCH", &["clock.rs", "admin", "demo", "plugin/registry", "upstream/deliver.rs", "wasm"]);
 }
@@ -273,8 +272,8 @@ fn wire_types_derive_serde_and_domain_types_do_not() {
             "config",
             "plugin/settings",
             "demo",
-            "author",
-            "disk",
+            "plugin/registry/archive.rs",
+            "plugin_tools",
         ],
     );
 }
@@ -288,6 +287,54 @@ fn subsystems_meet_only_where_the_gateway_is_put_together() {
         let wiring =
             ["gateway.rs", "wasm", "command", "testing"].iter().any(|prefix| user.path.starts_with(prefix));
         assert!(wiring, "{} must not know how plugins are run", user.path);
+    }
+}
+
+/// The modules of the gateway by level, the lowest last, as `gateway/ARCHITECTURE.md` lists them.
+fn levels() -> Vec<Vec<String>> {
+    let page = fs::read_to_string(gateway_src().join("../ARCHITECTURE.md")).expect("the page");
+    let (_, list) = page.split_once("```levels\n").expect("the list");
+    let (list, _) = list.split_once("```").expect("the end of the list");
+    // What follows two blanks is said about the level.
+    let names =
+        |line: &str| line.split("  ").next().unwrap_or_default().split(' ').map(str::to_owned).collect();
+    list.lines().map(names).collect()
+}
+
+/// The modules beside `module` that some code names.
+fn used(code: &str) -> impl Iterator<Item = String> {
+    code.split("crate::").skip(1).map(|rest| {
+        assert!(!rest.starts_with('{'), "one `use crate::` for each module, so that the walls can read it");
+        rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
+    })
+}
+
+#[test]
+fn modules_use_only_modules_on_lower_levels() {
+    let levels = levels();
+    let level = |module: &str| {
+        let level = levels.iter().position(|level| level.iter().any(|name| name == module));
+        level.unwrap_or_else(|| panic!("ARCHITECTURE.md lists no level of the module `{module}`"))
+    };
+    let mut checked = 0;
+    for source in sources() {
+        let module = source.path.split(['/', '.']).next().expect("a name");
+        if ["lib", "main"].contains(&module) {
+            continue;
+        }
+        for other in used(&source.code).filter(|other| other != module) {
+            assert!(
+                level(module) < level(&other),
+                "{} uses `{other}`, which is on no lower level: move what both need down",
+                source.path
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 300, "{checked} uses were found");
+    for module in levels.iter().flatten() {
+        let files = [format!("{module}.rs"), format!("{module}/mod.rs")];
+        assert!(files.iter().any(|file| gateway_src().join(file).exists()), "there is no module `{module}`");
     }
 }
 
