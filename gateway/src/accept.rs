@@ -72,7 +72,7 @@ impl Refusal {
     }
 
     /// What the client is told.
-    pub fn sentence(self) -> &'static str {
+    pub fn message(self) -> &'static str {
         match self.reason {
             Refused::AddressCapacity => "your address has as many connections as it may\n",
             Refused::AddressHandshakes => "too many clients of your address are in their handshake now\n",
@@ -86,7 +86,7 @@ impl Refusal {
 
     /// A whole HTTP answer, for a client whose request is not read.
     pub fn answer(self) -> String {
-        answer(self.status(), Some(self.retry_after), TEXT, self.sentence())
+        answer(self.status(), Some(self.retry_after), TEXT, self.message())
     }
 }
 

@@ -119,16 +119,16 @@ pub struct Recovery {
 
 /// What a publication depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct PublishConditions {
     /// It is not published if something was with this key.
-    pub once: Option<Once>,
+    pub once: Option<Idempotency>,
     /// It is not published if the channel has this version or a newer one. Only in channels with history.
     pub version: Option<Version>,
 }
 
 /// An idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Once {
+pub struct Idempotency {
     /// Chosen by the publisher; means something in one channel only.
     pub key: Box<str>,
     /// How long it is remembered after its last use.
@@ -195,34 +195,34 @@ pub struct NewPublication<'a> {
     /// How much of the channel is kept.
     pub retention: Retention,
     /// What it depends on; nothing for most.
-    pub terms: Option<Box<Terms>>,
+    pub terms: Option<Box<PublishConditions>>,
     /// Who pays for it until it was delivered.
     pub charge: Option<Charge>,
 }
 
 /// Who wants to know, and so where an answer goes that comes later.
 #[derive(Debug)]
-pub enum Asker {
+pub enum ReplyTo {
     /// The connection with this number, which knows its question by this ticket: through the inbox of its worker.
     Connection(u64, u32),
     /// Somebody outside the workers, who may have gone by then.
-    Task(oneshot::Sender<Answer>),
+    Task(oneshot::Sender<Response>),
     /// Nobody: a failure is logged.
     Nobody,
 }
 
 /// What became of a question.
 #[derive(Debug)]
-pub enum Asked<T> {
+pub enum Outcome<T> {
     /// The answer.
-    Now(Result<T, ReplyError>),
+    Ready(Result<T, ReplyError>),
     /// It will come to the [`Asker`].
-    Later,
+    Pending,
 }
 
 /// An answer that came later.
 #[derive(Debug)]
-pub enum Answer {
+pub enum Response {
     /// To [`Backplane::announce`].
     Announced(Result<(), ReplyError>),
     /// To [`Backplane::publish`].
@@ -289,14 +289,15 @@ pub trait Backplane: Send + Sync {
     fn answers_later(&self) -> bool;
 
     /// A worker has a subscriber in a channel. From the answer on the worker gets everything that is published there.
-    fn announce(&self, worker: usize, channel: &Channel, asker: Asker) -> Asked<()>;
+    fn add_interest(&self, worker: usize, channel: &Channel, reply_to: ReplyTo) -> Outcome<()>;
 
     /// A worker has no subscriber in a channel any more.
-    fn renounce(&self, worker: usize, channel: &Channel);
+    fn remove_interest(&self, worker: usize, channel: &Channel);
 
     /// Numbers, keeps and spreads a publication, if its terms are met. An error whose words do not say otherwise means that
     /// it was not published.
-    fn publish(&self, publication: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Published>;
+    fn publish(&self, publication: NewPublication<'_>, reply_to: ReplyTo, at: Duration)
+    -> Outcome<Published>;
 
     /// Reads history, and may end before what was asked for does: never with nothing where there is something. `since` of
     /// another epoch is error 112.
@@ -306,9 +307,9 @@ pub trait Backplane: Send + Sync {
         query: &HistoryQuery,
         most: Most,
         retention: Retention,
-        asker: Asker,
+        reply_to: ReplyTo,
         at: Duration,
-    ) -> Asked<Page>;
+    ) -> Outcome<Page>;
 
     /// For a subscriber whose worker has announced itself: everything after its position, if nothing of it is missing
     /// and it is not more than may be given, or without a position only where the stream stands. Everything after that reaches the worker.
@@ -318,24 +319,24 @@ pub trait Backplane: Send + Sync {
         since: Option<&Position>,
         most: Most,
         retention: Retention,
-        asker: Asker,
+        reply_to: ReplyTo,
         at: Duration,
-    ) -> Asked<Recovery>;
+    ) -> Outcome<Recovery>;
 
     /// Where a channel's stream stands as far as this node has seen, if it has one.
     fn top(&self, channel: &Channel) -> Option<Top>;
 
     /// A connection came to a channel with presence. `announce` tells the others.
-    fn enter(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool);
+    fn presence_add(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool);
 
     /// A connection left a channel.
-    fn leave(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool);
+    fn presence_remove(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool);
 
     /// Who is in a channel. Error 106 if their bytes, as [`Member::bytes`] counts them, are more than `bytes_max`.
-    fn presence(&self, channel: &Channel, bytes_max: usize, asker: Asker) -> Asked<Vec<Arc<Member>>>;
+    fn presence(&self, channel: &Channel, bytes_max: usize, reply_to: ReplyTo) -> Outcome<Vec<Arc<Member>>>;
 
     /// How many are in a channel.
-    fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count>;
+    fn count(&self, channel: &Channel, reply_to: ReplyTo) -> Outcome<Count>;
 
     /// Orders something of the connections of an address (a user or a connection), but of the one with the number
     /// `except`. Error 111 if workers have too much to do to hear of it, 100 if other nodes cannot.

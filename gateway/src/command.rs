@@ -137,7 +137,7 @@ impl fmt::Display for Failure {
             Self::Unexpected(error) | Self::Runtime(error) => write!(f, "{error:#}"),
             Self::Part(ended) => write!(f, "{ended}"),
             Self::Configuration(errors) => {
-                let count = errors.mistakes().len();
+                let count = errors.errors().len();
                 let plural = if count == 1 { "" } else { "s" };
                 write!(f, "{count} mistake{plural} in the configuration\n{errors}")
             }

@@ -3,7 +3,7 @@
 //! `default.toml` names every key, its default and its meaning; a user's file is read over it. See [`Config::load`].
 
 mod elsewhere;
-mod mistake;
+mod error;
 mod origin;
 mod proxies;
 mod read;
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use mistake::{ConfigErrors, Mistake};
+pub use error::{ConfigError, ConfigErrors};
 pub(crate) use origin::http_origin;
 pub use proxies::{Proxies, Tell};
 pub use secret::{Secret, SigningKey};
@@ -473,8 +473,13 @@ impl Config {
     /// Reads a file and the environment. Relative paths in it begin at the folder of the file.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let origin = path.display().to_string();
-        let text = read_file(path).map_err(|sentence| {
-            ConfigErrors::new(vec![Mistake { origin: origin.clone(), position: None, key: None, sentence }])
+        let text = read_file(path).map_err(|message| {
+            ConfigErrors::new(vec![ConfigError {
+                origin: origin.clone(),
+                position: None,
+                key: None,
+                message,
+            }])
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut config = resolve::resolve(&text, &origin, folder, &environment)?.0;

@@ -4,7 +4,7 @@ pub mod event;
 pub mod effect;
 pub mod core;
 pub mod heartbeat;
-pub mod local;
+pub mod worker_state;
 pub mod session;
 pub mod turn;
 mod views;

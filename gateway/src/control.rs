@@ -11,15 +11,15 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::backplane::inbox::Inbox;
 use crate::backplane::{
-    Answer, Asked, Asker, Backplane, Count, Health, Most, NewPublication, Node, Once, Published, Retention,
-    Terms, Top, Version,
+    Backplane, Count, Health, Idempotency, Most, NewPublication, Node, Outcome, PublishConditions, Published,
+    ReplyTo, Response, Retention, Top, Version,
 };
 use crate::backplane::{Order, Why};
 use crate::charge::Account;
 use crate::clock::Clock;
 use crate::clock::Now;
 use crate::config::{Config, Namespace};
-use crate::connection::local::charge;
+use crate::connection::worker_state::charge;
 use crate::explain::Explain;
 use crate::plugin::breaker::Hold;
 use crate::plugin::registry::{
@@ -132,7 +132,7 @@ impl Control {
         data: Bytes,
         conditions: &Conditions,
     ) -> impl Future<Output = Result<Published, ReplyError>> + Send + use<> {
-        let (asker, answer) = ask();
+        let (reply_to, answer) = ask();
         let asked = self.namespace(address).and_then(|namespace| {
             let retention = Retention::of(namespace);
             let terms = terms(namespace, address, conditions)?;
@@ -140,14 +140,14 @@ impl Control {
             let charge = Some(charge(&self.inner.config, &data, true, &self.inner.account, account_max)?);
             let new =
                 NewPublication { channel: address, data, json: true, info: None, retention, terms, charge };
-            Ok(self.inner.backplane.publish(new, asker, self.inner.clock.now().at))
+            Ok(self.inner.backplane.publish(new, reply_to, self.inner.clock.now().at))
         });
-        let asked = asked.unwrap_or_else(|error| Asked::Now(Err(error)));
-        if let Asked::Now(Err(error)) = &asked {
+        let asked = asked.unwrap_or_else(|error| Outcome::Ready(Err(error)));
+        if let Outcome::Ready(Err(error)) = &asked {
             self.inner.metrics.node.publication_refused(error);
         }
         answered(asked, answer, |answer| match answer {
-            Answer::Published(result) => Some(result),
+            Response::Published(result) => Some(result),
             _ => None,
         })
     }
@@ -180,10 +180,10 @@ impl Control {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
         }
-        let (asker, answer) = ask();
-        let asked = self.inner.backplane.presence(channel, PRESENCE_BYTES_MAX, asker);
+        let (reply_to, answer) = ask();
+        let asked = self.inner.backplane.presence(channel, PRESENCE_BYTES_MAX, reply_to);
         answered(asked, answer, |answer| match answer {
-            Answer::Present(result) => Some(result),
+            Response::Present(result) => Some(result),
             _ => None,
         })
         .await
@@ -194,10 +194,10 @@ impl Control {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
         }
-        let (asker, answer) = ask();
-        let asked = self.inner.backplane.count(channel, asker);
+        let (reply_to, answer) = ask();
+        let asked = self.inner.backplane.count(channel, reply_to);
         answered(asked, answer, |answer| match answer {
-            Answer::Counted(result) => Some(result),
+            Response::Counted(result) => Some(result),
             _ => None,
         })
         .await
@@ -214,10 +214,11 @@ impl Control {
             publications: self.inner.config.client.history_publications_max,
             bytes: HISTORY_BYTES_MAX.max(self.inner.config.limits.publication_bytes_max),
         };
-        let (asker, answer) = ask();
-        let asked = self.inner.backplane.history(channel, query, most, Retention::of(namespace), asker, now);
+        let (reply_to, answer) = ask();
+        let asked =
+            self.inner.backplane.history(channel, query, most, Retention::of(namespace), reply_to, now);
         let page = answered(asked, answer, |answer| match answer {
-            Answer::History(result) => Some(result),
+            Response::History(result) => Some(result),
             _ => None,
         })
         .await?;
@@ -320,7 +321,7 @@ impl Control {
         Err(format!(
             "plugins are missing: the file {file} {}{others}. Mend it or take it out, with its settings: until then the events \
              of its place in the chain are refused",
-            error.sentence
+            error.message
         ))
     }
 
@@ -359,30 +360,30 @@ fn terms(
     namespace: &Namespace,
     address: &Channel,
     conditions: &Conditions,
-) -> Result<Option<Box<Terms>>, ReplyError> {
+) -> Result<Option<Box<PublishConditions>>, ReplyError> {
     let Conditions { idempotency_key, version } = conditions.clone();
     if version.is_some() && (namespace.history_size == 0 || address.target() != Target::Channel) {
         let why = "`version` needs a channel with history: the newest version is kept beside it";
         return Err(ReplyError::NOT_AVAILABLE.because(why));
     }
-    let once = idempotency_key.map(|key| Once { key, ttl: namespace.idempotency_ttl });
+    let once = idempotency_key.map(|key| Idempotency { key, ttl: namespace.idempotency_ttl });
     let any = once.is_some() || version.is_some();
-    Ok(any.then(|| Box::new(Terms { once, version })))
+    Ok(any.then(|| Box::new(PublishConditions { once, version })))
 }
 
-fn ask() -> (Asker, oneshot::Receiver<Answer>) {
+fn ask() -> (ReplyTo, oneshot::Receiver<Response>) {
     let (sender, receiver) = oneshot::channel();
-    (Asker::Task(sender), receiver)
+    (ReplyTo::Task(sender), receiver)
 }
 
 /// Waits for an answer if it comes later.
 async fn answered<T>(
-    asked: Asked<T>,
-    answer: oneshot::Receiver<Answer>,
-    expected: fn(Answer) -> Option<Result<T, ReplyError>>,
+    asked: Outcome<T>,
+    answer: oneshot::Receiver<Response>,
+    expected: fn(Response) -> Option<Result<T, ReplyError>>,
 ) -> Result<T, ReplyError> {
     match asked {
-        Asked::Now(result) => result,
-        Asked::Later => answer.await.ok().and_then(expected).unwrap_or(Err(ReplyError::INTERNAL)),
+        Outcome::Ready(result) => result,
+        Outcome::Pending => answer.await.ok().and_then(expected).unwrap_or(Err(ReplyError::INTERNAL)),
     }
 }

@@ -462,19 +462,19 @@ pub struct PluginsMissing(String);
 /// Whether the gateway may serve with what the first look at the plugin folder came to.
 fn begun(registry: &Registry) -> Result<(), PluginsMissing> {
     if !registry.has_begun() {
-        let sentence =
+        let message =
             "the plugins could not be prepared; the log says why. Without them the gateway does not start";
-        return Err(PluginsMissing(sentence.into()));
+        return Err(PluginsMissing(message.into()));
     }
     let missing = registry.missing();
     if missing.is_empty() {
         return Ok(());
     }
-    let sentence = |(name, place): &(Box<str>, Option<ClosedPlace>)| match place {
-        Some(ClosedPlace { file, error }) => format!("`{name}`: the file {file} {}", error.sentence),
+    let message = |(name, place): &(Box<str>, Option<ClosedPlace>)| match place {
+        Some(ClosedPlace { file, error }) => format!("`{name}`: the file {file} {}", error.message),
         None => format!("`{name}`: there is no file of this plugin in the folder, such as 10-{name}.wasm"),
     };
-    let all = missing.iter().map(sentence).collect::<Vec<_>>().join("; ");
+    let all = missing.iter().map(message).collect::<Vec<_>>().join("; ");
     Err(PluginsMissing(format!("plugins that plugins.required names are not there: {all}")))
 }
 

@@ -1,7 +1,7 @@
 //! Who listens to what on this worker. Never awaits, never encodes per subscriber.
 
 pub mod class;
-pub mod peer;
+pub mod connection_handle;
 pub mod signal;
 mod survey;
 
@@ -14,14 +14,14 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::backplane::{Answer, Order, has_reached, origin};
+use crate::backplane::{Order, Response, has_reached, origin};
 use crate::connection_id::ConnectionIds;
 use crate::outbound::Pushed;
 use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::push::{Form, Push, PushKind};
 use class::Classes;
-use peer::Peer;
+use connection_handle::ConnectionHandle;
 use signal::Signal;
 
 /// The subscriptions and connections of one worker.
@@ -29,14 +29,14 @@ pub struct Hub {
     ids: ConnectionIds,
     channels: HashMap<Channel, Subscribers>,
     /// By number: how a message to one connection finds it.
-    peers: FxHashMap<u64, Admitted>,
+    handles: FxHashMap<u64, Admitted>,
     subscriptions: usize,
     classes: Classes,
 }
 
 /// A connection with a client.
 struct Admitted {
-    peer: Rc<Peer>,
+    handle: Rc<ConnectionHandle>,
     /// The session changes its attributes.
     client: SharedClient,
     /// Unix time in milliseconds.
@@ -65,7 +65,7 @@ impl Views for Same<'_> {
 type Subscribers = IndexMap<u64, Subscriber, FxBuildHasher>;
 
 struct Subscriber {
-    peer: Rc<Peer>,
+    handle: Rc<ConnectionHandle>,
     form: Form,
     place: Place,
     join_leave: bool,
@@ -135,29 +135,29 @@ impl Hub {
         Self {
             ids,
             channels: HashMap::new(),
-            peers: FxHashMap::default(),
+            handles: FxHashMap::default(),
             subscriptions: 0,
             classes: Classes::default(),
         }
     }
 
     /// Makes a connection reachable by its number and by its user. `since` is Unix time in milliseconds.
-    pub fn admit(&mut self, peer: Rc<Peer>, client: SharedClient, since: u64) {
-        let admitted = Admitted { peer, client, since };
+    pub fn admit(&mut self, handle: Rc<ConnectionHandle>, client: SharedClient, since: u64) {
+        let admitted = Admitted { handle, client, since };
         admitted.classify(&mut self.classes);
-        self.peers.insert(admitted.peer.number, admitted);
+        self.handles.insert(admitted.handle.number, admitted);
     }
 
     /// Forgets a connection. Its subscriptions must be gone.
     pub fn forget(&mut self, number: u64) {
-        if let Some(admitted) = self.peers.remove(&number) {
-            self.classes.leave(admitted.peer.class.get());
+        if let Some(admitted) = self.handles.remove(&number) {
+            self.classes.leave(admitted.handle.class.get());
         }
     }
 
     /// The clients that are admitted, and since which Unix time in milliseconds.
     pub fn clients(&self) -> impl Iterator<Item = (Arc<Client>, u64)> {
-        self.peers.values().map(|admitted| (admitted.client.borrow().clone(), admitted.since))
+        self.handles.values().map(|admitted| (admitted.client.borrow().clone(), admitted.since))
     }
 
     /// From now on connections are told apart by these attributes.
@@ -166,30 +166,35 @@ impl Hub {
             return;
         }
         self.classes = Classes::of(attributes.clone());
-        self.peers.values().for_each(|admitted| admitted.classify(&mut self.classes));
+        self.handles.values().for_each(|admitted| admitted.classify(&mut self.classes));
     }
 
     /// An attribute of a connection has changed.
     pub fn attribute_changed(&mut self, number: u64, name: &str) {
         if self.classes.attributes().iter().any(|attribute| **attribute == *name)
-            && let Some(admitted) = self.peers.get(&number)
+            && let Some(admitted) = self.handles.get(&number)
         {
-            self.classes.leave(admitted.peer.class.get());
+            self.classes.leave(admitted.handle.class.get());
             admitted.classify(&mut self.classes);
         }
     }
 
     /// Adds a subscription or changes how it listens. True if it is the first of this worker in the channel.
-    pub fn subscribe(&mut self, channel: &Channel, peer: &Rc<Peer>, listening: Listening) -> bool {
+    pub fn subscribe(
+        &mut self,
+        channel: &Channel,
+        handle: &Rc<ConnectionHandle>,
+        listening: Listening,
+    ) -> bool {
         let subscribers = self.channels.entry(channel.clone()).or_default();
         let first = subscribers.is_empty();
         let subscriber = Subscriber {
-            peer: peer.clone(),
+            handle: handle.clone(),
             form: listening.form,
             place: Place::of(listening.position),
             join_leave: listening.join_leave,
         };
-        if subscribers.insert(peer.number, subscriber).is_none() {
+        if subscribers.insert(handle.number, subscriber).is_none() {
             self.subscriptions += 1;
         }
         first
@@ -212,20 +217,20 @@ impl Hub {
     /// The client knows of its subscription: it gets what was held, from its position on.
     pub fn release(&mut self, channel: &Channel, number: u64, position: Option<(u64, Arc<str>)>) {
         let subscriber = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number));
-        let Some(Subscriber { peer, place, .. }) = subscriber else { return };
+        let Some(Subscriber { handle, place, .. }) = subscriber else { return };
         let Place::Held(held) = std::mem::replace(place, Place::of(position)) else { return };
         for (number, frame) in held.frames {
             match number.map_or(Next::Deliver, |(offset, epoch)| place.next(offset, &epoch)) {
                 Next::Deliver if frame.is_empty() => (),
-                Next::Deliver => drop(peer.push(&frame)),
+                Next::Deliver => drop(handle.push(&frame)),
                 Next::Known | Next::Hold => (),
-                Next::Gap => peer.signal(Signal::Gap(channel.clone())),
+                Next::Gap => handle.signal(Signal::Gap(channel.clone())),
             }
         }
         if (held.lost || held.top.is_some_and(|(offset, epoch)| place.is_before(offset, &epoch)))
             && place.lose()
         {
-            peer.signal(Signal::Gap(channel.clone()));
+            handle.signal(Signal::Gap(channel.clone()));
         }
     }
 
@@ -259,10 +264,10 @@ impl Hub {
     pub fn deliver_views(&mut self, push: &Push, views: &mut impl Views) -> Delivered {
         let mut delivered = Delivered::default();
         if let Target::Connection(id) = push.channel.target() {
-            if let Some(peer) = self.by_id(id)
-                && let Some(view) = views.of(peer.class.get(), &self.classes)
+            if let Some(handle) = self.by_id(id)
+                && let Some(view) = views.of(handle.class.get(), &self.classes)
             {
-                delivered.count(peer.push(view.frame(Form::Direct(peer.protocol))));
+                delivered.count(handle.push(view.frame(Form::Direct(handle.protocol))));
             }
             return delivered;
         }
@@ -272,12 +277,12 @@ impl Hub {
                 for subscriber in subscribers.values_mut() {
                     match subscriber.place.next(publication.offset, epoch) {
                         Next::Deliver => {
-                            if let Some(view) = views.of(subscriber.peer.class.get(), &self.classes) {
-                                delivered.count(subscriber.peer.push(view.frame(subscriber.form)));
+                            if let Some(view) = views.of(subscriber.handle.class.get(), &self.classes) {
+                                delivered.count(subscriber.handle.push(view.frame(subscriber.form)));
                             }
                         }
                         Next::Hold => {
-                            let view = views.of(subscriber.peer.class.get(), &self.classes);
+                            let view = views.of(subscriber.handle.class.get(), &self.classes);
                             let frame = view.map(|view| view.frame(subscriber.form));
                             let number = (publication.offset, epoch.clone());
                             subscriber.place.hold(Some(number), frame.unwrap_or(&Bytes::new()));
@@ -285,7 +290,7 @@ impl Hub {
                         Next::Known => (),
                         Next::Gap => {
                             delivered.gaps += 1;
-                            subscriber.peer.signal(Signal::Gap(push.channel.clone()));
+                            subscriber.handle.signal(Signal::Gap(push.channel.clone()));
                         }
                     }
                 }
@@ -294,7 +299,7 @@ impl Hub {
                 for subscriber in subscribers.values_mut().filter(|subscriber| subscriber.join_leave) {
                     let frame = push.frame(subscriber.form);
                     if !frame.is_empty() && !subscriber.place.hold(None, frame) {
-                        delivered.count(subscriber.peer.push(frame));
+                        delivered.count(subscriber.handle.push(frame));
                     }
                 }
             }
@@ -317,37 +322,37 @@ impl Hub {
 
     /// Orders something of every connection of an address, but of the one with the number `except`.
     pub fn order(&self, address: &Channel, except: Option<u64>, order: &Order) {
-        let tell = |peer: &Peer| {
-            if except != Some(peer.number) {
-                peer.signal(order.clone().into());
+        let tell = |handle: &ConnectionHandle| {
+            if except != Some(handle.number) {
+                handle.signal(order.clone().into());
             }
         };
         match address.target() {
-            Target::Connection(id) => self.by_id(id).into_iter().for_each(|peer| tell(peer)),
+            Target::Connection(id) => self.by_id(id).into_iter().for_each(|handle| tell(handle)),
             Target::User(user) => {
                 let listening = self.channels.get(address).into_iter().flat_map(IndexMap::values);
                 // Somebody else may listen to what is said to the user, and yet is not the user.
-                let of_user = |peer: &Peer| {
-                    self.peers
-                        .get(&peer.number)
+                let of_user = |handle: &ConnectionHandle| {
+                    self.handles
+                        .get(&handle.number)
                         .is_some_and(|admitted| *admitted.client.borrow().user == *user)
                 };
-                listening.filter(|other| of_user(&other.peer)).for_each(|own| tell(&own.peer));
+                listening.filter(|other| of_user(&other.handle)).for_each(|own| tell(&own.handle));
             }
             Target::Channel => (),
         }
     }
 
     /// Hands a connection what the backplane has answered it. A connection that has gone does not want to know.
-    pub fn answer(&self, connection: u64, ticket: u32, answer: Answer) {
-        if let Some(admitted) = self.peers.get(&connection) {
-            admitted.peer.answer(ticket, answer);
+    pub fn answer(&self, connection: u64, request_id: u32, answer: Response) {
+        if let Some(admitted) = self.handles.get(&connection) {
+            admitted.handle.answer(request_id, answer);
         }
     }
 
-    fn by_id(&self, id: &str) -> Option<&Rc<Peer>> {
-        let peer = &self.peers.get(&self.ids.number(id)?)?.peer;
-        (&*peer.id == id).then_some(peer)
+    fn by_id(&self, id: &str) -> Option<&Rc<ConnectionHandle>> {
+        let handle = &self.handles.get(&self.ids.number(id)?)?.handle;
+        (&*handle.id == id).then_some(handle)
     }
 
     /// How many subscriptions there are.
@@ -360,7 +365,7 @@ impl Admitted {
     /// Puts the connection into the class that its attributes have now.
     fn classify(&self, classes: &mut Classes) {
         let client = self.client.borrow();
-        self.peer.class.set(classes.enter(|name| client.attributes.get(name).map(|value| &**value)));
+        self.handle.class.set(classes.enter(|name| client.attributes.get(name).map(|value| &**value)));
     }
 }
 
@@ -375,7 +380,7 @@ fn check(channel: &Channel, subscribers: &mut Subscribers, offset: u64, epoch: &
             }
         } else if subscriber.place.is_before(offset, epoch) && subscriber.place.lose() {
             gaps += 1;
-            subscriber.peer.signal(Signal::Gap(channel.clone()));
+            subscriber.handle.signal(Signal::Gap(channel.clone()));
         }
     }
     gaps

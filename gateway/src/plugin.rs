@@ -8,7 +8,7 @@ mod deliver;
 mod guards;
 mod link;
 pub mod trace;
-pub mod elsewhere;
+pub mod async_pool;
 mod timer;
 pub mod breaker;
 pub mod spare;

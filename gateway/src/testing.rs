@@ -38,8 +38,8 @@ use self::lines::Lines;
 use self::waiting::Waiting;
 use crate::egress::{Client, Fetcher};
 use crate::plugin::Plugin;
+use crate::plugin::async_pool::AsyncInstances;
 use crate::plugin::counters::PluginCounters;
-use crate::plugin::elsewhere::Elsewhere;
 use crate::plugin::interests::Interests;
 use crate::plugin::load::{About, Factory, Import, LoadCode, LoadError, Loader as _};
 use crate::plugin::script::{self, Answer, Event, Occurrence, Outcome, Player, Step};
@@ -48,7 +48,7 @@ use crate::plugin::settings::{Limits, Settings};
 use crate::plugin::usage::Usage;
 use crate::plugin_tools::cargo::{Cargo, TARGET};
 use crate::testing::bench::processor_time_of;
-use crate::wasm::{EngineError, Loader, LoaderConfig, empty_plugin};
+use crate::wasm::{EngineError, Loader, LoaderConfig, noop_plugin};
 
 pub use self::lines::Line;
 
@@ -72,7 +72,7 @@ pub struct PluginRunner {
     counters: Arc<PluginCounters>,
     instance: Box<dyn Plugin>,
     /// Asked about clients in place of `instance`, if the plugin may wait for other servers.
-    elsewhere: Option<Arc<dyn Elsewhere>>,
+    elsewhere: Option<Arc<dyn AsyncInstances>>,
     player: Player,
     lines: Lines,
     configured: Played,
@@ -130,7 +130,7 @@ impl PluginRunner {
 
     /// The smallest plugin there is, which has no opinion on anything.
     pub fn empty(engine: Engine) -> Result<Self, LoadError> {
-        Self::load_bytes("empty", &empty_plugin(), b"", engine)
+        Self::load_bytes("empty", &noop_plugin(), b"", engine)
     }
 
     /// What the binary says of itself.

@@ -81,7 +81,7 @@ pub enum Stop {
 pub struct Upstreams {
     by_name: BTreeMap<Box<str>, Arc<Upstream>>,
     /// Every name is there and takes everything.
-    pretended: bool,
+    noop: bool,
     client: Client,
     clock: Clock,
     /// Random, so that ids of two processes differ.
@@ -100,10 +100,10 @@ struct Upstream {
 impl Upstreams {
     /// For tools and tests that run plugins without a gateway around them: every upstream is there, and what is emitted
     /// goes nowhere.
-    pub fn pretended() -> Arc<Self> {
+    pub fn noop() -> Arc<Self> {
         Arc::new(Self {
             by_name: BTreeMap::new(),
-            pretended: true,
+            noop: true,
             client: Client::new(),
             clock: Clock::start(),
             node: 0,
@@ -126,12 +126,12 @@ impl Upstreams {
             (name.clone(), Arc::new(upstream))
         });
         let by_name = by_name.collect();
-        Arc::new(Self { by_name, pretended: false, client, clock, node, emitted: AtomicU64::new(0) })
+        Arc::new(Self { by_name, noop: false, client, clock, node, emitted: AtomicU64::new(0) })
     }
 
     /// Whether an upstream takes a payload of this size now.
     pub fn room(&self, name: &str, bytes: usize) -> Result<(), NoRoom> {
-        if self.pretended {
+        if self.noop {
             return Ok(());
         }
         let upstream = self.by_name.get(name).ok_or(NoRoom::Unknown)?;

@@ -12,7 +12,7 @@
 mod engine;
 
 mod inspect;
-mod asks;
+mod requested;
 mod mismatch;
 mod adapt;
 mod compile;
@@ -28,17 +28,17 @@ mod pool;
 mod host;
 mod http;
 mod wasi;
-mod outside;
+mod capabilities;
 mod output;
 mod environment;
 mod limits;
 mod deadline;
 mod bindings;
-mod empty;
+mod noop;
 
-pub use empty::empty_plugin;
 pub use engine::EngineError;
 pub use loader::{Loader, LoaderConfig};
+pub use noop::noop_plugin;
 pub use process::{COMMAND as COMPILE_COMMAND, CompileProcess, compile_for_parent, offer_to_compile};
 
 #[cfg(test)]

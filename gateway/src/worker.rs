@@ -24,12 +24,12 @@ use crate::clock::Now;
 use crate::config::Config;
 use crate::connection::driver::{Driver, linger};
 use crate::connection::event::Event;
-use crate::connection::local::Local;
 use crate::connection::session::Session;
+use crate::connection::worker_state::WorkerState;
 use crate::connection_id::ConnectionIds;
 use crate::explain::{Explain, Picker};
 use crate::hub::Hub;
-use crate::hub::peer::Peer;
+use crate::hub::connection_handle::ConnectionHandle;
 use crate::hub::signal::Signal;
 use crate::plugin::event::Client;
 use crate::protocol::Protocol;
@@ -41,7 +41,7 @@ use crate::supervisor::{Panicked, Supervisor, catch};
 use crate::telemetry::metrics::Metrics;
 use crate::transport::handshake::{Accepted, Handshake};
 use crate::transport::site::Site;
-use crate::transport::websocket::{Inlet, WebSocket};
+use crate::transport::websocket::{ReadBuffer, WebSocket};
 use crate::upstream::Upstreams;
 
 /// How long the worker delivers or writes for all before connections get their turn.
@@ -112,12 +112,12 @@ pub struct Parts {
 
 /// A worker on its own thread.
 struct Worker {
-    local: Rc<Local>,
+    state: Rc<WorkerState>,
     ids: ConnectionIds,
     clock: Clock,
-    inlet: Rc<RefCell<Inlet>>,
+    read_buffer: Rc<RefCell<ReadBuffer>>,
     /// Every connection, admitted or not.
-    open: RefCell<FxHashMap<u64, Rc<Peer>>>,
+    open: RefCell<FxHashMap<u64, Rc<ConnectionHandle>>>,
     count: Cell<u64>,
     /// Handshakes whose sockets are not among the connections yet.
     shaking: Cell<usize>,
@@ -140,14 +140,14 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
     let listener = TcpListener::from_std(parts.listener)?;
     let hub = Hub::new(parts.ids);
     let mut local =
-        Local::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
+        WorkerState::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
             .with_upstreams(parts.upstreams);
     local.explain = Picker::new(parts.explain);
     let worker = Rc::new(Worker {
-        local: Rc::new(local),
+        state: Rc::new(local),
         ids: parts.ids,
         clock: parts.clock,
-        inlet: Rc::default(),
+        read_buffer: Rc::default(),
         open: RefCell::default(),
         count: Cell::new(0),
         shaking: Cell::new(0),
@@ -179,7 +179,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         &listener,
         parts.admission.clone(),
         parts.metrics.worker(parts.index),
-        |socket, peer, arrival| worker.clone().shake_hands(&handshake, socket, peer, arrival),
+        |socket, handle, arrival| worker.clone().shake_hands(&handshake, socket, handle, arrival),
     );
     let until = tokio::select! {
         never = accept => match never {},
@@ -189,7 +189,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
     accept::refuse_waiting(&listener, &parts.admission, parts.metrics.worker(parts.index));
     drop(listener);
     worker.drain(until, &parts.admission).await;
-    worker.local.metrics().beat.rest();
+    worker.state.metrics().beat.rest();
     Ok(())
 }
 
@@ -217,16 +217,16 @@ impl Drop for Shaking {
 /// counted as.
 struct Opened {
     worker: Rc<Worker>,
-    peer: Rc<Peer>,
+    handle: Rc<ConnectionHandle>,
     _permit: ConnectionPermit,
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        // The hub may still hold the peer for a moment; the socket closes now.
-        self.peer.outbound.abandon();
-        self.peer.socket.take();
-        self.worker.open.borrow_mut().remove(&self.peer.number);
+        // The hub may still hold the handle for a moment; the socket closes now.
+        self.handle.outbound.abandon();
+        self.handle.socket.take();
+        self.worker.open.borrow_mut().remove(&self.handle.number);
         self.worker.ended.notify_one();
     }
 }
@@ -236,16 +236,16 @@ impl Worker {
         self: Rc<Self>,
         handshake: &Rc<Handshake>,
         socket: TcpStream,
-        peer: std::net::IpAddr,
+        handle: std::net::IpAddr,
         arrival: Arrival,
     ) {
         // The deadline of the handshake and of the connect command is one: both begin here.
         let begun = self.clock.now();
-        let deadline = self.clock.instant(begun.at + self.local.config.handshake.deadline).into();
+        let deadline = self.clock.instant(begun.at + self.state.config.handshake.deadline).into();
         let shaking = Shaking::begin(self.clone());
         let handshake = handshake.clone();
         spawn_local(async move {
-            if let Some(accepted) = handshake.serve(socket, peer, arrival, deadline).await {
+            if let Some(accepted) = handshake.serve(socket, handle, arrival, deadline).await {
                 self.open(accepted, begun);
             }
             drop(shaking);
@@ -255,18 +255,18 @@ impl Worker {
     /// Makes a connection out of a socket and starts its task.
     fn open(self: Rc<Self>, accepted: Accepted, begun: Now) {
         let Accepted { socket, early, address, protocol, headers, token, connection, arrival } = accepted;
-        let number = ConnectionIds::compose(self.local.worker, self.count.replace(self.count.get() + 1));
+        let number = ConnectionIds::compose(self.state.worker, self.count.replace(self.count.get() + 1));
         let Ok(random) = getrandom::u64() else { return };
         let id = self.ids.id(number, random);
-        let limits = &self.local.config.limits;
-        let peer = Rc::new(Peer::new(
+        let limits = &self.state.config.limits;
+        let handle = Rc::new(ConnectionHandle::new(
             number,
             id.clone(),
             protocol,
             limits.outbound_bytes_max,
-            &self.local.unflushed,
+            &self.state.unflushed,
         ));
-        *peer.socket.borrow_mut() = Some(Box::new(socket));
+        *handle.socket.borrow_mut() = Some(Box::new(socket));
         let client = Client {
             number,
             id: id.clone(),
@@ -276,26 +276,27 @@ impl Worker {
             headers,
             attributes: BTreeMap::new(),
         };
-        let websocket = WebSocket::new(peer.clone(), self.inlet.clone(), &early, limits.message_bytes_max);
-        let session = Session::new(self.local.clone(), peer.clone(), client, begun, random as u32);
+        let websocket =
+            WebSocket::new(handle.clone(), self.read_buffer.clone(), &early, limits.message_bytes_max);
+        let session = Session::new(self.state.clone(), handle.clone(), client, begun, random as u32);
         // Nobody will send a connect command: the handshake was one.
         let connect = (protocol == Protocol::Raw).then_some(token);
-        let driver = Driver::new(session, websocket, self.inlet.clone(), self.clock);
+        let driver = Driver::new(session, websocket, self.read_buffer.clone(), self.clock);
         let Arrival { slot, mut evicted } = arrival;
         // Until it says who it is, it is waited for.
         slot.wait(Standing::Silent);
-        let waiting = peer.clone();
+        let waiting = handle.clone();
         spawn_local(async move {
             if evicted.wait().await {
                 waiting.signal(Signal::Evicted);
             }
         });
-        self.open.borrow_mut().insert(number, peer.clone());
-        self.local.metrics().opened(&id, address);
+        self.open.borrow_mut().insert(number, handle.clone());
+        self.state.metrics().opened(&id, address);
         if self.draining.get() {
-            peer.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
+            handle.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
         }
-        let opened = Opened { worker: self, peer, _permit: connection };
+        let opened = Opened { worker: self, handle, _permit: connection };
         spawn_local(drive(opened, Box::new(driver), connect, slot));
     }
 
@@ -303,22 +304,22 @@ impl Worker {
     fn clean_up(&self, driver: &mut Driver, words: &str) {
         let session = &mut driver.session;
         tracing::error!(
-            connection = &*session.peer().id,
+            connection = &*session.handle().id,
             panic = words,
             "the task of a connection panicked: it is closed"
         );
-        self.inlet.borrow_mut().clear();
+        self.read_buffer.borrow_mut().clear();
         let now = self.clock.now();
         let _ = catch_unwind(AssertUnwindSafe(|| session.abandon(now)));
         if catch_unwind(AssertUnwindSafe(|| session.purge())).is_err() {
-            let part = format!("worker-{}: connections", self.local.worker);
+            let part = format!("worker-{}: connections", self.state.worker);
             self.supervisor.report(&part, "one could not be cleaned up after a panic");
         }
     }
 
     /// Shows that the worker goes on, and how late.
     async fn beat(self: Rc<Self>) {
-        self.local.metrics().beat.run(self.clock).await;
+        self.state.metrics().beat.run(self.clock).await;
     }
 
     /// Takes what other threads hand over, in order.
@@ -333,14 +334,14 @@ impl Worker {
             let lost = inbox.take(&mut batch);
             self.deliver_all(&mut batch).await;
             for part in stood.take().iter().flat_map(|stood| stood.chunks(COMPARED_MAX)) {
-                self.local.find_gaps(part);
+                self.state.find_gaps(part);
                 yield_now().await;
             }
             if lost {
-                self.local.metrics().inbox_overflow();
+                self.state.metrics().inbox_overflow();
                 let mut tops = Vec::new();
-                for part in self.local.tracked().chunks(COMPARED_MAX) {
-                    tops.extend(self.local.tops(part));
+                for part in self.state.tracked().chunks(COMPARED_MAX) {
+                    tops.extend(self.state.tops(part));
                     yield_now().await;
                 }
                 stood = Some(tops);
@@ -350,14 +351,14 @@ impl Worker {
 
     /// Delivers what was in the inbox. Connections get their turn in between; what is written for all is written together.
     async fn deliver_all(&self, batch: &mut Vec<Delivery>) {
-        let mut together = Some(self.local.unflushed.hold());
+        let mut together = Some(self.state.unflushed.hold());
         let mut now = self.clock.now();
         let (mut begun, mut written) = (now.at, now.at);
         let (mut queued, mut work, mut orders) = (0, 0, 0);
         for delivery in batch.drain(..) {
             let swap = matches!(delivery, Delivery::Chain(..));
             orders += usize::from(matches!(delivery, Delivery::Order { .. }));
-            let done = self.local.take(now, delivery);
+            let done = self.state.handle(now, delivery);
             (queued, work) = (queued + done, work + done);
             if swap {
                 self.swapped.notify_one();
@@ -377,7 +378,7 @@ impl Worker {
                 (begun, orders) = (now.at, 0);
             }
             if full {
-                together = Some(self.local.unflushed.hold());
+                together = Some(self.state.unflushed.hold());
                 (queued, written) = (0, now.at);
             }
         }
@@ -386,13 +387,13 @@ impl Worker {
     /// Runs the timers of plugins, each when it is due.
     async fn timers(self: Rc<Self>) {
         loop {
-            let Some(due) = self.local.next_timer() else {
+            let Some(due) = self.state.next_timer() else {
                 self.swapped.notified().await;
                 continue;
             };
             tokio::select! {
                 () = tokio::time::sleep_until(self.clock.instant(due).into()) => {
-                    self.local.on_timer(self.clock.now());
+                    self.state.on_timer(self.clock.now());
                 }
                 () = self.swapped.notified() => (),
             }
@@ -402,8 +403,8 @@ impl Worker {
     /// Keeps what waits for clients within what the node may hold for all of them.
     async fn bound_backlog(self: Rc<Self>) {
         loop {
-            self.local.unflushed.backlogged().await;
-            while self.local.bound_backlog() {
+            self.state.unflushed.backlogged().await;
+            while self.state.bound_backlog() {
                 tokio::time::sleep(BACKLOG_PAUSE).await;
             }
         }
@@ -414,12 +415,12 @@ impl Worker {
         // The budget of the runtime would make sockets pretend to be full in the middle of a list; this loop has its own.
         coop::unconstrained(async {
             loop {
-                let peers = poll_fn(|cx| self.local.unflushed.poll_take(cx)).await;
+                let handles = poll_fn(|cx| self.state.unflushed.poll_take(cx)).await;
                 let mut begun = self.clock.now();
-                for some in peers.chunks(WRITES_PER_LOOK) {
-                    for peer in some {
-                        peer.flush_for_others();
-                        self.local.metrics().bytes_out.add(peer.outbound.take_uncounted());
+                for some in handles.chunks(WRITES_PER_LOOK) {
+                    for handle in some {
+                        handle.flush_for_others();
+                        self.state.metrics().bytes_out.add(handle.outbound.take_uncounted());
                     }
                     if some.len() == WRITES_PER_LOOK && self.clock.later(begun).at >= begun.at + TURN_TIME {
                         yield_now().await;
@@ -433,23 +434,23 @@ impl Worker {
 
     /// Asks every client to go, at this worker's share of the pace, and waits until they are gone or time is up.
     async fn drain(&self, until: Duration, admission: &Admission) {
-        let config = &self.local.config;
+        let config = &self.state.config;
         let share = f64::from(config.drain.closes_per_second) / config.listen.workers as f64;
         let per_step = share * DRAIN_STEP.as_secs_f64();
-        let peers: Vec<_> = self.open.borrow().values().cloned().collect();
-        tracing::info!(worker = self.local.worker, connections = peers.len(), "draining");
+        let handles: Vec<_> = self.open.borrow().values().cloned().collect();
+        tracing::info!(worker = self.state.worker, connections = handles.len(), "draining");
         let paced = async {
             let mut step = tokio::time::interval(DRAIN_STEP);
             let mut credit: f64 = 0.0;
-            for peer in peers {
+            for handle in handles {
                 // Who has gone by itself costs no time.
-                while credit < 1.0 && self.open.borrow().contains_key(&peer.number) {
+                while credit < 1.0 && self.open.borrow().contains_key(&handle.number) {
                     step.tick().await;
                     credit += per_step;
                 }
-                if self.open.borrow().contains_key(&peer.number) {
+                if self.open.borrow().contains_key(&handle.number) {
                     credit -= 1.0;
-                    peer.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
+                    handle.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
                 }
             }
             std::future::pending::<()>().await;
@@ -460,8 +461,8 @@ impl Worker {
         let at_last = self.clock.instant(until.saturating_sub(last_words));
         let hurried = async {
             tokio::time::sleep_until(at_last.into()).await;
-            for peer in self.open.borrow().values() {
-                peer.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
+            for handle in self.open.borrow().values() {
+                handle.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
             }
             std::future::pending::<()>().await;
         };
@@ -483,12 +484,12 @@ impl Worker {
         });
         if drained.await.is_err() {
             tracing::warn!(
-                worker = self.local.worker,
+                worker = self.state.worker,
                 connections = self.open.borrow().len(),
                 "connections were cut off at the drain deadline"
             );
         } else {
-            tracing::info!(worker = self.local.worker, "drained");
+            tracing::info!(worker = self.state.worker, "drained");
         }
     }
 }
@@ -511,5 +512,5 @@ async fn drive(opened: Opened, mut driver: Box<Driver>, connect: Option<Box<str>
     }
     // What it held is free while the client reads its last words.
     drop(driver);
-    linger(&opened.peer).await;
+    linger(&opened.handle).await;
 }

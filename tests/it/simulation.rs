@@ -20,12 +20,12 @@ use gateway::backplane::{Backplane, Top};
 use gateway::clock::Now;
 use gateway::config::{Config, Limits};
 use gateway::connection::event::{Ending, Event};
-use gateway::connection::local::Local;
 use gateway::connection::session::Session;
 use gateway::connection::turn::Turn;
+use gateway::connection::worker_state::WorkerState;
 use gateway::connection_id::ConnectionIds;
 use gateway::hub::Hub;
-use gateway::hub::peer::Peer;
+use gateway::hub::connection_handle::ConnectionHandle;
 use gateway::plugin::event::Client;
 use gateway::protocol::Protocol;
 use gateway::protocol::channel::Channel;
@@ -122,7 +122,7 @@ struct World {
     inboxes: Arc<[Arc<Inbox>]>,
     backplane: Arc<Memory>,
     metrics: Arc<Metrics>,
-    workers: Vec<Rc<Local>>,
+    workers: Vec<Rc<WorkerState>>,
     clients: Vec<SimulatedClient>,
     connections: u64,
     /// What was published: per channel and epoch the payloads by offset.
@@ -173,14 +173,14 @@ impl World {
         let workers = (0..WORKERS)
             .map(|worker| {
                 let backplane: Arc<dyn Backplane> = backplane.clone();
-                Rc::new(Local::new(worker, config.clone(), Hub::new(ids), backplane, metrics.clone()))
+                Rc::new(WorkerState::new(worker, config.clone(), Hub::new(ids), backplane, metrics.clone()))
             })
             .collect::<Vec<_>>();
         if views {
             for (worker, local) in workers.iter().enumerate() {
                 let now = Now { at: Duration::ZERO, unix: 0 };
                 let chain = Box::new(views::chain(worker));
-                local.take(now, Delivery::Chain(chain, tokio::sync::oneshot::channel().0));
+                local.handle(now, Delivery::Chain(chain, tokio::sync::oneshot::channel().0));
             }
         }
         Self {
@@ -231,7 +231,7 @@ impl World {
         let number = ConnectionIds::compose(worker, self.connections);
         let id = self.ids.id(number, self.random.next());
         let local = &self.workers[worker];
-        let peer = Rc::new(Peer::new(
+        let peer = Rc::new(ConnectionHandle::new(
             number,
             id.clone(),
             Protocol::CentrifugeJson,
@@ -290,7 +290,7 @@ impl World {
             let (_, session) = client.session.as_mut().expect("connected");
             if !session.is_closed() && !session.has_more() {
                 assert!(session.is_backlogged(), "nothing else is in the way");
-                client.wire.append(&mut session.peer().outbound.take());
+                client.wire.append(&mut session.handle().outbound.take());
                 self.totals.backlogged += 1;
             }
             session.go_on(&mut turn);
@@ -384,7 +384,7 @@ impl World {
                 let taken = (push.channel.as_str().to_owned(), epoch.to_string(), publication.offset);
                 self.taken[worker].insert(taken);
             }
-            self.workers[worker].take(self.now(), delivery);
+            self.workers[worker].handle(self.now(), delivery);
         }
         if let Some(stood) = self.stood[worker].take() {
             self.workers[worker].find_gaps(&stood);
@@ -402,7 +402,7 @@ impl World {
         let now = self.now();
         for client in &mut self.clients {
             if let Some((_, session)) = &mut client.session {
-                while let Some(signal) = session.peer().take_signal() {
+                while let Some(signal) = session.handle().take_signal() {
                     session.signal(now, signal);
                 }
             }
@@ -437,7 +437,7 @@ impl World {
     fn check_bounds(&self) {
         for client in &self.clients {
             if let Some((_, session)) = &client.session {
-                let pending = session.peer().outbound.pending();
+                let pending = session.handle().outbound.pending();
                 // Pushes have the bound, replies have it and may overshoot by one.
                 let longest_reply = 50 * 250;
                 assert!(pending <= 2 * OUTBOUND_BYTES_MAX + longest_reply, "{pending} bytes wait");

@@ -20,7 +20,7 @@ use gateway::connection_id::ConnectionIds;
 use gateway::explain::Explain;
 use gateway::gateway::Gateway;
 use gateway::plugin::counters::PluginCounters;
-use gateway::plugin::event::{Goodbye, Hello, Message, Outgoing};
+use gateway::plugin::event::{ConnectEvent, DisconnectEvent, Message, Outgoing};
 use gateway::plugin::failure::{Failure, FailurePolicy};
 use gateway::plugin::grants::Grants;
 use gateway::plugin::interests::{DeliverInterest, Hooks, Interests, Pattern};
@@ -62,7 +62,7 @@ impl Plugin for Buggy {
         &self.1
     }
 
-    fn on_connect(&mut self, hello: &Hello, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+    fn on_connect(&mut self, hello: &ConnectEvent, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
         self.call("on-connect", &hello.data);
         Ok(ConnectVerdict::Pass)
     }
@@ -77,7 +77,7 @@ impl Plugin for Buggy {
         Ok(DeliverVerdict::Pass)
     }
 
-    fn on_disconnect(&mut self, goodbye: &Goodbye, _: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, _: &mut Vec<Effect>) -> Result<(), Failure> {
         self.0.departed.lock().unwrap().push(goodbye.code.into());
         self.call("on-disconnect", b"\"boom\"");
         Ok(())
@@ -146,7 +146,7 @@ impl Worker {
             listener,
             inbox: inboxes[0].clone(),
             backplane: backplane.clone(),
-            upstreams: Upstreams::pretended(),
+            upstreams: Upstreams::noop(),
             metrics: metrics.clone(),
             admission: Arc::new(Admission::new(&config, clock)),
             site: None,
@@ -193,9 +193,9 @@ impl Worker {
 
     fn present(&self) -> usize {
         let channel = gateway::protocol::channel::Channel::parse("chat:1").unwrap();
-        match self.backplane.count(&channel, gateway::backplane::Asker::Nobody) {
-            gateway::backplane::Asked::Now(count) => count.unwrap().connections,
-            gateway::backplane::Asked::Later => panic!("memory answers at once"),
+        match self.backplane.count(&channel, gateway::backplane::ReplyTo::Nobody) {
+            gateway::backplane::Outcome::Ready(count) => count.unwrap().connections,
+            gateway::backplane::Outcome::Pending => panic!("memory answers at once"),
         }
     }
 

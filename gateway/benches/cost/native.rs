@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway::plugin::chain::Plugin;
 use gateway::plugin::counters::PluginCounters;
-use gateway::plugin::event::{Goodbye, Hello, Kind, Message};
+use gateway::plugin::event::{ConnectEvent, DisconnectEvent, Kind, Message};
 use gateway::plugin::failure::{Cause, Failure};
 use gateway::plugin::grants::Grants;
 use gateway::plugin::interests::{Hooks, Interests};
@@ -121,7 +121,7 @@ impl Plugin for Native {
         &self.interests
     }
 
-    fn on_connect(&mut self, _: &Hello, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+    fn on_connect(&mut self, _: &ConnectEvent, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
         Ok(ConnectVerdict::Pass)
     }
 
@@ -129,7 +129,7 @@ impl Plugin for Native {
         (self.judge)(message)
     }
 
-    fn on_disconnect(&mut self, _: &Goodbye, _: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, _: &DisconnectEvent, _: &mut Vec<Effect>) -> Result<(), Failure> {
         Ok(())
     }
 }

@@ -13,12 +13,12 @@ use gateway::backplane::memory::Memory;
 use gateway::clock::Clock;
 use gateway::config::Config;
 use gateway::connection::event::Event;
-use gateway::connection::local::Local;
 use gateway::connection::session::Session;
 use gateway::connection::turn::Turn;
+use gateway::connection::worker_state::WorkerState;
 use gateway::connection_id::ConnectionIds;
 use gateway::hub::Hub;
-use gateway::hub::peer::Peer;
+use gateway::hub::connection_handle::ConnectionHandle;
 use gateway::plugin::chain::{Chain, Plugin};
 use gateway::plugin::event::Kind;
 use gateway::protocol::Protocol;
@@ -109,7 +109,7 @@ fn call<'a>(scale: &Scale, mut plugin: Box<dyn Plugin>) -> Measure<'a> {
 
 /// Everything of a worker but its thread, its listener and its tasks.
 struct Worker {
-    local: Rc<Local>,
+    local: Rc<WorkerState>,
     inbox: Arc<Inbox>,
     deliveries: Vec<Delivery>,
     ids: ConnectionIds,
@@ -133,7 +133,7 @@ impl Worker {
         let ids = ConnectionIds::new(1);
         let inbox = Arc::new(Inbox::new(config.memory.inbox_deliveries_max));
         let backplane = Memory::new([inbox.clone()].into(), ids, &config.memory, 1);
-        let local = Local::new(0, config, Hub::new(ids), Arc::new(backplane), Metrics::new(1));
+        let local = WorkerState::new(0, config, Hub::new(ids), Arc::new(backplane), Metrics::new(1));
         *local.chain.borrow_mut() = chain;
         Self {
             local: Rc::new(local),
@@ -150,7 +150,13 @@ impl Worker {
         let id = self.ids.id(self.connections, self.connections);
         let outbound_bytes_max = self.local.config.limits.outbound_bytes_max;
         let unflushed = &self.local.unflushed;
-        let peer = Rc::new(Peer::new(self.connections, id.clone(), protocol, outbound_bytes_max, unflushed));
+        let peer = Rc::new(ConnectionHandle::new(
+            self.connections,
+            id.clone(),
+            protocol,
+            outbound_bytes_max,
+            unflushed,
+        ));
         *peer.socket.borrow_mut() = Some(Box::new(Hole));
         let client = client(self.connections, id, protocol);
         let now = self.clock.now();
@@ -176,7 +182,7 @@ impl Worker {
         session.count_written();
         self.inbox.take(&mut self.deliveries);
         for delivery in self.deliveries.drain(..) {
-            self.local.take(NOW, delivery);
+            self.local.handle(NOW, delivery);
         }
         let mut context = Context::from_waker(Waker::noop());
         let mut unflushed = std::pin::pin!(poll_fn(|context| self.local.unflushed.poll_take(context)));

@@ -47,24 +47,24 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
 }
 
 /// What a refusal below the API says of itself, in the shape of an API error.
-pub(super) fn error(status: u16, sentence: &str) -> String {
-    let error = Outcome::<()>::Error(Error { code: status.into(), message: sentence });
+pub(super) fn error(status: u16, message: &str) -> String {
+    let error = Outcome::<()>::Error(Error { code: status.into(), message });
     serde_json::to_string(&error).unwrap_or_default()
 }
 
 /// A refusal below the API: a status, and a sentence in the shape of an API error.
-pub(super) fn refuse(status: StatusCode, sentence: &str) -> Answer {
-    answer(status, JSON, error(status.as_u16(), sentence))
+pub(super) fn refuse(status: StatusCode, message: &str) -> Answer {
+    answer(status, JSON, error(status.as_u16(), message))
 }
 
 /// [`refuse`] with one more header.
 pub(super) fn refuse_with(
     status: StatusCode,
-    sentence: &str,
+    message: &str,
     name: HeaderName,
     value: &'static str,
 ) -> Answer {
-    let mut answer = refuse(status, sentence);
+    let mut answer = refuse(status, message);
     answer.headers_mut().insert(name, HeaderValue::from_static(value));
     answer
 }

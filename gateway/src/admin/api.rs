@@ -147,7 +147,7 @@ fn finish<T: Serialize>(result: Result<T, Failure>) -> Answer {
 fn failed(failure: &Failure) -> Answer {
     let (status, error) = match failure {
         Failure::Api(error) => (StatusCode::OK, error.clone()),
-        Failure::Malformed(sentence) => (StatusCode::BAD_REQUEST, bad_request(sentence.clone())),
+        Failure::Malformed(message) => (StatusCode::BAD_REQUEST, bad_request(message.clone())),
     };
     json(status, &Outcome::<()>::new(&Err(error)))
 }
@@ -174,11 +174,11 @@ impl Api<'_> {
             return Err(bad_request("`channels` is empty").into());
         }
         if channels.len() > BROADCAST_CHANNELS_MAX {
-            let sentence = format!(
+            let message = format!(
                 "`channels` has {} entries, at most {BROADCAST_CHANNELS_MAX} are accepted",
                 channels.len()
             );
-            return Err(ReplyError::LIMIT_EXCEEDED.because(sentence).into());
+            return Err(ReplyError::LIMIT_EXCEEDED.because(message).into());
         }
         // All are on their way before the first is waited for.
         let publish = |name: &String| {
@@ -361,8 +361,8 @@ fn close(mut wish: Fields) -> Result<Close, Failure> {
         return Err(bad_request("`disconnect.code` is not between 3000 and 4999").into());
     }
     if reason.len() > CLOSE_REASON_BYTES_MAX {
-        let sentence = format!("`disconnect.reason` is longer than {CLOSE_REASON_BYTES_MAX} bytes");
-        return Err(bad_request(sentence).into());
+        let message = format!("`disconnect.reason` is longer than {CLOSE_REASON_BYTES_MAX} bytes");
+        return Err(bad_request(message).into());
     }
     Ok(Close::custom(code, &reason))
 }

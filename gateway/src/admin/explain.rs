@@ -33,19 +33,19 @@ pub(super) fn start(control: &Control, mut fields: Fields) -> Result<Value, Fail
         (Some(user), None) => Whose::User(user),
         (None, Some((name, value))) => Whose::Attribute(name, value),
         _ => {
-            let sentence =
+            let message =
                 "expected either `user`, or `attribute` with a name and a value such as {\"tenant\": \"a\"}";
-            return Err(bad_request(sentence).into());
+            return Err(bad_request(message).into());
         }
     };
     if !(1..=SECONDS_MAX).contains(&seconds) {
         return Err(bad_request(format!("`seconds` is {seconds}, accepted are 1 to {SECONDS_MAX}")).into());
     }
     if !control.explain().watch(whose, Duration::from_secs(seconds)) {
-        let sentence = format!(
+        let message = format!(
             "{TAGS_MAX} users and attributes are watched already; wait until the time of one is over"
         );
-        return Err(ReplyError::LIMIT_EXCEEDED.because(sentence).into());
+        return Err(ReplyError::LIMIT_EXCEEDED.because(message).into());
     }
     Ok(json!({"seconds": seconds}))
 }

@@ -25,8 +25,8 @@ impl From<ReplyError> for Failure {
 }
 
 /// A request that lacks something or asks for what is not offered.
-pub(super) fn bad_request(sentence: impl Into<String>) -> ReplyError {
-    ReplyError::BAD_REQUEST.because(sentence.into())
+pub(super) fn bad_request(message: impl Into<String>) -> ReplyError {
+    ReplyError::BAD_REQUEST.because(message.into())
 }
 
 /// The fields that nobody has taken yet.

@@ -156,7 +156,7 @@ impl Plugins {
         let left_out = control.left_out().into_iter().map(|left| LeftOut {
             file: left.file,
             code: left.code.as_str(),
-            sentence: left.sentence,
+            sentence: left.message,
             closes: left.closes,
         });
         Self {
@@ -182,7 +182,7 @@ impl From<&PluginStatus> for Plugin {
         });
         let error = status.last_error.as_ref().map(|error| Error {
             code: error.code.as_str(),
-            sentence: error.sentence.clone(),
+            sentence: error.message.clone(),
             at: seconds(error.at),
         });
         let versions = status.kept.iter().map(|kept| Version {

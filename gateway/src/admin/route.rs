@@ -147,9 +147,9 @@ impl Routes {
         // Probes name what they like, or nothing: there is no secret in the answer, and asking changes nothing.
         if self.local && !health && !names_this_machine(request) {
             // A web page can give its own host name the address 127.0.0.1 (DNS rebinding); it cannot change this header.
-            let sentence = "`Host` names another machine than this one, or none: the listener is on a loopback address, and \
+            let message = "`Host` names another machine than this one, or none: the listener is on a loopback address, and \
                             takes `localhost` and loopback addresses";
-            return Err(Box::new(refuse(StatusCode::MISDIRECTED_REQUEST, sentence)));
+            return Err(Box::new(refuse(StatusCode::MISDIRECTED_REQUEST, message)));
         }
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         let answer = match route {
@@ -198,9 +198,9 @@ impl Routes {
     }
 
     fn key_is_needed(&self) -> Answer {
-        let sentence =
+        let message =
             "`X-API-Key: KEY` or `Authorization: apikey KEY` is needed, with the key of `admin.api_key`";
-        refuse_with(StatusCode::UNAUTHORIZED, sentence, header::WWW_AUTHENTICATE, "apikey")
+        refuse_with(StatusCode::UNAUTHORIZED, message, header::WWW_AUTHENTICATE, "apikey")
     }
 
     fn metrics(&self, has_body: bool) -> Answer {
@@ -232,8 +232,8 @@ fn closed(control: &Control) -> Answer {
         .closed_places()
         .iter()
         .map(|place| {
-            let (code, sentence) = (place.error.code.as_str(), &place.error.sentence);
-            json!({"file": place.file, "code": code, "sentence": sentence})
+            let (code, message) = (place.error.code.as_str(), &place.error.message);
+            json!({"file": place.file, "code": code, "sentence": message})
         })
         .collect();
     let reason = control.plugins_health().err();
@@ -243,7 +243,7 @@ fn closed(control: &Control) -> Answer {
 
 /// Reads a body within its bounds. What remains of a longer one is not read: the connection ends with the answer.
 async fn body(request: Request<Incoming>) -> Result<Bytes, Box<Answer>> {
-    let refuse = |status, sentence| Err(Box::new(refuse_with(status, sentence, header::CONNECTION, "close")));
+    let refuse = |status, message| Err(Box::new(refuse_with(status, message, header::CONNECTION, "close")));
     const TOO_LARGE: &str = "the body is larger than 1 MiB";
     let body = request.into_body();
     if body.size_hint().lower() > BODY_BYTES_MAX as u64 {

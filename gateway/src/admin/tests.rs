@@ -14,19 +14,19 @@ use super::*;
 use crate::backplane::Order;
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::memory::Memory;
-use crate::backplane::{Asker, Backplane};
+use crate::backplane::{Backplane, ReplyTo};
 use crate::clock::Clock;
 use crate::connection_id::ConnectionIds;
 use crate::control::Parts;
 use crate::explain::Explain;
 use crate::plugin::chain::{Chain, Plugin};
 use crate::plugin::counters::PluginCounters;
-use crate::plugin::event::{Goodbye, Hello, Message};
+use crate::plugin::event::{ConnectEvent, DisconnectEvent, Message};
 use crate::plugin::failure::Failure;
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::load::{About, Factory, LoadCode, LoadError, Loader};
-use crate::plugin::registry::{Found, Registry, Workers};
+use crate::plugin::registry::{PluginFile, Registry, Workers};
 use crate::plugin::settings::Settings;
 use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
 use crate::protocol::channel::Channel;
@@ -327,7 +327,7 @@ async fn a_publication_without_history_has_no_place() {
 #[tokio::test]
 async fn a_payload_is_sent_on_one_line_and_otherwise_as_it_came() {
     let admin = Admin::start(CONFIG);
-    admin.backplane.announce(0, &Channel::parse("news").unwrap(), Asker::Nobody);
+    admin.backplane.add_interest(0, &Channel::parse("news").unwrap(), ReplyTo::Nobody);
     let body = "{\"channel\":\"news\",\"data\":{\n \"n\" : 1.50,\n \"s\":\"a\\nb\" }}";
     assert_eq!(admin.post("/api/publish", "X-API-Key: correct-horse\r\n", body).await.status, 200);
     let deliveries = admin.deliveries();
@@ -373,7 +373,7 @@ async fn a_user_or_one_connection_can_be_disconnected() {
         }
         _ => panic!("not one close"),
     };
-    admin.backplane.announce(0, &Channel::parse("#42").unwrap(), Asker::Nobody);
+    admin.backplane.add_interest(0, &Channel::parse("#42").unwrap(), ReplyTo::Nobody);
     assert_eq!(admin.api("disconnect", json!({"user": "42"})).await, json!({"result": {}}));
     assert_eq!(sent(admin.deliveries()), ("#42".into(), 3503, "force disconnect".into()));
 
@@ -446,7 +446,7 @@ async fn a_gateway_alone_is_the_only_node() {
 #[tokio::test]
 async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
     let admin = Admin::start(CONFIG);
-    let file = |name: &str, bytes: &'static [u8]| Found {
+    let file = |name: &str, bytes: &'static [u8]| PluginFile {
         path: name.into(),
         file: name.into(),
         wasm: Ok(Bytes::from_static(bytes)),

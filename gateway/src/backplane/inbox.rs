@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::backplane::Order;
-use crate::backplane::{Answer, Top};
+use crate::backplane::{Response, Top};
 use crate::plugin::chain::Chain;
-use crate::plugin::event::Goodbye;
+use crate::plugin::event::DisconnectEvent;
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Push;
 use crate::survey::{Question, Seen};
@@ -31,16 +31,16 @@ pub enum Delivery {
         /// The number of the connection.
         connection: u64,
         /// Its name for the question.
-        ticket: u32,
+        request_id: u32,
         /// The answer.
-        answer: Answer,
+        answer: Response,
     },
     /// Where a stream stands that this worker has subscribers of: whoever stands elsewhere has missed something.
-    Stands(Channel, Top),
+    StreamTop(Channel, Top),
     /// All gateways are asked. The sender takes what the worker knows.
     Survey(Arc<Question>, tokio::sync::oneshot::Sender<Seen>),
     /// A client of a gateway that has died has gone. The sender hears when the plugins know.
-    Departed(Box<Goodbye>, tokio::sync::oneshot::Sender<()>),
+    Disconnected(Box<DisconnectEvent>, tokio::sync::oneshot::Sender<()>),
     /// From now on this chain decides. The sender hears when it does.
     Chain(Box<Chain>, tokio::sync::oneshot::Sender<()>),
 }
@@ -102,7 +102,7 @@ impl Inbox {
         let (waiting, bytes) = (queue.len(), delivery.bytes());
         match delivery {
             // Those who have asked for room at the same moment may be a little above it.
-            Delivery::Push(_) | Delivery::Stands(..)
+            Delivery::Push(_) | Delivery::StreamTop(..)
                 if waiting >= self.pushes_max || self.bytes() > self.bytes_max =>
             {
                 self.lost.store(true, Ordering::Relaxed);
@@ -156,9 +156,9 @@ impl Delivery {
             Self::Push(push) => push.bytes(),
             Self::Answer { .. }
             | Self::Order { .. }
-            | Self::Stands(..)
+            | Self::StreamTop(..)
             | Self::Survey(..)
-            | Self::Departed(..)
+            | Self::Disconnected(..)
             | Self::Chain(..) => 0,
         }
     }

@@ -17,8 +17,8 @@ use rustc_hash::FxBuildHasher;
 use self::present::Present;
 use self::publish::Remembered;
 use super::{
-    Asked, Asker, Backplane, Count, Fits, Health, Most, NewPublication, Page, Published, Recovery, Retention,
-    TOO_MANY_MEMBERS, Top, Version, mix,
+    Backplane, Count, Fits, Health, Most, NewPublication, Outcome, Page, Published, Recovery, ReplyTo,
+    Retention, TOO_MANY_MEMBERS, Top, Version, mix,
 };
 use crate::backplane::Order;
 use crate::backplane::inbox::{Delivery, Inbox};
@@ -402,22 +402,22 @@ impl Backplane for Memory {
         false
     }
 
-    fn announce(&self, worker: usize, channel: &Channel, _: Asker) -> Asked<()> {
-        Asked::Now(self.with(channel, true, |entry, _| {
+    fn add_interest(&self, worker: usize, channel: &Channel, _: ReplyTo) -> Outcome<()> {
+        Outcome::Ready(self.with(channel, true, |entry, _| {
             entry.interest |= 1 << worker;
             Ok(())
         }))
     }
 
-    fn renounce(&self, worker: usize, channel: &Channel) {
+    fn remove_interest(&self, worker: usize, channel: &Channel) {
         let _ = self.with(channel, false, |entry, _| {
             entry.interest &= !(1 << worker);
             Ok(())
         });
     }
 
-    fn publish(&self, new: NewPublication<'_>, _: Asker, at: Duration) -> Asked<Published> {
-        Asked::Now(self.put(new, at))
+    fn publish(&self, new: NewPublication<'_>, _: ReplyTo, at: Duration) -> Outcome<Published> {
+        Outcome::Ready(self.put(new, at))
     }
 
     fn history(
@@ -426,10 +426,10 @@ impl Backplane for Memory {
         query: &HistoryQuery,
         most: Most,
         retention: Retention,
-        _: Asker,
+        _: ReplyTo,
         at: Duration,
-    ) -> Asked<Page> {
-        Asked::Now(self.read(channel, query, most, retention, at))
+    ) -> Outcome<Page> {
+        Outcome::Ready(self.read(channel, query, most, retention, at))
     }
 
     fn recover(
@@ -438,35 +438,35 @@ impl Backplane for Memory {
         since: Option<&Position>,
         most: Most,
         retention: Retention,
-        _: Asker,
+        _: ReplyTo,
         at: Duration,
-    ) -> Asked<Recovery> {
-        Asked::Now(Ok(self.missed(channel, since, most, retention, at)))
+    ) -> Outcome<Recovery> {
+        Outcome::Ready(Ok(self.missed(channel, since, most, retention, at)))
     }
 
     fn top(&self, channel: &Channel) -> Option<Top> {
         self.shard(channel).0.entries.get(channel)?.stream.as_ref().map(|stream| stream.top.clone())
     }
 
-    fn enter(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+    fn presence_add(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
         self.move_presence(channel, member, keep, announce, true);
     }
 
-    fn leave(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+    fn presence_remove(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
         self.move_presence(channel, member, keep, announce, false);
     }
 
-    fn presence(&self, channel: &Channel, bytes_max: usize, _: Asker) -> Asked<Vec<Arc<Member>>> {
+    fn presence(&self, channel: &Channel, bytes_max: usize, _: ReplyTo) -> Outcome<Vec<Arc<Member>>> {
         let (shard, _) = self.shard(channel);
-        let Some(entry) = shard.entries.get(channel) else { return Asked::Now(Ok(Vec::new())) };
+        let Some(entry) = shard.entries.get(channel) else { return Outcome::Ready(Ok(Vec::new())) };
         let too_many = || ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS);
-        Asked::Now(entry.presence.list(bytes_max).ok_or_else(too_many))
+        Outcome::Ready(entry.presence.list(bytes_max).ok_or_else(too_many))
     }
 
-    fn count(&self, channel: &Channel, _: Asker) -> Asked<Count> {
+    fn count(&self, channel: &Channel, _: ReplyTo) -> Outcome<Count> {
         let (shard, _) = self.shard(channel);
         let nobody = Count { connections: 0, users: 0 };
-        Asked::Now(Ok(shard.entries.get(channel).map_or(nobody, |entry| entry.presence.count())))
+        Outcome::Ready(Ok(shard.entries.get(channel).map_or(nobody, |entry| entry.presence.count())))
     }
 
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {

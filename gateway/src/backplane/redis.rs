@@ -4,26 +4,26 @@
 //! of the worker. `gateway/REDIS.md` says what lies in Redis, and what every failure looks like.
 
 mod keys;
-mod places;
+mod slots;
 mod wire;
 mod script;
 mod request;
 mod interest;
 mod status;
-mod link;
-mod witness;
+mod server_connection;
+mod poll;
 mod sentinel;
 mod cluster;
-mod lane;
-mod subscriber;
-mod unit;
+mod pipeline;
+mod subscription;
+mod shard;
 mod incoming;
-mod asking;
+mod dispatch;
 mod agreement;
 mod meeting;
 mod repeats;
 mod fitness;
-mod listener;
+mod sync;
 mod runner;
 mod nodes;
 mod limits;
@@ -42,24 +42,24 @@ use tokio::sync::{Notify, watch};
 use self::agreement::Agreement;
 pub use self::agreement::Plugins;
 use self::agreement::rules::Effective;
-use self::asking::{NOT_PUBLISHED, UNAVAILABLE};
 use self::clients::Clients;
-use self::interest::{Announced, Interest};
+use self::dispatch::{NOT_PUBLISHED, UNAVAILABLE};
+use self::interest::{Added, Interest};
 use self::keys::Keys;
 pub use self::limits::{Reconciler, States};
-pub use self::link::LOOKUPS_MAX;
-use self::link::Link;
 use self::nodes::Nodes;
-use self::places::Places;
 use self::presence::Presence;
 use self::repeats::Repeats;
 use self::request::{Charges, Request, What};
+pub use self::server_connection::LOOKUPS_MAX;
+use self::server_connection::ServerConnection;
+use self::shard::{Shard, ShardQueues};
+use self::slots::SlotMap;
 pub use self::survey::Answerer;
 use self::survey::Surveys;
-use self::unit::{Side, Unit};
 use super::{
-    Asked, Asker, Backplane, Count, Health, Most, NewPublication, Node, Others, Page, Published, Recovery,
-    Retention, Top, find_room, mix,
+    Backplane, Count, Health, Most, NewPublication, Node, Others, Outcome, Page, Published, Recovery,
+    ReplyTo, Retention, Top, find_room, mix,
 };
 use crate::backplane::Order;
 use crate::backplane::inbox::Inbox;
@@ -85,7 +85,7 @@ pub struct Redis {
 pub struct Runner {
     shared: Arc<Shared>,
     /// In the order of the units.
-    sides: Vec<Side>,
+    shard_queues: Vec<ShardQueues>,
 }
 
 /// What workers and the control runtime share.
@@ -104,8 +104,8 @@ struct Shared {
     repeats: Repeats,
     /// Whether there ever was a link that could be used.
     linked: AtomicBool,
-    places: Arc<Places>,
-    units: Box<[Unit]>,
+    slot_map: Arc<SlotMap>,
+    shards: Box<[Shard]>,
     /// Whether it is known which servers there are.
     mapped: watch::Sender<bool>,
     /// Something has another place than was thought.
@@ -148,18 +148,18 @@ impl Redis {
     /// The two halves of the backplane. Nothing connects before [`Runner::run`].
     pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
         let Parts { config, inboxes, ids, clock, metrics, name, phase, random: [node, epochs] } = parts;
-        let (places, units, sides) = unit::all(redis, &metrics);
+        let (slot_map, shards, shard_queues) = shard::all(redis, &metrics);
         let shared = Arc::new(Shared {
             keys: Keys::new(&redis.prefix),
-            interest: Interest::new(config.memory.channels_max, places.clone(), units.len()),
+            interest: Interest::new(config.memory.channels_max, slot_map.clone(), shards.len()),
             nodes: Nodes::new(name, clock.now().unix),
-            agreement: Agreement::new(&config, units.len() * redis.connections),
+            agreement: Agreement::new(&config, shards.len() * redis.connections),
             linked: AtomicBool::new(false),
             repeats: Repeats::default(),
-            presence: Presence::new(places.clone(), units.len()),
-            mapped: watch::channel(!places.are_moving()).0,
-            places,
-            units,
+            presence: Presence::new(slot_map.clone(), shards.len()),
+            mapped: watch::channel(!slot_map.are_moving()).0,
+            slot_map,
+            shards,
             moved: Notify::new(),
             links: AtomicU64::new(0),
             clients: Clients::new(inboxes.len()),
@@ -176,26 +176,26 @@ impl Redis {
             metrics,
             epochs: AtomicU64::new(epochs),
         });
-        (Self { shared: shared.clone() }, Runner { shared, sides })
+        (Self { shared: shared.clone() }, Runner { shared, shard_queues })
     }
 
-    fn ask<T>(&self, what: What, asker: Asker, at: Duration) -> Asked<T> {
-        self.ask_at(what, asker, at, [None, None])
+    fn ask<T>(&self, what: What, reply_to: ReplyTo, at: Duration) -> Outcome<T> {
+        self.ask_at(what, reply_to, at, [None, None])
     }
 
-    fn ask_at<T>(&self, what: What, asker: Asker, at: Duration, charges: Charges) -> Asked<T> {
-        match self.shared.admit(asker) {
-            Ok(asker) => {
+    fn ask_at<T>(&self, what: What, reply_to: ReplyTo, at: Duration, charges: Charges) -> Outcome<T> {
+        match self.shared.admit(reply_to) {
+            Ok(reply_to) => {
                 let until = at + self.shared.config.timeout;
-                self.shared.put(Request { what, asker, until, _charges: charges });
-                Asked::Later
+                self.shared.dispatch(Request { what, reply_to, until, _charges: charges });
+                Outcome::Pending
             }
-            Err(error) => Asked::Now(Err(error)),
+            Err(error) => Outcome::Ready(Err(error)),
         }
     }
 
-    fn come_or_go(&self, channel: &Channel, member: &Arc<Member>, came: bool) {
-        if !self.shared.tell(Some(channel.clone()), wire::presence(member, came)) {
+    fn broadcast_presence(&self, channel: &Channel, member: &Arc<Member>, came: bool) {
+        if !self.shared.broadcast(Some(channel.clone()), wire::presence(member, came)) {
             let member = member.clone();
             let kind = if came { PushKind::Join(member) } else { PushKind::Leave(member) };
             self.shared.deliver(channel.clone(), kind, None);
@@ -208,49 +208,49 @@ impl Backplane for Redis {
         true
     }
 
-    fn announce(&self, worker: usize, channel: &Channel, asker: Asker) -> Asked<()> {
+    fn add_interest(&self, worker: usize, channel: &Channel, reply_to: ReplyTo) -> Outcome<()> {
         let shared = &self.shared;
-        let link = shared.unit(channel).status.link();
+        let link = shared.shard(channel).status.link();
         if link.is_none()
             && let Some(error) = shared.refusal()
         {
-            return Asked::Now(Err(error));
+            return Outcome::Ready(Err(error));
         }
         let until = shared.clock.now().at + shared.config.timeout;
-        let asker = match self.shared.admit(asker) {
-            Ok(asker) => asker,
-            Err(error) => return Asked::Now(Err(error)),
+        let reply_to = match self.shared.admit(reply_to) {
+            Ok(reply_to) => reply_to,
+            Err(error) => return Outcome::Ready(Err(error)),
         };
-        let announced = shared.interest.announce(worker, channel, link, asker, until);
+        let announced = shared.interest.add(worker, channel, link, reply_to, until);
         match announced {
-            Announced::Waits => return Asked::Later,
-            Announced::Already => (),
-            Announced::Full => {
+            Added::Waits => return Outcome::Pending,
+            Added::Already => (),
+            Added::Full => {
                 shared.metrics.answered();
                 let error = ReplyError::LIMIT_EXCEEDED.because("the gateway has as many channels as it may");
-                return Asked::Now(Err(error));
+                return Outcome::Ready(Err(error));
             }
         }
         shared.metrics.answered();
-        Asked::Now(Ok(()))
+        Outcome::Ready(Ok(()))
     }
 
-    fn renounce(&self, worker: usize, channel: &Channel) {
-        self.shared.interest.renounce(worker, channel);
+    fn remove_interest(&self, worker: usize, channel: &Channel) {
+        self.shared.interest.remove(worker, channel);
     }
 
-    fn publish(&self, new: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Published> {
+    fn publish(&self, new: NewPublication<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Published> {
         let NewPublication { channel, data, json, info, mut retention, terms, charge } = new;
         let local = |workers: Option<u64>, charge: Option<Charge>| {
             let workers = workers.unwrap_or_else(|| self.shared.interest.workers(channel, None));
             if let Err(error) = find_room(&self.shared.inboxes, workers, data.len()) {
-                return Asked::Now(Err(error));
+                return Outcome::Ready(Err(error));
             }
             let publication =
                 Arc::new(Publication { data: data.clone(), json, offset: 0, info: info.clone() });
             let kind = PushKind::Publication { publication, epoch: Arc::default() };
             self.shared.deliver_charged(channel.clone(), kind, Some(workers), charge);
-            Asked::Now(Ok(Published::default()))
+            Outcome::Ready(Ok(Published::default()))
         };
         // A key may have been used at another node.
         let once = terms.as_ref().is_some_and(|terms| terms.once.is_some());
@@ -264,21 +264,21 @@ impl Backplane for Redis {
             retention.size = 0;
         }
         let writes = retention.size > 0 || once;
-        let status = &self.shared.unit(channel).status;
+        let status = &self.shared.shard(channel).status;
         if status.link().is_none()
             && let Some(error) = self.shared.refusal()
         {
-            return Asked::Now(Err(error));
+            return Outcome::Ready(Err(error));
         }
         let what = if writes && status.takes_no_writes() {
-            return Asked::Now(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
+            return Outcome::Ready(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
         } else if writes {
             let body = wire::body(&data, json, info.as_deref());
             What::Publish { channel: channel.clone(), body, retention, terms }
         } else if status.link().is_none() {
             // Not kept here, but at other gateways: who recovers there would miss it.
             if self.shared.agreement.rules.raise(channel, retention).size > 0 {
-                return Asked::Now(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
+                return Outcome::Ready(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
             }
             return local(None, charge);
         } else {
@@ -289,9 +289,9 @@ impl Backplane for Redis {
         };
         let room = self.shared.questions.charge(data.len(), self.shared.config.questions_bytes_max);
         if room.is_none() {
-            return Asked::Now(Err(ReplyError::TOO_MANY_REQUESTS.because(asking::BUSY)));
+            return Outcome::Ready(Err(ReplyError::TOO_MANY_REQUESTS.because(dispatch::BUSY)));
         }
-        self.ask_at(what, asker, at, [room, charge])
+        self.ask_at(what, reply_to, at, [room, charge])
     }
 
     fn history(
@@ -300,15 +300,15 @@ impl Backplane for Redis {
         query: &HistoryQuery,
         most: Most,
         retention: Retention,
-        asker: Asker,
+        reply_to: ReplyTo,
         at: Duration,
-    ) -> Asked<Page> {
+    ) -> Outcome<Page> {
         if query.reverse && query.since.as_ref().is_some_and(|since| since.offset == 0) {
-            return Asked::Now(Err(ReplyError::BAD_REQUEST.because("there is nothing before offset 0")));
+            return Outcome::Ready(Err(ReplyError::BAD_REQUEST.because("there is nothing before offset 0")));
         }
         let (channel, query) = (channel.clone(), query.clone());
         let what = What::History { channel, query, most, retention };
-        self.ask(what, asker, at)
+        self.ask(what, reply_to, at)
     }
 
     fn recover(
@@ -317,18 +317,18 @@ impl Backplane for Redis {
         since: Option<&Position>,
         most: Most,
         retention: Retention,
-        asker: Asker,
+        reply_to: ReplyTo,
         at: Duration,
-    ) -> Asked<Recovery> {
-        match self.shared.admit(asker) {
-            Ok(asker) => {
+    ) -> Outcome<Recovery> {
+        match self.shared.admit(reply_to) {
+            Ok(reply_to) => {
                 let (channel, since) = (channel.clone(), since.cloned());
                 let what = What::Recover { channel, since, most, retention };
                 let until = at + self.shared.config.timeout;
-                self.shared.recover(Request { what, asker, until, _charges: [None, None] });
-                Asked::Later
+                self.shared.recover(Request { what, reply_to, until, _charges: [None, None] });
+                Outcome::Pending
             }
-            Err(error) => Asked::Now(Err(error)),
+            Err(error) => Outcome::Ready(Err(error)),
         }
     }
 
@@ -336,54 +336,54 @@ impl Backplane for Redis {
         self.shared.interest.top(channel)
     }
 
-    fn enter(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+    fn presence_add(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
         if keep {
             self.shared.presence.enter(channel, member);
         }
         if announce {
-            self.come_or_go(channel, member, true);
+            self.broadcast_presence(channel, member, true);
         }
     }
 
-    fn leave(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+    fn presence_remove(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
         if keep {
             self.shared.presence.leave(channel, member);
         }
         if announce {
-            self.come_or_go(channel, member, false);
+            self.broadcast_presence(channel, member, false);
         }
     }
 
-    fn presence(&self, channel: &Channel, bytes_max: usize, asker: Asker) -> Asked<Vec<Arc<Member>>> {
+    fn presence(&self, channel: &Channel, bytes_max: usize, reply_to: ReplyTo) -> Outcome<Vec<Arc<Member>>> {
         if self.shared.agreement.rules.presence_is_partial(channel) {
-            return Asked::Now(Err(UNAVAILABLE.because(asking::PARTIAL)));
+            return Outcome::Ready(Err(UNAVAILABLE.because(dispatch::PARTIAL)));
         }
         let Some(others) = self.shared.nodes.known_others() else {
-            return Asked::Now(Err(UNAVAILABLE.because(asking::AWAY)));
+            return Outcome::Ready(Err(UNAVAILABLE.because(dispatch::AWAY)));
         };
         let nodes: Vec<_> = others.into_iter().map(|node| node.id).collect();
-        if nodes.is_empty() && self.shared.unit(channel).status.link().is_some() {
-            return Asked::Now(self.shared.presence.members(channel, bytes_max));
+        if nodes.is_empty() && self.shared.shard(channel).status.link().is_some() {
+            return Outcome::Ready(self.shared.presence.members(channel, bytes_max));
         }
         let at = self.shared.clock.now().at;
-        self.ask(What::Presence { channel: channel.clone(), nodes, bytes_max }, asker, at)
+        self.ask(What::Presence { channel: channel.clone(), nodes, bytes_max }, reply_to, at)
     }
 
-    fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count> {
+    fn count(&self, channel: &Channel, reply_to: ReplyTo) -> Outcome<Count> {
         if self.shared.agreement.rules.presence_is_partial(channel) {
-            return Asked::Now(Err(UNAVAILABLE.because(asking::PARTIAL)));
+            return Outcome::Ready(Err(UNAVAILABLE.because(dispatch::PARTIAL)));
         }
         let (connections, users, unwritten) = self.shared.presence.count(channel);
         let Some(others) = self.shared.nodes.known_others() else {
-            return Asked::Now(Err(UNAVAILABLE.because(asking::AWAY)));
+            return Outcome::Ready(Err(UNAVAILABLE.because(dispatch::AWAY)));
         };
-        if others.is_empty() && self.shared.unit(channel).status.link().is_some() {
-            return Asked::Now(Ok(Count { connections, users }));
+        if others.is_empty() && self.shared.shard(channel).status.link().is_some() {
+            return Outcome::Ready(Ok(Count { connections, users }));
         }
         let here = nodes::name(self.shared.node).into();
         let nodes = [here].into_iter().chain(others.into_iter().map(|node| node.id)).collect();
         let what = What::Count { channel: channel.clone(), nodes, connections, users: unwritten };
-        self.ask(what, asker, self.shared.clock.now().at)
+        self.ask(what, reply_to, self.shared.clock.now().at)
     }
 
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
@@ -395,7 +395,7 @@ impl Backplane for Redis {
         let told = self.shared.order(worker, address, except, order);
         if worker.is_none() {
             let message = wire::order(self.shared.node, address, order);
-            if !self.shared.tell(None, message) {
+            if !self.shared.broadcast(None, message) {
                 return Err(UNAVAILABLE.because("other nodes cannot be reached at the moment: try again"));
             }
         }
@@ -423,13 +423,13 @@ impl Backplane for Redis {
     }
 
     fn sweep(&self, _: Duration) {
-        for (place, unit) in self.shared.units.iter().enumerate() {
-            if unit.is_away() {
-                self.shared.interest.sweep(place);
-                self.shared.presence.sweep(place);
+        for (shard_index, shard) in self.shared.shards.iter().enumerate() {
+            if shard.is_away() {
+                self.shared.interest.sweep(shard_index);
+                self.shared.presence.sweep(shard_index);
             }
         }
-        if self.shared.units[self.shared.places.home()].status.link().is_none() {
+        if self.shared.shards[self.shared.slot_map.shared_shard()].status.link().is_none() {
             self.shared.nodes.sweep(&self.shared);
         }
     }
@@ -439,32 +439,32 @@ impl Backplane for Redis {
     }
 
     fn health(&self) -> Health {
-        self.shared.units.iter().find_map(|unit| unit.status.cause()).map_or(Ok(()), Err)
+        self.shared.shards.iter().find_map(|shard| shard.status.cause()).map_or(Ok(()), Err)
     }
 
     fn warnings(&self) -> Vec<Box<str>> {
-        let of = |unit: &Unit| {
-            let unfit = unit.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |shard: &Shard| {
+            let unfit = shard.unfit.lock().unwrap_or_else(PoisonError::into_inner);
             unfit.iter().map(|(_, why)| why.as_str().into()).collect::<Vec<_>>()
         };
-        self.shared.units.iter().flat_map(of).collect()
+        self.shared.shards.iter().flat_map(of).collect()
     }
 }
 
 impl Shared {
     /// Where everything of a channel is.
-    fn unit(&self, channel: &Channel) -> &Unit {
-        &self.units[self.places.of(channel)]
+    fn shard(&self, channel: &Channel) -> &Shard {
+        &self.shards[self.slot_map.shard_of(channel)]
     }
 
     /// Where a question is answered.
-    fn place_of(&self, what: &What) -> usize {
-        what.channel().map_or_else(|| self.places.home(), |channel| self.places.of(channel))
+    fn shard_index_of(&self, what: &What) -> usize {
+        what.channel().map_or_else(|| self.slot_map.shared_shard(), |channel| self.slot_map.shard_of(channel))
     }
 
     /// The link to what all nodes need, if it is there.
-    fn home(&self) -> Option<Arc<Link>> {
-        self.units[self.places.home()].links.borrow().clone()
+    fn home(&self) -> Option<Arc<ServerConnection>> {
+        self.shards[self.slot_map.shared_shard()].links.borrow().clone()
     }
 
     /// How much of a channel is kept, if its subscribers must miss nothing.
@@ -475,15 +475,15 @@ impl Shared {
 
     /// Why no channel is served, if another unit than this one has found that out, or any.
     fn conflict(&self, but: Option<usize>) -> Option<Arc<str>> {
-        let others = self.units.iter().enumerate().filter(|(place, _)| Some(*place) != but);
+        let others = self.shards.iter().enumerate().filter(|(shard_index, _)| Some(*shard_index) != but);
         let mut found =
-            others.map(|(_, unit)| unit.conflict.lock().unwrap_or_else(PoisonError::into_inner).clone());
+            others.map(|(_, shard)| shard.conflict.lock().unwrap_or_else(PoisonError::into_inner).clone());
         found.find_map(|conflict| conflict)
     }
 
     /// What somebody is told who wants something of a channel without a link, if that is because no channel is served.
     fn refusal(&self) -> Option<ReplyError> {
-        self.conflict(None).map(|_| UNAVAILABLE.because(asking::DISAGREES))
+        self.conflict(None).map(|_| UNAVAILABLE.because(dispatch::DISAGREES))
     }
 
     fn has_linked(&self) {
@@ -495,8 +495,8 @@ impl Shared {
     }
 
     /// Whose streams go on over a link.
-    fn identity<'a>(&self, link: &'a Link) -> Identity<'a> {
-        let since = self.units[link.unit].since.load(Ordering::Acquire);
+    fn identity<'a>(&self, link: &'a ServerConnection) -> Identity<'a> {
+        let since = self.shards[link.shard].since.load(Ordering::Acquire);
         Identity { id: &link.server, since, text: with_since(&link.server, since) }
     }
 

@@ -67,7 +67,7 @@ fn plugins(plugins: &Plugins, report: &mut String) -> Result<usize, Failure> {
         let harmless = *meant == Meant::Folder && !found.is_empty();
         refused += usize::from(!harmless);
         let word = if harmless { "warning " } else { "refused " };
-        let _ = writeln!(report, "{word} {file}: {}: {}", error.code(), error.sentence());
+        let _ = writeln!(report, "{word} {file}: {}: {}", error.code(), error.message());
     }
     let live = |name: &str| {
         checked.values().any(|result| result.as_ref().is_ok_and(|checked| &*checked.name == name))
@@ -91,7 +91,7 @@ fn line(file: &str, result: &Result<Checked, LoadError>) -> String {
                 digest.short()
             )
         }
-        Err(error) => format!("refused  {file}: {}: {}", error.code(), error.sentence()),
+        Err(error) => format!("refused  {file}: {}: {}", error.code(), error.message()),
     }
 }
 

@@ -102,7 +102,7 @@ fn lacks_origins(runner: &PluginRunner, settings: &[u8]) -> Option<&'static str>
 
 /// The gateway would not take this file.
 fn refused(file: &Path, error: &LoadError) -> Failure {
-    Failure::Plugins(format!("{}: {}: {}", file.display(), error.code(), error.sentence()))
+    Failure::Plugins(format!("{}: {}: {}", file.display(), error.code(), error.message()))
 }
 
 /// A number with its thousands apart.

@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::read::{Wrong, found};
+use super::read::{Invalid, found};
 
 /// Takes a secret, such as "a password", from where a value says: "env:NAME" or "file:PATH", where a relative path begins at
 /// the folder, or "" for none. White space at its end is no part of it. No message repeats any of it.
@@ -16,8 +16,8 @@ pub(super) fn elsewhere(
     environment: &dyn Fn(&str) -> Option<String>,
     what: &str,
     accepted: &str,
-) -> Result<Option<String>, Vec<Wrong>> {
-    let wrong = |found: String| vec![Wrong { span: None, found, accepted: accepted.to_owned() }];
+) -> Result<Option<String>, Vec<Invalid>> {
+    let wrong = |found: String| vec![Invalid { span: None, found, accepted: accepted.to_owned() }];
     let Some(text) = value.get_ref().as_str() else { return Err(wrong(found(value.get_ref()))) };
     let mut secret = if text.is_empty() {
         return Ok(None);

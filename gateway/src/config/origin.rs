@@ -4,7 +4,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::Origins;
-use super::read::{Wrong, found};
+use super::read::{Invalid, found};
 use super::resolve::all;
 
 const ORIGINS_MAX: usize = 256;
@@ -13,8 +13,8 @@ const SHAPE: &str =
 const LIST: &str = r#"a list of at most 256 origins such as ["https://app.example"], or ["*"] alone"#;
 
 /// Reads the list of `handshake.origins`.
-pub(super) fn list(value: &Spanned<DeValue<'_>>) -> Result<Origins, Vec<Wrong>> {
-    let wrong = |span, found, accepted: &str| Wrong { span, found, accepted: accepted.to_owned() };
+pub(super) fn list(value: &Spanned<DeValue<'_>>) -> Result<Origins, Vec<Invalid>> {
+    let wrong = |span, found, accepted: &str| Invalid { span, found, accepted: accepted.to_owned() };
     let Some(list) = value.get_ref().as_array() else {
         return Err(vec![wrong(None, found(value.get_ref()), LIST)]);
     };

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::read::{Section, Wrong, found};
+use super::read::{Invalid, Section, found};
 use super::resolve::all;
 
 const NETWORKS_MAX: usize = 256;
@@ -62,8 +62,8 @@ fn list<T>(
     value: &Spanned<DeValue<'_>>,
     accepted: &str,
     read: impl Fn(&str) -> Result<T, &'static str>,
-) -> Result<Vec<T>, Vec<Wrong>> {
-    let wrong = |span, found, accepted: &str| Wrong { span, found, accepted: accepted.to_owned() };
+) -> Result<Vec<T>, Vec<Invalid>> {
+    let wrong = |span, found, accepted: &str| Invalid { span, found, accepted: accepted.to_owned() };
     let Some(list) = value.get_ref().as_array() else {
         return Err(vec![wrong(None, found(value.get_ref()), accepted)]);
     };

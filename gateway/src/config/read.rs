@@ -11,13 +11,13 @@ use gateway_plugin_grammar::units;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistake::{ConfigErrors, Mistake};
+use super::error::{ConfigError, ConfigErrors};
 
 /// Longest piece of a wrong value that a message repeats.
 const FOUND_CHARS_MAX: usize = 60;
 
 /// Why a value is refused.
-pub(super) struct Wrong {
+pub(super) struct Invalid {
     /// The offending part; `None` for the whole value.
     pub(super) span: Option<Range<usize>>,
     /// What stands there.
@@ -32,7 +32,7 @@ pub(super) struct Document<'i> {
     text: &'i str,
     user: DeTable<'i>,
     defaults: DeTable<'i>,
-    mistakes: RefCell<Vec<Mistake>>,
+    mistakes: RefCell<Vec<ConfigError>>,
     read: RefCell<BTreeSet<String>>,
 }
 
@@ -41,11 +41,11 @@ impl<'i> Document<'i> {
     pub(super) fn parse(origin: &str, text: &'i str, defaults: &'static str) -> Result<Self, ConfigErrors> {
         let (user, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
-            let syntax = |error: &toml::de::Error| Mistake {
+            let syntax = |error: &toml::de::Error| ConfigError {
                 origin: origin.to_owned(),
                 position: error.span().map(|span| position(text, span.start)),
                 key: None,
-                sentence: format!("not valid TOML: {}", error.message()),
+                message: format!("not valid TOML: {}", error.message()),
             };
             return Err(ConfigErrors::new(errors.iter().map(syntax).collect()));
         }
@@ -105,17 +105,17 @@ impl<'i> Document<'i> {
         self.note(path, span, format!("found {found}; accepted: {accepted}"));
     }
 
-    fn note(&self, path: &str, span: Option<Range<usize>>, sentence: String) {
-        self.mistakes.borrow_mut().push(Mistake {
+    fn note(&self, path: &str, span: Option<Range<usize>>, message: String) {
+        self.mistakes.borrow_mut().push(ConfigError {
             origin: self.origin.clone(),
             position: span.map(|span| position(self.text, span.start)),
             key: Some(path.to_owned()),
-            sentence,
+            message,
         });
     }
 
     /// Adds a mistake that is not in the document.
-    pub(super) fn foreign(&self, mistake: Mistake) {
+    pub(super) fn foreign(&self, mistake: ConfigError) {
         self.mistakes.borrow_mut().push(mistake);
     }
 
@@ -125,8 +125,8 @@ impl<'i> Document<'i> {
             if !self.defaults.contains_key(key) {
                 let names: Vec<&str> = self.defaults.keys().map(|name| name.get_ref().as_ref()).collect();
                 let what = if value.get_ref().is_table() { "table" } else { "key" };
-                let sentence = unknown(what, key.get_ref(), &names, || self.elsewhere(key.get_ref(), ""));
-                self.note(&bare_or_quoted(key.get_ref()), Some(key.span()), sentence);
+                let message = unknown(what, key.get_ref(), &names, || self.elsewhere(key.get_ref(), ""));
+                self.note(&bare_or_quoted(key.get_ref()), Some(key.span()), message);
             }
         }
         let mistakes = self.mistakes.into_inner();
@@ -159,7 +159,7 @@ impl<'i> Section<'_, 'i> {
     pub(super) fn value<T>(
         &self,
         key: &'static str,
-        convert: impl Fn(&Spanned<DeValue<'i>>) -> Result<T, Vec<Wrong>>,
+        convert: impl Fn(&Spanned<DeValue<'i>>) -> Result<T, Vec<Invalid>>,
     ) -> T {
         self.known.borrow_mut().push(key);
         self.document.read.borrow_mut().insert(format!("{}.{key}", self.like));
@@ -188,7 +188,7 @@ impl<'i> Section<'_, 'i> {
     ) -> T {
         self.value(key, |value| {
             let wrong =
-                || Wrong { span: None, found: found(value.get_ref()), accepted: accepted.to_string() };
+                || Invalid { span: None, found: found(value.get_ref()), accepted: accepted.to_string() };
             convert(value.get_ref()).ok_or_else(|| vec![wrong()])
         })
     }
@@ -261,8 +261,8 @@ impl<'i> Section<'_, 'i> {
         for key in self.user.into_iter().flat_map(|table| table.keys()) {
             if !known.contains(&key.get_ref().as_ref()) {
                 let elsewhere = || self.document.elsewhere(key.get_ref(), self.like);
-                let sentence = unknown("key", key.get_ref(), &known, elsewhere);
-                self.document.note(&self.path_of(key.get_ref()), Some(key.span()), sentence);
+                let message = unknown("key", key.get_ref(), &known, elsewhere);
+                self.document.note(&self.path_of(key.get_ref()), Some(key.span()), message);
             }
         }
     }

@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::elsewhere::elsewhere;
-use super::read::{Document, Wrong};
+use super::read::{Document, Invalid};
 use super::resolve::{GIB, MIB, MINUTE, SECOND};
 use super::topology::{authority, topology};
 use super::{Namespace, Namespaces, Redis, Secret};
@@ -82,13 +82,13 @@ fn password(
     value: &Spanned<DeValue<'_>>,
     folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<Secret>, Vec<Wrong>> {
+) -> Result<Option<Secret>, Vec<Invalid>> {
     let Some(password) = elsewhere(value, folder, environment, "a password", PASSWORD)? else {
         return Ok(None);
     };
     if !(1..=512).contains(&password.len()) {
         let found = format!("a password of {} bytes", password.len());
-        return Err(vec![Wrong { span: None, found, accepted: PASSWORD.to_owned() }]);
+        return Err(vec![Invalid { span: None, found, accepted: PASSWORD.to_owned() }]);
     }
     Ok(Some(Secret::new(&password)))
 }
@@ -149,7 +149,7 @@ mod tests {
             connections = 0
         ";
         let errors = Config::parse(text, "test").unwrap_err();
-        assert_eq!(errors.mistakes().len(), 4, "{errors}");
+        assert_eq!(errors.errors().len(), 4, "{errors}");
         assert!(!errors.to_string().contains("hunter2"), "{errors}");
     }
 
@@ -168,7 +168,7 @@ mod tests {
             ("redis.url = 'redis://localhost'\n[channel]\nmin_replicas = 1", "history_size"),
         ] {
             let errors = Config::parse(text, "test").unwrap_err();
-            assert_eq!(errors.mistakes().len(), 1, "{errors}");
+            assert_eq!(errors.errors().len(), 1, "{errors}");
             assert!(errors.to_string().contains(word), "{errors}");
         }
         let text = "redis.url = 'redis://localhost'\n[channel]\nhistory_size = 1\nmin_replicas = 2";

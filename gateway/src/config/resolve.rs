@@ -12,10 +12,10 @@ use toml::Spanned;
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
-use super::mistake::{ConfigErrors, Mistake};
+use super::error::{ConfigError, ConfigErrors};
 use super::origin;
 use super::proxies;
-use super::read::{Document, Section, Wrong, found};
+use super::read::{Document, Invalid, Section, found};
 use super::*;
 
 pub(super) const SECOND: u64 = 1_000;
@@ -87,16 +87,16 @@ fn admin(document: &Document<'_>, listen: &Listen, environment: &dyn Fn(&str) ->
         // A mistyped key is still a secret: the message must not repeat it.
         let found =
             || value.get_ref().as_str().map_or_else(|| "something that is no text".to_owned(), secret_found);
-        let wrong = || vec![Wrong { span: None, found: found(), accepted: API_KEY.to_owned() }];
+        let wrong = || vec![Invalid { span: None, found: found(), accepted: API_KEY.to_owned() }];
         value.get_ref().as_str().and_then(api_key).ok_or_else(wrong)
     });
     let from_environment = environment(API_KEY_VARIABLE).map(|text| {
         api_key(&text).flatten().or_else(|| {
-            document.foreign(Mistake {
+            document.foreign(ConfigError {
                 origin: API_KEY_VARIABLE.to_owned(),
                 position: None,
                 key: Some("admin.api_key".to_owned()),
-                sentence: format!("found {}; accepted: {API_KEY} by unsetting it", secret_found(&text)),
+                message: format!("found {}; accepted: {API_KEY} by unsetting it", secret_found(&text)),
             });
             None
         })
@@ -154,7 +154,7 @@ fn handshake(document: &Document<'_>) -> Handshake {
         headers_kept: section.value("headers_kept", |value| {
             let accepted =
                 format!("a list of at most {HEADERS_KEPT_MAX} names of headers such as [\"user-agent\"]");
-            let wrong = |span, found| Wrong { span, found, accepted: accepted.clone() };
+            let wrong = |span, found| Invalid { span, found, accepted: accepted.clone() };
             let Some(list) = value.get_ref().as_array() else {
                 return Err(vec![wrong(None, found(value.get_ref()))]);
             };
@@ -178,7 +178,7 @@ fn is_header_name(name: &str) -> bool {
 }
 
 /// Every value, or everything that is wrong.
-pub(super) fn all<T>(results: impl Iterator<Item = Result<T, Wrong>>) -> Result<Vec<T>, Vec<Wrong>> {
+pub(super) fn all<T>(results: impl Iterator<Item = Result<T, Invalid>>) -> Result<Vec<T>, Vec<Invalid>> {
     let (mut values, mut wrongs) = (Vec::new(), Vec::new());
     for result in results {
         match result {
@@ -409,12 +409,12 @@ fn plugins(document: &Document<'_>) -> Plugins {
 }
 
 /// Reads the list of `plugins.required`.
-fn required_plugins(value: &Spanned<DeValue<'_>>) -> Result<Arc<[Box<str>]>, Vec<Wrong>> {
+fn required_plugins(value: &Spanned<DeValue<'_>>) -> Result<Arc<[Box<str>]>, Vec<Invalid>> {
     let wrong = |span, found| {
         let accepted = format!(
             "a list of at most {REQUIRED_MAX} names of plugins such as [\"auth-jwt\"], without the number and `.wasm`"
         );
-        Wrong { span, found, accepted }
+        Invalid { span, found, accepted }
     };
     let Some(list) = value.get_ref().as_array() else {
         return Err(vec![wrong(None, found(value.get_ref()))]);

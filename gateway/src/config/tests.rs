@@ -262,7 +262,7 @@ fn invalid_files_are_refused_with_the_messages_beside_them() {
             let errors = Config::parse(&fs::read_to_string(&path).unwrap(), name).expect_err(name);
             let expected = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
             assert_eq!(format!("{errors}\n"), expected, "{name}");
-            mistakes += errors.mistakes().len();
+            mistakes += errors.errors().len();
         }
     }
     assert!(mistakes >= 60, "only {mistakes} mistakes were looked at");

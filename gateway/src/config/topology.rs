@@ -7,7 +7,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::read::{Section, Wrong, found};
+use super::read::{Invalid, Section, found};
 use super::resolve::all;
 use super::{RedisSentinels, RedisServer, RedisTopology, Secret};
 
@@ -31,7 +31,7 @@ pub(super) fn topology(
     password: Option<Secret>,
 ) -> Option<RedisTopology> {
     let server = section.value("url", |value| {
-        let wrong = || vec![Wrong { span: None, found: shown(value.get_ref()), accepted: URL.to_owned() }];
+        let wrong = || vec![Invalid { span: None, found: shown(value.get_ref()), accepted: URL.to_owned() }];
         match value.get_ref().as_str().ok_or_else(wrong)? {
             "" => Ok(None),
             text => url(text, SERVER_PORT).map(Some).ok_or_else(wrong),
@@ -41,14 +41,14 @@ pub(super) fn topology(
         let list = servers(value, SERVERS_MAX, SERVER_PORT, URLS)?;
         if list.len() == 1 {
             let found = "one URL, which belongs into `url`".to_owned();
-            return Err(vec![Wrong { span: None, found, accepted: URLS.to_owned() }]);
+            return Err(vec![Invalid { span: None, found, accepted: URLS.to_owned() }]);
         }
         Ok(list)
     });
     let cluster = section.value("cluster", |value| {
         let list = servers(value, SERVERS_MAX, SERVER_PORT, CLUSTER)?;
         let wrong = |found: &str| {
-            Err(vec![Wrong { span: None, found: found.to_owned(), accepted: CLUSTER.to_owned() }])
+            Err(vec![Invalid { span: None, found: found.to_owned(), accepted: CLUSTER.to_owned() }])
         };
         if list.iter().any(|one| one.database != 0) {
             return wrong("a database, which a Cluster does not have");
@@ -106,7 +106,7 @@ pub(super) fn topology(
 /// Reads the file with the authorities that TLS trusts.
 pub(super) fn authority(section: &Section<'_, '_>, folder: &Path) -> Option<Box<[u8]>> {
     section.value("tls_ca_file", |value| {
-        let wrong = |found| vec![Wrong { span: None, found, accepted: AUTHORITY.to_owned() }];
+        let wrong = |found| vec![Invalid { span: None, found, accepted: AUTHORITY.to_owned() }];
         let path = value.get_ref().as_str().ok_or_else(|| wrong(found(value.get_ref())))?;
         if path.is_empty() {
             return Ok(None);
@@ -126,8 +126,8 @@ fn servers(
     max: usize,
     port: u16,
     accepted: &str,
-) -> Result<Vec<RedisServer>, Vec<Wrong>> {
-    let wrong = |span, found| Wrong { span, found, accepted: accepted.to_owned() };
+) -> Result<Vec<RedisServer>, Vec<Invalid>> {
+    let wrong = |span, found| Invalid { span, found, accepted: accepted.to_owned() };
     let Some(list) = value.get_ref().as_array() else {
         return Err(vec![wrong(None, shown(value.get_ref()))]);
     };
@@ -276,7 +276,7 @@ mod tests {
     #[track_caller]
     fn refused(redis: &str, expected: &str) {
         let errors = Config::parse(&format!("[redis]\n{redis}"), "test").unwrap_err();
-        assert_eq!(errors.mistakes().len(), 1, "{errors}");
+        assert_eq!(errors.errors().len(), 1, "{errors}");
         assert!(errors.to_string().contains(expected), "{errors}");
     }
 

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::elsewhere::elsewhere;
-use super::read::{Document, Section, Wrong, found};
+use super::read::{Document, Invalid, Section, found};
 use super::resolve::{GIB, KIB, MINUTE, SECOND};
 use super::{SigningKey, Upstream};
 use crate::egress::Url;
@@ -68,7 +68,7 @@ fn read(
             // The path may be a secret of its own.
             let found =
                 if value.get_ref().is_str() { "something else".to_owned() } else { found(value.get_ref()) };
-            vec![Wrong { span: None, found, accepted: accepted.to_owned() }]
+            vec![Invalid { span: None, found, accepted: accepted.to_owned() }]
         };
         match value.get_ref().as_str().ok_or_else(|| wrong(URL))? {
             "" => Ok(None),
@@ -116,9 +116,9 @@ fn secret(
     value: &Spanned<DeValue<'_>>,
     folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<SigningKey>, Vec<Wrong>> {
+) -> Result<Option<SigningKey>, Vec<Invalid>> {
     let Some(secret) = elsewhere(value, folder, environment, "a secret", SECRET)? else { return Ok(None) };
-    let wrong = |found: String| vec![Wrong { span: None, found, accepted: SECRET.to_owned() }];
+    let wrong = |found: String| vec![Invalid { span: None, found, accepted: SECRET.to_owned() }];
     let key = match secret.strip_prefix("whsec_") {
         Some(encoded) => BASE64
             .decode(encoded)

@@ -142,7 +142,7 @@ impl Core {
 
     /// Takes one event.
     pub fn on(&mut self, now: Now, event: Event, effects: &mut Effects) {
-        if matches!(event, Event::Command(_) | Event::Judged { .. }) && self.is_due(now) {
+        if matches!(event, Event::Command(_) | Event::Authenticated { .. }) && self.is_due(now) {
             // Whatever the timer does: after a deadline nothing is carried out that was to come before it.
             self.on_tick(now, effects);
         }
@@ -158,10 +158,10 @@ impl Core {
                     effects,
                 );
             }
-            Event::Judged { id, refresh: false, admission, credential } => {
+            Event::Authenticated { id, refresh: false, admission, credential } => {
                 self.on_admission(now, id, admission, credential, effects);
             }
-            Event::Judged { id, refresh: true, admission, .. } => {
+            Event::Authenticated { id, refresh: true, admission, .. } => {
                 self.on_refreshed(now, id, admission, effects)
             }
             Event::Decided { ask, decision } => self.on_decided(ask, decision, effects),

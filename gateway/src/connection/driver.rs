@@ -18,10 +18,10 @@ use super::session::Session;
 use super::turn::Turn;
 use crate::accept::{Slot, Standing};
 use crate::clock::Clock;
-use crate::hub::peer::Peer;
-use crate::plugin::elsewhere::{Answered, Answering};
+use crate::hub::connection_handle::ConnectionHandle;
+use crate::plugin::async_pool::{AsyncVerdict, PendingVerdict};
 use crate::protocol::code::Close;
-use crate::transport::websocket::{INLET_BYTES, Inlet, READ_BYTES_MIN, Step, WebSocket};
+use crate::transport::websocket::{READ_BUFFER_BYTES, READ_BYTES_MIN, ReadBuffer, Step, WebSocket};
 
 /// How long a client gets to read the reason for the end and to close its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ enum Wake {
     /// What came earlier can be used now.
     Rest,
     /// A plugin that was asked elsewhere has answered.
-    Answered(Box<Answered>),
+    Answered(Box<AsyncVerdict>),
     /// The client's side is closed.
     InputEnded,
     /// The socket is broken.
@@ -63,7 +63,7 @@ pub struct Driver {
     /// Its framing.
     websocket: WebSocket,
     /// The worker's place for bytes.
-    inlet: Rc<RefCell<Inlet>>,
+    inlet: Rc<RefCell<ReadBuffer>>,
     /// Where time comes from.
     clock: Clock,
     /// Not everything that was read has been looked at: complete messages may lie in the library, where nothing wakes
@@ -79,7 +79,7 @@ pub struct Driver {
 
 impl Driver {
     /// The task of a connection whose handshake is done.
-    pub fn new(session: Session, websocket: WebSocket, inlet: Rc<RefCell<Inlet>>, clock: Clock) -> Self {
+    pub fn new(session: Session, websocket: WebSocket, inlet: Rc<RefCell<ReadBuffer>>, clock: Clock) -> Self {
         // What came with the handshake is handled before anything else arrives.
         let unread = websocket.has_bytes();
         Self {
@@ -88,7 +88,7 @@ impl Driver {
             inlet,
             clock,
             unread,
-            read_bytes: INLET_BYTES,
+            read_bytes: READ_BUFFER_BYTES,
             handshake: None,
             busy: false,
         }
@@ -98,7 +98,7 @@ impl Driver {
     /// admitted, and may be lost while nobody works on it.
     pub async fn run(&mut self, handshake: Slot) {
         self.handshake = Some(handshake);
-        let peer = self.session.peer().clone();
+        let handle = self.session.handle().clone();
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
         let mut reported = (0, false);
@@ -119,15 +119,16 @@ impl Driver {
                 timer.as_mut().reset(at);
             }
             let wake =
-                poll_fn(|cx| self.poll_wake(cx, &peer, timer.as_mut(), &mut reported, &mut answering)).await;
-            if self.turn(&peer, wake, reported) {
+                poll_fn(|cx| self.poll_wake(cx, &handle, timer.as_mut(), &mut reported, &mut answering))
+                    .await;
+            if self.turn(&handle, wake, reported) {
                 yield_now().await;
             }
         }
     }
 
     /// One turn, from what there is to do until it is written. True if others are to have theirs before it goes on.
-    fn turn(&mut self, peer: &Rc<Peer>, wake: Wake, reported: (u64, bool)) -> bool {
+    fn turn(&mut self, handle: &Rc<ConnectionHandle>, wake: Wake, reported: (u64, bool)) -> bool {
         let mut turn = Turn::begin(self.clock, self.busy);
         if let Wake::Flushed = wake {
             let (written, pending) = reported;
@@ -138,10 +139,10 @@ impl Driver {
             self.session.event(turn.now(), Event::Tick);
         }
         if !self.session.is_closed() {
-            self.take(&mut turn, peer, wake);
+            self.take(&mut turn, handle, wake);
         }
-        if let Poll::Ready(Err(_)) = peer.poll_flush() {
-            self.failed(&turn, peer);
+        if let Poll::Ready(Err(_)) = handle.poll_flush() {
+            self.failed(&turn, handle);
         }
         self.session.count_written();
         self.busy = turn.is_over();
@@ -149,11 +150,11 @@ impl Driver {
     }
 
     /// Does what there is to do, as far as the turn has room.
-    fn take(&mut self, turn: &mut Turn, peer: &Rc<Peer>, wake: Wake) {
+    fn take(&mut self, turn: &mut Turn, handle: &Rc<ConnectionHandle>, wake: Wake) {
         match wake {
             Wake::Signals => {
                 for _ in 0..SIGNALS_PER_TURN {
-                    let Some(signal) = peer.take_signal() else { return };
+                    let Some(signal) = handle.take_signal() else { return };
                     self.session.signal(turn.now(), signal);
                     turn.step();
                 }
@@ -162,40 +163,40 @@ impl Driver {
             Wake::Backplane => {
                 while !self.session.is_backlogged()
                     && turn.has_room()
-                    && let Some((ticket, answer)) = peer.take_answer()
+                    && let Some((request_id, answer)) = handle.take_answer()
                 {
-                    self.session.backplane_answered(turn, ticket, answer);
+                    self.session.backplane_answered(turn, request_id, answer);
                 }
                 // A client that waited for them goes on.
-                self.pump(turn, peer);
+                self.pump(turn, handle);
             }
             Wake::Input(count) => {
                 let filled = count == self.read_bytes;
                 self.inlet.borrow_mut().filled(count);
                 self.unread = true;
-                self.pump(turn, peer);
+                self.pump(turn, handle);
                 if self.unread && turn.is_over() {
                     // It was more than fits into a turn.
                     self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
                 } else if filled {
-                    self.read_bytes = (self.read_bytes * 2).min(INLET_BYTES);
+                    self.read_bytes = (self.read_bytes * 2).min(READ_BUFFER_BYTES);
                 }
                 if filled {
                     // There is more to be read at once.
                     turn.end();
                 }
             }
-            Wake::Rest => self.pump(turn, peer),
+            Wake::Rest => self.pump(turn, handle),
             Wake::Answered(answered) => {
                 self.handshake.iter().for_each(|handshake| handshake.wait(Standing::Silent));
                 self.session.answered(turn, *answered);
                 // What came meanwhile may lie in the library already, where nobody sees it.
-                self.pump(turn, peer);
+                self.pump(turn, handle);
             }
             Wake::InputEnded => {
                 self.end(turn, Close::custom(1006, "closed without a close frame"), Ending::Transport)
             }
-            Wake::Failed => self.failed(turn, peer),
+            Wake::Failed => self.failed(turn, handle),
             // Done before anything else.
             Wake::Flushed | Wake::Timer => (),
         }
@@ -204,23 +205,23 @@ impl Driver {
     fn poll_wake(
         &mut self,
         cx: &mut Context<'_>,
-        peer: &Peer,
+        handle: &ConnectionHandle,
         timer: Pin<&mut Sleep>,
         reported: &mut (u64, bool),
-        answering: &mut Option<Answering>,
+        answering: &mut Option<PendingVerdict>,
     ) -> Poll<Wake> {
-        peer.set_waker(cx.waker());
-        if peer.has_signals() {
+        handle.set_waker(cx.waker());
+        if handle.has_signals() {
             return Poll::Ready(Wake::Signals);
         }
-        if peer.has_answers() && !self.session.is_backlogged() {
+        if handle.has_answers() && !self.session.is_backlogged() {
             return Poll::Ready(Wake::Backplane);
         }
-        if peer.outbound.pending() > 0 && matches!(peer.poll_flush(), Poll::Ready(Err(_))) {
+        if handle.outbound.pending() > 0 && matches!(handle.poll_flush(), Poll::Ready(Err(_))) {
             return Poll::Ready(Wake::Failed);
         }
-        let pending = peer.outbound.pending();
-        let progress = (peer.outbound.written(), pending > 0);
+        let pending = handle.outbound.pending();
+        let progress = (handle.outbound.written(), pending > 0);
         // Only while something waits (or has just ceased to) does the core care how much went out.
         if (progress.1 || reported.1) && *reported != progress {
             *reported = progress;
@@ -239,7 +240,7 @@ impl Driver {
             let suspended = self.session.is_suspended();
             // A client that waits is read once more, which is how its going is seen.
             if !self.unread || suspended && !self.websocket.has_bytes() {
-                if let Poll::Ready(read) = self.poll_read(cx, peer) {
+                if let Poll::Ready(read) = self.poll_read(cx, handle) {
                     return Poll::Ready(match read {
                         Ok(0) => Wake::InputEnded,
                         Ok(count) => Wake::Input(count),
@@ -253,17 +254,17 @@ impl Driver {
         timer.poll(cx).map(|()| Wake::Timer)
     }
 
-    fn poll_read(&self, cx: &mut Context<'_>, peer: &Peer) -> Poll<io::Result<usize>> {
+    fn poll_read(&self, cx: &mut Context<'_>, handle: &ConnectionHandle) -> Poll<io::Result<usize>> {
         let mut inlet = self.inlet.borrow_mut();
-        poll_read(cx, peer, inlet.space(self.read_bytes))
+        poll_read(cx, handle, inlet.space(self.read_bytes))
     }
 
     /// Runs every complete message that is there, as far as the turn has room, unless the client has to read or to wait
     /// first.
-    fn pump(&mut self, turn: &mut Turn, peer: &Peer) {
+    fn pump(&mut self, turn: &mut Turn, handle: &ConnectionHandle) {
         while !self.session.is_closed() && !turn.is_over() {
             if self.session.is_backlogged() {
-                let _ = peer.poll_flush();
+                let _ = handle.poll_flush();
                 if self.session.is_backlogged() {
                     break;
                 }
@@ -287,8 +288,8 @@ impl Driver {
         self.websocket.stash();
     }
 
-    fn failed(&mut self, turn: &Turn, peer: &Peer) {
-        peer.outbound.abandon();
+    fn failed(&mut self, turn: &Turn, handle: &ConnectionHandle) {
+        handle.outbound.abandon();
         self.end(turn, Close::custom(1006, "the socket failed"), Ending::Transport);
     }
 
@@ -297,8 +298,8 @@ impl Driver {
     }
 }
 
-fn poll_read(cx: &mut Context<'_>, peer: &Peer, into: &mut [u8]) -> Poll<io::Result<usize>> {
-    let mut socket = peer.socket.borrow_mut();
+fn poll_read(cx: &mut Context<'_>, handle: &ConnectionHandle, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut socket = handle.socket.borrow_mut();
     let Some(socket) = socket.as_mut() else { return Poll::Ready(Ok(0)) };
     let mut buffer = ReadBuf::new(into);
     match Pin::new(&mut **socket).poll_read(cx, &mut buffer) {
@@ -309,20 +310,20 @@ fn poll_read(cx: &mut Context<'_>, peer: &Peer, into: &mut [u8]) -> Poll<io::Res
 }
 
 /// Lets the client of a connection that is over read what is left, for a moment.
-pub async fn linger(peer: &Peer) {
+pub async fn linger(handle: &ConnectionHandle) {
     // Boxed, because only the end needs the room.
-    let _ = timeout(LINGER, Box::pin(finish(peer))).await;
+    let _ = timeout(LINGER, Box::pin(finish(handle))).await;
 }
 
 /// Writes what is left, ends our side, and reads until the client has ended its own: closing a socket with unread bytes
 /// would reset it, and the client would never see the reason.
-async fn finish(peer: &Peer) -> io::Result<()> {
+async fn finish(handle: &ConnectionHandle) -> io::Result<()> {
     poll_fn(|cx| {
-        peer.set_waker(cx.waker());
-        peer.poll_flush()
+        handle.set_waker(cx.waker());
+        handle.poll_flush()
     })
     .await?;
-    poll_fn(|cx| match peer.socket.borrow_mut().as_mut() {
+    poll_fn(|cx| match handle.socket.borrow_mut().as_mut() {
         Some(socket) => Pin::new(&mut **socket).poll_shutdown(cx),
         None => Poll::Ready(Ok(())),
     })
@@ -330,7 +331,7 @@ async fn finish(peer: &Peer) -> io::Result<()> {
     let mut unread = [0; 512];
     loop {
         for _ in 0..LINGER_READS {
-            if poll_fn(|cx| poll_read(cx, peer, &mut unread)).await? == 0 {
+            if poll_fn(|cx| poll_read(cx, handle, &mut unread)).await? == 0 {
                 return Ok(());
             }
         }

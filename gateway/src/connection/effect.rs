@@ -17,7 +17,7 @@ pub enum Effect {
     /// Tell the client.
     Reply(Reply),
     /// Let the plugins judge a credential. Answered by `Event::Judged`.
-    Judge {
+    Authenticate {
         /// Which command it was.
         id: u32,
         /// Whether the client is admitted already.

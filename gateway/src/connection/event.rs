@@ -19,7 +19,7 @@ pub enum Event {
     /// The client sent something else.
     Malformed(Malformed),
     /// The plugins have judged a client that wants to be admitted or to be refreshed.
-    Judged {
+    Authenticated {
         /// Which command it was.
         id: u32,
         /// Whether the client is admitted already and refreshes.

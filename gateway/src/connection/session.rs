@@ -2,12 +2,12 @@
 //! backplane, and feeds their answers back. Synchronous, so that a simulation runs the same code as the driver.
 
 mod admission;
-mod asking;
+mod plugins;
 mod attributes;
 mod subscribing;
 mod publishing;
 mod reading;
-mod later;
+mod pending;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,19 +17,19 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::admission::Waiting;
-use self::later::{About, Questions};
+use self::pending::{Pending, PendingRequests};
 use self::publishing::Publisher;
 use super::core::Core;
 use super::effect::Effect;
 use super::event::{Ending, Event, Subscriber};
-use super::local::Local;
 use super::turn::Turn;
+use super::worker_state::WorkerState;
 use crate::clock::Now;
 use crate::hub::SharedClient;
-use crate::hub::peer::Peer;
+use crate::hub::connection_handle::ConnectionHandle;
 use crate::hub::signal::Signal;
 use crate::outbound::Pushed;
-use crate::plugin::event::{Client, Goodbye};
+use crate::plugin::event::{Client, DisconnectEvent};
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::Effect as PluginEffect;
 use crate::protocol::channel::{Channel, Target};
@@ -42,9 +42,9 @@ use crate::telemetry::metrics::{CloseCause, ControlFrame};
 
 /// See the module.
 pub struct Session {
-    local: Rc<Local>,
+    worker: Rc<WorkerState>,
     core: Core,
-    peer: Rc<Peer>,
+    handle: Rc<ConnectionHandle>,
     /// Shared with the hub, which tells clients apart by their attributes.
     client: SharedClient,
     member: Arc<Member>,
@@ -57,7 +57,7 @@ pub struct Session {
     /// What the client has used of rate limits that are its own.
     meters: Meters,
     /// What the backplane was asked and has not answered yet.
-    questions: Option<Box<Questions>>,
+    questions: Option<Box<PendingRequests>>,
     /// A plugin was asked elsewhere whether to admit or to refresh the client.
     waiting: Option<Box<Waiting>>,
     /// What did not fit into the turn in which a message came. Nothing after it is looked at before.
@@ -72,13 +72,19 @@ pub struct Session {
 
 impl Session {
     /// A client whose transport has just opened. `spread` is random and places the first ping.
-    pub fn new(local: Rc<Local>, peer: Rc<Peer>, client: Client, now: Now, spread: u32) -> Self {
-        let core = Core::new(local.config.clone(), peer.protocol, peer.id.clone(), now, spread);
-        let member = Arc::new(Member { client: peer.id.clone(), user: Arc::default(), info: Bytes::new() });
+    pub fn new(
+        local: Rc<WorkerState>,
+        handle: Rc<ConnectionHandle>,
+        client: Client,
+        now: Now,
+        spread: u32,
+    ) -> Self {
+        let core = Core::new(local.config.clone(), handle.protocol, handle.id.clone(), now, spread);
+        let member = Arc::new(Member { client: handle.id.clone(), user: Arc::default(), info: Bytes::new() });
         Self {
-            local,
+            worker: local,
             core,
-            peer,
+            handle,
             client: Rc::new(RefCell::new(Arc::new(client))),
             member,
             admitted: None,
@@ -95,8 +101,8 @@ impl Session {
     }
 
     /// The connection as the worker sees it.
-    pub fn peer(&self) -> &Rc<Peer> {
-        &self.peer
+    pub fn handle(&self) -> &Rc<ConnectionHandle> {
+        &self.handle
     }
 
     /// Whether it is over.
@@ -123,10 +129,10 @@ impl Session {
     /// has room and the client may go on. To be called when nothing [is left](Self::has_rest) of the message before.
     pub fn message(&mut self, turn: &mut Turn, inbound: Inbound) {
         debug_assert!(self.rest.is_none(), "the message before is not finished");
-        let metrics = self.local.metrics();
+        let metrics = self.worker.metrics();
         metrics.messages_in.inc();
         metrics.bytes_in.add(inbound.data.len() as u64);
-        self.carry_out(turn, Commands::of(self.peer.protocol, inbound));
+        self.carry_out(turn, Commands::of(self.handle.protocol, inbound));
     }
 
     /// Goes on where another turn has ended: with a history that is read on, with held commands that nothing is in the way
@@ -153,36 +159,36 @@ impl Session {
 
     /// Whether the client must first read what it has asked for: until then nothing more of it is carried out.
     pub fn is_backlogged(&self) -> bool {
-        self.peer.outbound.pending() > self.local.config.limits.outbound_bytes_max / 2
+        self.handle.outbound.pending() > self.worker.config.limits.outbound_bytes_max / 2
     }
 
     fn carry_out(&mut self, turn: &mut Turn, mut commands: Commands) {
-        let commands_max = self.local.config.limits.commands_per_message_max;
+        let commands_max = self.worker.config.limits.commands_per_message_max;
         while !self.is_closed() && !commands.is_done() {
             if self.is_suspended() || self.is_backlogged() || !turn.has_room() {
                 self.rest = Some(Box::new(commands));
                 return;
             }
-            let before = self.peer.outbound.pending();
+            let before = self.handle.outbound.pending();
             match commands.next(commands_max) {
                 None => return,
                 Some(Ok(command)) => self.take_command(turn.now(), command),
                 Some(Err(malformed)) => return self.event(turn.now(), Event::Malformed(malformed)),
             }
-            turn.spend(self.peer.outbound.pending().saturating_sub(before));
+            turn.spend(self.handle.outbound.pending().saturating_sub(before));
         }
     }
 
     /// Takes a control frame of the client.
     pub fn control_frame(&mut self, turn: &mut Turn, frame: ControlFrame) {
-        self.local.metrics().control_frame(frame);
+        self.worker.metrics().control_frame(frame);
         self.event(turn.now(), Event::Control(frame));
         turn.step();
     }
 
     /// Takes one event and everything that follows from it.
     pub fn event(&mut self, now: Now, event: Event) {
-        let mut effects = self.local.take_effects();
+        let mut effects = self.worker.take_effects();
         self.core.on(now, event, &mut effects);
         loop {
             let event = if let Some(effect) = effects.pop_front() {
@@ -197,16 +203,16 @@ impl Session {
                 self.core.on(now, event, &mut effects);
             }
         }
-        self.local.return_effects(effects);
+        self.worker.return_effects(effects);
         self.release();
     }
 
     /// Takes what the rest of the worker has to say.
     pub fn signal(&mut self, now: Now, signal: Signal) {
         match &signal {
-            Signal::Slow if self.peer.is_evicted() => (),
-            Signal::Slow => self.local.metrics().outbound_overflow(&self.peer.id),
-            Signal::Gap(channel) => self.local.metrics().position_gap(&self.peer.id, channel.as_str()),
+            Signal::Slow if self.handle.is_evicted() => (),
+            Signal::Slow => self.worker.metrics().outbound_overflow(&self.handle.id),
+            Signal::Gap(channel) => self.worker.metrics().position_gap(&self.handle.id, channel.as_str()),
             Signal::Subscribe(channel) => self.say_full(channel),
             Signal::Close(..)
             | Signal::Evicted
@@ -226,9 +232,9 @@ impl Session {
 
     /// Takes away what others still know of a connection that was [abandoned](Self::abandon), however far that came.
     pub fn purge(&mut self) {
-        let number = self.peer.number;
+        let number = self.handle.number;
         self.user_channel = None;
-        let left = self.local.hub.borrow().channels_of(number);
+        let left = self.worker.hub.borrow().channels_of(number);
         for channel in left {
             if matches!(channel.target(), Target::User(_)) {
                 self.unlisten(&channel);
@@ -236,19 +242,19 @@ impl Session {
                 self.unsubscribe(&channel);
             }
         }
-        self.local.hub.borrow_mut().forget(number);
+        self.worker.hub.borrow_mut().forget(number);
         if !self.counted {
-            self.local.metrics().closed(CloseCause::Other, &Close::INTERNAL, &self.peer.id);
+            self.worker.metrics().closed(CloseCause::Other, &Close::INTERNAL, &self.handle.id);
         }
-        if self.admitted.is_some() && self.local.registers_clients() {
-            self.local.backplane.deregister(&self.client.borrow());
+        if self.admitted.is_some() && self.worker.registers_clients() {
+            self.worker.backplane.deregister(&self.client.borrow());
         }
     }
 
     /// Counts what was written since the last time.
     pub fn count_written(&self) {
-        self.local.metrics().bytes_out.add(self.peer.outbound.take_uncounted());
-        self.peer.count_backlog();
+        self.worker.metrics().bytes_out.add(self.handle.outbound.take_uncounted());
+        self.handle.count_backlog();
     }
 
     fn apply(&mut self, now: Now, effect: Effect) -> Option<Event> {
@@ -257,7 +263,9 @@ impl Session {
                 self.reply(&reply);
                 None
             }
-            Effect::Judge { id, refresh, token, data } => self.judge(now, id, refresh, token, data),
+            Effect::Authenticate { id, refresh, token, data } => {
+                self.authenticate(now, id, refresh, token, data)
+            }
             Effect::Admit(identity) => {
                 self.admit(now, *identity);
                 None
@@ -269,8 +277,8 @@ impl Session {
             Effect::Ask(ask) => Some(self.ask(now, ask)),
             Effect::Subscribe { channel, by, recover, join_leave } => {
                 let made = self.subscribe(now, &channel, recover.as_ref(), join_leave);
-                let about = || About::Subscribe { channel: channel.clone(), by, recover };
-                let result = self.now_or_later(made, about)?;
+                let about = || Pending::Subscribe { channel: channel.clone(), by, recover };
+                let result = self.ready_or_pending(made, about)?;
                 self.say_refused(&channel, by, &result);
                 Some(Event::Subscribed { channel, by, result })
             }
@@ -284,19 +292,19 @@ impl Session {
             Effect::Presence { id, channel, stats } => {
                 let result = if stats {
                     let count = self.count(&channel);
-                    let count = self.now_or_later(count, || About::Presence { id })?;
+                    let count = self.ready_or_pending(count, || Pending::Presence { id })?;
                     count.map(|count| reading::counted(id, count))
                 } else {
                     let members = self.presence(&channel);
-                    let members = self.now_or_later(members, || About::Presence { id })?;
+                    let members = self.ready_or_pending(members, || Pending::Presence { id })?;
                     members.and_then(|members| self.present(id, members))
                 };
                 Some(Event::Answered { id, result })
             }
             Effect::History { id, channel, query } => {
                 let page = self.history(now, &channel, &query);
-                let about = || About::History { id, channel: channel.clone(), query: query.clone() };
-                let page = self.now_or_later(page, about)?;
+                let about = || Pending::History { id, channel: channel.clone(), query: query.clone() };
+                let page = self.ready_or_pending(page, about)?;
                 self.history_read(now, id, &channel, query, page)
             }
             Effect::End { close, cause, tell, discard } => {
@@ -316,7 +324,7 @@ impl Session {
             PluginEffect::Disconnect(refusal) => Some(Event::PluginDisconnects(refusal)),
             PluginEffect::Refresh(expires_at) => Some(Event::Signal(Signal::Refresh(expires_at))),
             PluginEffect::Emit { upstream, plugin, payload } => {
-                self.local.emit(now, &upstream, plugin, payload, Some(&self.client.borrow()));
+                self.worker.emit(now, &upstream, plugin, payload, Some(&self.client.borrow()));
                 None
             }
             PluginEffect::SetAttribute { name, value } => {
@@ -333,50 +341,50 @@ impl Session {
     /// Nobody hears of a subscription that a plugin or the API asked for and that failed, unless the log says it.
     fn say_refused(&self, channel: &Channel, by: Subscriber, result: &Result<Subscribed, ReplyError>) {
         if let (Subscriber::Identity | Subscriber::Plugin, Err(error)) = (by, result) {
-            self.local.metrics().effect_refused("subscribe", channel.as_str(), &error.message);
+            self.worker.metrics().effect_refused("subscribe", channel.as_str(), &error.message);
         }
     }
 
     fn say_full(&self, channel: &Channel) {
         if !self.core.has_room_for(channel) {
             let why = "the connection has as many subscriptions as it may";
-            self.local.metrics().effect_refused("subscribe", channel.as_str(), why);
+            self.worker.metrics().effect_refused("subscribe", channel.as_str(), why);
         }
     }
 
     fn reply(&self, reply: &Reply) {
         let refused = self.refuse_large(reply);
         let pushed = match refused.as_ref().map_or(Some(reply), Option::as_ref) {
-            Some(reply) => self.local.with_scratch(|scratch| {
-                let range = codec::encode_reply(self.peer.protocol, reply, scratch)?;
-                Some(self.peer.outbound.reply(&scratch[range]))
+            Some(reply) => self.worker.with_scratch(|scratch| {
+                let range = codec::encode_reply(self.handle.protocol, reply, scratch)?;
+                Some(self.handle.outbound.reply(&scratch[range]))
             }),
             None => Some(Pushed::Full),
         };
         match pushed {
-            Some(Pushed::Sent) => self.local.metrics().messages_out.inc(),
-            Some(Pushed::Full) => self.peer.signal(Signal::Slow),
+            Some(Pushed::Sent) => self.worker.metrics().messages_out.inc(),
+            Some(Pushed::Full) => self.handle.signal(Signal::Slow),
             Some(Pushed::Closed) | None => (),
         }
     }
 
     fn end(&mut self, now: Now, close: &Close, cause: CloseCause, tell: bool, discard: bool) {
         if tell {
-            self.peer.outbound.close(frame::close(close), discard);
+            self.handle.outbound.close(frame::close(close), discard);
         }
-        self.local.metrics().closed(cause, close, &self.peer.id);
+        self.worker.metrics().closed(cause, close, &self.handle.id);
         self.counted = true;
         self.waiting = None;
         self.questions = None;
         self.rest = None;
         let Some(admitted) = self.admitted else { return };
         if let Some(channel) = self.user_channel.take()
-            && self.local.hub.borrow_mut().unsubscribe(&channel, self.peer.number)
+            && self.worker.hub.borrow_mut().unsubscribe(&channel, self.handle.number)
         {
-            self.local.backplane.renounce(self.local.worker, &channel);
+            self.worker.backplane.remove_interest(self.worker.worker, &channel);
         }
-        self.local.hub.borrow_mut().forget(self.peer.number);
-        let goodbye = Goodbye {
+        self.worker.hub.borrow_mut().forget(self.handle.number);
+        let goodbye = DisconnectEvent {
             client: self.client.borrow().clone(),
             code: close.code,
             reason: close.reason.clone().into(),
@@ -384,10 +392,10 @@ impl Session {
             now: now.unix,
             at: now.at_millis(),
         };
-        self.local.part(now, &goodbye, &mut self.plugin_effects);
+        self.worker.on_disconnect(now, &goodbye, &mut self.plugin_effects);
         // Not before: should the gateway die in between, another one tells its plugins.
-        if self.local.registers_clients() {
-            self.local.backplane.deregister(&goodbye.client);
+        if self.worker.registers_clients() {
+            self.worker.backplane.deregister(&goodbye.client);
         }
     }
 }

@@ -11,7 +11,7 @@ impl Hub {
     pub fn survey(&self, question: &Question) -> Seen {
         match question {
             Question::Counts => {
-                let clients = self.peers.values().map(|admitted| user_number(&admitted.client.borrow()));
+                let clients = self.handles.values().map(|admitted| user_number(&admitted.client.borrow()));
                 Seen::Users(clients.collect::<FxHashSet<_>>())
             }
             Question::Channels { pattern, page } => {
@@ -28,12 +28,12 @@ impl Hub {
                 let listening = Channel::of_user(user).and_then(|address| self.channels.get(&address));
                 for number in listening.into_iter().flat_map(|subscribers| subscribers.keys()) {
                     // Somebody else may listen to what is said to the user, and yet is not the user.
-                    if let Some(admitted) = self.peers.get(number)
+                    if let Some(admitted) = self.handles.get(number)
                         && *admitted.client.borrow().user == **user
                     {
-                        part.offer(page, &admitted.peer.id, || Connection {
+                        part.offer(page, &admitted.handle.id, || Connection {
                             node: Box::default(),
-                            protocol: admitted.peer.protocol.as_str().into(),
+                            protocol: admitted.handle.protocol.as_str().into(),
                             since: admitted.since,
                         });
                     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::hub::peer::Unflushed;
+use crate::hub::connection_handle::Unflushed;
 use crate::protocol::Protocol;
 use crate::protocol::push::{Member, Publication};
 
@@ -22,8 +22,8 @@ fn publication(name: &str, offset: u64, epoch: &str) -> Push {
 }
 
 /// What a connection was told.
-fn signals(peer: &Peer) -> Vec<Signal> {
-    std::iter::from_fn(|| peer.take_signal()).collect()
+fn signals(handle: &ConnectionHandle) -> Vec<Signal> {
+    std::iter::from_fn(|| handle.take_signal()).collect()
 }
 
 impl Room {
@@ -32,7 +32,7 @@ impl Room {
         Self { hub: Hub::new(ids), unflushed: Rc::default(), ids }
     }
 
-    fn peer(&mut self, number: u64, bytes_max: usize) -> Rc<Peer> {
+    fn handle(&mut self, number: u64, bytes_max: usize) -> Rc<ConnectionHandle> {
         self.admit(number, bytes_max, "", &[]).0
     }
 
@@ -42,10 +42,10 @@ impl Room {
         bytes_max: usize,
         user: &str,
         attributes: &[(&str, &str)],
-    ) -> (Rc<Peer>, SharedClient) {
+    ) -> (Rc<ConnectionHandle>, SharedClient) {
         let id = self.ids.id(number, 99);
         let protocol = Protocol::CentrifugeJson;
-        let peer = Rc::new(Peer::new(number, id.clone(), protocol, bytes_max, &self.unflushed));
+        let handle = Rc::new(ConnectionHandle::new(number, id.clone(), protocol, bytes_max, &self.unflushed));
         let attribute = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
         let client = Client {
             number,
@@ -57,25 +57,30 @@ impl Room {
             attributes: attributes.iter().map(attribute).collect(),
         };
         let client = Rc::new(RefCell::new(Arc::new(client)));
-        self.hub.admit(peer.clone(), client.clone(), 0);
-        (peer, client)
+        self.hub.admit(handle.clone(), client.clone(), 0);
+        (handle, client)
     }
 
-    fn subscribe(&mut self, name: &str, peer: &Rc<Peer>, position: Option<(u64, &str)>) -> bool {
+    fn subscribe(
+        &mut self,
+        name: &str,
+        handle: &Rc<ConnectionHandle>,
+        position: Option<(u64, &str)>,
+    ) -> bool {
         let position = position.map(|(offset, epoch)| (offset, epoch.into()));
         let form = Form::Channel(Protocol::CentrifugeJson);
-        self.hub.subscribe(&channel(name), peer, Listening { form, position, join_leave: false })
+        self.hub.subscribe(&channel(name), handle, Listening { form, position, join_leave: false })
     }
 }
 
-fn text(peer: &Peer) -> String {
-    String::from_utf8_lossy(&peer.outbound.take()).into_owned()
+fn text(handle: &ConnectionHandle) -> String {
+    String::from_utf8_lossy(&handle.outbound.take()).into_owned()
 }
 
 #[test]
 fn the_first_comes_and_the_last_goes() {
     let mut room = Room::new();
-    let (a, b) = (room.peer(1, 100), room.peer(2, 100));
+    let (a, b) = (room.handle(1, 100), room.handle(2, 100));
     assert!(room.subscribe("news", &a, None));
     assert!(!room.subscribe("news", &b, None));
     assert_eq!(room.hub.subscriptions(), 2);
@@ -88,18 +93,19 @@ fn the_first_comes_and_the_last_goes() {
 #[test]
 fn everyone_gets_the_same_bytes_and_one_flush() {
     let mut room = Room::new();
-    let (a, b, c) = (room.peer(1, 1000), room.peer(2, 1000), room.peer(3, 1000));
+    let (a, b, c) = (room.handle(1, 1000), room.handle(2, 1000), room.handle(3, 1000));
     room.subscribe("news", &a, None);
     room.subscribe("news", &b, None);
     let sent = room.hub.deliver(&publication("news", 0, ""));
     assert_eq!(sent, Delivered { sent: 2, full: 0, gaps: 0 });
     room.hub.deliver(&publication("news", 0, ""));
     let waker = std::task::Waker::noop();
-    let std::task::Poll::Ready(peers) = room.unflushed.poll_take(&mut std::task::Context::from_waker(waker))
+    let std::task::Poll::Ready(handles) =
+        room.unflushed.poll_take(&mut std::task::Context::from_waker(waker))
     else {
         panic!("there is something to flush")
     };
-    assert_eq!(peers.len(), 2, "each once, however much was pushed");
+    assert_eq!(handles.len(), 2, "each once, however much was pushed");
     let expected = r#"{"push":{"channel":"news","pub":{"data":7}}}"#;
     assert_eq!(text(&a).matches(expected).count(), 2);
     assert_eq!(text(&b).matches(expected).count(), 2);
@@ -109,7 +115,7 @@ fn everyone_gets_the_same_bytes_and_one_flush() {
 #[test]
 fn a_position_turns_repeats_into_nothing_and_holes_into_one_signal() {
     let mut room = Room::new();
-    let a = room.peer(1, 1000);
+    let a = room.handle(1, 1000);
     room.subscribe("news", &a, Some((4, "e")));
     let mut deliver = |offset, epoch: &str| {
         room.hub.deliver(&publication("news", offset, epoch));
@@ -126,7 +132,7 @@ fn a_position_turns_repeats_into_nothing_and_holes_into_one_signal() {
 #[test]
 fn another_stream_is_a_gap() {
     let mut room = Room::new();
-    let a = room.peer(1, 1000);
+    let a = room.handle(1, 1000);
     room.subscribe("news", &a, Some((4, "e")));
     room.hub.deliver(&publication("news", 5, "f"));
     assert_eq!(signals(&a), [Signal::Gap(channel("news"))]);
@@ -135,7 +141,7 @@ fn another_stream_is_a_gap() {
 #[test]
 fn a_slow_reader_hears_so_and_the_others_do_not_wait() {
     let mut room = Room::new();
-    let (slow, quick) = (room.peer(1, 100), room.peer(2, 1000));
+    let (slow, quick) = (room.handle(1, 100), room.handle(2, 1000));
     room.subscribe("news", &slow, None);
     room.subscribe("news", &quick, None);
     room.hub.deliver(&publication("news", 0, ""));
@@ -148,7 +154,7 @@ fn a_slow_reader_hears_so_and_the_others_do_not_wait() {
 #[test]
 fn only_those_who_asked_hear_who_comes() {
     let mut room = Room::new();
-    let (a, b) = (room.peer(1, 1000), room.peer(2, 1000));
+    let (a, b) = (room.handle(1, 1000), room.handle(2, 1000));
     let form = Form::Channel(Protocol::CentrifugeJson);
     room.hub.subscribe(&channel("news"), &a, Listening { form, position: None, join_leave: true });
     room.subscribe("news", &b, None);
@@ -161,7 +167,7 @@ fn only_those_who_asked_hear_who_comes() {
 #[test]
 fn an_id_reaches_one_connection_and_a_forged_one_nobody() {
     let mut room = Room::new();
-    let (a, b) = (room.peer(1, 1000), room.peer(2, 1000));
+    let (a, b) = (room.handle(1, 1000), room.handle(2, 1000));
     let address = format!("@{}", a.id);
     assert_eq!(room.hub.deliver(&publication(&address, 0, "")).sent, 1);
     assert!(text(&a).contains(r#"{"push":{"message":{"data":7}}}"#));
@@ -174,10 +180,10 @@ fn an_id_reaches_one_connection_and_a_forged_one_nobody() {
 #[test]
 fn a_user_is_reached_on_every_connection() {
     let mut room = Room::new();
-    let (a, b) = (room.peer(1, 1000), room.peer(2, 1000));
-    for peer in [&a, &b] {
+    let (a, b) = (room.handle(1, 1000), room.handle(2, 1000));
+    for handle in [&a, &b] {
         let form = Form::Direct(Protocol::CentrifugeJson);
-        room.hub.subscribe(&channel("#42"), peer, Listening { form, position: None, join_leave: false });
+        room.hub.subscribe(&channel("#42"), handle, Listening { form, position: None, join_leave: false });
     }
     assert_eq!(room.hub.deliver(&publication("#42", 0, "")).sent, 2);
     assert!(text(&a).contains("message") && text(&b).contains("message"));
@@ -203,13 +209,13 @@ fn a_class_receives_its_view_and_who_receives_nothing_misses_nothing() {
     room.hub.classify_by(&["role".into()].into());
     let (member, client) = room.admit(1, 1000, "", &[]);
     let (moderator, _) = room.admit(2, 1000, "", &[("role", "mod"), ("other", "x")]);
-    for peer in [&member, &moderator] {
-        room.subscribe("news", peer, Some((4, "e")));
+    for handle in [&member, &moderator] {
+        room.subscribe("news", handle, Some((4, "e")));
     }
     let deliver = |room: &mut Room, offset| {
         let mut views = ByRole(Vec::new(), None);
         room.hub.deliver_views(&publication("news", offset, "e"), &mut views);
-        let heard = |peer: &Peer| text(peer).contains(r#""data":"mod""#);
+        let heard = |handle: &ConnectionHandle| text(handle).contains(r#""data":"mod""#);
         (heard(&member), heard(&moderator), views.0.len())
     };
     assert_eq!(deliver(&mut room, 5), (false, true, 2));
@@ -230,9 +236,9 @@ fn a_class_receives_its_view_and_who_receives_nothing_misses_nothing() {
 fn an_order_reaches_the_connections_of_a_user_and_nobody_else() {
     let mut room = Room::new();
     let [a, b, other] = [(1, "42"), (2, "42"), (3, "7")].map(|(number, user)| {
-        let (peer, _) = room.admit(number, 1000, user, &[]);
-        room.subscribe("#42", &peer, None);
-        peer
+        let (handle, _) = room.admit(number, 1000, user, &[]);
+        room.subscribe("#42", &handle, None);
+        handle
     });
     let order = Order::Subscribe(channel("news"));
     room.hub.order(&channel("#42"), Some(2), &order);
@@ -249,8 +255,8 @@ fn an_order_reaches_the_connections_of_a_user_and_nobody_else() {
 #[test]
 fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it_begins() {
     let mut room = Room::new();
-    let peer = room.peer(1, 10_000);
-    room.subscribe("a", &peer, Some((0, "0123.7")));
+    let handle = room.handle(1, 10_000);
+    room.subscribe("a", &handle, Some((0, "0123.7")));
     // Before there was a publication, asked another hour.
     assert_eq!(room.hub.check_position(&channel("a"), 0, &"0123.8".into()), 0);
     assert_eq!(room.hub.deliver(&publication("a", 1, "0123-begun")).sent, 1);
@@ -259,13 +265,13 @@ fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it
     assert_eq!((delivered.sent, delivered.gaps), (0, 1), "what was begun and goes on nowhere is missed");
     // Something else was there before the first publication, or there was one already.
     for (name, offset, epoch) in [("b", 0, "4567.7"), ("c", 1, "0123-begun")] {
-        room.subscribe(name, &peer, Some((0, "0123.7")));
+        room.subscribe(name, &handle, Some((0, "0123.7")));
         assert_eq!(room.hub.check_position(&channel(name), offset, &epoch.into()), 1, "{epoch}");
     }
-    room.subscribe("d", &peer, Some((0, "0123.7")));
+    room.subscribe("d", &handle, Some((0, "0123.7")));
     assert_eq!(room.hub.deliver(&publication("d", 2, "0123-begun")).gaps, 1, "the first one was missed");
     for epoch in ["4567-x", "4567", "4567.7"] {
-        room.subscribe("e", &peer, Some((0, "0123.7")));
+        room.subscribe("e", &handle, Some((0, "0123.7")));
         let delivered = room.hub.deliver(&publication("e", 1, epoch));
         assert_eq!((delivered.sent, delivered.gaps), (0, 1), "{epoch}: what was between is missed");
     }
@@ -274,9 +280,9 @@ fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it
 #[test]
 fn an_answer_from_before_a_stream_began_takes_nothing_back() {
     let mut room = Room::new();
-    let peer = room.peer(1, 10_000);
+    let handle = room.handle(1, 10_000);
     let (a, b) = (channel("a"), channel("b"));
-    room.subscribe("a", &peer, Some((3, "0123-begun")));
+    room.subscribe("a", &handle, Some((3, "0123-begun")));
     for (offset, epoch, gaps) in [(0, "0123.7", 0), (0, "0123.8", 0), (3, "0123-begun", 0), (0, "4567.7", 1)]
     {
         assert_eq!(room.hub.check_position(&a, offset, &epoch.into()), gaps, "{epoch}");
@@ -287,13 +293,13 @@ fn an_answer_from_before_a_stream_began_takes_nothing_back() {
         ([(0, "0123.7"), (3, "0123-begun")], false),
         ([(3, "0123-begun"), (0, "4567.7")], true),
     ] {
-        room.subscribe("b", &peer, None);
+        room.subscribe("b", &handle, None);
         room.hub.hold(&b, 1);
         for (offset, epoch) in told {
             room.hub.check_position(&b, offset, &epoch.into());
         }
-        signals(&peer);
+        signals(&handle);
         room.hub.release(&b, 1, Some((3, "0123-begun".into())));
-        assert_eq!(signals(&peer).len(), usize::from(gap), "{told:?}");
+        assert_eq!(signals(&handle).len(), usize::from(gap), "{told:?}");
     }
 }

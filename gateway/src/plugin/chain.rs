@@ -1,13 +1,13 @@
 //! The plugins of one worker, in order.
 
-mod judging;
+mod authentication;
 
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::deliver::Deliverers;
-use super::event::{Client, Goodbye, Hello, Kind, Message, Outgoing, Tick};
+use super::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message, Outgoing, Tick};
 use super::failure::{Failure, FailurePolicy};
 use super::guards::Guards;
 use super::interests::Interests;
@@ -19,7 +19,7 @@ use super::verdict::{ConnectVerdict, Decision, DeliverVerdict, Effect, Identity,
 use crate::clock::Clock;
 use crate::protocol::channel::Channel;
 
-pub use judging::{Judged, Judging};
+pub use authentication::{Authenticated, Authentication};
 
 /// One instance of a plugin.
 ///
@@ -30,7 +30,11 @@ pub trait Plugin: Send {
     fn interests(&self) -> &Interests;
 
     /// A client wants to be admitted, or refreshes.
-    fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure>;
+    fn on_connect(
+        &mut self,
+        hello: &ConnectEvent,
+        effects: &mut Vec<Effect>,
+    ) -> Result<ConnectVerdict, Failure>;
 
     /// A command of an admitted client. The plugin may change its payload, unless it fails.
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure>;
@@ -42,7 +46,7 @@ pub trait Plugin: Send {
     }
 
     /// A client has gone.
-    fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure>;
+    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure>;
 
     /// An interval that the plugin asked for has passed.
     fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {
@@ -249,14 +253,14 @@ impl Chain {
     }
 
     /// Tells the plugins that a client has gone. All of them: a failure does not keep the news from later ones.
-    pub fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) {
+    pub fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) {
         self.part(goodbye, effects, &mut ());
     }
 
     /// [`on_disconnect`](Self::on_disconnect) with an explanation.
     pub fn on_disconnect_traced(
         &mut self,
-        goodbye: &Goodbye,
+        goodbye: &DisconnectEvent,
         effects: &mut Vec<Effect>,
         clock: Clock,
     ) -> Trace {
@@ -265,7 +269,7 @@ impl Chain {
         trace
     }
 
-    fn part(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>, observer: &mut impl Observer) {
+    fn part(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>, observer: &mut impl Observer) {
         for link in &mut self.links {
             if !link.interests().hooks.on_disconnect {
                 observer.passed_by(link);
@@ -280,7 +284,7 @@ impl Chain {
     }
 }
 
-impl Hello {
+impl ConnectEvent {
     /// This event as plugins after an accept see it.
     fn with_identity(&self, identity: &Identity) -> Self {
         let mut client = Client::clone(&self.client);

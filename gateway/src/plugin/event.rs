@@ -85,7 +85,7 @@ impl Kind {
 
 /// A client that wants to be admitted, or one that refreshes.
 #[derive(Debug)]
-pub struct Hello {
+pub struct ConnectEvent {
     /// Who it is so far.
     pub client: Arc<Client>,
     /// Its credential, empty if it sent none. Never logged.
@@ -151,7 +151,7 @@ pub struct Tick {
 
 /// A client that has gone.
 #[derive(Debug)]
-pub struct Goodbye {
+pub struct DisconnectEvent {
     /// Who it was.
     pub client: Arc<Client>,
     /// The close code.

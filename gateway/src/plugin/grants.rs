@@ -178,14 +178,14 @@ mod tests {
         let error = refused(&Grants { http: asked.http.clone(), ..Grants::default() });
         assert_eq!(error.code(), LoadCode::NotGranted);
         assert_eq!(
-            error.sentence(),
+            error.message(),
             "asks for effects.publish, effects.subscribe, buckets and environment JWT_SECRET, which 10-x.toml does not \
              grant; add under [grants]: effects = [\"publish\", \"subscribe\"], environment = [\"JWT_SECRET\"], \
              buckets = true"
         );
         let granted = Grants { effects: effects(&["disconnect", "subscribe"]).effects, ..asked.clone() };
         assert_eq!(
-            refused(&granted).sentence(),
+            refused(&granted).message(),
             "asks for effects.publish, which 10-x.toml does not grant; make it under [grants]: effects = \
              [\"disconnect\", \"subscribe\", \"publish\"]",
             "a second key of that name would be a mistake"

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::async_pool::{AsyncInstances, AsyncVerdict, PendingVerdict};
 use super::breaker::{Breaker, Pass, Position};
 use super::chain::Plugin;
 use super::counters::{PluginCounters, Row};
-use super::elsewhere::{Answered, Answering, Elsewhere};
-use super::event::{Goodbye, Hello, Message, Outgoing, Tick};
+use super::event::{ConnectEvent, DisconnectEvent, Message, Outgoing, Tick};
 use super::failure::{Cause, Failure, FailurePolicy};
 use super::interests::{Hooks, Interests};
 use super::load::{Factory, LoadError};
@@ -41,7 +41,7 @@ pub struct Link {
     /// `None` where there is no plugin to make instances of.
     spare: Option<Spare>,
     /// Asked about clients that want to be admitted, in place of `instance`.
-    elsewhere: Option<Arc<dyn Elsewhere>>,
+    elsewhere: Option<Arc<dyn AsyncInstances>>,
     /// Those of the last instance, so that a missing one fails exactly the events it would have seen.
     interests: Interests,
     /// Unix milliseconds before which no further spare is ordered, and how long that pause was.
@@ -159,7 +159,7 @@ impl Link {
 
     pub(super) fn on_connect(
         &mut self,
-        hello: &Hello,
+        hello: &ConnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, FailurePolicy> {
         let verdict = self.call(hello.now, effects, |plugin, effects| plugin.on_connect(hello, effects))?;
@@ -173,9 +173,9 @@ impl Link {
     /// is not asked elsewhere but here.
     pub(super) fn ask_elsewhere(
         &self,
-        hello: &Arc<Hello>,
+        hello: &Arc<ConnectEvent>,
         patience: Duration,
-    ) -> Option<Result<(Answering, Pass), FailurePolicy>> {
+    ) -> Option<Result<(PendingVerdict, Pass), FailurePolicy>> {
         let elsewhere = self.elsewhere.as_ref()?;
         let pass = self.breaker.admit(hello.now);
         Some(match pass {
@@ -194,7 +194,7 @@ impl Link {
         &mut self,
         now: u64,
         pass: Pass,
-        answered: Answered,
+        answered: AsyncVerdict,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, FailurePolicy> {
         match answered.verdict {
@@ -237,7 +237,7 @@ impl Link {
 
     pub(super) fn on_disconnect(
         &mut self,
-        goodbye: &Goodbye,
+        goodbye: &DisconnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<(), FailurePolicy> {
         self.call(goodbye.now, effects, |plugin, effects| plugin.on_disconnect(goodbye, effects))
@@ -408,7 +408,7 @@ impl Link {
                 warn!(
                     plugin = &*self.name,
                     code = error.code().as_str(),
-                    error = error.sentence(),
+                    error = error.message(),
                     next_attempt_ms = self.order_pause,
                     "failed to replace an instance; events meet the failure policy until it works"
                 );

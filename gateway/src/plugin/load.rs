@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::async_pool::AsyncInstances;
 use super::chain::Plugin;
 use super::counters::PluginCounters;
-use super::elsewhere::Elsewhere;
 use super::grants::Grants;
 use super::interests::Hooks;
 use super::settings::Settings;
@@ -28,7 +28,7 @@ pub trait Factory: Send + Sync {
 
     /// The instances that may wait, for a plugin that has something to wait for: its `on-connect` is asked there. The same
     /// for all workers.
-    fn elsewhere(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn Elsewhere>> {
+    fn elsewhere(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
         let _ = counters;
         None
     }
@@ -116,7 +116,7 @@ impl LoadError {
     }
 
     /// The error in words.
-    pub fn sentence(&self) -> &str {
+    pub fn message(&self) -> &str {
         &self.sentence
     }
 }

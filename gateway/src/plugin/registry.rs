@@ -1,7 +1,7 @@
 //! Which plugins are live. Takes what lies in the folder, refuses what is bad, and gives every worker a new chain.
 
 mod archive;
-mod found;
+mod plugin_file;
 mod version;
 mod record;
 mod state;
@@ -31,7 +31,7 @@ use super::load::{About, LoadCode, LoadError, Loader};
 use super::spare::Offload;
 
 pub use self::archive::Archive;
-pub use self::found::{Contents, Digest, Found, LeftOut, Meant, plugin_name};
+pub use self::plugin_file::{Contents, Digest, LeftOut, Meant, PluginFile, plugin_name};
 pub use self::prepare::Loads;
 pub use self::record::{Kept, Record, VERSIONS_KEPT, at_seconds, seconds};
 pub use self::rollback::{RollbackError, RolledBack};
@@ -192,7 +192,7 @@ impl Registry {
                 error!(
                     plugin = &*plugin,
                     code = error.code().as_str(),
-                    error = error.sentence(),
+                    error = error.message(),
                     "failed to make instances of a live plugin for a new chain; everything stays as it is"
                 );
                 None
@@ -303,7 +303,7 @@ impl Registry {
         let status = |left: &LeftOut| LeftOutStatus {
             file: left.file.clone(),
             code: left.error.code(),
-            sentence: left.error.sentence().into(),
+            message: left.error.message().into(),
             closes: published.state.is_closed(&left.file),
         };
         published.state.left_out.iter().filter(|left| !left.fresh).map(status).collect()
@@ -431,10 +431,13 @@ impl Registry {
     }
 
     /// Loads and configures every file once, without a worker: what `gateway check` prints. Blocking.
-    pub fn check(loader: &dyn Loader, found: &[Found]) -> BTreeMap<Box<str>, Result<Checked, LoadError>> {
+    pub fn check(
+        loader: &dyn Loader,
+        found: &[PluginFile],
+    ) -> BTreeMap<Box<str>, Result<Checked, LoadError>> {
         let mut results: BTreeMap<Box<str>, Result<Checked, LoadError>> = BTreeMap::new();
         let mut first: HashMap<Arc<str>, &str> = HashMap::new();
-        let mut sorted: Vec<&Found> = found.iter().collect();
+        let mut sorted: Vec<&PluginFile> = found.iter().collect();
         sorted.sort_by(|a, b| a.file.cmp(&b.file));
         for found in sorted {
             let name: Arc<str> = plugin_name(&found.file).unwrap_or(&found.file).into();

@@ -72,9 +72,7 @@ impl SelfTest {
         let instance = || {
             let made = factory.instantiate(&counters);
             made.map_err(|error| match error.code() {
-                LoadCode::Configure => {
-                    fails(format!("with the settings of the test it {}", error.sentence()))
-                }
+                LoadCode::Configure => fails(format!("with the settings of the test it {}", error.message())),
                 _ => error,
             })
         };
@@ -116,6 +114,6 @@ mod tests {
         assert_eq!(error.code(), LoadCode::SelfTest);
         let why =
             "carries a self-test that cannot be read: event 1: `kind` is \"shout\"; expected one of publish";
-        assert!(error.sentence().starts_with(why), "{error}");
+        assert!(error.message().starts_with(why), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::event::{Client, Goodbye, Message, Outgoing};
+use super::event::{Client, DisconnectEvent, Message, Outgoing};
 use super::failure::FailurePolicy;
 use super::link::Link;
 use super::usage::Usage;
@@ -108,7 +108,7 @@ impl Trace {
     }
 
     /// Of a client that has gone.
-    pub(super) fn of_goodbye(goodbye: &Goodbye, generation: u64, clock: Clock) -> Self {
+    pub(super) fn of_goodbye(goodbye: &DisconnectEvent, generation: u64, clock: Clock) -> Self {
         Self::of_client("disconnect", &goodbye.client, goodbye.now, generation, clock)
     }
 

@@ -43,7 +43,7 @@ impl Sdk {
 /// Checks that a name can be that of a plugin and of a crate.
 pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
     let in_folder =
-        plugin_name(name).map_err(|error| anyhow::anyhow!("the name {name:?} {}", error.sentence()))?;
+        plugin_name(name).map_err(|error| anyhow::anyhow!("the name {name:?} {}", error.message()))?;
     ensure!(
         in_folder == name,
         "the name {name:?} begins with a number and a dash, which say where in the chain a file stands: \

@@ -8,8 +8,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::lines::Lines;
 use crate::plugin::Plugin;
-use crate::plugin::elsewhere::{Answered, Answering, Elsewhere};
-use crate::plugin::event::{Goodbye, Hello, Message, Outgoing, Tick};
+use crate::plugin::async_pool::{AsyncInstances, AsyncVerdict, PendingVerdict};
+use crate::plugin::event::{ConnectEvent, DisconnectEvent, Message, Outgoing, Tick};
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::interests::Interests;
 use crate::plugin::usage::Usage;
@@ -38,14 +38,14 @@ fn made() -> Result<&'static (Handle, Mutex<Runtime>), String> {
 /// An instance, and those of the same plugin that answer in place of its `on-connect`.
 pub(super) struct Waiting<'a> {
     pub(super) instance: &'a mut dyn Plugin,
-    pub(super) elsewhere: &'a dyn Elsewhere,
+    pub(super) elsewhere: &'a dyn AsyncInstances,
     pub(super) lines: Lines,
     /// What the answer used.
     pub(super) usage: Option<Usage>,
 }
 
 impl Waiting<'_> {
-    fn wait(&self, answering: Answering) -> Result<Answered, Failure> {
+    fn wait(&self, answering: PendingVerdict) -> Result<AsyncVerdict, Failure> {
         let failed = |why: String| Failure::new(Cause::Trap, why);
         let (_, runtime) = made().map_err(failed)?;
         let runtime = runtime.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,10 +63,14 @@ impl Plugin for Waiting<'_> {
         self.instance.interests()
     }
 
-    fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
-        let Hello { client, token, data, now, at } = hello;
+    fn on_connect(
+        &mut self,
+        hello: &ConnectEvent,
+        effects: &mut Vec<Effect>,
+    ) -> Result<ConnectVerdict, Failure> {
+        let ConnectEvent { client, token, data, now, at } = hello;
         let (client, token, data) = (client.clone(), token.clone(), data.clone());
-        let hello = Arc::new(Hello { client, token, data, now: *now, at: *at });
+        let hello = Arc::new(ConnectEvent { client, token, data, now: *now, at: *at });
         let answered = self.wait(self.elsewhere.on_connect(hello, PATIENCE))?;
         effects.extend(answered.effects);
         self.usage = Some(answered.usage);
@@ -81,7 +85,7 @@ impl Plugin for Waiting<'_> {
         self.instance.on_deliver(class, outgoing)
     }
 
-    fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         self.instance.on_disconnect(goodbye, effects)
     }
 

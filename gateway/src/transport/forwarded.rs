@@ -19,7 +19,7 @@ pub enum Unclear {
 
 impl Unclear {
     /// What the client is told.
-    pub fn sentence(self) -> &'static str {
+    pub fn message(self) -> &'static str {
         match self {
             Self::Malformed => {
                 "a proxy names something in `Forwarded` or `X-Forwarded-For` that is no address\n"

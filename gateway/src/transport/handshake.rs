@@ -307,7 +307,7 @@ impl Handshake {
         let client = forwarded::client(proxies, hop.address, lines(header::FORWARDED), for_lines);
         let client = client.map_err(|unclear| {
             self.refused(Refused::BadRequest, hop.address);
-            Box::new(text(StatusCode::BAD_REQUEST, unclear.sentence()))
+            Box::new(text(StatusCode::BAD_REQUEST, unclear.message()))
         })?;
         self.admission.identify(hop.slot, client).map_err(|refusal| self.refuse(refusal, client))?;
         Ok(client)
@@ -316,7 +316,7 @@ impl Handshake {
     fn refuse(&self, refusal: Refusal, address: IpAddr) -> Box<Answer> {
         self.refused(refusal.reason, address);
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        let mut answer = text(status, refusal.sentence());
+        let mut answer = text(status, refusal.message());
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(refusal.retry_after));
         Box::new(answer)
     }

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket as Library, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::hub::peer::Peer;
+use crate::hub::connection_handle::ConnectionHandle;
 use crate::hub::signal::Signal;
 use crate::outbound::Pushed;
 use crate::protocol::code::Close;
@@ -21,7 +21,7 @@ use crate::protocol::codec::Inbound;
 use crate::telemetry::metrics::ControlFrame;
 
 /// What a worker reads from a socket at once.
-pub const INLET_BYTES: usize = 64 * 1024;
+pub const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// What it reads at least, from a client that keeps it busy.
 pub const READ_BYTES_MIN: usize = 4 * 1024;
@@ -33,18 +33,18 @@ const STEP_BYTES: usize = 4 * 1024;
 const LIBRARY_BUFFER_BYTES: usize = 512;
 
 /// The bytes of one socket on their way to the library. One per worker; empty between two turns.
-pub struct Inlet {
+pub struct ReadBuffer {
     buffer: Box<[u8]>,
     range: std::ops::Range<usize>,
 }
 
-impl Default for Inlet {
+impl Default for ReadBuffer {
     fn default() -> Self {
-        Self { buffer: vec![0; INLET_BYTES].into(), range: 0..0 }
+        Self { buffer: vec![0; READ_BUFFER_BYTES].into(), range: 0..0 }
     }
 }
 
-impl Inlet {
+impl ReadBuffer {
     /// Where the next bytes of a socket go, so many at most.
     pub fn space(&mut self, bytes_max: usize) -> &mut [u8] {
         debug_assert!(self.range.is_empty(), "the connection before must have taken its bytes");
@@ -90,18 +90,23 @@ pub struct WebSocket {
 }
 
 struct Feed {
-    inlet: Rc<RefCell<Inlet>>,
+    buffer: Rc<RefCell<ReadBuffer>>,
     /// What was taken out of the inlet before it could be used: comes first.
     rest: Vec<u8>,
     rest_used: usize,
     /// What is left of [`STEP_BYTES`].
     step_left: usize,
-    peer: Rc<Peer>,
+    handle: Rc<ConnectionHandle>,
 }
 
 impl WebSocket {
     /// Framing for a server whose handshake is done. `early` are bytes that came with the handshake.
-    pub fn new(peer: Rc<Peer>, inlet: Rc<RefCell<Inlet>>, early: &[u8], message_bytes_max: usize) -> Self {
+    pub fn new(
+        handle: Rc<ConnectionHandle>,
+        inlet: Rc<RefCell<ReadBuffer>>,
+        early: &[u8],
+        message_bytes_max: usize,
+    ) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(LIBRARY_BUFFER_BYTES)
             // Straight to the outbound queue, which has the bound.
@@ -109,7 +114,7 @@ impl WebSocket {
             .max_write_buffer_size(4096)
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max));
-        let feed = Feed { inlet, rest: early.to_vec(), rest_used: 0, step_left: 0, peer };
+        let feed = Feed { buffer: inlet, rest: early.to_vec(), rest_used: 0, step_left: 0, handle };
         Self { library: Library::from_raw_socket(feed, Role::Server, Some(config)) }
     }
 
@@ -140,7 +145,7 @@ impl WebSocket {
     /// Keeps what is left in the inlet, so that another connection can use it.
     pub fn stash(&mut self) {
         let feed = self.library.get_mut();
-        let more = feed.inlet.borrow_mut().take();
+        let more = feed.buffer.borrow_mut().take();
         feed.rest.drain(..feed.rest_used);
         feed.rest_used = 0;
         feed.rest.extend_from_slice(&more);
@@ -168,7 +173,7 @@ impl WebSocket {
 
 impl Feed {
     fn has_bytes(&self) -> bool {
-        self.rest_used < self.rest.len() || !self.inlet.borrow().range.is_empty()
+        self.rest_used < self.rest.len() || !self.buffer.borrow().range.is_empty()
     }
 }
 
@@ -188,7 +193,7 @@ impl Read for Feed {
             }
             return Ok(count);
         }
-        let mut inlet = self.inlet.borrow_mut();
+        let mut inlet = self.buffer.borrow_mut();
         let count = inlet.range.len().min(bytes_max);
         if count == 0 {
             return Err(ErrorKind::WouldBlock.into());
@@ -204,8 +209,8 @@ impl Read for Feed {
 impl Write for Feed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // A client that sends pings and reads no pongs.
-        if self.peer.outbound.reply(bytes) == Pushed::Full {
-            self.peer.signal(Signal::Slow);
+        if self.handle.outbound.reply(bytes) == Pushed::Full {
+            self.handle.signal(Signal::Slow);
         }
         Ok(bytes.len())
     }

@@ -24,9 +24,9 @@ pub(super) fn adapt(module: &[u8], inspected: &Inspected) -> Result<Vec<u8>, Loa
             .encode()
     };
     encode().map_err(|error| {
-        let sentence = format!(
+        let message = format!(
             "cannot be made a component: {error:#}; build it with gateway-plugin-sdk for wasm32-wasip1 or wasm32-wasip2"
         );
-        LoadError::new(LoadCode::InterfaceMismatch, sentence)
+        LoadError::new(LoadCode::InterfaceMismatch, message)
     })
 }

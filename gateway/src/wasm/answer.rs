@@ -167,8 +167,8 @@ fn channels(state: &mut State, names: &[String], what: &str) -> Result<Vec<Chann
     }
     spend(state, names.iter().map(String::len).sum())?;
     let parse = |name: &String| {
-        let sentence = |error| format!("{:?} among the {what} is not usable: {error}", cut(name, 100));
-        Channel::parse(name).map_err(|error| invalid(sentence(error)))
+        let message = |error| format!("{:?} among the {what} is not usable: {error}", cut(name, 100));
+        Channel::parse(name).map_err(|error| invalid(message(error)))
     };
     names.iter().map(parse).collect()
 }
@@ -184,6 +184,6 @@ fn too_many(state: &State, what: &str) -> Failure {
     invalid(format!("more than {} {what} (effects_max)", state.limits.effects_max))
 }
 
-fn invalid(sentence: impl Into<Box<str>>) -> Failure {
-    Failure::new(Cause::InvalidAnswer, sentence)
+fn invalid(message: impl Into<Box<str>>) -> Failure {
+    Failure::new(Cause::InvalidAnswer, message)
 }

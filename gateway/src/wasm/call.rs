@@ -7,12 +7,12 @@ use bytes::Bytes;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
+use super::capabilities::Capabilities;
 use super::deadline::Deadline;
 use super::limits::MemoryLimit;
 use super::output::{Level, Log, Stream};
-use super::outside::Outside;
 use crate::clock::Clock;
-use crate::plugin::event::{Client, Goodbye, Hello, Message, Outgoing, Tick};
+use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Message, Outgoing, Tick};
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::settings::Limits;
@@ -87,7 +87,7 @@ pub(super) struct State {
     pub(super) buckets: Vec<Bucket>,
     /// Of the connection whose message is in progress.
     pub(super) meters: Meters,
-    pub(super) outside: Arc<Outside>,
+    pub(super) outside: Arc<Capabilities>,
     pub(super) log: Log,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
@@ -107,7 +107,7 @@ pub(super) enum Exhausted {
 }
 
 impl State {
-    pub(super) fn new(limits: Arc<Limits>, hooks: Hooks, outside: Arc<Outside>, log: Log) -> Self {
+    pub(super) fn new(limits: Arc<Limits>, hooks: Hooks, outside: Arc<Capabilities>, log: Log) -> Self {
         Self {
             event: Event {
                 hook: Hook::Configure,
@@ -152,7 +152,7 @@ impl State {
         self.event.at = now.at_millis();
     }
 
-    pub(super) fn begin_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) {
+    pub(super) fn begin_connect(&mut self, hello: &ConnectEvent, effects: &mut Vec<Effect>) {
         self.begin(Hook::Connect, Some(&hello.client), (hello.now, hello.at), effects);
     }
 
@@ -163,7 +163,7 @@ impl State {
         self.event.token.push_str(&message.token);
     }
 
-    pub(super) fn begin_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) {
+    pub(super) fn begin_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) {
         self.begin(Hook::Disconnect, Some(&goodbye.client), (goodbye.now, goodbye.at), effects);
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::answer;
 use super::bindings::gateway::plugin::{context, effects, environment, interests, log, types};
 use super::call::{Exhausted, Hook, State};
+use super::capabilities::CannotEmit;
 use super::output::{Level, cut};
-use super::outside::CannotEmit;
 use crate::plugin::event::Client;
 use crate::plugin::interests::{DeliverInterest, Kinds, Pattern, Permission};
 use crate::plugin::verdict::{Action, Effect};
@@ -178,12 +178,12 @@ impl effects::Host for State {
             let upstream = cut(&upstream, NAME_BYTES_SHOWN);
             match why {
                 CannotEmit::NotGranted => {
-                    let sentence = format!("the upstream {upstream:?} is not granted (grants.upstreams)");
-                    error(code::NOT_GRANTED, sentence)
+                    let message = format!("the upstream {upstream:?} is not granted (grants.upstreams)");
+                    error(code::NOT_GRANTED, message)
                 }
                 CannotEmit::NoRoom(NoRoom::Unknown) => {
-                    let sentence = format!("the configuration has no table [upstreams.{upstream}]");
-                    error(code::NO_SUCH_UPSTREAM, sentence)
+                    let message = format!("the configuration has no table [upstreams.{upstream}]");
+                    error(code::NO_SUCH_UPSTREAM, message)
                 }
                 CannotEmit::NoRoom(NoRoom::Full) => error(
                     code::BUSY,
@@ -228,9 +228,9 @@ impl State {
         self.effect(&hooks, address.len() + bytes)?;
         let address = parse(address)?;
         if address.target() == Target::Channel {
-            let sentence =
+            let message =
                 format!("{address:?} is a channel; `#` and a user, or `@` and a connection, is needed");
-            return Err(error(code::INVALID_ADDRESS, sentence));
+            return Err(error(code::INVALID_ADDRESS, message));
         }
         // Otherwise a plugin that admits a client could not send away the others of the same user.
         let connecting = self.event.hook == Hook::Connect;
@@ -310,8 +310,8 @@ impl interests::Host for State {
         }
         if !TIMER_MILLIS.contains(&interval) {
             let (least, most) = (TIMER_MILLIS.start(), TIMER_MILLIS.end());
-            let sentence = format!("a timer of {interval} milliseconds; possible are {least} to {most}");
-            return Err(error(code::INVALID_INTERVAL, sentence));
+            let message = format!("a timer of {interval} milliseconds; possible are {least} to {most}");
+            return Err(error(code::INVALID_INTERVAL, message));
         }
         self.interests.timer = Some(Duration::from_millis(interval));
         Ok(())
@@ -336,8 +336,8 @@ fn parse_patterns(patterns: &[String]) -> Result<Box<[Pattern]>, Error> {
         return Err(error(code::TOO_MANY_EFFECTS, format!("more than {PATTERNS_MAX} channel patterns")));
     }
     let parse = |text: &String| {
-        let sentence = || format!("{text:?} is not a channel name that may end in `*`");
-        Pattern::parse(text).ok_or_else(|| error(code::INVALID_ADDRESS, sentence()))
+        let message = || format!("{text:?} is not a channel name that may end in `*`");
+        Pattern::parse(text).ok_or_else(|| error(code::INVALID_ADDRESS, message()))
     };
     patterns.iter().map(parse).collect()
 }
@@ -377,5 +377,5 @@ pub(super) fn not_in_this_hook() -> Error {
 }
 
 pub(super) fn error(code: u32, message: impl Into<String>) -> Error {
-    Error { code, message: message.into() }
+    Error { code, message.into() }
 }

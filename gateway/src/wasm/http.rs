@@ -8,8 +8,8 @@ use wasmtime::component::Linker;
 
 use super::bindings::gateway::plugin::{http, types};
 use super::call::{Hook, State};
+use super::capabilities::Capabilities;
 use super::host::{code, error, not_in_this_hook};
-use super::outside::Outside;
 use crate::egress::{Error, FetchRefused, Url, Wanted};
 
 const INTERFACE: &str = "gateway:plugin/http@0.1.0";
@@ -59,7 +59,7 @@ fn ask(state: &mut State, url: &str) -> Result<(), types::Error> {
     Ok(())
 }
 
-async fn fetch(outside: &Arc<Outside>, request: http::Request) -> Answer {
+async fn fetch(outside: &Arc<Capabilities>, request: http::Request) -> Answer {
     let milliseconds = |number: u64| (number > 0).then(|| Duration::from_millis(number));
     let wanted = Wanted {
         method: request.method,

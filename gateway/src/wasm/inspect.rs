@@ -156,11 +156,11 @@ pub(super) fn check_world(component: &[u8], stamp: &Stamp) -> Result<(), LoadErr
 
 /// A component without a hook would never be called.
 pub(super) fn no_hooks() -> LoadError {
-    let sentence = format!(
+    let message = format!(
         "exports none of the hooks {} of {PACKAGE}@{INTERFACE}; implement at least one",
         HOOKS.join(", ")
     );
-    LoadError::new(LoadCode::NoHooks, sentence)
+    LoadError::new(LoadCode::NoHooks, message)
 }
 
 impl Inspected {
@@ -188,7 +188,7 @@ impl Inspected {
 
 /// Looks at the first bytes.
 fn sniff(bytes: &[u8]) -> Result<Form, LoadError> {
-    let refuse = |code, sentence: &str| Err(LoadError::new(code, sentence));
+    let refuse = |code, message: &str| Err(LoadError::new(code, message));
     if bytes.is_empty() {
         return refuse(LoadCode::Empty, "is empty; copy it again");
     }
@@ -239,14 +239,14 @@ fn sniff(bytes: &[u8]) -> Result<Form, LoadError> {
 
 pub(super) fn damaged(error: &BinaryReaderError) -> LoadError {
     if error.message().contains("unexpected end") {
-        let sentence = format!(
+        let message = format!(
             "ends too early, at byte {}; copying it was probably interrupted, copy it again",
             error.offset()
         );
-        return LoadError::new(LoadCode::Truncated, sentence);
+        return LoadError::new(LoadCode::Truncated, message);
     }
-    let sentence = format!("is damaged WebAssembly: {}; copy or build it again", error.message());
-    LoadError::new(LoadCode::Malformed, sentence)
+    let message = format!("is damaged WebAssembly: {}; copy or build it again", error.message());
+    LoadError::new(LoadCode::Malformed, message)
 }
 
 /// The names that a component imports and exports itself, not those of its parts.
@@ -309,22 +309,22 @@ fn other_version(stamp: &Stamp, names: &[&String]) -> LoadError {
         names.first().and_then(|name| name.split_once('@')).map_or("without version", |(_, version)| version);
     let interface = stamp.interface.as_deref().unwrap_or(version);
     let sdk = stamp.sdk.as_deref().map(|sdk| format!("with plugin-sdk {sdk} ")).unwrap_or_default();
-    let sentence = format!(
+    let message = format!(
         "was built {sdk}for interface {interface}; this gateway offers {INTERFACE}; missing: {}; rebuild it with a \
          plugin-sdk for {INTERFACE}, or run a gateway that offers {interface}",
         list(names)
     );
-    LoadError::new(LoadCode::InterfaceMismatch, sentence)
+    LoadError::new(LoadCode::InterfaceMismatch, message)
 }
 
 fn not_offered(names: &[&String]) -> LoadError {
     let all = |test: fn(&Name<'_>) -> bool| names.iter().all(|name| test(&Name::of(name)));
     if all(|name| matches!(name, Name::Plugin { .. })) {
-        let sentence = format!(
+        let message = format!(
             "needs {}, which interface {INTERFACE} of this gateway does not have; run a newer gateway",
             list(names)
         );
-        return LoadError::new(LoadCode::InterfaceMismatch, sentence);
+        return LoadError::new(LoadCode::InterfaceMismatch, message);
     }
     let why = if names.iter().any(|name| name.starts_with("wasi:sockets/") || name.starts_with("wasi:http/"))
     {
@@ -332,8 +332,8 @@ fn not_offered(names: &[&String]) -> LoadError {
     } else {
         "plugins have clocks, random numbers, output, and the interfaces of gateway:plugin"
     };
-    let sentence = format!("imports {}, which is not offered: {why}; build it without", list(names));
-    LoadError::new(LoadCode::ImportNotOffered, sentence)
+    let message = format!("imports {}, which is not offered: {why}; build it without", list(names));
+    LoadError::new(LoadCode::ImportNotOffered, message)
 }
 
 /// Some names of a list, for a sentence.

@@ -12,14 +12,14 @@ use super::bindings::exports::gateway::plugin::{
     configure, on_connect, on_deliver, on_disconnect, on_message, on_timer,
 };
 use super::call::State;
+use super::capabilities::Capabilities;
 use super::deadline::{Deadline, processor_time};
 use super::limits::{HANDLES_MAX, HOST_CALL_EXTRA};
 use super::loader::Compiled;
 use super::mismatch;
 use super::output::{Log, cut};
-use super::outside::Outside;
 use crate::plugin::Plugin;
-use crate::plugin::event::{Goodbye, Hello, Message, Outgoing, Tick};
+use crate::plugin::event::{ConnectEvent, DisconnectEvent, Message, Outgoing, Tick};
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::interests::Interests;
 use crate::plugin::load::{LoadCode, LoadError};
@@ -59,7 +59,7 @@ impl Instance {
         compiled: &Compiled,
         settings: &Settings,
         limits: Arc<Limits>,
-        outside: Arc<Outside>,
+        outside: Arc<Capabilities>,
         log: Log,
     ) -> Result<Self, LoadError> {
         let state = State::new(limits, compiled.about.hooks, outside, log);
@@ -101,7 +101,7 @@ impl Instance {
         let answer = guarded(&mut self.store, Deadline::of(settings.limits.configure_deadline), |store| {
             configure.call_call(store, &settings.config)
         });
-        let sentence = match answer {
+        let message = match answer {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(text)) => {
                 let text = self.store.data().log.environment.mask(&text);
@@ -111,7 +111,7 @@ impl Instance {
                 format!("failed in its configure hook ({})", explain(&failure, &settings.limits, true))
             }
         };
-        Err(LoadError::new(LoadCode::Configure, sentence))
+        Err(LoadError::new(LoadCode::Configure, message))
     }
 
     /// Runs a hook and checks its answer. Whatever goes wrong in the hook ends the instance.
@@ -148,7 +148,11 @@ impl Plugin for Instance {
         &self.interests
     }
 
-    fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+    fn on_connect(
+        &mut self,
+        hello: &ConnectEvent,
+        effects: &mut Vec<Effect>,
+    ) -> Result<ConnectVerdict, Failure> {
         self.call(
             effects,
             |state, effects| state.begin_connect(hello, effects),
@@ -185,13 +189,13 @@ impl Plugin for Instance {
         Ok(verdict)
     }
 
-    fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         self.call(
             effects,
             |state, effects| state.begin_disconnect(goodbye, effects),
             |guests, store| {
                 let Some(hook) = &guests.on_disconnect else { return Ok(()) };
-                let Goodbye { client, code, reason, duration, .. } = goodbye;
+                let DisconnectEvent { client, code, reason, duration, .. } = goodbye;
                 hook.call_call(store, client.number, u32::from(*code), reason, *duration)
             },
             |_, ()| Ok(()),

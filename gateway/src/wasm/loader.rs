@@ -11,12 +11,12 @@ use wasmtime::Engine;
 use wasmtime::component::{HasSelf, InstancePre, Linker};
 
 use super::adapt::adapt;
-use super::asks::asks;
 use super::bindings::exports::gateway::plugin::{
     configure, on_connect, on_deliver, on_disconnect, on_message, on_timer,
 };
 use super::bindings::gateway::plugin as host;
 use super::call::State;
+use super::capabilities::Capabilities;
 use super::compile::Compiler;
 use super::engine::{self, EngineError};
 use super::environment::Environment;
@@ -26,15 +26,15 @@ use super::inspect::{self, Form};
 use super::instance::Instance;
 use super::mismatch;
 use super::output::{Log, LogBudget};
-use super::outside::Outside;
 use super::pool::{Parts, Pool, Waits};
 use super::process::CompileProcess;
+use super::requested::asks;
 use super::wasi;
 use crate::disk::Artifacts;
 use crate::egress::{Client, Fetcher};
 use crate::plugin::Plugin;
+use crate::plugin::async_pool::AsyncInstances;
 use crate::plugin::counters::PluginCounters;
-use crate::plugin::elsewhere::Elsewhere;
 use crate::plugin::interests::Hooks;
 use crate::plugin::load::{self, About, Code, Factory, Import, LoadError};
 use crate::plugin::settings::{Limits, Settings};
@@ -116,7 +116,7 @@ impl Loader {
         let (linker, waiting) = (linked(http::refuse)?, linked(http::offer)?);
         let fetcher = Fetcher::new(Client::new());
         let compiler = Compiler::new(engine, kind);
-        let upstreams = Upstreams::pretended();
+        let upstreams = Upstreams::noop();
         Ok(Self {
             linker,
             waiting,
@@ -219,7 +219,7 @@ impl load::Loader for Loader {
             None => self.load_first(name, &digest, wasm)?,
         };
         let values = compiled.about.asks.key_value || settings.grants.key_value;
-        let outside = Outside::new(self.upstreams.clone(), &self.fetcher, &settings.grants, values);
+        let outside = Capabilities::new(self.upstreams.clone(), &self.fetcher, &settings.grants, values);
         Ok(Arc::new(Configured {
             name: name.into(),
             compiled,
@@ -273,7 +273,7 @@ struct Configured {
     code: Code,
     settings: Settings,
     limits: Arc<Limits>,
-    outside: Arc<Outside>,
+    outside: Arc<Capabilities>,
     runtime: Option<Handle>,
     /// Made when the first worker asks for it.
     pool: OnceLock<Arc<Pool>>,
@@ -303,7 +303,7 @@ impl Factory for Configured {
         Ok(Box::new(instance))
     }
 
-    fn elsewhere(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn Elsewhere>> {
+    fn elsewhere(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
         // Without a granted origin there is nothing to wait for.
         if !self.outside.can_fetch() {
             return None;

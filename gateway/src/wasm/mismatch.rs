@@ -38,7 +38,7 @@ pub(super) fn hook(name: &str, error: &wasmtime::Error, sdk: Option<&str>) -> Lo
 
 fn refuse(what: &str, sdk: Option<&str>) -> LoadError {
     let built = sdk.map(|sdk| format!("; it was built with plugin-sdk {sdk}")).unwrap_or_default();
-    let sentence =
+    let message =
         format!("{what}{built}; rebuild it with a plugin-sdk for {INTERFACE}, or run a newer gateway");
-    LoadError::new(LoadCode::InterfaceMismatch, sentence)
+    LoadError::new(LoadCode::InterfaceMismatch, message)
 }

@@ -25,8 +25,8 @@ use super::http;
 use super::instance::FUEL;
 use super::limits::{HANDLES_MAX, HOST_CALL_EXTRA};
 use super::output::cut;
-use crate::plugin::elsewhere::{Answered, Answering, Elsewhere};
-use crate::plugin::event::Hello;
+use crate::plugin::async_pool::{AsyncInstances, AsyncVerdict, PendingVerdict};
+use crate::plugin::event::ConnectEvent;
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::settings::Settings;
 use crate::plugin::usage::Usage;
@@ -93,8 +93,8 @@ impl Pool {
     }
 }
 
-impl Elsewhere for Pool {
-    fn on_connect(&self, hello: Arc<Hello>, patience: Duration) -> Answering {
+impl AsyncInstances for Pool {
+    fn on_connect(&self, hello: Arc<ConnectEvent>, patience: Duration) -> PendingVerdict {
         let shared = self.shared.clone();
         let answer = async move { shared.answer(&hello, patience).await };
         let task = Task(self.runtime.spawn(answer));
@@ -105,7 +105,7 @@ impl Elsewhere for Pool {
 }
 
 impl Shared {
-    async fn answer(&self, hello: &Hello, patience: Duration) -> Answered {
+    async fn answer(&self, hello: &ConnectEvent, patience: Duration) -> AsyncVerdict {
         let begun = Instant::now();
         let mut free_after = None;
         let asked = timeout(patience, async {
@@ -125,9 +125,9 @@ impl Shared {
             // Asked at the last moment no plugin has an answer.
             _ => {
                 let instances = self.parts.settings.http_instances;
-                let sentence =
+                let message =
                     format!("none of {instances} instances was free in time for an answer within {patience:?} (http.instances)");
-                failed(Cause::Busy, sentence)
+                failed(Cause::Busy, message)
             }
         })
     }
@@ -135,17 +135,17 @@ impl Shared {
     /// Waits for an instance, if not too many do already.
     async fn place(&self) -> Result<SemaphorePermit<'_>, Failure> {
         let Some(_place) = Place::take(&self.waiting, self.waiting_max) else {
-            let sentence = format!(
+            let message = format!(
                 "{} clients wait for one of its instances already (http.instances)",
                 self.waiting_max
             );
-            return Err(Failure::new(Cause::Busy, sentence));
+            return Err(Failure::new(Cause::Busy, message));
         };
         self.instances.acquire().await.map_err(|_| Failure::new(Cause::Trap, "the instances are gone"))
     }
 
     /// Asks an instance. The caller has a permit.
-    async fn ask(&self, hello: &Hello) -> Answered {
+    async fn ask(&self, hello: &ConnectEvent) -> AsyncVerdict {
         let idle = self.idle().pop();
         let mut instance = match idle {
             Some(instance) => instance,
@@ -210,7 +210,7 @@ impl Instance {
     }
 
     /// The answer, and whether the instance may be asked again.
-    async fn on_connect(&mut self, hello: &Hello, parts: &Parts) -> (Answered, bool) {
+    async fn on_connect(&mut self, hello: &ConnectEvent, parts: &Parts) -> (AsyncVerdict, bool) {
         let mut effects = Vec::new();
         self.store.data_mut().begin_connect(hello, &mut effects);
         allow(&mut self.store, parts.settings.limits.deadline);
@@ -230,7 +230,7 @@ impl Instance {
             effects.clear();
         }
         let usage = Usage { host_calls: state.host_calls, memory: state.memory.bytes(), instructions };
-        (Answered { verdict, effects, usage }, sound)
+        (AsyncVerdict { verdict, effects, usage }, sound)
     }
 }
 
@@ -260,13 +260,13 @@ fn explain(error: &wasmtime::Error, store: &mut Store<State>) -> Failure {
     }
 }
 
-fn failed(cause: Cause, detail: impl Into<Box<str>>) -> Answered {
+fn failed(cause: Cause, detail: impl Into<Box<str>>) -> AsyncVerdict {
     nothing(Failure::new(cause, detail))
 }
 
 /// No answer.
-fn nothing(failure: Failure) -> Answered {
-    Answered { verdict: Err(failure), effects: Vec::new(), usage: Usage::default() }
+fn nothing(failure: Failure) -> AsyncVerdict {
+    AsyncVerdict { verdict: Err(failure), effects: Vec::new(), usage: Usage::default() }
 }
 
 /// A place among those that wait.

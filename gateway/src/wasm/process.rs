@@ -78,7 +78,7 @@ impl Allowance {
     /// Final if it is what the configuration allows: then nothing but another configuration helps.
     fn exceeded(self) -> LoadError {
         let bytes = show(self.bytes);
-        let sentence = match self.short {
+        let message = match self.short {
             None => format!(
                 "needs more than {bytes} of memory to compile (plugins.compile_bytes_max): raise that, or build it smaller: with \
                  optimisation, without debug information"
@@ -88,7 +88,7 @@ impl Allowance {
                  smaller: with optimisation, without debug information"
             ),
         };
-        let error = LoadError::new(LoadCode::CompileMemory, sentence);
+        let error = LoadError::new(LoadCode::CompileMemory, message);
         if self.short.is_some() { error.passing() } else { error }
     }
 }
@@ -188,12 +188,12 @@ impl CompileProcess {
         let _ = child.kill();
         let status = child.wait();
         if late {
-            let sentence = format!(
+            let message = format!(
                 "takes longer than {:?} to compile (plugins.compile_timeout): raise the limit where the machine is busy, or \
                  build it smaller: with optimisation, without debug information",
                 self.timeout
             );
-            return Err(LoadError::new(LoadCode::CompileTimeout, sentence));
+            return Err(LoadError::new(LoadCode::CompileTimeout, message));
         }
         let (answer, words) = answer;
         match answer {
@@ -269,15 +269,15 @@ fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> L
         return allowance.exceeded();
     }
     let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
-    let (code, sentence) = match signal {
+    let (code, message) = match signal {
         // The system ends whoever takes more than there is.
         Some(signal) if signal == Signal::KILL.as_raw() => {
-            let sentence = format!(
+            let message = format!(
                 "needs more memory to compile than there is: the system ended the compiler, which may take {}. Give the gateway \
                  more, or build the plugin smaller: with optimisation, without debug information",
                 show(allowance.bytes)
             );
-            return LoadError::new(LoadCode::CompileMemory, sentence).passing();
+            return LoadError::new(LoadCode::CompileMemory, message).passing();
         }
         Some(signal) if !FAULTS.iter().any(|fault| fault.as_raw() == signal) => (
             LoadCode::CompilerBusy,
@@ -290,14 +290,14 @@ fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> L
                 (Err(error), None) => error.to_string(),
             };
             let words: Vec<&str> = words.split_whitespace().collect();
-            let sentence = format!(
+            let message = format!(
                 "makes the compiler fail ({how}): {}; build it with another optimisation level",
                 cut(&words.join(" "), 300)
             );
-            (LoadCode::Compile, sentence)
+            (LoadCode::Compile, message)
         }
     };
-    LoadError::new(code, sentence)
+    LoadError::new(code, message)
 }
 
 /// Signals by which a process ends because of what it does itself. Whatever else ends it comes from outside.
@@ -454,7 +454,7 @@ mod tests {
         let text = format!("echo $$ > {}; exec sleep 600", path.display());
         let error = script(&text, Duration::from_millis(300)).unwrap_err();
         assert_eq!(error.code(), LoadCode::CompileTimeout);
-        assert!(error.sentence().contains("takes longer than 300ms to compile"), "{error}");
+        assert!(error.message().contains("takes longer than 300ms to compile"), "{error}");
         assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
         let process = fs::read_to_string(path).unwrap();
         assert!(!PathBuf::from(format!("/proc/{}", process.trim())).exists(), "it was waited for");
@@ -492,9 +492,9 @@ mod tests {
     #[test]
     fn what_the_compiler_says_is_passed_on() {
         let error = script(&answer("R", "the third function is odd"), LONG).unwrap_err();
-        assert_eq!(error.sentence(), "does not compile: the third function is odd");
+        assert_eq!(error.message(), "does not compile: the third function is odd");
         let error = script("echo 'thread main panicked' >&2; exit 101", LONG).unwrap_err();
-        assert!(error.sentence().contains("exit status: 101): thread main panicked"), "{error}");
+        assert!(error.message().contains("exit status: 101): thread main panicked"), "{error}");
         let process =
             CompileProcess { command: vec!["/nonexistent".into()], timeout: LONG, bytes_max: 64 << 20 };
         assert_eq!(process.compile(KIND, "digest", b"").unwrap_err().code(), LoadCode::CompilerBusy);
@@ -508,7 +508,7 @@ mod tests {
         assert_eq!(short, Allowance { bytes: 56 << 20, short: Some(Limit::Cgroup) });
         assert!(short.bytes + short.code_bytes() <= 84 << 20, "while the code comes");
         assert!(
-            short.exceeded().sentence().contains("than the 56 MiB that the control group"),
+            short.exceeded().message().contains("than the 56 MiB that the control group"),
             "{}",
             short.exceeded()
         );

@@ -68,7 +68,7 @@ impl Mistrust {
     pub(super) fn error(self, folder: &Path, file: &str) -> LoadError {
         let (folder, path) = (folder.display(), folder.join(file));
         let path = path.display();
-        let sentence = match self {
+        let message = match self {
             Self::FolderOf(owner) => format!(
                 "lies in a folder that belongs to user {owner}, who could exchange it; chown {folder} to the gateway's user or \
                  root, or set plugins.check_owner = false"
@@ -83,7 +83,7 @@ impl Mistrust {
                 "may be written to by every user; run: chmod o-w {path} (or set plugins.check_owner = false)"
             ),
         };
-        LoadError::new(LoadCode::Untrusted, sentence)
+        LoadError::new(LoadCode::Untrusted, message)
     }
 }
 
@@ -160,8 +160,8 @@ pub(super) fn read(
             Kind::Plugin(_) => "a plugin has",
             Kind::Settings => "settings have",
         };
-        let sentence = format!("has {} bytes; {what} at most {most}", expected.length);
-        return Some(Err(LoadError::new(LoadCode::TooLarge, sentence)));
+        let message = format!("has {} bytes; {what} at most {most}", expected.length);
+        return Some(Err(LoadError::new(LoadCode::TooLarge, message)));
     }
     let unreadable = |error: io::Error| {
         if error.kind() == io::ErrorKind::NotFound {

@@ -17,7 +17,7 @@ use self::listing::{Listing, Names, Seen, has_extension, is_plugin, stem};
 use super::Options;
 use super::file::{Kind, read};
 use crate::plugin::load::{LoadCode, LoadError};
-use crate::plugin::registry::{Contents, Found, LeftOut, Meant};
+use crate::plugin::registry::{Contents, LeftOut, Meant, PluginFile};
 
 /// How often, and at which intervals, the first look waits for files that change while they are read.
 const FIRST_TRIES: u32 = 50;
@@ -122,8 +122,8 @@ impl Folder {
         for tracked in self.files.values_mut() {
             tracked.fresh = false;
             if let (None, Some(seen)) = (&tracked.read, tracked.seen) {
-                let sentence = "changes while it is read; it is read again when it has stopped";
-                tracked.read = Some((seen, Err(LoadError::new(LoadCode::Unreadable, sentence))));
+                let message = "changes while it is read; it is read again when it has stopped";
+                tracked.read = Some((seen, Err(LoadError::new(LoadCode::Unreadable, message))));
                 // So that the next look reads it.
                 tracked.seen = None;
             }
@@ -225,11 +225,11 @@ impl Folder {
         let others = self.files.iter().filter(|(other, _)| &***other != name);
         let held: usize = others.map(|(_, tracked)| tracked.bytes()).sum();
         if fingerprint.length() <= kind.bytes_max() && held as u64 + fingerprint.length() > most {
-            let sentence = format!(
+            let message = format!(
                 "is not read: the files of the plugin folder have more than {most} bytes together; take out what does \
                  not belong there"
             );
-            return Some(Err(LoadError::new(LoadCode::TooLarge, sentence).passing()));
+            return Some(Err(LoadError::new(LoadCode::TooLarge, message).passing()));
         }
         let content = read(&self.root, name, fingerprint, kind)?;
         let bytes = content.as_ref().map_or(0, |bytes| bytes.len());
@@ -268,8 +268,8 @@ impl Folder {
             if !misfit.settled && now.saturating_duration_since(misfit.since) >= self.options.complete {
                 misfit.settled = true;
                 look.changed = true;
-                let sentence = misfit.left.error.sentence();
-                warn!(file = &**name, "left out of the plugin folder: it {sentence}");
+                let message = misfit.left.error.message();
+                warn!(file = &**name, "left out of the plugin folder: it {message}");
             }
             look.fresh |= !misfit.settled;
         }
@@ -293,7 +293,7 @@ impl Folder {
                         fresh: fresh(file),
                     });
                 }
-                Some(wasm) => contents.found.push(Found {
+                Some(wasm) => contents.found.push(PluginFile {
                     path: self.path.join(&**file),
                     file: file.clone(),
                     wasm,

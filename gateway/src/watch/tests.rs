@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::plugin::load::LoadCode;
-use crate::plugin::registry::{Found, Meant};
+use crate::plugin::registry::{Meant, PluginFile};
 
 /// A folder that is looked at by hand, on a clock that is moved by hand.
 struct Bench {
@@ -51,7 +51,7 @@ impl Bench {
 }
 
 /// `a.wasm=bytes` or `a.wasm=bytes+settings`, separated by blanks.
-fn show(found: &[Found]) -> String {
+fn show(found: &[PluginFile]) -> String {
     let text = |content: &Result<bytes::Bytes, crate::plugin::load::LoadError>| match content {
         Ok(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         Err(error) => format!("<{}>", error.code()),
@@ -119,7 +119,7 @@ fn unchanged_files_are_not_read_again() {
     bench.after(1);
     assert_eq!(bench.after(100), CHANGING);
     let after = bench.folder.snapshot().found;
-    let pointer = |found: &Found| found.wasm.as_ref().unwrap().as_ptr();
+    let pointer = |found: &PluginFile| found.wasm.as_ref().unwrap().as_ptr();
     assert_eq!(pointer(&before[0]), pointer(&after[0]));
     assert_eq!(show(&after), "a.wasm=A b.wasm=C");
 }
@@ -193,7 +193,7 @@ fn what_everybody_could_have_written_is_refused_until_the_mode_is_better() {
         assert_eq!(bench.show(), shown);
         let found = &bench.folder.snapshot().found[0];
         let error = found.wasm.as_ref().err().or_else(|| found.settings.as_ref()?.as_ref().err()).unwrap();
-        assert!(error.sentence().contains(why), "{error}");
+        assert!(error.message().contains(why), "{error}");
         mode(name, good);
         bench.after(1);
         bench.after(100);
@@ -213,7 +213,7 @@ fn a_file_that_is_too_large_is_not_read() {
     let begin = Instant::now();
     let found = scan(bench.dir.path(), &Options::default()).unwrap().found;
     let error = found[0].wasm.as_ref().unwrap_err();
-    assert_eq!(error.sentence(), "has 524288000 bytes; a plugin has at most 67108864");
+    assert_eq!(error.message(), "has 524288000 bytes; a plugin has at most 67108864");
     assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
 }
 

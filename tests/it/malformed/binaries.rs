@@ -81,7 +81,7 @@ fn check(loader: &Loader, bytes: &[u8], what: &str) -> Option<LoadError> {
     let refused = try_to_load(loader, bytes).err();
     if let Some(error) = &refused {
         assert!(begin.elapsed() < LONGEST, "{what}: {:?}", begin.elapsed());
-        assert!(error.sentence().len() > 10, "{what}: {error}");
+        assert!(error.message().len() > 10, "{what}: {error}");
     }
     refused
 }

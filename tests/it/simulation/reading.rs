@@ -7,7 +7,7 @@ impl World {
     pub(super) fn read(&mut self, index: usize) {
         let client = &mut self.clients[index];
         let Some((_, session)) = &client.session else { return };
-        client.wire.append(&mut session.peer().outbound.take());
+        client.wire.append(&mut session.handle().outbound.take());
         let bytes = std::mem::take(&mut client.wire);
         let ended = session.is_closed();
         let mut closed = None;

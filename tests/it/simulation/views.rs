@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway::plugin::counters::PluginCounters;
-use gateway::plugin::event::{Goodbye, Hello, Message, Outgoing};
+use gateway::plugin::event::{ConnectEvent, DisconnectEvent, Message, Outgoing};
 use gateway::plugin::failure::{Failure, FailurePolicy};
 use gateway::plugin::interests::{DeliverInterest, Hooks, Interests, Pattern};
 use gateway::plugin::load::{About, Factory, LoadError};
@@ -98,7 +98,7 @@ impl Plugin for Veil {
         &self.1
     }
 
-    fn on_connect(&mut self, _: &Hello, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+    fn on_connect(&mut self, _: &ConnectEvent, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
         unreachable!("it has no such hook")
     }
 
@@ -106,7 +106,7 @@ impl Plugin for Veil {
         unreachable!("it has no such hook")
     }
 
-    fn on_disconnect(&mut self, _: &Goodbye, _: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, _: &DisconnectEvent, _: &mut Vec<Effect>) -> Result<(), Failure> {
         unreachable!("it has no such hook")
     }
 

@@ -99,7 +99,7 @@ impl Admin {
     pub(super) fn enter(&self, channel: &str, client: &str, user: &str, info: &'static str) {
         let member =
             Member { client: client.into(), user: user.into(), info: Bytes::from_static(info.as_bytes()) };
-        self.backplane.enter(&Channel::parse(channel).unwrap(), &Arc::new(member), true, false);
+        self.backplane.presence_add(&Channel::parse(channel).unwrap(), &Arc::new(member), true, false);
     }
 }
 
@@ -149,7 +149,7 @@ impl Plugin for Nothing {
         &self.0
     }
 
-    fn on_connect(&mut self, _: &Hello, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+    fn on_connect(&mut self, _: &ConnectEvent, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
         Ok(ConnectVerdict::Pass)
     }
 
@@ -157,7 +157,7 @@ impl Plugin for Nothing {
         Ok(Verdict::Next)
     }
 
-    fn on_disconnect(&mut self, _: &Goodbye, _: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, _: &DisconnectEvent, _: &mut Vec<Effect>) -> Result<(), Failure> {
         Ok(())
     }
 }

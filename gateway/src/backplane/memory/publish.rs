@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Entry, Memory, Stream, kept_bytes};
-use crate::backplane::{NewPublication, Once, Published, Terms, Top, Version, find_room};
+use crate::backplane::{Idempotency, NewPublication, PublishConditions, Published, Top, Version, find_room};
 use crate::charge::Charge;
 use crate::connection_id::ConnectionIds;
 use crate::protocol::channel::{Channel, Target};
@@ -24,7 +24,8 @@ impl Memory {
         let bytes = data.len();
         let kept = retention.size > 0 && !matches!(channel.target(), Target::Connection(_));
         let publication = |data, offset| Arc::new(Publication { data, json, offset, info });
-        let Terms { once, version } = terms.map_or_else(Terms::default, |terms| *terms);
+        let PublishConditions { once, version } =
+            terms.map_or_else(PublishConditions::default, |terms| *terms);
         if !kept && once.is_none() {
             // A channel that nobody listens to needs no entry.
             let (shard, _) = self.shard(channel);
@@ -73,7 +74,7 @@ impl Memory {
             };
             self.hand_over(channel, workers, publication, top.epoch.clone(), charge);
             let published = Published::from(top);
-            if let Some(Once { key, ttl }) = once {
+            if let Some(Idempotency { key, ttl }) = once {
                 let before = entry.once.get_or_insert_default().insert(key, (at + ttl, published.clone()));
                 if before.is_none() {
                     self.idempotency_keys.fetch_add(1, Ordering::Relaxed);
@@ -136,7 +137,7 @@ impl Memory {
 
 impl Entry {
     /// What became of the publication with this key, which is remembered for longer now.
-    fn published_with(&mut self, once: &Once, at: Duration) -> Option<Published> {
+    fn published_with(&mut self, once: &Idempotency, at: Duration) -> Option<Published> {
         let (expires, published) = self.once.as_mut()?.get_mut(&once.key)?;
         // One that has expired may not be swept yet.
         (*expires > at).then(|| {

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::backplane::{Once, Terms};
+use crate::backplane::{Idempotency, PublishConditions};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60), replicas: 0 };
@@ -27,10 +27,10 @@ fn member(client: &str, user: &str) -> Arc<Member> {
     Arc::new(Member { client: client.into(), user: user.into(), info: Bytes::new() })
 }
 
-fn now<T>(asked: Asked<T>) -> Result<T, ReplyError> {
+fn now<T>(asked: Outcome<T>) -> Result<T, ReplyError> {
     match asked {
-        Asked::Now(result) => result,
-        Asked::Later => panic!("memory answers at once"),
+        Outcome::Ready(result) => result,
+        Outcome::Pending => panic!("memory answers at once"),
     }
 }
 
@@ -64,18 +64,18 @@ impl Node {
     /// With an idempotency key that is remembered for ten seconds.
     fn publish_once(&self, name: &str, key: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
         let (channel, data) = (&channel(name), Bytes::from_static(b"x"));
-        let once = Some(Once { key: key.into(), ttl: S(10) });
-        let terms = Some(Box::new(Terms { once, version: None }));
+        let once = Some(Idempotency { key: key.into(), ttl: S(10) });
+        let terms = Some(Box::new(PublishConditions { once, version: None }));
         let new = NewPublication { channel, data, json: true, info: None, retention, terms, charge: None };
         Ok(self.memory.put(new, S(at))?.top)
     }
 
     fn announce(&self, worker: usize, name: &str) -> Result<(), ReplyError> {
-        now(self.memory.announce(worker, &channel(name), Asker::Nobody))
+        now(self.memory.add_interest(worker, &channel(name), ReplyTo::Nobody))
     }
 
     fn presence(&self, name: &str) -> Vec<Arc<Member>> {
-        now(self.memory.presence(&channel(name), 1 << 20, Asker::Nobody)).unwrap()
+        now(self.memory.presence(&channel(name), 1 << 20, ReplyTo::Nobody)).unwrap()
     }
 
     /// Offsets and payloads of what reached a worker.
@@ -117,7 +117,7 @@ fn a_publication_reaches_the_workers_that_announced_interest_and_no_other() {
     assert_eq!(node.arrived(0), [(0, "1".into())]);
     assert!(node.arrived(1).is_empty());
     assert_eq!(node.arrived(2), [(0, "1".into())]);
-    node.memory.renounce(2, &channel("a"));
+    node.memory.remove_interest(2, &channel("a"));
     node.publish("a", "3", NOTHING, 0).unwrap();
     assert!(node.arrived(2).is_empty());
 }
@@ -220,10 +220,10 @@ fn presence_is_who_entered_and_did_not_leave() {
     let node = Node::new();
     node.announce(0, "a").unwrap();
     let (ann, bob) = (member("c1", "ann"), member("c2", ""));
-    node.memory.enter(&channel("a"), &ann, true, true);
-    node.memory.enter(&channel("a"), &bob, true, false);
+    node.memory.presence_add(&channel("a"), &ann, true, true);
+    node.memory.presence_add(&channel("a"), &bob, true, false);
     assert_eq!(node.presence("a").len(), 2);
-    node.memory.leave(&channel("a"), &ann, true, true);
+    node.memory.presence_remove(&channel("a"), &ann, true, true);
     assert_eq!(node.presence("a"), [bob]);
     let arrived: Vec<_> = node.arrived(0).into_iter().map(|(_, what)| what).collect();
     assert_eq!(arrived, ["join c1", "leave c1"]);
@@ -233,13 +233,13 @@ fn presence_is_who_entered_and_did_not_leave() {
 fn users_are_counted_once_and_anonymous_connections_each() {
     let node = Node::new();
     let members = [member("1", "ann"), member("2", "ann"), member("3", ""), member("4", "")];
-    let count = || now(node.memory.count(&channel("a"), Asker::Nobody)).unwrap();
-    members.iter().for_each(|member| node.memory.enter(&channel("a"), member, true, false));
-    node.memory.enter(&channel("a"), &members[0], true, false);
+    let count = || now(node.memory.count(&channel("a"), ReplyTo::Nobody)).unwrap();
+    members.iter().for_each(|member| node.memory.presence_add(&channel("a"), member, true, false));
+    node.memory.presence_add(&channel("a"), &members[0], true, false);
     assert_eq!(count(), Count { connections: 4, users: 3 });
     for (member, users) in members.iter().zip([3, 2, 1, 0]) {
-        node.memory.leave(&channel("a"), member, true, false);
-        node.memory.leave(&channel("a"), member, true, false);
+        node.memory.presence_remove(&channel("a"), member, true, false);
+        node.memory.presence_remove(&channel("a"), member, true, false);
         assert_eq!(count().users, users);
     }
     assert_eq!(node.memory.channels(), 0);
@@ -248,8 +248,9 @@ fn users_are_counted_once_and_anonymous_connections_each() {
 #[test]
 fn so_many_members_that_a_list_is_too_long_are_only_counted() {
     let node = Node::new();
-    (0..100).for_each(|n| node.memory.enter(&channel("a"), &member(&format!("c{n}"), "ann"), true, false));
-    let listed = |bytes_max| now(node.memory.presence(&channel("a"), bytes_max, Asker::Nobody));
+    (0..100)
+        .for_each(|n| node.memory.presence_add(&channel("a"), &member(&format!("c{n}"), "ann"), true, false));
+    let listed = |bytes_max| now(node.memory.presence(&channel("a"), bytes_max, ReplyTo::Nobody));
     let bytes: usize = listed(1 << 20).unwrap().iter().map(|member| member.bytes()).sum();
     assert_eq!(listed(bytes).unwrap().len(), 100);
     assert_eq!(listed(bytes - 1).unwrap_err().code, 106);
@@ -270,7 +271,7 @@ fn there_are_only_as_many_channels_as_may_be_and_those_without_subscribers_are_c
     assert_eq!(node.announce(0, "kept-1").unwrap_err().code, 106, "it would be a third with subscribers");
     node.announce(1, "a").unwrap();
     node.publish("a", "x", KEPT, 0).unwrap();
-    node.memory.renounce(0, &channel("b"));
+    node.memory.remove_interest(0, &channel("b"));
     node.announce(0, "kept-1").unwrap();
     assert_eq!(node.memory.channels(), 3);
 }
@@ -283,7 +284,7 @@ fn a_channel_that_loses_its_subscribers_where_too_many_wait_is_forgotten_at_once
     for name in ["kept-1", "kept-2"] {
         node.publish(name, "x", KEPT, 0).unwrap();
     }
-    node.memory.renounce(0, &channel("a"));
+    node.memory.remove_interest(0, &channel("a"));
     assert_eq!(node.memory.channels(), 2);
     assert_eq!(node.recover(1, &before.epoch, 1), None, "who stood there is told");
     assert_eq!(node.recover(0, &before.epoch, 1), None);
@@ -303,7 +304,7 @@ fn reading_makes_nothing() {
         node.announce(0, "a").unwrap();
         let top = node.memory.missed(&channel("a"), None, MOST, KEPT, S(0)).top;
         assert_eq!(node.recover(0, &top.epoch, 0), Some(vec![]));
-        node.memory.renounce(0, &channel("a"));
+        node.memory.remove_interest(0, &channel("a"));
     }
     assert_eq!(node.memory.channels(), 0);
 }
@@ -390,7 +391,7 @@ fn a_key_is_remembered_for_as_long_as_it_is_used() {
     }
     assert_eq!(node.arrived(1).len(), 1);
     assert_eq!(node.publish_once("a", "k", KEPT, 28).unwrap().offset, 2, "forgotten, though not yet swept");
-    node.memory.renounce(1, &channel("live"));
+    node.memory.remove_interest(1, &channel("live"));
     node.memory.sweep(S(100));
     assert_eq!(node.memory.channels(), 0);
 }

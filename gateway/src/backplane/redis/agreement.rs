@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use self::description::{Description, Difference, VERSION_DIFFERS};
 use self::rules::{Effective, Era, Rules};
 use super::Shared;
-use super::link::call;
 use super::nodes::Said;
+use super::server_connection::call;
 use super::status::Cause;
 use crate::backplane::Node;
 use crate::config::Config;
@@ -77,10 +77,10 @@ pub(super) struct Told {
 }
 
 impl Agreement {
-    pub(super) fn new(config: &Config, lanes: usize) -> Self {
+    pub(super) fn new(config: &Config, pipelines: usize) -> Self {
         let own = Description::of(config, &[]);
         Self {
-            rules: Rules::new(config, lanes),
+            rules: Rules::new(config, pipelines),
             known: Mutex::new(Known {
                 own_text: own.to_string(),
                 own,
@@ -220,7 +220,7 @@ impl Agreement {
         known.applying = (known.revision, generation);
         if begins {
             // Streams begin anew: whoever listens is told.
-            shared.units.iter().for_each(|unit| unit.recheck.notify_one());
+            shared.shards.iter().for_each(|shard| shard.recheck.notify_one());
         }
         known.compare(shared, alive);
         Ok(())

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::table::Batch;
 pub(super) use self::table::Clients;
-use super::link::{Link, call, refusal};
+use super::server_connection::{ServerConnection, call, refusal};
 use super::status::Cause;
 use super::{Shared, nodes, presence};
 use crate::telemetry::backplane::Trouble;
@@ -28,8 +28,8 @@ const ROUND: Duration = Duration::from_secs(30);
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// Writes what changes, and renews what does not, until the link fails.
-pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
-    let Some(mut connection) = link.lanes.first().cloned() else { return gone() };
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
+    let Some(mut connection) = link.connections.first().cloned() else { return gone() };
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -53,9 +53,9 @@ fn gone() -> Cause {
 }
 
 /// Everything is written anew: Redis may have lost some of it. What stands there and is not here any more is taken away.
-pub(super) async fn write_anew(shared: &Shared, link: &Link) -> Result<(), Cause> {
+pub(super) async fn write_anew(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     shared.clients.write_anew();
-    let Some(mut connection) = link.lanes.first().cloned() else { return Err(gone()) };
+    let Some(mut connection) = link.connections.first().cloned() else { return Err(gone()) };
     let key = shared.keys.clients_of(&nodes::name(shared.node));
     let mut cursor = 0;
     loop {

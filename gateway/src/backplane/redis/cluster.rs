@@ -12,10 +12,10 @@ use redis::Value;
 use tokio::time::sleep;
 
 use super::Shared;
-use super::places::{self, SLOTS};
+use super::poll::{self, PolledServer};
+use super::shard::{Assigned, Assignment, Shard};
+use super::slots::{self, SLOTS};
 use super::status::Cause;
-use super::unit::{Holder, Seat, Unit};
-use super::witness::{self, Witness};
 use crate::config::{self, RedisServer};
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
@@ -78,20 +78,20 @@ impl Map {
             self.masters.len() - 1
         });
         for slot in claimed.into_iter().flat_map(|(first, last)| first..=last) {
-            let holder = self.slots.entry(slot).or_insert(index);
-            if self.masters[*holder].1 < epoch {
-                *holder = index;
+            let assigned = self.slots.entry(slot).or_insert(index);
+            if self.masters[*assigned].1 < epoch {
+                *assigned = index;
             }
         }
     }
 
     /// Who has which slots, each server once.
-    fn holders(&self) -> HashMap<&RedisServer, Vec<u16>> {
-        let mut holders: HashMap<_, Vec<_>> = HashMap::new();
+    fn slots_by_server(&self) -> HashMap<&RedisServer, Vec<u16>> {
+        let mut slots_by_server: HashMap<_, Vec<_>> = HashMap::new();
         for (slot, index) in &self.slots {
-            holders.entry(&self.masters[*index].0).or_default().push(*slot);
+            slots_by_server.entry(&self.masters[*index].0).or_default().push(*slot);
         }
-        holders
+        slots_by_server
     }
 }
 
@@ -119,20 +119,20 @@ fn range(word: &str) -> Option<(u16, u16)> {
 
 /// Asks for as long as the runtime lives, and gives every unit its server.
 pub(super) async fn run(shared: Arc<Shared>, named: Vec<RedisServer>) {
-    let mut witnesses: HashMap<RedisServer, Witness> = HashMap::new();
+    let mut polled_servers: HashMap<RedisServer, PolledServer> = HashMap::new();
     let mut known = named.clone();
     loop {
-        let (map, cause) = ask(&shared.config, &mut witnesses, &known).await;
+        let (map, cause) = ask(&shared.config, &mut polled_servers, &known).await;
         if map.slots.is_empty() {
             nobody(&shared, cause);
             known.extend(named.iter().filter(|one| !known.contains(one)).cloned().collect::<Vec<_>>());
         } else {
-            seat(&shared, &map);
+            assignment(&shared, &map);
             shared.mapped.send_replace(true);
             known = map.servers;
             known.truncate(ASKED_MAX);
         }
-        let away = shared.units.iter().any(Unit::is_away);
+        let away = shared.shards.iter().any(Shard::is_away);
         tokio::select! {
             () = sleep(if away { AWAY } else { ASKED }) => (),
             () = shared.moved.notified() => sleep(MOVED).await,
@@ -147,7 +147,7 @@ pub(super) async fn owner(
     channel: &Channel,
 ) -> Result<RedisServer, Cause> {
     let (map, cause) = ask(config, &mut HashMap::new(), named).await;
-    let owner = map.slots.get(&places::slot_of(channel)).map(|index| map.masters[*index].0.clone());
+    let owner = map.slots.get(&slots::slot_of(channel)).map(|index| map.masters[*index].0.clone());
     owner.ok_or_else(|| cause.unwrap_or_else(unserved))
 }
 
@@ -158,14 +158,14 @@ fn unserved() -> Cause {
 /// Asks all that are known. Without an answer there is a reason.
 async fn ask(
     config: &config::Redis,
-    witnesses: &mut HashMap<RedisServer, Witness>,
+    polled_servers: &mut HashMap<RedisServer, PolledServer>,
     known: &[RedisServer],
 ) -> (Map, Option<Cause>) {
-    witnesses.retain(|server, _| known.contains(server));
+    polled_servers.retain(|server, _| known.contains(server));
     for server in known {
-        if !witnesses.contains_key(server) {
-            match Witness::new(config, server, &config.username, config.password.as_ref()) {
-                Ok(witness) => witnesses.insert(server.clone(), witness),
+        if !polled_servers.contains_key(server) {
+            match PolledServer::new(config, server, &config.username, config.password.as_ref()) {
+                Ok(polled) => polled_servers.insert(server.clone(), polled),
                 Err(cause) => return (Map::default(), Some(cause)),
             };
         }
@@ -175,9 +175,9 @@ async fn ask(
     let most = |answers: &[(RedisServer, Result<_, Cause>)]| {
         answers.iter().filter(|(_, answer)| answer.is_ok()).count() > known.len() / 2
     };
-    let each = witnesses.iter_mut().map(|(server, witness)| (server.clone(), witness));
+    let each = polled_servers.iter_mut().map(|(server, polled)| (server.clone(), polled));
     let (mut map, mut cause) = (Map::default(), None);
-    for answer in witness::ask(each, &command, config.timeout, most).await {
+    for answer in poll::ask(each, &command, config.timeout, most).await {
         match answer {
             (asked, Ok(Value::BulkString(text))) => map.hear(&String::from_utf8_lossy(&text), &asked),
             (asked, Ok(Value::VerbatimString { text, .. })) => map.hear(&text, &asked),
@@ -200,29 +200,34 @@ fn nobody(shared: &Shared, cause: Option<Cause>) {
     let detail = format!("no server of `redis.cluster` tells who has what: {}", cause.detail);
     // Nothing was written: whatever the error says, it is not of writing.
     let trouble = if cause.trouble == Trouble::Writes { Trouble::Unreachable } else { cause.trouble };
-    shared.units[0].status.set(Some(Cause::new(trouble, detail)));
+    shared.shards[0].status.set(Some(Cause::new(trouble, detail)));
 }
 
 /// Gives every server with slots a unit, and every slot the unit of its server.
-fn seat(shared: &Shared, map: &Map) {
-    let (places, units) = (&shared.places, &shared.units);
-    let holders = map.holders();
-    let mut seated: Vec<Option<&RedisServer>> = units
+fn assignment(shared: &Shared, map: &Map) {
+    let (slot_map, shards) = (&shared.slot_map, &shared.shards);
+    let slots_by_server = map.slots_by_server();
+    let mut seated: Vec<Option<&RedisServer>> = shards
         .iter()
-        .map(|unit| match &unit.seat.borrow().holder {
-            Holder::Server(server) => holders.get_key_value(server).map(|(server, _)| *server),
+        .map(|shard| match &shard.assignment.borrow().assigned {
+            Assigned::Server(server) => slots_by_server.get_key_value(server).map(|(server, _)| *server),
             _ => None,
         })
         .collect();
-    let mut new: Vec<_> = holders.keys().filter(|server| !seated.contains(&Some(server))).copied().collect();
+    let mut new: Vec<_> =
+        slots_by_server.keys().filter(|server| !seated.contains(&Some(server))).copied().collect();
     new.sort_by_key(|server| (&server.host, server.port));
     for server in new {
         // Whoever takes over slots gets what waits for them.
-        let had =
-            |place: &usize| holders[server].iter().filter(|slot| places.of_slot(**slot) == *place).count();
-        let free = (0..units.len()).rev().filter(|place| seated[*place].is_none());
+        let had = |shard_index: &usize| {
+            slots_by_server[server]
+                .iter()
+                .filter(|slot| slot_map.shard_of_slot(**slot) == *shard_index)
+                .count()
+        };
+        let free = (0..shards.len()).rev().filter(|shard_index| seated[*shard_index].is_none());
         match free.max_by_key(had) {
-            Some(place) => seated[place] = Some(server),
+            Some(shard_index) => seated[shard_index] = Some(server),
             None => tracing::error!(
                 %server, max = UNITS,
                 "the cluster has more servers with slots than a gateway connects to: its channels cannot be reached"
@@ -230,28 +235,29 @@ fn seat(shared: &Shared, map: &Map) {
         }
     }
     let mut moved = vec![false; usize::from(SLOTS)];
-    for (place, server) in seated.iter().enumerate() {
-        let Some((server, at)) = server.zip(u8::try_from(place).ok()) else { continue };
-        for slot in &holders[server] {
-            if places.of_slot(*slot) != place {
-                places.put(*slot, at);
+    for (shard_index, server) in seated.iter().enumerate() {
+        let Some((server, at)) = server.zip(u8::try_from(shard_index).ok()) else { continue };
+        for slot in &slots_by_server[server] {
+            if slot_map.shard_of_slot(*slot) != shard_index {
+                slot_map.assign(*slot, at);
                 moved[usize::from(*slot)] = true;
             }
         }
     }
     if moved.contains(&true) {
-        let has_moved = |channel: &Channel| moved[usize::from(places::slot_of(channel))];
+        let has_moved = |channel: &Channel| moved[usize::from(slots::slot_of(channel))];
         shared.interest.moved(has_moved);
         shared.presence.write_anew_at(has_moved);
     }
-    for (place, (unit, server)) in units.iter().zip(seated).enumerate() {
-        let holder = server.map_or(Holder::Nobody, |server| Holder::Server(server.clone()));
-        let seat = Seat { home: place == places.home() && server.is_some(), holder };
-        unit.seat.send_if_modified(|known| {
-            let changed = *known != seat;
+    for (shard_index, (shard, server)) in shards.iter().zip(seated).enumerate() {
+        let assigned = server.map_or(Assigned::Nobody, |server| Assigned::Server(server.clone()));
+        let assignment =
+            Assignment { home: shard_index == slot_map.shared_shard() && server.is_some(), assigned };
+        shard.assignment.send_if_modified(|known| {
+            let changed = *known != assignment;
             if changed {
-                unit.status.rename(server.map(ToString::to_string));
-                *known = seat;
+                shard.status.rename(server.map(ToString::to_string));
+                *known = assignment;
             }
             changed
         });
@@ -291,7 +297,7 @@ mod tests {
             let map = map(&answers);
             let owners: Vec<_> = [0, 8, 9, 10, 12, 13].map(|slot| owner(&map, slot)).into();
             assert_eq!(owners, [Some(1), Some(1), Some(2), Some(2), Some(1), None]);
-            assert_eq!(map.holders()[&at(2)].len(), 3);
+            assert_eq!(map.slots_by_server()[&at(2)].len(), 3);
         }
     }
 

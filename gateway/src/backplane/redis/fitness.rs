@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 use super::Shared;
-use super::link::{Link, call};
+use super::server_connection::{ServerConnection, call};
 use crate::config::{Config, Namespace, RedisTopology};
 use crate::telemetry::backplane::Unfit;
 
@@ -135,8 +135,8 @@ pub(super) fn warnings(
 pub(super) const SECTIONS: [&str; 3] = ["memory", "persistence", "replication"];
 
 /// Looks at the server of a link. What cannot be found out is no warning.
-pub(super) async fn look(shared: &Shared, link: &Link) {
-    let Some(mut connection) = link.lanes.first().cloned() else { return };
+pub(super) async fn look(shared: &Shared, link: &ServerConnection) {
+    let Some(mut connection) = link.connections.first().cloned() else { return };
     let mut ask = async |words: &[&str]| {
         let mut command = Cmd::new();
         command.arg(words);
@@ -160,9 +160,9 @@ pub(super) async fn look(shared: &Shared, link: &Link) {
         }
     };
     let found = Settings::read(&info, snapshots).warnings(&shared.gateway, &shared.config.topology);
-    let unit = &shared.units[link.unit];
-    let found: Vec<_> = found.into_iter().map(|(unfit, why)| (unfit, unit.status.named(&why))).collect();
-    let mut known = unit.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+    let shard = &shared.shards[link.shard];
+    let found: Vec<_> = found.into_iter().map(|(unfit, why)| (unfit, shard.status.named(&why))).collect();
+    let mut known = shard.unfit.lock().unwrap_or_else(PoisonError::into_inner);
     if *known == found {
         return;
     }
@@ -175,10 +175,10 @@ pub(super) async fn look(shared: &Shared, link: &Link) {
     *known = found;
     drop(known);
     let has = |unfit: Unfit| {
-        let has = |unit: &super::unit::Unit| {
-            unit.unfit.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(one, _)| *one == unfit)
+        let has = |shard: &super::shard::Shard| {
+            shard.unfit.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(one, _)| *one == unfit)
         };
-        shared.units.iter().any(has)
+        shared.shards.iter().any(has)
     };
     shared.metrics.unfits(Unfit::ALL.map(has));
 }

@@ -13,9 +13,9 @@ use super::agreement::description::Description;
 use super::cluster;
 use super::fitness;
 use super::keys::Keys;
-use super::link::{cause, client};
-use super::places::Places;
 use super::sentinel::Sentinels;
+use super::server_connection::{cause, client};
+use super::slots::SlotMap;
 use crate::config::{self, Config, RedisTopology};
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Subject;
@@ -114,8 +114,8 @@ pub async fn inspect(all: &Config, config: &config::Redis, channel: &Channel) ->
     let server = match &config.topology {
         RedisTopology::Server(server) => server.clone(),
         RedisTopology::Servers(servers) => {
-            let place = Places::new(servers).of(channel);
-            servers.get(place).cloned().ok_or_else(|| anyhow!("`redis.urls` names no server"))?
+            let shard_index = SlotMap::new(servers).shard_of(channel);
+            servers.get(shard_index).cloned().ok_or_else(|| anyhow!("`redis.urls` names no server"))?
         }
         RedisTopology::Cluster(named) => {
             cluster::owner(config, named, channel).await.map_err(|cause| anyhow!("{cause}"))?

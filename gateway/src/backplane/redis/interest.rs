@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::places::Places;
 use super::request::Request;
+use super::slots::SlotMap;
 use crate::backplane::inbox::{Delivery, Inbox};
-use crate::backplane::{Asker, Top, has_reached};
+use crate::backplane::{ReplyTo, Top, has_reached};
 use crate::protocol::channel::{Channel, Target};
 
 const SHARDS: usize = 64;
@@ -24,7 +24,7 @@ pub(super) struct Interest {
     /// Those with subscribers. The others are on their way out.
     wanted: AtomicUsize,
     channels_max: usize,
-    places: Arc<Places>,
+    slot_map: Arc<SlotMap>,
     /// One for each server.
     changes: Box<[Changes]>,
     /// Who waits and until when, in that order: everybody waits for the same time.
@@ -59,7 +59,7 @@ struct Entry {
 #[derive(Debug)]
 pub(super) enum Waiter {
     /// For nothing else.
-    Announced(Asker, Duration),
+    Announced(ReplyTo, Duration),
     /// To find out what was missed.
     Recover(Request),
 }
@@ -75,7 +75,7 @@ impl Waiter {
 
 /// What became of an announcement.
 #[derive(Debug)]
-pub(super) enum Announced {
+pub(super) enum Added {
     /// Everything published from now on arrives.
     Already,
     /// That is known later.
@@ -85,14 +85,14 @@ pub(super) enum Announced {
 }
 
 impl Interest {
-    pub(super) fn new(channels_max: usize, places: Arc<Places>, servers: usize) -> Self {
+    pub(super) fn new(channels_max: usize, slot_map: Arc<SlotMap>, servers: usize) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             channels: AtomicUsize::new(0),
             wanted: AtomicUsize::new(0),
             channels_max,
-            places,
+            slot_map,
             changes: (0..servers).map(|_| Changes::default()).collect(),
             waiting: Mutex::default(),
         }
@@ -109,14 +109,14 @@ impl Interest {
     }
 
     /// A worker has a subscriber. Without a `link` only this node's publications arrive, and nobody waits.
-    pub(super) fn announce(
+    pub(super) fn add(
         &self,
         worker: usize,
         channel: &Channel,
         link: Option<u64>,
-        asker: Asker,
+        reply_to: ReplyTo,
         until: Duration,
-    ) -> Announced {
+    ) -> Added {
         let mut shard = self.shard(channel);
         let known = shard.get(channel);
         let is_wanted = known.is_some_and(|entry| entry.workers != 0);
@@ -125,33 +125,33 @@ impl Interest {
         if !is_wanted && self.wanted.load(Ordering::Relaxed) >= self.channels_max
             || known.is_none() && self.channels.load(Ordering::Relaxed) >= all_max
         {
-            return Announced::Full;
+            return Added::Full;
         }
         if known.is_none() {
             self.channels.fetch_add(1, Ordering::Relaxed);
             shard.insert(channel.clone(), Entry::default());
         }
-        let Some(entry) = shard.get_mut(channel) else { return Announced::Full };
+        let Some(entry) = shard.get_mut(channel) else { return Added::Full };
         if !is_wanted {
             self.wanted.fetch_add(1, Ordering::Relaxed);
         }
         entry.workers |= 1 << worker;
         // What is for a user or a connection comes on the topic of all nodes.
         if channel.target() != Target::Channel || link == Some(entry.confirmed) {
-            return Announced::Already;
+            return Added::Already;
         }
         self.change(channel, entry);
-        if link.is_none() || matches!(asker, Asker::Nobody) {
-            return Announced::Already;
+        if link.is_none() || matches!(reply_to, ReplyTo::Nobody) {
+            return Added::Already;
         }
-        entry.waiters.push(Waiter::Announced(asker, until));
+        entry.waiters.push(Waiter::Announced(reply_to, until));
         drop(shard);
         lock(&self.waiting).push_back((until, channel.clone()));
-        Announced::Waits
+        Added::Waits
     }
 
     /// A worker has no subscriber any more.
-    pub(super) fn renounce(&self, worker: usize, channel: &Channel) {
+    pub(super) fn remove(&self, worker: usize, channel: &Channel) {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return };
         let before = entry.workers;
@@ -198,7 +198,7 @@ impl Interest {
 
     fn change(&self, channel: &Channel, entry: &mut Entry) {
         if !std::mem::replace(&mut entry.changing, true) {
-            let changes = &self.changes[self.places.of(channel)];
+            let changes = &self.changes[self.slot_map.shard_of(channel)];
             lock(&changes.channels).push_back(channel.clone());
             changes.some.notify_one();
         }
@@ -236,7 +236,7 @@ impl Interest {
     pub(super) fn begin(&self, server: usize) {
         for shard in &self.shards {
             for (channel, entry) in lock(shard).iter_mut() {
-                if channel.target() == Target::Channel && self.places.of(channel) == server {
+                if channel.target() == Target::Channel && self.slot_map.shard_of(channel) == server {
                     entry.coming = false;
                     self.change(channel, entry);
                 }
@@ -249,7 +249,7 @@ impl Interest {
         lock(&self.changes[server].channels).clear();
         for shard in &self.shards {
             lock(shard).retain(|channel, entry| {
-                if self.places.of(channel) != server {
+                if self.slot_map.shard_of(channel) != server {
                     return true;
                 }
                 let keep = entry.workers != 0 || !entry.waiters.is_empty();
@@ -280,7 +280,7 @@ impl Interest {
             let Some(channel) = lock(&self.changes[server].channels).pop_front() else { break };
             let mut shard = self.shard(&channel);
             let Some(entry) = shard.get_mut(&channel) else { continue };
-            if self.places.of(&channel) != server {
+            if self.slot_map.shard_of(&channel) != server {
                 // It stands in the queue of another one.
                 continue;
             }

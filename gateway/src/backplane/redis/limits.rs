@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::link::Link;
+use super::server_connection::ServerConnection;
 use super::{Runner, Shared, nodes};
 use crate::plugin::state::{Bucket, PluginState, Taken, Told};
 
@@ -65,12 +65,12 @@ impl Reconciler {
         }
     }
 
-    async fn round(&self, link: &Link, batches: Vec<Batch>) {
+    async fn round(&self, link: &ServerConnection, batches: Vec<Batch>) {
         let mut pipeline = redis::pipe();
         for batch in &batches {
             pipeline.add_command(self.command(batch));
         }
-        let Some(mut connection) = link.lanes.first().cloned() else { return repeat(&batches) };
+        let Some(mut connection) = link.connections.first().cloned() else { return repeat(&batches) };
         let sent = connection.send_packed_commands(&pipeline, 0, batches.len());
         match timeout(self.shared.config.timeout, sent).await {
             Ok(Ok(replies)) if replies.len() == batches.len() => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use redis::Value;
 use serde_json::{Value as Json, json};
 
-use super::link::{Link, call};
+use super::server_connection::{ServerConnection, call};
 use super::status::Cause;
 use super::{Shared, nodes, wire};
 use crate::config::RedisTopology;
@@ -112,46 +112,46 @@ enum Occasion {
 
 /// Before anybody uses a link: who else uses the server, and how. `Err` if this gateway must not use it, or cannot tell the
 /// others that it does.
-pub(super) async fn begin(shared: &Shared, link: &Link) -> Result<(), Cause> {
+pub(super) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     meet(shared, link, Occasion::Coming).await?;
-    let unit = &shared.units[link.unit];
-    let before = unit.comes_to(&link.server);
-    if before.is_some() && shared.places.are_moving() {
+    let shard = &shared.shards[link.shard];
+    let before = shard.comes_to(&link.server);
+    if before.is_some() && shared.slot_map.are_moving() {
         // Nobody tells when a server of a Cluster was replaced: it has the slots now, and may not have every key.
-        unit.replaced(Some(shared.clock.now().at));
+        shard.replaced(Some(shared.clock.now().at));
     }
     Ok(())
 }
 
 /// Over and over while a link is used.
-pub(super) async fn go_on(shared: &Shared, link: &Link) -> Result<(), Cause> {
+pub(super) async fn go_on(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     meet(shared, link, Occasion::Staying).await
 }
 
 /// A gateway has died that was never seen at this server: what it has published last is told of as if it had come now.
-pub(super) async fn part(shared: &Shared, link: &Link) -> Result<(), Cause> {
+pub(super) async fn part(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     meet(shared, link, Occasion::Parting).await
 }
 
-async fn meet(shared: &Shared, link: &Link, occasion: Occasion) -> Result<(), Cause> {
+async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> Result<(), Cause> {
     // In a Cluster the servers themselves see to it that one that is replaced takes nothing any more, and say who has what.
-    let is_cluster = shared.places.are_moving();
+    let is_cluster = shared.slot_map.are_moving();
     if is_cluster && !link.home {
         return Ok(());
     }
-    let unit = &shared.units[link.unit];
-    let Some(mut connection) = link.lanes.first().cloned() else { return Ok(()) };
-    let before = unit.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let shard = &shared.shards[link.shard];
+    let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
+    let before = shard.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let comes = occasion == Occasion::Coming && !before.is_empty() && before != link.server && !is_cluster;
     let at = shared.clock.now().at;
     let age = match occasion {
         Occasion::Coming if comes => {
-            unit.published_at().map(|published| at.saturating_sub(published).as_millis().to_string())
+            shard.published_at().map(|published| at.saturating_sub(published).as_millis().to_string())
         }
         Occasion::Parting => Some("0".to_owned()),
         Occasion::Coming | Occasion::Staying => None,
     };
-    let elsewhere = shared.conflict(Some(link.unit));
+    let elsewhere = shared.conflict(Some(link.shard));
     let said = Said {
         wire: char::from(wire::VERSION).to_string(),
         name: shared.nodes.name().to_owned(),
@@ -180,13 +180,13 @@ async fn meet(shared: &Shared, link: &Link, occasion: Occasion) -> Result<(), Ca
         };
     };
     if !is_cluster {
-        unit.replaced(met.replaced.map(|ago| at.saturating_sub(ago)));
-        if unit.since.swap(met.since, Ordering::AcqRel) < met.since && occasion != Occasion::Coming {
+        shard.replaced(met.replaced.map(|ago| at.saturating_sub(ago)));
+        if shard.since.swap(met.since, Ordering::AcqRel) < met.since && occasion != Occasion::Coming {
             tracing::info!(
                 server = &*link.server,
                 "a gateway came late from a server that was replaced: streams begin anew, and subscribers are told"
             );
-            unit.recheck.notify_one();
+            shard.recheck.notify_one();
         }
     }
     let serves = occasion != Occasion::Coming;
@@ -203,9 +203,9 @@ async fn meet(shared: &Shared, link: &Link, occasion: Occasion) -> Result<(), Ca
         }
     }
     let times = match &found {
-        Some(_) => unit.conflicts.fetch_add(1, Ordering::Relaxed) + 1,
+        Some(_) => shard.conflicts.fetch_add(1, Ordering::Relaxed) + 1,
         None => {
-            unit.conflicts.store(0, Ordering::Relaxed);
+            shard.conflicts.store(0, Ordering::Relaxed);
             0
         }
     };
@@ -216,7 +216,7 @@ async fn meet(shared: &Shared, link: &Link, occasion: Occasion) -> Result<(), Ca
         format!("gateway {name} uses this redis otherwise: {}; channels are not served", conflict.sentence)
             .into()
     });
-    *unit.conflict.lock().unwrap_or_else(PoisonError::into_inner) = conflict.clone();
+    *shard.conflict.lock().unwrap_or_else(PoisonError::into_inner) = conflict.clone();
     match conflict.or(elsewhere) {
         Some(sentence) => Err(Cause::new(Trouble::Differs, &*sentence)),
         None => Ok(()),
@@ -224,19 +224,23 @@ async fn meet(shared: &Shared, link: &Link, occasion: Occasion) -> Result<(), Ca
 }
 
 /// What this gateway calls its servers, and which these are.
-fn servers(shared: &Shared, link: &Link) -> BTreeMap<String, String> {
+fn servers(shared: &Shared, link: &ServerConnection) -> BTreeMap<String, String> {
     let RedisTopology::Servers(servers) = &shared.config.topology else { return BTreeMap::new() };
     if servers.len() < 2 {
         return BTreeMap::new();
     }
-    let id = |place: usize| {
-        if place == link.unit {
+    let id = |shard_index: usize| {
+        if shard_index == link.shard {
             return link.server.to_string();
         }
-        let link = shared.units[place].links.borrow();
+        let link = shared.shards[shard_index].links.borrow();
         link.as_ref().map(|link| link.server.to_string()).unwrap_or_default()
     };
-    servers.iter().enumerate().map(|(place, at)| (format!("{at}/{}", at.database), id(place))).collect()
+    servers
+        .iter()
+        .enumerate()
+        .map(|(shard_index, at)| (format!("{at}/{}", at.database), id(shard_index)))
+        .collect()
 }
 
 /// What a server answers.

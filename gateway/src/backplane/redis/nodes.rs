@@ -2,7 +2,7 @@
 //! dead after a while, and whoever says goodbye is gone at once.
 
 mod leases;
-mod estate;
+mod takeover;
 mod members;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-pub(super) use self::estate::settle;
 use self::leases::{Change, Lease, Leases};
+pub(super) use self::takeover::take_over_dead_nodes;
 use super::agreement::Agreement;
-use super::link::{Link, call};
+use super::server_connection::{ServerConnection, call};
 use super::status::Cause;
 use super::{Shared, clients, meeting, wire};
 use crate::backplane::Node;
@@ -125,7 +125,7 @@ impl Nodes {
 /// The first beat over a new link. Ends when the others go by the rules of this gateway, where these mean more than theirs:
 /// what is published by older rules would be missing in what this gateway keeps. `Err` also if the server takes no writes: then
 /// nobody knows of these rules.
-pub(super) async fn begin(shared: &Shared, link: &Link) -> Result<(), Cause> {
+pub(super) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     {
         let mut server = shared.nodes.server.lock().unwrap_or_else(PoisonError::into_inner);
         if *server != link.server {
@@ -157,7 +157,7 @@ pub(super) async fn begin(shared: &Shared, link: &Link) -> Result<(), Cause> {
             return Ok(());
         }
         if !std::mem::replace(&mut told, true)
-            && let Some(mut connection) = link.lanes.first().cloned()
+            && let Some(mut connection) = link.connections.first().cloned()
         {
             let mut command = redis::cmd(link.scripts.publish_verb);
             command.arg(shared.keys.nodes()).arg(wire::look(shared.node));
@@ -169,7 +169,7 @@ pub(super) async fn begin(shared: &Shared, link: &Link) -> Result<(), Cause> {
 }
 
 /// Beats until the link fails.
-pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     loop {
         if let Err(cause) = beat(&shared, &link).await {
             return cause;
@@ -184,7 +184,7 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
 }
 
 /// Writes everything anew that stands at home of this gateway.
-async fn write_anew(shared: &Shared, link: &Link) -> Result<(), Cause> {
+async fn write_anew(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     shared.presence.list_anew();
     clients::write_anew(shared, link).await
 }
@@ -198,8 +198,8 @@ enum Beaten {
 }
 
 /// Renews the lease and reads those of the others. Buries who has died.
-async fn beat(shared: &Shared, link: &Link) -> Result<Beaten, Cause> {
-    let Some(mut connection) = link.lanes.first().cloned() else { return Ok(Beaten::Done) };
+async fn beat(shared: &Shared, link: &ServerConnection) -> Result<Beaten, Cause> {
+    let Some(mut connection) = link.connections.first().cloned() else { return Ok(Beaten::Done) };
     if shared.nodes.gone.load(Ordering::Acquire) {
         return Ok(Beaten::Done);
     }
@@ -290,7 +290,7 @@ async fn bury(
 }
 
 /// Says goodbye: the others do not wait until the lease has run out.
-pub(super) async fn leave(shared: &Shared, link: &Link) -> Result<(), Cause> {
+pub(super) async fn leave(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     shared.nodes.gone.store(true, Ordering::Release);
     let written = async {
         while !shared.presence.is_empty() || !shared.clients.is_written() {
@@ -299,7 +299,7 @@ pub(super) async fn leave(shared: &Shared, link: &Link) -> Result<(), Cause> {
     };
     // What is not written by then another gateway settles.
     let _ = timeout(WRITTEN, written).await;
-    let Some(mut connection) = link.lanes.first().cloned() else { return Ok(()) };
+    let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
     let me = name(shared.node);
     let mut command = redis::cmd("EVAL");
     command.arg(LEAVING).arg(5).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());

@@ -22,7 +22,7 @@ use self::present::Write;
 pub(super) use self::script::{COUNT, READ, TAKE, TAKEN_MAX, WRITE};
 pub(super) use self::table::Presence;
 use super::keys::Keys;
-use super::link::{Link, cause, is_elsewhere, refusal};
+use super::server_connection::{ServerConnection, cause, is_elsewhere, refusal};
 use super::status::Cause;
 use super::{Shared, nodes, wire};
 use crate::backplane::TOO_MANY_MEMBERS;
@@ -54,8 +54,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 const MOVED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Writes to one server what changes, and renews what does not, until the link fails.
-pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
-    let Some(mut connection) = link.lanes.first().cloned() else { return gone() };
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
+    let Some(mut connection) = link.connections.first().cloned() else { return gone() };
     let mut renewals = every(ROUND / Presence::SHARDS as u32);
     let mut shard = 0;
     loop {
@@ -66,7 +66,7 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
                 shard += 1;
                 renew(&shared, &link, &mut connection, shard).await
             }
-            () = shared.presence.changed(link.unit) => write(&shared, &link, &mut connection).await,
+            () = shared.presence.changed(link.shard) => write(&shared, &link, &mut connection).await,
         };
         if let Err(cause) = done {
             return cause;
@@ -84,8 +84,12 @@ fn gone() -> Cause {
     Cause::new(Trouble::Unreachable, "the connection has ended")
 }
 
-async fn write(shared: &Shared, link: &Link, connection: &mut MultiplexedConnection) -> Result<(), Cause> {
-    let batch = shared.presence.take(link.unit, CHANNELS_MAX, MEMBERS_MAX);
+async fn write(
+    shared: &Shared,
+    link: &ServerConnection,
+    connection: &mut MultiplexedConnection,
+) -> Result<(), Cause> {
+    let batch = shared.presence.take(link.shard, CHANNELS_MAX, MEMBERS_MAX);
     if batch.writes.is_empty() {
         return Ok(());
     }
@@ -96,7 +100,7 @@ async fn write(shared: &Shared, link: &Link, connection: &mut MultiplexedConnect
     }
     // Each write says what is, not what changes: one that has failed, or nobody knows whether it has, is repeated.
     let replies = send(shared, connection, &pipeline, batch.writes.len()).await?;
-    batch.answered(|place| !matches!(replies[place], Value::ServerError(_)));
+    batch.answered(|shard_index| !matches!(replies[shard_index], Value::ServerError(_)));
     pause_if_refused(shared, &replies).await
 }
 
@@ -119,12 +123,12 @@ fn add(pipeline: &mut Pipeline, keys: &Keys, script: &str, node: &str, write: &W
 /// Keeps the channels of one shard from expiring. Where others lie than are known here everything is written again.
 async fn renew(
     shared: &Shared,
-    link: &Link,
+    link: &ServerConnection,
     connection: &mut MultiplexedConnection,
     shard: usize,
 ) -> Result<(), Cause> {
     let node = nodes::name(shared.node);
-    let channels = shared.presence.quiet_in(shard, link.unit);
+    let channels = shared.presence.quiet_in(shard, link.shard);
     for channels in channels.chunks(CHANNELS_MAX) {
         let mut pipeline = pipe();
         for channel in channels {

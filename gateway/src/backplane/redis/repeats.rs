@@ -37,10 +37,10 @@ impl Repeats {
     /// Something was published, or known to have been.
     pub(super) fn remember(&self, channel: &Channel, key: &str, server: &str, top: &Top, until: Duration) {
         let mut remembered = self.lock();
-        let place: Key = (channel.clone(), key.into());
+        let shard_index: Key = (channel.clone(), key.into());
         let published = Published { server: server.into(), top: top.clone(), until };
-        if remembered.known.insert(place.clone(), published).is_none() {
-            remembered.order.push_back(place);
+        if remembered.known.insert(shard_index.clone(), published).is_none() {
+            remembered.order.push_back(shard_index);
         }
         if remembered.order.len() > REMEMBERED_MAX
             && let Some(oldest) = remembered.order.pop_front()

@@ -10,8 +10,8 @@ use super::keys::Keys;
 use super::script::Scripts;
 use super::{presence, wire};
 use crate::backplane::{
-    Answer, Asker, Count, Most, Once, Page, Published, Recovery, Repeat, Retention, TOO_MANY_MEMBERS, Terms,
-    Top,
+    Count, Idempotency, Most, Page, PublishConditions, Published, Recovery, Repeat, ReplyTo, Response,
+    Retention, TOO_MANY_MEMBERS, Top,
 };
 use crate::charge::Charge;
 use crate::protocol::channel::{Channel, Target};
@@ -27,7 +27,7 @@ const POSITION_KEPT: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) what: What,
-    pub(super) asker: Asker,
+    pub(super) reply_to: ReplyTo,
     /// When it is given up, if it was not sent by then.
     pub(super) until: Duration,
     /// What it takes of the room for questions, and who pays for it, until it was answered.
@@ -40,7 +40,7 @@ pub(super) type Charges = [Option<Charge>; 2];
 #[derive(Debug)]
 pub(super) enum What {
     /// To a channel with history, or on terms.
-    Publish { channel: Channel, body: Vec<u8>, retention: Retention, terms: Option<Box<Terms>> },
+    Publish { channel: Channel, body: Vec<u8>, retention: Retention, terms: Option<Box<PublishConditions>> },
     /// To the subscribers of a channel without, on no terms, or to every node: the whole message.
     Spread {
         to: Option<Channel>,
@@ -127,8 +127,8 @@ impl What {
         match self {
             Self::Publish { channel, body, retention, terms } => {
                 let once = terms.as_ref().and_then(|terms| terms.once.as_ref());
-                let place = once.map(|once| keys.once(channel, &once.key));
-                let mut command = script(&scripts.publish, channel, place, retention);
+                let shard_index = once.map(|once| keys.once(channel, &once.key));
+                let mut command = script(&scripts.publish, channel, shard_index, retention);
                 let topic = keys.topic(channel);
                 let address = (topic == keys.nodes()).then_some(channel);
                 command.arg(body).arg(topic).arg(wire::head(address));
@@ -197,39 +197,39 @@ impl What {
     }
 
     /// Reads the reply.
-    pub(super) fn read(&self, reply: Value) -> Result<Answer, Refusal> {
+    pub(super) fn read(&self, reply: Value) -> Result<Response, Refusal> {
         if let Value::ServerError(error) = reply {
             return Err(Refusal::Server(error.code().into(), error.details().unwrap_or_default().into()));
         }
         let answer = match self {
             Self::Spread { .. } => {
-                matches!(reply, Value::Int(_)).then(|| Answer::Published(Ok(Published::default())))
+                matches!(reply, Value::Int(_)).then(|| Response::Published(Ok(Published::default())))
             }
             Self::Publish { .. } => {
-                published(reply, self.once().is_some()).map(|published| Answer::Published(Ok(published)))
+                published(reply, self.once().is_some()).map(|published| Response::Published(Ok(published)))
             }
             Self::Presence { .. } => match reply {
-                Value::Array(members) => Some(Answer::Present(Ok(presence::read(members)))),
+                Value::Array(members) => Some(Response::Present(Ok(presence::read(members)))),
                 Value::Nil => {
                     let error = ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS);
-                    Some(Answer::Present(Err(error)))
+                    Some(Response::Present(Err(error)))
                 }
                 _ => None,
             },
             Self::Take { .. } => match reply {
-                Value::Array(members) => Some(Answer::Present(Ok(presence::read(members)))),
+                Value::Array(members) => Some(Response::Present(Ok(presence::read(members)))),
                 _ => None,
             },
-            Self::Count { .. } => count(reply).map(|count| Answer::Counted(Ok(count))),
+            Self::Count { .. } => count(reply).map(|count| Response::Counted(Ok(count))),
             Self::Recover { .. } => stands(reply).and_then(|(top, entries)| {
                 let missed = match entries {
                     Some(entries) => Some(publications(entries)?),
                     None => None,
                 };
-                Some(Answer::Recovered(Ok(Recovery { missed, top })))
+                Some(Response::Recovered(Ok(Recovery { missed, top })))
             }),
             Self::History { .. } => stands(reply).and_then(|(top, entries)| {
-                Some(Answer::History(match entries {
+                Some(Response::History(match entries {
                     Some(entries) => Ok(Page { publications: publications(entries)?, top }),
                     None => Err(ReplyError::UNRECOVERABLE_POSITION),
                 }))
@@ -239,7 +239,7 @@ impl What {
     }
 
     /// The channel, and the idempotency key of what is published there.
-    pub(super) fn once(&self) -> Option<(&Channel, &Once)> {
+    pub(super) fn once(&self) -> Option<(&Channel, &Idempotency)> {
         match self {
             Self::Publish { channel, terms: Some(terms), .. } => Some((channel, terms.once.as_ref()?)),
             _ => None,
@@ -265,13 +265,13 @@ impl What {
     }
 
     /// The answer to a question that failed.
-    pub(super) fn failed(&self, error: ReplyError) -> Answer {
+    pub(super) fn failed(&self, error: ReplyError) -> Response {
         match self {
-            Self::Publish { .. } | Self::Spread { .. } => Answer::Published(Err(error)),
-            Self::History { .. } => Answer::History(Err(error)),
-            Self::Recover { .. } => Answer::Recovered(Err(error)),
-            Self::Presence { .. } | Self::Take { .. } => Answer::Present(Err(error)),
-            Self::Count { .. } => Answer::Counted(Err(error)),
+            Self::Publish { .. } | Self::Spread { .. } => Response::Published(Err(error)),
+            Self::History { .. } => Response::History(Err(error)),
+            Self::Recover { .. } => Response::Recovered(Err(error)),
+            Self::Presence { .. } | Self::Take { .. } => Response::Present(Err(error)),
+            Self::Count { .. } => Response::Counted(Err(error)),
         }
     }
 }
@@ -373,11 +373,11 @@ mod tests {
     #[test]
     fn an_answer_without_entries_means_that_something_is_missing() {
         let reply = Value::Array(vec![Value::Int(7), bulk("e")]);
-        let Answer::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
+        let Response::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
         assert_eq!((recovery.top.offset, &*recovery.top.epoch), (7, "e"));
         assert!(recovery.missed.is_none());
         let reply = Value::Array(vec![Value::Int(7), bulk("e"), Value::Array(vec![])]);
-        let Answer::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
+        let Response::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
         assert_eq!(recovery.missed.unwrap().len(), 0);
     }
 
@@ -385,7 +385,7 @@ mod tests {
     fn an_entry_is_named_after_its_offset() {
         let entries = Value::Array(vec![entry("57-1700000000000", &wire::body(b"{}", true, None))]);
         let reply = Value::Array(vec![Value::Int(57), bulk("e"), entries]);
-        let Answer::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
+        let Response::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
         assert_eq!(recovery.missed.unwrap()[0].offset, 57);
     }
 

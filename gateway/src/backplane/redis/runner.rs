@@ -8,13 +8,13 @@ use tokio::time::timeout;
 
 use super::agreement::Plugins;
 use super::interest::Waiter;
-use super::link::{Link, WATCH};
 use super::request::Request;
 use super::sentinel::Sentinels;
+use super::server_connection::{ServerConnection, WATCH};
+use super::shard::{Assigned, Assignment, Shard, ShardQueues};
 use super::status::Cause;
-use super::unit::{Holder, Seat, Side, Unit};
-use super::{Runner, Shared, clients, cluster, fitness, lane, listener, meeting, nodes, presence, sentinel};
-use crate::backplane::Answer;
+use super::{Runner, Shared, clients, cluster, fitness, meeting, nodes, pipeline, presence, sentinel, sync};
+use crate::backplane::Response;
 use crate::config::RedisTopology;
 use crate::supervisor::Supervisor;
 use crate::telemetry::backplane::Trouble;
@@ -37,9 +37,9 @@ impl Runner {
         let shared = self.shared.clone();
         async move {
             let _ = shared.mapped.subscribe().wait_for(|mapped| *mapped).await;
-            for unit in &shared.units {
-                let mut links = unit.links.subscribe();
-                let _ = links.wait_for(|link| link.is_some() || !unit.is_away()).await;
+            for shard in &shared.shards {
+                let mut links = shard.links.subscribe();
+                let _ = links.wait_for(|link| link.is_some() || !shard.is_away()).await;
             }
         }
     }
@@ -65,16 +65,16 @@ impl Runner {
     /// Connects, keeps connected, and carries questions, for as long as the runtime lives. None of its tasks may end: what
     /// is in the queue of a lane would have no answer any more.
     pub async fn run(self, supervisor: Supervisor) {
-        let Self { shared, sides } = self;
+        let Self { shared, shard_queues } = self;
         let mut tasks = JoinSet::new();
         tasks.spawn(supervisor.forever("backplane: expiry", expire(shared.clone())));
-        for (unit, Side { queues }) in sides.into_iter().enumerate() {
+        for (shard, ShardQueues { queues }) in shard_queues.into_iter().enumerate() {
             for (index, queue) in queues.into_iter().enumerate() {
-                let part = format!("backplane: lane {index} of server {unit}");
-                tasks.spawn(supervisor.forever(&part, lane::run(shared.clone(), unit, index, queue)));
+                let part = format!("backplane: lane {index} of server {shard}");
+                tasks.spawn(supervisor.forever(&part, pipeline::run(shared.clone(), shard, index, queue)));
             }
-            let part = format!("backplane: link to server {unit}");
-            tasks.spawn(supervisor.forever(&part, attend(shared.clone(), unit)));
+            let part = format!("backplane: link to server {shard}");
+            tasks.spawn(supervisor.forever(&part, attend(shared.clone(), shard)));
         }
         if let RedisTopology::Cluster(named) = &shared.config.topology {
             let following = cluster::run(shared.clone(), named.clone());
@@ -85,17 +85,17 @@ impl Runner {
 }
 
 /// Keeps whoever has a seat connected.
-async fn attend(shared: Arc<Shared>, unit: usize) {
-    let Unit { status, links, seat, .. } = &shared.units[unit];
-    let mut seats = seat.subscribe();
+async fn attend(shared: Arc<Shared>, shard: usize) {
+    let Shard { status, links, assignment, .. } = &shared.shards[shard];
+    let mut assignments = assignment.subscribe();
     let mut failures = 0_u32;
     let mut sentinels = None;
     loop {
-        let seat = seats.borrow_and_update().clone();
+        let assignment = assignments.borrow_and_update().clone();
         let begun = shared.clock.now().at;
         let ended = tokio::select! {
-            ended = attempt(&shared, unit, &seat, &mut sentinels) => Some(ended),
-            _ = seats.changed() => None,
+            ended = attempt(&shared, shard, &assignment, &mut sentinels) => Some(ended),
+            _ = assignments.changed() => None,
         };
         status.set_link(None);
         links.send_replace(None);
@@ -114,7 +114,7 @@ async fn attend(shared: Arc<Shared>, unit: usize) {
         };
         status.set(Some(cause));
         // Unless somebody else gets the seat meanwhile.
-        let _ = timeout(pause(failures, shared.config.reconnect_pause_max), seats.changed()).await;
+        let _ = timeout(pause(failures, shared.config.reconnect_pause_max), assignments.changed()).await;
         failures = failures.saturating_add(1);
     }
 }
@@ -122,24 +122,24 @@ async fn attend(shared: Arc<Shared>, unit: usize) {
 /// Finds the server, connects, and uses the link until it fails. `Ok` with the reason if there was a link.
 async fn attempt(
     shared: &Arc<Shared>,
-    unit: usize,
-    seat: &Seat,
+    shard: usize,
+    assignment: &Assignment,
     sentinels: &mut Option<Sentinels>,
 ) -> Result<Cause, Cause> {
-    let server = match &seat.holder {
-        Holder::Nobody => std::future::pending().await,
-        Holder::Server(server) => server.clone(),
-        Holder::Master(config) => {
+    let server = match &assignment.assigned {
+        Assigned::Nobody => std::future::pending().await,
+        Assigned::Server(server) => server.clone(),
+        Assigned::Master(config) => {
             let known = match sentinels.take() {
                 Some(known) => known,
                 None => Sentinels::new(&shared.config, config)?,
             };
-            shared.units[unit].status.is_nowhere();
+            shared.shards[shard].status.is_nowhere();
             sentinels.insert(known).master().await?
         }
     };
-    shared.units[unit].status.is_at(&server);
-    let link = match Link::connect(shared, unit, &server, seat).await {
+    shared.shards[shard].status.is_at(&server);
+    let link = match ServerConnection::connect(shared, shard, &server, assignment).await {
         Ok(link) => Arc::new(link),
         // They may name a server that has died, because too few of them are left to replace it.
         Err(cause) => {
@@ -159,9 +159,9 @@ async fn attempt(
 }
 
 /// Uses a link until it fails. Returns why.
-async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
+async fn serve(shared: &Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     // Tried once before anybody uses it: a server that takes no writes is not believed for half a second.
-    let Unit { status, doubt, links, .. } = &shared.units[link.unit];
+    let Shard { status, doubt, links, .. } = &shared.shards[link.shard];
     match link.watch(shared).await {
         Ok(cause) => status.set(cause),
         Err(cause) => return cause,
@@ -169,7 +169,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
     if let Err(cause) = meeting::begin(shared, &link).await {
         return cause;
     }
-    shared.presence.begin(link.unit, &link.server);
+    shared.presence.begin(link.shard, &link.server);
     // Whoever asks over this link knows who else there is, and by which rules.
     let agreed = if link.home { nodes::begin(shared, &link).await } else { agreed(shared, &link).await };
     match agreed {
@@ -179,9 +179,9 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
     shared.metrics.linked();
     shared.has_linked();
     status.set_link(Some(link.number));
-    shared.interest.begin(link.unit);
+    shared.interest.begin(link.shard);
     links.send_replace(Some(link.clone()));
-    let listening = listener::run(shared.clone(), link.clone());
+    let listening = sync::run(shared.clone(), link.clone());
     tokio::pin!(listening);
     // What belongs to no channel lies on one server.
     let beating = async {
@@ -190,7 +190,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
         }
         tokio::select! {
             cause = nodes::run(shared.clone(), link.clone()) => cause,
-            cause = nodes::settle(shared.clone(), link.clone()) => cause,
+            cause = nodes::take_over_dead_nodes(shared.clone(), link.clone()) => cause,
             cause = presence::keep_list(shared.clone(), link.clone()) => cause,
             cause = clients::run(shared.clone(), link.clone()) => cause,
         }
@@ -232,7 +232,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<Link>) -> Cause {
 
 /// Waits until home has told what the others keep: a server that is not home is used by these rules too. `Err` if the link fails
 /// meanwhile.
-async fn agreed(shared: &Shared, link: &Link) -> Result<(), Cause> {
+async fn agreed(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     loop {
         tokio::select! {
             () = shared.agreement.heard() => return Ok(()),
@@ -242,7 +242,7 @@ async fn agreed(shared: &Shared, link: &Link) -> Result<(), Cause> {
             () = tokio::time::sleep(WATCH) => {
                 let cause = link.watch(shared).await?;
                 meeting::go_on(shared, link).await?;
-                shared.units[link.unit].status.set(cause);
+                shared.shards[link.shard].status.set(cause);
             }
         }
     }
@@ -256,9 +256,9 @@ async fn expire(shared: Arc<Shared>) {
         for waiter in shared.interest.expired(shared.clock.now().at) {
             match waiter {
                 // The subscription is made when Redis is back; until then what this node publishes arrives.
-                Waiter::Announced(asker, _) => shared.answer(asker, Answer::Announced(Ok(()))),
-                Waiter::Recover(Request { what, asker, .. }) => {
-                    shared.fail(asker, &what, "redis was away for too long");
+                Waiter::Announced(reply_to, _) => shared.answer(reply_to, Response::Announced(Ok(()))),
+                Waiter::Recover(Request { what, reply_to, .. }) => {
+                    shared.fail(reply_to, &what, "redis was away for too long");
                 }
             }
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::sleep;
 
+use super::poll::{self, PolledServer};
 use super::status::Cause;
-use super::witness::{self, Witness};
 use crate::config::{self, RedisSentinels, RedisServer};
 use crate::telemetry::backplane::Trouble;
 
@@ -17,7 +17,7 @@ const ASKED: Duration = Duration::from_secs(1);
 /// See the module. Keeps one connection to each Sentinel.
 pub(super) struct Sentinels {
     config: RedisSentinels,
-    each: Vec<Witness>,
+    each: Vec<PolledServer>,
     time: Duration,
 }
 
@@ -27,7 +27,7 @@ impl Sentinels {
         let each = config.sentinels.iter().map(|sentinel| {
             // A Sentinel has no databases.
             let sentinel = RedisServer { database: 0, ..sentinel.clone() };
-            Witness::new(redis, &sentinel, &config.username, config.password.as_ref())
+            PolledServer::new(redis, &sentinel, &config.username, config.password.as_ref())
         });
         Ok(Self { each: each.collect::<Result<_, _>>()?, config: config.clone(), time: redis.timeout })
     }
@@ -86,7 +86,7 @@ impl Sentinels {
             named.iter().any(|one| one.is_some() && agree(&one))
         };
         let asked = config.sentinels.iter().cloned().zip(each);
-        let answers = witness::ask(asked, &command, *time, most).await;
+        let answers = poll::ask(asked, &command, *time, most).await;
         answers.into_iter().map(|(at, answer)| (at, answer.map(|value| named(&value, like)))).collect()
     }
 }

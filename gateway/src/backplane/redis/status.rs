@@ -50,7 +50,7 @@ type Troubles = Arc<Mutex<Vec<Option<(Trouble, String)>>>>;
 pub(super) struct Status {
     /// What the server is called, if it is known which it is.
     name: Mutex<Option<String>>,
-    place: usize,
+    shard_index: usize,
     all: Troubles,
     cause: Mutex<Option<(Trouble, Arc<str>)>>,
     /// The number of the link that can be used; 0 for none.
@@ -62,10 +62,10 @@ impl Status {
     /// One for each server; an only one needs no name.
     pub(super) fn of(names: Vec<Option<String>>, metrics: &Arc<BackplaneMetrics>) -> Vec<Self> {
         let all = Troubles::new(Mutex::new(vec![None; names.len()]));
-        let status = |(place, name)| {
+        let status = |(shard_index, name)| {
             let (all, metrics) = (all.clone(), metrics.clone());
             let name = Mutex::new(name);
-            Self { name, place, all, cause: Mutex::default(), link: AtomicU64::new(0), metrics }
+            Self { name, shard_index, all, cause: Mutex::default(), link: AtomicU64::new(0), metrics }
         };
         names.into_iter().enumerate().map(status).collect()
     }
@@ -119,7 +119,7 @@ impl Status {
         if cause.is_none() || before != cause.as_ref().map(|(trouble, _)| *trouble) {
             let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
             let before = all.iter().flatten().next().cloned();
-            all[self.place].clone_from(&cause);
+            all[self.shard_index].clone_from(&cause);
             let first = all.iter().flatten().next();
             if first != before.as_ref() {
                 self.metrics.trouble(first.cloned());

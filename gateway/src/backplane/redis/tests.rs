@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::script::{self, Scripts};
 use super::*;
 use crate::backplane::inbox::Delivery;
-use crate::backplane::{Answer, Once, Repeat, Terms, origin};
+use crate::backplane::{Idempotency, PublishConditions, Repeat, Response, origin};
 use crate::supervisor::Supervisor;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -91,7 +91,7 @@ impl Bench {
         Self { _server: server, connection, keys: Keys::new("t"), scripts, server: "first", streams: 0 }
     }
 
-    async fn run(&mut self, what: &What) -> Result<Answer, super::request::Refusal> {
+    async fn run(&mut self, what: &What) -> Result<Response, super::request::Refusal> {
         self.streams += 1;
         let fresh = format!("stream{}", self.streams);
         let command = what.command(&self.keys, &self.scripts, self.server, "t:anchor", &fresh);
@@ -105,7 +105,7 @@ impl Bench {
         let body = wire::body(data.as_bytes(), true, None);
         let what = What::Publish { channel: news(), body, retention, terms: None };
         match self.run(&what).await.unwrap() {
-            Answer::Published(published) => published.unwrap().top,
+            Response::Published(published) => published.unwrap().top,
             other => panic!("{other:?}"),
         }
     }
@@ -120,7 +120,7 @@ impl Bench {
             retention: KEPT,
         };
         match self.run(&what).await.unwrap() {
-            Answer::Recovered(Ok(Recovery { missed, top })) => {
+            Response::Recovered(Ok(Recovery { missed, top })) => {
                 (missed.map(|missed| missed.iter().map(|one| one.offset).collect()), top)
             }
             other => panic!("{other:?}"),
@@ -130,8 +130,8 @@ impl Bench {
     async fn history(&mut self, query: HistoryQuery) -> Result<Vec<u64>, u32> {
         let what = What::History { channel: news(), query, most: MOST, retention: KEPT };
         match self.run(&what).await.unwrap() {
-            Answer::History(Ok(page)) => Ok(page.publications.iter().map(|one| one.offset).collect()),
-            Answer::History(Err(error)) => Err(error.code),
+            Response::History(Ok(page)) => Ok(page.publications.iter().map(|one| one.offset).collect()),
+            Response::History(Err(error)) => Err(error.code),
             other => panic!("{other:?}"),
         }
     }
@@ -248,10 +248,10 @@ async fn who_was_told_that_nothing_was_published_stands_before_the_first_publica
     let since = Some(Position { offset: 1, epoch: (*told.epoch).into() });
     assert_eq!(bench.history(HistoryQuery { limit: 9, since, reverse: false }).await, Ok(vec![2, 3]));
     // Long before the stream began there may have been another one that is forgotten.
-    let (place, hour) = told.epoch.split_once('.').unwrap();
-    let before = format!("{place}.{}", hour.parse::<u64>().unwrap() - 26);
+    let (shard_index, hour) = told.epoch.split_once('.').unwrap();
+    let before = format!("{shard_index}.{}", hour.parse::<u64>().unwrap() - 26);
     assert_eq!(bench.recover(Some((0, &before)), 9).await.0, None);
-    assert_eq!(bench.recover(Some((0, place)), 9).await.0, None);
+    assert_eq!(bench.recover(Some((0, shard_index)), 9).await.0, None);
     // Everything is lost, and as much is published again.
     bench.ask(&["FLUSHALL"]).await;
     assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, None, "nobody knows what was");
@@ -290,7 +290,7 @@ async fn a_page_and_a_recovery_end_with_their_bytes() {
         let query = HistoryQuery { limit: -1, since, reverse };
         let what = What::History { channel: news(), query, most: Most { bytes, ..MOST }, retention: KEPT };
         match bench.run(&what).await.unwrap() {
-            Answer::History(Ok(page)) => page.publications.iter().map(|one| one.offset).collect::<Vec<_>>(),
+            Response::History(Ok(page)) => page.publications.iter().map(|one| one.offset).collect::<Vec<_>>(),
             other => panic!("{other:?}"),
         }
     };
@@ -302,7 +302,7 @@ async fn a_page_and_a_recovery_end_with_their_bytes() {
         let since = Some(Position { offset: 0, epoch: Box::default() });
         let what = What::Recover { channel: news(), since, most: Most { bytes, ..MOST }, retention: KEPT };
         match bench.run(&what).await.unwrap() {
-            Answer::Recovered(Ok(recovery)) => recovery.missed.map(|missed| missed.len()),
+            Response::Recovered(Ok(recovery)) => recovery.missed.map(|missed| missed.len()),
             other => panic!("{other:?}"),
         }
     };
@@ -324,7 +324,7 @@ async fn publications_expire_one_by_one_and_keys_with_the_last() {
         most: MOST,
         retention: short,
     };
-    let Answer::History(Ok(page)) = bench.run(&what).await.unwrap() else { panic!() };
+    let Response::History(Ok(page)) = bench.run(&what).await.unwrap() else { panic!() };
     assert_eq!(page.publications.iter().map(|one| one.offset).collect::<Vec<_>>(), [2]);
     tokio::time::sleep(Duration::from_millis(200)).await;
     let Value::Array(keys) = bench.ask(&["KEYS", "*"]).await else { panic!() };
@@ -345,7 +345,7 @@ async fn who_may_not_take_away_what_has_expired_reads_it() {
     };
     for (permitted, read) in [("-xdel", 1), ("+xdel", 0)] {
         bench.ask(&["ACL", "SETUSER", "default", permitted]).await;
-        let Answer::History(Ok(page)) = bench.run(&what).await.unwrap() else { panic!() };
+        let Response::History(Ok(page)) = bench.run(&what).await.unwrap() else { panic!() };
         assert_eq!(page.publications.len(), read, "{permitted}");
     }
 }
@@ -399,38 +399,40 @@ async fn without_redis_every_question_is_answered_in_time() {
     let clock = parts.clock;
     let (backplane, runner) = Redis::new(config.redis.as_ref().unwrap(), parts);
     let running = tokio::spawn(runner.run(Supervisor::default()));
-    let publish = |retention, asker| {
+    let publish = |retention, reply_to| {
         let channel = &news();
         let data = "1".into();
         let new =
             NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
-        backplane.publish(new, asker, clock.now().at)
+        backplane.publish(new, reply_to, clock.now().at)
     };
     // What has no history goes to this node's own subscribers.
-    assert!(matches!(backplane.announce(0, &news(), Asker::Connection(1, 0)), Asked::Now(Ok(()))));
+    assert!(matches!(backplane.add_interest(0, &news(), ReplyTo::Connection(1, 0)), Outcome::Ready(Ok(()))));
     let nothing = Retention { size: 0, ttl: Duration::from_secs(1), replicas: 0 };
-    assert!(matches!(publish(nothing, Asker::Nobody), Asked::Now(Ok(_))));
+    assert!(matches!(publish(nothing, ReplyTo::Nobody), Outcome::Ready(Ok(_))));
     let mut batch = Vec::new();
     inboxes[0].take(&mut batch);
     assert!(matches!(&batch[..], [Delivery::Push(_)]));
     // One that has no room for it refuses it.
-    let refused = (0..3)
-        .filter(|_| matches!(publish(nothing, Asker::Nobody), Asked::Now(Err(error)) if error.code == 111));
+    let refused = (0..3).filter(
+        |_| matches!(publish(nothing, ReplyTo::Nobody), Outcome::Ready(Err(error)) if error.code == 111),
+    );
     assert_eq!(refused.count(), 2);
     let mut waiting = Vec::new();
     for _ in 0..3 {
         let (sender, answer) = oneshot::channel();
-        assert!(matches!(publish(KEPT, Asker::Task(sender)), Asked::Later));
+        assert!(matches!(publish(KEPT, ReplyTo::Task(sender)), Outcome::Pending));
         waiting.push(answer);
         let (sender, answer) = oneshot::channel();
         let since = Position { offset: 1, epoch: "e".into() };
-        let asked = backplane.recover(&news(), Some(&since), MOST, KEPT, Asker::Task(sender), clock.now().at);
-        assert!(matches!(asked, Asked::Later));
+        let asked =
+            backplane.recover(&news(), Some(&since), MOST, KEPT, ReplyTo::Task(sender), clock.now().at);
+        assert!(matches!(asked, Outcome::Pending));
         waiting.push(answer);
     }
     for answer in waiting {
         match timeout(PATIENCE, answer).await.unwrap().unwrap() {
-            Answer::Published(Err(error)) | Answer::Recovered(Err(error)) => assert!(error.temporary),
+            Response::Published(Err(error)) | Response::Recovered(Err(error)) => assert!(error.temporary),
             other => panic!("{other:?}"),
         }
     }
@@ -467,8 +469,8 @@ async fn streams_begin_anew_once_when_older_ones_do_not_count_any_more_whoever_k
 async fn what_was_published_at_another_server_is_not_published_again() {
     let mut bench = Bench::new().await;
     let publish = |key: &str| {
-        let once = Some(Once { key: key.into(), ttl: Duration::from_secs(60) });
-        let terms = Some(Box::new(Terms { once, version: None }));
+        let once = Some(Idempotency { key: key.into(), ttl: Duration::from_secs(60) });
+        let terms = Some(Box::new(PublishConditions { once, version: None }));
         What::Publish { channel: news(), body: wire::body(b"1", true, None), retention: KEPT, terms }
     };
     let mut run = async |key: &str, elsewhere: bool| {
@@ -479,7 +481,7 @@ async fn what_was_published_at_another_server_is_not_published_again() {
         }
         let reply = bench.connection.send_packed_command(&command).await.unwrap();
         match what.read(reply).unwrap() {
-            Answer::Published(Ok(published)) => (published.top.offset, published.repeat),
+            Response::Published(Ok(published)) => (published.top.offset, published.repeat),
             other => panic!("{other:?}"),
         }
     };

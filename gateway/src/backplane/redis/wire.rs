@@ -425,10 +425,10 @@ mod tests {
         let close = Order::Close(Close::custom(4001, "bye"), Why::Api);
         let expected = Message::Order { node: 5, address: channel("#42"), order: close };
         assert_eq!(decoded[4], expected);
-        for (place, expires_at) in [(7, Some(7)), (8, None)] {
+        for (shard_index, expires_at) in [(7, Some(7)), (8, None)] {
             let expected =
                 Message::Order { node: 5, address: channel("@x"), order: Order::Refresh(expires_at) };
-            assert_eq!(decoded[place], expected);
+            assert_eq!(decoded[shard_index], expected);
         }
         for (index, (question, finding)) in asked().into_iter().zip(found()).enumerate() {
             assert_eq!(decoded[9 + index], Message::Question { node: 5, id: 6, question });

@@ -131,7 +131,7 @@ fn package_name(folder: &Path) -> anyhow::Result<String> {
     let table: toml::Table =
         toml::from_str(&fs::read_to_string(&manifest).with_context(failed)?).with_context(failed)?;
     let name = table.get("package").and_then(|package| package.get("name")?.as_str()).with_context(failed)?;
-    plugin_name(name).map_err(|error| anyhow::anyhow!("the name {name:?} {}", error.sentence()))?;
+    plugin_name(name).map_err(|error| anyhow::anyhow!("the name {name:?} {}", error.message()))?;
     Ok(name.to_owned())
 }
 

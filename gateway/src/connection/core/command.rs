@@ -17,7 +17,7 @@ impl Core {
                 let Connect { token, data, positions } = connect;
                 self.positions = positions;
                 self.state = State::Admitting(Admitting { id, ..Admitting::default() });
-                effects.push_back(Effect::Judge { id, refresh: false, token, data });
+                effects.push_back(Effect::Authenticate { id, refresh: false, token, data });
             }
             (State::Connecting, Request::Refused { connect: true, why }) if id > 0 => {
                 self.state = State::Refused;
@@ -59,7 +59,7 @@ impl Core {
                 if token.is_empty() {
                     return self.bad_request("refresh without a token", effects);
                 }
-                return effects.push_back(Effect::Judge { id, refresh: true, token, data: NOTHING });
+                return effects.push_back(Effect::Authenticate { id, refresh: true, token, data: NOTHING });
             }
             Request::Subscribe(subscribe) => {
                 let Some(ask) = self.ask_subscribe(id, subscribe, effects) else { return };

@@ -74,8 +74,8 @@ impl Client {
     }
 
     fn judge(&mut self, admission: Admission, credential: bool) -> &mut Self {
-        assert!(matches!(self.effects.pop_front(), Some(Effect::Judge { .. })));
-        self.on(Event::Judged { id: 1, refresh: false, admission, credential })
+        assert!(matches!(self.effects.pop_front(), Some(Effect::Authenticate { .. })));
+        self.on(Event::Authenticated { id: 1, refresh: false, admission, credential })
     }
 
     fn subscribe(&mut self, id: u32, name: &str) -> &mut Self {
@@ -448,7 +448,7 @@ fn an_expiring_connection_is_refreshed_or_closed_after_the_grace() {
         client.request(0, Request::Pong);
     }
     client.request(2, Request::Refresh { token: "new".into() }).effects.clear();
-    client.on(Event::Judged { id: 2, refresh: true, admission: expiring("42", 90), credential: true });
+    client.on(Event::Authenticated { id: 2, refresh: true, admission: expiring("42", 90), credential: true });
     assert!(matches!(client.reply(), Reply::Refreshed { ttl: Some(40), .. }));
     client.tick_at(75).request(0, Request::Pong).effects.clear();
     client.tick_at(95).request(0, Request::Pong).effects.clear();
@@ -462,7 +462,7 @@ fn a_refresh_brings_what_the_new_credential_permits() {
     let attributes = vec![("may".into(), "read".into()), ("write".into(), "".into())];
     let less = Identity { user: "42".into(), attributes: attributes.clone(), ..Identity::default() };
     let admission = Admission::Accepted(Box::new(less));
-    client.on(Event::Judged { id: 2, refresh: true, admission, credential: true });
+    client.on(Event::Authenticated { id: 2, refresh: true, admission, credential: true });
     assert!(matches!(client.effects.pop_front(), Some(Effect::SetAttributes(set)) if set == attributes));
     assert!(matches!(client.reply(), Reply::Refreshed { .. }));
 }
@@ -471,7 +471,7 @@ fn a_refresh_brings_what_the_new_credential_permits() {
 fn a_refresh_changes_the_time_but_never_the_user() {
     let mut client = Client::new();
     client.connect("t").judge(expiring("42", 60), true);
-    let judged = |admission| Event::Judged { id: 2, refresh: true, admission, credential: true };
+    let judged = |admission| Event::Authenticated { id: 2, refresh: true, admission, credential: true };
     assert_eq!(client.on(judged(expiring("42", 0))).error(), 110);
     assert_eq!(client.on(judged(Admission::Undecided)).error(), 108);
     assert_eq!(client.on(judged(Admission::Failed)).error(), 100);

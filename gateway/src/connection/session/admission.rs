@@ -6,14 +6,14 @@ use bytes::Bytes;
 
 use super::Session;
 use super::attributes::set_attribute;
-use crate::backplane::Asker;
+use crate::backplane::ReplyTo;
 use crate::clock::Now;
 use crate::connection::event::Event;
 use crate::connection::turn::Turn;
 use crate::explain::Picked;
-use crate::plugin::chain::{Judged, Judging};
-use crate::plugin::elsewhere::{Answered, Answering};
-use crate::plugin::event::Hello;
+use crate::plugin::async_pool::{AsyncVerdict, PendingVerdict};
+use crate::plugin::chain::{Authenticated, Authentication};
+use crate::plugin::event::ConnectEvent;
 use crate::plugin::verdict::Identity;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
@@ -21,7 +21,7 @@ use crate::protocol::push::Member;
 
 /// A client on its way through the chain, which has stopped at a plugin that waits.
 pub(super) struct Waiting {
-    judging: Judging,
+    judging: Authentication,
     /// Which command it was.
     id: u32,
     refresh: bool,
@@ -29,12 +29,12 @@ pub(super) struct Waiting {
     /// Whether it is explained whoever it turns out to be.
     picked: Option<Picked>,
     /// The plugin's answer on its way, until somebody takes it over to wait for it.
-    question: Option<Answering>,
+    question: Option<PendingVerdict>,
 }
 
 impl Session {
     /// Asks the plugins whether to admit or to refresh the client.
-    pub(super) fn judge(
+    pub(super) fn authenticate(
         &mut self,
         now: Now,
         id: u32,
@@ -48,47 +48,48 @@ impl Session {
         }
         let credential = !token.is_empty();
         let client = self.client.borrow().clone();
-        let hello = Hello { client, token, data, now: now.unix, at: now.at_millis() };
+        let hello = ConnectEvent { client, token, data, now: now.unix, at: now.at_millis() };
         // Whoever is cut off at the deadline of the handshake would not hear why.
-        let patience = self.local.config.handshake.deadline * 3 / 4;
-        let mut judging = Judging::new(hello, patience);
-        let explain = &self.local.explain;
+        let patience = self.worker.config.handshake.deadline * 3 / 4;
+        let mut judging = Authentication::new(hello, patience);
+        let explain = &self.worker.explain;
         let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow()) } else { None };
         if picked.is_some() || explain.is_on() && explain.watches(now.at) {
             judging = judging.explained(if refresh { "refresh" } else { "connect" }, explain.clock());
         }
         let mut waiting = Box::new(Waiting { judging, id, refresh, credential, picked, question: None });
-        let judged = self.local.chain.borrow_mut().judge(&mut waiting.judging);
-        self.judged(now, waiting, judged)
+        let judged = self.worker.chain.borrow_mut().authenticate(&mut waiting.judging);
+        self.authenticated(now, waiting, judged)
     }
 
     /// The plugin that was asked elsewhere has answered. Ignored if the session is over.
-    pub fn answered(&mut self, turn: &mut Turn, answered: Answered) {
+    pub fn answered(&mut self, turn: &mut Turn, answered: AsyncVerdict) {
         let Some(mut waiting) = self.waiting.take() else { return };
         let now = turn.now();
-        let judged = self.local.chain.borrow_mut().judge_on(now.unix, &mut waiting.judging, answered);
-        if let Some(event) = self.judged(now, waiting, judged) {
+        let judged =
+            self.worker.chain.borrow_mut().authentication_answered(now.unix, &mut waiting.judging, answered);
+        if let Some(event) = self.authenticated(now, waiting, judged) {
             self.event(now, event);
         }
         self.go_on(turn);
     }
 
     /// Goes on after the plugins have judged, or remembers that one of them is asked elsewhere.
-    fn judged(&mut self, now: Now, mut waiting: Box<Waiting>, judged: Judged) -> Option<Event> {
+    fn authenticated(&mut self, now: Now, mut waiting: Box<Waiting>, judged: Authenticated) -> Option<Event> {
         match judged {
-            Judged::Done(admission) => {
+            Authenticated::Done(admission) => {
                 let Waiting { mut judging, id, refresh, credential, picked, .. } = *waiting;
                 self.plugin_effects.append(&mut judging.effects);
                 if let Some(trace) = judging.explanation(&admission) {
-                    let explain = &self.local.explain;
+                    let explain = &self.worker.explain;
                     if trace.was_seen() && (picked.is_some() || explain.is_tagged(now.at, judging.client())) {
                         let reply = picked.is_some_and(|picked| picked.reply);
                         self.explain(trace, reply);
                     }
                 }
-                Some(Event::Judged { id, refresh, admission, credential })
+                Some(Event::Authenticated { id, refresh, admission, credential })
             }
-            Judged::Waits(question) => {
+            Authenticated::Waits(question) => {
                 waiting.question = Some(question);
                 self.waiting = Some(waiting);
                 None
@@ -98,7 +99,7 @@ impl Session {
 
     /// What to wait for, once for each question. Its output goes to [`Session::answered`]; when the session is closed
     /// before, nobody wants to know any more.
-    pub fn take_question(&mut self) -> Option<Answering> {
+    pub fn take_question(&mut self) -> Option<PendingVerdict> {
         self.waiting.as_mut()?.question.take()
     }
 
@@ -112,13 +113,13 @@ impl Session {
             set_attribute(&mut client.attributes, name, value);
         }
         drop(shared);
-        self.member = Arc::new(Member { client: self.peer.id.clone(), user, info: identity.info });
-        self.local.hub.borrow_mut().admit(self.peer.clone(), self.client.clone(), now.unix);
+        self.member = Arc::new(Member { client: self.handle.id.clone(), user, info: identity.info });
+        self.worker.hub.borrow_mut().admit(self.handle.clone(), self.client.clone(), now.unix);
         self.register();
         self.user_channel = Channel::of_user(&self.member.user);
         if let Some(channel) = &self.user_channel {
             // A node that is full of channels still serves the user's other subscriptions.
-            let _ = self.listen(channel, self.direct(), Asker::Nobody);
+            let _ = self.listen(channel, self.direct(), ReplyTo::Nobody);
         }
     }
 }

@@ -18,11 +18,11 @@ impl Session {
         let set = set_attribute(&mut Arc::make_mut(&mut client).attributes, name, value);
         drop(client);
         if set {
-            self.local.hub.borrow_mut().attribute_changed(self.peer.number, &changed);
+            self.worker.hub.borrow_mut().attribute_changed(self.handle.number, &changed);
             self.register();
         } else {
             let why = "the connection has as many bytes of attributes as it may";
-            self.local.metrics().effect_refused("set-attribute", &self.peer.id, why);
+            self.worker.metrics().effect_refused("set-attribute", &self.handle.id, why);
         }
     }
 
@@ -30,9 +30,9 @@ impl Session {
     /// gone.
     pub(super) fn register(&self) {
         if let Some(admitted) = self.admitted
-            && self.local.registers_clients()
+            && self.worker.registers_clients()
         {
-            self.local.backplane.register(&self.client.borrow(), admitted.unix);
+            self.worker.backplane.register(&self.client.borrow(), admitted.unix);
         }
     }
 }

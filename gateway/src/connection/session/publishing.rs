@@ -7,12 +7,12 @@ use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 
 use super::Session;
-use super::later::About;
-use crate::backplane::Asked;
+use super::pending::Pending;
+use crate::backplane::Outcome;
 use crate::charge::Account;
 use crate::clock::Now;
 use crate::connection::event::Event;
-use crate::connection::local::By;
+use crate::connection::worker_state::By;
 use crate::plugin::verdict::Effect as PluginEffect;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
@@ -38,16 +38,16 @@ impl Session {
         now: Now,
         channel: &Channel,
     ) -> Result<(Account, Option<Duration>), ReplyError> {
-        let namespace = self.local.namespace(channel)?;
+        let namespace = self.worker.namespace(channel)?;
         let publisher = self.publisher.get_or_insert_default();
         let keeps = namespace.history_size > 0 && !matches!(channel.target(), Target::Connection(_));
         let until = keeps.then(|| now.at + namespace.history_ttl);
-        let max = self.local.config.limits.channels_per_connection_max;
+        let max = self.worker.config.limits.channels_per_connection_max;
         if keeps && publisher.keeps.len() >= max && !publisher.keeps.contains_key(channel) {
             publisher.keeps.retain(|_, until| *until > now.at);
             if publisher.keeps.len() >= max {
                 let error = ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_CHANNELS);
-                self.local.metrics.node.publication_refused(&error);
+                self.worker.metrics.node.publication_refused(&error);
                 return Err(error);
             }
         }
@@ -67,18 +67,18 @@ impl Session {
 
     /// Does what a plugin asked for on the occasion of this client.
     pub(super) fn carry_out_effect(&mut self, now: Now, effect: PluginEffect) {
-        let json = self.peer.protocol.is_json();
+        let json = self.handle.protocol.is_json();
         let (account, keeps) = match &effect {
             PluginEffect::Publish { address, .. } => match self.publishes_to(now, address) {
                 Ok((account, until)) => (account, until.map(|until| (address.clone(), until))),
                 Err(error) => {
-                    let metrics = self.local.metrics();
+                    let metrics = self.worker.metrics();
                     return metrics.effect_refused("publish", address.as_str(), &error.message);
                 }
             },
             _ => (self.publisher.get_or_insert_default().account.clone(), None),
         };
-        if self.local.carry_out(now, effect, json, &account)
+        if self.worker.carry_out(now, effect, json, &account)
             && let Some((address, until)) = keeps
         {
             self.kept(&address, Some(until));
@@ -93,32 +93,32 @@ impl Session {
         payload: &Bytes,
         reply: Option<Reply>,
     ) -> Option<Event> {
-        let json = self.peer.protocol.is_json();
+        let json = self.handle.protocol.is_json();
         let (mut left, mut failed) = (0, None);
         for target in targets {
             let info = Some(self.member.clone());
             let asked = match self.publishes_to(now, target) {
                 Ok((account, until)) => {
-                    let by = By { info, account: &account, asker: self.asker() };
-                    let asked = self.local.publish(now, target, payload.clone(), json, by);
-                    if !matches!(asked, Asked::Now(Err(_))) {
+                    let by = By { info, account: &account, reply_to: self.reply_to() };
+                    let asked = self.worker.publish(now, target, payload.clone(), json, by);
+                    if !matches!(asked, Outcome::Ready(Err(_))) {
                         self.kept(target, until);
                     }
                     asked
                 }
-                Err(error) => Asked::Now(Err(error)),
+                Err(error) => Outcome::Ready(Err(error)),
             };
             match asked {
-                Asked::Now(Ok(_)) => (),
-                Asked::Now(Err(error)) => {
+                Outcome::Ready(Ok(_)) => (),
+                Outcome::Ready(Err(error)) => {
                     failed = Some(error);
                     break;
                 }
-                Asked::Later => left += 1,
+                Outcome::Pending => left += 1,
             }
         }
         if left > 0 {
-            self.remember(About::Publish { id, reply, left, failed });
+            self.remember(Pending::Publish { id, reply, left, failed });
             return None;
         }
         let result = failed.map_or_else(|| reply.map(Ok), |error| Some(Err(error)));

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::Session;
-use super::later::Unread;
-use crate::backplane::{Asked, Count, Fits, Most, Page, Retention, TOO_MANY_MEMBERS};
+use super::pending::Unread;
+use crate::backplane::{Count, Fits, Most, Outcome, Page, Retention, TOO_MANY_MEMBERS};
 use crate::clock::Now;
 use crate::connection::event::Event;
 use crate::connection::views::view;
@@ -26,12 +26,12 @@ const READ_FIRST: &str = "too much waits to be read: read it, and ask again";
 impl Session {
     /// How many bytes of publications or members the next answer may hold.
     fn room(&self) -> usize {
-        self.free().min(self.local.config.limits.answer_bytes_max())
+        self.free().min(self.worker.config.limits.answer_bytes_max())
     }
 
     /// How many bytes fit into the queue of the client.
     fn free(&self) -> usize {
-        self.peer.outbound.room().saturating_sub(AROUND_ANSWER)
+        self.handle.outbound.room().saturating_sub(AROUND_ANSWER)
     }
 
     /// How much the next recovery may hold: those that come with the connect reply share its room.
@@ -40,42 +40,42 @@ impl Session {
         self.room().saturating_sub(taken)
     }
 
-    pub(super) fn presence(&self, channel: &Channel) -> Asked<Vec<Arc<Member>>> {
-        match self.local.namespace(channel) {
+    pub(super) fn presence(&self, channel: &Channel) -> Outcome<Vec<Arc<Member>>> {
+        match self.worker.namespace(channel) {
             Ok(namespace) if namespace.presence => {
-                let bytes_max = self.local.config.limits.answer_bytes_max();
-                self.local.backplane.presence(channel, bytes_max, self.asker())
+                let bytes_max = self.worker.config.limits.answer_bytes_max();
+                self.worker.backplane.presence(channel, bytes_max, self.reply_to())
             }
-            Ok(_) => Asked::Now(Err(ReplyError::NOT_AVAILABLE)),
-            Err(error) => Asked::Now(Err(error)),
+            Ok(_) => Outcome::Ready(Err(ReplyError::NOT_AVAILABLE)),
+            Err(error) => Outcome::Ready(Err(error)),
         }
     }
 
-    pub(super) fn count(&self, channel: &Channel) -> Asked<Count> {
-        match self.local.namespace(channel) {
-            Ok(namespace) if namespace.presence => self.local.backplane.count(channel, self.asker()),
-            Ok(_) => Asked::Now(Err(ReplyError::NOT_AVAILABLE)),
-            Err(error) => Asked::Now(Err(error)),
+    pub(super) fn count(&self, channel: &Channel) -> Outcome<Count> {
+        match self.worker.namespace(channel) {
+            Ok(namespace) if namespace.presence => self.worker.backplane.count(channel, self.reply_to()),
+            Ok(_) => Outcome::Ready(Err(ReplyError::NOT_AVAILABLE)),
+            Err(error) => Outcome::Ready(Err(error)),
         }
     }
 
-    pub(super) fn history(&self, now: Now, channel: &Channel, query: &HistoryQuery) -> Asked<Page> {
-        let namespace = match self.local.namespace(channel) {
+    pub(super) fn history(&self, now: Now, channel: &Channel, query: &HistoryQuery) -> Outcome<Page> {
+        let namespace = match self.worker.namespace(channel) {
             Ok(namespace) => namespace,
-            Err(error) => return Asked::Now(Err(error)),
+            Err(error) => return Outcome::Ready(Err(error)),
         };
         if namespace.history_size == 0 {
-            return Asked::Now(Err(ReplyError::NOT_AVAILABLE));
+            return Outcome::Ready(Err(ReplyError::NOT_AVAILABLE));
         }
         let most = Most {
-            publications: self.local.config.client.history_publications_max,
-            bytes: self.local.config.limits.answer_bytes_max(),
+            publications: self.worker.config.client.history_publications_max,
+            bytes: self.worker.config.limits.answer_bytes_max(),
         };
         let history = |query, most| {
             let retention = Retention::of(namespace);
-            self.local.backplane.history(channel, query, most, retention, self.asker(), now.at)
+            self.worker.backplane.history(channel, query, most, retention, self.reply_to(), now.at)
         };
-        if query.limit != 0 && self.local.chain.borrow().wants_deliveries(channel) {
+        if query.limit != 0 && self.worker.chain.borrow().wants_deliveries(channel) {
             // Those that the client may not see make room for others: a short page would look like the last one.
             let bytes = most.bytes.saturating_mul(LOOKED_THROUGH);
             history(&HistoryQuery { limit: -1, ..query.clone() }, Most { bytes, ..most })
@@ -136,7 +136,7 @@ impl Session {
     /// Who is in a channel, if there is room for it.
     pub(super) fn present(&self, id: u32, members: Vec<Arc<Member>>) -> Result<Reply, ReplyError> {
         let bytes = members.iter().map(|member| member.bytes()).sum::<usize>();
-        if bytes > self.local.config.limits.answer_bytes_max() {
+        if bytes > self.worker.config.limits.answer_bytes_max() {
             return Err(ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS));
         }
         if bytes > self.room() {
@@ -153,10 +153,10 @@ impl Session {
             Reply::Message { data } | Reply::Raw { data, .. } => (0, data),
             _ => return None,
         };
-        if data.len() < AROUND_ANSWER || data.len() + AROUND_ANSWER <= self.peer.outbound.room() {
+        if data.len() < AROUND_ANSWER || data.len() + AROUND_ANSWER <= self.handle.outbound.room() {
             return None;
         }
-        let most = self.local.config.limits.outbound_bytes_max - AROUND_ANSWER;
+        let most = self.worker.config.limits.outbound_bytes_max - AROUND_ANSWER;
         let error = if data.len() > most {
             ReplyError::LIMIT_EXCEEDED.because("the answer is larger than `limits.outbound_bytes_max`")
         } else {
@@ -186,7 +186,7 @@ impl Session {
         if publications.is_empty() {
             return publications;
         }
-        let mut chain = self.local.chain.borrow_mut();
+        let mut chain = self.worker.chain.borrow_mut();
         let is_asked = chain.wants_deliveries(channel);
         let client = self.client.borrow();
         let value = |name: &str| client.attributes.get(name).cloned().unwrap_or_default();
@@ -194,7 +194,7 @@ impl Session {
             true => chain.class_attributes().iter().map(|name| value(name)).collect(),
             false => Vec::new(),
         };
-        let bytes_max = self.local.config.limits.publication_bytes_max;
+        let bytes_max = self.worker.config.limits.publication_bytes_max;
         let mut seen = Vec::with_capacity(publications.len());
         for publication in publications {
             let publication = match is_asked {

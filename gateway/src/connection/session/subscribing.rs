@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Session;
-use super::later::Place;
-use crate::backplane::{Asked, Asker, Most, Recovery, Retention};
+use super::pending::Place;
+use crate::backplane::{Most, Outcome, Recovery, ReplyTo, Retention};
 use crate::clock::Now;
-use crate::connection::local::Local;
+use crate::connection::worker_state::WorkerState;
 use crate::hub::Listening;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
@@ -21,15 +21,15 @@ const SUBSCRIBED_BYTES: usize = 512;
 
 impl Session {
     /// Adds a subscription to the hub and announces it, if it is the first of this worker.
-    pub(super) fn listen(&self, channel: &Channel, listening: Listening, asker: Asker) -> Asked<()> {
-        let Local { backplane, hub, worker, .. } = &*self.local;
-        let first = hub.borrow_mut().subscribe(channel, &self.peer, listening);
+    pub(super) fn listen(&self, channel: &Channel, listening: Listening, reply_to: ReplyTo) -> Outcome<()> {
+        let WorkerState { backplane, hub, worker, .. } = &*self.worker;
+        let first = hub.borrow_mut().subscribe(channel, &self.handle, listening);
         if !first && !backplane.answers_later() {
-            return Asked::Now(Ok(()));
+            return Outcome::Ready(Ok(()));
         }
-        let announced = backplane.announce(*worker, channel, asker);
-        if matches!(announced, Asked::Now(Err(_))) {
-            hub.borrow_mut().unsubscribe(channel, self.peer.number);
+        let announced = backplane.add_interest(*worker, channel, reply_to);
+        if matches!(announced, Outcome::Ready(Err(_))) {
+            hub.borrow_mut().unsubscribe(channel, self.handle.number);
         }
         announced
     }
@@ -40,46 +40,53 @@ impl Session {
         channel: &Channel,
         recover: Option<&Position>,
         join_leave: Option<bool>,
-    ) -> Asked<Subscribed> {
+    ) -> Outcome<Subscribed> {
         if matches!(channel.target(), Target::Connection(_)) {
             let error = ReplyError::BAD_REQUEST.because("a connection is an address, not a channel");
-            return Asked::Now(Err(error));
+            return Outcome::Ready(Err(error));
         }
-        let namespace = match self.local.namespace(channel) {
+        let namespace = match self.worker.namespace(channel) {
             Ok(namespace) => namespace,
-            Err(error) => return Asked::Now(Err(error)),
+            Err(error) => return Outcome::Ready(Err(error)),
         };
-        let Local { backplane, config, hub, .. } = &*self.local;
+        let WorkerState { backplane, config, hub, .. } = &*self.worker;
         let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
-        let listening = Listening { form: Form::Channel(self.peer.protocol), position: None, join_leave };
+        let listening = Listening { form: Form::Channel(self.handle.protocol), position: None, join_leave };
         // Listening begins before history is read: what is published in between arrives twice and is known by its offset.
         let asked = if namespace.recovery {
-            match self.listen(channel, listening, Asker::Nobody) {
-                Asked::Now(Err(error)) => Asked::Now(Err(error)),
-                Asked::Now(Ok(())) | Asked::Later => {
+            match self.listen(channel, listening, ReplyTo::Nobody) {
+                Outcome::Ready(Err(error)) => Outcome::Ready(Err(error)),
+                Outcome::Ready(Ok(())) | Outcome::Pending => {
                     let publications = config.client.history_publications_max;
                     let most = Most { publications, bytes: self.recovery_room() };
-                    backplane.recover(channel, recover, most, Retention::of(namespace), self.asker(), now.at)
+                    backplane.recover(
+                        channel,
+                        recover,
+                        most,
+                        Retention::of(namespace),
+                        self.reply_to(),
+                        now.at,
+                    )
                 }
             }
         } else {
-            match self.listen(channel, listening, self.asker()) {
-                Asked::Now(result) => Asked::Now(result.map(|()| Recovery::default())),
-                Asked::Later => Asked::Later,
+            match self.listen(channel, listening, self.reply_to()) {
+                Outcome::Ready(result) => Outcome::Ready(result.map(|()| Recovery::default())),
+                Outcome::Pending => Outcome::Pending,
             }
         };
         match asked {
-            Asked::Now(recovery) => {
-                Asked::Now(self.subscribed(now, channel, recover, recovery).map(|(subscribed, place)| {
+            Outcome::Ready(recovery) => {
+                Outcome::Ready(self.subscribed(now, channel, recover, recovery).map(|(subscribed, place)| {
                     if let Some((offset, epoch)) = place {
-                        hub.borrow_mut().set_position(channel, self.peer.number, offset, epoch);
+                        hub.borrow_mut().set_position(channel, self.handle.number, offset, epoch);
                     }
                     subscribed
                 }))
             }
-            Asked::Later => {
-                hub.borrow_mut().hold(channel, self.peer.number);
-                Asked::Later
+            Outcome::Pending => {
+                hub.borrow_mut().hold(channel, self.handle.number);
+                Outcome::Pending
             }
         }
     }
@@ -92,12 +99,17 @@ impl Session {
         recover: Option<&Position>,
         recovery: Result<Recovery, ReplyError>,
     ) -> Result<(Subscribed, Option<Place>), ReplyError> {
-        let namespace = self.local.namespace(channel)?;
+        let namespace = self.worker.namespace(channel)?;
         let recovery = recovery.inspect_err(|_| self.unlisten(channel))?;
         if namespace.presence || namespace.join_leave {
-            self.local.backplane.enter(channel, &self.member, namespace.presence, namespace.join_leave);
+            self.worker.backplane.presence_add(
+                channel,
+                &self.member,
+                namespace.presence,
+                namespace.join_leave,
+            );
         }
-        self.local.metrics().subscriptions.add(1);
+        self.worker.metrics().subscriptions.add(1);
         if !namespace.recovery {
             return Ok((Subscribed::default(), None));
         }
@@ -134,27 +146,27 @@ impl Session {
         if making {
             return;
         }
-        self.local.metrics().subscriptions.add(-1);
-        if let Ok(namespace) = self.local.namespace(channel)
+        self.worker.metrics().subscriptions.add(-1);
+        if let Ok(namespace) = self.worker.namespace(channel)
             && (namespace.presence || namespace.join_leave)
         {
             let keep = namespace.presence;
-            self.local.backplane.leave(channel, &self.member, keep, namespace.join_leave);
+            self.worker.backplane.presence_remove(channel, &self.member, keep, namespace.join_leave);
         }
     }
 
     /// Undoes [`Session::listen`]. What is addressed to the client's user goes on to reach it.
     pub(super) fn unlisten(&self, channel: &Channel) {
-        let Local { backplane, hub, worker, .. } = &*self.local;
+        let WorkerState { backplane, hub, worker, .. } = &*self.worker;
         if self.user_channel.as_ref() == Some(channel) && !self.core.is_closed() {
-            hub.borrow_mut().subscribe(channel, &self.peer, self.direct());
-        } else if hub.borrow_mut().unsubscribe(channel, self.peer.number) {
-            backplane.renounce(*worker, channel);
+            hub.borrow_mut().subscribe(channel, &self.handle, self.direct());
+        } else if hub.borrow_mut().unsubscribe(channel, self.handle.number) {
+            backplane.remove_interest(*worker, channel);
         }
     }
 
     /// How a connection listens to its user's address.
     pub(super) fn direct(&self) -> Listening {
-        Listening { form: Form::Direct(self.peer.protocol), position: None, join_leave: false }
+        Listening { form: Form::Direct(self.handle.protocol), position: None, join_leave: false }
     }
 }

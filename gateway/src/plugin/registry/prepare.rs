@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use tracing::{debug, error};
 
-use super::found::{Contents, Digest, Found, LeftOut, Meant, plugin_name};
+use super::plugin_file::{Contents, Digest, LeftOut, Meant, PluginFile, plugin_name};
 use super::record::Record;
 use super::state::{Again, Closed, Lost, Refused, Slot, State};
 use super::status::PluginState;
@@ -145,7 +145,7 @@ struct Preparing<'a> {
 
 impl Preparing<'_> {
     /// Decides for one file of the folder.
-    fn file(&mut self, found: &Found, name: &Arc<str>, first: &str) {
+    fn file(&mut self, found: &PluginFile, name: &Arc<str>, first: &str) {
         let digest = Digest::of(found);
         let known = self.before.refused.get(&found.file).filter(|known| known.digest == digest);
         if first != &*found.file {
@@ -254,7 +254,7 @@ impl Preparing<'_> {
     /// The version in the folder.
     fn take(
         &mut self,
-        found: &Found,
+        found: &PluginFile,
         name: &Arc<str>,
         digest: Digest,
         known: Option<&Refused>,
@@ -277,7 +277,7 @@ impl Preparing<'_> {
     /// A new version with its instances.
     fn make(
         &mut self,
-        found: &Found,
+        found: &PluginFile,
         name: &Arc<str>,
         digest: Digest,
         standing: PluginState,
@@ -334,7 +334,7 @@ impl Preparing<'_> {
             if is_final { error } else { error.passing() }
         });
         let made = read.and_then(|(wasm, settings)| {
-            let kept = Found {
+            let kept = PluginFile {
                 path: file.into(),
                 file: file.into(),
                 wasm: Ok(wasm),
@@ -352,7 +352,7 @@ impl Preparing<'_> {
                     digest = digest.short(),
                     code = lost.error.code().as_str(),
                     "failed to bring back a version of a plugin: the file {}",
-                    lost.error.sentence()
+                    lost.error.message()
                 );
             }
             self.state.lost.push(lost);
@@ -375,7 +375,7 @@ impl Preparing<'_> {
             return;
         }
         let lost = self.state.lost.iter().find(|lost| lost.name == *name);
-        let why = lost.map_or("there is no state folder", |lost| lost.error.sentence());
+        let why = lost.map_or("there is no state folder", |lost| lost.error.message());
         let code = lost.map_or(LoadCode::Unreadable, |lost| lost.error.code());
         let sentence = format!(
             "has an earlier version that is to run and cannot be brought back: it {why}; go back to another one \
@@ -386,7 +386,7 @@ impl Preparing<'_> {
 
     fn refuse(
         &mut self,
-        found: &Found,
+        found: &PluginFile,
         name: &Arc<str>,
         digest: Digest,
         error: LoadError,

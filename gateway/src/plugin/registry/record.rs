@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::found::Digest;
+use super::plugin_file::Digest;
 
 /// Versions of one plugin that are kept.
 pub const VERSIONS_KEPT: usize = 5;

@@ -29,7 +29,7 @@ pub(super) fn refusal(file: &str, state: &State) {
         code = refused.error.code().as_str(),
         digest = refused.digest.short(),
         "plugin refused: the file {}; {consequence}",
-        refused.error.sentence()
+        refused.error.message()
     );
 }
 
@@ -62,7 +62,7 @@ pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
         // Of a file that was refused the refusal has told it.
         if !before.is_closed(&closed.file) && !now.refused.contains_key(&closed.file) {
             let (file, code) = (&*closed.file, closed.error.code().as_str());
-            error!(file, code, "plugin missing: the file {}; {CLOSED}", closed.error.sentence());
+            error!(file, code, "plugin missing: the file {}; {CLOSED}", closed.error.message());
         }
     }
     for closed in &before.closed {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::found::{Contents, Digest};
+use super::plugin_file::{Contents, Digest};
 use super::state::State;
 use super::status::PluginState;
 use super::{Applied, Registry};

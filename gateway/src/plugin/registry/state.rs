@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::found::{Digest, Found, LeftOut, plugin_name};
+use super::plugin_file::{Digest, LeftOut, PluginFile, plugin_name};
 use super::record::Record;
 use super::status::PluginState;
 use super::version::Version;
@@ -91,7 +91,7 @@ pub(super) struct State {
     /// By plugin name.
     pub(super) records: BTreeMap<Arc<str>, Record>,
     /// What lay in the folder; `None` before the first look.
-    pub(super) found: Option<Vec<Found>>,
+    pub(super) found: Option<Vec<PluginFile>>,
     /// Kept versions that were wanted and could not be brought back.
     pub(super) lost: Vec<Lost>,
 }
@@ -133,7 +133,7 @@ impl State {
     }
 
     /// The file that counts for a plugin: the first of its name.
-    pub(super) fn file_of(&self, name: &str) -> Option<&Found> {
+    pub(super) fn file_of(&self, name: &str) -> Option<&PluginFile> {
         let files = self.found.iter().flatten().filter(|found| plugin_name(&found.file) == Ok(name));
         files.min_by(|a, b| a.file.cmp(&b.file))
     }

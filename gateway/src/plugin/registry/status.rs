@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::found::Digest;
+use super::plugin_file::Digest;
 use super::record::Kept;
 use crate::plugin::breaker::{Hold, Position};
 use crate::plugin::counters::Counts;
@@ -101,7 +101,7 @@ pub struct LeftOutStatus {
     /// The class.
     pub code: LoadCode,
     /// In words, continuing "the file ...".
-    pub sentence: Box<str>,
+    pub message: Box<str>,
     /// Whether events are refused because of it.
     pub closes: bool,
 }
@@ -112,13 +112,13 @@ pub struct LastError {
     /// The class.
     pub code: LoadCode,
     /// In words, continuing "the file ...".
-    pub sentence: Box<str>,
+    pub message: Box<str>,
     /// When.
     pub at: SystemTime,
 }
 
 impl LastError {
     pub(super) fn new(error: &LoadError, at: SystemTime) -> Self {
-        Self { code: error.code(), sentence: error.sentence().into(), at }
+        Self { code: error.code(), message: error.message().into(), at }
     }
 }

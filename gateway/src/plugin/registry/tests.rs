@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::*;
 use crate::plugin::Plugin;
 use crate::plugin::breaker::Position;
-use crate::plugin::event::{Client, Goodbye, Hello, Kind, Message};
+use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message};
 use crate::plugin::failure::Failure;
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
@@ -29,7 +29,7 @@ impl Plugin for Stamp {
         &self.1
     }
 
-    fn on_connect(&mut self, _: &Hello, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+    fn on_connect(&mut self, _: &ConnectEvent, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
         Ok(ConnectVerdict::Pass)
     }
 
@@ -38,7 +38,7 @@ impl Plugin for Stamp {
         Ok(Verdict::Replace(trace.into()))
     }
 
-    fn on_disconnect(&mut self, _: &Goodbye, _: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, _: &DisconnectEvent, _: &mut Vec<Effect>) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -189,11 +189,11 @@ impl Bench {
     }
 }
 
-fn found(file: &str) -> Found {
+fn found(file: &str) -> PluginFile {
     let (name, content) = file.split_once('=').unwrap();
     let (wasm, settings) =
         content.split_once('+').map_or((content, None), |(wasm, settings)| (wasm, Some(settings)));
-    Found {
+    PluginFile {
         path: name.into(),
         file: format!("{name}.wasm").into(),
         wasm: Ok(Bytes::copy_from_slice(wasm.as_bytes())),
@@ -391,7 +391,7 @@ async fn the_second_file_of_a_name_is_refused_until_the_first_is_gone() {
     let error = &applied.refused[0].1;
     assert_eq!(error.code(), LoadCode::DuplicateName);
     assert_eq!(
-        error.sentence(),
+        error.message(),
         "is the second plugin named `a`, after 10-a.wasm; rename or remove one of them"
     );
     bench.apply("20-a=B").await;
@@ -411,7 +411,7 @@ async fn mistakes_in_the_settings_refuse_the_file_and_name_the_keys() {
     let error = &applied.refused[0].1;
     assert_eq!(error.code(), LoadCode::Settings);
     for word in ["failure", "\"closed\" or \"open\"", "x: is not a key"] {
-        assert!(error.sentence().contains(word), "{error}");
+        assert!(error.message().contains(word), "{error}");
     }
     assert_eq!(bench.trace(), "A{\"v\":\"x\"}");
 }
@@ -424,7 +424,7 @@ async fn a_plugin_gets_what_it_asks_for_and_is_granted_or_does_not_load() {
     let refused = bench.registry.apply(vec![file.clone()]).await.refused;
     assert_eq!(refused[0].1.code(), LoadCode::NotGranted);
     assert_eq!(
-        refused[0].1.sentence(),
+        refused[0].1.message(),
         "asks for effects.publish, which 10-a.toml does not grant; add under [grants]: effects = [\"publish\"]"
     );
     assert_eq!(bench.trace(), "A", "the version before asked for nothing");
@@ -443,7 +443,7 @@ async fn a_plugin_that_fails_its_own_test_does_not_load() {
     let refused = bench.apply("a=lies+x").await.refused;
     assert_eq!(refused[0].1.code(), LoadCode::SelfTest);
     assert_eq!(
-        refused[0].1.sentence(),
+        refused[0].1.message(),
         "fails its self-test: event 2 (message): `text` is \"b lies{\\\"v\\\":\\\"own\\\"} \", expected \
          \"b tested{\\\"v\\\":\\\"own\\\"} \"; it does not do what its author says, rebuild it"
     );

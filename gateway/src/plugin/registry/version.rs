@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::found::{Digest, Found, plugin_name};
+use super::plugin_file::{Digest, PluginFile, plugin_name};
 use crate::plugin::breaker::Breaker;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::failure::FailurePolicy;
@@ -37,7 +37,7 @@ pub(super) struct Version {
 pub(super) fn load(
     loader: &dyn Loader,
     name: &Arc<str>,
-    found: &Found,
+    found: &PluginFile,
     digest: Digest,
 ) -> Result<Arc<Version>, LoadError> {
     plugin_name(&found.file)?;
@@ -71,10 +71,10 @@ pub(super) fn load(
 }
 
 /// What the settings file says.
-fn settings(found: &Found) -> Result<Settings, LoadError> {
+fn settings(found: &PluginFile) -> Result<Settings, LoadError> {
     let Some(file) = &found.settings else { return Ok(Settings::default()) };
     let bytes = file.as_ref().map_err(|error| {
-        let (file, why) = (settings_file(&found.file), error.sentence());
+        let (file, why) = (settings_file(&found.file), error.message());
         LoadError::new(error.code(), format!("has settings in {file}, which {why}"))
     })?;
     Settings::parse(bytes).map_err(|mistakes| {
@@ -93,7 +93,7 @@ pub(super) fn fails_closed(settings: Option<&Result<Bytes, LoadError>>) -> bool 
 }
 
 /// Plays the test that the plugin carries, if it does.
-pub(super) fn self_test(loader: &dyn Loader, version: &Version, found: &Found) -> Result<(), LoadError> {
+pub(super) fn self_test(loader: &dyn Loader, version: &Version, found: &PluginFile) -> Result<(), LoadError> {
     let About { asks, self_test: Some(section), .. } = version.factory.about() else { return Ok(()) };
     let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
     SelfTest::parse(section)?.run(loader, &version.name, wasm, asks, &version.limits).map(drop)

@@ -10,7 +10,7 @@ use gateway_plugin_script::Who;
 
 use super::{Event, START, Step};
 use crate::plugin::Plugin;
-use crate::plugin::event::{Client, Goodbye, Hello, Message, Outgoing, Tick};
+use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Message, Outgoing, Tick};
 use crate::plugin::failure::Failure;
 use crate::plugin::interests::Pattern;
 use crate::plugin::state::Meters;
@@ -150,13 +150,13 @@ impl Player {
 #[derive(Debug)]
 pub enum Occurrence {
     /// For `on-connect`.
-    Hello(Hello),
+    Hello(ConnectEvent),
     /// For `on-message`.
     Message(Message),
     /// For `on-deliver`, with the value of the class attribute.
     Deliver(Box<str>, Outgoing),
     /// For `on-disconnect`.
-    Goodbye(Goodbye),
+    Goodbye(DisconnectEvent),
     /// For `on-timer`.
     Tick(Tick),
 }
@@ -167,10 +167,10 @@ impl Occurrence {
         match &step.event {
             Event::Connect { token, data } => {
                 let data = Bytes::copy_from_slice(data);
-                Self::Hello(Hello { client, token: token.clone(), data, now, at: now })
+                Self::Hello(ConnectEvent { client, token: token.clone(), data, now, at: now })
             }
             Event::Refresh { token } => {
-                Self::Hello(Hello { client, token: token.clone(), data: Bytes::new(), now, at: now })
+                Self::Hello(ConnectEvent { client, token: token.clone(), data: Bytes::new(), now, at: now })
             }
             Event::Message(message) => Self::Message(Message {
                 client,
@@ -198,7 +198,7 @@ impl Occurrence {
                 };
                 Self::Deliver(class.clone(), outgoing)
             }
-            Event::Disconnect { code, reason } => Self::Goodbye(Goodbye {
+            Event::Disconnect { code, reason } => Self::Goodbye(DisconnectEvent {
                 client,
                 code: *code,
                 reason: reason.clone(),

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::plugin::Plugin;
-use crate::plugin::event::{Goodbye, Hello, Message};
+use crate::plugin::event::{ConnectEvent, DisconnectEvent, Message};
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::verdict::{ConnectVerdict, Effect, Identity, Refusal, Verdict};
@@ -23,7 +23,7 @@ impl Plugin for Parrot {
         &self.0
     }
 
-    fn on_connect(&mut self, hello: &Hello, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+    fn on_connect(&mut self, hello: &ConnectEvent, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
         let identity = Identity { user: hello.token.clone(), ..Identity::default() };
         Ok(ConnectVerdict::Accept(Box::new(identity)))
     }
@@ -46,7 +46,7 @@ impl Plugin for Parrot {
         })
     }
 
-    fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         let payload = goodbye.duration.to_string().into();
         effects.push(Effect::Publish { address: Channel::parse("left").unwrap(), payload });
         Ok(())

@@ -33,8 +33,8 @@ impl buckets::Host for State {
             return Err(error(code::TOO_MANY_EFFECTS, format!("more than {BUCKETS_MAX} buckets")));
         }
         if name.len() > NAME_BYTES_MAX {
-            let sentence = format!("the name of a bucket has more than {NAME_BYTES_MAX} bytes");
-            return Err(error(code::INVALID_NAME, sentence));
+            let message = format!("the name of a bucket has more than {NAME_BYTES_MAX} bytes");
+            return Err(error(code::INVALID_NAME, message));
         }
         let rule = Rule::new(rule.algorithm, rule.limit, rule.period, rule.burst)
             .map_err(|invalid| error(code::INVALID_RULE, invalid.to_string()))?;
@@ -118,11 +118,11 @@ impl State {
 }
 
 fn too_large() -> Error {
-    let sentence = format!(
+    let message = format!(
         "larger than the gateway keeps: a key has at most {KEY_BYTES_MAX} bytes, an entry a sixteenth of \
          state.bytes_max"
     );
-    error(code::TOO_LARGE, sentence)
+    error(code::TOO_LARGE, message)
 }
 
 #[cfg(test)]
@@ -137,8 +137,8 @@ mod tests {
     use crate::plugin::counters::PluginCounters;
     use crate::plugin::interests::Hooks;
     use crate::plugin::settings::Limits;
+    use crate::wasm::capabilities::Capabilities;
     use crate::wasm::output::{Log, LogBudget};
-    use crate::wasm::outside::Outside;
 
     /// An instance that is being configured, of the plugin with these counters.
     fn configuring(counters: &Arc<PluginCounters>) -> State {
@@ -217,7 +217,7 @@ mod tests {
         state.event.hook = Hook::Message;
         assert_eq!(refused(state.ask()), code::NOT_IN_THIS_HOOK);
 
-        let mut outside = Outside::default();
+        let mut outside = Capabilities::default();
         outside.values = false;
         state.outside = Arc::new(outside);
         assert_eq!(state.get("k".into()), None);

@@ -129,7 +129,7 @@ fn what_may_be_added_and_what_would_break_plugins() {
 fn a_plugin_of_the_released_interface_loads_and_works() {
     for wasm in [module("guest_frozen_0_1.wasm"), component("guest_frozen_0_1.wasm")] {
         let refused = start(&wasm, "[config]\nmode = 'refuse'").map(drop).unwrap_err();
-        assert!(refused.sentence().contains("told to refuse"), "{refused}");
+        assert!(refused.message().contains("told to refuse"), "{refused}");
 
         let started = || start(&wasm, "").map_err(|error| error.to_string()).unwrap();
         let mut frozen: Running = started();

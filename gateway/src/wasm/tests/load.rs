@@ -14,7 +14,7 @@ fn check(refused: Result<impl Sized, LoadError>, code: LoadCode, words: &[&str])
     let Err(error) = refused else { panic!("{code} expected, but it loads") };
     assert_eq!(error.code(), code, "{error}");
     for word in words {
-        assert!(error.sentence().contains(word), "{word:?} in: {error}");
+        assert!(error.message().contains(word), "{word:?} in: {error}");
     }
 }
 
@@ -204,8 +204,8 @@ fn what_reaches_out_of_the_plugin_is_not_offered() {
         ("wasi:cli/stdin@0.3.0", "plugins have clocks, random numbers, output"),
         ("acme:db/query@1.0.0", "plugins have clocks, random numbers, output"),
     ] {
-        let sentence = format!("imports {interface}, which is not offered: ");
-        check(load(&importing(interface), ""), LoadCode::ImportNotOffered, &[&sentence, words]);
+        let message = format!("imports {interface}, which is not offered: ");
+        check(load(&importing(interface), ""), LoadCode::ImportNotOffered, &[&message, words]);
     }
 }
 

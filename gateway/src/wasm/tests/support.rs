@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::plugin::counters::PluginCounters;
-use crate::plugin::event::{Client, Goodbye, Hello, Kind, Message};
+use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message};
 use crate::plugin::failure::{Failure, FailurePolicy};
 use crate::plugin::load::{Factory, LoadError, Loader as _};
 use crate::plugin::settings::Settings;
@@ -127,13 +127,13 @@ pub(super) fn message(protocol: Protocol, kind: Kind, payload: &[u8]) -> Message
     }
 }
 
-pub(super) fn hello(protocol: Protocol, token: &str) -> Hello {
+pub(super) fn hello(protocol: Protocol, token: &str) -> ConnectEvent {
     let (now, at) = (1_000_000, 1_000_000);
-    Hello { client: client(protocol), token: token.into(), data: Bytes::new(), now, at }
+    ConnectEvent { client: client(protocol), token: token.into(), data: Bytes::new(), now, at }
 }
 
-pub(super) fn goodbye(duration: u64) -> Goodbye {
-    Goodbye {
+pub(super) fn goodbye(duration: u64) -> DisconnectEvent {
+    DisconnectEvent {
         client: client(Protocol::CentrifugeJson),
         code: 3000,
         reason: "bye".into(),

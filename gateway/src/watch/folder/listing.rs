@@ -53,41 +53,41 @@ impl Listing {
             }
             if let Some(seen) = judge.look(settings) {
                 listing.files.insert(settings.clone(), seen);
-                let sentence = format!(
+                let message = format!(
                     "has the settings of a plugin, and {plugin} is not there: put it beside them, or take them out"
                 );
-                listing.misfit(settings, Meant::Settings, LoadCode::NoModule, sentence);
+                listing.misfit(settings, Meant::Settings, LoadCode::NoModule, message);
             }
         }
         for name in &names.misnamed {
-            let sentence = format!(
+            let message = format!(
                 "is named almost like a plugin or its settings: rename it to {}.wasm or .toml, in small letters, or take it \
                  out",
                 stem(name)
             );
-            listing.misfit(name, Meant::Misnamed, LoadCode::Misnamed, sentence);
+            listing.misfit(name, Meant::Misnamed, LoadCode::Misnamed, message);
         }
         for name in &names.folders {
             let Ok(target) = root.join(&**name).canonicalize() else { continue };
             let is_used = judge.linked.borrow().iter().any(|file| file.starts_with(&target));
             if target != *root && !is_used && holds_plugins(&target) {
-                let sentence = "is a folder with plugins in it, which are not looked at: put them into the plugin folder itself, \
+                let message = "is a folder with plugins in it, which are not looked at: put them into the plugin folder itself, \
                                 or link to them from there";
-                listing.misfit(&format!("{name}/"), Meant::Folder, LoadCode::SubFolder, sentence.into());
+                listing.misfit(&format!("{name}/"), Meant::Folder, LoadCode::SubFolder, message.into());
             }
         }
         if let Some(first) = &names.beyond {
-            let sentence = format!(
+            let message = format!(
                 "is one of more than {PLUGINS_MAX} plugin files in the folder: it and those that come after it are not looked \
                  at. Take out what does not belong there"
             );
-            listing.misfit(first, Meant::Misnamed, LoadCode::TooMany, sentence);
+            listing.misfit(first, Meant::Misnamed, LoadCode::TooMany, message);
         }
         listing
     }
 
-    fn misfit(&mut self, file: &str, meant: Meant, code: LoadCode, sentence: String) {
-        let error = LoadError::new(code, sentence);
+    fn misfit(&mut self, file: &str, meant: Meant, code: LoadCode, message: String) {
+        let error = LoadError::new(code, message);
         let left = LeftOut { file: file.into(), meant, error, settings: None, fresh: true };
         self.misfits.insert(file.into(), left);
     }

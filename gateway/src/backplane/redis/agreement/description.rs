@@ -134,8 +134,8 @@ impl Description {
         for table in keys(a_tables).chain(keys(b_tables).filter(|table| a_tables.get(table).is_none())) {
             match (a_tables.get(table), b_tables.get(table)) {
                 (Some(a), Some(b)) => compare(a, b, |rule, a, b| {
-                    let unit = if rule.ends_with("_ttl") { " ms" } else { "" };
-                    differ(Subject::Rules, format!("{table}.{rule}: {b}{unit} there, {a}{unit} here"));
+                    let shard = if rule.ends_with("_ttl") { " ms" } else { "" };
+                    differ(Subject::Rules, format!("{table}.{rule}: {b}{shard} there, {a}{shard} here"));
                 }),
                 (Some(_), None) => differ(Subject::Rules, format!("{table}: only here")),
                 _ => differ(Subject::Rules, format!("{table}: only there")),

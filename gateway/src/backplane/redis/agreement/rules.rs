@@ -191,18 +191,18 @@ pub(in crate::backplane::redis) struct Rules {
     differs: AtomicBool,
     publication_bytes_max: AtomicUsize,
     /// The generation by which each lane has something under way.
-    lanes: Box<[AtomicU64]>,
+    pipelines: Box<[AtomicU64]>,
 }
 
 impl Rules {
-    pub(super) fn new(config: &Config, lanes: usize) -> Self {
+    pub(super) fn new(config: &Config, pipelines: usize) -> Self {
         let effective = Effective::of(config, &[], &BTreeMap::new());
         Self {
             publication_bytes_max: AtomicUsize::new(effective.publication_bytes_max),
             effective: RwLock::new(Arc::new(effective)),
             generation: AtomicU64::new(1),
             differs: AtomicBool::new(false),
-            lanes: (0..lanes).map(|_| AtomicU64::new(IDLE)).collect(),
+            pipelines: (0..pipelines).map(|_| AtomicU64::new(IDLE)).collect(),
         }
     }
 
@@ -213,10 +213,10 @@ impl Rules {
     }
 
     /// A lane begins to send something: what it has to go by.
-    pub(in crate::backplane::redis) fn begin(&self, lane: usize) -> Option<Arc<Effective>> {
+    pub(in crate::backplane::redis) fn begin(&self, pipeline: usize) -> Option<Arc<Effective>> {
         loop {
             let generation = self.generation.load(Ordering::SeqCst);
-            self.lanes[lane].store(generation, Ordering::SeqCst);
+            self.pipelines[pipeline].store(generation, Ordering::SeqCst);
             // Whoever has changed it meanwhile may not have seen this lane.
             if self.generation.load(Ordering::SeqCst) == generation {
                 return self.now();
@@ -225,13 +225,13 @@ impl Rules {
     }
 
     /// A lane has nothing under way any more.
-    pub(in crate::backplane::redis) fn end(&self, lane: usize) {
-        self.lanes[lane].store(IDLE, Ordering::SeqCst);
+    pub(in crate::backplane::redis) fn end(&self, pipeline: usize) {
+        self.pipelines[pipeline].store(IDLE, Ordering::SeqCst);
     }
 
     /// Whether nothing is under way that was begun before a generation.
     pub(super) fn are_applied(&self, generation: u64) -> bool {
-        self.lanes.iter().all(|lane| lane.load(Ordering::SeqCst) >= generation)
+        self.pipelines.iter().all(|pipeline| pipeline.load(Ordering::SeqCst) >= generation)
     }
 
     /// Other rules count from now on. Their generation, and whether streams begin anew by them.

@@ -11,22 +11,22 @@ fn channel(name: &str) -> Channel {
 }
 
 fn interest(channels_max: usize) -> Interest {
-    Interest::new(channels_max, Arc::new(Places::new(&[])), 1)
+    Interest::new(channels_max, Arc::new(SlotMap::new(&[])), 1)
 }
 
-fn announce(interest: &Interest, worker: usize, name: &str, link: Option<u64>) -> Announced {
-    interest.announce(worker, &channel(name), link, Asker::Connection(7, 1), LATER)
+fn announce(interest: &Interest, worker: usize, name: &str, link: Option<u64>) -> Added {
+    interest.add(worker, &channel(name), link, ReplyTo::Connection(7, 1), LATER)
 }
 
 #[test]
 fn whoever_comes_before_the_confirmation_waits_for_it_and_whoever_comes_after_does_not() {
     let interest = interest(9);
-    assert!(matches!(announce(&interest, 0, "a", Some(1)), Announced::Waits));
-    assert!(matches!(announce(&interest, 1, "a", Some(1)), Announced::Waits));
+    assert!(matches!(announce(&interest, 0, "a", Some(1)), Added::Waits));
+    assert!(matches!(announce(&interest, 1, "a", Some(1)), Added::Waits));
     assert_eq!(interest.take_changes(0, 1, 9), (vec![channel("a")], vec![]), "subscribed to once");
     let (waiters, again) = interest.confirm(&channel("a"), 1);
     assert_eq!((waiters.len(), again), (2, false));
-    assert!(matches!(announce(&interest, 2, "a", Some(1)), Announced::Already));
+    assert!(matches!(announce(&interest, 2, "a", Some(1)), Added::Already));
     assert_eq!(interest.workers(&channel("a"), None), 0b111);
 }
 
@@ -36,13 +36,13 @@ fn the_last_who_goes_ends_the_subscription_and_somebody_who_comes_meanwhile_begi
     announce(&interest, 0, "a", Some(1));
     interest.take_changes(0, 1, 9);
     interest.confirm(&channel("a"), 1);
-    interest.renounce(0, &channel("a"));
+    interest.remove(0, &channel("a"));
     assert_eq!(interest.take_changes(0, 1, 9), (vec![], vec![channel("a")]));
-    assert!(matches!(announce(&interest, 0, "a", Some(1)), Announced::Waits), "it is being left");
+    assert!(matches!(announce(&interest, 0, "a", Some(1)), Added::Waits), "it is being left");
     interest.left(&channel("a"));
     assert_eq!(interest.take_changes(0, 1, 9), (vec![channel("a")], vec![]));
     interest.confirm(&channel("a"), 1);
-    interest.renounce(0, &channel("a"));
+    interest.remove(0, &channel("a"));
     interest.take_changes(0, 1, 9);
     interest.left(&channel("a"));
     assert_eq!(interest.channels(), 0);
@@ -53,7 +53,7 @@ fn coming_and_going_between_two_batches_costs_nothing() {
     let interest = interest(9);
     for _ in 0..100 {
         announce(&interest, 0, "a", None);
-        interest.renounce(0, &channel("a"));
+        interest.remove(0, &channel("a"));
     }
     assert_eq!(interest.take_changes(0, 1, 9), (vec![], vec![]));
     assert_eq!(interest.channels(), 0);
@@ -110,7 +110,7 @@ fn whoever_goes_while_redis_is_asked_is_not_forgotten_there() {
     let interest = interest(9);
     announce(&interest, 0, "a", None);
     assert_eq!(interest.take_changes(0, 1, 9).0.len(), 1);
-    interest.renounce(0, &channel("a"));
+    interest.remove(0, &channel("a"));
     interest.confirm(&channel("a"), 1);
     assert_eq!(interest.take_changes(0, 1, 9), (vec![], vec![channel("a")]));
 }
@@ -120,7 +120,7 @@ fn without_a_link_channels_without_subscribers_are_forgotten() {
     let interest = interest(2);
     announce(&interest, 0, "a", None);
     announce(&interest, 0, "b", None);
-    interest.renounce(0, &channel("a"));
+    interest.remove(0, &channel("a"));
     interest.sweep(0);
     assert_eq!(interest.channels(), 1);
     assert_eq!(interest.take_changes(0, 1, 9), (vec![channel("b")], vec![]));
@@ -130,8 +130,8 @@ fn without_a_link_channels_without_subscribers_are_forgotten() {
 fn channels_are_bounded() {
     let interest = interest(1);
     announce(&interest, 0, "a", Some(1));
-    assert!(matches!(announce(&interest, 0, "b", Some(1)), Announced::Full));
-    assert!(matches!(announce(&interest, 1, "a", Some(1)), Announced::Waits));
+    assert!(matches!(announce(&interest, 0, "b", Some(1)), Added::Full));
+    assert!(matches!(announce(&interest, 1, "a", Some(1)), Added::Waits));
 }
 
 #[test]
@@ -139,14 +139,14 @@ fn channels_that_are_on_their_way_out_take_no_room_of_those_that_come() {
     let interest = interest(2);
     for name in ["a", "b"] {
         announce(&interest, 0, name, Some(1));
-        interest.renounce(0, &channel(name));
+        interest.remove(0, &channel(name));
     }
     assert_eq!(interest.channels(), 2, "redis has not heard of it");
     for name in ["c", "d"] {
-        assert!(matches!(announce(&interest, 0, name, Some(1)), Announced::Waits));
+        assert!(matches!(announce(&interest, 0, name, Some(1)), Added::Waits));
     }
-    assert!(matches!(announce(&interest, 0, "a", Some(1)), Announced::Full), "two have subscribers");
-    interest.renounce(0, &channel("c"));
-    assert!(matches!(announce(&interest, 0, "a", Some(1)), Announced::Waits));
-    assert!(matches!(announce(&interest, 1, "a", Some(1)), Announced::Waits));
+    assert!(matches!(announce(&interest, 0, "a", Some(1)), Added::Full), "two have subscribers");
+    interest.remove(0, &channel("c"));
+    assert!(matches!(announce(&interest, 0, "a", Some(1)), Added::Waits));
+    assert!(matches!(announce(&interest, 1, "a", Some(1)), Added::Waits));
 }

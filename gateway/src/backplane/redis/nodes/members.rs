@@ -7,13 +7,13 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::oneshot;
 
-use super::estate::{Estate, STEP};
 use super::name;
-use crate::backplane::redis::link::call;
+use super::takeover::{STEP, Takeover};
 use crate::backplane::redis::request::What;
+use crate::backplane::redis::server_connection::call;
 use crate::backplane::redis::status::Cause;
 use crate::backplane::redis::{Redis, presence};
-use crate::backplane::{Answer, Asked, Asker};
+use crate::backplane::{Outcome, ReplyTo, Response};
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Member;
 
@@ -38,7 +38,7 @@ enum End {
     Failed,
 }
 
-impl Estate<'_> {
+impl Takeover<'_> {
     /// Takes the members out of their channels and tells who is left there. `None` if the claim is lost.
     pub(super) async fn members_leave(
         &self,
@@ -61,8 +61,8 @@ impl Estate<'_> {
                 for (name, answer, channel) in asked {
                     match self.end(&channel, answer, &mut left.members).await {
                         End::Done => done.push(name),
-                        End::Away(unit) => {
-                            left.away.insert(unit);
+                        End::Away(shard) => {
+                            left.away.insert(shard);
                         }
                         End::Failed => left.failed = true,
                     }
@@ -79,18 +79,18 @@ impl Estate<'_> {
     }
 
     /// Asks for some of the members in a channel.
-    fn ask(&self, channel: &Channel) -> Result<oneshot::Receiver<Answer>, End> {
-        let unit = self.shared.places.of(channel);
-        if self.shared.units[unit].status.link().is_none() {
-            return Err(End::Away(unit));
+    fn ask(&self, channel: &Channel) -> Result<oneshot::Receiver<Response>, End> {
+        let shard = self.shared.slot_map.shard_of(channel);
+        if self.shared.shards[shard].status.link().is_none() {
+            return Err(End::Away(shard));
         }
         let (sender, answer) = oneshot::channel();
         let what = What::Take { channel: channel.clone(), node: self.node.into() };
         let at = self.shared.clock.now().at;
         let backplane = Redis { shared: self.shared.clone() };
-        match backplane.ask::<Vec<Arc<Member>>>(what, Asker::Task(sender), at) {
-            Asked::Later => Ok(answer),
-            Asked::Now(_) => Err(End::Failed),
+        match backplane.ask::<Vec<Arc<Member>>>(what, ReplyTo::Task(sender), at) {
+            Outcome::Pending => Ok(answer),
+            Outcome::Ready(_) => Err(End::Failed),
         }
     }
 
@@ -98,7 +98,7 @@ impl Estate<'_> {
     async fn end(
         &self,
         channel: &Channel,
-        mut answer: Result<oneshot::Receiver<Answer>, End>,
+        mut answer: Result<oneshot::Receiver<Response>, End>,
         members: &mut usize,
     ) -> End {
         let backplane = Redis { shared: self.shared.clone() };
@@ -108,10 +108,10 @@ impl Estate<'_> {
                 Ok(answer) => answer.await,
                 Err(end) => return end,
             };
-            let Ok(Answer::Present(Ok(taken))) = taken else { return End::Failed };
+            let Ok(Response::Present(Ok(taken))) = taken else { return End::Failed };
             *members += taken.len();
             if told {
-                taken.iter().for_each(|member| backplane.come_or_go(channel, member, false));
+                taken.iter().for_each(|member| backplane.broadcast_presence(channel, member, false));
             }
             if taken.len() < presence::TAKEN_MAX {
                 return End::Done;

@@ -8,7 +8,7 @@ use redis::{Value, pipe};
 use tokio::time::sleep;
 
 use super::{REFUSED_PAUSE, every, gone, pause_if_refused, send};
-use crate::backplane::redis::link::{Link, call};
+use crate::backplane::redis::server_connection::{ServerConnection, call};
 use crate::backplane::redis::status::Cause;
 use crate::backplane::redis::{Shared, nodes};
 use crate::protocol::channel::Channel;
@@ -24,8 +24,11 @@ const PAGE: usize = 1000;
 const RENEWAL: Duration = Duration::from_secs(5);
 
 /// Keeps the list until the link to home fails.
-pub(in crate::backplane::redis) async fn keep_list(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
-    let Some(mut connection) = link.lanes.first().cloned() else { return gone() };
+pub(in crate::backplane::redis) async fn keep_list(
+    shared: Arc<Shared>,
+    link: Arc<ServerConnection>,
+) -> Cause {
+    let Some(mut connection) = link.connections.first().cloned() else { return gone() };
     let list = shared.keys.presence_of(&nodes::name(shared.node));
     let mut renewals = every(RENEWAL);
     loop {

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::LISTED_MAX;
 use super::present::{Due, Listed, Present, Write};
 use crate::backplane::TOO_MANY_MEMBERS;
-use crate::backplane::redis::places::Places;
+use crate::backplane::redis::slots::SlotMap;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
@@ -29,7 +29,7 @@ type Shard = HashMap<Channel, Present>;
 pub(in crate::backplane::redis) struct Presence {
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
-    places: Arc<Places>,
+    slot_map: Arc<SlotMap>,
     /// One for each server, and the last one for the list.
     queues: Box<[Queue]>,
     /// How often the list was taken for lost.
@@ -66,11 +66,11 @@ impl Presence {
     pub(super) const SHARDS: usize = SHARDS;
 
     /// For so many servers.
-    pub(in crate::backplane::redis) fn new(places: Arc<Places>, servers: usize) -> Self {
+    pub(in crate::backplane::redis) fn new(slot_map: Arc<SlotMap>, servers: usize) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
-            places,
+            slot_map,
             queues: (0..=servers).map(|_| Queue::default()).collect(),
             losses: AtomicU64::new(0),
             strangers: Notify::new(),
@@ -133,7 +133,7 @@ impl Presence {
         let queue = match present.due() {
             Due::Nothing => return,
             Due::List | Due::Forget => self.list(),
-            Due::Write => self.places.of(channel),
+            Due::Write => self.slot_map.shard_of(channel),
         };
         if present.queued.replace(queue) != Some(queue) {
             let queue = &self.queues[queue];
@@ -180,7 +180,7 @@ impl Presence {
                 continue;
             }
             present.queued = None;
-            if present.due() == Due::Write && self.places.of(&channel) == server {
+            if present.due() == Due::Write && self.slot_map.shard_of(&channel) == server {
                 let write = present.write(&channel);
                 members += write.concerned.len();
                 batch.writes.push(write);
@@ -230,7 +230,7 @@ impl Presence {
             another
         };
         if another {
-            self.write_anew_at(|channel| self.places.of(channel) == server);
+            self.write_anew_at(|channel| self.slot_map.shard_of(channel) == server);
         }
         self.suspect_strangers();
     }
@@ -262,17 +262,17 @@ impl Presence {
     /// The list has a channel: what lies there of this node goes if nobody is known to be in it.
     pub(super) fn know(&self, channel: &Channel) {
         let mut shard = self.shard(channel);
-        if let Entry::Vacant(place) = shard.entry(channel.clone()) {
-            self.queue(channel, place.insert(Present::new(Listed::Yes)));
+        if let Entry::Vacant(shard_index) = shard.entry(channel.clone()) {
+            self.queue(channel, shard_index.insert(Present::new(Listed::Yes)));
         }
     }
 
     /// The channels of a shard and a server about which nothing is to be done.
     pub(super) fn quiet_in(&self, shard: usize, server: usize) -> Vec<Channel> {
         let shard = lock(&self.shards[shard % SHARDS]);
-        let quiet = shard
-            .iter()
-            .filter(|(channel, present)| present.due() == Due::Nothing && self.places.of(channel) == server);
+        let quiet = shard.iter().filter(|(channel, present)| {
+            present.due() == Due::Nothing && self.slot_map.shard_of(channel) == server
+        });
         quiet.map(|(channel, _)| channel.clone()).collect()
     }
 
@@ -296,7 +296,7 @@ impl Presence {
             return;
         }
         self.sweep_queue(server, |channel, present| {
-            let concerned = self.places.of(channel) == server && !present.is_under_way();
+            let concerned = self.slot_map.shard_of(channel) == server && !present.is_under_way();
             if concerned && present.members.is_empty() {
                 return false;
             }
@@ -360,8 +360,8 @@ impl Presence {
 impl Batch<'_> {
     /// The server has answered. `written` tells by its place in the batch whether it has carried a write out.
     pub(super) fn answered(mut self, written: impl Fn(usize) -> bool) {
-        for (place, write) in std::mem::take(&mut self.writes).iter().enumerate() {
-            self.presence.answered(write, written(place));
+        for (shard_index, write) in std::mem::take(&mut self.writes).iter().enumerate() {
+            self.presence.answered(write, written(shard_index));
         }
     }
 }

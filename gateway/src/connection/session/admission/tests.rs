@@ -13,13 +13,13 @@ use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::memory::Memory;
 use crate::config::Config;
 use crate::connection::event::Ending;
-use crate::connection::local::Local;
+use crate::connection::worker_state::WorkerState;
 use crate::connection_id::ConnectionIds;
 use crate::hub::Hub;
-use crate::hub::peer::Peer;
+use crate::hub::connection_handle::ConnectionHandle;
+use crate::plugin::async_pool::AsyncInstances;
 use crate::plugin::counters::PluginCounters;
-use crate::plugin::elsewhere::Elsewhere;
-use crate::plugin::event::{Client, Goodbye, Message};
+use crate::plugin::event::{Client, DisconnectEvent, Message};
 use crate::plugin::failure::{Cause, Failure, FailurePolicy};
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
@@ -45,7 +45,7 @@ impl Plugin for Idle {
         &self.0
     }
 
-    fn on_connect(&mut self, _: &Hello, _: &mut Vec<PluginEffect>) -> Result<ConnectVerdict, Failure> {
+    fn on_connect(&mut self, _: &ConnectEvent, _: &mut Vec<PluginEffect>) -> Result<ConnectVerdict, Failure> {
         panic!("it is asked elsewhere")
     }
 
@@ -53,15 +53,15 @@ impl Plugin for Idle {
         Ok(Verdict::Next)
     }
 
-    fn on_disconnect(&mut self, _: &Goodbye, _: &mut Vec<PluginEffect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, _: &DisconnectEvent, _: &mut Vec<PluginEffect>) -> Result<(), Failure> {
         Ok(())
     }
 }
 
 struct Elsewhen(Arc<Mutex<Vec<String>>>);
 
-impl Elsewhere for Elsewhen {
-    fn on_connect(&self, hello: Arc<Hello>, _: Duration) -> Answering {
+impl AsyncInstances for Elsewhen {
+    fn on_connect(&self, hello: Arc<ConnectEvent>, _: Duration) -> PendingVerdict {
         self.0.lock().unwrap().push(hello.token.to_string());
         Box::pin(std::future::pending())
     }
@@ -76,14 +76,14 @@ impl Factory for Asked {
         &self.about
     }
 
-    fn elsewhere(&self, _: &Arc<PluginCounters>) -> Option<Arc<dyn Elsewhere>> {
+    fn elsewhere(&self, _: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
         Some(Arc::new(Elsewhen(self.tokens.clone())))
     }
 }
 
 /// A worker with one client and a chain of two plugins that are asked elsewhere.
 struct World {
-    local: Rc<Local>,
+    worker: Rc<WorkerState>,
     session: Session,
     tokens: Arc<Mutex<Vec<String>>>,
     at: Duration,
@@ -97,10 +97,10 @@ impl World {
         let ids = ConnectionIds::new(7);
         let inboxes: Arc<[_]> = Arc::new([Arc::new(Inbox::new(1000))]);
         let backplane = Arc::new(Memory::new(inboxes, ids, &config.memory, 7));
-        let local = Rc::new(Local::new(0, config, Hub::new(ids), backplane, Metrics::new(1)));
+        let worker = Rc::new(WorkerState::new(0, config, Hub::new(ids), backplane, Metrics::new(1)));
         let id = ids.id(1, 1);
         let protocol = Protocol::CentrifugeJson;
-        let peer = Rc::new(Peer::new(1, id.clone(), protocol, 1 << 20, &local.unflushed));
+        let handle = Rc::new(ConnectionHandle::new(1, id.clone(), protocol, 1 << 20, &worker.unflushed));
         let client = Client {
             number: 1,
             id,
@@ -110,10 +110,10 @@ impl World {
             headers: Arc::new([]),
             attributes: BTreeMap::new(),
         };
-        local.metrics().opened("test", client.address);
+        worker.metrics().opened("test", client.address);
         let now = Now { at: Duration::ZERO, unix: 1_700_000_000_000 };
-        let session = Session::new(local.clone(), peer, client, now, 0);
-        let mut world = Self { local, session, tokens: Arc::default(), at: Duration::ZERO, generation: 0 };
+        let session = Session::new(worker.clone(), handle, client, now, 0);
+        let mut world = Self { worker, session, tokens: Arc::default(), at: Duration::ZERO, generation: 0 };
         world.swap();
         world
     }
@@ -142,7 +142,7 @@ impl World {
         };
         let chain = Chain::new(self.generation, names.iter().map(|name| link(name)).collect());
         let (taken, _) = tokio::sync::oneshot::channel();
-        self.local.take(self.now(), Delivery::Chain(Box::new(chain), taken));
+        self.worker.handle(self.now(), Delivery::Chain(Box::new(chain), taken));
     }
 
     fn now(&self) -> Now {
@@ -161,7 +161,7 @@ impl World {
     }
 
     fn answer(&mut self, verdict: Result<ConnectVerdict, Failure>) {
-        let answered = Answered { verdict, effects: Vec::new(), usage: Usage::default() };
+        let answered = AsyncVerdict { verdict, effects: Vec::new(), usage: Usage::default() };
         self.session.answered(&mut Turn::at(self.now(), u32::MAX), answered);
     }
 
@@ -200,11 +200,11 @@ fn commands_that_came_along_run_when_the_client_is_admitted() {
     let mut world = World::new();
     let subscribe = r#"{"id":2,"subscribe":{"channel":"chat:1"}}"#;
     world.receive(&format!("{CONNECT}\n{subscribe}"));
-    assert_eq!(world.local.metrics.subscriptions(), 0);
+    assert_eq!(world.worker.metrics.subscriptions(), 0);
     world.accept("42");
-    assert_eq!(world.local.metrics.subscriptions(), 0, "the second plugin has not answered");
+    assert_eq!(world.worker.metrics.subscriptions(), 0, "the second plugin has not answered");
     world.answer(Ok(ConnectVerdict::Pass));
-    assert_eq!(world.local.metrics.subscriptions(), 1);
+    assert_eq!(world.worker.metrics.subscriptions(), 1);
     assert!(!world.session.is_closed());
 }
 
@@ -274,7 +274,7 @@ fn a_client_that_refreshes_stays_and_asks_once_at_a_time() {
     assert_eq!(world.asked(), (3, true));
     assert!(!world.session.is_suspended(), "it goes on meanwhile");
     world.receive(r#"{"id":3,"subscribe":{"channel":"chat:1"}}"#);
-    assert_eq!(world.local.metrics.subscriptions(), 1);
+    assert_eq!(world.worker.metrics.subscriptions(), 1);
     world.receive(r#"{"id":4,"refresh":{"token":"v"}}"#);
     assert_eq!(world.asked(), (3, false), "one at a time");
     world.accept("42");

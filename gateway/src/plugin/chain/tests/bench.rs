@@ -55,7 +55,11 @@ impl Plugin for Scripted {
         &self.1
     }
 
-    fn on_connect(&mut self, hello: &Hello, effects: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+    fn on_connect(
+        &mut self,
+        hello: &ConnectEvent,
+        effects: &mut Vec<Effect>,
+    ) -> Result<ConnectVerdict, Failure> {
         let attributes = hello.client.attributes.keys().cloned().collect::<Vec<_>>().join(",");
         Ok(match self.step(format!("connect {}[{attributes}]", hello.client.user), effects)? {
             Step::Connect(verdict) => verdict,
@@ -71,7 +75,7 @@ impl Plugin for Scripted {
         })
     }
 
-    fn on_disconnect(&mut self, goodbye: &Goodbye, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         self.step(format!("disconnect {}", goodbye.code), effects).map(|_| ())
     }
 
@@ -209,19 +213,24 @@ impl Bench {
     }
 
     pub(super) fn connect(&mut self) -> Admission {
-        let hello =
-            Hello { client: client(), token: "t".into(), data: Bytes::new(), now: self.now, at: self.now };
-        let mut judging = Judging::new(hello, Duration::from_secs(1));
-        let judged = self.chain.judge(&mut judging);
+        let hello = ConnectEvent {
+            client: client(),
+            token: "t".into(),
+            data: Bytes::new(),
+            now: self.now,
+            at: self.now,
+        };
+        let mut judging = Authentication::new(hello, Duration::from_secs(1));
+        let judged = self.chain.authenticate(&mut judging);
         self.effects = judging.effects;
         match judged {
-            Judged::Done(admission) => admission,
-            Judged::Waits(_) => panic!("no plugin is asked elsewhere"),
+            Authenticated::Done(admission) => admission,
+            Authenticated::Waits(_) => panic!("no plugin is asked elsewhere"),
         }
     }
 
     pub(super) fn disconnect(&mut self) {
-        let goodbye = Goodbye {
+        let goodbye = DisconnectEvent {
             client: client(),
             code: 3000,
             reason: "".into(),

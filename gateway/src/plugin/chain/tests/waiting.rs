@@ -2,19 +2,19 @@
 
 use super::bench::Script;
 use super::*;
-use crate::plugin::elsewhere::{Answered, Answering, Elsewhere};
+use crate::plugin::async_pool::{AsyncInstances, AsyncVerdict, PendingVerdict};
 
 /// Says at once what it is to say, to those who look.
 struct Away;
 
-impl Elsewhere for Away {
-    fn on_connect(&self, _: Arc<Hello>, _: Duration) -> Answering {
+impl AsyncInstances for Away {
+    fn on_connect(&self, _: Arc<ConnectEvent>, _: Duration) -> PendingVerdict {
         Box::pin(async { answer() })
     }
 }
 
-fn answer() -> Answered {
-    Answered { verdict: Ok(ConnectVerdict::Pass), effects: Vec::new(), usage: Usage::default() }
+fn answer() -> AsyncVerdict {
+    AsyncVerdict { verdict: Ok(ConnectVerdict::Pass), effects: Vec::new(), usage: Usage::default() }
 }
 
 /// A plugin of which `waits` says whether it is asked elsewhere.
@@ -32,8 +32,8 @@ impl Factory for Waiting {
         self.factory.about()
     }
 
-    fn elsewhere(&self, _: &Arc<PluginCounters>) -> Option<Arc<dyn Elsewhere>> {
-        self.waits.then(|| Arc::new(Away) as Arc<dyn Elsewhere>)
+    fn elsewhere(&self, _: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
+        self.waits.then(|| Arc::new(Away) as Arc<dyn AsyncInstances>)
     }
 }
 
@@ -66,9 +66,9 @@ impl World {
     }
 }
 
-fn hello() -> Judging {
-    let hello = Hello { client: client(), token: "t".into(), data: Bytes::new(), now: 1, at: 1 };
-    Judging::new(hello, Duration::from_secs(1))
+fn hello() -> Authentication {
+    let hello = ConnectEvent { client: client(), token: "t".into(), data: Bytes::new(), now: 1, at: 1 };
+    Authentication::new(hello, Duration::from_secs(1))
 }
 
 #[test]
@@ -76,10 +76,10 @@ fn who_waits_goes_on_behind_the_plugin_that_has_answered() {
     for (after, asked) in [("aWb", "b"), ("Wab", "ab"), ("Wb", "b"), ("aWcb", "bc")] {
         let mut world = World::default();
         let mut judging = hello();
-        assert!(matches!(world.chain("aWb").judge(&mut judging), Judged::Waits(_)));
+        assert!(matches!(world.chain("aWb").authenticate(&mut judging), Authenticated::Waits(_)));
         assert_eq!(world.asked(), "a");
-        let judged = world.chain(after).judge_on(1, &mut judging, answer());
-        assert!(matches!(judged, Judged::Done(Admission::Undecided)), "{after}");
+        let judged = world.chain(after).authentication_answered(1, &mut judging, answer());
+        assert!(matches!(judged, Authenticated::Done(Admission::Undecided)), "{after}");
         assert_eq!(world.asked(), asked, "{after}");
     }
 }
@@ -89,14 +89,14 @@ fn no_plugin_is_passed_by_because_it_moved_or_came_meanwhile() {
     for after in ["baWc", "anWb", "abn"] {
         let mut world = World::default();
         let mut judging = hello();
-        assert!(matches!(world.chain("aWb").judge(&mut judging), Judged::Waits(_)));
+        assert!(matches!(world.chain("aWb").authenticate(&mut judging), Authenticated::Waits(_)));
         world.asked();
         let mut chain = world.chain(after);
-        let mut judged = chain.judge_on(1, &mut judging, answer());
-        if matches!(judged, Judged::Waits(_)) {
-            judged = chain.judge_on(1, &mut judging, answer());
+        let mut judged = chain.authentication_answered(1, &mut judging, answer());
+        if matches!(judged, Authenticated::Waits(_)) {
+            judged = chain.authentication_answered(1, &mut judging, answer());
         }
-        assert!(matches!(judged, Judged::Done(Admission::Undecided)), "{after}");
+        assert!(matches!(judged, Authenticated::Done(Admission::Undecided)), "{after}");
         let mut expected: Vec<char> = after.chars().filter(char::is_ascii_lowercase).collect();
         expected.sort_unstable();
         assert_eq!(world.asked(), expected.into_iter().collect::<String>(), "{after}");
@@ -107,13 +107,16 @@ fn no_plugin_is_passed_by_because_it_moved_or_came_meanwhile() {
 fn a_way_does_not_begin_again_for_ever() {
     let mut world = World::default();
     let mut judging = hello();
-    assert!(matches!(world.chain("W").judge(&mut judging), Judged::Waits(_)));
+    assert!(matches!(world.chain("W").authenticate(&mut judging), Authenticated::Waits(_)));
     for names in ["aW", "baW", "cbaW"] {
         assert!(
-            matches!(world.chain(names).judge_on(1, &mut judging, answer()), Judged::Waits(_)),
+            matches!(
+                world.chain(names).authentication_answered(1, &mut judging, answer()),
+                Authenticated::Waits(_)
+            ),
             "{names}"
         );
     }
-    let judged = world.chain("dcbaW").judge_on(1, &mut judging, answer());
-    assert!(matches!(judged, Judged::Done(Admission::Failed)), "the client is to come back");
+    let judged = world.chain("dcbaW").authentication_answered(1, &mut judging, answer());
+    assert!(matches!(judged, Authenticated::Done(Admission::Failed)), "the client is to come back");
 }

@@ -132,7 +132,7 @@ async fn a_file_that_was_turned_away_is_not_taken_because_the_wanted_version_can
     bench.apply("a=A2 b=B2").await;
     assert_eq!(bench.trace(), "closed", "also when something else changes");
     let unread = Err(LoadError::new(LoadCode::Unreadable, "cannot be read").passing());
-    bench.registry.apply(vec![Found { wasm: unread, ..found("a=A2") }]).await;
+    bench.registry.apply(vec![PluginFile { wasm: unread, ..found("a=A2") }]).await;
     past.readable("A1", true);
     bench.registry.tend().await.unwrap();
     assert_eq!(bench.trace(), "A1");
@@ -315,7 +315,7 @@ async fn five_versions_are_kept_and_nothing_else_stays_on_the_disk() {
 async fn half_a_file_is_not_worth_a_word_until_it_stays_half() {
     let bench = Bench::new();
     bench.apply("a=A").await;
-    let half = |fresh| vec![Found { fresh, ..found("a=bad") }, Found { fresh, ..found("b=bad") }];
+    let half = |fresh| vec![PluginFile { fresh, ..found("a=bad") }, PluginFile { fresh, ..found("b=bad") }];
     let applied = bench.registry.apply(half(true)).await;
     assert_eq!((applied.refused, applied.loads.refused), (vec![], vec![]));
     assert_eq!(bench.trace(), "A");
@@ -325,6 +325,6 @@ async fn half_a_file_is_not_worth_a_word_until_it_stays_half() {
     // What no half file can be is said at once.
     let mut file = found("a=A");
     file.wasm = Err(LoadError::new(LoadCode::TooLarge, "is too large"));
-    let applied = bench.registry.apply(vec![Found { fresh: true, ..file }]).await;
+    let applied = bench.registry.apply(vec![PluginFile { fresh: true, ..file }]).await;
     assert_eq!(applied.loads.refused, [LoadCode::TooLarge]);
 }

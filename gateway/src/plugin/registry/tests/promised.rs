@@ -7,8 +7,8 @@ fn closed(bench: &Bench) -> Vec<String> {
 }
 
 /// A file whose settings are these.
-fn with_settings(file: &str, settings: &'static str) -> Found {
-    Found { settings: Some(Ok(Bytes::from_static(settings.as_bytes()))), ..found(file) }
+fn with_settings(file: &str, settings: &'static str) -> PluginFile {
+    PluginFile { settings: Some(Ok(Bytes::from_static(settings.as_bytes()))), ..found(file) }
 }
 
 fn left_out(file: &str, meant: Meant) -> LeftOut {
@@ -77,7 +77,7 @@ async fn taking_it_out_opens_its_place() {
 async fn half_a_file_keeps_a_place_closed() {
     let bench = Bench::new();
     bench.apply("a=bad").await;
-    bench.registry.apply(vec![Found { fresh: true, ..found("a=bad") }]).await;
+    bench.registry.apply(vec![PluginFile { fresh: true, ..found("a=bad") }]).await;
     assert_eq!(bench.trace(), "closed");
 }
 
@@ -95,10 +95,10 @@ async fn settings_that_can_be_read_may_leave_the_place_open() {
     }
     let bench = Bench::new();
     let unreadable = Some(Err(LoadError::new(LoadCode::Unreadable, "cannot be read")));
-    bench.registry.apply(vec![Found { settings: unreadable, ..found("a=A") }]).await;
+    bench.registry.apply(vec![PluginFile { settings: unreadable, ..found("a=A") }]).await;
     assert_eq!(closed(&bench), ["a.wasm unreadable"]);
     assert!(
-        bench.registry.closed()[0].error.sentence.contains("has settings in a.toml, which cannot be read")
+        bench.registry.closed()[0].error.message.contains("has settings in a.toml, which cannot be read")
     );
 }
 

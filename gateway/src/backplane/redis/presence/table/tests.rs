@@ -8,13 +8,13 @@ use crate::config::RedisServer;
 /// What stands for whatever a server takes at once.
 const ALL: usize = 99_999;
 
-fn places(servers: u16) -> Arc<Places> {
+fn slot_map(servers: u16) -> Arc<SlotMap> {
     let server = |port| RedisServer { tls: false, host: "10.0.0.5".into(), port, database: 0 };
-    Arc::new(Places::new(&(1..=servers).map(server).collect::<Vec<_>>()))
+    Arc::new(SlotMap::new(&(1..=servers).map(server).collect::<Vec<_>>()))
 }
 
 fn presence(servers: u16) -> Presence {
-    Presence::new(places(servers), usize::from(servers))
+    Presence::new(slot_map(servers), usize::from(servers))
 }
 
 fn channel(name: &str) -> Channel {
@@ -188,7 +188,7 @@ fn a_server_that_is_another_one_is_told_everything_and_the_others_nothing() {
     let mut written = Vec::new();
     for server in 0..3 {
         let batch = presence.take(server, ALL, ALL);
-        assert!(batch.writes.iter().all(|write| presence.places.of(&write.channel) == server));
+        assert!(batch.writes.iter().all(|write| presence.slot_map.shard_of(&write.channel) == server));
         written.push(batch.writes.len());
         batch.answered(|_| true);
     }
@@ -237,7 +237,7 @@ fn while_a_server_is_away_only_who_is_there_is_remembered() {
         }
     }
     presence.take_list(ALL).done();
-    let at_one = |room: &&Channel| presence.places.of(room) == 1;
+    let at_one = |room: &&Channel| presence.slot_map.shard_of(room) == 1;
     all.iter().filter(at_one).for_each(|room| presence.leave(room, &member("stays elsewhere", "")));
     presence.sweep(1);
     let known: usize = presence.shards.iter().map(|shard| lock(shard).len()).sum();

@@ -42,9 +42,9 @@ fn user(client: &str) -> String {
 }
 
 impl<'a> Scene<'a> {
-    fn roll(&mut self, sides: u64) -> u64 {
+    fn roll(&mut self, shard_queues: u64) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.random) % sides
+        mix(self.random) % shard_queues
     }
 
     fn carry_out(&mut self, write: &Write) {
@@ -69,11 +69,11 @@ impl<'a> Scene<'a> {
         let Some(batch) = self.batches[server].take() else { return };
         let fate = if well { 0 } else { self.roll(4) };
         let carried: Vec<bool> = (0..batch.writes.len()).map(|_| fate < 2 || self.roll(2) == 0).collect();
-        for place in (0..batch.writes.len()).filter(|place| carried[*place]) {
-            self.carry_out(&batch.writes[place]);
+        for shard_index in (0..batch.writes.len()).filter(|shard_index| carried[*shard_index]) {
+            self.carry_out(&batch.writes[shard_index]);
         }
         if fate != 1 {
-            batch.answered(|place| carried[place]);
+            batch.answered(|shard_index| carried[shard_index]);
         }
     }
 
@@ -92,8 +92,8 @@ impl<'a> Scene<'a> {
     fn server_loses_everything(&mut self, server: usize) {
         self.end_batch(server, false);
         let presence = self.presence;
-        self.members.retain(|channel, _| presence.places.of(channel) != server);
-        self.users.retain(|channel, _| presence.places.of(channel) != server);
+        self.members.retain(|channel, _| presence.slot_map.shard_of(channel) != server);
+        self.users.retain(|channel, _| presence.slot_map.shard_of(channel) != server);
         self.servers += 1;
         presence.begin(server, &self.servers.to_string());
     }
@@ -144,7 +144,7 @@ impl<'a> Scene<'a> {
                 self.list_everything();
             }
             97 => self.look(),
-            98 => presence.write_anew_at(|channel| presence.places.of(channel) == server),
+            98 => presence.write_anew_at(|channel| presence.slot_map.shard_of(channel) == server),
             _ => presence.compare(&channel, 1, 1),
         }
     }

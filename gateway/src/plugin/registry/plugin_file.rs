@@ -11,7 +11,7 @@ use crate::plugin::load::{LoadCode, LoadError};
 
 /// A plugin file and the settings file beside it, as they were read.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct PluginFile {
     /// Where the plugin file is.
     pub path: PathBuf,
     /// Its name within the folder, with the extension.
@@ -56,13 +56,13 @@ pub enum Meant {
 #[derive(Debug, Clone, Default)]
 pub struct Contents {
     /// The plugins, in the order of their names.
-    pub found: Vec<Found>,
+    pub found: Vec<PluginFile>,
     /// What was meant to be one.
     pub left_out: Vec<LeftOut>,
 }
 
-impl From<Vec<Found>> for Contents {
-    fn from(found: Vec<Found>) -> Self {
+impl From<Vec<PluginFile>> for Contents {
+    fn from(found: Vec<PluginFile>) -> Self {
         Self { found, left_out: Vec::new() }
     }
 }
@@ -98,10 +98,10 @@ pub struct Digest {
 
 impl Digest {
     /// Of a plugin file and its settings. A file that could not be read is told apart by why.
-    pub(super) fn of(found: &Found) -> Self {
+    pub(super) fn of(found: &PluginFile) -> Self {
         let hash = |bytes: &Result<Bytes, LoadError>| match bytes {
             Ok(bytes) => Sha256::digest(bytes),
-            Err(error) => Sha256::digest(error.sentence()),
+            Err(error) => Sha256::digest(error.message()),
         };
         Self {
             wasm: hash(&found.wasm).into(),
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn either_file_makes_another_version() {
-        let found = |wasm: &'static str, settings: Option<&'static str>| Found {
+        let found = |wasm: &'static str, settings: Option<&'static str>| PluginFile {
             path: PathBuf::new(),
             file: "a.wasm".into(),
             wasm: Ok(Bytes::from_static(wasm.as_bytes())),

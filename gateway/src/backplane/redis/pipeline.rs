@@ -9,12 +9,12 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::agreement::rules::Effective;
-use super::asking::TOO_FEW_REPLICAS;
-use super::link::{Link, cause, is_elsewhere, is_of_server, refusal};
+use super::dispatch::TOO_FEW_REPLICAS;
 use super::request::{Refusal, Request, What};
+use super::server_connection::{ServerConnection, cause, is_elsewhere, is_of_server, refusal};
 use super::status::Cause;
 use super::{Shared, presence};
-use crate::backplane::{Answer, Asker, Published, Repeat, Top, find_room};
+use crate::backplane::{Published, Repeat, ReplyTo, Response, Top, find_room};
 use crate::protocol::code::ReplyError;
 use crate::telemetry::backplane::Trouble;
 
@@ -31,8 +31,13 @@ const REPLICAS_WAIT_MAX: Duration = Duration::from_millis(400);
 const MOVING: Duration = Duration::from_millis(20);
 
 /// Carries requests of one place until the queue is closed.
-pub(super) async fn run(shared: Arc<Shared>, place: usize, index: usize, mut queue: mpsc::Receiver<Request>) {
-    let mut links = shared.units[place].links.subscribe();
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    shard_index: usize,
+    index: usize,
+    mut queue: mpsc::Receiver<Request>,
+) {
+    let mut links = shared.shards[shard_index].links.subscribe();
     let (mut batch, mut held) = (Vec::new(), Vec::new());
     loop {
         if held.is_empty() {
@@ -57,17 +62,17 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize, index: usize, mut que
                 shared.clock.instant(until).into(),
                 links.wait_for(|link| {
                     let waits = |request: &Request| {
-                        request.what.needs_redis() && shared.place_of(&request.what) == place
+                        request.what.needs_redis() && shared.shard_index_of(&request.what) == shard_index
                     };
                     link.is_some() || !batch.iter().any(waits)
                 }),
             );
             waited.await.ok().and_then(Result::ok).and_then(|link| link.clone())
         };
-        forward(&shared, place, &mut batch);
+        forward(&shared, shard_index, &mut batch);
         match link {
             Some(link) => {
-                let using = place * shared.config.connections + index;
+                let using = shard_index * shared.config.connections + index;
                 let rules = shared.agreement.rules.begin(using);
                 held = send_in_parts(&shared, index, &link, &mut batch, rules.as_deref()).await;
                 shared.agreement.rules.end(using);
@@ -81,24 +86,24 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize, index: usize, mut que
 fn give_back(shared: &Shared, held: &mut Vec<Request>) {
     let at = shared.clock.now().at;
     for request in held.extract_if(.., |request| request.until <= at) {
-        shared.fail(request.asker, &request.what, "its slot was moved for too long");
+        shared.fail(request.reply_to, &request.what, "its slot was moved for too long");
     }
 }
 
 /// What has another place by now goes there.
-fn forward(shared: &Shared, place: usize, batch: &mut Vec<Request>) {
-    if !shared.places.are_moving() {
+fn forward(shared: &Shared, shard_index: usize, batch: &mut Vec<Request>) {
+    if !shared.slot_map.are_moving() {
         return;
     }
-    for request in batch.extract_if(.., |request| shared.place_of(&request.what) != place) {
-        shared.put(request);
+    for request in batch.extract_if(.., |request| shared.shard_index_of(&request.what) != shard_index) {
+        shared.dispatch(request);
     }
 }
 
 /// Without Redis this node goes on alone: its own subscribers get what has no history, neither here nor at other gateways.
 fn alone(shared: &Shared, batch: &mut Vec<Request>) {
     let rules = shared.agreement.rules.now();
-    for Request { mut what, asker, .. } in batch.drain(..) {
+    for Request { mut what, reply_to, .. } in batch.drain(..) {
         if let Some(rules) = &rules {
             rules.adapt(&mut what);
         }
@@ -110,14 +115,14 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
                     && let Err(error) =
                         find_room(&shared.inboxes, shared.interest.workers(channel, None), message.len())
                 {
-                    shared.answer(asker, Answer::Published(Err(error)));
+                    shared.answer(reply_to, Response::Published(Err(error)));
                     continue;
                 }
                 let topic = What::topic(to.as_ref(), &shared.keys);
                 shared.received(topic.as_bytes(), &message.into());
-                shared.answer(asker, Answer::Published(Ok(Published::default())));
+                shared.answer(reply_to, Response::Published(Ok(Published::default())));
             }
-            what => shared.fail(asker, &what, "redis was away for too long"),
+            what => shared.fail(reply_to, &what, "redis was away for too long"),
         }
     }
 }
@@ -127,7 +132,7 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
 async fn send_in_parts(
     shared: &Shared,
     index: usize,
-    link: &Link,
+    link: &ServerConnection,
     batch: &mut Vec<Request>,
     rules: Option<&Effective>,
 ) -> Vec<Request> {
@@ -145,9 +150,9 @@ async fn send_in_parts(
         if !held.is_empty() {
             // Nothing overtakes what is held.
             held.append(batch);
-        } else if shared.units[link.unit].status.link() != Some(link.number) {
-            for Request { what, asker, .. } in batch.drain(..) {
-                shared.fail(asker, &what, "the link has ended");
+        } else if shared.shards[link.shard].status.link() != Some(link.number) {
+            for Request { what, reply_to, .. } in batch.drain(..) {
+                shared.fail(reply_to, &what, "the link has ended");
             }
         }
     }
@@ -158,7 +163,7 @@ async fn send_in_parts(
 async fn send(
     shared: &Shared,
     index: usize,
-    link: &Link,
+    link: &ServerConnection,
     batch: &mut Vec<Request>,
     rules: Option<&Effective>,
 ) -> Vec<Request> {
@@ -187,12 +192,12 @@ async fn send(
         pipeline.cmd("WAIT").arg(wanted).arg(wait.as_millis() as u64);
         count += 1;
     }
-    let Some(mut connection) = link.lanes.get(index).cloned() else { return held };
-    let unit = &shared.units[link.unit];
+    let Some(mut connection) = link.connections.get(index).cloned() else { return held };
+    let shard = &shared.shards[link.shard];
     let publishes = batch.iter().any(|request| matches!(request.what, What::Publish { .. }));
     if publishes {
         // Whoever leaves the server meanwhile has to know of it, whatever becomes of the answer.
-        unit.has_published(shared.clock.now().at);
+        shard.has_published(shared.clock.now().at);
     }
     let sent = timeout(shared.config.timeout, connection.send_packed_commands(&pipeline, 0, count));
     let mut replies = match sent.await {
@@ -202,25 +207,25 @@ async fn send(
                 Ok(Ok(_)) => Cause::new(Trouble::Silent, "answers are missing"),
                 Ok(Err(error)) => cause(&error),
                 Err(_) => {
-                    shared.units[link.unit].doubt.notify_one();
+                    shared.shards[link.shard].doubt.notify_one();
                     Cause::new(Trouble::Silent, "no answer to a command")
                 }
             };
-            give_up(shared, batch, &shared.units[link.unit].status.sentence(&cause));
+            give_up(shared, batch, &shared.shards[link.shard].status.sentence(&cause));
             return held;
         }
     };
     // By now others may have been told from when on the streams of another server count.
-    let counts = unit.status.link() == Some(link.number);
+    let counts = shard.status.link() == Some(link.number);
     if publishes && counts {
-        unit.has_published(shared.clock.now().at);
+        shard.has_published(shared.clock.now().at);
     }
     let replicas = if wanted > 0 { replies.pop().map_or(0, |reply| acknowledged(&reply)) } else { 0 };
     for (request, reply) in batch.drain(..).zip(replies) {
         if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
             held.push(request);
         } else {
-            settle(shared, link, request, reply, Known { replicas, counts });
+            complete(shared, link, request, reply, Known { replicas, counts });
         }
     }
     if !held.is_empty() {
@@ -230,18 +235,24 @@ async fn send(
 }
 
 /// Where this gateway has published the same before, at a server that is used no more.
-fn published_elsewhere(shared: &Shared, link: &Link, what: &What) -> Option<Top> {
+fn published_elsewhere(shared: &Shared, link: &ServerConnection, what: &What) -> Option<Top> {
     let (channel, once) = what.once()?;
     shared.repeats.elsewhere(channel, &once.key, &link.server, shared.clock.now().at)
 }
 
 /// What only this gateway knows of a publication with an idempotency key. One that too few replicas have is not remembered: if it
 /// is lost, whoever repeats it wants it to be published.
-fn judge_repeat(shared: &Shared, link: &Link, what: &What, published: &mut Published, enough: bool) {
+fn mark_repeat(
+    shared: &Shared,
+    link: &ServerConnection,
+    what: &What,
+    published: &mut Published,
+    enough: bool,
+) {
     let Some((channel, once)) = what.once() else { return };
     let at = shared.clock.now().at;
     match published.repeat {
-        Some(Repeat::Unsure) if !shared.units[link.unit].was_replaced_within(once.ttl, at) => {
+        Some(Repeat::Unsure) if !shared.shards[link.shard].was_replaced_within(once.ttl, at) => {
             published.repeat = None;
         }
         Some(Repeat::Lost) => {
@@ -275,26 +286,26 @@ struct Known {
     counts: bool,
 }
 
-fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, known: Known) {
+fn complete(shared: &Shared, link: &ServerConnection, request: Request, reply: Value, known: Known) {
     let Known { replicas, counts } = known;
     let enough = u64::from(request.what.replicas()) <= replicas;
     let mut read = request.what.read(reply);
-    if let Ok(Answer::Published(Ok(published))) = &mut read {
-        judge_repeat(shared, link, &request.what, published, enough);
+    if let Ok(Response::Published(Ok(published))) = &mut read {
+        mark_repeat(shared, link, &request.what, published, enough);
     }
     match read {
-        Ok(Answer::Published(Ok(_))) if !counts => {
+        Ok(Response::Published(Ok(_))) if !counts => {
             let why = "the link has ended before the answer came";
-            shared.fail_in_doubt(request.asker, &request.what, why);
+            shared.fail_in_doubt(request.reply_to, &request.what, why);
         }
         Ok(answer) if !enough => {
             shared.metrics.too_few_replicas(replicas);
-            let answer = match request.asker {
+            let answer = match request.reply_to {
                 // For the log this is no loss.
-                Asker::Nobody => answer,
+                ReplyTo::Nobody => answer,
                 _ => request.what.failed(ReplyError::INTERNAL.because(TOO_FEW_REPLICAS)),
             };
-            shared.answer(request.asker, answer);
+            shared.answer(request.reply_to, answer);
         }
         Ok(answer) => {
             if let What::Recover { channel, .. } = &request.what
@@ -304,26 +315,26 @@ fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, known: K
                 return shared.recover(request);
             }
             let answer = match (&request.what, answer) {
-                (What::Presence { channel, bytes_max, .. }, Answer::Present(Ok(elsewhere))) => {
-                    Answer::Present(presence::together(shared, channel, elsewhere, *bytes_max))
+                (What::Presence { channel, bytes_max, .. }, Response::Present(Ok(elsewhere))) => {
+                    Response::Present(presence::together(shared, channel, elsewhere, *bytes_max))
                 }
                 (_, answer) => answer,
             };
-            shared.answer(request.asker, answer);
+            shared.answer(request.reply_to, answer);
         }
         Err(Refusal::Server(code, detail)) => {
             let cause = refusal(&code, &detail);
             if is_of_server(&code) {
-                let unit = &shared.units[link.unit];
-                unit.status.suspect(cause.clone());
-                unit.doubt.notify_one();
+                let shard = &shared.shards[link.shard];
+                shard.status.suspect(cause.clone());
+                shard.doubt.notify_one();
             }
-            let why = shared.units[link.unit].status.sentence(&cause);
-            shared.fail(request.asker, &request.what, &why);
+            let why = shared.shards[link.shard].status.sentence(&cause);
+            shared.fail(request.reply_to, &request.what, &why);
         }
         Err(Refusal::Nonsense) => {
             shared.fail_in_doubt(
-                request.asker,
+                request.reply_to,
                 &request.what,
                 "redis answered with something else than the scripts do",
             );
@@ -333,7 +344,7 @@ fn settle(shared: &Shared, link: &Link, request: Request, reply: Value, known: K
 
 /// Nobody knows which of these Redis has carried out.
 fn give_up(shared: &Shared, batch: &mut Vec<Request>, why: &str) {
-    for Request { what, asker, .. } in batch.drain(..) {
-        shared.fail_in_doubt(asker, &what, why);
+    for Request { what, reply_to, .. } in batch.drain(..) {
+        shared.fail_in_doubt(reply_to, &what, why);
     }
 }

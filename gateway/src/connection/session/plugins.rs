@@ -15,11 +15,11 @@ use crate::telemetry::metrics::DecisionOutcome;
 
 impl Session {
     pub(super) fn ask(&mut self, now: Now, mut ask: Ask) -> Event {
-        let metrics = self.local.metrics();
+        let metrics = self.worker.metrics();
         metrics.command(ask.kind);
-        let mut chain = self.local.chain.borrow_mut();
+        let mut chain = self.worker.chain.borrow_mut();
         let payload = std::mem::take(&mut ask.payload);
-        let explain = &self.local.explain;
+        let explain = &self.worker.explain;
         let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow()) } else { None };
         let mut explained = None;
         let decision = if picked.is_some() || chain.wants(ask.kind) {
@@ -69,9 +69,9 @@ impl Session {
     /// Keeps an explanation, and sends it to the client if that asked and may.
     pub(super) fn explain(&mut self, trace: Trace, reply: bool) {
         if reply {
-            self.plugin_effects.extend(explanation(&self.peer.id, &trace));
+            self.plugin_effects.extend(explanation(&self.handle.id, &trace));
         }
-        self.local.explain.keep(Arc::new(trace));
+        self.worker.explain.keep(Arc::new(trace));
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::signal::Signal;
-use crate::backplane::Answer;
+use crate::backplane::Response;
 use crate::outbound::{Outbound, Pushed};
 use crate::protocol::Protocol;
 
@@ -27,7 +27,7 @@ pub trait Socket: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Socket for T {}
 
 /// See the module. Shared by the connection's driver, the hub and the flusher of one worker.
-pub struct Peer {
+pub struct ConnectionHandle {
     /// Unique in this process.
     pub number: u64,
     /// The id that clients know.
@@ -44,7 +44,7 @@ pub struct Peer {
     waker: RefCell<Waker>,
     signals: RefCell<VecDeque<Signal>>,
     /// What the backplane has answered, with the tickets of the questions.
-    answers: RefCell<VecDeque<(u32, Answer)>>,
+    answers: RefCell<VecDeque<(u32, Response)>>,
     dirty: Cell<bool>,
     /// Whether it stands among those for which much waits.
     backlogged: Cell<bool>,
@@ -59,10 +59,10 @@ pub struct Peer {
 /// sockets once, instead of waking a task for each. And those whose sockets did not take it.
 #[derive(Default)]
 pub struct Unflushed {
-    peers: RefCell<Vec<Rc<Peer>>>,
+    handles: RefCell<Vec<Rc<ConnectionHandle>>>,
     flusher: RefCell<Option<Waker>>,
     held: Cell<bool>,
-    backlog: RefCell<Vec<Rc<Peer>>>,
+    backlog: RefCell<Vec<Rc<ConnectionHandle>>>,
     /// Bytes that wait for a client from which on it counts among those for which much does.
     much: usize,
     /// Told when there is a backlog.
@@ -86,13 +86,13 @@ impl Unflushed {
     }
 
     /// Waits until there is something to flush, then takes it.
-    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Vec<Rc<Peer>>> {
-        let mut peers = self.peers.borrow_mut();
-        if peers.is_empty() || self.held.get() {
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Vec<Rc<ConnectionHandle>>> {
+        let mut handles = self.handles.borrow_mut();
+        if handles.is_empty() || self.held.get() {
             *self.flusher.borrow_mut() = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        Poll::Ready(std::mem::take(&mut *peers))
+        Poll::Ready(std::mem::take(&mut *handles))
     }
 
     /// Has what is pushed from now on wait until this is dropped.
@@ -107,29 +107,29 @@ impl Unflushed {
     }
 
     /// The connections for which much waits and how many bytes that is, the most first.
-    pub fn backlog(&self) -> Vec<(usize, Rc<Peer>)> {
+    pub fn backlog(&self) -> Vec<(usize, Rc<ConnectionHandle>)> {
         let mut all = Vec::new();
-        self.backlog.borrow_mut().retain(|peer| {
-            let waiting = peer.outbound.pending();
+        self.backlog.borrow_mut().retain(|handle| {
+            let waiting = handle.outbound.pending();
             let much = waiting > 0 && waiting >= self.much;
             if much {
-                all.push((waiting, peer.clone()));
+                all.push((waiting, handle.clone()));
             }
-            peer.backlogged.set(much);
+            handle.backlogged.set(much);
             much
         });
         all.sort_unstable_by_key(|(waiting, _)| Reverse(*waiting));
         all
     }
 
-    fn add(&self, peer: &Rc<Peer>) {
-        self.peers.borrow_mut().push(peer.clone());
+    fn add(&self, handle: &Rc<ConnectionHandle>) {
+        self.handles.borrow_mut().push(handle.clone());
         self.wake();
     }
 
     fn wake(&self) {
         if !self.held.get()
-            && !self.peers.borrow().is_empty()
+            && !self.handles.borrow().is_empty()
             && let Some(flusher) = self.flusher.borrow_mut().take()
         {
             flusher.wake();
@@ -137,8 +137,8 @@ impl Unflushed {
     }
 }
 
-impl Peer {
-    /// A peer without a socket.
+impl ConnectionHandle {
+    /// A handle without a socket.
     pub fn new(
         number: u64,
         id: Arc<str>,
@@ -229,13 +229,13 @@ impl Peer {
     }
 
     /// Hands the connection an answer of the backplane and wakes its driver.
-    pub fn answer(&self, ticket: u32, answer: Answer) {
-        self.answers.borrow_mut().push_back((ticket, answer));
+    pub fn answer(&self, request_id: u32, answer: Response) {
+        self.answers.borrow_mut().push_back((request_id, answer));
         self.waker.borrow().wake_by_ref();
     }
 
     /// Takes what the backplane has answered first.
-    pub fn take_answer(&self) -> Option<(u32, Answer)> {
+    pub fn take_answer(&self) -> Option<(u32, Response)> {
         self.answers.borrow_mut().pop_front()
     }
 

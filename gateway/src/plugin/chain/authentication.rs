@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::Chain;
 use crate::clock::Clock;
+use crate::plugin::async_pool::{AsyncVerdict, PendingVerdict};
 use crate::plugin::breaker::Pass;
-use crate::plugin::elsewhere::{Answered, Answering};
-use crate::plugin::event::{Client, Hello};
+use crate::plugin::event::{Client, ConnectEvent};
 use crate::plugin::failure::FailurePolicy;
 use crate::plugin::link::Link;
 use crate::plugin::trace::{Observer as _, Told, Trace};
@@ -19,10 +19,10 @@ const BEGINNINGS_MAX: u32 = 3;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Judging {
-    hello: Arc<Hello>,
+pub struct Authentication {
+    hello: Arc<ConnectEvent>,
     /// What the next plugin sees: with the identity that an earlier one accepted.
-    seen: Arc<Hello>,
+    seen: Arc<ConnectEvent>,
     accepted: Option<Box<Identity>>,
     /// The link to be asked next.
     next: usize,
@@ -48,16 +48,16 @@ pub struct Judging {
 
 /// Where the way has come to.
 #[must_use]
-pub enum Judged {
+pub enum Authenticated {
     /// To its end.
     Done(Admission),
     /// To a plugin that is asked elsewhere: go on with [`Chain::judge_on`] when there is an answer.
-    Waits(Answering),
+    Waits(PendingVerdict),
 }
 
-impl Judging {
+impl Authentication {
     /// At the beginning of a chain.
-    pub fn new(hello: Hello, patience: Duration) -> Self {
+    pub fn new(hello: ConnectEvent, patience: Duration) -> Self {
         let hello = Arc::new(hello);
         let (seen, effects) = (hello.clone(), Vec::new());
         Self {
@@ -80,7 +80,7 @@ impl Judging {
     /// With an explanation, of a `connect` or a `refresh`.
     #[must_use]
     pub fn explained(mut self, kind: &'static str, clock: Clock) -> Self {
-        let Hello { client, now, .. } = &*self.hello;
+        let ConnectEvent { client, now, .. } = &*self.hello;
         self.trace = Some(Box::new(Trace::of_client(kind, client, *now, self.generation, clock)));
         self
     }
@@ -133,7 +133,7 @@ impl Chain {
     ///
     /// A plugin sees the identity that an earlier one accepted: the last accept wins, and a refusal ends the chain.
     /// Effects that were recorded before a refusal stay in `judging`.
-    pub fn judge(&mut self, judging: &mut Judging) -> Judged {
+    pub fn authenticate(&mut self, judging: &mut Authentication) -> Authenticated {
         if judging.generation != self.generation {
             judging.generation = self.generation;
             judging.trace.iter_mut().for_each(|trace| trace.begin_again(self.generation));
@@ -151,7 +151,7 @@ impl Chain {
                     judging.pass = pass;
                     judging.asked = Some(link.shared_name());
                     judging.passed = self.links[..judging.next].iter().map(Link::shared_name).collect();
-                    return Judged::Waits(question);
+                    return Authenticated::Waits(question);
                 }
                 Some(Err(policy)) => Err(policy),
                 None => link.on_connect(&judging.seen, &mut judging.effects),
@@ -161,10 +161,10 @@ impl Chain {
                 trace.answered(link, &judging.effects[before..], Told::Connect(&verdict, None));
             }
             if let Some(end) = judging.take(verdict) {
-                return Judged::Done(end);
+                return Authenticated::Done(end);
             }
         }
-        Judged::Done(match judging.accepted.take() {
+        Authenticated::Done(match judging.accepted.take() {
             Some(identity) => Admission::Accepted(identity),
             None if judging.doubtful => Admission::Doubtful,
             None => Admission::Undecided,
@@ -177,7 +177,12 @@ impl Chain {
     /// that plugin in the new chain: whoever waits is not asked about again each time something is dropped. If the plugin
     /// is not there any more, its answer is of no use; and if one stands before it now that has not been asked, the way would
     /// pass that one by. Then the new chain is asked from its beginning, a few times; after that the client is to come back.
-    pub fn judge_on(&mut self, now: u64, judging: &mut Judging, answered: Answered) -> Judged {
+    pub fn authentication_answered(
+        &mut self,
+        now: u64,
+        judging: &mut Authentication,
+        answered: AsyncVerdict,
+    ) -> Authenticated {
         if judging.generation != self.generation {
             let asked = judging.asked.take();
             let place = self.links.iter().position(|link| Some(link.name()) == asked.as_deref());
@@ -185,9 +190,9 @@ impl Chain {
             let is_left_out = |link: &Link| link.interests().hooks.on_connect && !was_passed(link);
             let Some(place) = place.filter(|place| !self.links[..*place].iter().any(is_left_out)) else {
                 return if judging.begin_again() {
-                    self.judge(judging)
+                    self.authenticate(judging)
                 } else {
-                    Judged::Done(Admission::Failed)
+                    Authenticated::Done(Admission::Failed)
                 };
             };
             judging.next = place;
@@ -201,9 +206,9 @@ impl Chain {
                 trace.answered(link, &judging.effects[before..], Told::Connect(&verdict, Some(usage)));
             }
             if let Some(end) = judging.take(verdict) {
-                return Judged::Done(end);
+                return Authenticated::Done(end);
             }
         }
-        self.judge(judging)
+        self.authenticate(judging)
     }
 }

@@ -12,7 +12,7 @@ pub(super) const SLOTS: u16 = 16_384;
 
 /// The server of each slot, as its place in the list.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct SlotMap {
     /// `None` if there is only one server.
     slots: Option<Box<[AtomicU8]>>,
     /// Whether slots move from one server to another.
@@ -21,14 +21,14 @@ pub(super) struct Places {
     home: u16,
 }
 
-impl Places {
+impl SlotMap {
     /// Independent servers, at most 256: each slot has the one that it weighs most with.
     pub(super) fn new(servers: &[RedisServer]) -> Self {
         let names: Vec<u64> =
             servers.iter().map(|server| fnv(&format!("{server}/{}", server.database))).collect();
         let heaviest = |slot: u16| {
-            let place = (0..names.len()).max_by_key(|place| weight(names[*place], slot));
-            AtomicU8::new(place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0))
+            let shard_index = (0..names.len()).max_by_key(|shard_index| weight(names[*shard_index], slot));
+            AtomicU8::new(shard_index.and_then(|shard_index| u8::try_from(shard_index).ok()).unwrap_or(0))
         };
         let slots = (servers.len() > 1).then(|| (0..SLOTS).map(heaviest).collect());
         Self { slots, moving: false, home: slot(Keys::HOME) }
@@ -51,7 +51,7 @@ impl Places {
     }
 
     /// Where everything of a channel is. What is for users and connections is at home: any node may have them.
-    pub(super) fn of(&self, channel: &Channel) -> usize {
+    pub(super) fn shard_of(&self, channel: &Channel) -> usize {
         match (&self.slots, channel.target()) {
             (None, _) => 0,
             (Some(slots), Target::Channel) => at(slots, slot(channel.as_str())),
@@ -60,30 +60,30 @@ impl Places {
     }
 
     /// Where is what all nodes need.
-    pub(super) fn home(&self) -> usize {
+    pub(super) fn shared_shard(&self) -> usize {
         self.slots.as_ref().map_or(0, |slots| at(slots, self.home))
     }
 
     /// Who has a slot.
-    pub(super) fn of_slot(&self, slot: u16) -> usize {
+    pub(super) fn shard_of_slot(&self, slot: u16) -> usize {
         self.slots.as_ref().map_or(0, |slots| at(slots, slot))
     }
 
     /// The lowest slot of a server: [`tag`](Self::tag) of 0 is in it.
-    pub(super) fn lowest(&self, place: usize) -> Option<u16> {
-        (0..SLOTS).find(|slot| self.of_slot(*slot) == place)
+    pub(super) fn lowest_slot(&self, shard_index: usize) -> Option<u16> {
+        (0..SLOTS).find(|slot| self.shard_of_slot(*slot) == shard_index)
     }
 
     /// A slot has another server from now on.
-    pub(super) fn put(&self, slot: u16, place: u8) {
+    pub(super) fn assign(&self, slot: u16, shard_index: u8) {
         if let Some(slots) = &self.slots {
-            slots[usize::from(slot)].store(place, Ordering::Release);
+            slots[usize::from(slot)].store(shard_index, Ordering::Release);
         }
     }
 
     /// A hash tag for what a server has to have whatever else it has. Different numbers give different ones.
-    pub(super) fn tag(&self, place: usize, number: u64) -> String {
-        let owned: Vec<u16> = (0..SLOTS).filter(|slot| self.of_slot(*slot) == place).collect();
+    pub(super) fn tag(&self, shard_index: usize, number: u64) -> String {
+        let owned: Vec<u16> = (0..SLOTS).filter(|slot| self.shard_of_slot(*slot) == shard_index).collect();
         let chosen = owned.get((super::mix(number) % owned.len().max(1) as u64) as usize);
         // One number of 16384 is in the slot.
         let in_slot =
@@ -167,23 +167,23 @@ mod tests {
     #[test]
     fn channels_are_spread_evenly_and_stay_where_they_are_when_a_server_comes_or_goes() {
         let three = servers(&[1, 2, 3]);
-        let places = Places::new(&three);
-        for place in 0..3 {
-            let share = channels().filter(|channel| places.of(channel) == place).count();
+        let slot_map = SlotMap::new(&three);
+        for shard_index in 0..3 {
+            let share = channels().filter(|channel| slot_map.shard_of(channel) == shard_index).count();
             assert!((850..1150).contains(&share), "{share} of 3000");
         }
         let two = servers(&[3, 1]);
-        let fewer = Places::new(&two);
+        let fewer = SlotMap::new(&two);
         for channel in channels() {
-            let before = &three[places.of(&channel)];
-            assert!(before.port == 2 || two[fewer.of(&channel)] == *before, "{channel:?} has moved");
+            let before = &three[slot_map.shard_of(&channel)];
+            assert!(before.port == 2 || two[fewer.shard_of(&channel)] == *before, "{channel:?} has moved");
         }
     }
 
     #[test]
     fn the_place_of_a_channel_never_changes() {
-        let places = Places::new(&servers(&[1, 2, 3]));
-        let found: Vec<_> = channels().take(16).map(|channel| places.of(&channel)).collect();
+        let slot_map = SlotMap::new(&servers(&[1, 2, 3]));
+        let found: Vec<_> = channels().take(16).map(|channel| slot_map.shard_of(&channel)).collect();
         assert_eq!(
             found,
             [2, 0, 0, 2, 0, 2, 0, 1, 2, 2, 2, 0, 0, 2, 2, 2],
@@ -193,32 +193,32 @@ mod tests {
 
     #[test]
     fn what_is_for_users_and_connections_is_where_all_nodes_look() {
-        let places = Places::new(&servers(&[1, 2, 3]));
+        let slot_map = SlotMap::new(&servers(&[1, 2, 3]));
         for name in ["#42", "#43", "#44", "@6c1f"] {
-            assert_eq!(places.of(&Channel::parse(name).unwrap()), places.home());
+            assert_eq!(slot_map.shard_of(&Channel::parse(name).unwrap()), slot_map.shared_shard());
         }
-        assert_eq!(Places::new(&servers(&[1])).home(), 0);
+        assert_eq!(SlotMap::new(&servers(&[1])).shared_shard(), 0);
     }
 
     #[test]
     fn a_tag_lies_where_it_is_wanted() {
-        let places = Places::of_cluster();
+        let slot_map = SlotMap::of_cluster();
         for number in 5_000..6_000 {
-            places.put(number, 1);
+            slot_map.assign(number, 1);
         }
         for number in 1..20 {
-            assert!((5_000..6_000).contains(&slot(&places.tag(1, number))));
-            assert!(!(5_000..6_000).contains(&slot(&places.tag(0, number))));
+            assert!((5_000..6_000).contains(&slot(&slot_map.tag(1, number))));
+            assert!(!(5_000..6_000).contains(&slot(&slot_map.tag(0, number))));
         }
-        assert_ne!(places.tag(1, 1), places.tag(1, 2), "one that was refused is not tried for ever");
+        assert_ne!(slot_map.tag(1, 1), slot_map.tag(1, 2), "one that was refused is not tried for ever");
         for lowest in [5_000, 17] {
-            places.put(lowest, 1);
+            slot_map.assign(lowest, 1);
             assert_eq!(
-                (places.lowest(1), slot(&places.tag(1, 0))),
+                (slot_map.lowest_slot(1), slot(&slot_map.tag(1, 0))),
                 (Some(lowest), lowest),
                 "all find the same"
             );
         }
-        assert_eq!(places.lowest(2), None);
+        assert_eq!(slot_map.lowest_slot(2), None);
     }
 }

@@ -16,10 +16,10 @@ use super::name;
 use crate::backplane::inbox::Delivery;
 use crate::backplane::redis::Shared;
 use crate::backplane::redis::clients::record::{self, Record};
-use crate::backplane::redis::link::{Link, call};
+use crate::backplane::redis::server_connection::{ServerConnection, call};
 use crate::backplane::redis::status::Cause;
 use crate::connection_id::ConnectionIds;
-use crate::plugin::event::Goodbye;
+use crate::plugin::event::DisconnectEvent;
 use crate::protocol::code::Close;
 use crate::shutdown::Phase;
 use crate::telemetry::backplane::Trouble;
@@ -42,7 +42,7 @@ const PATIENCE: u32 = 20;
 
 /// What one gateway has left that lies at servers that are away.
 struct Waiting {
-    units: BTreeSet<usize>,
+    shards: BTreeSet<usize>,
     beats: u32,
 }
 
@@ -50,13 +50,17 @@ impl Waiting {
     /// Whether it is of no use to look again.
     fn goes_on(&mut self, shared: &Shared) -> bool {
         self.beats += 1;
-        let away = |unit: &usize| shared.units.get(*unit).is_some_and(|unit| unit.status.link().is_none());
-        self.beats < PATIENCE && self.units.iter().all(away)
+        let away =
+            |shard: &usize| shared.shards.get(*shard).is_some_and(|shard| shard.status.link().is_none());
+        self.beats < PATIENCE && self.shards.iter().all(away)
     }
 }
 
 /// Settles what others leave until the link fails.
-pub(in crate::backplane::redis) async fn settle(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
+pub(in crate::backplane::redis) async fn take_over_dead_nodes(
+    shared: Arc<Shared>,
+    link: Arc<ServerConnection>,
+) -> Cause {
     let mut waiting: HashMap<Box<str>, Waiting> = HashMap::new();
     loop {
         shared.nodes.buried.notified().await;
@@ -71,10 +75,10 @@ pub(in crate::backplane::redis) async fn settle(shared: Arc<Shared>, link: Arc<L
                 continue;
             }
             waiting.remove(&node);
-            match (Estate { shared: &shared, link: &link, node: &node }).settle().await {
-                Ok(units) if units.is_empty() => (),
-                Ok(units) => {
-                    waiting.insert(node, Waiting { units, beats: 0 });
+            match (Takeover { shared: &shared, link: &link, node: &node }).run().await {
+                Ok(shards) if shards.is_empty() => (),
+                Ok(shards) => {
+                    waiting.insert(node, Waiting { shards, beats: 0 });
                 }
                 // The next beat names it again.
                 Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => (),
@@ -85,17 +89,17 @@ pub(in crate::backplane::redis) async fn settle(shared: Arc<Shared>, link: Arc<L
 }
 
 /// What one gateway has left.
-pub(super) struct Estate<'a> {
+pub(super) struct Takeover<'a> {
     pub(super) shared: &'a Arc<Shared>,
-    link: &'a Link,
+    link: &'a ServerConnection,
     pub(super) node: &'a str,
 }
 
-impl Estate<'_> {
+impl Takeover<'_> {
     /// Returns the units that are away and have to be waited for.
-    async fn settle(&self) -> Result<BTreeSet<usize>, Cause> {
+    async fn run(&self) -> Result<BTreeSet<usize>, Cause> {
         const LATER: BTreeSet<usize> = BTreeSet::new();
-        let Some(mut connection) = self.link.lanes.first().cloned() else { return Ok(LATER) };
+        let Some(mut connection) = self.link.connections.first().cloned() else { return Ok(LATER) };
         if !self.claim(&mut connection).await? {
             return Ok(LATER);
         }
@@ -103,7 +107,7 @@ impl Estate<'_> {
             return Ok(LATER);
         };
         // Plugins wait for no server that only has members.
-        let Some(clients) = self.clients_leave(&mut connection).await? else { return Ok(LATER) };
+        let Some(clients) = self.disconnect_clients(&mut connection).await? else { return Ok(LATER) };
         if failed {
             return Ok(LATER);
         }
@@ -130,7 +134,10 @@ impl Estate<'_> {
 
     /// Tells plugins that the clients have gone. How many there were; `None` if somebody else has to go on, or this gateway
     /// later.
-    async fn clients_leave(&self, connection: &mut MultiplexedConnection) -> Result<Option<usize>, Cause> {
+    async fn disconnect_clients(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Option<usize>, Cause> {
         let Self { shared, node, .. } = *self;
         let clients = shared.keys.clients_of(node);
         let mut count = 0;
@@ -145,7 +152,7 @@ impl Estate<'_> {
                 return Ok(Some(count));
             }
             let read = listed.len();
-            let told = self.tell_plugins(listed).await;
+            let told = self.notify_plugins(listed).await;
             if told.is_empty() {
                 return Ok(None);
             }
@@ -165,7 +172,7 @@ impl Estate<'_> {
     }
 
     /// Tells the plugins of this gateway that clients have gone, on its workers. Gives those back that they know of.
-    async fn tell_plugins(&self, listed: Vec<(Box<str>, Vec<u8>)>) -> Vec<Box<str>> {
+    async fn notify_plugins(&self, listed: Vec<(Box<str>, Vec<u8>)>) -> Vec<Box<str>> {
         let shared = self.shared;
         let now = shared.clock.now();
         let (mut told, mut under_way) = (Vec::new(), Vec::new());
@@ -178,7 +185,7 @@ impl Estate<'_> {
                 told.push(id);
                 continue;
             };
-            let goodbye = Goodbye {
+            let goodbye = DisconnectEvent {
                 client: Arc::new(client),
                 code: Close::GATEWAY_DIED.code,
                 reason: Close::GATEWAY_DIED.reason.into(),
@@ -188,7 +195,7 @@ impl Estate<'_> {
             };
             let (sender, receiver) = oneshot::channel();
             let worker = &shared.inboxes[count as usize % shared.inboxes.len()];
-            worker.put(Delivery::Departed(Box::new(goodbye), sender));
+            worker.put(Delivery::Disconnected(Box::new(goodbye), sender));
             under_way.push((id, receiver));
         }
         // A worker that does not answer is busy, or ends: what it was told is told again.

@@ -17,10 +17,10 @@ use crate::backplane::memory::Memory;
 use crate::backplane::{Backplane, Count, Health, Most, NewPublication, Page, Published, Retention, Top};
 use crate::config::Config;
 use crate::connection::event::Ending;
-use crate::connection::local::Local;
+use crate::connection::worker_state::WorkerState;
 use crate::connection_id::ConnectionIds;
 use crate::hub::Hub;
-use crate::hub::peer::Peer;
+use crate::hub::connection_handle::ConnectionHandle;
 use crate::plugin::event::Client;
 use crate::protocol::Protocol;
 use crate::protocol::code::Close;
@@ -35,24 +35,24 @@ const NUMBER: u64 = 1;
 /// The memory backplane, whose answers wait until they are fetched.
 struct Slow {
     memory: Memory,
-    answers: Mutex<VecDeque<(u32, Answer)>>,
+    answers: Mutex<VecDeque<(u32, Response)>>,
 }
 
 impl Slow {
     fn later<T>(
         &self,
-        asker: &Asker,
-        asked: Asked<T>,
-        answer: fn(Result<T, ReplyError>) -> Answer,
-    ) -> Asked<T> {
-        let Asked::Now(result) = asked else { panic!("memory answers at once") };
-        match asker {
-            Asker::Connection(number, ticket) => {
+        reply_to: &ReplyTo,
+        asked: Outcome<T>,
+        answer: fn(Result<T, ReplyError>) -> Response,
+    ) -> Outcome<T> {
+        let Outcome::Ready(result) = asked else { panic!("memory answers at once") };
+        match reply_to {
+            ReplyTo::Connection(number, request_id) => {
                 assert_eq!(*number, NUMBER);
-                self.answers.lock().unwrap().push_back((*ticket, answer(result)));
-                Asked::Later
+                self.answers.lock().unwrap().push_back((*request_id, answer(result)));
+                Outcome::Pending
             }
-            Asker::Task(_) | Asker::Nobody => Asked::Now(result),
+            ReplyTo::Task(_) | ReplyTo::Nobody => Outcome::Ready(result),
         }
     }
 }
@@ -62,18 +62,18 @@ impl Backplane for Slow {
         true
     }
 
-    fn announce(&self, worker: usize, channel: &Channel, asker: Asker) -> Asked<()> {
-        let asked = self.memory.announce(worker, channel, Asker::Nobody);
-        self.later(&asker, asked, Answer::Announced)
+    fn add_interest(&self, worker: usize, channel: &Channel, reply_to: ReplyTo) -> Outcome<()> {
+        let asked = self.memory.add_interest(worker, channel, ReplyTo::Nobody);
+        self.later(&reply_to, asked, Response::Announced)
     }
 
-    fn renounce(&self, worker: usize, channel: &Channel) {
-        self.memory.renounce(worker, channel);
+    fn remove_interest(&self, worker: usize, channel: &Channel) {
+        self.memory.remove_interest(worker, channel);
     }
 
-    fn publish(&self, new: NewPublication<'_>, asker: Asker, at: Duration) -> Asked<Published> {
-        let asked = self.memory.publish(new, Asker::Nobody, at);
-        self.later(&asker, asked, Answer::Published)
+    fn publish(&self, new: NewPublication<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Published> {
+        let asked = self.memory.publish(new, ReplyTo::Nobody, at);
+        self.later(&reply_to, asked, Response::Published)
     }
 
     fn history(
@@ -82,11 +82,11 @@ impl Backplane for Slow {
         query: &HistoryQuery,
         most: Most,
         retention: Retention,
-        asker: Asker,
+        reply_to: ReplyTo,
         at: Duration,
-    ) -> Asked<Page> {
-        let asked = self.memory.history(channel, query, most, retention, Asker::Nobody, at);
-        self.later(&asker, asked, Answer::History)
+    ) -> Outcome<Page> {
+        let asked = self.memory.history(channel, query, most, retention, ReplyTo::Nobody, at);
+        self.later(&reply_to, asked, Response::History)
     }
 
     fn recover(
@@ -95,33 +95,33 @@ impl Backplane for Slow {
         since: Option<&Position>,
         most: Most,
         retention: Retention,
-        asker: Asker,
+        reply_to: ReplyTo,
         at: Duration,
-    ) -> Asked<Recovery> {
-        let asked = self.memory.recover(channel, since, most, retention, Asker::Nobody, at);
-        self.later(&asker, asked, Answer::Recovered)
+    ) -> Outcome<Recovery> {
+        let asked = self.memory.recover(channel, since, most, retention, ReplyTo::Nobody, at);
+        self.later(&reply_to, asked, Response::Recovered)
     }
 
     fn top(&self, channel: &Channel) -> Option<Top> {
         self.memory.top(channel)
     }
 
-    fn enter(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
-        self.memory.enter(channel, member, keep, announce);
+    fn presence_add(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+        self.memory.presence_add(channel, member, keep, announce);
     }
 
-    fn leave(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
-        self.memory.leave(channel, member, keep, announce);
+    fn presence_remove(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool) {
+        self.memory.presence_remove(channel, member, keep, announce);
     }
 
-    fn presence(&self, channel: &Channel, bytes_max: usize, asker: Asker) -> Asked<Vec<Arc<Member>>> {
-        let asked = self.memory.presence(channel, bytes_max, Asker::Nobody);
-        self.later(&asker, asked, Answer::Present)
+    fn presence(&self, channel: &Channel, bytes_max: usize, reply_to: ReplyTo) -> Outcome<Vec<Arc<Member>>> {
+        let asked = self.memory.presence(channel, bytes_max, ReplyTo::Nobody);
+        self.later(&reply_to, asked, Response::Present)
     }
 
-    fn count(&self, channel: &Channel, asker: Asker) -> Asked<Count> {
-        let asked = self.memory.count(channel, Asker::Nobody);
-        self.later(&asker, asked, Answer::Counted)
+    fn count(&self, channel: &Channel, reply_to: ReplyTo) -> Outcome<Count> {
+        let asked = self.memory.count(channel, ReplyTo::Nobody);
+        self.later(&reply_to, asked, Response::Counted)
     }
 
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
@@ -142,7 +142,7 @@ impl Backplane for Slow {
 }
 
 struct World {
-    local: Rc<Local>,
+    worker: Rc<WorkerState>,
     slow: Arc<Slow>,
     inbox: Arc<Inbox>,
     session: Session,
@@ -169,10 +169,10 @@ impl World {
         let inbox = Arc::new(Inbox::new(100_000));
         let memory = Memory::new([inbox.clone()].into(), ids, &config.memory, 7);
         let slow = Arc::new(Slow { memory, answers: Mutex::default() });
-        let local = Rc::new(Local::new(0, config, Hub::new(ids), slow.clone(), Metrics::new(1)));
+        let worker = Rc::new(WorkerState::new(0, config, Hub::new(ids), slow.clone(), Metrics::new(1)));
         let id = ids.id(NUMBER, 1);
         let protocol = Protocol::CentrifugeJson;
-        let peer = Rc::new(Peer::new(NUMBER, id.clone(), protocol, 1 << 20, &local.unflushed));
+        let handle = Rc::new(ConnectionHandle::new(NUMBER, id.clone(), protocol, 1 << 20, &worker.unflushed));
         let client = Client {
             number: NUMBER,
             id,
@@ -182,9 +182,9 @@ impl World {
             headers: Arc::new([]),
             attributes: BTreeMap::new(),
         };
-        local.metrics().opened("test", client.address);
-        let session = Session::new(local.clone(), peer, client, now(), 0);
-        let mut world = Self { local, slow, inbox, session, id: 0 };
+        worker.metrics().opened("test", client.address);
+        let session = Session::new(worker.clone(), handle, client, now(), 0);
+        let mut world = Self { worker, slow, inbox, session, id: 0 };
         world.send(&[json!({ "connect": {} })]);
         assert_eq!(world.frames().len(), 1);
         world
@@ -211,23 +211,23 @@ impl World {
         let data = Bytes::from(data.to_string());
         let new =
             NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
-        self.slow.memory.publish(new, Asker::Nobody, Duration::ZERO);
+        self.slow.memory.publish(new, ReplyTo::Nobody, Duration::ZERO);
         let mut batch = Vec::new();
         self.inbox.take(&mut batch);
         for delivery in batch {
-            self.local.take(now(), delivery);
+            self.worker.handle(now(), delivery);
         }
     }
 
     /// The backplane gives the answer that is due next.
     fn answer(&mut self) {
-        let (ticket, answer) = self.slow.answers.lock().unwrap().pop_front().expect("a question");
-        self.local.take(now(), Delivery::Answer { connection: NUMBER, ticket, answer });
-        let peer = self.session.peer().clone();
-        while let Some((ticket, answer)) = peer.take_answer() {
-            self.session.backplane_answered(&mut turn(), ticket, answer);
+        let (request_id, answer) = self.slow.answers.lock().unwrap().pop_front().expect("a question");
+        self.worker.handle(now(), Delivery::Answer { connection: NUMBER, request_id, answer });
+        let handle = self.session.handle().clone();
+        while let Some((request_id, answer)) = handle.take_answer() {
+            self.session.backplane_answered(&mut turn(), request_id, answer);
         }
-        while let Some(signal) = peer.take_signal() {
+        while let Some(signal) = handle.take_signal() {
             self.session.signal(now(), signal);
         }
     }
@@ -238,7 +238,7 @@ impl World {
 
     /// What the client got: each frame as JSON.
     fn frames(&mut self) -> Vec<Value> {
-        let bytes = self.session.peer().outbound.take();
+        let bytes = self.session.handle().outbound.take();
         let mut rest = &bytes[..];
         let mut frames = Vec::new();
         while let [_, length, after @ ..] = rest {
@@ -272,7 +272,7 @@ impl World {
     }
 
     fn subscriptions(&self) -> usize {
-        self.local.hub.borrow().subscriptions()
+        self.worker.hub.borrow().subscriptions()
     }
 }
 
@@ -322,7 +322,7 @@ fn what_the_answer_has_and_the_inbox_brings_as_well_comes_once() {
     let epoch = world.slow.memory.top(&Channel::parse("kept:a").unwrap()).unwrap().epoch;
     // Somebody of this worker listens already: the second publication lies in the inbox when the question is asked.
     let channel = Channel::parse("kept:a").unwrap();
-    world.slow.memory.announce(0, &channel, Asker::Nobody);
+    world.slow.memory.add_interest(0, &channel, ReplyTo::Nobody);
     let retention = Retention { size: 10, ttl: Duration::from_secs(60), replicas: 0 };
     let data = "2".into();
     let new = NewPublication {
@@ -334,7 +334,7 @@ fn what_the_answer_has_and_the_inbox_brings_as_well_comes_once() {
         terms: None,
         charge: None,
     };
-    world.slow.memory.publish(new, Asker::Nobody, Duration::ZERO);
+    world.slow.memory.publish(new, ReplyTo::Nobody, Duration::ZERO);
     let since = json!({ "channel": "kept:a", "recover": true, "offset": 1, "epoch": &*epoch });
     world.send(&[json!({ "subscribe": since })]);
     world.publish("kept:a", 3);
@@ -375,7 +375,7 @@ fn a_subscription_that_is_taken_away_while_it_is_made_is_refused() {
     world.answer();
     assert_eq!(world.heard(), ["2 error 103"]);
     assert_eq!(world.subscriptions(), 0);
-    assert_eq!(world.local.metrics.subscriptions(), 0);
+    assert_eq!(world.worker.metrics.subscriptions(), 0);
     world.send(&[subscribe("kept:a")]);
     world.answer();
     assert_eq!(world.heard(), ["3 ok"]);
@@ -386,11 +386,11 @@ fn a_client_that_goes_leaves_nothing_behind_and_its_answers_go_nowhere() {
     let mut world = World::new();
     world.send(&[subscribe("kept:a"), subscribe("live:a"), publish("live:a", 1)]);
     world.session.event(now(), Event::TransportEnded { close: Close::NORMAL, ending: Ending::Transport });
-    assert_eq!((world.subscriptions(), world.local.metrics.subscriptions()), (0, 0));
+    assert_eq!((world.subscriptions(), world.worker.metrics.subscriptions()), (0, 0));
     while world.answers_due() > 0 {
         world.answer();
     }
-    assert_eq!((world.subscriptions(), world.local.metrics.subscriptions()), (0, 0));
+    assert_eq!((world.subscriptions(), world.worker.metrics.subscriptions()), (0, 0));
     world.slow.memory.sweep(Duration::from_secs(9999));
     assert_eq!(world.slow.channels(), 0);
 }
@@ -461,13 +461,13 @@ fn a_message_stops_while_its_answers_are_not_read_and_nothing_is_lost() {
     let mut world = World::new();
     world.send(&[subscribe("kept:a")]);
     world.answer();
-    let bound = world.local.config.limits.outbound_bytes_max / 2;
+    let bound = world.worker.config.limits.outbound_bytes_max / 2;
     let filler = Bytes::from(vec![b' '; bound + 1]);
-    assert_eq!(world.session.peer().outbound.reply(&filler), crate::outbound::Pushed::Sent);
+    assert_eq!(world.session.handle().outbound.reply(&filler), crate::outbound::Pushed::Sent);
     world.message(&mut turn(), &[json!({ "rpc": {} }), publish("kept:a", 1), json!({ "rpc": {} })]);
     assert!(world.session.has_rest() && !world.session.has_more(), "it waits for its reader");
     assert_eq!(world.answers_due(), 0);
-    world.session.peer().outbound.take();
+    world.session.handle().outbound.take();
     assert!(world.session.has_more());
     world.session.go_on(&mut turn());
     assert_eq!(world.heard(), ["3 error 108", "5 error 108"]);
@@ -492,8 +492,8 @@ fn held_commands_and_the_rest_of_a_message_keep_their_order_over_turns() {
     assert_eq!(world.answers_due(), 1, "two publications are held");
     assert!(world.session.has_rest());
     // The subscription is made: one of the held ones goes on, for one is the room of this turn.
-    let (ticket, answer) = world.slow.answers.lock().unwrap().pop_front().unwrap();
-    world.session.backplane_answered(&mut turn_of(2), ticket, answer);
+    let (request_id, answer) = world.slow.answers.lock().unwrap().pop_front().unwrap();
+    world.session.backplane_answered(&mut turn_of(2), request_id, answer);
     assert_eq!((world.heard(), world.answers_due()), (vec!["2 ok".to_owned()], 1));
     for _ in 0..3 {
         assert!(world.session.has_more());
@@ -507,8 +507,8 @@ fn held_commands_and_the_rest_of_a_message_keep_their_order_over_turns() {
     let retention = Retention { size: 10, ttl: Duration::from_secs(60), replicas: 0 };
     let query = HistoryQuery { limit: -1, ..HistoryQuery::default() };
     let most = Most { publications: 10, bytes: 1 << 20 };
-    let Asked::Now(Ok(page)) =
-        world.slow.memory.history(&channel, &query, most, retention, Asker::Nobody, Duration::ZERO)
+    let Outcome::Ready(Ok(page)) =
+        world.slow.memory.history(&channel, &query, most, retention, ReplyTo::Nobody, Duration::ZERO)
     else {
         panic!()
     };
@@ -538,7 +538,7 @@ fn the_rest_of_a_message_is_not_carried_out_after_the_expiry() {
     world.message(&mut turn_of(1), &[json!({ "rpc": {} }), json!({ "rpc": {} })]);
     world.session.signal(now(), Signal::Refresh(Some(now().unix / 1000 + 1)));
     world.frames();
-    let grace = world.local.config.client.expiry_grace;
+    let grace = world.worker.config.client.expiry_grace;
     let late = Now { at: Duration::from_secs(1) + grace, ..now() };
     world.session.go_on(&mut Turn::at(late, u32::MAX));
     assert!(world.session.is_closed() && !world.session.has_rest());

@@ -7,7 +7,7 @@ use rustc_hash::FxBuildHasher;
 use super::Shared;
 use super::request::{Request, What};
 use crate::backplane::inbox::Delivery;
-use crate::backplane::{Answer, Asker};
+use crate::backplane::{ReplyTo, Response};
 use crate::connection_id::ConnectionIds;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
@@ -29,34 +29,34 @@ pub(super) const BUSY: &str = "too many questions wait for redis: try again";
 
 impl Shared {
     /// Makes sure that the question has room. Gives the asker back if it has none.
-    pub(super) fn admit(&self, asker: Asker) -> Result<Asker, ReplyError> {
+    pub(super) fn admit(&self, reply_to: ReplyTo) -> Result<ReplyTo, ReplyError> {
         if self.metrics.asked() >= self.config.questions_max as u64 {
             self.metrics.answered();
             return Err(ReplyError::TOO_MANY_REQUESTS.because(BUSY));
         }
-        Ok(asker)
+        Ok(reply_to)
     }
 
     /// Sends a message that nobody waits for to the other nodes with subscribers of a channel, or to all. False without Redis
     /// or without room.
-    pub(super) fn tell(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
+    pub(super) fn broadcast(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
         let what = What::Spread { to, message, publication: false };
-        if self.units[self.place_of(&what)].status.link().is_none() {
+        if self.shards[self.shard_index_of(&what)].status.link().is_none() {
             return false;
         }
-        let Ok(asker) = self.admit(Asker::Nobody) else { return false };
+        let Ok(reply_to) = self.admit(ReplyTo::Nobody) else { return false };
         let until = self.clock.now().at + self.config.timeout;
-        self.put(Request { what, asker, until, _charges: [None, None] });
+        self.dispatch(Request { what, reply_to, until, _charges: [None, None] });
         true
     }
 
     /// Queues a request, or fails it if there is no room.
-    pub(super) fn put(&self, request: Request) {
-        let lanes = &self.units[self.place_of(&request.what)].lanes;
-        let lane = FxBuildHasher.hash_one(request.what.channel()) as usize % lanes.len();
-        if let Err(refused) = lanes[lane].try_send(request) {
-            let Request { what, asker, .. } = refused.into_inner();
-            self.answer(asker, what.failed(ReplyError::TOO_MANY_REQUESTS.because(BUSY)));
+    pub(super) fn dispatch(&self, request: Request) {
+        let pipelines = &self.shards[self.shard_index_of(&request.what)].pipelines;
+        let pipeline = FxBuildHasher.hash_one(request.what.channel()) as usize % pipelines.len();
+        if let Err(refused) = pipelines[pipeline].try_send(request) {
+            let Request { what, reply_to, .. } = refused.into_inner();
+            self.answer(reply_to, what.failed(ReplyError::TOO_MANY_REQUESTS.because(BUSY)));
         }
     }
 
@@ -65,29 +65,29 @@ impl Shared {
         let What::Recover { channel, .. } = &request.what else { return self.answer_nothing(request) };
         let channel = channel.clone();
         if let Some(request) =
-            self.interest.when_confirmed(self.unit(&channel).status.link(), request, &channel)
+            self.interest.when_confirmed(self.shard(&channel).status.link(), request, &channel)
         {
-            self.put(request);
+            self.dispatch(request);
         }
     }
 
     pub(super) fn answer_nothing(&self, request: Request) {
-        self.answer(request.asker, request.what.failed(ReplyError::INTERNAL));
+        self.answer(request.reply_to, request.what.failed(ReplyError::INTERNAL));
     }
 
-    pub(super) fn answer(&self, asker: Asker, answer: Answer) {
+    pub(super) fn answer(&self, reply_to: ReplyTo, answer: Response) {
         self.metrics.answered();
-        match asker {
-            Asker::Connection(connection, ticket) => {
+        match reply_to {
+            ReplyTo::Connection(connection, request_id) => {
                 if let Some(inbox) = self.inboxes.get(ConnectionIds::worker(connection)) {
-                    inbox.put(Delivery::Answer { connection, ticket, answer });
+                    inbox.put(Delivery::Answer { connection, request_id, answer });
                 }
             }
-            Asker::Task(sender) => {
+            ReplyTo::Task(sender) => {
                 let _ = sender.send(answer);
             }
-            Asker::Nobody => {
-                if let Answer::Published(Err(error)) = answer {
+            ReplyTo::Nobody => {
+                if let Response::Published(Err(error)) = answer {
                     self.metrics.lost(&error.message);
                 }
             }
@@ -95,16 +95,16 @@ impl Shared {
     }
 
     /// A question has failed, and changed nothing. Who asked is told to try again, the log is told why.
-    pub(super) fn fail(&self, asker: Asker, what: &What, why: &str) {
+    pub(super) fn fail(&self, reply_to: ReplyTo, what: &What, why: &str) {
         self.metrics.failed(why);
         let told = if what.publishes() { NOT_PUBLISHED } else { AWAY };
-        self.answer(asker, what.failed(UNAVAILABLE.because(told)));
+        self.answer(reply_to, what.failed(UNAVAILABLE.because(told)));
     }
 
     /// A question was sent, and nobody knows what became of it.
-    pub(super) fn fail_in_doubt(&self, asker: Asker, what: &What, why: &str) {
+    pub(super) fn fail_in_doubt(&self, reply_to: ReplyTo, what: &What, why: &str) {
         self.metrics.failed(why);
         let told = if what.publishes() { PERHAPS_PUBLISHED } else { AWAY };
-        self.answer(asker, what.failed(UNAVAILABLE.because(told)));
+        self.answer(reply_to, what.failed(UNAVAILABLE.because(told)));
     }
 }

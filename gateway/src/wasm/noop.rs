@@ -21,7 +21,7 @@ const ANSWER: i32 = 16;
 const PAGES: u64 = 32;
 
 /// A core module that answers every client with `pass` and every message with `next`.
-pub fn empty_plugin() -> Vec<u8> {
+pub fn noop_plugin() -> Vec<u8> {
     let i32s = |count| vec![ValType::I32; count];
     let mut types = TypeSection::new();
     // The allocator; on-connect: connection, token, data; on-message: connection, kind, payload.

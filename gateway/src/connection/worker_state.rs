@@ -10,18 +10,18 @@ use bytes::Bytes;
 use super::core::Effects;
 use super::views::Views;
 use crate::backplane::inbox::Delivery;
-use crate::backplane::{Asked, Asker, Backplane, NewPublication, Published, Retention, Top};
+use crate::backplane::{Backplane, NewPublication, Outcome, Published, ReplyTo, Retention, Top};
 use crate::backplane::{Order, Why};
 use crate::charge::{Account, Charge};
 use crate::clock::Clock;
 use crate::clock::Now;
 use crate::config::{Config, Namespace};
 use crate::explain::{Explain, Picker};
-use crate::hub::peer::Unflushed;
+use crate::hub::connection_handle::Unflushed;
 use crate::hub::signal::Signal;
 use crate::hub::{Delivered, Hub};
 use crate::plugin::chain::Chain;
-use crate::plugin::event::{Client, Goodbye, Tick};
+use crate::plugin::event::{Client, DisconnectEvent, Tick};
 use crate::plugin::verdict::{Action, Effect as PluginEffect, Refusal};
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
@@ -32,7 +32,7 @@ use crate::telemetry::metrics::{Metrics, WorkerMetrics};
 use crate::upstream::{Origin, Upstreams};
 
 /// See the module. Everything in a cell is borrowed only inside one call.
-pub struct Local {
+pub struct WorkerState {
     /// Which worker.
     pub worker: usize,
     /// As resolved at start.
@@ -109,10 +109,10 @@ pub(super) struct By<'a> {
     /// Who pays for it while it is under way.
     pub(super) account: &'a Account,
     /// Who wants to know what became of it.
-    pub(super) asker: Asker,
+    pub(super) reply_to: ReplyTo,
 }
 
-impl Local {
+impl WorkerState {
     /// A worker without connections and without rules.
     pub fn new(
         worker: usize,
@@ -132,7 +132,7 @@ impl Local {
             hub: RefCell::new(hub),
             chain: RefCell::new(Chain::empty()),
             backplane,
-            upstreams: Upstreams::pretended(),
+            upstreams: Upstreams::noop(),
             metrics,
             unflushed,
             timers: Account::default(),
@@ -187,11 +187,11 @@ impl Local {
         payload: Bytes,
         json: bool,
         by: By<'_>,
-    ) -> Asked<Published> {
-        let By { info, account, asker } = by;
+    ) -> Outcome<Published> {
+        let By { info, account, reply_to } = by;
         let namespace = match self.namespace(channel) {
             Ok(namespace) => namespace,
-            Err(error) => return Asked::Now(Err(error)),
+            Err(error) => return Outcome::Ready(Err(error)),
         };
         let (data, json) = if json {
             (payload, true)
@@ -202,7 +202,7 @@ impl Local {
                 Err(NotJson::Syntax(_)) => (payload, false),
                 Err(unfit @ NotJson::Unfit(_)) => {
                     let error = ReplyError::BAD_REQUEST.because(format!("a payload is {unfit}"));
-                    return Asked::Now(Err(error));
+                    return Outcome::Ready(Err(error));
                 }
             }
         };
@@ -211,13 +211,13 @@ impl Local {
             Ok(charge) => Some(charge),
             Err(error) => {
                 self.metrics.node.publication_refused(&error);
-                return Asked::Now(Err(error));
+                return Outcome::Ready(Err(error));
             }
         };
         let retention = Retention::of(namespace);
         let new = NewPublication { channel, data, json, info, retention, terms: None, charge };
-        let asked = self.backplane.publish(new, asker, now.at);
-        if let Asked::Now(Err(error)) = &asked {
+        let asked = self.backplane.publish(new, reply_to, now.at);
+        if let Outcome::Ready(Err(error)) = &asked {
             self.metrics.node.publication_refused(error);
         }
         asked
@@ -228,10 +228,10 @@ impl Local {
     pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool, account: &Account) -> bool {
         let (kind, address, done) = match effect {
             PluginEffect::Publish { address, payload } => {
-                let by = By { info: None, account, asker: Asker::Nobody };
+                let by = By { info: None, account, reply_to: ReplyTo::Nobody };
                 match self.publish(now, &address, payload, json, by) {
-                    Asked::Now(done) => ("publish", address, done.map(drop)),
-                    Asked::Later => return true,
+                    Outcome::Ready(done) => ("publish", address, done.map(drop)),
+                    Outcome::Pending => return true,
                 }
             }
             PluginEffect::Reach { address, except, action } => {
@@ -283,7 +283,7 @@ impl Local {
     }
 
     /// Tells the plugins that a client has gone.
-    pub(super) fn part(&self, now: Now, goodbye: &Goodbye, effects: &mut Vec<PluginEffect>) {
+    pub(super) fn on_disconnect(&self, now: Now, goodbye: &DisconnectEvent, effects: &mut Vec<PluginEffect>) {
         let (explain, mut chain) = (&self.explain, self.chain.borrow_mut());
         if !explain.is_on() || explain.pick(now.at, &goodbye.client).is_none() {
             return chain.on_disconnect(goodbye, effects);
@@ -295,9 +295,9 @@ impl Local {
     }
 
     /// Tells the plugins that a client has gone whose gateway cannot any more.
-    fn departed(&self, now: Now, goodbye: &Goodbye) {
+    fn departed(&self, now: Now, goodbye: &DisconnectEvent) {
         let mut effects = Vec::new();
-        self.part(now, goodbye, &mut effects);
+        self.on_disconnect(now, goodbye, &mut effects);
         let json = goodbye.client.protocol == Protocol::CentrifugeJson.as_str();
         for effect in effects {
             match effect {
@@ -326,7 +326,7 @@ impl Local {
 
     /// Takes one thing that another thread handed over. Returns how much work it was, in frames that could have been queued:
     /// never nothing.
-    pub fn take(&self, now: Now, delivery: Delivery) -> usize {
+    pub fn handle(&self, now: Now, delivery: Delivery) -> usize {
         match delivery {
             Delivery::Push(push) => {
                 let views = self.chain.borrow().wants_deliveries(&push.channel);
@@ -340,19 +340,19 @@ impl Local {
                 self.hub.borrow().order(&address, except, &order);
                 ORDER_WEIGHT
             }
-            Delivery::Answer { connection, ticket, answer } => {
-                self.hub.borrow().answer(connection, ticket, answer);
+            Delivery::Answer { connection, request_id, answer } => {
+                self.hub.borrow().answer(connection, request_id, answer);
                 ORDER_WEIGHT
             }
-            Delivery::Stands(channel, top) => {
+            Delivery::StreamTop(channel, top) => {
                 self.hub.borrow_mut().check_position(&channel, top.offset, &top.epoch);
                 ORDER_WEIGHT
             }
-            Delivery::Survey(question, asker) => {
-                let _ = asker.send(self.hub.borrow().survey(&question));
+            Delivery::Survey(question, reply_to) => {
+                let _ = reply_to.send(self.hub.borrow().survey(&question));
                 SURVEY_WEIGHT
             }
-            Delivery::Departed(goodbye, told) => {
+            Delivery::Disconnected(goodbye, told) => {
                 self.departed(now, &goodbye);
                 let _ = told.send(());
                 DEPARTED_WEIGHT
@@ -396,15 +396,15 @@ impl Local {
             // Each worker frees its share, but nobody goes while others elsewhere have twice as much waiting.
             let share = u128::from(over) * held as u128 / u128::from(total.max(1));
             let (least, mut freed) = (self.metrics.outbound_largest() / 2, 0);
-            for (waiting, peer) in &backlog {
+            for (waiting, handle) in &backlog {
                 if freed >= share || (*waiting as u64) < least {
                     break;
                 }
                 freed += *waiting as u128;
                 // Who is on its way out goes on counting until it is gone.
-                if peer.evict() {
+                if handle.evict() {
                     metrics.outbound_evicted(*waiting);
-                    peer.signal(Signal::Slow);
+                    handle.signal(Signal::Slow);
                 }
             }
         }

@@ -7,7 +7,7 @@ use redis::{Client, Cmd, Value};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::link::{call, cause, client, settings};
+use super::server_connection::{call, cause, client, settings};
 use super::status::Cause;
 use crate::config::{self, RedisServer, Secret};
 use crate::telemetry::backplane::Trouble;
@@ -16,12 +16,12 @@ use crate::telemetry::backplane::Trouble;
 const OTHERS: Duration = Duration::from_millis(50);
 
 /// See the module.
-pub(super) struct Witness {
+pub(super) struct PolledServer {
     client: Client,
     connection: Option<MultiplexedConnection>,
 }
 
-impl Witness {
+impl PolledServer {
     /// Nothing connects before it is asked.
     pub(super) fn new(
         redis: &config::Redis,
@@ -36,26 +36,26 @@ impl Witness {
 /// What each was asked as, and its answer if it came in time, in the order in which they come. When there are enough of them the others are not
 /// waited for much longer.
 pub(super) async fn ask<'a, T>(
-    witnesses: impl IntoIterator<Item = (T, &'a mut Witness)>,
+    polled_servers: impl IntoIterator<Item = (T, &'a mut PolledServer)>,
     command: &Cmd,
     time: Duration,
     enough: impl Fn(&[(T, Result<Value, Cause>)]) -> bool,
 ) -> Vec<(T, Result<Value, Cause>)> {
     let mut asking = JoinSet::new();
     let mut asked = Vec::new();
-    for (index, (name, witness)) in witnesses.into_iter().enumerate() {
+    for (index, (name, polled)) in polled_servers.into_iter().enumerate() {
         // Whoever is not waited for is connected to anew.
-        let answer = one(witness.client.clone(), witness.connection.take(), command.clone(), time);
+        let answer = one(polled.client.clone(), polled.connection.take(), command.clone(), time);
         asking.spawn(async move { (index, answer.await) });
-        asked.push(Some((name, witness)));
+        asked.push(Some((name, polled)));
     }
     let mut answers = Vec::new();
     let (mut until, mut waits) = (Instant::now() + time + OTHERS, true);
     while let Ok(Some(joined)) = timeout_at(until, asking.join_next()).await {
         let Ok((index, answer)) = joined else { continue };
-        let Some((name, witness)) = asked[index].take() else { continue };
+        let Some((name, polled)) = asked[index].take() else { continue };
         let answer = answer.map(|(connection, value)| {
-            witness.connection = Some(connection);
+            polled.connection = Some(connection);
             value
         });
         answers.push((name, answer));

@@ -56,8 +56,8 @@ fn names(
     for text in asked {
         let name = read(text).ok_or_else(|| {
             let text: String = text.chars().take(100).collect();
-            let sentence = format!("asks for the {what} {text:?}, which is not the name of one; rebuild it");
-            LoadError::new(LoadCode::Malformed, sentence)
+            let message = format!("asks for the {what} {text:?}, which is not the name of one; rebuild it");
+            LoadError::new(LoadCode::Malformed, message)
         })?;
         if !names.contains(&name) {
             names.push(name);

@@ -9,11 +9,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::Shared;
 use super::interest::{Interest, Waiter, spread};
-use super::link::{Link, cause, is_elsewhere};
 use super::request::{What, millis, position_kept, top};
+use super::server_connection::{ServerConnection, cause, is_elsewhere};
 use super::status::Cause;
 use crate::backplane::inbox::Delivery;
-use crate::backplane::{Answer, Most};
+use crate::backplane::{Most, Response};
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
 
@@ -27,7 +27,7 @@ const MOVING: Duration = Duration::from_millis(20);
 const ROUND: Duration = Duration::from_secs(30);
 
 /// Keeps subscriptions until the link fails.
-pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     let mut rounds = interval(ROUND / Interest::SHARDS as u32);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shard = 0;
@@ -40,9 +40,9 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
                 let channels = shared.interest.confirmed_in(shard, link.number);
                 compare(&shared, &link, &channels).await
             }
-            () = shared.units[link.unit].recheck.notified() => recheck(&shared, &link).await,
-            () = shared.interest.changed(link.unit) => {
-                let (come, leave) = shared.interest.take_changes(link.unit, link.number, BATCH_MAX);
+            () = shared.shards[link.shard].recheck.notified() => recheck(&shared, &link).await,
+            () = shared.interest.changed(link.shard) => {
+                let (come, leave) = shared.interest.take_changes(link.shard, link.number, BATCH_MAX);
                 change(&shared, &link, &come, &leave).await
             }
         };
@@ -52,7 +52,12 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) -> Cause {
     }
 }
 
-async fn change(shared: &Shared, link: &Link, come: &[Channel], leave: &[Channel]) -> Result<(), Cause> {
+async fn change(
+    shared: &Shared,
+    link: &ServerConnection,
+    come: &[Channel],
+    leave: &[Channel],
+) -> Result<(), Cause> {
     if come.is_empty() && leave.is_empty() {
         return Ok(());
     }
@@ -70,7 +75,7 @@ async fn change(shared: &Shared, link: &Link, come: &[Channel], leave: &[Channel
         }
         for waiter in waiters {
             match waiter {
-                Waiter::Announced(asker, _) => shared.answer(asker, Answer::Announced(Ok(()))),
+                Waiter::Announced(reply_to, _) => shared.answer(reply_to, Response::Announced(Ok(()))),
                 Waiter::Recover(request) => shared.recover(request),
             }
         }
@@ -84,7 +89,7 @@ async fn change(shared: &Shared, link: &Link, come: &[Channel], leave: &[Channel
 }
 
 /// Compares the positions of all channels.
-async fn recheck(shared: &Shared, link: &Link) -> Result<(), Cause> {
+async fn recheck(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     for shard in 0..Interest::SHARDS {
         let channels = shared.interest.confirmed_in(shard, link.number);
         compare(shared, link, &channels).await?;
@@ -94,8 +99,8 @@ async fn recheck(shared: &Shared, link: &Link) -> Result<(), Cause> {
 
 /// Asks where the streams stand, and then waits until everything has come that was published before. Also keeps positions from
 /// expiring while somebody listens.
-async fn compare(shared: &Shared, link: &Link, channels: &[Channel]) -> Result<(), Cause> {
-    let Some(mut connection) = link.lanes.first().cloned() else { return Ok(()) };
+async fn compare(shared: &Shared, link: &ServerConnection, channels: &[Channel]) -> Result<(), Cause> {
+    let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
     let (mut checked, mut behind) = (0, 0);
     let (identity, anchor) = (shared.identity(link), link.anchor());
     let rules = shared.agreement.rules.now();
@@ -126,7 +131,7 @@ async fn compare(shared: &Shared, link: &Link, channels: &[Channel]) -> Result<(
             Ok(replies) => replies.map_err(|error| cause(&error))?,
             Err(_) => return Err(Cause::new(Trouble::Silent, "no answer where streams stand")),
         };
-        link.subscriber.mark().await?;
+        link.subscriber.barrier().await?;
         let mut elsewhere = false;
         for (channel, reply) in asked.into_iter().zip(replies.into_iter().step_by(2)) {
             if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
@@ -149,6 +154,6 @@ async fn compare(shared: &Shared, link: &Link, channels: &[Channel]) -> Result<(
 fn tell(shared: &Shared, channel: &Channel, reply: Value) -> bool {
     let Some(top) = top(reply) else { return false };
     let Some(workers) = shared.interest.compare(channel, &top) else { return false };
-    spread(&shared.inboxes, workers, || Delivery::Stands(channel.clone(), top.clone()));
+    spread(&shared.inboxes, workers, || Delivery::StreamTop(channel.clone(), top.clone()));
     true
 }

@@ -7,7 +7,7 @@ use crate::plugin::grants::Grants;
 use crate::upstream::{NoRoom, Upstreams};
 
 /// Of all instances of a plugin.
-pub(super) struct Outside {
+pub(super) struct Capabilities {
     upstreams: Arc<Upstreams>,
     granted: Box<[Box<str>]>,
     http: Fetch,
@@ -22,7 +22,7 @@ pub(super) enum CannotEmit {
     NoRoom(NoRoom),
 }
 
-impl Outside {
+impl Capabilities {
     pub(super) fn new(upstreams: Arc<Upstreams>, fetcher: &Fetcher, grants: &Grants, values: bool) -> Self {
         // The wider permission first: an origin in both lists has it.
         let private = grants.http_private.iter().map(|origin| (origin, Reach::Anywhere));
@@ -52,10 +52,10 @@ impl Outside {
 }
 
 #[cfg(test)]
-impl Default for Outside {
+impl Default for Capabilities {
     /// Nothing is granted but what every plugin had that was loaded.
     fn default() -> Self {
         let fetcher = Fetcher::new(crate::egress::Client::new());
-        Self::new(Upstreams::pretended(), &fetcher, &Grants::default(), true)
+        Self::new(Upstreams::noop(), &fetcher, &Grants::default(), true)
     }
 }

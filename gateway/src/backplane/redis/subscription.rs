@@ -14,7 +14,7 @@ use tokio::task::coop::poll_proceed;
 use tokio::time::timeout;
 
 use super::Shared;
-use super::link::{call, cause};
+use super::server_connection::{call, cause};
 use super::status::Cause;
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
@@ -23,9 +23,9 @@ use crate::telemetry::backplane::Trouble;
 const MARKS: u64 = 8;
 
 /// See the module.
-pub(super) struct Subscriber {
+pub(super) struct Subscription {
     connection: MultiplexedConnection,
-    ear: Arc<Ear>,
+    handler: Arc<PushHandler>,
     tag: String,
     verbs: Verbs,
     /// The last mark. Whoever sets one holds it.
@@ -43,7 +43,7 @@ struct Verbs {
 
 impl Verbs {
     fn of(shared: &Shared) -> Self {
-        if shared.places.are_moving() {
+        if shared.slot_map.are_moving() {
             Self { subscribe: "SSUBSCRIBE", unsubscribe: "SUNSUBSCRIBE", one_by_one: true }
         } else {
             Self { subscribe: "SUBSCRIBE", unsubscribe: "UNSUBSCRIBE", one_by_one: false }
@@ -52,30 +52,30 @@ impl Verbs {
 }
 
 /// Hears what comes over a connection, called by the connection's own task.
-pub(super) struct Ear {
+pub(super) struct PushHandler {
     shared: Arc<Shared>,
     /// The place of the server, and the number of the link.
-    unit: usize,
+    shard: usize,
     link: u64,
     confirmed: Mutex<HashSet<Channel>>,
     marked: watch::Sender<u64>,
     ended: Arc<Notify>,
 }
 
-impl Ear {
-    pub(super) fn new(shared: Arc<Shared>, unit: usize, link: u64, ended: Arc<Notify>) -> Self {
+impl PushHandler {
+    pub(super) fn new(shared: Arc<Shared>, shard: usize, link: u64, ended: Arc<Notify>) -> Self {
         let marked = watch::channel(u64::MAX).0;
-        Self { shared, unit, link, confirmed: Mutex::default(), marked, ended }
+        Self { shared, shard, link, confirmed: Mutex::default(), marked, ended }
     }
 
-    pub(super) fn hear(&self, info: PushInfo) {
+    pub(super) fn on_push(&self, info: PushInfo) {
         let mut parts = info.data.into_iter();
         let Some(Value::BulkString(topic)) = parts.next() else { return };
         let shared = &self.shared;
         match info.kind {
             // A link that was given up may go on for a moment.
             PushKind::Message | PushKind::SMessage
-                if shared.units[self.unit].status.link() == Some(self.link) =>
+                if shared.shards[self.shard].status.link() == Some(self.link) =>
             {
                 if let Some(Value::BulkString(message)) = parts.next() {
                     shared.received(&topic, &message.into());
@@ -116,15 +116,15 @@ fn give_way() {
     }
 }
 
-impl Subscriber {
+impl Subscription {
     /// Subscribes to what every link listens to, and at home to what is for every node. `tag` is a hash tag of this server.
     pub(super) async fn begin(
         mut connection: MultiplexedConnection,
-        ear: Arc<Ear>,
+        handler: Arc<PushHandler>,
         tag: String,
         home: bool,
     ) -> Result<Self, Cause> {
-        let shared = &ear.shared;
+        let shared = &handler.shared;
         let verbs = Verbs::of(shared);
         // Nothing can be taken away yet: these replies are what they seem.
         let first =
@@ -134,7 +134,7 @@ impl Subscriber {
             command.arg(topic);
             call(&mut connection, &command, shared.config.timeout).await?;
         }
-        Ok(Self { connection, ear, tag, verbs, mark: AsyncMutex::new(0) })
+        Ok(Self { connection, handler, tag, verbs, mark: AsyncMutex::new(0) })
     }
 
     /// Subscribes to these channels and leaves those. Returns which of `come` the server has confirmed; the others are
@@ -144,24 +144,25 @@ impl Subscriber {
         come: &[Channel],
         leave: &[Channel],
     ) -> Result<HashSet<Channel>, Cause> {
-        take(&mut *self.ear.confirmed());
+        take(&mut *self.handler.confirmed());
         let all = async {
             self.send(self.verbs.unsubscribe, leave).await?;
             self.send(self.verbs.subscribe, come).await
         };
         self.within(all).await?;
-        self.mark().await?;
-        Ok(take(&mut *self.ear.confirmed()))
+        self.barrier().await?;
+        Ok(take(&mut *self.handler.confirmed()))
     }
 
     /// Ends when everything has been heard that the server sent before this.
-    pub(super) async fn mark(&self) -> Result<(), Cause> {
+    pub(super) async fn barrier(&self) -> Result<(), Cause> {
         let marked = async {
             let mut last = self.mark.lock().await;
-            let mut marked = self.ear.marked.subscribe();
+            let mut marked = self.handler.marked.subscribe();
             let number = (*last + 1) % MARKS;
             *last = number;
-            self.tell(self.verbs.subscribe, &[self.ear.shared.keys.mark(&self.tag, number)]).await?;
+            self.subscribe_topics(self.verbs.subscribe, &[self.handler.shared.keys.mark(&self.tag, number)])
+                .await?;
             let _ = marked.wait_for(|heard| *heard == number).await;
             Ok(())
         };
@@ -169,15 +170,15 @@ impl Subscriber {
     }
 
     async fn send(&self, verb: &str, channels: &[Channel]) -> Result<(), Cause> {
-        let topics: Vec<_> = channels.iter().map(|channel| self.ear.shared.keys.topic(channel)).collect();
+        let topics: Vec<_> = channels.iter().map(|channel| self.handler.shared.keys.topic(channel)).collect();
         let size = if self.verbs.one_by_one { 1 } else { topics.len().max(1) };
         for topics in topics.chunks(size) {
-            self.tell(verb, topics).await?;
+            self.subscribe_topics(verb, topics).await?;
         }
         Ok(())
     }
 
-    async fn tell(&self, verb: &str, topics: &[String]) -> Result<(), Cause> {
+    async fn subscribe_topics(&self, verb: &str, topics: &[String]) -> Result<(), Cause> {
         let mut command = redis::cmd(verb);
         command.arg(topics).set_no_response(true);
         let sent = self.connection.clone().send_packed_command(&command).await;
@@ -185,7 +186,7 @@ impl Subscriber {
     }
 
     async fn within(&self, done: impl Future<Output = Result<(), Cause>>) -> Result<(), Cause> {
-        match timeout(self.ear.shared.config.timeout, done).await {
+        match timeout(self.handler.shared.config.timeout, done).await {
             Ok(done) => done,
             Err(_) => Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
         }

@@ -17,9 +17,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::script::{self, Scripts};
+use super::shard::Assignment;
 use super::status::Cause;
-use super::subscriber::{Ear, Subscriber};
-use super::unit::Seat;
+use super::subscription::{PushHandler, Subscription};
 use super::{Shared, presence};
 use crate::config;
 use crate::egress::Names;
@@ -35,16 +35,16 @@ const WATCH_TIMEOUT_MAX: Duration = Duration::from_millis(1200);
 pub const LOOKUPS_MAX: usize = 16;
 
 /// Connections to a server that takes our commands.
-pub(super) struct Link {
+pub(super) struct ServerConnection {
     /// Unique in this process, from 1 on.
     pub(super) number: u64,
     /// The place of the server.
-    pub(super) unit: usize,
+    pub(super) shard: usize,
     /// Whether the server has what all nodes need.
     pub(super) home: bool,
     /// For commands.
-    pub(super) lanes: Vec<MultiplexedConnection>,
-    pub(super) subscriber: Subscriber,
+    pub(super) connections: Vec<MultiplexedConnection>,
+    pub(super) subscriber: Subscription,
     /// A hash tag of this server.
     tag: String,
     /// The replication id of the server: another one numbers anew.
@@ -65,48 +65,49 @@ struct Anchor {
 }
 
 impl Anchor {
-    fn of(shared: &Shared, unit: usize) -> Self {
-        let slot = shared.places.lowest(unit);
-        Self { slot, key: shared.keys.anchor(&shared.places.tag(unit, 0)).into() }
+    fn of(shared: &Shared, shard: usize) -> Self {
+        let slot = shared.slot_map.lowest_slot(shard);
+        Self { slot, key: shared.keys.anchor(&shared.slot_map.tag(shard, 0)).into() }
     }
 }
 
-impl Link {
+impl ServerConnection {
     /// Connects, and finds out whether the server can be used.
     pub(super) async fn connect(
         shared: &Arc<Shared>,
-        unit: usize,
+        shard: usize,
         at: &config::RedisServer,
-        seat: &Seat,
+        assignment: &Assignment,
     ) -> Result<Self, Cause> {
         let config = &shared.config;
         let client = client(config, at, &config.username, config.password.as_ref())?;
         let ended = Arc::new(Notify::new());
         let number = shared.links.fetch_add(1, Ordering::Relaxed) + 1;
-        let tag = shared.places.tag(unit, number);
-        let ear = Arc::new(Ear::new(shared.clone(), unit, number, ended.clone()));
+        let tag = shared.slot_map.tag(shard, number);
+        let handler = Arc::new(PushHandler::new(shared.clone(), shard, number, ended.clone()));
         // All at once: far away from Redis every round trip counts.
         let mut connecting = JoinSet::new();
         for _ in 0..shared.config.connections {
             connecting.spawn(connect(client.clone(), shared.clone(), ended.clone(), None));
         }
-        let listening = connect(client, shared.clone(), ended.clone(), Some(ear.clone())).await?;
-        let mut lanes = Vec::new();
+        let listening = connect(client, shared.clone(), ended.clone(), Some(handler.clone())).await?;
+        let mut pipelines = Vec::new();
         while let Some(connected) = connecting.join_next().await {
-            lanes.push(connected.map_err(|_| Cause::new(Trouble::Unreachable, "connecting has failed"))??);
+            pipelines
+                .push(connected.map_err(|_| Cause::new(Trouble::Unreachable, "connecting has failed"))??);
         }
         let time = shared.config.timeout;
-        let server = identify(&mut lanes[0], time).await?;
-        let anchor = Anchor::of(shared, unit);
+        let server = identify(&mut pipelines[0], time).await?;
+        let anchor = Anchor::of(shared, shard);
         // Without room for it clients that come back to where nothing was published are told that they may have missed it.
-        drop(call(&mut lanes[0], &make_anchor(&anchor.key, &shared.fresh_epoch()), time).await);
-        let scripts = load(&mut lanes[0], shared.places.publish_verb(), time).await?;
-        let subscriber = Subscriber::begin(listening, ear, tag.clone(), seat.home).await?;
+        drop(call(&mut pipelines[0], &make_anchor(&anchor.key, &shared.fresh_epoch()), time).await);
+        let scripts = load(&mut pipelines[0], shared.slot_map.publish_verb(), time).await?;
+        let subscriber = Subscription::begin(listening, handler, tag.clone(), assignment.home).await?;
         Ok(Self {
             number,
-            unit,
-            home: seat.home,
-            lanes,
+            shard,
+            home: assignment.home,
+            connections: pipelines,
             subscriber,
             tag,
             server,
@@ -124,10 +125,10 @@ impl Link {
 
     /// A server of a Cluster may have got a lower slot: gateways that connect from now on look for its anchor there.
     fn follow_slots(&self, shared: &Shared) {
-        let lowest = shared.places.lowest(self.unit);
+        let lowest = shared.slot_map.lowest_slot(self.shard);
         let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
         if lowest.is_some() && lowest != anchor.slot {
-            *anchor = Anchor::of(shared, self.unit);
+            *anchor = Anchor::of(shared, self.shard);
         }
     }
 
@@ -135,15 +136,15 @@ impl Link {
     pub(super) async fn watch(&self, shared: &Shared) -> Result<Option<Cause>, Cause> {
         let time = shared.config.timeout.min(WATCH_TIMEOUT_MAX);
         let mut tries = JoinSet::new();
-        for connection in self.lanes.iter().skip(1) {
+        for connection in self.connections.iter().skip(1) {
             let mut connection = connection.clone();
             tries.spawn(async move { call(&mut connection, &redis::cmd("PING"), time).await.map(drop) });
         }
-        let mut first = self.lanes[0].clone();
+        let mut first = self.connections[0].clone();
         let mut probe = redis::cmd("EVALSHA");
         let key = shared.keys.probe(&self.tag);
         probe.arg(&self.scripts.probe).arg(1).arg(&key).arg(&key);
-        timeout(time, self.subscriber.mark())
+        timeout(time, self.subscriber.barrier())
             .await
             .unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "no answer to a subscription")))?;
         let server = identify(&mut first, time).await?;
@@ -240,14 +241,14 @@ async fn connect(
     client: Client,
     shared: Arc<Shared>,
     ended: Arc<Notify>,
-    ear: Option<Arc<Ear>>,
+    handler: Option<Arc<PushHandler>>,
 ) -> Result<MultiplexedConnection, Cause> {
     let time = shared.config.timeout;
     // Called by the connection's own task, in the order in which things come.
     let pushed = move |info: PushInfo| -> Result<(), ()> {
-        match (&ear, &info.kind) {
+        match (&handler, &info.kind) {
             (_, PushKind::Disconnection) => ended.notify_one(),
-            (Some(ear), _) => ear.hear(info),
+            (Some(handler), _) => handler.on_push(info),
             (None, _) => (),
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One mistake: where it is, what was found, what would be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     /// The file, or the environment variable.
     pub origin: String,
     /// Line and column, both from 1, columns in characters; `None` if no place in a file is to blame.
@@ -12,10 +12,10 @@ pub struct Mistake {
     /// The path of the key such as `limits.message_bytes_max`; `None` if the text is not TOML at all.
     pub key: Option<String>,
     /// What is wrong with it and what would be accepted.
-    pub sentence: String,
+    pub message: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.origin)?;
         if let Some((line, column)) = self.position {
@@ -24,22 +24,22 @@ impl fmt::Display for Mistake {
         if let Some(key) = &self.key {
             write!(f, ": {key}")?;
         }
-        write!(f, ": {}", self.sentence)
+        write!(f, ": {}", self.message)
     }
 }
 
 /// Every mistake of a configuration, in the order of the file. Displayed as one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors(Vec<Mistake>);
+pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
-    pub(super) fn new(mut mistakes: Vec<Mistake>) -> Self {
+    pub(super) fn new(mut mistakes: Vec<ConfigError>) -> Self {
         mistakes.sort_by_key(|mistake| mistake.position.unwrap_or((usize::MAX, 0)));
         Self(mistakes)
     }
 
     /// At least one.
-    pub fn mistakes(&self) -> &[Mistake] {
+    pub fn errors(&self) -> &[ConfigError] {
         &self.0
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Session;
 use super::reading::counted;
-use crate::backplane::{Answer, Asked, Asker, Recovery};
+use crate::backplane::{Outcome, Recovery, ReplyTo, Response};
 use crate::clock::Now;
 use crate::connection::event::{Event, Subscriber};
 use crate::connection::turn::Turn;
@@ -22,10 +22,10 @@ pub(super) type Place = (u64, Arc<str>);
 
 /// The questions of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Questions {
+pub(super) struct PendingRequests {
     /// The number of the next question.
-    ticket: u32,
-    open: VecDeque<(u32, About)>,
+    request_id: u32,
+    open: VecDeque<(u32, Pending)>,
     /// Commands for channels whose subscription is being made.
     held: VecDeque<Command>,
     /// A subscription is settled: something may be in the way of a held command no longer.
@@ -49,7 +49,7 @@ pub(super) struct Unread {
 
 /// What a question was about.
 #[derive(Debug)]
-pub(super) enum About {
+pub(super) enum Pending {
     /// A subscription.
     Subscribe {
         /// To what.
@@ -86,7 +86,7 @@ pub(super) enum About {
     },
 }
 
-impl About {
+impl Pending {
     /// As how many questions it counts: of the largest answers a client may have four on their way.
     fn weight(&self) -> usize {
         match self {
@@ -97,7 +97,7 @@ impl About {
     }
 }
 
-impl Questions {
+impl PendingRequests {
     /// Whether the client should first wait for answers. Those that may be large count for more.
     pub(super) fn are_many(&self) -> bool {
         let open: usize = self.open.iter().map(|(_, about)| about.weight()).sum();
@@ -105,7 +105,7 @@ impl Questions {
     }
 
     fn is_subscribing(&self, channel: &Channel) -> bool {
-        let about = |(_, about): &(_, About)| matches!(about, About::Subscribe { channel: making, .. } if making == channel);
+        let about = |(_, about): &(_, Pending)| matches!(about, Pending::Subscribe { channel: making, .. } if making == channel);
         self.open.iter().any(about)
     }
 
@@ -127,11 +127,11 @@ impl Questions {
     }
 
     /// Takes an answer in. What the question was about, if this was the last answer to it.
-    fn answered(&mut self, ticket: u32, answer: &Answer) -> Option<About> {
-        let at = self.open.iter().position(|(open, _)| *open == ticket)?;
-        if let About::Publish { left, failed, .. } = &mut self.open[at].1 {
+    fn answered(&mut self, request_id: u32, answer: &Response) -> Option<Pending> {
+        let at = self.open.iter().position(|(open, _)| *open == request_id)?;
+        if let Pending::Publish { left, failed, .. } = &mut self.open[at].1 {
             *left -= 1;
-            if let Answer::Published(Err(error)) = answer {
+            if let Response::Published(Err(error)) = answer {
                 failed.get_or_insert_with(|| error.clone());
             }
             if *left > 0 {
@@ -139,7 +139,7 @@ impl Questions {
             }
         }
         let about = self.open.remove(at).map(|(_, about)| about);
-        self.settling |= matches!(about, Some(About::Subscribe { .. }));
+        self.settling |= matches!(about, Some(Pending::Subscribe { .. }));
         about
     }
 }
@@ -171,43 +171,43 @@ impl Session {
             && let Some(Unread { id, channel, query }) =
                 self.questions.as_mut().and_then(|questions| questions.unread.pop_front())
         {
-            let (now, before) = (turn.now(), self.peer.outbound.pending());
+            let (now, before) = (turn.now(), self.handle.outbound.pending());
             let page = self.history(now, &channel, &query);
-            let about = || About::History { id, channel: channel.clone(), query: query.clone() };
-            if let Some(page) = self.now_or_later(page, about)
+            let about = || Pending::History { id, channel: channel.clone(), query: query.clone() };
+            if let Some(page) = self.ready_or_pending(page, about)
                 && let Some(event) = self.history_read(now, id, &channel, query, page)
             {
                 self.event(now, event);
             }
-            turn.spend(self.peer.outbound.pending().saturating_sub(before));
+            turn.spend(self.handle.outbound.pending().saturating_sub(before));
         }
     }
 
     /// Where an answer to the next question goes.
-    pub(super) fn asker(&self) -> Asker {
-        let ticket = self.questions.as_ref().map_or(0, |questions| questions.ticket);
-        Asker::Connection(self.peer.number, ticket)
+    pub(super) fn reply_to(&self) -> ReplyTo {
+        let request_id = self.questions.as_ref().map_or(0, |questions| questions.request_id);
+        ReplyTo::Connection(self.handle.number, request_id)
     }
 
     /// The answer, or nothing yet: then it will come for what `about` says.
-    pub(super) fn now_or_later<T>(
+    pub(super) fn ready_or_pending<T>(
         &mut self,
-        asked: Asked<T>,
-        about: impl FnOnce() -> About,
+        asked: Outcome<T>,
+        about: impl FnOnce() -> Pending,
     ) -> Option<Result<T, ReplyError>> {
         match asked {
-            Asked::Now(result) => Some(result),
-            Asked::Later => {
+            Outcome::Ready(result) => Some(result),
+            Outcome::Pending => {
                 self.remember(about());
                 None
             }
         }
     }
 
-    pub(super) fn remember(&mut self, about: About) {
+    pub(super) fn remember(&mut self, about: Pending) {
         let questions = self.questions.get_or_insert_default();
-        questions.open.push_back((questions.ticket, about));
-        questions.ticket = questions.ticket.wrapping_add(1);
+        questions.open.push_back((questions.request_id, about));
+        questions.request_id = questions.request_id.wrapping_add(1);
     }
 
     /// Forgets a subscription that is being made. False if there is none.
@@ -215,7 +215,7 @@ impl Session {
         let Some(questions) = &mut self.questions else { return false };
         let before = questions.open.len();
         questions.open.retain(
-            |(_, about)| !matches!(about, About::Subscribe { channel: making, .. } if making == channel),
+            |(_, about)| !matches!(about, Pending::Subscribe { channel: making, .. } if making == channel),
         );
         let given_up = questions.open.len() < before;
         questions.settling |= given_up;
@@ -231,23 +231,23 @@ impl Session {
     }
 
     /// The backplane has answered a question. Ignored if nobody wants to know any more.
-    pub fn backplane_answered(&mut self, turn: &mut Turn, ticket: u32, answer: Answer) {
-        let about = self.questions.as_mut().and_then(|questions| questions.answered(ticket, &answer));
+    pub fn backplane_answered(&mut self, turn: &mut Turn, request_id: u32, answer: Response) {
+        let about = self.questions.as_mut().and_then(|questions| questions.answered(request_id, &answer));
         let Some(about) = about else { return };
-        let (now, before) = (turn.now(), self.peer.outbound.pending());
+        let (now, before) = (turn.now(), self.handle.outbound.pending());
         if let Some(event) = self.settle(now, about, answer) {
             self.event(now, event);
         }
-        turn.spend(self.peer.outbound.pending().saturating_sub(before));
+        turn.spend(self.handle.outbound.pending().saturating_sub(before));
         self.go_on(turn);
     }
 
-    fn settle(&mut self, now: Now, about: About, answer: Answer) -> Option<Event> {
+    fn settle(&mut self, now: Now, about: Pending, answer: Response) -> Option<Event> {
         match (about, answer) {
-            (About::Subscribe { channel, by, recover }, answer) => {
+            (Pending::Subscribe { channel, by, recover }, answer) => {
                 let recovery = match answer {
-                    Answer::Recovered(result) => result,
-                    Answer::Announced(result) => result.map(|()| Recovery::default()),
+                    Response::Recovered(result) => result,
+                    Response::Announced(result) => result.map(|()| Recovery::default()),
                     _ => Err(ReplyError::INTERNAL),
                 };
                 let result = self.subscribed(now, &channel, recover.as_ref(), recovery);
@@ -260,24 +260,24 @@ impl Session {
                 self.say_refused(&channel, by, &result);
                 Some(Event::Subscribed { channel, by, result })
             }
-            (About::Publish { id, failed: Some(error), .. }, _) => {
-                self.local.metrics.node.publication_refused(&error);
+            (Pending::Publish { id, failed: Some(error), .. }, _) => {
+                self.worker.metrics.node.publication_refused(&error);
                 Some(Event::Answered { id, result: Err(error) })
             }
-            (About::Publish { id, reply, .. }, _) => {
+            (Pending::Publish { id, reply, .. }, _) => {
                 reply.map(|reply| Event::Answered { id, result: Ok(reply) })
             }
-            (About::Presence { id }, Answer::Present(members)) => {
+            (Pending::Presence { id }, Response::Present(members)) => {
                 let result = members.and_then(|members| self.present(id, members));
                 Some(Event::Answered { id, result })
             }
-            (About::Presence { id }, Answer::Counted(count)) => {
+            (Pending::Presence { id }, Response::Counted(count)) => {
                 Some(Event::Answered { id, result: count.map(|count| counted(id, count)) })
             }
-            (About::History { id, channel, query }, Answer::History(page)) => {
+            (Pending::History { id, channel, query }, Response::History(page)) => {
                 self.history_read(now, id, &channel, query, page)
             }
-            (About::Presence { id } | About::History { id, .. }, _) => {
+            (Pending::Presence { id } | Pending::History { id, .. }, _) => {
                 Some(Event::Answered { id, result: Err(ReplyError::INTERNAL) })
             }
         }
@@ -290,9 +290,9 @@ impl Session {
             && turn.has_room()
             && let Some(command) = self.questions.as_mut().and_then(|questions| questions.next_held())
         {
-            let before = self.peer.outbound.pending();
+            let before = self.handle.outbound.pending();
             self.event(turn.now(), Event::Command(command));
-            turn.spend(self.peer.outbound.pending().saturating_sub(before));
+            turn.spend(self.handle.outbound.pending().saturating_sub(before));
         }
     }
 
@@ -308,9 +308,9 @@ impl Session {
             && !questions.settled.is_empty()
             && !self.core.is_admitting()
         {
-            let mut hub = self.local.hub.borrow_mut();
+            let mut hub = self.worker.hub.borrow_mut();
             for (channel, place) in questions.settled.drain(..) {
-                hub.release(&channel, self.peer.number, place);
+                hub.release(&channel, self.handle.number, place);
             }
         }
     }

@@ -7,27 +7,27 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::cluster;
-use super::link::Link;
-use super::places::Places;
 use super::request::Request;
+use super::server_connection::ServerConnection;
+use super::slots::SlotMap;
 use super::status::Status;
 use crate::config::{self, RedisSentinels, RedisServer, RedisTopology};
 use crate::telemetry::backplane::{BackplaneMetrics, Unfit};
 
 /// What a runner has of a unit.
-pub(super) struct Side {
+pub(super) struct ShardQueues {
     pub(super) queues: Vec<mpsc::Receiver<Request>>,
 }
 
 /// A server, and all that leads to it. One that is away takes nothing from the others.
-pub(super) struct Unit {
+pub(super) struct Shard {
     pub(super) status: Status,
-    pub(super) seat: watch::Sender<Seat>,
-    pub(super) links: watch::Sender<Option<Arc<Link>>>,
+    pub(super) assignment: watch::Sender<Assignment>,
+    pub(super) links: watch::Sender<Option<Arc<ServerConnection>>>,
     /// The link should be tried before its time.
     pub(super) doubt: Notify,
     /// Each channel has one of them.
-    pub(super) lanes: Box<[mpsc::Sender<Request>]>,
+    pub(super) pipelines: Box<[mpsc::Sender<Request>]>,
     /// The replication id of the server that was used last.
     pub(super) server: Mutex<Box<str>>,
     /// From when on streams of the server count, as the gateways know together; 0 for any.
@@ -46,7 +46,7 @@ pub(super) struct Unit {
     pub(super) unfit: Mutex<Vec<(Unfit, String)>>,
 }
 
-impl Unit {
+impl Shard {
     /// Something was published.
     pub(super) fn has_published(&self, at: Duration) {
         self.published.store(stamp(at), Ordering::Relaxed);
@@ -76,7 +76,7 @@ impl Unit {
 
     /// Whether it has a server, and no link to it.
     pub(super) fn is_away(&self) -> bool {
-        self.seat.borrow().holder != Holder::Nobody && self.status.link().is_none()
+        self.assignment.borrow().assigned != Assigned::Nobody && self.status.link().is_none()
     }
 }
 
@@ -90,15 +90,15 @@ fn time(stamp: &AtomicU64) -> Option<Duration> {
 
 /// What a unit is for. A link is made for one seat, and given up when the seat changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seat {
-    pub(super) holder: Holder,
+pub(super) struct Assignment {
+    pub(super) assigned: Assigned,
     /// Whether what all nodes need is there.
     pub(super) home: bool,
 }
 
 /// Which server is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Holder {
+pub(super) enum Assigned {
     /// None: the Cluster has fewer.
     Nobody,
     Server(RedisServer),
@@ -110,36 +110,36 @@ pub(super) enum Holder {
 pub(super) fn all(
     redis: &config::Redis,
     metrics: &Arc<BackplaneMetrics>,
-) -> (Arc<Places>, Box<[Unit]>, Vec<Side>) {
+) -> (Arc<SlotMap>, Box<[Shard]>, Vec<ShardQueues>) {
     let mut names = vec![None];
-    let (places, holders) = match &redis.topology {
-        RedisTopology::Server(server) => (Places::new(&[]), vec![Holder::Server(server.clone())]),
-        RedisTopology::Sentinels(sentinels) => (Places::new(&[]), vec![Holder::Master(sentinels.clone())]),
+    let (slot_map, slots_by_server) = match &redis.topology {
+        RedisTopology::Server(server) => (SlotMap::new(&[]), vec![Assigned::Server(server.clone())]),
+        RedisTopology::Sentinels(sentinels) => (SlotMap::new(&[]), vec![Assigned::Master(sentinels.clone())]),
         RedisTopology::Servers(servers) => {
             names = servers.iter().map(|server| Some(server.to_string())).collect();
-            (Places::new(servers), servers.iter().cloned().map(Holder::Server).collect())
+            (SlotMap::new(servers), servers.iter().cloned().map(Assigned::Server).collect())
         }
         RedisTopology::Cluster(_) => {
             names = vec![None; cluster::UNITS];
-            (Places::of_cluster(), vec![Holder::Nobody; cluster::UNITS])
+            (SlotMap::of_cluster(), vec![Assigned::Nobody; cluster::UNITS])
         }
     };
-    let places = Arc::new(places);
-    let mapped = !places.are_moving();
-    let unit = |(place, (status, holder)): (usize, (Status, Holder))| {
-        let (lanes, queues): (Vec<_>, _) =
+    let slot_map = Arc::new(slot_map);
+    let mapped = !slot_map.are_moving();
+    let shard = |(shard_index, (status, assigned)): (usize, (Status, Assigned))| {
+        let (pipelines, queues): (Vec<_>, _) =
             (0..redis.connections).map(|_| mpsc::channel(redis.questions_max)).unzip();
-        if mapped || place == 0 {
+        if mapped || shard_index == 0 {
             status.begin();
         }
-        let seat = Seat { holder, home: mapped && place == places.home() };
-        let (seat, links) = (watch::channel(seat).0, watch::channel(None).0);
-        let unit = Unit {
+        let assignment = Assignment { assigned, home: mapped && shard_index == slot_map.shared_shard() };
+        let (assignment, links) = (watch::channel(assignment).0, watch::channel(None).0);
+        let shard = Shard {
             status,
-            seat,
+            assignment,
             links,
             doubt: Notify::new(),
-            lanes: lanes.into(),
+            pipelines: pipelines.into(),
             server: Mutex::default(),
             since: AtomicU64::new(0),
             recheck: Notify::new(),
@@ -149,11 +149,11 @@ pub(super) fn all(
             conflicts: AtomicU32::new(0),
             unfit: Mutex::default(),
         };
-        (unit, Side { queues })
+        (shard, ShardQueues { queues })
     };
-    let each = Status::of(names, metrics).into_iter().zip(holders).enumerate();
-    let (units, sides): (Vec<_>, _) = each.map(unit).unzip();
-    (places, units.into(), sides)
+    let each = Status::of(names, metrics).into_iter().zip(slots_by_server).enumerate();
+    let (shards, shard_queues): (Vec<_>, _) = each.map(shard).unzip();
+    (slot_map, shards.into(), shard_queues)
 }
 
 #[cfg(test)]
@@ -166,12 +166,12 @@ mod tests {
     #[test]
     fn another_server_than_before_is_noticed_and_the_first_one_of_all_is_none() {
         let config = Config::parse("redis.url = 'redis://127.0.0.1:1'", "test").unwrap();
-        let (_, units, _sides) = all(&config.redis.unwrap(), &Arc::default());
-        let came = ["a", "a", "b", "b"].map(|server| units[0].comes_to(server));
+        let (_, shards, _sides) = all(&config.redis.unwrap(), &Arc::default());
+        let came = ["a", "a", "b", "b"].map(|server| shards[0].comes_to(server));
         assert_eq!(came, [None, None, Some("a".into()), None]);
         let at = Duration::from_secs(7);
-        units[0].replaced(Some(at));
-        assert!(units[0].was_replaced_within(Duration::from_secs(2), at + Duration::from_secs(1)));
-        assert!(!units[0].was_replaced_within(Duration::from_secs(2), at + Duration::from_secs(2)));
+        shards[0].replaced(Some(at));
+        assert!(shards[0].was_replaced_within(Duration::from_secs(2), at + Duration::from_secs(1)));
+        assert!(!shards[0].was_replaced_within(Duration::from_secs(2), at + Duration::from_secs(2)));
     }
 }
