@@ -84,9 +84,9 @@ fn publish<'a>(scale: &Scale) -> Measure<'a> {
     let written = worker.handle(&mut subscriber, r#"{"id":2,"subscribe":{"channel":"news"}}"#.into());
     assert!(written > 0, "the subscription is answered");
     let command = Bytes::from(publish_command());
-    let before = subscriber.peer().outbound.written();
+    let before = subscriber.handle().outbound.written();
     worker.handle(&mut publisher, command.clone());
-    assert!(subscriber.peer().outbound.written() > before, "the publication arrives");
+    assert!(subscriber.handle().outbound.written() > before, "the publication arrives");
     ns_per_call(scale.batch, move || worker.handle(&mut publisher, command.clone()))
 }
 
@@ -170,15 +170,15 @@ impl Worker {
 
     /// What one message of a client causes until everything is written. Returns how many bytes it got.
     fn handle(&mut self, session: &mut Session, data: Bytes) -> u64 {
-        let before = session.peer().outbound.written();
+        let before = session.handle().outbound.written();
         session.message(&mut Turn::begin(self.clock, false), Inbound { data, binary: false });
         self.turn(session);
-        session.peer().outbound.written() - before
+        session.handle().outbound.written() - before
     }
 
     /// What the tasks of a worker do: flush the connection, take the inbox, flush those who got something.
     fn turn(&mut self, session: &Session) {
-        let _ = session.peer().poll_flush();
+        let _ = session.handle().poll_flush();
         session.count_written();
         self.inbox.take(&mut self.deliveries);
         for delivery in self.deliveries.drain(..) {

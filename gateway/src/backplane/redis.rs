@@ -3,29 +3,12 @@
 //! Workers never touch a socket. A question goes into a queue of the control runtime, and its answer comes through the inbox
 //! of the worker. `gateway/REDIS.md` says what lies in Redis, and what every failure looks like.
 
-mod keys;
-mod slots;
-mod wire;
-mod script;
-mod request;
-mod interest;
-mod status;
-mod server_connection;
-mod poll;
-mod sentinel;
-mod cluster;
-mod pipeline;
-mod subscription;
-mod shard;
-mod incoming;
-mod dispatch;
-mod agreement;
-mod meeting;
-mod repeats;
-mod fitness;
-mod sync;
-mod runner;
-mod nodes;
+mod format;
+mod topology;
+mod connection;
+mod commands;
+mod subscriptions;
+mod membership;
 mod limits;
 mod presence;
 mod clients;
@@ -39,30 +22,34 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use self::agreement::Agreement;
-pub use self::agreement::Plugins;
-use self::agreement::rules::Effective;
 use self::clients::Clients;
-use self::dispatch::{NOT_PUBLISHED, UNAVAILABLE};
-use self::interest::{Added, Interest};
-use self::keys::Keys;
+use self::commands::dispatch;
+use self::format::wire;
 pub use self::limits::{Reconciler, States};
-use self::nodes::Nodes;
+use self::membership::nodes;
 use self::presence::Presence;
-use self::repeats::Repeats;
-use self::request::{Charges, Request, What};
-pub use self::server_connection::LOOKUPS_MAX;
-use self::server_connection::ServerConnection;
-use self::shard::{Shard, ShardQueues};
-use self::slots::SlotMap;
 pub use self::survey::Answerer;
 use self::survey::Surveys;
+use self::topology::shard;
 use super::{
     Backplane, Count, Health, Most, NewPublication, Node, Others, Outcome, Page, Published, Recovery,
     ReplyTo, Retention, Top, find_room, mix,
 };
 use crate::backplane::Order;
 use crate::backplane::inbox::Inbox;
+use crate::backplane::redis::commands::dispatch::{NOT_PUBLISHED, UNAVAILABLE};
+use crate::backplane::redis::commands::repeats::Repeats;
+use crate::backplane::redis::commands::request::{Charges, Request, What};
+pub use crate::backplane::redis::connection::server_connection::LOOKUPS_MAX;
+use crate::backplane::redis::connection::server_connection::ServerConnection;
+use crate::backplane::redis::format::keys::Keys;
+use crate::backplane::redis::membership::agreement::Agreement;
+pub use crate::backplane::redis::membership::agreement::Plugins;
+use crate::backplane::redis::membership::agreement::rules::Effective;
+use crate::backplane::redis::membership::nodes::Nodes;
+use crate::backplane::redis::subscriptions::interest::{Added, Interest};
+use crate::backplane::redis::topology::shard::{Shard, ShardQueues};
+use crate::backplane::redis::topology::slots::SlotMap;
 use crate::charge::{Account, Charge};
 use crate::clock::Clock;
 use crate::config::{self, Config};

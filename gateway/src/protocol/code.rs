@@ -67,7 +67,7 @@ impl ReplyError {
 
     /// This error with a sentence that says more.
     pub fn because(self, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { message.into(), ..self }
+        Self { message: message.into(), ..self }
     }
 }
 

@@ -377,5 +377,5 @@ pub(super) fn not_in_this_hook() -> Error {
 }
 
 pub(super) fn error(code: u32, message: impl Into<String>) -> Error {
-    Error { code, message.into() }
+    Error { code, message: message.into() }
 }

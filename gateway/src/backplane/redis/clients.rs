@@ -12,9 +12,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::table::Batch;
 pub(super) use self::table::Clients;
-use super::server_connection::{ServerConnection, call, refusal};
-use super::status::Cause;
-use super::{Shared, nodes, presence};
+use super::{Shared, presence};
+use crate::backplane::redis::connection::server_connection::{ServerConnection, call, refusal};
+use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::membership::nodes;
 use crate::telemetry::backplane::Trouble;
 
 /// Clients that are written with one batch, and roughly their bytes.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::server_connection::ServerConnection;
-use super::{Runner, Shared, nodes};
+use super::{Runner, Shared};
+use crate::backplane::redis::connection::server_connection::ServerConnection;
+use crate::backplane::redis::membership::nodes;
 use crate::plugin::state::{Bucket, PluginState, Taken, Told};
 
 /// How often a node reports what it has taken.
@@ -17,7 +18,7 @@ const ROUND: Duration = Duration::from_millis(200);
 const KEYS_MAX: usize = 4096;
 /// Keys of one script, so that Redis does something else in between.
 const KEYS_PER_SCRIPT: usize = 256;
-const SCRIPT: &str = include_str!("limits.lua");
+const SCRIPT: &str = include_str!("lua/limits.lua");
 
 /// Plugins that keep rate limits, by name.
 pub type States = Vec<(Arc<str>, Arc<PluginState>)>;

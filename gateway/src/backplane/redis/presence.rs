@@ -21,11 +21,14 @@ pub(super) use self::list::{keep_list, page};
 use self::present::Write;
 pub(super) use self::script::{COUNT, READ, TAKE, TAKEN_MAX, WRITE};
 pub(super) use self::table::Presence;
-use super::keys::Keys;
-use super::server_connection::{ServerConnection, cause, is_elsewhere, refusal};
-use super::status::Cause;
-use super::{Shared, nodes, wire};
+use super::Shared;
 use crate::backplane::TOO_MANY_MEMBERS;
+use crate::backplane::redis::connection::server_connection::{
+    ServerConnection, cause, is_elsewhere, refusal,
+};
+use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::format::keys::Keys;
+use crate::backplane::redis::{format::wire, membership::nodes};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;

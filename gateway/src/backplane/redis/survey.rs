@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Redis, Runner, Shared, nodes, wire};
+use super::{Redis, Runner, Shared};
 use crate::backplane::Others;
+use crate::backplane::redis::{format::wire, membership::nodes};
 use crate::survey::{Finding, Question};
 
 /// Questions of this node that are open, and questions of others that wait here or are being answered.

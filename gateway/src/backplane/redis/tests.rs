@@ -8,9 +8,9 @@ use redis::Value;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::script::{self, Scripts};
 use super::*;
 use crate::backplane::inbox::Delivery;
+use crate::backplane::redis::format::script::{self, Scripts};
 use crate::backplane::{Idempotency, PublishConditions, Repeat, Response, origin};
 use crate::supervisor::Supervisor;
 
@@ -91,7 +91,7 @@ impl Bench {
         Self { _server: server, connection, keys: Keys::new("t"), scripts, server: "first", streams: 0 }
     }
 
-    async fn run(&mut self, what: &What) -> Result<Response, super::request::Refusal> {
+    async fn run(&mut self, what: &What) -> Result<Response, super::commands::request::Refusal> {
         self.streams += 1;
         let fresh = format!("stream{}", self.streams);
         let command = what.command(&self.keys, &self.scripts, self.server, "t:anchor", &fresh);
@@ -362,7 +362,7 @@ async fn without_memory_a_script_does_nothing_at_all() {
         let what = What::Publish { channel: news(), body, retention: KEPT, terms: None };
         let refused = bench.run(&what).await.unwrap_err();
         assert!(
-            matches!(&refused, super::request::Refusal::Server(code, _) if &**code == "OOM"),
+            matches!(&refused, super::commands::request::Refusal::Server(code, _) if &**code == "OOM"),
             "{refused:?}"
         );
     }
@@ -499,7 +499,7 @@ async fn meets(
     age: &str,
     moved: &str,
 ) -> (u64, bool, Vec<String>) {
-    let script = include_str!("meeting.lua");
+    let script = include_str!("lua/meeting.lua");
     let said = format!("{{\"name\":\"{node}\"}}");
     let words = ["EVAL", script, "1", "t:servers", node, server, &said, "3000", age, moved, "60000"];
     let Value::Array(parts) = bench.ask(&words).await else { panic!() };
@@ -535,7 +535,7 @@ async fn who_has_published_elsewhere_after_others_came_makes_streams_begin_anew(
 async fn a_history_that_is_taken_up_again_is_another_one() {
     let mut bench = Bench::new().await;
     let beat = async |bench: &mut Bench, description: &str, keeping: &str| {
-        let script = include_str!("nodes/beat.lua");
+        let script = include_str!("lua/beat.lua");
         let keys = ["t:leases", "t:dead", "t:rules"];
         let words = [
             "EVAL",
@@ -561,7 +561,7 @@ async fn a_history_that_is_taken_up_again_is_another_one() {
     let (era, first) = beat(&mut bench, "{1}", "news chat").await;
     assert_eq!(era, "on");
     assert_eq!(beat(&mut bench, "{1}", "news").await, (era, first.clone()), "nothing has changed");
-    let end = include_str!("agreement/end.lua");
+    let end = include_str!("lua/end_agreement.lua");
     assert_eq!(bench.ask(&["EVAL", end, "1", "t:rules", "7", "news"]).await, Value::Nil, "another revision");
     let ended = bench.ask(&["EVAL", end, "1", "t:rules", &first, "news"]).await;
     let Value::BulkString(second) = ended else { panic!("{ended:?}") };

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use redis::Value;
 
-use crate::backplane::redis::wire::VERSION;
-use crate::backplane::redis::wire::fields::{Fields, number, put, put_nested, put_number, text};
+use crate::backplane::redis::format::wire::VERSION;
+use crate::backplane::redis::format::wire::fields::{Fields, number, put, put_nested, put_number, text};
 use crate::plugin::event::Client;
 use crate::protocol::Protocol;
 
@@ -29,9 +29,9 @@ mod pair_tag {
 
 /// A client of another node, and since when it was there, in Unix time in milliseconds.
 #[derive(Debug)]
-pub(in crate::backplane::redis) struct Record {
-    pub(in crate::backplane::redis) client: Client,
-    pub(in crate::backplane::redis) since: u64,
+pub(crate) struct Record {
+    pub(crate) client: Client,
+    pub(crate) since: u64,
 }
 
 /// What `on-disconnect` gets to know of a client, but for its id.
@@ -58,7 +58,7 @@ fn put_pair(bytes: &mut Vec<u8>, tag: u8, name: &str, value: &str) {
 }
 
 /// Reads what [`write`] has made of the client with this id, which is `number` here. `None` for anything else.
-pub(in crate::backplane::redis) fn read(id: &str, client_number: u64, bytes: &[u8]) -> Option<Record> {
+pub(crate) fn read(id: &str, client_number: u64, bytes: &[u8]) -> Option<Record> {
     let (&VERSION, bytes) = bytes.split_first()? else { return None };
     let mut fields = Fields::filling(bytes);
     let (mut since, mut protocol, mut address, mut user) = (None, None, None, None);
@@ -111,7 +111,7 @@ fn pair(bytes: &[u8]) -> Option<(Box<str>, Box<str>)> {
 }
 
 /// Ids and records in an answer of Redis, whether it lists pairs or both in turn.
-pub(in crate::backplane::redis) fn pairs(listed: Vec<Value>) -> Vec<(Box<str>, Vec<u8>)> {
+pub(crate) fn pairs(listed: Vec<Value>) -> Vec<(Box<str>, Vec<u8>)> {
     let mut flat = Vec::with_capacity(listed.len() * 2);
     for value in listed {
         match value {

@@ -10,7 +10,7 @@ use crate::connection_id::ConnectionIds;
 use crate::plugin::event::Client;
 
 /// See the module. A part for each worker, so that no worker waits for another one.
-pub(in crate::backplane::redis) struct Clients {
+pub(crate) struct Clients {
     parts: Box<[Mutex<Part>]>,
     changed: Notify,
 }
@@ -38,7 +38,7 @@ struct Registered {
 
 /// What Redis is to be told: how things are, not what has changed.
 #[derive(Default)]
-pub(in crate::backplane::redis) struct Changes {
+pub(crate) struct Changes {
     /// Who is here, and since when.
     pub(super) came: Vec<(Arc<Client>, u64)>,
     /// Who is not.
@@ -80,7 +80,7 @@ impl Drop for Batch<'_> {
 }
 
 impl Clients {
-    pub(in crate::backplane::redis) fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize) -> Self {
         Self { parts: (0..workers.max(1)).map(|_| Mutex::default()).collect(), changed: Notify::new() }
     }
 
@@ -89,7 +89,7 @@ impl Clients {
     }
 
     /// A client is here, or plugins know something else of it.
-    pub(in crate::backplane::redis) fn register(&self, client: &Arc<Client>, since: u64) {
+    pub(crate) fn register(&self, client: &Arc<Client>, since: u64) {
         let mut part = self.part(client.number);
         let first = part.is_written();
         let new = Registered { client: client.clone(), since, queued: false, under_way: false, known: false };
@@ -105,7 +105,7 @@ impl Clients {
     }
 
     /// A client has gone.
-    pub(in crate::backplane::redis) fn deregister(&self, number: u64) {
+    pub(crate) fn deregister(&self, number: u64) {
         let mut part = self.part(number);
         let first = part.is_written();
         let Some(registered) = part.clients.remove(&number) else { return };
@@ -136,7 +136,7 @@ impl Clients {
     }
 
     /// Whether Redis knows everything.
-    pub(in crate::backplane::redis) fn is_written(&self) -> bool {
+    pub(crate) fn is_written(&self) -> bool {
         self.parts.iter().all(|part| lock(part).is_written())
     }
 
@@ -178,7 +178,7 @@ impl Clients {
     }
 
     /// Nothing is taken for known to Redis. Who has gone is forgotten.
-    pub(in crate::backplane::redis) fn write_anew(&self) {
+    pub(crate) fn write_anew(&self) {
         for part in &self.parts {
             let mut part = lock(part);
             let Part { clients, unwritten, gone } = &mut *part;

@@ -8,9 +8,10 @@ use redis::{Value, pipe};
 use tokio::time::sleep;
 
 use super::{REFUSED_PAUSE, every, gone, pause_if_refused, send};
-use crate::backplane::redis::server_connection::{ServerConnection, call};
-use crate::backplane::redis::status::Cause;
-use crate::backplane::redis::{Shared, nodes};
+use crate::backplane::redis::Shared;
+use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
+use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::membership::nodes;
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
 
@@ -24,10 +25,7 @@ const PAGE: usize = 1000;
 const RENEWAL: Duration = Duration::from_secs(5);
 
 /// Keeps the list until the link to home fails.
-pub(in crate::backplane::redis) async fn keep_list(
-    shared: Arc<Shared>,
-    link: Arc<ServerConnection>,
-) -> Cause {
+pub(crate) async fn keep_list(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     let Some(mut connection) = link.connections.first().cloned() else { return gone() };
     let list = shared.keys.presence_of(&nodes::name(shared.node));
     let mut renewals = every(RENEWAL);
@@ -108,7 +106,7 @@ fn channel(name: &[u8]) -> Option<Channel> {
 }
 
 /// A part of a list of channels, from a cursor on, and the cursor of the next; 0 begins and ends it.
-pub(in crate::backplane::redis) async fn page(
+pub(crate) async fn page(
     shared: &Shared,
     connection: &mut MultiplexedConnection,
     list: &str,

@@ -55,7 +55,7 @@ pub(super) struct Present {
 
 /// What a server is to be told of one channel: how things are, not what has changed.
 #[derive(Debug)]
-pub(in crate::backplane::redis) struct Write {
+pub(crate) struct Write {
     pub(super) channel: Channel,
     pub(super) anew: bool,
     pub(super) came: Vec<Arc<Member>>,

@@ -1,16 +1,16 @@
 //! The scripts of presence. Each works on the keys of one channel.
 
 /// Members that are taken out at once when their node is dead.
-pub(in crate::backplane::redis) const TAKEN_MAX: usize = 500;
+pub(crate) const TAKEN_MAX: usize = 500;
 
 /// What a node has to say of its members in a channel.
-pub(in crate::backplane::redis) const WRITE: &str = include_str!("write.lua");
+pub(crate) const WRITE: &str = include_str!("../lua/presence_write.lua");
 
 /// The members of some nodes.
-pub(in crate::backplane::redis) const READ: &str = include_str!("read.lua");
+pub(crate) const READ: &str = include_str!("../lua/presence_read.lua");
 
 /// How many connections and users there are.
-pub(in crate::backplane::redis) const COUNT: &str = include_str!("count.lua");
+pub(crate) const COUNT: &str = include_str!("../lua/presence_count.lua");
 
 /// Takes members of a dead node out.
-pub(in crate::backplane::redis) const TAKE: &str = include_str!("take.lua");
+pub(crate) const TAKE: &str = include_str!("../lua/presence_take.lua");

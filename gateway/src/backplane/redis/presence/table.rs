@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::LISTED_MAX;
 use super::present::{Due, Listed, Present, Write};
 use crate::backplane::TOO_MANY_MEMBERS;
-use crate::backplane::redis::slots::SlotMap;
+use crate::backplane::redis::topology::slots::SlotMap;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
@@ -26,7 +26,7 @@ const SHARDS: usize = 64;
 type Shard = HashMap<Channel, Present>;
 
 /// See the module.
-pub(in crate::backplane::redis) struct Presence {
+pub(crate) struct Presence {
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     slot_map: Arc<SlotMap>,
@@ -66,7 +66,7 @@ impl Presence {
     pub(super) const SHARDS: usize = SHARDS;
 
     /// For so many servers.
-    pub(in crate::backplane::redis) fn new(slot_map: Arc<SlotMap>, servers: usize) -> Self {
+    pub(crate) fn new(slot_map: Arc<SlotMap>, servers: usize) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
@@ -87,7 +87,7 @@ impl Presence {
     }
 
     /// A connection has come.
-    pub(in crate::backplane::redis) fn enter(&self, channel: &Channel, member: &Arc<Member>) {
+    pub(crate) fn enter(&self, channel: &Channel, member: &Arc<Member>) {
         let mut shard = self.shard(channel);
         let present = shard.entry(channel.clone()).or_insert_with(|| Present::new(Listed::No));
         present.enter(member);
@@ -95,7 +95,7 @@ impl Presence {
     }
 
     /// A connection has gone.
-    pub(in crate::backplane::redis) fn leave(&self, channel: &Channel, member: &Arc<Member>) {
+    pub(crate) fn leave(&self, channel: &Channel, member: &Arc<Member>) {
         let mut shard = self.shard(channel);
         let Some(present) = shard.get_mut(channel) else { return };
         present.leave(member);
@@ -103,7 +103,7 @@ impl Presence {
     }
 
     /// The members of this node, if a list of them is not too long.
-    pub(in crate::backplane::redis) fn members(
+    pub(crate) fn members(
         &self,
         channel: &Channel,
         bytes_max: usize,
@@ -117,14 +117,14 @@ impl Presence {
     }
 
     /// How many connections and users this node has, and those of the users that Redis may not know of yet.
-    pub(in crate::backplane::redis) fn count(&self, channel: &Channel) -> (usize, usize, Vec<Box<str>>) {
+    pub(crate) fn count(&self, channel: &Channel) -> (usize, usize, Vec<Box<str>>) {
         let shard = self.shard(channel);
         let Some(present) = shard.get(channel) else { return (0, 0, Vec::new()) };
         (present.members.len(), present.users.len(), present.unwritten_users())
     }
 
     /// Nobody is in any channel, and Redis knows it.
-    pub(in crate::backplane::redis) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.shards.iter().all(|shard| lock(shard).is_empty())
     }
 
@@ -222,7 +222,7 @@ impl Presence {
     }
 
     /// There is a link to a server. One that is not known has nothing of what was written.
-    pub(in crate::backplane::redis) fn begin(&self, server: usize, id: &str) {
+    pub(crate) fn begin(&self, server: usize, id: &str) {
         let another = {
             let mut known = lock(&self.queues[server].server);
             let another = **known != *id;
@@ -236,7 +236,7 @@ impl Presence {
     }
 
     /// Nothing is taken for known to the servers of these channels, wherever they are by now.
-    pub(in crate::backplane::redis) fn write_anew_at(&self, concerns: impl Fn(&Channel) -> bool) {
+    pub(crate) fn write_anew_at(&self, concerns: impl Fn(&Channel) -> bool) {
         for shard in &self.shards {
             for (channel, present) in lock(shard).iter_mut().filter(|(channel, _)| concerns(channel)) {
                 present.write_anew();
@@ -246,7 +246,7 @@ impl Presence {
     }
 
     /// The list has lost what it was told, or somebody else has taken it away.
-    pub(in crate::backplane::redis) fn list_anew(&self) {
+    pub(crate) fn list_anew(&self) {
         self.losses.fetch_add(1, Ordering::AcqRel);
         for shard in &self.shards {
             for (channel, present) in lock(shard).iter_mut() {
@@ -290,7 +290,7 @@ impl Presence {
 
     /// Forgets who has come and gone while a server is away. To be called then, so that this is bounded: on its return who is
     /// there is written anew, and channels that only the list has are cleared.
-    pub(in crate::backplane::redis) fn sweep(&self, server: usize) {
+    pub(crate) fn sweep(&self, server: usize) {
         if lock(&self.queues[server].channels).is_empty() {
             // Nothing has changed there.
             return;
@@ -308,7 +308,7 @@ impl Presence {
     }
 
     /// The same while the list is away. What its server may still have stays known: the list may be lost.
-    pub(in crate::backplane::redis) fn sweep_list(&self) {
+    pub(crate) fn sweep_list(&self) {
         self.sweep_queue(self.list(), |_, present| {
             if present.is_left() && (present.listed == Listed::No || !present.has_news()) {
                 return false;

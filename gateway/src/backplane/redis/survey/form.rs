@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::backplane::redis::wire::fields::{Fields, number, put, put_nested, put_number, text};
+use crate::backplane::redis::format::wire::fields::{Fields, number, put, put_nested, put_number, text};
 use crate::survey::{Connection, Counts, ENTRIES_MAX, Finding, PART_BYTES_MAX, Page, Part, Question};
 
 /// Which question, and which answer.
@@ -33,7 +33,7 @@ mod entry_tag {
 /// The first tag of the numbers of an answer with counts.
 const COUNTS: u8 = 2;
 
-pub(in crate::backplane::redis) fn put_question(bytes: &mut Vec<u8>, question: &Question) {
+pub(crate) fn put_question(bytes: &mut Vec<u8>, question: &Question) {
     let (kind, text, page) = match question {
         Question::Counts => return put(bytes, KIND, &[0]),
         Question::Channels { pattern, page } => (1, pattern, page),
@@ -46,7 +46,7 @@ pub(in crate::backplane::redis) fn put_question(bytes: &mut Vec<u8>, question: &
 }
 
 /// `None` for what is no question, and `Some(None)` for one that this version does not know.
-pub(in crate::backplane::redis) fn read_question(bytes: &[u8]) -> Option<Option<Question>> {
+pub(crate) fn read_question(bytes: &[u8]) -> Option<Option<Question>> {
     let mut fields = Fields::filling(bytes);
     let (mut kind, mut asked, mut after, mut limit) = (None, None, None, None);
     while let Some((tag, value)) = fields.next()? {
@@ -71,7 +71,7 @@ pub(in crate::backplane::redis) fn read_question(bytes: &[u8]) -> Option<Option<
     }))
 }
 
-pub(in crate::backplane::redis) fn put_finding(bytes: &mut Vec<u8>, finding: &Finding) {
+pub(crate) fn put_finding(bytes: &mut Vec<u8>, finding: &Finding) {
     match finding {
         Finding::Counts(Counts { clients, users, channels, subscriptions, workers }) => {
             put(bytes, KIND, &[0]);
@@ -94,7 +94,7 @@ pub(in crate::backplane::redis) fn put_finding(bytes: &mut Vec<u8>, finding: &Fi
 }
 
 /// `None` for what is no answer, and `Some(None)` for one that this version does not know.
-pub(in crate::backplane::redis) fn read_finding(bytes: &[u8]) -> Option<Option<Finding>> {
+pub(crate) fn read_finding(bytes: &[u8]) -> Option<Option<Finding>> {
     let mut fields = Fields::filling(bytes);
     while let Some((tag, value)) = fields.next()? {
         if tag == KIND {

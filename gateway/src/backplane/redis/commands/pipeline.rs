@@ -1,0 +1,352 @@
+//! Commands on their way to Redis: what comes while a batch is under way is the next batch. What is for one channel takes
+//! one lane, so it keeps its order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout, timeout_at};
+
+use crate::backplane::redis::commands::dispatch::TOO_FEW_REPLICAS;
+use crate::backplane::redis::commands::request::{Refusal, Request, What};
+use crate::backplane::redis::connection::server_connection::{
+    ServerConnection, cause, is_elsewhere, is_of_server, refusal,
+};
+use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::membership::agreement::rules::Effective;
+use crate::backplane::redis::{Shared, presence};
+use crate::backplane::{Published, Repeat, ReplyTo, Response, Top, find_room};
+use crate::protocol::code::ReplyError;
+use crate::telemetry::backplane::Trouble;
+
+/// Commands in one batch.
+const BATCH_MAX: usize = 512;
+
+/// Bytes of publications and members that the answers to one batch may have.
+const ANSWERS_BYTES_MAX: usize = 16 << 20;
+
+/// Longest time that a batch waits for replicas: the watch of the link waits behind it.
+const REPLICAS_WAIT_MAX: Duration = Duration::from_millis(400);
+
+/// How soon what is for a slot that moves is tried again.
+const MOVING: Duration = Duration::from_millis(20);
+
+/// Carries requests of one place until the queue is closed.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    shard_index: usize,
+    index: usize,
+    mut queue: mpsc::Receiver<Request>,
+) {
+    let mut links = shared.shards[shard_index].links.subscribe();
+    let (mut batch, mut held) = (Vec::new(), Vec::new());
+    loop {
+        if held.is_empty() {
+            if queue.recv_many(&mut batch, BATCH_MAX).await == 0 {
+                return;
+            }
+        } else {
+            sleep(MOVING).await;
+            give_back(&shared, &mut held);
+            // First come, first served: nothing overtakes what was held.
+            batch.append(&mut held);
+            while batch.len() < BATCH_MAX
+                && let Ok(request) = queue.try_recv()
+            {
+                batch.push(request);
+            }
+        }
+        // The oldest decides: the others have come while it waited for its turn.
+        let until = batch.first().map_or(Duration::ZERO, |oldest| oldest.until);
+        let link = {
+            let waited = timeout_at(
+                shared.clock.instant(until).into(),
+                links.wait_for(|link| {
+                    let waits = |request: &Request| {
+                        request.what.needs_redis() && shared.shard_index_of(&request.what) == shard_index
+                    };
+                    link.is_some() || !batch.iter().any(waits)
+                }),
+            );
+            waited.await.ok().and_then(Result::ok).and_then(|link| link.clone())
+        };
+        forward(&shared, shard_index, &mut batch);
+        match link {
+            Some(link) => {
+                let using = shard_index * shared.config.connections + index;
+                let rules = shared.agreement.rules.begin(using);
+                held = send_in_parts(&shared, index, &link, &mut batch, rules.as_deref()).await;
+                shared.agreement.rules.end(using);
+            }
+            None => alone(&shared, &mut batch),
+        }
+    }
+}
+
+/// What has looked for its place for too long is given up.
+fn give_back(shared: &Shared, held: &mut Vec<Request>) {
+    let at = shared.clock.now().at;
+    for request in held.extract_if(.., |request| request.until <= at) {
+        shared.fail(request.reply_to, &request.what, "its slot was moved for too long");
+    }
+}
+
+/// What has another place by now goes there.
+fn forward(shared: &Shared, shard_index: usize, batch: &mut Vec<Request>) {
+    if !shared.slot_map.are_moving() {
+        return;
+    }
+    for request in batch.extract_if(.., |request| shared.shard_index_of(&request.what) != shard_index) {
+        shared.dispatch(request);
+    }
+}
+
+/// Without Redis this node goes on alone: its own subscribers get what has no history, neither here nor at other gateways.
+fn alone(shared: &Shared, batch: &mut Vec<Request>) {
+    let rules = shared.agreement.rules.now();
+    for Request { mut what, reply_to, .. } in batch.drain(..) {
+        if let Some(rules) = &rules {
+            rules.adapt(&mut what);
+        }
+        match what {
+            What::Spread { to, message, publication } => {
+                // Whoever publishes is told what subscribers have no room for.
+                if publication
+                    && let Some(channel) = &to
+                    && let Err(error) =
+                        find_room(&shared.inboxes, shared.interest.workers(channel, None), message.len())
+                {
+                    shared.answer(reply_to, Response::Published(Err(error)));
+                    continue;
+                }
+                let topic = What::topic(to.as_ref(), &shared.keys);
+                shared.received(topic.as_bytes(), &message.into());
+                shared.answer(reply_to, Response::Published(Ok(Published::default())));
+            }
+            what => shared.fail(reply_to, &what, "redis was away for too long"),
+        }
+    }
+}
+
+/// Sends a batch, of which only so much at once that the answers fit into memory. Returns what has to be sent again, because
+/// its slot moves.
+async fn send_in_parts(
+    shared: &Shared,
+    index: usize,
+    link: &ServerConnection,
+    batch: &mut Vec<Request>,
+    rules: Option<&Effective>,
+) -> Vec<Request> {
+    let mut held = Vec::new();
+    while !batch.is_empty() {
+        let mut bytes = 0;
+        let fits = |request: &Request| {
+            bytes += request.what.answer_bytes_max();
+            bytes <= ANSWERS_BYTES_MAX
+        };
+        let fitting = batch.iter().map(fits).take_while(|fits| *fits).count().max(1);
+        let rest = batch.split_off(fitting);
+        held = send(shared, index, link, batch, rules).await;
+        *batch = rest;
+        if !held.is_empty() {
+            // Nothing overtakes what is held.
+            held.append(batch);
+        } else if shared.shards[link.shard].status.link() != Some(link.number) {
+            for Request { what, reply_to, .. } in batch.drain(..) {
+                shared.fail(reply_to, &what, "the link has ended");
+            }
+        }
+    }
+    held
+}
+
+/// Sends some requests. Returns what has to be sent again, because its slot moves.
+async fn send(
+    shared: &Shared,
+    index: usize,
+    link: &ServerConnection,
+    batch: &mut Vec<Request>,
+    rules: Option<&Effective>,
+) -> Vec<Request> {
+    let mut held = Vec::new();
+    if batch.is_empty() {
+        return held;
+    }
+    if let Some(rules) = rules {
+        batch.iter_mut().for_each(|request| rules.adapt(&mut request.what));
+    }
+    let (identity, anchor) = (shared.identity(link), link.anchor());
+    let mut pipeline = redis::pipe();
+    for request in &*batch {
+        let server = request.what.channel().map_or(identity.any(), |channel| identity.of(channel, rules));
+        let mut command =
+            request.what.command(&shared.keys, &link.scripts, &server, &anchor, &shared.fresh_epoch());
+        if published_elsewhere(shared, link, &request.what).is_some() {
+            command.arg(1);
+        }
+        pipeline.add_command(command);
+    }
+    let wanted = batch.iter().map(|request| request.what.replicas()).max().unwrap_or(0);
+    let mut count = batch.len();
+    if wanted > 0 {
+        let wait = (shared.config.timeout / 2).min(REPLICAS_WAIT_MAX);
+        pipeline.cmd("WAIT").arg(wanted).arg(wait.as_millis() as u64);
+        count += 1;
+    }
+    let Some(mut connection) = link.connections.get(index).cloned() else { return held };
+    let shard = &shared.shards[link.shard];
+    let publishes = batch.iter().any(|request| matches!(request.what, What::Publish { .. }));
+    if publishes {
+        // Whoever leaves the server meanwhile has to know of it, whatever becomes of the answer.
+        shard.has_published(shared.clock.now().at);
+    }
+    let sent = timeout(shared.config.timeout, connection.send_packed_commands(&pipeline, 0, count));
+    let mut replies = match sent.await {
+        Ok(Ok(replies)) if replies.len() == count => replies,
+        failed => {
+            let cause = match failed {
+                Ok(Ok(_)) => Cause::new(Trouble::Silent, "answers are missing"),
+                Ok(Err(error)) => cause(&error),
+                Err(_) => {
+                    shared.shards[link.shard].doubt.notify_one();
+                    Cause::new(Trouble::Silent, "no answer to a command")
+                }
+            };
+            give_up(shared, batch, &shared.shards[link.shard].status.sentence(&cause));
+            return held;
+        }
+    };
+    // By now others may have been told from when on the streams of another server count.
+    let counts = shard.status.link() == Some(link.number);
+    if publishes && counts {
+        shard.has_published(shared.clock.now().at);
+    }
+    let replicas = if wanted > 0 { replies.pop().map_or(0, |reply| acknowledged(&reply)) } else { 0 };
+    for (request, reply) in batch.drain(..).zip(replies) {
+        if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
+            held.push(request);
+        } else {
+            complete(shared, link, request, reply, Known { replicas, counts });
+        }
+    }
+    if !held.is_empty() {
+        shared.moved.notify_one();
+    }
+    held
+}
+
+/// Where this gateway has published the same before, at a server that is used no more.
+fn published_elsewhere(shared: &Shared, link: &ServerConnection, what: &What) -> Option<Top> {
+    let (channel, once) = what.once()?;
+    shared.repeats.elsewhere(channel, &once.key, &link.server, shared.clock.now().at)
+}
+
+/// What only this gateway knows of a publication with an idempotency key. One that too few replicas have is not remembered: if it
+/// is lost, whoever repeats it wants it to be published.
+fn mark_repeat(
+    shared: &Shared,
+    link: &ServerConnection,
+    what: &What,
+    published: &mut Published,
+    enough: bool,
+) {
+    let Some((channel, once)) = what.once() else { return };
+    let at = shared.clock.now().at;
+    match published.repeat {
+        Some(Repeat::Unsure) if !shared.shards[link.shard].was_replaced_within(once.ttl, at) => {
+            published.repeat = None;
+        }
+        Some(Repeat::Lost) => {
+            if let Some(first) = published_elsewhere(shared, link, what) {
+                published.top = first;
+            }
+            shared.repeats.prolong(channel, &once.key, at + once.ttl);
+            return;
+        }
+        _ => (),
+    }
+    if !published.skipped && enough {
+        shared.repeats.remember(channel, &once.key, &link.server, &published.top, at + once.ttl);
+    }
+}
+
+/// How many replicas have everything that was written so far. A server that refuses to say so has none.
+fn acknowledged(reply: &Value) -> u64 {
+    match reply {
+        Value::Int(replicas) => u64::try_from(*replicas).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// What is known of an answer beside what it says.
+#[derive(Clone, Copy)]
+struct Known {
+    /// So many replicas have what was written.
+    replicas: u64,
+    /// Whether the link that it came over is still the one in use.
+    counts: bool,
+}
+
+fn complete(shared: &Shared, link: &ServerConnection, request: Request, reply: Value, known: Known) {
+    let Known { replicas, counts } = known;
+    let enough = u64::from(request.what.replicas()) <= replicas;
+    let mut read = request.what.read(reply);
+    if let Ok(Response::Published(Ok(published))) = &mut read {
+        mark_repeat(shared, link, &request.what, published, enough);
+    }
+    match read {
+        Ok(Response::Published(Ok(_))) if !counts => {
+            let why = "the link has ended before the answer came";
+            shared.fail_in_doubt(request.reply_to, &request.what, why);
+        }
+        Ok(answer) if !enough => {
+            shared.metrics.too_few_replicas(replicas);
+            let answer = match request.reply_to {
+                // For the log this is no loss.
+                ReplyTo::Nobody => answer,
+                _ => request.what.failed(ReplyError::INTERNAL.because(TOO_FEW_REPLICAS)),
+            };
+            shared.answer(request.reply_to, answer);
+        }
+        Ok(answer) => {
+            if let What::Recover { channel, .. } = &request.what
+                && !shared.interest.is_confirmed(channel, link.number)
+            {
+                // The subscription has broken meanwhile: what came after this answer may be lost.
+                return shared.recover(request);
+            }
+            let answer = match (&request.what, answer) {
+                (What::Presence { channel, bytes_max, .. }, Response::Present(Ok(elsewhere))) => {
+                    Response::Present(presence::together(shared, channel, elsewhere, *bytes_max))
+                }
+                (_, answer) => answer,
+            };
+            shared.answer(request.reply_to, answer);
+        }
+        Err(Refusal::Server(code, detail)) => {
+            let cause = refusal(&code, &detail);
+            if is_of_server(&code) {
+                let shard = &shared.shards[link.shard];
+                shard.status.suspect(cause.clone());
+                shard.doubt.notify_one();
+            }
+            let why = shared.shards[link.shard].status.sentence(&cause);
+            shared.fail(request.reply_to, &request.what, &why);
+        }
+        Err(Refusal::Nonsense) => {
+            shared.fail_in_doubt(
+                request.reply_to,
+                &request.what,
+                "redis answered with something else than the scripts do",
+            );
+        }
+    }
+}
+
+/// Nobody knows which of these Redis has carried out.
+fn give_up(shared: &Shared, batch: &mut Vec<Request>, why: &str) {
+    for Request { what, reply_to, .. } in batch.drain(..) {
+        shared.fail_in_doubt(reply_to, &what, why);
+    }
+}

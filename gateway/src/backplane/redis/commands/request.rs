@@ -1,0 +1,409 @@
+//! One question to Redis: the command it becomes, and what its reply means.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::{Cmd, Value};
+
+use crate::backplane::redis::format::keys::Keys;
+use crate::backplane::redis::format::script::Scripts;
+use crate::backplane::redis::{format::wire, presence};
+use crate::backplane::{
+    Count, Idempotency, Most, Page, PublishConditions, Published, Recovery, Repeat, ReplyTo, Response,
+    Retention, TOO_MANY_MEMBERS, Top,
+};
+use crate::charge::Charge;
+use crate::protocol::channel::{Channel, Target};
+use crate::protocol::code::ReplyError;
+use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::push::Publication;
+
+/// How much longer than its publications the position of a stream is kept: whoever still listens would take a new stream
+/// for a loss.
+const POSITION_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// A question on its way.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) what: What,
+    pub(crate) reply_to: ReplyTo,
+    /// When it is given up, if it was not sent by then.
+    pub(crate) until: Duration,
+    /// What it takes of the room for questions, and who pays for it, until it was answered.
+    pub(crate) _charges: Charges,
+}
+
+/// Of the room for questions, and of the account of a publisher.
+pub(crate) type Charges = [Option<Charge>; 2];
+
+#[derive(Debug)]
+pub(crate) enum What {
+    /// To a channel with history, or on terms.
+    Publish { channel: Channel, body: Vec<u8>, retention: Retention, terms: Option<Box<PublishConditions>> },
+    /// To the subscribers of a channel without, on no terms, or to every node: the whole message.
+    Spread {
+        to: Option<Channel>,
+        message: Vec<u8>,
+        /// Whether it is a publication, and nothing else that subscribers are told.
+        publication: bool,
+    },
+    /// Read a part of a channel's history.
+    History { channel: Channel, query: HistoryQuery, most: Most, retention: Retention },
+    /// Read what a subscriber missed.
+    Recover { channel: Channel, since: Option<Position>, most: Most, retention: Retention },
+    /// Who is in a channel at these nodes: so many members at most.
+    Presence { channel: Channel, nodes: Vec<Box<str>>, bytes_max: usize },
+    /// Take some members of a dead node out of a channel: the answer says who that was, and nobody else gets them.
+    Take { channel: Channel, node: Box<str> },
+    /// How many are in a channel at these nodes, of which the first is this one. It has so many connections, and these
+    /// users that may not have been written.
+    Count { channel: Channel, nodes: Vec<Box<str>>, connections: usize, users: Vec<Box<str>> },
+}
+
+/// What the answer of Redis means.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It answered with an error: its code and words.
+    Server(Box<str>, Box<str>),
+    /// It answered something that these scripts do not answer.
+    Nonsense,
+}
+
+impl What {
+    /// Whose place it is sent to; `None` for the one of all nodes.
+    pub(crate) fn channel(&self) -> Option<&Channel> {
+        match self {
+            Self::Publish { channel, .. }
+            | Self::History { channel, .. }
+            | Self::Recover { channel, .. }
+            | Self::Presence { channel, .. }
+            | Self::Take { channel, .. }
+            | Self::Count { channel, .. } => Some(channel),
+            Self::Spread { to, .. } => to.as_ref(),
+        }
+    }
+
+    /// A publication that is kept, although it was not meant to be.
+    pub(crate) fn kept(channel: Channel, message: &[u8], retention: Retention) -> Self {
+        let topic_of_channel = channel.target() == Target::Channel;
+        let before = wire::unnumbered((!topic_of_channel).then_some(&channel), b"").len();
+        let body = message.get(before..).unwrap_or_default().to_vec();
+        Self::Publish { channel, body, retention, terms: None }
+    }
+
+    /// The topic on which [`What::Spread`] is published.
+    pub(crate) fn topic(to: Option<&Channel>, keys: &Keys) -> String {
+        to.map_or_else(|| keys.nodes().to_owned(), |channel| keys.topic(channel))
+    }
+
+    /// How many bytes of publications or members its answer may have.
+    pub(crate) fn answer_bytes_max(&self) -> usize {
+        match self {
+            Self::History { most, .. } | Self::Recover { most, since: Some(_), .. } => most.bytes,
+            Self::Presence { bytes_max, .. } => *bytes_max,
+            _ => 0,
+        }
+    }
+
+    /// The command. `server` says whose streams go on (see [`Identity`](super::Identity)), `anchor` is the key of its anchor, and
+    /// `fresh` a name for a new stream.
+    pub(crate) fn command(
+        &self,
+        keys: &Keys,
+        scripts: &Scripts,
+        server: &str,
+        anchor: &str,
+        fresh: &str,
+    ) -> Cmd {
+        let script = |sha: &str, channel: &Channel, third: Option<String>, retention: &Retention| {
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(sha).arg(2 + usize::from(third.is_some()));
+            command.arg(keys.stream(channel)).arg(keys.top(channel)).arg(third);
+            command.arg(server).arg(fresh).arg(retention.size).arg(millis(retention.ttl));
+            command.arg(millis(position_kept(retention))).arg(anchor);
+            command
+        };
+        match self {
+            Self::Publish { channel, body, retention, terms } => {
+                let once = terms.as_ref().and_then(|terms| terms.once.as_ref());
+                let shard_index = once.map(|once| keys.once(channel, &once.key));
+                let mut command = script(&scripts.publish, channel, shard_index, retention);
+                let topic = keys.topic(channel);
+                let address = (topic == keys.nodes()).then_some(channel);
+                command.arg(body).arg(topic).arg(wire::head(address));
+                if let Some(terms) = terms {
+                    command.arg(once.map_or(0, |once| millis(once.ttl)));
+                    match &terms.version {
+                        Some(version) => command.arg(format!("{:020}", version.number)).arg(&*version.epoch),
+                        None => command.arg("").arg(""),
+                    };
+                }
+                command
+            }
+            Self::Spread { to, message, .. } => {
+                let mut command = redis::cmd(scripts.publish_verb);
+                command.arg(Self::topic(to.as_ref(), keys)).arg(message);
+                command
+            }
+            Self::Presence { channel, nodes, bytes_max } => {
+                let mut command = redis::cmd("EVALSHA");
+                command.arg(&scripts.presence_read).arg(nodes.len());
+                for node in nodes {
+                    command.arg(keys.presence(channel, node));
+                }
+                command.arg(presence::LISTED_MAX.min(bytes_max / presence::LISTED_BYTES));
+                command
+            }
+            Self::Take { channel, node } => {
+                let mut command = redis::cmd("EVALSHA");
+                command.arg(&scripts.presence_take).arg(2);
+                command.arg(keys.presence(channel, node)).arg(keys.users(channel, node));
+                command.arg(presence::TAKEN_MAX);
+                command
+            }
+            Self::Count { channel, nodes, connections, users } => {
+                let mut command = redis::cmd("EVALSHA");
+                command.arg(&scripts.presence_count).arg(nodes.len() * 2);
+                for node in nodes {
+                    command.arg(keys.presence(channel, node)).arg(keys.users(channel, node));
+                }
+                command.arg(*connections);
+                for user in users {
+                    command.arg(&**user);
+                }
+                command
+            }
+            Self::Recover { channel, since, most, retention } => {
+                let mut command = script(&scripts.recover, channel, None, retention);
+                match since {
+                    Some(since) => command.arg(since.offset).arg(&*since.epoch),
+                    None => command.arg("").arg(""),
+                };
+                command.arg(most.publications).arg(most.bytes);
+                command
+            }
+            Self::History { channel, query, most, retention } => {
+                let mut command = script(&scripts.history, channel, None, retention);
+                match &query.since {
+                    Some(since) => command.arg(since.offset).arg(&*since.epoch),
+                    None => command.arg("").arg(""),
+                };
+                let limit = usize::try_from(query.limit).unwrap_or(usize::MAX).min(most.publications);
+                command.arg(limit).arg(most.bytes).arg(u8::from(query.reverse));
+                command
+            }
+        }
+    }
+
+    /// Reads the reply.
+    pub(crate) fn read(&self, reply: Value) -> Result<Response, Refusal> {
+        if let Value::ServerError(error) = reply {
+            return Err(Refusal::Server(error.code().into(), error.details().unwrap_or_default().into()));
+        }
+        let answer = match self {
+            Self::Spread { .. } => {
+                matches!(reply, Value::Int(_)).then(|| Response::Published(Ok(Published::default())))
+            }
+            Self::Publish { .. } => {
+                published(reply, self.once().is_some()).map(|published| Response::Published(Ok(published)))
+            }
+            Self::Presence { .. } => match reply {
+                Value::Array(members) => Some(Response::Present(Ok(presence::read(members)))),
+                Value::Nil => {
+                    let error = ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS);
+                    Some(Response::Present(Err(error)))
+                }
+                _ => None,
+            },
+            Self::Take { .. } => match reply {
+                Value::Array(members) => Some(Response::Present(Ok(presence::read(members)))),
+                _ => None,
+            },
+            Self::Count { .. } => count(reply).map(|count| Response::Counted(Ok(count))),
+            Self::Recover { .. } => stands(reply).and_then(|(top, entries)| {
+                let missed = match entries {
+                    Some(entries) => Some(publications(entries)?),
+                    None => None,
+                };
+                Some(Response::Recovered(Ok(Recovery { missed, top })))
+            }),
+            Self::History { .. } => stands(reply).and_then(|(top, entries)| {
+                Some(Response::History(match entries {
+                    Some(entries) => Ok(Page { publications: publications(entries)?, top }),
+                    None => Err(ReplyError::UNRECOVERABLE_POSITION),
+                }))
+            }),
+        };
+        answer.ok_or(Refusal::Nonsense)
+    }
+
+    /// The channel, and the idempotency key of what is published there.
+    pub(crate) fn once(&self) -> Option<(&Channel, &Idempotency)> {
+        match self {
+            Self::Publish { channel, terms: Some(terms), .. } => Some((channel, terms.once.as_ref()?)),
+            _ => None,
+        }
+    }
+
+    /// How many replicas must have what it writes.
+    pub(crate) fn replicas(&self) -> u16 {
+        match self {
+            Self::Publish { retention, .. } if retention.size > 0 => retention.replicas,
+            _ => 0,
+        }
+    }
+
+    /// Whether a node that is alone can do nothing about it.
+    pub(crate) fn needs_redis(&self) -> bool {
+        !matches!(self, Self::Spread { .. })
+    }
+
+    /// Whether it changes something that subscribers see.
+    pub(crate) fn publishes(&self) -> bool {
+        matches!(self, Self::Publish { .. } | Self::Spread { .. })
+    }
+
+    /// The answer to a question that failed.
+    pub(crate) fn failed(&self, error: ReplyError) -> Response {
+        match self {
+            Self::Publish { .. } | Self::Spread { .. } => Response::Published(Err(error)),
+            Self::History { .. } => Response::History(Err(error)),
+            Self::Recover { .. } => Response::Recovered(Err(error)),
+            Self::Presence { .. } | Self::Take { .. } => Response::Present(Err(error)),
+            Self::Count { .. } => Response::Counted(Err(error)),
+        }
+    }
+}
+
+/// How long the position of a stream is kept after its last publication.
+pub(crate) fn position_kept(retention: &Retention) -> Duration {
+    retention.ttl + POSITION_KEPT
+}
+
+/// Milliseconds, as scripts count.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A third part says that nothing was published.
+fn published(reply: Value, with_key: bool) -> Option<Published> {
+    let Value::Array(mut parts) = reply else { return None };
+    let (skipped, repeat) = match parts.get(2) {
+        // Whoever knows whether the server was replaced is sure.
+        None => (false, with_key.then_some(Repeat::Unsure)),
+        Some(Value::Int(1)) => (true, None),
+        Some(Value::Int(2)) => (false, None),
+        Some(Value::Int(3)) => (false, Some(Repeat::Lost)),
+        Some(_) => return None,
+    };
+    parts.truncate(2);
+    let (top, _) = stands(Value::Array(parts))?;
+    Some(Published { top, skipped, repeat })
+}
+
+fn count(reply: Value) -> Option<Count> {
+    let Value::Array(parts) = reply else { return None };
+    let [Value::Int(connections), Value::Int(users)] = parts[..] else { return None };
+    Some(Count { connections: usize::try_from(connections).ok()?, users: usize::try_from(users).ok()? })
+}
+
+/// Every script answers with offset and epoch first, and entries third.
+fn stands(reply: Value) -> Option<(Top, Option<Vec<Value>>)> {
+    let Value::Array(parts) = reply else { return None };
+    let mut parts = parts.into_iter();
+    let (Value::Int(offset), Value::BulkString(epoch)) = (parts.next()?, parts.next()?) else { return None };
+    let top =
+        Top { offset: u64::try_from(offset).ok()?, epoch: Arc::from(std::str::from_utf8(&epoch).ok()?) };
+    let entries = match parts.next() {
+        Some(Value::Array(entries)) => Some(entries),
+        Some(_) => return None,
+        None => None,
+    };
+    Some((top, entries))
+}
+
+/// Entries of a stream: each is a name and fields, of which `d` is the body.
+fn publications(entries: Vec<Value>) -> Option<Vec<Arc<Publication>>> {
+    entries.into_iter().map(publication).collect()
+}
+
+fn publication(entry: Value) -> Option<Arc<Publication>> {
+    let Value::Array(parts) = entry else { return None };
+    let [Value::BulkString(name), Value::Array(fields)] = <[Value; 2]>::try_from(parts).ok()? else {
+        return None;
+    };
+    // A later version may keep more of it than its body.
+    let mut fields = fields.into_iter();
+    let body = loop {
+        match (fields.next()?, fields.next()?) {
+            (Value::BulkString(field), Value::BulkString(body)) if *field == *b"d" => break body,
+            _ => (),
+        }
+    };
+    let offset = std::str::from_utf8(&name).ok()?.split('-').next()?.parse().ok()?;
+    wire::publication(offset, &Bytes::from(body))
+}
+
+/// Reads the answer to [`What::Recover`] without a position: where a stream stands.
+pub(crate) fn top(reply: Value) -> Option<Top> {
+    stands(reply).map(|(top, _)| top)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use crate::backplane::redis::commands::request::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    fn entry(name: &str, body: &[u8]) -> Value {
+        Value::Array(vec![bulk(name), Value::Array(vec![bulk("d"), Value::BulkString(body.into())])])
+    }
+
+    fn recover() -> What {
+        let retention = Retention { size: 9, ttl: Duration::from_secs(1), replicas: 0 };
+        let channel = Channel::parse("a").unwrap();
+        What::Recover { channel, since: None, most: Most { publications: 9, bytes: 9 }, retention }
+    }
+
+    #[test]
+    fn an_answer_without_entries_means_that_something_is_missing() {
+        let reply = Value::Array(vec![Value::Int(7), bulk("e")]);
+        let Response::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
+        assert_eq!((recovery.top.offset, &*recovery.top.epoch), (7, "e"));
+        assert!(recovery.missed.is_none());
+        let reply = Value::Array(vec![Value::Int(7), bulk("e"), Value::Array(vec![])]);
+        let Response::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
+        assert_eq!(recovery.missed.unwrap().len(), 0);
+    }
+
+    #[test]
+    fn an_entry_is_named_after_its_offset() {
+        let entries = Value::Array(vec![entry("57-1700000000000", &wire::body(b"{}", true, None))]);
+        let reply = Value::Array(vec![Value::Int(57), bulk("e"), entries]);
+        let Response::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
+        assert_eq!(recovery.missed.unwrap()[0].offset, 57);
+    }
+
+    #[test]
+    fn foreign_content_is_an_error_and_no_panic() {
+        let foreign = [
+            Value::Nil,
+            Value::Int(1),
+            Value::Array(vec![]),
+            Value::Array(vec![Value::Int(-1), bulk("e")]),
+            Value::Array(vec![Value::Int(1), bulk("e"), Value::Int(1)]),
+            Value::Array(vec![Value::Int(1), bulk("e"), Value::Array(vec![Value::Nil])]),
+            Value::Array(vec![Value::Int(1), bulk("e"), Value::Array(vec![entry("x", b"")])]),
+            Value::Array(vec![Value::Int(1), bulk("e"), Value::Array(vec![entry("1-1", b"")])]),
+        ];
+        for reply in foreign {
+            let shown = format!("{reply:?}");
+            assert_eq!(recover().read(reply).unwrap_err(), Refusal::Nonsense, "{shown}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The connections to one server, and their health.
+
+pub(crate) mod server_connection;
+pub(crate) mod subscription;
+pub(crate) mod status;
+pub(crate) mod runner;
+pub(crate) mod fitness;

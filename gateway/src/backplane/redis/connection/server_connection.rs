@@ -1,0 +1,398 @@
+//! The connections to one Redis server: made together, watched together, given up together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::AsyncDNSResolver;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    RedisConnectionInfo, RedisError, RedisFuture, TlsCertificates, Value,
+};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::connection::subscription::{PushHandler, Subscription};
+use crate::backplane::redis::format::script::{self, Scripts};
+use crate::backplane::redis::topology::shard::Assignment;
+use crate::backplane::redis::{Shared, presence};
+use crate::config;
+use crate::egress::Names;
+use crate::telemetry::backplane::Trouble;
+
+/// How often the connections are tried. With the time for an answer this is how long a frozen server is believed.
+pub(crate) const WATCH: Duration = Duration::from_millis(500);
+
+/// Longest time that the watch waits for an answer, so that a frozen server is noticed within two seconds.
+const WATCH_TIMEOUT_MAX: Duration = Duration::from_millis(1200);
+
+/// Names of servers that are looked up at a time.
+pub const LOOKUPS_MAX: usize = 16;
+
+/// Connections to a server that takes our commands.
+pub(crate) struct ServerConnection {
+    /// Unique in this process, from 1 on.
+    pub(crate) number: u64,
+    /// The place of the server.
+    pub(crate) shard: usize,
+    /// Whether the server has what all nodes need.
+    pub(crate) home: bool,
+    /// For commands.
+    pub(crate) connections: Vec<MultiplexedConnection>,
+    pub(crate) subscriber: Subscription,
+    /// A hash tag of this server.
+    tag: String,
+    /// The replication id of the server: another one numbers anew.
+    pub(crate) server: Box<str>,
+    anchor: Mutex<Anchor>,
+    pub(crate) scripts: Scripts,
+    /// Whether the server saves everything now and then, if that was found out, and if it may be known.
+    pub(crate) snapshots: OnceLock<Option<bool>>,
+    /// Told when a connection ends.
+    pub(crate) ended: Arc<Notify>,
+}
+
+/// What tells whether a server has lost everything.
+struct Anchor {
+    /// The lowest slot of the server: all gateways find the same.
+    slot: Option<u16>,
+    key: Arc<str>,
+}
+
+impl Anchor {
+    fn of(shared: &Shared, shard: usize) -> Self {
+        let slot = shared.slot_map.lowest_slot(shard);
+        Self { slot, key: shared.keys.anchor(&shared.slot_map.tag(shard, 0)).into() }
+    }
+}
+
+impl ServerConnection {
+    /// Connects, and finds out whether the server can be used.
+    pub(crate) async fn connect(
+        shared: &Arc<Shared>,
+        shard: usize,
+        at: &config::RedisServer,
+        assignment: &Assignment,
+    ) -> Result<Self, Cause> {
+        let config = &shared.config;
+        let client = client(config, at, &config.username, config.password.as_ref())?;
+        let ended = Arc::new(Notify::new());
+        let number = shared.links.fetch_add(1, Ordering::Relaxed) + 1;
+        let tag = shared.slot_map.tag(shard, number);
+        let handler = Arc::new(PushHandler::new(shared.clone(), shard, number, ended.clone()));
+        // All at once: far away from Redis every round trip counts.
+        let mut connecting = JoinSet::new();
+        for _ in 0..shared.config.connections {
+            connecting.spawn(connect(client.clone(), shared.clone(), ended.clone(), None));
+        }
+        let listening = connect(client, shared.clone(), ended.clone(), Some(handler.clone())).await?;
+        let mut pipelines = Vec::new();
+        while let Some(connected) = connecting.join_next().await {
+            pipelines
+                .push(connected.map_err(|_| Cause::new(Trouble::Unreachable, "connecting has failed"))??);
+        }
+        let time = shared.config.timeout;
+        let server = identify(&mut pipelines[0], time).await?;
+        let anchor = Anchor::of(shared, shard);
+        // Without room for it clients that come back to where nothing was published are told that they may have missed it.
+        drop(call(&mut pipelines[0], &make_anchor(&anchor.key, &shared.fresh_epoch()), time).await);
+        let scripts = load(&mut pipelines[0], shared.slot_map.publish_verb(), time).await?;
+        let subscriber = Subscription::begin(listening, handler, tag.clone(), assignment.home).await?;
+        Ok(Self {
+            number,
+            shard,
+            home: assignment.home,
+            connections: pipelines,
+            subscriber,
+            tag,
+            server,
+            anchor: Mutex::new(anchor),
+            scripts,
+            snapshots: OnceLock::new(),
+            ended,
+        })
+    }
+
+    /// The key of the anchor of the server.
+    pub(crate) fn anchor(&self) -> Arc<str> {
+        self.anchor.lock().unwrap_or_else(PoisonError::into_inner).key.clone()
+    }
+
+    /// A server of a Cluster may have got a lower slot: gateways that connect from now on look for its anchor there.
+    fn follow_slots(&self, shared: &Shared) {
+        let lowest = shared.slot_map.lowest_slot(self.shard);
+        let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        if lowest.is_some() && lowest != anchor.slot {
+            *anchor = Anchor::of(shared, self.shard);
+        }
+    }
+
+    /// Tries every connection. `Err` if the link must be given up, else what is wrong with the server.
+    pub(crate) async fn watch(&self, shared: &Shared) -> Result<Option<Cause>, Cause> {
+        let time = shared.config.timeout.min(WATCH_TIMEOUT_MAX);
+        let mut tries = JoinSet::new();
+        for connection in self.connections.iter().skip(1) {
+            let mut connection = connection.clone();
+            tries.spawn(async move { call(&mut connection, &redis::cmd("PING"), time).await.map(drop) });
+        }
+        let mut first = self.connections[0].clone();
+        let mut probe = redis::cmd("EVALSHA");
+        let key = shared.keys.probe(&self.tag);
+        probe.arg(&self.scripts.probe).arg(1).arg(&key).arg(&key);
+        timeout(time, self.subscriber.barrier())
+            .await
+            .unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "no answer to a subscription")))?;
+        let server = identify(&mut first, time).await?;
+        if server != self.server {
+            return Err(Cause::new(Trouble::Unreachable, "the server has become another one"));
+        }
+        let probed = match call(&mut first, &probe, time).await {
+            Ok(_) => None,
+            Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => Some(cause),
+            Err(cause) => return Err(cause),
+        };
+        if probed.is_none() {
+            self.follow_slots(shared);
+            drop(call(&mut first, &make_anchor(&self.anchor(), &shared.fresh_epoch()), time).await?);
+        }
+        while let Some(tried) = tries.join_next().await {
+            tried.unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "the watch failed")))?;
+        }
+        Ok(probed)
+    }
+}
+
+/// Makes the anchor of a server if it has none.
+fn make_anchor(key: &str, random: &str) -> redis::Cmd {
+    let mut command = redis::cmd("SET");
+    command.arg(key).arg(random).arg("NX");
+    command
+}
+
+/// Knows how to connect to a server.
+pub(crate) fn client(
+    config: &config::Redis,
+    server: &config::RedisServer,
+    username: &str,
+    password: Option<&config::Secret>,
+) -> Result<Client, Cause> {
+    let config::RedisServer { tls, host, port, database } = server;
+    let (host, port) = (host.to_string(), *port);
+    let address = if *tls {
+        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+    } else {
+        ConnectionAddr::Tcp(host, port)
+    };
+    let mut settings = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_skip_set_lib_name()
+        .set_db(i64::from(*database));
+    if !username.is_empty() {
+        settings = settings.set_username(username);
+    }
+    if let Some(password) = password {
+        settings = settings.set_password(password.expose());
+    }
+    let info = address.into_connection_info().map_err(|error| cause(&error))?.set_redis_settings(settings);
+    let authority = config.tls_authority.as_ref().filter(|_| *tls).map(|pem| pem.to_vec());
+    let client = match authority {
+        Some(root_cert) => {
+            let trusted = TlsCertificates { client_tls: None, root_cert: Some(root_cert) };
+            Client::build_with_tls(info, trusted)
+        }
+        None => Client::open(info),
+    };
+    client.map_err(|error| cause(&error))
+}
+
+/// How a connection is made: within this time, and whoever sends a command has a time of their own.
+pub(crate) fn settings(time: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(time))
+        .set_response_timeout(None)
+        .set_dns_resolver(ServerNames)
+}
+
+/// Look-ups of the names of servers: an attempt to connect that was given up leaves none behind that is begun again.
+static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(LOOKUPS_MAX));
+
+struct ServerNames;
+
+impl AsyncDNSResolver for ServerNames {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        host: &'b str,
+        port: u16,
+    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
+        Box::pin(async move {
+            let found = NAMES.addresses(host).await.map_err(|why| io::Error::other(why.into_string()))?;
+            let addresses: Vec<_> = found.iter().map(|address| SocketAddr::new(*address, port)).collect();
+            Ok(Box::new(addresses.into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
+        })
+    }
+}
+
+async fn connect(
+    client: Client,
+    shared: Arc<Shared>,
+    ended: Arc<Notify>,
+    handler: Option<Arc<PushHandler>>,
+) -> Result<MultiplexedConnection, Cause> {
+    let time = shared.config.timeout;
+    // Called by the connection's own task, in the order in which things come.
+    let pushed = move |info: PushInfo| -> Result<(), ()> {
+        match (&handler, &info.kind) {
+            (_, PushKind::Disconnection) => ended.notify_one(),
+            (Some(handler), _) => handler.on_push(info),
+            (None, _) => (),
+        }
+        Ok(())
+    };
+    let config = settings(time).set_push_sender(pushed);
+    match timeout(time, client.get_multiplexed_async_connection_with_config(&config)).await {
+        Ok(connected) => connected.map_err(|error| cause(&error)),
+        Err(_) => Err(Cause::new(Trouble::Unreachable, format!("no connection within {time:?}"))),
+    }
+}
+
+/// Loads the scripts and returns their digests.
+async fn load(
+    connection: &mut MultiplexedConnection,
+    verb: &'static str,
+    time: Duration,
+) -> Result<Scripts, Cause> {
+    let texts = [
+        script::publish(verb),
+        script::recover(verb),
+        script::history(verb),
+        script::probe(verb),
+        presence::WRITE.to_owned(),
+        presence::READ.to_owned(),
+        presence::COUNT.to_owned(),
+        presence::TAKE.to_owned(),
+    ];
+    let mut pipeline = redis::pipe();
+    for text in &texts {
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(text);
+    }
+    let sent = timeout(time, connection.send_packed_commands(&pipeline, 0, texts.len())).await;
+    let replies = sent
+        .map_err(|_| Cause::new(Trouble::Silent, "no answer while scripts are loaded"))?
+        .map_err(|error| cause(&error))?;
+    let digest = |reply: Value| match reply {
+        Value::BulkString(digest) => Ok(String::from_utf8_lossy(&digest).into_owned()),
+        Value::ServerError(error) => Err(refusal(error.code(), error.details().unwrap_or_default())),
+        _ => Err(Cause::new(Trouble::Refused, "it does not load scripts")),
+    };
+    let digests = replies.into_iter().map(digest).collect::<Result<Vec<_>, _>>()?;
+    let digests = <[String; 8]>::try_from(digests);
+    let [publish, recover, history, probe, presence_write, presence_read, presence_count, presence_take] =
+        digests.map_err(|_| Cause::new(Trouble::Refused, "it does not load scripts"))?;
+    Ok(Scripts {
+        publish_verb: verb,
+        publish,
+        recover,
+        history,
+        probe,
+        presence_write,
+        presence_read,
+        presence_count,
+        presence_take,
+    })
+}
+
+/// The replication id of the server. A replica is of no use: it takes no writes.
+async fn identify(connection: &mut MultiplexedConnection, time: Duration) -> Result<Box<str>, Cause> {
+    let mut command = redis::cmd("INFO");
+    command.arg("replication");
+    let info = match call(connection, &command, time).await? {
+        Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Value::VerbatimString { text, .. } => text,
+        _ => String::new(),
+    };
+    let field =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    if field("role").is_some_and(|role| role != "master") {
+        return Err(Cause::new(
+            Trouble::Replica,
+            "it follows another server, and the gateway needs the master",
+        ));
+    }
+    let id = field("master_replid").filter(|id| !id.is_empty());
+    id.map(Box::from).ok_or_else(|| Cause::new(Trouble::Refused, "it does not tell its replication id"))
+}
+
+/// One command within a time.
+pub(crate) async fn call(
+    connection: &mut MultiplexedConnection,
+    command: &redis::Cmd,
+    time: Duration,
+) -> Result<Value, Cause> {
+    match timeout(time, connection.send_packed_command(command)).await {
+        Err(_) => Err(Cause::new(Trouble::Silent, format!("no answer within {time:?}"))),
+        Ok(Err(error)) => Err(cause(&error)),
+        Ok(Ok(Value::ServerError(error))) => Err(refusal(error.code(), error.details().unwrap_or_default())),
+        Ok(Ok(value)) => Ok(value),
+    }
+}
+
+/// What an error of the client means.
+pub(crate) fn cause(error: &RedisError) -> Cause {
+    match error.code() {
+        Some(code) => refusal(code, error.detail().unwrap_or_default()),
+        None if error.kind() == redis::ErrorKind::AuthenticationFailed => {
+            Cause::new(Trouble::Refused, "wrong `redis.username` or password")
+        }
+        None => Cause::new(Trouble::Unreachable, error.to_string()),
+    }
+}
+
+/// What an error of the server means.
+pub(crate) fn refusal(code: &str, detail: &str) -> Cause {
+    let trouble = match code {
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => Trouble::Refused,
+        "READONLY" => Trouble::Replica,
+        "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" => Trouble::Silent,
+        // The scripts are gone: a new link loads them.
+        "NOSCRIPT" => Trouble::Unreachable,
+        // It has not what it had: a new link finds out what it has.
+        code if is_elsewhere(code) => Trouble::Unreachable,
+        _ => Trouble::Writes,
+    };
+    Cause::new(trouble, format!("{code} {detail}"))
+}
+
+/// Whether an error says something of the server, and not only of the one command.
+pub(crate) fn is_of_server(code: &str) -> bool {
+    !matches!(code, "ERR" | "WRONGTYPE") && !is_elsewhere(code)
+}
+
+/// Whether an error says that another server of the Cluster has the slot, or soon will. Nothing was done then. It is waited
+/// until that server has it: subscribers are not told yet of what is published there.
+pub(crate) fn is_elsewhere(code: &str) -> bool {
+    matches!(code, "MOVED" | "ASK" | "TRYAGAIN")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::backplane::redis::connection::server_connection::*;
+
+    #[test]
+    fn errors_of_the_server_are_told_apart() {
+        for (code, trouble) in [
+            ("OOM", Trouble::Writes),
+            ("MISCONF", Trouble::Writes),
+            ("NOREPLICAS", Trouble::Writes),
+            ("READONLY", Trouble::Replica),
+            ("NOPERM", Trouble::Refused),
+            ("LOADING", Trouble::Silent),
+        ] {
+            assert_eq!(refusal(code, "because").trouble, trouble, "{code}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Whether Redis can be used, and since when not: for health, metrics and the log.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::config::RedisServer;
+use crate::telemetry::backplane::{BackplaneMetrics, Trouble};
+
+/// What is wrong with Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cause {
+    pub(crate) trouble: Trouble,
+    /// What happened, for operators. No secrets.
+    pub(crate) detail: Box<str>,
+}
+
+impl Cause {
+    pub(crate) fn new(trouble: Trouble, detail: impl Into<Box<str>>) -> Self {
+        Self { trouble, detail: detail.into() }
+    }
+
+    /// Whether the server answers, and only does not do what it was told to.
+    pub(crate) fn is_of_writing(&self) -> bool {
+        matches!(self.trouble, Trouble::Writes | Trouble::Refused)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.trouble {
+            Trouble::Unreachable => "redis cannot be reached",
+            Trouble::Silent => "redis does not answer",
+            Trouble::Refused => "redis refuses this gateway's user",
+            Trouble::Replica => "redis is a replica, which takes no writes",
+            Trouble::Writes => "redis takes no writes",
+            Trouble::Differs => "other gateways use redis otherwise",
+        };
+        write!(f, "{what}: {}", self.detail)
+    }
+}
+
+const NOT_YET: &str = "not connected yet";
+
+/// What is wrong with each of the servers: metrics and the log are told of the first.
+type Troubles = Arc<Mutex<Vec<Option<(Trouble, String)>>>>;
+
+/// Shared by everybody who finds out something about a server.
+#[derive(Debug)]
+pub(crate) struct Status {
+    /// What the server is called, if it is known which it is.
+    name: Mutex<Option<String>>,
+    shard_index: usize,
+    all: Troubles,
+    cause: Mutex<Option<(Trouble, Arc<str>)>>,
+    /// The number of the link that can be used; 0 for none.
+    link: AtomicU64,
+    metrics: Arc<BackplaneMetrics>,
+}
+
+impl Status {
+    /// One for each server; an only one needs no name.
+    pub(crate) fn of(names: Vec<Option<String>>, metrics: &Arc<BackplaneMetrics>) -> Vec<Self> {
+        let all = Troubles::new(Mutex::new(vec![None; names.len()]));
+        let status = |(shard_index, name)| {
+            let (all, metrics) = (all.clone(), metrics.clone());
+            let name = Mutex::new(name);
+            Self { name, shard_index, all, cause: Mutex::default(), link: AtomicU64::new(0), metrics }
+        };
+        names.into_iter().enumerate().map(status).collect()
+    }
+
+    /// Somebody begins to look for the server.
+    pub(crate) fn begin(&self) {
+        self.set(Some(Cause::new(Trouble::Unreachable, NOT_YET)));
+    }
+
+    /// Another server is meant from now on, or none. What is known of the one before does not concern it.
+    pub(crate) fn rename(&self, name: Option<String>) {
+        let some = name.is_some();
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name;
+        if some {
+            self.begin();
+        } else {
+            self.set(None);
+        }
+    }
+
+    /// The server that is meant is at this address, as far as that is told: what is wrong is wrong there.
+    pub(crate) fn is_at(&self, server: &RedisServer) {
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.to_string());
+    }
+
+    /// Where the server is has to be found out.
+    pub(crate) fn is_nowhere(&self) {
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The link that can be used.
+    pub(crate) fn link(&self) -> Option<u64> {
+        Some(self.link.load(Ordering::Acquire)).filter(|link| *link != 0)
+    }
+
+    /// A link is there (from 1 on), or none.
+    pub(crate) fn set_link(&self, link: Option<u64>) {
+        self.link.store(link.unwrap_or(0), Ordering::Release);
+    }
+
+    /// What is wrong now. Tells the log and the metrics when it becomes something else; other words for the same, as each
+    /// attempt to connect may bring, are for who asks.
+    pub(crate) fn set(&self, cause: Option<Cause>) {
+        let mut known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = |known: &(Trouble, Arc<str>)| (!known.1.ends_with(NOT_YET)).then_some(known.0);
+        if known.is_none() && cause.is_none() {
+            return;
+        }
+        let before = known.as_ref().and_then(trouble);
+        let cause = cause.map(|cause| (cause.trouble, self.sentence(&cause)));
+        if cause.is_none() || before != cause.as_ref().map(|(trouble, _)| *trouble) {
+            let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = all.iter().flatten().next().cloned();
+            all[self.shard_index].clone_from(&cause);
+            let first = all.iter().flatten().next();
+            if first != before.as_ref() {
+                self.metrics.trouble(first.cloned());
+            }
+        }
+        *known = cause.map(|(trouble, sentence)| (trouble, sentence.into()));
+    }
+
+    /// A cause, with the server that it is about.
+    pub(crate) fn sentence(&self, cause: &Cause) -> String {
+        self.named(&cause.to_string())
+    }
+
+    /// Anything that is said of the server, with its name.
+    pub(crate) fn named(&self, what: &str) -> String {
+        match &*self.name.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(name) => format!("{name}: {what}"),
+            None => what.to_owned(),
+        }
+    }
+
+    /// As [`set`](Self::set), unless something is known to be wrong already.
+    pub(crate) fn suspect(&self, cause: Cause) {
+        if self.cause().is_none() {
+            self.set(Some(cause));
+        }
+    }
+
+    /// Whether publishing is known to fail: the watch finds out when it does not any more.
+    pub(crate) fn takes_no_writes(&self) -> bool {
+        let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*known, Some((Trouble::Writes | Trouble::Refused | Trouble::Replica, _)))
+    }
+
+    /// What is wrong, as a sentence.
+    pub(crate) fn cause(&self) -> Option<Arc<str>> {
+        let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().map(|(_, sentence)| sentence.clone())
+    }
+}

@@ -1,0 +1,5 @@
+//! What lies in Redis: names of keys, encodings and scripts. Nothing here does I/O.
+
+pub(crate) mod keys;
+pub(crate) mod script;
+pub(crate) mod wire;

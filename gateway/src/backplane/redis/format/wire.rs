@@ -1,0 +1,537 @@
+//! What nodes send each other through Redis.
+//!
+//! A message is the version, a kind, and [fields](fields). What a reader does not know it skips, fields and kinds alike: so the
+//! next version may add both. The version changes only when skipping would be wrong; `gateway/REDIS.md`, "Rolling upgrades",
+//! has the rules.
+//!
+//! The script that numbers a publication puts its number between what stands before and after it, so that number is text:
+//! `offset,epoch;`. Behind the epoch more may follow, each part after a comma.
+
+pub(crate) mod fields;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backplane::redis::format::wire::fields::{END, Fields, put, put_nested, put_number};
+use crate::backplane::redis::survey::form;
+use crate::backplane::{Order, Why};
+use crate::protocol::channel::Channel;
+use crate::protocol::code::Close;
+use crate::protocol::push::{Member, Publication};
+use crate::survey::{Finding, Question};
+
+/// Of every message and record. Gateways of different ones do not serve together.
+pub(crate) const VERSION: u8 = b'2';
+
+/// Longest text between the numbers and the body of a publication.
+const NUMBER_BYTES_MAX: usize = 256;
+
+/// Bytes of a message beside the payload: names and what is known of the publisher.
+pub(crate) const OVERHEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Tags of the fields before the number of a publication.
+mod head_tag {
+    pub(crate) const ADDRESS: u8 = 1;
+}
+
+/// Tags of the fields between the number and the payload of a publication.
+mod body_tag {
+    /// Without a value: the payload is JSON on one line.
+    pub(crate) const JSON: u8 = 1;
+    pub(crate) const MEMBER: u8 = 2;
+}
+
+/// Tags of a member.
+mod member_tag {
+    pub(crate) const CLIENT: u8 = 1;
+    pub(crate) const USER: u8 = 2;
+    pub(crate) const INFO: u8 = 3;
+}
+
+/// Tags of a join and a leave.
+mod presence_tag {
+    pub(crate) const MEMBER: u8 = 1;
+}
+
+/// Tags of an order.
+mod order_tag {
+    pub(crate) const NODE: u8 = 1;
+    pub(crate) const ADDRESS: u8 = 2;
+    pub(crate) const ORDER: u8 = 3;
+    pub(crate) const CODE: u8 = 4;
+    pub(crate) const WHY: u8 = 5;
+    pub(crate) const REASON: u8 = 6;
+    pub(crate) const CHANNEL: u8 = 7;
+    pub(crate) const EXPIRES_AT: u8 = 8;
+}
+
+/// Tags of a question and of an answer.
+mod survey_tag {
+    /// Who asks, or who has asked.
+    pub(crate) const ASKING: u8 = 1;
+    pub(crate) const ID: u8 = 2;
+    pub(crate) const ANSWERING: u8 = 3;
+    pub(crate) const CONTENT: u8 = 4;
+}
+
+/// A message, read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// To the subscribers of the topic's channel, or of this address.
+    Publication { address: Option<Channel>, publication: Arc<Publication>, epoch: Arc<str> },
+    /// Somebody came to the topic's channel.
+    Join(Arc<Member>),
+    /// Somebody left it.
+    Leave(Arc<Member>),
+    /// For the connections of an address.
+    Order { node: u64, address: Channel, order: Order },
+    /// A node asks all others.
+    Question { node: u64, id: u64, question: Question },
+    /// A node answers another one.
+    Answer { to: u64, id: u64, from: u64, finding: Finding },
+    /// What gateways agree on has changed: it is worth to look at once.
+    Look { node: u64 },
+    /// Of a kind that this version does not know.
+    Unknown,
+}
+
+/// What stands before the number of a publication.
+pub(crate) fn head(address: Option<&Channel>) -> Vec<u8> {
+    let mut bytes = vec![VERSION, b'P'];
+    if let Some(address) = address {
+        put(&mut bytes, head_tag::ADDRESS, address.as_str().as_bytes());
+    }
+    bytes.push(END);
+    bytes
+}
+
+/// What stands after the number: also what is kept.
+pub(crate) fn body(data: &[u8], json: bool, info: Option<&Member>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(data.len() + 96);
+    if json {
+        put(&mut bytes, body_tag::JSON, b"");
+    }
+    if let Some(member) = info {
+        put_nested(&mut bytes, body_tag::MEMBER, |bytes| put_member(bytes, member));
+    }
+    bytes.push(END);
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+/// A publication of a channel without history.
+pub(crate) fn unnumbered(address: Option<&Channel>, body: &[u8]) -> Vec<u8> {
+    let mut bytes = head(address);
+    bytes.extend_from_slice(b"0,;");
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+pub(crate) fn presence(member: &Member, came: bool) -> Vec<u8> {
+    let mut bytes = vec![VERSION, if came { b'J' } else { b'L' }];
+    put_nested(&mut bytes, presence_tag::MEMBER, |bytes| put_member(bytes, member));
+    bytes
+}
+
+/// A member as it lies in Redis.
+pub(crate) fn member_bytes(member: &Member) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(member.client.len() + member.user.len() + member.info.len() + 12);
+    put_member(&mut bytes, member);
+    bytes
+}
+
+/// Reads what [`member_bytes`] has made. `None` for anything else.
+pub(crate) fn read_member(bytes: &Bytes) -> Option<Arc<Member>> {
+    member(bytes, bytes)
+}
+
+/// `node` is the one that gives the order.
+pub(crate) fn order(node: u64, address: &Channel, order: &Order) -> Vec<u8> {
+    let mut bytes = vec![VERSION, b'O'];
+    put_number(&mut bytes, order_tag::NODE, node);
+    put(&mut bytes, order_tag::ADDRESS, address.as_str().as_bytes());
+    let put_kind = |bytes: &mut Vec<u8>, kind: u8| put(bytes, order_tag::ORDER, &[kind]);
+    match order {
+        Order::Close(close, why) => {
+            put_kind(&mut bytes, 0);
+            put(&mut bytes, order_tag::CODE, &close.code.to_be_bytes());
+            let why = match why {
+                Why::Shutdown => 0,
+                Why::Api => 1,
+                Why::Plugin => 2,
+            };
+            put(&mut bytes, order_tag::WHY, &[why]);
+            put(&mut bytes, order_tag::REASON, close.reason.as_bytes());
+        }
+        Order::Subscribe(channel) => {
+            put_kind(&mut bytes, 1);
+            put(&mut bytes, order_tag::CHANNEL, channel.as_str().as_bytes());
+        }
+        Order::Unsubscribe(channel) => {
+            put_kind(&mut bytes, 2);
+            put(&mut bytes, order_tag::CHANNEL, channel.as_str().as_bytes());
+        }
+        Order::Refresh(expires_at) => {
+            put_kind(&mut bytes, 3);
+            if let Some(expires_at) = expires_at {
+                put_number(&mut bytes, order_tag::EXPIRES_AT, *expires_at);
+            }
+        }
+    }
+    bytes
+}
+
+/// A question of `node`, which knows it by its `id`.
+pub(crate) fn question(node: u64, id: u64, question: &Question) -> Vec<u8> {
+    let mut bytes = vec![VERSION, b'Q'];
+    put_number(&mut bytes, survey_tag::ASKING, node);
+    put_number(&mut bytes, survey_tag::ID, id);
+    put_nested(&mut bytes, survey_tag::CONTENT, |bytes| form::put_question(bytes, question));
+    bytes
+}
+
+/// An answer of the node `from` to a question of the node `to`.
+pub(crate) fn answer(to: u64, id: u64, from: u64, finding: &Finding) -> Vec<u8> {
+    let mut bytes = vec![VERSION, b'A'];
+    put_number(&mut bytes, survey_tag::ASKING, to);
+    put_number(&mut bytes, survey_tag::ID, id);
+    put_number(&mut bytes, survey_tag::ANSWERING, from);
+    put_nested(&mut bytes, survey_tag::CONTENT, |bytes| form::put_finding(bytes, finding));
+    bytes
+}
+
+/// Tells the other nodes that `node` has changed something that all have to know.
+pub(crate) fn look(node: u64) -> Vec<u8> {
+    let mut bytes = vec![VERSION, b'R'];
+    put_number(&mut bytes, survey_tag::ASKING, node);
+    bytes
+}
+
+fn put_member(bytes: &mut Vec<u8>, member: &Member) {
+    put(bytes, member_tag::CLIENT, member.client.as_bytes());
+    put(bytes, member_tag::USER, member.user.as_bytes());
+    put(bytes, member_tag::INFO, &member.info);
+}
+
+/// Reads a message. `None` for anything that is none.
+pub(crate) fn decode(message: &Bytes) -> Option<Message> {
+    let (&[version, kind], rest) = message.split_first_chunk()?;
+    if version != VERSION {
+        return None;
+    }
+    match kind {
+        b'P' => {
+            let (mut fields, mut address) = (Fields::until_mark(rest), None);
+            while let Some((tag, value)) = fields.next()? {
+                if tag == head_tag::ADDRESS {
+                    address = Some(channel(value)?);
+                }
+            }
+            let (offset, epoch, body) = numbered(fields.rest())?;
+            let publication = publication(offset, &message.slice_ref(body))?;
+            Some(Message::Publication { address, publication, epoch })
+        }
+        b'J' | b'L' => {
+            let (mut fields, mut concerned) = (Fields::filling(rest), None);
+            while let Some((tag, value)) = fields.next()? {
+                if tag == presence_tag::MEMBER {
+                    concerned = Some(member(message, value)?);
+                }
+            }
+            Some(if kind == b'J' { Message::Join(concerned?) } else { Message::Leave(concerned?) })
+        }
+        b'O' => read_order(rest),
+        b'Q' | b'A' | b'R' => read_survey(kind, rest),
+        _ => Some(Message::Unknown),
+    }
+}
+
+/// The offset and the epoch of a publication, and what follows.
+fn numbered(bytes: &[u8]) -> Option<(u64, Arc<str>, &[u8])> {
+    let end = bytes.iter().take(NUMBER_BYTES_MAX).position(|byte| *byte == b';')?;
+    let mut parts = fields::text(&bytes[..end])?.split(',');
+    Some((parts.next()?.parse().ok()?, parts.next()?.into(), &bytes[end + 1..]))
+}
+
+fn read_order(bytes: &[u8]) -> Option<Message> {
+    let mut fields = Fields::filling(bytes);
+    let (mut node, mut address, mut kind, mut code, mut expires_at) = (None, None, None, None, None);
+    let (mut concerned, mut reason, mut why) = (None, "", Why::Api);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            order_tag::NODE => node = Some(fields::number(value)?),
+            order_tag::ADDRESS => address = Some(channel(value)?),
+            order_tag::ORDER => kind = Some(value),
+            order_tag::CODE => code = Some(u16::from_be_bytes(value.try_into().ok()?)),
+            order_tag::WHY => {
+                why = match value {
+                    [0] => Why::Shutdown,
+                    [2] => Why::Plugin,
+                    // Whatever the reason, the connection ends.
+                    _ => Why::Api,
+                }
+            }
+            order_tag::REASON => reason = fields::text(value)?,
+            order_tag::CHANNEL => concerned = Some(channel(value)?),
+            order_tag::EXPIRES_AT => expires_at = Some(fields::number(value)?),
+            _ => (),
+        }
+    }
+    let order = match kind? {
+        // A code that cannot close a connection would be a broken frame at the client.
+        [0] => {
+            let close = Close::custom(code?, reason);
+            Order::Close(Some(close).filter(|close| (3000..=4999).contains(&close.code))?, why)
+        }
+        [1] => Order::Subscribe(concerned?),
+        [2] => Order::Unsubscribe(concerned?),
+        [3] => Order::Refresh(expires_at),
+        _ => return Some(Message::Unknown),
+    };
+    Some(Message::Order { node: node?, address: address?, order })
+}
+
+fn read_survey(kind: u8, bytes: &[u8]) -> Option<Message> {
+    let mut fields = Fields::filling(bytes);
+    let (mut asking, mut id, mut answering, mut content) = (None, None, None, None);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            survey_tag::ASKING => asking = Some(fields::number(value)?),
+            survey_tag::ID => id = Some(fields::number(value)?),
+            survey_tag::ANSWERING => answering = Some(fields::number(value)?),
+            survey_tag::CONTENT => content = Some(value),
+            _ => (),
+        }
+    }
+    Some(match kind {
+        b'R' => Message::Look { node: asking? },
+        b'Q' => match form::read_question(content?)? {
+            Some(question) => Message::Question { node: asking?, id: id?, question },
+            None => Message::Unknown,
+        },
+        _ => match form::read_finding(content?)? {
+            Some(finding) => Message::Answer { to: asking?, id: id?, from: answering?, finding },
+            None => Message::Unknown,
+        },
+    })
+}
+
+/// Reads what [`body`] has made.
+pub(crate) fn publication(offset: u64, body: &Bytes) -> Option<Arc<Publication>> {
+    let (mut fields, mut json, mut info) = (Fields::until_mark(body), false, None);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            body_tag::JSON => json = true,
+            body_tag::MEMBER => info = Some(member(body, value)?),
+            _ => (),
+        }
+    }
+    Some(Arc::new(Publication { data: body.slice_ref(fields.rest()), json, offset, info }))
+}
+
+/// Reads a member, which is a part of `all`.
+fn member(all: &Bytes, bytes: &[u8]) -> Option<Arc<Member>> {
+    let mut fields = Fields::filling(bytes);
+    let (mut client, mut user, mut info) = (None, None, None);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            member_tag::CLIENT => client = Some(fields::text(value)?),
+            member_tag::USER => user = Some(fields::text(value)?),
+            member_tag::INFO => info = Some(all.slice_ref(value)),
+            _ => (),
+        }
+    }
+    Some(Arc::new(Member { client: client?.into(), user: user?.into(), info: info? }))
+}
+
+fn channel(value: &[u8]) -> Option<Channel> {
+    Channel::parse(fields::text(value)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::collections::BTreeMap;
+
+    use crate::backplane::redis::format::wire::*;
+    use crate::survey::{Connection, Counts, Page, Part};
+
+    fn channel(name: &str) -> Channel {
+        Channel::parse(name).unwrap()
+    }
+
+    fn member() -> Member {
+        Member { client: "c1".into(), user: "ann".into(), info: "{\"a\":1}".into() }
+    }
+
+    /// One message of every kind.
+    fn messages() -> Vec<Vec<u8>> {
+        let mut numbered = head(None);
+        numbered.extend_from_slice(b"7,e;");
+        numbered.extend_from_slice(&body(b"{}", true, Some(&member())));
+        let close = Order::Close(Close::custom(4001, "bye"), Why::Api);
+        vec![
+            numbered,
+            unnumbered(Some(&channel("#42")), &body(b"\xff", false, None)),
+            presence(&member(), true),
+            presence(&member(), false),
+            order(5, &channel("#42"), &close),
+            order(5, &channel("@x"), &Order::Subscribe(channel("news"))),
+            order(5, &channel("@x"), &Order::Unsubscribe(channel("news"))),
+            order(5, &channel("@x"), &Order::Refresh(Some(7))),
+            order(5, &channel("@x"), &Order::Refresh(None)),
+        ]
+        .into_iter()
+        .chain(asked().iter().map(|asked| question(5, 6, asked)))
+        .chain(found().iter().map(|found| answer(5, 6, 7, found)))
+        .collect()
+    }
+
+    /// Every question.
+    fn asked() -> [Question; 3] {
+        let page = Page { after: "a".into(), limit: 7 };
+        [
+            Question::Counts,
+            Question::Channels { pattern: "chat:*".into(), page: page.clone() },
+            Question::Connections { user: "ann".into(), page },
+        ]
+    }
+
+    /// An answer to each.
+    fn found() -> [Finding; 3] {
+        let counts = Counts { clients: 1, users: 2, channels: 3, subscriptions: 4, workers: 5 };
+        let channels = BTreeMap::from([("a".into(), 1), ("b".into(), 2)]);
+        let connection = Connection { node: Box::default(), protocol: "raw".into(), since: 9 };
+        [
+            Finding::Counts(counts),
+            Finding::Channels(Part { entries: channels, more: true }),
+            Finding::Connections(Part { entries: [("c".into(), connection)].into(), more: false }),
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let decoded: Vec<_> = messages().into_iter().map(|bytes| decode(&bytes.into()).unwrap()).collect();
+        let Message::Publication { address, publication, epoch } = &decoded[0] else { panic!() };
+        assert_eq!((address, publication.offset, &**epoch), (&None, 7, "e"));
+        assert_eq!((&*publication.data, publication.json), (&b"{}"[..], true));
+        assert_eq!(publication.info.as_deref(), Some(&member()));
+        let Message::Publication { address, publication, .. } = &decoded[1] else { panic!() };
+        assert_eq!((address.as_ref().unwrap().as_str(), publication.json), ("#42", false));
+        assert_eq!(decoded[2], Message::Join(Arc::new(member())));
+        assert_eq!(decoded[3], Message::Leave(Arc::new(member())));
+        let close = Order::Close(Close::custom(4001, "bye"), Why::Api);
+        let expected = Message::Order { node: 5, address: channel("#42"), order: close };
+        assert_eq!(decoded[4], expected);
+        for (shard_index, expires_at) in [(7, Some(7)), (8, None)] {
+            let expected =
+                Message::Order { node: 5, address: channel("@x"), order: Order::Refresh(expires_at) };
+            assert_eq!(decoded[shard_index], expected);
+        }
+        for (index, (question, finding)) in asked().into_iter().zip(found()).enumerate() {
+            assert_eq!(decoded[9 + index], Message::Question { node: 5, id: 6, question });
+            assert_eq!(decoded[12 + index], Message::Answer { to: 5, id: 6, from: 7, finding });
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_or_changed_is_never_more_than_wrong_content() {
+        for message in messages() {
+            for end in 0..message.len() {
+                // The payload has no length of its own: only what stands before it can be missing.
+                let _ = decode(&Bytes::copy_from_slice(&message[..end]));
+            }
+            for at in 0..message.len() {
+                for bit in 0..8 {
+                    let mut changed = message.clone();
+                    changed[at] ^= 1 << bit;
+                    let _ = decode(&changed.into());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_versions_and_kinds_are_refused() {
+        for bytes in [
+            &b""[..],
+            b"2",
+            b"3P\x000,;\0",
+            b"1P\x000,;\0",
+            b"2Q",
+            b"2O",
+            b"2P",
+            b"2P0,;\0",
+            b"2P\x000",
+            b"2P\x000,",
+            b"2P\x000;\0",
+            b"2P\0-1,;\0",
+            b"2P\x000,;",
+            b"2P\x000,;\x01",
+        ] {
+            assert_eq!(decode(&Bytes::copy_from_slice(bytes)), None, "{bytes:?}");
+        }
+        let mut longer = presence(&member(), true);
+        longer.push(END);
+        assert_eq!(decode(&longer.into()), None, "nothing but fields may follow");
+        assert_eq!(decode(&Bytes::from_static(b"2J\xff\xff\xff\xff\x7f")), None, "more than there is");
+    }
+
+    /// Puts a field that this version does not know wherever the next one may add one.
+    fn of_the_next_version() -> Vec<Vec<u8>> {
+        let unknown = |bytes: &mut Vec<u8>| put(bytes, 200, b"\x02of tomorrow");
+        let member = |bytes: &mut Vec<u8>| {
+            unknown(bytes);
+            put_member(bytes, &member());
+        };
+        let mut publication = vec![VERSION, b'P'];
+        unknown(&mut publication);
+        put(&mut publication, head_tag::ADDRESS, b"#42");
+        publication.extend_from_slice(b"\x007,e,of tomorrow;");
+        unknown(&mut publication);
+        put_nested(&mut publication, body_tag::MEMBER, member);
+        put(&mut publication, body_tag::JSON, b"");
+        publication.extend_from_slice(b"\0{}");
+        let mut join = vec![VERSION, b'J'];
+        unknown(&mut join);
+        put_nested(&mut join, presence_tag::MEMBER, member);
+        let mut controls = vec![
+            order(5, &channel("@x"), &Order::Subscribe(channel("news"))),
+            question(5, 6, &Question::Counts),
+            answer(5, 6, 7, &found()[0]),
+            look(5),
+        ];
+        controls.iter_mut().for_each(unknown);
+        [publication, join].into_iter().chain(controls).collect()
+    }
+
+    #[test]
+    fn what_the_next_version_adds_is_skipped_and_nothing_else_is() {
+        let decoded: Vec<_> =
+            of_the_next_version().into_iter().map(|bytes| decode(&bytes.into()).unwrap()).collect();
+        let Message::Publication { address, publication, epoch } = &decoded[0] else { panic!() };
+        assert_eq!((address, publication.offset, &**epoch), (&Some(channel("#42")), 7, "e"));
+        assert_eq!((&*publication.data, publication.json), (&b"{}"[..], true));
+        assert_eq!(publication.info.as_deref(), Some(&member()));
+        assert_eq!(decoded[1], Message::Join(Arc::new(member())));
+        let order = Order::Subscribe(channel("news"));
+        assert_eq!(decoded[2], Message::Order { node: 5, address: channel("@x"), order });
+        assert_eq!(decoded[3], Message::Question { node: 5, id: 6, question: Question::Counts });
+        let [finding, ..] = found();
+        assert_eq!(decoded[4], Message::Answer { to: 5, id: 6, from: 7, finding });
+        assert_eq!(decoded[5], Message::Look { node: 5 });
+    }
+
+    #[test]
+    fn kinds_of_the_next_version_are_unknown_and_not_malformed() {
+        let mut order = vec![VERSION, b'O'];
+        put(&mut order, order_tag::ORDER, &[99]);
+        let mut question = vec![VERSION, b'Q'];
+        put_nested(&mut question, survey_tag::CONTENT, |bytes| put(bytes, 1, &[99]));
+        for bytes in [vec![VERSION, b'Z', 1, 2, 3], order, question] {
+            assert_eq!(decode(&bytes.clone().into()), Some(Message::Unknown), "{bytes:?}");
+        }
+    }
+}

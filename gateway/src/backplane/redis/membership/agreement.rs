@@ -1,0 +1,321 @@
+//! What gateways on one Redis have to agree on. Each says beside its lease what its rules are; where they differ the safer one
+//! counts at all of them until the last gateway that has it is gone.
+
+pub(crate) mod description;
+pub(crate) mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use tokio::sync::watch;
+
+use crate::backplane::Node;
+use crate::backplane::redis::Shared;
+use crate::backplane::redis::connection::server_connection::call;
+use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::membership::agreement::description::{Description, Difference, VERSION_DIFFERS};
+use crate::backplane::redis::membership::agreement::rules::{Effective, Era, Rules};
+use crate::backplane::redis::membership::nodes::Said;
+use crate::config::Config;
+use crate::telemetry::backplane::{Subject, Trouble};
+
+const ENDING: &str = include_str!("../lua/end_agreement.lua");
+
+/// The field of `P:rules` with the number of its last change.
+const REVISION: &str = "revision";
+
+/// What comes before the name of a table in the field that says whether its channels have a history.
+const ERA: &str = "era ";
+
+/// How often a difference is written to the log at most.
+const SAID: Duration = Duration::from_secs(5);
+
+/// The names and digests of the plugins that are live, in the order of the chain.
+pub type Plugins = Vec<(Arc<str>, String)>;
+
+/// See the module.
+pub(crate) struct Agreement {
+    pub(crate) rules: Rules,
+    known: Mutex<Known>,
+    /// Whether it was ever agreed over a link to home.
+    heard: watch::Sender<bool>,
+    plugins: Mutex<Option<Box<dyn Fn() -> Plugins + Send>>>,
+}
+
+struct Known {
+    own: Description,
+    own_text: String,
+    /// Whether Redis may not have it.
+    due: bool,
+    /// Of what was read last.
+    revision: u64,
+    others: BTreeMap<Box<str>, Description>,
+    eras: BTreeMap<Box<str>, Era>,
+    /// The revision that the rules in use come from, and their generation.
+    applying: (u64, u64),
+    /// The last revision by which nothing is under way that was begun by older rules.
+    seen: u64,
+    differences: BTreeMap<Box<str>, Vec<Difference>>,
+    /// What the log was told, and when.
+    said: BTreeMap<Box<str>, Vec<Difference>>,
+    said_at: Option<Duration>,
+}
+
+/// What a gateway tells with a beat.
+pub(crate) struct Told {
+    /// What it has read.
+    pub(crate) revision: u64,
+    /// What it goes by.
+    pub(crate) seen: u64,
+    /// What it says of itself, if Redis may not have it.
+    pub(crate) description: Option<String>,
+    /// The tables of the rules with a history.
+    pub(crate) keeping: Vec<Box<str>>,
+}
+
+impl Agreement {
+    pub(crate) fn new(config: &Config, pipelines: usize) -> Self {
+        let own = Description::of(config, &[]);
+        Self {
+            rules: Rules::new(config, pipelines),
+            known: Mutex::new(Known {
+                own_text: own.to_string(),
+                own,
+                due: true,
+                revision: 0,
+                others: BTreeMap::new(),
+                eras: BTreeMap::new(),
+                applying: (0, 0),
+                seen: 0,
+                differences: BTreeMap::new(),
+                said: BTreeMap::new(),
+                said_at: None,
+            }),
+            heard: watch::channel(false).0,
+            plugins: Mutex::default(),
+        }
+    }
+
+    /// The rules of the others are known, and they know those of this gateway.
+    pub(crate) fn has_heard(&self) {
+        self.heard.send_replace(true);
+    }
+
+    /// Waits until that is so: before, nobody knows what others keep. Dropping the future loses nothing.
+    pub(crate) async fn heard(&self) {
+        // It is never dropped before whoever waits here.
+        let _ = self.heard.subscribe().wait_for(|heard| *heard).await;
+    }
+
+    /// Where the plugins are known.
+    pub(crate) fn describe(&self, plugins: impl Fn() -> Plugins + Send + 'static) {
+        *self.plugins.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(plugins));
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Redis may have lost what this gateway has said.
+    pub(crate) fn say_again(&self) {
+        self.known().due = true;
+    }
+
+    /// What is to be told with the next beat.
+    pub(crate) fn tell(&self, config: &Config) -> Told {
+        let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|read| read());
+        let mut known = self.known();
+        if let Some(plugins) = plugins
+            && !known.own.has_plugins(&plugins)
+        {
+            known.own = Description::of(config, &plugins);
+            known.own_text = known.own.to_string();
+            known.due = true;
+        }
+        if self.rules.are_applied(known.applying.1) {
+            known.seen = known.applying.0;
+        }
+        let keeping = if known.due { known.own.keeping() } else { Vec::new() };
+        Told {
+            revision: known.revision,
+            seen: known.seen,
+            description: known.due.then(|| known.own_text.clone()),
+            keeping,
+        }
+    }
+
+    /// Whether what this gateway goes by is not what it has told the others that it goes by.
+    pub(crate) fn is_applying(&self) -> bool {
+        let known = self.known();
+        known.seen != known.applying.0
+    }
+
+    /// In what another gateway differs, as sentences.
+    pub(crate) fn differences(&self, node: &str) -> Vec<Box<str>> {
+        let known = self.known();
+        known.differences.get(node).into_iter().flatten().map(|one| one.sentence.clone()).collect()
+    }
+
+    /// The revision from which on another gateway must have read the rules before this one may serve, if this one has a rule that
+    /// means more to one of them than what it has itself. Of two that bring the same rule at once both wait.
+    pub(crate) fn waits_for(&self, alive: &[Node]) -> Option<u64> {
+        let known = self.known();
+        let mut others = alive.iter().filter_map(|node| known.others.get(&node.id));
+        others.any(|other| known.own.raises(other)).then_some(known.revision)
+    }
+
+    /// The rules and eras that a beat has brought, and who is alive.
+    pub(crate) async fn hear(
+        shared: &Shared,
+        connection: &mut MultiplexedConnection,
+        read: Option<(u64, Said)>,
+        alive: &[Node],
+        changed: bool,
+        told: bool,
+    ) -> Result<(), Cause> {
+        let this = &shared.agreement;
+        let news = read.is_some();
+        let (ends, revision) = {
+            let mut known = this.known();
+            if told {
+                known.due = false;
+            }
+            if let Some((revision, fields)) = read {
+                known.take_in(
+                    revision,
+                    fields,
+                    &crate::backplane::redis::membership::nodes::name(shared.node),
+                );
+            }
+            if !news && !changed && !told {
+                return Ok(());
+            }
+            let effective = known.effective(&shared.gateway, alive);
+            (known.ending(&effective), known.revision)
+        };
+        if !ends.is_empty() {
+            // Nobody keeps these any more. That has to be known to whoever does again, before anything is published that is
+            // not kept.
+            let mut command = redis::cmd("EVAL");
+            command.arg(ENDING).arg(1).arg(shared.keys.rules()).arg(revision).arg(&*ends.join(" "));
+            let ended = match call(connection, &command, shared.config.timeout).await {
+                Ok(Value::BulkString(revision)) => text(&revision).and_then(|text| text.parse().ok()),
+                Ok(_) => None,
+                Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => None,
+                Err(cause) => return Err(cause),
+            };
+            let mut known = this.known();
+            let Some(revision) = ended else {
+                // Somebody has changed something meanwhile: the next beat brings it.
+                known.revision = 0;
+                return Ok(());
+            };
+            known.revision = revision;
+            for table in ends {
+                known.eras.insert(table, Era::Off);
+            }
+        }
+        let mut known = this.known();
+        let effective = known.effective(&shared.gateway, alive);
+        let (generation, begins) = this.rules.put(effective);
+        known.applying = (known.revision, generation);
+        if begins {
+            // Streams begin anew: whoever listens is told.
+            shared.shards.iter().for_each(|shard| shard.recheck.notify_one());
+        }
+        known.compare(shared, alive);
+        Ok(())
+    }
+
+    /// Writes differences to the log that had to wait.
+    pub(crate) fn say(&self, shared: &Shared) {
+        self.known().say(shared);
+    }
+}
+
+impl Known {
+    fn take_in(&mut self, revision: u64, fields: Said, me: &str) {
+        self.revision = revision;
+        (self.others, self.eras) = (BTreeMap::new(), BTreeMap::new());
+        let mut found = false;
+        for (field, value) in fields {
+            let Some(field) = text(&field) else { continue };
+            if let Some(table) = field.strip_prefix(ERA) {
+                if let Some(era) = text(&value).and_then(Era::read) {
+                    self.eras.insert(table.into(), era);
+                }
+            } else if field == me {
+                found = true;
+            } else if field != REVISION
+                && let Some(description) = Description::read(&value)
+            {
+                self.others.insert(field.into(), description);
+            }
+        }
+        if !found {
+            self.due = true;
+        }
+    }
+
+    fn effective(&self, config: &Config, alive: &[Node]) -> Effective {
+        let others: Vec<_> = alive.iter().filter_map(|node| self.others.get(&node.id)).collect();
+        Effective::of(config, &others, &self.eras)
+    }
+
+    /// The tables that this gateway publishes to without a history from now on, and in which there was one.
+    fn ending(&self, effective: &Effective) -> Vec<Box<str>> {
+        let ended =
+            |table: &str| matches!(self.eras.get(table), Some(Era::On(_))) && effective.size_of(table) == 0;
+        self.own.tables().iter().filter(|table| ended(table)).cloned().collect()
+    }
+
+    fn compare(&mut self, shared: &Shared, alive: &[Node]) {
+        self.differences = BTreeMap::new();
+        for node in alive {
+            let mut all = match self.others.get(&node.id) {
+                Some(other) => self.own.differences(other),
+                None => vec![Difference::unknown()],
+            };
+            if *node.version != *env!("CARGO_PKG_VERSION") {
+                let sentence =
+                    format!("{VERSION_DIFFERS}: {} there, {} here", node.version, env!("CARGO_PKG_VERSION"));
+                all.push(Difference { subject: Subject::Version, sentence: sentence.into() });
+            }
+            if !all.is_empty() {
+                self.differences.insert(node.id.clone(), all);
+            }
+        }
+        let counts = Subject::ALL.map(|subject| {
+            let has = |all: &&Vec<Difference>| all.iter().any(|one| one.subject == subject);
+            self.differences.values().filter(has).count() as u64
+        });
+        shared.metrics.differing(counts);
+        self.say(shared);
+    }
+
+    fn say(&mut self, shared: &Shared) {
+        let at = shared.clock.now().at;
+        if self.said == self.differences || self.said_at.is_some_and(|said| at.saturating_sub(said) < SAID) {
+            return;
+        }
+        self.said_at = Some(at);
+        let nodes: BTreeSet<_> = self.said.keys().chain(self.differences.keys()).collect();
+        let none = Vec::new();
+        for node in nodes {
+            let (before, now) =
+                (self.said.get(node).unwrap_or(&none), self.differences.get(node).unwrap_or(&none));
+            if before != now {
+                let sentences: Vec<_> = now.iter().map(|one| &*one.sentence).collect();
+                shared.metrics.differs(node, &sentences);
+            }
+        }
+        self.said.clone_from(&self.differences);
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}

@@ -1,0 +1,346 @@
+//! Who is alive, judged by what was read and when. The clocks of Redis and of other machines play no part: a lease counts
+//! from the moment at which this gateway saw it renewed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::backplane::Node;
+
+/// What one reading of the leases has shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A gateway is there.
+    Came(Node),
+    /// A gateway has said goodbye, or another one found it dead first.
+    Left(Node),
+    /// A lease has run out.
+    Died(Node),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    lease: Duration,
+    alive: BTreeMap<Box<str>, Alive>,
+    /// The last leases of those that have died and are still listed.
+    dead: BTreeMap<Box<str>, Box<str>>,
+    /// When the leases were read for the last time.
+    read: Option<Duration>,
+    /// Since when they have been read without a break.
+    steady: Duration,
+    /// Gateways that have died without having been seen at the server that has the leases now.
+    unseen: usize,
+}
+
+#[derive(Debug)]
+struct Alive {
+    node: Node,
+    lease: Box<str>,
+    /// When it was seen to have been renewed.
+    renewed: Duration,
+    /// The revision of the rules that it goes by, if it says so.
+    seen: Option<u64>,
+    /// Whether it was seen to have been renewed at the server that has the leases now.
+    is_here: bool,
+}
+
+/// What a gateway says in its lease.
+pub(crate) struct Lease<'a> {
+    /// Different at every beat: that is what the others look at.
+    pub(crate) beat: u64,
+    /// When it began, in Unix time in milliseconds.
+    pub(crate) started: u64,
+    /// How long it has run, in milliseconds.
+    pub(crate) uptime: u64,
+    /// What people know it by.
+    pub(crate) name: &'a str,
+    /// The revision of the rules that it goes by.
+    pub(crate) seen: u64,
+}
+
+impl Lease<'_> {
+    /// What stands in Redis. Whoever reads it skips what it does not know.
+    pub(crate) fn to_text(&self) -> String {
+        let Self { beat, started, uptime, name, seen } = self;
+        let version = env!("CARGO_PKG_VERSION");
+        json!({"beat": beat, "started": started, "uptime": uptime, "version": version, "name": name, "seen": seen})
+            .to_string()
+    }
+}
+
+impl Leases {
+    /// Nobody is known yet. A lease runs out when it was not renewed for this long.
+    pub(crate) fn new(lease: Duration) -> Self {
+        Self {
+            lease,
+            alive: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            read: None,
+            steady: Duration::ZERO,
+            unseen: 0,
+        }
+    }
+
+    /// The others that are alive.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = &Node> {
+        self.alive.values().map(|alive| &alive.node)
+    }
+
+    /// Those of them that have not said that they go by a revision of the rules. Whoever says nothing of it is not among them.
+    pub(crate) fn behind(&self, revision: u64) -> impl Iterator<Item = &Node> {
+        let behind = move |alive: &&Alive| alive.seen.is_some_and(|seen| seen < revision);
+        self.alive.values().filter(behind).map(|alive| &alive.node)
+    }
+
+    /// The leases are at another server from now on. What is read there may be a copy of what was written elsewhere.
+    pub(crate) fn moved(&mut self) {
+        self.alive.values_mut().for_each(|alive| alive.is_here = false);
+    }
+
+    /// How many have died since that nobody has seen there, each told once.
+    pub(crate) fn take_unseen(&mut self) -> usize {
+        std::mem::take(&mut self.unseen)
+    }
+
+    /// So many were taken and could not be told.
+    pub(crate) fn put_back_unseen(&mut self, count: usize) {
+        self.unseen += count;
+    }
+
+    /// Whether it is known who there is.
+    pub(crate) fn have_been_read(&self) -> bool {
+        self.read.is_some()
+    }
+
+    /// The names of those that have died, and what their leases were.
+    pub(crate) fn dead(&self) -> Vec<(Box<str>, Box<str>)> {
+        self.dead.iter().map(|(name, lease)| (name.clone(), lease.clone())).collect()
+    }
+
+    /// All leases were read, among them that of this gateway, `me`.
+    pub(crate) fn hear(&mut self, at: Duration, me: &str, listed: Vec<(Box<str>, Box<str>)>) -> Vec<Change> {
+        // While nothing was read nobody could be seen to renew: all get a full lease from now on.
+        if self.read.is_none_or(|read| at.saturating_sub(read) > self.lease / 2) {
+            self.steady = at;
+            self.alive.values_mut().for_each(|alive| alive.renewed = at);
+        }
+        self.read = Some(at);
+        let mut changes = Vec::new();
+        let listed: BTreeMap<_, _> = listed.into_iter().filter(|(name, _)| **name != *me).collect();
+        self.dead.retain(|name, lease| listed.get(name) == Some(lease));
+        for (name, lease) in &listed {
+            match self.alive.get_mut(name) {
+                Some(alive) if alive.lease == *lease => (),
+                Some(alive) => {
+                    if let Some((node, seen)) = read(name, lease) {
+                        (alive.node, alive.seen) = (node, seen);
+                    }
+                    alive.lease.clone_from(lease);
+                    (alive.renewed, alive.is_here) = (at, true);
+                }
+                None if self.dead.contains_key(name) => (),
+                None => {
+                    if let Some((node, seen)) = read(name, lease) {
+                        changes.push(Change::Came(node.clone()));
+                        let alive = Alive { node, lease: lease.clone(), renewed: at, seen, is_here: true };
+                        self.alive.insert(name.clone(), alive);
+                    }
+                }
+            }
+        }
+        // A Redis that came back without its data lists nobody for a moment.
+        let settled = at.saturating_sub(self.steady) >= self.lease;
+        let (lease, dead, unseen) = (self.lease, &mut self.dead, &mut self.unseen);
+        self.alive.retain(|name, alive| {
+            let is_listed = listed.contains_key(name);
+            if is_listed && at.saturating_sub(alive.renewed) >= lease {
+                dead.insert(name.clone(), alive.lease.clone());
+                *unseen += usize::from(!alive.is_here);
+                changes.push(Change::Died(alive.node.clone()));
+                false
+            } else if !is_listed && settled {
+                changes.push(Change::Left(alive.node.clone()));
+                false
+            } else {
+                true
+            }
+        });
+        changes
+    }
+}
+
+/// What a lease says, and the revision of the rules that its gateway goes by.
+fn read(id: &str, lease: &str) -> Option<(Node, Option<u64>)> {
+    let lease: Value = serde_json::from_str(lease).ok()?;
+    let (number, text) = (|key: &str| lease[key].as_u64(), |key: &str| lease[key].as_str().map(Box::from));
+    number("beat")?;
+    let (name, version, started) = (text("name")?, text("version")?, number("started")?);
+    let node = Node { id: id.into(), name, version, started, uptime: number("uptime")?, differs: Vec::new() };
+    Some((node, number("seen")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use crate::backplane::redis::membership::leases::*;
+
+    fn lease(beat: u64, name: &str, seen: u64) -> String {
+        let name = &format!("{name} here");
+        Lease { beat, started: 1_700_000_000_000, uptime: 1000 + beat, name, seen }.to_text()
+    }
+
+    /// Time goes on, and everybody who is alive has renewed.
+    struct Scene {
+        leases: Leases,
+        at: u64,
+        beat: u64,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            Self { leases: Leases::new(Duration::from_millis(3000)), at: 10_000, beat: 0 }
+        }
+
+        /// A reading `millis` later, in which `renewed` have renewed and `stale` have not since the first reading.
+        fn after(&mut self, millis: u64, renewed: &[&str], stale: &[&str]) -> Vec<String> {
+            self.at += millis;
+            self.beat += 1;
+            let lease = |beat: u64, name: &str| lease(beat, name, 7).into();
+            let renewed = renewed.iter().map(|name| (Box::from(*name), lease(self.beat, name)));
+            let stale = stale.iter().map(|name| (Box::from(*name), lease(1, name)));
+            let changes =
+                self.leases.hear(Duration::from_millis(self.at), "me", renewed.chain(stale).collect());
+            let show = |change: &Change| match change {
+                Change::Came(node) => format!("{} came", node.id),
+                Change::Left(node) => format!("{} left", node.id),
+                Change::Died(node) => format!("{} died", node.id),
+            };
+            changes.iter().map(show).collect()
+        }
+    }
+
+    #[test]
+    fn who_renews_lives_and_who_does_not_dies_after_a_lease() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.after(0, &["me", "a", "b"], &[]), ["a came", "b came"]);
+        for _ in 0..5 {
+            assert!(scene.after(500, &["me", "a"], &["b"]).is_empty());
+        }
+        assert_eq!(scene.after(500, &["me", "a"], &["b"]), ["b died"]);
+        assert_eq!(scene.leases.dead().len(), 1);
+        assert!(scene.after(500, &["me", "a"], &["b"]).is_empty(), "once");
+        assert!(scene.after(500, &["me", "a"], &[]).is_empty(), "somebody has buried it");
+        assert!(scene.leases.dead().is_empty());
+        let alive: Vec<_> = scene.leases.alive().collect();
+        assert_eq!(alive.len(), 1);
+        let a = Node {
+            id: "a".into(),
+            name: "a here".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: 1_700_000_000_000,
+            uptime: 1009,
+            differs: Vec::new(),
+        };
+        assert_eq!(alive[0], &a, "as it has said with its last beat");
+    }
+
+    #[test]
+    fn who_was_taken_for_dead_and_renews_is_alive_again() {
+        let mut scene = Scene::new();
+        scene.after(0, &["a"], &[]);
+        for _ in 0..6 {
+            scene.after(500, &[], &["a"]);
+        }
+        assert_eq!(scene.leases.alive().count(), 0);
+        assert_eq!(scene.after(500, &["a"], &[]), ["a came"]);
+        assert!(scene.leases.dead().is_empty());
+    }
+
+    #[test]
+    fn who_says_goodbye_is_gone_at_once() {
+        let mut scene = Scene::new();
+        for _ in 0..8 {
+            scene.after(500, &["a"], &[]);
+        }
+        assert_eq!(scene.after(500, &[], &[]), ["a left"]);
+    }
+
+    #[test]
+    fn while_nothing_can_be_read_nobody_dies() {
+        let mut scene = Scene::new();
+        scene.after(0, &["a", "b", "c"], &[]);
+        // Frozen for a minute: the others come back at their own pace, and one not at all.
+        assert!(scene.after(60_000, &[], &["a", "b", "c"]).is_empty());
+        assert!(scene.after(500, &["a"], &["b", "c"]).is_empty());
+        for _ in 0..4 {
+            assert!(scene.after(500, &["a", "b"], &["c"]).is_empty());
+        }
+        assert_eq!(scene.after(500, &["a", "b"], &["c"]), ["c died"], "a full lease later");
+    }
+
+    #[test]
+    fn a_redis_that_has_lost_its_data_declares_nobody_gone() {
+        let mut scene = Scene::new();
+        scene.after(0, &["a", "b"], &[]);
+        assert!(scene.after(5_000, &[], &[]).is_empty());
+        assert!(scene.after(500, &["a"], &[]).is_empty());
+        for _ in 0..4 {
+            assert!(scene.after(500, &["a"], &[]).is_empty());
+        }
+        assert_eq!(scene.after(500, &["a"], &[]), ["b left"]);
+    }
+
+    #[test]
+    fn what_is_no_lease_is_nobody() {
+        let mut leases = Leases::new(Duration::from_secs(3));
+        let listed = [
+            "",
+            "x",
+            "1",
+            "{}",
+            "[]",
+            r#"{"beat":1}"#,
+            r#"{"beat":"1","name":"a","version":"1","started":1}"#,
+        ];
+        for lease in listed {
+            assert!(leases.hear(Duration::ZERO, "me", vec![(Box::from("a"), Box::from(lease))]).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_the_next_version_says_in_a_lease_is_skipped() {
+        let newer = lease(1, "a", 7).replace('{', r#"{"of_tomorrow":[1],"#);
+        let (node, seen) = read("a", &newer).unwrap();
+        assert_eq!((&*node.name, seen), ("a here", Some(7)));
+        let without = lease(1, "a", 7).replace("seen", "unseen");
+        assert_eq!(read("a", &without).unwrap().1, None);
+    }
+
+    #[test]
+    fn who_goes_by_older_rules_is_known_until_it_says_otherwise() {
+        let mut leases = Leases::new(Duration::from_secs(3));
+        let mut hear = |beat, seen| {
+            leases.hear(Duration::from_millis(beat), "me", vec![("a".into(), lease(beat, "a", seen).into())]);
+            leases.behind(7).count()
+        };
+        assert_eq!([hear(1, 6), hear(2, 7), hear(3, 8)], [1, 0, 0]);
+    }
+
+    #[test]
+    fn who_dies_without_having_come_to_a_new_server_is_told() {
+        let mut scene = Scene::new();
+        scene.after(0, &["a", "b", "c"], &[]);
+        scene.leases.moved();
+        for _ in 0..6 {
+            scene.after(500, &["a"], &["b"]);
+        }
+        assert_eq!(scene.leases.alive().count(), 1);
+        assert_eq!(scene.leases.take_unseen(), 1, "b, whose lease came along");
+        assert_eq!(scene.leases.take_unseen(), 0);
+        scene.leases.put_back_unseen(1);
+        assert_eq!(scene.leases.take_unseen(), 1, "nobody could be told");
+    }
+}

@@ -1,0 +1,135 @@
+//! The members that a dead gateway has left in channels, at whichever servers those lie.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use tokio::sync::oneshot;
+
+use crate::backplane::redis::commands::request::What;
+use crate::backplane::redis::connection::server_connection::call;
+use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::membership::nodes::name;
+use crate::backplane::redis::membership::takeover::{STEP, Takeover};
+use crate::backplane::redis::{Redis, presence};
+use crate::backplane::{Outcome, ReplyTo, Response};
+use crate::protocol::channel::Channel;
+use crate::protocol::push::Member;
+
+const UNLISTING: &str = include_str!("../lua/unlist.lua");
+
+/// What became of the members of a gateway.
+#[derive(Default)]
+pub(crate) struct Left {
+    /// How many were taken out.
+    pub(crate) members: usize,
+    /// The units of channels in which there may be others still, because the unit is away.
+    pub(crate) away: BTreeSet<usize>,
+    /// There may be others still, for another reason.
+    pub(crate) failed: bool,
+}
+
+/// What became of those in one channel.
+enum End {
+    Done,
+    /// The unit is away.
+    Away(usize),
+    Failed,
+}
+
+impl Takeover<'_> {
+    /// Takes the members out of their channels and tells who is left there. `None` if the claim is lost.
+    pub(crate) async fn members_leave(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Option<Left>, Cause> {
+        let list = self.shared.keys.presence_of(self.node);
+        let (mut left, mut cursor) = (Left::default(), 0);
+        loop {
+            let (next, names) = presence::page(self.shared, connection, &list, cursor, STEP).await?;
+            for names in names.chunks(STEP) {
+                let mut asked = Vec::new();
+                let mut done = Vec::new();
+                for name in names {
+                    match std::str::from_utf8(name).ok().and_then(|name| Channel::parse(name).ok()) {
+                        // All at once: each server answers on its own.
+                        Some(channel) => asked.push((name, self.ask(&channel), channel)),
+                        None => done.push(name),
+                    }
+                }
+                for (name, answer, channel) in asked {
+                    match self.end(&channel, answer, &mut left.members).await {
+                        End::Done => done.push(name),
+                        End::Away(shard) => {
+                            left.away.insert(shard);
+                        }
+                        End::Failed => left.failed = true,
+                    }
+                }
+                if !self.unlist(connection, &list, &done).await? || !self.claim(connection).await? {
+                    return Ok(None);
+                }
+            }
+            if next == 0 {
+                return Ok(Some(left));
+            }
+            cursor = next;
+        }
+    }
+
+    /// Asks for some of the members in a channel.
+    fn ask(&self, channel: &Channel) -> Result<oneshot::Receiver<Response>, End> {
+        let shard = self.shared.slot_map.shard_of(channel);
+        if self.shared.shards[shard].status.link().is_none() {
+            return Err(End::Away(shard));
+        }
+        let (sender, answer) = oneshot::channel();
+        let what = What::Take { channel: channel.clone(), node: self.node.into() };
+        let at = self.shared.clock.now().at;
+        let backplane = Redis { shared: self.shared.clone() };
+        match backplane.ask::<Vec<Arc<Member>>>(what, ReplyTo::Task(sender), at) {
+            Outcome::Pending => Ok(answer),
+            Outcome::Ready(_) => Err(End::Failed),
+        }
+    }
+
+    /// Tells who was in a channel, and asks until nobody is. Counts them.
+    async fn end(
+        &self,
+        channel: &Channel,
+        mut answer: Result<oneshot::Receiver<Response>, End>,
+        members: &mut usize,
+    ) -> End {
+        let backplane = Redis { shared: self.shared.clone() };
+        let told = self.shared.gateway.namespaces.of(channel).is_some_and(|namespace| namespace.join_leave);
+        loop {
+            let taken = match answer {
+                Ok(answer) => answer.await,
+                Err(end) => return end,
+            };
+            let Ok(Response::Present(Ok(taken))) = taken else { return End::Failed };
+            *members += taken.len();
+            if told {
+                taken.iter().for_each(|member| backplane.broadcast_presence(channel, member, false));
+            }
+            if taken.len() < presence::TAKEN_MAX {
+                return End::Done;
+            }
+            answer = self.ask(channel);
+        }
+    }
+
+    /// Takes channels that are done from the list. False if this gateway is not to go on.
+    async fn unlist(
+        &self,
+        connection: &mut MultiplexedConnection,
+        list: &str,
+        done: &[&Vec<u8>],
+    ) -> Result<bool, Cause> {
+        let mut command = redis::cmd("EVAL");
+        command.arg(UNLISTING).arg(2).arg(self.shared.keys.dead()).arg(list);
+        command.arg(self.node).arg(name(self.shared.node)).arg(done);
+        Ok(call(connection, &command, self.shared.config.timeout).await? == Value::Int(1))
+    }
+}

@@ -1,0 +1,121 @@
+//! What comes from Redis, and to which workers it goes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backplane::Order;
+use crate::backplane::inbox::Delivery;
+use crate::backplane::redis::Shared;
+use crate::backplane::redis::format::wire::{self, Message};
+use crate::backplane::redis::subscriptions::interest::spread;
+use crate::charge::Charge;
+use crate::connection_id::ConnectionIds;
+use crate::protocol::channel::{Channel, Target};
+use crate::protocol::push::{Push, PushKind};
+
+impl Shared {
+    /// A message came from Redis, or from this node while it is alone.
+    pub(crate) fn received(&self, topic: &[u8], message: &Bytes) {
+        self.metrics.received();
+        // What no gateway sends: it is something else.
+        let bytes_max = self.agreement.rules.publication_bytes_max() + wire::OVERHEAD_BYTES_MAX;
+        let for_nodes = topic == self.keys.nodes().as_bytes();
+        let channel = self.keys.channel(topic);
+        let decoded = if message.len() <= bytes_max { wire::decode(message) } else { None };
+        match (decoded, channel) {
+            (Some(Message::Publication { address: None, publication, epoch }), Some(channel)) => {
+                self.deliver(channel, PushKind::Publication { publication, epoch }, None);
+            }
+            (Some(Message::Publication { address: Some(address), publication, epoch }), None)
+                if for_nodes =>
+            {
+                let workers = match address.target() {
+                    Target::Connection(id) => Some(self.worker_of(id).map_or(0, |worker| 1 << worker)),
+                    _ => None,
+                };
+                self.deliver(address, PushKind::Publication { publication, epoch }, workers);
+            }
+            (Some(Message::Join(member)), Some(channel)) => {
+                self.deliver(channel, PushKind::Join(member), None);
+            }
+            (Some(Message::Leave(member)), Some(channel)) => {
+                self.deliver(channel, PushKind::Leave(member), None);
+            }
+            (Some(Message::Order { node, address, order }), None) if for_nodes => {
+                // This node has carried it out when it was given.
+                if node != self.node {
+                    self.order(None, &address, None, &order);
+                }
+            }
+            (Some(Message::Question { node, id, question }), None) if for_nodes => {
+                if node != self.node {
+                    self.surveys.asked(node, id, question);
+                }
+            }
+            (Some(Message::Answer { to, id, from, finding }), None) if for_nodes => {
+                if to == self.node {
+                    self.surveys.answered(id, from, finding);
+                }
+            }
+            (Some(Message::Look { node }), None) if for_nodes => {
+                if node != self.node {
+                    self.nodes.look();
+                }
+            }
+            (Some(Message::Unknown), _) => self.metrics.unknown(),
+            _ => self.metrics.malformed(),
+        }
+    }
+
+    /// The worker of a connection that is almost certainly of this node. Ids of other nodes decode to something else, but
+    /// for one in many millions.
+    pub(crate) fn worker_of(&self, id: &str) -> Option<usize> {
+        let number = self.ids.number(id)?;
+        let worker = ConnectionIds::worker(number);
+        (worker < self.inboxes.len() && ConnectionIds::count(number) < 1 << 32).then_some(worker)
+    }
+
+    /// To these workers, or to those with subscribers.
+    pub(crate) fn deliver(&self, channel: Channel, kind: PushKind, workers: Option<u64>) {
+        self.deliver_charged(channel, kind, workers, None);
+    }
+
+    /// The same, and somebody pays for it until it was delivered.
+    pub(crate) fn deliver_charged(
+        &self,
+        channel: Channel,
+        kind: PushKind,
+        workers: Option<u64>,
+        charge: Option<Charge>,
+    ) {
+        let seen = match &kind {
+            PushKind::Publication { publication, epoch } if publication.offset > 0 => {
+                Some((publication.offset, epoch))
+            }
+            _ => None,
+        };
+        let workers = workers.unwrap_or_else(|| self.interest.workers(&channel, seen));
+        if workers != 0 {
+            let push = Arc::new(Push::charged(channel, kind, charge));
+            spread(&self.inboxes, workers, || Delivery::Push(push.clone()));
+        }
+    }
+
+    /// Tells one worker, or all of them. False if one has no room.
+    pub(crate) fn order(
+        &self,
+        worker: Option<usize>,
+        address: &Channel,
+        except: Option<u64>,
+        order: &Order,
+    ) -> bool {
+        let mut told = true;
+        for (index, inbox) in self.inboxes.iter().enumerate() {
+            if worker.is_none_or(|worker| worker == index) {
+                told &= inbox.put(Delivery::Order { address: address.clone(), except, order: order.clone() });
+            }
+        }
+        told
+    }
+}

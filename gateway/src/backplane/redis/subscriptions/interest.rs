@@ -1,0 +1,413 @@
+//! Which channels this node has subscribers of, which of them Redis knows of, and who waits for that.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::backplane::inbox::{Delivery, Inbox};
+use crate::backplane::redis::commands::request::Request;
+use crate::backplane::redis::topology::slots::SlotMap;
+use crate::backplane::{ReplyTo, Top, has_reached};
+use crate::protocol::channel::{Channel, Target};
+
+const SHARDS: usize = 64;
+
+/// See the module.
+pub(crate) struct Interest {
+    shards: [Mutex<HashMap<Channel, Entry>>; SHARDS],
+    hasher: RandomState,
+    channels: AtomicUsize,
+    /// Those with subscribers. The others are on their way out.
+    wanted: AtomicUsize,
+    channels_max: usize,
+    slot_map: Arc<SlotMap>,
+    /// One for each server.
+    changes: Box<[Changes]>,
+    /// Who waits and until when, in that order: everybody waits for the same time.
+    waiting: Mutex<VecDeque<(Duration, Channel)>>,
+}
+
+/// Channels whose subscription at a server may have to change.
+#[derive(Default)]
+struct Changes {
+    channels: Mutex<VecDeque<Channel>>,
+    some: Notify,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// The workers with subscribers, one bit each.
+    workers: u64,
+    /// The link over which Redis has confirmed the subscription; 0 for none.
+    confirmed: u64,
+    /// Whether it stands among the changes.
+    changing: bool,
+    /// Whether Redis was asked to confirm it.
+    coming: bool,
+    /// Whether Redis has ended the subscription: something may have been missed since.
+    broken: bool,
+    /// The newest publication that came from Redis.
+    top: Option<Top>,
+    waiters: Vec<Waiter>,
+}
+
+/// Who waits until a channel is subscribed to.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    /// For nothing else.
+    Announced(ReplyTo, Duration),
+    /// To find out what was missed.
+    Recover(Request),
+}
+
+impl Waiter {
+    fn until(&self) -> Duration {
+        match self {
+            Self::Announced(_, until) => *until,
+            Self::Recover(request) => request.until,
+        }
+    }
+}
+
+/// What became of an announcement.
+#[derive(Debug)]
+pub(crate) enum Added {
+    /// Everything published from now on arrives.
+    Already,
+    /// That is known later.
+    Waits,
+    /// There are too many channels.
+    Full,
+}
+
+impl Interest {
+    pub(crate) fn new(channels_max: usize, slot_map: Arc<SlotMap>, servers: usize) -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            channels: AtomicUsize::new(0),
+            wanted: AtomicUsize::new(0),
+            channels_max,
+            slot_map,
+            changes: (0..servers).map(|_| Changes::default()).collect(),
+            waiting: Mutex::default(),
+        }
+    }
+
+    fn shard(&self, channel: &Channel) -> MutexGuard<'_, HashMap<Channel, Entry>> {
+        let index = self.hasher.hash_one(channel) as usize % SHARDS;
+        lock(&self.shards[index])
+    }
+
+    /// How many channels there are.
+    pub(crate) fn channels(&self) -> usize {
+        self.channels.load(Ordering::Relaxed)
+    }
+
+    /// A worker has a subscriber. Without a `link` only this node's publications arrive, and nobody waits.
+    pub(crate) fn add(
+        &self,
+        worker: usize,
+        channel: &Channel,
+        link: Option<u64>,
+        reply_to: ReplyTo,
+        until: Duration,
+    ) -> Added {
+        let mut shard = self.shard(channel);
+        let known = shard.get(channel);
+        let is_wanted = known.is_some_and(|entry| entry.workers != 0);
+        // Who comes and goes cannot take the room of those who stay.
+        let all_max = self.channels_max.saturating_mul(2);
+        if !is_wanted && self.wanted.load(Ordering::Relaxed) >= self.channels_max
+            || known.is_none() && self.channels.load(Ordering::Relaxed) >= all_max
+        {
+            return Added::Full;
+        }
+        if known.is_none() {
+            self.channels.fetch_add(1, Ordering::Relaxed);
+            shard.insert(channel.clone(), Entry::default());
+        }
+        let Some(entry) = shard.get_mut(channel) else { return Added::Full };
+        if !is_wanted {
+            self.wanted.fetch_add(1, Ordering::Relaxed);
+        }
+        entry.workers |= 1 << worker;
+        // What is for a user or a connection comes on the topic of all nodes.
+        if channel.target() != Target::Channel || link == Some(entry.confirmed) {
+            return Added::Already;
+        }
+        self.change(channel, entry);
+        if link.is_none() || matches!(reply_to, ReplyTo::Nobody) {
+            return Added::Already;
+        }
+        entry.waiters.push(Waiter::Announced(reply_to, until));
+        drop(shard);
+        lock(&self.waiting).push_back((until, channel.clone()));
+        Added::Waits
+    }
+
+    /// A worker has no subscriber any more.
+    pub(crate) fn remove(&self, worker: usize, channel: &Channel) {
+        let mut shard = self.shard(channel);
+        let Some(entry) = shard.get_mut(channel) else { return };
+        let before = entry.workers;
+        entry.workers &= !(1 << worker);
+        if entry.workers != 0 {
+            return;
+        }
+        if before != 0 {
+            self.wanted.fetch_sub(1, Ordering::Relaxed);
+        }
+        if entry.confirmed != 0 || entry.changing || entry.coming || !entry.waiters.is_empty() {
+            self.change(channel, entry);
+        } else {
+            shard.remove(channel);
+            self.channels.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks when the channel is subscribed to. Gives the request back if it is, or if it needs no subscription.
+    pub(crate) fn when_confirmed(
+        &self,
+        link: Option<u64>,
+        request: Request,
+        channel: &Channel,
+    ) -> Option<Request> {
+        let mut shard = self.shard(channel);
+        let Some(entry) = shard.get_mut(channel) else { return Some(request) };
+        if channel.target() != Target::Channel || link == Some(entry.confirmed) {
+            return Some(request);
+        }
+        self.change(channel, entry);
+        let until = request.until;
+        entry.waiters.push(Waiter::Recover(request));
+        drop(shard);
+        lock(&self.waiting).push_back((until, channel.clone()));
+        None
+    }
+
+    /// Whether a channel has been subscribed to over a link without a break.
+    pub(crate) fn is_confirmed(&self, channel: &Channel, link: u64) -> bool {
+        channel.target() != Target::Channel
+            || self.shard(channel).get(channel).is_none_or(|entry| entry.confirmed == link)
+    }
+
+    fn change(&self, channel: &Channel, entry: &mut Entry) {
+        if !std::mem::replace(&mut entry.changing, true) {
+            let changes = &self.changes[self.slot_map.shard_of(channel)];
+            lock(&changes.channels).push_back(channel.clone());
+            changes.some.notify_one();
+        }
+    }
+
+    /// The place of these channels has changed: they are subscribed to there. Nothing of it happens for them at the place
+    /// before, whatever stands in its queue.
+    pub(crate) fn moved(&self, concerned: impl Fn(&Channel) -> bool) {
+        for shard in &self.shards {
+            for (channel, entry) in lock(shard).iter_mut() {
+                if channel.target() == Target::Channel && concerned(channel) {
+                    (entry.coming, entry.changing) = (false, false);
+                    self.change(channel, entry);
+                }
+            }
+        }
+    }
+
+    /// Redis has taken a subscription away, or never made it, because it does not have the channel any more. Whether somebody
+    /// misses it.
+    pub(crate) fn lost(&self, channel: &Channel, link: u64) -> bool {
+        let mut shard = self.shard(channel);
+        let Some(entry) = shard.get_mut(channel) else { return false };
+        if entry.confirmed == link {
+            (entry.confirmed, entry.broken) = (0, true);
+        } else if !entry.coming {
+            return false;
+        }
+        entry.coming = false;
+        self.change(channel, entry);
+        true
+    }
+
+    /// A new link to a server: every channel that is there has to be subscribed to again.
+    pub(crate) fn begin(&self, server: usize) {
+        for shard in &self.shards {
+            for (channel, entry) in lock(shard).iter_mut() {
+                if channel.target() == Target::Channel && self.slot_map.shard_of(channel) == server {
+                    entry.coming = false;
+                    self.change(channel, entry);
+                }
+            }
+        }
+    }
+
+    /// Forgets channels of a server that have no subscribers. To be called while there is no link, which would do it.
+    pub(crate) fn sweep(&self, server: usize) {
+        lock(&self.changes[server].channels).clear();
+        for shard in &self.shards {
+            lock(shard).retain(|channel, entry| {
+                if self.slot_map.shard_of(channel) != server {
+                    return true;
+                }
+                let keep = entry.workers != 0 || !entry.waiters.is_empty();
+                entry.changing = false;
+                if !keep {
+                    self.channels.fetch_sub(1, Ordering::Relaxed);
+                } else if channel.target() == Target::Channel {
+                    self.change(channel, entry);
+                }
+                keep
+            });
+        }
+    }
+
+    /// Waits until there are changes for a server. Dropping the future loses nothing.
+    pub(crate) async fn changed(&self, server: usize) {
+        let changes = &self.changes[server];
+        if lock(&changes.channels).is_empty() {
+            changes.some.notified().await;
+        }
+    }
+
+    /// Takes some channels whose subscription over this link differs from what it should be: those to subscribe to, and
+    /// those to leave. Channels to leave count as left from now on.
+    pub(crate) fn take_changes(&self, server: usize, link: u64, max: usize) -> (Vec<Channel>, Vec<Channel>) {
+        let (mut come, mut leave) = (Vec::new(), Vec::new());
+        while come.len() < max && leave.len() < max {
+            let Some(channel) = lock(&self.changes[server].channels).pop_front() else { break };
+            let mut shard = self.shard(&channel);
+            let Some(entry) = shard.get_mut(&channel) else { continue };
+            if self.slot_map.shard_of(&channel) != server {
+                // It stands in the queue of another one.
+                continue;
+            }
+            entry.changing = false;
+            let wanted = entry.workers != 0 || !entry.waiters.is_empty();
+            if wanted && entry.confirmed != link {
+                entry.coming = true;
+                drop(shard);
+                come.push(channel);
+            } else if !wanted && entry.confirmed == link {
+                entry.confirmed = 0;
+                drop(shard);
+                leave.push(channel);
+            } else if !wanted {
+                shard.remove(&channel);
+                self.channels.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        (come, leave)
+    }
+
+    /// Redis has confirmed a subscription. Returns who has waited for it, and whether it had been subscribed to before:
+    /// then something may have been missed meanwhile.
+    pub(crate) fn confirm(&self, channel: &Channel, link: u64) -> (Vec<Waiter>, bool) {
+        let mut shard = self.shard(channel);
+        let Some(entry) = shard.get_mut(channel) else { return (Vec::new(), false) };
+        entry.coming = false;
+        let before = std::mem::replace(&mut entry.confirmed, link);
+        let broken = std::mem::take(&mut entry.broken);
+        (std::mem::take(&mut entry.waiters), before != 0 || broken || entry.top.is_some())
+    }
+
+    /// Redis has confirmed that a channel was left. It is forgotten if nobody has come meanwhile.
+    pub(crate) fn left(&self, channel: &Channel) {
+        let mut shard = self.shard(channel);
+        if let Some(entry) = shard.get_mut(channel) {
+            if entry.workers == 0 && entry.waiters.is_empty() && !entry.changing {
+                shard.remove(channel);
+                self.channels.fetch_sub(1, Ordering::Relaxed);
+            } else {
+                self.change(channel, entry);
+            }
+        }
+    }
+
+    /// Everybody whose time is up.
+    pub(crate) fn expired(&self, at: Duration) -> Vec<Waiter> {
+        let mut expired = Vec::new();
+        loop {
+            let channel = {
+                let mut waiting = lock(&self.waiting);
+                match waiting.front() {
+                    Some((until, _)) if *until <= at => waiting.pop_front().map(|(_, channel)| channel),
+                    _ => None,
+                }
+            };
+            let Some(channel) = channel else { return expired };
+            if let Some(entry) = self.shard(&channel).get_mut(&channel) {
+                let (late, waiting) = std::mem::take(&mut entry.waiters)
+                    .into_iter()
+                    .partition(|waiter: &Waiter| waiter.until() <= at);
+                entry.waiters = waiting;
+                expired.extend::<Vec<_>>(late);
+                if entry.workers == 0 {
+                    self.change(&channel, entry);
+                }
+            }
+        }
+    }
+
+    /// Some of the channels that are subscribed to over a link, by the number of a shard.
+    pub(crate) fn confirmed_in(&self, shard: usize, link: u64) -> Vec<Channel> {
+        let shard = lock(&self.shards[shard % SHARDS]);
+        let confirmed = shard.iter().filter(|(_, entry)| entry.confirmed == link);
+        confirmed.map(|(channel, _)| channel.clone()).collect()
+    }
+
+    /// Numbers of shards.
+    pub(crate) const SHARDS: usize = SHARDS;
+
+    /// The workers with subscribers of a channel, after a publication with this number came from Redis.
+    pub(crate) fn workers(&self, channel: &Channel, seen: Option<(u64, &Arc<str>)>) -> u64 {
+        let mut shard = self.shard(channel);
+        let Some(entry) = shard.get_mut(channel) else { return 0 };
+        if let Some((offset, epoch)) = seen {
+            match &mut entry.top {
+                Some(top) if top.epoch == *epoch => top.offset = top.offset.max(offset),
+                top => *top = Some(Top { offset, epoch: epoch.clone() }),
+            }
+        }
+        entry.workers
+    }
+
+    /// Compares what came with where the stream stands. The workers to tell, if it has gone on unnoticed.
+    pub(crate) fn compare(&self, channel: &Channel, stands: &Top) -> Option<u64> {
+        let mut shard = self.shard(channel);
+        let entry = shard.get_mut(channel)?;
+        if let Some(top) = &entry.top
+            && has_reached(top.offset, &top.epoch, stands.offset, &stands.epoch)
+        {
+            return None;
+        }
+        entry.top = Some(stands.clone());
+        Some(entry.workers)
+    }
+
+    /// The newest publication that came from Redis.
+    pub(crate) fn top(&self, channel: &Channel) -> Option<Top> {
+        self.shard(channel).get(channel)?.top.clone()
+    }
+}
+
+/// Puts something into the inboxes of these workers.
+pub(crate) fn spread(inboxes: &[Arc<Inbox>], workers: u64, delivery: impl Fn() -> Delivery) {
+    let mut left = workers;
+    while left != 0 {
+        let worker = left.trailing_zeros() as usize;
+        left &= left - 1;
+        if let Some(inbox) = inboxes.get(worker) {
+            inbox.put(delivery());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

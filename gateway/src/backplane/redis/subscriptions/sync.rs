@@ -1,0 +1,159 @@
+//! Keeps the subscriptions in Redis what they should be, and compares positions with Redis: after a break at once, and now
+//! and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Value, pipe};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::backplane::inbox::Delivery;
+use crate::backplane::redis::Shared;
+use crate::backplane::redis::commands::request::{What, millis, position_kept, top};
+use crate::backplane::redis::connection::server_connection::{ServerConnection, cause, is_elsewhere};
+use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::subscriptions::interest::{Interest, Waiter, spread};
+use crate::backplane::{Most, Response};
+use crate::protocol::channel::Channel;
+use crate::telemetry::backplane::Trouble;
+
+/// Channels in one command: a storm takes a few of them, and what is published meanwhile comes in between.
+const BATCH_MAX: usize = 256;
+
+/// How soon a channel is looked for again that the server does not have any more.
+const MOVING: Duration = Duration::from_millis(20);
+
+/// How long it takes until the positions of every channel were compared once.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// Keeps subscriptions until the link fails.
+pub(crate) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
+    let mut rounds = interval(ROUND / Interest::SHARDS as u32);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shard = 0;
+    loop {
+        let done = tokio::select! {
+            biased;
+            // First: what is always changing must not keep the rest from being compared.
+            _ = rounds.tick() => {
+                shard += 1;
+                let channels = shared.interest.confirmed_in(shard, link.number);
+                compare(&shared, &link, &channels).await
+            }
+            () = shared.shards[link.shard].recheck.notified() => recheck(&shared, &link).await,
+            () = shared.interest.changed(link.shard) => {
+                let (come, leave) = shared.interest.take_changes(link.shard, link.number, BATCH_MAX);
+                change(&shared, &link, &come, &leave).await
+            }
+        };
+        if let Err(cause) = done {
+            return cause;
+        }
+    }
+}
+
+async fn change(
+    shared: &Shared,
+    link: &ServerConnection,
+    come: &[Channel],
+    leave: &[Channel],
+) -> Result<(), Cause> {
+    if come.is_empty() && leave.is_empty() {
+        return Ok(());
+    }
+    let confirmed = link.subscriber.change(come, leave).await?;
+    leave.iter().for_each(|channel| shared.interest.left(channel));
+    let (mut doubtful, mut elsewhere) = (Vec::new(), false);
+    for channel in come {
+        if !confirmed.contains(channel) {
+            elsewhere |= shared.interest.lost(channel, link.number);
+            continue;
+        }
+        let (waiters, again) = shared.interest.confirm(channel, link.number);
+        if again {
+            doubtful.push(channel.clone());
+        }
+        for waiter in waiters {
+            match waiter {
+                Waiter::Announced(reply_to, _) => shared.answer(reply_to, Response::Announced(Ok(()))),
+                Waiter::Recover(request) => shared.recover(request),
+            }
+        }
+    }
+    compare(shared, link, &doubtful).await?;
+    if elsewhere {
+        shared.moved.notify_one();
+        sleep(MOVING).await;
+    }
+    Ok(())
+}
+
+/// Compares the positions of all channels.
+async fn recheck(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
+    for shard in 0..Interest::SHARDS {
+        let channels = shared.interest.confirmed_in(shard, link.number);
+        compare(shared, link, &channels).await?;
+    }
+    Ok(())
+}
+
+/// Asks where the streams stand, and then waits until everything has come that was published before. Also keeps positions from
+/// expiring while somebody listens.
+async fn compare(shared: &Shared, link: &ServerConnection, channels: &[Channel]) -> Result<(), Cause> {
+    let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
+    let (mut checked, mut behind) = (0, 0);
+    let (identity, anchor) = (shared.identity(link), link.anchor());
+    let rules = shared.agreement.rules.now();
+    for channels in channels.chunks(BATCH_MAX) {
+        let mut pipeline = pipe();
+        let mut asked = Vec::new();
+        for channel in channels {
+            let Some(retention) = shared.recoverable(channel) else { continue };
+            let kept = millis(position_kept(&retention));
+            let most = Most { publications: 0, bytes: 0 };
+            let what = What::Recover { channel: channel.clone(), since: None, most, retention };
+            pipeline.add_command(what.command(
+                &shared.keys,
+                &link.scripts,
+                &identity.of(channel, rules.as_deref()),
+                &anchor,
+                &shared.fresh_epoch(),
+            ));
+            pipeline.cmd("PEXPIRE").arg(shared.keys.top(channel)).arg(kept);
+            asked.push(channel);
+        }
+        if asked.is_empty() {
+            continue;
+        }
+        checked += asked.len() as u64;
+        let sent = connection.send_packed_commands(&pipeline, 0, asked.len() * 2);
+        let replies = match timeout(shared.config.timeout, sent).await {
+            Ok(replies) => replies.map_err(|error| cause(&error))?,
+            Err(_) => return Err(Cause::new(Trouble::Silent, "no answer where streams stand")),
+        };
+        link.subscriber.barrier().await?;
+        let mut elsewhere = false;
+        for (channel, reply) in asked.into_iter().zip(replies.into_iter().step_by(2)) {
+            if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
+                // Asked again when it is subscribed to again, here or there.
+                elsewhere |= shared.interest.lost(channel, link.number);
+            } else {
+                behind += u64::from(tell(shared, channel, reply));
+            }
+        }
+        if elsewhere {
+            shared.moved.notify_one();
+            sleep(MOVING).await;
+        }
+    }
+    shared.metrics.checked(checked, behind);
+    Ok(())
+}
+
+/// Whether a stream has gone on unnoticed. Then its subscribers are told.
+fn tell(shared: &Shared, channel: &Channel, reply: Value) -> bool {
+    let Some(top) = top(reply) else { return false };
+    let Some(workers) = shared.interest.compare(channel, &top) else { return false };
+    spread(&shared.inboxes, workers, || Delivery::StreamTop(channel.clone(), top.clone()));
+    true
+}

@@ -1,0 +1,177 @@
+//! The servers of a topology, one by one: what leads to each, and which server that is at the moment.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::backplane::redis::commands::request::Request;
+use crate::backplane::redis::connection::server_connection::ServerConnection;
+use crate::backplane::redis::connection::status::Status;
+use crate::backplane::redis::topology::cluster;
+use crate::backplane::redis::topology::slots::SlotMap;
+use crate::config::{self, RedisSentinels, RedisServer, RedisTopology};
+use crate::telemetry::backplane::{BackplaneMetrics, Unfit};
+
+/// What a runner has of a unit.
+pub(crate) struct ShardQueues {
+    pub(crate) queues: Vec<mpsc::Receiver<Request>>,
+}
+
+/// A server, and all that leads to it. One that is away takes nothing from the others.
+pub(crate) struct Shard {
+    pub(crate) status: Status,
+    pub(crate) assignment: watch::Sender<Assignment>,
+    pub(crate) links: watch::Sender<Option<Arc<ServerConnection>>>,
+    /// The link should be tried before its time.
+    pub(crate) doubt: Notify,
+    /// Each channel has one of them.
+    pub(crate) pipelines: Box<[mpsc::Sender<Request>]>,
+    /// The replication id of the server that was used last.
+    pub(crate) server: Mutex<Box<str>>,
+    /// From when on streams of the server count, as the gateways know together; 0 for any.
+    pub(crate) since: AtomicU64,
+    /// The positions of all channels are to be compared.
+    pub(crate) recheck: Notify,
+    /// When something was published last, in milliseconds and one; 0 for never.
+    published: AtomicU64,
+    /// When the server has replaced another one, in the same way.
+    replaced: AtomicU64,
+    /// Why this gateway must not serve, because of others that use the server.
+    pub(crate) conflict: Mutex<Option<Arc<str>>>,
+    /// How often in a row there was a reason.
+    pub(crate) conflicts: AtomicU32,
+    /// Settings of the server that do not fit what is configured here.
+    pub(crate) unfit: Mutex<Vec<(Unfit, String)>>,
+}
+
+impl Shard {
+    /// Something was published.
+    pub(crate) fn has_published(&self, at: Duration) {
+        self.published.store(stamp(at), Ordering::Relaxed);
+    }
+
+    /// When something was published last.
+    pub(crate) fn published_at(&self) -> Option<Duration> {
+        time(&self.published)
+    }
+
+    /// Uses the server with this replication id from now on. Which one it has used before, if that is another one.
+    pub(crate) fn comes_to(&self, server: &str) -> Option<Box<str>> {
+        let mut known = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *known, server.into());
+        (!before.is_empty() && *before != *server).then_some(before)
+    }
+
+    /// The server has replaced another one at this time, or a gateway came late from that one.
+    pub(crate) fn replaced(&self, at: Option<Duration>) {
+        self.replaced.store(at.map_or(0, stamp), Ordering::Relaxed);
+    }
+
+    /// Whether that is so, not longer than this ago.
+    pub(crate) fn was_replaced_within(&self, time_of_it: Duration, at: Duration) -> bool {
+        time(&self.replaced).is_some_and(|replaced| at.saturating_sub(replaced) < time_of_it)
+    }
+
+    /// Whether it has a server, and no link to it.
+    pub(crate) fn is_away(&self) -> bool {
+        self.assignment.borrow().assigned != Assigned::Nobody && self.status.link().is_none()
+    }
+}
+
+fn stamp(at: Duration) -> u64 {
+    u64::try_from(at.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+fn time(stamp: &AtomicU64) -> Option<Duration> {
+    stamp.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
+}
+
+/// What a unit is for. A link is made for one seat, and given up when the seat changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Assignment {
+    pub(crate) assigned: Assigned,
+    /// Whether what all nodes need is there.
+    pub(crate) home: bool,
+}
+
+/// Which server is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Assigned {
+    /// None: the Cluster has fewer.
+    Nobody,
+    Server(RedisServer),
+    /// Whichever these name.
+    Master(RedisSentinels),
+}
+
+/// All units of a topology, and who has what as far as it is known.
+pub(crate) fn all(
+    redis: &config::Redis,
+    metrics: &Arc<BackplaneMetrics>,
+) -> (Arc<SlotMap>, Box<[Shard]>, Vec<ShardQueues>) {
+    let mut names = vec![None];
+    let (slot_map, slots_by_server) = match &redis.topology {
+        RedisTopology::Server(server) => (SlotMap::new(&[]), vec![Assigned::Server(server.clone())]),
+        RedisTopology::Sentinels(sentinels) => (SlotMap::new(&[]), vec![Assigned::Master(sentinels.clone())]),
+        RedisTopology::Servers(servers) => {
+            names = servers.iter().map(|server| Some(server.to_string())).collect();
+            (SlotMap::new(servers), servers.iter().cloned().map(Assigned::Server).collect())
+        }
+        RedisTopology::Cluster(_) => {
+            names = vec![None; cluster::UNITS];
+            (SlotMap::of_cluster(), vec![Assigned::Nobody; cluster::UNITS])
+        }
+    };
+    let slot_map = Arc::new(slot_map);
+    let mapped = !slot_map.are_moving();
+    let shard = |(shard_index, (status, assigned)): (usize, (Status, Assigned))| {
+        let (pipelines, queues): (Vec<_>, _) =
+            (0..redis.connections).map(|_| mpsc::channel(redis.questions_max)).unzip();
+        if mapped || shard_index == 0 {
+            status.begin();
+        }
+        let assignment = Assignment { assigned, home: mapped && shard_index == slot_map.shared_shard() };
+        let (assignment, links) = (watch::channel(assignment).0, watch::channel(None).0);
+        let shard = Shard {
+            status,
+            assignment,
+            links,
+            doubt: Notify::new(),
+            pipelines: pipelines.into(),
+            server: Mutex::default(),
+            since: AtomicU64::new(0),
+            recheck: Notify::new(),
+            published: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
+            conflict: Mutex::default(),
+            conflicts: AtomicU32::new(0),
+            unfit: Mutex::default(),
+        };
+        (shard, ShardQueues { queues })
+    };
+    let each = Status::of(names, metrics).into_iter().zip(slots_by_server).enumerate();
+    let (shards, shard_queues): (Vec<_>, _) = each.map(shard).unzip();
+    (slot_map, shards.into(), shard_queues)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use crate::backplane::redis::topology::shard::*;
+    use crate::config::Config;
+
+    #[test]
+    fn another_server_than_before_is_noticed_and_the_first_one_of_all_is_none() {
+        let config = Config::parse("redis.url = 'redis://127.0.0.1:1'", "test").unwrap();
+        let (_, shards, _sides) = all(&config.redis.unwrap(), &Arc::default());
+        let came = ["a", "a", "b", "b"].map(|server| shards[0].comes_to(server));
+        assert_eq!(came, [None, None, Some("a".into()), None]);
+        let at = Duration::from_secs(7);
+        shards[0].replaced(Some(at));
+        assert!(shards[0].was_replaced_within(Duration::from_secs(2), at + Duration::from_secs(1)));
+        assert!(!shards[0].was_replaced_within(Duration::from_secs(2), at + Duration::from_secs(2)));
+    }
+}
