@@ -228,7 +228,7 @@ fn the_protocol_and_the_core_are_pure() {
 #[test]
 fn the_session_and_the_hub_never_wait() {
     forbid(
-        &["connection/session", "connection/local.rs", "hub", "plugin/chain"],
+        &["connection/session", "connection/worker_state.rs", "hub", "plugin/chain"],
         &["await", "async", "sleep"],
     );
     // Who encodes for one subscriber encodes a thousand times.

@@ -35,6 +35,7 @@ use crate::plugin::verdict::Effect as PluginEffect;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::codec::{self, Commands, Inbound};
+use crate::protocol::command::Command;
 use crate::protocol::frame;
 use crate::protocol::push::Member;
 use crate::protocol::reply::{Reply, Subscribed};
@@ -57,7 +58,7 @@ pub struct Session {
     /// What the client has used of rate limits that are its own.
     meters: Meters,
     /// What the backplane was asked and has not answered yet.
-    questions: Option<Box<PendingRequests>>,
+    pending: Option<Box<PendingRequests>>,
     /// A plugin was asked elsewhere whether to admit or to refresh the client.
     waiting: Option<Box<Waiting>>,
     /// What did not fit into the turn in which a message came. Nothing after it is looked at before.
@@ -91,7 +92,7 @@ impl Session {
             user_channel: None,
             plugin_effects: Vec::new(),
             meters: Meters::default(),
-            questions: None,
+            pending: None,
             waiting: None,
             rest: None,
             counted: false,
@@ -133,6 +134,17 @@ impl Session {
         metrics.messages_in.inc();
         metrics.bytes_in.add(inbound.data.len() as u64);
         self.carry_out(turn, Commands::of(self.handle.protocol, inbound));
+    }
+
+    /// Runs a command, or holds it until what it must come after is done.
+    fn take_command(&mut self, now: Now, command: Command) {
+        let ready = match &mut self.pending {
+            Some(pending) => pending.hold(command),
+            None => Some(command),
+        };
+        if let Some(command) = ready {
+            self.event(now, Event::Command(command));
+        }
     }
 
     /// Goes on where another turn has ended: with a history that is read on, with held commands that nothing is in the way
@@ -375,7 +387,7 @@ impl Session {
         self.worker.metrics().closed(cause, close, &self.handle.id);
         self.counted = true;
         self.waiting = None;
-        self.questions = None;
+        self.pending = None;
         self.rest = None;
         let Some(admitted) = self.admitted else { return };
         if let Some(channel) = self.user_channel.take()

@@ -116,6 +116,15 @@ impl PendingRequests {
             || self.held.iter().any(|held| channel_of(&held.request) == Some(channel))
     }
 
+    /// Holds a command that must come after a pending request. Gives back any other.
+    pub(super) fn hold(&mut self, command: Command) -> Option<Command> {
+        if self.is_before(&command) {
+            self.held.push_back(command);
+            return None;
+        }
+        Some(command)
+    }
+
     /// The first held command that nothing is in the way of.
     fn next_held(&mut self) -> Option<Command> {
         let free = |command: &Command| {
@@ -150,18 +159,18 @@ impl Session {
     /// read on.
     pub fn is_suspended(&self) -> bool {
         self.core.is_admitting()
-            || self.questions.as_ref().is_some_and(|questions| questions.are_many())
+            || self.pending.as_ref().is_some_and(|pending| pending.are_many())
             || self.has_unread()
     }
 
     /// Whether a history is to be read on.
     pub(super) fn has_unread(&self) -> bool {
-        self.questions.as_ref().is_some_and(|questions| !questions.unread.is_empty())
+        self.pending.as_ref().is_some_and(|pending| !pending.unread.is_empty())
     }
 
     /// Has a history read on when there is a turn for it.
     pub(super) fn read_later(&mut self, unread: Unread) {
-        self.questions.get_or_insert_default().unread.push_back(unread);
+        self.pending.get_or_insert_default().unread.push_back(unread);
     }
 
     /// Reads histories on, as far as the turn has room.
@@ -169,7 +178,7 @@ impl Session {
         while !self.is_backlogged()
             && turn.has_room()
             && let Some(Unread { id, channel, query }) =
-                self.questions.as_mut().and_then(|questions| questions.unread.pop_front())
+                self.pending.as_mut().and_then(|pending| pending.unread.pop_front())
         {
             let (now, before) = (turn.now(), self.handle.outbound.pending());
             let page = self.history(now, &channel, &query);
@@ -185,7 +194,7 @@ impl Session {
 
     /// Where an answer to the next question goes.
     pub(super) fn reply_to(&self) -> ReplyTo {
-        let request_id = self.questions.as_ref().map_or(0, |questions| questions.request_id);
+        let request_id = self.pending.as_ref().map_or(0, |pending| pending.request_id);
         ReplyTo::Connection(self.handle.number, request_id)
     }
 
@@ -205,34 +214,26 @@ impl Session {
     }
 
     pub(super) fn remember(&mut self, about: Pending) {
-        let questions = self.questions.get_or_insert_default();
-        questions.open.push_back((questions.request_id, about));
-        questions.request_id = questions.request_id.wrapping_add(1);
+        let pending = self.pending.get_or_insert_default();
+        pending.open.push_back((pending.request_id, about));
+        pending.request_id = pending.request_id.wrapping_add(1);
     }
 
     /// Forgets a subscription that is being made. False if there is none.
     pub(super) fn give_up_subscribing(&mut self, channel: &Channel) -> bool {
-        let Some(questions) = &mut self.questions else { return false };
-        let before = questions.open.len();
-        questions.open.retain(
+        let Some(pending) = &mut self.pending else { return false };
+        let before = pending.open.len();
+        pending.open.retain(
             |(_, about)| !matches!(about, Pending::Subscribe { channel: making, .. } if making == channel),
         );
-        let given_up = questions.open.len() < before;
-        questions.settling |= given_up;
+        let given_up = pending.open.len() < before;
+        pending.settling |= given_up;
         given_up
-    }
-
-    /// Runs a command, or holds it until what it must come after is done.
-    pub(super) fn take_command(&mut self, now: Now, command: Command) {
-        match &mut self.questions {
-            Some(questions) if questions.is_before(&command) => questions.held.push_back(command),
-            _ => self.event(now, Event::Command(command)),
-        }
     }
 
     /// The backplane has answered a question. Ignored if nobody wants to know any more.
     pub fn backplane_answered(&mut self, turn: &mut Turn, request_id: u32, answer: Response) {
-        let about = self.questions.as_mut().and_then(|questions| questions.answered(request_id, &answer));
+        let about = self.pending.as_mut().and_then(|pending| pending.answered(request_id, &answer));
         let Some(about) = about else { return };
         let (now, before) = (turn.now(), self.handle.outbound.pending());
         if let Some(event) = self.settle(now, about, answer) {
@@ -252,8 +253,8 @@ impl Session {
                 };
                 let result = self.subscribed(now, &channel, recover.as_ref(), recovery);
                 let result = result.map(|(subscribed, place)| {
-                    if let Some(questions) = &mut self.questions {
-                        questions.settled.push((channel.clone(), place));
+                    if let Some(pending) = &mut self.pending {
+                        pending.settled.push((channel.clone(), place));
                     }
                     subscribed
                 });
@@ -288,7 +289,7 @@ impl Session {
         while self.has_free()
             && !self.is_backlogged()
             && turn.has_room()
-            && let Some(command) = self.questions.as_mut().and_then(|questions| questions.next_held())
+            && let Some(command) = self.pending.as_mut().and_then(|pending| pending.next_held())
         {
             let before = self.handle.outbound.pending();
             self.event(turn.now(), Event::Command(command));
@@ -298,18 +299,18 @@ impl Session {
 
     /// Whether nothing may be in the way of a held command.
     pub(super) fn has_free(&self) -> bool {
-        self.questions.as_ref().is_some_and(|questions| questions.settling && !questions.held.is_empty())
+        self.pending.as_ref().is_some_and(|pending| pending.settling && !pending.held.is_empty())
     }
 
     /// Lets go what was held for subscriptions that the client knows of by now. Those that come with the connect reply are
     /// told with it.
     pub(super) fn release(&mut self) {
-        if let Some(questions) = &mut self.questions
-            && !questions.settled.is_empty()
+        if let Some(pending) = &mut self.pending
+            && !pending.settled.is_empty()
             && !self.core.is_admitting()
         {
             let mut hub = self.worker.hub.borrow_mut();
-            for (channel, place) in questions.settled.drain(..) {
+            for (channel, place) in pending.settled.drain(..) {
                 hub.release(&channel, self.handle.number, place);
             }
         }

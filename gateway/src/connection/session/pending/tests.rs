@@ -522,8 +522,8 @@ fn no_more_is_held_than_what_suspends_the_client_however_long_its_message() {
     let mut commands = vec![subscribe("kept:a")];
     commands.extend((0..1000).map(|number| publish("kept:a", number)));
     world.message(&mut turn(), &commands);
-    let questions = world.session.questions.as_ref().unwrap();
-    assert_eq!(questions.open.len() + questions.held.len(), QUESTIONS_MANY);
+    let pending = world.session.pending.as_ref().unwrap();
+    assert_eq!(pending.open.len() + pending.held.len(), QUESTIONS_MANY);
     assert!(world.session.has_rest() && world.session.is_suspended());
     while world.answers_due() > 0 {
         world.answer();
