@@ -216,14 +216,14 @@ pub enum ReplyTo {
 pub enum Outcome<T> {
     /// The answer.
     Ready(Result<T, ReplyError>),
-    /// It will come to the [`Asker`].
+    /// It will come to the [`ReplyTo`].
     Pending,
 }
 
 /// An answer that came later.
 #[derive(Debug)]
 pub enum Response {
-    /// To [`Backplane::announce`].
+    /// To [`Backplane::add_interest`].
     Announced(Result<(), ReplyError>),
     /// To [`Backplane::publish`].
     Published(Result<Published, ReplyError>),

@@ -309,7 +309,7 @@ impl WorkerState {
         }
     }
 
-    /// When to call [`Local::on_timer`] next. `None` if no plugin has a timer.
+    /// When to call [`WorkerState::on_timer`] next. `None` if no plugin has a timer.
     pub fn next_timer(&self) -> Option<Duration> {
         self.chain.borrow().next_timer()
     }

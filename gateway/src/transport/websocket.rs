@@ -1,6 +1,6 @@
 //! WebSocket messages out of bytes (RFC 6455). The only place that names the WebSocket library.
 //!
-//! The library reads from memory, never from the socket: the driver fills the worker's one [`Inlet`] and has every complete
+//! The library reads from memory, never from the socket: the driver fills the worker's one [`ReadBuffer`] and has every complete
 //! message handed over before the next connection uses it. What the library writes (pongs, the answer to a close) goes to
 //! the outbound queue like everything else. So an idle connection holds no read buffer, and nothing interleaves.
 

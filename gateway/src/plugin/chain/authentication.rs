@@ -51,7 +51,7 @@ pub struct Authentication {
 pub enum Authenticated {
     /// To its end.
     Done(Admission),
-    /// To a plugin that is asked elsewhere: go on with [`Chain::judge_on`] when there is an answer.
+    /// To a plugin that is asked elsewhere: go on with [`Chain::authentication_answered`] when there is an answer.
     Waits(PendingVerdict),
 }
 
