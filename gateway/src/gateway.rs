@@ -1,70 +1,34 @@
 //! The wiring: [`Gateway::build`] binds and validates everything, [`Gateway::run`] serves until drained.
 
+mod build;
+mod serve;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context as _;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
-use crate::accept::Admission;
+use self::build::{Folders, Identity, Runtimes, Sockets, random};
 use crate::admin;
 use crate::backplane::Backplane;
-use crate::backplane::inbox::{Delivery, Inbox};
-use crate::backplane::memory::Memory;
-use crate::backplane::redis::{self, Redis};
+use crate::backplane::inbox::Inbox;
+use crate::backplane::redis;
 use crate::budget::{self, Budget};
 use crate::clock::Clock;
-use crate::config::{Config, OnRemoval};
+use crate::config::Config;
 use crate::connection_id::ConnectionIds;
 use crate::control::{self, Control};
 use crate::descriptors::{self, Plan};
-use crate::disk::StateFolder;
 use crate::egress;
 use crate::explain::Explain;
-use crate::plugin::chain::Chain;
-use crate::plugin::registry::Archive;
-use crate::plugin::registry::{ClosedPlace, Registry, Workers};
+use crate::plugin::registry::Registry;
 use crate::resources;
 use crate::shutdown::Phase;
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::site::Site;
-use crate::upstream::{Stop, Upstreams};
-use crate::wasm::{CompileProcess, Loader, LoaderConfig};
-use crate::watch::{self as folder, Changed, Watcher};
-use crate::worker;
-
-/// Clients that may wait to be accepted, for each worker.
-const BACKLOG: i32 = 4096;
-
-/// How often expired histories are forgotten.
-const SWEEP: Duration = Duration::from_secs(5);
-
-/// How often the registry of plugins does what is due now and then.
-const TEND: Duration = Duration::from_secs(30);
-
-/// How long the first clients wait for a connection to the backplane.
-const CONNECTING: Duration = Duration::from_secs(2);
-
-/// How long after the end of the drain a worker is still waited for: one that ends does so at once.
-const STUCK: Duration = Duration::from_secs(2);
-
-/// Threads of the control runtime for loading plugins and writing down what runs: one change at a time, and what an API
-/// call has begun.
-const CONTROL_BLOCKING: usize = 4;
-
-/// Most threads on which plugins run that wait for answers: what a client that connects costs is computed there.
-const OUTGOING_MAX: usize = 4;
-
-/// Threads of the outgoing runtime that wait: for look-ups, of which there are four at most, and for files.
-const OUTGOING_BLOCKING: usize = 8;
-
-/// Threads that make spare instances.
-const SPARES: usize = 2;
+use crate::upstream::Upstreams;
 
 /// Pages beside the endpoints, made for the gateway they show.
 pub type MakeSite = Box<dyn FnOnce(&Control) -> Arc<dyn Site>>;
@@ -73,17 +37,11 @@ pub type MakeSite = Box<dyn FnOnce(&Control) -> Arc<dyn Site>>;
 pub struct Gateway {
     config: Arc<Config>,
     clock: Clock,
-    listeners: Vec<std::net::TcpListener>,
-    address: SocketAddr,
-    admin: Option<std::net::TcpListener>,
+    sockets: Sockets,
+    folders: Folders,
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
     phase: watch::Sender<Phase>,
-    folder: mpsc::Receiver<Changed>,
-    /// Watches the plugin folder until it is dropped.
-    watcher: Watcher,
-    /// Ours until it is dropped.
-    state: StateFolder,
     control: Control,
     parts: Shared,
     /// What keeps the backplane connected.
@@ -93,19 +51,7 @@ pub struct Gateway {
     site: Option<Arc<dyn Site>>,
 }
 
-/// Threads for what is not a worker, apart from each other: what keeps one of them busy, or waits on it, takes nothing from
-/// the others.
-struct Runtimes {
-    /// Health and the API, changes of the plugins, and everything that has no other place.
-    control: Runtime,
-    /// What goes to other hosts: plugins that wait for an answer, events for upstreams, and look-ups of names.
-    outgoing: Runtime,
-    /// The connections to Redis and what a gateway tells the others: leases must not wait for anything.
-    backplane: Option<Runtime>,
-    /// Spare instances are made on its threads for blocking work; it has no others.
-    spares: Runtime,
-}
-
+/// What workers and tasks share.
 struct Shared {
     backplane: Arc<dyn Backplane>,
     metrics: Arc<Metrics>,
@@ -114,23 +60,18 @@ struct Shared {
     explain: Arc<Explain>,
 }
 
-/// How the registry reaches the workers.
-struct WorkerInboxes(Arc<[Arc<Inbox>]>);
-
-impl Workers for WorkerInboxes {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    fn swap(&self, worker: usize, chain: Chain) -> oneshot::Receiver<()> {
-        let (taken, receiver) = oneshot::channel();
-        self.0[worker].put(Delivery::Chain(Box::new(chain), taken));
-        receiver
-    }
-}
+/// The gateway must not serve with the plugins that there are.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct PluginsMissing(String);
 
 impl Gateway {
     /// Binds the listeners, opens the plugin folder and starts the WebAssembly engine. Nothing is served yet.
+    ///
+    /// # Errors
+    ///
+    /// An address that cannot be bound, a folder that cannot be used, a limit of the system that is too low, or an engine
+    /// that does not start.
     pub fn build(mut config: Config, make_site: Option<MakeSite>) -> anyhow::Result<Self> {
         // Before anything takes addresses, threads above all.
         budget::check_address_space(config.listen.workers)?;
@@ -138,76 +79,23 @@ impl Gateway {
         let plan = Plan::of(descriptors::raise(), &config)?;
         plan.lower(&mut config);
         let config = Arc::new(config);
-        let supervisor = Supervisor::default();
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        let (listeners, address) = bind_workers(config.listen.address, config.listen.workers)?;
-        let admin = match config.admin.address {
-            Some(address) => Some(
-                bind(address, false)
-                    .with_context(|| format!("failed to listen on `admin.address` {address}"))?,
-            ),
-            None => None,
-        };
-        let (changed, folder) = mpsc::channel(1);
-        let watcher = folder::start(&config.plugins.folder, &(&config.plugins).into(), changed)
-            .context("failed to watch `plugins.folder`")?;
-        let state = StateFolder::open(&config.plugins.state_folder(), &config.plugins.folder)?;
-        let random = || {
-            getrandom::u64()
-                .map_err(|error| anyhow::anyhow!("failed to get random bytes from the system: {error}"))
-        };
-        let inboxes: Arc<[_]> = (0..config.listen.workers)
-            .map(|_| {
-                let memory = &config.memory;
-                Arc::new(Inbox::new(memory.inbox_deliveries_max).with_bytes_max(memory.inbox_bytes_max))
-            })
-            .collect();
-        let ids = ConnectionIds::new(random()?);
-        let node = random()?;
-        let name: Box<str> = format!("{}/{address}", host()).into();
+        let supervisor = Supervisor::default();
+        let sockets = Sockets::bind(&config)?;
+        let folders = Folders::open(&config)?;
+        let identity = Identity::new(sockets.address)?;
+        let inboxes = build::inboxes(&config);
         let metrics = Metrics::new(config.listen.workers);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
-        let (backplane, network): (Arc<dyn Backplane>, _) = match &config.redis {
-            None => (Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, random()?)), None),
-            Some(redis) => {
-                let (backplane, runner) = Redis::new(
-                    redis,
-                    redis::Parts {
-                        config: config.clone(),
-                        inboxes: inboxes.clone(),
-                        ids,
-                        clock,
-                        metrics: metrics.node.backplane(),
-                        name: name.clone(),
-                        phase: phase_seen.clone(),
-                        random: [node, random()?],
-                    },
-                );
-                (Arc::new(backplane), Some(runner))
-            }
-        };
+        let (backplane, network) =
+            build::backplane(&config, &identity, &inboxes, clock, &metrics, phase_seen.clone())?;
         let runtimes = Runtimes::start(&config)?;
         let client = egress::Client::bounded(plan.outgoing);
-        let fetcher = egress::Fetcher::new(client.clone());
-        let upstreams = Upstreams::new(&config.upstreams, client, &metrics.node, clock, random()?);
-        let loader = Loader::new(&LoaderConfig::sized_for(config.listen.workers, config.plugins.max))
-            .context("failed to start the WebAssembly engine")?
-            .with_upstreams(upstreams.clone())
-            .with_http(fetcher, runtimes.outgoing.handle().clone())
-            .with_artifacts(Arc::new(state.artifacts()))
-            .with_compile_process(CompileProcess::itself(
-                config.plugins.compile_timeout,
-                config.plugins.compile_bytes_max as u64,
-            ));
-        let registry = Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone())))
-            .with_archive(Arc::new(Archive::in_folder(&state)))
-            .with_offload(Arc::new(runtimes.spares.handle().clone()))
-            .keep_removed(config.plugins.on_removal == OnRemoval::Keep)
-            .with_required(config.plugins.required.clone())
-            .with_plugins_max(config.plugins.max);
-        let registry = Arc::new(registry);
+        let upstreams = Upstreams::new(&config.upstreams, client.clone(), &metrics.node, clock, random()?);
+        let loader = build::loader(&config, client, &upstreams, &folders.state, &runtimes)?;
+        let registry = build::registry(&config, loader, &inboxes, &folders.state, &runtimes);
         let explain = Arc::new(Explain::new(config.explain.clone(), clock));
         let control = Control::new(control::Parts {
             explain: explain.clone(),
@@ -218,26 +106,21 @@ impl Gateway {
             clock,
             phase: phase_seen,
             inboxes: inboxes.clone(),
-            node: format!("{node:016x}").into(),
-            name,
+            node: format!("{:016x}", identity.node).into(),
+            name: identity.name,
             supervisor: supervisor.clone(),
         });
         let site = make_site.map(|make_site| make_site(&control));
-        let parts = Shared { backplane, metrics, registry, upstreams, explain };
         Ok(Self {
             config,
             clock,
-            listeners,
-            address,
-            admin,
+            sockets,
+            folders,
             inboxes,
-            ids,
+            ids: identity.ids,
             phase,
-            folder,
-            watcher,
-            state,
             control,
-            parts,
+            parts: Shared { backplane, metrics, registry, upstreams, explain },
             network,
             runtimes,
             supervisor,
@@ -247,136 +130,46 @@ impl Gateway {
 
     /// Where clients connect: the port that was bound, if the configuration left it open.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.sockets.address
     }
 
     /// Where the admin API listens, if it does.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
+        self.sockets.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// Serves until `stop` is there and everything has drained, or the time to drain is over. So it does when a part of the
     /// gateway has ended that must not: the error is then a [`PartEnded`](crate::supervisor::PartEnded), if clients were served.
-    pub fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let supervisor = self.supervisor;
-        let Runtimes { control, outgoing, backplane, spares } = self.runtimes;
-        let admission = Arc::new(Admission::new(&self.config, self.clock));
-        let (mut up, mut workers) = (Vec::new(), Vec::new());
-        for (index, (listener, inbox)) in self.listeners.into_iter().zip(&*self.inboxes).enumerate() {
-            let (is_up, goes_up) = oneshot::channel();
-            let parts = worker::Parts {
-                index,
-                config: self.config.clone(),
-                listener,
-                inbox: inbox.clone(),
-                backplane: self.parts.backplane.clone(),
-                upstreams: self.parts.upstreams.clone(),
-                metrics: self.parts.metrics.clone(),
-                admission: admission.clone(),
-                site: self.site.clone(),
-                ids: self.ids,
-                explain: self.parts.explain.clone(),
-                clock: self.clock,
-                phase: self.phase.subscribe(),
-                up: is_up,
-                supervisor: supervisor.clone(),
-            };
-            let thread = supervisor.thread(format!("worker-{index}"), move || worker::run(parts));
-            workers.push(thread.context("failed to start a worker thread")?);
-            up.push(goes_up);
-        }
-        let (clock, phase, drain) = (self.clock, self.phase, self.config.drain.deadline);
-        let served = control.block_on(async {
-            let memory = self.parts.backplane.clone();
-            tokio::spawn(Supervisor::again("sweep", move || {
-                let backplane = memory.clone();
-                async move {
-                    let mut interval = tokio::time::interval(SWEEP);
-                    loop {
-                        interval.tick().await;
-                        backplane.sweep(clock.now().at);
-                    }
-                }
-            }));
-            let (connected, goodbye) = self
-                .network
-                .zip(backplane.as_ref())
-                .map(|(network, runtime)| {
-                    let (connected, goodbye) = (network.connected(), network.goodbye());
-                    let registry = self.parts.registry.clone();
-                    network.describe_plugins(move || registry.digests());
-                    let registry = self.parts.registry.clone();
-                    let reconciler = network.reconciler().run(move || registry.states());
-                    runtime.spawn(supervisor.forever("backplane: rate limits", reconciler));
-                    if let Some(answerer) = network.answerer() {
-                        let control = self.control.clone();
-                        let answering = answerer.run(move |question| {
-                            let control = control.clone();
-                            async move { control.answer_alone(question).await }
-                        });
-                        runtime.spawn(supervisor.forever("backplane: questions of others", answering));
-                    }
-                    runtime.spawn(supervisor.forever("backplane", network.run(supervisor.clone())));
-                    let metrics = self.parts.metrics.clone();
-                    let beating = async move { metrics.node.backplane_beat.run(clock).await };
-                    runtime.spawn(supervisor.forever("backplane: beat", beating));
-                    (connected, goodbye)
-                })
-                .unzip();
-            if let Some(listener) = self.admin {
-                let serving = admin::serve(listener, self.config.clone(), self.control.clone());
+    pub fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let workers = self.start_workers()?;
+        let Self { config, clock, sockets, folders, phase, control, parts, supervisor, .. } = self;
+        let Folders { changes, watcher, state } = folders;
+        let runtimes = self.runtimes;
+        let served = runtimes.control.block_on(async {
+            serve::start_sweep(parts.backplane.clone(), clock);
+            let mut network = self.network.zip(runtimes.backplane.as_ref()).map(|(runner, runtime)| {
+                serve::start_network(runner, runtime, &parts, &control, clock, &supervisor)
+            });
+            if let Some(listener) = sockets.admin {
+                let serving = admin::serve(listener, config.clone(), control.clone());
                 tokio::spawn(supervisor.forever("admin", serving));
             }
-            let (stop_upstreams, stopped) = watch::channel(Stop::No);
-            let upstreams = outgoing.spawn(self.parts.upstreams.run(stopped, supervisor.clone()));
-            let mut folder = self.folder;
-            let registry = self.parts.registry;
-            let metrics = self.parts.metrics;
-            let (loaded, first) = oneshot::channel();
-            // Ends with the thread that watches the folder, so that it is watched as well.
-            tokio::spawn(supervisor.forever("plugins", async move {
-                let mut loaded = Some(loaded);
-                loop {
-                    let applied = match tokio::time::timeout(TEND, folder.recv()).await {
-                        Ok(Some(Changed(contents))) => Some(registry.apply(contents).await),
-                        Ok(None) => break,
-                        Err(_) => registry.tend().await,
-                    };
-                    let Some(applied) = applied else { continue };
-                    metrics.node.applied(&applied);
-                    if let Some(loaded) = loaded.take() {
-                        let _ = loaded.send(begun(&registry));
-                    }
-                }
-            }));
-            let starting = async {
-                if let Ok(Err(missing)) = first.await {
-                    return Err(missing);
-                }
-                // A worker that does not come up says why, by itself.
-                for worker in up {
-                    if worker.await.is_err() {
-                        std::future::pending::<()>().await;
-                    }
-                }
-                // A backplane that is there is used from the first client on; without it the node serves alone.
-                if let Some(connected) = connected {
-                    let _ = tokio::time::timeout(CONNECTING, connected).await;
-                }
-                Ok(())
-            };
+            let upstreams = serve::start_upstreams(&parts.upstreams, &runtimes.outgoing, &supervisor);
+            let first_load = serve::start_plugins(changes, parts.registry, parts.metrics, &supervisor);
             let mut stop = std::pin::pin!(stop);
             let mut ended = tokio::select! {
-                begun = starting => begun.err().map(|missing| Err(missing.into())),
+                begun = serve::ready(first_load, workers.up, network.as_mut()) => {
+                    begun.err().map(|missing| Err(missing.into()))
+                }
                 () = &mut stop => Some(Ok(())),
                 ended = supervisor.failed() => Some(Err(anyhow::anyhow!("failed to start: {ended}"))),
             };
             if ended.is_none() {
                 phase.send_replace(Phase::Running);
-                let generation = self.control.generation();
-                tracing::info!(address = %self.address, workers = workers.len(), generation, "ready");
-                Budget::of(&self.config, self.control.plugins_memory_max()).report(resources::memory());
-                if let Err(reason) = self.control.plugins_health() {
+                let (workers, generation) = (config.listen.workers, control.generation());
+                tracing::info!(address = %sockets.address, workers, generation, "ready");
+                Budget::of(&config, control.plugins_memory_max()).report(resources::memory());
+                if let Err(reason) = control.plugins_health() {
                     tracing::error!("clients are refused: {reason}");
                 }
                 tokio::select! {
@@ -384,129 +177,21 @@ impl Gateway {
                     failed = supervisor.failed() => ended = Some(Err(failed.into())),
                 }
             }
-            tracing::info!(deadline = ?drain, "going down: not ready, not accepting");
-            let until = clock.now().at + drain;
+            tracing::info!(deadline = ?config.drain.deadline, "going down: not ready, not accepting");
+            let until = clock.now().at + config.drain.deadline;
             phase.send_replace(Phase::Draining { until });
-            let all_ended = async {
-                for (index, worker) in workers.iter_mut().enumerate() {
-                    let longest = clock.instant(until + STUCK);
-                    // It always says so, or is gone.
-                    if tokio::time::timeout_at(longest.into(), worker).await.is_err() {
-                        supervisor.report(&format!("worker-{index}"), "it is stuck and is left behind");
-                    }
-                }
-            };
-            all_ended.await;
-            if let Some(goodbye) = goodbye {
-                goodbye.await;
-            }
-            // Every connection has said its last word: what it emitted has the rest of the time.
-            stop_upstreams.send_replace(Stop::At(until));
-            let longest = clock.instant(until + STUCK);
-            if tokio::time::timeout_at(longest.into(), upstreams).await.is_err() {
-                supervisor.report("upstreams", "it is stuck and is left behind");
-            }
+            serve::drained(until, workers.ended, network, upstreams, clock, &supervisor).await;
             // Also what has failed on the way down is a failure.
             match ended {
                 Some(Err(error)) => Err(error),
                 _ => supervisor.ended().map_or(Ok(()), |ended| Err(ended.into())),
             }
         });
-        // Nothing of them is wanted any more, and a look-up may take its time.
-        outgoing.shutdown_background();
-        spares.shutdown_background();
-        if let Some(backplane) = backplane {
-            backplane.shutdown_background();
-        }
-        control.shutdown_timeout(Duration::from_secs(1));
+        runtimes.shutdown();
         // Not before: whoever listens to it would take its end for a failure.
-        drop(self.watcher);
-        drop(self.state);
+        drop(watcher);
+        drop(state);
         tracing::info!("stopped");
         served
     }
-}
-
-impl Runtimes {
-    fn start(config: &Config) -> anyhow::Result<Self> {
-        let start = |name: &str, threads: usize, blocking: usize| {
-            Builder::new_multi_thread()
-                .worker_threads(threads)
-                .max_blocking_threads(blocking)
-                .thread_name(name)
-                .enable_all()
-                .build()
-                .with_context(|| format!("failed to start the runtime `{name}`"))
-        };
-        Ok(Self {
-            control: start("control", 1, CONTROL_BLOCKING)?,
-            outgoing: start("outgoing", config.listen.workers.min(OUTGOING_MAX), OUTGOING_BLOCKING)?,
-            backplane: match config.redis {
-                Some(_) => Some(start("backplane", 1, redis::LOOKUPS_MAX)?),
-                None => None,
-            },
-            spares: Builder::new_current_thread()
-                .max_blocking_threads(SPARES)
-                .thread_name("spares")
-                .build()
-                .context("failed to start the threads for spare instances")?,
-        })
-    }
-}
-
-/// The gateway must not serve with the plugins that there are.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct PluginsMissing(String);
-
-/// Whether the gateway may serve with what the first look at the plugin folder came to.
-fn begun(registry: &Registry) -> Result<(), PluginsMissing> {
-    if !registry.has_begun() {
-        let message =
-            "the plugins could not be prepared; the log says why. Without them the gateway does not start";
-        return Err(PluginsMissing(message.into()));
-    }
-    let missing = registry.missing();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let message = |(name, place): &(Box<str>, Option<ClosedPlace>)| match place {
-        Some(ClosedPlace { file, error }) => format!("`{name}`: the file {file} {}", error.message),
-        None => format!("`{name}`: there is no file of this plugin in the folder, such as 10-{name}.wasm"),
-    };
-    let all = missing.iter().map(message).collect::<Vec<_>>().join("; ");
-    Err(PluginsMissing(format!("plugins that plugins.required names are not there: {all}")))
-}
-
-/// What this machine is called.
-fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.split_whitespace().next().unwrap_or("localhost").to_owned()
-}
-
-/// One listener per worker on the same port.
-fn bind_workers(
-    address: SocketAddr,
-    count: usize,
-) -> anyhow::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
-    let failed = || format!("failed to listen on `listen.address` {address}");
-    // `SO_REUSEPORT` would share the port with another gateway of this user without a word.
-    drop(bind(address, false).with_context(failed)?);
-    let first = bind(address, true).with_context(failed)?;
-    let bound = first.local_addr()?;
-    let mut listeners = vec![first];
-    for _ in 1..count {
-        listeners.push(bind(bound, true).with_context(failed)?);
-    }
-    Ok((listeners, bound))
-}
-
-fn bind(address: SocketAddr, share: bool) -> std::io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(share)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }

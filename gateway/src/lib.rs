@@ -8,43 +8,50 @@
 //! socket <- outbound <-------------------+---------------------------+-- inbox-+
 //! ```
 //!
-//! `gateway/ARCHITECTURE.md` tells the same at length.
+//! `gateway/ARCHITECTURE.md` describes the same at length, with the levels of the modules: each uses only lower ones.
 
 #![allow(rustdoc::private_intra_doc_links, reason = "read by those who change it, with private items")]
 
+// The path of a message.
 pub mod accept;
 pub mod transport;
 pub mod protocol;
 pub mod connection;
+pub mod connection_id;
 pub mod plugin;
 pub mod wasm;
-pub mod watch;
-pub mod disk;
 pub mod hub;
-pub mod connection_id;
 pub mod backplane;
 pub mod charge;
 pub mod outbound;
 
+// To and from the outside: the plugin folder, the disk, other hosts.
+pub mod watch;
+pub mod disk;
 pub mod egress;
 pub mod upstream;
 
+// The process: threads, wiring, limits of the machine.
 pub mod worker;
 pub mod gateway;
+pub mod config;
+pub mod supervisor;
+pub mod shutdown;
+pub mod clock;
+mod descriptors;
+pub mod resources;
+pub mod budget;
+
+// Operations.
 pub mod control;
+pub mod admin;
 pub mod survey;
 pub mod explain;
+pub mod telemetry;
+pub mod seldom;
+
+// Tools.
 pub mod command;
 mod plugin_tools;
 pub mod testing;
 pub mod demo;
-pub mod admin;
-pub mod config;
-mod descriptors;
-pub mod telemetry;
-pub mod shutdown;
-pub mod supervisor;
-pub mod clock;
-pub mod seldom;
-pub mod resources;
-pub mod budget;
