@@ -1,10 +1,10 @@
-//! Health, metrics and the HTTP API, on a listener of their own and away from the threads that serve clients.
+//! Serves health, metrics and the HTTP API on a separate listener, away from the threads that serve clients.
 //!
-//! `/health` and, unless the configuration says otherwise, `/metrics` are open to whoever reaches the listener; `/api` asks for the
-//! key of the configuration and is closed without one.
+//! `/health` and, unless the configuration says otherwise, `/metrics` are open to every caller that reaches
+//! the listener. `/api` requires the key of the configuration and is closed without one.
 //!
-//! A probe is answered whatever else there is to do: connections that wait give way to newer ones, other requests than probes
-//! are bounded, and what cannot be answered is told so.
+//! Probes are always answered: new connections replace waiting ones, the number of other requests is bounded,
+//! and a request over the bound is refused with an error.
 
 mod answer;
 mod api;

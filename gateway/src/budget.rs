@@ -1,4 +1,4 @@
-//! What the settings may need of memory at most, against what there is.
+//! [`Budget`] compares the memory that the settings may need at most with the memory available.
 
 use tracing::{info, warn};
 

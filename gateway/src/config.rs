@@ -1,6 +1,7 @@
-//! The configuration as it is used: every value present, checked and in its unit.
+//! [`Config`] is the configuration as the gateway uses it: every value present, checked and in its unit.
 //!
-//! `default.toml` names every key, its default and its meaning; a user's file is read over it. See [`Config::load`].
+//! `default.toml` names every key, its default and its meaning; a user's file overrides it. See
+//! [`Config::load`].
 
 mod elsewhere;
 mod error;

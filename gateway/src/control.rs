@@ -1,4 +1,4 @@
-//! What operators and the server API may do and ask, from any thread.
+//! [`Control`] offers everything that operators and the server API may do and ask, from any thread.
 
 mod survey;
 

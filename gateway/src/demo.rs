@@ -1,6 +1,7 @@
-//! The demo: the shipped plugins in a folder to play with, and a chat page that shows what they do.
+//! [`Demo`] prepares the demo: a folder with the shipped plugins to play with, and a chat page that shows
+//! what they do.
 //!
-//! Nothing of it runs in `gateway serve`.
+//! `gateway serve` runs none of it.
 
 mod folder;
 mod page;

@@ -1,7 +1,8 @@
-//! File descriptors: as many as the system gives, and who may have how many of them.
+//! `Plan` divides the file descriptors that the system grants among their users.
 //!
-//! Without a plan a crowd of clients takes the last descriptor, and then no health probe is answered, no plugin is read and
-//! no upstream reached. So clients have a share, and what is set higher than that is lowered for this run, with a line.
+//! Without a plan, a crowd of clients takes the last descriptor: then the gateway answers no health probe,
+//! reads no plugin and reaches no upstream. So clients get a share, and settings above it are lowered for
+//! this run, with a log line.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -1,7 +1,10 @@
-//! The state folder: what survives a restart. Everything in it can be made again but the plugins' earlier versions.
+//! [`StateFolder`] holds the files that survive a restart. All of them can be rebuilt, except earlier
+//! versions of plugins.
 //!
-//! `versions` and `manifests` hold the versions of plugins that were live; `artifacts` holds compiled plugins, which are machine code: the folder belongs to this gateway alone, and nothing in it
-//! is used that another user could have written. One gateway at a time holds it, by a lock that ends with the process.
+//! `versions` and `manifests` hold the versions of plugins that were live. `artifacts` holds compiled
+//! plugins, which are machine code: so the folder belongs to this gateway alone, and a file in it that
+//! another user could have written is never used. One gateway at a time holds the folder, by a lock that ends
+//! with the process.
 
 mod artifacts;
 pub(crate) mod files;

@@ -1,9 +1,10 @@
-//! Which events are explained, and the last explanations. What an explanation says is [`Trace`].
+//! [`Picker`] chooses the events to explain; [`Explain`] keeps the latest explanations. [`Trace`] is the
+//! content of one.
 //!
-//! Beside messages that is whatever else plugins saw of a client: that it connected, refreshed and went, and what was delivered of
-//! what it published. An event is explained because it is one of a sample, because the operator named its user or an attribute of its
-//! connection for a while, or because its client asked and the operator allows that. While none of it is on, a message costs
-//! one look at a flag.
+//! Besides messages, this covers everything else that plugins saw of a client: its connect, refresh and
+//! disconnect, and the deliveries of its publications. An event is explained for one of three reasons: it is
+//! part of a sample; the operator named its user or an attribute of its connection for a while; or its client
+//! asked and the operator allows that. While all of this is off, a message costs one read of a flag.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! What the machine, the container and the limits of the process leave to the gateway.
+//! Finds out what the machine, the container and the process limits leave to the gateway.
 
 use std::fmt;
 use std::fs;

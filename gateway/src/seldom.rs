@@ -1,5 +1,5 @@
-//! Log lines that a client or a plugin can cause: the first of many is written, then one now and then, with how many there
-//! were in between.
+//! [`Seldom`] limits log lines that a client or a plugin can cause: the first is written, then one per
+//! interval, with the number of lines held back in between.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How the process goes down: one value that everything watches.
+//! [`Phase`] says how far the shutdown of the process has got; every task watches this one value.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Questions that each gateway answers for itself, and what the answers come to together. No I/O, no clock.
+//! [`Question`]s that each gateway answers, and the rules that merge the answers. No I/O, no clock.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

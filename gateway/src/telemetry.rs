@@ -1,4 +1,4 @@
-//! Log lines on standard error, and metrics for whoever scrapes them.
+//! Log lines on standard error, and metrics for scraping.
 
 pub mod backplane;
 pub mod exposition;

@@ -1,12 +1,13 @@
-//! Events for the outside: what plugins emit, brought to HTTP endpoints behind the gateway, off the path of messages.
+//! [`Upstreams`] delivers the events that plugins emit to HTTP endpoints behind the gateway, off the path of
+//! messages.
 //!
-//! Each upstream has one bounded queue. A plugin that emits into a full queue is told so; an event that was taken is
-//! delivered **at least once** while the process lives: an endpoint that answers anything but success, or too late, gets
-//! the same event again, with the same id. What cannot be delivered goes to the dead-letter file.
+//! Each upstream has one bounded queue. A plugin that emits into a full queue gets an error. An accepted
+//! event is delivered **at least once** while the process lives: if the endpoint does not answer with success
+//! in time, the same event is sent again with the same id. Undeliverable events go to the dead-letter file.
 //!
-//! With `in_flight_max = 1` an upstream gets events in the order in which they entered the queue, and an event that has to
-//! be repeated holds up those behind it. Events of one connection enter in the order they were emitted; between
-//! connections of different workers there is no order to keep. With more in flight there is none at all.
+//! With `in_flight_max = 1`, an upstream receives events in queue order, and an event under retry holds up
+//! those behind it. Events of one connection enter the queue in the order they were emitted; between
+//! connections of different workers there is no order to keep. With more in flight, order is not kept at all.
 
 mod queue;
 mod deliver;

@@ -1,8 +1,8 @@
-//! Watches the plugin folder: notifications wake it, a cheap look at the folder decides.
+//! [`Watcher`] watches the plugin folder: notifications wake it, and a cheap scan of the folder decides.
 //!
-//! A file counts once it has stopped changing for a moment, and all files together, so that a plugin and its settings
-//! arrive as one change. What the look finds is what counts: a notification that is missing, doubled or wrong only makes
-//! it happen later or once more.
+//! Files count once none of them has changed for a moment, so that a plugin and its settings arrive as one
+//! change. Only the scan counts: a notification that is missing, doubled or wrong just makes the scan later
+//! or repeats it.
 
 mod file;
 mod folder;

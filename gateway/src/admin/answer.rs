@@ -1,4 +1,4 @@
-//! What goes out: HTTP answers, and the shapes of the API's results.
+//! Builds HTTP answers and the result shapes of the API.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The methods of the API, in the shapes of Centrifugo's HTTP API, so that its libraries work. `gateway/API.md` describes each.
+//! `answer` carries out the methods of the API, in the shapes of Centrifugo's HTTP API, so that its client
+//! libraries work. `gateway/API.md` describes each method.
 
 use std::sync::Arc;
 

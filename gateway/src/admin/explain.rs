@@ -1,4 +1,4 @@
-//! Explanations of messages: asking for some, and reading the last ones.
+//! The endpoints for explanations of messages: one starts them, one reads the latest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The body of an API request: a JSON object, taken apart field by field.
+//! `Fields` reads the body of an API request, a JSON object, field by field.
 
 use std::collections::BTreeMap;
 

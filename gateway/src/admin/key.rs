@@ -1,4 +1,4 @@
-//! Whether a request shows the key of the API.
+//! `ApiKey` checks whether a request carries the key of the API.
 
 use hmac::{Hmac, Mac};
 use hyper::HeaderMap;

@@ -1,4 +1,4 @@
-//! The plugins as JSON, for the API and for pages.
+//! `Plugins` describes the plugins as JSON, for the API and for pages.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! From a request to an answer: is it meant for us, which path, which method, is it allowed.
+//! `Routes` turns a request into an answer: it checks host, path, method and permission.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What all gateways say together: `info`, `channels` and `connections`.
+//! Answers `info`, `channels` and `connections` with the merged data of all gateways.
 
 use std::collections::BTreeMap;
 

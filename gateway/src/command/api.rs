@@ -1,4 +1,4 @@
-//! Calls of a running gateway's HTTP API.
+//! `Address` calls the HTTP API of a running gateway.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `gateway plugin`: what authors of plugins need.
+//! `gateway plugin`: the commands for plugin authors.
 
 mod bench;
 mod breaker;

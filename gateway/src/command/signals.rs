@@ -1,5 +1,5 @@
-//! What the process does when it gets a signal. From the moment on at which this listens, none of those that it hears ends the
-//! process unasked. The system goes on handling the others: SIGQUIT leaves a core, SIGKILL cannot be heard.
+//! `Signals` handles the signals of the process. Once it listens, none of the signals it handles ends the
+//! process directly. The system still handles the others: SIGQUIT dumps core, SIGKILL cannot be caught.
 
 use std::future::poll_fn;
 use std::io;

@@ -1,4 +1,4 @@
-//! What is secret does not stand in the configuration: a value says where it is.
+//! Reads secrets from outside the configuration: the value in the file says where the secret is.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, said all at once.
+//! [`ConfigErrors`] reports all errors of a configuration at once.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Origins of web pages, written exactly as a browser sends them.
+//! Reads origins of web pages, in the exact form that a browser sends.
 
 use toml::Spanned;
 use toml::de::DeValue;

@@ -1,4 +1,4 @@
-//! Which proxies tell where clients come from, and how.
+//! [`Proxies`] decides which proxies may state the address of a client, and how they do it.
 
 use std::net::IpAddr;
 use std::sync::Arc;

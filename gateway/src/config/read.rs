@@ -1,5 +1,5 @@
-//! A TOML document read key by key over the shipped defaults. A wrong value is noted and its default taken in its place,
-//! so that one reading finds every mistake.
+//! `Document` reads a TOML document key by key over the shipped defaults. An invalid value is recorded and
+//! replaced by its default, so that one pass finds every error.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! The Redis that several gateways share.
+//! Reads the settings of the Redis that several gateways share.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Which key becomes which field, and which values do not go together.
+//! `resolve` maps each key to its field and rejects values that conflict with each other.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What the configuration holds and nobody may see.
+//! [`Secret`] and [`SigningKey`] hold values of the configuration that must never be shown.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Where Redis is: one server, or whichever the Sentinels name.
+//! Reads where Redis is: one server, several, a Cluster, or the master that Sentinels name.
 
 use std::fmt;
 use std::fs;

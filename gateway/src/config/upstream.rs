@@ -1,4 +1,4 @@
-//! Where events of plugins go.
+//! Reads the upstreams, which receive the events of plugins.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

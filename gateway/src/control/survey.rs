@@ -1,4 +1,4 @@
-//! Questions to all gateways.
+//! [`Survey`] collects the answers of all gateways to one question.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The plugin folder of the demo. Plugins are as built; settings are made once and belong to the user from then on.
+//! `Folder` is the plugin folder of the demo. Plugins are replaced by the latest build; settings are created
+//! once and belong to the user from then on.
 
 use std::fs;
 use std::path::{Path, PathBuf};

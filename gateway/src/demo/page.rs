@@ -1,4 +1,4 @@
-//! What the demo serves beside the endpoints: the page, its script, tokens, and the state of the plugins.
+//! `DemoSite` serves the demo page, its script, tokens, and the state of the plugins.
 
 use std::time::SystemTime;
 

@@ -1,4 +1,4 @@
-//! Tokens for the visitors of the page, signed with the secret that the auth-jwt plugin has.
+//! `Issuer` creates tokens for the visitors of the page, signed with the secret of the auth-jwt plugin.
 
 use anyhow::anyhow;
 use base64::Engine as _;

@@ -1,4 +1,4 @@
-//! The source tree of the gateway, and the plugins of the demo, which are built in it.
+//! `Workspace` is the source tree of the gateway, in which the plugins of the demo are built.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

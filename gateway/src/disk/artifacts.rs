@@ -1,7 +1,7 @@
-//! The cache of compiled plugins.
+//! [`Artifacts`] caches compiled plugins.
 //!
-//! What is read here is run as machine code without another check, so an entry carries a digest of its name and content,
-//! which is compared before anything is done with it: a flipped bit on the disk must not become an instruction.
+//! An entry is run as machine code without further checks. So it carries a digest of its name and content,
+//! which is compared first: a flipped bit on the disk must not become an instruction.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! Files that only this user can have written, and writing them in one step.
+//! Files that only this user can have written, and atomic writes of them.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! Which addresses are of the open internet.
+//! [`is_public`] decides which addresses belong to the public internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

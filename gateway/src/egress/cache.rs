@@ -1,4 +1,5 @@
-//! Answers that a plugin wants to use again, bounded in number and bytes; the oldest go first.
+//! `Cache` keeps responses for plugins that want to reuse them, bounded in number and bytes; the oldest are
+//! dropped first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

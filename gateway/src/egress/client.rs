@@ -1,4 +1,4 @@
-//! Requests and answers.
+//! [`Client`] sends requests and reads responses.
 
 use std::error::Error as StdError;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A connection to an origin: resolve, check, connect, encrypt.
+//! `Connector` connects to an origin: it resolves, checks, connects and encrypts.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,5 @@
-//! Requests of plugins: only to granted origins, only so many at a time, and answered from a cache where they ask for it.
+//! [`Fetcher`] sends the requests of plugins: only to granted origins, only a bounded number at a time, and
+//! from a cache where the plugin asks for it.
 
 use std::sync::Arc;
 use std::time::Duration;

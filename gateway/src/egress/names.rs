@@ -1,7 +1,8 @@
-//! Look-ups of names by the system's resolver, which has a thread of its own for each and cannot be called off.
+//! [`Names`] looks names up with the system's resolver, which uses a thread per lookup and cannot be
+//! cancelled.
 //!
-//! So a look-up counts until its thread is done, however early those who wanted it gave up, and who wants the same name
-//! waits for the one that is under way.
+//! So a lookup counts until its thread has ended, even if its callers gave up earlier, and callers that want
+//! the same name share the lookup under way.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Whom a server must be, to be spoken to over TLS.
+//! `Tls` encrypts connections and verifies the server.
 
 use std::sync::Arc;
 

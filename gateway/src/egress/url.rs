@@ -1,4 +1,4 @@
-//! Where a request goes.
+//! [`Url`] and [`Origin`] say where a request is sent.
 
 use std::fmt;
 use std::net::IpAddr;

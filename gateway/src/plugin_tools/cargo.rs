@@ -1,4 +1,4 @@
-//! Building for WebAssembly with the Rust toolchain of the user.
+//! `Cargo` builds for WebAssembly with the user's Rust toolchain.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,4 @@
-//! A crate for a new plugin: what `gateway plugin new` writes.
+//! Writes the crate of a new plugin for `gateway plugin new`.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,4 +1,4 @@
-//! Writing files so that whoever watches the folder never sees half of one.
+//! Writes files atomically, so that a watcher of the folder never sees a half-written file.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};

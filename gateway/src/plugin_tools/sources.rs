@@ -1,6 +1,7 @@
-//! What a crate is built of, and whether that has changed since.
+//! `Sources` lists the source files of a crate and detects changes.
 //!
-//! A look at the folder now and then: it works on every file system, and a build takes longer than the pause between two.
+//! It polls the folder: this works on every file system, and a build takes longer than the pause between two
+//! polls.
 
 use std::collections::BTreeMap;
 use std::fs;

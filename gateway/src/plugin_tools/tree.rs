@@ -1,4 +1,5 @@
-//! The source tree of the gateway, if there is one: plugins in it are built from there, and new ones find the SDK in it.
+//! Finds the source tree of the gateway, if there is one: plugins in it are built from there, and new plugins
+//! use its SDK.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What is counted of a backplane over the network.
+//! [`BackplaneMetrics`] counts the events of a networked backplane.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

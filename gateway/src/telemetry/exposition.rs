@@ -1,4 +1,4 @@
-//! Metrics as text in the OpenMetrics format.
+//! [`Exposition`] writes all metrics as text in the OpenMetrics format.
 
 mod writer;
 

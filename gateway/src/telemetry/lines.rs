@@ -1,8 +1,8 @@
-//! Log lines on their way to standard error: a bounded queue and a thread of its own, so that whoever logs never waits for
-//! the reader of the log, and never fails because of it.
+//! `Lines` writes log lines to standard error through a bounded queue and a thread, so that logging never
+//! waits for the reader of the log and never fails because of it.
 //!
-//! A line that finds the queue full, or that cannot be written, is lost and counted. Once a line can be written again, one
-//! more says how many were lost.
+//! A line is lost and counted if the queue is full or the write fails. Once a line can be written again,
+//! another one says how many were lost.
 
 use std::fs::File;
 use std::io::{self, Write};

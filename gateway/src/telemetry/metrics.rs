@@ -1,7 +1,7 @@
-//! What is counted. An event that is also worth a log line is counted and logged by one call, so that neither can be
-//! forgotten.
+//! [`Metrics`] counts what happens in the gateway. An event that is also worth a log line is counted and
+//! logged by one call, so that neither can be forgotten.
 //!
-//! Every worker writes to its own counters on its own cache lines; they are summed when somebody looks.
+//! Every worker writes to separate counters on separate cache lines; a scrape sums them.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What is counted for an upstream.
+//! [`UpstreamMetrics`] counts the events of one upstream.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! Measuring a plugin against one that does nothing.
+//! `Bench` measures a plugin against one that does nothing.
 //!
-//! Machines drift: another program starts, a core clocks down. So both sides are measured in every round, one right after
-//! the other and in turns, and by processor time of the thread, which stands still while others run. A figure comes with
-//! what the rounds differed by: a difference that is smaller is noise.
+//! Machines drift: another program starts, a core clocks down. So every round measures both sides, one right
+//! after the other and in alternating order, by the thread's processor time, which does not advance while
+//! other threads run. Each figure comes with its spread over the rounds: a smaller difference is noise.
 
 use std::time::Duration;
 

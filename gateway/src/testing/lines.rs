@@ -1,4 +1,4 @@
-//! What a plugin logs, kept instead of printed.
+//! `Lines` keeps the log lines of a plugin instead of printing them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,5 @@
-//! A plugin that waits for answers of other servers, met as if it did not: whoever plays events has time.
+//! `Waiting` calls a plugin that waits for other servers as if it did not wait: in a test the caller has
+//! time.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;

@@ -1,7 +1,8 @@
-//! Events that could not be delivered, kept as JSON lines for an operator to look at and to send again.
+//! `DeadLetters` keeps undeliverable events as JSON lines, for an operator to inspect and send again.
 //!
-//! Lines are on the disk before the next event is given up: each write ends with a sync. When the file has reached its
-//! size it is renamed to end in `.1`, in place of an older one, so that two files are all there ever is.
+//! Each write ends with a sync, so a line is on the disk before the next event is given up. A file that has
+//! reached its size limit is renamed to end in `.1` and replaces the older one, so there are never more than
+//! two files.
 
 use std::fs::{File, OpenOptions, rename};
 use std::io::{self, Write as _};

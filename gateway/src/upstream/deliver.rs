@@ -1,4 +1,4 @@
-//! The task of one upstream: sends, repeats, gives up.
+//! `Delivery` is the task of one upstream: it sends events, retries them and gives up.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What waits for one upstream. Filled by workers, emptied by one task.
+//! `Queue` holds the events of one upstream. Workers fill it, one task empties it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

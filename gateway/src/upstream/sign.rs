@@ -1,5 +1,5 @@
-//! How a receiver knows that an event comes from this gateway: the symmetric signature of the Standard Webhooks
-//! specification, for which receivers find libraries in most languages.
+//! `signature` proves that an event comes from this gateway: the symmetric signature of the Standard Webhooks
+//! specification, for which libraries exist in most languages.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,4 +1,5 @@
-//! One file of the plugin folder: whether it is the same as before, whether it may be trusted, and its bytes.
+//! `Fingerprint` tells whether a file of the plugin folder has changed; `read` returns its bytes if the file
+//! may be trusted.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! What lies in a folder, and whether it has stopped changing.
+//! `Folder` lists the files of a folder and tells whether they have stopped changing.
 
 mod listing;
 

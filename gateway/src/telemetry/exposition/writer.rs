@@ -1,4 +1,4 @@
-//! Writes one metric with its values.
+//! `Writer` writes one metric with its values.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What the names in a plugin folder are, as of one look: plugins, settings, and what was meant to be one of them.
+//! `Listing` sorts the names in a plugin folder: plugins, settings, and names that were probably meant to be
+//! one of them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
