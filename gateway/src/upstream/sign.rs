@@ -6,7 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-/// The value of `webhook-signature`: over the id, the second of sending and the body, so that neither can be exchanged.
+/// The value of `webhook-signature`, over the id, the time of sending in seconds and the body, so that none
+/// of them can be replaced.
 pub(super) fn signature(key: &[u8], id: &str, timestamp: u64, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(format!("{id}.{timestamp}.").as_bytes());

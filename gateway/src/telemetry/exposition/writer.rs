@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// Metrics of every kind, one after the other.
+/// Writes metrics of every kind, one after the other.
 pub(super) struct Writer<'e, 'w>(pub(super) &'e mut DescriptorEncoder<'w>);
 
 impl Writer<'_, '_> {
@@ -50,7 +50,7 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// One for each place in a list.
+    /// Writes one histogram for each entry of a list.
     pub(super) fn durations(
         &mut self,
         name: &str,

@@ -31,7 +31,7 @@ local function untouched(left)
   local at = now()
   local anchor = redis.pcall('GET', ARGV[6])
   if type(anchor) ~= 'string' then
-    -- Nobody who is told this stands there later.
+    -- A later call does not accept this position.
     return {epoch = ARGV[2], offset = 0, begun = at, new = true}
   end
   local last = not left[1] and redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
