@@ -50,7 +50,7 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// Writes one histogram for each entry of a list.
+    /// Writes a gauge with one value for each entry of a list, labelled with its index.
     pub(super) fn durations(
         &mut self,
         name: &str,
