@@ -41,7 +41,6 @@ use crate::telemetry::metrics::AdminRefused;
 
 /// Maximum number of connections. An idle one is replaced by a newer one, and the number of concurrent
 /// requests is bounded: so a health probe always finds a place.
-/// many connections there are, a health probe finds a place.
 pub(crate) const CONNECTIONS_MAX: usize = 512;
 /// Maximum number of connections from one address.
 const CONNECTIONS_PER_ADDRESS_MAX: usize = 384;

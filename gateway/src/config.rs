@@ -159,7 +159,7 @@ pub struct Rate {
     pub burst: u32,
 }
 
-/// Maximum bytes of a plugin's publication, if neither the configuration nor the plugin's settings set it.
+/// Minimum of the default for `limits.publication_bytes_max`: what plugins may hand over by default.
 const PUBLICATION_BYTES: usize = 256 * 1024;
 
 /// Bytes that a client must take within `limits.write_timeout` while more is queued for it.

@@ -1,4 +1,4 @@
-//! `gateway check`.
+//! `gateway check`: checks the configuration and every plugin without serving.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// How many plugins are refused.
+/// Checks the plugins; returns how many are refused.
 fn plugins(plugins: &Plugins, report: &mut String) -> Result<usize, Failure> {
     let folder = &plugins.folder;
     let contents =
@@ -63,7 +63,7 @@ fn plugins(plugins: &Plugins, report: &mut String) -> Result<usize, Failure> {
     }
     let mut refused = checked.values().filter(|result| result.is_err()).count();
     for LeftOut { file, meant, error, .. } in &contents.left_out {
-        // A folder beside plugins is in nobody's way.
+        // A subfolder next to plugins does no harm.
         let harmless = *meant == Meant::Folder && !found.is_empty();
         refused += usize::from(!harmless);
         let word = if harmless { "warning " } else { "refused " };

@@ -1,4 +1,4 @@
-//! `gateway demo`.
+//! `gateway demo`: builds the shipped plugins and serves a chat page.
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         source: arguments.source.clone(),
         folder: arguments.dir.clone(),
     };
-    // Whoever closes the terminal of the demo means it to end.
+    // Closing the terminal of the demo should end it.
     let signals = listen(std::io::stdin().is_terminal())?;
     let demo = Demo::prepare(&options).map_err(Failure::Runtime)?;
     let config = demo.config().map_err(Failure::Configuration)?;

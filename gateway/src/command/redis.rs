@@ -1,4 +1,4 @@
-//! `gateway redis`.
+//! `gateway redis`: shows the data in the Redis that several gateways share.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -155,7 +155,7 @@ fn table(report: &Report, text: &mut String) {
     }
 }
 
-/// Milliseconds in the unit that people use for them.
+/// Milliseconds in a readable unit.
 fn time(millis: u64) -> String {
     match millis {
         0..10_000 => format!("{millis}ms"),

@@ -1,4 +1,4 @@
-//! `gateway serve`.
+//! `gateway serve`: serves clients until a signal.
 
 use std::path::PathBuf;
 
@@ -51,7 +51,7 @@ pub(super) fn start_logging(config: &Config) -> Result<(), Failure> {
     telemetry::init_logging(&config.log).context("failed to start the log").map_err(Failure::Runtime)
 }
 
-/// Binds, tells where, and serves until a signal.
+/// Binds, prints the addresses, and serves until a signal.
 pub(super) fn serve(
     config: Config,
     site: Option<MakeSite>,

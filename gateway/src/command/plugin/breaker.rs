@@ -1,4 +1,4 @@
-//! `gateway plugin breaker`.
+//! `gateway plugin breaker`: sets the circuit breaker of a plugin.
 
 use clap::ValueEnum;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! `gateway plugin new`.
+//! `gateway plugin new`: creates the crate of a new plugin.
 
 use std::path::PathBuf;
 

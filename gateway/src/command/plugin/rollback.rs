@@ -1,4 +1,4 @@
-//! `gateway plugin rollback`.
+//! `gateway plugin rollback`: restores an earlier version of a plugin.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! `gateway plugin run`.
+//! `gateway plugin run`: plays events to a plugin, and prints its results and their cost.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -99,7 +99,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// A file of events.
+/// Reads a file of events.
 pub(super) fn read_script(file: &Path) -> Result<Script, Failure> {
     let events = std::fs::read(file)
         .with_context(|| format!("failed to read {}", file.display()))
@@ -167,7 +167,7 @@ fn describe(step: &Step, played: &Played, instructions: Option<u64>, unmet: &[St
     }
 }
 
-/// The event in words.
+/// Describes the event.
 pub(super) fn what(step: &Step) -> String {
     let connection = &step.connection;
     match &step.event {
