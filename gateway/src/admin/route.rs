@@ -147,7 +147,8 @@ impl Routes {
         let health = matches!(route, Some(Route::Live | Route::Ready));
         // Probes may send any `Host`, or none: the response holds no secret, and the request changes nothing.
         if self.local && !health && !names_this_machine(request) {
-            // A web page can give its own host name the address 127.0.0.1 (DNS rebinding); it cannot change this header.
+            // A web page can give its own host name the address 127.0.0.1 (DNS rebinding); it cannot change
+            // this header.
             let message = "`Host` names another machine than this one, or none: the listener is on a loopback address, and \
                             takes `localhost` and loopback addresses";
             return Err(Box::new(refuse(StatusCode::MISDIRECTED_REQUEST, message)));

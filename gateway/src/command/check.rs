@@ -15,8 +15,8 @@ use crate::watch;
 
 /// Check the configuration and every plugin, without serving
 ///
-/// Prints every mistake of the configuration, or else one line for each plugin: it is compiled, instantiated and given its
-/// settings as it would be at a start. Exit code 3 for the configuration, 4 for a plugin.
+/// Prints every mistake of the configuration, or else one line for each plugin: it is compiled, instantiated
+/// and given its settings as it would be at a start. Exit code 3 for the configuration, 4 for a plugin.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The configuration file; without one the defaults are checked

@@ -11,9 +11,10 @@ use crate::telemetry;
 
 /// Build the shipped plugins and serve a chat page to try things on
 ///
-/// Builds the plugins of the source tree for WebAssembly, puts them into a folder of their own, and serves a chat page that
-/// shows which plugins are live. What to do next is printed. The page hands a token to whoever asks for one, so the demo
-/// listens on loopback addresses only. It ends with Ctrl-C, SIGTERM, or its terminal.
+/// Builds the plugins of the source tree for WebAssembly, puts them into a folder of their own, and serves a
+/// chat page that shows which plugins are live. What to do next is printed. The page hands a token to whoever
+/// asks for one, so the demo listens on loopback addresses only. It ends with Ctrl-C, SIGTERM, or its
+/// terminal.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Where the page and its clients are served

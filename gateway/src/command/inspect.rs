@@ -11,9 +11,9 @@ use crate::clock::Clock;
 
 /// Show the plugins of a running gateway
 ///
-/// The chain in its order: the state of each plugin, its version and digest, since when it is live, how often it was called,
-/// what it rejected and how often it failed; and why a file in the folder does not run. Asks the HTTP API of the admin
-/// listener, with the key from the environment.
+/// The chain in its order: the state of each plugin, its version and digest, since when it is live, how often
+/// it was called, what it rejected and how often it failed; and why a file in the folder does not run. Asks
+/// the HTTP API of the admin listener, with the key from the environment.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  GATEWAY_ADMIN_API_KEY=... gateway inspect\n  gateway inspect --address http://10.0.0.7:8001 --key-env PROD_KEY --json"

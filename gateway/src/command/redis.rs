@@ -24,9 +24,10 @@ enum Command {
 
 /// Show what lies in Redis for a channel
 ///
-/// Where its stream stands and which server began it, what is kept, how many gateways listen, and every key with its type,
-/// its time to live and its memory. Asks the Redis of the configuration file with the user and password of the gateway, and
-/// only reads. On a server with many keys it takes a moment: all names are looked through, at most a million.
+/// Where its stream stands and which server began it, what is kept, how many gateways listen, and every key
+/// with its type, its time to live and its memory. Asks the Redis of the configuration file with the user and
+/// password of the gateway, and only reads. On a server with many keys it takes a moment: all names are
+/// looked through, at most a million.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Reading the answer:

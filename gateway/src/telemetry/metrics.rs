@@ -181,7 +181,8 @@ labels! {
         BadRequest = "bad_request",
         /// No such path.
         NotFound = "not_found",
-        /// `handshake.head_deadline` passed before the request was complete, or `handshake.deadline` before it was answered.
+        /// `handshake.head_deadline` passed before the request was complete, or `handshake.deadline` before
+        /// it was answered.
         Deadline = "deadline",
         /// The gateway is going down.
         Draining = "draining",

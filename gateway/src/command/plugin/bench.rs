@@ -15,10 +15,11 @@ const EVENTS: &str = r#"{"event": "message", "user": "42", "kind": "publish", "c
 
 /// Measure what a plugin costs per event, against one that does nothing
 ///
-/// Both are called in the engine that serves, in turns, and measured by processor time. Printed are the median of the rounds,
-/// their spread (the tenth and the ninetieth percent), what the plugin adds to an empty one, and how many instructions a
-/// call takes, which does not depend on the machine. Events that the plugin does not see, or fails on, are named and not
-/// measured. State that the plugin keeps makes calls differ: measure what you mean by the events you give.
+/// Both are called in the engine that serves, in turns, and measured by processor time. Printed are the
+/// median of the rounds, their spread (the tenth and the ninetieth percent), what the plugin adds to an empty
+/// one, and how many instructions a call takes, which does not depend on the machine. Events that the plugin
+/// does not see, or fails on, are named and not measured. State that the plugin keeps makes calls differ:
+/// measure what you mean by the events you give.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin bench shout.wasm\n  gateway plugin bench shout.wasm --events events.jsonl --rounds 51"

@@ -19,9 +19,10 @@ use crate::testing;
 
 /// Build a plugin for WebAssembly, and drop it into a folder
 ///
-/// Runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is missing, and prints
-/// where the file is. With `--into` the file is put into a gateway's plugin folder in one step, so that the gateway never
-/// sees half of it: over the file that the plugin has there, or as 50-NAME.wasm. Settings that are there stay as they are.
+/// Runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is
+/// missing, and prints where the file is. With `--into` the file is put into a gateway's plugin folder in one
+/// step, so that the gateway never sees half of it: over the file that the plugin has there, or as
+/// 50-NAME.wasm. Settings that are there stay as they are.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin build\n  gateway plugin build shout --into plugins --watch\n  gateway plugin build shout --into target/demo/plugins --order 60"

@@ -15,9 +15,10 @@ use crate::testing::{self, Engine, PluginRunner};
 
 /// Say what a plugin file is, and whether the gateway takes it
 ///
-/// The interface and hooks, what it imports and asks for, how large it is, what it was built with; and whether it loads and
-/// accepts its settings. Without `--settings` the settings file beside it is used, as in the plugin folder. Exit code 4 if the
-/// gateway would refuse it, with the sentence that the gateway would log.
+/// The interface and hooks, what it imports and asks for, how large it is, what it was built with; and
+/// whether it loads and accepts its settings. Without `--settings` the settings file beside it is used, as in
+/// the plugin folder. Exit code 4 if the gateway would refuse it, with the sentence that the gateway would
+/// log.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Example:\n  gateway plugin check target/wasm32-wasip1/release/shout.wasm --settings shout.toml"

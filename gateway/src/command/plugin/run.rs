@@ -16,9 +16,10 @@ use crate::testing::{Engine, Played, PluginRunner};
 
 /// Give a plugin events, and see what it answers and what that costs
 ///
-/// The plugin runs in the engine that serves, with the limits and grants of its settings file: requests to origins that it
-/// grants are made, everything else that a plugin does is recorded only. Prints for every event the
-/// verdict, effects, log lines, time and host calls. Exit code 6 if an event did not come out as the file expects.
+/// The plugin runs in the engine that serves, with the limits and grants of its settings file: requests to
+/// origins that it grants are made, everything else that a plugin does is recorded only. Prints for every
+/// event the verdict, effects, log lines, time and host calls. Exit code 6 if an event did not come out as
+/// the file expects.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub(super) struct Arguments {

@@ -206,7 +206,8 @@ mod tests {
             Self { leases: Leases::new(Duration::from_millis(3000)), at: 10_000, beat: 0 }
         }
 
-        /// A reading `millis` later, in which `renewed` have renewed and `stale` have not since the first reading.
+        /// A reading `millis` later, in which `renewed` have renewed and `stale` have not since the first
+        /// reading.
         fn after(&mut self, millis: u64, renewed: &[&str], stale: &[&str]) -> Vec<String> {
             self.at += millis;
             self.beat += 1;
