@@ -233,7 +233,7 @@ mod tests {
         let page = page("", 3);
         let some = part(&["a", "b", "c", "x"], &page);
         let other = part(&["b", "d", "e"], &page);
-        // What comes behind `c` at the first is not known.
+        // Entries after `c` are unknown for the first part.
         assert_eq!(shown(&Part::together(vec![some, other], &page)), "a1 b2 c1 ...");
     }
 

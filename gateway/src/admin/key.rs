@@ -61,7 +61,7 @@ mod tests {
         for value in
             ["", "correct", "correct-horse ", "correct-horsf", "Correct-horse", "apikey correct-horse"]
         {
-            // HTTP itself drops the blank at the end of a value.
+            // HTTP itself drops the space at the end of a value.
             assert!(!accepts(key, "x-api-key", value) || value.ends_with(' '), "{value:?}");
         }
         for value in ["correct-horse", "apikey", "apikey ", "bearer correct-horse", "apikey  correct-horse"] {

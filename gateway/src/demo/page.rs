@@ -94,7 +94,7 @@ mod tests {
                 assert!(!text.contains(word), "{word}");
             }
         }
-        // What the policy of the page forbids.
+        // The content security policy of the page forbids these.
         for word in ["<style", " style=", " onclick", "javascript:"] {
             assert!(!HTML.contains(word), "{word}");
         }

@@ -130,7 +130,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
     const IMPATIENT: Duration = Duration::from_millis(20);
 
-    /// A resolver that answers one look-up for each thing that is sent; and how many it has begun.
+    /// A resolver that completes one lookup for each message sent; and the number of lookups begun.
     fn slow(lookups_max: usize) -> (Names, SyncSender<()>, Arc<AtomicUsize>) {
         let (go, gone): (_, Receiver<()>) = sync_channel(8);
         let gone = Mutex::new(gone);

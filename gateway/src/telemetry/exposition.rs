@@ -514,7 +514,7 @@ mod tests {
 
     #[test]
     fn every_counter_that_exists_is_shown() {
-        // Each counter gets a number of its own, which then has to appear.
+        // Each counter gets a different number, which must then appear.
         let metrics = Metrics::new(1);
         let worker = metrics.worker(0);
         let plain = [&worker.connections_opened, &worker.messages_in, &worker.bytes_in, &worker.messages_out]

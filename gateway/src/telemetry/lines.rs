@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes what it is told to: this many bytes, or an error.
+    /// Answers writes as specified: with this many bytes, or an error.
     struct Told {
         steps: Receiver<Result<usize, i32>>,
         written: SyncSender<Vec<u8>>,
@@ -213,7 +213,7 @@ mod tests {
     const INTERRUPTED: i32 = 4;
     const ALL: usize = usize::MAX;
 
-    /// What a writer is to answer, step by step.
+    /// The results of the writes, in order.
     type Steps = SyncSender<Result<usize, i32>>;
 
     fn told() -> (Arc<Lines>, Steps, Receiver<Vec<u8>>) {
@@ -268,7 +268,7 @@ mod tests {
             lines.put(&line);
         }
         let lost = lines.lost(LineLost::QueueFull);
-        // What the thread has taken is out of the queue, and as much fits into it again.
+        // The lines that the thread has taken have left the queue, so as many fit into it again.
         assert!(lost as usize * line.len() >= BYTES_MAX, "{lost} lines lost");
         lines.put(&vec![b'x'; BYTES_MAX + 1]);
         assert_eq!(lines.lost(LineLost::QueueFull), lost + 1);

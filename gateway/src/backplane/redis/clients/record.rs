@@ -183,7 +183,7 @@ mod tests {
             put(bytes, pair_tag::NAME, b"more");
             put(bytes, pair_tag::VALUE, b"1");
         });
-        // The last of a field that comes twice counts.
+        // If a field is repeated, the last one counts.
         put(&mut bytes, tag::PROTOCOL, b"of-tomorrow");
         let Record { client: read, since } = read("c1", 99, &bytes).unwrap();
         assert_eq!((since, read.protocol, &*read.user), (1234, UNKNOWN_PROTOCOL, "ann"));

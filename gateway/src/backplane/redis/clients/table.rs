@@ -234,7 +234,7 @@ mod tests {
         })
     }
 
-    /// Ids that came, with their rooms, and ids that have gone. Redis takes them.
+    /// The ids that came, with their rooms, and the ids that have left, all written successfully.
     fn take(clients: &Clients) -> (Vec<String>, Vec<String>) {
         let batch = clients.take(100, 1 << 20);
         let changes = &batch.changes;

@@ -440,7 +440,7 @@ mod tests {
     fn what_is_cut_off_or_changed_is_never_more_than_wrong_content() {
         for message in messages() {
             for end in 0..message.len() {
-                // The payload has no length of its own: only what stands before it can be missing.
+                // The payload has no length field: only bytes before it can be missing.
                 let _ = decode(&Bytes::copy_from_slice(&message[..end]));
             }
             for at in 0..message.len() {
@@ -479,7 +479,7 @@ mod tests {
         assert_eq!(decode(&Bytes::from_static(b"2J\xff\xff\xff\xff\x7f")), None, "more than there is");
     }
 
-    /// Puts a field that this version does not know wherever the next one may add one.
+    /// Adds an unknown field at every place where the next version may add one.
     fn of_the_next_version() -> Vec<Vec<u8>> {
         let unknown = |bytes: &mut Vec<u8>| put(bytes, 200, b"\x02of tomorrow");
         let member = |bytes: &mut Vec<u8>| {

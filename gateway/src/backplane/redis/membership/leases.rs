@@ -194,7 +194,7 @@ mod tests {
         Lease { beat, started: 1_700_000_000_000, uptime: 1000 + beat, name, seen }.to_text()
     }
 
-    /// Time goes on, and everybody who is alive has renewed.
+    /// Time passes, and every live gateway has renewed its lease.
     struct Scene {
         leases: Leases,
         at: u64,
@@ -275,7 +275,7 @@ mod tests {
     fn while_nothing_can_be_read_nobody_dies() {
         let mut scene = Scene::new();
         scene.after(0, &["a", "b", "c"], &[]);
-        // Frozen for a minute: the others come back at their own pace, and one not at all.
+        // Frozen for a minute: the others return at different times, and one not at all.
         assert!(scene.after(60_000, &[], &["a", "b", "c"]).is_empty());
         assert!(scene.after(500, &["a"], &["b", "c"]).is_empty());
         for _ in 0..4 {

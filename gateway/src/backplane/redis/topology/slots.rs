@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_redis() {
-        // What `CLUSTER KEYSLOT` says of "foo", "123456789" and "a%3Fb".
+        // The results of `CLUSTER KEYSLOT` for "foo", "123456789" and "a%3Fb".
         for (name, expected) in [("foo", 12_182), ("123456789", 12_739), ("a?b", 4_093)] {
             assert_eq!(slot(name), expected, "{name}");
         }

@@ -320,7 +320,7 @@ mod tests {
         rules.adapt(&mut what);
         let What::Publish { body: kept, retention, .. } = what else { panic!() };
         assert_eq!((kept, retention.size, retention.ttl), (body, 7, Duration::from_secs(3)));
-        // A gateway that is alone has to ask before it takes the way that keeps nothing.
+        // A node without Redis must check this before it publishes without a history.
         let agreed = Rules::new(&config(""), 1);
         agreed.put(effective("", &["history_size = 7"], &[]));
         let raised =
