@@ -1,10 +1,10 @@
-//! Health, metrics and the HTTP API, on a listener of their own and away from the threads that serve clients.
+//! Serves health, metrics and the HTTP API on a separate listener, away from the threads that serve clients.
 //!
-//! `/health` and, unless the configuration says otherwise, `/metrics` are open to whoever reaches the listener; `/api` asks for the
-//! key of the configuration and is closed without one.
+//! `/health` and, unless the configuration says otherwise, `/metrics` are open to every caller that reaches
+//! the listener. `/api` requires the key of the configuration and is closed without one.
 //!
-//! A probe is answered whatever else there is to do: connections that wait give way to newer ones, other requests than probes
-//! are bounded, and what cannot be answered is told so.
+//! Probes are always answered: new connections replace waiting ones, the number of other requests is bounded,
+//! and a request over the bound is refused with an error.
 
 mod answer;
 mod api;
@@ -39,33 +39,33 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::telemetry::metrics::AdminRefused;
 
-/// Connections at a time. One that waits gives way to a newer one, and only so many requests are answered at a time: however
-/// many connections there are, a health probe finds a place.
+/// Maximum number of connections. An idle one is replaced by a newer one, and the number of concurrent
+/// requests is bounded: so a health probe always finds a place.
 pub(crate) const CONNECTIONS_MAX: usize = 512;
-/// Those from one address.
+/// Maximum number of connections from one address.
 const CONNECTIONS_PER_ADDRESS_MAX: usize = 384;
 /// Time for the head of the first request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may wait for its next request, as its client is told.
+/// How long a connection may wait for its next request, as announced to its client.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// How much longer it is left open: a request may be on its way.
+/// How much longer it stays open: a request may be under way.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
 /// Largest head of a request.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// Age from which a connection is closed with its next answer, so that none is kept for ever.
+/// Age at which a connection is closed with its next response, so that none is kept forever.
 const LIFETIME: Duration = Duration::from_secs(600);
-/// Age at which it is cut, because its client does not take an answer.
+/// Age at which it is cut because its client does not read a response.
 const CUT: Duration = Duration::from_secs(720);
-/// Sockets that are accepted before those accepted so far get their turn: a probe that has sent its request already is not
-/// silent, but only reading tells.
+/// Sockets accepted before those accepted earlier get their turn: only reading shows whether a probe has
+/// already sent its request.
 const ACCEPTS_MAX: usize = 16;
-/// How long to leave the listener alone when no socket can be had from it.
+/// Pause after the listener could not accept a socket.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Seconds after which a client may try again for which there was no place, or no turn.
+/// Seconds after which a refused client may try again.
 const RETRY_AFTER: u32 = 1;
 
-/// Serves until the future is dropped, which also closes what is open.
+/// Serves until the future is dropped, which also closes open connections.
 pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control: Control) {
     let bound = listener.local_addr().and_then(|address| Ok((TcpListener::from_std(listener)?, address)));
     let (listener, address) = match bound {
@@ -109,7 +109,7 @@ pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control
     }
 }
 
-/// What a client is told for whose connection there is no place.
+/// The response to a client whose connection is over the limit.
 fn busy() -> String {
     accept::answer(503, Some(RETRY_AFTER), answer::JSON, &answer::error(503, answer::BUSY))
 }
@@ -125,7 +125,7 @@ async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: 
         let goes_on = wants_more(&request);
         Box::pin(async move {
             let mut answer = routes.answer(request, peer).await;
-            // Closing between two requests would cut one that is on its way.
+            // Closing between two requests would cut one that is under way.
             let goes_on = goes_on && begun.elapsed() < LIFETIME;
             keep_alive(&mut answer, goes_on.then_some(IDLE_TIMEOUT));
             slot.wait(Standing::Idle);
@@ -154,7 +154,7 @@ async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: 
         Ok(Err(error)) => {
             debug!(%peer, %error, "admin connection failed");
             if error.is_parse() {
-                // hyper has answered 400 or 431.
+                // hyper has already answered 400 or 431.
                 routes.refused(AdminRefused::BadRequest, peer);
             }
         }
@@ -168,7 +168,7 @@ async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: 
     }
 }
 
-/// Whether the client leaves the connection open for another request.
+/// Whether the client keeps the connection open for another request.
 fn wants_more(request: &Request<Incoming>) -> bool {
     let lines = request.headers().get_all(header::CONNECTION).into_iter();
     let mut options = lines.flat_map(|line| line.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii);

@@ -1,16 +1,17 @@
-//! Between workers, and between nodes.
+//! The [`Backplane`] carries publications between workers and between nodes.
 //!
-//! The contract every backplane keeps:
-//! - *Delivery*: a publication reaches every worker that announced interest in its channel before it was published, at
-//!   most once per worker, or that worker is told that something was lost.
-//! - *Order*: per channel and worker, in the order of the offsets.
-//! - *Gaps*: a subscriber that tracks its position finds a missing offset at the next publication of the channel; what
-//!   was lost in a worker's inbox is found at once by comparing positions.
-//! - *Streams*: offsets of a channel start at 1 and rise by 1 within an epoch; a stream that was forgotten starts with a
-//!   new epoch. Reading makes none: whoever reads where nothing was published is told offset 0 and an epoch that every
-//!   reader is told, and the first publication goes on from there: its epoch has the same [`origin`].
-//! - *Answers*: a question is answered at once, or later through the inbox of the worker that asked, exactly once and
-//!   within a bounded time. What one connection publishes to one channel keeps its order.
+//! Every backplane keeps this contract:
+//! - *Delivery*: a publication reaches every worker that added interest in its channel before it was
+//!   published, at most once per worker; otherwise the worker is notified of a loss.
+//! - *Order*: a worker receives the publications of a channel in the order of their offsets.
+//! - *Gaps*: a subscriber that tracks its position finds a missing offset at the next publication of the
+//!   channel. Losses in a worker's inbox are found at once by comparing positions.
+//! - *Streams*: offsets of a channel start at 1 and rise by 1 within an epoch; a stream that was forgotten
+//!   starts with a new epoch. Reading creates no stream: a read of an empty channel returns offset 0 and an
+//!   epoch that is the same for every reader. The first publication continues from there: its epoch has the
+//!   same [`origin`].
+//! - *Responses*: a request is answered at once, or later through the inbox of the worker that sent it,
+//!   exactly once and within a bounded time. Publications of one connection to one channel keep their order.
 
 pub mod inbox;
 pub mod memory;
@@ -34,43 +35,45 @@ use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication};
 use crate::survey::{Finding, Question};
 
-/// How much of a channel is kept.
+/// How many publications of a channel are kept, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// Publications at most; 0 for none.
+    /// Maximum number of publications; 0 keeps none.
     pub size: usize,
-    /// For how long.
+    /// How long a publication is kept.
     pub ttl: Duration,
-    /// In how many copies beside the first before a publication counts as published. Means something with replicas only.
+    /// Number of replicas that must have a publication, in addition to the master, before it counts as
+    /// published. Used only with replicas.
     pub replicas: u16,
 }
 
 impl Retention {
-    /// What a namespace says.
+    /// The retention that a namespace configures.
     pub fn of(namespace: &Namespace) -> Self {
         Self { size: namespace.history_size, ttl: namespace.history_ttl, replicas: namespace.min_replicas }
     }
 }
 
-/// Where a stream stands.
+/// Position of the newest publication of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Top {
-    /// Number of the newest publication; 0 before the first.
+    /// Offset of the newest publication; 0 before the first.
     pub offset: u64,
-    /// The stream; empty in channels without history.
+    /// Epoch of the stream; empty in channels without history.
     pub epoch: Arc<str>,
 }
 
-/// How much one answer may hold.
+/// Limits of one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Most {
-    /// Publications.
+    /// Maximum number of publications.
     pub publications: usize,
-    /// Their bytes, as [`Publication::bytes`] counts them. A page of history has one publication, whatever its size.
+    /// Maximum bytes, as [`Publication::bytes`] counts them. A page of history has at least one publication,
+    /// whatever its size.
     pub bytes: usize,
 }
 
-/// Whether publications fit into one answer, each in its turn.
+/// Counts publications against the limits of one response.
 #[derive(Debug)]
 pub struct Fits {
     left: Most,
@@ -78,17 +81,17 @@ pub struct Fits {
 }
 
 impl Fits {
-    /// Nothing was taken yet.
+    /// With nothing taken yet.
     pub fn new(most: Most) -> Self {
         Self { left: most, first: true }
     }
 
-    /// Whether there is room for none more, however small.
+    /// Whether no further publication fits, however small.
     pub fn are_full(&self) -> bool {
         self.left.publications == 0
     }
 
-    /// Whether there is room for one more, which is taken then.
+    /// Takes a publication if there is room; returns whether it fits.
     pub fn take(&mut self, publication: &Publication) -> bool {
         let bytes = publication.bytes();
         let fits = self.left.publications > 0 && (self.first || bytes <= self.left.bytes);
@@ -99,39 +102,39 @@ impl Fits {
     }
 }
 
-/// Part of a channel's history, and where its stream stands, read at one moment.
+/// Part of a channel's history and the top of its stream, read at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// In the order asked for.
+    /// In the requested order.
     pub publications: Vec<Arc<Publication>>,
-    /// Where the stream stands.
+    /// Top of the stream.
     pub top: Top,
 }
 
-/// What a client missed, and where its stream stands, read at one moment.
+/// The publications a client missed and the top of the stream, read at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Recovery {
-    /// Oldest first; `None` if something of it is not there any more.
+    /// Oldest first; `None` if some of them are not kept any more.
     pub missed: Option<Vec<Arc<Publication>>>,
-    /// Where the stream stands.
+    /// Top of the stream.
     pub top: Top,
 }
 
-/// What a publication depends on.
+/// Conditions for a publication.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PublishConditions {
-    /// It is not published if something was with this key.
+    /// Publish only if nothing was published with this key.
     pub once: Option<Idempotency>,
-    /// It is not published if the channel has this version or a newer one. Only in channels with history.
+    /// Publish only if the channel has an older version. Only in channels with history.
     pub version: Option<Version>,
 }
 
 /// An idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
-    /// Chosen by the publisher; means something in one channel only.
+    /// Chosen by the publisher, unique within one channel.
     pub key: Box<str>,
-    /// How long it is remembered after its last use.
+    /// How long the key is remembered after its last use.
     pub ttl: Duration,
 }
 
@@ -140,28 +143,29 @@ pub struct Idempotency {
 pub struct Version {
     /// Rises with every change.
     pub number: u64,
-    /// Numbers of one epoch can be compared; those of another one begin anew.
+    /// Numbers within one epoch can be compared; a new epoch starts anew.
     pub epoch: Box<str>,
 }
 
-/// What became of a publication.
+/// Result of a publish request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Published {
-    /// Its place: of the first one, if it was published before with the same key. Where the stream stands, if it was skipped.
+    /// Position of the publication; of the first one if it was published before with the same key. Top of the
+    /// stream if it was skipped.
     pub top: Top,
     /// Nothing was published, because the channel has this version or a newer one.
     pub skipped: bool,
-    /// What a server that was replaced may have to do with it.
+    /// Doubt caused by the replacement of a server.
     pub repeat: Option<Repeat>,
 }
 
-/// What is known of a publication with an idempotency key, where a server that was replaced may have known more.
+/// What is known of a publication with an idempotency key if a replaced server may have known more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// It was published now. Whether it was before, with the same key, only the server knew that was replaced.
+    /// It was published now. Only the replaced server knew whether it was published before with the same key.
     Unsure,
-    /// It was published before, at the server that was replaced, and is not in the history any more. Nothing was published
-    /// now.
+    /// It was published before, at the replaced server, and is not in the history any more. Nothing was
+    /// published now.
     Lost,
 }
 
@@ -181,46 +185,47 @@ impl From<Top> for Published {
     }
 }
 
-/// A publication on its way.
+/// A publication to be published.
 #[derive(Debug)]
 pub struct NewPublication<'a> {
-    /// Where to.
+    /// Its channel.
     pub channel: &'a Channel,
-    /// What.
+    /// Its payload.
     pub data: Bytes,
-    /// Whether it is JSON on one line.
+    /// Whether the payload is JSON on one line.
     pub json: bool,
-    /// Who published it, if a client did.
+    /// The client that published it, if a client did.
     pub info: Option<Arc<Member>>,
-    /// How much of the channel is kept.
+    /// The retention of the channel.
     pub retention: Retention,
-    /// What it depends on; nothing for most.
+    /// Its conditions; `None` for most publications.
     pub terms: Option<Box<PublishConditions>>,
-    /// Who pays for it until it was delivered.
+    /// The account charged until it is delivered.
     pub charge: Option<Charge>,
 }
 
-/// Who wants to know, and so where an answer goes that comes later.
+/// Where a later response is sent.
 #[derive(Debug)]
 pub enum ReplyTo {
-    /// The connection with this number, which knows its question by this ticket: through the inbox of its worker.
+    /// The connection with this number, through the inbox of its worker. It knows the request by this request
+    /// id.
     Connection(u64, u32),
-    /// Somebody outside the workers, who may have gone by then.
+    /// A task outside the workers, which may have ended by then.
     Task(oneshot::Sender<Response>),
-    /// Nobody: a failure is logged.
+    /// Nowhere: a failure is logged.
     Nobody,
 }
 
-/// What became of a question.
+/// Outcome of a request.
 #[derive(Debug)]
 pub enum Outcome<T> {
-    /// The answer.
+    /// The response.
     Ready(Result<T, ReplyError>),
-    /// It will come to the [`ReplyTo`].
+    /// The response will be sent to the [`ReplyTo`].
     Pending,
 }
 
-/// An answer that came later.
+/// A response that came later.
 #[derive(Debug)]
 pub enum Response {
     /// To [`Backplane::add_interest`].
@@ -237,70 +242,72 @@ pub enum Response {
     Counted(Result<Count, ReplyError>),
 }
 
-/// How many are in a channel.
+/// Number of connections and users in a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
     /// Connections.
     pub connections: usize,
-    /// Users, each once; an anonymous connection counts as a user of its own.
+    /// Users, each counted once; every anonymous connection counts as one user.
     pub users: usize,
 }
 
 /// A gateway among those that share a backplane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Random, for each process.
+    /// Random identifier of the process.
     pub id: Box<str>,
-    /// For people: machine and address.
+    /// Name for people: machine and address.
     pub name: Box<str>,
-    /// Of the gateway.
+    /// Version of the gateway.
     pub version: Box<str>,
-    /// When it began, in Unix time in milliseconds by its clock of that time.
+    /// Start time, in Unix time in milliseconds, by the gateway's clock at that time.
     pub started: u64,
-    /// How long it has run, in milliseconds, whatever clocks say.
+    /// Uptime in milliseconds, independent of clock changes.
     pub uptime: u64,
-    /// In what its rules, limits and plugins differ from those of this gateway, as sentences.
+    /// Differences of its rules, limits and plugins from those of this gateway, as sentences.
     pub differs: Vec<Box<str>>,
 }
 
-/// Other gateways that were asked something.
+/// Other gateways that were asked a question.
 #[derive(Debug)]
 pub struct Others {
-    /// Those that are alive, as far as is known.
+    /// The gateways that are alive, as far as this one knows.
     pub asked: Vec<Node>,
-    /// What they answer, with their names, as it comes. Dropping it ends the question; it ends by itself if nothing can come.
+    /// Their answers with their names, as they arrive. Dropping the receiver ends the question; the channel
+    /// closes when no more can come.
     pub answers: mpsc::Receiver<(Box<str>, Finding)>,
 }
 
 impl Others {
-    /// Nobody answers.
+    /// No gateway that answers.
     pub fn nobody() -> Self {
         Self { asked: Vec::new(), answers: mpsc::channel(1).1 }
     }
 }
 
-/// Why a backplane does not do all it should. `Err` holds a sentence for operators.
+/// Health of a backplane. `Err` holds a sentence for operators.
 pub type Health = Result<(), Arc<str>>;
 
 /// See the module. `at` is the time since the start of the process: a backplane reads no clock.
 pub trait Backplane: Send + Sync {
-    /// Whether it may answer later than now. Then every subscriber announces itself, not only the first of a worker,
-    /// because the announcement of the first may still be under way.
+    /// Whether responses may be pending. Then every subscriber adds its interest, not only the first of a
+    /// worker, because the request of the first may still be under way.
     fn answers_later(&self) -> bool;
 
-    /// A worker has a subscriber in a channel. From the answer on the worker gets everything that is published there.
+    /// Notes that a worker has a subscriber in a channel. After the response the worker gets everything
+    /// published there.
     fn add_interest(&self, worker: usize, channel: &Channel, reply_to: ReplyTo) -> Outcome<()>;
 
-    /// A worker has no subscriber in a channel any more.
+    /// Notes that a worker has no subscriber in a channel any more.
     fn remove_interest(&self, worker: usize, channel: &Channel);
 
-    /// Numbers, keeps and spreads a publication, if its terms are met. An error whose words do not say otherwise means that
-    /// it was not published.
+    /// Numbers, keeps and delivers a publication if its conditions are met. Unless the error says otherwise,
+    /// an error means that it was not published.
     fn publish(&self, publication: NewPublication<'_>, reply_to: ReplyTo, at: Duration)
     -> Outcome<Published>;
 
-    /// Reads history, and may end before what was asked for does: never with nothing where there is something. `since` of
-    /// another epoch is error 112.
+    /// Reads history. A page may be shorter than requested, but is never empty where there is something to
+    /// read. A `since` of another epoch is error 112.
     fn history(
         &self,
         channel: &Channel,
@@ -311,8 +318,9 @@ pub trait Backplane: Send + Sync {
         at: Duration,
     ) -> Outcome<Page>;
 
-    /// For a subscriber whose worker has announced itself: everything after its position, if nothing of it is missing
-    /// and it is not more than may be given, or without a position only where the stream stands. Everything after that reaches the worker.
+    /// For a subscriber whose worker has added its interest. Returns everything after its position, if all of
+    /// it is kept and within the limits; without a position only the top of the stream. Everything published
+    /// later reaches the worker.
     fn recover(
         &self,
         channel: &Channel,
@@ -323,69 +331,74 @@ pub trait Backplane: Send + Sync {
         at: Duration,
     ) -> Outcome<Recovery>;
 
-    /// Where a channel's stream stands as far as this node has seen, if it has one.
+    /// Top of a channel's stream as far as this node has seen it, if there is one.
     fn top(&self, channel: &Channel) -> Option<Top>;
 
-    /// A connection came to a channel with presence. `announce` tells the others.
+    /// Notes that a connection joined a channel with presence. `announce` sends a join to the subscribers.
     fn presence_add(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool);
 
-    /// A connection left a channel.
+    /// Notes that a connection left a channel.
     fn presence_remove(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool);
 
-    /// Who is in a channel. Error 106 if their bytes, as [`Member::bytes`] counts them, are more than `bytes_max`.
+    /// Lists the members of a channel. Error 106 if their bytes, as [`Member::bytes`] counts them, exceed
+    /// `bytes_max`.
     fn presence(&self, channel: &Channel, bytes_max: usize, reply_to: ReplyTo) -> Outcome<Vec<Arc<Member>>>;
 
-    /// How many are in a channel.
+    /// Counts the members of a channel.
     fn count(&self, channel: &Channel, reply_to: ReplyTo) -> Outcome<Count>;
 
-    /// Orders something of the connections of an address (a user or a connection), but of the one with the number
-    /// `except`. Error 111 if workers have too much to do to hear of it, 100 if other nodes cannot.
+    /// Sends an order to the connections of an address (a user or a connection), except the one with the
+    /// number `except`. Error 111 if workers have no room for it, 100 if other nodes cannot be reached.
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError>;
 
-    /// A client is here since this Unix time in milliseconds, or plugins know something else of it: should this gateway die,
-    /// another one tells its plugins that the client has gone. A backplane of one node has nobody for that.
+    /// Registers a client, present since this Unix time in milliseconds, or new facts that plugins know of
+    /// it. If this gateway dies, another one calls `on-disconnect` for the client. A backplane of one node
+    /// ignores this.
     fn register(&self, client: &Arc<Client>, since: u64) {
         let _ = (client, since);
     }
 
-    /// The plugins of this gateway know that a client has gone, or do not want to.
+    /// Removes a client: plugins have been notified of its disconnect, or want no notification.
     fn deregister(&self, client: &Client) {
         let _ = client;
     }
 
-    /// The other gateways that are alive, as far as is known. A backplane of one node has none.
+    /// The other gateways that are alive, as far as this one knows. A backplane of one node has none.
     fn others(&self) -> Vec<Node> {
         Vec::new()
     }
 
-    /// Puts a question to the other gateways that are alive, as far as is known. A backplane of one node has none.
+    /// Sends a question to the other gateways that are alive, as far as this one knows. A backplane of one
+    /// node has none.
     fn ask_others(&self, question: &Question) -> Others {
         let _ = question;
         Others::nobody()
     }
 
-    /// Forgets what has expired. To be called every few seconds.
+    /// Forgets what has expired. Must be called every few seconds.
     fn sweep(&self, at: Duration);
 
-    /// How many channels are known.
+    /// Number of known channels.
     fn channels(&self) -> usize;
 
-    /// Whether it does all it should.
+    /// Whether the backplane works completely.
     fn health(&self) -> Health;
 
-    /// What does not fit the configuration, although it works: sentences for operators. A backplane of one node has none.
+    /// What does not fit the configuration although it works: sentences for operators. A backplane of one
+    /// node has none.
     fn warnings(&self) -> Vec<Box<str>> {
         Vec::new()
     }
 }
 
-/// What is said where too many are in a channel.
+/// Error message for a channel with too many members to list.
 pub(crate) const TOO_MANY_MEMBERS: &str = "too many to be listed: they can be counted (presence_stats)";
 
 const TOO_MUCH_TO_DELIVER: &str =
     "nothing was published, because subscribers have too much on its way to them: try again";
 
-/// Nothing is published that a worker of this node has no room for: its publisher is told instead of those who would miss it.
+/// Refuses a publication if a worker of this node has no room for it: its publisher gets an error, instead of
+/// its subscribers missing it.
 fn find_room(inboxes: &[Arc<Inbox>], workers: u64, bytes: usize) -> Result<(), ReplyError> {
     let mut left = workers;
     while left != 0 {
@@ -398,20 +411,21 @@ fn find_room(inboxes: &[Arc<Inbox>], workers: u64, bytes: usize) -> Result<(), R
     Ok(())
 }
 
-/// What the epochs have in common that are told before the first publication of a stream and in it: a stream in Redis is named
-/// after whoever stands before it (`ORIGIN.HOUR`, then `ORIGIN-RANDOM`), one in memory has the same name all the time. Streams
-/// that do not follow from each other have different ones.
+/// The part that the epochs before and after the first publication of a stream have in common. In Redis a
+/// reader of the empty channel gets `ORIGIN.HOUR`, and the stream is then named `ORIGIN-RANDOM`; in memory
+/// the epoch never changes. Streams that do not follow from each other have different origins.
 pub(crate) fn origin(epoch: &str) -> &str {
     epoch.split(['.', '-']).next().unwrap_or(epoch)
 }
 
-/// Whether whoever stands at this offset of this epoch has everything up to another place. Nothing is missing where nothing was
-/// published yet: that was told, maybe late, before the stream began.
+/// Whether a reader at this offset and epoch has everything up to another position. If nothing was published
+/// at the other position, nothing is missing: that response was sent, maybe late, before the stream began.
 pub(crate) fn has_reached(offset: u64, epoch: &str, other: u64, other_epoch: &str) -> bool {
     if epoch == other_epoch { offset >= other } else { other == 0 && origin(epoch) == origin(other_epoch) }
 }
 
-/// The end of SplitMix64: every bit of the number decides about every bit of the result, and no two numbers become one.
+/// The finalizer of SplitMix64: every input bit affects every output bit, and no two numbers map to the same
+/// one.
 pub(crate) fn mix(number: u64) -> u64 {
     let mut mixed = number ^ (number >> 30);
     mixed = mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,16 +1,16 @@
-//! What the settings may need of memory at most, against what there is.
+//! [`Budget`] compares the memory that the settings may need at most with the memory available.
 
 use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::resources::{self, Memory, show};
 
-/// Address space for code and instances of plugins, and for the threads that are not workers.
+/// Address space for the code and instances of plugins, and for threads that are not workers.
 const SPACE_MIN: u64 = 320 << 20;
-/// What the allocator and the stack of one worker take of it.
+/// Address space for the allocator and the stack of one worker.
 const SPACE_OF_WORKER: u64 = 80 << 20;
 
-/// The process may not use enough addresses to serve with plugins.
+/// The address space of the process is too small to serve with plugins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{left} are left of the {total} of address space that `ulimit -v` allows, and a gateway with {workers} workers needs at least \
@@ -23,7 +23,7 @@ pub struct NoSpace {
     least: String,
 }
 
-/// Whether there is room for plugins: without them a gateway must not serve.
+/// Checks that there is room for plugins: without them a gateway must not serve.
 pub fn check_address_space(workers: usize) -> Result<(), NoSpace> {
     check(workers, resources::address_space())
 }
@@ -43,7 +43,7 @@ fn check(workers: usize, limit: Option<Memory>) -> Result<(), NoSpace> {
 pub struct Budget(Vec<(&'static str, u64)>);
 
 impl Budget {
-    /// Of a configuration, with plugins that may take so many bytes.
+    /// The budget of a configuration, with this many bytes for plugins.
     pub fn of(config: &Config, plugins: u64) -> Self {
         let upstreams = config.upstreams.values().map(|upstream| upstream.queue_bytes_max as u64);
         Self(vec![
@@ -63,12 +63,12 @@ impl Budget {
         ])
     }
 
-    /// All parts together.
+    /// The sum of all parts.
     pub fn sum(&self) -> u64 {
         self.0.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 
-    /// One line for the log, a warning if it is more than there is.
+    /// Logs the budget in one line, as a warning if it exceeds the memory available.
     pub fn report(&self, memory: Option<Memory>) {
         let parts: Vec<String> = self
             .0

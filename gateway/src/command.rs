@@ -1,4 +1,4 @@
-//! The command line: what can be asked of the program, and what its exit codes mean.
+//! [`Cli`] is the command line of the program; [`Failure`] defines its exit codes.
 
 mod api;
 mod check;

@@ -1,6 +1,7 @@
-//! The configuration as it is used: every value present, checked and in its unit.
+//! [`Config`] is the configuration as the gateway uses it: every value present, checked and in its unit.
 //!
-//! `default.toml` names every key, its default and its meaning; a user's file is read over it. See [`Config::load`].
+//! `default.toml` names every key, its default and its meaning; a user's file overrides it. See
+//! [`Config::load`].
 
 mod elsewhere;
 mod error;
@@ -33,15 +34,15 @@ use crate::protocol::push::MEMBER_BYTES_MAX;
 /// The shipped defaults: a commented TOML file with every key.
 pub const DEFAULTS: &str = include_str!("../default.toml");
 
-/// The environment variable that wins over `admin.api_key`.
+/// The environment variable that overrides `admin.api_key`.
 pub const API_KEY_VARIABLE: &str = "GATEWAY_ADMIN_API_KEY";
 
-/// Most threads that serve clients.
+/// Maximum number of threads that serve clients.
 pub const WORKERS_MAX: usize = 64;
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Everything that can be configured.
+/// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Where clients connect.
@@ -60,11 +61,11 @@ pub struct Config {
     pub namespaces: Namespaces,
     /// Memory of the node.
     pub memory: Memory,
-    /// Other gateways; `None` for one that is alone.
+    /// Redis for several gateways; `None` for a single one.
     pub redis: Option<Redis>,
     /// Plugins.
     pub plugins: Plugins,
-    /// Where events of plugins go, by name.
+    /// The upstreams that receive plugins' events, by name.
     pub upstreams: BTreeMap<Box<str>, Upstream>,
     /// Which messages are explained.
     pub explain: Explain,
@@ -81,25 +82,25 @@ pub struct Listen {
     pub address: SocketAddr,
     /// Threads that serve clients, 1 to [`WORKERS_MAX`].
     pub workers: usize,
-    /// Who is believed when it tells where a client comes from.
+    /// The proxies that may state the address of a client.
     pub proxies: Proxies,
 }
 
 /// Health, metrics and the HTTP API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// `None` serves none of them. Without a key it is a loopback address.
+    /// `None` serves none of them. Without a key it must be a loopback address.
     pub address: Option<SocketAddr>,
     /// `None` closes the API; health and metrics stay.
     pub api_key: Option<Secret>,
-    /// Whether metrics are for those with the key only. Not without a key.
+    /// Whether metrics require the key; needs a key.
     pub metrics_need_key: bool,
 }
 
 /// From the first byte to the accepted connect command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
-    /// Web pages that may connect.
+    /// Origins of web pages that may connect.
     pub origins: Origins,
     /// Time from the accepted socket to the accepted connect command.
     pub deadline: Duration,
@@ -111,65 +112,66 @@ pub struct Handshake {
     pub headers_kept: Vec<Box<str>>,
 }
 
-/// Web pages that may connect.
+/// Origins of web pages that may connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
-    /// Those with exactly one of these origins, host in lower case. Empty keeps every page out.
+    /// Exactly these origins, host in lower case. An empty list refuses every page.
     Listed(Vec<Box<str>>),
-    /// Every page.
+    /// Every origin.
     Any,
 }
 
-/// What one client, and all of them together, may use.
+/// Limits for each client and for all together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections of the process at a time.
+    /// Maximum concurrent connections of the process.
     pub connections_max: usize,
-    /// Connections from one IPv4 address or IPv6 /64 network at a time.
+    /// Maximum concurrent connections from one IPv4 address or IPv6 /64 network.
     pub connections_per_address_max: usize,
-    /// Connections of the process whose client is not yet admitted.
+    /// Maximum connections of the process whose client is not admitted yet.
     pub handshakes_max: usize,
-    /// Those from one IPv4 address or IPv6 /64 network.
+    /// Maximum of these from one IPv4 address or IPv6 /64 network.
     pub handshakes_per_address_max: usize,
-    /// New connections of the process.
+    /// Rate of new connections of the process.
     pub connection_rate: Rate,
-    /// New connections from one IPv4 address or IPv6 /64 network.
+    /// Rate of new connections from one IPv4 address or IPv6 /64 network.
     pub connection_rate_per_address: Rate,
-    /// Bytes of the largest message from a client, and of the largest publication over the HTTP API.
+    /// Maximum bytes of a message from a client, and of a publication over the HTTP API.
     pub message_bytes_max: usize,
-    /// Commands in one message.
+    /// Maximum number of commands in one message.
     pub commands_per_message_max: usize,
-    /// Bytes of the payload of the largest publication, whoever publishes it; at least `message_bytes_max`.
+    /// Maximum bytes of the payload of any publication; at least `message_bytes_max`.
     pub publication_bytes_max: usize,
-    /// Bytes that may wait for one client, answers included; the largest publication fits with all that belongs to it.
+    /// Maximum bytes queued for one client, replies included; the largest publication fits with its overhead.
     pub outbound_bytes_max: usize,
-    /// The time in which a client must take [`WRITE_BYTES_MIN`], or everything that waits for it.
+    /// Time within which a client must take [`WRITE_BYTES_MIN`], or everything queued for it.
     pub write_timeout: Duration,
-    /// Subscriptions of one connection.
+    /// Maximum number of subscriptions of one connection.
     pub channels_per_connection_max: usize,
 }
 
-/// How often something may happen.
+/// A rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// On average; 0 is no limit.
+    /// Average per second; 0 for no limit.
     pub per_second: u32,
-    /// At once, at least 1.
+    /// Maximum at once, at least 1.
     pub burst: u32,
 }
 
-/// What plugins may publish if the configuration does not say: what they may hand over, if they do not say.
+/// Minimum of the default for `limits.publication_bytes_max`: what plugins may hand over by default.
 const PUBLICATION_BYTES: usize = 256 * 1024;
 
-/// Bytes that a client must take within `limits.write_timeout` while more waits for it.
+/// Bytes that a client must take within `limits.write_timeout` while more is queued for it.
 pub const WRITE_BYTES_MIN: u64 = 64 * 1024;
 
-/// What surrounds a publication on its way to a client: names, numbers, headers, and what the queue keeps free for answers.
+/// Overhead of a publication on its way to a client: names, numbers, headers, and the part of the queue kept
+/// for replies.
 const AROUND_PUBLICATION: usize = MEMBER_BYTES_MAX + 8 * 1024;
 
 impl Limits {
-    /// Bytes of one answer to a client at most. A client is not served while more than this waits for it, so that an answer
-    /// and what was pushed meanwhile fit.
+    /// Maximum bytes of one reply to a client. While more than this is queued for a client, its commands
+    /// wait, so that a reply and the pushes queued meanwhile fit.
     pub fn answer_bytes_max(&self) -> usize {
         self.outbound_bytes_max / 2
     }
@@ -182,11 +184,11 @@ pub struct Client {
     pub anonymous: bool,
     /// Time between pings, in whole seconds.
     pub ping_interval: Duration,
-    /// Time to answer one; less than `ping_interval`.
+    /// Time to answer a ping; less than `ping_interval`.
     pub pong_timeout: Duration,
     /// Time to refresh an expired credential.
     pub expiry_grace: Duration,
-    /// Publications in the answer to one history request or one recovery.
+    /// Maximum number of publications in the reply to one history request or one recovery.
     pub history_publications_max: usize,
 }
 
@@ -202,7 +204,7 @@ pub struct Raw {
 pub struct Namespaces {
     /// For channels without a colon and for direct messages.
     pub default: Arc<Namespace>,
-    /// The others.
+    /// By namespace.
     pub named: HashMap<Box<str>, Arc<Namespace>>,
 }
 
@@ -220,38 +222,38 @@ impl Namespaces {
 /// Rules of the channels of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
-    /// Publications kept per channel; 0 keeps none.
+    /// Maximum number of publications kept per channel; 0 keeps none.
     pub history_size: usize,
-    /// How long one is kept.
+    /// How long a publication is kept.
     pub history_ttl: Duration,
-    /// Replicas of Redis that must have a publication before its publisher is told that it worked; only with Redis.
+    /// Number of Redis replicas that must have a publication before it is acknowledged; only with Redis.
     pub min_replicas: u16,
     /// How long an idempotency key is remembered.
     pub idempotency_ttl: Duration,
-    /// Whether returning clients get what they missed; only with a history.
+    /// Whether returning clients get the publications they missed; only with a history.
     pub recovery: bool,
-    /// Whether it is known who is subscribed.
+    /// Whether the members of a channel are tracked.
     pub presence: bool,
-    /// Whether subscribers are told who comes and goes.
+    /// Whether subscribers receive joins and leaves.
     pub join_leave: bool,
-    /// Who may subscribe when no plugin decided; never [`Access::Subscribers`].
+    /// Who may subscribe if no plugin decided; never [`Access::Subscribers`].
     pub allow_subscribe: Access,
-    /// Who may publish when no plugin decided.
+    /// Who may publish if no plugin decided.
     pub allow_publish: Access,
-    /// Who may read the history when no plugin decided.
+    /// Who may read the history if no plugin decided.
     pub allow_history: Access,
-    /// Who may ask who is subscribed when no plugin decided.
+    /// Who may read the presence if no plugin decided.
     pub allow_presence: Access,
 }
 
-/// Who may do something when no plugin has decided.
+/// The clients that may do something if no plugin has decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// No client.
     Nobody,
-    /// Those subscribed to the channel.
+    /// Subscribers of the channel.
     Subscribers,
-    /// Those admitted with a user.
+    /// Clients admitted with a user.
     Users,
     /// Every admitted client.
     Anyone,
@@ -260,70 +262,71 @@ pub enum Access {
 /// Memory of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
-    /// Channels with subscribers at a time.
+    /// Maximum number of channels with subscribers.
     pub channels_max: usize,
-    /// Channels without, that are there for what was published; only without Redis.
+    /// Maximum number of channels without subscribers that exist for their publications; only without Redis.
     pub unsubscribed_channels_max: usize,
-    /// Publications on their way to one worker.
+    /// Maximum number of publications queued for one worker.
     pub inbox_deliveries_max: usize,
-    /// Their bytes.
+    /// Maximum bytes of these publications.
     pub inbox_bytes_max: usize,
-    /// Bytes that may wait for all clients together.
+    /// Maximum bytes queued for all clients together.
     pub outbound_bytes_max: usize,
-    /// Bytes of all kept publications together.
+    /// Maximum bytes of all kept publications together.
     pub history_bytes_max: usize,
-    /// Idempotency keys that are remembered.
+    /// Maximum number of remembered idempotency keys.
     pub idempotency_keys_max: usize,
 }
 
 /// The Redis that several gateways share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redis {
-    /// Where it is.
+    /// Its servers.
     pub topology: RedisTopology,
-    /// The certificates that TLS trusts, in PEM; `None` for those that the system trusts.
+    /// The certificates that TLS trusts, in PEM; `None` for the trust store of the system.
     pub tls_authority: Option<Box<[u8]>>,
-    /// Who the gateway is there; empty for the default user.
+    /// User name of the gateway; empty for the default user.
     pub username: Box<str>,
     /// Its password, if there is one.
     pub password: Option<Secret>,
-    /// What all names in Redis begin with.
+    /// Prefix of all names in Redis.
     pub prefix: Box<str>,
-    /// Connections for commands, beside the one for subscriptions.
+    /// Number of connections for commands, in addition to the one for subscriptions.
     pub connections: usize,
-    /// Time for a command, and for a question to wait while Redis is away.
+    /// Timeout of a command, and of a request that waits while Redis is away.
     pub timeout: Duration,
-    /// Longest pause between two attempts to connect.
+    /// Maximum pause between two attempts to connect.
     pub reconnect_pause_max: Duration,
-    /// Questions of the node that may wait for an answer.
+    /// Maximum number of pending requests of the node.
     pub questions_max: usize,
-    /// Bytes of publications among them.
+    /// Maximum bytes of the publications among them.
     pub questions_bytes_max: usize,
 }
 
 /// How a gateway finds the servers of Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedisTopology {
-    /// This one.
+    /// A single server.
     Server(RedisServer),
-    /// These, two or more: each has a part of the channels.
+    /// Two or more independent servers: each holds a part of the channels.
     Servers(Vec<RedisServer>),
-    /// The master is whichever these name.
+    /// The master named by these Sentinels.
     Sentinels(RedisSentinels),
-    /// Some servers of a Cluster, at least one: they say who has what.
+    /// Some servers of a Cluster, at least one: they provide the slot map.
     Cluster(Vec<RedisServer>),
 }
 
-/// Who knows where the master is.
+/// The Sentinels of a master.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSentinels {
-    /// Where they are, at least one. The master is reached with the same TLS and has the same database.
+    /// Their addresses, at least one. The master is reached with the same TLS setting and has the same
+    /// database.
     pub sentinels: Vec<RedisServer>,
-    /// What they call the master.
+    /// Name of the master.
     pub master: Box<str>,
-    /// Who the gateway is at the Sentinels; empty for the default user.
+    /// User name of the gateway at the Sentinels; empty for the default user.
     pub username: Box<str>,
-    /// Its password there, if there is one.
+    /// Its password at the Sentinels, if there is one.
     pub password: Option<Secret>,
 }
 
@@ -332,11 +335,11 @@ pub struct RedisSentinels {
 pub struct RedisServer {
     /// Whether the connection is encrypted.
     pub tls: bool,
-    /// A name or an address, without brackets.
+    /// A name, or an address without brackets.
     pub host: Box<str>,
     /// The port.
     pub port: u16,
-    /// The number of the database.
+    /// Number of the database.
     pub database: u16,
 }
 
@@ -345,56 +348,58 @@ pub struct RedisServer {
 pub struct Plugins {
     /// The folder whose `.wasm` files are the chain.
     pub folder: PathBuf,
-    /// Where the gateway keeps what survives a restart; `None` for a folder beside `folder`.
+    /// The folder for everything that survives a restart; `None` for a folder next to `folder`.
     pub state_folder: Option<PathBuf>,
-    /// What becomes of a plugin whose file is taken out of the folder.
+    /// What happens to a plugin whose file is removed from the folder.
     pub on_removal: OnRemoval,
-    /// Names of plugins without which the gateway does not start, and which go on when their files are taken out.
+    /// Names of plugins without which the gateway does not start, and which keep running when their files are
+    /// removed.
     pub required: Arc<[Box<str>]>,
-    /// Whether a file that other users could have put there is refused.
+    /// Whether to refuse a file that other users could have put there.
     pub check_owner: bool,
     /// How changes of the folder are noticed.
     pub watch: Watch,
-    /// Longest time to compile one file.
+    /// Maximum time to compile one file.
     pub compile_timeout: Duration,
-    /// Most memory to compile one file.
+    /// Maximum memory to compile one file.
     pub compile_bytes_max: usize,
-    /// Most plugins in the chain.
+    /// Maximum number of plugins in the chain.
     pub max: usize,
 }
 
-/// What becomes of a plugin whose file is taken out of the folder.
+/// What happens to a plugin whose file is removed from the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnRemoval {
     /// It leaves the chain.
     Remove,
-    /// Its last version goes on.
+    /// Its last version keeps running.
     Keep,
 }
 
 /// How changes of the plugin folder are noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watch {
-    /// The system tells of them, and a look now and then finds what it did not tell.
+    /// By notifications of the system; a periodic scan finds changes that were not notified.
     Notify,
-    /// By looking.
+    /// By scanning only.
     Poll,
 }
 
 impl Memory {
-    /// Of the queues between workers, what one client may fill: then it is refused, and not the others.
+    /// The part of a worker's inbox that one client may fill: beyond it this client is refused, and not the
+    /// others.
     pub fn publisher_bytes_max(&self) -> usize {
         self.inbox_bytes_max / 16
     }
 
-    /// Of the queues between workers, what the HTTP API may fill.
+    /// The part of a worker's inbox that the HTTP API may fill.
     pub fn api_bytes_max(&self) -> usize {
         self.inbox_bytes_max / 2
     }
 }
 
 impl Plugins {
-    /// Where the gateway keeps what survives a restart: `.plugins.state` beside `plugins` if nothing else is set.
+    /// The folder for everything that survives a restart: by default `.plugins.state` next to `plugins`.
     pub fn state_folder(&self) -> PathBuf {
         self.state_folder.clone().unwrap_or_else(|| match self.folder.file_name() {
             Some(name) => self.folder.with_file_name(format!(".{}.state", name.to_string_lossy())),
@@ -404,48 +409,48 @@ impl Plugins {
     }
 }
 
-/// An HTTP endpoint that gets events of plugins.
+/// An HTTP endpoint that receives events of plugins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// Where each event is posted.
+    /// The URL that each event is posted to.
     pub url: Url,
-    /// What events are signed with.
+    /// The key that signs events.
     pub secret: Option<SigningKey>,
     /// Time for one attempt.
     pub timeout: Duration,
-    /// Attempts after the first.
+    /// Number of attempts after the first.
     pub retries: u32,
-    /// Longest pause before the second attempt.
+    /// Maximum pause before the second attempt.
     pub retry_pause_min: Duration,
-    /// Longest pause at all.
+    /// Maximum pause before any attempt.
     pub retry_pause_max: Duration,
-    /// Events sent at a time.
+    /// Maximum number of events sent at a time.
     pub in_flight_max: usize,
-    /// Events that wait or are under way.
+    /// Maximum number of events queued or in flight.
     pub queue_events_max: usize,
-    /// Bytes of these events.
+    /// Maximum bytes of these events.
     pub queue_bytes_max: usize,
-    /// Where events go that were given up.
+    /// The file for events that were given up.
     pub dead_letter: Option<PathBuf>,
-    /// Size of that file, and of the older one beside it.
+    /// Maximum bytes of that file, and of the older one next to it.
     pub dead_letter_bytes_max: usize,
 }
 
 /// Which messages are explained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explain {
-    /// Of 10,000 messages.
+    /// Number out of 10,000 messages.
     pub sample: u32,
-    /// Explanations that are kept.
+    /// Number of explanations kept.
     pub kept: usize,
-    /// Whether clients that ask get the explanations of their messages.
+    /// Whether clients that ask receive the explanations of their messages.
     pub reply: bool,
 }
 
-/// Stopping.
+/// The shutdown of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
-    /// Time between the signal and the end.
+    /// Maximum time from the signal to the end.
     pub deadline: Duration,
     /// Connections closed per second.
     pub closes_per_second: u32,
@@ -454,13 +459,13 @@ pub struct Drain {
 /// Log lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// Their form.
+    /// Their format.
     pub format: LogFormat,
-    /// Which ones: a valid filter of `tracing-subscriber`.
+    /// Which lines: a valid filter of `tracing-subscriber`.
     pub filter: String,
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -470,7 +475,7 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// Reads a file and the environment. Relative paths in it begin at the folder of the file.
+    /// Reads a file and the environment. Relative paths in the file are relative to its folder.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let origin = path.display().to_string();
         let text = read_file(path).map_err(|message| {
@@ -499,7 +504,7 @@ impl Config {
         Ok(resolve::resolve(text, origin, Path::new(""), &|_| None)?.0)
     }
 
-    /// What is allowed and yet worth a line in the log at every start.
+    /// Warnings for the log at every start: allowed, but worth a line.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.handshake.origins == Origins::Any {

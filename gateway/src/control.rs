@@ -1,4 +1,4 @@
-//! What operators and the server API may do and ask, from any thread.
+//! [`Control`] offers everything that operators and the server API may do and ask, from any thread.
 
 mod survey;
 
@@ -35,11 +35,11 @@ use crate::telemetry::metrics::Metrics;
 
 pub use self::survey::{PATIENCE, Survey};
 
-/// Bytes of one answer of the API.
+/// Maximum bytes of one answer of the API.
 const HISTORY_BYTES_MAX: usize = 8 << 20;
 const PRESENCE_BYTES_MAX: usize = 16 << 20;
 
-/// Questions to all gateways at a time.
+/// Maximum number of concurrent questions to all gateways.
 const SURVEYS_MAX: usize = 16;
 
 /// A handle to the running gateway. Cheap to clone.
@@ -50,9 +50,9 @@ pub struct Control {
 
 struct Inner {
     parts: Parts,
-    /// Who may ask all gateways.
+    /// Limits the questions to all gateways.
     surveys: Semaphore,
-    /// What the API has published that is under way.
+    /// Publications of the API that are under way.
     account: Account,
 }
 
@@ -64,52 +64,53 @@ impl Deref for Inner {
     }
 }
 
-/// What a [`Control`] reaches.
+/// The parts that a [`Control`] uses.
 pub struct Parts {
-    /// As resolved at start.
+    /// The configuration, as resolved at start.
     pub config: Arc<Config>,
-    /// Where publications go.
+    /// Carries publications.
     pub backplane: Arc<dyn Backplane>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The plugins.
     pub registry: Arc<Registry>,
-    /// Explanations.
+    /// The explanations.
     pub explain: Arc<Explain>,
-    /// Where time comes from.
+    /// The clock.
     pub clock: Clock,
-    /// How far the process is.
+    /// The phase of the process.
     pub phase: watch::Receiver<Phase>,
-    /// Of every worker.
+    /// The inboxes of all workers.
     pub inboxes: Arc<[Arc<Inbox>]>,
-    /// A name for this process, random.
+    /// Random identifier of this process.
     pub node: Box<str>,
-    /// What people know this process by: machine and address.
+    /// Name of this process for people: machine and address.
     pub name: Box<str>,
-    /// Who knows whether every part of the process goes on.
+    /// Tracks whether every part of the process is running.
     pub supervisor: Supervisor,
 }
 
-/// What a publication depends on, in the words of the API.
+/// The conditions of a publication, as the API names them.
 #[derive(Debug, Clone, Default)]
 pub struct Conditions {
-    /// A second publication with the same key to the same channel is none: its answer is that to the first.
+    /// A second publication with the same key to the same channel is not made: it gets the answer of the
+    /// first.
     pub idempotency_key: Option<Box<str>>,
-    /// An older or equal version than the newest in the channel is skipped. The channel needs a history.
+    /// Skip the publication if the channel has this version or a newer one. The channel needs a history.
     pub version: Option<Version>,
 }
 
 /// Part of a channel's history.
 #[derive(Debug, Clone)]
 pub struct HistoryPage {
-    /// In the order asked for.
+    /// In the requested order.
     pub publications: Vec<Arc<Publication>>,
-    /// Where the stream stands.
+    /// Top of the stream.
     pub top: Top,
 }
 
 impl Control {
-    /// A handle to these parts.
+    /// Creates a handle to these parts.
     pub fn new(parts: Parts) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -124,8 +125,8 @@ impl Control {
         self.inner.config.namespaces.of(channel).ok_or(ReplyError::UNKNOWN_CHANNEL)
     }
 
-    /// Publishes JSON on one line to an address. The plugins are not asked: whoever holds the key has decided. It is on its
-    /// way when this returns, and what became of it is the value of the future.
+    /// Publishes JSON on one line to an address. The plugins are not called: the holder of the key has
+    /// decided. The publication is under way when this returns; the future returns its result.
     pub fn publish(
         &self,
         address: &Channel,
@@ -152,30 +153,31 @@ impl Control {
         })
     }
 
-    /// Ends the connections that an address (`#user` or `@connection`) reaches. They learn of it a moment later.
+    /// Closes the connections of an address (`#user` or `@connection`). They receive the order a moment
+    /// later.
     pub fn disconnect(&self, address: &Channel, close: &Close) -> Result<(), ReplyError> {
         self.inner.backplane.order(address, None, &Order::Close(close.clone(), Why::Api))
     }
 
-    /// Subscribes the connections that an address (`#user` or `@connection`) reaches to a channel.
+    /// Subscribes the connections of an address (`#user` or `@connection`) to a channel.
     pub fn subscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
         self.namespace(channel)?;
         self.inner.backplane.order(address, None, &Order::Subscribe(channel.clone()))
     }
 
-    /// Unsubscribes the connections that an address reaches from a channel.
+    /// Unsubscribes the connections of an address from a channel.
     pub fn unsubscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
         self.namespace(channel)?;
         self.inner.backplane.order(address, None, &Order::Unsubscribe(channel.clone()))
     }
 
-    /// Sets when the connections that an address reaches expire, in Unix time in seconds; `None` for never. Those that have
-    /// expired are closed.
+    /// Sets when the connections of an address expire, in Unix time in seconds; `None` for never. Connections
+    /// that have already expired are closed.
     pub fn refresh(&self, address: &Channel, expires_at: Option<u64>) -> Result<(), ReplyError> {
         self.inner.backplane.order(address, None, &Order::Refresh(expires_at))
     }
 
-    /// Who is in a channel.
+    /// Lists the members of a channel.
     pub async fn presence(&self, channel: &Channel) -> Result<Vec<Arc<Member>>, ReplyError> {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
@@ -189,7 +191,7 @@ impl Control {
         .await
     }
 
-    /// How many are in a channel.
+    /// Counts the members of a channel.
     pub async fn count(&self, channel: &Channel) -> Result<Count, ReplyError> {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
@@ -203,7 +205,7 @@ impl Control {
         .await
     }
 
-    /// What was published to a channel.
+    /// Reads the history of a channel.
     pub async fn history(&self, channel: &Channel, query: &HistoryQuery) -> Result<HistoryPage, ReplyError> {
         let namespace = self.namespace(channel)?;
         if namespace.history_size == 0 {
@@ -225,7 +227,7 @@ impl Control {
         Ok(HistoryPage { publications: page.publications, top: page.top })
     }
 
-    /// This process among others.
+    /// This process as a node.
     fn here(&self) -> Node {
         let now = self.inner.clock.now();
         Node {
@@ -238,22 +240,23 @@ impl Control {
         }
     }
 
-    /// The gateways that are alive, as far as this one knows: itself, and then the others.
+    /// The live gateways, as far as this one knows: itself first, then the others.
     pub fn nodes(&self) -> Vec<Node> {
         [self.here()].into_iter().chain(self.inner.backplane.others()).collect()
     }
 
-    /// What time it is.
+    /// The current time.
     pub fn now(&self) -> Now {
         self.inner.clock.now()
     }
 
-    /// Every plugin the folder has or had.
+    /// Every plugin that the folder has or had.
     pub fn plugins(&self) -> Vec<PluginStatus> {
         self.inner.registry.status()
     }
 
-    /// Puts an earlier version of a plugin in place; see [`Registry::rollback`]. Goes on if the caller goes away.
+    /// Restores an earlier version of a plugin; see [`Registry::rollback`]. Completes even if the caller is
+    /// dropped.
     pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<RolledBack, RollbackError> {
         let (parts, name, to) = (self.inner.clone(), name.to_owned(), to.map(str::to_owned));
         let task = tokio::spawn(async move {
@@ -271,17 +274,17 @@ impl Control {
         self.inner.registry.hold_breaker(plugin, hold)
     }
 
-    /// Explanations of messages.
+    /// The explanations of messages.
     pub fn explain(&self) -> &Explain {
         &self.inner.explain
     }
 
-    /// The chain that is live.
+    /// The generation of the live chain.
     pub fn generation(&self) -> u64 {
         self.inner.metrics.node.generation()
     }
 
-    /// Whether every part of the process goes on; a sentence if not. Asks none of them.
+    /// Whether every part of the process is running; otherwise a sentence. Calls none of them.
     pub fn liveness(&self) -> Result<(), Box<str>> {
         if let Some(ended) = self.inner.supervisor.ended() {
             return Err(format!("{ended}; this process drains and ends").into());
@@ -298,7 +301,7 @@ impl Control {
         Ok(stuck(&|| "the thread of the backplane".into(), &metrics.node.backplane_beat)?)
     }
 
-    /// Whether clients should be sent here; a sentence if not.
+    /// Whether clients should be sent here; otherwise a sentence.
     pub fn readiness(&self) -> Result<(), Box<str>> {
         self.liveness()?;
         match *self.inner.phase.borrow() {
@@ -308,8 +311,8 @@ impl Control {
         }
     }
 
-    /// Whether every plugin that lay in the folder at the start has its place in the chain; a sentence if not. Until then the
-    /// events of those places are refused.
+    /// Whether every plugin that was in the folder at the start has its place in the chain; otherwise a
+    /// sentence. Until then the events of the missing ones are refused.
     pub fn plugins_health(&self) -> Result<(), String> {
         let closed = self.closed_places();
         let Some((first, others)) = closed.split_first() else { return Ok(()) };
@@ -325,27 +328,27 @@ impl Control {
         ))
     }
 
-    /// Most memory that the plugins of the chain may take, in bytes.
+    /// Maximum memory of the plugins in the chain, in bytes.
     pub fn plugins_memory_max(&self) -> u64 {
         self.inner.registry.memory_max()
     }
 
-    /// The places in the chain of plugins where every event is refused.
+    /// The plugins' places in the chain where every event is refused.
     pub fn closed_places(&self) -> Vec<ClosedPlace> {
         self.inner.registry.closed()
     }
 
-    /// What lies in the plugin folder and was meant to be a plugin, and is none.
+    /// Files in the plugin folder that were probably meant to be plugins, but are none.
     pub fn left_out(&self) -> Vec<LeftOutStatus> {
         self.inner.registry.left_out()
     }
 
-    /// Whether the backplane does all it should; a sentence if not.
+    /// Health of the backplane; otherwise a sentence.
     pub fn backplane_health(&self) -> Health {
         self.inner.backplane.health()
     }
 
-    /// What of the backplane does not fit the configuration, although it works.
+    /// Settings of the backplane that do not fit the configuration, although it works.
     pub fn backplane_warnings(&self) -> Vec<Box<str>> {
         self.inner.backplane.warnings()
     }
@@ -376,7 +379,7 @@ fn ask() -> (ReplyTo, oneshot::Receiver<Response>) {
     (ReplyTo::Task(sender), receiver)
 }
 
-/// Waits for an answer if it comes later.
+/// Waits for a response if it is pending.
 async fn answered<T>(
     asked: Outcome<T>,
     answer: oneshot::Receiver<Response>,

@@ -1,6 +1,7 @@
-//! The demo: the shipped plugins in a folder to play with, and a chat page that shows what they do.
+//! [`Demo`] prepares the demo: a folder with the shipped plugins to play with, and a chat page that shows
+//! what they do.
 //!
-//! Nothing of it runs in `gateway serve`.
+//! `gateway serve` runs none of it.
 
 mod folder;
 mod page;
@@ -20,20 +21,20 @@ use self::workspace::Workspace;
 use crate::config::{API_KEY_VARIABLE, Config, ConfigErrors};
 use crate::gateway::MakeSite;
 
-/// What the caller may choose.
+/// The options of the demo.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where the page and its clients are served.
     pub listen: SocketAddr,
     /// Where health, metrics and the HTTP API are served.
     pub admin: SocketAddr,
-    /// The source tree; `None` to find it.
+    /// The source tree; `None` to search for it.
     pub source: Option<PathBuf>,
     /// The plugin folder; `None` for one in the source tree.
     pub folder: Option<PathBuf>,
 }
 
-/// A demo whose plugins are built and in their folder.
+/// A demo with built plugins in their folder.
 pub struct Demo {
     listen: SocketAddr,
     admin: SocketAddr,
@@ -43,7 +44,7 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Finds the source tree, builds the plugins and fills their folder. Tells on standard error what it does.
+    /// Finds the source tree, builds the plugins and fills their folder. Reports progress on standard error.
     pub fn prepare(options: &Options) -> anyhow::Result<Self> {
         for (name, address) in [("--listen", options.listen), ("--admin", options.admin)] {
             if !address.ip().is_loopback() {
@@ -67,7 +68,7 @@ impl Demo {
         Ok(Self { listen, admin: options.admin, api_key, folder, issuer })
     }
 
-    /// The configuration of the gateway that the demo runs.
+    /// The configuration of the demo's gateway.
     pub fn config(&self) -> Result<Config, ConfigErrors> {
         let port = self.listen.port();
         let mut own = vec![format!("http://localhost:{port}"), format!("http://{}", self.listen)];
@@ -98,7 +99,7 @@ impl Demo {
         Ok(config)
     }
 
-    /// The pages of the demo, for the gateway they show.
+    /// The pages of the demo, for its gateway.
     pub fn site(&self) -> MakeSite {
         let issuer = self.issuer.clone();
         Box::new(move |control| Arc::new(DemoSite::new(issuer, control.clone())))
@@ -127,7 +128,7 @@ The demo is at http://{listen}/
     }
 }
 
-/// The address with a free port in place of port 0: the page's origin has to be known before the gateway binds.
+/// Replaces port 0 by a free port: the origin of the page must be known before the gateway binds.
 fn with_port(address: SocketAddr) -> anyhow::Result<SocketAddr> {
     if address.port() != 0 {
         return Ok(address);

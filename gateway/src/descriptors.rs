@@ -1,7 +1,8 @@
-//! File descriptors: as many as the system gives, and who may have how many of them.
+//! `Plan` divides the file descriptors that the system grants among their users.
 //!
-//! Without a plan a crowd of clients takes the last descriptor, and then no health probe is answered, no plugin is read and
-//! no upstream reached. So clients have a share, and what is set higher than that is lowered for this run, with a line.
+//! Without a plan, a crowd of clients takes the last descriptor: then the gateway answers no health probe,
+//! reads no plugin and reaches no upstream. So clients get a share, and settings above it are lowered for
+//! this run, with a log line.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -9,16 +10,16 @@ use crate::accept::REFUSALS_MAX;
 use crate::config::{Config, RedisTopology};
 use crate::egress::CONNECTIONS_MAX as OUTGOING;
 
-/// Of the process, whatever its settings: standard streams, listeners, runtimes, watches, folders.
+/// For the process, whatever its settings: standard streams, listeners, runtimes, watches, folders.
 const PROCESS: usize = 40;
-/// Of one worker: its listener, its event queue and what wakes it.
+/// For one worker: its listener, its event queue and its wake-up.
 const WORKER: usize = 6;
-/// For the admin listener and for reading files, where there is room for all.
+/// Reserved for the admin listener and for reading files, if the limit suffices for everything.
 const KEPT_BACK: usize = crate::admin::CONNECTIONS_MAX + 96;
-/// With fewer clients than this there is no point in a gateway.
+/// A gateway with fewer clients than this makes no sense.
 const CLIENTS_MIN: usize = 8;
 
-/// Who may have how many.
+/// The number of descriptors for each use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// The limit of the process.
@@ -31,7 +32,7 @@ pub(crate) struct Plan {
     pub(crate) outgoing: usize,
 }
 
-/// There are too few for the gateway itself.
+/// The limit is too low for the gateway itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the limit of open files is {limit}, and this gateway needs {needed} before it can serve anybody: raise it (`ulimit -n`, \
@@ -42,7 +43,7 @@ pub(crate) struct TooFew {
     needed: usize,
 }
 
-/// Raises the limit of this process as far as it may, and returns it.
+/// Raises the limit of this process to its maximum, and returns it.
 pub(crate) fn raise() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(u64::MAX);
@@ -53,17 +54,17 @@ pub(crate) fn raise() -> usize {
 }
 
 impl Plan {
-    /// Shares a limit out.
+    /// Divides a limit.
     pub(crate) fn of(limit: usize, config: &Config) -> Result<Self, TooFew> {
         let redis = config.redis.as_ref().map_or(0, |redis| {
             let servers = match &redis.topology {
-                // As many as answer: each has its own.
+                // As many servers as answer: each has separate connections.
                 RedisTopology::Cluster(named) => named.len().max(8),
                 RedisTopology::Servers(servers) => servers.len(),
                 RedisTopology::Sentinels(sentinels) => 1 + sentinels.sentinels.len(),
                 RedisTopology::Server(_) => 1,
             };
-            // A link is made while the last one is still being given up.
+            // A new connection is opened while the previous one is still being closed.
             2 * servers * (redis.connections + 1)
         });
         let own = PROCESS + WORKER * config.listen.workers + redis;
@@ -80,7 +81,7 @@ impl Plan {
         Ok(Self { limit, connections, handshakes, outgoing: outgoing.max(1) })
     }
 
-    /// Lowers what is set higher, for this run.
+    /// Lowers the settings that exceed the plan, for this run.
     pub(crate) fn lower(&self, config: &mut Config) {
         let limits = &mut config.limits;
         let (connections_wanted, handshakes_wanted) = (limits.connections_max, limits.handshakes_max);
@@ -111,8 +112,9 @@ impl Plan {
     }
 }
 
-/// What one address may have of `max`, if it was to have `of_address` of `wanted`: the same share, so that one address does
-/// not take what was meant for many; but a quarter, where that is more: a network may be behind one address.
+/// The part of `max` for one address that was to have `of_address` of `wanted`: the same share, so that one
+/// address does not take what was meant for many; or a quarter of `max` if that is more, because a network
+/// may be behind one address.
 fn share(of_address: usize, wanted: usize, max: usize) -> usize {
     if max >= wanted {
         return of_address;

@@ -1,7 +1,10 @@
-//! The state folder: what survives a restart. Everything in it can be made again but the plugins' earlier versions.
+//! [`StateFolder`] holds the files that survive a restart. All of them can be rebuilt, except earlier
+//! versions of plugins.
 //!
-//! `versions` and `manifests` hold the versions of plugins that were live; `artifacts` holds compiled plugins, which are machine code: the folder belongs to this gateway alone, and nothing in it
-//! is used that another user could have written. One gateway at a time holds it, by a lock that ends with the process.
+//! `versions` and `manifests` hold the versions of plugins that were live. `artifacts` holds compiled
+//! plugins, which are machine code: so the folder belongs to this gateway alone, and a file in it that
+//! another user could have written is never used. One gateway at a time holds the folder, by a lock that ends
+//! with the process.
 
 mod artifacts;
 pub(crate) mod files;
@@ -20,7 +23,7 @@ const ARTIFACTS: &str = "artifacts";
 const MANIFESTS: &str = "manifests";
 const VERSIONS: &str = "versions";
 
-/// A state folder that this process alone uses until it is dropped.
+/// A state folder that only this process uses until the value is dropped.
 #[derive(Debug)]
 pub struct StateFolder {
     path: PathBuf,
@@ -28,7 +31,7 @@ pub struct StateFolder {
     _lock: File,
 }
 
-/// The state folder cannot be used.
+/// Why the state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the state folder {path}: {why}", path = path.display())]
 pub struct StateFolderError {
@@ -37,10 +40,10 @@ pub struct StateFolderError {
 }
 
 impl StateFolder {
-    /// Makes the folder, for this user only, or takes the one that is there.
+    /// Opens the folder, creating it for this user only if it is missing.
     ///
-    /// Fails if it is the plugin folder, if it cannot be made or written, if other users may write to it, and if another
-    /// process uses it.
+    /// Fails if it is the plugin folder, if it cannot be created or written, if other users may write to it,
+    /// or if another process uses it.
     pub fn open(path: &Path, plugin_folder: &Path) -> Result<Self, StateFolderError> {
         let failed = |why: String| StateFolderError { path: path.to_owned(), why };
         create(path).map_err(|error| {
@@ -69,12 +72,12 @@ impl StateFolder {
         Ok(Self { path: resolved, _lock: lock })
     }
 
-    /// Where the manifests of plugins are: one file for each, which names its versions.
+    /// Folder of the plugins' manifests: one file for each, which names its versions.
     pub fn manifests(&self) -> PathBuf {
         self.path.join(MANIFESTS)
     }
 
-    /// Where the files of earlier versions of plugins are, under their digests.
+    /// Folder of the earlier versions of plugins, named by their digests.
     pub fn versions(&self) -> PathBuf {
         self.path.join(VERSIONS)
     }
@@ -85,7 +88,7 @@ impl StateFolder {
     }
 }
 
-/// Folders that are missing are made for this user only.
+/// Creates missing folders for this user only.
 fn create(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
@@ -97,7 +100,7 @@ fn lock(path: &Path) -> Result<File, String> {
         Err(rustix::io::Errno::WOULDBLOCK) => {
             Err("another gateway uses it; give each gateway a `plugins.state_folder` of its own".into())
         }
-        // A file system without locks: the operator decides who uses it.
+        // The file system has no locks: the operator must ensure that only one gateway uses the folder.
         Err(error) => {
             tracing::warn!(%error, "the state folder cannot be locked; make sure that no other gateway uses it");
             Ok(file)

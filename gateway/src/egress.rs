@@ -1,12 +1,12 @@
-//! Requests that the gateway makes: the one HTTP client of the process. Nothing else opens a connection to another host.
+//! The only HTTP client of the process. Nothing else opens a connection to another host.
 //!
-//! A request is bounded in everything: its time as a whole, from the look-up of the name to the last byte of the answer;
-//! the sizes of head and body; the connections of the process. Names are resolved here, the addresses are checked, and
-//! the connection goes to an address that was checked, so that a name cannot point elsewhere a moment later. Redirects
-//! are not followed and bodies are not decompressed: whoever asked sees what the server said.
+//! Every request is bounded: its total time, from the lookup of the name to the last byte of the response;
+//! the sizes of head and body; the connections of the process. The client resolves the name, checks the
+//! addresses and connects to a checked address, so that the name cannot point elsewhere a moment later. It
+//! does not follow redirects or decompress bodies: the caller sees exactly what the server sent.
 //!
-//! Server certificates are judged by what the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` change that), so that an
-//! operator adds an authority here the way it is added everywhere else on the machine.
+//! Server certificates are verified against the trust store of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR`
+//! change it), so that an operator adds an authority here as everywhere else on the machine.
 
 mod url;
 mod address;

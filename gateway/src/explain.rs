@@ -1,9 +1,10 @@
-//! Which events are explained, and the last explanations. What an explanation says is [`Trace`].
+//! [`Picker`] chooses the events to explain; [`Explain`] keeps the latest explanations. [`Trace`] is the
+//! content of one.
 //!
-//! Beside messages that is whatever else plugins saw of a client: that it connected, refreshed and went, and what was delivered of
-//! what it published. An event is explained because it is one of a sample, because the operator named its user or an attribute of its
-//! connection for a while, or because its client asked and the operator allows that. While none of it is on, a message costs
-//! one look at a flag.
+//! Besides messages, this covers everything else that plugins saw of a client: its connect, refresh and
+//! disconnect, and the deliveries of its publications. An event is explained for one of three reasons: it is
+//! part of a sample; the operator named its user or an attribute of its connection for a while; or its client
+//! asked and the operator allows that. While all of this is off, a message costs one read of a flag.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,16 +17,16 @@ use crate::config;
 use crate::plugin::event::Client;
 use crate::plugin::trace::Trace;
 
-/// Connections that an operator watches at a time.
+/// Maximum number of users and attributes that an operator watches at a time.
 pub const TAGS_MAX: usize = 16;
-/// Longest time to watch, in seconds.
+/// Maximum time to watch, in seconds.
 pub const SECONDS_MAX: u64 = 3_600;
-/// With what a client asks: a header of the handshake that the configuration keeps.
+/// The header by which a client asks, in its handshake; the configuration must keep it.
 pub const HEADER: &str = "x-gateway-explain";
-/// What a sample is counted in.
+/// Unit of the sample: messages out of this many.
 const SAMPLE_OF: u32 = 10_000;
 
-/// Whose messages an operator wants explained.
+/// The clients whose messages an operator wants explained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whose {
     /// Of this user.
@@ -46,11 +47,11 @@ impl Whose {
 #[derive(Debug, Clone)]
 struct Tag {
     whose: Whose,
-    /// Since the start of the process.
+    /// Time since the start of the process.
     until: Duration,
 }
 
-/// Of the whole process.
+/// The explanations of the whole process.
 #[derive(Debug)]
 pub struct Explain {
     settings: config::Explain,
@@ -58,14 +59,14 @@ pub struct Explain {
     /// False while no message can be picked.
     on: AtomicBool,
     tags: Mutex<Vec<Tag>>,
-    /// Grows with every change of the tags.
+    /// Incremented with every change of the tags.
     tags_version: AtomicU64,
-    /// The oldest first.
+    /// Oldest first.
     kept: Mutex<VecDeque<Arc<Trace>>>,
 }
 
 impl Explain {
-    /// Nothing is explained yet.
+    /// Creates it without explanations.
     pub fn new(settings: config::Explain, clock: Clock) -> Self {
         let on = AtomicBool::new(settings.sample > 0 || settings.reply);
         Self {
@@ -78,7 +79,7 @@ impl Explain {
         }
     }
 
-    /// Watches some connections for a while, from now on. False if as many are watched as may be.
+    /// Watches some connections from now on, for this time. False if the maximum is reached.
     pub fn watch(&self, whose: Whose, time: Duration) -> bool {
         let now = self.clock.now().at;
         let mut tags = lock(&self.tags);
@@ -92,7 +93,7 @@ impl Explain {
         true
     }
 
-    /// The last explanations, the newest first.
+    /// The latest explanations, newest first.
     pub fn last(&self, limit: usize) -> Vec<Arc<Trace>> {
         lock(&self.kept).iter().rev().take(limit).cloned().collect()
     }
@@ -105,7 +106,8 @@ impl Explain {
         kept.push_back(trace);
     }
 
-    /// The tags that are still of use, and their version. Switches off when the last one has passed.
+    /// The tags still valid, and their version. Turns `on` off when the last one has expired and nothing else
+    /// can pick.
     fn tags(&self, now: Duration) -> (u64, Vec<Tag>) {
         let mut tags = lock(&self.tags);
         tags.retain(|tag| tag.until > now);
@@ -120,41 +122,41 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One worker's view: picks messages without a lock that workers share.
+/// The view of one worker: picks messages without a lock shared by workers.
 #[derive(Debug)]
 pub struct Picker {
     explain: Arc<Explain>,
-    /// Grows by the sample with every message; one is picked whenever it passes [`SAMPLE_OF`].
+    /// Increased by the sample with every message; a message is picked whenever this passes [`SAMPLE_OF`].
     counted: Cell<u32>,
-    /// The tags as they were at a version.
+    /// The tags of a version.
     tags: RefCell<(u64, Vec<Tag>)>,
 }
 
-/// A message that is to be explained.
+/// A message to be explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Picked {
-    /// Whether its client gets the explanation as well.
+    /// Whether its client also gets the explanation.
     pub reply: bool,
 }
 
 impl Picker {
-    /// For a worker.
+    /// Creates the view of a worker.
     pub fn new(explain: Arc<Explain>) -> Self {
         Self { explain, counted: Cell::new(0), tags: RefCell::default() }
     }
 
-    /// Whether any message can be picked. All that a message costs while none can.
+    /// Whether any message can be picked. This is the only cost of a message while none can.
     #[inline]
     pub fn is_on(&self) -> bool {
         self.explain.on.load(Relaxed)
     }
 
-    /// The clock that explanations measure with.
+    /// The clock for the times in explanations.
     pub fn clock(&self) -> Clock {
         self.explain.clock
     }
 
-    /// Whether a message of this client is to be explained. `now` is the time since the start of the process.
+    /// Whether to explain a message of this client. `now` is the time since the start of the process.
     pub fn pick(&self, now: Duration, client: &Client) -> Option<Picked> {
         let settings = &self.explain.settings;
         let asks = || client.headers.iter().any(|(name, value)| **name == *HEADER && !value.is_empty());
@@ -163,13 +165,13 @@ impl Picker {
         (reply || self.is_tagged(now, client) || sampled).then_some(Picked { reply })
     }
 
-    /// Whether an operator watches anybody. A client that connects may turn out to be the one.
+    /// Whether an operator watches any client. A connecting client may turn out to be one of them.
     pub fn watches(&self, now: Duration) -> bool {
         self.renew(now);
         !self.tags.borrow().1.is_empty()
     }
 
-    /// Whether what this user published, empty for nobody, is to be explained when it is delivered.
+    /// Whether to explain the delivery of a publication of this user; an empty user is anonymous.
     pub fn pick_delivery(&self, now: Duration, user: &str) -> bool {
         self.renew(now);
         let is_of_user = |tag: &Tag| matches!(&tag.whose, Whose::User(watched) if **watched == *user);

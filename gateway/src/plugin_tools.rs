@@ -1,7 +1,7 @@
-//! What authors of plugins do without a running gateway: begin a crate, and build it for WebAssembly. Trying the file is
-//! [`testing`](crate::testing).
+//! Tools for plugin authors that need no running gateway: they create a crate and build it for WebAssembly.
+//! [`testing`](crate::testing) tests the built file.
 //!
-//! The demo builds the shipped plugins by the same means.
+//! The demo builds the shipped plugins with the same tools.
 
 pub(crate) mod cargo;
 pub(crate) mod crates;

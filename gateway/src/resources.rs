@@ -1,4 +1,4 @@
-//! What the machine, the container and the limits of the process leave to the gateway.
+//! Finds out what the machine, the container and the process limits leave to the gateway.
 
 use std::fmt;
 use std::fs;
@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 
-/// Limits above this are none: version 1 of cgroups writes a number like this for "no limit".
+/// Limits above this count as none: version 1 of cgroups writes such a number for "no limit".
 const NO_LIMIT: u64 = 1 << 60;
 
-/// Memory that this process may take.
+/// Memory that this process may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// All there is, what the process has already included.
+    /// The total, including what the process already uses.
     pub total: u64,
-    /// What is left of it now.
+    /// What is free of it now.
     pub free: u64,
-    /// What sets the limit.
+    /// The cause of the limit.
     pub by: Limit,
 }
 
-/// What bounds memory.
+/// The cause of a memory limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     /// The memory of the machine.
     Machine,
-    /// The control group of the process: that of a container or of a service.
+    /// The cgroup of the process, that is of a container or a service.
     Cgroup,
     /// `ulimit -d`.
     Data,
@@ -44,7 +44,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// What this process may take as it is now; `None` where the system does not tell.
+/// Memory that this process may still use; `None` if the system does not report it.
 pub fn memory() -> Option<Memory> {
     let mut found = shared();
     found.extend(limited(Resource::Data, Limit::Data, "VmData"));
@@ -52,12 +52,12 @@ pub fn memory() -> Option<Memory> {
     least(found)
 }
 
-/// What another process may take that this one starts: limits of a process are for each of them.
+/// Memory that a child process may use: process limits apply to each process separately.
 pub fn memory_of_another() -> Option<Memory> {
     least(shared())
 }
 
-/// What this process shares with others.
+/// Memory that this process shares with others.
 fn shared() -> Vec<Memory> {
     let mut found = Vec::new();
     if let Ok(text) = fs::read_to_string("/proc/meminfo") {
@@ -69,7 +69,7 @@ fn shared() -> Vec<Memory> {
     found
 }
 
-/// Where there is least left, and the least there is at all.
+/// The entry with the least free memory, and the smallest total of all.
 fn least(found: Vec<Memory>) -> Option<Memory> {
     let total = found.iter().map(|memory| memory.total).min()?;
     let least = found.into_iter().min_by_key(|memory| memory.free)?;
@@ -81,7 +81,7 @@ pub fn address_space() -> Option<Memory> {
     limited(Resource::As, Limit::AddressSpace, "VmSize")
 }
 
-/// A limit of the process, with what counts against it in this line of `/proc/self/status`.
+/// A limit of the process, with its usage from this line of `/proc/self/status`.
 fn limited(resource: Resource, by: Limit, line: &str) -> Option<Memory> {
     let total = getrlimit(resource).current?;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -95,20 +95,21 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// From `/proc/meminfo`.
+/// Memory of the machine, from `/proc/meminfo`.
 fn machine(text: &str) -> Option<Memory> {
     let (total, free) = (kib(text, "MemTotal")?, kib(text, "MemAvailable")?);
     Some(Memory { total, free, by: Limit::Machine })
 }
 
-/// The limits of every control group that the process is in, from `/proc/self/cgroup`, below where they are mounted.
+/// The limits of every cgroup of the process, from `/proc/self/cgroup`, below their mount point.
 fn cgroups(mount: &Path, text: &str) -> Vec<Memory> {
     let mut found = Vec::new();
     for line in text.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
         if controllers.is_empty() {
-            // Beside version 1 it may be mounted elsewhere, and then it has nothing to say of memory.
+            // If version 1 is in use, version 2 may be mounted elsewhere, and then it has no memory
+            // controller.
             found.extend(groups(mount, path, &VERSION_2));
         } else if controllers.split(',').any(|controller| controller == "memory") {
             found.extend(groups(&mount.join("memory"), path, &VERSION_1));
@@ -117,7 +118,7 @@ fn cgroups(mount: &Path, text: &str) -> Vec<Memory> {
     found
 }
 
-/// What a version of cgroups calls its files, and pages of files that go when memory is short.
+/// Names of the files of a cgroup version, and of the page cache that is reclaimed when memory is short.
 struct Names {
     limit: &'static str,
     used: &'static str,
@@ -128,7 +129,8 @@ const VERSION_1: Names =
     Names { limit: "memory.limit_in_bytes", used: "memory.usage_in_bytes", files: "total_inactive_file" };
 const VERSION_2: Names = Names { limit: "memory.max", used: "memory.current", files: "inactive_file" };
 
-/// A group and all that it is part of. In a container the path may be that of the host, of which only the last part is there.
+/// A cgroup and its ancestors. In a container the path may be that of the host, of which only the last part
+/// exists.
 fn groups(mount: &Path, path: &str, names: &Names) -> Vec<Memory> {
     let group: PathBuf = mount.join(path.trim_start_matches('/'));
     let within = group.ancestors().take_while(|folder| folder.starts_with(mount));
@@ -138,7 +140,7 @@ fn groups(mount: &Path, path: &str, names: &Names) -> Vec<Memory> {
 fn group_limit(folder: &Path, names: &Names) -> Option<Memory> {
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
     let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-    // "max" is no number.
+    // "max" is not a number.
     let total = number(names.limit).filter(|limit| *limit < NO_LIMIT)?;
     let stat = read("memory.stat").unwrap_or_default();
     let files = stat.lines().find_map(|line| line.strip_prefix(names.files)?.trim().parse::<u64>().ok());
@@ -146,7 +148,7 @@ fn group_limit(folder: &Path, names: &Names) -> Option<Memory> {
     Some(Memory { total, free: total.saturating_sub(used), by: Limit::Cgroup })
 }
 
-/// Bytes for people: `1.5 GiB`.
+/// Formats bytes for people, such as `1.5 GiB`.
 pub fn show(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64 / 1024.0;

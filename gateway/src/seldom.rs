@@ -1,18 +1,18 @@
-//! Log lines that a client or a plugin can cause: the first of many is written, then one now and then, with how many there
-//! were in between.
+//! [`Seldom`] limits log lines that a client or a plugin can cause: the first is written, then one per
+//! interval, with the number of lines held back in between.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::clock;
 
-/// How long lines from one place of the code are only counted after one was written.
+/// How long further lines from one place in the code are only counted.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Lines that were counted and not written, of the whole process.
+/// Number of lines of the whole process that were counted and not written.
 static HELD_BACK: AtomicU64 = AtomicU64::new(0);
 
-/// Decides for the lines of one place whether to write the next one.
+/// Decides for one place in the code whether to write the next line.
 #[derive(Debug)]
 pub struct Seldom {
     pause: u64,
@@ -22,28 +22,30 @@ pub struct Seldom {
 }
 
 impl Seldom {
-    /// At most one line in `pause`.
+    /// Allows at most one line per `pause`.
     pub const fn new(pause: Duration) -> Self {
         // A constant: no pause is longer than some minutes.
         Self { pause: pause.as_millis() as u64, until: AtomicU64::new(0), silent: AtomicU64::new(0) }
     }
 
-    /// As for most lines.
+    /// With the pause used for most lines.
     pub const fn usual() -> Self {
         Self::new(PAUSE)
     }
 
-    /// Whether to write a line now: how many were not written since the last one, or `None`, counted.
+    /// Whether to write a line now: `Some` with the number of lines held back since the last one, or `None`,
+    /// and the line is counted.
     pub fn take(&self) -> Option<u64> {
         self.take_at(clock::uptime_millis())
     }
 
-    /// [`take`](Self::take) by another clock, in milliseconds. One that was set back does not make the pause longer.
+    /// [`take`](Self::take) with another clock, in milliseconds. A clock that was set back does not extend
+    /// the pause.
     pub fn take_at(&self, now: u64) -> Option<u64> {
         let until = self.until.load(Relaxed);
         let pausing = (1..=self.pause).contains(&until.saturating_sub(now));
         let next = now.saturating_add(self.pause);
-        // Of several threads one writes.
+        // Only one of several threads writes.
         if pausing || self.until.compare_exchange(until, next, Relaxed, Relaxed).is_err() {
             self.silent.fetch_add(1, Relaxed);
             HELD_BACK.fetch_add(1, Relaxed);
@@ -53,13 +55,13 @@ impl Seldom {
     }
 }
 
-/// Lines of the whole process that were counted and not written.
+/// Number of lines of the whole process that were counted and not written.
 pub fn held_back() -> u64 {
     HELD_BACK.load(Relaxed)
 }
 
-/// Writes a line of `tracing` at this level (`error`, `warn` or `info`), and then for five seconds none from this place of the
-/// code: those are counted, and the next one that is written says how many there were.
+/// Writes a line of `tracing` at this level (`error`, `warn` or `info`). For five seconds after it, lines
+/// from this place in the code are only counted; the next one written states their number.
 macro_rules! seldom {
     ($level:ident, $($line:tt)+) => {{
         static LINES: $crate::seldom::Seldom = $crate::seldom::Seldom::usual();

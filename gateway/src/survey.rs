@@ -1,4 +1,4 @@
-//! Questions that each gateway answers for itself, and what the answers come to together. No I/O, no clock.
+//! [`Question`]s that each gateway answers, and the rules that merge the answers. No I/O, no clock.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -8,30 +8,30 @@ use rustc_hash::FxHashSet;
 
 use crate::plugin::event::Client;
 
-/// Entries of one answer at most, whoever asks.
+/// Maximum number of entries in one answer.
 pub const ENTRIES_MAX: usize = 10_000;
 
-/// Names and values of an answer that another gateway gives have about so many bytes at most. What is more is for the next
+/// Approximate maximum bytes of names and values in another gateway's answer. The rest is for the next
 /// question.
 pub const PART_BYTES_MAX: usize = 48 * 1024;
 
 /// The closed set of questions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
-    /// How much there is.
+    /// The numbers of a gateway.
     Counts,
-    /// Which channels have subscribers, and how many.
+    /// Channels with subscribers, and the number of subscribers.
     Channels {
-        /// A name, or the beginning of one and `*`.
+        /// A name, or a prefix and `*`.
         pattern: Box<str>,
-        /// Which part of them.
+        /// The part to return.
         page: Page,
     },
-    /// Which connections a user has.
+    /// The connections of a user.
     Connections {
-        /// Who.
+        /// The user.
         user: Box<str>,
-        /// Which part of them.
+        /// The part to return.
         page: Page,
     },
 }
@@ -39,9 +39,9 @@ pub enum Question {
 /// A part of a list in the order of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Only names behind this one; empty for all.
+    /// Only names after this one; empty for all.
     pub after: Box<str>,
-    /// So many at most, from 1 to [`ENTRIES_MAX`].
+    /// Maximum number of entries, from 1 to [`ENTRIES_MAX`].
     pub limit: usize,
 }
 
@@ -56,18 +56,18 @@ pub enum Finding {
     Connections(Part<Connection>),
 }
 
-/// A gateway in numbers.
+/// The numbers of a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Open connections.
     pub clients: u64,
-    /// Users among them, each once; an anonymous client counts as a user of its own.
+    /// Users among them, each counted once; every anonymous client counts as one user.
     pub users: u64,
     /// Known channels.
     pub channels: u64,
     /// Subscriptions of all connections.
     pub subscriptions: u64,
-    /// Workers.
+    /// Number of workers.
     pub workers: u64,
 }
 
@@ -85,16 +85,16 @@ pub struct Connection {
 /// A part of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part<T> {
-    /// By name.
+    /// Entries by name.
     pub entries: BTreeMap<Box<str>, T>,
-    /// There are more behind the last one.
+    /// Whether there are more after the last one.
     pub more: bool,
 }
 
-/// What one worker knows.
+/// The answer of one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
-    /// Users, as numbers that are the same for the same user.
+    /// Users as numbers; equal users have equal numbers.
     Users(FxHashSet<u64>),
     /// See [`Finding::Channels`].
     Channels(Part<u64>),
@@ -102,9 +102,9 @@ pub enum Seen {
     Connections(Part<Connection>),
 }
 
-/// What several know of the same thing.
+/// Values of several workers or gateways that can be merged.
 pub trait Together {
-    /// Adds what another one knows.
+    /// Merges another value.
     fn add(&mut self, other: Self);
 }
 
@@ -115,11 +115,11 @@ impl Together for u64 {
 }
 
 impl Together for Connection {
-    /// A connection is at one place.
+    /// A connection exists once.
     fn add(&mut self, _: Self) {}
 }
 
-/// A user as a number; an anonymous client is a user of its own.
+/// A number for a user; every anonymous client counts as one user.
 pub fn user_number(client: &Client) -> u64 {
     let mut hasher = DefaultHasher::new();
     if client.user.is_empty() { (1, &client.id) } else { (0, &client.user) }.hash(&mut hasher);
@@ -127,12 +127,12 @@ pub fn user_number(client: &Client) -> u64 {
 }
 
 impl<T> Part<T> {
-    /// Nothing yet.
+    /// Creates a part without entries.
     pub fn empty() -> Self {
         Self { entries: BTreeMap::new(), more: false }
     }
 
-    /// Takes an entry if it is on the page.
+    /// Adds an entry if it is on the page.
     pub fn offer(&mut self, page: &Page, name: &str, value: impl FnOnce() -> T) {
         if *name <= *page.after {
             return;
@@ -149,7 +149,7 @@ impl<T> Part<T> {
 }
 
 impl<T: Together> Part<T> {
-    /// What several parts of the same page come to. Where one of them ends and has more nothing is known of what comes behind.
+    /// Merges several parts of one page. If a part ends and has more, entries beyond its end are unknown.
     pub fn together(parts: Vec<Self>, page: &Page) -> Self {
         let mut all = Self { entries: BTreeMap::new(), more: parts.iter().any(|part| part.more) };
         let ends = parts.iter().filter(|part| part.more).filter_map(|part| part.entries.last_key_value());
@@ -172,8 +172,8 @@ impl<T: Together> Part<T> {
 }
 
 impl Question {
-    /// What a gateway answers of which these are the workers and these the numbers. `None` if a worker has answered something
-    /// else.
+    /// The answer of a gateway with these workers' answers and these numbers. `None` if a worker gave another
+    /// kind of answer.
     pub fn answer(&self, seen: Vec<Seen>, counts: Counts) -> Option<Finding> {
         Some(match self {
             Self::Counts => {
@@ -233,7 +233,7 @@ mod tests {
         let page = page("", 3);
         let some = part(&["a", "b", "c", "x"], &page);
         let other = part(&["b", "d", "e"], &page);
-        // What comes behind `c` at the first is not known.
+        // Entries after `c` are unknown for the first part.
         assert_eq!(shown(&Part::together(vec![some, other], &page)), "a1 b2 c1 ...");
     }
 

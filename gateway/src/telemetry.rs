@@ -1,4 +1,4 @@
-//! Log lines on standard error, and metrics for whoever scrapes them.
+//! Log lines on standard error, and metrics for scraping.
 
 pub mod backplane;
 pub mod exposition;
@@ -20,14 +20,14 @@ use self::metrics::LineLost;
 use crate::config::{Log, LogFormat};
 use crate::supervisor::panic_message;
 
-/// How long the end of the process waits for the last lines to be written.
+/// Maximum time that the end of the process waits for the last lines to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// The log of the process, once it has one.
+/// The log of the process, once it is initialized.
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 
-/// Sends log lines of the whole process to standard error, panics included. Whoever logs never waits and never fails. Only
-/// the first call has an effect.
+/// Sends all log lines of the process to standard error, panics included. Logging never waits and never
+/// fails. Only the first call has an effect.
 pub fn init_logging(log: &Log) -> io::Result<()> {
     let lines = Lines::to_standard_error()?;
     // The configuration has checked the filter.
@@ -36,7 +36,7 @@ pub fn init_logging(log: &Log) -> io::Result<()> {
         .with_env_filter(filter)
         .with_timer(SystemTime)
         .with_writer(lines.clone())
-        // It would write to standard error itself, and panic if it cannot.
+        // The subscriber would write such errors to standard error directly, and panic if it cannot.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     let installed = match log.format {
@@ -52,8 +52,8 @@ pub fn init_logging(log: &Log) -> io::Result<()> {
     Ok(())
 }
 
-/// Says something to whoever looks at standard error: through the log's queue, if there is one, so that it neither waits nor
-/// comes in the middle of a line. What cannot be said is not.
+/// Writes a text to standard error: through the log's queue, if there is one, so that it neither waits nor
+/// splits a log line. A failure is ignored.
 pub fn say(text: &str) {
     let line = format!("{text}\n");
     match LINES.get() {
@@ -62,14 +62,14 @@ pub fn say(text: &str) {
     }
 }
 
-/// Waits until everything that was logged is written, or a second is over. For the end of the process.
+/// Waits at most a second until every log line is written. For the end of the process.
 pub fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush(FLUSH_MAX);
     }
 }
 
-/// Log lines of this process that were lost.
+/// Number of log lines of this process that were lost.
 fn lines_lost(reason: LineLost) -> u64 {
     LINES.get().map_or(0, |lines| lines.lost(reason))
 }

@@ -1,8 +1,8 @@
-//! The engine that runs plugins in production, for tests of plugins: the same loader, limits and checks, without a gateway
-//! around them.
+//! [`PluginRunner`] runs plugins in tests with the engine of production: the same loader, limits and checks,
+//! without a gateway.
 //!
-//! The test kit of the SDK runs a plugin's code natively and knows its types; this runs the file that is dropped. A plugin's
-//! crate names `gateway` as a dev-dependency and tests in `tests/`:
+//! The test kit of the SDK runs a plugin's code natively and knows its types; this module runs the `.wasm`
+//! file. The plugin's crate has `gateway` as a dev-dependency and its tests in `tests/`:
 //!
 //! ```no_run
 //! use gateway::plugin::script::Answer;
@@ -20,7 +20,7 @@
 //! # }
 //! ```
 //!
-//! What a script can say stands in [`script`].
+//! [`script`] describes the format of a script.
 
 pub(crate) mod bench;
 mod lines;
@@ -52,47 +52,47 @@ use crate::wasm::{EngineError, Loader, LoaderConfig, noop_plugin};
 
 pub use self::lines::Line;
 
-/// A metered engine is slower, and what it is asked for is a count and no time.
+/// A metered engine is slower, and it is used for counts instead of times.
 const METERED_DEADLINES: u32 = 20;
 
-/// Which engine runs a plugin.
+/// The engine that runs a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Engine {
-    /// The one that serves.
+    /// The engine of production.
     #[default]
     Production,
-    /// One that counts instructions, is slower, and has longer deadlines for it.
+    /// An engine that counts instructions. It is slower and has longer deadlines for that reason.
     Metered,
 }
 
-/// One plugin with one instance, as a worker would have it. A plugin that asks other servers in `on-connect` asks them, as
-/// far as its settings grant it.
+/// A plugin with one instance, as on a worker. A plugin that sends requests in `on-connect` really sends
+/// them, as far as its settings grant it.
 pub struct PluginRunner {
     factory: Arc<dyn Factory>,
     counters: Arc<PluginCounters>,
     instance: Box<dyn Plugin>,
-    /// Asked about clients in place of `instance`, if the plugin may wait for other servers.
+    /// Called for clients instead of `instance`, if the plugin may wait for other servers.
     elsewhere: Option<Arc<dyn AsyncInstances>>,
     player: Player,
     lines: Lines,
     configured: Played,
 }
 
-/// What came of one event, and what it cost.
+/// Result and cost of one event.
 #[derive(Debug, Clone)]
 pub struct Played {
-    /// What the plugin answered and asked for.
+    /// The plugin's verdict and effects.
     pub outcome: Outcome,
-    /// What it logged, standard output included, as far as its limits let it.
+    /// Its log lines, standard output included, up to its limits.
     pub log: Vec<Line>,
-    /// How long it took on the wall.
+    /// Elapsed wall-clock time.
     pub time: Duration,
-    /// What it used.
+    /// The resources used.
     pub usage: Usage,
 }
 
 impl PluginRunner {
-    /// Loads a plugin file with the text of a settings file; `""` is a plugin without one.
+    /// Loads a plugin file with the text of a settings file; `""` means no settings file.
     pub fn load(file: impl AsRef<Path>, settings: &str) -> anyhow::Result<Self> {
         let file = file.as_ref();
         let wasm = std::fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
@@ -101,13 +101,13 @@ impl PluginRunner {
             .map_err(|error| anyhow!("{}: {error}", file.display()))
     }
 
-    /// Builds the plugin of a crate as `gateway plugin build` does, and loads it.
+    /// Builds the plugin of a crate like `gateway plugin build`, and loads it.
     pub fn build_and_load(crate_folder: impl AsRef<Path>, settings: &str) -> anyhow::Result<Self> {
         Self::load(build(crate_folder.as_ref(), TARGET)?, settings)
     }
 
-    /// Loads bytes into an engine of choice. Whatever would keep the gateway from serving with the plugin is an error here,
-    /// in the same words.
+    /// Loads bytes into a chosen engine. Every error that would keep the gateway from running the plugin is
+    /// returned here, with the same message.
     pub fn load_bytes(name: &str, wasm: &[u8], settings: &[u8], engine: Engine) -> Result<Self, LoadError> {
         let mut settings = settings_of(settings)?;
         if engine == Engine::Metered {
@@ -128,12 +128,12 @@ impl PluginRunner {
         Ok(Self { factory, counters, instance, elsewhere, player: Player::new(), lines, configured })
     }
 
-    /// The smallest plugin there is, which has no opinion on anything.
+    /// The smallest possible plugin, which makes no decisions.
     pub fn empty(engine: Engine) -> Result<Self, LoadError> {
         Self::load_bytes("empty", &noop_plugin(), b"", engine)
     }
 
-    /// What the binary says of itself.
+    /// The binary's description of itself.
     pub fn about(&self) -> &About {
         self.factory.about()
     }
@@ -143,12 +143,12 @@ impl PluginRunner {
         self.factory.imports()
     }
 
-    /// What making and configuring the first instance came to.
+    /// Result of creating and configuring the first instance.
     pub fn configured(&self) -> &Played {
         &self.configured
     }
 
-    /// Gives the plugin one event. After a failure the next event meets a new instance, as in the gateway.
+    /// Passes one event to the plugin. After a failure the next event gets a new instance, as in the gateway.
     pub fn play(&mut self, step: &Step) -> Result<Played, LoadError> {
         let (player, instance) = (&mut self.player, &mut *self.instance);
         let begin = Instant::now();
@@ -165,7 +165,7 @@ impl PluginRunner {
             Answer::Failed(failure) if failure.cause.ends_instance() => {
                 let (factory, counters) = (&self.factory, &self.counters);
                 self.instance = self.lines.during(|| factory.instantiate(counters))?;
-                // What configuring it took is not part of the next event.
+                // The cost of configuring is not part of the next event.
                 self.instance.usage();
             }
             _ => {}
@@ -173,7 +173,7 @@ impl PluginRunner {
         Ok(Played { outcome, log: self.lines.take(), time, usage })
     }
 
-    /// Plays a script to its end. An error tells everything that was not as expected.
+    /// Plays a whole script. The error lists every unexpected result.
     pub fn check(&mut self, script: &str) -> anyhow::Result<Vec<Played>> {
         let script = script::parse(script.as_bytes()).context("failed to read the script")?;
         let mut unmet = Vec::new();
@@ -193,13 +193,13 @@ impl PluginRunner {
         Ok(all)
     }
 
-    /// What the plugin wants to see.
+    /// The events that the plugin wants.
     pub fn interests(&self) -> &Interests {
         self.instance.interests()
     }
 
-    /// Meets the plugin with an event again and again, and tells the processor time of all calls and what the last one used.
-    /// Its effects are thrown away, and its lines.
+    /// Passes one event to the plugin repeatedly. Returns the processor time of all calls, and the usage of
+    /// the last one. Effects and log lines are dropped.
     pub(crate) fn repeat(&mut self, step: &Step, calls: u32) -> (Duration, Usage) {
         let mut occurrence = self.player.again(step);
         let original = match &step.event {
@@ -224,7 +224,8 @@ impl PluginRunner {
     }
 }
 
-/// Plays the test that a plugin carries, if it does, in both engines: one has the real limits, the other one counts.
+/// Plays the self-test of a plugin, if it has one, in both engines: one has the real limits, the other one
+/// counts.
 pub(crate) fn self_test(name: &str, wasm: &[u8], settings: &[u8]) -> Result<Option<Tally>, LoadError> {
     let limits = settings_of(settings)?.limits;
     let mut tally = None;
@@ -268,7 +269,7 @@ pub(crate) fn manifest(crate_folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(manifest)
 }
 
-/// Builds the plugin of a crate, and tells where the file is.
+/// Builds the plugin of a crate, and returns the path of the file.
 pub(crate) fn build(crate_folder: &Path, target: &str) -> anyhow::Result<PathBuf> {
     let manifest = manifest(crate_folder)?;
     let folder = manifest.parent().unwrap_or(crate_folder);

@@ -1,12 +1,13 @@
-//! Events for the outside: what plugins emit, brought to HTTP endpoints behind the gateway, off the path of messages.
+//! [`Upstreams`] delivers the events that plugins emit to HTTP endpoints behind the gateway, off the path of
+//! messages.
 //!
-//! Each upstream has one bounded queue. A plugin that emits into a full queue is told so; an event that was taken is
-//! delivered **at least once** while the process lives: an endpoint that answers anything but success, or too late, gets
-//! the same event again, with the same id. What cannot be delivered goes to the dead-letter file.
+//! Each upstream has one bounded queue. A plugin that emits into a full queue gets an error. An accepted
+//! event is delivered **at least once** while the process lives: if the endpoint does not answer with success
+//! in time, the same event is sent again with the same id. Undeliverable events go to the dead-letter file.
 //!
-//! With `in_flight_max = 1` an upstream gets events in the order in which they entered the queue, and an event that has to
-//! be repeated holds up those behind it. Events of one connection enter in the order they were emitted; between
-//! connections of different workers there is no order to keep. With more in flight there is none at all.
+//! With `in_flight_max = 1`, an upstream receives events in queue order, and an event under retry holds up
+//! those behind it. Events of one connection enter the queue in the order they were emitted; between
+//! connections of different workers there is no order to keep. With more in flight, order is not kept at all.
 
 mod queue;
 mod deliver;
@@ -31,56 +32,57 @@ use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::NodeMetrics;
 use crate::telemetry::upstream::UpstreamMetrics;
 
-/// Something that happened, on its way to an upstream.
+/// An event on its way to an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Unique; the same when it is sent again.
+    /// Unique; the same for every attempt.
     pub id: Box<str>,
     /// The plugin that emitted it.
     pub plugin: Arc<str>,
-    /// The id of the connection; empty if it is about none.
+    /// The id of the connection; empty if there is none.
     pub connection: Arc<str>,
     /// The user; empty for none.
     pub user: Arc<str>,
     /// Unix time in milliseconds at which it was emitted.
     pub at: u64,
-    /// What it says.
+    /// Its content.
     pub payload: Bytes,
 }
 
-/// Who emits, for [`Upstreams::put`].
+/// The source of an event, for [`Upstreams::put`].
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// The plugin.
     pub plugin: Arc<str>,
-    /// The id of the connection; empty if the event is about none.
+    /// The id of the connection; empty if there is none.
     pub connection: Arc<str>,
     /// The user; empty for none.
     pub user: Arc<str>,
 }
 
-/// Why an upstream takes nothing.
+/// Why an upstream accepts no event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoRoom {
-    /// There is none of this name in the configuration.
+    /// The configuration has no upstream of this name.
     Unknown,
     /// Its queue is full.
     Full,
 }
 
-/// How the end of the process comes to the upstreams.
+/// Whether the process is ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// Not yet.
     No,
-    /// Nothing more will be emitted. What is not delivered at this time since the start goes to the dead-letter file.
+    /// No more events will be emitted. Events not delivered at this time since the start go to the
+    /// dead-letter file.
     At(Duration),
 }
 
 /// Every upstream of the configuration.
 pub struct Upstreams {
     by_name: BTreeMap<Box<str>, Arc<Upstream>>,
-    /// Every name is there and takes everything.
+    /// Whether every name exists and accepts everything.
     noop: bool,
     client: Client,
     clock: Clock,
@@ -89,7 +91,7 @@ pub struct Upstreams {
     emitted: AtomicU64,
 }
 
-/// One of them.
+/// One upstream.
 struct Upstream {
     name: Box<str>,
     config: config::Upstream,
@@ -98,8 +100,8 @@ struct Upstream {
 }
 
 impl Upstreams {
-    /// For tools and tests that run plugins without a gateway around them: every upstream is there, and what is emitted
-    /// goes nowhere.
+    /// For tools and tests that run plugins without a gateway: every upstream exists, and its events are
+    /// dropped.
     pub fn noop() -> Arc<Self> {
         Arc::new(Self {
             by_name: BTreeMap::new(),
@@ -111,7 +113,7 @@ impl Upstreams {
         })
     }
 
-    /// Those of a configuration. `node` is random.
+    /// The upstreams of a configuration. `node` is random.
     pub fn new(
         configured: &BTreeMap<Box<str>, config::Upstream>,
         client: Client,
@@ -129,7 +131,7 @@ impl Upstreams {
         Arc::new(Self { by_name, noop: false, client, clock, node, emitted: AtomicU64::new(0) })
     }
 
-    /// Whether an upstream takes a payload of this size now.
+    /// Whether an upstream accepts a payload of this size now.
     pub fn room(&self, name: &str, bytes: usize) -> Result<(), NoRoom> {
         if self.noop {
             return Ok(());
@@ -142,8 +144,8 @@ impl Upstreams {
         Err(NoRoom::Full)
     }
 
-    /// Queues a payload for an upstream that had [`room`](Self::room) a moment ago. It is taken even if there is none left:
-    /// the plugin was told that it would be, and what can come together in that moment is bounded by what plugins may
+    /// Queues a payload for an upstream that had [`room`](Self::room) a moment ago. It is accepted even if
+    /// there is none left, because the plugin was promised so; the excess is bounded by what plugins may
     /// record in one event.
     pub fn put(&self, name: &str, origin: Origin, payload: Bytes, now: u64) {
         let Some(upstream) = self.by_name.get(name) else { return };
@@ -153,7 +155,7 @@ impl Upstreams {
         upstream.queue.put(Event { id, plugin, connection, user, at: now, payload });
     }
 
-    /// Delivers until `stop` says that the end has come and everything is delivered, or its time has.
+    /// Delivers until `stop` announces the end and everything is delivered, or its time is up.
     ///
     /// Dropping the future leaves events undelivered and unrecorded.
     pub async fn run(self: Arc<Self>, stop: watch::Receiver<Stop>, supervisor: Supervisor) {

@@ -1,8 +1,8 @@
-//! Watches the plugin folder: notifications wake it, a cheap look at the folder decides.
+//! [`Watcher`] watches the plugin folder: notifications wake it, and a cheap scan of the folder decides.
 //!
-//! A file counts once it has stopped changing for a moment, and all files together, so that a plugin and its settings
-//! arrive as one change. What the look finds is what counts: a notification that is missing, doubled or wrong only makes
-//! it happen later or once more.
+//! Files count once none of them has changed for a moment, so that a plugin and its settings arrive as one
+//! change. Only the scan counts: a notification that is missing, doubled or wrong just makes the scan later
+//! or repeats it.
 
 mod file;
 mod folder;
@@ -25,30 +25,29 @@ use self::folder::{Folder, FolderId};
 use crate::config;
 use crate::plugin::registry::Contents;
 
-/// A burst of notifications is one.
+/// Notifications within this time count as one.
 const DEBOUNCE: Duration = Duration::from_millis(10);
-/// How often the folder is looked at while something in it changes.
+/// Interval between scans while something in the folder changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// How long a file that never stops changing can hold up the others.
+/// Maximum time that a file that never stops changing delays the others.
 const HOLD_UP_MAX: Duration = Duration::from_secs(1);
 
 /// How the folder is watched.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Largest file in bytes; a larger one is reported as unusable and not read.
+    /// Maximum size of a file in bytes; a larger one is reported as unusable and not read.
     pub file_bytes_max: u64,
-    /// Bytes of all files together; what does not fit is not read until it does.
+    /// Maximum bytes of all files; a file that does not fit is not read until it does.
     pub folder_bytes_max: u64,
-    /// How long a file must stay as it is before it is read.
+    /// How long a file must be unchanged before it is read.
     pub settle: Duration,
-    /// How long a file must stay as it is before what is wrong with it is believed: until then it may be half of a file
-    /// that somebody is still copying.
+    /// How long a file must be unchanged before an error in it is reported: until then it may be half copied.
     pub complete: Duration,
-    /// How often the folder is looked at without a notification.
+    /// Interval between scans without a notification.
     pub poll: Duration,
-    /// Whether the system is asked for notifications.
+    /// Whether to subscribe to the system's notifications.
     pub ask_system: bool,
-    /// Whether a file that other users could have put there is refused.
+    /// Whether to refuse files that other users could have put there.
     pub check_owner: bool,
 }
 
@@ -76,8 +75,8 @@ impl From<&config::Plugins> for Options {
     }
 }
 
-/// The complete content of the folder, in the order of file names. The bytes of unchanged files are shared with earlier
-/// events.
+/// The complete content of the folder, in the order of file names. The bytes of unchanged files are shared
+/// with earlier events.
 #[derive(Debug, Clone)]
 pub struct Changed(pub Contents);
 
@@ -89,7 +88,7 @@ pub struct WatchError {
     error: io::Error,
 }
 
-/// Watches until it is dropped.
+/// Watches the folder until it is dropped.
 #[derive(Debug)]
 pub struct Watcher {
     stop: Arc<AtomicBool>,
@@ -97,17 +96,18 @@ pub struct Watcher {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What lies in `folder` now, whether or not it is still being written.
+/// The current content of `folder`, including files that may still be written.
 pub fn scan(folder: &Path, options: &Options) -> Result<Contents, WatchError> {
     Ok(open(folder, options)?.snapshot())
 }
 
-/// Sends what lies in `folder` now, and again whenever that changes, until the receiver or the [`Watcher`] is dropped.
+/// Sends the content of `folder` now, and after every change, until the receiver or the [`Watcher`] is
+/// dropped.
 ///
-/// While the channel is full nothing is lost: the next event is the newest content.
+/// A full channel loses nothing: the next event has the latest content.
 pub fn start(folder: &Path, options: &Options, changed: Sender<Changed>) -> Result<Watcher, WatchError> {
     let folder = open(folder, options)?;
-    // One waiting wake-up is as good as many.
+    // One pending wake-up is enough.
     let (wake, woken) = sync_channel(1);
     let stop = Arc::new(AtomicBool::new(false));
     let watch = Watch {
@@ -137,7 +137,7 @@ impl Drop for Watcher {
         self.stop.store(true, Relaxed);
         let _ = self.wake.try_send(());
         if let Some(thread) = self.thread.take() {
-            // It wakes at once and reads at most the files that have just changed.
+            // The thread wakes at once and reads at most the files that have just changed.
             let _ = thread.join();
         }
     }
@@ -149,7 +149,7 @@ fn open(path: &Path, options: &Options) -> Result<Folder, WatchError> {
     Ok(folder)
 }
 
-/// The thread's own.
+/// State of the thread.
 struct Watch {
     folder: Folder,
     notifications: Notifications,
@@ -163,7 +163,7 @@ impl Watch {
     fn run(mut self) {
         let mut unsent = true;
         let mut missing = false;
-        // Something was sent that may still be written on.
+        // Whether files were sent that may still be written.
         let mut fresh = false;
         // Since when something has been changing.
         let mut restless: Option<Instant> = None;
@@ -182,7 +182,7 @@ impl Watch {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            // What was announced up to here, the look below sees.
+            // The scan below covers every notification up to here.
             while self.woken.try_recv().is_ok() {}
             if self.stop.load(Relaxed) || self.changed.is_closed() {
                 return;
@@ -214,7 +214,7 @@ impl Watch {
     }
 }
 
-/// The system's notifications about the folder, which may be missing altogether.
+/// The system's notifications about the folder; there may be none at all.
 struct Notifications {
     wake: SyncSender<()>,
     active: Option<(FolderId, RecommendedWatcher)>,
@@ -223,7 +223,7 @@ struct Notifications {
 }
 
 impl Notifications {
-    /// Subscribes to the folder that has the name now: it may be another one than before.
+    /// Subscribes to the folder that has the name now, which may be another one than before.
     fn follow(&mut self, folder: &Folder) {
         let Some(id) = folder.id().filter(|_| self.wanted) else { return };
         if self.active.as_ref().is_some_and(|(active, _)| *active == id) {
@@ -253,7 +253,7 @@ impl Notifications {
     }
 }
 
-/// Reading a file is announced too, and the reader is this gateway.
+/// Reads are notified as well, and the reader is this gateway.
 fn matters(event: &notify::Event) -> bool {
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,

@@ -1,4 +1,4 @@
-//! What goes out: HTTP answers, and the shapes of the API's results.
+//! Builds HTTP answers and the result shapes of the API.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use crate::control::{Control, HistoryPage};
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Member, Publication};
 
-/// The type of nearly everything that the admin listener says.
+/// Media type of nearly all responses of the admin listener.
 pub(super) const JSON: &str = "application/json";
 
-/// What a client is told for which there is no place, or no turn.
+/// Message for a client over the limit of connections or requests.
 pub(super) const BUSY: &str = "too many requests at a time, try again later";
 
-/// An HTTP answer that is complete.
+/// A complete HTTP response.
 pub(super) type Answer = Response<Full<Bytes>>;
 
-/// An answer of this type; nothing the admin listener says may be kept by a cache.
+/// A response with this media type. Caches must not store any response of the admin listener.
 pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
@@ -35,7 +35,7 @@ pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl 
     answer
 }
 
-/// A JSON answer.
+/// A JSON response.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     match serde_json::to_vec(body) {
         Ok(body) => answer(status, JSON, body),
@@ -46,13 +46,13 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     }
 }
 
-/// What a refusal below the API says of itself, in the shape of an API error.
+/// Body of a refusal outside the API, in the shape of an API error.
 pub(super) fn error(status: u16, message: &str) -> String {
     let error = Outcome::<()>::Error(Error { code: status.into(), message });
     serde_json::to_string(&error).unwrap_or_default()
 }
 
-/// A refusal below the API: a status, and a sentence in the shape of an API error.
+/// A refusal outside the API: a status, and a sentence in the shape of an API error.
 pub(super) fn refuse(status: StatusCode, message: &str) -> Answer {
     answer(status, JSON, error(status.as_u16(), message))
 }
@@ -69,7 +69,8 @@ pub(super) fn refuse_with(
     answer
 }
 
-/// Says how long the connection waits for another request, unless it ends with this answer. It does without a time.
+/// Announces how long the connection waits for another request; without a time, that it ends with this
+/// response.
 pub(super) fn keep_alive(answer: &mut Answer, idle: Option<Duration>) {
     let headers = answer.headers_mut();
     match idle {
@@ -82,12 +83,12 @@ pub(super) fn keep_alive(answer: &mut Answer, idle: Option<Duration>) {
     }
 }
 
-/// Says that the connection ends with this answer.
+/// Announces that the connection ends with this response.
 pub(super) fn close(answer: &mut Answer) {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// What a call of the API comes to.
+/// Result of an API call.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Outcome<'a, T> {
@@ -142,7 +143,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// One entry of a broadcast for each channel, in the order asked for.
+/// Results of a broadcast, one for each channel, in the requested order.
 #[derive(Serialize)]
 pub(super) struct Broadcast<'a> {
     pub(super) responses: Vec<Outcome<'a, &'a Published>>,
@@ -210,7 +211,7 @@ impl From<&HistoryPage> for History {
     }
 }
 
-/// The gateways that are alive, this one first.
+/// The live gateways, this one first.
 #[derive(Serialize)]
 pub(super) struct Nodes {
     nodes: Vec<NodeEntry>,
@@ -221,9 +222,9 @@ struct NodeEntry {
     uid: Box<str>,
     name: Box<str>,
     version: Box<str>,
-    /// Seconds.
+    /// In seconds.
     uptime: u64,
-    /// In what it differs from the gateway that answers.
+    /// Differences from the gateway that answers.
     differs: Vec<Box<str>>,
 }
 
@@ -240,7 +241,7 @@ impl Nodes {
     }
 }
 
-/// JSON as it is; what is none (a message of raw mode) as a text.
+/// JSON as it is; other payloads (a message of raw mode) as a string.
 fn raw(bytes: &Bytes) -> Box<RawValue> {
     let text = String::from_utf8_lossy(bytes);
     RawValue::from_string(text.clone().into_owned())

@@ -1,4 +1,5 @@
-//! The methods of the API, in the shapes of Centrifugo's HTTP API, so that its libraries work. `gateway/API.md` describes each.
+//! `answer` carries out the methods of the API, in the shapes of Centrifugo's HTTP API, so that its client
+//! libraries work. `gateway/API.md` describes each method.
 
 use std::sync::Arc;
 
@@ -23,13 +24,13 @@ use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::json::{NotJson, compact};
 use crate::protocol::push::Member;
 
-/// Channels of a broadcast that are published to before others get their turn.
+/// Channels of a broadcast that are published to before other requests get their turn.
 const BROADCAST_AT_ONCE: usize = 64;
 
-/// Most channels of one broadcast.
+/// Maximum number of channels of one broadcast.
 const BROADCAST_CHANNELS_MAX: usize = 1_000;
 
-/// Longest `idempotency_key` and `version_epoch`.
+/// Maximum length of `idempotency_key` and `version_epoch`.
 const NAME_BYTES_MAX: usize = 256;
 
 /// The closed set of methods.
@@ -77,7 +78,7 @@ impl Call {
         Self::ExplainStart,
     ];
 
-    /// The last part of the path.
+    /// The last segment of the path.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Publish => "publish",
@@ -101,13 +102,13 @@ impl Call {
         }
     }
 
-    /// By the last part of the path.
+    /// Finds a method by the last segment of the path.
     pub(super) fn of(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|call| call.name() == name)
     }
 }
 
-/// Carries a request out. A change of the plugins is waited for, and a backplane that answers later.
+/// Carries out a request. Waits for a change of the plugins, and for pending responses of the backplane.
 pub(super) async fn answer(control: &Control, call: Call, body: &[u8]) -> Answer {
     let api = Api { control };
     match Fields::parse(body) {
@@ -180,7 +181,7 @@ impl Api<'_> {
             );
             return Err(ReplyError::LIMIT_EXCEEDED.because(message).into());
         }
-        // All are on their way before the first is waited for.
+        // All are published before the first result is awaited.
         let publish = |name: &String| {
             parse_channel(name).map(|channel| self.control.publish(&channel, data.clone(), &conditions))
         };
@@ -200,7 +201,7 @@ impl Api<'_> {
         Ok(json(StatusCode::OK, &Outcome::Result(Broadcast { responses })))
     }
 
-    /// The payload of a publication. How large it may be is looked at where everybody's is.
+    /// The payload of a publication. Its size is checked in the same place for all publishers.
     fn data(fields: &mut Fields) -> Result<Bytes, Failure> {
         let data = fields.json("data")?;
         compact(Bytes::from(Box::<str>::from(data).into_string())).map_err(|error| match error {
@@ -304,7 +305,7 @@ fn channel(fields: &mut Fields) -> Result<Channel, Failure> {
     Ok(parse_channel(&fields.required::<String>("channel")?)?)
 }
 
-/// Whom an order is for.
+/// The address of an order.
 fn address(fields: &mut Fields) -> Result<Channel, Failure> {
     let user = fields.user()?;
     let client: Option<String> = fields.optional("client")?;
@@ -352,7 +353,7 @@ fn position(mut since: Fields) -> Result<Position, Failure> {
     Ok(Position { offset, epoch })
 }
 
-/// The close that the caller wants the client to see.
+/// The close code and reason for the client.
 fn close(mut wish: Fields) -> Result<Close, Failure> {
     let code: u16 = wish.required("code")?;
     let reason: String = wish.optional("reason")?.unwrap_or_default();

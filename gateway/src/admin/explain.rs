@@ -1,4 +1,4 @@
-//! Explanations of messages: asking for some, and reading the last ones.
+//! The endpoints for explanations of messages: one starts them, one reads the latest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::control::Control;
 use crate::explain::{SECONDS_MAX, TAGS_MAX, Whose};
 use crate::protocol::code::ReplyError;
 
-/// Explanations of one answer, unless the caller says how many.
+/// Default number of explanations in one answer.
 const LIMIT: usize = 20;
-/// Seconds to watch, unless the caller says how many.
+/// Default time to watch, in seconds.
 const SECONDS: u64 = 60;
 
-/// The last explanations, the newest first.
+/// The latest explanations, newest first.
 pub(super) fn last(control: &Control, mut fields: Fields) -> Result<Value, Failure> {
     let limit = fields.optional("limit")?.unwrap_or(LIMIT);
     fields.finish()?;

@@ -1,4 +1,4 @@
-//! The body of an API request: a JSON object, taken apart field by field.
+//! `Fields` reads the body of an API request, a JSON object, field by field.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use crate::protocol::json::says_nothing;
 /// Why a request cannot be carried out.
 #[derive(Debug, PartialEq)]
 pub(super) enum Failure {
-    /// It is not a request: status 400.
+    /// The request is malformed: status 400.
     Malformed(String),
-    /// It is one, and this is the answer: status 200.
+    /// The request is refused with this error: status 200.
     Api(ReplyError),
 }
 
@@ -24,16 +24,16 @@ impl From<ReplyError> for Failure {
     }
 }
 
-/// A request that lacks something or asks for what is not offered.
+/// An error for a missing or unsupported field.
 pub(super) fn bad_request(message: impl Into<String>) -> ReplyError {
     ReplyError::BAD_REQUEST.because(message.into())
 }
 
-/// The fields that nobody has taken yet.
+/// The fields that were not read yet.
 pub(super) struct Fields(BTreeMap<String, Box<RawValue>>);
 
 impl Fields {
-    /// Takes a body apart. No body at all is an object without fields.
+    /// Parses a body. An empty body is an object without fields.
     pub(super) fn parse(body: &[u8]) -> Result<Self, Failure> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(BTreeMap::new()));
@@ -49,7 +49,7 @@ impl Fields {
         serde_json::from_str(value.get()).map_err(|error| Failure::Malformed(format!("`{name}`: {error}")))
     }
 
-    /// A field that is an object, to be taken apart and finished as the body is. None if it is missing or null.
+    /// A field that is an object, to be read and finished like the body. `None` if it is missing or null.
     pub(super) fn object(&mut self, name: &str) -> Result<Option<Self>, Failure> {
         Ok(self.optional(name)?.map(Self))
     }
@@ -59,7 +59,7 @@ impl Fields {
         self.optional(name)?.ok_or_else(|| bad_request(format!("`{name}` is missing")).into())
     }
 
-    /// A text of at most so many bytes. An empty one is none.
+    /// A text of at most this many bytes. An empty one counts as missing.
     pub(super) fn text(&mut self, name: &str, bytes_max: usize) -> Result<Option<Box<str>>, Failure> {
         let text: Option<Box<str>> = self.optional(name)?;
         match text.filter(|text| !text.is_empty()) {
@@ -72,12 +72,12 @@ impl Fields {
         }
     }
 
-    /// The JSON of a field as it came, which may be null.
+    /// The raw JSON of a field, which may be null.
     pub(super) fn json(&mut self, name: &str) -> Result<Box<RawValue>, Failure> {
         self.0.remove(name).ok_or_else(|| bad_request(format!("`{name}` is missing")).into())
     }
 
-    /// The user that a request is about; `None` if it names none. Every user that is admitted passes.
+    /// The user named by a request, if any. Every user id that a client may have is accepted.
     pub(super) fn user(&mut self) -> Result<Option<Box<str>>, Failure> {
         let user: Option<Box<str>> = self.optional("user")?;
         let Some(user) = user.filter(|user| !user.is_empty()) else { return Ok(None) };
@@ -85,8 +85,8 @@ impl Fields {
         Ok(Some(user))
     }
 
-    /// Refuses what nobody took, because it would change the meaning of the request to ignore it. Libraries spell out
-    /// fields that they do not use, so a value that says nothing is let through.
+    /// Refuses unread fields, because ignoring them would change the meaning of the request. Libraries spell
+    /// out fields that they do not use, so empty values are accepted.
     pub(super) fn finish(self) -> Result<(), Failure> {
         match self.0.iter().find(|(_, value)| !says_nothing(value.get())) {
             Some((name, _)) => Err(bad_request(format!("`{name}` is not supported here")).into()),

@@ -1,4 +1,4 @@
-//! Whether a request shows the key of the API.
+//! `ApiKey` checks whether a request carries the key of the API.
 
 use hmac::{Hmac, Mac};
 use hyper::HeaderMap;
@@ -7,16 +7,17 @@ use sha2::Sha256;
 
 use crate::config::Secret;
 
-/// The key that requests are held against.
+/// The digest of the API key.
 pub(super) struct ApiKey(Option<Vec<u8>>);
 
 impl ApiKey {
-    /// Without a key no request is let in.
+    /// Without a key, every request is refused.
     pub(super) fn new(key: Option<&Secret>) -> Self {
         Self(key.map(|key| digest(key.expose().as_bytes()).finalize().into_bytes().to_vec()))
     }
 
-    /// Whether one of `X-API-Key: KEY` and `Authorization: apikey KEY` has the key: a proxy may have added another.
+    /// Whether one of `X-API-Key: KEY` and `Authorization: apikey KEY` has the key: a proxy may have added
+    /// another one.
     pub(super) fn accepts(&self, headers: &HeaderMap) -> bool {
         let Some(expected) = &self.0 else { return false };
         let plain = headers.get_all("x-api-key").iter().map(|value| value.as_bytes());
@@ -24,7 +25,8 @@ impl ApiKey {
             let (scheme, key) = value.as_bytes().split_at_checked(b"apikey ".len())?;
             scheme.eq_ignore_ascii_case(b"apikey ").then_some(key)
         });
-        // Digests of equal length, compared in constant time: how long it takes tells nothing about the key.
+        // Digests of equal length are compared in constant time, so the duration reveals nothing about the
+        // key.
         plain.chain(scheme).any(|key| digest(key).verify_slice(expected).is_ok())
     }
 }
@@ -59,7 +61,7 @@ mod tests {
         for value in
             ["", "correct", "correct-horse ", "correct-horsf", "Correct-horse", "apikey correct-horse"]
         {
-            // HTTP itself drops the blank at the end of a value.
+            // HTTP itself drops the space at the end of a value.
             assert!(!accepts(key, "x-api-key", value) || value.ends_with(' '), "{value:?}");
         }
         for value in ["correct-horse", "apikey", "apikey ", "bearer correct-horse", "apikey  correct-horse"] {

@@ -1,4 +1,4 @@
-//! The plugins as JSON, for the API and for pages.
+//! `Plugins` describes the plugins as JSON, for the API and for pages.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use crate::plugin::breaker::Hold;
 use crate::plugin::failure::Cause;
 use crate::plugin::registry::{PluginStatus, RolledBack, seconds};
 
-/// Every plugin the folder has or had, and the chain that is live.
+/// Every plugin that the folder has or had, and the live chain.
 #[derive(Serialize)]
 pub(crate) struct Plugins {
     generation: u64,
     plugins: Vec<Plugin>,
-    /// What lies in the folder and was meant to be a plugin, and is none.
+    /// Files in the folder that were probably meant to be plugins, but are none.
     left_out: Vec<LeftOut>,
 }
 
@@ -32,14 +32,14 @@ struct Plugin {
     name: Box<str>,
     file: Box<str>,
     state: &'static str,
-    /// The place in the chain, from 0.
+    /// Index in the chain, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     order: Option<usize>,
     #[serde(flatten)]
     live: Option<Live>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Error>,
-    /// The versions that can be gone back to, the latest first.
+    /// Versions for a rollback, latest first.
     versions: Vec<Version>,
     counts: Counts,
     kept: Kept,
@@ -59,13 +59,13 @@ struct Live {
     grants: Vec<String>,
     /// SHA-256 of the file.
     digest: String,
-    /// The chain with which it became live.
+    /// The generation of the chain with which it became live.
     generation: u64,
     /// Unix time in seconds.
     since: u64,
 }
 
-/// A version that is kept.
+/// A stored version.
 #[derive(Serialize)]
 struct Version {
     /// SHA-256 of the plugin file.
@@ -75,11 +75,11 @@ struct Version {
     settings_digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<Box<str>>,
-    /// When it became live. Unix time in seconds.
+    /// When it became live, in Unix time in seconds.
     since: u64,
 }
 
-/// What runs after a rollback.
+/// The version that runs after a rollback.
 #[derive(Serialize)]
 pub(crate) struct Rollback {
     name: Box<str>,
@@ -110,7 +110,7 @@ impl From<RolledBack> for Rollback {
 struct Breaker {
     /// `closed`, `open` or `half-open`.
     state: &'static str,
-    /// Whether an operator keeps it there.
+    /// Whether an operator holds it in this state.
     held: bool,
 }
 
@@ -128,9 +128,9 @@ struct Counts {
     calls: u64,
     rejections: u64,
     effects: u64,
-    /// Events that met the failure policy without a call.
+    /// Events that were handled by the failure policy without a call.
     skipped: u64,
-    /// Attributes that it wanted to set and that belong to another plugin.
+    /// Attributes that it tried to set and that belong to another plugin.
     attributes_refused: u64,
     breaker_opened: u64,
     deliveries_dropped: u64,
@@ -139,19 +139,19 @@ struct Counts {
     log_lines_dropped: u64,
 }
 
-/// What the plugin keeps in the gateway: rate limits and values.
+/// The plugin's state in the gateway: rate limits and values.
 #[derive(Serialize)]
 struct Kept {
     entries: u64,
     bytes: u64,
-    /// Entries that gave way to others.
+    /// Entries that were evicted for others.
     evictions: u64,
 }
 
 impl Plugins {
-    /// As they are now.
+    /// The current state.
     pub(crate) fn of(control: &Control) -> Self {
-        // A change between the two lines shows as a plugin that is newer than the chain, never as a chain that is wrong.
+        // A change between the two lines shows a plugin newer than the chain, never a wrong chain.
         let generation = control.generation();
         let left_out = control.left_out().into_iter().map(|left| LeftOut {
             file: left.file,

@@ -1,4 +1,4 @@
-//! From a request to an answer: is it meant for us, which path, which method, is it allowed.
+//! `Routes` turns a request into an answer: it checks host, path, method and permission.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,33 +21,34 @@ use crate::control::Control;
 use crate::telemetry::exposition::{self, Exposition};
 use crate::telemetry::metrics::AdminRefused;
 
-/// Largest body of a request.
+/// Maximum bytes of the body of a request.
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// Time for the body of a request.
+/// Maximum time for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Requests that are answered at a time, other than those whose answer takes no time.
+/// Maximum number of concurrent requests, except those that are answered immediately.
 const REQUESTS_MAX: usize = 64;
-/// Those that wait for their turn. With the ones before fewer than the connections of one address: for a probe, one gives way.
+/// Maximum number of waiting requests. Together with the above this is less than the connections of one
+/// address, so one can be replaced for a probe.
 const REQUESTS_WAITING_MAX: usize = 128;
-/// How long one waits.
+/// Maximum time that a request waits.
 const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What lies behind the paths.
+/// The handlers of all paths.
 pub(super) struct Routes {
     control: Control,
     key: ApiKey,
     exposition: Exposition,
-    /// Bound to loopback: then no other name than that of this machine is right.
+    /// Whether the listener is on loopback: then `Host` must name this machine.
     local: bool,
     metrics_need_key: bool,
-    /// Requests that are answered at a time, other than those whose answer takes no time.
+    /// Limits concurrent requests, except those that are answered immediately.
     turns: Semaphore,
-    /// Those that wait for their turn.
+    /// Limits waiting requests.
     waiting: Semaphore,
 }
 
-/// What takes time.
+/// Work that takes time.
 enum Work {
     Metrics,
     Call(Call),
@@ -72,7 +73,7 @@ impl Route {
         }
     }
 
-    /// For logs: a path of the set, never what a client sent.
+    /// Name for logs: one of the set, never text from a client.
     fn name(route: Option<Self>) -> &'static str {
         match route {
             Some(Self::Live) => "/health/live",
@@ -98,13 +99,13 @@ impl Routes {
         }
     }
 
-    /// The answer to one request of this peer.
+    /// The response to a request of this peer.
     pub(super) async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Answer {
         let route = Route::of(request.uri().path());
         let has_body = !request.body().is_end_stream();
         let answer = match self.decide(route, &request) {
             Err(mut answer) => {
-                // Nobody reads it: what follows on this connection is no request.
+                // The body is not read: the following bytes on this connection are no request.
                 if has_body {
                     close(&mut answer);
                 }
@@ -130,23 +131,24 @@ impl Routes {
         answer
     }
 
-    /// A connection was turned away, or a request on it.
+    /// Counts a refused connection or request.
     pub(super) fn refused(&self, reason: AdminRefused, peer: IpAddr) {
         self.control.metrics().node.admin_refused(reason, peer);
     }
 
-    /// Waits until there is room for one more request. `None` if too many wait already, or for too long.
+    /// Waits for the turn of a request. `None` if too many are waiting, or the wait is too long.
     async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         let _waits = self.waiting.try_acquire().ok()?;
         timeout(TURN_TIMEOUT, self.turns.acquire()).await.ok()?.ok()
     }
 
-    /// What is to be done; or the answer, if that is nothing: it takes no time and leaves the body unread.
+    /// The work of a request; or its immediate response, which leaves the body unread.
     fn decide(&self, route: Option<Route>, request: &Request<Incoming>) -> Result<Work, Box<Answer>> {
         let health = matches!(route, Some(Route::Live | Route::Ready));
-        // Probes name what they like, or nothing: there is no secret in the answer, and asking changes nothing.
+        // Probes may send any `Host`, or none: the response holds no secret, and the request changes nothing.
         if self.local && !health && !names_this_machine(request) {
-            // A web page can give its own host name the address 127.0.0.1 (DNS rebinding); it cannot change this header.
+            // A web page can give its own host name the address 127.0.0.1 (DNS rebinding); it cannot change
+            // this header.
             let message = "`Host` names another machine than this one, or none: the listener is on a loopback address, and \
                             takes `localhost` and loopback addresses";
             return Err(Box::new(refuse(StatusCode::MISDIRECTED_REQUEST, message)));
@@ -162,7 +164,7 @@ impl Routes {
             }
             Some(Route::Api(call)) if self.key.accepts(request.headers()) => return Ok(Work::Call(call)),
             Some(Route::Api(_)) => self.key_is_needed(),
-            // Some proxies probe with OPTIONS unless they are told otherwise.
+            // Some proxies probe with OPTIONS by default.
             Some(_) if !(get || health && request.method() == Method::OPTIONS) => {
                 let allowed = if health { "GET, HEAD, OPTIONS" } else { "GET, HEAD" };
                 refuse_with(StatusCode::METHOD_NOT_ALLOWED, "only GET", header::ALLOW, allowed)
@@ -217,7 +219,8 @@ impl Routes {
     async fn call(&self, call: Call, request: Request<Incoming>) -> Answer {
         match body(request).await {
             Ok(body) => {
-                // Requests may come one behind the other over one connection: each is a turn of its own.
+                // Requests on one connection may follow each other without a pause: each takes a separate
+                // turn.
                 yield_now().await;
                 api::answer(&self.control, call, &body).await
             }
@@ -226,7 +229,7 @@ impl Routes {
     }
 }
 
-/// Clients should go elsewhere: there are plugins without which they are refused here.
+/// The response while plugins are missing, without which clients are refused: they should go elsewhere.
 fn closed(control: &Control) -> Answer {
     let plugins: Vec<_> = control
         .closed_places()
@@ -241,7 +244,8 @@ fn closed(control: &Control) -> Answer {
     json(StatusCode::SERVICE_UNAVAILABLE, &body)
 }
 
-/// Reads a body within its bounds. What remains of a longer one is not read: the connection ends with the answer.
+/// Reads a body within its bounds. The rest of a longer one is not read: the connection ends with the
+/// response.
 async fn body(request: Request<Incoming>) -> Result<Bytes, Box<Answer>> {
     let refuse = |status, message| Err(Box::new(refuse_with(status, message, header::CONNECTION, "close")));
     const TOO_LARGE: &str = "the body is larger than 1 MiB";

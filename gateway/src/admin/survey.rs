@@ -1,4 +1,4 @@
-//! What all gateways say together: `info`, `channels` and `connections`.
+//! Answers `info`, `channels` and `connections` with the merged data of all gateways.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use crate::backplane;
 use crate::control::Control;
 use crate::survey::{self, Connection, Counts, ENTRIES_MAX, Finding, Page, Part, Question};
 
-/// Entries of an answer if nothing else is asked for.
+/// Default number of entries in an answer.
 const LIMIT: usize = 1_000;
 
-/// Longest pattern, user and cursor.
+/// Maximum length of pattern, user and cursor.
 const NAME_BYTES_MAX: usize = 1_024;
 
-/// The gateways that have answered, each in numbers, and those that have not.
+/// The gateways that answered, with their numbers, and those that did not.
 #[derive(Serialize)]
 pub(super) struct Info {
     nodes: Vec<InfoNode>,
@@ -27,7 +27,7 @@ struct InfoNode {
     uid: Box<str>,
     name: Box<str>,
     version: Box<str>,
-    /// Seconds.
+    /// In seconds.
     uptime: u64,
     num_clients: u64,
     num_users: u64,
@@ -36,19 +36,19 @@ struct InfoNode {
     num_workers: u64,
 }
 
-/// What people and programs know a gateway by.
+/// How people and programs identify a gateway.
 #[derive(Serialize)]
 struct Name {
     uid: Box<str>,
     name: Box<str>,
 }
 
-/// A part of a list that all gateways have together.
+/// A part of a list over all gateways.
 #[derive(Serialize)]
 pub(super) struct Listed<T> {
     #[serde(flatten)]
     list: T,
-    /// What to ask behind for the next part.
+    /// The cursor for the next part.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<Box<str>>,
     nodes: Vec<Name>,
@@ -62,7 +62,7 @@ pub(super) struct Channels {
 
 #[derive(Serialize)]
 struct Channel {
-    /// Subscriptions.
+    /// Number of subscriptions.
     num_clients: u64,
 }
 
@@ -76,7 +76,7 @@ struct ConnectionEntry {
     /// The uid of its gateway.
     node: Box<str>,
     protocol: Box<str>,
-    /// Seconds.
+    /// In seconds.
     uptime: u64,
 }
 
@@ -153,7 +153,7 @@ pub(super) async fn connections(
     .await
 }
 
-/// Asks, and puts the parts of all gateways together.
+/// Asks all gateways and merges their parts.
 async fn listed<T: survey::Together, L>(
     control: &Control,
     question: Question,

@@ -132,7 +132,7 @@ async fn a_head_that_is_slow_or_large_ends_the_connection() {
     assert_eq!(admin.raw(large).await.status, 431);
 }
 
-/// Connections, each of which has got an answer, so that it is known to be there.
+/// Connections that have each received a response, so that they are known to exist.
 async fn idle(admin: &Admin, count: usize) -> Vec<TcpStream> {
     let mut idle = Vec::new();
     for _ in 0..count {
@@ -232,7 +232,7 @@ async fn an_answer_says_whether_the_connection_goes_on() {
         let answer = String::from_utf8_lossy(&bytes[..count]).to_lowercase();
         assert_eq!(answer.contains("connection: close"), !goes_on, "{request:.70}: {answer}");
         assert_eq!(answer.contains("keep-alive: timeout=75"), goes_on, "{request:.70}: {answer}");
-        // What is left of the body reaches nobody, and does no harm.
+        // The rest of the body is discarded and does no harm.
         tokio::time::sleep(Duration::from_millis(50)).await;
         if !goes_on {
             assert!(socket.write_all(&[b'x'; 60_000]).await.is_ok(), "{request:.70}");
@@ -489,7 +489,7 @@ async fn what_is_not_a_request_is_status_400() {
     let admin = Admin::start(CONFIG);
     for body in ["", "{", "[]", "{\"channel\":1,\"data\":1}", "{\"channel\":\"news\",\"data\":}"] {
         let response = admin.post("/api/publish", "X-API-Key: correct-horse\r\n", body).await;
-        // Nothing at all is a request without fields.
+        // An empty body is a request without fields.
         assert_eq!(response.status, if body.is_empty() { 200 } else { 400 }, "{body}");
         assert_eq!(code(&serde_json::from_str(&response.body).unwrap()), 107, "{body}");
     }

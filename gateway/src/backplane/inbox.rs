@@ -1,4 +1,4 @@
-//! What other threads hand to a worker: the only way in.
+//! The [`Inbox`] of a worker is the only way in which other threads hand something to the worker.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,62 +13,64 @@ use crate::protocol::channel::Channel;
 use crate::protocol::push::Push;
 use crate::survey::{Question, Seen};
 
-/// Something for a worker.
+/// A message to a worker.
 pub enum Delivery {
-    /// For the subscribers it has.
+    /// A push for the subscribers on this worker.
     Push(Arc<Push>),
-    /// For the connections of an address.
+    /// An order for the connections of an address.
     Order {
         /// A user or a connection.
         address: Channel,
-        /// The number of a connection that is left out.
+        /// Number of a connection that is excluded.
         except: Option<u64>,
-        /// What they are to do.
+        /// What the connections must do.
         order: Order,
     },
-    /// What a connection has asked the backplane.
+    /// A response of the backplane to a request of a connection.
     Answer {
         /// The number of the connection.
         connection: u64,
-        /// Its name for the question.
+        /// The connection's id for the request.
         request_id: u32,
-        /// The answer.
+        /// The response.
         answer: Response,
     },
-    /// Where a stream stands that this worker has subscribers of: whoever stands elsewhere has missed something.
+    /// Top of a stream with subscribers on this worker: a subscriber at another position has missed
+    /// something.
     StreamTop(Channel, Top),
-    /// All gateways are asked. The sender takes what the worker knows.
+    /// A question to all gateways. The worker sends back what it knows.
     Survey(Arc<Question>, tokio::sync::oneshot::Sender<Seen>),
-    /// A client of a gateway that has died has gone. The sender hears when the plugins know.
+    /// A client of a dead gateway has disconnected. The worker confirms after `on-disconnect`.
     Disconnected(Box<DisconnectEvent>, tokio::sync::oneshot::Sender<()>),
-    /// From now on this chain decides. The sender hears when it does.
+    /// A new plugin chain to use from now on. The worker confirms when it does.
     Chain(Box<Chain>, tokio::sync::oneshot::Sender<()>),
 }
 
-/// Orders that have room behind a full queue of pushes.
+/// Room for orders after the queue of pushes is full.
 const ORDERS_MAX: usize = 1024;
 
-/// Room for deliveries that an inbox keeps when a burst is over.
+/// Capacity for deliveries that an inbox keeps after a burst.
 const CAPACITY_KEPT: usize = 4096;
 
-/// The queue of one worker. Pushes beyond its bound are dropped and remembered: the worker then finds out which of its
-/// subscriptions missed something. Orders and questions have some room more; chains come one at a time and are always accepted, and so are
-/// answers, of which there are no more than questions, and the departed, of whom few come at a time.
+/// The queue of one worker. Pushes beyond its bound are dropped, and the worker then finds out which of its
+/// subscriptions missed something. Orders and questions have some extra room. Chains, responses and
+/// disconnects are always accepted: chains come one at a time, there are no more responses than requests, and
+/// disconnects come in small batches.
 ///
-/// Bytes have a bound too. Who publishes [asks](Self::has_room) before and is refused, so that nobody misses anything; what
-/// comes from other gateways cannot be, and is dropped.
+/// Bytes are bounded too. A local publisher [checks](Self::has_room) first and gets an error, so that no
+/// subscriber misses anything. Publications of other gateways cannot be refused and are dropped.
 pub struct Inbox {
     queue: Mutex<Vec<Delivery>>,
     pushes_max: usize,
     bytes_max: usize,
-    /// Written with the queue locked.
+    /// Written while the queue is locked.
     bytes: AtomicUsize,
     lost: AtomicBool,
     arrived: Notify,
 }
 
 impl Inbox {
-    /// An empty queue for so many pushes.
+    /// Creates an empty queue for this many pushes.
     pub fn new(pushes_max: usize) -> Self {
         Self {
             queue: Mutex::default(),
@@ -80,28 +82,28 @@ impl Inbox {
         }
     }
 
-    /// With a bound in bytes.
+    /// Sets the bound in bytes.
     pub fn with_bytes_max(self, bytes_max: usize) -> Self {
         Self { bytes_max, ..self }
     }
 
-    /// Whether a publication of this size fits. One fits into an empty queue, whatever its size.
+    /// Whether a publication of this size fits. An empty queue takes one of any size.
     pub fn has_room(&self, bytes: usize) -> bool {
         let waiting = self.bytes();
         waiting == 0 || waiting.saturating_add(bytes) <= self.bytes_max
     }
 
-    /// Bytes that wait.
+    /// Bytes in the queue.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Hands something over. False if it was dropped.
+    /// Queues a delivery. False if it was dropped.
     pub fn put(&self, delivery: Delivery) -> bool {
         let mut queue = self.lock();
         let (waiting, bytes) = (queue.len(), delivery.bytes());
         match delivery {
-            // Those who have asked for room at the same moment may be a little above it.
+            // Publishers that checked for room at the same moment may exceed the bound slightly.
             Delivery::Push(_) | Delivery::StreamTop(..)
                 if waiting >= self.pushes_max || self.bytes() > self.bytes_max =>
             {
@@ -125,13 +127,13 @@ impl Inbox {
         true
     }
 
-    /// Waits until there is something. Dropping the future loses nothing.
+    /// Waits until the queue has something. Dropping the future loses nothing.
     pub async fn arrived(&self) {
         self.arrived.notified().await;
     }
 
-    /// Takes everything, in order; `spare` comes back as the next queue. True if something was dropped since the last
-    /// time.
+    /// Takes the whole queue, in order, and uses `spare` as the next queue. True if something was dropped
+    /// since the last call.
     pub fn take(&self, spare: &mut Vec<Delivery>) -> bool {
         debug_assert!(spare.is_empty());
         if spare.capacity() > CAPACITY_KEPT {
@@ -150,7 +152,8 @@ impl Inbox {
 }
 
 impl Delivery {
-    /// What it takes of the room for publications, in bytes. What is small, or bounded by who has asked for it, takes none.
+    /// Bytes that it counts for in the queue. Deliveries that are small, or bounded by their requests, count
+    /// for none.
     fn bytes(&self) -> usize {
         match self {
             Self::Push(push) => push.bytes(),

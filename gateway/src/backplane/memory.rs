@@ -1,7 +1,7 @@
-//! The backplane of a single node: complete, and the reference that others are tested against.
+//! [`Memory`] is the backplane of a single node: complete, and the reference for the tests of others.
 //!
-//! Channels are spread over shards by name. A publication takes its number and its place in the inboxes of the interested
-//! workers inside one short critical section; that is what gives a channel one order.
+//! Channels are spread over shards by name. One short critical section assigns the offset of a publication
+//! and puts it into the inboxes of the interested workers; this gives a channel one order.
 
 mod present;
 mod publish;
@@ -31,13 +31,13 @@ use crate::protocol::push::{Member, Publication, Push, PushKind};
 
 const SHARDS: usize = 64;
 
-/// Most workers a node may have: interest is one bit each.
+/// Maximum number of workers of a node: interest is one bit each.
 pub const WORKERS_MAX: usize = u64::BITS as usize;
 
-/// Room for channels that a shard keeps.
+/// Capacity for channels that a shard keeps.
 const CAPACITY_KEPT: usize = 64;
 
-/// Counts of forgotten streams: with more of them fewer channels share one.
+/// Number of counters of forgotten streams: with more of them, fewer channels share one.
 const FORGOTTEN_MAX: usize = 1 << 20;
 
 /// See the module.
@@ -46,40 +46,40 @@ pub struct Memory {
     hasher: RandomState,
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
-    /// Channels with subscribers.
+    /// Number of channels with subscribers.
     wanted: AtomicUsize,
     wanted_max: usize,
-    /// Channels without, that are there for what was published.
+    /// Number of channels without subscribers that exist for their history, presence or keys.
     idle: AtomicUsize,
     idle_max: usize,
     history_bytes: AtomicUsize,
     history_bytes_max: usize,
     idempotency_keys: AtomicUsize,
     idempotency_keys_max: usize,
-    /// Makes epochs different from those of every other process.
+    /// Makes the epochs of this process differ from those of all others.
     epoch_seed: u64,
 }
 
 /// Some of the channels.
 struct Shard {
     entries: HashMap<Channel, Entry>,
-    /// How many streams were forgotten, each counted for all channels with the same remainder of their hash. A channel whose
-    /// stream was forgotten has another epoch then, and nothing has to be kept for it.
+    /// Counters of forgotten streams, each shared by all channels with the same remainder of their hash. A
+    /// channel whose stream was forgotten gets another epoch, without any state kept for the channel.
     forgotten: Box<[u32]>,
 }
 
 #[derive(Default)]
 struct Entry {
-    /// The workers with subscribers, one bit each.
+    /// Workers with subscribers, one bit each.
     interest: u64,
-    /// Made by the first publication, or by a subscriber that is to miss nothing.
+    /// Created by the first publication, or by a subscriber that must not miss anything.
     stream: Option<Stream>,
     presence: Present,
-    /// Most channels have none.
+    /// `None` for most channels.
     once: Option<Box<Remembered>>,
 }
 
-/// What a channel counts as.
+/// The limit that a channel counts towards.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Absent,
@@ -92,12 +92,12 @@ struct Stream {
     kept: VecDeque<(Duration, Arc<Publication>)>,
     /// When the stream itself is forgotten: with its last publication.
     expires: Duration,
-    /// The newest that was published.
+    /// The newest published version.
     version: Option<Box<Version>>,
 }
 
 impl Memory {
-    /// An empty backplane that delivers to these inboxes. `epoch_seed` must differ from one process to the next.
+    /// Creates an empty backplane that delivers to these inboxes. `epoch_seed` must differ for each process.
     pub fn new(
         inboxes: Arc<[Arc<Inbox>]>,
         ids: ConnectionIds,
@@ -132,9 +132,9 @@ impl Memory {
         (shard.lock().unwrap_or_else(PoisonError::into_inner), hash)
     }
 
-    /// Works on a channel's entry, which is made if it is missing and removed if nothing is left in it. `wants` says that the
-    /// channel is to get a subscriber: those who publish cannot take the room of those who listen. The work is told how many
-    /// streams were forgotten before the one that it may make.
+    /// Runs `work` on a channel's entry, which is created if it is missing and removed if it ends up empty.
+    /// `wants` marks a channel that gets a subscriber: publishers cannot use up the room of subscribers.
+    /// `work` receives the number of streams forgotten before the one that it may create.
     fn with<R>(
         &self,
         channel: &Channel,
@@ -160,7 +160,8 @@ impl Memory {
         if entry.interest == 0
             && let Some(stream) = &entry.stream
         {
-            // Nobody stands in a stream that was never published to. Where too many wait to be forgotten this one is at once.
+            // No subscriber is left. A stream without publications is dropped; so is any stream if too many
+            // are idle already.
             let nothing = stream.top.offset == 0;
             let crowded = before == Standing::Wanted && self.idle.load(Ordering::Relaxed) >= self.idle_max;
             if nothing || crowded {
@@ -215,16 +216,17 @@ impl Memory {
         self.history_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// The epoch of a channel without a stream, after so many of its streams were forgotten: the same for everybody.
+    /// The epoch of a channel without a stream, after this many of its streams were forgotten: the same for
+    /// every reader.
     fn untouched(&self, channel: &Channel, lives: u64) -> Arc<str> {
-        // An odd factor keeps all numbers of lives apart.
+        // An odd factor maps all values of `lives` to different numbers.
         let lives = lives.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let number = self.epoch_seed.wrapping_add(FxBuildHasher.hash_one(channel)).wrapping_add(lives);
         format!("{:016x}", mix(number)).into()
     }
 
     fn move_presence(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool, came: bool) {
-        // A channel that does not fit has no subscribers to tell either.
+        // A channel that does not fit has no subscribers to notify either.
         let _ = self.with(channel, false, |entry, _| {
             if keep && came {
                 entry.presence.enter(member);
@@ -241,12 +243,12 @@ impl Memory {
     }
 }
 
-/// Where streams of a channel are counted that were forgotten.
+/// Index of the counter of forgotten streams for a channel.
 fn place(forgotten: &[u32], hash: u64) -> usize {
     (hash as usize / SHARDS) % forgotten.len()
 }
 
-/// A stream was forgotten: who stood in it stands in no other one.
+/// Counts a forgotten stream: positions in it are not valid in any later stream.
 fn forget(forgotten: &mut [u32], hash: u64) {
     let lives = &mut forgotten[place(forgotten, hash)];
     *lives = lives.wrapping_add(1);
@@ -263,8 +265,8 @@ impl Entry {
         }
     }
 
-    /// The stream, which is made if there is none; what has expired in it is forgotten. `lives` as [`Memory::with`] tells it:
-    /// those who were told the epoch before there was a stream stand in this one.
+    /// Returns the stream without expired publications, creating it if there is none. `lives` is that of
+    /// [`Memory::with`]: a position with the epoch of the empty channel is valid in the new stream.
     fn stream(
         &mut self,
         memory: &Memory,
@@ -285,7 +287,7 @@ impl Entry {
 }
 
 impl Stream {
-    /// Drops what has expired or is too much, and returns how many bytes that was.
+    /// Drops publications that have expired or exceed `size`, and returns their bytes.
     fn forget(&mut self, size: usize, at: Duration) -> usize {
         let mut bytes = 0;
         while let Some((expires, publication)) = self.kept.front()
@@ -297,13 +299,13 @@ impl Stream {
         bytes
     }
 
-    /// What is kept of it.
+    /// Bytes of the kept publications.
     fn bytes(&self) -> usize {
         self.kept.iter().map(|(_, publication)| kept_bytes(publication)).sum()
     }
 }
 
-/// What one kept publication is counted as: its payload, who published it, and what surrounds them.
+/// Bytes counted for one kept publication: its payload, its publisher and the overhead.
 fn kept_bytes(publication: &Publication) -> usize {
     publication.data.len() + publication.info.as_ref().map_or(0, |info| info.bytes()) + 128
 }
@@ -367,7 +369,8 @@ impl Memory {
         let (mut shard, hash) = self.shard(channel);
         let Shard { entries, forgotten } = &mut *shard;
         let lives = forgotten[place(forgotten, hash)].into();
-        // Only a subscriber makes a stream, which is there as long as the subscriber is or something was published.
+        // Only a subscriber creates a stream here. It stays while the subscriber does, or while publications
+        // are kept.
         let stream = match entries.get_mut(channel) {
             Some(entry) if entry.interest != 0 || entry.stream.is_some() => {
                 entry.stream(self, channel, lives, retention, at)
@@ -480,7 +483,7 @@ impl Backplane for Memory {
             },
             _ => &self.inboxes[..],
         };
-        // Every worker is told, whatever another one says.
+        // Every worker gets the order, even if another one refuses it.
         let refused = workers.iter().filter(|inbox| !put(inbox)).count();
         if refused == 0 { Ok(()) } else { Err(ReplyError::TOO_MANY_REQUESTS) }
     }
@@ -493,7 +496,7 @@ impl Backplane for Memory {
                 let before = entry.standing();
                 if let Some(stream) = &mut entry.stream {
                     self.forgotten(stream.forget(usize::MAX, at));
-                    // Somebody who tracks a position in it keeps the stream.
+                    // A subscriber that tracks a position keeps the stream.
                     if stream.expires <= at && entry.interest == 0 {
                         self.forgotten(stream.bytes());
                         entry.stream = None;

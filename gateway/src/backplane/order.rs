@@ -1,23 +1,23 @@
-//! What may be ordered of connections, from anywhere.
+//! [`Order`] is what other workers and other nodes may order connections to do.
 
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 
-/// Who wanted a connection to end.
+/// Who closed a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// The process goes down.
+    /// The shutdown of the process.
     Shutdown,
     /// The server API.
     Api,
-    /// A plugin, on the occasion of something else.
+    /// A plugin, while it handled another event.
     Plugin,
 }
 
-/// What may be ordered of connections from anywhere, also by another node.
+/// An order to connections, from any worker or node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// End.
+    /// Close the connection.
     Close(Close, Why),
     /// Subscribe to a channel.
     Subscribe(Channel),

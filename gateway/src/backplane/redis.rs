@@ -1,7 +1,9 @@
-//! Several gateways on Redis: what is published at one of them reaches the subscribers of all.
+//! [`Redis`] connects several gateways through Redis: a publication at one of them reaches the subscribers of
+//! all.
 //!
-//! Workers never touch a socket. A question goes into a queue of the control runtime, and its answer comes through the inbox
-//! of the worker. `gateway/REDIS.md` says what lies in Redis, and what every failure looks like.
+//! Workers never touch a socket. A request goes into a queue of the control runtime, and its response comes
+//! through the inbox of the worker. `gateway/REDIS.md` describes the data in Redis and the effects of every
+//! failure.
 
 mod format;
 mod topology;
@@ -68,14 +70,14 @@ pub struct Redis {
     shared: Arc<Shared>,
 }
 
-/// The part that lives on the control runtime.
+/// The part that runs on the control runtime.
 pub struct Runner {
     shared: Arc<Shared>,
-    /// In the order of the units.
+    /// One for each shard, in their order.
     shard_queues: Vec<ShardQueues>,
 }
 
-/// What workers and the control runtime share.
+/// State shared by the workers and the control runtime.
 struct Shared {
     gateway: Arc<Config>,
     config: config::Redis,
@@ -83,56 +85,56 @@ struct Shared {
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
     clock: Clock,
-    /// This process among others, random.
+    /// Random identifier of this process.
     node: u64,
     interest: Interest,
     nodes: Nodes,
     agreement: Agreement,
     repeats: Repeats,
-    /// Whether there ever was a link that could be used.
+    /// Whether there has ever been a usable connection.
     linked: AtomicBool,
     slot_map: Arc<SlotMap>,
     shards: Box<[Shard]>,
-    /// Whether it is known which servers there are.
+    /// Whether the servers of the topology are known.
     mapped: watch::Sender<bool>,
-    /// Something has another place than was thought.
+    /// Notified when a slot was found at another server than expected.
     moved: Notify,
     presence: Presence,
     clients: Clients,
     surveys: Surveys,
-    /// Bytes of publications among the questions that wait.
+    /// Bytes of the publications among the pending requests.
     questions: Account,
-    /// How many clients of dead nodes plugins were told of.
+    /// Number of clients of dead nodes for which `on-disconnect` was called.
     departed: AtomicU64,
     phase: watch::Receiver<Phase>,
     metrics: Arc<BackplaneMetrics>,
-    /// How many links there were.
+    /// Number of connections made so far.
     links: AtomicU64,
     epochs: AtomicU64,
 }
 
-/// What a node is made of, as far as the backplane is concerned.
+/// Everything the backplane needs to know of the gateway.
 pub struct Parts {
-    /// Of the gateway.
+    /// Configuration of the gateway.
     pub config: Arc<Config>,
-    /// Of every worker.
+    /// Inboxes of all workers.
     pub inboxes: Arc<[Arc<Inbox>]>,
-    /// Makes and reads connection ids.
+    /// Creates and reads connection ids.
     pub ids: ConnectionIds,
-    /// Where time comes from.
+    /// The clock.
     pub clock: Clock,
     /// Counters.
     pub metrics: Arc<BackplaneMetrics>,
-    /// What people know this node by: machine and address.
+    /// Name of this node for people: machine and address.
     pub name: Box<str>,
-    /// How far the process is.
+    /// The phase of the process.
     pub phase: watch::Receiver<Phase>,
-    /// Two random numbers: they tell this process and the streams it begins from all others.
+    /// Two random numbers: they make this process, and the streams it begins, unique.
     pub random: [u64; 2],
 }
 
 impl Redis {
-    /// The two halves of the backplane. Nothing connects before [`Runner::run`].
+    /// Creates the two halves of the backplane. Nothing connects before [`Runner::run`].
     pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
         let Parts { config, inboxes, ids, clock, metrics, name, phase, random: [node, epochs] } = parts;
         let (slot_map, shards, shard_queues) = shard::all(redis, &metrics);
@@ -239,7 +241,7 @@ impl Backplane for Redis {
             self.shared.deliver_charged(channel.clone(), kind, Some(workers), charge);
             Outcome::Ready(Ok(Published::default()))
         };
-        // A key may have been used at another node.
+        // Another node may have used the same key.
         let once = terms.as_ref().is_some_and(|terms| terms.once.is_some());
         if let Target::Connection(id) = channel.target()
             && !once
@@ -263,7 +265,8 @@ impl Backplane for Redis {
             let body = wire::body(&data, json, info.as_deref());
             What::Publish { channel: channel.clone(), body, retention, terms }
         } else if status.link().is_none() {
-            // Not kept here, but at other gateways: who recovers there would miss it.
+            // Other gateways keep this channel's history: clients that recover there would miss the
+            // publication.
             if self.shared.agreement.rules.raise(channel, retention).size > 0 {
                 return Outcome::Ready(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
             }
@@ -378,7 +381,7 @@ impl Backplane for Redis {
             Target::Connection(id) => self.shared.worker_of(id),
             Target::User(_) | Target::Channel => None,
         };
-        // The other workers are told, whatever one says.
+        // The other workers get the order even if one refuses it.
         let told = self.shared.order(worker, address, except, order);
         if worker.is_none() {
             let message = wire::order(self.shared.node, address, order);
@@ -439,28 +442,28 @@ impl Backplane for Redis {
 }
 
 impl Shared {
-    /// Where everything of a channel is.
+    /// The shard of a channel.
     fn shard(&self, channel: &Channel) -> &Shard {
         &self.shards[self.slot_map.shard_of(channel)]
     }
 
-    /// Where a question is answered.
+    /// Index of the shard that a request is sent to.
     fn shard_index_of(&self, what: &What) -> usize {
         what.channel().map_or_else(|| self.slot_map.shared_shard(), |channel| self.slot_map.shard_of(channel))
     }
 
-    /// The link to what all nodes need, if it is there.
+    /// The connection to the shared server, which holds the keys of all nodes, if there is one.
     fn home(&self) -> Option<Arc<ServerConnection>> {
         self.shards[self.slot_map.shared_shard()].links.borrow().clone()
     }
 
-    /// How much of a channel is kept, if its subscribers must miss nothing.
+    /// The retention of a channel with recovery.
     fn recoverable(&self, channel: &Channel) -> Option<Retention> {
         let namespace = self.gateway.namespaces.of(channel)?;
         namespace.recovery.then(|| self.agreement.rules.raise(channel, Retention::of(namespace)))
     }
 
-    /// Why no channel is served, if another unit than this one has found that out, or any.
+    /// Why no channel is served, if a shard other than `but` has found a reason.
     fn conflict(&self, but: Option<usize>) -> Option<Arc<str>> {
         let others = self.shards.iter().enumerate().filter(|(shard_index, _)| Some(*shard_index) != but);
         let mut found =
@@ -468,7 +471,7 @@ impl Shared {
         found.find_map(|conflict| conflict)
     }
 
-    /// What somebody is told who wants something of a channel without a link, if that is because no channel is served.
+    /// The error for a request without a connection, if no channel is served.
     fn refusal(&self) -> Option<ReplyError> {
         self.conflict(None).map(|_| UNAVAILABLE.because(dispatch::DISAGREES))
     }
@@ -481,20 +484,21 @@ impl Shared {
         self.linked.load(Ordering::Relaxed)
     }
 
-    /// Whose streams go on over a link.
+    /// The identity of the server whose streams continue over a connection.
     fn identity<'a>(&self, link: &'a ServerConnection) -> Identity<'a> {
         let since = self.shards[link.shard].since.load(Ordering::Acquire);
         Identity { id: &link.server, since, text: with_since(&link.server, since) }
     }
 
-    /// A name for a new stream, different from all before it and from those of other nodes.
+    /// A unique epoch for a new stream, different from those of other nodes.
     fn fresh_epoch(&self) -> String {
         let count = self.epochs.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         format!("{:016x}", mix(count))
     }
 }
 
-/// A server whose streams go on: its replication id, and the time from which on they count, if not always.
+/// Identity of a server whose streams continue: its replication id, and the time since which streams count,
+/// if limited.
 struct Identity<'a> {
     id: &'a str,
     since: u64,
@@ -502,12 +506,12 @@ struct Identity<'a> {
 }
 
 impl Identity<'_> {
-    /// Whatever the channel.
+    /// For any channel.
     fn any(&self) -> Cow<'_, str> {
         Cow::Borrowed(&self.text)
     }
 
-    /// For a channel, by these rules.
+    /// For a channel under these rules.
     fn of(&self, channel: &Channel, rules: Option<&Effective>) -> Cow<'_, str> {
         match rules.map_or(0, |rules| rules.since(channel)) {
             since if since > self.since => with_since(self.id, since),

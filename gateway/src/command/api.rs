@@ -1,4 +1,4 @@
-//! Calls of a running gateway's HTTP API.
+//! `Address` calls the HTTP API of a running gateway.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use super::Failure;
 use crate::config::API_KEY_VARIABLE;
 use crate::egress::{Client, Error, Reach, Request, Url};
 
-/// Time for one call, connecting included.
+/// Time for one call, including the connection.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest answer.
+/// Maximum bytes of a response.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Where the gateway is, and how to be let in.
@@ -27,7 +27,7 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// The result of a method. Every failure says what to try.
+    /// Calls a method and returns its result. Every error says what to try.
     pub(super) fn call(&self, method: &str, body: &Value) -> Result<Value, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("failed to start a runtime").map_err(Failure::Unexpected)?;
@@ -53,7 +53,7 @@ impl Address {
         let request = Request::new("POST", &url, headers, body.to_string().into());
         let request =
             request.with_context(|| format!("{} does not hold a key that can be sent", self.key_env))?;
-        // The admin listener is in a private network, if not on this machine.
+        // The admin listener is on this machine or in a private network.
         let answer = Client::new().send(request, Reach::Anywhere, TIMEOUT, ANSWER_BYTES_MAX).await;
         let answer = answer.map_err(|error| {
             let what = match &error {

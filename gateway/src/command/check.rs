@@ -1,4 +1,4 @@
-//! `gateway check`.
+//! `gateway check`: checks the configuration and every plugin without serving.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use crate::watch;
 
 /// Check the configuration and every plugin, without serving
 ///
-/// Prints every mistake of the configuration, or else one line for each plugin: it is compiled, instantiated and given its
-/// settings as it would be at a start. Exit code 3 for the configuration, 4 for a plugin.
+/// Prints every mistake of the configuration, or else one line for each plugin: it is compiled, instantiated
+/// and given its settings as it would be at a start. Exit code 3 for the configuration, 4 for a plugin.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The configuration file; without one the defaults are checked
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// How many plugins are refused.
+/// Checks the plugins; returns how many are refused.
 fn plugins(plugins: &Plugins, report: &mut String) -> Result<usize, Failure> {
     let folder = &plugins.folder;
     let contents =
@@ -63,7 +63,7 @@ fn plugins(plugins: &Plugins, report: &mut String) -> Result<usize, Failure> {
     }
     let mut refused = checked.values().filter(|result| result.is_err()).count();
     for LeftOut { file, meant, error, .. } in &contents.left_out {
-        // A folder beside plugins is in nobody's way.
+        // A subfolder next to plugins does no harm.
         let harmless = *meant == Meant::Folder && !found.is_empty();
         refused += usize::from(!harmless);
         let word = if harmless { "warning " } else { "refused " };

@@ -1,4 +1,4 @@
-//! The process in which a gateway compiles a plugin. Nobody else runs it.
+//! The process in which a gateway compiles a plugin. Only the gateway starts it.
 
 use super::Failure;
 use crate::wasm;

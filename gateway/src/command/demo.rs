@@ -1,4 +1,4 @@
-//! `gateway demo`.
+//! `gateway demo`: builds the shipped plugins and serves a chat page.
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -11,9 +11,10 @@ use crate::telemetry;
 
 /// Build the shipped plugins and serve a chat page to try things on
 ///
-/// Builds the plugins of the source tree for WebAssembly, puts them into a folder of their own, and serves a chat page that
-/// shows which plugins are live. What to do next is printed. The page hands a token to whoever asks for one, so the demo
-/// listens on loopback addresses only. It ends with Ctrl-C, SIGTERM, or its terminal.
+/// Builds the plugins of the source tree for WebAssembly, puts them into a folder of their own, and serves a
+/// chat page that shows which plugins are live. What to do next is printed. The page hands a token to whoever
+/// asks for one, so the demo listens on loopback addresses only. It ends with Ctrl-C, SIGTERM, or its
+/// terminal.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Where the page and its clients are served
@@ -40,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         source: arguments.source.clone(),
         folder: arguments.dir.clone(),
     };
-    // Whoever closes the terminal of the demo means it to end.
+    // Closing the terminal of the demo should end it.
     let signals = listen(std::io::stdin().is_terminal())?;
     let demo = Demo::prepare(&options).map_err(Failure::Runtime)?;
     let config = demo.config().map_err(Failure::Configuration)?;

@@ -1,4 +1,4 @@
-//! `gateway inspect`.
+//! `gateway inspect`: shows the plugins of a running gateway.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use crate::clock::Clock;
 
 /// Show the plugins of a running gateway
 ///
-/// The chain in its order: the state of each plugin, its version and digest, since when it is live, how often it was called,
-/// what it rejected and how often it failed; and why a file in the folder does not run. Asks the HTTP API of the admin
-/// listener, with the key from the environment.
+/// The chain in its order: the state of each plugin, its version and digest, since when it is live, how often
+/// it was called, what it rejected and how often it failed; and why a file in the folder does not run. Asks
+/// the HTTP API of the admin listener, with the key from the environment.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  GATEWAY_ADMIN_API_KEY=... gateway inspect\n  gateway inspect --address http://10.0.0.7:8001 --key-env PROD_KEY --json"
@@ -32,12 +32,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.json {
         return print(&format!("{answer:#}\n"));
     }
-    // A gateway of another version may not know the question: then there is nothing to show.
+    // A gateway of another version may not have this method: then nothing is shown.
     let nodes = arguments.address.call("nodes", &json!({})).unwrap_or_default();
     print(&(table(&answer, Clock::start().now().unix / 1000) + &differences(&nodes)))
 }
 
-/// In what other gateways differ from this one.
+/// Differences of other gateways from this one.
 fn differences(nodes: &Value) -> String {
     let mut text = String::new();
     for node in nodes["nodes"].as_array().into_iter().flatten() {
@@ -49,7 +49,7 @@ fn differences(nodes: &Value) -> String {
     text
 }
 
-/// Plain columns, and below them what does not fit into one. `now` is Unix time in seconds.
+/// A plain table, followed by notes that do not fit into a column. `now` is Unix time in seconds.
 fn table(answer: &Value, now: u64) -> String {
     let plugins = answer["plugins"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut rows = vec![
@@ -66,7 +66,7 @@ fn table(answer: &Value, now: u64) -> String {
     let mut text = format!("chain {}\n", answer["generation"]);
     for row in &rows {
         let cells = row.iter().zip(widths).enumerate();
-        // Numbers to the right.
+        // Numbers are aligned to the right.
         let cells = cells.map(|(column, (cell, width))| match column {
             0 | 7.. => format!("{cell:>width$}"),
             _ => format!("{cell:<width$}"),
@@ -107,13 +107,13 @@ fn row(plugin: &Value, now: u64) -> [String; 10] {
     ]
 }
 
-/// Its state, and whether somebody holds it there.
+/// State of the breaker, and whether an operator holds it.
 fn breaker(breaker: &Value) -> String {
     let state = breaker["state"].as_str().unwrap_or("-");
     if breaker["held"] == true { format!("{state} (held)") } else { state.to_owned() }
 }
 
-/// What went wrong, and what could run instead, in whole sentences.
+/// Errors and possible rollbacks, in whole sentences.
 fn notes(plugin: &Value, now: u64, text: &mut String) {
     let name = plugin["name"].as_str().unwrap_or("-");
     let failures = plugin["counts"]["failures"].as_object().into_iter().flatten();
@@ -146,7 +146,7 @@ fn notes(plugin: &Value, now: u64, text: &mut String) {
     }
 }
 
-/// Seconds in the unit that people use for them.
+/// Seconds in a readable unit.
 fn ago(seconds: u64) -> String {
     match Duration::from_secs(seconds).as_secs() {
         seconds @ 0..120 => format!("{seconds}s"),

@@ -1,4 +1,4 @@
-//! `gateway plugin`: what authors of plugins need.
+//! `gateway plugin`: the commands for plugin authors.
 
 mod bench;
 mod breaker;
@@ -60,9 +60,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// A plugin file and its settings, read.
+/// The contents of a plugin file and of its settings file.
 struct Files {
-    /// The file's name without folder and extension.
+    /// Name of the file without folder and extension.
     name: String,
     wasm: Vec<u8>,
     /// Empty without a settings file.
@@ -71,7 +71,7 @@ struct Files {
 }
 
 impl Files {
-    /// The settings are those that are named, else those beside the plugin, as in the gateway's folder.
+    /// Reads the named settings file, or else the one next to the plugin, as in the gateway's folder.
     fn read(file: &Path, settings: Option<&Path>) -> Result<Self, Failure> {
         let read = |path: &Path| {
             std::fs::read(path)
@@ -89,7 +89,7 @@ impl Files {
     }
 }
 
-/// What a plugin that asks other servers lacks for it: whoever tries it would wonder why every request is refused.
+/// A hint for a plugin that sends requests but has no granted origins: every request would be refused.
 fn lacks_origins(runner: &PluginRunner, settings: &[u8]) -> Option<&'static str> {
     let asks = runner.imports().iter().any(|import| import.interface.starts_with("gateway:plugin/http@"));
     let Grants { http, http_private, .. } = Settings::parse(settings).ok()?.grants;
@@ -100,12 +100,12 @@ fn lacks_origins(runner: &PluginRunner, settings: &[u8]) -> Option<&'static str>
     )
 }
 
-/// The gateway would not take this file.
+/// Error for a file that the gateway would refuse.
 fn refused(file: &Path, error: &LoadError) -> Failure {
     Failure::Plugins(format!("{}: {}: {}", file.display(), error.code(), error.message()))
 }
 
-/// A number with its thousands apart.
+/// A number with separated thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -118,7 +118,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// Bytes in the unit that people use for them.
+/// Bytes in a readable unit.
 fn size(bytes: usize) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
@@ -127,7 +127,7 @@ fn size(bytes: usize) -> String {
     }
 }
 
-/// Time in the unit that people use for it.
+/// Time in a readable unit.
 fn duration(time: std::time::Duration) -> String {
     let nanos = time.as_nanos() as f64;
     match nanos {

@@ -1,4 +1,4 @@
-//! `gateway redis`.
+//! `gateway redis`: shows the data in the Redis that several gateways share.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -24,9 +24,10 @@ enum Command {
 
 /// Show what lies in Redis for a channel
 ///
-/// Where its stream stands and which server began it, what is kept, how many gateways listen, and every key with its type,
-/// its time to live and its memory. Asks the Redis of the configuration file with the user and password of the gateway, and
-/// only reads. On a server with many keys it takes a moment: all names are looked through, at most a million.
+/// Where its stream stands and which server began it, what is kept, how many gateways listen, and every key
+/// with its type, its time to live and its memory. Asks the Redis of the configuration file with the user and
+/// password of the gateway, and only reads. On a server with many keys it takes a moment: all names are
+/// looked through, at most a million.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Reading the answer:
@@ -155,7 +156,7 @@ fn table(report: &Report, text: &mut String) {
     }
 }
 
-/// Milliseconds in the unit that people use for them.
+/// Milliseconds in a readable unit.
 fn time(millis: u64) -> String {
     match millis {
         0..10_000 => format!("{millis}ms"),

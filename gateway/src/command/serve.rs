@@ -1,4 +1,4 @@
-//! `gateway serve`.
+//! `gateway serve`: serves clients until a signal.
 
 use std::path::PathBuf;
 
@@ -22,11 +22,13 @@ Exit codes:
 
 /// Serve clients until SIGTERM or Ctrl-C
 ///
-/// On a signal the gateway stops accepting, asks its clients to go elsewhere at the pace of `drain.closes_per_second`, and
-/// ends after `drain.deadline` at the latest. A second signal ends it at once. SIGHUP says that the configuration is not read
-/// again while the gateway runs; SIGUSR1 and SIGUSR2 do nothing; SIGQUIT leaves a core.
+/// On a signal the gateway stops accepting, asks its clients to go elsewhere at the pace of
+/// `drain.closes_per_second`, and ends after `drain.deadline` at the latest. A second signal ends it at once.
+/// SIGHUP says that the configuration is not read again while the gateway runs; SIGUSR1 and SIGUSR2 do
+/// nothing; SIGQUIT leaves a core.
 ///
-/// When a part of the gateway fails that the others depend on, it drains in the same way and ends: it is to be started again.
+/// When a part of the gateway fails that the others depend on, it drains in the same way and ends: it is to
+/// be started again.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(super) struct Arguments {
@@ -51,7 +53,7 @@ pub(super) fn start_logging(config: &Config) -> Result<(), Failure> {
     telemetry::init_logging(&config.log).context("failed to start the log").map_err(Failure::Runtime)
 }
 
-/// Binds, tells where, and serves until a signal.
+/// Binds, prints the addresses, and serves until a signal.
 pub(super) fn serve(
     config: Config,
     site: Option<MakeSite>,

@@ -1,5 +1,5 @@
-//! What the process does when it gets a signal. From the moment on at which this listens, none of those that it hears ends the
-//! process unasked. The system goes on handling the others: SIGQUIT leaves a core, SIGKILL cannot be heard.
+//! `Signals` handles the signals of the process. Once it listens, none of the signals it handles ends the
+//! process directly. The system still handles the others: SIGQUIT dumps core, SIGKILL cannot be caught.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,10 +14,11 @@ use tokio::sync::watch;
 
 use crate::telemetry;
 
-/// The exit code of a gateway that a second signal ended: it did not finish what it began.
+/// Exit code of a gateway that was ended by a second signal before it had drained.
 const CUT_OFF: i32 = 5;
 
-/// Signals that mean something here, and those that people and programs send to processes that would end by them.
+/// The signals with a meaning here, and those that people and programs send to processes that would end by
+/// them.
 fn heard() -> [(SignalKind, &'static str); 7] {
     [
         (SignalKind::terminate(), "SIGTERM"),
@@ -30,14 +31,14 @@ fn heard() -> [(SignalKind, &'static str); 7] {
     ]
 }
 
-/// Listens, on a thread of its own.
+/// Listens on a separate thread.
 pub(super) struct Signals {
     stop: watch::Receiver<bool>,
-    /// There is something to drain.
+    /// Whether there is something to drain.
     serving: Arc<AtomicBool>,
 }
 
-/// What a signal is for.
+/// The meaning of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Stop,
@@ -46,7 +47,7 @@ enum Meaning {
 }
 
 impl Signals {
-    /// Listens from now on. `hangup_stops` says that the end of the terminal is the end of the program.
+    /// Starts listening. With `hangup_stops` the end of the terminal ends the program.
     pub(super) fn listen(hangup_stops: bool) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let mut signals = {
@@ -61,7 +62,7 @@ impl Signals {
             loop {
                 let (number, name) = next(&mut signals).await;
                 match meaning(name, hangup_stops) {
-                    // As if it had not been heard.
+                    // Ends the process as if the signal were not handled.
                     Meaning::Stop if !is_serving.load(Relaxed) => end(128 + number),
                     Meaning::Stop if asked.send_replace(true) => {
                         tracing::warn!(signal = name, "asked to stop again: clients are cut off");
@@ -84,7 +85,7 @@ impl Signals {
         Ok(Self { stop, serving })
     }
 
-    /// Ends with the first signal to stop; from then on a second one ends the process.
+    /// Returns at the first stop signal; from then on a second one ends the process.
     pub(super) async fn stop(mut self) {
         self.serving.store(true, Relaxed);
         if self.stop.wait_for(|stop| *stop).await.is_err() {
@@ -93,7 +94,7 @@ impl Signals {
     }
 }
 
-/// The next one that comes.
+/// The next signal.
 async fn next(signals: &mut [(Signal, i32, &'static str)]) -> (i32, &'static str) {
     poll_fn(|cx| {
         for (signal, number, name) in &mut *signals {

@@ -1,4 +1,4 @@
-//! What is secret does not stand in the configuration: a value says where it is.
+//! Reads secrets from outside the configuration: the value in the file says where the secret is.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +8,8 @@ use toml::de::DeValue;
 
 use super::read::{Invalid, found};
 
-/// Takes a secret, such as "a password", from where a value says: "env:NAME" or "file:PATH", where a relative path begins at
-/// the folder, or "" for none. White space at its end is no part of it. No message repeats any of it.
+/// Reads a secret, such as "a password", from the place that a value names: "env:NAME", "file:PATH" (relative
+/// to `folder`), or "" for none. Trailing white space is removed. No message repeats any part of it.
 pub(super) fn elsewhere(
     value: &Spanned<DeValue<'_>>,
     folder: &Path,

@@ -1,17 +1,17 @@
-//! What is wrong with a configuration, said all at once.
+//! [`ConfigErrors`] reports all errors of a configuration at once.
 
 use std::fmt;
 
-/// One mistake: where it is, what was found, what would be accepted.
+/// One error: its place, the value found, the values accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file, or the environment variable.
+    /// The file or the environment variable.
     pub origin: String,
-    /// Line and column, both from 1, columns in characters; `None` if no place in a file is to blame.
+    /// Line and column, both from 1, columns in characters; `None` if the error has no place in a file.
     pub position: Option<(usize, usize)>,
-    /// The path of the key such as `limits.message_bytes_max`; `None` if the text is not TOML at all.
+    /// The path of the key, such as `limits.message_bytes_max`; `None` if the text is not valid TOML.
     pub key: Option<String>,
-    /// What is wrong with it and what would be accepted.
+    /// What is wrong, and what would be accepted.
     pub message: String,
 }
 
@@ -28,7 +28,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Every mistake of a configuration, in the order of the file. Displayed as one line each.
+/// All errors of a configuration, in the order of the file. Displayed as one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<ConfigError>);
 

@@ -1,4 +1,4 @@
-//! Origins of web pages, written exactly as a browser sends them.
+//! Reads origins of web pages, in the exact form that a browser sends.
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -35,8 +35,8 @@ pub(super) fn list(value: &Spanned<DeValue<'_>>) -> Result<Origins, Vec<Invalid>
     all(list.iter().map(entry)).map(Origins::Listed)
 }
 
-/// The origin as browsers send it, or what would be accepted in its place. The scheme is in lower case, and so is the host of a web
-/// page; other schemes have hosts whose case counts, or none.
+/// The origin as browsers send it, or what would be accepted instead. The scheme is in lower case, and so is
+/// the host of a web page; other schemes have case-sensitive hosts, or none.
 pub(super) fn normal(text: &str) -> Result<Box<str>, &'static str> {
     match text {
         "*" => return Err("\"*\" as the only entry of the list"),
@@ -60,7 +60,7 @@ pub(super) fn normal(text: &str) -> Result<Box<str>, &'static str> {
         "http" | "https" => web(&scheme, &authority.to_ascii_lowercase()),
         "file" if authority.is_empty() => Ok("file://".into()),
         "file" => Err("\"file://\", which stands for every file"),
-        // An extension, or the pages that an application brings along: `app://.`, `capacitor://localhost`.
+        // A browser extension, or the pages bundled with an application: `app://.`, `capacitor://localhost`.
         _ if authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%:[]".contains(&b)) => {
             Ok(format!("{scheme}://{authority}").into())
         }
@@ -68,8 +68,8 @@ pub(super) fn normal(text: &str) -> Result<Box<str>, &'static str> {
     }
 }
 
-/// An origin that a plugin may ask for and be granted, which is written as browsers send it; or what would be accepted in its
-/// place.
+/// An origin that a plugin may request and be granted, as browsers send it; or what would be accepted
+/// instead.
 pub(crate) fn http_origin(text: &str) -> Result<Box<str>, &'static str> {
     let origin = normal(text)?;
     let is_web = origin.starts_with("https://") || origin.starts_with("http://");
@@ -80,7 +80,7 @@ fn web(scheme: &str, authority: &str) -> Result<Box<str>, &'static str> {
     if !authority.is_ascii() {
         return Err("the host in the form that browsers send, \"xn--...\"");
     }
-    // The brackets of an IPv6 address keep its colons apart from that of the port.
+    // The brackets of an IPv6 address separate its colons from that of the port.
     let host_end =
         authority.rfind(']').map_or_else(|| authority.find(':').unwrap_or(authority.len()), |end| end + 1);
     let (host, port) = authority.split_at(host_end);

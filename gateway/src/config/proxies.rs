@@ -1,4 +1,4 @@
-//! Which proxies tell where clients come from, and how.
+//! [`Proxies`] decides which proxies may state the address of a client, and how they do it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ const NETWORKS_MAX: usize = 256;
 const NETWORKS: &str = r#"a list of at most 256 addresses and networks such as ["10.0.0.0/8", "192.0.2.7"]"#;
 const TELLS: &str = r#"a list of "proxy-protocol", "forwarded" and "x-forwarded-for""#;
 
-/// Proxies that are believed.
+/// The trusted proxies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
-    /// Where they are. None has an IPv4 address inside an IPv6 address.
+    /// Their addresses. An IPv4 address inside an IPv6 address is stored as IPv4.
     pub networks: Arc<[IpNet]>,
-    /// What they tell the address of a client with.
+    /// How they state the address of a client.
     pub tell: Arc<[Tell]>,
 }
 
-/// A way to tell the address of a client.
+/// A way to state the address of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tell {
     /// A PROXY header, version 1 or 2, before the request.
@@ -35,16 +35,16 @@ pub enum Tell {
 }
 
 impl Proxies {
-    /// Whether what this address tells of clients is believed.
+    /// Whether this address may state addresses of clients.
     pub fn trust(&self, address: IpAddr) -> bool {
-        // Only with networks is there anything to look up.
+        // Without networks there is nothing to look up.
         !self.networks.is_empty() && {
             let address = address.to_canonical();
             self.networks.iter().any(|network| network.contains(&address))
         }
     }
 
-    /// Whether they tell it this way.
+    /// Whether the proxies use this way.
     pub fn tell(&self, tell: Tell) -> bool {
         self.tell.contains(&tell)
     }
@@ -86,7 +86,7 @@ fn network(text: &str) -> Result<IpNet, &'static str> {
     if network.addr() != network.network() {
         return Err("a network whose address has no bits behind its prefix, or an address alone");
     }
-    // An IPv4 address inside an IPv6 address is that IPv4 address, wherever one is compared.
+    // An IPv4 address inside an IPv6 address is treated as that IPv4 address wherever it is compared.
     let (inner, prefix) = (network.addr().to_canonical(), network.prefix_len());
     if inner.is_ipv6() || network.addr().is_ipv4() {
         return Ok(network);

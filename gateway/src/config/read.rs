@@ -1,5 +1,5 @@
-//! A TOML document read key by key over the shipped defaults. A wrong value is noted and its default taken in its place,
-//! so that one reading finds every mistake.
+//! `Document` reads a TOML document key by key over the shipped defaults. An invalid value is recorded and
+//! replaced by its default, so that one pass finds every error.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,20 +13,20 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, ConfigErrors};
 
-/// Longest piece of a wrong value that a message repeats.
+/// Maximum length of an invalid value in a message.
 const FOUND_CHARS_MAX: usize = 60;
 
 /// Why a value is refused.
 pub(super) struct Invalid {
     /// The offending part; `None` for the whole value.
     pub(super) span: Option<Range<usize>>,
-    /// What stands there.
+    /// The value found.
     pub(super) found: String,
-    /// What may stand there.
+    /// The values accepted.
     pub(super) accepted: String,
 }
 
-/// A user's document and the defaults below it.
+/// A user's document and the defaults for it.
 pub(super) struct Document<'i> {
     origin: String,
     text: &'i str,
@@ -37,7 +37,7 @@ pub(super) struct Document<'i> {
 }
 
 impl<'i> Document<'i> {
-    /// Parses a text; a text that is no TOML is the one mistake that hides all others.
+    /// Parses a text. If it is not TOML, that is the only error reported.
     pub(super) fn parse(origin: &str, text: &'i str, defaults: &'static str) -> Result<Self, ConfigErrors> {
         let (user, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
@@ -59,7 +59,7 @@ impl<'i> Document<'i> {
         })
     }
 
-    /// A table of the document, which the defaults have too.
+    /// A table of the document, which must exist in the defaults.
     pub(super) fn section(&self, name: &'static str) -> Section<'_, 'i> {
         let entry = self.user.get_key_value(name);
         let user = entry.and_then(|(_, value)| self.table(name, value));
@@ -114,12 +114,12 @@ impl<'i> Document<'i> {
         });
     }
 
-    /// Adds a mistake that is not in the document.
+    /// Adds an error that is not in the document.
     pub(super) fn foreign(&self, mistake: ConfigError) {
         self.mistakes.borrow_mut().push(mistake);
     }
 
-    /// Reports tables that do not exist, and ends the reading.
+    /// Reports unknown tables, and ends the reading.
     pub(super) fn finish(self) -> Result<BTreeSet<String>, ConfigErrors> {
         for (key, value) in &self.user {
             if !self.defaults.contains_key(key) {
@@ -155,7 +155,7 @@ pub(super) struct Section<'d, 'i> {
 }
 
 impl<'i> Section<'_, 'i> {
-    /// Any value, by a conversion that says what is wrong with it.
+    /// Any value, with a conversion that describes errors.
     pub(super) fn value<T>(
         &self,
         key: &'static str,
@@ -207,7 +207,7 @@ impl<'i> Section<'_, 'i> {
         })
     }
 
-    /// As [`Section::number`], for counts of things in memory.
+    /// Like [`Section::number`], for counts of things in memory.
     pub(super) fn count(&self, key: &'static str, range: RangeInclusive<u64>) -> usize {
         usize::try_from(self.number(key, range)).unwrap_or(usize::MAX)
     }
@@ -232,8 +232,8 @@ impl<'i> Section<'_, 'i> {
         })
     }
 
-    /// Notes that the first of these keys has a value that does not go with the others; not if one was refused by itself,
-    /// since its default stands in its place.
+    /// Reports that the value of the first of these keys conflicts with the others. Not if one of them was
+    /// refused already, since its default has replaced it.
     pub(super) fn conflict(&self, keys: &[&'static str], found: &str, accepted: &str) {
         if !keys.iter().any(|key| self.refused.borrow().contains(key)) {
             let span = keys.iter().find_map(|key| self.user?.get(*key)).map(Spanned::span);
@@ -241,7 +241,7 @@ impl<'i> Section<'_, 'i> {
         }
     }
 
-    /// Whether the user's table says anything else than the shipped defaults. A printed default file repeats them.
+    /// Whether the user's table differs from the shipped defaults, which a printed default file repeats.
     pub(super) fn is_changed(&self) -> bool {
         let differs = |key: &str, value: &Spanned<DeValue<'_>>| {
             let default = self.defaults.get(key).map(|default| format!("{:?}", default.get_ref()));
@@ -250,12 +250,12 @@ impl<'i> Section<'_, 'i> {
         self.user.into_iter().flatten().any(|(key, value)| differs(key.get_ref(), value))
     }
 
-    /// Notes that the table must not have its name.
+    /// Reports that the table must not have its name.
     pub(super) fn misnamed(&self, name: &str, accepted: &str) {
         self.document.refuse(&self.path, self.span.clone(), &quoted(name), accepted);
     }
 
-    /// Reports keys that nobody asked for.
+    /// Reports unknown keys.
     pub(super) fn finish(self) {
         let known = self.known.borrow();
         for key in self.user.into_iter().flat_map(|table| table.keys()) {
@@ -272,7 +272,7 @@ impl<'i> Section<'_, 'i> {
     }
 }
 
-/// A value as a message shows it.
+/// A value as shown in a message.
 pub(super) fn found(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => quoted(text),
@@ -285,7 +285,7 @@ pub(super) fn found(value: &DeValue<'_>) -> String {
     }
 }
 
-/// A text as a message shows it: escaped, and cut where it is long.
+/// A text as shown in a message: escaped, and cut if it is long.
 pub(super) fn quoted(text: &str) -> String {
     match text.char_indices().nth(FOUND_CHARS_MAX) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
@@ -316,7 +316,7 @@ fn unknown(what: &str, name: &str, known: &[&str], elsewhere: impl Fn() -> Optio
     }
 }
 
-/// How many characters must be put in, taken out or changed to make one text of the other.
+/// Edit distance: the number of characters to insert, remove or change to turn one text into the other.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

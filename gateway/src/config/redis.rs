@@ -1,4 +1,4 @@
-//! The Redis that several gateways share.
+//! Reads the settings of the Redis that several gateways share.
 
 use std::path::Path;
 
@@ -68,7 +68,7 @@ pub(super) fn redis(
     })
 }
 
-/// The tables of the namespaces for which something holds.
+/// Names the tables of the namespaces with a property.
 fn tables(namespaces: &Namespaces, holds: fn(&Namespace) -> bool) -> String {
     let all = namespaces.named.iter().map(|(name, namespace)| (format!("[namespaces.{name}]"), namespace));
     let all = all.chain([("[channel]".to_owned(), &namespaces.default)]);
@@ -77,7 +77,7 @@ fn tables(namespaces: &Namespaces, holds: fn(&Namespace) -> bool) -> String {
     tables.join(", ")
 }
 
-/// Takes the password from where the value says. No message repeats any of it.
+/// Reads the password from the place that the value names. No message repeats any part of it.
 fn password(
     value: &Spanned<DeValue<'_>>,
     folder: &Path,

@@ -1,4 +1,4 @@
-//! Which key becomes which field, and which values do not go together.
+//! `resolve` maps each key to its field and rejects values that conflict with each other.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ const HEADERS_KEPT_MAX: usize = 32;
 const NAMESPACE_NAME_BYTES_MAX: usize = 64;
 const REQUIRED_MAX: usize = 256;
 
-/// Reads a text over the defaults, with paths that begin at `folder`; also tells which keys were asked for.
+/// Reads a text over the defaults, with paths relative to `folder`; also returns the keys that were read.
 pub(super) fn resolve(
     text: &str,
     origin: &str,
@@ -130,7 +130,7 @@ fn admin(document: &Document<'_>, listen: &Listen, environment: &dyn Fn(&str) ->
     Admin { address, api_key, metrics_need_key }
 }
 
-/// `Some(None)` for no key, `None` for one that is refused.
+/// `Some(None)` for no key, `None` for an invalid one.
 fn api_key(text: &str) -> Option<Option<Secret>> {
     match text.len() {
         0 => Some(None),
@@ -177,7 +177,7 @@ fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
-/// Every value, or everything that is wrong.
+/// All values, or all errors.
 pub(super) fn all<T>(results: impl Iterator<Item = Result<T, Invalid>>) -> Result<Vec<T>, Vec<Invalid>> {
     let (mut values, mut wrongs) = (Vec::new(), Vec::new());
     for result in results {
@@ -466,7 +466,8 @@ fn log(document: &Document<'_>) -> Log {
 }
 
 fn is_filter(text: &str) -> bool {
-    // A lone word that is no level would be taken for the name of a module, and everything else be silenced.
+    // A single word that is no level would be taken for a module name, and all other modules would be
+    // silenced.
     let level = |word: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&word);
     text.split(',').all(|part| level(part) || part.contains('=')) && EnvFilter::try_new(text).is_ok()
 }

@@ -1,13 +1,13 @@
-//! What the configuration holds and nobody may see.
+//! [`Secret`] and [`SigningKey`] hold values of the configuration that must never be shown.
 
 use std::fmt;
 
-/// A text that is never shown.
+/// A text that is never displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
 
 impl Secret {
-    /// Takes a text over.
+    /// Wraps a text.
     pub fn new(text: &str) -> Self {
         Self(text.into())
     }
@@ -24,7 +24,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Bytes that sign, and are never shown.
+/// A signing key that is never displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey(pub(super) Box<[u8]>);
 

@@ -192,7 +192,7 @@ fn every_key_reaches_its_own_field() {
                 "chat".into(),
                 Arc::new(Namespace {
                     history_size: 27,
-                    // Not the value of `[channel]` above.
+                    // This must not be the value of `[channel]` above.
                     history_ttl: shipped.history_ttl,
                     min_replicas: 0,
                     idempotency_ttl: Duration::from_secs(46),

@@ -1,4 +1,4 @@
-//! Where Redis is: one server, or whichever the Sentinels name.
+//! Reads where Redis is: one server, several, a Cluster, or the master that Sentinels name.
 
 use std::fmt;
 use std::fs;
@@ -24,7 +24,7 @@ const SENTINELS_MAX: usize = 16;
 const SERVER_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// Reads the keys that say where Redis is. `None` if none does. The login is that of the Sentinels.
+/// Reads the keys that say where Redis is. `None` if none is set. The login is that of the Sentinels.
 pub(super) fn topology(
     section: &Section<'_, '_>,
     username: Box<str>,
@@ -103,7 +103,7 @@ pub(super) fn topology(
     Some(RedisTopology::Sentinels(RedisSentinels { sentinels, master, username, password }))
 }
 
-/// Reads the file with the authorities that TLS trusts.
+/// Reads the file with the certificate authorities for TLS.
 pub(super) fn authority(section: &Section<'_, '_>, folder: &Path) -> Option<Box<[u8]>> {
     section.value("tls_ca_file", |value| {
         let wrong = |found| vec![Invalid { span: None, found, accepted: AUTHORITY.to_owned() }];
@@ -150,7 +150,7 @@ fn servers(
     }
 }
 
-/// What is mistyped may hold a password.
+/// A mistyped value may contain a password.
 fn shown(value: &DeValue<'_>) -> String {
     match value.as_str() {
         Some(text) if text.contains('@') => "a URL with a user or a password in it".to_owned(),
@@ -159,7 +159,7 @@ fn shown(value: &DeValue<'_>) -> String {
     }
 }
 
-/// Takes a URL apart. What names a user or asks for something by a query is refused.
+/// Parses a URL. A URL with a user or a query is refused.
 fn url(text: &str, port: u16) -> Option<RedisServer> {
     let (tls, rest) = match text.split_once("://")? {
         ("redis", rest) => (false, rest),
@@ -190,7 +190,7 @@ fn url(text: &str, port: u16) -> Option<RedisServer> {
 }
 
 impl RedisTopology {
-    /// The servers that are named.
+    /// The configured servers.
     pub(super) fn servers(&self) -> &[RedisServer] {
         match self {
             Self::Server(server) => std::slice::from_ref(server),
@@ -201,7 +201,7 @@ impl RedisTopology {
 }
 
 impl RedisServer {
-    /// Whether it is on this machine.
+    /// Whether the server is on this machine.
     pub(super) fn is_local(&self) -> bool {
         &*self.host == "localhost"
             || self.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())

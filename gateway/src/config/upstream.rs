@@ -1,4 +1,4 @@
-//! Where events of plugins go.
+//! Reads the upstreams, which receive the events of plugins.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ use super::resolve::{GIB, KIB, MINUTE, SECOND};
 use super::{SigningKey, Upstream};
 use crate::egress::Url;
 
-/// Upstreams of one gateway.
+/// Maximum number of upstreams.
 const UPSTREAMS_MAX: usize = 64;
-/// Longest name of one.
+/// Maximum length of their names.
 const NAME_BYTES_MAX: usize = 64;
-/// Shortest and longest key, in bytes.
+/// Minimum and maximum length of a key, in bytes.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 
 const URL: &str = "a URL such as \"https://hooks.example/orders\"";
@@ -36,7 +36,7 @@ pub(super) fn upstreams(
     if shape.is_changed() {
         shape.misnamed("upstream", "a table of its own for each upstream, such as [upstreams.orders]");
     }
-    // Its values are valid and mean nothing: only what a table leaves out is read from it.
+    // These values are never used: only defaults for missing keys are read from this table.
     read(&shape, folder, environment);
     shape.finish();
     let mut upstreams = BTreeMap::new();
@@ -65,7 +65,7 @@ fn read(
 ) -> Option<Upstream> {
     let url = section.value("url", |value| {
         let wrong = |accepted: &str| {
-            // The path may be a secret of its own.
+            // The path may contain a secret.
             let found =
                 if value.get_ref().is_str() { "something else".to_owned() } else { found(value.get_ref()) };
             vec![Invalid { span: None, found, accepted: accepted.to_owned() }]
@@ -103,7 +103,7 @@ fn read(
     })
 }
 
-/// Some tools leave out the signs at the end, or set bits there that mean nothing.
+/// Some tools omit the padding, or set unused bits in the last character.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -111,7 +111,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Takes the secret from where the value says. No message repeats any of it.
+/// Reads the secret from the place that the value names. No message repeats any part of it.
 fn secret(
     value: &Spanned<DeValue<'_>>,
     folder: &Path,

@@ -1,4 +1,4 @@
-//! Questions to all gateways.
+//! [`Survey`] collects the answers of all gateways to one question.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use crate::backplane::{Node, Others};
 use crate::protocol::code::ReplyError;
 use crate::survey::{Counts, Finding, Question};
 
-/// How long anybody waits for the answer of a gateway.
+/// Maximum time to wait for the answer of a gateway.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What has come of a question.
+/// The answers to a question.
 #[derive(Debug)]
 pub struct Survey {
-    /// Who has answered what.
+    /// The gateways that answered, with their answers.
     pub answers: Vec<(Node, Finding)>,
-    /// Who has not answered in time.
+    /// The gateways that did not answer in time.
     pub unanswered: Vec<Node>,
 }
 
 impl Control {
-    /// Asks this gateway and all others that are alive as far as this one knows, and waits at most [`PATIENCE`]. Error 111 if
-    /// too many ask.
+    /// Asks this gateway and all others that are alive as far as this one knows, and waits at most
+    /// [`PATIENCE`]. Error 111 if too many questions are open.
     pub async fn survey(&self, question: Question) -> Result<Survey, ReplyError> {
         let Ok(_permit) = self.inner.surveys.try_acquire() else {
             return Err(
@@ -34,7 +34,7 @@ impl Control {
             );
         };
         let until = Instant::now() + PATIENCE;
-        // The others think while this gateway does.
+        // The others work while this gateway does.
         let Others { asked: mut unanswered, answers: mut coming } =
             self.inner.backplane.ask_others(&question);
         let mut answers = Vec::new();
@@ -55,7 +55,7 @@ impl Control {
         Ok(Survey { answers, unanswered })
     }
 
-    /// What this gateway answers when another one asks. `None` if a worker has not answered in time.
+    /// The answer of this gateway to a question of another one. `None` if a worker did not answer in time.
     pub async fn answer_alone(&self, question: Question) -> Option<Finding> {
         self.answer(&question, Instant::now() + PATIENCE).await
     }

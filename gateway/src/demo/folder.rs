@@ -1,4 +1,5 @@
-//! The plugin folder of the demo. Plugins are as built; settings are made once and belong to the user from then on.
+//! `Folder` is the plugin folder of the demo. Plugins are replaced by the latest build; settings are created
+//! once and belong to the user from then on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use crate::plugin_tools::files::{Mode, create, replace};
 
 const ROUTER_SETTINGS: &str = include_str!("router.toml");
 
-/// The name of each plugin's file, without the extension: its place in the chain and its name.
+/// Name of each plugin's file without the extension: its place in the chain and its name.
 fn stem(plugin: &str) -> &'static str {
     match plugin {
         "auth-jwt" => "10-auth-jwt",
@@ -23,19 +24,19 @@ fn stem(plugin: &str) -> &'static str {
     }
 }
 
-/// A plugin folder with everything in it.
+/// A complete plugin folder.
 pub(super) struct Folder {
     path: PathBuf,
     secret: Vec<u8>,
 }
 
 impl Folder {
-    /// Makes the folder if it is missing, puts the plugins in, and the settings that are missing.
+    /// Creates the folder if it is missing, and adds the plugins and the missing settings.
     pub(super) fn fill(path: &Path, built: &[Built]) -> anyhow::Result<Self> {
         fs::create_dir_all(path)
             .with_context(|| format!("failed to make the plugin folder {}", path.display()))?;
         let path = path.canonicalize().with_context(|| format!("failed to open {}", path.display()))?;
-        // Settings first: a plugin that comes before its settings is refused for a moment.
+        // Settings first: a plugin without its settings is refused for a moment.
         let secret = secret(&path.join(stem("auth-jwt")).with_extension("toml"))?;
         create(&path.join(stem("router")).with_extension("toml"), ROUTER_SETTINGS.as_bytes(), Mode::Public)?;
         for Built { name, wasm } in built {
@@ -50,14 +51,14 @@ impl Folder {
         &self.path
     }
 
-    /// What tokens are signed with.
+    /// The secret that signs tokens.
     pub(super) fn secret(&self) -> &[u8] {
         &self.secret
     }
 }
 
-/// The secret in the settings of auth-jwt. It is kept, so that tabs that were connected before a restart still have a good
-/// token after it.
+/// The secret in the settings of auth-jwt. An existing one is kept, so that tokens of open tabs stay valid
+/// after a restart.
 fn secret(settings: &Path) -> anyhow::Result<Vec<u8>> {
     let fresh = format!(
         "# Made by `gateway demo` for this folder. Delete the file to get another secret at the next start.\n\
@@ -78,7 +79,7 @@ fn secret(settings: &Path) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// As far as the demo has to know it to sign tokens.
+/// The part of the settings that the demo needs to sign tokens.
 #[derive(Deserialize)]
 struct AuthSettings {
     config: AuthConfig,

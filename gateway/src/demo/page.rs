@@ -1,4 +1,4 @@
-//! What the demo serves beside the endpoints: the page, its script, tokens, and the state of the plugins.
+//! `DemoSite` serves the demo page, its script, tokens, and the state of the plugins.
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ const HTML: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("chat.js");
 
-/// The page runs its own script and style only, and talks to this gateway only.
+/// The page may run only its own script and style, and connect only to this gateway.
 const HEADERS: &[(&str, &str)] = &[
     (
         "content-security-policy",
@@ -32,7 +32,7 @@ pub(super) struct DemoSite {
 }
 
 impl DemoSite {
-    /// The pages of a gateway.
+    /// Creates the pages of a gateway.
     pub(super) fn new(issuer: Issuer, control: Control) -> Self {
         Self { issuer, control }
     }
@@ -94,7 +94,7 @@ mod tests {
                 assert!(!text.contains(word), "{word}");
             }
         }
-        // What the policy of the page forbids.
+        // The content security policy of the page forbids these.
         for word in ["<style", " style=", " onclick", "javascript:"] {
             assert!(!HTML.contains(word), "{word}");
         }

@@ -1,4 +1,4 @@
-//! Tokens for the visitors of the page, signed with the secret that the auth-jwt plugin has.
+//! `Issuer` creates tokens for the visitors of the page, signed with the secret of the auth-jwt plugin.
 
 use anyhow::anyhow;
 use base64::Engine as _;
@@ -6,7 +6,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// How long a token is good, in seconds.
+/// Validity of a token, in seconds.
 const LIFETIME: u64 = 3_600;
 
 /// Signs tokens.
@@ -14,12 +14,12 @@ const LIFETIME: u64 = 3_600;
 pub(super) struct Issuer(Hmac<Sha256>);
 
 impl Issuer {
-    /// With this secret.
+    /// Creates an issuer with this secret.
     pub(super) fn new(secret: &[u8]) -> Self {
         Self(Hmac::new_from_slice(secret).expect("a secret of any length"))
     }
 
-    /// A JSON Web Token for a user, from a name that [`user_name`] has accepted; `now` is Unix time in seconds.
+    /// A JSON Web Token for a user name that [`user_name`] has accepted; `now` is Unix time in seconds.
     pub(super) fn token(&self, user: &str, now: u64) -> String {
         let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
         let claims = format!(r#"{{"sub":"{user}","exp":{},"info":{{"name":"{user}"}}}}"#, now + LIFETIME);
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Issuer {
     }
 }
 
-/// The `user` of a query, if it is a name that needs no escaping anywhere.
+/// The `user` in a query, if it needs no escaping anywhere.
 pub(super) fn user_name(query: &str) -> Option<&str> {
     let name = query.split('&').find_map(|pair| pair.strip_prefix("user="))?;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
@@ -50,7 +50,7 @@ pub(super) fn random_bytes<const N: usize>() -> anyhow::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// A random text of 32 characters that fits into a header and a shell.
+/// A random text of 32 characters that is valid in a header and in a shell.
 pub(super) fn random_text() -> anyhow::Result<String> {
     Ok(BASE64_URL_SAFE_NO_PAD.encode(random_bytes::<24>()?))
 }

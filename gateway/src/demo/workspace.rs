@@ -1,4 +1,4 @@
-//! The source tree of the gateway, and the plugins of the demo, which are built in it.
+//! `Workspace` is the source tree of the gateway, in which the plugins of the demo are built.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -18,17 +18,17 @@ pub(super) struct Workspace {
     root: PathBuf,
 }
 
-/// A plugin that was built.
+/// A built plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Built {
     /// The name of its crate.
     pub(super) name: &'static str,
-    /// The file.
+    /// Path of the file.
     pub(super) wasm: PathBuf,
 }
 
 impl Workspace {
-    /// The given tree, or the one around.
+    /// Finds the given tree, or the one around the current folder.
     pub(super) fn find(given: Option<&Path>) -> anyhow::Result<Self> {
         let root = tree::find(given)?.context(
             "failed to find the source tree of the gateway, from which the demo builds its plugins: \

@@ -1,7 +1,7 @@
-//! The cache of compiled plugins.
+//! [`Artifacts`] caches compiled plugins.
 //!
-//! What is read here is run as machine code without another check, so an entry carries a digest of its name and content,
-//! which is compared before anything is done with it: a flipped bit on the disk must not become an instruction.
+//! An entry is run as machine code without further checks. So it carries a digest of its name and content,
+//! which is compared first: a flipped bit on the disk must not become an instruction.
 
 use std::fs;
 use std::io;
@@ -13,19 +13,19 @@ use tracing::{debug, warn};
 
 use super::files;
 
-/// Largest compiled plugin that is kept.
+/// Maximum bytes of a compiled plugin in the cache.
 const ENTRY_BYTES_MAX: u64 = 256 << 20;
 const EXTENSION: &str = ".artifact";
 const DIGEST_BYTES: usize = 32;
 
-/// How much is kept; what was not used for the longest time goes first.
+/// Maximum size of the cache; the least recently used entries are removed first.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     entries_max: usize,
     bytes_max: u64,
 }
 
-/// Compiled plugins on the disk. A failure here costs a compile and a log line, never a plugin.
+/// The compiled plugins on the disk. A failure here costs a compilation and a log line, never a plugin.
 #[derive(Debug)]
 pub struct Artifacts {
     folder: PathBuf,
@@ -38,7 +38,7 @@ impl Artifacts {
         Self { folder, bounds: Bounds { entries_max: 128, bytes_max: 512 << 20 } }
     }
 
-    /// The entry of this name, if it is there and whole. `key` is letters, digits and dashes.
+    /// The entry with this key, if it exists and is intact. `key` consists of letters, digits and dashes.
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         let path = self.path(key);
         let (file, mut bytes) = match files::read(&path, ENTRY_BYTES_MAX) {
@@ -54,13 +54,14 @@ impl Artifacts {
             self.reject(key, "its digest is another");
             return None;
         }
-        // When it was used last is when it was modified: file systems are mounted so that reading is not noted.
+        // The modification time records the last use, because file systems are often mounted without access
+        // times.
         let _ = file.set_modified(SystemTime::now());
         bytes.drain(..DIGEST_BYTES);
         Some(bytes)
     }
 
-    /// Keeps an entry and lets others go for it.
+    /// Stores an entry, and evicts others for it.
     pub fn put(&self, key: &str, content: &[u8]) {
         if content.len() as u64 > ENTRY_BYTES_MAX - DIGEST_BYTES as u64 {
             debug!(key, bytes = content.len(), "compiled plugin is too large for the cache");
@@ -73,7 +74,7 @@ impl Artifacts {
         }
     }
 
-    /// Removes an entry that turned out to be unusable, with one line in the log.
+    /// Removes an unusable entry, with a log line.
     pub fn reject(&self, key: &str, why: &str) {
         warn!(key, why, "compiled plugin in the cache is not used; it is compiled again");
         let _ = fs::remove_file(self.path(key));
@@ -85,7 +86,7 @@ impl Artifacts {
 
     fn shrink(&self) -> io::Result<()> {
         let mut entries = self.entries()?;
-        // The newest first.
+        // Newest first.
         entries.sort_by_key(|(used, ..)| std::cmp::Reverse(*used));
         let mut bytes = 0_u64;
         for (index, (_, length, path)) in entries.iter().enumerate() {
@@ -98,7 +99,7 @@ impl Artifacts {
         Ok(())
     }
 
-    /// When each was used last, its length and where it is.
+    /// Last use, length and path of each entry.
     fn entries(&self) -> io::Result<Vec<(SystemTime, u64, PathBuf)>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -117,7 +118,7 @@ fn is_entry(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().ends_with(EXTENSION.as_bytes())
 }
 
-/// Of the name too: a file that was renamed to another's name is not that entry.
+/// The digest covers the key: a renamed file is not a valid entry for its new name.
 fn digest(key: &str, content: &[u8]) -> [u8; DIGEST_BYTES] {
     Sha256::new()
         .chain_update((key.len() as u64).to_le_bytes())

@@ -1,4 +1,4 @@
-//! Files that only this user can have written, and writing them in one step.
+//! Files that only this user can have written, and atomic writes of them.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
-/// What a file that is being written is called until it is complete.
+/// Suffix of a file until it is complete.
 pub(crate) const TEMPORARY: &str = ".tmp";
 
-/// Why something in the state folder cannot be trusted.
+/// Why a file in the state folder cannot be trusted.
 pub(crate) fn mistrust(metadata: &Metadata) -> Option<&'static str> {
     if metadata.uid() != geteuid().as_raw() {
         return Some("it belongs to another user");
@@ -20,7 +20,7 @@ pub(crate) fn mistrust(metadata: &Metadata) -> Option<&'static str> {
     (metadata.mode() & 0o022 != 0).then_some("it may be written to by others")
 }
 
-/// Opens a file for this user only, and makes it if it is missing.
+/// Opens a file for this user only, creating it if it is missing.
 pub(crate) fn open_private(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
     OpenOptions::new()
@@ -33,7 +33,8 @@ pub(crate) fn open_private(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Reads a file of at most `bytes_max` bytes; `None` if there is none. A file that others could have written is an error.
+/// Reads a file of at most `bytes_max` bytes; `None` if it does not exist. A file that others could have
+/// written is an error.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<(File, Vec<u8>)>> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -56,7 +57,7 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<(File, Vec<
     Ok(Some((file, bytes)))
 }
 
-/// Puts a file in place in one step and on the disk: after a crash there is the old one or the new one.
+/// Writes a file atomically and durably: after a crash the old or the new one exists.
 pub(crate) fn write(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let temporary = folder.join(format!(".{name}.{}{TEMPORARY}", COUNT.fetch_add(1, Relaxed)));
@@ -65,12 +66,12 @@ pub(crate) fn write(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()
         let _ = fs::remove_file(&temporary);
     }
     written?;
-    // The name is on the disk when the folder is. Not every file system can be asked for that.
+    // The name is durable once the folder is synced. Not every file system supports that.
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
 }
 
-/// Removes what a crash left behind while it was being written.
+/// Removes files that a crash left incomplete.
 pub(crate) fn sweep(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
@@ -81,7 +82,7 @@ pub(crate) fn sweep(folder: &Path) {
 }
 
 fn write_new(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    // What has the name already is a leftover, or somebody's link: it is not written through.
+    // An existing file is a leftover, or another user's link: it must not be written through.
     let _ = fs::remove_file(path);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     for part in parts {

@@ -1,12 +1,12 @@
-//! Which addresses are of the open internet.
+//! [`is_public`] decides which addresses belong to the public internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether an address belongs to the open internet: not to this machine, a private or shared network, a link, a group, or
-/// a range for documentation and tests.
+/// Whether an address belongs to the public internet: not to this machine, a private or shared network,
+/// link-local, multicast, or a range for documentation and tests.
 ///
-/// IPv6 addresses that carry an IPv4 address (mapped, translated, 6to4, Teredo) are not: each would be a second name for
-/// an address that was refused under its first one.
+/// IPv6 addresses that carry an IPv4 address (mapped, translated, 6to4, Teredo) are not public: each would be
+/// a second name for an address that is refused as IPv4.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -15,7 +15,7 @@ pub fn is_public(address: IpAddr) -> bool {
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
-    // The registry of special addresses of RFC 6890, and everything from 224 on: groups, reserved, broadcast.
+    // The special-purpose registry of RFC 6890, and everything from 224 on: multicast, reserved, broadcast.
     !matches!(
         address.octets(),
         [0 | 10 | 127 | 224..=255, ..]
@@ -35,10 +35,10 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
         // Special: Teredo, benchmarking, ORCHID; documentation.
         [0x2001, 0..=0x01ff | 0x0db8, ..] => false,
-        // 6to4 and a second range for documentation.
+        // 6to4, and the second documentation range.
         [0x2002, ..] => false,
         [0x3fff, 0..=0x0fff, ..] => false,
-        // All unicast addresses that were ever given out.
+        // All allocated unicast addresses.
         [0x2000..=0x3fff, ..] => true,
         _ => false,
     }

@@ -1,4 +1,5 @@
-//! Answers that a plugin wants to use again, bounded in number and bytes; the oldest go first.
+//! `Cache` keeps responses for plugins that want to reuse them, bounded in number and bytes; the oldest are
+//! dropped first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,27 +7,27 @@ use indexmap::IndexMap;
 
 use super::fetch::Slot;
 
-/// Requests of one plugin whose answers are kept or awaited.
+/// Maximum number of requests per plugin with a kept or pending response.
 const ENTRIES_MAX: usize = 1024;
-/// Bytes of these answers.
+/// Maximum bytes of these responses.
 const BYTES_MAX: usize = 8 << 20;
 
-/// Of a request.
+/// Digest of a request.
 pub(super) type Key = [u8; 32];
 
-/// The answers one plugin was given.
+/// The kept responses of one plugin.
 #[derive(Debug, Default)]
 pub(super) struct Cache(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// In the order they were first asked for, with the size of the answer.
+    /// In the order of the first request, with the size of the response.
     slots: IndexMap<Key, (Slot, usize)>,
     bytes: usize,
 }
 
 impl Cache {
-    /// The place of a request, new or not.
+    /// The slot of a request, which is created if it is new.
     pub(super) fn slot(&self, key: Key) -> Slot {
         let mut entries = self.lock();
         if let Some((slot, _)) = entries.slots.get(&key) {
@@ -40,10 +41,10 @@ impl Cache {
         slot
     }
 
-    /// A slot was given an answer of this size.
+    /// A slot has received a response of this size.
     pub(super) fn grew(&self, slot: &Slot, size: usize) {
         let mut entries = self.lock();
-        // One that was forgotten meanwhile ends with whoever still waits for it.
+        // A slot dropped meanwhile lives only as long as requests wait for it.
         let Some((_, known)) = entries.slots.values_mut().find(|(other, _)| Arc::ptr_eq(other, slot)) else {
             return;
         };

@@ -1,4 +1,4 @@
-//! Requests and answers.
+//! [`Client`] sends requests and reads responses.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use super::connect::{ConnectError, Connector, Shared};
 use super::tls::Tls;
 use super::url::Url;
 
-/// Connections of the process, if nothing else is said.
+/// Default maximum number of connections of the process.
 pub const CONNECTIONS_MAX: usize = 256;
-/// Connections to one origin that are kept for the next request.
+/// Maximum number of idle connections per origin.
 const IDLE_MAX: usize = 8;
-/// How long they are kept.
+/// How long an idle connection is kept.
 const IDLE_TIME: Duration = Duration::from_secs(30);
-/// Largest head of an answer.
+/// Maximum bytes of the head of a response.
 const HEAD_BYTES_MAX: usize = 32 << 10;
-/// Largest number of headers of an answer.
+/// Maximum number of headers of a response.
 const HEADERS_MAX: usize = 100;
-/// What is read of a body that nobody wants, to keep the connection.
+/// Bytes read of an unwanted body, so that its connection can be reused.
 const UNWANTED_BYTES_MAX: usize = 64 << 10;
-/// How long that may take.
+/// Maximum time to read an unwanted body.
 const UNWANTED_TIME: Duration = Duration::from_secs(1);
 
-/// Headers that belong to the connection or are written here.
+/// Headers that belong to the connection or that the client sets.
 const RESERVED: [&str; 11] = [
     "connection",
     "content-length",
@@ -50,69 +50,70 @@ const RESERVED: [&str; 11] = [
 /// The client of the process. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    /// Two pools: a connection that was made to a private address with permission must not serve a request without.
+    /// Two pools: a connection made to a private address with permission must not serve a request without it.
     public: Pool,
     anywhere: Pool,
 }
 
 type Pool = legacy::Client<Connector, Full<Bytes>>;
 
-/// Which addresses a request may reach.
+/// The addresses that a request may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Those of the open internet, see [`is_public`](super::is_public).
+    /// Addresses of the public internet, see [`is_public`](super::is_public).
     Public,
     /// Every address: the operator has named this origin.
     Anywhere,
 }
 
-/// What to ask.
+/// A request to send.
 #[derive(Debug, Clone)]
 pub struct Request {
     inner: hyper::Request<Full<Bytes>>,
 }
 
-/// What was answered.
+/// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// Such as 200.
+    /// Status code, such as 200.
     pub status: u16,
-    /// In the order they came, names in lower case. A value may be any bytes.
+    /// In order of arrival, names in lower case. A value may be any bytes.
     pub headers: Vec<(Box<str>, Bytes)>,
-    /// As it came, without the framing.
+    /// The body as received, without the framing.
     pub body: Bytes,
 }
 
-/// Why there is no answer. The text names neither path nor header.
+/// Why there is no response. The text names neither path nor header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The fault of whoever asked.
+    /// The request is invalid.
     #[error("not a request that can be sent: {0}")]
     Invalid(Box<str>),
-    /// The host has an address that may not be reached.
+    /// The host has an address that this request may not reach.
     #[error("{0}; grant the origin as private if that is meant")]
     Refused(Box<str>),
-    /// The answer was not complete in time.
+    /// The response was not complete in time.
     #[error("no complete answer within {0:?}")]
     Timeout(Duration),
-    /// The answer is larger than was asked for.
+    /// The response exceeds the limit of the request.
     #[error("the answer has more than {0} bytes")]
     TooLarge(usize),
-    /// Too many connections of this process.
+    /// The process has too many connections.
     #[error("too many connections at a time; try again later")]
     Busy,
-    /// The name is not known, nobody listens, the certificate is not good, or the answer is none.
+    /// The name is unknown, the server does not listen, the certificate is invalid, or the response is
+    /// malformed.
     #[error("the request failed: {0}")]
     Failed(Box<str>),
 }
 
 impl Client {
-    /// A client without connections.
+    /// Creates a client without connections.
     pub fn new() -> Self {
         Self::bounded(CONNECTIONS_MAX)
     }
 
-    /// A client that has at most this many connections at a time.
+    /// Creates a client with at most this many concurrent connections.
     pub fn bounded(connections_max: usize) -> Self {
         Self::with(Tls::default(), connections_max)
     }
@@ -132,9 +133,9 @@ impl Client {
         Self { public: pool(Reach::Public), anywhere: pool(Reach::Anywhere) }
     }
 
-    /// Sends a request and reads the answer, of at most `body_bytes_max`, all within `deadline`.
+    /// Sends a request and reads a response of at most `body_bytes_max`, all within `deadline`.
     ///
-    /// Dropping the future ends the request; the server may have seen it.
+    /// Dropping the future ends the request; the server may have received it.
     pub async fn send(
         &self,
         request: Request,
@@ -144,7 +145,7 @@ impl Client {
     ) -> Result<Response, Error> {
         let exchange = async {
             let (head, body) = self.exchange(request, reach).await?.into_parts();
-            // A length that was announced is believed before anything of it is read.
+            // An announced length is trusted before anything of the body is read.
             if body.size_hint().lower() > body_bytes_max as u64 {
                 return Err(Error::TooLarge(body_bytes_max));
             }
@@ -162,7 +163,7 @@ impl Client {
         timeout(deadline, exchange).await.unwrap_or(Err(Error::Timeout(deadline)))
     }
 
-    /// Sends a request whose answer matters only for its head, which has to come within `deadline`.
+    /// Sends a request and returns only the head of the response, which must arrive within `deadline`.
     pub async fn send_for_head(
         &self,
         request: Request,
@@ -171,7 +172,7 @@ impl Client {
     ) -> Result<Response, Error> {
         let response = timeout(deadline, self.exchange(request, reach)).await;
         let (head, body) = response.unwrap_or(Err(Error::Timeout(deadline)))?.into_parts();
-        // A connection whose answer was not read to its end cannot be used again.
+        // A connection can be reused only if the response was read to its end.
         let _ = timeout(UNWANTED_TIME, Limited::new(body, UNWANTED_BYTES_MAX).collect()).await;
         Ok(Response { status: head.status.as_u16(), headers: listed(&head.headers), body: Bytes::new() })
     }
@@ -192,7 +193,7 @@ impl Default for Client {
 }
 
 impl Request {
-    /// A request with a method of HTTP in upper case, headers without those that belong to the connection, and a body.
+    /// Creates a request from an upper-case HTTP method, headers without those of the connection, and a body.
     pub fn new<N: AsRef<str>, V: AsRef<[u8]>>(
         method: &str,
         url: &Url,
@@ -233,13 +234,13 @@ impl Request {
 }
 
 impl Response {
-    /// The first header of this name, in lower case, if it is text.
+    /// The first header with this lower-case name, if it is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(header, _)| **header == *name);
         found.and_then(|(_, value)| std::str::from_utf8(value).ok())
     }
 
-    /// Whether the status is of the 200s.
+    /// Whether the status is 2xx.
     pub fn is_success(&self) -> bool {
         StatusCode::from_u16(self.status).is_ok_and(|status| status.is_success())
     }
@@ -267,7 +268,7 @@ fn explain(error: &legacy::Error) -> Error {
     Error::Failed(innermost(error))
 }
 
-/// The words of the error that caused all others.
+/// The message of the root cause.
 fn innermost(error: &(dyn StdError + 'static)) -> Box<str> {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -278,7 +279,7 @@ fn innermost(error: &(dyn StdError + 'static)) -> Box<str> {
 
 #[cfg(test)]
 impl Client {
-    /// Believes servers with this certificate and no other, in DER.
+    /// Trusts servers with this certificate only, in DER.
     pub(super) fn trusting(certificate: Vec<u8>) -> Self {
         Self::with(Tls::trusting(certificate.into()), CONNECTIONS_MAX)
     }

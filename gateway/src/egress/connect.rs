@@ -1,4 +1,4 @@
-//! A connection to an origin: resolve, check, connect, encrypt.
+//! `Connector` connects to an origin: it resolves, checks, connects and encrypts.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,18 +23,18 @@ use super::names::Names;
 use super::tls::Tls;
 use super::url::Origin;
 
-/// Time for all steps together. The request that waits for it may have less.
+/// Time for all steps together. The waiting request may have less.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for one of several addresses.
 const ADDRESS_DEADLINE: Duration = Duration::from_secs(3);
-/// Names that are looked up at a time.
+/// Maximum number of concurrent name lookups.
 pub(super) const LOOKUPS_MAX: usize = 4;
 
-/// What the connectors of a process share.
+/// State shared by the connectors of a process.
 pub(super) struct Shared {
     tls: Tls,
     names: Names,
-    /// Of the process, in use or kept for the next request.
+    /// Connections of the process, in use or idle.
     connections: Arc<Semaphore>,
 }
 
@@ -45,7 +45,7 @@ impl Shared {
     }
 }
 
-/// Makes connections for the pool of an HTTP client.
+/// Creates connections for the pool of an HTTP client.
 #[derive(Clone)]
 pub(super) struct Connector {
     pub(super) shared: Arc<Shared>,
@@ -87,7 +87,7 @@ impl Service<Uri> for Connector {
 async fn connect(shared: &Shared, reach: Reach, origin: &Origin) -> Result<Stream, ConnectError> {
     let permit = shared.connections.clone().try_acquire_owned().map_err(|_| ConnectError::Busy)?;
     let socket = dial(&resolve(shared, reach, origin).await?).await?;
-    // What is waited for is the answer to what was just written.
+    // Requests wait for their response, so they must be sent at once.
     let _ = socket.set_nodelay(true);
     let transport = if origin.is_https() {
         Transport::Tls(Box::new(
@@ -99,7 +99,7 @@ async fn connect(shared: &Shared, reach: Reach, origin: &Origin) -> Result<Strea
     Ok(Stream { transport, _permit: permit })
 }
 
-/// The addresses of an origin that may be reached, in the order of the system.
+/// The permitted addresses of an origin, in the order of the system.
 async fn resolve(shared: &Shared, reach: Reach, origin: &Origin) -> Result<Vec<SocketAddr>, ConnectError> {
     let found = shared.names.addresses(origin.host()).await.map_err(ConnectError::Failed)?;
     let found: Vec<_> = found.iter().map(|address| SocketAddr::new(*address, origin.port())).collect();
@@ -129,7 +129,7 @@ fn failed(why: impl Into<Box<str>>) -> ConnectError {
     ConnectError::Failed(why.into())
 }
 
-/// A connection that counts as one of the process until it is dropped.
+/// A connection that counts for the process until it is dropped.
 pub(super) struct Stream {
     transport: Transport,
     _permit: OwnedSemaphorePermit,

@@ -1,4 +1,5 @@
-//! Requests of plugins: only to granted origins, only so many at a time, and answered from a cache where they ask for it.
+//! [`Fetcher`] sends the requests of plugins: only to granted origins, only a bounded number at a time, and
+//! from a cache where the plugin asks for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,29 +13,29 @@ use super::cache::{Cache, Key};
 use super::client::{Client, Error, Reach, Request, Response};
 use super::url::{Origin, Url};
 
-/// Requests of all plugins together at a time.
+/// Maximum number of concurrent requests of all plugins.
 const REQUESTS_MAX: usize = 128;
-/// Requests of one plugin at a time.
+/// Maximum number of concurrent requests of one plugin.
 const PLUGIN_REQUESTS_MAX: usize = 32;
-/// Time for a request that does not say.
+/// Default time for a request.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// Longest time that one may say.
+/// Maximum time for a request.
 const DEADLINE_MAX: Duration = Duration::from_secs(30);
-/// Longest time that an answer is kept.
+/// Maximum time that a response is cached.
 const CACHE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// Largest body of a request.
+/// Maximum bytes of the body of a request.
 const REQUEST_BYTES_MAX: usize = 256 << 10;
-/// Largest body of an answer.
+/// Maximum bytes of the body of a response.
 const RESPONSE_BYTES_MAX: usize = 1 << 20;
 
-/// What plugins ask with. One per process; cheap to clone.
+/// Sends the requests of plugins. One per process; cheap to clone.
 #[derive(Clone)]
 pub struct Fetcher {
     client: Client,
     requests: Arc<Semaphore>,
 }
 
-/// The origins one plugin may ask, and what it was answered.
+/// The granted origins and cached responses of one plugin.
 pub struct Fetch {
     fetcher: Fetcher,
     granted: Box<[(Origin, Reach)]>,
@@ -45,27 +46,27 @@ pub struct Fetch {
 /// A plugin's request.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Such as `GET`.
+    /// HTTP method, such as `GET`.
     pub method: String,
-    /// Absolute.
+    /// Absolute URL.
     pub url: String,
     /// Names and values.
     pub headers: Vec<(String, String)>,
     /// May be empty.
     pub body: Bytes,
-    /// For all of it; `None` for the usual.
+    /// Time for the whole request; `None` for the default.
     pub deadline: Option<Duration>,
-    /// How long the answer may be used for the same request; `None` for not at all.
+    /// How long the response may be reused for the same request; `None` disables the cache.
     pub cache: Option<Duration>,
 }
 
-/// Why a plugin got no answer.
+/// Why a plugin got no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The origin is not granted.
     #[error("{0} is not granted (grants.http)")]
     NotGranted(Origin),
-    /// Too many requests at a time.
+    /// Too many concurrent requests.
     #[error("too many requests at a time; try again later")]
     Busy,
     /// See the error.
@@ -74,12 +75,12 @@ pub enum Refused {
 }
 
 impl Fetcher {
-    /// With this client.
+    /// Creates a fetcher with this client.
     pub fn new(client: Client) -> Self {
         Self { client, requests: Arc::new(Semaphore::new(REQUESTS_MAX)) }
     }
 
-    /// For a plugin that may ask these origins.
+    /// Creates the access of a plugin with these granted origins.
     pub fn granted(&self, origins: impl IntoIterator<Item = (Origin, Reach)>) -> Fetch {
         Fetch {
             fetcher: self.clone(),
@@ -91,15 +92,15 @@ impl Fetcher {
 }
 
 impl Fetch {
-    /// Whether there is an origin that may be asked.
+    /// Whether any origin is granted.
     pub fn is_granted_any(&self) -> bool {
         !self.granted.is_empty()
     }
 
-    /// Asks, or answers from what was asked before: the answer, and whether it came from there. Requests that are the same
-    /// and may be kept are sent once, and whoever asks meanwhile waits for that answer.
+    /// Returns a response, and whether it came from the cache. Equal requests that may be cached are sent
+    /// once; concurrent callers wait for that response.
     ///
-    /// Dropping the future ends the request; the server may have seen it.
+    /// Dropping the future ends the request; the server may have received it.
     pub async fn fetch(&self, wanted: &Wanted) -> Result<(Arc<Response>, bool), Refused> {
         let invalid = |why: &str| Refused::Error(Error::Invalid(why.into()));
         let url =
@@ -117,7 +118,7 @@ impl Fetch {
             return Ok((Arc::new(self.send(request, *reach, allowed).await?), false));
         };
         let slot = self.cache.slot(key(wanted));
-        // Whoever comes first asks; the others wait here, each for as long as it wants to.
+        // The first caller sends the request; the others wait here, each up to its own deadline.
         let mut kept = timeout_at(until, slot.lock()).await.map_err(|_| Error::Timeout(allowed))?;
         let now = Instant::now();
         if let Some(response) = kept.fresh(now) {
@@ -125,7 +126,7 @@ impl Fetch {
         }
         let left = until.saturating_duration_since(now);
         let response = Arc::new(self.send(request, *reach, left).await?);
-        // What may be otherwise a moment later is not kept.
+        // A status that may change a moment later is not cached.
         if response.status < 500 && response.status != 429 {
             kept.keep(response.clone(), now + keep.min(CACHE_MAX));
             self.cache.grew(&slot, size(&response));
@@ -140,7 +141,7 @@ impl Fetch {
     }
 }
 
-/// A digest, so that no credential lies around as a key.
+/// A digest, so that no credential is kept as a key.
 fn key(wanted: &Wanted) -> Key {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
@@ -163,7 +164,7 @@ fn size(response: &Response) -> usize {
     response.body.len() + headers
 }
 
-/// What is known under one key.
+/// The state of one cache entry.
 #[derive(Debug, Default)]
 pub(super) struct Kept(Option<(Arc<Response>, Instant)>);
 

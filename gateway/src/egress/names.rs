@@ -1,7 +1,8 @@
-//! Look-ups of names by the system's resolver, which has a thread of its own for each and cannot be called off.
+//! [`Names`] looks names up with the system's resolver, which uses a thread per lookup and cannot be
+//! cancelled.
 //!
-//! So a look-up counts until its thread is done, however early those who wanted it gave up, and who wants the same name
-//! waits for the one that is under way.
+//! So a lookup counts until its thread has ended, even if its callers gave up earlier, and callers that want
+//! the same name share the lookup under way.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,14 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{spawn, spawn_blocking};
 
-/// What became of a look-up: the addresses in the order of the system, or a sentence.
+/// Result of a lookup: the addresses in the order of the system, or a message.
 type Found = Result<Arc<[IpAddr]>, Box<str>>;
 
-/// Looks names up. Cheap to clone; clones share what is under way.
+/// Looks names up. Cheap to clone; clones share the lookups under way.
 #[derive(Clone)]
 pub struct Names(Arc<Shared>);
 
-/// Asks the system for the addresses of a name.
+/// Resolves a name with the system.
 type System = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 struct Shared {
@@ -30,7 +31,8 @@ struct Shared {
 }
 
 impl Names {
-    /// With this many look-ups at a time: each occupies a thread of the runtime, however long the system takes.
+    /// At most this many concurrent lookups: each occupies a thread of the runtime, however long the system
+    /// takes.
     pub fn new(lookups_max: usize) -> Self {
         Self::with(lookups_max, |host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
     }
@@ -43,7 +45,8 @@ impl Names {
         Self(Arc::new(Shared { turns, under_way: Mutex::default(), system: Box::new(system) }))
     }
 
-    /// The addresses of a host. Dropping the future does not end the look-up, which counts until it ends by itself.
+    /// The addresses of a host. Dropping the future does not end the lookup, which counts until its thread
+    /// ends.
     pub async fn addresses(&self, host: &str) -> Found {
         if let Ok(address) = host.parse() {
             return Ok([address].into());
@@ -55,7 +58,8 @@ impl Names {
         }
     }
 
-    /// Where the addresses of a host will be: of the look-up that is under way, or of a new one that waits for its turn.
+    /// Receiver of the addresses of a host, from the lookup under way or from a new one that waits for its
+    /// turn.
     fn looked_up(&self, host: &str) -> watch::Receiver<Option<Found>> {
         let mut under_way = self.0.under_way();
         if let Some(looked_up) = under_way.get(host) {
@@ -69,7 +73,7 @@ impl Names {
             let this = {
                 let mut under_way = shared.under_way();
                 if told.receiver_count() == 1 {
-                    // Nobody waits for it any more but the list.
+                    // No caller waits for it any more.
                     under_way.remove(&host);
                     return;
                 }
@@ -77,7 +81,7 @@ impl Names {
             };
             spawn_blocking(move || {
                 let found = (this.shared.system)(&this.host);
-                // Whoever asks from now on asks anew.
+                // Later callers start a new lookup.
                 drop((this, turn));
                 told.send_replace(Some(match found {
                     Ok(addresses) => Ok(addresses.into()),
@@ -101,7 +105,7 @@ impl fmt::Debug for Names {
     }
 }
 
-/// A look-up, until it is dropped.
+/// A lookup under way, until it is dropped.
 struct UnderWay {
     shared: Arc<Shared>,
     host: Box<str>,
@@ -126,7 +130,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
     const IMPATIENT: Duration = Duration::from_millis(20);
 
-    /// A resolver that answers one look-up for each thing that is sent; and how many it has begun.
+    /// A resolver that completes one lookup for each message sent; and the number of lookups begun.
     fn slow(lookups_max: usize) -> (Names, SyncSender<()>, Arc<AtomicUsize>) {
         let (go, gone): (_, Receiver<()>) = sync_channel(8);
         let gone = Mutex::new(gone);

@@ -53,7 +53,7 @@ async fn addresses_that_are_not_public_are_refused_before_anything_is_sent() {
     let server = Server::start(|_, _| answer(200, "", "")).await;
     let client = Client::new();
     let port = server.address.port();
-    // A permitted request leaves a connection in the pool: it must not serve the others.
+    // A permitted request leaves a connection in the pool, which must not serve the others.
     assert!(client.send(get(&server.url("/")), Reach::Anywhere, SOON, KIB).await.is_ok());
     for host in [
         "127.0.0.1",
@@ -110,7 +110,7 @@ async fn the_deadline_is_for_all_of_it() {
         assert_eq!(answer, Err(Error::Timeout(deadline)));
         assert_eq!(server.seen().len(), 1);
     }
-    // The head is enough for whoever wants no more.
+    // `send_for_head` needs only the head.
     let stalls = Server::start(|_, _| begins.to_vec()).await;
     let answer = Client::new().send_for_head(get(&stalls.url("/")), Reach::Anywhere, SOON).await;
     assert_eq!(answer.unwrap().status, 204);
@@ -160,7 +160,7 @@ fn what_belongs_to_the_connection_is_not_for_the_asker_to_set() {
     assert!(request("DELETE", url, &[("authorization", "Bearer x")]).is_ok());
 }
 
-/// A server with a certificate of its own for `localhost`.
+/// A server with a self-signed certificate for `localhost`.
 async fn encrypted() -> (u16, Vec<u8>) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());

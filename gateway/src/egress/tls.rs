@@ -1,4 +1,4 @@
-//! Whom a server must be, to be spoken to over TLS.
+//! `Tls` encrypts connections and verifies the server.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Makes encrypted connections. What the system trusts is read when the first one is made, and again for the next one if that
-/// failed.
+/// Creates encrypted connections. The trust store of the system is read for the first one, and again for the
+/// next one if that failed.
 pub(super) struct Tls {
     connector: OnceCell<TlsConnector>,
     /// Blocking: reads files.
@@ -25,7 +25,7 @@ impl Default for Tls {
 }
 
 impl Tls {
-    /// Encrypts a connection to a host, which must prove to be it.
+    /// Encrypts a connection to a host and verifies its certificate.
     pub(super) async fn encrypt(
         &self,
         host: &str,
@@ -50,7 +50,7 @@ impl Tls {
 fn system() -> Result<RootCertStore, Box<str>> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
-    // A store of a hundred authorities usually has one that is odd: the others count.
+    // A store with a hundred authorities usually has an invalid one, which must not disable the others.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         return Err(
@@ -72,7 +72,7 @@ fn connector(roots: RootCertStore) -> Result<TlsConnector, Box<str>> {
 
 #[cfg(test)]
 impl Tls {
-    /// Trusts this certificate and no other.
+    /// Trusts this certificate only.
     pub(super) fn trusting(certificate: rustls::pki_types::CertificateDer<'static>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(certificate).expect("a certificate");

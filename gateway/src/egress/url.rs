@@ -1,21 +1,22 @@
-//! Where a request goes.
+//! [`Url`] and [`Origin`] say where a request is sent.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use hyper::Uri;
 
-/// A scheme, a host and a port: what is granted, and what a connection is made to.
+/// A scheme, a host and a port: the unit of grants and of connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
     https: bool,
-    /// In lower case, an IPv6 address without brackets.
+    /// In lower case; an IPv6 address has no brackets.
     host: Box<str>,
     port: u16,
 }
 
 impl Origin {
-    /// Reads `https://host`, `http://host:8080` and `http://[::1]:8080`; the error says what would be accepted.
+    /// Parses `https://host`, `http://host:8080` and `http://[::1]:8080`; the error says what would be
+    /// accepted.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const SHAPE: &str =
             "an origin such as \"https://idp.example\" or \"http://10.0.0.7:8080\", nothing after it";
@@ -34,7 +35,7 @@ impl Origin {
         };
         let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         let port = match uri.authority()?.as_str().rsplit_once(':') {
-            // Not the last part of an IPv6 address.
+            // Unless this is the last part of an IPv6 address.
             Some((_, port)) if !port.ends_with(']') => port.parse().ok()?,
             _ if https => 443,
             _ => 80,
@@ -52,12 +53,12 @@ impl Origin {
         &self.host
     }
 
-    /// Where it listens.
+    /// The port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address, if the host is one and no name.
+    /// The address, if the host is an address rather than a name.
     pub fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
@@ -76,7 +77,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// An absolute URL of HTTP. Shown without its path and query, which may hold a secret.
+/// An absolute HTTP URL. Displayed without its path and query, which may hold a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url {
     pub(super) uri: Uri,
@@ -84,7 +85,7 @@ pub struct Url {
 }
 
 impl Url {
-    /// Reads a URL; the error says what would be accepted.
+    /// Parses a URL; the error says what would be accepted.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const SHAPE: &str = "a URL such as \"https://hooks.example/orders\"";
         if text.contains('#') {

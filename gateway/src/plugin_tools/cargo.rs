@@ -1,4 +1,4 @@
-//! Building for WebAssembly with the Rust toolchain of the user.
+//! `Cargo` builds for WebAssembly with the user's Rust toolchain.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
@@ -11,27 +11,28 @@ use toml::Table;
 
 use crate::telemetry;
 
-/// What plugins are built for unless told otherwise.
+/// The default target of plugins.
 pub(crate) const TARGET: &str = "wasm32-wasip1";
-/// What authors of plugins build for.
+/// The targets that plugin authors use.
 pub(crate) const TARGETS: [&str; 2] = [TARGET, "wasm32-wasip2"];
 
-/// What makes a plugin small and quick to load. A crate that sets one of these in its release profile keeps its own value.
+/// Settings that make a plugin small and fast to load. A crate that sets one of these in its release profile
+/// keeps its value.
 const SMALL: [(&str, &str); 4] =
     [("lto", "true"), ("codegen-units", "1"), ("panic", "\"abort\""), ("strip", "true")];
 
-/// Cargo in a folder: the toolchain is the one that the folder asks for.
+/// Runs cargo in a folder, with the toolchain that the folder selects.
 #[derive(Debug)]
 pub(crate) struct Cargo {
     folder: PathBuf,
 }
 
-/// A WebAssembly file that cargo made of a library.
+/// A WebAssembly file that cargo built from a library.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Artifact {
     /// The crate's `Cargo.toml`.
     pub(crate) manifest: PathBuf,
-    /// The library, with dashes where its crate may have them.
+    /// Name of the library, with dashes as in crate names.
     pub(crate) library: String,
     /// The file.
     pub(crate) wasm: PathBuf,
@@ -42,7 +43,7 @@ impl Cargo {
         Self { folder: folder.into() }
     }
 
-    /// Installs those of the targets that the toolchain lacks. Fails only for want of `needed`.
+    /// Installs the targets that the toolchain lacks. Fails only if `needed` is missing.
     pub(crate) fn add_targets(&self, targets: &[&str], needed: &str) -> anyhow::Result<()> {
         let mut missing = Vec::new();
         for target in targets {
@@ -67,13 +68,13 @@ impl Cargo {
     fn has_target(&self, target: &str) -> anyhow::Result<bool> {
         let output = self.command("rustc").args(["--print", "target-libdir", "--target", target]).output();
         let output = output.context("failed to run rustc, which builds the plugins: is Rust installed?")?;
-        // The path is printed whether or not there is anything.
+        // The path is printed whether or not it exists.
         let folder = String::from_utf8_lossy(&output.stdout);
         Ok(output.status.success() && Path::new(folder.trim()).is_dir())
     }
 
-    /// How a plugin of this folder's workspace is built: by its profile `plugin` if it has one, else by `release` with what
-    /// is missing there.
+    /// The profile for plugins in this folder's workspace: `plugin` if it exists, else `release` with the
+    /// missing settings added.
     pub(crate) fn plugin_profile(&self) -> anyhow::Result<Vec<OsString>> {
         let mut command = self.command(program());
         command.args(["locate-project", "--workspace", "--message-format", "plain"]);
@@ -92,7 +93,7 @@ impl Cargo {
         Ok(profile_of(&manifest))
     }
 
-    /// Builds, and tells which WebAssembly libraries there are. The progress goes to standard error.
+    /// Builds, and returns the WebAssembly libraries. The progress goes to standard error.
     pub(crate) fn build(
         &self,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -136,7 +137,7 @@ fn profile_of(manifest: &Table) -> Vec<OsString> {
     std::iter::once("--release".into()).chain(settings).collect()
 }
 
-/// A line of cargo about a file it made, as far as it matters here.
+/// A message of cargo about a file that it built, with the needed fields.
 #[derive(Deserialize)]
 struct Message {
     manifest_path: PathBuf,

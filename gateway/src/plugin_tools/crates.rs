@@ -1,4 +1,4 @@
-//! A crate for a new plugin: what `gateway plugin new` writes.
+//! Writes the crate of a new plugin for `gateway plugin new`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use super::files::{Mode, create};
 use crate::plugin::registry::plugin_name;
 
-/// The files of a new crate, with `{{name}}`, `{{file}}`, `{{type}}` and `{{sdk}}` where those stand.
+/// The files of a new crate, with the placeholders `{{name}}`, `{{file}}`, `{{type}}` and `{{sdk}}`.
 const FILES: [(&str, &str); 7] = [
     ("Cargo.toml", include_str!("template/manifest.txt")),
     ("src/lib.rs", include_str!("template/lib.txt")),
@@ -20,12 +20,12 @@ const FILES: [(&str, &str); 7] = [
     (".gitignore", "/target\n"),
 ];
 
-/// Where a new crate gets the SDK from.
+/// The source of the SDK for a new crate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Sdk {
-    /// From this folder.
+    /// This folder.
     Path(PathBuf),
-    /// From the registry, of the version of this program.
+    /// The registry, in the version of this program.
     Version,
 }
 
@@ -40,7 +40,7 @@ impl Sdk {
     }
 }
 
-/// Checks that a name can be that of a plugin and of a crate.
+/// Checks that a name is valid for a plugin and for a crate.
 pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
     let in_folder =
         plugin_name(name).map_err(|error| anyhow::anyhow!("the name {name:?} {}", error.message()))?;
@@ -49,7 +49,7 @@ pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
         "the name {name:?} begins with a number and a dash, which say where in the chain a file stands: \
          name the plugin {in_folder:?}, and give its file the number when you drop it"
     );
-    // What cargo asks of a package beside that. The rest it says by itself.
+    // Further rules of cargo for package names. Cargo itself reports violations of the remaining ones.
     let begins = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
     ensure!(begins, "the name {name:?} cannot be that of a crate: expected a letter at the beginning");
     const TAKEN: [&str; 8] =
@@ -61,7 +61,7 @@ pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the crate. Nothing is written if the folder is there and not empty.
+/// Writes the crate. Writes nothing if the folder exists and is not empty.
 pub(crate) fn write(folder: &Path, name: &str, sdk: &Sdk) -> anyhow::Result<()> {
     check_name(name)?;
     let unusable = || format!("failed to look at {}", folder.display());
@@ -97,7 +97,7 @@ pub(crate) fn write(folder: &Path, name: &str, sdk: &Sdk) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// `rate-limit` as the name of a type.
+/// Turns a name such as `rate-limit` into the name of a type.
 fn type_name(name: &str) -> String {
     let mut capital = true;
     let mut text = String::new();
@@ -107,7 +107,7 @@ fn type_name(name: &str) -> String {
         }
         capital = !c.is_ascii_alphanumeric();
     }
-    // These are in scope or are words of the language; and a type cannot begin with a digit.
+    // These names are in scope or are keywords; and a type cannot begin with a digit.
     let taken =
         ["Plugin", "Message", "Verdict", "Kind", "Interests", "Connect", "Value", "Self", "String", "Vec"];
     if taken.contains(&&*text) || !text.starts_with(|first: char| first.is_ascii_alphabetic()) {

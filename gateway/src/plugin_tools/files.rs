@@ -1,4 +1,4 @@
-//! Writing files so that whoever watches the folder never sees half of one.
+//! Writes files atomically, so that a watcher of the folder never sees a half-written file.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Who may read a file.
+/// The users who may read a file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Mode {
     /// Everybody.
@@ -16,13 +16,13 @@ pub(crate) enum Mode {
     Private = 0o600,
 }
 
-/// Puts the bytes in place, in one step, unless they are there already.
+/// Replaces a file atomically, unless it has this content already.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<()> {
     if fs::read(path).is_ok_and(|present| present == bytes) {
         return Ok(());
     }
     let failed = || format!("failed to write {}", path.display());
-    // A leading dot: the watcher takes no notice of it.
+    // The watcher ignores names with a leading dot.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
     let written = write_new(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
@@ -32,7 +32,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<(
     written.with_context(failed)
 }
 
-/// Puts the bytes in place unless there is a file; says whether it did.
+/// Creates a file unless it exists; returns whether it did.
 pub(crate) fn create(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(false),

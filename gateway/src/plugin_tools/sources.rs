@@ -1,23 +1,24 @@
-//! What a crate is built of, and whether that has changed since.
+//! `Sources` lists the source files of a crate and detects changes.
 //!
-//! A look at the folder now and then: it works on every file system, and a build takes longer than the pause between two.
+//! It polls the folder: this works on every file system, and a build takes longer than the pause between two
+//! polls.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Files looked at; a crate that has more is watched in part.
+/// Maximum number of files watched; a larger crate is watched in part.
 const FILES_MAX: usize = 10_000;
 const DEPTH_MAX: usize = 16;
 
-/// The files of a crate, by when they were written and how large they are.
+/// The files of a crate, with their modification times and sizes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sources(BTreeMap<PathBuf, (Option<SystemTime>, u64)>);
 
 impl Sources {
-    /// As they are now. Leaves out what is hidden and what a build makes: also the folder that it drops plugins `into`, which
-    /// may lie in the crate, or what it drops would begin the next one.
+    /// Reads the current state. Ignores hidden files and build results. It also ignores the plugin folder
+    /// `into`, which may be inside the crate: otherwise each build would trigger the next one.
     pub(crate) fn of(folder: &Path, into: Option<&Path>) -> Self {
         let mut sources = Self(BTreeMap::new());
         let into = into.and_then(|into| into.canonicalize().ok());
@@ -26,7 +27,7 @@ impl Sources {
     }
 
     fn look(&mut self, folder: &Path, into: Option<&Path>, depth: usize) {
-        // What cannot be read now is not there now; the build says so better.
+        // An unreadable file counts as missing; the build reports it better.
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();

@@ -1,11 +1,12 @@
-//! The source tree of the gateway, if there is one: plugins in it are built from there, and new ones find the SDK in it.
+//! Finds the source tree of the gateway, if there is one: plugins in it are built from there, and new plugins
+//! use its SDK.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 
-/// The given tree, which has to be one; else the one that `cargo run` runs in, else the one around the current folder,
-/// else the one in which this program was built.
+/// Finds a source tree: the given one, which must be valid; else that of `cargo run`, else the one around the
+/// current folder, else the one in which this program was built.
 pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
     if let Some(given) = given {
         let root =

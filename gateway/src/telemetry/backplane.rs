@@ -1,4 +1,4 @@
-//! What is counted of a backplane over the network.
+//! [`BackplaneMetrics`] counts the events of a networked backplane.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -7,33 +7,33 @@ use tracing::{info, warn};
 use super::metrics::SharedCounter;
 use crate::seldom::seldom;
 
-/// The closed set of what can be wrong with Redis.
+/// The closed set of problems with Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// No connection.
+    /// There is no connection.
     Unreachable,
-    /// A connection, but no answers.
+    /// There is a connection, but no reply.
     Silent,
-    /// Wrong user, password or permissions.
+    /// User, password or permissions are wrong.
     Refused,
-    /// A server that follows another one.
+    /// The server is a replica.
     Replica,
-    /// Out of memory, disk full, or too few replicas.
+    /// The server refuses writes: out of memory, disk full, or too few replicas.
     Writes,
-    /// Other gateways that use it divide channels among other servers, or write messages of another version.
+    /// Other gateways divide channels among other servers, or use another version of the wire format.
     Differs,
 }
 
-/// The closed set of what may not fit about the settings of a Redis server.
+/// The closed set of unfit settings of a Redis server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unfit {
-    /// It drops what is kept when it has no memory left.
+    /// It evicts kept data when memory is short.
     Eviction,
     /// It has less memory than may be needed.
     Memory,
-    /// It keeps nothing over a restart.
+    /// It loses its data at a restart.
     Persistence,
-    /// It has, or needs, too few replicas.
+    /// It has, or requires, too few replicas.
     Replicas,
 }
 
@@ -52,12 +52,12 @@ impl Unfit {
     }
 }
 
-/// The closed set of what gateways on one Redis may differ in.
+/// The closed set of differences between gateways on one Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
-    /// The version of the messages that they send each other.
+    /// The version of the wire format.
     Wire,
-    /// Bounds of sizes.
+    /// Limits of sizes.
     Limits,
     /// Rules of channels.
     Rules,
@@ -101,10 +101,10 @@ impl Trouble {
     }
 }
 
-/// The numbers of the connection to Redis.
+/// The counters of the connection to Redis.
 #[derive(Debug, Default)]
 pub struct BackplaneMetrics {
-    /// 0 for none, else the index in [`Trouble::ALL`] and one.
+    /// 0 for none, else the index in [`Trouble::ALL`] plus one.
     trouble: AtomicU64,
     pub(super) links: SharedCounter,
     pub(super) failed: SharedCounter,
@@ -117,14 +117,14 @@ pub struct BackplaneMetrics {
     pub(super) died: SharedCounter,
     waiting: AtomicU64,
     nodes: AtomicU64,
-    /// Other gateways that differ, in the order of [`Subject::ALL`].
+    /// Number of other gateways that differ, in the order of [`Subject::ALL`].
     differing: [AtomicU64; Subject::ALL.len()],
-    /// What does not fit, in the order of [`Unfit::ALL`].
+    /// Whether a setting is unfit, in the order of [`Unfit::ALL`].
     unfit: [AtomicU64; Unfit::ALL.len()],
 }
 
 impl BackplaneMetrics {
-    /// What is wrong now, with a sentence.
+    /// Sets the current problem, with a sentence.
     pub fn trouble(&self, trouble: Option<(Trouble, String)>) {
         let index =
             trouble.as_ref().and_then(|(trouble, _)| Trouble::ALL.iter().position(|one| one == trouble));
@@ -137,18 +137,18 @@ impl BackplaneMetrics {
         }
     }
 
-    /// Whether this is what is wrong.
+    /// Whether this is the current problem.
     pub(super) fn is_in(&self, trouble: Trouble) -> bool {
         let index = self.trouble.load(Relaxed) as usize;
         index.checked_sub(1).and_then(|index| Trouble::ALL.get(index)) == Some(&trouble)
     }
 
-    /// Connections to Redis were made.
+    /// Counts a connection to Redis.
     pub fn linked(&self) {
         self.links.inc();
     }
 
-    /// A question could not be answered.
+    /// Counts a failed request.
     pub fn failed(&self, why: &str) {
         self.failed.inc();
         if self.failed.get().is_power_of_two() {
@@ -159,7 +159,7 @@ impl BackplaneMetrics {
         }
     }
 
-    /// A publication was made, and only this many replicas had it in time.
+    /// Counts a publication that only this many replicas had in time.
     pub fn too_few_replicas(&self, replicas: u64) {
         self.too_few_replicas.inc();
         if self.too_few_replicas.get().is_power_of_two() {
@@ -171,12 +171,13 @@ impl BackplaneMetrics {
         }
     }
 
-    /// Something that nobody waits for, such as what a plugin published, did not reach Redis.
+    /// Logs the loss of a message without a waiting sender, such as a plugin's publication, which did not
+    /// reach Redis.
     pub fn lost(&self, why: &str) {
         seldom!(warn, why, "what a plugin or the gateway itself sent to other nodes is lost");
     }
 
-    /// Another node, or somebody else, sent what this version does not understand.
+    /// Counts a message that this version cannot decode.
     pub fn malformed(&self) {
         self.malformed.inc();
         if self.malformed.get().is_power_of_two() {
@@ -187,17 +188,18 @@ impl BackplaneMetrics {
         }
     }
 
-    /// A later version has sent a kind of message that this one does not know: nothing is wrong.
+    /// Counts a message of a kind unknown to this version, sent by a later version: this is no error.
     pub fn unknown(&self) {
         self.unknown.inc();
     }
 
-    /// A message came from Redis.
+    /// Counts a message from Redis.
     pub fn received(&self) {
         self.received.inc();
     }
 
-    /// Positions of this many channels were compared with Redis, of which this many had moved on unnoticed.
+    /// Counts comparisons of positions with Redis, and the channels that had advanced without this node
+    /// noticing.
     pub fn checked(&self, channels: u64, behind: u64) {
         self.checked.add(channels);
         self.behind.add(behind);
@@ -206,22 +208,22 @@ impl BackplaneMetrics {
         }
     }
 
-    /// So many gateways are alive, this one included.
+    /// Sets the number of live gateways, including this one.
     pub fn nodes(&self, alive: u64) {
         self.nodes.store(alive, Relaxed);
     }
 
-    /// Gateways that are alive, this one included; 0 before the first time that they could be counted.
+    /// Number of live gateways, including this one; 0 before the first count.
     pub fn alive(&self) -> u64 {
         self.nodes.load(Relaxed)
     }
 
-    /// So many other gateways differ, in the order of [`Subject::ALL`].
+    /// Sets the number of other gateways that differ, in the order of [`Subject::ALL`].
     pub fn differing(&self, counts: [u64; Subject::ALL.len()]) {
         self.differing.iter().zip(counts).for_each(|(known, count)| known.store(count, Relaxed));
     }
 
-    /// How many other gateways differ in this.
+    /// Number of other gateways that differ in this.
     pub(super) fn differing_in(&self, subject: Subject) -> u64 {
         let index = Subject::ALL.iter().position(|one| *one == subject);
         index.map_or(0, |index| self.differing[index].load(Relaxed))
@@ -237,7 +239,7 @@ impl BackplaneMetrics {
         info!("the settings of redis fit what the configuration promises");
     }
 
-    /// What does not fit at any server, in the order of [`Unfit::ALL`].
+    /// Sets what is unfit at any server, in the order of [`Unfit::ALL`].
     pub fn unfits(&self, all: [bool; Unfit::ALL.len()]) {
         self.unfit.iter().zip(all).for_each(|(known, unfit)| known.store(u64::from(unfit), Relaxed));
     }
@@ -248,7 +250,7 @@ impl BackplaneMetrics {
         index.is_some_and(|index| self.unfit[index].load(Relaxed) != 0)
     }
 
-    /// In what another gateway differs has changed.
+    /// Logs that the differences of another gateway have changed.
     pub fn differs(&self, node: &str, sentences: &[&str]) {
         if sentences.is_empty() {
             info!(node, "another gateway does not differ any more");
@@ -258,38 +260,38 @@ impl BackplaneMetrics {
         }
     }
 
-    /// Another gateway does not go by the rules of this one, for longer than it could take.
+    /// Logs that another gateway has not applied the rules of this one in the expected time.
     pub fn disagrees(&self, id: &str, name: &str) {
         warn!(node = id, name, "another gateway does not say that it goes by the rules of this one");
     }
 
-    /// Another gateway is there.
+    /// Logs a new gateway.
     pub fn node_came(&self, id: &str, name: &str, version: &str) {
         info!(node = id, name, version, "another gateway is there");
     }
 
-    /// Another gateway has gone as it should.
+    /// Logs the orderly end of another gateway.
     pub fn node_left(&self, id: &str, name: &str) {
         info!(node = id, name, "another gateway has gone");
     }
 
-    /// Another gateway has gone without a word.
+    /// Counts and logs the death of another gateway.
     pub fn node_died(&self, id: &str, name: &str) {
         self.died.inc();
         warn!(node = id, name, "another gateway is dead: its lease has run out");
     }
 
-    /// Questions that wait for an answer, and one more now.
+    /// Counts a pending request and returns the number before it.
     pub fn asked(&self) -> u64 {
         self.waiting.fetch_add(1, Relaxed)
     }
 
-    /// A question was answered.
+    /// Counts the response to a pending request.
     pub fn answered(&self) {
         self.waiting.fetch_sub(1, Relaxed);
     }
 
-    /// Questions that wait for an answer.
+    /// Number of pending requests.
     pub fn waiting(&self) -> u64 {
         self.waiting.load(Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Metrics as text in the OpenMetrics format.
+//! [`Exposition`] writes all metrics as text in the OpenMetrics format.
 
 mod writer;
 
@@ -25,14 +25,14 @@ use crate::plugin::failure::Cause;
 use crate::plugin::registry::{PluginState, PluginStatus, plugin_name};
 use crate::seldom;
 
-/// The type of the text.
+/// Media type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Writes the metrics of a node.
+/// Writes the metrics of a gateway.
 pub struct Exposition(Registry);
 
 impl Exposition {
-    /// `plugins` is asked at every scrape.
+    /// `plugins` is called at every scrape.
     pub fn new(
         metrics: Arc<Metrics>,
         plugins: impl Fn() -> Vec<PluginStatus> + Send + Sync + 'static,
@@ -43,7 +43,7 @@ impl Exposition {
         Self(registry)
     }
 
-    /// One scrape.
+    /// The text of one scrape.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.0)?;
@@ -304,7 +304,7 @@ fn upstreams(writer: &mut Writer<'_, '_>, upstreams: &[Arc<UpstreamMetrics>]) ->
     writer.gauges("upstream_queue_bytes", "Bytes that wait or are under way", bytes)
 }
 
-/// Those that can stand in a label: one for each name, and no file whose name makes no plugin.
+/// The plugins that can be label values: one for each name, without files whose name is not that of a plugin.
 fn labelled(mut plugins: Vec<PluginStatus>) -> Vec<PluginStatus> {
     let mut seen = BTreeSet::new();
     plugins.retain(|plugin| {
@@ -514,7 +514,7 @@ mod tests {
 
     #[test]
     fn every_counter_that_exists_is_shown() {
-        // Each counter gets a number of its own, which then has to appear.
+        // Each counter gets a different number, which must then appear.
         let metrics = Metrics::new(1);
         let worker = metrics.worker(0);
         let plain = [&worker.connections_opened, &worker.messages_in, &worker.bytes_in, &worker.messages_out]

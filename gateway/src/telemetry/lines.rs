@@ -1,8 +1,8 @@
-//! Log lines on their way to standard error: a bounded queue and a thread of its own, so that whoever logs never waits for
-//! the reader of the log, and never fails because of it.
+//! `Lines` writes log lines to standard error through a bounded queue and a thread, so that logging never
+//! waits for the reader of the log and never fails because of it.
 //!
-//! A line that finds the queue full, or that cannot be written, is lost and counted. Once a line can be written again, one
-//! more says how many were lost.
+//! A line is lost and counted if the queue is full or the write fails. Once a line can be written again,
+//! another one says how many were lost.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use super::metrics::LineLost;
 
-/// Bytes that may wait.
+/// Maximum bytes in the queue.
 const BYTES_MAX: usize = 1 << 20;
-/// Lines that may wait.
+/// Maximum number of lines in the queue.
 const LINES_MAX: usize = 16 << 10;
-/// How long to leave a standard error alone that somebody made non-blocking and that takes nothing now.
+/// Pause before writing again to a standard error that was set non-blocking and takes nothing now.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The queue. Every write to `&Lines` is one line.
+/// The queue. Every write to `&Lines` must be one line.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     waiting: Mutex<Waiting>,
@@ -34,27 +34,27 @@ pub(super) struct Lines {
 #[derive(Debug, Default)]
 struct Waiting {
     batch: Batch,
-    /// The thread has taken lines and is not done with them.
+    /// Whether the thread is still writing lines that it has taken.
     busy: bool,
 }
 
 #[derive(Debug, Default)]
 struct Batch {
     bytes: Vec<u8>,
-    /// Where each line ends.
+    /// Offset of the end of each line.
     ends: Vec<usize>,
 }
 
 impl Lines {
-    /// A queue that a thread empties into standard error.
+    /// Creates a queue and the thread that writes it to standard error.
     pub(super) fn to_standard_error() -> io::Result<Arc<Self>> {
-        // A descriptor of its own: the lock of the standard library would be held as long as a write takes.
+        // A duplicate descriptor: the lock of the standard library would be held during the whole write.
         let mut sink = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         let lines = Arc::new(Self::default());
         let queue = lines.clone();
         thread::Builder::new().name("log".into()).spawn(move || {
             loop {
-                // Without it there would be no lines at all, so its end is not the end.
+                // Without the thread there would be no lines at all, so it survives panics.
                 let _ = catch_unwind(AssertUnwindSafe(|| queue.empty_into(&mut sink)));
             }
         })?;
@@ -77,13 +77,13 @@ impl Lines {
         }
     }
 
-    /// Waits until everything is written or lost, but not longer than this.
+    /// Waits at most `longest` until everything is written or lost.
     pub(super) fn flush(&self, longest: Duration) {
         let busy = |waiting: &mut Waiting| waiting.busy || !waiting.batch.ends.is_empty();
         let _ = self.written.wait_timeout_while(self.lock(), longest, busy);
     }
 
-    /// How many lines were lost for this reason.
+    /// Number of lines lost for this reason.
     pub(super) fn lost(&self, reason: LineLost) -> u64 {
         self.lost[reason as usize].load(Relaxed)
     }
@@ -120,7 +120,7 @@ impl Lines {
             let whole = sink.write(&batch);
             self.count(LineLost::WriteFailed, batch.ends.len() - whole);
             let lost = LineLost::ALL.iter().map(|reason| self.lost(*reason)).sum();
-            // While the queue is full this line would be lost as well, and there is another turn.
+            // While the queue is full this line would be lost too; a later turn writes it.
             if whole > 0 && lost > told && self.has_room() {
                 let lines = lost - told;
                 told = lost;
@@ -148,12 +148,12 @@ impl Write for &Lines {
 
 struct Sink<W> {
     sink: W,
-    /// The last line was written in part.
+    /// Whether the last line was written in part.
     torn: bool,
 }
 
 impl<W: Write> Sink<W> {
-    /// How many lines were written whole.
+    /// Writes lines; returns how many were written completely.
     fn write(&mut self, batch: &Batch) -> usize {
         if self.torn {
             if self.write_bytes(b"\n") == 0 {
@@ -167,7 +167,7 @@ impl<W: Write> Sink<W> {
         whole
     }
 
-    /// How many bytes were written before it failed.
+    /// Writes bytes; returns how many were written before a failure.
     fn write_bytes(&mut self, bytes: &[u8]) -> usize {
         let mut written = 0;
         while written < bytes.len() {
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes what it is told to: this many bytes, or an error.
+    /// Answers writes as specified: with this many bytes, or an error.
     struct Told {
         steps: Receiver<Result<usize, i32>>,
         written: SyncSender<Vec<u8>>,
@@ -213,7 +213,7 @@ mod tests {
     const INTERRUPTED: i32 = 4;
     const ALL: usize = usize::MAX;
 
-    /// What a writer is to answer, step by step.
+    /// The results of the writes, in order.
     type Steps = SyncSender<Result<usize, i32>>;
 
     fn told() -> (Arc<Lines>, Steps, Receiver<Vec<u8>>) {
@@ -268,7 +268,7 @@ mod tests {
             lines.put(&line);
         }
         let lost = lines.lost(LineLost::QueueFull);
-        // What the thread has taken is out of the queue, and as much fits into it again.
+        // The lines that the thread has taken have left the queue, so as many fit into it again.
         assert!(lost as usize * line.len() >= BYTES_MAX, "{lost} lines lost");
         lines.put(&vec![b'x'; BYTES_MAX + 1]);
         assert_eq!(lines.lost(LineLost::QueueFull), lost + 1);

@@ -1,7 +1,7 @@
-//! What is counted. An event that is also worth a log line is counted and logged by one call, so that neither can be
-//! forgotten.
+//! [`Metrics`] counts what happens in the gateway. An event that is also worth a log line is counted and
+//! logged by one call, so that neither can be forgotten.
 //!
-//! Every worker writes to its own counters on its own cache lines; they are summed when somebody looks.
+//! Every worker writes to separate counters on separate cache lines; a scrape sums them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -122,25 +122,25 @@ labels! {
         Slow = "slow",
         /// The client did not answer a ping.
         NoPong = "no_pong",
-        /// No accepted connect command in time.
+        /// The client sent no acceptable connect command in time.
         Stale = "stale",
         /// It was silent before its connect command, and others needed its place.
         Evicted = "evicted",
-        /// A command that is none, or at the wrong time.
+        /// The client sent an invalid command, or one at the wrong time.
         BadRequest = "bad_request",
         /// The credential expired and was not refreshed.
         Expired = "expired",
-        /// A plugin wanted it.
+        /// A plugin closed it.
         Plugin = "plugin",
-        /// The HTTP API wanted it.
+        /// The HTTP API closed it.
         Api = "api",
         /// The client broke the WebSocket protocol.
         Protocol = "protocol",
-        /// The socket failed or closed without a word.
+        /// The socket failed or closed without a close frame.
         Transport = "transport",
         /// Publications of a server-side subscription were missed.
         InsufficientState = "insufficient_state",
-        /// The client sent more than it may, of what costs no plugin anything.
+        /// The client exceeded a limit on messages that reach no plugin.
         TooManyRequests = "too_many_requests",
         /// Anything else.
         Other = "other",
@@ -148,17 +148,17 @@ labels! {
 }
 
 labels! {
-    /// A frame of the WebSocket protocol that carries no message.
+    /// A control frame of the WebSocket protocol.
     ControlFrame {
         /// A ping of a client; the gateway answers it.
         Ping = "ping",
-        /// The answer to a ping of the gateway, or of none.
+        /// A pong, solicited or not.
         Pong = "pong",
     }
 }
 
 labels! {
-    /// Why a socket or a handshake was turned away before there was a connection.
+    /// Why a socket or a handshake was refused before there was a connection.
     Refused {
         /// Its web page is not in `handshake.origins`.
         Origin = "origin",
@@ -166,9 +166,9 @@ labels! {
         Capacity = "capacity",
         /// `limits.connections_per_address_max` is reached.
         AddressCapacity = "address_capacity",
-        /// `limits.handshakes_max` is reached, and nobody in its handshake is silent.
+        /// `limits.handshakes_max` is reached, and no client in its handshake is silent.
         Handshakes = "handshakes",
-        /// The same of `limits.handshakes_per_address_max`.
+        /// The same for `limits.handshakes_per_address_max`.
         AddressHandshakes = "address_handshakes",
         /// It had sent no complete request when others needed its place in `limits.handshakes_max`, or in
         /// `limits.handshakes_per_address_max`.
@@ -181,7 +181,8 @@ labels! {
         BadRequest = "bad_request",
         /// No such path.
         NotFound = "not_found",
-        /// `handshake.head_deadline` passed before the request was complete, or `handshake.deadline` before it was answered.
+        /// `handshake.head_deadline` passed before the request was complete, or `handshake.deadline` before
+        /// it was answered.
         Deadline = "deadline",
         /// The gateway is going down.
         Draining = "draining",
@@ -189,37 +190,37 @@ labels! {
 }
 
 labels! {
-    /// Why a connection to the admin listener was turned away, or a request on it.
+    /// Why a connection to the admin listener, or a request on it, was refused.
     AdminRefused {
-        /// All connections that there may be, or that its address may have, are being served.
+        /// The limit of connections, or that of its address, is reached by connections in use.
         Connections = "connections",
-        /// It waited for nothing in particular when others needed its place.
+        /// The connection was idle when others needed its place.
         Evicted = "evicted",
-        /// Too many requests are being answered.
+        /// Too many requests are under way.
         Requests = "requests",
-        /// It sent no request in time.
+        /// No complete request arrived in time.
         Deadline = "deadline",
-        /// What it sent is no request.
+        /// The request is malformed.
         BadRequest = "bad_request",
     }
 }
 
 labels! {
-    /// What the chain of plugins said of a command.
+    /// The decision of the plugin chain on a command.
     DecisionOutcome {
-        /// Nothing: the rules of the channel decide.
+        /// No decision: the rules of the channel apply.
         Undecided = "undecided",
-        /// Permit.
+        /// The command is permitted.
         Allowed = "allowed",
-        /// Refuse with an error.
+        /// The command is refused with an error.
         Denied = "denied",
-        /// Swallow.
+        /// The command is dropped silently.
         Dropped = "dropped",
-        /// Close the connection.
+        /// The connection is closed.
         Disconnected = "disconnected",
-        /// Answer the sender.
+        /// The sender gets a reply from the plugin.
         Replied = "replied",
-        /// Send to addresses.
+        /// The message is sent to addresses.
         Routed = "routed",
         /// A plugin that fails closed failed.
         Failed = "failed",
@@ -248,43 +249,43 @@ labels! {
     }
 }
 
-/// Everything that is counted.
+/// All counters of the gateway.
 #[derive(Debug)]
 pub struct Metrics {
     /// One for each worker.
     pub workers: Box<[WorkerMetrics]>,
-    /// What belongs to no worker.
+    /// Counters that belong to no worker.
     pub node: NodeMetrics,
 }
 
 impl Metrics {
-    /// Zeros for this many workers.
+    /// Creates counters for this many workers.
     pub fn new(workers: usize) -> Arc<Self> {
         let workers = (0..workers.max(1)).map(|_| WorkerMetrics::default()).collect();
         Arc::new(Self { workers, node: NodeMetrics::default() })
     }
 
-    /// Those of a worker, numbered from 0.
+    /// The counters of a worker, numbered from 0.
     pub fn worker(&self, worker: usize) -> &WorkerMetrics {
         &self.workers[worker]
     }
 
-    /// Connections of all workers.
+    /// Number of connections of all workers.
     pub fn connections(&self) -> u64 {
         self.sum_gauge(|worker| &worker.connections)
     }
 
-    /// Subscriptions of all workers.
+    /// Number of subscriptions of all workers.
     pub fn subscriptions(&self) -> u64 {
         self.sum_gauge(|worker| &worker.subscriptions)
     }
 
-    /// Bytes that wait for clients of all workers that have more waiting than a little.
+    /// Bytes queued for clients with large queues, over all workers.
     pub fn outbound_held(&self) -> u64 {
         self.sum_gauge(|worker| &worker.outbound_held)
     }
 
-    /// Bytes that wait for the client for which most do.
+    /// Bytes in the largest queue of any client.
     pub fn outbound_largest(&self) -> u64 {
         let largest = self.workers.iter().map(|worker| worker.outbound_largest.get()).max();
         largest.and_then(|largest| u64::try_from(largest).ok()).unwrap_or(0)
@@ -296,12 +297,12 @@ impl Metrics {
 
     fn sum_gauge(&self, gauge: impl Fn(&WorkerMetrics) -> &Gauge) -> u64 {
         let sum: i64 = self.workers.iter().map(|worker| gauge(worker).get()).sum();
-        // Workers are read one after the other, so a sum can be off for a moment, but it is never less than nothing.
+        // Workers are read one after the other, so a sum can be off for a moment; a negative one becomes 0.
         u64::try_from(sum).unwrap_or(0)
     }
 }
 
-/// What one worker counts. It is the only one that writes here.
+/// The counters of one worker. Only this worker writes to them.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerMetrics {
@@ -326,32 +327,32 @@ pub struct WorkerMetrics {
     pub(super) decisions: [Counter; DecisionOutcome::ALL.len()],
     pub(super) outbound_overflows: Counter,
     pub(super) outbound_evictions: Counter,
-    /// Bytes that wait for clients that have more waiting than a little.
+    /// Bytes queued for clients with large queues.
     pub outbound_held: Gauge,
-    /// Bytes that wait for the client for which most do.
+    /// Bytes in the largest queue of a client.
     pub outbound_largest: Gauge,
     pub(super) inbox_overflows: Counter,
     pub(super) position_gaps: Counter,
     pub(super) effects_refused: Counter,
     pub(super) accept_errors: Counter,
-    /// Whether the worker goes on, and how late.
+    /// Whether the worker is responsive, and its delay.
     pub beat: Beat,
 }
 
 impl WorkerMetrics {
-    /// Connections that exist: opened and not yet closed.
+    /// Number of open connections.
     pub fn connections(&self) -> i64 {
         self.connections.get()
     }
 
-    /// A handshake became a connection. To be followed by one [`closed`](Self::closed).
+    /// Counts a handshake that became a connection. Must be followed by one [`closed`](Self::closed).
     pub fn opened(&self, connection: &str, address: IpAddr) {
         self.connections.add(1);
         self.connections_opened.inc();
         debug!(connection, %address, "connection opened");
     }
 
-    /// A connection ended.
+    /// Counts the end of a connection.
     pub fn closed(&self, cause: CloseCause, close: &Close, connection: &str) {
         self.connections.add(-1);
         self.closed[cause as usize].inc();
@@ -364,18 +365,18 @@ impl WorkerMetrics {
         );
     }
 
-    /// A client sent a frame that carries no message.
+    /// Counts a control frame from a client.
     pub fn control_frame(&self, frame: ControlFrame) {
         self.control_frames[frame as usize].inc();
     }
 
-    /// A socket or a handshake was turned away.
+    /// Counts a refused socket or handshake.
     pub fn refused(&self, reason: Refused, address: IpAddr) {
         self.refused[reason as usize].inc();
         debug!(reason = reason.as_str(), %address, "connection refused");
     }
 
-    /// A socket could not be accepted. The fault of this process or its machine.
+    /// Counts a socket that could not be accepted because of this process or its machine.
     pub fn accept_error(&self, error: &std::io::Error) {
         self.accept_errors.inc();
         if first_of_many(self.accept_errors.get()) {
@@ -383,13 +384,13 @@ impl WorkerMetrics {
         }
     }
 
-    /// Something did not fit into the queue of a client, which is closed as too slow.
+    /// Counts a client whose queue overflowed; it is closed as too slow.
     pub fn outbound_overflow(&self, connection: &str) {
         self.outbound_overflows.inc();
         debug!(connection, "the client does not read fast enough: its outbound queue is full");
     }
 
-    /// A client was closed as too slow, because all clients together had too much waiting for them.
+    /// Counts a client closed as too slow because the queues of all clients together were too large.
     pub fn outbound_evicted(&self, bytes: usize) {
         self.outbound_evictions.inc();
         if first_of_many(self.outbound_evictions.get()) {
@@ -402,7 +403,7 @@ impl WorkerMetrics {
         }
     }
 
-    /// A publication did not fit into the inbox of this worker: its subscribers missed it.
+    /// Counts a publication that did not fit into the inbox of this worker: its subscribers missed it.
     pub fn inbox_overflow(&self) {
         self.inbox_overflows.inc();
         if first_of_many(self.inbox_overflows.get()) {
@@ -414,35 +415,35 @@ impl WorkerMetrics {
         }
     }
 
-    /// A subscriber of a channel with recovery missed a publication and was told so.
+    /// Counts a subscriber of a channel with recovery that missed a publication and was notified.
     pub fn position_gap(&self, connection: &str, channel: &str) {
         self.position_gaps.inc();
         debug!(connection, channel, "a publication was missed: the client is asked to recover");
     }
 
-    /// An effect that a plugin asked for, of this kind, cannot be carried out.
+    /// Counts a plugin's effect of this kind that could not be carried out.
     pub fn effect_refused(&self, effect: &'static str, address: &str, why: &str) {
         self.effects_refused.inc();
         seldom!(warn, effect, address, "an effect of a plugin was refused: {why}");
     }
 
-    /// A command went to the plugins.
+    /// Counts a command passed to the plugins.
     pub fn command(&self, kind: Kind) {
         self.commands[kind as usize - 1].inc();
     }
 
-    /// The plugins have judged a command.
+    /// Counts the plugins' decision on a command.
     pub fn decision(&self, outcome: DecisionOutcome) {
         self.decisions[outcome as usize].inc();
     }
 }
 
-/// Whether an event that may come in floods is worth a line: the 1st, 2nd, 4th, 8th and so on.
+/// Whether to log an event that may come in floods: the 1st, 2nd, 4th, 8th and so on.
 fn first_of_many(count: u64) -> bool {
     count.is_power_of_two()
 }
 
-/// What belongs to no worker.
+/// The counters that belong to no worker.
 #[derive(Debug, Default)]
 pub struct NodeMetrics {
     pub(super) plugin_generation: Gauge,
@@ -451,7 +452,7 @@ pub struct NodeMetrics {
     pub(super) plugin_swaps: SharedCounter,
     pub(super) plugin_compiles: SharedCounter,
     pub(super) plugin_cache_hits: SharedCounter,
-    /// By the code of the refusal: a closed set that the loader knows.
+    /// By the code of the refusal: a closed set defined by the loader.
     pub(super) plugin_refusals: Mutex<BTreeMap<&'static str, u64>>,
     pub(super) publications_refused: [SharedCounter; Unpublished::ALL.len()],
     pub(super) admin_responses: [SharedCounter; ADMIN_STATUSES.len()],
@@ -459,15 +460,15 @@ pub struct NodeMetrics {
     pub(super) admin_accept_errors: SharedCounter,
     upstreams: Mutex<Vec<Arc<UpstreamMetrics>>>,
     pub(super) backplane: OnceLock<Arc<BackplaneMetrics>>,
-    /// Whether the thread of the backplane goes on, if there is one.
+    /// Whether the backplane's thread is responsive, if there is one.
     pub backplane_beat: Beat,
 }
 
-/// The statuses that the admin listener answers with.
+/// The statuses of the admin listener.
 pub(super) const ADMIN_STATUSES: [u16; 12] = [200, 400, 401, 404, 405, 408, 413, 421, 431, 500, 503, 0];
 
 impl NodeMetrics {
-    /// The registry took what lies in the plugin folder. It has logged what became of each file.
+    /// Records that the registry applied the plugin folder. It has logged the result for each file.
     pub fn applied(&self, applied: &Applied) {
         self.plugin_generation.set(i64::try_from(applied.generation).unwrap_or(i64::MAX));
         self.plugins_live.set(i64::try_from(applied.live).unwrap_or(i64::MAX));
@@ -483,12 +484,12 @@ impl NodeMetrics {
         }
     }
 
-    /// The chain that is live.
+    /// Generation of the live chain.
     pub fn generation(&self) -> u64 {
         u64::try_from(self.plugin_generation.get()).unwrap_or(0)
     }
 
-    /// A client, a plugin or the API could not publish something.
+    /// Counts a publication of a client, a plugin or the API that failed.
     pub fn publication_refused(&self, error: &ReplyError) {
         let reason = match error.code {
             code if code == ReplyError::LIMIT_EXCEEDED.code => Unpublished::Limit,
@@ -498,24 +499,24 @@ impl NodeMetrics {
         self.publications_refused[reason as usize].inc();
     }
 
-    /// Begins to count for an upstream of the configuration.
+    /// Creates the counters of an upstream in the configuration.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         let metrics = Arc::new(UpstreamMetrics::new(name));
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).push(metrics.clone());
         metrics
     }
 
-    /// Begins to count for a backplane over the network.
+    /// Creates the counters of a networked backplane.
     pub fn backplane(&self) -> Arc<BackplaneMetrics> {
         self.backplane.get_or_init(Arc::default).clone()
     }
 
-    /// Every upstream.
+    /// The counters of every upstream.
     pub fn upstreams(&self) -> Vec<Arc<UpstreamMetrics>> {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The admin listener answered a request.
+    /// Counts a response of the admin listener.
     pub fn admin_response(&self, path: &'static str, status: u16) {
         let other = ADMIN_STATUSES.len() - 1;
         let index = ADMIN_STATUSES.iter().position(|known| *known == status).unwrap_or(other);
@@ -523,7 +524,7 @@ impl NodeMetrics {
         debug!(path, status, "admin request");
     }
 
-    /// The admin listener turned away a connection or a request.
+    /// Counts a connection or a request that the admin listener refused.
     pub fn admin_refused(&self, reason: AdminRefused, peer: IpAddr) {
         let counter = &self.admin_refused[reason as usize];
         counter.inc();
@@ -533,7 +534,8 @@ impl NodeMetrics {
         }
     }
 
-    /// A socket of the admin listener could not be accepted. The fault of this process or its machine.
+    /// Counts a socket of the admin listener that could not be accepted because of this process or its
+    /// machine.
     pub fn admin_accept_error(&self, error: &std::io::Error) {
         self.admin_accept_errors.inc();
         let count = self.admin_accept_errors.get();

@@ -1,4 +1,4 @@
-//! What is counted for an upstream.
+//! [`UpstreamMetrics`] counts the events of one upstream.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -7,7 +7,8 @@ use tracing::{debug, error, warn};
 
 use super::metrics::SharedCounter;
 
-/// The numbers of one upstream. What is queued is kept here as well, so that the queue and the metric cannot disagree.
+/// The counters of one upstream. They include the queue's size, so that the queue and the metric cannot
+/// disagree.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
     name: Box<str>,
@@ -32,29 +33,29 @@ impl UpstreamMetrics {
         }
     }
 
-    /// Of the upstream.
+    /// Name of the upstream.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Events and bytes that wait or are under way.
+    /// Events and bytes that are queued or in flight.
     pub fn queued(&self) -> (u64, u64) {
         (self.queued_events.load(Relaxed), self.queued_bytes.load(Relaxed))
     }
 
-    /// An event of this size was queued. To be followed by one [`left`](Self::left).
+    /// Counts a queued event of this size. Must be followed by one [`left`](Self::left).
     pub fn entered(&self, bytes: u64) {
         self.queued_events.fetch_add(1, Relaxed);
         self.queued_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// An event of this size is delivered or given up.
+    /// Counts an event of this size that was delivered or given up.
     pub fn left(&self, bytes: u64) {
         self.queued_events.fetch_sub(1, Relaxed);
         self.queued_bytes.fetch_sub(bytes, Relaxed);
     }
 
-    /// A plugin's event found the queue full.
+    /// Counts a plugin's event that found the queue full.
     pub fn refused(&self) {
         self.refused.inc();
         if self.refused.get().is_power_of_two() {
@@ -63,12 +64,12 @@ impl UpstreamMetrics {
         }
     }
 
-    /// An event was delivered.
+    /// Counts a delivered event.
     pub fn sent(&self) {
         self.sent.inc();
     }
 
-    /// An attempt failed; the next follows after a pause.
+    /// Counts a failed attempt; the next follows after a pause.
     pub fn retried(&self, id: &str, attempt: u32, why: &str, pause: Duration) {
         self.retried.inc();
         debug!(
@@ -84,7 +85,7 @@ impl UpstreamMetrics {
         }
     }
 
-    /// An event was given up.
+    /// Counts an event that was given up.
     pub fn dead(&self, id: &str, why: &str) {
         self.dead.inc();
         error!(upstream = &*self.name, id, why, "an event was given up");

@@ -1,8 +1,8 @@
-//! Measuring a plugin against one that does nothing.
+//! `Bench` measures a plugin against one that does nothing.
 //!
-//! Machines drift: another program starts, a core clocks down. So both sides are measured in every round, one right after
-//! the other and in turns, and by processor time of the thread, which stands still while others run. A figure comes with
-//! what the rounds differed by: a difference that is smaller is noise.
+//! Machines drift: another program starts, a core clocks down. So every round measures both sides, one right
+//! after the other and in alternating order, by the thread's processor time, which does not advance while
+//! other threads run. Each figure comes with its spread over the rounds: a smaller difference is noise.
 
 use std::time::Duration;
 
@@ -15,26 +15,27 @@ use crate::testing::{Engine, PluginRunner};
 /// How much to measure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
-    /// Figures of each side.
+    /// Number of figures for each side.
     pub(crate) rounds: usize,
-    /// Time of one figure.
+    /// Duration of one figure.
     pub(crate) batch: Duration,
 }
 
-/// What one event costs.
+/// The cost of one event.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    /// What the plugin answered first.
+    /// The plugin's first answer.
     pub(crate) answer: Answer,
-    /// Nanoseconds of a call and of a call of the plugin that does nothing; `None` if there was nothing to measure.
+    /// Nanoseconds per call, of the plugin and of the one that does nothing; `None` if there was nothing to
+    /// measure.
     pub(crate) nanos: Option<(Samples, Samples)>,
-    /// Instructions of a call, the second one: what the first one prepares for later ones is not in it.
+    /// Instructions of the second call: one-time preparation by the first call is not included.
     pub(crate) instructions: Option<u64>,
-    /// Calls to the gateway.
+    /// Number of host calls.
     pub(crate) host_calls: u32,
 }
 
-/// What the rounds gave.
+/// The samples of the rounds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Samples(Vec<f64>);
 
@@ -51,7 +52,7 @@ impl Samples {
     }
 }
 
-/// The plugin, one with instructions counted, and one that does nothing.
+/// The plugin, its instruction-counting twin, and one that does nothing.
 pub(crate) struct Bench {
     plugin: PluginRunner,
     metered: PluginRunner,
@@ -67,7 +68,7 @@ impl Bench {
         })
     }
 
-    /// Plays the script, and measures every event at its place in it.
+    /// Plays the script, and measures every event at its position in it.
     pub(crate) fn measure(&mut self, script: &Script, scale: &Scale) -> Result<Vec<Measured>, LoadError> {
         script.steps.iter().map(|step| self.event(step, scale)).collect()
     }
@@ -93,7 +94,7 @@ impl Bench {
             let mut time_own = || self.plugin.time(step, calls).as_nanos() as f64 / calls as f64;
             let mut time_empty =
                 || self.empty.time(step, calls_of_empty).as_nanos() as f64 / calls_of_empty as f64;
-            // Neither side always finds the caches as the other left them.
+            // The order alternates, so that neither side always finds the caches as the other left them.
             let (time, time_of_empty) = if round % 2 == 0 {
                 let time = time_own();
                 (time, time_empty())
@@ -101,7 +102,7 @@ impl Bench {
                 let time_of_empty = time_empty();
                 (time_own(), time_of_empty)
             };
-            // The first round warms both up.
+            // The first round is a warm-up for both.
             if round > 0 {
                 own.add(time);
                 empty.add(time_of_empty);
@@ -118,7 +119,7 @@ impl PluginRunner {
     }
 }
 
-/// A number of calls that takes about as long as `batch`.
+/// The number of calls that takes about as long as `batch`.
 fn calls_in(batch: Duration, mut time: impl FnMut(u32) -> Duration) -> u32 {
     let mut calls = 1;
     while time(calls) < batch && calls < 1 << 28 {
@@ -127,7 +128,7 @@ fn calls_in(batch: Duration, mut time: impl FnMut(u32) -> Duration) -> u32 {
     calls
 }
 
-/// Processor time of this thread that something takes.
+/// Processor time of this thread for running a function.
 pub(crate) fn processor_time_of(mut run: impl FnMut()) -> Duration {
     let now = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);

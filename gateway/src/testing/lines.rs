@@ -1,4 +1,4 @@
-//! What a plugin logs, kept instead of printed.
+//! `Lines` keeps the log lines of a plugin instead of printing them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 /// A line that a plugin wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// How important it is.
+    /// Its level.
     pub level: Level,
     /// The text.
     pub text: String,
@@ -21,12 +21,12 @@ pub struct Line {
 pub(super) struct Lines(Arc<Mutex<Vec<Line>>>);
 
 impl Lines {
-    /// Runs something, and keeps what plugins log meanwhile.
+    /// Runs a function, and keeps what plugins log meanwhile.
     pub(super) fn during<T>(&self, run: impl FnOnce() -> T) -> T {
         tracing::subscriber::with_default(self.clone(), run)
     }
 
-    /// The lines since the last time.
+    /// Returns and removes the lines kept so far.
     pub(super) fn take(&self) -> Vec<Line> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

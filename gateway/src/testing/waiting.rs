@@ -1,4 +1,5 @@
-//! A plugin that waits for answers of other servers, met as if it did not: whoever plays events has time.
+//! `Waiting` calls a plugin that waits for other servers as if it did not wait: in a test the caller has
+//! time.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -15,10 +16,10 @@ use crate::plugin::interests::Interests;
 use crate::plugin::usage::Usage;
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 
-/// How long a plugin may take to answer. A gateway gives it three quarters of `handshake.deadline`.
+/// Maximum time for a plugin to answer. A gateway allows three quarters of `handshake.deadline`.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where instances run that may wait. One event at a time: what they log is then the event's.
+/// Runs instances that may wait. One event at a time, so that log lines belong to the event.
 static RUNTIME: OnceLock<Result<(Handle, Mutex<Runtime>), String>> = OnceLock::new();
 
 /// The runtime for [`Loader::with_http`](crate::wasm::Loader::with_http).
@@ -35,12 +36,12 @@ fn made() -> Result<&'static (Handle, Mutex<Runtime>), String> {
     made.as_ref().map_err(Clone::clone)
 }
 
-/// An instance, and those of the same plugin that answer in place of its `on-connect`.
+/// An instance, and the asynchronous instances of the same plugin that handle its `on-connect`.
 pub(super) struct Waiting<'a> {
     pub(super) instance: &'a mut dyn Plugin,
     pub(super) elsewhere: &'a dyn AsyncInstances,
     pub(super) lines: Lines,
-    /// What the answer used.
+    /// The resources used by the answer.
     pub(super) usage: Option<Usage>,
 }
 
@@ -50,7 +51,7 @@ impl Waiting<'_> {
         let (_, runtime) = made().map_err(failed)?;
         let runtime = runtime.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = self.lines.clone();
-        // On a thread of its own, because this one may belong to a runtime already.
+        // On a separate thread, because this one may belong to a runtime already.
         thread::scope(|scope| {
             let waiting = scope.spawn(|| lines.during(|| runtime.block_on(answering)));
             waiting.join().map_err(|_| failed("the gateway panicked in a host call".to_owned()))

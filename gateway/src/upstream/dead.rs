@@ -1,7 +1,8 @@
-//! Events that could not be delivered, kept as JSON lines for an operator to look at and to send again.
+//! `DeadLetters` keeps undeliverable events as JSON lines, for an operator to inspect and send again.
 //!
-//! Lines are on the disk before the next event is given up: each write ends with a sync. When the file has reached its
-//! size it is renamed to end in `.1`, in place of an older one, so that two files are all there ever is.
+//! Each write ends with a sync, so a line is on the disk before the next event is given up. A file that has
+//! reached its size limit is renamed to end in `.1` and replaces the older one, so there are never more than
+//! two files.
 
 use std::fs::{File, OpenOptions, rename};
 use std::io::{self, Write as _};
@@ -17,7 +18,7 @@ use tokio::task::spawn_blocking;
 use super::Event;
 use crate::config;
 
-/// One event that was given up.
+/// An event that was given up.
 pub(super) struct Letter<'a> {
     pub(super) upstream: &'a str,
     pub(super) event: &'a Event,
@@ -34,19 +35,20 @@ struct Line<'a> {
     plugin: &'a str,
     connection: &'a str,
     user: &'a str,
-    /// When it was emitted and when it was given up, Unix time in milliseconds.
+    /// When it was emitted and given up, in Unix time in milliseconds.
     emitted_at: u64,
     given_up_at: u64,
     attempts: u32,
     why: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<&'a RawValue>,
-    /// In place of `payload` where that is no JSON on one line.
+    /// Replaces `payload` if that is not JSON on one line.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
 }
 
-/// The dead-letter file of one upstream; or none, and then events that are given up are only logged and counted.
+/// The dead-letter file of one upstream. Without a file, events that are given up are only logged and
+/// counted.
 pub(super) struct DeadLetters {
     file: Option<Arc<Mutex<Rotating>>>,
 }
@@ -75,7 +77,7 @@ impl DeadLetters {
 }
 
 impl Letter<'_> {
-    /// As JSON, with the line end.
+    /// Encodes it as JSON, with the line end.
     pub(super) fn line(&self) -> Vec<u8> {
         let event = self.event;
         let text = std::str::from_utf8(&event.payload).ok().filter(|text| !text.contains(['\n', '\r']));
@@ -133,7 +135,7 @@ impl Rotating {
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).append(true);
-    // Payloads are nobody else's business.
+    // Payloads are private.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)

@@ -1,4 +1,4 @@
-//! The task of one upstream: sends, repeats, gives up.
+//! `Delivery` is the task of one upstream: it sends events, retries them and gives up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ pub(super) struct Delivery {
     pub(super) dead: DeadLetters,
 }
 
-/// What became of one attempt.
+/// Result of one attempt.
 enum Outcome {
     Delivered,
-    /// Worth another attempt, not before this time.
+    /// Another attempt makes sense, not before this time.
     Again(Option<Duration>, Box<str>),
-    /// Would end the same way each time.
+    /// Every attempt would fail in the same way.
     Hopeless(Box<str>),
 }
 
@@ -36,7 +36,7 @@ enum Outcome {
 type GivenUp = Option<(u32, Box<str>)>;
 
 impl Delivery {
-    /// Runs until everything is delivered or given up after `stop` has said that nothing more comes.
+    /// Runs until `stop` has announced the end and everything is delivered or given up.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<Stop>) {
         let mut sending: JoinSet<GivenUp> = JoinSet::new();
         let mut events: HashMap<Id, Arc<Event>> = HashMap::new();
@@ -64,7 +64,7 @@ impl Delivery {
                 }
                 () = self.upstream.queue.arrived(), if sending.len() < self.upstream.config.in_flight_max => (),
                 changed = stop.changed(), if until.is_none() => if changed.is_err() {
-                    // Whoever would say when to stop has gone: so does this.
+                    // The sender of `stop` has gone, so this task ends too.
                     return;
                 },
                 () = end(until) => break,
@@ -106,7 +106,7 @@ impl Delivery {
     }
 }
 
-/// Waits for this moment, if there is one.
+/// Waits until this moment; forever if there is none.
 async fn end(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until.into()).await,
@@ -114,7 +114,7 @@ async fn end(until: Option<Instant>) {
     }
 }
 
-/// Tries until it has worked or there is no more point in it.
+/// Repeats attempts until one succeeds or another is pointless.
 async fn attempts(upstream: Arc<Upstream>, client: Client, clock: Clock, event: Arc<Event>) -> GivenUp {
     let config = &upstream.config;
     for attempt in 1.. {
@@ -137,7 +137,7 @@ async fn attempts(upstream: Arc<Upstream>, client: Client, clock: Clock, event: 
 
 async fn send(upstream: &Upstream, client: &Client, clock: Clock, event: &Event) -> Result<Response, Error> {
     let config = &upstream.config;
-    // The time of this attempt and not of the event: receivers refuse old signatures.
+    // The time of this attempt, not of the event: receivers refuse old signatures.
     let second = clock.now().unix / 1000;
     let json = serde_json::from_slice::<IgnoredAny>(&event.payload).is_ok();
     let mut headers = vec![
@@ -161,7 +161,7 @@ async fn send(upstream: &Upstream, client: &Client, clock: Clock, event: &Event)
     client.send_for_head(request, Reach::Anywhere, config.timeout).await
 }
 
-/// A text as a header can carry it: what is not visible ASCII, and the percent sign, as `%` and two hexadecimal digits.
+/// Encodes a text for a header: percent signs and everything but visible ASCII as `%` and two hex digits.
 fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -189,7 +189,7 @@ fn judge(sent: Result<Response, Error>, now: SystemTime) -> Outcome {
     }
 }
 
-/// What the receiver asks for, as seconds or as a date.
+/// The pause the receiver asks for, in seconds or as a date.
 fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
     let value = response.header("retry-after")?.trim();
     match value.parse() {
@@ -198,7 +198,8 @@ fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// A random part of a time that doubles with every attempt: many senders that failed together do not come back together.
+/// Full jitter with a limit that doubles at every attempt: many senders that failed together do not return
+/// together.
 fn pause(attempt: u32, least: Duration, most: Duration, random: u64) -> Duration {
     let ceiling = least.saturating_mul(1 << (attempt - 1).min(20)).min(most);
     let nanos = ceiling.as_nanos() * u128::from(random) / u128::from(u64::MAX);

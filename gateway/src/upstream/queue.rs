@@ -1,4 +1,4 @@
-//! What waits for one upstream. Filled by workers, emptied by one task.
+//! `Queue` holds the events of one upstream. Workers fill it, one task empties it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,17 +8,17 @@ use tokio::sync::Notify;
 use super::Event;
 use crate::telemetry::upstream::UpstreamMetrics;
 
-/// What an event takes beside its payload.
+/// Bytes counted for an event in addition to its payload.
 const EVENT_BYTES: usize = 256;
 
-/// A queue of events, bounded in number and bytes. An event counts until it is delivered or given up, not only until it is
-/// taken out.
+/// A queue of events, bounded in number and bytes. An event counts until it is delivered or given up, not
+/// only until it is taken out.
 pub(super) struct Queue {
     waiting: Mutex<VecDeque<Arc<Event>>>,
     arrived: Notify,
     events_max: u64,
     bytes_max: u64,
-    /// Holds the numbers of what is in the queue or under way.
+    /// Counts the events that are queued or in flight.
     metrics: Arc<UpstreamMetrics>,
 }
 
@@ -28,7 +28,7 @@ impl Queue {
         Self { waiting: Mutex::default(), arrived: Notify::new(), events_max, bytes_max, metrics }
     }
 
-    /// Whether one more of this size has room.
+    /// Whether one more event of this size fits.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         let (events, queued) = self.metrics.queued();
         events < self.events_max && queued + (bytes + EVENT_BYTES) as u64 <= self.bytes_max
@@ -40,17 +40,17 @@ impl Queue {
         self.arrived.notify_one();
     }
 
-    /// The next event, if there is one.
+    /// Takes the next event.
     pub(super) fn take(&self) -> Option<Arc<Event>> {
         self.lock().pop_front()
     }
 
-    /// An event that was taken out is delivered or given up.
+    /// An event that was taken out has been delivered or given up.
     pub(super) fn done(&self, event: &Event) {
         self.metrics.left(size(event));
     }
 
-    /// Waits until something was put in. Dropping the future loses nothing.
+    /// Waits until an event is queued. Dropping the future loses nothing.
     pub(super) async fn arrived(&self) {
         self.arrived.notified().await;
     }

@@ -1,12 +1,13 @@
-//! How a receiver knows that an event comes from this gateway: the symmetric signature of the Standard Webhooks
-//! specification, for which receivers find libraries in most languages.
+//! `signature` proves that an event comes from this gateway: the symmetric signature of the Standard Webhooks
+//! specification, for which libraries exist in most languages.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-/// The value of `webhook-signature`: over the id, the second of sending and the body, so that neither can be exchanged.
+/// The value of `webhook-signature`, over the id, the time of sending in seconds and the body, so that none
+/// of them can be replaced.
 pub(super) fn signature(key: &[u8], id: &str, timestamp: u64, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(format!("{id}.{timestamp}.").as_bytes());

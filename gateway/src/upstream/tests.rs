@@ -42,7 +42,7 @@ impl Running {
         self.upstreams.put("shop", origin, payload.to_owned().into(), 1_700_000_000_000);
     }
 
-    /// Nothing more is emitted: what is there gets this much time.
+    /// Ends the emission of events: the remaining ones get this much time.
     async fn stop_within(self, time: Duration) -> (Vec<serde_json::Value>, (u64, u64)) {
         self.stop.send_replace(Stop::At(self.clock.now().at + time));
         timeout(SOON, self.task).await.expect("it ends").unwrap();

@@ -1,4 +1,5 @@
-//! One file of the plugin folder: whether it is the same as before, whether it may be trusted, and its bytes.
+//! `Fingerprint` tells whether a file of the plugin folder has changed; `read` returns its bytes if the file
+//! may be trusted.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -11,60 +12,61 @@ use rustix::fs::{OFlags, StatVfsMountFlags};
 
 use crate::plugin::load::{LoadCode, LoadError};
 
-/// Changes when the file changes, or whether it may be used.
+/// Identifies the state of a file: changes with the file or with its trust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     length: u64,
     modified: Option<SystemTime>,
-    /// Device, inode and, in nanoseconds, the last change of anything about the file: catches a write of the same length
-    /// within the resolution of the modification time, and a file that took another's place.
+    /// Device, inode, and time of the last status change in nanoseconds. This detects a write of equal length
+    /// within the resolution of the modification time, and a file that replaced another one.
     identity: (u64, u64, i64),
     mistrust: Option<Mistrust>,
 }
 
-/// Why a file is not taken for a plugin: somebody else could have put it there.
+/// Why a file is not trusted: another user could have put it there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mistrust {
     /// The folder belongs to this user.
     FolderOf(u32),
-    /// Everybody may put files into the folder.
+    /// Every user may put files into the folder.
     OpenFolder,
     /// The file belongs to this user.
     FileOf(u32),
-    /// Everybody may write to the file.
+    /// Every user may write to the file.
     OpenFile,
 }
 
 impl Mistrust {
-    /// Of a folder: the plugin folder, or one beneath it through which a link leads. `user` is the gateway's.
+    /// Checks a folder: the plugin folder, or one below it through which a link leads. `user` is the
+    /// gateway's.
     ///
-    /// What counts is who can write there. Through a mount that is read-only nobody can, whatever the modes say. A folder that
-    /// is a mount of its own and root's or ours is a volume that was given to this gateway, such as an `emptyDir`: its
-    /// mode says nothing about who reaches it. Its files are looked at like all others.
+    /// What counts is who can write there. On a read-only mount nobody can, whatever the modes say. A folder
+    /// that is a mount point and belongs to root or to us is a volume for this gateway, such as an
+    /// `emptyDir`: its mode says nothing about who reaches it. Its files are checked like all others.
     pub(super) fn of_folder(path: &Path, metadata: &Metadata, user: u32) -> Option<Self> {
         let mistrust = Self::of(metadata.uid(), metadata.mode(), user, (Self::FolderOf, Self::OpenFolder))?;
         let harmless = is_read_only(path) || mistrust == Self::OpenFolder && is_mount(path);
         (!harmless).then_some(mistrust)
     }
 
-    /// Of a file in it, by its path without links.
+    /// Checks a file in the folder, by its path without links.
     pub(super) fn of_file(path: &Path, metadata: &Metadata, user: u32) -> Option<Self> {
         let mistrust = Self::of(metadata.uid(), metadata.mode(), user, (Self::FileOf, Self::OpenFile))?;
         (!is_read_only(path)).then_some(mistrust)
     }
 
-    /// Of a link to a file in it: whoever owns the link says where it leads.
+    /// Checks a link to a file in the folder: the owner of the link decides where it leads.
     pub(super) fn of_link(folder: &Path, link: &Metadata, user: u32) -> Option<Self> {
         let foreign = link.uid() != user && link.uid() != 0;
         (foreign && !is_read_only(folder)).then(|| Self::FileOf(link.uid()))
     }
 
-    /// A group that may write is the operator's choice, everybody is not.
+    /// Group write permission is the operator's choice; write permission for everybody is refused.
     fn of(owner: u32, mode: u32, user: u32, (foreign, open): (fn(u32) -> Self, Self)) -> Option<Self> {
         if owner != user && owner != 0 { Some(foreign(owner)) } else { (mode & 0o002 != 0).then_some(open) }
     }
 
-    /// With the command that helps.
+    /// The error, with a command that fixes it.
     pub(super) fn error(self, folder: &Path, file: &str) -> LoadError {
         let (folder, path) = (folder.display(), folder.join(file));
         let path = path.display();
@@ -107,12 +109,12 @@ impl Fingerprint {
     }
 }
 
-/// Whether nothing can be written through the mount on which this lies.
+/// Whether the mount of this path is read-only.
 fn is_read_only(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|system| system.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Whether a folder is where something is mounted.
+/// Whether a folder is a mount point.
 #[cfg(target_os = "linux")]
 fn is_mount(path: &Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
@@ -125,16 +127,16 @@ fn is_mount(_path: &Path) -> bool {
     false
 }
 
-/// What a file is, and how large it may be.
+/// The kind of a file, which determines its maximum size.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
-    /// A plugin of at most so many bytes.
+    /// A plugin of at most this many bytes.
     Plugin(u64),
-    /// The settings of one.
+    /// The settings of a plugin.
     Settings,
 }
 
-/// Largest settings file in bytes. A parser takes a multiple of it.
+/// Maximum bytes of a settings file. A parser takes a multiple of it.
 const SETTINGS_BYTES_MAX: u64 = 4 << 20;
 
 impl Kind {
@@ -146,8 +148,8 @@ impl Kind {
     }
 }
 
-/// Reads a file that must still be the one with this fingerprint, before and after; `None` if it is not. `root` is the
-/// folder with all links resolved.
+/// Reads a file that must have this fingerprint before and after; `None` if it does not. `root` is the folder
+/// with all links resolved.
 pub(super) fn read(
     root: &Path,
     name: &str,
@@ -179,7 +181,7 @@ pub(super) fn read(
         Ok(file) => file,
         Err(error) => return unreadable(error),
     };
-    // What was opened may have taken the place of what was judged.
+    // The opened file may have replaced the checked one.
     if !is_expected(&file) {
         return None;
     }
@@ -190,8 +192,8 @@ pub(super) fn read(
     (bytes.len() as u64 == expected.length && is_expected(&file)).then(|| Ok(bytes.into()))
 }
 
-/// Opens a file without leaving the folder, whatever links were put there since it was judged, and without waiting: a pipe
-/// in the file's place would wait for a writer.
+/// Opens a file without leaving the folder, whatever links were put there since the check, and without
+/// waiting: a pipe in its place would wait for a writer.
 fn open(root: &Path, name: &str) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     #[cfg(target_os = "linux")]
@@ -202,9 +204,10 @@ fn open(root: &Path, name: &str) -> io::Result<File> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         match openat2(&folder, name, flags, Mode::empty(), resolve) {
             Ok(file) => return Ok(file.into()),
-            // A link that is an absolute path, which may lead back into the folder; or a system without this call.
+            // A link with an absolute path, which may lead back into the folder; or a system without this
+            // call.
             Err(Errno::XDEV | Errno::NOSYS | Errno::PERM) => {}
-            // Something in the path became another link meanwhile: the next look judges it.
+            // A part of the path has become another link: the next scan checks it.
             Err(Errno::LOOP) => return Err(io::ErrorKind::NotFound.into()),
             Err(error) => return Err(error.into()),
         }
@@ -221,7 +224,7 @@ fn open(root: &Path, name: &str) -> io::Result<File> {
     std::fs::OpenOptions::new().read(true).custom_flags(flags).open(root.join(beneath(root, name)?))
 }
 
-/// Where a name leads to within the folder, by a path that has no links left.
+/// Resolves a name within the folder to a path without links.
 fn beneath(root: &Path, name: &str) -> io::Result<PathBuf> {
     let target = root.join(name).canonicalize()?;
     target.strip_prefix(root).map(Path::to_owned).map_err(|_| io::ErrorKind::NotFound.into())

@@ -1,4 +1,4 @@
-//! What lies in a folder, and whether it has stopped changing.
+//! `Folder` lists the files of a folder and tells whether they have stopped changing.
 
 mod listing;
 
@@ -19,71 +19,72 @@ use super::file::{Kind, read};
 use crate::plugin::load::{LoadCode, LoadError};
 use crate::plugin::registry::{Contents, LeftOut, Meant, PluginFile};
 
-/// How often, and at which intervals, the first look waits for files that change while they are read.
+/// How often, and in which intervals, the first scan waits for files that change while they are read.
 const FIRST_TRIES: u32 = 50;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// When a file is read again that could not be read for a reason outside of it.
+/// Pause before a file is read again after a failure that has other causes than the file.
 const READ_AGAIN: Duration = Duration::from_secs(10);
 
-/// Which folder it is, whatever its name.
+/// Identity of a folder, independent of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FolderId(u64, u64);
 
-/// A folder with plugins.
+/// The plugin folder.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Without links, as of the last look.
+    /// Path without links, as of the last scan.
     root: PathBuf,
     id: Option<FolderId>,
     options: Options,
-    /// The gateway's.
+    /// The user of the gateway.
     user: u32,
-    /// By file name, `.wasm` and `.toml`.
+    /// By file name: `.wasm` and `.toml` files.
     files: BTreeMap<Box<str>, Tracked>,
-    /// What was meant to be a plugin and is none, as of the last look, and since when.
+    /// Files that were probably meant to be plugins, but are none, as of the last scan, and since when.
     misfits: BTreeMap<Box<str>, Misfit>,
-    /// Names of other things that were left out and said so, with why.
+    /// Names of other ignored entries that were logged, with the reason.
     left_out: BTreeMap<Box<str>, &'static str>,
 }
 
-/// A file that is there, or was a moment ago.
+/// A file that exists, or did a moment ago.
 #[derive(Debug)]
 struct Tracked {
     /// `None` while it is missing.
     seen: Option<Seen>,
-    /// Since when it has been like this.
+    /// Since when it has been unchanged.
     since: Instant,
-    /// It has changed so recently that somebody may still be writing it.
+    /// Whether it has changed so recently that it may still be written.
     fresh: bool,
-    /// What counts until the file has settled.
+    /// The content in use until the file has settled.
     read: Option<(Seen, Result<Bytes, LoadError>)>,
-    /// When it is read again although it has not changed.
+    /// When it is read again even if unchanged.
     again: Option<Instant>,
 }
 
-/// Something that was meant to be a plugin and is none.
+/// A file that was probably meant to be a plugin, but is none.
 #[derive(Debug)]
 struct Misfit {
     since: Instant,
-    /// It has been there for long enough to be what somebody wanted, and was said so.
+    /// Whether it has been there long enough to be intended, and was logged.
     settled: bool,
     left: LeftOut,
 }
 
-/// What a look found.
+/// Result of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Look {
-    /// The snapshot is another one.
+    /// The snapshot has changed.
     pub(super) changed: bool,
-    /// Something has changed too recently to be read.
+    /// A file has changed too recently to be read.
     pub(super) restless: bool,
-    /// Something was read and may still be written on.
+    /// A file was read that may still be written.
     pub(super) fresh: bool,
 }
 
 impl Folder {
-    /// The folder that has this name at each look: it may be a link that is changed to point elsewhere.
+    /// Watches the folder that has this name at each scan: it may be a link that is changed to another
+    /// folder.
     pub(super) fn new(path: &Path, options: &Options) -> Self {
         Self {
             path: path.to_owned(),
@@ -101,12 +102,12 @@ impl Folder {
         &self.path
     }
 
-    /// As of the last look.
+    /// Identity as of the last scan.
     pub(super) fn id(&self) -> Option<FolderId> {
         self.id
     }
 
-    /// Reads everything as it is, and takes it for complete. What changes under the reader's hands is there with that reason.
+    /// Reads everything as complete. A file that changes while it is read is reported with that reason.
     pub(super) fn look_at_once(&mut self, now: Instant) -> io::Result<()> {
         let patient = self.options.clone();
         (self.options.settle, self.options.complete) = (Duration::ZERO, Duration::ZERO);
@@ -124,17 +125,17 @@ impl Folder {
             if let (None, Some(seen)) = (&tracked.read, tracked.seen) {
                 let message = "changes while it is read; it is read again when it has stopped";
                 tracked.read = Some((seen, Err(LoadError::new(LoadCode::Unreadable, message))));
-                // So that the next look reads it.
+                // Makes the next scan read it.
                 tracked.seen = None;
             }
         }
         looked.map(|_| ())
     }
 
-    /// Finds out what has changed, and reads what has settled.
+    /// Finds changes, and reads what has settled.
     ///
-    /// A plugin and its settings are read together, when both have settled: what a volume was exchanged for in one step
-    /// is never mixed with what was there before.
+    /// A plugin and its settings are read together once both have settled: the content of a volume that is
+    /// replaced in one step is never mixed with the previous one.
     pub(super) fn look(&mut self, now: Instant) -> io::Result<Look> {
         let Listing { files: present, misfits } = self.list()?;
         for (name, seen) in &present {
@@ -186,7 +187,7 @@ impl Folder {
         };
         let read: Option<Vec<_>> = changed.iter().map(|name| read(name)).collect();
         let Some(contents) = read else {
-            // One of them is not what was seen any more: both are looked at again.
+            // One of them has changed since the scan: both are scanned again.
             for name in &names {
                 if let Some(part) = self.files.get_mut(&**name) {
                     part.since = now;
@@ -203,12 +204,12 @@ impl Folder {
             part.again = part.error().filter(|error| error.may_pass()).map(|_| now + READ_AGAIN);
             part.fresh &= now.saturating_duration_since(part.since) < self.options.complete;
             look.fresh |= part.fresh && part.read.is_some();
-            // What still cannot be read for the same reason is nothing new.
+            // A file that still cannot be read for the same reason is not a change.
             look.changed |= before.is_none() || before.as_ref() != part.error();
         }
     }
 
-    /// The content of a file that was seen like this; `None` if it is another one by now.
+    /// The content of a file in this state; `None` if it has changed.
     fn read(&self, name: &str, seen: Seen) -> Option<Result<Bytes, LoadError>> {
         let fingerprint = match seen {
             Seen::File(fingerprint) => fingerprint,
@@ -237,8 +238,9 @@ impl Folder {
         Some(content)
     }
 
-    /// Says what was meant to be a plugin, once it has been there for as long as a file takes to be complete: settings may be
-    /// written before their plugin. It counts at once: what had its right name may have gone in this moment.
+    /// Reports a file that was probably meant to be a plugin, once it has existed for as long as a file takes
+    /// to be complete: settings may be written before their plugin. It is in the snapshot at once, because
+    /// the file with the right name may have gone at this moment.
     fn judge_misfits(&mut self, mut present: BTreeMap<Box<str>, LeftOut>, now: Instant, look: &mut Look) {
         let files = &self.files;
         let is_read = |name: &str| files.get(name).is_none_or(|tracked| tracked.is_read(now));
@@ -249,7 +251,7 @@ impl Folder {
                     misfit.left = left;
                     same
                 }
-                // What has come in its place counts in its place, and not before it is read.
+                // A file that has replaced it takes its place once it is read, and not before.
                 None if !is_read(&format!("{}.wasm", stem(name)))
                     || !is_read(&format!("{}.toml", stem(name))) =>
                 {
@@ -275,7 +277,7 @@ impl Folder {
         }
     }
 
-    /// Every plugin that has settled, with its settings, and what was meant to be one, settled or not.
+    /// All settled plugins with their settings, and all files that were probably meant to be plugins.
     pub(super) fn snapshot(&self) -> Contents {
         let content = |name: &str| self.files.get(name)?.read.as_ref().map(|(_, content)| content.clone());
         let fresh = |name: &str| self.files.get(name).is_some_and(|tracked| tracked.fresh);
@@ -313,14 +315,14 @@ impl Folder {
         contents
     }
 
-    /// Settings whose name is almost that of those of a plugin: without them it would be another plugin.
+    /// Settings whose name almost matches that of the plugin: without them it would be a different plugin.
     fn misnamed_settings(&self, plugin: &str) -> Option<Result<Bytes, LoadError>> {
         let almost = |name: &str| has_extension(name, "toml") && stem(name) == stem(plugin);
         let misfit = self.misfits.values().find(|misfit| almost(&misfit.left.file))?;
         Some(Err(misfit.left.error.clone()))
     }
 
-    /// What has the name of a plugin or of settings, and what was meant to be one.
+    /// Lists the plugins, settings and misnamed files.
     fn list(&mut self) -> io::Result<Listing> {
         let root = self.path.canonicalize()?;
         let metadata = fs::metadata(&root)?;
@@ -331,13 +333,13 @@ impl Folder {
             names.sort(&entry, |name| self.files.contains_key(name));
         }
         if self.id.is_some_and(|known| known != id) && names.plugins.is_empty() && !self.files.is_empty() {
-            // A volume that is not mounted any more, and not an operator who takes out one plugin after the other.
+            // An unmounted volume, rather than an operator who removes one plugin after the other.
             return Err(io::Error::other(
                 "it is another folder than before, and there is no plugin in it; put its files back, or take them out of the \
                  folder that was there",
             ));
         }
-        // A listing that runs beside changes may miss a name; asked for by its name it is there.
+        // A listing during changes may miss a name; a lookup by name finds it.
         for name in self.files.keys() {
             if is_plugin(name) && !names.plugins.contains(name) {
                 names.plugins.insert(name.clone());
@@ -356,7 +358,7 @@ impl Folder {
     }
 }
 
-/// Why something that has the name of a plugin or of settings is not used.
+/// Error for an entry with the name of a plugin or of settings that cannot be used.
 fn unusable(why: &'static str) -> LoadError {
     LoadError::new(LoadCode::NotAFile, format!("cannot be used: {why}"))
 }
@@ -370,17 +372,17 @@ impl Tracked {
         }
     }
 
-    /// What is held of it.
+    /// Bytes of the content kept.
     fn bytes(&self) -> usize {
         self.read.as_ref().and_then(|(_, content)| content.as_ref().ok()).map_or(0, Bytes::len)
     }
 
-    /// Whether what is there is what counts.
+    /// Whether the content in use is that of the current file.
     fn is_read(&self, now: Instant) -> bool {
         self.read.as_ref().map(|(seen, _)| *seen) == self.seen && self.again.is_none_or(|again| now < again)
     }
 
-    /// Why what counts cannot be used.
+    /// Why the content in use cannot be used.
     fn error(&self) -> Option<&LoadError> {
         self.read.as_ref().and_then(|(_, content)| content.as_ref().err())
     }

@@ -11,7 +11,7 @@ use super::*;
 use crate::plugin::load::LoadCode;
 use crate::plugin::registry::{Meant, PluginFile};
 
-/// A folder that is looked at by hand, on a clock that is moved by hand.
+/// A folder that is scanned explicitly, with a clock that is set explicitly.
 struct Bench {
     dir: TempDir,
     folder: Folder,
@@ -50,7 +50,7 @@ impl Bench {
     }
 }
 
-/// `a.wasm=bytes` or `a.wasm=bytes+settings`, separated by blanks.
+/// Written as `a.wasm=bytes` or `a.wasm=bytes+settings`, separated by spaces.
 fn show(found: &[PluginFile]) -> String {
     let text = |content: &Result<bytes::Bytes, crate::plugin::load::LoadError>| match content {
         Ok(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -66,7 +66,7 @@ fn show(found: &[PluginFile]) -> String {
 const QUIET: folder::Look = folder::Look { changed: false, restless: false, fresh: false };
 const RESTLESS: folder::Look = folder::Look { restless: true, ..QUIET };
 const CHANGED: folder::Look = folder::Look { changed: true, ..QUIET };
-/// Changed, and perhaps not for the last time.
+/// Changed, with more changes possible.
 const CHANGING: folder::Look = folder::Look { fresh: true, ..CHANGED };
 
 #[test]
@@ -207,7 +207,7 @@ fn what_everybody_could_have_written_is_refused_until_the_mode_is_better() {
 #[test]
 fn a_file_that_is_too_large_is_not_read() {
     let bench = Bench::new(&[]);
-    // Without a single block on the disk: reading it would fill the memory.
+    // A sparse file: reading it would fill the memory.
     let file = File::create(bench.dir.path().join("huge.wasm")).unwrap();
     file.set_len(500 << 20).unwrap();
     let begin = Instant::now();
@@ -240,7 +240,7 @@ fn only_regular_files_of_the_folder_count() {
     assert_eq!(names, expected, "with names of plugins");
 }
 
-/// `file code` of what was meant to be a plugin, as far as it is worth a word.
+/// The reported misfits, as `file code`.
 fn left_out(folder: &Folder) -> Vec<String> {
     let left_out = folder.snapshot().left_out;
     left_out
@@ -414,7 +414,7 @@ fn another_folder_without_a_plugin_takes_nothing_out() {
     assert_eq!(show(&folder.snapshot().found), "a.wasm=new");
 }
 
-/// A volume as Kubernetes fills it: links to links, exchanged in one step.
+/// A volume as Kubernetes fills it: links to links, replaced in one step.
 fn volume(path: &std::path::Path, version: &str, wasm: &str, settings: &str) {
     let folder = format!("..{version}");
     fs::create_dir(path.join(&folder)).unwrap();
@@ -479,7 +479,7 @@ fn what_cannot_be_read_for_a_reason_outside_of_it_is_read_later() {
     bench.after(1000);
     assert!(bench.show().ends_with("a.wasm=<too-large>"), "{}", bench.show());
     assert_eq!(bench.after(20_000), QUIET, "it is still so");
-    // What a file has now makes no room for what it is to have.
+    // The current size of a file makes no room for its new one.
     bench.write("9.wasm", &"y".repeat(98));
     bench.after(1);
     bench.after(100);
@@ -526,7 +526,7 @@ async fn next(events: &mut Events<Changed>) -> String {
     show(&found.found)
 }
 
-/// Events until one shows `expected`: how many steps the system announces is its own business.
+/// Reads events until one shows `expected`: the system decides into how many it splits the changes.
 async fn until(events: &mut Events<Changed>, expected: &str) {
     while next(events).await != expected {}
 }
@@ -554,7 +554,7 @@ async fn without_notifications_polling_finds_it() {
     let options = Options { settle: Duration::from_millis(1), ..Options::default() };
     let folder = Folder::new(dir.path(), &options);
     let (wake, woken) = sync_channel(1);
-    // As if subscribing had failed.
+    // Simulates a failed subscription.
     let notifications = Notifications { wake: sync_channel(1).0, active: None, failed: true, wanted: true };
     let stop = Arc::new(AtomicBool::new(false));
     let watch =
@@ -578,7 +578,7 @@ async fn a_folder_that_vanishes_keeps_its_plugins_and_may_come_back() {
     let options = Options { poll: Duration::from_millis(20), ..Options::default() };
     let _watcher = start(&plugins, &options, sender).unwrap();
     assert_eq!(next(&mut events).await, "a.wasm=A");
-    // Renamed as a whole: at no moment is there an empty folder of that name.
+    // Renamed as a whole: an empty folder of that name never exists.
     fs::rename(&plugins, dir.path().join("away")).unwrap();
     let silent = timeout(Duration::from_millis(300), events.recv()).await;
     assert!(silent.is_err(), "{silent:?}");

@@ -1,4 +1,4 @@
-//! An admin listener over a gateway without workers, and plugins without WebAssembly.
+//! An admin listener for a gateway without workers, with plugins that need no WebAssembly.
 
 use super::*;
 
@@ -10,7 +10,7 @@ pub(super) const CONFIG: &str = r#"
     presence = true
 "#;
 
-/// An admin listener over a gateway without workers.
+/// An admin listener for a gateway without workers.
 pub(super) struct Admin {
     pub(super) address: SocketAddr,
     pub(super) backplane: Arc<Memory>,
@@ -61,11 +61,11 @@ impl Admin {
     /// Sends bytes and reads until the listener closes.
     pub(super) async fn raw(&self, request: impl AsRef<[u8]>) -> Response {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
-        // A refusal may come before the whole request is out.
+        // A refusal may arrive before the whole request is sent.
         let _ = socket.write_all(request.as_ref()).await;
         let mut bytes = Vec::new();
         let read = timeout(Duration::from_secs(20), socket.read_to_end(&mut bytes)).await;
-        // A reset after the answer is how a listener ends a request that it did not read to the end.
+        // The listener resets the connection after its response if it did not read the whole request.
         let _ = read.expect("an answer and the end of the connection");
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
@@ -109,7 +109,7 @@ pub(super) fn code(response: &Value) -> u64 {
 
 // ---- Plugins without WebAssembly ----
 
-/// Takes any file that has bytes.
+/// Accepts every file that is not empty.
 pub(super) struct AnyBytes;
 pub(super) struct Empty(About);
 pub(super) struct Nothing(Interests);

@@ -1,4 +1,4 @@
-//! Who is in a channel of a node that is alone.
+//! `Present` holds the members of one channel on a single node.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,16 +6,16 @@ use std::sync::Arc;
 use crate::backplane::Count;
 use crate::protocol::push::Member;
 
-/// The members of one channel, counted as they come and go.
+/// The members of one channel, counted as they join and leave.
 #[derive(Default)]
 pub(super) struct Present {
-    /// By the id of their connection.
+    /// By connection id.
     members: HashMap<Arc<str>, Arc<Member>>,
-    /// Users, with how many connections.
+    /// Number of connections of each user.
     users: HashMap<Arc<str>, usize>,
-    /// Connections of nobody.
+    /// Number of anonymous connections.
     anonymous: usize,
-    /// Of a list of them all.
+    /// Bytes of a list of all members.
     bytes: usize,
 }
 
@@ -48,12 +48,12 @@ impl Present {
         }
     }
 
-    /// An anonymous connection counts as a user of its own.
+    /// Every anonymous connection counts as one user.
     pub(super) fn count(&self) -> Count {
         Count { connections: self.members.len(), users: self.users.len() + self.anonymous }
     }
 
-    /// All of them, if a list of them is not too long.
+    /// Lists all members, if the list is not too long.
     pub(super) fn list(&self, bytes_max: usize) -> Option<Vec<Arc<Member>>> {
         (self.bytes <= bytes_max).then(|| self.members.values().cloned().collect())
     }

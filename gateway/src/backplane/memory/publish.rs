@@ -1,4 +1,4 @@
-//! Publishing, and what was published with a key.
+//! How `Memory` publishes, and how it remembers idempotency keys.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Publication, Push, PushKind};
 
-/// The keys of one channel: when each is forgotten, and what became of its publication.
+/// The idempotency keys of one channel: when each expires, and the result of its publication.
 pub(super) type Remembered = HashMap<Box<str>, (Duration, Published)>;
 
 impl Memory {
@@ -27,7 +27,7 @@ impl Memory {
         let PublishConditions { once, version } =
             terms.map_or_else(PublishConditions::default, |terms| *terms);
         if !kept && once.is_none() {
-            // A channel that nobody listens to needs no entry.
+            // A channel without subscribers needs no entry.
             let (shard, _) = self.shard(channel);
             let workers = self.workers(channel, shard.entries.get(channel));
             if workers != 0 {
@@ -44,7 +44,7 @@ impl Memory {
                     return Ok(first);
                 }
                 if self.has_keys_enough() {
-                    // Some of them may have had their time.
+                    // Some of the keys may have expired.
                     self.forget_keys(entry, at);
                 }
                 if self.has_keys_enough() {
@@ -88,14 +88,15 @@ impl Memory {
         self.history_bytes.fetch_add(kept_bytes(&publication), Ordering::Relaxed);
         stream.kept.push_back((stream.expires, publication));
         self.forgotten(stream.forget(size, at));
-        // Whoever publishes while memory is short pays with its own past, not with another channel's.
+        // A publisher that exceeds the memory limit loses the history of its own channel, not that of another
+        // one.
         while self.history_bytes.load(Ordering::Relaxed) > self.history_bytes_max {
             let Some((_, oldest)) = stream.kept.pop_front() else { break };
             self.forgotten(kept_bytes(&oldest));
         }
     }
 
-    /// Who is to get what is published there, one bit for each worker.
+    /// The workers that get a publication to this channel, one bit each.
     fn workers(&self, channel: &Channel, entry: Option<&Entry>) -> u64 {
         match channel.target() {
             Target::Connection(id) => {
@@ -122,7 +123,7 @@ impl Memory {
         self.idempotency_keys.load(Ordering::Relaxed) >= self.idempotency_keys_max
     }
 
-    /// Forgets the keys of a channel that nobody has used for long enough.
+    /// Forgets the expired keys of a channel.
     pub(super) fn forget_keys(&self, entry: &mut Entry, at: Duration) {
         if let Some(once) = &mut entry.once {
             let before = once.len();
@@ -136,10 +137,10 @@ impl Memory {
 }
 
 impl Entry {
-    /// What became of the publication with this key, which is remembered for longer now.
+    /// Result of the publication with this key, whose expiry is extended.
     fn published_with(&mut self, once: &Idempotency, at: Duration) -> Option<Published> {
         let (expires, published) = self.once.as_mut()?.get_mut(&once.key)?;
-        // One that has expired may not be swept yet.
+        // The key may have expired without being swept yet.
         (*expires > at).then(|| {
             *expires = at + once.ttl;
             published.clone()
@@ -148,7 +149,7 @@ impl Entry {
 }
 
 impl Stream {
-    /// Takes a version over, if it is newer or of another epoch.
+    /// Stores a version if it is newer or of another epoch; returns whether it did.
     fn advance(&mut self, version: Version) -> bool {
         let newer = |known: &Version| known.epoch != version.epoch || known.number < version.number;
         let takes = self.version.as_deref().is_none_or(newer);

@@ -1,4 +1,4 @@
-//! The contract of a backplane, one sentence each.
+//! The contract of a backplane, one test for each sentence.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -61,7 +61,7 @@ impl Node {
         Ok(self.memory.put(new, S(at))?.top)
     }
 
-    /// With an idempotency key that is remembered for ten seconds.
+    /// Publishes with an idempotency key that is remembered for ten seconds.
     fn publish_once(&self, name: &str, key: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
         let (channel, data) = (&channel(name), Bytes::from_static(b"x"));
         let once = Some(Idempotency { key: key.into(), ttl: S(10) });
@@ -78,7 +78,7 @@ impl Node {
         now(self.memory.presence(&channel(name), 1 << 20, ReplyTo::Nobody)).unwrap()
     }
 
-    /// Offsets and payloads of what reached a worker.
+    /// Offsets and payloads that reached a worker.
     fn arrived(&self, worker: usize) -> Vec<(u64, String)> {
         let mut batch = Vec::new();
         self.inboxes[worker].take(&mut batch);
@@ -209,7 +209,7 @@ fn a_stream_that_was_forgotten_starts_with_a_new_epoch() {
     let after = node.publish("a", "x", KEPT, 61).unwrap();
     assert_eq!(after.offset, 1);
     assert_ne!(before.epoch, after.epoch);
-    // A subscriber keeps it, whatever its age.
+    // A subscriber keeps the stream, whatever its age.
     node.announce(0, "a").unwrap();
     node.memory.sweep(S(1000));
     assert_eq!(node.publish("a", "x", KEPT, 1001).unwrap(), Top { offset: 2, epoch: after.epoch });
@@ -318,7 +318,7 @@ fn who_was_told_that_nothing_was_published_stands_before_the_first_publication()
         assert_eq!(node.publish("a", "x", KEPT, 0).unwrap(), Top { offset: n, epoch: told.epoch.clone() });
     }
     assert_eq!(node.recover(0, &told.epoch, 1), Some(vec![1, 2]));
-    // Once these were forgotten nobody is told that what comes then is everything.
+    // Once these are forgotten, no client is told that the following publications are complete.
     node.memory.sweep(S(60));
     assert_eq!(node.recover(0, &told.epoch, 61), None);
     node.publish("a", "x", KEPT, 61).unwrap();
@@ -407,7 +407,7 @@ fn only_so_many_keys_are_remembered_and_none_is_forgotten_for_a_new_one() {
     assert_eq!(node.publish("a", "x", KEPT, 5).unwrap().offset, 2, "what was refused was not published");
     node.memory.sweep(S(11));
     node.publish_once("b", "3", NOTHING, 11).unwrap();
-    // Taken over at its place, an expired key counts once.
+    // An expired key that is replaced counts once.
     node.publish_once("a", "1", KEPT, 16).unwrap();
     node.memory.sweep(S(40));
     for key in ["4", "5"] {

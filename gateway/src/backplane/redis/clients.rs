@@ -1,4 +1,5 @@
-//! What another gateway has to know of the clients of this one, to tell plugins that they have gone if this one dies.
+//! Writes the clients of this gateway to Redis, so that another gateway can call `on-disconnect` for them if
+//! this one dies.
 
 mod table;
 pub(super) mod record;
@@ -18,17 +19,17 @@ use crate::backplane::redis::connection::status::Cause;
 use crate::backplane::redis::membership::nodes;
 use crate::telemetry::backplane::Trouble;
 
-/// Clients that are written with one batch, and roughly their bytes.
+/// Maximum number of clients in one batch, and their approximate bytes.
 const CLIENTS_MAX: usize = 512;
 const BYTES_MAX: usize = 256 * 1024;
 
-/// How often what is written is kept from expiring.
+/// How often the expiry of the records is renewed.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// Pause after Redis has refused to be written to.
+/// Pause after Redis has refused a write.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
-/// Writes what changes, and renews what does not, until the link fails.
+/// Writes changes and renews the rest until the connection fails.
 pub(super) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     let Some(mut connection) = link.connections.first().cloned() else { return gone() };
     let mut round = interval(ROUND);
@@ -53,7 +54,8 @@ fn gone() -> Cause {
     Cause::new(Trouble::Unreachable, "the connection has ended")
 }
 
-/// Everything is written anew: Redis may have lost some of it. What stands there and is not here any more is taken away.
+/// Writes everything again, because Redis may have lost some of it. Records in Redis of clients that are not
+/// here any more are removed.
 pub(super) async fn write_anew(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     shared.clients.write_anew();
     let Some(mut connection) = link.connections.first().cloned() else { return Err(gone()) };
@@ -87,7 +89,7 @@ async fn write(
     let key = shared.keys.clients_of(&nodes::name(shared.node));
     let changes = &mut batch.changes;
     let (mut pipeline, mut commands) = (pipe(), 0);
-    // Who has gone and was wanted again in between is written again behind.
+    // A client that left and was registered again is written after the removal.
     if !changes.gone.is_empty() {
         let ids: Vec<&str> = changes.gone.iter().map(|id| &**id).collect();
         pipeline.cmd("HDEL").arg(&key).arg(ids);
@@ -108,10 +110,10 @@ async fn write(
     });
     if let Some(cause) = refused {
         if !matches!(replies[0], Value::ServerError(_)) {
-            // The first command has taken them away, which a server without memory does all the same.
+            // The first command has removed them; a server out of memory still carries it out.
             changes.gone.clear();
         }
-        // Each write says what is, not what changes: it can be repeated.
+        // Each write states the complete record, not a change: it can be repeated.
         batch.refused();
         shared.metrics.failed(&cause.to_string());
         if cause.trouble == Trouble::Unreachable {
@@ -124,7 +126,7 @@ async fn write(
     Ok(())
 }
 
-/// Keeps what is written from expiring. What is not there any more is written again.
+/// Renews the expiry. Records that are missing are written again.
 async fn renew(shared: &Shared, connection: &mut MultiplexedConnection) -> Result<(), Cause> {
     let mut command = redis::cmd("PEXPIRE");
     command.arg(shared.keys.clients_of(&nodes::name(shared.node))).arg(nodes::KEPT.as_millis() as u64);

@@ -1,4 +1,4 @@
-//! Requests out, replies back.
+//! Sends requests to Redis and returns the responses.
 
 pub(crate) mod request;
 pub(crate) mod dispatch;

@@ -1,4 +1,4 @@
-//! The connections to one server, and their health.
+//! Connects to one server and watches its health.
 
 pub(crate) mod server_connection;
 pub(crate) mod subscription;

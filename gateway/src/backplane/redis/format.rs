@@ -1,4 +1,4 @@
-//! What lies in Redis: names of keys, encodings and scripts. Nothing here does I/O.
+//! The data format in Redis: names of keys, encodings and scripts. Nothing here does I/O.
 
 pub(crate) mod keys;
 pub(crate) mod script;

@@ -1,4 +1,4 @@
-//! What lies in Redis for one channel, for operators. Nothing is written.
+//! [`inspect`] reports the data of one channel in Redis to operators. It writes nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,37 +20,37 @@ use crate::config::{self, Config, RedisTopology};
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Subject;
 
-/// Keys that are looked at one by one; the rest is counted.
+/// Maximum number of keys reported one by one; further keys are only counted.
 const KEYS_MAX: usize = 50;
-/// Keys of the server that are looked through for those of the channel.
+/// Maximum number of the server's keys scanned for those of the channel.
 const SCANNED_MAX: u64 = 1_000_000;
-/// Of one step of the search.
+/// Keys scanned in one step.
 const SCAN_STEP: u64 = 1_000;
 
-/// What lies in Redis for one channel. Times are Unix times in milliseconds.
+/// The data of one channel in Redis. Times are Unix times in milliseconds.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Its name.
+    /// Name of the channel.
     pub channel: String,
-    /// When this was looked at, by the clock of the server.
+    /// Time of the inspection, by the clock of the server.
     pub now: u64,
-    /// The replication id of the server.
+    /// Replication id of the server.
     pub server: String,
-    /// Where the stream stands, if there is one.
+    /// Top of the stream, if there is one.
     pub stream: Option<Stream>,
-    /// What of it is kept.
+    /// The kept publications.
     pub publications: Publications,
-    /// Gateways that listen to the channel; those of addresses listen to what is for every node.
+    /// Number of gateways that subscribe to the channel. For an address: to the topic of all nodes.
     pub listeners: u64,
-    /// Idempotency keys that are remembered.
+    /// Number of remembered idempotency keys.
     pub idempotency_keys: u64,
     /// Some of the keys of the channel.
     pub keys: Vec<Key>,
-    /// Keys of the channel that are not among `keys`.
+    /// Number of keys of the channel that are not in `keys`.
     pub more_keys: u64,
-    /// Whether the server has so many keys that not all were looked through: there may be more of this channel.
+    /// Whether the scan stopped at its limit: the channel may have more keys.
     pub incomplete: bool,
-    /// The gateways that have a lease there; none if leases are at another server.
+    /// Gateways with a lease on this server; empty if the leases are on another server.
     pub gateways: Vec<Gateway>,
     /// Settings of the server that do not fit the configuration file, as sentences.
     pub warnings: Vec<String>,
@@ -59,39 +59,39 @@ pub struct Report {
 /// A gateway that has a lease, or had one until a moment ago.
 #[derive(Debug, Serialize)]
 pub struct Gateway {
-    /// Random, for each process.
+    /// Random identifier of the process.
     pub uid: String,
     /// Machine and address.
     pub name: String,
-    /// Of the gateway.
+    /// Version of the gateway.
     pub version: String,
-    /// In what its rules and limits differ from the configuration file, as sentences.
+    /// Differences of its rules and limits from the configuration file, as sentences.
     pub differs: Vec<String>,
 }
 
-/// Where a stream stands.
+/// Top of a stream.
 #[derive(Debug, Serialize)]
 pub struct Stream {
-    /// Its name.
+    /// Its epoch.
     pub epoch: String,
-    /// The number of its newest publication.
+    /// Offset of its newest publication.
     pub offset: u64,
-    /// The replication id of the server that began it.
+    /// Replication id of the server that began it.
     pub server: String,
     /// Whether that is this server. If not, the next command begins another stream.
     pub goes_on: bool,
-    /// The newest version of the document, if versions are published, and its epoch.
+    /// Newest version of the document and its epoch, if versions are published.
     pub version: Option<(u64, String)>,
 }
 
-/// What is kept of a stream.
+/// The kept publications of a stream.
 #[derive(Debug, Default, Serialize)]
 pub struct Publications {
-    /// How many.
+    /// Their number.
     pub count: u64,
-    /// Number and time of the oldest.
+    /// Offset and time of the oldest.
     pub oldest: Option<(u64, u64)>,
-    /// Number and time of the newest.
+    /// Offset and time of the newest.
     pub newest: Option<(u64, u64)>,
 }
 
@@ -100,7 +100,7 @@ pub struct Publications {
 pub struct Key {
     /// Its name.
     pub name: String,
-    /// As Redis calls it.
+    /// Its type in Redis.
     #[serde(rename = "type")]
     pub kind: String,
     /// Milliseconds until it expires; `None` if it does not.
@@ -109,7 +109,7 @@ pub struct Key {
     pub bytes: u64,
 }
 
-/// Looks at a channel. An error says what to try.
+/// Inspects a channel. An error says what to try.
 pub async fn inspect(all: &Config, config: &config::Redis, channel: &Channel) -> anyhow::Result<Report> {
     let server = match &config.topology {
         RedisTopology::Server(server) => server.clone(),
@@ -149,7 +149,7 @@ struct Look {
     connection: MultiplexedConnection,
     time: Duration,
     keys: Keys,
-    /// How the number of subscribers is asked for.
+    /// Command that counts the subscribers of a topic.
     listeners: &'static str,
 }
 
@@ -192,7 +192,7 @@ impl Look {
         })
     }
 
-    /// Who has a lease at this server, and how its rules differ from these.
+    /// Gateways with a lease on this server, and how their rules differ from these.
     async fn gateways(&mut self, here: &Description) -> Vec<Gateway> {
         let (leases, rules) = (self.keys.leases(), self.keys.rules());
         let listed: BTreeMap<String, String> = self.ask("HGETALL", &[&leases]).await.unwrap_or_default();
@@ -202,7 +202,7 @@ impl Look {
             let text = |key: &str| lease[key].as_str().unwrap_or("?").to_owned();
             let differences = said.get(&uid).and_then(|said| Description::read(said));
             let differences = differences.map(|there| here.differences(&there)).unwrap_or_default();
-            // The file says nothing of plugins.
+            // The configuration file names no plugins.
             let of_file = differences.iter().filter(|one| one.subject != Subject::Plugins);
             let differs = of_file.map(|one| one.sentence.to_string()).collect();
             Gateway { name: text("name"), version: text("version"), uid, differs }
@@ -210,7 +210,7 @@ impl Look {
         listed.into_iter().map(gateway).collect()
     }
 
-    /// What this user may not ask is no warning.
+    /// A setting that this user may not read is no warning.
     async fn warnings(&mut self, config: &Config, topology: &RedisTopology) -> Vec<String> {
         let mut info = String::new();
         for section in fitness::SECTIONS {
@@ -239,7 +239,7 @@ impl Look {
         }))
     }
 
-    /// The names of all keys of a channel in their order, and whether some may be missing.
+    /// Sorted names of all keys of a channel, and whether some may be missing.
     async fn names(&mut self, channel: &Channel) -> anyhow::Result<(Vec<String>, bool)> {
         let (pattern, step) = (self.keys.all_of(channel), SCAN_STEP.to_string());
         let (mut names, mut cursor, mut scanned) = (Vec::new(), "0".to_owned(), 0);
@@ -253,13 +253,13 @@ impl Look {
                 break;
             }
         }
-        // A search may come across a key twice.
+        // A scan may return a key twice.
         names.sort();
         names.dedup();
         Ok((names, cursor != "0"))
     }
 
-    /// `None` if it has expired meanwhile.
+    /// Describes a key; `None` if it has expired meanwhile.
     async fn key(&mut self, name: String) -> anyhow::Result<Option<Key>> {
         let kind: String = self.ask("TYPE", &[&name]).await?;
         let left: i64 = self.ask("PTTL", &[&name]).await?;
@@ -282,7 +282,7 @@ impl Look {
     }
 }
 
-/// Offset and time of the first entry of a range: its name.
+/// Offset and time of the first entry of a range, from its name.
 fn entry(range: &Value) -> Option<(u64, u64)> {
     let Value::Array(entries) = range else { return None };
     let Value::Array(parts) = entries.first()? else { return None };

@@ -1,5 +1,5 @@
-//! Rate limits that gateways have together: what each has taken goes to Redis in rounds, and what all have used comes back.
-//! Nobody waits for it: workers decide by what this node knows.
+//! [`Reconciler`] shares rate limits between gateways: each gateway periodically reports its use to Redis and
+//! reads the use of all. No request waits for this: workers decide by what their node knows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,35 +12,35 @@ use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::membership::nodes;
 use crate::plugin::state::{Bucket, PluginState, Taken, Told};
 
-/// How often a node reports what it has taken.
+/// Interval between two reports of a node.
 const ROUND: Duration = Duration::from_millis(200);
-/// Keys that a node reports in one round. What is more waits for the next.
+/// Maximum number of keys that a node reports in one round. Further keys wait for the next.
 const KEYS_MAX: usize = 4096;
-/// Keys of one script, so that Redis does something else in between.
+/// Keys per script, so that Redis can do something else in between.
 const KEYS_PER_SCRIPT: usize = 256;
 const SCRIPT: &str = include_str!("lua/limits.lua");
 
 /// Plugins that keep rate limits, by name.
 pub type States = Vec<(Arc<str>, Arc<PluginState>)>;
 
-/// Carries what nodes have taken of rate limits between them. Made by [`Runner::reconciler`].
+/// Exchanges the use of rate limits between nodes. Created by [`Runner::reconciler`].
 pub struct Reconciler {
     shared: Arc<Shared>,
-    /// This process among others.
+    /// Identifier of this process.
     node: String,
 }
 
 /// Keys of one bucket that are reported together.
 struct Batch {
     state: Arc<PluginState>,
-    /// What all keys of the bucket are named after.
+    /// Common name of all keys of the bucket.
     name: String,
     bucket: Bucket,
     keys: Vec<Taken>,
 }
 
 impl Runner {
-    /// What reconciles rate limits over the connections that this runner makes.
+    /// Creates the reconciler, which uses the connections of this runner.
     pub fn reconciler(&self) -> Reconciler {
         let shared = self.shared.clone();
         let node = nodes::name(shared.node);
@@ -49,14 +49,14 @@ impl Runner {
 }
 
 impl Reconciler {
-    /// Reports what the plugins' limits have taken, round by round, for as long as the runtime lives. Without Redis nothing
-    /// is reported, and every node limits by itself.
+    /// Reports the use of the plugins' limits in rounds, for as long as the runtime lives. Without Redis
+    /// nothing is reported, and every node limits independently.
     pub async fn run(self, states: impl Fn() -> States + Send) {
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             rounds.tick().await;
-            // On the server where gateways meet: limits are few beside publications.
+            // All limits are on the shared server: they are few compared to publications.
             if let Some(link) = self.shared.home() {
                 let batches = collect(&states());
                 if !batches.is_empty() {
@@ -82,7 +82,7 @@ impl Reconciler {
                     }
                 }
             }
-            // The watch of the link finds out what is wrong.
+            // The connection's health check finds out what is wrong.
             _ => repeat(&batches),
         }
     }
@@ -103,7 +103,7 @@ impl Reconciler {
     }
 }
 
-/// What is to be reported in a round.
+/// Collects the reports of a round.
 fn collect(states: &States) -> Vec<Batch> {
     let share = KEYS_MAX / states.len().max(1);
     let mut batches = Vec::new();
@@ -134,7 +134,7 @@ fn collect(states: &States) -> Vec<Batch> {
     batches
 }
 
-/// Nobody knows whether Redis has heard these. A report that is repeated counts once.
+/// Redis may or may not have received these reports. A repeated report counts once.
 fn repeat(batches: &[Batch]) {
     for batch in batches {
         for taken in &batch.keys {
@@ -144,7 +144,7 @@ fn repeat(batches: &[Batch]) {
 }
 
 impl Batch {
-    /// Takes the answer. False if it is none.
+    /// Takes in the reply. False if it is invalid.
     fn settle(&self, reply: &Value, now: u64) -> bool {
         let Some(told) = answers(reply).filter(|told| told.len() == self.keys.len()) else { return false };
         for (taken, told) in self.keys.iter().zip(told) {
@@ -154,13 +154,13 @@ impl Batch {
     }
 }
 
-/// What the script answers: three numbers for each key.
+/// Reads the reply of the script: three numbers for each key.
 fn answers(reply: &Value) -> Option<Vec<Told>> {
     let Value::Array(answers) = reply else { return None };
     let answer = |value: &Value| {
         let Value::BulkString(text) = value else { return None };
         let mut numbers = std::str::from_utf8(text).ok()?.split(' ').map(|number| {
-            // Redis counts in floating point: what is too large for 64 bits is as much as there is.
+            // Redis counts in floating point: a number too large for 64 bits is the maximum.
             number.parse::<u64>().or_else(|_| number.parse::<f64>().map(|number| number as u64))
         });
         let mut next = || numbers.next()?.ok();

@@ -1,4 +1,4 @@
-//! Which gateways live, what they agree on, and who takes over from a dead one.
+//! Tracks which gateways are alive, what they agree on, and the takeover of dead ones.
 
 pub(crate) mod nodes;
 pub(crate) mod leases;

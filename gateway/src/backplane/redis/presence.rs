@@ -1,8 +1,8 @@
-//! Who is in which channel: this node's own connections are known here and written in batches, those of other nodes are
-//! read. What a node has written counts while the node is alive.
+//! Writes the presence of this node's connections to Redis in batches, and reads that of other nodes. The
+//! entries of a node are valid while the node is alive.
 //!
-//! Members and users of a channel lie where the channel lies, and each server is written to for itself. At home lies the list of
-//! a node's channels.
+//! Members and users of a channel are stored on the channel's server, and each server is written to
+//! independently. The list of a node's channels is on the shared server.
 
 mod present;
 mod table;
@@ -34,29 +34,29 @@ use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
 use crate::telemetry::backplane::Trouble;
 
-/// Members of a channel that can be listed. More can be counted.
+/// Maximum number of members of a channel that can be listed. More can be counted.
 pub(super) const LISTED_MAX: usize = 65_536;
 
-/// What a member takes in an answer at least.
+/// Minimum bytes of a member in a response.
 pub(super) const LISTED_BYTES: usize = 64;
 
-/// Channels and members that are written with one batch.
+/// Maximum number of channels and members in one batch.
 const CHANNELS_MAX: usize = 256;
 const MEMBERS_MAX: usize = 4096;
 
-/// How long the members of a node are kept that renews them no more. Whoever reads knows of its death much earlier.
+/// How long the members of a node are kept without renewal. Readers know of its death much earlier.
 const KEPT: Duration = Duration::from_secs(120);
 
-/// How long it takes until every channel was renewed once.
+/// Time until every channel was renewed once.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// Pause after Redis has refused to be written to.
+/// Pause after Redis has refused a write.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
-/// Pause after a server has said that it has not what it was asked for: the channel is looked for again.
+/// Pause after a server has said that it does not have the channel: the slot map is updated meanwhile.
 const MOVED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Writes to one server what changes, and renews what does not, until the link fails.
+/// Writes changes to one server and renews the rest, until the connection fails.
 pub(super) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     let Some(mut connection) = link.connections.first().cloned() else { return gone() };
     let mut renewals = every(ROUND / Presence::SHARDS as u32);
@@ -64,7 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cau
     loop {
         let done = tokio::select! {
             biased;
-            // First: what is always changing must not keep the rest from being renewed.
+            // Renewals first: constant changes must not prevent them.
             _ = renewals.tick() => {
                 shard += 1;
                 renew(&shared, &link, &mut connection, shard).await
@@ -101,7 +101,7 @@ async fn write(
     for write in &batch.writes {
         add(&mut pipeline, &shared.keys, &link.scripts.presence_write, &node, write);
     }
-    // Each write says what is, not what changes: one that has failed, or nobody knows whether it has, is repeated.
+    // Each write states the complete entry, not a change: one that failed, or may have failed, is repeated.
     let replies = send(shared, connection, &pipeline, batch.writes.len()).await?;
     batch.answered(|shard_index| !matches!(replies[shard_index], Value::ServerError(_)));
     pause_if_refused(shared, &replies).await
@@ -123,7 +123,8 @@ fn add(pipeline: &mut Pipeline, keys: &Keys, script: &str, node: &str, write: &W
     }
 }
 
-/// Keeps the channels of one shard from expiring. Where others lie than are known here everything is written again.
+/// Renews the expiry of the channels of one part of the table. If the counts in Redis differ from those here,
+/// everything is written again.
 async fn renew(
     shared: &Shared,
     link: &ServerConnection,
@@ -143,7 +144,7 @@ async fn renew(
         }
         let replies = send(shared, connection, &pipeline, channels.len() * 4).await?;
         for (channel, answers) in channels.iter().zip(replies.chunks(4)) {
-            // Another answer is a refusal: then nothing is known.
+            // Any other reply is a refusal, so nothing is known.
             if let [_, _, Value::Int(connections), Value::Int(users)] = *answers {
                 let number = |count| usize::try_from(count).unwrap_or(0);
                 shared.presence.compare(channel, number(connections), number(users));
@@ -153,7 +154,7 @@ async fn renew(
     Ok(())
 }
 
-/// Several commands at once.
+/// Sends several commands at once.
 pub(super) async fn send(
     shared: &Shared,
     connection: &mut MultiplexedConnection,
@@ -168,7 +169,7 @@ pub(super) async fn send(
     }
 }
 
-/// After a refusal the next try has to wait. `Err` if it needs another link.
+/// Pauses after a refusal. `Err` if another connection is needed.
 async fn pause_if_refused(shared: &Shared, replies: &[Value]) -> Result<(), Cause> {
     let refused = replies.iter().find_map(|reply| match reply {
         Value::ServerError(error) => Some(error),
@@ -176,7 +177,7 @@ async fn pause_if_refused(shared: &Shared, replies: &[Value]) -> Result<(), Caus
     });
     let Some(error) = refused else { return Ok(()) };
     if is_elsewhere(error.code()) {
-        // Nothing is wrong with the server: whoever asks the Cluster finds out what has moved where.
+        // The server is healthy: the slot map is updated from the Cluster.
         shared.moved.notify_one();
         sleep(MOVED_PAUSE).await;
         return Ok(());
@@ -190,7 +191,7 @@ async fn pause_if_refused(shared: &Shared, replies: &[Value]) -> Result<(), Caus
     Ok(())
 }
 
-/// The members in an answer of Redis, after those of this node, if they are not too many.
+/// Appends the members in a response of Redis to those of this node, unless they are too many.
 pub(super) fn together(
     shared: &Shared,
     channel: &Channel,
@@ -206,7 +207,7 @@ pub(super) fn together(
     Ok(members)
 }
 
-/// Members as they lie in Redis. What is none is left out.
+/// Decodes members. Invalid ones are left out.
 pub(super) fn read(values: Vec<Value>) -> Vec<Arc<Member>> {
     let member = |value| match value {
         Value::BulkString(bytes) => wire::read_member(&bytes.into()),

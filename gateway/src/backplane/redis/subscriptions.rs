@@ -1,4 +1,4 @@
-//! The channels that this node listens to.
+//! The channels that this node subscribes to in Redis.
 
 pub(crate) mod interest;
 pub(crate) mod sync;

@@ -1,5 +1,5 @@
-//! Questions to the other gateways and their answers, on the topic of all nodes. Whoever does not answer is not waited for
-//! here: who asks has a time.
+//! `Surveys` sends questions to the other gateways and collects their answers, on the topic of all nodes. It
+//! has no timeout: the caller sets one.
 
 pub(super) mod form;
 
@@ -14,13 +14,14 @@ use crate::backplane::Others;
 use crate::backplane::redis::{format::wire, membership::nodes};
 use crate::survey::{Finding, Question};
 
-/// Questions of this node that are open, and questions of others that wait here or are being answered.
+/// Maximum number of open questions of this node, and of questions of others that are waiting or being
+/// answered.
 const OPEN_MAX: usize = 32;
 
-/// Questions of others that are being answered.
+/// Maximum number of questions of others that are answered at a time.
 const ANSWERED_MAX: usize = 8;
 
-/// An answer, and the name of who gives it.
+/// An answer and the name of its gateway.
 type Given = (Box<str>, Finding);
 
 /// See the module.
@@ -34,7 +35,7 @@ pub(super) struct Surveys {
 #[derive(Default)]
 struct Open {
     last: u64,
-    /// Where answers go.
+    /// Receivers of the answers.
     questions: HashMap<u64, mpsc::Sender<Given>>,
 }
 
@@ -45,7 +46,7 @@ struct Asked {
     question: Question,
 }
 
-/// Answers what other gateways ask. Made by [`Runner::answerer`].
+/// Answers the questions of other gateways. Created by [`Runner::answerer`].
 pub struct Answerer {
     shared: Arc<Shared>,
     waiting: mpsc::Receiver<Asked>,
@@ -62,7 +63,7 @@ impl Surveys {
         let _ = self.asked.try_send(Asked { node, id, question });
     }
 
-    /// Another node has answered. Nobody may want to know any more.
+    /// Another node has answered. The receiver may have gone.
     pub(super) fn answered(&self, id: u64, from: u64, finding: Finding) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(answers) = open.questions.get(&id) {
@@ -70,7 +71,7 @@ impl Surveys {
         }
     }
 
-    /// Begins a question with so many answers at most. `None` if too many are open.
+    /// Begins a question with a maximum number of answers. `None` if too many are open.
     fn begin(&self, answers_max: usize) -> Option<(u64, mpsc::Receiver<Given>)> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.questions.retain(|_, answers| !answers.is_closed());
@@ -86,7 +87,7 @@ impl Surveys {
 }
 
 impl Redis {
-    /// Asks the others that are alive.
+    /// Asks the other live gateways.
     pub(super) fn ask_all(&self, question: &Question) -> Others {
         let asked = self.shared.nodes.others();
         if !asked.is_empty()
@@ -100,7 +101,7 @@ impl Redis {
 }
 
 impl Runner {
-    /// What answers other gateways. To be called once.
+    /// Creates the task that answers other gateways. Works only once.
     pub fn answerer(&self) -> Option<Answerer> {
         let waiting = self.shared.surveys.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(Answerer { shared: self.shared.clone(), waiting })
@@ -108,7 +109,8 @@ impl Runner {
 }
 
 impl Answerer {
-    /// Answers for as long as the runtime lives, with what `answer` finds. Several at a time, for one may take long.
+    /// Answers with the results of `answer`, for as long as the runtime lives. Several at a time, because one
+    /// may take long.
     pub async fn run<F>(mut self, answer: impl Fn(Question) -> F)
     where
         F: Future<Output = Option<Finding>> + Send + 'static,

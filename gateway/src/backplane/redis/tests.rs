@@ -1,4 +1,4 @@
-//! The scripts against a real `redis-server`, and a node without one.
+//! The scripts with a real `redis-server`, and a node without one.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,7 +19,7 @@ const KEPT: Retention = Retention { size: 5, ttl: Duration::from_secs(60), repli
 
 const MOST: Most = Most { publications: 100, bytes: 1 << 20 };
 
-/// A server on a socket of its own in a folder of its own.
+/// A `redis-server` with a separate socket and folder.
 struct Server {
     child: Child,
     folder: tempfile::TempDir,
@@ -59,13 +59,13 @@ impl Server {
     }
 }
 
-/// The scripts, run as a lane runs them.
+/// Runs the scripts as a pipeline does.
 struct Bench {
     _server: Server,
     connection: redis::aio::MultiplexedConnection,
     keys: Keys,
     scripts: Scripts,
-    /// The replication id that is told.
+    /// The replication id passed to the scripts.
     server: &'static str,
     streams: u32,
 }
@@ -110,7 +110,7 @@ impl Bench {
         }
     }
 
-    /// The offsets that were missed, and where the stream stands.
+    /// The missed offsets and the top of the stream.
     async fn recover(&mut self, since: Option<(u64, &str)>, max: usize) -> (Option<Vec<u64>>, Top) {
         let since = since.map(|(offset, epoch)| Position { offset, epoch: epoch.into() });
         let what = What::Recover {
@@ -247,12 +247,12 @@ async fn who_was_told_that_nothing_was_published_stands_before_the_first_publica
     assert_eq!(bench.recover(Some((2, &told.epoch)), 9).await.0, Some(vec![3]), "who has seen two of them");
     let since = Some(Position { offset: 1, epoch: (*told.epoch).into() });
     assert_eq!(bench.history(HistoryQuery { limit: 9, since, reverse: false }).await, Ok(vec![2, 3]));
-    // Long before the stream began there may have been another one that is forgotten.
+    // The position is so old that another stream may have existed and been forgotten before this one.
     let (shard_index, hour) = told.epoch.split_once('.').unwrap();
     let before = format!("{shard_index}.{}", hour.parse::<u64>().unwrap() - 26);
     assert_eq!(bench.recover(Some((0, &before)), 9).await.0, None);
     assert_eq!(bench.recover(Some((0, shard_index)), 9).await.0, None);
-    // Everything is lost, and as much is published again.
+    // All data is lost, and as much is published again.
     bench.ask(&["FLUSHALL"]).await;
     assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, None, "nobody knows what was");
     bench.ask(&["SET", "t:anchor", "other"]).await;
@@ -266,7 +266,7 @@ async fn who_was_told_that_nothing_was_published_stands_before_the_first_publica
         assert_eq!(bench.recover(Some((offset, &told.epoch)), 9).await.0, None, "{offset}");
     }
     assert_eq!(bench.recover(Some((0, &again.epoch)), 9).await.0, Some(vec![1, 2, 3]));
-    // Another server, and somebody who deletes where the stream stands.
+    // Another server, and then a deleted position.
     bench.server = "promoted";
     assert_eq!(bench.recover(Some((0, &again.epoch)), 9).await.0, None);
     let (_, promoted) = bench.recover(None, 9).await;
@@ -355,7 +355,7 @@ async fn without_memory_a_script_does_nothing_at_all() {
     let mut bench = Bench::new().await;
     bench.publish("x", KEPT).await;
     bench.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    // In a stream that goes on, and in one that would have to begin, behind the remains of another server's.
+    // In an existing stream, and in one that would have to begin after another server's remains.
     for server in ["first", "second"] {
         bench.server = server;
         let body = wire::body(b"y", true, None);
@@ -406,14 +406,14 @@ async fn without_redis_every_question_is_answered_in_time() {
             NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
         backplane.publish(new, reply_to, clock.now().at)
     };
-    // What has no history goes to this node's own subscribers.
+    // Publications of channels without history reach this node's subscribers.
     assert!(matches!(backplane.add_interest(0, &news(), ReplyTo::Connection(1, 0)), Outcome::Ready(Ok(()))));
     let nothing = Retention { size: 0, ttl: Duration::from_secs(1), replicas: 0 };
     assert!(matches!(publish(nothing, ReplyTo::Nobody), Outcome::Ready(Ok(_))));
     let mut batch = Vec::new();
     inboxes[0].take(&mut batch);
     assert!(matches!(&batch[..], [Delivery::Push(_)]));
-    // One that has no room for it refuses it.
+    // A worker without room refuses the publication.
     let refused = (0..3).filter(
         |_| matches!(publish(nothing, ReplyTo::Nobody), Outcome::Ready(Err(error)) if error.code == 111),
     );
@@ -491,7 +491,8 @@ async fn what_was_published_at_another_server_is_not_published_again() {
     assert_eq!(run("b", false).await, (2, Some(Repeat::Unsure)));
 }
 
-/// What a server answers to a gateway: since when its streams count, whether it has replaced another one, and who else is there.
+/// The reply of a server to a gateway: since when its streams count, whether it has replaced another one, and
+/// the other gateways.
 async fn meets(
     bench: &mut Bench,
     node: &str,

@@ -1,4 +1,4 @@
-//! Which server has which slot, and how that is found out.
+//! Finds out which server has which slot, and assigns servers to shards.
 
 pub(crate) mod slots;
 pub(crate) mod cluster;

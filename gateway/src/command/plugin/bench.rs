@@ -1,4 +1,4 @@
-//! `gateway plugin bench`.
+//! `gateway plugin bench`: measures the cost of a plugin per event.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -10,15 +10,16 @@ use crate::command::{Failure, print};
 use crate::plugin::script::{self, Answer, Step};
 use crate::testing::bench::{Bench, Measured, Samples, Scale};
 
-/// Without a file of events: one message with 128 bytes of JSON.
+/// Default events: one message with 128 bytes of JSON.
 const EVENTS: &str = r#"{"event": "message", "user": "42", "kind": "publish", "channel": "bench", "payload": {"text": "The quick brown fox jumps over the lazy dog, and the lazy dog does not mind it at all; it is a Sunday. 1234567890"}}"#;
 
 /// Measure what a plugin costs per event, against one that does nothing
 ///
-/// Both are called in the engine that serves, in turns, and measured by processor time. Printed are the median of the rounds,
-/// their spread (the tenth and the ninetieth percent), what the plugin adds to an empty one, and how many instructions a
-/// call takes, which does not depend on the machine. Events that the plugin does not see, or fails on, are named and not
-/// measured. State that the plugin keeps makes calls differ: measure what you mean by the events you give.
+/// Both are called in the engine that serves, in turns, and measured by processor time. Printed are the
+/// median of the rounds, their spread (the tenth and the ninetieth percent), what the plugin adds to an empty
+/// one, and how many instructions a call takes, which does not depend on the machine. Events that the plugin
+/// does not see, or fails on, are named and not measured. State that the plugin keeps makes calls differ:
+/// measure what you mean by the events you give.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin bench shout.wasm\n  gateway plugin bench shout.wasm --events events.jsonl --rounds 51"
@@ -102,7 +103,7 @@ fn figures(samples: &Samples) -> String {
     format!("{:.0} ns ({:.0} .. {:.0})", samples.quantile(0.5), samples.quantile(0.1), samples.quantile(0.9))
 }
 
-/// The widest spread of the empty plugin.
+/// The largest spread of the empty plugin.
 fn spread(measured: &[Measured]) -> Option<f64> {
     let spreads = measured.iter().filter_map(|measured| measured.nanos.as_ref());
     spreads.map(|(_, empty)| empty.quantile(0.9) - empty.quantile(0.1)).reduce(f64::max)

@@ -1,4 +1,4 @@
-//! `gateway plugin breaker`.
+//! `gateway plugin breaker`: sets the circuit breaker of a plugin.
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -8,8 +8,8 @@ use crate::command::{Failure, print};
 
 /// Set the circuit breaker of a plugin by hand, or let it go
 ///
-/// `open` keeps events away from the plugin: they meet its failure policy. `closed` lets them through however often it fails.
-/// `auto` lets the failures decide again.
+/// `open` keeps events away from the plugin: they meet its failure policy. `closed` lets them through however
+/// often it fails. `auto` lets the failures decide again.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin breaker rate-limit open\n  gateway plugin breaker rate-limit auto"

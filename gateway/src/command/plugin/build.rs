@@ -1,4 +1,4 @@
-//! `gateway plugin build`.
+//! `gateway plugin build`: builds a plugin for WebAssembly.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,9 +19,10 @@ use crate::testing;
 
 /// Build a plugin for WebAssembly, and drop it into a folder
 ///
-/// Runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is missing, and prints
-/// where the file is. With `--into` the file is put into a gateway's plugin folder in one step, so that the gateway never
-/// sees half of it: over the file that the plugin has there, or as 50-NAME.wasm. Settings that are there stay as they are.
+/// Runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is
+/// missing, and prints where the file is. With `--into` the file is put into a gateway's plugin folder in one
+/// step, so that the gateway never sees half of it: over the file that the plugin has there, or as
+/// 50-NAME.wasm. Settings that are there stay as they are.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin build\n  gateway plugin build shout --into plugins --watch\n  gateway plugin build shout --into target/demo/plugins --order 60"
@@ -48,7 +49,7 @@ pub(super) struct Arguments {
     watch: bool,
 }
 
-/// Between two looks at the crate. What was saved in two of them is one change.
+/// Interval between two scans of the crate. Files saved within it count as one change.
 const LOOK: Duration = Duration::from_millis(300);
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -58,9 +59,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     build(arguments).map_err(Failure::Unexpected).and_then(|report| print(&report))
 }
 
-/// Builds after every change. A crate that does not build now is one that is being worked on.
+/// Builds after every change. A failed build does not end it: the crate is being edited.
 fn watch(arguments: &Arguments) -> Result<(), Failure> {
-    // What no change of the crate will mend.
+    // Errors that no change of the crate can fix.
     check_folders(arguments).map_err(Failure::Unexpected)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start a runtime").map_err(Failure::Unexpected)?;
@@ -71,7 +72,7 @@ fn watch(arguments: &Arguments) -> Result<(), Failure> {
             interrupted = interrupted => interrupted.context("failed to listen for Ctrl-C").map_err(Failure::Unexpected),
         }
     });
-    // Cargo hears Ctrl-C as well; nobody waits for it.
+    // Cargo receives Ctrl-C as well; its end is not awaited.
     runtime.shutdown_background();
     ended
 }
@@ -79,7 +80,7 @@ fn watch(arguments: &Arguments) -> Result<(), Failure> {
 async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
     let look = || Sources::of(&arguments.folder, arguments.into.as_deref());
     loop {
-        // Before the build: what changes during it is built next.
+        // Read before the build, so that changes during the build trigger another one.
         let sources = look();
         let wanted = arguments.clone();
         let built = tokio::task::spawn_blocking(move || build(&wanted)).await;
@@ -101,7 +102,7 @@ async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
 
 fn check_folders(Arguments { folder, into, .. }: &Arguments) -> anyhow::Result<()> {
     if let Some(into) = into {
-        // Before minutes are spent.
+        // Checked before a build that may take minutes.
         ensure!(
             into.is_dir(),
             "--into {} is not a folder: name the plugin folder of a gateway",
@@ -124,7 +125,7 @@ fn build(arguments: &Arguments) -> anyhow::Result<String> {
     Ok(report)
 }
 
-/// The plugin is named like its crate.
+/// The plugin has the name of its crate.
 fn package_name(folder: &Path) -> anyhow::Result<String> {
     let manifest = folder.join("Cargo.toml");
     let failed = || format!("failed to find the name of the package in {}", manifest.display());
@@ -135,7 +136,7 @@ fn package_name(folder: &Path) -> anyhow::Result<String> {
     Ok(name.to_owned())
 }
 
-/// Settings first: a plugin that comes before its settings is refused for a moment.
+/// Settings first: a plugin without its settings is refused for a moment.
 fn drop_into(
     into: &Path,
     name: &str,
@@ -161,7 +162,7 @@ fn drop_into(
     Ok(())
 }
 
-/// Where the plugin lies in the folder, or will.
+/// Path of the plugin in the folder, existing or new.
 fn place(into: &Path, name: &str, order: u16) -> anyhow::Result<PathBuf> {
     let failed = || format!("failed to read the folder {}", into.display());
     let mut files = Vec::new();
@@ -172,7 +173,7 @@ fn place(into: &Path, name: &str, order: u16) -> anyhow::Result<PathBuf> {
             files.push(file.into_owned());
         }
     }
-    // The first one is the one that runs.
+    // The gateway runs the first one.
     files.sort();
     let file = files.into_iter().next().unwrap_or_else(|| format!("{order:02}-{name}.wasm"));
     Ok(into.join(file))

@@ -1,4 +1,4 @@
-//! `gateway plugin check`.
+//! `gateway plugin check`: describes a plugin file, and says whether the gateway accepts it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,10 @@ use crate::testing::{self, Engine, PluginRunner};
 
 /// Say what a plugin file is, and whether the gateway takes it
 ///
-/// The interface and hooks, what it imports and asks for, how large it is, what it was built with; and whether it loads and
-/// accepts its settings. Without `--settings` the settings file beside it is used, as in the plugin folder. Exit code 4 if the
-/// gateway would refuse it, with the sentence that the gateway would log.
+/// The interface and hooks, what it imports and asks for, how large it is, what it was built with; and
+/// whether it loads and accepts its settings. Without `--settings` the settings file beside it is used, as in
+/// the plugin folder. Exit code 4 if the gateway would refuse it, with the sentence that the gateway would
+/// log.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Example:\n  gateway plugin check target/wasm32-wasip1/release/shout.wasm --settings shout.toml"
@@ -44,7 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     outcome.map_err(|error| refused(file, &error))
 }
 
-/// Lines of a name and what belongs to it.
+/// A report with lines of a label and its values.
 struct Report(String);
 
 impl Report {
@@ -58,7 +59,7 @@ fn examine(file: &Path, files: &Files, report: &mut Report) -> Result<(), LoadEr
     let digest: String = Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect();
     report.line("size", format!("{} ({} bytes)", size(wasm.len()), grouped(wasm.len() as u64)));
     report.line("sha256", digest);
-    // What it is can be told whatever its settings are.
+    // The description does not depend on the settings.
     let factory = testing::factory(name, wasm, Engine::Production)?;
     describe(&*factory, wasm, report);
     match settings_file {
@@ -101,7 +102,7 @@ fn describe(factory: &dyn Factory, wasm: &[u8], report: &mut Report) {
         about.name.as_deref().map(|name| format!("{name} {}", about.version.as_deref().unwrap_or_default()));
     report.line("plugin", plugin.as_deref().unwrap_or(unknown));
     report.line("sdk", about.sdk.as_deref().unwrap_or(unknown));
-    // The fifth byte tells modules from components.
+    // The fifth byte distinguishes modules from components.
     let form = if wasm.get(4) == Some(&1) { "core module, made a component at load" } else { "component" };
     report.line("form", form);
     report.line("interface", format!("gateway:plugin {}", about.interface));
@@ -115,7 +116,7 @@ fn describe(factory: &dyn Factory, wasm: &[u8], report: &mut Report) {
     }
 }
 
-/// What reaches `on-message`.
+/// The events that reach `on-message`.
 fn sees(interests: &Interests) -> String {
     let kinds = interests.message_kinds();
     let names: Vec<_> =

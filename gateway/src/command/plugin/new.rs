@@ -1,4 +1,4 @@
-//! `gateway plugin new`.
+//! `gateway plugin new`: creates the crate of a new plugin.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,8 @@ use crate::plugin_tools::tree;
 
 /// Make the crate of a new plugin, which builds and tests at once
 ///
-/// It has a plugin with settings and a hook, tests, a settings file, events for `gateway plugin run`, and a README with the
-/// next commands. Nothing that exists is overwritten.
+/// It has a plugin with settings and a hook, tests, a settings file, events for `gateway plugin run`, and a
+/// README with the next commands. Nothing that exists is overwritten.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin new shout\n  gateway plugin new shout --path work/plugins/shout"

@@ -1,4 +1,4 @@
-//! `gateway plugin rollback`.
+//! `gateway plugin rollback`: restores an earlier version of a plugin.
 
 use serde_json::json;
 
@@ -7,8 +7,8 @@ use crate::command::{Failure, print};
 
 /// Let an earlier version of a plugin run again
 ///
-/// The version that ran before takes over at once, on every worker, with the settings it had; no connection closes. It stays
-/// until another file is dropped. `gateway inspect` shows which versions are kept.
+/// The version that ran before takes over at once, on every worker, with the settings it had; no connection
+/// closes. It stays until another file is dropped. `gateway inspect` shows which versions are kept.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin rollback router\n  gateway plugin rollback router --to 3f1c9a"

@@ -1,4 +1,4 @@
-//! `gateway plugin run`.
+//! `gateway plugin run`: plays events to a plugin, and prints its results and their cost.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,10 @@ use crate::testing::{Engine, Played, PluginRunner};
 
 /// Give a plugin events, and see what it answers and what that costs
 ///
-/// The plugin runs in the engine that serves, with the limits and grants of its settings file: requests to origins that it
-/// grants are made, everything else that a plugin does is recorded only. Prints for every event the
-/// verdict, effects, log lines, time and host calls. Exit code 6 if an event did not come out as the file expects.
+/// The plugin runs in the engine that serves, with the limits and grants of its settings file: requests to
+/// origins that it grants are made, everything else that a plugin does is recorded only. Prints for every
+/// event the verdict, effects, log lines, time and host calls. Exit code 6 if an event did not come out as
+/// the file expects.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub(super) struct Arguments {
@@ -99,7 +100,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// A file of events.
+/// Reads a file of events.
 pub(super) fn read_script(file: &Path) -> Result<Script, Failure> {
     let events = std::fs::read(file)
         .with_context(|| format!("failed to read {}", file.display()))
@@ -167,7 +168,7 @@ fn describe(step: &Step, played: &Played, instructions: Option<u64>, unmet: &[St
     }
 }
 
-/// The event in words.
+/// Describes the event.
 pub(super) fn what(step: &Step) -> String {
     let connection = &step.connection;
     match &step.event {

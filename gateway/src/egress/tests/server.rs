@@ -1,4 +1,4 @@
-//! An HTTP server that says exactly what a test wants.
+//! An HTTP server that sends exactly what a test specifies.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// Answers every request with what a function makes of it; ends when dropped.
+/// Answers every request with the result of a function; ends when dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// Requests with their bodies, in order.
@@ -17,7 +17,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// `answer` gets the request, and how many came before it; empty bytes are no answer, and then the connection stays.
+    /// `answer` receives the request and the number of requests before it. Empty bytes are no response, and
+    /// the connection stays open.
     pub(crate) async fn start(answer: impl Fn(&str, usize) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -33,7 +34,7 @@ impl Server {
         Self { address, seen, connections, task }
     }
 
-    /// With a path.
+    /// The URL of a path.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -79,7 +80,7 @@ async fn serve(
     }
 }
 
-/// The length of the first request, if all of it is there.
+/// The length of the first request, if it is complete.
 fn complete(bytes: &[u8]) -> Option<usize> {
     let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
@@ -88,7 +89,7 @@ fn complete(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= head + length).then_some(head + length)
 }
 
-/// An answer with a body of a known length.
+/// A response with a body of known length.
 pub(crate) fn answer(status: u16, headers: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()).into_bytes()
 }

@@ -1,4 +1,4 @@
-//! Writes one metric with its values.
+//! `Writer` writes one metric with its values.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// Metrics of every kind, one after the other.
+/// Writes metrics of every kind, one after the other.
 pub(super) struct Writer<'e, 'w>(pub(super) &'e mut DescriptorEncoder<'w>);
 
 impl Writer<'_, '_> {
@@ -50,7 +50,7 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// One for each place in a list.
+    /// Writes a gauge with one value for each entry of a list, labelled with its index.
     pub(super) fn durations(
         &mut self,
         name: &str,

@@ -1,4 +1,5 @@
-//! What the names in a plugin folder are, as of one look: plugins, settings, and what was meant to be one of them.
+//! `Listing` sorts the names in a plugin folder: plugins, settings, and names that were probably meant to be
+//! one of them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,23 +11,23 @@ use crate::plugin::load::{LoadCode, LoadError};
 use crate::plugin::registry::{LeftOut, Meant};
 use crate::watch::file::{Fingerprint, Mistrust};
 
-/// Plugin files that are looked at. A folder with more is a mistake: those that were there before stay, and of the others the
-/// first count, in the order of their names.
+/// Maximum number of plugin files. A folder with more is a mistake: known ones stay, and of the others the
+/// first in name order are used.
 const PLUGINS_MAX: usize = 1000;
-/// Other things in the folder of which something is said.
+/// Maximum number of other entries reported.
 const OTHERS_MAX: usize = 1000;
-/// Entries of a folder in the folder that are looked through for plugins.
+/// Maximum number of entries scanned for plugins in a subfolder.
 const NESTED_MAX: usize = 1000;
 
-/// What has the name of a plugin or of its settings.
+/// An entry with the name of a plugin or of its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     File(Fingerprint),
-    /// No file that can be read, and why.
+    /// Not a readable file, with the reason.
     Unusable(&'static str),
 }
 
-/// What one look at the folder found.
+/// Result of one scan of the folder.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) files: BTreeMap<Box<str>, Seen>,
@@ -34,7 +35,8 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// What these names are, in a folder by its path without links. `user` is the gateway's, if owners matter.
+    /// Classifies the names in the folder `root`, a path without links. `user` is the gateway's, if owners
+    /// matter.
     pub(super) fn of(root: &Path, names: &Names, user: Option<u32>) -> Self {
         let judge = Judge { root, user, folder: RefCell::default(), linked: RefCell::default() };
         let mut listing = Listing::default();
@@ -47,7 +49,7 @@ impl Listing {
         }
         for settings in &names.settings {
             let plugin = format!("{}.wasm", stem(settings));
-            // Beyond the bound on plugins there may be one.
+            // A plugin may exist beyond the limit.
             if listing.files.contains_key(settings) || judge.look(&plugin).is_some() {
                 continue;
             }
@@ -93,18 +95,18 @@ impl Listing {
     }
 }
 
-/// The names in the folder, each kind in its order and bounded.
+/// The names in the folder, sorted and bounded for each kind.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub(super) plugins: BTreeSet<Box<str>>,
-    /// The first plugin that is too many.
+    /// The first plugin beyond the limit.
     beyond: Option<Box<str>>,
     settings: BTreeSet<Box<str>>,
     misnamed: BTreeSet<Box<str>>,
     folders: BTreeSet<Box<str>>,
-    /// Everything else, with why it is left out.
+    /// All other names, with the reason to ignore them.
     pub(super) others: BTreeMap<Box<str>, &'static str>,
-    /// How many of the plugins are not to be given up for others.
+    /// Number of known plugins, which are not dropped for others.
     known: usize,
 }
 
@@ -118,7 +120,7 @@ impl Names {
             }
         };
         if name.starts_with('.') || name.starts_with('#') || name.ends_with('~') {
-            // The links by which a volume is exchanged in one step are meant to be there.
+            // Links that replace a volume in one step are expected.
             if !name.starts_with("..") {
                 other(&mut self.others, "names like this are temporary");
             }
@@ -141,7 +143,7 @@ impl Names {
         }
     }
 
-    /// Those that are known stay, and of the others the first.
+    /// Adds a plugin. Known ones stay, and of the others the first.
     fn plugin(&mut self, name: &str, is_known: impl Fn(&str) -> bool) {
         self.plugins.insert(name.into());
         self.known += usize::from(is_known(name));
@@ -155,7 +157,7 @@ impl Names {
     }
 }
 
-/// Keeps the first of many.
+/// Keeps the first names up to the limit.
 fn keep(names: &mut BTreeSet<Box<str>>, name: &str) {
     names.insert(name.into());
     if names.len() > OTHERS_MAX {
@@ -163,19 +165,20 @@ fn keep(names: &mut BTreeSet<Box<str>>, name: &str) {
     }
 }
 
-/// Looks at names during one look at the folder.
+/// Checks names during one scan of the folder.
 struct Judge<'a> {
     root: &'a Path,
-    /// The gateway's, if owners matter.
+    /// The user of the gateway, if owners matter.
     user: Option<u32>,
-    /// What is known of the folder and of those beneath it.
+    /// Results for the folder and those below it.
     folder: RefCell<BTreeMap<PathBuf, Option<Mistrust>>>,
-    /// Where the links among them lead, within the folder.
+    /// The targets of the links among them, within the folder.
     linked: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Judge<'_> {
-    /// What has a name; `None` if nothing has it. Whatever else keeps it from being looked at: the name is there.
+    /// The entry with a name; `None` if there is none. An entry that cannot be checked still counts as
+    /// present.
     fn look(&self, name: &str) -> Option<Seen> {
         let path = self.root.join(name);
         let link = match fs::symlink_metadata(&path) {
@@ -202,7 +205,7 @@ impl Judge<'_> {
         let metadata = match fs::symlink_metadata(&target) {
             Ok(metadata) if metadata.is_file() => metadata,
             Ok(_) => return Some(Seen::Unusable("it is not a regular file")),
-            // It has just been exchanged.
+            // It has just been replaced.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Some(Seen::Unusable("it is a link to nothing"));
             }
@@ -216,7 +219,7 @@ impl Judge<'_> {
         Some(Seen::File(Fingerprint::of(&metadata, mistrust)))
     }
 
-    /// Of every folder from the plugin folder down to a file.
+    /// Checks every folder from the plugin folder down to a file.
     fn mistrust_of_folders(&self, target: &Path, user: u32) -> Option<Mistrust> {
         let folders = target.ancestors().skip(1).take_while(|folder| folder.starts_with(self.root));
         let mut known = self.folder.borrow_mut();
@@ -237,14 +240,14 @@ fn is_folder(entry: &fs::DirEntry) -> bool {
     })
 }
 
-/// Whether a folder in the folder has plugins in it.
+/// Whether a subfolder contains plugins.
 fn holds_plugins(folder: &Path) -> bool {
     let Ok(entries) = fs::read_dir(folder) else { return false };
     let mut names = entries.take(NESTED_MAX).flatten().map(|entry| entry.file_name());
     names.any(|name| has_extension(&name.to_string_lossy(), "wasm"))
 }
 
-/// Something is there, and the system does not say what. It is asked again at every look.
+/// An entry exists, but its metadata is unavailable. Every scan tries again.
 fn unseen(error: &io::Error) -> Seen {
     Seen::Unusable(if error.kind() == io::ErrorKind::PermissionDenied {
         "it cannot be looked at: the gateway's user needs permission"
@@ -257,7 +260,7 @@ pub(super) fn is_plugin(name: &str) -> bool {
     name.ends_with(".wasm")
 }
 
-/// Whatever the case of its letters.
+/// Whether a name has this extension, in any case.
 pub(super) fn has_extension(name: &str, extension: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, found)| found.eq_ignore_ascii_case(extension))
 }

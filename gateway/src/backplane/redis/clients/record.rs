@@ -1,4 +1,5 @@
-//! A client as it lies in Redis: the version of the wire, and fields, of which unknown ones are skipped.
+//! `write` and `read` encode a client for Redis: the version of the wire format, then fields; readers skip
+//! unknown fields.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,14 +28,14 @@ mod pair_tag {
     pub(super) const VALUE: u8 = 2;
 }
 
-/// A client of another node, and since when it was there, in Unix time in milliseconds.
+/// A client of another node and when it connected, in Unix time in milliseconds.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) client: Client,
     pub(crate) since: u64,
 }
 
-/// What `on-disconnect` gets to know of a client, but for its id.
+/// Encodes everything that `on-disconnect` receives of a client, except its id.
 pub(super) fn write(client: &Client, since: u64) -> Vec<u8> {
     let mut bytes = vec![VERSION];
     put_number(&mut bytes, tag::SINCE, since);
@@ -57,7 +58,8 @@ fn put_pair(bytes: &mut Vec<u8>, tag: u8, name: &str, value: &str) {
     });
 }
 
-/// Reads what [`write`] has made of the client with this id, which is `number` here. `None` for anything else.
+/// Decodes the record of the client with this id, which gets the number `client_number` here. `None` for
+/// invalid bytes.
 pub(crate) fn read(id: &str, client_number: u64, bytes: &[u8]) -> Option<Record> {
     let (&VERSION, bytes) = bytes.split_first()? else { return None };
     let mut fields = Fields::filling(bytes);
@@ -89,7 +91,7 @@ pub(crate) fn read(id: &str, client_number: u64, bytes: &[u8]) -> Option<Record>
     Some(Record { client, since: since? })
 }
 
-/// What plugins are told of a client of a later version whose protocol this version does not know.
+/// Protocol passed to plugins for a client whose protocol this version does not know.
 const UNKNOWN_PROTOCOL: &str = "unknown";
 
 fn protocol_named(name: &str) -> &'static str {
@@ -110,7 +112,7 @@ fn pair(bytes: &[u8]) -> Option<(Box<str>, Box<str>)> {
     Some((name?, of_it?))
 }
 
-/// Ids and records in an answer of Redis, whether it lists pairs or both in turn.
+/// Ids and records in a response of Redis, which is a list of pairs or a flat list.
 pub(crate) fn pairs(listed: Vec<Value>) -> Vec<(Box<str>, Vec<u8>)> {
     let mut flat = Vec::with_capacity(listed.len() * 2);
     for value in listed {
@@ -181,7 +183,7 @@ mod tests {
             put(bytes, pair_tag::NAME, b"more");
             put(bytes, pair_tag::VALUE, b"1");
         });
-        // The last of a field that comes twice counts.
+        // If a field is repeated, the last one counts.
         put(&mut bytes, tag::PROTOCOL, b"of-tomorrow");
         let Record { client: read, since } = read("c1", 99, &bytes).unwrap();
         assert_eq!((since, read.protocol, &*read.user), (1234, UNKNOWN_PROTOCOL, "ann"));

@@ -1,4 +1,4 @@
-//! The clients of this node, and what of them Redis does not know yet.
+//! `Clients` holds the clients of this node and tracks which of them have not been written to Redis.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use crate::connection_id::ConnectionIds;
 use crate::plugin::event::Client;
 
-/// See the module. A part for each worker, so that no worker waits for another one.
+/// See the module. One part per worker, so that no worker waits for another one.
 pub(crate) struct Clients {
     parts: Box<[Mutex<Part>]>,
     changed: Notify,
@@ -17,35 +17,37 @@ pub(crate) struct Clients {
 
 #[derive(Default)]
 struct Part {
-    /// By number.
+    /// By client number.
     clients: FxHashMap<u64, Registered>,
-    /// Those that Redis does not know as they are. Each once; who has gone since then is passed over.
+    /// Clients whose current record is not in Redis. Each is queued once; those that have left since are
+    /// skipped.
     unwritten: VecDeque<u64>,
-    /// Redis may know them, and they are not here any more.
+    /// Clients that have left and may still be in Redis.
     gone: Vec<Arc<str>>,
 }
 
 struct Registered {
     client: Arc<Client>,
     since: u64,
-    /// Stands among the unwritten.
+    /// Whether it is in `unwritten`.
     queued: bool,
-    /// On its way to Redis, which may know of it from now on.
+    /// Whether a write is under way, so that Redis may have a record from now on.
     under_way: bool,
-    /// Redis has confirmed that it knows of it, though perhaps not as it is.
+    /// Whether Redis has confirmed a record, possibly an older one.
     known: bool,
 }
 
-/// What Redis is to be told: how things are, not what has changed.
+/// The next changes to write: complete records, not differences.
 #[derive(Default)]
 pub(crate) struct Changes {
-    /// Who is here, and since when.
+    /// Clients that are here, and since when.
     pub(super) came: Vec<(Arc<Client>, u64)>,
-    /// Who is not.
+    /// Clients that have left.
     pub(super) gone: Vec<Arc<str>>,
 }
 
-/// Changes on their way to Redis. Dropped before there was an answer they are told again: a link may end at any time.
+/// Changes under way to Redis. If dropped before a response, they are queued again: a connection may end at
+/// any time.
 pub(super) struct Batch<'a> {
     clients: &'a Clients,
     pub(super) changes: Changes,
@@ -56,7 +58,7 @@ impl Batch<'_> {
         self.changes.came.is_empty() && self.changes.gone.is_empty()
     }
 
-    /// Redis was told.
+    /// Redis has carried it out.
     pub(super) fn done(mut self) {
         for (client, _) in std::mem::take(&mut self.changes).came {
             if let Some(registered) = self.clients.part(client.number).clients.get_mut(&client.number) {
@@ -88,7 +90,7 @@ impl Clients {
         lock(&self.parts[ConnectionIds::worker(number) % self.parts.len()])
     }
 
-    /// A client is here, or plugins know something else of it.
+    /// Registers a client, or new facts that plugins know of it.
     pub(crate) fn register(&self, client: &Arc<Client>, since: u64) {
         let mut part = self.part(client.number);
         let first = part.is_written();
@@ -104,12 +106,13 @@ impl Clients {
         }
     }
 
-    /// A client has gone.
+    /// Removes a client.
     pub(crate) fn deregister(&self, number: u64) {
         let mut part = self.part(number);
         let first = part.is_written();
         let Some(registered) = part.clients.remove(&number) else { return };
-        // Whom Redis has never taken need not be taken away: while it takes nothing this list does not grow.
+        // Redis never had a record, so there is none to remove: while Redis takes nothing, this list does not
+        // grow.
         if registered.known || registered.under_way {
             part.gone.push(registered.client.id.clone());
             drop(part);
@@ -124,7 +127,7 @@ impl Clients {
         self.part(number).clients.get(&number).is_some_and(|registered| *registered.client.id == *id)
     }
 
-    /// Redis knows a client that is not here.
+    /// Queues the removal of a client that is in Redis and not here.
     pub(super) fn forget(&self, id: Arc<str>) {
         lock(&self.parts[0]).gone.push(id);
         self.changed.notify_one();
@@ -135,19 +138,19 @@ impl Clients {
         self.changed.notified().await;
     }
 
-    /// Whether Redis knows everything.
+    /// Whether everything is written to Redis.
     pub(crate) fn is_written(&self) -> bool {
         self.parts.iter().all(|part| lock(part).is_written())
     }
 
-    /// Takes what Redis is to be told next.
+    /// Takes the next changes to write.
     pub(super) fn take(&self, clients_max: usize, bytes_max: usize) -> Batch<'_> {
         let (mut changes, mut bytes) = (Changes::default(), 0);
         for part in &self.parts {
             let mut part = lock(part);
             let gone = part.gone.len().min(clients_max.saturating_sub(changes.gone.len()));
             changes.gone.extend(part.gone.drain(..gone));
-            // Whoever has gone is taken away before it may come again.
+            // Removals come first, so that a client that registers again is written after its removal.
             while part.gone.is_empty() && changes.came.len() < clients_max && bytes < bytes_max {
                 let Some(number) = part.unwritten.pop_front() else { break };
                 if let Some(registered) = part.clients.get_mut(&number) {
@@ -160,7 +163,7 @@ impl Clients {
         Batch { clients: self, changes }
     }
 
-    /// What was taken is to be told again. Redis may have heard it if that is in `doubt`.
+    /// Queues changes again. With `doubt`, Redis may have carried them out.
     fn again(&self, changes: Changes, doubt: bool) {
         for id in changes.gone {
             self.forget(id);
@@ -177,7 +180,7 @@ impl Clients {
         self.changed.notify_one();
     }
 
-    /// Nothing is taken for known to Redis. Who has gone is forgotten.
+    /// Treats nothing as written. Forgets clients that have left.
     pub(crate) fn write_anew(&self) {
         for part in &self.parts {
             let mut part = lock(part);
@@ -188,7 +191,7 @@ impl Clients {
                     unwritten.push_back(*number);
                 }
             }
-            // Who came and went while nothing could be written.
+            // Removes clients that came and left while nothing could be written.
             unwritten.retain(|number| clients.contains_key(number));
         }
         self.changed.notify_one();
@@ -201,7 +204,7 @@ impl Part {
     }
 }
 
-/// Roughly, the bytes of a client in Redis.
+/// Approximate bytes of a client in Redis.
 fn size(client: &Client) -> usize {
     let headers = client.headers.iter().map(|(name, value)| name.len() + value.len());
     let attributes = client.attributes.iter().map(|(name, value)| name.len() + value.len());
@@ -231,7 +234,7 @@ mod tests {
         })
     }
 
-    /// Ids that came, with their rooms, and ids that have gone. Redis takes them.
+    /// The ids that came, with their rooms, and the ids that have left, all written successfully.
     fn take(clients: &Clients) -> (Vec<String>, Vec<String>) {
         let batch = clients.take(100, 1 << 20);
         let changes = &batch.changes;

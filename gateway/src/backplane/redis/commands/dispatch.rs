@@ -1,4 +1,4 @@
-//! Questions on their way to a lane, and answers on their way back to who asked.
+//! Queues requests in the pipelines and returns their responses to the senders.
 
 use std::hash::BuildHasher;
 
@@ -12,7 +12,7 @@ use crate::connection_id::ConnectionIds;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 
-/// What a client is told when Redis is needed and is not there.
+/// Error for a client while Redis is needed and unavailable.
 pub(crate) const UNAVAILABLE: ReplyError = ReplyError::INTERNAL;
 pub(crate) const AWAY: &str = "redis cannot be asked at the moment: try again";
 pub(crate) const NOT_PUBLISHED: &str =
@@ -28,7 +28,7 @@ pub(crate) const DISAGREES: &str = "this gateway does not serve channels, becaus
 pub(crate) const BUSY: &str = "too many questions wait for redis: try again";
 
 impl Shared {
-    /// Makes sure that the question has room. Gives the asker back if it has none.
+    /// Checks that there is room for a request; returns `reply_to` if there is.
     pub(crate) fn admit(&self, reply_to: ReplyTo) -> Result<ReplyTo, ReplyError> {
         if self.metrics.asked() >= self.config.questions_max as u64 {
             self.metrics.answered();
@@ -37,8 +37,8 @@ impl Shared {
         Ok(reply_to)
     }
 
-    /// Sends a message that nobody waits for to the other nodes with subscribers of a channel, or to all. False without Redis
-    /// or without room.
+    /// Sends a message without a response to the other nodes with subscribers of a channel, or to all nodes.
+    /// False without Redis or without room.
     pub(crate) fn broadcast(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
         let what = What::Spread { to, message, publication: false };
         if self.shards[self.shard_index_of(&what)].status.link().is_none() {
@@ -60,7 +60,7 @@ impl Shared {
         }
     }
 
-    /// Reads what a subscriber missed, as soon as its channel is subscribed to.
+    /// Reads the publications a subscriber missed, as soon as its channel is subscribed to.
     pub(crate) fn recover(&self, request: Request) {
         let What::Recover { channel, .. } = &request.what else { return self.answer_nothing(request) };
         let channel = channel.clone();
@@ -94,14 +94,15 @@ impl Shared {
         }
     }
 
-    /// A question has failed, and changed nothing. Who asked is told to try again, the log is told why.
+    /// Fails a request that has changed nothing. The sender gets an error that says to try again; the log
+    /// gets the reason.
     pub(crate) fn fail(&self, reply_to: ReplyTo, what: &What, why: &str) {
         self.metrics.failed(why);
         let told = if what.publishes() { NOT_PUBLISHED } else { AWAY };
         self.answer(reply_to, what.failed(UNAVAILABLE.because(told)));
     }
 
-    /// A question was sent, and nobody knows what became of it.
+    /// Fails a request that was sent and whose result is unknown.
     pub(crate) fn fail_in_doubt(&self, reply_to: ReplyTo, what: &What, why: &str) {
         self.metrics.failed(why);
         let told = if what.publishes() { PERHAPS_PUBLISHED } else { AWAY };

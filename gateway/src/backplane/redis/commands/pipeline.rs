@@ -1,5 +1,5 @@
-//! Commands on their way to Redis: what comes while a batch is under way is the next batch. What is for one channel takes
-//! one lane, so it keeps its order.
+//! A pipeline sends commands to Redis in batches: requests that arrive during a batch form the next one. All
+//! requests of one channel use the same pipeline, so they keep their order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,19 +20,19 @@ use crate::backplane::{Published, Repeat, ReplyTo, Response, Top, find_room};
 use crate::protocol::code::ReplyError;
 use crate::telemetry::backplane::Trouble;
 
-/// Commands in one batch.
+/// Maximum number of commands in a batch.
 const BATCH_MAX: usize = 512;
 
-/// Bytes of publications and members that the answers to one batch may have.
+/// Maximum bytes of publications and members in the responses to a batch.
 const ANSWERS_BYTES_MAX: usize = 16 << 20;
 
-/// Longest time that a batch waits for replicas: the watch of the link waits behind it.
+/// Maximum time that a batch waits for replicas: the connection's health check waits behind it.
 const REPLICAS_WAIT_MAX: Duration = Duration::from_millis(400);
 
-/// How soon what is for a slot that moves is tried again.
+/// Pause before a request for a moving slot is tried again.
 const MOVING: Duration = Duration::from_millis(20);
 
-/// Carries requests of one place until the queue is closed.
+/// Carries the requests of one shard until the queue is closed.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     shard_index: usize,
@@ -49,7 +49,7 @@ pub(crate) async fn run(
         } else {
             sleep(MOVING).await;
             give_back(&shared, &mut held);
-            // First come, first served: nothing overtakes what was held.
+            // Requests on hold go first, so that none is overtaken.
             batch.append(&mut held);
             while batch.len() < BATCH_MAX
                 && let Ok(request) = queue.try_recv()
@@ -57,7 +57,7 @@ pub(crate) async fn run(
                 batch.push(request);
             }
         }
-        // The oldest decides: the others have come while it waited for its turn.
+        // The oldest request decides: the others arrived while it waited.
         let until = batch.first().map_or(Duration::ZERO, |oldest| oldest.until);
         let link = {
             let waited = timeout_at(
@@ -84,7 +84,7 @@ pub(crate) async fn run(
     }
 }
 
-/// What has looked for its place for too long is given up.
+/// Fails requests that have waited for a moving slot for too long.
 fn give_back(shared: &Shared, held: &mut Vec<Request>) {
     let at = shared.clock.now().at;
     for request in held.extract_if(.., |request| request.until <= at) {
@@ -92,7 +92,7 @@ fn give_back(shared: &Shared, held: &mut Vec<Request>) {
     }
 }
 
-/// What has another place by now goes there.
+/// Passes requests on whose channel has moved to another shard.
 fn forward(shared: &Shared, shard_index: usize, batch: &mut Vec<Request>) {
     if !shared.slot_map.are_moving() {
         return;
@@ -102,7 +102,8 @@ fn forward(shared: &Shared, shard_index: usize, batch: &mut Vec<Request>) {
     }
 }
 
-/// Without Redis this node goes on alone: its own subscribers get what has no history, neither here nor at other gateways.
+/// Without Redis this node works alone: its subscribers get publications of channels without history, here
+/// and at all other gateways.
 fn alone(shared: &Shared, batch: &mut Vec<Request>) {
     let rules = shared.agreement.rules.now();
     for Request { mut what, reply_to, .. } in batch.drain(..) {
@@ -111,7 +112,7 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
         }
         match what {
             What::Spread { to, message, publication } => {
-                // Whoever publishes is told what subscribers have no room for.
+                // A publisher gets an error if subscribers have no room.
                 if publication
                     && let Some(channel) = &to
                     && let Err(error) =
@@ -129,8 +130,8 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
     }
 }
 
-/// Sends a batch, of which only so much at once that the answers fit into memory. Returns what has to be sent again, because
-/// its slot moves.
+/// Sends a batch in parts, so that the responses fit into memory. Returns the requests to send again because
+/// their slot moves.
 async fn send_in_parts(
     shared: &Shared,
     index: usize,
@@ -150,7 +151,7 @@ async fn send_in_parts(
         held = send(shared, index, link, batch, rules).await;
         *batch = rest;
         if !held.is_empty() {
-            // Nothing overtakes what is held.
+            // Nothing may overtake a request on hold.
             held.append(batch);
         } else if shared.shards[link.shard].status.link() != Some(link.number) {
             for Request { what, reply_to, .. } in batch.drain(..) {
@@ -161,7 +162,7 @@ async fn send_in_parts(
     held
 }
 
-/// Sends some requests. Returns what has to be sent again, because its slot moves.
+/// Sends some requests. Returns those to send again because their slot moves.
 async fn send(
     shared: &Shared,
     index: usize,
@@ -198,7 +199,7 @@ async fn send(
     let shard = &shared.shards[link.shard];
     let publishes = batch.iter().any(|request| matches!(request.what, What::Publish { .. }));
     if publishes {
-        // Whoever leaves the server meanwhile has to know of it, whatever becomes of the answer.
+        // Recorded even if the response is lost: it matters if this gateway leaves the server meanwhile.
         shard.has_published(shared.clock.now().at);
     }
     let sent = timeout(shared.config.timeout, connection.send_packed_commands(&pipeline, 0, count));
@@ -217,7 +218,7 @@ async fn send(
             return held;
         }
     };
-    // By now others may have been told from when on the streams of another server count.
+    // By now others may have been notified since when the streams of another server count.
     let counts = shard.status.link() == Some(link.number);
     if publishes && counts {
         shard.has_published(shared.clock.now().at);
@@ -236,14 +237,14 @@ async fn send(
     held
 }
 
-/// Where this gateway has published the same before, at a server that is used no more.
+/// Position of an earlier publication with the same key, by this gateway, at a server no longer in use.
 fn published_elsewhere(shared: &Shared, link: &ServerConnection, what: &What) -> Option<Top> {
     let (channel, once) = what.once()?;
     shared.repeats.elsewhere(channel, &once.key, &link.server, shared.clock.now().at)
 }
 
-/// What only this gateway knows of a publication with an idempotency key. One that too few replicas have is not remembered: if it
-/// is lost, whoever repeats it wants it to be published.
+/// Records what only this gateway knows of a publication with an idempotency key. A publication that too few
+/// replicas have is not recorded: if it is lost, a repetition should be published.
 fn mark_repeat(
     shared: &Shared,
     link: &ServerConnection,
@@ -271,7 +272,7 @@ fn mark_repeat(
     }
 }
 
-/// How many replicas have everything that was written so far. A server that refuses to say so has none.
+/// Number of replicas that have every write so far; 0 if the server refuses to say.
 fn acknowledged(reply: &Value) -> u64 {
     match reply {
         Value::Int(replicas) => u64::try_from(*replicas).unwrap_or(0),
@@ -279,12 +280,12 @@ fn acknowledged(reply: &Value) -> u64 {
     }
 }
 
-/// What is known of an answer beside what it says.
+/// What is known of a response in addition to its content.
 #[derive(Clone, Copy)]
 struct Known {
-    /// So many replicas have what was written.
+    /// Number of replicas that have the write.
     replicas: u64,
-    /// Whether the link that it came over is still the one in use.
+    /// Whether its connection is still the one in use.
     counts: bool,
 }
 
@@ -303,7 +304,7 @@ fn complete(shared: &Shared, link: &ServerConnection, request: Request, reply: V
         Ok(answer) if !enough => {
             shared.metrics.too_few_replicas(replicas);
             let answer = match request.reply_to {
-                // For the log this is no loss.
+                // The log does not count this as a loss.
                 ReplyTo::Nobody => answer,
                 _ => request.what.failed(ReplyError::INTERNAL.because(TOO_FEW_REPLICAS)),
             };
@@ -313,7 +314,7 @@ fn complete(shared: &Shared, link: &ServerConnection, request: Request, reply: V
             if let What::Recover { channel, .. } = &request.what
                 && !shared.interest.is_confirmed(channel, link.number)
             {
-                // The subscription has broken meanwhile: what came after this answer may be lost.
+                // The subscription was interrupted meanwhile: publications after this response may be lost.
                 return shared.recover(request);
             }
             let answer = match (&request.what, answer) {
@@ -344,7 +345,7 @@ fn complete(shared: &Shared, link: &ServerConnection, request: Request, reply: V
     }
 }
 
-/// Nobody knows which of these Redis has carried out.
+/// Fails requests that Redis may or may not have carried out.
 fn give_up(shared: &Shared, batch: &mut Vec<Request>, why: &str) {
     for Request { what, reply_to, .. } in batch.drain(..) {
         shared.fail_in_doubt(reply_to, &what, why);

@@ -1,6 +1,6 @@
-//! What this gateway has published with an idempotency key, and at which server. Redis remembers the keys itself; but a server
-//! that is replaced takes those with it that its successor never received. Whoever repeats such a publication here is not
-//! published twice.
+//! `Repeats` remembers which idempotency keys this gateway has used, and at which server. Redis remembers the
+//! keys too, but a replaced server takes along those that its successor never received. This prevents
+//! publishing such a publication twice when it is repeated here.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::backplane::Top;
 use crate::protocol::channel::Channel;
 
-/// Publications that are remembered. Only those of the last moments before a server is replaced matter.
+/// Maximum number of remembered publications. Only those shortly before the replacement of a server matter.
 const REMEMBERED_MAX: usize = 4096;
 
 /// A channel, and a key in it.
@@ -22,19 +22,19 @@ pub(crate) struct Repeats(Mutex<Remembered>);
 #[derive(Default)]
 struct Remembered {
     known: HashMap<Key, Published>,
-    /// The oldest first.
+    /// Oldest first.
     order: VecDeque<Key>,
 }
 
 struct Published {
-    /// The replication id of the server.
+    /// Replication id of the server.
     server: Box<str>,
     top: Top,
     until: Duration,
 }
 
 impl Repeats {
-    /// Something was published, or known to have been.
+    /// Remembers a publication, made now or found to have been made before.
     pub(crate) fn remember(&self, channel: &Channel, key: &str, server: &str, top: &Top, until: Duration) {
         let mut remembered = self.lock();
         let shard_index: Key = (channel.clone(), key.into());
@@ -49,14 +49,14 @@ impl Repeats {
         }
     }
 
-    /// Where it was published first, if that was at another server than this one.
+    /// Position of the first publication, if it was made at another server than this one.
     pub(crate) fn elsewhere(&self, channel: &Channel, key: &str, server: &str, at: Duration) -> Option<Top> {
         let remembered = self.lock();
         let first = remembered.known.get(&(channel.clone(), key.into()))?;
         (*first.server != *server && first.until > at).then(|| first.top.clone())
     }
 
-    /// It was asked for again, and is known for longer.
+    /// Extends the time for which a repeated publication is remembered.
     pub(crate) fn prolong(&self, channel: &Channel, key: &str, until: Duration) {
         if let Some(published) = self.lock().known.get_mut(&(channel.clone(), key.into())) {
             published.until = published.until.max(until);

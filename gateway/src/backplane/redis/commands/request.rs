@@ -1,4 +1,4 @@
-//! One question to Redis: the command it becomes, and what its reply means.
+//! A `Request` to Redis: how it becomes a command, and how its reply is read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,59 +19,61 @@ use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::Publication;
 
-/// How much longer than its publications the position of a stream is kept: whoever still listens would take a new stream
-/// for a loss.
+/// How much longer than its publications the position of a stream is kept: subscribers that still listen
+/// would take a new stream for a loss.
 const POSITION_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// A question on its way.
+/// A queued request.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) what: What,
     pub(crate) reply_to: ReplyTo,
-    /// When it is given up, if it was not sent by then.
+    /// The request fails if it was not sent by then.
     pub(crate) until: Duration,
-    /// What it takes of the room for questions, and who pays for it, until it was answered.
+    /// Room among the pending requests and charge of the publisher, until the response.
     pub(crate) _charges: Charges,
 }
 
-/// Of the room for questions, and of the account of a publisher.
+/// Charges of the room for requests and of the publisher's account.
 pub(crate) type Charges = [Option<Charge>; 2];
 
 #[derive(Debug)]
 pub(crate) enum What {
-    /// To a channel with history, or on terms.
+    /// Publish to a channel with history, or with conditions.
     Publish { channel: Channel, body: Vec<u8>, retention: Retention, terms: Option<Box<PublishConditions>> },
-    /// To the subscribers of a channel without, on no terms, or to every node: the whole message.
+    /// Publish a whole message to the subscribers of a channel without history and conditions, or to every
+    /// node.
     Spread {
         to: Option<Channel>,
         message: Vec<u8>,
-        /// Whether it is a publication, and nothing else that subscribers are told.
+        /// Whether it is a publication, and not another message to subscribers.
         publication: bool,
     },
     /// Read a part of a channel's history.
     History { channel: Channel, query: HistoryQuery, most: Most, retention: Retention },
-    /// Read what a subscriber missed.
+    /// Read the publications a subscriber missed.
     Recover { channel: Channel, since: Option<Position>, most: Most, retention: Retention },
-    /// Who is in a channel at these nodes: so many members at most.
+    /// List the members of a channel at these nodes, up to a bound.
     Presence { channel: Channel, nodes: Vec<Box<str>>, bytes_max: usize },
-    /// Take some members of a dead node out of a channel: the answer says who that was, and nobody else gets them.
+    /// Remove some members of a dead node from a channel: the response lists them, and no other gateway gets
+    /// them.
     Take { channel: Channel, node: Box<str> },
-    /// How many are in a channel at these nodes, of which the first is this one. It has so many connections, and these
-    /// users that may not have been written.
+    /// Count the members of a channel at these nodes, of which the first is this one. It has this many
+    /// connections, and these users that may not have been written.
     Count { channel: Channel, nodes: Vec<Box<str>>, connections: usize, users: Vec<Box<str>> },
 }
 
-/// What the answer of Redis means.
+/// Why a response of Redis is not usable.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It answered with an error: its code and words.
+    /// An error: its code and message.
     Server(Box<str>, Box<str>),
-    /// It answered something that these scripts do not answer.
+    /// A response that these scripts never give.
     Nonsense,
 }
 
 impl What {
-    /// Whose place it is sent to; `None` for the one of all nodes.
+    /// The channel whose shard gets it; `None` for the shared server.
     pub(crate) fn channel(&self) -> Option<&Channel> {
         match self {
             Self::Publish { channel, .. }
@@ -84,7 +86,7 @@ impl What {
         }
     }
 
-    /// A publication that is kept, although it was not meant to be.
+    /// A publication that must be kept, although it was sent as one without history.
     pub(crate) fn kept(channel: Channel, message: &[u8], retention: Retention) -> Self {
         let topic_of_channel = channel.target() == Target::Channel;
         let before = wire::unnumbered((!topic_of_channel).then_some(&channel), b"").len();
@@ -92,12 +94,12 @@ impl What {
         Self::Publish { channel, body, retention, terms: None }
     }
 
-    /// The topic on which [`What::Spread`] is published.
+    /// Topic of [`What::Spread`].
     pub(crate) fn topic(to: Option<&Channel>, keys: &Keys) -> String {
         to.map_or_else(|| keys.nodes().to_owned(), |channel| keys.topic(channel))
     }
 
-    /// How many bytes of publications or members its answer may have.
+    /// Maximum bytes of publications or members in its response.
     pub(crate) fn answer_bytes_max(&self) -> usize {
         match self {
             Self::History { most, .. } | Self::Recover { most, since: Some(_), .. } => most.bytes,
@@ -106,8 +108,8 @@ impl What {
         }
     }
 
-    /// The command. `server` says whose streams go on (see [`Identity`](super::Identity)), `anchor` is the key of its anchor, and
-    /// `fresh` a name for a new stream.
+    /// Builds the command. `server` is the identity whose streams continue (see
+    /// [`Identity`](super::Identity)), `anchor` the key of its anchor, and `fresh` an epoch for a new stream.
     pub(crate) fn command(
         &self,
         keys: &Keys,
@@ -238,7 +240,7 @@ impl What {
         answer.ok_or(Refusal::Nonsense)
     }
 
-    /// The channel, and the idempotency key of what is published there.
+    /// The channel and the idempotency key of a publication.
     pub(crate) fn once(&self) -> Option<(&Channel, &Idempotency)> {
         match self {
             Self::Publish { channel, terms: Some(terms), .. } => Some((channel, terms.once.as_ref()?)),
@@ -246,7 +248,7 @@ impl What {
         }
     }
 
-    /// How many replicas must have what it writes.
+    /// Number of replicas that must have the write.
     pub(crate) fn replicas(&self) -> u16 {
         match self {
             Self::Publish { retention, .. } if retention.size > 0 => retention.replicas,
@@ -254,7 +256,7 @@ impl What {
         }
     }
 
-    /// Whether a node that is alone can do nothing about it.
+    /// Whether a node without Redis cannot carry it out.
     pub(crate) fn needs_redis(&self) -> bool {
         !matches!(self, Self::Spread { .. })
     }
@@ -264,7 +266,7 @@ impl What {
         matches!(self, Self::Publish { .. } | Self::Spread { .. })
     }
 
-    /// The answer to a question that failed.
+    /// The response for a failed request.
     pub(crate) fn failed(&self, error: ReplyError) -> Response {
         match self {
             Self::Publish { .. } | Self::Spread { .. } => Response::Published(Err(error)),
@@ -281,16 +283,16 @@ pub(crate) fn position_kept(retention: &Retention) -> Duration {
     retention.ttl + POSITION_KEPT
 }
 
-/// Milliseconds, as scripts count.
+/// Milliseconds, as the scripts use them.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A third part says that nothing was published.
+/// Reads a publish reply. A third part means that nothing was published.
 fn published(reply: Value, with_key: bool) -> Option<Published> {
     let Value::Array(mut parts) = reply else { return None };
     let (skipped, repeat) = match parts.get(2) {
-        // Whoever knows whether the server was replaced is sure.
+        // The caller knows whether the server was replaced, and decides.
         None => (false, with_key.then_some(Repeat::Unsure)),
         Some(Value::Int(1)) => (true, None),
         Some(Value::Int(2)) => (false, None),
@@ -308,7 +310,7 @@ fn count(reply: Value) -> Option<Count> {
     Some(Count { connections: usize::try_from(connections).ok()?, users: usize::try_from(users).ok()? })
 }
 
-/// Every script answers with offset and epoch first, and entries third.
+/// Reads a reply that starts with offset and epoch, and may have entries as its third part.
 fn stands(reply: Value) -> Option<(Top, Option<Vec<Value>>)> {
     let Value::Array(parts) = reply else { return None };
     let mut parts = parts.into_iter();
@@ -323,7 +325,7 @@ fn stands(reply: Value) -> Option<(Top, Option<Vec<Value>>)> {
     Some((top, entries))
 }
 
-/// Entries of a stream: each is a name and fields, of which `d` is the body.
+/// Reads entries of a stream: each has a name and fields, of which `d` is the body.
 fn publications(entries: Vec<Value>) -> Option<Vec<Arc<Publication>>> {
     entries.into_iter().map(publication).collect()
 }
@@ -333,7 +335,7 @@ fn publication(entry: Value) -> Option<Arc<Publication>> {
     let [Value::BulkString(name), Value::Array(fields)] = <[Value; 2]>::try_from(parts).ok()? else {
         return None;
     };
-    // A later version may keep more of it than its body.
+    // A later version may store more fields than the body.
     let mut fields = fields.into_iter();
     let body = loop {
         match (fields.next()?, fields.next()?) {
@@ -345,7 +347,7 @@ fn publication(entry: Value) -> Option<Arc<Publication>> {
     wire::publication(offset, &Bytes::from(body))
 }
 
-/// Reads the answer to [`What::Recover`] without a position: where a stream stands.
+/// Reads the reply to [`What::Recover`] without a position: the top of the stream.
 pub(crate) fn top(reply: Value) -> Option<Top> {
     stands(reply).map(|(top, _)| top)
 }

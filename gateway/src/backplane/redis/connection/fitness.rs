@@ -1,5 +1,5 @@
-//! Whether the settings of a Redis server fit what the configuration promises. It is looked at when a link is made, and now and
-//! then; what does not fit is a warning, for Redis works all the same.
+//! Checks whether the settings of a Redis server fit what the configuration promises: for each new
+//! connection, and periodically. A mismatch is only a warning, because Redis works all the same.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use crate::backplane::redis::connection::server_connection::{ServerConnection, c
 use crate::config::{Config, Namespace, RedisTopology};
 use crate::telemetry::backplane::Unfit;
 
-/// How often it is looked again.
+/// Interval between two checks.
 pub(crate) const AGAIN: Duration = Duration::from_secs(10);
 
-/// Bytes of an entry of a stream beside its payload, about.
+/// Approximate bytes of a stream entry in addition to its payload.
 const ENTRY_BYTES: u64 = 100;
 
-/// What is known of a server's settings.
+/// The settings of a server as far as they are known.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Settings {
     policy: Option<String>,
     memory_max: Option<u64>,
     append_only: Option<bool>,
-    /// `save` as it is configured, if this user may know.
+    /// Whether `save` is configured, if this user may read it.
     snapshots: Option<bool>,
     replicas: Option<u64>,
-    /// Whether it takes no writes without enough replicas.
+    /// Whether it refuses writes without enough replicas.
     needs_replicas: bool,
 }
 
@@ -46,7 +46,7 @@ impl Settings {
         }
     }
 
-    /// What does not fit.
+    /// The settings that do not fit.
     fn warnings(&self, config: &Config, topology: &RedisTopology) -> Vec<(Unfit, String)> {
         let mut all = Vec::new();
         let named =
@@ -120,8 +120,8 @@ impl Settings {
     }
 }
 
-/// What does not fit, by what a server says of its memory, persistence and replication, and whether it saves everything now and
-/// then.
+/// The settings that do not fit, from a server's `INFO` on memory, persistence and replication, and from
+/// whether it saves snapshots.
 pub(crate) fn warnings(
     info: &str,
     snapshots: Option<bool>,
@@ -131,10 +131,10 @@ pub(crate) fn warnings(
     Settings::read(info, snapshots).warnings(config, topology).into_iter().map(|(_, why)| why).collect()
 }
 
-/// The sections of `INFO` that are looked at.
+/// The sections of `INFO` that are read.
 pub(crate) const SECTIONS: [&str; 3] = ["memory", "persistence", "replication"];
 
-/// Looks at the server of a link. What cannot be found out is no warning.
+/// Checks the server of a connection. A setting that cannot be read is no warning.
 pub(crate) async fn look(shared: &Shared, link: &ServerConnection) {
     let Some(mut connection) = link.connections.first().cloned() else { return };
     let mut ask = async |words: &[&str]| {
@@ -151,7 +151,7 @@ pub(crate) async fn look(shared: &Shared, link: &ServerConnection) {
         }
         info.push('\n');
     }
-    // Asked once for each link: a user that may not ask leaves a trace in `ACL LOG` each time.
+    // Asked once per connection: each attempt of a user without permission leaves an entry in `ACL LOG`.
     let snapshots = match link.snapshots.get() {
         Some(known) => *known,
         None => {
@@ -183,7 +183,7 @@ pub(crate) async fn look(shared: &Shared, link: &ServerConnection) {
     shared.metrics.unfits(Unfit::ALL.map(has));
 }
 
-/// Whether there are points in time at which a server saves everything, by the answer to `CONFIG GET save`.
+/// Whether the server saves snapshots, from the reply to `CONFIG GET save`.
 pub(crate) fn saves(reply: &Value) -> Option<bool> {
     let value = match reply {
         Value::Map(pairs) => &pairs.first()?.1,

@@ -1,4 +1,4 @@
-//! Connects, watches, gives up and connects again.
+//! The `Runner` connects to every server, watches the connection, gives it up and reconnects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,16 +27,16 @@ use crate::config::RedisTopology;
 use crate::supervisor::Supervisor;
 use crate::telemetry::backplane::Trouble;
 
-/// Longest pause before the second attempt to connect; the limit doubles from then on.
+/// Maximum pause before the second attempt to connect; the limit doubles from then on.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// After a command has failed the link is tried this soon, however many fail.
+/// After failed commands the connection is checked this soon, however many fail.
 const DOUBT: Duration = Duration::from_millis(50);
 
-/// A link that lived for less counts as a failure to connect.
+/// A connection that lived for less counts as a failed attempt.
 const STABLE: Duration = Duration::from_secs(5);
 
-/// How often it is looked for who has waited for too long.
+/// How often timeouts of waiting requests are checked.
 const EXPIRY: Duration = Duration::from_millis(100);
 
 impl Runner {
@@ -52,13 +52,13 @@ impl Runner {
         }
     }
 
-    /// Has other gateways be told of the plugins of this one, which are asked for before each beat.
+    /// Sets the function that returns the plugins, which this gateway describes to the others with each beat.
     pub fn describe_plugins(&self, plugins: impl Fn() -> Plugins + Send + 'static) {
         self.shared.agreement.describe(plugins);
     }
 
-    /// Says goodbye to the other gateways, which otherwise wait until the lease of this one has run out. To be called when
-    /// the last client has gone. Bounded in time.
+    /// Removes the lease of this gateway, so that the others need not wait until it expires. Call it when the
+    /// last client has gone. Bounded in time.
     pub fn goodbye(&self) -> impl Future<Output = ()> + Send + use<> {
         let shared = self.shared.clone();
         async move {
@@ -70,8 +70,8 @@ impl Runner {
         }
     }
 
-    /// Connects, keeps connected, and carries questions, for as long as the runtime lives. None of its tasks may end: what
-    /// is in the queue of a lane would have no answer any more.
+    /// Connects, reconnects, and carries requests, for as long as the runtime lives. None of its tasks may
+    /// end: requests in a pipeline would never get a response.
     pub async fn run(self, supervisor: Supervisor) {
         let Self { shared, shard_queues } = self;
         let mut tasks = JoinSet::new();
@@ -92,7 +92,7 @@ impl Runner {
     }
 }
 
-/// Keeps whoever has a seat connected.
+/// Keeps a shard connected to the server assigned to it.
 async fn attend(shared: Arc<Shared>, shard: usize) {
     let Shard { status, links, assignment, .. } = &shared.shards[shard];
     let mut assignments = assignment.subscribe();
@@ -121,13 +121,14 @@ async fn attend(shared: Arc<Shared>, shard: usize) {
             Err(cause) => cause,
         };
         status.set(Some(cause));
-        // Unless somebody else gets the seat meanwhile.
+        // A new assignment ends the pause.
         let _ = timeout(pause(failures, shared.config.reconnect_pause_max), assignments.changed()).await;
         failures = failures.saturating_add(1);
     }
 }
 
-/// Finds the server, connects, and uses the link until it fails. `Ok` with the reason if there was a link.
+/// Finds the server, connects, and uses the connection until it fails. `Ok` with the reason if there was a
+/// connection.
 async fn attempt(
     shared: &Arc<Shared>,
     shard: usize,
@@ -149,7 +150,7 @@ async fn attempt(
     shared.shards[shard].status.is_at(&server);
     let link = match ServerConnection::connect(shared, shard, &server, assignment).await {
         Ok(link) => Arc::new(link),
-        // They may name a server that has died, because too few of them are left to replace it.
+        // The Sentinels may name a dead server, because too few of them are left to replace it.
         Err(cause) => {
             return Err(match sentinels.as_mut() {
                 Some(sentinels) => {
@@ -166,9 +167,10 @@ async fn attempt(
     })
 }
 
-/// Uses a link until it fails. Returns why.
+/// Uses a connection until it fails. Returns the reason.
 async fn serve(shared: &Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
-    // Tried once before anybody uses it: a server that takes no writes is not believed for half a second.
+    // Checked once before its first use, so that a server that refuses writes is never used for half a
+    // second.
     let Shard { status, doubt, links, .. } = &shared.shards[link.shard];
     match link.watch(shared).await {
         Ok(cause) => status.set(cause),
@@ -178,7 +180,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
         return cause;
     }
     shared.presence.begin(link.shard, &link.server);
-    // Whoever asks over this link knows who else there is, and by which rules.
+    // Before the first request, the other gateways and their rules must be known.
     let agreed = if link.home { nodes::begin(shared, &link).await } else { agreed(shared, &link).await };
     match agreed {
         Ok(()) => shared.agreement.has_heard(),
@@ -191,7 +193,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     links.send_replace(Some(link.clone()));
     let listening = sync::run(shared.clone(), link.clone());
     tokio::pin!(listening);
-    // What belongs to no channel lies on one server.
+    // Everything that belongs to no channel is on the shared server.
     let beating = async {
         if !link.home {
             return std::future::pending().await;
@@ -238,8 +240,8 @@ async fn serve(shared: &Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     }
 }
 
-/// Waits until home has told what the others keep: a server that is not home is used by these rules too. `Err` if the link fails
-/// meanwhile.
+/// Waits until the shared server has returned the rules of the others: they apply on every other server too.
+/// `Err` if the connection fails meanwhile.
 async fn agreed(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     loop {
         tokio::select! {
@@ -256,14 +258,14 @@ async fn agreed(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     }
 }
 
-/// Fails whoever has waited for too long.
+/// Fails requests that have waited for too long.
 async fn expire(shared: Arc<Shared>) {
     let mut interval = tokio::time::interval(EXPIRY);
     loop {
         interval.tick().await;
         for waiter in shared.interest.expired(shared.clock.now().at) {
             match waiter {
-                // The subscription is made when Redis is back; until then what this node publishes arrives.
+                // The subscription is made when Redis is back; until then this node's publications arrive.
                 Waiter::Announced(reply_to, _) => shared.answer(reply_to, Response::Announced(Ok(()))),
                 Waiter::Recover(Request { what, reply_to, .. }) => {
                     shared.fail(reply_to, &what, "redis was away for too long");
@@ -273,7 +275,7 @@ async fn expire(shared: Arc<Shared>) {
     }
 }
 
-/// Full jitter: somewhere between nothing and a limit that doubles, so that nodes do not come back all at once.
+/// Full jitter: a random pause up to a limit that doubles, so that nodes do not return all at once.
 fn pause(failures: u32, max: Duration) -> Duration {
     let limit = PAUSE_MIN.saturating_mul(1 << failures.min(16)).min(max);
     let share = getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX));

@@ -1,4 +1,4 @@
-//! The connections to one Redis server: made together, watched together, given up together.
+//! A `ServerConnection` is the set of connections to one Redis server: opened, watched and closed together.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,41 +25,42 @@ use crate::config;
 use crate::egress::Names;
 use crate::telemetry::backplane::Trouble;
 
-/// How often the connections are tried. With the time for an answer this is how long a frozen server is believed.
+/// How often the connections are checked. Together with the timeout this is how long a frozen server stays
+/// unnoticed.
 pub(crate) const WATCH: Duration = Duration::from_millis(500);
 
-/// Longest time that the watch waits for an answer, so that a frozen server is noticed within two seconds.
+/// Maximum time that a check waits for a reply, so that a frozen server is noticed within two seconds.
 const WATCH_TIMEOUT_MAX: Duration = Duration::from_millis(1200);
 
-/// Names of servers that are looked up at a time.
+/// Maximum number of concurrent name lookups for servers.
 pub const LOOKUPS_MAX: usize = 16;
 
-/// Connections to a server that takes our commands.
+/// The connections to a server that accepts our commands.
 pub(crate) struct ServerConnection {
-    /// Unique in this process, from 1 on.
+    /// Unique in this process, starting at 1.
     pub(crate) number: u64,
-    /// The place of the server.
+    /// Index of the shard.
     pub(crate) shard: usize,
-    /// Whether the server has what all nodes need.
+    /// Whether this is the shared server, which holds the keys of all nodes.
     pub(crate) home: bool,
     /// For commands.
     pub(crate) connections: Vec<MultiplexedConnection>,
     pub(crate) subscriber: Subscription,
-    /// A hash tag of this server.
+    /// A hash tag that maps to this server.
     tag: String,
-    /// The replication id of the server: another one numbers anew.
+    /// Replication id of the server: a server with another one starts new streams.
     pub(crate) server: Box<str>,
     anchor: Mutex<Anchor>,
     pub(crate) scripts: Scripts,
-    /// Whether the server saves everything now and then, if that was found out, and if it may be known.
+    /// Whether the server saves snapshots, if that was asked and this user may know.
     pub(crate) snapshots: OnceLock<Option<bool>>,
-    /// Told when a connection ends.
+    /// Notified when a connection ends.
     pub(crate) ended: Arc<Notify>,
 }
 
-/// What tells whether a server has lost everything.
+/// Detects whether a server has lost all its data.
 struct Anchor {
-    /// The lowest slot of the server: all gateways find the same.
+    /// The lowest slot of the server: all gateways compute the same.
     slot: Option<u16>,
     key: Arc<str>,
 }
@@ -72,7 +73,7 @@ impl Anchor {
 }
 
 impl ServerConnection {
-    /// Connects, and finds out whether the server can be used.
+    /// Connects, and checks whether the server can be used.
     pub(crate) async fn connect(
         shared: &Arc<Shared>,
         shard: usize,
@@ -85,7 +86,7 @@ impl ServerConnection {
         let number = shared.links.fetch_add(1, Ordering::Relaxed) + 1;
         let tag = shared.slot_map.tag(shard, number);
         let handler = Arc::new(PushHandler::new(shared.clone(), shard, number, ended.clone()));
-        // All at once: far away from Redis every round trip counts.
+        // Concurrently: far away from Redis every round trip counts.
         let mut connecting = JoinSet::new();
         for _ in 0..shared.config.connections {
             connecting.spawn(connect(client.clone(), shared.clone(), ended.clone(), None));
@@ -99,7 +100,8 @@ impl ServerConnection {
         let time = shared.config.timeout;
         let server = identify(&mut pipelines[0], time).await?;
         let anchor = Anchor::of(shared, shard);
-        // Without room for it clients that come back to where nothing was published are told that they may have missed it.
+        // If the server has no memory for the anchor, clients that return to an empty channel learn that they
+        // may have missed something.
         drop(call(&mut pipelines[0], &make_anchor(&anchor.key, &shared.fresh_epoch()), time).await);
         let scripts = load(&mut pipelines[0], shared.slot_map.publish_verb(), time).await?;
         let subscriber = Subscription::begin(listening, handler, tag.clone(), assignment.home).await?;
@@ -118,12 +120,13 @@ impl ServerConnection {
         })
     }
 
-    /// The key of the anchor of the server.
+    /// Key of the server's anchor.
     pub(crate) fn anchor(&self) -> Arc<str> {
         self.anchor.lock().unwrap_or_else(PoisonError::into_inner).key.clone()
     }
 
-    /// A server of a Cluster may have got a lower slot: gateways that connect from now on look for its anchor there.
+    /// In a Cluster the server may have received a lower slot, where gateways that connect from now on look
+    /// for its anchor.
     fn follow_slots(&self, shared: &Shared) {
         let lowest = shared.slot_map.lowest_slot(self.shard);
         let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +135,7 @@ impl ServerConnection {
         }
     }
 
-    /// Tries every connection. `Err` if the link must be given up, else what is wrong with the server.
+    /// Checks every connection. `Err` if they must be given up, otherwise what is wrong with the server.
     pub(crate) async fn watch(&self, shared: &Shared) -> Result<Option<Cause>, Cause> {
         let time = shared.config.timeout.min(WATCH_TIMEOUT_MAX);
         let mut tries = JoinSet::new();
@@ -167,14 +170,14 @@ impl ServerConnection {
     }
 }
 
-/// Makes the anchor of a server if it has none.
+/// Creates the anchor of a server if it has none.
 fn make_anchor(key: &str, random: &str) -> redis::Cmd {
     let mut command = redis::cmd("SET");
     command.arg(key).arg(random).arg("NX");
     command
 }
 
-/// Knows how to connect to a server.
+/// Creates a client for a server.
 pub(crate) fn client(
     config: &config::Redis,
     server: &config::RedisServer,
@@ -210,7 +213,7 @@ pub(crate) fn client(
     client.map_err(|error| cause(&error))
 }
 
-/// How a connection is made: within this time, and whoever sends a command has a time of their own.
+/// Settings of a connection: connecting is bounded by `time`; each command has a separate timeout.
 pub(crate) fn settings(time: Duration) -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(time))
@@ -218,7 +221,7 @@ pub(crate) fn settings(time: Duration) -> AsyncConnectionConfig {
         .set_dns_resolver(ServerNames)
 }
 
-/// Look-ups of the names of servers: an attempt to connect that was given up leaves none behind that is begun again.
+/// Name lookups are shared, so that abandoned attempts to connect do not pile up lookups of the same name.
 static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(LOOKUPS_MAX));
 
 struct ServerNames;
@@ -244,7 +247,7 @@ async fn connect(
     handler: Option<Arc<PushHandler>>,
 ) -> Result<MultiplexedConnection, Cause> {
     let time = shared.config.timeout;
-    // Called by the connection's own task, in the order in which things come.
+    // Called by the connection's task, in order of arrival.
     let pushed = move |info: PushInfo| -> Result<(), ()> {
         match (&handler, &info.kind) {
             (_, PushKind::Disconnection) => ended.notify_one(),
@@ -306,7 +309,7 @@ async fn load(
     })
 }
 
-/// The replication id of the server. A replica is of no use: it takes no writes.
+/// Reads the replication id of the server. Fails for a replica, which takes no writes.
 async fn identify(connection: &mut MultiplexedConnection, time: Duration) -> Result<Box<str>, Cause> {
     let mut command = redis::cmd("INFO");
     command.arg("replication");
@@ -327,7 +330,7 @@ async fn identify(connection: &mut MultiplexedConnection, time: Duration) -> Res
     id.map(Box::from).ok_or_else(|| Cause::new(Trouble::Refused, "it does not tell its replication id"))
 }
 
-/// One command within a time.
+/// Sends one command with a timeout.
 pub(crate) async fn call(
     connection: &mut MultiplexedConnection,
     command: &redis::Cmd,
@@ -341,7 +344,7 @@ pub(crate) async fn call(
     }
 }
 
-/// What an error of the client means.
+/// Maps an error of the client to a cause.
 pub(crate) fn cause(error: &RedisError) -> Cause {
     match error.code() {
         Some(code) => refusal(code, error.detail().unwrap_or_default()),
@@ -352,28 +355,28 @@ pub(crate) fn cause(error: &RedisError) -> Cause {
     }
 }
 
-/// What an error of the server means.
+/// Maps an error of the server to a cause.
 pub(crate) fn refusal(code: &str, detail: &str) -> Cause {
     let trouble = match code {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Trouble::Refused,
         "READONLY" => Trouble::Replica,
         "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" => Trouble::Silent,
-        // The scripts are gone: a new link loads them.
+        // The scripts are gone: a new connection loads them.
         "NOSCRIPT" => Trouble::Unreachable,
-        // It has not what it had: a new link finds out what it has.
+        // The server has lost slots: a new connection finds out which it has.
         code if is_elsewhere(code) => Trouble::Unreachable,
         _ => Trouble::Writes,
     };
     Cause::new(trouble, format!("{code} {detail}"))
 }
 
-/// Whether an error says something of the server, and not only of the one command.
+/// Whether an error concerns the server, and not only one command.
 pub(crate) fn is_of_server(code: &str) -> bool {
     !matches!(code, "ERR" | "WRONGTYPE") && !is_elsewhere(code)
 }
 
-/// Whether an error says that another server of the Cluster has the slot, or soon will. Nothing was done then. It is waited
-/// until that server has it: subscribers are not told yet of what is published there.
+/// Whether an error says that another server of the Cluster has the slot, or soon will. The command was not
+/// carried out. It waits until that server has the slot: subscribers do not receive its publications before.
 pub(crate) fn is_elsewhere(code: &str) -> bool {
     matches!(code, "MOVED" | "ASK" | "TRYAGAIN")
 }

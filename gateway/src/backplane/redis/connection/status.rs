@@ -1,4 +1,4 @@
-//! Whether Redis can be used, and since when not: for health, metrics and the log.
+//! `Status` records whether a server can be used and since when not, for health, metrics and the log.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::config::RedisServer;
 use crate::telemetry::backplane::{BackplaneMetrics, Trouble};
 
-/// What is wrong with Redis.
+/// A problem with Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cause {
     pub(crate) trouble: Trouble,
-    /// What happened, for operators. No secrets.
+    /// Detail for operators. Contains no secrets.
     pub(crate) detail: Box<str>,
 }
 
@@ -20,7 +20,7 @@ impl Cause {
         Self { trouble, detail: detail.into() }
     }
 
-    /// Whether the server answers, and only does not do what it was told to.
+    /// Whether the server answers but does not carry out commands.
     pub(crate) fn is_of_writing(&self) -> bool {
         matches!(self.trouble, Trouble::Writes | Trouble::Refused)
     }
@@ -42,24 +42,24 @@ impl fmt::Display for Cause {
 
 const NOT_YET: &str = "not connected yet";
 
-/// What is wrong with each of the servers: metrics and the log are told of the first.
+/// The trouble of each server: metrics and the log report the first.
 type Troubles = Arc<Mutex<Vec<Option<(Trouble, String)>>>>;
 
-/// Shared by everybody who finds out something about a server.
+/// Status of one server, shared by all tasks that learn something about it.
 #[derive(Debug)]
 pub(crate) struct Status {
-    /// What the server is called, if it is known which it is.
+    /// Name of the server, if it is known which server it is.
     name: Mutex<Option<String>>,
     shard_index: usize,
     all: Troubles,
     cause: Mutex<Option<(Trouble, Arc<str>)>>,
-    /// The number of the link that can be used; 0 for none.
+    /// Number of the usable connection; 0 for none.
     link: AtomicU64,
     metrics: Arc<BackplaneMetrics>,
 }
 
 impl Status {
-    /// One for each server; an only one needs no name.
+    /// Creates one for each server; a single server needs no name.
     pub(crate) fn of(names: Vec<Option<String>>, metrics: &Arc<BackplaneMetrics>) -> Vec<Self> {
         let all = Troubles::new(Mutex::new(vec![None; names.len()]));
         let status = |(shard_index, name)| {
@@ -70,12 +70,12 @@ impl Status {
         names.into_iter().enumerate().map(status).collect()
     }
 
-    /// Somebody begins to look for the server.
+    /// A search for the server begins.
     pub(crate) fn begin(&self) {
         self.set(Some(Cause::new(Trouble::Unreachable, NOT_YET)));
     }
 
-    /// Another server is meant from now on, or none. What is known of the one before does not concern it.
+    /// Another server is assigned, or none. What is known of the previous one does not concern it.
     pub(crate) fn rename(&self, name: Option<String>) {
         let some = name.is_some();
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name;
@@ -86,28 +86,28 @@ impl Status {
         }
     }
 
-    /// The server that is meant is at this address, as far as that is told: what is wrong is wrong there.
+    /// The assigned server is at this address; later problems are reported there.
     pub(crate) fn is_at(&self, server: &RedisServer) {
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.to_string());
     }
 
-    /// Where the server is has to be found out.
+    /// The address of the server is unknown.
     pub(crate) fn is_nowhere(&self) {
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The link that can be used.
+    /// Number of the usable connection.
     pub(crate) fn link(&self) -> Option<u64> {
         Some(self.link.load(Ordering::Acquire)).filter(|link| *link != 0)
     }
 
-    /// A link is there (from 1 on), or none.
+    /// Sets the usable connection (from 1 on), or none.
     pub(crate) fn set_link(&self, link: Option<u64>) {
         self.link.store(link.unwrap_or(0), Ordering::Release);
     }
 
-    /// What is wrong now. Tells the log and the metrics when it becomes something else; other words for the same, as each
-    /// attempt to connect may bring, are for who asks.
+    /// Sets the current problem. The log and the metrics get it when its kind changes; other details of the
+    /// same kind, which each attempt to connect may bring, are only kept for queries.
     pub(crate) fn set(&self, cause: Option<Cause>) {
         let mut known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
         let trouble = |known: &(Trouble, Arc<str>)| (!known.1.ends_with(NOT_YET)).then_some(known.0);
@@ -128,12 +128,12 @@ impl Status {
         *known = cause.map(|(trouble, sentence)| (trouble, sentence.into()));
     }
 
-    /// A cause, with the server that it is about.
+    /// Describes a cause, with the name of its server.
     pub(crate) fn sentence(&self, cause: &Cause) -> String {
         self.named(&cause.to_string())
     }
 
-    /// Anything that is said of the server, with its name.
+    /// Adds the name of the server to a text.
     pub(crate) fn named(&self, what: &str) -> String {
         match &*self.name.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(name) => format!("{name}: {what}"),
@@ -141,20 +141,20 @@ impl Status {
         }
     }
 
-    /// As [`set`](Self::set), unless something is known to be wrong already.
+    /// Like [`set`](Self::set), unless a problem is known already.
     pub(crate) fn suspect(&self, cause: Cause) {
         if self.cause().is_none() {
             self.set(Some(cause));
         }
     }
 
-    /// Whether publishing is known to fail: the watch finds out when it does not any more.
+    /// Whether publishing is known to fail: the health check notices when it works again.
     pub(crate) fn takes_no_writes(&self) -> bool {
         let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(*known, Some((Trouble::Writes | Trouble::Refused | Trouble::Replica, _)))
     }
 
-    /// What is wrong, as a sentence.
+    /// The current problem, as a sentence.
     pub(crate) fn cause(&self) -> Option<Arc<str>> {
         let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
         known.as_ref().map(|(_, sentence)| sentence.clone())

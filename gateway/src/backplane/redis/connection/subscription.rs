@@ -1,6 +1,7 @@
-//! The connection for subscriptions to one server. What is sent over it waits for no replies: in a Cluster a server takes
-//! subscriptions away unasked when their slot moves, and the client library would take that for the reply to whatever was
-//! asked before. What the server says of a subscription is heard in the order in which it comes, among the publications.
+//! `Subscription` is the connection for the subscriptions to one server. It does not wait for replies to its
+//! commands: in a Cluster a server ends subscriptions unasked when their slot moves, and the client library
+//! would take that message for the reply to an earlier command. The server's messages on subscriptions are
+//! handled in their order among the publications.
 
 use std::collections::HashSet;
 use std::mem::take;
@@ -19,7 +20,7 @@ use crate::backplane::redis::connection::status::Cause;
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
 
-/// So many topics are used as marks, in turn.
+/// Number of topics used as barriers, in turn.
 const MARKS: u64 = 8;
 
 /// See the module.
@@ -28,16 +29,16 @@ pub(crate) struct Subscription {
     handler: Arc<PushHandler>,
     tag: String,
     verbs: Verbs,
-    /// The last mark. Whoever sets one holds it.
+    /// Number of the last barrier. Its user holds the lock.
     mark: AsyncMutex<u64>,
 }
 
-/// The commands of a topology.
+/// The subscription commands of a topology.
 #[derive(Debug, Clone, Copy)]
 struct Verbs {
     subscribe: &'static str,
     unsubscribe: &'static str,
-    /// Topics of one command have to be in one slot.
+    /// Whether all topics of one command must be in one slot.
     one_by_one: bool,
 }
 
@@ -51,10 +52,10 @@ impl Verbs {
     }
 }
 
-/// Hears what comes over a connection, called by the connection's own task.
+/// Handles the messages of a connection; the connection's task calls it.
 pub(crate) struct PushHandler {
     shared: Arc<Shared>,
-    /// The place of the server, and the number of the link.
+    /// Index of the shard and number of the connection.
     shard: usize,
     link: u64,
     confirmed: Mutex<HashSet<Channel>>,
@@ -73,7 +74,7 @@ impl PushHandler {
         let Some(Value::BulkString(topic)) = parts.next() else { return };
         let shared = &self.shared;
         match info.kind {
-            // A link that was given up may go on for a moment.
+            // A connection that was given up may still deliver for a moment.
             PushKind::Message | PushKind::SMessage
                 if shared.shards[self.shard].status.link() == Some(self.link) =>
             {
@@ -96,7 +97,8 @@ impl PushHandler {
                         shared.moved.notify_one();
                     }
                 }
-                // Marks and the topic of all nodes are never left: their slot has moved.
+                // The gateway never unsubscribes from barriers and the topic of all nodes: their slot has
+                // moved.
                 None => self.ended.notify_one(),
             },
             _ => (),
@@ -108,8 +110,8 @@ impl PushHandler {
     }
 }
 
-/// Lets a message count as a step of the task that reads the connection: when its budget is used up it reads no more until
-/// others had their turn, however much the server sends.
+/// Counts a message as a step of the task that reads the connection: when its budget is used up, the task
+/// yields to others, however much the server sends.
 fn give_way() {
     if let Poll::Ready(step) = poll_proceed(&mut Context::from_waker(Waker::noop())) {
         step.made_progress();
@@ -117,7 +119,8 @@ fn give_way() {
 }
 
 impl Subscription {
-    /// Subscribes to what every link listens to, and at home to what is for every node. `tag` is a hash tag of this server.
+    /// Subscribes to the topics of every connection and, on the shared server, to the topic of all nodes.
+    /// `tag` is a hash tag of this server.
     pub(crate) async fn begin(
         mut connection: MultiplexedConnection,
         handler: Arc<PushHandler>,
@@ -126,7 +129,7 @@ impl Subscription {
     ) -> Result<Self, Cause> {
         let shared = &handler.shared;
         let verbs = Verbs::of(shared);
-        // Nothing can be taken away yet: these replies are what they seem.
+        // The server cannot end a subscription yet: these replies belong to their commands.
         let first =
             [shared.keys.mark(&tag, 0)].into_iter().chain(home.then(|| shared.keys.nodes().to_owned()));
         for topic in first {
@@ -137,8 +140,8 @@ impl Subscription {
         Ok(Self { connection, handler, tag, verbs, mark: AsyncMutex::new(0) })
     }
 
-    /// Subscribes to these channels and leaves those. Returns which of `come` the server has confirmed; the others are
-    /// somewhere else by now.
+    /// Subscribes to the channels in `come` and unsubscribes from those in `leave`. Returns those of `come`
+    /// that the server has confirmed; the others are at another server by now.
     pub(crate) async fn change(
         &self,
         come: &[Channel],
@@ -154,7 +157,7 @@ impl Subscription {
         Ok(take(&mut *self.handler.confirmed()))
     }
 
-    /// Ends when everything has been heard that the server sent before this.
+    /// Waits until every message that the server sent before this call was handled.
     pub(crate) async fn barrier(&self) -> Result<(), Cause> {
         let marked = async {
             let mut last = self.mark.lock().await;

@@ -1,19 +1,19 @@
-//! The names of everything in Redis. `gateway/REDIS.md` lists them.
+//! `Keys` builds the names of all keys and topics in Redis. `gateway/REDIS.md` lists them.
 
 use crate::protocol::channel::{Channel, Target};
 
-/// Makes names below one prefix.
+/// Builds names with one prefix.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
     prefix: Box<str>,
-    /// What is for the subscribers of one channel is published below this.
+    /// Prefix of the topics of channels.
     topics: Box<str>,
-    /// What is for every node is published here.
+    /// The topic of all nodes.
     nodes: Box<str>,
 }
 
 impl Keys {
-    /// What stands in the braces of keys that all nodes need.
+    /// The hash tag of keys shared by all nodes.
     pub(crate) const HOME: &str = "nodes";
 
     pub(crate) fn new(prefix: &str) -> Self {
@@ -24,17 +24,17 @@ impl Keys {
         }
     }
 
-    /// The stream with the kept publications of a channel.
+    /// The Redis stream with the kept publications of a channel.
     pub(crate) fn stream(&self, channel: &Channel) -> String {
         self.of_channel("stream", channel)
     }
 
-    /// The hash that says where the stream stands.
+    /// The hash with the top of a channel's stream.
     pub(crate) fn top(&self, channel: &Channel) -> String {
         self.of_channel("top", channel)
     }
 
-    /// Where it is remembered what was published to a channel with an idempotency key.
+    /// The key that remembers a publication with an idempotency key.
     pub(crate) fn once(&self, channel: &Channel, key: &str) -> String {
         let mut name = self.of_channel("once", channel);
         name.push(':');
@@ -42,7 +42,7 @@ impl Keys {
         name
     }
 
-    /// What gateways have used of a rate limit together, for one key of a bucket.
+    /// The use of a rate limit by all gateways, for one key of a bucket.
     pub(crate) fn limit(&self, bucket: &str, of: &[u8]) -> String {
         let mut key = format!("{}:limit:{{{}}}{{", self.prefix, Self::HOME);
         encode(bucket, |byte| key.push(char::from(byte)));
@@ -51,30 +51,30 @@ impl Keys {
         key
     }
 
-    /// What all keys of a channel match, whatever they are for, and no others: no part of it has a meaning of its own.
+    /// Pattern that matches all keys of a channel and no others: special characters are encoded.
     pub(crate) fn all_of(&self, channel: &Channel) -> String {
         let mut pattern = self.of_channel("*", channel);
         pattern.push('*');
         pattern
     }
 
-    /// Written and forgotten again to find out whether Redis takes writes. Also a topic that nobody listens to.
+    /// Written and deleted to check whether Redis takes writes. Also a topic without subscribers.
     pub(crate) fn probe(&self, tag: &str) -> String {
         format!("{}:probe:{{{tag}}}", self.prefix)
     }
 
-    /// Something random that the server lost with everything else if it has lost something.
+    /// A random value: if the server has lost data, this is gone as well.
     pub(crate) fn anchor(&self, tag: &str) -> String {
         format!("{}:anchor:{{{tag}}}", self.prefix)
     }
 
-    /// A topic below that of channels on which nothing is published: subscribing to it shows that this is allowed, and that
-    /// everything before it was heard.
+    /// A topic with the prefix of channels on which nothing is published: a subscription to it shows that
+    /// subscribing is allowed, and that all earlier messages were received.
     pub(crate) fn mark(&self, tag: &str, number: u64) -> String {
         format!("{}mark:{{{tag}}}{number}", self.topics)
     }
 
-    /// The number of a topic that [`mark`](Self::mark) has made.
+    /// The number of a topic made by [`mark`](Self::mark).
     pub(crate) fn marked(&self, topic: &[u8]) -> Option<u64> {
         let name = topic.strip_prefix(self.topics.as_bytes())?.strip_prefix(b"mark:{")?;
         std::str::from_utf8(name).ok()?.split_once('}')?.1.parse().ok()
@@ -85,27 +85,27 @@ impl Keys {
         format!("{}:leases:{{{}}}", self.prefix, Self::HOME)
     }
 
-    /// The hash with who has died or gone and left something behind.
+    /// The hash with gateways that have died or left and whose data must be taken over.
     pub(crate) fn dead(&self) -> String {
         format!("{}:dead:{{{}}}", self.prefix, Self::HOME)
     }
 
-    /// The hash with what each gateway says of itself.
+    /// The hash with the description of each gateway.
     pub(crate) fn rules(&self) -> String {
         format!("{}:rules:{{{}}}", self.prefix, Self::HOME)
     }
 
-    /// The hash, at each server, with the gateways that use it.
+    /// The hash, on each server, with the gateways that use it.
     pub(crate) fn servers(&self) -> String {
         format!("{}:servers:{{{}}}", self.prefix, Self::HOME)
     }
 
-    /// The members of one node in a channel.
+    /// The members in a channel at one node.
     pub(crate) fn presence(&self, channel: &Channel, node: &str) -> String {
         format!("{}:{node}", self.of_channel("presence", channel))
     }
 
-    /// The users of one node in a channel.
+    /// The users in a channel at one node.
     pub(crate) fn users(&self, channel: &Channel, node: &str) -> String {
         format!("{}:{node}", self.of_channel("users", channel))
     }
@@ -115,12 +115,12 @@ impl Keys {
         format!("{}:present:{{{}}}:{node}", self.prefix, Self::HOME)
     }
 
-    /// The hash with what is to be known of the clients of a node when it has died.
+    /// The hash with the clients of a node, for its takeover.
     pub(crate) fn clients_of(&self, node: &str) -> String {
         format!("{}:clients:{{{}}}:{node}", self.prefix, Self::HOME)
     }
 
-    /// Where a publication to a channel or an address is published.
+    /// The topic for publications to a channel or an address.
     pub(crate) fn topic(&self, channel: &Channel) -> String {
         match channel.target() {
             Target::Channel => {
@@ -130,25 +130,25 @@ impl Keys {
                 name.push('}');
                 name
             }
-            // Which node has a user or a connection is not known: every node looks for itself.
+            // The node of a user or a connection is unknown: every node looks it up.
             Target::User(_) | Target::Connection(_) => self.nodes.to_string(),
         }
     }
 
-    /// What is for every node.
+    /// The topic of all nodes.
     pub(crate) fn nodes(&self) -> &str {
         &self.nodes
     }
 
-    /// The channel of a topic that [`topic`](Self::topic) has made.
+    /// The channel of a topic made by [`topic`](Self::topic).
     pub(crate) fn channel(&self, topic: &[u8]) -> Option<Channel> {
         let name = topic.strip_prefix(self.topics.as_bytes())?;
         let name = name.strip_prefix(b"{")?.strip_suffix(b"}")?;
         Channel::parse(&decode(name)?).ok()
     }
 
-    /// All keys of a channel have its name as their hash tag: one script can use them together. Those of users and
-    /// connections have that of the topic which everything for them is published on.
+    /// All keys of a channel have its name as hash tag, so that one script can use them together. Those of
+    /// users and connections have the hash tag of the topic of all nodes.
     fn of_channel(&self, kind: &str, channel: &Channel) -> String {
         let name = channel.as_str();
         let mut key = String::with_capacity(self.prefix.len() + kind.len() + name.len() + 16);
@@ -168,12 +168,12 @@ impl Keys {
     }
 }
 
-/// What may stand in a name as it is: nothing that Redis, its patterns or its rules of access give a meaning.
+/// Whether a byte needs no encoding: it means nothing to Redis, its patterns or its ACL rules.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.:#@/=+,~".contains(&byte)
 }
 
-/// Every other byte becomes `%` and two digits. Different texts stay different.
+/// Encodes every other byte as `%` and two hex digits. Different texts stay different.
 pub(crate) fn encode(text: impl AsRef<[u8]>, mut push: impl FnMut(u8)) {
     for &byte in text.as_ref() {
         if is_plain(byte) {

@@ -1,25 +1,25 @@
-//! The scripts. Each runs in Redis as a whole or not at all.
+//! The Lua scripts. Each runs in Redis atomically.
 
-/// What every script begins with.
+/// The common beginning of every script.
 const COMMON: &str = include_str!("../lua/streams.lua");
 
-/// One atomic step: numbers, keeps and publishes. `verb` is the command that publishes.
+/// Numbers, keeps and publishes in one atomic step. `verb` is the publish command.
 pub(crate) fn publish(verb: &str) -> String {
     text(verb, "", include_str!("../lua/publish.lua"))
 }
 
-/// Where a stream stands and what came after a position, read at one moment.
+/// Reads the top of a stream and the publications after a position, at one moment.
 pub(crate) fn recover(verb: &str) -> String {
     text(verb, "allow-oom,", include_str!("../lua/recover.lua"))
 }
 
-/// A part of what is kept, and where the stream stands, read at one moment.
+/// Reads a part of the history and the top of the stream, at one moment.
 pub(crate) fn history(verb: &str) -> String {
     text(verb, "allow-oom,", include_str!("../lua/history.lua"))
 }
 
-/// In a Cluster a script has to say that it looks at a key of another slot. There it also has to say with flags what else would
-/// be found out as it runs.
+/// In a Cluster a script must declare that it reads a key of another slot, and then also declare by flags
+/// what Redis would otherwise find out at run time.
 fn text(verb: &str, flags: &str, script: &str) -> String {
     let head = if verb == SHARDED_VERB {
         format!("#!lua flags={flags}allow-cross-slot-keys\n")
@@ -29,11 +29,11 @@ fn text(verb: &str, flags: &str, script: &str) -> String {
     [&head, COMMON, script].concat().replace("VERB", verb)
 }
 
-/// The command that publishes in a Cluster.
+/// The publish command in a Cluster.
 pub(crate) const SHARDED_VERB: &str = "SPUBLISH";
 
-/// Everything that publishing needs, with a key of its own: whoever cannot do this cannot publish. KEYS[1] is the key,
-/// ARGV[1] a topic that nobody listens to.
+/// Runs everything that publishing needs, on a probe key: a server or user that fails here cannot publish.
+/// KEYS[1] is the key, ARGV[1] a topic without subscribers.
 pub(crate) fn probe(verb: &str) -> String {
     const TEXT: &str = "\
 redis.call('TIME')
@@ -44,7 +44,7 @@ return 1";
     TEXT.replace("VERB", verb)
 }
 
-/// The digests that loaded scripts are called by.
+/// The digests by which loaded scripts are called.
 #[derive(Debug, Clone)]
 pub(crate) struct Scripts {
     /// The command that publishes without a script.

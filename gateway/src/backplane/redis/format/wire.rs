@@ -1,11 +1,11 @@
-//! What nodes send each other through Redis.
+//! The wire format of the messages between nodes.
 //!
-//! A message is the version, a kind, and [fields](fields). What a reader does not know it skips, fields and kinds alike: so the
-//! next version may add both. The version changes only when skipping would be wrong; `gateway/REDIS.md`, "Rolling upgrades",
-//! has the rules.
+//! A message is the version, a kind, and [fields](fields). A reader skips unknown fields and unknown kinds,
+//! so the next version may add both. The version changes only when skipping would be wrong;
+//! `gateway/REDIS.md`, "Rolling upgrades", has the rules.
 //!
-//! The script that numbers a publication puts its number between what stands before and after it, so that number is text:
-//! `offset,epoch;`. Behind the epoch more may follow, each part after a comma.
+//! The script that numbers a publication inserts its position between the head and the body, so the position
+//! is text: `offset,epoch;`. More parts may follow the epoch, each after a comma.
 
 pub(crate) mod fields;
 
@@ -21,13 +21,13 @@ use crate::protocol::code::Close;
 use crate::protocol::push::{Member, Publication};
 use crate::survey::{Finding, Question};
 
-/// Of every message and record. Gateways of different ones do not serve together.
+/// Version of every message and record. Gateways with different versions do not serve together.
 pub(crate) const VERSION: u8 = b'2';
 
-/// Longest text between the numbers and the body of a publication.
+/// Maximum length of the position of a publication.
 const NUMBER_BYTES_MAX: usize = 256;
 
-/// Bytes of a message beside the payload: names and what is known of the publisher.
+/// Maximum bytes of a message in addition to the payload: names and publisher.
 pub(crate) const OVERHEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Tags of the fields before the number of a publication.
@@ -35,9 +35,9 @@ mod head_tag {
     pub(crate) const ADDRESS: u8 = 1;
 }
 
-/// Tags of the fields between the number and the payload of a publication.
+/// Tags of the fields between the position and the payload of a publication.
 mod body_tag {
-    /// Without a value: the payload is JSON on one line.
+    /// Empty value: the payload is JSON on one line.
     pub(crate) const JSON: u8 = 1;
     pub(crate) const MEMBER: u8 = 2;
 }
@@ -49,7 +49,7 @@ mod member_tag {
     pub(crate) const INFO: u8 = 3;
 }
 
-/// Tags of a join and a leave.
+/// Tags of a join and of a leave.
 mod presence_tag {
     pub(crate) const MEMBER: u8 = 1;
 }
@@ -68,35 +68,35 @@ mod order_tag {
 
 /// Tags of a question and of an answer.
 mod survey_tag {
-    /// Who asks, or who has asked.
+    /// The asking node.
     pub(crate) const ASKING: u8 = 1;
     pub(crate) const ID: u8 = 2;
     pub(crate) const ANSWERING: u8 = 3;
     pub(crate) const CONTENT: u8 = 4;
 }
 
-/// A message, read.
+/// A decoded message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// To the subscribers of the topic's channel, or of this address.
+    /// A publication to the subscribers of the topic's channel, or of this address.
     Publication { address: Option<Channel>, publication: Arc<Publication>, epoch: Arc<str> },
-    /// Somebody came to the topic's channel.
+    /// A join in the topic's channel.
     Join(Arc<Member>),
-    /// Somebody left it.
+    /// A leave in the topic's channel.
     Leave(Arc<Member>),
-    /// For the connections of an address.
+    /// An order for the connections of an address.
     Order { node: u64, address: Channel, order: Order },
-    /// A node asks all others.
+    /// A question of a node to all others.
     Question { node: u64, id: u64, question: Question },
-    /// A node answers another one.
+    /// An answer of a node to another one.
     Answer { to: u64, id: u64, from: u64, finding: Finding },
-    /// What gateways agree on has changed: it is worth to look at once.
+    /// A node has changed something that gateways agree on: read it at once.
     Look { node: u64 },
-    /// Of a kind that this version does not know.
+    /// A message of a kind unknown to this version.
     Unknown,
 }
 
-/// What stands before the number of a publication.
+/// The part of a publication before its position.
 pub(crate) fn head(address: Option<&Channel>) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'P'];
     if let Some(address) = address {
@@ -106,7 +106,7 @@ pub(crate) fn head(address: Option<&Channel>) -> Vec<u8> {
     bytes
 }
 
-/// What stands after the number: also what is kept.
+/// The part of a publication after its position; this is also what is kept.
 pub(crate) fn body(data: &[u8], json: bool, info: Option<&Member>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(data.len() + 96);
     if json {
@@ -134,19 +134,19 @@ pub(crate) fn presence(member: &Member, came: bool) -> Vec<u8> {
     bytes
 }
 
-/// A member as it lies in Redis.
+/// Encodes a member.
 pub(crate) fn member_bytes(member: &Member) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(member.client.len() + member.user.len() + member.info.len() + 12);
     put_member(&mut bytes, member);
     bytes
 }
 
-/// Reads what [`member_bytes`] has made. `None` for anything else.
+/// Decodes the result of [`member_bytes`]. `None` for invalid bytes.
 pub(crate) fn read_member(bytes: &Bytes) -> Option<Arc<Member>> {
     member(bytes, bytes)
 }
 
-/// `node` is the one that gives the order.
+/// Encodes an order. `node` is the node that gives it.
 pub(crate) fn order(node: u64, address: &Channel, order: &Order) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'O'];
     put_number(&mut bytes, order_tag::NODE, node);
@@ -182,7 +182,7 @@ pub(crate) fn order(node: u64, address: &Channel, order: &Order) -> Vec<u8> {
     bytes
 }
 
-/// A question of `node`, which knows it by its `id`.
+/// Encodes a question of `node`, which knows it by `id`.
 pub(crate) fn question(node: u64, id: u64, question: &Question) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'Q'];
     put_number(&mut bytes, survey_tag::ASKING, node);
@@ -191,7 +191,7 @@ pub(crate) fn question(node: u64, id: u64, question: &Question) -> Vec<u8> {
     bytes
 }
 
-/// An answer of the node `from` to a question of the node `to`.
+/// Encodes an answer of the node `from` to a question of the node `to`.
 pub(crate) fn answer(to: u64, id: u64, from: u64, finding: &Finding) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'A'];
     put_number(&mut bytes, survey_tag::ASKING, to);
@@ -201,7 +201,7 @@ pub(crate) fn answer(to: u64, id: u64, from: u64, finding: &Finding) -> Vec<u8> 
     bytes
 }
 
-/// Tells the other nodes that `node` has changed something that all have to know.
+/// Tells the other nodes that `node` has changed something that all must read.
 pub(crate) fn look(node: u64) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'R'];
     put_number(&mut bytes, survey_tag::ASKING, node);
@@ -214,7 +214,7 @@ fn put_member(bytes: &mut Vec<u8>, member: &Member) {
     put(bytes, member_tag::INFO, &member.info);
 }
 
-/// Reads a message. `None` for anything that is none.
+/// Decodes a message. `None` if it is invalid.
 pub(crate) fn decode(message: &Bytes) -> Option<Message> {
     let (&[version, kind], rest) = message.split_first_chunk()?;
     if version != VERSION {
@@ -247,7 +247,7 @@ pub(crate) fn decode(message: &Bytes) -> Option<Message> {
     }
 }
 
-/// The offset and the epoch of a publication, and what follows.
+/// Splits off the offset and the epoch of a publication; returns the rest as well.
 fn numbered(bytes: &[u8]) -> Option<(u64, Arc<str>, &[u8])> {
     let end = bytes.iter().take(NUMBER_BYTES_MAX).position(|byte| *byte == b';')?;
     let mut parts = fields::text(&bytes[..end])?.split(',');
@@ -268,7 +268,7 @@ fn read_order(bytes: &[u8]) -> Option<Message> {
                 why = match value {
                     [0] => Why::Shutdown,
                     [2] => Why::Plugin,
-                    // Whatever the reason, the connection ends.
+                    // The connection ends for any unknown reason too.
                     _ => Why::Api,
                 }
             }
@@ -279,7 +279,7 @@ fn read_order(bytes: &[u8]) -> Option<Message> {
         }
     }
     let order = match kind? {
-        // A code that cannot close a connection would be a broken frame at the client.
+        // A code that cannot close a connection would make a broken frame for the client.
         [0] => {
             let close = Close::custom(code?, reason);
             Order::Close(Some(close).filter(|close| (3000..=4999).contains(&close.code))?, why)
@@ -317,7 +317,7 @@ fn read_survey(kind: u8, bytes: &[u8]) -> Option<Message> {
     })
 }
 
-/// Reads what [`body`] has made.
+/// Decodes the result of [`body`].
 pub(crate) fn publication(offset: u64, body: &Bytes) -> Option<Arc<Publication>> {
     let (mut fields, mut json, mut info) = (Fields::until_mark(body), false, None);
     while let Some((tag, value)) = fields.next()? {
@@ -330,7 +330,7 @@ pub(crate) fn publication(offset: u64, body: &Bytes) -> Option<Arc<Publication>>
     Some(Arc::new(Publication { data: body.slice_ref(fields.rest()), json, offset, info }))
 }
 
-/// Reads a member, which is a part of `all`.
+/// Decodes a member, whose bytes are a part of `all`.
 fn member(all: &Bytes, bytes: &[u8]) -> Option<Arc<Member>> {
     let mut fields = Fields::filling(bytes);
     let (mut client, mut user, mut info) = (None, None, None);
@@ -440,7 +440,7 @@ mod tests {
     fn what_is_cut_off_or_changed_is_never_more_than_wrong_content() {
         for message in messages() {
             for end in 0..message.len() {
-                // The payload has no length of its own: only what stands before it can be missing.
+                // The payload has no length field: only bytes before it can be missing.
                 let _ = decode(&Bytes::copy_from_slice(&message[..end]));
             }
             for at in 0..message.len() {
@@ -479,7 +479,7 @@ mod tests {
         assert_eq!(decode(&Bytes::from_static(b"2J\xff\xff\xff\xff\x7f")), None, "more than there is");
     }
 
-    /// Puts a field that this version does not know wherever the next one may add one.
+    /// Adds an unknown field at every place where the next version may add one.
     fn of_the_next_version() -> Vec<Vec<u8>> {
         let unknown = |bytes: &mut Vec<u8>| put(bytes, 200, b"\x02of tomorrow");
         let member = |bytes: &mut Vec<u8>| {

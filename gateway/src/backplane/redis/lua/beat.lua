@@ -1,11 +1,12 @@
--- KEYS[1] has the leases of all gateways, KEYS[2] who has left something behind, KEYS[3] what each gateway says of itself.
--- ARGV[1] is a gateway, ARGV[2] its lease, ARGV[3] for how many milliseconds all this is kept at most. ARGV[4] is the revision of
--- KEYS[3] that it has read, ARGV[5] what it says of itself, or nothing if that is there already, ARGV[6] the tables, with spaces
--- between, in which it has a history. Answers KEYS[3] only if it is of another revision.
+-- KEYS[1]: leases of all gateways. KEYS[2]: gateways whose data must be taken over. KEYS[3]: descriptions of
+-- all gateways. ARGV[1]: the gateway. ARGV[2]: its lease. ARGV[3]: maximum time in milliseconds to keep all
+-- this. ARGV[4]: the revision of KEYS[3] that it has read. ARGV[5]: its description, or nothing if Redis has
+-- it. ARGV[6]: its tables with a history, separated by spaces. Returns KEYS[3] only if its revision is
+-- another one.
 local known = redis.call('HEXISTS', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
--- Whoever was taken for dead and is not has nothing to leave.
+-- A gateway that was declared dead and is alive has nothing to be taken over.
 redis.call('HDEL', KEYS[2], ARGV[1])
 local revision = redis.call('HGET', KEYS[3], 'revision')
 if ARGV[5] ~= '' then
@@ -17,7 +18,7 @@ if ARGV[5] ~= '' then
     if not era then
       redis.call('HSET', KEYS[3], 'era ' .. table, 'on')
     elseif string.sub(era, 1, 3) == 'off' then
-      -- Something was published meanwhile that nobody has kept.
+      -- Publications meanwhile were not kept by any gateway.
       redis.call('HSET', KEYS[3], 'era ' .. table, 'on ' .. string.format('%.0f', now))
       changed = true
     end

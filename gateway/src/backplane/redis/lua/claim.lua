@@ -1,5 +1,6 @@
--- KEYS[1] has who has left something behind, KEYS[2] the leases of all gateways. ARGV[1] is one of the former, ARGV[2] who
--- wants to settle that, ARGV[3] within how many milliseconds, or how long until somebody else may. Answers whether it is so.
+-- KEYS[1]: gateways whose data must be taken over. KEYS[2]: leases of all gateways. ARGV[1]: a gateway in
+-- KEYS[1]. ARGV[2]: the gateway that claims its takeover. ARGV[3]: duration of the claim in milliseconds.
+-- Returns 1 if it has the claim.
 local claimed = redis.call('HGET', KEYS[1], ARGV[1])
 if not claimed then
   return 0

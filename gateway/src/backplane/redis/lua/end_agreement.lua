@@ -1,5 +1,6 @@
--- KEYS[1] has the rules of all gateways. ARGV[1] is the revision that was read, ARGV[2] the tables, with spaces between, whose
--- channels have no history any more. Answers the revision from now on, or nothing if it is another one by now.
+-- KEYS[1]: rules of all gateways. ARGV[1]: the revision that was read. ARGV[2]: tables, separated by spaces,
+-- whose channels have no history any more. Returns the new revision, or nothing if the revision has changed
+-- since.
 local revision = redis.call('HGET', KEYS[1], 'revision')
 if revision ~= ARGV[1] then
   return false

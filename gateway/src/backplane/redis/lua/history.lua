@@ -1,6 +1,6 @@
--- ARGV[7] is the offset after which (in reverse: before which) publications are wanted, or nothing, ARGV[8] its epoch or
--- nothing, ARGV[9] how many at most, ARGV[10] how many bytes, ARGV[11] '1' for the newest first. The answer has a third part
--- only if the epoch is that of the stream.
+-- ARGV[7]: offset after which (in reverse: before which) publications are wanted, or nothing. ARGV[8]: its
+-- epoch, or nothing. ARGV[9]: maximum number. ARGV[10]: maximum bytes. ARGV[11]: '1' for newest first. The
+-- reply has a third part only if the epoch belongs to the stream.
 local place = position()
 if not stands_in(place, ARGV[8]) then
   return {place.offset, place.epoch}

@@ -1,5 +1,6 @@
--- KEYS[1] has the leases of all gateways, KEYS[2] who has left something behind, KEYS[3] what each gateway says of itself, the
--- others are what ARGV[1] may leave. ARGV[2] is for how many milliseconds it is remembered.
+-- KEYS[1]: leases of all gateways. KEYS[2]: gateways whose data must be taken over. KEYS[3]: descriptions of
+-- all gateways. Further keys: data that the gateway ARGV[1] may leave behind. ARGV[2]: time in milliseconds
+-- to keep KEYS[2].
 redis.call('HDEL', KEYS[3], ARGV[1])
 for index = 4, #KEYS do
   if redis.call('EXISTS', KEYS[index]) == 1 then

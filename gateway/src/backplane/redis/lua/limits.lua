@@ -1,6 +1,6 @@
--- Rate limits that gateways have together, of one bucket. ARGV[1] is the gateway, ARGV[2] the algorithm, ARGV[3] the limit,
--- ARGV[4] the period, ARGV[5] after how long nothing is left of a full one. For each key then what the gateway has taken in
--- all, and how much of that counts no more. The same arithmetic as the gateway's own meters.
+-- Shared rate limits of one bucket. ARGV[1]: the gateway. ARGV[2]: algorithm. ARGV[3]: limit. ARGV[4]:
+-- period. ARGV[5]: time after which a full one is empty. Then for each key: the total use by the gateway, and
+-- how much of it does not count any more. The arithmetic is that of the gateway's own meters.
 local node = ARGV[1]
 local algorithm, limit, period, forgets = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local is_bucket = algorithm <= 2
@@ -29,16 +29,16 @@ for index, key in ipairs(KEYS) do
   if used == 0 and before == 0 then
     at = now
   end
-  -- A report that is repeated says nothing new: what it was in all is known.
+  -- A repeated report adds nothing: the earlier total is known.
   local heard = tonumber(kept[4]) or 0
   local fresh = math.max(0, total - math.max(known, heard))
   used = used + (is_bucket and fresh * period or fresh)
   if not kept[4] and redis.call('HLEN', key) > 1000 then
-    -- Gateways that have gone. Those that live say what counts no more.
+    -- These are gateways that have gone. Live ones report what does not count any more.
     redis.call('DEL', key)
   end
   redis.call('HSET', key, 'used', text(used), 'before', text(before), 'at', text(at), node, text(math.max(total, heard)))
-  -- For a while longer than anything is left: so long a repeated report is known as one.
+  -- Kept a while longer than any use lasts: a repeated report is recognized for that time.
   local left = is_bucket and math.ceil(used / limit) or 0
   redis.call('PEXPIRE', key, text(math.max(forgets, left) + 60000))
   answers[index] = text(used) .. ' ' .. text(before) .. ' ' .. text(now - math.min(at, now))

@@ -1,5 +1,6 @@
--- KEYS[1] has the leases of all gateways, KEYS[2] who has left something behind, KEYS[3] what each gateway says of itself.
--- ARGV[1] is a gateway whose lease was ARGV[2] for too long, ARGV[3] for how many milliseconds it is remembered.
+-- KEYS[1]: leases of all gateways. KEYS[2]: gateways whose data must be taken over. KEYS[3]: descriptions of
+-- all gateways. ARGV[1]: a gateway whose lease ARGV[2] has expired. ARGV[3]: time in milliseconds to keep
+-- KEYS[2].
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
   return 0
 end

@@ -1,15 +1,16 @@
--- KEYS[1] has who uses this server. ARGV[1] is a gateway, ARGV[2] the replication id of the server, ARGV[3] what the gateway says of
--- its servers, ARGV[4] for how many milliseconds that is believed. ARGV[5] is how many milliseconds ago it has published something
--- at a server that this one has replaced, or nothing if it comes from none, ARGV[6] '1' if it comes from another server at all,
--- ARGV[7] for how many milliseconds all this is kept at most.
+-- KEYS[1]: the gateways on this server. ARGV[1]: the gateway. ARGV[2]: replication id of the server. ARGV[3]:
+-- the gateway's description of its servers. ARGV[4]: validity of a registration in milliseconds. ARGV[5]: how
+-- many milliseconds ago the gateway published at a server that this one has replaced; nothing if it comes
+-- from none. ARGV[6]: '1' if it comes from another server at all. ARGV[7]: maximum time in milliseconds to
+-- keep all this.
 local function text(number)
   return string.format('%.0f', number)
 end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
--- Which server it is, since when it was first used, from when on its streams count, and when it has replaced another one or was
--- come to late.
+-- Replication id of the server, time of its first use, time since which its streams count, and time at which
+-- it replaced another server or a gateway came late.
 local pattern = '^(%S+) (%d+) (%d+) (%d+)'
 local server, since, from, replaced = string.match(redis.call('HGET', KEYS[1], 'server') or '', pattern)
 since, from, replaced = tonumber(since) or 0, tonumber(from) or 0, tonumber(replaced) or 0
@@ -18,14 +19,14 @@ if changed then
   replaced = (server or ARGV[6] == '1') and now or 0
   since = now
 elseif ARGV[5] ~= '' and now - tonumber(ARGV[5]) >= since then
-  -- It has published elsewhere when others were here, and were told already.
+  -- It published elsewhere while other gateways were here and had been notified already.
   from, replaced, changed = math.max(now, from + 1), now, true
 end
 if changed then
   redis.call('HSET', KEYS[1], 'server', table.concat({ARGV[2], text(since), text(from), text(replaced)}, ' '))
 end
 
--- Each gateway: when it came, when it was here last, and what it says.
+-- For each gateway: when it came, when it was here last, and its description.
 local life = tonumber(ARGV[4])
 local function read(value)
   local came, last, said = string.match(value or '', '^(%d+) (%d+) (.*)$')

@@ -1,5 +1,5 @@
--- KEYS are two for each node: its members in a channel, and its users. Those of the asking node come first. ARGV[1] is how
--- many members that node has, further arguments are its users that are not written yet.
+-- KEYS: two for each node, its members and its users in a channel; those of the asking node come first.
+-- ARGV[1]: number of members of the asking node. Further arguments: its users that are not written yet.
 local count = tonumber(ARGV[1])
 local keys = {KEYS[2]}
 for index = 3, #KEYS, 2 do

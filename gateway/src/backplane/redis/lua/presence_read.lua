@@ -1,5 +1,5 @@
--- KEYS have the members of a channel, one key for each node. ARGV[1] is how many there may be; nothing is answered if there
--- are more.
+-- KEYS: members of a channel, one key for each node. ARGV[1]: maximum number of members; returns false if
+-- there are more.
 local count = 0
 for _, key in ipairs(KEYS) do
   count = count + redis.call('HLEN', key)

@@ -1,5 +1,5 @@
--- KEYS[1] has the members of a dead node in a channel, KEYS[2] its users. Takes up to ARGV[1] members out and answers what
--- is known of them: nobody else gets them.
+-- KEYS[1]: members of a dead node in a channel. KEYS[2]: its users. Removes up to ARGV[1] members and returns
+-- their records: no other gateway gets them.
 local found = redis.call('HRANDFIELD', KEYS[1], ARGV[1], 'WITHVALUES')
 local members = {}
 for index = 1, #found, 2 do

@@ -1,6 +1,6 @@
--- KEYS[1] has the members of one node in a channel, KEYS[2] its users. ARGV[1] is for how many milliseconds they are kept,
--- ARGV[2] '1' if nothing of what is there is right. Four lists follow, each after its length: members that are there, each
--- with what is known of it, users that are, members that have gone, users that have.
+-- KEYS[1]: members of one node in a channel. KEYS[2]: its users. ARGV[1]: time in milliseconds to keep them.
+-- ARGV[2]: '1' to replace everything. Four lists follow, each after its length: members to add, each with its
+-- record, users to add, members to remove, users to remove.
 local at = 3
 
 local function all(command, key)
@@ -15,7 +15,7 @@ local function all(command, key)
 end
 
 if ARGV[2] == '1' then
-  -- A server without memory refuses the first write, and then nothing has been taken away.
+  -- A server out of memory refuses the first write, and then nothing has been removed.
   if tonumber(ARGV[3]) > 0 then
     redis.call('HSET', KEYS[1], ARGV[4], ARGV[5])
   end

@@ -1,12 +1,13 @@
--- ARGV[7] is the body, ARGV[8] the topic, ARGV[9] what stands before the number. KEYS[3] is where an idempotency key is
--- remembered, ARGV[10] for how many milliseconds. ARGV[11] is the version as 20 digits or nothing, ARGV[12] its epoch.
--- With ARGV[3] of 0 nothing is kept, and nothing numbered. ARGV[13] is there if it was published before at another server. The
--- answer has a third part if nothing was published: 1 for an old version, 2 for a key that is known, 3 for one that is not.
+-- ARGV[7]: body. ARGV[8]: topic. ARGV[9]: head, before the position. KEYS[3]: key that remembers an
+-- idempotency key. ARGV[10]: time in milliseconds to remember it. ARGV[11]: version with 20 digits, or
+-- nothing. ARGV[12]: epoch of the version. With ARGV[3] of 0 nothing is kept or numbered. ARGV[13]: present
+-- if it was published before at another server. The reply has a third part if nothing was published: 1 for an
+-- old version, 2 for a known key, 3 for an unknown one.
 local once, version, kept = KEYS[3], ARGV[11] or '', ARGV[3] ~= '0'
 if once then
   local first = redis.call('GET', once)
   if first then
-    -- A write, for whoever waits for replicas after this.
+    -- A write, so that a wait for replicas after this works.
     redis.call('PEXPIRE', once, ARGV[10])
     local offset, epoch = string.match(first, '^(%d+) (%S*)')
     return {tonumber(offset), epoch, 2}
@@ -17,7 +18,7 @@ if once then
 end
 if version ~= '' then
   local newest = redis.call('HMGET', top, 'version', 'version_epoch')
-  -- Digits of one length are ordered like the numbers, of which the largest are none that Lua can hold.
+  -- Digits of equal length sort like numbers, the largest of which Lua cannot represent.
   if newest[1] and newest[2] == ARGV[12] and version <= newest[1] then
     local place = position()
     return {place.offset, place.epoch, 1}
@@ -31,7 +32,8 @@ if kept then
     begin(place)
   end
   epoch, offset = place.epoch, place.offset
-  -- Of a stream that goes on, this is the first write: a server without memory refuses it, and so all of it.
+  -- For an existing stream this is the first write: a server out of memory refuses it, and so the whole
+  -- script.
   redis.call('XADD', stream, 'MAXLEN', ARGV[3], number(offset) .. '-' .. number(now()), 'd', ARGV[7])
   redis.call('PEXPIRE', stream, ARGV[4])
   remember(place)

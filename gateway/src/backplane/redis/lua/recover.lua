@@ -1,5 +1,6 @@
--- ARGV[7] is the offset after which everything is wanted, or nothing, ARGV[8] its epoch or nothing, ARGV[9] how many
--- publications may be given, ARGV[10] how many bytes. The answer has a third part only if nothing is missing.
+-- ARGV[7]: offset after which everything is wanted, or nothing. ARGV[8]: its epoch, or nothing. ARGV[9]:
+-- maximum number of publications. ARGV[10]: maximum bytes. The reply has a third part only if nothing is
+-- missing.
 local place = position()
 local since = tonumber(ARGV[7])
 if not since or not stands_in(place, ARGV[8]) or since > place.offset then

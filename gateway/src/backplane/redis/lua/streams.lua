@@ -1,10 +1,11 @@
--- The three scripts of the backplane begin with this. ARGV[1] is the replication id of the server, and behind a slash from when
--- on streams count, if not always; ARGV[2] the name of a new stream, ARGV[3] how many publications are kept, ARGV[4] for how
--- many milliseconds, ARGV[5] for how many milliseconds the position is, ARGV[6] the key of what the server lost with
--- everything else if it has lost something.
+-- The common beginning of the three scripts of the backplane. ARGV[1]: replication id of the server, and
+-- after a slash the time since which streams count, if limited. ARGV[2]: epoch of a new stream. ARGV[3]:
+-- number of publications kept. ARGV[4]: time in milliseconds to keep them. ARGV[5]: time in milliseconds to
+-- keep the position. ARGV[6]: key of the anchor, which is gone if the server has lost data.
 local stream, top, server = KEYS[1], KEYS[2], ARGV[1]
 
--- How long after it was told that nothing was published somebody may stand there: no stream is forgotten in that time.
+-- How long the position of an empty channel stays valid after it was returned: no stream is forgotten in that
+-- time.
 local TOLD = 24 * 3600000
 
 local function now()
@@ -16,20 +17,21 @@ local function number(offset)
   return string.format('%.0f', offset)
 end
 
--- Whether a stream that was begun as this one says goes on: another gateway may know earlier that older ones do not count.
+-- Whether a stream with this begin continues: another gateway may know earlier that older ones do not count.
 local function is_later(begun)
   local id, since = string.match(begun or '', '^(.*)/(%d+)$')
   local my_id, my_since = string.match(server, '^(.*)/(%d+)$')
   return id == (my_id or server) and tonumber(since) > (tonumber(my_since) or 0)
 end
 
--- Where nothing is published everybody is told the same, and nothing is written: what is made of everything that was
--- another one if there had been a stream since, and the hour. `left` is what another server has left.
+-- In an empty channel every reader gets the same position, and nothing is written. The epoch is derived from
+-- everything that would differ if there had been a stream since, and from the hour. `left`: fields left by
+-- another server.
 local function untouched(left)
   local at = now()
   local anchor = redis.pcall('GET', ARGV[6])
   if type(anchor) ~= 'string' then
-    -- Nobody who is told this stands there later.
+    -- A later call does not accept this position.
     return {epoch = ARGV[2], offset = 0, begun = at, new = true}
   end
   local last = not left[1] and redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
@@ -38,8 +40,8 @@ local function untouched(left)
   return {epoch = origin .. '.' .. number(math.floor(at / 3600000)), offset = 0, origin = origin, begun = at, new = true}
 end
 
--- Where the stream stands, and whether it is to begin. One that another server has begun does not go on: that server may have
--- numbered publications which this one never received.
+-- The top of the stream, and whether it is new. A stream begun by another server does not continue: that
+-- server may have numbered publications which this one never received.
 local function position()
   local known = redis.call('HMGET', top, 'epoch', 'server', 'offset', 'origin', 'begun')
   if known[1] and (known[2] == server or is_later(known[2])) then
@@ -49,7 +51,8 @@ local function position()
   return untouched(known)
 end
 
--- Whether somebody with this epoch stands in the stream: also who was told the epoch before the stream began.
+-- Whether a position with this epoch is in the stream. That includes the epoch of the empty channel before it
+-- began.
 local function stands_in(place, epoch)
   if epoch == '' or epoch == place.epoch then
     return true
@@ -67,9 +70,9 @@ local function remember(place)
   redis.call('PEXPIRE', top, ARGV[5])
 end
 
--- A new stream, which is named after who stands before its first publication: whoever listens there knows by the name that it
--- has missed nothing. A server without memory refuses the first write, and so all of it; once something was written it would
--- refuse nothing more.
+-- Begins a new stream. Its name derives from the origin of the empty channel, so its subscribers know that
+-- they have missed nothing. A server out of memory refuses the first write, and so the whole script; after
+-- one write it would refuse nothing more.
 local function begin(place)
   place.epoch = place.origin and (place.origin .. '-' .. ARGV[2]) or ARGV[2]
   remember(place)
@@ -77,7 +80,8 @@ local function begin(place)
   redis.call('DEL', stream)
 end
 
--- Entries in an order, until there are `count` of them or they have more than `bytes`. One is given whatever its size.
+-- Collects entries in order, until there are `count` of them or they exceed `bytes`. One is returned whatever
+-- its size.
 local function collect(command, from, to, count, bytes)
   local found = {}
   while #found < count do
@@ -101,14 +105,14 @@ local function collect(command, from, to, count, bytes)
   return found
 end
 
--- Publications expire one by one. The name of an entry is its offset and when it came.
+-- Publications expire one by one. The name of an entry consists of its offset and its time.
 local function trim()
   local oldest = now() - tonumber(ARGV[4])
   while true do
     local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
     local came = first and tonumber(string.match(first[1], '%-(%d+)$'))
     if not came or came > oldest then return end
-    -- A user that may not, or a server that takes no writes: then what has expired is there for longer.
+    -- Without permission, or if the server takes no writes, expired entries stay longer.
     local done = redis.pcall('XDEL', stream, first[1])
     if type(done) == 'table' and done.err then return end
   end

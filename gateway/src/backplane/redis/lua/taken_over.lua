@@ -1,4 +1,5 @@
--- KEYS[1] has who has left something behind, the others are what ARGV[1] has left. ARGV[2] is who has settled it.
+-- KEYS[1]: gateways whose data must be taken over. Further keys: data of the gateway ARGV[1]. ARGV[2]: the
+-- gateway that has taken over.
 local claimed = redis.call('HGET', KEYS[1], ARGV[1])
 if not claimed or string.match(claimed, '^%S+') ~= ARGV[2] then
   return 0

@@ -1,5 +1,5 @@
-//! What gateways on one Redis have to agree on. Each says beside its lease what its rules are; where they differ the safer one
-//! counts at all of them until the last gateway that has it is gone.
+//! `Agreement` reconciles the rules of the gateways on one Redis. Each gateway publishes its rules next to
+//! its lease. Where they differ, all use the safer rule until the last gateway that has it is gone.
 
 pub(crate) mod description;
 pub(crate) mod rules;
@@ -24,23 +24,23 @@ use crate::telemetry::backplane::{Subject, Trouble};
 
 const ENDING: &str = include_str!("../lua/end_agreement.lua");
 
-/// The field of `P:rules` with the number of its last change.
+/// The field of `P:rules` with the number of the last change.
 const REVISION: &str = "revision";
 
-/// What comes before the name of a table in the field that says whether its channels have a history.
+/// Prefix of a table's name in the field that says whether its channels have a history.
 const ERA: &str = "era ";
 
-/// How often a difference is written to the log at most.
+/// Minimum pause between two log lines about differences.
 const SAID: Duration = Duration::from_secs(5);
 
-/// The names and digests of the plugins that are live, in the order of the chain.
+/// Names and digests of the live plugins, in the order of the chain.
 pub type Plugins = Vec<(Arc<str>, String)>;
 
 /// See the module.
 pub(crate) struct Agreement {
     pub(crate) rules: Rules,
     known: Mutex<Known>,
-    /// Whether it was ever agreed over a link to home.
+    /// Whether the rules were ever exchanged over a connection to the shared server.
     heard: watch::Sender<bool>,
     plugins: Mutex<Option<Box<dyn Fn() -> Plugins + Send>>>,
 }
@@ -48,31 +48,31 @@ pub(crate) struct Agreement {
 struct Known {
     own: Description,
     own_text: String,
-    /// Whether Redis may not have it.
+    /// Whether Redis may lack the own description.
     due: bool,
-    /// Of what was read last.
+    /// The revision that was read last.
     revision: u64,
     others: BTreeMap<Box<str>, Description>,
     eras: BTreeMap<Box<str>, Era>,
-    /// The revision that the rules in use come from, and their generation.
+    /// The revision of the rules in use, and their generation.
     applying: (u64, u64),
-    /// The last revision by which nothing is under way that was begun by older rules.
+    /// The last revision for which no request under older rules is under way.
     seen: u64,
     differences: BTreeMap<Box<str>, Vec<Difference>>,
-    /// What the log was told, and when.
+    /// The differences last written to the log, and when.
     said: BTreeMap<Box<str>, Vec<Difference>>,
     said_at: Option<Duration>,
 }
 
-/// What a gateway tells with a beat.
+/// What a gateway writes with a beat.
 pub(crate) struct Told {
-    /// What it has read.
+    /// The revision that it has read.
     pub(crate) revision: u64,
-    /// What it goes by.
+    /// The revision that it has applied.
     pub(crate) seen: u64,
-    /// What it says of itself, if Redis may not have it.
+    /// Its description, if Redis may lack it.
     pub(crate) description: Option<String>,
-    /// The tables of the rules with a history.
+    /// The tables of its rules that have a history.
     pub(crate) keeping: Vec<Box<str>>,
 }
 
@@ -104,13 +104,14 @@ impl Agreement {
         self.heard.send_replace(true);
     }
 
-    /// Waits until that is so: before, nobody knows what others keep. Dropping the future loses nothing.
+    /// Waits for [`Self::has_heard`]: before, it is unknown what the others keep. Dropping the future loses
+    /// nothing.
     pub(crate) async fn heard(&self) {
-        // It is never dropped before whoever waits here.
+        // The sender outlives this call.
         let _ = self.heard.subscribe().wait_for(|heard| *heard).await;
     }
 
-    /// Where the plugins are known.
+    /// Sets the function that returns the plugins.
     pub(crate) fn describe(&self, plugins: impl Fn() -> Plugins + Send + 'static) {
         *self.plugins.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(plugins));
     }
@@ -119,12 +120,12 @@ impl Agreement {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Redis may have lost what this gateway has said.
+    /// Redis may have lost the description of this gateway.
     pub(crate) fn say_again(&self) {
         self.known().due = true;
     }
 
-    /// What is to be told with the next beat.
+    /// What the next beat must write.
     pub(crate) fn tell(&self, config: &Config) -> Told {
         let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|read| read());
         let mut known = self.known();
@@ -147,27 +148,28 @@ impl Agreement {
         }
     }
 
-    /// Whether what this gateway goes by is not what it has told the others that it goes by.
+    /// Whether this gateway has yet to report that it applies the rules it has read.
     pub(crate) fn is_applying(&self) -> bool {
         let known = self.known();
         known.seen != known.applying.0
     }
 
-    /// In what another gateway differs, as sentences.
+    /// Differences of another gateway from this one, as sentences.
     pub(crate) fn differences(&self, node: &str) -> Vec<Box<str>> {
         let known = self.known();
         known.differences.get(node).into_iter().flatten().map(|one| one.sentence.clone()).collect()
     }
 
-    /// The revision from which on another gateway must have read the rules before this one may serve, if this one has a rule that
-    /// means more to one of them than what it has itself. Of two that bring the same rule at once both wait.
+    /// The revision that the other gateways must have applied before this one may serve, if this one has a
+    /// rule that is stronger than that of one of them. If two gateways bring the same rule at once, both
+    /// wait.
     pub(crate) fn waits_for(&self, alive: &[Node]) -> Option<u64> {
         let known = self.known();
         let mut others = alive.iter().filter_map(|node| known.others.get(&node.id));
         others.any(|other| known.own.raises(other)).then_some(known.revision)
     }
 
-    /// The rules and eras that a beat has brought, and who is alive.
+    /// Takes in the rules and eras of a beat and the gateways that are alive.
     pub(crate) async fn hear(
         shared: &Shared,
         connection: &mut MultiplexedConnection,
@@ -197,8 +199,8 @@ impl Agreement {
             (known.ending(&effective), known.revision)
         };
         if !ends.is_empty() {
-            // Nobody keeps these any more. That has to be known to whoever does again, before anything is published that is
-            // not kept.
+            // No gateway keeps these any more. A gateway that keeps them again must learn this, so it is
+            // recorded before anything is published without being kept.
             let mut command = redis::cmd("EVAL");
             command.arg(ENDING).arg(1).arg(shared.keys.rules()).arg(revision).arg(&*ends.join(" "));
             let ended = match call(connection, &command, shared.config.timeout).await {
@@ -209,7 +211,7 @@ impl Agreement {
             };
             let mut known = this.known();
             let Some(revision) = ended else {
-                // Somebody has changed something meanwhile: the next beat brings it.
+                // Another gateway has changed the rules meanwhile: the next beat reads them.
                 known.revision = 0;
                 return Ok(());
             };
@@ -223,14 +225,14 @@ impl Agreement {
         let (generation, begins) = this.rules.put(effective);
         known.applying = (known.revision, generation);
         if begins {
-            // Streams begin anew: whoever listens is told.
+            // Streams begin anew: their subscribers are notified.
             shared.shards.iter().for_each(|shard| shard.recheck.notify_one());
         }
         known.compare(shared, alive);
         Ok(())
     }
 
-    /// Writes differences to the log that had to wait.
+    /// Writes the differences to the log that had to wait.
     pub(crate) fn say(&self, shared: &Shared) {
         self.known().say(shared);
     }
@@ -265,7 +267,7 @@ impl Known {
         Effective::of(config, &others, &self.eras)
     }
 
-    /// The tables that this gateway publishes to without a history from now on, and in which there was one.
+    /// The tables with a former history to which this gateway publishes without one from now on.
     fn ending(&self, effective: &Effective) -> Vec<Box<str>> {
         let ended =
             |table: &str| matches!(self.eras.get(table), Some(Era::On(_))) && effective.size_of(table) == 0;

@@ -1,5 +1,5 @@
-//! Who is alive, judged by what was read and when. The clocks of Redis and of other machines play no part: a lease counts
-//! from the moment at which this gateway saw it renewed.
+//! `Leases` decides which gateways are alive, from the leases it has read and when. The clocks of Redis and
+//! of other machines play no part: a lease counts from the moment at which this gateway saw it renewed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use crate::backplane::Node;
 
-/// What one reading of the leases has shown.
+/// A change found by reading the leases.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// A gateway is there.
+    /// A new gateway.
     Came(Node),
-    /// A gateway has said goodbye, or another one found it dead first.
+    /// A gateway has left, or another gateway has already declared it dead.
     Left(Node),
-    /// A lease has run out.
+    /// The lease of a gateway has expired.
     Died(Node),
 }
 
@@ -24,13 +24,13 @@ pub(crate) enum Change {
 pub(crate) struct Leases {
     lease: Duration,
     alive: BTreeMap<Box<str>, Alive>,
-    /// The last leases of those that have died and are still listed.
+    /// The last leases of dead gateways that are still listed.
     dead: BTreeMap<Box<str>, Box<str>>,
-    /// When the leases were read for the last time.
+    /// Time of the last read.
     read: Option<Duration>,
-    /// Since when they have been read without a break.
+    /// Time since which the leases have been read without a break.
     steady: Duration,
-    /// Gateways that have died without having been seen at the server that has the leases now.
+    /// Number of gateways that died without being seen at the server that holds the leases now.
     unseen: usize,
 }
 
@@ -38,30 +38,30 @@ pub(crate) struct Leases {
 struct Alive {
     node: Node,
     lease: Box<str>,
-    /// When it was seen to have been renewed.
+    /// When a renewal was last seen.
     renewed: Duration,
-    /// The revision of the rules that it goes by, if it says so.
+    /// The revision of the rules that it has applied, if stated.
     seen: Option<u64>,
-    /// Whether it was seen to have been renewed at the server that has the leases now.
+    /// Whether a renewal was seen at the server that holds the leases now.
     is_here: bool,
 }
 
-/// What a gateway says in its lease.
+/// The content of a lease.
 pub(crate) struct Lease<'a> {
-    /// Different at every beat: that is what the others look at.
+    /// Different at every beat, so that the others notice the renewal.
     pub(crate) beat: u64,
-    /// When it began, in Unix time in milliseconds.
+    /// Start time, in Unix time in milliseconds.
     pub(crate) started: u64,
-    /// How long it has run, in milliseconds.
+    /// Uptime in milliseconds.
     pub(crate) uptime: u64,
-    /// What people know it by.
+    /// Name for people.
     pub(crate) name: &'a str,
-    /// The revision of the rules that it goes by.
+    /// The revision of the rules that it has applied.
     pub(crate) seen: u64,
 }
 
 impl Lease<'_> {
-    /// What stands in Redis. Whoever reads it skips what it does not know.
+    /// Encodes the lease. Readers skip unknown fields.
     pub(crate) fn to_text(&self) -> String {
         let Self { beat, started, uptime, name, seen } = self;
         let version = env!("CARGO_PKG_VERSION");
@@ -71,7 +71,7 @@ impl Lease<'_> {
 }
 
 impl Leases {
-    /// Nobody is known yet. A lease runs out when it was not renewed for this long.
+    /// No gateway is known yet. A lease expires if it was not renewed for this long.
     pub(crate) fn new(lease: Duration) -> Self {
         Self {
             lease,
@@ -83,45 +83,47 @@ impl Leases {
         }
     }
 
-    /// The others that are alive.
+    /// The other gateways that are alive.
     pub(crate) fn alive(&self) -> impl Iterator<Item = &Node> {
         self.alive.values().map(|alive| &alive.node)
     }
 
-    /// Those of them that have not said that they go by a revision of the rules. Whoever says nothing of it is not among them.
+    /// The live gateways that have not applied a revision of the rules yet. Gateways that do not report
+    /// revisions are left out.
     pub(crate) fn behind(&self, revision: u64) -> impl Iterator<Item = &Node> {
         let behind = move |alive: &&Alive| alive.seen.is_some_and(|seen| seen < revision);
         self.alive.values().filter(behind).map(|alive| &alive.node)
     }
 
-    /// The leases are at another server from now on. What is read there may be a copy of what was written elsewhere.
+    /// Another server holds the leases from now on. A lease read there may be a copy of one written
+    /// elsewhere.
     pub(crate) fn moved(&mut self) {
         self.alive.values_mut().for_each(|alive| alive.is_here = false);
     }
 
-    /// How many have died since that nobody has seen there, each told once.
+    /// Returns and resets the number of gateways that died without being seen at the current server.
     pub(crate) fn take_unseen(&mut self) -> usize {
         std::mem::take(&mut self.unseen)
     }
 
-    /// So many were taken and could not be told.
+    /// Adds back a number that could not be reported.
     pub(crate) fn put_back_unseen(&mut self, count: usize) {
         self.unseen += count;
     }
 
-    /// Whether it is known who there is.
+    /// Whether the leases have ever been read.
     pub(crate) fn have_been_read(&self) -> bool {
         self.read.is_some()
     }
 
-    /// The names of those that have died, and what their leases were.
+    /// Names and last leases of the dead gateways.
     pub(crate) fn dead(&self) -> Vec<(Box<str>, Box<str>)> {
         self.dead.iter().map(|(name, lease)| (name.clone(), lease.clone())).collect()
     }
 
-    /// All leases were read, among them that of this gateway, `me`.
+    /// Takes in all leases, including that of this gateway, `me`.
     pub(crate) fn hear(&mut self, at: Duration, me: &str, listed: Vec<(Box<str>, Box<str>)>) -> Vec<Change> {
-        // While nothing was read nobody could be seen to renew: all get a full lease from now on.
+        // No renewal can be seen between reads: after a break, every gateway gets a full lease.
         if self.read.is_none_or(|read| at.saturating_sub(read) > self.lease / 2) {
             self.steady = at;
             self.alive.values_mut().for_each(|alive| alive.renewed = at);
@@ -150,7 +152,7 @@ impl Leases {
                 }
             }
         }
-        // A Redis that came back without its data lists nobody for a moment.
+        // A Redis that came back without its data lists no gateway for a moment.
         let settled = at.saturating_sub(self.steady) >= self.lease;
         let (lease, dead, unseen) = (self.lease, &mut self.dead, &mut self.unseen);
         self.alive.retain(|name, alive| {
@@ -171,7 +173,7 @@ impl Leases {
     }
 }
 
-/// What a lease says, and the revision of the rules that its gateway goes by.
+/// Decodes a lease: its node, and the revision that it has applied.
 fn read(id: &str, lease: &str) -> Option<(Node, Option<u64>)> {
     let lease: Value = serde_json::from_str(lease).ok()?;
     let (number, text) = (|key: &str| lease[key].as_u64(), |key: &str| lease[key].as_str().map(Box::from));
@@ -192,7 +194,7 @@ mod tests {
         Lease { beat, started: 1_700_000_000_000, uptime: 1000 + beat, name, seen }.to_text()
     }
 
-    /// Time goes on, and everybody who is alive has renewed.
+    /// Time passes, and every live gateway has renewed its lease.
     struct Scene {
         leases: Leases,
         at: u64,
@@ -204,7 +206,8 @@ mod tests {
             Self { leases: Leases::new(Duration::from_millis(3000)), at: 10_000, beat: 0 }
         }
 
-        /// A reading `millis` later, in which `renewed` have renewed and `stale` have not since the first reading.
+        /// A reading `millis` later, in which `renewed` have renewed and `stale` have not since the first
+        /// reading.
         fn after(&mut self, millis: u64, renewed: &[&str], stale: &[&str]) -> Vec<String> {
             self.at += millis;
             self.beat += 1;
@@ -272,7 +275,7 @@ mod tests {
     fn while_nothing_can_be_read_nobody_dies() {
         let mut scene = Scene::new();
         scene.after(0, &["a", "b", "c"], &[]);
-        // Frozen for a minute: the others come back at their own pace, and one not at all.
+        // Frozen for a minute: the others return at different times, and one not at all.
         assert!(scene.after(60_000, &[], &["a", "b", "c"]).is_empty());
         assert!(scene.after(500, &["a"], &["b", "c"]).is_empty());
         for _ in 0..4 {

@@ -1,5 +1,6 @@
-//! Gateways meet at each server that they use, whatever they call it: there they find out that they divide channels among their
-//! servers differently, and who has gone on publishing at a server that was replaced when others had left it.
+//! Every gateway registers at each server that it uses. There the gateways detect that they divide channels
+//! among their servers differently, and that one of them still published at a replaced server after others
+//! had left it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -17,20 +18,20 @@ use crate::telemetry::backplane::Trouble;
 
 const MEETING: &str = include_str!("../lua/meeting.lua");
 
-/// How long it is believed that a gateway is there that does not say so again.
+/// How long an entry is valid that is not renewed.
 const LIFE: Duration = Duration::from_secs(3);
 
-/// So often in a row a server may be another one here than for others before that counts: for as long as they take to notice that
-/// it was replaced.
+/// Number of consecutive times that two gateways must see different servers under one name before it counts:
+/// this covers the time they take to notice a replaced server.
 const PATIENCE: u32 = 10;
 
-/// What this gateway and others say of their servers.
+/// A gateway's description of its servers.
 struct Said {
     wire: String,
     name: String,
-    /// What they call each, and its replication id if they know it. Empty for one server.
+    /// Name of each server, with its replication id if known. Empty if there is only one server.
     servers: BTreeMap<String, String>,
-    /// Whether they use them, and do not only look.
+    /// Whether the gateway uses them, rather than only checking.
     serves: bool,
 }
 
@@ -40,7 +41,7 @@ impl Said {
         json!({"wire": wire, "name": name, "servers": servers, "serves": serves}).to_string()
     }
 
-    /// What is not said is as it would be at this gateway.
+    /// Decodes a description. A missing field counts as equal to that of this gateway.
     fn read(bytes: &[u8], here: &Self) -> Option<Self> {
         let said: Json = serde_json::from_slice(bytes).ok()?;
         let text = |key: &str, here: &str| said[key].as_str().unwrap_or(here).to_owned();
@@ -54,7 +55,7 @@ impl Said {
         Some(Self { wire: text("wire", &here.wire), name: text("name", "?"), servers, serves })
     }
 
-    /// Why the two cannot serve together.
+    /// Reason why the two cannot serve together.
     fn conflict(&self, other: &Self) -> Option<Conflict> {
         if self.wire != other.wire {
             let (there, here) = (&other.wire, &self.wire);
@@ -89,7 +90,7 @@ impl Said {
 
 struct Conflict {
     sentence: String,
-    /// Not only that a server was replaced a moment ago.
+    /// False if a recently replaced server would explain it.
     certain: bool,
 }
 
@@ -99,42 +100,44 @@ impl Conflict {
     }
 }
 
-/// Whether a link begins.
+/// When the gateway registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Occasion {
-    /// It does, and nobody uses it yet.
+    /// The connection is new and not used yet.
     Coming,
-    /// It is used.
+    /// The connection is in use.
     Staying,
-    /// Somebody has died who may have published at the server before.
+    /// A gateway has died that may have published at the previous server.
     Parting,
 }
 
-/// Before anybody uses a link: who else uses the server, and how. `Err` if this gateway must not use it, or cannot tell the
-/// others that it does.
+/// Registers before a connection is used, and compares with the other gateways. `Err` if this gateway must
+/// not use the server, or cannot register.
 pub(crate) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     meet(shared, link, Occasion::Coming).await?;
     let shard = &shared.shards[link.shard];
     let before = shard.comes_to(&link.server);
     if before.is_some() && shared.slot_map.are_moving() {
-        // Nobody tells when a server of a Cluster was replaced: it has the slots now, and may not have every key.
+        // A Cluster does not announce that a server was replaced: this server has the slots now, and may lack
+        // keys.
         shard.replaced(Some(shared.clock.now().at));
     }
     Ok(())
 }
 
-/// Over and over while a link is used.
+/// Renews the registration while a connection is in use.
 pub(crate) async fn go_on(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     meet(shared, link, Occasion::Staying).await
 }
 
-/// A gateway has died that was never seen at this server: what it has published last is told of as if it had come now.
+/// A gateway has died that was never seen at this server: its last publications are treated as made at the
+/// previous server just now.
 pub(crate) async fn part(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     meet(shared, link, Occasion::Parting).await
 }
 
 async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> Result<(), Cause> {
-    // In a Cluster the servers themselves see to it that one that is replaced takes nothing any more, and say who has what.
+    // A Cluster ensures that a replaced server takes no more writes, and assigns the slots.
     let is_cluster = shared.slot_map.are_moving();
     if is_cluster && !link.home {
         return Ok(());
@@ -165,9 +168,9 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
     command.arg(nodes::KEPT.as_millis() as u64);
     let reply = match call(&mut connection, &command, shared.config.timeout).await {
         Ok(reply) => reply,
-        // The probe says so, and it is said again with the next watch.
+        // The health check reports it, and the next one tries again.
         Err(cause) if occasion == Occasion::Staying && cause.is_of_writing() => return Ok(()),
-        // Whoever has something to tell here has not told it.
+        // The registration carries a report that must not be lost.
         Err(cause) => return Err(cause),
     };
     let Some(met) = Met::read(reply) else {
@@ -193,7 +196,7 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
     let mut found = None;
     for (node, came, other) in &met.others {
         let Some(other) = Said::read(other, &said) else { continue };
-        // Of two that use the server the one that came first stays.
+        // Of two gateways in conflict, the one that came first stays.
         let stays = serves && (met.came, &*me) < (*came, &**node);
         if let Some(conflict) = said.conflict(&other).filter(|_| other.serves) {
             found = Some((conflict, other.name, stays));
@@ -223,7 +226,7 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
     }
 }
 
-/// What this gateway calls its servers, and which these are.
+/// Names of this gateway's servers, with their replication ids.
 fn servers(shared: &Shared, link: &ServerConnection) -> BTreeMap<String, String> {
     let RedisTopology::Servers(servers) = &shared.config.topology else { return BTreeMap::new() };
     if servers.len() < 2 {
@@ -243,15 +246,15 @@ fn servers(shared: &Shared, link: &ServerConnection) -> BTreeMap<String, String>
         .collect()
 }
 
-/// What a server answers.
+/// The reply of a server.
 struct Met {
-    /// From when on its streams count; 0 for any.
+    /// Time since which its streams count; 0 for no limit.
     since: u64,
-    /// How long ago it has replaced another one, or a gateway came to it late.
+    /// Time since it replaced another server, or since a gateway came late.
     replaced: Option<Duration>,
     /// When this gateway came, by the clock of the server.
     came: u64,
-    /// The other gateways, when they came, and what they say.
+    /// The other gateways: name, when they came, and their descriptions.
     others: Vec<(String, u64, Vec<u8>)>,
 }
 

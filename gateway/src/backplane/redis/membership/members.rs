@@ -1,4 +1,4 @@
-//! The members that a dead gateway has left in channels, at whichever servers those lie.
+//! Removes the members that a dead gateway left in channels, on all servers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,27 +19,27 @@ use crate::protocol::push::Member;
 
 const UNLISTING: &str = include_str!("../lua/unlist.lua");
 
-/// What became of the members of a gateway.
+/// Result of removing a gateway's members.
 #[derive(Default)]
 pub(crate) struct Left {
-    /// How many were taken out.
+    /// Number of removed members.
     pub(crate) members: usize,
-    /// The units of channels in which there may be others still, because the unit is away.
+    /// Shards without a connection, whose channels may have more members.
     pub(crate) away: BTreeSet<usize>,
-    /// There may be others still, for another reason.
+    /// Whether there may be more members for another reason.
     pub(crate) failed: bool,
 }
 
-/// What became of those in one channel.
+/// Result for one channel.
 enum End {
     Done,
-    /// The unit is away.
+    /// The shard has no connection.
     Away(usize),
     Failed,
 }
 
 impl Takeover<'_> {
-    /// Takes the members out of their channels and tells who is left there. `None` if the claim is lost.
+    /// Removes the members from their channels and publishes leaves. `None` if the claim is lost.
     pub(crate) async fn members_leave(
         &self,
         connection: &mut MultiplexedConnection,
@@ -53,7 +53,7 @@ impl Takeover<'_> {
                 let mut done = Vec::new();
                 for name in names {
                     match std::str::from_utf8(name).ok().and_then(|name| Channel::parse(name).ok()) {
-                        // All at once: each server answers on its own.
+                        // Concurrently: each server answers independently.
                         Some(channel) => asked.push((name, self.ask(&channel), channel)),
                         None => done.push(name),
                     }
@@ -78,7 +78,7 @@ impl Takeover<'_> {
         }
     }
 
-    /// Asks for some of the members in a channel.
+    /// Requests the removal of some members of a channel.
     fn ask(&self, channel: &Channel) -> Result<oneshot::Receiver<Response>, End> {
         let shard = self.shared.slot_map.shard_of(channel);
         if self.shared.shards[shard].status.link().is_none() {
@@ -94,7 +94,7 @@ impl Takeover<'_> {
         }
     }
 
-    /// Tells who was in a channel, and asks until nobody is. Counts them.
+    /// Publishes leaves for the removed members, and requests more until there are none. Counts them.
     async fn end(
         &self,
         channel: &Channel,
@@ -120,7 +120,7 @@ impl Takeover<'_> {
         }
     }
 
-    /// Takes channels that are done from the list. False if this gateway is not to go on.
+    /// Removes finished channels from the list. False if the claim is lost.
     async fn unlist(
         &self,
         connection: &mut MultiplexedConnection,

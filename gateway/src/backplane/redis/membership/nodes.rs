@@ -1,5 +1,5 @@
-//! Which gateways there are. Each writes its lease over and over and reads those of all others; whoever stops writing is
-//! dead after a while, and whoever says goodbye is gone at once.
+//! `Nodes` tracks the gateways. Each periodically writes its lease and reads those of all others. A gateway
+//! that stops writing is dead after a while; one that removes its lease is gone at once.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,46 +18,48 @@ use crate::backplane::redis::membership::leases::{Change, Lease, Leases};
 pub(crate) use crate::backplane::redis::membership::takeover::take_over_dead_nodes;
 use crate::backplane::redis::{Shared, clients, format::wire, membership::meeting};
 
-/// How often a lease is renewed and the others' are read.
+/// Interval at which a lease is renewed and the others are read.
 const BEAT: Duration = Duration::from_millis(500);
 
-/// How long a lease is believed that is not renewed. With a beat before and one after, a death is noticed within four
-/// seconds.
+/// How long a lease is valid without renewal. With a beat before and one after, a death is noticed within
+/// four seconds.
 const LEASE: Duration = Duration::from_secs(3);
 
-/// How long leases are kept in Redis: gateways that come back after all of them had died learn who there was.
+/// How long leases are kept in Redis: gateways that return after all have died learn which ones there were.
 pub(crate) const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long a gateway waits at most until the others go by its rules. Whoever has not said so by then is dead, or would never.
+/// Maximum time that a gateway waits until the others apply its rules. A gateway that has not confirmed by
+/// then is dead, or never will.
 const AGREED: Duration = Duration::from_secs(4);
 
-/// How often it looks whether they do, and they whether nothing is under way any more by the rules before.
+/// How often it checks this, and how often the others check whether requests under the old rules are still
+/// under way.
 const AGREEING: Duration = Duration::from_millis(20);
 
 const BEATING: &str = include_str!("../lua/beat.lua");
 const BURYING: &str = include_str!("../lua/mark_dead.lua");
 const LEAVING: &str = include_str!("../lua/leave.lua");
 
-/// How long goodbye waits for what is being written.
+/// Maximum time that [`leave`] waits for pending writes.
 const WRITTEN: Duration = Duration::from_secs(1);
 
 /// This gateway among the others.
 pub(crate) struct Nodes {
-    /// What is told of this gateway.
+    /// Name of this gateway for people.
     name: Box<str>,
     started: u64,
     beats: AtomicU64,
-    /// It has said goodbye, and writes no lease any more.
+    /// Whether this gateway has left and writes no lease any more.
     gone: AtomicBool,
     leases: Mutex<Leases>,
-    /// What is written of this gateway may not be what Redis has.
+    /// Whether Redis may lack what this gateway has written.
     anew: AtomicBool,
-    /// The replication id of the server that was written to.
+    /// Replication id of the server that was written to.
     server: Mutex<Box<str>>,
-    /// Who has gone and left something behind.
+    /// Gateways that have gone and whose data must be taken over.
     pub(super) dead: Mutex<Vec<Box<str>>>,
     pub(super) buried: Notify,
-    /// Another gateway has said that it is worth to look at once.
+    /// Notified when another gateway has changed something to read at once.
     looked: Notify,
 }
 
@@ -78,28 +80,28 @@ impl Nodes {
         }
     }
 
-    /// The others that are alive, as far as it is known.
+    /// The other gateways that are alive, as far as this one knows.
     pub(crate) fn others(&self) -> Vec<Node> {
         self.leases().alive().cloned().collect()
     }
 
-    /// What people know this gateway by.
+    /// Name of this gateway for people.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The next beat comes at once.
+    /// Triggers the next beat at once.
     pub(crate) fn look(&self) {
         self.looked.notify_one();
     }
 
-    /// The same; `None` if leases were never read: then nothing is known of who there is.
+    /// Like [`others`](Self::others); `None` if the leases were never read.
     pub(crate) fn known_others(&self) -> Option<Vec<Node>> {
         let leases = self.leases();
         leases.have_been_read().then(|| leases.alive().cloned().collect())
     }
 
-    /// While home is away nobody remembers what would have to be taken away there: on return everything is written anew.
+    /// Drops pending removals while the shared server is away: when it returns, everything is written again.
     pub(crate) fn sweep(&self, shared: &Shared) {
         shared.presence.sweep_list();
         shared.clients.write_anew();
@@ -110,7 +112,7 @@ impl Nodes {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What stands in Redis of this gateway.
+    /// Encodes the lease of this gateway.
     fn lease(&self, uptime: Duration, seen: u64) -> String {
         let beat = self.beats.fetch_add(1, Ordering::Relaxed);
         let uptime = u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX);
@@ -118,14 +120,15 @@ impl Nodes {
     }
 }
 
-/// The first beat over a new link. Ends when the others go by the rules of this gateway, where these mean more than theirs:
-/// what is published by older rules would be missing in what this gateway keeps. `Err` also if the server takes no writes: then
-/// nobody knows of these rules.
+/// The first beat over a new connection. Returns when the others apply the rules of this gateway, if these
+/// are stronger than theirs: a publication under weaker rules would be missing in the history that this
+/// gateway promises. `Err` also if the server takes no writes, because then the others do not know these
+/// rules.
 pub(crate) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     {
         let mut server = shared.nodes.server.lock().unwrap_or_else(PoisonError::into_inner);
         if *server != link.server {
-            // A replica that was promoted may not have received what its master had confirmed.
+            // A promoted replica may lack writes that its master had confirmed.
             shared.nodes.anew.store(true, Ordering::Release);
             if !server.is_empty() {
                 shared.nodes.leases().moved();
@@ -164,13 +167,13 @@ pub(crate) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<()
     }
 }
 
-/// Beats until the link fails.
+/// Beats until the connection fails.
 pub(crate) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     loop {
         if let Err(cause) = beat(&shared, &link).await {
             return cause;
         }
-        // Somebody may wait until this gateway goes by what it has just read.
+        // Another gateway may be waiting until this one applies the rules it has just read.
         let pause = if shared.agreement.is_applying() { AGREEING } else { BEAT };
         tokio::select! {
             () = sleep(pause) => (),
@@ -179,21 +182,21 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cau
     }
 }
 
-/// Writes everything anew that stands at home of this gateway.
+/// Writes all data of this gateway on the shared server again.
 async fn write_anew(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     shared.presence.list_anew();
     clients::write_anew(shared, link).await
 }
 
-/// What became of a beat.
+/// Result of a beat.
 enum Beaten {
-    /// The others can read it, and what they say was read. Or it is not needed any more.
+    /// The lease was written and the others were read, or no lease is needed any more.
     Done,
-    /// The server does not take it, and nothing was read.
+    /// The server refuses writes, and nothing was read.
     Unwritten(Cause),
 }
 
-/// Renews the lease and reads those of the others. Buries who has died.
+/// Renews the lease, reads those of the others, and declares gateways dead.
 async fn beat(shared: &Shared, link: &ServerConnection) -> Result<Beaten, Cause> {
     let Some(mut connection) = link.connections.first().cloned() else { return Ok(Beaten::Done) };
     if shared.nodes.gone.load(Ordering::Acquire) {
@@ -208,7 +211,7 @@ async fn beat(shared: &Shared, link: &ServerConnection) -> Result<Beaten, Cause>
     command.arg(told.description.as_deref().unwrap_or_default()).arg(told.keeping.join(" "));
     let reply = match call(&mut connection, &command, shared.config.timeout).await {
         Ok(reply) => reply,
-        // Nobody's lease can be renewed then, and nobody is declared dead: who reads nothing judges nobody.
+        // No gateway can renew its lease then; without a read, none is declared dead.
         Err(cause) if cause.is_of_writing() => return Ok(Beaten::Unwritten(cause)),
         Err(cause) => return Err(cause),
     };
@@ -216,7 +219,7 @@ async fn beat(shared: &Shared, link: &ServerConnection) -> Result<Beaten, Cause>
         shared.metrics.malformed();
         return Ok(Beaten::Done);
     };
-    // Whoever finds its own lease gone was taken for dead, or home has lost its data.
+    // The own lease is gone: this gateway was declared dead, or the shared server has lost its data.
     if !known {
         shared.nodes.anew.store(true, Ordering::Release);
         shared.presence.write_anew_at(|_| true);
@@ -249,9 +252,9 @@ async fn beat(shared: &Shared, link: &ServerConnection) -> Result<Beaten, Cause>
     Agreement::hear(shared, &mut connection, said, &alive, changed, told).await?;
     shared.agreement.say(shared);
     if unseen > 0 {
-        // What they have published last they may have published at the server before.
+        // Their last publications may have gone to the previous server.
         if let Err(cause) = meeting::part(shared, link).await {
-            // Told again with the next beat, over this link or another one.
+            // Reported again with the next beat, over this connection or another one.
             shared.nodes.leases().put_back_unseen(unseen);
             if !cause.is_of_writing() {
                 return Err(cause);
@@ -268,7 +271,8 @@ async fn beat(shared: &Shared, link: &ServerConnection) -> Result<Beaten, Cause>
     Ok(Beaten::Done)
 }
 
-/// Takes the lease of a dead gateway away, unless it has been renewed meanwhile. What it has left is somebody's to settle.
+/// Removes the lease of a dead gateway unless it was renewed meanwhile, and records that its data must be
+/// taken over.
 async fn bury(
     shared: &Shared,
     connection: &mut MultiplexedConnection,
@@ -280,12 +284,12 @@ async fn bury(
     command.arg(node).arg(lease).arg(KEPT.as_millis() as u64);
     match call(connection, &command, shared.config.timeout).await {
         Err(cause) if !cause.is_of_writing() => Err(cause),
-        // Tried again with the next beat.
+        // The next beat tries again.
         _ => Ok(()),
     }
 }
 
-/// Says goodbye: the others do not wait until the lease has run out.
+/// Removes the lease, so that the others need not wait until it expires.
 pub(crate) async fn leave(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     shared.nodes.gone.store(true, Ordering::Release);
     let written = async {
@@ -293,7 +297,7 @@ pub(crate) async fn leave(shared: &Shared, link: &ServerConnection) -> Result<()
             sleep(Duration::from_millis(5)).await;
         }
     };
-    // What is not written by then another gateway settles.
+    // Another gateway takes over whatever is not written by then.
     let _ = timeout(WRITTEN, written).await;
     let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
     let me = name(shared.node);
@@ -304,26 +308,26 @@ pub(crate) async fn leave(shared: &Shared, link: &ServerConnection) -> Result<()
     call(&mut connection, &command, shared.config.timeout).await.map(drop)
 }
 
-/// How a gateway is called in Redis, in the log and in the API.
+/// Name of a gateway in Redis, in the log and in the API.
 pub(crate) fn name(node: u64) -> String {
     format!("{node:016x}")
 }
 
-/// Fields of what gateways say of themselves, and their values.
+/// Fields of the hash with the gateways' descriptions.
 pub(crate) type Said = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 /// Names and leases.
 type Listed = Vec<(Box<str>, Box<str>)>;
 
-/// The answer to a beat.
+/// The reply to a beat.
 struct Heard {
     /// Whether this gateway was listed.
     known: bool,
     /// All leases.
     listed: Listed,
-    /// Who has left something behind.
+    /// Gateways whose data must be taken over.
     pub(super) buried: Vec<Box<str>>,
-    /// What gateways say of themselves, with its revision, if that is another one than was read.
+    /// The descriptions of the gateways and their revision, if it differs from the one that was read.
     said: Option<(u64, Said)>,
 }
 
@@ -356,7 +360,7 @@ fn heard(reply: Value) -> Option<Heard> {
     let mut texts = leases.into_iter().map(text);
     let mut listed = Vec::new();
     while let Some(name) = texts.next() {
-        // A lease that is no text is one of a gateway that is not understood, and of nobody else.
+        // A lease that is not text belongs to a gateway that is not understood; the others stay valid.
         let (name, lease) = (name?, texts.next()?);
         listed.extend(lease.map(|lease| (name, lease)));
     }

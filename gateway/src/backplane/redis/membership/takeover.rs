@@ -1,5 +1,5 @@
-//! What a gateway has left behind is settled by one of the others, which claims it for a while. If that one dies too, the
-//! next goes on where it has stopped.
+//! `Takeover` cleans up the data of a dead gateway. One of the others claims it for a while; if that one dies
+//! too, the next continues where it stopped.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
@@ -31,23 +31,23 @@ const REPORTED: &str = include_str!("../lua/reported.lua");
 /// How long a claim holds. It is renewed with every step.
 const CLAIM: Duration = Duration::from_secs(10);
 
-/// How long workers may take for the clients of one step.
+/// Maximum time that workers may take for the clients of one step.
 const TOLD: Duration = Duration::from_secs(8);
 
-/// Channels or clients of one step.
+/// Number of channels or clients in one step.
 pub(crate) const STEP: usize = 64;
 
-/// What lies at a server that is away is looked for again after so many beats, or when the server is back.
+/// Number of beats until data on an unavailable server is tried again, unless the server returns earlier.
 const PATIENCE: u32 = 20;
 
-/// What one gateway has left that lies at servers that are away.
+/// Data of one gateway on servers that are away.
 struct Waiting {
     shards: BTreeSet<usize>,
     beats: u32,
 }
 
 impl Waiting {
-    /// Whether it is of no use to look again.
+    /// Whether to keep waiting.
     fn goes_on(&mut self, shared: &Shared) -> bool {
         self.beats += 1;
         let away =
@@ -56,13 +56,14 @@ impl Waiting {
     }
 }
 
-/// Settles what others leave until the link fails.
+/// Takes over dead gateways until the connection fails.
 pub(crate) async fn take_over_dead_nodes(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     let mut waiting: HashMap<Box<str>, Waiting> = HashMap::new();
     loop {
         shared.nodes.buried.notified().await;
         let dead = std::mem::take(&mut *shared.nodes.dead.lock().unwrap_or_else(PoisonError::into_inner));
-        // Plugins are not loaded yet, or workers end: somebody else is there, or the next beat names it again.
+        // Plugins are not loaded yet, or workers are ending: another gateway takes over, or the next beat
+        // lists it again.
         if *shared.phase.borrow() != Phase::Running {
             continue;
         }
@@ -77,7 +78,7 @@ pub(crate) async fn take_over_dead_nodes(shared: Arc<Shared>, link: Arc<ServerCo
                 Ok(shards) => {
                     waiting.insert(node, Waiting { shards, beats: 0 });
                 }
-                // The next beat names it again.
+                // The next beat lists it again.
                 Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => (),
                 Err(cause) => return cause,
             }
@@ -85,7 +86,7 @@ pub(crate) async fn take_over_dead_nodes(shared: Arc<Shared>, link: Arc<ServerCo
     }
 }
 
-/// What one gateway has left.
+/// The takeover of one gateway.
 pub(crate) struct Takeover<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     link: &'a ServerConnection,
@@ -93,7 +94,7 @@ pub(crate) struct Takeover<'a> {
 }
 
 impl Takeover<'_> {
-    /// Returns the units that are away and have to be waited for.
+    /// Returns the shards without a connection that it has to wait for.
     async fn run(&self) -> Result<BTreeSet<usize>, Cause> {
         const LATER: BTreeSet<usize> = BTreeSet::new();
         let Some(mut connection) = self.link.connections.first().cloned() else { return Ok(LATER) };
@@ -103,7 +104,7 @@ impl Takeover<'_> {
         let Some(Left { members, away, failed }) = self.members_leave(&mut connection).await? else {
             return Ok(LATER);
         };
-        // Plugins wait for no server that only has members.
+        // Clients are disconnected even if a server that only holds members is away.
         let Some(clients) = self.disconnect_clients(&mut connection).await? else { return Ok(LATER) };
         if failed {
             return Ok(LATER);
@@ -121,7 +122,7 @@ impl Takeover<'_> {
         Ok(LATER)
     }
 
-    /// Whether this gateway is to go on with it.
+    /// Claims the takeover, or extends the claim. False if this gateway must not continue.
     pub(crate) async fn claim(&self, connection: &mut MultiplexedConnection) -> Result<bool, Cause> {
         let mut command = redis::cmd("EVAL");
         command.arg(CLAIMING).arg(2).arg(self.shared.keys.dead()).arg(self.shared.keys.leases());
@@ -129,8 +130,8 @@ impl Takeover<'_> {
         Ok(call(connection, &command, self.shared.config.timeout).await? == Value::Int(1))
     }
 
-    /// Tells plugins that the clients have gone. How many there were; `None` if somebody else has to go on, or this gateway
-    /// later.
+    /// Calls `on-disconnect` for the clients. Returns their number; `None` if another gateway continues, or
+    /// this one later.
     async fn disconnect_clients(
         &self,
         connection: &mut MultiplexedConnection,
@@ -159,7 +160,8 @@ impl Takeover<'_> {
             told.iter().for_each(|id| {
                 command.arg(&**id);
             });
-            // If the gateway is alive after all, these are its clients again, and it tells plugins itself when they go.
+            // If the gateway is alive after all, these are its clients again, and it calls `on-disconnect`
+            // when they leave.
             let settles = call(connection, &command, shared.config.timeout).await? == Value::Int(1);
             count += told.len();
             if !settles || told.len() < read || !self.claim(connection).await? {
@@ -168,7 +170,7 @@ impl Takeover<'_> {
         }
     }
 
-    /// Tells the plugins of this gateway that clients have gone, on its workers. Gives those back that they know of.
+    /// Calls `on-disconnect` for clients on this gateway's workers. Returns the ids of the confirmed ones.
     async fn notify_plugins(&self, listed: Vec<(Box<str>, Vec<u8>)>) -> Vec<Box<str>> {
         let shared = self.shared;
         let now = shared.clock.now();
@@ -177,7 +179,7 @@ impl Takeover<'_> {
             let count = shared.departed.fetch_add(1, Ordering::Relaxed);
             let Some(Record { client, since }) = record::read(&id, ConnectionIds::elsewhere(count), &bytes)
             else {
-                // Nobody else would understand it either.
+                // No other gateway would understand the record either.
                 shared.metrics.malformed();
                 told.push(id);
                 continue;
@@ -195,7 +197,7 @@ impl Takeover<'_> {
             worker.put(Delivery::Disconnected(Box::new(goodbye), sender));
             under_way.push((id, receiver));
         }
-        // A worker that does not answer is busy, or ends: what it was told is told again.
+        // A worker that does not answer in time is busy or ending: the client is retried later.
         let until = Instant::now() + TOLD;
         for (id, receiver) in under_way {
             if let Ok(Ok(())) = timeout_at(until, receiver).await {

@@ -1,4 +1,4 @@
-//! The list of this node's channels, which others read when this node has died.
+//! Maintains the list of this node's channels, which other nodes read when this one has died.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use crate::backplane::redis::membership::nodes;
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
 
-/// Channels that the list is told of at once.
+/// Maximum number of channels in one change of the list.
 const CHANNELS_MAX: usize = 1000;
 
-/// Channels of one page of a list, about.
+/// Approximate number of channels in one page of a list.
 const PAGE: usize = 1000;
 
-/// How often it is looked whether the list is still there.
+/// How often the list is checked for existence.
 const RENEWAL: Duration = Duration::from_secs(5);
 
-/// Keeps the list until the link to home fails.
+/// Maintains the list until the connection to the shared server fails.
 pub(crate) async fn keep_list(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     let Some(mut connection) = link.connections.first().cloned() else { return gone() };
     let list = shared.keys.presence_of(&nodes::name(shared.node));
@@ -72,7 +72,7 @@ async fn change(shared: &Shared, connection: &mut MultiplexedConnection, list: &
     pause_if_refused(shared, &replies).await
 }
 
-/// Keeps the list from expiring, and finds out whether it is there.
+/// Renews the expiry of the list, and detects its loss.
 async fn renew(shared: &Shared, connection: &mut MultiplexedConnection, list: &str) -> Result<(), Cause> {
     let mut pipeline = pipe();
     pipeline.cmd("PEXPIRE").arg(list).arg(nodes::KEPT.as_millis() as u64);
@@ -83,7 +83,8 @@ async fn renew(shared: &Shared, connection: &mut MultiplexedConnection, list: &s
     pause_if_refused(shared, &replies).await
 }
 
-/// What the list has and is not known here may lie somewhere still: it was left while its server or home was away.
+/// Reads the list for channels that are not known here: their entries may still exist, because the node left
+/// while their server or the shared server was away.
 async fn know(shared: &Shared, connection: &mut MultiplexedConnection, list: &str) -> Result<(), Cause> {
     let mut cursor = 0;
     loop {
@@ -100,12 +101,12 @@ async fn know(shared: &Shared, connection: &mut MultiplexedConnection, list: &st
     }
 }
 
-/// The channel with this name.
+/// Parses the name of a channel.
 fn channel(name: &[u8]) -> Option<Channel> {
     Channel::parse(std::str::from_utf8(name).ok()?).ok()
 }
 
-/// A part of a list of channels, from a cursor on, and the cursor of the next; 0 begins and ends it.
+/// Reads a part of a list of channels from a cursor on, and the next cursor; 0 starts and ends a scan.
 pub(crate) async fn page(
     shared: &Shared,
     connection: &mut MultiplexedConnection,

@@ -1,4 +1,5 @@
-//! The members of one channel at this node, and what of that its server does not know yet.
+//! `Present` holds the members of one channel at this node, and tracks what has not been written to its
+//! server.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,54 +7,54 @@ use std::sync::Arc;
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Member;
 
-/// Members of one channel that are written at once: a script holds everybody else up.
+/// Maximum number of members of one channel in a write: a script blocks the server.
 const AT_ONCE_MAX: usize = 1000;
 
-/// Connections, with what their users are called in Redis.
+/// Connections, with the names of their users in Redis.
 pub(super) type Concerned = HashMap<Arc<str>, Box<str>>;
 
-/// Whether the list of this node's channels has a channel.
+/// Whether a channel is in the list of this node's channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listed {
     No,
-    /// It is being changed, or may have been lost.
+    /// A change is under way, or the list may have been lost.
     Perhaps,
     Yes,
 }
 
-/// What is to be done about a channel next.
+/// The next step for a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
     Nothing,
-    /// The list has to have it before anything is written, or has it for nothing.
+    /// Add it to the list, which must precede any write, or remove it from the list.
     List,
-    /// Its server is to be told something.
+    /// Write to its server.
     Write,
-    /// There is no trace of it, and nobody in it.
+    /// Drop it: nothing is stored for it, and it has no members.
     Forget,
 }
 
 /// The members of one channel.
 #[derive(Debug)]
 pub(super) struct Present {
-    /// By the id of their connection.
+    /// By connection id.
     pub(super) members: HashMap<Arc<str>, Arc<Member>>,
-    /// Of a list of them, in bytes.
+    /// Bytes of a list of them.
     pub(super) bytes: usize,
-    /// By what a user is called in Redis, with how many connections.
+    /// Number of connections by the name of the user in Redis.
     pub(super) users: HashMap<Box<str>, usize>,
-    /// Connections that have come or gone.
+    /// Connections that have come or gone since the last write.
     pub(super) unwritten: Concerned,
-    /// Nothing of what the server has is right.
+    /// Whether the entry on the server must be replaced as a whole.
     pub(super) anew: bool,
-    /// What the server was told, and has not answered.
+    /// Writes that the server has not answered.
     under_way: Vec<Arc<Concerned>>,
     pub(super) listed: Listed,
-    /// The number of the queue in which it stands.
+    /// Index of the queue it is in.
     pub(super) queued: Option<usize>,
 }
 
-/// What a server is to be told of one channel: how things are, not what has changed.
+/// One write for a channel: complete entries, not changes.
 #[derive(Debug)]
 pub(crate) struct Write {
     pub(super) channel: Channel,
@@ -65,7 +66,7 @@ pub(crate) struct Write {
     pub(super) concerned: Arc<Concerned>,
 }
 
-/// Users are counted once, and anonymous connections one by one.
+/// Name of a member's user in Redis: users count once, anonymous connections one by one.
 fn user(member: &Member) -> Box<str> {
     if member.user.is_empty() {
         format!("@{}", member.client).into()
@@ -75,7 +76,7 @@ fn user(member: &Member) -> Box<str> {
 }
 
 impl Present {
-    /// Nobody is known yet. The first write clears what may lie there from before.
+    /// Creates a channel without members. The first write clears older entries on the server.
     pub(super) fn new(listed: Listed) -> Self {
         Self {
             members: HashMap::new(),
@@ -113,7 +114,7 @@ impl Present {
         self.unwritten.insert(member.client.clone(), user);
     }
 
-    /// The users of connections that the server may not know of yet.
+    /// Users of connections that the server may not know yet.
     pub(super) fn unwritten_users(&self) -> Vec<Box<str>> {
         let all = self.under_way.iter().flat_map(|concerned| concerned.iter()).chain(&self.unwritten);
         let here = all.filter(|(client, _)| self.members.contains_key(*client));
@@ -130,28 +131,28 @@ impl Present {
         }
     }
 
-    /// Whether the server has to be told something.
+    /// Whether something must be written.
     pub(super) fn has_news(&self) -> bool {
         self.anew || !self.unwritten.is_empty()
     }
 
-    /// Whether something is being written that the server has not answered.
+    /// Whether a write has not been answered.
     pub(super) fn is_under_way(&self) -> bool {
         !self.under_way.is_empty()
     }
 
-    /// Nobody is in it, and nobody is being written.
+    /// Whether it has no members and no writes under way.
     pub(super) fn is_left(&self) -> bool {
         self.members.is_empty() && self.under_way.is_empty()
     }
 
-    /// Nothing is taken for known to the server.
+    /// Treats nothing as written.
     pub(super) fn write_anew(&mut self) {
         self.anew = true;
         self.unwritten = self.members.values().map(|member| (member.client.clone(), user(member))).collect();
     }
 
-    /// What the server is to be told next. [`Present::answered`] follows.
+    /// Takes the next write. [`Present::answered`] must follow.
     pub(super) fn write(&mut self, channel: &Channel) -> Write {
         let concerned: Concerned = if self.unwritten.len() <= AT_ONCE_MAX {
             std::mem::take(&mut self.unwritten)
@@ -178,14 +179,14 @@ impl Present {
         Write { channel: channel.clone(), anew, came, users_came, gone, users_gone, concerned }
     }
 
-    /// The server has carried a write out, or nobody knows whether it has.
+    /// Ends a write. `written` is false if it failed or may have failed.
     pub(super) fn answered(&mut self, write: &Write, written: bool) {
         self.under_way.retain(|concerned| !Arc::ptr_eq(concerned, &write.concerned));
         if written {
             return;
         }
         if write.anew {
-            // What other parts of it have written by then is cleared too when this one is repeated.
+            // The repeated write also clears what other writes have stored by then.
             self.write_anew();
         } else {
             let concerned = write.concerned.iter();

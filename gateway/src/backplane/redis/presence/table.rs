@@ -1,9 +1,10 @@
-//! The members of this node, and what of them Redis does not know yet.
+//! `Presence` holds the members of this node and tracks what has not been written to Redis.
 //!
-//! A channel goes from queue to queue. First the list of this node's channels has to have it: from the list others learn, when
-//! this node has died, where its members lie, so the list has every channel in which somebody is written, and never one too few.
-//! Then its server is told who is there. When the last has gone it leaves the list again. The list is at home, and home may
-//! be away while the server of a channel is there, or the other way round.
+//! A channel moves through queues. First it is added to the list of this node's channels: when this node has
+//! died, the others learn from the list where its members are stored, so a channel must be listed before a
+//! member is written. Then its members are written to its server. When the last member has gone, the channel
+//! is removed from the list. The list is on the shared server, which may be unavailable while the channel's
+//! server is not, or the other way round.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -32,28 +33,28 @@ pub(crate) struct Presence {
     slot_map: Arc<SlotMap>,
     /// One for each server, and the last one for the list.
     queues: Box<[Queue]>,
-    /// How often the list was taken for lost.
+    /// Number of times the list was considered lost.
     losses: AtomicU64,
-    /// The list may have channels that are not known here.
+    /// Notified if the list may have channels that are not known here.
     strangers: Notify,
 }
 
-/// Channels about which something is to be done. One that stands elsewhere by then is passed over.
+/// Channels with a pending step. A channel that is in another queue by then is skipped.
 #[derive(Default)]
 struct Queue {
     channels: Mutex<VecDeque<Channel>>,
     some: Notify,
-    /// The replication id of the server that was written to last.
+    /// Replication id of the server that was written to last.
     server: Mutex<Box<str>>,
 }
 
-/// What a server is told at once. Dropped, it counts as not told.
+/// Writes to a server. If dropped, they count as failed.
 pub(super) struct Batch<'a> {
     presence: &'a Presence,
     pub(super) writes: Vec<Write>,
 }
 
-/// What the list is told at once. Dropped, it counts as not told.
+/// Changes of the list. If dropped, they count as failed.
 pub(super) struct Listing<'a> {
     presence: &'a Presence,
     losses: u64,
@@ -62,10 +63,10 @@ pub(super) struct Listing<'a> {
 }
 
 impl Presence {
-    /// Numbers of shards.
+    /// Number of shards of the table.
     pub(super) const SHARDS: usize = SHARDS;
 
-    /// For so many servers.
+    /// Creates an empty table for this number of servers.
     pub(crate) fn new(slot_map: Arc<SlotMap>, servers: usize) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
@@ -81,12 +82,12 @@ impl Presence {
         lock(&self.shards[self.hasher.hash_one(channel) as usize % SHARDS])
     }
 
-    /// The number of the queue for the list.
+    /// Index of the queue for the list.
     fn list(&self) -> usize {
         self.queues.len() - 1
     }
 
-    /// A connection has come.
+    /// A connection has joined.
     pub(crate) fn enter(&self, channel: &Channel, member: &Arc<Member>) {
         let mut shard = self.shard(channel);
         let present = shard.entry(channel.clone()).or_insert_with(|| Present::new(Listed::No));
@@ -94,7 +95,7 @@ impl Presence {
         self.queue(channel, present);
     }
 
-    /// A connection has gone.
+    /// A connection has left.
     pub(crate) fn leave(&self, channel: &Channel, member: &Arc<Member>) {
         let mut shard = self.shard(channel);
         let Some(present) = shard.get_mut(channel) else { return };
@@ -116,19 +117,19 @@ impl Presence {
         Ok(present.members.values().cloned().collect())
     }
 
-    /// How many connections and users this node has, and those of the users that Redis may not know of yet.
+    /// Number of connections and users at this node, and those of the users that Redis may not know yet.
     pub(crate) fn count(&self, channel: &Channel) -> (usize, usize, Vec<Box<str>>) {
         let shard = self.shard(channel);
         let Some(present) = shard.get(channel) else { return (0, 0, Vec::new()) };
         (present.members.len(), present.users.len(), present.unwritten_users())
     }
 
-    /// Nobody is in any channel, and Redis knows it.
+    /// Whether no channel has members and Redis is up to date.
     pub(crate) fn is_empty(&self) -> bool {
         self.shards.iter().all(|shard| lock(shard).is_empty())
     }
 
-    /// Puts a channel where something is to be done about it next.
+    /// Puts a channel into the queue of its next step.
     fn queue(&self, channel: &Channel, present: &mut Present) {
         let queue = match present.due() {
             Due::Nothing => return,
@@ -142,12 +143,12 @@ impl Presence {
         }
     }
 
-    /// Waits until a server is to be told something. Dropping the future loses nothing.
+    /// Waits until there is something to write to a server. Dropping the future loses nothing.
     pub(super) async fn changed(&self, server: usize) {
         self.stands_in(server).await;
     }
 
-    /// Waits until the list is to be told something. Dropping the future loses nothing.
+    /// Waits until there is a change for the list. Dropping the future loses nothing.
     pub(super) async fn list_changed(&self) {
         self.stands_in(self.list()).await;
     }
@@ -164,12 +165,13 @@ impl Presence {
         self.strangers.notify_one();
     }
 
-    /// Waits until [`Presence::know`] is to be called for what the list has. Dropping the future loses nothing.
+    /// Waits until [`Presence::know`] must be called for the channels in the list. Dropping the future loses
+    /// nothing.
     pub(super) async fn strangers(&self) {
         self.strangers.notified().await;
     }
 
-    /// Takes what a server is to be told next.
+    /// Takes the next writes for a server.
     pub(super) fn take(&self, server: usize, channels_max: usize, members_max: usize) -> Batch<'_> {
         let (mut batch, mut members) = (Batch { presence: self, writes: Vec::new() }, 0);
         while batch.writes.len() < channels_max && members < members_max {
@@ -185,13 +187,13 @@ impl Presence {
                 members += write.concerned.len();
                 batch.writes.push(write);
             }
-            // It has another part, or has to go elsewhere first.
+            // It needs another write, or another queue.
             self.queue(&channel, present);
         }
         batch
     }
 
-    /// Takes what the list is to be told next.
+    /// Takes the next changes for the list.
     pub(super) fn take_list(&self, max: usize) -> Listing<'_> {
         let losses = self.losses.load(Ordering::Acquire);
         let mut listing = Listing { presence: self, losses, come: Vec::new(), gone: Vec::new() };
@@ -221,7 +223,7 @@ impl Presence {
         listing
     }
 
-    /// There is a link to a server. One that is not known has nothing of what was written.
+    /// A connection to a server was made. If it is another server than before, everything is written again.
     pub(crate) fn begin(&self, server: usize, id: &str) {
         let another = {
             let mut known = lock(&self.queues[server].server);
@@ -235,7 +237,7 @@ impl Presence {
         self.suspect_strangers();
     }
 
-    /// Nothing is taken for known to the servers of these channels, wherever they are by now.
+    /// Writes these channels again, to their current servers.
     pub(crate) fn write_anew_at(&self, concerns: impl Fn(&Channel) -> bool) {
         for shard in &self.shards {
             for (channel, present) in lock(shard).iter_mut().filter(|(channel, _)| concerns(channel)) {
@@ -245,7 +247,7 @@ impl Presence {
         }
     }
 
-    /// The list has lost what it was told, or somebody else has taken it away.
+    /// The list was lost, or another gateway has removed it.
     pub(crate) fn list_anew(&self) {
         self.losses.fetch_add(1, Ordering::AcqRel);
         for shard in &self.shards {
@@ -259,7 +261,7 @@ impl Presence {
         self.suspect_strangers();
     }
 
-    /// The list has a channel: what lies there of this node goes if nobody is known to be in it.
+    /// The list has a channel: if it is not known here, its old entries are removed.
     pub(super) fn know(&self, channel: &Channel) {
         let mut shard = self.shard(channel);
         if let Entry::Vacant(shard_index) = shard.entry(channel.clone()) {
@@ -267,7 +269,7 @@ impl Presence {
         }
     }
 
-    /// The channels of a shard and a server about which nothing is to be done.
+    /// The channels of one part of the table and one server that have no pending step.
     pub(super) fn quiet_in(&self, shard: usize, server: usize) -> Vec<Channel> {
         let shard = lock(&self.shards[shard % SHARDS]);
         let quiet = shard.iter().filter(|(channel, present)| {
@@ -276,8 +278,8 @@ impl Presence {
         quiet.map(|(channel, _)| channel.clone()).collect()
     }
 
-    /// The server has so many connections and users of this node in a channel. If others are right, and were all along, it is told
-    /// everything anew.
+    /// Compares the counts that a server has for this node in a channel. If they differ although nothing is
+    /// pending, everything is written again.
     pub(super) fn compare(&self, channel: &Channel, connections: usize, users: usize) {
         let mut shard = self.shard(channel);
         let Some(present) = shard.get_mut(channel) else { return };
@@ -288,11 +290,11 @@ impl Presence {
         }
     }
 
-    /// Forgets who has come and gone while a server is away. To be called then, so that this is bounded: on its return who is
-    /// there is written anew, and channels that only the list has are cleared.
+    /// Forgets channels without members while a server is away, so that the table stays bounded: when the
+    /// server returns, all members are written again, and channels that are only in the list are cleared.
     pub(crate) fn sweep(&self, server: usize) {
         if lock(&self.queues[server].channels).is_empty() {
-            // Nothing has changed there.
+            // Nothing has changed for this server.
             return;
         }
         self.sweep_queue(server, |channel, present| {
@@ -307,7 +309,8 @@ impl Presence {
         });
     }
 
-    /// The same while the list is away. What its server may still have stays known: the list may be lost.
+    /// The same while the list is away. A channel whose server may still have entries is kept, because the
+    /// list may be lost.
     pub(crate) fn sweep_list(&self) {
         self.sweep_queue(self.list(), |_, present| {
             if present.is_left() && (present.listed == Listed::No || !present.has_news()) {
@@ -320,7 +323,7 @@ impl Presence {
         });
     }
 
-    /// Makes a queue anew of what `keep` leaves.
+    /// Rebuilds a queue from the channels that `keep` keeps.
     fn sweep_queue(&self, queue: usize, keep: impl Fn(&Channel, &mut Present) -> bool) {
         lock(&self.queues[queue].channels).clear();
         for shard in &self.shards {
@@ -344,7 +347,8 @@ impl Presence {
         }
     }
 
-    /// The list was asked to change when it had been lost so often. If it was lost meanwhile, the answer says nothing.
+    /// Sets the result of a list change that began after `losses` losses. If the list was lost meanwhile, the
+    /// result means nothing.
     fn listed(&self, channel: &Channel, listed: Listed, losses: u64) {
         let mut shard = self.shard(channel);
         let Some(present) = shard.get_mut(channel) else { return };
@@ -358,7 +362,7 @@ impl Presence {
 }
 
 impl Batch<'_> {
-    /// The server has answered. `written` tells by its place in the batch whether it has carried a write out.
+    /// Ends the writes. `written` returns, by index in the batch, whether the server has carried a write out.
     pub(super) fn answered(mut self, written: impl Fn(usize) -> bool) {
         for (shard_index, write) in std::mem::take(&mut self.writes).iter().enumerate() {
             self.presence.answered(write, written(shard_index));

@@ -1,4 +1,4 @@
-//! What comes from Redis, and to which workers it goes.
+//! Passes messages from Redis to the workers.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::protocol::channel::{Channel, Target};
 use crate::protocol::push::{Push, PushKind};
 
 impl Shared {
-    /// A message came from Redis, or from this node while it is alone.
+    /// Handles a message from Redis, or from this node while Redis is away.
     pub(crate) fn received(&self, topic: &[u8], message: &Bytes) {
         self.metrics.received();
-        // What no gateway sends: it is something else.
+        // No gateway sends messages of this size: it has another source.
         let bytes_max = self.agreement.rules.publication_bytes_max() + wire::OVERHEAD_BYTES_MAX;
         let for_nodes = topic == self.keys.nodes().as_bytes();
         let channel = self.keys.channel(topic);
@@ -43,7 +43,7 @@ impl Shared {
                 self.deliver(channel, PushKind::Leave(member), None);
             }
             (Some(Message::Order { node, address, order }), None) if for_nodes => {
-                // This node has carried it out when it was given.
+                // This node has already carried out its own order.
                 if node != self.node {
                     self.order(None, &address, None, &order);
                 }
@@ -68,20 +68,20 @@ impl Shared {
         }
     }
 
-    /// The worker of a connection that is almost certainly of this node. Ids of other nodes decode to something else, but
-    /// for one in many millions.
+    /// The worker of a connection that very probably belongs to this node: ids of other nodes decode to
+    /// another value, except for one in many millions.
     pub(crate) fn worker_of(&self, id: &str) -> Option<usize> {
         let number = self.ids.number(id)?;
         let worker = ConnectionIds::worker(number);
         (worker < self.inboxes.len() && ConnectionIds::count(number) < 1 << 32).then_some(worker)
     }
 
-    /// To these workers, or to those with subscribers.
+    /// Delivers to these workers, or to those with subscribers.
     pub(crate) fn deliver(&self, channel: Channel, kind: PushKind, workers: Option<u64>) {
         self.deliver_charged(channel, kind, workers, None);
     }
 
-    /// The same, and somebody pays for it until it was delivered.
+    /// Like [`deliver`](Self::deliver), with an account that is charged until delivery.
     pub(crate) fn deliver_charged(
         &self,
         channel: Channel,
@@ -102,7 +102,7 @@ impl Shared {
         }
     }
 
-    /// Tells one worker, or all of them. False if one has no room.
+    /// Gives an order to one worker, or to all of them. False if one has no room.
     pub(crate) fn order(
         &self,
         worker: Option<usize>,

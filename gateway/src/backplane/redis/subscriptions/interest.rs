@@ -1,4 +1,5 @@
-//! Which channels this node has subscribers of, which of them Redis knows of, and who waits for that.
+//! `Interest` tracks the channels with subscribers at this node, which of them are subscribed to in Redis,
+//! and the requests that wait for it.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -21,17 +22,17 @@ pub(crate) struct Interest {
     shards: [Mutex<HashMap<Channel, Entry>>; SHARDS],
     hasher: RandomState,
     channels: AtomicUsize,
-    /// Those with subscribers. The others are on their way out.
+    /// Channels with subscribers. The others are about to be removed.
     wanted: AtomicUsize,
     channels_max: usize,
     slot_map: Arc<SlotMap>,
     /// One for each server.
     changes: Box<[Changes]>,
-    /// Who waits and until when, in that order: everybody waits for the same time.
+    /// Waiting requests with their deadline, in order: all have the same timeout.
     waiting: Mutex<VecDeque<(Duration, Channel)>>,
 }
 
-/// Channels whose subscription at a server may have to change.
+/// Channels whose subscription on a server may have to change.
 #[derive(Default)]
 struct Changes {
     channels: Mutex<VecDeque<Channel>>,
@@ -40,27 +41,27 @@ struct Changes {
 
 #[derive(Default)]
 struct Entry {
-    /// The workers with subscribers, one bit each.
+    /// Workers with subscribers, one bit each.
     workers: u64,
-    /// The link over which Redis has confirmed the subscription; 0 for none.
+    /// Number of the connection over which Redis has confirmed the subscription; 0 for none.
     confirmed: u64,
-    /// Whether it stands among the changes.
+    /// Whether it is in the queue of changes.
     changing: bool,
-    /// Whether Redis was asked to confirm it.
+    /// Whether a subscribe command is under way.
     coming: bool,
     /// Whether Redis has ended the subscription: something may have been missed since.
     broken: bool,
-    /// The newest publication that came from Redis.
+    /// Position of the newest publication from Redis.
     top: Option<Top>,
     waiters: Vec<Waiter>,
 }
 
-/// Who waits until a channel is subscribed to.
+/// A request that waits until a channel is subscribed to.
 #[derive(Debug)]
 pub(crate) enum Waiter {
-    /// For nothing else.
+    /// A request to add interest.
     Announced(ReplyTo, Duration),
-    /// To find out what was missed.
+    /// A request for missed publications.
     Recover(Request),
 }
 
@@ -73,12 +74,12 @@ impl Waiter {
     }
 }
 
-/// What became of an announcement.
+/// Result of adding interest.
 #[derive(Debug)]
 pub(crate) enum Added {
     /// Everything published from now on arrives.
     Already,
-    /// That is known later.
+    /// The response comes later.
     Waits,
     /// There are too many channels.
     Full,
@@ -103,12 +104,13 @@ impl Interest {
         lock(&self.shards[index])
     }
 
-    /// How many channels there are.
+    /// Number of channels.
     pub(crate) fn channels(&self) -> usize {
         self.channels.load(Ordering::Relaxed)
     }
 
-    /// A worker has a subscriber. Without a `link` only this node's publications arrive, and nobody waits.
+    /// Adds the interest of a worker. Without a `link` only this node's publications arrive, and no response
+    /// is pending.
     pub(crate) fn add(
         &self,
         worker: usize,
@@ -120,7 +122,7 @@ impl Interest {
         let mut shard = self.shard(channel);
         let known = shard.get(channel);
         let is_wanted = known.is_some_and(|entry| entry.workers != 0);
-        // Who comes and goes cannot take the room of those who stay.
+        // Channels about to be removed do not take the room of channels with subscribers.
         let all_max = self.channels_max.saturating_mul(2);
         if !is_wanted && self.wanted.load(Ordering::Relaxed) >= self.channels_max
             || known.is_none() && self.channels.load(Ordering::Relaxed) >= all_max
@@ -136,7 +138,7 @@ impl Interest {
             self.wanted.fetch_add(1, Ordering::Relaxed);
         }
         entry.workers |= 1 << worker;
-        // What is for a user or a connection comes on the topic of all nodes.
+        // Messages to users and connections come on the topic of all nodes.
         if channel.target() != Target::Channel || link == Some(entry.confirmed) {
             return Added::Already;
         }
@@ -150,7 +152,7 @@ impl Interest {
         Added::Waits
     }
 
-    /// A worker has no subscriber any more.
+    /// Removes the interest of a worker.
     pub(crate) fn remove(&self, worker: usize, channel: &Channel) {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return };
@@ -170,7 +172,8 @@ impl Interest {
         }
     }
 
-    /// Asks when the channel is subscribed to. Gives the request back if it is, or if it needs no subscription.
+    /// Keeps a request until the channel is subscribed to. Returns it if that is so already, or if it needs
+    /// no subscription.
     pub(crate) fn when_confirmed(
         &self,
         link: Option<u64>,
@@ -190,7 +193,7 @@ impl Interest {
         None
     }
 
-    /// Whether a channel has been subscribed to over a link without a break.
+    /// Whether a channel is subscribed to over a connection, without an interruption.
     pub(crate) fn is_confirmed(&self, channel: &Channel, link: u64) -> bool {
         channel.target() != Target::Channel
             || self.shard(channel).get(channel).is_none_or(|entry| entry.confirmed == link)
@@ -204,8 +207,8 @@ impl Interest {
         }
     }
 
-    /// The place of these channels has changed: they are subscribed to there. Nothing of it happens for them at the place
-    /// before, whatever stands in its queue.
+    /// These channels have moved to another server and are subscribed to there. Queued changes for the old
+    /// server are skipped.
     pub(crate) fn moved(&self, concerned: impl Fn(&Channel) -> bool) {
         for shard in &self.shards {
             for (channel, entry) in lock(shard).iter_mut() {
@@ -217,8 +220,8 @@ impl Interest {
         }
     }
 
-    /// Redis has taken a subscription away, or never made it, because it does not have the channel any more. Whether somebody
-    /// misses it.
+    /// Redis has ended a subscription, or refused it, because it does not have the slot any more. True if the
+    /// channel must be subscribed to again.
     pub(crate) fn lost(&self, channel: &Channel, link: u64) -> bool {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return false };
@@ -232,7 +235,7 @@ impl Interest {
         true
     }
 
-    /// A new link to a server: every channel that is there has to be subscribed to again.
+    /// A new connection to a server: all its channels must be subscribed to again.
     pub(crate) fn begin(&self, server: usize) {
         for shard in &self.shards {
             for (channel, entry) in lock(shard).iter_mut() {
@@ -244,7 +247,8 @@ impl Interest {
         }
     }
 
-    /// Forgets channels of a server that have no subscribers. To be called while there is no link, which would do it.
+    /// Forgets channels of a server that have no subscribers. Called while there is no connection, which
+    /// would do it otherwise.
     pub(crate) fn sweep(&self, server: usize) {
         lock(&self.changes[server].channels).clear();
         for shard in &self.shards {
@@ -272,8 +276,8 @@ impl Interest {
         }
     }
 
-    /// Takes some channels whose subscription over this link differs from what it should be: those to subscribe to, and
-    /// those to leave. Channels to leave count as left from now on.
+    /// Takes some channels whose subscription over this connection must change: those to subscribe to, and
+    /// those to unsubscribe from. The latter count as unsubscribed from now on.
     pub(crate) fn take_changes(&self, server: usize, link: u64, max: usize) -> (Vec<Channel>, Vec<Channel>) {
         let (mut come, mut leave) = (Vec::new(), Vec::new());
         while come.len() < max && leave.len() < max {
@@ -281,7 +285,7 @@ impl Interest {
             let mut shard = self.shard(&channel);
             let Some(entry) = shard.get_mut(&channel) else { continue };
             if self.slot_map.shard_of(&channel) != server {
-                // It stands in the queue of another one.
+                // It is in the queue of another server.
                 continue;
             }
             entry.changing = false;
@@ -302,8 +306,8 @@ impl Interest {
         (come, leave)
     }
 
-    /// Redis has confirmed a subscription. Returns who has waited for it, and whether it had been subscribed to before:
-    /// then something may have been missed meanwhile.
+    /// Redis has confirmed a subscription. Returns the requests that waited for it, and whether it was
+    /// subscribed to before: then something may have been missed meanwhile.
     pub(crate) fn confirm(&self, channel: &Channel, link: u64) -> (Vec<Waiter>, bool) {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return (Vec::new(), false) };
@@ -313,7 +317,7 @@ impl Interest {
         (std::mem::take(&mut entry.waiters), before != 0 || broken || entry.top.is_some())
     }
 
-    /// Redis has confirmed that a channel was left. It is forgotten if nobody has come meanwhile.
+    /// Redis has confirmed an unsubscription. The channel is forgotten unless it has new subscribers.
     pub(crate) fn left(&self, channel: &Channel) {
         let mut shard = self.shard(channel);
         if let Some(entry) = shard.get_mut(channel) {
@@ -326,7 +330,7 @@ impl Interest {
         }
     }
 
-    /// Everybody whose time is up.
+    /// The waiting requests that have timed out.
     pub(crate) fn expired(&self, at: Duration) -> Vec<Waiter> {
         let mut expired = Vec::new();
         loop {
@@ -351,17 +355,18 @@ impl Interest {
         }
     }
 
-    /// Some of the channels that are subscribed to over a link, by the number of a shard.
+    /// The channels subscribed to over a connection, in one part of the table.
     pub(crate) fn confirmed_in(&self, shard: usize, link: u64) -> Vec<Channel> {
         let shard = lock(&self.shards[shard % SHARDS]);
         let confirmed = shard.iter().filter(|(_, entry)| entry.confirmed == link);
         confirmed.map(|(channel, _)| channel.clone()).collect()
     }
 
-    /// Numbers of shards.
+    /// Number of shards of the table.
     pub(crate) const SHARDS: usize = SHARDS;
 
-    /// The workers with subscribers of a channel, after a publication with this number came from Redis.
+    /// Workers with subscribers of a channel. `seen` is the position of a publication that just came from
+    /// Redis.
     pub(crate) fn workers(&self, channel: &Channel, seen: Option<(u64, &Arc<str>)>) -> u64 {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return 0 };
@@ -374,7 +379,8 @@ impl Interest {
         entry.workers
     }
 
-    /// Compares what came with where the stream stands. The workers to tell, if it has gone on unnoticed.
+    /// Compares the received position with the top of the stream. Returns the workers to notify if something
+    /// was missed.
     pub(crate) fn compare(&self, channel: &Channel, stands: &Top) -> Option<u64> {
         let mut shard = self.shard(channel);
         let entry = shard.get_mut(channel)?;
@@ -387,13 +393,13 @@ impl Interest {
         Some(entry.workers)
     }
 
-    /// The newest publication that came from Redis.
+    /// Position of the newest publication from Redis.
     pub(crate) fn top(&self, channel: &Channel) -> Option<Top> {
         self.shard(channel).get(channel)?.top.clone()
     }
 }
 
-/// Puts something into the inboxes of these workers.
+/// Puts a delivery into the inboxes of these workers.
 pub(crate) fn spread(inboxes: &[Arc<Inbox>], workers: u64, delivery: impl Fn() -> Delivery) {
     let mut left = workers;
     while left != 0 {

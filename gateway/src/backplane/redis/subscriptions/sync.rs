@@ -1,5 +1,5 @@
-//! Keeps the subscriptions in Redis what they should be, and compares positions with Redis: after a break at once, and now
-//! and then.
+//! Brings the subscriptions in Redis in line with `Interest`, and compares positions with Redis: at once
+//! after an interruption, and periodically.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::backplane::{Most, Response};
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
 
-/// Channels in one command: a storm takes a few of them, and what is published meanwhile comes in between.
+/// Maximum number of channels in one command: a burst of changes takes several, with publications in between.
 const BATCH_MAX: usize = 256;
 
-/// How soon a channel is looked for again that the server does not have any more.
+/// Pause before a channel is tried again that the server does not have any more.
 const MOVING: Duration = Duration::from_millis(20);
 
-/// How long it takes until the positions of every channel were compared once.
+/// Time until the positions of every channel were compared once.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// Keeps subscriptions until the link fails.
+/// Synchronizes subscriptions until the connection fails.
 pub(crate) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     let mut rounds = interval(ROUND / Interest::SHARDS as u32);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -34,7 +34,7 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cau
     loop {
         let done = tokio::select! {
             biased;
-            // First: what is always changing must not keep the rest from being compared.
+            // Comparisons first: constant changes must not prevent them.
             _ = rounds.tick() => {
                 shard += 1;
                 let channels = shared.interest.confirmed_in(shard, link.number);
@@ -97,8 +97,8 @@ async fn recheck(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> 
     Ok(())
 }
 
-/// Asks where the streams stand, and then waits until everything has come that was published before. Also keeps positions from
-/// expiring while somebody listens.
+/// Reads the tops of the streams, and then waits until everything published before has arrived. Also renews
+/// the expiry of positions with subscribers.
 async fn compare(shared: &Shared, link: &ServerConnection, channels: &[Channel]) -> Result<(), Cause> {
     let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
     let (mut checked, mut behind) = (0, 0);
@@ -135,7 +135,7 @@ async fn compare(shared: &Shared, link: &ServerConnection, channels: &[Channel])
         let mut elsewhere = false;
         for (channel, reply) in asked.into_iter().zip(replies.into_iter().step_by(2)) {
             if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
-                // Asked again when it is subscribed to again, here or there.
+                // Compared after the next subscription, on this server or another one.
                 elsewhere |= shared.interest.lost(channel, link.number);
             } else {
                 behind += u64::from(tell(shared, channel, reply));
@@ -150,7 +150,7 @@ async fn compare(shared: &Shared, link: &ServerConnection, channels: &[Channel])
     Ok(())
 }
 
-/// Whether a stream has gone on unnoticed. Then its subscribers are told.
+/// Whether a stream has advanced without this node noticing; its subscribers are notified then.
 fn tell(shared: &Shared, channel: &Channel, reply: Value) -> bool {
     let Some(top) = top(reply) else { return false };
     let Some(workers) = shared.interest.compare(channel, &top) else { return false };

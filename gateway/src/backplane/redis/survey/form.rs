@@ -1,11 +1,11 @@
-//! Questions and answers as bytes.
+//! Encodes questions and answers of surveys.
 
 use std::collections::BTreeMap;
 
 use crate::backplane::redis::format::wire::fields::{Fields, number, put, put_nested, put_number, text};
 use crate::survey::{Connection, Counts, ENTRIES_MAX, Finding, PART_BYTES_MAX, Page, Part, Question};
 
-/// Which question, and which answer.
+/// Tag of the kind of a question or an answer.
 const KIND: u8 = 1;
 
 /// Tags of a question.
@@ -18,7 +18,7 @@ mod question_tag {
 /// Tags of an answer with a list.
 mod list_tag {
     pub(super) const ENTRY: u8 = 2;
-    /// Without a value: there are more.
+    /// Empty value: there are more entries.
     pub(super) const MORE: u8 = 3;
 }
 
@@ -30,7 +30,7 @@ mod entry_tag {
     pub(super) const SINCE: u8 = 4;
 }
 
-/// The first tag of the numbers of an answer with counts.
+/// The first tag of the numbers in an answer with counts.
 const COUNTS: u8 = 2;
 
 pub(crate) fn put_question(bytes: &mut Vec<u8>, question: &Question) {
@@ -45,7 +45,7 @@ pub(crate) fn put_question(bytes: &mut Vec<u8>, question: &Question) {
     put_number(bytes, question_tag::LIMIT, page.limit as u64);
 }
 
-/// `None` for what is no question, and `Some(None)` for one that this version does not know.
+/// `None` for invalid bytes, `Some(None)` for a question unknown to this version.
 pub(crate) fn read_question(bytes: &[u8]) -> Option<Option<Question>> {
     let mut fields = Fields::filling(bytes);
     let (mut kind, mut asked, mut after, mut limit) = (None, None, None, None);
@@ -93,7 +93,7 @@ pub(crate) fn put_finding(bytes: &mut Vec<u8>, finding: &Finding) {
     }
 }
 
-/// `None` for what is no answer, and `Some(None)` for one that this version does not know.
+/// `None` for invalid bytes, `Some(None)` for an answer unknown to this version.
 pub(crate) fn read_finding(bytes: &[u8]) -> Option<Option<Finding>> {
     let mut fields = Fields::filling(bytes);
     while let Some((tag, value)) = fields.next()? {
@@ -128,7 +128,7 @@ fn read_counts(bytes: &[u8]) -> Option<Counts> {
     })
 }
 
-/// As many as fit.
+/// Writes as many entries as fit.
 fn put_entries<T>(bytes: &mut Vec<u8>, part: &Part<T>, put_value: impl Fn(&mut Vec<u8>, &T)) {
     let begin = bytes.len();
     let mut more = part.more;
@@ -147,7 +147,7 @@ fn put_entries<T>(bytes: &mut Vec<u8>, part: &Part<T>, put_value: impl Fn(&mut V
     }
 }
 
-/// An entry of whatever list.
+/// An entry of any list.
 #[derive(Default)]
 struct Entry {
     name: Option<Box<str>>,

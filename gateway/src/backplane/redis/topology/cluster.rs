@@ -1,8 +1,8 @@
-//! Which server of a Cluster has which slot: told by the servers themselves, over and over, because it changes.
+//! Polls the servers of a Cluster for the slot map, because it changes.
 //!
-//! Servers may differ for a while, one that was cut off from the others for long. Of two that claim a slot the one with the
-//! higher configuration epoch has it: so the servers settle it among themselves (Redis Cluster Specification, "Slots
-//! configuration propagation").
+//! Servers may disagree for a while, a partitioned one for long. If two claim a slot, the one with the higher
+//! configuration epoch has it: this is how the servers themselves resolve it (Redis Cluster Specification,
+//! "Slots configuration propagation").
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,35 +20,35 @@ use crate::config::{self, RedisServer};
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
 
-/// Most servers that have slots.
+/// Maximum number of servers with slots.
 pub(crate) const UNITS: usize = 64;
 
-/// Most servers that are asked, with replicas.
+/// Maximum number of servers that are polled, including replicas.
 const ASKED_MAX: usize = 128;
 
-/// How often they are asked.
+/// Poll interval.
 const ASKED: Duration = Duration::from_secs(1);
 
-/// How often while one of them is away.
+/// Poll interval while a server is away.
 const AWAY: Duration = Duration::from_millis(200);
 
-/// Pause after somebody has found that something has moved: more is found meanwhile.
+/// Pause after a moved slot was found: more are found meanwhile.
 const MOVED: Duration = Duration::from_millis(20);
 
-/// What servers say together.
+/// The merged answers of the servers.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Map {
-    /// Who has slots, each once, with its highest epoch.
+    /// Servers with slots, each once, with its highest epoch.
     masters: Vec<(RedisServer, u64)>,
-    /// The place among `masters` of who has each slot.
+    /// Index in `masters` of the owner of each slot.
     slots: HashMap<u16, usize>,
-    /// All that are known, replicas too.
+    /// All known servers, including replicas.
     servers: Vec<RedisServer>,
 }
 
 impl Map {
-    /// Takes in what one server says: the answer to `CLUSTER NODES`. `asked` is how that server was reached. Lines that are
-    /// none are left out.
+    /// Merges the answer of one server to `CLUSTER NODES`. `asked` is the address at which it was reached.
+    /// Invalid lines are skipped.
     fn hear(&mut self, text: &str, asked: &RedisServer) {
         for line in text.lines() {
             let mut words = line.split(' ');
@@ -85,7 +85,7 @@ impl Map {
         }
     }
 
-    /// Who has which slots, each server once.
+    /// The slots of each server.
     fn slots_by_server(&self) -> HashMap<&RedisServer, Vec<u16>> {
         let mut slots_by_server: HashMap<_, Vec<_>> = HashMap::new();
         for (slot, index) in &self.slots {
@@ -95,8 +95,8 @@ impl Map {
     }
 }
 
-/// `HOST:PORT@BUS,NAME,...`: reached as the server that was asked, and with TLS by its name, if it has one. A server that does
-/// not know its own address yet is where it was asked.
+/// Parses `HOST:PORT@BUS,NAME,...`. Uses the transport of the server that was asked; with TLS, the name is
+/// used if there is one. A server that does not know its address yet has the address at which it was asked.
 fn server(address: &str, asked: &RedisServer, itself: bool) -> Option<RedisServer> {
     let mut parts = address.split(',');
     let (host, port) = parts.next()?.split('@').next()?.rsplit_once(':')?;
@@ -110,14 +110,14 @@ fn server(address: &str, asked: &RedisServer, itself: bool) -> Option<RedisServe
     Some(RedisServer { host, port, ..asked.clone() })
 }
 
-/// `7` or `7-9`. Slots that are on their way stand in brackets, and are still where they were.
+/// Parses `7` or `7-9`. Slots in migration are in brackets, and still belong to their old server.
 fn range(word: &str) -> Option<(u16, u16)> {
     let (first, last) = word.split_once('-').unwrap_or((word, word));
     let (first, last) = (first.parse().ok()?, last.parse().ok()?);
     (first <= last && last < SLOTS).then_some((first, last))
 }
 
-/// Asks for as long as the runtime lives, and gives every unit its server.
+/// Polls for as long as the runtime lives, and assigns a server to every shard.
 pub(crate) async fn run(shared: Arc<Shared>, named: Vec<RedisServer>) {
     let mut polled_servers: HashMap<RedisServer, PolledServer> = HashMap::new();
     let mut known = named.clone();
@@ -140,7 +140,7 @@ pub(crate) async fn run(shared: Arc<Shared>, named: Vec<RedisServer>) {
     }
 }
 
-/// The server that has a channel, as these say.
+/// The server of a channel, according to these servers.
 pub(crate) async fn owner(
     config: &config::Redis,
     named: &[RedisServer],
@@ -155,7 +155,7 @@ fn unserved() -> Cause {
     Cause::new(Trouble::Unreachable, "no server of the cluster has slots")
 }
 
-/// Asks all that are known. Without an answer there is a reason.
+/// Polls all known servers. Returns the reason if none answers.
 async fn ask(
     config: &config::Redis,
     polled_servers: &mut HashMap<RedisServer, PolledServer>,
@@ -190,20 +190,20 @@ async fn ask(
     (map, cause)
 }
 
-/// Where the servers are that have slots is not known.
+/// The slot map is unknown.
 fn nobody(shared: &Shared, cause: Option<Cause>) {
     if *shared.mapped.borrow() {
-        // The links find out themselves what is wrong.
+        // The connections themselves find out what is wrong.
         return;
     }
     let cause = cause.unwrap_or_else(unserved);
     let detail = format!("no server of `redis.cluster` tells who has what: {}", cause.detail);
-    // Nothing was written: whatever the error says, it is not of writing.
+    // Nothing was written, so the error is not reported as one of writing.
     let trouble = if cause.trouble == Trouble::Writes { Trouble::Unreachable } else { cause.trouble };
     shared.shards[0].status.set(Some(Cause::new(trouble, detail)));
 }
 
-/// Gives every server with slots a unit, and every slot the unit of its server.
+/// Assigns a shard to every server with slots, and the shard of its server to every slot.
 fn assignment(shared: &Shared, map: &Map) {
     let (slot_map, shards) = (&shared.slot_map, &shared.shards);
     let slots_by_server = map.slots_by_server();
@@ -218,7 +218,7 @@ fn assignment(shared: &Shared, map: &Map) {
         slots_by_server.keys().filter(|server| !seated.contains(&Some(server))).copied().collect();
     new.sort_by_key(|server| (&server.host, server.port));
     for server in new {
-        // Whoever takes over slots gets what waits for them.
+        // A server that takes over slots gets the shard whose requests wait for these slots.
         let had = |shard_index: &usize| {
             slots_by_server[server]
                 .iter()

@@ -1,4 +1,4 @@
-//! Servers that are asked over and over what they know of others: one connection to each of them, kept.
+//! `PolledServer` is a Sentinel or Cluster server that is polled over one persistent connection.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::backplane::redis::connection::status::Cause;
 use crate::config::{self, RedisServer, Secret};
 use crate::telemetry::backplane::Trouble;
 
-/// How long the others are waited for when enough have answered.
+/// How long to wait for the others once enough have answered.
 const OTHERS: Duration = Duration::from_millis(50);
 
 /// See the module.
@@ -22,7 +22,7 @@ pub(crate) struct PolledServer {
 }
 
 impl PolledServer {
-    /// Nothing connects before it is asked.
+    /// Connects with the first poll.
     pub(crate) fn new(
         redis: &config::Redis,
         server: &RedisServer,
@@ -33,8 +33,8 @@ impl PolledServer {
     }
 }
 
-/// What each was asked as, and its answer if it came in time, in the order in which they come. When there are enough of them the others are not
-/// waited for much longer.
+/// Polls all servers concurrently. Returns their labels and answers in order of arrival. Once there are
+/// enough answers, the rest is not waited for much longer.
 pub(crate) async fn ask<'a, T>(
     polled_servers: impl IntoIterator<Item = (T, &'a mut PolledServer)>,
     command: &Cmd,
@@ -44,7 +44,7 @@ pub(crate) async fn ask<'a, T>(
     let mut asking = JoinSet::new();
     let mut asked = Vec::new();
     for (index, (name, polled)) in polled_servers.into_iter().enumerate() {
-        // Whoever is not waited for is connected to anew.
+        // A connection whose answer is not waited for is replaced.
         let answer = one(polled.client.clone(), polled.connection.take(), command.clone(), time);
         asking.spawn(async move { (index, answer.await) });
         asked.push(Some((name, polled)));
@@ -64,7 +64,7 @@ pub(crate) async fn ask<'a, T>(
             waits = false;
         }
     }
-    // Those that were not waited for have not failed.
+    // Servers that were not waited for have not failed.
     if waits {
         let late = || Cause::new(Trouble::Silent, format!("no answer within {time:?}"));
         answers.extend(asked.into_iter().flatten().map(|(name, _)| (name, Err(late()))));

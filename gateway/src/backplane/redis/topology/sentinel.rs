@@ -1,5 +1,5 @@
-//! Which server is the master is what the Sentinels say. An isolated old master goes on acknowledging what will be lost: so
-//! they are asked again for as long as a link lives.
+//! `Sentinels` finds the master by asking the Sentinels. An isolated old master still acknowledges writes
+//! that will be lost, so they are polled for as long as a connection lives.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::backplane::redis::topology::poll::{self, PolledServer};
 use crate::config::{self, RedisSentinels, RedisServer};
 use crate::telemetry::backplane::Trouble;
 
-/// How often the Sentinels are asked while a link lives.
+/// Poll interval while a connection lives.
 const ASKED: Duration = Duration::from_secs(1);
 
 /// See the module. Keeps one connection to each Sentinel.
@@ -22,17 +22,17 @@ pub(crate) struct Sentinels {
 }
 
 impl Sentinels {
-    /// Nothing connects before somebody asks.
+    /// Connects with the first poll.
     pub(crate) fn new(redis: &config::Redis, config: &RedisSentinels) -> Result<Self, Cause> {
         let each = config.sentinels.iter().map(|sentinel| {
-            // A Sentinel has no databases.
+            // Sentinels have no databases.
             let sentinel = RedisServer { database: 0, ..sentinel.clone() };
             PolledServer::new(redis, &sentinel, &config.username, config.password.as_ref())
         });
         Ok(Self { each: each.collect::<Result<_, _>>()?, config: config.clone(), time: redis.timeout })
     }
 
-    /// The server that most of those name that answer.
+    /// The server named by most of the Sentinels that answer.
     pub(crate) async fn master(&mut self) -> Result<RedisServer, Cause> {
         let votes = self.ask().await;
         if let Some(master) = elected(&voted(&votes)) {
@@ -53,12 +53,12 @@ impl Sentinels {
         Err(Cause::new(silent.unwrap_or(Trouble::Unreachable), format!("{what}: {said}")))
     }
 
-    /// What each Sentinel says at the moment, in one sentence.
+    /// The current answers of all Sentinels, in one sentence.
     pub(crate) async fn opinions(&mut self) -> String {
         said(&self.ask().await)
     }
 
-    /// Ends when most of those that answer name another server than this one.
+    /// Returns when most of the Sentinels that answer name another server.
     pub(crate) async fn depose(&mut self, server: &RedisServer) -> Cause {
         loop {
             sleep(ASKED).await;
@@ -72,7 +72,7 @@ impl Sentinels {
         }
     }
 
-    /// What each of those says that answer in time; not all are waited for if most agree.
+    /// Asks all Sentinels; returns early if most agree.
     async fn ask(&mut self) -> Vec<Vote> {
         let Self { config, each, time } = self;
         let mut command = redis::cmd("SENTINEL");
@@ -91,15 +91,15 @@ impl Sentinels {
     }
 }
 
-/// A Sentinel, and the server that it names.
+/// A Sentinel and its answer.
 type Vote = (RedisServer, Result<Option<RedisServer>, Cause>);
 
-/// The servers that are named.
+/// The servers that were named.
 fn voted(votes: &[Vote]) -> Vec<&RedisServer> {
     votes.iter().filter_map(|(_, vote)| vote.as_ref().ok()?.as_ref()).collect()
 }
 
-/// Which Sentinel says what.
+/// Describes the answers of the Sentinels.
 fn said(votes: &[Vote]) -> String {
     let said = |(at, vote): &Vote| match vote {
         Ok(Some(server)) => format!("{at} names {server}"),
@@ -109,7 +109,7 @@ fn said(votes: &[Vote]) -> String {
     votes.iter().map(said).collect::<Vec<_>>().join("; ")
 }
 
-/// The server that a Sentinel names. It is reached as the Sentinels are.
+/// Parses the server named by a Sentinel. It has the transport of the Sentinels.
 fn named(answer: &Value, like: &RedisServer) -> Option<RedisServer> {
     let Value::Array(parts) = answer else { return None };
     let [Value::BulkString(host), Value::BulkString(port)] = &parts[..] else { return None };
@@ -117,7 +117,7 @@ fn named(answer: &Value, like: &RedisServer) -> Option<RedisServer> {
     Some(RedisServer { host: host.into(), port, ..like.clone() })
 }
 
-/// Who has the most votes; the first of those with the same number.
+/// The server with the most votes; the first one if several have the same number.
 fn elected<'a>(named: &[&'a RedisServer]) -> Option<&'a RedisServer> {
     let count = |one: &RedisServer| named.iter().filter(|other| **other == one).count();
     named.iter().copied().reduce(|best, one| if count(one) > count(best) { one } else { best })
@@ -127,7 +127,7 @@ fn is_deposed(server: &RedisServer, named: &[&RedisServer]) -> bool {
     2 * named.iter().filter(|one| **one != server).count() > named.len()
 }
 
-/// A task that waits for the Sentinels while a link lives; without Sentinels it never ends.
+/// Runs [`Sentinels::depose`] while a connection lives; without Sentinels it never ends.
 pub(crate) async fn depose(sentinels: Option<&mut Sentinels>, server: &RedisServer) -> Cause {
     match sentinels {
         Some(sentinels) => sentinels.depose(server).await,

@@ -1,4 +1,4 @@
-//! The servers of a topology, one by one: what leads to each, and which server that is at the moment.
+//! A `Shard` is one server of a topology: its queues, its state, and the server assigned at the moment.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,67 +14,68 @@ use crate::backplane::redis::topology::slots::SlotMap;
 use crate::config::{self, RedisSentinels, RedisServer, RedisTopology};
 use crate::telemetry::backplane::{BackplaneMetrics, Unfit};
 
-/// What a runner has of a unit.
+/// The receiving ends of a shard's pipelines.
 pub(crate) struct ShardQueues {
     pub(crate) queues: Vec<mpsc::Receiver<Request>>,
 }
 
-/// A server, and all that leads to it. One that is away takes nothing from the others.
+/// A server with everything that leads to it. A server that is away does not affect the others.
 pub(crate) struct Shard {
     pub(crate) status: Status,
     pub(crate) assignment: watch::Sender<Assignment>,
     pub(crate) links: watch::Sender<Option<Arc<ServerConnection>>>,
-    /// The link should be tried before its time.
+    /// Triggers a health check before its time.
     pub(crate) doubt: Notify,
-    /// Each channel has one of them.
+    /// Each channel uses one of them.
     pub(crate) pipelines: Box<[mpsc::Sender<Request>]>,
-    /// The replication id of the server that was used last.
+    /// Replication id of the server that was used last.
     pub(crate) server: Mutex<Box<str>>,
-    /// From when on streams of the server count, as the gateways know together; 0 for any.
+    /// Time since which streams of the server count, as agreed among the gateways; 0 for no limit.
     pub(crate) since: AtomicU64,
-    /// The positions of all channels are to be compared.
+    /// Triggers a comparison of the positions of all channels.
     pub(crate) recheck: Notify,
-    /// When something was published last, in milliseconds and one; 0 for never.
+    /// Time of the last publication, in milliseconds plus one; 0 for never.
     published: AtomicU64,
-    /// When the server has replaced another one, in the same way.
+    /// Time at which the server replaced another one, in the same form.
     replaced: AtomicU64,
-    /// Why this gateway must not serve, because of others that use the server.
+    /// Reason why this gateway must not serve, because of other gateways on the server.
     pub(crate) conflict: Mutex<Option<Arc<str>>>,
-    /// How often in a row there was a reason.
+    /// Number of consecutive registrations with such a reason.
     pub(crate) conflicts: AtomicU32,
-    /// Settings of the server that do not fit what is configured here.
+    /// Settings of the server that do not fit the configuration.
     pub(crate) unfit: Mutex<Vec<(Unfit, String)>>,
 }
 
 impl Shard {
-    /// Something was published.
+    /// Records a publication.
     pub(crate) fn has_published(&self, at: Duration) {
         self.published.store(stamp(at), Ordering::Relaxed);
     }
 
-    /// When something was published last.
+    /// Time of the last publication.
     pub(crate) fn published_at(&self) -> Option<Duration> {
         time(&self.published)
     }
 
-    /// Uses the server with this replication id from now on. Which one it has used before, if that is another one.
+    /// Uses the server with this replication id from now on. Returns the previous one, if it was another
+    /// server.
     pub(crate) fn comes_to(&self, server: &str) -> Option<Box<str>> {
         let mut known = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *known, server.into());
         (!before.is_empty() && *before != *server).then_some(before)
     }
 
-    /// The server has replaced another one at this time, or a gateway came late from that one.
+    /// Records when the server replaced another one, or when a gateway came late from that one.
     pub(crate) fn replaced(&self, at: Option<Duration>) {
         self.replaced.store(at.map_or(0, stamp), Ordering::Relaxed);
     }
 
-    /// Whether that is so, not longer than this ago.
+    /// Whether that was at most this long ago.
     pub(crate) fn was_replaced_within(&self, time_of_it: Duration, at: Duration) -> bool {
         time(&self.replaced).is_some_and(|replaced| at.saturating_sub(replaced) < time_of_it)
     }
 
-    /// Whether it has a server, and no link to it.
+    /// Whether it has a server, but no connection to it.
     pub(crate) fn is_away(&self) -> bool {
         self.assignment.borrow().assigned != Assigned::Nobody && self.status.link().is_none()
     }
@@ -88,25 +89,25 @@ fn time(stamp: &AtomicU64) -> Option<Duration> {
     stamp.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
 }
 
-/// What a unit is for. A link is made for one seat, and given up when the seat changes.
+/// The assignment of a shard. A connection is made for one assignment, and given up when it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Assignment {
     pub(crate) assigned: Assigned,
-    /// Whether what all nodes need is there.
+    /// Whether it is the shared server, which holds the keys of all nodes.
     pub(crate) home: bool,
 }
 
-/// Which server is meant.
+/// The assigned server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Assigned {
-    /// None: the Cluster has fewer.
+    /// None: the Cluster has fewer servers.
     Nobody,
     Server(RedisServer),
-    /// Whichever these name.
+    /// The master named by these Sentinels.
     Master(RedisSentinels),
 }
 
-/// All units of a topology, and who has what as far as it is known.
+/// Creates all shards of a topology, with their assignments as far as known.
 pub(crate) fn all(
     redis: &config::Redis,
     metrics: &Arc<BackplaneMetrics>,

@@ -1,5 +1,5 @@
-//! Which server has what. `gateway/REDIS.md` says it for other programs too, so it never changes. In a Cluster it is told by
-//! the servers, and does.
+//! `SlotMap` maps channels to servers. For independent servers, `gateway/REDIS.md` documents the mapping for
+//! other programs too, so it never changes. In a Cluster the servers provide it, and it does change.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -7,22 +7,22 @@ use crate::backplane::redis::format::keys::{self, Keys};
 use crate::config::RedisServer;
 use crate::protocol::channel::{Channel, Target};
 
-/// Into how many slots the names of channels are spread, as by Redis Cluster.
+/// Number of slots for channel names, as in Redis Cluster.
 pub(crate) const SLOTS: u16 = 16_384;
 
-/// The server of each slot, as its place in the list.
+/// Index of the server of each slot.
 #[derive(Debug)]
 pub(crate) struct SlotMap {
     /// `None` if there is only one server.
     slots: Option<Box<[AtomicU8]>>,
-    /// Whether slots move from one server to another.
+    /// Whether slots can move from one server to another.
     moving: bool,
-    /// The slot of what is for all nodes.
+    /// The slot of the keys shared by all nodes.
     home: u16,
 }
 
 impl SlotMap {
-    /// Independent servers, at most 256: each slot has the one that it weighs most with.
+    /// Independent servers, at most 256: each slot belongs to the server with the highest weight.
     pub(crate) fn new(servers: &[RedisServer]) -> Self {
         let names: Vec<u64> =
             servers.iter().map(|server| fnv(&format!("{server}/{}", server.database))).collect();
@@ -34,23 +34,25 @@ impl SlotMap {
         Self { slots, moving: false, home: slot(Keys::HOME) }
     }
 
-    /// A Cluster, of which nothing is known yet: everything has the first place.
+    /// A Cluster with an unknown slot map: everything has index 0.
     pub(crate) fn of_cluster() -> Self {
         let slots = (0..SLOTS).map(|_| AtomicU8::new(0)).collect();
         Self { slots: Some(slots), moving: true, home: slot(Keys::HOME) }
     }
 
-    /// Whether a channel may have another place later.
+    /// Whether a channel may move to another server.
     pub(crate) fn are_moving(&self) -> bool {
         self.moving
     }
 
-    /// The command that publishes: in a Cluster to the subscribers of a slot's server, and not to every server.
+    /// The publish command: in a Cluster it reaches the subscribers on a slot's server only, instead of all
+    /// servers.
     pub(crate) fn publish_verb(&self) -> &'static str {
         if self.moving { crate::backplane::redis::format::script::SHARDED_VERB } else { "PUBLISH" }
     }
 
-    /// Where everything of a channel is. What is for users and connections is at home: any node may have them.
+    /// Index of the server of a channel. Users and connections are on the shared server, because any node may
+    /// have them.
     pub(crate) fn shard_of(&self, channel: &Channel) -> usize {
         match (&self.slots, channel.target()) {
             (None, _) => 0,
@@ -59,12 +61,12 @@ impl SlotMap {
         }
     }
 
-    /// Where is what all nodes need.
+    /// Index of the server that holds the keys shared by all nodes.
     pub(crate) fn shared_shard(&self) -> usize {
         self.slots.as_ref().map_or(0, |slots| at(slots, self.home))
     }
 
-    /// Who has a slot.
+    /// Index of the server of a slot.
     pub(crate) fn shard_of_slot(&self, slot: u16) -> usize {
         self.slots.as_ref().map_or(0, |slots| at(slots, slot))
     }
@@ -74,18 +76,18 @@ impl SlotMap {
         (0..SLOTS).find(|slot| self.shard_of_slot(*slot) == shard_index)
     }
 
-    /// A slot has another server from now on.
+    /// Assigns a slot to another server.
     pub(crate) fn assign(&self, slot: u16, shard_index: u8) {
         if let Some(slots) = &self.slots {
             slots[usize::from(slot)].store(shard_index, Ordering::Release);
         }
     }
 
-    /// A hash tag for what a server has to have whatever else it has. Different numbers give different ones.
+    /// A hash tag in one of the server's slots; `number` selects the slot.
     pub(crate) fn tag(&self, shard_index: usize, number: u64) -> String {
         let owned: Vec<u16> = (0..SLOTS).filter(|slot| self.shard_of_slot(*slot) == shard_index).collect();
         let chosen = owned.get((crate::backplane::redis::mix(number) % owned.len().max(1) as u64) as usize);
-        // One number of 16384 is in the slot.
+        // One number of 16384 maps to the slot.
         let in_slot =
             (0..1 << 20).map(|number: u32| number.to_string()).find(|tag| Some(&slot(tag)) == chosen);
         in_slot.unwrap_or_default()
@@ -96,7 +98,7 @@ fn at(slots: &[AtomicU8], slot: u16) -> usize {
     slots[usize::from(slot)].load(Ordering::Acquire).into()
 }
 
-/// The slot of a channel, whatever has it.
+/// The slot of a channel.
 pub(crate) fn slot_of(channel: &Channel) -> u16 {
     match channel.target() {
         Target::Channel => slot(channel.as_str()),
@@ -104,7 +106,7 @@ pub(crate) fn slot_of(channel: &Channel) -> u16 {
     }
 }
 
-/// The slot that `CLUSTER KEYSLOT` tells of every key with this name in braces.
+/// The slot that `CLUSTER KEYSLOT` returns for every key with this name in braces.
 fn slot(name: &str) -> u16 {
     let mut crc = 0_u16;
     keys::encode(name, |byte| crc = (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]);
@@ -128,7 +130,7 @@ const CRC16: [u16; 256] = {
     table
 };
 
-/// Whoever weighs most has the slot: without one server the others keep what they have.
+/// The server with the highest weight has the slot: if one server is removed, the others keep their slots.
 fn weight(server: u64, slot: u16) -> u64 {
     crate::backplane::redis::mix(server ^ u64::from(slot))
 }
@@ -158,7 +160,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_redis() {
-        // What `CLUSTER KEYSLOT` says of "foo", "123456789" and "a%3Fb".
+        // The results of `CLUSTER KEYSLOT` for "foo", "123456789" and "a%3Fb".
         for (name, expected) in [("foo", 12_182), ("123456789", 12_739), ("a?b", 4_093)] {
             assert_eq!(slot(name), expected, "{name}");
         }

@@ -1,34 +1,35 @@
-//! The form of everything that gateways write for each other: fields, each a tag from 1 to 255, the length of its value, and
-//! the value. Whoever reads skips the tags that it does not know, so a later version may add fields and loses nothing by it.
+//! `Fields` reads the encoding of everything that gateways write for each other: a sequence of fields, each a
+//! tag from 1 to 255, the length of its value, and the value. A reader skips unknown tags, so a later version
+//! may add fields without a loss.
 //!
-//! The length is an LEB128 number. A mark, the tag 0, ends fields behind which something else follows.
+//! The length is an LEB128 number. The tag 0 ends the fields if something else follows.
 
-/// Ends fields that something follows.
+/// Ends fields if something else follows.
 pub(crate) const END: u8 = 0;
 
-/// Bytes of the length of a value that is written before its length is known.
+/// Bytes reserved for a length that is written after its value.
 const PATCHED: usize = 4;
 
-/// Takes fields apart.
+/// Splits bytes into fields.
 #[derive(Debug, Clone)]
 pub(crate) struct Fields<'a> {
     left: &'a [u8],
-    /// Whether [`END`] has to end them, and not the end of the bytes.
+    /// Whether [`END`] must end the fields, instead of the end of the bytes.
     marked: bool,
 }
 
 impl<'a> Fields<'a> {
-    /// Fields that fill these bytes.
+    /// Fields that use up these bytes.
     pub(crate) fn filling(bytes: &'a [u8]) -> Self {
         Self { left: bytes, marked: false }
     }
 
-    /// Fields that [`END`] ends; [`rest`](Self::rest) is what follows.
+    /// Fields that end with [`END`]; [`rest`](Self::rest) returns what follows.
     pub(crate) fn until_mark(bytes: &'a [u8]) -> Self {
         Self { left: bytes, marked: true }
     }
 
-    /// The next field, or the end of them. `None` for bytes that are none.
+    /// The next field, or `Some(None)` at the end. `None` for invalid bytes.
     pub(crate) fn next(&mut self) -> Option<Option<(u8, &'a [u8])>> {
         let Some((tag, left)) = self.left.split_first() else {
             return (!self.marked).then_some(None);
@@ -51,13 +52,13 @@ impl<'a> Fields<'a> {
         None
     }
 
-    /// What follows the mark.
+    /// The bytes after [`END`].
     pub(crate) fn rest(self) -> &'a [u8] {
         self.left
     }
 }
 
-/// Writes one field. Values are shorter than 256 MiB: whoever limits messages sees to that.
+/// Writes one field. Values are shorter than 256 MiB: the limits on messages ensure that.
 pub(crate) fn put(bytes: &mut Vec<u8>, tag: u8, value: &[u8]) {
     bytes.push(tag);
     let mut length = value.len();

@@ -1,5 +1,5 @@
-//! What a gateway says of itself, and in what two of them differ. JSON, of which unknown parts are skipped and only what both
-//! say is compared: so a later version may say more.
+//! `Description` is what a gateway publishes about itself, and finds the differences between two gateways. It
+//! is JSON; unknown parts are skipped and only common parts are compared, so a later version may add parts.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use crate::backplane::redis::format::wire;
 use crate::config::{Access, Config, Namespace};
 use crate::telemetry::backplane::Subject;
 
-/// Differences that are told of one gateway.
+/// Maximum number of differences reported for one gateway.
 const TOLD_MAX: usize = 16;
 
-/// How the sentence begins that says that two gateways are of different versions.
+/// Beginning of the sentence for a version difference.
 pub(crate) const VERSION_DIFFERS: &str = "version";
 
-/// One thing in which another gateway differs from this one.
+/// A difference between another gateway and this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Difference {
     pub(crate) subject: Subject,
-    /// The name of the setting, and what it is there and here.
+    /// Name of the setting, with its value there and here.
     pub(crate) sentence: Box<str>,
 }
 
 impl Difference {
-    /// The other one does not say what its rules are.
+    /// The other gateway does not publish its rules.
     pub(crate) fn unknown() -> Self {
         Self { subject: Subject::Rules, sentence: "it does not say what its rules are".into() }
     }
@@ -43,7 +43,7 @@ impl fmt::Display for Description {
 }
 
 impl Description {
-    /// What this gateway says.
+    /// Builds the description of this gateway.
     pub(crate) fn of(config: &Config, plugins: &[(Arc<str>, String)]) -> Self {
         let mut rules = Map::new();
         for (table, namespace) in tables(config) {
@@ -65,34 +65,34 @@ impl Description {
         }))
     }
 
-    /// Reads what another one says.
+    /// Decodes the description of another gateway.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok().filter(Value::is_object).map(Self)
     }
 
-    /// Whether these are the plugins it names.
+    /// Whether it names exactly these plugins.
     pub(crate) fn has_plugins(&self, plugins: &[(Arc<str>, String)]) -> bool {
         let named = plugins_of(&self.0);
         named.len() == plugins.len()
             && named.iter().zip(plugins).all(|(named, (name, digest))| *named == (&**name, &**digest))
     }
 
-    /// The tables that it has rules in.
+    /// The tables in its rules.
     pub(crate) fn tables(&self) -> Vec<Box<str>> {
         self.0["rules"].as_object().into_iter().flatten().map(|(table, _)| table.as_str().into()).collect()
     }
 
-    /// Those with a history.
+    /// The tables with a history.
     pub(crate) fn keeping(&self) -> Vec<Box<str>> {
         self.tables().into_iter().filter(|table| self.number(table, "history_size") > Some(0)).collect()
     }
 
-    /// Whether it has this table at all.
+    /// Whether it has this table.
     pub(crate) fn has(&self, table: &str) -> bool {
         self.0["rules"].get(table).is_some()
     }
 
-    /// A number among the rules of a table; durations in milliseconds.
+    /// A numeric rule of a table; durations in milliseconds.
     pub(crate) fn number(&self, table: &str, rule: &str) -> Option<u64> {
         self.0["rules"].get(table)?.get(rule)?.as_u64()
     }
@@ -102,13 +102,13 @@ impl Description {
         self.0["rules"].get(table)?.get(rule)?.as_bool()
     }
 
-    /// The size of the largest publication that it sends.
+    /// Maximum size of its publications.
     pub(crate) fn publication_bytes_max(&self) -> Option<usize> {
         self.0["limits"]["limits.publication_bytes_max"].as_u64().and_then(|max| usize::try_from(max).ok())
     }
 
-    /// Whether another gateway would have to keep more, or take more, because of this one. It may be told the same by a third
-    /// one, and may not know it yet.
+    /// Whether another gateway must raise a rule because of this one. A third gateway may require the same
+    /// already; that may not be known yet.
     pub(crate) fn raises(&self, other: &Self) -> bool {
         self.publication_bytes_max() > other.publication_bytes_max()
             || self.tables().iter().filter(|table| other.has(table)).any(|table| {
@@ -116,7 +116,7 @@ impl Description {
             })
     }
 
-    /// In what another one differs from this one.
+    /// Differences of another gateway from this one.
     pub(crate) fn differences(&self, other: &Self) -> Vec<Difference> {
         let mut all = Vec::new();
         let mut differ =
@@ -174,16 +174,16 @@ impl Description {
     }
 }
 
-/// Rules of which the larger one counts.
+/// Rules of which the larger value is used.
 const RAISED: [&str; 4] = ["history_size", "history_ttl", "min_replicas", "idempotency_ttl"];
 
-/// The tables of the configuration, and their rules.
+/// The tables of the configuration with their rules.
 pub(crate) fn tables(config: &Config) -> impl Iterator<Item = (String, &Namespace)> {
     let named = config.namespaces.named.iter().map(|(name, rules)| (table(Some(name)), &**rules));
     [(table(None), &*config.namespaces.default)].into_iter().chain(named)
 }
 
-/// What the table of a namespace is called.
+/// Name of the table of a namespace.
 pub(crate) fn table(namespace: Option<&str>) -> String {
     namespace.map_or_else(|| "channel".to_owned(), |name| format!("namespaces.{name}"))
 }
@@ -234,7 +234,7 @@ fn keys(object: &Value) -> impl Iterator<Item = &String> {
     object.as_object().into_iter().flat_map(Map::keys)
 }
 
-/// Calls with what both have and have differently: its name, what it is here, and there.
+/// Calls `differ` for each common entry with different values: its name, the value here, and there.
 fn compare(here: &Value, there: &Value, mut differ: impl FnMut(&str, &Value, &Value)) {
     for (name, a) in here.as_object().into_iter().flatten() {
         if let Some(b) = there.get(name)
@@ -245,7 +245,7 @@ fn compare(here: &Value, there: &Value, mut differ: impl FnMut(&str, &Value, &Va
     }
 }
 
-/// Names and digests.
+/// Names and digests of the plugins.
 fn plugins_of(description: &Value) -> Vec<(&str, &str)> {
     let all = description["plugins"].as_array().into_iter().flatten();
     all.filter_map(|pair| Some((pair.get(0)?.as_str()?, pair.get(1)?.as_str()?))).collect()

@@ -1,4 +1,5 @@
-//! The rules that count while gateways differ, and whether everything that was begun by older ones has ended.
+//! `Rules` holds the rules in use while gateways differ, and tracks whether all requests under older rules
+//! have ended.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -11,15 +12,15 @@ use crate::backplane::redis::membership::agreement::description::{Description, t
 use crate::config::{Config, Namespace};
 use crate::protocol::channel::{Channel, Target};
 
-/// A lane that has nothing under way.
+/// Marks a pipeline with nothing under way.
 const IDLE: u64 = u64::MAX;
 
-/// Whether the channels of a table have a history anywhere.
+/// Whether any gateway keeps a history for the channels of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Era {
-    /// They have, since this time of Redis in milliseconds; 0 for ever.
+    /// Yes, since this time of Redis in milliseconds; 0 for always.
     On(u64),
-    /// They had one, and what was published since was not kept.
+    /// Not any more; publications since then were not kept.
     Off,
 }
 
@@ -35,32 +36,32 @@ impl Era {
     }
 }
 
-/// The rules of a table, where they are not those of this gateway's configuration alone.
+/// The rules of a table, if they differ from this gateway's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Raised {
     size: usize,
     ttl: Duration,
     replicas: u16,
     once_ttl: Duration,
-    /// Streams from before are other ones. 0 for none.
+    /// Streams begun earlier do not continue. 0 for no limit.
     since: u64,
-    /// A gateway that has the channel does not write who is in it.
+    /// Whether a gateway that has the channel does not write its members.
     presence_is_partial: bool,
 }
 
-/// What counts.
+/// The rules in use.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Effective {
-    /// Of channels without a namespace, and of users.
+    /// For channels without a namespace, and for users.
     default: Option<Raised>,
     named: HashMap<Box<str>, Raised>,
     publication_bytes_max: usize,
-    /// What the configuration keeps itself, by table, where nothing is raised.
+    /// History sizes of the configuration, by table, where nothing is raised.
     own: HashMap<String, usize>,
 }
 
 impl Effective {
-    /// The largest of what the configuration and these others say.
+    /// The maximum of the configuration and these other descriptions.
     pub(crate) fn of(config: &Config, others: &[&Description], eras: &BTreeMap<Box<str>, Era>) -> Self {
         let mut effective = Self {
             publication_bytes_max: others
@@ -82,7 +83,7 @@ impl Effective {
         effective
     }
 
-    /// How many publications the channels of a table keep.
+    /// History size of the channels of a table.
     pub(crate) fn size_of(&self, name: &str) -> usize {
         let raised = match name.strip_prefix("namespaces.") {
             Some(name) => self.named.get(name),
@@ -103,12 +104,12 @@ impl Effective {
         }
     }
 
-    /// The time from which on the streams of a channel count; 0 for any.
+    /// Time since which the streams of a channel count; 0 for no limit.
     pub(crate) fn since(&self, channel: &Channel) -> u64 {
         self.raised(channel).map_or(0, |raised| raised.since)
     }
 
-    /// The same for the channel of a question.
+    /// Applies the rules to the retention of a channel.
     pub(crate) fn retention(&self, channel: &Channel, retention: &mut Retention) {
         if let Some(raised) = self.raised(channel) {
             retention.size = retention.size.max(raised.size);
@@ -117,7 +118,7 @@ impl Effective {
         }
     }
 
-    /// Makes of a question what it is by these rules.
+    /// Applies the rules to a request.
     pub(crate) fn adapt(&self, what: &mut What) {
         match what {
             What::Publish { channel, retention, terms, .. } => {
@@ -163,7 +164,7 @@ impl Raised {
             let number = |rule| other.number(name, rule).unwrap_or(0);
             let time = |rule| Duration::from_millis(number(rule));
             let size = usize::try_from(number("history_size")).unwrap_or(usize::MAX);
-            // What is not kept is kept for no time.
+            // Without a history size there is no history time either.
             if size > 0 {
                 raised.ttl =
                     if raised.size == 0 { time("history_ttl") } else { raised.ttl.max(time("history_ttl")) };
@@ -186,11 +187,11 @@ impl Raised {
 /// See the module.
 pub(crate) struct Rules {
     effective: RwLock<Arc<Effective>>,
-    /// Rises with each change.
+    /// Incremented with each change.
     generation: AtomicU64,
     differs: AtomicBool,
     publication_bytes_max: AtomicUsize,
-    /// The generation by which each lane has something under way.
+    /// For each pipeline, the generation under which requests are under way.
     pipelines: Box<[AtomicU64]>,
 }
 
@@ -206,35 +207,35 @@ impl Rules {
         }
     }
 
-    /// What counts, if it is not what the configuration says.
+    /// The rules in use, if they differ from the configuration.
     pub(crate) fn now(&self) -> Option<Arc<Effective>> {
         let differs = self.differs.load(Ordering::Acquire);
         differs.then(|| self.effective.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// A lane begins to send something: what it has to go by.
+    /// Marks a pipeline as sending, and returns the rules it must use.
     pub(crate) fn begin(&self, pipeline: usize) -> Option<Arc<Effective>> {
         loop {
             let generation = self.generation.load(Ordering::SeqCst);
             self.pipelines[pipeline].store(generation, Ordering::SeqCst);
-            // Whoever has changed it meanwhile may not have seen this lane.
+            // A concurrent change may have missed this pipeline.
             if self.generation.load(Ordering::SeqCst) == generation {
                 return self.now();
             }
         }
     }
 
-    /// A lane has nothing under way any more.
+    /// Marks a pipeline as idle.
     pub(crate) fn end(&self, pipeline: usize) {
         self.pipelines[pipeline].store(IDLE, Ordering::SeqCst);
     }
 
-    /// Whether nothing is under way that was begun before a generation.
+    /// Whether no request from before a generation is under way.
     pub(crate) fn are_applied(&self, generation: u64) -> bool {
         self.pipelines.iter().all(|pipeline| pipeline.load(Ordering::SeqCst) >= generation)
     }
 
-    /// Other rules count from now on. Their generation, and whether streams begin anew by them.
+    /// Sets the rules in use. Returns their generation, and whether they make streams begin anew.
     pub(crate) fn put(&self, effective: Effective) -> (u64, bool) {
         let mut now = self.effective.write().unwrap_or_else(PoisonError::into_inner);
         if **now == effective {
@@ -251,17 +252,17 @@ impl Rules {
         (self.generation.fetch_add(1, Ordering::SeqCst) + 1, begins)
     }
 
-    /// The size of the largest message that any gateway takes from a client.
+    /// Maximum size of a message that any gateway takes from a client.
     pub(crate) fn publication_bytes_max(&self) -> usize {
         self.publication_bytes_max.load(Ordering::Relaxed)
     }
 
-    /// Whether only some of the gateways write who is in a channel.
+    /// Whether only some gateways write the members of a channel.
     pub(crate) fn presence_is_partial(&self, channel: &Channel) -> bool {
         self.now().is_some_and(|now| now.raised(channel).is_some_and(|raised| raised.presence_is_partial))
     }
 
-    /// What a gateway keeps of a channel.
+    /// Raises the retention of a channel to the rules in use.
     pub(crate) fn raise(&self, channel: &Channel, mut retention: Retention) -> Retention {
         if let Some(now) = self.now() {
             now.retention(channel, &mut retention);
@@ -319,7 +320,7 @@ mod tests {
         rules.adapt(&mut what);
         let What::Publish { body: kept, retention, .. } = what else { panic!() };
         assert_eq!((kept, retention.size, retention.ttl), (body, 7, Duration::from_secs(3)));
-        // A gateway that is alone has to ask before it takes the way that keeps nothing.
+        // A node without Redis must check this before it publishes without a history.
         let agreed = Rules::new(&config(""), 1);
         agreed.put(effective("", &["history_size = 7"], &[]));
         let raised =

@@ -5,7 +5,7 @@ mod simulation;
 use super::*;
 use crate::config::RedisServer;
 
-/// What stands for whatever a server takes at once.
+/// A limit larger than any batch.
 const ALL: usize = 99_999;
 
 fn slot_map(servers: u16) -> Arc<SlotMap> {
@@ -25,7 +25,7 @@ fn member(client: &str, user: &str) -> Arc<Member> {
     Arc::new(Member { client: client.into(), user: user.into(), info: bytes::Bytes::new() })
 }
 
-/// The only server's next write, when the list is as it should be.
+/// The next write of the only server, with the list up to date.
 fn take(presence: &Presence) -> Write {
     presence.take_list(ALL).done();
     let mut batch = presence.take(0, ALL, ALL);

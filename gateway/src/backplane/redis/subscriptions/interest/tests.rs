@@ -1,4 +1,4 @@
-//! The interest of a node, without Redis.
+//! `Interest` without Redis.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -96,7 +96,7 @@ fn a_stream_that_went_on_unnoticed_is_told_once() {
     assert_eq!(interest.compare(&channel("a"), &top(6, "e")), Some(1 << 3));
     assert_eq!(interest.compare(&channel("a"), &top(6, "e")), None);
     assert_eq!(interest.compare(&channel("a"), &top(1, "f")), Some(1 << 3));
-    // The first publications have come before the answer that there was none.
+    // The first publications arrive before the reply that there was none.
     interest.workers(&channel("a"), Some((1, &"o-x".into())));
     assert_eq!(interest.compare(&channel("a"), &top(0, "o.7")), None);
     assert_eq!(interest.top(&channel("a")), Some(top(1, "o-x")));

@@ -1,5 +1,5 @@
-//! A node whose servers fail at every moment: whatever happens, the list never has one channel too few, and in the end
-//! everything is as it is.
+//! A node whose servers fail at every moment. The list never lacks a channel, and in the end all data is
+//! correct.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,21 +15,21 @@ type Texts = BTreeSet<String>;
 struct Scene<'a> {
     presence: &'a Presence,
     random: u64,
-    /// Who is there.
+    /// The actual members.
     truth: BTreeMap<Channel, Texts>,
-    /// What lies in Redis.
+    /// The data in Redis.
     members: BTreeMap<Channel, Texts>,
     users: BTreeMap<Channel, Texts>,
     list: BTreeSet<Channel>,
-    /// What is under way.
+    /// Requests under way.
     batches: [Option<Batch<'a>>; SERVERS],
     listing: Option<Listing<'a>>,
-    /// What was forgotten stands in the list only.
+    /// Whether forgotten channels may be in the list only.
     forgotten: bool,
     servers: u64,
 }
 
-/// A client is always the same user.
+/// Every client always has the same user.
 fn of(client: u64) -> Arc<Member> {
     member(&client.to_string(), ["", "ann", "eve"][client as usize % 3])
 }
@@ -64,7 +64,7 @@ impl<'a> Scene<'a> {
         self.users.retain(|_, users| !users.is_empty());
     }
 
-    /// A server answers what is under way, or takes it and does not answer, or neither.
+    /// A server carries out a request and answers, carries it out without answering, or does neither.
     fn end_batch(&mut self, server: usize, well: bool) {
         let Some(batch) = self.batches[server].take() else { return };
         let fate = if well { 0 } else { self.roll(4) };
@@ -98,7 +98,7 @@ impl<'a> Scene<'a> {
         presence.begin(server, &self.servers.to_string());
     }
 
-    /// What lies at a server without being in the list would be found by nobody.
+    /// Members of an unlisted channel would never be found.
     fn check(&self) {
         for channel in self.members.keys() {
             assert!(self.list.contains(channel), "{channel:?} has members and is not listed");
@@ -137,7 +137,7 @@ impl<'a> Scene<'a> {
                 self.forgotten = true;
             }
             96 if !self.forgotten => {
-                // The list is lost while something is under way.
+                // The list is lost during a request.
                 self.list.clear();
                 presence.list_anew();
                 self.end_listing(true);
@@ -165,7 +165,7 @@ impl<'a> Scene<'a> {
         self.forgotten = false;
     }
 
-    /// Nothing fails any more.
+    /// Ends all failures.
     fn settle(&mut self) {
         (0..SERVERS).for_each(|server| self.end_batch(server, false));
         self.end_listing(false);
