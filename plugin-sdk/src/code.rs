@@ -1,9 +1,9 @@
 //! Codes that clients understand, for [`Verdict::deny`](crate::Verdict::deny),
 //! [`Verdict::disconnect`](crate::Verdict::disconnect) and [`Connect::refuse`](crate::Connect::refuse).
 //!
-//! Codes 100-1999 become an error reply; 400-1999 are free for an application. Codes 3000-4999 close the connection:
-//! on 3000-3499 and 4000-4499 the client reconnects, on 3500-3999 and 4500-4999 it does not. Of these, 4000-4999 are free
-//! for an application.
+//! Codes 100-1999 become an error reply; 400-1999 are free for an application. Codes 3000-4999 close the
+//! connection: on 3000-3499 and 4000-4499 the client reconnects, on 3500-3999 and 4500-4999 it does not. Of
+//! these, 4000-4999 are free for an application.
 
 /// Error reply: the server's fault, the client may try again.
 pub const INTERNAL: u32 = 100;

@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::gateway::{Gateway, to_json};
 use crate::{HostError, Kind, Refusal, host};
 
-/// What every event of a client has: who it is about, and what a hook may do beside answering. Reach it through the event.
+/// What every event of a client has: who it is about, and what a hook may do beside answering. Reach it
+/// through the event.
 ///
-/// Nothing here was copied into the plugin beforehand: a getter asks the gateway when it is called, once per event for
-/// those that return `&str`. Ask only for what the hook needs.
+/// Nothing here was copied into the plugin beforehand: a getter asks the gateway when it is called, once per
+/// event for those that return `&str`. Ask only for what the hook needs.
 ///
-/// Effects are *recorded*. The gateway applies them in the order of the calls, after the hook has returned normally; a
-/// hook that panics leaves nothing behind. Getters therefore show the state from before the hook.
+/// Effects are *recorded*. The gateway applies them in the order of the calls, after the hook has returned
+/// normally; a hook that panics leaves nothing behind. Getters therefore show the state from before the hook.
 #[derive(Debug)]
 pub struct Context {
     gateway: Gateway,
@@ -39,8 +40,8 @@ impl Context {
 
     // ---- Who ----
 
-    /// A number for the connection that is the same in every hook: a cheap key for the plugin's own maps. It means
-    /// nothing to clients and other nodes.
+    /// A number for the connection that is the same in every hook: a cheap key for the plugin's own maps. It
+    /// means nothing to clients and other nodes.
     pub const fn connection_number(&self) -> u64 {
         self.number
     }
@@ -60,14 +61,16 @@ impl Context {
         self.protocol.get_or_init(host::protocol)
     }
 
-    /// The address the client came from, without a port. Behind proxies that the gateway trusts it is the one that they tell.
+    /// The address the client came from, without a port. Behind proxies that the gateway trusts it is the one
+    /// that they tell.
     pub fn remote_address(&self) -> &str {
         self.remote_address.get_or_init(host::remote_address)
     }
 
-    /// A header of the handshake, if the gateway was configured to keep it. The values of one that came more than once are
-    /// one text, in their order, with `", "` in between (`"; "` for `Cookie`). A proxy appends its value at the end: what stands
-    /// before may have been written by the client. Bytes that are not UTF-8 are U+FFFD.
+    /// A header of the handshake, if the gateway was configured to keep it. The values of one that came more
+    /// than once are one text, in their order, with `", "` in between (`"; "` for `Cookie`). A proxy appends
+    /// its value at the end: what stands before may have been written by the client. Bytes that are not UTF-8
+    /// are U+FFFD.
     pub fn header(&self, name: &str) -> Option<String> {
         let name = if name.bytes().any(|b| b.is_ascii_uppercase()) {
             Cow::Owned(name.to_ascii_lowercase())
@@ -101,20 +104,21 @@ impl Context {
         host::disconnect(Refusal { code, reason: reason.into() })
     }
 
-    /// Sets when the connection of this event expires unless the client refreshes it: Unix time in seconds, `None` for never.
-    /// The client is told. Only in [`on_message`](crate::Plugin::on_message); with
+    /// Sets when the connection of this event expires unless the client refreshes it: Unix time in seconds,
+    /// `None` for never. The client is told. Only in [`on_message`](crate::Plugin::on_message); with
     /// [`on_connect`](crate::Plugin::on_connect) it is a part of the answer.
     pub fn refresh(&self, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh(expires_at)
     }
 
-    /// Sends a payload to an upstream of the gateway's configuration: an HTTP endpoint behind it. The operator grants
-    /// upstreams by name. Delivered off the path of messages and at least once: the receiver may see an event again, with
-    /// the same id.
+    /// Sends a payload to an upstream of the gateway's configuration: an HTTP endpoint behind it. The
+    /// operator grants upstreams by name. Delivered off the path of messages and at least once: the receiver
+    /// may see an event again, with the same id.
     ///
     /// # Errors
     ///
-    /// [`Busy`](crate::HostErrorKind::Busy) if the queue of the upstream is full, [`NotGranted`](crate::HostErrorKind::NotGranted) and
+    /// [`Busy`](crate::HostErrorKind::Busy) if the queue of the upstream is full,
+    /// [`NotGranted`](crate::HostErrorKind::NotGranted) and
     /// [`NoSuchUpstream`](crate::HostErrorKind::NoSuchUpstream) until the operator changes a file.
     pub fn emit(&self, upstream: &str, payload: &[u8]) -> Result<(), HostError> {
         host::emit(upstream, payload)
@@ -186,8 +190,8 @@ impl<'a> Message<'a> {
         self.kind
     }
 
-    /// What the client sent, or what the plugins before made of it. Empty
-    /// where the command has none, and always after [`Interests::without_payload`](crate::Interests::without_payload).
+    /// What the client sent, or what the plugins before made of it. Empty where the command has none, and
+    /// always after [`Interests::without_payload`](crate::Interests::without_payload).
     pub const fn payload(&self) -> &'a [u8] {
         self.payload
     }
@@ -212,9 +216,10 @@ impl<'a> Message<'a> {
         self.method.get_or_init(host::method)
     }
 
-    /// Goes on with this payload, whatever the verdict: later plugins see it, [`Verdict::Allow`](crate::Verdict::Allow)
-    /// permits it, [`Verdict::Route`](crate::Verdict::Route) publishes it. An effect like the others; the last call
-    /// counts. [`payload`](Self::payload) still shows what came.
+    /// Goes on with this payload, whatever the verdict: later plugins see it,
+    /// [`Verdict::Allow`](crate::Verdict::Allow) permits it, [`Verdict::Route`](crate::Verdict::Route)
+    /// publishes it. An effect like the others; the last call counts. [`payload`](Self::payload) still shows
+    /// what came.
     pub fn set_payload(&self, payload: &[u8]) -> Result<(), HostError> {
         host::set_payload(payload)
     }
@@ -224,7 +229,8 @@ impl<'a> Message<'a> {
         self.set_payload(&to_json(value)?)
     }
 
-    /// The credential that came with a subscribe, for one channel; empty if the client sent none. Never log it.
+    /// The credential that came with a subscribe, for one channel; empty if the client sent none. Never log
+    /// it.
     pub fn token(&self) -> String {
         host::token()
     }
@@ -235,7 +241,8 @@ impl<'a> Message<'a> {
     }
 }
 
-/// A client that was admitted and has gone. Nothing can be done to its connection any more; publishing is possible.
+/// A client that was admitted and has gone. Nothing can be done to its connection any more; publishing is
+/// possible.
 #[derive(Debug)]
 pub struct Disconnected<'a> {
     context: Context,
@@ -280,8 +287,8 @@ impl<'a> Outgoing<'a> {
         Self { class, payload, channel: OnceCell::new(), connection: OnceCell::new(), user: OnceCell::new() }
     }
 
-    /// The value that the attribute named in [`Interests::deliver_by`](crate::Interests::deliver_by) has at these
-    /// subscribers; empty for those without it.
+    /// The value that the attribute named in [`Interests::deliver_by`](crate::Interests::deliver_by) has at
+    /// these subscribers; empty for those without it.
     pub const fn class(&self) -> &'a str {
         self.class
     }
@@ -334,8 +341,8 @@ impl Timer {
         Self { gateway: Gateway::new(), instance }
     }
 
-    /// The number of this instance among those of the gateway, from 0. There is always an instance 0: it does what has to
-    /// happen once.
+    /// The number of this instance among those of the gateway, from 0. There is always an instance 0: it does
+    /// what has to happen once.
     pub const fn instance(&self) -> u32 {
         self.instance
     }

@@ -1,8 +1,9 @@
 //! Some fields of a JSON payload, read in one pass that builds nothing else.
 //!
-//! A rule that looks at one or two places of a message has no use for the rest of it. The places are made known once, in
-//! [`Plugin::configure`](crate::Plugin::configure); a payload is then read from beginning to end, checked to be JSON, and what
-//! lies at the places is picked out. A text without escapes is not even copied.
+//! A rule that looks at one or two places of a message has no use for the rest of it. The places are made
+//! known once, in [`Plugin::configure`](crate::Plugin::configure); a payload is then read from beginning to
+//! end, checked to be JSON, and what lies at the places is picked out. A text without escapes is not even
+//! copied.
 //!
 //! ```
 //! use gateway_plugin_sdk::fields::{Fields, Path};
@@ -164,8 +165,8 @@ impl Fields {
         })
     }
 
-    /// What a payload has at the places. Nothing if it is not JSON from beginning to end. A name that occurs twice in an
-    /// object counts the last time.
+    /// What a payload has at the places. Nothing if it is not JSON from beginning to end. A name that occurs
+    /// twice in an object counts the last time.
     pub fn find<'m>(&self, payload: &'m [u8]) -> Picked<'m> {
         let mut slots = vec![None; self.count];
         let read = std::str::from_utf8(payload).ok().and_then(|text| {
@@ -181,7 +182,8 @@ impl Fields {
 }
 
 impl Node {
-    /// Reads the value that the scan has come to: keeps what is looked at and skips the rest. `None` if it is not JSON.
+    /// Reads the value that the scan has come to: keeps what is looked at and skips the rest. `None` if it is
+    /// not JSON.
     fn pick<'m>(&self, scan: &mut Scan<'m>, slots: &mut [Option<Found<'m>>]) -> Option<()> {
         if let Some(slot) = self.slot {
             let found = value(scan)?;

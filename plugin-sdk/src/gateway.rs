@@ -3,15 +3,16 @@ use serde::Serialize;
 use crate::error::HostErrorKind;
 use crate::{HostError, Refusal, host};
 
-/// What every event has, also one without a client: the time, and what a hook may do to the rest of the gateway. Reach it
-/// through the event.
+/// What every event has, also one without a client: the time, and what a hook may do to the rest of the
+/// gateway. Reach it through the event.
 ///
-/// Effects are *recorded*. The gateway applies them in the order of the calls, after the hook has returned normally; a
-/// hook that panics leaves nothing behind.
+/// Effects are *recorded*. The gateway applies them in the order of the calls, after the hook has returned
+/// normally; a hook that panics leaves nothing behind.
 ///
 /// Other connections are reached by user or by connection id, and hear of it a moment later. In
-/// [`on_connect`](crate::Plugin::on_connect) the client of the event is left out: a plugin that allows one connection per user
-/// sends the others away with [`disconnect_user`](Self::disconnect_user) and accepts the new one.
+/// [`on_connect`](crate::Plugin::on_connect) the client of the event is left out: a plugin that allows one
+/// connection per user sends the others away with [`disconnect_user`](Self::disconnect_user) and accepts the
+/// new one.
 #[derive(Debug)]
 pub struct Gateway(());
 
@@ -20,8 +21,8 @@ impl Gateway {
         Self(())
     }
 
-    /// Unix time in milliseconds. The same during one event; use it in place of the system clock, so that tests can set
-    /// it.
+    /// Unix time in milliseconds. The same during one event; use it in place of the system clock, so that
+    /// tests can set it.
     pub fn now(&self) -> u64 {
         host::now()
     }
@@ -75,14 +76,14 @@ impl Gateway {
         host::unsubscribe_address(&format!("@{id}"), channel.as_ref())
     }
 
-    /// Sets when every connection of a user expires unless its client refreshes it: Unix time in seconds, `None` for never. One
-    /// that has expired is closed.
+    /// Sets when every connection of a user expires unless its client refreshes it: Unix time in seconds,
+    /// `None` for never. One that has expired is closed.
     pub fn refresh_user(&self, user: &str, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh_address(&format!("#{user}"), expires_at)
     }
 
-    /// Sets when the connection with this id expires unless its client refreshes it: Unix time in seconds, `None` for never. One
-    /// that has expired is closed.
+    /// Sets when the connection with this id expires unless its client refreshes it: Unix time in seconds,
+    /// `None` for never. One that has expired is closed.
     pub fn refresh_connection(&self, id: &str, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh_address(&format!("@{id}"), expires_at)
     }

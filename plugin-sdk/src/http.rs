@@ -1,13 +1,15 @@
 //! Requests to other servers, from [`on_connect`](crate::Plugin::on_connect).
 //!
-//! The operator grants origins in the plugin's settings file: `http = ["https://idp.example"]` under `[grants]`, and
-//! `http-private` for those with addresses of the machine or a private network. A request that is not granted is an error.
+//! The operator grants origins in the plugin's settings file: `http = ["https://idp.example"]` under
+//! `[grants]`, and `http-private` for those with addresses of the machine or a private network. A request
+//! that is not granted is an error.
 //!
 //! Clients that wait to be admitted are asked about in instances of their own, of which a plugin has a few
-//! (`instances` under `[http]`), so that nobody's messages wait for a server elsewhere. What `on_connect` remembers in the
-//! plugin's own fields is therefore not seen by the other hooks: hand it over as attributes of the connection. A plugin to
-//! which no origin is granted has no such instances: its `on_connect` runs where the other hooks do. So one that needs
-//! requests only with some settings, and says so with [`ask`], costs nothing more without them.
+//! (`instances` under `[http]`), so that nobody's messages wait for a server elsewhere. What `on_connect`
+//! remembers in the plugin's own fields is therefore not seen by the other hooks: hand it over as attributes
+//! of the connection. A plugin to which no origin is granted has no such instances: its `on_connect` runs
+//! where the other hooks do. So one that needs requests only with some settings, and says so with [`ask`],
+//! costs nothing more without them.
 //!
 //! ```
 //! use std::time::Duration;
@@ -33,8 +35,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{HostError, HostErrorKind, host};
 
-/// In [`configure`](crate::Plugin::configure): these settings need requests to this URL. Where its origin is not granted
-/// the plugin is refused with the line that the settings file lacks, rather than a client later.
+/// In [`configure`](crate::Plugin::configure): these settings need requests to this URL. Where its origin is
+/// not granted the plugin is refused with the line that the settings file lacks, rather than a client later.
 ///
 /// # Errors
 ///
@@ -129,8 +131,8 @@ impl Request {
         self
     }
 
-    /// Lets the gateway keep the answer and give it to the same request of this plugin again, for at most a day. The
-    /// request with headers and body is the key, and its answer is nobody else's.
+    /// Lets the gateway keep the answer and give it to the same request of this plugin again, for at most a
+    /// day. The request with headers and body is the key, and its answer is nobody else's.
     pub fn cache(mut self, time: Duration) -> Self {
         self.cache = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self

@@ -4,9 +4,9 @@ use crate::Kind;
 
 /// What a plugin wants to see, said once in [`Plugin::configure`](crate::Plugin::configure).
 ///
-/// A plugin that says nothing sees every message. Each thing it does not ask for is work that the gateway need not do:
-/// a message that no plugin wants costs nothing in the chain. Kinds, channels and payload concern
-/// [`on_message`](crate::Plugin::on_message) only; [`on_timer`](crate::Plugin::on_timer) and
+/// A plugin that says nothing sees every message. Each thing it does not ask for is work that the gateway
+/// need not do: a message that no plugin wants costs nothing in the chain. Kinds, channels and payload
+/// concern [`on_message`](crate::Plugin::on_message) only; [`on_timer`](crate::Plugin::on_timer) and
 /// [`on_deliver`](crate::Plugin::on_deliver) have to be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interests {
@@ -25,22 +25,25 @@ impl Interests {
         self
     }
 
-    /// Only messages on channels that match one of these patterns reach [`on_message`](crate::Plugin::on_message).
+    /// Only messages on channels that match one of these patterns reach
+    /// [`on_message`](crate::Plugin::on_message).
     ///
-    /// A pattern is a channel name in which a last `*` stands for any rest. `*` means channels only; what is addressed to
-    /// users and connections is named as such (`#*`, `@*`), see [`address::matches`](crate::address::matches()). Messages
-    /// without a channel always arrive.
+    /// A pattern is a channel name in which a last `*` stands for any rest. `*` means channels only; what is
+    /// addressed to users and connections is named as such (`#*`, `@*`), see
+    /// [`address::matches`](crate::address::matches()). Messages without a channel always arrive.
     pub fn channels<S: Into<String>>(&mut self, patterns: impl IntoIterator<Item = S>) -> &mut Self {
         self.channels = Some(patterns.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Allows messages of these kinds without calling [`on_message`](crate::Plugin::on_message), if the attribute of the
-    /// connection, read as channel patterns with blanks between them, covers their channel. Others reach the hook as ever.
-    /// `*` covers channels only: an address such as `#42` has to be named as one. No pattern here can hold a blank.
+    /// Allows messages of these kinds without calling [`on_message`](crate::Plugin::on_message), if the
+    /// attribute of the connection, read as channel patterns with blanks between them, covers their channel.
+    /// Others reach the hook as ever. `*` covers channels only: an address such as `#42` has to be named as
+    /// one. No pattern here can hold a blank.
     ///
-    /// For a permission that is granted when a client comes, with [`Connect::attribute`](crate::Connect::attribute), and that
-    /// most of its messages need: looking it up costs the gateway a fraction of a call. A plugin may ask for 16 of them.
+    /// For a permission that is granted when a client comes, with
+    /// [`Connect::attribute`](crate::Connect::attribute), and that most of its messages need: looking it up
+    /// costs the gateway a fraction of a call. A plugin may ask for 16 of them.
     pub fn permit_by(
         &mut self,
         attribute: impl Into<String>,
@@ -56,22 +59,24 @@ impl Interests {
         self
     }
 
-    /// Runs [`on_timer`](crate::Plugin::on_timer) at this interval, from 100 milliseconds to a day, in whole milliseconds.
-    /// A plugin has one timer; one that needs several intervals asks for the shortest and counts.
+    /// Runs [`on_timer`](crate::Plugin::on_timer) at this interval, from 100 milliseconds to a day, in whole
+    /// milliseconds. A plugin has one timer; one that needs several intervals asks for the shortest and
+    /// counts.
     pub fn timer(&mut self, interval: Duration) -> &mut Self {
         self.timer = Some(interval);
         self
     }
 
-    /// Publications in channels that match one of these patterns meet [`on_deliver`](crate::Plugin::on_deliver) on their
-    /// way to subscribers, who all receive the same.
+    /// Publications in channels that match one of these patterns meet
+    /// [`on_deliver`](crate::Plugin::on_deliver) on their way to subscribers, who all receive the same.
     pub fn deliver<S: Into<String>>(&mut self, patterns: impl IntoIterator<Item = S>) -> &mut Self {
         self.deliver = Some((patterns.into_iter().map(Into::into).collect(), None));
         self
     }
 
-    /// The same, but subscribers are told apart by the value that an attribute of their connection has: each class of them
-    /// can receive something else. A class costs a call for each publication; more than 64 in one channel are not served.
+    /// The same, but subscribers are told apart by the value that an attribute of their connection has: each
+    /// class of them can receive something else. A class costs a call for each publication; more than 64 in
+    /// one channel are not served.
     pub fn deliver_by<S: Into<String>>(
         &mut self,
         attribute: impl Into<String>,
@@ -81,8 +86,8 @@ impl Interests {
         self
     }
 
-    /// The channel patterns asked for with [`deliver`](Self::deliver) or [`deliver_by`](Self::deliver_by), and the
-    /// attribute that tells subscribers apart.
+    /// The channel patterns asked for with [`deliver`](Self::deliver) or [`deliver_by`](Self::deliver_by),
+    /// and the attribute that tells subscribers apart.
     pub fn asked_deliveries(&self) -> Option<(&[String], Option<&str>)> {
         self.deliver.as_ref().map(|(patterns, attribute)| (&**patterns, attribute.as_deref()))
     }

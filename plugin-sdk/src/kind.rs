@@ -2,8 +2,8 @@ use std::fmt;
 
 /// What a client asked for.
 ///
-/// Later versions of the gateway may know more kinds: a plugin meets them as [`Kind::Unknown`], and lets them pass unless
-/// it has a reason not to.
+/// Later versions of the gateway may know more kinds: a plugin meets them as [`Kind::Unknown`], and lets them
+/// pass unless it has a reason not to.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -43,7 +43,8 @@ impl Kind {
         Self::Raw,
     ];
 
-    /// The name as settings and log lines spell it, such as `presence-stats`; `unknown` for [`Kind::Unknown`].
+    /// The name as settings and log lines spell it, such as `presence-stats`; `unknown` for
+    /// [`Kind::Unknown`].
     pub const fn name(self) -> &'static str {
         match self {
             Self::Publish => "publish",

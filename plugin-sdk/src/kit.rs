@@ -1,8 +1,8 @@
 //! Runs the hooks of a plugin in `cargo test`, without a gateway and without WebAssembly.
 //!
-//! The kit plays the gateway's part: it reads the settings the same way, honours the plugin's
-//! [`Interests`], keeps connections with their users and attributes, records effects and log lines,
-//! keeps rate limits and values with the gateway's own code, and has a clock that stands still until the test moves it.
+//! The kit plays the gateway's part: it reads the settings the same way, honours the plugin's [`Interests`],
+//! keeps connections with their users and attributes, records effects and log lines, keeps rate limits and
+//! values with the gateway's own code, and has a clock that stands still until the test moves it.
 //!
 //! ```
 //! use gateway_plugin_sdk::kit::{Effect, Kit};
@@ -35,8 +35,8 @@
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! The test that a plugin carries in its file, `#[plugin(self_test = "self-test.json")]`, is played by [`Kit::self_test`] as
-//! the gateway plays it, and events of one's own by [`Kit::play`].
+//! The test that a plugin carries in its file, `#[plugin(self_test = "self-test.json")]`, is played by
+//! [`Kit::self_test`] as the gateway plays it, and events of one's own by [`Kit::play`].
 
 mod builder;
 mod client;
@@ -143,8 +143,8 @@ impl<P: Plugin> Kit<P> {
         })
     }
 
-    /// Loads the plugin again, as the gateway does when its settings file has changed. Connections, rate limits and
-    /// values stay; what the plugin kept itself does not.
+    /// Loads the plugin again, as the gateway does when its settings file has changed. Connections, rate
+    /// limits and values stay; what the plugin kept itself does not.
     ///
     /// # Errors
     ///
@@ -202,26 +202,28 @@ impl<P: Plugin> Kit<P> {
         self
     }
 
-    /// Grants and sets an environment variable for the hooks from now on. See [`builder`](Self::builder) for `configure`.
+    /// Grants and sets an environment variable for the hooks from now on. See [`builder`](Self::builder) for
+    /// `configure`.
     pub fn environment(&mut self, name: &str, value: &str) -> &mut Self {
         self.around.environment.borrow_mut().insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// How many effects one call of a hook may have before the next is refused: `effects_max` in the `[limits]` of a
-    /// settings file. Zero shows how the plugin takes refusals.
+    /// How many effects one call of a hook may have before the next is refused: `effects_max` in the
+    /// `[limits]` of a settings file. Zero shows how the plugin takes refusals.
     pub const fn effects_max(&mut self, count: usize) -> &mut Self {
         self.limits.effects = count;
         self
     }
 
-    /// The interval of the plugin's timer has passed, in the instance with the number 0. Where the clock stands is the
-    /// test's business.
+    /// The interval of the plugin's timer has passed, in the instance with the number 0. Where the clock
+    /// stands is the test's business.
     pub fn timer(&mut self) -> Outcome<()> {
         self.timer_of(0)
     }
 
-    /// The interval of the plugin's timer has passed, in another instance. A plugin that asked for no timer is not called.
+    /// The interval of the plugin's timer has passed, in another instance. A plugin that asked for no timer
+    /// is not called.
     pub fn timer_of(&mut self, instance: u32) -> Outcome<()> {
         if self.interests.asked_timer().is_none() {
             return Outcome {

@@ -1,8 +1,10 @@
-//! Values that the gateway keeps for the plugin: the same for all workers of a node, and untouched by a reload.
+//! Values that the gateway keeps for the plugin: the same for all workers of a node, and untouched by a
+//! reload.
 //!
-//! They are bounded in number and bytes (`[state]` in the settings file); what was used longest ago gives way first, so
-//! they are a memory and not a database. Every call takes effect at once: a hook that panics afterwards has still done
-//! it. Keys have at most 512 bytes. The settings file has to grant it: `[grants]` with `key-value = true`.
+//! They are bounded in number and bytes (`[state]` in the settings file); what was used longest ago gives way
+//! first, so they are a memory and not a database. Every call takes effect at once: a hook that panics
+//! afterwards has still done it. Keys have at most 512 bytes. The settings file has to grant it: `[grants]`
+//! with `key-value = true`.
 //!
 //! ```
 //! use gateway_plugin_sdk::prelude::*;
@@ -41,8 +43,8 @@ use crate::{HostError, host};
 
 /// In [`configure`](crate::Plugin::configure): these settings need values.
 ///
-/// A plugin that calls this anywhere does not need the grant by itself: it loads without it as long as it does not ask.
-/// What it calls here all the same finds nothing, or fails with
+/// A plugin that calls this anywhere does not need the grant by itself: it loads without it as long as it
+/// does not ask. What it calls here all the same finds nothing, or fails with
 /// [`NotGranted`](crate::HostErrorKind::NotGranted).
 ///
 /// # Errors
@@ -67,8 +69,8 @@ pub fn add(key: &str, value: impl AsRef<[u8]>, ttl: impl Into<Option<Duration>>)
     host::add(key, value.as_ref(), ttl.into().map(millis))
 }
 
-/// Adds to a number, kept as decimal text, and gives the sum. A key without a value begins at 0 and gets the time to live;
-/// one that has a value keeps its own.
+/// Adds to a number, kept as decimal text, and gives the sum. A key without a value begins at 0 and gets the
+/// time to live; one that has a value keeps its own.
 pub fn increment(key: &str, by: i64, ttl: impl Into<Option<Duration>>) -> Result<i64, HostError> {
     host::increment(key, by, ttl.into().map(millis))
 }

@@ -1,7 +1,8 @@
 //! What an author of a gateway plugin depends on: a trait, a macro and a test kit.
 //!
 //! A plugin is a crate of type `cdylib` with this crate as its only dependency, built with
-//! `cargo build --release --target wasm32-wasip1` (or `wasm32-wasip2`) and dropped into the gateway's plugin folder.
+//! `cargo build --release --target wasm32-wasip1` (or `wasm32-wasip2`) and dropped into the gateway's plugin
+//! folder.
 //!
 //! ```toml
 //! [lib]
@@ -15,7 +16,8 @@
 //! strip = true
 //! ```
 //!
-//! `gateway plugin new NAME` writes such a crate, and `gateway plugin build` builds it whatever its profile is.
+//! `gateway plugin new NAME` writes such a crate, and `gateway plugin build` builds it whatever its profile
+//! is.
 //!
 //! The whole plugin:
 //!
@@ -87,12 +89,12 @@
 //!   an interval has passed  on_timer         no answer
 //! ```
 //!
-//! A hook has a deadline and a limit of memory. One that panics, runs out of either or loops is stopped and its instance
-//! thrown away; what then happens to the event is the operator's choice per plugin. What a hook asked for before it
-//! failed ([`Context`]) is not done.
+//! A hook has a deadline and a limit of memory. One that panics, runs out of either or loops is stopped and
+//! its instance thrown away; what then happens to the event is the operator's choice per plugin. What a hook
+//! asked for before it failed ([`Context`]) is not done.
 //!
-//! What has to outlive that, a reload, and the borders between workers the gateway keeps: rate limits ([`rate`]) and values
-//! ([`kv`]). What they take and set they take and set at once.
+//! What has to outlive that, a reload, and the borders between workers the gateway keeps: rate limits
+//! ([`rate`]) and values ([`kv`]). What they take and set they take and set at once.
 
 // The generated bindings name their runtime by the path that plugins use.
 #[cfg(target_family = "wasm")]

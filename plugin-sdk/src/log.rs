@@ -6,8 +6,9 @@
 //! log::warn!("more than {limit} rooms");
 //! ```
 //!
-//! The gateway adds the plugin's name. It counts and leaves out lines beyond the plugin's rate, so that a log line is
-//! never a way to slow the gateway down. Never log a token or a payload of a client: it ends in files.
+//! The gateway adds the plugin's name. It counts and leaves out lines beyond the plugin's rate, so that a log
+//! line is never a way to slow the gateway down. Never log a token or a payload of a client: it ends in
+//! files.
 
 use std::fmt;
 

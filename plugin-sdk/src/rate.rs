@@ -1,8 +1,8 @@
-//! Rate limits whose state the gateway keeps: exact over all workers of a node, and untouched by a reload. One that is
-//! [`for_cluster`](Rate::for_cluster) counts what all nodes admit.
+//! Rate limits whose state the gateway keeps: exact over all workers of a node, and untouched by a reload.
+//! One that is [`for_cluster`](Rate::for_cluster) counts what all nodes admit.
 //!
-//! Declare a [`Bucket`] in [`configure`](crate::Plugin::configure), take from it in the other hooks. The settings file
-//! has to grant it: `[grants]` with `buckets = true`.
+//! Declare a [`Bucket`] in [`configure`](crate::Plugin::configure), take from it in the other hooks. The
+//! settings file has to grant it: `[grants]` with `buckets = true`.
 //!
 //! ```
 //! use std::time::Duration;
@@ -47,7 +47,8 @@
 use std::fmt;
 use std::time::Duration;
 
-/// What to take from a bucket for, where an address of the network is meant: the rule of the gateway's own limits.
+/// What to take from a bucket for, where an address of the network is meant: the rule of the gateway's own
+/// limits.
 #[doc(inline)]
 pub use gateway_plugin_grammar::source::source;
 
@@ -55,7 +56,8 @@ use crate::{HostError, Message, host};
 
 /// How much is admitted in which time.
 ///
-/// Limits and bursts are 1 to 4294967295, periods 1 to 4294967295 milliseconds; [`Bucket::declare`] refuses others.
+/// Limits and bursts are 1 to 4294967295, periods 1 to 4294967295 milliseconds; [`Bucket::declare`] refuses
+/// others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     pub(crate) algorithm: u32,
@@ -70,20 +72,20 @@ const NODE: u32 = 1;
 const CLUSTER: u32 = 2;
 
 impl Rate {
-    /// A bucket to which `limit` tokens a period are added evenly, and that holds `limit` unless it is given another
-    /// [`burst`](Self::burst). Who pauses may catch up.
+    /// A bucket to which `limit` tokens a period are added evenly, and that holds `limit` unless it is given
+    /// another [`burst`](Self::burst). Who pauses may catch up.
     pub fn token_bucket(limit: u64, period: Duration) -> Self {
         Self::new(1, limit, period)
     }
 
-    /// A bucket that leaks `limit` a period evenly, and that holds one unless it is given a [`burst`](Self::burst): what
-    /// is admitted is evenly spaced.
+    /// A bucket that leaks `limit` a period evenly, and that holds one unless it is given a
+    /// [`burst`](Self::burst): what is admitted is evenly spaced.
     pub fn leaky_bucket(limit: u64, period: Duration) -> Self {
         Self::new(2, limit, period)
     }
 
-    /// `limit` in a window of one period that begins with the first that is admitted. Around the end of a window twice
-    /// as much may pass.
+    /// `limit` in a window of one period that begins with the first that is admitted. Around the end of a
+    /// window twice as much may pass.
     pub fn fixed_window(limit: u64, period: Duration) -> Self {
         Self::new(3, limit, period)
     }
@@ -99,12 +101,14 @@ impl Rate {
         Self { burst, ..self }
     }
 
-    /// Of all nodes together, if the gateway has a Redis that connects them; else of this one, like every other rate.
+    /// Of all nodes together, if the gateway has a Redis that connects them; else of this one, like every
+    /// other rate.
     ///
-    /// Nothing waits for it: each node decides by what it knows, tells the others about five times a second what it has
-    /// admitted for the keys that were used, and hears what they have. Until then they may admit it once more: at most,
-    /// for each other node, what one node admits in 400 ms and two round trips to Redis. A bucket pays that back before it
-    /// admits anything else, and a window begins anew. While Redis is away each node limits by itself.
+    /// Nothing waits for it: each node decides by what it knows, tells the others about five times a second
+    /// what it has admitted for the keys that were used, and hears what they have. Until then they may admit
+    /// it once more: at most, for each other node, what one node admits in 400 ms and two round trips to
+    /// Redis. A bucket pays that back before it admits anything else, and a window begins anew. While Redis
+    /// is away each node limits by itself.
     ///
     /// [`Bucket::take_for`] knows no cluster: a connection is on one node.
     #[must_use]
@@ -124,7 +128,8 @@ pub struct Bucket(u32);
 impl Bucket {
     /// Declares a bucket; in [`configure`](crate::Plugin::configure) only, and at most 64.
     ///
-    /// The same name and rate find their state again after a reload. With another rate nothing has been taken yet.
+    /// The same name and rate find their state again after a reload. With another rate nothing has been taken
+    /// yet.
     pub fn declare(name: &str, rate: Rate) -> Result<Self, HostError> {
         host::declare_bucket(name, rate).map(Self)
     }
@@ -136,7 +141,8 @@ impl Bucket {
         admitted(host::take(self.0, key.as_ref(), cost))
     }
 
-    /// Takes `cost` for the connection of a message. Cheaper than a key, because the state belongs to the connection.
+    /// Takes `cost` for the connection of a message. Cheaper than a key, because the state belongs to the
+    /// connection.
     pub fn take_for(self, event: &Message<'_>, cost: u32) -> Result<(), RetryAfter> {
         // The gateway knows which one it is; the argument makes sure that there is one.
         let _ = event;
@@ -164,8 +170,8 @@ pub struct Room {
 pub struct RetryAfter(u64);
 
 impl RetryAfter {
-    /// When it would be admitted if nothing else were taken; `None` if it never is, because it costs more than is
-    /// admitted at once or the key is too long.
+    /// When it would be admitted if nothing else were taken; `None` if it never is, because it costs more
+    /// than is admitted at once or the key is too long.
     pub const fn duration(self) -> Option<Duration> {
         match self.0 {
             u64::MAX => None,

@@ -9,8 +9,8 @@ use crate::{
     host, settings,
 };
 
-/// The one instance of a plugin. A panic anywhere traps, and a trapped instance never runs again, so a borrow that a
-/// panic left open is never met.
+/// The one instance of a plugin. A panic anywhere traps, and a trapped instance never runs again, so a borrow
+/// that a panic left open is never met.
 #[derive(Debug)]
 pub struct Slot<P>(RefCell<Option<P>>);
 

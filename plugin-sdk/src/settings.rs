@@ -3,8 +3,8 @@ use std::any::TypeId;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Reads the `[config]` table that the gateway hands over as JSON. The error names the key, because the operator who
-/// reads it wrote TOML and knows nothing of lines and columns here.
+/// Reads the `[config]` table that the gateway hands over as JSON. The error names the key, because the
+/// operator who reads it wrote TOML and knows nothing of lines and columns here.
 pub(crate) fn parse<C: DeserializeOwned + 'static>(settings: &str) -> Result<C, String> {
     let value: Value = serde_json::from_str(settings)
         .map_err(|e| format!("the gateway sent settings that are not JSON: {e}"))?;
@@ -15,7 +15,8 @@ pub(crate) fn parse<C: DeserializeOwned + 'static>(settings: &str) -> Result<C, 
     })
 }
 
-/// A plugin with `type Config = ()` takes an empty table only, so that a misplaced key is not silently ignored.
+/// A plugin with `type Config = ()` takes an empty table only, so that a misplaced key is not silently
+/// ignored.
 fn nothing(value: &Value) -> Result<Value, String> {
     match value {
         Value::Object(map) if map.is_empty() => Ok(Value::Null),

@@ -1,5 +1,5 @@
-//! Durations and sizes in settings, written as everywhere in the gateway: `"500ms"`, `"25s"`, `"5m"`, `"1h"`, `"30d"`;
-//! `"512B"`, `"64KiB"`, `"1MiB"`, `"1GiB"`.
+//! Durations and sizes in settings, written as everywhere in the gateway: `"500ms"`, `"25s"`, `"5m"`, `"1h"`,
+//! `"30d"`; `"512B"`, `"64KiB"`, `"1MiB"`, `"1GiB"`.
 //!
 //! ```
 //! use gateway_plugin_sdk::prelude::*;

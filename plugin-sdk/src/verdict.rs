@@ -68,7 +68,8 @@ impl Verdict {
 
     /// [`Verdict::Replace`] with a value as JSON.
     ///
-    /// A value that JSON cannot express is the plugin's fault: it is logged, and the client gets [`code::INTERNAL`].
+    /// A value that JSON cannot express is the plugin's fault: it is logged, and the client gets
+    /// [`code::INTERNAL`].
     pub fn replace_json(value: &(impl Serialize + ?Sized)) -> Self {
         json(value).map_or_else(Self::Deny, Self::Replace)
     }
@@ -80,7 +81,8 @@ impl Verdict {
 
     /// [`Verdict::Reply`] with a value as JSON.
     ///
-    /// A value that JSON cannot express is the plugin's fault: it is logged, and the client gets [`code::INTERNAL`].
+    /// A value that JSON cannot express is the plugin's fault: it is logged, and the client gets
+    /// [`code::INTERNAL`].
     pub fn reply_json(value: &(impl Serialize + ?Sized)) -> Self {
         json(value).map_or_else(Self::Deny, Self::Reply)
     }
@@ -98,12 +100,12 @@ impl Verdict {
 pub enum Delivery {
     /// Deliver it as it is. The next plugin is asked.
     Pass,
-    /// Do not deliver it to this class. Ends the chain. It keeps its place in the channel's history, and nobody is told of
-    /// a gap.
+    /// Do not deliver it to this class. Ends the chain. It keeps its place in the channel's history, and
+    /// nobody is told of a gap.
     Drop,
-    /// Deliver this payload. The next plugin sees it. What is not JSON reaches a client that speaks JSON as a string. What
-    /// is larger than a publication may be, or JSON that receivers stumble over (nested too deeply, or with half of a
-    /// character), is not delivered, and nothing in its place.
+    /// Deliver this payload. The next plugin sees it. What is not JSON reaches a client that speaks JSON as a
+    /// string. What is larger than a publication may be, or JSON that receivers stumble over (nested too
+    /// deeply, or with half of a character), is not delivered, and nothing in its place.
     Replace(Vec<u8>),
 }
 
@@ -178,8 +180,8 @@ impl Connect {
     }
 
     /// See [`Connect::Accept`]. The user is empty for an anonymous client, and else a text that
-    /// [`address::check_user`](crate::address::check_user()) takes: of at most 254 bytes, without control characters. The
-    /// gateway refuses any other with 3500, because nothing could reach it.
+    /// [`address::check_user`](crate::address::check_user()) takes: of at most 254 bytes, without control
+    /// characters. The gateway refuses any other with 3500, because nothing could reach it.
     pub fn accept(user: impl Into<String>) -> Self {
         Self::Accept(Identity { user: user.into(), ..Identity::default() })
     }
@@ -204,16 +206,16 @@ impl Connect {
 
     /// What other clients are shown of this one in presence, join, leave and publications.
     ///
-    /// A value that JSON cannot express is the plugin's fault: it is logged, and the answer becomes a refusal with
-    /// [`code::INTERNAL`].
+    /// A value that JSON cannot express is the plugin's fault: it is logged, and the answer becomes a refusal
+    /// with [`code::INTERNAL`].
     pub fn info_json(self, value: &(impl Serialize + ?Sized)) -> Self {
         self.with_json(value, |identity, json| identity.info = json)
     }
 
     /// What the client gets in its connect reply.
     ///
-    /// A value that JSON cannot express is the plugin's fault: it is logged, and the answer becomes a refusal with
-    /// [`code::INTERNAL`].
+    /// A value that JSON cannot express is the plugin's fault: it is logged, and the answer becomes a refusal
+    /// with [`code::INTERNAL`].
     pub fn data_json(self, value: &(impl Serialize + ?Sized)) -> Self {
         self.with_json(value, |identity, json| identity.data = json)
     }
@@ -226,7 +228,8 @@ impl Connect {
         self
     }
 
-    /// A name and value that later hooks of every plugin read with [`Context::attribute`](crate::Context::attribute).
+    /// A name and value that later hooks of every plugin read with
+    /// [`Context::attribute`](crate::Context::attribute).
     pub fn attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         if let Self::Accept(identity) = &mut self {
             identity.attributes.push((name.into(), value.into()));

@@ -14,8 +14,8 @@ fn check(payload: &[u8], paths: &[&str]) {
     let picked = fields.find(payload);
     let whole: Option<Value> = serde_json::from_slice(payload).ok();
     if whole.is_none() && serde_json::from_slice::<IgnoredAny>(payload).is_ok() {
-        // A number that is too large for a value, or half a character: JSON all the same, and somebody else's business as
-        // long as nobody looks at it.
+        // A number that is too large for a value, or half a character: JSON all the same, and somebody else's
+        // business as long as nobody looks at it.
         return;
     }
     for (path, slot) in paths.iter().zip(slots) {

@@ -349,8 +349,8 @@ async fn a_publisher_that_mistypes_is_not_cut() {
     }
 }
 
-/// Whether an answer has the shape of the one that is shown: the same fields, of the same kinds. What is shown under `ID` is
-/// so under every name.
+/// Whether an answer has the shape of the one that is shown: the same fields, of the same kinds. What is
+/// shown under `ID` is so under every name.
 fn is_like(shown: &Value, answer: &Value) -> bool {
     match (shown, answer) {
         (Value::Object(shown), Value::Object(answer)) => match shown.get("ID") {

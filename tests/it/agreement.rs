@@ -1,5 +1,5 @@
-//! Gateways on one Redis agree, or say that they do not: a rule that differs loses nothing silently, and neither does a
-//! failover that somebody has asked for.
+//! Gateways on one Redis agree, or say that they do not: a rule that differs loses nothing silently, and
+//! neither does a failover that somebody has asked for.
 
 mod rolling;
 mod versions;
@@ -287,7 +287,8 @@ async fn a_key_that_a_replaced_server_has_taken_along_is_not_published_twice_whe
     let kept = publish(&a, "kept").await;
     assert_eq!(kept.get("repeat"), None, "{kept}");
     let lost = publish(&a, "lost").await;
-    // As if the replicas had not received it: before the failover nothing is lost, so the key is taken out by hand.
+    // As if the replicas had not received it: before the failover nothing is lost, so the key is taken out by
+    // hand.
     let mut group = group;
     let master = group.master().await;
     group.servers()[master].ask(&["DEL", "gateway:once:{news:1}:lost"]).await;

@@ -1,4 +1,5 @@
-//! Threads that are kept apart: what keeps some of them busy, or waits on them, takes nothing from the others.
+//! Threads that are kept apart: what keeps some of them busy, or waits on them, takes nothing from the
+//! others.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Tokens of public keys, several issuers and their keys, permissions and subscription tokens, against the real binary.
+//! Tokens of public keys, several issuers and their keys, permissions and subscription tokens, against the
+//! real binary.
 
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ async fn refused(gateway: &Gateway, token: &str) -> Closed {
 
 // ---- Keys ----
 
-/// Two issuers, each with two keys and a token of each: one signs with ES256, the other with EdDSA. Made with OpenSSL; the
-/// tokens are good until 2100.
+/// Two issuers, each with two keys and a token of each: one signs with ES256, the other with EdDSA. Made with
+/// OpenSSL; the tokens are good until 2100.
 struct Issuers(Value);
 
 impl Issuers {
@@ -92,8 +93,9 @@ async fn keys_are_exchanged_while_clients_stay() {
 /// How often each token is verified.
 const ROUNDS: usize = 20;
 
-/// How many millions of WebAssembly instructions a token of this algorithm may take. The README of the plugin says how many
-/// each takes; a third more may come of another compiler. Times are of the machine and prove nothing, so they are printed.
+/// How many millions of WebAssembly instructions a token of this algorithm may take. The README of the plugin
+/// says how many each takes; a third more may come of another compiler. Times are of the machine and prove
+/// nothing, so they are printed.
 fn millions(name: &str) -> u64 {
     match name {
         "HS256" | "HS384" | "HS512" => 1,

@@ -1,4 +1,5 @@
-//! The demo page in a real browser: two tabs talk, also after the gateway was away, and show what the plugin folder holds.
+//! The demo page in a real browser: two tabs talk, also after the gateway was away, and show what the plugin
+//! folder holds.
 
 use std::path::Path;
 use std::time::Duration;

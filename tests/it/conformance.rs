@@ -24,8 +24,8 @@ const ECHO: &str = "
 const CASES: [&str; 9] = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"];
 const CASES_MIN: usize = 300;
 
-/// Only for want of Python 2.7, where `tests/run` has looked for it: it says so once more at its end. Otherwise what must not
-/// be skipped fails.
+/// Only for want of Python 2.7, where `tests/run` has looked for it: it says so once more at its end.
+/// Otherwise what must not be skipped fails.
 fn skip() {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     assert!(

@@ -1,5 +1,5 @@
-//! What plugins make of publications on their way to subscribers. The plugin is that of `examples/redact`, with its own
-//! configuration.
+//! What plugins make of publications on their way to subscribers. The plugin is that of `examples/redact`,
+//! with its own configuration.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -154,7 +154,8 @@ async fn a_permission_that_is_looked_up_is_explained_without_a_call() {
     let gateway = Gateway::with(config).plugin("10-auth-jwt", "auth-jwt", &permitting).start().await;
     let token = token::with("ann", json!({"publish": ["chat:*"]}));
     let mut ann = Client::connect_with(&gateway, json!({ "token": token })).await;
-    // The first is refused by the plugin, which had to ask for the attribute; the second it is not asked about.
+    // The first is refused by the plugin, which had to ask for the attribute; the second it is not asked
+    // about.
     ann.ask("publish", json!({"channel": "news", "data": 1})).await.unwrap_err();
     ann.publish("chat:1", json!(2)).await;
     let published = of_kind(&gateway, "publish").await;

@@ -28,12 +28,13 @@ const MEASURED: Duration = Duration::from_millis(300);
 
 /// The round trip of others may take so many times as long at its 99th percentile, and so long.
 const TIMES_MAX: f64 = 5.0;
-/// A calm round trip counts as at least so long: below it the turns of the system's own scheduler are measured, which gives each
-/// of two busy processes milliseconds.
+/// A calm round trip counts as at least so long: below it the turns of the system's own scheduler are
+/// measured, which gives each of two busy processes milliseconds.
 const CALM_MIN: Duration = Duration::from_micros(200);
 const TIME_MAX: Duration = Duration::from_millis(25);
 
-/// The machine has other things to do as well: one quiet moment of several is enough to see what the gateway does.
+/// The machine has other things to do as well: one quiet moment of several is enough to see what the gateway
+/// does.
 const ATTEMPTS: usize = 5;
 
 #[derive(Clone, Copy)]

@@ -1,4 +1,5 @@
-//! Clients that send as fast as the gateway takes it, and read: every deadline holds for them as for anybody else.
+//! Clients that send as fast as the gateway takes it, and read: every deadline holds for them as for anybody
+//! else.
 
 use std::time::Duration;
 

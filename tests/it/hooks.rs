@@ -1,4 +1,5 @@
-//! What plugins are called for beside connects and commands, and what they do to connections other than the one at hand.
+//! What plugins are called for beside connects and commands, and what they do to connections other than the
+//! one at hand.
 
 use std::collections::BTreeSet;
 
@@ -67,7 +68,8 @@ async fn a_connection_takes_orders_as_fast_as_others_give_them() {
     is_served(&mut bob).await;
 }
 
-// ------------------------------------------------------------------------------------------------------- timers
+// -------------------------------------------------------------------------------------------------------
+// timers
 
 #[tokio::test]
 async fn a_timer_ticks_on_every_instance_and_one_of_them_is_the_first() {
@@ -113,7 +115,8 @@ async fn an_interval_that_is_none_refuses_the_plugin_in_words() {
     assert!(sentence.contains("a timer of 99 milliseconds; possible are 100 to 86400000"), "{sentence}");
 }
 
-// ---------------------------------------------------------------------------------------------- other connections
+// ---------------------------------------------------------------------------------------------- other
+// connections
 
 #[tokio::test]
 async fn a_plugin_closes_all_connections_of_a_user_or_one() {
@@ -199,7 +202,8 @@ async fn an_address_has_to_be_one_of_connections() {
     is_served(&mut ann).await;
 }
 
-// ---------------------------------------------------------------------------------------------------------- budgets
+// ----------------------------------------------------------------------------------------------------------
+// budgets
 
 #[tokio::test]
 async fn a_plugin_sees_that_a_budget_is_used_up_and_what_fits_is_done() {
@@ -221,7 +225,8 @@ async fn a_plugin_sees_that_a_budget_is_used_up_and_what_fits_is_done() {
     assert_eq!(ann.publication("news").await["data"], "marker", "and nothing else was done");
 }
 
-// ------------------------------------------------------------------------------------------ every kind of command
+// ------------------------------------------------------------------------------------------ every kind of
+// command
 
 #[tokio::test]
 async fn every_kind_of_command_meets_the_plugins_with_channel_and_payload() {

@@ -1,5 +1,5 @@
-//! Plugins that mean harm: each is bounded, its client gets an answer in time, the others notice next to nothing, and the
-//! gateway serves on.
+//! Plugins that mean harm: each is bounded, its client gets an answer in time, the others notice next to
+//! nothing, and the gateway serves on.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ const CONFIG: &str = "raw.enabled = true\nclient.anonymous = true\n";
 const OTHERS: usize = 8;
 const BEAT: Duration = Duration::from_millis(5);
 
-/// How long they are watched before an attack, and while it goes on: longer where a call may take its whole deadline.
+/// How long they are watched before an attack, and while it goes on: longer where a call may take its whole
+/// deadline.
 const BEFORE: Duration = Duration::from_secs(1);
 const CHEAP: Duration = Duration::from_millis(1500);
 const COSTLY: Duration = Duration::from_secs(3);
@@ -22,8 +23,8 @@ const COSTLY: Duration = Duration::from_secs(3);
 /// Between one attack and the next of the same attacker, who does not give up.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Below this the time of an answer is the machine's: clients, workers and what loads plugins share two cores, where a thread
-/// waits for another to use up its slice.
+/// Below this the time of an answer is the machine's: clients, workers and what loads plugins share two
+/// cores, where a thread waits for another to use up its slice.
 const NOISE: Duration = Duration::from_millis(1);
 
 /// Something else may run on the machine, and then the others wait for that. Harm would be done every time.
@@ -32,7 +33,8 @@ const ATTEMPTS: usize = 6;
 /// After so many failures a plugin is left alone, a missed deadline counting as two.
 const FAILURES_MAX: u64 = 5;
 
-/// More than an attack may take from the gateway's memory, in KiB: one instance with its limit, and something around it.
+/// More than an attack may take from the gateway's memory, in KiB: one instance with its limit, and something
+/// around it.
 const MEMORY: u64 = 64 << 10;
 
 /// How long an attacker may wait for an answer: the deadline of the plugin, and what the others need.
@@ -142,7 +144,8 @@ async fn failures(gateway: &Gateway, cause: &str) -> u64 {
     counts.map(|(_, count)| count.as_u64().unwrap()).sum()
 }
 
-/// Attacks for as long as the others are watched. Returns the longest wait of the attacker for an answer, and the others'.
+/// Attacks for as long as the others are watched. Returns the longest wait of the attacker for an answer, and
+/// the others'.
 async fn harm(
     gateway: &Gateway,
     hook: &str,

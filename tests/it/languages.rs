@@ -1,4 +1,5 @@
-//! Plugins that are not written in Rust: each example is built as its README says and rules a running gateway.
+//! Plugins that are not written in Rust: each example is built as its README says and rules a running
+//! gateway.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
-//! What dependencies are allowed: `deny.toml`, held against what `cargo` says is built. Runs wherever the tests do;
-//! `cargo deny check`, where it is installed, also reads the licence texts and the list of vulnerabilities.
+//! What dependencies are allowed: `deny.toml`, held against what `cargo` says is built. Runs wherever the
+//! tests do; `cargo deny check`, where it is installed, also reads the licence texts and the list of
+//! vulnerabilities.
 
 use std::path::Path;
 use std::process::Command;
@@ -39,8 +40,8 @@ fn name(package: &Value) -> String {
     format!("{} {}", package["name"].as_str().unwrap(), package["version"].as_str().unwrap())
 }
 
-/// Whether a licence expression (SPDX) can be met with licences of the list alone: `OR` (and the `/` of old packages) is a
-/// choice, `AND` is not. `AND` binds closer.
+/// Whether a licence expression (SPDX) can be met with licences of the list alone: `OR` (and the `/` of old
+/// packages) is a choice, `AND` is not. `AND` binds closer.
 fn is_met(expression: &str, allowed: &[&str]) -> bool {
     let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
     let words: Vec<&str> = spaced.split_whitespace().collect();

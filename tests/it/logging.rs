@@ -1,4 +1,5 @@
-//! A log that cannot be written changes nothing for anybody: not for clients, not for hot reload, not for the way down.
+//! A log that cannot be written changes nothing for anybody: not for clients, not for hot reload, not for the
+//! way down.
 
 use std::fs::{File, OpenOptions};
 use std::io::{PipeReader, Read as _, Write as _, pipe};

@@ -1,5 +1,5 @@
-//! What is not right: every handshake, frame and command of these tables gets its documented answer, and the gateway
-//! goes on as if nothing had been.
+//! What is not right: every handshake, frame and command of these tables gets its documented answer, and the
+//! gateway goes on as if nothing had been.
 
 mod binaries;
 mod commands;

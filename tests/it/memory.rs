@@ -1,4 +1,5 @@
-//! What clients make the gateway hold: reading makes nothing, answers and queues are bounded, and whoever fills them pays.
+//! What clients make the gateway hold: reading makes nothing, answers and queues are bounded, and whoever
+//! fills them pays.
 
 use std::time::{Duration, Instant};
 
@@ -576,7 +577,8 @@ async fn publications_have_one_size_limit_whoever_makes_them_and_wherever_they_g
             outcomes[1].as_ref().is_some_and(|(code, message)| *code == 106 && message.contains("16385")),
             "{outcomes:?}"
         );
-        // What a plugin publishes beside it, to channels and to a client: those that are too large come nowhere.
+        // What a plugin publishes beside it, to channels and to a client: those that are too large come
+        // nowhere.
         let me = format!("@{}", subscriber.id);
         for channel in ["live:fits", "kept:1", &me] {
             if channel.starts_with("kept") {

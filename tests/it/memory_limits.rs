@@ -1,5 +1,5 @@
-//! Limits on memory: a gateway serves with its plugins or does not start, and a plugin that is too large for the machine is
-//! refused while the clients stay.
+//! Limits on memory: a gateway serves with its plugins or does not start, and a plugin that is too large for
+//! the machine is refused while the clients stay.
 
 use std::fs;
 use std::path::PathBuf;

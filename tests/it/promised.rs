@@ -1,5 +1,5 @@
-//! What lies in the plugin folder at a start is what the gateway serves with, or it serves nobody: a plugin that cannot be loaded
-//! never opens what it would close.
+//! What lies in the plugin folder at a start is what the gateway serves with, or it serves nobody: a plugin
+//! that cannot be loaded never opens what it would close.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,4 +1,5 @@
-//! Where a client comes from, behind proxies and without: plugins and limits see its address, and it cannot choose one.
+//! Where a client comes from, behind proxies and without: plugins and limits see its address, and it cannot
+//! choose one.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -166,7 +167,8 @@ async fn every_form_of_a_proxy_header_is_understood_or_refused() {
         assert_eq!(status, Some(400), "{preamble:?}");
     }
     gateway.log().wait(&["WARN", "a PROXY header that is malformed or too large"]).await;
-    // What a client without an address writes itself is not believed; what a proxy writes that speaks for itself is.
+    // What a client without an address writes itself is not believed; what a proxy writes that speaks for
+    // itself is.
     let lies = ["X-Forwarded-For: 192.0.2.3"];
     for (preamble, address) in [
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),

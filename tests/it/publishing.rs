@@ -26,7 +26,8 @@ async fn ready(gateway: &Gateway) {
     eventually_within(Duration::from_secs(5), "a gateway that is ready", ready).await;
 }
 
-/// Gateways that are one: a single one without Redis, or two with it. The first and the last are asked in turn.
+/// Gateways that are one: a single one without Redis, or two with it. The first and the last are asked in
+/// turn.
 struct World {
     gateways: Vec<Gateway>,
     _redis: Option<Redis>,
@@ -214,7 +215,8 @@ async fn a_publication_that_too_few_replicas_have_is_no_success_until_they_do() 
     let master = Redis::start().await;
     let (host, port) = (master.address().ip(), master.address().port());
     let replica = Redis::with(&format!("replicaof {host} {port}")).start().await;
-    // For a moment after it has its copy a replica gets nothing more: only another write shows that this is over.
+    // For a moment after it has its copy a replica gets nothing more: only another write shows that this is
+    // over.
     let follows = async || {
         master.ask(&["INCR", "written"]).await;
         let written = master.ask(&["GET", "written"]).await.text();

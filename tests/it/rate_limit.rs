@@ -1,4 +1,5 @@
-//! The plugin `rate-limit` in front of others: what is too much is refused, on every worker and over every reload.
+//! The plugin `rate-limit` in front of others: what is too much is refused, on every worker and over every
+//! reload.
 
 use std::time::Duration;
 

@@ -24,8 +24,8 @@ pub(crate) fn blocks(text: &str, language: &str) -> Vec<String> {
     text.split(&open).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// The commands of a README, in order. `../` is a folder of this test, and so is the folder of an example, which is copied
-/// there; the clone itself stays as it is.
+/// The commands of a README, in order. `../` is a folder of this test, and so is the folder of an example,
+/// which is copied there; the clone itself stays as it is.
 struct Reader {
     commands: Vec<String>,
     beside: tempfile::TempDir,

@@ -1,4 +1,5 @@
-//! What a gateway that died cannot say any more another one does: plugins hear of each of its clients that it has gone.
+//! What a gateway that died cannot say any more another one does: plugins hear of each of its clients that it
+//! has gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

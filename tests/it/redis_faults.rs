@@ -1,5 +1,5 @@
-//! Three gateways on one Redis that fails in every way it can: nobody misses anything without being told, nothing comes twice
-//! or in the wrong order, health tells the truth, and everybody is back soon.
+//! Three gateways on one Redis that fails in every way it can: nobody misses anything without being told,
+//! nothing comes twice or in the wrong order, health tells the truth, and everybody is back soon.
 
 mod scene;
 
@@ -166,7 +166,8 @@ async fn master_frozen_under_sentinels() {
     assert!(report.resets >= SUBSCRIPTIONS, "{report}");
 }
 
-/// As behind a cut between it and the Sentinels: nobody tells it that it is the master no more, and it takes what it gets.
+/// As behind a cut between it and the Sentinels: nobody tells it that it is the master no more, and it takes
+/// what it gets.
 #[tokio::test]
 async fn master_that_was_replaced_goes_on_acknowledging() {
     let mut scene = Scene::on_sentinels(Sentinels::start().await).await;

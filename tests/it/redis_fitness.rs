@@ -1,5 +1,5 @@
-//! Settings of Redis that do not fit what the configuration promises are named, and so is every server that something is wrong
-//! with.
+//! Settings of Redis that do not fit what the configuration promises are named, and so is every server that
+//! something is wrong with.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Gateways on one Redis have limits together: how far they are overshot, and what becomes of them when Redis is away.
+//! Gateways on one Redis have limits together: how far they are overshot, and what becomes of them when Redis
+//! is away.
 
 mod arithmetic;
 
@@ -168,7 +169,8 @@ async fn a_report_that_redis_heard_without_an_answer_counts_once() {
     let mut client = Client::connect(&gateway).await;
     assert_eq!(calls(&mut client, 5).await, 5);
     told_is(&redis, 5).await;
-    // What is sent now lies in the sockets of the server, and the gateway hears nothing until it has given up.
+    // What is sent now lies in the sockets of the server, and the gateway hears nothing until it has given
+    // up.
     redis.freeze().await;
     assert_eq!(calls(&mut client, 4).await, 4);
     eventually("the gateway to say so", async || (health(&gateway).await == "degraded").then_some(())).await;

@@ -1,4 +1,5 @@
-//! Orders reach a connection and all connections of a user at whichever gateway they are: from the API and from a plugin.
+//! Orders reach a connection and all connections of a user at whichever gateway they are: from the API and
+//! from a plugin.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

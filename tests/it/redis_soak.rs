@@ -1,5 +1,5 @@
-//! Three gateways, thousands of clients and a fault every few seconds, of a kind and at a time that a seed decides: whatever
-//! comes together, the ledger balances. On one server, and on a Cluster.
+//! Three gateways, thousands of clients and a fault every few seconds, of a kind and at a time that a seed
+//! decides: whatever comes together, the ledger balances. On one server, and on a Cluster.
 //!
 //! `GATEWAY_SOAK_SECONDS` lets it go on for longer, `GATEWAY_SOAK_SEED` lets other things happen.
 

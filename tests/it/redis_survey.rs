@@ -1,4 +1,5 @@
-//! One question to all gateways: the answer is what they have together, in time, and says who is missing in it.
+//! One question to all gateways: the answer is what they have together, in time, and says who is missing in
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

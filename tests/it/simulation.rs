@@ -1,8 +1,9 @@
-//! Many connections, two workers and the memory backplane, without a socket and with a clock that is cranked by hand.
+//! Many connections, two workers and the memory backplane, without a socket and with a clock that is cranked
+//! by hand.
 //!
-//! A seeded stream of random steps runs the real session, hub, inbox and backplane; the clients behind them remember
-//! what a client library remembers and check what it relies on. A message is carried out in turns of random length, between
-//! which others do something. The seed is printed when something does not hold;
+//! A seeded stream of random steps runs the real session, hub, inbox and backplane; the clients behind them
+//! remember what a client library remembers and check what it relies on. A message is carried out in turns of
+//! random length, between which others do something. The seed is printed when something does not hold;
 //! `SIMULATION_SEED=n` runs that one again.
 
 mod reading;
@@ -271,7 +272,8 @@ impl World {
         self.message(index, lines.join("\n"));
     }
 
-    /// What the driver makes of a message: as much as fits into a turn, then it is the turn of others, until it is done.
+    /// What the driver makes of a message: as much as fits into a turn, then it is the turn of others, until
+    /// it is done.
     fn message(&mut self, index: usize, text: String) {
         let mut turn = self.turn();
         let (_, session) = self.clients[index].session.as_mut().expect("connected");

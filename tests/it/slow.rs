@@ -102,7 +102,8 @@ async fn a_flood_of_pings_without_reading_the_pongs_is_ended() {
     let pings = Frame::new(Frame::PING, vec![b'x'; 125]).bytes().repeat(1000);
     let sent = flood.flood(&pings, 256 << 20, || most = most.max(gateway.memory())).await;
     println!("{} KiB of pings taken, {} KiB more memory at most", sent / 1024, most - before);
-    // Nothing is answered any more, and what comes until the client has seen the reason is thrown away, not too fast.
+    // Nothing is answered any more, and what comes until the client has seen the reason is thrown away, not
+    // too fast.
     assert!(sent < 32 << 20, "{sent} bytes of pings were taken");
     assert!(most - before < 16 << 10, "{} KiB", most - before);
     let ended = gateway.metrics().await.get("gateway_connections_closed_total{cause=\"too_many_requests\"}");

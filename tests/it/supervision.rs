@@ -1,7 +1,8 @@
-//! Every part is watched: what ends that must not is said, seen by health checks, and brings the gateway down in order; what
-//! a connection's task leaves behind is cleaned up.
+//! Every part is watched: what ends that must not is said, seen by health checks, and brings the gateway down
+//! in order; what a connection's task leaves behind is cleaned up.
 //!
-//! Parts do not fail by themselves, so the gateway runs in this process, with plugins, pages and loggers that fail.
+//! Parts do not fail by themselves, so the gateway runs in this process, with plugins, pages and loggers that
+//! fail.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

@@ -1,5 +1,5 @@
-//! The headline promise: rules change a hundred times under a thousand busy connections, and nobody notices anything but
-//! the new rules.
+//! The headline promise: rules change a hundred times under a thousand busy connections, and nobody notices
+//! anything but the new rules.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -54,7 +54,8 @@ impl Seen {
     }
 }
 
-/// One client: sends, gets exactly one answer for each message and in order, never from older rules than before.
+/// One client: sends, gets exactly one answer for each message and in order, never from older rules than
+/// before.
 async fn traffic(mut client: RawClient, number: usize, seen: Rc<Seen>) {
     sleep(PAUSE.mul_f64(number as f64 / CONNECTIONS as f64)).await;
     let mut newest = (0, 0);

@@ -1,4 +1,5 @@
-//! Plugin folders as Kubernetes mounts them: ConfigMaps, Secrets and emptyDirs. Who can really write there decides.
+//! Plugin folders as Kubernetes mounts them: ConfigMaps, Secrets and emptyDirs. Who can really write there
+//! decides.
 //!
 //! These mount things, which only root may, in a namespace of the gateway alone.
 

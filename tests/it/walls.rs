@@ -1,4 +1,5 @@
-//! The walls between modules, checked by reading the source. What each says stands in `gateway/ARCHITECTURE.md`.
+//! The walls between modules, checked by reading the source. What each says stands in
+//! `gateway/ARCHITECTURE.md`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,8 +41,8 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// The code as a compiler reads it, on one line: without comments, without what is there for tests only, and with `""` for
-/// every literal.
+/// The code as a compiler reads it, on one line: without comments, without what is there for tests only, and
+/// with `""` for every literal.
 fn code_of(text: &str) -> String {
     let mut code = String::new();
     let tokens: TokenStream = text.parse().expect("the source is made of tokens");
@@ -82,7 +83,8 @@ fn write(tokens: TokenStream, code: &mut String) {
     }
 }
 
-/// What an attribute `#[cfg(test)]` at the beginning of these tokens is about. None if there is no such attribute.
+/// What an attribute `#[cfg(test)]` at the beginning of these tokens is about. None if there is no such
+/// attribute.
 fn after_cfg_test(tokens: &[TokenTree]) -> Option<&[TokenTree]> {
     let (attribute, rest) = attribute(tokens)?;
     // Without blanks, as no two words of it need one.
@@ -101,7 +103,8 @@ fn attribute(tokens: &[TokenTree]) -> Option<(&Group, &[TokenTree])> {
     }
 }
 
-/// What follows an item, or a field, an arm or a statement. Where its end is not clear, too little is left out.
+/// What follows an item, or a field, an arm or a statement. Where its end is not clear, too little is left
+/// out.
 fn after_item(mut tokens: &[TokenTree]) -> &[TokenTree] {
     while let Some((_, rest)) = attribute(tokens) {
         tokens = rest;
@@ -251,7 +254,8 @@ fn nothing_is_unbounded() {
 
 #[test]
 fn nothing_is_printed_where_printing_can_fail() {
-    // The macros panic if it does. `telemetry` has the way to standard error, `command` that to standard output.
+    // The macros panic if it does. `telemetry` has the way to standard error, `command` that to standard
+    // output.
     for word in ["print", "println", "eprint", "eprintln", "dbg"] {
         let sources = sources();
         let users = sources.iter().filter(|source| source.code.contains(&format!("{word}!(")));

@@ -1,7 +1,7 @@
 //! What was built: the gateway and the plugins.
 //!
-//! `tests/run` builds both and says where they are in `GATEWAY_BIN` and `GATEWAY_WASM`. Without it they are built here,
-//! once per process, so that a plain `cargo test` never tests an old gateway.
+//! `tests/run` builds both and says where they are in `GATEWAY_BIN` and `GATEWAY_WASM`. Without it they are
+//! built here, once per process, so that a plain `cargo test` never tests an old gateway.
 
 use std::env;
 use std::path::{Path, PathBuf};

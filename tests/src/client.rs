@@ -1,4 +1,5 @@
-//! A client of the Centrifuge protocol, one step at a time: what a library would do by itself, a test does on purpose.
+//! A client of the Centrifuge protocol, one step at a time: what a library would do by itself, a test does on
+//! purpose.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

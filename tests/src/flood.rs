@@ -1,4 +1,5 @@
-//! A client that sends as fast as the gateway takes it, on threads of its own: no pause of a test's runtime slows it down.
+//! A client that sends as fast as the gateway takes it, on threads of its own: no pause of a test's runtime
+//! slows it down.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -31,7 +31,8 @@ const START: Duration = Duration::from_secs(60);
 /// The demo may have to build its plugins.
 const START_OF_DEMO: Duration = Duration::from_secs(300);
 
-/// A running gateway with a folder of its own. Killed when dropped; its last log lines are shown if the test fails.
+/// A running gateway with a folder of its own. Killed when dropped; its last log lines are shown if the test
+/// fails.
 #[derive(Debug)]
 pub struct Gateway {
     process: Process,
@@ -110,7 +111,8 @@ impl Gateway {
         join_all((0..count).map(|node| setup(node).start())).await
     }
 
-    /// Starts the demo of the source tree, with a plugin folder of its own. It builds the plugins if they are not built.
+    /// Starts the demo of the source tree, with a plugin folder of its own. It builds the plugins if they are
+    /// not built.
     pub async fn demo() -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let Builder { mut setup, plugins } = Self::with("");
@@ -295,7 +297,8 @@ impl Builder {
         &self.plugins
     }
 
-    /// Runs it to its end, which it is expected to come to by itself: what it said, and with which code it ended.
+    /// Runs it to its end, which it is expected to come to by itself: what it said, and with which code it
+    /// ended.
     pub fn run(self) -> (String, Option<i32>) {
         let output = self.setup.command().output().expect("it can be run");
         (String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code())

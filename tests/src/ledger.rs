@@ -1,8 +1,9 @@
-//! One book of everything that was published and everything that subscribers were given and told, and the figures that come
-//! of it. The headline figure is *lost silently*: acknowledged, never delivered, and the subscriber was told that all is well.
+//! One book of everything that was published and everything that subscribers were given and told, and the
+//! figures that come of it. The headline figure is *lost silently*: acknowledged, never delivered, and the
+//! subscriber was told that all is well.
 //!
-//! A [`Ledger`] is written by [`Publisher`]s, [`Subscriber`]s and [`HealthWatch`]es while a test breaks something; [`check`]
-//! is a function of the [`History`] and knows nothing of where it came from.
+//! A [`Ledger`] is written by [`Publisher`]s, [`Subscriber`]s and [`HealthWatch`]es while a test breaks
+//! something; [`check`] is a function of the [`History`] and knows nothing of where it came from.
 
 mod check;
 mod health;
@@ -74,7 +75,8 @@ impl Ledger {
         begin.elapsed()
     }
 
-    /// Waits until every subscription has got something that was published after this moment; how long after it that was.
+    /// Waits until every subscription has got something that was published after this moment; how long after
+    /// it that was.
     pub async fn live_again(&self, since: Duration, limit: Duration) -> Duration {
         within_time(limit, "every subscription to get what is published now", async {
             loop {
@@ -87,8 +89,8 @@ impl Ledger {
         .await
     }
 
-    /// Waits until nothing that was acknowledged is still on its way, for some seconds at most, and checks. The publishers
-    /// have to be stopped.
+    /// Waits until nothing that was acknowledged is still on its way, for some seconds at most, and checks.
+    /// The publishers have to be stopped.
     pub async fn settle(&self) -> Report {
         let settled = async {
             while !self.ask(check).await.is_settled() {

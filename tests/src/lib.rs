@@ -1,4 +1,5 @@
-//! What the end-to-end tests are written in: the gateway as a process of its own, clients of it, and waiting that ends.
+//! What the end-to-end tests are written in: the gateway as a process of its own, clients of it, and waiting
+//! that ends.
 //!
 //! Every wait is for an event and has a bound; what was waited for is in the message when it does not come.
 

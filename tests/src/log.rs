@@ -9,7 +9,8 @@ use tokio::sync::watch;
 
 use crate::wait::{PATIENCE, within_time};
 
-/// What a gateway has logged so far. It is read on a thread of its own: a test that is busy does not hold up the gateway.
+/// What a gateway has logged so far. It is read on a thread of its own: a test that is busy does not hold up
+/// the gateway.
 #[derive(Debug, Clone)]
 pub struct Log {
     lines: Arc<Mutex<Vec<Line>>>,

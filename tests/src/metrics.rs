@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    /// Reads OpenMetrics 1.0 text: every sample belongs to the family announced before it, no family and no sample comes
-    /// twice, the end is marked.
+    /// Reads OpenMetrics 1.0 text: every sample belongs to the family announced before it, no family and no
+    /// sample comes twice, the end is marked.
     pub fn parse(page: &str) -> Result<Self, String> {
         let mut samples = BTreeMap::new();
         let mut families = BTreeSet::new();

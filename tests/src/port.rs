@@ -3,7 +3,8 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-/// Below the ports that systems give to outgoing connections: while a server is down, none of them takes its place.
+/// Below the ports that systems give to outgoing connections: while a server is down, none of them takes its
+/// place.
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 22_000;
 

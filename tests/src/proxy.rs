@@ -73,7 +73,8 @@ impl Proxy {
         self.network.send_replace(Network::Cut);
     }
 
-    /// Lets nothing through: connections stay open and new ones are accepted. What was sent arrives when it heals.
+    /// Lets nothing through: connections stay open and new ones are accepted. What was sent arrives when it
+    /// heals.
     pub fn freeze(&self) {
         self.network.send_replace(Network::Frozen);
     }
@@ -117,7 +118,8 @@ async fn accept(listener: Option<&TcpListener>) -> Option<TcpStream> {
     listener?.accept().await.ok().map(|(stream, _)| stream)
 }
 
-/// Until one side ends, which ends the other. Dropped connections are reset: nobody takes it for an orderly end.
+/// Until one side ends, which ends the other. Dropped connections are reset: nobody takes it for an orderly
+/// end.
 async fn connection(client: TcpStream, server: SocketAddr, mut network: watch::Receiver<Network>) {
     let _ = network.wait_for(|network| *network != Network::Frozen).await;
     let Ok(server) = TcpStream::connect(server).await else { return };

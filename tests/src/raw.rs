@@ -1,4 +1,5 @@
-//! A client in raw mode: an application's own messages, and nothing around them. Also what every client is built on.
+//! A client in raw mode: an application's own messages, and nothing around them. Also what every client is
+//! built on.
 
 use std::net::SocketAddr;
 
@@ -61,7 +62,8 @@ impl RawClient {
         self.send_message(Message::text(text)).await;
     }
 
-    /// Sends a message. One that can not go out any more is not a mistake of the test: [`closed`](Self::closed) tells why.
+    /// Sends a message. One that can not go out any more is not a mistake of the test:
+    /// [`closed`](Self::closed) tells why.
     pub async fn send_message(&mut self, message: Message) {
         let _ = within("the gateway to take a message", self.stream.send(message)).await;
     }

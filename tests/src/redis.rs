@@ -63,7 +63,8 @@ enum Role {
 /// What a server that was killed finds when it is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Data {
-    /// What it has written to disk: everything, if it is [`persistent`](Setup::persistent), and nothing otherwise.
+    /// What it has written to disk: everything, if it is [`persistent`](Setup::persistent), and nothing
+    /// otherwise.
     Kept,
     /// Nothing.
     Lost,
@@ -178,7 +179,8 @@ impl Redis {
         .await;
     }
 
-    /// Stops it where it is: its sockets stay open and say nothing, and new connections are accepted by the system.
+    /// Stops it where it is: its sockets stay open and say nothing, and new connections are accepted by the
+    /// system.
     pub async fn freeze(&self) {
         self.process.signal(Signal::STOP);
         let status = format!("/proc/{}/stat", self.process.id());

@@ -86,13 +86,14 @@ impl Socket {
         socket
     }
 
-    /// Sends bytes. A gateway that has already closed is no mistake here: what it said before is still to be read.
+    /// Sends bytes. A gateway that has already closed is no mistake here: what it said before is still to be
+    /// read.
     pub async fn send(&mut self, bytes: &[u8]) {
         let _ = within("the gateway to take bytes", self.stream.write_all(bytes)).await;
     }
 
-    /// Sends a block again and again, without reading, until the gateway takes nothing for a second or has taken this
-    /// many bytes. Returns how many it took. `meanwhile` is called between two writes.
+    /// Sends a block again and again, without reading, until the gateway takes nothing for a second or has
+    /// taken this many bytes. Returns how many it took. `meanwhile` is called between two writes.
     pub async fn flood(&mut self, block: &[u8], bytes_max: usize, mut meanwhile: impl FnMut()) -> usize {
         let mut sent = 0;
         let mut stuck = Instant::now();
@@ -310,7 +311,8 @@ impl Frame {
         bytes
     }
 
-    /// The frame at the beginning, as servers send it, and its length on the wire. `None` if it is not complete.
+    /// The frame at the beginning, as servers send it, and its length on the wire. `None` if it is not
+    /// complete.
     fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
         let (opcode, header, length) = Self::header(bytes)?;
         let end = header + length;
@@ -318,7 +320,8 @@ impl Frame {
         Some((Self { bits: bytes[0] & 0xf0, opcode, masked: false, payload }, end))
     }
 
-    /// The opcode of such a frame, the length of its header and that of its payload. `None` if the header is not complete.
+    /// The opcode of such a frame, the length of its header and that of its payload. `None` if the header is
+    /// not complete.
     pub(crate) fn header(bytes: &[u8]) -> Option<(u8, usize, usize)> {
         let [first, second, rest @ ..] = bytes else { return None };
         assert_eq!(second & 0x80, 0, "a server does not mask");

@@ -63,7 +63,8 @@ impl Tool {
     }
 }
 
-/// A program that takes turns with the test: a line on its standard output ends its turn, one on its standard input ours.
+/// A program that takes turns with the test: a line on its standard output ends its turn, one on its standard
+/// input ours.
 #[derive(Debug)]
 pub struct Talk {
     name: String,

@@ -47,7 +47,8 @@ impl WebProxy {
         .await
     }
 
-    /// HAProxy in the mode `http` or `tcp`, with these options of its server line and more lines of its back end.
+    /// HAProxy in the mode `http` or `tcp`, with these options of its server line and more lines of its back
+    /// end.
     pub async fn haproxy(server: SocketAddr, mode: &str, options: &str, lines: &str) -> Self {
         Self::start("haproxy", &["-db", "-f"], |address, _| {
             format!(

@@ -1,7 +1,7 @@
 //! The least that serves the same: tokio-tungstenite with small buffers, one task per connection, one thread.
 //!
-//! It knows no commands, no channels, no limits and no plugins: what a client sends comes back to it (`echo`), or goes to
-//! everyone (`fanout`).
+//! It knows no commands, no channels, no limits and no plugins: what a client sends comes back to it
+//! (`echo`), or goes to everyone (`fanout`).
 
 use std::io::Read as _;
 use std::net::Ipv4Addr;

@@ -25,8 +25,8 @@ use crate::table::Table;
 /// Between two publications at the steady rate: 50 a second.
 const PACE: Duration = Duration::from_millis(20);
 
-/// Publications that are on their way at the same time, in the other case. They are sent together: what they cost is
-/// then not a matter of who is faster, server or client.
+/// Publications that are on their way at the same time, in the other case. They are sent together: what they
+/// cost is then not a matter of who is faster, server or client.
 const WINDOW: u64 = 4;
 
 pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {

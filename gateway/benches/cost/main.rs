@@ -1,7 +1,8 @@
 //! What a message costs: `cargo bench -p gateway --bench cost`.
 //!
-//! Each group sets something the gateway does beside the least that any program would do for the same result, measured
-//! in the same run and in turns. Read the ratios; the absolute numbers belong to the machine and its mood.
+//! Each group sets something the gateway does beside the least that any program would do for the same result,
+//! measured in the same run and in turns. Read the ratios; the absolute numbers belong to the machine and its
+//! mood.
 //!
 //! ```text
 //! cargo bench -p gateway --bench cost                       all groups, in under three minutes
@@ -9,10 +10,11 @@
 //! cargo bench -p gateway --bench cost -- --quick            all of them, few rounds: shows that they run
 //! ```
 //!
-//! The first four groups call the gateway's library in this process. The others start the real binary and, as the
-//! baseline, this program once more as a small tokio-tungstenite server; both serve real sockets, and what counts is the
-//! processor time and the memory that the kernel books to each. The last one needs `redis-server`. Plugins are built by cargo when they are missing or old;
-//! `GATEWAY_WASM` names a folder with built ones instead.
+//! The first four groups call the gateway's library in this process. The others start the real binary and, as
+//! the baseline, this program once more as a small tokio-tungstenite server; both serve real sockets, and
+//! what counts is the processor time and the memory that the kernel books to each. The last one needs
+//! `redis-server`. Plugins are built by cargo when they are missing or old; `GATEWAY_WASM` names a folder
+//! with built ones instead.
 
 // The ruler.
 mod measure;
@@ -119,7 +121,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[String]) -> anyhow::Result<()> {
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    // `cargo bench` says so with a flag of its own; without it this is `cargo test`, which only wants to see it run.
+    // `cargo bench` says so with a flag of its own; without it this is `cargo test`, which only wants to see
+    // it run.
     let scale = if has("--quick") || !has("--bench") { &QUICK } else { &FULL };
     let wanted: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with('-')).collect();

@@ -1,7 +1,8 @@
 //! Two sides, measured in turns.
 //!
-//! Machines drift: another program starts, a core clocks down. So both sides of a case are measured in every round, one
-//! right after the other, and what counts is the ratio within a round. Nothing here passes or fails by time.
+//! Machines drift: another program starts, a core clocks down. So both sides of a case are measured in every
+//! round, one right after the other, and what counts is the ratio within a round. Nothing here passes or
+//! fails by time.
 
 use std::hint::black_box;
 use std::time::Duration;

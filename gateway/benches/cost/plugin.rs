@@ -61,8 +61,8 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
     Ok(Table { title: "one call of one plugin", notes, rows })
 }
 
-/// The smallest component with a function like `on-message.call`, and one with a function of nothing. Memory for the
-/// payload is always at the same place.
+/// The smallest component with a function like `on-message.call`, and one with a function of nothing. Memory
+/// for the payload is always at the same place.
 const SMALLEST: &str = r#"
 (component
   (core module $module

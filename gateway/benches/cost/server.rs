@@ -17,7 +17,8 @@ use crate::artifacts::wasm;
 use crate::bare;
 use crate::client::PATIENCE;
 
-/// What the gateway under test differs in from its defaults: one worker, nobody is kept out, and no ping disturbs.
+/// What the gateway under test differs in from its defaults: one worker, nobody is kept out, and no ping
+/// disturbs.
 const CONFIG: &str = "
 listen = { address = '127.0.0.1:0', workers = 1 }
 admin = { address = '' }

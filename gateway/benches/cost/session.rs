@@ -1,4 +1,5 @@
-//! A message on its whole way through a worker, without a socket: decode, core, plugins, backplane, hub, outbound.
+//! A message on its whole way through a worker, without a socket: decode, core, plugins, backplane, hub,
+//! outbound.
 
 use std::future::poll_fn;
 use std::io;

@@ -6,8 +6,8 @@
 //! | `#42`, `#jane doe`, `#Zürich` | all connections of a user | `#` and the user id: any text without control characters |
 //! | `@6c1f…` | one connection | `@` and the id of the connection, of the characters of a channel |
 //!
-//! An address has at most [`BYTES_MAX`] bytes in UTF-8, so a user id has at most [`USER_BYTES_MAX`]. User ids are compared
-//! byte by byte: two spellings of one letter are two users.
+//! An address has at most [`BYTES_MAX`] bytes in UTF-8, so a user id has at most [`USER_BYTES_MAX`]. User ids
+//! are compared byte by byte: two spellings of one letter are two users.
 
 use std::fmt;
 
@@ -82,8 +82,8 @@ pub fn is_valid(address: &str) -> bool {
     check(address).is_ok()
 }
 
-/// Whether a text can be a part of a channel: a user id, say, that is put into `inbox:{user}`. An empty text is none, and
-/// neither is one that could turn a pattern into another.
+/// Whether a text can be a part of a channel: a user id, say, that is put into `inbox:{user}`. An empty text
+/// is none, and neither is one that could turn a pattern into another.
 ///
 /// ```
 /// # use gateway_plugin_grammar::address;
@@ -116,7 +116,8 @@ impl fmt::Display for InvalidUser {
 
 impl std::error::Error for InvalidUser {}
 
-/// Checks a user id, which may be empty: then the client is anonymous. Every other one that passes has an address.
+/// Checks a user id, which may be empty: then the client is anonymous. Every other one that passes has an
+/// address.
 ///
 /// # Errors
 ///
@@ -133,8 +134,9 @@ pub fn is_direct(address: &str) -> bool {
     address.starts_with(['#', '@'])
 }
 
-/// Whether a pattern covers an address. A last `*` in a pattern stands for any rest of the same kind of address: `*` is all
-/// channels, `#*` the addresses of all users, `#team-*` those of some, `@*` those of all connections.
+/// Whether a pattern covers an address. A last `*` in a pattern stands for any rest of the same kind of
+/// address: `*` is all channels, `#*` the addresses of all users, `#team-*` those of some, `@*` those of all
+/// connections.
 ///
 /// ```
 /// # use gateway_plugin_grammar::address;
@@ -152,8 +154,8 @@ pub fn matches(pattern: &str, address: &str) -> bool {
     }
 }
 
-/// Whether a pattern covers a user id: the id itself, or its beginning and a last `*`. Here no first character has a
-/// meaning of its own.
+/// Whether a pattern covers a user id: the id itself, or its beginning and a last `*`. Here no first
+/// character has a meaning of its own.
 pub fn matches_user(pattern: &str, user: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => user.starts_with(start),

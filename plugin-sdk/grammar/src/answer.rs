@@ -1,7 +1,8 @@
 //! What becomes of an answer that the gateway cannot carry out because of what somebody else sent.
 //!
-//! It is no failure of the plugin: one that passes on what clients send, or names from tokens, would let clients open its
-//! breaker. The event is refused instead, and the log says why. The gateway and the test kit of the SDK do the same.
+//! It is no failure of the plugin: one that passes on what clients send, or names from tokens, would let
+//! clients open its breaker. The event is refused instead, and the log says why. The gateway and the test kit
+//! of the SDK do the same.
 
 use std::fmt;
 
@@ -23,8 +24,8 @@ pub struct Refused {
     pub line: String,
 }
 
-/// Looks at the user that a client is to be admitted as: what is said to a user goes by the address, and so does the order
-/// to disconnect one.
+/// Looks at the user that a client is to be admitted as: what is said to a user goes by the address, and so
+/// does the order to disconnect one.
 ///
 /// # Errors
 ///
@@ -37,7 +38,8 @@ pub fn user(user: &str) -> Result<(), Refused> {
     })
 }
 
-/// The refusal of an event that was answered with JSON that receivers stumble over. `what` it is: `a payload`.
+/// The refusal of an event that was answered with JSON that receivers stumble over. `what` it is:
+/// `a payload`.
 pub fn unfit(what: impl fmt::Display, unfit: json::Unfit) -> Refused {
     let reason = format!("{what} is JSON {unfit}");
     Refused { code: BAD_REQUEST, line: format!("what it answers is refused: {reason}"), reason }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// How many arrays and objects may lie in one another. The envelope of a message adds at most six, so that what a client
-/// receives stays below 128, where many parsers end.
+/// How many arrays and objects may lie in one another. The envelope of a message adds at most six, so that
+/// what a client receives stays below 128, where many parsers end.
 pub const DEPTH_MAX: usize = 120;
 
 /// Why JSON is not taken.
@@ -11,7 +11,8 @@ pub const DEPTH_MAX: usize = 120;
 pub enum Unfit {
     /// More than [`DEPTH_MAX`] arrays and objects in one another.
     TooDeep,
-    /// An escape such as `\ud800` that is half of a character: the text is not Unicode, and strict parsers refuse it.
+    /// An escape such as `\ud800` that is half of a character: the text is not Unicode, and strict parsers
+    /// refuse it.
     LoneSurrogate,
 }
 
@@ -28,7 +29,8 @@ impl fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
-/// Looks through one JSON value, which is known to be JSON. Costs next to nothing where there is nothing to find.
+/// Looks through one JSON value, which is known to be JSON. Costs next to nothing where there is nothing to
+/// find.
 ///
 /// ```
 /// # use gateway_plugin_grammar::json::{Unfit, check};

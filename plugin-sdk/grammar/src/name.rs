@@ -1,7 +1,7 @@
 //! Names of plugins, as the files of a plugin folder have them.
 
-/// The name of a plugin: its file name without the extension and without a leading number and dash, which only say
-/// where in the chain it stands.
+/// The name of a plugin: its file name without the extension and without a leading number and dash, which
+/// only say where in the chain it stands.
 ///
 /// # Errors
 ///

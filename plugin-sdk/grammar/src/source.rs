@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address that caps, rates and limits count for: an IPv4 address by itself; of an IPv6 address the first 64 bits,
-/// because a customer of a provider has a whole network of that size. An IPv4 address inside an IPv6 address is that IPv4
-/// address.
+/// The address that caps, rates and limits count for: an IPv4 address by itself; of an IPv6 address the first
+/// 64 bits, because a customer of a provider has a whole network of that size. An IPv4 address inside an IPv6
+/// address is that IPv4 address.
 ///
 /// ```
 /// # use gateway_plugin_grammar::source::source;

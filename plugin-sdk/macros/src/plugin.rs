@@ -37,8 +37,8 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
     Ok(quote! {
         #block
 
-        // Elsewhere nothing but tests calls the plugin, and that is not dead code. What its file carries the test kit finds
-        // here.
+        // Elsewhere nothing but tests calls the plugin, and that is not dead code. What its file carries the
+        // test kit finds here.
         #[cfg(not(target_family = "wasm"))]
         const _: () = ::gateway_plugin_sdk::__private::used::<#plugin>();
 

@@ -1,7 +1,8 @@
-//! Events written down, with what a plugin is expected to answer: what `gateway plugin run` plays, what a plugin can carry
-//! inside itself as its self-test, and what `cargo test` plays with the test kit of the SDK.
+//! Events written down, with what a plugin is expected to answer: what `gateway plugin run` plays, what a
+//! plugin can carry inside itself as its self-test, and what `cargo test` plays with the test kit of the SDK.
 //!
-//! A script is JSON: one event per line, or an array of events. Empty lines and lines that begin with `#` are left out.
+//! A script is JSON: one event per line, or an array of events. Empty lines and lines that begin with `#` are
+//! left out.
 //!
 //! ```json
 //! {"event": "connect", "connection": "c1", "token": "secret", "expect": {"verdict": "accept", "user": "42"}}
@@ -129,7 +130,8 @@ pub enum Event<K, C> {
         /// The close reason.
         reason: Box<str>,
     },
-    /// An interval that the plugin asked for has passed. The clock of the script does not fire timers by itself.
+    /// An interval that the plugin asked for has passed. The clock of the script does not fire timers by
+    /// itself.
     Timer {
         /// The number of the instance.
         instance: u32,

@@ -7,8 +7,8 @@ pub const SELF_TEST_BYTES_MAX: usize = 256 << 10;
 /// Most events of one. Together with the deadline of a call this bounds the time.
 pub const SELF_TEST_EVENTS_MAX: usize = 256;
 
-/// The test that an author puts into a plugin: `{"settings": {..}, "events": [..]}`, where the settings are a `[config]`
-/// table and the events those of a [`Script`].
+/// The test that an author puts into a plugin: `{"settings": {..}, "events": [..]}`, where the settings are a
+/// `[config]` table and the events those of a [`Script`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelfTest<K, C> {
     /// The `[config]` table; empty if the test has none.

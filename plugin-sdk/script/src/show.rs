@@ -95,8 +95,8 @@ pub enum Effect<'a> {
     Emit(&'a str, &'a [u8]),
 }
 
-/// `verdict` and what belongs to it; `effects`; and `changed` if the message goes on with another payload beside the answer.
-/// Payloads are `payload` if they are JSON, else `text`, else `base64`.
+/// `verdict` and what belongs to it; `effects`; and `changed` if the message goes on with another payload
+/// beside the answer. Payloads are `payload` if they are JSON, else `text`, else `base64`.
 ///
 /// | verdict | with |
 /// |---|---|

@@ -1,7 +1,8 @@
 //! Goes through JSON (RFC 8259) without building anything of it.
 //!
-//! What is let through is what `serde_json` lets through when it ignores a value: names and texts with valid escapes and
-//! without control characters, numbers by their grammar whatever their size, and no more than [`DEPTH_MAX`] levels.
+//! What is let through is what `serde_json` lets through when it ignores a value: names and texts with valid
+//! escapes and without control characters, numbers by their grammar whatever their size, and no more than
+//! [`DEPTH_MAX`] levels.
 
 use std::borrow::Cow;
 
@@ -245,8 +246,8 @@ impl<'m> Scan<'m> {
     }
 }
 
-/// Marks the bytes that end the plain part of a text: `"`, `\` and control characters, with the highest bit of each. The
-/// lowest mark is exact; those above it need not be.
+/// Marks the bytes that end the plain part of a text: `"`, `\` and control characters, with the highest bit
+/// of each. The lowest mark is exact; those above it need not be.
 const fn special(eight: u64) -> u64 {
     const EACH: u64 = u64::MAX / 255;
     const HIGH: u64 = EACH << 7;

@@ -115,8 +115,9 @@ impl<P: Plugin> Connecting<'_, P> {
         self
     }
 
-    /// Asks the plugin. An accept gives the connection its user and attributes. Where the gateway would refuse the client
-    /// because of what others sent, such as a user that has no address, the verdict is that refusal.
+    /// Asks the plugin. An accept gives the connection its user and attributes. Where the gateway would
+    /// refuse the client because of what others sent, such as a user that has no address, the verdict is that
+    /// refusal.
     ///
     /// # Panics
     ///
@@ -208,8 +209,8 @@ impl<P: Plugin> Message<'_, P> {
         self
     }
 
-    /// Asks the plugin, if its interests cover the command. Where the gateway would refuse the message because of what others
-    /// sent, such as JSON that is nested too deeply, the verdict is that refusal.
+    /// Asks the plugin, if its interests cover the command. Where the gateway would refuse the message
+    /// because of what others sent, such as JSON that is nested too deeply, the verdict is that refusal.
     ///
     /// # Panics
     ///

@@ -19,8 +19,8 @@ impl<'k, P: Plugin> Delivering<'k, P> {
         Self { kit, channel: channel.to_owned(), class: String::new(), publisher: None, payload: Vec::new() }
     }
 
-    /// The value that the plugin's class attribute has at these subscribers. A plugin that named no attribute does not see
-    /// it.
+    /// The value that the plugin's class attribute has at these subscribers. A plugin that named no attribute
+    /// does not see it.
     #[must_use]
     pub fn class(mut self, class: &str) -> Self {
         class.clone_into(&mut self.class);
@@ -54,8 +54,8 @@ impl<'k, P: Plugin> Delivering<'k, P> {
         self.payload(as_json(value))
     }
 
-    /// Asks the plugin, if it asked to see what is published there. Where the gateway would deliver nothing, because receivers
-    /// stumble over the JSON of the answer, the verdict is [`Delivery::Drop`].
+    /// Asks the plugin, if it asked to see what is published there. Where the gateway would deliver nothing,
+    /// because receivers stumble over the JSON of the answer, the verdict is [`Delivery::Drop`].
     ///
     /// # Panics
     ///

@@ -1,5 +1,6 @@
-//! The gateway's side of the interface, with the functions of the one that plugins meet inside it. A hook runs between
-//! [`enter`] and its return; what it asks is answered from the [`Call`] and what it does is recorded there.
+//! The gateway's side of the interface, with the functions of the one that plugins meet inside it. A hook
+//! runs between [`enter`] and its return; what it asks is answered from the [`Call`] and what it does is
+//! recorded there.
 
 mod state;
 

@@ -1,5 +1,6 @@
-//! Whether the gateway can carry out what a plugin answered. It treats what it cannot as a failure of the plugin, so in
-//! a test it is one too. What it cannot because of what somebody else sent is none: it refuses the event instead.
+//! Whether the gateway can carry out what a plugin answered. It treats what it cannot as a failure of the
+//! plugin, so in a test it is one too. What it cannot because of what somebody else sent is none: it refuses
+//! the event instead.
 
 use gateway_plugin_grammar::answer::{self, Refused};
 use gateway_plugin_grammar::json;

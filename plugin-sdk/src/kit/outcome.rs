@@ -9,11 +9,13 @@ pub struct Outcome<V> {
     /// What the hook asked for beside its answer, in order.
     pub effects: Vec<Effect>,
     /// What the message goes on with, if the hook changed its payload: with
-    /// [`Message::set_payload`](crate::Message::set_payload) or [`Verdict::Replace`](crate::Verdict::Replace).
+    /// [`Message::set_payload`](crate::Message::set_payload) or
+    /// [`Verdict::Replace`](crate::Verdict::Replace).
     pub payload: Option<Vec<u8>>,
     /// What the hook logged.
     pub log: Vec<LogLine>,
-    /// False if the plugin's interests kept the event away from it. True as well for what it permits by an attribute.
+    /// False if the plugin's interests kept the event away from it. True as well for what it permits by an
+    /// attribute.
     pub called: bool,
 }
 

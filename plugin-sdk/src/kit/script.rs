@@ -13,8 +13,9 @@ use crate::{Connect, Delivery, Identity, Kind, Refusal, Verdict, address};
 type Native = Step<Kind, String>;
 
 impl<P: Embedded> Kit<P> {
-    /// Plays the test that the plugin carries, `#[plugin(self_test = "self-test.json")]`: with its settings and nothing
-    /// else, as the gateway does whenever it loads the file. It grants no environment variable and no origin.
+    /// Plays the test that the plugin carries, `#[plugin(self_test = "self-test.json")]`: with its settings
+    /// and nothing else, as the gateway does whenever it loads the file. It grants no environment variable
+    /// and no origin.
     ///
     /// ```
     /// # mod plugin {
@@ -55,10 +56,11 @@ impl<P: Embedded> Kit<P> {
     /// }
     /// ```
     ///
-    /// An event of a connection may say what the client is from there on (`user`, `attributes`, `headers`, `address`,
-    /// `protocol`), and every event when it happens: `now` in milliseconds of Unix time, or `after` in milliseconds since
-    /// the event before; the clock begins at [`START`](super::START). A payload is `payload`, `text` or `base64`.
-    /// `expect` is a verdict, or those parts of the outcome that matter; `gateway plugin run --json` prints whole ones.
+    /// An event of a connection may say what the client is from there on (`user`, `attributes`, `headers`,
+    /// `address`, `protocol`), and every event when it happens: `now` in milliseconds of Unix time, or
+    /// `after` in milliseconds since the event before; the clock begins at [`START`](super::START). A payload
+    /// is `payload`, `text` or `base64`. `expect` is a verdict, or those parts of the outcome that matter;
+    /// `gateway plugin run --json` prints whole ones.
     ///
     /// # Errors
     ///
@@ -80,8 +82,8 @@ impl<P: Embedded> Kit<P> {
     ///
     /// # Errors
     ///
-    /// What is wrong with the events, or everything that was not as they expect, with the places of the events. A hook that
-    /// panics without being expected to fail is an error as well.
+    /// What is wrong with the events, or everything that was not as they expect, with the places of the
+    /// events. A hook that panics without being expected to fail is an error as well.
     pub fn play(&mut self, events: &str) -> Result<(), String> {
         let script = reader().script(events.as_bytes());
         self.play_script(&script.map_err(|mistakes| format!("the events have mistakes: {mistakes}"))?)

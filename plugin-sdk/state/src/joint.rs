@@ -1,13 +1,13 @@
-//! Rate limits that several nodes have together. Every node decides by a meter of its own, at once; reports what it has
-//! taken; and is told what all of them have used, which then is what it decides by.
+//! Rate limits that several nodes have together. Every node decides by a meter of its own, at once; reports
+//! what it has taken; and is told what all of them have used, which then is what it decides by.
 
 use crate::KEY_BYTES_MAX;
 use crate::meter::{Meter, NEVER, Room, Told};
 use crate::rule::Rule;
 use crate::store::{Key, NONE, Store, Value};
 
-/// Joint meters live on a clock that is ahead by this many milliseconds: a window may have begun before this node. More
-/// than two of the longest periods.
+/// Joint meters live on a clock that is ahead by this many milliseconds: a window may have begun before this
+/// node. More than two of the longest periods.
 const AHEAD: u64 = 1 << 34;
 
 /// What a node has taken of one key.
@@ -15,7 +15,8 @@ const AHEAD: u64 = 1 << 34;
 pub(crate) struct Joint {
     /// What all nodes have used as far as this one knows, and what it has taken since.
     meter: Meter,
-    /// What this node has ever taken, from any number on. Never falls for one key, whatever becomes of its meters.
+    /// What this node has ever taken, from any number on. Never falls for one key, whatever becomes of its
+    /// meters.
     taken: u64,
     /// How much of that the others are known to know.
     known: u64,
@@ -23,7 +24,8 @@ pub(crate) struct Joint {
     queued: u32,
 }
 
-/// What a node has to say of one key. Saying it twice is saying it once, because it says how much it was in all.
+/// What a node has to say of one key. Saying it twice is saying it once, because it says how much it was in
+/// all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
     /// What the node has ever taken, from any number on.
@@ -73,8 +75,9 @@ impl Store {
         wait
     }
 
-    /// Gives what there is to report, of at most so many keys: the space, the key, and how much was taken. What is given is
-    /// not given again unless more is taken, or it is asked for with [`report_again`](Self::report_again).
+    /// Gives what there is to report, of at most so many keys: the space, the key, and how much was taken.
+    /// What is given is not given again unless more is taken, or it is asked for with
+    /// [`report_again`](Self::report_again).
     pub fn report(&mut self, max: usize, mut each: impl FnMut(u32, &[u8], Report)) {
         let count = self.to_report.len().min(max);
         for at in self.to_report.drain(..count) {

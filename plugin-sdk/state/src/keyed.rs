@@ -80,8 +80,8 @@ impl Store {
         self.set(key, value, ttl, now).map(|()| true)
     }
 
-    /// Adds to a number, kept as decimal text, and gives the sum. A key without a value begins at 0 and lives for `ttl`
-    /// milliseconds; one that has a value keeps its time.
+    /// Adds to a number, kept as decimal text, and gives the sum. A key without a value begins at 0 and lives
+    /// for `ttl` milliseconds; one that has a value keeps its time.
     pub fn increment(
         &mut self,
         key: &Key<'_>,

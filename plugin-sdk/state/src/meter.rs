@@ -5,12 +5,14 @@ pub const NEVER: u64 = u64::MAX;
 
 /// How much of a rule is used for one key. A new one is unused.
 ///
-/// All arithmetic is exact. A clock that goes back is taken for the new truth: what is used stays used and is forgotten
-/// from then on, so nobody waits longer than without the jump, and each jump lets through one burst at most.
+/// All arithmetic is exact. A clock that goes back is taken for the new truth: what is used stays used and is
+/// forgotten from then on, so nobody waits longer than without the jump, and each jump lets through one burst
+/// at most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Meter {
-    /// Buckets: what is in use, in units of which one costs `period` and a millisecond gives back `limit`. Fixed window:
-    /// what was admitted. Sliding window: what was admitted in the window before, and in this one in the lower half.
+    /// Buckets: what is in use, in units of which one costs `period` and a millisecond gives back `limit`.
+    /// Fixed window: what was admitted. Sliding window: what was admitted in the window before, and in this
+    /// one in the lower half.
     used: u64,
     /// Buckets: the time of `used`. Windows: when the window began.
     at: u64,
@@ -19,8 +21,8 @@ pub struct Meter {
 /// The state of a meter for somebody with another clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Told {
-    /// Buckets: what is in use, in units of which one costs `period` and a millisecond gives back `limit`. Windows: what
-    /// was admitted in this one.
+    /// Buckets: what is in use, in units of which one costs `period` and a millisecond gives back `limit`.
+    /// Windows: what was admitted in this one.
     pub used: u64,
     /// Sliding window: what was admitted in the window before. Else 0.
     pub before: u64,
@@ -40,8 +42,9 @@ pub struct Room {
 impl Meter {
     pub(crate) const NEW: Self = Self { used: 0, at: 0 };
 
-    /// Takes `cost` if the rule admits it at `now`: 0. Otherwise takes nothing and says after how many milliseconds it
-    /// would be admitted if nothing else were taken; [`NEVER`] if it is too large. A cost of 0 is always admitted.
+    /// Takes `cost` if the rule admits it at `now`: 0. Otherwise takes nothing and says after how many
+    /// milliseconds it would be admitted if nothing else were taken; [`NEVER`] if it is too large. A cost of
+    /// 0 is always admitted.
     pub fn take(&mut self, rule: &Rule, cost: u32, now: u64) -> u64 {
         let cost = u64::from(cost);
         if cost == 0 {
@@ -58,8 +61,8 @@ impl Meter {
         }
     }
 
-    /// Takes what somebody else has admitted already, also beyond what the rule admits: that has to be given back, or to
-    /// pass, before anything is admitted again.
+    /// Takes what somebody else has admitted already, also beyond what the rule admits: that has to be given
+    /// back, or to pass, before anything is admitted again.
     pub fn charge(&mut self, rule: &Rule, cost: u64, now: u64) {
         if cost == 0 {
             return;
@@ -172,7 +175,8 @@ impl Meter {
             self.used += cost;
             return 0;
         }
-        // The window before weighs as much as is left of this one: it has to become light enough for the rest.
+        // The window before weighs as much as is left of this one: it has to become light enough for the
+        // rest.
         let weighs_at_most = |weight: u64, rest: u64| (rest * period / weight).min(period);
         let (before, current) = split(self.used);
         match limit.checked_sub(current + cost) {

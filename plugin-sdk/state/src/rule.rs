@@ -5,14 +5,14 @@ use std::fmt;
 pub enum Algorithm {
     /// A bucket of `burst` tokens to which `limit` tokens a period are added evenly. Who pauses may catch up.
     TokenBucket = 1,
-    /// A bucket that leaks `limit` a period evenly and holds `burst`, by default one: what is admitted is evenly spaced.
-    /// With the same burst it admits what a token bucket admits.
+    /// A bucket that leaks `limit` a period evenly and holds `burst`, by default one: what is admitted is
+    /// evenly spaced. With the same burst it admits what a token bucket admits.
     LeakyBucket = 2,
-    /// `limit` in a window of one period that begins with the first that is admitted. Around the end of a window twice
-    /// as much may pass.
+    /// `limit` in a window of one period that begins with the first that is admitted. Around the end of a
+    /// window twice as much may pass.
     FixedWindow = 3,
-    /// As many as `limit` in the last period, where the part of it that lies in the window before is taken to have been
-    /// evenly busy.
+    /// As many as `limit` in the last period, where the part of it that lies in the window before is taken to
+    /// have been evenly busy.
     SlidingWindow = 4,
 }
 
@@ -39,8 +39,8 @@ pub struct Rule {
 pub struct InvalidRule(String);
 
 impl Rule {
-    /// A rule from the numbers of the plugin interface: `limit` a `period` of milliseconds, and for buckets `burst` at
-    /// once, where 0 means `limit` for a token bucket and 1 for a leaky bucket.
+    /// A rule from the numbers of the plugin interface: `limit` a `period` of milliseconds, and for buckets
+    /// `burst` at once, where 0 means `limit` for a token bucket and 1 for a leaky bucket.
     pub fn new(algorithm: u32, limit: u64, period: u64, burst: u64) -> Result<Self, InvalidRule> {
         let Some(algorithm) = Algorithm::ALL.into_iter().find(|known| *known as u32 == algorithm) else {
             return Err(InvalidRule(format!("there is no algorithm {algorithm}; expected 1 to 4")));

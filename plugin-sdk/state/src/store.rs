@@ -3,11 +3,14 @@ use hashbrown::HashTable;
 use crate::joint::Joint;
 use crate::meter::Meter;
 
-/// How far the times of threads that share a store may lie apart, in milliseconds. A clock that goes back by more was set.
+/// How far the times of threads that share a store may lie apart, in milliseconds. A clock that goes back by
+/// more was set.
 const SKEW_MAX: u64 = 1000;
-/// What an entry takes beside its key and value, in bytes: its slot, its share of the table, and room to grow.
+/// What an entry takes beside its key and value, in bytes: its slot, its share of the table, and room to
+/// grow.
 pub(crate) const ENTRY_BYTES: usize = 112;
-/// Entries that every insertion looks at to find some that have expired: more than it adds, so they do not pile up.
+/// Entries that every insertion looks at to find some that have expired: more than it adds, so they do not
+/// pile up.
 const SWEEP: usize = 2;
 /// Entries that are looked at for an expired one before one that is in use has to go.
 const SWEEP_WHEN_FULL: usize = 8;

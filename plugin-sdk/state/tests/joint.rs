@@ -1,5 +1,5 @@
-//! Rate limits that nodes have together: a simulation of nodes that decide alone, and of a place where they meet, with fed
-//! time, lost requests and lost answers.
+//! Rate limits that nodes have together: a simulation of nodes that decide alone, and of a place where they
+//! meet, with fed time, lost requests and lost answers.
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
@@ -168,7 +168,8 @@ fn any_bucket() -> impl Strategy<Value = Rule> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// The bound: nodes x what one node admits before it has heard of the others, but for the one that is right.
+    /// The bound: nodes x what one node admits before it has heard of the others, but for the one that is
+    /// right.
     #[test]
     fn a_bucket_is_overshot_by_what_the_other_nodes_admit_before_they_hear(
         rule in any_bucket(),

@@ -1,4 +1,5 @@
-//! Rate limits against models that remember everything, and what has to hold for each of them whatever the clock does.
+//! Rate limits against models that remember everything, and what has to hold for each of them whatever the
+//! clock does.
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
@@ -222,7 +223,8 @@ proptest! {
         }
     }
 
-    /// However the clock is set, one more is admitted a period later at the latest, plus the time that one takes.
+    /// However the clock is set, one more is admitted a period later at the latest, plus the time that one
+    /// takes.
     #[test]
     fn nobody_is_stuck((rule, steps) in runs(true)) {
         let (mut meter, mut now) = (Meter::default(), 0_u64);
@@ -239,12 +241,14 @@ proptest! {
         }
     }
 
-    /// In no stretch of time is more admitted than a burst and what the rate gives: for windows twice the limit, which is
-    /// what the last part of one and the first part of the next let through. Each jump of the clock adds one burst.
+    /// In no stretch of time is more admitted than a burst and what the rate gives: for windows twice the
+    /// limit, which is what the last part of one and the first part of the next let through. Each jump of the
+    /// clock adds one burst.
     #[test]
     fn no_stretch_of_time_admits_too_much((rule, steps) in runs(true)) {
         let (mut meter, mut now) = (Meter::default(), 0_u64);
-        // Of every stretch that has begun: what was admitted, how long it is, and how often the clock was set.
+        // Of every stretch that has begun: what was admitted, how long it is, and how often the clock was
+        // set.
         let mut stretches: Vec<(u128, u128, u128)> = Vec::new();
         let [limit, period, burst] = [rule.limit(), rule.period(), rule.burst()].map(u128::from);
         for step in steps {

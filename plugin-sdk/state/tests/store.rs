@@ -198,8 +198,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A value that is there is the one that was set last; the bounds hold after every step; what is not there any more
-    /// was deleted, has expired, or was counted as evicted.
+    /// A value that is there is the one that was set last; the bounds hold after every step; what is not
+    /// there any more was deleted, has expired, or was counted as evicted.
     #[test]
     fn a_store_is_a_map_that_forgets(steps in steps(), entries_max in 1..8_usize, bytes_max in 500..3000_usize) {
         let mut store = store(entries_max, bytes_max);

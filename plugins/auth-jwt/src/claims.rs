@@ -3,8 +3,8 @@ use serde_json::{Map, Value};
 
 use crate::{Rejected, json};
 
-/// The last second of the year 9999. A larger number is no date but a mistake, most often milliseconds, and would make a
-/// token that never expires.
+/// The last second of the year 9999. A larger number is no date but a mistake, most often milliseconds, and
+/// would make a token that never expires.
 const SECONDS_MAX: u64 = 253_402_300_799;
 
 /// What a verified token says. A claim that is read must have its type: `null` is not a way to leave it out.
@@ -77,7 +77,8 @@ impl Claims {
         }
     }
 
-    /// The user: a text, empty for an anonymous client. `sub` has to be one; another claim may hold a whole number.
+    /// The user: a text, empty for an anonymous client. `sub` has to be one; another claim may hold a whole
+    /// number.
     pub(crate) fn user(&self, path: &ClaimPath) -> Result<String, Rejected> {
         let user = match self.get(path) {
             None => return Err(Rejected::Invalid(format!("claim `{path}` is missing"))),

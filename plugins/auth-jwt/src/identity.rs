@@ -6,7 +6,8 @@ use serde_json::Value;
 use crate::Rejected;
 use crate::claims::{ClaimPath, Claims};
 
-/// As many as the gateway takes from one answer by default. More would be a failure of the plugin and not of the token.
+/// As many as the gateway takes from one answer by default. More would be a failure of the plugin and not of
+/// the token.
 const CHANNELS_MAX: usize = 64;
 
 /// Longest attribute in bytes. A connection has room for 16 KiB of them.

@@ -4,7 +4,8 @@ use crate::jwks::{Moment, Source};
 use crate::keys::Keys;
 use crate::token::Parts;
 
-/// Who makes tokens, and for whom. Keys belong to an issuer, so that the same `kid` in two issuers stays apart.
+/// Who makes tokens, and for whom. Keys belong to an issuer, so that the same `kid` in two issuers stays
+/// apart.
 #[derive(Debug)]
 pub(crate) struct Issuer {
     /// What `iss` is; anything if there is none.
@@ -19,8 +20,8 @@ pub(crate) struct Issuer {
 
 /// Verifies a token with the keys of its issuer.
 pub(crate) fn verify(issuers: &mut [Issuer], token: &Parts<'_>, moment: Moment) -> Result<Claims, Rejected> {
-    // Read before anything is verified, to choose among the keys that the settings name. A forged `iss` chooses keys
-    // that did not sign the token.
+    // Read before anything is verified, to choose among the keys that the settings name. A forged `iss`
+    // chooses keys that did not sign the token.
     let claims = Claims::parse(&token.claims()?)?;
     let name = claims.text("iss")?;
     let issuer = issuers

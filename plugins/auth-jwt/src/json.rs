@@ -1,5 +1,5 @@
-//! JSON in which every name is there once. Parsers disagree about which of two counts; a token about which two readers
-//! may disagree is refused.
+//! JSON in which every name is there once. Parsers disagree about which of two counts; a token about which
+//! two readers may disagree is refused.
 
 use std::fmt;
 

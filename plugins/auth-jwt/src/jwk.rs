@@ -33,7 +33,8 @@ struct Jwk {
 
 /// Why a member of a set cannot be used.
 enum Unusable {
-    /// It is for something else: encryption, or an algorithm that is not ours. Sets are shared, so this is no mistake.
+    /// It is for something else: encryption, or an algorithm that is not ours. Sets are shared, so this is no
+    /// mistake.
     Foreign(String),
     Broken(String),
 }
@@ -67,8 +68,8 @@ pub(crate) fn set(json: &Value, algorithm: Option<Algorithm>, keys: &mut Keys) -
     }
 }
 
-/// The usable keys of a set that somebody else publishes, and why others are passed over. A key that is wrong does not take
-/// the others away, as RFC 7517 has it.
+/// The usable keys of a set that somebody else publishes, and why others are passed over. A key that is wrong
+/// does not take the others away, as RFC 7517 has it.
 pub(crate) fn published(json: &Value, algorithm: Option<Algorithm>) -> Result<(Keys, Vec<String>), String> {
     let (mut keys, mut foreign, mut broken) = (Keys::default(), Vec::new(), Vec::new());
     for (index, member) in members(json)?.iter().enumerate() {

@@ -1,9 +1,9 @@
 //! Keys that an issuer publishes at an address (`jwks_url`).
 //!
-//! What was fetched lies with the gateway, so that all instances have the same keys and a reload fetches nothing. Three
-//! values for each issuer and address: the key set as it came, a mark that is there while the set is fresh, and one that is
-//! there for an interval after each attempt. Their times to live are the pace. Hooks that cannot fetch take the first mark
-//! away, and the next client that connects makes up for it.
+//! What was fetched lies with the gateway, so that all instances have the same keys and a reload fetches
+//! nothing. Three values for each issuer and address: the key set as it came, a mark that is there while the
+//! set is fresh, and one that is there for an interval after each attempt. Their times to live are the pace.
+//! Hooks that cannot fetch take the first mark away, and the next client that connects makes up for it.
 
 use std::time::Duration;
 
@@ -56,7 +56,8 @@ pub(crate) struct Source {
     read: Option<Set>,
 }
 
-/// The names of the three values. Another address or another issuer is another source, whatever else is the same.
+/// The names of the three values. Another address or another issuer is another source, whatever else is the
+/// same.
 #[derive(Debug)]
 struct Names {
     set: String,
@@ -70,7 +71,8 @@ struct Set {
     keys: Keys,
 }
 
-/// When a set was fetched, which tells it from others: Unix time in milliseconds. Stands before the set, and is the mark.
+/// When a set was fetched, which tells it from others: Unix time in milliseconds. Stands before the set, and
+/// is the mark.
 type Version = [u8; 8];
 
 impl Source {
@@ -96,8 +98,8 @@ impl Source {
         &self.url
     }
 
-    /// Whether one of the issuer's published keys signed the token. Keys that are old, or do not include the token's, are
-    /// fetched again if it is time.
+    /// Whether one of the issuer's published keys signed the token. Keys that are old, or do not include the
+    /// token's, are fetched again if it is time.
     pub(crate) fn verify(&mut self, token: &Parts<'_>, moment: Moment) -> Result<(), Rejected> {
         // Such a token is signed with none of them, whatever is fetched.
         if Algorithm::from_name(&token.header.alg)
@@ -161,7 +163,8 @@ impl Source {
         mark.is_some() && self.read.is_some()
     }
 
-    /// Whether no attempt was made for an interval. If so, one begins now: no other instance is told the same.
+    /// Whether no attempt was made for an interval. If so, one begins now: no other instance is told the
+    /// same.
     fn is_time(&self) -> bool {
         kv::add(&self.names.tried, [], self.pace.interval).unwrap_or_else(|error| {
             log::error!("no keys are fetched: {error}");

@@ -1,4 +1,5 @@
-//! A key, and whether something was signed with it. The cryptography is that of the RustCrypto and dalek crates.
+//! A key, and whether something was signed with it. The cryptography is that of the RustCrypto and dalek
+//! crates.
 
 use ed25519_dalek::pkcs8::DecodePublicKey as _;
 use hmac::{Hmac, Mac};
@@ -14,8 +15,8 @@ use crate::token::Parts;
 /// Shortest RSA key in bits, as RFC 7518 demands.
 const RSA_BITS_MIN: usize = 2048;
 
-/// A key and the one algorithm it is for. The token's `alg` is compared with it and never chosen by it, so that a public
-/// key can never be mistaken for a secret.
+/// A key and the one algorithm it is for. The token's `alg` is compared with it and never chosen by it, so
+/// that a public key can never be mistaken for a secret.
 pub(crate) struct Key {
     algorithm: Algorithm,
     verify: Verify,

@@ -2,8 +2,8 @@ use crate::Rejected;
 use crate::key::Key;
 use crate::token::Parts;
 
-/// As many keys without a `kid` as there may be for one algorithm: the one in use, and the one before or after it. Each
-/// is tried, and trying costs.
+/// As many keys without a `kid` as there may be for one algorithm: the one in use, and the one before or
+/// after it. Each is tried, and trying costs.
 const NAMELESS_MAX: usize = 2;
 
 /// The keys of one issuer.
@@ -11,8 +11,8 @@ const NAMELESS_MAX: usize = 2;
 pub(crate) struct Keys(Vec<(Option<String>, Key)>);
 
 impl Keys {
-    /// Adds a key. With a `kid` it is for the tokens that name it; without one it is for the tokens that name no key
-    /// that is known.
+    /// Adds a key. With a `kid` it is for the tokens that name it; without one it is for the tokens that name
+    /// no key that is known.
     pub(crate) fn add(&mut self, kid: Option<String>, key: Key) -> Result<(), String> {
         if kid.is_some() && self.0.iter().any(|(other, _)| *other == kid) {
             return Err("has the same `kid` as another one of this issuer".into());

@@ -1,8 +1,9 @@
 //! Admits clients by a signed token (JWT). See `README.md` for the settings and claims.
 //!
-//! A token is taken apart (`token`), its issuer's keys verify its signature (`issuer`, `keys`, `key`, and `jwks` for those
-//! that are fetched), and only then is anything in it believed (`rules`, `identity`). What it permits is kept with the connection (`permissions`); some channels
-//! need a token of their own (`subscription`).
+//! A token is taken apart (`token`), its issuer's keys verify its signature (`issuer`, `keys`, `key`, and
+//! `jwks` for those that are fetched), and only then is anything in it believed (`rules`, `identity`). What
+//! it permits is kept with the connection (`permissions`); some channels need a token of their own
+//! (`subscription`).
 
 mod algorithm;
 mod claims;
@@ -44,8 +45,8 @@ pub struct AuthJwt {
     token_bytes_max: usize,
 }
 
-/// Why a token does not admit its bearer. The client learns which of these it is; the rest is for the operator's log
-/// and holds nothing of the token but names of claims.
+/// Why a token does not admit its bearer. The client learns which of these it is; the rest is for the
+/// operator's log and holds nothing of the token but names of claims.
 #[derive(Debug, PartialEq, Eq)]
 enum Rejected {
     /// It was good. The client fetches a new one and comes back.

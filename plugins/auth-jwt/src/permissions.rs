@@ -1,4 +1,5 @@
-//! What a token permits: channel patterns, kept as attributes of the connection and looked up with each message.
+//! What a token permits: channel patterns, kept as attributes of the connection and looked up with each
+//! message.
 
 use gateway_plugin_sdk::{Connect, Interests, Kind, Message, Verdict, address, code};
 
@@ -8,7 +9,8 @@ use crate::claims::{ClaimPath, Claims};
 /// As many patterns as one claim may hold: each is compared with the channel of each message.
 const PATTERNS_MAX: usize = 64;
 
-/// All patterns of one claim together, in bytes. A connection has room for 16 KiB of attributes, of every plugin.
+/// All patterns of one claim together, in bytes. A connection has room for 16 KiB of attributes, of every
+/// plugin.
 const PATTERNS_BYTES_MAX: usize = 2048;
 
 /// Stands for the user in a pattern.
@@ -116,8 +118,8 @@ fn patterns(patterns: Vec<&str>, user: &str) -> Result<String, String> {
         let own;
         let pattern = match pattern.contains(USER) {
             false => pattern,
-            // A name that is no part of a channel, or none at all, has no channels of its own: a star in it would even
-            // open those of others.
+            // A name that is no part of a channel, or none at all, has no channels of its own: a star in it
+            // would even open those of others.
             true if !address::is_part(user) => continue,
             true => {
                 own = pattern.replace(USER, user);

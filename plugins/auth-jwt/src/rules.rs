@@ -80,7 +80,8 @@ impl Rules {
         }
     }
 
-    /// A clock that is ahead by more than the leeway: by little it will have been right in a moment, by much it is wrong.
+    /// A clock that is ahead by more than the leeway: by little it will have been right in a moment, by much
+    /// it is wrong.
     fn has_begun(&self, start: u64, now: u64, why: &str) -> Result<(), Rejected> {
         match start.saturating_sub(now + self.leeway) {
             0 => Ok(()),

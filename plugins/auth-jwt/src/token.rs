@@ -20,8 +20,8 @@ pub(crate) struct Parts<'t> {
     claims: &'t str,
 }
 
-/// What of the header matters. Everything else in it is for somebody else, above all the key that it may name or bring
-/// along (`jwk`, `jku`, `x5c`, `x5u`): a token does not choose how it is verified.
+/// What of the header matters. Everything else in it is for somebody else, above all the key that it may name
+/// or bring along (`jwk`, `jku`, `x5c`, `x5u`): a token does not choose how it is verified.
 pub(crate) struct Header {
     pub(crate) alg: String,
     pub(crate) kid: Option<String>,
@@ -76,8 +76,8 @@ impl Header {
     }
 }
 
-/// The one spelling that the standard allows: URL-safe, unpadded, without stray bits. Another spelling of the same bytes
-/// would be another token with the same meaning.
+/// The one spelling that the standard allows: URL-safe, unpadded, without stray bits. Another spelling of the
+/// same bytes would be another token with the same meaning.
 fn decode(part: &str, text: &str) -> Result<Vec<u8>, Rejected> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| Rejected::Invalid(format!("the {part} not base64url")))
 }

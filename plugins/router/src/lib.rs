@@ -1,8 +1,8 @@
 //! Permits, refuses, rewrites and routes messages by a table of rules. See `README.md` for the table.
 //!
-//! The settings are read once, with every mistake reported (`settings`), into rules (`rule`) whose texts and values
-//! are templates (`template`). A message then meets the rules in order, with a payload that is read only if a rule
-//! looks into it, and no further than it looks (`payload`).
+//! The settings are read once, with every mistake reported (`settings`), into rules (`rule`) whose texts and
+//! values are templates (`template`). A message then meets the rules in order, with a payload that is read
+//! only if a rule looks into it, and no further than it looks (`payload`).
 
 mod payload;
 mod rule;
@@ -77,8 +77,8 @@ impl Plugin for Router {
     }
 }
 
-/// Carries out one action. `None` goes on to the next rule. An error means that the client did not send what the rule
-/// needs; the rule was meant to decide, so the message does not get past it.
+/// Carries out one action. `None` goes on to the next rule. An error means that the client did not send what
+/// the rule needs; the rule was meant to decide, so the message does not get past it.
 fn act(action: &Action, event: &Message<'_>, payload: &mut Payload<'_>) -> Result<Option<Verdict>, Unfit> {
     let scope = Scope { event, payload };
     Ok(Some(match action {

@@ -39,7 +39,8 @@ impl fmt::Display for Path {
     }
 }
 
-/// The payload of a message: read once, when a rule first looks into it, and only for the fields that rules name.
+/// The payload of a message: read once, when a rule first looks into it, and only for the fields that rules
+/// name.
 #[derive(Debug)]
 pub(crate) struct Payload<'m> {
     original: &'m [u8],

@@ -193,8 +193,8 @@ impl<'m> Reader<'m> {
         }
     }
 
-    /// A subscribe has nothing to route, and a publish is not answered with a payload: without a `kind` a rule is about
-    /// those messages that its action is for.
+    /// A subscribe has nothing to route, and a publish is not answered with a payload: without a `kind` a
+    /// rule is about those messages that its action is for.
     fn restrict_kinds(&mut self, when: &mut When, then: &Action) {
         let (name, possible) = match then {
             Action::Allow | Action::Deny(..) | Action::Drop => return,

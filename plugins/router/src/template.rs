@@ -13,8 +13,8 @@ pub(crate) struct Scope<'s, 'm> {
     pub(crate) payload: &'s Payload<'m>,
 }
 
-/// Why a message does not fit a rule. Names what the operator wrote and nothing of what the client sent, because it ends in
-/// the log.
+/// Why a message does not fit a rule. Names what the operator wrote and nothing of what the client sent,
+/// because it ends in the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unfit {
     /// The payload, or what is on the way to the field.
@@ -133,8 +133,8 @@ impl Text {
 
     /// The address that the template makes of a message.
     ///
-    /// A value is never empty, and only a channel may bring `#` or `@` to the front: with `{payload.to}` a client could
-    /// otherwise reach any user and connection where the operator meant channels.
+    /// A value is never empty, and only a channel may bring `#` or `@` to the front: with `{payload.to}` a
+    /// client could otherwise reach any user and connection where the operator meant channels.
     pub(crate) fn address(&self, scope: &Scope<'_, '_>) -> Result<String, Unfit> {
         // With exactly the room it needs: it leaves the plugin without being copied again.
         let mut address = String::with_capacity(self.length(scope)?);
@@ -267,8 +267,8 @@ impl Json {
         }
     }
 
-    /// The value that the template makes of a message. A text that is nothing but a field of the payload becomes what is
-    /// there, of whatever type, and null if nothing is.
+    /// The value that the template makes of a message. A text that is nothing but a field of the payload
+    /// becomes what is there, of whatever type, and null if nothing is.
     pub(crate) fn fill(&self, scope: &Scope<'_, '_>) -> Result<Value, Unfit> {
         Ok(match self {
             Self::Fixed(value) => value.clone(),

@@ -1,7 +1,7 @@
 //! Lets payloads through that follow a JSON Schema. See `README.md` for the settings.
 //!
-//! Schemas are compiled when the plugin is loaded (`settings`); a message meets those that are for its kind and channel
-//! (`rule`), and what the client learns of a mistake holds nothing of its payload (`reason`).
+//! Schemas are compiled when the plugin is loaded (`settings`); a message meets those that are for its kind
+//! and channel (`rule`), and what the client learns of a mistake holds nothing of its payload (`reason`).
 
 mod reason;
 mod rule;

@@ -1,5 +1,5 @@
-//! Why a payload is invalid, in words that hold the place and the rule but no value of the payload: the text goes to logs
-//! too, and payloads do not belong there.
+//! Why a payload is invalid, in words that hold the place and the rule but no value of the payload: the text
+//! goes to logs too, and payloads do not belong there.
 
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind;

@@ -1,4 +1,5 @@
-//! The ledger over changes that people make: the rules of a namespace, gateway by gateway, and another master.
+//! The ledger over changes that people make: the rules of a namespace, gateway by gateway, and another
+//! master.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,8 @@ const RULES: [(&str, &str, &str); 11] = [
     ("allow_presence", "'nobody'", "'anyone'"),
 ];
 
-/// Two gateways, each with subscribers that go to the other one while theirs is away, and a publisher at each.
+/// Two gateways, each with subscribers that go to the other one while theirs is away, and a publisher at
+/// each.
 struct Scene {
     ledger: Arc<Ledger>,
     gateways: Vec<Gateway>,

@@ -1,4 +1,5 @@
-//! A gateway of the next version, made up here and put into a real Redis: what it adds is skipped, and nothing else is.
+//! A gateway of the next version, made up here and put into a real Redis: what it adds is skipped, and
+//! nothing else is.
 
 use gateway_tests::{Client, Gateway, Redis, eventually};
 use serde_json::{Value, json};

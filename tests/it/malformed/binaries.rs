@@ -1,5 +1,5 @@
-//! Plugin files that are none: none of them loads, every one is refused in words within a second, and the chain that is
-//! live serves on.
+//! Plugin files that are none: none of them loads, every one is refused in words within a second, and the
+//! chain that is live serves on.
 
 use std::fs;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 const GROUP: usize = 10;
 const GROUPS: usize = 6;
 
-/// The modules that the specification says are malformed or invalid and that have a binary form, with where they stand.
+/// The modules that the specification says are malformed or invalid and that have a binary form, with where
+/// they stand.
 fn bad_modules() -> Vec<(String, Vec<u8>)> {
     let mut modules = Vec::new();
     for file in spec(SpecVersion::Latest) {

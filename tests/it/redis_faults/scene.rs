@@ -178,8 +178,8 @@ impl<S> Scene<S> {
         sleep(time).await;
     }
 
-    /// The longest time from a publication to a subscriber of these gateways, since the fault began: also of one that is still
-    /// on its way.
+    /// The longest time from a publication to a subscriber of these gateways, since the fault began: also of
+    /// one that is still on its way.
     pub(super) fn slowest_delivery(&self, fault: &Fault, nodes: Range<usize>) -> Duration {
         let (history, now) = (self.ledger.history(), self.ledger.now());
         let acknowledged = history.published.iter().filter(|publication| {
@@ -204,8 +204,8 @@ impl<S> Scene<S> {
         slowest.max().unwrap_or_default()
     }
 
-    /// Waits until every gateway says of every channel that all its subscribers are there, each once. How long after this time
-    /// that is so.
+    /// Waits until every gateway says of every channel that all its subscribers are there, each once. How
+    /// long after this time that is so.
     async fn presence_is_right(&self, over: Duration) -> Duration {
         for gateway in &self.gateways {
             for channel in CHANNELS {

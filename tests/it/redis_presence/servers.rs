@@ -1,5 +1,5 @@
-//! The same on several servers that know nothing of each other: one that is away takes the presence of its channels with it
-//! and nothing else.
+//! The same on several servers that know nothing of each other: one that is away takes the presence of its
+//! channels with it and nothing else.
 
 use gateway_tests::eventually;
 

@@ -117,7 +117,8 @@ impl World {
         self.totals.received += 1;
     }
 
-    /// What lies between the place where the client stands and this one is nothing that it should have received.
+    /// What lies between the place where the client stands and this one is nothing that it should have
+    /// received.
     pub(super) fn only_hidden_before(&mut self, index: usize, channel: &str, now: &Standing) {
         let before = self.clients[index].standing[channel].offset;
         let stream = &self.ledger[&(channel.to_owned(), now.epoch.clone())];

@@ -1,5 +1,5 @@
-//! A plugin that withholds every third publication and changes every second, each for one of two classes more than for
-//! the other.
+//! A plugin that withholds every third publication and changes every second, each for one of two classes more
+//! than for the other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! From a history to its figures.
 //!
-//! What a subscriber of a channel sees falls into *spans*: from a subscription that starts anew, over all returns after which
-//! it is told that it recovered, to the next one that starts anew. Within a span it is promised everything after the place
-//! where the span begins. Where a span is followed by another, the subscriber knows that it may have missed something.
+//! What a subscriber of a channel sees falls into *spans*: from a subscription that starts anew, over all
+//! returns after which it is told that it recovered, to the next one that starts anew. Within a span it is
+//! promised everything after the place where the span begins. Where a span is followed by another, the
+//! subscriber knows that it may have missed something.
 
 #[cfg(test)]
 mod tests;
@@ -34,8 +35,9 @@ pub fn check(history: &History) -> Report {
     report
 }
 
-/// Gives the spans that begin before the first publication the name of the stream that began there, which publishers and those who
-/// came later know: it has the same origin. Where nobody knows it, whoever stood there stood in the same.
+/// Gives the spans that begin before the first publication the name of the stream that began there, which
+/// publishers and those who came later know: it has the same origin. Where nobody knows it, whoever stood
+/// there stood in the same.
 fn name_streams(history: &History, views: &mut [HashMap<&str, View>]) {
     let acknowledged: HashMap<_, _> = acknowledged(history).collect();
     let mut begun: HashMap<_, BTreeSet<Arc<str>>> = HashMap::new();
@@ -92,8 +94,8 @@ fn count_publications(history: &History, report: &mut Report) -> HashMap<u64, bo
     sent
 }
 
-/// Whether an epoch is that of a channel in Redis to which nothing was published yet: `ORIGIN.HOUR`. The stream that begins there
-/// is `ORIGIN-RANDOM`, and whoever stood before it stands in it.
+/// Whether an epoch is that of a channel in Redis to which nothing was published yet: `ORIGIN.HOUR`. The
+/// stream that begins there is `ORIGIN-RANDOM`, and whoever stood before it stands in it.
 fn is_before_the_first(epoch: &str) -> bool {
     epoch.contains('.')
 }
@@ -262,8 +264,8 @@ impl View {
         report.lost_with_signal += with_signal;
     }
 
-    /// What not having got one means that is in no stream: whoever is promised everything from before it was sent on has to get
-    /// it or to be told, wherever it was published.
+    /// What not having got one means that is in no stream: whoever is promised everything from before it was
+    /// sent on has to get it or to be told, wherever it was published.
     fn fate_of_unkept(&self, known: &Known) -> Fate {
         let during = self.spans.iter().rposition(|span| span.begun <= known.sent);
         let Some((index, span)) = during.map(|index| (index, &self.spans[index])) else {
@@ -370,7 +372,8 @@ impl<'a> Streams<'a> {
         let acknowledged: HashSet<_> = acknowledged(history).map(|(number, _)| number).collect();
         for (channel, view) in views.iter().flatten() {
             for span in &view.spans {
-                // Where nobody knows the name of a stream, publishers may still know the places of what is in it, and know better.
+                // Where nobody knows the name of a stream, publishers may still know the places of what is in
+                // it, and know better.
                 let unnamed = is_before_the_first(&span.epoch);
                 let got =
                     span.got.iter().filter(|(_, (number, _))| !unnamed || !acknowledged.contains(number));

@@ -29,7 +29,8 @@ impl History {
         answered.map(|publication| publication.answered - since).min()
     }
 
-    /// How long after a moment every subscription had got a publication that was sent after it; `None` if one never did.
+    /// How long after a moment every subscription had got a publication that was sent after it; `None` if one
+    /// never did.
     pub fn live_again(&self, since: Duration) -> Option<Duration> {
         let new: HashSet<u64> = (self.published.iter())
             .filter_map(|publication| (publication.sent >= since).then_some(publication.number))

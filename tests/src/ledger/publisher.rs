@@ -14,8 +14,8 @@ use super::history::{Outcome, Position, Published};
 use crate::gateway::API_KEY;
 use crate::http;
 
-/// Publications without an answer at a time; above it a publisher waits. Each has a connection of its own, and the admin
-/// listener has few.
+/// Publications without an answer at a time; above it a publisher waits. Each has a connection of its own,
+/// and the admin listener has few.
 const IN_FLIGHT_MAX: usize = 32;
 /// After this it gives up hoping for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,8 +28,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Begins to publish to these channels in turn, once every `pace`. It does not wait for one answer before the next
-    /// publication.
+    /// Begins to publish to these channels in turn, once every `pace`. It does not wait for one answer before
+    /// the next publication.
     pub fn start(
         ledger: &Arc<Ledger>,
         admin: SocketAddr,

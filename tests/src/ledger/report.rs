@@ -49,8 +49,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Panics with the figures unless nothing was lost silently, doubled, reordered, made up or delivered in spite of a
-    /// refusal, and everybody is back.
+    /// Panics with the figures unless nothing was lost silently, doubled, reordered, made up or delivered in
+    /// spite of a refusal, and everybody is back.
     pub fn assert_sound(&self) {
         let mistakes = [
             self.lost_silently,

@@ -1,5 +1,5 @@
-//! A client that stays subscribed as client libraries do: it comes back with its positions after every end, after a random
-//! pause that grows, and writes down everything it is given and told.
+//! A client that stays subscribed as client libraries do: it comes back with its positions after every end,
+//! after a random pause that grows, and writes down everything it is given and told.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -36,8 +36,8 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Connects to the first of these gateways and subscribes to channels with recovery; where it is turned away it tries the
-    /// next one.
+    /// Connects to the first of these gateways and subscribes to channels with recovery; where it is turned
+    /// away it tries the next one.
     pub fn start(ledger: &Arc<Ledger>, gateways: &[SocketAddr], channels: &[impl AsRef<str>]) -> Self {
         let number = {
             let mut history = ledger.lock();

@@ -8,8 +8,8 @@ use crate::wait::eventually_within;
 const SHARDS: usize = 3;
 const SLOTS: u16 = 16_384;
 
-/// Six processes: the first three began as masters, the replica of server `n` is server `n + 3`. A master that is silent for
-/// two seconds is replaced.
+/// Six processes: the first three began as masters, the replica of server `n` is server `n + 3`. A master
+/// that is silent for two seconds is replaced.
 #[derive(Debug)]
 pub struct Cluster {
     servers: Vec<Redis>,
@@ -99,7 +99,8 @@ impl Cluster {
         self.end_move(slot, to).await;
     }
 
-    /// The first half of [`reshard`](Self::reshard): the slot is on its way, and its keys are at the new master.
+    /// The first half of [`reshard`](Self::reshard): the slot is on its way, and its keys are at the new
+    /// master.
     pub async fn begin_move(&self, slot: u16, to: usize) {
         let from = self.owner(slot).await;
         assert_ne!(from, to, "slot {slot} is there already");

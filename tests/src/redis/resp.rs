@@ -1,4 +1,5 @@
-//! One question to a Redis server, in its own protocol: tests do not depend on the client that the gateway uses.
+//! One question to a Redis server, in its own protocol: tests do not depend on the client that the gateway
+//! uses.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;

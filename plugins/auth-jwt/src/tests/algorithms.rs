@@ -163,7 +163,8 @@ fn edwards() {
     check("EdDSA", &json!({"jwk": ed25519_jwk()}), &[], eddsa);
 }
 
-// ---- The examples of the standards: their claims are not for us, but only a good signature gets that far ----
+// ---- The examples of the standards: their claims are not for us, but only a good signature gets that far
+// ----
 
 #[track_caller]
 fn check_example(settings: &Value, token: &str) {

@@ -1,4 +1,5 @@
-//! Tokens that are forged, broken or odd. Each is refused, for the reason beside it, and the client cannot tell why.
+//! Tokens that are forged, broken or odd. Each is refused, for the reason beside it, and the client cannot
+//! tell why.
 
 use super::algorithms::{ed25519_jwk, eddsa, es256, p256_pem, rs256, rsa_pem};
 use super::*;

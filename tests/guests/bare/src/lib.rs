@@ -1,5 +1,5 @@
-//! Answers every raw message with `bare`. Written against the interface alone, the way a plugin in another language is:
-//! without the SDK, without `configure`, without asking the gateway for anything.
+//! Answers every raw message with `bare`. Written against the interface alone, the way a plugin in another
+//! language is: without the SDK, without `configure`, without asking the gateway for anything.
 
 #[cfg(target_family = "wasm")]
 #[allow(unsafe_code, unreachable_pub, missing_docs, clippy::all, reason = "generated bindings")]

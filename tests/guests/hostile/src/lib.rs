@@ -1,5 +1,5 @@
-//! Does harm in one hook and in one way, as its settings say, and only to the client who asks for it: one that connects with
-//! the token `attack`, or sends `attack`.
+//! Does harm in one hook and in one way, as its settings say, and only to the client who asks for it: one
+//! that connects with the token `attack`, or sends `attack`.
 
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
-//! Appends `|NAMEVERSION` to a raw message and passes it on, so that an answer further down the chain shows every link
-//! that saw the message, in order.
+//! Appends `|NAMEVERSION` to a raw message and passes it on, so that an answer further down the chain shows
+//! every link that saw the message, in order.
 
 use gateway_plugin_sdk::prelude::*;
 

@@ -1,5 +1,5 @@
-//! Does what it is told: an rpc names an effect, and the settings a timer and what the plugin wants to see. Every command
-//! but an rpc is answered with what arrived of it.
+//! Does what it is told: an rpc names an effect, and the settings a timer and what the plugin wants to see.
+//! Every command but an rpc is answered with what arrived of it.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ pub struct Settings {
     channels: Option<Vec<String>>,
     #[serde(default)]
     without_payload: bool,
-    /// Nobody receives what is published to these channels but the text "shown", and it takes its time to say so.
+    /// Nobody receives what is published to these channels but the text "shown", and it takes its time to say
+    /// so.
     withhold: Option<Vec<String>>,
 }
 

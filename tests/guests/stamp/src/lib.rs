@@ -1,5 +1,5 @@
-//! Answers a raw message with `{"stamp":VERSION,"payload":TEXT}`, where the version comes from the settings. Shows which
-//! version of a plugin handled a message.
+//! Answers a raw message with `{"stamp":VERSION,"payload":TEXT}`, where the version comes from the settings.
+//! Shows which version of a plugin handled a message.
 
 use gateway_plugin_sdk::prelude::*;
 

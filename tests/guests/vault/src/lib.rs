@@ -1,5 +1,6 @@
-//! Knows the environment variable `VAULT_KEY`. A raw message says what it does with it: prints it, logs it, panics with it,
-//! or answers its length. An rpc with `{"tell": ADDRESS}` publishes, so that it asks for that effect too.
+//! Knows the environment variable `VAULT_KEY`. A raw message says what it does with it: prints it, logs it,
+//! panics with it, or answers its length. An rpc with `{"tell": ADDRESS}` publishes, so that it asks for that
+//! effect too.
 
 use gateway_plugin_sdk::prelude::*;
 
