@@ -68,4 +68,5 @@ mod redis_soak;
 mod redis_limits;
 mod simulation;
 mod walls;
+mod tidy;
 mod licences;

@@ -78,7 +78,7 @@ struct Admitting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subscription {
     /// Asked for, not yet there.
-    Asked,
+    Requested,
     /// Taken away again while it was made.
     Unwanted,
     /// By the client.
@@ -202,7 +202,7 @@ impl Core {
                     self.remove(channel, Unsubscribe::INSUFFICIENT_STATE, effects);
                 }
                 // What was missed belongs to the subscription before: one that is being made misses nothing yet.
-                Some(Subscription::Asked | Subscription::Unwanted) | None => (),
+                Some(Subscription::Requested | Subscription::Unwanted) | None => (),
             },
             Signal::Close(close, Why::Shutdown) => self.end(close, CloseCause::Shutdown, effects),
             Signal::Close(close, Why::Api) => self.end(close, CloseCause::Api, effects),

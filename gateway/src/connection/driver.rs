@@ -63,7 +63,7 @@ pub struct Driver {
     /// Its framing.
     websocket: WebSocket,
     /// The worker's place for bytes.
-    inlet: Rc<RefCell<ReadBuffer>>,
+    read_buffer: Rc<RefCell<ReadBuffer>>,
     /// Where time comes from.
     clock: Clock,
     /// Not everything that was read has been looked at: complete messages may lie in the library, where nothing wakes
@@ -79,13 +79,18 @@ pub struct Driver {
 
 impl Driver {
     /// The task of a connection whose handshake is done.
-    pub fn new(session: Session, websocket: WebSocket, inlet: Rc<RefCell<ReadBuffer>>, clock: Clock) -> Self {
+    pub fn new(
+        session: Session,
+        websocket: WebSocket,
+        read_buffer: Rc<RefCell<ReadBuffer>>,
+        clock: Clock,
+    ) -> Self {
         // What came with the handshake is handled before anything else arrives.
         let unread = websocket.has_bytes();
         Self {
             session,
             websocket,
-            inlet,
+            read_buffer,
             clock,
             unread,
             read_bytes: READ_BUFFER_BYTES,
@@ -172,7 +177,7 @@ impl Driver {
             }
             Wake::Input(count) => {
                 let filled = count == self.read_bytes;
-                self.inlet.borrow_mut().filled(count);
+                self.read_buffer.borrow_mut().filled(count);
                 self.unread = true;
                 self.pump(turn, handle);
                 if self.unread && turn.is_over() {
@@ -255,8 +260,8 @@ impl Driver {
     }
 
     fn poll_read(&self, cx: &mut Context<'_>, handle: &ConnectionHandle) -> Poll<io::Result<usize>> {
-        let mut inlet = self.inlet.borrow_mut();
-        poll_read(cx, handle, inlet.space(self.read_bytes))
+        let mut read_buffer = self.read_buffer.borrow_mut();
+        poll_read(cx, handle, read_buffer.space(self.read_bytes))
     }
 
     /// Runs every complete message that is there, as far as the turn has room, unless the client has to read or to wait

@@ -84,27 +84,27 @@ impl Default for Settings {
 
 /// Everything that is wrong with a settings file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistakes(Vec<Mistake>);
+pub struct SettingsErrors(Vec<SettingError>);
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
+pub struct SettingError {
     /// The key with its table, such as `limits.deadline`; empty if the file is no TOML.
     pub key: Box<str>,
     /// What is there and what would be accepted.
     pub text: Box<str>,
 }
 
-impl Mistakes {
+impl SettingsErrors {
     /// In the order of the keys of this module's documentation, unknown keys last.
-    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+    pub fn iter(&self) -> impl Iterator<Item = &SettingError> {
         self.0.iter()
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for SettingsErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, Mistake { key, text }) in self.0.iter().enumerate() {
+        for (number, SettingError { key, text }) in self.0.iter().enumerate() {
             let separator = if number == 0 { "" } else { "; " };
             let colon = if key.is_empty() { "" } else { ": " };
             write!(f, "{separator}{key}{colon}{text}")?;
@@ -113,21 +113,21 @@ impl fmt::Display for Mistakes {
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for SettingsErrors {}
 
 impl Settings {
     /// Reads a settings file. All mistakes are reported together.
-    pub fn parse(file: &[u8]) -> Result<Self, Mistakes> {
+    pub fn parse(file: &[u8]) -> Result<Self, SettingsErrors> {
         let mut reader = Reader::default();
         let settings = reader.settings(file);
-        if reader.mistakes.is_empty() { Ok(settings) } else { Err(Mistakes(reader.mistakes)) }
+        if reader.errors.is_empty() { Ok(settings) } else { Err(SettingsErrors(reader.errors)) }
     }
 }
 
 /// Takes known keys out of tables; what is left is unknown.
 #[derive(Default)]
 struct Reader {
-    mistakes: Vec<Mistake>,
+    errors: Vec<SettingError>,
 }
 
 impl Reader {
@@ -365,7 +365,7 @@ impl Reader {
     }
 
     fn mistake(&mut self, key: &str, text: impl Into<Box<str>>) {
-        self.mistakes.push(Mistake { key: key.into(), text: text.into() });
+        self.errors.push(SettingError { key: key.into(), text: text.into() });
     }
 }
 

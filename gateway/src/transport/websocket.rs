@@ -103,7 +103,7 @@ impl WebSocket {
     /// Framing for a server whose handshake is done. `early` are bytes that came with the handshake.
     pub fn new(
         handle: Rc<ConnectionHandle>,
-        inlet: Rc<RefCell<ReadBuffer>>,
+        buffer: Rc<RefCell<ReadBuffer>>,
         early: &[u8],
         message_bytes_max: usize,
     ) -> Self {
@@ -114,7 +114,7 @@ impl WebSocket {
             .max_write_buffer_size(4096)
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max));
-        let feed = Feed { buffer: inlet, rest: early.to_vec(), rest_used: 0, step_left: 0, handle };
+        let feed = Feed { buffer, rest: early.to_vec(), rest_used: 0, step_left: 0, handle };
         Self { library: Library::from_raw_socket(feed, Role::Server, Some(config)) }
     }
 
@@ -193,14 +193,14 @@ impl Read for Feed {
             }
             return Ok(count);
         }
-        let mut inlet = self.buffer.borrow_mut();
-        let count = inlet.range.len().min(bytes_max);
+        let mut buffer = self.buffer.borrow_mut();
+        let count = buffer.range.len().min(bytes_max);
         if count == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
-        let start = inlet.range.start;
-        into[..count].copy_from_slice(&inlet.buffer[start..start + count]);
-        inlet.range.start += count;
+        let start = buffer.range.start;
+        into[..count].copy_from_slice(&buffer.buffer[start..start + count]);
+        buffer.range.start += count;
         self.step_left -= count;
         Ok(count)
     }

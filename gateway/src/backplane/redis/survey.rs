@@ -28,8 +28,8 @@ type Given = (Box<str>, Finding);
 pub(super) struct Surveys {
     open: Mutex<Open>,
     /// Questions of other nodes.
-    asked: mpsc::Sender<Asked>,
-    waiting: Mutex<Option<mpsc::Receiver<Asked>>>,
+    asked: mpsc::Sender<RemoteQuestion>,
+    waiting: Mutex<Option<mpsc::Receiver<RemoteQuestion>>>,
 }
 
 #[derive(Default)]
@@ -40,7 +40,7 @@ struct Open {
 }
 
 /// A question of another node.
-struct Asked {
+struct RemoteQuestion {
     node: u64,
     id: u64,
     question: Question,
@@ -49,7 +49,7 @@ struct Asked {
 /// Answers the questions of other gateways. Created by [`Runner::answerer`].
 pub struct Answerer {
     shared: Arc<Shared>,
-    waiting: mpsc::Receiver<Asked>,
+    waiting: mpsc::Receiver<RemoteQuestion>,
 }
 
 impl Surveys {
@@ -60,7 +60,7 @@ impl Surveys {
 
     /// Another node asks. Above the bound it gets no answer.
     pub(super) fn asked(&self, node: u64, id: u64, question: Question) {
-        let _ = self.asked.try_send(Asked { node, id, question });
+        let _ = self.asked.try_send(RemoteQuestion { node, id, question });
     }
 
     /// Another node has answered. The receiver may have gone.
@@ -116,7 +116,7 @@ impl Answerer {
         F: Future<Output = Option<Finding>> + Send + 'static,
     {
         let permits = Arc::new(Semaphore::new(ANSWERED_MAX));
-        while let Some(Asked { node, id, question }) = self.waiting.recv().await {
+        while let Some(RemoteQuestion { node, id, question }) = self.waiting.recv().await {
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
             let (finding, shared) = (answer(question), self.shared.clone());
             tokio::spawn(async move {

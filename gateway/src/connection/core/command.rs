@@ -119,7 +119,7 @@ impl Core {
             fail(id, error, effects);
             return None;
         }
-        self.subscriptions.insert(channel.clone(), Subscription::Asked);
+        self.subscriptions.insert(channel.clone(), Subscription::Requested);
         Some(Ask {
             id,
             kind: Kind::Subscribe,

@@ -151,7 +151,7 @@ impl Core {
     pub(super) fn forget_asked(&mut self, ask: &Ask) {
         if ask.kind == Kind::Subscribe
             && let Some(channel) = &ask.channel
-            && self.subscriptions.get(channel) == Some(&Subscription::Asked)
+            && self.subscriptions.get(channel) == Some(&Subscription::Requested)
         {
             self.subscriptions.swap_remove(channel);
         }

@@ -26,7 +26,7 @@ impl Core {
         }
         let recover = self.positions.iter().find(|(known, _)| *known == channel);
         let recover = recover.map(|(_, position)| position.clone());
-        self.subscriptions.insert(channel.clone(), Subscription::Asked);
+        self.subscriptions.insert(channel.clone(), Subscription::Requested);
         effects.push_back(Effect::Subscribe { channel, by, recover, join_leave: None });
     }
 
@@ -37,7 +37,7 @@ impl Core {
         result: Result<Subscribed, ReplyError>,
         effects: &mut Effects,
     ) {
-        let unwanted = self.subscriptions.get(&channel) != Some(&Subscription::Asked);
+        let unwanted = self.subscriptions.get(&channel) != Some(&Subscription::Requested);
         if unwanted && result.is_ok() {
             effects.push_back(Effect::Unsubscribe(channel.clone()));
         }
@@ -83,7 +83,9 @@ impl Core {
     pub(super) fn remove(&mut self, channel: Channel, why: Unsubscribe, effects: &mut Effects) {
         match self.subscriptions.get_mut(&channel) {
             // The client hears of it in the answer to its command.
-            Some(making @ (Subscription::Asked | Subscription::Unwanted)) => *making = Subscription::Unwanted,
+            Some(making @ (Subscription::Requested | Subscription::Unwanted)) => {
+                *making = Subscription::Unwanted
+            }
             Some(Subscription::Client | Subscription::Server) => {
                 self.subscriptions.swap_remove(&channel);
                 effects.push_back(Effect::Unsubscribe(channel.clone()));

@@ -150,13 +150,13 @@ impl Player {
 #[derive(Debug)]
 pub enum Occurrence {
     /// For `on-connect`.
-    Hello(ConnectEvent),
+    Connect(ConnectEvent),
     /// For `on-message`.
     Message(Message),
     /// For `on-deliver`, with the value of the class attribute.
     Deliver(Box<str>, Outgoing),
     /// For `on-disconnect`.
-    Goodbye(DisconnectEvent),
+    Disconnect(DisconnectEvent),
     /// For `on-timer`.
     Tick(Tick),
 }
@@ -167,10 +167,10 @@ impl Occurrence {
         match &step.event {
             Event::Connect { token, data } => {
                 let data = Bytes::copy_from_slice(data);
-                Self::Hello(ConnectEvent { client, token: token.clone(), data, now, at: now })
+                Self::Connect(ConnectEvent { client, token: token.clone(), data, now, at: now })
             }
             Event::Refresh { token } => {
-                Self::Hello(ConnectEvent { client, token: token.clone(), data: Bytes::new(), now, at: now })
+                Self::Connect(ConnectEvent { client, token: token.clone(), data: Bytes::new(), now, at: now })
             }
             Event::Message(message) => Self::Message(Message {
                 client,
@@ -198,7 +198,7 @@ impl Occurrence {
                 };
                 Self::Deliver(class.clone(), outgoing)
             }
-            Event::Disconnect { code, reason } => Self::Goodbye(DisconnectEvent {
+            Event::Disconnect { code, reason } => Self::Disconnect(DisconnectEvent {
                 client,
                 code: *code,
                 reason: reason.clone(),
@@ -214,7 +214,7 @@ impl Occurrence {
     pub fn meet(&mut self, plugin: &mut dyn Plugin, effects: &mut Vec<Effect>) -> Answer {
         let interests = plugin.interests();
         match self {
-            Self::Hello(hello) if interests.hooks.on_connect => {
+            Self::Connect(hello) if interests.hooks.on_connect => {
                 plugin.on_connect(hello, effects).map_or_else(Answer::Failed, Answer::Connect)
             }
             Self::Message(message) if interests.wants_message(message.kind, message.channel.as_ref()) => {
@@ -231,7 +231,7 @@ impl Occurrence {
                     }
                 }
             }
-            Self::Goodbye(goodbye) if interests.hooks.on_disconnect => {
+            Self::Disconnect(goodbye) if interests.hooks.on_disconnect => {
                 plugin.on_disconnect(goodbye, effects).map_or_else(Answer::Failed, |()| Answer::Done)
             }
             Self::Tick(tick) if interests.hooks.on_timer && interests.timer.is_some() => {

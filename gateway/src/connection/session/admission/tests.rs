@@ -33,7 +33,7 @@ use crate::protocol::codec::Inbound;
 use crate::telemetry::metrics::Metrics;
 
 /// A plugin that is asked elsewhere, and who was asked about with which token.
-struct Asked {
+struct Waiting {
     tokens: Arc<Mutex<Vec<String>>>,
     about: About,
 }
@@ -67,7 +67,7 @@ impl AsyncInstances for Elsewhen {
     }
 }
 
-impl Factory for Asked {
+impl Factory for Waiting {
     fn instantiate(&self, _: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
         Ok(Box::new(Idle(Interests::everything(self.about.hooks))))
     }
@@ -136,7 +136,7 @@ impl World {
             self_test: None,
         };
         let link = |name: &str| {
-            let factory = Arc::new(Asked { tokens: self.tokens.clone(), about: about.clone() });
+            let factory = Arc::new(Waiting { tokens: self.tokens.clone(), about: about.clone() });
             Link::new(name.into(), 0, FailurePolicy::Closed, factory, Arc::new(PluginCounters::new(1)))
                 .unwrap()
         };
