@@ -1,3 +1,5 @@
+//! `HostError` says why the gateway refused a call of a plugin.
+
 use std::fmt;
 
 /// Why the gateway refused a call. The call had no effect; the hook goes on and decides what that means.

@@ -1,3 +1,5 @@
+//! The events that hooks receive: `Connecting`, `Message`, `Outgoing`, `Disconnected`, `Timer`.
+
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::ops::Deref;

@@ -1,3 +1,5 @@
+//! `Gateway` gives every event the time and the effects on other connections and channels.
+
 use serde::Serialize;
 
 use crate::error::HostErrorKind;

@@ -1,3 +1,5 @@
+//! `Interests` selects the commands, channels and publications that a plugin sees.
+
 use std::time::Duration;
 
 use crate::Kind;

@@ -1,3 +1,5 @@
+//! `Kind` names the commands of a client.
+
 use std::fmt;
 
 /// What a client asked for.

@@ -1,3 +1,5 @@
+//! The trait `Plugin`: one method for each hook.
+
 use serde::de::DeserializeOwned;
 
 use crate::{Connect, Connecting, Delivery, Disconnected, Interests, Message, Outgoing, Timer, Verdict};

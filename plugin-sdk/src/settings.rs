@@ -1,3 +1,5 @@
+//! `parse` reads the `[config]` table of a plugin and names the key of an error.
+
 use std::any::TypeId;
 
 use serde::de::DeserializeOwned;

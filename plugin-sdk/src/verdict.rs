@@ -1,3 +1,5 @@
+//! The answers of hooks: `Connect`, `Verdict` and `Delivery`.
+
 use serde::Serialize;
 
 use crate::{code, log};

@@ -103,6 +103,15 @@ fn every_link_of_every_page_leads_somewhere() {
 }
 
 #[test]
+fn every_file_says_what_it_is_for() {
+    for (path, text) in files("rs") {
+        // Templates of crates are not ours when they are used.
+        let is_template = path.components().any(|part| part.as_os_str() == "template");
+        assert!(is_template || text.starts_with("//!"), "{} begins without `//!`", path.display());
+    }
+}
+
+#[test]
 fn tests_stand_at_the_end_of_a_file() {
     for (path, text) in files("rs").iter().filter(|(path, _)| path.starts_with("gateway/src")) {
         let Some(at) = text.find("\n#[cfg(test)]\nmod tests") else { continue };

@@ -1,3 +1,5 @@
+//! The admin listener over real sockets: probes, keys, requests and bounds.
+
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;

@@ -1,3 +1,5 @@
+//! Configurations that are valid, and the errors of those that are not.
+
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;

@@ -1,3 +1,5 @@
+//! The folder and the page of the demo.
+
 use std::path::Path;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Outgoing requests against real servers on loopback.
+
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 pub(crate) mod server;

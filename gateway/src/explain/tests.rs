@@ -1,3 +1,5 @@
+//! Which messages are explained, and how many explanations are kept.
+
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use bytes::Bytes;

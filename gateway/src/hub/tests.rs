@@ -1,3 +1,5 @@
+//! Subscriptions, stream positions and delivery of one worker.
+
 use super::*;
 use crate::hub::connection_handle::Unflushed;
 use crate::protocol::Protocol;

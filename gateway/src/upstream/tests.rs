@@ -1,3 +1,5 @@
+//! Delivery of events to HTTP endpoints: order, retries and dead letters.
+
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use tempfile::TempDir;

@@ -1,3 +1,5 @@
+//! The watcher on a real folder: which changes it reports, and when.
+
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::fs::{self, File};

@@ -1,3 +1,5 @@
+//! `Arguments` parses the options in `#[plugin(...)]`.
+
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::parse::Parser;

@@ -1,3 +1,5 @@
+//! `expand` turns an `impl Plugin` block into the exports of a WebAssembly component, one for each hook.
+
 use crate::arguments::Arguments;
 use proc_macro2::TokenStream;
 use quote::quote;

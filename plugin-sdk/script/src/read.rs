@@ -1,3 +1,5 @@
+//! `Reader` parses scripts of events and collects every error with its position.
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value};

@@ -1,3 +1,5 @@
+//! `SelfTest` is the script that a plugin carries in its own file.
+
 use serde_json::{Map, Value};
 
 use crate::{Reader, Script};

@@ -1,3 +1,5 @@
+//! Scripts that can be read, and the errors of those that cannot.
+
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use serde_json::json;

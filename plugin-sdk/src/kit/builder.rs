@@ -1,3 +1,5 @@
+//! `Builder` sets up a plugin under test: settings, time, environment and HTTP answers.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,3 +1,5 @@
+//! `Client` is the state of one connection under test.
+
 use std::collections::BTreeMap;
 
 use super::Effect;

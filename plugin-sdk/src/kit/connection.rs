@@ -1,3 +1,5 @@
+//! `Connection` sends the events of one client to a plugin under test.
+
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};

@@ -1,3 +1,5 @@
+//! `Delivering` sends one publication to the delivery hook of a plugin under test.
+
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};

@@ -1,3 +1,5 @@
+//! `Kept` stores rate limits and values for plugins under test, with the code that the gateway uses.
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 

@@ -1,3 +1,5 @@
+//! `Outcome` holds the answer, the effects and the log lines of one hook under test.
+
 use crate::Refusal;
 use crate::log::Level;
 

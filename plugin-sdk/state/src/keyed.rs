@@ -1,3 +1,5 @@
+//! Rate limits and values by key, over one `Store`.
+
 use crate::KEY_BYTES_MAX;
 use crate::meter::{Meter, NEVER, Room};
 use crate::rule::Rule;

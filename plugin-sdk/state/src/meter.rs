@@ -1,3 +1,5 @@
+//! `Meter` counts what is used of one rate limit for one key.
+
 use crate::rule::{Algorithm, Rule};
 
 /// The answer for what can never be admitted, because it is more than the rule lets through at once.

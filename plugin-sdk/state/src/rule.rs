@@ -1,3 +1,5 @@
+//! `Rule` is a valid rate limit: an algorithm, an amount and a period.
+
 use std::fmt;
 
 /// How a rate limit admits. The numbers are those of the plugin interface.

@@ -1,3 +1,5 @@
+//! `Store` keeps entries with an expiry within a bound of bytes.
+
 use hashbrown::HashTable;
 
 use crate::joint::Joint;

@@ -1,3 +1,5 @@
+//! `Algorithm` lists the signatures that a token may have (RFC 7518, RFC 8037).
+
 /// How a token may be signed (RFC 7518, RFC 8037). `none` is not among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Algorithm {

@@ -1,3 +1,5 @@
+//! `Claims` reads the claims of a verified token and checks their types.
+
 use gateway_plugin_sdk::address::{self, InvalidUser};
 use serde_json::{Map, Value};
 

@@ -1,3 +1,5 @@
+//! `Profile` maps claims to the identity of a client: user, attributes, subscriptions, expiry.
+
 use std::collections::BTreeMap;
 
 use gateway_plugin_sdk::{Connect, address};

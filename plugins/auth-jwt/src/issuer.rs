@@ -1,3 +1,5 @@
+//! `Issuer` verifies tokens with its own keys and rules.
+
 use crate::Rejected;
 use crate::claims::Claims;
 use crate::jwks::{Moment, Source};

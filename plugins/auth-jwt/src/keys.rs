@@ -1,3 +1,5 @@
+//! `Keys` holds the keys of one issuer and selects one by `kid` and algorithm (RFC 7517).
+
 use crate::Rejected;
 use crate::key::Key;
 use crate::token::Parts;

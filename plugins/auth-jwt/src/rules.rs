@@ -1,3 +1,5 @@
+//! `Rules` checks type, times and required claims of a token (RFC 7519, section 4.1).
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;

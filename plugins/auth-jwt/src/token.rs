@@ -1,3 +1,5 @@
+//! `Parts` splits a token in compact serialisation (RFC 7515, section 7.1) and reads its header.
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;

@@ -1,3 +1,5 @@
+//! `Key` builds the text under which a message is counted.
+
 use std::cell::OnceCell;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

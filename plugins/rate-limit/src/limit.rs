@@ -1,3 +1,5 @@
+//! `Limit` applies one line of the table of limits to a message.
+
 use std::time::Duration;
 
 use gateway_plugin_sdk::fields::Fields;

@@ -1,3 +1,5 @@
+//! `read` turns the settings into limits, or lists every error in them.
+
 use std::time::Duration;
 
 use gateway_plugin_sdk::rate::{Bucket, Rate};

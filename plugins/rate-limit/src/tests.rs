@@ -1,3 +1,5 @@
+//! The limits of a settings file, tested with the kit of the SDK.
+
 use std::time::Duration;
 
 use gateway_plugin_sdk::kit::{Kit, Outcome};

@@ -1,3 +1,5 @@
+//! `Rule` is one line of the routing table: a condition and an action.
+
 use gateway_plugin_sdk::prelude::*;
 use serde_json::Value;
 

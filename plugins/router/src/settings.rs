@@ -1,3 +1,5 @@
+//! `read` turns the settings into rules, or lists every error in them.
+
 use gateway_plugin_sdk::{Kind, address};
 use serde_json::{Map, Value};
 

@@ -1,3 +1,5 @@
+//! `Text` and `Json` fill placeholders with parts of a message.
+
 use std::borrow::Cow;
 use std::fmt;
 

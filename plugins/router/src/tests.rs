@@ -1,3 +1,5 @@
+//! The rules of a settings file, tested with the kit of the SDK.
+
 use gateway_plugin_sdk::kit::{Kit, Outcome};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! `Rule` applies one JSON Schema to the payloads of the channels that it covers.
+
 use gateway_plugin_sdk::{Kind, Message, address};
 use jsonschema::Validator;
 use serde_json::Value;

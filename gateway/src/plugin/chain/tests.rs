@@ -1,3 +1,5 @@
+//! The chain with native plugins: order, verdicts and failures.
+
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod bench;

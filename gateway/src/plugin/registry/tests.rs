@@ -1,3 +1,5 @@
+//! What the registry makes of a plugin folder that changes.
+
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod past;

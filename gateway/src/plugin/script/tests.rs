@@ -1,3 +1,5 @@
+//! Scripts that are played to native plugins.
+
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Settings files that are valid, and the errors of those that are not.
+
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use super::*;

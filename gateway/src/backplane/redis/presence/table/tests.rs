@@ -1,3 +1,5 @@
+//! What the presence table writes, when, and to which shard.
+
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod simulation;
