@@ -1,7 +1,9 @@
-//! Who may come in: admission control, before any work is spent, and the accept loop.
+//! [`Admission`] decides whether a client may connect, before the gateway spends work on it; [`accept`] is
+//! the accept loop.
 //!
-//! Everything here is counted by [`source`]: an IPv4 address, or the /64 network of an IPv6 address. The address of a client
-//! behind a trusted proxy is known only after some bytes of its connection; until then the connection counts for the node alone.
+//! Limits count clients by [`source`]: an IPv4 address, or the /64 network of an IPv6 address. The address of
+//! a client behind a trusted proxy is known only after some bytes of its connection; until then the
+//! connection counts towards the limit of the node alone.
 
 mod answer;
 mod linger;

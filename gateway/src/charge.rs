@@ -1,4 +1,5 @@
-//! Bytes that somebody has on their way through the queues of the gateway: whoever fills a queue is refused, not the others.
+//! [`Account`] bounds the bytes that one publisher or queue has in flight inside the gateway. A publisher
+//! that exceeds its bound is refused; others are not affected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

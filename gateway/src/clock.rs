@@ -1,4 +1,5 @@
-//! The only place that reads clocks. Everything behind the driver gets time as an argument.
+//! Clocks of the process. No other module reads a clock; code behind the connection driver gets the time as
+//! an argument.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! One client: a pure state machine, what surrounds it, and the task that drives it.
+//! One client connection: a pure state machine, the session that surrounds it, and the task that drives it.
 
 pub mod event;
 pub mod effect;

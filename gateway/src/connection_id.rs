@@ -1,4 +1,5 @@
-//! Connection ids: random to everyone else, and for this node a way to the worker and the connection.
+//! [`ConnectionIds`] makes and reads connection ids. An id looks random to clients; its own node reads from
+//! it the worker and the number of the connection.
 
 use std::hash::Hasher as _;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The wiring: [`Gateway::build`] binds and validates everything, [`Gateway::run`] serves until drained.
+//! [`Gateway::build`] validates the configuration and binds everything; [`Gateway::run`] serves until all
+//! connections are drained.
 
 use std::future::Future;
 use std::net::SocketAddr;

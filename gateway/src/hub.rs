@@ -1,4 +1,5 @@
-//! Who listens to what on this worker. Never awaits, never encodes per subscriber.
+//! [`Hub`] knows the subscribers of each channel on one worker and delivers pushes to them. It never awaits
+//! and never encodes per subscriber.
 
 pub mod class;
 pub mod connection_handle;

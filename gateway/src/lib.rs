@@ -1,6 +1,6 @@
 //! A realtime gateway whose rules are hot-reloadable WebAssembly plugins.
 //!
-//! The path of a message, and the modules in its order:
+//! A message takes this path through the modules:
 //!
 //! ```text
 //! accept -> transport -> protocol -> connection -> plugin (wasm) -> hub -> backplane
@@ -8,7 +8,7 @@
 //! socket <- outbound <-------------------+---------------------------+-- inbox-+
 //! ```
 //!
-//! `gateway/ARCHITECTURE.md` tells the same at length.
+//! `gateway/ARCHITECTURE.md` describes the path in full.
 
 #![allow(rustdoc::private_intra_doc_links, reason = "read by those who change it, with private items")]
 

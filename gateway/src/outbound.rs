@@ -1,7 +1,8 @@
-//! The one way out: everything that is written to a socket passes this queue, in order.
+//! The outbound queue of a connection: everything that is written to a socket passes this queue, in order.
 //!
-//! Whoever has something for a client pushes and goes on; nobody waits. What goes to many is queued by reference, what
-//! goes to one is copied into an open chunk, so that a turn of many replies is one allocation and one write.
+//! Code that has a frame for a client pushes it and never waits. A frame for many clients is queued by
+//! reference; a reply to one client is copied into an open chunk, so that a turn of many replies is one
+//! allocation and one write.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

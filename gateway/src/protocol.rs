@@ -1,7 +1,9 @@
-//! Frames to a small vocabulary of commands, replies and pushes. No I/O, no clock, no tokio.
+//! The vocabulary of the gateway: commands, replies and pushes, and their encoding. No I/O, no clock, no
+//! tokio.
 //!
-//! [`command`] is what a client may ask, [`reply`] what it is told, [`push`] what goes to many. [`codec`] translates
-//! between them and the bytes of one [`Protocol`]; the rest of the gateway never sees those bytes.
+//! [`command`] has the requests of clients, [`reply`] the messages to one client, [`push`] the messages to
+//! many. [`codec`] translates between them and the bytes of one [`Protocol`]; the rest of the gateway never
+//! sees those bytes.
 
 pub mod channel;
 pub mod command;

@@ -1,9 +1,9 @@
-//! Who watches the parts of the process: the end of one that must not end is said, seen by health checks, and brings the
-//! process down in order.
+//! [`Supervisor`] watches the parts of the process. When a part ends that must not end, the supervisor logs
+//! it, reports it to health checks, and shuts the process down in order.
 //!
-//! A part is a task or a thread that holds something others depend on. Starting it again would begin without what it held
-//! (subscriptions, queues, positions), so its end is the end of the process: what can be drained is drained, and whoever
-//! runs the gateway starts a new one. What holds nothing is begun again instead, by [`Supervisor::again`].
+//! A part is a task or a thread with state that others depend on (subscriptions, queues, positions). A
+//! restart would lose that state, so the process ends with the part: it drains what it can, and the service
+//! manager starts a new process. [`Supervisor::again`] restarts parts that hold no state.
 
 use std::any::Any;
 use std::fmt::Display;

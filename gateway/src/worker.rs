@@ -1,5 +1,5 @@
-//! One core's share of the gateway: a listener, its connections, their hub and their plugin instances. Nothing here is
-//! shared with another worker but the backplane and counters.
+//! [`run`]: one worker thread, which owns a listener, its connections, their hub and their plugin instances.
+//! Workers share only the backplane and counters.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! HTTP answers to clients whose request is not read: the one place in which an answer is written by hand.
+//! Writes HTTP responses by hand, for clients whose request the gateway does not read. No other module writes
+//! a response by hand.
 
 /// A whole answer, after which the connection is closed. `retry_after` is in seconds.
 pub fn answer(status: u16, retry_after: Option<u32>, content_type: &str, body: &str) -> String {

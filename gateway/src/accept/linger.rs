@@ -1,4 +1,4 @@
-//! How a socket is closed so that the client reads the last answer.
+//! [`linger`] closes a socket so that the client can still read the last response.
 
 use std::time::Duration;
 

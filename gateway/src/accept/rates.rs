@@ -1,4 +1,4 @@
-//! How fast new connections may come: a token bucket for the node, and one for each source.
+//! [`Rates`] limits how fast new connections arrive: one token bucket for the node, and one for each source.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;

@@ -1,4 +1,5 @@
-//! A bounded number of places for connections, of which one that is waited for in vain gives way to a newer one.
+//! [`Slots`] holds a bounded number of connections. When all slots are taken, a connection that is silent or
+//! idle gives way to a new one.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};

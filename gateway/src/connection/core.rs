@@ -1,4 +1,5 @@
-//! The rules of one connection: events in, effects out. No I/O, no clock, no tokio; the same events give the same effects.
+//! [`Core`]: the state machine of one connection. It takes events and returns effects. No I/O, no clock, no
+//! tokio; the same events give the same effects.
 
 mod command;
 mod admission;

@@ -1,5 +1,5 @@
-//! The task of one connection: waits for whatever comes first, feeds the session, and flushes once per turn. Before what
-//! came is looked at, the deadlines are; after a turn the other connections have theirs.
+//! [`Driver`]: the task of one connection. It waits for the next input, feeds the session, and flushes once
+//! per turn. It checks deadlines before it handles input, and yields to other connections after each turn.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

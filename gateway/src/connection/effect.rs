@@ -1,4 +1,4 @@
-//! Everything a connection can cause.
+//! [`Effect`]: everything that a connection can cause.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! Everything that can happen to a connection.
+//! [`Event`]: everything that can happen to a connection.
 
 use bytes::Bytes;
 

@@ -1,4 +1,5 @@
-//! Are you there? Only the server asks. What clients send of this kind is counted.
+//! [`Heartbeat`] sends pings and checks for pongs: only the server sends application-level pings.
+//! [`ControlFrames`] limits the WebSocket pings and pongs of a client.
 
 use std::time::Duration;
 

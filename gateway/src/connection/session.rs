@@ -1,5 +1,6 @@
-//! One connection with everything around it but the socket: applies what the core decides to the plugins, the hub and the
-//! backplane, and feeds their answers back. Synchronous, so that a simulation runs the same code as the driver.
+//! [`Session`]: one connection without its socket. It applies the effects of the core to the plugins, the hub
+//! and the backplane, and feeds their results back to the core. It is synchronous, so that a simulation runs
+//! the same code as the driver.
 
 mod admission;
 mod plugins;

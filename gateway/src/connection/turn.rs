@@ -1,5 +1,5 @@
-//! What a connection may do before the others of its worker have their turn: bounded in commands, in bytes of answers and
-//! in time. What does not fit goes on in the next turn, in order.
+//! [`Turn`] bounds the work of a connection before the others of its worker get their turn: in commands, in
+//! bytes of replies and in time. The remaining work continues in the next turn, in order.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What plugins make of publications on their way to subscribers: the meeting of the chain with the hub's classes.
+//! [`Views`] runs the chain for a publication on its way to subscribers, once for each of the hub's classes.
 
 use std::sync::Arc;
 

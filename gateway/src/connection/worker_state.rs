@@ -1,4 +1,5 @@
-//! What the connections of one worker share, and what happens to it from outside.
+//! [`WorkerState`]: state that the connections of one worker share, and the handling of deliveries to that
+//! worker.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! Subscribers whom plugins tell apart by attributes of their connections, as numbers.
+//! [`Classes`] numbers groups of subscribers that plugins distinguish by attributes of their connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;

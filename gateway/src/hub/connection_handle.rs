@@ -1,4 +1,5 @@
-//! One connection as the rest of its worker sees it: where to put bytes, and how to tell it something.
+//! [`ConnectionHandle`]: the rest of a worker queues frames for a connection and signals it through this
+//! handle.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;

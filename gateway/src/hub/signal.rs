@@ -1,4 +1,4 @@
-//! What the rest of a worker tells one of its connections.
+//! [`Signal`]: a notification from the rest of a worker to one of its connections.
 
 use crate::backplane::{Order, Why};
 use crate::protocol::channel::Channel;

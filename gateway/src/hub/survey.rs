@@ -1,4 +1,4 @@
-//! What a worker knows when all gateways are asked.
+//! Answers a survey of all gateways with the state of one worker.
 
 use rustc_hash::FxHashSet;
 

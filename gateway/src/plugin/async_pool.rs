@@ -1,4 +1,4 @@
-//! Questions that a plugin answers elsewhere: by instances that may wait, while the workers go on.
+//! [`AsyncInstances`]: instances of a plugin that may wait for I/O, run away from the workers.
 
 use std::fmt;
 use std::pin::Pin;

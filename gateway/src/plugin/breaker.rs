@@ -1,4 +1,4 @@
-//! Leaves a plugin alone that keeps failing.
+//! [`Breaker`]: a circuit breaker that stops calling a plugin that keeps failing.
 //!
 //! ```text
 //!            failures within a time              open_for has passed

@@ -1,4 +1,5 @@
-//! What plugins did, counted where it costs least.
+//! [`PluginCounters`] counts calls, failures and effects of a plugin, in one row per worker so that workers
+//! do not contend.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,4 +1,5 @@
-//! Which plugins see publications on their way out, and how the subscribers they tell apart are told apart.
+//! [`Deliverers`]: the plugins that see publications on their way to subscribers, and the attributes by which
+//! they distinguish subscribers.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a plugin is told: the client, and the event in progress.
+//! Events that plugins receive, and the client they are about.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

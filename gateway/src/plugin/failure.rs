@@ -1,4 +1,4 @@
-//! A plugin that fails while running.
+//! [`Failure`]: why a call of a plugin failed.
 
 use std::fmt;
 

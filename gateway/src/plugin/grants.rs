@@ -1,4 +1,5 @@
-//! What a plugin may reach: what it asks for, what its operator grants, and what is missing between the two.
+//! [`Grants`]: capabilities that a plugin requests or that the operator grants, and the difference between
+//! the two.
 
 use std::fmt::Write as _;
 

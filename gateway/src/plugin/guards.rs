@@ -1,4 +1,4 @@
-//! Attributes in which a plugin has its permissions: only that plugin sets them.
+//! [`Guards`] protects attributes in which a plugin keeps permissions: only that plugin may set them.
 
 use super::failure::FailurePolicy;
 use super::link::Link;

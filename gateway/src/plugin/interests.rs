@@ -1,4 +1,5 @@
-//! What a plugin wants to see, checked before it is called.
+//! [`Interests`]: the hooks and messages that a plugin wants. The chain checks them before it calls the
+//! plugin.
 
 use std::time::Duration;
 

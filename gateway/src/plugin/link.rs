@@ -1,4 +1,4 @@
-//! One plugin's place in a worker's chain: its instance, and what happens when that fails.
+//! [`Link`]: one plugin in a worker's chain, with its instance and the handling of its failures.
 
 use std::fmt;
 use std::sync::Arc;

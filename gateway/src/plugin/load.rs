@@ -1,4 +1,4 @@
-//! From a file to something that can be instantiated, without a word of how.
+//! [`Loader`] turns the bytes of a plugin into a [`Factory`] of instances. These traits hide the engine.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Which plugins are live. Takes what lies in the folder, refuses what is bad, and gives every worker a new chain.
+//! [`Registry`] decides which plugins are live: it takes the contents of the plugin folder, refuses invalid
+//! plugins, and gives every worker a new chain.
 
 mod archive;
 mod plugin_file;

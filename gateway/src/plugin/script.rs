@@ -1,6 +1,6 @@
-//! Events written down, with what a plugin is expected to answer: what `gateway plugin run` plays, and what a plugin can
-//! carry inside itself as its self-test. How they are written is told by [`gateway_plugin_script`], with which the test kit
-//! of the SDK reads them too; here they meet a plugin.
+//! Scripts: events with the verdicts and effects that a plugin is expected to return. `gateway plugin run`
+//! plays them, and a plugin can embed one as its self-test. [`gateway_plugin_script`] defines the format and
+//! reads it, here and in the test kit of the SDK; this module runs scripts against a plugin.
 
 mod play;
 mod show;

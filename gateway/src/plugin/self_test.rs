@@ -1,7 +1,8 @@
-//! The test that an author has put into a plugin: settings, events, and what should come of them.
+//! [`SelfTest`]: the test embedded in a plugin by its author, with settings, events, and the expected
+//! outcomes.
 //!
-//! It is a custom section with JSON, as [`gateway_plugin_script::SelfTest`] describes it. The registry plays it whenever the
-//! plugin is loaded, on instances that serve nobody.
+//! It is a custom section with JSON in the format of [`gateway_plugin_script::SelfTest`]. The registry runs
+//! it whenever it loads the plugin, on instances that serve no clients.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The settings file beside a plugin: its own configuration, what it may reach, its limits, and
-//! what its failures mean.
+//! [`Settings`]: the settings file of a plugin, with its own configuration, its grants, its limits, its
+//! failure policy and its circuit breaker.
 
 mod breaker;
 mod grants;

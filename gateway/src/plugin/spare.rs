@@ -1,5 +1,6 @@
-//! An instance in reserve: made and configured before it is needed, away from the thread that will call it. There also ends
-//! the one whose place it takes: giving memory back to the system takes as long as a hundred calls.
+//! `Spare`: a standby instance, created and configured in advance and away from the thread that will call
+//! it. The replaced instance is dropped there too: returning its memory to the system takes as long as a
+//! hundred calls.
 
 use std::sync::Arc;
 

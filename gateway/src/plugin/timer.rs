@@ -1,4 +1,4 @@
-//! When a plugin's timer fires on one worker.
+//! [`Timer`] computes when a plugin's timer fires on one worker.
 
 use std::time::Duration;
 

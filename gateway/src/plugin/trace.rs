@@ -1,5 +1,5 @@
-//! What each plugin of the chain made of one event, for a person who asks why. Sizes and counts, never contents: a trace may
-//! go to whoever sent the message.
+//! [`Trace`] records what each plugin of the chain did with one event. It holds sizes and counts, never
+//! contents, because it may be sent to the client that sent the message.
 
 use std::time::Duration;
 

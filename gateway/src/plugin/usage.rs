@@ -1,4 +1,4 @@
-//! What calls cost, for authors' tools and for traces.
+//! [`Usage`]: the cost of calls, for plugin tools and traces.
 
 /// What an instance used. Times are the caller's to take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What a plugin may answer and do: closed sets, without a word of how a plugin runs.
+//! Verdicts and effects of plugins: closed sets, independent of how a plugin is executed.
 
 use std::sync::Arc;
 

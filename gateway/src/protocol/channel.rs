@@ -1,4 +1,4 @@
-//! Channel names and addresses: the one way to say who receives a message.
+//! [`Channel`]: a checked channel name or address. Every receiver of a message is named by one.
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! Between the vocabulary and the bytes of a protocol. The closed set of protocols meets here and nowhere else.
+//! Translates between messages of the gateway and the bytes of each [`Protocol`]. No other module chooses an
+//! encoding by protocol.
 
 use bytes::Bytes;
 

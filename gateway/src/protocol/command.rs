@@ -1,4 +1,5 @@
-//! What a client may ask for, in the words of the gateway. Codecs make these; the connection core consumes them.
+//! [`Command`]: the requests of clients in the vocabulary of the gateway. Codecs make commands; the
+//! connection core consumes them.
 
 use bytes::Bytes;
 

@@ -1,7 +1,7 @@
-//! WebSocket frames as a server writes them (RFC 6455, 5.2): not masked, never fragmented.
+//! Encodes WebSocket frames of a server (RFC 6455, 5.2): not masked, never fragmented.
 //!
-//! Written here and not by the WebSocket library, because the bytes of a publication are the same for every subscriber:
-//! header and payload are made once and shared.
+//! The WebSocket library is not used for this, because the bytes of a publication are the same for every
+//! subscriber: header and payload are encoded once and shared.
 
 use bytes::Bytes;
 

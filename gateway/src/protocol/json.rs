@@ -1,8 +1,8 @@
-//! JSON that others wrote, checked before it goes into a frame as it is.
+//! Checks JSON from outside before it is copied unchanged into a frame.
 //!
-//! Whoever brings a payload (a client, a plugin, the HTTP API) meets the same rules: one JSON value in UTF-8, at most
-//! [`DEPTH_MAX`] levels deep, in which no escape is half of a character. Names that are there twice and numbers of any size
-//! pass as they are, for the receivers to judge.
+//! The same rules hold for payloads of clients, of plugins and of the HTTP API: one JSON value in UTF-8, at
+//! most [`DEPTH_MAX`] levels deep, without an escape of an unpaired surrogate. Duplicate names and numbers of
+//! any size pass unchanged; the receivers interpret them.
 
 use bytes::Bytes;
 pub use gateway_plugin_grammar::json::{DEPTH_MAX, Unfit, check};

@@ -1,4 +1,4 @@
-//! What goes to many clients: encoded once per protocol, frame header included, and shared.
+//! [`Push`]: a message to many clients, encoded once per protocol, frame header included, and shared.
 
 use std::sync::{Arc, OnceLock};
 

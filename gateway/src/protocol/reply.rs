@@ -1,4 +1,5 @@
-//! What the gateway says to one client. Codecs write these; what goes to many is a [`super::push::Push`].
+//! [`Reply`]: a message of the gateway to one client. Codecs encode replies; a message to many is a
+//! [`super::push::Push`].
 
 use std::sync::Arc;
 

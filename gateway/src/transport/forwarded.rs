@@ -1,8 +1,9 @@
-//! Which client a proxy speaks for, by the headers `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//! [`client`] finds the address of a client behind proxies in the headers `Forwarded` (RFC 7239) and
+//! `X-Forwarded-For`.
 //!
-//! Each proxy appends the address that its connection came from. So names are read from the right: each name is as good as the
-//! hop to its right, and the first one that is no trusted proxy is the client. What stands to its left was written by the
-//! client, and is not looked at.
+//! Each proxy appends the address that its connection came from, so addresses are read from the right. An
+//! entry is as trustworthy as the hop to its right, and the first address that is not a trusted proxy is the
+//! client. The client itself wrote everything further left, so that is ignored.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,7 +1,8 @@
-//! From a TCP connection to a WebSocket (RFC 6455, 4.2), by hyper; and the refusals, as proper HTTP answers.
+//! [`Handshake`] turns a TCP connection into a WebSocket (RFC 6455, 4.2) with hyper, or refuses it with an
+//! HTTP response.
 //!
-//! A connection carries one request: after the answer 101 the socket is taken out of hyper, so that hyper's buffers are gone and
-//! writes reach it directly; after any other answer it is closed.
+//! A connection carries one request. After the response 101 the socket is taken out of hyper, so that hyper's
+//! buffers are freed and writes reach the socket directly. After any other response the connection is closed.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;

@@ -1,4 +1,5 @@
-//! The header of the PROXY protocol, versions 1 and 2, with which a proxy says whom it speaks for before it passes on bytes.
+//! Parses the header of the PROXY protocol, versions 1 and 2: a proxy sends it before all other bytes to name
+//! its client.
 //!
 //! <https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>
 

@@ -1,4 +1,4 @@
-//! Pages that the public listener serves beside the endpoints.
+//! [`Site`] serves pages on the public listener, in addition to the endpoints.
 
 use bytes::Bytes;
 

@@ -1,8 +1,9 @@
-//! WebSocket messages out of bytes (RFC 6455). The only place that names the WebSocket library.
+//! [`WebSocket`] reads WebSocket messages (RFC 6455) from bytes. No other module names the WebSocket library.
 //!
-//! The library reads from memory, never from the socket: the driver fills the worker's one [`Inlet`] and has every complete
-//! message handed over before the next connection uses it. What the library writes (pongs, the answer to a close) goes to
-//! the outbound queue like everything else. So an idle connection holds no read buffer, and nothing interleaves.
+//! The library reads from memory, never from the socket: the driver fills the worker's one [`ReadBuffer`],
+//! and all complete messages are handed over before the next connection uses it. What the library writes
+//! (pongs, the response to a close) goes to the outbound queue like all other frames. So an idle connection
+//! holds no read buffer, and writes of the library never interleave with other frames.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};

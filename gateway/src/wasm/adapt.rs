@@ -1,4 +1,4 @@
-//! A core module for `wasm32-wasip1` becomes a component.
+//! [`adapt`] turns a core module for `wasm32-wasip1` into a component.
 
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,

@@ -1,4 +1,4 @@
-//! What a hook returned, checked before the gateway acts on it.
+//! Checks the return value of a hook before the gateway acts on it.
 
 use super::bindings::exports::gateway::plugin::{on_connect, on_deliver, on_message};
 use super::bindings::gateway::plugin::types;

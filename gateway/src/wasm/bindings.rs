@@ -1,7 +1,8 @@
-//! What `plugin-sdk/wit/v0.1` looks like in Rust: traits for what the gateway offers, and how to call each hook.
+//! Generated Rust bindings of `plugin-sdk/wit/v0.1`: traits for the functions of the gateway, and types to
+//! call each hook.
 //!
-//! Every hook is an interface of its own, so a plugin that lacks some of them is looked up hook by hook through the
-//! `GuestIndices` of each; the type for the whole world, which would demand all of them, stays unused.
+//! Every hook is a separate interface, and a plugin may lack some of them. So each hook is looked up through
+//! its `GuestIndices`; the type for the whole world, which requires all hooks, stays unused.
 #![allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, reason = "generated")]
 
 wasmtime::component::bindgen!({

@@ -1,4 +1,4 @@
-//! The data of a store: the call in progress and what belongs to the instance.
+//! [`State`]: the data of a store, for the instance and for the call in progress.
 
 use std::sync::Arc;
 use std::time::Instant;

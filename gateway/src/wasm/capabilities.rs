@@ -1,4 +1,4 @@
-//! What a plugin reaches beyond the gateway, as far as its operator grants it.
+//! [`Capabilities`]: upstreams and HTTP origins that a plugin may reach, as granted by its operator.
 
 use std::sync::Arc;
 

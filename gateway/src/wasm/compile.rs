@@ -1,5 +1,5 @@
-//! From a component to machine code: from the cache on disk, or by the compiler, once, in a process of its own where memory and
-//! time are bounded.
+//! [`Compiler`] turns a component into machine code. It takes the code from the cache on disk, or compiles it
+//! once, in a child process with bounded memory and time.
 
 use std::hash::{Hash as _, Hasher};
 use std::sync::Arc;

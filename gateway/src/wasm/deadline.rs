@@ -1,9 +1,10 @@
-//! When a call has taken too long.
+//! [`Deadline`] decides when a call has taken too long.
 //!
-//! The clock of deadlines counts time on the wall, in which the system may have run something else: on a busy machine a
-//! call of a microsecond is now and then suspended for longer than any sensible deadline. So the first half of the limit
-//! is measured on the wall and the second half in processor time of the thread. A plugin that computes all the time is
-//! ended in the last tick before its limit, because its worker has others to serve, and one that was only suspended is not.
+//! The epoch clock counts wall time, during which the system may have run other threads: on a busy machine a
+//! call of a microsecond is sometimes suspended for longer than any sensible deadline. So the first half of
+//! the limit is measured in wall time and the second half in processor time of the thread. A plugin that
+//! computes all the time is ended in the last tick before its limit, because its worker has other clients to
+//! serve; a plugin that was only suspended is not.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The one engine of the process and the clock that ends calls.
+//! Starts the wasmtime engine, and the thread that advances its epoch to end long calls.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;

@@ -1,4 +1,4 @@
-//! Environment variables that a plugin was granted, and the care that their values end nowhere else.
+//! [`Environment`] holds the environment variables granted to a plugin and masks their values in its output.
 
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! The interface `gateway:plugin`, version 0.1, from the side of the gateway.
+//! Implements the host side of the interface `gateway:plugin`, version 0.1.
 
 mod state;
 

@@ -1,5 +1,5 @@
-//! The interface `http`: the one call of a plugin that waits. Instances that serve messages have it too, and there it says
-//! that it is not possible.
+//! Implements the interface `http`. Its `fetch` is the only import that waits. Instances that serve messages
+//! have it too, but there it returns an error.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a component imports, function by function, for its author to read.
+//! [`imports`] lists the imports of a component, function by function, for its author.
 
 use wasmtime::Engine;
 use wasmtime::component::Component;

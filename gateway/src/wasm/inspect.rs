@@ -1,4 +1,5 @@
-//! What a file is, before anything is compiled, so that a refusal can say it in words.
+//! [`inspect`] identifies the contents of a file before compilation, so that a refusal can explain what the
+//! file is.
 
 use bytes::Bytes;
 use serde::Deserialize;

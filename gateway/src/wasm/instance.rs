@@ -1,4 +1,4 @@
-//! A component in a store of its own: what a worker calls.
+//! [`Instance`]: a component in its own store, called by a worker.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

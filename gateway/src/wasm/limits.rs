@@ -1,4 +1,4 @@
-//! How much memory an instance may take.
+//! [`MemoryLimit`] bounds the memory of an instance.
 
 use wasmtime::ResourceLimiter;
 

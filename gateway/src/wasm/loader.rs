@@ -1,4 +1,4 @@
-//! From bytes to something that can be instantiated.
+//! [`Loader`] turns the bytes of a plugin into a factory of instances.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};

@@ -1,4 +1,4 @@
-//! A function that is missing or has another shape than the gateway knows, in words.
+//! Explains link errors: a function that is missing, or that has another signature than the gateway's.
 
 use super::inspect::INTERFACE;
 use crate::plugin::load::{LoadCode, LoadError};

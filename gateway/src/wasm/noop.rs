@@ -1,4 +1,4 @@
-//! The smallest plugin there is: what any call costs before a plugin has done anything.
+//! [`noop_plugin`]: the smallest plugin, which measures the cost of a call alone.
 
 use wasm_encoder::{
     CodeSection, ExportKind, ExportSection, Function, FunctionSection, MemorySection, MemoryType, Module,

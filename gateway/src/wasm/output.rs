@@ -1,4 +1,4 @@
-//! What a plugin writes: log lines, and standard output, which becomes log lines.
+//! Writes a plugin's output to the log: its log lines, and its standard output.
 
 use std::borrow::Cow;
 use std::sync::Arc;

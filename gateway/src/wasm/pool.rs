@@ -1,8 +1,9 @@
-//! Instances that may wait: a few per plugin, in stores of their own, on a runtime of their own and never on a worker.
+//! [`Pool`]: a few instances per plugin that may wait, each in its own store, on a separate runtime and never
+//! on a worker.
 //!
-//! Only their computing time counts against the plugin's deadline: a store yields to the runtime at every tick of the clock
-//! of deadlines, and the ticks it was seen computing are its budget. Time in which it waits for an answer is bounded by the
-//! request and by the patience of whoever asked.
+//! Only computing time counts against the plugin's deadline: a store yields to the runtime at every epoch
+//! tick, and its budget is the number of ticks at which it was computing. Time spent waiting for a response
+//! is bounded by the HTTP request and by the caller's timeout.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -1,8 +1,10 @@
-//! Compiling in a process of its own: a plugin that takes too much memory or time ends that process and not the gateway.
+//! [`CompileProcess`] compiles in a child process, so that a plugin that takes too much memory or time ends
+//! that process and not the gateway.
 //!
-//! The process is this program again, with a subcommand that nobody sees ([`compile_for_parent`]). It gets the component on its
-//! standard input and writes the machine code to its standard output. It has no environment and no other descriptors, computes
-//! behind everything else, is the first to go when the system runs out of memory, and ends with its parent.
+//! The process is this program again, with a hidden subcommand ([`compile_for_parent`]). It reads the
+//! component from standard input and writes the machine code to standard output. It has no environment and no
+//! other descriptors, runs at low priority, is the first to be killed when the system runs out of memory, and
+//! ends with its parent.
 
 use std::fs;
 use std::io::{self, Read, Write};

@@ -1,4 +1,5 @@
-//! What a plugin asks for: the functions it imports, and the names its SDK stamped in.
+//! Reads the capabilities that a plugin requests, from the functions it imports and from the names stamped in
+//! by its SDK.
 
 use wasmtime::Engine;
 use wasmtime::component::Component;

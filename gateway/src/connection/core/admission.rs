@@ -1,4 +1,4 @@
-//! Who is let in, as whom, and until when.
+//! Admits, refreshes or refuses a client, and sets its identity and its expiry.
 
 use std::time::Duration;
 

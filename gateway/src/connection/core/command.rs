@@ -1,4 +1,4 @@
-//! A command of the client: is it one that can be, now? What can be goes to the plugins.
+//! Checks whether a client may send a command in its current state. A valid command goes to the plugins.
 
 use super::{Admitting, Core, Effects, State, Subscription, fail};
 use crate::connection::effect::{Ask, Details, Effect};

@@ -1,4 +1,4 @@
-//! A verdict becomes effects.
+//! Turns the decision of the plugins on a command into effects.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! Subscriptions: made, refused, taken away.
+//! Makes, refuses and removes the subscriptions of a connection.
 
 use super::{Core, Effects, Subscription, fail};
 use crate::connection::effect::Effect;

@@ -1,4 +1,5 @@
-//! Whether a client is admitted, and stays so: the way through the plugins, which may stop at one that is asked elsewhere.
+//! Runs the chain for a client that connects or refreshes. The chain stops at a plugin that runs on the
+//! asynchronous pool, and resumes with its verdict.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Names and values that plugins keep on a connection.
+//! Sets the attributes, names with values, that plugins keep on a connection.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! What a connection has asked the backplane and gets to know later. Nothing waits meanwhile but what must keep its order.
+//! [`PendingRequests`]: requests of a connection to the backplane that have no response yet. Meanwhile only
+//! commands whose order matters wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the plugins say to a command.
+//! Runs the chain of plugins for a command.
 
 use std::sync::Arc;
 

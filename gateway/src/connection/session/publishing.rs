@@ -1,4 +1,4 @@
-//! Publishing to one channel or more.
+//! Publishes to one channel or several, for clients and for plugins.
 
 use std::collections::HashMap;
 use std::time::Duration;

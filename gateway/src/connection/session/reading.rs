@@ -1,5 +1,5 @@
-//! What a client asks to see of a channel: who is there, and what was published. An answer is cut or refused before it is
-//! written, so that what waits for a client stays within its bound.
+//! Reads presence and history of a channel for a client. A reply is cut or refused before it is encoded, so
+//! that the outbound queue of the client stays within its bound.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Beginning to listen, catching up with what was missed, and ceasing.
+//! Subscribes a connection to a channel, recovers missed publications, and unsubscribes it.
 
 use std::sync::Arc;
 

@@ -1,7 +1,9 @@
-//! The versions of every plugin that were live, so that a restart, a bad file and an operator can go back to them.
+//! [`Archive`] stores the versions of every plugin that were live. A restart, an invalid file or an operator
+//! can return to one of them.
 //!
-//! `manifests/NAME.json` says what is kept of a plugin and what of it runs; `versions/` holds the plugin files and the
-//! settings files under their SHA-256. A settings file may hold a secret: the folder is for the gateway's user only.
+//! `manifests/NAME.json` records which versions of a plugin are kept and which one runs; `versions/` holds
+//! plugin files and settings files, named by their SHA-256. A settings file may hold a secret: only the
+//! gateway's user can read the folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! What lies in the plugin folder.
+//! [`PluginFile`]: a file in the plugin folder, with its settings. [`Contents`]: all of them.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! From files to a chain for every worker. Blocking: compiles, and configures instances.
+//! [`prepare`] loads plugin files and makes a chain for every worker. Blocking: compiles, and configures
+//! instances.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;

@@ -1,4 +1,4 @@
-//! What is remembered of a plugin: which versions were live, which one runs, and whether an operator chose it.
+//! [`Record`]: the versions of a plugin that were live, the one that runs, and whether an operator chose it.
 
 use std::time::{Duration, SystemTime};
 

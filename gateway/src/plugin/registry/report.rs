@@ -1,4 +1,4 @@
-//! What the log says of a change.
+//! Logs the changes of a reload.
 
 use std::sync::Arc;
 use std::time::Duration;

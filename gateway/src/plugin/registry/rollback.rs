@@ -1,4 +1,4 @@
-//! Back to an earlier version of a plugin, by an operator's word.
+//! Rolls a plugin back to an earlier version at the request of an operator.
 
 use std::sync::Arc;
 use std::time::Instant;

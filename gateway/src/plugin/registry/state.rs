@@ -1,4 +1,4 @@
-//! What is live and what is not, as of the last change.
+//! [`State`]: the live and the refused plugins after the last change.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the registry tells operators.
+//! [`PluginStatus`]: the state of a plugin as operators see it.
 
 use std::sync::Arc;
 use std::time::SystemTime;

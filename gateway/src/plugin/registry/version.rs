@@ -1,4 +1,4 @@
-//! From one file to a version that is ready to serve. Blocking.
+//! [`load`] makes a [`Version`] that is ready to serve from one plugin file. Blocking.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Events of a script, given to a plugin the way a worker gives them.
+//! [`Player`] calls a plugin with the events of a script, the way a worker does.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};

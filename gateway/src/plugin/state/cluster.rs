@@ -1,4 +1,4 @@
-//! What nodes tell each other of the rate limits that they have together.
+//! Exchange between nodes of the usage of cluster-wide rate limits.
 
 use std::collections::BTreeMap;
 

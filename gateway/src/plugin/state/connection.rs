@@ -1,4 +1,5 @@
-//! Rate limits that belong to one connection. They travel with its messages, so nobody else can hold them.
+//! [`Meters`]: rate limits of one connection. The connection keeps them and passes them along with its
+//! messages, so they need no lock.
 
 use gateway_plugin_state::Meter;
 

@@ -1,4 +1,4 @@
-//! State that all workers share.
+//! [`PluginState`]: state of a plugin that all workers share.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};

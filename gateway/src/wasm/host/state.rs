@@ -1,4 +1,4 @@
-//! What the gateway keeps for a plugin: rate limits and values.
+//! Implements the host functions for rate limits and values.
 
 use wasmtime::bail;
 

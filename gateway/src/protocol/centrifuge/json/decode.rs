@@ -1,11 +1,11 @@
-//! Lines of JSON to commands.
+//! Decodes lines of JSON into [`Command`]s.
 //!
-//! A field that is `null` is a field that is left out, as in the reference server, wherever it stands. Fields that the
-//! protocol does not know are ignored, so that libraries may be newer than the gateway. Of those that it knows each is
-//! carried out, is an offer or a note from which nothing has to follow, or is refused: what would change the meaning of a
+//! A field that is `null` counts as absent at every level, as in the reference server. Fields that the
+//! protocol does not know are ignored, so that client libraries may be newer than the gateway. Each field of
+//! the protocol is applied, accepted without effect, or refused; a field that would change the meaning of a
 //! command is never ignored.
 //!
-//! | | carried out | accepted, and nothing follows | refused with error 107 (`type`: 108), unless it says nothing |
+//! | | applied | accepted without effect | refused with error 107 (`type`: 108) unless it has a zero value |
 //! |---|---|---|---|
 //! | `connect` | `token`, `data`, `subs` | `name`, `version`; `flag`, `profile` and `dict`, which offer compression | `headers` |
 //! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2 | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names | `delta`, `tf`, `type`, `phase`, `cursor`, `limit`, `asc` |

@@ -1,11 +1,11 @@
-//! Replies and pushes to JSON.
+//! Encodes [`Reply`] and [`Push`] as JSON.
 //!
-//! Written by hand: payloads are JSON already, checked when they came in, and serde would parse each of them once more
-//! to embed it.
+//! Written by hand: payloads are already JSON, validated on arrival, and serde would parse each of them once
+//! more to embed it.
 //!
-//! A field with a zero value (0, "", false, an empty list or map) is left out, but for those that the JSON of the protocol
-//! always has, and whose absence libraries do not understand: `user` and `client` of a client info, `presence`,
-//! `num_clients` and `num_users`, and `publications`, `epoch` and `offset` of a history.
+//! A field with a zero value (0, "", false, an empty list or map) is left out. Exceptions are the fields that
+//! the protocol always sends and that client libraries require: `user` and `client` of a client info,
+//! `presence`, `num_clients` and `num_users`, and `publications`, `epoch` and `offset` of a history.
 
 use std::fmt::{Display, Write as _};
 
