@@ -39,35 +39,35 @@ use crate::wasm::{CompileProcess, Loader, LoaderConfig};
 use crate::watch::{self as folder, Changed, Watcher};
 use crate::worker;
 
-/// Clients that may wait to be accepted, for each worker.
+/// Backlog of a listener: clients that wait to be accepted, for each worker.
 const BACKLOG: i32 = 4096;
 
-/// How often expired histories are forgotten.
+/// Interval at which expired histories are removed.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// How often the registry of plugins does what is due now and then.
+/// Interval of maintenance in the plugin registry.
 const TEND: Duration = Duration::from_secs(30);
 
 /// How long the first clients wait for a connection to the backplane.
 const CONNECTING: Duration = Duration::from_secs(2);
 
-/// How long after the end of the drain a worker is still waited for: one that ends does so at once.
+/// How long to wait for a worker after the drain deadline: one that can end does so at once.
 const STUCK: Duration = Duration::from_secs(2);
 
-/// Threads of the control runtime for loading plugins and writing down what runs: one change at a time, and what an API
-/// call has begun.
+/// Blocking threads of the control runtime, which load plugins and store their versions: one change at a
+/// time, and one that an API call has started.
 const CONTROL_BLOCKING: usize = 4;
 
-/// Most threads on which plugins run that wait for answers: what a client that connects costs is computed there.
+/// Most threads for plugins that wait for responses: authentication of new clients is computed there.
 const OUTGOING_MAX: usize = 4;
 
-/// Threads of the outgoing runtime that wait: for look-ups, of which there are four at most, and for files.
+/// Blocking threads of the outgoing runtime: at most four for name lookups, and the rest for files.
 const OUTGOING_BLOCKING: usize = 8;
 
-/// Threads that make spare instances.
+/// Threads that make standby instances.
 const SPARES: usize = 2;
 
-/// Pages beside the endpoints, made for the gateway they show.
+/// Makes the pages in addition to the endpoints, for the gateway that they show.
 pub type MakeSite = Box<dyn FnOnce(&Control) -> Arc<dyn Site>>;
 
 /// A gateway that is bound but does not serve yet.
@@ -83,27 +83,27 @@ pub struct Gateway {
     folder: mpsc::Receiver<Changed>,
     /// Watches the plugin folder until it is dropped.
     watcher: Watcher,
-    /// Ours until it is dropped.
+    /// Locked by this process until dropped.
     state: StateFolder,
     control: Control,
     parts: Shared,
-    /// What keeps the backplane connected.
+    /// Keeps the backplane connected.
     network: Option<redis::Runner>,
     runtimes: Runtimes,
     supervisor: Supervisor,
     site: Option<Arc<dyn Site>>,
 }
 
-/// Threads for what is not a worker, apart from each other: what keeps one of them busy, or waits on it, takes nothing from
-/// the others.
+/// Runtimes besides the workers. They are separate, so that a busy or blocked one takes nothing from the
+/// others.
 struct Runtimes {
-    /// Health and the API, changes of the plugins, and everything that has no other place.
+    /// Health checks, the API, changes of plugins, and all other control tasks.
     control: Runtime,
-    /// What goes to other hosts: plugins that wait for an answer, events for upstreams, and look-ups of names.
+    /// Requests to other hosts: plugins that wait for a response, events for upstreams, and name lookups.
     outgoing: Runtime,
-    /// The connections to Redis and what a gateway tells the others: leases must not wait for anything.
+    /// Connections to Redis and messages between gateways: leases must not wait for other work.
     backplane: Option<Runtime>,
-    /// Spare instances are made on its threads for blocking work; it has no others.
+    /// Makes standby instances on its blocking threads; it has no others.
     spares: Runtime,
 }
 
@@ -115,7 +115,7 @@ struct Shared {
     explain: Arc<Explain>,
 }
 
-/// How the registry reaches the workers.
+/// Passes chains from the registry to the workers.
 struct WorkerInboxes(Arc<[Arc<Inbox>]>);
 
 impl Workers for WorkerInboxes {
@@ -131,9 +131,9 @@ impl Workers for WorkerInboxes {
 }
 
 impl Gateway {
-    /// Binds the listeners, opens the plugin folder and starts the WebAssembly engine. Nothing is served yet.
+    /// Binds the listeners, opens the plugin folder and starts the WebAssembly engine. Serves no clients yet.
     pub fn build(mut config: Config, make_site: Option<MakeSite>) -> anyhow::Result<Self> {
-        // Before anything takes addresses, threads above all.
+        // Before anything reserves address space, threads above all.
         budget::check_address_space(config.listen.workers)?;
         let clock = Clock::start();
         let plan = Plan::of(descriptors::raise(), &config)?;
@@ -246,18 +246,19 @@ impl Gateway {
         })
     }
 
-    /// Where clients connect: the port that was bound, if the configuration left it open.
+    /// The address for clients, with the actual port if the configuration left it open.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the admin API listens, if it does.
+    /// The address of the admin API, if it is enabled.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
-    /// Serves until `stop` is there and everything has drained, or the time to drain is over. So it does when a part of the
-    /// gateway has ended that must not: the error is then a [`PartEnded`](crate::supervisor::PartEnded), if clients were served.
+    /// Serves until `stop` resolves, then drains until all connections are closed or the drain deadline has
+    /// passed. The same happens when a part of the gateway fails: the error is then a
+    /// [`PartEnded`](crate::supervisor::PartEnded), if clients were served.
     pub fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let supervisor = self.supervisor;
         let Runtimes { control, outgoing, backplane, spares } = self.runtimes;
@@ -334,7 +335,7 @@ impl Gateway {
             let registry = self.parts.registry;
             let metrics = self.parts.metrics;
             let (loaded, first) = oneshot::channel();
-            // Ends with the thread that watches the folder, so that it is watched as well.
+            // Ends with the thread that watches the folder, so this also supervises that thread.
             tokio::spawn(supervisor.forever("plugins", async move {
                 let mut loaded = Some(loaded);
                 loop {
@@ -354,13 +355,14 @@ impl Gateway {
                 if let Ok(Err(missing)) = first.await {
                     return Err(missing);
                 }
-                // A worker that does not come up says why, by itself.
+                // A worker that fails to start reports why.
                 for worker in up {
                     if worker.await.is_err() {
                         std::future::pending::<()>().await;
                     }
                 }
-                // A backplane that is there is used from the first client on; without it the node serves alone.
+                // A backplane that is reachable is used from the first client on; otherwise the node serves
+                // alone.
                 if let Some(connected) = connected {
                     let _ = tokio::time::timeout(CONNECTING, connected).await;
                 }
@@ -391,7 +393,7 @@ impl Gateway {
             let all_ended = async {
                 for (index, worker) in workers.iter_mut().enumerate() {
                     let longest = clock.instant(until + STUCK);
-                    // It always says so, or is gone.
+                    // A worker always reports its end, unless its thread is gone.
                     if tokio::time::timeout_at(longest.into(), worker).await.is_err() {
                         supervisor.report(&format!("worker-{index}"), "it is stuck and is left behind");
                     }
@@ -401,26 +403,26 @@ impl Gateway {
             if let Some(goodbye) = goodbye {
                 goodbye.await;
             }
-            // Every connection has said its last word: what it emitted has the rest of the time.
+            // All connections are closed: their emitted events may use the rest of the time.
             stop_upstreams.send_replace(Stop::At(until));
             let longest = clock.instant(until + STUCK);
             if tokio::time::timeout_at(longest.into(), upstreams).await.is_err() {
                 supervisor.report("upstreams", "it is stuck and is left behind");
             }
-            // Also what has failed on the way down is a failure.
+            // An error during shutdown counts as a failure too.
             match ended {
                 Some(Err(error)) => Err(error),
                 _ => supervisor.ended().map_or(Ok(()), |ended| Err(ended.into())),
             }
         });
-        // Nothing of them is wanted any more, and a look-up may take its time.
+        // Its results are no longer needed, and a name lookup may take long.
         outgoing.shutdown_background();
         spares.shutdown_background();
         if let Some(backplane) = backplane {
             backplane.shutdown_background();
         }
         control.shutdown_timeout(Duration::from_secs(1));
-        // Not before: whoever listens to it would take its end for a failure.
+        // Not before: the supervisor would take the end of the registry task for a failure.
         drop(self.watcher);
         drop(self.state);
         tracing::info!("stopped");
@@ -455,12 +457,12 @@ impl Runtimes {
     }
 }
 
-/// The gateway must not serve with the plugins that there are.
+/// The gateway must not serve with the plugins that it found.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct PluginsMissing(String);
 
-/// Whether the gateway may serve with what the first look at the plugin folder came to.
+/// Whether the gateway may serve after the first load of the plugin folder.
 fn begun(registry: &Registry) -> Result<(), PluginsMissing> {
     if !registry.has_begun() {
         let message =
@@ -479,7 +481,7 @@ fn begun(registry: &Registry) -> Result<(), PluginsMissing> {
     Err(PluginsMissing(format!("plugins that plugins.required names are not there: {all}")))
 }
 
-/// What this machine is called.
+/// The host name of this machine.
 fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.split_whitespace().next().unwrap_or("localhost").to_owned()
@@ -491,7 +493,7 @@ fn bind_workers(
     count: usize,
 ) -> anyhow::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
     let failed = || format!("failed to listen on `listen.address` {address}");
-    // `SO_REUSEPORT` would share the port with another gateway of this user without a word.
+    // `SO_REUSEPORT` would silently share the port with another gateway of this user.
     drop(bind(address, false).with_context(failed)?);
     let first = bind(address, true).with_context(failed)?;
     let bound = first.local_addr()?;
