@@ -15,17 +15,17 @@ pub use gateway_plugin_script::START;
 
 /// Events in their order.
 pub type Script = gateway_plugin_script::Script<Kind, Channel>;
-/// One event and what should come of it.
+/// One event and its expected outcome.
 pub type Step = gateway_plugin_script::Step<Kind, Channel>;
-/// What happens.
+/// One event.
 pub type Event = gateway_plugin_script::Event<Kind, Channel>;
 
-/// Reads a script. All mistakes are reported together.
+/// Reads a script. All errors are reported together.
 pub fn parse(text: &[u8]) -> Result<Script, Mistakes> {
     reader().script(text)
 }
 
-/// With the kinds and channels of the gateway.
+/// A reader with the kinds and channels of the gateway.
 pub(super) fn reader() -> Reader<Kind, Channel> {
     Reader {
         kinds: Kind::ALL.map(|kind| (kind.as_str(), kind)).into(),
