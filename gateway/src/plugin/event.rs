@@ -110,7 +110,8 @@ pub struct Message {
     pub channel: Option<Channel>,
     /// The method of an rpc, empty otherwise.
     pub method: Box<str>,
-    /// The payload: JSON in the Centrifuge JSON protocol, anything in raw mode, empty where the command has none.
+    /// The payload: JSON in the Centrifuge JSON protocol, anything in raw mode, empty where the command has
+    /// none.
     pub payload: Bytes,
     /// Whether a raw message came in a binary frame.
     pub binary: bool,

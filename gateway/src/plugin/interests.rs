@@ -155,7 +155,8 @@ impl Interests {
         }
     }
 
-    /// Whether a message is allowed without a call, because an attribute of its connection covers its channel.
+    /// Whether a message is allowed without a call, because an attribute of its connection covers its
+    /// channel.
     pub fn permit(&self, message: &Message) -> bool {
         let Some(channel) = &message.channel else { return false };
         self.permissions.iter().filter(|permission| permission.kinds.contains(message.kind)).any(
@@ -173,7 +174,8 @@ impl Interests {
         if self.hooks.on_message { self.kinds } else { Kinds::NONE }
     }
 
-    /// Whether `on-message` is called for this kind and channel. An event without a channel passes the channel patterns.
+    /// Whether `on-message` is called for this kind and channel. An event without a channel passes the
+    /// channel patterns.
     pub fn wants_message(&self, kind: Kind, channel: Option<&Channel>) -> bool {
         self.hooks.on_message
             && self.kinds.contains(kind)

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// A timer on a grid of its interval. Every worker's grid is shifted by its share of the interval, so that the instances
-/// of a plugin take turns.
+/// A timer on a grid of its interval. Every worker's grid is shifted by its share of the interval, so that
+/// the instances of a plugin take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Timer {
     interval: Duration,

@@ -1,4 +1,5 @@
-//! The codes of the Centrifuge client protocol v2: errors of a reply, reasons to close, reasons to unsubscribe.
+//! The codes of the Centrifuge client protocol v2: errors of a reply, reasons to close, reasons to
+//! unsubscribe.
 
 use std::borrow::Cow;
 
@@ -74,7 +75,8 @@ impl ReplyError {
 /// Longest reason in bytes that fits into a close frame together with the code (RFC 6455, 5.5).
 pub const CLOSE_REASON_BYTES_MAX: usize = 123;
 
-/// Why a connection ends. Clients reconnect after 3000-3499 and 4000-4499, and give up after 3500-3999 and 4500-4999.
+/// Why a connection ends. Clients reconnect after 3000-3499 and 4000-4499, and give up after 3500-3999 and
+/// 4500-4999.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Close {
     /// WebSocket codes below 3000, codes of the protocol from 3000.

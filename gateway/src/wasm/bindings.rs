@@ -9,7 +9,7 @@ wasmtime::component::bindgen!({
     path: "../plugin-sdk/wit/v0.1",
     world: "plugin",
     imports: {
-        // A number that no declaration gave out is a mistake in the plugin's program and not an error to handle.
+        // An undeclared number is a bug in the plugin's program and not an error to handle.
         "gateway:plugin/buckets.take": trappable,
         "gateway:plugin/buckets.take-connection": trappable,
         "gateway:plugin/buckets.peek": trappable,

@@ -12,18 +12,18 @@ use wasmtime::UpdateDeadline;
 
 use super::engine::TICK;
 
-/// How often the second half is granted again. Each time the thread had less than half of it, so this only bounds
-/// what cannot be explained.
+/// Most extensions of the second half. Each time the thread had used less than half of it, so this bound only
+/// matters if the clocks disagree.
 const EXTENSIONS_MAX: u32 = 50;
 
 /// The deadline of one call. Made once per limit and copied for every call.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Deadline {
-    /// After how many ticks to ask for the first time.
+    /// Ticks until the first check.
     pub(super) first_ticks: u64,
     second_half: Duration,
     second_ticks: u64,
-    /// Processor time of the thread when the first half had passed.
+    /// Processor time of the thread at the end of the first half.
     at_half: Option<Duration>,
     extensions: u32,
 }
@@ -31,7 +31,7 @@ pub(super) struct Deadline {
 impl Deadline {
     /// For calls that may take `limit`.
     pub(super) fn of(limit: Duration) -> Self {
-        // The tick in progress may end at once, and each half needs one.
+        // The current tick may end at once, and each half needs one.
         let ticks = u32::try_from(limit.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX).max(2);
         let first_ticks = ticks / 2;
         let second_ticks = ticks - first_ticks;
@@ -44,11 +44,12 @@ impl Deadline {
         }
     }
 
-    /// The ticks have passed and the call still runs.
+    /// Called when the ticks have passed and the call still runs.
     pub(super) fn passed(&mut self, processor_time: Option<Duration>) -> UpdateDeadline {
         match (self.at_half, processor_time) {
             (None, now) => {
-                // Without such a clock the wall decides: the second half counts as used when it has passed.
+                // Without a processor clock, wall time decides: the second half counts as used when it has
+                // passed.
                 self.at_half = Some(now.unwrap_or_default());
                 UpdateDeadline::Continue(self.second_ticks)
             }
@@ -63,14 +64,14 @@ impl Deadline {
     }
 }
 
-/// How long this thread has been computing.
+/// Processor time of this thread.
 #[cfg(unix)]
 pub(super) fn processor_time() -> Option<Duration> {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).ok()
 }
 
-/// Not known here.
+/// Not available on this system.
 #[cfg(not(unix))]
 pub(super) fn processor_time() -> Option<Duration> {
     None
@@ -86,7 +87,7 @@ mod tests {
         Some(Duration::from_millis(time))
     }
 
-    /// What the questions are answered at these processor times: ticks, or 0 for the end.
+    /// The results of the checks at these processor times: ticks, or 0 for the end.
     fn answers(limit: Duration, times: &[Option<Duration>]) -> Vec<u64> {
         let mut deadline = Deadline::of(limit);
         let first = deadline.first_ticks;

@@ -5,7 +5,7 @@ use crate::plugin::load::{LoadCode, LoadError};
 
 /// An import that cannot be linked. `sdk` is the version of the SDK that built the plugin.
 pub(super) fn import(error: &wasmtime::Error, sdk: Option<&str>) -> LoadError {
-    // The linker quotes the interface first and the function in it next.
+    // The linker's error quotes the interface first, then the function.
     let text = format!("{error:#}");
     let mut quoted = text.split('`').skip(1).step_by(2);
     let what = match (quoted.next(), quoted.next()) {

@@ -17,21 +17,21 @@ use wasmtime_wasi_io::bindings::wasi::io::error;
 use self::sync::io::{poll, streams};
 use super::call::State;
 
-/// Standard output, as a handle's number. No table is behind these: a handle cannot be forged.
+/// Handle of standard output. No table is needed: a guest cannot forge handles.
 const STDOUT: u32 = 1;
 /// Standard error.
 const STDERR: u32 = 2;
 /// Standard input.
 const STDIN: u32 = 3;
-/// The only pollable there is; it is ready.
+/// The only pollable; it is always ready.
 const READY: u32 = 4;
 
-/// Room that is offered for one write.
+/// Most bytes of one write.
 const WRITE_BYTES_MAX: u64 = 4096;
-/// Random bytes in one call.
+/// Most random bytes of one call.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
 
-/// Offers the interfaces.
+/// Links the interfaces.
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     type Has = HasSelf<State>;
     let state = State::of_host_call;
@@ -215,7 +215,7 @@ fn ready() -> Result<Resource<DynPollable>> {
 impl error::Host for State {}
 impl error::HostError for State {
     fn to_debug_string(&mut self, _: Resource<Error>) -> Result<String> {
-        // No stream here fails with an error.
+        // Streams here never return an error.
         Ok(String::new())
     }
 

@@ -1,5 +1,5 @@
-//! A client on its way through the chain. Plugins that may wait are asked elsewhere; the way stops there and goes on with
-//! the answer.
+//! A client on its way through the chain. Plugins that may wait are asked elsewhere; the way stops there and
+//! goes on with the answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,8 +132,8 @@ impl Authentication {
 impl Chain {
     /// Runs the chain for a client that connects or refreshes, from the next link of `judging` on.
     ///
-    /// A plugin sees the identity that an earlier one accepted: the last accept wins, and a refusal ends the chain.
-    /// Effects that were recorded before a refusal stay in `judging`.
+    /// A plugin sees the identity that an earlier one accepted: the last accept wins, and a refusal ends the
+    /// chain. Effects that were recorded before a refusal stay in `judging`.
     pub fn authenticate(&mut self, judging: &mut Authentication) -> Authenticated {
         if judging.generation != self.generation {
             judging.generation = self.generation;

@@ -17,7 +17,8 @@ const DIGITS_MIN: usize = 6;
 pub struct RolledBack {
     /// The plugin.
     pub name: Arc<str>,
-    /// [`RolledBack`](PluginState::RolledBack), or [`Live`](PluginState::Live) if it is the version in the folder again.
+    /// [`RolledBack`](PluginState::RolledBack), or [`Live`](PluginState::Live) if it is the version in the
+    /// folder again.
     pub state: PluginState,
     /// Digest of the version that runs now.
     pub digest: Digest,
