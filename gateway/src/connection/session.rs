@@ -41,7 +41,7 @@ use crate::protocol::push::Member;
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::{CloseCause, ControlFrame};
 
-/// See the module.
+/// A connection without its socket.
 pub struct Session {
     worker: Rc<WorkerState>,
     core: Core,

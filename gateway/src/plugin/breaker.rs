@@ -8,10 +8,10 @@
 //!    └───────────────────────────────────────────────────────────────── it went well ──────┘
 //! ```
 //!
-//! One for each plugin and node. While it is open, events meet the plugin's failure policy without a call.
-//! Every call without a usable answer counts, an invalid answer too and in every hook: each is an event that
-//! met the policy. A call that ran into its deadline counts as two: it also kept everybody else on its worker
-//! waiting.
+//! There is one breaker for each plugin and node. While it is open, the plugin's failure policy applies to
+//! events without a call. Every call without a usable verdict counts as a failure, in every hook, also one with
+//! an invalid verdict. A call that exceeded its deadline counts as two, because it also delayed all other
+//! clients of its worker.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;

@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(effects(&["publish"]).check(&granted, "a.toml"), Ok(()));
     }
 
-    /// Whoever adds an effect to the interface decides here whether it needs a grant.
+    /// A change that adds an effect to the interface has to decide here whether it needs a grant.
     #[test]
     fn every_effect_of_the_interface_needs_a_grant_or_is_known_to_need_none() {
         const WITHOUT_GRANT: [&str; 2] = ["set-payload", "emit"];

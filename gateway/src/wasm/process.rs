@@ -365,8 +365,8 @@ fn confine(bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes descriptors inherited from the starter of the gateway. The gateway's own descriptors are closed on
-/// exec.
+/// Closes descriptors inherited from the starter of the gateway. The gateway's own descriptors do not reach
+/// this process.
 fn close_inherited() {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> =

@@ -1,5 +1,5 @@
-//! A client on its way through the chain. Plugins that may wait are asked elsewhere; the way stops there and
-//! goes on with the answer.
+//! [`Authentication`]: a client that connects or refreshes, on its way through the chain. The chain stops at
+//! a plugin that runs on the asynchronous pool, and resumes with its verdict.
 
 use std::sync::Arc;
 use std::time::Duration;
