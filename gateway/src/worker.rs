@@ -123,7 +123,7 @@ struct Worker {
     shaking: Cell<usize>,
     /// Notified when a connection or a handshake ends.
     ended: Notify,
-    /// Draining: a client that is still admitted is closed at once.
+    /// The worker drains: a new connection is closed at once.
     draining: Cell<bool>,
     supervisor: Supervisor,
     /// Notified when the chain is replaced: its timers may differ.

@@ -198,7 +198,7 @@ impl Driver {
                 self.end(turn, Close::custom(1006, "closed without a close frame"), Ending::Transport)
             }
             Wake::Failed => self.failed(turn, handle),
-            // Handled before the match.
+            // Already handled in `turn`.
             Wake::Flushed | Wake::Timer => (),
         }
     }
