@@ -9,9 +9,9 @@
 //! ```
 //!
 //! There is one breaker for each plugin and node. While it is open, the plugin's failure policy applies to
-//! events without a call. Every call without a usable verdict counts as a failure, in every hook, also one with
-//! an invalid verdict. A call that exceeded its deadline counts as two, because it also delayed all other
-//! clients of its worker.
+//! events without a call. Every call without a usable verdict counts as a failure, in every hook, also one
+//! with an invalid verdict. A call that exceeded its deadline counts as two, because it also delayed all
+//! other clients of its worker.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
