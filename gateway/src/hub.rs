@@ -114,7 +114,7 @@ struct Tracked {
 pub struct Listening {
     /// The form of its frames.
     pub form: Form,
-    /// Offset and epoch from which on it must miss nothing.
+    /// Offset and epoch after which it must miss nothing.
     pub position: Option<(u64, Arc<str>)>,
     /// Whether it gets join and leave messages.
     pub join_leave: bool,
@@ -202,7 +202,7 @@ impl Hub {
         first
     }
 
-    /// Sets the position from which on a subscription must miss nothing.
+    /// Sets the position after which a subscription must miss nothing.
     pub fn set_position(&mut self, channel: &Channel, number: u64, offset: u64, epoch: Arc<str>) {
         if let Some(subscriber) = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number)) {
             subscriber.place = Place::of(Some((offset, epoch)));

@@ -76,8 +76,8 @@ const DEPARTED_WEIGHT: usize = 2048;
 /// Weight of a survey, which visits everything a worker has, and of a new chain.
 const SURVEY_WEIGHT: usize = 16 * 1024;
 
-/// Range of the queued bytes from which on a client is listed in the backlog. The clients below it must hold
-/// only a small part of the total.
+/// Bounds of the least queued bytes at which a client is listed in the backlog. The clients below it must
+/// hold only a small part of the total.
 const MUCH_MIN: usize = 1024;
 const MUCH_MAX: usize = 32 * 1024;
 

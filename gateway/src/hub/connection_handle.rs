@@ -66,7 +66,7 @@ pub struct Unflushed {
     flusher: RefCell<Option<Waker>>,
     held: Cell<bool>,
     backlog: RefCell<Vec<Rc<ConnectionHandle>>>,
-    /// Queued bytes from which on a client is listed in the backlog.
+    /// Least queued bytes at which a client is listed in the backlog.
     much: usize,
     /// Notified when there is a backlog.
     backlogged: Notify,
