@@ -1,7 +1,9 @@
-//! Who may come in: admission control, before any work is spent, and the accept loop.
+//! [`Admission`] decides whether a client may connect, before the gateway spends work on it; [`accept`] is
+//! the accept loop.
 //!
-//! Everything here is counted by [`source`]: an IPv4 address, or the /64 network of an IPv6 address. The address of a client
-//! behind a trusted proxy is known only after some bytes of its connection; until then the connection counts for the node alone.
+//! Limits count clients by [`source`]: an IPv4 address, or the /64 network of an IPv6 address. The address of
+//! a client behind a trusted proxy is known only after some bytes of its connection; until then the
+//! connection counts towards the limit of the node alone.
 
 mod answer;
 mod linger;
@@ -29,41 +31,41 @@ use crate::config::{Config, Proxies};
 use crate::telemetry::metrics::{Refused, WorkerMetrics};
 pub use gateway_plugin_grammar::source::source;
 
-/// Seconds that a client is asked to wait where connections or handshakes have to end first.
+/// Seconds that a refused client is asked to wait when connections or handshakes have to end first.
 const WAIT_FOR_CONNECTIONS: u32 = 5;
 const WAIT_FOR_HANDSHAKES: u32 = 1;
 
-/// How many connections the whole node has and may have.
+/// Counts the connections of the node and enforces their limits.
 #[derive(Debug)]
 pub struct Admission {
     connections: AtomicUsize,
     connections_max: usize,
-    /// Taken once per handshake and once per end of a connection, never for a message.
+    /// Locked once per handshake and once per end of a connection, never for a message.
     sources: Mutex<HashMap<IpAddr, usize>>,
     per_source_max: usize,
     /// Clients that are not admitted yet.
     handshakes: Arc<Slots>,
     rates: Rates,
-    /// Those that are being refused.
+    /// Clients that are being refused.
     refusals: Refusals,
     proxies: Proxies,
     clock: Clock,
 }
 
-/// Why a client may not come in, and when it may try again.
+/// Why a client is refused, and when it may try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// What is counted.
+    /// The reason, as counted in metrics.
     pub reason: Refused,
     /// Seconds.
     pub retry_after: u32,
 }
 
 impl Refusal {
-    /// The handshake meets the end of the gateway.
+    /// The gateway shuts down during the handshake.
     pub const GOING_DOWN: Self = Self { reason: Refused::Draining, retry_after: 1 };
 
-    /// The HTTP status: 429 where the client itself, or its neighbours, are the reason, and else 503.
+    /// The HTTP status: 429 if the client or its source network caused the refusal, otherwise 503.
     pub fn status(self) -> u16 {
         match self.reason {
             Refused::AddressCapacity | Refused::AddressHandshakes | Refused::AddressRate => 429,
@@ -71,7 +73,7 @@ impl Refusal {
         }
     }
 
-    /// What the client is told.
+    /// The text for the client.
     pub fn message(self) -> &'static str {
         match self.reason {
             Refused::AddressCapacity => "your address has as many connections as it may\n",
@@ -84,22 +86,22 @@ impl Refusal {
         }
     }
 
-    /// A whole HTTP answer, for a client whose request is not read.
+    /// A complete HTTP response, for a client whose request is not read.
     pub fn answer(self) -> String {
         answer(self.status(), Some(self.retry_after), TEXT, self.message())
     }
 }
 
-/// A client that has come: its place among those that are not admitted yet.
+/// A new client with its slot among those that are not admitted yet.
 #[derive(Debug)]
 pub struct Arrival {
     /// Counts the client until it is dropped.
     pub slot: Slot,
-    /// Tells that the place has gone to somebody else.
+    /// Resolves when the slot has gone to another client.
     pub evicted: Evicted,
 }
 
-/// One connection that counts until this is dropped.
+/// Counts one connection until it is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     admission: Arc<Admission>,
@@ -107,7 +109,7 @@ pub struct ConnectionPermit {
 }
 
 impl Admission {
-    /// Nobody is here yet.
+    /// No clients yet.
     pub fn new(config: &Config, clock: Clock) -> Self {
         let limits = &config.limits;
         Self {
@@ -123,7 +125,7 @@ impl Admission {
         }
     }
 
-    /// Counts a client that begins its handshake. `peer` is the other end of its socket.
+    /// Counts a client that begins its handshake. `peer` is the remote address of its socket.
     pub fn arrive(&self, peer: IpAddr) -> Result<Arrival, Refusal> {
         let source = if self.proxies.trust(peer) { None } else { Some(source(peer)) };
         if let Some(source) = source {
@@ -133,7 +135,7 @@ impl Admission {
         Ok(Arrival { slot, evicted })
     }
 
-    /// Counts a client that a trusted proxy has named, once its address is known.
+    /// Counts a client for its own address, once a trusted proxy has named it.
     pub fn identify(&self, slot: &Slot, client: IpAddr) -> Result<(), Refusal> {
         let source = source(client);
         self.count_arrival(source)?;
@@ -157,7 +159,7 @@ impl Admission {
         }
     }
 
-    /// Whether clients are being told that they are refused.
+    /// Whether refusals are still being sent.
     pub fn is_refusing(&self) -> bool {
         self.refusals.are_told()
     }
@@ -205,15 +207,15 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// How long to leave a listener alone that cannot give us a descriptor: some connection must end first.
+/// Pause after a listener ran out of descriptors: a connection must end first.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(50);
 
-/// Sockets that are accepted before those accepted so far get their turn: a client that has sent its request already is not
-/// silent, but only reading tells.
+/// Sockets that are accepted before the connections accepted so far get their turn. A client may have sent
+/// its request already, but the gateway only notices that when it reads.
 const ACCEPTS_MAX: usize = 16;
 
-/// Accepts for ever. Survives running out of descriptors; the clients wait in the backlog meanwhile. Dropping the future
-/// stops it and loses no connection that was handed over.
+/// Accepts forever. When the process has no free descriptors, clients wait in the backlog. Dropping the
+/// future stops it and loses no connection that was handed over.
 pub async fn accept(
     listener: &TcpListener,
     admission: Arc<Admission>,
@@ -236,7 +238,7 @@ pub async fn accept(
                 continue;
             }
         };
-        // A socket that listens for IPv6 gets IPv4 clients in a form of its own.
+        // A socket that listens for IPv6 reports IPv4 clients as mapped addresses.
         let peer = address.ip().to_canonical();
         match admission.arrive(peer) {
             Ok(arrival) => {
@@ -251,7 +253,7 @@ pub async fn accept(
     }
 }
 
-/// Whether the next attempt fails as well until something is given back.
+/// Whether the next attempt fails as well until some resource is freed.
 fn is_exhaustion(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
@@ -260,7 +262,7 @@ fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOMEM | ENOBUFS))
 }
 
-/// Refuses the clients that wait to be accepted by a gateway that goes down.
+/// Refuses clients in the backlog while the gateway shuts down.
 pub fn refuse_waiting(listener: &TcpListener, admission: &Admission, metrics: &WorkerMetrics) {
     let mut context = Context::from_waker(Waker::noop());
     while let Poll::Ready(Ok((socket, address))) = listener.poll_accept(&mut context) {
@@ -269,10 +271,10 @@ pub fn refuse_waiting(listener: &TcpListener, admission: &Admission, metrics: &W
     }
 }
 
-/// Sockets that clients may hold because they are being refused: each has a descriptor until the client has heard of it.
+/// Sockets kept open for refusals: each needs a descriptor until the client has read the response.
 pub const REFUSALS_MAX: usize = 64;
 
-/// Turns away sockets whose requests are not read.
+/// Sends refusals without reading the requests.
 #[derive(Debug)]
 pub struct Refusals {
     closing: Arc<Semaphore>,
@@ -280,15 +282,16 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// None yet. Of those that are still closing there are at most `closing_max`; more are closed at once: a flood holds
-    /// nothing.
+    /// None yet. At most `closing_max` sockets linger; further ones are closed at once, so that a flood holds
+    /// no descriptors.
     pub fn new(closing_max: usize) -> Self {
         Self { closing: Arc::new(Semaphore::new(closing_max)), closing_max }
     }
 
-    /// Writes an answer. What comes back closes the socket, in at most a second, so that the client can read it.
+    /// Writes a response. The returned future closes the socket within a second, so that the client can read
+    /// it.
     pub fn tell(&self, socket: TcpStream, answer: &[u8]) -> Option<impl Future<Output = ()> + Send + use<>> {
-        // Into the empty buffer of a new socket: never blocks.
+        // Fits into the empty buffer of a new socket, so it never blocks.
         socket.try_write(answer).ok()?;
         let permit = self.closing.clone().try_acquire_owned().ok()?;
         Some(async move {
@@ -297,7 +300,7 @@ impl Refusals {
         })
     }
 
-    /// Whether some are still closing.
+    /// Whether some sockets are still closing.
     pub fn are_told(&self) -> bool {
         self.closing.available_permits() < self.closing_max
     }

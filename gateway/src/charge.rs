@@ -1,13 +1,14 @@
-//! Bytes that somebody has on their way through the queues of the gateway: whoever fills a queue is refused, not the others.
+//! [`Account`] bounds the bytes that one publisher or queue has in flight inside the gateway. A publisher
+//! that exceeds its bound is refused; others are not affected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What one publisher, or one queue, has on its way. Clones are the same account.
+/// Bytes in flight for one publisher or one queue. Clones share the same account.
 #[derive(Debug, Clone, Default)]
 pub struct Account(Arc<AtomicUsize>);
 
-/// Bytes on their way. Dropping it gives them back.
+/// Bytes in flight. Dropping the charge returns them to the account.
 #[derive(Debug)]
 pub struct Charge {
     account: Account,
@@ -15,15 +16,16 @@ pub struct Charge {
 }
 
 impl Account {
-    /// Takes bytes on the account, if that leaves it at or below `max`. What is larger than `max` passes alone.
+    /// Adds bytes to the account if that keeps it at or below `max`. A message larger than `max` passes only
+    /// alone.
     pub fn charge(&self, bytes: usize, max: usize) -> Option<Charge> {
         let before = self.0.fetch_add(bytes, Ordering::Relaxed);
-        // Given back again if there is no room.
+        // Dropped, and so returned, if there is no room.
         let charge = Charge { account: self.clone(), bytes };
         (before == 0 || before.saturating_add(bytes) <= max).then_some(charge)
     }
 
-    /// Bytes that are on their way.
+    /// Bytes in flight.
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }

@@ -1,9 +1,10 @@
-//! The only place that reads clocks. Everything behind the driver gets time as an argument.
+//! Clocks of the process. No other module reads a clock; code behind the connection driver gets the time as
+//! an argument.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The zero of every clock of the process, so that their times can be compared.
+/// Zero of every clock of the process, so that their times can be compared.
 static BEGIN: OnceLock<Instant> = OnceLock::new();
 
 /// Milliseconds since the process began, for pauses between log lines.
@@ -11,7 +12,7 @@ pub fn uptime_millis() -> u64 {
     u64::try_from(BEGIN.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A moment. Whoever needs the time of an event gets it as an argument.
+/// A point in time, passed as an argument to code that needs the time of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
     /// Since the process began; never goes back.
@@ -45,13 +46,13 @@ impl Clock {
         Now { at: self.start.elapsed(), unix: unix.as_millis() as u64 }
     }
 
-    /// Both times, not long after `before`: reads one clock only.
+    /// Both times, shortly after `before`: reads only one clock.
     pub fn later(&self, before: Now) -> Now {
         let at = self.start.elapsed();
         Now { at, unix: before.unix + at.saturating_sub(before.at).as_millis() as u64 }
     }
 
-    /// The moment for a timer.
+    /// This time as an instant for a timer.
     pub fn instant(&self, at: Duration) -> Instant {
         self.start + at
     }

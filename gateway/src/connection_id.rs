@@ -1,17 +1,18 @@
-//! Connection ids: random to everyone else, and for this node a way to the worker and the connection.
+//! [`ConnectionIds`] makes and reads connection ids. An id looks random to clients; its own node reads from
+//! it the worker and the number of the connection.
 
 use std::hash::Hasher as _;
 use std::sync::Arc;
 
-/// Bits of a connection number that count; the bits above them are the worker.
+/// Bits of a connection number that hold the count; the bits above them hold the worker.
 const COUNT_BITS: u32 = 48;
 
 /// Makes and reads the ids of one node.
 ///
-/// An id is a UUID (RFC 9562, version 8): 62 random bits, and 60 bits of the connection's number hidden by what a keyed hash
-/// makes of those random bits. Thus `@<id>` finds its connection without a table that all workers share. Whoever knows the
-/// number behind an id knows one value of the hash (SipHash-2-4): to find the key, and with it any other value, all of the 2^64 keys
-/// have to be tried.
+/// An id is a UUID (RFC 9562, version 8): 62 random bits, and 60 bits of the connection's number masked with
+/// a keyed hash of those random bits. Thus `@<id>` finds its connection without a table that all workers
+/// share. An attacker that knows the number behind an id learns one value of the hash (SipHash-2-4); to find
+/// the key, and with it any other value, the attacker has to try all 2^64 keys.
 #[derive(Clone, Copy)]
 pub struct ConnectionIds {
     key: u64,
@@ -24,7 +25,7 @@ impl std::fmt::Debug for ConnectionIds {
 }
 
 impl ConnectionIds {
-    /// Ids of a node with this random key.
+    /// Makes ids of a node with this random key.
     pub fn new(key: u64) -> Self {
         Self { key }
     }
@@ -34,7 +35,8 @@ impl ConnectionIds {
         (worker as u64) << COUNT_BITS | (count & ((1 << COUNT_BITS) - 1))
     }
 
-    /// The number under which plugins hear of the n-th connection that was at another node: none of this node has it.
+    /// The number by which plugins know the n-th connection taken over from another node. No connection of
+    /// this node has it.
     pub fn elsewhere(count: u64) -> u64 {
         Self::compose(usize::from(u16::MAX), count)
     }
@@ -44,7 +46,7 @@ impl ConnectionIds {
         (number >> COUNT_BITS) as usize
     }
 
-    /// Which of the worker's connections a number is.
+    /// The count within its worker.
     pub fn count(number: u64) -> u64 {
         number & ((1 << COUNT_BITS) - 1)
     }
@@ -67,7 +69,8 @@ impl ConnectionIds {
         .into()
     }
 
-    /// The number in an id, if it has the form of one. Whether such a connection exists is for the caller to find out.
+    /// The number in an id, if the text has the form of one. The caller checks whether such a connection
+    /// exists.
     pub fn number(self, id: &str) -> Option<u64> {
         let bytes = id.as_bytes();
         if bytes.len() != 36 {
@@ -123,10 +126,10 @@ mod tests {
 
     #[test]
     fn one_id_and_its_number_do_not_tell_the_numbers_of_others() {
-        // What an attacker learns from an own id whose number is known or guessed: one mask, and for which random bits.
+        // An attacker that knows or guesses the number of an own id learns one mask, and its random bits.
         let ids = ConnectionIds::new(0x0123_4567_89ab_cdef);
         let known = ids.mask(0x1111);
-        // The mask before was an invertible function of a key and the random bits: this undid it.
+        // An earlier mask was an invertible function of the key and the random bits; this inverts it.
         let unshift = |value: u64, by: u32| (0..64 / by).fold(value, |z, _| value ^ (z >> by));
         let mut z = unshift(known, 31).wrapping_mul(0x3196_42b2_d24d_8ec3);
         z = unshift(z, 27).wrapping_mul(0x96de_1b17_3f11_9089);

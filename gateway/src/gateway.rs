@@ -70,8 +70,8 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// An address that cannot be bound, a folder that cannot be used, a limit of the system that is too low, or an engine
-    /// that does not start.
+    /// An address that cannot be bound, a folder that cannot be used, a limit of the system that is too low,
+    /// or an engine that does not start.
     pub fn build(mut config: Config, make_site: Option<MakeSite>) -> anyhow::Result<Self> {
         // Before anything takes addresses, threads above all.
         budget::check_address_space(config.listen.workers)?;
@@ -138,8 +138,9 @@ impl Gateway {
         self.sockets.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
-    /// Serves until `stop` is there and everything has drained, or the time to drain is over. So it does when a part of the
-    /// gateway has ended that must not: the error is then a [`PartEnded`](crate::supervisor::PartEnded), if clients were served.
+    /// Serves until `stop` is there and everything has drained, or the time to drain is over. So it does when
+    /// a part of the gateway has ended that must not: the error is then a
+    /// [`PartEnded`](crate::supervisor::PartEnded), if clients were served.
     pub fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let workers = self.start_workers()?;
         let Self { config, clock, sockets, folders, phase, control, parts, supervisor, .. } = self;

@@ -1,4 +1,5 @@
-//! Who listens to what on this worker. Never awaits, never encodes per subscriber.
+//! [`Hub`] knows the subscribers of each channel on one worker and delivers pushes to them. It never awaits
+//! and never encodes per subscriber.
 
 pub mod class;
 pub mod connection_handle;
@@ -28,13 +29,13 @@ use signal::Signal;
 pub struct Hub {
     ids: ConnectionIds,
     channels: HashMap<Channel, Subscribers>,
-    /// By number: how a message to one connection finds it.
+    /// By connection number, to find the target of a message to one connection.
     handles: FxHashMap<u64, Admitted>,
     subscriptions: usize,
     classes: Classes,
 }
 
-/// A connection with a client.
+/// The handle and the client of an admitted connection.
 struct Admitted {
     handle: Rc<ConnectionHandle>,
     /// The session changes its attributes.
@@ -43,16 +44,16 @@ struct Admitted {
     since: u64,
 }
 
-/// Who the client of a connection is now.
+/// The client of a connection, with its current attributes.
 pub type SharedClient = Rc<RefCell<Arc<Client>>>;
 
-/// Chooses what the subscribers of a class receive of a publication.
+/// Chooses what each class of subscribers receives of a publication.
 pub trait Views {
-    /// For the class with this number; `None` for nothing.
+    /// The push for the class with this number; `None` for nothing.
     fn of(&mut self, class: u32, classes: &Classes) -> Option<&Push>;
 }
 
-/// Everybody receives the same.
+/// Sends the same push to all classes.
 struct Same<'a>(&'a Push);
 
 impl Views for Same<'_> {
@@ -61,7 +62,7 @@ impl Views for Same<'_> {
     }
 }
 
-/// By the number of the connection. A dense list that a publication walks, with removal in constant time.
+/// By connection number. A dense list, iterated for each publication, with removal in constant time.
 type Subscribers = IndexMap<u64, Subscriber, FxBuildHasher>;
 
 struct Subscriber {
@@ -71,61 +72,62 @@ struct Subscriber {
     join_leave: bool,
 }
 
-/// A place in a stream: offset and epoch.
+/// A position in a stream: offset and epoch.
 type Stand = (u64, Arc<str>);
 
-/// Where a subscriber stands.
+/// The position of a subscriber.
 enum Place {
-    /// Its channel cannot be recovered.
+    /// The channel cannot be recovered.
     Anywhere,
-    /// It must miss nothing from here on.
+    /// The subscriber must miss nothing from here on.
     At(Tracked),
-    /// Its subscription is being made.
+    /// The subscription is being made.
     Held(Box<Held>),
 }
 
-/// What was delivered to a subscription that the client does not know of yet.
+/// Pushes for a subscription that the client has no reply for yet.
 #[derive(Default)]
 struct Held {
-    /// With the numbers of those that are publications.
+    /// Frames, with the position of those that are publications.
     frames: Vec<(Option<Stand>, Bytes)>,
     bytes: usize,
-    /// Where the stream stands at least.
+    /// The top of the stream is at least here.
     top: Option<Stand>,
-    /// There was no room for something.
+    /// A push did not fit.
     lost: bool,
 }
 
-/// Frames and bytes that are held for one subscription. They are shared with others: this bounds the references.
+/// Limits of frames and bytes held for one subscription. Frames are shared with others: this bounds the
+/// references.
 const HELD_MAX: usize = 1024;
 const HELD_BYTES_MAX: usize = 256 * 1024;
 
 struct Tracked {
     offset: u64,
     epoch: Arc<str>,
-    /// Told once; the subscription ends with it.
+    /// Reported once; that ends the subscription.
     lost: bool,
 }
 
-/// How a connection listens to a channel.
+/// How a connection subscribes to a channel.
 #[derive(Debug, Clone)]
 pub struct Listening {
-    /// The shape of what it receives.
+    /// The form of its frames.
     pub form: Form,
-    /// Offset and epoch from which it must miss nothing.
+    /// Offset and epoch after which it must miss nothing.
     pub position: Option<(u64, Arc<str>)>,
-    /// Whether it hears who joins and leaves.
+    /// Whether it gets join and leave messages.
     pub join_leave: bool,
 }
 
-/// What a delivery came to.
+/// The result of a delivery.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Delivered {
-    /// Queued for this many.
+    /// Subscribers for which it was queued.
     pub sent: usize,
-    /// Too slow for it.
+    /// Subscribers whose queue was full.
     pub full: usize,
-    /// Had missed something before.
+    /// Subscribers that had missed an earlier publication.
     pub gaps: usize,
 }
 
@@ -155,12 +157,12 @@ impl Hub {
         }
     }
 
-    /// The clients that are admitted, and since which Unix time in milliseconds.
+    /// The admitted clients, with the Unix time in milliseconds of their admission.
     pub fn clients(&self) -> impl Iterator<Item = (Arc<Client>, u64)> {
         self.handles.values().map(|admitted| (admitted.client.borrow().clone(), admitted.since))
     }
 
-    /// From now on connections are told apart by these attributes.
+    /// Classifies connections by these attributes from now on.
     pub fn classify_by(&mut self, attributes: &Arc<[Box<str>]>) {
         if self.classes.attributes() == attributes {
             return;
@@ -179,7 +181,7 @@ impl Hub {
         }
     }
 
-    /// Adds a subscription or changes how it listens. True if it is the first of this worker in the channel.
+    /// Adds a subscription or changes its settings. True if it is the first of this worker in the channel.
     pub fn subscribe(
         &mut self,
         channel: &Channel,
@@ -200,21 +202,21 @@ impl Hub {
         first
     }
 
-    /// Sets from where a subscription must miss nothing.
+    /// Sets the position after which a subscription must miss nothing.
     pub fn set_position(&mut self, channel: &Channel, number: u64, offset: u64, epoch: Arc<str>) {
         if let Some(subscriber) = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number)) {
             subscriber.place = Place::of(Some((offset, epoch)));
         }
     }
 
-    /// From now on what is for a subscription waits for [`release`](Self::release).
+    /// Holds pushes for a subscription until [`release`](Self::release).
     pub fn hold(&mut self, channel: &Channel, number: u64) {
         if let Some(subscriber) = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number)) {
             subscriber.place = Place::Held(Box::default());
         }
     }
 
-    /// The client knows of its subscription: it gets what was held, from its position on.
+    /// Sends the held pushes after `position`, once the client has the reply to its subscribe.
     pub fn release(&mut self, channel: &Channel, number: u64, position: Option<(u64, Arc<str>)>) {
         let subscriber = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number));
         let Some(Subscriber { handle, place, .. }) = subscriber else { return };
@@ -247,20 +249,20 @@ impl Hub {
         last
     }
 
-    /// The channels that a connection is subscribed to. Looks at all of them: not for the path of a message.
+    /// The channels that a connection is subscribed to. Visits all channels: not for the path of a message.
     pub fn channels_of(&self, number: u64) -> Vec<Channel> {
         let of =
             |(channel, all): (&Channel, &Subscribers)| all.contains_key(&number).then(|| channel.clone());
         self.channels.iter().filter_map(of).collect()
     }
 
-    /// Queues something for everyone it is for.
+    /// Queues a push for all its subscribers.
     pub fn deliver(&mut self, push: &Push) -> Delivered {
         self.deliver_views(push, &mut Same(push))
     }
 
-    /// Queues a publication for everyone it is for, as their class is to see it. Who is to see nothing advances all the
-    /// same: that is no gap.
+    /// Queues a publication for all its subscribers, as their class may see it. A subscriber that receives
+    /// nothing still advances its position, so this is not reported as a gap.
     pub fn deliver_views(&mut self, push: &Push, views: &mut impl Views) -> Delivered {
         let mut delivered = Delivered::default();
         if let Target::Connection(id) = push.channel.target() {
@@ -307,20 +309,21 @@ impl Hub {
         delivered
     }
 
-    /// The channels in which somebody must miss nothing.
+    /// Channels with a subscriber that must miss nothing.
     pub fn tracked(&self) -> Vec<Channel> {
         let anywhere = |subscriber: &Subscriber| matches!(subscriber.place, Place::Anywhere);
         let tracked = self.channels.iter().filter(|(_, subscribers)| !subscribers.values().all(anywhere));
         tracked.map(|(channel, _)| channel.clone()).collect()
     }
 
-    /// Compares every tracked position in a channel with a place that its stream has reached, after all that came before was
-    /// delivered or lost on the way to this worker. Returns how many had missed something.
+    /// Compares every tracked position in a channel with a position that its stream has reached. All earlier
+    /// publications must have been delivered to this worker or lost. Returns how many subscribers had missed
+    /// some.
     pub fn check_position(&mut self, channel: &Channel, offset: u64, epoch: &Arc<str>) -> usize {
         self.channels.get_mut(channel).map_or(0, |subscribers| check(channel, subscribers, offset, epoch))
     }
 
-    /// Orders something of every connection of an address, but of the one with the number `except`.
+    /// Passes an order to every connection of an address, except the one with the number `except`.
     pub fn order(&self, address: &Channel, except: Option<u64>, order: &Order) {
         let tell = |handle: &ConnectionHandle| {
             if except != Some(handle.number) {
@@ -331,7 +334,7 @@ impl Hub {
             Target::Connection(id) => self.by_id(id).into_iter().for_each(|handle| tell(handle)),
             Target::User(user) => {
                 let listening = self.channels.get(address).into_iter().flat_map(IndexMap::values);
-                // Somebody else may listen to what is said to the user, and yet is not the user.
+                // Connections of other users may subscribe to the user's address too.
                 let of_user = |handle: &ConnectionHandle| {
                     self.handles
                         .get(&handle.number)
@@ -343,7 +346,7 @@ impl Hub {
         }
     }
 
-    /// Hands a connection what the backplane has answered it. A connection that has gone does not want to know.
+    /// Passes a response of the backplane to a connection. Dropped if the connection has gone.
     pub fn answer(&self, connection: u64, request_id: u32, answer: Response) {
         if let Some(admitted) = self.handles.get(&connection) {
             admitted.handle.answer(request_id, answer);
@@ -362,14 +365,14 @@ impl Hub {
 }
 
 impl Admitted {
-    /// Puts the connection into the class that its attributes have now.
+    /// Assigns the connection to the class of its current attributes.
     fn classify(&self, classes: &mut Classes) {
         let client = self.client.borrow();
         self.handle.class.set(classes.enter(|name| client.attributes.get(name).map(|value| &**value)));
     }
 }
 
-/// Tells every subscriber that stands before the top of the stream, or in another one.
+/// Signals every subscriber whose position is before the top of the stream, or in another stream.
 fn check(channel: &Channel, subscribers: &mut Subscribers, offset: u64, epoch: &Arc<str>) -> usize {
     let mut gaps = 0;
     for subscriber in subscribers.values_mut() {
@@ -398,7 +401,7 @@ impl Place {
         position.map_or(Self::Anywhere, |(offset, epoch)| Self::At(Tracked { offset, epoch, lost: false }))
     }
 
-    /// Judges a publication by where the client stands.
+    /// Compares a publication with the subscriber's position.
     fn next(&mut self, offset: u64, epoch: &Arc<str>) -> Next {
         let position = match self {
             Self::Anywhere => return Next::Deliver,
@@ -412,7 +415,7 @@ impl Place {
             position.offset = offset;
             Next::Deliver
         } else if position.offset == 0 && offset == 1 && origin(&position.epoch) == origin(epoch) {
-            // Who came before there was a stream has missed nothing of the one that begins there.
+            // A client that subscribed before the stream existed has missed nothing of it.
             (position.offset, position.epoch) = (offset, epoch.clone());
             Next::Deliver
         } else if position.epoch == *epoch && offset <= position.offset {
@@ -423,7 +426,7 @@ impl Place {
         }
     }
 
-    /// Keeps a frame for later, if frames are held. An empty one only counts.
+    /// Holds a frame, if frames are held. An empty one only counts as delivered.
     fn hold(&mut self, number: Option<(u64, Arc<str>)>, frame: &Bytes) -> bool {
         let Self::Held(held) = self else { return false };
         if held.frames.len() >= HELD_MAX || held.bytes + frame.len() > HELD_BYTES_MAX {
@@ -435,12 +438,12 @@ impl Place {
         true
     }
 
-    /// Whether something of the stream is missing, or the stream is another one.
+    /// Whether the subscriber has missed publications, or its stream was replaced.
     fn is_before(&self, offset: u64, epoch: &Arc<str>) -> bool {
         matches!(self, Self::At(position) if !has_reached(position.offset, &position.epoch, offset, epoch))
     }
 
-    /// Something was lost. True if that is new.
+    /// Marks a loss. True if it is new.
     fn lose(&mut self) -> bool {
         match self {
             Self::At(position) => !std::mem::replace(&mut position.lost, true),

@@ -8,7 +8,8 @@
 //! socket <- outbound <-------------------+---------------------------+-- inbox-+
 //! ```
 //!
-//! `gateway/ARCHITECTURE.md` describes the same at length, with the levels of the modules: each uses only lower ones.
+//! `gateway/ARCHITECTURE.md` describes the same at length, with the levels of the modules: each uses only
+//! lower ones.
 
 #![allow(rustdoc::private_intra_doc_links, reason = "read by those who change it, with private items")]
 

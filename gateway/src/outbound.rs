@@ -1,7 +1,8 @@
-//! The one way out: everything that is written to a socket passes this queue, in order.
+//! The outbound queue of a connection: everything that is written to a socket passes this queue, in order.
 //!
-//! Whoever has something for a client pushes and goes on; nobody waits. What goes to many is queued by reference, what
-//! goes to one is copied into an open chunk, so that a turn of many replies is one allocation and one write.
+//! Code that has a frame for a client pushes it and never waits. A frame for many clients is queued by
+//! reference; a reply to one client is copied into an open chunk, so that a turn of many replies is one
+//! allocation and one write.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
-/// How a push ended.
+/// Result of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Pushed {
@@ -20,30 +21,30 @@ pub enum Pushed {
     Sent,
     /// The client does not read fast enough. Nothing was queued.
     Full,
-    /// The last frame was queued already, or the socket is gone.
+    /// The last frame has been queued, or the socket is gone.
     Closed,
 }
 
-/// Chunks handed to the system in one write.
+/// Chunks passed to the system in one write.
 const SLICES_MAX: usize = 64;
 
-/// Room for chunks that an empty queue keeps: making it anew costs as much as a delivery.
+/// Capacity for chunks that an empty queue keeps: allocating it again costs as much as a delivery.
 const CHUNKS_KEPT: usize = 4;
 
-/// Replies from this size on are taken over instead of copied together.
+/// Replies of at least this size get their own chunk instead of being copied.
 const COPY_BYTES_MAX: usize = 4096;
 
-/// Replies are copied together up to here: the room for more would be empty for the most part.
+/// Most bytes of replies copied into one chunk: a larger buffer would be mostly empty.
 const OPEN_BYTES_MAX: usize = 32 * 1024;
 
-/// What a frame takes in the queue beside its bytes.
+/// Bytes of a frame in the queue besides its contents.
 const CHUNK_BYTES: usize = size_of::<Bytes>();
 
-/// Of a queue this part is kept free of pushes, or less if the queue is small: a ping and an error still go out.
+/// Part of a queue kept free of pushes, or less for a small queue, so that a ping and an error still fit.
 const RESERVED_MAX: usize = 4096;
 
-/// The queue of one connection. Bounded in bytes: pushes, replies, and what it takes to queue them. Who answers looks before
-/// how much [room](Self::room) there is.
+/// The queue of one connection, bounded in bytes: pushes, replies, and the memory to queue them. Code that
+/// replies first checks the [room](Self::room).
 #[derive(Debug)]
 pub struct Outbound {
     queue: RefCell<Queue>,
@@ -53,11 +54,11 @@ pub struct Outbound {
 #[derive(Debug, Default)]
 struct Queue {
     chunks: VecDeque<Bytes>,
-    /// Replies that may still be joined by others.
+    /// Chunk of replies to which more can be appended.
     open: Vec<u8>,
-    /// That wait, in all of them.
+    /// Bytes queued in all chunks.
     bytes: usize,
-    /// Whether the first chunk was written in part: it must be finished before anything else.
+    /// Whether the first chunk is partly written: it must be finished first.
     begun: bool,
     closed: bool,
     written: u64,
@@ -70,7 +71,7 @@ impl Outbound {
         Self { queue: RefCell::default(), bytes_max }
     }
 
-    /// Queues a complete frame that others share.
+    /// Queues a complete frame shared with other clients.
     pub fn push(&self, frame: &Bytes) -> Pushed {
         let mut queue = self.queue.borrow_mut();
         if queue.closed {
@@ -107,7 +108,7 @@ impl Outbound {
         Pushed::Sent
     }
 
-    /// How large a reply may be that is queued now.
+    /// Largest reply that fits now.
     pub fn room(&self) -> usize {
         self.bytes_max.saturating_sub(self.queue.borrow().held() + CHUNK_BYTES)
     }
@@ -116,8 +117,8 @@ impl Outbound {
         RESERVED_MAX.min(self.bytes_max / 16)
     }
 
-    /// Queues the last frame. Nothing is accepted after it. `discard` drops what waits before it: a client that was too
-    /// slow for its queue would not read the reason behind that queue either.
+    /// Queues the last frame; no frame is accepted after it. `discard` drops the frames queued before it: a
+    /// client that was too slow for its queue would not read the reason behind that queue either.
     pub fn close(&self, frame: Bytes, discard: bool) {
         let mut queue = self.queue.borrow_mut();
         if queue.closed {
@@ -140,22 +141,22 @@ impl Outbound {
         *queue = Queue { closed: true, written: queue.written, counted: queue.counted, ..Queue::default() };
     }
 
-    /// Whether the last frame was queued, or the socket is gone.
+    /// Whether the last frame has been queued, or the socket is gone.
     pub fn is_closed(&self) -> bool {
         self.queue.borrow().closed
     }
 
-    /// Bytes that wait.
+    /// Queued bytes.
     pub fn pending(&self) -> usize {
         self.queue.borrow().bytes
     }
 
-    /// Bytes that were handed to the system since the beginning.
+    /// Bytes passed to the system since the beginning.
     pub fn written(&self) -> u64 {
         self.queue.borrow().written
     }
 
-    /// Bytes that were handed to the system since this was last asked.
+    /// Bytes passed to the system since the last call.
     pub fn take_uncounted(&self) -> u64 {
         let mut queue = self.queue.borrow_mut();
         let uncounted = queue.written - queue.counted;
@@ -163,7 +164,7 @@ impl Outbound {
         uncounted
     }
 
-    /// Takes everything that waits, as one piece. For a transport that is not a socket.
+    /// Takes all queued bytes as one piece, for a transport that is not a socket.
     pub fn take(&self) -> Vec<u8> {
         let mut queue = self.queue.borrow_mut();
         queue.seal();
@@ -177,8 +178,8 @@ impl Outbound {
         all
     }
 
-    /// Writes until nothing waits or the socket accepts no more. Dropping the future that polls this loses nothing: what
-    /// was not written stays queued.
+    /// Writes until the queue is empty or the socket accepts no more. Dropping the future that polls this
+    /// loses nothing: unwritten bytes stay queued.
     pub fn poll_flush(
         &self,
         cx: &mut Context<'_>,
@@ -209,7 +210,7 @@ impl Outbound {
 }
 
 impl Queue {
-    /// Ends the open chunk, so that what comes next comes after it.
+    /// Closes the open chunk, so that the next chunk comes after it.
     fn seal(&mut self) {
         if !self.open.is_empty() {
             let bytes = Bytes::from(std::mem::take(&mut self.open));
@@ -217,7 +218,7 @@ impl Queue {
         }
     }
 
-    /// What it takes, beside the room for replies that are still open.
+    /// Memory of the queue, besides the free capacity of the open chunk.
     fn held(&self) -> usize {
         self.bytes + self.chunks.len() * CHUNK_BYTES
     }
@@ -237,7 +238,7 @@ impl Queue {
             }
         }
         if self.chunks.is_empty() && self.chunks.capacity() > CHUNKS_KEPT {
-            // An idle connection keeps no buffer worth the name.
+            // An idle connection keeps almost no buffer.
             self.chunks = VecDeque::new();
         }
     }

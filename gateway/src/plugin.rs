@@ -1,4 +1,5 @@
-//! The chain of plugins: events in, decisions and effects out. Nothing here knows how a plugin is run.
+//! The chain of plugins: it takes events and returns decisions and effects. Nothing here knows how a plugin
+//! is executed.
 
 pub mod event;
 pub mod verdict;

@@ -1,7 +1,9 @@
-//! Frames to a small vocabulary of commands, replies and pushes. No I/O, no clock, no tokio.
+//! The vocabulary of the gateway: commands, replies and pushes, and their encoding. No I/O, no clock, no
+//! tokio.
 //!
-//! [`command`] is what a client may ask, [`reply`] what it is told, [`push`] what goes to many. [`codec`] translates
-//! between them and the bytes of one [`Protocol`]; the rest of the gateway never sees those bytes.
+//! [`command`] has the requests of clients, [`reply`] the messages to one client, [`push`] the messages to
+//! many. [`codec`] translates between them and the bytes of one [`Protocol`]; the rest of the gateway never
+//! sees those bytes.
 
 pub mod channel;
 pub mod command;
@@ -13,23 +15,23 @@ mod centrifuge;
 pub mod frame;
 pub mod json;
 
-/// How a client talks. Agreed on in the handshake, for the life of the connection.
+/// The protocol of a connection, agreed in the handshake for its lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// The Centrifuge client protocol v2 in JSON: one message carries commands separated by LF.
     CentrifugeJson = 0,
-    /// The application's own messages: each goes to the plugins as it is.
+    /// The application's own messages: each goes to the plugins unchanged.
     Raw = 1,
 }
 
 impl Protocol {
-    /// How many there are.
+    /// Number of protocols.
     pub const COUNT: usize = 2;
 
     /// Every value.
     pub const ALL: [Self; Self::COUNT] = [Self::CentrifugeJson, Self::Raw];
 
-    /// The name plugins and logs see.
+    /// The name in plugins and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CentrifugeJson => "centrifuge-json",

@@ -1,9 +1,9 @@
-//! Who watches the parts of the process: the end of one that must not end is said, seen by health checks, and brings the
-//! process down in order.
+//! [`Supervisor`] watches the parts of the process. When a part ends that must not end, the supervisor logs
+//! it, reports it to health checks, and shuts the process down in order.
 //!
-//! A part is a task or a thread that holds something others depend on. Starting it again would begin without what it held
-//! (subscriptions, queues, positions), so its end is the end of the process: what can be drained is drained, and whoever
-//! runs the gateway starts a new one. What holds nothing is begun again instead, by [`Supervisor::again`].
+//! A part is a task or a thread with state that others depend on (subscriptions, queues, positions). A
+//! restart would lose that state, so the process ends with the part: it drains what it can, and the service
+//! manager starts a new process. [`Supervisor::again`] restarts parts that hold no state.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -20,32 +20,32 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::clock::Clock;
 
-/// How often a thread shows that it goes on.
+/// Interval at which a thread reports that it runs.
 const BEAT: Duration = Duration::from_millis(500);
-/// A thread that has not gone on for this long counts as stuck.
+/// A thread silent for this long counts as stuck.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// How long the greatest lag of a thread is remembered, at least.
+/// Minimum time for which the greatest lag of a thread is remembered.
 const LAG_KEPT: Duration = Duration::from_secs(10);
-/// Before something that holds nothing is begun again.
+/// Pause before a part without state is restarted.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A handle; every clone watches for the same process.
+/// A handle; all clones supervise the same process.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     ended: watch::Sender<Option<PartEnded>>,
 }
 
-/// A part that must not end has ended. The first one counts.
+/// A part has ended that must not. The first one is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the part `{part}` of the gateway has ended: {why}")]
 pub struct PartEnded {
-    /// Which.
+    /// Name of the part.
     pub part: Box<str>,
-    /// A panic's words, or an error.
+    /// The message of the panic or the error.
     pub why: Box<str>,
 }
 
-/// A future panicked, with these words.
+/// A future panicked with this message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panicked(pub Box<str>);
 
@@ -64,7 +64,7 @@ impl Supervisor {
     /// Waits until a part has ended.
     pub async fn failed(&self) -> PartEnded {
         let mut ended = self.ended.subscribe();
-        // The sender is ours.
+        // This handle holds the sender, so waiting cannot fail.
         let ended = ended.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone());
         match ended {
             Some(ended) => ended,
@@ -72,7 +72,7 @@ impl Supervisor {
         }
     }
 
-    /// A part has ended that must not.
+    /// Reports that a part has ended that must not.
     pub fn report(&self, part: &str, why: impl Display) {
         tracing::error!(part, %why, "a part of the gateway has ended: the process drains and ends");
         self.ended.send_if_modified(|ended| {
@@ -84,7 +84,7 @@ impl Supervisor {
         });
     }
 
-    /// Runs a part that never ends: its end is reported, whatever it is. Dropping the future is none.
+    /// Runs a part that never ends: any end is reported. Dropping the future does not count as an end.
     pub fn forever<F: Future<Output = ()>>(
         &self,
         part: &str,
@@ -99,7 +99,7 @@ impl Supervisor {
         }
     }
 
-    /// Runs a part that ends when the process does: a panic is reported, its end is not.
+    /// Runs a part that ends with the process: a panic is reported, a normal end is not.
     pub fn until_done<F: Future<Output = ()>>(
         &self,
         part: &str,
@@ -113,7 +113,7 @@ impl Supervisor {
         }
     }
 
-    /// Runs something that holds nothing, and again whenever it has ended.
+    /// Runs a part without state, and restarts it whenever it has ended.
     pub async fn again<F: Future<Output = ()>>(part: &'static str, begin: impl Fn() -> F) {
         loop {
             let why = match catch(std::pin::pin!(begin())).await {
@@ -125,7 +125,8 @@ impl Supervisor {
         }
     }
 
-    /// Runs a part on a thread of its own: an error or a panic is reported at once. The receiver hears when it has ended.
+    /// Runs a part on its own thread: an error or a panic is reported at once. The receiver resolves when it
+    /// has ended.
     pub fn thread<E: Display>(
         &self,
         name: String,
@@ -154,29 +155,30 @@ pub fn catch<F: Future>(mut future: Pin<&mut F>) -> impl Future<Output = Result<
     })
 }
 
-/// What a panic says.
+/// The message of a panic.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no words")
 }
 
-/// The signs of life of a thread that tasks run on. It writes, others read. Times are since the start of the process.
+/// Heartbeat of a thread that runs tasks. The thread writes, others read. Times are since the start of the
+/// process.
 #[derive(Debug, Default)]
 pub struct Beat {
-    /// Milliseconds, and one more; 0 before the first.
+    /// Milliseconds plus one; 0 before the first beat.
     last: AtomicU64,
-    /// The greatest lag since `since`, and in the time before, in microseconds.
+    /// Greatest lag since `since`, and in the period before, in microseconds.
     lag: AtomicU64,
     lag_before: AtomicU64,
     /// Milliseconds.
     since: AtomicU64,
 }
 
-/// In place of the time of the last beat: the thread has ended as it should.
+/// Stored instead of the last beat: the thread has ended normally.
 const AT_REST: u64 = u64::MAX;
 
 impl Beat {
-    /// Beats for as long as the thread that runs this goes on.
+    /// Beats as long as the thread that runs this makes progress.
     pub async fn run(&self, clock: Clock) {
         let mut due = clock.now().at;
         loop {
@@ -187,7 +189,7 @@ impl Beat {
         }
     }
 
-    /// The thread goes on, so much later than it wanted to.
+    /// Records a beat that came this much too late.
     fn beat(&self, now: Duration, late: Duration) {
         let now = millis(now);
         self.last.store(now + 1, Relaxed);
@@ -200,17 +202,17 @@ impl Beat {
         }
     }
 
-    /// The thread ends, and does not have to go on.
+    /// Marks a normal end of the thread.
     pub fn rest(&self) {
         self.last.store(AT_REST, Relaxed);
     }
 
-    /// For how long the thread has been silent, if that is too long.
+    /// How long the thread has been silent, if that is too long.
     pub fn stuck(&self, now: Duration) -> Option<Duration> {
         self.silent(now).filter(|silent| *silent > SILENCE_MAX)
     }
 
-    /// The greatest lag of the last ten to twenty seconds, the present one included.
+    /// The greatest lag of the last ten to twenty seconds, including the current one.
     pub fn lag(&self, now: Duration) -> Duration {
         let kept = self.lag.load(Relaxed).max(self.lag_before.load(Relaxed));
         let present = self.silent(now).unwrap_or_default().saturating_sub(BEAT);

@@ -1,4 +1,5 @@
-//! Bytes to frames. WebSocket first; what else carries messages shares everything behind it.
+//! Turns bytes of a socket into messages. WebSocket is the only transport so far; the modules behind it do
+//! not depend on that.
 
 pub mod proxy;
 pub mod forwarded;

@@ -1,13 +1,14 @@
-//! Plugins that are WebAssembly components, run by wasmtime. The rest of the gateway sees [`Loader`] and the traits it
-//! implements.
+//! Runs plugins that are WebAssembly components with wasmtime. The rest of the gateway uses [`Loader`] and
+//! the traits it implements.
 //!
-//! A file becomes a plugin in this order: [`inspect`] says what the bytes are, [`adapt`] makes a component of a core
-//! module, [`compile`] makes machine code of it, once, [`loader`] links it, [`instance`] is what a worker calls. [`host`] and [`wasi`] are the other
-//! direction: everything a plugin can reach. [`pool`] has the instances that may wait, off the workers.
+//! A file becomes a plugin in this order: [`inspect`] identifies the bytes, [`adapt`] turns a core module
+//! into a component, [`compile`] compiles it to machine code once, [`loader`] links it, and [`instance`] is
+//! what a worker calls. [`host`] and [`wasi`] implement the imports: everything a plugin can reach. [`pool`]
+//! runs the instances that may wait, away from the workers.
 //!
-//! Three rules keep a plugin from hurting the gateway. A call on a worker never waits: nothing it can import blocks, and an
-//! epoch deadline ends what computes too long. A call never leaves half of something: effects are recorded and handed
-//! over at the end. And an instance whose call did not end normally is never called again.
+//! Three rules protect the gateway from plugins. A call on a worker never waits: no import blocks, and an
+//! epoch deadline ends a call that computes too long. A call never applies part of its effects: effects are
+//! recorded and handed over at the end. An instance whose call did not end normally is never called again.
 
 mod engine;
 

@@ -1,5 +1,5 @@
-//! One core's share of the gateway: a listener, its connections, their hub and their plugin instances. Nothing here is
-//! shared with another worker but the backplane and counters.
+//! [`run`]: one worker thread, which owns a listener, its connections, their hub and their plugin instances.
+//! Workers share only the backplane and counters.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -44,69 +44,69 @@ use crate::transport::site::Site;
 use crate::transport::websocket::{ReadBuffer, WebSocket};
 use crate::upstream::Upstreams;
 
-/// How long the worker delivers or writes for all before connections get their turn.
+/// How long the worker delivers or flushes before connections get their turn.
 const TURN_TIME: Duration = Duration::from_micros(200);
 
-/// Sockets that are written between two looks at the clock.
+/// Sockets written between two readings of the clock.
 const WRITES_PER_LOOK: usize = 4;
 
-/// Frames that are queued, or as much other work, between two looks at the clock.
+/// Frames queued, or other work, between two readings of the clock.
 const WORK_PER_LOOK: usize = 64;
 
-/// Orders that are handed on before connections get their turn: a connection can keep many more.
+/// Orders passed on before connections get their turn: a connection can queue many more.
 const ORDERS_MAX: usize = 128;
 
-/// Frames that are queued before they are written, and how long they may wait for that. Large, because publications that are
-/// queued together leave with one write per socket.
+/// Frames queued before they are written, and how long they may wait for that. Large, because publications
+/// that are queued together leave in one write per socket.
 const DELIVERIES_MAX: usize = 16 * 1024;
 const DELIVERIES_WAIT_MAX: Duration = Duration::from_millis(4);
 
-/// Channels that are compared with their streams before connections get their turn.
+/// Channels compared with their streams before connections get their turn.
 const COMPARED_MAX: usize = 256;
 
-/// How often a worker looks how much waits for its clients, while much does.
+/// Interval at which a worker checks its backlog, while it has one.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a draining worker closes some of its connections.
+/// Interval at which a draining worker closes some of its connections.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
 
-/// How long before the end of a drain everybody who is left is told to go, or a tenth of its time.
+/// How long before the drain deadline, or a tenth of the drain time, all remaining clients are closed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How often a draining worker looks whether everybody has been refused.
+/// Interval at which a draining worker checks whether all refusals are sent.
 const REFUSALS_STEP: Duration = Duration::from_millis(10);
 
-/// Everything a worker is made of. `Send`, unlike the worker itself.
+/// Parts to make a worker. `Send`, unlike the worker itself.
 pub struct Parts {
-    /// Which worker.
+    /// Index of the worker.
     pub index: usize,
-    /// As resolved at start.
+    /// Configuration.
     pub config: Arc<Config>,
     /// Bound, with `SO_REUSEPORT`.
     pub listener: std::net::TcpListener,
-    /// What others hand over.
+    /// Deliveries from other threads.
     pub inbox: Arc<Inbox>,
-    /// The other workers.
+    /// Connects to other workers and nodes.
     pub backplane: Arc<dyn Backplane>,
-    /// Where events of plugins go.
+    /// Receive the events that plugins emit.
     pub upstreams: Arc<Upstreams>,
     /// Counters of all workers.
     pub metrics: Arc<Metrics>,
-    /// How many connections the node may have.
+    /// Limits on connections.
     pub admission: Arc<Admission>,
-    /// Pages beside the endpoints.
+    /// Pages in addition to the endpoints.
     pub site: Option<Arc<dyn Site>>,
     /// Makes connection ids.
     pub ids: ConnectionIds,
-    /// Which messages are explained.
+    /// Selects the messages that are traced.
     pub explain: Arc<Explain>,
-    /// Where time comes from.
+    /// The clock.
     pub clock: Clock,
-    /// How far the process is.
+    /// Phase of the process.
     pub phase: watch::Receiver<Phase>,
-    /// Hears when the worker can serve.
+    /// Notified when the worker can serve.
     pub up: oneshot::Sender<()>,
-    /// Hears when a part of the worker has ended.
+    /// Notified when a part of the worker has ended.
     pub supervisor: Supervisor,
 }
 
@@ -119,18 +119,18 @@ struct Worker {
     /// Every connection, admitted or not.
     open: RefCell<FxHashMap<u64, Rc<ConnectionHandle>>>,
     count: Cell<u64>,
-    /// Handshakes whose sockets are not among the connections yet.
+    /// Handshakes whose sockets are not in `open` yet.
     shaking: Cell<usize>,
-    /// A connection or a handshake.
+    /// Notified when a connection or a handshake ends.
     ended: Notify,
-    /// The end has begun: who is still admitted is told to go.
+    /// The worker drains: a new connection is closed at once.
     draining: Cell<bool>,
     supervisor: Supervisor,
-    /// Another chain may have other timers.
+    /// Notified when the chain is replaced: its timers may differ.
     swapped: Notify,
 }
 
-/// Runs a worker on this thread until it has drained, or its time to drain is over.
+/// Runs a worker on this thread until it has drained, or until the drain deadline.
 pub fn run(parts: Parts) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, serve(parts))
@@ -156,7 +156,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         supervisor: parts.supervisor.clone(),
         swapped: Notify::new(),
     });
-    // Each holds what all connections of the worker depend on.
+    // All connections of the worker depend on each of these.
     let part = |name: &str| format!("worker-{}: {name}", parts.index);
     let forever = |name: &str, looping: Part| parts.supervisor.forever(&part(name), looping);
     spawn_local(forever("deliveries", Box::pin(worker.clone().deliver(parts.inbox))));
@@ -165,7 +165,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
     spawn_local(forever("backlog", Box::pin(worker.clone().bound_backlog())));
     spawn_local(forever("beat", Box::pin(worker.clone().beat())));
     let _ = parts.up.send(());
-    // Without its rules a worker would judge clients by nothing: they wait in the backlog.
+    // Without plugins a worker would have no rules: until then clients wait in the backlog.
     shutdown::running(parts.phase.clone()).await;
     let handshake = Rc::new(Handshake {
         config: parts.config,
@@ -196,7 +196,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
 /// A loop of a worker.
 type Part = Pin<Box<dyn Future<Output = ()>>>;
 
-/// A handshake, until there is a connection or none.
+/// Counts a handshake until it has ended.
 struct Shaking(Rc<Worker>);
 
 impl Shaking {
@@ -213,8 +213,7 @@ impl Drop for Shaking {
     }
 }
 
-/// A connection among those of its worker. Dropping it, however its task ended, closes the socket and gives back what it
-/// counted as.
+/// A connection in `open`. Dropping it, however its task ended, closes the socket and releases its permit.
 struct Opened {
     worker: Rc<Worker>,
     handle: Rc<ConnectionHandle>,
@@ -223,7 +222,7 @@ struct Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        // The hub may still hold the handle for a moment; the socket closes now.
+        // The hub may still hold the handle for a moment, but the socket closes now.
         self.handle.outbound.abandon();
         self.handle.socket.take();
         self.worker.open.borrow_mut().remove(&self.handle.number);
@@ -239,7 +238,7 @@ impl Worker {
         handle: std::net::IpAddr,
         arrival: Arrival,
     ) {
-        // The deadline of the handshake and of the connect command is one: both begin here.
+        // Handshake and connect command share one deadline, which begins here.
         let begun = self.clock.now();
         let deadline = self.clock.instant(begun.at + self.state.config.handshake.deadline).into();
         let shaking = Shaking::begin(self.clone());
@@ -252,7 +251,7 @@ impl Worker {
         });
     }
 
-    /// Makes a connection out of a socket and starts its task.
+    /// Makes a connection of a socket and starts its task.
     fn open(self: Rc<Self>, accepted: Accepted, begun: Now) {
         let Accepted { socket, early, address, protocol, headers, token, connection, arrival } = accepted;
         let number = ConnectionIds::compose(self.state.worker, self.count.replace(self.count.get() + 1));
@@ -279,11 +278,11 @@ impl Worker {
         let websocket =
             WebSocket::new(handle.clone(), self.read_buffer.clone(), &early, limits.message_bytes_max);
         let session = Session::new(self.state.clone(), handle.clone(), client, begun, random as u32);
-        // Nobody will send a connect command: the handshake was one.
+        // A raw client sends no connect command: its handshake was one.
         let connect = (protocol == Protocol::Raw).then_some(token);
         let driver = Driver::new(session, websocket, self.read_buffer.clone(), self.clock);
         let Arrival { slot, mut evicted } = arrival;
-        // Until it says who it is, it is waited for.
+        // The gateway waits for the client to authenticate.
         slot.wait(Standing::Silent);
         let waiting = handle.clone();
         spawn_local(async move {
@@ -300,7 +299,7 @@ impl Worker {
         spawn_local(drive(opened, Box::new(driver), connect, slot));
     }
 
-    /// What the task of a connection that panicked leaves behind.
+    /// Cleans up after a connection whose task panicked.
     fn clean_up(&self, driver: &mut Driver, words: &str) {
         let session = &mut driver.session;
         tracing::error!(
@@ -317,15 +316,15 @@ impl Worker {
         }
     }
 
-    /// Shows that the worker goes on, and how late.
+    /// Reports that the thread runs, and its lag.
     async fn beat(self: Rc<Self>) {
         self.state.metrics().beat.run(self.clock).await;
     }
 
-    /// Takes what other threads hand over, in order.
+    /// Handles deliveries from other threads, in order.
     async fn deliver(self: Rc<Self>, inbox: Arc<Inbox>) {
         let mut batch = Vec::new();
-        // Where streams stood after something was lost, until what was in the queue by then is delivered.
+        // Tops of streams, read after a loss, until the inbox up to that time is delivered.
         let mut stood: Option<Vec<(Channel, Top)>> = None;
         loop {
             if stood.is_none() {
@@ -349,7 +348,8 @@ impl Worker {
         }
     }
 
-    /// Delivers what was in the inbox. Connections get their turn in between; what is written for all is written together.
+    /// Handles the deliveries of the inbox. Connections get their turn in between; frames for many are
+    /// written together.
     async fn deliver_all(&self, batch: &mut Vec<Delivery>) {
         let mut together = Some(self.state.unflushed.hold());
         let mut now = self.clock.now();
@@ -384,7 +384,7 @@ impl Worker {
         }
     }
 
-    /// Runs the timers of plugins, each when it is due.
+    /// Runs the timers of plugins when they are due.
     async fn timers(self: Rc<Self>) {
         loop {
             let Some(due) = self.state.next_timer() else {
@@ -400,7 +400,7 @@ impl Worker {
         }
     }
 
-    /// Keeps what waits for clients within what the node may hold for all of them.
+    /// Keeps the bytes queued for clients below the limit of the node.
     async fn bound_backlog(self: Rc<Self>) {
         loop {
             self.state.unflushed.backlogged().await;
@@ -410,9 +410,10 @@ impl Worker {
         }
     }
 
-    /// Writes to every socket that others have pushed to, once each.
+    /// Writes once to every socket with pushes of others.
     async fn flush(self: Rc<Self>) {
-        // The budget of the runtime would make sockets pretend to be full in the middle of a list; this loop has its own.
+        // The coop budget of the runtime would make sockets look full in the middle of a list; this loop has
+        // its own limit.
         coop::unconstrained(async {
             loop {
                 let handles = poll_fn(|cx| self.state.unflushed.poll_take(cx)).await;
@@ -432,7 +433,7 @@ impl Worker {
         .await;
     }
 
-    /// Asks every client to go, at this worker's share of the pace, and waits until they are gone or time is up.
+    /// Closes all clients at this worker's share of the rate, and waits until they are gone or time is up.
     async fn drain(&self, until: Duration, admission: &Admission) {
         let config = &self.state.config;
         let share = f64::from(config.drain.closes_per_second) / config.listen.workers as f64;
@@ -443,7 +444,7 @@ impl Worker {
             let mut step = tokio::time::interval(DRAIN_STEP);
             let mut credit: f64 = 0.0;
             for handle in handles {
-                // Who has gone by itself costs no time.
+                // A client that left on its own takes no part of the rate.
                 while credit < 1.0 && self.open.borrow().contains_key(&handle.number) {
                     step.tick().await;
                     credit += per_step;
@@ -455,7 +456,7 @@ impl Worker {
             }
             std::future::pending::<()>().await;
         };
-        // The pace is a wish, the deadline is not: who is still there shortly before it is told as well.
+        // The rate yields to the deadline: remaining clients are closed shortly before it.
         let deadline = self.clock.instant(until);
         let last_words = (config.drain.deadline / 10).min(LAST_WORDS);
         let at_last = self.clock.instant(until.saturating_sub(last_words));
@@ -470,7 +471,7 @@ impl Worker {
             while !self.open.borrow().is_empty() || self.shaking.get() > 0 {
                 self.ended.notified().await;
             }
-            // They are being told, which takes a moment.
+            // Refusals may still be in progress for a moment.
             while admission.is_refusing() {
                 tokio::time::sleep(REFUSALS_STEP).await;
             }
@@ -494,7 +495,7 @@ impl Worker {
     }
 }
 
-/// Runs a connection to its end, whatever that is.
+/// Runs a connection to its end, even after a panic.
 async fn drive(opened: Opened, mut driver: Box<Driver>, connect: Option<Box<str>>, handshake: Slot) {
     let ended = {
         let running = pin!(async {
@@ -510,7 +511,7 @@ async fn drive(opened: Opened, mut driver: Box<Driver>, connect: Option<Box<str>
     if let Err(Panicked(words)) = ended {
         opened.worker.clean_up(&mut driver, &words);
     }
-    // What it held is free while the client reads its last words.
+    // Frees its memory while the client reads the close reason.
     drop(driver);
     linger(&opened.handle).await;
 }

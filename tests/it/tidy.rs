@@ -1,4 +1,4 @@
-//! How sources and pages look: widths, links, words that have a standard term, and tests at the end of a file.
+//! How sources and pages look: widths, links, words, headers, and tests at the end of a file.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
-//! HTTP answers to clients whose request is not read: the one place in which an answer is written by hand.
+//! Writes HTTP responses by hand, for clients whose request the gateway does not read. No other module writes
+//! a response by hand.
 
-/// A whole answer, after which the connection is closed. `retry_after` is in seconds.
+/// A complete response, after which the connection is closed. `retry_after` is in seconds.
 pub fn answer(status: u16, retry_after: Option<u32>, content_type: &str, body: &str) -> String {
     let reason = match status {
         400 => "Bad Request",
@@ -15,7 +16,7 @@ pub fn answer(status: u16, retry_after: Option<u32>, content_type: &str, body: &
     )
 }
 
-/// The type of a sentence for people.
+/// Content type of plain-text messages.
 pub const TEXT: &str = "text/plain; charset=utf-8";
 
 #[cfg(test)]

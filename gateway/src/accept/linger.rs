@@ -1,4 +1,4 @@
-//! How a socket is closed so that the client reads the last answer.
+//! [`linger`] closes a socket so that the client can still read the last response.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tokio::time::timeout;
 /// How long a client gets to read an answer and to close its side.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Ends our side and reads until the client has ended its own: closing a socket with unread bytes would reset it, and the
-/// client might never see the answer that was sent before. Gives up after a second.
+/// Shuts down the gateway's side and reads until the client has closed its own: closing a socket with unread
+/// bytes would reset it, and the client might never see the response. Gives up after a second.
 pub async fn linger(mut socket: impl AsyncRead + AsyncWrite + Unpin) {
     let ended = async {
         socket.shutdown().await?;

@@ -1,4 +1,4 @@
-//! How fast new connections may come: a token bucket for the node, and one for each source.
+//! [`Rates`] limits how fast new connections arrive: one token bucket for the node, and one for each source.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -9,24 +9,25 @@ use gateway_plugin_state::{Algorithm, Bounds, Key, Meter, Rule, Store};
 
 use crate::config::Rate;
 
-/// Sources whose use is remembered; above it that of the least recent is forgotten. They take some megabytes.
+/// Sources whose rate is remembered. Above that the least recently used source is dropped. They take some
+/// megabytes.
 const SOURCES: Bounds = Bounds { entries_max: 1 << 16, bytes_max: 16 << 20 };
 
-/// Why a new connection comes too early, and how long it should wait.
+/// Which limit a new connection exceeds, and how long the client should wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TooFast {
-    /// The node has too many.
+    /// The limit of the node.
     Node(Duration),
-    /// Its source has.
+    /// The limit of its source.
     Source(Duration),
 }
 
-/// See the module.
+/// Token buckets of the node and of each source.
 #[derive(Debug)]
 pub(super) struct Rates {
     node: Option<(Rule, Mutex<Meter>)>,
     source: Option<(Rule, Mutex<Store>)>,
-    /// Clients choose addresses, so the hash of one has a secret.
+    /// Keyed with a secret, because clients choose their addresses.
     hash: RandomState,
 }
 
@@ -39,7 +40,7 @@ impl Rates {
         }
     }
 
-    /// Counts a new connection, unless it comes too early.
+    /// Counts a new connection, unless it exceeds a limit.
     pub(super) fn take(&self, source: IpAddr, now: Duration) -> Result<(), TooFast> {
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let admit = |wait: u64, too_fast: fn(Duration) -> TooFast| match wait {

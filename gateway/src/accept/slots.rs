@@ -1,4 +1,5 @@
-//! A bounded number of places for connections, of which one that is waited for in vain gives way to a newer one.
+//! [`Slots`] holds a bounded number of connections. When all slots are taken, a connection that is silent or
+//! idle gives way to a new one.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -7,25 +8,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Since when the gateway has been waiting for a connection: who has been waited for longest gives way first.
+/// Why the gateway waits for a connection. The connection that has waited longest gives way first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Since it came: it has not said what it wants, or its last answer is on its way.
+    /// New: it has sent no complete request, or its last response is being written.
     Silent,
-    /// Since its last answer: it may ask for more.
+    /// Idle since its last response; it may send another request.
     Idle,
 }
 
-/// Why there is no place: every connection that has one is being served.
+/// Why there is no slot: the bound that is used up by connections being served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// All places are taken.
+    /// The bound of all slots.
     All,
-    /// Those that one source may have.
+    /// The bound of one source.
     Source,
 }
 
-/// Places for connections, bounded together and for each source. A lock guards them: it is taken a few times for each
+/// Slots for connections, bounded in total and for each source. The lock is taken a few times for each
 /// connection or request, and never for a message.
 #[derive(Debug)]
 pub struct Slots {
@@ -37,62 +38,64 @@ pub struct Slots {
 #[derive(Debug, Default)]
 struct State {
     entries: HashMap<u64, Entry>,
-    /// Those that may give way, by their source, the first one of each source first. Connections that count for nobody
-    /// are a source of their own.
+    /// Connections that may give way, grouped by source, in the order in which they give way. Connections
+    /// without a source form one group.
     waiting: BTreeSet<(Option<IpAddr>, Turn)>,
-    /// How many places each source has. Without a place there is no entry.
+    /// Slots in use by each source. A source without slots has no entry.
     sources: HashMap<Option<IpAddr>, usize>,
-    /// How many places a source has, and which of its connections gives way first, if any does: the last entry is the
-    /// connection that gives way where all places are taken.
+    /// For each source with a connection that may give way: its number of slots, and its first connection to
+    /// give way. The last entry is the connection that gives way when all slots are taken.
     crowds: BTreeSet<(usize, Reverse<Turn>)>,
-    /// Counts connections, and how often one became idle.
+    /// Counts new connections, and each time that one becomes idle.
     count: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     source: Option<IpAddr>,
-    /// `None` while it is being served.
+    /// `None` while the connection is being served.
     turn: Option<Turn>,
-    /// Grows with the time at which the connection came.
+    /// Increases with the time at which the connection arrived.
     begun: u64,
     evict: oneshot::Sender<()>,
 }
 
-/// When a connection gives way: the longer it has been waited for, the earlier.
+/// When a connection gives way: the longer it has waited, the earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
     since: u64,
     number: u64,
 }
 
-/// The place of one connection until this is dropped, or until the connection is evicted.
+/// Holds the slot of one connection until this is dropped or the connection is evicted.
 #[derive(Debug)]
 pub struct Slot {
     slots: Arc<Slots>,
     number: u64,
 }
 
-/// Tells a connection that it has lost its place.
+/// Notifies a connection that it has lost its slot.
 #[derive(Debug)]
 pub struct Evicted(oneshot::Receiver<()>);
 
 impl Evicted {
-    /// Waits until the connection has to end. `false` if its [`Slot`] was dropped before. Not to be called after that.
+    /// Waits until the connection is evicted. `false` if its [`Slot`] was dropped first. Must not be called
+    /// after that.
     pub async fn wait(&mut self) -> bool {
         (&mut self.0).await.is_ok()
     }
 }
 
 impl Slots {
-    /// Nobody is here. One source may have `per_source_max` of the `max` places.
+    /// All slots are free. One source may use `per_source_max` of the `max` slots.
     pub fn new(max: usize, per_source_max: usize) -> Arc<Self> {
         Arc::new(Self { max, per_source_max, state: Mutex::default() })
     }
 
-    /// Gives a place to a new connection, which is [`Standing::Silent`]. `source` is what it is counted for; `None` counts
-    /// for nobody, and has no bound of its own. If there is no place, a connection of the source with the most places gives
-    /// way; at the bound of a source, one of this source; of several, the one that has been waited for longest.
+    /// Gives a slot to a new connection, which is [`Standing::Silent`]. `source` is what it counts for;
+    /// `None` counts for no source and has no bound of its own. If all slots are taken, a connection of the
+    /// source with the most slots gives way; if the source is at its bound, one of that source. Among
+    /// several, the one that has waited longest gives way.
     pub fn take(self: &Arc<Self>, source: Option<IpAddr>) -> Result<(Slot, Evicted), Full> {
         let mut state = self.lock();
         if let Some(source) = source {
@@ -116,7 +119,7 @@ impl Slots {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many connections and how many sources there are, after all parts of the state were found to agree.
+    /// Numbers of connections and of sources, after a check that all parts of the state agree.
     #[cfg(test)]
     fn len(&self) -> (usize, usize) {
         let state = self.lock();
@@ -133,11 +136,11 @@ impl Slots {
 }
 
 impl Slot {
-    /// From now on the connection counts for this source, as if it had come from there.
+    /// Counts the connection for this source from now on, as if it had come from there.
     pub fn count_for(&self, source: IpAddr) -> Result<(), Full> {
         let mut state = self.slots.lock();
         let counted = state.entries.get(&self.number).map(|entry| entry.source);
-        // An evicted one has nothing to count any more.
+        // An evicted connection is no longer counted.
         if counted.is_none_or(|counted| counted == Some(source)) {
             return Ok(());
         }
@@ -146,12 +149,12 @@ impl Slot {
         Ok(())
     }
 
-    /// The connection is being served: it does not give way.
+    /// Marks the connection as being served: it does not give way.
     pub fn serve(&self) {
         self.slots.lock().wait(self.number, None);
     }
 
-    /// The connection is waited for: it may have to give way.
+    /// Marks the connection as waiting: it may have to give way.
     pub fn wait(&self, standing: Standing) {
         self.slots.lock().wait(self.number, Some(standing));
     }
@@ -181,12 +184,13 @@ impl State {
         (*of == source).then_some(*turn)
     }
 
-    /// How a source stands among the others, if one of its connections may give way.
+    /// The entry of a source in `crowds`, if one of its connections may give way.
     fn crowd(&self, source: Option<IpAddr>) -> Option<(usize, Reverse<Turn>)> {
         Some((*self.sources.get(&source)?, Reverse(self.first_of(source)?)))
     }
 
-    /// Changes how many places a source has, or which of its connections are waited for.
+    /// Changes how many slots a source has or which of its connections wait, and updates its entry in
+    /// `crowds`.
     fn change(&mut self, source: Option<IpAddr>, change: impl FnOnce(&mut Self)) {
         if let Some(crowd) = self.crowd(source) {
             self.crowds.remove(&crowd);
@@ -206,7 +210,7 @@ impl State {
         });
     }
 
-    /// Counts a connection for another source than before.
+    /// Moves a connection from one source to another.
     fn count_for(&mut self, number: u64, source: Option<IpAddr>) {
         let Some(turn) = self.entries.get(&number).map(|entry| entry.turn) else { return };
         self.set_turn(number, None);
@@ -217,12 +221,12 @@ impl State {
         self.set_turn(number, turn);
     }
 
-    /// `None` for one that is served.
+    /// `None` for a connection that is being served.
     fn wait(&mut self, number: u64, standing: Option<Standing>) {
         let Some(begun) = self.entries.get(&number).map(|entry| entry.begun) else { return };
         let since = standing.map(|standing| match standing {
             Standing::Silent => begun,
-            // Who asks again and again gives way after those who have fallen silent.
+            // A connection that sends requests again and again gives way after those that have fallen silent.
             Standing::Idle => {
                 self.count += 1;
                 self.count

@@ -1,4 +1,5 @@
-//! The rules of one connection: events in, effects out. No I/O, no clock, no tokio; the same events give the same effects.
+//! [`Core`]: the state machine of one connection. It takes events and returns effects. No I/O, no clock, no
+//! tokio; the same events give the same effects.
 
 mod command;
 mod admission;
@@ -33,22 +34,22 @@ pub struct Core {
     protocol: Protocol,
     client: Arc<str>,
     state: State,
-    /// Whether the client is one of a user.
+    /// Whether the client belongs to a user.
     authenticated: bool,
     user: Box<str>,
-    /// In the order they were made: the same events give the same effects.
+    /// In insertion order, so that the same events give the same effects.
     subscriptions: IndexMap<Channel, Subscription>,
-    /// Where a client that reconnects stands in the channels the server subscribes it to.
+    /// Positions of a reconnecting client in the channels that the server subscribes it to.
     positions: Vec<(Channel, Position)>,
     heartbeat: Heartbeat,
     control_frames: ControlFrames,
-    /// Until when the client must be admitted.
+    /// Deadline for admission.
     stale: Duration,
-    /// When the connection expires, without grace.
+    /// When the connection expires, without the grace period.
     expires: Option<Duration>,
-    /// How much was written when `write_until` was set.
+    /// Bytes written when `write_until` was set.
     written: u64,
-    /// Until when the socket must accept [`WRITE_BYTES_MIN`], or everything that waits.
+    /// Deadline for the socket to accept [`WRITE_BYTES_MIN`], or all queued bytes.
     write_until: Option<Duration>,
 }
 
@@ -56,13 +57,13 @@ pub struct Core {
 enum State {
     /// Waits for the connect command.
     Connecting,
-    /// The plugins judge, or the first subscriptions are made.
+    /// The plugins decide, or the first subscriptions are being made.
     Admitting(Admitting),
-    /// Everything is allowed that is allowed.
+    /// Admitted: all commands are possible.
     Connected,
-    /// Was told an error instead of being admitted; the client is to close.
+    /// The client got an error instead of being admitted, and is expected to close.
     Refused,
-    /// Over.
+    /// The connection is over.
     Closed,
 }
 
@@ -77,9 +78,9 @@ struct Admitting {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subscription {
-    /// Asked for, not yet there.
+    /// Requested, not yet made.
     Requested,
-    /// Taken away again while it was made.
+    /// Removed while it was being made.
     Unwanted,
     /// By the client.
     Client,
@@ -87,7 +88,7 @@ enum Subscription {
     Server,
 }
 
-/// Where effects go. The caller applies them in order.
+/// Queue for effects. The caller applies them in order.
 pub type Effects = std::collections::VecDeque<Effect>;
 
 impl Core {
@@ -119,12 +120,12 @@ impl Core {
         matches!(self.state, State::Closed)
     }
 
-    /// Whether a client is on its way to be admitted.
+    /// Whether a client is being admitted.
     pub fn is_admitting(&self) -> bool {
         matches!(self.state, State::Admitting(_))
     }
 
-    /// When to send [`Event::Tick`]. `None` when it is over.
+    /// When to send [`Event::Tick`]. `None` if the connection is over.
     pub fn deadline(&self) -> Option<Duration> {
         let first = match self.state {
             State::Closed => return None,
@@ -135,15 +136,16 @@ impl Core {
         [expires, self.write_until].into_iter().flatten().chain([first]).min()
     }
 
-    /// Whether a deadline has come.
+    /// Whether a deadline has passed.
     pub fn is_due(&self, now: Now) -> bool {
         self.deadline().is_some_and(|deadline| deadline <= now.at)
     }
 
-    /// Takes one event.
+    /// Handles one event.
     pub fn on(&mut self, now: Now, event: Event, effects: &mut Effects) {
         if matches!(event, Event::Command(_) | Event::Authenticated { .. }) && self.is_due(now) {
-            // Whatever the timer does: after a deadline nothing is carried out that was to come before it.
+            // Deadlines come first, even if the timer is late: after a deadline, no event is handled that
+            // should have come before it.
             self.on_tick(now, effects);
         }
         if self.is_closed() {
@@ -201,13 +203,14 @@ impl Core {
                 Some(Subscription::Client) => {
                     self.remove(channel, Unsubscribe::INSUFFICIENT_STATE, effects);
                 }
-                // What was missed belongs to the subscription before: one that is being made misses nothing yet.
+                // The gap belongs to the previous subscription: one that is being made has missed nothing
+                // yet.
                 Some(Subscription::Requested | Subscription::Unwanted) | None => (),
             },
             Signal::Close(close, Why::Shutdown) => self.end(close, CloseCause::Shutdown, effects),
             Signal::Close(close, Why::Api) => self.end(close, CloseCause::Api, effects),
             Signal::Close(close, Why::Plugin) => self.end(close, CloseCause::Plugin, effects),
-            // One that is admitted by now has no place to give back.
+            // A client that is already admitted has no slot to give back.
             Signal::Evicted if matches!(self.state, State::Connecting | State::Refused) => {
                 let close =
                     Close::custom(Close::TOO_MANY_REQUESTS.code, "too many clients are in their handshake");
@@ -221,7 +224,8 @@ impl Core {
         }
     }
 
-    /// A control frame of the WebSocket protocol came. In raw mode a pong answers our ping; others have a command for it.
+    /// Handles a control frame of the WebSocket protocol. In raw mode a pong answers the gateway's ping;
+    /// other protocols have a command for it.
     fn on_control(&mut self, now: Now, frame: ControlFrame, effects: &mut Effects) {
         if !self.control_frames.take(now.at) {
             let close = Close::custom(Close::TOO_MANY_REQUESTS.code, "too many pings and pongs");
@@ -232,7 +236,8 @@ impl Core {
         }
     }
 
-    /// A client that takes a little now and then takes too little: each time it gets is for a good piece, or everything.
+    /// Bounds the time of a slow reader: within each period its socket must accept [`WRITE_BYTES_MIN`], or
+    /// everything.
     fn on_flushed(&mut self, now: Now, written: u64, pending: bool) {
         if !pending {
             self.write_until = None;
@@ -262,7 +267,7 @@ impl Core {
         }
     }
 
-    /// A plugin ends the connection. A code that cannot close one becomes "permission denied".
+    /// Ends the connection for a plugin. A code that cannot close a connection becomes "permission denied".
     fn disconnect(&mut self, refusal: &Refusal, effects: &mut Effects) {
         let close = match u16::try_from(refusal.code) {
             Ok(code @ 3000..=4999) => Close::custom(code, &refusal.reason),
@@ -288,12 +293,12 @@ impl Core {
     }
 }
 
-/// Codes of an error reply; every other code closes the connection.
+/// Whether the code belongs to an error reply; every other code closes the connection.
 fn is_reply_code(code: u32) -> bool {
     (100..2000).contains(&code)
 }
 
-/// An error to a command that expects a reply.
+/// Replies with an error to a command that expects a reply.
 fn fail(id: u32, error: ReplyError, effects: &mut Effects) {
     if id > 0 {
         effects.push_back(Effect::Reply(Reply::Error { id, error }));

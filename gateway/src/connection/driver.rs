@@ -1,5 +1,5 @@
-//! The task of one connection: waits for whatever comes first, feeds the session, and flushes once per turn. Before what
-//! came is looked at, the deadlines are; after a turn the other connections have theirs.
+//! [`Driver`]: the task of one connection. It waits for the next input, feeds the session, and flushes once
+//! per turn. It checks deadlines before it handles input, and yields to other connections after each turn.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -23,69 +23,69 @@ use crate::plugin::async_pool::{AsyncVerdict, PendingVerdict};
 use crate::protocol::code::Close;
 use crate::transport::websocket::{READ_BUFFER_BYTES, READ_BYTES_MIN, ReadBuffer, Step, WebSocket};
 
-/// How long a client gets to read the reason for the end and to close its side.
+/// How long a client may take to read the close reason and to close its side.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How often it is read meanwhile before a pause.
+/// Reads during that time between two pauses.
 const LINGER_READS: usize = 64;
 const LINGER_PAUSE: Duration = Duration::from_millis(10);
 
-/// Signals that are taken in one turn.
+/// Signals handled in one turn.
 const SIGNALS_PER_TURN: usize = 256;
 
-/// Everything that can wake a connection.
+/// Everything that wakes a connection.
 #[derive(Debug)]
 enum Wake {
-    /// The rest of the worker has something to say.
+    /// The worker has sent signals.
     Signals,
-    /// The backplane has answered.
+    /// The backplane has responded.
     Backplane,
-    /// Bytes went out, or the socket takes no more.
+    /// Bytes were written, or the socket accepts no more.
     Flushed,
-    /// This many bytes are in the inlet.
+    /// This many bytes are in the read buffer.
     Input(usize),
-    /// What came earlier can be used now.
+    /// Earlier input can be handled now.
     Rest,
-    /// A plugin that was asked elsewhere has answered.
+    /// A plugin on the asynchronous pool has answered.
     Answered(Box<AsyncVerdict>),
-    /// The client's side is closed.
+    /// The client has closed its side.
     InputEnded,
-    /// The socket is broken.
+    /// The socket failed.
     Failed,
-    /// The core's deadline.
+    /// A deadline of the core has passed.
     Timer,
 }
 
-/// One connection's task.
+/// Task of one connection.
 pub struct Driver {
     /// The connection behind the socket.
     pub(crate) session: Session,
-    /// Its framing.
+    /// Its WebSocket framing.
     websocket: WebSocket,
-    /// The worker's place for bytes.
+    /// The read buffer of the worker.
     read_buffer: Rc<RefCell<ReadBuffer>>,
-    /// Where time comes from.
+    /// The clock.
     clock: Clock,
-    /// Not everything that was read has been looked at: complete messages may lie in the library, where nothing wakes
-    /// anybody.
+    /// Some input is not handled yet. Complete messages may be buffered in the library, where no event wakes
+    /// the task.
     unread: bool,
-    /// How much to read at once.
+    /// Bytes to read at once.
     read_bytes: usize,
-    /// The place of a client that is not admitted yet.
+    /// Handshake slot of a client that is not admitted yet.
     handshake: Option<Slot>,
-    /// The last turn ended before everything was done.
+    /// The last turn ended with work left.
     busy: bool,
 }
 
 impl Driver {
-    /// The task of a connection whose handshake is done.
+    /// A driver for a connection whose handshake is complete.
     pub fn new(
         session: Session,
         websocket: WebSocket,
         read_buffer: Rc<RefCell<ReadBuffer>>,
         clock: Clock,
     ) -> Self {
-        // What came with the handshake is handled before anything else arrives.
+        // Bytes that came with the handshake are handled first.
         let unread = websocket.has_bytes();
         Self {
             session,
@@ -99,8 +99,8 @@ impl Driver {
         }
     }
 
-    /// Runs until the connection is over; [`linger`] then lets the client know. `handshake` is given back when the client is
-    /// admitted, and may be lost while nobody works on it.
+    /// Runs until the connection is over; [`linger`] then lets the client read the reason. `handshake` is
+    /// released when the client is admitted, and can be evicted while the client is idle.
     pub async fn run(&mut self, handshake: Slot) {
         self.handshake = Some(handshake);
         let handle = self.session.handle().clone();
@@ -132,14 +132,14 @@ impl Driver {
         }
     }
 
-    /// One turn, from what there is to do until it is written. True if others are to have theirs before it goes on.
+    /// Runs one turn, including its writes. True if the task should yield before it continues.
     fn turn(&mut self, handle: &Rc<ConnectionHandle>, wake: Wake, reported: (u64, bool)) -> bool {
         let mut turn = Turn::begin(self.clock, self.busy);
         if let Wake::Flushed = wake {
             let (written, pending) = reported;
             self.session.event(turn.now(), Event::Flushed { written, pending });
         }
-        // No input is looked at before the deadlines are: it could keep them from ever coming.
+        // Deadlines are checked before input; otherwise input could delay them forever.
         if matches!(wake, Wake::Timer) || self.session.is_due(turn.now()) {
             self.session.event(turn.now(), Event::Tick);
         }
@@ -154,7 +154,7 @@ impl Driver {
         self.busy
     }
 
-    /// Does what there is to do, as far as the turn has room.
+    /// Handles the wake-up, as far as the turn has room.
     fn take(&mut self, turn: &mut Turn, handle: &Rc<ConnectionHandle>, wake: Wake) {
         match wake {
             Wake::Signals => {
@@ -172,7 +172,7 @@ impl Driver {
                 {
                     self.session.backplane_answered(turn, request_id, answer);
                 }
-                // A client that waited for them goes on.
+                // A client that waited for responses continues.
                 self.pump(turn, handle);
             }
             Wake::Input(count) => {
@@ -181,13 +181,13 @@ impl Driver {
                 self.unread = true;
                 self.pump(turn, handle);
                 if self.unread && turn.is_over() {
-                    // It was more than fits into a turn.
+                    // The input was more than fits into a turn.
                     self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
                 } else if filled {
                     self.read_bytes = (self.read_bytes * 2).min(READ_BUFFER_BYTES);
                 }
                 if filled {
-                    // There is more to be read at once.
+                    // More input may be read at once.
                     turn.end();
                 }
             }
@@ -195,14 +195,15 @@ impl Driver {
             Wake::Answered(answered) => {
                 self.handshake.iter().for_each(|handshake| handshake.wait(Standing::Silent));
                 self.session.answered(turn, *answered);
-                // What came meanwhile may lie in the library already, where nobody sees it.
+                // Messages that arrived meanwhile may be buffered in the library, where nothing wakes the
+                // task.
                 self.pump(turn, handle);
             }
             Wake::InputEnded => {
                 self.end(turn, Close::custom(1006, "closed without a close frame"), Ending::Transport)
             }
             Wake::Failed => self.failed(turn, handle),
-            // Done before anything else.
+            // Already handled in `turn`.
             Wake::Flushed | Wake::Timer => (),
         }
     }
@@ -227,7 +228,8 @@ impl Driver {
         }
         let pending = handle.outbound.pending();
         let progress = (handle.outbound.written(), pending > 0);
-        // Only while something waits (or has just ceased to) does the core care how much went out.
+        // The core needs the written bytes only while some are queued, or when the queue has just become
+        // empty.
         if (progress.1 || reported.1) && *reported != progress {
             *reported = progress;
             return Poll::Ready(Wake::Flushed);
@@ -243,7 +245,7 @@ impl Driver {
         }
         if !self.session.is_backlogged() {
             let suspended = self.session.is_suspended();
-            // A client that waits is read once more, which is how its going is seen.
+            // While the client waits, the socket is read once more, to notice when it closes.
             if !self.unread || suspended && !self.websocket.has_bytes() {
                 if let Poll::Ready(read) = self.poll_read(cx, handle) {
                     return Poll::Ready(match read {
@@ -264,8 +266,8 @@ impl Driver {
         poll_read(cx, handle, read_buffer.space(self.read_bytes))
     }
 
-    /// Runs every complete message that is there, as far as the turn has room, unless the client has to read or to wait
-    /// first.
+    /// Runs the complete messages at hand, as far as the turn has room. Stops if the client must read its
+    /// replies first, or wait for a response.
     fn pump(&mut self, turn: &mut Turn, handle: &ConnectionHandle) {
         while !self.session.is_closed() && !turn.is_over() {
             if self.session.is_backlogged() {
@@ -314,14 +316,14 @@ fn poll_read(cx: &mut Context<'_>, handle: &ConnectionHandle, into: &mut [u8]) -
     }
 }
 
-/// Lets the client of a connection that is over read what is left, for a moment.
+/// After the end of the connection, gives the client a moment to read the remaining bytes.
 pub async fn linger(handle: &ConnectionHandle) {
-    // Boxed, because only the end needs the room.
+    // Boxed, because only the end of a connection needs this memory.
     let _ = timeout(LINGER, Box::pin(finish(handle))).await;
 }
 
-/// Writes what is left, ends our side, and reads until the client has ended its own: closing a socket with unread bytes
-/// would reset it, and the client would never see the reason.
+/// Writes the remaining bytes, shuts down the gateway's side, and reads until the client has closed its own:
+/// closing a socket with unread bytes would reset it, and the client would never see the reason.
 async fn finish(handle: &ConnectionHandle) -> io::Result<()> {
     poll_fn(|cx| {
         handle.set_waker(cx.waker());
@@ -340,7 +342,7 @@ async fn finish(handle: &ConnectionHandle) -> io::Result<()> {
                 return Ok(());
             }
         }
-        // Who goes on sending is not read as fast as it sends.
+        // A client that keeps sending is read more slowly than it sends.
         sleep(LINGER_PAUSE).await;
     }
 }

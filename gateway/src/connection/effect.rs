@@ -1,4 +1,4 @@
-//! Everything a connection can cause.
+//! [`Effect`]: everything that a connection can cause.
 
 use bytes::Bytes;
 
@@ -14,86 +14,86 @@ use crate::telemetry::metrics::CloseCause;
 /// The closed set of effects.
 #[derive(Debug)]
 pub enum Effect {
-    /// Tell the client.
+    /// Send a reply to the client.
     Reply(Reply),
-    /// Let the plugins judge a credential. Answered by `Event::Judged`.
+    /// Run the plugins for a credential. Followed by `Event::Authenticated`.
     Authenticate {
-        /// Which command it was.
+        /// Id of the command.
         id: u32,
-        /// Whether the client is admitted already.
+        /// Whether the client is already admitted.
         refresh: bool,
         /// The credential; empty for none.
         token: Box<str>,
-        /// JSON sent along; empty for none.
+        /// JSON of the client; empty for none.
         data: Bytes,
     },
-    /// The client is admitted as this user: make it reachable.
+    /// Admit the client as this user, and make it reachable.
     Admit(Box<Identity>),
-    /// Names and values that later hooks read; an empty value removes one.
+    /// Set attributes for later hooks; an empty value removes one.
     SetAttributes(Vec<(Box<str>, Box<str>)>),
-    /// Let the plugins judge a command. Answered by `Event::Decided`.
+    /// Run the plugins for a command. Followed by `Event::Decided`.
     Ask(Ask),
-    /// Make a subscription. Answered by `Event::Subscribed`.
+    /// Make a subscription. Followed by `Event::Subscribed`.
     Subscribe {
-        /// To what.
+        /// The channel.
         channel: Channel,
-        /// On whose wish.
+        /// The initiator.
         by: Subscriber,
-        /// Where the client stands, if it wants what it missed.
+        /// The client's position, if it wants to recover.
         recover: Option<Position>,
-        /// Whether the client hears who joins and leaves; `None` as the channel has it.
+        /// Whether the client gets join and leave messages; `None` for the setting of the channel.
         join_leave: Option<bool>,
     },
     /// Remove a subscription.
     Unsubscribe(Channel),
-    /// Publish. Answered by `Event::Answered` for the last target, or for the first that fails.
+    /// Publish. Followed by `Event::Answered` for the last target, or for the first that fails.
     Publish {
-        /// Which command.
+        /// Id of the command.
         id: u32,
-        /// Where to.
+        /// The targets.
         targets: Vec<Channel>,
-        /// What.
+        /// The payload.
         payload: Bytes,
-        /// The reply when it worked.
+        /// The reply after success.
         reply: Option<Reply>,
     },
-    /// Find out who is in a channel. Answered by `Event::Answered`.
+    /// Read presence. Followed by `Event::Answered`.
     Presence {
-        /// Which command.
+        /// Id of the command.
         id: u32,
-        /// Where.
+        /// The channel.
         channel: Channel,
-        /// Only how many.
+        /// Whether only counts are needed.
         stats: bool,
     },
-    /// Read history. Answered by `Event::Answered`.
+    /// Read history. Followed by `Event::Answered`.
     History {
-        /// Which command.
+        /// Id of the command.
         id: u32,
-        /// Of what.
+        /// The channel.
         channel: Channel,
-        /// Which part.
+        /// The part to read.
         query: HistoryQuery,
     },
-    /// The connection is over. Nothing follows.
+    /// End the connection. No effect follows.
     End {
-        /// What the client is told, or said.
+        /// The close sent to the client, or received from it.
         close: Close,
         /// For logs and metrics.
         cause: CloseCause,
-        /// Whether a close frame goes out.
+        /// Whether to send a close frame.
         tell: bool,
-        /// Whether what waits for the client is dropped.
+        /// Whether to drop queued frames.
         discard: bool,
     },
 }
 
-/// A command on its way through the plugins.
+/// A command for the plugins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
-    /// Of the command; 0 if no reply is expected.
+    /// Id of the command; 0 if no reply is expected.
     pub id: u32,
-    /// What it asks for.
+    /// The kind of request.
     pub kind: Kind,
     /// Its channel, if it has one.
     pub channel: Option<Channel>,
@@ -101,24 +101,24 @@ pub struct Ask {
     pub method: Box<str>,
     /// Its payload.
     pub payload: Bytes,
-    /// Whether a raw message came as binary.
+    /// Whether a raw message came in a binary frame.
     pub binary: bool,
     /// The credential of a subscribe, empty otherwise. Never logged.
     pub token: Box<str>,
-    /// What plugins do not see.
+    /// Parts that plugins do not see.
     pub details: Details,
 }
 
-/// The part of a command that only matters once it is permitted.
+/// The part of a command that matters only once it is permitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Details {
     /// Nothing.
     None,
     /// Of a subscribe.
     Subscribe {
-        /// Where the client stands.
+        /// The client's position, if it wants to recover.
         recover: Option<Position>,
-        /// Whether it wants to hear who joins and leaves.
+        /// Whether it wants join and leave messages.
         join_leave: bool,
         /// Whether it prefers error 112.
         reject_unrecovered: bool,

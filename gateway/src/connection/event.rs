@@ -1,4 +1,4 @@
-//! Everything that can happen to a connection.
+//! [`Event`]: everything that can happen to a connection.
 
 use bytes::Bytes;
 
@@ -16,40 +16,40 @@ use crate::telemetry::metrics::ControlFrame;
 pub enum Event {
     /// The client sent a command.
     Command(Command),
-    /// The client sent something else.
+    /// The client sent a malformed command.
     Malformed(Malformed),
-    /// The plugins have judged a client that wants to be admitted or to be refreshed.
+    /// The plugins have decided on a client that connects or refreshes.
     Authenticated {
-        /// Which command it was.
+        /// Id of the command.
         id: u32,
-        /// Whether the client is admitted already and refreshes.
+        /// Whether the client is already admitted and refreshes.
         refresh: bool,
-        /// What they say.
+        /// Their decision.
         admission: Admission,
-        /// Whether the client showed a credential.
+        /// Whether the client sent a credential.
         credential: bool,
     },
-    /// The plugins have judged a command.
+    /// The plugins have decided on a command.
     Decided {
         /// The command.
         ask: Ask,
-        /// What they say.
+        /// Their decision.
         decision: Decision,
     },
-    /// A subscription was made, or not.
+    /// A subscription was made or has failed.
     Subscribed {
-        /// To what.
+        /// The channel.
         channel: Channel,
-        /// Who asked for it.
+        /// The initiator.
         by: Subscriber,
-        /// How it ended.
+        /// The result.
         result: Result<Subscribed, ReplyError>,
     },
-    /// The hub or the backplane has an answer to a command.
+    /// The hub or the backplane has responded to a command.
     Answered {
-        /// Which command; 0 if the client expects no reply.
+        /// Id of the command; 0 if the client expects no reply.
         id: u32,
-        /// The reply to it.
+        /// The reply or the error.
         result: Result<Reply, ReplyError>,
     },
     /// A plugin subscribes the client.
@@ -58,56 +58,56 @@ pub enum Event {
     PluginUnsubscribes(Channel),
     /// A plugin ends the connection.
     PluginDisconnects(Refusal),
-    /// The rest of the worker has something to say.
+    /// The worker has sent a signal.
     Signal(Signal),
-    /// A control frame of the WebSocket protocol came.
+    /// The client sent a control frame of the WebSocket protocol.
     Control(ControlFrame),
-    /// Bytes went out, or did not.
+    /// Bytes were written to the socket, or it accepts none.
     Flushed {
-        /// How many since the beginning.
+        /// Bytes written since the beginning.
         written: u64,
-        /// Whether more wait.
+        /// Whether more bytes are queued.
         pending: bool,
     },
-    /// The transport has ended or must end, with what the other side is told or said.
+    /// The transport has ended or must end, with the close sent or received.
     TransportEnded {
         /// Code and reason.
         close: Close,
-        /// Whose doing it is.
+        /// The cause.
         ending: Ending,
     },
-    /// The deadline the core asked for has come.
+    /// A deadline of the core has passed.
     Tick,
 }
 
-/// Who asked for a subscription.
+/// The initiator of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subscriber {
-    /// The client, with this command. `reject_unrecovered` is its wish for error 112.
+    /// The client. `reject_unrecovered` is its request for error 112.
     Client {
-        /// Which command.
+        /// Id of the command.
         id: u32,
         /// See [`crate::protocol::command::Subscribe`].
         reject_unrecovered: bool,
     },
     /// The plugin that admitted the client: part of the connect reply.
     Identity,
-    /// A plugin, later.
+    /// A plugin, after admission.
     Plugin,
 }
 
-/// Whose doing the end of a transport is.
+/// Why a transport has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// The client closed.
     Client,
-    /// The socket failed or closed without a word.
+    /// The socket failed or closed without a close frame.
     Transport,
-    /// The client broke the WebSocket protocol: it is told so.
+    /// The client broke the WebSocket protocol, and gets a close frame.
     Violation,
-    /// The gateway failed in the middle of something: the client is told so.
+    /// The gateway failed, and the client gets a close frame.
     Failure,
 }
 
-/// A payload of nothing.
+/// An empty payload.
 pub(super) const NOTHING: Bytes = Bytes::new();

@@ -1,37 +1,40 @@
-//! Are you there? Only the server asks. What clients send of this kind is counted.
+//! [`Heartbeat`] sends pings and checks for pongs: only the server sends application-level pings.
+//! [`ControlFrames`] limits the WebSocket pings and pongs of a client.
 
 use std::time::Duration;
 
-/// Pings of one connection. The first comes at a random time, so that clients that came together do not stay together.
+/// Pings of one connection. The first one has a random offset, so that clients that connected together do not
+/// stay in step.
 #[derive(Debug)]
 pub struct Heartbeat {
     interval: Duration,
     timeout: Duration,
     next_ping: Duration,
-    /// Until when the answer to the last ping may take.
+    /// Deadline for the response to the last ping.
     pong_until: Option<Duration>,
-    /// The answer got more time, because this process did not run.
+    /// The deadline was extended, because this process did not run.
     excused: bool,
 }
 
-/// A look that comes so much too late says that this process did not run: the answer may have come and lie in the socket.
+/// A check that comes this late means that this process did not run: the response may wait unread in the
+/// socket.
 const ASLEEP: Duration = Duration::from_secs(1);
 
-/// Pings and pongs that a client may send for as long as it likes.
+/// Control frames that a client may send per second, on average.
 pub const CONTROL_FRAMES_PER_SECOND: u32 = 100;
 
-/// And at once.
+/// Control frames that it may send at once.
 pub const CONTROL_FRAMES_BURST: u32 = 400;
 
-/// The rate of a client's control frames.
+/// Rate limit for a client's control frames.
 #[derive(Debug, Default)]
 pub struct ControlFrames {
-    /// When those that came would have come at the rate that is allowed, in microseconds.
+    /// When the frames so far would have arrived at the permitted rate, in microseconds.
     until: u64,
 }
 
 impl ControlFrames {
-    /// One came. False if it is one too many.
+    /// Counts one frame. False if it exceeds the limit.
     pub fn take(&mut self, at: Duration) -> bool {
         const EACH: u64 = 1_000_000 / CONTROL_FRAMES_PER_SECOND as u64;
         let at = at.as_micros() as u64;
@@ -40,26 +43,27 @@ impl ControlFrames {
     }
 }
 
-/// What is due.
+/// The next step of the heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     /// Nothing yet.
     Nothing,
-    /// A ping.
+    /// Send a ping.
     Ping,
-    /// The answer is missing.
+    /// The response to a ping is missing.
     NoPong,
 }
 
 impl Heartbeat {
-    /// Starts at `at`. `spread` places the first ping: 0 after half the interval, `u32::MAX` after the whole.
+    /// Starts at `at`. `spread` sets the time of the first ping: 0 after half the interval, `u32::MAX` after
+    /// the whole.
     pub fn new(interval: Duration, timeout: Duration, at: Duration, spread: u32) -> Self {
         let half = interval / 2;
         let first = half + half.mul_f64(f64::from(spread) / f64::from(u32::MAX));
         Self { interval, timeout, next_ping: at + first, pong_until: None, excused: false }
     }
 
-    /// When to ask [`Heartbeat::due`] again.
+    /// When to call [`Heartbeat::due`] again.
     pub fn deadline(&self) -> Duration {
         self.pong_until.map_or(self.next_ping, |until| until.min(self.next_ping))
     }
@@ -79,12 +83,12 @@ impl Heartbeat {
             return Due::Nothing;
         }
         self.next_ping = at + self.interval;
-        // A ping that is still unanswered keeps its own, earlier end.
+        // A ping without response keeps its own, earlier deadline.
         self.pong_until.get_or_insert(at + self.timeout);
         Due::Ping
     }
 
-    /// The client answered. False if nobody had asked.
+    /// The client responded. False if no ping was sent.
     pub fn pong(&mut self) -> bool {
         self.excused = false;
         self.pong_until.take().is_some()

@@ -1,5 +1,6 @@
-//! One connection with everything around it but the socket: applies what the core decides to the plugins, the hub and the
-//! backplane, and feeds their answers back. Synchronous, so that a simulation runs the same code as the driver.
+//! [`Session`]: one connection without its socket. It applies the effects of the core to the plugins, the hub
+//! and the backplane, and feeds their results back to the core. It is synchronous, so that a simulation runs
+//! the same code as the driver.
 
 mod admission;
 mod plugins;
@@ -41,33 +42,33 @@ use crate::protocol::push::Member;
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::{CloseCause, ControlFrame};
 
-/// See the module.
+/// A connection without its socket.
 pub struct Session {
     worker: Rc<WorkerState>,
     core: Core,
     handle: Rc<ConnectionHandle>,
-    /// Shared with the hub, which tells clients apart by their attributes.
+    /// Shared with the hub, which distinguishes clients by their attributes.
     client: SharedClient,
     member: Arc<Member>,
-    /// Since when the client is admitted.
+    /// When the client was admitted.
     admitted: Option<Now>,
     /// The address of the client's user.
     user_channel: Option<Channel>,
-    /// What plugins asked for beside their answer: done when everything the answer caused is done.
+    /// Effects that plugins recorded: applied after all effects of their verdict.
     plugin_effects: Vec<PluginEffect>,
-    /// What the client has used of rate limits that are its own.
+    /// The client's use of per-connection rate limits.
     meters: Meters,
-    /// What the backplane was asked and has not answered yet.
+    /// Requests to the backplane without a response.
     pending: Option<Box<PendingRequests>>,
-    /// A plugin was asked elsewhere whether to admit or to refresh the client.
+    /// The chain waits for a plugin on the asynchronous pool to admit or refresh the client.
     waiting: Option<Box<Waiting>>,
-    /// What did not fit into the turn in which a message came. Nothing after it is looked at before.
+    /// Commands of a message that did not fit into its turn. Later input has to wait for them.
     rest: Option<Box<Commands>>,
-    /// Its end is counted.
+    /// Its end has been counted.
     counted: bool,
-    /// What the client has published, if it has.
+    /// The client's publications, if there are any.
     publisher: Option<Box<Publisher>>,
-    /// Bytes of what was missed that go with the connect reply.
+    /// Bytes of recovered publications in the connect reply.
     recovered: Cell<usize>,
 }
 
@@ -101,7 +102,7 @@ impl Session {
         }
     }
 
-    /// The connection as the worker sees it.
+    /// The handle that the worker uses.
     pub fn handle(&self) -> &Rc<ConnectionHandle> {
         &self.handle
     }
@@ -116,18 +117,19 @@ impl Session {
         self.core.deadline()
     }
 
-    /// Whether that has come.
+    /// Whether that time has come.
     pub fn is_due(&self, now: Now) -> bool {
         self.core.is_due(now)
     }
 
-    /// Whether a client is admitted.
+    /// Whether the client is admitted.
     pub fn is_admitted(&self) -> bool {
         self.admitted.is_some()
     }
 
-    /// Takes one message of the client: runs its commands through the chain, one after the other, for as long as the turn
-    /// has room and the client may go on. To be called when nothing [is left](Self::has_rest) of the message before.
+    /// Handles one message of the client: runs its commands through the chain, one after the other, as long
+    /// as the turn has room and the client may continue. Must be called only when nothing [is
+    /// left](Self::has_rest) of the previous message.
     pub fn message(&mut self, turn: &mut Turn, inbound: Inbound) {
         debug_assert!(self.rest.is_none(), "the message before is not finished");
         let metrics = self.worker.metrics();
@@ -136,7 +138,7 @@ impl Session {
         self.carry_out(turn, Commands::of(self.handle.protocol, inbound));
     }
 
-    /// Runs a command, or holds it until what it must come after is done.
+    /// Runs a command, or holds it while a pending request has to come first.
     fn take_command(&mut self, now: Now, command: Command) {
         let ready = match &mut self.pending {
             Some(pending) => pending.hold(command),
@@ -147,8 +149,8 @@ impl Session {
         }
     }
 
-    /// Goes on where another turn has ended: with a history that is read on, with held commands that nothing is in the way
-    /// of any more, then with the rest of a message.
+    /// Continues the work that a previous turn left: first a history that is still being read, then held
+    /// commands that are no longer blocked, then the rest of a message.
     pub fn go_on(&mut self, turn: &mut Turn) {
         self.read_on(turn);
         self.resume(turn);
@@ -157,19 +159,19 @@ impl Session {
         }
     }
 
-    /// Whether [`Session::go_on`] would find something to do now.
+    /// Whether [`Session::go_on`] has work now.
     pub fn has_more(&self) -> bool {
         !self.is_closed()
             && !self.is_backlogged()
             && (self.has_unread() || self.has_free() || self.rest.is_some() && !self.is_suspended())
     }
 
-    /// Whether a message is not finished. The next one has to wait for it.
+    /// Whether a message is unfinished. The next one has to wait for it.
     pub fn has_rest(&self) -> bool {
         self.rest.is_some()
     }
 
-    /// Whether the client must first read what it has asked for: until then nothing more of it is carried out.
+    /// Whether the client must first read its replies: until then none of its commands run.
     pub fn is_backlogged(&self) -> bool {
         self.handle.outbound.pending() > self.worker.config.limits.outbound_bytes_max / 2
     }
@@ -191,14 +193,14 @@ impl Session {
         }
     }
 
-    /// Takes a control frame of the client.
+    /// Handles a control frame of the client.
     pub fn control_frame(&mut self, turn: &mut Turn, frame: ControlFrame) {
         self.worker.metrics().control_frame(frame);
         self.event(turn.now(), Event::Control(frame));
         turn.step();
     }
 
-    /// Takes one event and everything that follows from it.
+    /// Handles one event and all effects that follow.
     pub fn event(&mut self, now: Now, event: Event) {
         let mut effects = self.worker.take_effects();
         self.core.on(now, event, &mut effects);
@@ -219,7 +221,7 @@ impl Session {
         self.release();
     }
 
-    /// Takes what the rest of the worker has to say.
+    /// Handles a signal of the worker.
     pub fn signal(&mut self, now: Now, signal: Signal) {
         match &signal {
             Signal::Slow if self.handle.is_evicted() => (),
@@ -235,14 +237,15 @@ impl Session {
         self.event(now, Event::Signal(signal));
     }
 
-    /// Ends the connection after a panic, as any other end: it may be in the middle of anything, and panic again. To be
-    /// followed by [`purge`](Self::purge).
+    /// Ends the connection after a panic like any other end. The session may be in any state, and may panic
+    /// again. Must be followed by [`purge`](Self::purge).
     pub fn abandon(&mut self, now: Now) {
         self.plugin_effects.clear();
         self.event(now, Event::TransportEnded { close: Close::INTERNAL, ending: Ending::Failure });
     }
 
-    /// Takes away what others still know of a connection that was [abandoned](Self::abandon), however far that came.
+    /// Removes the remaining state of an [abandoned](Self::abandon) connection from the hub and the
+    /// backplane, however far the end came.
     pub fn purge(&mut self) {
         let number = self.handle.number;
         self.user_channel = None;
@@ -263,7 +266,7 @@ impl Session {
         }
     }
 
-    /// Counts what was written since the last time.
+    /// Counts bytes written since the last call.
     pub fn count_written(&self) {
         self.worker.metrics().bytes_out.add(self.handle.outbound.take_uncounted());
         self.handle.count_backlog();
@@ -350,7 +353,7 @@ impl Session {
         }
     }
 
-    /// Nobody hears of a subscription that a plugin or the API asked for and that failed, unless the log says it.
+    /// Logs a failed subscription of a plugin or the API, because no client gets a reply for it.
     fn say_refused(&self, channel: &Channel, by: Subscriber, result: &Result<Subscribed, ReplyError>) {
         if let (Subscriber::Identity | Subscriber::Plugin, Err(error)) = (by, result) {
             self.worker.metrics().effect_refused("subscribe", channel.as_str(), &error.message);
@@ -405,7 +408,8 @@ impl Session {
             at: now.at_millis(),
         };
         self.worker.on_disconnect(now, &goodbye, &mut self.plugin_effects);
-        // Not before: should the gateway die in between, another one tells its plugins.
+        // Deregister only now: if the gateway dies before this, another one runs the plugins'
+        // `on-disconnect`.
         if self.worker.registers_clients() {
             self.worker.backplane.deregister(&goodbye.client);
         }

@@ -1,27 +1,27 @@
-//! What a connection may do before the others of its worker have their turn: bounded in commands, in bytes of answers and
-//! in time. What does not fit goes on in the next turn, in order.
+//! [`Turn`] bounds the work of a connection before the others of its worker get their turn: in commands, in
+//! bytes of replies and in time. The remaining work continues in the next turn, in order.
 
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::clock::Now;
 
-/// Time after which nothing more is begun. What others wait for is a turn of each connection that has something to do.
+/// Time after which the turn starts no more work. Others wait for one such turn of each busy connection.
 const TIME_MAX: Duration = Duration::from_micros(120);
 
-/// The same for a connection that has more to do than fitted into the turn before.
+/// The same for a connection whose previous turn ended with work left.
 const TIME_MAX_BUSY: Duration = Duration::from_micros(50);
 
-/// Commands, whatever they cost.
+/// Most commands, whatever they cost.
 const COMMANDS_MAX: u32 = 128;
 
-/// Bytes of answers: they have to be written too.
+/// Most bytes of replies, because they have to be written as well.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Steps that cost next to nothing, such as a control frame, between two looks at the clock.
+/// Steps of almost no cost, such as a control frame, between two readings of the clock.
 const STEPS_PER_LOOK: u32 = 16;
 
-/// See the module. Also says what time it is: the clock is looked at before each command but the first.
+/// Limits of one turn, and its time: the clock is read before each command but the first.
 #[derive(Debug)]
 pub struct Turn {
     clock: Option<Clock>,
@@ -36,13 +36,13 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// A turn that begins now. `busy` says that the one before ended before everything was done.
+    /// A turn that begins now. `busy` means that the previous one ended with work left.
     pub fn begin(clock: Clock, busy: bool) -> Self {
         let time_max = if busy { TIME_MAX_BUSY } else { TIME_MAX };
         Self { clock: Some(clock), time_max, ..Self::at(clock.now(), COMMANDS_MAX) }
     }
 
-    /// A turn for so many commands in which no time passes: for who feeds time.
+    /// A turn for this many commands in which no time passes: for callers that set the time.
     pub fn at(now: Now, commands_max: u32) -> Self {
         Self {
             clock: None,
@@ -57,7 +57,7 @@ impl Turn {
         }
     }
 
-    /// The moment of what is carried out now.
+    /// The time of the current step.
     pub fn now(&self) -> Now {
         self.now
     }
@@ -70,14 +70,14 @@ impl Turn {
         !self.over
     }
 
-    /// A command was carried out, or an answer was taken, and this many bytes more wait for the client.
+    /// Counts a command or a response, which queued this many more bytes for the client.
     pub fn spend(&mut self, answer_bytes: usize) {
         self.commands += 1;
         self.answer_bytes = self.answer_bytes.saturating_add(answer_bytes);
         self.over |= self.commands >= self.commands_max || self.answer_bytes >= ANSWER_BYTES_MAX;
     }
 
-    /// Something was done that costs next to nothing.
+    /// Counts a step of almost no cost.
     pub fn step(&mut self) {
         self.steps += 1;
         if self.steps.is_multiple_of(STEPS_PER_LOOK) {
@@ -85,17 +85,17 @@ impl Turn {
         }
     }
 
-    /// Nothing more is begun in it.
+    /// Starts no more work in this turn.
     pub fn end(&mut self) {
         self.over = true;
     }
 
-    /// Whether others are to have their turn now.
+    /// Whether other connections should have their turn now.
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Looks at the clock.
+    /// Reads the clock.
     pub fn look(&mut self) {
         if let Some(clock) = &self.clock {
             self.now = clock.later(self.begun);

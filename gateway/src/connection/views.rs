@@ -1,4 +1,4 @@
-//! What plugins make of publications on their way to subscribers: the meeting of the chain with the hub's classes.
+//! [`Views`] runs the chain for a publication on its way to subscribers, once for each of the hub's classes.
 
 use std::sync::Arc;
 
@@ -15,39 +15,39 @@ use crate::protocol::channel::Channel;
 use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::{Publication, Push, PushKind, payload_bytes};
 
-/// Classes of subscribers that a plugin may tell apart when something is delivered. Each costs a call and a frame; who has
-/// more wants to address clients one by one.
+/// Classes of subscribers that a plugin may distinguish for one delivery. Each costs a call and a frame;
+/// plugins that need more should address clients one by one.
 const CLASSES_MAX: usize = 64;
 
-/// What the chain makes of one publication, class by class. A plugin is asked once for each class it tells apart, and what
-/// it replaced is encoded once.
+/// Views of one publication, class by class. A plugin is called once for each class that it distinguishes,
+/// and its replacement is encoded once.
 pub(super) struct Views<'a> {
     chain: &'a mut Chain,
     push: &'a Push,
     publication: &'a Publication,
     epoch: &'a Arc<str>,
     now: Now,
-    /// How large a publication may be.
+    /// Most bytes of a publication.
     bytes_max: usize,
-    /// By the number of the class.
+    /// Indexed by class.
     known: Vec<Option<View>>,
     steps: Vec<Step>,
-    /// What plugins have replaced the publication with.
+    /// Replacements by plugins.
     replaced: Vec<Push>,
-    /// The explanation, if there is to be one: a look for each class.
+    /// The trace, if there is one: an entry for each class.
     trace: Option<Trace>,
 }
 
-/// What a class receives.
+/// The view of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum View {
     AsPublished,
-    /// The one with this number.
+    /// The replacement with this index.
     Replaced(usize),
     Nothing,
 }
 
-/// What one plugin has answered.
+/// The verdict of one plugin.
 struct Step {
     plugin: usize,
     class: Box<str>,
@@ -56,7 +56,7 @@ struct Step {
 }
 
 impl<'a> Views<'a> {
-    /// Of a publication that a plugin wants to see. `None` for anything but a publication.
+    /// Views of a publication that a plugin wants to see. `None` for any other push.
     pub(super) fn of(chain: &'a mut Chain, push: &'a Push, now: Now, bytes_max: usize) -> Option<Self> {
         let PushKind::Publication { publication, epoch } = &push.kind else { return None };
         Some(Self {
@@ -73,7 +73,7 @@ impl<'a> Views<'a> {
         })
     }
 
-    /// With an explanation, if somebody asks for one.
+    /// With a trace, if a client or the API requested one.
     pub(super) fn explained(mut self, explain: &Picker) -> Self {
         let publisher = self.publication.info.as_ref().map_or("", |publisher| &*publisher.user);
         if explain.is_on() && explain.pick_delivery(self.now.at, publisher) {
@@ -83,7 +83,7 @@ impl<'a> Views<'a> {
         self
     }
 
-    /// What plugins made of it, if that is to be explained and any was asked.
+    /// The trace, if there is one and a plugin was called.
     pub(super) fn into_explanation(self) -> Option<Trace> {
         self.trace.filter(Trace::was_seen)
     }
@@ -165,7 +165,7 @@ impl hub::Views for Views<'_> {
     }
 }
 
-/// What a client with these values of the class attributes is to see of a publication that it reads afterwards.
+/// The view of a client with these class attributes on a publication that it reads later.
 pub(super) fn view(
     chain: &mut Chain,
     channel: &Channel,
@@ -203,7 +203,7 @@ fn outgoing(channel: &Channel, publication: &Publication, now: Now) -> Outgoing 
     }
 }
 
-/// Why a payload of a plugin cannot take the place of what was published. Completes the sentence "a payload that ...".
+/// Why the payload of a plugin cannot replace a publication. Completes the sentence "a payload that ...".
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Unfit {
     #[error("is JSON {0}")]
@@ -212,8 +212,9 @@ enum Unfit {
     TooLarge { bytes: usize, bytes_max: usize },
 }
 
-/// The same publication with another payload: it keeps its place in the stream. What could not have been published cannot be
-/// delivered either. What is larger than others may be could be published by another gateway, and is a bound too.
+/// The same publication with another payload, at the same position of the stream. The payload must be valid
+/// for a publication. The bound is the larger of `bytes_max` and the original size, because another gateway
+/// may permit larger publications.
 fn replace(publication: &Publication, payload: Bytes, bytes_max: usize) -> Result<Publication, Unfit> {
     let (data, json) = match json::compact(payload.clone()) {
         Ok(compact) => (compact, true),

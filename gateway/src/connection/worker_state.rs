@@ -1,4 +1,5 @@
-//! What the connections of one worker share, and what happens to it from outside.
+//! [`WorkerState`]: state that the connections of one worker share, and the handling of deliveries to that
+//! worker.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -31,61 +32,62 @@ use crate::protocol::push::{Member, Push, payload_bytes};
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
 use crate::upstream::{Origin, Upstreams};
 
-/// See the module. Everything in a cell is borrowed only inside one call.
+/// Everything in a cell is borrowed only inside one call.
 pub struct WorkerState {
-    /// Which worker.
+    /// Index of the worker.
     pub worker: usize,
-    /// As resolved at start.
+    /// Configuration.
     pub config: Arc<Config>,
-    /// Who listens to what here.
+    /// Subscriptions and connections of this worker.
     pub hub: RefCell<Hub>,
-    /// The rules. Replaced as a whole, between two messages.
+    /// The plugins. Replaced as a whole, between two messages.
     pub chain: RefCell<Chain>,
-    /// The other workers.
+    /// Connects to other workers and nodes.
     pub backplane: Arc<dyn Backplane>,
-    /// Where events of plugins go.
+    /// Receive the events that plugins emit.
     pub upstreams: Arc<Upstreams>,
-    /// Counters of all workers; this one's by `worker`.
+    /// Counters of all workers; `worker` is the index of this one's.
     pub metrics: Arc<Metrics>,
-    /// Which messages are explained.
+    /// Selects the messages that are traced.
     pub explain: Picker,
-    /// Connections that others have pushed to.
+    /// Connections with pushes that are not flushed.
     pub unflushed: Rc<Unflushed>,
-    /// What is published on no client's occasion.
+    /// Account of publications that no client caused.
     timers: Account,
-    /// Where replies are encoded.
+    /// Buffer to encode replies.
     scratch: RefCell<Vec<u8>>,
-    /// Where a session queues effects while it handles one event.
+    /// Queue for effects while a session handles one event.
     effects: RefCell<Effects>,
 }
 
-/// Encoding space that is kept from one reply to the next.
+/// Capacity of that buffer kept between replies.
 const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
 
-/// A publication that plugins look at on its way to subscribers counts like so many frames: a call for each class.
+/// Weight of a publication that plugins see on its way to subscribers, in frames: there is a call for each
+/// class.
 const VIEWS_WEIGHT: usize = 64;
 
-/// So does handing something to one connection or more, which have to do it.
+/// Weight of an order or a response for connections, which then do the work.
 const ORDER_WEIGHT: usize = 16;
 
-/// Telling plugins of a client counts like queueing so many frames.
+/// Weight of `on-disconnect` for a client of a dead node.
 const DEPARTED_WEIGHT: usize = 2048;
 
-/// So does looking through everything a worker has, and another chain.
+/// Weight of a survey, which visits everything a worker has, and of a new chain.
 const SURVEY_WEIGHT: usize = 16 * 1024;
 
-/// Bytes that wait for a client from which on it is looked at when too much waits for all: between these, so that all those that
-/// are not are no great part of it.
+/// Bounds of the least queued bytes at which a client is listed in the backlog. The clients below it must
+/// hold only a small part of the total.
 const MUCH_MIN: usize = 1024;
 const MUCH_MAX: usize = 32 * 1024;
 
-/// What a publication takes on its way beside its payload.
+/// Bytes of a publication in flight, besides its payload.
 const PUBLICATION_BYTES: usize = 256;
 
 const TOO_MUCH_UNDER_WAY: &str = "nothing was published, because too much is under way already: try again";
 
-/// Whether a publication is small enough, and its publisher has not too much on its way already: the same limits whoever
-/// publishes, and wherever it goes. `account_max` is how much the publisher may have on its way.
+/// Checks that a publication is small enough, and charges it to its publisher's account, which may have
+/// `account_max` bytes in flight. The same limits hold for all publishers and targets.
 pub fn charge(
     config: &Config,
     data: &[u8],
@@ -102,18 +104,18 @@ pub fn charge(
     charge.ok_or_else(|| ReplyError::TOO_MANY_REQUESTS.because(TOO_MUCH_UNDER_WAY))
 }
 
-/// Who publishes something.
+/// The source of a publication.
 pub(super) struct By<'a> {
-    /// What others are told of the client, if it was one.
+    /// The client's entry as a member, if a client publishes.
     pub(super) info: Option<Arc<Member>>,
-    /// Who pays for it while it is under way.
+    /// The account to charge while it is in flight.
     pub(super) account: &'a Account,
-    /// Who wants to know what became of it.
+    /// Receives the result.
     pub(super) reply_to: ReplyTo,
 }
 
 impl WorkerState {
-    /// A worker without connections and without rules.
+    /// A worker without connections and without plugins.
     pub fn new(
         worker: usize,
         config: Arc<Config>,
@@ -122,7 +124,7 @@ impl WorkerState {
         metrics: Arc<Metrics>,
     ) -> Self {
         let explain = Picker::new(Arc::new(Explain::new(config.explain.clone(), Clock::start())));
-        // What is not counted is less than half of what all clients together may have.
+        // Clients below it hold less than half of the total for all clients.
         let much = config.memory.outbound_bytes_max / config.limits.connections_max.max(1) / 2;
         let unflushed = Rc::new(Unflushed::counting(much.clamp(MUCH_MIN, MUCH_MAX)));
         Self {
@@ -141,7 +143,7 @@ impl WorkerState {
         }
     }
 
-    /// With upstreams that are more than pretended.
+    /// With the configured upstreams instead of none.
     pub fn with_upstreams(self, upstreams: Arc<Upstreams>) -> Self {
         Self { upstreams, ..self }
     }
@@ -151,12 +153,12 @@ impl WorkerState {
         self.metrics.worker(self.worker)
     }
 
-    /// The rules of a channel.
+    /// The settings of a channel.
     pub fn namespace(&self, channel: &Channel) -> Result<&Arc<Namespace>, ReplyError> {
         self.config.namespaces.of(channel).ok_or(ReplyError::UNKNOWN_CHANNEL)
     }
 
-    /// Lends the space where replies are encoded.
+    /// Lends the buffer to encode replies.
     pub(super) fn with_scratch<R>(&self, encode: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let mut scratch = self.scratch.borrow_mut();
         scratch.clear();
@@ -167,19 +169,19 @@ impl WorkerState {
         result
     }
 
-    /// Lends an empty queue for effects; comes back with [`Local::return_effects`].
+    /// Lends an empty queue for effects; returned with [`WorkerState::return_effects`].
     pub(super) fn take_effects(&self) -> Effects {
         std::mem::take(&mut self.effects.borrow_mut())
     }
 
-    /// The next session uses the same memory.
+    /// Returns the queue, so that the next session reuses its memory.
     pub(super) fn return_effects(&self, effects: Effects) {
         debug_assert!(effects.is_empty());
         *self.effects.borrow_mut() = effects;
     }
 
-    /// Publishes to an address. `json` says that the payload was checked: that of a client that speaks JSON was, when it
-    /// came in or when the plugin answered.
+    /// Publishes to an address. `json` means that the payload is known to be JSON: payloads of clients that
+    /// use JSON are checked on arrival or when the plugin replaced them.
     pub(super) fn publish(
         &self,
         now: Now,
@@ -198,7 +200,7 @@ impl WorkerState {
         } else {
             match json::compact(payload.clone()) {
                 Ok(compact) => (compact, true),
-                // Any bytes may be published; what is not JSON reaches JSON clients as a string.
+                // Any bytes may be published; a payload that is not JSON reaches JSON clients as a string.
                 Err(NotJson::Syntax(_)) => (payload, false),
                 Err(unfit @ NotJson::Unfit(_)) => {
                     let error = ReplyError::BAD_REQUEST.because(format!("a payload is {unfit}"));
@@ -223,8 +225,8 @@ impl WorkerState {
         asked
     }
 
-    /// Does what a plugin asked for that is not about the connection of an event, on somebody's account. `json` as in
-    /// [`Local::publish`]. False if it is refused.
+    /// Applies an effect of a plugin that does not concern the connection of its event, and charges it to an
+    /// account. `json` as in [`WorkerState::publish`]. False if it is refused.
     pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool, account: &Account) -> bool {
         let (kind, address, done) = match effect {
             PluginEffect::Publish { address, payload } => {
@@ -251,7 +253,7 @@ impl WorkerState {
                 self.emit(now, &upstream, plugin, payload, None);
                 return true;
             }
-            // The plugin heard that this is not possible without a connection.
+            // The host function has already returned an error: these need a connection.
             PluginEffect::Subscribe(_)
             | PluginEffect::Unsubscribe(_)
             | PluginEffect::Disconnect(_)
@@ -264,7 +266,7 @@ impl WorkerState {
         done.is_ok()
     }
 
-    /// Hands an upstream what a plugin emits on the occasion of a client, or of none.
+    /// Passes an event that a plugin emits to an upstream, with the client that caused it, if any.
     pub(super) fn emit(
         &self,
         now: Now,
@@ -277,12 +279,12 @@ impl WorkerState {
         self.upstreams.put(upstream, Origin { plugin, connection, user }, payload, now.unix);
     }
 
-    /// Whether another gateway would have to tell plugins that a client of this one has gone.
+    /// Whether clients are registered, so that another gateway can run `on-disconnect` for them.
     pub(super) fn registers_clients(&self) -> bool {
         self.chain.borrow().wants_goodbyes()
     }
 
-    /// Tells the plugins that a client has gone.
+    /// Runs `on-disconnect` of the plugins.
     pub(super) fn on_disconnect(&self, now: Now, goodbye: &DisconnectEvent, effects: &mut Vec<PluginEffect>) {
         let (explain, mut chain) = (&self.explain, self.chain.borrow_mut());
         if !explain.is_on() || explain.pick(now.at, &goodbye.client).is_none() {
@@ -294,7 +296,7 @@ impl WorkerState {
         }
     }
 
-    /// Tells the plugins that a client has gone whose gateway cannot any more.
+    /// Runs `on-disconnect` for a client whose gateway has died.
     fn departed(&self, now: Now, goodbye: &DisconnectEvent) {
         let mut effects = Vec::new();
         self.on_disconnect(now, goodbye, &mut effects);
@@ -324,8 +326,8 @@ impl WorkerState {
         }
     }
 
-    /// Takes one thing that another thread handed over. Returns how much work it was, in frames that could have been queued:
-    /// never nothing.
+    /// Handles one delivery from another thread. Returns the amount of work, in frames that could have been
+    /// queued; at least 1.
     pub fn handle(&self, now: Now, delivery: Delivery) -> usize {
         match delivery {
             Delivery::Push(push) => {
@@ -381,8 +383,8 @@ impl WorkerState {
         }
     }
 
-    /// Looks how much waits for clients, and closes those for which most does while it is too much for the node. True if there
-    /// is something to look at again.
+    /// Sums up the bytes queued for clients. While the node exceeds its limit, closes the clients with the
+    /// longest queues. True if there is a backlog to check again.
     pub fn bound_backlog(&self) -> bool {
         let metrics = self.metrics();
         let backlog = self.unflushed.backlog();
@@ -393,7 +395,8 @@ impl WorkerState {
         let total = self.metrics.outbound_held();
         let over = total.saturating_sub(self.config.memory.outbound_bytes_max as u64);
         if over > 0 {
-            // Each worker frees its share, but nobody goes while others elsewhere have twice as much waiting.
+            // Each worker frees its share, but spares its clients while another worker has a queue more than
+            // twice as long.
             let share = u128::from(over) * held as u128 / u128::from(total.max(1));
             let (least, mut freed) = (self.metrics.outbound_largest() / 2, 0);
             for (waiting, handle) in &backlog {
@@ -401,7 +404,7 @@ impl WorkerState {
                     break;
                 }
                 freed += *waiting as u128;
-                // Who is on its way out goes on counting until it is gone.
+                // An evicted connection counts until it is closed.
                 if handle.evict() {
                     metrics.outbound_evicted(*waiting);
                     handle.signal(Signal::Slow);
@@ -426,19 +429,19 @@ impl WorkerState {
         hub.deliver(push)
     }
 
-    /// The channels in which somebody must miss nothing.
+    /// Channels with a subscriber that must miss nothing.
     pub fn tracked(&self) -> Vec<Channel> {
         self.hub.borrow().tracked()
     }
 
-    /// Where their streams stand.
+    /// The tops of their streams.
     pub fn tops(&self, channels: &[Channel]) -> Vec<(Channel, Top)> {
         let top = |channel: &Channel| Some((channel.clone(), self.backplane.top(channel)?));
         channels.iter().filter_map(top).collect()
     }
 
-    /// Deliveries were lost on the way here: finds out whose. `stood` is from after the loss, and what was in the inbox by then
-    /// was delivered since.
+    /// Finds subscribers that missed lost deliveries. `stood` was read after the loss, and the inbox up to
+    /// that time has been delivered since.
     pub fn find_gaps(&self, stood: &[(Channel, Top)]) {
         let mut hub = self.hub.borrow_mut();
         for (channel, Top { offset, epoch }) in stood {

@@ -29,11 +29,12 @@ use crate::watch::{self as folder, Changed, Watcher};
 /// Clients that may wait to be accepted, for each worker.
 const BACKLOG: i32 = 4096;
 
-/// Threads of the control runtime for loading plugins and writing down what runs: one change at a time, and what an API
-/// call has begun.
+/// Threads of the control runtime for loading plugins and writing down what runs: one change at a time, and
+/// what an API call has begun.
 const CONTROL_BLOCKING: usize = 4;
 
-/// Most threads on which plugins run that wait for answers: what a client that connects costs is computed there.
+/// Most threads on which plugins run that wait for answers: what a client that connects costs is computed
+/// there.
 const OUTGOING_MAX: usize = 4;
 
 /// Threads of the outgoing runtime that wait: for look-ups, of which there are four at most, and for files.
@@ -198,12 +199,13 @@ impl Workers for WorkerInboxes {
     }
 }
 
-/// Threads for what is not a worker, apart from each other: what keeps one of them busy, or waits on it, takes nothing from
-/// the others.
+/// Threads for what is not a worker, apart from each other: what keeps one of them busy, or waits on it,
+/// takes nothing from the others.
 pub(super) struct Runtimes {
     /// Health and the API, changes of the plugins, and everything that has no other place.
     pub(super) control: Runtime,
-    /// What goes to other hosts: plugins that wait for an answer, events for upstreams, and look-ups of names.
+    /// What goes to other hosts: plugins that wait for an answer, events for upstreams, and look-ups of
+    /// names.
     pub(super) outgoing: Runtime,
     /// The connections to Redis and what a gateway tells the others: leases must not wait for anything.
     pub(super) backplane: Option<Runtime>,
@@ -237,7 +239,8 @@ impl Runtimes {
         })
     }
 
-    /// Ends them. Only the control is waited for: nothing of the others is wanted any more, and a look-up may take its time.
+    /// Ends them. Only the control is waited for: nothing of the others is wanted any more, and a look-up may
+    /// take its time.
     pub(super) fn shutdown(self) {
         self.outgoing.shutdown_background();
         self.spares.shutdown_background();

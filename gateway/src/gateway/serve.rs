@@ -214,8 +214,8 @@ pub(super) fn start_upstreams(
     Delivering { stop, task: runtime.spawn(upstreams.clone().run(stopped, supervisor.clone())) }
 }
 
-/// Waits until every part has ended: the workers with their connections, the word to other gateways, the events for
-/// upstreams. A part that is stuck is reported and left behind.
+/// Waits until every part has ended: the workers with their connections, the word to other gateways, the
+/// events for upstreams. A part that is stuck is reported and left behind.
 pub(super) async fn drained(
     until: Duration,
     workers: Vec<oneshot::Receiver<()>>,

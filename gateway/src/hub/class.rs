@@ -1,15 +1,15 @@
-//! Subscribers whom plugins tell apart by attributes of their connections, as numbers.
+//! [`Classes`] numbers groups of subscribers that plugins distinguish by attributes of their connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The combinations of attribute values that the connections of a worker have. A class lives as long as a connection is in
-/// it, so there are never more than connections.
+/// The combinations of attribute values among the connections of a worker. A class exists while it has a
+/// connection, so there are never more classes than connections.
 #[derive(Debug)]
 pub struct Classes {
-    /// The attributes that count.
+    /// The attributes that form classes.
     attributes: Arc<[Box<str>]>,
-    /// By number; 0 is that of connections without any of the attributes, and always there.
+    /// Indexed by class. Class 0 is for connections without any of the attributes, and always exists.
     all: Vec<Class>,
     numbers: HashMap<Arc<[Box<str>]>, u32>,
     free: Vec<u32>,
@@ -29,7 +29,7 @@ impl Default for Classes {
 }
 
 impl Classes {
-    /// Of connections that are told apart by these attributes.
+    /// Classes by these attributes.
     pub(super) fn of(attributes: Arc<[Box<str>]>) -> Self {
         Self { attributes, all: vec![Class::default()], numbers: HashMap::new(), free: Vec::new() }
     }
@@ -43,7 +43,7 @@ impl Classes {
         &self.all[class as usize].values
     }
 
-    /// Puts a connection with these attributes into its class.
+    /// Adds a connection with these attributes to its class.
     pub(super) fn enter<'a>(&mut self, get: impl Fn(&str) -> Option<&'a str>) -> u32 {
         let values: Arc<[Box<str>]> =
             self.attributes.iter().map(|name| get(name).unwrap_or_default().into()).collect();
@@ -66,7 +66,7 @@ impl Classes {
         number
     }
 
-    /// Takes a connection out of its class.
+    /// Removes a connection from its class.
     pub(super) fn leave(&mut self, class: u32) {
         let Some(left) = self.all.get_mut(class as usize).filter(|_| class > 0) else { return };
         left.members -= 1;

@@ -1,4 +1,5 @@
-//! One connection as the rest of its worker sees it: where to put bytes, and how to tell it something.
+//! [`ConnectionHandle`]: the rest of a worker queues frames for a connection and signals it through this
+//! handle.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -18,58 +19,60 @@ use crate::backplane::Response;
 use crate::outbound::{Outbound, Pushed};
 use crate::protocol::Protocol;
 
-/// Signals a connection may have waiting. Each subscription has at most one, and of orders a worker hands on fewer between two
-/// turns than a connection takes in one; so more than this means that the connection does not run.
+/// Most waiting signals of a connection. Each subscription has at most one, and between two turns a worker
+/// passes on fewer orders than a connection handles in one. More than this means that the connection does not
+/// run.
 const SIGNALS_MAX: usize = 1024;
 
-/// A socket: what TCP, TLS and an HTTP/2 stream have in common.
+/// A socket: TCP, TLS or an HTTP/2 stream.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Socket for T {}
 
-/// See the module. Shared by the connection's driver, the hub and the flusher of one worker.
+/// Shared by the connection's driver, the hub and the flusher of one worker.
 pub struct ConnectionHandle {
     /// Unique in this process.
     pub number: u64,
-    /// The id that clients know.
+    /// The id for clients.
     pub id: Arc<str>,
-    /// How the client talks.
+    /// The protocol of the client.
     pub protocol: Protocol,
-    /// Everything for the client goes through here.
+    /// Queue of all frames for the client.
     pub outbound: Outbound,
-    /// Its class among those of the hub.
+    /// Its class in the hub.
     pub class: Cell<u32>,
-    /// The socket, while there is one. Borrowed only for the time of one poll.
+    /// The socket, while there is one. Borrowed only during one poll.
     pub socket: RefCell<Option<Box<dyn Socket>>>,
-    /// The driver's task, which wants to hear when the socket can be read or written.
+    /// Wakes the driver's task when the socket can be read or written.
     waker: RefCell<Waker>,
     signals: RefCell<VecDeque<Signal>>,
-    /// What the backplane has answered, with the tickets of the questions.
+    /// Responses of the backplane with their request ids.
     answers: RefCell<VecDeque<(u32, Response)>>,
     dirty: Cell<bool>,
-    /// Whether it stands among those for which much waits.
+    /// Whether it is listed in the backlog.
     backlogged: Cell<bool>,
-    /// Whether it goes because of what waits for all.
+    /// Whether it is being closed to free queued bytes.
     evicted: Cell<bool>,
-    /// Whether its driver knows that the socket takes no more.
+    /// Whether its driver knows that the socket accepts no more.
     stalled: Cell<bool>,
     unflushed: Weak<Unflushed>,
 }
 
-/// The connections of a worker that others have pushed to since the last flush. The flusher writes to each of their
-/// sockets once, instead of waking a task for each. And those whose sockets did not take it.
+/// Connections of a worker with pushes since the last flush. The flusher writes to each of their sockets
+/// once, instead of waking a task for each. Also lists the backlog: connections whose sockets accepted too
+/// little.
 #[derive(Default)]
 pub struct Unflushed {
     handles: RefCell<Vec<Rc<ConnectionHandle>>>,
     flusher: RefCell<Option<Waker>>,
     held: Cell<bool>,
     backlog: RefCell<Vec<Rc<ConnectionHandle>>>,
-    /// Bytes that wait for a client from which on it counts among those for which much does.
+    /// Least queued bytes at which a client is listed in the backlog.
     much: usize,
-    /// Told when there is a backlog.
+    /// Notified when there is a backlog.
     backlogged: Notify,
 }
 
-/// While there is one nothing is flushed for others: more is about to be pushed, which is to leave with the same writes.
+/// Delays flushing while it exists: more pushes follow, which should leave in the same writes.
 pub struct Hold<'a>(&'a Unflushed);
 
 impl Drop for Hold<'_> {
@@ -80,12 +83,12 @@ impl Drop for Hold<'_> {
 }
 
 impl Unflushed {
-    /// Nobody has been pushed to. Clients for which fewer bytes wait are not counted among those for which much does.
+    /// No connections. Clients with fewer than `much` queued bytes are not listed in the backlog.
     pub fn counting(much: usize) -> Self {
         Self { much, ..Self::default() }
     }
 
-    /// Waits until there is something to flush, then takes it.
+    /// Waits until there are connections to flush, then takes them.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Vec<Rc<ConnectionHandle>>> {
         let mut handles = self.handles.borrow_mut();
         if handles.is_empty() || self.held.get() {
@@ -95,18 +98,18 @@ impl Unflushed {
         Poll::Ready(std::mem::take(&mut *handles))
     }
 
-    /// Has what is pushed from now on wait until this is dropped.
+    /// Delays flushing until the returned guard is dropped.
     pub fn hold(&self) -> Hold<'_> {
         self.held.set(true);
         Hold(self)
     }
 
-    /// Is over when much waits for some client. Dropping it loses nothing.
+    /// Resolves when a client is in the backlog. Dropping it loses nothing.
     pub fn backlogged(&self) -> Notified<'_> {
         self.backlogged.notified()
     }
 
-    /// The connections for which much waits and how many bytes that is, the most first.
+    /// The backlog with the queued bytes of each connection, the largest first.
     pub fn backlog(&self) -> Vec<(usize, Rc<ConnectionHandle>)> {
         let mut all = Vec::new();
         self.backlog.borrow_mut().retain(|handle| {
@@ -164,7 +167,8 @@ impl ConnectionHandle {
         }
     }
 
-    /// Queues a frame that others share, and has it flushed after this turn. A client that is too slow for it hears so.
+    /// Queues a shared frame and schedules a flush after this turn. If the queue is full, the client is
+    /// signalled as slow.
     pub fn push(self: &Rc<Self>, frame: &Bytes) -> Pushed {
         let pushed = self.outbound.push(frame);
         match pushed {
@@ -181,7 +185,7 @@ impl ConnectionHandle {
         pushed
     }
 
-    /// To be called when the socket took what it takes: if much is left, it counts among what waits for all clients.
+    /// Must be called after a flush: lists the connection in the backlog if many bytes are left.
     pub fn count_backlog(self: &Rc<Self>) {
         let waiting = self.outbound.pending();
         if waiting > 0
@@ -195,17 +199,17 @@ impl ConnectionHandle {
         }
     }
 
-    /// The connection is to go because of what waits for all clients together. False if it is on its way out already.
+    /// Marks the connection to be closed, to free queued bytes. False if it is already being closed.
     pub fn evict(&self) -> bool {
         !self.outbound.is_closed() && !self.evicted.replace(true)
     }
 
-    /// Whether it goes because of that.
+    /// Whether it was marked by [`evict`](Self::evict).
     pub fn is_evicted(&self) -> bool {
         self.evicted.get()
     }
 
-    /// Tells the connection something and wakes its driver.
+    /// Queues a signal and wakes the driver.
     pub fn signal(&self, signal: Signal) {
         let mut signals = self.signals.borrow_mut();
         if signals.len() < SIGNALS_MAX {
@@ -218,38 +222,39 @@ impl ConnectionHandle {
         self.waker.borrow().wake_by_ref();
     }
 
-    /// Takes what the connection was told first.
+    /// Takes the oldest signal.
     pub fn take_signal(&self) -> Option<Signal> {
         self.signals.borrow_mut().pop_front()
     }
 
-    /// Whether the connection was told something.
+    /// Whether signals wait.
     pub fn has_signals(&self) -> bool {
         !self.signals.borrow().is_empty()
     }
 
-    /// Hands the connection an answer of the backplane and wakes its driver.
+    /// Queues a response of the backplane and wakes the driver.
     pub fn answer(&self, request_id: u32, answer: Response) {
         self.answers.borrow_mut().push_back((request_id, answer));
         self.waker.borrow().wake_by_ref();
     }
 
-    /// Takes what the backplane has answered first.
+    /// Takes the oldest response.
     pub fn take_answer(&self) -> Option<(u32, Response)> {
         self.answers.borrow_mut().pop_front()
     }
 
-    /// Whether the backplane has answered.
+    /// Whether responses wait.
     pub fn has_answers(&self) -> bool {
         !self.answers.borrow().is_empty()
     }
 
-    /// Remembers the driver's task. Called at each of its polls.
+    /// Stores the waker of the driver's task. Called at each of its polls.
     pub fn set_waker(&self, waker: &Waker) {
         self.waker.borrow_mut().clone_from(waker);
     }
 
-    /// Writes what waits. The socket wakes the driver when it accepts more, whoever calls this.
+    /// Writes queued bytes. The socket wakes the driver when it accepts more, also if another task calls
+    /// this.
     pub fn poll_flush(&self) -> Poll<std::io::Result<()>> {
         self.dirty.set(false);
         let mut socket = self.socket.borrow_mut();
@@ -264,14 +269,14 @@ impl ConnectionHandle {
         flushed
     }
 
-    /// Writes what others have pushed. What the socket does not take now is the driver's business.
+    /// Writes pushes of others. The driver writes what the socket does not accept now.
     pub fn flush_for_others(self: &Rc<Self>) {
         match self.poll_flush() {
             Poll::Ready(Ok(())) => (),
             Poll::Ready(Err(_)) => self.signal(Signal::SocketFailed),
             Poll::Pending => {
                 self.count_backlog();
-                // Once: when the socket takes more it wakes the driver by itself.
+                // Wake only once: the socket wakes the driver when it accepts more.
                 if !self.stalled.replace(true) {
                     self.waker.borrow().wake_by_ref();
                 }

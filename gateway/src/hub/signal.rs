@@ -1,27 +1,27 @@
-//! What the rest of a worker tells one of its connections.
+//! [`Signal`]: a notification from the rest of a worker to one of its connections.
 
 use crate::backplane::{Order, Why};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 
-/// What the rest of the worker tells a connection. Its driver hands them to the connection core, in order.
+/// A signal to a connection. Its driver passes signals to the connection core, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
     /// A publication did not fit into the outbound queue.
     Slow,
-    /// A publication of this channel was missed.
+    /// A publication in this channel was missed.
     Gap(Channel),
-    /// End it.
+    /// Close the connection.
     Close(Close, Why),
-    /// Others need its place, and it has not said who it is.
+    /// Others need its slot, and it is not admitted yet.
     Evicted,
-    /// Subscribe it to a channel.
+    /// Subscribe the connection to a channel.
     Subscribe(Channel),
-    /// Unsubscribe it from a channel.
+    /// Unsubscribe the connection from a channel.
     Unsubscribe(Channel),
-    /// It expires at this Unix time in seconds, or never.
+    /// The connection expires at this Unix time in seconds, or never.
     Refresh(Option<u64>),
-    /// The socket failed while somebody else wrote to it.
+    /// The socket failed while another task wrote to it.
     SocketFailed,
 }
 

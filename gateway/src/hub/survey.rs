@@ -1,4 +1,4 @@
-//! What a worker knows when all gateways are asked.
+//! Answers a survey of all gateways with the state of one worker.
 
 use rustc_hash::FxHashSet;
 
@@ -7,7 +7,7 @@ use crate::protocol::channel::{Channel, Target};
 use crate::survey::{Connection, Part, Question, Seen, user_number};
 
 impl Hub {
-    /// Looks through everything: not for the path of a message.
+    /// Visits everything: not for the path of a message.
     pub fn survey(&self, question: &Question) -> Seen {
         match question {
             Question::Counts => {
@@ -27,7 +27,7 @@ impl Hub {
                 let mut part = Part::empty();
                 let listening = Channel::of_user(user).and_then(|address| self.channels.get(&address));
                 for number in listening.into_iter().flat_map(|subscribers| subscribers.keys()) {
-                    // Somebody else may listen to what is said to the user, and yet is not the user.
+                    // Connections of other users may subscribe to the user's address too.
                     if let Some(admitted) = self.handles.get(number)
                         && *admitted.client.borrow().user == **user
                     {

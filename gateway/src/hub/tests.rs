@@ -23,7 +23,7 @@ fn publication(name: &str, offset: u64, epoch: &str) -> Push {
     )
 }
 
-/// What a connection was told.
+/// The signals that a connection got.
 fn signals(handle: &ConnectionHandle) -> Vec<Signal> {
     std::iter::from_fn(|| handle.take_signal()).collect()
 }
@@ -174,7 +174,7 @@ fn an_id_reaches_one_connection_and_a_forged_one_nobody() {
     assert_eq!(room.hub.deliver(&publication(&address, 0, "")).sent, 1);
     assert!(text(&a).contains(r#"{"push":{"message":{"data":7}}}"#));
     assert_eq!(text(&b), "");
-    // The same number, but not the id that was given out.
+    // The same number, but not the issued id.
     let forged = format!("@{}", room.ids.id(1, 98));
     assert_eq!(room.hub.deliver(&publication(&forged, 0, "")).sent, 0);
 }
@@ -191,7 +191,7 @@ fn a_user_is_reached_on_every_connection() {
     assert!(text(&a).contains("message") && text(&b).contains("message"));
 }
 
-/// Nothing for class 0, and for others the value of the first attribute. Remembers whom it was asked for.
+/// Nothing for class 0, and for other classes the value of the first attribute. Records the classes.
 struct ByRole(Vec<u32>, Option<Push>);
 
 impl Views for ByRole {
@@ -259,13 +259,13 @@ fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it
     let mut room = Room::new();
     let handle = room.handle(1, 10_000);
     room.subscribe("a", &handle, Some((0, "0123.7")));
-    // Before there was a publication, asked another hour.
+    // Before the first publication, checked in another hour.
     assert_eq!(room.hub.check_position(&channel("a"), 0, &"0123.8".into()), 0);
     assert_eq!(room.hub.deliver(&publication("a", 1, "0123-begun")).sent, 1);
     assert_eq!(room.hub.deliver(&publication("a", 2, "0123-begun")).sent, 1);
     let delivered = room.hub.deliver(&publication("a", 1, "0123-anew"));
     assert_eq!((delivered.sent, delivered.gaps), (0, 1), "what was begun and goes on nowhere is missed");
-    // Something else was there before the first publication, or there was one already.
+    // The stream was another one before the first publication, or had one already.
     for (name, offset, epoch) in [("b", 0, "4567.7"), ("c", 1, "0123-begun")] {
         room.subscribe(name, &handle, Some((0, "0123.7")));
         assert_eq!(room.hub.check_position(&channel(name), offset, &epoch.into()), 1, "{epoch}");
@@ -289,7 +289,7 @@ fn an_answer_from_before_a_stream_began_takes_nothing_back() {
     {
         assert_eq!(room.hub.check_position(&a, offset, &epoch.into()), gaps, "{epoch}");
     }
-    // While a subscription is made, too: whichever is told last.
+    // Also while a subscription is made: the last report counts.
     for (told, gap) in [
         ([(4, "0123-begun"), (0, "0123.7")], true),
         ([(0, "0123.7"), (3, "0123-begun")], false),

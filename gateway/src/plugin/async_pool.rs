@@ -1,4 +1,4 @@
-//! Questions that a plugin answers elsewhere: by instances that may wait, while the workers go on.
+//! [`AsyncInstances`]: instances of a plugin that may wait for I/O, run away from the workers.
 
 use std::fmt;
 use std::pin::Pin;
@@ -10,24 +10,24 @@ use super::failure::Failure;
 use super::usage::Usage;
 use super::verdict::{ConnectVerdict, Effect};
 
-/// What came back.
+/// The outcome of one call.
 #[derive(Debug)]
 pub struct AsyncVerdict {
-    /// The answer, or why there is none.
+    /// The verdict, or why there is none.
     pub verdict: Result<ConnectVerdict, Failure>,
-    /// What the hook asked for beside it; empty after a failure.
+    /// Effects that the hook recorded; empty after a failure.
     pub effects: Vec<Effect>,
-    /// What the call used; nothing if there was none.
+    /// Cost of the call; zero if there was none.
     pub usage: Usage,
 }
 
-/// An answer on its way. Dropping it ends the question: nobody wants to know any more.
+/// A verdict on its way. Dropping it cancels the call.
 pub type PendingVerdict = Pin<Box<dyn Future<Output = AsyncVerdict> + Send>>;
 
 /// The instances of a plugin that may wait.
 pub trait AsyncInstances: Send + Sync {
-    /// Asks about a client that wants to be admitted, or refreshes. There is an answer after `patience` at the latest, and
-    /// be it a failure.
+    /// Runs `on-connect` for a client that connects or refreshes. It resolves after `patience` at the latest,
+    /// with a failure if need be.
     fn on_connect(&self, hello: Arc<ConnectEvent>, patience: Duration) -> PendingVerdict;
 }
 

@@ -1,4 +1,4 @@
-//! Leaves a plugin alone that keeps failing.
+//! [`Breaker`]: a circuit breaker that stops calling a plugin that keeps failing.
 //!
 //! ```text
 //!            failures within a time              open_for has passed
@@ -8,19 +8,20 @@
 //!    └───────────────────────────────────────────────────────────────── it went well ──────┘
 //! ```
 //!
-//! One for each plugin and node. While it is open, events meet the plugin's failure policy without a call. Every call
-//! without a usable answer counts, an invalid answer too and in every hook: each is an event that met the policy. A call that
-//! ran into its deadline counts as two: it also kept everybody else on its worker waiting.
+//! There is one breaker for each plugin and node. While it is open, the plugin's failure policy applies to
+//! events without a call. Every call without a usable verdict counts as a failure, in every hook, also one
+//! with an invalid verdict. A call that exceeded its deadline counts as two, because it also delayed all
+//! other clients of its worker.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-/// When to leave a plugin alone, from the `[breaker]` table of its settings file.
+/// When the breaker opens and closes, from the `[breaker]` table of the settings file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerSettings {
-    /// How many failures open it; 0 for never.
+    /// Failures that open it; 0 for never.
     pub failures: u32,
-    /// The time in which they happen.
+    /// Period in which they have to happen.
     pub within: Duration,
     /// How long it stays open before a probe.
     pub open_for: Duration,
@@ -32,19 +33,19 @@ impl Default for BreakerSettings {
     }
 }
 
-/// Where it stands.
+/// State of the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
     /// The plugin is called.
     Closed,
     /// The plugin is not called.
     Open,
-    /// One event probes whether the plugin works again, the others do not reach it.
+    /// One event probes whether the plugin works again; the others skip the plugin.
     HalfOpen,
 }
 
 impl Position {
-    /// The word for it in logs and answers.
+    /// The name in logs and API responses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -54,13 +55,13 @@ impl Position {
     }
 }
 
-/// What an operator sets.
+/// Override by an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Hold {
-    /// It opens and closes by itself.
+    /// No override: it opens and closes automatically.
     #[default]
     Auto,
-    /// It stays closed whatever fails.
+    /// It stays closed despite failures.
     Closed,
     /// It stays open: the plugin is switched off.
     Open,
@@ -71,13 +72,14 @@ pub enum Hold {
 pub(super) enum Pass {
     /// As usual.
     Call,
-    /// It decides how things go on.
+    /// The call is the probe.
     Probe,
-    /// Not now.
+    /// No call.
     Refused,
 }
 
-// The lower three bits of the state; above them, for the last two, the Unix milliseconds at which it is due to change.
+// The lower three bits of the state are its kind. For the last two kinds, the bits above are the Unix time in
+// milliseconds at which the state may change.
 const CLOSED: u64 = 0;
 const HELD_CLOSED: u64 = 1;
 const HELD_OPEN: u64 = 2;
@@ -91,7 +93,7 @@ pub struct Breaker {
     within: u64,
     open_for: u64,
     state: AtomicU64,
-    /// When the last failures happened, as many as open it. Used in turn.
+    /// Times of the last failures, as many as open it. A ring buffer.
     times: Box<[AtomicU64]>,
     next: AtomicUsize,
 }
@@ -109,12 +111,12 @@ impl Breaker {
         }
     }
 
-    /// One that never opens by itself.
+    /// A breaker that never opens automatically.
     pub fn never() -> Self {
         Self::new(BreakerSettings { failures: 0, ..BreakerSettings::default() })
     }
 
-    /// Where it stands.
+    /// Its state.
     pub fn position(&self) -> Position {
         match self.state.load(Relaxed) & KIND {
             CLOSED | HELD_CLOSED => Position::Closed,
@@ -123,7 +125,7 @@ impl Breaker {
         }
     }
 
-    /// What an operator has set.
+    /// The override by an operator.
     pub fn held(&self) -> Hold {
         match self.state.load(Relaxed) {
             HELD_CLOSED => Hold::Closed,
@@ -132,7 +134,7 @@ impl Breaker {
         }
     }
 
-    /// Sets it by hand. `Auto` begins closed and without failures.
+    /// Sets the override. `Auto` starts closed and without failures.
     pub fn hold(&self, hold: Hold) {
         self.forget();
         let state = match hold {
@@ -143,7 +145,7 @@ impl Breaker {
         self.state.store(state, Relaxed);
     }
 
-    /// Whether an event may reach the plugin. One load for a plugin that works.
+    /// Whether an event may reach the plugin. Costs one load for a plugin that works.
     #[inline]
     pub(super) fn admit(&self, now: u64) -> Pass {
         match self.state.load(Relaxed) {
@@ -152,28 +154,28 @@ impl Breaker {
         }
     }
 
-    /// A probe that was admitted and went well. True if it closed the breaker.
+    /// A probe succeeded. True if that closed the breaker.
     pub(super) fn probe_succeeded(&self) -> bool {
         self.forget();
         self.change(HALF_OPEN, CLOSED)
     }
 
-    /// A probe that was admitted and failed. True if it opened the breaker again.
+    /// A probe failed. True if that opened the breaker again.
     pub(super) fn probe_failed(&self, now: u64) -> bool {
         self.change(HALF_OPEN, due(OPEN, now.saturating_add(self.open_for)))
     }
 
-    /// A call failed in a way that counts as this many failures. True if it opened the breaker.
+    /// A call failed, with the weight of this many failures. True if that opened the breaker.
     pub(super) fn failed(&self, now: u64, weight: usize) -> bool {
-        // No failure after the one that opens it counts.
+        // Failures after the one that opens it do not count.
         !self.times.is_empty() && (0..weight).any(|_| self.count(now))
     }
 
     fn count(&self, now: u64) -> bool {
         let turn = self.next.fetch_add(1, Relaxed) % self.times.len();
-        // Zero is a place that was not used yet.
+        // Zero marks an unused entry.
         self.times[turn].store(now.max(1), Relaxed);
-        // The place that is used next holds the oldest failure of as many as open it.
+        // The next entry holds the oldest of the failures that together open it.
         let oldest = self.times[(turn + 1) % self.times.len()].load(Relaxed);
         oldest != 0
             && now.saturating_sub(oldest) <= self.within
@@ -185,12 +187,12 @@ impl Breaker {
         if state == HELD_OPEN {
             return Pass::Refused;
         }
-        // A clock that was set back does not make the time longer. A probe that never came back is due as well.
+        // A clock that was set back does not prolong the pause. A probe that never returned is replaced too.
         let left = (state >> 3).saturating_sub(now);
         if left > 0 && left <= self.open_for {
             return Pass::Refused;
         }
-        // Of all workers that find it due, one gets the probe.
+        // If several workers find it due, only one gets the probe.
         let probing = due(HALF_OPEN, now.saturating_add(self.open_for));
         match self.state.compare_exchange(state, probing, Relaxed, Relaxed) {
             Ok(_) => Pass::Probe,
@@ -198,7 +200,7 @@ impl Breaker {
         }
     }
 
-    /// From one kind of state to another state, unless it is of another kind meanwhile: set by hand, or by another worker.
+    /// Changes the state if it still has the kind `from`: an operator or another worker may have changed it.
     fn change(&self, from: u64, to: u64) -> bool {
         self.state.fetch_update(Relaxed, Relaxed, |state| (state & KIND == from).then_some(to)).is_ok()
     }

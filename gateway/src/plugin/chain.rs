@@ -23,13 +23,13 @@ pub use authentication::{Authenticated, Authentication};
 
 /// One instance of a plugin.
 ///
-/// Effects are appended to what is already in the list. After an error the list holds rubbish beyond its former length;
-/// the chain removes it.
+/// Effects are appended to the list. After an error the entries beyond its former length are invalid; the
+/// chain removes them.
 pub trait Plugin: Send {
-    /// What it wants to see. Does not change during the life of an instance.
+    /// The hooks and messages that the plugin wants. Constant for the life of an instance.
     fn interests(&self) -> &Interests;
 
-    /// A client wants to be admitted, or refreshes.
+    /// A client connects or refreshes.
     fn on_connect(
         &mut self,
         hello: &ConnectEvent,
@@ -45,34 +45,35 @@ pub trait Plugin: Send {
         Ok(DeliverVerdict::Pass)
     }
 
-    /// A client has gone.
+    /// A client has disconnected.
     fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure>;
 
-    /// An interval that the plugin asked for has passed.
+    /// A timer interval of the plugin has passed.
     fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         let _ = (tick, effects);
         Ok(())
     }
 
-    /// What it used, for authors' tools and for traces. Nothing on the path of a message asks.
+    /// Cost of the last call, for plugin tools and traces. Not used on the path of a message.
     fn usage(&mut self) -> Usage {
         Usage::default()
     }
 }
 
-/// The chain of one worker. A message meets one chain from beginning to end: a swap happens between two messages.
+/// The chain of one worker. A message runs through one chain from beginning to end: chains are replaced
+/// between two messages.
 #[derive(Debug)]
 pub struct Chain {
     generation: u64,
     links: Vec<Link>,
-    /// Which link's, and when.
+    /// Index of the link and its timer.
     timers: Vec<(usize, Timer)>,
     deliverers: Deliverers,
     guards: Guards,
 }
 
 impl Chain {
-    /// No plugins: every event stays undecided. Its generation is 0.
+    /// No plugins: every event is undecided. Its generation is 0.
     pub fn empty() -> Self {
         Self::new(0, Vec::new())
     }
@@ -83,30 +84,30 @@ impl Chain {
         Self { generation, links, timers: Vec::new(), deliverers, guards }
     }
 
-    /// It is in use from now on: has the spare instances made, for which the chain before has just made room.
+    /// Activates the chain: orders standby instances, for which the previous chain has just freed memory.
     pub fn begin(&mut self) {
         for link in &mut self.links {
             link.begin();
         }
     }
 
-    /// Counts the chains that the registry has built; later ones have larger numbers.
+    /// Number of the chain; increases with each chain that the registry builds.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Whether a message of this kind can meet a plugin. Cheap: a caller may skip building the message.
+    /// Whether a plugin wants messages of this kind. Cheap: a caller may skip building the message.
     pub fn wants(&self, kind: Kind) -> bool {
         self.links.iter().any(|link| link.interests().message_kinds().contains(kind))
     }
 
-    /// Whether a plugin wants to know that a client has gone.
+    /// Whether a plugin has `on-disconnect`.
     pub fn wants_goodbyes(&self) -> bool {
         self.links.iter().any(|link| link.interests().hooks.on_disconnect)
     }
 
-    /// Starts the timers that the plugins asked for, as the chain of one of so many workers. A timer that `former` had as
-    /// well, with the same interval, goes on as it was: changing one plugin does not move the timer of another.
+    /// Starts the timers of the plugins, on one of `workers` workers. A timer that also exists in `former`,
+    /// with the same interval, keeps its schedule: changing one plugin does not move the timer of another.
     pub fn start_timers(&mut self, former: &Self, worker: usize, workers: usize, at: Duration) {
         let asked = |link: &Link| link.interests().timer.filter(|_| link.interests().hooks.on_timer);
         let timers = self.links.iter().enumerate().filter_map(|(index, link)| {
@@ -125,24 +126,25 @@ impl Chain {
         self.timers.iter().map(|(_, timer)| timer.due()).min()
     }
 
-    /// Calls the plugins whose timers are due at `at`. Those that were due more than once are called once.
+    /// Calls the plugins whose timers are due at `at`, each once even if it missed several intervals.
     pub fn on_timer(&mut self, at: Duration, tick: &Tick, effects: &mut Vec<Effect>) {
         for (index, timer) in &mut self.timers {
             if timer.fire(at) {
-                // There is nothing to refuse, so the policy has no say.
+                // There is nothing to refuse, so the failure policy does not matter.
                 let _ = self.links[*index].on_timer(tick, effects);
             }
         }
     }
 
-    /// Asks the plugins about a message. `message.payload` is afterwards what the last plugin left.
+    /// Runs the plugins for a message. Afterwards `message.payload` is the payload as the last plugin left
+    /// it.
     ///
     /// Effects that were recorded before the chain ended stay in `effects`, those of a failed call do not.
     pub fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Decision {
         self.pass(message, effects, &mut ())
     }
 
-    /// [`on_message`](Self::on_message) with an explanation.
+    /// [`on_message`](Self::on_message) with a trace.
     pub fn on_message_traced(
         &mut self,
         message: &mut Message,
@@ -190,17 +192,18 @@ impl Chain {
         if allowed { Decision::Allowed(payload) } else { Decision::Undecided(payload) }
     }
 
-    /// The attributes of connections by whose values plugins tell subscribers apart.
+    /// Attributes of connections by which plugins distinguish subscribers.
     pub fn class_attributes(&self) -> &Arc<[Box<str>]> {
         self.deliverers.attributes()
     }
 
-    /// Whether a plugin wants to see what is published to `channel` on its way out. A branch if none wants to see anything.
+    /// Whether a plugin wants publications in `channel` on their way out. Costs one branch if no plugin wants
+    /// any.
     pub fn wants_deliveries(&self, channel: &Channel) -> bool {
         self.deliverers.want(channel)
     }
 
-    /// The first plugin behind `after` that wants to see what is published to `channel` on its way out, and the class in
+    /// The first plugin after `after` that wants publications in `channel` on their way out, and the class in
     /// which it sees a subscriber with these values of [`Chain::class_attributes`].
     pub fn next_deliverer<'a>(
         &self,
@@ -211,13 +214,13 @@ impl Chain {
         self.deliverers.next(after, channel, values)
     }
 
-    /// Asks one plugin, found with [`Chain::next_deliverer`], what the subscribers of a class receive. One that fails closed
-    /// gives them nothing.
+    /// Calls one plugin, found with [`Chain::next_deliverer`], for the subscribers of a class. If it fails
+    /// closed, they receive nothing.
     pub fn on_deliver(&mut self, plugin: usize, class: &str, outgoing: &Outgoing) -> DeliverVerdict {
         self.deliver(plugin, class, outgoing, &mut ())
     }
 
-    /// [`on_deliver`](Self::on_deliver) with an explanation.
+    /// [`on_deliver`](Self::on_deliver) with a trace.
     pub fn on_deliver_traced(
         &mut self,
         plugin: usize,
@@ -242,22 +245,23 @@ impl Chain {
         link.delivery(answer)
     }
 
-    /// What subscribers receive of whom a plugin cannot be asked, because there are more classes than it may see.
+    /// The verdict for further subscribers when there are more classes than a plugin may see: it follows the
+    /// failure policy.
     pub fn too_many_classes(&mut self, plugin: usize, outgoing: &Outgoing) -> DeliverVerdict {
         self.links[plugin].too_many_classes(outgoing)
     }
 
-    /// What a plugin replaced a publication with cannot be delivered: its subscribers get nothing.
+    /// The replacement of a plugin cannot be delivered: its subscribers receive nothing.
     pub fn unfit_delivery(&self, plugin: usize, channel: &Channel, why: &dyn Display) {
         self.links[plugin].unfit_delivery(channel, why);
     }
 
-    /// Tells the plugins that a client has gone. All of them: a failure does not keep the news from later ones.
+    /// Runs `on-disconnect` of all plugins. A failure does not stop later ones.
     pub fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) {
         self.part(goodbye, effects, &mut ());
     }
 
-    /// [`on_disconnect`](Self::on_disconnect) with an explanation.
+    /// [`on_disconnect`](Self::on_disconnect) with a trace.
     pub fn on_disconnect_traced(
         &mut self,
         goodbye: &DisconnectEvent,
@@ -277,7 +281,7 @@ impl Chain {
             }
             let before = effects.len();
             observer.begins();
-            // There is nothing left to refuse, so the policy has no say.
+            // There is nothing to refuse, so the failure policy does not matter.
             let answer = link.on_disconnect(goodbye, effects);
             observer.answered(link, &effects[before..], Told::Nothing(&answer));
         }
@@ -285,7 +289,7 @@ impl Chain {
 }
 
 impl ConnectEvent {
-    /// This event as plugins after an accept see it.
+    /// The event with the accepted identity, for later plugins.
     fn with_identity(&self, identity: &Identity) -> Self {
         let mut client = Client::clone(&self.client);
         client.user = identity.user.as_ref().into();

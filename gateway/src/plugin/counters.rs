@@ -1,4 +1,5 @@
-//! What plugins did, counted where it costs least.
+//! [`PluginCounters`] counts calls, failures and effects of a plugin, in one row per worker so that workers
+//! do not contend.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::failure::Cause;
 use super::state::{PluginState, Usage};
 
-/// The counters of one plugin, from its first load to the end of the process: reloading does not reset them. With them
-/// lives, as long, the state that the plugin keeps in the gateway.
+/// Counters of one plugin, from its first load to the end of the process: a reload does not reset them. They
+/// also hold the plugin's state in the gateway, which lives as long.
 ///
-/// Every worker writes its own row, on cache lines of its own, so that counting a message costs no traffic between cores.
+/// Every worker writes its own row on separate cache lines, so that counting causes no traffic between cores.
 #[derive(Debug)]
 pub struct PluginCounters {
     rows: Box<[Row]>,
@@ -18,7 +19,7 @@ pub struct PluginCounters {
     breaker_opened: AtomicU64,
 }
 
-/// What one worker counted.
+/// Counts of one worker.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Row {
@@ -32,30 +33,32 @@ pub(super) struct Row {
     deliveries_replaced: AtomicU64,
 }
 
-/// The counters at one moment, summed over the workers.
+/// A snapshot of the counters, summed over the workers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Hooks that were called.
+    /// Calls of hooks.
     pub calls: u64,
     /// Calls without a usable answer, in the order of [`Cause::ALL`].
     pub failures: [u64; Cause::ALL.len()],
-    /// Events that this plugin ended with an error or by closing the connection.
+    /// Events that this plugin refused with an error or by closing the connection.
     pub refusals: u64,
-    /// Effects that were recorded in calls that ended normally.
+    /// Effects of calls that ended normally.
     pub effects: u64,
-    /// Events that met the failure policy without a call: the breaker was open, or no instance was there.
+    /// Events without a call: the breaker was open or there was no instance, so the failure policy applied.
     pub skipped: u64,
-    /// Attributes that it wanted to set and that belong to another plugin.
+    /// Attributes that it tried to set although they belong to another plugin.
     pub attributes_refused: u64,
-    /// How often the breaker has opened by itself.
+    /// How often the breaker has opened automatically.
     pub breaker_opened: u64,
-    /// Publications that a class of subscribers did not receive because of this plugin, on each worker that has some.
+    /// Publications that a class of subscribers did not receive because of this plugin, counted on each
+    /// worker with such subscribers.
     pub deliveries_dropped: u64,
-    /// Publications that a class of subscribers received otherwise, on each worker that has some.
+    /// Publications that it replaced for a class of subscribers, counted on each worker with such
+    /// subscribers.
     pub deliveries_replaced: u64,
     /// Log lines and output that exceeded the plugin's limits.
     pub log_lines_dropped: u64,
-    /// What the plugin keeps in the gateway.
+    /// Use of the plugin's state in the gateway.
     pub state: Usage,
 }
 
@@ -100,12 +103,12 @@ impl PluginCounters {
         counts
     }
 
-    /// What the plugin keeps in the gateway.
+    /// The plugin's state in the gateway.
     pub fn state(&self) -> &Arc<PluginState> {
         &self.state
     }
 
-    /// A plugin wrote more than it may.
+    /// Counts output beyond the plugin's limit.
     pub fn log_line_dropped(&self) {
         self.log_lines_dropped.fetch_add(1, Relaxed);
     }
@@ -114,7 +117,7 @@ impl PluginCounters {
         self.breaker_opened.fetch_add(1, Relaxed);
     }
 
-    /// The row of a worker. Those that are made with fewer rows than there are workers share the first.
+    /// The row of a worker. If there are fewer rows than workers, workers without one share the first.
     pub(super) fn row(&self, worker: usize) -> &Row {
         self.rows.get(worker).unwrap_or(&self.rows[0])
     }
@@ -154,7 +157,8 @@ impl Row {
     }
 }
 
-/// A row has one writer, its worker, so reading and writing apart loses nothing and saves the locked instruction.
+/// A row has one writer, its worker, so a separate load and store lose nothing and avoid a locked
+/// instruction.
 fn add(counter: &AtomicU64, count: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(count), Relaxed);
 }

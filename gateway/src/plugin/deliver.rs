@@ -1,4 +1,5 @@
-//! Which plugins see publications on their way out, and how the subscribers they tell apart are told apart.
+//! [`Deliverers`]: the plugins that see publications on their way to subscribers, and the attributes by which
+//! they distinguish subscribers.
 
 use std::sync::Arc;
 
@@ -6,21 +7,21 @@ use super::interests::{DeliverInterest, Pattern};
 use super::link::Link;
 use crate::protocol::channel::Channel;
 
-/// The plugins of a chain that export `on-deliver` and asked for it. What they asked for is taken once: an instance that
+/// The plugins of a chain that export `on-deliver` and registered for it. Read once: an instance that
 /// replaces a failed one changes nothing here.
 #[derive(Debug, Default)]
 pub(super) struct Deliverers {
     all: Box<[Deliverer]>,
-    /// What tells subscribers apart, without repeats.
+    /// The class attributes, without duplicates.
     attributes: Arc<[Box<str>]>,
 }
 
 #[derive(Debug)]
 struct Deliverer {
-    /// Its place in the chain.
+    /// Its index in the chain.
     link: usize,
     channels: Box<[Pattern]>,
-    /// The place of its class attribute among those of the chain.
+    /// The index of its class attribute in `attributes`.
     class: Option<usize>,
 }
 
@@ -48,13 +49,13 @@ impl Deliverers {
         &self.attributes
     }
 
-    /// Whether anybody wants to see what is published here.
+    /// Whether a plugin wants publications in this channel.
     pub(super) fn want(&self, channel: &Channel) -> bool {
         self.all.iter().any(|one| one.wants(channel))
     }
 
-    /// The next one after `after` who wants to see what is published here: its place in the chain, and in which class it
-    /// sees a subscriber whose attributes have these values.
+    /// The next plugin after `after` that wants publications in this channel: its index in the chain, and the
+    /// class in which it sees a subscriber with these attribute values.
     pub(super) fn next<'a>(
         &self,
         after: Option<usize>,

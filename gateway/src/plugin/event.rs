@@ -1,4 +1,4 @@
-//! What a plugin is told: the client, and the event in progress.
+//! Events that plugins receive, and the client they are about.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,26 +10,27 @@ use super::state::Meters;
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Member;
 
-/// A client as plugins see it. Immutable: a changed attribute makes a new one, so that an event keeps what it began with.
+/// A client as plugins see it. Immutable: a changed attribute makes a new one, so that an event keeps the
+/// values it began with.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// Unique in this process; what hooks get as `connection`.
+    /// Unique in this process; the argument `connection` of hooks.
     pub number: u64,
     /// The id that the client and other clients know, a UUID.
     pub id: Arc<str>,
     /// Empty for an anonymous client and before a plugin has accepted one.
     pub user: Arc<str>,
-    /// `centrifuge-json` or `raw`; `unknown` for what only a later version speaks, whose gateway has died.
+    /// `centrifuge-json` or `raw`; `unknown` if the client belonged to a dead gateway of a later version.
     pub protocol: &'static str,
-    /// Where the connection came from.
+    /// Remote address of the connection.
     pub address: IpAddr,
-    /// The headers of the handshake that the configuration keeps, names in lower case.
+    /// The headers of the handshake selected by the configuration, names in lower case.
     pub headers: Arc<[(Box<str>, Box<str>)]>,
     /// Set by plugins.
     pub attributes: BTreeMap<Box<str>, Box<str>>,
 }
 
-/// What a client asked for. The numbers are those of the plugin interface.
+/// Kind of a client's request. The numbers are those of the plugin interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Kind {
@@ -43,11 +44,11 @@ pub enum Kind {
     Rpc = 4,
     /// A message without a reply.
     Send = 5,
-    /// Who is in a channel.
+    /// Members of a channel.
     Presence = 6,
-    /// How many are in a channel.
+    /// Number of members of a channel.
     PresenceStats = 7,
-    /// What was published to a channel.
+    /// Past publications of a channel.
     History = 8,
     /// A message in raw mode.
     Raw = 9,
@@ -67,7 +68,7 @@ impl Kind {
         Self::Raw,
     ];
 
-    /// The word for it in the plugin interface.
+    /// The name in the plugin interface.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Publish => "publish",
@@ -83,14 +84,14 @@ impl Kind {
     }
 }
 
-/// A client that wants to be admitted, or one that refreshes.
+/// A client that connects or refreshes.
 #[derive(Debug)]
 pub struct ConnectEvent {
-    /// Who it is so far.
+    /// The client, as known so far.
     pub client: Arc<Client>,
-    /// Its credential, empty if it sent none. Never logged.
+    /// The credential, empty for none. Never logged.
     pub token: Box<str>,
-    /// JSON sent along with the connect command; empty for none.
+    /// JSON of the connect command; empty for none.
     pub data: Bytes,
     /// Unix time in milliseconds.
     pub now: u64,
@@ -101,17 +102,18 @@ pub struct ConnectEvent {
 /// A command of an admitted client.
 #[derive(Debug)]
 pub struct Message {
-    /// Who sent it.
+    /// The sender.
     pub client: Arc<Client>,
-    /// What it asks for.
+    /// The kind of request.
     pub kind: Kind,
     /// The channel of the command, if it has one.
     pub channel: Option<Channel>,
     /// The method of an rpc, empty otherwise.
     pub method: Box<str>,
-    /// The payload: JSON in the Centrifuge JSON protocol, anything in raw mode, empty where the command has none.
+    /// The payload: JSON in the Centrifuge JSON protocol, anything in raw mode, empty where the command has
+    /// none.
     pub payload: Bytes,
-    /// Whether a raw message came as binary.
+    /// Whether a raw message came in a binary frame.
     pub binary: bool,
     /// The credential of a subscribe, empty otherwise. Never logged.
     pub token: Box<str>,
@@ -119,18 +121,18 @@ pub struct Message {
     pub now: u64,
     /// Milliseconds since the process began.
     pub at: u64,
-    /// The rate limits that belong to the connection. They come with the message and go back with it.
+    /// Per-connection rate limits. They come with the message and return with it.
     pub meters: Meters,
 }
 
 /// A publication on its way to subscribers.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// Where it was published.
+    /// The channel.
     pub channel: Channel,
-    /// The payload, as the plugins before left it.
+    /// The payload, as earlier plugins left it.
     pub payload: Bytes,
-    /// Who published it, if a client did.
+    /// The publisher, if a client published.
     pub publisher: Option<Arc<Member>>,
     /// Unix time in milliseconds.
     pub now: u64,
@@ -138,7 +140,7 @@ pub struct Outgoing {
     pub at: u64,
 }
 
-/// An interval that a plugin asked for has passed.
+/// A timer interval of a plugin has passed.
 #[derive(Debug, Clone, Copy)]
 pub struct Tick {
     /// The number of the worker.
@@ -149,10 +151,10 @@ pub struct Tick {
     pub at: u64,
 }
 
-/// A client that has gone.
+/// A client that has disconnected.
 #[derive(Debug)]
 pub struct DisconnectEvent {
-    /// Who it was.
+    /// The client.
     pub client: Arc<Client>,
     /// The close code.
     pub code: u16,

@@ -1,14 +1,14 @@
-//! A plugin that fails while running.
+//! [`Failure`]: why a call of a plugin failed.
 
 use std::fmt;
 
-/// Why one call had no usable answer.
+/// Why one call returned no usable verdict.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}: {detail}")]
 pub struct Failure {
-    /// The class, for counters and for what happens to the instance.
+    /// The class, for counters and for the treatment of the instance.
     pub cause: Cause,
-    /// What the plugin or the runtime said; for the log.
+    /// The message of the plugin or the runtime, for the log.
     pub detail: Box<str>,
 }
 
@@ -22,15 +22,16 @@ impl Failure {
 /// The classes of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// The plugin panicked, executed an illegal instruction, exited, or asked for something it may not have.
+    /// The plugin panicked, executed an illegal instruction, exited, or called a function that it may not
+    /// call.
     Trap,
     /// The call took longer than the plugin's deadline.
     Deadline,
-    /// The plugin wanted more memory than its limit.
+    /// The plugin exceeded its memory limit.
     Memory,
-    /// The plugin answered, but not with something that can be carried out.
+    /// The plugin returned an invalid verdict.
     InvalidAnswer,
-    /// The plugin was not asked: more clients wait for its instances than there is room for, or none became free in time.
+    /// The plugin was not called: too many clients wait for its instances, or none became free in time.
     Busy,
 }
 
@@ -38,7 +39,7 @@ impl Cause {
     /// Every cause.
     pub const ALL: [Self; 5] = [Self::Trap, Self::Deadline, Self::Memory, Self::InvalidAnswer, Self::Busy];
 
-    /// The word for it in logs and metrics.
+    /// The name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Trap => "trap",
@@ -49,7 +50,7 @@ impl Cause {
         }
     }
 
-    /// Whether the instance stopped in the middle of something and must not be called again.
+    /// Whether the instance stopped in the middle of a call and must not be called again.
     pub const fn ends_instance(self) -> bool {
         !matches!(self, Self::InvalidAnswer | Self::Busy)
     }
@@ -61,12 +62,12 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What an event meets whose plugin failed.
+/// Treatment of an event whose plugin failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FailurePolicy {
-    /// It is refused.
+    /// Refuse the event.
     #[default]
     Closed,
-    /// It goes on as if the plugin had no opinion.
+    /// Continue as if the plugin had no opinion.
     Open,
 }

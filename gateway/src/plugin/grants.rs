@@ -1,21 +1,23 @@
-//! What a plugin may reach: what it asks for, what its operator grants, and what is missing between the two.
+//! [`Grants`]: capabilities that a plugin requests or that the operator grants, and the difference between
+//! the two.
 
 use std::fmt::Write as _;
 
 use super::load::{LoadCode, LoadError};
 
-/// The effects that need a grant, by their names in the plugin interface. `set-payload` is a part of answering and needs
-/// none; what is emitted is granted by the name of the upstream.
+/// Effects that need a grant, by their names in the plugin interface. `set-payload` is part of the verdict
+/// and needs none; `emit` is granted by the name of the upstream.
 pub const EFFECTS: [&str; 6] =
     ["publish", "subscribe", "unsubscribe", "disconnect", "refresh", "set-attribute"];
 
-/// A set of capabilities: those a binary asks for, or those the `[grants]` table of its settings file gives. Empty by
-/// default: nothing comes by itself.
+/// A set of capabilities: requested by a binary, or granted by the `[grants]` table of its settings file.
+/// Empty by default.
 ///
-/// A plugin asks for an effect, for `buckets` and for `key-value` by importing it, and for the names of the other lists by
-/// what its SDK stamped in. One that imports `http`, `environment` or `emit` without having stamped names loads: it is then
-/// refused call by call whatever is not granted, because which name it needs may depend on its settings. It can say in
-/// `configure` which origins those settings need, and whether they need `key-value`: see `ask` in the interface.
+/// A plugin requests an effect, `buckets` and `key-value` by importing it, and the names of the other lists
+/// by what its SDK stamped in. A plugin that imports `http`, `environment` or `emit` without stamped names is
+/// loaded: each call without a grant is then refused, because the names it needs may depend on its settings.
+/// In `configure` it can declare which origins those settings need, and whether they need `key-value`: see
+/// `ask` in the interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     /// Effects by name, in the order of [`EFFECTS`].
@@ -24,10 +26,11 @@ pub struct Grants {
     pub buckets: bool,
     /// The interface `key-value`.
     pub key_value: bool,
-    /// Origins for the interface `http`, such as `https://issuer.example:8443`: scheme and host in lower case, without the
-    /// scheme's own port.
+    /// Origins for the interface `http`, such as `https://issuer.example:8443`: scheme and host in lower
+    /// case, without the scheme's default port.
     pub http: Box<[Box<str>]>,
-    /// Origins for the interface `http` that may have addresses of this machine or a private network. Never asked for.
+    /// Origins for the interface `http` that may resolve to addresses of this machine or a private network.
+    /// Never requested.
     pub http_private: Box<[Box<str>]>,
     /// Upstreams by name, for `effects.emit`.
     pub upstreams: Box<[Box<str>]>,
@@ -36,7 +39,7 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// Adds an origin to what is asked for.
+    /// Adds a requested origin.
     pub fn ask_http(&mut self, origin: Box<str>) {
         if !self.http.contains(&origin) {
             let mut http = std::mem::take(&mut self.http).into_vec();
@@ -45,7 +48,7 @@ impl Grants {
         }
     }
 
-    /// What is asked for here and not `granted`.
+    /// The requested capabilities that are not `granted`.
     pub fn missing(&self, granted: &Self) -> Self {
         Self {
             effects: without(&self.effects, &granted.effects),
@@ -58,12 +61,12 @@ impl Grants {
         }
     }
 
-    /// Whether nothing is in it.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Every capability in words, such as `effects.publish` and `environment JWT_SECRET`.
+    /// Names of all capabilities, such as `effects.publish` and `environment JWT_SECRET`.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.effects.iter().map(|effect| format!("effects.{effect}")).collect();
         names.extend(self.buckets.then(|| "buckets".to_owned()));
@@ -75,7 +78,7 @@ impl Grants {
         names
     }
 
-    /// Refuses a plugin that asks for more than `granted`, with the lines that `settings_file` lacks.
+    /// Refuses a plugin that requests more than `granted`, with the lines that `settings_file` lacks.
     pub fn check(&self, granted: &Self, settings_file: &str) -> Result<(), LoadError> {
         let missing = self.missing(granted);
         if missing.is_empty() {
@@ -91,8 +94,8 @@ impl Grants {
         Err(LoadError::new(LoadCode::NotGranted, sentence))
     }
 
-    /// The keys of a settings file that grant this beside what is `granted` already, and whether one of them is there
-    /// already.
+    /// The keys of a settings file that grant this in addition to `granted`, and whether one of them already
+    /// exists.
     fn lines(&self, granted: &Self) -> (Vec<String>, bool) {
         let mut lines = Vec::new();
         let mut is_change = false;
@@ -122,12 +125,13 @@ pub fn effect(name: &str) -> Option<&'static str> {
     EFFECTS.into_iter().find(|effect| *effect == name)
 }
 
-/// The effect that a function of the interface has, if it needs a grant: on the client of the event, or by address on others.
+/// The effect of a function of the interface, if it needs a grant: on the client of the event, or on others
+/// by address.
 pub fn effect_of(function: &str) -> Option<&'static str> {
     effect(function.strip_suffix("-address").unwrap_or(function))
 }
 
-/// Whether environment variables can have this name.
+/// Whether this is a valid name of an environment variable.
 pub fn is_environment_name(name: &str) -> bool {
     let byte = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     (1..=128).contains(&name.len())
@@ -135,7 +139,7 @@ pub fn is_environment_name(name: &str) -> bool {
         && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// Whether an upstream can have this name.
+/// Whether this is a valid name of an upstream.
 pub fn is_upstream_name(name: &str) -> bool {
     let byte = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     (1..=64).contains(&name.len()) && name.bytes().all(byte)
@@ -199,7 +203,7 @@ mod tests {
         assert_eq!(effects(&["publish"]).check(&granted, "a.toml"), Ok(()));
     }
 
-    /// Whoever adds an effect to the interface decides here whether it needs a grant.
+    /// A change that adds an effect to the interface has to decide here whether it needs a grant.
     #[test]
     fn every_effect_of_the_interface_needs_a_grant_or_is_known_to_need_none() {
         const WITHOUT_GRANT: [&str; 2] = ["set-payload", "emit"];

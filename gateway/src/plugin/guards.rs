@@ -1,10 +1,10 @@
-//! Attributes in which a plugin has its permissions: only that plugin sets them.
+//! [`Guards`] protects attributes in which a plugin keeps permissions: only that plugin may set them.
 
 use super::failure::FailurePolicy;
 use super::link::Link;
 use super::verdict::{ConnectVerdict, Effect};
 
-/// The attributes that `permit` of the plugins of a chain names, and which plugins name them.
+/// The attributes named by `permit` of the plugins of a chain, each with the indices of these plugins.
 #[derive(Debug, Default)]
 pub(super) struct Guards(Box<[(Box<str>, Vec<usize>)]>);
 
@@ -22,13 +22,13 @@ impl Guards {
         Self(guards.into())
     }
 
-    /// Whether the plugin at this place may set an attribute.
+    /// Whether the plugin at this index may set an attribute.
     fn permit(&self, place: usize, attribute: &str) -> bool {
         let guard = self.0.iter().find(|(guarded, _)| **guarded == *attribute);
         guard.is_none_or(|(_, owners)| owners.contains(&place))
     }
 
-    /// Takes away what a plugin must not set, from the effects of its call.
+    /// Removes attributes that a plugin must not set, from the effects of its call.
     pub(super) fn effects(&self, link: &Link, place: usize, effects: &mut Vec<Effect>, before: usize) {
         if self.0.is_empty() || effects.len() == before {
             return;
@@ -50,7 +50,7 @@ impl Guards {
         }
     }
 
-    /// The same, and from the identity that it gives a client.
+    /// The same, also from the identity that it accepts.
     pub(super) fn connect(
         &self,
         link: &Link,

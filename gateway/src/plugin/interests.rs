@@ -1,4 +1,5 @@
-//! What a plugin wants to see, checked before it is called.
+//! [`Interests`]: the hooks and messages that a plugin wants. The chain checks them before it calls the
+//! plugin.
 
 use std::time::Duration;
 
@@ -10,22 +11,22 @@ use crate::protocol::channel::Channel;
 /// The hooks a plugin implements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hooks {
-    /// Once per instance.
+    /// Called once per instance.
     pub configure: bool,
-    /// A client wants to be admitted.
+    /// A client connects.
     pub on_connect: bool,
     /// A command of an admitted client.
     pub on_message: bool,
     /// A publication leaves towards subscribers.
     pub on_deliver: bool,
-    /// A client has gone.
+    /// A client has disconnected.
     pub on_disconnect: bool,
     /// An interval has passed.
     pub on_timer: bool,
 }
 
 impl Hooks {
-    /// The names as they stand in the plugin interface, in the order in which a client meets them.
+    /// The names in the plugin interface, in the order of a client's life.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         [
             (self.configure, "configure"),
@@ -50,9 +51,9 @@ impl Hooks {
 pub struct Kinds(u16);
 
 impl Kinds {
-    /// No kind.
+    /// The empty set.
     pub const NONE: Self = Self(0);
-    /// Every kind there is.
+    /// All kinds.
     pub const ALL: Self = {
         let mut bits = 0;
         let mut next = 0;
@@ -63,7 +64,7 @@ impl Kinds {
         Self(bits)
     };
 
-    /// Those of `numbers` that this version knows: a plugin may name kinds of a later interface.
+    /// The kinds of `numbers` that this version knows: a plugin may name kinds of a later interface.
     pub fn from_numbers(numbers: &[u32]) -> Self {
         Kind::ALL
             .iter()
@@ -82,17 +83,17 @@ impl Kinds {
     }
 }
 
-/// A pattern of channels or of other addresses that can cover something.
+/// A pattern of channels or other addresses that can match something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(Box<str>);
 
 impl Pattern {
-    /// Reads a pattern as plugins write it. `None` if no channel could ever match it.
+    /// Parses a pattern of a plugin. `None` if no channel could ever match it.
     pub fn parse(text: &str) -> Option<Self> {
         address::is_pattern(text).then(|| Self(text.into()))
     }
 
-    /// As it was written.
+    /// As written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -103,7 +104,7 @@ impl Pattern {
     }
 }
 
-/// What one instance asked for in `configure`, and which hooks its binary has.
+/// The registrations of one instance in `configure`, and the hooks of its binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interests {
     /// The hooks that can be called.
@@ -112,17 +113,17 @@ pub struct Interests {
     pub kinds: Kinds,
     /// The channels that reach `on-message`; `None` for all.
     pub channels: Option<Box<[Pattern]>>,
-    /// What is allowed without a call of `on-message`.
+    /// Messages allowed without a call of `on-message`.
     pub permissions: Vec<Permission>,
     /// Whether `on-message` gets the payload.
     pub payload: bool,
-    /// How often `on-timer` is called; `None` for never.
+    /// Interval of `on-timer`; `None` for never.
     pub timer: Option<Duration>,
-    /// For what `on-deliver` is called; `None` for nothing.
+    /// Publications for which `on-deliver` is called; `None` for none.
     pub deliver: Option<DeliverInterest>,
 }
 
-/// Messages that need no call if an attribute of their connection covers their channel.
+/// Messages that need no call if an attribute of their connection covers the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permission {
     /// The kinds.
@@ -131,17 +132,17 @@ pub struct Permission {
     pub attribute: Box<str>,
 }
 
-/// The publications that an instance wants to see on their way out.
+/// Publications that an instance wants on their way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliverInterest {
     /// The channels.
     pub channels: Box<[Pattern]>,
-    /// The attribute of subscribers by whose values they are told apart; `None` if they are not.
+    /// The attribute by whose values it distinguishes subscribers; `None` if it does not.
     pub class: Option<Box<str>>,
 }
 
 impl Interests {
-    /// Everything that can happen to these hooks without being asked for: what a plugin sees that does not say otherwise.
+    /// All events of these hooks that need no registration: the default of a plugin.
     pub fn everything(hooks: Hooks) -> Self {
         Self {
             hooks,
@@ -154,7 +155,8 @@ impl Interests {
         }
     }
 
-    /// Whether a message is allowed without a call, because an attribute of its connection covers its channel.
+    /// Whether a message is allowed without a call, because an attribute of its connection covers its
+    /// channel.
     pub fn permit(&self, message: &Message) -> bool {
         let Some(channel) = &message.channel else { return false };
         self.permissions.iter().filter(|permission| permission.kinds.contains(message.kind)).any(
@@ -172,7 +174,8 @@ impl Interests {
         if self.hooks.on_message { self.kinds } else { Kinds::NONE }
     }
 
-    /// Whether `on-message` is called for this kind and channel. An event without a channel passes the channel patterns.
+    /// Whether `on-message` is called for this kind and channel. An event without a channel passes the
+    /// channel patterns.
     pub fn wants_message(&self, kind: Kind, channel: Option<&Channel>) -> bool {
         self.hooks.on_message
             && self.kinds.contains(kind)

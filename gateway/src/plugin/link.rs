@@ -1,4 +1,4 @@
-//! One plugin's place in a worker's chain: its instance, and what happens when that fails.
+//! [`Link`]: one plugin in a worker's chain, with its instance and the handling of its failures.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,13 +20,14 @@ use super::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 use crate::protocol::channel::Channel;
 use crate::seldom::{Seldom, seldom};
 
-/// How long no spare is ordered after one could not be made, in milliseconds; doubled each time up to the longest.
+/// Pause before the next order after a standby instance could not be made, in milliseconds; doubled each time
+/// up to the maximum.
 const ORDER_PAUSE: u64 = 100;
 const ORDER_PAUSE_MAX: u64 = 10_000;
-/// How long failures of one plugin on one worker are only counted after one was logged.
+/// After a logged failure of one plugin on one worker, further ones are only counted for this long.
 const WARN_PAUSE: Duration = Duration::from_secs(1);
-/// As how many failures a call counts that ran into its deadline on a worker. A trap costs microseconds, this costs everybody
-/// on the worker the whole time.
+/// Weight of a call that exceeded its deadline on a worker, in failures. A trap costs microseconds; a missed
+/// deadline costs all clients of the worker the whole time.
 const DEADLINE_WEIGHT: usize = 2;
 
 /// A plugin in the chain of one worker.
@@ -36,26 +37,26 @@ pub struct Link {
     policy: FailurePolicy,
     counters: Arc<PluginCounters>,
     breaker: Arc<Breaker>,
-    /// Missing after a failure until the spare is there.
+    /// Missing after a failure until the standby instance is ready.
     instance: Option<Box<dyn Plugin>>,
-    /// `None` where there is no plugin to make instances of.
+    /// `None` if there is no factory to make instances.
     spare: Option<Spare>,
-    /// Asked about clients that want to be admitted, in place of `instance`.
+    /// Called for clients that connect, instead of `instance`.
     elsewhere: Option<Arc<dyn AsyncInstances>>,
-    /// Those of the last instance, so that a missing one fails exactly the events it would have seen.
+    /// Interests of the last instance, so that a missing one fails exactly the events it would have seen.
     interests: Interests,
-    /// Unix milliseconds before which no further spare is ordered, and how long that pause was.
+    /// Unix time in milliseconds before which no standby instance is ordered, and the length of that pause.
     order_after: u64,
     order_pause: u64,
-    /// What the log says of failures.
+    /// Rate limit for log lines about failures.
     failures: Seldom,
-    /// What it says of classes above their number.
+    /// Rate limit for log lines about too many classes.
     classes: Seldom,
 }
 
 impl Link {
-    /// Puts a first instance of `factory` into the chain of `worker`. Its breaker never opens, and spares are made on the
-    /// thread that needs them, until that is set otherwise.
+    /// Puts a first instance of `factory` into the chain of `worker`. By default its breaker never opens, and
+    /// standby instances are made on the calling thread.
     pub fn new(
         name: Arc<str>,
         worker: usize,
@@ -83,7 +84,7 @@ impl Link {
         })
     }
 
-    /// The place of a plugin of which nothing is known: it refuses every event that can be refused.
+    /// A link for an unknown plugin: it refuses every event that can be refused.
     pub(super) fn closed(name: Arc<str>, worker: usize, counters: Arc<PluginCounters>) -> Self {
         let hooks = Hooks { on_connect: true, on_message: true, ..Hooks::default() };
         Self {
@@ -108,12 +109,12 @@ impl Link {
         &self.name
     }
 
-    /// The same, to keep.
+    /// The name, shared.
     pub(super) fn shared_name(&self) -> Arc<str> {
         self.name.clone()
     }
 
-    /// Counts attributes that this plugin wanted to set and that belong to another one.
+    /// Counts attributes that this plugin tried to set although they belong to another one.
     #[cold]
     pub(super) fn attributes_refused(&self, count: usize, name: &str) {
         self.row().attributes_refused(count);
@@ -125,13 +126,13 @@ impl Link {
         );
     }
 
-    /// With the breaker of the plugin, which its links on other workers share.
+    /// With the plugin's breaker, which is shared with its links on other workers.
     #[must_use]
     pub fn with_breaker(self, breaker: Arc<Breaker>) -> Self {
         Self { breaker, ..self }
     }
 
-    /// With another place where spares are made.
+    /// With another executor to make standby instances.
     #[must_use]
     pub fn with_offload(mut self, offload: Arc<dyn Offload>) -> Self {
         if let Some(spare) = &mut self.spare {
@@ -140,19 +141,19 @@ impl Link {
         self
     }
 
-    /// The chain is in use from now on: has a spare made.
+    /// Activates the link: orders a standby instance.
     pub(super) fn begin(&mut self) {
         if let Some(spare) = &mut self.spare {
             spare.order();
         }
     }
 
-    /// What the plugin wants to see.
+    /// The interests of the plugin.
     pub fn interests(&self) -> &Interests {
         &self.interests
     }
 
-    /// What the last call used; nothing if the instance ended with it.
+    /// Cost of the last call; zero if it ended the instance.
     pub(super) fn usage(&mut self) -> Usage {
         self.instance.as_mut().map(|instance| instance.usage()).unwrap_or_default()
     }
@@ -169,8 +170,8 @@ impl Link {
         Ok(verdict)
     }
 
-    /// Begins to ask about a client that wants to be admitted, or says that the breaker is against it. `None` if the plugin
-    /// is not asked elsewhere but here.
+    /// Starts `on-connect` on the asynchronous pool, or returns the failure policy if the breaker is open.
+    /// `None` if the plugin runs on this worker.
     pub(super) fn ask_elsewhere(
         &self,
         hello: &Arc<ConnectEvent>,
@@ -189,7 +190,7 @@ impl Link {
         })
     }
 
-    /// What came of a question that was asked elsewhere.
+    /// Handles the verdict of the asynchronous pool.
     pub(super) fn answered(
         &mut self,
         now: u64,
@@ -211,7 +212,8 @@ impl Link {
                 Ok(verdict)
             }
             Err(failure) => {
-                // A full pool refuses at no cost, and those who found a place are served: no reason to refuse them too.
+                // A full pool refuses at no cost and still serves the clients that have an instance, so it
+                // must not open the breaker.
                 let weight = usize::from(failure.cause != Cause::Busy);
                 if failure.cause != Cause::Busy {
                     self.row().call();
@@ -251,7 +253,7 @@ impl Link {
         self.call(outgoing.now, &mut Vec::new(), |plugin, _| plugin.on_deliver(class, outgoing))
     }
 
-    /// No failure of the call: the breaker has no part in it.
+    /// Not a failure of the call, so it does not count for the breaker.
     pub(super) fn too_many_classes(&mut self, outgoing: &Outgoing) -> DeliverVerdict {
         if let Some(also) = self.classes.take_at(outgoing.now) {
             warn!(
@@ -266,8 +268,8 @@ impl Link {
         self.delivery(Err(policy))
     }
 
-    /// What it replaced a publication with cannot be delivered, and what was published is not what subscribers are to see.
-    /// No failure of the plugin: clients could open its breaker, by what they send.
+    /// The replacement cannot be delivered, and subscribers must not see the original. Not a failure of the
+    /// plugin: otherwise clients could open its breaker by the messages they send.
     pub(super) fn unfit_delivery(&self, channel: &Channel, why: &dyn fmt::Display) {
         seldom!(
             warn,
@@ -278,7 +280,7 @@ impl Link {
         self.row().delivery_dropped();
     }
 
-    /// What subscribers receive after this answer, counted.
+    /// The verdict for subscribers, counted.
     pub(super) fn delivery(&self, answer: Result<DeliverVerdict, FailurePolicy>) -> DeliverVerdict {
         let verdict = answer.unwrap_or_else(|policy| match policy {
             FailurePolicy::Closed => DeliverVerdict::Drop,
@@ -333,7 +335,7 @@ impl Link {
         }
     }
 
-    /// Off the path of a message that goes well.
+    /// Not on the path of a message that succeeds.
     #[cold]
     fn failed(&mut self, now: u64, pass: Pass, failure: &Failure) {
         self.report(now, pass, failure, if failure.cause == Cause::Deadline { DEADLINE_WEIGHT } else { 1 });
@@ -349,7 +351,7 @@ impl Link {
         }
     }
 
-    /// Counts a failure, logs the first of many, and tells the breaker, for which it counts as `weight` failures.
+    /// Counts a failure, logs the first of many, and reports it to the breaker with this weight.
     #[cold]
     fn report(&mut self, now: u64, pass: Pass, failure: &Failure, weight: usize) {
         self.row().failure(failure.cause);
@@ -388,7 +390,7 @@ impl Link {
         }
     }
 
-    /// Puts the spare into the place of an instance that failed and orders the next one.
+    /// Replaces a failed instance with the standby instance and orders the next one.
     #[cold]
     fn recover(&mut self, now: u64) {
         let Some(spare) = &mut self.spare else { return };
@@ -417,7 +419,7 @@ impl Link {
         }
     }
 
-    /// The event meets the policy without a call.
+    /// Applies the failure policy to an event without a call.
     #[cold]
     fn skipped(&self) -> FailurePolicy {
         self.row().skipped();
@@ -435,7 +437,7 @@ fn log_probe(plugin: &str) {
     info!(plugin, breaker, "plugin breaker changed: one event probes whether the plugin works again");
 }
 
-/// Whether a pause that ends at `until` is still on. A clock that was set back does not make it longer.
+/// Whether a pause until `until` has not ended. A clock that was set back does not prolong it.
 fn pausing(now: u64, until: u64, pause: u64) -> bool {
     (1..=pause).contains(&until.saturating_sub(now))
 }

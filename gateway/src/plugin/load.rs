@@ -1,4 +1,4 @@
-//! From a file to something that can be instantiated, without a word of how.
+//! [`Loader`] turns the bytes of a plugin into a [`Factory`] of instances. These traits hide the engine.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,33 +12,33 @@ use super::grants::Grants;
 use super::interests::Hooks;
 use super::settings::Settings;
 
-/// Makes plugins of one kind out of bytes.
+/// Makes plugins from bytes.
 pub trait Loader: Send + Sync {
-    /// Checks and compiles `wasm`. Takes milliseconds to seconds: not for a thread that serves connections.
+    /// Checks and compiles `wasm`. Takes milliseconds to seconds, so it must not run on a thread that serves
+    /// connections.
     fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError>;
 }
 
-/// A plugin that was compiled with its settings.
+/// A plugin that is compiled, with its settings.
 pub trait Factory: Send + Sync {
     /// A new instance, configured and ready. Output beyond the plugin's limits goes to `counters`.
     fn instantiate(&self, counters: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError>;
 
-    /// What the binary says of itself.
+    /// Metadata of the binary.
     fn about(&self) -> &About;
 
-    /// The instances that may wait, for a plugin that has something to wait for: its `on-connect` is asked there. The same
-    /// for all workers.
+    /// Instances that may wait, shared by all workers. They run `on-connect` of a plugin that needs to wait.
     fn elsewhere(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
         let _ = counters;
         None
     }
 
-    /// Where its machine code came from.
+    /// The source of its machine code.
     fn code(&self) -> Code {
         Code::Shared
     }
 
-    /// What it imports, for its author to read.
+    /// Its imports, for its author.
     fn imports(&self) -> Vec<Import> {
         Vec::new()
     }
@@ -49,63 +49,63 @@ pub trait Factory: Send + Sync {
 pub struct Import {
     /// With package and version, such as `gateway:plugin/log@0.1.0`.
     pub interface: Box<str>,
-    /// The functions that are used.
+    /// The imported functions.
     pub functions: Vec<Box<str>>,
 }
 
-/// Where a plugin's machine code came from.
+/// Source of a plugin's machine code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// It was compiled.
     Compiled,
-    /// An earlier compile left it in the cache on disk.
+    /// Loaded from the cache on disk.
     Cached,
-    /// It was in memory: another plugin, or the same with other settings, is made of the same file.
+    /// Already in memory: another plugin, or the same with other settings, uses the same file.
     Shared,
 }
 
-/// What a plugin's binary says of itself.
+/// Metadata of a plugin's binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
-    /// The name of its crate, if its SDK stamps one in.
+    /// The name of its crate, if its SDK stamps it in.
     pub name: Option<Box<str>>,
-    /// Its version, if its SDK stamps one in.
+    /// Its version, if its SDK stamps it in.
     pub version: Option<Box<str>>,
-    /// The SDK it was built with, if it says so.
+    /// The SDK it was built with, if stamped in.
     pub sdk: Option<Box<str>>,
     /// The version of the plugin interface whose hooks it exports.
     pub interface: Box<str>,
     /// The hooks it exports.
     pub hooks: Hooks,
-    /// What it asks for: see [`Grants`] for what counts.
+    /// The capabilities it requests; see [`Grants`].
     pub asks: Grants,
-    /// The test that its author put in, as [`SelfTest`](super::self_test::SelfTest) reads it.
+    /// The embedded test, as [`SelfTest`](super::self_test::SelfTest) reads it.
     pub self_test: Option<Bytes>,
 }
 
-/// Why a file did not become a plugin: a code for programs, a sentence for the operator.
+/// Why a file could not be loaded: a code for programs, a message for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
 pub struct LoadError {
     code: LoadCode,
     sentence: Box<str>,
-    /// Its cause lies outside the file.
+    /// Caused by something outside the file.
     passing: bool,
 }
 
 impl LoadError {
-    /// `sentence` continues "the file ...": what it is, what was expected, what to do.
+    /// `sentence` continues "the file ...": its kind, the expected one, and how to fix it.
     pub fn new(code: LoadCode, sentence: impl Into<Box<str>>) -> Self {
         Self { code, sentence: sentence.into(), passing: false }
     }
 
-    /// The same with a cause outside the file, such as a disk that fails: the same file may work later.
+    /// The same error with a cause outside the file, such as a failing disk: the same file may work later.
     #[must_use]
     pub fn passing(self) -> Self {
         Self { passing: true, ..self }
     }
 
-    /// Whether the same file may work later because the cause lies outside of it.
+    /// Whether the same file may work later because the cause is outside of it.
     pub fn may_pass(&self) -> bool {
         self.passing
     }
@@ -115,7 +115,7 @@ impl LoadError {
         self.code
     }
 
-    /// The error in words.
+    /// The error message.
     pub fn message(&self) -> &str {
         &self.sentence
     }
@@ -126,7 +126,7 @@ impl LoadError {
 pub enum LoadCode {
     /// The file cannot be read.
     Unreadable,
-    /// Somebody else than the gateway's user and root could have written the file.
+    /// A user other than the gateway's and root could have written the file.
     Untrusted,
     /// The file is larger than a plugin may be.
     TooLarge,
@@ -136,54 +136,54 @@ pub enum LoadCode {
     DuplicateName,
     /// There are as many plugins as the configuration allows.
     TooMany,
-    /// The settings file has mistakes.
+    /// The settings file is invalid.
     Settings,
-    /// Its name is that of a plugin, and it is no regular file of the folder.
+    /// It has the name of a plugin but is not a regular file.
     NotAFile,
-    /// It is named almost like a plugin.
+    /// Its name resembles that of a plugin.
     Misnamed,
     /// A settings file without its plugin.
     NoModule,
-    /// A folder with plugins in it, which are not looked at.
+    /// A folder that contains plugins; folders are not searched.
     SubFolder,
-    /// The file has no bytes.
+    /// The file is empty.
     Empty,
-    /// The file is something else than WebAssembly.
+    /// The file is not WebAssembly.
     NotWasm,
-    /// The file was compiled for one machine already.
+    /// The file is precompiled for one machine.
     Precompiled,
-    /// The file ends too early.
+    /// The file is truncated.
     Truncated,
     /// The file is WebAssembly, but damaged.
     Malformed,
     /// A core module without a description of its interface.
     CoreModuleWithoutInterface,
-    /// Hooks or host calls of another interface version, or with other types.
+    /// Hooks or imports of another interface version, or with other types.
     InterfaceMismatch,
     /// A component that exports no hook.
     NoHooks,
-    /// It imports something that plugins do not get.
+    /// It imports a function that plugins do not get.
     ImportNotOffered,
-    /// It asks for more than its settings file grants.
+    /// It requests more than its settings file grants.
     NotGranted,
-    /// The compiler refused it.
+    /// The compiler refused the file.
     Compile,
     /// The compiler took too long.
     CompileTimeout,
-    /// The compiler needs more memory for it than there is.
+    /// The compiler needs more memory than it may use.
     CompileMemory,
-    /// No compiler can be started now.
+    /// No compile process can be started now.
     CompilerBusy,
-    /// It failed while it was being instantiated.
+    /// It failed during instantiation.
     Instantiate,
     /// Its `configure` hook failed or refused the settings.
     Configure,
-    /// It does not do what the test that its author put in says.
+    /// It fails its embedded test.
     SelfTest,
 }
 
 impl LoadCode {
-    /// Whether a good file that is still being written can be refused like this.
+    /// Whether a valid file that is still being written can cause this error.
     pub const fn may_be_half_a_file(self) -> bool {
         matches!(
             self,
@@ -198,7 +198,7 @@ impl LoadCode {
         )
     }
 
-    /// The stable spelling.
+    /// The stable name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unreadable => "unreadable",

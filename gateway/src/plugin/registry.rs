@@ -1,4 +1,5 @@
-//! Which plugins are live. Takes what lies in the folder, refuses what is bad, and gives every worker a new chain.
+//! [`Registry`] decides which plugins are live: it takes the contents of the plugin folder, refuses invalid
+//! plugins, and gives every worker a new chain.
 
 mod archive;
 mod plugin_file;
@@ -37,41 +38,41 @@ pub use self::record::{Kept, Record, VERSIONS_KEPT, at_seconds, seconds};
 pub use self::rollback::{RollbackError, RolledBack};
 pub use self::status::{ClosedPlace, LastError, LeftOutStatus, LiveVersion, PluginState, PluginStatus};
 
-/// How long workers have to take a new chain before that is reported.
+/// How long workers may take to adopt a new chain before a log line reports it.
 const SWAP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most plugins in a chain, if nothing else is said.
+/// Default for the most plugins in a chain.
 const PLUGINS_MAX: usize = 32;
-/// How long the rate limits, values and numbers of a plugin are kept when its file has been taken out.
+/// How long the rate limits, values and counters of a plugin are kept after its file was removed.
 const STATE_KEPT: Duration = Duration::from_secs(60 * 60);
 /// How many removed plugins stay in the status.
 const REMOVED_MAX: usize = 64;
 
 /// The threads that run chains.
 pub trait Workers: Send + Sync {
-    /// How many there are. Does not change.
+    /// Number of workers. Constant.
     fn count(&self) -> usize;
 
-    /// Gives a worker its next chain. The receiver is answered when the worker uses it, and dropped if the worker has
-    /// ended. Must not block.
+    /// Passes a worker its next chain. The receiver resolves when the worker uses it, and fails if the worker
+    /// has ended. Must not block.
     fn swap(&self, worker: usize, chain: Chain) -> oneshot::Receiver<()>;
 }
 
-/// The plugins that are live, and the only one that changes them.
+/// The live plugins. Only the registry changes them.
 pub struct Registry {
     loader: Arc<dyn Loader>,
     workers: Arc<dyn Workers>,
     archive: Option<Arc<Archive>>,
     keep_removed: bool,
-    /// Where spares are made.
+    /// Executor that makes standby instances.
     offload: Option<Arc<dyn Offload>>,
     /// Plugins without which the gateway does not serve.
     required: Arc<[Box<str>]>,
     /// Most plugins in a chain.
     plugins_max: usize,
-    /// Held while a change is under way, so that changes happen one after the other.
+    /// Locked during a change, so that changes happen one after the other.
     state: Arc<tokio::sync::Mutex<State>>,
     swap_timeout: Duration,
-    /// A copy for readers, who must not wait for a compile.
+    /// A copy for readers, which must not wait for a compile.
     published: Mutex<Published>,
 }
 
@@ -81,36 +82,36 @@ struct Published {
     removed: VecDeque<Slot>,
 }
 
-/// What became of one set of files.
+/// Result of applying one set of files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// The chain that is live now.
     pub generation: u64,
-    /// Whether it is a new one.
+    /// Whether the chain is new.
     pub changed: bool,
-    /// How many plugins it has.
+    /// Number of plugins in it.
     pub live: usize,
-    /// Every file in the folder that is refused, with the reason.
+    /// All refused files of the folder, with the reason.
     pub refused: Vec<(Box<str>, LoadError)>,
-    /// What loading came to this time.
+    /// Loads of this run.
     pub loads: Loads,
 }
 
-/// What [`Registry::check`] says of a file.
+/// Result of [`Registry::check`] for a file.
 #[derive(Debug, Clone)]
 pub struct Checked {
     /// The plugin's name.
     pub name: Arc<str>,
-    /// What the binary says of itself.
+    /// Metadata of the binary.
     pub about: About,
-    /// What its settings file grants.
+    /// The grants of its settings file.
     pub grants: Grants,
-    /// Of the plugin file and its settings.
+    /// Digest of the plugin file and its settings.
     pub digest: Digest,
 }
 
 impl Registry {
-    /// Nothing is live; the workers are expected to start with [`Chain::empty`].
+    /// No live plugins; workers must start with [`Chain::empty`].
     pub fn new(loader: Arc<dyn Loader>, workers: Arc<dyn Workers>) -> Self {
         let (state, published) = (Arc::default(), Mutex::default());
         let (archive, keep_removed, offload, required) = (None, false, None, [].into());
@@ -129,42 +130,44 @@ impl Registry {
         }
     }
 
-    /// Makes spare instances there, and not on the threads for blocking work of the runtime that changes the chain.
+    /// Makes standby instances on this executor, not on the blocking threads of the runtime that changes the
+    /// chain.
     pub fn with_offload(self, offload: Arc<dyn Offload>) -> Self {
         Self { offload: Some(offload), ..self }
     }
 
-    /// With plugins, by name, that have to be there: [`missing`](Self::missing) says which are not. They go on when their
-    /// files are taken out.
+    /// With required plugins, by name: [`missing`](Self::missing) lists those that do not run. They keep
+    /// running when their files are removed.
     pub fn with_required(self, required: impl Into<Arc<[Box<str>]>>) -> Self {
         Self { required: required.into(), ..self }
     }
 
-    /// With another number of plugins at most.
+    /// With another limit on the number of plugins.
     pub fn with_plugins_max(self, plugins_max: usize) -> Self {
         Self { plugins_max, ..self }
     }
 
-    /// Keeps versions that were live in `archive`, and begins with what an earlier process left there.
+    /// Stores versions that were live in `archive`, and starts with those of an earlier process.
     pub fn with_archive(self, archive: Arc<Archive>) -> Self {
         let state = State { records: archive.records(), ..State::default() };
         Self { archive: Some(archive), state: Arc::new(tokio::sync::Mutex::new(state)), ..self }
     }
 
-    /// Lets a plugin go on when its file is taken out of the folder.
+    /// Keeps a plugin running when its file is removed from the folder.
     pub fn keep_removed(self, keep_removed: bool) -> Self {
         Self { keep_removed, ..self }
     }
 
-    /// Makes the chain follow the complete content of the folder.
+    /// Makes the chain follow the complete contents of the folder.
     ///
-    /// Compiles off the caller's thread. Instances for all workers are ready before the first worker is given its chain.
-    /// A file that is refused leaves the last good version of the plugin in its place. Without one it leaves the chain as it
-    /// was, but the first time, when nothing has been served yet: then its place is closed, see
-    /// [`closed`](Self::closed). Waits until all workers have taken over, or five seconds.
+    /// Compiles off the caller's thread. Instances for all workers are ready before the first worker gets its
+    /// chain. If a file is refused, the last good version of the plugin stays in the chain. Without one the
+    /// chain stays as it was, except at the first load, when nothing has been served yet: then the plugin's
+    /// place in the chain is closed, see [`closed`](Self::closed). Waits until all workers use the new chain,
+    /// but at most five seconds.
     ///
-    /// Dropping the future before the workers were given their chains changes nothing; afterwards it only means not to
-    /// wait for them.
+    /// Dropping the future before the workers got their chains changes nothing; later it only stops waiting
+    /// for them.
     pub async fn apply(&self, contents: impl Into<Contents>) -> Applied {
         let begin = Instant::now();
         let before = self.state.clone().lock_owned().await;
@@ -174,7 +177,7 @@ impl Registry {
         }
     }
 
-    /// The next state, prepared off this thread; `None`, with a line in the log, if everything stays as it is.
+    /// The next state, prepared off this thread; `None`, with a log line, if everything stays as it is.
     async fn prepare(&self, before: State, contents: Contents) -> Option<Prepared> {
         let (loader, workers) = (self.loader.clone(), self.workers.count());
         let (archive, keep_removed, plugins_max) =
@@ -197,7 +200,7 @@ impl Registry {
                 );
                 None
             }
-            // The task does not panic: the loader's panics are caught.
+            // The task does not panic: panics of the loader are caught.
             Err(_) => {
                 error!("failed to prepare the plugins: the task ended early; everything stays as it is");
                 None
@@ -205,7 +208,7 @@ impl Registry {
         }
     }
 
-    /// Makes a prepared state the one that is live, and writes it down.
+    /// Makes a prepared state live and stores it in the archive.
     async fn install(
         &self,
         mut state: OwnedMutexGuard<State>,
@@ -232,20 +235,21 @@ impl Registry {
             let (before, now) = (before.clone(), State::clone(&state));
             let _ = spawn_blocking(move || write_down(&archive, &before, &now)).await;
         }
-        // Said when it also holds after a restart.
+        // Logged once the change also survives a restart.
         report::change(&before, &state, took);
         drop(state);
         Applied { changed, loads, ..self.current() }
     }
 
-    /// What the gateway keeps for each plugin that was ever live, by its name.
+    /// State of each plugin that was ever live, by name.
     pub fn states(&self) -> Vec<(Arc<str>, Arc<super::state::PluginState>)> {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let counters = published.state.counters.iter();
         counters.map(|(name, counters)| (name.clone(), counters.state().clone())).collect()
     }
 
-    /// The plugins that are live, in the order of the chain: name, and SHA-256 of the file and of the settings in hexadecimal.
+    /// The live plugins in the order of the chain: name, and SHA-256 of the file and of the settings in
+    /// hexadecimal.
     pub fn digests(&self) -> Vec<(Arc<str>, String)> {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let digest = |slot: &Slot| {
@@ -256,9 +260,10 @@ impl Registry {
         published.state.slots.iter().map(digest).collect()
     }
 
-    /// Does what is due now and then: forgets what was kept of plugins that have been gone for [`STATE_KEPT`], and tries again
-    /// what was refused at the start, and versions that could not be brought back, for a reason that may have gone, such as a
-    /// lack of memory; and, with growing pauses, what took too long to compile. What came of that, if anything was tried.
+    /// Periodic maintenance. Drops the state of plugins that have been removed for [`STATE_KEPT`]. Retries
+    /// files refused at the start, and versions that could not be restored, if the reason may have passed,
+    /// such as a lack of memory. Retries files that took too long to compile, with growing pauses. Returns
+    /// the result if anything was retried.
     pub async fn tend(&self) -> Option<Applied> {
         let mut state = self.state.clone().lock_owned().await;
         if let Some(before) = SystemTime::now().checked_sub(STATE_KEPT) {
@@ -269,7 +274,8 @@ impl Registry {
                 published.state = state.clone();
             }
         }
-        // One that has no room gets some when another goes, and one that took too long has its own time.
+        // A plugin beyond the limit fits once another one is removed; a file that took too long has its own
+        // schedule.
         let may_work_now = |error: &LoadError| {
             !error.is_final() && !matches!(error.code(), LoadCode::TooMany | LoadCode::CompileTimeout)
         };
@@ -286,8 +292,9 @@ impl Registry {
         Some(self.apply(contents).await)
     }
 
-    /// The places where every event is refused, in the order of the chain: files that lay in the folder at the start, could
-    /// not be loaded, and whose settings do not say that events go on without them.
+    /// Closed places, in the order of the chain. Each belongs to a file that was there at the start, could
+    /// not be loaded, and whose settings do not permit events without it: every event at this place is
+    /// refused.
     pub fn closed(&self) -> Vec<ClosedPlace> {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let place = |closed: &Closed| ClosedPlace {
@@ -297,7 +304,7 @@ impl Registry {
         published.state.closed.iter().map(place).collect()
     }
 
-    /// What lies in the folder and was meant to be a plugin, and is none.
+    /// Files in the folder that look like plugins but are none.
     pub fn left_out(&self) -> Vec<LeftOutStatus> {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let status = |left: &LeftOut| LeftOutStatus {
@@ -309,14 +316,14 @@ impl Registry {
         published.state.left_out.iter().filter(|left| !left.fresh).map(status).collect()
     }
 
-    /// Whether the folder was looked at and its content has become the chain.
+    /// Whether the contents of the folder have become the chain at least once.
     pub fn has_begun(&self) -> bool {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         published.state.found.is_some()
     }
 
-    /// Most memory that the plugins of the chain may take, as their limits are: on each worker an instance and one in reserve, and
-    /// those that wait.
+    /// Most memory that the plugins of the chain may take by their limits: an instance and a standby instance
+    /// on each worker, and those that wait.
     pub fn memory_max(&self) -> u64 {
         let workers = self.workers.count();
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
@@ -327,7 +334,7 @@ impl Registry {
         published.state.slots.iter().map(of).sum()
     }
 
-    /// The required plugins of which no version runs, each with what is wrong with its file, if there is one.
+    /// Required plugins that do not run, each with the error of its file, if there is one.
     pub fn missing(&self) -> Vec<(Box<str>, Option<ClosedPlace>)> {
         let closed = self.closed();
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
@@ -385,7 +392,7 @@ impl Registry {
             live: None,
             last_error: Some(LastError::new(&refused.error, refused.at)),
             kept: if state.slot(&refused.name).is_none() { kept(&refused.name) } else { Vec::new() },
-            // A second file of the same name has no numbers of its own.
+            // A second file of the same name has no counters.
             counts: if state.slot(&refused.name).is_none() {
                 counts(&refused.name)
             } else {
@@ -416,7 +423,8 @@ impl Registry {
         slots.chain(refused).chain(closed).chain(removed).collect()
     }
 
-    /// Sets the breaker of a plugin by hand. False if no plugin of this name is live. A later version inherits what is set.
+    /// Sets the override of a plugin's breaker. False if no plugin of this name is live. Later versions
+    /// inherit it.
     pub fn hold_breaker(&self, name: &str, hold: Hold) -> bool {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(slot) = published.state.slot(name) else { return false };
@@ -430,7 +438,7 @@ impl Registry {
         true
     }
 
-    /// Loads and configures every file once, without a worker: what `gateway check` prints. Blocking.
+    /// Loads and configures every file once, without a worker, for `gateway check`. Blocking.
     pub fn check(
         loader: &dyn Loader,
         found: &[PluginFile],
@@ -514,8 +522,8 @@ async fn wait(acknowledgements: Vec<oneshot::Receiver<()>>, generation: u64, lon
     }
 }
 
-/// Keeps the versions that became live and what runs of each plugin. A failure costs what an earlier version is for, and
-/// not the version that is live.
+/// Archives the versions that became live, and which one of each plugin runs. A failure affects later
+/// rollbacks, not the live version.
 fn write_down(archive: &Archive, before: &State, now: &State) {
     let mut changed = before.records.len() != now.records.len();
     for (name, record) in &now.records {

@@ -1,6 +1,6 @@
-//! Events written down, with what a plugin is expected to answer: what `gateway plugin run` plays, and what a plugin can
-//! carry inside itself as its self-test. How they are written is told by [`gateway_plugin_script`], with which the test kit
-//! of the SDK reads them too; here they meet a plugin.
+//! Scripts: events with the verdicts and effects that a plugin is expected to return. `gateway plugin run`
+//! plays them, and a plugin can embed one as its self-test. [`gateway_plugin_script`] defines the format and
+//! reads it, here and in the test kit of the SDK; this module runs scripts against a plugin.
 
 mod play;
 mod show;
@@ -15,17 +15,17 @@ pub use gateway_plugin_script::START;
 
 /// Events in their order.
 pub type Script = gateway_plugin_script::Script<Kind, Channel>;
-/// One event and what should come of it.
+/// One event and its expected outcome.
 pub type Step = gateway_plugin_script::Step<Kind, Channel>;
-/// What happens.
+/// One event.
 pub type Event = gateway_plugin_script::Event<Kind, Channel>;
 
-/// Reads a script. All mistakes are reported together.
+/// Reads a script. All errors are reported together.
 pub fn parse(text: &[u8]) -> Result<Script, Mistakes> {
     reader().script(text)
 }
 
-/// With the kinds and channels of the gateway.
+/// A reader with the kinds and channels of the gateway.
 pub(super) fn reader() -> Reader<Kind, Channel> {
     Reader {
         kinds: Kind::ALL.map(|kind| (kind.as_str(), kind)).into(),

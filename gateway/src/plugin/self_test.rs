@@ -1,7 +1,8 @@
-//! The test that an author has put into a plugin: settings, events, and what should come of them.
+//! [`SelfTest`]: the test embedded in a plugin by its author, with settings, events, and the expected
+//! outcomes.
 //!
-//! It is a custom section with JSON, as [`gateway_plugin_script::SelfTest`] describes it. The registry plays it whenever the
-//! plugin is loaded, on instances that serve nobody.
+//! It is a custom section with JSON in the format of [`gateway_plugin_script::SelfTest`]. The registry runs
+//! it whenever it loads the plugin, on instances that serve no clients.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::load::{Factory, LoadCode, LoadError, Loader};
 use super::script::{self, Answer, Player, Script};
 use super::settings::{Limits, Settings};
 
-/// A test as it stands in the file.
+/// A test as stored in the file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelfTest {
     /// The `[config]` table as JSON.
@@ -22,17 +23,17 @@ pub struct SelfTest {
     script: Script,
 }
 
-/// What a test that held came to.
+/// Result of a successful test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
-    /// How many events it has.
+    /// Number of events.
     pub events: usize,
     /// WebAssembly instructions of all its hooks; `None` unless the engine counts them.
     pub instructions: Option<u64>,
 }
 
 impl SelfTest {
-    /// Reads the section.
+    /// Parses the section.
     pub fn parse(section: &[u8]) -> Result<Self, LoadError> {
         let test = script::reader().self_test(section).map_err(|why| {
             let sentence =
@@ -42,8 +43,8 @@ impl SelfTest {
         Ok(Self { settings: Value::Object(test.settings).to_string().into(), script: test.script })
     }
 
-    /// Plays the test with the operator's limits and the author's settings. What the plugin does is recorded and thrown
-    /// away; it reaches nothing outside of itself. Blocking.
+    /// Runs the test with the operator's limits and the author's settings. Effects are recorded and dropped,
+    /// so the plugin reaches nothing outside of itself. Blocking.
     pub fn run(
         &self,
         loader: &dyn Loader,
@@ -54,7 +55,8 @@ impl SelfTest {
     ) -> Result<Tally, LoadError> {
         let settings = Settings {
             config: self.settings.clone(),
-            // Effects are only recorded. An answer from the network or a value of this machine would make it another test.
+            // Effects are only recorded. A response from the network or a value of this machine would change
+            // the test.
             grants: Grants { http: [].into(), environment: [].into(), ..asks.clone() },
             limits: Limits { log_lines_per_second: 0, ..limits.clone() },
             ..Settings::default()

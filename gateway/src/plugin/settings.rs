@@ -1,5 +1,5 @@
-//! The settings file beside a plugin: its own configuration, what it may reach, its limits, and
-//! what its failures mean.
+//! [`Settings`]: the settings file of a plugin, with its own configuration, its grants, its limits, its
+//! failure policy and its circuit breaker.
 
 mod breaker;
 mod grants;
@@ -16,32 +16,34 @@ use super::failure::FailurePolicy;
 use super::grants::Grants;
 use super::state::{Bounds, PluginState};
 
-/// Instances of a plugin that may wait, where its settings do not say.
+/// Default number of instances of a plugin that may wait.
 const HTTP_INSTANCES: usize = 4;
 
-/// A settings file, checked. Without a file everything has its default.
+/// A checked settings file. Without a file, all fields have their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The `[config]` table as JSON, which the plugin gets in `configure`. `{}` if there is none.
     pub config: Box<str>,
-    /// The `[grants]` table: what the plugin may reach.
+    /// The `[grants]` table: capabilities of the plugin.
     pub grants: Grants,
     /// The `[limits]` table.
     pub limits: Limits,
-    /// The `[state]` table: what the gateway keeps for the plugin.
+    /// The `[state]` table: bounds of the plugin's state in the gateway.
     pub state: Bounds,
-    /// `instances` of the `[http]` table: how many instances of a plugin that asks over HTTP may wait at the same time.
+    /// `instances` of the `[http]` table: how many instances of a plugin that sends HTTP requests may wait at
+    /// the same time.
     pub http_instances: usize,
-    /// What an event meets when the plugin fails.
+    /// Treatment of events when the plugin fails.
     pub failure: FailurePolicy,
-    /// The `[breaker]` table: when the plugin is left alone.
+    /// The `[breaker]` table: when the breaker opens.
     pub breaker: BreakerSettings,
 }
 
-/// What one instance may use.
+/// Limits of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest time of one call. Time in which the system runs something else is left out as far as it can be told.
+    /// Longest time of one call. Time during which the system runs other threads is excluded as far as it can
+    /// be measured.
     pub deadline: Duration,
     /// Longest time to instantiate and configure.
     pub configure_deadline: Duration,
@@ -49,7 +51,7 @@ pub struct Limits {
     pub memory: usize,
     /// Effects in one call; also addresses of a route, and channels and attributes of an identity.
     pub effects_max: usize,
-    /// Bytes that one call may hand over, in effects and in its answer together.
+    /// Bytes that one call may hand over, in effects and in its verdict together.
     pub effect_bytes_max: usize,
     /// Log lines per second of all instances together.
     pub log_lines_per_second: u32,
@@ -82,16 +84,16 @@ impl Default for Settings {
     }
 }
 
-/// Everything that is wrong with a settings file.
+/// All errors of a settings file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsErrors(Vec<SettingError>);
 
-/// One thing that is wrong.
+/// One error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingError {
-    /// The key with its table, such as `limits.deadline`; empty if the file is no TOML.
+    /// The key with its table, such as `limits.deadline`; empty if the file is not valid TOML.
     pub key: Box<str>,
-    /// What is there and what would be accepted.
+    /// The value and the accepted ones.
     pub text: Box<str>,
 }
 
@@ -116,7 +118,7 @@ impl fmt::Display for SettingsErrors {
 impl std::error::Error for SettingsErrors {}
 
 impl Settings {
-    /// Reads a settings file. All mistakes are reported together.
+    /// Reads a settings file. All errors are reported together.
     pub fn parse(file: &[u8]) -> Result<Self, SettingsErrors> {
         let mut reader = Reader::default();
         let settings = reader.settings(file);
@@ -333,7 +335,7 @@ impl Reader {
         }
     }
 
-    /// TOML has dates and numbers that JSON lacks: dates become text, infinite numbers are a mistake.
+    /// TOML has dates and numbers that JSON lacks: dates become text, infinite numbers are an error.
     fn json(&mut self, key: &str, value: Value) -> Option<serde_json::Value> {
         use serde_json::Value as Json;
         Some(match value {

@@ -1,5 +1,6 @@
-//! An instance in reserve: made and configured before it is needed, away from the thread that will call it. There also ends
-//! the one whose place it takes: giving memory back to the system takes as long as a hundred calls.
+//! `Spare`: a standby instance, created and configured in advance and away from the thread that will call
+//! it. The replaced instance is dropped there too: returning its memory to the system takes as long as a
+//! hundred calls.
 
 use std::sync::Arc;
 
@@ -10,20 +11,20 @@ use super::chain::Plugin;
 use super::counters::PluginCounters;
 use super::load::{Factory, LoadCode, LoadError};
 
-/// Runs what takes too long for a thread that serves connections.
+/// Runs jobs that take too long for a thread that serves connections.
 pub trait Offload: Send + Sync {
     /// Must not block. A job that is dropped counts as one that failed.
     fn run(&self, job: Box<dyn FnOnce() + Send>);
 }
 
-/// On the threads for blocking work of a runtime.
+/// Runs jobs on the blocking threads of a runtime.
 impl Offload for tokio::runtime::Handle {
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         drop(self.spawn_blocking(job));
     }
 }
 
-/// At once, on the caller's thread: for tools and tests, where nobody waits for it.
+/// Runs jobs on the caller's thread, for tools and tests, where nothing else waits for it.
 #[derive(Debug, Clone, Copy)]
 pub struct AtOnce;
 
@@ -35,19 +36,19 @@ impl Offload for AtOnce {
 
 type Made = Result<Box<dyn Plugin>, LoadError>;
 
-/// At most one instance, ready or in the making.
+/// At most one instance, ready or being made.
 pub(super) struct Spare {
     offload: Arc<dyn Offload>,
     factory: Arc<dyn Factory>,
     counters: Arc<PluginCounters>,
-    /// Dropping it throws the instance away when it is made.
+    /// Dropping it discards the instance once it is made.
     ordered: Option<oneshot::Receiver<Made>>,
-    /// Failed, and not dropped yet.
+    /// Failed and not dropped yet.
     retired: Option<Box<dyn Plugin>>,
 }
 
 impl Spare {
-    /// Nothing is made yet.
+    /// No instance, and none being made.
     pub(super) fn new(
         offload: Arc<dyn Offload>,
         factory: Arc<dyn Factory>,
@@ -60,12 +61,12 @@ impl Spare {
         self.offload = offload;
     }
 
-    /// Whether none is there and none in the making.
+    /// Whether there is no instance and none is being made.
     pub(super) fn is_missing(&self) -> bool {
         self.ordered.is_none()
     }
 
-    /// Has one made, if none is there or in the making.
+    /// Orders an instance, if there is none and none is being made.
     pub(super) fn order(&mut self) {
         if self.ordered.is_some() {
             return;
@@ -75,26 +76,27 @@ impl Spare {
         let (factory, counters) = (self.factory.clone(), self.counters.clone());
         let retired = self.retired.take();
         self.offload.run(Box::new(move || {
-            // First, because a pool of instances needs room for two only.
+            // First, because a pool of instances has room for only two.
             drop(retired);
-            // If nobody waits for it any more, it is dropped here.
+            // Dropped here if the receiver is gone.
             let _ = made.send(factory.instantiate(&counters));
         }));
     }
 
-    /// Takes an instance that is not called any more, to end it before the next one is made, or in [`Spare::release`].
+    /// Takes an instance that is no longer called. It is dropped before the next one is made, or in
+    /// [`Spare::release`].
     pub(super) fn retire(&mut self, instance: Option<Box<dyn Plugin>>) {
         self.retired = instance;
     }
 
-    /// Ends the instance that was retired, if no order has taken it along.
+    /// Drops the retired instance, if no order has taken it.
     pub(super) fn release(&mut self) {
         if let Some(retired) = self.retired.take() {
             self.offload.run(Box::new(move || drop(retired)));
         }
     }
 
-    /// What was ordered, once it is there.
+    /// The ordered instance, once it is ready.
     pub(super) fn take(&mut self) -> Option<Made> {
         let made = match self.ordered.as_mut()?.try_recv() {
             Ok(made) => made,

@@ -1,5 +1,5 @@
-//! What the gateway keeps for one plugin beside its counters: rate limits and values. They outlive every instance and
-//! every version of the plugin; only the end of the process ends them.
+//! State of one plugin that the gateway keeps: rate limits and values. It outlives every instance and every
+//! version of the plugin and ends with the process.
 
 mod connection;
 mod shared;

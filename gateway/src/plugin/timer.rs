@@ -1,13 +1,13 @@
-//! When a plugin's timer fires on one worker.
+//! [`Timer`] computes when a plugin's timer fires on one worker.
 
 use std::time::Duration;
 
-/// A timer on a grid of its interval. Every worker's grid is shifted by its share of the interval, so that the instances
-/// of a plugin take turns.
+/// A timer on a grid of its interval. Every worker's grid is shifted by its share of the interval, so that
+/// the instances of a plugin take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Timer {
     interval: Duration,
-    /// Where this worker's grid begins.
+    /// Offset of this worker's grid.
     phase: Duration,
     /// On the grid.
     due: Duration,
@@ -30,8 +30,8 @@ impl Timer {
         self.due
     }
 
-    /// Whether it is due; if so, it is due next at the first point of its grid after `at`. Points that have passed without
-    /// a call are left out.
+    /// Whether it is due; if so, the next time is the first point of the grid after `at`. Missed points are
+    /// skipped.
     pub(super) fn fire(&mut self, at: Duration) -> bool {
         let due = self.due <= at;
         if due {

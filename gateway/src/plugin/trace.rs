@@ -1,5 +1,5 @@
-//! What each plugin of the chain made of one event, for a person who asks why. Sizes and counts, never contents: a trace may
-//! go to whoever sent the message.
+//! [`Trace`] records what each plugin of the chain did with one event. It holds sizes and counts, never
+//! contents, because it may be sent to the client that sent the message.
 
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ use super::usage::Usage;
 use super::verdict::{Admission, ConnectVerdict, Decision, DeliverVerdict, Effect, Refusal, Verdict};
 use crate::clock::Clock;
 
-/// Follows an event through the chain. For `()`, which follows nothing, the compiler leaves all of it out.
+/// Observes an event on its way through the chain. For `()`, which observes nothing, the compiler removes all
+/// of it.
 pub(super) trait Observer {
-    /// The plugin does not see such events.
+    /// The plugin does not want such events.
     fn passed_by(&mut self, _link: &Link) {}
 
     /// A plugin is about to be called.
@@ -26,16 +27,16 @@ pub(super) trait Observer {
 
 impl Observer for () {}
 
-/// What a plugin answered in which hook.
+/// The verdict of a plugin, by hook.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Told<'a> {
-    /// Of a client; with what the call used if it was made elsewhere.
+    /// On a client; with the cost of the call if it ran on the asynchronous pool.
     Connect(&'a Result<ConnectVerdict, FailurePolicy>, Option<Usage>),
-    /// Of a message.
+    /// On a message.
     Message(&'a Message, &'a Result<Verdict, FailurePolicy>),
-    /// Of a publication on its way to a class.
+    /// On a publication for a class.
     Deliver(&'a str, &'a Outgoing, &'a Result<DeliverVerdict, FailurePolicy>),
-    /// Of something that is no question.
+    /// Of a hook without a verdict.
     Nothing(&'a Result<(), FailurePolicy>),
 }
 
@@ -55,29 +56,29 @@ pub struct Trace {
     payload_bytes: usize,
     generation: u64,
     seen: Vec<Seen>,
-    /// What the chain as a whole came to; empty where there is nothing to decide, or each class has its own.
+    /// Decision of the whole chain; empty if there is nothing to decide, or if each class has its own.
     decision: &'static str,
 }
 
-/// What one plugin made of it.
+/// The part of one plugin.
 #[derive(Debug)]
 struct Seen {
     plugin: Box<str>,
-    /// `None` if its interests leave such events out.
+    /// `None` if its interests exclude such events.
     called: Option<Called>,
 }
 
 #[derive(Debug, Default)]
 struct Called {
-    /// Of subscribers, when something is delivered to them.
+    /// The class of subscribers, for deliveries.
     class: Option<Box<str>>,
     answer: &'static str,
-    /// Code and reason, as the client gets them.
+    /// Code and reason, as sent to the client.
     refusal: Option<(u32, Box<str>)>,
-    /// Bytes of a payload in the answer.
+    /// Bytes of a payload in the verdict.
     answer_bytes: Option<usize>,
     addresses: usize,
-    /// Bytes of the payload that it left to the next plugin; of a client there is none.
+    /// Bytes of the payload after this plugin; `None` for events without a payload.
     payload_bytes: Option<usize>,
     effects: Vec<&'static str>,
     took: Duration,
@@ -85,7 +86,7 @@ struct Called {
 }
 
 impl Trace {
-    /// Of a message that has not met a plugin yet.
+    /// Trace of a message before the first plugin.
     pub fn of(message: &Message, generation: u64, clock: Clock) -> Self {
         Self {
             channel: message.channel.as_ref().map(|channel| channel.as_str().into()).unwrap_or_default(),
@@ -95,7 +96,7 @@ impl Trace {
         }
     }
 
-    /// Of a publication on its way to subscribers.
+    /// Trace of a publication on its way to subscribers.
     pub fn of_delivery(outgoing: &Outgoing, generation: u64, clock: Clock) -> Self {
         let publisher = outgoing.publisher.as_ref();
         Self {
@@ -107,12 +108,12 @@ impl Trace {
         }
     }
 
-    /// Of a client that has gone.
+    /// Trace of a disconnect.
     pub(super) fn of_goodbye(goodbye: &DisconnectEvent, generation: u64, clock: Clock) -> Self {
         Self::of_client("disconnect", &goodbye.client, goodbye.now, generation, clock)
     }
 
-    /// Of something else that a client does.
+    /// Trace of another event of a client.
     pub(super) fn of_client(
         kind: &'static str,
         client: &Client,
@@ -141,18 +142,18 @@ impl Trace {
         }
     }
 
-    /// The chain was exchanged: the event meets this one from its beginning.
+    /// The chain was replaced: the event restarts with this one.
     pub(super) fn begin_again(&mut self, generation: u64) {
         self.generation = generation;
         self.seen.clear();
     }
 
-    /// Whether a plugin was called. An event that none saw is not worth a place, unless it was a message.
+    /// Whether a plugin was called. Except for messages, an event without calls is not worth storing.
     pub fn was_seen(&self) -> bool {
         self.seen.iter().any(|seen| seen.called.is_some())
     }
 
-    /// The chain has ended.
+    /// Records the decision of the chain.
     pub(super) fn decided(&mut self, decision: &Decision) {
         self.decision = match decision {
             Decision::Undecided(_) => "undecided",
@@ -166,7 +167,7 @@ impl Trace {
         };
     }
 
-    /// The chain has ended, and the client is whom the plugins made of it.
+    /// Records the admission, and the client with its new identity.
     pub(super) fn admitted(&mut self, admission: &Admission) {
         self.decision = match admission {
             Admission::Undecided => "undecided",
@@ -179,7 +180,7 @@ impl Trace {
         };
     }
 
-    /// For the API and for the client that asked.
+    /// JSON for the API and for the client that requested it.
     pub fn to_json(&self) -> Value {
         let mut value = json!({
             "at": self.at,

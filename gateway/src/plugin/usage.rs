@@ -1,12 +1,12 @@
-//! What calls cost, for authors' tools and for traces.
+//! [`Usage`]: the cost of calls, for plugin tools and traces.
 
-/// What an instance used. Times are the caller's to take.
+/// Cost of an instance's calls. Callers measure times themselves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Calls from the plugin to the gateway during the last hook, those of its standard library included.
+    /// Calls from the plugin to the gateway during the last hook, including those of its standard library.
     pub host_calls: u32,
     /// Bytes of memory that the instance has.
     pub memory: usize,
-    /// WebAssembly instructions since the last question; `None` unless the engine counts them.
+    /// WebAssembly instructions since the last reading; `None` unless the engine counts them.
     pub instructions: Option<u64>,
 }

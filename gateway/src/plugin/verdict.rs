@@ -1,4 +1,4 @@
-//! What a plugin may answer and do: closed sets, without a word of how a plugin runs.
+//! Verdicts and effects of plugins: closed sets, independent of how a plugin is executed.
 
 use std::sync::Arc;
 
@@ -6,18 +6,18 @@ use bytes::Bytes;
 
 use crate::protocol::channel::Channel;
 
-/// Why something was refused, in the words the client receives.
+/// Why an event was refused, as sent to the client.
 ///
 /// Codes 100-1999 become an error reply, codes 3000-4999 close the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// See above.
+    /// See the ranges above.
     pub code: u32,
     /// Short and without secrets.
     pub reason: Box<str>,
 }
 
-/// Who a client is, from the plugin that authenticated it.
+/// The identity of a client, set by the plugin that authenticated it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Empty for an anonymous client.
@@ -30,11 +30,11 @@ pub struct Identity {
     pub data: Bytes,
     /// Channels to subscribe the client to.
     pub channels: Vec<Channel>,
-    /// Names and values for later hooks.
+    /// Attributes for later hooks.
     pub attributes: Vec<(Box<str>, Box<str>)>,
 }
 
-/// One plugin's answer to a client that wants to be admitted.
+/// One plugin's verdict on a client that connects or refreshes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectVerdict {
     /// No opinion.
@@ -46,7 +46,7 @@ pub enum ConnectVerdict {
 }
 
 impl ConnectVerdict {
-    /// The word for it in the plugin interface.
+    /// The name in the plugin interface.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -56,7 +56,7 @@ impl ConnectVerdict {
     }
 }
 
-/// One plugin's answer to a message.
+/// One plugin's verdict on a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// No opinion.
@@ -65,20 +65,20 @@ pub enum Verdict {
     Allow,
     /// Refuse with an error reply; ends the chain.
     Deny(Refusal),
-    /// Swallow; ends the chain.
+    /// Drop the message; ends the chain.
     Drop,
     /// Close the connection; ends the chain.
     Disconnect(Refusal),
-    /// Go on with this payload.
+    /// Continue with this payload.
     Replace(Bytes),
-    /// Answer the sender; ends the chain.
+    /// Reply to the sender; ends the chain.
     Reply(Bytes),
     /// Publish to these addresses; ends the chain.
     Route(Vec<Channel>),
 }
 
 impl Verdict {
-    /// The word for it in the plugin interface.
+    /// The name in the plugin interface.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Next => "next",
@@ -93,19 +93,19 @@ impl Verdict {
     }
 }
 
-/// One plugin's answer to a publication on its way to the subscribers of one class.
+/// One plugin's verdict on a publication on its way to the subscribers of one class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliverVerdict {
-    /// They receive it as it is.
+    /// They receive it unchanged.
     Pass,
     /// They do not receive it; ends the chain.
     Drop,
-    /// They receive this payload.
+    /// They receive this payload instead.
     Replace(Bytes),
 }
 
 impl DeliverVerdict {
-    /// The word for it in the plugin interface.
+    /// The name in the plugin interface.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -115,14 +115,15 @@ impl DeliverVerdict {
     }
 }
 
-/// Something a plugin asked for beside its answer. Recorded in order and applied after the hook returned normally.
+/// An effect of a plugin in addition to its verdict. Recorded in order and applied after the hook returned
+/// normally.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Publish a payload to an address.
     Publish {
-        /// Who receives it.
+        /// The target.
         address: Channel,
-        /// What.
+        /// The payload.
         payload: Bytes,
     },
     /// Subscribe the client of the event.
@@ -140,27 +141,27 @@ pub enum Effect {
         /// Its value.
         value: Box<str>,
     },
-    /// Do something to the connections of an address.
+    /// Change the connections of an address.
     Reach {
         /// A user or a connection.
         address: Channel,
-        /// The number of a connection that is left out.
+        /// The number of an excluded connection.
         except: Option<u64>,
-        /// What.
+        /// The change.
         action: Action,
     },
     /// Send a payload to an upstream of the configuration.
     Emit {
-        /// The name of the upstream, which had room when this was recorded.
+        /// The name of the upstream, which had room when the effect was recorded.
         upstream: Box<str>,
         /// The plugin that emits.
         plugin: Arc<str>,
-        /// What.
+        /// The payload.
         payload: Bytes,
     },
 }
 
-/// What a plugin does to connections that it reaches by address.
+/// A change that a plugin makes to connections by address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Subscribe them to a channel.
@@ -169,12 +170,12 @@ pub enum Action {
     Unsubscribe(Channel),
     /// Close them.
     Disconnect(Refusal),
-    /// Set when they expire, in Unix time in seconds; `None` for never.
+    /// Set their expiry in Unix time in seconds; `None` for never.
     Refresh(Option<u64>),
 }
 
 impl Effect {
-    /// The word for it in the plugin interface.
+    /// The name in the plugin interface.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Publish { .. } => "publish",
@@ -192,43 +193,44 @@ impl Effect {
     }
 }
 
-/// What the whole chain says of a message.
+/// The decision of the whole chain on a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// No plugin decided: the policy of the channel does. The payload is the one that left the last plugin.
+    /// No plugin decided, so the policy of the channel does. The payload is the one after the last plugin.
     Undecided(Bytes),
     /// A plugin permitted it.
     Allowed(Bytes),
     /// Refuse with an error reply.
     Denied(Refusal),
-    /// Swallow.
+    /// Drop the message.
     Dropped,
     /// Close the connection.
     Disconnect(Refusal),
-    /// Answer the sender.
+    /// Reply to the sender.
     Reply(Bytes),
     /// Publish the payload to these addresses.
     Route {
-        /// Who receives it.
+        /// The targets.
         targets: Vec<Channel>,
-        /// What: the payload that left the last plugin.
+        /// The payload after the last plugin.
         payload: Bytes,
     },
     /// A plugin that fails closed failed: refuse with a temporary error.
     Failed,
 }
 
-/// What the whole chain says of a client that wants to be admitted.
+/// The decision of the whole chain on a client that connects or refreshes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
     /// No plugin accepted: the setting for anonymous clients decides.
     Undecided,
-    /// The last accept.
+    /// The identity of the last accept.
     Accepted(Box<Identity>),
     /// Not admitted.
     Refused(Refusal),
     /// A plugin that fails closed failed: refuse with a temporary error.
     Failed,
-    /// No plugin accepted, and one that fails open has failed, which might have: a client that needs an accept comes back later.
+    /// No plugin accepted, and one that fails open has failed and might have accepted: a client that needs an
+    /// accept has to come back.
     Doubtful,
 }

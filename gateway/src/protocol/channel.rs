@@ -1,19 +1,20 @@
-//! Channel names and addresses: the one way to say who receives a message.
+//! [`Channel`]: a checked channel name or address. Every receiver of a message is named by one.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
 use gateway_plugin_grammar::address;
-/// Longest channel name in bytes, and why a text is no channel name.
+/// Longest channel name in bytes, and why a text is not a channel name.
 pub use gateway_plugin_grammar::address::{BYTES_MAX as CHANNEL_BYTES_MAX, Invalid as InvalidChannel};
 
-/// A valid address, cheap to clone and never checked again: a channel, a user or a connection. What each is made of is
-/// said in [`gateway_plugin_grammar::address`]. The first byte tells which it is, see [`Channel::target`].
+/// A valid address, cheap to clone and never checked again: a channel, a user or a connection.
+/// [`gateway_plugin_grammar::address`] defines the syntax of each. The first byte distinguishes them, see
+/// [`Channel::target`].
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel(Arc<str>);
 
-/// What an address reaches.
+/// The receivers of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
     /// All subscribers of a channel.
@@ -25,14 +26,14 @@ pub enum Target<'a> {
 }
 
 impl Channel {
-    /// Checks a name and takes it over.
+    /// Checks a name and copies it.
     pub fn parse(name: &str) -> Result<Self, InvalidChannel> {
         address::check(name)?;
         Ok(Self(name.into()))
     }
 
-    /// The address of all connections of a user. `None` for an anonymous client, and for what no client is admitted as:
-    /// see [`address::check_user`].
+    /// The address of all connections of a user. `None` for an anonymous client, and for names that no client
+    /// is admitted with: see [`address::check_user`].
     pub fn of_user(user: &str) -> Option<Self> {
         if user.is_empty() { None } else { Self::parse(&format!("#{user}")).ok() }
     }
@@ -47,12 +48,12 @@ impl Channel {
         self.0.split_once(':').map(|(namespace, _)| namespace)
     }
 
-    /// Whether a pattern means this address, see [`address::matches`]: `*` means channels only.
+    /// Whether a pattern covers this address, see [`address::matches`]: `*` covers only channels.
     pub fn is_covered_by(&self, pattern: &str) -> bool {
         address::matches(pattern, &self.0)
     }
 
-    /// What this name reaches.
+    /// The receivers of this address.
     pub fn target(&self) -> Target<'_> {
         match self.0.as_bytes()[0] {
             b'#' => Target::User(&self.0[1..]),

@@ -1,8 +1,9 @@
-//! The codes of the Centrifuge client protocol v2: errors of a reply, reasons to close, reasons to unsubscribe.
+//! The codes of the Centrifuge client protocol v2: errors of a reply, reasons to close, reasons to
+//! unsubscribe.
 
 use std::borrow::Cow;
 
-/// The error of a reply. The connection goes on.
+/// The error of a reply. The connection stays open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyError {
     /// 100-399 of the protocol, 400-1999 of the application.
@@ -26,36 +27,36 @@ macro_rules! errors {
 }
 
 errors! {
-    /// Our fault, or a plugin's that fails closed.
+    /// A failure of the gateway, or of a plugin that fails closed.
     INTERNAL = 100, "internal server error", true;
-    /// No credentials that count.
+    /// No valid credentials.
     UNAUTHORIZED = 101, "unauthorized", false;
     /// The channel's namespace is not configured.
     UNKNOWN_CHANNEL = 102, "unknown channel", false;
     /// Neither a plugin nor the policy of the channel permits it.
     PERMISSION_DENIED = 103, "permission denied", false;
-    /// No such method.
+    /// The method does not exist.
     METHOD_NOT_FOUND = 104, "method not found", false;
     /// The connection is already subscribed to the channel.
     ALREADY_SUBSCRIBED = 105, "already subscribed", false;
     /// A limit on channels was reached.
     LIMIT_EXCEEDED = 106, "limit exceeded", false;
-    /// A field has a value that cannot be.
+    /// A field has an invalid value.
     BAD_REQUEST = 107, "bad request", false;
     /// The gateway or the channel does not offer this.
     NOT_AVAILABLE = 108, "not available", false;
     /// The token has expired: the client fetches a new one.
     TOKEN_EXPIRED = 109, "token expired", false;
-    /// What was to be refreshed has already expired.
+    /// The item to refresh has already expired.
     EXPIRED = 110, "expired", false;
     /// A rate limit was exceeded.
     TOO_MANY_REQUESTS = 111, "too many requests", true;
-    /// The position asked for is not in the history any more.
+    /// The requested position is no longer in the history.
     UNRECOVERABLE_POSITION = 112, "unrecoverable position", false;
 }
 
 impl ReplyError {
-    /// An error with the words of a plugin. The protocol's codes keep their meaning of "temporary".
+    /// An error with the message of a plugin. The codes of the protocol keep their meaning of "temporary".
     pub fn custom(code: u32, message: &str) -> Self {
         let known = Self::ALL.iter().find(|known| known.code == code);
         let message = match known {
@@ -65,16 +66,17 @@ impl ReplyError {
         Self { code, message, temporary: known.is_some_and(|known| known.temporary) }
     }
 
-    /// This error with a sentence that says more.
+    /// This error with a more specific message.
     pub fn because(self, message: impl Into<Cow<'static, str>>) -> Self {
         Self { message: message.into(), ..self }
     }
 }
 
-/// Longest reason in bytes that fits into a close frame beside the code (RFC 6455, 5.5).
+/// Longest reason in bytes that fits into a close frame together with the code (RFC 6455, 5.5).
 pub const CLOSE_REASON_BYTES_MAX: usize = 123;
 
-/// Why a connection ends. Clients reconnect after 3000-3499 and 4000-4499, and give up after 3500-3999 and 4500-4999.
+/// Why a connection ends. Clients reconnect after 3000-3499 and 4000-4499, and give up after 3500-3999 and
+/// 4500-4999.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Close {
     /// WebSocket codes below 3000, codes of the protocol from 3000.
@@ -88,7 +90,7 @@ macro_rules! closes {
         impl Close {
             $($(#[$doc])* pub const $name: Self = Self { code: $code, reason: Cow::Borrowed($reason) };)*
 
-            /// Every reason the gateway closes for by itself.
+            /// Every reason for which the gateway itself closes.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
         }
     };
@@ -103,11 +105,12 @@ closes! {
     INVALID_UTF8 = 1007, "text is not valid UTF-8";
     /// RFC 6455: the message is larger than `message_bytes_max`.
     MESSAGE_TOO_BIG = 1009, "message too big";
-    /// The gateway is going down; another node, or the next process, is there.
+    /// The gateway shuts down; another node, or the next process, is available.
     SHUTDOWN = 3001, "shutdown";
-    /// The gateway of the client has died. No client is told so: it is what another gateway tells the plugins.
+    /// The client's gateway has died. This is never sent to a client; another gateway passes it to the
+    /// plugins.
     GATEWAY_DIED = 3002, "gateway died";
-    /// Our fault.
+    /// A failure of the gateway.
     INTERNAL = 3004, "internal server error";
     /// The connection expired and was not refreshed.
     EXPIRED = 3005, "connection expired";
@@ -119,7 +122,7 @@ closes! {
     FORCE_RECONNECT = 3011, "force reconnect";
     /// No answer to a ping.
     NO_PONG = 3012, "no pong";
-    /// The client sends more than it may.
+    /// The client exceeds its rate limit.
     TOO_MANY_REQUESTS = 3013, "too many requests";
     /// The credential is not valid.
     INVALID_TOKEN = 3500, "invalid token";
@@ -127,7 +130,7 @@ closes! {
     BAD_REQUEST = 3501, "bad request";
     /// No connect command in time.
     STALE = 3502, "stale";
-    /// The operator wants the client gone.
+    /// The operator disconnected the client.
     FORCE_DISCONNECT = 3503, "force disconnect";
     /// Too many connections.
     CONNECTION_LIMIT = 3504, "connection limit";
@@ -138,7 +141,7 @@ closes! {
 }
 
 impl Close {
-    /// A close with other words, cut at a character boundary so that it fits into a close frame.
+    /// A close with another reason, cut at a character boundary so that it fits into a close frame.
     pub fn custom(code: u16, reason: &str) -> Self {
         let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
         while !reason.is_char_boundary(end) {

@@ -1,4 +1,5 @@
-//! Between the vocabulary and the bytes of a protocol. The closed set of protocols meets here and nowhere else.
+//! Translates between messages of the gateway and the bytes of each [`Protocol`]. No other module chooses an
+//! encoding by protocol.
 
 use bytes::Bytes;
 
@@ -8,17 +9,17 @@ use super::push::{Form, Push, PushKind};
 use super::reply::Reply;
 use super::{Protocol, centrifuge};
 
-/// One message as it came from a client: complete, unmasked, and text known to be UTF-8.
+/// One complete message of a client: unmasked, and known to be UTF-8 if it is text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inbound {
     /// The bytes. Payloads of commands are slices of them.
     pub data: Bytes,
-    /// Whether it came as binary.
+    /// Whether it came in a binary frame.
     pub binary: bool,
 }
 
-/// The commands of one message that have not been carried out yet: its bytes, and how many came before. They are decoded
-/// one by one, so that what is left of a message is never larger than the message.
+/// The commands of one message that have not been run yet: its remaining bytes, and the count so far. They
+/// are decoded one by one, so that the rest of a message is never larger than the message.
 #[derive(Debug)]
 pub struct Commands {
     protocol: Protocol,
@@ -33,13 +34,13 @@ impl Commands {
         Self { protocol, rest: data, binary, count: 0 }
     }
 
-    /// Whether there are no more.
+    /// Whether no commands are left.
     pub fn is_done(&self) -> bool {
         self.count > 0 && self.rest.is_empty()
     }
 
-    /// The next one, `None` after the last. More than `commands_max` in a message, none, and something else than a command
-    /// are an error, which ends the message.
+    /// The next command, `None` after the last. An error ends the message: more than `commands_max` commands
+    /// in it, no command at all, or malformed bytes.
     pub fn next(&mut self, commands_max: usize) -> Option<Result<Command, Malformed>> {
         let next = match self.protocol {
             Protocol::CentrifugeJson => centrifuge::json::next_command(&mut self.rest),
@@ -60,8 +61,8 @@ impl Commands {
     }
 }
 
-/// Appends the WebSocket frame of one reply and returns where it lies in `out`; `None` if the protocol has no words
-/// for it.
+/// Appends the WebSocket frame of one reply and returns its range in `out`; `None` if the protocol cannot
+/// express it.
 pub fn encode_reply(protocol: Protocol, reply: &Reply, out: &mut Vec<u8>) -> Option<std::ops::Range<usize>> {
     match (protocol, reply) {
         (Protocol::CentrifugeJson, Reply::Raw { .. }) => None,
@@ -78,7 +79,7 @@ pub fn encode_reply(protocol: Protocol, reply: &Reply, out: &mut Vec<u8>) -> Opt
     }
 }
 
-/// The frame of something that goes to many. Called once per form by [`Push::frame`].
+/// The frame of a push. Called once per form by [`Push::frame`].
 pub(super) fn push_frame(push: &Push, form: Form) -> Bytes {
     match form {
         Form::Channel(Protocol::CentrifugeJson) => {
@@ -101,7 +102,8 @@ pub(super) fn push_frame(push: &Push, form: Form) -> Bytes {
     }
 }
 
-/// Goes out as text if it is text: a plugin may answer a text with bytes that no text frame may carry.
+/// Sent as a text frame if it is valid UTF-8: a plugin may answer text with bytes that a text frame must not
+/// carry.
 fn raw_message(data: &[u8], out: &mut Vec<u8>) -> std::ops::Range<usize> {
     let opcode = if std::str::from_utf8(data).is_ok() { Opcode::Text } else { Opcode::Binary };
     frame::write(out, opcode, |out| out.extend_from_slice(data))

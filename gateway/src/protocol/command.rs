@@ -1,4 +1,5 @@
-//! What a client may ask for, in the words of the gateway. Codecs make these; the connection core consumes them.
+//! [`Command`]: the requests of clients in the vocabulary of the gateway. Codecs make commands; the
+//! connection core consumes them.
 
 use bytes::Bytes;
 
@@ -11,17 +12,17 @@ use super::json::{NotJson, Unfit};
 pub struct Command {
     /// Chosen by the client, echoed in the reply; 0 where no reply is expected.
     pub id: u32,
-    /// What it asks for.
+    /// The request.
     pub request: Request,
 }
 
-/// A channel as the client wrote it, already judged.
+/// A channel as the client wrote it, already checked.
 pub type NamedChannel = Result<Channel, InvalidChannel>;
 
 /// The closed set of requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Be admitted. Must come first and once.
+    /// Authenticate. Must come first and only once.
     Connect(Connect),
     /// Receive what is published to a channel.
     Subscribe(Subscribe),
@@ -32,22 +33,22 @@ pub enum Request {
     },
     /// Publish to a channel.
     Publish {
-        /// Where to.
+        /// The target.
         channel: NamedChannel,
-        /// What.
+        /// The payload.
         data: Bytes,
     },
-    /// Who is in a channel.
+    /// Members of a channel.
     Presence {
         /// Which channel.
         channel: NamedChannel,
     },
-    /// How many are in a channel.
+    /// Number of members of a channel.
     PresenceStats {
         /// Which channel.
         channel: NamedChannel,
     },
-    /// What was published to a channel.
+    /// Past publications of a channel.
     History {
         /// Which channel.
         channel: NamedChannel,
@@ -56,14 +57,14 @@ pub enum Request {
     },
     /// Call a method and wait for its result.
     Rpc {
-        /// Which method; may be empty.
+        /// The method; may be empty.
         method: Box<str>,
         /// Its argument.
         data: Bytes,
     },
     /// A message that expects no reply.
     Send {
-        /// What.
+        /// The payload.
         data: Bytes,
     },
     /// Extend an expiring connection.
@@ -76,43 +77,43 @@ pub enum Request {
         /// Which channel.
         channel: NamedChannel,
     },
-    /// The answer to a ping: the empty command.
+    /// The response to a ping: the empty command.
     Pong,
-    /// Something of the protocol that is not offered here, or that nobody could carry out.
+    /// A part of the protocol that is not offered, or that is invalid.
     Refused {
-        /// Whether it was the request to be admitted.
+        /// Whether it was the connect request.
         connect: bool,
-        /// What the client is told.
+        /// The error for the client.
         why: ReplyError,
     },
-    /// A message in raw mode, as it came.
+    /// A message in raw mode, unchanged.
     Raw {
-        /// What.
+        /// The payload.
         data: Bytes,
-        /// Whether it came as binary.
+        /// Whether it came in a binary frame.
         binary: bool,
     },
 }
 
-/// The request to be admitted.
+/// The connect request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Connect {
     /// The credential; empty for none.
     pub token: Box<str>,
     /// JSON for plugins; empty for none.
     pub data: Bytes,
-    /// Where the client stands in channels the server subscribed it to before.
+    /// The client's positions in channels that the server subscribed it to before.
     pub positions: Vec<(Channel, Position)>,
 }
 
-/// The request to receive a channel.
+/// The subscribe request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscribe {
     /// Which channel.
     pub channel: NamedChannel,
-    /// Where the client stands, if it wants what it missed.
+    /// The client's position, if it wants to recover missed publications.
     pub recover: Option<Position>,
-    /// Whether it wants to hear who joins and leaves.
+    /// Whether it wants join and leave messages.
     pub join_leave: bool,
     /// Whether it prefers error 112 to a subscription that could not be recovered.
     pub reject_unrecovered: bool,
@@ -122,7 +123,7 @@ pub struct Subscribe {
     pub data: Bytes,
 }
 
-/// A place in a channel's stream.
+/// A position in a channel's stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Position {
     /// Number of the newest publication seen; the first one is 1.
@@ -131,33 +132,33 @@ pub struct Position {
     pub epoch: Box<str>,
 }
 
-/// Which part of a channel's history.
+/// A part of a channel's history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HistoryQuery {
-    /// 0 only the position, negative as many as the server gives, else at most this many.
+    /// 0 for only the position, negative for as many as the server allows, otherwise at most this many.
     pub limit: i64,
-    /// After this place (or before it, in reverse).
+    /// After this position (or before it, in reverse).
     pub since: Option<Position>,
     /// Newest first.
     pub reverse: bool,
 }
 
-/// A frame that is no command: the connection is closed with 3501.
+/// A frame that is not a command: the connection is closed with 3501.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Nothing in it.
+    /// Empty.
     #[error("an empty message")]
     Empty,
     /// Not JSON, or not the shape of a command.
     #[error("not a command")]
     Syntax,
-    /// An id, but nothing asked for.
+    /// An id without a request.
     #[error("a command without a request")]
     NoRequest,
     /// More commands in one message than allowed.
     #[error("too many commands in one message")]
     TooMany,
-    /// A payload that nobody should have to read, where no reply could say so.
+    /// A payload that no receiver should have to parse, in a message that has no reply.
     #[error("a payload is {}", NotJson::from(*.0))]
     Payload(Unfit),
 }

@@ -1,13 +1,13 @@
-//! WebSocket frames as a server writes them (RFC 6455, 5.2): not masked, never fragmented.
+//! Encodes WebSocket frames of a server (RFC 6455, 5.2): not masked, never fragmented.
 //!
-//! Written here and not by the WebSocket library, because the bytes of a publication are the same for every subscriber:
-//! header and payload are made once and shared.
+//! The WebSocket library is not used for this, because the bytes of a publication are the same for every
+//! subscriber: header and payload are encoded once and shared.
 
 use bytes::Bytes;
 
 use super::code::Close;
 
-/// What is in a frame.
+/// The type of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
@@ -17,15 +17,15 @@ pub enum Opcode {
     Binary = 0x2,
     /// The last frame.
     Close = 0x8,
-    /// Are you there?
+    /// A ping.
     Ping = 0x9,
 }
 
 /// Longest header of a frame that is not masked.
 const HEADER_BYTES_MAX: usize = 10;
 
-/// Appends one frame whose payload is written by `body`. The header goes in front without a second buffer: room for the
-/// longest is left, and the frame begins where the header that was needed begins.
+/// Appends one frame whose payload `body` writes. The header needs no second buffer: room for the longest
+/// header is left, and the frame begins where the actual header begins.
 ///
 /// Returns the range of the frame inside `out`.
 pub fn write(out: &mut Vec<u8>, opcode: Opcode, body: impl FnOnce(&mut Vec<u8>)) -> std::ops::Range<usize> {

@@ -1,33 +1,34 @@
-//! JSON that others wrote, checked before it goes into a frame as it is.
+//! Checks JSON from outside before it is copied unchanged into a frame.
 //!
-//! Whoever brings a payload (a client, a plugin, the HTTP API) meets the same rules: one JSON value in UTF-8, at most
-//! [`DEPTH_MAX`] levels deep, in which no escape is half of a character. Names that are there twice and numbers of any size
-//! pass as they are, for the receivers to judge.
+//! The same rules hold for payloads of clients, of plugins and of the HTTP API: one JSON value in UTF-8, at
+//! most [`DEPTH_MAX`] levels deep, without an escape of an unpaired surrogate. Duplicate names and numbers of
+//! any size pass unchanged; the receivers interpret them.
 
 use bytes::Bytes;
 pub use gateway_plugin_grammar::json::{DEPTH_MAX, Unfit, check};
 use serde::de::IgnoredAny;
 
-/// Why bytes are not taken as a JSON payload. Completes the sentence "a payload that is ...".
+/// Why bytes are not accepted as a JSON payload. Completes the sentence "a payload that is ...".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotJson {
     /// They are not one JSON value in UTF-8.
     #[error("not valid JSON: {0}")]
     Syntax(Box<str>),
-    /// They are, but of a kind that receivers stumble over.
+    /// They are JSON that many receivers cannot read.
     #[error("JSON {0}")]
     Unfit(#[from] Unfit),
 }
 
-/// Whether a value is what a library writes for a field that it does not use: a field of this value is as good as none.
+/// Whether a value is the default that a library writes for an unused field. Such a field counts as absent.
 pub fn says_nothing(json: &str) -> bool {
     matches!(json, "null" | "false" | "0" | "\"\"" | "[]" | "{}")
 }
 
 /// Checks that `json` is exactly one JSON value in UTF-8 that receivers can read, and removes line feeds.
 ///
-/// A line feed separates frames of the Centrifuge JSON protocol. In valid JSON it can only stand between tokens, because
-/// a string must escape it, so leaving it out changes nothing. Without line feeds the bytes are returned as they came.
+/// A line feed separates frames of the Centrifuge JSON protocol. In valid JSON it can only stand between
+/// tokens, because a string must escape it, so removing it changes nothing. Bytes without line feeds are
+/// returned unchanged.
 pub fn compact(json: Bytes) -> Result<Bytes, NotJson> {
     let syntax = |error: String| NotJson::Syntax(error.into());
     let text = std::str::from_utf8(&json).map_err(|e| syntax(e.to_string()))?;
@@ -39,7 +40,7 @@ pub fn compact(json: Bytes) -> Result<Bytes, NotJson> {
     Ok(json.iter().copied().filter(|byte| *byte != b'\n').collect())
 }
 
-/// How many bytes a text has as a JSON string, quotes included.
+/// Length in bytes of a text as a JSON string, including quotes.
 pub fn string_bytes(text: &str) -> usize {
     let escaped = |byte: u8| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,

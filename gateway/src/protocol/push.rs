@@ -1,4 +1,4 @@
-//! What goes to many clients: encoded once per protocol, frame header included, and shared.
+//! [`Push`]: a message to many clients, encoded once per protocol, frame header included, and shared.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,10 +8,10 @@ use super::channel::Channel;
 use super::{Protocol, codec, json};
 use crate::charge::Charge;
 
-/// Bytes of what others are told of a client: its user, and what a plugin says of it.
+/// Most bytes of a [`Member`]: its user, and the JSON of a plugin.
 pub const MEMBER_BYTES_MAX: usize = 32 * 1024;
 
-/// A connection as others in a channel see it.
+/// A connection as other members of a channel see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// The id of the connection.
@@ -23,7 +23,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// How many bytes it takes in an answer at most, with its key in a list of members.
+    /// Most bytes it takes in a reply, with its key in a list of members.
     pub fn bytes(&self) -> usize {
         const AROUND: usize = r#""":{"user":,"client":"","conn_info":},"#.len();
         AROUND + 2 * self.client.len() + json::string_bytes(&self.user) + self.info.len()
@@ -35,23 +35,23 @@ impl Member {
 pub struct Publication {
     /// The payload.
     pub data: Bytes,
-    /// Whether the payload is JSON on one line. What is not reaches JSON clients as a string.
+    /// Whether the payload is JSON on one line. Any other payload reaches JSON clients as a string.
     pub json: bool,
     /// Its number in the channel's stream, from 1; 0 in a channel without history.
     pub offset: u64,
-    /// Who published it, for publications of clients.
+    /// The publisher, for publications of clients.
     pub info: Option<Arc<Member>>,
 }
 
 impl Publication {
-    /// How many bytes it takes in an answer at most.
+    /// Most bytes it takes in a reply.
     pub fn bytes(&self) -> usize {
         const AROUND: usize = r#"{"data":,"info":,"offset":18446744073709551615},"#.len();
         AROUND + payload_bytes(&self.data, self.json) + self.info.as_ref().map_or(0, |info| info.bytes())
     }
 }
 
-/// How many bytes a payload has wherever it goes: as it is, or as the string that clients receive if it is no JSON.
+/// Bytes of a payload everywhere: unchanged, or as the string that clients receive if it is not JSON.
 pub fn payload_bytes(data: &[u8], is_json: bool) -> usize {
     if is_json {
         return data.len();
@@ -62,40 +62,40 @@ pub fn payload_bytes(data: &[u8], is_json: bool) -> usize {
     }
 }
 
-/// What happened in a channel.
+/// An event of a channel.
 #[derive(Debug)]
 pub enum PushKind {
-    /// Something was published.
+    /// A publication.
     Publication {
-        /// What.
+        /// The publication.
         publication: Arc<Publication>,
         /// The stream its offset belongs to; empty without history.
         epoch: Arc<str>,
     },
-    /// Somebody came.
+    /// A member joined.
     Join(Arc<Member>),
-    /// Somebody went.
+    /// A member left.
     Leave(Arc<Member>),
 }
 
-/// Something that happened in a channel, on its way to every subscriber.
+/// An event of a channel for every subscriber.
 #[derive(Debug)]
 pub struct Push {
-    /// Where.
+    /// The channel.
     pub channel: Channel,
-    /// What.
+    /// The event.
     pub kind: PushKind,
     frames: [OnceLock<Bytes>; Form::COUNT],
-    /// Given back when every worker has delivered it.
+    /// Returned when every worker has delivered the push.
     _charge: Option<Charge>,
 }
 
-/// In which shape a subscriber receives a push.
+/// The form in which a subscriber receives a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// As an event of a channel the client is subscribed to.
     Channel(Protocol),
-    /// As a message to the client itself: what is addressed to a user or a connection.
+    /// As a message to the client itself: publications to a user or a connection.
     Direct(Protocol),
 }
 
@@ -111,17 +111,17 @@ impl Form {
 }
 
 impl Push {
-    /// A push that no one has encoded yet.
+    /// A push that is not encoded yet.
     pub fn new(channel: Channel, kind: PushKind) -> Self {
         Self::charged(channel, kind, None)
     }
 
-    /// The same, and somebody pays for it until every worker has delivered it.
+    /// A push that is charged to an account until every worker has delivered it.
     pub fn charged(channel: Channel, kind: PushKind, charge: Option<Charge>) -> Self {
         Self { channel, kind, frames: Default::default(), _charge: charge }
     }
 
-    /// What it takes on its way to a worker, in bytes.
+    /// Bytes it takes on its way to a worker.
     pub fn bytes(&self) -> usize {
         const AROUND: usize = size_of::<Push>();
         AROUND
@@ -131,8 +131,8 @@ impl Push {
             }
     }
 
-    /// The complete WebSocket frame for subscribers of one form. The first caller encodes, on whichever worker it runs;
-    /// everybody else shares. Empty if the form has no words for it (a join in raw mode).
+    /// The complete WebSocket frame for subscribers with this form. The first caller encodes it, on any
+    /// worker; all others share it. Empty if the form cannot express the event (a join in raw mode).
     pub fn frame(&self, form: Form) -> &Bytes {
         self.frames[form.index()].get_or_init(|| codec::push_frame(self, form))
     }

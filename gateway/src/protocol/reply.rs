@@ -1,4 +1,5 @@
-//! What the gateway says to one client. Codecs write these; what goes to many is a [`super::push::Push`].
+//! [`Reply`]: a message of the gateway to one client. Codecs encode replies; a message to many is a
+//! [`super::push::Push`].
 
 use std::sync::Arc;
 
@@ -8,45 +9,45 @@ use super::channel::Channel;
 use super::code::{ReplyError, Unsubscribe};
 use super::push::{Member, Publication};
 
-/// One thing to say to one client. `id` is that of the command it answers.
+/// One message to one client. `id` is that of the command it answers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
     /// The command failed.
     Error {
         /// Which command.
         id: u32,
-        /// Why.
+        /// The error.
         error: ReplyError,
     },
     /// The client is admitted.
     Connected {
         /// Which command.
         id: u32,
-        /// With what.
+        /// The result.
         result: Connected,
     },
     /// The client is subscribed.
     Subscribed {
         /// Which command.
         id: u32,
-        /// With what.
+        /// The result.
         result: Subscribed,
     },
-    /// Done, with nothing to tell: unsubscribe, publish.
+    /// Success without content: unsubscribe, publish.
     Done {
         /// Which command.
         id: u32,
         /// The name of the result field.
         what: Done,
     },
-    /// Who is in a channel.
+    /// Members of a channel.
     Presence {
         /// Which command.
         id: u32,
-        /// Everyone.
+        /// All members.
         members: Vec<Arc<Member>>,
     },
-    /// How many are in a channel.
+    /// Number of members of a channel.
     PresenceStats {
         /// Which command.
         id: u32,
@@ -55,11 +56,11 @@ pub enum Reply {
         /// Different users among them.
         users: usize,
     },
-    /// What was published to a channel.
+    /// Past publications of a channel.
     History {
         /// Which command.
         id: u32,
-        /// In the order asked for.
+        /// In the requested order.
         publications: Vec<Arc<Publication>>,
         /// Newest offset of the stream.
         offset: u64,
@@ -82,7 +83,7 @@ pub enum Reply {
         /// Seconds until it expires again; `None` for never.
         ttl: Option<u32>,
     },
-    /// Are you there?
+    /// A ping.
     Ping,
     /// A message to this connection alone.
     Message {
@@ -91,16 +92,16 @@ pub enum Reply {
     },
     /// A message in raw mode.
     Raw {
-        /// What.
+        /// The payload.
         data: Bytes,
-        /// Whether it goes out as binary.
+        /// Whether it goes out in a binary frame.
         binary: bool,
     },
     /// The server subscribed the client to a channel.
     SubscribedByServer {
         /// Which channel.
         channel: Channel,
-        /// With what.
+        /// The result.
         result: Subscribed,
     },
     /// The server has set when the connection expires.
@@ -126,7 +127,7 @@ pub enum Done {
     Publish,
 }
 
-/// What an admitted client is told.
+/// The result of a connect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Connected {
     /// The id of the connection.
@@ -135,26 +136,26 @@ pub struct Connected {
     pub ttl: Option<u32>,
     /// JSON from a plugin; empty for none.
     pub data: Bytes,
-    /// The server's subscriptions.
+    /// The server-side subscriptions.
     pub subscriptions: Vec<(Channel, Subscribed)>,
     /// Seconds between pings; 0 for none.
     pub ping: u32,
 }
 
-/// What a subscribed client is told.
+/// The result of a subscribe.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Subscribed {
     /// Whether the channel can be recovered.
     pub recoverable: bool,
-    /// Whether the gateway tracks where the client stands.
+    /// Whether the gateway tracks the client's position.
     pub positioned: bool,
     /// The stream; empty without a position.
     pub epoch: Arc<str>,
-    /// Where the stream stands, or where the client stood if it was recovered.
+    /// The top of the stream, or the client's position if it was recovered.
     pub offset: u64,
-    /// What the client missed, oldest first.
+    /// Missed publications, oldest first.
     pub publications: Vec<Arc<Publication>>,
-    /// Whether nothing is missing; `None` if the client did not ask.
+    /// Whether nothing is missing; `None` if the client did not request recovery.
     pub recovered: Option<bool>,
     /// JSON from a plugin; empty for none.
     pub data: Bytes,

@@ -1,24 +1,26 @@
-//! Which client a proxy speaks for, by the headers `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//! [`client`] finds the address of a client behind proxies in the headers `Forwarded` (RFC 7239) and
+//! `X-Forwarded-For`.
 //!
-//! Each proxy appends the address that its connection came from. So names are read from the right: each name is as good as the
-//! hop to its right, and the first one that is no trusted proxy is the client. What stands to its left was written by the
-//! client, and is not looked at.
+//! Each proxy appends the address that its connection came from, so addresses are read from the right. An
+//! entry is as trustworthy as the hop to its right, and the first address that is not a trusted proxy is the
+//! client. The client itself wrote everything further left, so that is ignored.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Proxies, Tell};
 
-/// Why it cannot be said which client it is.
+/// Why the client cannot be identified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unclear {
-    /// A trusted proxy has named something that is no address.
+    /// A trusted proxy has sent an entry that is not an address.
     Malformed,
-    /// Both headers are there and name different clients. A proxy sets one of them; the other may come from the client.
+    /// Both headers are present and name different clients. A proxy sets one of them; the other may come from
+    /// the client.
     Disagree,
 }
 
 impl Unclear {
-    /// What the client is told.
+    /// The text for the client.
     pub fn message(self) -> &'static str {
         match self {
             Self::Malformed => {
@@ -32,8 +34,8 @@ impl Unclear {
     }
 }
 
-/// The client behind `hop`, which has sent a request with these headers: the lines of each, in their order. It is the hop itself
-/// if that is not trusted, or names nobody.
+/// The client behind `hop`, which sent a request with these headers, given line by line in their order. It is
+/// the hop itself if that is not trusted or names no client.
 pub fn client<'h, F, X>(proxies: &Proxies, hop: IpAddr, forwarded: F, for_lines: X) -> Result<IpAddr, Unclear>
 where
     F: DoubleEndedIterator<Item = &'h [u8]>,
@@ -57,10 +59,10 @@ where
     }
 }
 
-/// A name of a client, if a proxy gives one.
+/// An entry for a client; `None` if the proxy gives no name.
 type Name<'h> = Option<&'h [u8]>;
 
-/// Goes from hop to hop through lines, the last one first. `None` if there is no name.
+/// Follows the hops through lines, the last one first. `None` if there is no entry.
 fn walk<'h>(
     proxies: &Proxies,
     mut hop: IpAddr,
@@ -72,7 +74,7 @@ fn walk<'h>(
             named = true;
             match name.map(node).transpose()?.flatten() {
                 Some(address) => hop = address,
-                // The hop does not say whom it speaks for.
+                // The hop does not name its client.
                 None => return Ok(Some(hop)),
             }
             if !proxies.trust(hop) {
@@ -88,7 +90,7 @@ fn items(line: &[u8]) -> Vec<Name<'_>> {
     line.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty()).map(Some).collect()
 }
 
-/// What the elements of a line of `Forwarded` say after `for=`, without quotes.
+/// The values of `for=` in the elements of a line of `Forwarded`, without quotes.
 fn elements(line: &[u8]) -> Result<Vec<Name<'_>>, Unclear> {
     let mut names = Vec::new();
     let mut rest = line.trim_ascii();
@@ -114,7 +116,7 @@ fn elements(line: &[u8]) -> Result<Vec<Name<'_>>, Unclear> {
                 Some(_) => return Err(Unclear::Malformed),
             }
         }
-        // An empty element is none.
+        // An empty element does not count.
         if pairs > 0 {
             names.push(name);
         }
@@ -122,14 +124,15 @@ fn elements(line: &[u8]) -> Result<Vec<Name<'_>>, Unclear> {
     Ok(names)
 }
 
-/// Takes `KEY=VALUE` and the blanks behind it from the beginning.
+/// Takes `KEY=VALUE` and the following blanks from the beginning of `rest`.
 fn pair<'h>(rest: &mut &'h [u8]) -> Result<(&'h [u8], &'h [u8]), Unclear> {
     let equals = rest.iter().position(|b| b"=,;\" ".contains(b)).ok_or(Unclear::Malformed)?;
     let (key, value) = rest.split_at(equals);
     let value = value.strip_prefix(b"=").ok_or(Unclear::Malformed)?;
     let (value, after) = match value.strip_prefix(b"\"") {
         Some(quoted) => {
-            // No address has a quote or a backslash in it: an escaped one is no reason to end here, and none to unescape.
+            // No address contains a quote or a backslash: an escaped one does not end the value, and needs no
+            // unescaping.
             let mut escaped = false;
             let end = quoted.iter().position(|b| match (escaped, b) {
                 (false, b'"') => true,
@@ -150,7 +153,7 @@ fn pair<'h>(rest: &mut &'h [u8]) -> Result<(&'h [u8], &'h [u8]), Unclear> {
     Ok((key, value))
 }
 
-/// The address of a node (RFC 7239, 6), with or without a port. `None` for one that is named and has none.
+/// The address of a node (RFC 7239, 6), with or without a port. `None` for a node without an address.
 fn node(name: &[u8]) -> Result<Option<IpAddr>, Unclear> {
     let name = std::str::from_utf8(name).map_err(|_| Unclear::Malformed)?;
     if name.eq_ignore_ascii_case("unknown") || name.starts_with('_') || name.starts_with("unix:") {
@@ -159,7 +162,7 @@ fn node(name: &[u8]) -> Result<Option<IpAddr>, Unclear> {
     let bracketed = |name: &str| name.strip_prefix('[')?.strip_suffix(']')?.parse().map(IpAddr::V6).ok();
     let alone = |name: &str| bracketed(name).or_else(|| name.parse().ok());
     let address = alone(name).or_else(|| name.parse::<SocketAddr>().ok().map(|address| address.ip()));
-    // A port may be named instead of told.
+    // A port may be an obfuscated identifier.
     let hidden = || alone(name.split_once(":_").filter(|(_, port)| !port.is_empty())?.0);
     address.or_else(hidden).map(|address| Some(address.to_canonical())).ok_or(Unclear::Malformed)
 }

@@ -1,7 +1,8 @@
-//! From a TCP connection to a WebSocket (RFC 6455, 4.2), by hyper; and the refusals, as proper HTTP answers.
+//! [`Handshake`] turns a TCP connection into a WebSocket (RFC 6455, 4.2) with hyper, or refuses it with an
+//! HTTP response.
 //!
-//! A connection carries one request: after the answer 101 the socket is taken out of hyper, so that hyper's buffers are gone and
-//! writes reach it directly; after any other answer it is closed.
+//! A connection carries one request. After the response 101 the socket is taken out of hyper, so that hyper's
+//! buffers are freed and writes reach the socket directly. After any other response the connection is closed.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -37,12 +38,12 @@ use crate::seldom::seldom;
 use crate::shutdown::{self, Phase};
 use crate::telemetry::metrics::{Metrics, Refused};
 
-/// Where the Centrifuge protocol is spoken.
+/// Endpoint of the Centrifuge protocol.
 pub const WEBSOCKET_PATH: &str = "/connection/websocket";
-/// Where applications speak their own.
+/// Endpoint for applications with their own protocol.
 pub const RAW_PATH: &str = "/connection/raw";
 
-/// A key of 16 bytes has four bits at its end that mean nothing: whatever they are, it is one.
+/// Base64 of 16 bytes ends in four unused bits. The key is valid whatever they are.
 const KEY: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -50,34 +51,34 @@ const KEY: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
 );
 
-/// Time for an answer in progress when the gateway goes down.
+/// Time to finish a response in progress when the gateway shuts down.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 
-/// What a handshake needs to know.
+/// What a handshake uses.
 pub struct Handshake {
     /// As resolved at start.
     pub config: Arc<Config>,
-    /// How many connections there may be.
+    /// Limits on connections.
     pub admission: Arc<Admission>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Whose counters.
+    /// The index of this worker in the counters.
     pub worker: usize,
-    /// Pages beside the endpoints, if there are any.
+    /// Pages in addition to the endpoints, if there are any.
     pub site: Option<Arc<dyn Site>>,
-    /// How far the process is.
+    /// The phase of the process.
     pub phase: watch::Receiver<Phase>,
 }
 
-/// A client whose handshake is done.
+/// A client whose handshake is complete.
 pub struct Accepted {
     /// The socket itself.
     pub socket: TcpStream,
-    /// Bytes that came behind the request.
+    /// Bytes that followed the request.
     pub early: Bytes,
-    /// Where it came from: the client behind trusted proxies.
+    /// The address of the client, behind trusted proxies.
     pub address: IpAddr,
-    /// How it wants to talk.
+    /// The protocol of the connection.
     pub protocol: Protocol,
     /// The headers that are kept for plugins.
     pub headers: Arc<[(Box<str>, Box<str>)]>,
@@ -89,7 +90,7 @@ pub struct Accepted {
     pub arrival: Arrival,
 }
 
-/// What was agreed on, before the socket is there.
+/// The result of the handshake, before hyper returns the socket.
 struct Agreement {
     address: IpAddr,
     protocol: Protocol,
@@ -100,41 +101,41 @@ struct Agreement {
     connection: ConnectionPermit,
 }
 
-/// Whom a request comes from, as far as it is known before it is read.
+/// The sender of a request, as far as it is known before the request is read.
 #[derive(Clone, Copy)]
 struct Hop<'a> {
     address: IpAddr,
-    /// Whether it is a proxy that speaks for clients.
+    /// Whether it is a proxy that forwards clients.
     trusted: bool,
     slot: &'a Slot,
 }
 
-/// What became of a TCP connection.
+/// The outcome of a handshake.
 enum Shaken {
-    /// A WebSocket, and the bytes that came behind the request.
+    /// A WebSocket, and the bytes that followed the request.
     Agreed(Box<Agreement>, Bytes, TcpStream),
-    /// Nothing; an answer is on its way.
+    /// No WebSocket; a response is being sent.
     Answered(Unread),
-    /// Nothing.
+    /// The connection is over.
     Over,
 }
 
-/// Why it is not known whom a request will come from.
+/// Why the sender of a request is unknown.
 enum NoHop {
-    /// The client has to be told.
+    /// The client gets this response.
     Answer(String),
-    /// There is nobody to tell.
+    /// The connection is gone.
     Gone,
 }
 
-/// What a proxy is told whose PROXY header is none.
+/// The response to a proxy whose PROXY header is invalid.
 const BAD_PREAMBLE: &str = "the PROXY header before the request is malformed, or larger than 4096 bytes\n";
 
 type Answer = Response<Full<Bytes>>;
 
 impl Handshake {
-    /// Serves one TCP connection until it is a WebSocket, closed, or has to give way. `peer` is the other end. Dropping the
-    /// future closes the socket.
+    /// Serves one TCP connection until it is a WebSocket, closed, or has to give way. `peer` is the remote
+    /// address. Dropping the future closes the socket.
     pub async fn serve(
         &self,
         socket: TcpStream,
@@ -155,7 +156,7 @@ impl Handshake {
                 Some(Accepted { socket, early, address, protocol, headers, token, connection, arrival })
             }
             Ok(Shaken::Answered(socket)) => {
-                // Who has got an answer must not keep others out.
+                // A connection that has its response must not keep others out.
                 arrival.slot.wait(Standing::Silent);
                 tokio::select! {
                     () = linger(socket) => (),
@@ -182,7 +183,7 @@ impl Handshake {
         let hop = match hop {
             Ok(Ok(hop)) => hop,
             Ok(Err(NoHop::Answer(answer))) => {
-                // Into the empty buffer of a new socket: never blocks.
+                // Fits into the empty buffer of a new socket, so it never blocks.
                 let _ = socket.write_all(answer.as_bytes()).await;
                 return Shaken::Answered(socket);
             }
@@ -219,7 +220,7 @@ impl Handshake {
                 if !asked.get() {
                     return self.turn_away(connection.into_parts().io.into_inner(), hop.address).await;
                 }
-                // It is getting its answer.
+                // A response is in progress.
                 timeout(LAST_ANSWER, serving).await.unwrap_or(Ok(()))
             }
         };
@@ -241,22 +242,22 @@ impl Handshake {
                     self.refused(Refused::Deadline, hop.address);
                     return Shaken::Over;
                 }
-                // hyper has answered 400 or 431 where it could.
+                // hyper has sent 400 or 431 where it could.
                 self.refused(Refused::BadRequest, hop.address);
                 Shaken::Answered(socket)
             }
         }
     }
 
-    /// Answers a client whose request meets the end of the gateway before it is there.
+    /// Refuses a client if the gateway shuts down before its request has arrived.
     async fn turn_away(&self, mut socket: Unread, address: IpAddr) -> Shaken {
         self.refused(Refusal::GOING_DOWN.reason, address);
-        // Into the empty buffer of a new socket: never blocks.
+        // Fits into the empty buffer of a new socket, so it never blocks.
         let _ = socket.write_all(Refusal::GOING_DOWN.answer().as_bytes()).await;
         Shaken::Answered(socket)
     }
 
-    /// Reads what a trusted proxy says before the request.
+    /// Reads the PROXY header of a trusted proxy.
     async fn hop<'s>(&self, socket: &mut Unread, peer: IpAddr, slot: &'s Slot) -> Result<Hop<'s>, NoHop> {
         let proxies = &self.config.listen.proxies;
         let trusted = proxies.trust(peer);
@@ -267,7 +268,7 @@ impl Handshake {
             Ok(Ok(whom)) => whom,
             Ok(Err(Malformed)) => {
                 self.refused(Refused::BadRequest, peer);
-                // The client can do nothing about it, and neither sees why: who runs the proxy has to hear of it.
+                // The client can neither cause nor fix this; the operator of the proxy has to know.
                 seldom!(
                     warn,
                     %peer,
@@ -280,7 +281,8 @@ impl Handshake {
         };
         let (address, trusted) = match whom {
             None | Some(Whom::Local) => (peer, true),
-            // What follows was written by a client: that it has no address of its own makes it no proxy.
+            // A client wrote the following bytes. That its address is unknown does not make it a trusted
+            // proxy.
             Some(Whom::Unknown) => (peer, false),
             Some(Whom::Client(client)) => {
                 let client = client.to_canonical();
@@ -296,7 +298,7 @@ impl Handshake {
         Ok(Hop { address, trusted, slot })
     }
 
-    /// Whom a request comes from, by its headers if a trusted proxy has sent it.
+    /// The client of a request, from its headers if a trusted proxy sent it.
     fn client(&self, headers: &HeaderMap, hop: Hop<'_>) -> Result<IpAddr, Box<Answer>> {
         if !hop.trusted {
             return Ok(hop.address);
@@ -369,7 +371,7 @@ impl Handshake {
         })
     }
 
-    /// Everything that is not an endpoint.
+    /// Serves paths that are not endpoints.
     fn page(&self, request: &Request<Incoming>, address: IpAddr) -> Answer {
         let uri = request.uri();
         let page = self.site.as_ref().and_then(|site| site.respond(uri.path(), uri.query()));
@@ -397,7 +399,8 @@ impl Handshake {
         answer
     }
 
-    /// Browsers always send an origin; who sends none is no browser and cannot be misused by a foreign page.
+    /// Browsers always send an origin. A client without one is no browser, so a foreign page cannot misuse
+    /// it.
     fn origin_is_allowed(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         match (&self.config.handshake.origins, origins.next(), origins.next()) {
@@ -409,7 +412,7 @@ impl Handshake {
         }
     }
 
-    /// The headers for plugins, each with all its values: a proxy may add a line to one that the client has written.
+    /// The headers for plugins, each with all its values: a proxy may add a line to a header of the client.
     fn kept(&self, headers: &HeaderMap) -> Arc<[(Box<str>, Box<str>)]> {
         let kept = self.config.handshake.headers_kept.iter();
         kept.filter_map(|name| {
@@ -445,14 +448,14 @@ impl Agreement {
     }
 }
 
-/// Checks everything RFC 6455 4.2.1 asks of a request and returns the key.
+/// Checks all requirements of RFC 6455 4.2.1 on a request and returns the key.
 fn upgrade_key(request: &Request<Incoming>) -> Result<&str, (StatusCode, &'static str)> {
     let bad = |why| Err((StatusCode::BAD_REQUEST, why));
     if request.method() != Method::GET {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "a WebSocket handshake is a GET request\n"));
     }
     let headers = request.headers();
-    // RFC 9112, 3.2: a server must refuse none as well as two.
+    // RFC 9112, 3.2: a server must refuse a request without `Host`, or with two.
     if headers.get_all(header::HOST).iter().count() != 1 {
         return bad("exactly one `Host` is needed\n");
     }
@@ -477,20 +480,20 @@ fn upgrade_key(request: &Request<Incoming>) -> Result<&str, (StatusCode, &'stati
         return bad("exactly one `Sec-WebSocket-Key` is needed\n");
     };
     match key.to_str() {
-        // RFC 6455, 4.2.1: form and length are what counts.
+        // RFC 6455, 4.2.1: only form and length matter.
         Ok(key) if KEY.decode(key).is_ok_and(|key| key.len() == 16) => Ok(key),
         _ => bad("`Sec-WebSocket-Key` must be 16 bytes in Base64\n"),
     }
 }
 
-/// The first token of a list that is this one but for its case, as it was sent.
+/// The first token of a list that equals this one, ignoring case, as it was sent.
 fn token<'h>(headers: &'h HeaderMap, name: &HeaderName, token: &str) -> Option<&'h [u8]> {
     let tokens = headers.get_all(name).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     tokens.map(<[u8]>::trim_ascii).find(|sent| sent.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The subprotocol to announce, as the client has written it. A client that offers only what is not spoken here is told so,
-/// instead of being left with frames it cannot read.
+/// The subprotocol to announce, spelled as by the client. A client that offers only unsupported ones gets an
+/// error, instead of frames that it cannot read.
 fn subprotocol(protocol: Protocol, request: &Request<Incoming>) -> Result<Option<HeaderValue>, &'static str> {
     if protocol == Protocol::Raw {
         return Ok(None);
@@ -511,8 +514,8 @@ fn subprotocol(protocol: Protocol, request: &Request<Incoming>) -> Result<Option
     }
 }
 
-/// The token of `Authorization: Bearer TOKEN`, empty for none. Two credentials are refused: somebody on the way may have looked
-/// at the other one.
+/// The token of `Authorization: Bearer TOKEN`, empty for none. Two credentials are refused: a proxy may have
+/// checked the other one.
 fn bearer(headers: &HeaderMap) -> Result<Box<str>, &'static str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(Box::default()) };
@@ -535,7 +538,8 @@ fn text(status: StatusCode, why: &'static str) -> Answer {
     answer
 }
 
-/// An answer after which the connection is closed: one that waits for another request would keep a place from a client.
+/// A response after which the connection is closed: waiting for another request would take a slot from a
+/// client.
 fn last(body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body));
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

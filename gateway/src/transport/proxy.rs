@@ -1,4 +1,5 @@
-//! The header of the PROXY protocol, versions 1 and 2, with which a proxy says whom it speaks for before it passes on bytes.
+//! Parses the header of the PROXY protocol, versions 1 and 2: a proxy sends it before all other bytes to name
+//! its client.
 //!
 //! <https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>
 
@@ -10,46 +11,47 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Longest header of version 1, with its line end.
+/// Longest header of version 1, including the line end.
 const LINE_BYTES_MAX: usize = 107;
-/// Longest header of version 2 that is taken. Its fields may hold certificates and names, of which we need none.
+/// Longest accepted header of version 2. Its fields may hold certificates and names, which the gateway does
+/// not use.
 pub const BYTES_MAX: usize = 4096;
 
 const LINE: &[u8] = b"PROXY ";
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What the first bytes of a connection are.
+/// The first bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preamble {
-    /// The beginning of a header, or of something else: more bytes are needed.
+    /// Perhaps the beginning of a header: more bytes are needed.
     Partial,
     /// Not a PROXY header.
     Absent,
     /// A header.
     Header {
-        /// Bytes of the header: the client's follow.
+        /// Length of the header in bytes; the client's bytes follow.
         length: usize,
-        /// Whom it is about.
+        /// The client that it names.
         whom: Whom,
     },
 }
 
-/// Whom a proxy speaks for.
+/// The client of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whom {
-    /// Itself: it has opened the connection of its own accord, such as to see whether we are there.
+    /// The proxy itself: it opened the connection, for example for a health check.
     Local,
-    /// A client without an IP address, or one whose address the proxy does not know.
+    /// A client without an IP address, or with an address that the proxy does not know.
     Unknown,
-    /// A client that comes from here.
+    /// A client with this address.
     Client(IpAddr),
 }
 
-/// The bytes begin like a PROXY header and are none, or one that is too long.
+/// The bytes begin like a PROXY header, but it is invalid or too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Reads the first bytes of a connection.
+/// Parses the first bytes of a connection.
 pub fn parse(bytes: &[u8]) -> Result<Preamble, Malformed> {
     if begins(bytes, SIGNATURE) {
         binary(bytes)
@@ -60,7 +62,7 @@ pub fn parse(bytes: &[u8]) -> Result<Preamble, Malformed> {
     }
 }
 
-/// As far as there are bytes.
+/// Compares as many bytes as there are.
 fn begins(bytes: &[u8], with: &[u8]) -> bool {
     let length = bytes.len().min(with.len());
     bytes[..length] == with[..length]
@@ -83,7 +85,7 @@ fn line(bytes: &[u8]) -> Result<Preamble, Malformed> {
     Ok(Preamble::Header { length: end + 1, whom })
 }
 
-/// The first of two addresses, which two ports follow.
+/// The first of two addresses, which are followed by two ports.
 fn addresses<'f, A: std::str::FromStr>(fields: impl Iterator<Item = &'f str>) -> Result<A, Malformed> {
     let fields: Vec<_> = fields.take(5).collect();
     let [client, server, client_port, server_port] = fields[..] else { return Err(Malformed) };
@@ -107,7 +109,7 @@ fn binary(bytes: &[u8]) -> Result<Preamble, Malformed> {
     }
     let Some(fields) = rest.get(..size) else { return Ok(Preamble::Partial) };
     let whom = match (version_and_command & 0xf, family >> 4) {
-        // LOCAL. Whatever follows means nothing.
+        // LOCAL. The address fields are ignored.
         (0, _) => Whom::Local,
         (1, 0) => Whom::Unknown,
         (1, 1) => Whom::Client(first::<4, 12>(fields)?.into()),
@@ -125,7 +127,7 @@ fn first<const N: usize, const M: usize>(fields: &[u8]) -> Result<[u8; N], Malfo
     addresses.first_chunk::<N>().copied().ok_or(Malformed)
 }
 
-/// A socket of which some bytes were read and not used. They are read first.
+/// A socket with bytes that were read but not used. They are read first.
 #[derive(Debug)]
 pub struct Unread {
     bytes: Vec<u8>,
@@ -138,10 +140,11 @@ impl Unread {
         Self { bytes: Vec::new(), socket }
     }
 
-    /// Reads a PROXY header if the socket begins with one, and nothing of what follows. Whom it is about; `None` without one.
+    /// Reads a PROXY header if the socket begins with one, and none of the bytes after it. Returns the client
+    /// that the header names, `None` without a header.
     pub async fn preamble(&mut self) -> io::Result<Result<Option<Whom>, Malformed>> {
         loop {
-            // A client that is quick sends its whole request with the header.
+            // A fast client sends its whole request together with the header.
             match parse(&self.bytes) {
                 Ok(Preamble::Partial) => {}
                 Ok(Preamble::Absent) => return Ok(Ok(None)),
@@ -158,7 +161,7 @@ impl Unread {
         }
     }
 
-    /// The socket, and what was read of it and not used.
+    /// The socket, and the unused bytes.
     pub fn into_parts(self) -> (Vec<u8>, TcpStream) {
         (self.bytes, self.socket)
     }
@@ -292,7 +295,7 @@ mod tests {
         ] {
             assert_eq!(parse(&binary(command, family, fields)), Err(Malformed), "{command:x} {family:x}");
         }
-        // It is not waited for what is too long.
+        // A header that is too long is refused at once.
         assert_eq!(parse(&binary(0x21, 0x11, &[0; BYTES_MAX])[..16]), Err(Malformed));
     }
 

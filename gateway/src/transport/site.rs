@@ -1,8 +1,8 @@
-//! Pages that the public listener serves beside the endpoints.
+//! [`Site`] serves pages on the public listener, in addition to the endpoints.
 
 use bytes::Bytes;
 
-/// Who answers for paths that are no endpoints.
+/// Serves paths that are not endpoints.
 pub trait Site: Send + Sync {
     /// The page at a path; `None` if there is none.
     fn respond(&self, path: &str, query: Option<&str>) -> Option<Page>;
@@ -17,6 +17,6 @@ pub struct Page {
     pub content_type: &'static str,
     /// Further headers; names in lower case.
     pub headers: &'static [(&'static str, &'static str)],
-    /// What the page is.
+    /// The contents of the page.
     pub body: Bytes,
 }

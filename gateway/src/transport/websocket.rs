@@ -1,8 +1,9 @@
-//! WebSocket messages out of bytes (RFC 6455). The only place that names the WebSocket library.
+//! [`WebSocket`] reads WebSocket messages (RFC 6455) from bytes. No other module names the WebSocket library.
 //!
-//! The library reads from memory, never from the socket: the driver fills the worker's one [`ReadBuffer`] and has every complete
-//! message handed over before the next connection uses it. What the library writes (pongs, the answer to a close) goes to
-//! the outbound queue like everything else. So an idle connection holds no read buffer, and nothing interleaves.
+//! The library reads from memory, never from the socket: the driver fills the worker's one [`ReadBuffer`],
+//! and all complete messages are handed over before the next connection uses it. What the library writes
+//! (pongs, the response to a close) goes to the outbound queue like all other frames. So an idle connection
+//! holds no read buffer, and writes of the library never interleave with other frames.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,19 +21,21 @@ use crate::protocol::code::Close;
 use crate::protocol::codec::Inbound;
 use crate::telemetry::metrics::ControlFrame;
 
-/// What a worker reads from a socket at once.
+/// Most bytes that a worker reads from a socket at once.
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;
 
-/// What it reads at least, from a client that keeps it busy.
+/// Least bytes that it reads at once, from a client that keeps it busy.
 pub const READ_BYTES_MIN: usize = 4 * 1024;
 
-/// What the library gets to see in one step. Frames without a byte of payload are no message, and there may be many.
+/// Most bytes that the library gets in one step. Frames without payload are no message, and there may be
+/// many.
 const STEP_BYTES: usize = 4 * 1024;
 
-/// What the library reads at once, from memory. It keeps a buffer of about this size for each connection.
+/// Bytes that the library reads at once from memory. It keeps a buffer of about this size for each
+/// connection.
 const LIBRARY_BUFFER_BYTES: usize = 512;
 
-/// The bytes of one socket on their way to the library. One per worker; empty between two turns.
+/// Bytes of one socket on their way to the library. One per worker; empty between two turns.
 pub struct ReadBuffer {
     buffer: Box<[u8]>,
     range: std::ops::Range<usize>,
@@ -45,19 +48,19 @@ impl Default for ReadBuffer {
 }
 
 impl ReadBuffer {
-    /// Where the next bytes of a socket go, so many at most.
+    /// Space for the next bytes of a socket, at most `bytes_max`.
     pub fn space(&mut self, bytes_max: usize) -> &mut [u8] {
         debug_assert!(self.range.is_empty(), "the connection before must have taken its bytes");
         let end = self.buffer.len().min(bytes_max);
         &mut self.buffer[..end]
     }
 
-    /// How many bytes came.
+    /// Marks `count` bytes as read.
     pub fn filled(&mut self, count: usize) {
         self.range = 0..count;
     }
 
-    /// Forgets what was not taken: it must never reach another connection.
+    /// Drops unread bytes: they must never reach another connection.
     pub fn clear(&mut self) {
         self.range = 0..0;
     }
@@ -67,40 +70,40 @@ impl ReadBuffer {
     }
 }
 
-/// What came out of the bytes.
+/// Result of one step.
 #[derive(Debug)]
 pub enum Step {
     /// A complete message.
     Message(Inbound),
-    /// A ping or a pong. The library answers pings by itself, at its next step.
+    /// A ping or a pong. The library answers pings at its next step.
     Control(ControlFrame),
-    /// Nothing complete so far, but there are more bytes.
+    /// No complete message so far, but there are more bytes.
     More,
-    /// No complete message is there.
+    /// No complete message; more bytes are needed.
     Wait,
-    /// The client closed; the answer is queued.
+    /// The client closed; the close frame is queued.
     Closed(Close),
-    /// The client broke the protocol: it is to be told this.
+    /// The client broke the protocol; it gets this close frame.
     Violation(Close),
 }
 
-/// One connection's framing.
+/// WebSocket framing of one connection.
 pub struct WebSocket {
     library: Library<Feed>,
 }
 
 struct Feed {
     buffer: Rc<RefCell<ReadBuffer>>,
-    /// What was taken out of the inlet before it could be used: comes first.
+    /// Bytes taken out of the read buffer before they could be used; they come first.
     rest: Vec<u8>,
     rest_used: usize,
-    /// What is left of [`STEP_BYTES`].
+    /// Bytes left of [`STEP_BYTES`].
     step_left: usize,
     handle: Rc<ConnectionHandle>,
 }
 
 impl WebSocket {
-    /// Framing for a server whose handshake is done. `early` are bytes that came with the handshake.
+    /// Framing for a server whose handshake is complete. `early` are bytes that followed the handshake.
     pub fn new(
         handle: Rc<ConnectionHandle>,
         buffer: Rc<RefCell<ReadBuffer>>,
@@ -109,7 +112,7 @@ impl WebSocket {
     ) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(LIBRARY_BUFFER_BYTES)
-            // Straight to the outbound queue, which has the bound.
+            // Writes go straight to the outbound queue, which has the bound.
             .write_buffer_size(0)
             .max_write_buffer_size(4096)
             .max_message_size(Some(message_bytes_max))
@@ -118,7 +121,7 @@ impl WebSocket {
         Self { library: Library::from_raw_socket(feed, Role::Server, Some(config)) }
     }
 
-    /// The next thing in the bytes that are there.
+    /// Takes the next message or control frame out of the available bytes.
     pub fn step(&mut self) -> Step {
         self.library.get_mut().step_left = STEP_BYTES;
         let message = match self.library.read() {
@@ -131,18 +134,18 @@ impl WebSocket {
             Message::Ping(_) => Step::Control(ControlFrame::Ping),
             Message::Pong(_) => Step::Control(ControlFrame::Pong),
             Message::Close(frame) => {
-                // The library has its answer ready; this hands it to the queue.
+                // The library has prepared a response; this passes it to the queue.
                 let _ = self.library.flush();
                 let close = frame
                     .map_or(Close::NORMAL, |frame| Close::custom(frame.code.into(), frame.reason.as_str()));
                 Step::Closed(close)
             }
-            // It reads none.
+            // The library never returns this when reading.
             Message::Frame(_) => Step::More,
         }
     }
 
-    /// Keeps what is left in the inlet, so that another connection can use it.
+    /// Saves the bytes left in the read buffer, so that another connection can use it.
     pub fn stash(&mut self) {
         let feed = self.library.get_mut();
         let more = feed.buffer.borrow_mut().take();
@@ -208,7 +211,7 @@ impl Read for Feed {
 
 impl Write for Feed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A client that sends pings and reads no pongs.
+        // The client sends pings and does not read the pongs.
         if self.handle.outbound.reply(bytes) == Pushed::Full {
             self.handle.signal(Signal::Slow);
         }

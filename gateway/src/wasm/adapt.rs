@@ -1,4 +1,4 @@
-//! A core module for `wasm32-wasip1` becomes a component.
+//! [`adapt`] turns a core module for `wasm32-wasip1` into a component.
 
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
@@ -9,12 +9,12 @@ use wit_component::ComponentEncoder;
 use super::inspect::{Inspected, damaged};
 use crate::plugin::load::{LoadCode, LoadError};
 
-/// Wraps a module that describes its interface. Milliseconds.
+/// Wraps a module that describes its interface. Takes milliseconds.
 pub(super) fn adapt(module: &[u8], inspected: &Inspected) -> Result<Vec<u8>, LoadError> {
     if !inspected.describes_interface {
         return Err(LoadError::new(LoadCode::CoreModuleWithoutInterface, inspected.core_module_in_words()));
     }
-    // Beforehand, so that what fails below is about the interface.
+    // Validates first, so that later errors are about the interface.
     Validator::new().validate_all(module).map_err(|error| damaged(&error))?;
     let encode = || {
         ComponentEncoder::default()

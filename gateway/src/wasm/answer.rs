@@ -1,4 +1,4 @@
-//! What a hook returned, checked before the gateway acts on it.
+//! Checks the return value of a hook before the gateway acts on it.
 
 use super::bindings::exports::gateway::plugin::{on_connect, on_deliver, on_message};
 use super::bindings::gateway::plugin::types;
@@ -22,7 +22,7 @@ pub(super) fn verdict(state: &mut State, answer: on_message::Verdict) -> Result<
         Answer::Drop => Verdict::Drop,
         Answer::Deny(why) => {
             let refusal = refusal(state, why)?;
-            // The code decides what happens, whatever it was wrapped in.
+            // The code decides between closing and an error reply, not the verdict that carries it.
             if closes(refusal.code) { Verdict::Disconnect(refusal) } else { Verdict::Deny(refusal) }
         }
         Answer::Disconnect(why) => {
@@ -64,7 +64,7 @@ pub(super) fn deliver_verdict(
     })
 }
 
-/// A refusal that closes the connection; the reason is cut to what a close frame has room for.
+/// A refusal that closes the connection, with its reason cut to the size of a close frame.
 pub(super) fn close(why: &types::Refusal) -> Result<Refusal, String> {
     if !closes(why.code) {
         return Err(format!("{} is not a close code; they are 3000 to 4999", why.code));
@@ -87,14 +87,14 @@ fn refusal(state: &mut State, why: types::Refusal) -> Result<Refusal, Failure> {
     }
 }
 
-/// The refusal that takes the place of an answer, with its line in the log.
+/// The refusal that replaces an invalid verdict, with its log line.
 fn refused(state: &mut State, why: &Refused) -> Refusal {
     state.log.line(Level::Warn, &why.line);
     let reason = if closes(why.code) { cut(&why.reason, CLOSE_REASON_BYTES_MAX) } else { &why.reason };
     Refusal { code: why.code, reason: reason.into() }
 }
 
-/// Admits the client, unless nothing could reach the user it is to be.
+/// Admits the client, unless its user name is one that no address can reach.
 fn accept(state: &mut State, identity: types::Identity) -> Result<ConnectVerdict, Failure> {
     if let Err(why) = answer::user(&identity.user) {
         return Ok(ConnectVerdict::Refuse(refused(state, &why)));
@@ -136,8 +136,8 @@ fn identity(state: &mut State, identity: types::Identity) -> Result<Result<Ident
     }))
 }
 
-/// JSON of a plugin, or why its event is refused. What is no JSON is a failure of the plugin; what receivers would stumble
-/// over is none.
+/// Checks JSON of a plugin. Bytes that are not JSON are a failure of the plugin; JSON that receivers cannot
+/// read refuses the event and is no failure.
 fn checked(state: &mut State, json: Vec<u8>, what: &str) -> Result<Result<Bytes, Refusal>, Failure> {
     spend(state, json.len())?;
     match json::compact(json.into()) {
@@ -147,7 +147,7 @@ fn checked(state: &mut State, json: Vec<u8>, what: &str) -> Result<Result<Bytes,
     }
 }
 
-/// A payload for the client of the event.
+/// Checks a payload for the client of the event.
 fn payload(state: &mut State, payload: Vec<u8>) -> Result<Result<Bytes, Refusal>, Failure> {
     if !state.event.speaks_json() {
         spend(state, payload.len())?;
@@ -156,7 +156,7 @@ fn payload(state: &mut State, payload: Vec<u8>) -> Result<Result<Bytes, Refusal>
     checked(state, payload, "a payload")
 }
 
-/// JSON whatever the client speaks: others see it.
+/// JSON in every protocol, because other clients see it.
 fn optional_json(state: &mut State, bytes: Vec<u8>, what: &str) -> Result<Result<Bytes, Refusal>, Failure> {
     if bytes.is_empty() { Ok(Ok(Bytes::new())) } else { checked(state, bytes, what) }
 }

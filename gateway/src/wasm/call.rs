@@ -1,4 +1,4 @@
-//! The data of a store: the call in progress and what belongs to the instance.
+//! [`State`]: the data of a store, for the instance and for the call in progress.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,10 +22,10 @@ use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Member;
 
-/// Which hook runs.
+/// The hook that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
-    /// While the instance is made, nothing is in progress either.
+    /// Instantiation or `configure`: no event is in progress.
     Configure,
     Connect,
     Message,
@@ -34,21 +34,21 @@ pub(super) enum Hook {
     Deliver,
 }
 
-/// The event in progress, as far as a plugin can ask about it.
+/// The event in progress, as far as a plugin can read it.
 pub(super) struct Event {
     pub(super) hook: Hook,
     pub(super) client: Option<Arc<Client>>,
-    /// Of a publication that is delivered.
+    /// The publisher of a publication in `on-deliver`.
     pub(super) publisher: Option<Arc<Member>>,
     pub(super) channel: Option<Channel>,
-    /// Reused from call to call.
+    /// Reused between calls.
     pub(super) method: String,
     pub(super) binary: bool,
-    /// Reused from call to call.
+    /// Reused between calls.
     pub(super) token: String,
     /// Unix time in milliseconds.
     pub(super) now: u64,
-    /// Milliseconds that only go forward: the time of rate limits and of values that expire.
+    /// Monotonic time in milliseconds, for rate limits and expiring values.
     pub(super) at: u64,
 }
 
@@ -59,14 +59,14 @@ impl Event {
     }
 }
 
-/// What host functions work on.
+/// The data of host functions.
 pub(super) struct State {
     pub(super) event: Event,
-    /// Those of earlier plugins first.
+    /// Recorded effects, those of earlier plugins first.
     effects: Vec<Effect>,
-    /// How many are of earlier plugins.
+    /// Number of effects of earlier plugins.
     effects_before: usize,
-    /// What the message goes on with, if the plugin changed it.
+    /// The new payload of the message, if the plugin set it.
     payload: Option<Bytes>,
     /// Bytes handed over in this call.
     bytes: usize,
@@ -75,25 +75,25 @@ pub(super) struct State {
     pub(super) limits: Arc<Limits>,
     pub(super) memory: MemoryLimit,
     pub(super) deadline: Deadline,
-    /// Of a store that may wait: ticks of computing that are left to the call.
+    /// Ticks of computing time left for the call, in a store that may wait.
     pub(super) ticks_left: u64,
-    /// What `configure` asked for.
+    /// Registrations in `configure`.
     pub(super) interests: Interests,
-    /// What `configure` said that its settings need.
+    /// Capabilities that `configure` declared as needed by the settings.
     pub(super) asked: Grants,
-    /// What outlives the instance.
+    /// State that outlives the instance.
     pub(super) kept: Arc<PluginState>,
-    /// What `configure` has declared.
+    /// Buckets declared in `configure`.
     pub(super) buckets: Vec<Bucket>,
-    /// Of the connection whose message is in progress.
+    /// Rate limits of the connection whose message is in progress.
     pub(super) meters: Meters,
     pub(super) outside: Arc<Capabilities>,
     pub(super) log: Log,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
-    /// The zero of the plugin's monotonic clock.
+    /// Zero of the plugin's monotonic clock.
     pub(super) begin: Instant,
-    /// Without a single folder: only the types exist, because standard libraries import them.
+    /// Contains no folder: only the types are needed, because standard libraries import them.
     pub(super) files: WasiFilesystemCtx,
     /// Stays empty, see `files`.
     pub(super) table: ResourceTable,
@@ -144,7 +144,7 @@ impl State {
         }
     }
 
-    /// The instance is being made and configured.
+    /// Starts instantiation and configuration.
     pub(super) fn begin_configure(&mut self) {
         let now = Clock::start().now();
         self.event.hook = Hook::Configure;
@@ -195,7 +195,7 @@ impl State {
         self.payload = None;
     }
 
-    /// Hands the effects back and forgets the client.
+    /// Returns the effects and drops the client.
     pub(super) fn end(&mut self, effects: &mut Vec<Effect>) {
         *effects = std::mem::take(&mut self.effects);
         self.event.client = None;
@@ -205,8 +205,8 @@ impl State {
         self.event.token.clear();
     }
 
-    /// Takes over the channel of a message and the rate limits of its connection for the time of a call, and gives them
-    /// back afterwards.
+    /// Takes the channel of a message and the rate limits of its connection for the duration of a call, and
+    /// returns them afterwards.
     pub(super) fn exchange(&mut self, message: &mut Message) {
         std::mem::swap(&mut self.event.channel, &mut message.channel);
         if !self.buckets.is_empty() {
@@ -214,24 +214,25 @@ impl State {
         }
     }
 
-    /// A publication was delivered.
+    /// Ends `on-deliver`.
     pub(super) fn end_deliver(&mut self) {
         self.event.channel = None;
     }
 
-    /// How host functions reach the data of the store: each call comes through here, so this is where they are counted.
+    /// Gives host functions access to the data of the store. Every host call passes here, so they are counted
+    /// here.
     pub(super) fn of_host_call(state: &mut Self) -> &mut Self {
         state.host_calls = state.host_calls.wrapping_add(1);
         state
     }
 
-    /// What the call wrote becomes log lines.
+    /// Writes the output of the call to the log.
     pub(super) fn flush_output(&mut self) {
         self.stdout.flush(&self.log, Level::Info);
         self.stderr.flush(&self.log, Level::Warn);
     }
 
-    /// Counts bytes against the budget of the call.
+    /// Adds bytes to the budget of the call.
     pub(super) fn spend(&mut self, bytes: usize) -> Result<(), Exhausted> {
         let sum = self.bytes.saturating_add(bytes);
         if sum > self.limits.effect_bytes_max {
@@ -241,7 +242,7 @@ impl State {
         Ok(())
     }
 
-    /// Whether one more effect has room.
+    /// Whether another effect fits.
     pub(super) fn room_for_effect(&self) -> Result<(), Exhausted> {
         if self.effects.len() - self.effects_before < self.limits.effects_max {
             Ok(())
@@ -250,17 +251,17 @@ impl State {
         }
     }
 
-    /// Keeps another payload until the call has ended.
+    /// Stores a new payload until the call has ended.
     pub(super) fn set_payload(&mut self, payload: Bytes) {
         self.payload = Some(payload);
     }
 
-    /// What the message goes on with, if the plugin changed it.
+    /// The new payload of the message, if the plugin set it.
     pub(super) fn take_payload(&mut self) -> Option<Bytes> {
         self.payload.take()
     }
 
-    /// Keeps an effect until the call has ended.
+    /// Stores an effect until the call has ended.
     pub(super) fn record(&mut self, effect: Effect) {
         self.effects.push(effect);
     }

@@ -1,4 +1,4 @@
-//! What a plugin reaches beyond the gateway, as far as its operator grants it.
+//! [`Capabilities`]: upstreams and HTTP origins that a plugin may reach, as granted by its operator.
 
 use std::sync::Arc;
 
@@ -6,12 +6,12 @@ use crate::egress::{Fetch, FetchRefused, Fetcher, Origin, Reach, Response, Wante
 use crate::plugin::grants::Grants;
 use crate::upstream::{NoRoom, Upstreams};
 
-/// Of all instances of a plugin.
+/// Shared by all instances of a plugin.
 pub(super) struct Capabilities {
     upstreams: Arc<Upstreams>,
     granted: Box<[Box<str>]>,
     http: Fetch,
-    /// Whether the gateway keeps values for it.
+    /// Whether the plugin may keep values in the gateway.
     pub(super) values: bool,
 }
 
@@ -24,7 +24,7 @@ pub(super) enum CannotEmit {
 
 impl Capabilities {
     pub(super) fn new(upstreams: Arc<Upstreams>, fetcher: &Fetcher, grants: &Grants, values: bool) -> Self {
-        // The wider permission first: an origin in both lists has it.
+        // The wider permission first: it applies to an origin in both lists.
         let private = grants.http_private.iter().map(|origin| (origin, Reach::Anywhere));
         let public = grants.http.iter().map(|origin| (origin, Reach::Public));
         let origins =
@@ -40,7 +40,7 @@ impl Capabilities {
         self.upstreams.room(upstream, bytes).map_err(CannotEmit::NoRoom)
     }
 
-    /// Whether any request is granted.
+    /// Whether any origin is granted.
     pub(super) fn can_fetch(&self) -> bool {
         self.http.is_granted_any()
     }
@@ -53,7 +53,7 @@ impl Capabilities {
 
 #[cfg(test)]
 impl Default for Capabilities {
-    /// Nothing is granted but what every plugin had that was loaded.
+    /// Nothing is granted except values.
     fn default() -> Self {
         let fetcher = Fetcher::new(crate::egress::Client::new());
         Self::new(Upstreams::noop(), &fetcher, &Grants::default(), true)

@@ -1,5 +1,5 @@
-//! From a component to machine code: from the cache on disk, or by the compiler, once, in a process of its own where memory and
-//! time are bounded.
+//! [`Compiler`] turns a component into machine code. It takes the code from the cache on disk, or compiles it
+//! once, in a child process with bounded memory and time.
 
 use std::hash::{Hash as _, Hasher};
 use std::sync::Arc;
@@ -13,14 +13,15 @@ use super::process::CompileProcess;
 use crate::disk::Artifacts;
 use crate::plugin::load::{Code, LoadCode, LoadError};
 
-/// Makes machine code of components, one at a time: a second file waits for the first, and finds what that one made.
+/// Compiles components, one at a time: a second load of the same file waits for the first and reuses its
+/// code.
 pub(super) struct Compiler {
     pub(super) engine: Engine,
     kind: Kind,
     artifacts: Option<Arc<Artifacts>>,
-    /// Everything but the component that decides what its machine code is.
+    /// Everything except the component that determines the machine code.
     environment: String,
-    /// Where it compiles; `None` for here, on the caller's thread and without bounds.
+    /// The child process; `None` compiles on the caller's thread without bounds.
     process: Option<CompileProcess>,
 }
 
@@ -38,9 +39,9 @@ impl Compiler {
         Self { process, ..self }
     }
 
-    /// The machine code of a component, and where it came from.
+    /// The machine code of a component, and its source.
     pub(super) fn compile(&self, component: &[u8]) -> Result<(Component, Code), LoadError> {
-        // Of what is compiled, and not of the file it was made of: how a core module becomes a component may change.
+        // The digest of the compiled component, not of its file: the conversion of core modules may change.
         let hex: String = Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect();
         let key = format!("{hex}-{}", self.environment);
         if let Some(component) = self.cached(&key) {
@@ -79,18 +80,18 @@ impl Compiler {
               from the cache, which checks owner, mode and digest before it gives them"
 )]
 fn deserialize(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: see the reason above; another engine's artifact is refused by its header.
+    // SAFETY: see the reason above; the header check refuses an artifact of another engine.
     unsafe { Component::deserialize(engine, artifact) }
 }
 
-/// A short name for the engine, its settings and this processor.
+/// A short key for the engine, its settings and this processor.
 fn environment(engine: &Engine) -> String {
     struct Sha(Sha256);
     impl Hasher for Sha {
         fn write(&mut self, bytes: &[u8]) {
             self.0.update(bytes);
         }
-        /// Not asked for: the whole digest is taken.
+        /// Unused: the whole digest is taken.
         fn finish(&self) -> u64 {
             0
         }

@@ -1,9 +1,10 @@
-//! When a call has taken too long.
+//! [`Deadline`] decides when a call has taken too long.
 //!
-//! The clock of deadlines counts time on the wall, in which the system may have run something else: on a busy machine a
-//! call of a microsecond is now and then suspended for longer than any sensible deadline. So the first half of the limit
-//! is measured on the wall and the second half in processor time of the thread. A plugin that computes all the time is
-//! ended in the last tick before its limit, because its worker has others to serve, and one that was only suspended is not.
+//! The epoch clock counts wall time, during which the system may have run other threads: on a busy machine a
+//! call of a microsecond is sometimes suspended for longer than any sensible deadline. So the first half of
+//! the limit is measured in wall time and the second half in processor time of the thread. A plugin that
+//! computes all the time is ended in the last tick before its limit, because its worker has other clients to
+//! serve; a plugin that was only suspended is not.
 
 use std::time::Duration;
 
@@ -11,18 +12,18 @@ use wasmtime::UpdateDeadline;
 
 use super::engine::TICK;
 
-/// How often the second half is granted again. Each time the thread had less than half of it, so this only bounds
-/// what cannot be explained.
+/// Most extensions of the second half. Each time the thread had used less than half of it, so this bound only
+/// matters if the clocks disagree.
 const EXTENSIONS_MAX: u32 = 50;
 
 /// The deadline of one call. Made once per limit and copied for every call.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Deadline {
-    /// After how many ticks to ask for the first time.
+    /// Ticks until the first check.
     pub(super) first_ticks: u64,
     second_half: Duration,
     second_ticks: u64,
-    /// Processor time of the thread when the first half had passed.
+    /// Processor time of the thread at the end of the first half.
     at_half: Option<Duration>,
     extensions: u32,
 }
@@ -30,7 +31,7 @@ pub(super) struct Deadline {
 impl Deadline {
     /// For calls that may take `limit`.
     pub(super) fn of(limit: Duration) -> Self {
-        // The tick in progress may end at once, and each half needs one.
+        // The current tick may end at once, and each half needs one.
         let ticks = u32::try_from(limit.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX).max(2);
         let first_ticks = ticks / 2;
         let second_ticks = ticks - first_ticks;
@@ -43,11 +44,12 @@ impl Deadline {
         }
     }
 
-    /// The ticks have passed and the call still runs.
+    /// Called when the ticks have passed and the call still runs.
     pub(super) fn passed(&mut self, processor_time: Option<Duration>) -> UpdateDeadline {
         match (self.at_half, processor_time) {
             (None, now) => {
-                // Without such a clock the wall decides: the second half counts as used when it has passed.
+                // Without a processor clock, wall time decides: the second half counts as used when it has
+                // passed.
                 self.at_half = Some(now.unwrap_or_default());
                 UpdateDeadline::Continue(self.second_ticks)
             }
@@ -62,14 +64,14 @@ impl Deadline {
     }
 }
 
-/// How long this thread has been computing.
+/// Processor time of this thread.
 #[cfg(unix)]
 pub(super) fn processor_time() -> Option<Duration> {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).ok()
 }
 
-/// Not known here.
+/// Not available on this system.
 #[cfg(not(unix))]
 pub(super) fn processor_time() -> Option<Duration> {
     None
@@ -85,7 +87,7 @@ mod tests {
         Some(Duration::from_millis(time))
     }
 
-    /// What the questions are answered at these processor times: ticks, or 0 for the end.
+    /// The results of the checks at these processor times: ticks, or 0 for the end.
     fn answers(limit: Duration, times: &[Option<Duration>]) -> Vec<u64> {
         let mut deadline = Deadline::of(limit);
         let first = deadline.first_ticks;

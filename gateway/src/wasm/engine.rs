@@ -1,4 +1,4 @@
-//! The one engine of the process and the clock that ends calls.
+//! Starts the wasmtime engine, and the thread that advances its epoch to end long calls.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -9,19 +9,20 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 
 use crate::resources::{self, show};
 
-/// The unit of deadlines.
+/// Unit of deadlines.
 pub(super) const TICK: Duration = Duration::from_millis(1);
 
-/// Largest table of one instance, in elements: a table of functions that a large program needs, and the pool's slot.
+/// Largest table of one instance, in elements: enough for the function table of a large program; also the
+/// slot size of the pool.
 pub(super) const TABLE_ELEMENTS_MAX: usize = 20_000;
-/// Core instances, memories and tables that one component may consist of. A core module that was made a component has
-/// four instances: itself, the WASI adapter, and two small ones that connect them.
+/// Most core instances, memories and tables of one component. A converted core module has four instances:
+/// itself, the WASI adapter, and two small ones that connect them.
 pub(super) const PARTS_MAX: u32 = 16;
 
-/// Instances of all plugins that may wait.
+/// Most instances of all plugins that may wait.
 const STACKS_MAX: u32 = 512;
 
-/// The engine could not be made.
+/// The engine could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to start the WebAssembly engine: {0}; this machine or its limits do not support it")]
 pub struct EngineError(Box<str>);
@@ -32,27 +33,28 @@ impl EngineError {
     }
 }
 
-/// How much address space an instance takes before it uses any of it.
+/// Address space that an instance reserves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Space {
-    /// As much as a memory can ever have, so that no access has to be checked.
+    /// The largest possible memory, so that accesses need no bounds checks.
     Ample,
-    /// As much as it uses, because address space is limited. Accesses are checked, which makes computing slower.
+    /// Only the memory in use, because address space is limited. Accesses are checked, which slows down
+    /// computation.
     Scarce,
 }
 
-/// What an engine is for.
+/// Configuration of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
     pub(super) space: Space,
-    /// It counts instructions, which doubles the price of what a plugin computes.
+    /// Counts instructions, which doubles the cost of computation.
     pub(super) metered: bool,
 }
 
-/// Makes the engine and starts its clock, which ends when the last handle of the engine is dropped.
+/// Starts the engine and its epoch thread, which ends when the last handle of the engine is dropped.
 ///
-/// Memory for `instances_max` instances is reserved as address space, not as memory. Where there is a limit on that, or
-/// the system refuses it, every instance takes its own when it is made.
+/// For `instances_max` instances, only address space is reserved, not memory. If address space is limited, or
+/// the system refuses it, each instance allocates its own when it is made.
 pub(super) fn start(instances_max: u32) -> Result<(Engine, Kind), EngineError> {
     start_with(instances_max, false)
 }
@@ -62,7 +64,7 @@ pub(super) fn start_metered(instances_max: u32) -> Result<(Engine, Kind), Engine
     start_with(instances_max, true)
 }
 
-/// One that only compiles: it has no clock.
+/// An engine that only compiles; it has no epoch thread.
 pub(super) fn compiler(kind: Kind) -> wasmtime::Result<Engine> {
     Engine::new(&config(kind, None))
 }
@@ -99,8 +101,8 @@ fn start_with(instances_max: u32, metered: bool) -> Result<(Engine, Kind), Engin
     let clock = move || {
         let mut due = Instant::now();
         loop {
-            // Not a tick after the last one but a tick after it was due: what a sleep takes longer adds up otherwise, and every
-            // call that uses its deadline takes it longer too.
+            // Ticks are scheduled by due time, not after the previous tick: otherwise delays of the sleep add
+            // up and prolong every call that uses its deadline.
             let now = Instant::now();
             due = if due > now { due } else { due + TICK };
             due = if due > now { due } else { now + TICK };
@@ -111,8 +113,8 @@ fn start_with(instances_max: u32, metered: bool) -> Result<(Engine, Kind), Engin
             }
         }
     };
-    // A thread of its own: on a runtime it would starve exactly when a plugin keeps the runtime busy.
-    // And without it no call would ever end, so it is begun again whatever happens in it.
+    // A separate thread: on a runtime it would starve exactly when a plugin keeps the runtime busy. No call
+    // ends without it, so it is restarted after any failure.
     let started = thread::Builder::new()
         .name("plugin-clock".into())
         .spawn(move || while catch_unwind(AssertUnwindSafe(&clock)).is_err() {});
@@ -120,12 +122,12 @@ fn start_with(instances_max: u32, metered: bool) -> Result<(Engine, Kind), Engin
     Ok((engine, kind))
 }
 
-/// What a pool reserves: for each instance the 4 GiB that a memory can have and the guards around it, and its tables.
+/// Address space of a pool: for each instance the 4 GiB of its memory with guard pages, and its tables.
 fn pool_space(instances_max: u32) -> u64 {
     u64::from(instances_max) * (5 << 30)
 }
 
-/// Which machine code comes of it depends on `kind` alone.
+/// The machine code depends on `kind` alone.
 fn config(kind: Kind, pool: Option<u32>) -> Config {
     let mut config = Config::new();
     config.consume_fuel(kind.metered);
@@ -136,10 +138,10 @@ fn config(kind: Kind, pool: Option<u32>) -> Config {
         config.guard_before_linear_memory(false);
         config.memory_may_move(true);
     }
-    // Another crate that asks for wasmtime's default features would switch this on and double the price of a call.
+    // Another crate with wasmtime's default features would enable this and double the cost of a call.
     config.concurrency_support(false);
     config.epoch_interruption(true);
-    // The compiler's own pool would take all cores away from serving.
+    // The compiler's thread pool would take all cores from serving.
     config.parallel_compilation(false);
     if let Some(instances_max) = pool {
         let mut pool = PoolingAllocationConfig::new();
@@ -147,7 +149,7 @@ fn config(kind: Kind, pool: Option<u32>) -> Config {
             .total_core_instances(instances_max.saturating_mul(4))
             .total_memories(instances_max)
             .total_tables(instances_max.saturating_mul(4))
-            // One for each store that may wait; the memory is taken when it is used.
+            // One for each store that may wait; memory is allocated on use.
             .total_stacks(STACKS_MAX)
             .table_elements(TABLE_ELEMENTS_MAX)
             .max_core_instances_per_component(PARTS_MAX)
@@ -196,7 +198,7 @@ mod tests {
         let (engine, _) = start(10).unwrap();
         let weak = engine.weak();
         drop(engine);
-        // The clock holds the engine only while it counts, so a few ticks decide it.
+        // The thread holds the engine only while it ticks, so a few ticks are enough.
         let gone = (0..1000).any(|_| {
             thread::sleep(TICK);
             weak.upgrade().is_none()

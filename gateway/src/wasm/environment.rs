@@ -1,24 +1,24 @@
-//! Environment variables that a plugin was granted, and the care that their values end nowhere else.
+//! [`Environment`] holds the environment variables granted to a plugin and masks their values in its output.
 
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
 use tracing::warn;
 
-/// Values shorter than this are not masked: they hide nothing, and would tear holes into every line.
+/// Shorter values are not masked: they are no secrets, and masking them would damage every line.
 const SECRET_BYTES_MIN: usize = 4;
-/// What stands in the place of a secret.
+/// Replacement for a secret.
 const MASK: &str = "***";
-/// Names that are logged because they were asked for without a grant.
+/// Most names logged because they were read without a grant.
 const REFUSED_MAX: usize = 16;
 
-/// The values of the granted variables, as they were when the plugin was loaded.
+/// Values of the granted variables, read when the plugin was loaded.
 #[derive(Default)]
 pub(super) struct Environment {
     values: Box<[(Box<str>, Box<str>)]>,
-    /// What must not be seen: every value, and the lines of one that has several. Longer ones first.
+    /// Texts to mask: every value, and each line of a multi-line value. Longer ones first.
     secrets: Box<[Box<str>]>,
-    /// Names without a grant that were asked for.
+    /// Names that were read without a grant.
     refused: Mutex<Vec<Box<str>>>,
 }
 
@@ -28,7 +28,7 @@ impl Environment {
         let values: Box<[(Box<str>, Box<str>)]> =
             names.iter().filter_map(|name| Some((name.clone(), read(name)?.into()))).collect();
         let parts = values.iter().flat_map(|(_, value)| {
-            // A key in several lines is printed line by line.
+            // A key with several lines is printed line by line.
             std::iter::once(&**value).chain(value.lines().filter(|line| line.len() != value.len()))
         });
         let mut secrets: Vec<Box<str>> =
@@ -43,7 +43,7 @@ impl Environment {
         self.values.iter().find(|(granted, _)| **granted == *name).map(|(_, value)| &**value)
     }
 
-    /// Says once for each name that `plugin` has no grant for it.
+    /// Logs once for each name that `plugin` has no grant for it.
     pub(super) fn refuse(&self, plugin: &str, name: &str) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.len() < REFUSED_MAX && !refused.iter().any(|known| **known == *name) {
@@ -56,7 +56,7 @@ impl Environment {
         }
     }
 
-    /// The text with every secret in it made unreadable.
+    /// The text with every secret masked.
     pub(super) fn mask<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
         for secret in &self.secrets {
@@ -67,7 +67,7 @@ impl Environment {
         text
     }
 
-    /// The same for a text whose end was cut off: the beginning of a secret at its end is one as well.
+    /// The same for a text that was cut off: a secret that is cut at the end is masked too.
     pub(super) fn mask_cut<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let masked = self.mask(text);
         let beginning = |secret: &str| {

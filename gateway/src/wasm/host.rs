@@ -1,4 +1,4 @@
-//! The interface `gateway:plugin`, version 0.1, from the side of the gateway.
+//! Implements the host side of the interface `gateway:plugin`, version 0.1.
 
 mod state;
 
@@ -19,7 +19,7 @@ use crate::upstream::NoRoom;
 
 use effects::Error;
 
-/// The codes of `types.error`.
+/// Codes of `types.error`.
 pub(super) mod code {
     pub(in crate::wasm) const TOO_MANY_EFFECTS: u32 = 1;
     pub(in crate::wasm) const TOO_MANY_BYTES: u32 = 2;
@@ -42,12 +42,13 @@ pub(super) mod code {
     pub(in crate::wasm) const REQUEST_FAILED: u32 = 27;
 }
 
-/// Of a name that is none, repeated in a sentence.
+/// Bytes of an invalid name quoted in a message.
 const NAME_BYTES_SHOWN: usize = 64;
 
 impl types::Host for State {}
 
-// ---------------------------------------------------------------------------------------------------- context
+// ----------------------------------------------------------------------------------------------------
+// context
 
 impl State {
     fn of_client<T: Default>(&self, get: impl FnOnce(&Client) -> T) -> T {
@@ -110,7 +111,8 @@ impl context::Host for State {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------- effects
+// ----------------------------------------------------------------------------------------------------
+// effects
 
 impl effects::Host for State {
     fn publish(&mut self, address: String, payload: Vec<u8>) -> Result<(), Error> {
@@ -232,14 +234,14 @@ impl State {
                 format!("{address:?} is a channel; `#` and a user, or `@` and a connection, is needed");
             return Err(error(code::INVALID_ADDRESS, message));
         }
-        // Otherwise a plugin that admits a client could not send away the others of the same user.
+        // Otherwise a plugin that admits a client could not disconnect the user's other connections.
         let connecting = self.event.hook == Hook::Connect;
         let except = self.event.client.as_ref().filter(|_| connecting).map(|client| client.number);
         self.record(Effect::Reach { address, except, action: action()? });
         Ok(())
     }
 
-    /// What every effect has to pass before its content is looked at.
+    /// Checks common to all effects, before their contents.
     fn effect(&mut self, hooks: &[Hook], bytes: usize) -> Result<(), Error> {
         if !hooks.contains(&self.event.hook) {
             return Err(not_in_this_hook());
@@ -261,13 +263,14 @@ impl State {
     }
 }
 
-// -------------------------------------------------------------------------------------------------- interests
+// --------------------------------------------------------------------------------------------------
+// interests
 
-/// More patterns would cost every message.
+/// Most patterns, because each message is compared with all of them.
 const PATTERNS_MAX: usize = 64;
-/// Each is looked up with every message of its kinds.
+/// Most permissions, because each is checked for every message of its kinds.
 const PERMISSIONS_MAX: usize = 16;
-/// More often would be a load, and less often is somebody else's calendar.
+/// Range of timer intervals: more often would be a load, less often is a task for an external scheduler.
 const TIMER_MILLIS: RangeInclusive<u64> = 100..=24 * 60 * 60 * 1000;
 
 impl interests::Host for State {
@@ -297,7 +300,7 @@ impl interests::Host for State {
     }
 
     fn payload(&mut self, needed: bool) {
-        // Without an error to return, a call from another hook has no effect.
+        // There is no error to return, so a call from another hook has no effect.
         if self.event.hook == Hook::Configure {
             self.interests.payload = needed;
         }
@@ -348,7 +351,8 @@ impl State {
     }
 }
 
-// -------------------------------------------------------------------------------------------------------- log
+// --------------------------------------------------------------------------------------------------------
+// log
 
 impl log::Host for State {
     fn line(&mut self, level: u32, message: String) {
@@ -356,7 +360,8 @@ impl log::Host for State {
     }
 }
 
-// ------------------------------------------------------------------------------------------------ environment
+// ------------------------------------------------------------------------------------------------
+// environment
 
 impl environment::Host for State {
     fn get(&mut self, name: String) -> Option<String> {

@@ -1,5 +1,5 @@
-//! The interface `http`: the one call of a plugin that waits. Instances that serve messages have it too, and there it says
-//! that it is not possible.
+//! Implements the interface `http`. Its `fetch` is the only import that waits. Instances that serve messages
+//! have it too, but there it returns an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use super::host::{code, error, not_in_this_hook};
 use crate::egress::{Error, FetchRefused, Url, Wanted};
 
 const INTERFACE: &str = "gateway:plugin/http@0.1.0";
-/// How the name begins under which a component imports it.
+/// Beginning of the interface name in a component's imports.
 pub(super) const ANY_VERSION: &str = "gateway:plugin/http@";
 
 type Answer = Result<http::Response, types::Error>;
 
-/// For instances that must not wait.
+/// Links instances that must not wait.
 pub(super) fn refuse(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(INTERFACE)?;
     interface.func_wrap("ask", |mut store, (url,): (String,)| Ok((ask(store.data_mut(), &url),)))?;
     interface.func_wrap("fetch", |store, (request,): (http::Request,)| {
         let state: &State = store.data();
-        // Without a granted origin there are no instances that may wait, and this one is asked instead.
+        // Without a granted origin there are no instances that may wait, so this one is called instead.
         let refused = match Url::parse(&request.url) {
             Ok(url) if state.event.hook == Hook::Connect && !state.outside.can_fetch() => {
                 explain(&FetchRefused::NotGranted(url.origin().clone()))
@@ -35,7 +35,7 @@ pub(super) fn refuse(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     })
 }
 
-/// For instances that may wait.
+/// Links instances that may wait.
 pub(super) fn offer(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(INTERFACE)?;
     interface.func_wrap("ask", |mut store, (url,): (String,)| Ok((ask(store.data_mut(), &url),)))?;

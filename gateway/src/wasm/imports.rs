@@ -1,4 +1,4 @@
-//! What a component imports, function by function, for its author to read.
+//! [`imports`] lists the imports of a component, function by function, for its author.
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -6,7 +6,7 @@ use wasmtime::component::types::ComponentItem;
 
 use crate::plugin::load::Import;
 
-/// Every interface with the functions that are used. Those of which only types are used are left out.
+/// Every interface with the functions that the component imports. Interfaces with only types are left out.
 pub(super) fn imports(component: &Component, engine: &Engine) -> Vec<Import> {
     let interfaces = component.component_type();
     let interfaces = interfaces.imports(engine).filter_map(|(name, import)| {

@@ -1,4 +1,5 @@
-//! What a file is, before anything is compiled, so that a refusal can say it in words.
+//! [`inspect`] identifies the contents of a file before compilation, so that a refusal can explain what the
+//! file is.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -8,7 +9,7 @@ use wasmtime::Engine;
 use crate::plugin::load::{LoadCode, LoadError};
 use gateway_plugin_script::SELF_TEST_BYTES_MAX;
 
-/// The interface version that is offered.
+/// Supported version of the interface.
 pub(super) const INTERFACE: &str = "0.1";
 
 /// The package of the plugin interface.
@@ -41,23 +42,23 @@ const WASI: [&str; 20] = [
     "wasi:filesystem/types",
     "wasi:filesystem/preopens",
 ];
-/// The custom section in which the SDK says what a plugin is.
+/// The custom section in which the SDK describes a plugin.
 const STAMP_SECTION: &str = "gateway-plugin";
-/// The custom section with the test that the author put in.
+/// The custom section with the embedded test.
 const SELF_TEST_SECTION: &str = "gateway-self-test";
 /// The custom section in which `wit-bindgen` describes a core module's interface; more may follow the name.
 const INTERFACE_SECTION: &str = "component-type";
-/// Names in one sentence.
+/// Most names in one message.
 const NAMES_MAX: usize = 6;
 
-/// A file that is WebAssembly from beginning to end.
+/// A valid WebAssembly file.
 #[derive(Debug)]
 pub(super) struct Inspected {
     pub(super) form: Form,
     pub(super) stamp: Stamp,
-    /// Whether a core module carries what is needed to make a component of it.
+    /// Whether a core module can be converted to a component.
     pub(super) describes_interface: bool,
-    /// The section as it is; it is read when it is played.
+    /// The raw section; it is parsed when the test runs.
     pub(super) self_test: Option<Bytes>,
     core_exports: Vec<String>,
 }
@@ -69,7 +70,7 @@ pub(super) enum Form {
     Component,
 }
 
-/// What the SDK writes into a plugin. Absent in plugins made with other tools.
+/// Metadata that the SDK writes into a plugin. Absent in plugins made with other tools.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(super) struct Stamp {
@@ -77,13 +78,13 @@ pub(super) struct Stamp {
     pub(super) version: Option<Box<str>>,
     pub(super) sdk: Option<Box<str>>,
     pub(super) interface: Option<Box<str>>,
-    /// Origins, upstreams and environment variables that the author says the plugin cannot do without.
+    /// Origins, upstreams and environment variables that the author declares as required.
     pub(super) http: Vec<Box<str>>,
     pub(super) upstreams: Vec<Box<str>>,
     pub(super) environment: Vec<Box<str>>,
 }
 
-/// Reads the whole file: a half-copied one must not get further.
+/// Reads the whole file, to reject one that was copied in part.
 pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
     let form = sniff(bytes)?;
     let mut inspected = Inspected {
@@ -98,8 +99,8 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
         match payload.map_err(|error| damaged(&error))? {
             Payload::Version { .. } => depth += 1,
             Payload::End(_) => depth -= 1,
-            // A component may be composed of several plugins' modules; the first one names it. A stamp that cannot be
-            // read is as good as none.
+            // A component may be composed of several plugins' modules; the first one names it. An unreadable
+            // stamp counts as absent.
             Payload::CustomSection(section)
                 if section.name() == STAMP_SECTION && inspected.stamp == Stamp::default() =>
             {
@@ -108,7 +109,7 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
             Payload::CustomSection(section)
                 if section.name() == SELF_TEST_SECTION && inspected.self_test.is_none() =>
             {
-                // One byte more than is allowed says that it is too large.
+                // One byte more than permitted marks it as too large.
                 let kept = section.data().len().min(SELF_TEST_BYTES_MAX + 1);
                 inspected.self_test = Some(Bytes::copy_from_slice(&section.data()[..kept]));
             }
@@ -154,7 +155,7 @@ pub(super) fn check_world(component: &[u8], stamp: &Stamp) -> Result<(), LoadErr
     if has_hook { Ok(()) } else { Err(no_hooks()) }
 }
 
-/// A component without a hook would never be called.
+/// A component without hooks is never called, so it is refused.
 pub(super) fn no_hooks() -> LoadError {
     let message = format!(
         "exports none of the hooks {} of {PACKAGE}@{INTERFACE}; implement at least one",
@@ -164,7 +165,7 @@ pub(super) fn no_hooks() -> LoadError {
 }
 
 impl Inspected {
-    /// Why a core module that does not describe its interface is no plugin.
+    /// Explains why a core module without an interface description is not a plugin.
     pub(super) fn core_module_in_words(&self) -> String {
         let exports = |name: &str| self.core_exports.iter().any(|export| export.starts_with(name));
         if self.stamp.sdk.is_some() {
@@ -186,7 +187,7 @@ impl Inspected {
     }
 }
 
-/// Looks at the first bytes.
+/// Identifies the file by its first bytes.
 fn sniff(bytes: &[u8]) -> Result<Form, LoadError> {
     let refuse = |code, message: &str| Err(LoadError::new(code, message));
     if bytes.is_empty() {
@@ -249,7 +250,7 @@ pub(super) fn damaged(error: &BinaryReaderError) -> LoadError {
     LoadError::new(LoadCode::Malformed, message)
 }
 
-/// The names that a component imports and exports itself, not those of its parts.
+/// Names of the component's own imports and exports, not those of nested components.
 fn world(component: &[u8]) -> Result<(Vec<String>, Vec<String>), BinaryReaderError> {
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0_u32;
@@ -273,7 +274,7 @@ fn world(component: &[u8]) -> Result<(Vec<String>, Vec<String>), BinaryReaderErr
     Ok((imports, exports))
 }
 
-/// The name of an import or export, taken apart.
+/// A parsed name of an import or export.
 enum Name<'a> {
     Plugin { interface: &'a str, compatible: bool },
     Wasi { interface: &'a str, compatible: bool },
@@ -336,7 +337,7 @@ fn not_offered(names: &[&String]) -> LoadError {
     LoadError::new(LoadCode::ImportNotOffered, message)
 }
 
-/// Some names of a list, for a sentence.
+/// Some names of a list, for a message.
 fn list(names: &[&String]) -> String {
     let mut text = names.iter().take(NAMES_MAX).map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
     if names.len() > NAMES_MAX {

@@ -1,4 +1,4 @@
-//! A component in a store of its own: what a worker calls.
+//! [`Instance`]: a component in its own store, called by a worker.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,10 +27,10 @@ use crate::plugin::settings::{Limits, Settings};
 use crate::plugin::usage::Usage;
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 
-/// So much that it is never used up: fuel counts, the deadline ends.
+/// Fuel that is never used up: it only counts instructions, and the deadline ends calls.
 pub(super) const FUEL: u64 = u64::MAX;
 
-/// The hooks of one instance, looked up and checked.
+/// The hooks of one instance, with their types checked.
 struct Guests {
     configure: Option<configure::Guest>,
     on_connect: Option<on_connect::Guest>,
@@ -40,16 +40,16 @@ struct Guests {
     on_deliver: Option<on_deliver::Guest>,
 }
 
-/// A plugin that runs.
+/// A running plugin.
 pub(super) struct Instance {
     store: Store<State>,
     guests: Guests,
     interests: Interests,
-    /// Of every call but `configure`.
+    /// Deadline of every call except `configure`.
     deadline: Deadline,
-    /// What is left of the fuel since the last question, if the engine counts instructions.
+    /// Fuel left at the last reading, if the engine counts instructions.
     fuel: Option<u64>,
-    /// A call did not end normally: what the guest left behind in its memory is not to be trusted.
+    /// A call did not end normally, so the contents of the guest's memory are not reliable.
     ended: bool,
 }
 
@@ -68,7 +68,7 @@ impl Instance {
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().deadline.passed(processor_time())));
         store.set_hostcall_fuel(settings.limits.effect_bytes_max + HOST_CALL_EXTRA);
         store.set_max_component_handles(HANDLES_MAX);
-        // Only the engine of tools has fuel; elsewhere this says so and changes nothing.
+        // Only the engine of tools has fuel; otherwise this returns an error and changes nothing.
         let metered = store.set_fuel(FUEL).is_ok();
         store.data_mut().begin_configure();
 
@@ -114,7 +114,7 @@ impl Instance {
         Err(LoadError::new(LoadCode::Configure, message))
     }
 
-    /// Runs a hook and checks its answer. Whatever goes wrong in the hook ends the instance.
+    /// Runs a hook and checks its result. Any failure in the hook ends the instance.
     fn call<A, T>(
         &mut self,
         effects: &mut Vec<Effect>,
@@ -132,7 +132,7 @@ impl Instance {
         let state = self.store.data_mut();
         let checked = match answer {
             Ok(answer) => check(state, answer).map_err(|failure| {
-                // The sentence quotes the answer.
+                // The message quotes the result.
                 Failure::new(failure.cause, state.log.environment.mask(&failure.detail))
             }),
             Err(failure) => Err(Failure::new(failure.cause, explain(&failure, &state.limits, false))),
@@ -166,7 +166,7 @@ impl Plugin for Instance {
 
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
         if self.interests.permit(message) {
-            // Whoever asks for the usage of this answer is not told that of the last one.
+            // Resets the usage, so that it is not that of the previous call.
             self.store.data_mut().host_calls = 0;
             return Ok(Verdict::Allow);
         }
@@ -237,7 +237,7 @@ impl Plugin for Instance {
 }
 
 impl Guests {
-    /// Checks the types of every hook that is there.
+    /// Checks the types of all exported hooks.
     fn load(
         compiled: &Compiled,
         store: &mut Store<State>,
@@ -286,7 +286,7 @@ impl Guests {
     }
 }
 
-/// Runs guest code under a deadline, and survives a panic of the host in between.
+/// Runs guest code under a deadline, and catches panics of host functions.
 fn guarded<T>(
     store: &mut Store<State>,
     deadline: Deadline,
@@ -297,7 +297,7 @@ fn guarded<T>(
     let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut *store)));
     let exceeded = store.data_mut().memory.take_exceeded();
     match outcome {
-        // A plugin that was denied memory and went on without has not failed.
+        // A plugin that was denied memory but continued has not failed.
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => {
             let cause = match error.downcast_ref::<Trap>() {
@@ -317,7 +317,7 @@ fn guarded<T>(
     }
 }
 
-/// What went wrong, without the backtrace that comes first in the error's own text.
+/// The cause, without the backtrace that precedes it in the text of the error.
 fn reason(error: &wasmtime::Error) -> String {
     cut(&error.root_cause().to_string(), 500).into()
 }
@@ -327,7 +327,7 @@ fn text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text")
 }
 
-/// A failure with the limit it hit and the setting that moves it.
+/// A failure with the limit it hit and the setting that changes it.
 fn explain(failure: &Failure, limits: &Limits, configure: bool) -> String {
     match failure.cause {
         Cause::Deadline if configure => {

@@ -1,15 +1,15 @@
-//! How much memory an instance may take.
+//! [`MemoryLimit`] bounds the memory of an instance.
 
 use wasmtime::ResourceLimiter;
 
 use super::engine::{PARTS_MAX, TABLE_ELEMENTS_MAX};
 
-/// Handles an instance may hold: streams and errors of WASI, a few at a time.
+/// Most handles of an instance: streams and errors of WASI, a few at a time.
 pub(super) const HANDLES_MAX: usize = 1024;
-/// What a host call may hand over beside payloads: addresses, reasons, log lines.
+/// Most bytes of a host call in addition to payloads: addresses, reasons, log lines.
 pub(super) const HOST_CALL_EXTRA: usize = 64 << 10;
 
-/// Watches over all memories of one instance together.
+/// Limits all memories of one instance together.
 #[derive(Debug)]
 pub(super) struct MemoryLimit {
     bytes: usize,
@@ -23,13 +23,13 @@ impl MemoryLimit {
         Self { bytes: 0, bytes_max, table_elements: 0, exceeded: false }
     }
 
-    /// What all memories of the instance have.
+    /// Bytes of all memories of the instance.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether growth was denied since the last question. A program that is denied memory ends itself, and then the
-    /// limit and not the trap is what the operator wants to read.
+    /// Whether growth was denied since the last call. A program that is denied memory usually traps; the
+    /// operator then needs to see the limit and not the trap.
     pub(super) fn take_exceeded(&mut self) -> bool {
         std::mem::take(&mut self.exceeded)
     }
@@ -47,7 +47,7 @@ impl ResourceLimiter for MemoryLimit {
             self.exceeded = true;
             return Ok(false);
         }
-        // Beyond its own maximum the memory refuses by itself, and nothing is taken.
+        // Beyond its own maximum the memory refuses to grow, so nothing is allocated.
         if maximum.is_none_or(|maximum| desired <= maximum) {
             self.bytes = sum;
         }

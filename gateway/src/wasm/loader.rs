@@ -1,4 +1,4 @@
-//! From bytes to something that can be instantiated.
+//! [`Loader`] turns the bytes of a plugin into a factory of instances.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -40,7 +40,7 @@ use crate::plugin::load::{self, About, Code, Factory, Import, LoadError};
 use crate::plugin::settings::{Limits, Settings};
 use crate::upstream::Upstreams;
 
-/// How many plugins fit.
+/// Capacity for plugins.
 #[derive(Debug, Clone)]
 pub struct LoaderConfig {
     /// Instances that exist at the same time.
@@ -48,8 +48,8 @@ pub struct LoaderConfig {
 }
 
 impl LoaderConfig {
-    /// For a gateway with this many workers and plugins. While a chain is swapped there are three instances of a plugin on
-    /// a worker: the old one, its spare, and the new one. Some more are made to be tried only.
+    /// Capacity for this many workers and plugins. While a chain is replaced, a worker has three instances of
+    /// a plugin: the old one, its standby instance, and the new one. A few more are only made for checks.
     pub fn sized_for(workers: usize, plugins: usize) -> Self {
         let instances = workers.saturating_mul(plugins).saturating_mul(3).saturating_add(16);
         Self { instances_max: u32::try_from(instances).unwrap_or(u32::MAX) }
@@ -62,23 +62,23 @@ impl Default for LoaderConfig {
     }
 }
 
-/// Loads WebAssembly plugins. One per process: everything it compiled shares one engine.
+/// Loads WebAssembly plugins. One per process: all plugins share its engine.
 pub struct Loader {
     linker: Linker<State>,
-    /// For instances that may wait.
+    /// Links instances that may wait.
     waiting: Linker<State>,
-    /// Where those run. Without it no plugin has any.
+    /// The runtime for instances that may wait; without it there are none.
     runtime: Option<Handle>,
     fetcher: Fetcher,
     pub(super) compiler: Compiler,
-    /// Held while a file is looked at that is not compiled yet, so that none is compiled twice.
+    /// Locked while an uncompiled file is loaded, so that no file is compiled twice.
     first_load: Mutex<()>,
     upstreams: Arc<Upstreams>,
-    /// What is compiled and in use, by the digest of the file: other settings or another name compile nothing.
+    /// Components in use, by the digest of the file: other settings or another name need no compile.
     compiled: Mutex<HashMap<[u8; 32], Weak<Compiled>>>,
 }
 
-/// A component, compiled and linked.
+/// A compiled and linked component.
 pub(super) struct Compiled {
     pub(super) pre: InstancePre<State>,
     pub(super) waits: Option<Arc<Waits>>,
@@ -86,7 +86,7 @@ pub(super) struct Compiled {
     pub(super) about: About,
 }
 
-/// Where the hooks are that a component exports.
+/// Indices of the hooks that a component exports.
 pub(super) struct HookIndices {
     pub(super) configure: Option<configure::GuestIndices>,
     pub(super) on_connect: Option<on_connect::GuestIndices>,
@@ -97,13 +97,14 @@ pub(super) struct HookIndices {
 }
 
 impl Loader {
-    /// Starts the engine and its clock.
+    /// Starts the engine and its epoch thread.
     pub fn new(config: &LoaderConfig) -> Result<Self, EngineError> {
         let (engine, kind) = engine::start(config.instances_max)?;
         Self::on(engine, kind)
     }
 
-    /// Like [`new`](Self::new), with an engine that counts instructions and is slower for it. For authors' tools.
+    /// Like [`new`](Self::new), with an engine that counts instructions and is slower for it. For plugin
+    /// tools.
     pub fn metered(config: &LoaderConfig) -> Result<Self, EngineError> {
         let (engine, kind) = engine::start_metered(config.instances_max)?;
         Self::on(engine, kind)
@@ -129,27 +130,28 @@ impl Loader {
         })
     }
 
-    /// Takes what plugins emit to upstreams that are more than pretended.
+    /// Passes events that plugins emit to these upstreams, instead of none.
     pub fn with_upstreams(self, upstreams: Arc<Upstreams>) -> Self {
         Self { upstreams, ..self }
     }
 
-    /// Gives plugins that ask over HTTP instances that may wait, on this runtime.
+    /// Runs instances that may wait on this runtime, for plugins that send HTTP requests.
     pub fn with_http(self, fetcher: Fetcher, runtime: Handle) -> Self {
         Self { fetcher, runtime: Some(runtime), ..self }
     }
 
-    /// Keeps machine code on disk, and takes it from there after a restart.
+    /// Caches machine code on disk, and reuses it after a restart.
     pub fn with_artifacts(self, artifacts: Arc<Artifacts>) -> Self {
         Self { compiler: self.compiler.with_artifacts(artifacts), ..self }
     }
 
-    /// Compiles in a process of its own, within bounds. Without one plugins are compiled on the thread that loads them.
+    /// Compiles in a child process, within bounds. Without one, plugins are compiled on the thread that loads
+    /// them.
     pub fn with_compile_process(self, process: Option<CompileProcess>) -> Self {
         Self { compiler: self.compiler.in_process(process), ..self }
     }
 
-    /// Every check of the file and everything that is made of it once, however many settings it is used with.
+    /// All checks and conversions of a file, done once for any number of settings.
     fn compile(&self, name: &str, wasm: &[u8]) -> Result<(Compiled, Code), LoadError> {
         let begin = Instant::now();
         let inspected = inspect::inspect(wasm)?;
@@ -238,7 +240,7 @@ impl load::Loader for Loader {
 }
 
 impl Loader {
-    /// One file at a time: whoever waited for the same file finds it compiled.
+    /// Loads one file at a time: a second load of the same file finds it compiled.
     fn load_first(
         &self,
         name: &str,
@@ -275,7 +277,7 @@ struct Configured {
     limits: Arc<Limits>,
     outside: Arc<Capabilities>,
     runtime: Option<Handle>,
-    /// Made when the first worker asks for it.
+    /// Made when the first worker needs it.
     pool: OnceLock<Arc<Pool>>,
     budget: Arc<LogBudget>,
     environment: Arc<Environment>,
@@ -336,7 +338,7 @@ fn micros(begin: Instant, end: Instant) -> u64 {
     u64::try_from((end - begin).as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Everything a plugin can import.
+/// Links all functions that a plugin can import.
 fn link(
     engine: &Engine,
     http: fn(&mut Linker<State>) -> wasmtime::Result<()>,

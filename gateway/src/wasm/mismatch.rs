@@ -1,11 +1,11 @@
-//! A function that is missing or has another shape than the gateway knows, in words.
+//! Explains link errors: a function that is missing, or that has another signature than the gateway's.
 
 use super::inspect::INTERFACE;
 use crate::plugin::load::{LoadCode, LoadError};
 
 /// An import that cannot be linked. `sdk` is the version of the SDK that built the plugin.
 pub(super) fn import(error: &wasmtime::Error, sdk: Option<&str>) -> LoadError {
-    // The linker quotes the interface first and the function in it next.
+    // The linker's error quotes the interface first, then the function.
     let text = format!("{error:#}");
     let mut quoted = text.split('`').skip(1).step_by(2);
     let what = match (quoted.next(), quoted.next()) {

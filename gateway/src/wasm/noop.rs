@@ -1,4 +1,4 @@
-//! The smallest plugin there is: what any call costs before a plugin has done anything.
+//! [`noop_plugin`]: the smallest plugin, which measures the cost of a call alone.
 
 use wasm_encoder::{
     CodeSection, ExportKind, ExportSection, Function, FunctionSection, MemorySection, MemoryType, Module,
@@ -11,13 +11,13 @@ use super::inspect::{INTERFACE, PACKAGE};
 
 const WIT: &str = include_str!("../../../plugin-sdk/wit/v0.1/gateway-plugin.wit");
 
-/// The hooks, each with the number of its function.
+/// Hooks, each with the number of its function.
 const HOOKS: [(u32, &str); 3] = [(1, "on-connect"), (2, "on-message"), (3, "on-disconnect")];
-/// Where arguments are put. Each call overwrites those of the one before.
+/// Address for arguments. Each call overwrites the previous ones.
 const ARGUMENTS: i32 = 1024;
-/// Where the answer lies: zeros, which is the verdict without an opinion.
+/// Address of the result: zeros, which is the verdict without an opinion.
 const ANSWER: i32 = 16;
-/// Room for arguments in units of 64 KiB: more than a message may have.
+/// Memory for arguments in units of 64 KiB: more than the largest message.
 const PAGES: u64 = 32;
 
 /// A core module that answers every client with `pass` and every message with `next`.

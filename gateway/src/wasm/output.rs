@@ -1,4 +1,4 @@
-//! What a plugin writes: log lines, and standard output, which becomes log lines.
+//! Writes a plugin's output to the log: its log lines, and its standard output.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const LINE_BYTES_MAX: usize = 1024;
 /// Longest output on one stream in one call, in bytes.
 const CALL_BYTES_MAX: usize = 4096;
 
-/// How loud a line is.
+/// Severity of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     Error,
@@ -25,7 +25,7 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// Whether the filter of the log lets lines of plugins through.
+    /// Whether the log filter accepts lines of plugins at this level.
     fn is_wanted(self) -> bool {
         match self {
             Self::Error => enabled!(target: "plugin", tracing::Level::ERROR),
@@ -35,7 +35,7 @@ impl Level {
         }
     }
 
-    /// The numbers of the plugin interface; a number of a later version is quiet.
+    /// Converts a number of the plugin interface; an unknown number of a later version becomes debug.
     pub(super) fn from_number(number: u32) -> Self {
         match number {
             1 => Self::Error,
@@ -46,8 +46,8 @@ impl Level {
     }
 }
 
-/// Lines per second of all instances of a plugin together. Errors and warnings have a budget of their own: what a plugin tells
-/// for information does not keep it from telling what is wrong.
+/// Lines per second of all instances of a plugin together. Errors and warnings have a separate budget, so
+/// that informational lines cannot displace them.
 #[derive(Debug)]
 pub(super) struct LogBudget {
     lines_per_second: u32,
@@ -56,7 +56,7 @@ pub(super) struct LogBudget {
     other: Window,
 }
 
-/// The second since the beginning in the upper half, the lines in it in the lower.
+/// Seconds since the beginning in the upper half, lines in that second in the lower.
 #[derive(Debug, Default)]
 struct Window(AtomicU64);
 
@@ -88,20 +88,20 @@ impl Window {
     }
 }
 
-/// Where the lines of one instance go.
+/// Log output of one instance.
 #[derive(Clone)]
 pub(super) struct Log {
     pub(super) plugin: Arc<str>,
     pub(super) budget: Arc<LogBudget>,
     pub(super) counters: Arc<PluginCounters>,
-    /// For what must not be in a line.
+    /// Values to mask.
     pub(super) environment: Arc<Environment>,
 }
 
 impl Log {
-    /// Writes a line, or counts it if the plugin has had its share.
+    /// Writes a line, or counts it as dropped if the plugin has used its budget.
     pub(super) fn line(&self, level: Level, text: &str) {
-        // A line that nobody wants to see takes nothing from those that somebody does.
+        // A line below the log filter uses no budget.
         if !level.is_wanted() {
             return;
         }
@@ -121,8 +121,8 @@ impl Log {
     }
 }
 
-/// What one call writes to a standard stream, kept until the call has ended: the last words of a call that fails belong
-/// to the failure.
+/// Output of one call to a standard stream, kept until the call has ended: if the call fails, its last output
+/// is part of the failure.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     bytes: Vec<u8>,
@@ -130,14 +130,14 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Accepts everything and keeps the beginning.
+    /// Accepts all bytes and keeps the first ones.
     pub(super) fn write(&mut self, bytes: &[u8]) {
         let room = CALL_BYTES_MAX - self.bytes.len();
         self.overflowed |= bytes.len() > room;
         self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    /// Hands the lines to the log.
+    /// Writes the lines to the log.
     pub(super) fn flush(&mut self, log: &Log, level: Level) {
         if self.bytes.is_empty() {
             return;
@@ -151,7 +151,7 @@ impl Stream {
         self.clear();
     }
 
-    /// The text as one line, and forgets it.
+    /// Takes the text as one line.
     pub(super) fn take(&mut self, environment: &Environment) -> String {
         let text = self.text(environment);
         let text = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
@@ -159,7 +159,7 @@ impl Stream {
         printable(cut(&text, LINE_BYTES_MAX)).into_owned()
     }
 
-    /// What was written, without secrets.
+    /// The output with secrets masked.
     fn text(&self, environment: &Environment) -> String {
         let text = String::from_utf8_lossy(&self.bytes);
         let masked = if self.overflowed { environment.mask_cut(&text) } else { environment.mask(&text) };
@@ -172,12 +172,12 @@ impl Stream {
     }
 }
 
-/// The longest beginning of `text` that has at most `bytes_max` bytes and whole characters.
+/// The longest prefix of `text` with at most `bytes_max` bytes and whole characters.
 pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 
-/// A plugin's text must not move the cursor or forge a line.
+/// Replaces control characters, so that a plugin cannot move the cursor or forge a line.
 fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         Cow::Owned(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect())

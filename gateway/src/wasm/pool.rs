@@ -1,8 +1,9 @@
-//! Instances that may wait: a few per plugin, in stores of their own, on a runtime of their own and never on a worker.
+//! [`Pool`]: a few instances per plugin that may wait, each in its own store, on a separate runtime and never
+//! on a worker.
 //!
-//! Only their computing time counts against the plugin's deadline: a store yields to the runtime at every tick of the clock
-//! of deadlines, and the ticks it was seen computing are its budget. Time in which it waits for an answer is bounded by the
-//! request and by the patience of whoever asked.
+//! Only computing time counts against the plugin's deadline: a store yields to the runtime at every epoch
+//! tick, and its budget is the number of ticks at which it was computing. Time spent waiting for a response
+//! is bounded by the HTTP request and by the caller's timeout.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -31,10 +32,10 @@ use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::settings::Settings;
 use crate::plugin::usage::Usage;
 
-/// Questions that may wait for an instance, for each instance.
+/// Calls that may wait for an instance, per instance.
 const WAITING_PER_INSTANCE: usize = 32;
 
-/// A component that imports something that waits, linked for instances that may.
+/// A component with an import that waits, linked for instances that may.
 pub(super) struct Waits {
     pre: InstancePre<State>,
     configure: Option<ComponentExportIndex>,
@@ -42,7 +43,7 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// `None` if the component does not ask for anything that waits, or has no hook in which it may.
+    /// `None` if the component imports nothing that waits, or has no hook in which it may wait.
     pub(super) fn of(component: &Component, linker: &Linker<State>) -> wasmtime::Result<Option<Self>> {
         let asks = component
             .component_type()
@@ -57,15 +58,15 @@ impl Waits {
     }
 }
 
-/// What a pool makes instances of.
+/// Inputs to make instances.
 pub(super) struct Parts {
     pub(super) waits: Arc<Waits>,
     pub(super) settings: Settings,
-    /// The data of a new store.
+    /// Makes the data of a new store.
     pub(super) state: Box<dyn Fn() -> State + Send + Sync>,
 }
 
-/// See the module.
+/// Instances of one plugin, and the calls that wait for one.
 pub(super) struct Pool {
     shared: Arc<Shared>,
     runtime: Handle,
@@ -74,7 +75,7 @@ pub(super) struct Pool {
 struct Shared {
     parts: Parts,
     instances: Semaphore,
-    /// Those that nobody uses. Never more than there are permits.
+    /// Unused instances. Never more than there are permits.
     idle: Mutex<Vec<Instance>>,
     waiting: AtomicUsize,
     waiting_max: usize,
@@ -122,7 +123,7 @@ impl Shared {
             Some(waited) if waited <= patience / 2 => {
                 failed(Cause::Deadline, format!("no answer within {patience:?}"))
             }
-            // Asked at the last moment no plugin has an answer.
+            // No plugin could answer a call that started this late.
             _ => {
                 let instances = self.parts.settings.http_instances;
                 let message =
@@ -132,7 +133,7 @@ impl Shared {
         })
     }
 
-    /// Waits for an instance, if not too many do already.
+    /// Waits for an instance, unless too many calls wait already.
     async fn place(&self) -> Result<SemaphorePermit<'_>, Failure> {
         let Some(_place) = Place::take(&self.waiting, self.waiting_max) else {
             let message = format!(
@@ -144,7 +145,7 @@ impl Shared {
         self.instances.acquire().await.map_err(|_| Failure::new(Cause::Trap, "the instances are gone"))
     }
 
-    /// Asks an instance. The caller has a permit.
+    /// Calls an instance. The caller holds a permit.
     async fn ask(&self, hello: &ConnectEvent) -> AsyncVerdict {
         let idle = self.idle().pop();
         let mut instance = match idle {
@@ -154,7 +155,7 @@ impl Shared {
                 Err(failure) => return nothing(failure),
             },
         };
-        // If this future is dropped in the middle of the call, the instance is dropped with it and never used again.
+        // If this future is dropped during the call, the instance is dropped with it and never reused.
         let (answered, sound) = instance.on_connect(hello, &self.parts).await;
         if sound {
             self.idle().push(instance);
@@ -169,7 +170,7 @@ impl Shared {
 
 struct Instance {
     store: Store<State>,
-    /// What is left of the fuel since the last call, if the engine counts instructions.
+    /// Fuel left after the last call, if the engine counts instructions.
     fuel: Option<u64>,
     on_connect: TypedFunc<(u64, String, Vec<u8>), (ConnectVerdict,)>,
 }
@@ -188,7 +189,7 @@ impl Instance {
         store.set_max_component_handles(HANDLES_MAX);
         store.data_mut().begin_configure();
         allow(&mut store, settings.limits.configure_deadline);
-        // Only the engine of tools has fuel; elsewhere this says so and changes nothing.
+        // Only the engine of tools has fuel; otherwise this returns an error and changes nothing.
         let metered = store.set_fuel(FUEL).is_ok();
         let instance = waits.pre.instantiate_async(&mut store).await;
         let instance = instance.map_err(|error| explain(&error, &mut store))?;
@@ -209,7 +210,7 @@ impl Instance {
         Ok(Self { store, on_connect, fuel })
     }
 
-    /// The answer, and whether the instance may be asked again.
+    /// The verdict, and whether the instance may be called again.
     async fn on_connect(&mut self, hello: &ConnectEvent, parts: &Parts) -> (AsyncVerdict, bool) {
         let mut effects = Vec::new();
         self.store.data_mut().begin_connect(hello, &mut effects);
@@ -236,7 +237,7 @@ impl Instance {
 
 /// Grants computing time for one call.
 fn allow(store: &mut Store<State>, limit: Duration) {
-    // The tick in progress may end at once, so one more is granted.
+    // The current tick may end at once, so one more is granted.
     let ticks = limit.as_nanos().div_ceil(TICK.as_nanos()) + 2;
     store.data_mut().ticks_left = u64::try_from(ticks).unwrap_or(u64::MAX);
     store.set_epoch_deadline(1);
@@ -264,12 +265,12 @@ fn failed(cause: Cause, detail: impl Into<Box<str>>) -> AsyncVerdict {
     nothing(Failure::new(cause, detail))
 }
 
-/// No answer.
+/// A failed call without effects or cost.
 fn nothing(failure: Failure) -> AsyncVerdict {
     AsyncVerdict { verdict: Err(failure), effects: Vec::new(), usage: Usage::default() }
 }
 
-/// A place among those that wait.
+/// One of the calls that wait.
 struct Place<'a>(&'a AtomicUsize);
 
 impl<'a> Place<'a> {
@@ -285,7 +286,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// A task that ends when nobody waits for it any more. `None` if it panicked.
+/// A task that is aborted when its waiter is dropped. `None` if it panicked.
 struct Task<T>(JoinHandle<T>);
 
 impl<T> Future for Task<T> {

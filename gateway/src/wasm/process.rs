@@ -1,8 +1,10 @@
-//! Compiling in a process of its own: a plugin that takes too much memory or time ends that process and not the gateway.
+//! [`CompileProcess`] compiles in a child process, so that a plugin that takes too much memory or time ends
+//! that process and not the gateway.
 //!
-//! The process is this program again, with a subcommand that nobody sees ([`compile_for_parent`]). It gets the component on its
-//! standard input and writes the machine code to its standard output. It has no environment and no other descriptors, computes
-//! behind everything else, is the first to go when the system runs out of memory, and ends with its parent.
+//! The process is this program again, with a hidden subcommand ([`compile_for_parent`]). It reads the
+//! component from standard input and writes the machine code to standard output. It has no environment and no
+//! other descriptors, runs at low priority, is the first to be killed when the system runs out of memory, and
+//! ends with its parent.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -22,46 +24,47 @@ use super::output::cut;
 use crate::plugin::load::{LoadCode, LoadError};
 use crate::resources::{self, Limit, show};
 
-/// How nice the compiler is to threads that serve connections.
+/// Niceness of the compiler, so that threads that serve connections have priority.
 const COMPILE_NICE: i32 = 3;
-/// How often a long compile is said to be one.
+/// Interval of log lines about a long compile.
 const REPORT: Duration = Duration::from_secs(5);
 /// Memory that a compile leaves to the gateway.
 const KEPT_FREE: u64 = 16 << 20;
-/// With less it is not worth a try.
+/// Least memory to start a compile.
 const COMPILE_MIN: u64 = 24 << 20;
-/// Most that a process may say beside its answer.
+/// Most bytes of error output.
 const WORDS_BYTES_MAX: u64 = 4096;
 
-/// First byte of an answer: machine code follows.
+/// First byte of a response: machine code follows.
 const CODE: u8 = b'C';
-/// First byte of an answer: a sentence follows.
+/// First byte of a response: an error message follows.
 const REFUSED: u8 = b'R';
-/// That byte, and the length of what follows in eight bytes, the least first: an answer that was cut off is none.
+/// That byte, and the length of the rest in eight bytes, little-endian, to detect a truncated response.
 const HEAD: usize = 9;
 
-/// Where and within which bounds plugins are compiled.
+/// The program that compiles plugins, and its bounds.
 #[derive(Debug, Clone)]
 pub struct CompileProcess {
     /// The program and its first arguments; the kind of machine code and the memory are added.
     pub command: Vec<PathBuf>,
     /// Longest time for one plugin.
     pub timeout: Duration,
-    /// Most memory for one plugin, if that much is left.
+    /// Most memory for one plugin, if that much is free.
     pub bytes_max: u64,
 }
 
-/// How much memory a compile may have, and what decides it.
+/// Memory for a compile, and its limiting factor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Allowance {
     bytes: u64,
-    /// What is short; `None` if it is as much as the configuration says.
+    /// The limit that leaves less memory than configured; `None` if the configured amount is available.
     short: Option<Limit>,
 }
 
 impl Allowance {
     fn of(bytes_max: u64, memory: Option<resources::Memory>) -> Self {
-        // A third stays for the code, which the gateway holds beside the process and then twice, and for everybody else.
+        // A third is reserved for other processes and for the machine code, which the gateway holds once
+        // while the process runs and then twice.
         let left = memory.map(|memory| (memory.free.saturating_sub(KEPT_FREE) / 3 * 2, memory.by));
         match left {
             Some((left, by)) if left < bytes_max => Self { bytes: left, short: Some(by) },
@@ -69,13 +72,13 @@ impl Allowance {
         }
     }
 
-    /// Most machine code. What a process and its code take together is a quarter above its allowance, and what the gateway holds
-    /// when the process has ended is half of it: both fit into what is left of the machine.
+    /// Most machine code. A process and its code together take a quarter more than the allowance, and the
+    /// gateway takes half of the allowance after the process has ended. Both fit into the free memory.
     fn code_bytes(self) -> u64 {
         self.bytes / 4
     }
 
-    /// Final if it is what the configuration allows: then nothing but another configuration helps.
+    /// Final if the configured limit was reached: then only another configuration helps.
     fn exceeded(self) -> LoadError {
         let bytes = show(self.bytes);
         let message = match self.short {
@@ -93,23 +96,23 @@ impl Allowance {
     }
 }
 
-/// Whether this program knows [`COMMAND`].
+/// Whether this program offers the subcommand [`COMMAND`].
 static OFFERED: AtomicBool = AtomicBool::new(false);
 
-/// This program knows [`COMMAND`]. Without this plugins are compiled where they are loaded: a program that has the gateway as a
-/// library cannot be started to compile one.
+/// Declares that this program offers [`COMMAND`]. Otherwise plugins are compiled on the loading thread,
+/// because a program that uses the gateway as a library cannot be started as a compiler.
 pub fn offer_to_compile() {
     OFFERED.store(true, Ordering::Relaxed);
 }
 
 impl CompileProcess {
-    /// This very program, also after another one took its place on the disk, if it [offers](offer_to_compile) to compile.
+    /// This program, even if its file on disk was replaced, if it [offers](offer_to_compile) to compile.
     pub fn itself(timeout: Duration, bytes_max: u64) -> Option<Self> {
         let command = vec!["/proc/self/exe".into(), COMMAND.into()];
         OFFERED.load(Ordering::Relaxed).then_some(Self { command, timeout, bytes_max })
     }
 
-    /// The machine code of a component. Blocks until it is there, refused, or given up.
+    /// The machine code of a component. Blocks until it is compiled, refused, or given up.
     pub(super) fn compile(&self, kind: Kind, digest: &str, component: &[u8]) -> Result<Vec<u8>, LoadError> {
         let allowance = Allowance::of(self.bytes_max, resources::memory_of_another());
         if allowance.bytes < COMPILE_MIN {
@@ -136,7 +139,7 @@ impl CompileProcess {
             .arg(bytes.to_string())
             .env_clear()
             .current_dir("/")
-            // Whoever ends the gateway from a terminal does not say anything about the plugin.
+            // A signal from the terminal that ends the gateway must not count as a failure of the plugin.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -144,7 +147,7 @@ impl CompileProcess {
             .spawn()
     }
 
-    /// Gives the process the component and takes its answer, or ends it when its time is over.
+    /// Sends the component to the process and reads its response, or kills the process at the timeout.
     fn converse(
         &self,
         mut child: Child,
@@ -160,7 +163,7 @@ impl CompileProcess {
         let (sender, done) = sync_channel(1);
         let (answer, late) = thread::scope(|scope| {
             scope.spawn(move || {
-                // A process that ends early does not read all of it, and says why below.
+                // A process that ends early does not read all of it; its error is read below.
                 let length = (component.len() as u64).to_le_bytes();
                 let _ = input.write_all(&length).and_then(|()| input.write_all(component));
                 drop(input);
@@ -184,7 +187,7 @@ impl CompileProcess {
                 }
             }
         });
-        // It has closed its output, so it has ended or is about to; one that goes on is of no use.
+        // It has closed its output, so it has ended or is about to; if it still runs, it is useless.
         let _ = child.kill();
         let status = child.wait();
         if late {
@@ -203,7 +206,7 @@ impl CompileProcess {
                 Err(LoadError::new(LoadCode::Compile, format!("does not compile: {}", cut(&why, 1000))))
             }
             Answer::TooLarge => Err(allowance.exceeded()),
-            // It had the code, and no room to hand it over.
+            // It had the code but no memory to send it.
             Answer::CutOff if status.as_ref().is_ok_and(|status| status.signal().is_none()) => {
                 Err(allowance.exceeded().passing())
             }
@@ -212,16 +215,16 @@ impl CompileProcess {
     }
 }
 
-/// What a process has said.
+/// A response of the process.
 #[derive(Debug)]
 enum Answer {
     Code(Vec<u8>),
     Refused(Vec<u8>),
-    /// More than there may be.
+    /// Larger than permitted.
     TooLarge,
-    /// It began, and ended too early.
+    /// Truncated.
     CutOff,
-    /// Nothing, or not even what it is.
+    /// Empty, or without a complete head.
     Incomplete,
 }
 
@@ -236,7 +239,7 @@ impl Answer {
         if length > most {
             return Self::TooLarge;
         }
-        // Of its size at once, and not of twice that while it grows.
+        // Allocated at full size, because growing would take twice the memory.
         let mut body = Vec::new();
         if body.try_reserve_exact(length as usize).is_err() {
             return Self::TooLarge;
@@ -252,7 +255,7 @@ impl Answer {
         }
     }
 
-    /// Writes one as [`read`](Self::read) takes it.
+    /// Writes a response for [`read`](Self::read).
     fn write(mut output: impl Write, kind: u8, body: &[u8]) -> io::Result<()> {
         let mut head = [kind; HEAD];
         head[1..].copy_from_slice(&(body.len() as u64).to_le_bytes());
@@ -262,15 +265,15 @@ impl Answer {
     }
 }
 
-/// What it means that the process ended without an answer.
+/// Explains a process that ended without a response.
 fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> LoadError {
-    // The process itself aborts when it is refused memory.
+    // The process aborts when an allocation fails.
     if OUT_OF_MEMORY.iter().any(|told| words.contains(told)) {
         return allowance.exceeded();
     }
     let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
     let (code, message) = match signal {
-        // The system ends whoever takes more than there is.
+        // The system kills a process that takes more memory than there is.
         Some(signal) if signal == Signal::KILL.as_raw() => {
             let message = format!(
                 "needs more memory to compile than there is: the system ended the compiler, which may take {}. Give the gateway \
@@ -300,17 +303,18 @@ fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> L
     LoadError::new(code, message)
 }
 
-/// Signals by which a process ends because of what it does itself. Whatever else ends it comes from outside.
+/// Signals that a process causes itself. Any other signal comes from outside.
 const FAULTS: [Signal; 7] =
     [Signal::ABORT, Signal::BUS, Signal::FPE, Signal::ILL, Signal::SEGV, Signal::SYS, Signal::TRAP];
 
-/// What a process says that has got no memory.
+/// Output of a process that could not allocate memory.
 const OUT_OF_MEMORY: [&str; 3] = ["memory allocation of", "Cannot allocate memory", "out of memory"];
 
 /// The subcommand of [`compile_for_parent`].
 pub const COMMAND: &str = "compile-for-parent";
 
-/// Compiles what comes on standard input to standard output, within so many bytes of memory: what [`CompileProcess`] starts.
+/// Compiles from standard input to standard output, within this many bytes of memory. [`CompileProcess`] runs
+/// it.
 pub fn compile_for_parent(scarce: bool, metered: bool, bytes: u64) -> io::Result<()> {
     confine(bytes)?;
     let mut input = io::stdin().lock();
@@ -318,7 +322,7 @@ pub fn compile_for_parent(scarce: bool, metered: bool, bytes: u64) -> io::Result
     input.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);
     let mut component = Vec::new();
-    // Less means that the parent is gone.
+    // Fewer bytes mean that the parent is gone.
     if input.take(length).read_to_end(&mut component)? as u64 != length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -341,18 +345,18 @@ fn is_out_of_memory(error: &wasmtime::Error) -> bool {
     OUT_OF_MEMORY.iter().chain(&["allocation failed"]).any(|words| text.contains(words))
 }
 
-/// Takes from this process what compiling does not need.
+/// Removes privileges and resources that compilation does not need.
 fn confine(bytes: u64) -> io::Result<()> {
     close_inherited();
     #[cfg(target_os = "linux")]
     {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // Without permission it compiles at the ordinary priority.
+        // If this fails, it compiles at normal priority.
         let _ = rustix::process::nice(COMPILE_NICE);
         let _ = fs::write("/proc/self/oom_score_adj", "1000");
     }
     let limit = |resource, most: u64| {
-        // What was forbidden to the gateway stays forbidden.
+        // Never raises a limit of the gateway.
         let most = most.min(getrlimit(resource).maximum.unwrap_or(u64::MAX));
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
     };
@@ -361,7 +365,8 @@ fn confine(bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes what whoever started the gateway left open in it: its own descriptors do not reach this process.
+/// Closes descriptors inherited from the starter of the gateway. The gateway's own descriptors do not reach
+/// this process.
 fn close_inherited() {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> =
@@ -376,7 +381,7 @@ fn close_inherited() {
     reason = "this process has begun a moment ago and opened nothing: nobody in it knows the descriptor"
 )]
 fn close(descriptor: i32) {
-    // SAFETY: see the reason above. One that is closed already is an error without consequence.
+    // SAFETY: see the reason above. Closing a descriptor that is already closed only returns an error.
     unsafe { rustix::io::close(descriptor) }
 }
 
@@ -388,7 +393,7 @@ mod tests {
 
     const KIND: Kind = Kind { space: Space::Ample, metered: false };
 
-    /// A compiler that is a shell script, whose arguments are the kind and the memory.
+    /// Compiles with a shell script, whose arguments are the kind and the memory.
     fn script(text: &str, timeout: Duration) -> Result<Vec<u8>, LoadError> {
         let command = ["/bin/sh", "-c", text].map(PathBuf::from).into();
         let process = CompileProcess { command, timeout, bytes_max: 64 << 20 };
@@ -397,12 +402,12 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// A command that begins an answer of so many bytes.
+    /// A command that begins a response of this many bytes.
     fn head(kind: &str, length: u8) -> String {
         format!(r"printf '{kind}\{length:03o}\000\000\000\000\000\000\000'")
     }
 
-    /// Commands that answer with a text of less than 256 bytes.
+    /// Commands that respond with a text of less than 256 bytes.
     fn answer(kind: &str, text: &str) -> String {
         format!(
             r#"text="{text}"; printf "{kind}\\$(printf %03o ${{#text}})\\000\\000\\000\\000\\000\\000\\000"; printf %s "$text""#
@@ -482,7 +487,7 @@ mod tests {
             let error = script(&format!("kill -{signal} $$"), LONG).unwrap_err();
             assert_eq!(error.code(), code, "{signal}: {error}");
         }
-        // A terminal's Ctrl-C goes to the gateway's group.
+        // Ctrl-C in a terminal goes to the gateway's process group.
         let code = script(&answer("C", "$(cut -d' ' -f5 /proc/$$/stat) $$"), LONG).unwrap();
         let code = String::from_utf8(code).unwrap();
         let (group, process) = code.trim().split_once(' ').unwrap();

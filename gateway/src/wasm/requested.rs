@@ -1,4 +1,5 @@
-//! What a plugin asks for: the functions it imports, and the names its SDK stamped in.
+//! Reads the capabilities that a plugin requests, from the functions it imports and from the names stamped in
+//! by its SDK.
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -9,9 +10,9 @@ use crate::config;
 use crate::plugin::grants::{self, Grants};
 use crate::plugin::load::{LoadCode, LoadError};
 
-/// Reads the imports of a component that has been compiled.
+/// Reads the imports of a compiled component.
 ///
-/// Tools that build components leave out the functions a plugin never calls, so what is imported is what is used.
+/// Tools that build components drop unused functions, so the imported functions are those in use.
 pub(super) fn asks(component: &Component, engine: &Engine, stamp: &Stamp) -> Result<Grants, LoadError> {
     let mut asked = stamped(stamp)?;
     let mut effects = Vec::new();
@@ -26,7 +27,7 @@ pub(super) fn asks(component: &Component, engine: &Engine, stamp: &Stamp) -> Res
         match interface {
             Some("effects") => effects.extend(functions.filter_map(grants::effect_of)),
             Some("buckets") => asked.buckets |= functions.next().is_some(),
-            // One that can ask in `configure` does so there, if its settings need it.
+            // A plugin that imports `ask` requests it in `configure`, if its settings need it.
             Some("key-value") => asked.key_value |= !functions.any(|function| function == "ask"),
             _ => {}
         }
@@ -35,7 +36,7 @@ pub(super) fn asks(component: &Component, engine: &Engine, stamp: &Stamp) -> Res
     Ok(asked)
 }
 
-/// The names come from a file anybody may have written, and go into sentences and comparisons.
+/// The names come from an untrusted file and are used in messages and comparisons.
 fn stamped(stamp: &Stamp) -> Result<Grants, LoadError> {
     let origin = |text: &str| config::http_origin(text).ok();
     let named = |is_valid: fn(&str) -> bool| move |text: &str| is_valid(text).then(|| text.into());

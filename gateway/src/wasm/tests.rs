@@ -1,4 +1,4 @@
-//! Files that are refused, and plugins that run: real ones, and small ones written for one purpose.
+//! Tests refused files and running plugins: real ones, and small ones written for one test.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod guest;

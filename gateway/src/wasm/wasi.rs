@@ -1,9 +1,9 @@
-//! The part of WASI that standard libraries need, and nothing that reaches out of the plugin.
+//! Implements the part of WASI that standard libraries need, without access to anything outside the plugin.
 //!
-//! Clocks and random numbers are real, the environment is empty, standard output becomes log lines, standard input is at
-//! its end, there are no folders. Network interfaces are not offered at all: a plugin that needs them is refused when it
-//! loads. Nothing here waits, because a plugin runs on the thread that serves its worker's connections; what would have
-//! to wait ends the call with a sentence instead.
+//! Clocks and random numbers are real, the environment is empty, standard output becomes log lines, standard
+//! input is at its end, there are no folders. Network interfaces are not offered: a plugin that imports them
+//! is refused when it is loaded. Nothing here blocks, because a plugin runs on the thread that serves its
+//! worker's connections; a function that would block ends the call with an error message instead.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,21 +17,21 @@ use wasmtime_wasi_io::bindings::wasi::io::error;
 use self::sync::io::{poll, streams};
 use super::call::State;
 
-/// Standard output, as a handle's number. No table is behind these: a handle cannot be forged.
+/// Handle of standard output. No table is needed: a guest cannot forge handles.
 const STDOUT: u32 = 1;
 /// Standard error.
 const STDERR: u32 = 2;
 /// Standard input.
 const STDIN: u32 = 3;
-/// The only pollable there is; it is ready.
+/// The only pollable; it is always ready.
 const READY: u32 = 4;
 
-/// Room that is offered for one write.
+/// Most bytes of one write.
 const WRITE_BYTES_MAX: u64 = 4096;
-/// Random bytes in one call.
+/// Most random bytes of one call.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
 
-/// Offers the interfaces.
+/// Links the interfaces.
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     type Has = HasSelf<State>;
     let state = State::of_host_call;
@@ -65,7 +65,8 @@ fn cannot_wait() -> Error {
     format_err!("plugins cannot wait: no sleeping, no reading and no polling in a hook")
 }
 
-// -------------------------------------------------------------------------------------------------------- cli
+// --------------------------------------------------------------------------------------------------------
+// cli
 
 impl cli::environment::Host for State {
     fn get_environment(&mut self) -> Result<Vec<(String, String)>> {
@@ -141,7 +142,8 @@ impl cli::terminal_stderr::Host for State {
     }
 }
 
-// ----------------------------------------------------------------------------------------- clocks and numbers
+// ----------------------------------------------------------------------------------------- clocks and
+// numbers
 
 impl clocks::wall_clock::Host for State {
     fn now(&mut self) -> Result<clocks::wall_clock::Datetime> {
@@ -206,7 +208,8 @@ impl random::insecure_seed::Host for State {
     }
 }
 
-// --------------------------------------------------------------------------------------------------------- io
+// ---------------------------------------------------------------------------------------------------------
+// io
 
 fn ready() -> Result<Resource<DynPollable>> {
     Ok(Resource::new_own(READY))
@@ -215,7 +218,7 @@ fn ready() -> Result<Resource<DynPollable>> {
 impl error::Host for State {}
 impl error::HostError for State {
     fn to_debug_string(&mut self, _: Resource<Error>) -> Result<String> {
-        // No stream here fails with an error.
+        // Streams here never return an error.
         Ok(String::new())
     }
 

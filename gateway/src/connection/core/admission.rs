@@ -1,4 +1,4 @@
-//! Who is let in, as whom, and until when.
+//! Admits, refreshes or refuses a client, and sets its identity and its expiry.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::reply::{Connected, Reply, Subscribed};
 use crate::telemetry::metrics::CloseCause;
 
-/// One year: no expiry lies further away, whatever a token says.
+/// One year: the latest expiry, whatever a token says.
 const TTL_SECONDS_MAX: u64 = 365 * 24 * 3600;
 
 impl Core {
@@ -37,7 +37,7 @@ impl Core {
             Admission::Undecided => return self.bad_request("a token is needed", effects),
             Admission::Refused(refusal) => return self.refuse(id, &refusal, effects),
             Admission::Failed | Admission::Doubtful if self.protocol == Protocol::Raw => {
-                // Without a reply it would wait for the deadline of its handshake.
+                // Without a reply the client would wait for the handshake deadline.
                 return self.end(Close::INTERNAL, CloseCause::Plugin, effects);
             }
             Admission::Failed | Admission::Doubtful => {
@@ -93,7 +93,7 @@ impl Core {
         }));
     }
 
-    /// Sets when the connection expires; an error if that has passed.
+    /// Sets when the connection expires; an error if that time has passed.
     pub(super) fn expire_at(&mut self, now: Now, expires_at: Option<u64>) -> Result<Option<u32>, ReplyError> {
         let Some(seconds) = expires_at else {
             self.expires = None;
@@ -104,7 +104,7 @@ impl Core {
             return Err(ReplyError::EXPIRED);
         }
         self.expires = Some(now.at + Duration::from_millis(left));
-        // Whole seconds, after which it is not too late.
+        // In whole seconds, and at least one.
         Ok(Some((left / 1000).max(1) as u32))
     }
 
@@ -124,7 +124,7 @@ impl Core {
         }
     }
 
-    /// What a credential permits may be less than what the one before did: its attributes take effect with it.
+    /// A new credential may permit less than the previous one, so its attributes take effect with it.
     pub(super) fn refreshed(&mut self, now: Now, id: u32, identity: Identity, effects: &mut Effects) {
         match self.expire_at(now, identity.expires_at) {
             Ok(ttl) => {
@@ -137,20 +137,20 @@ impl Core {
         }
     }
 
-    /// The server says when the connection expires; one that has expired ends.
+    /// Sets the expiry for the server; a connection that has expired ends.
     pub(super) fn refreshed_by_server(&mut self, now: Now, expires_at: Option<u64>, effects: &mut Effects) {
         let Ok(ttl) = self.expire_at(now, expires_at) else {
             return self.end(Close::EXPIRED, CloseCause::Expired, effects);
         };
         match &mut self.state {
-            // The client hears of it with the connect reply.
+            // The connect reply carries it to the client.
             State::Admitting(admitting) => admitting.ttl = ttl,
             State::Connected => effects.push_back(Effect::Reply(Reply::RefreshedByServer { ttl })),
             State::Connecting | State::Refused | State::Closed => (),
         }
     }
 
-    /// One of the subscriptions that come with the connect reply is settled.
+    /// Records the result of a subscription that belongs to the connect reply.
     pub(super) fn admitted_to(&mut self, subscription: Option<(Channel, Subscribed)>, effects: &mut Effects) {
         let State::Admitting(admitting) = &mut self.state else { return };
         admitting.waiting -= 1;

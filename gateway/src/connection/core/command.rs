@@ -1,4 +1,4 @@
-//! A command of the client: is it one that can be, now? What can be goes to the plugins.
+//! Checks whether a client may send a command in its current state. A valid command goes to the plugins.
 
 use super::{Admitting, Core, Effects, State, Subscription, fail};
 use crate::connection::effect::{Ask, Details, Effect};
@@ -42,7 +42,8 @@ impl Core {
         let ask = match request {
             Request::Send { data } => ask(Kind::Send, None, data),
             Request::Raw { data, binary } => Ask { binary, ..ask(Kind::Raw, None, data) },
-            // Any other command without an id is an answer to a ping (and the protocol has no other one).
+            // Any other command without an id is the response to a ping; the protocol has no other command
+            // without an id.
             _ if id == 0 => {
                 if !self.heartbeat.pong() && self.protocol != Protocol::Raw {
                     self.bad_request("a pong without a ping", effects);
@@ -136,7 +137,7 @@ impl Core {
         })
     }
 
-    /// The channel of a command. An empty name ends the connection, any other bad name is an error.
+    /// The channel of a command. An empty name ends the connection; any other invalid name is an error.
     pub(super) fn named(&mut self, id: u32, channel: NamedChannel, effects: &mut Effects) -> Option<Channel> {
         match channel {
             Ok(channel) => Some(channel),

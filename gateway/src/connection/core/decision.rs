@@ -1,4 +1,4 @@
-//! A verdict becomes effects.
+//! Turns the decision of the plugins on a command into effects.
 
 use bytes::Bytes;
 
@@ -19,7 +19,8 @@ impl Core {
             Decision::Allowed(payload) => self.perform(Ask { payload, ..ask }, effects),
             Decision::Undecided(payload) => match self.policy(&ask) {
                 Ok(()) => self.perform(Ask { payload, ..ask }, effects),
-                // The protocol has no reply for it, and a client that goes on sending into the void helps nobody.
+                // The protocol has no reply for a failed `send`, and the client should not keep sending
+                // without knowing.
                 Err(_) if ask.kind == Kind::Send => {
                     self.end(Close::NOT_AVAILABLE, CloseCause::BadRequest, effects)
                 }
@@ -29,7 +30,7 @@ impl Core {
                 self.deny(&ask, ReplyError::custom(refusal.code, &refusal.reason), effects);
             }
             Decision::Denied(refusal) | Decision::Disconnect(refusal) => {
-                // What was never made is not to be taken away with the rest.
+                // The subscription was never made, so do not remove it when closing.
                 self.forget_asked(&ask);
                 self.disconnect(&refusal, effects);
             }
@@ -43,7 +44,7 @@ impl Core {
         }
     }
 
-    /// What the channel's own policy says when no plugin has decided.
+    /// The decision of the channel's own policy if no plugin has decided.
     pub(super) fn policy(&self, ask: &Ask) -> Result<(), ReplyError> {
         let Some(channel) = &ask.channel else {
             return match ask.kind {
@@ -77,11 +78,11 @@ impl Core {
         if permitted { Ok(()) } else { Err(ReplyError::PERMISSION_DENIED) }
     }
 
-    /// Does what was asked for. It is permitted.
+    /// Executes a permitted command.
     pub(super) fn perform(&mut self, ask: Ask, effects: &mut Effects) {
         let Ask { id, kind, channel, payload, details, .. } = ask;
         let Some(channel) = channel else {
-            // Permitted, but nobody has answered.
+            // Permitted, but no plugin has answered the call.
             if kind == Kind::Rpc {
                 effects.push_back(Effect::Reply(Reply::Rpc { id, data: NOTHING }));
             }
@@ -117,13 +118,13 @@ impl Core {
         }
     }
 
-    /// Refuses a command. What expects no reply gets none.
+    /// Refuses a command. A command without an id gets no reply.
     pub(super) fn deny(&mut self, ask: &Ask, error: ReplyError, effects: &mut Effects) {
         self.forget_asked(ask);
         fail(ask.id, error, effects);
     }
 
-    /// Takes no action and lets the client believe that it worked, where that is possible.
+    /// Takes no action and acknowledges the command, if that is possible.
     pub(super) fn swallow(&mut self, ask: &Ask, effects: &mut Effects) {
         match acknowledgement(ask) {
             Some(Some(reply)) => effects.push_back(Effect::Reply(reply)),
@@ -158,8 +159,8 @@ impl Core {
     }
 }
 
-/// What a client is told when something else than what it asked for was done and that is none of its business: the inner
-/// `None` where nothing is told, the outer where it cannot be hidden.
+/// The acknowledgement of a command that was replaced or dropped, and whose sender must not notice. The inner
+/// `None` means that no reply is expected, the outer that the command cannot be acknowledged.
 fn acknowledgement(ask: &Ask) -> Option<Option<Reply>> {
     match ask.kind {
         Kind::Publish => Some(Some(Reply::Done { id: ask.id, what: Done::Publish })),

@@ -1,4 +1,4 @@
-//! Subscriptions: made, refused, taken away.
+//! Makes, refuses and removes the subscriptions of a connection.
 
 use super::{Core, Effects, Subscription, fail};
 use crate::connection::effect::Effect;
@@ -9,7 +9,7 @@ use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::CloseCause;
 
 impl Core {
-    /// Whether the connection has this subscription or may have another one.
+    /// Whether the connection has this subscription or may add one.
     pub fn has_room_for(&self, channel: &Channel) -> bool {
         self.subscriptions.contains_key(channel)
             || self.subscriptions.len() < self.config.limits.channels_per_connection_max
@@ -79,10 +79,10 @@ impl Core {
         }
     }
 
-    /// The server removes a subscription and says so.
+    /// Removes a subscription for the server and notifies the client.
     pub(super) fn remove(&mut self, channel: Channel, why: Unsubscribe, effects: &mut Effects) {
         match self.subscriptions.get_mut(&channel) {
-            // The client hears of it in the answer to its command.
+            // The reply to the client's command reports it.
             Some(making @ (Subscription::Requested | Subscription::Unwanted)) => {
                 *making = Subscription::Unwanted
             }

@@ -1,4 +1,4 @@
-//! The rules of a connection, one sentence each. Time is fed by hand.
+//! Tests the rules of a connection, with time set by the test.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -92,7 +92,7 @@ impl Client {
         )
     }
 
-    /// Answers the command that was asked about last.
+    /// Sends a decision on the last command for the plugins.
     fn decide(&mut self, decision: Decision) -> &mut Self {
         let Some(Effect::Ask(ask)) = self.effects.pop_back() else { panic!("nothing was asked") };
         self.on(Event::Decided { ask, decision })
@@ -117,7 +117,7 @@ impl Client {
         std::mem::take(&mut self.effects).iter().map(|effect| format!("{effect:?}\n")).collect()
     }
 
-    /// The close that ended it.
+    /// The close that ended the connection.
     fn close(&mut self) -> (u16, CloseCause) {
         match self.effects.pop_back() {
             Some(Effect::End { close, cause, .. }) => (close.code, cause),
@@ -125,7 +125,7 @@ impl Client {
         }
     }
 
-    /// The code of the error reply that came last.
+    /// The code of the last error reply.
     fn error(&mut self) -> u32 {
         match self.effects.pop_back() {
             Some(Effect::Reply(Reply::Error { error, .. })) => error.code,
@@ -332,7 +332,7 @@ fn what_cannot_be_hidden_is_denied() {
     assert_eq!(client.subscribe(3, "open:a").decide(Decision::Reply(NOTHING)).error(), 108);
     let routed = Decision::Route { targets: vec![channel("a")], payload: NOTHING };
     assert_eq!(client.subscribe(4, "open:a").decide(routed).error(), 108);
-    // None of them left a trace.
+    // None of them left state behind.
     client.subscribe(5, "open:a").decide(Decision::Allowed(NOTHING));
     assert!(matches!(client.effects.pop_back(), Some(Effect::Subscribe { .. })));
 }
@@ -442,7 +442,7 @@ fn an_expiring_connection_is_refreshed_or_closed_after_the_grace() {
     client.connect("t").judge(expiring("42", 60), true);
     let Reply::Connected { result, .. } = client.reply() else { panic!() };
     assert_eq!(result.ttl, Some(60));
-    // Pings go on meanwhile.
+    // Pings continue meanwhile.
     for at in [10, 30, 50] {
         assert!(matches!(client.tick_at(at).reply(), Reply::Ping));
         client.request(0, Request::Pong);
@@ -580,7 +580,7 @@ fn a_pong_of_the_transport_answers_a_ping_in_raw_mode_only() {
 fn what_an_earlier_subscription_missed_is_not_missed_by_one_that_is_being_made() {
     let mut client = Client::admitted();
     client.subscribed(2, "open:a");
-    // Both commands came in one message, and the gap was found in between.
+    // Both commands came in one message, and the gap was found between them.
     client.request(3, Request::Unsubscribe { channel: Channel::parse("open:a") });
     client.decide(Decision::Undecided(NOTHING)).effects.clear();
     client.subscribe(4, "open:a").decide(Decision::Undecided(NOTHING));

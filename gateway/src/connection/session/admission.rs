@@ -1,4 +1,5 @@
-//! Whether a client is admitted, and stays so: the way through the plugins, which may stop at one that is asked elsewhere.
+//! Runs the chain for a client that connects or refreshes. The chain stops at a plugin that runs on the
+//! asynchronous pool, and resumes with its verdict.
 
 use std::sync::Arc;
 
@@ -19,21 +20,21 @@ use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
 
-/// A client on its way through the chain, which has stopped at a plugin that waits.
+/// A client whose chain has stopped at a plugin on the asynchronous pool.
 pub(super) struct Waiting {
     judging: Authentication,
-    /// Which command it was.
+    /// Id of the command.
     id: u32,
     refresh: bool,
     credential: bool,
-    /// Whether it is explained whoever it turns out to be.
+    /// Set if the event is traced whoever the client turns out to be.
     picked: Option<Picked>,
-    /// The plugin's answer on its way, until somebody takes it over to wait for it.
+    /// The pending verdict, until the driver takes it to wait for it.
     question: Option<PendingVerdict>,
 }
 
 impl Session {
-    /// Asks the plugins whether to admit or to refresh the client.
+    /// Runs the chain to admit or to refresh the client.
     pub(super) fn authenticate(
         &mut self,
         now: Now,
@@ -43,13 +44,13 @@ impl Session {
         data: Bytes,
     ) -> Option<Event> {
         if self.waiting.is_some() {
-            // A second refresh before the first was answered.
+            // A second refresh before the first had a response.
             return Some(Event::Answered { id, result: Err(ReplyError::TOO_MANY_REQUESTS) });
         }
         let credential = !token.is_empty();
         let client = self.client.borrow().clone();
         let hello = ConnectEvent { client, token, data, now: now.unix, at: now.at_millis() };
-        // Whoever is cut off at the deadline of the handshake would not hear why.
+        // Less than the handshake deadline: at the deadline the client is cut off without a reason.
         let patience = self.worker.config.handshake.deadline * 3 / 4;
         let mut judging = Authentication::new(hello, patience);
         let explain = &self.worker.explain;
@@ -62,7 +63,7 @@ impl Session {
         self.authenticated(now, waiting, judged)
     }
 
-    /// The plugin that was asked elsewhere has answered. Ignored if the session is over.
+    /// Continues with the verdict of a plugin on the asynchronous pool. Ignored if the session is over.
     pub fn answered(&mut self, turn: &mut Turn, answered: AsyncVerdict) {
         let Some(mut waiting) = self.waiting.take() else { return };
         let now = turn.now();
@@ -74,7 +75,7 @@ impl Session {
         self.go_on(turn);
     }
 
-    /// Goes on after the plugins have judged, or remembers that one of them is asked elsewhere.
+    /// Continues after the chain: with its decision, or with a plugin to wait for.
     fn authenticated(&mut self, now: Now, mut waiting: Box<Waiting>, judged: Authenticated) -> Option<Event> {
         match judged {
             Authenticated::Done(admission) => {
@@ -97,8 +98,8 @@ impl Session {
         }
     }
 
-    /// What to wait for, once for each question. Its output goes to [`Session::answered`]; when the session is closed
-    /// before, nobody wants to know any more.
+    /// The pending verdict to wait for, once for each plugin. Its output goes to [`Session::answered`]; after
+    /// the end of the session it is dropped.
     pub fn take_question(&mut self) -> Option<PendingVerdict> {
         self.waiting.as_mut()?.question.take()
     }
@@ -118,7 +119,7 @@ impl Session {
         self.register();
         self.user_channel = Channel::of_user(&self.member.user);
         if let Some(channel) = &self.user_channel {
-            // A node that is full of channels still serves the user's other subscriptions.
+            // If the node has no room for another channel, it still serves the user's other subscriptions.
             let _ = self.listen(channel, self.direct(), ReplyTo::Nobody);
         }
     }

@@ -1,11 +1,11 @@
-//! Names and values that plugins keep on a connection.
+//! Sets the attributes, names with values, that plugins keep on a connection.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Session;
 
-/// Names and values that plugins may keep on one connection, in bytes.
+/// Most bytes of attributes, names and values, on one connection.
 const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
 
 impl Session {
@@ -26,8 +26,8 @@ impl Session {
         }
     }
 
-    /// Has another gateway know of the client, should this one die, if it is admitted and plugins want to hear that it has
-    /// gone.
+    /// Registers an admitted client with the backplane if plugins have `on-disconnect`, so that another
+    /// gateway can run the hook if this one dies.
     pub(super) fn register(&self) {
         if let Some(admitted) = self.admitted
             && self.worker.registers_clients()
@@ -37,7 +37,7 @@ impl Session {
     }
 }
 
-/// Sets an attribute; an empty value removes it. False if there is no room.
+/// Sets an attribute; an empty value removes it. False if it does not fit.
 pub(super) fn set_attribute(
     attributes: &mut BTreeMap<Box<str>, Box<str>>,
     name: Box<str>,

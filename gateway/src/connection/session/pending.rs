@@ -1,4 +1,5 @@
-//! What a connection has asked the backplane and gets to know later. Nothing waits meanwhile but what must keep its order.
+//! [`PendingRequests`]: requests of a connection to the backplane that have no response yet. Meanwhile only
+//! commands whose order matters wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,80 +15,80 @@ use crate::protocol::code::ReplyError;
 use crate::protocol::command::{Command, HistoryQuery, Position, Request};
 use crate::protocol::reply::Reply;
 
-/// Open questions and held commands from which on nothing more of a client is carried out.
+/// Pending requests and held commands at which the client's next commands have to wait.
 const QUESTIONS_MANY: usize = 128;
 
-/// Where a subscriber's stream stands: offset and epoch.
+/// A position in a stream: offset and epoch.
 pub(super) type Place = (u64, Arc<str>);
 
-/// The questions of one connection.
+/// Pending requests of one connection.
 #[derive(Debug, Default)]
 pub(super) struct PendingRequests {
-    /// The number of the next question.
+    /// Id of the next request.
     request_id: u32,
     open: VecDeque<(u32, Pending)>,
     /// Commands for channels whose subscription is being made.
     held: VecDeque<Command>,
-    /// A subscription is settled: something may be in the way of a held command no longer.
+    /// A subscription is complete, so held commands may no longer be blocked.
     settling: bool,
-    /// Subscriptions that are made and whose client is about to hear of it.
+    /// Subscriptions that are made, before the client gets the reply.
     settled: Vec<(Channel, Option<Place>)>,
-    /// Histories of which the client may see nothing so far: more is read when there is a turn for it.
+    /// Histories of which plugins have let the client see nothing so far: the next turns read more.
     unread: VecDeque<Unread>,
 }
 
-/// A history that is read on.
+/// A history that is still being read.
 #[derive(Debug)]
 pub(super) struct Unread {
-    /// Which command.
+    /// Id of the command.
     pub(super) id: u32,
-    /// Of what.
+    /// The channel.
     pub(super) channel: Channel,
-    /// From where on.
+    /// The part that is left to read.
     pub(super) query: HistoryQuery,
 }
 
-/// What a question was about.
+/// A pending request.
 #[derive(Debug)]
 pub(super) enum Pending {
     /// A subscription.
     Subscribe {
-        /// To what.
+        /// The channel.
         channel: Channel,
-        /// On whose wish.
+        /// The initiator.
         by: Subscriber,
-        /// Where the client stands.
+        /// The client's position, if it wants to recover.
         recover: Option<Position>,
     },
-    /// A publication, to one target or more.
+    /// A publication, to one or more targets.
     Publish {
-        /// Which command.
+        /// Id of the command.
         id: u32,
-        /// The reply when it worked.
+        /// The reply after success.
         reply: Option<Reply>,
-        /// Answers that are missing.
+        /// Missing responses.
         left: usize,
-        /// What went wrong first.
+        /// The first error.
         failed: Option<ReplyError>,
     },
-    /// Who is in a channel, or only how many.
+    /// Presence of a channel, or its counts.
     Presence {
-        /// Which command.
+        /// Id of the command.
         id: u32,
     },
-    /// What was published.
+    /// History of a channel.
     History {
-        /// Which command.
+        /// Id of the command.
         id: u32,
-        /// Of what.
+        /// The channel.
         channel: Channel,
-        /// Which part of it.
+        /// The part to read.
         query: HistoryQuery,
     },
 }
 
 impl Pending {
-    /// As how many questions it counts: of the largest answers a client may have four on their way.
+    /// Weight among [`QUESTIONS_MANY`]: a client may have four of the largest responses pending.
     fn weight(&self) -> usize {
         match self {
             Self::History { .. } | Self::Presence { .. } => QUESTIONS_MANY / 4,
@@ -98,7 +99,7 @@ impl Pending {
 }
 
 impl PendingRequests {
-    /// Whether the client should first wait for answers. Those that may be large count for more.
+    /// Whether the client should wait for responses first. Requests with large responses have more weight.
     pub(super) fn are_many(&self) -> bool {
         let open: usize = self.open.iter().map(|(_, about)| about.weight()).sum();
         open + self.held.len() >= QUESTIONS_MANY
@@ -109,7 +110,7 @@ impl PendingRequests {
         self.open.iter().any(about)
     }
 
-    /// Whether a command must come after one that has not been carried out.
+    /// Whether a command must wait for an earlier one.
     fn is_before(&self, command: &Command) -> bool {
         let Some(channel) = channel_of(&command.request) else { return false };
         self.is_subscribing(channel)
@@ -125,7 +126,7 @@ impl PendingRequests {
         Some(command)
     }
 
-    /// The first held command that nothing is in the way of.
+    /// The first held command that is not blocked.
     fn next_held(&mut self) -> Option<Command> {
         let free = |command: &Command| {
             channel_of(&command.request).is_none_or(|channel| !self.is_subscribing(channel))
@@ -135,7 +136,7 @@ impl PendingRequests {
         self.held.remove(free?)
     }
 
-    /// Takes an answer in. What the question was about, if this was the last answer to it.
+    /// Takes a response. Returns the request if this was its last response.
     fn answered(&mut self, request_id: u32, answer: &Response) -> Option<Pending> {
         let at = self.open.iter().position(|(open, _)| *open == request_id)?;
         if let Pending::Publish { left, failed, .. } = &mut self.open[at].1 {
@@ -154,26 +155,25 @@ impl PendingRequests {
 }
 
 impl Session {
-    /// Whether nothing more of the client may be carried out until [`Session::answered`] or
-    /// [`Session::backplane_answered`]: it waits to be admitted, or for many answers of the backplane. Nor while a history is
-    /// read on.
+    /// Whether all commands of the client wait for [`Session::answered`] or [`Session::backplane_answered`]:
+    /// it is being admitted, has many pending requests, or a history is still being read.
     pub fn is_suspended(&self) -> bool {
         self.core.is_admitting()
             || self.pending.as_ref().is_some_and(|pending| pending.are_many())
             || self.has_unread()
     }
 
-    /// Whether a history is to be read on.
+    /// Whether a history is still being read.
     pub(super) fn has_unread(&self) -> bool {
         self.pending.as_ref().is_some_and(|pending| !pending.unread.is_empty())
     }
 
-    /// Has a history read on when there is a turn for it.
+    /// Queues a history to be read further in a later turn.
     pub(super) fn read_later(&mut self, unread: Unread) {
         self.pending.get_or_insert_default().unread.push_back(unread);
     }
 
-    /// Reads histories on, as far as the turn has room.
+    /// Continues to read histories, as far as the turn has room.
     pub(super) fn read_on(&mut self, turn: &mut Turn) {
         while !self.is_backlogged()
             && turn.has_room()
@@ -192,13 +192,13 @@ impl Session {
         }
     }
 
-    /// Where an answer to the next question goes.
+    /// The address for the response to the next request.
     pub(super) fn reply_to(&self) -> ReplyTo {
         let request_id = self.pending.as_ref().map_or(0, |pending| pending.request_id);
         ReplyTo::Connection(self.handle.number, request_id)
     }
 
-    /// The answer, or nothing yet: then it will come for what `about` says.
+    /// The response if it is ready; otherwise remembers `about` until the response comes.
     pub(super) fn ready_or_pending<T>(
         &mut self,
         asked: Outcome<T>,
@@ -231,7 +231,7 @@ impl Session {
         given_up
     }
 
-    /// The backplane has answered a question. Ignored if nobody wants to know any more.
+    /// Handles a response of the backplane. Ignored if the request was given up.
     pub fn backplane_answered(&mut self, turn: &mut Turn, request_id: u32, answer: Response) {
         let about = self.pending.as_mut().and_then(|pending| pending.answered(request_id, &answer));
         let Some(about) = about else { return };
@@ -284,7 +284,7 @@ impl Session {
         }
     }
 
-    /// Runs the held commands that nothing is in the way of any more.
+    /// Runs held commands that are no longer blocked.
     pub(super) fn resume(&mut self, turn: &mut Turn) {
         while self.has_free()
             && !self.is_backlogged()
@@ -297,13 +297,13 @@ impl Session {
         }
     }
 
-    /// Whether nothing may be in the way of a held command.
+    /// Whether a held command may be free to run.
     pub(super) fn has_free(&self) -> bool {
         self.pending.as_ref().is_some_and(|pending| pending.settling && !pending.held.is_empty())
     }
 
-    /// Lets go what was held for subscriptions that the client knows of by now. Those that come with the connect reply are
-    /// told with it.
+    /// Releases the pushes held for subscriptions whose reply the client has got. Subscriptions in the
+    /// connect reply are released with it.
     pub(super) fn release(&mut self) {
         if let Some(pending) = &mut self.pending
             && !pending.settled.is_empty()
@@ -317,7 +317,7 @@ impl Session {
     }
 }
 
-/// The channel that a command is about.
+/// The channel of a command.
 fn channel_of(request: &Request) -> Option<&Channel> {
     match request {
         Request::Subscribe(subscribe) => subscribe.channel.as_ref().ok(),

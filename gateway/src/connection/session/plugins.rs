@@ -1,4 +1,4 @@
-//! What the plugins say to a command.
+//! Runs the chain of plugins for a command.
 
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ impl Session {
         Event::Decided { ask, decision }
     }
 
-    /// Keeps an explanation, and sends it to the client if that asked and may.
+    /// Stores a trace, and sends it to the client if it requested one and is permitted to see it.
     pub(super) fn explain(&mut self, trace: Trace, reply: bool) {
         if reply {
             self.plugin_effects.extend(explanation(&self.handle.id, &trace));
@@ -75,7 +75,7 @@ impl Session {
     }
 }
 
-/// A message to the connection itself. Effects come after the reply, so it does too.
+/// A message to the connection itself. Effects come after the reply, and so does this message.
 fn explanation(connection: &str, trace: &Trace) -> Option<PluginEffect> {
     let payload = format!("{{\"explain\":{}}}", trace.to_json()).into();
     Some(PluginEffect::Publish { address: Channel::parse(&format!("@{connection}")).ok()?, payload })

@@ -1,4 +1,4 @@
-//! Publishing to one channel or more.
+//! Publishes to one channel or several, for clients and for plugins.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::reply::Reply;
 
-/// What a client has published, or plugins on the occasion of its messages.
+/// Publications of a client, and of plugins in calls for its messages.
 #[derive(Default)]
 pub(super) struct Publisher {
-    /// What of it is under way.
+    /// Its publications in flight.
     account: Account,
-    /// The channels that are there because of it, and until when.
+    /// Channels whose history exists because of it, with their expiry.
     keeps: HashMap<Channel, Duration, FxBuildHasher>,
 }
 
@@ -31,8 +31,9 @@ const TOO_MANY_CHANNELS: &str = "nothing was published: this connection keeps th
      lets it; publish to fewer, or when their histories have expired";
 
 impl Session {
-    /// Whether the client may publish to this channel, or plugins on the occasion of its messages. Gives the account that pays
-    /// for it, and until when its history is kept because of that, if it is: for [`kept`](Self::kept).
+    /// Whether the client, or a plugin in a call for it, may publish to this channel. Returns the account to
+    /// charge, and until when the history is kept because of this publication, if it is: for
+    /// [`kept`](Self::kept).
     fn publishes_to(
         &mut self,
         now: Now,
@@ -54,7 +55,7 @@ impl Session {
         Ok((publisher.account.clone(), until))
     }
 
-    /// Counts a channel whose history is kept because of what was published to it.
+    /// Records a channel whose history is kept because of a publication.
     fn kept(&mut self, channel: &Channel, until: Option<Duration>) {
         if let Some(until) = until {
             let keeps = &mut self.publisher.get_or_insert_default().keeps;
@@ -65,7 +66,7 @@ impl Session {
         }
     }
 
-    /// Does what a plugin asked for on the occasion of this client.
+    /// Applies an effect that a plugin recorded for this client.
     pub(super) fn carry_out_effect(&mut self, now: Now, effect: PluginEffect) {
         let json = self.handle.protocol.is_json();
         let (account, keeps) = match &effect {

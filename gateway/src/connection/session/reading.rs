@@ -1,5 +1,5 @@
-//! What a client asks to see of a channel: who is there, and what was published. An answer is cut or refused before it is
-//! written, so that what waits for a client stays within its bound.
+//! Reads presence and history of a channel for a client. A reply is cut or refused before it is encoded, so
+//! that the outbound queue of the client stays within its bound.
 
 use std::sync::Arc;
 
@@ -15,26 +15,26 @@ use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication};
 use crate::protocol::reply::Reply;
 
-/// Where plugins decide what of it a client sees, so much more of a history is looked through for one page.
+/// Where plugins filter a history, this many times its size is read for one page.
 const LOOKED_THROUGH: usize = 8;
 
-/// What surrounds an answer: its frame, its id, names and numbers.
+/// Bytes of a reply besides its publications or members: frame, id, names and numbers.
 const AROUND_ANSWER: usize = 1024;
 
 const READ_FIRST: &str = "too much waits to be read: read it, and ask again";
 
 impl Session {
-    /// How many bytes of publications or members the next answer may hold.
+    /// Most bytes of publications or members in the next reply.
     fn room(&self) -> usize {
         self.free().min(self.worker.config.limits.answer_bytes_max())
     }
 
-    /// How many bytes fit into the queue of the client.
+    /// Free bytes in the client's queue.
     fn free(&self) -> usize {
         self.handle.outbound.room().saturating_sub(AROUND_ANSWER)
     }
 
-    /// How much the next recovery may hold: those that come with the connect reply share its room.
+    /// Most bytes of the next recovery: those in the connect reply share its room.
     pub(super) fn recovery_room(&self) -> usize {
         let taken = if self.core.is_admitting() { self.recovered.get() } else { 0 };
         self.room().saturating_sub(taken)
@@ -76,7 +76,7 @@ impl Session {
             self.worker.backplane.history(channel, query, most, retention, self.reply_to(), now.at)
         };
         if query.limit != 0 && self.worker.chain.borrow().wants_deliveries(channel) {
-            // Those that the client may not see make room for others: a short page would look like the last one.
+            // Publications that plugins hide make room for others: a short page would look like the last one.
             let bytes = most.bytes.saturating_mul(LOOKED_THROUGH);
             history(&HistoryQuery { limit: -1, ..query.clone() }, Most { bytes, ..most })
         } else {
@@ -84,8 +84,8 @@ impl Session {
         }
     }
 
-    /// A part of a history was read: the answer, or nothing yet where plugins let the client see nothing of it and more is
-    /// read in another turn, because a page without publications would look like the end.
+    /// Handles a part of a history: the reply, or `None` if plugins hide all of it. Then another turn reads
+    /// more, because a page without publications would look like the end.
     pub(super) fn history_read(
         &mut self,
         now: Now,
@@ -111,7 +111,7 @@ impl Session {
         }
     }
 
-    /// A page of history as this client is to see it, and as much of it as there is room for.
+    /// A page of history as this client may see it, cut to the available room.
     fn page(
         &self,
         now: Now,
@@ -122,7 +122,7 @@ impl Session {
     ) -> Result<Reply, ReplyError> {
         let (free, mut large, mut first) = (self.free(), false, true);
         let mut fits = Fits::new(Most { publications: limit, bytes: self.room() });
-        // Plugins are asked about no more than the page has room for.
+        // Plugins see no more publications than the page has room for.
         let publications = self.visible(now, channel, page.publications, |publication| {
             large = std::mem::take(&mut first) && publication.bytes() > free;
             (!large && fits.take(publication)).then(|| !fits.are_full())
@@ -133,7 +133,7 @@ impl Session {
         Ok(Reply::History { id, publications, offset: page.top.offset, epoch: page.top.epoch })
     }
 
-    /// Who is in a channel, if there is room for it.
+    /// The members of a channel, if there is room.
     pub(super) fn present(&self, id: u32, members: Vec<Arc<Member>>) -> Result<Reply, ReplyError> {
         let bytes = members.iter().map(|member| member.bytes()).sum::<usize>();
         if bytes > self.worker.config.limits.answer_bytes_max() {
@@ -145,8 +145,8 @@ impl Session {
         Ok(Reply::Presence { id, members })
     }
 
-    /// What to say instead of an answer of a plugin for which there is no room: an error, or nothing where no error can be
-    /// said. `None` if there is room.
+    /// What to send instead of a plugin's reply that is too large: an error, or the inner `None` where no
+    /// error can be sent. The outer `None` if it fits.
     pub(super) fn refuse_large(&self, reply: &Reply) -> Option<Option<Reply>> {
         let (id, data) = match reply {
             Reply::Rpc { id, data } => (*id, data),
@@ -165,7 +165,7 @@ impl Session {
         Some((id > 0).then_some(Reply::Error { id, error }))
     }
 
-    /// What this client is to see of publications that it did not receive when they were published.
+    /// The views of this client on publications that it reads later than they were published.
     pub(super) fn views(
         &self,
         now: Now,
@@ -175,7 +175,7 @@ impl Session {
         self.visible(now, channel, publications, |_| Some(true))
     }
 
-    /// The same, as far as `take` takes one and says that it takes more.
+    /// The same, until `take` returns that it accepts no more.
     fn visible(
         &self,
         now: Now,
@@ -212,7 +212,7 @@ impl Session {
     }
 }
 
-/// The reply to how many there are.
+/// The reply with the counts.
 pub(super) fn counted(id: u32, count: Count) -> Reply {
     Reply::PresenceStats { id, clients: count.connections, users: count.users }
 }

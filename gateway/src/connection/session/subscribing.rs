@@ -1,4 +1,4 @@
-//! Beginning to listen, catching up with what was missed, and ceasing.
+//! Subscribes a connection to a channel, recovers missed publications, and unsubscribes it.
 
 use std::sync::Arc;
 
@@ -16,11 +16,12 @@ use crate::protocol::command::Position;
 use crate::protocol::push::{Form, Publication};
 use crate::protocol::reply::Subscribed;
 
-/// What a connect reply says of one channel, beside what was missed there.
+/// Bytes of one channel in a connect reply, besides its recovered publications.
 const SUBSCRIBED_BYTES: usize = 512;
 
 impl Session {
-    /// Adds a subscription to the hub and announces it, if it is the first of this worker.
+    /// Adds a subscription to the hub, and interest in the channel to the backplane if it is the first of
+    /// this worker.
     pub(super) fn listen(&self, channel: &Channel, listening: Listening, reply_to: ReplyTo) -> Outcome<()> {
         let WorkerState { backplane, hub, worker, .. } = &*self.worker;
         let first = hub.borrow_mut().subscribe(channel, &self.handle, listening);
@@ -52,7 +53,8 @@ impl Session {
         let WorkerState { backplane, config, hub, .. } = &*self.worker;
         let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
         let listening = Listening { form: Form::Channel(self.handle.protocol), position: None, join_leave };
-        // Listening begins before history is read: what is published in between arrives twice and is known by its offset.
+        // The subscription starts before history is read: a publication in between arrives twice and is
+        // recognized by its offset.
         let asked = if namespace.recovery {
             match self.listen(channel, listening, ReplyTo::Nobody) {
                 Outcome::Ready(Err(error)) => Outcome::Ready(Err(error)),
@@ -91,7 +93,7 @@ impl Session {
         }
     }
 
-    /// Completes a subscription, or undoes it. Also tells from where the client must not miss anything.
+    /// Completes a subscription or undoes it. Also sets the position from which the client must miss nothing.
     pub(super) fn subscribed(
         &self,
         now: Now,
@@ -116,14 +118,14 @@ impl Session {
         let Recovery { missed, top } = recovery;
         let missed = missed.map(|missed| self.views(now, channel, missed));
         let bytes = |missed: &Vec<Arc<Publication>>| missed.iter().map(|one| one.bytes()).sum::<usize>();
-        // Meanwhile other answers may have taken the room, and plugins may have made it more.
+        // Other replies may have taken the room meanwhile, and plugins may have enlarged the publications.
         let missed = missed.filter(|missed| bytes(missed) <= self.recovery_room());
         let recovered = recover.map(|_| missed.is_some());
         let missed = missed.unwrap_or_default();
         if self.core.is_admitting() {
             self.recovered.set(self.recovered.get() + bytes(&missed) + SUBSCRIBED_BYTES);
         }
-        // A client that recovers advances by itself while it reads what it missed, if there is something it may see.
+        // A recovering client starts at its old offset and advances with each recovered publication it sees.
         let offset = match recover {
             Some(since) if !missed.is_empty() => since.offset,
             _ => top.offset,
@@ -155,7 +157,7 @@ impl Session {
         }
     }
 
-    /// Undoes [`Session::listen`]. What is addressed to the client's user goes on to reach it.
+    /// Undoes [`Session::listen`]. Messages to the client's user still reach it.
     pub(super) fn unlisten(&self, channel: &Channel) {
         let WorkerState { backplane, hub, worker, .. } = &*self.worker;
         if self.user_channel.as_ref() == Some(channel) && !self.core.is_closed() {
@@ -165,7 +167,7 @@ impl Session {
         }
     }
 
-    /// How a connection listens to its user's address.
+    /// The subscription of a connection to its user's address.
     pub(super) fn direct(&self) -> Listening {
         Listening { form: Form::Direct(self.handle.protocol), position: None, join_leave: false }
     }

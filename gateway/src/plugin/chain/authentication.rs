@@ -1,5 +1,5 @@
-//! A client on its way through the chain. Plugins that may wait are asked elsewhere; the way stops there and goes on with
-//! the answer.
+//! [`Authentication`]: a client that connects or refreshes, on its way through the chain. The chain stops at
+//! a plugin that runs on the asynchronous pool, and resumes with its verdict.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,49 +14,50 @@ use crate::plugin::link::Link;
 use crate::plugin::trace::{Observer as _, Told, Trace};
 use crate::plugin::verdict::{Admission, ConnectVerdict, Effect, Identity};
 
-/// How often a way begins again because the chain was exchanged under it. Who is not admitted by then comes back.
+/// How often the chain restarts because it was replaced meanwhile. After that the client has to come back.
 const BEGINNINGS_MAX: u32 = 3;
 
-/// See the module.
+/// The progress of one client through the chain.
 #[derive(Debug)]
 pub struct Authentication {
     hello: Arc<ConnectEvent>,
-    /// What the next plugin sees: with the identity that an earlier one accepted.
+    /// The event for the next plugin, with the identity that an earlier one accepted.
     seen: Arc<ConnectEvent>,
     accepted: Option<Box<Identity>>,
-    /// The link to be asked next.
+    /// Index of the next link.
     next: usize,
-    /// The chain that is asked.
+    /// Generation of the chain in progress.
     generation: u64,
-    /// The plugin that is asked elsewhere.
+    /// The plugin on the asynchronous pool that is called.
     asked: Option<Arc<str>>,
-    /// The plugins before it, whose word counts.
+    /// The plugins before it, whose verdicts count.
     passed: Vec<Arc<str>>,
-    /// How often the way has begun again.
+    /// How often the chain has restarted.
     beginnings: u32,
-    /// A plugin that fails open has failed: nobody knows what it would have said.
+    /// A plugin that fails open has failed: its verdict is unknown.
     doubtful: bool,
-    /// What the breaker of the plugin that is asked elsewhere said.
+    /// The breaker's answer for the plugin on the asynchronous pool.
     pass: Pass,
-    /// How long a plugin that waits may take.
+    /// How long a plugin on the asynchronous pool may take.
     patience: Duration,
-    /// What the plugins asked for so far.
+    /// Effects recorded so far.
     pub effects: Vec<Effect>,
-    /// The explanation, if there is to be one. A client comes once: a look here costs it nothing that counts.
+    /// The trace, if there is one. A client connects rarely, so this check costs nothing noticeable.
     trace: Option<Box<Trace>>,
 }
 
-/// Where the way has come to.
+/// Result of a step through the chain.
 #[must_use]
 pub enum Authenticated {
-    /// To its end.
+    /// The chain has ended.
     Done(Admission),
-    /// To a plugin that is asked elsewhere: go on with [`Chain::authentication_answered`] when there is an answer.
+    /// A plugin runs on the asynchronous pool: continue with [`Chain::authentication_answered`] and its
+    /// verdict.
     Waits(PendingVerdict),
 }
 
 impl Authentication {
-    /// At the beginning of a chain.
+    /// At the beginning of the chain.
     pub fn new(hello: ConnectEvent, patience: Duration) -> Self {
         let hello = Arc::new(hello);
         let (seen, effects) = (hello.clone(), Vec::new());
@@ -77,7 +78,7 @@ impl Authentication {
         }
     }
 
-    /// With an explanation, of a `connect` or a `refresh`.
+    /// With a trace, of a `connect` or a `refresh`.
     #[must_use]
     pub fn explained(mut self, kind: &'static str, clock: Clock) -> Self {
         let ConnectEvent { client, now, .. } = &*self.hello;
@@ -90,14 +91,14 @@ impl Authentication {
         &self.seen.client
     }
 
-    /// The explanation, if the way is at its end and was to be explained.
+    /// The trace, if there is one and the chain has ended.
     pub fn explanation(&mut self, admission: &Admission) -> Option<Trace> {
         let mut trace = self.trace.take()?;
         trace.admitted(admission);
         Some(*trace)
     }
 
-    /// False if that has been often enough.
+    /// Restarts the chain. False if it has restarted too often.
     fn begin_again(&mut self) -> bool {
         self.beginnings += 1;
         self.seen = self.hello.clone();
@@ -108,7 +109,7 @@ impl Authentication {
         self.beginnings <= BEGINNINGS_MAX
     }
 
-    /// Takes what one plugin said. Some if that ends the way.
+    /// Takes the verdict of one plugin. Returns an admission if it ends the chain.
     fn take(&mut self, verdict: Result<ConnectVerdict, FailurePolicy>) -> Option<Admission> {
         self.next += 1;
         match verdict {
@@ -129,10 +130,10 @@ impl Authentication {
 }
 
 impl Chain {
-    /// Asks the plugins about a client that wants to be admitted, from where `judging` has come to.
+    /// Runs the chain for a client that connects or refreshes, from the next link of `judging` on.
     ///
-    /// A plugin sees the identity that an earlier one accepted: the last accept wins, and a refusal ends the chain.
-    /// Effects that were recorded before a refusal stay in `judging`.
+    /// A plugin sees the identity that an earlier one accepted: the last accept wins, and a refusal ends the
+    /// chain. Effects that were recorded before a refusal stay in `judging`.
     pub fn authenticate(&mut self, judging: &mut Authentication) -> Authenticated {
         if judging.generation != self.generation {
             judging.generation = self.generation;
@@ -171,12 +172,13 @@ impl Chain {
         })
     }
 
-    /// Goes on, at this Unix time in milliseconds, with the answer of the plugin that was asked elsewhere.
+    /// Continues with the verdict of the plugin on the asynchronous pool, at this Unix time in milliseconds.
     ///
-    /// If the chain was exchanged meanwhile, the version that was asked has answered all the same, and the way goes on behind
-    /// that plugin in the new chain: whoever waits is not asked about again each time something is dropped. If the plugin
-    /// is not there any more, its answer is of no use; and if one stands before it now that has not been asked, the way would
-    /// pass that one by. Then the new chain is asked from its beginning, a few times; after that the client is to come back.
+    /// If the chain was replaced meanwhile, the verdict of the old version still counts, and the new chain
+    /// continues after that plugin: waiting clients are not authenticated again each time that a plugin file
+    /// changes. The new chain starts from the beginning if the plugin no longer exists, so that its verdict
+    /// is void, or if the new chain has a plugin before it that was not called and would be skipped. After a
+    /// few restarts the client has to come back.
     pub fn authentication_answered(
         &mut self,
         now: u64,

@@ -1,7 +1,9 @@
-//! The versions of every plugin that were live, so that a restart, a bad file and an operator can go back to them.
+//! [`Archive`] stores the versions of every plugin that were live. A restart, an invalid file or an operator
+//! can return to one of them.
 //!
-//! `manifests/NAME.json` says what is kept of a plugin and what of it runs; `versions/` holds the plugin files and the
-//! settings files under their SHA-256. A settings file may hold a secret: the folder is for the gateway's user only.
+//! `manifests/NAME.json` records which versions of a plugin are kept and which one runs; `versions/` holds
+//! plugin files and settings files, named by their SHA-256. A settings file may hold a secret: only the
+//! gateway's user can read the folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,13 +19,13 @@ use tracing::warn;
 use super::{Digest, Kept, Record, at_seconds, plugin_name, seconds};
 use crate::disk::{StateFolder, files};
 
-/// The only format of manifests so far. A gateway leaves a manifest of another one alone.
+/// The only format of manifests so far. A gateway does not touch a manifest of another format.
 const FORMAT: u32 = 1;
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 const CONTENT_BYTES_MAX: u64 = 256 << 20;
 const EXTENSION: &str = ".json";
 
-/// Earlier versions of plugins on the disk. Blocking.
+/// Archive of earlier plugin versions on disk. Blocking.
 #[derive(Debug)]
 pub struct Archive {
     manifests: PathBuf,
@@ -40,7 +42,7 @@ struct Manifest {
     versions: Vec<Entry>,
 }
 
-/// A plugin file and the settings file beside it, by SHA-256 in hexadecimal.
+/// A plugin file and its settings file, by SHA-256 in hexadecimal.
 #[derive(Debug, Serialize, Deserialize)]
 struct Files {
     plugin: String,
@@ -57,7 +59,7 @@ struct Entry {
 }
 
 impl Archive {
-    /// What a state folder keeps of plugins.
+    /// The archive of a state folder.
     pub fn in_folder(state: &StateFolder) -> Self {
         Self::new(state.manifests(), state.versions())
     }
@@ -68,7 +70,7 @@ impl Archive {
         Self { manifests, versions }
     }
 
-    /// What is kept of every plugin. A manifest that cannot be used is left out with a line in the log.
+    /// The records of all plugins. An unusable manifest is skipped with a log line.
     pub fn records(&self) -> BTreeMap<Arc<str>, Record> {
         let entries = match fs::read_dir(&self.manifests) {
             Ok(entries) => entries,
@@ -100,11 +102,11 @@ impl Archive {
         Ok((plugin, settings))
     }
 
-    /// Keeps the files of a version.
+    /// Stores the files of a version.
     pub fn keep(&self, plugin: &Bytes, settings: Option<&Bytes>) -> io::Result<()> {
         for bytes in std::iter::once(plugin).chain(settings) {
             let hex = hex(&Sha256::digest(bytes));
-            // What is there already may be damaged.
+            // A file that already exists may be damaged.
             if self.content(&hex).is_err() {
                 files::write(&self.versions, &hex, &[bytes])?;
             }
@@ -112,7 +114,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Writes down what is kept of a plugin.
+    /// Stores the record of a plugin.
     pub fn save(&self, name: &str, record: &Record) -> io::Result<()> {
         let entries = record.versions.iter().map(|kept| Entry {
             files: Files::of(&kept.digest),
@@ -131,7 +133,7 @@ impl Archive {
         files::write(&self.manifests, &format!("{name}{EXTENSION}"), &[&text])
     }
 
-    /// Removes what none of these needs.
+    /// Removes files that none of these records needs.
     pub fn tidy(&self, records: &BTreeMap<Arc<str>, Record>) -> io::Result<()> {
         let digests = || records.values().flat_map(|record| record.versions.iter().map(|kept| kept.digest));
         let needed: BTreeSet<String> = digests()
@@ -148,7 +150,7 @@ impl Archive {
             let entry = entry?;
             let file = entry.file_name();
             let name = file.to_str().and_then(|file| file.strip_suffix(EXTENSION));
-            // One that could not be read at the start is left for who can.
+            // A manifest that could not be read at the start is left for a version that can.
             if name.is_some_and(|name| !records.contains_key(name) && self.record(name).is_ok()) {
                 fs::remove_file(entry.path())?;
             }
@@ -161,7 +163,7 @@ impl Archive {
         let Some((_, bytes)) = files::read(&path, MANIFEST_BYTES_MAX)? else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        /// Readable in every format.
+        /// The part that every format has.
         #[derive(Deserialize)]
         struct Head {
             format: u32,

@@ -1,4 +1,4 @@
-//! What lies in the plugin folder.
+//! [`PluginFile`]: a file in the plugin folder, with its settings. [`Contents`]: all of them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,55 +9,55 @@ use sha2::{Digest as _, Sha256};
 
 use crate::plugin::load::{LoadCode, LoadError};
 
-/// A plugin file and the settings file beside it, as they were read.
+/// A plugin file and its settings file, as read.
 #[derive(Debug, Clone)]
 pub struct PluginFile {
-    /// Where the plugin file is.
+    /// Path of the plugin file.
     pub path: PathBuf,
     /// Its name within the folder, with the extension.
     pub file: Box<str>,
-    /// Its bytes, or why there are none.
+    /// Its bytes, or why they could not be read.
     pub wasm: Result<Bytes, LoadError>,
     /// The bytes of the settings file, if there is one.
     pub settings: Option<Result<Bytes, LoadError>>,
-    /// Either changed so recently that somebody may still be writing it: what is wrong with it is not yet worth a word.
+    /// One of the files changed so recently that it may still be written: errors are not reported yet.
     pub fresh: bool,
 }
 
-/// What was meant to be a plugin, by its name or by what is in it, and is none.
+/// A file or folder that looks like a plugin but is none.
 #[derive(Debug, Clone)]
 pub struct LeftOut {
     /// Its name within the folder.
     pub file: Box<str>,
-    /// What it was meant to be.
+    /// What it looks like.
     pub meant: Meant,
-    /// Why it is none.
+    /// Why it is not a plugin.
     pub error: LoadError,
     /// The bytes of the settings file of that name, if there is one.
     pub settings: Option<Result<Bytes, LoadError>>,
-    /// It came so recently that it may be on its way to something else: not yet worth a word.
+    /// It appeared so recently that it may still be renamed: not reported yet.
     pub fresh: bool,
 }
 
-/// What somebody meant to put into the folder.
+/// What a [`LeftOut`] looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meant {
-    /// A plugin: the name is right, and what has it is no file. The version that runs goes on.
+    /// A plugin: the name is valid, but it is not a regular file. The running version stays.
     Plugin,
-    /// A plugin whose name is wrong, or which is one file too many.
+    /// A plugin whose name is invalid, or a file beyond the limit.
     Misnamed,
-    /// The settings of a plugin that is not there.
+    /// Settings without their plugin.
     Settings,
-    /// Plugins, one level too deep.
+    /// A folder with plugins.
     Folder,
 }
 
-/// Everything in the folder that counts, as of one look.
+/// Relevant contents of the folder at one time.
 #[derive(Debug, Clone, Default)]
 pub struct Contents {
     /// The plugins, in the order of their names.
     pub found: Vec<PluginFile>,
-    /// What was meant to be one.
+    /// Files and folders that look like plugins.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -68,7 +68,8 @@ impl From<Vec<PluginFile>> for Contents {
 }
 
 impl LeftOut {
-    /// The plugin that it was meant to be. A folder, and a file whose name fits none, have a name of their own.
+    /// Name of the plugin that it looks like. A folder, and a file whose name fits no plugin, keep their own
+    /// name.
     pub fn plugin(&self) -> &str {
         if self.meant == Meant::Folder {
             return &self.file;
@@ -77,7 +78,7 @@ impl LeftOut {
     }
 }
 
-/// A file name without the extension of plugins and settings, however that is spelled.
+/// A file name without the extension of plugins and settings, in any spelling.
 fn stem(file: &str) -> &str {
     match file.rsplit_once('.') {
         Some((stem, extension))
@@ -89,7 +90,7 @@ fn stem(file: &str) -> &str {
     }
 }
 
-/// Tells versions of a plugin apart.
+/// Identifies a version of a plugin.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest {
     wasm: [u8; 32],
@@ -97,7 +98,7 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Of a plugin file and its settings. A file that could not be read is told apart by why.
+    /// Digest of a plugin file and its settings. For an unreadable file it depends on the error.
     pub(super) fn of(found: &PluginFile) -> Self {
         let hash = |bytes: &Result<Bytes, LoadError>| match bytes {
             Ok(bytes) => Sha256::digest(bytes),
@@ -119,7 +120,7 @@ impl Digest {
         (self.settings != [0; 32]).then(|| self.settings.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Of the digests of both files in hexadecimal.
+    /// From the digests of both files in hexadecimal.
     pub fn from_hex(wasm: &str, settings: Option<&str>) -> Option<Self> {
         Some(Self { wasm: bytes(wasm)?, settings: settings.map_or(Some([0; 32]), bytes)? })
     }
@@ -147,8 +148,8 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The name of a plugin: its file name without the extension and without a leading number and dash, which only say
-/// where in the chain it stands.
+/// The name of a plugin: its file name without the extension and without a leading number and dash, which
+/// only give its position in the chain.
 pub fn plugin_name(file: &str) -> Result<&str, LoadError> {
     name::plugin_name(file).map_err(|why| LoadError::new(LoadCode::InvalidName, why))
 }

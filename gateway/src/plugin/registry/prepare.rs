@@ -1,4 +1,5 @@
-//! From files to a chain for every worker. Blocking: compiles, and configures instances.
+//! [`prepare`] loads plugin files and makes a chain for every worker. Blocking: compiles, and configures
+//! instances.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -18,19 +19,19 @@ use crate::plugin::link::Link;
 use crate::plugin::load::{Code, LoadCode, LoadError, Loader};
 use crate::plugin::registry::Archive;
 
-/// Plugins whose file was taken out and of which something is kept.
+/// Removed plugins of which a record is kept.
 const REMOVED_MAX: usize = 64;
 
-/// What it takes to make a chain.
+/// Inputs to make a chain.
 pub(super) struct Means<'a> {
     pub(super) loader: &'a dyn Loader,
     pub(super) workers: usize,
     /// Most plugins in a chain.
     pub(super) plugins_max: usize,
     pub(super) archive: Option<&'a Archive>,
-    /// Whether a plugin goes on when its file is taken out.
+    /// Whether a plugin keeps running when its file is removed.
     pub(super) keep_removed: bool,
-    /// Plugins that do so in any case.
+    /// Plugins that keep running in any case.
     pub(super) required: &'a [Box<str>],
 }
 
@@ -40,30 +41,30 @@ impl Means<'_> {
     }
 }
 
-/// What loading came to.
+/// Results of loading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loads {
     /// Files that were compiled.
     pub compiled: usize,
     /// Files whose machine code came from the cache on disk.
     pub cached: usize,
-    /// Refusals that are new.
+    /// New refusals.
     pub refused: Vec<LoadCode>,
 }
 
-/// The outcome for one set of files.
+/// Result for one set of files.
 pub(super) struct Prepared {
     pub(super) state: State,
     /// The links of the new chain, per worker; `None` if the chain stays as it is.
     pub(super) chains: Option<Vec<Vec<Link>>>,
-    /// Files refused now and not already before.
+    /// Files that are refused now and were not before.
     pub(super) newly_refused: Vec<Box<str>>,
     pub(super) loads: Loads,
 }
 
-/// Decides for every file and makes the instances. Changes nothing that is live.
+/// Decides on every file and makes the instances. Changes nothing that is live.
 ///
-/// Fails only if a plugin that is live already cannot be instantiated again; then everything stays as it is.
+/// Fails only if a live plugin cannot be instantiated again; then everything stays as it is.
 pub(super) fn prepare(
     before: &State,
     means: &Means<'_>,
@@ -95,14 +96,16 @@ pub(super) fn prepare(
         unread: BTreeSet::new(),
         taken_out: BTreeSet::new(),
     };
-    // The first file of every name, loaded or not: which of two files counts must not depend on whether one is bad.
+    // The first file of every name, valid or not: the choice between two files must not depend on whether one
+    // loads.
     let mut first: HashMap<Arc<str>, &str> = HashMap::new();
     for found in &found {
         let name: Arc<str> = plugin_name(&found.file).unwrap_or(&found.file).into();
         let first = *first.entry(name.clone()).or_insert(&found.file);
         preparing.file(found, &name, first);
     }
-    // Once for each name: first what has its name, then what outlives its file, then what only looks like it.
+    // Once for each name, in this order: an entry with the name of the plugin, a plugin without its file, an
+    // entry that resembles it.
     let others = left_out.iter().filter(|left| !first.contains_key(left.plugin()));
     let (unusable, others): (Vec<_>, Vec<_>) = others.partition(|left| left.meant == Meant::Plugin);
     for left in unusable {
@@ -121,7 +124,7 @@ pub(super) fn prepare(
     preparing.finish(Contents { found, left_out })
 }
 
-/// A version on its way into the chain, with its instances if it is new.
+/// A version for the new chain, with its instances if it is new.
 struct Candidate {
     slot: Slot,
     links: Option<Vec<Link>>,
@@ -135,22 +138,22 @@ struct Preparing<'a> {
     candidates: Vec<Candidate>,
     newly_refused: Vec<Box<str>>,
     loads: Loads,
-    /// Plugins of whose file nobody knows which version it is.
+    /// Plugins whose file could not be read, so that its version is unknown.
     unread: BTreeSet<Arc<str>>,
-    /// Plugins of which there is a record and which are not wanted any more.
+    /// Plugins with a record that are no longer wanted.
     taken_out: BTreeSet<Arc<str>>,
-    /// For plugins that are not live. Those that are keep theirs whatever is dropped.
+    /// Free places for new plugins. Running plugins keep their place.
     places_left: usize,
 }
 
 impl Preparing<'_> {
-    /// Decides for one file of the folder.
+    /// Decides on one file of the folder.
     fn file(&mut self, found: &PluginFile, name: &Arc<str>, first: &str) {
         let digest = Digest::of(found);
         let known = self.before.refused.get(&found.file).filter(|known| known.digest == digest);
         if first != &*found.file {
             let error = duplicate(name, first);
-            // A plugin that ran before goes on as it was, whatever the second file was meant to change.
+            // A plugin that ran before stays unchanged, whatever the second file was meant to change.
             if self.is_promised(&found.file) && !self.ran(name) || self.was_closed(name) {
                 self.close(&found.file, name, &error, found.settings.as_ref());
             }
@@ -174,7 +177,7 @@ impl Preparing<'_> {
                 if !goes_on && (self.is_promised(&found.file) || self.ran(name) || self.was_closed(name)) {
                     self.close(&found.file, name, &error, found.settings.as_ref());
                 }
-                // Somebody is probably still writing it: the next look decides.
+                // The file is probably still being written: the next scan decides.
                 if !(found.fresh && error.code().may_be_half_a_file()) {
                     self.refuse(found, name, digest, error, known);
                 }
@@ -182,8 +185,8 @@ impl Preparing<'_> {
         }
     }
 
-    /// Decides for something that was meant to be a plugin and is none, and has no file of its name beside it that is one.
-    /// `alone` if there is no plugin at all in the folder.
+    /// Decides on an entry that looks like a plugin but is none, if no plugin has its name. `alone` if the
+    /// folder has no plugins at all.
     fn left_out(&mut self, left: &LeftOut, alone: bool) {
         let name: Arc<str> = left.plugin().into();
         if self.has_place(&name) {
@@ -198,7 +201,7 @@ impl Preparing<'_> {
         let promised = match left.meant {
             Meant::Plugin => self.is_promised(&left.file) || self.ran(&name),
             Meant::Misnamed => self.is_promised(&left.file),
-            // Whoever takes a plugin out leaves its settings where they are.
+            // After a plugin is removed, its settings often stay in the folder.
             Meant::Settings => self.is_promised(&left.file) && !self.before.records.contains_key(&name),
             Meant::Folder => self.is_promised(&left.file) && alone,
         };
@@ -207,14 +210,15 @@ impl Preparing<'_> {
         }
     }
 
-    /// Whether it is decided what stands in the chain for a plugin.
+    /// Whether the chain already has a decision for a plugin.
     fn has_place(&self, name: &str) -> bool {
         self.candidates.iter().any(|candidate| &*candidate.slot.version.name == name)
             || self.state.closed.iter().any(|closed| &*closed.name == name)
     }
 
-    /// Whether a file is what the gateway is to serve with, good or bad: at the first look, when nothing is served yet, every
-    /// file; and while a place is closed every file that comes, because it may be the one of that place under another name.
+    /// Whether the gateway is expected to serve with a file, valid or not. At the first scan, when nothing is
+    /// served yet, that is every file. While a place is closed it is every new file, because that may be the
+    /// missing one under another name.
     fn is_promised(&self, file: &str) -> bool {
         let Some(found) = &self.before.found else { return true };
         let was_there = found.iter().any(|found| &*found.file == file)
@@ -222,7 +226,7 @@ impl Preparing<'_> {
         !self.before.closed.is_empty() && !was_there
     }
 
-    /// Whether a version of the plugin runs, or ran when the gateway was stopped.
+    /// Whether a version of the plugin runs, or ran when the gateway stopped.
     fn ran(&self, name: &str) -> bool {
         self.before.records.get(name).is_some_and(|record| record.running.is_some())
     }
@@ -231,7 +235,7 @@ impl Preparing<'_> {
         self.before.closed.iter().any(|closed| &*closed.name == name)
     }
 
-    /// Refuses every event at the place of a file, unless its settings say that events go on without it.
+    /// Closes the place of a file, unless its settings permit events without it.
     fn close(
         &mut self,
         file: &str,
@@ -268,7 +272,7 @@ impl Preparing<'_> {
         }
     }
 
-    /// The version that runs, if it is this one.
+    /// The running version, if it is this one.
     fn running(&self, name: &str, file: &str, digest: Digest, standing: PluginState) -> Option<Candidate> {
         let slot = self.before.slot(name).filter(|slot| slot.version.digest == digest)?;
         Some(Candidate { slot: Slot { file: file.into(), standing, ..slot.clone() }, links: None })
@@ -328,7 +332,7 @@ impl Preparing<'_> {
         let archive = self.means.archive?;
         let read = archive.read(&digest).map_err(|error| {
             let sentence = format!("cannot be read from the state folder: {error}");
-            // What is not there or is damaged stays so.
+            // A missing or damaged file stays so.
             let is_final = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
             let error = LoadError::new(LoadCode::Unreadable, sentence);
             if is_final { error } else { error.passing() }
@@ -345,7 +349,7 @@ impl Preparing<'_> {
         });
         made.map_err(|error| {
             let lost = Lost { name: name.clone(), digest, error };
-            // It is tried again now and then.
+            // It is retried later.
             if !self.before.lost.contains(&lost) {
                 error!(
                     plugin = &**name,
@@ -360,7 +364,8 @@ impl Preparing<'_> {
         .ok()
     }
 
-    /// Lets the version that ran last go on, or the latest of the others that still loads. False if there is none.
+    /// Keeps the version that ran last, or falls back to the newest earlier one that loads. False if there is
+    /// none.
     fn fall_back(&mut self, name: &Arc<str>, file: &str, standing: PluginState) -> bool {
         let Some(record) = self.before.records.get(name) else { return false };
         let candidate = record.fallbacks().find_map(|digest| self.recall(name, file, digest, standing));
@@ -369,7 +374,7 @@ impl Preparing<'_> {
         found
     }
 
-    /// The same, and refuses what comes to its place if there is none: its rules are known to nobody.
+    /// The same, but closes the place if there is no version, because the rules of the plugin are unknown.
     fn fall_back_or_close(&mut self, name: &Arc<str>, file: &str, standing: PluginState) {
         if self.fall_back(name, file, standing) {
             return;
@@ -401,7 +406,7 @@ impl Preparing<'_> {
         let again = match known {
             _ if error.code() != LoadCode::CompileTimeout => None,
             Some(known) if known.waits(self.now) => known.again,
-            // It was tried just now, which took its time.
+            // It was retried just now, which took time.
             known => Some(Again::after(known.and_then(|known| known.again), SystemTime::now())),
         };
         let name = name.clone();
@@ -409,7 +414,7 @@ impl Preparing<'_> {
     }
 
     fn finish(mut self, contents: Contents) -> Result<Prepared, (Arc<str>, LoadError)> {
-        // A plugin whose file is gone stands where it stood.
+        // A plugin whose file was removed keeps its position.
         self.candidates.sort_by(|a, b| a.slot.file.cmp(&b.slot.file));
         self.state.closed.sort_by(|a, b| a.file.cmp(&b.file));
         let (old, old_closed) = (&self.before.slots, &self.before.closed);
@@ -438,7 +443,7 @@ impl Preparing<'_> {
     fn chains(&mut self) -> Result<Vec<Vec<Link>>, (Arc<str>, LoadError)> {
         self.state.generation = self.before.generation + 1;
         let workers = self.means.workers;
-        // By file, so that a closed place stands where its plugin would.
+        // Sorted by file, so that a closed place is at the position of its plugin.
         let mut places: Vec<(&str, Vec<Link>)> = Vec::new();
         for closed in &self.state.closed {
             let counters = self.state.counters.entry(closed.name.clone());
@@ -468,8 +473,9 @@ impl Preparing<'_> {
         Ok(chains)
     }
 
-    /// Writes the records of what runs now and what is not wanted any more. What is wanted and could not be brought back, for
-    /// now or for good, stays written down: nothing else takes its place because of that.
+    /// Updates the records: which versions run, and which plugins are no longer wanted. A wanted version that
+    /// could not be restored, for now or for good, stays recorded, so that no other version replaces it
+    /// permanently.
     fn remember(&mut self) {
         let records = &mut self.state.records;
         for name in &self.taken_out {
@@ -485,7 +491,7 @@ impl Preparing<'_> {
             if slot.standing == PluginState::Live && record.running != Some(*digest) {
                 record.became_live(*digest, factory.about().version.as_deref(), self.now);
             }
-            // An operator's wish holds until he puts another file there, and not until one cannot be read.
+            // A rollback by an operator holds until another file is there, not until the file cannot be read.
             let is_wished = slot.standing == PluginState::RolledBack
                 || slot.standing == PluginState::LiveOlder && self.unread.contains(name);
             if !is_wished {

@@ -1,4 +1,4 @@
-//! What the log says of a change.
+//! Logs the changes of a reload.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use super::state::{Slot, State};
 use super::status::PluginState;
 use crate::plugin::load::Code;
 
-/// What it means that the place of a file is closed.
+/// Explains a closed place.
 const CLOSED: &str = "its rules are not known, so the events of its place are refused and the gateway is not ready, until the \
                       file is mended or taken out, with its settings";
 
-/// A file was refused.
+/// Logs a refused file.
 pub(super) fn refusal(file: &str, state: &State) {
     let Some(refused) = state.refused.get(file) else { return };
     let serving = state.slot(&refused.name).is_some_and(|slot| &*slot.file == file);
@@ -33,7 +33,7 @@ pub(super) fn refusal(file: &str, state: &State) {
     );
 }
 
-/// What became of each plugin; `took` if there is a new chain.
+/// Logs the change of each plugin; `took` if there is a new chain.
 pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
     for slot in &now.slots {
         let version = &slot.version;
@@ -59,7 +59,7 @@ pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
         standing(before, slot, now);
     }
     for closed in &now.closed {
-        // Of a file that was refused the refusal has told it.
+        // For a refused file, the refusal has already been logged.
         if !before.is_closed(&closed.file) && !now.refused.contains_key(&closed.file) {
             let (file, code) = (&*closed.file, closed.error.code().as_str());
             error!(file, code, "plugin missing: the file {}; {CLOSED}", closed.error.message());
@@ -71,7 +71,7 @@ pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
         }
     }
     for (name, record) in &before.records {
-        // What ran before this process counts too.
+        // A plugin that ran before this process counts too.
         let ran = before.slot(name).is_some() || before.found.is_none() && record.running.is_some();
         if ran && now.slot(name).is_none() {
             let (plugin, file, generation) = (&**name, &*record.file, now.generation);
@@ -95,7 +95,7 @@ pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
     }
 }
 
-/// A plugin began to be something else than the file in the folder.
+/// Logs that a plugin now differs from the file in the folder.
 fn standing(before: &State, slot: &Slot, now: &State) {
     let (plugin, file, digest) = (&*slot.version.name, &*slot.file, slot.version.digest.short());
     let old = before.slot(plugin).map(|old| (old.standing, old.version.digest));

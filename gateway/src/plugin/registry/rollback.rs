@@ -1,4 +1,4 @@
-//! Back to an earlier version of a plugin, by an operator's word.
+//! Rolls a plugin back to an earlier version at the request of an operator.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,65 +9,66 @@ use super::status::PluginState;
 use super::{Applied, Registry};
 use crate::plugin::load::LoadError;
 
-/// Fewest digits of a digest that name a version.
+/// Fewest digits of a digest that select a version.
 const DIGITS_MIN: usize = 6;
 
-/// What runs after a rollback.
+/// Result of a rollback.
 #[derive(Debug, Clone)]
 pub struct RolledBack {
     /// The plugin.
     pub name: Arc<str>,
-    /// [`RolledBack`](PluginState::RolledBack), or [`Live`](PluginState::Live) if it is the version in the folder again.
+    /// [`RolledBack`](PluginState::RolledBack), or [`Live`](PluginState::Live) if it is the version in the
+    /// folder again.
     pub state: PluginState,
-    /// Of the version that runs now.
+    /// Digest of the version that runs now.
     pub digest: Digest,
-    /// What its binary says of itself.
+    /// The version stamped into its binary.
     pub version: Option<Box<str>>,
-    /// Of the version that ran before.
+    /// Digest of the version that ran before.
     pub replaced: Option<Digest>,
     /// The chain.
     pub applied: Applied,
 }
 
-/// Why everything stayed as it was.
+/// Why nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RollbackError {
     /// No such plugin ever ran.
     #[error("there is no plugin `{0}`; /api/plugins names those there are")]
     Unknown(Box<str>),
-    /// There is nothing to put it in the place of.
+    /// Its file was removed, so there is no version to replace.
     #[error("the file of `{0}` was taken out of the plugin folder; put it back first")]
     NotInFolder(Box<str>),
-    /// The oldest that is kept runs already.
+    /// The oldest kept version already runs.
     #[error("no earlier version of `{0}` is kept")]
     NoEarlier(Box<str>),
-    /// The digest fits none or several versions, or is too short.
+    /// The digest matches no version or several, or is too short.
     #[error(
         "{found} kept versions of `{name}` have a digest that begins with `{to}`; expected one, by at least 6 digits"
     )]
     NotOne {
         /// The plugin.
         name: Box<str>,
-        /// What was asked for.
+        /// The requested digest.
         to: Box<str>,
-        /// How many there are.
+        /// Number of matches.
         found: usize,
     },
-    /// That version runs already.
+    /// That version already runs.
     #[error("this version of `{0}` runs already")]
     Runs(Box<str>),
-    /// The version is kept and does not load any more.
+    /// The version is kept but no longer loads.
     #[error("the earlier version of `{0}` cannot be brought back: the file {1}")]
     Lost(Box<str>, LoadError),
-    /// Something else keeps the chain from changing; the log says what.
+    /// The chain cannot change for another reason, which the log says.
     #[error("the chain could not be changed; the log says why")]
     Failed,
 }
 
 impl Registry {
-    /// Puts an earlier version of a plugin, with its settings, in the place of the one that runs: the version before it, or
-    /// the one whose plugin file has a digest that begins with `to`. It stays until the file in the folder changes, also
-    /// after a restart. Compiles nothing that is in the cache.
+    /// Replaces the running version of a plugin, with its settings, by an earlier one: the previous version,
+    /// or the one whose plugin file has a digest that begins with `to`. It stays until the file in the folder
+    /// changes, also after a restart. Compiles nothing that is in the cache.
     ///
     /// Changes are made one after the other: this waits for a plugin that is being compiled.
     pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<RolledBack, RollbackError> {
@@ -106,7 +107,7 @@ fn target(state: &State, name: &str, to: Option<&str>) -> Result<Digest, Rollbac
         None => record.previous().ok_or_else(|| RollbackError::NoEarlier(name.into()))?,
         Some(to) => {
             let fitting = record.beginning_with(to);
-            // The same plugin file with other settings is another version: the latest of these is meant.
+            // The same plugin file with other settings is another version; the newest of these is selected.
             let files = fitting.iter().map(Digest::wasm_hex).collect::<std::collections::BTreeSet<_>>().len();
             let other = fitting.iter().find(|digest| Some(**digest) != record.running);
             match fitting.first() {

@@ -1,4 +1,4 @@
-//! What is live and what is not, as of the last change.
+//! [`State`]: the live and the refused plugins after the last change.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::version::Version;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::load::LoadError;
 
-/// The first and the longest pause before a file that took too long to compile is tried again.
+/// First and longest pause before a file that took too long to compile is retried.
 const AGAIN_MIN: Duration = Duration::from_secs(60);
 const AGAIN_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -20,7 +20,7 @@ const AGAIN_MAX: Duration = Duration::from_secs(60 * 60);
 pub(super) struct Slot {
     pub(super) file: Box<str>,
     pub(super) version: Arc<Version>,
-    /// Why it is this version.
+    /// Why this version runs.
     pub(super) standing: PluginState,
     pub(super) generation: u64,
     pub(super) since: SystemTime,
@@ -33,11 +33,11 @@ pub(super) struct Refused {
     pub(super) digest: Digest,
     pub(super) error: LoadError,
     pub(super) at: SystemTime,
-    /// When it is tried again, if it took too long.
+    /// The next retry, if it took too long.
     pub(super) again: Option<Again>,
 }
 
-/// When a file that took too long to compile is tried again: later each time, because every try takes as long.
+/// Next retry of a file that took too long to compile. Pauses grow, because every retry takes as long.
 #[derive(Clone, Copy)]
 pub(super) struct Again {
     pub(super) at: SystemTime,
@@ -52,18 +52,18 @@ impl Again {
 }
 
 impl Refused {
-    /// Whether its next try is still to come.
+    /// Whether its next retry is in the future.
     pub(super) fn waits(&self, now: SystemTime) -> bool {
         self.again.is_some_and(|again| now < again.at && now + again.pause >= again.at)
     }
 
-    /// Whether it is time to try it again.
+    /// Whether its retry is due.
     pub(super) fn is_due(&self, now: SystemTime) -> bool {
         self.again.is_some() && !self.waits(now)
     }
 }
 
-/// A place in the chain where every event is refused: nothing is known of what should be there.
+/// A place in the chain where every event is refused, because the rules of its plugin are unknown.
 #[derive(Clone)]
 pub(super) struct Closed {
     pub(super) file: Box<str>,
@@ -72,7 +72,7 @@ pub(super) struct Closed {
     pub(super) at: SystemTime,
 }
 
-/// What is live and what was refused. Replaced as a whole, after the workers have the new chain.
+/// Live and refused plugins. Replaced as a whole, after the workers got the new chain.
 #[derive(Clone, Default)]
 pub(super) struct State {
     pub(super) generation: u64,
@@ -82,21 +82,22 @@ pub(super) struct State {
     pub(super) refused: BTreeMap<Box<str>, Refused>,
     /// In chain order.
     pub(super) closed: Vec<Closed>,
-    /// What was meant to be a plugin and is none.
+    /// Files and folders that look like plugins but are none.
     pub(super) left_out: Vec<LeftOut>,
-    /// By plugin name. Kept for a while when a plugin has gone, so that its numbers go on when it returns.
+    /// By plugin name. Kept for some time after a plugin was removed, so that its counters continue when it
+    /// returns.
     pub(super) counters: HashMap<Arc<str>, Arc<PluginCounters>>,
-    /// Since when plugins are gone of which there are counters.
+    /// Removal times of plugins that still have counters.
     pub(super) gone: BTreeMap<Arc<str>, SystemTime>,
     /// By plugin name.
     pub(super) records: BTreeMap<Arc<str>, Record>,
-    /// What lay in the folder; `None` before the first look.
+    /// The plugin files of the folder; `None` before the first scan.
     pub(super) found: Option<Vec<PluginFile>>,
-    /// Kept versions that were wanted and could not be brought back.
+    /// Kept versions that were wanted and could not be restored.
     pub(super) lost: Vec<Lost>,
 }
 
-/// A kept version that was wanted and could not be brought back.
+/// A kept version that was wanted and could not be restored.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Lost {
     pub(super) name: Arc<str>,
@@ -109,19 +110,19 @@ impl State {
         self.slots.iter().find(|slot| &*slot.version.name == name)
     }
 
-    /// Whether events are refused because of a file.
+    /// Whether the place of a file is closed.
     pub(super) fn is_closed(&self, file: &str) -> bool {
         self.closed.iter().any(|closed| &*closed.file == file)
     }
 
-    /// Whether the folder or the chain has a plugin of this name, good or bad.
+    /// Whether the folder or the chain has a plugin of this name, valid or not.
     pub(super) fn knows(&self, name: &str) -> bool {
         self.slot(name).is_some()
             || self.refused.values().any(|refused| &*refused.name == name)
             || self.closed.iter().any(|closed| &*closed.name == name)
     }
 
-    /// Forgets what is kept of plugins that were gone before this time. Their names.
+    /// Drops the counters of plugins that were removed before this time. Returns their names.
     pub(super) fn forget(&mut self, before: SystemTime) -> Vec<Arc<str>> {
         let long_gone = self.gone.iter().filter(|(_, since)| **since < before);
         let names: Vec<Arc<str>> = long_gone.map(|(name, _)| name.clone()).collect();
@@ -132,7 +133,7 @@ impl State {
         names
     }
 
-    /// The file that counts for a plugin: the first of its name.
+    /// The effective file of a plugin: the first of its name.
     pub(super) fn file_of(&self, name: &str) -> Option<&PluginFile> {
         let files = self.found.iter().flatten().filter(|found| plugin_name(&found.file) == Ok(name));
         files.min_by(|a, b| a.file.cmp(&b.file))

@@ -1,4 +1,4 @@
-//! What the registry tells operators.
+//! [`PluginStatus`]: the state of a plugin as operators see it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,28 +10,28 @@ use crate::plugin::counters::Counts;
 use crate::plugin::grants::Grants;
 use crate::plugin::load::{About, LoadCode, LoadError};
 
-/// One plugin, as it is now.
+/// Current state of one plugin.
 #[derive(Debug, Clone)]
 pub struct PluginStatus {
     /// Its name; for a file without a usable name the file name.
     pub name: Arc<str>,
-    /// The file it comes from.
+    /// Its file.
     pub file: Box<str>,
     /// Its place in the chain, from 0; `None` if it is not in the chain.
     pub order: Option<usize>,
-    /// Whether it runs.
+    /// Which version runs.
     pub state: PluginState,
-    /// The version that runs.
+    /// The running version.
     pub live: Option<LiveVersion>,
-    /// Why the file in the folder was refused, until a good one takes its place.
+    /// The error of the file in the folder, until a valid file replaces it.
     pub last_error: Option<LastError>,
-    /// The versions that can be gone back to, the latest first.
+    /// Versions available for a rollback, the newest first.
     pub kept: Vec<Kept>,
-    /// What it did since its first load.
+    /// Counters since its first load.
     pub counts: Counts,
 }
 
-/// Whether a plugin runs.
+/// Which version of a plugin runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PluginState {
     /// The version in the folder runs.
@@ -40,18 +40,18 @@ pub enum PluginState {
     LiveOlder,
     /// The version in the folder was refused and nothing runs.
     Refused,
-    /// The same at a start: what the file would have refused is not known, so every event that comes to its place is.
+    /// The file was refused at the start. Its rules are unknown, so every event at its place is refused.
     Closed,
-    /// An operator went back to an earlier version, which runs until the file in the folder changes.
+    /// An operator rolled back to an earlier version, which runs until the file in the folder changes.
     RolledBack,
-    /// Its file was taken out of the folder, and its last version runs on because the configuration says so.
+    /// Its file was removed from the folder, and its last version keeps running because of the configuration.
     RemovedKept,
-    /// Its file was taken out of the folder.
+    /// Its file was removed from the folder.
     Removed,
 }
 
 impl PluginState {
-    /// The word for it in logs, metrics and on the admin page.
+    /// The name in logs, metrics and on the admin page.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Live => "live",
@@ -65,26 +65,26 @@ impl PluginState {
     }
 }
 
-/// A version that runs.
+/// A running version.
 #[derive(Debug, Clone)]
 pub struct LiveVersion {
-    /// What the binary says of itself.
+    /// Metadata of the binary.
     pub about: About,
-    /// What its settings file grants.
+    /// The grants of its settings file.
     pub grants: Grants,
-    /// Whether its breaker lets events through.
+    /// State of its breaker.
     pub breaker: Position,
-    /// What an operator has set the breaker to.
+    /// Override of the breaker by an operator.
     pub breaker_held: Hold,
-    /// Of the plugin file and its settings.
+    /// Digest of the plugin file and its settings.
     pub digest: Digest,
-    /// The chain with which it became live.
+    /// Generation of the chain with which it became live.
     pub generation: u64,
-    /// When.
+    /// When it became live.
     pub since: SystemTime,
 }
 
-/// A place in the chain where every event is refused, because a file that should be there could not be loaded at the start.
+/// A place in the chain where every event is refused, because its file could not be loaded at the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClosedPlace {
     /// The file.
@@ -93,16 +93,16 @@ pub struct ClosedPlace {
     pub error: LastError,
 }
 
-/// Something in the folder that was meant to be a plugin and is none.
+/// A file or folder that looks like a plugin but is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOutStatus {
     /// Its name within the folder.
     pub file: Box<str>,
     /// The class.
     pub code: LoadCode,
-    /// In words, continuing "the file ...".
+    /// The message, continuing "the file ...".
     pub message: Box<str>,
-    /// Whether events are refused because of it.
+    /// Whether a place is closed because of it.
     pub closes: bool,
 }
 
@@ -111,9 +111,9 @@ pub struct LeftOutStatus {
 pub struct LastError {
     /// The class.
     pub code: LoadCode,
-    /// In words, continuing "the file ...".
+    /// The message, continuing "the file ...".
     pub message: Box<str>,
-    /// When.
+    /// When it was refused.
     pub at: SystemTime,
 }
 

@@ -23,7 +23,7 @@ use crate::plugin::settings::Settings;
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::{ConnectVerdict, Decision, Effect, Verdict};
 
-/// A plugin that denies every message with its own text, so that the answer tells which version decided.
+/// A plugin that denies every message with its own text, so that the reply shows which version decided.
 struct Stamp(Box<str>, Interests);
 
 impl Plugin for Stamp {
@@ -45,7 +45,7 @@ impl Plugin for Stamp {
     }
 }
 
-/// Expects what a [`Stamp`] with the text `tested` and these settings does.
+/// Expects the outcome of a [`Stamp`] with the text `tested` and these settings.
 const SELF_TEST: &[u8] = br#"{
     "settings": {"v": "own"},
     "events": [
@@ -55,13 +55,13 @@ const SELF_TEST: &[u8] = br#"{
     ]
 }"#;
 
-/// Takes text for WebAssembly: `bad` does not load, `slow` takes too long, `late` cannot be instantiated, `publishes` asks for an effect, anything
-/// else is a [`Stamp`].
+/// Takes text for WebAssembly: `bad` does not load, `slow` takes too long, `late` cannot be instantiated,
+/// `publishes` requests an effect, and any other text is a [`Stamp`].
 #[derive(Default)]
 struct TextLoader {
     loads: AtomicUsize,
     instances: Arc<AtomicUsize>,
-    /// No instance can be made.
+    /// Whether instantiation fails.
     full: Arc<std::sync::atomic::AtomicBool>,
 }
 
@@ -113,12 +113,12 @@ impl Factory for TextFactory {
     }
 }
 
-/// Two workers that take chains at once, and one that never answers if told so.
+/// Two workers that take chains at once. With `is_deaf` they never acknowledge them.
 #[derive(Default)]
 struct TwoWorkers {
     chains: Mutex<[Option<Chain>; 2]>,
     swaps: AtomicUsize,
-    /// Instances that existed when the first worker was given a chain.
+    /// Instances that existed when the first worker got a chain.
     ready: Mutex<Vec<usize>>,
     instances: Arc<AtomicUsize>,
     deaf: Mutex<Vec<oneshot::Sender<()>>>,
@@ -169,7 +169,7 @@ impl Bench {
         self.registry.apply(files.split_whitespace().map(found).collect::<Vec<_>>()).await
     }
 
-    /// What a message meets on each worker, which must be the same.
+    /// The outcome of a message on each worker, which must be the same.
     fn trace(&self) -> String {
         let mut chains = self.workers.chains.lock().unwrap();
         let traces = chains.each_mut().map(|chain| chain.as_mut().map(trace).unwrap_or_default());

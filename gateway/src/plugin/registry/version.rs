@@ -1,4 +1,4 @@
-//! From one file to a version that is ready to serve. Blocking.
+//! [`load`] makes a [`Version`] that is ready to serve from one plugin file. Blocking.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::plugin::self_test::SelfTest;
 use crate::plugin::settings::{Limits, Settings};
 use crate::plugin::state::Bounds;
 
-/// One version of a plugin that has proved to load.
+/// One version of a plugin that can be loaded.
 pub(super) struct Version {
     pub(super) name: Arc<str>,
     pub(super) digest: Digest,
@@ -29,11 +29,11 @@ pub(super) struct Version {
     pub(super) state: Bounds,
     pub(super) breaker: Arc<Breaker>,
     pub(super) factory: Arc<dyn Factory>,
-    /// How long it took to make it, without instances.
+    /// Time to load it, without instances.
     pub(super) took: Duration,
 }
 
-/// Everything up to instances.
+/// Loads a plugin, without making instances.
 pub(super) fn load(
     loader: &dyn Loader,
     name: &Arc<str>,
@@ -44,7 +44,7 @@ pub(super) fn load(
     let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
     let settings = settings(found)?;
     let begin = Instant::now();
-    // A compiler is large enough to have a bug that only one file in the world meets.
+    // A compiler may have a bug that only one rare file triggers.
     let factory =
         catch_unwind(AssertUnwindSafe(|| loader.load(name, wasm, &settings))).unwrap_or_else(|_| {
             Err(LoadError::new(
@@ -70,7 +70,7 @@ pub(super) fn load(
     }))
 }
 
-/// What the settings file says.
+/// Parses the settings file.
 fn settings(found: &PluginFile) -> Result<Settings, LoadError> {
     let Some(file) = &found.settings else { return Ok(Settings::default()) };
     let bytes = file.as_ref().map_err(|error| {
@@ -82,7 +82,8 @@ fn settings(found: &PluginFile) -> Result<Settings, LoadError> {
     })
 }
 
-/// Whether events are refused where a plugin with these settings is missing. What cannot be read is closed.
+/// Whether events are refused if a plugin with these settings is missing. True if the settings cannot be
+/// read.
 pub(super) fn fails_closed(settings: Option<&Result<Bytes, LoadError>>) -> bool {
     match settings {
         Some(Ok(bytes)) => {
@@ -92,19 +93,19 @@ pub(super) fn fails_closed(settings: Option<&Result<Bytes, LoadError>>) -> bool 
     }
 }
 
-/// Plays the test that the plugin carries, if it does.
+/// Runs the embedded test of a plugin, if it has one.
 pub(super) fn self_test(loader: &dyn Loader, version: &Version, found: &PluginFile) -> Result<(), LoadError> {
     let About { asks, self_test: Some(section), .. } = version.factory.about() else { return Ok(()) };
     let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
     SelfTest::parse(section)?.run(loader, &version.name, wasm, asks, &version.limits).map(drop)
 }
 
-/// The file with the settings of a plugin file.
+/// Name of the settings file of a plugin file.
 fn settings_file(file: &str) -> String {
     format!("{}.toml", file.strip_suffix(".wasm").unwrap_or(file))
 }
 
-/// One instance per worker.
+/// Makes one instance per worker.
 pub(super) fn warm(
     version: &Version,
     workers: usize,
@@ -132,9 +133,9 @@ pub(super) fn too_many(plugins_max: usize) -> LoadError {
 }
 
 impl LoadError {
-    /// Whether the same bytes will be refused again whatever else changes.
+    /// Whether the same bytes will be refused again, whatever else changes.
     pub(super) fn is_final(&self) -> bool {
-        // No room for an instance now says nothing about later, and some depend on other files.
+        // A failed instantiation may succeed later, and some errors depend on other files.
         !self.may_pass()
             && !matches!(
                 self.code(),

@@ -1,4 +1,4 @@
-//! Events of a script, given to a plugin the way a worker gives them.
+//! [`Player`] calls a plugin with the events of a script, the way a worker does.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,31 +18,31 @@ use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 use crate::protocol::Protocol;
 use crate::protocol::push::Member;
 
-/// What came of one event.
+/// The outcome of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// What the hook answered.
+    /// The verdict of the hook.
     pub answer: Answer,
-    /// What it asked for beside its answer. Empty after a failure.
+    /// Effects that it recorded in addition to its verdict. Empty after a failure.
     pub effects: Vec<Effect>,
-    /// What the message goes on with, if the hook changed it beside its answer.
+    /// The new payload of the message, if the hook set it in addition to its verdict.
     pub changed: Option<Bytes>,
 }
 
-/// What a hook answered.
+/// The result of a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The plugin lacks the hook, or its interests leave the event out.
     NotCalled,
-    /// To a client that wants to be admitted, or refreshes.
+    /// Verdict on a client that connects or refreshes.
     Connect(ConnectVerdict),
-    /// To a message.
+    /// Verdict on a message.
     Message(Verdict),
-    /// To a publication on its way to subscribers.
+    /// Verdict on a publication on its way to subscribers.
     Deliver(DeliverVerdict),
-    /// A hook without an answer has returned.
+    /// A hook without a verdict has returned.
     Done,
-    /// It did not answer.
+    /// The call failed.
     Failed(Failure),
 }
 
@@ -74,19 +74,19 @@ impl Default for Player {
 }
 
 impl Player {
-    /// Nobody is connected, and the clock stands at [`START`].
+    /// No connections, and the clock at [`START`].
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Unix time in milliseconds of the event before.
+    /// Unix time in milliseconds of the last event.
     pub fn now(&self) -> u64 {
         self.now
     }
 
-    /// Gives an event to a plugin. What the plugin answers changes the client for later events, as in the gateway.
+    /// Calls a plugin with an event. Its verdict changes the client for later events, as in the gateway.
     ///
-    /// After a failure that ends the instance the caller has to go on with another one.
+    /// After a failure that ends the instance, the caller has to continue with another one.
     pub fn play(&mut self, plugin: &mut dyn Plugin, step: &Step) -> Outcome {
         self.now = step.time.since(self.now);
         if !step.event.has_connection() {
@@ -129,8 +129,8 @@ impl Player {
         Outcome { answer, effects, changed: None }
     }
 
-    /// The event as it would be if it happened again now, for whoever meets a plugin with it many times. The clock stands
-    /// still, and nothing is changed by answers.
+    /// The event as if it happened again now, for callers that repeat it many times. The clock does not
+    /// advance, and verdicts change nothing.
     pub fn again(&self, step: &Step) -> Occurrence {
         let gone;
         let connection = match self.connections.get(&step.connection) {
@@ -146,7 +146,7 @@ impl Player {
     }
 }
 
-/// An event as plugins get it.
+/// An event for a plugin.
 #[derive(Debug)]
 pub enum Occurrence {
     /// For `on-connect`.
@@ -210,7 +210,7 @@ impl Occurrence {
         }
     }
 
-    /// Calls the hook, if the plugin wants to see the event.
+    /// Calls the hook, if the plugin wants the event.
     pub fn meet(&mut self, plugin: &mut dyn Plugin, effects: &mut Vec<Effect>) -> Answer {
         let interests = plugin.interests();
         match self {
@@ -241,7 +241,7 @@ impl Occurrence {
         }
     }
 
-    /// Gives back what belongs to the connection, and tells the payload that a plugin left in place of the script's.
+    /// Returns the rate limits to the connection, and the payload that a plugin set instead of the script's.
     fn end(self, step: &Step, connection: &mut Connection) -> Option<Bytes> {
         match (self, &step.event) {
             (Self::Message(left), Event::Message(message)) => {
@@ -253,7 +253,7 @@ impl Occurrence {
     }
 }
 
-/// A client of whom nothing is known.
+/// A client without attributes.
 fn stranger(number: u64, name: &str) -> Client {
     Client {
         number,
@@ -280,7 +280,7 @@ fn introduce(client: &mut Client, who: &Who) {
     client.protocol = who.protocol.unwrap_or(client.protocol);
 }
 
-/// What the gateway would change of the client.
+/// Applies to the client what the gateway would change.
 fn follow(client: &mut Client, answer: &Answer, effects: &[Effect]) {
     if let Answer::Connect(ConnectVerdict::Accept(identity)) = answer {
         client.user = identity.user.as_ref().into();

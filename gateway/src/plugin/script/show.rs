@@ -1,4 +1,4 @@
-//! Outcomes in the words of scripts.
+//! Writes outcomes as JSON in the format of scripts.
 
 use gateway_plugin_script::show;
 use serde_json::{Map, Value};

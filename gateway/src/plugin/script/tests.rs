@@ -12,7 +12,7 @@ use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::verdict::{ConnectVerdict, Effect, Identity, Refusal, Verdict};
 
-/// Admits whoever has a token as its user, answers `say` with what it knows of the client, and fails on `trap`.
+/// Admits each client with a token as that user, answers `say` with the client's data, and fails on `trap`.
 struct Parrot(Interests);
 
 fn parrot() -> Parrot {
@@ -55,7 +55,7 @@ impl Plugin for Parrot {
     }
 }
 
-/// What is unmet in a script, by place.
+/// The expectations of a script that were not met, by position.
 fn play(script: &str) -> Vec<String> {
     let script = parse(script.as_bytes()).unwrap();
     let (mut player, mut plugin) = (Player::new(), parrot());

@@ -6,7 +6,7 @@ use super::Reader;
 use crate::config;
 use crate::plugin::grants::{self, EFFECTS, Grants};
 
-/// Names in one list. Nothing a person writes by hand is longer.
+/// Most names in one list, beyond any list written by hand.
 const NAMES_MAX: usize = 256;
 
 impl Reader {
@@ -48,7 +48,7 @@ impl Reader {
         granted
     }
 
-    /// A list of texts. `read` gives what is kept, or else what would be accepted.
+    /// A list of texts. `read` returns the value to keep, or the accepted form as an error.
     fn names<T: PartialEq>(
         &mut self,
         table: &mut Table,

@@ -1,4 +1,4 @@
-//! What nodes tell each other of the rate limits that they have together.
+//! Exchange between nodes of the usage of cluster-wide rate limits.
 
 use std::collections::BTreeMap;
 
@@ -6,41 +6,41 @@ use gateway_plugin_state::{Report, Rule, Told};
 
 use super::{Bucket, PluginState};
 
-/// What is reported late counts for no more than two bursts and what the rule admits in so many milliseconds: a node that
-/// was alone for long is not paid for by all of its clients.
+/// A late report counts for at most two bursts plus the amount that the rule admits in this many
+/// milliseconds: the clients of all nodes must not pay for a node that was isolated for long.
 const LATE: u64 = 2000;
 
-/// What this node has taken of one bucket.
+/// Usage of one bucket on this node.
 #[derive(Debug)]
 pub struct Reports {
-    /// Of the bucket.
+    /// Name of the bucket.
     pub name: Box<str>,
-    /// Which one.
+    /// The bucket.
     pub bucket: Bucket,
-    /// For each key.
+    /// Usage for each key.
     pub keys: Vec<Taken>,
 }
 
-/// What this node has taken for one key.
+/// Usage of one key on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
-    /// Whose.
+    /// The key.
     pub key: Box<[u8]>,
-    /// Ever, from any number on.
+    /// Total since the beginning, starting from an arbitrary number.
     pub total: u64,
-    /// How much of that is not to be counted any more: it is known, or too old.
+    /// Part of the total that must not be counted: already reported, or too old.
     pub known: u64,
 }
 
 impl Bucket {
-    /// How much is admitted.
+    /// The rule of the bucket.
     pub const fn rule(&self) -> &Rule {
         &self.rule
     }
 }
 
 impl PluginState {
-    /// What was taken of buckets for all nodes since the last time, of about so many keys.
+    /// Usage of cluster-wide buckets since the last report, for about this many keys.
     pub fn reports(&self, keys_max: usize) -> Vec<Reports> {
         if !self.has_cluster_buckets() {
             return Vec::new();
@@ -63,20 +63,20 @@ impl PluginState {
         named.collect()
     }
 
-    /// What all nodes have used of a key, as the answer to what this one has reported.
+    /// Applies the total usage of a key on all nodes, which is the response to this node's report.
     pub fn reconcile(&self, bucket: &Bucket, taken: &Taken, told: Told, now: u64) {
         let (mut store, key) = self.find(bucket.number, &taken.key);
         store.reconcile(&key, &bucket.rule, taken.total, told, now);
     }
 
-    /// A report was not answered. It is made again the next time.
+    /// A report got no response. It is repeated the next time.
     pub fn report_again(&self, bucket: &Bucket, taken: &Taken) {
         let (mut store, key) = self.find(bucket.number, &taken.key);
         store.report_again(&key);
     }
 }
 
-/// The most that a report counts for.
+/// Most usage that one report may add.
 fn most(rule: &Rule) -> u64 {
     (2 * rule.burst()).saturating_add(rule.limit().saturating_mul(LATE).div_ceil(rule.period()))
 }
@@ -113,7 +113,7 @@ mod tests {
         assert!(state.reports(100).is_empty());
         state.report_again(&bucket, &keys[0]);
         assert_eq!(state.reports(100)[0].keys, keys[..1]);
-        // Others have used everything.
+        // Other nodes have used everything.
         state.reconcile(&bucket, &keys[0], Told { used: 10 * 1000, before: 0, age: 0 }, 0);
         assert_eq!(state.take(&bucket, b"k", 1, 0), 100);
         assert_eq!(state.room(&bucket, b"k", 0).remaining, 0);

@@ -1,13 +1,14 @@
-//! Rate limits that belong to one connection. They travel with its messages, so nobody else can hold them.
+//! [`Meters`]: rate limits of one connection. The connection keeps them and passes them along with its
+//! messages, so they need no lock.
 
 use gateway_plugin_state::Meter;
 
 use super::Bucket;
 
-/// Buckets a connection is tracked in. Each plugin declares few; more are what earlier versions left behind.
+/// Most buckets tracked for a connection. A plugin declares few; more are left over from earlier versions.
 const METERS_MAX: usize = 128;
 
-/// What a connection has used of each bucket. Takes no memory beyond its own before the first take.
+/// Use of each bucket by one connection. Allocates nothing before the first take.
 #[derive(Debug, Default)]
 pub struct Meters(Vec<Entry>);
 
@@ -15,7 +16,7 @@ pub struct Meters(Vec<Entry>);
 struct Entry {
     bucket: u32,
     meter: Meter,
-    /// When nothing is left of it.
+    /// When the entry is empty again.
     expires: u64,
 }
 
@@ -34,7 +35,7 @@ impl Meters {
             if self.0.len() >= METERS_MAX {
                 self.0.remove(0);
             }
-            // Many connections use one bucket each.
+            // Many connections use only one bucket.
             self.0.reserve_exact(1);
             self.0.push(Entry { bucket: bucket.number, meter, expires });
         }

@@ -1,4 +1,4 @@
-//! State that all workers share.
+//! [`PluginState`]: state of a plugin that all workers share.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -6,27 +6,26 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gateway_plugin_state::{Bounds, IncrementError, Key, Room, Rule, Store, TooLarge, Usage};
 
-/// Parts of a plugin's state, each with a lock of its own that is held for one operation. Each has its share of the
-/// bounds.
+/// Parts of a plugin's state, each with its own lock, held for one operation, and its share of the bounds.
 const SHARDS: usize = 16;
-/// Buckets by name and rule whose numbers are remembered. A plugin that is reloaded with new rules again and again
-/// forgets the oldest.
+/// Buckets, by name and rule, whose numbers are remembered. If a plugin is reloaded with new rules many
+/// times, the oldest are dropped.
 const DECLARED_MAX: usize = 1024;
-/// The space of values. Buckets are numbered from 1.
+/// The number of the space for values. Buckets are numbered from 1.
 const VALUES: u32 = 0;
 
-/// What one plugin keeps in the gateway, from its first load to the end of the process.
+/// State of one plugin in the gateway, from its first load to the end of the process.
 #[derive(Debug)]
 pub struct PluginState {
     pub(super) shards: [Shard; SHARDS],
-    /// Secret: clients choose many of the keys.
+    /// Keyed with a secret, because clients choose many of the keys.
     hasher: RandomState,
     declared: Mutex<Vec<Declared>>,
-    /// Whether a bucket for all nodes was ever declared.
+    /// Whether a cluster-wide bucket was ever declared.
     has_cluster_buckets: AtomicBool,
 }
 
-/// On cache lines of its own: a lock that is taken on one core must not slow down its neighbours.
+/// On separate cache lines: a lock taken on one core must not slow down its neighbours.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Shard(Mutex<Store>);
@@ -40,19 +39,19 @@ struct Declared {
 /// A rate limit that a plugin has declared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bucket {
-    /// Of all buckets of all plugins. The same name with the same rule keeps its number; with another rule it is another
-    /// bucket, in which nothing has been taken yet.
+    /// Unique among all buckets of all plugins. The same name and rule keep their number; with another rule
+    /// it is another, empty bucket.
     pub(super) number: u32,
     pub(super) rule: Rule,
     pub(super) scope: Scope,
 }
 
-/// Who has a bucket together.
+/// The nodes and workers that share a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// All workers of this node.
     Node,
-    /// All nodes, as far as a backplane carries what they take between them.
+    /// All nodes, as far as the backplane exchanges their usage.
     Cluster,
 }
 
@@ -63,10 +62,10 @@ impl Default for PluginState {
 }
 
 impl PluginState {
-    /// What a plugin may keep unless its settings file says something else.
+    /// Default bounds.
     pub const BOUNDS: Bounds = Bounds { entries_max: 100_000, bytes_max: 16 << 20 };
 
-    /// Nothing is kept yet.
+    /// Empty state.
     pub fn new(bounds: Bounds) -> Self {
         let shard = |_| Shard(Mutex::new(Store::new(share(bounds))));
         Self {
@@ -77,14 +76,14 @@ impl PluginState {
         }
     }
 
-    /// Changes the bounds. What does not fit any more is evicted.
+    /// Changes the bounds, and evicts entries that no longer fit.
     pub fn set_bounds(&self, bounds: Bounds) {
         for shard in &self.shards {
             shard.lock().set_bounds(share(bounds));
         }
     }
 
-    /// What is kept.
+    /// Entries and bytes in use.
     pub fn usage(&self) -> Usage {
         self.shards.iter().map(|shard| shard.lock().usage()).fold(Usage::default(), |sum, usage| Usage {
             entries: sum.entries + usage.entries,
@@ -118,7 +117,7 @@ impl PluginState {
         bucket
     }
 
-    /// The name of a bucket for all nodes, unless it was forgotten.
+    /// The name of a cluster-wide bucket, unless it was dropped.
     pub(super) fn cluster_bucket(&self, number: u32) -> Option<(Bucket, Box<str>)> {
         let declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
         let known = declared.iter().find(|known| known.bucket.number == number)?;
@@ -129,7 +128,8 @@ impl PluginState {
         self.has_cluster_buckets.load(Relaxed)
     }
 
-    /// Takes `cost` for a key at `now`: 0, or the milliseconds after which it would be admitted, or [`NEVER`](super::NEVER).
+    /// Takes `cost` for a key at `now`: 0, or the milliseconds until it would be admitted, or
+    /// [`NEVER`](super::NEVER).
     pub fn take(&self, bucket: &Bucket, key: &[u8], cost: u32, now: u64) -> u64 {
         let (mut store, key) = self.find(bucket.number, key);
         match bucket.scope {
@@ -138,7 +138,7 @@ impl PluginState {
         }
     }
 
-    /// What would be admitted for a key.
+    /// What would be admitted for a key now.
     pub fn room(&self, bucket: &Bucket, key: &[u8], now: u64) -> Room {
         let (mut store, key) = self.find(bucket.number, key);
         store.room(&key, &bucket.rule, now)
@@ -152,25 +152,25 @@ impl PluginState {
         store.get(&key, now).map(<[u8]>::to_vec)
     }
 
-    /// Sets a value, for `ttl` milliseconds or until it has to give way.
+    /// Sets a value, for `ttl` milliseconds or until it is evicted.
     pub fn set(&self, key: &[u8], value: &[u8], ttl: Option<u64>, now: u64) -> Result<(), TooLarge> {
         let (mut store, key) = self.find(VALUES, key);
         store.set(&key, value, ttl, now)
     }
 
-    /// Sets a value if the key has none. Whether it did.
+    /// Sets a value if the key has none. True if it did.
     pub fn add(&self, key: &[u8], value: &[u8], ttl: Option<u64>, now: u64) -> Result<bool, TooLarge> {
         let (mut store, key) = self.find(VALUES, key);
         store.add(&key, value, ttl, now)
     }
 
-    /// Adds to a number and gives the sum, as [`Store::increment`] does.
+    /// Adds to a number and returns the sum, as [`Store::increment`] does.
     pub fn increment(&self, key: &[u8], by: i64, ttl: Option<u64>, now: u64) -> Result<i64, IncrementError> {
         let (mut store, key) = self.find(VALUES, key);
         store.increment(&key, by, ttl, now)
     }
 
-    /// Removes a value. Whether there was one.
+    /// Removes a value. True if there was one.
     pub fn delete(&self, key: &[u8], now: u64) -> bool {
         let (mut store, key) = self.find(VALUES, key);
         store.delete(&key, now)
@@ -178,7 +178,7 @@ impl PluginState {
 
     pub(super) fn find<'s, 'k>(&'s self, space: u32, bytes: &'k [u8]) -> (MutexGuard<'s, Store>, Key<'k>) {
         let hash = self.hasher.hash_one((space, bytes));
-        // Bits that the table within does not use.
+        // Bits that the inner table does not use.
         let shard = &self.shards[(hash >> 32) as usize % SHARDS];
         (shard.lock(), Key { hash, space, bytes })
     }
@@ -186,7 +186,7 @@ impl PluginState {
 
 impl Shard {
     pub(super) fn lock(&self) -> MutexGuard<'_, Store> {
-        // A store that panicked is still a store; at worst an entry is counted wrong.
+        // A store stays usable after a panic; at worst an entry is counted wrong.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,5 @@
-//! Its JSON encoding: objects separated by LF, payloads embedded as JSON, fields with a zero value left out.
+//! The JSON encoding of the Centrifuge protocol: objects separated by LF, payloads embedded as JSON, zero
+//! values left out.
 
 mod decode;
 mod encode;

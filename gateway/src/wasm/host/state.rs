@@ -1,4 +1,4 @@
-//! What the gateway keeps for a plugin: rate limits and values.
+//! Implements the host functions for rate limits and values.
 
 use wasmtime::bail;
 
@@ -7,7 +7,7 @@ use crate::plugin::state::{Bucket, IncrementError, KEY_BYTES_MAX, Rule, Scope, T
 use crate::wasm::bindings::gateway::plugin::{buckets, key_value};
 use crate::wasm::call::{Hook, State};
 
-/// Buckets of one instance.
+/// Most buckets of one instance.
 const BUCKETS_MAX: usize = 64;
 /// Longest name of a bucket in bytes.
 const NAME_BYTES_MAX: usize = 256;
@@ -23,7 +23,7 @@ impl buckets::Host for State {
         self.only_in_configure()?;
         let scope = match rule.scope {
             scope::NODE => Scope::Node,
-            // Without others this node is the cluster.
+            // Without other nodes, this node is the cluster.
             scope::CLUSTER => Scope::Cluster,
             other => {
                 return Err(error(code::INVALID_RULE, format!("there is no scope {other}; expected 1 or 2")));
@@ -140,7 +140,7 @@ mod tests {
     use crate::wasm::capabilities::Capabilities;
     use crate::wasm::output::{Log, LogBudget};
 
-    /// An instance that is being configured, of the plugin with these counters.
+    /// An instance in `configure`, of the plugin with these counters.
     fn configuring(counters: &Arc<PluginCounters>) -> State {
         let log = Log {
             plugin: "test".into(),
@@ -207,7 +207,8 @@ mod tests {
         assert_eq!(refused(state.increment("n".repeat(100), 1, None)), code::TOO_MANY_BYTES);
     }
 
-    /// A plugin that asks for values in `configure` loads without them, and may call what it did not ask for.
+    /// A plugin that declares `key-value` in `configure` is loaded without the grant, and may call undeclared
+    /// functions.
     #[test]
     fn without_the_grant_nothing_is_kept_or_found() {
         let mut state = configuring(&Arc::new(PluginCounters::new(1)));

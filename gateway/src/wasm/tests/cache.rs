@@ -1,4 +1,4 @@
-//! Machine code that is kept on disk.
+//! Tests the cache of machine code on disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::plugin::load::{Code, Factory, Loader as _};
 use crate::plugin::settings::Settings;
 use crate::wasm::{Loader, LoaderConfig};
 
-/// A gateway's start: a loader of its own over the same state folder.
+/// Starts a gateway: a new loader on the same state folder.
 fn start(state: &StateFolder) -> Loader {
     let config = LoaderConfig { instances_max: 10 };
     Loader::new(&config).unwrap().with_artifacts(Arc::new(state.artifacts()))
@@ -56,7 +56,7 @@ fn a_damaged_entry_is_compiled_again_and_replaced() {
     let [entry] = &entries(dir.path())[..] else { panic!("one entry") };
     let good = fs::read(entry).unwrap();
     let mut flipped = good.clone();
-    // In the middle of the machine code, where the engine looks at nothing.
+    // In the middle of the machine code, which the engine does not check.
     flipped[good.len() / 2] ^= 0x10;
     let header_only = good[..40].to_vec();
     for damaged in [flipped, header_only, Vec::new()] {

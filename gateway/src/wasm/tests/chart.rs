@@ -1,4 +1,4 @@
-//! The drawn chart of hooks and verdicts in the SDK's documentation says what the interface says.
+//! Compares the chart of hooks and verdicts in the SDK's documentation with the interface.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,8 @@ use super::guest::WIT;
 
 type Chart = BTreeMap<String, BTreeSet<String>>;
 
-/// Hooks and the cases of their answers. Of a result only the error is drawn: the rest is going on.
+/// Hooks and the cases of their verdicts. Of a result only the error is drawn, because otherwise the chain
+/// continues.
 fn interface() -> Chart {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("gateway-plugin.wit", WIT).unwrap();
@@ -35,8 +36,8 @@ fn cases(resolve: &Resolve, id: wit_parser::TypeId) -> BTreeSet<String> {
     }
 }
 
-/// A hook stands in the line where its answers begin. An answer that ends the chain is drawn `---- word`, one with which
-/// it goes on `| word  ->`.
+/// A hook is on the line where its verdicts begin. A verdict that ends the chain is drawn `---- word`, one
+/// that continues it `| word  ->`.
 fn drawn(documentation: &str) -> Chart {
     let (_, chart) = documentation.split_once("//! # Hooks and verdicts").expect("the chapter");
     let (_, chart) = chart.split_once("```text").expect("the chart");

@@ -1,5 +1,4 @@
-//! What was built for a released interface goes on to work: nothing of it is taken away or changed, and a plugin of that
-//! time still loads.
+//! Tests that plugins for a released interface still load: no part of it may be removed or changed.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +10,11 @@ use crate::plugin::event::Kind;
 use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
 use crate::protocol::Protocol;
 
-/// Interface 0.1 as it was released; see `tests/frozen/v0.1`.
+/// Interface 0.1 as released; see `tests/frozen/v0.1`.
 const RELEASED: &str = include_str!("../../../../tests/frozen/v0.1/wit/gateway-plugin.wit");
 
-/// Everything an interface promises: functions, types and the interfaces of the world, each with its exact shape. A named
-/// type is written out where it is used, because that is what the component model compares.
+/// All items of an interface: functions, types and the interfaces of the world, each with its exact shape. A
+/// named type is expanded where it is used, because the component model compares its structure.
 fn promises(wit: &str) -> BTreeMap<String, String> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("gateway-plugin.wit", wit).unwrap();
@@ -76,12 +75,12 @@ fn shape(resolve: &Resolve, ty: &Type) -> String {
             let cases = cases.cases.iter().map(|case| case.name.as_str());
             format!("enum {{ {} }}", cases.collect::<Vec<_>>().join(", "))
         }
-        // A shape that this function does not know must not pass for one that is the same.
+        // An unknown shape must not count as equal.
         other => panic!("teach this test to compare {other:?}"),
     }
 }
 
-/// What plugins of `released` would miss in `now`.
+/// Items that plugins of `released` would miss in `now`.
 fn broken(released: &str, now: &str) -> Vec<String> {
     let now = promises(now);
     let missing = |(name, shape): (String, String)| match now.get(&name) {

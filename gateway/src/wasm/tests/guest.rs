@@ -1,14 +1,15 @@
-//! Plugins written for one test: a core module as text with the description of its interface, as `wit-bindgen` would
-//! leave it behind.
+//! Plugins for one test: a core module as text, with the description of its interface as `wit-bindgen` writes
+//! it.
 
 use wasm_encoder::{CustomSection, Section as _};
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// The interface as it is released.
+/// The released interface.
 pub(super) const WIT: &str = include_str!("../../../../plugin-sdk/wit/v0.1/gateway-plugin.wit");
 
-/// Memory and an allocator that never frees, which every guest with strings or lists needs. Text begins at 1024.
+/// Memory and an allocator that never frees, which every guest with strings or lists needs. Text begins at
+/// 1024.
 const PRELUDE: &str = r#"
     (memory (export "memory") 8)
     (global $next (mut i32) (i32.const 65536))
@@ -19,7 +20,7 @@ const PRELUDE: &str = r#"
         (local.get $at))
 "#;
 
-/// A plugin with this world and this code; `imports` is code that has to stand before the memory.
+/// A plugin with this world and this code; `imports` is code that must precede the memory.
 pub(super) fn guest(world: &str, imports: &str, code: &str) -> Vec<u8> {
     guest_of(WIT, world, imports, code)
 }
@@ -36,8 +37,8 @@ pub(super) fn guest_of(wit: &str, world: &str, imports: &str, code: &str) -> Vec
     module
 }
 
-/// A plugin that exports `on-message` with this body. `$kind`, `$payload` and `$length` are its parameters; the result is
-/// where the verdict lies.
+/// A plugin that exports `on-message` with this body. `$kind`, `$payload` and `$length` are its parameters;
+/// the result is the address of the verdict.
 pub(super) fn on_message(world: &str, imports: &str, data: &str, body: &str) -> Vec<u8> {
     let world = format!("{world} export gateway:plugin/on-message@0.1.0;");
     let code = format!(
@@ -49,7 +50,7 @@ pub(super) fn on_message(world: &str, imports: &str, data: &str, body: &str) -> 
     guest(&world, imports, &code)
 }
 
-/// A plugin that answers every message with one verdict: the number of its case, and the words after it as they lie in
+/// A plugin that returns one verdict for every message: the number of its case, and the following words as in
 /// memory. Text in `data` begins at 1024.
 pub(super) fn answers(case: u8, words: &[u32], data: &str) -> Vec<u8> {
     let words: String =

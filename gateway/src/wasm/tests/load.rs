@@ -1,4 +1,4 @@
-//! What is refused, and in which words.
+//! Tests refusals and their messages.
 
 use super::guest::{self, answers, guest, guest_of, with_section};
 use super::support::{component, load, loader, module, start};
@@ -57,14 +57,14 @@ fn a_damaged_file_is_refused() {
     damaged[8] = 0x7f;
     check(load(&damaged, ""), LoadCode::Malformed, &["is damaged WebAssembly", "copy or build it again"]);
 
-    // Sound in form, but the code is not.
+    // A valid module whose code is invalid.
     let mut damaged = text("(module (func (result i32) (i32.const 1)))");
     let length = damaged.len();
     damaged[length - 3] = 0x42;
     let damaged = with_section(damaged, "component-type:x", b"");
     check(load(&damaged, ""), LoadCode::Malformed, &["type mismatch"]);
 
-    // Sound, but without the function that it promises.
+    // Valid, but without a function that it declares.
     let wrong = guest("export gateway:plugin/on-message@0.1.0;", "", "");
     check(load(&wrong, ""), LoadCode::InterfaceMismatch, &["cannot be made a component", "on-message"]);
 }
@@ -227,7 +227,7 @@ fn a_plugin_that_does_not_start_is_refused_with_the_limit_it_hit() {
         LoadCode::Instantiate,
         &["wanted more than 1 MiB of memory (limits.memory)"],
     );
-    // Wants more from the beginning.
+    // Needs more memory from the beginning.
     check(
         start(&module("echo.wasm"), limits),
         LoadCode::Instantiate,

@@ -1,4 +1,4 @@
-//! Plugins that run: verdicts, effects, limits and failures.
+//! Tests running plugins: verdicts, effects, limits and failures.
 
 use bytes::Bytes;
 
@@ -21,7 +21,8 @@ fn check_invalid(answer: Result<Verdict, Failure>, words: &str) {
     assert!(failure.detail.contains(words), "{words:?} in: {failure}");
 }
 
-// ----------------------------------------------------------------------------------------------- real plugins
+// ----------------------------------------------------------------------------------------------- real
+// plugins
 
 #[test]
 fn both_forms_of_a_plugin_answer_alike() {
@@ -129,7 +130,7 @@ fn output_and_log_lines_are_bounded() {
     for wasm in [module("guest_trap.wasm"), component("guest_trap.wasm")] {
         let limits = "[limits]\nlog_lines_per_second = 3\ndeadline = \"1s\"";
         let mut trap = start(&wasm, limits).map_err(|e| e.to_string()).unwrap();
-        // Lines that nobody wants to see cost nothing.
+        // Lines below the log filter use no budget.
         tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), || {
             assert_eq!(trap.raw("print").unwrap(), Verdict::Next);
         });
@@ -139,13 +140,14 @@ fn output_and_log_lines_are_bounded() {
         tracing::subscriber::with_default(log.finish(), || {
             assert_eq!(trap.raw("print").unwrap(), Verdict::Next);
         });
-        // 512 lines on the log, of which few pass; what the streams took beyond their share counts once each.
+        // 512 log lines, of which few pass; each stream counts once for output beyond its limit.
         let dropped = trap.counters.read().log_lines_dropped - unwanted;
         assert!((500..530).contains(&dropped), "{dropped}");
     }
 }
 
-// ------------------------------------------------------------------------------------------- what is answered
+// ------------------------------------------------------------------------------------------- what is
+// answered
 
 #[test]
 fn every_verdict_arrives_as_it_was_meant() {
@@ -160,7 +162,7 @@ fn every_verdict_arrives_as_it_was_meant() {
         (answers(5, &[1024, 2], "{}"), Verdict::Replace("{}".into())),
         (answers(6, &[1024, 2], "{}"), Verdict::Reply("{}".into())),
         (answers(7, &[1024, 0], ""), Verdict::Route(vec![])),
-        // Two strings: where they lie and how long they are, then the text.
+        // Two strings: their addresses and lengths, then the text.
         (
             answers(7, &[1024, 2], "\x10\x04\0\0\x04\0\0\0\x14\x04\0\0\x02\0\0\0news#4"),
             Verdict::Route(vec![channel("news"), channel("#4")]),
@@ -225,7 +227,7 @@ fn an_answer_has_a_size() {
     let limits = "[limits]\neffect_bytes_max = \"1KiB\"";
     let mut plugin = start(&wasm, limits).map_err(|e| e.to_string()).unwrap();
     check_invalid(plugin.raw(""), "more than 1024 bytes together (effect_bytes_max)");
-    // Far more than a host call may carry ends the call while it is read.
+    // Far more than a host call may carry: reading it ends the call.
     let huge = answers(6, &[0, 128 << 10], "");
     let mut plugin = start(&huge, limits).map_err(|e| e.to_string()).unwrap();
     plugin.raw("").unwrap_err();
@@ -252,10 +254,11 @@ fn a_payload_that_is_not_needed_does_not_arrive() {
     }
 }
 
-// -------------------------------------------------------------------------------------------- what is recorded
+// -------------------------------------------------------------------------------------------- what is
+// recorded
 
-/// A plugin that publishes its payload to a fixed address `times` times and replies with one character per result: `.`
-/// or the number of the error.
+/// A plugin that publishes its payload to a fixed address `times` times and replies with one character per
+/// result: `.` or the number of the error.
 fn publisher(address: &str, times: u32) -> Vec<u8> {
     let world = "import gateway:plugin/effects@0.1.0;";
     let imports =
@@ -312,7 +315,7 @@ fn what_is_published_by_a_client_that_speaks_json_is_json_on_one_line() {
     let mut plugin = running(&wasm);
     assert_eq!(results(&mut plugin, "not json"), ".");
     let effects = |payload: &str| {
-        // The reply of this plugin is no JSON, which is not what this is about.
+        // The reply of this plugin is not JSON, which does not matter here.
         let mut plugin = running(&wasm).json();
         let _ = plugin.message(Kind::Rpc, "", payload.as_bytes());
         plugin.effects
@@ -321,13 +324,13 @@ fn what_is_published_by_a_client_that_speaks_json_is_json_on_one_line() {
     assert_eq!(effects("[1,\n2]"), [Effect::Publish { address: channel("news"), payload: "[1,2]".into() }]);
 }
 
-/// Permits to publish by the attribute `b`, which is `2`, so many times, and refuses its settings if the last one failed.
-/// Traps whenever it is called.
+/// Registers this many permissions to publish by the attribute `b`, which is `2`, and refuses its settings if
+/// the last one failed. Traps in every call.
 fn permits_and_traps(times: usize) -> Vec<u8> {
     let permit =
         r#"(import "gateway:plugin/interests@0.1.0" "permit" (func $permit (param i32 i32 i32 i32 i32)))"#;
     let call = "(call $permit (i32.const 512) (i32.const 1) (i32.const 520) (i32.const 1) (i32.const 2048))";
-    // The first byte of both results is what they are; the error's words are read as they lie there.
+    // The first byte of both results is their case; the message of the error stays where it is in memory.
     let code = format!(
         r#"
         (data (i32.const 512) "\01\00\00\00")

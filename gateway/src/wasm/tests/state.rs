@@ -1,4 +1,4 @@
-//! Plugins that use what the gateway keeps for them.
+//! Tests plugins with rate limits in the gateway.
 
 use super::guest::{guest, on_message};
 use super::support::{chain, load, message, start};
@@ -21,8 +21,8 @@ fn a_bucket_that_was_never_declared_ends_the_instance() {
     assert!(failure.detail.contains("there is no bucket 3: this instance has declared 0"), "{failure}");
 }
 
-/// Declares one a second and takes one for the connection of each message: no opinion if it is admitted, otherwise it
-/// allows. Traps afterwards if the message has a payload.
+/// Declares a rate of one per second and takes one for the connection of each message. Has no opinion if it
+/// is admitted, otherwise it allows. Then traps if the message has a payload.
 fn takes_and_traps() -> Vec<u8> {
     let imports = r#"
         (import "gateway:plugin/buckets@0.1.0" "declare"
@@ -45,7 +45,7 @@ fn takes_and_traps() -> Vec<u8> {
     guest(world, imports, code)
 }
 
-/// A message of a connection with these limits, which come back with it.
+/// Runs a message of a connection with these rate limits, which return with it.
 fn ask(chain: &mut Chain, meters: &mut Meters, payload: &str) -> Decision {
     let mut message = message(Protocol::Raw, Kind::Raw, payload.as_bytes());
     message.meters = std::mem::take(meters);

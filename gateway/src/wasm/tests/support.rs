@@ -1,4 +1,4 @@
-//! Real plugins, built the way their authors build them, and events to call them with.
+//! Builds real plugins as their authors do, and makes events to call them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::wasm::{Loader, LoaderConfig};
 const PACKAGES: [&str; 6] =
     ["echo", "guest-stamp", "guest-trap", "guest-bare", "guest-puppet", "guest-frozen-0-1"];
 
-/// One engine for all tests, with room for few instances: whoever leaks them fails.
+/// One engine for all tests, with room for few instances, so that a test that leaks instances fails.
 pub(super) fn loader() -> &'static Loader {
     static LOADER: OnceLock<Loader> = OnceLock::new();
     LOADER.get_or_init(|| Loader::new(&LoaderConfig { instances_max: 100 }).unwrap())
@@ -42,7 +42,7 @@ pub(super) fn component(name: &str) -> Vec<u8> {
 fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        // The test lies in target/PROFILE/deps.
+        // The test binary is in target/PROFILE/deps.
         let folder = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
         let cargo = |what: &[&str]| {
             let mut cargo = Command::new(env!("CARGO"));
@@ -57,7 +57,7 @@ fn built() -> &'static Path {
     })
 }
 
-/// An instance with the given settings file, and what is needed to call it.
+/// An instance with the given settings file, and the inputs to call it.
 pub(super) struct Running {
     pub(super) plugin: Box<dyn Plugin>,
     pub(super) counters: Arc<PluginCounters>,
@@ -83,7 +83,7 @@ pub(super) fn chain(wasm: &[u8], settings: &str, policy: FailurePolicy) -> (Chai
 }
 
 impl Running {
-    /// As a client that speaks JSON.
+    /// Makes the client one that uses JSON.
     pub(super) fn json(mut self) -> Self {
         self.protocol = Protocol::CentrifugeJson;
         self

@@ -1,4 +1,4 @@
-//! What of WASI is there, called on a thread that runs a tokio runtime as a worker does.
+//! Tests the WASI functions, on a thread that runs a tokio runtime as a worker does.
 
 use std::future::Future;
 
@@ -7,7 +7,7 @@ use super::support::{Running, component, module, start};
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::verdict::Verdict;
 
-/// On the kind of runtime that workers have: whatever blocks on it would panic.
+/// Runs on a worker's kind of runtime: blocking on it would panic.
 fn on_a_worker<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
@@ -50,7 +50,7 @@ fn clocks_random_numbers_and_an_empty_environment_are_there() {
 
 #[test]
 fn sleeping_ends_the_call_with_a_sentence() {
-    // A subscription to the monotonic clock lies at 3072: one hour from now.
+    // A subscription to the monotonic clock at address 3072: one hour from now.
     let imports = r#"(import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))"#;
     let body = r#"
         (i32.store (i32.const 3088) (i32.const 1))
@@ -78,7 +78,7 @@ fn leaving_the_process_ends_only_the_call() {
 
 #[test]
 fn there_are_no_files_and_nothing_to_read() {
-    // 8 is "bad file descriptor": no folder was opened beforehand.
+    // 8 is "bad file descriptor": no folder was opened in advance.
     let prestat =
         result("fd_prestat_get", "(param i32 i32) (result i32)", &format!("(i32.const 3) {ADDRESS}"));
     assert_eq!(prestat.unwrap(), "8");

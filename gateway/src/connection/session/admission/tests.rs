@@ -1,4 +1,4 @@
-//! What becomes of a client while a plugin is asked elsewhere, with fed time and answers.
+//! Tests clients that wait for a plugin on the asynchronous pool, with time and verdicts set by the test.
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
@@ -32,7 +32,7 @@ use crate::protocol::code::Close;
 use crate::protocol::codec::Inbound;
 use crate::telemetry::metrics::Metrics;
 
-/// A plugin that is asked elsewhere, and who was asked about with which token.
+/// A plugin on the asynchronous pool, and the users and tokens of its calls.
 struct Waiting {
     tokens: Arc<Mutex<Vec<String>>>,
     about: About,
@@ -81,7 +81,7 @@ impl Factory for Waiting {
     }
 }
 
-/// A worker with one client and a chain of two plugins that are asked elsewhere.
+/// A worker with one client and a chain of two plugins on the asynchronous pool.
 struct World {
     worker: Rc<WorkerState>,
     session: Session,
@@ -118,12 +118,12 @@ impl World {
         world
     }
 
-    /// Another chain of the same plugins.
+    /// Replaces the chain by one of the same plugins.
     fn swap(&mut self) {
         self.swap_to(&["a", "b"]);
     }
 
-    /// A chain of these plugins.
+    /// Replaces the chain by one of these plugins.
     fn swap_to(&mut self, names: &[&str]) {
         self.generation += 1;
         let about = About {
@@ -154,7 +154,7 @@ impl World {
         self.session.message(&mut Turn::at(self.now(), u32::MAX), Inbound { data, binary: false });
     }
 
-    /// How many were asked so far, after taking over the question that is open, if there is one.
+    /// Number of calls so far, after taking the pending verdict, if there is one.
     fn asked(&mut self) -> (usize, bool) {
         let open = self.session.take_question().is_some();
         (self.tokens.lock().unwrap().len(), open)

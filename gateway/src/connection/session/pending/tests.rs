@@ -1,4 +1,4 @@
-//! A session and a backplane that answers when the test wants it to.
+//! Tests a session with a backplane that responds when the test lets it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -32,7 +32,7 @@ use crate::{backplane::Order, hub::signal::Signal};
 
 const NUMBER: u64 = 1;
 
-/// The memory backplane, whose answers wait until they are fetched.
+/// The memory backplane, with responses that wait until the test fetches them.
 struct Slow {
     memory: Memory,
     answers: Mutex<VecDeque<(u32, Response)>>,
@@ -150,7 +150,7 @@ struct World {
 }
 
 impl World {
-    /// A client that is connected.
+    /// A connected client.
     fn new() -> Self {
         let text = "
             client.anonymous = true
@@ -190,7 +190,7 @@ impl World {
         world
     }
 
-    /// Commands in one message.
+    /// Sends commands in one message.
     fn send(&mut self, commands: &[Value]) {
         let mut text = Vec::new();
         for command in commands {
@@ -203,7 +203,7 @@ impl World {
         self.session.message(&mut turn(), inbound);
     }
 
-    /// Somebody else publishes.
+    /// Publishes for another client.
     fn publish(&self, channel: &str, data: u64) {
         let channel = &Channel::parse(channel).unwrap();
         let size = if channel.namespace() == Some("kept") { 10_000 } else { 0 };
@@ -219,7 +219,7 @@ impl World {
         }
     }
 
-    /// The backplane gives the answer that is due next.
+    /// Passes the next response of the backplane to the session.
     fn answer(&mut self) {
         let (request_id, answer) = self.slow.answers.lock().unwrap().pop_front().expect("a question");
         self.worker.handle(now(), Delivery::Answer { connection: NUMBER, request_id, answer });
@@ -236,7 +236,7 @@ impl World {
         self.slow.answers.lock().unwrap().len()
     }
 
-    /// What the client got: each frame as JSON.
+    /// The frames that the client got, as JSON.
     fn frames(&mut self) -> Vec<Value> {
         let bytes = self.session.handle().outbound.take();
         let mut rest = &bytes[..];
@@ -255,7 +255,7 @@ impl World {
         frames
     }
 
-    /// What the client got, in short: ids of replies, codes of errors, publications.
+    /// A summary of what the client got: ids of replies, codes of errors, publications.
     fn heard(&mut self) -> Vec<String> {
         let short = |frame: Value| {
             if frame["error"].is_object() {
@@ -280,7 +280,7 @@ fn now() -> Now {
     Now { at: Duration::ZERO, unix: 1_700_000_000_000 }
 }
 
-/// One with room for everything.
+/// A turn with room for everything.
 fn turn() -> Turn {
     Turn::at(now(), u32::MAX)
 }
@@ -299,7 +299,7 @@ fn nothing_of_a_channel_comes_before_the_reply_and_everything_after_it_once() {
         let mut world = World::new();
         world.publish(channel, 1);
         if channel == "kept:a" {
-            // The answer is made after this one, and so knows it.
+            // The backplane makes its response after this publication, and so includes it.
             world.publish(channel, 2);
             world.send(&[subscribe(channel)]);
         } else {
@@ -320,7 +320,8 @@ fn what_the_answer_has_and_the_inbox_brings_as_well_comes_once() {
     let mut world = World::new();
     world.publish("kept:a", 1);
     let epoch = world.slow.memory.top(&Channel::parse("kept:a").unwrap()).unwrap().epoch;
-    // Somebody of this worker listens already: the second publication lies in the inbox when the question is asked.
+    // A client of this worker is subscribed already: the second publication is in the inbox when the request
+    // is sent.
     let channel = Channel::parse("kept:a").unwrap();
     world.slow.memory.add_interest(0, &channel, ReplyTo::Nobody);
     let retention = Retention { size: 10, ttl: Duration::from_secs(60), replicas: 0 };
@@ -418,7 +419,7 @@ fn a_client_with_many_open_questions_is_not_read_until_some_are_answered() {
     assert!(!world.session.is_suspended());
 }
 
-/// A turn for so many commands.
+/// A turn for this many commands.
 fn turn_of(commands: u32) -> Turn {
     Turn::at(now(), commands)
 }
@@ -491,7 +492,7 @@ fn held_commands_and_the_rest_of_a_message_keep_their_order_over_turns() {
     );
     assert_eq!(world.answers_due(), 1, "two publications are held");
     assert!(world.session.has_rest());
-    // The subscription is made: one of the held ones goes on, for one is the room of this turn.
+    // The subscription is made. One held command continues, because this turn has room for one.
     let (request_id, answer) = world.slow.answers.lock().unwrap().pop_front().unwrap();
     world.session.backplane_answered(&mut turn_of(2), request_id, answer);
     assert_eq!((world.heard(), world.answers_due()), (vec!["2 ok".to_owned()], 1));

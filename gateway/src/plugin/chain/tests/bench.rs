@@ -1,26 +1,26 @@
-//! A chain of plugins that do what a script says.
+//! A chain of scripted plugins.
 
 use super::*;
 
-/// What a scripted plugin does when it is called.
+/// A step of a scripted plugin, for one call.
 #[derive(Clone)]
 pub(super) enum Step {
     Connect(ConnectVerdict),
     Message(Verdict),
     Deliver(DeliverVerdict),
-    /// Records an effect on this channel first.
+    /// Records an effect on this channel, then continues.
     Effect(&'static str, Box<Step>),
-    /// Sets this attribute first.
+    /// Sets this attribute, then continues.
     Set(&'static str, Box<Step>),
     Fail(Cause),
     Nothing,
 }
 
-/// What all instances of one scripted plugin share.
+/// State shared by all instances of one scripted plugin.
 #[derive(Default)]
 pub(super) struct Script {
     pub(super) steps: Mutex<VecDeque<Step>>,
-    /// What the plugin saw: hook and payload, or hook and user.
+    /// Calls of the plugin: hook and payload, or hook and user.
     pub(super) seen: Mutex<Vec<String>>,
     pub(super) instances: Mutex<Vec<Result<(), LoadError>>>,
     pub(super) instantiated: Mutex<usize>,
@@ -131,7 +131,7 @@ pub(super) const ALL_HOOKS: Hooks = Hooks {
     on_timer: true,
 };
 
-/// A chain of scripted plugins, and what they saw.
+/// A chain of scripted plugins, and their calls.
 pub(super) struct Bench {
     pub(super) chain: Chain,
     pub(super) scripts: Vec<Arc<Script>>,
@@ -141,7 +141,7 @@ pub(super) struct Bench {
     jobs: Arc<Jobs>,
 }
 
-/// Jobs wait until the test runs them.
+/// Jobs that wait until the test runs them.
 #[derive(Default)]
 pub(super) struct Jobs(Mutex<Vec<Box<dyn FnOnce() + Send>>>);
 
@@ -185,7 +185,7 @@ impl Bench {
         Self { chain, scripts, counters: all, effects: Vec::new(), now: 1_000_000, jobs }
     }
 
-    /// Makes the instances that were ordered, and counts them.
+    /// Makes the ordered instances, and returns how many.
     pub(super) fn work(&self) -> usize {
         self.jobs.run()
     }
@@ -254,7 +254,7 @@ impl Bench {
         *self.scripts[plugin].instantiated.lock().unwrap()
     }
 
-    /// Instances that are not dropped yet. The bench and the factory have the script too.
+    /// Instances that are not dropped yet. The bench and the factory hold the script too.
     pub(super) fn alive(&self, plugin: usize) -> usize {
         Arc::strong_count(&self.scripts[plugin]) - 2
     }

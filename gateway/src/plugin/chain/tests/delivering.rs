@@ -1,8 +1,8 @@
-//! Plugins that see what is delivered.
+//! Tests plugins with `on-deliver`.
 
 use super::*;
 
-/// A plugin that wants to see what is published to `chat:*`, in classes by this attribute if it is not empty.
+/// A plugin that sees publications in `chat:*`, in classes by this attribute if it is not empty.
 fn deliverer(policy: FailurePolicy, attribute: &str, steps: Vec<Step>) -> (FailurePolicy, Script) {
     let deliver = DeliverInterest {
         channels: Pattern::parse("chat:*").into_iter().collect(),

@@ -1,4 +1,4 @@
-//! What happens to a plugin that fails, and to its events.
+//! Tests plugins that fail, and the treatment of their events.
 
 use super::*;
 
@@ -59,7 +59,7 @@ fn until_a_spare_is_there_events_meet_the_policy_and_nothing_is_configured_in_th
 #[test]
 fn a_plugin_that_cannot_be_replaced_meets_its_policy_and_is_tried_again_after_longer_and_longer_pauses() {
     let refused = || Err(LoadError::new(LoadCode::Instantiate, "no room"));
-    // Taken from the end: the first instance and its spare work, the next two do not.
+    // Taken from the end: the first instance and its standby instance work, the next two do not.
     let script = || Script {
         steps: Mutex::new([Fail(Cause::Trap), Fail(Cause::Trap), say(Verdict::Allow)].into()),
         instances: Mutex::new(vec![refused(), refused(), Ok(()), Ok(())]),
@@ -131,7 +131,7 @@ fn a_missing_instance_fails_only_what_it_would_have_seen() {
     let interests = Interests { kinds: Kinds::NONE.with(Kind::Rpc), ..Interests::everything(ALL_HOOKS) };
     let script = Script {
         steps: Mutex::new([Fail(Cause::Trap)].into()),
-        // The spare cannot be made.
+        // The standby instance cannot be made.
         instances: Mutex::new(vec![Err(LoadError::new(LoadCode::Instantiate, "no room")), Ok(())]),
         interests: Some(interests),
         ..Script::default()

@@ -1,10 +1,11 @@
-//! Attributes in which a plugin has its permissions, and clients of whom a plugin that failed might have known more.
+//! Tests attributes in which a plugin keeps permissions, and clients whose verdict is missing because a
+//! plugin failed.
 
 use super::*;
 use crate::plugin::interests::Permission;
 use crate::plugin::verdict::Identity;
 
-/// A plugin that allows by what stands in these attributes.
+/// A plugin that permits messages by the patterns in these attributes.
 fn permits(attributes: &[&str], steps: Vec<Step>) -> (FailurePolicy, Script) {
     let permission = |attribute: &&str| Permission { kinds: Kinds::ALL, attribute: (*attribute).into() };
     let permissions = attributes.iter().map(permission).collect();

@@ -1,4 +1,4 @@
-//! Timers of plugins, with fed time.
+//! Tests timers of plugins, with time set by the test.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn with_timers(intervals: &[u64]) -> Bench {
 }
 
 impl Bench {
-    /// Runs what is due and says how often each plugin was called so far.
+    /// Runs the timers that are due and returns how often each plugin was called so far.
     fn timers_at(&mut self, at: u64) -> Vec<usize> {
         self.chain.on_timer(secs(at), &Tick { instance: 1, now: self.now, at: self.now }, &mut self.effects);
         self.scripts.iter().map(|script| script.seen.lock().unwrap().len()).collect()

@@ -1,10 +1,10 @@
-//! Plugins that are asked elsewhere, and chains that are exchanged meanwhile.
+//! Tests plugins on the asynchronous pool, and chains that are replaced while one runs.
 
 use super::bench::Script;
 use super::*;
 use crate::plugin::async_pool::{AsyncInstances, AsyncVerdict, PendingVerdict};
 
-/// Says at once what it is to say, to those who look.
+/// An asynchronous pool that answers at once.
 struct Away;
 
 impl AsyncInstances for Away {
@@ -17,7 +17,7 @@ fn answer() -> AsyncVerdict {
     AsyncVerdict { verdict: Ok(ConnectVerdict::Pass), effects: Vec::new(), usage: Usage::default() }
 }
 
-/// A plugin of which `waits` says whether it is asked elsewhere.
+/// A plugin that runs on the asynchronous pool if `waits` is set.
 struct Waiting {
     factory: bench::ScriptedFactory,
     waits: bool,
@@ -37,7 +37,7 @@ impl Factory for Waiting {
     }
 }
 
-/// Plugins by their names; those in capital letters are asked elsewhere.
+/// Plugins by name; those with upper-case names run on the asynchronous pool.
 #[derive(Default)]
 struct World {
     scripts: BTreeMap<char, Arc<Script>>,
@@ -57,7 +57,7 @@ impl World {
         Chain::new(self.generation, links.collect())
     }
 
-    /// How often each plugin was asked here, in the order of their names.
+    /// How often each plugin was called on the worker, in the order of their names.
     fn asked(&self) -> String {
         let asked = |(name, script): (&char, &Arc<Script>)| {
             name.to_string().repeat(std::mem::take(&mut *script.seen.lock().unwrap()).len())

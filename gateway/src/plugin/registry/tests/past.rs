@@ -1,11 +1,11 @@
-//! What is remembered of plugins: after a restart, after a bad file, and when an operator wants to go back.
+//! Tests the archived versions of plugins: after a restart, after a bad file, and in a rollback.
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::disk::StateFolder;
 
-/// A gateway's state folder, and one registry after the other over it.
+/// A gateway's state folder, with one registry after the other on it.
 struct Past {
     dir: TempDir,
     state: Option<StateFolder>,
@@ -17,7 +17,7 @@ impl Past {
         Self { dir: tempfile::tempdir().unwrap(), state: None, keep_removed: false }
     }
 
-    /// A start of the gateway.
+    /// Starts the gateway.
     fn start(&mut self) -> Bench {
         self.state = None;
         let state = StateFolder::open(&self.dir.path().join("state"), self.dir.path()).unwrap();
@@ -28,7 +28,7 @@ impl Past {
         Bench { registry, ..bench }
     }
 
-    /// Lets a kept file be read, or not for a reason that may pass.
+    /// Makes an archived file readable, or unreadable for a reason that may pass.
     fn readable(&self, text: &str, readable: bool) {
         use std::fs::Permissions;
         use std::os::unix::fs::PermissionsExt;
@@ -223,7 +223,7 @@ async fn a_rollback_outlives_a_restart() {
     let bench = past.start();
     bench.apply("a=A2").await;
     assert_eq!((bench.trace(), bench.status()), ("A1".into(), vec!["a.wasm a rolled-back".into()]));
-    // A bad file ends the rollback, and what ran before goes on, in this run and the next.
+    // A bad file ends the rollback, and the previous version continues, in this run and the next.
     bench.apply("a=bad").await;
     assert_eq!((bench.trace(), bench.status()), ("A1".into(), vec!["a.wasm a live-older not-wasm".into()]));
     let bench = past.start();
@@ -322,7 +322,7 @@ async fn half_a_file_is_not_worth_a_word_until_it_stays_half() {
     let applied = bench.registry.apply(half(false)).await;
     assert_eq!(applied.loads.refused, [LoadCode::NotWasm; 2]);
     assert_eq!(bench.status(), ["a.wasm a live-older not-wasm", "b.wasm b refused not-wasm"]);
-    // What no half file can be is said at once.
+    // An error that a half-written file cannot cause is reported at once.
     let mut file = found("a=A");
     file.wasm = Err(LoadError::new(LoadCode::TooLarge, "is too large"));
     let applied = bench.registry.apply(vec![PluginFile { fresh: true, ..file }]).await;

@@ -1,4 +1,4 @@
-//! What lies in the folder at a start is what the gateway is to serve with.
+//! Tests the files that are in the folder at the start: the gateway is expected to serve with them.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn closed(bench: &Bench) -> Vec<String> {
     bench.registry.closed().iter().map(|place| format!("{} {}", place.file, place.error.code)).collect()
 }
 
-/// A file whose settings are these.
+/// A file with these settings.
 fn with_settings(file: &str, settings: &'static str) -> PluginFile {
     PluginFile { settings: Some(Ok(Bytes::from_static(settings.as_bytes()))), ..found(file) }
 }
@@ -57,7 +57,7 @@ async fn another_name_opens_nothing() {
     bench.apply("10-a=A 20-b=bad").await;
     bench.registry.apply(contents("10-a=A", vec![left_out("20-other.WASM", Meant::Misnamed)])).await;
     assert_eq!(bench.trace(), "closed");
-    // What was there and closed nothing closes nothing because another place is closed.
+    // A file that was there and closed no place does not close one because another place is closed.
     let bench = Bench::new();
     bench.apply("10-a=A").await;
     bench.apply("10-a=A 20-b=bad").await;
@@ -155,7 +155,7 @@ async fn a_plugin_whose_file_is_there_and_unusable_goes_on() {
     bench.apply("10-a=A 20-b=B").await;
     bench.registry.apply(contents("20-b=B", vec![left_out("10-a.wasm", Meant::Plugin)])).await;
     assert_eq!(bench.trace(), "A B");
-    // Its settings alone do not keep it: whoever takes a plugin out leaves them where they are.
+    // Its settings alone do not keep it: they often stay in the folder after a plugin is removed.
     bench.registry.apply(contents("20-b=B", vec![left_out("10-a.toml", Meant::Settings)])).await;
     assert_eq!(bench.trace(), "B");
 }

@@ -1,11 +1,11 @@
-//! Lines of JSON to commands.
+//! Decodes lines of JSON into [`Command`]s.
 //!
-//! A field that is `null` is a field that is left out, as in the reference server, wherever it stands. Fields that the
-//! protocol does not know are ignored, so that libraries may be newer than the gateway. Of those that it knows each is
-//! carried out, is an offer or a note from which nothing has to follow, or is refused: what would change the meaning of a
+//! A field that is `null` counts as absent at every level, as in the reference server. Fields that the
+//! protocol does not know are ignored, so that client libraries may be newer than the gateway. Each field of
+//! the protocol is applied, accepted without effect, or refused; a field that would change the meaning of a
 //! command is never ignored.
 //!
-//! | | carried out | accepted, and nothing follows | refused with error 107 (`type`: 108), unless it says nothing |
+//! | | applied | accepted without effect | refused with error 107 (`type`: 108) unless it has a zero value |
 //! |---|---|---|---|
 //! | `connect` | `token`, `data`, `subs` | `name`, `version`; `flag`, `profile` and `dict`, which offer compression | `headers` |
 //! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2 | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names | `delta`, `tf`, `type`, `phase`, `cursor`, `limit`, `asc` |
@@ -30,9 +30,9 @@ use crate::protocol::code::ReplyError;
 use crate::protocol::command::{Command, Connect, HistoryQuery, Malformed, Position, Request, Subscribe};
 use crate::protocol::json::{self, Unfit};
 
-/// Takes the next command off a message; `None` at its end. Payloads are slices of the message.
+/// Takes the next command from a message; `None` at its end. Payloads are slices of the message.
 pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Command, Malformed>> {
-    // Empty lines count for nothing.
+    // Empty lines are skipped.
     message.advance(message.len() - message.trim_ascii_start().len());
     if message.is_empty() {
         return None;
@@ -50,7 +50,7 @@ pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Co
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A value that is the default if it is `null`.
+/// A value; `null` becomes the default.
 #[derive(Default)]
 struct Field<T>(T);
 
@@ -60,7 +60,7 @@ impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Field<T> {
     }
 }
 
-/// An object, and not a list of its values, which derived code would take as well. `None` if it is `null`.
+/// An object. Derived code would also accept a list of its values. `None` if it is `null`.
 struct Object<T>(Option<T>);
 
 impl<T> Default for Object<T> {
@@ -126,7 +126,7 @@ struct WireCommand<'a> {
     sub_refresh: Object<WireChannel<'a>>,
 }
 
-/// What is refused unless it says nothing.
+/// A field that is refused unless it has a zero value.
 type Refused<'a> = Option<&'a RawValue>;
 
 #[derive(serde::Deserialize, Default)]
@@ -237,11 +237,11 @@ struct WireToken<'a> {
     token: Field<Text<'a>>,
 }
 
-/// The bit of `subscribe.flag` that asks for error 112.
+/// The bit of `subscribe.flag` that requests error 112.
 const FLAG_REJECT_UNRECOVERED: i64 = 2;
 
 impl WireCommand<'_> {
-    /// The first request in the order of the protocol counts.
+    /// If there are several requests, the first in the order of the protocol counts.
     fn into_command(self, message: &Bytes) -> Result<Command, Malformed> {
         let id = self.id.0;
         let request = if let Some(wire) = self.connect.0 {
@@ -276,7 +276,7 @@ impl WireCommand<'_> {
         } else if self.ping.0.is_some() {
             Err(ReplyError::NOT_AVAILABLE)
         } else if let Some(wire) = self.send.0 {
-            // There is no reply that could say what is wrong.
+            // There is no reply that could carry an error.
             return payload(wire.data, message)
                 .map(|data| Request::Send { data })
                 .map_err(Malformed::Payload);
@@ -304,7 +304,7 @@ impl WireConnect<'_> {
         for (name, wire) in self.subs.0 {
             let wire = wire.0.unwrap_or_default();
             wire.is_offered("connect.subs")?;
-            // Nobody is subscribed to what is no channel.
+            // An invalid channel name has no subscribers.
             if wire.recover.0
                 && let Ok(channel) = Channel::parse(&name)
             {
@@ -356,7 +356,7 @@ fn payload(raw: Option<&RawValue>, message: &Bytes) -> Result<Bytes, Unfit> {
     Ok(message.slice_ref(raw.as_bytes()))
 }
 
-/// Whether none of these fields asks for anything.
+/// Whether none of these fields is set.
 fn offered<'a>(
     command: &str,
     fields: impl IntoIterator<Item = (&'static str, Refused<'a>)>,
@@ -364,7 +364,7 @@ fn offered<'a>(
     let asked =
         |(_, value): &(&str, Refused<'a>)| value.is_some_and(|value| !json::says_nothing(value.get()));
     fields.into_iter().find(asked).map_or(Ok(()), |(name, _)| {
-        // A whole kind of subscriptions and publications, with commands of their own.
+        // Belongs to another kind of subscription, with its own commands.
         let error = if name == "type" { ReplyError::NOT_AVAILABLE } else { ReplyError::BAD_REQUEST };
         Err(error.because(format!("`{name}` of `{command}` is not offered here")))
     })

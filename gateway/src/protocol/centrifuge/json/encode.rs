@@ -1,11 +1,11 @@
-//! Replies and pushes to JSON.
+//! Encodes [`Reply`] and [`Push`] as JSON.
 //!
-//! Written by hand: payloads are JSON already, checked when they came in, and serde would parse each of them once more
-//! to embed it.
+//! Written by hand: payloads are already JSON, validated on arrival, and serde would parse each of them once
+//! more to embed it.
 //!
-//! A field with a zero value (0, "", false, an empty list or map) is left out, but for those that the JSON of the protocol
-//! always has, and whose absence libraries do not understand: `user` and `client` of a client info, `presence`,
-//! `num_clients` and `num_users`, and `publications`, `epoch` and `offset` of a history.
+//! A field with a zero value (0, "", false, an empty list or map) is left out. Exceptions are the fields that
+//! the protocol always sends and that client libraries require: `user` and `client` of a client info,
+//! `presence`, `num_clients` and `num_users`, and `publications`, `epoch` and `offset` of a history.
 
 use std::fmt::{Display, Write as _};
 
@@ -15,13 +15,13 @@ use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
 use crate::protocol::reply::{Connected, Done, Reply, Subscribed};
 
-/// Writes one object; each field puts its own comma.
+/// Writes one object; each field writes its own comma.
 struct Object<'a> {
     out: &'a mut Vec<u8>,
     empty: bool,
 }
 
-/// Adapter: numbers are formatted into the buffer without a string in between.
+/// Adapter that formats numbers into the buffer without a string in between.
 struct Append<'a>(&'a mut Vec<u8>);
 
 impl std::fmt::Write for Append<'_> {
@@ -66,13 +66,13 @@ impl Object<'_> {
         }
     }
 
-    /// Zero, too.
+    /// Also zero.
     fn number_always(&mut self, key: &str, value: impl Display) {
         let out = self.key(key);
         write!(Append(out), "{value}").expect("writing to memory cannot fail");
     }
 
-    /// An empty one, too.
+    /// Also an empty one.
     fn string_always(&mut self, key: &str, value: &str) {
         string(self.key(key), value);
     }
@@ -83,7 +83,7 @@ impl Object<'_> {
         }
     }
 
-    /// JSON that was checked when it came in.
+    /// JSON that was validated on arrival.
     fn json(&mut self, key: &str, value: &[u8]) {
         if !value.is_empty() {
             self.key(key).extend_from_slice(value);
@@ -94,7 +94,7 @@ impl Object<'_> {
         object(self.key(key), fields);
     }
 
-    /// A list of objects. Empty ones stay.
+    /// A list of objects. Empty lists are written too.
     fn list_always<T>(
         &mut self,
         key: &str,
@@ -112,7 +112,7 @@ impl Object<'_> {
         out.push(b']');
     }
 
-    /// A map from text to objects. Empty maps stay: `presence` of nobody is `{}`.
+    /// A map from text to objects. Empty maps are written too: `presence` without members is `{}`.
     fn map<K: AsRef<str>, T>(
         &mut self,
         key: &str,
@@ -211,7 +211,7 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
                 o.string("reason", &why.reason);
             });
         }),
-        // Another protocol's: `codec` never sends it here.
+        // Belongs to the raw protocol: `codec` never passes it to this function.
         Reply::Raw { .. } => (),
     });
 }
@@ -241,7 +241,7 @@ pub(in crate::protocol) fn encode_message(publication: &Publication, out: &mut V
     object(out, |o| o.object("push", |o| o.object("message", |o| payload(o, publication))));
 }
 
-/// What a raw client published need not be JSON: then it becomes a string, in Base64 if it is no text.
+/// The payload of a raw client need not be JSON. Then it is sent as a string, in Base64 if it is not text.
 fn payload(o: &mut Object<'_>, publication: &Publication) {
     if publication.json {
         o.json("data", &publication.data);
