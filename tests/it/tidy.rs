@@ -12,7 +12,7 @@ const WIDTH: usize = 110;
 const LEFT_OUT: [&str; 5] = ["target", "node_modules", ".git", "frozen", "autobahn"];
 
 /// Names that had a meaning here only, and the terms of the field that took their place.
-const TERMS: [(&str, &str); 23] = [
+const TERMS: [(&str, &str); 22] = [
     ("Asker", "ReplyTo"),
     ("Ear", "PushHandler"),
     ("Elsewhere", "AsyncInstances"),
@@ -31,7 +31,6 @@ const TERMS: [(&str, &str); 23] = [
     ("Questions", "PendingRequests"),
     ("Seat", "Assignment"),
     ("Terms", "PublishConditions"),
-    ("Units", "Shards"),
     ("Witness", "PolledServer"),
     ("asker", "reply_to"),
     ("inlet", "read_buffer"),
