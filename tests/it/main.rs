@@ -3,17 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "an unmet expectation is a failed test")]
 #![allow(clippy::large_futures, reason = "a test has the stack for itself")]
 
-mod channels;
+mod protocol;
 mod connect;
 mod auth;
 mod jwks;
 mod schema;
-mod direct;
-mod recovery;
-mod nothing_lost;
 mod rewrite;
-mod workers;
-mod raw;
 mod plugin_folder;
 mod failures;
 mod rate_limit;
@@ -28,7 +23,6 @@ mod upstreams;
 mod outgoing;
 mod swap;
 mod languages;
-mod malformed;
 mod origins;
 mod proxies;
 mod limits;
@@ -43,9 +37,7 @@ mod apart;
 mod cli;
 mod author;
 mod explain;
-mod clients;
 mod browser;
-mod conformance;
 mod readme;
 mod restart;
 mod promised;
@@ -66,7 +58,6 @@ mod redis_survey;
 mod redis_reach;
 mod redis_soak;
 mod redis_limits;
-mod simulation;
 mod walls;
 mod tidy;
 mod licences;
