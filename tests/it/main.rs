@@ -4,9 +4,7 @@
 #![allow(clippy::large_futures, reason = "a test has the stack for itself")]
 
 mod protocol;
-mod connect;
-mod auth;
-mod jwks;
+mod admission;
 mod schema;
 mod rewrite;
 mod plugin_folder;
@@ -23,8 +21,6 @@ mod upstreams;
 mod outgoing;
 mod swap;
 mod languages;
-mod origins;
-mod proxies;
 mod limits;
 mod slow;
 mod memory;
