@@ -30,7 +30,7 @@ async fn inspect(config: &str, arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().expect("it was not killed"), text(output.stdout), text(output.stderr))
 }
 
-pub(crate) async fn report(config: &str, channel: &str) -> Value {
+pub(super) async fn report(config: &str, channel: &str) -> Value {
     let (code, out, err) = inspect(config, &[channel, "--json"]).await;
     assert_eq!(code, 0, "{err}");
     serde_json::from_str(&out).unwrap()

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use gateway_tests::{Builder, Client, Cluster, Gateway, eventually_within, token};
 use serde_json::{Value, json};
 
-use crate::{readme, redis_inspect};
+use crate::readme;
+use super::inspect;
 
 /// The time in which clients are back when Redis is.
 const BACK: Duration = Duration::from_secs(5);
@@ -213,7 +214,7 @@ async fn inspect_looks_where_the_channel_lies() {
         let channel = format!("news:{number}");
         client.subscribe(&channel).await;
         client.publish(&channel, json!(number)).await;
-        let report = redis_inspect::report(&text, &channel).await;
+        let report = inspect::report(&text, &channel).await;
         let seen = |pointer: &str| report.pointer(pointer).cloned().unwrap_or(Value::Null);
         assert_eq!((seen("/publications/count"), seen("/listeners")), (json!(1), json!(1)), "{report}");
         assert_eq!(seen("/stream/goes_on"), true, "{report}");

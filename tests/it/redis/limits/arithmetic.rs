@@ -3,7 +3,7 @@
 use gateway_plugin_state::{Algorithm, Meter, Rule, Told};
 use gateway_tests::Redis;
 
-const SCRIPT: &str = include_str!("../../../gateway/src/backplane/redis/lua/limits.lua");
+const SCRIPT: &str = include_str!("../../../../gateway/src/backplane/redis/lua/limits.lua");
 const TIME: &str = "redis.call('TIME')";
 
 /// Numbers that look like any, from a seed.
