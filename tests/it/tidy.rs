@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::readme::root;
+use crate::tools::readme::root;
 
 /// Columns of a line of prose.
 const WIDTH: usize = 110;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gateway_tests::{API_KEY, Client, Gateway, RawClient, Socket, WebProxy, request, token};
 use serde_json::{Value, json};
 
-use crate::readme;
+use crate::tools::readme;
 
 const CONFIG: &str = "
     [namespaces.chat]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use wit_bindgen_core::wit_parser::Resolve;
 
-use crate::readme::{blocks, root};
+use crate::tools::readme::{blocks, root};
 
 /// A build, or a language's whole engine compiled by a gateway that was built without optimisation.
 const LONG: Duration = Duration::from_secs(180);

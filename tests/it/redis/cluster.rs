@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gateway_tests::{Builder, Client, Cluster, Gateway, eventually_within, token};
 use serde_json::{Value, json};
 
-use crate::readme;
+use crate::tools::readme;
 use super::inspect;
 
 /// The time in which clients are back when Redis is.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gateway_tests::{Client, Data, Gateway, Proxy, Redis, RedisReply, eventually, eventually_within, token};
 use serde_json::{Value, json};
 
-use crate::readme;
+use crate::tools::readme;
 
 /// The time in which health must tell the truth.
 const NOTICED: Duration = Duration::from_secs(2);

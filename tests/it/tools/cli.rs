@@ -48,7 +48,7 @@ async fn gateway(arguments: &[&str]) -> (i32, String) {
 async fn the_default_configuration_is_printed_and_is_a_valid_file() {
     let (code, printed) = gateway(&["config"]).await;
     assert_eq!(code, 0);
-    assert_eq!(printed, include_str!("../../gateway/default.toml"));
+    assert_eq!(printed, include_str!("../../../gateway/default.toml"));
     let (code, report) = Site::new(&printed).run("check").await;
     assert_eq!(code, 0, "{report}");
 }
