@@ -10,6 +10,4 @@ mod plugins;
 mod redis;
 mod operations;
 mod tools;
-mod walls;
-mod tidy;
-mod licences;
+mod tree;

@@ -1,0 +1,5 @@
+//! The tree itself: walls between modules, the look of sources and pages, and licences of dependencies.
+
+mod licences;
+mod tidy;
+mod walls;
