@@ -115,33 +115,33 @@ fn connected(what: &str, block: Vec<u8>) -> (String, Flood) {
 }
 
 #[tokio::test]
-async fn pings_before_the_connect() {
+async fn pings_before_the_connect_slow_nobody_else() {
     let pings = Frame::new(Frame::PING, "").bytes().repeat(5000);
     others_wait_little("pings", Flood::of(PATH, pings).again()).await;
 }
 
 #[tokio::test]
-async fn parts_of_a_message_that_never_ends() {
+async fn fragments_of_an_endless_message_slow_nobody_else() {
     let fragments = Frame::new(0, "").bits(0).bytes().repeat(5000);
     let flood = Flood::of(PATH, fragments).begin(&Frame::text("{").bits(0).bytes());
     others_wait_little("fragments", flood).await;
 }
 
 #[tokio::test]
-async fn rpcs() {
+async fn a_flood_of_rpcs_slows_nobody_else() {
     let (what, flood) = connected("rpcs", Frame::text("{\"id\":2,\"rpc\":{\"data\":1}}").bytes().repeat(500));
     others_wait_little(&what, flood).await;
 }
 
 #[tokio::test]
-async fn publications() {
+async fn a_flood_of_publications_slows_nobody_else() {
     let publish = "{\"id\":2,\"publish\":{\"channel\":\"open:flood\",\"data\":1}}";
     let (what, flood) = connected("publications", Frame::text(publish).bytes().repeat(500));
     others_wait_little(&what, flood).await;
 }
 
 #[tokio::test]
-async fn publications_to_itself_in_messages_of_a_thousand() {
+async fn a_client_that_publishes_to_itself_by_the_thousand_slows_nobody_else() {
     let subscribe = "{\"id\":2,\"subscribe\":{\"channel\":\"open:flood\"}}".to_owned();
     let publish = "{\"id\":3,\"publish\":{\"channel\":\"open:flood\",\"data\":1}}\n".repeat(1000);
     let flood = Flood::of(PATH, Frame::text(&publish).bytes())
@@ -150,7 +150,7 @@ async fn publications_to_itself_in_messages_of_a_thousand() {
 }
 
 #[tokio::test]
-async fn subscriptions_that_come_and_go() {
+async fn subscriptions_that_come_and_go_slow_nobody_else() {
     let both = "{\"id\":2,\"subscribe\":{\"channel\":\"open:flood\"}}\n\
                 {\"id\":3,\"unsubscribe\":{\"channel\":\"open:flood\"}}\n";
     let (what, flood) = connected("subscriptions", Frame::text(&both.repeat(400)).bytes());

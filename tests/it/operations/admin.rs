@@ -68,7 +68,7 @@ async fn the_api_is_for_those_with_the_key() {
 }
 
 #[tokio::test]
-async fn a_web_page_cannot_reach_it_by_a_name_of_its_own() {
+async fn a_web_page_cannot_reach_the_api_by_a_name_of_its_own() {
     let gateway = gateway().await;
     let mut socket = Socket::connect(gateway.admin()).await;
     socket.send(b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n").await;

@@ -56,7 +56,7 @@ async fn goes_on(mut gateway: Gateway) -> f64 {
 }
 
 #[tokio::test]
-async fn on_a_full_disk() {
+async fn a_full_disk_costs_log_lines_and_nothing_else() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let lost = goes_on(Gateway::with(CONFIG).log_into(full).start().await).await;
     println!("a full disk: {lost} lines lost");
@@ -64,7 +64,7 @@ async fn on_a_full_disk() {
 }
 
 #[tokio::test]
-async fn into_a_pipe_whose_reader_has_gone() {
+async fn a_closed_log_pipe_costs_log_lines_and_nothing_else() {
     let (reader, writer) = pipe().unwrap();
     let gateway = Gateway::with(CONFIG).log_into(writer).start().await;
     drop(reader);
@@ -74,7 +74,7 @@ async fn into_a_pipe_whose_reader_has_gone() {
 }
 
 #[tokio::test]
-async fn into_a_pipe_that_nobody_reads() {
+async fn a_log_pipe_that_nobody_reads_stops_nothing() {
     let (reader, writer) = pipe().unwrap();
     let gateway = Gateway::with(CONFIG).log_into(writer).start().await;
     goes_on(gateway).await;

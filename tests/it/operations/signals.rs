@@ -22,7 +22,7 @@ const HARMLESS: [(Signal, &str); 6] = [
 ];
 
 #[tokio::test]
-async fn a_signal_that_means_nothing_is_said_and_ignored() {
+async fn a_harmless_signal_is_logged_and_ignored() {
     let mut gateway = Gateway::with(CONFIG).plugin("90-echo", "echo", "").start().await;
     let mut client = RawClient::connect(&gateway).await;
     for (signal, name) in HARMLESS {
@@ -42,7 +42,7 @@ async fn a_signal_that_means_nothing_is_said_and_ignored() {
 }
 
 #[tokio::test]
-async fn so_it_is_on_the_way_down() {
+async fn harmless_signals_do_not_disturb_a_drain() {
     let config = format!("drain = {{ closes_per_second = 10, deadline = '10s' }}\n{CONFIG}");
     let mut gateway = Gateway::start(&config).await;
     let mut clients = Vec::new();
@@ -64,7 +64,7 @@ async fn so_it_is_on_the_way_down() {
 }
 
 #[tokio::test]
-async fn so_it_is_at_the_start_and_a_signal_to_stop_is_heard() {
+async fn harmless_signals_do_not_disturb_a_start_and_a_signal_to_stop_ends_it() {
     // The demo builds its plugins first. This cargo takes its time.
     let folder = tempfile::tempdir().unwrap();
     let cargo = folder.path().join("cargo");

@@ -64,7 +64,7 @@ async fn each_class_sees_its_view_with_one_offset_and_two_calls_are_enough() {
 }
 
 #[tokio::test]
-async fn history_and_recovery_are_no_way_around_it() {
+async fn history_and_recovery_go_through_the_plugin_too() {
     let gateway = gateway().await;
     let (mut moderator, mut member) = (moderator(&gateway).await, Client::connect(&gateway).await);
     let subscribed = member.subscribe(ROOM).await;

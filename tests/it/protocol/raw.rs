@@ -27,7 +27,7 @@ async fn text_comes_back_as_text_and_binary_as_binary() {
 }
 
 #[tokio::test]
-async fn it_is_off_unless_it_is_asked_for() {
+async fn raw_mode_is_off_unless_the_configuration_enables_it() {
     let gateway = Gateway::start("client.anonymous = true").await;
     assert_eq!(RawClient::open(gateway.address(), "/connection/raw", &[]).await.unwrap_err(), 404);
 }

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use self::scene::{CHANNELS, Expected, SUBSCRIBERS, SUBSCRIPTIONS, Scene};
 
 #[tokio::test]
-async fn killed_and_back_with_nothing() {
+async fn a_redis_that_restarts_empty_resets_every_subscription_and_loses_nothing_silently() {
     let mut scene = Scene::open(Redis::start().await).await;
     let fault = scene.fault("kill -9, back without its data");
     scene.redis.kill();
@@ -23,7 +23,7 @@ async fn killed_and_back_with_nothing() {
 }
 
 #[tokio::test]
-async fn killed_and_back_with_its_data() {
+async fn a_redis_that_restarts_with_its_data_loses_nothing_silently() {
     let mut scene = Scene::open(Redis::with("").persistent().start().await).await;
     let fault = scene.fault("kill -9, back with its data");
     scene.redis.kill();
@@ -33,7 +33,7 @@ async fn killed_and_back_with_its_data() {
 }
 
 #[tokio::test]
-async fn frozen_and_thawed() {
+async fn publishers_get_an_answer_in_time_while_redis_is_frozen() {
     let scene = Scene::open(Redis::start().await).await;
     let fault = scene.fault("SIGSTOP for 5 s");
     scene.redis.freeze().await;
@@ -44,7 +44,7 @@ async fn frozen_and_thawed() {
 }
 
 #[tokio::test]
-async fn cut_off_from_one_gateway() {
+async fn only_the_gateway_that_is_cut_off_from_redis_reports_it_and_nothing_is_lost_silently() {
     let scene = Scene::open(Redis::start().await).await;
     let fault = scene.fault("connections of one gateway reset, new ones refused, 3 s");
     scene.network().cut();
@@ -54,7 +54,7 @@ async fn cut_off_from_one_gateway() {
 }
 
 #[tokio::test]
-async fn silent_towards_one_gateway() {
+async fn only_the_gateway_whose_network_swallows_everything_reports_it_and_nothing_is_lost_silently() {
     let scene = Scene::open(Redis::start().await).await;
     let fault = scene.fault("nothing passes to and from one gateway, 5 s");
     scene.network().freeze();
@@ -64,7 +64,7 @@ async fn silent_towards_one_gateway() {
 }
 
 #[tokio::test]
-async fn far_from_one_gateway() {
+async fn a_slow_network_to_redis_refuses_nothing_and_resets_nothing() {
     let scene = Scene::open(Redis::start().await).await;
     let fault = scene.fault("200 ms to and from one gateway, 3 s");
     scene.network().delay(Duration::from_millis(200));
@@ -75,7 +75,7 @@ async fn far_from_one_gateway() {
 }
 
 #[tokio::test]
-async fn one_gateway_frozen_slows_nobody_else() {
+async fn a_frozen_gateway_does_not_slow_the_others() {
     let scene = Scene::open(Redis::start().await).await;
     let fault = scene.fault("SIGSTOP of one gateway for 4 s");
     scene.gateways[0].signal(Signal::STOP);
@@ -88,7 +88,7 @@ async fn one_gateway_frozen_slows_nobody_else() {
 }
 
 #[tokio::test]
-async fn full() {
+async fn redis_without_memory_refuses_publications_and_delivers_none_of_them() {
     let scene = Scene::open(Redis::start().await).await;
     let fault = scene.fault("maxmemory reached, 2 s");
     scene.redis.set("maxmemory", "1").await;
@@ -100,7 +100,7 @@ async fn full() {
 }
 
 #[tokio::test]
-async fn with_another_password_than_before() {
+async fn gateways_report_a_changed_password_and_lose_nothing_silently() {
     let scene = Scene::open(scene::with_user().await).await;
     let fault = scene.fault("password changed, connections closed, 2 s");
     let ask = async |command: &[&str]| scene.redis.ask(command).await;
@@ -112,7 +112,7 @@ async fn with_another_password_than_before() {
 }
 
 #[tokio::test]
-async fn without_the_permission_to_publish() {
+async fn gateways_without_permission_to_publish_report_it_and_deliver_nothing_that_they_refused() {
     let scene = Scene::open(scene::with_user().await).await;
     let fault = scene.fault("scripts and channels not permitted any more, 2 s");
     let ask = async |command: &[&str]| scene.redis.ask(command).await;
@@ -124,7 +124,7 @@ async fn without_the_permission_to_publish() {
 }
 
 #[tokio::test]
-async fn gone_again_and_again() {
+async fn five_restarts_of_redis_in_a_row_lose_nothing_silently() {
     let mut scene = Scene::open(Redis::with("").persistent().start().await).await;
     for _ in 0..4 {
         scene.redis.kill();
@@ -142,7 +142,7 @@ async fn gone_again_and_again() {
 }
 
 #[tokio::test]
-async fn master_killed_under_sentinels() {
+async fn sentinels_replace_a_killed_master_and_every_subscription_is_reset() {
     let mut scene = Scene::on_sentinels(Sentinels::start().await).await;
     let old = scene.redis.master().await;
     let fault = scene.fault("kill -9 of the master, the Sentinels promote a replica");
@@ -153,7 +153,7 @@ async fn master_killed_under_sentinels() {
 }
 
 #[tokio::test]
-async fn master_frozen_under_sentinels() {
+async fn sentinels_replace_a_frozen_master_and_every_subscription_is_reset() {
     let mut scene = Scene::on_sentinels(Sentinels::start().await).await;
     let old = scene.redis.master().await;
     let fault = scene.fault("SIGSTOP of the master until a replica is promoted, and 1 s longer");
@@ -169,7 +169,7 @@ async fn master_frozen_under_sentinels() {
 /// As behind a cut between it and the Sentinels: nobody tells it that it is the master no more, and it takes
 /// what it gets.
 #[tokio::test]
-async fn master_that_was_replaced_goes_on_acknowledging() {
+async fn gateways_leave_a_replaced_master_that_still_acknowledges() {
     let mut scene = Scene::on_sentinels(Sentinels::start().await).await;
     let old = scene.redis.master().await;
     scene.redis.servers()[old].ask(&["ACL", "SETUSER", "default", "-slaveof", "-replicaof"]).await;
@@ -187,7 +187,7 @@ async fn master_that_was_replaced_goes_on_acknowledging() {
 }
 
 #[tokio::test]
-async fn master_killed_in_a_cluster() {
+async fn a_cluster_replaces_a_killed_master_and_the_subscriptions_of_its_slots_are_reset() {
     let mut scene = Scene::on_cluster(Cluster::start().await).await;
     let (slot, old) = scene.place_of("news:a").await;
     let fault = scene.fault("kill -9 of the master of one slot, its replica takes over");
@@ -198,7 +198,7 @@ async fn master_killed_in_a_cluster() {
 }
 
 #[tokio::test]
-async fn master_frozen_in_a_cluster() {
+async fn a_cluster_replaces_a_frozen_master_and_the_subscriptions_of_its_slots_are_reset() {
     let mut scene = Scene::on_cluster(Cluster::start().await).await;
     let (slot, old) = scene.place_of("news:a").await;
     let fault =
@@ -213,7 +213,7 @@ async fn master_frozen_in_a_cluster() {
 }
 
 #[tokio::test]
-async fn master_replaced_in_a_cluster() {
+async fn a_requested_failover_in_a_cluster_resets_the_subscriptions_of_its_slots() {
     let scene = Scene::on_cluster(Cluster::start().await).await;
     let (slot, _) = scene.place_of("news:a").await;
     let fault = scene.fault("the replica of the master of one slot takes over while both are well");
@@ -223,7 +223,7 @@ async fn master_replaced_in_a_cluster() {
 }
 
 #[tokio::test]
-async fn slots_of_every_channel_moved_in_a_cluster() {
+async fn moving_the_slots_of_all_channels_resets_every_subscription_and_loses_nothing_silently() {
     let scene = Scene::on_cluster(Cluster::start().await).await;
     let fault = scene.fault("the slots of all channels and of the nodes moved, each twice");
     for _ in 0..2 {
@@ -241,7 +241,7 @@ async fn slots_of_every_channel_moved_in_a_cluster() {
 }
 
 #[tokio::test]
-async fn one_of_three_servers_killed() {
+async fn a_killed_server_of_three_resets_the_subscriptions_of_its_own_channels() {
     let servers = vec![Redis::start().await, Redis::start().await, Redis::start().await];
     let mut scene = Scene::on_servers(servers).await;
     let victim = scene.server_of("news:a").await;

@@ -60,12 +60,12 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_comes_together_nothing_is_lost_silently() {
+async fn random_faults_of_one_server_lose_nothing_silently() {
     soak(on_server::OnServer::open().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_is_it_on_a_cluster() {
+async fn random_faults_of_a_cluster_lose_nothing_silently() {
     soak(on_cluster::OnCluster::open().await).await;
 }
 
