@@ -216,7 +216,7 @@ async fn one_message_of_large_histories_that_are_not_read_is_not_answered_for_no
 #[tokio::test]
 async fn a_history_that_a_plugin_withholds_is_read_in_turns() {
     const WITHHELD: u64 = 3000;
-    const PUPPET: &str = "
+    const SCRIPTED: &str = "
         [grants]
         effects = ['publish', 'subscribe', 'unsubscribe', 'disconnect', 'refresh']
         [config]
@@ -225,7 +225,7 @@ async fn a_history_that_a_plugin_withholds_is_read_in_turns() {
     ";
     let config = CONFIG.replace("history_size = 300", "history_size = 3001");
     let gateway = Gateway::with(&config)
-        .plugin("50-puppet", "guest-puppet", PUPPET)
+        .plugin("50-scripted", "guest-scripted", SCRIPTED)
         .plugin("90-router", "router", ROUTER)
         .start()
         .await;

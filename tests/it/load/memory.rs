@@ -17,7 +17,7 @@ const LIVE: &str = "
 ";
 
 /// What a plugin needs that publishes as its clients ask.
-const PUPPET: &str = "[grants]\neffects = ['publish', 'subscribe', 'unsubscribe', 'disconnect', 'refresh']\n[limits]\ndeadline = '1s'\n";
+const SCRIPTED: &str = "[grants]\neffects = ['publish', 'subscribe', 'unsubscribe', 'disconnect', 'refresh']\n[limits]\ndeadline = '1s'\n";
 
 /// The parameters of a subscribe command that recovers.
 fn recover(channel: &str, offset: u64, epoch: &Value) -> Value {

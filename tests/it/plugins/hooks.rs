@@ -19,7 +19,7 @@ fn settings(config: &str) -> String {
 }
 
 async fn gateway(config: &str) -> Gateway {
-    Gateway::with(CONFIG).plugin("50-puppet", "guest-puppet", &settings(config)).start().await
+    Gateway::with(CONFIG).plugin("50-scripted", "guest-scripted", &settings(config)).start().await
 }
 
 /// Of a user: the plugin takes the token for a name.
@@ -42,7 +42,7 @@ async fn a_connection_takes_orders_as_fast_as_others_give_them() {
     const ORDERS: usize = 1000;
     let config = format!("listen.workers = 1\nlimits.message_bytes_max = '256KiB'\n{CONFIG}");
     let gateway = Gateway::with(&config)
-        .plugin("50-puppet", "guest-puppet", &settings("kinds = ['rpc']"))
+        .plugin("50-scripted", "guest-scripted", &settings("kinds = ['rpc']"))
         .start()
         .await;
     let (mut ann, mut bob) = (connect(&gateway, "ann").await, connect(&gateway, "bob").await);
@@ -92,16 +92,16 @@ async fn a_timer_ticks_on_every_instance_and_one_of_them_is_the_first() {
 async fn a_timer_comes_and_goes_with_the_settings() {
     let gateway = gateway("").await;
     let mut client = connect(&gateway, "ann").await;
-    gateway.swap(|folder| folder.settings("50-puppet", &settings("kinds = ['rpc']"))).await;
+    gateway.swap(|folder| folder.settings("50-scripted", &settings("kinds = ['rpc']"))).await;
     client.subscribe("ticks").await;
-    gateway.swap(|folder| folder.settings("50-puppet", &settings("timer_ms = 100\nkinds = ['rpc']"))).await;
+    gateway.swap(|folder| folder.settings("50-scripted", &settings("timer_ms = 100\nkinds = ['rpc']"))).await;
     client.publication("ticks").await;
-    gateway.swap(|folder| folder.settings("50-puppet", &settings("kinds = ['rpc']"))).await;
+    gateway.swap(|folder| folder.settings("50-scripted", &settings("kinds = ['rpc']"))).await;
     // What was on the way when it ended comes before the marker, and nothing after.
     let marker = json!({ "channel": "ticks", "data": "marker" });
     gateway.post("/api/publish", &marker).await.ok();
     within("the marker", async { while client.publication("ticks").await["data"] != "marker" {} }).await;
-    let calls = |page: gateway_tests::Metrics| page.get("gateway_plugin_calls_total{plugin=\"puppet\"}");
+    let calls = |page: gateway_tests::Metrics| page.get("gateway_plugin_calls_total{plugin=\"scripted\"}");
     let before = calls(gateway.metrics().await);
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert_eq!(calls(gateway.metrics().await), before, "three intervals without a call");
@@ -110,7 +110,7 @@ async fn a_timer_comes_and_goes_with_the_settings() {
 #[tokio::test]
 async fn an_interval_that_is_none_refuses_the_plugin_in_words() {
     let gateway = gateway("").await;
-    let line = gateway.refusal(|folder| folder.settings("50-puppet", &settings("timer_ms = 99"))).await;
+    let line = gateway.refusal(|folder| folder.settings("50-scripted", &settings("timer_ms = 99"))).await;
     let sentence = &line.message;
     assert!(sentence.contains("a timer of 99 milliseconds; possible are 100 to 86400000"), "{sentence}");
 }
@@ -256,7 +256,7 @@ async fn every_kind_of_command_meets_the_plugins_with_channel_and_payload() {
 #[tokio::test]
 async fn a_raw_message_meets_the_plugins() {
     let config = "raw.enabled = true";
-    let gateway = Gateway::with(config).plugin("50-puppet", "guest-puppet", &settings("")).start().await;
+    let gateway = Gateway::with(config).plugin("50-scripted", "guest-scripted", &settings("")).start().await;
     assert_eq!(RawClient::connect(&gateway).await.ask("10").await, "\"raw  10\"");
 }
 

@@ -98,7 +98,7 @@ async fn a_plugin_that_cannot_be_loaded_at_a_first_start_closes_what_it_would_cl
             "a missing grant",
             "50-router.wasm",
             "not-granted",
-            Box::new(|folder| folder.plugin("50-router", &wasm("guest-puppet"), "")),
+            Box::new(|folder| folder.plugin("50-router", &wasm("guest-scripted"), "")),
         ),
         (
             "a link to nothing",
@@ -346,8 +346,8 @@ async fn settings_that_are_too_large_are_named() {
 
 #[tokio::test]
 async fn lines_that_a_client_causes_through_a_plugin_are_limited_and_counted() {
-    let puppet = "[grants]\neffects = ['publish', 'subscribe', 'unsubscribe', 'disconnect', 'refresh']\n";
-    let gateway = Gateway::with(OPEN).plugin("50-puppet", "guest-puppet", puppet).start().await;
+    let scripted = "[grants]\neffects = ['publish', 'subscribe', 'unsubscribe', 'disconnect', 'refresh']\n";
+    let gateway = Gateway::with(OPEN).plugin("50-scripted", "guest-scripted", scripted).start().await;
     let mut client = Client::connect_with(&gateway, json!({"token": "42"})).await;
     for _ in 0..100 {
         let order = json!({"method": "publish", "data": {"channel": "nosuch:1", "times": 60}});

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use gateway_tests::{Builder, Client, Cluster, Gateway, eventually_within, token};
 use serde_json::{Value, json};
 
-use crate::tools::readme;
 use super::inspect;
+use crate::tools::readme;
 
 /// The time in which clients are back when Redis is.
 const BACK: Duration = Duration::from_secs(5);

@@ -15,7 +15,7 @@ const SETTINGS: &str = "
 async fn nodes(redis: &Redis) -> Vec<Gateway> {
     let config = format!("redis.url = '{}'\n[namespaces.room]", redis.url());
     let nodes =
-        Gateway::nodes(2, |_| Gateway::with(&config).plugin("50-puppet", "guest-puppet", SETTINGS)).await;
+        Gateway::nodes(2, |_| Gateway::with(&config).plugin("50-scripted", "guest-scripted", SETTINGS)).await;
     for node in &nodes {
         eventually("gateways that know each other", async || {
             (node.metrics().await.get("gateway_nodes") == 2.0).then_some(())
@@ -182,7 +182,7 @@ async fn whoever_is_admitted_is_reached_whatever_the_name() {
 
 #[tokio::test]
 async fn whom_nothing_could_reach_is_refused_and_the_log_says_why() {
-    let gateway = Gateway::with("").plugin("50-puppet", "guest-puppet", SETTINGS).start().await;
+    let gateway = Gateway::with("").plugin("50-scripted", "guest-scripted", SETTINGS).start().await;
     for (user, why) in [
         ("x".repeat(255), "the user id has 255 bytes, at most 254 are accepted"),
         ("ü".repeat(128), "the user id has 256 bytes, at most 254 are accepted"),
@@ -195,7 +195,7 @@ async fn whom_nothing_could_reach_is_refused_and_the_log_says_why() {
         client.command("connect", json!({ "token": user })).await;
         assert_eq!(client.closed().await, Closed { code: Some(3500), reason: why.into() });
         let line = gateway.log().wait_since(mark, &["nothing could reach this user", why]).await;
-        assert_eq!((line.level.as_str(), line.field("plugin").as_str()), ("WARN", "puppet"));
+        assert_eq!((line.level.as_str(), line.field("plugin").as_str()), ("WARN", "scripted"));
         for method in ["disconnect", "connections"] {
             let answer = gateway.post(&format!("/api/{method}"), &json!({ "user": user })).await.json();
             assert_eq!(answer["error"]["code"], 107, "{method}: {answer}");
@@ -233,7 +233,7 @@ async fn who_has_expired_is_closed_wherever_the_order_was_given() {
 #[tokio::test]
 async fn a_plugin_sets_when_the_connection_of_a_message_expires() {
     let config = "[client]\nexpiry_grace = '0s'";
-    let gateway = Gateway::with(config).plugin("50-puppet", "guest-puppet", SETTINGS).start().await;
+    let gateway = Gateway::with(config).plugin("50-scripted", "guest-scripted", SETTINGS).start().await;
     let mut ann = connect(&gateway, "ann").await;
     let rpc = json!({ "method": "refresh", "data": { "expires_at": now() + 2 } });
     ann.ask("rpc", rpc).await.unwrap();

@@ -259,10 +259,10 @@ fn configure_decides_whether_the_settings_are_good() {
 
 #[test]
 fn a_plugin_says_what_it_is_in_either_form() {
-    let puppet = load(&module("guest_puppet.wasm"), "").unwrap().about().asks.names();
+    let scripted = load(&module("guest_scripted.wasm"), "").unwrap().about().asks.names();
     let orders = ["publish", "subscribe", "unsubscribe", "disconnect", "refresh"];
     let all = orders.map(|order| format!("effects.{order}"));
-    assert_eq!(puppet, all, "what is done to others is granted with what is done to the own client");
+    assert_eq!(scripted, all, "what is done to others is granted with what is done to the own client");
     for wasm in [module("echo.wasm"), component("echo.wasm")] {
         let factory = load(&wasm, "").unwrap();
         let about = factory.about();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use gateway_tests::{Client, Frame, Gateway, Socket, eventually_within, within_time};
 use serde_json::json;
 
-use super::{LIVE, PUPPET};
+use super::{LIVE, SCRIPTED};
 
 /// A subscriber with little room that reads nothing after the reply.
 async fn deaf_subscriber(gateway: &Gateway, channel: &str) -> Socket {
@@ -98,8 +98,8 @@ async fn when_all_together_is_too_much_those_go_for_whom_most_waits() {
 #[tokio::test]
 async fn what_a_plugin_makes_of_a_little_is_refused_before_it_fills_the_memory() {
     const ATTACKERS: usize = 12;
-    let puppet = format!("{PUPPET}[config]\nkinds = ['rpc']\n");
-    let gateway = Gateway::with(LIVE).plugin("50-puppet", "guest-puppet", &puppet).start().await;
+    let scripted = format!("{SCRIPTED}[config]\nkinds = ['rpc']\n");
+    let gateway = Gateway::with(LIVE).plugin("50-scripted", "guest-scripted", &scripted).start().await;
     let mut subscribers = Vec::new();
     for _ in 0..4 {
         subscribers.push(deaf_subscriber(&gateway, "live:1").await);

@@ -3,7 +3,7 @@
 use gateway_tests::{Client, Gateway, Redis, token};
 use serde_json::json;
 
-use super::{LIVE, PUPPET};
+use super::{LIVE, SCRIPTED};
 
 #[tokio::test]
 async fn publications_have_one_size_limit_whoever_makes_them_and_wherever_they_go() {
@@ -30,7 +30,7 @@ async fn publications_have_one_size_limit_whoever_makes_them_and_wherever_they_g
     let mut seen = Vec::new();
     for config in [&alone, &shared] {
         let gateway = Gateway::with(config)
-            .plugin("50-puppet", "guest-puppet", &format!("{PUPPET}[config]\nkinds = ['rpc']\n"))
+            .plugin("50-scripted", "guest-scripted", &format!("{SCRIPTED}[config]\nkinds = ['rpc']\n"))
             .plugin("60-router", "router", &rules)
             .start()
             .await;

@@ -1,5 +1,5 @@
-//! Does what it is told: an rpc names an effect, and the settings a timer and what the plugin wants to see.
-//! Every command but an rpc is answered with what arrived of it.
+//! Follows a script: an rpc names an effect to request, and the settings name a timer and the events that the
+//! plugin asks for. It answers every other command with the fields of the event that it received.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct Settings {
 
 /// The plugin.
 #[derive(Debug)]
-pub struct Puppet {
+pub struct Scripted {
     one_per_user: bool,
 }
 
@@ -54,7 +54,7 @@ impl Default for Order {
 }
 
 #[plugin]
-impl Plugin for Puppet {
+impl Plugin for Scripted {
     type Config = Settings;
 
     fn configure(config: Settings, interests: &mut Interests) -> Result<Self, String> {
