@@ -166,8 +166,8 @@ async fn check_tells_what_a_plugin_is_and_why_it_would_be_refused() {
 
 #[tokio::test]
 async fn check_plays_the_test_that_a_plugin_carries_and_counts_its_instructions() {
-    let settings = "config.keyless = true\n[grants]\neffects = ['publish']\nenvironment = ['VAULT_KEY']";
-    let (_, text) = Files::new("guest-vault").with("it.toml", settings).plugin(&["check", "it.wasm"]).await;
+    let settings = "config.keyless = true\n[grants]\neffects = ['publish']\nenvironment = ['SECRETS_KEY']";
+    let (_, text) = Files::new("guest-secrets").with("it.toml", settings).plugin(&["check", "it.wasm"]).await;
     let line = text.lines().find(|line| line.contains("self-test")).unwrap_or_else(|| panic!("{text}"));
     assert!(line.contains("holds: ") && line.contains("instructions") && !line.contains(" 0 "), "{line}");
 }

@@ -1,4 +1,4 @@
-//! Knows the environment variable `VAULT_KEY`. A raw message says what it does with it: prints it, logs it,
+//! Knows the environment variable `SECRETS_KEY`. A raw message says what it does with it: prints it, logs it,
 //! panics with it, or answers its length. An rpc with `{"tell": ADDRESS}` publishes, so that it asks for that
 //! effect too.
 
@@ -17,19 +17,19 @@ pub struct Settings {
 
 /// The plugin.
 #[derive(Debug)]
-pub struct Vault {
+pub struct Secrets {
     key: Option<String>,
 }
 
-#[plugin(environment = ["VAULT_KEY"], self_test = "self-test.json")]
-impl Plugin for Vault {
+#[plugin(environment = ["SECRETS_KEY"], self_test = "self-test.json")]
+impl Plugin for Secrets {
     type Config = Settings;
 
     fn configure(config: Settings, _: &mut Interests) -> Result<Self, String> {
-        let key = environment::get("VAULT_KEY");
+        let key = environment::get("SECRETS_KEY");
         match &key {
             Some(key) if config.blab => Err(format!("the key is {key}, which nobody should read")),
-            None if !config.keyless => Err("VAULT_KEY is not set".to_owned()),
+            None if !config.keyless => Err("SECRETS_KEY is not set".to_owned()),
             _ => Ok(Self { key }),
         }
     }
