@@ -12,14 +12,14 @@ use proptest::prelude::*;
 /// The proxies are at 127.0.0.1, clients at other addresses of loopback.
 const CONFIG: &str = "
     listen.trusted_proxies = ['127.0.0.1']
-    handshake.headers_kept = ['x-witness']
+    handshake.headers_kept = ['x-test']
 ";
 const GRANTS: &str = "grants.effects = ['publish', 'set-attribute']";
 const WEBSOCKET: &str = "/connection/websocket";
 
 /// A gateway whose plugin says of every client that has gone where it came from.
 async fn gateway(config: &str) -> Gateway {
-    Gateway::with(config).plugin("10-witness", "guest-witness", GRANTS).start().await
+    Gateway::with(config).plugin("10-disconnect-log", "guest-disconnect-log", GRANTS).start().await
 }
 
 fn client(n: u8) -> IpAddr {
@@ -36,7 +36,7 @@ async fn shake(from: IpAddr, to: SocketAddr, preamble: &[u8], headers: &[&str]) 
     (socket, status)
 }
 
-/// What plugins get to know of the address of a client, and of its header `x-witness`.
+/// What plugins get to know of the address of a client, and of its header `x-test`.
 async fn seen(
     gateway: &Gateway,
     from: IpAddr,
@@ -248,16 +248,16 @@ async fn silent_clients_behind_a_proxy_give_way_among_themselves() {
 async fn plugins_see_all_values_of_a_header() {
     let gateway = gateway(CONFIG).await;
     for (headers, value) in [
-        (&["X-Witness: a"][..], "a"),
-        (&["X-Witness: 6.6.6.6", "x-witness: b, c"], "6.6.6.6, b, c"),
-        (&["X-Witness: Zürich"], "Zürich"),
-        (&["X-Witness: ", "X-Witness: d"], ", d"),
+        (&["X-Test: a"][..], "a"),
+        (&["X-Test: 6.6.6.6", "x-test: b, c"], "6.6.6.6, b, c"),
+        (&["X-Test: Zürich"], "Zürich"),
+        (&["X-Test: ", "X-Test: d"], ", d"),
     ] {
         let (_, header) = seen(&gateway, client(5), gateway.address(), b"", headers).await;
         assert_eq!(header, value, "{headers:?}");
     }
-    let gateway = self::gateway("handshake.headers_kept = ['cookie', 'x-witness']").await;
-    let headers = ["Cookie: a=1", "Cookie: b=2", "X-Witness: e"];
+    let gateway = self::gateway("handshake.headers_kept = ['cookie', 'x-test']").await;
+    let headers = ["Cookie: a=1", "Cookie: b=2", "X-Test: e"];
     assert_eq!(seen(&gateway, client(5), gateway.address(), b"", &headers).await.1, "e");
     let two = ["Authorization: Bearer a", "Authorization: Bearer b"];
     assert_eq!(shake(client(5), gateway.address(), b"", &two).await.1, Some(400));

@@ -29,9 +29,10 @@ async fn nodes_on(redis: &str, count: usize, thinks_ms: u64) -> Vec<Gateway> {
     let settings = format!(
         "{GRANTS}\n[config]\nthinks_ms = {thinks_ms}\n[limits]\ndeadline = '1s'\nlog_lines_per_second = 10000"
     );
-    let nodes =
-        Gateway::nodes(count, |_| Gateway::with(&config).plugin("50-witness", "guest-witness", &settings))
-            .await;
+    let nodes = Gateway::nodes(count, |_| {
+        Gateway::with(&config).plugin("50-disconnect-log", "guest-disconnect-log", &settings)
+    })
+    .await;
     for node in &nodes {
         eventually("gateways that know each other", async || {
             (node.metrics().await.get("gateway_nodes") >= count as f64).then_some(())
@@ -242,9 +243,9 @@ async fn only_clients_of_whom_a_plugin_wants_to_hear_are_written() {
     let nodes = nodes(&redis, 1, 0).await;
     let _clients = clients(&nodes[0], 3).await;
     written(&redis, 3).await;
-    nodes[0].swap(|folder| folder.remove("50-witness.wasm")).await;
+    nodes[0].swap(|folder| folder.remove("50-disconnect-log.wasm")).await;
     written(&redis, 0).await;
-    nodes[0].swap(|folder| folder.plugin("50-witness", &wasm("guest-witness"), GRANTS)).await;
+    nodes[0].swap(|folder| folder.plugin("50-disconnect-log", &wasm("guest-disconnect-log"), GRANTS)).await;
     written(&redis, 3).await;
 }
 

@@ -15,12 +15,12 @@ pub struct Settings {
 
 /// The plugin.
 #[derive(Debug)]
-pub struct Witness {
+pub struct DisconnectLog {
     thinks: Duration,
 }
 
 #[plugin]
-impl Plugin for Witness {
+impl Plugin for DisconnectLog {
     type Config = Settings;
 
     fn configure(config: Settings, _: &mut Interests) -> Result<Self, String> {
@@ -50,7 +50,7 @@ impl Plugin for Witness {
             event.attribute("seat").unwrap_or_default(),
             event.remote_address(),
             event.protocol(),
-            event.header("x-witness").unwrap_or_default(),
+            event.header("x-test").unwrap_or_default(),
         );
         let _ = event.publish_json("room:gone", &json!(event.connection()));
     }
