@@ -24,12 +24,12 @@ async fn a_restart_compiles_nothing() {
     assert_eq!(client.ask("x").await, "x");
 }
 
-fn stamp(version: &str) -> String {
+fn version_echo(version: &str) -> String {
     format!("[config]\nversion = \"{version}\"\n")
 }
 
-fn stamped(version: &str) -> String {
-    json!({ "stamp": version, "payload": "x" }).to_string()
+fn answer_of(version: &str) -> String {
+    json!({ "version": version, "payload": "x" }).to_string()
 }
 
 /// What the API says of one plugin.
@@ -46,51 +46,56 @@ async fn ask(gateway: &Gateway) -> String {
 #[tokio::test]
 async fn half_a_file_that_meets_a_restart_does_not_take_the_rules_away() {
     let mut gateway = Gateway::with(RAW)
-        .plugin("10-stamp", "guest-stamp", &stamp("1"))
+        .plugin("10-version-echo", "guest-version-echo", &version_echo("1"))
         .plugin("90-echo", "echo", "")
         .start()
         .await;
-    let good = fs::read(wasm("guest-stamp")).unwrap();
-    gateway.refusal(|folder| folder.put("10-stamp.wasm", &good[..good.len() / 2])).await;
+    let good = fs::read(wasm("guest-version-echo")).unwrap();
+    gateway.refusal(|folder| folder.put("10-version-echo.wasm", &good[..good.len() / 2])).await;
     gateway.restart().await;
-    assert_eq!(ask(&gateway).await, stamped("1"));
-    let refused = gateway.log().wait(&["plugin refused", "10-stamp.wasm"]).await;
+    assert_eq!(ask(&gateway).await, answer_of("1"));
+    let refused = gateway.log().wait(&["plugin refused", "10-version-echo.wasm"]).await;
     assert!(refused.message.ends_with("its last good version goes on"), "{}", refused.message);
-    let status = plugin(&gateway, "stamp").await;
+    let status = plugin(&gateway, "version-echo").await;
     assert_eq!((&status["state"], &status["error"]["code"]), (&json!("live-older"), &json!("truncated")));
 }
 
 #[tokio::test]
 async fn a_rollback_is_instant_and_outlives_a_restart_and_ends_with_the_next_file() {
-    let mut gateway = Gateway::with(RAW).plugin("10-stamp", "guest-stamp", &stamp("1")).start().await;
+    let mut gateway =
+        Gateway::with(RAW).plugin("10-version-echo", "guest-version-echo", &version_echo("1")).start().await;
     let mut client = RawClient::connect(&gateway).await;
-    gateway.swap(|folder| folder.plugin("10-stamp", &wasm("guest-bare"), "")).await;
-    gateway.swap(|folder| folder.plugin("10-stamp", &wasm("guest-stamp"), &stamp("3"))).await;
-    assert_eq!(client.ask("x").await, stamped("3"));
-    let kept = plugin(&gateway, "stamp").await["versions"].as_array().unwrap().clone();
+    gateway.swap(|folder| folder.plugin("10-version-echo", &wasm("guest-bare"), "")).await;
+    gateway
+        .swap(|folder| folder.plugin("10-version-echo", &wasm("guest-version-echo"), &version_echo("3")))
+        .await;
+    assert_eq!(client.ask("x").await, answer_of("3"));
+    let kept = plugin(&gateway, "version-echo").await["versions"].as_array().unwrap().clone();
     assert!(kept.len() >= 3, "{kept:?}");
 
     let begin = Instant::now();
-    let body = json!({"name": "stamp", "to": kept.last().unwrap()["digest"]});
+    let body = json!({"name": "version-echo", "to": kept.last().unwrap()["digest"]});
     let answer = gateway.post("/api/plugin_rollback", &body).await.ok();
     println!("rolled back in {:.0?}", begin.elapsed());
     assert_eq!(
         (&answer["result"]["name"], &answer["result"]["state"]),
-        (&json!("stamp"), &json!("rolled-back"))
+        (&json!("version-echo"), &json!("rolled-back"))
     );
-    assert_ne!(client.ask("x").await, stamped("3"), "the same client, without a new connection");
-    gateway.log().wait(&["plugin rolled back", "stamp"]).await;
-    assert_eq!(plugin(&gateway, "stamp").await["state"], "rolled-back");
+    assert_ne!(client.ask("x").await, answer_of("3"), "the same client, without a new connection");
+    gateway.log().wait(&["plugin rolled back", "version-echo"]).await;
+    assert_eq!(plugin(&gateway, "version-echo").await["state"], "rolled-back");
     let before = ask(&gateway).await;
 
     gateway.restart().await;
     assert_eq!(ask(&gateway).await, before);
-    assert_eq!(plugin(&gateway, "stamp").await["state"], "rolled-back");
+    assert_eq!(plugin(&gateway, "version-echo").await["state"], "rolled-back");
     assert_eq!(gateway.metrics().await.get("gateway_plugin_compiles_total"), 0.0);
 
-    gateway.swap(|folder| folder.plugin("10-stamp", &wasm("guest-stamp"), &stamp("4"))).await;
-    assert_eq!(ask(&gateway).await, stamped("4"));
-    assert_eq!(plugin(&gateway, "stamp").await["state"], "live");
+    gateway
+        .swap(|folder| folder.plugin("10-version-echo", &wasm("guest-version-echo"), &version_echo("4")))
+        .await;
+    assert_eq!(ask(&gateway).await, answer_of("4"));
+    assert_eq!(plugin(&gateway, "version-echo").await["state"], "live");
 }
 
 #[tokio::test]

@@ -12,22 +12,22 @@ use serde_json::{Value, json};
 
 const RAW: &str = "raw.enabled = true\nclient.anonymous = true\n";
 
-fn stamp(version: &str) -> String {
+fn version_echo(version: &str) -> String {
     format!("[config]\nversion = \"{version}\"\n")
 }
 
-fn stamped(version: &str) -> String {
-    json!({ "stamp": version, "payload": "x" }).to_string()
+fn answer_of(version: &str) -> String {
+    json!({ "version": version, "payload": "x" }).to_string()
 }
 
 /// Fills a volume: the files lie in a folder of their own, and are exchanged together by one link.
 fn fill(volume: &Path, version: &str) {
     let data = format!("..2026_{version}");
     let folder = Folder::create(volume.join(&data));
-    folder.plugin("50-stamp", &wasm("guest-stamp"), &stamp(version));
+    folder.plugin("50-version-echo", &wasm("guest-version-echo"), &version_echo(version));
     symlink(&data, volume.join("..data_tmp")).unwrap();
     fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
-    for name in ["50-stamp.wasm", "50-stamp.toml"] {
+    for name in ["50-version-echo.wasm", "50-version-echo.toml"] {
         let _ = symlink(format!("..data/{name}"), volume.join(name));
     }
 }
@@ -51,13 +51,13 @@ async fn a_volume_that_is_mounted_read_only_works_whatever_its_modes_say() {
         let mount = format!("mount --bind {from} {to} && mount -o remount,bind,ro {to}");
         let gateway = gateway.after_mounts(&mount).start().await;
         let mut client = RawClient::connect(&gateway).await;
-        assert_eq!(client.ask("x").await, stamped("1"), "{mode:o}");
+        assert_eq!(client.ask("x").await, answer_of("1"), "{mode:o}");
         // Whoever owns the volume exchanges it in one step, and both files take effect together.
         for version in ["2", "3"] {
             let mark = gateway.log().mark();
             fill(&source, version);
             gateway.log().wait_since(mark, &["plugin chain swapped"]).await;
-            assert_eq!(client.ask("x").await, stamped(version), "{mode:o}");
+            assert_eq!(client.ask("x").await, answer_of(version), "{mode:o}");
         }
         assert_eq!(errors(&gateway).await, Value::Null);
     }
@@ -67,21 +67,21 @@ async fn a_volume_that_is_mounted_read_only_works_whatever_its_modes_say() {
 async fn an_empty_dir_that_somebody_else_fills_works_and_foreign_files_in_it_do_not() {
     let gateway = Gateway::with(RAW);
     let folder = gateway.folder().path().to_owned();
-    let (to, wasm) = (folder.display(), wasm("guest-stamp").display().to_string());
+    let (to, wasm) = (folder.display(), wasm("guest-version-echo").display().to_string());
     let mount = format!(
-        "mount -t tmpfs -o mode=0777 none {to} && cp {wasm} {to}/50-stamp.wasm && printf '{}' > {to}/50-stamp.toml && \
-         chmod 644 {to}/50-stamp.wasm {to}/50-stamp.toml",
-        stamp("1").replace('\n', "\\n")
+        "mount -t tmpfs -o mode=0777 none {to} && cp {wasm} {to}/50-version-echo.wasm && printf '{}' > {to}/50-version-echo.toml && \
+         chmod 644 {to}/50-version-echo.wasm {to}/50-version-echo.toml",
+        version_echo("1").replace('\n', "\\n")
     );
     let gateway = gateway.after_mounts(&mount).start().await;
-    assert_eq!(RawClient::connect(&gateway).await.ask("x").await, stamped("1"));
+    assert_eq!(RawClient::connect(&gateway).await.ask("x").await, answer_of("1"));
 
     let gateway = Gateway::with(RAW);
     let folder = gateway.folder().path().to_owned();
     let to = folder.display();
     let mount = format!(
-        "mount -t tmpfs -o mode=0777 none {to} && cp {wasm} {to}/50-stamp.wasm && chmod 644 {to}/50-stamp.wasm && \
-         chown 12345 {to}/50-stamp.wasm"
+        "mount -t tmpfs -o mode=0777 none {to} && cp {wasm} {to}/50-version-echo.wasm && chmod 644 {to}/50-version-echo.wasm && \
+         chown 12345 {to}/50-version-echo.wasm"
     );
     let gateway = gateway.after_mounts(&mount).start_unready().await;
     let health = gateway.get("/health/ready").await;

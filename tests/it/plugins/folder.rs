@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 const RAW: &str = "raw.enabled = true\nclient.anonymous = true\n";
 
-fn stamp(version: &str) -> String {
+fn version_echo(version: &str) -> String {
     format!("[config]\nversion = \"{version}\"\n")
 }
 
@@ -18,8 +18,8 @@ fn link(name: &str) -> String {
     format!("[config]\nname = \"{name}\"\nversion = \"1\"\n")
 }
 
-fn stamped(version: &str) -> String {
-    json!({ "stamp": version, "payload": "x" }).to_string()
+fn answer_of(version: &str) -> String {
+    json!({ "version": version, "payload": "x" }).to_string()
 }
 
 /// What the API says of one file.
@@ -36,8 +36,8 @@ async fn a_dropped_plugin_is_live_within_a_second_for_clients_that_are_there() {
     let mut times = Vec::new();
     for version in ["1", "2", "3", "4", "5"] {
         let dropped = Instant::now();
-        gateway.folder().plugin("10-stamp", &wasm("guest-stamp"), &stamp(version));
-        within("the plugin to answer", async { while client.ask("x").await != stamped(version) {} }).await;
+        gateway.folder().plugin("10-version-echo", &wasm("guest-version-echo"), &version_echo(version));
+        within("the plugin to answer", async { while client.ask("x").await != answer_of(version) {} }).await;
         times.push(dropped.elapsed());
     }
     println!("from the drop to the first answer: {times:.0?}");
@@ -47,11 +47,11 @@ async fn a_dropped_plugin_is_live_within_a_second_for_clients_that_are_there() {
 
 #[tokio::test]
 async fn plugins_are_replaced_reconfigured_and_removed_under_an_open_connection() {
-    let gateway = Gateway::with(RAW).plugin("50-a", "guest-stamp", &stamp("1")).start().await;
+    let gateway = Gateway::with(RAW).plugin("50-a", "guest-version-echo", &version_echo("1")).start().await;
     let mut client = RawClient::connect(&gateway).await;
-    assert_eq!(client.ask("x").await, stamped("1"));
-    gateway.swap(|folder| folder.settings("50-a", &stamp("2"))).await;
-    assert_eq!(client.ask("x").await, stamped("2"));
+    assert_eq!(client.ask("x").await, answer_of("1"));
+    gateway.swap(|folder| folder.settings("50-a", &version_echo("2"))).await;
+    assert_eq!(client.ask("x").await, answer_of("2"));
     gateway.swap(|folder| folder.plugin("50-a", &wasm("guest-bare"), "")).await;
     assert_eq!(client.ask("x").await, "bare");
     gateway.swap(|folder| folder.plugin("60-echo", &wasm("echo"), "")).await;
@@ -85,8 +85,8 @@ async fn names_give_the_order() {
 #[tokio::test]
 async fn all_kinds_of_binaries_load() {
     for (target, name, settings, answer) in [
-        (Target::Wasip1, "guest-stamp", stamp("1"), stamped("1")),
-        (Target::Wasip2, "guest-stamp", stamp("1"), stamped("1")),
+        (Target::Wasip1, "guest-version-echo", version_echo("1"), answer_of("1")),
+        (Target::Wasip2, "guest-version-echo", version_echo("1"), answer_of("1")),
         (Target::Wasip1, "guest-bare", String::new(), "bare".to_owned()),
         (Target::Wasip2, "guest-bare", String::new(), "bare".to_owned()),
     ] {
@@ -99,7 +99,7 @@ async fn all_kinds_of_binaries_load() {
 
 #[tokio::test]
 async fn a_bad_file_leaves_the_plugin_that_was_there() {
-    let good = fs::read(wasm("guest-stamp")).unwrap();
+    let good = fs::read(wasm("guest-version-echo")).unwrap();
     let without_interface = b"\0asm\x01\0\0\0".to_vec();
     let mut damaged = good.clone();
     damaged[8..200].fill(0xee);
@@ -111,7 +111,8 @@ async fn a_bad_file_leaves_the_plugin_that_was_there() {
         ("damaged", damaged, "malformed"),
         ("a core module of something else", without_interface, "core-module-without-interface"),
     ] {
-        let gateway = Gateway::with(RAW).plugin("50-a", "guest-stamp", &stamp("1")).start().await;
+        let gateway =
+            Gateway::with(RAW).plugin("50-a", "guest-version-echo", &version_echo("1")).start().await;
         let mut client = RawClient::connect(&gateway).await;
         let line = gateway.refusal(|folder| folder.put("50-a.wasm", &bytes)).await;
         assert_eq!(
@@ -128,7 +129,7 @@ async fn a_bad_file_leaves_the_plugin_that_was_there() {
         assert!(line.message.contains(status["error"]["sentence"].as_str().unwrap()), "{}", line.text);
         // A good drop elsewhere reloads the folder: the bad file is known and not reported again.
         gateway.swap(|folder| folder.plugin("90-echo", &wasm("echo"), "")).await;
-        assert_eq!(client.ask("x").await, stamped("1"), "{what}");
+        assert_eq!(client.ask("x").await, answer_of("1"), "{what}");
         assert_eq!(gateway.log().matching(&["plugin refused"]).len(), 1, "{what}");
         // And the next good one takes its place.
         gateway.swap(|folder| folder.plugin("50-a", &wasm("guest-bare"), "")).await;
@@ -153,12 +154,13 @@ async fn wrong_settings_leave_the_plugin_that_was_there() {
             "version 2 was told to fail",
         ),
     ] {
-        let gateway = Gateway::with(RAW).plugin("50-a", "guest-stamp", &stamp("1")).start().await;
+        let gateway =
+            Gateway::with(RAW).plugin("50-a", "guest-version-echo", &version_echo("1")).start().await;
         let mut client = RawClient::connect(&gateway).await;
         let line = gateway.refusal(|folder| folder.settings("50-a", settings)).await;
         assert_eq!(line.field("code"), code, "{what}: {}", line.text);
         assert!(line.message.contains(words), "{what}: {}", line.message);
-        assert_eq!(client.ask("x").await, stamped("1"), "{what}");
+        assert_eq!(client.ask("x").await, answer_of("1"), "{what}");
     }
 }
 
@@ -243,7 +245,7 @@ async fn a_file_that_is_still_being_written_is_not_loaded() {
 
 #[tokio::test]
 async fn a_slow_copy_with_long_pauses_is_no_error_and_a_broken_one_is_told() {
-    let gateway = Gateway::with(RAW).plugin("10-a", "guest-stamp", &stamp("1")).start().await;
+    let gateway = Gateway::with(RAW).plugin("10-a", "guest-version-echo", &version_echo("1")).start().await;
     let mut client = RawClient::connect(&gateway).await;
     let bytes = fs::read(wasm("guest-bare")).unwrap();
     // In place, over the plugin that runs, and with pauses in which every part is taken for the whole.

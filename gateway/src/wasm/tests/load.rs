@@ -239,11 +239,11 @@ fn a_plugin_that_does_not_start_is_refused_with_the_limit_it_hit() {
 
 #[test]
 fn configure_decides_whether_the_settings_are_good() {
-    let stamp = module("guest_stamp.wasm");
+    let version_echo = module("guest_version_echo.wasm");
     let words = ["refuses its settings: version 2 was told to fail"];
-    check(start(&stamp, "[config]\nversion = \"2\"\nfail = true"), LoadCode::Configure, &words);
-    check(start(&stamp, ""), LoadCode::Configure, &["refuses its settings", "version"]);
-    start(&stamp, "[config]\nversion = \"2\"").map(|_| ()).unwrap();
+    check(start(&version_echo, "[config]\nversion = \"2\"\nfail = true"), LoadCode::Configure, &words);
+    check(start(&version_echo, ""), LoadCode::Configure, &["refuses its settings", "version"]);
+    start(&version_echo, "[config]\nversion = \"2\"").map(|_| ()).unwrap();
 
     let configure = |body: &str| {
         let code = format!(

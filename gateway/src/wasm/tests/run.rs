@@ -46,9 +46,10 @@ fn both_forms_of_a_plugin_answer_alike() {
 
 #[test]
 fn settings_reach_the_plugin() {
-    let mut stamp =
-        start(&module("guest_stamp.wasm"), "[config]\nversion = \"7\"").map_err(|e| e.to_string()).unwrap();
-    assert_eq!(stamp.raw("x").unwrap(), Verdict::Reply(r#"{"payload":"x","stamp":"7"}"#.into()));
+    let mut version_echo = start(&module("guest_version_echo.wasm"), "[config]\nversion = \"7\"")
+        .map_err(|e| e.to_string())
+        .unwrap();
+    assert_eq!(version_echo.raw("x").unwrap(), Verdict::Reply(r#"{"payload":"x","version":"7"}"#.into()));
 }
 
 #[test]

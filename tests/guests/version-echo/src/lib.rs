@@ -1,4 +1,4 @@
-//! Answers a raw message with `{"stamp":VERSION,"payload":TEXT}`, where the version comes from the settings.
+//! Answers a raw message with `{"version":VERSION,"payload":TEXT}`; the version comes from the settings.
 //! Shows which version of a plugin handled a message.
 
 use gateway_plugin_sdk::prelude::*;
@@ -14,12 +14,12 @@ pub struct Settings {
 
 /// The plugin.
 #[derive(Debug)]
-pub struct Stamp {
+pub struct VersionEcho {
     version: String,
 }
 
 #[plugin]
-impl Plugin for Stamp {
+impl Plugin for VersionEcho {
     type Config = Settings;
 
     fn configure(config: Settings, interests: &mut Interests) -> Result<Self, String> {
@@ -32,6 +32,6 @@ impl Plugin for Stamp {
 
     fn on_message(&mut self, event: &Message<'_>) -> Verdict {
         let payload = String::from_utf8_lossy(event.payload());
-        Verdict::reply_json(&json!({"stamp": self.version, "payload": payload}))
+        Verdict::reply_json(&json!({"version": self.version, "payload": payload}))
     }
 }
