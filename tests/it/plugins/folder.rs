@@ -14,7 +14,7 @@ fn version_echo(version: &str) -> String {
     format!("[config]\nversion = \"{version}\"\n")
 }
 
-fn link(name: &str) -> String {
+fn append_name(name: &str) -> String {
     format!("[config]\nname = \"{name}\"\nversion = \"1\"\n")
 }
 
@@ -64,8 +64,8 @@ async fn plugins_are_replaced_reconfigured_and_removed_under_an_open_connection(
 #[tokio::test]
 async fn names_give_the_order() {
     let gateway = Gateway::with(RAW)
-        .plugin("20-b", "guest-link", &link("b"))
-        .plugin("10-a", "guest-link", &link("a"))
+        .plugin("20-b", "guest-append-name", &append_name("b"))
+        .plugin("10-a", "guest-append-name", &append_name("a"))
         .plugin("90-echo", "echo", "")
         .start()
         .await;

@@ -97,8 +97,8 @@ async fn change_rules(gateway: &Gateway, probe: &mut RawClient, version: u32) ->
 #[tokio::test]
 async fn a_hundred_swaps_under_a_thousand_connections_lose_and_mix_nothing() {
     let gateway = Gateway::with(CONFIG)
-        .plugin("10-one", "guest-link", &settings("one", 1))
-        .plugin("20-two", "guest-link", &settings("two", 1))
+        .plugin("10-one", "guest-append-name", &settings("one", 1))
+        .plugin("20-two", "guest-append-name", &settings("two", 1))
         .plugin("90-echo", "echo", "")
         .start()
         .await;

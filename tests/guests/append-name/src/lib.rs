@@ -1,5 +1,5 @@
 //! Appends `|NAMEVERSION` to a raw message and passes it on, so that an answer further down the chain shows
-//! every link that saw the message, in order.
+//! every plugin that saw the message, in order.
 
 use gateway_plugin_sdk::prelude::*;
 
@@ -12,12 +12,12 @@ pub struct Settings {
 
 /// The plugin.
 #[derive(Debug)]
-pub struct Link {
+pub struct AppendName {
     mark: Vec<u8>,
 }
 
 #[plugin]
-impl Plugin for Link {
+impl Plugin for AppendName {
     type Config = Settings;
 
     fn configure(config: Settings, interests: &mut Interests) -> Result<Self, String> {
