@@ -80,7 +80,11 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
         Case {
             name: format!("next, next, next; {SMALL} B"),
             unit: "ns",
-            gateway: ask(scale, wasm(&[("guest-bare", ""), ("guest-bare", ""), ("guest-bare", "")])?, false),
+            gateway: ask(
+                scale,
+                wasm(&[("guest-no-sdk", ""), ("guest-no-sdk", ""), ("guest-no-sdk", "")])?,
+                false,
+            ),
             against,
             baseline: ask(scale, native(&[native::next, native::next, native::next])?, false),
         },
@@ -89,7 +93,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
     let notes = vec![
         "auth-jwt: the gateway looks up what a claim permits, the plugin is called about the rest; rate-limit counts per".to_owned(),
         "connection; router publishes to `room:r42`, or to `room:{payload.room}`, for which it reads the JSON".to_owned(),
-        "the last case is guest-bare three times".to_owned(),
+        "the last case is guest-no-sdk three times".to_owned(),
     ];
     Ok(Table { title: "a published message meets three plugins (`Chain::on_message`)", notes, rows })
 }

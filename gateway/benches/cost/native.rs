@@ -22,7 +22,7 @@ pub(crate) fn echo(message: &Message) -> Result<Verdict, Failure> {
     Ok(Verdict::Reply(message.payload.clone()))
 }
 
-/// Like `guest-bare` on a message that is not raw.
+/// Like `guest-no-sdk` on a message that is not raw.
 pub(crate) fn next(_: &Message) -> Result<Verdict, Failure> {
     Ok(Verdict::Next)
 }

@@ -65,7 +65,7 @@ async fn a_rollback_is_instant_and_outlives_a_restart_and_ends_with_the_next_fil
     let mut gateway =
         Gateway::with(RAW).plugin("10-version-echo", "guest-version-echo", &version_echo("1")).start().await;
     let mut client = RawClient::connect(&gateway).await;
-    gateway.swap(|folder| folder.plugin("10-version-echo", &wasm("guest-bare"), "")).await;
+    gateway.swap(|folder| folder.plugin("10-version-echo", &wasm("guest-no-sdk"), "")).await;
     gateway
         .swap(|folder| folder.plugin("10-version-echo", &wasm("guest-version-echo"), &version_echo("3")))
         .await;
@@ -101,23 +101,26 @@ async fn a_rollback_is_instant_and_outlives_a_restart_and_ends_with_the_next_fil
 #[tokio::test]
 async fn a_plugin_whose_file_is_gone_stays_if_the_operator_wants_it() {
     let config = format!("{RAW}plugins.on_removal = 'keep'\n");
-    let mut gateway = Gateway::with(&config).plugin("10-bare", "guest-bare", "").start().await;
-    gateway.folder().remove("10-bare.wasm");
+    let mut gateway = Gateway::with(&config).plugin("10-no-sdk", "guest-no-sdk", "").start().await;
+    gateway.folder().remove("10-no-sdk.wasm");
     gateway.log().wait(&["the file of a plugin was removed", "plugins.on_removal"]).await;
-    assert_eq!(plugin(&gateway, "bare").await["state"], "removed-kept");
+    assert_eq!(plugin(&gateway, "no-sdk").await["state"], "removed-kept");
     gateway.restart().await;
-    assert_eq!(ask(&gateway).await, "bare");
+    assert_eq!(ask(&gateway).await, "no-sdk");
 }
 
 #[tokio::test]
 async fn a_plugin_removed_between_two_runs_is_taken_out_and_said_so() {
-    let mut gateway =
-        Gateway::with(RAW).plugin("10-bare", "guest-bare", "").plugin("90-echo", "echo", "").start().await;
-    assert_eq!(ask(&gateway).await, "bare");
+    let mut gateway = Gateway::with(RAW)
+        .plugin("10-no-sdk", "guest-no-sdk", "")
+        .plugin("90-echo", "echo", "")
+        .start()
+        .await;
+    assert_eq!(ask(&gateway).await, "no-sdk");
     gateway.kill();
-    gateway.folder().remove("10-bare.wasm");
+    gateway.folder().remove("10-no-sdk.wasm");
     gateway.restart().await;
-    gateway.log().wait(&["plugin taken out: its file was removed", "10-bare.wasm"]).await;
+    gateway.log().wait(&["plugin taken out: its file was removed", "10-no-sdk.wasm"]).await;
     assert_eq!(ask(&gateway).await, "x");
 }
 

@@ -52,10 +52,10 @@ async fn plugins_are_replaced_reconfigured_and_removed_under_an_open_connection(
     assert_eq!(client.ask("x").await, answer_of("1"));
     gateway.swap(|folder| folder.settings("50-a", &version_echo("2"))).await;
     assert_eq!(client.ask("x").await, answer_of("2"));
-    gateway.swap(|folder| folder.plugin("50-a", &wasm("guest-bare"), "")).await;
-    assert_eq!(client.ask("x").await, "bare");
+    gateway.swap(|folder| folder.plugin("50-a", &wasm("guest-no-sdk"), "")).await;
+    assert_eq!(client.ask("x").await, "no-sdk");
     gateway.swap(|folder| folder.plugin("60-echo", &wasm("echo"), "")).await;
-    assert_eq!(client.ask("x").await, "bare");
+    assert_eq!(client.ask("x").await, "no-sdk");
     gateway.swap(|folder| folder.remove("50-a.wasm")).await;
     assert_eq!(client.ask("x").await, "x");
     assert_eq!(plugin(&gateway, "50-a.wasm").await["state"], "removed");
@@ -87,8 +87,8 @@ async fn all_kinds_of_binaries_load() {
     for (target, name, settings, answer) in [
         (Target::Wasip1, "guest-version-echo", version_echo("1"), answer_of("1")),
         (Target::Wasip2, "guest-version-echo", version_echo("1"), answer_of("1")),
-        (Target::Wasip1, "guest-bare", String::new(), "bare".to_owned()),
-        (Target::Wasip2, "guest-bare", String::new(), "bare".to_owned()),
+        (Target::Wasip1, "guest-no-sdk", String::new(), "no-sdk".to_owned()),
+        (Target::Wasip2, "guest-no-sdk", String::new(), "no-sdk".to_owned()),
     ] {
         let drop = |folder: &Folder| folder.plugin("10-x", &wasm_for(target, name), &settings);
         let gateway = Gateway::with(RAW).prepare(drop).start().await;
@@ -132,8 +132,8 @@ async fn a_bad_file_leaves_the_plugin_that_was_there() {
         assert_eq!(client.ask("x").await, answer_of("1"), "{what}");
         assert_eq!(gateway.log().matching(&["plugin refused"]).len(), 1, "{what}");
         // And the next good one takes its place.
-        gateway.swap(|folder| folder.plugin("50-a", &wasm("guest-bare"), "")).await;
-        assert_eq!(client.ask("x").await, "bare", "{what}");
+        gateway.swap(|folder| folder.plugin("50-a", &wasm("guest-no-sdk"), "")).await;
+        assert_eq!(client.ask("x").await, "no-sdk", "{what}");
         assert!(plugin(&gateway, "50-a.wasm").await.get("error").is_none());
     }
 }
@@ -178,11 +178,11 @@ async fn a_bad_file_without_a_predecessor_is_left_out_of_the_chain() {
 
 #[tokio::test]
 async fn two_plugins_of_one_name_are_one_too_many() {
-    let gateway = Gateway::with(RAW).plugin("10-a", "guest-bare", "").start().await;
+    let gateway = Gateway::with(RAW).plugin("10-a", "guest-no-sdk", "").start().await;
     let line = gateway.refusal(|folder| folder.plugin("20-a", &wasm("echo"), "")).await;
     assert_eq!((&*line.field("file"), &*line.field("code")), ("20-a.wasm", "duplicate-name"));
     let mut client = RawClient::connect(&gateway).await;
-    assert_eq!(client.ask("x").await, "bare");
+    assert_eq!(client.ask("x").await, "no-sdk");
     gateway.swap(|folder| folder.remove("10-a.wasm")).await;
     assert_eq!(client.ask("x").await, "x", "the second one takes over when the first has gone");
 }
@@ -191,17 +191,17 @@ async fn two_plugins_of_one_name_are_one_too_many() {
 async fn what_is_no_plugin_file_is_ignored_and_said_so() {
     let gateway = Gateway::with(RAW).plugin("90-echo", "echo", "").start().await;
     let folder = gateway.folder().path();
-    let bare = wasm("guest-bare");
+    let no_sdk = wasm("guest-no-sdk");
     let outside = tempfile::tempdir().unwrap();
-    fs::copy(&bare, outside.path().join("bare.wasm")).unwrap();
+    fs::copy(&no_sdk, outside.path().join("no-sdk.wasm")).unwrap();
     for name in
         [".10-a.wasm", "10-a.wasm~", "10-a.wasm.tmp", "10-a.wasm.part", "#10-a.wasm#", "10-a.wsm", "README"]
     {
-        fs::copy(&bare, folder.join(name)).unwrap();
+        fs::copy(&no_sdk, folder.join(name)).unwrap();
         gateway.log().wait(&["left out of the plugin folder", name]).await;
     }
     fs::create_dir(folder.join("11-folder.wasm")).unwrap();
-    symlink(outside.path().join("bare.wasm"), folder.join("12-link.wasm")).unwrap();
+    symlink(outside.path().join("no-sdk.wasm"), folder.join("12-link.wasm")).unwrap();
     symlink("/nowhere.wasm", folder.join("13-broken.wasm")).unwrap();
     let pipe = Command::new("mkfifo").arg(folder.join("14-pipe.wasm")).status().unwrap();
     assert!(pipe.success());
@@ -215,10 +215,10 @@ async fn what_is_no_plugin_file_is_ignored_and_said_so() {
     }
     // The folder still works, and only by what may be in it: a link that stays inside may.
     fs::create_dir(folder.join("versions")).unwrap();
-    fs::copy(&bare, folder.join("versions/1.wasm")).unwrap();
+    fs::copy(&no_sdk, folder.join("versions/1.wasm")).unwrap();
     gateway.swap(|_| symlink("versions/1.wasm", folder.join("15-inside.wasm")).unwrap()).await;
     let mut client = RawClient::connect(&gateway).await;
-    assert_eq!(client.ask("x").await, "bare");
+    assert_eq!(client.ask("x").await, "no-sdk");
     let plugins = gateway.post("/api/plugins", &json!({})).await.ok();
     assert_eq!(plugins["result"]["plugins"].as_array().unwrap().len(), 2, "{plugins}");
 }
@@ -227,11 +227,11 @@ async fn what_is_no_plugin_file_is_ignored_and_said_so() {
 async fn a_file_that_is_still_being_written_is_not_loaded() {
     let gateway = Gateway::with(RAW).plugin("90-echo", "echo", "").start().await;
     let mut client = RawClient::connect(&gateway).await;
-    let bytes = fs::read(wasm("guest-bare")).unwrap();
+    let bytes = fs::read(wasm("guest-no-sdk")).unwrap();
     // Copied in place, with pauses shorter than a file has to be quiet for: what a slow upload looks like.
     let swapped = gateway
         .swap(|folder| {
-            let mut file = fs::File::create(folder.path().join("10-bare.wasm")).unwrap();
+            let mut file = fs::File::create(folder.path().join("10-no-sdk.wasm")).unwrap();
             for part in bytes.chunks(bytes.len() / 8 + 1) {
                 std::io::Write::write_all(&mut file, part).unwrap();
                 std::thread::sleep(Duration::from_millis(20));
@@ -239,7 +239,7 @@ async fn a_file_that_is_still_being_written_is_not_loaded() {
         })
         .await;
     assert_eq!(swapped.field("generation"), "2");
-    assert_eq!(client.ask("x").await, "bare");
+    assert_eq!(client.ask("x").await, "no-sdk");
     assert!(gateway.log().matching(&["plugin refused"]).is_empty());
 }
 
@@ -247,7 +247,7 @@ async fn a_file_that_is_still_being_written_is_not_loaded() {
 async fn a_slow_copy_with_long_pauses_is_no_error_and_a_broken_one_is_told() {
     let gateway = Gateway::with(RAW).plugin("10-a", "guest-version-echo", &version_echo("1")).start().await;
     let mut client = RawClient::connect(&gateway).await;
-    let bytes = fs::read(wasm("guest-bare")).unwrap();
+    let bytes = fs::read(wasm("guest-no-sdk")).unwrap();
     // In place, over the plugin that runs, and with pauses in which every part is taken for the whole.
     gateway
         .swap(|folder| {
@@ -259,7 +259,7 @@ async fn a_slow_copy_with_long_pauses_is_no_error_and_a_broken_one_is_told() {
             }
         })
         .await;
-    within("the whole plugin", async { while client.ask("x").await != "bare" {} }).await;
+    within("the whole plugin", async { while client.ask("x").await != "no-sdk" {} }).await;
     assert!(gateway.log().matching(&["plugin refused"]).is_empty(), "{}", gateway.log().tail(20));
     // Whoever stops in the middle learns of it soon.
     let begin = Instant::now();
@@ -268,7 +268,7 @@ async fn a_slow_copy_with_long_pauses_is_no_error_and_a_broken_one_is_told() {
         .await;
     assert_eq!(line.field("code"), "truncated");
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
-    assert_eq!(client.ask("x").await, "bare");
+    assert_eq!(client.ask("x").await, "no-sdk");
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn what_every_user_may_write_to_is_refused_with_the_command_that_helps() {
     let open = Permissions::from_mode(0o666);
     let line = gateway
         .refusal(|folder| {
-            folder.plugin("10-a", &wasm("guest-bare"), "");
+            folder.plugin("10-a", &wasm("guest-no-sdk"), "");
             fs::set_permissions(folder.path().join("10-a.wasm"), open).unwrap();
         })
         .await;
@@ -285,13 +285,13 @@ async fn what_every_user_may_write_to_is_refused_with_the_command_that_helps() {
     let path = gateway.folder().path().join("10-a.wasm");
     assert!(line.message.contains(&format!("run: chmod o-w {}", path.display())), "{}", line.message);
     gateway.swap(|_| fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap()).await;
-    assert_eq!(RawClient::connect(&gateway).await.ask("x").await, "bare");
+    assert_eq!(RawClient::connect(&gateway).await.ask("x").await, "no-sdk");
 }
 
 #[tokio::test]
 async fn a_folder_that_is_only_looked_at_is_followed_too() {
     let gateway = Gateway::with(&format!("{RAW}plugins.watch = 'poll'\n")).start().await;
     gateway.log().wait(&["looked at without notifications"]).await;
-    gateway.swap(|folder| folder.plugin("10-a", &wasm("guest-bare"), "")).await;
-    assert_eq!(RawClient::connect(&gateway).await.ask("x").await, "bare");
+    gateway.swap(|folder| folder.plugin("10-a", &wasm("guest-no-sdk"), "")).await;
+    assert_eq!(RawClient::connect(&gateway).await.ask("x").await, "no-sdk");
 }

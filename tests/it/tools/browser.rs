@@ -26,13 +26,13 @@ async fn two_tabs_talk_across_a_restart_and_see_the_plugins_change() {
     tabs.say("it is back").await;
     tabs.hear(LIMIT, "they talk again").await;
 
-    gateway.swap(|folder| folder.plugin("95-bare", &wasm("guest-bare"), "")).await;
+    gateway.swap(|folder| folder.plugin("95-no-sdk", &wasm("guest-no-sdk"), "")).await;
     tabs.say("a plugin is there").await;
     tabs.hear(LIMIT, "they see it").await;
-    gateway.refusal(|folder| folder.put("95-bare.wasm", b"rubbish")).await;
+    gateway.refusal(|folder| folder.put("95-no-sdk.wasm", b"rubbish")).await;
     tabs.say("it is replaced by rubbish").await;
     tabs.hear(LIMIT, "they see that it was refused").await;
-    gateway.swap(|folder| folder.remove("95-bare.wasm")).await;
+    gateway.swap(|folder| folder.remove("95-no-sdk.wasm")).await;
     tabs.say("it is gone").await;
     tabs.hear(LIMIT, "done").await;
     tabs.end(LIMIT).await;

@@ -270,7 +270,7 @@ fn a_plugin_says_what_it_is_in_either_form() {
         assert!(about.version.is_some() && about.sdk.is_some(), "{about:?}");
         assert_eq!(about.hooks, Hooks { configure: true, on_message: true, ..Hooks::default() });
     }
-    let foreign = load(&module("guest_bare.wasm"), "").unwrap();
+    let foreign = load(&module("guest_no_sdk.wasm"), "").unwrap();
     assert_eq!((foreign.about().name.as_deref(), foreign.about().version.as_deref()), (None, None));
     assert_eq!(foreign.about().hooks, Hooks { on_message: true, ..Hooks::default() });
 }

@@ -36,11 +36,11 @@ fn both_forms_of_a_plugin_answer_alike() {
         }
         assert_eq!(echo.plugin.interests().kinds, Kinds::NONE.with(Kind::Raw));
     }
-    for wasm in [module("guest_bare.wasm"), component("guest_bare.wasm")] {
-        let mut bare = running(&wasm);
-        assert_eq!(bare.raw("x").unwrap(), Verdict::Reply("bare".into()));
-        assert_eq!(bare.message(Kind::Publish, "news", b"{}").unwrap(), Verdict::Next);
-        assert_eq!(bare.plugin.interests().kinds, Kinds::ALL, "without configure it sees everything");
+    for wasm in [module("guest_no_sdk.wasm"), component("guest_no_sdk.wasm")] {
+        let mut no_sdk = running(&wasm);
+        assert_eq!(no_sdk.raw("x").unwrap(), Verdict::Reply("no-sdk".into()));
+        assert_eq!(no_sdk.message(Kind::Publish, "news", b"{}").unwrap(), Verdict::Next);
+        assert_eq!(no_sdk.plugin.interests().kinds, Kinds::ALL, "without configure it sees everything");
     }
 }
 

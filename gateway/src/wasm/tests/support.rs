@@ -20,7 +20,7 @@ use crate::protocol::channel::Channel;
 use crate::wasm::{Loader, LoaderConfig};
 
 const PACKAGES: [&str; 6] =
-    ["echo", "guest-version-echo", "guest-trap", "guest-bare", "guest-scripted", "guest-frozen-0-1"];
+    ["echo", "guest-version-echo", "guest-trap", "guest-no-sdk", "guest-scripted", "guest-frozen-0-1"];
 
 /// One engine for all tests, with room for few instances, so that a test that leaks instances fails.
 pub(super) fn loader() -> &'static Loader {

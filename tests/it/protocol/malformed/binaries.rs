@@ -124,7 +124,7 @@ fn sound_modules_that_are_no_plugins_are_refused() {
 
 #[test]
 fn a_plugin_that_ends_anywhere_before_its_end_is_refused() {
-    let (loader, whole) = (loader(), fs::read(wasm("guest-bare")).unwrap());
+    let (loader, whole) = (loader(), fs::read(wasm("guest-no-sdk")).unwrap());
     let edge = 512;
     let middle = (edge..whole.len() - edge).step_by(13);
     for length in (0..edge).chain(middle).chain(whole.len() - edge..whole.len()) {
@@ -136,7 +136,7 @@ fn a_plugin_that_ends_anywhere_before_its_end_is_refused() {
 
 #[test]
 fn a_plugin_with_flipped_bits_hurts_nobody() {
-    let (loader, whole) = (loader(), fs::read(wasm("guest-bare")).unwrap());
+    let (loader, whole) = (loader(), fs::read(wasm("guest-no-sdk")).unwrap());
     let seed = 0x5eed_u64;
     let mut state = seed;
     let mut random = |below: usize| {
@@ -164,7 +164,7 @@ fn a_plugin_with_flipped_bits_hurts_nobody() {
 #[tokio::test]
 async fn bad_files_dropped_one_after_another_leave_the_chain_as_it_is() {
     let config = "raw.enabled = true\nclient.anonymous = true\n";
-    let gateway = Gateway::with(config).plugin("50-bare", "guest-bare", "").start().await;
+    let gateway = Gateway::with(config).plugin("50-no-sdk", "guest-no-sdk", "").start().await;
     let mut client = RawClient::connect(&gateway).await;
     let modules = bad_modules();
     let every = modules.len() / (GROUP * GROUPS);
@@ -177,15 +177,18 @@ async fn bad_files_dropped_one_after_another_leave_the_chain_as_it_is() {
             let (_, module) = sample.next().unwrap();
             let bytes = if number % 2 == 0 { module.clone() } else { described(module) };
             // The first of each group takes the place of the plugin that runs.
-            let file =
-                if number == 0 { "50-bare.wasm".to_owned() } else { format!("60-bad{round}x{number}.wasm") };
+            let file = if number == 0 {
+                "50-no-sdk.wasm".to_owned()
+            } else {
+                format!("60-bad{round}x{number}.wasm")
+            };
             gateway.folder().put(&file, &bytes);
         }
         within("the refusals", async {
             while gateway.log().since(mark).iter().filter(|line| line.says(&["plugin refused"])).count()
                 < GROUP
             {
-                assert_eq!(client.ask("x").await, "bare");
+                assert_eq!(client.ask("x").await, "no-sdk");
             }
         })
         .await;
@@ -195,7 +198,7 @@ async fn bad_files_dropped_one_after_another_leave_the_chain_as_it_is() {
         }
     }
     println!("ten bad files are refused within {slowest:.0?}");
-    assert_eq!(client.ask("x").await, "bare");
+    assert_eq!(client.ask("x").await, "no-sdk");
     let plugins = gateway.post("/api/plugins", &json!({})).await.ok();
     assert_eq!(plugins["result"]["generation"], 1, "the chain was never another");
     let metrics = gateway.metrics().await;

@@ -1,4 +1,4 @@
-//! Answers every raw message with `bare`. Written against the interface alone, the way a plugin in another
+//! Answers every raw message with `no-sdk`. Written against the interface alone, the way a plugin in another
 //! language is: without the SDK, without `configure`, without asking the gateway for anything.
 
 #[cfg(target_family = "wasm")]
@@ -7,10 +7,10 @@ mod bindings {
     wit_bindgen::generate!({
         path: "../../../plugin-sdk/wit/v0.1",
         inline: "
-            package tests:bare;
-            world bare { export gateway:plugin/on-message@0.1.0; }
+            package tests:no-sdk;
+            world no-sdk { export gateway:plugin/on-message@0.1.0; }
         ",
-        world: "tests:bare/bare",
+        world: "tests:no-sdk/no-sdk",
         generate_all,
     });
 
@@ -18,16 +18,16 @@ mod bindings {
 
     const RAW: Kind = 9;
 
-    struct Bare;
+    struct NoSdk;
 
-    impl Guest for Bare {
+    impl Guest for NoSdk {
         fn call(_connection: u64, kind: Kind, _payload: Vec<u8>) -> Verdict {
             match kind {
-                RAW => Verdict::Reply(b"bare".to_vec()),
+                RAW => Verdict::Reply(b"no-sdk".to_vec()),
                 _ => Verdict::Next,
             }
         }
     }
 
-    export!(Bare);
+    export!(NoSdk);
 }
