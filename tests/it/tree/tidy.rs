@@ -1,8 +1,10 @@
-//! How sources and pages look: widths, links, words, headers, and tests at the end of a file.
+//! How sources and pages look: widths, links, words, headers, tests at the end of a file, and the modules
+//! that the groups of nextest name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::selection::{Selector, test_names};
 use crate::tools::readme::root;
 
 /// Columns of a line of prose.
@@ -38,7 +40,7 @@ const TERMS: [(&str, &str); 22] = [
 ];
 
 /// Every file below the root of the repository with this extension, and its text.
-fn files(extension: &str) -> Vec<(PathBuf, String)> {
+pub(super) fn files(extension: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {
@@ -136,4 +138,20 @@ fn things_have_the_names_of_the_field() {
             assert!(home_made.is_none(), "{}: {home_made:?} in `{line}`", path.display());
         }
     }
+}
+
+/// A module that was renamed would lose its group without a word.
+#[test]
+fn every_module_in_the_filters_of_nextest_exists() {
+    let file = ".config/nextest.toml";
+    let text = fs::read_to_string(root().join(file)).expect("the configuration of nextest");
+    let configuration: toml::Table = text.parse().expect("TOML");
+    let overrides = configuration["profile"]["default"]["overrides"].as_array().expect("overrides");
+    let names = test_names();
+    let filters = overrides.iter().map(|group| group["filter"].as_str().expect("a filter"));
+    let selectors: Vec<_> = filters.flat_map(Selector::all).collect();
+    for selector in &selectors {
+        selector.assert_used(&names, file);
+    }
+    assert!(selectors.len() > 30, "{} selectors", selectors.len());
 }
