@@ -26,9 +26,8 @@ use tokio::sync::{Notify, watch};
 
 use self::clients::Clients;
 use self::commands::dispatch;
-use self::format::wire;
+use self::format::{keys, wire};
 pub use self::limits::{Reconciler, States};
-use self::membership::nodes;
 use self::presence::Presence;
 pub use self::survey::Answerer;
 use self::survey::Surveys;
@@ -45,13 +44,13 @@ use crate::backplane::redis::commands::request::{Charges, Request, What};
 pub use crate::backplane::redis::connection::server_connection::LOOKUPS_MAX;
 use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::format::keys::Keys;
+use crate::backplane::redis::format::slots::SlotMap;
 use crate::backplane::redis::membership::agreement::Agreement;
 pub use crate::backplane::redis::membership::agreement::Plugins;
 use crate::backplane::redis::membership::agreement::rules::Effective;
 use crate::backplane::redis::membership::nodes::Nodes;
 use crate::backplane::redis::subscriptions::interest::{Added, Interest};
 use crate::backplane::redis::topology::shard::{Shard, ShardQueues};
-use crate::backplane::redis::topology::slots::SlotMap;
 use crate::charge::{Account, Charge};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -370,7 +369,7 @@ impl Backplane for Redis {
         if others.is_empty() && self.shared.shard(channel).status.link().is_some() {
             return Outcome::Ready(Ok(Count { connections, users }));
         }
-        let here = nodes::name(self.shared.node).into();
+        let here = keys::node_name(self.shared.node).into();
         let nodes = [here].into_iter().chain(others.into_iter().map(|node| node.id)).collect();
         let what = What::Count { channel: channel.clone(), nodes, connections, users: unwritten };
         self.ask(what, reply_to, self.shared.clock.now().at)

@@ -13,10 +13,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::table::Batch;
 pub(super) use self::table::Clients;
-use super::{Shared, presence};
-use crate::backplane::redis::connection::server_connection::{ServerConnection, call, refusal};
+use super::Shared;
+use crate::backplane::redis::connection::server_connection::{ServerConnection, call, call_all, refusal};
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::membership::nodes;
+use crate::backplane::redis::format::keys;
 use crate::telemetry::backplane::Trouble;
 
 /// Maximum number of clients in one batch, and their approximate bytes.
@@ -59,7 +59,7 @@ fn gone() -> Cause {
 pub(super) async fn write_anew(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     shared.clients.write_anew();
     let Some(mut connection) = link.connections.first().cloned() else { return Err(gone()) };
-    let key = shared.keys.clients_of(&nodes::name(shared.node));
+    let key = shared.keys.clients_of(&keys::node_name(shared.node));
     let mut cursor = 0;
     loop {
         let mut scan = redis::cmd("HSCAN");
@@ -86,7 +86,7 @@ async fn write(
     connection: &mut MultiplexedConnection,
     mut batch: Batch<'_>,
 ) -> Result<(), Cause> {
-    let key = shared.keys.clients_of(&nodes::name(shared.node));
+    let key = shared.keys.clients_of(&keys::node_name(shared.node));
     let changes = &mut batch.changes;
     let (mut pipeline, mut commands) = (pipe(), 0);
     // A client that left and was registered again is written after the removal.
@@ -100,10 +100,10 @@ async fn write(
         for (client, since) in &changes.came {
             command.arg(&*client.id).arg(record::write(client, *since));
         }
-        pipeline.cmd("PEXPIRE").arg(&key).arg(nodes::KEPT.as_millis() as u64);
+        pipeline.cmd("PEXPIRE").arg(&key).arg(keys::NODE_KEPT.as_millis() as u64);
         commands += 2;
     }
-    let replies = presence::send(shared, connection, &pipeline, commands).await?;
+    let replies = call_all(connection, &pipeline, commands, shared.config.timeout).await?;
     let refused = replies.iter().find_map(|reply| match reply {
         Value::ServerError(error) => Some(refusal(error.code(), error.details().unwrap_or_default())),
         _ => None,
@@ -129,7 +129,9 @@ async fn write(
 /// Renews the expiry. Records that are missing are written again.
 async fn renew(shared: &Shared, connection: &mut MultiplexedConnection) -> Result<(), Cause> {
     let mut command = redis::cmd("PEXPIRE");
-    command.arg(shared.keys.clients_of(&nodes::name(shared.node))).arg(nodes::KEPT.as_millis() as u64);
+    command
+        .arg(shared.keys.clients_of(&keys::node_name(shared.node)))
+        .arg(keys::NODE_KEPT.as_millis() as u64);
     match call(connection, &command, shared.config.timeout).await {
         Ok(Value::Int(0)) => shared.clients.write_anew(),
         Ok(_) => (),

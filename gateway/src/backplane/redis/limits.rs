@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{Runner, Shared};
 use crate::backplane::redis::connection::server_connection::ServerConnection;
-use crate::backplane::redis::membership::nodes;
+use crate::backplane::redis::format::keys;
 use crate::plugin::state::{Bucket, PluginState, Taken, Told};
 
 /// Interval between two reports of a node.
@@ -43,7 +43,7 @@ impl Runner {
     /// Creates the reconciler, which uses the connections of this runner.
     pub fn reconciler(&self) -> Reconciler {
         let shared = self.shared.clone();
-        let node = nodes::name(shared.node);
+        let node = keys::node_name(shared.node);
         Reconciler { shared, node }
     }
 }

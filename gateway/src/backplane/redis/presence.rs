@@ -7,7 +7,6 @@
 mod present;
 mod table;
 mod list;
-mod script;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,30 +14,24 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value, pipe};
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 pub(super) use self::list::{keep_list, page};
 use self::present::Write;
-pub(super) use self::script::{COUNT, READ, TAKE, TAKEN_MAX, WRITE};
 pub(super) use self::table::Presence;
 use super::Shared;
 use crate::backplane::TOO_MANY_MEMBERS;
 use crate::backplane::redis::connection::server_connection::{
-    ServerConnection, cause, is_elsewhere, refusal,
+    ServerConnection, call_all, is_elsewhere, refusal,
 };
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::format::keys::Keys;
-use crate::backplane::redis::{format::wire, membership::nodes};
+use crate::backplane::redis::format::keys::{self, Keys};
+use crate::backplane::redis::format::script::LISTED_MAX;
+use crate::backplane::redis::format::wire;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
 use crate::telemetry::backplane::Trouble;
-
-/// Maximum number of members of a channel that can be listed. More can be counted.
-pub(super) const LISTED_MAX: usize = 65_536;
-
-/// Minimum bytes of a member in a response.
-pub(super) const LISTED_BYTES: usize = 64;
 
 /// Maximum number of channels and members in one batch.
 const CHANNELS_MAX: usize = 256;
@@ -96,13 +89,13 @@ async fn write(
     if batch.writes.is_empty() {
         return Ok(());
     }
-    let node = nodes::name(shared.node);
+    let node = keys::node_name(shared.node);
     let mut pipeline = pipe();
     for write in &batch.writes {
         add(&mut pipeline, &shared.keys, &link.scripts.presence_write, &node, write);
     }
     // Each write states the complete entry, not a change: one that failed, or may have failed, is repeated.
-    let replies = send(shared, connection, &pipeline, batch.writes.len()).await?;
+    let replies = call_all(connection, &pipeline, batch.writes.len(), shared.config.timeout).await?;
     batch.answered(|shard_index| !matches!(replies[shard_index], Value::ServerError(_)));
     pause_if_refused(shared, &replies).await
 }
@@ -131,7 +124,7 @@ async fn renew(
     connection: &mut MultiplexedConnection,
     shard: usize,
 ) -> Result<(), Cause> {
-    let node = nodes::name(shared.node);
+    let node = keys::node_name(shared.node);
     let channels = shared.presence.quiet_in(shard, link.shard);
     for channels in channels.chunks(CHANNELS_MAX) {
         let mut pipeline = pipe();
@@ -142,7 +135,7 @@ async fn renew(
             }
             pipeline.cmd("HLEN").arg(&members).cmd("SCARD").arg(&users);
         }
-        let replies = send(shared, connection, &pipeline, channels.len() * 4).await?;
+        let replies = call_all(connection, &pipeline, channels.len() * 4, shared.config.timeout).await?;
         for (channel, answers) in channels.iter().zip(replies.chunks(4)) {
             // Any other reply is a refusal, so nothing is known.
             if let [_, _, Value::Int(connections), Value::Int(users)] = *answers {
@@ -152,21 +145,6 @@ async fn renew(
         }
     }
     Ok(())
-}
-
-/// Sends several commands at once.
-pub(super) async fn send(
-    shared: &Shared,
-    connection: &mut MultiplexedConnection,
-    pipeline: &Pipeline,
-    commands: usize,
-) -> Result<Vec<Value>, Cause> {
-    match timeout(shared.config.timeout, connection.send_packed_commands(pipeline, 0, commands)).await {
-        Ok(Ok(replies)) if replies.len() == commands => Ok(replies),
-        Ok(Ok(_)) => Err(Cause::new(Trouble::Silent, "answers are missing")),
-        Ok(Err(error)) => Err(cause(&error)),
-        Err(_) => Err(Cause::new(Trouble::Silent, "no answer when presence was written")),
-    }
 }
 
 /// Pauses after a refusal. `Err` if another connection is needed.
@@ -205,13 +183,4 @@ pub(super) fn together(
         return Err(ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS));
     }
     Ok(members)
-}
-
-/// Decodes members. Invalid ones are left out.
-pub(super) fn read(values: Vec<Value>) -> Vec<Arc<Member>> {
-    let member = |value| match value {
-        Value::BulkString(bytes) => wire::read_member(&bytes.into()),
-        _ => None,
-    };
-    values.into_iter().filter_map(member).collect()
 }

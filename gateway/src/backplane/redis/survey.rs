@@ -1,8 +1,6 @@
 //! `Surveys` sends questions to the other gateways and collects their answers, on the topic of all nodes. It
 //! has no timeout: the caller sets one.
 
-pub(super) mod form;
-
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{Redis, Runner, Shared};
 use crate::backplane::Others;
-use crate::backplane::redis::{format::wire, membership::nodes};
+use crate::backplane::redis::{format::keys, format::wire};
 use crate::survey::{Finding, Question};
 
 /// Maximum number of open questions of this node, and of questions of others that are waiting or being
@@ -67,7 +65,7 @@ impl Surveys {
     pub(super) fn answered(&self, id: u64, from: u64, finding: Finding) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(answers) = open.questions.get(&id) {
-            let _ = answers.try_send((nodes::name(from).into(), finding));
+            let _ = answers.try_send((keys::node_name(from).into(), finding));
         }
     }
 
@@ -142,7 +140,7 @@ mod tests {
         let (second, others) = surveys.begin(1).expect("room");
         surveys.answered(first, 7, finding.clone());
         surveys.answered(first, 8, finding.clone());
-        assert_eq!(answers.try_recv(), Ok((nodes::name(7).into(), finding.clone())));
+        assert_eq!(answers.try_recv(), Ok((keys::node_name(7).into(), finding.clone())));
         assert!(answers.try_recv().is_err(), "no more answers than were expected");
         drop(others);
         surveys.answered(second, 7, finding.clone());

@@ -83,10 +83,10 @@ impl Bench {
             recover: load(script::recover("PUBLISH")).await,
             history: load(script::history("PUBLISH")).await,
             probe: load(script::probe("PUBLISH")).await,
-            presence_write: load(presence::WRITE.to_owned()).await,
-            presence_read: load(presence::READ.to_owned()).await,
-            presence_count: load(presence::COUNT.to_owned()).await,
-            presence_take: load(presence::TAKE.to_owned()).await,
+            presence_write: load(script::PRESENCE_WRITE.to_owned()).await,
+            presence_read: load(script::PRESENCE_READ.to_owned()).await,
+            presence_count: load(script::PRESENCE_COUNT.to_owned()).await,
+            presence_take: load(script::PRESENCE_TAKE.to_owned()).await,
         };
         Self { _server: server, connection, keys: Keys::new("t"), scripts, server: "first", streams: 0 }
     }

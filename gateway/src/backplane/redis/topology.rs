@@ -1,6 +1,5 @@
 //! Finds out which server has which slot, and assigns servers to shards.
 
-pub(crate) mod slots;
 pub(crate) mod cluster;
 pub(crate) mod sentinel;
 pub(crate) mod poll;

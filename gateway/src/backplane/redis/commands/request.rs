@@ -7,8 +7,8 @@ use bytes::Bytes;
 use redis::{Cmd, Value};
 
 use crate::backplane::redis::format::keys::Keys;
-use crate::backplane::redis::format::script::Scripts;
-use crate::backplane::redis::{format::wire, presence};
+use crate::backplane::redis::format::script::{self, Scripts};
+use crate::backplane::redis::format::wire;
 use crate::backplane::{
     Count, Idempotency, Most, Page, PublishConditions, Published, Recovery, Repeat, ReplyTo, Response,
     Retention, TOO_MANY_MEMBERS, Top,
@@ -17,7 +17,7 @@ use crate::charge::Charge;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
-use crate::protocol::push::Publication;
+use crate::protocol::push::{Member, Publication};
 
 /// How much longer than its publications the position of a stream is kept: subscribers that still listen
 /// would take a new stream for a loss.
@@ -118,7 +118,7 @@ impl What {
         anchor: &str,
         fresh: &str,
     ) -> Cmd {
-        let script = |sha: &str, channel: &Channel, third: Option<String>, retention: &Retention| {
+        let with_streams = |sha: &str, channel: &Channel, third: Option<String>, retention: &Retention| {
             let mut command = redis::cmd("EVALSHA");
             command.arg(sha).arg(2 + usize::from(third.is_some()));
             command.arg(keys.stream(channel)).arg(keys.top(channel)).arg(third);
@@ -130,7 +130,7 @@ impl What {
             Self::Publish { channel, body, retention, terms } => {
                 let once = terms.as_ref().and_then(|terms| terms.once.as_ref());
                 let shard_index = once.map(|once| keys.once(channel, &once.key));
-                let mut command = script(&scripts.publish, channel, shard_index, retention);
+                let mut command = with_streams(&scripts.publish, channel, shard_index, retention);
                 let topic = keys.topic(channel);
                 let address = (topic == keys.nodes()).then_some(channel);
                 command.arg(body).arg(topic).arg(wire::head(address));
@@ -154,14 +154,14 @@ impl What {
                 for node in nodes {
                     command.arg(keys.presence(channel, node));
                 }
-                command.arg(presence::LISTED_MAX.min(bytes_max / presence::LISTED_BYTES));
+                command.arg(script::LISTED_MAX.min(bytes_max / script::LISTED_BYTES));
                 command
             }
             Self::Take { channel, node } => {
                 let mut command = redis::cmd("EVALSHA");
                 command.arg(&scripts.presence_take).arg(2);
                 command.arg(keys.presence(channel, node)).arg(keys.users(channel, node));
-                command.arg(presence::TAKEN_MAX);
+                command.arg(script::TAKEN_MAX);
                 command
             }
             Self::Count { channel, nodes, connections, users } => {
@@ -177,7 +177,7 @@ impl What {
                 command
             }
             Self::Recover { channel, since, most, retention } => {
-                let mut command = script(&scripts.recover, channel, None, retention);
+                let mut command = with_streams(&scripts.recover, channel, None, retention);
                 match since {
                     Some(since) => command.arg(since.offset).arg(&*since.epoch),
                     None => command.arg("").arg(""),
@@ -186,7 +186,7 @@ impl What {
                 command
             }
             Self::History { channel, query, most, retention } => {
-                let mut command = script(&scripts.history, channel, None, retention);
+                let mut command = with_streams(&scripts.history, channel, None, retention);
                 match &query.since {
                     Some(since) => command.arg(since.offset).arg(&*since.epoch),
                     None => command.arg("").arg(""),
@@ -211,7 +211,7 @@ impl What {
                 published(reply, self.once().is_some()).map(|published| Response::Published(Ok(published)))
             }
             Self::Presence { .. } => match reply {
-                Value::Array(members) => Some(Response::Present(Ok(presence::read(members)))),
+                Value::Array(members) => Some(Response::Present(Ok(decoded(members)))),
                 Value::Nil => {
                     let error = ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS);
                     Some(Response::Present(Err(error)))
@@ -219,7 +219,7 @@ impl What {
                 _ => None,
             },
             Self::Take { .. } => match reply {
-                Value::Array(members) => Some(Response::Present(Ok(presence::read(members)))),
+                Value::Array(members) => Some(Response::Present(Ok(decoded(members)))),
                 _ => None,
             },
             Self::Count { .. } => count(reply).map(|count| Response::Counted(Ok(count))),
@@ -276,6 +276,15 @@ impl What {
             Self::Count { .. } => Response::Counted(Err(error)),
         }
     }
+}
+
+/// Decodes members. Invalid ones are left out.
+fn decoded(values: Vec<Value>) -> Vec<Arc<Member>> {
+    let member = |value| match value {
+        Value::BulkString(bytes) => wire::read_member(&bytes.into()),
+        _ => None,
+    };
+    values.into_iter().filter_map(member).collect()
 }
 
 /// How long the position of a stream is kept after its last publication.

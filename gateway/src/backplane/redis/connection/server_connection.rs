@@ -9,18 +9,18 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::io::AsyncDNSResolver;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisConnectionInfo, RedisError, RedisFuture, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
+    PushKind, RedisConnectionInfo, RedisError, RedisFuture, TlsCertificates, Value,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::backplane::redis::Shared;
 use crate::backplane::redis::connection::status::Cause;
 use crate::backplane::redis::connection::subscription::{PushHandler, Subscription};
 use crate::backplane::redis::format::script::{self, Scripts};
 use crate::backplane::redis::topology::shard::Assignment;
-use crate::backplane::redis::{Shared, presence};
 use crate::config;
 use crate::egress::Names;
 use crate::telemetry::backplane::Trouble;
@@ -274,10 +274,10 @@ async fn load(
         script::recover(verb),
         script::history(verb),
         script::probe(verb),
-        presence::WRITE.to_owned(),
-        presence::READ.to_owned(),
-        presence::COUNT.to_owned(),
-        presence::TAKE.to_owned(),
+        script::PRESENCE_WRITE.to_owned(),
+        script::PRESENCE_READ.to_owned(),
+        script::PRESENCE_COUNT.to_owned(),
+        script::PRESENCE_TAKE.to_owned(),
     ];
     let mut pipeline = redis::pipe();
     for text in &texts {
@@ -341,6 +341,21 @@ pub(crate) async fn call(
         Ok(Err(error)) => Err(cause(&error)),
         Ok(Ok(Value::ServerError(error))) => Err(refusal(error.code(), error.details().unwrap_or_default())),
         Ok(Ok(value)) => Ok(value),
+    }
+}
+
+/// Sends several commands at once, with a timeout.
+pub(crate) async fn call_all(
+    connection: &mut MultiplexedConnection,
+    pipeline: &Pipeline,
+    commands: usize,
+    time: Duration,
+) -> Result<Vec<Value>, Cause> {
+    match timeout(time, connection.send_packed_commands(pipeline, 0, commands)).await {
+        Ok(Ok(replies)) if replies.len() == commands => Ok(replies),
+        Ok(Ok(_)) => Err(Cause::new(Trouble::Silent, "answers are missing")),
+        Ok(Err(error)) => Err(cause(&error)),
+        Err(_) => Err(Cause::new(Trouble::Silent, "no answer when presence was written")),
     }
 }
 

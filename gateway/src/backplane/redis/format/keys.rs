@@ -1,6 +1,16 @@
 //! `Keys` builds the names of all keys and topics in Redis. `gateway/REDIS.md` lists them.
 
+use std::time::Duration;
+
 use crate::protocol::channel::{Channel, Target};
+
+/// How long leases are kept in Redis: gateways that return after all have died learn which ones there were.
+pub(crate) const NODE_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Name of a gateway in Redis, in the log and in the API.
+pub(crate) fn node_name(node: u64) -> String {
+    format!("{node:016x}")
+}
 
 /// Builds names with one prefix.
 #[derive(Debug, Clone)]

@@ -16,6 +16,7 @@ use crate::backplane::Node;
 use crate::backplane::redis::Shared;
 use crate::backplane::redis::connection::server_connection::call;
 use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::format::keys;
 use crate::backplane::redis::membership::agreement::description::{Description, Difference, VERSION_DIFFERS};
 use crate::backplane::redis::membership::agreement::rules::{Effective, Era, Rules};
 use crate::backplane::redis::membership::nodes::Said;
@@ -186,11 +187,7 @@ impl Agreement {
                 known.due = false;
             }
             if let Some((revision, fields)) = read {
-                known.take_in(
-                    revision,
-                    fields,
-                    &crate::backplane::redis::membership::nodes::name(shared.node),
-                );
+                known.take_in(revision, fields, &keys::node_name(shared.node));
             }
             if !news && !changed && !told {
                 return Ok(());

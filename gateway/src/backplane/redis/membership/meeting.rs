@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::{Shared, format::wire, membership::nodes};
+use crate::backplane::redis::{Shared, format::keys, format::wire};
 use crate::config::RedisTopology;
 use crate::telemetry::backplane::Trouble;
 
@@ -161,11 +161,11 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
         servers: servers(shared, link),
         serves: occasion != Occasion::Coming && elsewhere.is_none(),
     };
-    let me = nodes::name(shared.node);
+    let me = keys::node_name(shared.node);
     let mut command = redis::cmd("EVAL");
     command.arg(MEETING).arg(1).arg(shared.keys.servers()).arg(&me).arg(&*link.server).arg(said.to_text());
     command.arg(LIFE.as_millis() as u64).arg(age.unwrap_or_default()).arg(u8::from(comes));
-    command.arg(nodes::KEPT.as_millis() as u64);
+    command.arg(keys::NODE_KEPT.as_millis() as u64);
     let reply = match call(&mut connection, &command, shared.config.timeout).await {
         Ok(reply) => reply,
         // The health check reports it, and the next one tries again.

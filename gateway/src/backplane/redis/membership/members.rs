@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 use crate::backplane::redis::commands::request::What;
 use crate::backplane::redis::connection::server_connection::call;
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::membership::nodes::name;
+use crate::backplane::redis::format::keys::node_name;
+use crate::backplane::redis::format::script;
 use crate::backplane::redis::membership::takeover::{STEP, Takeover};
 use crate::backplane::redis::{Redis, presence};
 use crate::backplane::{Outcome, ReplyTo, Response};
@@ -113,7 +114,7 @@ impl Takeover<'_> {
             if told {
                 taken.iter().for_each(|member| backplane.broadcast_presence(channel, member, false));
             }
-            if taken.len() < presence::TAKEN_MAX {
+            if taken.len() < script::TAKEN_MAX {
                 return End::Done;
             }
             answer = self.ask(channel);
@@ -129,7 +130,7 @@ impl Takeover<'_> {
     ) -> Result<bool, Cause> {
         let mut command = redis::cmd("EVAL");
         command.arg(UNLISTING).arg(2).arg(self.shared.keys.dead()).arg(list);
-        command.arg(self.node).arg(name(self.shared.node)).arg(done);
+        command.arg(self.node).arg(node_name(self.shared.node)).arg(done);
         Ok(call(connection, &command, self.shared.config.timeout).await? == Value::Int(1))
     }
 }

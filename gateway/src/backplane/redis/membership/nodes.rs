@@ -16,7 +16,7 @@ use crate::backplane::redis::connection::status::Cause;
 use crate::backplane::redis::membership::agreement::Agreement;
 use crate::backplane::redis::membership::leases::{Change, Lease, Leases};
 pub(crate) use crate::backplane::redis::membership::takeover::take_over_dead_nodes;
-use crate::backplane::redis::{Shared, clients, format::wire, membership::meeting};
+use crate::backplane::redis::{Shared, clients, format::keys, format::wire, membership::meeting};
 
 /// Interval at which a lease is renewed and the others are read.
 const BEAT: Duration = Duration::from_millis(500);
@@ -24,9 +24,6 @@ const BEAT: Duration = Duration::from_millis(500);
 /// How long a lease is valid without renewal. With a beat before and one after, a death is noticed within
 /// four seconds.
 const LEASE: Duration = Duration::from_secs(3);
-
-/// How long leases are kept in Redis: gateways that return after all have died learn which ones there were.
-pub(crate) const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Maximum time that a gateway waits until the others apply its rules. A gateway that has not confirmed by
 /// then is dead, or never will.
@@ -202,12 +199,12 @@ async fn beat(shared: &Shared, link: &ServerConnection) -> Result<Beaten, Cause>
     if shared.nodes.gone.load(Ordering::Acquire) {
         return Ok(Beaten::Done);
     }
-    let me = name(shared.node);
+    let me = keys::node_name(shared.node);
     let told = shared.agreement.tell(&shared.gateway);
     let lease = shared.nodes.lease(shared.clock.now().at, told.seen);
     let mut command = redis::cmd("EVAL");
     command.arg(BEATING).arg(3).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
-    command.arg(&me).arg(lease).arg(KEPT.as_millis() as u64).arg(told.revision);
+    command.arg(&me).arg(lease).arg(keys::NODE_KEPT.as_millis() as u64).arg(told.revision);
     command.arg(told.description.as_deref().unwrap_or_default()).arg(told.keeping.join(" "));
     let reply = match call(&mut connection, &command, shared.config.timeout).await {
         Ok(reply) => reply,
@@ -281,7 +278,7 @@ async fn bury(
 ) -> Result<(), Cause> {
     let mut command = redis::cmd("EVAL");
     command.arg(BURYING).arg(3).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
-    command.arg(node).arg(lease).arg(KEPT.as_millis() as u64);
+    command.arg(node).arg(lease).arg(keys::NODE_KEPT.as_millis() as u64);
     match call(connection, &command, shared.config.timeout).await {
         Err(cause) if !cause.is_of_writing() => Err(cause),
         // The next beat tries again.
@@ -300,17 +297,12 @@ pub(crate) async fn leave(shared: &Shared, link: &ServerConnection) -> Result<()
     // Another gateway takes over whatever is not written by then.
     let _ = timeout(WRITTEN, written).await;
     let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
-    let me = name(shared.node);
+    let me = keys::node_name(shared.node);
     let mut command = redis::cmd("EVAL");
     command.arg(LEAVING).arg(5).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
     command.arg(shared.keys.presence_of(&me)).arg(shared.keys.clients_of(&me));
-    command.arg(&me).arg(KEPT.as_millis() as u64);
+    command.arg(&me).arg(keys::NODE_KEPT.as_millis() as u64);
     call(&mut connection, &command, shared.config.timeout).await.map(drop)
-}
-
-/// Name of a gateway in Redis, in the log and in the API.
-pub(crate) fn name(node: u64) -> String {
-    format!("{node:016x}")
 }
 
 /// Fields of the hash with the gateways' descriptions.

@@ -16,8 +16,8 @@ use crate::backplane::redis::Shared;
 use crate::backplane::redis::clients::record::{self, Record};
 use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
 use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::format::keys::node_name;
 use crate::backplane::redis::membership::members::Left;
-use crate::backplane::redis::membership::nodes::name;
 use crate::connection_id::ConnectionIds;
 use crate::plugin::event::DisconnectEvent;
 use crate::protocol::code::Close;
@@ -116,7 +116,7 @@ impl Takeover<'_> {
         let mut command = redis::cmd("EVAL");
         command.arg(SETTLED).arg(3).arg(keys.dead()).arg(keys.presence_of(self.node));
         command.arg(keys.clients_of(self.node));
-        command.arg(self.node).arg(name(self.shared.node));
+        command.arg(self.node).arg(node_name(self.shared.node));
         call(&mut connection, &command, self.shared.config.timeout).await?;
         tracing::info!(node = self.node, members, clients, "what a gateway left behind is settled");
         Ok(LATER)
@@ -126,7 +126,7 @@ impl Takeover<'_> {
     pub(crate) async fn claim(&self, connection: &mut MultiplexedConnection) -> Result<bool, Cause> {
         let mut command = redis::cmd("EVAL");
         command.arg(CLAIMING).arg(2).arg(self.shared.keys.dead()).arg(self.shared.keys.leases());
-        command.arg(self.node).arg(name(self.shared.node)).arg(CLAIM.as_millis() as u64);
+        command.arg(self.node).arg(node_name(self.shared.node)).arg(CLAIM.as_millis() as u64);
         Ok(call(connection, &command, self.shared.config.timeout).await? == Value::Int(1))
     }
 
@@ -156,7 +156,7 @@ impl Takeover<'_> {
             }
             let mut command = redis::cmd("EVAL");
             command.arg(REPORTED).arg(2).arg(shared.keys.dead()).arg(&clients);
-            command.arg(node).arg(name(shared.node));
+            command.arg(node).arg(node_name(shared.node));
             told.iter().for_each(|id| {
                 command.arg(&**id);
             });

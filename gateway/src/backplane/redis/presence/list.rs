@@ -7,11 +7,11 @@ use redis::aio::MultiplexedConnection;
 use redis::{Value, pipe};
 use tokio::time::sleep;
 
-use super::{REFUSED_PAUSE, every, gone, pause_if_refused, send};
+use super::{REFUSED_PAUSE, every, gone, pause_if_refused};
 use crate::backplane::redis::Shared;
-use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
+use crate::backplane::redis::connection::server_connection::{ServerConnection, call, call_all};
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::membership::nodes;
+use crate::backplane::redis::format::keys;
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
 
@@ -27,7 +27,7 @@ const RENEWAL: Duration = Duration::from_secs(5);
 /// Maintains the list until the connection to the shared server fails.
 pub(crate) async fn keep_list(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     let Some(mut connection) = link.connections.first().cloned() else { return gone() };
-    let list = shared.keys.presence_of(&nodes::name(shared.node));
+    let list = shared.keys.presence_of(&keys::node_name(shared.node));
     let mut renewals = every(RENEWAL);
     loop {
         let done = tokio::select! {
@@ -62,8 +62,8 @@ async fn change(shared: &Shared, connection: &mut MultiplexedConnection, list: &
     if commands == 0 {
         return Ok(());
     }
-    pipeline.cmd("PEXPIRE").arg(list).arg(nodes::KEPT.as_millis() as u64);
-    let replies = send(shared, connection, &pipeline, commands + 1).await?;
+    pipeline.cmd("PEXPIRE").arg(list).arg(keys::NODE_KEPT.as_millis() as u64);
+    let replies = call_all(connection, &pipeline, commands + 1, shared.config.timeout).await?;
     if replies.iter().all(|reply| matches!(reply, Value::Int(_))) {
         listing.done();
         return Ok(());
@@ -75,8 +75,8 @@ async fn change(shared: &Shared, connection: &mut MultiplexedConnection, list: &
 /// Renews the expiry of the list, and detects its loss.
 async fn renew(shared: &Shared, connection: &mut MultiplexedConnection, list: &str) -> Result<(), Cause> {
     let mut pipeline = pipe();
-    pipeline.cmd("PEXPIRE").arg(list).arg(nodes::KEPT.as_millis() as u64);
-    let replies = send(shared, connection, &pipeline, 1).await?;
+    pipeline.cmd("PEXPIRE").arg(list).arg(keys::NODE_KEPT.as_millis() as u64);
+    let replies = call_all(connection, &pipeline, 1, shared.config.timeout).await?;
     if replies == [Value::Int(0)] {
         shared.presence.list_anew();
     }

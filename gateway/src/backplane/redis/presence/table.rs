@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::LISTED_MAX;
 use super::present::{Due, Listed, Present, Write};
 use crate::backplane::TOO_MANY_MEMBERS;
-use crate::backplane::redis::topology::slots::SlotMap;
+use crate::backplane::redis::format::script::LISTED_MAX;
+use crate::backplane::redis::format::slots::SlotMap;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::redis::commands::request::Request;
-use crate::backplane::redis::topology::slots::SlotMap;
+use crate::backplane::redis::format::slots::SlotMap;
 use crate::backplane::{ReplyTo, Top, has_reached};
 use crate::protocol::channel::{Channel, Target};
 

@@ -13,9 +13,9 @@ use tokio::time::sleep;
 
 use crate::backplane::redis::Shared;
 use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::format::slots::{self, SLOTS};
 use crate::backplane::redis::topology::poll::{self, PolledServer};
 use crate::backplane::redis::topology::shard::{Assigned, Assignment, Shard};
-use crate::backplane::redis::topology::slots::{self, SLOTS};
 use crate::config::{self, RedisServer};
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;

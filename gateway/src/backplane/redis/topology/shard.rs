@@ -9,8 +9,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::backplane::redis::commands::request::Request;
 use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::connection::status::Status;
+use crate::backplane::redis::format::slots::SlotMap;
 use crate::backplane::redis::topology::cluster;
-use crate::backplane::redis::topology::slots::SlotMap;
 use crate::config::{self, RedisSentinels, RedisServer, RedisTopology};
 use crate::telemetry::backplane::{BackplaneMetrics, Unfit};
 

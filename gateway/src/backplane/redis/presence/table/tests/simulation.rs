@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::backplane::redis::mix;
+use crate::backplane::mix;
 
 const SERVERS: usize = 3;
 const CHANNELS: u64 = 12;

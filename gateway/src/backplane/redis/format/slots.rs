@@ -3,7 +3,9 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::backplane::mix;
 use crate::backplane::redis::format::keys::{self, Keys};
+use crate::backplane::redis::format::script::SHARDED_VERB;
 use crate::config::RedisServer;
 use crate::protocol::channel::{Channel, Target};
 
@@ -48,7 +50,7 @@ impl SlotMap {
     /// The publish command: in a Cluster it reaches the subscribers on a slot's server only, instead of all
     /// servers.
     pub(crate) fn publish_verb(&self) -> &'static str {
-        if self.moving { crate::backplane::redis::format::script::SHARDED_VERB } else { "PUBLISH" }
+        if self.moving { SHARDED_VERB } else { "PUBLISH" }
     }
 
     /// Index of the server of a channel. Users and connections are on the shared server, because any node may
@@ -86,7 +88,7 @@ impl SlotMap {
     /// A hash tag in one of the server's slots; `number` selects the slot.
     pub(crate) fn tag(&self, shard_index: usize, number: u64) -> String {
         let owned: Vec<u16> = (0..SLOTS).filter(|slot| self.shard_of_slot(*slot) == shard_index).collect();
-        let chosen = owned.get((crate::backplane::redis::mix(number) % owned.len().max(1) as u64) as usize);
+        let chosen = owned.get((mix(number) % owned.len().max(1) as u64) as usize);
         // One number of 16384 maps to the slot.
         let in_slot =
             (0..1 << 20).map(|number: u32| number.to_string()).find(|tag| Some(&slot(tag)) == chosen);
@@ -132,7 +134,7 @@ const CRC16: [u16; 256] = {
 
 /// The server with the highest weight has the slot: if one server is removed, the others keep their slots.
 fn weight(server: u64, slot: u16) -> u64 {
-    crate::backplane::redis::mix(server ^ u64::from(slot))
+    mix(server ^ u64::from(slot))
 }
 
 /// FNV-1a with 64 bits.
@@ -146,7 +148,7 @@ fn fnv(text: &str) -> u64 {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use crate::backplane::redis::topology::slots::*;
+    use crate::backplane::redis::format::slots::*;
 
     fn servers(ports: &[u16]) -> Vec<RedisServer> {
         let server =
