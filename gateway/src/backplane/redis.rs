@@ -8,6 +8,7 @@
 mod format;
 mod topology;
 mod connection;
+mod agreement;
 mod commands;
 mod subscriptions;
 mod membership;
@@ -38,6 +39,9 @@ use super::{
 };
 use crate::backplane::Order;
 use crate::backplane::inbox::Inbox;
+use crate::backplane::redis::agreement::Agreement;
+pub use crate::backplane::redis::agreement::Plugins;
+use crate::backplane::redis::agreement::rules::Effective;
 use crate::backplane::redis::commands::dispatch::{NOT_PUBLISHED, UNAVAILABLE};
 use crate::backplane::redis::commands::repeats::Repeats;
 use crate::backplane::redis::commands::request::{Charges, Request, What};
@@ -45,9 +49,6 @@ pub use crate::backplane::redis::connection::server_connection::LOOKUPS_MAX;
 use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::format::keys::Keys;
 use crate::backplane::redis::format::slots::SlotMap;
-use crate::backplane::redis::membership::agreement::Agreement;
-pub use crate::backplane::redis::membership::agreement::Plugins;
-use crate::backplane::redis::membership::agreement::rules::Effective;
 use crate::backplane::redis::membership::nodes::Nodes;
 use crate::backplane::redis::subscriptions::interest::{Added, Interest};
 use crate::backplane::redis::topology::shard::{Shard, ShardQueues};

@@ -9,11 +9,11 @@ use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Value};
 use serde::Serialize;
 use tokio::time::timeout;
 
+use crate::backplane::redis::agreement::description::Description;
 use crate::backplane::redis::connection::fitness;
 use crate::backplane::redis::connection::server_connection::{cause, client};
 use crate::backplane::redis::format::keys::Keys;
 use crate::backplane::redis::format::slots::SlotMap;
-use crate::backplane::redis::membership::agreement::description::Description;
 use crate::backplane::redis::topology::cluster;
 use crate::backplane::redis::topology::sentinel::Sentinels;
 use crate::config::{self, Config, RedisTopology};

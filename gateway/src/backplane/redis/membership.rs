@@ -4,5 +4,4 @@ pub(crate) mod nodes;
 pub(crate) mod leases;
 pub(crate) mod takeover;
 pub(crate) mod members;
-pub(crate) mod agreement;
 pub(crate) mod meeting;

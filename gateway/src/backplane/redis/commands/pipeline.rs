@@ -8,13 +8,13 @@ use redis::Value;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, timeout_at};
 
+use crate::backplane::redis::agreement::rules::Effective;
 use crate::backplane::redis::commands::dispatch::TOO_FEW_REPLICAS;
 use crate::backplane::redis::commands::request::{Refusal, Request, What};
 use crate::backplane::redis::connection::server_connection::{
     ServerConnection, cause, is_elsewhere, is_of_server, refusal,
 };
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::membership::agreement::rules::Effective;
 use crate::backplane::redis::{Shared, presence};
 use crate::backplane::{Published, Repeat, ReplyTo, Response, Top, find_room};
 use crate::protocol::code::ReplyError;
@@ -108,7 +108,7 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
     let rules = shared.agreement.rules.now();
     for Request { mut what, reply_to, .. } in batch.drain(..) {
         if let Some(rules) = &rules {
-            rules.adapt(&mut what);
+            what.adapt(rules);
         }
         match what {
             What::Spread { to, message, publication } => {
@@ -175,7 +175,7 @@ async fn send(
         return held;
     }
     if let Some(rules) = rules {
-        batch.iter_mut().for_each(|request| rules.adapt(&mut request.what));
+        batch.iter_mut().for_each(|request| request.what.adapt(rules));
     }
     let (identity, anchor) = (shared.identity(link), link.anchor());
     let mut pipeline = redis::pipe();

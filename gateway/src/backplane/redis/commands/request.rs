@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{Cmd, Value};
 
+use crate::backplane::redis::agreement::rules::Effective;
 use crate::backplane::redis::format::keys::Keys;
 use crate::backplane::redis::format::script::{self, Scripts};
 use crate::backplane::redis::format::wire;
@@ -87,11 +88,34 @@ impl What {
     }
 
     /// A publication that must be kept, although it was sent as one without history.
-    pub(crate) fn kept(channel: Channel, message: &[u8], retention: Retention) -> Self {
+    fn kept(channel: Channel, message: &[u8], retention: Retention) -> Self {
         let topic_of_channel = channel.target() == Target::Channel;
         let before = wire::unnumbered((!topic_of_channel).then_some(&channel), b"").len();
         let body = message.get(before..).unwrap_or_default().to_vec();
         Self::Publish { channel, body, retention, terms: None }
+    }
+
+    /// Applies the rules in use to the request.
+    pub(crate) fn adapt(&mut self, rules: &Effective) {
+        match self {
+            Self::Publish { channel, retention, terms, .. } => {
+                rules.retention(channel, retention);
+                if let Some(once) = terms.as_mut().and_then(|terms| terms.once.as_mut()) {
+                    once.ttl = rules.key_ttl(channel, once.ttl);
+                }
+            }
+            Self::History { channel, retention, .. } | Self::Recover { channel, retention, .. } => {
+                rules.retention(channel, retention);
+            }
+            Self::Spread { to: Some(channel), message, publication: true } => {
+                let mut retention = Retention { size: 0, ttl: Duration::ZERO, replicas: 0 };
+                rules.retention(channel, &mut retention);
+                if retention.size > 0 {
+                    *self = Self::kept(channel.clone(), message, retention);
+                }
+            }
+            _ => (),
+        }
     }
 
     /// Topic of [`What::Spread`].
@@ -365,7 +389,11 @@ pub(crate) fn top(reply: Value) -> Option<Top> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::collections::BTreeMap;
+
+    use crate::backplane::redis::agreement::description::Description;
     use crate::backplane::redis::commands::request::*;
+    use crate::config::Config;
 
     fn bulk(text: &str) -> Value {
         Value::BulkString(text.into())
@@ -398,6 +426,24 @@ mod tests {
         let reply = Value::Array(vec![Value::Int(57), bulk("e"), entries]);
         let Response::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
         assert_eq!(recovery.missed.unwrap()[0].offset, 57);
+    }
+
+    #[test]
+    fn what_others_keep_is_kept_here_too() {
+        let config = |rules: &str| Config::parse(&format!("[namespaces.news]\n{rules}"), "test").unwrap();
+        let other = Description::of(&config("history_size = 7\nhistory_ttl = '3s'"), &[]);
+        let rules = Effective::of(&config(""), &[&other], &BTreeMap::new());
+        let channel = |name| Channel::parse(name).unwrap();
+        let body = wire::body(b"{}", true, None);
+        let message = wire::unnumbered(None, &body);
+        let mut what = What::Spread { to: Some(channel("news:1")), message, publication: true };
+        what.adapt(&rules);
+        let What::Publish { body: kept, retention, .. } = what else { panic!() };
+        assert_eq!((kept, retention.size, retention.ttl), (body, 7, Duration::from_secs(3)));
+        let mut other =
+            What::Spread { to: Some(channel("elsewhere")), message: Vec::new(), publication: true };
+        other.adapt(&rules);
+        assert!(matches!(other, What::Spread { .. }));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::backplane::Response;
+use crate::backplane::redis::agreement::Plugins;
 use crate::backplane::redis::commands::request::Request;
 use crate::backplane::redis::connection::server_connection::{ServerConnection, WATCH};
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::membership::agreement::Plugins;
 use crate::backplane::redis::subscriptions::interest::Waiter;
 use crate::backplane::redis::topology::sentinel::Sentinels;
 use crate::backplane::redis::topology::shard::{Assigned, Assignment, Shard, ShardQueues};

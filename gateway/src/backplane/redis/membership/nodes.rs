@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use crate::backplane::Node;
+use crate::backplane::redis::agreement::{Agreement, Said};
 use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::membership::agreement::Agreement;
 use crate::backplane::redis::membership::leases::{Change, Lease, Leases};
 pub(crate) use crate::backplane::redis::membership::takeover::take_over_dead_nodes;
 use crate::backplane::redis::{Shared, clients, format::keys, format::wire, membership::meeting};
@@ -304,9 +304,6 @@ pub(crate) async fn leave(shared: &Shared, link: &ServerConnection) -> Result<()
     command.arg(&me).arg(keys::NODE_KEPT.as_millis() as u64);
     call(&mut connection, &command, shared.config.timeout).await.map(drop)
 }
-
-/// Fields of the hash with the gateways' descriptions.
-pub(crate) type Said = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 /// Names and leases.
 type Listed = Vec<(Box<str>, Box<str>)>;

@@ -7,8 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::backplane::Retention;
-use crate::backplane::redis::commands::request::What;
-use crate::backplane::redis::membership::agreement::description::{Description, tables};
+use crate::backplane::redis::agreement::description::{Description, tables};
 use crate::config::{Config, Namespace};
 use crate::protocol::channel::{Channel, Target};
 
@@ -118,29 +117,9 @@ impl Effective {
         }
     }
 
-    /// Applies the rules to a request.
-    pub(crate) fn adapt(&self, what: &mut What) {
-        match what {
-            What::Publish { channel, retention, terms, .. } => {
-                self.retention(channel, retention);
-                if let Some(once) = terms.as_mut().and_then(|terms| terms.once.as_mut())
-                    && let Some(raised) = self.raised(channel)
-                {
-                    once.ttl = once.ttl.max(raised.once_ttl);
-                }
-            }
-            What::History { channel, retention, .. } | What::Recover { channel, retention, .. } => {
-                self.retention(channel, retention);
-            }
-            What::Spread { to: Some(channel), message, publication: true } => {
-                let mut retention = Retention { size: 0, ttl: Duration::ZERO, replicas: 0 };
-                self.retention(channel, &mut retention);
-                if retention.size > 0 {
-                    *what = What::kept(channel.clone(), message, retention);
-                }
-            }
-            _ => (),
-        }
+    /// How long a key is remembered in a channel, if longer than this.
+    pub(crate) fn key_ttl(&self, channel: &Channel, ttl: Duration) -> Duration {
+        self.raised(channel).map_or(ttl, |raised| ttl.max(raised.once_ttl))
     }
 }
 
@@ -275,9 +254,8 @@ impl Rules {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use crate::backplane::redis::format::wire;
-    use crate::backplane::redis::membership::agreement::description::table;
-    use crate::backplane::redis::membership::agreement::rules::*;
+    use crate::backplane::redis::agreement::description::table;
+    use crate::backplane::redis::agreement::rules::*;
 
     fn config(rules: &str) -> Config {
         Config::parse(&format!("[namespaces.news]\n{rules}"), "test").unwrap()
@@ -312,24 +290,12 @@ mod tests {
     }
 
     #[test]
-    fn what_others_keep_is_kept_here_too() {
-        let rules = effective("", &["history_size = 7\nhistory_ttl = '3s'"], &[]);
-        let body = wire::body(b"{}", true, None);
-        let message = wire::unnumbered(None, &body);
-        let mut what = What::Spread { to: Some(channel("news:1")), message, publication: true };
-        rules.adapt(&mut what);
-        let What::Publish { body: kept, retention, .. } = what else { panic!() };
-        assert_eq!((kept, retention.size, retention.ttl), (body, 7, Duration::from_secs(3)));
-        // A node without Redis must check this before it publishes without a history.
+    fn what_others_keep_is_kept_without_redis_too() {
         let agreed = Rules::new(&config(""), 1);
         agreed.put(effective("", &["history_size = 7"], &[]));
         let raised =
             ["news:1", "elsewhere", "#42", "@id"].map(|name| agreed.raise(&channel(name), NONE).size);
         assert_eq!(raised, [7, 0, 0, 0]);
-        let mut other =
-            What::Spread { to: Some(channel("elsewhere")), message: Vec::new(), publication: true };
-        rules.adapt(&mut other);
-        assert!(matches!(other, What::Spread { .. }));
     }
 
     #[test]

@@ -259,7 +259,7 @@ fn short(digest: &str) -> String {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use crate::backplane::redis::membership::agreement::description::*;
+    use crate::backplane::redis::agreement::description::*;
 
     fn description(config: &str, plugins: &[(&str, &str)]) -> Description {
         let plugins: Vec<_> =

@@ -14,16 +14,15 @@ use tokio::sync::watch;
 
 use crate::backplane::Node;
 use crate::backplane::redis::Shared;
+use crate::backplane::redis::agreement::description::{Description, Difference, VERSION_DIFFERS};
+use crate::backplane::redis::agreement::rules::{Effective, Era, Rules};
 use crate::backplane::redis::connection::server_connection::call;
 use crate::backplane::redis::connection::status::Cause;
 use crate::backplane::redis::format::keys;
-use crate::backplane::redis::membership::agreement::description::{Description, Difference, VERSION_DIFFERS};
-use crate::backplane::redis::membership::agreement::rules::{Effective, Era, Rules};
-use crate::backplane::redis::membership::nodes::Said;
 use crate::config::Config;
 use crate::telemetry::backplane::{Subject, Trouble};
 
-const ENDING: &str = include_str!("../lua/end_agreement.lua");
+const ENDING: &str = include_str!("lua/end_agreement.lua");
 
 /// The field of `P:rules` with the number of the last change.
 const REVISION: &str = "revision";
@@ -45,6 +44,9 @@ pub(crate) struct Agreement {
     heard: watch::Sender<bool>,
     plugins: Mutex<Option<Box<dyn Fn() -> Plugins + Send>>>,
 }
+
+/// Fields of the hash with the gateways' descriptions.
+pub(crate) type Said = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 struct Known {
     own: Description,
