@@ -6,6 +6,7 @@
 //! failure.
 
 mod format;
+mod context;
 mod topology;
 mod connection;
 mod agreement;
@@ -27,7 +28,7 @@ use tokio::sync::{Notify, watch};
 
 use self::clients::Clients;
 use self::commands::dispatch;
-use self::format::{keys, wire};
+use self::format::wire;
 pub use self::limits::{Reconciler, States};
 use self::presence::Presence;
 pub use self::survey::Answerer;
@@ -35,7 +36,7 @@ use self::survey::Surveys;
 use self::topology::shard;
 use super::{
     Backplane, Count, Health, Most, NewPublication, Node, Others, Outcome, Page, Published, Recovery,
-    ReplyTo, Retention, Top, find_room, mix,
+    ReplyTo, Retention, Top, find_room,
 };
 use crate::backplane::Order;
 use crate::backplane::inbox::Inbox;
@@ -47,6 +48,7 @@ use crate::backplane::redis::commands::repeats::Repeats;
 use crate::backplane::redis::commands::request::{Charges, Request, What};
 pub use crate::backplane::redis::connection::server_connection::LOOKUPS_MAX;
 use crate::backplane::redis::connection::server_connection::ServerConnection;
+use crate::backplane::redis::context::Context;
 use crate::backplane::redis::format::keys::Keys;
 use crate::backplane::redis::format::slots::SlotMap;
 use crate::backplane::redis::membership::nodes::Nodes;
@@ -79,14 +81,7 @@ pub struct Runner {
 
 /// State shared by the workers and the control runtime.
 struct Shared {
-    gateway: Arc<Config>,
-    config: config::Redis,
-    keys: Keys,
-    inboxes: Arc<[Arc<Inbox>]>,
-    ids: ConnectionIds,
-    clock: Clock,
-    /// Random identifier of this process.
-    node: u64,
+    context: Arc<Context>,
     interest: Interest,
     nodes: Nodes,
     agreement: Agreement,
@@ -106,11 +101,8 @@ struct Shared {
     questions: Account,
     /// Number of clients of dead nodes for which `on-disconnect` was called.
     departed: AtomicU64,
-    phase: watch::Receiver<Phase>,
-    metrics: Arc<BackplaneMetrics>,
     /// Number of connections made so far.
     links: AtomicU64,
-    epochs: AtomicU64,
 }
 
 /// Everything the backplane needs to know of the gateway.
@@ -138,11 +130,24 @@ impl Redis {
     pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
         let Parts { config, inboxes, ids, clock, metrics, name, phase, random: [node, epochs] } = parts;
         let (slot_map, shards, shard_queues) = shard::all(redis, &metrics);
-        let shared = Arc::new(Shared {
+        let context = Arc::new(Context {
             keys: Keys::new(&redis.prefix),
+            config: redis.clone(),
+            gateway: config,
+            inboxes,
+            ids,
+            clock,
+            node,
+            name,
+            phase,
+            metrics,
+            epochs: AtomicU64::new(epochs),
+        });
+        let config = &context.gateway;
+        let shared = Arc::new(Shared {
             interest: Interest::new(config.memory.channels_max, slot_map.clone(), shards.len()),
-            nodes: Nodes::new(name, clock.now().unix),
-            agreement: Agreement::new(&config, shards.len() * redis.connections),
+            nodes: Nodes::new(clock.now().unix),
+            agreement: Agreement::new(config, shards.len() * redis.connections),
             linked: AtomicBool::new(false),
             repeats: Repeats::default(),
             presence: Presence::new(slot_map.clone(), shards.len()),
@@ -151,19 +156,11 @@ impl Redis {
             shards,
             moved: Notify::new(),
             links: AtomicU64::new(0),
-            clients: Clients::new(inboxes.len()),
+            clients: Clients::new(context.inboxes.len()),
             surveys: Surveys::new(),
             questions: Account::default(),
             departed: AtomicU64::new(0),
-            phase,
-            gateway: config,
-            config: redis.clone(),
-            inboxes,
-            ids,
-            clock,
-            node,
-            metrics,
-            epochs: AtomicU64::new(epochs),
+            context,
         });
         (Self { shared: shared.clone() }, Runner { shared, shard_queues })
     }
@@ -175,7 +172,7 @@ impl Redis {
     fn ask_at<T>(&self, what: What, reply_to: ReplyTo, at: Duration, charges: Charges) -> Outcome<T> {
         match self.shared.admit(reply_to) {
             Ok(reply_to) => {
-                let until = at + self.shared.config.timeout;
+                let until = at + self.shared.context.config.timeout;
                 self.shared.dispatch(Request { what, reply_to, until, _charges: charges });
                 Outcome::Pending
             }
@@ -205,7 +202,7 @@ impl Backplane for Redis {
         {
             return Outcome::Ready(Err(error));
         }
-        let until = shared.clock.now().at + shared.config.timeout;
+        let until = shared.context.clock.now().at + shared.context.config.timeout;
         let reply_to = match self.shared.admit(reply_to) {
             Ok(reply_to) => reply_to,
             Err(error) => return Outcome::Ready(Err(error)),
@@ -215,12 +212,12 @@ impl Backplane for Redis {
             Added::Waits => return Outcome::Pending,
             Added::Already => (),
             Added::Full => {
-                shared.metrics.answered();
+                shared.context.metrics.answered();
                 let error = ReplyError::LIMIT_EXCEEDED.because("the gateway has as many channels as it may");
                 return Outcome::Ready(Err(error));
             }
         }
-        shared.metrics.answered();
+        shared.context.metrics.answered();
         Outcome::Ready(Ok(()))
     }
 
@@ -232,7 +229,7 @@ impl Backplane for Redis {
         let NewPublication { channel, data, json, info, mut retention, terms, charge } = new;
         let local = |workers: Option<u64>, charge: Option<Charge>| {
             let workers = workers.unwrap_or_else(|| self.shared.interest.workers(channel, None));
-            if let Err(error) = find_room(&self.shared.inboxes, workers, data.len()) {
+            if let Err(error) = find_room(&self.shared.context.inboxes, workers, data.len()) {
                 return Outcome::Ready(Err(error));
             }
             let publication =
@@ -245,7 +242,7 @@ impl Backplane for Redis {
         let once = terms.as_ref().is_some_and(|terms| terms.once.is_some());
         if let Target::Connection(id) = channel.target()
             && !once
-            && let Some(worker) = self.shared.worker_of(id)
+            && let Some(worker) = self.shared.context.worker_of(id)
         {
             return local(Some(1 << worker), charge);
         }
@@ -277,7 +274,7 @@ impl Backplane for Redis {
             let message = wire::unnumbered(address, &body);
             What::Spread { to: Some(channel.clone()), message, publication: true }
         };
-        let room = self.shared.questions.charge(data.len(), self.shared.config.questions_bytes_max);
+        let room = self.shared.questions.charge(data.len(), self.shared.context.config.questions_bytes_max);
         if room.is_none() {
             return Outcome::Ready(Err(ReplyError::TOO_MANY_REQUESTS.because(dispatch::BUSY)));
         }
@@ -314,7 +311,7 @@ impl Backplane for Redis {
             Ok(reply_to) => {
                 let (channel, since) = (channel.clone(), since.cloned());
                 let what = What::Recover { channel, since, most, retention };
-                let until = at + self.shared.config.timeout;
+                let until = at + self.shared.context.config.timeout;
                 self.shared.recover(Request { what, reply_to, until, _charges: [None, None] });
                 Outcome::Pending
             }
@@ -355,7 +352,7 @@ impl Backplane for Redis {
         if nodes.is_empty() && self.shared.shard(channel).status.link().is_some() {
             return Outcome::Ready(self.shared.presence.members(channel, bytes_max));
         }
-        let at = self.shared.clock.now().at;
+        let at = self.shared.context.clock.now().at;
         self.ask(What::Presence { channel: channel.clone(), nodes, bytes_max }, reply_to, at)
     }
 
@@ -370,21 +367,21 @@ impl Backplane for Redis {
         if others.is_empty() && self.shared.shard(channel).status.link().is_some() {
             return Outcome::Ready(Ok(Count { connections, users }));
         }
-        let here = keys::node_name(self.shared.node).into();
+        let here = self.shared.context.node_name().into();
         let nodes = [here].into_iter().chain(others.into_iter().map(|node| node.id)).collect();
         let what = What::Count { channel: channel.clone(), nodes, connections, users: unwritten };
-        self.ask(what, reply_to, self.shared.clock.now().at)
+        self.ask(what, reply_to, self.shared.context.clock.now().at)
     }
 
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
         let worker = match address.target() {
-            Target::Connection(id) => self.shared.worker_of(id),
+            Target::Connection(id) => self.shared.context.worker_of(id),
             Target::User(_) | Target::Channel => None,
         };
         // The other workers get the order even if one refuses it.
         let told = self.shared.order(worker, address, except, order);
         if worker.is_none() {
-            let message = wire::order(self.shared.node, address, order);
+            let message = wire::order(self.shared.context.node, address, order);
             if !self.shared.broadcast(None, message) {
                 return Err(UNAVAILABLE.because("other nodes cannot be reached at the moment: try again"));
             }
@@ -459,7 +456,7 @@ impl Shared {
 
     /// The retention of a channel with recovery.
     fn recoverable(&self, channel: &Channel) -> Option<Retention> {
-        let namespace = self.gateway.namespaces.of(channel)?;
+        let namespace = self.context.gateway.namespaces.of(channel)?;
         namespace.recovery.then(|| self.agreement.rules.raise(channel, Retention::of(namespace)))
     }
 
@@ -488,12 +485,6 @@ impl Shared {
     fn identity<'a>(&self, link: &'a ServerConnection) -> Identity<'a> {
         let since = self.shards[link.shard].since.load(Ordering::Acquire);
         Identity { id: &link.server, since, text: with_since(&link.server, since) }
-    }
-
-    /// A unique epoch for a new stream, different from those of other nodes.
-    fn fresh_epoch(&self) -> String {
-        let count = self.epochs.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        format!("{:016x}", mix(count))
     }
 }
 

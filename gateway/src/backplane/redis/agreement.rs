@@ -18,7 +18,6 @@ use crate::backplane::redis::agreement::description::{Description, Difference, V
 use crate::backplane::redis::agreement::rules::{Effective, Era, Rules};
 use crate::backplane::redis::connection::server_connection::call;
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::format::keys;
 use crate::config::Config;
 use crate::telemetry::backplane::{Subject, Trouble};
 
@@ -189,20 +188,20 @@ impl Agreement {
                 known.due = false;
             }
             if let Some((revision, fields)) = read {
-                known.take_in(revision, fields, &keys::node_name(shared.node));
+                known.take_in(revision, fields, &shared.context.node_name());
             }
             if !news && !changed && !told {
                 return Ok(());
             }
-            let effective = known.effective(&shared.gateway, alive);
+            let effective = known.effective(&shared.context.gateway, alive);
             (known.ending(&effective), known.revision)
         };
         if !ends.is_empty() {
             // No gateway keeps these any more. A gateway that keeps them again must learn this, so it is
             // recorded before anything is published without being kept.
             let mut command = redis::cmd("EVAL");
-            command.arg(ENDING).arg(1).arg(shared.keys.rules()).arg(revision).arg(&*ends.join(" "));
-            let ended = match call(connection, &command, shared.config.timeout).await {
+            command.arg(ENDING).arg(1).arg(shared.context.keys.rules()).arg(revision).arg(&*ends.join(" "));
+            let ended = match call(connection, &command, shared.context.config.timeout).await {
                 Ok(Value::BulkString(revision)) => text(&revision).and_then(|text| text.parse().ok()),
                 Ok(_) => None,
                 Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => None,
@@ -220,7 +219,7 @@ impl Agreement {
             }
         }
         let mut known = this.known();
-        let effective = known.effective(&shared.gateway, alive);
+        let effective = known.effective(&shared.context.gateway, alive);
         let (generation, begins) = this.rules.put(effective);
         known.applying = (known.revision, generation);
         if begins {
@@ -293,12 +292,12 @@ impl Known {
             let has = |all: &&Vec<Difference>| all.iter().any(|one| one.subject == subject);
             self.differences.values().filter(has).count() as u64
         });
-        shared.metrics.differing(counts);
+        shared.context.metrics.differing(counts);
         self.say(shared);
     }
 
     fn say(&mut self, shared: &Shared) {
-        let at = shared.clock.now().at;
+        let at = shared.context.clock.now().at;
         if self.said == self.differences || self.said_at.is_some_and(|said| at.saturating_sub(said) < SAID) {
             return;
         }
@@ -310,7 +309,7 @@ impl Known {
                 (self.said.get(node).unwrap_or(&none), self.differences.get(node).unwrap_or(&none));
             if before != now {
                 let sentences: Vec<_> = now.iter().map(|one| &*one.sentence).collect();
-                shared.metrics.differs(node, &sentences);
+                shared.context.metrics.differs(node, &sentences);
             }
         }
         self.said.clone_from(&self.differences);

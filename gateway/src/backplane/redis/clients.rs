@@ -59,17 +59,19 @@ fn gone() -> Cause {
 pub(super) async fn write_anew(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
     shared.clients.write_anew();
     let Some(mut connection) = link.connections.first().cloned() else { return Err(gone()) };
-    let key = shared.keys.clients_of(&keys::node_name(shared.node));
+    let key = shared.context.keys.clients_of(&shared.context.node_name());
     let mut cursor = 0;
     loop {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(&key).arg(cursor).arg("COUNT").arg(CLIENTS_MAX);
-        let Value::Array(parts) = call(&mut connection, &scan, shared.config.timeout).await? else { break };
+        let Value::Array(parts) = call(&mut connection, &scan, shared.context.config.timeout).await? else {
+            break;
+        };
         let Ok([Value::BulkString(next), Value::Array(listed)]) = <[Value; 2]>::try_from(parts) else {
             break;
         };
         for (id, _) in record::pairs(listed) {
-            if shared.ids.number(&id).is_none_or(|number| !shared.clients.has(number, &id)) {
+            if shared.context.ids.number(&id).is_none_or(|number| !shared.clients.has(number, &id)) {
                 shared.clients.forget(id.into());
             }
         }
@@ -86,7 +88,7 @@ async fn write(
     connection: &mut MultiplexedConnection,
     mut batch: Batch<'_>,
 ) -> Result<(), Cause> {
-    let key = shared.keys.clients_of(&keys::node_name(shared.node));
+    let key = shared.context.keys.clients_of(&shared.context.node_name());
     let changes = &mut batch.changes;
     let (mut pipeline, mut commands) = (pipe(), 0);
     // A client that left and was registered again is written after the removal.
@@ -103,7 +105,7 @@ async fn write(
         pipeline.cmd("PEXPIRE").arg(&key).arg(keys::NODE_KEPT.as_millis() as u64);
         commands += 2;
     }
-    let replies = call_all(connection, &pipeline, commands, shared.config.timeout).await?;
+    let replies = call_all(connection, &pipeline, commands, shared.context.config.timeout).await?;
     let refused = replies.iter().find_map(|reply| match reply {
         Value::ServerError(error) => Some(refusal(error.code(), error.details().unwrap_or_default())),
         _ => None,
@@ -115,7 +117,7 @@ async fn write(
         }
         // Each write states the complete record, not a change: it can be repeated.
         batch.refused();
-        shared.metrics.failed(&cause.to_string());
+        shared.context.metrics.failed(&cause.to_string());
         if cause.trouble == Trouble::Unreachable {
             return Err(cause);
         }
@@ -130,9 +132,9 @@ async fn write(
 async fn renew(shared: &Shared, connection: &mut MultiplexedConnection) -> Result<(), Cause> {
     let mut command = redis::cmd("PEXPIRE");
     command
-        .arg(shared.keys.clients_of(&keys::node_name(shared.node)))
+        .arg(shared.context.keys.clients_of(&shared.context.node_name()))
         .arg(keys::NODE_KEPT.as_millis() as u64);
-    match call(connection, &command, shared.config.timeout).await {
+    match call(connection, &command, shared.context.config.timeout).await {
         Ok(Value::Int(0)) => shared.clients.write_anew(),
         Ok(_) => (),
         Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => (),

@@ -9,7 +9,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{Runner, Shared};
 use crate::backplane::redis::connection::server_connection::ServerConnection;
-use crate::backplane::redis::format::keys;
 use crate::plugin::state::{Bucket, PluginState, Taken, Told};
 
 /// Interval between two reports of a node.
@@ -43,7 +42,7 @@ impl Runner {
     /// Creates the reconciler, which uses the connections of this runner.
     pub fn reconciler(&self) -> Reconciler {
         let shared = self.shared.clone();
-        let node = keys::node_name(shared.node);
+        let node = shared.context.node_name();
         Reconciler { shared, node }
     }
 }
@@ -73,9 +72,9 @@ impl Reconciler {
         }
         let Some(mut connection) = link.connections.first().cloned() else { return repeat(&batches) };
         let sent = connection.send_packed_commands(&pipeline, 0, batches.len());
-        match timeout(self.shared.config.timeout, sent).await {
+        match timeout(self.shared.context.config.timeout, sent).await {
             Ok(Ok(replies)) if replies.len() == batches.len() => {
-                let now = self.shared.clock.now().at_millis();
+                let now = self.shared.context.clock.now().at_millis();
                 for (batch, reply) in batches.iter().zip(replies) {
                     if !batch.settle(&reply, now) {
                         repeat(std::slice::from_ref(batch));
@@ -92,7 +91,7 @@ impl Reconciler {
         let mut command = redis::cmd("EVAL");
         command.arg(SCRIPT).arg(batch.keys.len());
         for taken in &batch.keys {
-            command.arg(self.shared.keys.limit(&batch.name, &taken.key));
+            command.arg(self.shared.context.keys.limit(&batch.name, &taken.key));
         }
         command.arg(&self.node).arg(rule.algorithm() as u32);
         command.arg(rule.limit()).arg(rule.period()).arg(rule.forgets_after());

@@ -25,7 +25,7 @@ use crate::backplane::redis::connection::server_connection::{
     ServerConnection, call_all, is_elsewhere, refusal,
 };
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::format::keys::{self, Keys};
+use crate::backplane::redis::format::keys::Keys;
 use crate::backplane::redis::format::script::LISTED_MAX;
 use crate::backplane::redis::format::wire;
 use crate::protocol::channel::Channel;
@@ -89,13 +89,13 @@ async fn write(
     if batch.writes.is_empty() {
         return Ok(());
     }
-    let node = keys::node_name(shared.node);
+    let node = shared.context.node_name();
     let mut pipeline = pipe();
     for write in &batch.writes {
-        add(&mut pipeline, &shared.keys, &link.scripts.presence_write, &node, write);
+        add(&mut pipeline, &shared.context.keys, &link.scripts.presence_write, &node, write);
     }
     // Each write states the complete entry, not a change: one that failed, or may have failed, is repeated.
-    let replies = call_all(connection, &pipeline, batch.writes.len(), shared.config.timeout).await?;
+    let replies = call_all(connection, &pipeline, batch.writes.len(), shared.context.config.timeout).await?;
     batch.answered(|shard_index| !matches!(replies[shard_index], Value::ServerError(_)));
     pause_if_refused(shared, &replies).await
 }
@@ -124,18 +124,20 @@ async fn renew(
     connection: &mut MultiplexedConnection,
     shard: usize,
 ) -> Result<(), Cause> {
-    let node = keys::node_name(shared.node);
+    let node = shared.context.node_name();
     let channels = shared.presence.quiet_in(shard, link.shard);
     for channels in channels.chunks(CHANNELS_MAX) {
         let mut pipeline = pipe();
         for channel in channels {
-            let (members, users) = (shared.keys.presence(channel, &node), shared.keys.users(channel, &node));
+            let (members, users) =
+                (shared.context.keys.presence(channel, &node), shared.context.keys.users(channel, &node));
             for key in [&members, &users] {
                 pipeline.cmd("PEXPIRE").arg(key).arg(KEPT.as_millis() as u64);
             }
             pipeline.cmd("HLEN").arg(&members).cmd("SCARD").arg(&users);
         }
-        let replies = call_all(connection, &pipeline, channels.len() * 4, shared.config.timeout).await?;
+        let replies =
+            call_all(connection, &pipeline, channels.len() * 4, shared.context.config.timeout).await?;
         for (channel, answers) in channels.iter().zip(replies.chunks(4)) {
             // Any other reply is a refusal, so nothing is known.
             if let [_, _, Value::Int(connections), Value::Int(users)] = *answers {
@@ -161,7 +163,7 @@ async fn pause_if_refused(shared: &Shared, replies: &[Value]) -> Result<(), Caus
         return Ok(());
     }
     let cause = refusal(error.code(), error.details().unwrap_or_default());
-    shared.metrics.failed(&cause.to_string());
+    shared.context.metrics.failed(&cause.to_string());
     if cause.trouble == Trouble::Unreachable {
         return Err(cause);
     }

@@ -90,7 +90,7 @@ impl Redis {
         let asked = self.shared.nodes.others();
         if !asked.is_empty()
             && let Some((id, answers)) = self.shared.surveys.begin(asked.len())
-            && self.shared.broadcast(None, wire::question(self.shared.node, id, question))
+            && self.shared.broadcast(None, wire::question(self.shared.context.node, id, question))
         {
             return Others { asked, answers };
         }
@@ -119,7 +119,7 @@ impl Answerer {
             let (finding, shared) = (answer(question), self.shared.clone());
             tokio::spawn(async move {
                 if let Some(finding) = finding.await {
-                    shared.broadcast(None, wire::answer(node, id, shared.node, &finding));
+                    shared.broadcast(None, wire::answer(node, id, shared.context.node, &finding));
                 }
                 drop(permit);
             });

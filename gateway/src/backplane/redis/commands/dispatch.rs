@@ -30,8 +30,8 @@ pub(crate) const BUSY: &str = "too many questions wait for redis: try again";
 impl Shared {
     /// Checks that there is room for a request; returns `reply_to` if there is.
     pub(crate) fn admit(&self, reply_to: ReplyTo) -> Result<ReplyTo, ReplyError> {
-        if self.metrics.asked() >= self.config.questions_max as u64 {
-            self.metrics.answered();
+        if self.context.metrics.asked() >= self.context.config.questions_max as u64 {
+            self.context.metrics.answered();
             return Err(ReplyError::TOO_MANY_REQUESTS.because(BUSY));
         }
         Ok(reply_to)
@@ -45,7 +45,7 @@ impl Shared {
             return false;
         }
         let Ok(reply_to) = self.admit(ReplyTo::Nobody) else { return false };
-        let until = self.clock.now().at + self.config.timeout;
+        let until = self.context.clock.now().at + self.context.config.timeout;
         self.dispatch(Request { what, reply_to, until, _charges: [None, None] });
         true
     }
@@ -76,10 +76,10 @@ impl Shared {
     }
 
     pub(crate) fn answer(&self, reply_to: ReplyTo, answer: Response) {
-        self.metrics.answered();
+        self.context.metrics.answered();
         match reply_to {
             ReplyTo::Connection(connection, request_id) => {
-                if let Some(inbox) = self.inboxes.get(ConnectionIds::worker(connection)) {
+                if let Some(inbox) = self.context.inboxes.get(ConnectionIds::worker(connection)) {
                     inbox.put(Delivery::Answer { connection, request_id, answer });
                 }
             }
@@ -88,7 +88,7 @@ impl Shared {
             }
             ReplyTo::Nobody => {
                 if let Response::Published(Err(error)) = answer {
-                    self.metrics.lost(&error.message);
+                    self.context.metrics.lost(&error.message);
                 }
             }
         }
@@ -97,14 +97,14 @@ impl Shared {
     /// Fails a request that has changed nothing. The sender gets an error that says to try again; the log
     /// gets the reason.
     pub(crate) fn fail(&self, reply_to: ReplyTo, what: &What, why: &str) {
-        self.metrics.failed(why);
+        self.context.metrics.failed(why);
         let told = if what.publishes() { NOT_PUBLISHED } else { AWAY };
         self.answer(reply_to, what.failed(UNAVAILABLE.because(told)));
     }
 
     /// Fails a request that was sent and whose result is unknown.
     pub(crate) fn fail_in_doubt(&self, reply_to: ReplyTo, what: &What, why: &str) {
-        self.metrics.failed(why);
+        self.context.metrics.failed(why);
         let told = if what.publishes() { PERHAPS_PUBLISHED } else { AWAY };
         self.answer(reply_to, what.failed(UNAVAILABLE.because(told)));
     }

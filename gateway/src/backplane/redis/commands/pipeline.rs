@@ -61,7 +61,7 @@ pub(crate) async fn run(
         let until = batch.first().map_or(Duration::ZERO, |oldest| oldest.until);
         let link = {
             let waited = timeout_at(
-                shared.clock.instant(until).into(),
+                shared.context.clock.instant(until).into(),
                 links.wait_for(|link| {
                     let waits = |request: &Request| {
                         request.what.needs_redis() && shared.shard_index_of(&request.what) == shard_index
@@ -74,7 +74,7 @@ pub(crate) async fn run(
         forward(&shared, shard_index, &mut batch);
         match link {
             Some(link) => {
-                let using = shard_index * shared.config.connections + index;
+                let using = shard_index * shared.context.config.connections + index;
                 let rules = shared.agreement.rules.begin(using);
                 held = send_in_parts(&shared, index, &link, &mut batch, rules.as_deref()).await;
                 shared.agreement.rules.end(using);
@@ -86,7 +86,7 @@ pub(crate) async fn run(
 
 /// Fails requests that have waited for a moving slot for too long.
 fn give_back(shared: &Shared, held: &mut Vec<Request>) {
-    let at = shared.clock.now().at;
+    let at = shared.context.clock.now().at;
     for request in held.extract_if(.., |request| request.until <= at) {
         shared.fail(request.reply_to, &request.what, "its slot was moved for too long");
     }
@@ -115,13 +115,16 @@ fn alone(shared: &Shared, batch: &mut Vec<Request>) {
                 // A publisher gets an error if subscribers have no room.
                 if publication
                     && let Some(channel) = &to
-                    && let Err(error) =
-                        find_room(&shared.inboxes, shared.interest.workers(channel, None), message.len())
+                    && let Err(error) = find_room(
+                        &shared.context.inboxes,
+                        shared.interest.workers(channel, None),
+                        message.len(),
+                    )
                 {
                     shared.answer(reply_to, Response::Published(Err(error)));
                     continue;
                 }
-                let topic = What::topic(to.as_ref(), &shared.keys);
+                let topic = What::topic(to.as_ref(), &shared.context.keys);
                 shared.received(topic.as_bytes(), &message.into());
                 shared.answer(reply_to, Response::Published(Ok(Published::default())));
             }
@@ -181,8 +184,13 @@ async fn send(
     let mut pipeline = redis::pipe();
     for request in &*batch {
         let server = request.what.channel().map_or(identity.any(), |channel| identity.of(channel, rules));
-        let mut command =
-            request.what.command(&shared.keys, &link.scripts, &server, &anchor, &shared.fresh_epoch());
+        let mut command = request.what.command(
+            &shared.context.keys,
+            &link.scripts,
+            &server,
+            &anchor,
+            &shared.context.fresh_epoch(),
+        );
         if published_elsewhere(shared, link, &request.what).is_some() {
             command.arg(1);
         }
@@ -191,7 +199,7 @@ async fn send(
     let wanted = batch.iter().map(|request| request.what.replicas()).max().unwrap_or(0);
     let mut count = batch.len();
     if wanted > 0 {
-        let wait = (shared.config.timeout / 2).min(REPLICAS_WAIT_MAX);
+        let wait = (shared.context.config.timeout / 2).min(REPLICAS_WAIT_MAX);
         pipeline.cmd("WAIT").arg(wanted).arg(wait.as_millis() as u64);
         count += 1;
     }
@@ -200,9 +208,9 @@ async fn send(
     let publishes = batch.iter().any(|request| matches!(request.what, What::Publish { .. }));
     if publishes {
         // Recorded even if the response is lost: it matters if this gateway leaves the server meanwhile.
-        shard.has_published(shared.clock.now().at);
+        shard.has_published(shared.context.clock.now().at);
     }
-    let sent = timeout(shared.config.timeout, connection.send_packed_commands(&pipeline, 0, count));
+    let sent = timeout(shared.context.config.timeout, connection.send_packed_commands(&pipeline, 0, count));
     let mut replies = match sent.await {
         Ok(Ok(replies)) if replies.len() == count => replies,
         failed => {
@@ -221,7 +229,7 @@ async fn send(
     // By now others may have been notified since when the streams of another server count.
     let counts = shard.status.link() == Some(link.number);
     if publishes && counts {
-        shard.has_published(shared.clock.now().at);
+        shard.has_published(shared.context.clock.now().at);
     }
     let replicas = if wanted > 0 { replies.pop().map_or(0, |reply| acknowledged(&reply)) } else { 0 };
     for (request, reply) in batch.drain(..).zip(replies) {
@@ -240,7 +248,7 @@ async fn send(
 /// Position of an earlier publication with the same key, by this gateway, at a server no longer in use.
 fn published_elsewhere(shared: &Shared, link: &ServerConnection, what: &What) -> Option<Top> {
     let (channel, once) = what.once()?;
-    shared.repeats.elsewhere(channel, &once.key, &link.server, shared.clock.now().at)
+    shared.repeats.elsewhere(channel, &once.key, &link.server, shared.context.clock.now().at)
 }
 
 /// Records what only this gateway knows of a publication with an idempotency key. A publication that too few
@@ -253,7 +261,7 @@ fn mark_repeat(
     enough: bool,
 ) {
     let Some((channel, once)) = what.once() else { return };
-    let at = shared.clock.now().at;
+    let at = shared.context.clock.now().at;
     match published.repeat {
         Some(Repeat::Unsure) if !shared.shards[link.shard].was_replaced_within(once.ttl, at) => {
             published.repeat = None;
@@ -302,7 +310,7 @@ fn complete(shared: &Shared, link: &ServerConnection, request: Request, reply: V
             shared.fail_in_doubt(request.reply_to, &request.what, why);
         }
         Ok(answer) if !enough => {
-            shared.metrics.too_few_replicas(replicas);
+            shared.context.metrics.too_few_replicas(replicas);
             let answer = match request.reply_to {
                 // The log does not count this as a loss.
                 ReplyTo::Nobody => answer,

@@ -140,7 +140,7 @@ pub(crate) async fn look(shared: &Shared, link: &ServerConnection) {
     let mut ask = async |words: &[&str]| {
         let mut command = Cmd::new();
         command.arg(words);
-        call(&mut connection, &command, shared.config.timeout).await.ok()
+        call(&mut connection, &command, shared.context.config.timeout).await.ok()
     };
     let mut info = String::new();
     for section in SECTIONS {
@@ -159,7 +159,8 @@ pub(crate) async fn look(shared: &Shared, link: &ServerConnection) {
             *link.snapshots.get_or_init(|| known)
         }
     };
-    let found = Settings::read(&info, snapshots).warnings(&shared.gateway, &shared.config.topology);
+    let found =
+        Settings::read(&info, snapshots).warnings(&shared.context.gateway, &shared.context.config.topology);
     let shard = &shared.shards[link.shard];
     let found: Vec<_> = found.into_iter().map(|(unfit, why)| (unfit, shard.status.named(&why))).collect();
     let mut known = shard.unfit.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,10 +168,10 @@ pub(crate) async fn look(shared: &Shared, link: &ServerConnection) {
         return;
     }
     for (unfit, why) in found.iter().filter(|one| !known.contains(one)) {
-        shared.metrics.unfit(*unfit, why);
+        shared.context.metrics.unfit(*unfit, why);
     }
     if found.is_empty() {
-        shared.metrics.fits();
+        shared.context.metrics.fits();
     }
     *known = found;
     drop(known);
@@ -180,7 +181,7 @@ pub(crate) async fn look(shared: &Shared, link: &ServerConnection) {
         };
         shared.shards.iter().any(has)
     };
-    shared.metrics.unfits(Unfit::ALL.map(has));
+    shared.context.metrics.unfits(Unfit::ALL.map(has));
 }
 
 /// Whether the server saves snapshots, from the reply to `CONFIG GET save`.

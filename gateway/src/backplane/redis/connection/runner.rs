@@ -84,7 +84,7 @@ impl Runner {
             let part = format!("backplane: link to server {shard}");
             tasks.spawn(supervisor.forever(&part, attend(shared.clone(), shard)));
         }
-        if let RedisTopology::Cluster(named) = &shared.config.topology {
+        if let RedisTopology::Cluster(named) = &shared.context.config.topology {
             let following = cluster::run(shared.clone(), named.clone());
             tasks.spawn(supervisor.forever("backplane: cluster", following));
         }
@@ -100,7 +100,7 @@ async fn attend(shared: Arc<Shared>, shard: usize) {
     let mut sentinels = None;
     loop {
         let assignment = assignments.borrow_and_update().clone();
-        let begun = shared.clock.now().at;
+        let begun = shared.context.clock.now().at;
         let ended = tokio::select! {
             ended = attempt(&shared, shard, &assignment, &mut sentinels) => Some(ended),
             _ = assignments.changed() => None,
@@ -113,7 +113,7 @@ async fn attend(shared: Arc<Shared>, shard: usize) {
         };
         let cause = match ended {
             Ok(cause) => {
-                if shared.clock.now().at.saturating_sub(begun) >= STABLE {
+                if shared.context.clock.now().at.saturating_sub(begun) >= STABLE {
                     failures = 0;
                 }
                 cause
@@ -122,7 +122,8 @@ async fn attend(shared: Arc<Shared>, shard: usize) {
         };
         status.set(Some(cause));
         // A new assignment ends the pause.
-        let _ = timeout(pause(failures, shared.config.reconnect_pause_max), assignments.changed()).await;
+        let _ =
+            timeout(pause(failures, shared.context.config.reconnect_pause_max), assignments.changed()).await;
         failures = failures.saturating_add(1);
     }
 }
@@ -141,7 +142,7 @@ async fn attempt(
         Assigned::Master(config) => {
             let known = match sentinels.take() {
                 Some(known) => known,
-                None => Sentinels::new(&shared.config, config)?,
+                None => Sentinels::new(&shared.context.config, config)?,
             };
             shared.shards[shard].status.is_nowhere();
             sentinels.insert(known).master().await?
@@ -186,7 +187,7 @@ async fn serve(shared: &Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
         Ok(()) => shared.agreement.has_heard(),
         Err(cause) => return cause,
     }
-    shared.metrics.linked();
+    shared.context.metrics.linked();
     shared.has_linked();
     status.set_link(Some(link.number));
     shared.interest.begin(link.shard);
@@ -263,7 +264,7 @@ async fn expire(shared: Arc<Shared>) {
     let mut interval = tokio::time::interval(EXPIRY);
     loop {
         interval.tick().await;
-        for waiter in shared.interest.expired(shared.clock.now().at) {
+        for waiter in shared.interest.expired(shared.context.clock.now().at) {
             match waiter {
                 // The subscription is made when Redis is back; until then this node's publications arrive.
                 Waiter::Announced(reply_to, _) => shared.answer(reply_to, Response::Announced(Ok(()))),

@@ -68,7 +68,7 @@ struct Anchor {
 impl Anchor {
     fn of(shared: &Shared, shard: usize) -> Self {
         let slot = shared.slot_map.lowest_slot(shard);
-        Self { slot, key: shared.keys.anchor(&shared.slot_map.tag(shard, 0)).into() }
+        Self { slot, key: shared.context.keys.anchor(&shared.slot_map.tag(shard, 0)).into() }
     }
 }
 
@@ -80,7 +80,7 @@ impl ServerConnection {
         at: &config::RedisServer,
         assignment: &Assignment,
     ) -> Result<Self, Cause> {
-        let config = &shared.config;
+        let config = &shared.context.config;
         let client = client(config, at, &config.username, config.password.as_ref())?;
         let ended = Arc::new(Notify::new());
         let number = shared.links.fetch_add(1, Ordering::Relaxed) + 1;
@@ -88,7 +88,7 @@ impl ServerConnection {
         let handler = Arc::new(PushHandler::new(shared.clone(), shard, number, ended.clone()));
         // Concurrently: far away from Redis every round trip counts.
         let mut connecting = JoinSet::new();
-        for _ in 0..shared.config.connections {
+        for _ in 0..shared.context.config.connections {
             connecting.spawn(connect(client.clone(), shared.clone(), ended.clone(), None));
         }
         let listening = connect(client, shared.clone(), ended.clone(), Some(handler.clone())).await?;
@@ -97,12 +97,12 @@ impl ServerConnection {
             pipelines
                 .push(connected.map_err(|_| Cause::new(Trouble::Unreachable, "connecting has failed"))??);
         }
-        let time = shared.config.timeout;
+        let time = shared.context.config.timeout;
         let server = identify(&mut pipelines[0], time).await?;
         let anchor = Anchor::of(shared, shard);
         // If the server has no memory for the anchor, clients that return to an empty channel learn that they
         // may have missed something.
-        drop(call(&mut pipelines[0], &make_anchor(&anchor.key, &shared.fresh_epoch()), time).await);
+        drop(call(&mut pipelines[0], &make_anchor(&anchor.key, &shared.context.fresh_epoch()), time).await);
         let scripts = load(&mut pipelines[0], shared.slot_map.publish_verb(), time).await?;
         let subscriber = Subscription::begin(listening, handler, tag.clone(), assignment.home).await?;
         Ok(Self {
@@ -137,7 +137,7 @@ impl ServerConnection {
 
     /// Checks every connection. `Err` if they must be given up, otherwise what is wrong with the server.
     pub(crate) async fn watch(&self, shared: &Shared) -> Result<Option<Cause>, Cause> {
-        let time = shared.config.timeout.min(WATCH_TIMEOUT_MAX);
+        let time = shared.context.config.timeout.min(WATCH_TIMEOUT_MAX);
         let mut tries = JoinSet::new();
         for connection in self.connections.iter().skip(1) {
             let mut connection = connection.clone();
@@ -145,7 +145,7 @@ impl ServerConnection {
         }
         let mut first = self.connections[0].clone();
         let mut probe = redis::cmd("EVALSHA");
-        let key = shared.keys.probe(&self.tag);
+        let key = shared.context.keys.probe(&self.tag);
         probe.arg(&self.scripts.probe).arg(1).arg(&key).arg(&key);
         timeout(time, self.subscriber.barrier())
             .await
@@ -161,7 +161,7 @@ impl ServerConnection {
         };
         if probed.is_none() {
             self.follow_slots(shared);
-            drop(call(&mut first, &make_anchor(&self.anchor(), &shared.fresh_epoch()), time).await?);
+            drop(call(&mut first, &make_anchor(&self.anchor(), &shared.context.fresh_epoch()), time).await?);
         }
         while let Some(tried) = tries.join_next().await {
             tried.unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "the watch failed")))?;
@@ -246,7 +246,7 @@ async fn connect(
     ended: Arc<Notify>,
     handler: Option<Arc<PushHandler>>,
 ) -> Result<MultiplexedConnection, Cause> {
-    let time = shared.config.timeout;
+    let time = shared.context.config.timeout;
     // Called by the connection's task, in order of arrival.
     let pushed = move |info: PushInfo| -> Result<(), ()> {
         match (&handler, &info.kind) {

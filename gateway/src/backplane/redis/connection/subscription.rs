@@ -84,13 +84,13 @@ impl PushHandler {
                 }
             }
             PushKind::Subscribe | PushKind::SSubscribe => {
-                if let Some(number) = shared.keys.marked(&topic) {
+                if let Some(number) = shared.context.keys.marked(&topic) {
                     self.marked.send_replace(number);
-                } else if let Some(channel) = shared.keys.channel(&topic) {
+                } else if let Some(channel) = shared.context.keys.channel(&topic) {
                     self.confirmed().insert(channel);
                 }
             }
-            PushKind::SUnsubscribe => match shared.keys.channel(&topic) {
+            PushKind::SUnsubscribe => match shared.context.keys.channel(&topic) {
                 Some(channel) => {
                     self.confirmed().remove(&channel);
                     if shared.interest.lost(&channel, self.link) {
@@ -130,12 +130,13 @@ impl Subscription {
         let shared = &handler.shared;
         let verbs = Verbs::of(shared);
         // The server cannot end a subscription yet: these replies belong to their commands.
-        let first =
-            [shared.keys.mark(&tag, 0)].into_iter().chain(home.then(|| shared.keys.nodes().to_owned()));
+        let first = [shared.context.keys.mark(&tag, 0)]
+            .into_iter()
+            .chain(home.then(|| shared.context.keys.nodes().to_owned()));
         for topic in first {
             let mut command = redis::cmd(verbs.subscribe);
             command.arg(topic);
-            call(&mut connection, &command, shared.config.timeout).await?;
+            call(&mut connection, &command, shared.context.config.timeout).await?;
         }
         Ok(Self { connection, handler, tag, verbs, mark: AsyncMutex::new(0) })
     }
@@ -164,8 +165,11 @@ impl Subscription {
             let mut marked = self.handler.marked.subscribe();
             let number = (*last + 1) % MARKS;
             *last = number;
-            self.subscribe_topics(self.verbs.subscribe, &[self.handler.shared.keys.mark(&self.tag, number)])
-                .await?;
+            self.subscribe_topics(
+                self.verbs.subscribe,
+                &[self.handler.shared.context.keys.mark(&self.tag, number)],
+            )
+            .await?;
             let _ = marked.wait_for(|heard| *heard == number).await;
             Ok(())
         };
@@ -173,7 +177,8 @@ impl Subscription {
     }
 
     async fn send(&self, verb: &str, channels: &[Channel]) -> Result<(), Cause> {
-        let topics: Vec<_> = channels.iter().map(|channel| self.handler.shared.keys.topic(channel)).collect();
+        let topics: Vec<_> =
+            channels.iter().map(|channel| self.handler.shared.context.keys.topic(channel)).collect();
         let size = if self.verbs.one_by_one { 1 } else { topics.len().max(1) };
         for topics in topics.chunks(size) {
             self.subscribe_topics(verb, topics).await?;
@@ -189,7 +194,7 @@ impl Subscription {
     }
 
     async fn within(&self, done: impl Future<Output = Result<(), Cause>>) -> Result<(), Cause> {
-        match timeout(self.handler.shared.config.timeout, done).await {
+        match timeout(self.handler.shared.context.config.timeout, done).await {
             Ok(done) => done,
             Err(_) => Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
         }

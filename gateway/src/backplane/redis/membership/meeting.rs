@@ -120,7 +120,7 @@ pub(crate) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<()
     if before.is_some() && shared.slot_map.are_moving() {
         // A Cluster does not announce that a server was replaced: this server has the slots now, and may lack
         // keys.
-        shard.replaced(Some(shared.clock.now().at));
+        shard.replaced(Some(shared.context.clock.now().at));
     }
     Ok(())
 }
@@ -146,7 +146,7 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
     let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
     let before = shard.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let comes = occasion == Occasion::Coming && !before.is_empty() && before != link.server && !is_cluster;
-    let at = shared.clock.now().at;
+    let at = shared.context.clock.now().at;
     let age = match occasion {
         Occasion::Coming if comes => {
             shard.published_at().map(|published| at.saturating_sub(published).as_millis().to_string())
@@ -157,16 +157,22 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
     let elsewhere = shared.conflict(Some(link.shard));
     let said = Said {
         wire: char::from(wire::VERSION).to_string(),
-        name: shared.nodes.name().to_owned(),
+        name: shared.context.name.to_string(),
         servers: servers(shared, link),
         serves: occasion != Occasion::Coming && elsewhere.is_none(),
     };
-    let me = keys::node_name(shared.node);
+    let me = shared.context.node_name();
     let mut command = redis::cmd("EVAL");
-    command.arg(MEETING).arg(1).arg(shared.keys.servers()).arg(&me).arg(&*link.server).arg(said.to_text());
+    command
+        .arg(MEETING)
+        .arg(1)
+        .arg(shared.context.keys.servers())
+        .arg(&me)
+        .arg(&*link.server)
+        .arg(said.to_text());
     command.arg(LIFE.as_millis() as u64).arg(age.unwrap_or_default()).arg(u8::from(comes));
     command.arg(keys::NODE_KEPT.as_millis() as u64);
-    let reply = match call(&mut connection, &command, shared.config.timeout).await {
+    let reply = match call(&mut connection, &command, shared.context.config.timeout).await {
         Ok(reply) => reply,
         // The health check reports it, and the next one tries again.
         Err(cause) if occasion == Occasion::Staying && cause.is_of_writing() => return Ok(()),
@@ -174,7 +180,7 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
         Err(cause) => return Err(cause),
     };
     let Some(met) = Met::read(reply) else {
-        shared.metrics.malformed();
+        shared.context.metrics.malformed();
         return match occasion {
             Occasion::Staying => Ok(()),
             Occasion::Coming | Occasion::Parting => {
@@ -228,7 +234,7 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
 
 /// Names of this gateway's servers, with their replication ids.
 fn servers(shared: &Shared, link: &ServerConnection) -> BTreeMap<String, String> {
-    let RedisTopology::Servers(servers) = &shared.config.topology else { return BTreeMap::new() };
+    let RedisTopology::Servers(servers) = &shared.context.config.topology else { return BTreeMap::new() };
     if servers.len() < 2 {
         return BTreeMap::new();
     }

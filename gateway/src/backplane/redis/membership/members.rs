@@ -10,7 +10,6 @@ use tokio::sync::oneshot;
 use crate::backplane::redis::commands::request::What;
 use crate::backplane::redis::connection::server_connection::call;
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::format::keys::node_name;
 use crate::backplane::redis::format::script;
 use crate::backplane::redis::membership::takeover::{STEP, Takeover};
 use crate::backplane::redis::{Redis, presence};
@@ -45,7 +44,7 @@ impl Takeover<'_> {
         &self,
         connection: &mut MultiplexedConnection,
     ) -> Result<Option<Left>, Cause> {
-        let list = self.shared.keys.presence_of(self.node);
+        let list = self.shared.context.keys.presence_of(self.node);
         let (mut left, mut cursor) = (Left::default(), 0);
         loop {
             let (next, names) = presence::page(self.shared, connection, &list, cursor, STEP).await?;
@@ -87,7 +86,7 @@ impl Takeover<'_> {
         }
         let (sender, answer) = oneshot::channel();
         let what = What::Take { channel: channel.clone(), node: self.node.into() };
-        let at = self.shared.clock.now().at;
+        let at = self.shared.context.clock.now().at;
         let backplane = Redis { shared: self.shared.clone() };
         match backplane.ask::<Vec<Arc<Member>>>(what, ReplyTo::Task(sender), at) {
             Outcome::Pending => Ok(answer),
@@ -103,7 +102,8 @@ impl Takeover<'_> {
         members: &mut usize,
     ) -> End {
         let backplane = Redis { shared: self.shared.clone() };
-        let told = self.shared.gateway.namespaces.of(channel).is_some_and(|namespace| namespace.join_leave);
+        let told =
+            self.shared.context.gateway.namespaces.of(channel).is_some_and(|namespace| namespace.join_leave);
         loop {
             let taken = match answer {
                 Ok(answer) => answer.await,
@@ -129,8 +129,8 @@ impl Takeover<'_> {
         done: &[&Vec<u8>],
     ) -> Result<bool, Cause> {
         let mut command = redis::cmd("EVAL");
-        command.arg(UNLISTING).arg(2).arg(self.shared.keys.dead()).arg(list);
-        command.arg(self.node).arg(node_name(self.shared.node)).arg(done);
-        Ok(call(connection, &command, self.shared.config.timeout).await? == Value::Int(1))
+        command.arg(UNLISTING).arg(2).arg(self.shared.context.keys.dead()).arg(list);
+        command.arg(self.node).arg(self.shared.context.node_name()).arg(done);
+        Ok(call(connection, &command, self.shared.context.config.timeout).await? == Value::Int(1))
     }
 }

@@ -42,8 +42,6 @@ const WRITTEN: Duration = Duration::from_secs(1);
 
 /// This gateway among the others.
 pub(crate) struct Nodes {
-    /// Name of this gateway for people.
-    name: Box<str>,
     started: u64,
     beats: AtomicU64,
     /// Whether this gateway has left and writes no lease any more.
@@ -62,9 +60,8 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     /// `started` is Unix time in milliseconds.
-    pub(crate) fn new(name: Box<str>, started: u64) -> Self {
+    pub(crate) fn new(started: u64) -> Self {
         Self {
-            name,
             started,
             beats: AtomicU64::new(0),
             gone: AtomicBool::new(false),
@@ -80,11 +77,6 @@ impl Nodes {
     /// The other gateways that are alive, as far as this one knows.
     pub(crate) fn others(&self) -> Vec<Node> {
         self.leases().alive().cloned().collect()
-    }
-
-    /// Name of this gateway for people.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
     }
 
     /// Triggers the next beat at once.
@@ -110,10 +102,10 @@ impl Nodes {
     }
 
     /// Encodes the lease of this gateway.
-    fn lease(&self, uptime: Duration, seen: u64) -> String {
+    fn lease(&self, name: &str, uptime: Duration, seen: u64) -> String {
         let beat = self.beats.fetch_add(1, Ordering::Relaxed);
         let uptime = u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX);
-        Lease { beat, started: self.started, uptime, name: &self.name, seen }.to_text()
+        Lease { beat, started: self.started, uptime, name, seen }.to_text()
     }
 }
 
@@ -139,16 +131,16 @@ pub(crate) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<()
     }
     let alive = shared.nodes.others();
     let Some(revision) = shared.agreement.waits_for(&alive) else { return Ok(()) };
-    let begun = shared.clock.now().at;
+    let begun = shared.context.clock.now().at;
     let mut told = false;
     loop {
         let behind: Vec<_> = shared.nodes.leases().behind(revision).cloned().collect();
         if behind.is_empty() {
             return Ok(());
         }
-        if shared.clock.now().at.saturating_sub(begun) >= AGREED {
+        if shared.context.clock.now().at.saturating_sub(begun) >= AGREED {
             for node in behind {
-                shared.metrics.disagrees(&node.id, &node.name);
+                shared.context.metrics.disagrees(&node.id, &node.name);
             }
             return Ok(());
         }
@@ -156,8 +148,8 @@ pub(crate) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<()
             && let Some(mut connection) = link.connections.first().cloned()
         {
             let mut command = redis::cmd(link.scripts.publish_verb);
-            command.arg(shared.keys.nodes()).arg(wire::look(shared.node));
-            call(&mut connection, &command, shared.config.timeout).await?;
+            command.arg(shared.context.keys.nodes()).arg(wire::look(shared.context.node));
+            call(&mut connection, &command, shared.context.config.timeout).await?;
         }
         sleep(AGREEING).await;
         beat(shared, link).await?;
@@ -199,21 +191,26 @@ async fn beat(shared: &Shared, link: &ServerConnection) -> Result<Beaten, Cause>
     if shared.nodes.gone.load(Ordering::Acquire) {
         return Ok(Beaten::Done);
     }
-    let me = keys::node_name(shared.node);
-    let told = shared.agreement.tell(&shared.gateway);
-    let lease = shared.nodes.lease(shared.clock.now().at, told.seen);
+    let me = shared.context.node_name();
+    let told = shared.agreement.tell(&shared.context.gateway);
+    let lease = shared.nodes.lease(&shared.context.name, shared.context.clock.now().at, told.seen);
     let mut command = redis::cmd("EVAL");
-    command.arg(BEATING).arg(3).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
+    command
+        .arg(BEATING)
+        .arg(3)
+        .arg(shared.context.keys.leases())
+        .arg(shared.context.keys.dead())
+        .arg(shared.context.keys.rules());
     command.arg(&me).arg(lease).arg(keys::NODE_KEPT.as_millis() as u64).arg(told.revision);
     command.arg(told.description.as_deref().unwrap_or_default()).arg(told.keeping.join(" "));
-    let reply = match call(&mut connection, &command, shared.config.timeout).await {
+    let reply = match call(&mut connection, &command, shared.context.config.timeout).await {
         Ok(reply) => reply,
         // No gateway can renew its lease then; without a read, none is declared dead.
         Err(cause) if cause.is_of_writing() => return Ok(Beaten::Unwritten(cause)),
         Err(cause) => return Err(cause),
     };
     let Some(Heard { known, listed, buried, said }) = heard(reply) else {
-        shared.metrics.malformed();
+        shared.context.metrics.malformed();
         return Ok(Beaten::Done);
     };
     // The own lease is gone: this gateway was declared dead, or the shared server has lost its data.
@@ -230,19 +227,19 @@ async fn beat(shared: &Shared, link: &ServerConnection) -> Result<Beaten, Cause>
         shared.nodes.anew.store(true, Ordering::Release);
         return Err(cause);
     }
-    let at = shared.clock.now().at;
+    let at = shared.context.clock.now().at;
     let (changes, dead, alive, unseen) = {
         let mut leases = shared.nodes.leases();
         let changes = leases.hear(at, &me, listed);
         (changes, leases.dead(), leases.alive().cloned().collect::<Vec<_>>(), leases.take_unseen())
     };
-    shared.metrics.nodes(alive.len() as u64 + 1);
+    shared.context.metrics.nodes(alive.len() as u64 + 1);
     let changed = !changes.is_empty();
     for change in changes {
         match change {
-            Change::Came(node) => shared.metrics.node_came(&node.id, &node.name, &node.version),
-            Change::Left(node) => shared.metrics.node_left(&node.id, &node.name),
-            Change::Died(node) => shared.metrics.node_died(&node.id, &node.name),
+            Change::Came(node) => shared.context.metrics.node_came(&node.id, &node.name, &node.version),
+            Change::Left(node) => shared.context.metrics.node_left(&node.id, &node.name),
+            Change::Died(node) => shared.context.metrics.node_died(&node.id, &node.name),
         }
     }
     let told = told.description.is_some();
@@ -277,9 +274,14 @@ async fn bury(
     lease: &str,
 ) -> Result<(), Cause> {
     let mut command = redis::cmd("EVAL");
-    command.arg(BURYING).arg(3).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
+    command
+        .arg(BURYING)
+        .arg(3)
+        .arg(shared.context.keys.leases())
+        .arg(shared.context.keys.dead())
+        .arg(shared.context.keys.rules());
     command.arg(node).arg(lease).arg(keys::NODE_KEPT.as_millis() as u64);
-    match call(connection, &command, shared.config.timeout).await {
+    match call(connection, &command, shared.context.config.timeout).await {
         Err(cause) if !cause.is_of_writing() => Err(cause),
         // The next beat tries again.
         _ => Ok(()),
@@ -297,12 +299,17 @@ pub(crate) async fn leave(shared: &Shared, link: &ServerConnection) -> Result<()
     // Another gateway takes over whatever is not written by then.
     let _ = timeout(WRITTEN, written).await;
     let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
-    let me = keys::node_name(shared.node);
+    let me = shared.context.node_name();
     let mut command = redis::cmd("EVAL");
-    command.arg(LEAVING).arg(5).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
-    command.arg(shared.keys.presence_of(&me)).arg(shared.keys.clients_of(&me));
+    command
+        .arg(LEAVING)
+        .arg(5)
+        .arg(shared.context.keys.leases())
+        .arg(shared.context.keys.dead())
+        .arg(shared.context.keys.rules());
+    command.arg(shared.context.keys.presence_of(&me)).arg(shared.context.keys.clients_of(&me));
     command.arg(&me).arg(keys::NODE_KEPT.as_millis() as u64);
-    call(&mut connection, &command, shared.config.timeout).await.map(drop)
+    call(&mut connection, &command, shared.context.config.timeout).await.map(drop)
 }
 
 /// Names and leases.

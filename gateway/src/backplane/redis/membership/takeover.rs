@@ -16,7 +16,6 @@ use crate::backplane::redis::Shared;
 use crate::backplane::redis::clients::record::{self, Record};
 use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::format::keys::node_name;
 use crate::backplane::redis::membership::members::Left;
 use crate::connection_id::ConnectionIds;
 use crate::plugin::event::DisconnectEvent;
@@ -64,7 +63,7 @@ pub(crate) async fn take_over_dead_nodes(shared: Arc<Shared>, link: Arc<ServerCo
         let dead = std::mem::take(&mut *shared.nodes.dead.lock().unwrap_or_else(PoisonError::into_inner));
         // Plugins are not loaded yet, or workers are ending: another gateway takes over, or the next beat
         // lists it again.
-        if *shared.phase.borrow() != Phase::Running {
+        if *shared.context.phase.borrow() != Phase::Running {
             continue;
         }
         waiting.retain(|node, _| dead.contains(node));
@@ -112,12 +111,12 @@ impl Takeover<'_> {
         if !away.is_empty() {
             return Ok(away);
         }
-        let keys = &self.shared.keys;
+        let keys = &self.shared.context.keys;
         let mut command = redis::cmd("EVAL");
         command.arg(SETTLED).arg(3).arg(keys.dead()).arg(keys.presence_of(self.node));
         command.arg(keys.clients_of(self.node));
-        command.arg(self.node).arg(node_name(self.shared.node));
-        call(&mut connection, &command, self.shared.config.timeout).await?;
+        command.arg(self.node).arg(self.shared.context.node_name());
+        call(&mut connection, &command, self.shared.context.config.timeout).await?;
         tracing::info!(node = self.node, members, clients, "what a gateway left behind is settled");
         Ok(LATER)
     }
@@ -125,9 +124,13 @@ impl Takeover<'_> {
     /// Claims the takeover, or extends the claim. False if this gateway must not continue.
     pub(crate) async fn claim(&self, connection: &mut MultiplexedConnection) -> Result<bool, Cause> {
         let mut command = redis::cmd("EVAL");
-        command.arg(CLAIMING).arg(2).arg(self.shared.keys.dead()).arg(self.shared.keys.leases());
-        command.arg(self.node).arg(node_name(self.shared.node)).arg(CLAIM.as_millis() as u64);
-        Ok(call(connection, &command, self.shared.config.timeout).await? == Value::Int(1))
+        command
+            .arg(CLAIMING)
+            .arg(2)
+            .arg(self.shared.context.keys.dead())
+            .arg(self.shared.context.keys.leases());
+        command.arg(self.node).arg(self.shared.context.node_name()).arg(CLAIM.as_millis() as u64);
+        Ok(call(connection, &command, self.shared.context.config.timeout).await? == Value::Int(1))
     }
 
     /// Calls `on-disconnect` for the clients. Returns their number; `None` if another gateway continues, or
@@ -137,12 +140,12 @@ impl Takeover<'_> {
         connection: &mut MultiplexedConnection,
     ) -> Result<Option<usize>, Cause> {
         let Self { shared, node, .. } = *self;
-        let clients = shared.keys.clients_of(node);
+        let clients = shared.context.keys.clients_of(node);
         let mut count = 0;
         loop {
             let mut some = redis::cmd("HRANDFIELD");
             some.arg(&clients).arg(STEP).arg("WITHVALUES");
-            let listed = match call(connection, &some, shared.config.timeout).await? {
+            let listed = match call(connection, &some, shared.context.config.timeout).await? {
                 Value::Array(listed) => record::pairs(listed),
                 _ => Vec::new(),
             };
@@ -155,14 +158,14 @@ impl Takeover<'_> {
                 return Ok(None);
             }
             let mut command = redis::cmd("EVAL");
-            command.arg(REPORTED).arg(2).arg(shared.keys.dead()).arg(&clients);
-            command.arg(node).arg(node_name(shared.node));
+            command.arg(REPORTED).arg(2).arg(shared.context.keys.dead()).arg(&clients);
+            command.arg(node).arg(shared.context.node_name());
             told.iter().for_each(|id| {
                 command.arg(&**id);
             });
             // If the gateway is alive after all, these are its clients again, and it calls `on-disconnect`
             // when they leave.
-            let settles = call(connection, &command, shared.config.timeout).await? == Value::Int(1);
+            let settles = call(connection, &command, shared.context.config.timeout).await? == Value::Int(1);
             count += told.len();
             if !settles || told.len() < read || !self.claim(connection).await? {
                 return Ok(None);
@@ -173,14 +176,14 @@ impl Takeover<'_> {
     /// Calls `on-disconnect` for clients on this gateway's workers. Returns the ids of the confirmed ones.
     async fn notify_plugins(&self, listed: Vec<(Box<str>, Vec<u8>)>) -> Vec<Box<str>> {
         let shared = self.shared;
-        let now = shared.clock.now();
+        let now = shared.context.clock.now();
         let (mut told, mut under_way) = (Vec::new(), Vec::new());
         for (id, bytes) in listed {
             let count = shared.departed.fetch_add(1, Ordering::Relaxed);
             let Some(Record { client, since }) = record::read(&id, ConnectionIds::elsewhere(count), &bytes)
             else {
                 // No other gateway would understand the record either.
-                shared.metrics.malformed();
+                shared.context.metrics.malformed();
                 told.push(id);
                 continue;
             };
@@ -193,7 +196,7 @@ impl Takeover<'_> {
                 at: now.at_millis(),
             };
             let (sender, receiver) = oneshot::channel();
-            let worker = &shared.inboxes[count as usize % shared.inboxes.len()];
+            let worker = &shared.context.inboxes[count as usize % shared.context.inboxes.len()];
             worker.put(Delivery::Disconnected(Box::new(goodbye), sender));
             under_way.push((id, receiver));
         }

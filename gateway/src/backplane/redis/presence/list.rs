@@ -27,7 +27,7 @@ const RENEWAL: Duration = Duration::from_secs(5);
 /// Maintains the list until the connection to the shared server fails.
 pub(crate) async fn keep_list(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
     let Some(mut connection) = link.connections.first().cloned() else { return gone() };
-    let list = shared.keys.presence_of(&keys::node_name(shared.node));
+    let list = shared.context.keys.presence_of(&shared.context.node_name());
     let mut renewals = every(RENEWAL);
     loop {
         let done = tokio::select! {
@@ -63,7 +63,7 @@ async fn change(shared: &Shared, connection: &mut MultiplexedConnection, list: &
         return Ok(());
     }
     pipeline.cmd("PEXPIRE").arg(list).arg(keys::NODE_KEPT.as_millis() as u64);
-    let replies = call_all(connection, &pipeline, commands + 1, shared.config.timeout).await?;
+    let replies = call_all(connection, &pipeline, commands + 1, shared.context.config.timeout).await?;
     if replies.iter().all(|reply| matches!(reply, Value::Int(_))) {
         listing.done();
         return Ok(());
@@ -76,7 +76,7 @@ async fn change(shared: &Shared, connection: &mut MultiplexedConnection, list: &
 async fn renew(shared: &Shared, connection: &mut MultiplexedConnection, list: &str) -> Result<(), Cause> {
     let mut pipeline = pipe();
     pipeline.cmd("PEXPIRE").arg(list).arg(keys::NODE_KEPT.as_millis() as u64);
-    let replies = call_all(connection, &pipeline, 1, shared.config.timeout).await?;
+    let replies = call_all(connection, &pipeline, 1, shared.context.config.timeout).await?;
     if replies == [Value::Int(0)] {
         shared.presence.list_anew();
     }
@@ -116,9 +116,9 @@ pub(crate) async fn page(
 ) -> Result<(u64, Vec<Vec<u8>>), Cause> {
     let mut command = redis::cmd("SSCAN");
     command.arg(list).arg(cursor).arg("COUNT").arg(count);
-    let reply = call(connection, &command, shared.config.timeout).await?;
+    let reply = call(connection, &command, shared.context.config.timeout).await?;
     let Some((next, names)) = read(reply) else {
-        shared.metrics.malformed();
+        shared.context.metrics.malformed();
         return Ok((0, Vec::new()));
     };
     Ok((next, names))

@@ -10,18 +10,17 @@ use crate::backplane::redis::Shared;
 use crate::backplane::redis::format::wire::{self, Message};
 use crate::backplane::redis::subscriptions::interest::spread;
 use crate::charge::Charge;
-use crate::connection_id::ConnectionIds;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::push::{Push, PushKind};
 
 impl Shared {
     /// Handles a message from Redis, or from this node while Redis is away.
     pub(crate) fn received(&self, topic: &[u8], message: &Bytes) {
-        self.metrics.received();
+        self.context.metrics.received();
         // No gateway sends messages of this size: it has another source.
         let bytes_max = self.agreement.rules.publication_bytes_max() + wire::OVERHEAD_BYTES_MAX;
-        let for_nodes = topic == self.keys.nodes().as_bytes();
-        let channel = self.keys.channel(topic);
+        let for_nodes = topic == self.context.keys.nodes().as_bytes();
+        let channel = self.context.keys.channel(topic);
         let decoded = if message.len() <= bytes_max { wire::decode(message) } else { None };
         match (decoded, channel) {
             (Some(Message::Publication { address: None, publication, epoch }), Some(channel)) => {
@@ -31,7 +30,9 @@ impl Shared {
                 if for_nodes =>
             {
                 let workers = match address.target() {
-                    Target::Connection(id) => Some(self.worker_of(id).map_or(0, |worker| 1 << worker)),
+                    Target::Connection(id) => {
+                        Some(self.context.worker_of(id).map_or(0, |worker| 1 << worker))
+                    }
                     _ => None,
                 };
                 self.deliver(address, PushKind::Publication { publication, epoch }, workers);
@@ -44,36 +45,28 @@ impl Shared {
             }
             (Some(Message::Order { node, address, order }), None) if for_nodes => {
                 // This node has already carried out its own order.
-                if node != self.node {
+                if node != self.context.node {
                     self.order(None, &address, None, &order);
                 }
             }
             (Some(Message::Question { node, id, question }), None) if for_nodes => {
-                if node != self.node {
+                if node != self.context.node {
                     self.surveys.asked(node, id, question);
                 }
             }
             (Some(Message::Answer { to, id, from, finding }), None) if for_nodes => {
-                if to == self.node {
+                if to == self.context.node {
                     self.surveys.answered(id, from, finding);
                 }
             }
             (Some(Message::Look { node }), None) if for_nodes => {
-                if node != self.node {
+                if node != self.context.node {
                     self.nodes.look();
                 }
             }
-            (Some(Message::Unknown), _) => self.metrics.unknown(),
-            _ => self.metrics.malformed(),
+            (Some(Message::Unknown), _) => self.context.metrics.unknown(),
+            _ => self.context.metrics.malformed(),
         }
-    }
-
-    /// The worker of a connection that very probably belongs to this node: ids of other nodes decode to
-    /// another value, except for one in many millions.
-    pub(crate) fn worker_of(&self, id: &str) -> Option<usize> {
-        let number = self.ids.number(id)?;
-        let worker = ConnectionIds::worker(number);
-        (worker < self.inboxes.len() && ConnectionIds::count(number) < 1 << 32).then_some(worker)
     }
 
     /// Delivers to these workers, or to those with subscribers.
@@ -98,7 +91,7 @@ impl Shared {
         let workers = workers.unwrap_or_else(|| self.interest.workers(&channel, seen));
         if workers != 0 {
             let push = Arc::new(Push::charged(channel, kind, charge));
-            spread(&self.inboxes, workers, || Delivery::Push(push.clone()));
+            spread(&self.context.inboxes, workers, || Delivery::Push(push.clone()));
         }
     }
 
@@ -111,7 +104,7 @@ impl Shared {
         order: &Order,
     ) -> bool {
         let mut told = true;
-        for (index, inbox) in self.inboxes.iter().enumerate() {
+        for (index, inbox) in self.context.inboxes.iter().enumerate() {
             if worker.is_none_or(|worker| worker == index) {
                 told &= inbox.put(Delivery::Order { address: address.clone(), except, order: order.clone() });
             }

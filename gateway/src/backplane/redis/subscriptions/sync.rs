@@ -113,13 +113,13 @@ async fn compare(shared: &Shared, link: &ServerConnection, channels: &[Channel])
             let most = Most { publications: 0, bytes: 0 };
             let what = What::Recover { channel: channel.clone(), since: None, most, retention };
             pipeline.add_command(what.command(
-                &shared.keys,
+                &shared.context.keys,
                 &link.scripts,
                 &identity.of(channel, rules.as_deref()),
                 &anchor,
-                &shared.fresh_epoch(),
+                &shared.context.fresh_epoch(),
             ));
-            pipeline.cmd("PEXPIRE").arg(shared.keys.top(channel)).arg(kept);
+            pipeline.cmd("PEXPIRE").arg(shared.context.keys.top(channel)).arg(kept);
             asked.push(channel);
         }
         if asked.is_empty() {
@@ -127,7 +127,7 @@ async fn compare(shared: &Shared, link: &ServerConnection, channels: &[Channel])
         }
         checked += asked.len() as u64;
         let sent = connection.send_packed_commands(&pipeline, 0, asked.len() * 2);
-        let replies = match timeout(shared.config.timeout, sent).await {
+        let replies = match timeout(shared.context.config.timeout, sent).await {
             Ok(replies) => replies.map_err(|error| cause(&error))?,
             Err(_) => return Err(Cause::new(Trouble::Silent, "no answer where streams stand")),
         };
@@ -146,7 +146,7 @@ async fn compare(shared: &Shared, link: &ServerConnection, channels: &[Channel])
             sleep(MOVING).await;
         }
     }
-    shared.metrics.checked(checked, behind);
+    shared.context.metrics.checked(checked, behind);
     Ok(())
 }
 
@@ -154,6 +154,6 @@ async fn compare(shared: &Shared, link: &ServerConnection, channels: &[Channel])
 fn tell(shared: &Shared, channel: &Channel, reply: Value) -> bool {
     let Some(top) = top(reply) else { return false };
     let Some(workers) = shared.interest.compare(channel, &top) else { return false };
-    spread(&shared.inboxes, workers, || Delivery::StreamTop(channel.clone(), top.clone()));
+    spread(&shared.context.inboxes, workers, || Delivery::StreamTop(channel.clone(), top.clone()));
     true
 }

@@ -122,7 +122,7 @@ pub(crate) async fn run(shared: Arc<Shared>, named: Vec<RedisServer>) {
     let mut polled_servers: HashMap<RedisServer, PolledServer> = HashMap::new();
     let mut known = named.clone();
     loop {
-        let (map, cause) = ask(&shared.config, &mut polled_servers, &known).await;
+        let (map, cause) = ask(&shared.context.config, &mut polled_servers, &known).await;
         if map.slots.is_empty() {
             nobody(&shared, cause);
             known.extend(named.iter().filter(|one| !known.contains(one)).cloned().collect::<Vec<_>>());
