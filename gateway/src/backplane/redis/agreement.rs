@@ -12,13 +12,15 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 
-use crate::backplane::Node;
-use crate::backplane::redis::Shared;
 use crate::backplane::redis::agreement::description::{Description, Difference, VERSION_DIFFERS};
 use crate::backplane::redis::agreement::rules::{Effective, Era, Rules};
-use crate::backplane::redis::connection::server_connection::call;
+use crate::backplane::redis::connection::client::call;
 use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::topology::Topology;
+use crate::backplane::{Node, Retention};
 use crate::config::Config;
+use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::{Subject, Trouble};
 
 const ENDING: &str = include_str!("lua/end_agreement.lua");
@@ -37,6 +39,8 @@ pub type Plugins = Vec<(Arc<str>, String)>;
 
 /// See the module.
 pub(crate) struct Agreement {
+    context: Arc<Context>,
+    topology: Arc<Topology>,
     pub(crate) rules: Rules,
     known: Mutex<Known>,
     /// Whether the rules were ever exchanged over a connection to the shared server.
@@ -79,10 +83,11 @@ pub(crate) struct Told {
 }
 
 impl Agreement {
-    pub(crate) fn new(config: &Config, pipelines: usize) -> Self {
-        let own = Description::of(config, &[]);
+    pub(crate) fn new(context: Arc<Context>, topology: Arc<Topology>) -> Self {
+        let own = Description::of(&context.gateway, &[]);
+        let pipelines = topology.shards.len() * context.config.connections;
         Self {
-            rules: Rules::new(config, pipelines),
+            rules: Rules::new(&context.gateway, pipelines),
             known: Mutex::new(Known {
                 own_text: own.to_string(),
                 own,
@@ -98,7 +103,15 @@ impl Agreement {
             }),
             heard: watch::channel(false).0,
             plugins: Mutex::default(),
+            context,
+            topology,
         }
+    }
+
+    /// The retention of a channel with recovery.
+    pub(crate) fn recoverable(&self, channel: &Channel) -> Option<Retention> {
+        let namespace = self.context.gateway.namespaces.of(channel)?;
+        namespace.recovery.then(|| self.rules.raise(channel, Retention::of(namespace)))
     }
 
     /// The rules of the others are known, and they know those of this gateway.
@@ -128,13 +141,13 @@ impl Agreement {
     }
 
     /// What the next beat must write.
-    pub(crate) fn tell(&self, config: &Config) -> Told {
+    pub(crate) fn tell(&self) -> Told {
         let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|read| read());
         let mut known = self.known();
         if let Some(plugins) = plugins
             && !known.own.has_plugins(&plugins)
         {
-            known.own = Description::of(config, &plugins);
+            known.own = Description::of(&self.context.gateway, &plugins);
             known.own_text = known.own.to_string();
             known.due = true;
         }
@@ -173,41 +186,40 @@ impl Agreement {
 
     /// Takes in the rules and eras of a beat and the gateways that are alive.
     pub(crate) async fn hear(
-        shared: &Shared,
+        &self,
         connection: &mut MultiplexedConnection,
         read: Option<(u64, Said)>,
         alive: &[Node],
         changed: bool,
         told: bool,
     ) -> Result<(), Cause> {
-        let this = &shared.agreement;
         let news = read.is_some();
         let (ends, revision) = {
-            let mut known = this.known();
+            let mut known = self.known();
             if told {
                 known.due = false;
             }
             if let Some((revision, fields)) = read {
-                known.take_in(revision, fields, &shared.context.node_name());
+                known.take_in(revision, fields, &self.context.node_name());
             }
             if !news && !changed && !told {
                 return Ok(());
             }
-            let effective = known.effective(&shared.context.gateway, alive);
+            let effective = known.effective(&self.context.gateway, alive);
             (known.ending(&effective), known.revision)
         };
         if !ends.is_empty() {
             // No gateway keeps these any more. A gateway that keeps them again must learn this, so it is
             // recorded before anything is published without being kept.
             let mut command = redis::cmd("EVAL");
-            command.arg(ENDING).arg(1).arg(shared.context.keys.rules()).arg(revision).arg(&*ends.join(" "));
-            let ended = match call(connection, &command, shared.context.config.timeout).await {
+            command.arg(ENDING).arg(1).arg(self.context.keys.rules()).arg(revision).arg(&*ends.join(" "));
+            let ended = match call(connection, &command, self.context.config.timeout).await {
                 Ok(Value::BulkString(revision)) => text(&revision).and_then(|text| text.parse().ok()),
                 Ok(_) => None,
                 Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => None,
                 Err(cause) => return Err(cause),
             };
-            let mut known = this.known();
+            let mut known = self.known();
             let Some(revision) = ended else {
                 // Another gateway has changed the rules meanwhile: the next beat reads them.
                 known.revision = 0;
@@ -218,21 +230,21 @@ impl Agreement {
                 known.eras.insert(table, Era::Off);
             }
         }
-        let mut known = this.known();
-        let effective = known.effective(&shared.context.gateway, alive);
-        let (generation, begins) = this.rules.put(effective);
+        let mut known = self.known();
+        let effective = known.effective(&self.context.gateway, alive);
+        let (generation, begins) = self.rules.put(effective);
         known.applying = (known.revision, generation);
         if begins {
             // Streams begin anew: their subscribers are notified.
-            shared.shards.iter().for_each(|shard| shard.recheck.notify_one());
+            self.topology.shards.iter().for_each(|shard| shard.recheck.notify_one());
         }
-        known.compare(shared, alive);
+        known.compare(&self.context, alive);
         Ok(())
     }
 
     /// Writes the differences to the log that had to wait.
-    pub(crate) fn say(&self, shared: &Shared) {
-        self.known().say(shared);
+    pub(crate) fn say(&self) {
+        self.known().say(&self.context);
     }
 }
 
@@ -272,7 +284,7 @@ impl Known {
         self.own.tables().iter().filter(|table| ended(table)).cloned().collect()
     }
 
-    fn compare(&mut self, shared: &Shared, alive: &[Node]) {
+    fn compare(&mut self, context: &Context, alive: &[Node]) {
         self.differences = BTreeMap::new();
         for node in alive {
             let mut all = match self.others.get(&node.id) {
@@ -292,12 +304,12 @@ impl Known {
             let has = |all: &&Vec<Difference>| all.iter().any(|one| one.subject == subject);
             self.differences.values().filter(has).count() as u64
         });
-        shared.context.metrics.differing(counts);
-        self.say(shared);
+        context.metrics.differing(counts);
+        self.say(context);
     }
 
-    fn say(&mut self, shared: &Shared) {
-        let at = shared.context.clock.now().at;
+    fn say(&mut self, context: &Context) {
+        let at = context.clock.now().at;
         if self.said == self.differences || self.said_at.is_some_and(|said| at.saturating_sub(said) < SAID) {
             return;
         }
@@ -309,7 +321,7 @@ impl Known {
                 (self.said.get(node).unwrap_or(&none), self.differences.get(node).unwrap_or(&none));
             if before != now {
                 let sentences: Vec<_> = now.iter().map(|one| &*one.sentence).collect();
-                shared.context.metrics.differs(node, &sentences);
+                context.metrics.differs(node, &sentences);
             }
         }
         self.said.clone_from(&self.differences);

@@ -10,8 +10,8 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::backplane::redis::agreement::description::Description;
+use crate::backplane::redis::connection::client::{cause, client};
 use crate::backplane::redis::connection::fitness;
-use crate::backplane::redis::connection::server_connection::{cause, client};
 use crate::backplane::redis::format::keys::Keys;
 use crate::backplane::redis::format::slots::SlotMap;
 use crate::backplane::redis::topology::cluster;

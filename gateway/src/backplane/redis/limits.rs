@@ -7,8 +7,9 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{Runner, Shared};
 use crate::backplane::redis::connection::server_connection::ServerConnection;
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::topology::Topology;
 use crate::plugin::state::{Bucket, PluginState, Taken, Told};
 
 /// Interval between two reports of a node.
@@ -22,9 +23,11 @@ const SCRIPT: &str = include_str!("lua/limits.lua");
 /// Plugins that keep rate limits, by name.
 pub type States = Vec<(Arc<str>, Arc<PluginState>)>;
 
-/// Exchanges the use of rate limits between nodes. Created by [`Runner::reconciler`].
+/// Exchanges the use of rate limits between nodes. Created by
+/// [`Runner::reconciler`](super::Runner::reconciler).
 pub struct Reconciler {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
+    topology: Arc<Topology>,
     /// Identifier of this process.
     node: String,
 }
@@ -38,16 +41,11 @@ struct Batch {
     keys: Vec<Taken>,
 }
 
-impl Runner {
-    /// Creates the reconciler, which uses the connections of this runner.
-    pub fn reconciler(&self) -> Reconciler {
-        let shared = self.shared.clone();
-        let node = shared.context.node_name();
-        Reconciler { shared, node }
-    }
-}
-
 impl Reconciler {
+    pub(crate) fn new(context: Arc<Context>, topology: Arc<Topology>) -> Self {
+        Self { node: context.node_name(), context, topology }
+    }
+
     /// Reports the use of the plugins' limits in rounds, for as long as the runtime lives. Without Redis
     /// nothing is reported, and every node limits independently.
     pub async fn run(self, states: impl Fn() -> States + Send) {
@@ -56,7 +54,7 @@ impl Reconciler {
         loop {
             rounds.tick().await;
             // All limits are on the shared server: they are few compared to publications.
-            if let Some(link) = self.shared.home() {
+            if let Some(link) = self.topology.shared_server() {
                 let batches = collect(&states());
                 if !batches.is_empty() {
                     self.round(&link, batches).await;
@@ -72,9 +70,9 @@ impl Reconciler {
         }
         let Some(mut connection) = link.connections.first().cloned() else { return repeat(&batches) };
         let sent = connection.send_packed_commands(&pipeline, 0, batches.len());
-        match timeout(self.shared.context.config.timeout, sent).await {
+        match timeout(self.context.config.timeout, sent).await {
             Ok(Ok(replies)) if replies.len() == batches.len() => {
-                let now = self.shared.context.clock.now().at_millis();
+                let now = self.context.clock.now().at_millis();
                 for (batch, reply) in batches.iter().zip(replies) {
                     if !batch.settle(&reply, now) {
                         repeat(std::slice::from_ref(batch));
@@ -91,7 +89,7 @@ impl Reconciler {
         let mut command = redis::cmd("EVAL");
         command.arg(SCRIPT).arg(batch.keys.len());
         for taken in &batch.keys {
-            command.arg(self.shared.context.keys.limit(&batch.name, &taken.key));
+            command.arg(self.context.keys.limit(&batch.name, &taken.key));
         }
         command.arg(&self.node).arg(rule.algorithm() as u32);
         command.arg(rule.limit()).arg(rule.period()).arg(rule.forgets_after());

@@ -133,7 +133,8 @@ impl What {
     }
 
     /// Builds the command. `server` is the identity whose streams continue (see
-    /// [`Identity`](super::Identity)), `anchor` the key of its anchor, and `fresh` an epoch for a new stream.
+    /// [`Identity`](crate::backplane::redis::topology::Identity)), `anchor` the key of its anchor, and
+    /// `fresh` an epoch for a new stream.
     pub(crate) fn command(
         &self,
         keys: &Keys,

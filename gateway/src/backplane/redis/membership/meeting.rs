@@ -10,9 +10,12 @@ use std::time::Duration;
 use redis::Value;
 use serde_json::{Value as Json, json};
 
-use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
+use crate::backplane::redis::connection::client::call;
+use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::{Shared, format::keys, format::wire};
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::format::{keys, wire};
+use crate::backplane::redis::topology::Topology;
 use crate::config::RedisTopology;
 use crate::telemetry::backplane::Trouble;
 
@@ -113,40 +116,57 @@ enum Occasion {
 
 /// Registers before a connection is used, and compares with the other gateways. `Err` if this gateway must
 /// not use the server, or cannot register.
-pub(crate) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
-    meet(shared, link, Occasion::Coming).await?;
-    let shard = &shared.shards[link.shard];
+pub(crate) async fn begin(
+    context: &Context,
+    topology: &Topology,
+    link: &ServerConnection,
+) -> Result<(), Cause> {
+    meet(context, topology, link, Occasion::Coming).await?;
+    let shard = &topology.shards[link.shard];
     let before = shard.comes_to(&link.server);
-    if before.is_some() && shared.slot_map.are_moving() {
+    if before.is_some() && topology.slot_map.are_moving() {
         // A Cluster does not announce that a server was replaced: this server has the slots now, and may lack
         // keys.
-        shard.replaced(Some(shared.context.clock.now().at));
+        shard.replaced(Some(context.clock.now().at));
     }
     Ok(())
 }
 
 /// Renews the registration while a connection is in use.
-pub(crate) async fn go_on(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
-    meet(shared, link, Occasion::Staying).await
+pub(crate) async fn go_on(
+    context: &Context,
+    topology: &Topology,
+    link: &ServerConnection,
+) -> Result<(), Cause> {
+    meet(context, topology, link, Occasion::Staying).await
 }
 
 /// A gateway has died that was never seen at this server: its last publications are treated as made at the
 /// previous server just now.
-pub(crate) async fn part(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
-    meet(shared, link, Occasion::Parting).await
+pub(crate) async fn part(
+    context: &Context,
+    topology: &Topology,
+    link: &ServerConnection,
+) -> Result<(), Cause> {
+    meet(context, topology, link, Occasion::Parting).await
 }
 
-async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> Result<(), Cause> {
+async fn meet(
+    context: &Context,
+    topology: &Topology,
+    link: &ServerConnection,
+    occasion: Occasion,
+) -> Result<(), Cause> {
     // A Cluster ensures that a replaced server takes no more writes, and assigns the slots.
-    let is_cluster = shared.slot_map.are_moving();
-    if is_cluster && !link.home {
+    let is_cluster = topology.slot_map.are_moving();
+    if is_cluster && !link.is_shared {
         return Ok(());
     }
-    let shard = &shared.shards[link.shard];
+    let shard = &topology.shards[link.shard];
     let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
     let before = shard.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let comes = occasion == Occasion::Coming && !before.is_empty() && before != link.server && !is_cluster;
-    let at = shared.context.clock.now().at;
+    let at = context.clock.now().at;
     let age = match occasion {
         Occasion::Coming if comes => {
             shard.published_at().map(|published| at.saturating_sub(published).as_millis().to_string())
@@ -154,25 +174,19 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
         Occasion::Parting => Some("0".to_owned()),
         Occasion::Coming | Occasion::Staying => None,
     };
-    let elsewhere = shared.conflict(Some(link.shard));
+    let elsewhere = topology.conflict(Some(link.shard));
     let said = Said {
         wire: char::from(wire::VERSION).to_string(),
-        name: shared.context.name.to_string(),
-        servers: servers(shared, link),
+        name: context.name.to_string(),
+        servers: servers(context, topology, link),
         serves: occasion != Occasion::Coming && elsewhere.is_none(),
     };
-    let me = shared.context.node_name();
+    let me = context.node_name();
     let mut command = redis::cmd("EVAL");
-    command
-        .arg(MEETING)
-        .arg(1)
-        .arg(shared.context.keys.servers())
-        .arg(&me)
-        .arg(&*link.server)
-        .arg(said.to_text());
+    command.arg(MEETING).arg(1).arg(context.keys.servers()).arg(&me).arg(&*link.server).arg(said.to_text());
     command.arg(LIFE.as_millis() as u64).arg(age.unwrap_or_default()).arg(u8::from(comes));
     command.arg(keys::NODE_KEPT.as_millis() as u64);
-    let reply = match call(&mut connection, &command, shared.context.config.timeout).await {
+    let reply = match call(&mut connection, &command, context.config.timeout).await {
         Ok(reply) => reply,
         // The health check reports it, and the next one tries again.
         Err(cause) if occasion == Occasion::Staying && cause.is_of_writing() => return Ok(()),
@@ -180,7 +194,7 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
         Err(cause) => return Err(cause),
     };
     let Some(met) = Met::read(reply) else {
-        shared.context.metrics.malformed();
+        context.metrics.malformed();
         return match occasion {
             Occasion::Staying => Ok(()),
             Occasion::Coming | Occasion::Parting => {
@@ -219,7 +233,7 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
         }
     };
     let yields = found.filter(|(conflict, _, stays)| {
-        !stays && (conflict.certain || times >= PATIENCE || !serves && !shared.has_served())
+        !stays && (conflict.certain || times >= PATIENCE || !serves && !topology.has_served())
     });
     let conflict = yields.map(|(conflict, name, _)| -> Arc<str> {
         format!("gateway {name} uses this redis otherwise: {}; channels are not served", conflict.sentence)
@@ -233,8 +247,8 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
 }
 
 /// Names of this gateway's servers, with their replication ids.
-fn servers(shared: &Shared, link: &ServerConnection) -> BTreeMap<String, String> {
-    let RedisTopology::Servers(servers) = &shared.context.config.topology else { return BTreeMap::new() };
+fn servers(context: &Context, topology: &Topology, link: &ServerConnection) -> BTreeMap<String, String> {
+    let RedisTopology::Servers(servers) = &context.config.topology else { return BTreeMap::new() };
     if servers.len() < 2 {
         return BTreeMap::new();
     }
@@ -242,7 +256,7 @@ fn servers(shared: &Shared, link: &ServerConnection) -> BTreeMap<String, String>
         if shard_index == link.shard {
             return link.server.to_string();
         }
-        let link = shared.shards[shard_index].links.borrow();
+        let link = topology.shards[shard_index].connection.borrow();
         link.as_ref().map(|link| link.server.to_string()).unwrap_or_default()
     };
     servers

@@ -1,4 +1,4 @@
-//! `Presence` holds the members of this node and tracks what has not been written to Redis.
+//! `PresenceTable` holds the members of this node and tracks what has not been written to Redis.
 //!
 //! A channel moves through queues. First it is added to the list of this node's channels: when this node has
 //! died, the others learn from the list where its members are stored, so a channel must be listed before a
@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::present::{Due, Listed, Present, Write};
 use crate::backplane::TOO_MANY_MEMBERS;
 use crate::backplane::redis::format::script::LISTED_MAX;
 use crate::backplane::redis::format::slots::SlotMap;
+use crate::backplane::redis::presence::present::{Due, Listed, Present, Write};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
@@ -27,7 +27,7 @@ const SHARDS: usize = 64;
 type Shard = HashMap<Channel, Present>;
 
 /// See the module.
-pub(crate) struct Presence {
+pub(crate) struct PresenceTable {
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     slot_map: Arc<SlotMap>,
@@ -50,19 +50,19 @@ struct Queue {
 
 /// Writes to a server. If dropped, they count as failed.
 pub(super) struct Batch<'a> {
-    presence: &'a Presence,
+    table: &'a PresenceTable,
     pub(super) writes: Vec<Write>,
 }
 
 /// Changes of the list. If dropped, they count as failed.
 pub(super) struct Listing<'a> {
-    presence: &'a Presence,
+    table: &'a PresenceTable,
     losses: u64,
     pub(super) come: Vec<Channel>,
     pub(super) gone: Vec<Channel>,
 }
 
-impl Presence {
+impl PresenceTable {
     /// Number of shards of the table.
     pub(super) const SHARDS: usize = SHARDS;
 
@@ -165,15 +165,15 @@ impl Presence {
         self.strangers.notify_one();
     }
 
-    /// Waits until [`Presence::know`] must be called for the channels in the list. Dropping the future loses
-    /// nothing.
+    /// Waits until [`PresenceTable::know`] must be called for the channels in the list. Dropping the future
+    /// loses nothing.
     pub(super) async fn strangers(&self) {
         self.strangers.notified().await;
     }
 
     /// Takes the next writes for a server.
     pub(super) fn take(&self, server: usize, channels_max: usize, members_max: usize) -> Batch<'_> {
-        let (mut batch, mut members) = (Batch { presence: self, writes: Vec::new() }, 0);
+        let (mut batch, mut members) = (Batch { table: self, writes: Vec::new() }, 0);
         while batch.writes.len() < channels_max && members < members_max {
             let Some(channel) = lock(&self.queues[server].channels).pop_front() else { break };
             let mut shard = self.shard(&channel);
@@ -196,7 +196,7 @@ impl Presence {
     /// Takes the next changes for the list.
     pub(super) fn take_list(&self, max: usize) -> Listing<'_> {
         let losses = self.losses.load(Ordering::Acquire);
-        let mut listing = Listing { presence: self, losses, come: Vec::new(), gone: Vec::new() };
+        let mut listing = Listing { table: self, losses, come: Vec::new(), gone: Vec::new() };
         while listing.come.len() < max && listing.gone.len() < max {
             let Some(channel) = lock(&self.queues[self.list()].channels).pop_front() else { break };
             let mut shard = self.shard(&channel);
@@ -365,14 +365,14 @@ impl Batch<'_> {
     /// Ends the writes. `written` returns, by index in the batch, whether the server has carried a write out.
     pub(super) fn answered(mut self, written: impl Fn(usize) -> bool) {
         for (shard_index, write) in std::mem::take(&mut self.writes).iter().enumerate() {
-            self.presence.answered(write, written(shard_index));
+            self.table.answered(write, written(shard_index));
         }
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.writes.iter().for_each(|write| self.presence.answered(write, false));
+        self.writes.iter().for_each(|write| self.table.answered(write, false));
     }
 }
 
@@ -381,7 +381,7 @@ impl Listing<'_> {
     pub(super) fn done(mut self) {
         for (channels, listed) in [(&mut self.come, Listed::Yes), (&mut self.gone, Listed::No)] {
             for channel in std::mem::take(channels) {
-                self.presence.listed(&channel, listed, self.losses);
+                self.table.listed(&channel, listed, self.losses);
             }
         }
     }
@@ -390,7 +390,7 @@ impl Listing<'_> {
 impl Drop for Listing<'_> {
     fn drop(&mut self) {
         for channel in self.come.iter().chain(&self.gone) {
-            self.presence.listed(channel, Listed::Perhaps, self.losses);
+            self.table.listed(channel, Listed::Perhaps, self.losses);
         }
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::redis::commands::request::Request;
 use crate::backplane::redis::format::slots::SlotMap;
 use crate::backplane::{ReplyTo, Top, has_reached};
@@ -396,18 +395,6 @@ impl Interest {
     /// Position of the newest publication from Redis.
     pub(crate) fn top(&self, channel: &Channel) -> Option<Top> {
         self.shard(channel).get(channel)?.top.clone()
-    }
-}
-
-/// Puts a delivery into the inboxes of these workers.
-pub(crate) fn spread(inboxes: &[Arc<Inbox>], workers: u64, delivery: impl Fn() -> Delivery) {
-    let mut left = workers;
-    while left != 0 {
-        let worker = left.trailing_zeros() as usize;
-        left &= left - 1;
-        if let Some(inbox) = inboxes.get(worker) {
-            inbox.put(delivery());
-        }
     }
 }
 

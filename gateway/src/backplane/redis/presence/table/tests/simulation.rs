@@ -13,7 +13,7 @@ const CLIENTS: u64 = 8;
 type Texts = BTreeSet<String>;
 
 struct Scene<'a> {
-    presence: &'a Presence,
+    presence: &'a PresenceTable,
     random: u64,
     /// The actual members.
     truth: BTreeMap<Channel, Texts>,

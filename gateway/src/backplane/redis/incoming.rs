@@ -1,19 +1,55 @@
-//! Passes messages from Redis to the workers.
+//! `Incoming` passes messages from Redis to the workers, and to the parts that talk to other gateways.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::backplane::Order;
-use crate::backplane::inbox::Delivery;
-use crate::backplane::redis::Shared;
+use crate::backplane::redis::agreement::Agreement;
+use crate::backplane::redis::connection::subscription::Listener;
+use crate::backplane::redis::context::Context;
 use crate::backplane::redis::format::wire::{self, Message};
-use crate::backplane::redis::subscriptions::interest::spread;
-use crate::charge::Charge;
+use crate::backplane::redis::membership::nodes::Nodes;
+use crate::backplane::redis::subscriptions::Subscriptions;
+use crate::backplane::redis::survey::Surveys;
+use crate::backplane::redis::topology::Topology;
 use crate::protocol::channel::{Channel, Target};
-use crate::protocol::push::{Push, PushKind};
+use crate::protocol::push::PushKind;
 
-impl Shared {
+/// See the module.
+pub(crate) struct Incoming {
+    pub(crate) context: Arc<Context>,
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) agreement: Arc<Agreement>,
+    pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) surveys: Arc<Surveys>,
+    pub(crate) nodes: Arc<Nodes>,
+}
+
+/// Listens to one connection.
+pub(crate) struct ConnectionListener {
+    pub(crate) incoming: Arc<Incoming>,
+    /// Index of the shard.
+    pub(crate) shard: usize,
+    /// Number of the connection.
+    pub(crate) number: u64,
+}
+
+impl Listener for ConnectionListener {
+    fn on_message(&self, topic: &[u8], message: Bytes) {
+        // A connection that was given up may still deliver for a moment.
+        if self.incoming.topology.shards[self.shard].status.connection() == Some(self.number) {
+            self.incoming.received(topic, &message);
+        }
+    }
+
+    fn on_unsubscribed(&self, channel: &Channel) {
+        if self.incoming.subscriptions.interest.lost(channel, self.number) {
+            self.incoming.topology.moved.notify_one();
+        }
+    }
+}
+
+impl Incoming {
     /// Handles a message from Redis, or from this node while Redis is away.
     pub(crate) fn received(&self, topic: &[u8], message: &Bytes) {
         self.context.metrics.received();
@@ -24,7 +60,7 @@ impl Shared {
         let decoded = if message.len() <= bytes_max { wire::decode(message) } else { None };
         match (decoded, channel) {
             (Some(Message::Publication { address: None, publication, epoch }), Some(channel)) => {
-                self.deliver(channel, PushKind::Publication { publication, epoch }, None);
+                self.subscriptions.deliver(channel, PushKind::Publication { publication, epoch }, None);
             }
             (Some(Message::Publication { address: Some(address), publication, epoch }), None)
                 if for_nodes =>
@@ -35,18 +71,18 @@ impl Shared {
                     }
                     _ => None,
                 };
-                self.deliver(address, PushKind::Publication { publication, epoch }, workers);
+                self.subscriptions.deliver(address, PushKind::Publication { publication, epoch }, workers);
             }
             (Some(Message::Join(member)), Some(channel)) => {
-                self.deliver(channel, PushKind::Join(member), None);
+                self.subscriptions.deliver(channel, PushKind::Join(member), None);
             }
             (Some(Message::Leave(member)), Some(channel)) => {
-                self.deliver(channel, PushKind::Leave(member), None);
+                self.subscriptions.deliver(channel, PushKind::Leave(member), None);
             }
             (Some(Message::Order { node, address, order }), None) if for_nodes => {
                 // This node has already carried out its own order.
                 if node != self.context.node {
-                    self.order(None, &address, None, &order);
+                    self.subscriptions.order(None, &address, None, &order);
                 }
             }
             (Some(Message::Question { node, id, question }), None) if for_nodes => {
@@ -67,48 +103,5 @@ impl Shared {
             (Some(Message::Unknown), _) => self.context.metrics.unknown(),
             _ => self.context.metrics.malformed(),
         }
-    }
-
-    /// Delivers to these workers, or to those with subscribers.
-    pub(crate) fn deliver(&self, channel: Channel, kind: PushKind, workers: Option<u64>) {
-        self.deliver_charged(channel, kind, workers, None);
-    }
-
-    /// Like [`deliver`](Self::deliver), with an account that is charged until delivery.
-    pub(crate) fn deliver_charged(
-        &self,
-        channel: Channel,
-        kind: PushKind,
-        workers: Option<u64>,
-        charge: Option<Charge>,
-    ) {
-        let seen = match &kind {
-            PushKind::Publication { publication, epoch } if publication.offset > 0 => {
-                Some((publication.offset, epoch))
-            }
-            _ => None,
-        };
-        let workers = workers.unwrap_or_else(|| self.interest.workers(&channel, seen));
-        if workers != 0 {
-            let push = Arc::new(Push::charged(channel, kind, charge));
-            spread(&self.context.inboxes, workers, || Delivery::Push(push.clone()));
-        }
-    }
-
-    /// Gives an order to one worker, or to all of them. False if one has no room.
-    pub(crate) fn order(
-        &self,
-        worker: Option<usize>,
-        address: &Channel,
-        except: Option<u64>,
-        order: &Order,
-    ) -> bool {
-        let mut told = true;
-        for (index, inbox) in self.context.inboxes.iter().enumerate() {
-            if worker.is_none_or(|worker| worker == index) {
-                told &= inbox.put(Delivery::Order { address: address.clone(), except, order: order.clone() });
-            }
-        }
-        told
     }
 }
