@@ -294,15 +294,31 @@ fn subsystems_meet_only_where_the_gateway_is_put_together() {
     }
 }
 
-/// The modules of the gateway by level, the lowest last, as `gateway/ARCHITECTURE.md` lists them.
-fn levels() -> Vec<Vec<String>> {
-    let page = fs::read_to_string(gateway_src().join("../ARCHITECTURE.md")).expect("the page");
+/// Modules by level, the lowest last, as a page of `gateway/` lists them.
+fn levels(page: &str) -> Vec<Vec<String>> {
+    let page = fs::read_to_string(gateway_src().join("..").join(page)).expect("the page");
     let (_, list) = page.split_once("```levels\n").expect("the list");
     let (list, _) = list.split_once("```").expect("the end of the list");
     // What follows two blanks is said about the level.
     let names =
         |line: &str| line.split("  ").next().unwrap_or_default().split(' ').map(str::to_owned).collect();
     list.lines().map(names).collect()
+}
+
+/// Fails if a module uses one that is on no lower level. Each use is a file, its module, and the other
+/// module. Returns their number.
+fn check_levels(levels: &[Vec<String>], page: &str, uses: &[(String, String, String)]) -> usize {
+    let level = |module: &str| {
+        let level = levels.iter().position(|level| level.iter().any(|name| name == module));
+        level.unwrap_or_else(|| panic!("{page} lists no level of the module `{module}`"))
+    };
+    for (file, module, other) in uses {
+        assert!(
+            level(module) < level(other),
+            "{file} uses `{other}`, which is on no lower level: move what both need down"
+        );
+    }
+    uses.len()
 }
 
 /// The modules beside `module` that some code names.
@@ -315,31 +331,123 @@ fn used(code: &str) -> impl Iterator<Item = String> {
 
 #[test]
 fn modules_use_only_modules_on_lower_levels() {
-    let levels = levels();
-    let level = |module: &str| {
-        let level = levels.iter().position(|level| level.iter().any(|name| name == module));
-        level.unwrap_or_else(|| panic!("ARCHITECTURE.md lists no level of the module `{module}`"))
-    };
-    let mut checked = 0;
+    let levels = levels("ARCHITECTURE.md");
+    let mut uses = Vec::new();
     for source in sources() {
-        let module = source.path.split(['/', '.']).next().expect("a name");
-        if ["lib", "main"].contains(&module) {
+        let module = source.path.split(['/', '.']).next().expect("a name").to_owned();
+        if ["lib", "main"].contains(&&*module) {
             continue;
         }
-        for other in used(&source.code).filter(|other| other != module) {
-            assert!(
-                level(module) < level(&other),
-                "{} uses `{other}`, which is on no lower level: move what both need down",
-                source.path
-            );
-            checked += 1;
-        }
+        let others = used(&source.code).filter(|other| *other != module);
+        uses.extend(others.map(|other| (source.path.clone(), module.clone(), other)));
     }
+    let checked = check_levels(&levels, "ARCHITECTURE.md", &uses);
     assert!(checked > 300, "{checked} uses were found");
     for module in levels.iter().flatten() {
         let files = [format!("{module}.rs"), format!("{module}/mod.rs")];
         assert!(files.iter().any(|file| gateway_src().join(file).exists()), "there is no module `{module}`");
     }
+}
+
+/// The paths of a `use` from here on: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn paths(code: &str) -> Vec<String> {
+    let end = code.find(|letter: char| !letter.is_alphanumeric() && !"_:".contains(letter));
+    let (path, rest) = code.split_at(end.unwrap_or(code.len()));
+    let Some(list) = rest.strip_prefix('{').filter(|_| path.is_empty() || path.ends_with("::")) else {
+        return vec![path.to_owned()];
+    };
+    let (mut depth, mut part, mut all) = (0, 0, Vec::new());
+    for (at, letter) in list.char_indices() {
+        let ends = depth == 0 && ",}".contains(letter);
+        if ends {
+            all.extend(paths(&list[part..at]).into_iter().map(|inner| format!("{path}{inner}")));
+            part = at + 1;
+        }
+        match letter {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            _ => (),
+        }
+    }
+    all
+}
+
+/// Every file below `backplane/redis` is on a level of its own: there is no circle between files, nor between
+/// folders.
+#[test]
+fn files_of_the_redis_backplane_use_only_files_on_lower_levels() {
+    const ROOT: &str = "redis";
+    let levels = levels("REDIS.md");
+    let files: Vec<(String, Source)> = sources()
+        .into_iter()
+        .filter_map(|source| {
+            let below = source.path.strip_prefix("backplane/redis")?.strip_suffix(".rs")?;
+            let module = below.strip_prefix('/').map_or(ROOT, |module| module).to_owned();
+            Some((module, source))
+        })
+        .collect();
+    let is_module = |module: &str| files.iter().any(|(other, _)| other == module);
+    // The longest beginning of a path that is a file; an item of the root otherwise.
+    let module_of = |path: &str| {
+        let mut module = path.trim_matches(':').replace("::", "/");
+        while !is_module(&module) {
+            module = module.rsplit_once('/').map_or(ROOT, |(folder, _)| folder).to_owned();
+        }
+        module
+    };
+    let mut uses = Vec::new();
+    for (module, source) in &files {
+        for relative in ["super::", "self::"] {
+            assert!(
+                !source.code.contains(relative),
+                "{} has a path that begins with `{relative}`: write it from the crate's root, so that the \
+                 walls can read it",
+                source.path
+            );
+        }
+        let named = source.code.split("crate::backplane::redis").skip(1).flat_map(paths);
+        let named = named.map(|path| module_of(&path));
+        // Its own folder, without a path.
+        let folder = if module == ROOT { String::new() } else { format!("{module}/") };
+        let inner = files.iter().filter_map(|(other, _)| {
+            let child = other.strip_prefix(&folder).filter(|child| !child.contains('/') && *child != ROOT)?;
+            begins_path(&source.code, child).then(|| other.clone())
+        });
+        let others = named.chain(inner).filter(|other| other != module);
+        uses.extend(others.map(|other| (source.path.clone(), module.clone(), other)));
+    }
+    let checked = check_levels(&levels, "REDIS.md", &uses);
+    assert!(checked > 150, "{checked} uses were found");
+    for module in levels.iter().flatten() {
+        assert!(is_module(module), "there is no file `{module}.rs` in `backplane/redis`");
+    }
+    // Folders stay together, so that none is above and below another one.
+    let mut folders: Vec<&str> = levels.iter().flatten().map(|module| folder_of(module)).collect();
+    folders.dedup();
+    let count = folders.len();
+    folders.sort_unstable();
+    folders.dedup();
+    assert_eq!(folders.len(), count, "the lines of a folder follow each other in REDIS.md");
+}
+
+/// Whether a path in some code begins with this name.
+fn begins_path(code: &str, name: &str) -> bool {
+    let is_inside = |before: char| before.is_alphanumeric() || "_:".contains(before);
+    code.match_indices(&format!("{name}::")).any(|(at, _)| !code[..at].ends_with(is_inside))
+}
+
+/// The folder of a module; the module itself if it is in none.
+fn folder_of(module: &str) -> &str {
+    module.split('/').next().unwrap_or(module)
+}
+
+#[test]
+fn paths_of_one_use_are_read() {
+    assert_eq!(paths("::a::b;c"), ["::a::b"]);
+    assert_eq!(paths("::a::{self,b::{c,d},E};f"), ["::a::self", "::a::b::c", "::a::b::d", "::a::E"]);
+    assert_eq!(paths("::a::b(c)"), ["::a::b"]);
+    assert!(begins_path("x(b::c)", "b") && !begins_path("a::b::c", "b") && !begins_path("ab::c", "b"));
 }
 
 #[test]
