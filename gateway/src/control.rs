@@ -11,8 +11,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::backplane::inbox::Inbox;
 use crate::backplane::{
-    Backplane, Count, Health, Idempotency, Most, NewPublication, Node, Outcome, PublishConditions, Published,
-    ReplyTo, Response, Retention, Top, Version,
+    Backplane, Count, Health, HistoryRequest, Idempotency, Most, NewPublication, Node, Outcome,
+    PublishConditions, Published, ReplyTo, Response, Retention, Version,
 };
 use crate::backplane::{Order, Why};
 use crate::charge::Account;
@@ -27,7 +27,7 @@ use crate::plugin::registry::{
 };
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
-use crate::protocol::command::HistoryQuery;
+use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication};
 use crate::shutdown::Phase;
 use crate::supervisor::{Beat, Supervisor};
@@ -106,7 +106,7 @@ pub struct HistoryPage {
     /// In the requested order.
     pub publications: Vec<Arc<Publication>>,
     /// Top of the stream.
-    pub top: Top,
+    pub top: Position,
 }
 
 impl Control {
@@ -216,9 +216,9 @@ impl Control {
             publications: self.inner.config.client.history_publications_max,
             bytes: HISTORY_BYTES_MAX.max(self.inner.config.limits.publication_bytes_max),
         };
+        let request = HistoryRequest { channel, query, most, retention: Retention::of(namespace) };
         let (reply_to, answer) = ask();
-        let asked =
-            self.inner.backplane.history(channel, query, most, Retention::of(namespace), reply_to, now);
+        let asked = self.inner.backplane.history(request, reply_to, now);
         let page = answered(asked, answer, |answer| match answer {
             Response::History(result) => Some(result),
             _ => None,

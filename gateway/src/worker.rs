@@ -16,9 +16,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, coop, spawn_local, yield_now};
 
 use crate::accept::{self, Admission, Arrival, ConnectionPermit, Slot, Standing};
+use crate::backplane::Backplane;
 use crate::backplane::Why;
 use crate::backplane::inbox::{Delivery, Inbox};
-use crate::backplane::{Backplane, Top};
 use crate::clock::Clock;
 use crate::clock::Now;
 use crate::config::Config;
@@ -35,7 +35,7 @@ use crate::plugin::event::Client;
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
-use crate::protocol::command::{Command, Connect, Request};
+use crate::protocol::command::{Command, Connect, Position, Request};
 use crate::shutdown::{self, Phase};
 use crate::supervisor::{Panicked, Supervisor, catch};
 use crate::telemetry::metrics::Metrics;
@@ -325,7 +325,7 @@ impl Worker {
     async fn deliver(self: Rc<Self>, inbox: Arc<Inbox>) {
         let mut batch = Vec::new();
         // Tops of streams, read after a loss, until the inbox up to that time is delivered.
-        let mut stood: Option<Vec<(Channel, Top)>> = None;
+        let mut stood: Option<Vec<(Channel, Position)>> = None;
         loop {
             if stood.is_none() {
                 inbox.arrived().await;

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gateway::backplane::Backplane;
 use gateway::backplane::inbox::{Delivery, Inbox};
 use gateway::backplane::memory::Memory;
-use gateway::backplane::{Backplane, Top};
 use gateway::clock::Now;
 use gateway::config::{Config, Limits};
 use gateway::connection::event::{Ending, Event};
@@ -32,6 +32,7 @@ use gateway::protocol::Protocol;
 use gateway::protocol::channel::Channel;
 use gateway::protocol::code::Close;
 use gateway::protocol::codec::Inbound;
+use gateway::protocol::command::Position;
 use gateway::protocol::push::PushKind;
 use gateway::telemetry::metrics::Metrics;
 use serde_json::{Value, json};
@@ -132,7 +133,7 @@ struct World {
     /// What each worker took out of its inbox: channel, epoch and offset.
     taken: Vec<HashSet<(String, String, u64)>>,
     /// Where streams stood after a worker had lost something.
-    stood: Vec<Option<Vec<(Channel, Top)>>>,
+    stood: Vec<Option<Vec<(Channel, Position)>>>,
     gaps: Vec<Gap>,
     /// Whether plugins change what is delivered.
     views: bool,

@@ -17,8 +17,8 @@ use rustc_hash::FxBuildHasher;
 use self::present::Present;
 use self::publish::Remembered;
 use super::{
-    Backplane, Count, Fits, Health, Most, NewPublication, Outcome, Page, Published, Recovery, ReplyTo,
-    Retention, TOO_MANY_MEMBERS, Top, Version, mix,
+    Backplane, Count, Fits, Health, HistoryRequest, Most, NewPublication, Outcome, Page, Published,
+    RecoverRequest, Recovery, ReplyTo, Retention, TOO_MANY_MEMBERS, Version, mix,
 };
 use crate::backplane::Order;
 use crate::backplane::inbox::{Delivery, Inbox};
@@ -26,7 +26,7 @@ use crate::config;
 use crate::connection_id::ConnectionIds;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
-use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::command::Position;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
 
 const SHARDS: usize = 64;
@@ -88,7 +88,7 @@ enum Standing {
 }
 
 struct Stream {
-    top: Top,
+    top: Position,
     kept: VecDeque<(Duration, Arc<Publication>)>,
     /// When the stream itself is forgotten: with its last publication.
     expires: Duration,
@@ -276,7 +276,7 @@ impl Entry {
         at: Duration,
     ) -> &mut Stream {
         let stream = self.stream.get_or_insert_with(|| Stream {
-            top: Top { offset: 0, epoch: memory.untouched(channel, lives) },
+            top: Position { offset: 0, epoch: memory.untouched(channel, lives) },
             kept: VecDeque::new(),
             expires: at + retention.ttl,
             version: None,
@@ -311,14 +311,8 @@ fn kept_bytes(publication: &Publication) -> usize {
 }
 
 impl Memory {
-    fn read(
-        &self,
-        channel: &Channel,
-        query: &HistoryQuery,
-        most: Most,
-        retention: Retention,
-        at: Duration,
-    ) -> Result<Page, ReplyError> {
+    fn read(&self, request: HistoryRequest<'_>, at: Duration) -> Result<Page, ReplyError> {
+        let HistoryRequest { channel, query, most, retention } = request;
         let (mut shard, hash) = self.shard(channel);
         let Shard { entries, forgotten } = &mut *shard;
         let stream = entries.get_mut(channel).and_then(|entry| entry.stream.as_mut());
@@ -329,7 +323,7 @@ impl Memory {
             }
             None => {
                 let lives = forgotten[place(forgotten, hash)].into();
-                (None, Top { offset: 0, epoch: self.untouched(channel, lives) })
+                (None, Position { offset: 0, epoch: self.untouched(channel, lives) })
             }
         };
         if let Some(since) = &query.since
@@ -358,14 +352,8 @@ impl Memory {
         Ok(Page { publications, top })
     }
 
-    fn missed(
-        &self,
-        channel: &Channel,
-        since: Option<&Position>,
-        most: Most,
-        retention: Retention,
-        at: Duration,
-    ) -> Recovery {
+    fn missed(&self, request: RecoverRequest<'_>, at: Duration) -> Recovery {
+        let RecoverRequest { channel, since, most, retention } = request;
         let (mut shard, hash) = self.shard(channel);
         let Shard { entries, forgotten } = &mut *shard;
         let lives = forgotten[place(forgotten, hash)].into();
@@ -376,7 +364,7 @@ impl Memory {
                 entry.stream(self, channel, lives, retention, at)
             }
             _ => {
-                let top = Top { offset: 0, epoch: self.untouched(channel, lives) };
+                let top = Position { offset: 0, epoch: self.untouched(channel, lives) };
                 let missed = since.filter(|since| {
                     since.offset == 0 && (since.epoch.is_empty() || *since.epoch == *top.epoch)
                 });
@@ -423,31 +411,15 @@ impl Backplane for Memory {
         Outcome::Ready(self.put(new, at))
     }
 
-    fn history(
-        &self,
-        channel: &Channel,
-        query: &HistoryQuery,
-        most: Most,
-        retention: Retention,
-        _: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Page> {
-        Outcome::Ready(self.read(channel, query, most, retention, at))
+    fn history(&self, request: HistoryRequest<'_>, _: ReplyTo, at: Duration) -> Outcome<Page> {
+        Outcome::Ready(self.read(request, at))
     }
 
-    fn recover(
-        &self,
-        channel: &Channel,
-        since: Option<&Position>,
-        most: Most,
-        retention: Retention,
-        _: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Recovery> {
-        Outcome::Ready(Ok(self.missed(channel, since, most, retention, at)))
+    fn recover(&self, request: RecoverRequest<'_>, _: ReplyTo, at: Duration) -> Outcome<Recovery> {
+        Outcome::Ready(Ok(self.missed(request, at)))
     }
 
-    fn top(&self, channel: &Channel) -> Option<Top> {
+    fn top(&self, channel: &Channel) -> Option<Position> {
         self.shard(channel).0.entries.get(channel)?.stream.as_ref().map(|stream| stream.top.clone())
     }
 

@@ -44,8 +44,8 @@ use crate::backplane::redis::subscriptions::interest::Added;
 pub use crate::backplane::redis::survey::Answerer;
 use crate::backplane::redis::topology::shard::Shard;
 use crate::backplane::{
-    Backplane, Count, Health, Most, NewPublication, Node, Order, Others, Outcome, Page, Published, Recovery,
-    ReplyTo, Retention, Top, find_room,
+    Backplane, Count, Health, HistoryRequest, NewPublication, Node, Order, Others, Outcome, Page, Published,
+    RecoverRequest, Recovery, ReplyTo, find_room,
 };
 use crate::charge::Charge;
 use crate::clock::Clock;
@@ -54,7 +54,7 @@ use crate::connection_id::ConnectionIds;
 use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
-use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::command::Position;
 use crate::protocol::push::{Member, Publication, PushKind};
 use crate::shutdown::Phase;
 use crate::survey::Question;
@@ -199,15 +199,8 @@ impl Backplane for Redis {
         requests.ask_charged(what, reply_to, at, [room, charge])
     }
 
-    fn history(
-        &self,
-        channel: &Channel,
-        query: &HistoryQuery,
-        most: Most,
-        retention: Retention,
-        reply_to: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Page> {
+    fn history(&self, request: HistoryRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Page> {
+        let HistoryRequest { channel, query, most, retention } = request;
         if query.reverse && query.since.as_ref().is_some_and(|since| since.offset == 0) {
             return Outcome::Ready(Err(ReplyError::BAD_REQUEST.because("there is nothing before offset 0")));
         }
@@ -216,16 +209,9 @@ impl Backplane for Redis {
         self.components.requests.ask(what, reply_to, at)
     }
 
-    fn recover(
-        &self,
-        channel: &Channel,
-        since: Option<&Position>,
-        most: Most,
-        retention: Retention,
-        reply_to: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Recovery> {
+    fn recover(&self, request: RecoverRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Recovery> {
         let Components { context, requests, subscriptions, .. } = &self.components;
+        let RecoverRequest { channel, since, most, retention } = request;
         match requests.admit(reply_to) {
             Ok(reply_to) => {
                 let (channel, since) = (channel.clone(), since.cloned());
@@ -238,7 +224,7 @@ impl Backplane for Redis {
         }
     }
 
-    fn top(&self, channel: &Channel) -> Option<Top> {
+    fn top(&self, channel: &Channel) -> Option<Position> {
         self.components.subscriptions.interest.top(channel)
     }
 

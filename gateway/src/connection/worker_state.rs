@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::core::Effects;
 use super::views::Views;
 use crate::backplane::inbox::Delivery;
-use crate::backplane::{Backplane, NewPublication, Outcome, Published, ReplyTo, Retention, Top};
+use crate::backplane::{Backplane, NewPublication, Outcome, Published, ReplyTo, Retention};
 use crate::backplane::{Order, Why};
 use crate::charge::{Account, Charge};
 use crate::clock::Clock;
@@ -27,6 +27,7 @@ use crate::plugin::verdict::{Action, Effect as PluginEffect, Refusal};
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::command::Position;
 use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::{Member, Push, payload_bytes};
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
@@ -347,7 +348,7 @@ impl WorkerState {
                 ORDER_WEIGHT
             }
             Delivery::StreamTop(channel, top) => {
-                self.hub.borrow_mut().check_position(&channel, top.offset, &top.epoch);
+                self.hub.borrow_mut().check_position(&channel, &top);
                 ORDER_WEIGHT
             }
             Delivery::Survey(question, reply_to) => {
@@ -435,17 +436,17 @@ impl WorkerState {
     }
 
     /// The tops of their streams.
-    pub fn tops(&self, channels: &[Channel]) -> Vec<(Channel, Top)> {
+    pub fn tops(&self, channels: &[Channel]) -> Vec<(Channel, Position)> {
         let top = |channel: &Channel| Some((channel.clone(), self.backplane.top(channel)?));
         channels.iter().filter_map(top).collect()
     }
 
     /// Finds subscribers that missed lost deliveries. `stood` was read after the loss, and the inbox up to
     /// that time has been delivered since.
-    pub fn find_gaps(&self, stood: &[(Channel, Top)]) {
+    pub fn find_gaps(&self, stood: &[(Channel, Position)]) {
         let mut hub = self.hub.borrow_mut();
-        for (channel, Top { offset, epoch }) in stood {
-            hub.check_position(channel, *offset, epoch);
+        for (channel, position) in stood {
+            hub.check_position(channel, position);
         }
     }
 }

@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Entry, Memory, Stream, kept_bytes};
-use crate::backplane::{Idempotency, NewPublication, PublishConditions, Published, Top, Version, find_room};
+use crate::backplane::{Idempotency, NewPublication, PublishConditions, Published, Version, find_room};
 use crate::charge::Charge;
 use crate::connection_id::ConnectionIds;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
+use crate::protocol::command::Position;
 use crate::protocol::push::{Publication, Push, PushKind};
 
 /// The idempotency keys of one channel: when each expires, and the result of its publication.
@@ -55,7 +56,7 @@ impl Memory {
             }
             let workers = self.workers(channel, Some(entry));
             find_room(&self.inboxes, workers, bytes)?;
-            let mut top = Top::default();
+            let mut top = Position::default();
             let publication = if kept {
                 let stream = entry.stream(self, channel, lives, retention, at);
                 if let Some(version) = version

@@ -21,8 +21,9 @@ use crate::backplane::redis::incoming::Incoming;
 use crate::backplane::redis::presence::Presence;
 use crate::backplane::redis::subscriptions::Subscriptions;
 use crate::backplane::redis::topology::Topology;
-use crate::backplane::{Published, Repeat, ReplyTo, Response, Top, find_room};
+use crate::backplane::{Published, Repeat, ReplyTo, Response, find_room};
 use crate::protocol::code::ReplyError;
+use crate::protocol::command::Position;
 use crate::telemetry::backplane::Trouble;
 
 /// Maximum number of commands in a batch.
@@ -276,7 +277,7 @@ impl Pipeline {
     }
 
     /// Position of an earlier publication with the same key, by this gateway, at a server no longer in use.
-    fn published_elsewhere(&self, link: &ServerConnection, what: &What) -> Option<Top> {
+    fn published_elsewhere(&self, link: &ServerConnection, what: &What) -> Option<Position> {
         let (channel, once) = what.once()?;
         self.repeats.elsewhere(channel, &once.key, &link.server, self.context.clock.now().at)
     }

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::backplane::inbox::Delivery;
 use crate::backplane::redis::format::script::{self, Scripts};
-use crate::backplane::{Idempotency, PublishConditions, Repeat, Response, origin};
+use crate::backplane::{Idempotency, Most, PublishConditions, Repeat, Response, Retention, origin};
+use crate::protocol::command::HistoryQuery;
 use crate::supervisor::Supervisor;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -101,7 +102,7 @@ impl Bench {
         what.read(replies.pop().unwrap())
     }
 
-    async fn publish(&mut self, data: &str, retention: Retention) -> Top {
+    async fn publish(&mut self, data: &str, retention: Retention) -> Position {
         let body = wire::body(data.as_bytes(), true, None);
         let what = What::Publish { channel: news(), body, retention, terms: None };
         match self.run(&what).await.unwrap() {
@@ -111,7 +112,7 @@ impl Bench {
     }
 
     /// The missed offsets and the top of the stream.
-    async fn recover(&mut self, since: Option<(u64, &str)>, max: usize) -> (Option<Vec<u64>>, Top) {
+    async fn recover(&mut self, since: Option<(u64, &str)>, max: usize) -> (Option<Vec<u64>>, Position) {
         let since = since.map(|(offset, epoch)| Position { offset, epoch: epoch.into() });
         let what = What::Recover {
             channel: news(),
@@ -153,7 +154,7 @@ async fn publications_are_numbered_from_one_and_the_oldest_give_way() {
     let first = bench.publish("1", KEPT).await;
     assert_eq!((first.offset, &*first.epoch), (1, "stream1"));
     for number in 2..=8 {
-        assert_eq!(bench.publish("x", KEPT).await, Top { offset: number, epoch: first.epoch.clone() });
+        assert_eq!(bench.publish("x", KEPT).await, Position { offset: number, epoch: first.epoch.clone() });
     }
     assert_eq!(bench.recover(Some((8, "stream1")), 9).await.0, Some(vec![]));
     assert_eq!(bench.recover(Some((6, "stream1")), 9).await.0, Some(vec![7, 8]));
@@ -163,7 +164,7 @@ async fn publications_are_numbered_from_one_and_the_oldest_give_way() {
     assert_eq!(bench.recover(Some((6, "stream1")), 1).await.0, None, "more than may be given");
     assert_eq!(bench.recover(Some((9, "stream1")), 9).await.0, None, "from the future");
     assert_eq!(bench.recover(Some((6, "other")), 9).await.0, None);
-    assert_eq!(bench.recover(None, 9).await, (None, Top { offset: 8, epoch: "stream1".into() }));
+    assert_eq!(bench.recover(None, 9).await, (None, Position { offset: 8, epoch: "stream1".into() }));
 }
 
 #[tokio::test]
@@ -245,7 +246,7 @@ async fn who_was_told_that_nothing_was_published_stands_before_the_first_publica
     }
     assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, Some(vec![1, 2, 3]));
     assert_eq!(bench.recover(Some((2, &told.epoch)), 9).await.0, Some(vec![3]), "who has seen two of them");
-    let since = Some(Position { offset: 1, epoch: (*told.epoch).into() });
+    let since = Some(Position { offset: 1, epoch: told.epoch.clone() });
     assert_eq!(bench.history(HistoryQuery { limit: 9, since, reverse: false }).await, Ok(vec![2, 3]));
     // The position is so old that another stream may have existed and been forgotten before this one.
     let (shard_index, hour) = told.epoch.split_once('.').unwrap();
@@ -286,7 +287,7 @@ async fn a_page_and_a_recovery_end_with_their_bytes() {
         bench.publish(&"x".repeat(1000), KEPT).await;
     }
     let mut read = async |bytes, since: Option<u64>, reverse| {
-        let since = since.map(|offset| Position { offset, epoch: Box::default() });
+        let since = since.map(|offset| Position { offset, epoch: Arc::default() });
         let query = HistoryQuery { limit: -1, since, reverse };
         let what = What::History { channel: news(), query, most: Most { bytes, ..MOST }, retention: KEPT };
         match bench.run(&what).await.unwrap() {
@@ -299,7 +300,7 @@ async fn a_page_and_a_recovery_end_with_their_bytes() {
     assert_eq!(read(2500, None, true).await, [5, 4]);
     assert_eq!(read(10, Some(3), true).await, [2], "never nothing where there is something");
     let mut recover = async |bytes| {
-        let since = Some(Position { offset: 0, epoch: Box::default() });
+        let since = Some(Position { offset: 0, epoch: Arc::default() });
         let what = What::Recover { channel: news(), since, most: Most { bytes, ..MOST }, retention: KEPT };
         match bench.run(&what).await.unwrap() {
             Response::Recovered(Ok(recovery)) => recovery.missed.map(|missed| missed.len()),
@@ -425,8 +426,8 @@ async fn without_redis_every_question_is_answered_in_time() {
         waiting.push(answer);
         let (sender, answer) = oneshot::channel();
         let since = Position { offset: 1, epoch: "e".into() };
-        let asked =
-            backplane.recover(&news(), Some(&since), MOST, KEPT, ReplyTo::Task(sender), clock.now().at);
+        let request = RecoverRequest { channel: &news(), since: Some(&since), most: MOST, retention: KEPT };
+        let asked = backplane.recover(request, ReplyTo::Task(sender), clock.now().at);
         assert!(matches!(asked, Outcome::Pending));
         waiting.push(answer);
     }

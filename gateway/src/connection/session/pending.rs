@@ -2,7 +2,6 @@
 //! commands whose order matters wait.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::Session;
 use super::reading::counted;
@@ -18,9 +17,6 @@ use crate::protocol::reply::Reply;
 /// Pending requests and held commands at which the client's next commands have to wait.
 const QUESTIONS_MANY: usize = 128;
 
-/// A position in a stream: offset and epoch.
-pub(super) type Place = (u64, Arc<str>);
-
 /// Pending requests of one connection.
 #[derive(Debug, Default)]
 pub(super) struct PendingRequests {
@@ -32,7 +28,7 @@ pub(super) struct PendingRequests {
     /// A subscription is complete, so held commands may no longer be blocked.
     settling: bool,
     /// Subscriptions that are made, before the client gets the reply.
-    settled: Vec<(Channel, Option<Place>)>,
+    settled: Vec<(Channel, Option<Position>)>,
     /// Histories of which plugins have let the client see nothing so far: the next turns read more.
     unread: VecDeque<Unread>,
 }
@@ -252,9 +248,9 @@ impl Session {
                     _ => Err(ReplyError::INTERNAL),
                 };
                 let result = self.subscribed(now, &channel, recover.as_ref(), recovery);
-                let result = result.map(|(subscribed, place)| {
+                let result = result.map(|(subscribed, position)| {
                     if let Some(pending) = &mut self.pending {
-                        pending.settled.push((channel.clone(), place));
+                        pending.settled.push((channel.clone(), position));
                     }
                     subscribed
                 });
@@ -310,8 +306,8 @@ impl Session {
             && !self.core.is_admitting()
         {
             let mut hub = self.worker.hub.borrow_mut();
-            for (channel, place) in pending.settled.drain(..) {
-                hub.release(&channel, self.handle.number, place);
+            for (channel, position) in pending.settled.drain(..) {
+                hub.release(&channel, self.handle.number, position);
             }
         }
     }

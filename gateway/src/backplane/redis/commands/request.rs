@@ -12,7 +12,7 @@ use crate::backplane::redis::format::script::{self, Scripts};
 use crate::backplane::redis::format::wire;
 use crate::backplane::{
     Count, Idempotency, Most, Page, PublishConditions, Published, Recovery, Repeat, ReplyTo, Response,
-    Retention, TOO_MANY_MEMBERS, Top,
+    Retention, TOO_MANY_MEMBERS,
 };
 use crate::charge::Charge;
 use crate::protocol::channel::{Channel, Target};
@@ -345,12 +345,12 @@ fn count(reply: Value) -> Option<Count> {
 }
 
 /// Reads a reply that starts with offset and epoch, and may have entries as its third part.
-fn stands(reply: Value) -> Option<(Top, Option<Vec<Value>>)> {
+fn stands(reply: Value) -> Option<(Position, Option<Vec<Value>>)> {
     let Value::Array(parts) = reply else { return None };
     let mut parts = parts.into_iter();
     let (Value::Int(offset), Value::BulkString(epoch)) = (parts.next()?, parts.next()?) else { return None };
     let top =
-        Top { offset: u64::try_from(offset).ok()?, epoch: Arc::from(std::str::from_utf8(&epoch).ok()?) };
+        Position { offset: u64::try_from(offset).ok()?, epoch: Arc::from(std::str::from_utf8(&epoch).ok()?) };
     let entries = match parts.next() {
         Some(Value::Array(entries)) => Some(entries),
         Some(_) => return None,
@@ -382,7 +382,7 @@ fn publication(entry: Value) -> Option<Arc<Publication>> {
 }
 
 /// Reads the reply to [`What::Recover`] without a position: the top of the stream.
-pub(crate) fn top(reply: Value) -> Option<Top> {
+pub(crate) fn top(reply: Value) -> Option<Position> {
     stands(reply).map(|(top, _)| top)
 }
 

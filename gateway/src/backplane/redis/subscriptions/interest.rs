@@ -11,8 +11,9 @@ use tokio::sync::Notify;
 
 use crate::backplane::redis::commands::request::Request;
 use crate::backplane::redis::format::slots::SlotMap;
-use crate::backplane::{ReplyTo, Top, has_reached};
+use crate::backplane::{ReplyTo, has_reached};
 use crate::protocol::channel::{Channel, Target};
+use crate::protocol::command::Position;
 
 const SHARDS: usize = 64;
 
@@ -51,7 +52,7 @@ struct Entry {
     /// Whether Redis has ended the subscription: something may have been missed since.
     broken: bool,
     /// Position of the newest publication from Redis.
-    top: Option<Top>,
+    top: Option<Position>,
     waiters: Vec<Waiter>,
 }
 
@@ -372,7 +373,7 @@ impl Interest {
         if let Some((offset, epoch)) = seen {
             match &mut entry.top {
                 Some(top) if top.epoch == *epoch => top.offset = top.offset.max(offset),
-                top => *top = Some(Top { offset, epoch: epoch.clone() }),
+                top => *top = Some(Position { offset, epoch: epoch.clone() }),
             }
         }
         entry.workers
@@ -380,11 +381,11 @@ impl Interest {
 
     /// Compares the received position with the top of the stream. Returns the workers to notify if something
     /// was missed.
-    pub(crate) fn compare(&self, channel: &Channel, stands: &Top) -> Option<u64> {
+    pub(crate) fn compare(&self, channel: &Channel, stands: &Position) -> Option<u64> {
         let mut shard = self.shard(channel);
         let entry = shard.get_mut(channel)?;
         if let Some(top) = &entry.top
-            && has_reached(top.offset, &top.epoch, stands.offset, &stands.epoch)
+            && has_reached(top, stands)
         {
             return None;
         }
@@ -393,7 +394,7 @@ impl Interest {
     }
 
     /// Position of the newest publication from Redis.
-    pub(crate) fn top(&self, channel: &Channel) -> Option<Top> {
+    pub(crate) fn top(&self, channel: &Channel) -> Option<Position> {
         self.shard(channel).get(channel)?.top.clone()
     }
 }

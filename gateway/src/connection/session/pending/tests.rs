@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::memory::Memory;
-use crate::backplane::{Backplane, Count, Health, Most, NewPublication, Page, Published, Retention, Top};
+use crate::backplane::{
+    Backplane, Count, Health, HistoryRequest, Most, NewPublication, Page, Published, RecoverRequest,
+    Retention,
+};
 use crate::config::Config;
 use crate::connection::event::Ending;
 use crate::connection::worker_state::WorkerState;
@@ -76,33 +79,17 @@ impl Backplane for Slow {
         self.later(&reply_to, asked, Response::Published)
     }
 
-    fn history(
-        &self,
-        channel: &Channel,
-        query: &HistoryQuery,
-        most: Most,
-        retention: Retention,
-        reply_to: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Page> {
-        let asked = self.memory.history(channel, query, most, retention, ReplyTo::Nobody, at);
+    fn history(&self, request: HistoryRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Page> {
+        let asked = self.memory.history(request, ReplyTo::Nobody, at);
         self.later(&reply_to, asked, Response::History)
     }
 
-    fn recover(
-        &self,
-        channel: &Channel,
-        since: Option<&Position>,
-        most: Most,
-        retention: Retention,
-        reply_to: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Recovery> {
-        let asked = self.memory.recover(channel, since, most, retention, ReplyTo::Nobody, at);
+    fn recover(&self, request: RecoverRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Recovery> {
+        let asked = self.memory.recover(request, ReplyTo::Nobody, at);
         self.later(&reply_to, asked, Response::Recovered)
     }
 
-    fn top(&self, channel: &Channel) -> Option<Top> {
+    fn top(&self, channel: &Channel) -> Option<Position> {
         self.memory.top(channel)
     }
 
@@ -508,9 +495,8 @@ fn held_commands_and_the_rest_of_a_message_keep_their_order_over_turns() {
     let retention = Retention { size: 10, ttl: Duration::from_secs(60), replicas: 0 };
     let query = HistoryQuery { limit: -1, ..HistoryQuery::default() };
     let most = Most { publications: 10, bytes: 1 << 20 };
-    let Outcome::Ready(Ok(page)) =
-        world.slow.memory.history(&channel, &query, most, retention, ReplyTo::Nobody, Duration::ZERO)
-    else {
+    let request = HistoryRequest { channel: &channel, query: &query, most, retention };
+    let Outcome::Ready(Ok(page)) = world.slow.memory.history(request, ReplyTo::Nobody, Duration::ZERO) else {
         panic!()
     };
     let data: Vec<_> = page.publications.iter().map(|publication| publication.data.clone()).collect();

@@ -89,7 +89,7 @@ fn nobody_waits_for_longer_than_was_said() {
 fn a_stream_that_went_on_unnoticed_is_told_once() {
     let interest = interest(9);
     announce(&interest, 3, "a", Some(1));
-    let top = |offset, epoch: &str| Top { offset, epoch: epoch.into() };
+    let top = |offset, epoch: &str| Position { offset, epoch: epoch.into() };
     interest.workers(&channel("a"), Some((5, &"e".into())));
     assert_eq!(interest.compare(&channel("a"), &top(5, "e")), None);
     assert_eq!(interest.compare(&channel("a"), &top(4, "e")), None, "what came is newer than the answer");
