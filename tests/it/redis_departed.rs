@@ -77,7 +77,9 @@ fn ids(clients: &[Client]) -> BTreeSet<String> {
 /// Waits until what gateways left behind is settled, and nothing of it lies in Redis.
 async fn settled(redis: &Redis, gateways: &[&Gateway]) {
     eventually_within(TOLD, "an estate that is settled", async || {
-        let settled = |gateway: &&Gateway| !gateway.log().matching(&["left behind is settled"]).is_empty();
+        let settled = |gateway: &&Gateway| {
+            !gateway.log().matching(&["data of a dead gateway was taken over"]).is_empty()
+        };
         let left = redis.ask(&["HLEN", "gateway:dead:{nodes}"]).await.number();
         (gateways.iter().any(settled) && left == 0).then_some(())
     })
@@ -266,7 +268,7 @@ async fn on_a_cluster_nobody_is_forgotten_when_the_slot_of_all_nodes_moves() {
     .await;
     nodes[0].kill();
     nodes[1].log().wait(&["another gateway is dead"]).await;
-    nodes[1].log().wait(&["left behind is settled"]).await;
+    nodes[1].log().wait(&["data of a dead gateway was taken over"]).await;
     let told = told(&[&nodes[1]]);
     assert_eq!(told.keys().cloned().collect::<BTreeSet<_>>(), ids(&gone));
     assert!(told.values().all(|reports| reports.len() == 1), "exactly once");

@@ -129,7 +129,8 @@ async fn presence_is_the_same_everywhere_and_has_no_ghosts() {
     assert_eq!(left[0], one.id);
     assert_eq!(BTreeSet::from_iter(left[1..].iter().cloned()), ids(&[&three, &four]));
     eventually_within(CONVERGED, "nothing left of the dead gateway", async || {
-        let settled = |gateway: &Gateway| gateway.log().matching(&["left behind is settled"]).len();
+        let settled =
+            |gateway: &Gateway| gateway.log().matching(&["data of a dead gateway was taken over"]).len();
         (settled(&a) + settled(&b) == 1).then_some(())
     })
     .await;

@@ -131,9 +131,12 @@ impl BackplaneMetrics {
         self.trouble.store(index.map_or(0, |index| index as u64 + 1), Relaxed);
         match trouble {
             Some((trouble, cause)) => {
-                warn!(trouble = trouble.as_str(), cause, "the backplane is degraded: this node goes on alone")
+                warn!(
+                    trouble = trouble.as_str(),
+                    cause, "the backplane is degraded; this gateway works alone"
+                )
             }
-            None => info!("the backplane is as it should be"),
+            None => info!("the backplane works completely again"),
         }
     }
 
@@ -152,10 +155,7 @@ impl BackplaneMetrics {
     pub fn failed(&self, why: &str) {
         self.failed.inc();
         if self.failed.get().is_power_of_two() {
-            warn!(
-                count = self.failed.get(),
-                why, "a question to redis failed: who asked is told to try again"
-            );
+            warn!(count = self.failed.get(), why, "redis request failed; the caller was asked to retry");
         }
     }
 
@@ -166,7 +166,7 @@ impl BackplaneMetrics {
             let count = self.too_few_replicas.get();
             warn!(
                 count,
-                replicas, "too few replicas of redis have a publication in time: its publisher is told so"
+                replicas, "too few replicas acknowledged a publication in time; the publisher got an error"
             );
         }
     }
@@ -174,7 +174,11 @@ impl BackplaneMetrics {
     /// Logs the loss of a message without a waiting sender, such as a plugin's publication, which did not
     /// reach Redis.
     pub fn lost(&self, why: &str) {
-        seldom!(warn, why, "what a plugin or the gateway itself sent to other nodes is lost");
+        seldom!(
+            warn,
+            why,
+            "a message to other gateways was lost; a plugin or the gateway itself had sent it"
+        );
     }
 
     /// Counts a message that this version cannot decode.
@@ -183,7 +187,7 @@ impl BackplaneMetrics {
         if self.malformed.get().is_power_of_two() {
             warn!(
                 count = self.malformed.get(),
-                "a message from redis was dropped: it is none of this version"
+                "a message from redis was dropped; this version cannot read it"
             );
         }
     }
@@ -204,7 +208,7 @@ impl BackplaneMetrics {
         self.checked.add(channels);
         self.behind.add(behind);
         if behind > 0 {
-            info!(channels, behind, "channels went on while redis was away: their subscribers are told");
+            info!(channels, behind, "streams advanced while redis was away; their subscribers were notified");
         }
     }
 
@@ -231,12 +235,12 @@ impl BackplaneMetrics {
 
     /// A setting of a server does not fit the configuration.
     pub fn unfit(&self, unfit: Unfit, why: &str) {
-        warn!(unfit = unfit.as_str(), why, "a setting of redis does not fit what the configuration promises");
+        warn!(unfit = unfit.as_str(), why, "a setting of redis does not fit the configuration");
     }
 
     /// The settings of a server fit again.
     pub fn fits(&self) {
-        info!("the settings of redis fit what the configuration promises");
+        info!("all settings of redis fit the configuration");
     }
 
     /// Sets what is unfit at any server, in the order of [`Unfit::ALL`].
@@ -256,18 +260,18 @@ impl BackplaneMetrics {
             info!(node, "another gateway does not differ any more");
         } else {
             let differences = sentences.join("; ");
-            warn!(node, differences, "another gateway differs from this one: the safer rule counts at both");
+            warn!(node, differences, "another gateway differs from this one; both use the safer rule");
         }
     }
 
     /// Logs that another gateway has not applied the rules of this one in the expected time.
     pub fn disagrees(&self, id: &str, name: &str) {
-        warn!(node = id, name, "another gateway does not say that it goes by the rules of this one");
+        warn!(node = id, name, "another gateway has not confirmed the rules of this one");
     }
 
     /// Logs a new gateway.
     pub fn node_came(&self, id: &str, name: &str, version: &str) {
-        info!(node = id, name, version, "another gateway is there");
+        info!(node = id, name, version, "another gateway has joined");
     }
 
     /// Logs the orderly end of another gateway.
@@ -278,7 +282,7 @@ impl BackplaneMetrics {
     /// Counts and logs the death of another gateway.
     pub fn node_died(&self, id: &str, name: &str) {
         self.died.inc();
-        warn!(node = id, name, "another gateway is dead: its lease has run out");
+        warn!(node = id, name, "another gateway is dead; its lease has expired");
     }
 
     /// Counts a pending request and returns the number before it.

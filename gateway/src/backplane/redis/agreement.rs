@@ -71,7 +71,7 @@ struct Known {
 }
 
 /// What a gateway writes with a beat.
-pub(crate) struct Told {
+pub(crate) struct Announcement {
     /// The revision that it has read.
     pub(crate) revision: u64,
     /// The revision that it has applied.
@@ -141,7 +141,7 @@ impl Agreement {
     }
 
     /// What the next beat must write.
-    pub(crate) fn tell(&self) -> Told {
+    pub(crate) fn announcement(&self) -> Announcement {
         let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|read| read());
         let mut known = self.known();
         if let Some(plugins) = plugins
@@ -155,7 +155,7 @@ impl Agreement {
             known.seen = known.applying.0;
         }
         let keeping = if known.due { known.own.keeping() } else { Vec::new() };
-        Told {
+        Announcement {
             revision: known.revision,
             seen: known.seen,
             description: known.due.then(|| known.own_text.clone()),
@@ -191,18 +191,18 @@ impl Agreement {
         read: Option<(u64, Said)>,
         alive: &[Node],
         changed: bool,
-        told: bool,
+        announced: bool,
     ) -> Result<(), Cause> {
         let news = read.is_some();
         let (ends, revision) = {
             let mut known = self.known();
-            if told {
+            if announced {
                 known.due = false;
             }
             if let Some((revision, fields)) = read {
                 known.take_in(revision, fields, &self.context.node_name());
             }
-            if !news && !changed && !told {
+            if !news && !changed && !announced {
                 return Ok(());
             }
             let effective = known.effective(&self.context.gateway, alive);

@@ -42,8 +42,8 @@ impl Clients {
     }
 
     /// Writes changes and renews the rest until the connection fails.
-    pub(crate) async fn run(&self, link: &ServerConnection) -> Cause {
-        let Some(mut connection) = link.connections.first().cloned() else { return gone() };
+    pub(crate) async fn run(&self, server: &ServerConnection) -> Cause {
+        let Some(mut connection) = server.connections.first().cloned() else { return gone() };
         let mut round = interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -64,9 +64,9 @@ impl Clients {
 
     /// Writes everything again, because Redis may have lost some of it. Records in Redis of clients that are
     /// not here any more are removed.
-    pub(crate) async fn write_anew(&self, link: &ServerConnection) -> Result<(), Cause> {
+    pub(crate) async fn write_anew(&self, server: &ServerConnection) -> Result<(), Cause> {
         self.table.write_anew();
-        let Some(mut connection) = link.connections.first().cloned() else { return Err(gone()) };
+        let Some(mut connection) = server.connections.first().cloned() else { return Err(gone()) };
         let key = self.context.keys.clients_of(&self.context.node_name());
         let mut cursor = 0;
         loop {

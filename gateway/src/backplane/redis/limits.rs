@@ -54,21 +54,21 @@ impl Reconciler {
         loop {
             rounds.tick().await;
             // All limits are on the shared server: they are few compared to publications.
-            if let Some(link) = self.topology.shared_server() {
+            if let Some(server) = self.topology.shared_server() {
                 let batches = collect(&states());
                 if !batches.is_empty() {
-                    self.round(&link, batches).await;
+                    self.round(&server, batches).await;
                 }
             }
         }
     }
 
-    async fn round(&self, link: &ServerConnection, batches: Vec<Batch>) {
+    async fn round(&self, server: &ServerConnection, batches: Vec<Batch>) {
         let mut pipeline = redis::pipe();
         for batch in &batches {
             pipeline.add_command(self.command(batch));
         }
-        let Some(mut connection) = link.connections.first().cloned() else { return repeat(&batches) };
+        let Some(mut connection) = server.connections.first().cloned() else { return repeat(&batches) };
         let sent = connection.send_packed_commands(&pipeline, 0, batches.len());
         match timeout(self.context.config.timeout, sent).await {
             Ok(Ok(replies)) if replies.len() == batches.len() => {
@@ -143,9 +143,9 @@ fn repeat(batches: &[Batch]) {
 impl Batch {
     /// Takes in the reply. False if it is invalid.
     fn settle(&self, reply: &Value, now: u64) -> bool {
-        let Some(told) = answers(reply).filter(|told| told.len() == self.keys.len()) else { return false };
-        for (taken, told) in self.keys.iter().zip(told) {
-            self.state.reconcile(&self.bucket, taken, told, now);
+        let Some(uses) = answers(reply).filter(|uses| uses.len() == self.keys.len()) else { return false };
+        for (taken, uses) in self.keys.iter().zip(uses) {
+            self.state.reconcile(&self.bucket, taken, uses, now);
         }
         true
     }
@@ -180,9 +180,9 @@ mod tests {
     #[test]
     fn an_answer_is_three_numbers_for_each_key() {
         let reply = Value::Array(vec![text("1500 0 7"), text("36893488147419103232 2 0")]);
-        let told = answers(&reply).unwrap();
+        let uses = answers(&reply).unwrap();
         assert_eq!(
-            told,
+            uses,
             [Told { used: 1500, before: 0, age: 7 }, Told { used: u64::MAX, before: 2, age: 0 }]
         );
         for foreign in [Value::Nil, Value::Array(vec![Value::Int(1)]), Value::Array(vec![text("1 2")])] {

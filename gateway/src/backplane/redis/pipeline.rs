@@ -87,25 +87,25 @@ impl Pipeline {
             }
             // The oldest request decides: the others arrived while it waited.
             let until = batch.first().map_or(Duration::ZERO, |oldest| oldest.until);
-            let link = {
+            let server = {
                 let waited = timeout_at(
                     self.context.clock.instant(until).into(),
-                    connections.wait_for(|link| {
+                    connections.wait_for(|server| {
                         let waits = |request: &Request| {
                             request.what.needs_redis()
                                 && self.requests.shard_index_of(&request.what) == shard_index
                         };
-                        link.is_some() || !batch.iter().any(waits)
+                        server.is_some() || !batch.iter().any(waits)
                     }),
                 );
-                waited.await.ok().and_then(Result::ok).and_then(|link| link.clone())
+                waited.await.ok().and_then(Result::ok).and_then(|server| server.clone())
             };
             self.forward(&mut batch);
-            match link {
-                Some(link) => {
+            match server {
+                Some(server) => {
                     let using = shard_index * self.context.config.connections + index;
                     let rules = self.agreement.rules.begin(using);
-                    held = self.send_in_parts(&link, &mut batch, rules.as_deref()).await;
+                    held = self.send_in_parts(&server, &mut batch, rules.as_deref()).await;
                     self.agreement.rules.end(using);
                 }
                 None => self.alone(&mut batch),
@@ -168,7 +168,7 @@ impl Pipeline {
     /// because their slot moves.
     async fn send_in_parts(
         &self,
-        link: &ServerConnection,
+        server: &ServerConnection,
         batch: &mut Vec<Request>,
         rules: Option<&Effective>,
     ) -> Vec<Request> {
@@ -181,14 +181,14 @@ impl Pipeline {
             };
             let fitting = batch.iter().map(fits).take_while(|fits| *fits).count().max(1);
             let rest = batch.split_off(fitting);
-            held = self.send(link, batch, rules).await;
+            held = self.send(server, batch, rules).await;
             *batch = rest;
             if !held.is_empty() {
                 // Nothing may overtake a request on hold.
                 held.append(batch);
-            } else if self.topology.shards[link.shard].status.connection() != Some(link.number) {
+            } else if self.topology.shards[server.shard].status.connection() != Some(server.number) {
                 for Request { what, reply_to, .. } in batch.drain(..) {
-                    self.requests.fail(reply_to, &what, "the link has ended");
+                    self.requests.fail(reply_to, &what, "the connection has ended");
                 }
             }
         }
@@ -198,7 +198,7 @@ impl Pipeline {
     /// Sends some requests. Returns those to send again because their slot moves.
     async fn send(
         &self,
-        link: &ServerConnection,
+        server: &ServerConnection,
         batch: &mut Vec<Request>,
         rules: Option<&Effective>,
     ) -> Vec<Request> {
@@ -209,20 +209,20 @@ impl Pipeline {
         if let Some(rules) = rules {
             batch.iter_mut().for_each(|request| request.what.adapt(rules));
         }
-        let (identity, anchor) = (self.topology.identity(link), link.anchor());
+        let (server_identity, anchor) = (self.topology.identity(server), server.anchor());
         let mut pipeline = redis::pipe();
         for request in &*batch {
-            let server = request.what.channel().map_or(identity.any(), |channel| {
-                identity.counting_since(rules.map_or(0, |rules| rules.since(channel)))
+            let identity = request.what.channel().map_or(server_identity.any(), |channel| {
+                server_identity.counting_since(rules.map_or(0, |rules| rules.since(channel)))
             });
             let mut command = request.what.command(
                 &self.context.keys,
-                &link.scripts,
-                &server,
+                &server.scripts,
+                &identity,
                 &anchor,
                 &self.context.fresh_epoch(),
             );
-            if self.published_elsewhere(link, &request.what).is_some() {
+            if self.published_elsewhere(server, &request.what).is_some() {
                 command.arg(1);
             }
             pipeline.add_command(command);
@@ -234,8 +234,8 @@ impl Pipeline {
             pipeline.cmd("WAIT").arg(wanted).arg(wait.as_millis() as u64);
             count += 1;
         }
-        let Some(mut connection) = link.connections.get(self.index).cloned() else { return held };
-        let shard = &self.topology.shards[link.shard];
+        let Some(mut connection) = server.connections.get(self.index).cloned() else { return held };
+        let shard = &self.topology.shards[server.shard];
         let publishes = batch.iter().any(|request| matches!(request.what, What::Publish { .. }));
         if publishes {
             // Recorded even if the response is lost: it matters if this gateway leaves the server meanwhile.
@@ -249,16 +249,16 @@ impl Pipeline {
                     Ok(Ok(_)) => Cause::new(Trouble::Silent, "answers are missing"),
                     Ok(Err(error)) => cause(&error),
                     Err(_) => {
-                        self.topology.shards[link.shard].doubt.notify_one();
+                        self.topology.shards[server.shard].doubt.notify_one();
                         Cause::new(Trouble::Silent, "no answer to a command")
                     }
                 };
-                self.give_up(batch, &self.topology.shards[link.shard].status.sentence(&cause));
+                self.give_up(batch, &self.topology.shards[server.shard].status.sentence(&cause));
                 return held;
             }
         };
         // By now others may have been notified since when the streams of another server count.
-        let counts = shard.status.connection() == Some(link.number);
+        let counts = shard.status.connection() == Some(server.number);
         if publishes && counts {
             shard.has_published(self.context.clock.now().at);
         }
@@ -267,7 +267,7 @@ impl Pipeline {
             if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
                 held.push(request);
             } else {
-                self.complete(link, request, reply, Known { replicas, counts });
+                self.complete(server, request, reply, Known { replicas, counts });
             }
         }
         if !held.is_empty() {
@@ -277,22 +277,22 @@ impl Pipeline {
     }
 
     /// Position of an earlier publication with the same key, by this gateway, at a server no longer in use.
-    fn published_elsewhere(&self, link: &ServerConnection, what: &What) -> Option<Position> {
+    fn published_elsewhere(&self, server: &ServerConnection, what: &What) -> Option<Position> {
         let (channel, once) = what.once()?;
-        self.repeats.elsewhere(channel, &once.key, &link.server, self.context.clock.now().at)
+        self.repeats.elsewhere(channel, &once.key, &server.replication_id, self.context.clock.now().at)
     }
 
     /// Records what only this gateway knows of a publication with an idempotency key. A publication that too
     /// few replicas have is not recorded: if it is lost, a repetition should be published.
-    fn mark_repeat(&self, link: &ServerConnection, what: &What, published: &mut Published, enough: bool) {
+    fn mark_repeat(&self, server: &ServerConnection, what: &What, published: &mut Published, enough: bool) {
         let Some((channel, once)) = what.once() else { return };
         let at = self.context.clock.now().at;
         match published.repeat {
-            Some(Repeat::Unsure) if !self.topology.shards[link.shard].was_replaced_within(once.ttl, at) => {
+            Some(Repeat::Unsure) if !self.topology.shards[server.shard].was_replaced_within(once.ttl, at) => {
                 published.repeat = None;
             }
             Some(Repeat::Lost) => {
-                if let Some(first) = self.published_elsewhere(link, what) {
+                if let Some(first) = self.published_elsewhere(server, what) {
                     published.top = first;
                 }
                 self.repeats.prolong(channel, &once.key, at + once.ttl);
@@ -301,20 +301,20 @@ impl Pipeline {
             _ => (),
         }
         if !published.skipped && enough {
-            self.repeats.remember(channel, &once.key, &link.server, &published.top, at + once.ttl);
+            self.repeats.remember(channel, &once.key, &server.replication_id, &published.top, at + once.ttl);
         }
     }
 
-    fn complete(&self, link: &ServerConnection, request: Request, reply: Value, known: Known) {
+    fn complete(&self, server: &ServerConnection, request: Request, reply: Value, known: Known) {
         let Known { replicas, counts } = known;
         let enough = u64::from(request.what.replicas()) <= replicas;
         let mut read = request.what.read(reply);
         if let Ok(Response::Published(Ok(published))) = &mut read {
-            self.mark_repeat(link, &request.what, published, enough);
+            self.mark_repeat(server, &request.what, published, enough);
         }
         match read {
             Ok(Response::Published(Ok(_))) if !counts => {
-                let why = "the link has ended before the answer came";
+                let why = "the connection has ended before the response came";
                 self.requests.fail_in_doubt(request.reply_to, &request.what, why);
             }
             Ok(answer) if !enough => {
@@ -328,7 +328,7 @@ impl Pipeline {
             }
             Ok(answer) => {
                 if let What::Recover { channel, .. } = &request.what
-                    && !self.subscriptions.interest.is_confirmed(channel, link.number)
+                    && !self.subscriptions.interest.is_confirmed(channel, server.number)
                 {
                     // The subscription was interrupted meanwhile: publications after this response may be
                     // lost.
@@ -345,11 +345,11 @@ impl Pipeline {
             Err(Refusal::Server(code, detail)) => {
                 let cause = refusal(&code, &detail);
                 if is_of_server(&code) {
-                    let shard = &self.topology.shards[link.shard];
+                    let shard = &self.topology.shards[server.shard];
                     shard.status.suspect(cause.clone());
                     shard.doubt.notify_one();
                 }
-                let why = self.topology.shards[link.shard].status.sentence(&cause);
+                let why = self.topology.shards[server.shard].status.sentence(&cause);
                 self.requests.fail(request.reply_to, &request.what, &why);
             }
             Err(Refusal::Nonsense) => {

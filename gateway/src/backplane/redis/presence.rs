@@ -62,8 +62,8 @@ impl Presence {
     }
 
     /// Writes changes to one server and renews the rest, until the connection fails.
-    pub(crate) async fn run(&self, link: &ServerConnection) -> Cause {
-        let Some(mut connection) = link.connections.first().cloned() else { return gone() };
+    pub(crate) async fn run(&self, server: &ServerConnection) -> Cause {
+        let Some(mut connection) = server.connections.first().cloned() else { return gone() };
         let mut renewals = every(ROUND / PresenceTable::SHARDS as u32);
         let mut shard = 0;
         loop {
@@ -72,9 +72,9 @@ impl Presence {
                 // Renewals first: constant changes must not prevent them.
                 _ = renewals.tick() => {
                     shard += 1;
-                    self.renew(link, &mut connection, shard).await
+                    self.renew(server, &mut connection, shard).await
                 }
-                () = self.table.changed(link.shard) => self.write(link, &mut connection).await,
+                () = self.table.changed(server.shard) => self.write(server, &mut connection).await,
             };
             if let Err(cause) = done {
                 return cause;
@@ -84,17 +84,17 @@ impl Presence {
 
     async fn write(
         &self,
-        link: &ServerConnection,
+        server: &ServerConnection,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Cause> {
-        let batch = self.table.take(link.shard, CHANNELS_MAX, MEMBERS_MAX);
+        let batch = self.table.take(server.shard, CHANNELS_MAX, MEMBERS_MAX);
         if batch.writes.is_empty() {
             return Ok(());
         }
         let node = self.context.node_name();
         let mut pipeline = pipe();
         for write in &batch.writes {
-            add(&mut pipeline, &self.context.keys, &link.scripts.presence_write, &node, write);
+            add(&mut pipeline, &self.context.keys, &server.scripts.presence_write, &node, write);
         }
         // Each write states the complete entry, not a change: one that failed, or may have failed, is
         // repeated.
@@ -108,12 +108,12 @@ impl Presence {
     /// here, everything is written again.
     async fn renew(
         &self,
-        link: &ServerConnection,
+        server: &ServerConnection,
         connection: &mut MultiplexedConnection,
         shard: usize,
     ) -> Result<(), Cause> {
         let node = self.context.node_name();
-        let channels = self.table.quiet_in(shard, link.shard);
+        let channels = self.table.quiet_in(shard, server.shard);
         for channels in channels.chunks(CHANNELS_MAX) {
             let mut pipeline = pipe();
             for channel in channels {

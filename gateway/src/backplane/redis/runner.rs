@@ -87,7 +87,7 @@ impl Runner {
             if let Some(connection) = topology.shared_server()
                 && let Err(cause) = nodes.leave(&connection).await
             {
-                tracing::warn!(%cause, "the other gateways were not told that this one goes");
+                tracing::warn!(%cause, "the other gateways were not notified of this shutdown");
             }
         }
     }
@@ -131,11 +131,11 @@ impl Runner {
         let servers = Arc::new(Servers { components, incoming, takeovers });
         for (shard_index, queues) in queues.into_iter().enumerate() {
             for (index, queue) in queues.into_iter().enumerate() {
-                let part = format!("backplane: lane {index} of server {shard_index}");
+                let part = format!("backplane: pipeline {index} of server {shard_index}");
                 let pipeline = Pipeline { shard_index, index, ..first.clone() };
                 tasks.spawn(supervisor.forever(&part, async move { pipeline.run(queue).await }));
             }
-            let part = format!("backplane: link to server {shard_index}");
+            let part = format!("backplane: connection to server {shard_index}");
             let servers = servers.clone();
             tasks.spawn(supervisor.forever(&part, async move { servers.attend(shard_index).await }));
         }
@@ -246,49 +246,49 @@ impl Servers {
     }
 
     /// Uses a connection until it fails. Returns the reason.
-    async fn serve(&self, link: Arc<ServerConnection>) -> Cause {
+    async fn serve(&self, server: Arc<ServerConnection>) -> Cause {
         // Checked once before its first use, so that a server that refuses writes is never used for half a
         // second.
         let Components { context, topology, agreement, subscriptions, presence, clients, nodes, .. } =
             &self.components;
-        let Shard { status, doubt, connection, .. } = &topology.shards[link.shard];
-        match link.watch(context, &topology.slot_map).await {
+        let Shard { status, doubt, connection, .. } = &topology.shards[server.shard];
+        match server.watch(context, &topology.slot_map).await {
             Ok(cause) => status.set(cause),
             Err(cause) => return cause,
         }
-        if let Err(cause) = meeting::begin(context, topology, &link).await {
+        if let Err(cause) = meeting::begin(context, topology, &server).await {
             return cause;
         }
-        presence.table.begin(link.shard, &link.server);
+        presence.table.begin(server.shard, &server.replication_id);
         // Before the first request, the other gateways and their rules must be known.
-        let agreed = if link.is_shared { nodes.begin(&link).await } else { self.agreed(&link).await };
+        let agreed = if server.is_shared { nodes.begin(&server).await } else { self.agreed(&server).await };
         match agreed {
             Ok(()) => agreement.has_heard(),
             Err(cause) => return cause,
         }
         context.metrics.linked();
         topology.serves();
-        status.set_connection(Some(link.number));
-        subscriptions.interest.begin(link.shard);
-        connection.send_replace(Some(link.clone()));
-        let listening = subscriptions.synchronize(&link);
+        status.set_connection(Some(server.number));
+        subscriptions.interest.begin(server.shard);
+        connection.send_replace(Some(server.clone()));
+        let listening = subscriptions.synchronize(&server);
         tokio::pin!(listening);
         // Everything that belongs to no channel is on the shared server.
         let beating = async {
-            if !link.is_shared {
+            if !server.is_shared {
                 return std::future::pending().await;
             }
             tokio::select! {
-                cause = nodes.run(&link) => cause,
-                cause = self.takeovers.run(&link) => cause,
-                cause = presence.keep_list(&link) => cause,
-                cause = clients.run(&link) => cause,
+                cause = nodes.run(&server) => cause,
+                cause = self.takeovers.run(&server) => cause,
+                cause = presence.keep_list(&server) => cause,
+                cause = clients.run(&server) => cause,
             }
         };
         let fitting = async {
             loop {
-                if let Some(found) = fitness::look(context, &link).await {
-                    topology.set_unfit(link.shard, found, &context.metrics);
+                if let Some(found) = fitness::look(context, &server).await {
+                    topology.set_unfit(server.shard, found, &context.metrics);
                 }
                 tokio::time::sleep(fitness::AGAIN).await;
             }
@@ -300,8 +300,8 @@ impl Servers {
                     () = doubt.notified() => tokio::time::sleep(DOUBT).await,
                 }
                 let watched = async {
-                    let cause = link.watch(context, &topology.slot_map).await?;
-                    meeting::go_on(context, topology, &link).await?;
+                    let cause = server.watch(context, &topology.slot_map).await?;
+                    meeting::go_on(context, topology, &server).await?;
                     Ok(cause)
                 };
                 match watched.await {
@@ -314,9 +314,9 @@ impl Servers {
             cause = &mut listening => cause,
             cause = watching => cause,
             cause = beating => cause,
-            () = fitting => Cause::new(Trouble::Unreachable, "nobody looks at the server any more"),
-            cause = presence.run(&link) => cause,
-            () = link.ended.notified() => {
+            () = fitting => Cause::new(Trouble::Unreachable, "the checks of its settings have ended"),
+            cause = presence.run(&server) => cause,
+            () = server.ended.notified() => {
                 Cause::new(Trouble::Unreachable, "the connection has ended")
             }
         }
@@ -324,18 +324,18 @@ impl Servers {
 
     /// Waits until the shared server has returned the rules of the others: they apply on every other server
     /// too. `Err` if the connection fails meanwhile.
-    async fn agreed(&self, link: &ServerConnection) -> Result<(), Cause> {
+    async fn agreed(&self, server: &ServerConnection) -> Result<(), Cause> {
         let Components { context, topology, agreement, .. } = &self.components;
         loop {
             tokio::select! {
                 () = agreement.heard() => return Ok(()),
-                () = link.ended.notified() => {
+                () = server.ended.notified() => {
                     return Err(Cause::new(Trouble::Unreachable, "the connection has ended"));
                 }
                 () = tokio::time::sleep(WATCH) => {
-                    let cause = link.watch(context, &topology.slot_map).await?;
-                    meeting::go_on(context, topology, link).await?;
-                    topology.shards[link.shard].status.set(cause);
+                    let cause = server.watch(context, &topology.slot_map).await?;
+                    meeting::go_on(context, topology, server).await?;
+                    topology.shards[server.shard].status.set(cause);
                 }
             }
         }

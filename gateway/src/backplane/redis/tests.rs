@@ -217,9 +217,9 @@ async fn reading_writes_nothing() {
     let mut bench = Bench::new().await;
     bench.ask(&["SET", "t:anchor", "random"]).await;
     for _ in 0..2 {
-        let (missed, told) = bench.recover(None, 9).await;
-        assert_eq!((missed, told.offset), (None, 0));
-        assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await, (Some(vec![]), told.clone()));
+        let (missed, top) = bench.recover(None, 9).await;
+        assert_eq!((missed, top.offset), (None, 0));
+        assert_eq!(bench.recover(Some((0, &top.epoch)), 9).await, (Some(vec![]), top.clone()));
         assert_eq!(bench.recover(Some((7, "other")), 9).await.0, None);
         assert_eq!(bench.history(HistoryQuery::default()).await, Ok(vec![]));
         assert_eq!(bench.history(HistoryQuery { limit: 9, ..HistoryQuery::default() }).await, Ok(vec![]));
@@ -234,37 +234,37 @@ async fn reading_writes_nothing() {
 }
 
 #[tokio::test]
-async fn who_was_told_that_nothing_was_published_stands_before_the_first_publication_and_no_other() {
+async fn who_read_that_nothing_was_published_stands_before_the_first_publication_and_no_other() {
     let mut bench = Bench::new().await;
     bench.ask(&["SET", "t:anchor", "random"]).await;
-    let (_, told) = bench.recover(None, 9).await;
+    let (_, empty) = bench.recover(None, 9).await;
     for number in 1..=3 {
         let top = bench.publish("x", KEPT).await;
         assert_eq!(top.offset, number);
-        assert_ne!(top.epoch, told.epoch);
-        assert_eq!(origin(&top.epoch), origin(&told.epoch), "who listens knows that it is the same place");
+        assert_ne!(top.epoch, empty.epoch);
+        assert_eq!(origin(&top.epoch), origin(&empty.epoch), "who listens knows that it is the same place");
     }
-    assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, Some(vec![1, 2, 3]));
-    assert_eq!(bench.recover(Some((2, &told.epoch)), 9).await.0, Some(vec![3]), "who has seen two of them");
-    let since = Some(Position { offset: 1, epoch: told.epoch.clone() });
+    assert_eq!(bench.recover(Some((0, &empty.epoch)), 9).await.0, Some(vec![1, 2, 3]));
+    assert_eq!(bench.recover(Some((2, &empty.epoch)), 9).await.0, Some(vec![3]), "who has seen two of them");
+    let since = Some(Position { offset: 1, epoch: empty.epoch.clone() });
     assert_eq!(bench.history(HistoryQuery { limit: 9, since, reverse: false }).await, Ok(vec![2, 3]));
     // The position is so old that another stream may have existed and been forgotten before this one.
-    let (shard_index, hour) = told.epoch.split_once('.').unwrap();
+    let (shard_index, hour) = empty.epoch.split_once('.').unwrap();
     let before = format!("{shard_index}.{}", hour.parse::<u64>().unwrap() - 26);
     assert_eq!(bench.recover(Some((0, &before)), 9).await.0, None);
     assert_eq!(bench.recover(Some((0, shard_index)), 9).await.0, None);
     // All data is lost, and as much is published again.
     bench.ask(&["FLUSHALL"]).await;
-    assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, None, "nobody knows what was");
+    assert_eq!(bench.recover(Some((0, &empty.epoch)), 9).await.0, None, "nobody knows what was");
     bench.ask(&["SET", "t:anchor", "other"]).await;
     let (_, again) = bench.recover(None, 9).await;
-    assert_ne!(again.epoch, told.epoch);
+    assert_ne!(again.epoch, empty.epoch);
     for _ in 1..=3 {
         let top = bench.publish("x", KEPT).await;
-        assert!(origin(&top.epoch) == origin(&again.epoch) && origin(&top.epoch) != origin(&told.epoch));
+        assert!(origin(&top.epoch) == origin(&again.epoch) && origin(&top.epoch) != origin(&empty.epoch));
     }
     for offset in 0..=3 {
-        assert_eq!(bench.recover(Some((offset, &told.epoch)), 9).await.0, None, "{offset}");
+        assert_eq!(bench.recover(Some((offset, &empty.epoch)), 9).await.0, None, "{offset}");
     }
     assert_eq!(bench.recover(Some((0, &again.epoch)), 9).await.0, Some(vec![1, 2, 3]));
     // Another server, and then a deleted position.

@@ -88,7 +88,11 @@ impl Topology {
     /// The identity of the server whose streams continue over a connection.
     pub(crate) fn identity<'a>(&self, connection: &'a ServerConnection) -> Identity<'a> {
         let since = self.shards[connection.shard].since.load(Ordering::Acquire);
-        Identity { id: &connection.server, since, text: with_since(&connection.server, since) }
+        Identity {
+            id: &connection.replication_id,
+            since,
+            text: with_since(&connection.replication_id, since),
+        }
     }
 
     /// Records the settings of a server that do not fit the configuration.

@@ -15,7 +15,7 @@ use crate::protocol::command::{Command, HistoryQuery, Position, Request};
 use crate::protocol::reply::Reply;
 
 /// Pending requests and held commands at which the client's next commands have to wait.
-const QUESTIONS_MANY: usize = 128;
+const PENDING_MANY: usize = 128;
 
 /// Pending requests of one connection.
 #[derive(Debug, Default)]
@@ -84,11 +84,11 @@ pub(super) enum Pending {
 }
 
 impl Pending {
-    /// Weight among [`QUESTIONS_MANY`]: a client may have four of the largest responses pending.
+    /// Weight among [`PENDING_MANY`]: a client may have four of the largest responses pending.
     fn weight(&self) -> usize {
         match self {
-            Self::History { .. } | Self::Presence { .. } => QUESTIONS_MANY / 4,
-            Self::Subscribe { recover: Some(_), .. } => QUESTIONS_MANY / 16,
+            Self::History { .. } | Self::Presence { .. } => PENDING_MANY / 4,
+            Self::Subscribe { recover: Some(_), .. } => PENDING_MANY / 16,
             Self::Subscribe { .. } | Self::Publish { .. } => 1,
         }
     }
@@ -98,7 +98,7 @@ impl PendingRequests {
     /// Whether the client should wait for responses first. Requests with large responses have more weight.
     pub(super) fn are_many(&self) -> bool {
         let open: usize = self.open.iter().map(|(_, about)| about.weight()).sum();
-        open + self.held.len() >= QUESTIONS_MANY
+        open + self.held.len() >= PENDING_MANY
     }
 
     fn is_subscribing(&self, channel: &Channel) -> bool {

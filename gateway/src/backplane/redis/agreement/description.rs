@@ -279,18 +279,18 @@ mod tests {
             "limits.message_bytes_max = '2KiB'\n[namespaces.chat]\nhistory_size = 20\nhistory_ttl = '7s'\n[namespaces.news]",
             &[],
         );
-        let told = sentences(&here, &there);
+        let sentences_there = sentences(&here, &there);
         for expected in [
             "limits.message_bytes_max: 2048 there, 65536 here",
             "namespaces.chat.history_size: 20 there, 10 here",
             "namespaces.chat.presence: false there, true here",
             "namespaces.news: only there",
         ] {
-            assert!(told.iter().any(|one| one == expected), "{expected} in {told:?}");
+            assert!(sentences_there.iter().any(|one| one == expected), "{expected} in {sentences_there:?}");
         }
         assert!(
-            told.iter().any(|one| one.starts_with("namespaces.chat.history_ttl: 7000 ms there")),
-            "{told:?}"
+            sentences_there.iter().any(|one| one.starts_with("namespaces.chat.history_ttl: 7000 ms there")),
+            "{sentences_there:?}"
         );
         assert_eq!(sentences(&here, &here), Vec::<String>::new());
     }
@@ -299,9 +299,9 @@ mod tests {
     fn plugins_are_compared_by_name_digest_and_order() {
         let here = description("", &[("auth", "0123456789abcdef"), ("router", "aa")]);
         let there = description("", &[("auth", "fedcba9876543210")]);
-        let told = sentences(&here, &there);
+        let sentences_there = sentences(&here, &there);
         assert_eq!(
-            told,
+            sentences_there,
             ["plugin auth: fedcba987654 there, 0123456789ab here", "plugin router: none there, aa here"]
         );
         let set = description("", &[("auth", "0123456789abcdef+aa"), ("router", "aa")]);

@@ -240,9 +240,9 @@ mod tests {
         let changes = &batch.changes;
         let came =
             changes.came.iter().map(|(client, _)| format!("{} {}", client.id, client.attributes["room"]));
-        let told = (came.collect(), changes.gone.iter().map(ToString::to_string).collect());
+        let changes_there = (came.collect(), changes.gone.iter().map(ToString::to_string).collect());
         batch.done();
-        told
+        changes_there
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {

@@ -157,14 +157,14 @@ impl Requests {
     /// gets the reason.
     pub(crate) fn fail(&self, reply_to: ReplyTo, what: &What, why: &str) {
         self.context.metrics.failed(why);
-        let told = if what.publishes() { NOT_PUBLISHED } else { AWAY };
-        self.answer(reply_to, what.failed(UNAVAILABLE.because(told)));
+        let message = if what.publishes() { NOT_PUBLISHED } else { AWAY };
+        self.answer(reply_to, what.failed(UNAVAILABLE.because(message)));
     }
 
     /// Fails a request that was sent and whose result is unknown.
     pub(crate) fn fail_in_doubt(&self, reply_to: ReplyTo, what: &What, why: &str) {
         self.context.metrics.failed(why);
-        let told = if what.publishes() { PERHAPS_PUBLISHED } else { AWAY };
-        self.answer(reply_to, what.failed(UNAVAILABLE.because(told)));
+        let message = if what.publishes() { PERHAPS_PUBLISHED } else { AWAY };
+        self.answer(reply_to, what.failed(UNAVAILABLE.because(message)));
     }
 }

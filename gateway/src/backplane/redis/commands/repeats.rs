@@ -88,7 +88,7 @@ mod tests {
     use crate::backplane::redis::commands::repeats::*;
 
     #[test]
-    fn only_what_another_server_had_is_told_and_not_for_longer_than_its_key_lives() {
+    fn only_what_another_server_had_is_returned_and_not_for_longer_than_its_key_lives() {
         let (repeats, news) = (Repeats::default(), Channel::parse("news").unwrap());
         let top = Position { offset: 7, epoch: "e".into() };
         let time = Duration::from_secs;

@@ -109,7 +109,7 @@ pub(crate) async fn call_all(
         Ok(Ok(replies)) if replies.len() == commands => Ok(replies),
         Ok(Ok(_)) => Err(Cause::new(Trouble::Silent, "answers are missing")),
         Ok(Err(error)) => Err(cause(&error)),
-        Err(_) => Err(Cause::new(Trouble::Silent, "no answer when presence was written")),
+        Err(_) => Err(Cause::new(Trouble::Silent, "no answer when data was written")),
     }
 }
 

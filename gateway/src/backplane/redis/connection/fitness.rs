@@ -135,8 +135,8 @@ pub(crate) fn warnings(
 pub(crate) const SECTIONS: [&str; 3] = ["memory", "persistence", "replication"];
 
 /// Reads the settings of a server that do not fit. `None` if they cannot be read.
-pub(crate) async fn look(context: &Context, link: &ServerConnection) -> Option<Vec<(Unfit, String)>> {
-    let mut connection = link.connections.first().cloned()?;
+pub(crate) async fn look(context: &Context, server: &ServerConnection) -> Option<Vec<(Unfit, String)>> {
+    let mut connection = server.connections.first().cloned()?;
     let mut ask = async |words: &[&str]| {
         let mut command = Cmd::new();
         command.arg(words);
@@ -152,11 +152,11 @@ pub(crate) async fn look(context: &Context, link: &ServerConnection) -> Option<V
         info.push('\n');
     }
     // Asked once per connection: each attempt of a user without permission leaves an entry in `ACL LOG`.
-    let snapshots = match link.snapshots.get() {
+    let snapshots = match server.snapshots.get() {
         Some(known) => *known,
         None => {
             let known = ask(&["CONFIG", "GET", "save"]).await.and_then(|reply| saves(&reply));
-            *link.snapshots.get_or_init(|| known)
+            *server.snapshots.get_or_init(|| known)
         }
     };
     Some(Settings::read(&info, snapshots).warnings(&context.gateway, &context.config.topology))

@@ -39,7 +39,7 @@ pub(crate) struct ServerConnection {
     /// A hash tag that maps to this server.
     tag: String,
     /// Replication id of the server: a server with another one starts new streams.
-    pub(crate) server: Box<str>,
+    pub(crate) replication_id: Box<str>,
     anchor: Mutex<Anchor>,
     pub(crate) scripts: Scripts,
     /// Whether the server saves snapshots, if that was asked and this user may know.
@@ -100,7 +100,7 @@ impl ServerConnection {
                 .push(connected.map_err(|_| Cause::new(Trouble::Unreachable, "connecting has failed"))??);
         }
         let time = config.timeout;
-        let server = identify(&mut pipelines[0], time).await?;
+        let replication_id = identify(&mut pipelines[0], time).await?;
         let anchor = Anchor::of(context, slot_map, shard);
         // If the server has no memory for the anchor, clients that return to an empty channel learn that they
         // may have missed something.
@@ -115,7 +115,7 @@ impl ServerConnection {
             connections: pipelines,
             subscriber,
             tag,
-            server,
+            replication_id,
             anchor: Mutex::new(anchor),
             scripts,
             snapshots: OnceLock::new(),
@@ -153,8 +153,7 @@ impl ServerConnection {
         timeout(time, self.subscriber.barrier())
             .await
             .unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "no answer to a subscription")))?;
-        let server = identify(&mut first, time).await?;
-        if server != self.server {
+        if identify(&mut first, time).await? != self.replication_id {
             return Err(Cause::new(Trouble::Unreachable, "the server has become another one"));
         }
         let probed = match call(&mut first, &probe, time).await {
@@ -266,5 +265,5 @@ async fn identify(connection: &mut MultiplexedConnection, time: Duration) -> Res
         ));
     }
     let id = field("master_replid").filter(|id| !id.is_empty());
-    id.map(Box::from).ok_or_else(|| Cause::new(Trouble::Refused, "it does not tell its replication id"))
+    id.map(Box::from).ok_or_else(|| Cause::new(Trouble::Refused, "it does not report its replication id"))
 }

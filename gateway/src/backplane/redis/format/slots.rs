@@ -20,7 +20,7 @@ pub(crate) struct SlotMap {
     /// Whether slots can move from one server to another.
     moving: bool,
     /// The slot of the keys shared by all nodes.
-    home: u16,
+    shared_slot: u16,
 }
 
 impl SlotMap {
@@ -33,13 +33,13 @@ impl SlotMap {
             AtomicU8::new(shard_index.and_then(|shard_index| u8::try_from(shard_index).ok()).unwrap_or(0))
         };
         let slots = (servers.len() > 1).then(|| (0..SLOTS).map(heaviest).collect());
-        Self { slots, moving: false, home: slot(Keys::HOME) }
+        Self { slots, moving: false, shared_slot: slot(Keys::SHARED) }
     }
 
     /// A Cluster with an unknown slot map: everything has index 0.
     pub(crate) fn of_cluster() -> Self {
         let slots = (0..SLOTS).map(|_| AtomicU8::new(0)).collect();
-        Self { slots: Some(slots), moving: true, home: slot(Keys::HOME) }
+        Self { slots: Some(slots), moving: true, shared_slot: slot(Keys::SHARED) }
     }
 
     /// Whether a channel may move to another server.
@@ -59,13 +59,13 @@ impl SlotMap {
         match (&self.slots, channel.target()) {
             (None, _) => 0,
             (Some(slots), Target::Channel) => at(slots, slot(channel.as_str())),
-            (Some(slots), Target::User(_) | Target::Connection(_)) => at(slots, self.home),
+            (Some(slots), Target::User(_) | Target::Connection(_)) => at(slots, self.shared_slot),
         }
     }
 
     /// Index of the server that holds the keys shared by all nodes.
     pub(crate) fn shared_shard(&self) -> usize {
-        self.slots.as_ref().map_or(0, |slots| at(slots, self.home))
+        self.slots.as_ref().map_or(0, |slots| at(slots, self.shared_slot))
     }
 
     /// Index of the server of a slot.
@@ -104,7 +104,7 @@ fn at(slots: &[AtomicU8], slot: u16) -> usize {
 pub(crate) fn slot_of(channel: &Channel) -> u16 {
     match channel.target() {
         Target::Channel => slot(channel.as_str()),
-        Target::User(_) | Target::Connection(_) => slot(Keys::HOME),
+        Target::User(_) | Target::Connection(_) => slot(Keys::SHARED),
     }
 }
 

@@ -119,11 +119,11 @@ enum Occasion {
 pub(crate) async fn begin(
     context: &Context,
     topology: &Topology,
-    link: &ServerConnection,
+    server: &ServerConnection,
 ) -> Result<(), Cause> {
-    meet(context, topology, link, Occasion::Coming).await?;
-    let shard = &topology.shards[link.shard];
-    let before = shard.comes_to(&link.server);
+    meet(context, topology, server, Occasion::Coming).await?;
+    let shard = &topology.shards[server.shard];
+    let before = shard.comes_to(&server.replication_id);
     if before.is_some() && topology.slot_map.are_moving() {
         // A Cluster does not announce that a server was replaced: this server has the slots now, and may lack
         // keys.
@@ -136,9 +136,9 @@ pub(crate) async fn begin(
 pub(crate) async fn go_on(
     context: &Context,
     topology: &Topology,
-    link: &ServerConnection,
+    server: &ServerConnection,
 ) -> Result<(), Cause> {
-    meet(context, topology, link, Occasion::Staying).await
+    meet(context, topology, server, Occasion::Staying).await
 }
 
 /// A gateway has died that was never seen at this server: its last publications are treated as made at the
@@ -146,26 +146,27 @@ pub(crate) async fn go_on(
 pub(crate) async fn part(
     context: &Context,
     topology: &Topology,
-    link: &ServerConnection,
+    server: &ServerConnection,
 ) -> Result<(), Cause> {
-    meet(context, topology, link, Occasion::Parting).await
+    meet(context, topology, server, Occasion::Parting).await
 }
 
 async fn meet(
     context: &Context,
     topology: &Topology,
-    link: &ServerConnection,
+    server: &ServerConnection,
     occasion: Occasion,
 ) -> Result<(), Cause> {
     // A Cluster ensures that a replaced server takes no more writes, and assigns the slots.
     let is_cluster = topology.slot_map.are_moving();
-    if is_cluster && !link.is_shared {
+    if is_cluster && !server.is_shared {
         return Ok(());
     }
-    let shard = &topology.shards[link.shard];
-    let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
+    let shard = &topology.shards[server.shard];
+    let Some(mut connection) = server.connections.first().cloned() else { return Ok(()) };
     let before = shard.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let comes = occasion == Occasion::Coming && !before.is_empty() && before != link.server && !is_cluster;
+    let comes =
+        occasion == Occasion::Coming && !before.is_empty() && before != server.replication_id && !is_cluster;
     let at = context.clock.now().at;
     let age = match occasion {
         Occasion::Coming if comes => {
@@ -174,16 +175,22 @@ async fn meet(
         Occasion::Parting => Some("0".to_owned()),
         Occasion::Coming | Occasion::Staying => None,
     };
-    let elsewhere = topology.conflict(Some(link.shard));
+    let elsewhere = topology.conflict(Some(server.shard));
     let said = Said {
         wire: char::from(wire::VERSION).to_string(),
         name: context.name.to_string(),
-        servers: servers(context, topology, link),
+        servers: servers(context, topology, server),
         serves: occasion != Occasion::Coming && elsewhere.is_none(),
     };
     let me = context.node_name();
     let mut command = redis::cmd("EVAL");
-    command.arg(MEETING).arg(1).arg(context.keys.servers()).arg(&me).arg(&*link.server).arg(said.to_text());
+    command
+        .arg(MEETING)
+        .arg(1)
+        .arg(context.keys.servers())
+        .arg(&me)
+        .arg(&*server.replication_id)
+        .arg(said.to_text());
     command.arg(LIFE.as_millis() as u64).arg(age.unwrap_or_default()).arg(u8::from(comes));
     command.arg(keys::NODE_KEPT.as_millis() as u64);
     let reply = match call(&mut connection, &command, context.config.timeout).await {
@@ -198,7 +205,7 @@ async fn meet(
         return match occasion {
             Occasion::Staying => Ok(()),
             Occasion::Coming | Occasion::Parting => {
-                Err(Cause::new(Trouble::Silent, "it does not tell which gateways use it"))
+                Err(Cause::new(Trouble::Silent, "it does not report which gateways use it"))
             }
         };
     };
@@ -206,8 +213,8 @@ async fn meet(
         shard.replaced(met.replaced.map(|ago| at.saturating_sub(ago)));
         if shard.since.swap(met.since, Ordering::AcqRel) < met.since && occasion != Occasion::Coming {
             tracing::info!(
-                server = &*link.server,
-                "a gateway came late from a server that was replaced: streams begin anew, and subscribers are told"
+                server = &*server.replication_id,
+                "a gateway came late from a replaced server; streams begin anew and their subscribers are notified"
             );
             shard.recheck.notify_one();
         }
@@ -247,17 +254,17 @@ async fn meet(
 }
 
 /// Names of this gateway's servers, with their replication ids.
-fn servers(context: &Context, topology: &Topology, link: &ServerConnection) -> BTreeMap<String, String> {
+fn servers(context: &Context, topology: &Topology, server: &ServerConnection) -> BTreeMap<String, String> {
     let RedisTopology::Servers(servers) = &context.config.topology else { return BTreeMap::new() };
     if servers.len() < 2 {
         return BTreeMap::new();
     }
     let id = |shard_index: usize| {
-        if shard_index == link.shard {
-            return link.server.to_string();
+        if shard_index == server.shard {
+            return server.replication_id.to_string();
         }
-        let link = topology.shards[shard_index].connection.borrow();
-        link.as_ref().map(|link| link.server.to_string()).unwrap_or_default()
+        let server = topology.shards[shard_index].connection.borrow();
+        server.as_ref().map(|server| server.replication_id.to_string()).unwrap_or_default()
     };
     servers
         .iter()

@@ -17,7 +17,8 @@ use crate::backplane::redis::connection::client::call;
 use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::connection::status::Cause;
 use crate::backplane::redis::context::Context;
-use crate::backplane::redis::format::{keys, wire};
+use crate::backplane::redis::format::keys::NODE_KEPT;
+use crate::backplane::redis::format::wire;
 use crate::backplane::redis::membership::leases::{Change, Lease, Leases};
 use crate::backplane::redis::membership::meeting;
 use crate::backplane::redis::presence::Presence;
@@ -61,7 +62,7 @@ pub(crate) struct Nodes {
     /// Whether Redis may lack what this gateway has written.
     anew: AtomicBool,
     /// Replication id of the server that was written to.
-    server: Mutex<Box<str>>,
+    written_to: Mutex<Box<str>>,
     /// Gateways that have gone and whose data must be taken over.
     dead: Mutex<Vec<Box<str>>>,
     buried: Notify,
@@ -88,7 +89,7 @@ impl Nodes {
             gone: AtomicBool::new(false),
             leases: Mutex::new(Leases::new(LEASE)),
             anew: AtomicBool::new(false),
-            server: Mutex::default(),
+            written_to: Mutex::default(),
             dead: Mutex::default(),
             buried: Notify::new(),
             looked: Notify::new(),
@@ -139,26 +140,26 @@ impl Nodes {
     /// these are stronger than theirs: a publication under weaker rules would be missing in the history that
     /// this gateway promises. `Err` also if the server takes no writes, because then the others do not know
     /// these rules.
-    pub(crate) async fn begin(&self, link: &ServerConnection) -> Result<(), Cause> {
+    pub(crate) async fn begin(&self, server: &ServerConnection) -> Result<(), Cause> {
         {
-            let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-            if *server != link.server {
+            let mut known = self.written_to.lock().unwrap_or_else(PoisonError::into_inner);
+            if *known != server.replication_id {
                 // A promoted replica may lack writes that its master had confirmed.
                 self.anew.store(true, Ordering::Release);
-                if !server.is_empty() {
+                if !known.is_empty() {
                     self.leases().moved();
                 }
-                server.clone_from(&link.server);
+                known.clone_from(&server.replication_id);
             }
         }
         self.agreement.say_again();
-        if let Beaten::Unwritten(cause) = self.beat(link).await? {
+        if let Beaten::Unwritten(cause) = self.beat(server).await? {
             return Err(cause);
         }
         let alive = self.others();
         let Some(revision) = self.agreement.waits_for(&alive) else { return Ok(()) };
         let begun = self.context.clock.now().at;
-        let mut told = false;
+        let mut notified = false;
         loop {
             let behind: Vec<_> = self.leases().behind(revision).cloned().collect();
             if behind.is_empty() {
@@ -170,22 +171,22 @@ impl Nodes {
                 }
                 return Ok(());
             }
-            if !std::mem::replace(&mut told, true)
-                && let Some(mut connection) = link.connections.first().cloned()
+            if !std::mem::replace(&mut notified, true)
+                && let Some(mut connection) = server.connections.first().cloned()
             {
-                let mut command = redis::cmd(link.scripts.publish_verb);
+                let mut command = redis::cmd(server.scripts.publish_verb);
                 command.arg(self.context.keys.nodes()).arg(wire::look(self.context.node));
                 call(&mut connection, &command, self.context.config.timeout).await?;
             }
             sleep(AGREEING).await;
-            self.beat(link).await?;
+            self.beat(server).await?;
         }
     }
 
     /// Beats until the connection fails.
-    pub(crate) async fn run(&self, link: &ServerConnection) -> Cause {
+    pub(crate) async fn run(&self, server: &ServerConnection) -> Cause {
         loop {
-            if let Err(cause) = self.beat(link).await {
+            if let Err(cause) = self.beat(server).await {
                 return cause;
             }
             // Another gateway may be waiting until this one applies the rules it has just read.
@@ -198,49 +199,47 @@ impl Nodes {
     }
 
     /// Writes all data of this gateway on the shared server again.
-    async fn write_anew(&self, link: &ServerConnection) -> Result<(), Cause> {
+    async fn write_anew(&self, server: &ServerConnection) -> Result<(), Cause> {
         self.presence.table.list_anew();
-        self.clients.write_anew(link).await
+        self.clients.write_anew(server).await
     }
 
     /// Renews the lease, reads those of the others, and declares gateways dead.
-    async fn beat(&self, link: &ServerConnection) -> Result<Beaten, Cause> {
-        let Some(mut connection) = link.connections.first().cloned() else { return Ok(Beaten::Done) };
+    async fn beat(&self, server: &ServerConnection) -> Result<Beaten, Cause> {
+        let Some(mut connection) = server.connections.first().cloned() else { return Ok(Beaten::Done) };
         if self.gone.load(Ordering::Acquire) {
             return Ok(Beaten::Done);
         }
+        let Context { keys, config, metrics, .. } = &*self.context;
         let me = self.context.node_name();
-        let told = self.agreement.tell();
-        let lease = self.lease(self.context.clock.now().at, told.seen);
+        let announcement = self.agreement.announcement();
+        let lease = self.lease(self.context.clock.now().at, announcement.seen);
         let mut command = redis::cmd("EVAL");
+        command.arg(BEATING).arg(3).arg(keys.leases()).arg(keys.dead()).arg(keys.rules());
+        command.arg(&me).arg(lease).arg(NODE_KEPT.as_millis() as u64).arg(announcement.revision);
         command
-            .arg(BEATING)
-            .arg(3)
-            .arg(self.context.keys.leases())
-            .arg(self.context.keys.dead())
-            .arg(self.context.keys.rules());
-        command.arg(&me).arg(lease).arg(keys::NODE_KEPT.as_millis() as u64).arg(told.revision);
-        command.arg(told.description.as_deref().unwrap_or_default()).arg(told.keeping.join(" "));
-        let reply = match call(&mut connection, &command, self.context.config.timeout).await {
+            .arg(announcement.description.as_deref().unwrap_or_default())
+            .arg(announcement.keeping.join(" "));
+        let reply = match call(&mut connection, &command, config.timeout).await {
             Ok(reply) => reply,
             // No gateway can renew its lease then; without a read, none is declared dead.
             Err(cause) if cause.is_of_writing() => return Ok(Beaten::Unwritten(cause)),
             Err(cause) => return Err(cause),
         };
         let Some(Heard { known, listed, buried, said }) = heard(reply) else {
-            self.context.metrics.malformed();
+            metrics.malformed();
             return Ok(Beaten::Done);
         };
         // The own lease is gone: this gateway was declared dead, or the shared server has lost its data.
         if !known {
             self.anew.store(true, Ordering::Release);
             self.presence.table.write_anew_at(|_| true);
-            if told.description.is_none() {
+            if announcement.description.is_none() {
                 self.agreement.say_again();
             }
         }
         if self.anew.swap(false, Ordering::AcqRel)
-            && let Err(cause) = self.write_anew(link).await
+            && let Err(cause) = self.write_anew(server).await
         {
             self.anew.store(true, Ordering::Release);
             return Err(cause);
@@ -251,21 +250,21 @@ impl Nodes {
             let changes = leases.hear(at, &me, listed);
             (changes, leases.dead(), leases.alive().cloned().collect::<Vec<_>>(), leases.take_unseen())
         };
-        self.context.metrics.nodes(alive.len() as u64 + 1);
+        metrics.nodes(alive.len() as u64 + 1);
         let changed = !changes.is_empty();
         for change in changes {
             match change {
-                Change::Came(node) => self.context.metrics.node_came(&node.id, &node.name, &node.version),
-                Change::Left(node) => self.context.metrics.node_left(&node.id, &node.name),
-                Change::Died(node) => self.context.metrics.node_died(&node.id, &node.name),
+                Change::Came(node) => metrics.node_came(&node.id, &node.name, &node.version),
+                Change::Left(node) => metrics.node_left(&node.id, &node.name),
+                Change::Died(node) => metrics.node_died(&node.id, &node.name),
             }
         }
-        let told = told.description.is_some();
-        self.agreement.hear(&mut connection, said, &alive, changed, told).await?;
+        let announced = announcement.description.is_some();
+        self.agreement.hear(&mut connection, said, &alive, changed, announced).await?;
         self.agreement.say();
         if unseen > 0 {
             // Their last publications may have gone to the previous server.
-            if let Err(cause) = meeting::part(&self.context, &self.topology, link).await {
+            if let Err(cause) = meeting::part(&self.context, &self.topology, server).await {
                 // Reported again with the next beat, over this connection or another one.
                 self.leases().put_back_unseen(unseen);
                 if !cause.is_of_writing() {
@@ -291,15 +290,11 @@ impl Nodes {
         node: &str,
         lease: &str,
     ) -> Result<(), Cause> {
+        let Context { keys, config, .. } = &*self.context;
         let mut command = redis::cmd("EVAL");
-        command
-            .arg(BURYING)
-            .arg(3)
-            .arg(self.context.keys.leases())
-            .arg(self.context.keys.dead())
-            .arg(self.context.keys.rules());
-        command.arg(node).arg(lease).arg(keys::NODE_KEPT.as_millis() as u64);
-        match call(connection, &command, self.context.config.timeout).await {
+        command.arg(BURYING).arg(3).arg(keys.leases()).arg(keys.dead()).arg(keys.rules());
+        command.arg(node).arg(lease).arg(NODE_KEPT.as_millis() as u64);
+        match call(connection, &command, config.timeout).await {
             Err(cause) if !cause.is_of_writing() => Err(cause),
             // The next beat tries again.
             _ => Ok(()),
@@ -307,7 +302,7 @@ impl Nodes {
     }
 
     /// Removes the lease, so that the others need not wait until it expires.
-    pub(crate) async fn leave(&self, link: &ServerConnection) -> Result<(), Cause> {
+    pub(crate) async fn leave(&self, server: &ServerConnection) -> Result<(), Cause> {
         self.gone.store(true, Ordering::Release);
         let written = async {
             while !self.presence.table.is_empty() || !self.clients.table.is_written() {
@@ -316,18 +311,14 @@ impl Nodes {
         };
         // Another gateway takes over whatever is not written by then.
         let _ = timeout(WRITTEN, written).await;
-        let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
+        let Some(mut connection) = server.connections.first().cloned() else { return Ok(()) };
+        let Context { keys, config, .. } = &*self.context;
         let me = self.context.node_name();
         let mut command = redis::cmd("EVAL");
-        command
-            .arg(LEAVING)
-            .arg(5)
-            .arg(self.context.keys.leases())
-            .arg(self.context.keys.dead())
-            .arg(self.context.keys.rules());
-        command.arg(self.context.keys.presence_of(&me)).arg(self.context.keys.clients_of(&me));
-        command.arg(&me).arg(keys::NODE_KEPT.as_millis() as u64);
-        call(&mut connection, &command, self.context.config.timeout).await.map(drop)
+        command.arg(LEAVING).arg(5).arg(keys.leases()).arg(keys.dead()).arg(keys.rules());
+        command.arg(keys.presence_of(&me)).arg(keys.clients_of(&me));
+        command.arg(&me).arg(NODE_KEPT.as_millis() as u64);
+        call(&mut connection, &command, config.timeout).await.map(drop)
     }
 }
 

@@ -30,7 +30,7 @@ use crate::protocol::code::Close;
 use crate::shutdown::Phase;
 use crate::telemetry::backplane::Trouble;
 
-const SETTLED: &str = include_str!("../lua/taken_over.lua");
+const TAKEN_OVER: &str = include_str!("../lua/taken_over.lua");
 const REPORTED: &str = include_str!("../lua/reported.lua");
 
 /// Maximum time that workers may take for the clients of one step.
@@ -81,7 +81,7 @@ impl Takeovers {
     }
 
     /// Takes over dead gateways until the connection to the shared server fails.
-    pub(crate) async fn run(&self, link: &ServerConnection) -> Cause {
+    pub(crate) async fn run(&self, server: &ServerConnection) -> Cause {
         let mut waiting: HashMap<Box<str>, Waiting> = HashMap::new();
         loop {
             let dead = self.nodes.dead().await;
@@ -97,7 +97,7 @@ impl Takeovers {
                 }
                 waiting.remove(&node);
                 let claim = Claim { context: &self.context, node: &node };
-                match (Takeover { all: self, link, node: &node, claim }).run().await {
+                match (Takeover { all: self, server, node: &node, claim }).run().await {
                     Ok(shards) if shards.is_empty() => (),
                     Ok(shards) => {
                         waiting.insert(node, Waiting { shards, beats: 0 });
@@ -114,7 +114,7 @@ impl Takeovers {
 /// The takeover of one gateway.
 struct Takeover<'a> {
     all: &'a Takeovers,
-    link: &'a ServerConnection,
+    server: &'a ServerConnection,
     node: &'a str,
     claim: Claim<'a>,
 }
@@ -123,7 +123,7 @@ impl Takeover<'_> {
     /// Returns the shards without a connection that it has to wait for.
     async fn run(&self) -> Result<BTreeSet<usize>, Cause> {
         const LATER: BTreeSet<usize> = BTreeSet::new();
-        let Some(mut connection) = self.link.connections.first().cloned() else { return Ok(LATER) };
+        let Some(mut connection) = self.server.connections.first().cloned() else { return Ok(LATER) };
         if !self.claim.take(&mut connection).await? {
             return Ok(LATER);
         }
@@ -140,11 +140,11 @@ impl Takeover<'_> {
         }
         let Context { keys, config, .. } = &*self.all.context;
         let mut command = redis::cmd("EVAL");
-        command.arg(SETTLED).arg(3).arg(keys.dead()).arg(keys.presence_of(self.node));
+        command.arg(TAKEN_OVER).arg(3).arg(keys.dead()).arg(keys.presence_of(self.node));
         command.arg(keys.clients_of(self.node));
         command.arg(self.node).arg(self.all.context.node_name());
         call(&mut connection, &command, config.timeout).await?;
-        tracing::info!(node = self.node, members, clients, "what a gateway left behind is settled");
+        tracing::info!(node = self.node, members, clients, "the data of a dead gateway was taken over");
         Ok(LATER)
     }
 

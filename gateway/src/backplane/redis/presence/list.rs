@@ -25,8 +25,8 @@ const RENEWAL: Duration = Duration::from_secs(5);
 
 impl Presence {
     /// Maintains the list until the connection to the shared server fails.
-    pub(crate) async fn keep_list(&self, link: &ServerConnection) -> Cause {
-        let Some(mut connection) = link.connections.first().cloned() else { return gone() };
+    pub(crate) async fn keep_list(&self, server: &ServerConnection) -> Cause {
+        let Some(mut connection) = server.connections.first().cloned() else { return gone() };
         let list = self.context.keys.presence_of(&self.context.node_name());
         let mut renewals = every(RENEWAL);
         loop {

@@ -109,13 +109,13 @@ impl Interest {
         self.channels.load(Ordering::Relaxed)
     }
 
-    /// Adds the interest of a worker. Without a `link` only this node's publications arrive, and no response
-    /// is pending.
+    /// Adds the interest of a worker. Without a `connection` only this node's publications arrive, and no
+    /// response is pending.
     pub(crate) fn add(
         &self,
         worker: usize,
         channel: &Channel,
-        link: Option<u64>,
+        connection: Option<u64>,
         reply_to: ReplyTo,
         until: Duration,
     ) -> Added {
@@ -139,11 +139,11 @@ impl Interest {
         }
         entry.workers |= 1 << worker;
         // Messages to users and connections come on the topic of all nodes.
-        if channel.target() != Target::Channel || link == Some(entry.confirmed) {
+        if channel.target() != Target::Channel || connection == Some(entry.confirmed) {
             return Added::Already;
         }
         self.change(channel, entry);
-        if link.is_none() || matches!(reply_to, ReplyTo::Nobody) {
+        if connection.is_none() || matches!(reply_to, ReplyTo::Nobody) {
             return Added::Already;
         }
         entry.waiters.push(Waiter::Announced(reply_to, until));
@@ -176,13 +176,13 @@ impl Interest {
     /// no subscription.
     pub(crate) fn when_confirmed(
         &self,
-        link: Option<u64>,
+        connection: Option<u64>,
         request: Request,
         channel: &Channel,
     ) -> Option<Request> {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return Some(request) };
-        if channel.target() != Target::Channel || link == Some(entry.confirmed) {
+        if channel.target() != Target::Channel || connection == Some(entry.confirmed) {
             return Some(request);
         }
         self.change(channel, entry);
@@ -194,9 +194,9 @@ impl Interest {
     }
 
     /// Whether a channel is subscribed to over a connection, without an interruption.
-    pub(crate) fn is_confirmed(&self, channel: &Channel, link: u64) -> bool {
+    pub(crate) fn is_confirmed(&self, channel: &Channel, connection: u64) -> bool {
         channel.target() != Target::Channel
-            || self.shard(channel).get(channel).is_none_or(|entry| entry.confirmed == link)
+            || self.shard(channel).get(channel).is_none_or(|entry| entry.confirmed == connection)
     }
 
     fn change(&self, channel: &Channel, entry: &mut Entry) {
@@ -222,10 +222,10 @@ impl Interest {
 
     /// Redis has ended a subscription, or refused it, because it does not have the slot any more. True if the
     /// channel must be subscribed to again.
-    pub(crate) fn lost(&self, channel: &Channel, link: u64) -> bool {
+    pub(crate) fn lost(&self, channel: &Channel, connection: u64) -> bool {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return false };
-        if entry.confirmed == link {
+        if entry.confirmed == connection {
             (entry.confirmed, entry.broken) = (0, true);
         } else if !entry.coming {
             return false;
@@ -278,7 +278,12 @@ impl Interest {
 
     /// Takes some channels whose subscription over this connection must change: those to subscribe to, and
     /// those to unsubscribe from. The latter count as unsubscribed from now on.
-    pub(crate) fn take_changes(&self, server: usize, link: u64, max: usize) -> (Vec<Channel>, Vec<Channel>) {
+    pub(crate) fn take_changes(
+        &self,
+        server: usize,
+        connection: u64,
+        max: usize,
+    ) -> (Vec<Channel>, Vec<Channel>) {
         let (mut come, mut leave) = (Vec::new(), Vec::new());
         while come.len() < max && leave.len() < max {
             let Some(channel) = lock(&self.changes[server].channels).pop_front() else { break };
@@ -290,11 +295,11 @@ impl Interest {
             }
             entry.changing = false;
             let wanted = entry.workers != 0 || !entry.waiters.is_empty();
-            if wanted && entry.confirmed != link {
+            if wanted && entry.confirmed != connection {
                 entry.coming = true;
                 drop(shard);
                 come.push(channel);
-            } else if !wanted && entry.confirmed == link {
+            } else if !wanted && entry.confirmed == connection {
                 entry.confirmed = 0;
                 drop(shard);
                 leave.push(channel);
@@ -308,11 +313,11 @@ impl Interest {
 
     /// Redis has confirmed a subscription. Returns the requests that waited for it, and whether it was
     /// subscribed to before: then something may have been missed meanwhile.
-    pub(crate) fn confirm(&self, channel: &Channel, link: u64) -> (Vec<Waiter>, bool) {
+    pub(crate) fn confirm(&self, channel: &Channel, connection: u64) -> (Vec<Waiter>, bool) {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return (Vec::new(), false) };
         entry.coming = false;
-        let before = std::mem::replace(&mut entry.confirmed, link);
+        let before = std::mem::replace(&mut entry.confirmed, connection);
         let broken = std::mem::take(&mut entry.broken);
         (std::mem::take(&mut entry.waiters), before != 0 || broken || entry.top.is_some())
     }
@@ -356,9 +361,9 @@ impl Interest {
     }
 
     /// The channels subscribed to over a connection, in one part of the table.
-    pub(crate) fn confirmed_in(&self, shard: usize, link: u64) -> Vec<Channel> {
+    pub(crate) fn confirmed_in(&self, shard: usize, connection: u64) -> Vec<Channel> {
         let shard = lock(&self.shards[shard % SHARDS]);
-        let confirmed = shard.iter().filter(|(_, entry)| entry.confirmed == link);
+        let confirmed = shard.iter().filter(|(_, entry)| entry.confirmed == connection);
         confirmed.map(|(channel, _)| channel.clone()).collect()
     }
 

@@ -29,7 +29,7 @@ const ROUND: Duration = Duration::from_secs(30);
 
 impl Subscriptions {
     /// Synchronizes subscriptions until the connection fails.
-    pub(crate) async fn synchronize(&self, link: &ServerConnection) -> Cause {
+    pub(crate) async fn synchronize(&self, server: &ServerConnection) -> Cause {
         let mut rounds = interval(ROUND / Interest::SHARDS as u32);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut shard = 0;
@@ -39,13 +39,13 @@ impl Subscriptions {
                 // Comparisons first: constant changes must not prevent them.
                 _ = rounds.tick() => {
                     shard += 1;
-                    let channels = self.interest.confirmed_in(shard, link.number);
-                    self.compare(link, &channels).await
+                    let channels = self.interest.confirmed_in(shard, server.number);
+                    self.compare(server, &channels).await
                 }
-                () = self.topology.shards[link.shard].recheck.notified() => self.recheck(link).await,
-                () = self.interest.changed(link.shard) => {
-                    let (come, leave) = self.interest.take_changes(link.shard, link.number, BATCH_MAX);
-                    self.change(link, &come, &leave).await
+                () = self.topology.shards[server.shard].recheck.notified() => self.recheck(server).await,
+                () = self.interest.changed(server.shard) => {
+                    let (come, leave) = self.interest.take_changes(server.shard, server.number, BATCH_MAX);
+                    self.change(server, &come, &leave).await
                 }
             };
             if let Err(cause) = done {
@@ -56,22 +56,22 @@ impl Subscriptions {
 
     async fn change(
         &self,
-        link: &ServerConnection,
+        server: &ServerConnection,
         come: &[Channel],
         leave: &[Channel],
     ) -> Result<(), Cause> {
         if come.is_empty() && leave.is_empty() {
             return Ok(());
         }
-        let confirmed = link.subscriber.change(come, leave).await?;
+        let confirmed = server.subscriber.change(come, leave).await?;
         leave.iter().for_each(|channel| self.interest.left(channel));
         let (mut doubtful, mut elsewhere) = (Vec::new(), false);
         for channel in come {
             if !confirmed.contains(channel) {
-                elsewhere |= self.interest.lost(channel, link.number);
+                elsewhere |= self.interest.lost(channel, server.number);
                 continue;
             }
-            let (waiters, again) = self.interest.confirm(channel, link.number);
+            let (waiters, again) = self.interest.confirm(channel, server.number);
             if again {
                 doubtful.push(channel.clone());
             }
@@ -84,7 +84,7 @@ impl Subscriptions {
                 }
             }
         }
-        self.compare(link, &doubtful).await?;
+        self.compare(server, &doubtful).await?;
         if elsewhere {
             self.topology.moved.notify_one();
             sleep(MOVING).await;
@@ -93,20 +93,20 @@ impl Subscriptions {
     }
 
     /// Compares the positions of all channels.
-    async fn recheck(&self, link: &ServerConnection) -> Result<(), Cause> {
+    async fn recheck(&self, server: &ServerConnection) -> Result<(), Cause> {
         for shard in 0..Interest::SHARDS {
-            let channels = self.interest.confirmed_in(shard, link.number);
-            self.compare(link, &channels).await?;
+            let channels = self.interest.confirmed_in(shard, server.number);
+            self.compare(server, &channels).await?;
         }
         Ok(())
     }
 
     /// Reads the tops of the streams, and then waits until everything published before has arrived. Also
     /// renews the expiry of positions with subscribers.
-    async fn compare(&self, link: &ServerConnection, channels: &[Channel]) -> Result<(), Cause> {
-        let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
+    async fn compare(&self, server: &ServerConnection, channels: &[Channel]) -> Result<(), Cause> {
+        let Some(mut connection) = server.connections.first().cloned() else { return Ok(()) };
         let (mut checked, mut behind) = (0, 0);
-        let (identity, anchor) = (self.topology.identity(link), link.anchor());
+        let (identity, anchor) = (self.topology.identity(server), server.anchor());
         let rules = self.agreement.rules.now();
         for channels in channels.chunks(BATCH_MAX) {
             let mut pipeline = pipe();
@@ -118,7 +118,7 @@ impl Subscriptions {
                 let what = What::Recover { channel: channel.clone(), since: None, most, retention };
                 pipeline.add_command(what.command(
                     &self.context.keys,
-                    &link.scripts,
+                    &server.scripts,
                     &identity.counting_since(rules.as_ref().map_or(0, |rules| rules.since(channel))),
                     &anchor,
                     &self.context.fresh_epoch(),
@@ -133,14 +133,14 @@ impl Subscriptions {
             let sent = connection.send_packed_commands(&pipeline, 0, asked.len() * 2);
             let replies = match timeout(self.context.config.timeout, sent).await {
                 Ok(replies) => replies.map_err(|error| cause(&error))?,
-                Err(_) => return Err(Cause::new(Trouble::Silent, "no answer where streams stand")),
+                Err(_) => return Err(Cause::new(Trouble::Silent, "no answer to a request for positions")),
             };
-            link.subscriber.barrier().await?;
+            server.subscriber.barrier().await?;
             let mut elsewhere = false;
             for (channel, reply) in asked.into_iter().zip(replies.into_iter().step_by(2)) {
                 if matches!(&reply, Value::ServerError(error) if is_elsewhere(error.code())) {
                     // Compared after the next subscription, on this server or another one.
-                    elsewhere |= self.interest.lost(channel, link.number);
+                    elsewhere |= self.interest.lost(channel, server.number);
                 } else {
                     behind += u64::from(self.follow(channel, reply));
                 }

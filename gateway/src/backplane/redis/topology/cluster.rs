@@ -199,7 +199,8 @@ fn nobody(topology: &Topology, cause: Option<Cause>) {
         return;
     }
     let cause = cause.unwrap_or_else(unserved);
-    let detail = format!("no server of `redis.cluster` tells who has what: {}", cause.detail);
+    let detail =
+        format!("no server of `redis.cluster` reports which server has which slot: {}", cause.detail);
     // Nothing was written, so the error is not reported as one of writing.
     let trouble = if cause.trouble == Trouble::Writes { Trouble::Unreachable } else { cause.trouble };
     topology.shards[0].status.set(Some(Cause::new(trouble, detail)));
@@ -232,7 +233,7 @@ fn assignment(topology: &Topology, map: &Map, on_moved: &impl Fn(&dyn Fn(&Channe
             Some(shard_index) => seated[shard_index] = Some(server),
             None => tracing::error!(
                 %server, max = CLUSTER_SERVERS_MAX,
-                "the cluster has more servers with slots than a gateway connects to: its channels cannot be reached"
+                "the cluster has more servers than a gateway connects to; the channels of this one cannot be reached"
             ),
         }
     }

@@ -399,7 +399,7 @@ fn whoever_has_more_held_than_fits_is_told_to_recover() {
 #[test]
 fn a_client_with_many_open_questions_is_not_read_until_some_are_answered() {
     let mut world = World::new();
-    let commands: Vec<_> = (0..QUESTIONS_MANY as u64).map(|number| publish("live:a", number)).collect();
+    let commands: Vec<_> = (0..PENDING_MANY as u64).map(|number| publish("live:a", number)).collect();
     world.send(&commands);
     assert!(world.session.is_suspended());
     world.answer();
@@ -510,7 +510,7 @@ fn no_more_is_held_than_what_suspends_the_client_however_long_its_message() {
     commands.extend((0..1000).map(|number| publish("kept:a", number)));
     world.message(&mut turn(), &commands);
     let pending = world.session.pending.as_ref().unwrap();
-    assert_eq!(pending.open.len() + pending.held.len(), QUESTIONS_MANY);
+    assert_eq!(pending.open.len() + pending.held.len(), PENDING_MANY);
     assert!(world.session.has_rest() && world.session.is_suspended());
     while world.answers_due() > 0 {
         world.answer();

@@ -14,8 +14,8 @@ fn interest(channels_max: usize) -> Interest {
     Interest::new(channels_max, Arc::new(SlotMap::new(&[])), 1)
 }
 
-fn announce(interest: &Interest, worker: usize, name: &str, link: Option<u64>) -> Added {
-    interest.add(worker, &channel(name), link, ReplyTo::Connection(7, 1), LATER)
+fn announce(interest: &Interest, worker: usize, name: &str, connection: Option<u64>) -> Added {
+    interest.add(worker, &channel(name), connection, ReplyTo::Connection(7, 1), LATER)
 }
 
 #[test]
