@@ -423,12 +423,3 @@ pub(crate) fn origin(epoch: &str) -> &str {
 pub(crate) fn has_reached(offset: u64, epoch: &str, other: u64, other_epoch: &str) -> bool {
     if epoch == other_epoch { offset >= other } else { other == 0 && origin(epoch) == origin(other_epoch) }
 }
-
-/// The finalizer of SplitMix64: every input bit affects every output bit, and no two numbers map to the same
-/// one.
-pub(crate) fn mix(number: u64) -> u64 {
-    let mut mixed = number ^ (number >> 30);
-    mixed = mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}

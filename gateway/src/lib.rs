@@ -25,6 +25,7 @@ pub mod hub;
 pub mod backplane;
 pub mod charge;
 pub mod outbound;
+mod mix;
 
 // To and from the outside: the plugin folder, the disk, other hosts.
 pub mod watch;

@@ -34,6 +34,7 @@ use gateway::protocol::code::Close;
 use gateway::protocol::codec::Inbound;
 use gateway::protocol::push::PushKind;
 use gateway::telemetry::metrics::Metrics;
+use gateway_tests::Random;
 use serde_json::{Value, json};
 use views::View;
 
@@ -45,27 +46,6 @@ const SEEDS: u64 = 40;
 const TIGHT_INBOX: usize = 24;
 const OUTBOUND_BYTES_MAX: usize = 10_000;
 const CHANNELS: [&str; 4] = ["kept:a", "kept:b", "kept:c", "short:d"];
-
-/// SplitMix64: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// What a client library remembers of a channel, also while it is disconnected.
 #[derive(Debug, Clone, Default)]
@@ -185,7 +165,7 @@ impl World {
             }
         }
         Self {
-            random: Random(seed),
+            random: Random::new(seed),
             at: Duration::ZERO,
             ids,
             inbox_max,
@@ -230,7 +210,7 @@ impl World {
         let worker = self.random.below(WORKERS);
         self.connections += 1;
         let number = ConnectionIds::compose(worker, self.connections);
-        let id = self.ids.id(number, self.random.next());
+        let id = self.ids.id(number, self.random.number());
         let local = &self.workers[worker];
         let peer = Rc::new(ConnectionHandle::new(
             number,
@@ -249,7 +229,7 @@ impl World {
             attributes: views::attributes(index),
         };
         local.metrics().opened("simulated", client.address);
-        let session = Session::new(local.clone(), peer, client, self.now(), self.random.next() as u32);
+        let session = Session::new(local.clone(), peer, client, self.now(), self.random.number() as u32);
         let standing = std::mem::take(&mut self.clients[index].standing);
         self.clients[index] =
             SimulatedClient { session: Some((worker, session)), standing, ..SimulatedClient::default() };
@@ -421,7 +401,7 @@ impl World {
     }
 
     fn pass_time(&mut self) {
-        self.at += Duration::from_millis(self.random.next() % 4_000);
+        self.at += Duration::from_millis(self.random.number() % 4_000);
         let now = self.now();
         for index in 0..CLIENTS {
             if let Some((_, session)) = &mut self.clients[index].session

@@ -18,12 +18,13 @@ use self::present::Present;
 use self::publish::Remembered;
 use super::{
     Backplane, Count, Fits, Health, Most, NewPublication, Outcome, Page, Published, Recovery, ReplyTo,
-    Retention, TOO_MANY_MEMBERS, Top, Version, mix,
+    Retention, TOO_MANY_MEMBERS, Top, Version,
 };
 use crate::backplane::Order;
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::config;
 use crate::connection_id::ConnectionIds;
+use crate::mix::{STEP, mix};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
@@ -219,8 +220,8 @@ impl Memory {
     /// The epoch of a channel without a stream, after this many of its streams were forgotten: the same for
     /// every reader.
     fn untouched(&self, channel: &Channel, lives: u64) -> Arc<str> {
-        // An odd factor maps all values of `lives` to different numbers.
-        let lives = lives.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The factor is odd: all values of `lives` give different numbers.
+        let lives = lives.wrapping_mul(STEP);
         let number = self.epoch_seed.wrapping_add(FxBuildHasher.hash_one(channel)).wrapping_add(lives);
         format!("{:016x}", mix(number)).into()
     }

@@ -35,7 +35,7 @@ use self::survey::Surveys;
 use self::topology::shard;
 use super::{
     Backplane, Count, Health, Most, NewPublication, Node, Others, Outcome, Page, Published, Recovery,
-    ReplyTo, Retention, Top, find_room, mix,
+    ReplyTo, Retention, Top, find_room,
 };
 use crate::backplane::Order;
 use crate::backplane::inbox::Inbox;
@@ -56,6 +56,7 @@ use crate::charge::{Account, Charge};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::connection_id::ConnectionIds;
+use crate::mix::mix;
 use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;

