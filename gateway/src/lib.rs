@@ -26,6 +26,7 @@ pub mod backplane;
 pub mod charge;
 pub mod outbound;
 mod mix;
+mod sharded;
 
 // To and from the outside: the plugin folder, the disk, other hosts.
 pub mod watch;

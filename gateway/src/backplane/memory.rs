@@ -7,9 +7,9 @@ mod present;
 mod publish;
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use rustc_hash::FxBuildHasher;
@@ -29,6 +29,7 @@ use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication, Push, PushKind};
+use crate::sharded::Sharded;
 
 const SHARDS: usize = 64;
 
@@ -43,8 +44,7 @@ const FORGOTTEN_MAX: usize = 1 << 20;
 
 /// See the module.
 pub struct Memory {
-    shards: [Mutex<Shard>; SHARDS],
-    hasher: RandomState,
+    shards: Sharded<Shard, SHARDS>,
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
     /// Number of channels with subscribers.
@@ -110,8 +110,7 @@ impl Memory {
         let forgotten = (channels.min(FORGOTTEN_MAX) / SHARDS).next_power_of_two();
         let shard = || Shard { entries: HashMap::new(), forgotten: vec![0; forgotten].into() };
         Self {
-            shards: std::array::from_fn(|_| Mutex::new(shard())),
-            hasher: RandomState::new(),
+            shards: Sharded::new(shard),
             inboxes,
             ids,
             wanted: AtomicUsize::new(0),
@@ -128,9 +127,8 @@ impl Memory {
 
     /// The shard of a channel, and the channel's hash.
     fn shard(&self, channel: &Channel) -> (MutexGuard<'_, Shard>, u64) {
-        let hash = self.hasher.hash_one(channel);
-        let shard = &self.shards[hash as usize % SHARDS];
-        (shard.lock().unwrap_or_else(PoisonError::into_inner), hash)
+        let hash = self.shards.hash(channel);
+        (self.shards.lock_hashed(hash), hash)
     }
 
     /// Runs `work` on a channel's entry, which is created if it is missing and removed if it ends up empty.
@@ -156,7 +154,7 @@ impl Memory {
             let why = "the gateway keeps as many channels without subscribers as it may";
             return Err(ReplyError::LIMIT_EXCEEDED.because(why));
         }
-        let lives = if entry.stream.is_some() { 0 } else { forgotten[place(forgotten, hash)].into() };
+        let lives = if entry.stream.is_some() { 0 } else { forgotten[counter(forgotten, hash)].into() };
         let result = work(entry, lives);
         if entry.interest == 0
             && let Some(stream) = &entry.stream
@@ -245,13 +243,13 @@ impl Memory {
 }
 
 /// Index of the counter of forgotten streams for a channel.
-fn place(forgotten: &[u32], hash: u64) -> usize {
-    (hash as usize / SHARDS) % forgotten.len()
+fn counter(forgotten: &[u32], hash: u64) -> usize {
+    hash as usize % forgotten.len()
 }
 
 /// Counts a forgotten stream: positions in it are not valid in any later stream.
 fn forget(forgotten: &mut [u32], hash: u64) {
-    let lives = &mut forgotten[place(forgotten, hash)];
+    let lives = &mut forgotten[counter(forgotten, hash)];
     *lives = lives.wrapping_add(1);
 }
 
@@ -329,7 +327,7 @@ impl Memory {
                 (Some(&stream.kept), stream.top.clone())
             }
             None => {
-                let lives = forgotten[place(forgotten, hash)].into();
+                let lives = forgotten[counter(forgotten, hash)].into();
                 (None, Top { offset: 0, epoch: self.untouched(channel, lives) })
             }
         };
@@ -369,7 +367,7 @@ impl Memory {
     ) -> Recovery {
         let (mut shard, hash) = self.shard(channel);
         let Shard { entries, forgotten } = &mut *shard;
-        let lives = forgotten[place(forgotten, hash)].into();
+        let lives = forgotten[counter(forgotten, hash)].into();
         // Only a subscriber creates a stream here. It stays while the subscriber does, or while publications
         // are kept.
         let stream = match entries.get_mut(channel) {
@@ -490,8 +488,7 @@ impl Backplane for Memory {
     }
 
     fn sweep(&self, at: Duration) {
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        for mut shard in self.shards.iter() {
             let Shard { entries, forgotten } = &mut *shard;
             entries.retain(|channel, entry| {
                 let before = entry.standing();
@@ -501,7 +498,7 @@ impl Backplane for Memory {
                     if stream.expires <= at && entry.interest == 0 {
                         self.forgotten(stream.bytes());
                         entry.stream = None;
-                        forget(forgotten, self.hasher.hash_one(channel));
+                        forget(forgotten, self.shards.hash(channel));
                     }
                 }
                 self.forget_keys(entry, at);

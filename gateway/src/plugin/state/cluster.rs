@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use gateway_plugin_state::{Report, Rule, Told};
 
+use super::shared::SHARDS;
 use super::{Bucket, PluginState};
 
 /// A late report counts for at most two bursts plus the amount that the rule admits in this many
@@ -46,8 +47,8 @@ impl PluginState {
             return Vec::new();
         }
         let mut buckets: BTreeMap<u32, Vec<Taken>> = BTreeMap::new();
-        for shard in &self.shards {
-            shard.lock().report(keys_max.div_ceil(self.shards.len()), |bucket, key, report| {
+        for mut shard in self.shards.iter() {
+            shard.report(keys_max.div_ceil(SHARDS), |bucket, key, report| {
                 let Report { total, known } = report;
                 buckets.entry(bucket).or_default().push(Taken { key: key.into(), total, known });
             });

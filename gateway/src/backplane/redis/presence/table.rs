@@ -8,7 +8,6 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +20,7 @@ use crate::backplane::redis::topology::slots::SlotMap;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
+use crate::sharded::Sharded;
 
 const SHARDS: usize = 64;
 
@@ -28,8 +28,7 @@ type Shard = HashMap<Channel, Present>;
 
 /// See the module.
 pub(crate) struct Presence {
-    shards: [Mutex<Shard>; SHARDS],
-    hasher: RandomState,
+    shards: Sharded<Shard, SHARDS>,
     slot_map: Arc<SlotMap>,
     /// One for each server, and the last one for the list.
     queues: Box<[Queue]>,
@@ -69,8 +68,7 @@ impl Presence {
     /// Creates an empty table for this number of servers.
     pub(crate) fn new(slot_map: Arc<SlotMap>, servers: usize) -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
+            shards: Sharded::default(),
             slot_map,
             queues: (0..=servers).map(|_| Queue::default()).collect(),
             losses: AtomicU64::new(0),
@@ -79,7 +77,7 @@ impl Presence {
     }
 
     fn shard(&self, channel: &Channel) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[self.hasher.hash_one(channel) as usize % SHARDS])
+        self.shards.lock(channel)
     }
 
     /// Index of the queue for the list.
@@ -126,7 +124,7 @@ impl Presence {
 
     /// Whether no channel has members and Redis is up to date.
     pub(crate) fn is_empty(&self) -> bool {
-        self.shards.iter().all(|shard| lock(shard).is_empty())
+        self.shards.iter().all(|shard| shard.is_empty())
     }
 
     /// Puts a channel into the queue of its next step.
@@ -239,8 +237,8 @@ impl Presence {
 
     /// Writes these channels again, to their current servers.
     pub(crate) fn write_anew_at(&self, concerns: impl Fn(&Channel) -> bool) {
-        for shard in &self.shards {
-            for (channel, present) in lock(shard).iter_mut().filter(|(channel, _)| concerns(channel)) {
+        for mut shard in self.shards.iter() {
+            for (channel, present) in shard.iter_mut().filter(|(channel, _)| concerns(channel)) {
                 present.write_anew();
                 self.queue(channel, present);
             }
@@ -250,8 +248,8 @@ impl Presence {
     /// The list was lost, or another gateway has removed it.
     pub(crate) fn list_anew(&self) {
         self.losses.fetch_add(1, Ordering::AcqRel);
-        for shard in &self.shards {
-            for (channel, present) in lock(shard).iter_mut() {
+        for mut shard in self.shards.iter() {
+            for (channel, present) in shard.iter_mut() {
                 if present.listed == Listed::Yes {
                     present.listed = Listed::Perhaps;
                 }
@@ -271,7 +269,7 @@ impl Presence {
 
     /// The channels of one part of the table and one server that have no pending step.
     pub(super) fn quiet_in(&self, shard: usize, server: usize) -> Vec<Channel> {
-        let shard = lock(&self.shards[shard % SHARDS]);
+        let shard = self.shards.lock_index(shard);
         let quiet = shard.iter().filter(|(channel, present)| {
             present.due() == Due::Nothing && self.slot_map.shard_of(channel) == server
         });
@@ -326,8 +324,8 @@ impl Presence {
     /// Rebuilds a queue from the channels that `keep` keeps.
     fn sweep_queue(&self, queue: usize, keep: impl Fn(&Channel, &mut Present) -> bool) {
         lock(&self.queues[queue].channels).clear();
-        for shard in &self.shards {
-            lock(shard).retain(|channel, present| {
+        for mut shard in self.shards.iter() {
+            shard.retain(|channel, present| {
                 if present.queued == Some(queue) {
                     present.queued = None;
                 }

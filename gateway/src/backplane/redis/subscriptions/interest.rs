@@ -2,7 +2,6 @@
 //! and the requests that wait for it.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,13 +13,13 @@ use crate::backplane::redis::commands::request::Request;
 use crate::backplane::redis::topology::slots::SlotMap;
 use crate::backplane::{ReplyTo, Top, has_reached};
 use crate::protocol::channel::{Channel, Target};
+use crate::sharded::Sharded;
 
 const SHARDS: usize = 64;
 
 /// See the module.
 pub(crate) struct Interest {
-    shards: [Mutex<HashMap<Channel, Entry>>; SHARDS],
-    hasher: RandomState,
+    shards: Sharded<HashMap<Channel, Entry>, SHARDS>,
     channels: AtomicUsize,
     /// Channels with subscribers. The others are about to be removed.
     wanted: AtomicUsize,
@@ -88,8 +87,7 @@ pub(crate) enum Added {
 impl Interest {
     pub(crate) fn new(channels_max: usize, slot_map: Arc<SlotMap>, servers: usize) -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
+            shards: Sharded::default(),
             channels: AtomicUsize::new(0),
             wanted: AtomicUsize::new(0),
             channels_max,
@@ -100,8 +98,7 @@ impl Interest {
     }
 
     fn shard(&self, channel: &Channel) -> MutexGuard<'_, HashMap<Channel, Entry>> {
-        let index = self.hasher.hash_one(channel) as usize % SHARDS;
-        lock(&self.shards[index])
+        self.shards.lock(channel)
     }
 
     /// Number of channels.
@@ -210,8 +207,8 @@ impl Interest {
     /// These channels have moved to another server and are subscribed to there. Queued changes for the old
     /// server are skipped.
     pub(crate) fn moved(&self, concerned: impl Fn(&Channel) -> bool) {
-        for shard in &self.shards {
-            for (channel, entry) in lock(shard).iter_mut() {
+        for mut shard in self.shards.iter() {
+            for (channel, entry) in shard.iter_mut() {
                 if channel.target() == Target::Channel && concerned(channel) {
                     (entry.coming, entry.changing) = (false, false);
                     self.change(channel, entry);
@@ -237,8 +234,8 @@ impl Interest {
 
     /// A new connection to a server: all its channels must be subscribed to again.
     pub(crate) fn begin(&self, server: usize) {
-        for shard in &self.shards {
-            for (channel, entry) in lock(shard).iter_mut() {
+        for mut shard in self.shards.iter() {
+            for (channel, entry) in shard.iter_mut() {
                 if channel.target() == Target::Channel && self.slot_map.shard_of(channel) == server {
                     entry.coming = false;
                     self.change(channel, entry);
@@ -251,8 +248,8 @@ impl Interest {
     /// would do it otherwise.
     pub(crate) fn sweep(&self, server: usize) {
         lock(&self.changes[server].channels).clear();
-        for shard in &self.shards {
-            lock(shard).retain(|channel, entry| {
+        for mut shard in self.shards.iter() {
+            shard.retain(|channel, entry| {
                 if self.slot_map.shard_of(channel) != server {
                     return true;
                 }
@@ -357,7 +354,7 @@ impl Interest {
 
     /// The channels subscribed to over a connection, in one part of the table.
     pub(crate) fn confirmed_in(&self, shard: usize, link: u64) -> Vec<Channel> {
-        let shard = lock(&self.shards[shard % SHARDS]);
+        let shard = self.shards.lock_index(shard);
         let confirmed = shard.iter().filter(|(_, entry)| entry.confirmed == link);
         confirmed.map(|(channel, _)| channel.clone()).collect()
     }
