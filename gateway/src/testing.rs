@@ -212,7 +212,7 @@ impl PluginRunner {
             processor_time_of(|| {
                 for _ in 0..calls {
                     if let Occurrence::Message(message) = &mut occurrence {
-                        message.payload.clone_from(&original);
+                        message.content.payload.clone_from(&original);
                     }
                     let _ = black_box(occurrence.meet(&mut **instance, &mut effects));
                     effects.clear();

@@ -69,7 +69,7 @@ impl Plugin for Buggy {
     }
 
     fn on_message(&mut self, message: &mut Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
-        self.call("on-message", &message.payload);
+        self.call("on-message", &message.content.payload);
         Ok(Verdict::Next)
     }
 

@@ -19,7 +19,7 @@ pub(crate) type Judge = fn(&Message) -> Result<Verdict, Failure>;
 
 /// Like `echo`.
 pub(crate) fn echo(message: &Message) -> Result<Verdict, Failure> {
-    Ok(Verdict::Reply(message.payload.clone()))
+    Ok(Verdict::Reply(message.content.payload.clone()))
 }
 
 /// Like `guest-bare` on a message that is not raw.
@@ -29,7 +29,7 @@ pub(crate) fn next(_: &Message) -> Result<Verdict, Failure> {
 
 /// Like `guest-trap`: looks for words that nobody sends.
 pub(crate) fn look(message: &Message) -> Result<Verdict, Failure> {
-    match &*message.payload {
+    match &*message.content.payload {
         b"boom" | b"loop" | b"eat" | b"deep" | b"print" => Ok(Verdict::Drop),
         _ => Ok(Verdict::Next),
     }
@@ -38,7 +38,8 @@ pub(crate) fn look(message: &Message) -> Result<Verdict, Failure> {
 /// Like `auth-jwt` with permissions from claims.
 pub(crate) fn permitted(message: &Message) -> Result<Verdict, Failure> {
     let patterns = message.client.attributes.get(PERMITTED).map_or("", |patterns| patterns);
-    let matches = |pattern| message.channel.as_ref().is_some_and(|channel| channel.is_covered_by(pattern));
+    let matches =
+        |pattern| message.content.channel.as_ref().is_some_and(|channel| channel.is_covered_by(pattern));
     Ok(if patterns.split_ascii_whitespace().any(matches) { Verdict::Allow } else { Verdict::Next })
 }
 
@@ -61,8 +62,8 @@ pub(crate) fn within_limits(message: &Message) -> Result<Verdict, Failure> {
 
 /// Like `router` with a rule for a kind and a pattern of channels.
 pub(crate) fn route(message: &Message) -> Result<Verdict, Failure> {
-    let ours =
-        message.kind == Kind::Publish && message.channel.as_ref().is_some_and(|c| c.is_covered_by("chat:*"));
+    let ours = message.content.kind == Kind::Publish
+        && message.content.channel.as_ref().is_some_and(|c| c.is_covered_by("chat:*"));
     if !ours {
         return Ok(Verdict::Next);
     }
@@ -76,7 +77,7 @@ fn invalid(what: &str) -> Failure {
 
 /// Like `router` with a rule that routes by a field of the payload.
 pub(crate) fn route_by_field(message: &Message) -> Result<Verdict, Failure> {
-    let payload: Value = serde_json::from_slice(&message.payload).map_err(|_| invalid("no JSON"))?;
+    let payload: Value = serde_json::from_slice(&message.content.payload).map_err(|_| invalid("no JSON"))?;
     let room = payload.get("room").and_then(Value::as_str).ok_or_else(|| invalid("no room"))?;
     let address = Channel::parse(&format!("room:{room}")).map_err(|_| invalid("no address"))?;
     Ok(Verdict::Route(vec![address]))

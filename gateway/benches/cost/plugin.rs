@@ -42,7 +42,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
             unit: "ns",
             gateway: call(plugins.instance("guest-bare")?, message(Kind::Publish, bytes)),
             against: "bare wasmtime, same arguments",
-            baseline: bare(bare_call(scale, &message(Kind::Publish, bytes).payload))?,
+            baseline: bare(bare_call(scale, &message(Kind::Publish, bytes).content.payload))?,
         });
     }
     cases.push(Case {

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::plugin::event::{Kind, Message};
+use crate::plugin::event::{Kind, Message, MessageContent};
 
 const OFF: config::Explain = config::Explain { sample: 0, kept: 2, reply: false };
 
@@ -32,12 +32,7 @@ fn picker(settings: config::Explain) -> (Arc<Explain>, Picker) {
 fn trace(now: u64) -> Arc<Trace> {
     let message = Message {
         client: Arc::new(client("", &[], &[])),
-        kind: Kind::Raw,
-        channel: None,
-        method: "".into(),
-        payload: Bytes::new(),
-        binary: false,
-        token: Box::default(),
+        content: MessageContent::new(Kind::Raw, None, Bytes::new()),
         now,
         at: 0,
         meters: Default::default(),

@@ -136,8 +136,8 @@ impl Chain {
         }
     }
 
-    /// Runs the plugins for a message. Afterwards `message.payload` is the payload as the last plugin left
-    /// it.
+    /// Runs the plugins for a message. Afterwards `message.content.payload` is the payload as the last plugin
+    /// left it.
     ///
     /// Effects that were recorded before the chain ended stay in `effects`, those of a failed call do not.
     pub fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Decision {
@@ -165,7 +165,7 @@ impl Chain {
     ) -> Decision {
         let mut allowed = false;
         for (place, link) in self.links.iter_mut().enumerate() {
-            if !link.interests().wants_message(message.kind, message.channel.as_ref()) {
+            if !link.interests().wants_message(message.content.kind, message.content.channel.as_ref()) {
                 observer.passed_by(link);
                 continue;
             }
@@ -177,18 +177,18 @@ impl Chain {
             match answer {
                 Ok(Verdict::Next) | Err(FailurePolicy::Open) => {}
                 Ok(Verdict::Allow) => allowed = true,
-                Ok(Verdict::Replace(payload)) => message.payload = payload,
+                Ok(Verdict::Replace(payload)) => message.content.payload = payload,
                 Ok(Verdict::Deny(refusal)) => return Decision::Denied(refusal),
                 Ok(Verdict::Drop) => return Decision::Dropped,
                 Ok(Verdict::Disconnect(refusal)) => return Decision::Disconnect(refusal),
                 Ok(Verdict::Reply(payload)) => return Decision::Reply(payload),
                 Ok(Verdict::Route(targets)) => {
-                    return Decision::Route { targets, payload: message.payload.clone() };
+                    return Decision::Route { targets, payload: message.content.payload.clone() };
                 }
                 Err(FailurePolicy::Closed) => return Decision::Failed,
             }
         }
-        let payload = message.payload.clone();
+        let payload = message.content.payload.clone();
         if allowed { Decision::Allowed(payload) } else { Decision::Undecided(payload) }
     }
 

@@ -89,10 +89,15 @@ impl Trace {
     /// Trace of a message before the first plugin.
     pub fn of(message: &Message, generation: u64, clock: Clock) -> Self {
         Self {
-            channel: message.channel.as_ref().map(|channel| channel.as_str().into()).unwrap_or_default(),
-            method: message.method.clone(),
-            payload_bytes: message.payload.len(),
-            ..Self::of_client(message.kind.as_str(), &message.client, message.now, generation, clock)
+            channel: message
+                .content
+                .channel
+                .as_ref()
+                .map(|channel| channel.as_str().into())
+                .unwrap_or_default(),
+            method: message.content.method.clone(),
+            payload_bytes: message.content.payload.len(),
+            ..Self::of_client(message.content.kind.as_str(), &message.client, message.now, generation, clock)
         }
     }
 
@@ -237,7 +242,7 @@ impl Called {
             }
             Told::Message(message, answer) => {
                 self.answer = answer.as_ref().map_or_else(failed, Verdict::as_str);
-                self.payload_bytes = Some(message.payload.len());
+                self.payload_bytes = Some(message.content.payload.len());
                 match answer {
                     Ok(Verdict::Deny(why) | Verdict::Disconnect(why)) => self.refusal = refused(why),
                     Ok(Verdict::Reply(payload)) => self.answer_bytes = Some(payload.len()),

@@ -158,9 +158,9 @@ impl State {
 
     pub(super) fn begin_message(&mut self, message: &Message, effects: &mut Vec<Effect>) {
         self.begin(Hook::Message, Some(&message.client), (message.now, message.at), effects);
-        self.event.method.push_str(&message.method);
-        self.event.binary = message.binary;
-        self.event.token.push_str(&message.token);
+        self.event.method.push_str(&message.content.method);
+        self.event.binary = message.content.binary;
+        self.event.token.push_str(&message.content.token);
     }
 
     pub(super) fn begin_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) {
@@ -208,7 +208,7 @@ impl State {
     /// Takes the channel of a message and the rate limits of its connection for the duration of a call, and
     /// returns them afterwards.
     pub(super) fn exchange(&mut self, message: &mut Message) {
-        std::mem::swap(&mut self.event.channel, &mut message.channel);
+        std::mem::swap(&mut self.event.channel, &mut message.content.channel);
         if !self.buckets.is_empty() {
             std::mem::swap(&mut self.meters, &mut message.meters);
         }

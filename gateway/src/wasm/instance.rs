@@ -171,20 +171,20 @@ impl Plugin for Instance {
             return Ok(Verdict::Allow);
         }
         self.store.data_mut().exchange(message);
-        let payload: &[u8] = if self.interests.payload { &message.payload } else { &[] };
+        let payload: &[u8] = if self.interests.payload { &message.content.payload } else { &[] };
         let verdict = self.call(
             effects,
             |state, effects| state.begin_message(message, effects),
             |guests, store| {
                 let Some(hook) = &guests.on_message else { return Ok(on_message::Verdict::Next) };
-                hook.call_call(store, message.client.number, message.kind as u32, payload)
+                hook.call_call(store, message.client.number, message.content.kind as u32, payload)
             },
             answer::verdict,
         );
         self.store.data_mut().exchange(message);
         let verdict = verdict?;
         if let Some(payload) = self.store.data_mut().take_payload() {
-            message.payload = payload;
+            message.content.payload = payload;
         }
         Ok(verdict)
     }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use super::*;
 use crate::plugin::breaker::{Breaker, BreakerSettings, Position};
 use crate::plugin::counters::{Counts, PluginCounters};
+use crate::plugin::event::MessageContent;
 use crate::plugin::failure::Cause;
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{DeliverInterest, Hooks, Kinds, Pattern};

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::*;
 use crate::plugin::Plugin;
 use crate::plugin::breaker::Position;
-use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message};
+use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message, MessageContent};
 use crate::plugin::failure::Failure;
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
@@ -36,7 +36,7 @@ impl Plugin for Stamp {
     }
 
     fn on_message(&mut self, message: &mut Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
-        let trace = [&*message.payload, self.0.as_bytes(), b" "].concat();
+        let trace = [&*message.content.payload, self.0.as_bytes(), b" "].concat();
         Ok(Verdict::Replace(trace.into()))
     }
 
@@ -216,12 +216,7 @@ fn trace(chain: &mut Chain) -> String {
     };
     let mut message = Message {
         client: Arc::new(client),
-        kind: Kind::Raw,
-        channel: None,
-        method: "".into(),
-        payload: Bytes::new(),
-        binary: false,
-        token: Box::default(),
+        content: MessageContent::new(Kind::Raw, None, Bytes::new()),
         now: 0,
         at: 0,
         meters: Meters::default(),

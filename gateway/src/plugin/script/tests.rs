@@ -32,11 +32,11 @@ impl Plugin for Parrot {
 
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
         effects.push(Effect::SetAttribute { name: "seen".into(), value: "yes".into() });
-        Ok(match &*message.payload {
+        Ok(match &*message.content.payload {
             b"trap" => return Err(Failure::new(Cause::Trap, "ouch")),
             b"deny" => Verdict::Deny(Refusal { code: 103, reason: "no".into() }),
             b"change" => {
-                message.payload = Bytes::from_static(b"changed");
+                message.content.payload = Bytes::from_static(b"changed");
                 Verdict::Allow
             }
             _ => {

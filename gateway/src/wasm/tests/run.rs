@@ -66,7 +66,7 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
         assert_eq!(identity.info, r#"{"name":"ann"}"#);
 
         let mut join = message(Protocol::CentrifugeJson, Kind::Rpc, b"\"room:1\"");
-        join.method = "join".into();
+        join.content.method = "join".into();
         effects.push(Effect::Subscribe(channel("earlier")));
         let verdict = lobby.plugin.on_message(&mut join, &mut effects).unwrap();
         assert_eq!(verdict, Verdict::Reply(r#"{"room":"room:1"}"#.into()));
@@ -83,7 +83,7 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
                 publish(r#"{"joined":"ann"}"#),
             ]
         );
-        join.payload = Bytes::from_static(b"\"a b\"");
+        join.content.payload = Bytes::from_static(b"\"a b\"");
         let denied = lobby.plugin.on_message(&mut join, &mut Vec::new()).unwrap();
         assert!(matches!(denied, Verdict::Deny(_)), "{denied:?}");
 

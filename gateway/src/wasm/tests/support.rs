@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::plugin::counters::PluginCounters;
-use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message};
+use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message, MessageContent};
 use crate::plugin::failure::{Failure, FailurePolicy};
 use crate::plugin::load::{Factory, LoadError, Loader as _};
 use crate::plugin::settings::Settings;
@@ -91,7 +91,7 @@ impl Running {
 
     pub(super) fn message(&mut self, kind: Kind, name: &str, payload: &[u8]) -> Result<Verdict, Failure> {
         let mut message = message(self.protocol, kind, payload);
-        message.channel = (!name.is_empty()).then(|| channel(name));
+        message.content.channel = (!name.is_empty()).then(|| channel(name));
         self.plugin.on_message(&mut message, &mut self.effects)
     }
 
@@ -115,12 +115,7 @@ pub(super) fn client(protocol: Protocol) -> Arc<Client> {
 pub(super) fn message(protocol: Protocol, kind: Kind, payload: &[u8]) -> Message {
     Message {
         client: client(protocol),
-        kind,
-        channel: None,
-        method: "".into(),
-        payload: Bytes::copy_from_slice(payload),
-        binary: false,
-        token: Box::default(),
+        content: MessageContent::new(kind, None, Bytes::copy_from_slice(payload)),
         now: 1_000_000,
         at: 1_000_000,
         meters: Meters::default(),

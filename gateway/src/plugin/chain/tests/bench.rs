@@ -68,7 +68,7 @@ impl Plugin for Scripted {
     }
 
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
-        let payload = String::from_utf8_lossy(&message.payload).into_owned();
+        let payload = String::from_utf8_lossy(&message.content.payload).into_owned();
         Ok(match self.step(format!("message {payload}"), effects)? {
             Step::Message(verdict) => verdict,
             _ => Verdict::Next,
@@ -194,12 +194,7 @@ impl Bench {
         let channel = (!name.is_empty()).then(|| channel(name));
         let mut message = Message {
             client: client(),
-            kind,
-            channel,
-            method: "".into(),
-            payload: Bytes::from_static(b"p"),
-            binary: false,
-            token: Box::default(),
+            content: MessageContent::new(kind, channel, Bytes::from_static(b"p")),
             now: self.now,
             at: self.now,
             meters: Meters::default(),
