@@ -22,6 +22,7 @@ mod floods;
 mod fairness;
 mod breaker;
 mod grants;
+mod interface;
 mod hooks;
 mod delivery;
 mod upstreams;
