@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use gateway_plugin_grammar::nearest::nearest;
 use gateway_plugin_grammar::units;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -304,31 +305,13 @@ fn bare_or_quoted(key: &str) -> String {
 }
 
 fn unknown(what: &str, name: &str, known: &[&str], elsewhere: impl Fn() -> Option<String>) -> String {
-    let near = known.iter().map(|known| (distance(name, known), *known)).min();
-    match near {
-        Some((distance, near)) if distance <= 1 + name.chars().count() / 4 => {
-            format!("no such {what}; the nearest is `{near}`")
-        }
-        _ => match elsewhere() {
+    match nearest(name, known.iter().copied()) {
+        Some(near) => format!("no such {what}; the nearest is `{near}`"),
+        None => match elsewhere() {
             Some(path) => format!("no such {what} here; there is `{path}`"),
             None => format!("no such {what}; accepted: {}", known.join(", ")),
         },
     }
-}
-
-/// Edit distance: the number of characters to insert, remove or change to turn one text into the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn position(text: &str, offset: usize) -> (usize, usize) {
@@ -340,15 +323,6 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_distance_of_two_keys_counts_edits() {
-        for (a, b, edits) in
-            [("", "abc", 3), ("abc", "abc", 0), ("origns", "origins", 1), ("kitten", "sitting", 3)]
-        {
-            assert_eq!((distance(a, b), distance(b, a)), (edits, edits), "{a} {b}");
-        }
-    }
 
     #[test]
     fn positions_count_lines_and_characters_from_one() {

@@ -8,5 +8,6 @@ pub mod address;
 pub mod answer;
 pub mod json;
 pub mod name;
+pub mod nearest;
 pub mod source;
 pub mod units;
