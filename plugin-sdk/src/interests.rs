@@ -88,6 +88,31 @@ impl Interests {
         self
     }
 
+    /// Everything that one of the rules of a plugin names; `None` if a rule names nothing, because it concerns
+    /// everything then.
+    ///
+    /// ```
+    /// use gateway_plugin_sdk::{Interests, Kind};
+    ///
+    /// let rules = [Some(vec![Kind::Publish]), Some(vec![Kind::Rpc, Kind::Publish])];
+    /// let kinds = Interests::union(rules.iter().map(|kinds| kinds.as_deref()));
+    /// assert_eq!(kinds, Some(vec![Kind::Publish, Kind::Rpc]));
+    /// assert_eq!(Interests::union([Some(&[Kind::Publish][..]), None]), None);
+    /// ```
+    pub fn union<'p, T: Clone + PartialEq + 'p>(
+        parts: impl IntoIterator<Item = Option<&'p [T]>>,
+    ) -> Option<Vec<T>> {
+        let mut all = Vec::new();
+        for part in parts {
+            for item in part? {
+                if !all.contains(item) {
+                    all.push(item.clone());
+                }
+            }
+        }
+        Some(all)
+    }
+
     /// The channel patterns asked for with [`deliver`](Self::deliver) or [`deliver_by`](Self::deliver_by),
     /// and the attribute that tells subscribers apart.
     pub fn asked_deliveries(&self) -> Option<(&[String], Option<&str>)> {

@@ -106,7 +106,6 @@ mod gateway;
 mod interests;
 mod kind;
 mod plugin;
-mod settings;
 mod verdict;
 
 pub mod address;
@@ -117,6 +116,7 @@ pub mod kv;
 pub mod http;
 pub mod log;
 pub mod rate;
+pub mod settings;
 pub mod units;
 
 #[cfg(target_family = "wasm")]
