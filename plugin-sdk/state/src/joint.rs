@@ -1,8 +1,8 @@
 //! Rate limits that several nodes have together. Every node decides by a meter of its own, at once; reports
-//! what it has taken; and is told what all of them have used, which then is what it decides by.
+//! what it has taken; and learns what all of them have used, which then is what it decides by.
 
 use crate::KEY_BYTES_MAX;
-use crate::meter::{Meter, NEVER, Room, Told};
+use crate::meter::{Meter, MeterState, NEVER, Room};
 use crate::rule::Rule;
 use crate::store::{Key, NONE, Store, Value};
 
@@ -102,14 +102,14 @@ impl Store {
     }
 
     /// A report of `total` was answered: this is what all nodes have used, this one included.
-    pub fn reconcile(&mut self, key: &Key<'_>, rule: &Rule, total: u64, told: Told, now: u64) {
+    pub fn reconcile(&mut self, key: &Key<'_>, rule: &Rule, total: u64, state: MeterState, now: u64) {
         let now = self.now(now);
         let Some(at) = self.find(key) else { return };
         let slot = &mut self.slots[at as usize];
         let Value::Joint(joint) = &mut slot.value else { return };
         joint.known = joint.known.max(total);
         let ahead = now.saturating_add(AHEAD);
-        joint.meter = Meter::told(rule, told, ahead);
+        joint.meter = Meter::from_state(rule, state, ahead);
         joint.meter.charge(rule, joint.taken - joint.known, ahead);
         let forgets_after = rule.forgets_after().max(joint.meter.room(rule, ahead).full_in);
         slot.expires = now.saturating_add(forgets_after);

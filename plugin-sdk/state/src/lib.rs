@@ -16,7 +16,7 @@ mod joint;
 
 pub use joint::Report;
 pub use keyed::{IncrementError, TooLarge};
-pub use meter::{Meter, NEVER, Room, Told};
+pub use meter::{Meter, MeterState, NEVER, Room};
 pub use rule::{Algorithm, InvalidRule, Rule};
 pub use store::{Bounds, Key, Store, Usage};
 

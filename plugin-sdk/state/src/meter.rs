@@ -20,9 +20,9 @@ pub struct Meter {
     at: u64,
 }
 
-/// The state of a meter for somebody with another clock.
+/// The state of a meter, independent of its clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct MeterState {
     /// Buckets: what is in use, in units of which one costs `period` and a millisecond gives back `limit`.
     /// Windows: what was admitted in this one.
     pub used: u64,
@@ -82,21 +82,21 @@ impl Meter {
         };
     }
 
-    /// The state at `now`, for somebody else.
-    pub fn tell(&self, rule: &Rule, now: u64) -> Told {
+    /// The state at `now`, for a meter with another clock.
+    pub fn state(&self, rule: &Rule, now: u64) -> MeterState {
         let Self { used, at } = self.at(rule, now);
         let (before, used) =
             if rule.algorithm() == Algorithm::SlidingWindow { split(used) } else { (0, used) };
-        Told { used, before, age: now - at }
+        MeterState { used, before, age: now - at }
     }
 
-    /// What somebody else has told. A window that began before time did begins with it.
-    pub fn told(rule: &Rule, told: Told, now: u64) -> Self {
+    /// A meter with the state of another one. A window that began before time did begins with it.
+    pub fn from_state(rule: &Rule, state: MeterState, now: u64) -> Self {
         let used = match rule.algorithm() {
-            Algorithm::SlidingWindow => join(told.before, told.used),
-            _ => told.used,
+            Algorithm::SlidingWindow => join(state.before, state.used),
+            _ => state.used,
         };
-        Self { used, at: now.saturating_sub(told.age) }
+        Self { used, at: now.saturating_sub(state.age) }
     }
 
     /// What could be taken at `now`.

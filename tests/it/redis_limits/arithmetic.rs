@@ -1,6 +1,6 @@
 //! The script in Redis counts as the gateway's own meters do.
 
-use gateway_plugin_state::{Algorithm, Meter, Rule, Told};
+use gateway_plugin_state::{Algorithm, Meter, MeterState, Rule};
 use gateway_tests::Redis;
 
 const SCRIPT: &str = include_str!("../../../gateway/src/backplane/redis/lua/limits.lua");
@@ -16,13 +16,21 @@ impl Dice {
     }
 }
 
-/// The script with a time that is told instead of read: the last argument.
+/// The script with a time that is given instead of read: the last argument.
 fn script() -> String {
     assert!(SCRIPT.contains(TIME), "the script reads the time of the server");
     SCRIPT.replace(TIME, "{math.floor(ARGV[#ARGV] / 1000), ARGV[#ARGV] % 1000 * 1000}")
 }
 
-async fn report(redis: &Redis, rule: &Rule, key: &str, node: &str, total: u64, known: u64, now: u64) -> Told {
+async fn report(
+    redis: &Redis,
+    rule: &Rule,
+    key: &str,
+    node: &str,
+    total: u64,
+    known: u64,
+    now: u64,
+) -> MeterState {
     let numbers =
         [rule.algorithm() as u64, rule.limit(), rule.period(), rule.forgets_after(), total, known, now];
     let numbers = numbers.map(|number| number.to_string());
@@ -32,7 +40,7 @@ async fn report(redis: &Redis, rule: &Rule, key: &str, node: &str, total: u64, k
     let answer = redis.ask(&command).await.list()[0].text();
     let numbers: Vec<u64> = answer.split(' ').map(|number| number.parse().unwrap()).collect();
     let [used, before, age] = numbers[..] else { panic!("{answer}") };
-    Told { used, before, age }
+    MeterState { used, before, age }
 }
 
 #[tokio::test]
@@ -54,12 +62,12 @@ async fn the_script_counts_as_the_meters_of_gateways_do() {
                 let (total, known) = &mut totals[node];
                 let fresh = if dice.below(4) == 0 { 0 } else { dice.below(limit + 2) };
                 *total += fresh;
-                let told = report(&redis, &rule, &key, &format!("n{node}"), *total, *known, now).await;
+                let state = report(&redis, &rule, &key, &format!("n{node}"), *total, *known, now).await;
                 if dice.below(3) > 0 {
                     *known = *total;
                 }
                 meter.charge(&rule, fresh, now);
-                assert_eq!(told, meter.tell(&rule, now), "{key}, step {step}: {fresh} at {now}");
+                assert_eq!(state, meter.state(&rule, now), "{key}, step {step}: {fresh} at {now}");
             }
         }
     }
@@ -73,7 +81,7 @@ async fn gateways_that_have_gone_do_not_pile_up() {
     for node in 0..1_100_u64 {
         report(&redis, &rule, "k", &format!("n{node}"), 1, 0, now).await;
     }
-    let told = report(&redis, &rule, "k", "n0", 3, 1, now).await;
-    assert_eq!(told.used, 1_102, "what they have taken stays");
+    let state = report(&redis, &rule, "k", "n0", 3, 1, now).await;
+    assert_eq!(state.used, 1_102, "what they have taken stays");
     assert!(redis.ask(&["HLEN", "k"]).await.number() < 1_010);
 }

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::{Runner, Shared};
 use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::membership::nodes;
-use crate::plugin::state::{Bucket, PluginState, Taken, Told};
+use crate::plugin::state::{Bucket, MeterState, PluginState, Taken};
 
 /// Interval between two reports of a node.
 const ROUND: Duration = Duration::from_millis(200);
@@ -155,7 +155,7 @@ impl Batch {
 }
 
 /// Reads the reply of the script: three numbers for each key.
-fn answers(reply: &Value) -> Option<Vec<Told>> {
+fn answers(reply: &Value) -> Option<Vec<MeterState>> {
     let Value::Array(answers) = reply else { return None };
     let answer = |value: &Value| {
         let Value::BulkString(text) = value else { return None };
@@ -164,7 +164,7 @@ fn answers(reply: &Value) -> Option<Vec<Told>> {
             number.parse::<u64>().or_else(|_| number.parse::<f64>().map(|number| number as u64))
         });
         let mut next = || numbers.next()?.ok();
-        Some(Told { used: next()?, before: next()?, age: next()? })
+        Some(MeterState { used: next()?, before: next()?, age: next()? })
     };
     answers.iter().map(answer).collect()
 }
@@ -186,7 +186,7 @@ mod tests {
         let told = answers(&reply).unwrap();
         assert_eq!(
             told,
-            [Told { used: 1500, before: 0, age: 7 }, Told { used: u64::MAX, before: 2, age: 0 }]
+            [MeterState { used: 1500, before: 0, age: 7 }, MeterState { used: u64::MAX, before: 2, age: 0 }]
         );
         for foreign in [Value::Nil, Value::Array(vec![Value::Int(1)]), Value::Array(vec![text("1 2")])] {
             assert_eq!(answers(&foreign), None, "{foreign:?}");

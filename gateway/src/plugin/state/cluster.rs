@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gateway_plugin_state::{Report, Rule, Told};
+use gateway_plugin_state::{MeterState, Report, Rule};
 
 use super::shared::SHARDS;
 use super::{Bucket, PluginState};
@@ -65,9 +65,9 @@ impl PluginState {
     }
 
     /// Applies the total usage of a key on all nodes, which is the response to this node's report.
-    pub fn reconcile(&self, bucket: &Bucket, taken: &Taken, told: Told, now: u64) {
+    pub fn reconcile(&self, bucket: &Bucket, taken: &Taken, state: MeterState, now: u64) {
         let (mut store, key) = self.find(bucket.number, &taken.key);
-        store.reconcile(&key, &bucket.rule, taken.total, told, now);
+        store.reconcile(&key, &bucket.rule, taken.total, state, now);
     }
 
     /// A report got no response. It is repeated the next time.
@@ -115,7 +115,7 @@ mod tests {
         state.report_again(&bucket, &keys[0]);
         assert_eq!(state.reports(100)[0].keys, keys[..1]);
         // Other nodes have used everything.
-        state.reconcile(&bucket, &keys[0], Told { used: 10 * 1000, before: 0, age: 0 }, 0);
+        state.reconcile(&bucket, &keys[0], MeterState { used: 10 * 1000, before: 0, age: 0 }, 0);
         assert_eq!(state.take(&bucket, b"k", 1, 0), 100);
         assert_eq!(state.room(&bucket, b"k", 0).remaining, 0);
         state.report_again(&bucket, &keys[0]);
