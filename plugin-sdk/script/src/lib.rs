@@ -157,22 +157,22 @@ pub struct Message<K, C> {
 
 /// Everything that is wrong with a script, each with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistakes(Vec<String>);
+pub struct Errors(Vec<String>);
 
-impl Mistakes {
+impl Errors {
     /// In the order of the script.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("; "))
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for Errors {}
 
 impl<K, C> Default for Script<K, C> {
     fn default() -> Self {

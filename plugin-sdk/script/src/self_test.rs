@@ -45,7 +45,7 @@ impl<K: Copy, C> Reader<K, C> {
         if let Some(key) = test.keys().next() {
             return Err(format!("`{key}` is not a key; known here: settings, events"));
         }
-        let script = self.events(events).map_err(|mistakes| mistakes.to_string())?;
+        let script = self.events(events).map_err(|errors| errors.to_string())?;
         Ok(SelfTest { settings, script })
     }
 }

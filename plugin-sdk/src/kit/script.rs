@@ -86,7 +86,7 @@ impl<P: Embedded> Kit<P> {
     /// events. A hook that panics without being expected to fail is an error as well.
     pub fn play(&mut self, events: &str) -> Result<(), String> {
         let script = reader().script(events.as_bytes());
-        self.play_script(&script.map_err(|mistakes| format!("the events have mistakes: {mistakes}"))?)
+        self.play_script(&script.map_err(|errors| format!("the events have mistakes: {errors}"))?)
     }
 
     fn play_script(&mut self, script: &Script<Kind, String>) -> Result<(), String> {
