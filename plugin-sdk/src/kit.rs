@@ -43,7 +43,7 @@ mod client;
 mod connection;
 mod delivering;
 pub(crate) mod host;
-mod judge;
+mod check;
 mod kept;
 mod outcome;
 mod script;

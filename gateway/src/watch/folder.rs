@@ -153,7 +153,7 @@ impl Folder {
             self.settle(&stem, now, &mut look);
         }
         self.files.retain(|_, tracked| tracked.seen.is_some() || tracked.read.is_some());
-        self.judge_misfits(misfits, now, &mut look);
+        self.check_misfits(misfits, now, &mut look);
         Ok(look)
     }
 
@@ -241,7 +241,7 @@ impl Folder {
     /// Reports a file that was probably meant to be a plugin, once it has existed for as long as a file takes
     /// to be complete: settings may be written before their plugin. It is in the snapshot at once, because
     /// the file with the right name may have gone at this moment.
-    fn judge_misfits(&mut self, mut present: BTreeMap<Box<str>, LeftOut>, now: Instant, look: &mut Look) {
+    fn check_misfits(&mut self, mut present: BTreeMap<Box<str>, LeftOut>, now: Instant, look: &mut Look) {
         let files = &self.files;
         let is_read = |name: &str| files.get(name).is_none_or(|tracked| tracked.is_read(now));
         self.misfits.retain(|name, misfit| {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};
-use super::{Kit, Outcome, as_json, client::Client, judge};
+use super::{Kit, Outcome, as_json, check, client::Client};
 use crate::{Connect, Kind, Plugin, Verdict, address, event};
 
 /// A connection of a [`Kit`]: says who it is, then what it does.
@@ -140,7 +140,7 @@ impl<P: Plugin> Connecting<'_, P> {
         let plugin = &mut self.connection.kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_connect(&event::Connecting::new(number, &self.token, &self.data)));
-        let refused = judge::connect(&verdict, &mut call)
+        let refused = check::connect(&verdict, &mut call)
             .map_err(|why| format!("the gateway cannot carry out {verdict:?}: {why}"))?;
         let verdict = refused.map_or(verdict, Connect::Refuse);
         let client = self.connection.client();
@@ -246,7 +246,7 @@ impl<P: Plugin> Message<'_, P> {
         let plugin = &mut kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_message(&event::Message::new(number, self.kind, &payload)));
-        let refused = judge::message(&verdict, &mut call)
+        let refused = check::message(&verdict, &mut call)
             .map_err(|why| format!("the gateway cannot carry out {verdict:?}: {why}"))?;
         let verdict = refused.map_or(verdict, Verdict::Deny);
         self.connection.client().apply(&call.effects);

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};
-use super::{Kit, Outcome, as_json, client::Client, judge};
+use super::{Kit, Outcome, as_json, check, client::Client};
 use crate::{Delivery, Plugin, address, event};
 
 /// A publication on its way to subscribers, in the making.
@@ -87,7 +87,7 @@ impl<'k, P: Plugin> Delivering<'k, P> {
         let plugin = &mut self.kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_deliver(&event::Outgoing::new(class, &self.payload)));
-        let nothing = judge::deliver(&verdict, &mut call)
+        let nothing = check::deliver(&verdict, &mut call)
             .map_err(|why| format!("the gateway cannot deliver this: {why}"))?;
         let verdict = if nothing { Delivery::Drop } else { verdict };
         let payload = match &verdict {

@@ -38,22 +38,22 @@ impl Listing {
     /// Classifies the names in the folder `root`, a path without links. `user` is the gateway's, if owners
     /// matter.
     pub(super) fn of(root: &Path, names: &Names, user: Option<u32>) -> Self {
-        let judge = Judge { root, user, folder: RefCell::default(), linked: RefCell::default() };
+        let checker = Checker { root, user, folder: RefCell::default(), linked: RefCell::default() };
         let mut listing = Listing::default();
         for plugin in &names.plugins {
             let settings: Box<str> = format!("{}.toml", stem(plugin)).into();
-            if let Some(seen) = judge.look(plugin) {
+            if let Some(seen) = checker.look(plugin) {
                 listing.files.insert(plugin.clone(), seen);
-                listing.files.extend(judge.look(&settings).map(|seen| (settings, seen)));
+                listing.files.extend(checker.look(&settings).map(|seen| (settings, seen)));
             }
         }
         for settings in &names.settings {
             let plugin = format!("{}.wasm", stem(settings));
             // A plugin may exist beyond the limit.
-            if listing.files.contains_key(settings) || judge.look(&plugin).is_some() {
+            if listing.files.contains_key(settings) || checker.look(&plugin).is_some() {
                 continue;
             }
-            if let Some(seen) = judge.look(settings) {
+            if let Some(seen) = checker.look(settings) {
                 listing.files.insert(settings.clone(), seen);
                 let message = format!(
                     "has the settings of a plugin, and {plugin} is not there: put it beside them, or take them out"
@@ -71,7 +71,7 @@ impl Listing {
         }
         for name in &names.folders {
             let Ok(target) = root.join(&**name).canonicalize() else { continue };
-            let is_used = judge.linked.borrow().iter().any(|file| file.starts_with(&target));
+            let is_used = checker.linked.borrow().iter().any(|file| file.starts_with(&target));
             if target != *root && !is_used && holds_plugins(&target) {
                 let message = "is a folder with plugins in it, which are not looked at: put them into the plugin folder itself, \
                                 or link to them from there";
@@ -166,7 +166,7 @@ fn keep(names: &mut BTreeSet<Box<str>>, name: &str) {
 }
 
 /// Checks names during one scan of the folder.
-struct Judge<'a> {
+struct Checker<'a> {
     root: &'a Path,
     /// The user of the gateway, if owners matter.
     user: Option<u32>,
@@ -176,7 +176,7 @@ struct Judge<'a> {
     linked: RefCell<BTreeSet<PathBuf>>,
 }
 
-impl Judge<'_> {
+impl Checker<'_> {
     /// The entry with a name; `None` if there is none. An entry that cannot be checked still counts as
     /// present.
     fn look(&self, name: &str) -> Option<Seen> {
