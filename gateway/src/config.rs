@@ -3,7 +3,7 @@
 //! `default.toml` names every key, its default and its meaning; a user's file overrides it. See
 //! [`Config::load`].
 
-mod elsewhere;
+mod external;
 mod error;
 mod origin;
 mod proxies;

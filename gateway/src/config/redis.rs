@@ -5,7 +5,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::elsewhere::elsewhere;
+use super::external::external_secret;
 use super::read::{Document, Invalid};
 use super::resolve::{GIB, MIB, MINUTE, SECOND};
 use super::topology::{authority, topology};
@@ -83,7 +83,7 @@ fn password(
     folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Option<Secret>, Vec<Invalid>> {
-    let Some(password) = elsewhere(value, folder, environment, "a password", PASSWORD)? else {
+    let Some(password) = external_secret(value, folder, environment, "a password", PASSWORD)? else {
         return Ok(None);
     };
     if !(1..=512).contains(&password.len()) {

@@ -256,7 +256,7 @@ fn every_key_reaches_its_own_field() {
 #[test]
 fn invalid_files_are_refused_with_the_messages_beside_them() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/golden");
-    let mut mistakes = 0;
+    let mut count = 0;
     for entry in fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
@@ -264,10 +264,10 @@ fn invalid_files_are_refused_with_the_messages_beside_them() {
             let errors = Config::parse(&fs::read_to_string(&path).unwrap(), name).expect_err(name);
             let expected = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
             assert_eq!(format!("{errors}\n"), expected, "{name}");
-            mistakes += errors.errors().len();
+            count += errors.errors().len();
         }
     }
-    assert!(mistakes >= 60, "only {mistakes} mistakes were looked at");
+    assert!(count >= 60, "only {count} errors were looked at");
 }
 
 #[test]
