@@ -68,7 +68,7 @@ type Subscribers = IndexMap<u64, Subscriber, FxBuildHasher>;
 struct Subscriber {
     handle: Rc<ConnectionHandle>,
     form: Form,
-    place: Place,
+    position: SubscriberPosition,
     join_leave: bool,
 }
 
@@ -76,7 +76,7 @@ struct Subscriber {
 type Stand = (u64, Arc<str>);
 
 /// The position of a subscriber.
-enum Place {
+enum SubscriberPosition {
     /// The channel cannot be recovered.
     Anywhere,
     /// The subscriber must miss nothing from here on.
@@ -153,7 +153,7 @@ impl Hub {
     /// Forgets a connection. Its subscriptions must be gone.
     pub fn forget(&mut self, number: u64) {
         if let Some(admitted) = self.handles.remove(&number) {
-            self.classes.leave(admitted.handle.class.get());
+            self.classes.release(admitted.handle.class.get());
         }
     }
 
@@ -176,7 +176,7 @@ impl Hub {
         if self.classes.attributes().iter().any(|attribute| **attribute == *name)
             && let Some(admitted) = self.handles.get(&number)
         {
-            self.classes.leave(admitted.handle.class.get());
+            self.classes.release(admitted.handle.class.get());
             admitted.classify(&mut self.classes);
         }
     }
@@ -193,7 +193,7 @@ impl Hub {
         let subscriber = Subscriber {
             handle: handle.clone(),
             form: listening.form,
-            place: Place::of(listening.position),
+            position: SubscriberPosition::of(listening.position),
             join_leave: listening.join_leave,
         };
         if subscribers.insert(handle.number, subscriber).is_none() {
@@ -205,32 +205,33 @@ impl Hub {
     /// Sets the position after which a subscription must miss nothing.
     pub fn set_position(&mut self, channel: &Channel, number: u64, offset: u64, epoch: Arc<str>) {
         if let Some(subscriber) = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number)) {
-            subscriber.place = Place::of(Some((offset, epoch)));
+            subscriber.position = SubscriberPosition::of(Some((offset, epoch)));
         }
     }
 
     /// Holds pushes for a subscription until [`release`](Self::release).
     pub fn hold(&mut self, channel: &Channel, number: u64) {
         if let Some(subscriber) = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number)) {
-            subscriber.place = Place::Held(Box::default());
+            subscriber.position = SubscriberPosition::Held(Box::default());
         }
     }
 
     /// Sends the held pushes after `position`, once the client has the reply to its subscribe.
     pub fn release(&mut self, channel: &Channel, number: u64, position: Option<(u64, Arc<str>)>) {
         let subscriber = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number));
-        let Some(Subscriber { handle, place, .. }) = subscriber else { return };
-        let Place::Held(held) = std::mem::replace(place, Place::of(position)) else { return };
+        let Some(Subscriber { handle, position: own, .. }) = subscriber else { return };
+        let SubscriberPosition::Held(held) = std::mem::replace(own, SubscriberPosition::of(position)) else {
+            return;
+        };
         for (number, frame) in held.frames {
-            match number.map_or(Next::Deliver, |(offset, epoch)| place.next(offset, &epoch)) {
+            match number.map_or(Next::Deliver, |(offset, epoch)| own.next(offset, &epoch)) {
                 Next::Deliver if frame.is_empty() => (),
                 Next::Deliver => drop(handle.push(&frame)),
                 Next::Known | Next::Hold => (),
                 Next::Gap => handle.signal(Signal::Gap(channel.clone())),
             }
         }
-        if (held.lost || held.top.is_some_and(|(offset, epoch)| place.is_before(offset, &epoch)))
-            && place.lose()
+        if (held.lost || held.top.is_some_and(|(offset, epoch)| own.is_before(offset, &epoch))) && own.lose()
         {
             handle.signal(Signal::Gap(channel.clone()));
         }
@@ -277,7 +278,7 @@ impl Hub {
         match &push.kind {
             PushKind::Publication { publication, epoch } => {
                 for subscriber in subscribers.values_mut() {
-                    match subscriber.place.next(publication.offset, epoch) {
+                    match subscriber.position.next(publication.offset, epoch) {
                         Next::Deliver => {
                             if let Some(view) = views.of(subscriber.handle.class.get(), &self.classes) {
                                 delivered.count(subscriber.handle.push(view.frame(subscriber.form)));
@@ -287,7 +288,7 @@ impl Hub {
                             let view = views.of(subscriber.handle.class.get(), &self.classes);
                             let frame = view.map(|view| view.frame(subscriber.form));
                             let number = (publication.offset, epoch.clone());
-                            subscriber.place.hold(Some(number), frame.unwrap_or(&Bytes::new()));
+                            subscriber.position.hold(Some(number), frame.unwrap_or(&Bytes::new()));
                         }
                         Next::Known => (),
                         Next::Gap => {
@@ -300,7 +301,7 @@ impl Hub {
             PushKind::Join(_) | PushKind::Leave(_) => {
                 for subscriber in subscribers.values_mut().filter(|subscriber| subscriber.join_leave) {
                     let frame = push.frame(subscriber.form);
-                    if !frame.is_empty() && !subscriber.place.hold(None, frame) {
+                    if !frame.is_empty() && !subscriber.position.hold(None, frame) {
                         delivered.count(subscriber.handle.push(frame));
                     }
                 }
@@ -311,7 +312,7 @@ impl Hub {
 
     /// Channels with a subscriber that must miss nothing.
     pub fn tracked(&self) -> Vec<Channel> {
-        let anywhere = |subscriber: &Subscriber| matches!(subscriber.place, Place::Anywhere);
+        let anywhere = |subscriber: &Subscriber| matches!(subscriber.position, SubscriberPosition::Anywhere);
         let tracked = self.channels.iter().filter(|(_, subscribers)| !subscribers.values().all(anywhere));
         tracked.map(|(channel, _)| channel.clone()).collect()
     }
@@ -368,7 +369,7 @@ impl Admitted {
     /// Assigns the connection to the class of its current attributes.
     fn classify(&self, classes: &mut Classes) {
         let client = self.client.borrow();
-        self.handle.class.set(classes.enter(|name| client.attributes.get(name).map(|value| &**value)));
+        self.handle.class.set(classes.acquire(|name| client.attributes.get(name).map(|value| &**value)));
     }
 }
 
@@ -376,12 +377,12 @@ impl Admitted {
 fn check(channel: &Channel, subscribers: &mut Subscribers, offset: u64, epoch: &Arc<str>) -> usize {
     let mut gaps = 0;
     for subscriber in subscribers.values_mut() {
-        if let Place::Held(held) = &mut subscriber.place {
+        if let SubscriberPosition::Held(held) = &mut subscriber.position {
             let overtaken = |(at, of): &Stand| has_reached(*at, of, offset, epoch);
             if !held.top.as_ref().is_some_and(overtaken) {
                 held.top = Some((offset, epoch.clone()));
             }
-        } else if subscriber.place.is_before(offset, epoch) && subscriber.place.lose() {
+        } else if subscriber.position.is_before(offset, epoch) && subscriber.position.lose() {
             gaps += 1;
             subscriber.handle.signal(Signal::Gap(channel.clone()));
         }
@@ -396,7 +397,7 @@ enum Next {
     Gap,
 }
 
-impl Place {
+impl SubscriberPosition {
     fn of(position: Option<(u64, Arc<str>)>) -> Self {
         position.map_or(Self::Anywhere, |(offset, epoch)| Self::At(Tracked { offset, epoch, lost: false }))
     }

@@ -252,9 +252,9 @@ impl Session {
                     _ => Err(ReplyError::INTERNAL),
                 };
                 let result = self.subscribed(now, &channel, recover.as_ref(), recovery);
-                let result = result.map(|(subscribed, place)| {
+                let result = result.map(|(subscribed, position)| {
                     if let Some(pending) = &mut self.pending {
-                        pending.settled.push((channel.clone(), place));
+                        pending.settled.push((channel.clone(), position));
                     }
                     subscribed
                 });
@@ -310,8 +310,8 @@ impl Session {
             && !self.core.is_admitting()
         {
             let mut hub = self.worker.hub.borrow_mut();
-            for (channel, place) in pending.settled.drain(..) {
-                hub.release(&channel, self.handle.number, place);
+            for (channel, position) in pending.settled.drain(..) {
+                hub.release(&channel, self.handle.number, position);
             }
         }
     }

@@ -78,14 +78,14 @@ impl Session {
             }
         };
         match asked {
-            Outcome::Ready(recovery) => {
-                Outcome::Ready(self.subscribed(now, channel, recover, recovery).map(|(subscribed, place)| {
-                    if let Some((offset, epoch)) = place {
+            Outcome::Ready(recovery) => Outcome::Ready(self.subscribed(now, channel, recover, recovery).map(
+                |(subscribed, position)| {
+                    if let Some((offset, epoch)) = position {
                         hub.borrow_mut().set_position(channel, self.handle.number, offset, epoch);
                     }
                     subscribed
-                }))
-            }
+                },
+            )),
             Outcome::Pending => {
                 hub.borrow_mut().hold(channel, self.handle.number);
                 Outcome::Pending
