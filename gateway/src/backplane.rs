@@ -124,7 +124,7 @@ pub struct Recovery {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PublishConditions {
     /// Publish only if nothing was published with this key.
-    pub once: Option<Idempotency>,
+    pub idempotency: Option<Idempotency>,
     /// Publish only if the channel has an older version. Only in channels with history.
     pub version: Option<Version>,
 }
@@ -199,7 +199,7 @@ pub struct NewPublication<'a> {
     /// The retention of the channel.
     pub retention: Retention,
     /// Its conditions; `None` for most publications.
-    pub terms: Option<Box<PublishConditions>>,
+    pub conditions: Option<Box<PublishConditions>>,
     /// The account charged until it is delivered.
     pub charge: Option<Charge>,
 }

@@ -136,11 +136,18 @@ impl Control {
         let (reply_to, answer) = ask();
         let asked = self.namespace(address).and_then(|namespace| {
             let retention = Retention::of(namespace);
-            let terms = terms(namespace, address, conditions)?;
+            let conditions = publish_conditions(namespace, address, conditions)?;
             let account_max = self.inner.config.memory.api_bytes_max();
             let charge = Some(charge(&self.inner.config, &data, true, &self.inner.account, account_max)?);
-            let new =
-                NewPublication { channel: address, data, json: true, info: None, retention, terms, charge };
+            let new = NewPublication {
+                channel: address,
+                data,
+                json: true,
+                info: None,
+                retention,
+                conditions,
+                charge,
+            };
             Ok(self.inner.backplane.publish(new, reply_to, self.inner.clock.now().at))
         });
         let asked = asked.unwrap_or_else(|error| Outcome::Ready(Err(error)));
@@ -359,7 +366,7 @@ impl Control {
     }
 }
 
-fn terms(
+fn publish_conditions(
     namespace: &Namespace,
     address: &Channel,
     conditions: &Conditions,
@@ -369,9 +376,9 @@ fn terms(
         let why = "`version` needs a channel with history: the newest version is kept beside it";
         return Err(ReplyError::NOT_AVAILABLE.because(why));
     }
-    let once = idempotency_key.map(|key| Idempotency { key, ttl: namespace.idempotency_ttl });
-    let any = once.is_some() || version.is_some();
-    Ok(any.then(|| Box::new(PublishConditions { once, version })))
+    let idempotency = idempotency_key.map(|key| Idempotency { key, ttl: namespace.idempotency_ttl });
+    let any = idempotency.is_some() || version.is_some();
+    Ok(any.then(|| Box::new(PublishConditions { idempotency, version })))
 }
 
 fn ask() -> (ReplyTo, oneshot::Receiver<Response>) {

@@ -77,7 +77,7 @@ struct Entry {
     stream: Option<Stream>,
     presence: Present,
     /// `None` for most channels.
-    once: Option<Box<Remembered>>,
+    remembered: Option<Box<Remembered>>,
 }
 
 /// The limit that a channel counts towards.
@@ -228,9 +228,9 @@ impl Memory {
         // A channel that does not fit has no subscribers to notify either.
         let _ = self.with(channel, false, |entry, _| {
             if keep && came {
-                entry.presence.enter(member);
+                entry.presence.add(member);
             } else if keep {
-                entry.presence.leave(member);
+                entry.presence.remove(member);
             }
             if announce {
                 let member = member.clone();
@@ -257,7 +257,7 @@ impl Entry {
     fn standing(&self) -> Standing {
         if self.interest != 0 {
             Standing::Wanted
-        } else if self.stream.is_some() || !self.presence.is_empty() || self.once.is_some() {
+        } else if self.stream.is_some() || !self.presence.is_empty() || self.remembered.is_some() {
             Standing::Idle
         } else {
             Standing::Absent

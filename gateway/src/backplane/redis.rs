@@ -230,7 +230,7 @@ impl Backplane for Redis {
     }
 
     fn publish(&self, new: NewPublication<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Published> {
-        let NewPublication { channel, data, json, info, mut retention, terms, charge } = new;
+        let NewPublication { channel, data, json, info, mut retention, conditions, charge } = new;
         let local = |workers: Option<u64>, charge: Option<Charge>| {
             let workers = workers.unwrap_or_else(|| self.shared.interest.workers(channel, None));
             if let Err(error) = find_room(&self.shared.inboxes, workers, data.len()) {
@@ -243,7 +243,7 @@ impl Backplane for Redis {
             Outcome::Ready(Ok(Published::default()))
         };
         // Another node may have used the same key.
-        let once = terms.as_ref().is_some_and(|terms| terms.once.is_some());
+        let once = conditions.as_ref().is_some_and(|conditions| conditions.idempotency.is_some());
         if let Target::Connection(id) = channel.target()
             && !once
             && let Some(worker) = self.shared.worker_of(id)
@@ -264,7 +264,7 @@ impl Backplane for Redis {
             return Outcome::Ready(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
         } else if writes {
             let body = wire::body(&data, json, info.as_deref());
-            What::Publish { channel: channel.clone(), body, retention, terms }
+            What::Publish { channel: channel.clone(), body, retention, conditions }
         } else if status.link().is_none() {
             // Other gateways keep this channel's history: clients that recover there would miss the
             // publication.

@@ -217,7 +217,7 @@ impl WorkerState {
             }
         };
         let retention = Retention::of(namespace);
-        let new = NewPublication { channel, data, json, info, retention, terms: None, charge };
+        let new = NewPublication { channel, data, json, info, retention, conditions: None, charge };
         let asked = self.backplane.publish(new, reply_to, now.at);
         if let Outcome::Ready(Err(error)) = &asked {
             self.metrics.node.publication_refused(error);

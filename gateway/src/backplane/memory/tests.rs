@@ -56,17 +56,25 @@ impl Node {
 
     fn publish(&self, name: &str, data: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
         let (channel, data) = (&channel(name), Bytes::copy_from_slice(data.as_bytes()));
-        let new =
-            NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
+        let new = NewPublication {
+            channel,
+            data,
+            json: true,
+            info: None,
+            retention,
+            conditions: None,
+            charge: None,
+        };
         Ok(self.memory.put(new, S(at))?.top)
     }
 
     /// Publishes with an idempotency key that is remembered for ten seconds.
     fn publish_once(&self, name: &str, key: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
         let (channel, data) = (&channel(name), Bytes::from_static(b"x"));
-        let once = Some(Idempotency { key: key.into(), ttl: S(10) });
-        let terms = Some(Box::new(PublishConditions { once, version: None }));
-        let new = NewPublication { channel, data, json: true, info: None, retention, terms, charge: None };
+        let idempotency = Some(Idempotency { key: key.into(), ttl: S(10) });
+        let conditions = Some(Box::new(PublishConditions { idempotency, version: None }));
+        let new =
+            NewPublication { channel, data, json: true, info: None, retention, conditions, charge: None };
         Ok(self.memory.put(new, S(at))?.top)
     }
 
@@ -312,18 +320,18 @@ fn reading_makes_nothing() {
 #[test]
 fn who_was_told_that_nothing_was_published_stands_before_the_first_publication() {
     let node = Node::new();
-    let told = node.memory.read(&channel("a"), &HistoryQuery::default(), MOST, KEPT, S(0)).unwrap().top;
-    assert_eq!(told.offset, 0);
+    let first = node.memory.read(&channel("a"), &HistoryQuery::default(), MOST, KEPT, S(0)).unwrap().top;
+    assert_eq!(first.offset, 0);
     for n in 1..=2 {
-        assert_eq!(node.publish("a", "x", KEPT, 0).unwrap(), Top { offset: n, epoch: told.epoch.clone() });
+        assert_eq!(node.publish("a", "x", KEPT, 0).unwrap(), Top { offset: n, epoch: first.epoch.clone() });
     }
-    assert_eq!(node.recover(0, &told.epoch, 1), Some(vec![1, 2]));
+    assert_eq!(node.recover(0, &first.epoch, 1), Some(vec![1, 2]));
     // Once these are forgotten, no client is told that the following publications are complete.
     node.memory.sweep(S(60));
-    assert_eq!(node.recover(0, &told.epoch, 61), None);
+    assert_eq!(node.recover(0, &first.epoch, 61), None);
     node.publish("a", "x", KEPT, 61).unwrap();
-    assert_eq!(node.recover(0, &told.epoch, 62), None);
-    assert_eq!(node.recover(1, &told.epoch, 62), None);
+    assert_eq!(node.recover(0, &first.epoch, 62), None);
+    assert_eq!(node.recover(1, &first.epoch, 62), None);
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl Bench {
 
     async fn publish(&mut self, data: &str, retention: Retention) -> Top {
         let body = wire::body(data.as_bytes(), true, None);
-        let what = What::Publish { channel: news(), body, retention, terms: None };
+        let what = What::Publish { channel: news(), body, retention, conditions: None };
         match self.run(&what).await.unwrap() {
             Response::Published(published) => published.unwrap().top,
             other => panic!("{other:?}"),
@@ -359,7 +359,7 @@ async fn without_memory_a_script_does_nothing_at_all() {
     for server in ["first", "second"] {
         bench.server = server;
         let body = wire::body(b"y", true, None);
-        let what = What::Publish { channel: news(), body, retention: KEPT, terms: None };
+        let what = What::Publish { channel: news(), body, retention: KEPT, conditions: None };
         let refused = bench.run(&what).await.unwrap_err();
         assert!(
             matches!(&refused, super::commands::request::Refusal::Server(code, _) if &**code == "OOM"),
@@ -402,8 +402,15 @@ async fn without_redis_every_question_is_answered_in_time() {
     let publish = |retention, reply_to| {
         let channel = &news();
         let data = "1".into();
-        let new =
-            NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
+        let new = NewPublication {
+            channel,
+            data,
+            json: true,
+            info: None,
+            retention,
+            conditions: None,
+            charge: None,
+        };
         backplane.publish(new, reply_to, clock.now().at)
     };
     // Publications of channels without history reach this node's subscribers.
@@ -469,9 +476,9 @@ async fn streams_begin_anew_once_when_older_ones_do_not_count_any_more_whoever_k
 async fn what_was_published_at_another_server_is_not_published_again() {
     let mut bench = Bench::new().await;
     let publish = |key: &str| {
-        let once = Some(Idempotency { key: key.into(), ttl: Duration::from_secs(60) });
-        let terms = Some(Box::new(PublishConditions { once, version: None }));
-        What::Publish { channel: news(), body: wire::body(b"1", true, None), retention: KEPT, terms }
+        let idempotency = Some(Idempotency { key: key.into(), ttl: Duration::from_secs(60) });
+        let conditions = Some(Box::new(PublishConditions { idempotency, version: None }));
+        What::Publish { channel: news(), body: wire::body(b"1", true, None), retention: KEPT, conditions }
     };
     let mut run = async |key: &str, elsewhere: bool| {
         let what = publish(key);

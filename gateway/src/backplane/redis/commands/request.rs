@@ -40,7 +40,12 @@ pub(crate) type Charges = [Option<Charge>; 2];
 #[derive(Debug)]
 pub(crate) enum What {
     /// Publish to a channel with history, or with conditions.
-    Publish { channel: Channel, body: Vec<u8>, retention: Retention, terms: Option<Box<PublishConditions>> },
+    Publish {
+        channel: Channel,
+        body: Vec<u8>,
+        retention: Retention,
+        conditions: Option<Box<PublishConditions>>,
+    },
     /// Publish a whole message to the subscribers of a channel without history and conditions, or to every
     /// node.
     Spread {
@@ -91,7 +96,7 @@ impl What {
         let topic_of_channel = channel.target() == Target::Channel;
         let before = wire::unnumbered((!topic_of_channel).then_some(&channel), b"").len();
         let body = message.get(before..).unwrap_or_default().to_vec();
-        Self::Publish { channel, body, retention, terms: None }
+        Self::Publish { channel, body, retention, conditions: None }
     }
 
     /// Topic of [`What::Spread`].
@@ -127,16 +132,16 @@ impl What {
             command
         };
         match self {
-            Self::Publish { channel, body, retention, terms } => {
-                let once = terms.as_ref().and_then(|terms| terms.once.as_ref());
+            Self::Publish { channel, body, retention, conditions } => {
+                let once = conditions.as_ref().and_then(|conditions| conditions.idempotency.as_ref());
                 let shard_index = once.map(|once| keys.once(channel, &once.key));
                 let mut command = script(&scripts.publish, channel, shard_index, retention);
                 let topic = keys.topic(channel);
                 let address = (topic == keys.nodes()).then_some(channel);
                 command.arg(body).arg(topic).arg(wire::head(address));
-                if let Some(terms) = terms {
+                if let Some(conditions) = conditions {
                     command.arg(once.map_or(0, |once| millis(once.ttl)));
-                    match &terms.version {
+                    match &conditions.version {
                         Some(version) => command.arg(format!("{:020}", version.number)).arg(&*version.epoch),
                         None => command.arg("").arg(""),
                     };
@@ -243,7 +248,9 @@ impl What {
     /// The channel and the idempotency key of a publication.
     pub(crate) fn once(&self) -> Option<(&Channel, &Idempotency)> {
         match self {
-            Self::Publish { channel, terms: Some(terms), .. } => Some((channel, terms.once.as_ref()?)),
+            Self::Publish { channel, conditions: Some(conditions), .. } => {
+                Some((channel, conditions.idempotency.as_ref()?))
+            }
             _ => None,
         }
     }

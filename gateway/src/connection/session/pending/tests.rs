@@ -209,8 +209,15 @@ impl World {
         let size = if channel.namespace() == Some("kept") { 10_000 } else { 0 };
         let retention = Retention { size, ttl: Duration::from_secs(60), replicas: 0 };
         let data = Bytes::from(data.to_string());
-        let new =
-            NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
+        let new = NewPublication {
+            channel,
+            data,
+            json: true,
+            info: None,
+            retention,
+            conditions: None,
+            charge: None,
+        };
         self.slow.memory.publish(new, ReplyTo::Nobody, Duration::ZERO);
         let mut batch = Vec::new();
         self.inbox.take(&mut batch);
@@ -332,7 +339,7 @@ fn what_the_answer_has_and_the_inbox_brings_as_well_comes_once() {
         json: true,
         info: None,
         retention,
-        terms: None,
+        conditions: None,
         charge: None,
     };
     world.slow.memory.publish(new, ReplyTo::Nobody, Duration::ZERO);

@@ -121,9 +121,9 @@ impl Effective {
     /// Applies the rules to a request.
     pub(crate) fn adapt(&self, what: &mut What) {
         match what {
-            What::Publish { channel, retention, terms, .. } => {
+            What::Publish { channel, retention, conditions, .. } => {
                 self.retention(channel, retention);
-                if let Some(once) = terms.as_mut().and_then(|terms| terms.once.as_mut())
+                if let Some(once) = conditions.as_mut().and_then(|conditions| conditions.idempotency.as_mut())
                     && let Some(raised) = self.raised(channel)
                 {
                     once.ttl = once.ttl.max(raised.once_ttl);
