@@ -139,12 +139,12 @@ pub fn run(parts: Parts) -> std::io::Result<()> {
 async fn serve(parts: Parts) -> std::io::Result<()> {
     let listener = TcpListener::from_std(parts.listener)?;
     let hub = Hub::new(parts.ids);
-    let mut local =
+    let mut state =
         WorkerState::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
             .with_upstreams(parts.upstreams);
-    local.explain = Picker::new(parts.explain);
+    state.explain = Picker::new(parts.explain);
     let worker = Rc::new(Worker {
-        state: Rc::new(local),
+        state: Rc::new(state),
         ids: parts.ids,
         clock: parts.clock,
         read_buffer: Rc::default(),

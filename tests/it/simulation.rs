@@ -158,10 +158,10 @@ impl World {
             })
             .collect::<Vec<_>>();
         if views {
-            for (worker, local) in workers.iter().enumerate() {
+            for (worker, worker_state) in workers.iter().enumerate() {
                 let now = Now { at: Duration::ZERO, unix: 0 };
                 let chain = Box::new(views::chain(worker));
-                local.handle(now, Delivery::Chain(chain, tokio::sync::oneshot::channel().0));
+                worker_state.handle(now, Delivery::Chain(chain, tokio::sync::oneshot::channel().0));
             }
         }
         Self {
@@ -211,13 +211,13 @@ impl World {
         self.connections += 1;
         let number = ConnectionIds::compose(worker, self.connections);
         let id = self.ids.id(number, self.random.number());
-        let local = &self.workers[worker];
-        let peer = Rc::new(ConnectionHandle::new(
+        let worker_state = &self.workers[worker];
+        let handle = Rc::new(ConnectionHandle::new(
             number,
             id.clone(),
             Protocol::CentrifugeJson,
             OUTBOUND_BYTES_MAX,
-            &local.unflushed,
+            &worker_state.unflushed,
         ));
         let client = Client {
             number,
@@ -228,8 +228,9 @@ impl World {
             headers: Arc::new([]),
             attributes: views::attributes(index),
         };
-        local.metrics().opened("simulated", client.address);
-        let session = Session::new(local.clone(), peer, client, self.now(), self.random.number() as u32);
+        worker_state.metrics().opened("simulated", client.address);
+        let session =
+            Session::new(worker_state.clone(), handle, client, self.now(), self.random.number() as u32);
         let standing = std::mem::take(&mut self.clients[index].standing);
         self.clients[index] =
             SimulatedClient { session: Some((worker, session)), standing, ..SimulatedClient::default() };
@@ -373,8 +374,8 @@ impl World {
         }
         if lost {
             meanwhile(self);
-            let local = &self.workers[worker];
-            self.stood[worker] = Some(local.tops(&local.tracked()));
+            let worker_state = &self.workers[worker];
+            self.stood[worker] = Some(worker_state.tops(&worker_state.tracked()));
         }
         self.signals();
     }

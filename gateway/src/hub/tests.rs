@@ -290,18 +290,18 @@ fn an_answer_from_before_a_stream_began_takes_nothing_back() {
         assert_eq!(room.hub.check_position(&a, offset, &epoch.into()), gaps, "{epoch}");
     }
     // Also while a subscription is made: the last report counts.
-    for (told, gap) in [
+    for (given, gap) in [
         ([(4, "0123-begun"), (0, "0123.7")], true),
         ([(0, "0123.7"), (3, "0123-begun")], false),
         ([(3, "0123-begun"), (0, "4567.7")], true),
     ] {
         room.subscribe("b", &handle, None);
         room.hub.hold(&b, 1);
-        for (offset, epoch) in told {
+        for (offset, epoch) in given {
             room.hub.check_position(&b, offset, &epoch.into());
         }
         signals(&handle);
         room.hub.release(&b, 1, Some((3, "0123-begun".into())));
-        assert_eq!(signals(&handle).len(), usize::from(gap), "{told:?}");
+        assert_eq!(signals(&handle).len(), usize::from(gap), "{given:?}");
     }
 }

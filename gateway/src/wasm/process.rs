@@ -268,7 +268,7 @@ impl Answer {
 /// Explains a process that ended without a response.
 fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> LoadError {
     // The process aborts when an allocation fails.
-    if OUT_OF_MEMORY.iter().any(|told| words.contains(told)) {
+    if OUT_OF_MEMORY.iter().any(|phrase| words.contains(phrase)) {
         return allowance.exceeded();
     }
     let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
