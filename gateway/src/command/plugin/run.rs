@@ -105,8 +105,8 @@ pub(super) fn read_script(file: &Path) -> Result<Script, Failure> {
     let events = std::fs::read(file)
         .with_context(|| format!("failed to read {}", file.display()))
         .map_err(Failure::Unexpected)?;
-    script::parse(&events).map_err(|mistakes| {
-        let lines: String = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();
+    script::parse(&events).map_err(|errors| {
+        let lines: String = errors.iter().map(|error| format!("\n  {error}")).collect();
         Failure::Events(format!("{} has mistakes{lines}", file.display()))
     })
 }

@@ -4,9 +4,9 @@
 
 use super::*;
 
-fn mistakes(file: &str) -> Vec<String> {
-    let mistakes = Settings::parse(file.as_bytes()).unwrap_err();
-    mistakes.iter().map(|mistake| format!("{}: {}", mistake.key, mistake.text)).collect()
+fn errors(file: &str) -> Vec<String> {
+    let errors = Settings::parse(file.as_bytes()).unwrap_err();
+    errors.iter().map(|error| format!("{}: {}", error.key, error.text)).collect()
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
         ttl = "1s"
         "#;
     assert_eq!(
-        mistakes(file),
+        errors(file),
         [
             "config.ratio: is inf; expected a finite number",
             "limits.deadline: is 5; expected a text like \"5ms\" or \"1s\", from \"1ms\" to \"10s\"",
@@ -135,7 +135,7 @@ fn a_capability_that_cannot_be_granted_is_answered_with_those_that_can() {
     let shape = "a scheme, a host and maybe a port such as \"https://app.example:8443\", nothing after it";
     let variable = "the name of an environment variable: letters, digits and `_`, no digit first";
     assert_eq!(
-        mistakes(file),
+        errors(file),
         [
             "grants.effects[0]: is \"fly\"; expected one of \"publish\", \"subscribe\", \"unsubscribe\", \
              \"disconnect\", \"refresh\", \"set-attribute\"",
@@ -159,7 +159,7 @@ fn a_capability_that_cannot_be_granted_is_answered_with_those_that_can() {
 
 #[test]
 fn what_is_not_toml_is_said_with_its_line() {
-    assert!(mistakes("a = 1\n[limits\n")[0].starts_with(": is not TOML: line 2: "));
+    assert!(errors("a = 1\n[limits\n")[0].starts_with(": is not TOML: line 2: "));
     assert_eq!(Settings::parse(b"\xff").unwrap_err().to_string(), "is not UTF-8 text; expected TOML");
-    assert_eq!(mistakes("limits = 3"), ["limits: is 3; expected a table [limits]"]);
+    assert_eq!(errors("limits = 3"), ["limits: is 3; expected a table [limits]"]);
 }
