@@ -141,8 +141,8 @@ impl fmt::Display for Failure {
                 let plural = if count == 1 { "" } else { "s" };
                 write!(f, "{count} mistake{plural} in the configuration\n{errors}")
             }
-            Self::Plugins(sentence) | Self::Events(sentence) | Self::Expectations(sentence) => {
-                f.write_str(sentence)
+            Self::Plugins(message) | Self::Events(message) | Self::Expectations(message) => {
+                f.write_str(message)
             }
         }
     }

@@ -37,7 +37,7 @@ impl ConnectionIds {
 
     /// The number by which plugins know the n-th connection taken over from another node. No connection of
     /// this node has it.
-    pub fn elsewhere(count: u64) -> u64 {
+    pub fn taken_over(count: u64) -> u64 {
         Self::compose(usize::from(u16::MAX), count)
     }
 

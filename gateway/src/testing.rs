@@ -72,7 +72,7 @@ pub struct PluginRunner {
     counters: Arc<PluginCounters>,
     instance: Box<dyn Plugin>,
     /// Called for clients instead of `instance`, if the plugin may wait for other servers.
-    elsewhere: Option<Arc<dyn AsyncInstances>>,
+    async_instances: Option<Arc<dyn AsyncInstances>>,
     player: Player,
     lines: Lines,
     configured: Played,
@@ -115,7 +115,7 @@ impl PluginRunner {
             settings.limits.configure_deadline *= METERED_DEADLINES;
         }
         let factory = loader(engine)?.load(name, wasm, &settings)?;
-        factory.about().asks.check(&settings.grants, "its settings file")?;
+        factory.about().requested.check(&settings.grants, "its settings file")?;
         let counters = Arc::new(PluginCounters::new(1));
         counters.state().set_bounds(settings.state);
         let lines = Lines::default();
@@ -124,8 +124,8 @@ impl PluginRunner {
         let outcome = Outcome { answer: Answer::Done, effects: Vec::new(), changed: None };
         let configured =
             Played { outcome, log: lines.take(), time: begin.elapsed(), usage: instance.usage() };
-        let elsewhere = factory.elsewhere(&counters);
-        Ok(Self { factory, counters, instance, elsewhere, player: Player::new(), lines, configured })
+        let async_instances = factory.async_instances(&counters);
+        Ok(Self { factory, counters, instance, async_instances, player: Player::new(), lines, configured })
     }
 
     /// The smallest possible plugin, which makes no decisions.
@@ -152,9 +152,10 @@ impl PluginRunner {
     pub fn play(&mut self, step: &Step) -> Result<Played, LoadError> {
         let (player, instance) = (&mut self.player, &mut *self.instance);
         let begin = Instant::now();
-        let (outcome, mut usage) = match self.elsewhere.as_deref() {
-            Some(elsewhere) => {
-                let mut plugin = Waiting { instance, elsewhere, lines: self.lines.clone(), usage: None };
+        let (outcome, mut usage) = match self.async_instances.as_deref() {
+            Some(async_instances) => {
+                let mut plugin =
+                    Waiting { instance, async_instances, lines: self.lines.clone(), usage: None };
                 (self.lines.during(|| player.play(&mut plugin, step)), plugin.usage())
             }
             None => (self.lines.during(|| player.play(&mut *instance, step)), instance.usage()),
@@ -232,20 +233,20 @@ pub(crate) fn self_test(name: &str, wasm: &[u8], settings: &[u8]) -> Result<Opti
     for (engine, factor) in [(Engine::Production, 1), (Engine::Metered, METERED_DEADLINES)] {
         let loader = loader(engine)?;
         let factory = loader.load(name, wasm, &Settings::default())?;
-        let About { asks, self_test: Some(section), .. } = factory.about() else { return Ok(None) };
+        let About { requested, self_test: Some(section), .. } = factory.about() else { return Ok(None) };
         let limits = Limits {
             deadline: limits.deadline * factor,
             configure_deadline: limits.configure_deadline * factor,
             ..limits.clone()
         };
-        tally = Some(SelfTest::parse(section)?.run(loader, name, wasm, asks, &limits)?);
+        tally = Some(SelfTest::parse(section)?.run(loader, name, wasm, requested, &limits)?);
     }
     Ok(tally)
 }
 
 fn settings_of(file: &[u8]) -> Result<Settings, LoadError> {
-    Settings::parse(file).map_err(|mistakes| {
-        LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}"))
+    Settings::parse(file).map_err(|errors| {
+        LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {errors}"))
     })
 }
 

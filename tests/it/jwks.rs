@@ -260,7 +260,7 @@ async fn who_may_ask_nobody_is_judged_on_the_worker() {
         let settings = format!("{}{grants}", token::settings());
         let settings = Settings::parse(settings.as_bytes()).expect("settings");
         let factory = loader.load("auth-jwt", &wasm, &settings).expect("a plugin");
-        assert!(factory.about().asks.is_empty(), "{:?}", factory.about().asks);
-        assert_eq!(factory.elsewhere(&Arc::new(PluginCounters::new(1))).is_some(), waits);
+        assert!(factory.about().requested.is_empty(), "{:?}", factory.about().requested);
+        assert_eq!(factory.async_instances(&Arc::new(PluginCounters::new(1))).is_some(), waits);
     }
 }

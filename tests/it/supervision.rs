@@ -168,7 +168,7 @@ impl Worker {
             sdk: None,
             interface: "0.1".into(),
             hooks: HOOKS,
-            asks: Grants::default(),
+            requested: Grants::default(),
             self_test: None,
         };
         let factory = Arc::new(Bugs(bug.clone(), about));

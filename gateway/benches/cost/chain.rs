@@ -7,7 +7,7 @@ use gateway::plugin::verdict::Decision;
 use crate::Scale;
 use crate::fixture::{Plugins, SMALL, message};
 use crate::measure::{Case, Measure, compare, ns_per_call};
-use crate::native::{self, Judge, Native};
+use crate::native::{self, Decide, Native};
 use crate::table::Table;
 
 /// `auth-jwt`, which has the gateway look up in the attributes of the connection what a token permits.
@@ -48,8 +48,8 @@ fan_out = ["room:{payload.room}"]
 
 pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
     let plugins = Plugins::new()?;
-    let native = |judges: &[Judge]| -> anyhow::Result<Chain> {
-        let links = judges.iter().map(|judge| plugins.in_chain("native", Native::factory(*judge)));
+    let native = |decides: &[Decide]| -> anyhow::Result<Chain> {
+        let links = decides.iter().map(|decide| plugins.in_chain("native", Native::factory(*decide)));
         Ok(Chain::new(1, links.collect::<Result<_, _>>()?))
     };
     let wasm = |links: &[(&str, &str)]| -> anyhow::Result<Chain> {

@@ -15,7 +15,7 @@ use gateway::protocol::channel::Channel;
 use serde_json::Value;
 
 /// Judges a message.
-pub(crate) type Judge = fn(&Message) -> Result<Verdict, Failure>;
+pub(crate) type Decide = fn(&Message) -> Result<Verdict, Failure>;
 
 /// Like `echo`.
 pub(crate) fn echo(message: &Message) -> Result<Verdict, Failure> {
@@ -94,26 +94,26 @@ const HOOKS: Hooks = Hooks {
 
 /// A plugin of this binary: called like any other, through the trait.
 pub(crate) struct Native {
-    judge: Judge,
+    decide: Decide,
     interests: Interests,
 }
 
 impl Native {
-    pub(crate) fn instance(judge: Judge) -> Box<dyn Plugin> {
-        Box::new(Self { judge, interests: Interests::everything(HOOKS) })
+    pub(crate) fn instance(decide: Decide) -> Box<dyn Plugin> {
+        Box::new(Self { decide, interests: Interests::everything(HOOKS) })
     }
 
-    pub(crate) fn factory(judge: Judge) -> Arc<dyn Factory> {
+    pub(crate) fn factory(decide: Decide) -> Arc<dyn Factory> {
         let about = About {
             name: None,
             version: None,
             sdk: None,
             interface: "native".into(),
             hooks: HOOKS,
-            asks: Grants::default(),
+            requested: Grants::default(),
             self_test: None,
         };
-        Arc::new(NativeFactory { judge, about })
+        Arc::new(NativeFactory { decide, about })
     }
 }
 
@@ -127,7 +127,7 @@ impl Plugin for Native {
     }
 
     fn on_message(&mut self, message: &mut Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
-        (self.judge)(message)
+        (self.decide)(message)
     }
 
     fn on_disconnect(&mut self, _: &DisconnectEvent, _: &mut Vec<Effect>) -> Result<(), Failure> {
@@ -136,13 +136,13 @@ impl Plugin for Native {
 }
 
 struct NativeFactory {
-    judge: Judge,
+    decide: Decide,
     about: About,
 }
 
 impl Factory for NativeFactory {
     fn instantiate(&self, _: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
-        Ok(Native::instance(self.judge))
+        Ok(Native::instance(self.decide))
     }
 
     fn about(&self) -> &About {

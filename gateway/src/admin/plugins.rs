@@ -174,7 +174,7 @@ impl From<&PluginStatus> for Plugin {
             interface: live.about.interface.clone(),
             hooks: live.about.hooks.names().collect(),
             breaker: Breaker { state: live.breaker.as_str(), held: live.breaker_held != Hold::Auto },
-            asks: live.about.asks.names(),
+            asks: live.about.requested.names(),
             grants: live.grants.names(),
             digest: live.digest.wasm_hex(),
             generation: live.generation,

@@ -84,9 +84,9 @@ fn line(file: &str, result: &Result<Checked, LoadError>) -> String {
         Ok(Checked { name, about, grants, digest }) => {
             let version = about.version.as_deref().unwrap_or("of unknown version");
             let hooks: Vec<_> = about.hooks.names().collect();
-            let (asks, grants) = (or_nothing(&about.asks), or_nothing(grants));
+            let (requested, grants) = (or_nothing(&about.requested), or_nothing(grants));
             format!(
-                "ok       {file}: {name} {version}, {}, asks for {asks}, is granted {grants}, sha256 {}",
+                "ok       {file}: {name} {version}, {}, asks for {requested}, is granted {grants}, sha256 {}",
                 hooks.join(" "),
                 digest.short()
             )

@@ -281,30 +281,30 @@ impl WorkerState {
 
     /// Whether clients are registered, so that another gateway can run `on-disconnect` for them.
     pub(super) fn registers_clients(&self) -> bool {
-        self.chain.borrow().wants_goodbyes()
+        self.chain.borrow().wants_disconnects()
     }
 
     /// Runs `on-disconnect` of the plugins.
-    pub(super) fn on_disconnect(&self, now: Now, goodbye: &DisconnectEvent, effects: &mut Vec<PluginEffect>) {
+    pub(super) fn on_disconnect(&self, now: Now, event: &DisconnectEvent, effects: &mut Vec<PluginEffect>) {
         let (explain, mut chain) = (&self.explain, self.chain.borrow_mut());
-        if !explain.is_on() || explain.pick(now.at, &goodbye.client).is_none() {
-            return chain.on_disconnect(goodbye, effects);
+        if !explain.is_on() || explain.pick(now.at, &event.client).is_none() {
+            return chain.on_disconnect(event, effects);
         }
-        let trace = chain.on_disconnect_traced(goodbye, effects, explain.clock());
+        let trace = chain.on_disconnect_traced(event, effects, explain.clock());
         if trace.was_seen() {
             explain.keep(Arc::new(trace));
         }
     }
 
     /// Runs `on-disconnect` for a client whose gateway has died.
-    fn departed(&self, now: Now, goodbye: &DisconnectEvent) {
+    fn disconnected(&self, now: Now, event: &DisconnectEvent) {
         let mut effects = Vec::new();
-        self.on_disconnect(now, goodbye, &mut effects);
-        let json = goodbye.client.protocol == Protocol::CentrifugeJson.as_str();
+        self.on_disconnect(now, event, &mut effects);
+        let json = event.client.protocol == Protocol::CentrifugeJson.as_str();
         for effect in effects {
             match effect {
                 PluginEffect::Emit { upstream, plugin, payload } => {
-                    self.emit(now, &upstream, plugin, payload, Some(&goodbye.client));
+                    self.emit(now, &upstream, plugin, payload, Some(&event.client));
                 }
                 effect => drop(self.carry_out(now, effect, json, &self.timers)),
             }
@@ -354,15 +354,15 @@ impl WorkerState {
                 let _ = reply_to.send(self.hub.borrow().survey(&question));
                 SURVEY_WEIGHT
             }
-            Delivery::Disconnected(goodbye, told) => {
-                self.departed(now, &goodbye);
-                let _ = told.send(());
+            Delivery::Disconnected(event, handled) => {
+                self.disconnected(now, &event);
+                let _ = handled.send(());
                 DEPARTED_WEIGHT
             }
             Delivery::Chain(mut chain, taken) => {
                 let workers = self.config.listen.workers;
                 chain.start_timers(&self.chain.borrow(), self.worker, workers, now.at);
-                match (self.registers_clients(), chain.wants_goodbyes()) {
+                match (self.registers_clients(), chain.wants_disconnects()) {
                     (false, true) => {
                         let register = |(client, since)| self.backplane.register(&client, since);
                         self.hub.borrow().clients().for_each(register);

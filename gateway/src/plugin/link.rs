@@ -42,7 +42,7 @@ pub struct Link {
     /// `None` if there is no factory to make instances.
     spare: Option<Spare>,
     /// Called for clients that connect, instead of `instance`.
-    elsewhere: Option<Arc<dyn AsyncInstances>>,
+    async_instances: Option<Arc<dyn AsyncInstances>>,
     /// Interests of the last instance, so that a missing one fails exactly the events it would have seen.
     interests: Interests,
     /// Unix time in milliseconds before which no standby instance is ordered, and the length of that pause.
@@ -66,7 +66,7 @@ impl Link {
     ) -> Result<Self, LoadError> {
         let instance = factory.instantiate(&counters)?;
         let interests = instance.interests().clone();
-        let elsewhere = factory.elsewhere(&counters);
+        let async_instances = factory.async_instances(&counters);
         Ok(Self {
             name,
             worker,
@@ -75,7 +75,7 @@ impl Link {
             counters,
             breaker: Arc::new(Breaker::never()),
             instance: Some(instance),
-            elsewhere,
+            async_instances,
             interests,
             order_after: 0,
             order_pause: ORDER_PAUSE,
@@ -95,7 +95,7 @@ impl Link {
             counters,
             breaker: Arc::new(Breaker::never()),
             instance: None,
-            elsewhere: None,
+            async_instances: None,
             interests: Interests { payload: false, ..Interests::everything(hooks) },
             order_after: 0,
             order_pause: ORDER_PAUSE,
@@ -160,10 +160,10 @@ impl Link {
 
     pub(super) fn on_connect(
         &mut self,
-        hello: &ConnectEvent,
+        event: &ConnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, FailurePolicy> {
-        let verdict = self.call(hello.now, effects, |plugin, effects| plugin.on_connect(hello, effects))?;
+        let verdict = self.call(event.now, effects, |plugin, effects| plugin.on_connect(event, effects))?;
         if matches!(verdict, ConnectVerdict::Refuse(_)) {
             self.row().refusal();
         }
@@ -172,20 +172,20 @@ impl Link {
 
     /// Starts `on-connect` on the asynchronous pool, or returns the failure policy if the breaker is open.
     /// `None` if the plugin runs on this worker.
-    pub(super) fn ask_elsewhere(
+    pub(super) fn start_async(
         &self,
-        hello: &Arc<ConnectEvent>,
+        event: &Arc<ConnectEvent>,
         patience: Duration,
     ) -> Option<Result<(PendingVerdict, Pass), FailurePolicy>> {
-        let elsewhere = self.elsewhere.as_ref()?;
-        let pass = self.breaker.admit(hello.now);
+        let async_instances = self.async_instances.as_ref()?;
+        let pass = self.breaker.admit(event.now);
         Some(match pass {
             Pass::Refused => Err(self.skipped()),
             Pass::Call | Pass::Probe => {
                 if pass == Pass::Probe {
                     log_probe(&self.name);
                 }
-                Ok((elsewhere.on_connect(hello.clone(), patience), pass))
+                Ok((async_instances.on_connect(event.clone(), patience), pass))
             }
         })
     }
@@ -239,10 +239,10 @@ impl Link {
 
     pub(super) fn on_disconnect(
         &mut self,
-        goodbye: &DisconnectEvent,
+        event: &DisconnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<(), FailurePolicy> {
-        self.call(goodbye.now, effects, |plugin, effects| plugin.on_disconnect(goodbye, effects))
+        self.call(event.now, effects, |plugin, effects| plugin.on_disconnect(event, effects))
     }
 
     pub(super) fn on_deliver(

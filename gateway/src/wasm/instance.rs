@@ -59,10 +59,10 @@ impl Instance {
         compiled: &Compiled,
         settings: &Settings,
         limits: Arc<Limits>,
-        outside: Arc<Capabilities>,
+        capabilities: Arc<Capabilities>,
         log: Log,
     ) -> Result<Self, LoadError> {
-        let state = State::new(limits, compiled.about.hooks, outside, log);
+        let state = State::new(limits, compiled.about.hooks, capabilities, log);
         let mut store = Store::new(compiled.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().deadline.passed(processor_time())));
@@ -150,15 +150,15 @@ impl Plugin for Instance {
 
     fn on_connect(
         &mut self,
-        hello: &ConnectEvent,
+        event: &ConnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, Failure> {
         self.call(
             effects,
-            |state, effects| state.begin_connect(hello, effects),
+            |state, effects| state.begin_connect(event, effects),
             |guests, store| {
                 let Some(hook) = &guests.on_connect else { return Ok(on_connect::ConnectVerdict::Pass) };
-                hook.call_call(store, hello.client.number, &hello.token, &hello.data)
+                hook.call_call(store, event.client.number, &event.token, &event.data)
             },
             answer::connect_verdict,
         )
@@ -189,13 +189,13 @@ impl Plugin for Instance {
         Ok(verdict)
     }
 
-    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, event: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         self.call(
             effects,
-            |state, effects| state.begin_disconnect(goodbye, effects),
+            |state, effects| state.begin_disconnect(event, effects),
             |guests, store| {
                 let Some(hook) = &guests.on_disconnect else { return Ok(()) };
-                let DisconnectEvent { client, code, reason, duration, .. } = goodbye;
+                let DisconnectEvent { client, code, reason, duration, .. } = event;
                 hook.call_call(store, client.number, u32::from(*code), reason, *duration)
             },
             |_, ()| Ok(()),

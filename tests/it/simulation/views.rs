@@ -65,7 +65,7 @@ pub(super) fn chain(worker: usize) -> Chain {
         sdk: None,
         interface: "0.1".into(),
         hooks,
-        asks: Default::default(),
+        requested: Default::default(),
         self_test: None,
     };
     let counters = Arc::new(PluginCounters::new(1));

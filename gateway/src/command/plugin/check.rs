@@ -107,8 +107,8 @@ fn describe(factory: &dyn Factory, wasm: &[u8], report: &mut Report) {
     report.line("form", form);
     report.line("interface", format!("gateway:plugin {}", about.interface));
     report.line("hooks", about.hooks.names().collect::<Vec<_>>().join(" "));
-    let asks = about.asks.names();
-    report.line("asks for", if asks.is_empty() { "nothing".to_owned() } else { asks.join(", ") });
+    let requested = about.requested.names();
+    report.line("asks for", if requested.is_empty() { "nothing".to_owned() } else { requested.join(", ") });
     let mut name = "imports";
     for import in factory.imports() {
         report.line(name, format!("{}: {}", import.interface, import.functions.join(" ")));

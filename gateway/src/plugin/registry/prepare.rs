@@ -331,10 +331,10 @@ impl Preparing<'_> {
         }
         let archive = self.means.archive?;
         let read = archive.read(&digest).map_err(|error| {
-            let sentence = format!("cannot be read from the state folder: {error}");
+            let message = format!("cannot be read from the state folder: {error}");
             // A missing or damaged file stays so.
             let is_final = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
-            let error = LoadError::new(LoadCode::Unreadable, sentence);
+            let error = LoadError::new(LoadCode::Unreadable, message);
             if is_final { error } else { error.passing() }
         });
         let made = read.and_then(|(wasm, settings)| {
@@ -382,11 +382,11 @@ impl Preparing<'_> {
         let lost = self.state.lost.iter().find(|lost| lost.name == *name);
         let why = lost.map_or("there is no state folder", |lost| lost.error.message());
         let code = lost.map_or(LoadCode::Unreadable, |lost| lost.error.code());
-        let sentence = format!(
+        let message = format!(
             "has an earlier version that is to run and cannot be brought back: it {why}; go back to another one \
              (/api/plugin_rollback), or put another file there"
         );
-        self.close(file, name, &LoadError::new(code, sentence), None);
+        self.close(file, name, &LoadError::new(code, message), None);
     }
 
     fn refuse(

@@ -90,7 +90,7 @@ impl Loader for TextLoader {
             sdk: None,
             interface: "0.1".into(),
             hooks,
-            asks: Grants { effects, ..Grants::default() },
+            requested: Grants { effects, ..Grants::default() },
             self_test: ["tested", "lies"].contains(&&*text).then_some(Bytes::from_static(SELF_TEST)),
         };
         let text =
@@ -429,7 +429,7 @@ async fn a_plugin_gets_what_it_asks_for_and_is_granted_or_does_not_load() {
     assert_eq!(bench.registry.apply(vec![file]).await.refused, []);
     assert_eq!(bench.trace(), "publishes");
     let live = bench.registry.status()[0].live.clone().unwrap();
-    assert_eq!(live.about.asks.names(), ["effects.publish"]);
+    assert_eq!(live.about.requested.names(), ["effects.publish"]);
     assert_eq!(live.grants.names(), ["effects.publish", "effects.subscribe"]);
 }
 

@@ -216,8 +216,8 @@ impl Occurrence {
     pub fn meet(&mut self, plugin: &mut dyn Plugin, effects: &mut Vec<Effect>) -> Answer {
         let interests = plugin.interests();
         match self {
-            Self::Connect(hello) if interests.hooks.on_connect => {
-                plugin.on_connect(hello, effects).map_or_else(Answer::Failed, Answer::Connect)
+            Self::Connect(event) if interests.hooks.on_connect => {
+                plugin.on_connect(event, effects).map_or_else(Answer::Failed, Answer::Connect)
             }
             Self::Message(message)
                 if interests.wants_message(message.content.kind, message.content.channel.as_ref()) =>
@@ -235,8 +235,8 @@ impl Occurrence {
                     }
                 }
             }
-            Self::Disconnect(goodbye) if interests.hooks.on_disconnect => {
-                plugin.on_disconnect(goodbye, effects).map_or_else(Answer::Failed, |()| Answer::Done)
+            Self::Disconnect(event) if interests.hooks.on_disconnect => {
+                plugin.on_disconnect(event, effects).map_or_else(Answer::Failed, |()| Answer::Done)
             }
             Self::Tick(tick) if interests.hooks.on_timer && interests.timer.is_some() => {
                 plugin.on_timer(tick, effects).map_or_else(Answer::Failed, |()| Answer::Done)

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use super::guest::{answers, guest, on_message, wat_string};
-use super::support::{Running, chain, channel, component, decide, goodbye, hello, message, module, start};
+use super::support::{
+    Running, chain, channel, component, connect_event, decide, disconnect_event, message, module, start,
+};
 use crate::plugin::event::Kind;
 use crate::plugin::failure::{Cause, Failure, FailurePolicy};
 use crate::plugin::interests::Kinds;
@@ -57,7 +59,7 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
         let mut lobby = running(&wasm).json();
         let mut effects = Vec::new();
         let connect = |lobby: &mut Running, token: &str| {
-            lobby.plugin.on_connect(&hello(Protocol::CentrifugeJson, token), &mut Vec::new()).unwrap()
+            lobby.plugin.on_connect(&connect_event(Protocol::CentrifugeJson, token), &mut Vec::new()).unwrap()
         };
         assert_eq!(connect(&mut lobby, ""), ConnectVerdict::Pass);
         assert!(matches!(connect(&mut lobby, &"x".repeat(33)), ConnectVerdict::Refuse(_)));
@@ -88,7 +90,7 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
         assert!(matches!(denied, Verdict::Deny(_)), "{denied:?}");
 
         effects.clear();
-        lobby.plugin.on_disconnect(&goodbye(90_000), &mut effects).unwrap();
+        lobby.plugin.on_disconnect(&disconnect_event(90_000), &mut effects).unwrap();
         assert_eq!(effects, [publish(r#"{"after":90,"left":"ann"}"#)]);
     }
 }

@@ -122,12 +122,12 @@ pub(super) fn message(protocol: Protocol, kind: Kind, payload: &[u8]) -> Message
     }
 }
 
-pub(super) fn hello(protocol: Protocol, token: &str) -> ConnectEvent {
+pub(super) fn connect_event(protocol: Protocol, token: &str) -> ConnectEvent {
     let (now, at) = (1_000_000, 1_000_000);
     ConnectEvent { client: client(protocol), token: token.into(), data: Bytes::new(), now, at }
 }
 
-pub(super) fn goodbye(duration: u64) -> DisconnectEvent {
+pub(super) fn disconnect_event(duration: u64) -> DisconnectEvent {
     DisconnectEvent {
         client: client(Protocol::CentrifugeJson),
         code: 3000,

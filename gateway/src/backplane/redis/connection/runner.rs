@@ -59,7 +59,7 @@ impl Runner {
 
     /// Removes the lease of this gateway, so that the others need not wait until it expires. Call it when the
     /// last client has gone. Bounded in time.
-    pub fn goodbye(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub fn remove_lease(&self) -> impl Future<Output = ()> + Send + use<> {
         let shared = self.shared.clone();
         async move {
             if let Some(link) = shared.home()

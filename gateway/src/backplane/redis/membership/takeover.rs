@@ -177,14 +177,14 @@ impl Takeover<'_> {
         let (mut told, mut under_way) = (Vec::new(), Vec::new());
         for (id, bytes) in listed {
             let count = shared.departed.fetch_add(1, Ordering::Relaxed);
-            let Some(Record { client, since }) = record::read(&id, ConnectionIds::elsewhere(count), &bytes)
+            let Some(Record { client, since }) = record::read(&id, ConnectionIds::taken_over(count), &bytes)
             else {
                 // No other gateway would understand the record either.
                 shared.metrics.malformed();
                 told.push(id);
                 continue;
             };
-            let goodbye = DisconnectEvent {
+            let event = DisconnectEvent {
                 client: Arc::new(client),
                 code: Close::GATEWAY_DIED.code,
                 reason: Close::GATEWAY_DIED.reason.into(),
@@ -194,7 +194,7 @@ impl Takeover<'_> {
             };
             let (sender, receiver) = oneshot::channel();
             let worker = &shared.inboxes[count as usize % shared.inboxes.len()];
-            worker.put(Delivery::Disconnected(Box::new(goodbye), sender));
+            worker.put(Delivery::Disconnected(Box::new(event), sender));
             under_way.push((id, receiver));
         }
         // A worker that does not answer in time is busy or ending: the client is retried later.
