@@ -24,6 +24,10 @@ pub struct NoSpace {
 }
 
 /// Checks that there is room for plugins: without them a gateway must not serve.
+///
+/// # Errors
+///
+/// If the address space of the process is too small.
 pub fn check_address_space(workers: usize) -> Result<(), NoSpace> {
     check(workers, resources::address_space())
 }

@@ -83,6 +83,10 @@ enum Command {
 
 impl Cli {
     /// Does what was asked. For `serve` and `demo` that ends with a signal.
+    ///
+    /// # Errors
+    ///
+    /// Why the command has failed; it also selects the exit code.
     pub fn run(self) -> Result<(), Failure> {
         crate::wasm::offer_to_compile();
         match self.command {

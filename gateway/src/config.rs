@@ -476,6 +476,10 @@ pub enum LogFormat {
 
 impl Config {
     /// Reads a file and the environment. Relative paths in the file are relative to its folder.
+    ///
+    /// # Errors
+    ///
+    /// All errors of the file and the environment; or why the file cannot be read.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let origin = path.display().to_string();
         let text = read_file(path).map_err(|message| {
@@ -495,11 +499,19 @@ impl Config {
     }
 
     /// The defaults and the environment, for a gateway without a file.
+    ///
+    /// # Errors
+    ///
+    /// All errors of the environment.
     pub fn load_defaults() -> Result<Self, ConfigErrors> {
         Ok(resolve::resolve("", "default.toml", Path::new(""), &environment)?.0)
     }
 
     /// Reads a text over the defaults, without the environment; `origin` names it in messages.
+    ///
+    /// # Errors
+    ///
+    /// All errors of the text.
     pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigErrors> {
         Ok(resolve::resolve(text, origin, Path::new(""), &|_| None)?.0)
     }

@@ -127,6 +127,10 @@ impl Control {
 
     /// Publishes JSON on one line to an address. The plugins are not called: the holder of the key has
     /// decided. The publication is under way when this returns; the future returns its result.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not configured, the publication is too large, or the backplane refuses it.
     pub fn publish(
         &self,
         address: &Channel,
@@ -162,17 +166,29 @@ impl Control {
 
     /// Closes the connections of an address (`#user` or `@connection`). They receive the order a moment
     /// later.
+    ///
+    /// # Errors
+    ///
+    /// If the address is a channel, or the backplane refuses the order.
     pub fn disconnect(&self, address: &Channel, close: &Close) -> Result<(), ReplyError> {
         self.inner.backplane.order(address, None, &Order::Close(close.clone(), Why::Api))
     }
 
     /// Subscribes the connections of an address (`#user` or `@connection`) to a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the address is a channel, the channel is not configured, or the backplane refuses the order.
     pub fn subscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
         self.namespace(channel)?;
         self.inner.backplane.order(address, None, &Order::Subscribe(channel.clone()))
     }
 
     /// Unsubscribes the connections of an address from a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the address is a channel, or the backplane refuses the order.
     pub fn unsubscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
         self.namespace(channel)?;
         self.inner.backplane.order(address, None, &Order::Unsubscribe(channel.clone()))
@@ -180,11 +196,19 @@ impl Control {
 
     /// Sets when the connections of an address expire, in Unix time in seconds; `None` for never. Connections
     /// that have already expired are closed.
+    ///
+    /// # Errors
+    ///
+    /// If the address is a channel, or the backplane refuses the order.
     pub fn refresh(&self, address: &Channel, expires_at: Option<u64>) -> Result<(), ReplyError> {
         self.inner.backplane.order(address, None, &Order::Refresh(expires_at))
     }
 
     /// Lists the members of a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not configured or has no presence, or the backplane cannot answer.
     pub async fn presence(&self, channel: &Channel) -> Result<Vec<Arc<Member>>, ReplyError> {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
@@ -199,6 +223,10 @@ impl Control {
     }
 
     /// Counts the members of a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not configured or has no presence, or the backplane cannot answer.
     pub async fn count(&self, channel: &Channel) -> Result<Count, ReplyError> {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
@@ -213,6 +241,11 @@ impl Control {
     }
 
     /// Reads the history of a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not configured or has no history, the position is unknown, or the backplane cannot
+    /// answer.
     pub async fn history(&self, channel: &Channel, query: &HistoryQuery) -> Result<HistoryPage, ReplyError> {
         let namespace = self.namespace(channel)?;
         if namespace.history_size == 0 {
@@ -264,6 +297,10 @@ impl Control {
 
     /// Restores an earlier version of a plugin; see [`Registry::rollback`]. Completes even if the caller is
     /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Registry::rollback`].
     pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<RolledBack, RollbackError> {
         let (parts, name, to) = (self.inner.clone(), name.to_owned(), to.map(str::to_owned));
         let task = tokio::spawn(async move {
@@ -292,6 +329,10 @@ impl Control {
     }
 
     /// Whether every part of the process is running; otherwise a sentence. Calls none of them.
+    ///
+    /// # Errors
+    ///
+    /// Which part of the process does not run.
     pub fn liveness(&self) -> Result<(), Box<str>> {
         if let Some(ended) = self.inner.supervisor.ended() {
             return Err(format!("{ended}; this process drains and ends").into());
@@ -309,6 +350,10 @@ impl Control {
     }
 
     /// Whether clients should be sent here; otherwise a sentence.
+    ///
+    /// # Errors
+    ///
+    /// Why clients should not be sent here.
     pub fn readiness(&self) -> Result<(), Box<str>> {
         self.liveness()?;
         match *self.inner.phase.borrow() {
@@ -320,6 +365,10 @@ impl Control {
 
     /// Whether every plugin that was in the folder at the start has its place in the chain; otherwise a
     /// sentence. Until then the events of the missing ones are refused.
+    ///
+    /// # Errors
+    ///
+    /// Which plugins are missing.
     pub fn plugins_health(&self) -> Result<(), String> {
         let closed = self.closed_places();
         let Some((first, others)) = closed.split_first() else { return Ok(()) };

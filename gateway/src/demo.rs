@@ -45,6 +45,10 @@ pub struct Demo {
 
 impl Demo {
     /// Finds the source tree, builds the plugins and fills their folder. Reports progress on standard error.
+    ///
+    /// # Errors
+    ///
+    /// If there is no source tree, a plugin does not build, or the folder cannot be written.
     pub fn prepare(options: &Options) -> anyhow::Result<Self> {
         for (name, address) in [("--listen", options.listen), ("--admin", options.admin)] {
             if !address.ip().is_loopback() {
@@ -69,6 +73,10 @@ impl Demo {
     }
 
     /// The configuration of the demo's gateway.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the configuration, which the demo itself has written.
     pub fn config(&self) -> Result<Config, ConfigErrors> {
         let port = self.listen.port();
         let mut own = vec![format!("http://localhost:{port}"), format!("http://{}", self.listen)];

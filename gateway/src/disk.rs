@@ -42,8 +42,10 @@ pub struct StateFolderError {
 impl StateFolder {
     /// Opens the folder, creating it for this user only if it is missing.
     ///
-    /// Fails if it is the plugin folder, if it cannot be created or written, if other users may write to it,
-    /// or if another process uses it.
+    /// # Errors
+    ///
+    /// If it is the plugin folder, if it cannot be created or written, if other users may write to it, or if
+    /// another process uses it.
     pub fn open(path: &Path, plugin_folder: &Path) -> Result<Self, StateFolderError> {
         let failed = |why: String| StateFolderError { path: path.to_owned(), why };
         create(path).map_err(|error| {

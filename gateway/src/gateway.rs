@@ -141,6 +141,10 @@ impl Gateway {
     /// Serves until `stop` is there and everything has drained, or the time to drain is over. So it does when
     /// a part of the gateway has ended that must not: the error is then a
     /// [`PartEnded`](crate::supervisor::PartEnded), if clients were served.
+    ///
+    /// # Errors
+    ///
+    /// If a part of the gateway could not be started, or has ended although it must not.
     pub fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let workers = self.start_workers()?;
         let Self { config, clock, sockets, folders, phase, control, parts, supervisor, .. } = self;

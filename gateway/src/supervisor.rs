@@ -127,6 +127,10 @@ impl Supervisor {
 
     /// Runs a part on its own thread: an error or a panic is reported at once. The receiver resolves when it
     /// has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not start another thread.
     pub fn thread<E: Display>(
         &self,
         name: String,

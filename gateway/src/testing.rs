@@ -93,6 +93,10 @@ pub struct Played {
 
 impl PluginRunner {
     /// Loads a plugin file with the text of a settings file; `""` means no settings file.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read, or the gateway would not run the plugin.
     pub fn load(file: impl AsRef<Path>, settings: &str) -> anyhow::Result<Self> {
         let file = file.as_ref();
         let wasm = std::fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
@@ -102,12 +106,20 @@ impl PluginRunner {
     }
 
     /// Builds the plugin of a crate like `gateway plugin build`, and loads it.
+    ///
+    /// # Errors
+    ///
+    /// If the crate does not build, or the gateway would not run its plugin.
     pub fn build_and_load(crate_folder: impl AsRef<Path>, settings: &str) -> anyhow::Result<Self> {
         Self::load(build(crate_folder.as_ref(), TARGET)?, settings)
     }
 
     /// Loads bytes into a chosen engine. Every error that would keep the gateway from running the plugin is
     /// returned here, with the same message.
+    ///
+    /// # Errors
+    ///
+    /// Why the gateway would not run the plugin.
     pub fn load_bytes(name: &str, wasm: &[u8], settings: &[u8], engine: Engine) -> Result<Self, LoadError> {
         let mut settings = settings_of(settings)?;
         if engine == Engine::Metered {
@@ -129,6 +141,10 @@ impl PluginRunner {
     }
 
     /// The smallest possible plugin, which makes no decisions.
+    ///
+    /// # Errors
+    ///
+    /// If the engine cannot run it.
     pub fn empty(engine: Engine) -> Result<Self, LoadError> {
         Self::load_bytes("empty", &noop_plugin(), b"", engine)
     }
@@ -149,6 +165,10 @@ impl PluginRunner {
     }
 
     /// Passes one event to the plugin. After a failure the next event gets a new instance, as in the gateway.
+    ///
+    /// # Errors
+    ///
+    /// If a new instance was needed and could not be made.
     pub fn play(&mut self, step: &Step) -> Result<Played, LoadError> {
         let (player, instance) = (&mut self.player, &mut *self.instance);
         let begin = Instant::now();
@@ -175,6 +195,10 @@ impl PluginRunner {
     }
 
     /// Plays a whole script. The error lists every unexpected result.
+    ///
+    /// # Errors
+    ///
+    /// Every unexpected result; or why the script cannot be played.
     pub fn check(&mut self, script: &str) -> anyhow::Result<Vec<Played>> {
         let script = script::parse(script.as_bytes()).context("failed to read the script")?;
         let mut unmet = Vec::new();

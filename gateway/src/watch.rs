@@ -97,6 +97,10 @@ pub struct Watcher {
 }
 
 /// The current content of `folder`, including files that may still be written.
+///
+/// # Errors
+///
+/// If the folder cannot be read, or is not safe to use.
 pub fn scan(folder: &Path, options: &Options) -> Result<Contents, WatchError> {
     Ok(open(folder, options)?.snapshot())
 }
@@ -105,6 +109,10 @@ pub fn scan(folder: &Path, options: &Options) -> Result<Contents, WatchError> {
 /// dropped.
 ///
 /// A full channel loses nothing: the next event has the latest content.
+///
+/// # Errors
+///
+/// If the folder cannot be read or watched, or is not safe to use.
 pub fn start(folder: &Path, options: &Options, changed: Sender<Changed>) -> Result<Watcher, WatchError> {
     let folder = open(folder, options)?;
     // One pending wake-up is enough.

@@ -131,6 +131,10 @@ struct Worker {
 }
 
 /// Runs a worker on this thread until it has drained, or until the drain deadline.
+///
+/// # Errors
+///
+/// If the worker's runtime or its listener cannot be made.
 pub fn run(parts: Parts) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, serve(parts))

@@ -91,17 +91,32 @@ impl Context {
     // ---- Effects ----
 
     /// Subscribes the client of this event to a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not valid, the effect is not granted or not possible in this hook, or the limits of
+    /// the plugin are used up.
     pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::subscribe(channel.as_ref())
     }
 
     /// Unsubscribes the client of this event from a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not valid, the effect is not granted or not possible in this hook, or the limits of
+    /// the plugin are used up.
     pub fn unsubscribe(&self, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::unsubscribe(channel.as_ref())
     }
 
     /// Closes the connection of this event after its reply was sent. The code is one of the closing ones of
     /// [`code`](crate::code).
+    ///
+    /// # Errors
+    ///
+    /// If the code does not close a connection, the effect is not granted or not possible in this hook, or
+    /// the limits of the plugin are used up.
     pub fn disconnect(&self, code: u32, reason: impl Into<String>) -> Result<(), HostError> {
         host::disconnect(Refusal { code, reason: reason.into() })
     }
@@ -109,6 +124,10 @@ impl Context {
     /// Sets when the connection of this event expires unless the client refreshes it: Unix time in seconds,
     /// `None` for never. The client is told. Only in [`on_message`](crate::Plugin::on_message); with
     /// [`on_connect`](crate::Plugin::on_connect) it is a part of the answer.
+    ///
+    /// # Errors
+    ///
+    /// If the effect is not granted or not possible in this hook, or the limits of the plugin are used up.
     pub fn refresh(&self, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh(expires_at)
     }
@@ -127,11 +146,20 @@ impl Context {
     }
 
     /// Sends a value as JSON to an upstream, see [`emit`](Self::emit).
+    ///
+    /// # Errors
+    ///
+    /// As for [`emit`](Self::emit), and if JSON cannot express the value.
     pub fn emit_json(&self, upstream: &str, value: &(impl Serialize + ?Sized)) -> Result<(), HostError> {
         self.emit(upstream, &to_json(value)?)
     }
 
     /// Sets an attribute of the connection; an empty value removes it.
+    ///
+    /// # Errors
+    ///
+    /// If the name is empty, the effect is not granted or not possible in this hook, or the limits of the
+    /// plugin are used up.
     pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), HostError> {
         host::set_attribute(name, value)
     }
@@ -161,6 +189,10 @@ impl<'a> Connecting<'a> {
     }
 
     /// [`data`](Self::data) as a value.
+    ///
+    /// # Errors
+    ///
+    /// If it is not JSON, or not JSON of this type.
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(self.data)
     }
@@ -204,6 +236,10 @@ impl<'a> Message<'a> {
     }
 
     /// [`payload`](Self::payload) as a value.
+    ///
+    /// # Errors
+    ///
+    /// If it is not JSON, or not JSON of this type.
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(self.payload)
     }
@@ -222,11 +258,19 @@ impl<'a> Message<'a> {
     /// [`Verdict::Allow`](crate::Verdict::Allow) permits it, [`Verdict::Route`](crate::Verdict::Route)
     /// publishes it. An effect like the others; the last call counts. [`payload`](Self::payload) still shows
     /// what came.
+    ///
+    /// # Errors
+    ///
+    /// If the payload is not JSON although the client speaks JSON, or the limits of the plugin are used up.
     pub fn set_payload(&self, payload: &[u8]) -> Result<(), HostError> {
         host::set_payload(payload)
     }
 
     /// [`set_payload`](Self::set_payload) with a value as JSON.
+    ///
+    /// # Errors
+    ///
+    /// As for [`set_payload`](Self::set_payload), and if JSON cannot express the value.
     pub fn set_payload_json(&self, value: &(impl Serialize + ?Sized)) -> Result<(), HostError> {
         self.set_payload(&to_json(value)?)
     }
@@ -306,6 +350,10 @@ impl<'a> Outgoing<'a> {
     }
 
     /// [`payload`](Self::payload) as a value.
+    ///
+    /// # Errors
+    ///
+    /// If it is not JSON, or not JSON of this type.
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(self.payload)
     }

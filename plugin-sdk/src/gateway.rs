@@ -30,11 +30,19 @@ impl Gateway {
     }
 
     /// Publishes a payload to an [address](crate::address).
+    ///
+    /// # Errors
+    ///
+    /// If the address is not valid, the effect is not granted, or the limits of the plugin are used up.
     pub fn publish(&self, address: impl AsRef<str>, payload: &[u8]) -> Result<(), HostError> {
         host::publish(address.as_ref(), payload)
     }
 
     /// Publishes a value as JSON to an [address](crate::address).
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish`](Self::publish), and if JSON cannot express the value.
     pub fn publish_json(
         &self,
         address: impl AsRef<str>,
@@ -44,11 +52,21 @@ impl Gateway {
     }
 
     /// Closes every connection of a user. The code is one of the closing ones of [`code`](crate::code).
+    ///
+    /// # Errors
+    ///
+    /// If the user is not valid, the code does not close a connection, the effect is not granted, or the
+    /// limits of the plugin are used up.
     pub fn disconnect_user(&self, user: &str, code: u32, reason: impl Into<String>) -> Result<(), HostError> {
         host::disconnect_address(&format!("#{user}"), Refusal { code, reason: reason.into() })
     }
 
     /// Closes the connection with this id. The code is one of the closing ones of [`code`](crate::code).
+    ///
+    /// # Errors
+    ///
+    /// If the id is not valid, the code does not close a connection, the effect is not granted, or the limits
+    /// of the plugin are used up.
     pub fn disconnect_connection(
         &self,
         id: &str,
@@ -59,33 +77,59 @@ impl Gateway {
     }
 
     /// Subscribes every connection of a user to a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the user or channel is not valid, the effect is not granted, or the limits of the plugin are used
+    /// up.
     pub fn subscribe_user(&self, user: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::subscribe_address(&format!("#{user}"), channel.as_ref())
     }
 
     /// Subscribes the connection with this id to a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the id or channel is not valid, the effect is not granted, or the limits of the plugin are used up.
     pub fn subscribe_connection(&self, id: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::subscribe_address(&format!("@{id}"), channel.as_ref())
     }
 
     /// Unsubscribes every connection of a user from a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the user or channel is not valid, the effect is not granted, or the limits of the plugin are used
+    /// up.
     pub fn unsubscribe_user(&self, user: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::unsubscribe_address(&format!("#{user}"), channel.as_ref())
     }
 
     /// Unsubscribes the connection with this id from a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the id or channel is not valid, the effect is not granted, or the limits of the plugin are used up.
     pub fn unsubscribe_connection(&self, id: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::unsubscribe_address(&format!("@{id}"), channel.as_ref())
     }
 
     /// Sets when every connection of a user expires unless its client refreshes it: Unix time in seconds,
     /// `None` for never. One that has expired is closed.
+    ///
+    /// # Errors
+    ///
+    /// If the user is not valid, the effect is not granted, or the limits of the plugin are used up.
     pub fn refresh_user(&self, user: &str, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh_address(&format!("#{user}"), expires_at)
     }
 
     /// Sets when the connection with this id expires unless its client refreshes it: Unix time in seconds,
     /// `None` for never. One that has expired is closed.
+    ///
+    /// # Errors
+    ///
+    /// If the id is not valid, the effect is not granted, or the limits of the plugin are used up.
     pub fn refresh_connection(&self, id: &str, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh_address(&format!("@{id}"), expires_at)
     }

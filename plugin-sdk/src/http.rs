@@ -119,6 +119,10 @@ impl Request {
     }
 
     /// With a value as JSON.
+    ///
+    /// # Errors
+    ///
+    /// If JSON cannot express the value.
     pub fn json(mut self, value: &(impl Serialize + ?Sized)) -> Result<Self, HostError> {
         self.body = serde_json::to_vec(value)
             .map_err(|error| HostError::new(HostErrorKind::NotJson, error.to_string()))?;
@@ -176,6 +180,10 @@ impl Response {
     }
 
     /// The body as a value.
+    ///
+    /// # Errors
+    ///
+    /// If it is not JSON, or not JSON of this type.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.body)
     }

@@ -60,17 +60,29 @@ pub fn get(key: &str) -> Option<Vec<u8>> {
 }
 
 /// Sets a value, for a time or (`None`) for as long as there is room.
+///
+/// # Errors
+///
+/// If the value is not granted, or is larger than the gateway keeps.
 pub fn set(key: &str, value: impl AsRef<[u8]>, ttl: impl Into<Option<Duration>>) -> Result<(), HostError> {
     host::set(key, value.as_ref(), ttl.into().map(millis))
 }
 
 /// Sets a value if the key has none. Whether it did.
+///
+/// # Errors
+///
+/// If values are not granted, or this one is larger than the gateway keeps.
 pub fn add(key: &str, value: impl AsRef<[u8]>, ttl: impl Into<Option<Duration>>) -> Result<bool, HostError> {
     host::add(key, value.as_ref(), ttl.into().map(millis))
 }
 
 /// Adds to a number, kept as decimal text, and gives the sum. A key without a value begins at 0 and gets the
 /// time to live; one that has a value keeps its own.
+///
+/// # Errors
+///
+/// If values are not granted, or the value is not a number or would be too large a number.
 pub fn increment(key: &str, by: i64, ttl: impl Into<Option<Duration>>) -> Result<i64, HostError> {
     host::increment(key, by, ttl.into().map(millis))
 }

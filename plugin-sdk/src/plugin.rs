@@ -21,6 +21,8 @@ pub trait Plugin: Sized + 'static {
 
     /// Runs once per instance, before any other hook.
     ///
+    /// # Errors
+    ///
     /// An error refuses to load the plugin; the version that was running before stays. The text tells the
     /// operator what to change.
     fn configure(config: Self::Config, interests: &mut Interests) -> Result<Self, String>;

@@ -130,6 +130,11 @@ impl Bucket {
     ///
     /// The same name and rate find their state again after a reload. With another rate nothing has been taken
     /// yet.
+    ///
+    /// # Errors
+    ///
+    /// If buckets are not granted, the name or the rate is not valid, or this is not
+    /// [`configure`](crate::Plugin::configure).
     pub fn declare(name: &str, rate: Rate) -> Result<Self, HostError> {
         host::declare_bucket(name, rate).map(Self)
     }
@@ -137,12 +142,20 @@ impl Bucket {
     /// Takes `cost` for a key of at most 512 bytes. If it is not admitted nothing is taken.
     ///
     /// Takes effect at once: a hook that panics afterwards has taken it.
+    ///
+    /// # Errors
+    ///
+    /// If it is not admitted: after which time it would be.
     pub fn take(self, key: impl AsRef<[u8]>, cost: u32) -> Result<(), RetryAfter> {
         admitted(host::take(self.0, key.as_ref(), cost))
     }
 
     /// Takes `cost` for the connection of a message. Cheaper than a key, because the state belongs to the
     /// connection.
+    ///
+    /// # Errors
+    ///
+    /// If it is not admitted: after which time it would be.
     pub fn take_for(self, event: &Message<'_>, cost: u32) -> Result<(), RetryAfter> {
         // The gateway knows which one it is; the argument makes sure that there is one.
         let _ = event;

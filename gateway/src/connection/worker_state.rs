@@ -88,6 +88,10 @@ const TOO_MUCH_UNDER_WAY: &str = "nothing was published, because too much is und
 
 /// Checks that a publication is small enough, and charges it to its publisher's account, which may have
 /// `account_max` bytes in flight. The same limits hold for all publishers and targets.
+///
+/// # Errors
+///
+/// If the publication is too large, or its publisher has too many bytes in flight.
 pub fn charge(
     config: &Config,
     data: &[u8],
@@ -154,6 +158,10 @@ impl WorkerState {
     }
 
     /// The settings of a channel.
+    ///
+    /// # Errors
+    ///
+    /// If no namespace is configured for the channel.
     pub fn namespace(&self, channel: &Channel) -> Result<&Arc<Namespace>, ReplyError> {
         self.config.namespaces.of(channel).ok_or(ReplyError::UNKNOWN_CHANNEL)
     }

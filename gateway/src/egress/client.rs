@@ -136,6 +136,10 @@ impl Client {
     /// Sends a request and reads a response of at most `body_bytes_max`, all within `deadline`.
     ///
     /// Dropping the future ends the request; the server may have received it.
+    ///
+    /// # Errors
+    ///
+    /// If the request cannot be sent, or no complete response arrives in time.
     pub async fn send(
         &self,
         request: Request,
@@ -164,6 +168,10 @@ impl Client {
     }
 
     /// Sends a request and returns only the head of the response, which must arrive within `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// If the request cannot be sent, or no response arrives in time.
     pub async fn send_for_head(
         &self,
         request: Request,
@@ -194,6 +202,10 @@ impl Default for Client {
 
 impl Request {
     /// Creates a request from an upper-case HTTP method, headers without those of the connection, and a body.
+    ///
+    /// # Errors
+    ///
+    /// If the method or a header is not valid.
     pub fn new<N: AsRef<str>, V: AsRef<[u8]>>(
         method: &str,
         url: &Url,

@@ -101,6 +101,10 @@ impl Fetch {
     /// once; concurrent callers wait for that response.
     ///
     /// Dropping the future ends the request; the server may have received it.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no response.
     pub async fn fetch(&self, wanted: &Wanted) -> Result<(Arc<Response>, bool), Refused> {
         let invalid = |why: &str| Refused::Error(Error::Invalid(why.into()));
         let url =

@@ -79,6 +79,10 @@ impl Grants {
     }
 
     /// Refuses a plugin that requests more than `granted`, with the lines that `settings_file` lacks.
+    ///
+    /// # Errors
+    ///
+    /// If it requests more; with the lines to add.
     pub fn check(&self, granted: &Self, settings_file: &str) -> Result<(), LoadError> {
         let missing = self.missing(granted);
         if missing.is_empty() {

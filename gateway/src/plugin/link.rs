@@ -57,6 +57,10 @@ pub struct Link {
 impl Link {
     /// Puts a first instance of `factory` into the chain of `worker`. By default its breaker never opens, and
     /// standby instances are made on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// If no instance can be made.
     pub fn new(
         name: Arc<str>,
         worker: usize,

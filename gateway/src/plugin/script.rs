@@ -21,6 +21,10 @@ pub type Step = gateway_plugin_script::Step<Kind, Channel>;
 pub type Event = gateway_plugin_script::Event<Kind, Channel>;
 
 /// Reads a script. All errors are reported together.
+///
+/// # Errors
+///
+/// All errors of the script, each with its place.
 pub fn parse(text: &[u8]) -> Result<Script, Errors> {
     reader().script(text)
 }

@@ -34,6 +34,10 @@ pub struct Tally {
 
 impl SelfTest {
     /// Parses the section.
+    ///
+    /// # Errors
+    ///
+    /// If the section is not a self-test.
     pub fn parse(section: &[u8]) -> Result<Self, LoadError> {
         let test = script::reader().self_test(section).map_err(|why| {
             let message =
@@ -45,6 +49,10 @@ impl SelfTest {
 
     /// Runs the test with the operator's limits and the author's settings. Effects are recorded and dropped,
     /// so the plugin reaches nothing outside of itself. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// If the plugin cannot be loaded with these settings, or does not do what the test expects.
     pub fn run(
         &self,
         loader: &dyn Loader,

@@ -119,6 +119,10 @@ impl std::error::Error for SettingsErrors {}
 
 impl Settings {
     /// Reads a settings file. All errors are reported together.
+    ///
+    /// # Errors
+    ///
+    /// All errors of the file, each with its key.
     pub fn parse(file: &[u8]) -> Result<Self, SettingsErrors> {
         let mut reader = Reader::default();
         let settings = reader.settings(file);

@@ -44,6 +44,10 @@ impl Exposition {
     }
 
     /// The text of one scrape.
+    ///
+    /// # Errors
+    ///
+    /// If a metric cannot be formatted.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.0)?;

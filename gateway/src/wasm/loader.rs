@@ -98,6 +98,10 @@ pub(super) struct HookIndices {
 
 impl Loader {
     /// Starts the engine and its epoch thread.
+    ///
+    /// # Errors
+    ///
+    /// If this machine does not support the engine.
     pub fn new(config: &LoaderConfig) -> Result<Self, EngineError> {
         let (engine, kind) = engine::start(config.instances_max)?;
         Self::on(engine, kind)
@@ -105,6 +109,10 @@ impl Loader {
 
     /// Like [`new`](Self::new), with an engine that counts instructions and is slower for it. For plugin
     /// tools.
+    ///
+    /// # Errors
+    ///
+    /// If this machine does not support the engine.
     pub fn metered(config: &LoaderConfig) -> Result<Self, EngineError> {
         let (engine, kind) = engine::start_metered(config.instances_max)?;
         Self::on(engine, kind)

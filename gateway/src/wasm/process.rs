@@ -315,6 +315,10 @@ pub const COMMAND: &str = "compile-for-parent";
 
 /// Compiles from standard input to standard output, within this many bytes of memory. [`CompileProcess`] runs
 /// it.
+///
+/// # Errors
+///
+/// If the input cannot be read, or the output cannot be written.
 pub fn compile_for_parent(scarce: bool, metered: bool, bytes: u64) -> io::Result<()> {
     confine(bytes)?;
     let mut input = io::stdin().lock();

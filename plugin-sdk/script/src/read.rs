@@ -44,6 +44,10 @@ pub struct Reader<K, C> {
 
 impl<K: Copy, C> Reader<K, C> {
     /// Reads a script: one event per line, or an array. All mistakes are reported together.
+    ///
+    /// # Errors
+    ///
+    /// All errors of the script, each with its place.
     pub fn script(&self, text: &[u8]) -> Result<Script<K, C>, Errors> {
         let mut errors = Vec::new();
         let values = values(text, &mut errors);

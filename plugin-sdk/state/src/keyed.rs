@@ -63,6 +63,10 @@ impl Store {
     }
 
     /// Sets a value, for `ttl` milliseconds or until it has to give way.
+    ///
+    /// # Errors
+    ///
+    /// If the key or the value is larger than the bounds allow.
     pub fn set(&mut self, key: &Key<'_>, value: &[u8], ttl: Option<u64>, now: u64) -> Result<(), TooLarge> {
         let now = self.now(now);
         if key.bytes.len() > KEY_BYTES_MAX || !self.bounds().take(key, value.len()) {
@@ -74,6 +78,10 @@ impl Store {
     }
 
     /// Sets a value if the key has none. Whether it did.
+    ///
+    /// # Errors
+    ///
+    /// If the key or the value is larger than the bounds allow.
     pub fn add(&mut self, key: &Key<'_>, value: &[u8], ttl: Option<u64>, now: u64) -> Result<bool, TooLarge> {
         let now = self.now(now);
         if self.use_value(key, now).is_some() {
@@ -84,6 +92,10 @@ impl Store {
 
     /// Adds to a number, kept as decimal text, and gives the sum. A key without a value begins at 0 and lives
     /// for `ttl` milliseconds; one that has a value keeps its time.
+    ///
+    /// # Errors
+    ///
+    /// If the key is too large, or the value is not a number or would be too large a number.
     pub fn increment(
         &mut self,
         key: &Key<'_>,

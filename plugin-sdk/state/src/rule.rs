@@ -43,6 +43,10 @@ pub struct InvalidRule(String);
 impl Rule {
     /// A rule from the numbers of the plugin interface: `limit` a `period` of milliseconds, and for buckets
     /// `burst` at once, where 0 means `limit` for a token bucket and 1 for a leaky bucket.
+    ///
+    /// # Errors
+    ///
+    /// If a number is out of its range.
     pub fn new(algorithm: u32, limit: u64, period: u64, burst: u64) -> Result<Self, InvalidRule> {
         let Some(algorithm) = Algorithm::ALL.into_iter().find(|known| *known as u32 == algorithm) else {
             return Err(InvalidRule(format!("there is no algorithm {algorithm}; expected 1 to 4")));

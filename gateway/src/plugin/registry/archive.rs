@@ -96,6 +96,10 @@ impl Archive {
     }
 
     /// The plugin file and the settings file of a version, checked against its digest.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read, or is not the stored one.
     pub fn read(&self, digest: &Digest) -> io::Result<(Bytes, Option<Bytes>)> {
         let plugin = self.content(&digest.wasm_hex())?;
         let settings = digest.settings_hex().map(|hex| self.content(&hex)).transpose()?;
@@ -103,6 +107,10 @@ impl Archive {
     }
 
     /// Stores the files of a version.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be written.
     pub fn keep(&self, plugin: &Bytes, settings: Option<&Bytes>) -> io::Result<()> {
         for bytes in std::iter::once(plugin).chain(settings) {
             let hex = hex(&Sha256::digest(bytes));
@@ -115,6 +123,10 @@ impl Archive {
     }
 
     /// Stores the record of a plugin.
+    ///
+    /// # Errors
+    ///
+    /// If the record cannot be written.
     pub fn save(&self, name: &str, record: &Record) -> io::Result<()> {
         let entries = record.versions.iter().map(|kept| Entry {
             files: Files::of(&kept.digest),
@@ -134,6 +146,10 @@ impl Archive {
     }
 
     /// Removes files that none of these records needs.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read, or a file cannot be removed.
     pub fn tidy(&self, records: &BTreeMap<Arc<str>, Record>) -> io::Result<()> {
         let digests = || records.values().flat_map(|record| record.versions.iter().map(|kept| kept.digest));
         let needed: BTreeSet<String> = digests()

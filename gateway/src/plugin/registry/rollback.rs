@@ -71,6 +71,10 @@ impl Registry {
     /// changes, also after a restart. Compiles nothing that is in the cache.
     ///
     /// Changes are made one after the other: this waits for a plugin that is being compiled.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such plugin or version, or the version does not load any more.
     pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<RolledBack, RollbackError> {
         let begin = Instant::now();
         let before = self.state.clone().lock_owned().await;

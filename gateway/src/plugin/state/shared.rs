@@ -145,18 +145,30 @@ impl PluginState {
     }
 
     /// Sets a value, for `ttl` milliseconds or until it is evicted.
+    ///
+    /// # Errors
+    ///
+    /// If the key or the value is larger than the bounds allow.
     pub fn set(&self, key: &[u8], value: &[u8], ttl: Option<u64>, now: u64) -> Result<(), TooLarge> {
         let (mut store, key) = self.find(VALUES, key);
         store.set(&key, value, ttl, now)
     }
 
     /// Sets a value if the key has none. True if it did.
+    ///
+    /// # Errors
+    ///
+    /// If the key or the value is larger than the bounds allow.
     pub fn add(&self, key: &[u8], value: &[u8], ttl: Option<u64>, now: u64) -> Result<bool, TooLarge> {
         let (mut store, key) = self.find(VALUES, key);
         store.add(&key, value, ttl, now)
     }
 
     /// Adds to a number and returns the sum, as [`Store::increment`] does.
+    ///
+    /// # Errors
+    ///
+    /// If the key is too large, or the value is not a number or would be too large a number.
     pub fn increment(&self, key: &[u8], by: i64, ttl: Option<u64>, now: u64) -> Result<i64, IncrementError> {
         let (mut store, key) = self.find(VALUES, key);
         store.increment(&key, by, ttl, now)
