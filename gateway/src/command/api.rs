@@ -14,10 +14,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum bytes of a response.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Where the gateway is, and how to be let in.
+/// Address of the gateway and the key of its API.
 #[derive(Debug, clap::Args)]
 pub(super) struct Address {
-    /// The admin listener of the gateway, `admin.address` in its configuration
+    /// The address of the gateway's admin listener, `admin.address` in its configuration
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8001")]
     address: String,
 

@@ -15,11 +15,13 @@ use crate::watch;
 
 /// Check the configuration and every plugin, without serving
 ///
-/// Prints every mistake of the configuration, or else one line for each plugin: it is compiled, instantiated
-/// and given its settings as it would be at a start. Exit code 3 for the configuration, 4 for a plugin.
+/// Run it before you start a gateway with a new configuration or new plugins. It prints every error in the
+/// configuration. If there is none, it compiles and instantiates each plugin, gives it its settings as at a
+/// start, and prints one line for it. The exit code is 3 for an error in the configuration, and 4 for a refused
+/// plugin.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The configuration file; without one the defaults are checked
+    /// The configuration file; without it the command checks the defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

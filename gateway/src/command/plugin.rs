@@ -19,17 +19,19 @@ use crate::plugin::load::LoadError;
 use crate::plugin::settings::Settings;
 use crate::testing::PluginRunner;
 
-/// Begin, build, check and try plugins, and take one back
+/// Create, build, check and test plugins, and roll one back
 ///
 /// From an idea to a live rule:
 ///
-///   gateway plugin new shout                            a crate that builds and tests
-///   cd shout && cargo test                              the hooks alone
-///   gateway plugin build                                a WebAssembly file
-///   gateway plugin check FILE --settings shout.toml     what it is, and whether the gateway takes it
+///   gateway plugin new shout                            create a crate that builds and passes its tests
+///   cd shout && cargo test                              test the hooks alone
+///   gateway plugin build                                compile it to a WebAssembly file
+///   gateway plugin check FILE --settings shout.toml     describe it, and see whether the gateway accepts it
 ///   gateway plugin run FILE --settings shout.toml --events events.jsonl
+///                                                       test it in the production engine
 ///   gateway plugin bench FILE --settings shout.toml --events events.jsonl
-///   gateway plugin build --into path/to/plugins         live
+///                                                       measure its cost
+///   gateway plugin build --into path/to/plugins         make it live
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {

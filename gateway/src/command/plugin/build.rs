@@ -17,12 +17,12 @@ use crate::plugin_tools::sources::Sources;
 use crate::telemetry;
 use crate::testing;
 
-/// Build a plugin for WebAssembly, and drop it into a folder
+/// Build a plugin for WebAssembly, and drop it into a plugin folder
 ///
-/// Runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is
-/// missing, and prints where the file is. With `--into` the file is put into a gateway's plugin folder in one
-/// step, so that the gateway never sees half of it: over the file that the plugin has there, or as
-/// 50-NAME.wasm. Settings that are there stay as they are.
+/// It runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is
+/// missing, and prints the path of the file. With `--into` it moves the file into a gateway's plugin folder in
+/// one step, so the gateway never sees half of it. There the file replaces the plugin's earlier file, or becomes
+/// 50-NAME.wasm. A settings file in that folder stays unchanged. Use `--watch` while you write the plugin.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin build\n  gateway plugin build shout --into plugins --watch\n  gateway plugin build shout --into target/demo/plugins --order 60"
@@ -36,15 +36,15 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TARGET", default_value = TARGET, value_parser = PossibleValuesParser::new(TARGETS))]
     target: String,
 
-    /// The plugin folder of a gateway to drop it into
+    /// The plugin folder of a gateway that receives the file
     #[arg(long, value_name = "FOLDER")]
     into: Option<PathBuf>,
 
-    /// The number in front of the name of a file that is not there yet: its place in the chain
+    /// The number in front of the name of a new file: its place in the chain
     #[arg(long, value_name = "NUMBER", default_value_t = 50, requires = "into")]
     order: u16,
 
-    /// Go on, and build again whenever a file of the crate changes, until Ctrl-C
+    /// Build again whenever a file of the crate changes, until Ctrl-C
     #[arg(long)]
     watch: bool,
 }
