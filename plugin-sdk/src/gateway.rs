@@ -5,16 +5,16 @@ use serde::Serialize;
 use crate::error::HostErrorKind;
 use crate::{HostError, Refusal, host};
 
-/// What every event has, also one without a client: the time, and what a hook may do to the rest of the
-/// gateway. Reach it through the event.
+/// The part that events have even without a client: the time, and the effects on the rest of the gateway.
+/// Events dereference to it, except [`Outgoing`](crate::Outgoing).
 ///
 /// Effects are *recorded*. The gateway applies them in the order of the calls, after the hook has returned
-/// normally; a hook that panics leaves nothing behind.
+/// normally. If the hook panics, the gateway discards them.
 ///
-/// Other connections are reached by user or by connection id, and hear of it a moment later. In
-/// [`on_connect`](crate::Plugin::on_connect) the client of the event is left out: a plugin that allows one
-/// connection per user sends the others away with [`disconnect_user`](Self::disconnect_user) and accepts the
-/// new one.
+/// Effects reach other connections by user or by connection id, a moment later. In
+/// [`on_connect`](crate::Plugin::on_connect) they do not include the client of the event: a plugin that
+/// allows one connection per user closes the others with [`disconnect_user`](Self::disconnect_user) and
+/// accepts the new one.
 #[derive(Debug)]
 pub struct Gateway(());
 
@@ -23,8 +23,8 @@ impl Gateway {
         Self(())
     }
 
-    /// Unix time in milliseconds. The same during one event; use it in place of the system clock, so that
-    /// tests can set it.
+    /// Unix time in milliseconds. It does not change during one event. Use it instead of the system clock, so
+    /// that tests can set it.
     pub fn now(&self) -> u64 {
         host::now()
     }
@@ -43,12 +43,12 @@ impl Gateway {
         self.publish(address, &to_json(value)?)
     }
 
-    /// Closes every connection of a user. The code is one of the closing ones of [`code`](crate::code).
+    /// Closes every connection of a user. The code must be one of the close codes in [`code`](crate::code).
     pub fn disconnect_user(&self, user: &str, code: u32, reason: impl Into<String>) -> Result<(), HostError> {
         host::disconnect_address(&format!("#{user}"), Refusal { code, reason: reason.into() })
     }
 
-    /// Closes the connection with this id. The code is one of the closing ones of [`code`](crate::code).
+    /// Closes the connection with this id. The code must be one of the close codes in [`code`](crate::code).
     pub fn disconnect_connection(
         &self,
         id: &str,
@@ -79,13 +79,13 @@ impl Gateway {
     }
 
     /// Sets when every connection of a user expires unless its client refreshes it: Unix time in seconds,
-    /// `None` for never. One that has expired is closed.
+    /// `None` for never. The gateway closes an expired connection.
     pub fn refresh_user(&self, user: &str, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh_address(&format!("#{user}"), expires_at)
     }
 
     /// Sets when the connection with this id expires unless its client refreshes it: Unix time in seconds,
-    /// `None` for never. One that has expired is closed.
+    /// `None` for never. The gateway closes an expired connection.
     pub fn refresh_connection(&self, id: &str, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh_address(&format!("@{id}"), expires_at)
     }

@@ -5,8 +5,8 @@ use std::any::TypeId;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Reads the `[config]` table that the gateway hands over as JSON. The error names the key, because the
-/// operator who reads it wrote TOML and knows nothing of lines and columns here.
+/// Reads the `[config]` table, which the gateway passes as JSON. The error names the key and no line or
+/// column, because the operator wrote TOML.
 pub(crate) fn parse<C: DeserializeOwned + 'static>(settings: &str) -> Result<C, String> {
     let value: Value = serde_json::from_str(settings)
         .map_err(|e| format!("the gateway sent settings that are not JSON: {e}"))?;
@@ -17,8 +17,7 @@ pub(crate) fn parse<C: DeserializeOwned + 'static>(settings: &str) -> Result<C, 
     })
 }
 
-/// A plugin with `type Config = ()` takes an empty table only, so that a misplaced key is not silently
-/// ignored.
+/// A plugin with `type Config = ()` accepts only an empty table, so that a misplaced key causes an error.
 fn nothing(value: &Value) -> Result<Value, String> {
     match value {
         Value::Object(map) if map.is_empty() => Ok(Value::Null),

@@ -33,17 +33,17 @@ const OUTCOME: [&str; 17] = [
     "detail",
 ];
 
-/// Reads scripts, with what kinds and channels are to whoever plays them.
+/// Reads scripts, with the caller's types for kinds and channels.
 #[derive(Debug)]
 pub struct Reader<K, C> {
     /// The words for kinds of messages, and the kinds.
     pub kinds: Vec<(&'static str, K)>,
-    /// Makes a channel of a name, or says why it is none.
+    /// Makes a channel from a name, or says why the name is invalid.
     pub channel: fn(&str) -> Result<C, String>,
 }
 
 impl<K: Copy, C> Reader<K, C> {
-    /// Reads a script: one event per line, or an array. All mistakes are reported together.
+    /// Reads a script: one event per line, or an array. It reports all errors together.
     pub fn script(&self, text: &[u8]) -> Result<Script<K, C>, Mistakes> {
         let mut mistakes = Vec::new();
         let values = values(text, &mut mistakes);
