@@ -83,13 +83,13 @@ impl Budget {
                 warn!(
                     at_most,
                     there_is,
-                    "the settings allow more memory than {by} has: lower the largest of these, or give it more: {parts}"
+                    "settings allow more memory than {by} has; lower the largest of these, or give it more: {parts}"
                 );
             }
             Some(Memory { total, .. }) => {
-                info!(at_most, there_is = show(total), "memory that the settings allow: {parts}");
+                info!(at_most, there_is = show(total), "memory allowed by the settings: {parts}");
             }
-            None => info!(at_most, "memory that the settings allow: {parts}"),
+            None => info!(at_most, "memory allowed by the settings: {parts}"),
         }
     }
 }

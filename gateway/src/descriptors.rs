@@ -106,7 +106,7 @@ impl Plan {
             connections_per_address_wanted = per_address_wanted,
             handshakes_per_address_max = limits.handshakes_per_address_max,
             handshakes_per_address_wanted,
-            "the limit of open files is too low for the settings: they are lowered for this run; raise it (`ulimit -n`, \
+            "limit of open files too low for the settings; they are lowered for this run; raise the limit (`ulimit -n`, \
              `LimitNOFILE=` of systemd)"
         );
     }

@@ -102,7 +102,7 @@ fn lock(path: &Path) -> Result<File, String> {
         }
         // The file system has no locks: the operator must ensure that only one gateway uses the folder.
         Err(error) => {
-            tracing::warn!(%error, "the state folder cannot be locked; make sure that no other gateway uses it");
+            tracing::warn!(%error, "failed to lock the state folder; make sure that no other gateway uses it");
             Ok(file)
         }
     }

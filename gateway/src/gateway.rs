@@ -171,14 +171,14 @@ impl Gateway {
                 tracing::info!(address = %sockets.address, workers, generation, "ready");
                 Budget::of(&config, control.plugins_memory_max()).report(resources::memory());
                 if let Err(reason) = control.plugins_health() {
-                    tracing::error!("clients are refused: {reason}");
+                    tracing::error!(%reason, "clients are refused");
                 }
                 tokio::select! {
                     () = &mut stop => (),
                     failed = supervisor.failed() => ended = Some(Err(failed.into())),
                 }
             }
-            tracing::info!(deadline = ?config.drain.deadline, "going down: not ready, not accepting");
+            tracing::info!(deadline = ?config.drain.deadline, "shutting down: not ready, not accepting connections");
             let until = clock.now().at + config.drain.deadline;
             phase.send_replace(Phase::Draining { until });
             serve::drained(until, workers.ended, network, upstreams, clock, &supervisor).await;

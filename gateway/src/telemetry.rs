@@ -44,7 +44,7 @@ pub fn init_logging(log: &Log) -> io::Result<()> {
         LogFormat::Json => builder.json().flatten_event(true).with_ansi(false).try_init(),
     };
     if installed.is_err() {
-        tracing::debug!("logging was set up before; the new settings are not used");
+        tracing::debug!("logging already set up; ignoring the new settings");
         return Ok(());
     }
     let _ = LINES.set(lines);

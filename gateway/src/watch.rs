@@ -124,7 +124,7 @@ pub fn start(folder: &Path, options: &Options, changed: Sender<Changed>) -> Resu
         folder,
     };
     if !options.ask_system {
-        info!(every = ?options.poll, "the plugin folder is looked at without notifications, as plugins.watch says");
+        info!(every = ?options.poll, "polling the plugin folder instead of notifications, as plugins.watch says");
     }
     let path = watch.folder.path().to_owned();
     let thread = thread::Builder::new().name("plugin-folder".into()).spawn(move || watch.run());
@@ -190,7 +190,7 @@ impl Watch {
             match self.folder.look(Instant::now()) {
                 Ok(look) => {
                     if missing {
-                        info!(folder = %self.folder.path().display(), "the plugin folder is back");
+                        info!(folder = %self.folder.path().display(), "plugin folder readable again");
                         missing = false;
                     }
                     self.notifications.follow(&self.folder);
@@ -203,7 +203,7 @@ impl Watch {
                         warn!(
                             folder = %self.folder.path().display(),
                             %error,
-                            "cannot read the plugin folder; the plugins stay as they are until it is back"
+                            "cannot read the plugin folder; plugins do not change until it is readable again"
                         );
                         missing = true;
                     }
@@ -245,7 +245,7 @@ impl Notifications {
                 self.failed = false;
             }
             Err(error) if !self.failed => {
-                warn!(%error, "no notifications about the plugin folder; it is looked at every two seconds instead");
+                warn!(%error, "no notifications about the plugin folder; polling it every two seconds instead");
                 self.failed = true;
             }
             Err(_) => {}

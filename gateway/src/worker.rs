@@ -305,7 +305,7 @@ impl Worker {
         tracing::error!(
             connection = &*session.handle().id,
             panic = words,
-            "the task of a connection panicked: it is closed"
+            "connection task panicked; closing the connection"
         );
         self.read_buffer.borrow_mut().clear();
         let now = self.clock.now();
@@ -487,7 +487,7 @@ impl Worker {
             tracing::warn!(
                 worker = self.state.worker,
                 connections = self.open.borrow().len(),
-                "connections were cut off at the drain deadline"
+                "drain deadline reached; closing the remaining connections"
             );
         } else {
             tracing::info!(worker = self.state.worker, "drained");

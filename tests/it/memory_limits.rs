@@ -99,7 +99,7 @@ async fn a_plugin_that_is_too_large_for_the_control_group_is_refused_and_the_cli
     let join = format!("echo $$ > {}/cgroup.procs", group.0.display());
     let config = format!("memory.history_bytes_max = '8MiB'\n{OPEN}");
     let mut gateway = Gateway::with(&config).plugin("90-echo", "echo", "").after(&join).start().await;
-    let line = gateway.log().wait(&["the settings allow more memory than"]).await;
+    let line = gateway.log().wait(&["settings allow more memory than"]).await;
     assert!(line.message.contains("the control group of the process"), "{}", line.text);
     assert_eq!(line.field("there_is"), "128 MiB");
     let mut clients = Vec::new();

@@ -166,7 +166,7 @@ async fn wrong_settings_leave_the_plugin_that_was_there() {
 async fn a_bad_file_without_a_predecessor_is_left_out_of_the_chain() {
     let gateway = Gateway::with(RAW).plugin("90-echo", "echo", "").start().await;
     let line = gateway.refusal(|folder| folder.put("10-new.wasm", b"nonsense")).await;
-    assert!(line.message.ends_with("it is left out"), "{}", line.message);
+    assert!(line.message.ends_with("it is not used"), "{}", line.message);
     let mut client = RawClient::connect(&gateway).await;
     assert_eq!(client.ask("x").await, "x");
     assert_eq!(plugin(&gateway, "10-new.wasm").await["state"], "refused");
@@ -196,7 +196,7 @@ async fn what_is_no_plugin_file_is_ignored_and_said_so() {
         [".10-a.wasm", "10-a.wasm~", "10-a.wasm.tmp", "10-a.wasm.part", "#10-a.wasm#", "10-a.wsm", "README"]
     {
         fs::copy(&bare, folder.join(name)).unwrap();
-        gateway.log().wait(&["left out of the plugin folder", name]).await;
+        gateway.log().wait(&["file in the plugin folder not used", name]).await;
     }
     fs::create_dir(folder.join("11-folder.wasm")).unwrap();
     symlink(outside.path().join("bare.wasm"), folder.join("12-link.wasm")).unwrap();
@@ -209,7 +209,7 @@ async fn what_is_no_plugin_file_is_ignored_and_said_so() {
         ("13-broken.wasm", "it is a link to nothing"),
         ("14-pipe.wasm", "it is not a regular file"),
     ] {
-        gateway.log().wait(&["left out of the plugin folder", name, why]).await;
+        gateway.log().wait(&["file in the plugin folder not used", name, why]).await;
     }
     // The folder still works, and only by what may be in it: a link that stays inside may.
     fs::create_dir(folder.join("versions")).unwrap();
@@ -289,7 +289,7 @@ async fn what_every_user_may_write_to_is_refused_with_the_command_that_helps() {
 #[tokio::test]
 async fn a_folder_that_is_only_looked_at_is_followed_too() {
     let gateway = Gateway::with(&format!("{RAW}plugins.watch = 'poll'\n")).start().await;
-    gateway.log().wait(&["looked at without notifications"]).await;
+    gateway.log().wait(&["polling the plugin folder"]).await;
     gateway.swap(|folder| folder.plugin("10-a", &wasm("guest-bare"), "")).await;
     assert_eq!(RawClient::connect(&gateway).await.ask("x").await, "bare");
 }

@@ -263,7 +263,7 @@ async fn what_is_no_plugin_and_looks_like_one_is_said_while_the_gateway_runs() {
         ("deep/", "sub-folder"),
         ("50-router.wasm", "not-a-file"),
     ] {
-        let line = gateway.log().wait(&["left out of the plugin folder", file]).await;
+        let line = gateway.log().wait(&["file in the plugin folder not used", file]).await;
         assert_eq!(line.level, "WARN", "{}", line.text);
         gateway_tests::eventually(format!("{file} in the API"), async || {
             let plugins = plugins(&gateway).await;
@@ -296,7 +296,7 @@ async fn required_plugins_are_there_or_the_gateway_does_not_start() {
     let config = format!("plugins.required = ['router']\n{OPEN}");
     let mut gateway = Gateway::with(&config).plugin("50-router", "router", ROUTER).start().await;
     gateway.folder().remove("50-router.wasm");
-    gateway.log().wait(&["the file of a plugin was removed", "plugins.required"]).await;
+    gateway.log().wait(&["plugin file removed", "plugins.required"]).await;
     assert_eq!(plugins(&gateway).await["plugins"][0]["state"], "removed-kept");
     gateway.restart().await;
     assert_eq!(plugins(&gateway).await["plugins"][0]["state"], "removed-kept", "a version of it is there");
@@ -316,9 +316,9 @@ async fn a_full_folder_takes_nothing_out() {
             fs::write(folder.join(format!("{number:04}-junk.{extension}")), "").unwrap();
         }
     }
-    gateway.log().wait(&["left out of the plugin folder", "more than 1000 plugin files"]).await;
+    gateway.log().wait(&["file in the plugin folder not used", "more than 1000 plugin files"]).await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    let taken_out = gateway.log().matching(&["plugin taken out"]);
+    let taken_out = gateway.log().matching(&["plugin left the chain"]);
     assert!(taken_out.is_empty(), "{}", taken_out[0].text);
     assert_eq!(rules(&gateway).await, before);
     assert_eq!(plugins(&gateway).await["plugins"][0]["state"], "live");
@@ -360,7 +360,7 @@ async fn lines_that_a_client_causes_through_a_plugin_are_limited_and_counted() {
         (refused >= 6001.0).then_some(refused)
     })
     .await;
-    let lines = gateway.log().matching(&["an effect of a plugin was refused"]).len();
+    let lines = gateway.log().matching(&["plugin effect refused"]).len();
     println!("{refused} refusals, {lines} lines");
     assert!((1..30).contains(&lines), "{lines} lines");
     assert!(gateway.metrics().await.get("gateway_log_lines_held_back_total") >= 5900.0);

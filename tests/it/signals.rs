@@ -34,7 +34,7 @@ async fn a_signal_that_means_nothing_is_said_and_ignored() {
         assert_eq!(client.ask("still here").await, "still here", "{name}");
     }
     let line = gateway.log().wait(&["SIGHUP"]).await;
-    assert!(line.says(&["restart it to apply changes"]), "{}", line.text);
+    assert!(line.says(&["restart the gateway to apply changes"]), "{}", line.text);
     gateway.terminate();
     assert_eq!(client.closed().await.code, Some(3001));
     drop(client);

@@ -40,7 +40,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     match serde_json::to_vec(body) {
         Ok(body) => answer(status, JSON, body),
         Err(error) => {
-            tracing::error!(%error, "failed to write an admin answer");
+            tracing::error!(%error, "failed to write an admin response");
             answer(StatusCode::INTERNAL_SERVER_ERROR, JSON, &b"{}"[..])
         }
     }

@@ -122,7 +122,7 @@ impl Link {
             warn,
             plugin = &*self.name,
             attribute = name,
-            "a plugin may not set the attribute in which another plugin has its permissions"
+            "attribute refused: another plugin uses it for permissions"
         );
     }
 
@@ -260,8 +260,7 @@ impl Link {
                 plugin = &*self.name,
                 channel = %outgoing.channel,
                 also_since_last_line = also,
-                "a class attribute has more values among the subscribers of a channel than a plugin may see: the rest meets \
-                 the failure policy"
+                "too many classes of subscribers in a channel; the failure policy decides for the rest"
             );
         }
         let policy = self.skipped();
@@ -275,7 +274,7 @@ impl Link {
             warn,
             plugin = &*self.name,
             %channel,
-            "a plugin replaced a publication with a payload that {why}: subscribers get nothing in its place"
+            "replaced publication dropped: its payload {why}; subscribers get nothing"
         );
         self.row().delivery_dropped();
     }
@@ -374,7 +373,7 @@ impl Link {
                 plugin = &*self.name,
                 breaker = Position::Open.as_str(),
                 after = if pass == Pass::Probe { "a probe failed" } else { "too many failures" },
-                "plugin breaker changed: events meet the failure policy without a call"
+                "plugin breaker changed: the failure policy decides without a call"
             );
         }
     }
@@ -412,7 +411,7 @@ impl Link {
                     code = error.code().as_str(),
                     error = error.message(),
                     next_attempt_ms = self.order_pause,
-                    "failed to replace an instance; events meet the failure policy until it works"
+                    "failed to replace an instance; the failure policy decides until a retry succeeds"
                 );
                 self.order_pause = (self.order_pause * 2).min(ORDER_PAUSE_MAX);
             }

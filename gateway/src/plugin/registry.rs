@@ -196,13 +196,13 @@ impl Registry {
                     plugin = &*plugin,
                     code = error.code().as_str(),
                     error = error.message(),
-                    "failed to make instances of a live plugin for a new chain; everything stays as it is"
+                    "failed to create instances for a new chain; the old chain stays"
                 );
                 None
             }
             // The task does not panic: panics of the loader are caught.
             Err(_) => {
-                error!("failed to prepare the plugins: the task ended early; everything stays as it is");
+                error!("failed to prepare the plugins: the task ended early; the old chain stays");
                 None
             }
         }
@@ -227,7 +227,7 @@ impl Registry {
             let given = Instant::now();
             wait(acknowledgements, state.generation, self.swap_timeout).await;
             let took_us = given.elapsed().as_micros() as u64;
-            debug!(generation = state.generation, took_us, "every worker has taken the new chain");
+            debug!(generation = state.generation, took_us, "all workers use the new chain");
         }
         let took = changed.then(|| begin.elapsed());
         let before = Arc::new(before);
@@ -434,7 +434,7 @@ impl Registry {
             Hold::Closed => "closed",
             Hold::Open => "open",
         };
-        info!(plugin = name, breaker = set, "plugin breaker changed: set by hand");
+        info!(plugin = name, breaker = set, "plugin breaker changed: set by an operator");
         true
     }
 
@@ -512,11 +512,10 @@ async fn wait(acknowledgements: Vec<oneshot::Receiver<()>>, generation: u64, lon
     for (worker, acknowledgement) in acknowledgements.into_iter().enumerate() {
         match timeout_at(deadline.into(), acknowledgement).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => warn!(worker, generation, "a worker has ended and takes no new chain"),
+            Ok(Err(_)) => warn!(worker, generation, "worker has ended; it does not take the new chain"),
             Err(_) => error!(
                 worker,
-                generation,
-                "a worker is too busy to take the new chain; it goes on with the old one until it does"
+                generation, "worker too busy to take the new chain; it uses the old one until then"
             ),
         }
     }
@@ -542,12 +541,12 @@ fn write_down(archive: &Archive, before: &State, now: &State) {
             error!(
                 plugin = &**name,
                 %error,
-                "failed to write down which version of a plugin runs; after a restart only the plugin folder counts"
+                "failed to store the running version of a plugin; a restart will use only the plugin folder"
             );
         }
     }
     if changed && let Err(error) = archive.tidy(&now.records) {
-        warn!(%error, "failed to remove versions of plugins that are no longer needed");
+        warn!(%error, "failed to remove old versions of plugins");
     }
 }
 

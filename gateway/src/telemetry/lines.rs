@@ -126,7 +126,7 @@ impl Lines {
                 told = lost;
                 tracing::warn!(
                     lines,
-                    "log lines were lost: standard error took none or too few; see gateway_log_lines_lost"
+                    "log lines were lost: standard error was blocked or too slow; see gateway_log_lines_lost"
                 );
             }
             batch.bytes.clear();

@@ -126,7 +126,7 @@ impl CompileProcess {
             )
         })?;
         let answer = self.converse(child, digest, component, allowance)?;
-        debug!(digest, took = ?began.elapsed(), bytes = answer.len(), "plugin compiled in a process of its own");
+        debug!(digest, took = ?began.elapsed(), bytes = answer.len(), "plugin compiled in a child process");
         Ok(answer)
     }
 

@@ -214,7 +214,7 @@ impl Folder {
         let fingerprint = match seen {
             Seen::File(fingerprint) => fingerprint,
             Seen::Unusable(why) => {
-                warn!(file = name, "left out of the plugin folder: {why}");
+                warn!(file = name, "file in the plugin folder not used: {why}");
                 return Some(Err(unusable(why)));
             }
         };
@@ -271,7 +271,7 @@ impl Folder {
                 misfit.settled = true;
                 look.changed = true;
                 let message = misfit.left.error.message();
-                warn!(file = &**name, "left out of the plugin folder: it {message}");
+                warn!(file = &**name, "file in the plugin folder not used: it {message}");
             }
             look.fresh |= !misfit.settled;
         }
@@ -348,7 +348,7 @@ impl Folder {
         let listing = Listing::of(&root, &names, self.options.check_owner.then_some(self.user));
         for (file, why) in &names.others {
             if self.left_out.get(file) != Some(why) {
-                info!(file = &**file, "left out of the plugin folder: {why}");
+                info!(file = &**file, "file in the plugin folder not used: {why}");
             }
         }
         self.left_out = names.others;

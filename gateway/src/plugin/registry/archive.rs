@@ -75,7 +75,7 @@ impl Archive {
         let entries = match fs::read_dir(&self.manifests) {
             Ok(entries) => entries,
             Err(error) => {
-                warn!(%error, "failed to read what is kept of the plugins; only the plugin folder counts");
+                warn!(%error, "failed to read the stored versions of plugins; using only the plugin folder");
                 return BTreeMap::new();
             }
         };
@@ -88,7 +88,7 @@ impl Archive {
                     records.insert(name.into(), record);
                 }
                 Err(error) => {
-                    warn!(plugin = name, %error, "what is kept of a plugin is not used; only the plugin folder counts");
+                    warn!(plugin = name, %error, "stored versions of a plugin are unusable; using only the plugin folder");
                 }
             }
         }

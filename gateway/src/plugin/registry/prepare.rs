@@ -309,7 +309,7 @@ impl Preparing<'_> {
             load_us = version.took.as_micros() as u64,
             warm_us = (warmed - loaded).as_micros() as u64,
             self_test_us = warmed.elapsed().as_micros() as u64,
-            "plugin prepared: instances for every worker, and its self-test"
+            "plugin prepared: instances created and self-test passed"
         );
         counters.state().set_bounds(version.state);
         self.places_left -= usize::from(is_new);
@@ -355,7 +355,7 @@ impl Preparing<'_> {
                     plugin = &**name,
                     digest = digest.short(),
                     code = lost.error.code().as_str(),
-                    "failed to bring back a version of a plugin: the file {}",
+                    "failed to load a stored version of a plugin: the file {}",
                     lost.error.message()
                 );
             }
