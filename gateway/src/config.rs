@@ -531,7 +531,7 @@ impl Config {
         }
         if self.client.anonymous && self.raw.enabled {
             warnings.push(
-                "client.anonymous and raw.enabled are true: whoever reaches the gateway can send any message to the plugins".to_owned(),
+                "client.anonymous and raw.enabled are true: every client that reaches the gateway can send any message to the plugins".to_owned(),
             );
         }
         warnings

@@ -287,12 +287,14 @@ impl Control {
     /// Whether every part of the process is running; otherwise a sentence. Calls none of them.
     pub fn liveness(&self) -> Result<(), Box<str>> {
         if let Some(ended) = self.inner.supervisor.ended() {
-            return Err(format!("{ended}; this process drains and ends").into());
+            return Err(format!("{ended}; this process drains and exits").into());
         }
         let now = self.inner.clock.now().at;
         let metrics = &self.inner.metrics;
         let stuck = |thread: &dyn Fn() -> String, beat: &Beat| match beat.stuck(now) {
-            Some(silent) => Err(format!("{} has not gone on for {} seconds", thread(), silent.as_secs())),
+            Some(silent) => {
+                Err(format!("{} has made no progress for {} seconds", thread(), silent.as_secs()))
+            }
             None => Ok(()),
         };
         for (worker, metrics) in metrics.workers.iter().enumerate() {
@@ -307,7 +309,7 @@ impl Control {
         match *self.inner.phase.borrow() {
             Phase::Starting => Err("starting: the plugins are being loaded".into()),
             Phase::Running => Ok(()),
-            Phase::Draining { .. } => Err("draining: this process is going down".into()),
+            Phase::Draining { .. } => Err("draining: this process is shutting down".into()),
         }
     }
 
@@ -322,8 +324,8 @@ impl Control {
         };
         let ClosedPlace { file, error } = first;
         Err(format!(
-            "plugins are missing: the file {file} {}{others}. Mend it or take it out, with its settings: until then the events \
-             of its place in the chain are refused",
+            "plugins are missing: the file {file} {}{others}. Fix it, or remove it together with its settings: until then the \
+             gateway refuses the events of its place in the chain",
             error.message
         ))
     }
@@ -366,7 +368,7 @@ fn terms(
 ) -> Result<Option<Box<PublishConditions>>, ReplyError> {
     let Conditions { idempotency_key, version } = conditions.clone();
     if version.is_some() && (namespace.history_size == 0 || address.target() != Target::Channel) {
-        let why = "`version` needs a channel with history: the newest version is kept beside it";
+        let why = "`version` needs a channel with history, which stores the newest version";
         return Err(ReplyError::NOT_AVAILABLE.because(why));
     }
     let once = idempotency_key.map(|key| Idempotency { key, ttl: namespace.idempotency_ttl });

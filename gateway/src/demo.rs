@@ -49,7 +49,7 @@ impl Demo {
         for (name, address) in [("--listen", options.listen), ("--admin", options.admin)] {
             if !address.ip().is_loopback() {
                 bail!(
-                    "{name} {address} can be reached from other machines, and the demo gives a token to whoever asks: \
+                    "{name} {address} can be reached from other machines, and the demo gives a token to every visitor: \
                      choose a loopback address such as 127.0.0.1:8000, or write a configuration for `gateway serve`"
                 );
             }
@@ -115,13 +115,13 @@ The demo is at http://{listen}/
   1. Open it in two tabs, as two users, and chat.
   2. Change the rules while they are connected: take the # off the first rule of
        {folder}/50-router.toml
-     and nobody can write any more. The tabs stay connected.
-  3. Take the plugin away, and put it back:
+     and nobody can write any more; the tabs stay connected.
+  3. Remove the plugin and restore it:
        mv {folder}/50-router.wasm /tmp/ && sleep 5 && mv /tmp/50-router.wasm {folder}/
   4. Publish from a server:
        curl -H 'X-API-Key: {key}' http://{admin}/api/publish \\
          -d '{{\"channel\":\"chat:lobby\",\"data\":{{\"text\":\"hello from the server\"}}}}'
-  5. Stop the demo with Ctrl-C and start it again: the tabs come back by themselves.",
+  5. Stop the demo with Ctrl-C and start it again: the tabs reconnect.",
             listen = self.listen,
             admin = self.admin,
         )

@@ -35,7 +35,7 @@ pub(crate) struct Plan {
 /// The limit is too low for the gateway itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the limit of open files is {limit}, and this gateway needs {needed} before it can serve anybody: raise it (`ulimit -n`, \
+    "the limit of open files is {limit}, and this gateway needs {needed} before it can serve clients: raise it (`ulimit -n`, \
      `LimitNOFILE=` of systemd) or lower `listen.workers`"
 )]
 pub(crate) struct TooFew {

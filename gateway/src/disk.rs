@@ -55,7 +55,7 @@ impl StateFolder {
         let resolved = path.canonicalize().map_err(|error| failed(error.to_string()))?;
         if plugin_folder.canonicalize().is_ok_and(|plugins| plugins == resolved) {
             return Err(failed(
-                "it is the plugin folder; set `plugins.state_folder` to a folder of its own".into(),
+                "it is the plugin folder; set `plugins.state_folder` to a separate folder".into(),
             ));
         }
         let metadata = fs::metadata(&resolved).map_err(|error| failed(error.to_string()))?;
@@ -98,7 +98,7 @@ fn lock(path: &Path) -> Result<File, String> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err("another gateway uses it; give each gateway a `plugins.state_folder` of its own".into())
+            Err("another gateway uses it; give each gateway its own `plugins.state_folder`".into())
         }
         // The file system has no locks: the operator must ensure that only one gateway uses the folder.
         Err(error) => {

@@ -74,7 +74,7 @@ async fn a_new_plugin_builds_is_checked_runs_and_is_dropped() {
         "configure on-message",
         "asks for    nothing",
         "self-test   holds: 2 events",
-        "ok: the gateway takes it",
+        "ok: the gateway accepts it",
     ] {
         assert!(text.contains(told), "no {told:?}: {text}");
     }

@@ -626,6 +626,6 @@ async fn what_is_said_of_a_client_has_a_size_limit_within_which_everybody_gets_i
         assert_eq!(said, 30_000);
         let mut large = Client::open(gateway.address()).await;
         assert_eq!(large.ask("connect", token(35_000)).await.unwrap_err().code, 100);
-        gateway.log().wait(&["others are told of up to 32768"]).await;
+        gateway.log().wait(&["the limit is 32768"]).await;
     }
 }

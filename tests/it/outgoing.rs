@@ -77,7 +77,7 @@ async fn a_server_of_a_private_address_has_to_be_granted_as_one() {
     let endpoint = server(|_, _| None).await;
     let gateway = gateway(&endpoint, "", "", "http").await;
     assert_eq!(connect(&gateway, "user-42").await.1, Err(100));
-    gateway.log().wait(&["no answer about a token", "no address of the open internet"]).await;
+    gateway.log().wait(&["no answer about a token", "is not a public address"]).await;
     assert!(endpoint.received().is_empty());
 }
 

@@ -179,7 +179,7 @@ async fn every_command_works_as_it_stands() {
     fs::write(&settings, fs::read_to_string(&settings).unwrap().replace("\"darn\", ", "")).unwrap();
     eventually("other words", async || ann.ask("publish", rude()).await.ok()).await;
     let checked = meanwhile(&mut ann, reader.run("cargo run --release -- plugin check")).await;
-    assert!(checked.contains("ok: the gateway takes it"), "{checked}");
+    assert!(checked.contains("ok: the gateway accepts it"), "{checked}");
     fs::write(&settings, "config.words = ['darn']").unwrap();
     meanwhile(&mut ann, reader.run("cargo run --release -- plugin run")).await;
     let measured = meanwhile(&mut ann, reader.run("cargo run --release -- plugin bench")).await;

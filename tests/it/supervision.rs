@@ -385,7 +385,7 @@ async fn a_worker_that_does_not_go_on_is_seen_and_so_is_its_return() {
     let begun = Instant::now();
     let blocked = page(gateway.address, "/block").await;
     let reason = gateway.dead(begun, "a stuck worker").await;
-    assert!(reason.contains("has not gone on for 5 seconds") && reason.contains("worker-"), "{reason}");
+    assert!(reason.contains("has made no progress for 5 seconds") && reason.contains("worker-"), "{reason}");
     eventually_within(Duration::from_secs(15), "the worker to go on", async || {
         (gateway.health("live").await.0 == 200).then_some(())
     })

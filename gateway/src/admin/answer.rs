@@ -19,7 +19,7 @@ use crate::protocol::push::{Member, Publication};
 pub(super) const JSON: &str = "application/json";
 
 /// Message for a client over the limit of connections or requests.
-pub(super) const BUSY: &str = "too many requests at a time, try again later";
+pub(super) const BUSY: &str = "too many requests at the same time, try again later";
 
 /// A complete HTTP response.
 pub(super) type Answer = Response<Full<Bytes>>;

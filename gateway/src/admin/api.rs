@@ -256,7 +256,7 @@ impl Api<'_> {
             "auto" => Hold::Auto,
             "closed" => Hold::Closed,
             "open" => Hold::Open,
-            _ => return Err(bad_request("`state` is none of \"open\", \"closed\" and \"auto\"").into()),
+            _ => return Err(bad_request("`state` must be \"open\", \"closed\" or \"auto\"").into()),
         };
         if self.control.hold_breaker(&name, hold) {
             Ok(Nothing {})

@@ -157,7 +157,7 @@ impl Routes {
         let answer = match route {
             None => refuse(
                 StatusCode::NOT_FOUND,
-                "there are /health/live, /health/ready, /metrics and POST /api/METHOD",
+                "available: /health/live, /health/ready, /metrics and POST /api/METHOD",
             ),
             Some(Route::Api(_)) if request.method() != Method::POST => {
                 refuse_with(StatusCode::METHOD_NOT_ALLOWED, "the API takes POST", header::ALLOW, "POST")

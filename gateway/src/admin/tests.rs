@@ -197,7 +197,7 @@ fn the_refusal_of_a_connection_is_a_complete_answer() {
     let busy = busy();
     let (head, body) = busy.split_once("\r\n\r\n").unwrap();
     assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
-    let error = json!({"code": 503, "message": "too many requests at a time, try again later"});
+    let error = json!({"code": 503, "message": "too many requests at the same time, try again later"});
     assert_eq!(serde_json::from_str::<Value>(body).unwrap()["error"], error);
 }
 
@@ -477,7 +477,7 @@ async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
     let versions = auth["versions"].as_array().unwrap();
     assert_eq!((versions.len(), &versions[0]["digest"]), (1, &auth["digest"]));
     for (name, to, sentence) in [
-        ("nobody", "", "there is no plugin `nobody`; /api/plugins names those there are"),
+        ("nobody", "", "there is no plugin `nobody`; /api/plugins lists all plugins"),
         ("auth", "", "no earlier version of `auth` is kept"),
         ("auth", "ba7816bf", "this version of `auth` runs already"),
     ] {

@@ -75,7 +75,7 @@ fn table(answer: &Value, now: u64) -> String {
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
     if plugins.is_empty() {
-        text.push_str("there are no plugins: the rules of the channels decide alone\n");
+        text.push_str("no plugins: only the rules of the channels decide\n");
     }
     for plugin in plugins {
         notes(plugin, now, &mut text);
@@ -195,7 +195,7 @@ rules/: is no plugin: it is a folder with plugins in it
 
     #[test]
     fn an_empty_chain_says_what_that_means() {
-        assert!(table(&json!({"generation": 1, "plugins": []}), 0).contains("there are no plugins"));
+        assert!(table(&json!({"generation": 1, "plugins": []}), 0).contains("no plugins: only the rules"));
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn table(report: &Report, text: &mut String) {
         let _ = writeln!(text, "and {} keys more", report.more_keys);
     }
     if report.incomplete {
-        text.push_str("the server has so many keys that not all were looked through: there may be more\n");
+        text.push_str("the server has too many keys to scan them all: there may be more\n");
     }
 }
 
@@ -254,7 +254,7 @@ and 4 keys more
     fn nothing_is_told_with_what_it_means() {
         let shown = text(&Report { incomplete: true, ..report() });
         assert!(
-            shown.contains("no stream") && shown.contains("0 gateways") && shown.contains("not all"),
+            shown.contains("no stream") && shown.contains("0 gateways") && shown.contains("too many keys"),
             "{shown}"
         );
     }

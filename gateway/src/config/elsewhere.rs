@@ -28,7 +28,7 @@ pub(super) fn elsewhere(
         let read = fs::read_to_string(folder.join(path));
         read.map_err(|error| wrong(format!("the file {path}, which cannot be read: {error}")))?
     } else {
-        let found = format!("{what} in the file, where everybody reads it who reads the configuration");
+        let found = format!("{what} in the file, where every reader of the configuration sees it");
         return Err(wrong(found));
     };
     secret.truncate(secret.trim_ascii_end().len());

@@ -42,7 +42,7 @@ pub(super) fn normal(text: &str) -> Result<Box<str>, &'static str> {
         "*" => return Err("\"*\" as the only entry of the list"),
         "null" => {
             return Err(
-                "an origin that names a page: \"null\" is sent by sandboxed frames and files of anybody",
+                "an origin that names a page: sandboxed frames and local files of any page send \"null\"",
             );
         }
         _ => {}

@@ -330,7 +330,7 @@ fn namespace(section: Section<'_, '_>) -> Namespace {
     if namespace.allow_presence != Access::Nobody && !namespace.presence {
         section.conflict(
             &["allow_presence", "presence"],
-            "a permission to ask what is not known",
+            "a permission without presence",
             "\"nobody\", or `presence = true`",
         );
     }

@@ -34,7 +34,7 @@ pub(super) fn upstreams(
 ) -> BTreeMap<Box<str>, Upstream> {
     let shape = document.section("upstream");
     if shape.is_changed() {
-        shape.misnamed("upstream", "a table of its own for each upstream, such as [upstreams.orders]");
+        shape.misnamed("upstream", "one table for each upstream, such as [upstreams.orders]");
     }
     // These values are never used: only defaults for missing keys are read from this table.
     read(&shape, folder, environment);
@@ -122,7 +122,7 @@ fn secret(
     let key = match secret.strip_prefix("whsec_") {
         Some(encoded) => BASE64
             .decode(encoded)
-            .map_err(|_| wrong("a secret that begins with whsec_ and does not go on in base64".to_owned()))?,
+            .map_err(|_| wrong("a secret that begins with whsec_ but is not base64 after it".to_owned()))?,
         None => secret.as_bytes().to_vec(),
     };
     if !KEY_BYTES.contains(&key.len()) {

@@ -67,7 +67,7 @@ pub enum Refused {
     #[error("{0} is not granted (grants.http)")]
     NotGranted(Origin),
     /// Too many concurrent requests.
-    #[error("too many requests at a time; try again later")]
+    #[error("too many requests at the same time; try again later")]
     Busy,
     /// See the error.
     #[error(transparent)]

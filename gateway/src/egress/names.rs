@@ -85,7 +85,7 @@ impl Names {
                 drop((this, turn));
                 told.send_replace(Some(match found {
                     Ok(addresses) => Ok(addresses.into()),
-                    Err(error) => Err(format!("the name of the host is not known: {error}").into()),
+                    Err(error) => Err(format!("failed to look up the host: {error}").into()),
                 }));
             });
         });

@@ -331,7 +331,7 @@ impl Reader {
 
     fn nothing_left(&mut self, prefix: &str, table: &Table, known: &str) {
         for key in table.keys() {
-            self.mistake(&format!("{prefix}{key}"), format!("is not a key; known here: {known}"));
+            self.mistake(&format!("{prefix}{key}"), format!("is not a known key; accepted: {known}"));
         }
     }
 

@@ -282,10 +282,9 @@ fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> L
             );
             return LoadError::new(LoadCode::CompileMemory, message).passing();
         }
-        Some(signal) if !FAULTS.iter().any(|fault| fault.as_raw() == signal) => (
-            LoadCode::CompilerBusy,
-            format!("is not compiled: somebody ended the compiler (signal {signal})"),
-        ),
+        Some(signal) if !FAULTS.iter().any(|fault| fault.as_raw() == signal) => {
+            (LoadCode::CompilerBusy, format!("is not compiled: signal {signal} ended the compiler"))
+        }
         _ => {
             let how = match (status, signal) {
                 (_, Some(signal)) => format!("signal {signal}"),

@@ -227,8 +227,8 @@ impl Folder {
         let held: usize = others.map(|(_, tracked)| tracked.bytes()).sum();
         if fingerprint.length() <= kind.bytes_max() && held as u64 + fingerprint.length() > most {
             let message = format!(
-                "is not read: the files of the plugin folder have more than {most} bytes together; take out what does \
-                 not belong there"
+                "is not read: the files of the plugin folder have more than {most} bytes together; remove files that \
+                 do not belong there"
             );
             return Some(Err(LoadError::new(LoadCode::TooLarge, message).passing()));
         }
@@ -335,8 +335,8 @@ impl Folder {
         if self.id.is_some_and(|known| known != id) && names.plugins.is_empty() && !self.files.is_empty() {
             // An unmounted volume, rather than an operator who removes one plugin after the other.
             return Err(io::Error::other(
-                "it is another folder than before, and there is no plugin in it; put its files back, or take them out of the \
-                 folder that was there",
+                "it is another folder than before, and it contains no plugin; restore its files, or remove them from the \
+                 earlier folder",
             ));
         }
         // A listing during changes may miss a name; a lookup by name finds it.

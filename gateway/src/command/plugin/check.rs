@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut report = Report(format!("{}\n", file.display()));
     let outcome = examine(file, &files, &mut report);
     if outcome.is_ok() {
-        let _ = writeln!(report.0, "ok: the gateway takes it");
+        let _ = writeln!(report.0, "ok: the gateway accepts it");
     }
     print(&report.0)?;
     outcome.map_err(|error| refused(file, &error))

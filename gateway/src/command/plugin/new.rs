@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let from = match &sdk {
         Sdk::Path(path) => format!("the SDK comes from the source tree, {}", path.display()),
         Sdk::Version => format!(
-            "there is no source tree of the gateway around, so the SDK is asked for by its version, {}: where no registry \
+            "no source tree of the gateway was found, so the crate requests the SDK by its version, {}: where no registry \
              has it, change the line `gateway-plugin-sdk` in Cargo.toml to a path",
             env!("CARGO_PKG_VERSION")
         ),

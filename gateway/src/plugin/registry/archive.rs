@@ -176,12 +176,12 @@ impl Archive {
         if *manifest.name != *name || plugin_name(&manifest.file).ok() != Some(name) {
             return Err(io::Error::other("it is about another plugin"));
         }
-        let unreadable = || io::Error::other("a digest is none");
+        let unreadable = || io::Error::other("a digest is invalid");
         let digest =
             |files: Option<&Files>| files.map(|files| files.digest().ok_or_else(unreadable)).transpose();
         let kept = |entry: &Entry| {
             let digest = entry.files.digest().ok_or_else(unreadable)?;
-            let since = at_seconds(entry.live_since).ok_or_else(|| io::Error::other("a time is none"))?;
+            let since = at_seconds(entry.live_since).ok_or_else(|| io::Error::other("a time is invalid"))?;
             Ok::<_, io::Error>(Kept { digest, version: entry.version.clone(), since })
         };
         Ok(Record {

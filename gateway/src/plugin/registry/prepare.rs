@@ -383,7 +383,7 @@ impl Preparing<'_> {
         let why = lost.map_or("there is no state folder", |lost| lost.error.message());
         let code = lost.map_or(LoadCode::Unreadable, |lost| lost.error.code());
         let sentence = format!(
-            "has an earlier version that is to run and cannot be brought back: it {why}; go back to another one \
+            "has an earlier version that should run but cannot be loaded: it {why}; go back to another one \
              (/api/plugin_rollback), or put another file there"
         );
         self.close(file, name, &LoadError::new(code, sentence), None);

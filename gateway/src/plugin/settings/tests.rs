@@ -107,16 +107,16 @@ fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
             "limits.deadline: is 5; expected a text like \"5ms\" or \"1s\", from \"1ms\" to \"10s\"",
             "limits.memory: is \"1KiB\"; expected a text like \"64KiB\" or \"32MiB\", from \"1MiB\" to \"4GiB\"",
             "limits.effects_max: is -1; expected a number from 0 to 10000",
-            "limits.fuel: is not a key; known here: deadline, configure_deadline, memory, effects_max, \
+            "limits.fuel: is not a known key; accepted: deadline, configure_deadline, memory, effects_max, \
              effect_bytes_max, log_lines_per_second",
             "state.entries_max: is 15; expected a number from 16 to 100000000",
             "state.bytes_max: is 1000; expected a text like \"64KiB\" or \"32MiB\", from \"64KiB\" to \"64GiB\"",
-            "state.ttl: is not a key; known here: entries_max, bytes_max",
+            "state.ttl: is not a known key; accepted: entries_max, bytes_max",
             "failure: is \"ajar\"; expected \"closed\" or \"open\"",
             "breaker.failures: is -1; expected a number from 0 to 1000",
             "breaker.within: is \"1h\"; expected a text like \"5ms\" or \"1s\", from \"100ms\" to \"600s\"",
-            "breaker.after: is not a key; known here: failures, within, open_for",
-            "falure: is not a key; known here: [config], [grants], [limits], [state], [http], failure, [breaker]",
+            "breaker.after: is not a known key; accepted: failures, within, open_for",
+            "falure: is not a known key; accepted: [config], [grants], [limits], [state], [http], failure, [breaker]",
         ]
     );
 }
@@ -152,7 +152,7 @@ fn a_capability_that_cannot_be_granted_is_answered_with_those_that_can() {
             &format!("grants.environment[0]: is \"1ST\"; expected {variable}"),
             &format!("grants.environment[1]: is \"A B\"; expected {variable}"),
             "grants.buckets: is \"yes\"; expected true or false",
-            "grants.sockets: is not a key; known here: effects, buckets, key-value, http, http-private, upstreams, environment",
+            "grants.sockets: is not a known key; accepted: effects, buckets, key-value, http, http-private, upstreams, environment",
         ]
     );
 }

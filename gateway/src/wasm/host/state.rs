@@ -51,7 +51,7 @@ impl buckets::Host for State {
     fn take_connection(&mut self, bucket: u32, cost: u32) -> wasmtime::Result<u64> {
         let bucket = self.bucket(bucket)?;
         if self.event.hook != Hook::Message {
-            bail!("only a message has the rate limits of its connection with it");
+            bail!("only a message carries the rate limits of its connection");
         }
         Ok(self.meters.take(&bucket, cost, self.event.at))
     }
