@@ -17,8 +17,8 @@ use crate::watch;
 ///
 /// Run it before you start a gateway with a new configuration or new plugins. It prints every error in the
 /// configuration. If there is none, it compiles and instantiates each plugin, gives it its settings as at a
-/// start, and prints one line for it. The exit code is 3 for an error in the configuration, and 4 for a refused
-/// plugin.
+/// start, and prints one line for it. The exit code is 3 for an error in the configuration, and 4 for a
+/// refused plugin.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The configuration file; without it the command checks the defaults

@@ -11,10 +11,10 @@ use crate::telemetry;
 
 /// Build the shipped plugins and serve a chat page to try things on
 ///
-/// Use it to see the gateway at work, and to try your own plugin in it. It builds the plugins of the source tree
-/// for WebAssembly, puts them into a separate folder, serves a chat page that shows which plugins are live, and
-/// prints what to try next. The page gives a token to everybody, so the demo listens on loopback addresses only.
-/// It ends on Ctrl-C, on SIGTERM, or when its terminal closes.
+/// Use it to see the gateway at work, and to try your own plugin in it. It builds the plugins of the source
+/// tree for WebAssembly, puts them into a separate folder, serves a chat page that shows which plugins are
+/// live, and prints what to try next. The page gives a token to everybody, so the demo listens on loopback
+/// addresses only. It ends on Ctrl-C, on SIGTERM, or when its terminal closes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The address for the page and its clients

@@ -11,10 +11,10 @@ use crate::clock::Clock;
 
 /// Show the plugins of a running gateway
 ///
-/// Use it after a deployment, or to find out why a plugin does not run. It prints the chain in order: the state
-/// of each plugin, its version and digest, how long it has been live, and how many calls, rejections and
-/// failures it has. Below, it says why a file in the folder does not run. It calls the HTTP API of the admin
-/// listener with the key from the environment.
+/// Use it after a deployment, or to find out why a plugin does not run. It prints the chain in order: the
+/// state of each plugin, its version and digest, how long it has been live, and how many calls, rejections
+/// and failures it has. Below, it says why a file in the folder does not run. It calls the HTTP API of the
+/// admin listener with the key from the environment.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  GATEWAY_ADMIN_API_KEY=... gateway inspect\n  gateway inspect --address http://10.0.0.7:8001 --key-env PROD_KEY --json"

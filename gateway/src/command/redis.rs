@@ -26,9 +26,9 @@ enum Command {
 ///
 /// Use it to find out why a channel does not recover or deliver. It prints the position of the stream and the
 /// server that began it, the kept publications, the number of gateways that listen, and every key with its
-/// type, time to live and memory. It connects to the Redis of the configuration file with the user and password
-/// of the gateway, and only reads. On a server with many keys it takes a moment, because it scans all names, at
-/// most a million.
+/// type, time to live and memory. It connects to the Redis of the configuration file with the user and
+/// password of the gateway, and only reads. On a server with many keys it takes a moment, because it scans
+/// all names, at most a million.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Reading the output:

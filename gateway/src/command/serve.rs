@@ -22,10 +22,10 @@ Exit codes:
 
 /// Serve clients until SIGTERM or Ctrl-C
 ///
-/// Run it under a service manager that starts it again after a failure. On SIGTERM or Ctrl-C the gateway stops
-/// accepting, asks its clients to reconnect elsewhere at the rate of `drain.closes_per_second`, and ends after
-/// `drain.deadline` at the latest. A second signal ends it at once. On SIGHUP it only logs that it does not read
-/// the configuration again; it ignores SIGUSR1 and SIGUSR2; SIGQUIT writes a core dump.
+/// Run it under a service manager that starts it again after a failure. On SIGTERM or Ctrl-C the gateway
+/// stops accepting, asks its clients to reconnect elsewhere at the rate of `drain.closes_per_second`, and
+/// ends after `drain.deadline` at the latest. A second signal ends it at once. On SIGHUP it only logs that it
+/// does not read the configuration again; it ignores SIGUSR1 and SIGUSR2; SIGQUIT writes a core dump.
 ///
 /// If an essential part of the gateway fails, the gateway drains in the same way and ends.
 #[derive(Debug, clap::Args)]

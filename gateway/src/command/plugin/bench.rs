@@ -19,8 +19,8 @@ const EVENTS: &str = r#"{"event": "message", "user": "42", "kind": "publish", "c
 /// production engine and measures processor time. It prints the median of the rounds, their spread (10th and
 /// 90th percentile), the difference to the empty plugin, and the number of instructions of a call, which does
 /// not depend on the machine. It names events that the plugin does not see or fails on, and does not measure
-/// them. If the plugin keeps state, its calls can differ in cost: choose events that lead to the case you want
-/// to measure.
+/// them. If the plugin keeps state, its calls can differ in cost: choose events that lead to the case you
+/// want to measure.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin bench shout.wasm\n  gateway plugin bench shout.wasm --events events.jsonl --rounds 51"

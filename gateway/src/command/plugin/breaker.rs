@@ -8,9 +8,9 @@ use crate::command::{Failure, print};
 
 /// Hold the circuit breaker of a plugin open or closed, or release it
 ///
-/// Use it to switch off a plugin that does harm without removing its file. `open` applies the plugin's failure
-/// policy to every event without a call. `closed` calls the plugin, no matter how often it fails. `auto` lets
-/// the failures decide again.
+/// Use it to switch off a plugin that does harm without removing its file. `open` applies the plugin's
+/// failure policy to every event without a call. `closed` calls the plugin, no matter how often it fails.
+/// `auto` lets the failures decide again.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin breaker rate-limit open\n  gateway plugin breaker rate-limit auto"

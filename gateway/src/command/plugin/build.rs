@@ -20,9 +20,10 @@ use crate::testing;
 /// Build a plugin for WebAssembly, and drop it into a plugin folder
 ///
 /// It runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is
-/// missing, and prints the path of the file. With `--into` it moves the file into a gateway's plugin folder in
-/// one step, so the gateway never sees half of it. There the file replaces the plugin's earlier file, or becomes
-/// 50-NAME.wasm. A settings file in that folder stays unchanged. Use `--watch` while you write the plugin.
+/// missing, and prints the path of the file. With `--into` it moves the file into a gateway's plugin folder
+/// in one step, so the gateway never sees half of it. There the file replaces the plugin's earlier file, or
+/// becomes 50-NAME.wasm. A settings file in that folder stays unchanged. Use `--watch` while you write the
+/// plugin.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin build\n  gateway plugin build shout --into plugins --watch\n  gateway plugin build shout --into target/demo/plugins --order 60"

@@ -15,10 +15,11 @@ use crate::testing::{self, Engine, PluginRunner};
 
 /// Describe a plugin file, and say whether the gateway accepts it
 ///
-/// Use it before you deploy a plugin, above all one that you did not build. It prints the interface and hooks,
-/// the imports and requested grants, the size and the build tools, and whether the plugin loads and accepts its
-/// settings. Without `--settings` it uses the settings file next to the plugin, as in the plugin folder. If the
-/// gateway would refuse the plugin, the exit code is 4, and the command prints what the gateway would log.
+/// Use it before you deploy a plugin, above all one that you did not build. It prints the interface and
+/// hooks, the imports and requested grants, the size and the build tools, and whether the plugin loads and
+/// accepts its settings. Without `--settings` it uses the settings file next to the plugin, as in the plugin
+/// folder. If the gateway would refuse the plugin, the exit code is 4, and the command prints what the
+/// gateway would log.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Example:\n  gateway plugin check target/wasm32-wasip1/release/shout.wasm --settings shout.toml"

@@ -10,8 +10,9 @@ use crate::plugin_tools::tree;
 
 /// Create the crate of a new plugin that builds and passes its tests
 ///
-/// Use it to start a plugin in Rust. The crate has a plugin with settings and one hook, tests, a settings file,
-/// events for `gateway plugin run`, and a README with the next commands. The command overwrites nothing.
+/// Use it to start a plugin in Rust. The crate has a plugin with settings and one hook, tests, a settings
+/// file, events for `gateway plugin run`, and a README with the next commands. The command overwrites
+/// nothing.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin new shout\n  gateway plugin new shout --path work/plugins/shout"

@@ -17,9 +17,9 @@ use crate::testing::{Engine, Played, PluginRunner};
 /// Play events to a plugin, and print its verdicts and their cost
 ///
 /// Use it to test a plugin file as the gateway runs it. The plugin runs in the production engine, with the
-/// limits and grants of its settings file. The command sends real requests to granted origins, and only records
-/// all other effects. For every event it prints the verdict, effects, log lines, time and host calls. The exit
-/// code is 6 if the outcome of an event differs from what the file expects.
+/// limits and grants of its settings file. The command sends real requests to granted origins, and only
+/// records all other effects. For every event it prints the verdict, effects, log lines, time and host calls.
+/// The exit code is 6 if the outcome of an event differs from what the file expects.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub(super) struct Arguments {
