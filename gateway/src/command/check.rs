@@ -20,6 +20,7 @@ use crate::watch;
 /// start, and prints one line for it. The exit code is 3 for an error in the configuration, and 4 for a
 /// refused plugin.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:\n  gateway check --config gateway.toml")]
 pub(super) struct Arguments {
     /// The configuration file; without it the command checks the defaults
     #[arg(long, value_name = "FILE")]

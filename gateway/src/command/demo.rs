@@ -16,6 +16,7 @@ use crate::telemetry;
 /// live, and prints what to try next. The page gives a token to everybody, so the demo listens on loopback
 /// addresses only. It ends on Ctrl-C, on SIGTERM, or when its terminal closes.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:\n  gateway demo --listen 127.0.0.1:9000")]
 pub(super) struct Arguments {
     /// The address for the page and its clients
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]

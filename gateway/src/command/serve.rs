@@ -11,7 +11,10 @@ use crate::gateway::{Gateway, MakeSite, PluginsMissing};
 use crate::supervisor::PartEnded;
 use crate::telemetry;
 
-const EXIT_CODES: &str = "\
+const AFTER_LONG_HELP: &str = "\
+Example:
+  gateway serve --config gateway.toml
+
 Exit codes:
   0    drained after a signal
   3    error in the configuration
@@ -29,7 +32,7 @@ Exit codes:
 ///
 /// If an essential part of the gateway fails, the gateway drains in the same way and ends.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = EXIT_CODES)]
+#[command(after_long_help = AFTER_LONG_HELP)]
 pub(super) struct Arguments {
     /// The configuration file; without it every key has its default
     #[arg(long, value_name = "FILE")]
