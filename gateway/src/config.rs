@@ -301,6 +301,8 @@ pub struct Redis {
     pub questions_max: usize,
     /// Maximum bytes of the publications among them.
     pub questions_bytes_max: usize,
+    /// Whether the gateway is not ready while Redis cannot be used.
+    pub required_for_readiness: bool,
 }
 
 /// How a gateway finds the servers of Redis.
@@ -450,7 +452,9 @@ pub struct Explain {
 /// The shutdown of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
-    /// Maximum time from the signal to the end.
+    /// Time from the signal to the moment when the gateway stops accepting. It is not ready meanwhile.
+    pub delay: Duration,
+    /// Maximum time from that moment to the end.
     pub deadline: Duration,
     /// Connections closed per second.
     pub closes_per_second: u32,

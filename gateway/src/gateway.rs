@@ -178,6 +178,15 @@ impl Gateway {
                     failed = supervisor.failed() => ended = Some(Err(failed.into())),
                 }
             }
+            // A failed part does not wait: what is left may not serve.
+            if !config.drain.delay.is_zero() && matches!(ended, None | Some(Ok(()))) {
+                tracing::info!(delay = ?config.drain.delay, "going down: not ready, still accepting");
+                phase.send_replace(Phase::Leaving);
+                tokio::select! {
+                    () = tokio::time::sleep(config.drain.delay) => (),
+                    failed = supervisor.failed() => ended = Some(Err(failed.into())),
+                }
+            }
             tracing::info!(deadline = ?config.drain.deadline, "going down: not ready, not accepting");
             let until = clock.now().at + config.drain.deadline;
             phase.send_replace(Phase::Draining { until });

@@ -76,6 +76,37 @@ async fn while_it_drains_it_is_alive_but_not_ready_and_takes_nobody() {
 }
 
 #[tokio::test]
+async fn a_load_balancer_has_time_to_notice_before_the_door_closes() {
+    let mut gateway = Gateway::start(&format!("drain.delay = '3s'\n{CONFIG}")).await;
+    let mut before = Client::connect(&gateway).await;
+    before.subscribe("chat:1").await;
+    gateway.terminate();
+    gateway.log().wait(&["still accepting"]).await;
+    assert_eq!(gateway.get("/health/ready").await.status, 503);
+    assert_eq!(gateway.get("/health/live").await.status, 200);
+    // Clients that are sent here all the same are served.
+    let mut late = Client::connect(&gateway).await;
+    late.subscribe("chat:1").await;
+    late.ask("publish", json!({ "channel": "chat:1", "data": "just in time" })).await.unwrap();
+    assert_eq!(before.publication("chat:1").await["data"], "just in time");
+    for mut client in [before, late] {
+        assert_eq!(client.closed().await.code, Some(3001));
+    }
+    eventually("connections to be refused", async || TcpStream::connect(gateway.address()).await.err()).await;
+    assert!(gateway.exit(Duration::from_secs(5)).await.success());
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait_for_the_load_balancer() {
+    let mut gateway = Gateway::start(&format!("drain.delay = '60s'\n{CONFIG}")).await;
+    let _client = Client::connect(&gateway).await;
+    gateway.terminate();
+    gateway.log().wait(&["still accepting"]).await;
+    gateway.terminate();
+    assert_eq!(gateway.exit(Duration::from_secs(3)).await.code(), Some(5));
+}
+
+#[tokio::test]
 async fn what_was_asked_before_is_answered_before_the_end() {
     let gateway = Gateway::with(CONFIG).plugin("90-echo", "echo", "").start().await;
     let mut client = RawClient::connect(&gateway).await;

@@ -443,10 +443,11 @@ fn explain(document: &Document<'_>) -> Explain {
 
 fn drain(document: &Document<'_>) -> Drain {
     let section = document.section("drain");
+    let delay = section.duration("delay", 0..=10 * MINUTE);
     let deadline: Duration = section.duration("deadline", SECOND..=10 * MINUTE);
     let closes_per_second = section.number("closes_per_second", 1..=1_000_000);
     section.finish();
-    Drain { deadline, closes_per_second: u32::try_from(closes_per_second).unwrap_or(u32::MAX) }
+    Drain { delay, deadline, closes_per_second: u32::try_from(closes_per_second).unwrap_or(u32::MAX) }
 }
 
 fn log(document: &Document<'_>) -> Log {

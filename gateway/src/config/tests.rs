@@ -137,6 +137,7 @@ fn every_key_reaches_its_own_field() {
         kept = 35
         reply = true
         [drain]
+        delay = '31s'
         deadline = "32s"
         closes_per_second = 33
         [log]
@@ -246,7 +247,7 @@ fn every_key_reaches_its_own_field() {
             },
         )]),
         explain: Explain { sample: 34, kept: 35, reply: true },
-        drain: Drain { deadline: Duration::from_secs(32), closes_per_second: 33 },
+        drain: Drain { delay: Duration::from_secs(31), deadline: Duration::from_secs(32), closes_per_second: 33 },
         log: Log { format: LogFormat::Json, filter: "warn,gateway=debug".to_owned() },
     };
     assert_eq!(Config::parse(text, "a.toml"), Ok(expected));
