@@ -287,7 +287,7 @@ impl WorkerState {
     /// Runs `on-disconnect` of the plugins.
     pub(super) fn on_disconnect(&self, now: Now, goodbye: &DisconnectEvent, effects: &mut Vec<PluginEffect>) {
         let (explain, mut chain) = (&self.explain, self.chain.borrow_mut());
-        if !explain.is_on() || explain.pick(now.at, &goodbye.client).is_none() {
+        if !explain.is_on() || explain.pick(now.at, &goodbye.client, None).is_none() {
             return chain.on_disconnect(goodbye, effects);
         }
         let trace = chain.on_disconnect_traced(goodbye, effects, explain.clock());

@@ -54,7 +54,7 @@ impl Session {
         let patience = self.worker.config.handshake.deadline * 3 / 4;
         let mut judging = Authentication::new(hello, patience);
         let explain = &self.worker.explain;
-        let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow()) } else { None };
+        let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow(), None) } else { None };
         if picked.is_some() || explain.is_on() && explain.watches(now.at) {
             judging = judging.explained(if refresh { "refresh" } else { "connect" }, explain.clock());
         }
@@ -83,7 +83,7 @@ impl Session {
                 self.plugin_effects.append(&mut judging.effects);
                 if let Some(trace) = judging.explanation(&admission) {
                     let explain = &self.worker.explain;
-                    if trace.was_seen() && (picked.is_some() || explain.is_tagged(now.at, judging.client())) {
+                    if trace.was_seen() && (picked.is_some() || explain.is_tagged(now.at, judging.client(), None)) {
                         let reply = picked.is_some_and(|picked| picked.reply);
                         self.explain(trace, reply);
                     }

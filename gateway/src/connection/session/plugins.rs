@@ -20,7 +20,7 @@ impl Session {
         let mut chain = self.worker.chain.borrow_mut();
         let payload = std::mem::take(&mut ask.payload);
         let explain = &self.worker.explain;
-        let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow()) } else { None };
+        let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow(), ask.channel.as_ref()) } else { None };
         let mut explained = None;
         let decision = if picked.is_some() || chain.wants(ask.kind) {
             let mut message = Message {
