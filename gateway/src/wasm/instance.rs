@@ -317,9 +317,16 @@ fn guarded<T>(
     }
 }
 
-/// The cause, without the backtrace that precedes it in the text of the error.
+/// The cause, and the functions of the guest in which it happened.
 fn reason(error: &wasmtime::Error) -> String {
-    cut(&error.root_cause().to_string(), 500).into()
+    let cause = match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => "stack overflow: its calls are nested too deeply".to_owned(),
+        _ => cut(&error.root_cause().to_string(), 500).to_owned(),
+    };
+    match backtrace::of(error) {
+        Some(functions) => format!("{cause}, in {functions}"),
+        None => cause,
+    }
 }
 
 fn text(panic: &(dyn Any + Send)) -> &str {
