@@ -4,11 +4,16 @@ mod api;
 mod check;
 mod compile;
 mod demo;
+mod init;
 mod inspect;
+mod live;
+mod pack;
 mod plugin;
 mod redis;
 mod serve;
 mod signals;
+mod tail;
+mod token;
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
@@ -31,13 +36,17 @@ into the folder changes the rules at once, and no connection is closed for it.";
 const AFTER_LONG_HELP: &str = "\
 Examples:
   gateway demo                            build the shipped plugins and serve a chat page
-  gateway config > gateway.toml           start a configuration file: every key, explained
+  gateway init my-gateway                 begin a gateway of your own: configuration, plugins, a page
+  gateway token --user ann                make a token that its auth-jwt accepts
+  gateway config                          print every key of the configuration, explained
   gateway check --config gateway.toml     find all mistakes in it and in the plugins
   gateway serve --config gateway.toml     serve until SIGTERM or Ctrl-C
   gateway inspect                         show the plugins of a running gateway
+  gateway tail                            show what its plugins decide, as it happens
   gateway redis inspect news:1 --config gateway.toml
                                           show what lies in Redis for a channel
   gateway plugin new shout                begin a plugin; `gateway plugin --help` goes on from there
+  gateway pack --output gateway-full      make a copy of this program that carries the shipped plugins
 
 Environment:
   GATEWAY_ADMIN_API_KEY    the key of the HTTP API; wins over `admin.api_key` in the file
@@ -53,6 +62,9 @@ Exit codes:
      not reached
   6  a plugin did not answer as its events expect
   7  a part of a gateway that served has failed: it drained and is to be started again";
+
+/// Name of the configuration file that commands look for in the current folder.
+const CONFIG_FILE: &str = "gateway.toml";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -74,9 +86,13 @@ enum Command {
     )]
     Config,
     Demo(demo::Arguments),
+    Init(init::Arguments),
+    Token(token::Arguments),
     Plugin(plugin::Arguments),
     Inspect(inspect::Arguments),
+    Tail(tail::Arguments),
     Redis(redis::Arguments),
+    Pack(pack::Arguments),
     #[command(name = COMPILE_COMMAND, hide = true)]
     CompileForParent(compile::Arguments),
 }
@@ -90,9 +106,13 @@ impl Cli {
             Command::Check(arguments) => check::run(&arguments),
             Command::Config => print(DEFAULTS),
             Command::Demo(arguments) => demo::run(&arguments),
+            Command::Init(arguments) => init::run(&arguments),
+            Command::Token(arguments) => token::run(&arguments),
             Command::Plugin(arguments) => plugin::run(&arguments),
             Command::Inspect(arguments) => inspect::run(&arguments),
+            Command::Tail(arguments) => tail::run(&arguments),
             Command::Redis(arguments) => redis::run(&arguments),
+            Command::Pack(arguments) => pack::run(&arguments),
             Command::CompileForParent(arguments) => compile::run(&arguments),
         }
     }

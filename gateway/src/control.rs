@@ -4,6 +4,7 @@ mod survey;
 
 use std::future::Future;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -255,6 +256,11 @@ impl Control {
         self.inner.registry.status()
     }
 
+    /// The plugin folder.
+    pub fn plugin_folder(&self) -> &Path {
+        &self.inner.config.plugins.folder
+    }
+
     /// Restores an earlier version of a plugin; see [`Registry::rollback`]. Completes even if the caller is
     /// dropped.
     pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<RolledBack, RollbackError> {
@@ -307,6 +313,7 @@ impl Control {
         match *self.inner.phase.borrow() {
             Phase::Starting => Err("starting: the plugins are being loaded".into()),
             Phase::Running => Ok(()),
+            Phase::Leaving => Err("leaving: this process is about to go down".into()),
             Phase::Draining { .. } => Err("draining: this process is going down".into()),
         }
     }
@@ -346,6 +353,11 @@ impl Control {
     /// Health of the backplane; otherwise a sentence.
     pub fn backplane_health(&self) -> Health {
         self.inner.backplane.health()
+    }
+
+    /// Whether the gateway is not ready while the backplane cannot be used.
+    pub fn requires_backplane(&self) -> bool {
+        self.inner.config.redis.as_ref().is_none_or(|redis| redis.required_for_readiness)
     }
 
     /// Settings of the backplane that do not fit the configuration, although it works.

@@ -16,6 +16,7 @@ mod workers;
 mod raw;
 mod plugins;
 mod failures;
+mod first_hour;
 mod rate_limit;
 mod hostile;
 mod floods;

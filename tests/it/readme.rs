@@ -99,7 +99,7 @@ impl Reader {
     }
 }
 
-async fn ready() {
+pub(crate) async fn ready() {
     let admin: SocketAddr = "127.0.0.1:8001".parse().unwrap();
     let asked = async {
         loop {
@@ -114,7 +114,7 @@ async fn ready() {
     tokio::time::timeout(LONG, asked).await.expect("the gateway is ready");
 }
 
-async fn stop(mut child: Child) {
+pub(crate) async fn stop(mut child: Child) {
     let pid = child.id().expect("it runs");
     assert!(Command::new("kill").arg(pid.to_string()).status().await.unwrap().success());
     let status = tokio::time::timeout(LONG, child.wait()).await.expect("it ends").unwrap();
@@ -135,7 +135,7 @@ async fn meanwhile<T>(client: &mut Client, command: impl Future<Output = T>) -> 
 }
 
 /// The README's ports are one gateway's at a time.
-static PORTS: Mutex<()> = Mutex::const_new(());
+pub(crate) static PORTS: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test]
 async fn every_command_works_as_it_stands() {

@@ -45,6 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let signals = listen(std::io::stdin().is_terminal())?;
     let demo = Demo::prepare(&options).map_err(Failure::Runtime)?;
     let config = demo.config().map_err(Failure::Configuration)?;
+    demo.write_config().map_err(Failure::Runtime)?;
     start_logging(&config)?;
     let next = demo.what_next();
     let site = demo.site();

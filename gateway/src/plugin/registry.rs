@@ -299,7 +299,7 @@ impl Registry {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let place = |closed: &Closed| ClosedPlace {
             file: closed.file.clone(),
-            error: LastError::new(&closed.error, closed.at),
+            error: LastError::new(&closed.error, closed.at, None),
         };
         published.state.closed.iter().map(place).collect()
     }
@@ -344,7 +344,7 @@ impl Registry {
             let refused = state.refused.iter().find(|(_, refused)| &*refused.name == name);
             let refused = refused.map(|(file, refused)| ClosedPlace {
                 file: file.clone(),
-                error: LastError::new(&refused.error, refused.at),
+                error: LastError::new(&refused.error, refused.at, Some(refused.digest)),
             });
             let place = state.closed.iter().position(|closed| &*closed.name == name);
             refused.or_else(|| place.map(|place| closed[place].clone()))
@@ -377,7 +377,7 @@ impl Registry {
                 order: Some(order),
                 state: slot.standing,
                 live: Some(live(slot)),
-                last_error: refused.map(|refused| LastError::new(&refused.error, refused.at)),
+                last_error: refused.map(|refused| LastError::new(&refused.error, refused.at, Some(refused.digest))),
                 kept: kept(&slot.version.name),
                 counts: counts(&slot.version.name),
             }
@@ -390,7 +390,7 @@ impl Registry {
             order: None,
             state: if state.is_closed(file) { PluginState::Closed } else { PluginState::Refused },
             live: None,
-            last_error: Some(LastError::new(&refused.error, refused.at)),
+            last_error: Some(LastError::new(&refused.error, refused.at, Some(refused.digest))),
             kept: if state.slot(&refused.name).is_none() { kept(&refused.name) } else { Vec::new() },
             // A second file of the same name has no counters.
             counts: if state.slot(&refused.name).is_none() {
@@ -406,7 +406,7 @@ impl Registry {
             order: None,
             state: PluginState::Closed,
             live: None,
-            last_error: Some(LastError::new(&closed.error, closed.at)),
+            last_error: Some(LastError::new(&closed.error, closed.at, None)),
             kept: kept(&closed.name),
             counts: counts(&closed.name),
         });

@@ -8,6 +8,7 @@ use wasmtime::component::Instance as Component;
 use wasmtime::{Store, Trap};
 
 use super::answer;
+use super::backtrace;
 use super::bindings::exports::gateway::plugin::{
     configure, on_connect, on_deliver, on_disconnect, on_message, on_timer,
 };
