@@ -126,6 +126,10 @@ impl Admission {
     }
 
     /// Counts a client that begins its handshake. `peer` is the remote address of its socket.
+    ///
+    /// # Errors
+    ///
+    /// If all slots are taken, or clients arrive too fast.
     pub fn arrive(&self, peer: IpAddr) -> Result<Arrival, Refusal> {
         let source = if self.proxies.trust(peer) { None } else { Some(source(peer)) };
         if let Some(source) = source {
@@ -136,6 +140,10 @@ impl Admission {
     }
 
     /// Counts a client for its own address, once a trusted proxy has named it.
+    ///
+    /// # Errors
+    ///
+    /// If the client has its share of slots, or connects too fast.
     pub fn identify(&self, slot: &Slot, client: IpAddr) -> Result<(), Refusal> {
         let source = source(client);
         self.count_arrival(source)?;
@@ -165,6 +173,10 @@ impl Admission {
     }
 
     /// Counts a connection.
+    ///
+    /// # Errors
+    ///
+    /// If there are as many connections as the gateway, or one client, may have.
     pub fn connect(self: &Arc<Self>, client: IpAddr) -> Result<ConnectionPermit, Refusal> {
         let refuse = |reason| Refusal { reason, retry_after: WAIT_FOR_CONNECTIONS };
         if !take_one(&self.connections, self.connections_max) {

@@ -158,7 +158,7 @@ async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: 
                 routes.refused(AdminRefused::BadRequest, peer);
             }
         }
-        Err(_) => return debug!(%peer, "admin connection cut: it did not take its last answer"),
+        Err(_) => return debug!(%peer, "admin connection closed: the client did not read its last response"),
     }
     let socket = connection.into_parts().io.into_inner();
     slot.wait(Standing::Silent);

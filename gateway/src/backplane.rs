@@ -54,15 +54,6 @@ impl Retention {
     }
 }
 
-/// Position of the newest publication of a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Top {
-    /// Offset of the newest publication; 0 before the first.
-    pub offset: u64,
-    /// Epoch of the stream; empty in channels without history.
-    pub epoch: Arc<str>,
-}
-
 /// Limits of one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Most {
@@ -102,13 +93,40 @@ impl Fits {
     }
 }
 
+/// A request for a part of a channel's history.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryRequest<'a> {
+    /// The channel.
+    pub channel: &'a Channel,
+    /// Which part of it.
+    pub query: &'a HistoryQuery,
+    /// Limits of the response.
+    pub most: Most,
+    /// The retention of the channel.
+    pub retention: Retention,
+}
+
+/// A request for the publications that a subscriber has missed.
+#[derive(Debug, Clone, Copy)]
+pub struct RecoverRequest<'a> {
+    /// The channel.
+    pub channel: &'a Channel,
+    /// The position of the subscriber; `None` for only the top of the stream.
+    pub since: Option<&'a Position>,
+    /// Limits of the response.
+    pub most: Most,
+    /// The retention of the channel.
+    pub retention: Retention,
+}
+
 /// Part of a channel's history and the top of its stream, read at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
     /// In the requested order.
     pub publications: Vec<Arc<Publication>>,
-    /// Top of the stream.
-    pub top: Top,
+    /// Top of the stream: the position of its newest publication. The offset is 0 before the first, and the
+    /// epoch empty in channels without history.
+    pub top: Position,
 }
 
 /// The publications a client missed and the top of the stream, read at one moment.
@@ -117,14 +135,14 @@ pub struct Recovery {
     /// Oldest first; `None` if some of them are not kept any more.
     pub missed: Option<Vec<Arc<Publication>>>,
     /// Top of the stream.
-    pub top: Top,
+    pub top: Position,
 }
 
 /// Conditions for a publication.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PublishConditions {
     /// Publish only if nothing was published with this key.
-    pub once: Option<Idempotency>,
+    pub idempotency: Option<Idempotency>,
     /// Publish only if the channel has an older version. Only in channels with history.
     pub version: Option<Version>,
 }
@@ -152,7 +170,7 @@ pub struct Version {
 pub struct Published {
     /// Position of the publication; of the first one if it was published before with the same key. Top of the
     /// stream if it was skipped.
-    pub top: Top,
+    pub top: Position,
     /// Nothing was published, because the channel has this version or a newer one.
     pub skipped: bool,
     /// Doubt caused by the replacement of a server.
@@ -179,8 +197,8 @@ impl Repeat {
     }
 }
 
-impl From<Top> for Published {
-    fn from(top: Top) -> Self {
+impl From<Position> for Published {
+    fn from(top: Position) -> Self {
         Self { top, ..Self::default() }
     }
 }
@@ -199,7 +217,7 @@ pub struct NewPublication<'a> {
     /// The retention of the channel.
     pub retention: Retention,
     /// Its conditions; `None` for most publications.
-    pub terms: Option<Box<PublishConditions>>,
+    pub conditions: Option<Box<PublishConditions>>,
     /// The account charged until it is delivered.
     pub charge: Option<Charge>,
 }
@@ -308,31 +326,15 @@ pub trait Backplane: Send + Sync {
 
     /// Reads history. A page may be shorter than requested, but is never empty where there is something to
     /// read. A `since` of another epoch is error 112.
-    fn history(
-        &self,
-        channel: &Channel,
-        query: &HistoryQuery,
-        most: Most,
-        retention: Retention,
-        reply_to: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Page>;
+    fn history(&self, request: HistoryRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Page>;
 
     /// For a subscriber whose worker has added its interest. Returns everything after its position, if all of
     /// it is kept and within the limits; without a position only the top of the stream. Everything published
     /// later reaches the worker.
-    fn recover(
-        &self,
-        channel: &Channel,
-        since: Option<&Position>,
-        most: Most,
-        retention: Retention,
-        reply_to: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Recovery>;
+    fn recover(&self, request: RecoverRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Recovery>;
 
     /// Top of a channel's stream as far as this node has seen it, if there is one.
-    fn top(&self, channel: &Channel) -> Option<Top>;
+    fn top(&self, channel: &Channel) -> Option<Position>;
 
     /// Notes that a connection joined a channel with presence. `announce` sends a join to the subscribers.
     fn presence_add(&self, channel: &Channel, member: &Arc<Member>, keep: bool, announce: bool);
@@ -418,17 +420,12 @@ pub(crate) fn origin(epoch: &str) -> &str {
     epoch.split(['.', '-']).next().unwrap_or(epoch)
 }
 
-/// Whether a reader at this offset and epoch has everything up to another position. If nothing was published
-/// at the other position, nothing is missing: that response was sent, maybe late, before the stream began.
-pub(crate) fn has_reached(offset: u64, epoch: &str, other: u64, other_epoch: &str) -> bool {
-    if epoch == other_epoch { offset >= other } else { other == 0 && origin(epoch) == origin(other_epoch) }
-}
-
-/// The finalizer of SplitMix64: every input bit affects every output bit, and no two numbers map to the same
-/// one.
-pub(crate) fn mix(number: u64) -> u64 {
-    let mut mixed = number ^ (number >> 30);
-    mixed = mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+/// Whether a reader at a position has everything up to another one. If nothing was published at the other
+/// position, nothing is missing: that response was sent, maybe late, before the stream began.
+pub(crate) fn has_reached(position: &Position, other: &Position) -> bool {
+    if position.epoch == other.epoch {
+        position.offset >= other.offset
+    } else {
+        other.offset == 0 && origin(&position.epoch) == origin(&other.epoch)
+    }
 }

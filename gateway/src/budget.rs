@@ -24,6 +24,10 @@ pub struct NoSpace {
 }
 
 /// Checks that there is room for plugins: without them a gateway must not serve.
+///
+/// # Errors
+///
+/// If the address space of the process is too small.
 pub fn check_address_space(workers: usize) -> Result<(), NoSpace> {
     check(workers, resources::address_space())
 }
@@ -83,13 +87,13 @@ impl Budget {
                 warn!(
                     at_most,
                     there_is,
-                    "the settings allow more memory than {by} has: lower the largest of these, or give it more: {parts}"
+                    "settings allow more memory than {by} has; lower the largest of these, or give it more: {parts}"
                 );
             }
             Some(Memory { total, .. }) => {
-                info!(at_most, there_is = show(total), "memory that the settings allow: {parts}");
+                info!(at_most, there_is = show(total), "memory allowed by the settings: {parts}");
             }
-            None => info!(at_most, "memory that the settings allow: {parts}"),
+            None => info!(at_most, "memory allowed by the settings: {parts}"),
         }
     }
 }

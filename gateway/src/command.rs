@@ -4,11 +4,16 @@ mod api;
 mod check;
 mod compile;
 mod demo;
+mod init;
 mod inspect;
+mod live;
+mod pack;
 mod plugin;
 mod redis;
 mod serve;
 mod signals;
+mod tail;
+mod token;
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
@@ -24,35 +29,42 @@ const ABOUT: &str = "A realtime gateway whose rules are hot-reloadable WebAssemb
 
 const LONG_ABOUT: &str = "A realtime gateway whose rules are hot-reloadable WebAssembly plugins.
 
-Clients connect by WebSocket, with any client library of the Centrifuge protocol or with messages of their own. Every \
-connect and every message passes the plugins: the .wasm files of a folder, in the order of their names. Dropping a file \
-into the folder changes the rules at once, and no connection is closed for it.";
+Clients connect by WebSocket, with any client library of the Centrifuge protocol or with messages in their own format. \
+Every connect and every message passes a chain of plugins: the .wasm files of a folder, in the order of their names. A \
+file dropped into the folder changes the rules at once and closes no connection.";
 
 const AFTER_LONG_HELP: &str = "\
 Examples:
   gateway demo                            build the shipped plugins and serve a chat page
-  gateway config > gateway.toml           start a configuration file: every key, explained
-  gateway check --config gateway.toml     find all mistakes in it and in the plugins
+  gateway init my-gateway                 begin a gateway of your own: configuration, plugins, a page
+  gateway token --user ann                make a token that its auth-jwt accepts
+  gateway config                          print every key of the configuration with its meaning
+  gateway check --config gateway.toml     find every error in it and in the plugins
   gateway serve --config gateway.toml     serve until SIGTERM or Ctrl-C
   gateway inspect                         show the plugins of a running gateway
+  gateway tail                            show what its plugins decide, as it happens
   gateway redis inspect news:1 --config gateway.toml
-                                          show what lies in Redis for a channel
-  gateway plugin new shout                begin a plugin; `gateway plugin --help` goes on from there
+                                          show the keys of a channel in Redis
+  gateway plugin new shout                create a plugin; `gateway plugin --help` has the next steps
+  gateway pack --output gateway-full      make a copy of this program that carries the shipped plugins
 
 Environment:
-  GATEWAY_ADMIN_API_KEY    the key of the HTTP API; wins over `admin.api_key` in the file
+  GATEWAY_ADMIN_API_KEY    the key of the HTTP API; overrides `admin.api_key` in the file;
                            `gateway inspect` sends it
 
 Exit codes:
   0  done
-  1  something unexpected
-  2  the command line is wrong
-  3  the configuration, or a file of events, is wrong
-  4  a plugin is refused
-  5  the gateway could not start (an address in use, a folder that is missing), failed, or is
-     not reached
+  1  unexpected error
+  2  error in the command line
+  3  error in the configuration, or in a file of events
+  4  the gateway refuses a plugin
+  5  the gateway could not start (for example: address in use, folder missing), failed, or cannot
+     be reached
   6  a plugin did not answer as its events expect
-  7  a part of a gateway that served has failed: it drained and is to be started again";
+  7  a part of a running gateway failed: it drained and must be started again";
+
+/// Name of the configuration file that commands look for in the current folder.
+const CONFIG_FILE: &str = "gateway.toml";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -70,19 +82,29 @@ enum Command {
     /// Print the default configuration: every key with its meaning
     #[command(
         long_about = "Print the default configuration: every key with its meaning, unit and accepted values.\n\n\
-        It is a valid configuration file. Keep what you change and delete the rest: what is missing has its default."
+        Use it to start a configuration file. The output is a valid one: keep the keys that you change and delete the \
+        rest, because a missing key has its default.\n\n\
+        Example:\n  gateway config > gateway.toml"
     )]
     Config,
     Demo(demo::Arguments),
+    Init(init::Arguments),
+    Token(token::Arguments),
     Plugin(plugin::Arguments),
     Inspect(inspect::Arguments),
+    Tail(tail::Arguments),
     Redis(redis::Arguments),
+    Pack(pack::Arguments),
     #[command(name = COMPILE_COMMAND, hide = true)]
     CompileForParent(compile::Arguments),
 }
 
 impl Cli {
-    /// Does what was asked. For `serve` and `demo` that ends with a signal.
+    /// Runs the command. `serve` and `demo` return after a signal.
+    ///
+    /// # Errors
+    ///
+    /// Why the command has failed; it also selects the exit code.
     pub fn run(self) -> Result<(), Failure> {
         crate::wasm::offer_to_compile();
         match self.command {
@@ -90,15 +112,19 @@ impl Cli {
             Command::Check(arguments) => check::run(&arguments),
             Command::Config => print(DEFAULTS),
             Command::Demo(arguments) => demo::run(&arguments),
+            Command::Init(arguments) => init::run(&arguments),
+            Command::Token(arguments) => token::run(&arguments),
             Command::Plugin(arguments) => plugin::run(&arguments),
             Command::Inspect(arguments) => inspect::run(&arguments),
+            Command::Tail(arguments) => tail::run(&arguments),
             Command::Redis(arguments) => redis::run(&arguments),
+            Command::Pack(arguments) => pack::run(&arguments),
             Command::CompileForParent(arguments) => compile::run(&arguments),
         }
     }
 }
 
-/// Why a command did not do what was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
     /// Exit code 1.
@@ -118,7 +144,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// See the help text of the program. 2 belongs to the parser of the command line.
+    /// The help text of the program lists the codes. The parser of the command line uses 2.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unexpected(_) => 1,
@@ -141,8 +167,8 @@ impl fmt::Display for Failure {
                 let plural = if count == 1 { "" } else { "s" };
                 write!(f, "{count} mistake{plural} in the configuration\n{errors}")
             }
-            Self::Plugins(sentence) | Self::Events(sentence) | Self::Expectations(sentence) => {
-                f.write_str(sentence)
+            Self::Plugins(message) | Self::Events(message) | Self::Expectations(message) => {
+                f.write_str(message)
             }
         }
     }

@@ -3,7 +3,7 @@
 //! `default.toml` names every key, its default and its meaning; a user's file overrides it. See
 //! [`Config::load`].
 
-mod elsewhere;
+mod external;
 mod error;
 mod origin;
 mod proxies;
@@ -301,6 +301,8 @@ pub struct Redis {
     pub questions_max: usize,
     /// Maximum bytes of the publications among them.
     pub questions_bytes_max: usize,
+    /// Whether the gateway is not ready while Redis cannot be used.
+    pub required_for_readiness: bool,
 }
 
 /// How a gateway finds the servers of Redis.
@@ -450,7 +452,9 @@ pub struct Explain {
 /// The shutdown of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
-    /// Maximum time from the signal to the end.
+    /// Time from the signal to the moment when the gateway stops accepting. It is not ready meanwhile.
+    pub delay: Duration,
+    /// Maximum time from that moment to the end.
     pub deadline: Duration,
     /// Connections closed per second.
     pub closes_per_second: u32,
@@ -476,6 +480,10 @@ pub enum LogFormat {
 
 impl Config {
     /// Reads a file and the environment. Relative paths in the file are relative to its folder.
+    ///
+    /// # Errors
+    ///
+    /// All errors of the file and the environment; or why the file cannot be read.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let origin = path.display().to_string();
         let text = read_file(path).map_err(|message| {
@@ -495,11 +503,19 @@ impl Config {
     }
 
     /// The defaults and the environment, for a gateway without a file.
+    ///
+    /// # Errors
+    ///
+    /// All errors of the environment.
     pub fn load_defaults() -> Result<Self, ConfigErrors> {
         Ok(resolve::resolve("", "default.toml", Path::new(""), &environment)?.0)
     }
 
     /// Reads a text over the defaults, without the environment; `origin` names it in messages.
+    ///
+    /// # Errors
+    ///
+    /// All errors of the text.
     pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigErrors> {
         Ok(resolve::resolve(text, origin, Path::new(""), &|_| None)?.0)
     }
@@ -531,7 +547,7 @@ impl Config {
         }
         if self.client.anonymous && self.raw.enabled {
             warnings.push(
-                "client.anonymous and raw.enabled are true: whoever reaches the gateway can send any message to the plugins".to_owned(),
+                "client.anonymous and raw.enabled are true: every client that reaches the gateway can send any message to the plugins".to_owned(),
             );
         }
         warnings

@@ -37,7 +37,7 @@ impl ConnectionIds {
 
     /// The number by which plugins know the n-th connection taken over from another node. No connection of
     /// this node has it.
-    pub fn elsewhere(count: u64) -> u64 {
+    pub fn taken_over(count: u64) -> u64 {
         Self::compose(usize::from(u16::MAX), count)
     }
 
@@ -101,6 +101,7 @@ impl ConnectionIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mix::{STEP, mix};
 
     #[test]
     fn an_id_leads_back_to_its_connection() {
@@ -133,15 +134,10 @@ mod tests {
         let unshift = |value: u64, by: u32| (0..64 / by).fold(value, |z, _| value ^ (z >> by));
         let mut z = unshift(known, 31).wrapping_mul(0x3196_42b2_d24d_8ec3);
         z = unshift(z, 27).wrapping_mul(0x96de_1b17_3f11_9089);
-        let key = unshift(z, 30).wrapping_sub(0x1111u64.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mix = |random: u64| {
-            let mut z = key.wrapping_add(random.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        };
-        assert_eq!(mix(0x1111), known, "the attack is done right");
-        assert_ne!(mix(0x2222), ids.mask(0x2222));
+        let key = unshift(z, 30).wrapping_sub(0x1111u64.wrapping_mul(STEP));
+        let earlier_mask = |random: u64| mix(key.wrapping_add(random.wrapping_mul(STEP)));
+        assert_eq!(earlier_mask(0x1111), known, "the attack is done right");
+        assert_ne!(earlier_mask(0x2222), ids.mask(0x2222));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod survey;
 
 use std::future::Future;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,8 +12,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::backplane::inbox::Inbox;
 use crate::backplane::{
-    Backplane, Count, Health, Idempotency, Most, NewPublication, Node, Outcome, PublishConditions, Published,
-    ReplyTo, Response, Retention, Top, Version,
+    Backplane, Count, Health, HistoryRequest, Idempotency, Most, NewPublication, Node, Outcome,
+    PublishConditions, Published, ReplyTo, Response, Retention, Version,
 };
 use crate::backplane::{Order, Why};
 use crate::charge::Account;
@@ -27,7 +28,7 @@ use crate::plugin::registry::{
 };
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
-use crate::protocol::command::HistoryQuery;
+use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication};
 use crate::shutdown::Phase;
 use crate::supervisor::{Beat, Supervisor};
@@ -106,7 +107,7 @@ pub struct HistoryPage {
     /// In the requested order.
     pub publications: Vec<Arc<Publication>>,
     /// Top of the stream.
-    pub top: Top,
+    pub top: Position,
 }
 
 impl Control {
@@ -127,6 +128,10 @@ impl Control {
 
     /// Publishes JSON on one line to an address. The plugins are not called: the holder of the key has
     /// decided. The publication is under way when this returns; the future returns its result.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not configured, the publication is too large, or the backplane refuses it.
     pub fn publish(
         &self,
         address: &Channel,
@@ -136,11 +141,18 @@ impl Control {
         let (reply_to, answer) = ask();
         let asked = self.namespace(address).and_then(|namespace| {
             let retention = Retention::of(namespace);
-            let terms = terms(namespace, address, conditions)?;
+            let conditions = publish_conditions(namespace, address, conditions)?;
             let account_max = self.inner.config.memory.api_bytes_max();
             let charge = Some(charge(&self.inner.config, &data, true, &self.inner.account, account_max)?);
-            let new =
-                NewPublication { channel: address, data, json: true, info: None, retention, terms, charge };
+            let new = NewPublication {
+                channel: address,
+                data,
+                json: true,
+                info: None,
+                retention,
+                conditions,
+                charge,
+            };
             Ok(self.inner.backplane.publish(new, reply_to, self.inner.clock.now().at))
         });
         let asked = asked.unwrap_or_else(|error| Outcome::Ready(Err(error)));
@@ -155,17 +167,29 @@ impl Control {
 
     /// Closes the connections of an address (`#user` or `@connection`). They receive the order a moment
     /// later.
+    ///
+    /// # Errors
+    ///
+    /// If the address is a channel, or the backplane refuses the order.
     pub fn disconnect(&self, address: &Channel, close: &Close) -> Result<(), ReplyError> {
         self.inner.backplane.order(address, None, &Order::Close(close.clone(), Why::Api))
     }
 
     /// Subscribes the connections of an address (`#user` or `@connection`) to a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the address is a channel, the channel is not configured, or the backplane refuses the order.
     pub fn subscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
         self.namespace(channel)?;
         self.inner.backplane.order(address, None, &Order::Subscribe(channel.clone()))
     }
 
     /// Unsubscribes the connections of an address from a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the address is a channel, or the backplane refuses the order.
     pub fn unsubscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
         self.namespace(channel)?;
         self.inner.backplane.order(address, None, &Order::Unsubscribe(channel.clone()))
@@ -173,11 +197,19 @@ impl Control {
 
     /// Sets when the connections of an address expire, in Unix time in seconds; `None` for never. Connections
     /// that have already expired are closed.
+    ///
+    /// # Errors
+    ///
+    /// If the address is a channel, or the backplane refuses the order.
     pub fn refresh(&self, address: &Channel, expires_at: Option<u64>) -> Result<(), ReplyError> {
         self.inner.backplane.order(address, None, &Order::Refresh(expires_at))
     }
 
     /// Lists the members of a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not configured or has no presence, or the backplane cannot answer.
     pub async fn presence(&self, channel: &Channel) -> Result<Vec<Arc<Member>>, ReplyError> {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
@@ -192,6 +224,10 @@ impl Control {
     }
 
     /// Counts the members of a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not configured or has no presence, or the backplane cannot answer.
     pub async fn count(&self, channel: &Channel) -> Result<Count, ReplyError> {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
@@ -206,6 +242,11 @@ impl Control {
     }
 
     /// Reads the history of a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not configured or has no history, the position is unknown, or the backplane cannot
+    /// answer.
     pub async fn history(&self, channel: &Channel, query: &HistoryQuery) -> Result<HistoryPage, ReplyError> {
         let namespace = self.namespace(channel)?;
         if namespace.history_size == 0 {
@@ -216,9 +257,9 @@ impl Control {
             publications: self.inner.config.client.history_publications_max,
             bytes: HISTORY_BYTES_MAX.max(self.inner.config.limits.publication_bytes_max),
         };
+        let request = HistoryRequest { channel, query, most, retention: Retention::of(namespace) };
         let (reply_to, answer) = ask();
-        let asked =
-            self.inner.backplane.history(channel, query, most, Retention::of(namespace), reply_to, now);
+        let asked = self.inner.backplane.history(request, reply_to, now);
         let page = answered(asked, answer, |answer| match answer {
             Response::History(result) => Some(result),
             _ => None,
@@ -255,8 +296,17 @@ impl Control {
         self.inner.registry.status()
     }
 
+    /// The plugin folder.
+    pub fn plugin_folder(&self) -> &Path {
+        &self.inner.config.plugins.folder
+    }
+
     /// Restores an earlier version of a plugin; see [`Registry::rollback`]. Completes even if the caller is
     /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Registry::rollback`].
     pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<RolledBack, RollbackError> {
         let (parts, name, to) = (self.inner.clone(), name.to_owned(), to.map(str::to_owned));
         let task = tokio::spawn(async move {
@@ -285,14 +335,20 @@ impl Control {
     }
 
     /// Whether every part of the process is running; otherwise a sentence. Calls none of them.
+    ///
+    /// # Errors
+    ///
+    /// Which part of the process does not run.
     pub fn liveness(&self) -> Result<(), Box<str>> {
         if let Some(ended) = self.inner.supervisor.ended() {
-            return Err(format!("{ended}; this process drains and ends").into());
+            return Err(format!("{ended}; this process drains and exits").into());
         }
         let now = self.inner.clock.now().at;
         let metrics = &self.inner.metrics;
         let stuck = |thread: &dyn Fn() -> String, beat: &Beat| match beat.stuck(now) {
-            Some(silent) => Err(format!("{} has not gone on for {} seconds", thread(), silent.as_secs())),
+            Some(silent) => {
+                Err(format!("{} has made no progress for {} seconds", thread(), silent.as_secs()))
+            }
             None => Ok(()),
         };
         for (worker, metrics) in metrics.workers.iter().enumerate() {
@@ -302,17 +358,26 @@ impl Control {
     }
 
     /// Whether clients should be sent here; otherwise a sentence.
+    ///
+    /// # Errors
+    ///
+    /// Why clients should not be sent here.
     pub fn readiness(&self) -> Result<(), Box<str>> {
         self.liveness()?;
         match *self.inner.phase.borrow() {
             Phase::Starting => Err("starting: the plugins are being loaded".into()),
             Phase::Running => Ok(()),
-            Phase::Draining { .. } => Err("draining: this process is going down".into()),
+            Phase::Leaving => Err("leaving: this process is about to shut down".into()),
+            Phase::Draining { .. } => Err("draining: this process is shutting down".into()),
         }
     }
 
     /// Whether every plugin that was in the folder at the start has its place in the chain; otherwise a
     /// sentence. Until then the events of the missing ones are refused.
+    ///
+    /// # Errors
+    ///
+    /// Which plugins are missing.
     pub fn plugins_health(&self) -> Result<(), String> {
         let closed = self.closed_places();
         let Some((first, others)) = closed.split_first() else { return Ok(()) };
@@ -322,8 +387,8 @@ impl Control {
         };
         let ClosedPlace { file, error } = first;
         Err(format!(
-            "plugins are missing: the file {file} {}{others}. Mend it or take it out, with its settings: until then the events \
-             of its place in the chain are refused",
+            "plugins are missing: the file {file} {}{others}. Fix it, or remove it together with its settings: until then the \
+             gateway refuses the events of its place in the chain",
             error.message
         ))
     }
@@ -348,6 +413,11 @@ impl Control {
         self.inner.backplane.health()
     }
 
+    /// Whether the gateway is not ready while the backplane cannot be used.
+    pub fn requires_backplane(&self) -> bool {
+        self.inner.config.redis.as_ref().is_none_or(|redis| redis.required_for_readiness)
+    }
+
     /// Settings of the backplane that do not fit the configuration, although it works.
     pub fn backplane_warnings(&self) -> Vec<Box<str>> {
         self.inner.backplane.warnings()
@@ -359,19 +429,19 @@ impl Control {
     }
 }
 
-fn terms(
+fn publish_conditions(
     namespace: &Namespace,
     address: &Channel,
     conditions: &Conditions,
 ) -> Result<Option<Box<PublishConditions>>, ReplyError> {
     let Conditions { idempotency_key, version } = conditions.clone();
     if version.is_some() && (namespace.history_size == 0 || address.target() != Target::Channel) {
-        let why = "`version` needs a channel with history: the newest version is kept beside it";
+        let why = "`version` needs a channel with history, which stores the newest version";
         return Err(ReplyError::NOT_AVAILABLE.because(why));
     }
-    let once = idempotency_key.map(|key| Idempotency { key, ttl: namespace.idempotency_ttl });
-    let any = once.is_some() || version.is_some();
-    Ok(any.then(|| Box::new(PublishConditions { once, version })))
+    let idempotency = idempotency_key.map(|key| Idempotency { key, ttl: namespace.idempotency_ttl });
+    let any = idempotency.is_some() || version.is_some();
+    Ok(any.then(|| Box::new(PublishConditions { idempotency, version })))
 }
 
 fn ask() -> (ReplyTo, oneshot::Receiver<Response>) {

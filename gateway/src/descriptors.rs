@@ -35,7 +35,7 @@ pub(crate) struct Plan {
 /// The limit is too low for the gateway itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the limit of open files is {limit}, and this gateway needs {needed} before it can serve anybody: raise it (`ulimit -n`, \
+    "the limit of open files is {limit}, and this gateway needs {needed} before it can serve clients: raise it (`ulimit -n`, \
      `LimitNOFILE=` of systemd) or lower `listen.workers`"
 )]
 pub(crate) struct TooFew {
@@ -106,7 +106,7 @@ impl Plan {
             connections_per_address_wanted = per_address_wanted,
             handshakes_per_address_max = limits.handshakes_per_address_max,
             handshakes_per_address_wanted,
-            "the limit of open files is too low for the settings: they are lowered for this run; raise it (`ulimit -n`, \
+            "limit of open files too low for the settings; they are lowered for this run; raise the limit (`ulimit -n`, \
              `LimitNOFILE=` of systemd)"
         );
     }

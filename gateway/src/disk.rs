@@ -42,8 +42,10 @@ pub struct StateFolderError {
 impl StateFolder {
     /// Opens the folder, creating it for this user only if it is missing.
     ///
-    /// Fails if it is the plugin folder, if it cannot be created or written, if other users may write to it,
-    /// or if another process uses it.
+    /// # Errors
+    ///
+    /// If it is the plugin folder, if it cannot be created or written, if other users may write to it, or if
+    /// another process uses it.
     pub fn open(path: &Path, plugin_folder: &Path) -> Result<Self, StateFolderError> {
         let failed = |why: String| StateFolderError { path: path.to_owned(), why };
         create(path).map_err(|error| {
@@ -55,7 +57,7 @@ impl StateFolder {
         let resolved = path.canonicalize().map_err(|error| failed(error.to_string()))?;
         if plugin_folder.canonicalize().is_ok_and(|plugins| plugins == resolved) {
             return Err(failed(
-                "it is the plugin folder; set `plugins.state_folder` to a folder of its own".into(),
+                "it is the plugin folder; set `plugins.state_folder` to a separate folder".into(),
             ));
         }
         let metadata = fs::metadata(&resolved).map_err(|error| failed(error.to_string()))?;
@@ -98,11 +100,11 @@ fn lock(path: &Path) -> Result<File, String> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err("another gateway uses it; give each gateway a `plugins.state_folder` of its own".into())
+            Err("another gateway uses it; give each gateway its own `plugins.state_folder`".into())
         }
         // The file system has no locks: the operator must ensure that only one gateway uses the folder.
         Err(error) => {
-            tracing::warn!(%error, "the state folder cannot be locked; make sure that no other gateway uses it");
+            tracing::warn!(%error, "failed to lock the state folder; make sure that no other gateway uses it");
             Ok(file)
         }
     }

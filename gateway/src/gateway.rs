@@ -141,6 +141,10 @@ impl Gateway {
     /// Serves until `stop` is there and everything has drained, or the time to drain is over. So it does when
     /// a part of the gateway has ended that must not: the error is then a
     /// [`PartEnded`](crate::supervisor::PartEnded), if clients were served.
+    ///
+    /// # Errors
+    ///
+    /// If a part of the gateway could not be started, or has ended although it must not.
     pub fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let workers = self.start_workers()?;
         let Self { config, clock, sockets, folders, phase, control, parts, supervisor, .. } = self;
@@ -171,14 +175,23 @@ impl Gateway {
                 tracing::info!(address = %sockets.address, workers, generation, "ready");
                 Budget::of(&config, control.plugins_memory_max()).report(resources::memory());
                 if let Err(reason) = control.plugins_health() {
-                    tracing::error!("clients are refused: {reason}");
+                    tracing::error!(%reason, "clients are refused");
                 }
                 tokio::select! {
                     () = &mut stop => (),
                     failed = supervisor.failed() => ended = Some(Err(failed.into())),
                 }
             }
-            tracing::info!(deadline = ?config.drain.deadline, "going down: not ready, not accepting");
+            // A failed part does not wait: what is left may not serve.
+            if !config.drain.delay.is_zero() && matches!(ended, None | Some(Ok(()))) {
+                tracing::info!(delay = ?config.drain.delay, "shutting down: not ready, still accepting connections");
+                phase.send_replace(Phase::Leaving);
+                tokio::select! {
+                    () = tokio::time::sleep(config.drain.delay) => (),
+                    failed = supervisor.failed() => ended = Some(Err(failed.into())),
+                }
+            }
+            tracing::info!(deadline = ?config.drain.deadline, "shutting down: not ready, not accepting connections");
             let until = clock.now().at + config.drain.deadline;
             phase.send_replace(Phase::Draining { until });
             serve::drained(until, workers.ended, network, upstreams, clock, &supervisor).await;

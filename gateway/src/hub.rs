@@ -20,6 +20,7 @@ use crate::connection_id::ConnectionIds;
 use crate::outbound::Pushed;
 use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
+use crate::protocol::command::Position;
 use crate::protocol::push::{Form, Push, PushKind};
 use class::Classes;
 use connection_handle::ConnectionHandle;
@@ -68,15 +69,12 @@ type Subscribers = IndexMap<u64, Subscriber, FxBuildHasher>;
 struct Subscriber {
     handle: Rc<ConnectionHandle>,
     form: Form,
-    place: Place,
+    position: SubscriberPosition,
     join_leave: bool,
 }
 
-/// A position in a stream: offset and epoch.
-type Stand = (u64, Arc<str>);
-
 /// The position of a subscriber.
-enum Place {
+enum SubscriberPosition {
     /// The channel cannot be recovered.
     Anywhere,
     /// The subscriber must miss nothing from here on.
@@ -89,10 +87,10 @@ enum Place {
 #[derive(Default)]
 struct Held {
     /// Frames, with the position of those that are publications.
-    frames: Vec<(Option<Stand>, Bytes)>,
+    frames: Vec<(Option<Position>, Bytes)>,
     bytes: usize,
     /// The top of the stream is at least here.
-    top: Option<Stand>,
+    top: Option<Position>,
     /// A push did not fit.
     lost: bool,
 }
@@ -103,8 +101,7 @@ const HELD_MAX: usize = 1024;
 const HELD_BYTES_MAX: usize = 256 * 1024;
 
 struct Tracked {
-    offset: u64,
-    epoch: Arc<str>,
+    position: Position,
     /// Reported once; that ends the subscription.
     lost: bool,
 }
@@ -114,8 +111,8 @@ struct Tracked {
 pub struct Listening {
     /// The form of its frames.
     pub form: Form,
-    /// Offset and epoch after which it must miss nothing.
-    pub position: Option<(u64, Arc<str>)>,
+    /// The position after which it must miss nothing.
+    pub position: Option<Position>,
     /// Whether it gets join and leave messages.
     pub join_leave: bool,
 }
@@ -153,7 +150,7 @@ impl Hub {
     /// Forgets a connection. Its subscriptions must be gone.
     pub fn forget(&mut self, number: u64) {
         if let Some(admitted) = self.handles.remove(&number) {
-            self.classes.leave(admitted.handle.class.get());
+            self.classes.release(admitted.handle.class.get());
         }
     }
 
@@ -176,7 +173,7 @@ impl Hub {
         if self.classes.attributes().iter().any(|attribute| **attribute == *name)
             && let Some(admitted) = self.handles.get(&number)
         {
-            self.classes.leave(admitted.handle.class.get());
+            self.classes.release(admitted.handle.class.get());
             admitted.classify(&mut self.classes);
         }
     }
@@ -193,7 +190,7 @@ impl Hub {
         let subscriber = Subscriber {
             handle: handle.clone(),
             form: listening.form,
-            place: Place::of(listening.position),
+            position: SubscriberPosition::of(listening.position),
             join_leave: listening.join_leave,
         };
         if subscribers.insert(handle.number, subscriber).is_none() {
@@ -203,35 +200,35 @@ impl Hub {
     }
 
     /// Sets the position after which a subscription must miss nothing.
-    pub fn set_position(&mut self, channel: &Channel, number: u64, offset: u64, epoch: Arc<str>) {
+    pub fn set_position(&mut self, channel: &Channel, number: u64, position: Position) {
         if let Some(subscriber) = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number)) {
-            subscriber.place = Place::of(Some((offset, epoch)));
+            subscriber.position = SubscriberPosition::of(Some(position));
         }
     }
 
     /// Holds pushes for a subscription until [`release`](Self::release).
     pub fn hold(&mut self, channel: &Channel, number: u64) {
         if let Some(subscriber) = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number)) {
-            subscriber.place = Place::Held(Box::default());
+            subscriber.position = SubscriberPosition::Held(Box::default());
         }
     }
 
     /// Sends the held pushes after `position`, once the client has the reply to its subscribe.
-    pub fn release(&mut self, channel: &Channel, number: u64, position: Option<(u64, Arc<str>)>) {
+    pub fn release(&mut self, channel: &Channel, number: u64, position: Option<Position>) {
         let subscriber = self.channels.get_mut(channel).and_then(|all| all.get_mut(&number));
-        let Some(Subscriber { handle, place, .. }) = subscriber else { return };
-        let Place::Held(held) = std::mem::replace(place, Place::of(position)) else { return };
+        let Some(Subscriber { handle, position: own, .. }) = subscriber else { return };
+        let SubscriberPosition::Held(held) = std::mem::replace(own, SubscriberPosition::of(position)) else {
+            return;
+        };
         for (number, frame) in held.frames {
-            match number.map_or(Next::Deliver, |(offset, epoch)| place.next(offset, &epoch)) {
+            match number.map_or(Next::Deliver, |at| own.next(at.offset, &at.epoch)) {
                 Next::Deliver if frame.is_empty() => (),
                 Next::Deliver => drop(handle.push(&frame)),
                 Next::Known | Next::Hold => (),
                 Next::Gap => handle.signal(Signal::Gap(channel.clone())),
             }
         }
-        if (held.lost || held.top.is_some_and(|(offset, epoch)| place.is_before(offset, &epoch)))
-            && place.lose()
-        {
+        if (held.lost || held.top.is_some_and(|top| own.is_before(&top))) && own.lose() {
             handle.signal(Signal::Gap(channel.clone()));
         }
     }
@@ -277,7 +274,7 @@ impl Hub {
         match &push.kind {
             PushKind::Publication { publication, epoch } => {
                 for subscriber in subscribers.values_mut() {
-                    match subscriber.place.next(publication.offset, epoch) {
+                    match subscriber.position.next(publication.offset, epoch) {
                         Next::Deliver => {
                             if let Some(view) = views.of(subscriber.handle.class.get(), &self.classes) {
                                 delivered.count(subscriber.handle.push(view.frame(subscriber.form)));
@@ -286,8 +283,8 @@ impl Hub {
                         Next::Hold => {
                             let view = views.of(subscriber.handle.class.get(), &self.classes);
                             let frame = view.map(|view| view.frame(subscriber.form));
-                            let number = (publication.offset, epoch.clone());
-                            subscriber.place.hold(Some(number), frame.unwrap_or(&Bytes::new()));
+                            let number = Position { offset: publication.offset, epoch: epoch.clone() };
+                            subscriber.position.hold(Some(number), frame.unwrap_or(&Bytes::new()));
                         }
                         Next::Known => (),
                         Next::Gap => {
@@ -300,7 +297,7 @@ impl Hub {
             PushKind::Join(_) | PushKind::Leave(_) => {
                 for subscriber in subscribers.values_mut().filter(|subscriber| subscriber.join_leave) {
                     let frame = push.frame(subscriber.form);
-                    if !frame.is_empty() && !subscriber.place.hold(None, frame) {
+                    if !frame.is_empty() && !subscriber.position.hold(None, frame) {
                         delivered.count(subscriber.handle.push(frame));
                     }
                 }
@@ -311,7 +308,7 @@ impl Hub {
 
     /// Channels with a subscriber that must miss nothing.
     pub fn tracked(&self) -> Vec<Channel> {
-        let anywhere = |subscriber: &Subscriber| matches!(subscriber.place, Place::Anywhere);
+        let anywhere = |subscriber: &Subscriber| matches!(subscriber.position, SubscriberPosition::Anywhere);
         let tracked = self.channels.iter().filter(|(_, subscribers)| !subscribers.values().all(anywhere));
         tracked.map(|(channel, _)| channel.clone()).collect()
     }
@@ -319,8 +316,8 @@ impl Hub {
     /// Compares every tracked position in a channel with a position that its stream has reached. All earlier
     /// publications must have been delivered to this worker or lost. Returns how many subscribers had missed
     /// some.
-    pub fn check_position(&mut self, channel: &Channel, offset: u64, epoch: &Arc<str>) -> usize {
-        self.channels.get_mut(channel).map_or(0, |subscribers| check(channel, subscribers, offset, epoch))
+    pub fn check_position(&mut self, channel: &Channel, top: &Position) -> usize {
+        self.channels.get_mut(channel).map_or(0, |subscribers| check(channel, subscribers, top))
     }
 
     /// Passes an order to every connection of an address, except the one with the number `except`.
@@ -368,20 +365,19 @@ impl Admitted {
     /// Assigns the connection to the class of its current attributes.
     fn classify(&self, classes: &mut Classes) {
         let client = self.client.borrow();
-        self.handle.class.set(classes.enter(|name| client.attributes.get(name).map(|value| &**value)));
+        self.handle.class.set(classes.acquire(|name| client.attributes.get(name).map(|value| &**value)));
     }
 }
 
 /// Signals every subscriber whose position is before the top of the stream, or in another stream.
-fn check(channel: &Channel, subscribers: &mut Subscribers, offset: u64, epoch: &Arc<str>) -> usize {
+fn check(channel: &Channel, subscribers: &mut Subscribers, top: &Position) -> usize {
     let mut gaps = 0;
     for subscriber in subscribers.values_mut() {
-        if let Place::Held(held) = &mut subscriber.place {
-            let overtaken = |(at, of): &Stand| has_reached(*at, of, offset, epoch);
-            if !held.top.as_ref().is_some_and(overtaken) {
-                held.top = Some((offset, epoch.clone()));
+        if let SubscriberPosition::Held(held) = &mut subscriber.position {
+            if !held.top.as_ref().is_some_and(|held| has_reached(held, top)) {
+                held.top = Some(top.clone());
             }
-        } else if subscriber.place.is_before(offset, epoch) && subscriber.place.lose() {
+        } else if subscriber.position.is_before(top) && subscriber.position.lose() {
             gaps += 1;
             subscriber.handle.signal(Signal::Gap(channel.clone()));
         }
@@ -396,19 +392,19 @@ enum Next {
     Gap,
 }
 
-impl Place {
-    fn of(position: Option<(u64, Arc<str>)>) -> Self {
-        position.map_or(Self::Anywhere, |(offset, epoch)| Self::At(Tracked { offset, epoch, lost: false }))
+impl SubscriberPosition {
+    fn of(position: Option<Position>) -> Self {
+        position.map_or(Self::Anywhere, |position| Self::At(Tracked { position, lost: false }))
     }
 
     /// Compares a publication with the subscriber's position.
     fn next(&mut self, offset: u64, epoch: &Arc<str>) -> Next {
-        let position = match self {
+        let Tracked { position, lost } = match self {
             Self::Anywhere => return Next::Deliver,
             Self::Held(_) => return Next::Hold,
-            Self::At(position) => position,
+            Self::At(tracked) => tracked,
         };
-        if position.lost {
+        if *lost {
             return Next::Known;
         }
         if position.epoch == *epoch && offset == position.offset + 1 {
@@ -416,18 +412,18 @@ impl Place {
             Next::Deliver
         } else if position.offset == 0 && offset == 1 && origin(&position.epoch) == origin(epoch) {
             // A client that subscribed before the stream existed has missed nothing of it.
-            (position.offset, position.epoch) = (offset, epoch.clone());
+            *position = Position { offset, epoch: epoch.clone() };
             Next::Deliver
         } else if position.epoch == *epoch && offset <= position.offset {
             Next::Known
         } else {
-            position.lost = true;
+            *lost = true;
             Next::Gap
         }
     }
 
     /// Holds a frame, if frames are held. An empty one only counts as delivered.
-    fn hold(&mut self, number: Option<(u64, Arc<str>)>, frame: &Bytes) -> bool {
+    fn hold(&mut self, number: Option<Position>, frame: &Bytes) -> bool {
         let Self::Held(held) = self else { return false };
         if held.frames.len() >= HELD_MAX || held.bytes + frame.len() > HELD_BYTES_MAX {
             held.lost = true;
@@ -439,14 +435,14 @@ impl Place {
     }
 
     /// Whether the subscriber has missed publications, or its stream was replaced.
-    fn is_before(&self, offset: u64, epoch: &Arc<str>) -> bool {
-        matches!(self, Self::At(position) if !has_reached(position.offset, &position.epoch, offset, epoch))
+    fn is_before(&self, top: &Position) -> bool {
+        matches!(self, Self::At(tracked) if !has_reached(&tracked.position, top))
     }
 
     /// Marks a loss. True if it is new.
     fn lose(&mut self) -> bool {
         match self {
-            Self::At(position) => !std::mem::replace(&mut position.lost, true),
+            Self::At(tracked) => !std::mem::replace(&mut tracked.lost, true),
             Self::Anywhere | Self::Held(_) => true,
         }
     }

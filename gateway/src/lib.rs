@@ -25,6 +25,8 @@ pub mod hub;
 pub mod backplane;
 pub mod charge;
 pub mod outbound;
+mod mix;
+mod sharded;
 
 // To and from the outside: the plugin folder, the disk, other hosts.
 pub mod watch;

@@ -180,6 +180,10 @@ impl Outbound {
 
     /// Writes until the queue is empty or the socket accepts no more. Dropping the future that polls this
     /// loses nothing: unwritten bytes stay queued.
+    ///
+    /// # Errors
+    ///
+    /// The error of the socket.
     pub fn poll_flush(
         &self,
         cx: &mut Context<'_>,

@@ -11,6 +11,8 @@ pub enum Phase {
     Starting,
     /// Serving.
     Running,
+    /// Serving and no longer ready: load balancers are to notice before the gateway stops accepting.
+    Leaving,
     /// Not ready and not accepting; clients are asked to go elsewhere until the deadline.
     Draining {
         /// The time since the start of the process at which remaining connections are cut.

@@ -74,7 +74,7 @@ impl Supervisor {
 
     /// Reports that a part has ended that must not.
     pub fn report(&self, part: &str, why: impl Display) {
-        tracing::error!(part, %why, "a part of the gateway has ended: the process drains and ends");
+        tracing::error!(part, %why, "part of the gateway ended; the gateway drains and exits");
         self.ended.send_if_modified(|ended| {
             let first = ended.is_none();
             if first {
@@ -120,13 +120,17 @@ impl Supervisor {
                 Ok(()) => "it returned".into(),
                 Err(Panicked(words)) => words,
             };
-            tracing::error!(part, %why, "a part of the gateway has ended and is begun again");
+            tracing::error!(part, %why, "part of the gateway ended; restarting it");
             sleep(AGAIN).await;
         }
     }
 
     /// Runs a part on its own thread: an error or a panic is reported at once. The receiver resolves when it
     /// has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not start another thread.
     pub fn thread<E: Display>(
         &self,
         name: String,

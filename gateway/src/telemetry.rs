@@ -28,6 +28,10 @@ static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 
 /// Sends all log lines of the process to standard error, panics included. Logging never waits and never
 /// fails. Only the first call has an effect.
+///
+/// # Errors
+///
+/// If the system does not start the thread that writes.
 pub fn init_logging(log: &Log) -> io::Result<()> {
     let lines = Lines::to_standard_error()?;
     // The configuration has checked the filter.
@@ -44,7 +48,7 @@ pub fn init_logging(log: &Log) -> io::Result<()> {
         LogFormat::Json => builder.json().flatten_event(true).with_ansi(false).try_init(),
     };
     if installed.is_err() {
-        tracing::debug!("logging was set up before; the new settings are not used");
+        tracing::debug!("logging already set up; ignoring the new settings");
         return Ok(());
     }
     let _ = LINES.set(lines);

@@ -72,7 +72,7 @@ pub struct PluginRunner {
     counters: Arc<PluginCounters>,
     instance: Box<dyn Plugin>,
     /// Called for clients instead of `instance`, if the plugin may wait for other servers.
-    elsewhere: Option<Arc<dyn AsyncInstances>>,
+    async_instances: Option<Arc<dyn AsyncInstances>>,
     player: Player,
     lines: Lines,
     configured: Played,
@@ -93,6 +93,10 @@ pub struct Played {
 
 impl PluginRunner {
     /// Loads a plugin file with the text of a settings file; `""` means no settings file.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read, or the gateway would not run the plugin.
     pub fn load(file: impl AsRef<Path>, settings: &str) -> anyhow::Result<Self> {
         let file = file.as_ref();
         let wasm = std::fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
@@ -102,12 +106,20 @@ impl PluginRunner {
     }
 
     /// Builds the plugin of a crate like `gateway plugin build`, and loads it.
+    ///
+    /// # Errors
+    ///
+    /// If the crate does not build, or the gateway would not run its plugin.
     pub fn build_and_load(crate_folder: impl AsRef<Path>, settings: &str) -> anyhow::Result<Self> {
         Self::load(build(crate_folder.as_ref(), TARGET)?, settings)
     }
 
     /// Loads bytes into a chosen engine. Every error that would keep the gateway from running the plugin is
     /// returned here, with the same message.
+    ///
+    /// # Errors
+    ///
+    /// Why the gateway would not run the plugin.
     pub fn load_bytes(name: &str, wasm: &[u8], settings: &[u8], engine: Engine) -> Result<Self, LoadError> {
         let mut settings = settings_of(settings)?;
         if engine == Engine::Metered {
@@ -115,7 +127,7 @@ impl PluginRunner {
             settings.limits.configure_deadline *= METERED_DEADLINES;
         }
         let factory = loader(engine)?.load(name, wasm, &settings)?;
-        factory.about().asks.check(&settings.grants, "its settings file")?;
+        factory.about().requested.check(&settings.grants, "its settings file")?;
         let counters = Arc::new(PluginCounters::new(1));
         counters.state().set_bounds(settings.state);
         let lines = Lines::default();
@@ -124,11 +136,15 @@ impl PluginRunner {
         let outcome = Outcome { answer: Answer::Done, effects: Vec::new(), changed: None };
         let configured =
             Played { outcome, log: lines.take(), time: begin.elapsed(), usage: instance.usage() };
-        let elsewhere = factory.elsewhere(&counters);
-        Ok(Self { factory, counters, instance, elsewhere, player: Player::new(), lines, configured })
+        let async_instances = factory.async_instances(&counters);
+        Ok(Self { factory, counters, instance, async_instances, player: Player::new(), lines, configured })
     }
 
     /// The smallest possible plugin, which makes no decisions.
+    ///
+    /// # Errors
+    ///
+    /// If the engine cannot run it.
     pub fn empty(engine: Engine) -> Result<Self, LoadError> {
         Self::load_bytes("empty", &noop_plugin(), b"", engine)
     }
@@ -149,12 +165,17 @@ impl PluginRunner {
     }
 
     /// Passes one event to the plugin. After a failure the next event gets a new instance, as in the gateway.
+    ///
+    /// # Errors
+    ///
+    /// If a new instance was needed and could not be made.
     pub fn play(&mut self, step: &Step) -> Result<Played, LoadError> {
         let (player, instance) = (&mut self.player, &mut *self.instance);
         let begin = Instant::now();
-        let (outcome, mut usage) = match self.elsewhere.as_deref() {
-            Some(elsewhere) => {
-                let mut plugin = Waiting { instance, elsewhere, lines: self.lines.clone(), usage: None };
+        let (outcome, mut usage) = match self.async_instances.as_deref() {
+            Some(async_instances) => {
+                let mut plugin =
+                    Waiting { instance, async_instances, lines: self.lines.clone(), usage: None };
                 (self.lines.during(|| player.play(&mut plugin, step)), plugin.usage())
             }
             None => (self.lines.during(|| player.play(&mut *instance, step)), instance.usage()),
@@ -174,6 +195,10 @@ impl PluginRunner {
     }
 
     /// Plays a whole script. The error lists every unexpected result.
+    ///
+    /// # Errors
+    ///
+    /// Every unexpected result; or why the script cannot be played.
     pub fn check(&mut self, script: &str) -> anyhow::Result<Vec<Played>> {
         let script = script::parse(script.as_bytes()).context("failed to read the script")?;
         let mut unmet = Vec::new();
@@ -212,7 +237,7 @@ impl PluginRunner {
             processor_time_of(|| {
                 for _ in 0..calls {
                     if let Occurrence::Message(message) = &mut occurrence {
-                        message.payload.clone_from(&original);
+                        message.content.payload.clone_from(&original);
                     }
                     let _ = black_box(occurrence.meet(&mut **instance, &mut effects));
                     effects.clear();
@@ -232,20 +257,20 @@ pub(crate) fn self_test(name: &str, wasm: &[u8], settings: &[u8]) -> Result<Opti
     for (engine, factor) in [(Engine::Production, 1), (Engine::Metered, METERED_DEADLINES)] {
         let loader = loader(engine)?;
         let factory = loader.load(name, wasm, &Settings::default())?;
-        let About { asks, self_test: Some(section), .. } = factory.about() else { return Ok(None) };
+        let About { requested, self_test: Some(section), .. } = factory.about() else { return Ok(None) };
         let limits = Limits {
             deadline: limits.deadline * factor,
             configure_deadline: limits.configure_deadline * factor,
             ..limits.clone()
         };
-        tally = Some(SelfTest::parse(section)?.run(loader, name, wasm, asks, &limits)?);
+        tally = Some(SelfTest::parse(section)?.run(loader, name, wasm, requested, &limits)?);
     }
     Ok(tally)
 }
 
 fn settings_of(file: &[u8]) -> Result<Settings, LoadError> {
-    Settings::parse(file).map_err(|mistakes| {
-        LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}"))
+    Settings::parse(file).map_err(|errors| {
+        LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {errors}"))
     })
 }
 

@@ -132,6 +132,10 @@ impl Upstreams {
     }
 
     /// Whether an upstream accepts a payload of this size now.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such upstream, or its queue is full.
     pub fn room(&self, name: &str, bytes: usize) -> Result<(), NoRoom> {
         if self.noop {
             return Ok(());

@@ -23,6 +23,7 @@ mod loader;
 
 mod instance;
 mod answer;
+mod backtrace;
 mod call;
 mod pool;
 

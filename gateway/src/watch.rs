@@ -97,6 +97,10 @@ pub struct Watcher {
 }
 
 /// The current content of `folder`, including files that may still be written.
+///
+/// # Errors
+///
+/// If the folder cannot be read, or is not safe to use.
 pub fn scan(folder: &Path, options: &Options) -> Result<Contents, WatchError> {
     Ok(open(folder, options)?.snapshot())
 }
@@ -105,6 +109,10 @@ pub fn scan(folder: &Path, options: &Options) -> Result<Contents, WatchError> {
 /// dropped.
 ///
 /// A full channel loses nothing: the next event has the latest content.
+///
+/// # Errors
+///
+/// If the folder cannot be read or watched, or is not safe to use.
 pub fn start(folder: &Path, options: &Options, changed: Sender<Changed>) -> Result<Watcher, WatchError> {
     let folder = open(folder, options)?;
     // One pending wake-up is enough.
@@ -124,7 +132,7 @@ pub fn start(folder: &Path, options: &Options, changed: Sender<Changed>) -> Resu
         folder,
     };
     if !options.ask_system {
-        info!(every = ?options.poll, "the plugin folder is looked at without notifications, as plugins.watch says");
+        info!(every = ?options.poll, "polling the plugin folder instead of notifications, as plugins.watch says");
     }
     let path = watch.folder.path().to_owned();
     let thread = thread::Builder::new().name("plugin-folder".into()).spawn(move || watch.run());
@@ -190,7 +198,7 @@ impl Watch {
             match self.folder.look(Instant::now()) {
                 Ok(look) => {
                     if missing {
-                        info!(folder = %self.folder.path().display(), "the plugin folder is back");
+                        info!(folder = %self.folder.path().display(), "plugin folder readable again");
                         missing = false;
                     }
                     self.notifications.follow(&self.folder);
@@ -203,7 +211,7 @@ impl Watch {
                         warn!(
                             folder = %self.folder.path().display(),
                             %error,
-                            "cannot read the plugin folder; the plugins stay as they are until it is back"
+                            "cannot read the plugin folder; plugins do not change until it is readable again"
                         );
                         missing = true;
                     }
@@ -245,7 +253,7 @@ impl Notifications {
                 self.failed = false;
             }
             Err(error) if !self.failed => {
-                warn!(%error, "no notifications about the plugin folder; it is looked at every two seconds instead");
+                warn!(%error, "no notifications about the plugin folder; polling it every two seconds instead");
                 self.failed = true;
             }
             Err(_) => {}

@@ -16,9 +16,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, coop, spawn_local, yield_now};
 
 use crate::accept::{self, Admission, Arrival, ConnectionPermit, Slot, Standing};
+use crate::backplane::Backplane;
 use crate::backplane::Why;
 use crate::backplane::inbox::{Delivery, Inbox};
-use crate::backplane::{Backplane, Top};
 use crate::clock::Clock;
 use crate::clock::Now;
 use crate::config::Config;
@@ -35,7 +35,7 @@ use crate::plugin::event::Client;
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
-use crate::protocol::command::{Command, Connect, Request};
+use crate::protocol::command::{Command, Connect, Position, Request};
 use crate::shutdown::{self, Phase};
 use crate::supervisor::{Panicked, Supervisor, catch};
 use crate::telemetry::metrics::Metrics;
@@ -131,6 +131,10 @@ struct Worker {
 }
 
 /// Runs a worker on this thread until it has drained, or until the drain deadline.
+///
+/// # Errors
+///
+/// If the worker's runtime or its listener cannot be made.
 pub fn run(parts: Parts) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, serve(parts))
@@ -139,12 +143,12 @@ pub fn run(parts: Parts) -> std::io::Result<()> {
 async fn serve(parts: Parts) -> std::io::Result<()> {
     let listener = TcpListener::from_std(parts.listener)?;
     let hub = Hub::new(parts.ids);
-    let mut local =
+    let mut state =
         WorkerState::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
             .with_upstreams(parts.upstreams);
-    local.explain = Picker::new(parts.explain);
+    state.explain = Picker::new(parts.explain);
     let worker = Rc::new(Worker {
-        state: Rc::new(local),
+        state: Rc::new(state),
         ids: parts.ids,
         clock: parts.clock,
         read_buffer: Rc::default(),
@@ -305,7 +309,7 @@ impl Worker {
         tracing::error!(
             connection = &*session.handle().id,
             panic = words,
-            "the task of a connection panicked: it is closed"
+            "connection task panicked; closing the connection"
         );
         self.read_buffer.borrow_mut().clear();
         let now = self.clock.now();
@@ -325,7 +329,7 @@ impl Worker {
     async fn deliver(self: Rc<Self>, inbox: Arc<Inbox>) {
         let mut batch = Vec::new();
         // Tops of streams, read after a loss, until the inbox up to that time is delivered.
-        let mut stood: Option<Vec<(Channel, Top)>> = None;
+        let mut stood: Option<Vec<(Channel, Position)>> = None;
         loop {
             if stood.is_none() {
                 inbox.arrived().await;
@@ -487,7 +491,7 @@ impl Worker {
             tracing::warn!(
                 worker = self.state.worker,
                 connections = self.open.borrow().len(),
-                "connections were cut off at the drain deadline"
+                "drain deadline reached; closing the remaining connections"
             );
         } else {
             tracing::info!(worker = self.state.worker, "drained");

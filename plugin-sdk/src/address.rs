@@ -1,11 +1,11 @@
-//! Addresses: the one way to say who receives a message.
+//! Addresses: they name the receivers of a message.
 //!
 //! An address is a channel (`news`, `chat:room-7`), `#42` for all connections of user 42, or `@` and the id
-//! of a connection. The gateway refuses what is none; a plugin that builds addresses from what clients sent
-//! asks here first and answers in its own words. A pattern such as `chat:*` means channels; `#*` and
-//! `#team-*` mean users.
+//! of a connection. The gateway refuses an invalid address. A plugin that builds addresses from client input
+//! can check them here first and refuse with its own message. A pattern such as `chat:*` matches channels;
+//! `#*` and `#team-*` match users.
 //!
-//! This is the code that the gateway uses.
+//! The gateway uses the same code.
 
 #[doc(inline)]
 pub use gateway_plugin_grammar::address::{

@@ -1,8 +1,8 @@
 //! The interface as `wit-bindgen` sees it: one world for what a plugin imports, and one for each hook.
 //!
-//! A world is exported as a whole, so a single world would make every plugin export every hook. With a world
-//! for each, the `#[plugin]` macro calls the export macros of those hooks that the author wrote, and the
-//! linker unites the worlds.
+//! A plugin exports a world as a whole, so a single world would make every plugin export every hook. With one
+//! world for each hook, the `#[plugin]` macro calls the export macros of the hooks that the author wrote, and
+//! the linker merges the worlds.
 
 pub mod host {
     wit_bindgen::generate!({

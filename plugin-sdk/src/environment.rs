@@ -1,4 +1,4 @@
-//! Values that the operator shares by name: secrets that should not lie in a settings file.
+//! Environment variables that the operator grants by name, for secrets that should not be in a settings file.
 //!
 //! ```
 //! use gateway_plugin_sdk::kit::Kit;
@@ -24,14 +24,13 @@
 //! ```
 //!
 //! The operator grants each name in the plugin's settings file, `environment = ["GUARD_KEY"]` under
-//! `[grants]`. A name that `#[plugin]` lists is one the plugin cannot do without: the gateway refuses to load
-//! the plugin until it is granted. A name that may be needed, depending on the settings, is better left out
-//! of the list.
+//! `[grants]`. List a name in `#[plugin]` only if the plugin always needs it: the gateway refuses to load the
+//! plugin until the name is granted. Do not list a name that the plugin needs only with some settings.
 //!
-//! The gateway masks these values in what the plugin logs and prints and in its refusals.
+//! The gateway masks these values in the plugin's log lines, output and refusals.
 
-/// The value of an environment variable of the gateway, as it was when the plugin was loaded. `None` if it is
-/// not set or the plugin was not granted its name.
+/// The value of an environment variable of the gateway, as of the time when the plugin was loaded. `None` if
+/// it is not set or its name is not granted.
 pub fn get(name: &str) -> Option<String> {
     crate::host::environment(name)
 }

@@ -2,58 +2,60 @@
 
 use std::fmt;
 
-/// Why the gateway refused a call. The call had no effect; the hook goes on and decides what that means.
+/// The reason why the gateway refused a call. The call had no effect; the hook continues and decides what to
+/// do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostError {
-    /// For programs.
+    /// The kind of error, for code.
     pub kind: HostErrorKind,
-    /// For people: a sentence for the log.
+    /// A description for people, to log.
     pub message: String,
 }
 
-/// What was wrong with a call.
+/// The kind of a refused call.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HostErrorKind {
-    /// More effects in one call of a hook than the plugin's limit.
+    /// One call of a hook has more effects than the limit of the plugin.
     TooManyEffects,
-    /// More bytes than the plugin's limit.
+    /// More bytes than the limit of the plugin.
     TooManyBytes,
     /// Not a valid address or channel, see [`address`](crate::address).
     InvalidAddress,
-    /// Not JSON, although the receiver speaks JSON.
+    /// Not JSON, although the receiver expects JSON.
     NotJson,
     /// Not possible in this hook.
     WrongHook,
     /// Not a code that closes a connection.
     InvalidCode,
-    /// An attribute without a name, or a bucket with too long a one.
+    /// An attribute without a name, or a bucket whose name is too long.
     InvalidName,
-    /// Not an interval a timer can have.
+    /// Not a valid interval of a timer.
     InvalidInterval,
-    /// Not a rate that a bucket can have.
+    /// Not a valid rate of a bucket.
     InvalidRule,
-    /// Something that this gateway does not offer.
+    /// A feature that this gateway does not have.
     NotAvailable,
-    /// A key or a value that is larger than the gateway keeps.
+    /// A key or a value that exceeds the gateway's limit.
     TooLarge,
-    /// A value that is not a number, or would be too large a number.
+    /// The value is not a number, or the sum would be too large.
     NotANumber,
     /// Not granted in the plugin's settings file.
     NotGranted,
     /// No upstream of this name in the gateway's configuration.
     NoSuchUpstream,
-    /// Full, or too much at a time: it may work later.
+    /// A queue is full, or there are too many requests at the same time: a later call may work.
     Busy,
-    /// Not a request that can be sent.
+    /// Not a valid request.
     InvalidRequest,
-    /// The host has an address that is not public, and its origin is not granted as private.
+    /// The host has an address that is not public, and the settings file does not grant its origin as
+    /// private.
     RefusedAddress,
-    /// No complete answer in time.
+    /// No complete response in time.
     Timeout,
-    /// The answer is too large.
+    /// The response is too large.
     AnswerTooLarge,
-    /// No connection, or no valid answer.
+    /// No connection, or no valid response.
     RequestFailed,
     /// A code that this SDK does not know.
     Unknown(u32),
@@ -130,7 +132,7 @@ impl fmt::Display for HostError {
 impl std::error::Error for HostError {}
 
 impl From<HostError> for String {
-    /// So that `?` works in [`Plugin::configure`](crate::Plugin::configure).
+    /// Lets `?` work in [`Plugin::configure`](crate::Plugin::configure).
     fn from(error: HostError) -> Self {
         error.message
     }

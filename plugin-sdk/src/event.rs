@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 use crate::gateway::{Gateway, to_json};
 use crate::{HostError, Kind, Refusal, host};
 
-/// What every event of a client has: who it is about, and what a hook may do beside answering. Reach it
-/// through the event.
+/// The part that every event of a client has: properties of the client, and the effects that a hook can
+/// request in addition to its answer. Such events dereference to it.
 ///
-/// Nothing here was copied into the plugin beforehand: a getter asks the gateway when it is called, once per
-/// event for those that return `&str`. Ask only for what the hook needs.
+/// The gateway copies nothing of this into the plugin in advance: a getter asks the gateway when the plugin
+/// calls it, and those that return `&str` ask once per event. Call only the getters that the hook needs.
 ///
 /// Effects are *recorded*. The gateway applies them in the order of the calls, after the hook has returned
-/// normally; a hook that panics leaves nothing behind. Getters therefore show the state from before the hook.
+/// normally. If the hook panics, the gateway discards them. Getters therefore show the state from before the
+/// hook.
 #[derive(Debug)]
 pub struct Context {
     gateway: Gateway,
@@ -42,13 +43,13 @@ impl Context {
 
     // ---- Who ----
 
-    /// A number for the connection that is the same in every hook: a cheap key for the plugin's own maps. It
-    /// means nothing to clients and other nodes.
+    /// A number of the connection that is the same in every hook: a cheap key for the plugin's own maps.
+    /// Clients and other nodes do not know it.
     pub const fn connection_number(&self) -> u64 {
         self.number
     }
 
-    /// The id of the connection as the client and other clients know it.
+    /// The id of the connection, as clients see it.
     pub fn connection(&self) -> &str {
         self.connection.get_or_init(host::connection)
     }
@@ -58,21 +59,19 @@ impl Context {
         self.user.get_or_init(host::user)
     }
 
-    /// How the client speaks: `centrifuge-json` or `raw`.
+    /// The protocol of the client: `centrifuge-json` or `raw`.
     pub fn protocol(&self) -> &str {
         self.protocol.get_or_init(host::protocol)
     }
 
-    /// The address the client came from, without a port. Behind proxies that the gateway trusts it is the one
-    /// that they tell.
+    /// The address of the client, without a port. Behind trusted proxies it is the address that they report.
     pub fn remote_address(&self) -> &str {
         self.remote_address.get_or_init(host::remote_address)
     }
 
-    /// A header of the handshake, if the gateway was configured to keep it. The values of one that came more
-    /// than once are one text, in their order, with `", "` in between (`"; "` for `Cookie`). A proxy appends
-    /// its value at the end: what stands before may have been written by the client. Bytes that are not UTF-8
-    /// are U+FFFD.
+    /// A header of the handshake, if the gateway was configured to keep it. The values of a repeated header
+    /// form one text, in their order, joined by `", "` (`"; "` for `Cookie`). A proxy appends its value at
+    /// the end; the client may have written the values before it. Bytes that are not UTF-8 appear as U+FFFD.
     pub fn header(&self, name: &str) -> Option<String> {
         let name = if name.bytes().any(|b| b.is_ascii_uppercase()) {
             Cow::Owned(name.to_ascii_lowercase())
@@ -82,8 +81,8 @@ impl Context {
         host::header(&name)
     }
 
-    /// An attribute of the connection, set by [`Connect::attribute`](crate::Connect::attribute) or
-    /// [`set_attribute`](Self::set_attribute) of any plugin.
+    /// An attribute of the connection, which any plugin may have set with
+    /// [`Connect::attribute`](crate::Connect::attribute) or [`set_attribute`](Self::set_attribute).
     pub fn attribute(&self, name: &str) -> Option<String> {
         host::attribute(name)
     }
@@ -91,31 +90,51 @@ impl Context {
     // ---- Effects ----
 
     /// Subscribes the client of this event to a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not valid, the effect is not granted or not possible in this hook, or the limits of
+    /// the plugin are used up.
     pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::subscribe(channel.as_ref())
     }
 
     /// Unsubscribes the client of this event from a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not valid, the effect is not granted or not possible in this hook, or the limits of
+    /// the plugin are used up.
     pub fn unsubscribe(&self, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::unsubscribe(channel.as_ref())
     }
 
-    /// Closes the connection of this event after its reply was sent. The code is one of the closing ones of
-    /// [`code`](crate::code).
+    /// Closes the connection of this event after sending its reply. The code must be one of the close codes
+    /// in [`code`](crate::code).
+    ///
+    /// # Errors
+    ///
+    /// If the code does not close a connection, the effect is not granted or not possible in this hook, or
+    /// the limits of the plugin are used up.
     pub fn disconnect(&self, code: u32, reason: impl Into<String>) -> Result<(), HostError> {
         host::disconnect(Refusal { code, reason: reason.into() })
     }
 
     /// Sets when the connection of this event expires unless the client refreshes it: Unix time in seconds,
-    /// `None` for never. The client is told. Only in [`on_message`](crate::Plugin::on_message); with
-    /// [`on_connect`](crate::Plugin::on_connect) it is a part of the answer.
+    /// `None` for never. The gateway sends the new time to the client. Works only in
+    /// [`on_message`](crate::Plugin::on_message); in [`on_connect`](crate::Plugin::on_connect) the expiry is
+    /// a part of the answer.
+    ///
+    /// # Errors
+    ///
+    /// If the effect is not granted or not possible in this hook, or the limits of the plugin are used up.
     pub fn refresh(&self, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh(expires_at)
     }
 
-    /// Sends a payload to an upstream of the gateway's configuration: an HTTP endpoint behind it. The
-    /// operator grants upstreams by name. Delivered off the path of messages and at least once: the receiver
-    /// may see an event again, with the same id.
+    /// Sends a payload to an upstream of the gateway's configuration, which is an HTTP endpoint. The operator
+    /// grants upstreams by name. The gateway delivers the payload in the background and at least once: the
+    /// receiver may get an event twice, with the same id.
     ///
     /// # Errors
     ///
@@ -127,17 +146,26 @@ impl Context {
     }
 
     /// Sends a value as JSON to an upstream, see [`emit`](Self::emit).
+    ///
+    /// # Errors
+    ///
+    /// As for [`emit`](Self::emit), and if JSON cannot express the value.
     pub fn emit_json(&self, upstream: &str, value: &(impl Serialize + ?Sized)) -> Result<(), HostError> {
         self.emit(upstream, &to_json(value)?)
     }
 
     /// Sets an attribute of the connection; an empty value removes it.
+    ///
+    /// # Errors
+    ///
+    /// If the name is empty, the effect is not granted or not possible in this hook, or the limits of the
+    /// plugin are used up.
     pub fn set_attribute(&self, name: &str, value: &str) -> Result<(), HostError> {
         host::set_attribute(name, value)
     }
 }
 
-/// A client that wants to be admitted, or one that refreshes before it expires.
+/// A client that connects, or that refreshes its credential before it expires.
 #[derive(Debug)]
 pub struct Connecting<'a> {
     context: Context,
@@ -155,12 +183,16 @@ impl<'a> Connecting<'a> {
         self.token
     }
 
-    /// The JSON that the client sent along; empty for none.
+    /// The JSON that the client sent with its connect; empty for none.
     pub const fn data(&self) -> &'a [u8] {
         self.data
     }
 
     /// [`data`](Self::data) as a value.
+    ///
+    /// # Errors
+    ///
+    /// If it is not JSON, or not JSON of this type.
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(self.data)
     }
@@ -187,13 +219,13 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// What the client asks for.
+    /// The kind of the command.
     pub const fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// What the client sent, or what the plugins before made of it. Empty where the command has none, and
-    /// always after [`Interests::without_payload`](crate::Interests::without_payload).
+    /// The payload that the client sent, or that earlier plugins replaced it with. Empty if the command has
+    /// none, and always after [`Interests::without_payload`](crate::Interests::without_payload).
     pub const fn payload(&self) -> &'a [u8] {
         self.payload
     }
@@ -204,11 +236,15 @@ impl<'a> Message<'a> {
     }
 
     /// [`payload`](Self::payload) as a value.
+    ///
+    /// # Errors
+    ///
+    /// If it is not JSON, or not JSON of this type.
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(self.payload)
     }
 
-    /// The channel of the command; empty where the command has none.
+    /// The channel of the command; empty if the command has none.
     pub fn channel(&self) -> &str {
         self.channel.get_or_init(host::channel)
     }
@@ -218,33 +254,40 @@ impl<'a> Message<'a> {
         self.method.get_or_init(host::method)
     }
 
-    /// Goes on with this payload, whatever the verdict: later plugins see it,
+    /// Replaces the payload of the command, whatever the verdict: later plugins see the new payload,
     /// [`Verdict::Allow`](crate::Verdict::Allow) permits it, [`Verdict::Route`](crate::Verdict::Route)
-    /// publishes it. An effect like the others; the last call counts. [`payload`](Self::payload) still shows
-    /// what came.
+    /// publishes it. This is an effect like the others; the last call counts. [`payload`](Self::payload)
+    /// still returns the payload that this plugin received.
+    ///
+    /// # Errors
+    ///
+    /// If the payload is not JSON although the client speaks JSON, or the limits of the plugin are used up.
     pub fn set_payload(&self, payload: &[u8]) -> Result<(), HostError> {
         host::set_payload(payload)
     }
 
     /// [`set_payload`](Self::set_payload) with a value as JSON.
+    ///
+    /// # Errors
+    ///
+    /// As for [`set_payload`](Self::set_payload), and if JSON cannot express the value.
     pub fn set_payload_json(&self, value: &(impl Serialize + ?Sized)) -> Result<(), HostError> {
         self.set_payload(&to_json(value)?)
     }
 
-    /// The credential that came with a subscribe, for one channel; empty if the client sent none. Never log
-    /// it.
+    /// The credential of a subscribe command, for one channel; empty if the client sent none. Never log it.
     pub fn token(&self) -> String {
         host::token()
     }
 
-    /// True if a raw message came as binary.
+    /// True if a raw message is binary.
     pub fn is_binary(&self) -> bool {
         host::binary()
     }
 }
 
-/// A client that was admitted and has gone. Nothing can be done to its connection any more; publishing is
-/// possible.
+/// A client that was admitted and has disconnected. Effects on its connection are no longer possible;
+/// publishing is.
 #[derive(Debug)]
 pub struct Disconnected<'a> {
     context: Context,
@@ -268,7 +311,7 @@ impl<'a> Disconnected<'a> {
         self.reason
     }
 
-    /// How long the client was admitted.
+    /// The time since the client was admitted.
     pub const fn duration(&self) -> Duration {
         self.duration
     }
@@ -289,13 +332,13 @@ impl<'a> Outgoing<'a> {
         Self { class, payload, channel: OnceCell::new(), connection: OnceCell::new(), user: OnceCell::new() }
     }
 
-    /// The value that the attribute named in [`Interests::deliver_by`](crate::Interests::deliver_by) has at
-    /// these subscribers; empty for those without it.
+    /// The value that these subscribers have for the attribute named in
+    /// [`Interests::deliver_by`](crate::Interests::deliver_by); empty for subscribers without the attribute.
     pub const fn class(&self) -> &'a str {
         self.class
     }
 
-    /// The payload, as the plugins before left it.
+    /// The payload, with the changes of earlier plugins.
     pub const fn payload(&self) -> &'a [u8] {
         self.payload
     }
@@ -306,11 +349,15 @@ impl<'a> Outgoing<'a> {
     }
 
     /// [`payload`](Self::payload) as a value.
+    ///
+    /// # Errors
+    ///
+    /// If it is not JSON, or not JSON of this type.
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(self.payload)
     }
 
-    /// Where it was published: a channel, or the [address](crate::address) of a user or a connection.
+    /// The target of the publication: a channel, or the [address](crate::address) of a user or a connection.
     pub fn channel(&self) -> &str {
         self.channel.get_or_init(host::channel)
     }
@@ -320,18 +367,18 @@ impl<'a> Outgoing<'a> {
         self.connection.get_or_init(host::connection)
     }
 
-    /// The user who published it; empty if no client did or if it was an anonymous one.
+    /// The user that published it; empty if no client did, or an anonymous one.
     pub fn user(&self) -> &str {
         self.user.get_or_init(host::user)
     }
 
-    /// Unix time in milliseconds, of the delivery.
+    /// Unix time of the delivery, in milliseconds.
     pub fn now(&self) -> u64 {
         host::now()
     }
 }
 
-/// An interval has passed that the plugin asked for with [`Interests::timer`](crate::Interests::timer).
+/// The interval set with [`Interests::timer`](crate::Interests::timer) has passed.
 #[derive(Debug)]
 pub struct Timer {
     gateway: Gateway,
@@ -343,8 +390,8 @@ impl Timer {
         Self { gateway: Gateway::new(), instance }
     }
 
-    /// The number of this instance among those of the gateway, from 0. There is always an instance 0: it does
-    /// what has to happen once.
+    /// The number of this instance in the gateway, from 0. An instance 0 always exists; let it do work that
+    /// must happen once.
     pub const fn instance(&self) -> u32 {
         self.instance
     }

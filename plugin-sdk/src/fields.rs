@@ -1,9 +1,9 @@
-//! Some fields of a JSON payload, read in one pass that builds nothing else.
+//! Reads some fields of a JSON payload in one pass, without building the rest.
 //!
-//! A rule that looks at one or two places of a message has no use for the rest of it. The places are made
-//! known once, in [`Plugin::configure`](crate::Plugin::configure); a payload is then read from beginning to
-//! end, checked to be JSON, and what lies at the places is picked out. A text without escapes is not even
-//! copied.
+//! A rule often needs only one or two fields of a message. Register their paths once, in
+//! [`Plugin::configure`](crate::Plugin::configure). [`Fields::find`] then scans a payload from beginning to
+//! end, checks that it is JSON, and returns the values at these paths. It does not copy a text without
+//! escapes.
 //!
 //! ```
 //! use gateway_plugin_sdk::fields::{Fields, Path};
@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use scan::{Begins, Scan};
 
-/// A place in a JSON value: names and positions joined by dots, such as `user.roles.0`.
+/// A path in a JSON value: names and positions joined by dots, such as `user.roles.0`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Path(Vec<String>);
 
@@ -38,7 +38,7 @@ impl Path {
         &self.0
     }
 
-    /// What is at this place of a value.
+    /// The part of a value at this path.
     pub fn within<'v>(&self, root: &'v Value) -> Option<&'v Value> {
         self.0.iter().try_fold(root, |value, part| step(value, part))
     }
@@ -59,11 +59,11 @@ impl fmt::Display for Path {
     }
 }
 
-/// Which of the places of [`Fields`].
+/// One of the paths in [`Fields`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot(usize);
 
-/// Every place in payloads that a plugin looks at.
+/// All paths in payloads that a plugin reads.
 #[derive(Debug, Default)]
 pub struct Fields {
     root: Node,
@@ -78,7 +78,7 @@ struct Node {
     below: Vec<(String, Node)>,
 }
 
-/// What is at a place. A text is by far the most common, and is not copied.
+/// The value at a path. A text is by far the most common kind, so it is not copied.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Found<'m> {
     /// A text.
@@ -88,7 +88,7 @@ pub enum Found<'m> {
 }
 
 impl<'m> Found<'m> {
-    /// The text, if it is one.
+    /// The text, if the value is one.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -96,7 +96,7 @@ impl<'m> Found<'m> {
         }
     }
 
-    /// Whether it is this value.
+    /// Whether it equals this value.
     pub fn is(&self, wanted: &Value) -> bool {
         match self {
             Self::Text(text) => wanted.as_str() == Some(&**text),
@@ -104,7 +104,7 @@ impl<'m> Found<'m> {
         }
     }
 
-    /// A value of its own.
+    /// An owned copy of the value.
     pub fn into_value(self) -> Value {
         match self {
             Self::Text(text) => Value::String(text.into_owned()),
@@ -112,7 +112,7 @@ impl<'m> Found<'m> {
         }
     }
 
-    /// The same without a copy.
+    /// The value, without a copy.
     pub fn by_ref(&self) -> Found<'_> {
         match self {
             Self::Text(text) => Found::Text(Cow::Borrowed(text)),
@@ -137,19 +137,19 @@ impl<'v> From<&'v Value> for Found<'v> {
     }
 }
 
-/// What one payload has at the places.
+/// The values of one payload at the paths.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Picked<'m>(Vec<Option<Found<'m>>>);
 
 impl<'m> Picked<'m> {
-    /// What is at a place; `None` if nothing is, or if the payload is not JSON.
+    /// The value at a path; `None` if there is none, or if the payload is not JSON.
     pub fn get(&self, slot: Slot) -> Option<&Found<'m>> {
         self.0.get(slot.0)?.as_ref()
     }
 }
 
 impl Fields {
-    /// Takes a place in. One that is known already keeps its slot.
+    /// Registers a path. A path that is already known keeps its slot.
     pub fn add(&mut self, path: &Path) -> Slot {
         let node = path.0.iter().fold(&mut self.root, |node, part| {
             let known = node.below.iter().position(|(name, _)| name == part);
@@ -165,8 +165,8 @@ impl Fields {
         })
     }
 
-    /// What a payload has at the places. Nothing if it is not JSON from beginning to end. A name that occurs
-    /// twice in an object counts the last time.
+    /// The values of a payload at the paths; none if the payload is not JSON from beginning to end. If a name
+    /// occurs twice in an object, the last one counts.
     pub fn find<'m>(&self, payload: &'m [u8]) -> Picked<'m> {
         let mut slots = vec![None; self.count];
         let read = std::str::from_utf8(payload).ok().and_then(|text| {

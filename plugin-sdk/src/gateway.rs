@@ -5,16 +5,16 @@ use serde::Serialize;
 use crate::error::HostErrorKind;
 use crate::{HostError, Refusal, host};
 
-/// What every event has, also one without a client: the time, and what a hook may do to the rest of the
-/// gateway. Reach it through the event.
+/// The part that events have even without a client: the time, and the effects on the rest of the gateway.
+/// Events dereference to it, except [`Outgoing`](crate::Outgoing).
 ///
 /// Effects are *recorded*. The gateway applies them in the order of the calls, after the hook has returned
-/// normally; a hook that panics leaves nothing behind.
+/// normally. If the hook panics, the gateway discards them.
 ///
-/// Other connections are reached by user or by connection id, and hear of it a moment later. In
-/// [`on_connect`](crate::Plugin::on_connect) the client of the event is left out: a plugin that allows one
-/// connection per user sends the others away with [`disconnect_user`](Self::disconnect_user) and accepts the
-/// new one.
+/// Effects reach other connections by user or by connection id, a moment later. In
+/// [`on_connect`](crate::Plugin::on_connect) they do not include the client of the event: a plugin that
+/// allows one connection per user closes the others with [`disconnect_user`](Self::disconnect_user) and
+/// accepts the new one.
 #[derive(Debug)]
 pub struct Gateway(());
 
@@ -23,18 +23,26 @@ impl Gateway {
         Self(())
     }
 
-    /// Unix time in milliseconds. The same during one event; use it in place of the system clock, so that
-    /// tests can set it.
+    /// Unix time in milliseconds. It does not change during one event. Use it instead of the system clock, so
+    /// that tests can set it.
     pub fn now(&self) -> u64 {
         host::now()
     }
 
     /// Publishes a payload to an [address](crate::address).
+    ///
+    /// # Errors
+    ///
+    /// If the address is not valid, the effect is not granted, or the limits of the plugin are used up.
     pub fn publish(&self, address: impl AsRef<str>, payload: &[u8]) -> Result<(), HostError> {
         host::publish(address.as_ref(), payload)
     }
 
     /// Publishes a value as JSON to an [address](crate::address).
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish`](Self::publish), and if JSON cannot express the value.
     pub fn publish_json(
         &self,
         address: impl AsRef<str>,
@@ -43,12 +51,22 @@ impl Gateway {
         self.publish(address, &to_json(value)?)
     }
 
-    /// Closes every connection of a user. The code is one of the closing ones of [`code`](crate::code).
+    /// Closes every connection of a user. The code must be one of the close codes in [`code`](crate::code).
+    ///
+    /// # Errors
+    ///
+    /// If the user is not valid, the code does not close a connection, the effect is not granted, or the
+    /// limits of the plugin are used up.
     pub fn disconnect_user(&self, user: &str, code: u32, reason: impl Into<String>) -> Result<(), HostError> {
         host::disconnect_address(&format!("#{user}"), Refusal { code, reason: reason.into() })
     }
 
-    /// Closes the connection with this id. The code is one of the closing ones of [`code`](crate::code).
+    /// Closes the connection with this id. The code must be one of the close codes in [`code`](crate::code).
+    ///
+    /// # Errors
+    ///
+    /// If the id is not valid, the code does not close a connection, the effect is not granted, or the limits
+    /// of the plugin are used up.
     pub fn disconnect_connection(
         &self,
         id: &str,
@@ -59,33 +77,59 @@ impl Gateway {
     }
 
     /// Subscribes every connection of a user to a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the user or channel is not valid, the effect is not granted, or the limits of the plugin are used
+    /// up.
     pub fn subscribe_user(&self, user: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::subscribe_address(&format!("#{user}"), channel.as_ref())
     }
 
     /// Subscribes the connection with this id to a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the id or channel is not valid, the effect is not granted, or the limits of the plugin are used up.
     pub fn subscribe_connection(&self, id: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::subscribe_address(&format!("@{id}"), channel.as_ref())
     }
 
     /// Unsubscribes every connection of a user from a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the user or channel is not valid, the effect is not granted, or the limits of the plugin are used
+    /// up.
     pub fn unsubscribe_user(&self, user: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::unsubscribe_address(&format!("#{user}"), channel.as_ref())
     }
 
     /// Unsubscribes the connection with this id from a channel.
+    ///
+    /// # Errors
+    ///
+    /// If the id or channel is not valid, the effect is not granted, or the limits of the plugin are used up.
     pub fn unsubscribe_connection(&self, id: &str, channel: impl AsRef<str>) -> Result<(), HostError> {
         host::unsubscribe_address(&format!("@{id}"), channel.as_ref())
     }
 
     /// Sets when every connection of a user expires unless its client refreshes it: Unix time in seconds,
-    /// `None` for never. One that has expired is closed.
+    /// `None` for never. The gateway closes an expired connection.
+    ///
+    /// # Errors
+    ///
+    /// If the user is not valid, the effect is not granted, or the limits of the plugin are used up.
     pub fn refresh_user(&self, user: &str, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh_address(&format!("#{user}"), expires_at)
     }
 
     /// Sets when the connection with this id expires unless its client refreshes it: Unix time in seconds,
-    /// `None` for never. One that has expired is closed.
+    /// `None` for never. The gateway closes an expired connection.
+    ///
+    /// # Errors
+    ///
+    /// If the id is not valid, the effect is not granted, or the limits of the plugin are used up.
     pub fn refresh_connection(&self, id: &str, expires_at: Option<u64>) -> Result<(), HostError> {
         host::refresh_address(&format!("@{id}"), expires_at)
     }

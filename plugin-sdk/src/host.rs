@@ -1,5 +1,4 @@
-//! The gateway's side of the interface, for a plugin that runs inside it. The test kit has the same
-//! functions.
+//! The functions of the gateway, for a plugin that runs inside it. The test kit has the same functions.
 
 use crate::bindings::host::gateway::plugin::{
     buckets, context, effects, environment as variables, http, interests, key_value, log as lines, types,

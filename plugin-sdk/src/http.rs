@@ -1,15 +1,15 @@
 //! Requests to other servers, from [`on_connect`](crate::Plugin::on_connect).
 //!
 //! The operator grants origins in the plugin's settings file: `http = ["https://idp.example"]` under
-//! `[grants]`, and `http-private` for those with addresses of the machine or a private network. A request
-//! that is not granted is an error.
+//! `[grants]`, and `http-private` for origins with addresses of the machine or a private network. A request
+//! to any other origin is an error.
 //!
-//! Clients that wait to be admitted are asked about in instances of their own, of which a plugin has a few
-//! (`instances` under `[http]`), so that nobody's messages wait for a server elsewhere. What `on_connect`
-//! remembers in the plugin's own fields is therefore not seen by the other hooks: hand it over as attributes
-//! of the connection. A plugin to which no origin is granted has no such instances: its `on_connect` runs
-//! where the other hooks do. So one that needs requests only with some settings, and says so with [`ask`],
-//! costs nothing more without them.
+//! A plugin with a granted origin runs `on_connect` in separate instances (their number is `instances` under
+//! `[http]`), so that no message waits for another server. The other hooks therefore do not see what
+//! `on_connect` stores in the plugin's fields: pass it on as attributes of the connection. A plugin without a
+//! granted origin has no such instances, and its `on_connect` runs in the same instance as the other hooks.
+//! So a plugin that needs requests only with some settings, and declares them with [`ask`], has no extra cost
+//! without them.
 //!
 //! ```
 //! use std::time::Duration;
@@ -35,8 +35,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{HostError, HostErrorKind, host};
 
-/// In [`configure`](crate::Plugin::configure): these settings need requests to this URL. Where its origin is
-/// not granted the plugin is refused with the line that the settings file lacks, rather than a client later.
+/// Declares in [`configure`](crate::Plugin::configure) that these settings need requests to this URL. If its
+/// origin is not granted, the gateway refuses the plugin at once and names the missing line of the settings
+/// file, instead of refusing clients later.
 ///
 /// # Errors
 ///
@@ -46,7 +47,7 @@ pub fn ask(url: &str) -> Result<(), HostError> {
     host::ask_http(url)
 }
 
-/// A request in the making.
+/// A request that is not sent yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "nothing is asked until `send`"]
 pub struct Request {
@@ -58,7 +59,7 @@ pub struct Request {
     pub(crate) cache: u64,
 }
 
-/// What the server answered.
+/// The response of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     pub(crate) status: u16,
@@ -68,18 +69,18 @@ pub struct Response {
 }
 
 impl Request {
-    /// A request with a method in upper case to an absolute URL.
+    /// Creates a request with a method in upper case to an absolute URL.
     pub fn new(method: &str, url: &str) -> Self {
         let (headers, body) = (Vec::new(), Vec::new());
         Self { method: method.to_owned(), url: url.to_owned(), headers, body, deadline: 0, cache: 0 }
     }
 
-    /// A GET.
+    /// Creates a GET request.
     pub fn get(url: &str) -> Self {
         Self::new("GET", url)
     }
 
-    /// A POST.
+    /// Creates a POST request.
     pub fn post(url: &str) -> Self {
         Self::new("POST", url)
     }
@@ -94,51 +95,55 @@ impl Request {
         &self.method
     }
 
-    /// The body as text; empty if it is none.
+    /// The body as text; empty if it is not text.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap_or_default()
     }
 
-    /// With a header. Those that belong to the connection, such as `Host`, are refused.
+    /// Adds a header. The gateway refuses headers that belong to the connection, such as `Host`.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With a body.
+    /// Sets the body.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
 
-    /// With a form as body, encoded as HTML forms are.
+    /// Sets a form as the body, encoded like an HTML form.
     pub fn form<'a>(mut self, fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let fields = fields.into_iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value)));
         self.body = fields.collect::<Vec<_>>().join("&").into_bytes();
         self.header("content-type", "application/x-www-form-urlencoded")
     }
 
-    /// With a value as JSON.
+    /// Sets a value as the body, in JSON.
+    ///
+    /// # Errors
+    ///
+    /// If JSON cannot express the value.
     pub fn json(mut self, value: &(impl Serialize + ?Sized)) -> Result<Self, HostError> {
         self.body = serde_json::to_vec(value)
             .map_err(|error| HostError::new(HostErrorKind::NotJson, error.to_string()))?;
         Ok(self.header("content-type", "application/json"))
     }
 
-    /// Time for all of it, at most 30 seconds; 3 seconds if this is not called.
+    /// Sets the time for the whole request, at most 30 seconds; the default is 3 seconds.
     pub fn deadline(mut self, time: Duration) -> Self {
         self.deadline = u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1);
         self
     }
 
-    /// Lets the gateway keep the answer and give it to the same request of this plugin again, for at most a
-    /// day. The request with headers and body is the key, and its answer is nobody else's.
+    /// Lets the gateway cache the response for the same request of this plugin, for at most a day. The
+    /// request with headers and body is the key; other plugins do not share the cache.
     pub fn cache(mut self, time: Duration) -> Self {
         self.cache = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self
     }
 
-    /// Asks, and waits for the answer. Redirects are answers.
+    /// Sends the request and waits for the response. A redirect is a response like any other.
     ///
     /// # Errors
     ///
@@ -149,38 +154,42 @@ impl Request {
 }
 
 impl Response {
-    /// A response for the test kit.
+    /// Creates a response for the test kit.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { status, headers: Vec::new(), body: body.into(), cached: false }
     }
 
-    /// Such as 200.
+    /// The status, such as 200.
     pub const fn status(&self) -> u16 {
         self.status
     }
 
-    /// Whether the status is of the 200s.
+    /// Whether the status is 200 to 299.
     pub const fn is_success(&self) -> bool {
         self.status >= 200 && self.status < 300
     }
 
-    /// The first header of this name, in any case.
+    /// The first header with this name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 
-    /// As it came: a content encoding is not undone.
+    /// The body as received, with any content encoding still applied.
     pub fn body(&self) -> &[u8] {
         &self.body
     }
 
     /// The body as a value.
+    ///
+    /// # Errors
+    ///
+    /// If it is not JSON, or not JSON of this type.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.body)
     }
 
-    /// Whether it was asked for earlier.
+    /// Whether the response comes from the cache.
     pub const fn is_cached(&self) -> bool {
         self.cached
     }

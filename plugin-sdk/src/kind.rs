@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// What a client asked for.
+/// The kind of a client command.
 ///
-/// Later versions of the gateway may know more kinds: a plugin meets them as [`Kind::Unknown`], and lets them
-/// pass unless it has a reason not to.
+/// Later versions of the gateway may have more kinds: a plugin sees them as [`Kind::Unknown`], and should let
+/// them pass unless it has a reason not to.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -13,19 +13,19 @@ pub enum Kind {
     Publish,
     /// Subscribe to the channel.
     Subscribe,
-    /// Leave the channel.
+    /// Unsubscribe from the channel.
     Unsubscribe,
     /// Call the method with the payload and wait for the result.
     Rpc,
-    /// The payload alone, without a reply.
+    /// Send the payload, without a reply.
     Send,
-    /// Ask who is in the channel.
+    /// List the subscribers of the channel.
     Presence,
-    /// Ask how many are in the channel.
+    /// Count the subscribers of the channel.
     PresenceStats,
-    /// Ask what was published to the channel.
+    /// Read the history of the channel.
     History,
-    /// A message in raw mode: the payload is what the client sent.
+    /// A message in raw mode: the payload is the whole message.
     Raw,
     /// A kind that this SDK does not know.
     Unknown(u32),
@@ -45,8 +45,7 @@ impl Kind {
         Self::Raw,
     ];
 
-    /// The name as settings and log lines spell it, such as `presence-stats`; `unknown` for
-    /// [`Kind::Unknown`].
+    /// The name in settings and log lines, such as `presence-stats`; `unknown` for [`Kind::Unknown`].
     pub const fn name(self) -> &'static str {
         match self {
             Self::Publish => "publish",
@@ -62,7 +61,7 @@ impl Kind {
         }
     }
 
-    /// The kind that [`Kind::name`] spells like this.
+    /// The kind with this [`Kind::name`].
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }

@@ -1,8 +1,8 @@
 //! Runs the hooks of a plugin in `cargo test`, without a gateway and without WebAssembly.
 //!
-//! The kit plays the gateway's part: it reads the settings the same way, honours the plugin's [`Interests`],
-//! keeps connections with their users and attributes, records effects and log lines, keeps rate limits and
-//! values with the gateway's own code, and has a clock that stands still until the test moves it.
+//! The kit acts as the gateway: it reads the settings in the same way, respects the plugin's [`Interests`],
+//! keeps connections with their users and attributes, records effects and log lines, and keeps rate limits
+//! and values with the gateway's own code. Its clock moves only when the test moves it.
 //!
 //! ```
 //! use gateway_plugin_sdk::kit::{Effect, Kit};
@@ -35,15 +35,15 @@
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! The test that a plugin carries in its file, `#[plugin(self_test = "self-test.json")]`, is played by
-//! [`Kit::self_test`] as the gateway plays it, and events of one's own by [`Kit::play`].
+//! [`Kit::self_test`] plays the test in the file of the plugin, `#[plugin(self_test = "self-test.json")]`, as
+//! the gateway does. [`Kit::play`] plays other events.
 
 mod builder;
 mod client;
 mod connection;
 mod delivering;
 pub(crate) mod host;
-mod judge;
+mod check;
 mod kept;
 mod outcome;
 mod script;
@@ -66,10 +66,10 @@ pub use connection::{Connecting, Connection, Message};
 pub use delivering::Delivering;
 pub use outcome::{Effect, LogLine, Outcome};
 
-/// Where the clock of a new kit stands: Unix time in milliseconds.
+/// The time of a new kit: Unix time in milliseconds.
 pub const START: u64 = gateway_plugin_script::START;
 
-/// A plugin with a gateway around it, for tests.
+/// Runs a plugin in a test, in place of a gateway.
 pub struct Kit<P> {
     plugin: P,
     interests: Interests,
@@ -116,7 +116,7 @@ impl<P: Plugin> Kit<P> {
         Self::builder().configure(config)
     }
 
-    /// For a plugin that needs more than settings in `configure`.
+    /// Sets up a plugin that needs more than settings in `configure`.
     pub fn builder() -> Builder<P> {
         Builder::new()
     }
@@ -144,16 +144,16 @@ impl<P: Plugin> Kit<P> {
     }
 
     /// Loads the plugin again, as the gateway does when its settings file has changed. Connections, rate
-    /// limits and values stay; what the plugin kept itself does not.
+    /// limits and values stay; the fields of the plugin start anew.
     ///
     /// # Errors
     ///
-    /// The text that the operator would read. The instance before goes on.
+    /// The text that the operator would read. The previous instance stays in use.
     pub fn reload(&mut self, config: impl Serialize) -> Result<(), String> {
         self.renew(text(config)?)
     }
 
-    /// Another instance, with these settings.
+    /// Creates another instance, with these settings.
     fn renew(&mut self, settings: String) -> Result<(), String> {
         let declared = self.around.kept.borrow_mut().forget_declarations();
         match Configured::new(&settings, self.now, self.limits, &self.around) {
@@ -169,22 +169,22 @@ impl<P: Plugin> Kit<P> {
         }
     }
 
-    /// The plugin, to look at its state.
+    /// The plugin, to inspect its state.
     pub const fn plugin(&self) -> &P {
         &self.plugin
     }
 
-    /// What the plugin asked to see.
+    /// The interests of the plugin.
     pub const fn interests(&self) -> &Interests {
         &self.interests
     }
 
-    /// What the plugin logged in `configure`.
+    /// The log lines of `configure`.
     pub fn configure_log(&self) -> &[LogLine] {
         &self.configured
     }
 
-    /// Where the clock stands: Unix time in milliseconds.
+    /// The current time: Unix time in milliseconds.
     pub const fn now(&self) -> u64 {
         self.now
     }
@@ -195,7 +195,7 @@ impl<P: Plugin> Kit<P> {
         self
     }
 
-    /// Moves the clock on.
+    /// Moves the clock forward.
     pub fn advance(&mut self, by: Duration) -> &mut Self {
         let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.now = self.now.saturating_add(millis);
@@ -209,21 +209,19 @@ impl<P: Plugin> Kit<P> {
         self
     }
 
-    /// How many effects one call of a hook may have before the next is refused: `effects_max` in the
-    /// `[limits]` of a settings file. Zero shows how the plugin takes refusals.
+    /// Sets the maximum number of effects of one call, like `effects_max` in the `[limits]` of a settings
+    /// file. Use zero to test how the plugin handles refusals.
     pub const fn effects_max(&mut self, count: usize) -> &mut Self {
         self.limits.effects = count;
         self
     }
 
-    /// The interval of the plugin's timer has passed, in the instance with the number 0. Where the clock
-    /// stands is the test's business.
+    /// Runs the timer of the plugin, in the instance with the number 0. It does not move the clock.
     pub fn timer(&mut self) -> Outcome<()> {
         self.timer_of(0)
     }
 
-    /// The interval of the plugin's timer has passed, in another instance. A plugin that asked for no timer
-    /// is not called.
+    /// Runs the timer of the plugin, in another instance. It does not call a plugin without a timer.
     pub fn timer_of(&mut self, instance: u32) -> Outcome<()> {
         if self.interests.asked_timer().is_none() {
             return Outcome {
@@ -240,7 +238,8 @@ impl<P: Plugin> Kit<P> {
         Outcome { verdict: (), effects: call.effects, payload: None, log: call.log, called: true }
     }
 
-    /// What servers answer to [requests](crate::http). Every origin is granted, and nothing is cached.
+    /// Sets the responses of servers to [requests](crate::http). The kit grants every origin and caches
+    /// nothing.
     ///
     /// ```
     /// # use gateway_plugin_sdk::{http::Response, kit::Kit, Plugin};
@@ -259,13 +258,13 @@ impl<P: Plugin> Kit<P> {
         self
     }
 
-    /// Something was published to `channel` and is on its way to subscribers.
+    /// Starts the delivery of a publication in `channel`.
     pub fn deliver(&mut self, channel: &str) -> Delivering<'_, P> {
         Delivering::new(self, channel)
     }
 
-    /// The connection with this id. It begins as an admitted, anonymous client of `127.0.0.1` that speaks
-    /// `centrifuge-json`, and keeps what later calls and the plugin make of it.
+    /// The connection with this id. A new one is an admitted, anonymous client at `127.0.0.1` with the
+    /// protocol `centrifuge-json`. It keeps the changes that later calls and the plugin make.
     pub fn connection(&mut self, id: &str) -> Connection<'_, P> {
         if !self.clients.contains_key(id) {
             self.clients_made += 1;
@@ -274,14 +273,14 @@ impl<P: Plugin> Kit<P> {
         Connection::new(self, id)
     }
 
-    /// The connection has gone, and what belongs to it.
+    /// Removes the connection and its state.
     fn forget(&mut self, id: &str) -> Option<Client> {
         let client = self.clients.remove(id)?;
         self.around.kept.borrow_mut().forget_connection(client.number);
         Some(client)
     }
 
-    /// A new client connects with a token and nothing else; see [`Connection::connect`] for more.
+    /// Connects a new client with only a token; see [`Connection::connect`] for more.
     #[track_caller]
     pub fn connect(&mut self, token: &str) -> Outcome<Connect> {
         let id = format!("connection-{}", self.clients_made + 1);

@@ -1,10 +1,9 @@
-//! Values that the gateway keeps for the plugin: the same for all workers of a node, and untouched by a
-//! reload.
+//! Values that the gateway keeps for the plugin. All workers of a node share them, and a reload keeps them.
 //!
-//! They are bounded in number and bytes (`[state]` in the settings file); what was used longest ago gives way
-//! first, so they are a memory and not a database. Every call takes effect at once: a hook that panics
-//! afterwards has still done it. Keys have at most 512 bytes. The settings file has to grant it: `[grants]`
-//! with `key-value = true`.
+//! The settings file limits their number and bytes (`[state]`). Above these limits the gateway discards the
+//! least recently used values, so use them as a cache and not as a database. Every call takes effect at once,
+//! even if the hook panics afterwards. Keys have at most 512 bytes. The settings file must grant the use of
+//! values: `key-value = true` under `[grants]`.
 //!
 //! ```
 //! use gateway_plugin_sdk::prelude::*;
@@ -41,10 +40,10 @@ use std::time::Duration;
 use crate::rate::millis;
 use crate::{HostError, host};
 
-/// In [`configure`](crate::Plugin::configure): these settings need values.
+/// Declares in [`configure`](crate::Plugin::configure) that these settings need values.
 ///
-/// A plugin that calls this anywhere does not need the grant by itself: it loads without it as long as it
-/// does not ask. What it calls here all the same finds nothing, or fails with
+/// If the code of a plugin contains this call, the plugin loads without the grant unless it makes the call in
+/// `configure`. Without the grant the other functions of this module find nothing, or fail with
 /// [`NotGranted`](crate::HostErrorKind::NotGranted).
 ///
 /// # Errors
@@ -59,23 +58,35 @@ pub fn get(key: &str) -> Option<Vec<u8>> {
     host::get(key)
 }
 
-/// Sets a value, for a time or (`None`) for as long as there is room.
+/// Sets a value for a time, or with `None` for as long as there is room.
+///
+/// # Errors
+///
+/// If the value is not granted, or is larger than the gateway keeps.
 pub fn set(key: &str, value: impl AsRef<[u8]>, ttl: impl Into<Option<Duration>>) -> Result<(), HostError> {
     host::set(key, value.as_ref(), ttl.into().map(millis))
 }
 
-/// Sets a value if the key has none. Whether it did.
+/// Sets a value if the key has none. Returns whether it did.
+///
+/// # Errors
+///
+/// If values are not granted, or this one is larger than the gateway keeps.
 pub fn add(key: &str, value: impl AsRef<[u8]>, ttl: impl Into<Option<Duration>>) -> Result<bool, HostError> {
     host::add(key, value.as_ref(), ttl.into().map(millis))
 }
 
-/// Adds to a number, kept as decimal text, and gives the sum. A key without a value begins at 0 and gets the
-/// time to live; one that has a value keeps its own.
+/// Adds to a number, kept as decimal text, and returns the sum. A key without a value starts at 0 and gets
+/// the time to live; a key with a value keeps its own.
+///
+/// # Errors
+///
+/// If values are not granted, or the value is not a number or would be too large a number.
 pub fn increment(key: &str, by: i64, ttl: impl Into<Option<Duration>>) -> Result<i64, HostError> {
     host::increment(key, by, ttl.into().map(millis))
 }
 
-/// Removes a value. Whether there was one.
+/// Removes a value. Returns whether there was one.
 pub fn delete(key: &str) -> bool {
     host::delete(key)
 }

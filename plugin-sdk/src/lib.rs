@@ -1,4 +1,4 @@
-//! What an author of a gateway plugin depends on: a trait, a macro and a test kit.
+//! The crate for authors of gateway plugins: a trait, a macro and a test kit.
 //!
 //! A plugin is a crate of type `cdylib` with this crate as its only dependency, built with
 //! `cargo build --release --target wasm32-wasip1` (or `wasm32-wasip2`) and dropped into the gateway's plugin
@@ -16,10 +16,10 @@
 //! strip = true
 //! ```
 //!
-//! `gateway plugin new NAME` writes such a crate, and `gateway plugin build` builds it whatever its profile
-//! is.
+//! `gateway plugin new NAME` writes such a crate, and `gateway plugin build` builds it with the right
+//! profile.
 //!
-//! The whole plugin:
+//! This is a complete plugin:
 //!
 //! ```
 //! use gateway_plugin_sdk::prelude::*;
@@ -61,7 +61,8 @@
 //!
 //! # Hooks and verdicts
 //!
-//! Plugins form a chain in the order of their file names. Each hook asks them one after the other.
+//! Plugins form a chain in the order of their file names. For each event the gateway calls them one after the
+//! other.
 //!
 //! ```text
 //!   plugin is loaded          configure ---- error ----> not loaded, the version before stays
@@ -89,12 +90,12 @@
 //!   an interval has passed  on_timer         no answer
 //! ```
 //!
-//! A hook has a deadline and a limit of memory. One that panics, runs out of either or loops is stopped and
-//! its instance thrown away; what then happens to the event is the operator's choice per plugin. What a hook
-//! asked for before it failed ([`Context`]) is not done.
+//! A hook has a deadline and a memory limit. If it panics, loops or exceeds a limit, the gateway stops it and
+//! discards its instance. The settings file of the plugin decides about the event (`failure`). The gateway
+//! discards the effects that the hook requested before it failed ([`Context`]).
 //!
-//! What has to outlive that, a reload, and the borders between workers the gateway keeps: rate limits
-//! ([`rate`]) and values ([`kv`]). What they take and set they take and set at once.
+//! The gateway keeps state that must survive a failure or a reload, or that workers share: rate limits
+//! ([`rate`]) and values ([`kv`]). Changes to this state take effect at once.
 
 // The generated bindings name their runtime by the path that plugins use.
 #[cfg(target_family = "wasm")]
@@ -106,7 +107,6 @@ mod gateway;
 mod interests;
 mod kind;
 mod plugin;
-mod settings;
 mod verdict;
 
 pub mod address;
@@ -117,6 +117,7 @@ pub mod kv;
 pub mod http;
 pub mod log;
 pub mod rate;
+pub mod settings;
 pub mod units;
 
 #[cfg(target_family = "wasm")]
@@ -151,7 +152,7 @@ pub use verdict::{Connect, Delivery, Identity, Refusal, Verdict};
 
 pub use {serde, serde_json};
 
-/// Everything a plugin needs, for `use gateway_plugin_sdk::prelude::*`.
+/// The items that most plugins need, for `use gateway_plugin_sdk::prelude::*`.
 pub mod prelude {
     pub use serde_json::{Value, json};
 
@@ -161,7 +162,7 @@ pub mod prelude {
     };
 }
 
-/// For the code that the macros write. Not part of the public interface.
+/// Items for code that the macros generate. Not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(target_family = "wasm")]
@@ -171,10 +172,10 @@ pub mod __private {
 
     pub const fn used<P: crate::Plugin>() {}
 
-    /// What the file of a plugin carries beside its code, for the test kit. The macro implements it.
+    /// The data in the file of a plugin, for the test kit. The macro implements it.
     #[cfg(not(target_family = "wasm"))]
     pub trait Embedded: crate::Plugin {
-        /// The functions of the trait that the plugin has.
+        /// The hooks that the plugin implements.
         const HOOKS: &'static [&'static str];
         /// The text of its self-test.
         const SELF_TEST: Option<&'static str>;

@@ -1,4 +1,4 @@
-//! Lines for the gateway's log.
+//! Writes lines to the gateway's log.
 //!
 //! ```
 //! use gateway_plugin_sdk::prelude::*;
@@ -6,22 +6,21 @@
 //! log::warn!("more than {limit} rooms");
 //! ```
 //!
-//! The gateway adds the plugin's name. It counts and leaves out lines beyond the plugin's rate, so that a log
-//! line is never a way to slow the gateway down. Never log a token or a payload of a client: it ends in
-//! files.
+//! The gateway adds the plugin's name. It drops and counts lines above the plugin's rate, so log lines cannot
+//! slow the gateway down. Never log a token or a payload of a client, because logs are stored in files.
 
 use std::fmt;
 
-/// How important a line is.
+/// The level of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
-    /// Somebody has to act.
+    /// An error: somebody must act.
     Error,
-    /// Somebody should know.
+    /// A warning: somebody should know.
     Warn,
-    /// Worth a line in normal operation.
+    /// An event of normal operation.
     Info,
-    /// For whoever looks for a fault.
+    /// A detail for debugging.
     Debug,
 }
 
@@ -37,7 +36,7 @@ impl Level {
     }
 }
 
-/// Writes one line. The macros of this module are shorter.
+/// Writes one line. The macros of this module are easier to use.
 pub fn line(level: Level, message: fmt::Arguments<'_>) {
     match message.as_str() {
         Some(text) => crate::host::log(level, text),

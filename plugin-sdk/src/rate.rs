@@ -1,8 +1,8 @@
-//! Rate limits whose state the gateway keeps: exact over all workers of a node, and untouched by a reload.
-//! One that is [`for_cluster`](Rate::for_cluster) counts what all nodes admit.
+//! Rate limits whose state the gateway keeps. They are exact over all workers of a node, and a reload keeps
+//! their state. A limit with [`for_cluster`](Rate::for_cluster) covers all nodes.
 //!
-//! Declare a [`Bucket`] in [`configure`](crate::Plugin::configure), take from it in the other hooks. The
-//! settings file has to grant it: `[grants]` with `buckets = true`.
+//! Declare a [`Bucket`] in [`configure`](crate::Plugin::configure) and take from it in the other hooks. The
+//! settings file must grant buckets: `buckets = true` under `[grants]`.
 //!
 //! ```
 //! use std::time::Duration;
@@ -47,14 +47,13 @@
 use std::fmt;
 use std::time::Duration;
 
-/// What to take from a bucket for, where an address of the network is meant: the rule of the gateway's own
-/// limits.
+/// The key of a bucket for a network address, by the same rule as the gateway's own limits.
 #[doc(inline)]
 pub use gateway_plugin_grammar::source::source;
 
 use crate::{HostError, Message, host};
 
-/// How much is admitted in which time.
+/// A rate limit: the amount that is admitted per time.
 ///
 /// Limits and bursts are 1 to 4294967295, periods 1 to 4294967295 milliseconds; [`Bucket::declare`] refuses
 /// others.
@@ -72,45 +71,45 @@ const NODE: u32 = 1;
 const CLUSTER: u32 = 2;
 
 impl Rate {
-    /// A bucket to which `limit` tokens a period are added evenly, and that holds `limit` unless it is given
-    /// another [`burst`](Self::burst). Who pauses may catch up.
+    /// A bucket that gains `limit` tokens per period, evenly, and holds `limit` of them unless
+    /// [`burst`](Self::burst) sets another number. After a pause a client may catch up.
     pub fn token_bucket(limit: u64, period: Duration) -> Self {
         Self::new(1, limit, period)
     }
 
-    /// A bucket that leaks `limit` a period evenly, and that holds one unless it is given a
-    /// [`burst`](Self::burst): what is admitted is evenly spaced.
+    /// A bucket that leaks `limit` per period, evenly, and holds one unless [`burst`](Self::burst) sets
+    /// another number. It admits at even intervals.
     pub fn leaky_bucket(limit: u64, period: Duration) -> Self {
         Self::new(2, limit, period)
     }
 
-    /// `limit` in a window of one period that begins with the first that is admitted. Around the end of a
+    /// Admits `limit` in a window of one period, which begins with the first admission. Around the end of a
     /// window twice as much may pass.
     pub fn fixed_window(limit: u64, period: Duration) -> Self {
         Self::new(3, limit, period)
     }
 
-    /// `limit` in the last period, where the window before is taken to have been evenly busy.
+    /// Admits `limit` in the last period. It assumes that the usage of the previous window was spread evenly.
     pub fn sliding_window(limit: u64, period: Duration) -> Self {
         Self::new(4, limit, period)
     }
 
-    /// How much is admitted at once; for buckets only.
+    /// Sets the amount that is admitted at once; only for buckets.
     #[must_use]
     pub const fn burst(self, burst: u64) -> Self {
         Self { burst, ..self }
     }
 
-    /// Of all nodes together, if the gateway has a Redis that connects them; else of this one, like every
+    /// Applies the limit to all nodes together, if Redis connects them; otherwise to this node, like every
     /// other rate.
     ///
-    /// Nothing waits for it: each node decides by what it knows, tells the others about five times a second
-    /// what it has admitted for the keys that were used, and hears what they have. Until then they may admit
-    /// it once more: at most, for each other node, what one node admits in 400 ms and two round trips to
-    /// Redis. A bucket pays that back before it admits anything else, and a window begins anew. While Redis
-    /// is away each node limits by itself.
+    /// No call waits for Redis: each node decides by what it knows, and about five times a second the nodes
+    /// exchange how much they have admitted for the keys in use. Until then the nodes together may admit more
+    /// than the limit: for each other node, at most the amount that one node admits in 400 ms plus two round
+    /// trips to Redis. A bucket subtracts the excess before it admits anything else; a window starts at zero
+    /// again. While Redis is away, each node limits alone.
     ///
-    /// [`Bucket::take_for`] knows no cluster: a connection is on one node.
+    /// [`Bucket::take_for`] ignores this setting, because a connection is on one node.
     #[must_use]
     pub const fn for_cluster(self) -> Self {
         Self { scope: CLUSTER, ..self }
@@ -121,57 +120,70 @@ impl Rate {
     }
 }
 
-/// A rate limit with a state for every key.
+/// A rate limit with separate state for every key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bucket(u32);
 
 impl Bucket {
-    /// Declares a bucket; in [`configure`](crate::Plugin::configure) only, and at most 64.
+    /// Declares a bucket. Call it only in [`configure`](crate::Plugin::configure), for at most 64 buckets.
     ///
-    /// The same name and rate find their state again after a reload. With another rate nothing has been taken
-    /// yet.
+    /// A bucket with the same name and rate keeps its state after a reload. A bucket with another rate starts
+    /// unused.
+    ///
+    /// # Errors
+    ///
+    /// If buckets are not granted, the name or the rate is not valid, or this is not
+    /// [`configure`](crate::Plugin::configure).
     pub fn declare(name: &str, rate: Rate) -> Result<Self, HostError> {
         host::declare_bucket(name, rate).map(Self)
     }
 
-    /// Takes `cost` for a key of at most 512 bytes. If it is not admitted nothing is taken.
+    /// Takes `cost` for a key of at most 512 bytes. If the bucket does not admit it, it takes nothing.
     ///
-    /// Takes effect at once: a hook that panics afterwards has taken it.
+    /// It takes effect at once, even if the hook panics afterwards.
+    ///
+    /// # Errors
+    ///
+    /// If it is not admitted: after which time it would be.
     pub fn take(self, key: impl AsRef<[u8]>, cost: u32) -> Result<(), RetryAfter> {
         admitted(host::take(self.0, key.as_ref(), cost))
     }
 
-    /// Takes `cost` for the connection of a message. Cheaper than a key, because the state belongs to the
-    /// connection.
+    /// Takes `cost` for the connection of a message. This is cheaper than a key, because the gateway stores
+    /// the state with the connection.
+    ///
+    /// # Errors
+    ///
+    /// If it is not admitted: after which time it would be.
     pub fn take_for(self, event: &Message<'_>, cost: u32) -> Result<(), RetryAfter> {
         // The gateway knows which one it is; the argument makes sure that there is one.
         let _ = event;
         admitted(host::take_connection(self.0, cost))
     }
 
-    /// What is left for a key.
+    /// The remaining amount for a key.
     pub fn room(self, key: impl AsRef<[u8]>) -> Room {
         let (remaining, full_in) = host::peek(self.0, key.as_ref());
         Room { remaining, full_in: Duration::from_millis(full_in) }
     }
 }
 
-/// What a bucket would admit for a key.
+/// The amount that a bucket would admit for a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// At once and now.
+    /// The amount that it admits now.
     pub remaining: u64,
-    /// Until everything is admitted again.
+    /// The time until the full amount is available again.
     pub full_in: Duration,
 }
 
-/// It was not admitted. As text: `retry after 100 ms`, or `too much at once`.
+/// The bucket did not admit the cost. As text: `retry after 100 ms`, or `too much at once`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryAfter(u64);
 
 impl RetryAfter {
-    /// When it would be admitted if nothing else were taken; `None` if it never is, because it costs more
-    /// than is admitted at once or the key is too long.
+    /// The time after which the bucket would admit it if nothing else were taken. `None` if it never would,
+    /// because the cost exceeds the burst or the key is too long.
     pub const fn duration(self) -> Option<Duration> {
         match self.0 {
             u64::MAX => None,

@@ -1,4 +1,4 @@
-//! What the `#[plugin]` macro calls from the exports it writes.
+//! Functions that the exports of the `#[plugin]` macro call.
 
 use std::cell::RefCell;
 
@@ -9,8 +9,8 @@ use crate::{
     host, settings,
 };
 
-/// The one instance of a plugin. A panic anywhere traps, and a trapped instance never runs again, so a borrow
-/// that a panic left open is never met.
+/// The one instance of a plugin. A panic traps, and a trapped instance never runs again, so no later call
+/// finds a borrow that a panic left open.
 #[derive(Debug)]
 pub struct Slot<P>(RefCell<Option<P>>);
 

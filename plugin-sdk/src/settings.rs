@@ -1,12 +1,76 @@
-//! `parse` reads the `[config]` table of a plugin and names the key of an error.
+//! Reads the `[config]` table of a plugin.
+//!
+//! Most plugins describe their settings as a struct with [`#[settings]`](gateway_plugin_sdk_macros::settings).
+//! The first error then ends the reading. A plugin whose settings are a table of rules, or depend on each
+//! other, reads them with [`Table`] instead: it finds every error, names each by the path of its key, and says
+//! what is accepted. A key that nobody has read is refused with the nearest known one.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use gateway_plugin_sdk::prelude::*;
+//! use gateway_plugin_sdk::serde_json::Map;
+//! use gateway_plugin_sdk::settings::{Errors, Table};
+//!
+//! struct Quiet {
+//!     hours: Vec<Hour>,
+//! }
+//!
+//! struct Hour {
+//!     channels: Vec<String>,
+//!     length: Duration,
+//! }
+//!
+//! #[plugin]
+//! impl Plugin for Quiet {
+//!     type Config = Map<String, Value>;
+//!
+//!     fn configure(config: Map<String, Value>, _: &mut Interests) -> Result<Self, String> {
+//!         let errors = Errors::default();
+//!         let mut table = Table::new(config, &errors);
+//!         let hours = table.tables("hours").or_default().into_iter().filter_map(hour).collect();
+//!         table.finish();
+//!         errors.finish(Self { hours })
+//!     }
+//! }
+//!
+//! fn hour(mut table: Table<'_>) -> Option<Hour> {
+//!     let channels = table.patterns("channel").required();
+//!     let length = table.duration("length", Duration::from_secs(1)..=Duration::from_secs(86_400));
+//!     let length = length.or(Duration::from_secs(3600));
+//!     table.finish();
+//!     Some(Hour { channels: channels?, length })
+//! }
+//!
+//! use gateway_plugin_sdk::kit::Kit;
+//!
+//! let error = Kit::<Quiet>::new(json!({ "hours": [{ "chanel": "chat:*", "length": "2d" }] })).unwrap_err();
+//! assert_eq!(
+//!     error,
+//!     "3 errors: \
+//!      `hours[0].channel` is missing; accepted: channel names, with or without a last `*`; \
+//!      `hours[0].length` is \"2d\"; accepted: a duration from \"1s\" to \"1d\", or a number of seconds; \
+//!      `hours[0].chanel` is not a known key; the nearest is `channel`"
+//! );
+//! # let kit = Kit::<Quiet>::new(json!({ "hours": [{ "channel": "chat:*" }] }))?;
+//! # Ok::<(), String>(())
+//! ```
+
+mod errors;
+mod field;
+mod table;
 
 use std::any::TypeId;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Reads the `[config]` table that the gateway hands over as JSON. The error names the key, because the
-/// operator who reads it wrote TOML and knows nothing of lines and columns here.
+pub use self::errors::Errors;
+pub use self::field::Field;
+pub use self::table::Table;
+
+/// Reads the `[config]` table, which the gateway passes as JSON. The error names the key and no line or
+/// column, because the operator wrote TOML.
 pub(crate) fn parse<C: DeserializeOwned + 'static>(settings: &str) -> Result<C, String> {
     let value: Value = serde_json::from_str(settings)
         .map_err(|e| format!("the gateway sent settings that are not JSON: {e}"))?;
@@ -17,8 +81,7 @@ pub(crate) fn parse<C: DeserializeOwned + 'static>(settings: &str) -> Result<C, 
     })
 }
 
-/// A plugin with `type Config = ()` takes an empty table only, so that a misplaced key is not silently
-/// ignored.
+/// A plugin with `type Config = ()` accepts only an empty table, so that a misplaced key causes an error.
 fn nothing(value: &Value) -> Result<Value, String> {
     match value {
         Value::Object(map) if map.is_empty() => Ok(Value::Null),

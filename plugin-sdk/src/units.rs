@@ -1,4 +1,4 @@
-//! Durations and sizes in settings, written as everywhere in the gateway: `"500ms"`, `"25s"`, `"5m"`, `"1h"`,
+//! Durations and sizes in settings, with the syntax of the gateway: `"500ms"`, `"25s"`, `"5m"`, `"1h"`,
 //! `"30d"`; `"512B"`, `"64KiB"`, `"1MiB"`, `"1GiB"`.
 //!
 //! ```
@@ -29,7 +29,7 @@ pub use gateway_plugin_grammar::units::{duration, show_duration, show_size, size
 pub struct Span(pub Duration);
 
 impl Span {
-    /// In whole seconds; what is left of one is cut off.
+    /// The duration in whole seconds, rounded down.
     pub const fn seconds(self) -> u64 {
         self.0.as_secs()
     }
@@ -40,7 +40,7 @@ impl Span {
 pub struct Size(pub u64);
 
 impl Size {
-    /// In bytes.
+    /// The size in bytes.
     pub const fn bytes(self) -> u64 {
         self.0
     }

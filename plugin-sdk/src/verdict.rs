@@ -4,32 +4,33 @@ use serde::Serialize;
 
 use crate::{code, log};
 
-/// Why something was refused, in the words the client receives.
+/// A refusal: the code and the reason that the client receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// See [`code`].
+    /// The code, see [`code`].
     pub code: u32,
-    /// Short and without secrets: the client sees it. At most 123 bytes are sent when it closes a connection.
+    /// The reason. Keep it short and free of secrets, because the client sees it. A close carries at most 123
+    /// bytes of it.
     pub reason: String,
 }
 
 /// The answer to a message, from [`Plugin::on_message`](crate::Plugin::on_message).
 ///
-/// What each answer means for the rest of the chain is drawn in the [crate documentation](crate).
+/// The diagram in the [crate documentation](crate) shows the effect of each answer on the rest of the chain.
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// No opinion: the next plugin is asked. If none decides, the policy of the channel does.
+    /// No opinion: the next plugin decides. If none does, the policy of the channel decides.
     Next,
-    /// Permit. Later plugins still run and may refuse; the policy of the channel is not asked.
+    /// Permit. Later plugins still run and may refuse; the policy of the channel no longer matters.
     Allow,
     /// Refuse with an error reply. Ends the chain.
     Deny(Refusal),
-    /// Take no action and let the client believe that it worked. Ends the chain.
+    /// Discard the message and send the reply of a success. Ends the chain.
     Drop,
     /// Close the connection. Ends the chain.
     Disconnect(Refusal),
-    /// Go on with this payload instead.
+    /// Replace the payload and continue.
     Replace(Vec<u8>),
     /// Answer the sender with this payload. Ends the chain.
     Reply(Vec<u8>),
@@ -70,8 +71,7 @@ impl Verdict {
 
     /// [`Verdict::Replace`] with a value as JSON.
     ///
-    /// A value that JSON cannot express is the plugin's fault: it is logged, and the client gets
-    /// [`code::INTERNAL`].
+    /// If JSON cannot express the value, the call logs an error, and the client gets [`code::INTERNAL`].
     pub fn replace_json(value: &(impl Serialize + ?Sized)) -> Self {
         json(value).map_or_else(Self::Deny, Self::Replace)
     }
@@ -83,13 +83,12 @@ impl Verdict {
 
     /// [`Verdict::Reply`] with a value as JSON.
     ///
-    /// A value that JSON cannot express is the plugin's fault: it is logged, and the client gets
-    /// [`code::INTERNAL`].
+    /// If JSON cannot express the value, the call logs an error, and the client gets [`code::INTERNAL`].
     pub fn reply_json(value: &(impl Serialize + ?Sized)) -> Self {
         json(value).map_or_else(Self::Deny, Self::Reply)
     }
 
-    /// See [`Verdict::Route`], and [`address`](crate::address) for what an address is.
+    /// See [`Verdict::Route`], and [`address`](crate::address) for the form of an address.
     pub fn route<S: Into<String>>(addresses: impl IntoIterator<Item = S>) -> Self {
         Self::Route(addresses.into_iter().map(Into::into).collect())
     }
@@ -100,14 +99,14 @@ impl Verdict {
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {
-    /// Deliver it as it is. The next plugin is asked.
+    /// Deliver it unchanged. The next plugin runs.
     Pass,
-    /// Do not deliver it to this class. Ends the chain. It keeps its place in the channel's history, and
-    /// nobody is told of a gap.
+    /// Do not deliver it to this class. Ends the chain. The publication keeps its position in the channel's
+    /// history, and subscribers do not see a gap.
     Drop,
-    /// Deliver this payload. The next plugin sees it. What is not JSON reaches a client that speaks JSON as a
-    /// string. What is larger than a publication may be, or JSON that receivers stumble over (nested too
-    /// deeply, or with half of a character), is not delivered, and nothing in its place.
+    /// Deliver this payload. The next plugin sees it. A payload that is not JSON reaches a JSON client as a
+    /// string. The gateway delivers nothing if the payload exceeds the limit of publications, or is JSON that
+    /// receivers may reject (nested too deeply, or with a lone surrogate).
     Replace(Vec<u8>),
 }
 
@@ -129,30 +128,30 @@ impl Delivery {
 
     /// [`Delivery::Replace`] with a value as JSON.
     ///
-    /// A value that JSON cannot express is the plugin's fault: it is logged, and nothing is delivered.
+    /// If JSON cannot express the value, the call logs an error, and the gateway delivers nothing.
     pub fn replace_json(value: &(impl Serialize + ?Sized)) -> Self {
         json(value).map_or(Self::Drop, Self::Replace)
     }
 }
 
-/// Who a client is, from the plugin that authenticated it.
+/// The identity of a client, from the plugin that authenticated it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// Empty for an anonymous client.
+    /// The user; empty for an anonymous client.
     pub user: String,
     /// Unix time in seconds at which the connection expires unless the client refreshes it.
     pub expires_at: Option<u64>,
-    /// JSON shown to other clients in presence, join, leave and publications; empty for none.
+    /// JSON that other clients see in presence, join, leave and publications; empty for none.
     pub info: Vec<u8>,
-    /// JSON returned to the client in the connect reply; empty for none.
+    /// JSON for the client in the connect reply; empty for none.
     pub data: Vec<u8>,
-    /// Channels the gateway subscribes the client to.
+    /// Channels that the gateway subscribes the client to.
     pub channels: Vec<String>,
     /// Names and values that later hooks read with [`Context::attribute`](crate::Context::attribute).
     pub attributes: Vec<(String, String)>,
 }
 
-/// The answer to a client that wants to be admitted, from [`Plugin::on_connect`](crate::Plugin::on_connect).
+/// The answer to a client that connects or refreshes, from [`Plugin::on_connect`](crate::Plugin::on_connect).
 ///
 /// ```
 /// use gateway_plugin_sdk::prelude::*;
@@ -181,9 +180,9 @@ impl Connect {
         Self::Pass
     }
 
-    /// See [`Connect::Accept`]. The user is empty for an anonymous client, and else a text that
-    /// [`address::check_user`](crate::address::check_user()) takes: of at most 254 bytes, without control
-    /// characters. The gateway refuses any other with 3500, because nothing could reach it.
+    /// See [`Connect::Accept`]. The user is empty for an anonymous client, or a text that
+    /// [`address::check_user`](crate::address::check_user()) accepts: at most 254 bytes, without control
+    /// characters. The gateway refuses any other user with 3500, because no address could reach it.
     pub fn accept(user: impl Into<String>) -> Self {
         Self::Accept(Identity { user: user.into(), ..Identity::default() })
     }
@@ -193,12 +192,12 @@ impl Connect {
         Self::Refuse(Refusal { code, reason: reason.into() })
     }
 
-    /// One more channel the gateway subscribes the client to.
+    /// Adds a channel that the gateway subscribes the client to.
     pub fn channel(self, name: impl Into<String>) -> Self {
         self.channels([name])
     }
 
-    /// More channels the gateway subscribes the client to.
+    /// Adds channels that the gateway subscribes the client to.
     pub fn channels<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
         if let Self::Accept(identity) = &mut self {
             identity.channels.extend(names.into_iter().map(Into::into));
@@ -206,23 +205,23 @@ impl Connect {
         self
     }
 
-    /// What other clients are shown of this one in presence, join, leave and publications.
+    /// Sets the JSON that other clients see in presence, join, leave and publications.
     ///
-    /// A value that JSON cannot express is the plugin's fault: it is logged, and the answer becomes a refusal
-    /// with [`code::INTERNAL`].
+    /// If JSON cannot express the value, the call logs an error, and the answer becomes a refusal with
+    /// [`code::INTERNAL`].
     pub fn info_json(self, value: &(impl Serialize + ?Sized)) -> Self {
         self.with_json(value, |identity, json| identity.info = json)
     }
 
-    /// What the client gets in its connect reply.
+    /// Sets the JSON for the client in its connect reply.
     ///
-    /// A value that JSON cannot express is the plugin's fault: it is logged, and the answer becomes a refusal
-    /// with [`code::INTERNAL`].
+    /// If JSON cannot express the value, the call logs an error, and the answer becomes a refusal with
+    /// [`code::INTERNAL`].
     pub fn data_json(self, value: &(impl Serialize + ?Sized)) -> Self {
         self.with_json(value, |identity, json| identity.data = json)
     }
 
-    /// When the connection expires unless the client refreshes it: Unix time in seconds.
+    /// Sets when the connection expires unless the client refreshes it: Unix time in seconds.
     pub fn expires_at(mut self, unix_seconds: u64) -> Self {
         if let Self::Accept(identity) = &mut self {
             identity.expires_at = Some(unix_seconds);
@@ -230,7 +229,7 @@ impl Connect {
         self
     }
 
-    /// A name and value that later hooks of every plugin read with
+    /// Sets an attribute that later hooks of every plugin read with
     /// [`Context::attribute`](crate::Context::attribute).
     pub fn attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         if let Self::Accept(identity) = &mut self {

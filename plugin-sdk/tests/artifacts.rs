@@ -14,7 +14,7 @@ const TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32-wasip2"];
 
 #[test]
 fn a_plugin_exports_the_hooks_its_author_wrote_and_imports_what_they_use() {
-    let folder = build(&["--package", "echo", "--package", "rate-limit", "--package", "guest-bare"]);
+    let folder = build(&["--package", "echo", "--package", "rate-limit", "--package", "guest-no-sdk"]);
     build(&["--package", "gateway-plugin-sdk", "--example", "lobby"]);
     for target in TARGETS {
         let plugin = |file: &str| Artifact::read(&folder.join(target).join("plugin").join(file));
@@ -33,7 +33,7 @@ fn a_plugin_exports_the_hooks_its_author_wrote_and_imports_what_they_use() {
         every.check_host_imports(&["context", "effects", "interests", "log", "types"]);
         every.check_stamp("gateway-plugin-sdk");
 
-        let foreign = plugin("guest_bare.wasm");
+        let foreign = plugin("guest_no_sdk.wasm");
         foreign.check_exports(&["on-message"]);
         assert_eq!(foreign.stamp, None, "the stamp is the SDK's");
     }

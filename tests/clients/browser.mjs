@@ -82,12 +82,12 @@ try {
   await connected(bob);
   await talk(ann, bob, "dinner");
   await turn("they talk again", "a plugin is there");
-  await plugin(ann, "bare", "live");
-  await plugin(bob, "bare", "live");
+  await plugin(ann, "no-sdk", "live");
+  await plugin(bob, "no-sdk", "live");
   await turn("they see it", "it is replaced by rubbish");
-  await plugin(ann, "bare", "live-older");
+  await plugin(ann, "no-sdk", "live-older");
   await turn("they see that it was refused", "it is gone");
-  await plugin(ann, "bare", "removed");
+  await plugin(ann, "no-sdk", "removed");
   await talk(ann, bob, "breakfast");
   assert.deepEqual(complaints, []);
   console.log("done");

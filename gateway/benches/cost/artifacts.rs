@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, bail, ensure};
 
-const PLUGINS: [&str; 6] = ["auth-jwt", "echo", "rate-limit", "router", "guest-bare", "guest-trap"];
+const PLUGINS: [&str; 6] = ["auth-jwt", "echo", "rate-limit", "router", "guest-no-sdk", "guest-trap"];
 
 /// The bytes of a plugin of this repository, by the name of its crate.
 pub(crate) fn wasm(plugin: &str) -> anyhow::Result<Vec<u8>> {

@@ -7,7 +7,7 @@ use gateway::plugin::verdict::Decision;
 use crate::Scale;
 use crate::fixture::{Plugins, SMALL, message};
 use crate::measure::{Case, Measure, compare, ns_per_call};
-use crate::native::{self, Judge, Native};
+use crate::native::{self, Decide, Native};
 use crate::table::Table;
 
 /// `auth-jwt`, which has the gateway look up in the attributes of the connection what a token permits.
@@ -48,8 +48,8 @@ fan_out = ["room:{payload.room}"]
 
 pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
     let plugins = Plugins::new()?;
-    let native = |judges: &[Judge]| -> anyhow::Result<Chain> {
-        let links = judges.iter().map(|judge| plugins.in_chain("native", Native::factory(*judge)));
+    let native = |decides: &[Decide]| -> anyhow::Result<Chain> {
+        let links = decides.iter().map(|decide| plugins.in_chain("native", Native::factory(*decide)));
         Ok(Chain::new(1, links.collect::<Result<_, _>>()?))
     };
     let wasm = |links: &[(&str, &str)]| -> anyhow::Result<Chain> {
@@ -80,7 +80,11 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
         Case {
             name: format!("next, next, next; {SMALL} B"),
             unit: "ns",
-            gateway: ask(scale, wasm(&[("guest-bare", ""), ("guest-bare", ""), ("guest-bare", "")])?, false),
+            gateway: ask(
+                scale,
+                wasm(&[("guest-no-sdk", ""), ("guest-no-sdk", ""), ("guest-no-sdk", "")])?,
+                false,
+            ),
             against,
             baseline: ask(scale, native(&[native::next, native::next, native::next])?, false),
         },
@@ -89,7 +93,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
     let notes = vec![
         "auth-jwt: the gateway looks up what a claim permits, the plugin is called about the rest; rate-limit counts per".to_owned(),
         "connection; router publishes to `room:r42`, or to `room:{payload.room}`, for which it reads the JSON".to_owned(),
-        "the last case is guest-bare three times".to_owned(),
+        "the last case is guest-no-sdk three times".to_owned(),
     ];
     Ok(Table { title: "a published message meets three plugins (`Chain::on_message`)", notes, rows })
 }

@@ -11,7 +11,7 @@ use gateway::clock::Now;
 use gateway::plugin::Link;
 use gateway::plugin::chain::Plugin;
 use gateway::plugin::counters::PluginCounters;
-use gateway::plugin::event::{Client, Kind, Message};
+use gateway::plugin::event::{Client, Kind, Message, MessageContent};
 use gateway::plugin::failure::FailurePolicy;
 use gateway::plugin::load::{Factory, Loader as _};
 use gateway::plugin::settings::Settings;
@@ -62,12 +62,7 @@ pub(crate) fn message(kind: Kind, bytes: usize) -> Message {
     };
     Message {
         client: Arc::new(client(7, "8c6bdd5a-0b13-8c57-9f3a-6f1e0d2b4a77".into(), protocol)),
-        kind,
-        channel,
-        method: Box::default(),
-        payload: Bytes::from(payload(bytes)),
-        binary: false,
-        token: Box::default(),
+        content: MessageContent::new(kind, channel, Bytes::from(payload(bytes))),
         now: NOW.unix,
         at: NOW.at_millis(),
         meters: Meters::default(),

@@ -15,21 +15,21 @@ use gateway::protocol::channel::Channel;
 use serde_json::Value;
 
 /// Judges a message.
-pub(crate) type Judge = fn(&Message) -> Result<Verdict, Failure>;
+pub(crate) type Decide = fn(&Message) -> Result<Verdict, Failure>;
 
 /// Like `echo`.
 pub(crate) fn echo(message: &Message) -> Result<Verdict, Failure> {
-    Ok(Verdict::Reply(message.payload.clone()))
+    Ok(Verdict::Reply(message.content.payload.clone()))
 }
 
-/// Like `guest-bare` on a message that is not raw.
+/// Like `guest-no-sdk` on a message that is not raw.
 pub(crate) fn next(_: &Message) -> Result<Verdict, Failure> {
     Ok(Verdict::Next)
 }
 
 /// Like `guest-trap`: looks for words that nobody sends.
 pub(crate) fn look(message: &Message) -> Result<Verdict, Failure> {
-    match &*message.payload {
+    match &*message.content.payload {
         b"boom" | b"loop" | b"eat" | b"deep" | b"print" => Ok(Verdict::Drop),
         _ => Ok(Verdict::Next),
     }
@@ -38,7 +38,8 @@ pub(crate) fn look(message: &Message) -> Result<Verdict, Failure> {
 /// Like `auth-jwt` with permissions from claims.
 pub(crate) fn permitted(message: &Message) -> Result<Verdict, Failure> {
     let patterns = message.client.attributes.get(PERMITTED).map_or("", |patterns| patterns);
-    let matches = |pattern| message.channel.as_ref().is_some_and(|channel| channel.is_covered_by(pattern));
+    let matches =
+        |pattern| message.content.channel.as_ref().is_some_and(|channel| channel.is_covered_by(pattern));
     Ok(if patterns.split_ascii_whitespace().any(matches) { Verdict::Allow } else { Verdict::Next })
 }
 
@@ -61,8 +62,8 @@ pub(crate) fn within_limits(message: &Message) -> Result<Verdict, Failure> {
 
 /// Like `router` with a rule for a kind and a pattern of channels.
 pub(crate) fn route(message: &Message) -> Result<Verdict, Failure> {
-    let ours =
-        message.kind == Kind::Publish && message.channel.as_ref().is_some_and(|c| c.is_covered_by("chat:*"));
+    let ours = message.content.kind == Kind::Publish
+        && message.content.channel.as_ref().is_some_and(|c| c.is_covered_by("chat:*"));
     if !ours {
         return Ok(Verdict::Next);
     }
@@ -76,7 +77,7 @@ fn invalid(what: &str) -> Failure {
 
 /// Like `router` with a rule that routes by a field of the payload.
 pub(crate) fn route_by_field(message: &Message) -> Result<Verdict, Failure> {
-    let payload: Value = serde_json::from_slice(&message.payload).map_err(|_| invalid("no JSON"))?;
+    let payload: Value = serde_json::from_slice(&message.content.payload).map_err(|_| invalid("no JSON"))?;
     let room = payload.get("room").and_then(Value::as_str).ok_or_else(|| invalid("no room"))?;
     let address = Channel::parse(&format!("room:{room}")).map_err(|_| invalid("no address"))?;
     Ok(Verdict::Route(vec![address]))
@@ -93,26 +94,26 @@ const HOOKS: Hooks = Hooks {
 
 /// A plugin of this binary: called like any other, through the trait.
 pub(crate) struct Native {
-    judge: Judge,
+    decide: Decide,
     interests: Interests,
 }
 
 impl Native {
-    pub(crate) fn instance(judge: Judge) -> Box<dyn Plugin> {
-        Box::new(Self { judge, interests: Interests::everything(HOOKS) })
+    pub(crate) fn instance(decide: Decide) -> Box<dyn Plugin> {
+        Box::new(Self { decide, interests: Interests::everything(HOOKS) })
     }
 
-    pub(crate) fn factory(judge: Judge) -> Arc<dyn Factory> {
+    pub(crate) fn factory(decide: Decide) -> Arc<dyn Factory> {
         let about = About {
             name: None,
             version: None,
             sdk: None,
             interface: "native".into(),
             hooks: HOOKS,
-            asks: Grants::default(),
+            requested: Grants::default(),
             self_test: None,
         };
-        Arc::new(NativeFactory { judge, about })
+        Arc::new(NativeFactory { decide, about })
     }
 }
 
@@ -126,7 +127,7 @@ impl Plugin for Native {
     }
 
     fn on_message(&mut self, message: &mut Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
-        (self.judge)(message)
+        (self.decide)(message)
     }
 
     fn on_disconnect(&mut self, _: &DisconnectEvent, _: &mut Vec<Effect>) -> Result<(), Failure> {
@@ -135,13 +136,13 @@ impl Plugin for Native {
 }
 
 struct NativeFactory {
-    judge: Judge,
+    decide: Decide,
     about: About,
 }
 
 impl Factory for NativeFactory {
     fn instantiate(&self, _: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
-        Ok(Native::instance(self.judge))
+        Ok(Native::instance(self.decide))
     }
 
     fn about(&self) -> &About {

@@ -38,17 +38,17 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
             baseline: call(Native::instance(native::look), message(Kind::Publish, bytes)),
         });
         cases.push(Case {
-            name: format!("next (guest-bare), {bytes} B"),
+            name: format!("next (guest-no-sdk), {bytes} B"),
             unit: "ns",
-            gateway: call(plugins.instance("guest-bare")?, message(Kind::Publish, bytes)),
+            gateway: call(plugins.instance("guest-no-sdk")?, message(Kind::Publish, bytes)),
             against: "bare wasmtime, same arguments",
-            baseline: bare(bare_call(scale, &message(Kind::Publish, bytes).payload))?,
+            baseline: bare(bare_call(scale, &message(Kind::Publish, bytes).content.payload))?,
         });
     }
     cases.push(Case {
-        name: format!("next (guest-bare), {SMALL} B"),
+        name: format!("next (guest-no-sdk), {SMALL} B"),
         unit: "ns",
-        gateway: call(plugins.instance("guest-bare")?, message(Kind::Publish, SMALL)),
+        gateway: call(plugins.instance("guest-no-sdk")?, message(Kind::Publish, SMALL)),
         against: "bare wasmtime, no arguments",
         baseline: bare(bare_noop(scale))?,
     });

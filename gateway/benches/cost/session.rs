@@ -110,7 +110,7 @@ fn call<'a>(scale: &Scale, mut plugin: Box<dyn Plugin>) -> Measure<'a> {
 
 /// Everything of a worker but its thread, its listener and its tasks.
 struct Worker {
-    local: Rc<WorkerState>,
+    worker_state: Rc<WorkerState>,
     inbox: Arc<Inbox>,
     deliveries: Vec<Delivery>,
     ids: ConnectionIds,
@@ -134,10 +134,10 @@ impl Worker {
         let ids = ConnectionIds::new(1);
         let inbox = Arc::new(Inbox::new(config.memory.inbox_deliveries_max));
         let backplane = Memory::new([inbox.clone()].into(), ids, &config.memory, 1);
-        let local = WorkerState::new(0, config, Hub::new(ids), Arc::new(backplane), Metrics::new(1));
-        *local.chain.borrow_mut() = chain;
+        let worker_state = WorkerState::new(0, config, Hub::new(ids), Arc::new(backplane), Metrics::new(1));
+        *worker_state.chain.borrow_mut() = chain;
         Self {
-            local: Rc::new(local),
+            worker_state: Rc::new(worker_state),
             inbox,
             deliveries: Vec::new(),
             ids,
@@ -149,19 +149,19 @@ impl Worker {
     fn connect(&mut self, protocol: Protocol) -> Session {
         self.connections += 1;
         let id = self.ids.id(self.connections, self.connections);
-        let outbound_bytes_max = self.local.config.limits.outbound_bytes_max;
-        let unflushed = &self.local.unflushed;
-        let peer = Rc::new(ConnectionHandle::new(
+        let outbound_bytes_max = self.worker_state.config.limits.outbound_bytes_max;
+        let unflushed = &self.worker_state.unflushed;
+        let handle = Rc::new(ConnectionHandle::new(
             self.connections,
             id.clone(),
             protocol,
             outbound_bytes_max,
             unflushed,
         ));
-        *peer.socket.borrow_mut() = Some(Box::new(Hole));
+        *handle.socket.borrow_mut() = Some(Box::new(Hole));
         let client = client(self.connections, id, protocol);
         let now = self.clock.now();
-        let mut session = Session::new(self.local.clone(), peer, client, now, 0);
+        let mut session = Session::new(self.worker_state.clone(), handle, client, now, 0);
         let request = Request::Connect(Connect::default());
         session.event(now, Event::Command(Command { id: 1, request }));
         assert!(session.is_admitted(), "anonymous clients are");
@@ -183,14 +183,14 @@ impl Worker {
         session.count_written();
         self.inbox.take(&mut self.deliveries);
         for delivery in self.deliveries.drain(..) {
-            self.local.handle(NOW, delivery);
+            self.worker_state.handle(NOW, delivery);
         }
         let mut context = Context::from_waker(Waker::noop());
-        let mut unflushed = std::pin::pin!(poll_fn(|context| self.local.unflushed.poll_take(context)));
-        if let Poll::Ready(peers) = unflushed.as_mut().poll(&mut context) {
-            for peer in peers {
-                peer.flush_for_others();
-                self.local.metrics().bytes_out.add(peer.outbound.take_uncounted());
+        let mut unflushed = std::pin::pin!(poll_fn(|context| self.worker_state.unflushed.poll_take(context)));
+        if let Poll::Ready(handles) = unflushed.as_mut().poll(&mut context) {
+            for handle in handles {
+                handle.flush_for_others();
+                self.worker_state.metrics().bytes_out.add(handle.outbound.take_uncounted());
             }
         }
     }

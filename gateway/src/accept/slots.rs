@@ -96,6 +96,10 @@ impl Slots {
     /// `None` counts for no source and has no bound of its own. If all slots are taken, a connection of the
     /// source with the most slots gives way; if the source is at its bound, one of that source. Among
     /// several, the one that has waited longest gives way.
+    ///
+    /// # Errors
+    ///
+    /// If all slots are taken, and none can give way.
     pub fn take(self: &Arc<Self>, source: Option<IpAddr>) -> Result<(Slot, Evicted), Full> {
         let mut state = self.lock();
         if let Some(source) = source {
@@ -137,6 +141,10 @@ impl Slots {
 
 impl Slot {
     /// Counts the connection for this source from now on, as if it had come from there.
+    ///
+    /// # Errors
+    ///
+    /// If the source has as many slots as it may.
     pub fn count_for(&self, source: IpAddr) -> Result<(), Full> {
         let mut state = self.slots.lock();
         let counted = state.entries.get(&self.number).map(|entry| entry.source);

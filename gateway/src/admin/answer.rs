@@ -19,7 +19,7 @@ use crate::protocol::push::{Member, Publication};
 pub(super) const JSON: &str = "application/json";
 
 /// Message for a client over the limit of connections or requests.
-pub(super) const BUSY: &str = "too many requests at a time, try again later";
+pub(super) const BUSY: &str = "too many requests at the same time, try again later";
 
 /// A complete HTTP response.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -40,7 +40,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     match serde_json::to_vec(body) {
         Ok(body) => answer(status, JSON, body),
         Err(error) => {
-            tracing::error!(%error, "failed to write an admin answer");
+            tracing::error!(%error, "failed to write an admin response");
             answer(StatusCode::INTERNAL_SERVER_ERROR, JSON, &b"{}"[..])
         }
     }

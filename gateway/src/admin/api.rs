@@ -256,7 +256,7 @@ impl Api<'_> {
             "auto" => Hold::Auto,
             "closed" => Hold::Closed,
             "open" => Hold::Open,
-            _ => return Err(bad_request("`state` is none of \"open\", \"closed\" and \"auto\"").into()),
+            _ => return Err(bad_request("`state` must be \"open\", \"closed\" or \"auto\"").into()),
         };
         if self.control.hold_breaker(&name, hold) {
             Ok(Nothing {})
@@ -348,9 +348,9 @@ fn parse_channel(name: &str) -> Result<Channel, ReplyError> {
 
 fn position(mut since: Fields) -> Result<Position, Failure> {
     let offset = since.optional("offset")?.unwrap_or(0);
-    let epoch = since.optional("epoch")?.unwrap_or_default();
+    let epoch: Box<str> = since.optional("epoch")?.unwrap_or_default();
     since.finish()?;
-    Ok(Position { offset, epoch })
+    Ok(Position { offset, epoch: epoch.into() })
 }
 
 /// The close code and reason for the client.

@@ -12,6 +12,8 @@ use crate::plugin::registry::{PluginStatus, RolledBack, seconds};
 /// Every plugin that the folder has or had, and the live chain.
 #[derive(Serialize)]
 pub(crate) struct Plugins {
+    /// The plugin folder.
+    folder: String,
     generation: u64,
     plugins: Vec<Plugin>,
     /// Files in the folder that were probably meant to be plugins, but are none.
@@ -59,6 +61,9 @@ struct Live {
     grants: Vec<String>,
     /// SHA-256 of the file.
     digest: String,
+    /// SHA-256 of the settings file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settings_digest: Option<String>,
     /// The generation of the chain with which it became live.
     generation: u64,
     /// Unix time in seconds.
@@ -119,6 +124,12 @@ struct Breaker {
 struct Error {
     code: &'static str,
     sentence: Box<str>,
+    /// SHA-256 of the refused file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    /// SHA-256 of the settings file next to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settings_digest: Option<String>,
     /// Unix time in seconds.
     at: u64,
 }
@@ -160,6 +171,7 @@ impl Plugins {
             closes: left.closes,
         });
         Self {
+            folder: control.plugin_folder().display().to_string(),
             generation,
             plugins: control.plugins().iter().map(Plugin::from).collect(),
             left_out: left_out.collect(),
@@ -174,15 +186,18 @@ impl From<&PluginStatus> for Plugin {
             interface: live.about.interface.clone(),
             hooks: live.about.hooks.names().collect(),
             breaker: Breaker { state: live.breaker.as_str(), held: live.breaker_held != Hold::Auto },
-            asks: live.about.asks.names(),
+            asks: live.about.requested.names(),
             grants: live.grants.names(),
             digest: live.digest.wasm_hex(),
+            settings_digest: live.digest.settings_hex(),
             generation: live.generation,
             since: seconds(live.since),
         });
         let error = status.last_error.as_ref().map(|error| Error {
             code: error.code.as_str(),
             sentence: error.message.clone(),
+            digest: error.digest.map(|digest| digest.wasm_hex()),
+            settings_digest: error.digest.and_then(|digest| digest.settings_hex()),
             at: seconds(error.at),
         });
         let versions = status.kept.iter().map(|kept| Version {

@@ -57,6 +57,7 @@ enum Work {
 /// The closed set of paths.
 #[derive(Clone, Copy)]
 enum Route {
+    Health,
     Live,
     Ready,
     Metrics,
@@ -66,6 +67,7 @@ enum Route {
 impl Route {
     fn of(path: &str) -> Option<Self> {
         match path {
+            "/health" | "/health/" => Some(Self::Health),
             "/health/live" => Some(Self::Live),
             "/health/ready" => Some(Self::Ready),
             "/metrics" => Some(Self::Metrics),
@@ -76,6 +78,7 @@ impl Route {
     /// Name for logs: one of the set, never text from a client.
     fn name(route: Option<Self>) -> &'static str {
         match route {
+            Some(Self::Health) => "/health",
             Some(Self::Live) => "/health/live",
             Some(Self::Ready) => "/health/ready",
             Some(Self::Metrics) => "/metrics",
@@ -144,7 +147,7 @@ impl Routes {
 
     /// The work of a request; or its immediate response, which leaves the body unread.
     fn decide(&self, route: Option<Route>, request: &Request<Incoming>) -> Result<Work, Box<Answer>> {
-        let health = matches!(route, Some(Route::Live | Route::Ready));
+        let health = matches!(route, Some(Route::Health | Route::Live | Route::Ready));
         // Probes may send any `Host`, or none: the response holds no secret, and the request changes nothing.
         if self.local && !health && !names_this_machine(request) {
             // A web page can give its own host name the address 127.0.0.1 (DNS rebinding); it cannot change
@@ -157,7 +160,7 @@ impl Routes {
         let answer = match route {
             None => refuse(
                 StatusCode::NOT_FOUND,
-                "there are /health/live, /health/ready, /metrics and POST /api/METHOD",
+                "available: /health, /health/live, /health/ready, /metrics and POST /api/METHOD",
             ),
             Some(Route::Api(_)) if request.method() != Method::POST => {
                 refuse_with(StatusCode::METHOD_NOT_ALLOWED, "the API takes POST", header::ALLOW, "POST")
@@ -169,6 +172,14 @@ impl Routes {
                 let allowed = if health { "GET, HEAD, OPTIONS" } else { "GET, HEAD" };
                 refuse_with(StatusCode::METHOD_NOT_ALLOWED, "only GET", header::ALLOW, allowed)
             }
+            Some(Route::Health) => json(
+                StatusCode::OK,
+                &json!({
+                    "/health/live": "200 while every part of the process works: restart it otherwise",
+                    "/health/ready": "200 while it can serve clients: send it none otherwise",
+                    "/metrics": "counters, for Prometheus",
+                }),
+            ),
             Some(Route::Live) => match self.control.liveness() {
                 Ok(()) => json(StatusCode::OK, &json!({"status": "live"})),
                 Err(reason) => {
@@ -182,10 +193,13 @@ impl Routes {
                         none if none.is_empty() => json(StatusCode::OK, &json!({"status": "ready"})),
                         warnings => json(StatusCode::OK, &json!({"status": "ready", "warnings": warnings})),
                     },
-                    Err(reason) => json(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        &json!({"status": "degraded", "reason": &*reason}),
-                    ),
+                    Err(reason) => {
+                        let status = match self.control.requires_backplane() {
+                            true => StatusCode::SERVICE_UNAVAILABLE,
+                            false => StatusCode::OK,
+                        };
+                        json(status, &json!({"status": "degraded", "reason": &*reason}))
+                    }
                 },
                 Err(reason) => {
                     json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "reason": &*reason}))

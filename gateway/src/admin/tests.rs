@@ -43,8 +43,11 @@ use support::{Admin, CONFIG, code};
 #[tokio::test]
 async fn health_and_metrics_are_open_and_the_api_is_not() {
     let admin = Admin::start(CONFIG);
-    for path in ["/health/live", "/health/ready", "/metrics"] {
+    for path in ["/health", "/health/live", "/health/ready", "/metrics"] {
         assert_eq!(admin.get(path).await.status, 200, "{path}");
+    }
+    for path in ["/health/live", "/health/ready", "/metrics"] {
+        assert!(admin.get("/health").await.body.contains(path), "{path} is named");
     }
     for key in ["", "X-API-Key: wrong-horse\r\n", "Authorization: Bearer correct-horse\r\n"] {
         let response = admin.post("/api/info", key, "{}").await;
@@ -90,7 +93,7 @@ async fn a_request_under_another_name_is_not_for_this_machine() {
 #[tokio::test]
 async fn paths_and_methods_are_a_closed_set() {
     let admin = Admin::start(CONFIG);
-    for path in ["/", "/api", "/api/", "/api/nothing", "/metrics/", "/health", "//metrics", "/METRICS"] {
+    for path in ["/", "/api", "/api/", "/api/nothing", "/metrics/", "/healthy", "//metrics", "/METRICS"] {
         assert_eq!(admin.get(path).await.status, 404, "{path}");
     }
     let response = admin.get("/api/info").await;
@@ -197,7 +200,7 @@ fn the_refusal_of_a_connection_is_a_complete_answer() {
     let busy = busy();
     let (head, body) = busy.split_once("\r\n\r\n").unwrap();
     assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
-    let error = json!({"code": 503, "message": "too many requests at a time, try again later"});
+    let error = json!({"code": 503, "message": "too many requests at the same time, try again later"});
     assert_eq!(serde_json::from_str::<Value>(body).unwrap()["error"], error);
 }
 
@@ -274,7 +277,7 @@ async fn metrics_can_be_for_those_with_the_key() {
 async fn readiness_follows_the_phase_and_liveness_does_not() {
     let admin = Admin::start(CONFIG);
     assert_eq!(admin.get("/health/ready").await.status, 200);
-    for phase in [Phase::Starting, Phase::Draining { until: Duration::ZERO }] {
+    for phase in [Phase::Starting, Phase::Leaving, Phase::Draining { until: Duration::ZERO }] {
         admin.phase.send_replace(phase);
         let ready = admin.get("/health/ready").await;
         assert_eq!(ready.status, 503);
@@ -477,7 +480,7 @@ async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
     let versions = auth["versions"].as_array().unwrap();
     assert_eq!((versions.len(), &versions[0]["digest"]), (1, &auth["digest"]));
     for (name, to, sentence) in [
-        ("nobody", "", "there is no plugin `nobody`; /api/plugins names those there are"),
+        ("nobody", "", "there is no plugin `nobody`; /api/plugins lists all plugins"),
         ("auth", "", "no earlier version of `auth` is kept"),
         ("auth", "ba7816bf", "this version of `auth` runs already"),
     ] {

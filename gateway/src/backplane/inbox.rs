@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::backplane::Order;
-use crate::backplane::{Response, Top};
+use crate::backplane::Response;
 use crate::plugin::chain::Chain;
 use crate::plugin::event::DisconnectEvent;
 use crate::protocol::channel::Channel;
+use crate::protocol::command::Position;
 use crate::protocol::push::Push;
 use crate::survey::{Question, Seen};
 
@@ -37,7 +38,7 @@ pub enum Delivery {
     },
     /// Top of a stream with subscribers on this worker: a subscriber at another position has missed
     /// something.
-    StreamTop(Channel, Top),
+    StreamTop(Channel, Position),
     /// A question to all gateways. The worker sends back what it knows.
     Survey(Arc<Question>, tokio::sync::oneshot::Sender<Seen>),
     /// A client of a dead gateway has disconnected. The worker confirms after `on-disconnect`.

@@ -7,9 +7,9 @@ mod present;
 mod publish;
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use rustc_hash::FxBuildHasher;
@@ -17,17 +17,19 @@ use rustc_hash::FxBuildHasher;
 use self::present::Present;
 use self::publish::Remembered;
 use super::{
-    Backplane, Count, Fits, Health, Most, NewPublication, Outcome, Page, Published, Recovery, ReplyTo,
-    Retention, TOO_MANY_MEMBERS, Top, Version, mix,
+    Backplane, Count, Fits, Health, HistoryRequest, Most, NewPublication, Outcome, Page, Published,
+    RecoverRequest, Recovery, ReplyTo, Retention, TOO_MANY_MEMBERS, Version,
 };
 use crate::backplane::Order;
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::config;
 use crate::connection_id::ConnectionIds;
+use crate::mix::{STEP, mix};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
-use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::command::Position;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
+use crate::sharded::Sharded;
 
 const SHARDS: usize = 64;
 
@@ -42,8 +44,7 @@ const FORGOTTEN_MAX: usize = 1 << 20;
 
 /// See the module.
 pub struct Memory {
-    shards: [Mutex<Shard>; SHARDS],
-    hasher: RandomState,
+    shards: Sharded<Shard, SHARDS>,
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
     /// Number of channels with subscribers.
@@ -76,7 +77,7 @@ struct Entry {
     stream: Option<Stream>,
     presence: Present,
     /// `None` for most channels.
-    once: Option<Box<Remembered>>,
+    remembered: Option<Box<Remembered>>,
 }
 
 /// The limit that a channel counts towards.
@@ -88,7 +89,7 @@ enum Standing {
 }
 
 struct Stream {
-    top: Top,
+    top: Position,
     kept: VecDeque<(Duration, Arc<Publication>)>,
     /// When the stream itself is forgotten: with its last publication.
     expires: Duration,
@@ -109,8 +110,7 @@ impl Memory {
         let forgotten = (channels.min(FORGOTTEN_MAX) / SHARDS).next_power_of_two();
         let shard = || Shard { entries: HashMap::new(), forgotten: vec![0; forgotten].into() };
         Self {
-            shards: std::array::from_fn(|_| Mutex::new(shard())),
-            hasher: RandomState::new(),
+            shards: Sharded::new(shard),
             inboxes,
             ids,
             wanted: AtomicUsize::new(0),
@@ -127,9 +127,8 @@ impl Memory {
 
     /// The shard of a channel, and the channel's hash.
     fn shard(&self, channel: &Channel) -> (MutexGuard<'_, Shard>, u64) {
-        let hash = self.hasher.hash_one(channel);
-        let shard = &self.shards[hash as usize % SHARDS];
-        (shard.lock().unwrap_or_else(PoisonError::into_inner), hash)
+        let hash = self.shards.hash(channel);
+        (self.shards.lock_hashed(hash), hash)
     }
 
     /// Runs `work` on a channel's entry, which is created if it is missing and removed if it ends up empty.
@@ -155,7 +154,7 @@ impl Memory {
             let why = "the gateway keeps as many channels without subscribers as it may";
             return Err(ReplyError::LIMIT_EXCEEDED.because(why));
         }
-        let lives = if entry.stream.is_some() { 0 } else { forgotten[place(forgotten, hash)].into() };
+        let lives = if entry.stream.is_some() { 0 } else { forgotten[counter(forgotten, hash)].into() };
         let result = work(entry, lives);
         if entry.interest == 0
             && let Some(stream) = &entry.stream
@@ -219,8 +218,8 @@ impl Memory {
     /// The epoch of a channel without a stream, after this many of its streams were forgotten: the same for
     /// every reader.
     fn untouched(&self, channel: &Channel, lives: u64) -> Arc<str> {
-        // An odd factor maps all values of `lives` to different numbers.
-        let lives = lives.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The factor is odd: all values of `lives` give different numbers.
+        let lives = lives.wrapping_mul(STEP);
         let number = self.epoch_seed.wrapping_add(FxBuildHasher.hash_one(channel)).wrapping_add(lives);
         format!("{:016x}", mix(number)).into()
     }
@@ -229,9 +228,9 @@ impl Memory {
         // A channel that does not fit has no subscribers to notify either.
         let _ = self.with(channel, false, |entry, _| {
             if keep && came {
-                entry.presence.enter(member);
+                entry.presence.add(member);
             } else if keep {
-                entry.presence.leave(member);
+                entry.presence.remove(member);
             }
             if announce {
                 let member = member.clone();
@@ -244,13 +243,13 @@ impl Memory {
 }
 
 /// Index of the counter of forgotten streams for a channel.
-fn place(forgotten: &[u32], hash: u64) -> usize {
-    (hash as usize / SHARDS) % forgotten.len()
+fn counter(forgotten: &[u32], hash: u64) -> usize {
+    hash as usize % forgotten.len()
 }
 
 /// Counts a forgotten stream: positions in it are not valid in any later stream.
 fn forget(forgotten: &mut [u32], hash: u64) {
-    let lives = &mut forgotten[place(forgotten, hash)];
+    let lives = &mut forgotten[counter(forgotten, hash)];
     *lives = lives.wrapping_add(1);
 }
 
@@ -258,7 +257,7 @@ impl Entry {
     fn standing(&self) -> Standing {
         if self.interest != 0 {
             Standing::Wanted
-        } else if self.stream.is_some() || !self.presence.is_empty() || self.once.is_some() {
+        } else if self.stream.is_some() || !self.presence.is_empty() || self.remembered.is_some() {
             Standing::Idle
         } else {
             Standing::Absent
@@ -276,7 +275,7 @@ impl Entry {
         at: Duration,
     ) -> &mut Stream {
         let stream = self.stream.get_or_insert_with(|| Stream {
-            top: Top { offset: 0, epoch: memory.untouched(channel, lives) },
+            top: Position { offset: 0, epoch: memory.untouched(channel, lives) },
             kept: VecDeque::new(),
             expires: at + retention.ttl,
             version: None,
@@ -311,14 +310,8 @@ fn kept_bytes(publication: &Publication) -> usize {
 }
 
 impl Memory {
-    fn read(
-        &self,
-        channel: &Channel,
-        query: &HistoryQuery,
-        most: Most,
-        retention: Retention,
-        at: Duration,
-    ) -> Result<Page, ReplyError> {
+    fn read(&self, request: HistoryRequest<'_>, at: Duration) -> Result<Page, ReplyError> {
+        let HistoryRequest { channel, query, most, retention } = request;
         let (mut shard, hash) = self.shard(channel);
         let Shard { entries, forgotten } = &mut *shard;
         let stream = entries.get_mut(channel).and_then(|entry| entry.stream.as_mut());
@@ -328,8 +321,8 @@ impl Memory {
                 (Some(&stream.kept), stream.top.clone())
             }
             None => {
-                let lives = forgotten[place(forgotten, hash)].into();
-                (None, Top { offset: 0, epoch: self.untouched(channel, lives) })
+                let lives = forgotten[counter(forgotten, hash)].into();
+                (None, Position { offset: 0, epoch: self.untouched(channel, lives) })
             }
         };
         if let Some(since) = &query.since
@@ -358,17 +351,11 @@ impl Memory {
         Ok(Page { publications, top })
     }
 
-    fn missed(
-        &self,
-        channel: &Channel,
-        since: Option<&Position>,
-        most: Most,
-        retention: Retention,
-        at: Duration,
-    ) -> Recovery {
+    fn missed(&self, request: RecoverRequest<'_>, at: Duration) -> Recovery {
+        let RecoverRequest { channel, since, most, retention } = request;
         let (mut shard, hash) = self.shard(channel);
         let Shard { entries, forgotten } = &mut *shard;
-        let lives = forgotten[place(forgotten, hash)].into();
+        let lives = forgotten[counter(forgotten, hash)].into();
         // Only a subscriber creates a stream here. It stays while the subscriber does, or while publications
         // are kept.
         let stream = match entries.get_mut(channel) {
@@ -376,7 +363,7 @@ impl Memory {
                 entry.stream(self, channel, lives, retention, at)
             }
             _ => {
-                let top = Top { offset: 0, epoch: self.untouched(channel, lives) };
+                let top = Position { offset: 0, epoch: self.untouched(channel, lives) };
                 let missed = since.filter(|since| {
                     since.offset == 0 && (since.epoch.is_empty() || *since.epoch == *top.epoch)
                 });
@@ -423,31 +410,15 @@ impl Backplane for Memory {
         Outcome::Ready(self.put(new, at))
     }
 
-    fn history(
-        &self,
-        channel: &Channel,
-        query: &HistoryQuery,
-        most: Most,
-        retention: Retention,
-        _: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Page> {
-        Outcome::Ready(self.read(channel, query, most, retention, at))
+    fn history(&self, request: HistoryRequest<'_>, _: ReplyTo, at: Duration) -> Outcome<Page> {
+        Outcome::Ready(self.read(request, at))
     }
 
-    fn recover(
-        &self,
-        channel: &Channel,
-        since: Option<&Position>,
-        most: Most,
-        retention: Retention,
-        _: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Recovery> {
-        Outcome::Ready(Ok(self.missed(channel, since, most, retention, at)))
+    fn recover(&self, request: RecoverRequest<'_>, _: ReplyTo, at: Duration) -> Outcome<Recovery> {
+        Outcome::Ready(Ok(self.missed(request, at)))
     }
 
-    fn top(&self, channel: &Channel) -> Option<Top> {
+    fn top(&self, channel: &Channel) -> Option<Position> {
         self.shard(channel).0.entries.get(channel)?.stream.as_ref().map(|stream| stream.top.clone())
     }
 
@@ -489,8 +460,7 @@ impl Backplane for Memory {
     }
 
     fn sweep(&self, at: Duration) {
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        for mut shard in self.shards.iter() {
             let Shard { entries, forgotten } = &mut *shard;
             entries.retain(|channel, entry| {
                 let before = entry.standing();
@@ -500,7 +470,7 @@ impl Backplane for Memory {
                     if stream.expires <= at && entry.interest == 0 {
                         self.forgotten(stream.bytes());
                         entry.stream = None;
-                        forget(forgotten, self.hasher.hash_one(channel));
+                        forget(forgotten, self.shards.hash(channel));
                     }
                 }
                 self.forget_keys(entry, at);

@@ -1,13 +1,21 @@
-//! `Address` calls the HTTP API of a running gateway.
+//! [`Address`] finds the HTTP API of a running gateway, and [`Api`] calls it.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
-use super::Failure;
-use crate::config::API_KEY_VARIABLE;
+use super::{CONFIG_FILE, Failure};
+use crate::config::{API_KEY_VARIABLE, Config};
+use crate::demo;
 use crate::egress::{Client, Error, Reach, Request, Url};
+use crate::plugin_tools::tree;
+
+/// Where the admin listener is if nothing says so.
+const DEFAULT: &str = "http://127.0.0.1:8001";
 
 /// Time for one call, including the connection.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -15,33 +23,97 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Where the gateway is, and how to be let in.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Address {
-    /// The admin listener of the gateway, `admin.address` in its configuration
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8001")]
-    address: String,
+    /// The configuration file of the gateway, for the address and the key of its API [default: gateway.toml in
+    /// the current folder, or that of the demo, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
-    /// The environment variable that holds the key of the API
+    /// The admin listener of the gateway [default: `admin.address` in the configuration file, or
+    /// http://127.0.0.1:8001]
+    #[arg(long, value_name = "URL")]
+    address: Option<String>,
+
+    /// The environment variable that holds the key of the API; it wins over `admin.api_key` in the file
     #[arg(long, value_name = "VARIABLE", default_value = API_KEY_VARIABLE)]
     key_env: String,
 }
 
+/// A gateway whose address and key are known.
+#[derive(Clone)]
+pub(super) struct Api {
+    address: String,
+    key: String,
+}
+
 impl Address {
-    /// Calls a method and returns its result. Every error says what to try.
-    pub(super) fn call(&self, method: &str, body: &Value) -> Result<Value, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.context("failed to start a runtime").map_err(Failure::Unexpected)?;
-        runtime.block_on(self.send(method, body)).map_err(Failure::Runtime)
+    /// The address of the gateway with this configuration file.
+    pub(super) fn of(config: PathBuf) -> Self {
+        Self { config: Some(config), address: None, key_env: API_KEY_VARIABLE.to_owned() }
     }
 
-    async fn send(&self, method: &str, body: &Value) -> anyhow::Result<Value> {
-        let key = std::env::var(&self.key_env).unwrap_or_default();
-        ensure!(
-            !key.is_empty(),
-            "the API asks for a key: put the gateway's `admin.api_key` into the environment variable {}, or name another one \
-             with --key-env",
-            self.key_env
-        );
+    /// Calls a method and returns its result. Every error says what to try.
+    pub(super) fn call(&self, method: &str, body: &Value) -> Result<Value, Failure> {
+        let api = self.resolve()?;
+        let runtime = runtime().map_err(Failure::Unexpected)?;
+        runtime.block_on(api.send(method, body)).map_err(Failure::Runtime)
+    }
+
+    /// Finds out the address and the key.
+    pub(super) fn resolve(&self) -> Result<Api, Failure> {
+        let file = match &self.config {
+            Some(file) => Some(file.clone()),
+            None if self.address.is_none() => default_file(),
+            None => None,
+        };
+        let admin = match &file {
+            Some(file) => Some(Config::load(file).map_err(Failure::Configuration)?.admin),
+            None => None,
+        };
+        let (listener, in_file) = admin.map_or((None, None), |admin| (admin.address, admin.api_key));
+        let key = std::env::var(&self.key_env).ok().filter(|key| !key.is_empty());
+        let key = key.or_else(|| in_file.map(|key| key.expose().to_owned())).with_context(|| {
+            let file = file.as_ref().map_or("gateway.toml".into(), |file| file.display().to_string());
+            format!(
+                "the API asks for a key: name the configuration file of the gateway with --config, with `admin.api_key` in it \
+                 (looked at: {file}), or put the key into the environment variable {}",
+                self.key_env
+            )
+        });
+        let listener = listener.map(|mut listener| {
+            // What listens on every address is reached on this machine.
+            match listener.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => listener.set_ip(Ipv4Addr::LOCALHOST.into()),
+                IpAddr::V6(ip) if ip.is_unspecified() => listener.set_ip(Ipv6Addr::LOCALHOST.into()),
+                _ => {}
+            }
+            format!("http://{listener}")
+        });
+        let address = self.address.clone().or(listener).unwrap_or_else(|| DEFAULT.to_owned());
+        Ok(Api { address, key: key.map_err(Failure::Runtime)? })
+    }
+}
+
+/// The configuration file next to which a command runs, or that of the demo.
+fn default_file() -> Option<PathBuf> {
+    let demo = tree::find(None).ok().flatten().map(|root| root.join(demo::CONFIG_IN_TREE));
+    let all = [Some(PathBuf::from(CONFIG_FILE)), demo, Some(PathBuf::from(demo::CONFIG_OUTSIDE))];
+    all.into_iter().flatten().find(|file| file.is_file())
+}
+
+/// A runtime for the requests of a command.
+pub(super) fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start a runtime")
+}
+
+impl Api {
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Calls a method and returns its result. Every error says what to try.
+    pub(super) async fn send(&self, method: &str, body: &Value) -> anyhow::Result<Value> {
         let url = format!("{}/api/{method}", self.address.trim_end_matches('/'));
         let url = Url::parse(&url).ok().with_context(|| {
             format!(
@@ -49,10 +121,9 @@ impl Address {
                 self.address
             )
         })?;
-        let headers = [("content-type", "application/json"), ("x-api-key", &*key)];
+        let headers = [("content-type", "application/json"), ("x-api-key", &*self.key)];
         let request = Request::new("POST", &url, headers, body.to_string().into());
-        let request =
-            request.with_context(|| format!("{} does not hold a key that can be sent", self.key_env))?;
+        let request = request.context("the key of the API holds characters that cannot be sent")?;
         // The admin listener is on this machine or in a private network.
         let answer = Client::new().send(request, Reach::Anywhere, TIMEOUT, ANSWER_BYTES_MAX).await;
         let answer = answer.map_err(|error| {

@@ -15,11 +15,14 @@ use crate::watch;
 
 /// Check the configuration and every plugin, without serving
 ///
-/// Prints every mistake of the configuration, or else one line for each plugin: it is compiled, instantiated
-/// and given its settings as it would be at a start. Exit code 3 for the configuration, 4 for a plugin.
+/// Run it before you start a gateway with a new configuration or new plugins. It prints every error in the
+/// configuration. If there is none, it compiles and instantiates each plugin, gives it its settings as at a
+/// start, and prints one line for it. The exit code is 3 for an error in the configuration, and 4 for a
+/// refused plugin.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:\n  gateway check --config gateway.toml")]
 pub(super) struct Arguments {
-    /// The configuration file; without one the defaults are checked
+    /// The configuration file; without it the command checks the defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -84,9 +87,9 @@ fn line(file: &str, result: &Result<Checked, LoadError>) -> String {
         Ok(Checked { name, about, grants, digest }) => {
             let version = about.version.as_deref().unwrap_or("of unknown version");
             let hooks: Vec<_> = about.hooks.names().collect();
-            let (asks, grants) = (or_nothing(&about.asks), or_nothing(grants));
+            let (requested, grants) = (or_nothing(&about.requested), or_nothing(grants));
             format!(
-                "ok       {file}: {name} {version}, {}, asks for {asks}, is granted {grants}, sha256 {}",
+                "ok       {file}: {name} {version}, {}, asks for {requested}, is granted {grants}, sha256 {}",
                 hooks.join(" "),
                 digest.short()
             )

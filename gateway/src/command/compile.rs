@@ -6,13 +6,13 @@ use crate::wasm;
 /// Compile a plugin for the gateway that started this process
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// How much address space instances take
+    /// How much address space instances may reserve
     #[arg(value_parser = ["ample", "scarce"])]
     space: String,
-    /// Whether instructions are counted
+    /// Whether the code counts instructions
     #[arg(value_parser = ["plain", "metered"])]
     counting: String,
-    /// Most memory, in bytes
+    /// Maximum memory in bytes
     bytes: u64,
 }
 

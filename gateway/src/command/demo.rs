@@ -11,21 +11,22 @@ use crate::telemetry;
 
 /// Build the shipped plugins and serve a chat page to try things on
 ///
-/// Builds the plugins of the source tree for WebAssembly, puts them into a folder of their own, and serves a
-/// chat page that shows which plugins are live. What to do next is printed. The page hands a token to whoever
-/// asks for one, so the demo listens on loopback addresses only. It ends with Ctrl-C, SIGTERM, or its
-/// terminal.
+/// Use it to see the gateway at work, and to try your own plugin in it. It builds the plugins of the source
+/// tree for WebAssembly, puts them into a separate folder, serves a chat page that shows which plugins are
+/// live, and prints what to try next. The page gives a token to everybody, so the demo listens on loopback
+/// addresses only. It ends on Ctrl-C, on SIGTERM, or when its terminal closes.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:\n  gateway demo --listen 127.0.0.1:9000")]
 pub(super) struct Arguments {
-    /// Where the page and its clients are served
+    /// The address for the page and its clients
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
 
-    /// Where health, metrics and the HTTP API are served
+    /// The address for health, metrics and the HTTP API
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8001")]
     admin: SocketAddr,
 
-    /// The source tree; found from where the program runs if not given
+    /// The source tree [default: found from the current folder or the program's own]
     #[arg(long, value_name = "DIR")]
     source: Option<PathBuf>,
 
@@ -45,6 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let signals = listen(std::io::stdin().is_terminal())?;
     let demo = Demo::prepare(&options).map_err(Failure::Runtime)?;
     let config = demo.config().map_err(Failure::Configuration)?;
+    demo.write_config().map_err(Failure::Runtime)?;
     start_logging(&config)?;
     let next = demo.what_next();
     let site = demo.site();

@@ -11,9 +11,10 @@ use crate::clock::Clock;
 
 /// Show the plugins of a running gateway
 ///
-/// The chain in its order: the state of each plugin, its version and digest, since when it is live, how often
-/// it was called, what it rejected and how often it failed; and why a file in the folder does not run. Asks
-/// the HTTP API of the admin listener, with the key from the environment.
+/// Use it after a deployment, or to find out why a plugin does not run. It prints the chain in order: the
+/// state of each plugin, its version and digest, how long it has been live, and how many calls, rejections
+/// and failures it has. Below, it says why a file in the folder does not run. It calls the HTTP API of the
+/// admin listener with the key from the environment.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  GATEWAY_ADMIN_API_KEY=... gateway inspect\n  gateway inspect --address http://10.0.0.7:8001 --key-env PROD_KEY --json"
@@ -22,7 +23,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     address: Address,
 
-    /// Print the answer of the API as it is
+    /// Print the response of the API unchanged
     #[arg(long)]
     json: bool,
 }
@@ -74,7 +75,7 @@ fn table(answer: &Value, now: u64) -> String {
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
     if plugins.is_empty() {
-        text.push_str("there are no plugins: the rules of the channels decide alone\n");
+        text.push_str("no plugins: only the rules of the channels decide\n");
     }
     for plugin in plugins {
         notes(plugin, now, &mut text);
@@ -194,7 +195,7 @@ rules/: is no plugin: it is a folder with plugins in it
 
     #[test]
     fn an_empty_chain_says_what_that_means() {
-        assert!(table(&json!({"generation": 1, "plugins": []}), 0).contains("there are no plugins"));
+        assert!(table(&json!({"generation": 1, "plugins": []}), 0).contains("no plugins: only the rules"));
     }
 
     #[test]

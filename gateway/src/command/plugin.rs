@@ -1,5 +1,6 @@
 //! `gateway plugin`: the commands for plugin authors.
 
+mod add;
 mod bench;
 mod breaker;
 mod build;
@@ -16,20 +17,25 @@ use clap::Subcommand;
 use super::Failure;
 use crate::plugin::grants::Grants;
 use crate::plugin::load::LoadError;
-use crate::plugin::settings::Settings;
+use crate::plugin::settings;
+use crate::plugin_tools::folder::{Placed, Settings};
 use crate::testing::PluginRunner;
 
-/// Begin, build, check and try plugins, and take one back
+/// Create, build, check and test plugins, add shipped ones, and roll one back
 ///
 /// From an idea to a live rule:
 ///
-///   gateway plugin new shout                            a crate that builds and tests
-///   cd shout && cargo test                              the hooks alone
-///   gateway plugin build                                a WebAssembly file
-///   gateway plugin check FILE --settings shout.toml     what it is, and whether the gateway takes it
+///   gateway plugin new shout                            create a crate that builds and passes its tests
+///   cd shout && cargo test                              test the hooks alone
+///   gateway plugin build                                compile it to a WebAssembly file
+///   gateway plugin check FILE --settings shout.toml     describe it, and see whether the gateway accepts it
 ///   gateway plugin run FILE --settings shout.toml --events events.jsonl
+///                                                       test it in the production engine
 ///   gateway plugin bench FILE --settings shout.toml --events events.jsonl
-///   gateway plugin build --into path/to/plugins         live
+///                                                       measure its cost
+///   gateway plugin build --into path/to/plugins         make it live
+///
+/// A plugin that comes with the gateway needs none of it: `gateway plugin add router`.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
@@ -40,6 +46,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     New(new::Arguments),
+    Add(add::Arguments),
     Build(build::Arguments),
     Check(check::Arguments),
     Run(run::Arguments),
@@ -51,6 +58,7 @@ enum Command {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
         Command::New(arguments) => new::run(arguments),
+        Command::Add(arguments) => add::run(arguments),
         Command::Build(arguments) => build::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Run(arguments) => run::run(arguments),
@@ -58,6 +66,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Rollback(arguments) => rollback::run(arguments),
         Command::Breaker(arguments) => breaker::run(arguments),
     }
+}
+
+/// What happened to the files of a plugin, for people.
+fn lines(placed: &Placed) -> String {
+    let settings = match &placed.settings {
+        Some(Settings::Written(file)) => format!("  its settings are {}\n", file.display()),
+        Some(Settings::Kept(file)) => format!("  its settings stay as they are in {}\n", file.display()),
+        None => String::new(),
+    };
+    format!("{settings}  dropped as {}\n", placed.wasm.display())
 }
 
 /// The contents of a plugin file and of its settings file.
@@ -92,7 +110,7 @@ impl Files {
 /// A hint for a plugin that sends requests but has no granted origins: every request would be refused.
 fn lacks_origins(runner: &PluginRunner, settings: &[u8]) -> Option<&'static str> {
     let asks = runner.imports().iter().any(|import| import.interface.starts_with("gateway:plugin/http@"));
-    let Grants { http, http_private, .. } = Settings::parse(settings).ok()?.grants;
+    let Grants { http, http_private, .. } = settings::Settings::parse(settings).ok()?.grants;
     let lacks = asks && http.is_empty() && http_private.is_empty();
     lacks.then_some(
         "it can ask other servers, and its settings grant no origin: every request is refused until \
@@ -128,7 +146,7 @@ fn size(bytes: usize) -> String {
 }
 
 /// Time in a readable unit.
-fn duration(time: std::time::Duration) -> String {
+pub(super) fn duration(time: std::time::Duration) -> String {
     let nanos = time.as_nanos() as f64;
     match nanos {
         0.0..1e3 => format!("{nanos:.0} ns"),

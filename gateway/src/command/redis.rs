@@ -10,7 +10,7 @@ use super::{Failure, configuration, print};
 use crate::backplane::redis::inspect::{self, Report};
 use crate::protocol::channel::Channel;
 
-/// Look into the Redis that several gateways share
+/// Show data in the Redis that several gateways share
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -22,19 +22,20 @@ enum Command {
     Inspect(Inspect),
 }
 
-/// Show what lies in Redis for a channel
+/// Show the data of a channel in Redis
 ///
-/// Where its stream stands and which server began it, what is kept, how many gateways listen, and every key
-/// with its type, its time to live and its memory. Asks the Redis of the configuration file with the user and
-/// password of the gateway, and only reads. On a server with many keys it takes a moment: all names are
-/// looked through, at most a million.
+/// Use it to find out why a channel does not recover or deliver. It prints the position of the stream and the
+/// server that began it, the kept publications, the number of gateways that listen, and every key with its
+/// type, time to live and memory. It connects to the Redis of the configuration file with the user and
+/// password of the gateway, and only reads. On a server with many keys it takes a moment, because it scans
+/// all names, at most a million.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Reading the answer:
+Reading the output:
   begun by another server   after a failover or a restart: the next command begins a new epoch, and
                             clients learn that they could not recover
   0 gateways listen         nobody is subscribed, or the gateways use another server or `prefix`
-  differs from this file    the larger rule counts at all gateways until the last that has it is gone
+  differs from this file    all gateways apply the larger rule until the last gateway with it is gone
   no stream                 nothing was published lately, or the namespace has `history_size = 0`
 
 Examples:
@@ -45,7 +46,7 @@ struct Inspect {
     #[arg(value_name = "CHANNEL", value_parser = channel)]
     channel: Channel,
 
-    /// The configuration file of a gateway, for its `[redis]`
+    /// The configuration file of a gateway; the command reads its `[redis]`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -152,7 +153,7 @@ fn table(report: &Report, text: &mut String) {
         let _ = writeln!(text, "and {} keys more", report.more_keys);
     }
     if report.incomplete {
-        text.push_str("the server has so many keys that not all were looked through: there may be more\n");
+        text.push_str("the server has too many keys to scan them all: there may be more\n");
     }
 }
 
@@ -253,7 +254,7 @@ and 4 keys more
     fn nothing_is_told_with_what_it_means() {
         let shown = text(&Report { incomplete: true, ..report() });
         assert!(
-            shown.contains("no stream") && shown.contains("0 gateways") && shown.contains("not all"),
+            shown.contains("no stream") && shown.contains("0 gateways") && shown.contains("too many keys"),
             "{shown}"
         );
     }

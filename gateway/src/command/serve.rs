@@ -11,28 +11,30 @@ use crate::gateway::{Gateway, MakeSite, PluginsMissing};
 use crate::supervisor::PartEnded;
 use crate::telemetry;
 
-const EXIT_CODES: &str = "\
+const AFTER_LONG_HELP: &str = "\
+Example:
+  gateway serve --config gateway.toml
+
 Exit codes:
   0    drained after a signal
-  3    the configuration is wrong
-  5    it could not start, or a second signal cut its clients off
-  7    a part of it has failed while it served: it drained and is to be started again
+  3    error in the configuration
+  5    it could not start, or a second signal closed its clients at once
+  7    a part of it failed while it served: it drained and must be started again
   130  Ctrl-C before there was anything to drain
   143  SIGTERM before there was anything to drain";
 
 /// Serve clients until SIGTERM or Ctrl-C
 ///
-/// On a signal the gateway stops accepting, asks its clients to go elsewhere at the pace of
-/// `drain.closes_per_second`, and ends after `drain.deadline` at the latest. A second signal ends it at once.
-/// SIGHUP says that the configuration is not read again while the gateway runs; SIGUSR1 and SIGUSR2 do
-/// nothing; SIGQUIT leaves a core.
+/// Run it under a service manager that starts it again after a failure. On SIGTERM or Ctrl-C the gateway
+/// stops accepting, asks its clients to reconnect elsewhere at the rate of `drain.closes_per_second`, and
+/// ends after `drain.deadline` at the latest. A second signal ends it at once. On SIGHUP it only logs that it
+/// does not read the configuration again; it ignores SIGUSR1 and SIGUSR2; SIGQUIT writes a core dump.
 ///
-/// When a part of the gateway fails that the others depend on, it drains in the same way and ends: it is to
-/// be started again.
+/// If an essential part of the gateway fails, the gateway drains in the same way and ends.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = EXIT_CODES)]
+#[command(after_long_help = AFTER_LONG_HELP)]
 pub(super) struct Arguments {
-    /// The configuration file; without one everything has its default
+    /// The configuration file; without it every key has its default
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

@@ -65,18 +65,18 @@ impl Signals {
                     // Ends the process as if the signal were not handled.
                     Meaning::Stop if !is_serving.load(Relaxed) => end(128 + number),
                     Meaning::Stop if asked.send_replace(true) => {
-                        tracing::warn!(signal = name, "asked to stop again: clients are cut off");
+                        tracing::warn!(signal = name, "second stop signal; closing all connections at once");
                         end(CUT_OFF);
                     }
                     Meaning::Stop => {
-                        tracing::info!(signal = name, "asked to stop; a second signal stops at once");
+                        tracing::info!(signal = name, "stop signal received; a second one stops at once");
                     }
                     Meaning::Reload => tracing::warn!(
                         signal = name,
-                        "the configuration is not read again while the gateway runs: restart it to apply changes"
+                        "configuration not reloaded; restart the gateway to apply changes"
                     ),
                     Meaning::Nothing => {
-                        tracing::info!(signal = name, "this signal means nothing here: ignored")
+                        tracing::info!(signal = name, "signal ignored")
                     }
                 }
             }

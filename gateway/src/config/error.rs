@@ -33,9 +33,9 @@ impl fmt::Display for ConfigError {
 pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
-    pub(super) fn new(mut mistakes: Vec<ConfigError>) -> Self {
-        mistakes.sort_by_key(|mistake| mistake.position.unwrap_or((usize::MAX, 0)));
-        Self(mistakes)
+    pub(super) fn new(mut errors: Vec<ConfigError>) -> Self {
+        errors.sort_by_key(|error| error.position.unwrap_or((usize::MAX, 0)));
+        Self(errors)
     }
 
     /// At least one.
@@ -46,8 +46,8 @@ impl ConfigErrors {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, mistake) in self.0.iter().enumerate() {
-            write!(f, "{}{mistake}", if i == 0 { "" } else { "\n" })?;
+        for (i, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if i == 0 { "" } else { "\n" })?;
         }
         Ok(())
     }

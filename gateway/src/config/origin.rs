@@ -14,12 +14,12 @@ const LIST: &str = r#"a list of at most 256 origins such as ["https://app.exampl
 
 /// Reads the list of `handshake.origins`.
 pub(super) fn list(value: &Spanned<DeValue<'_>>) -> Result<Origins, Vec<Invalid>> {
-    let wrong = |span, found, accepted: &str| Invalid { span, found, accepted: accepted.to_owned() };
+    let invalid = |span, found, accepted: &str| Invalid { span, found, accepted: accepted.to_owned() };
     let Some(list) = value.get_ref().as_array() else {
-        return Err(vec![wrong(None, found(value.get_ref()), LIST)]);
+        return Err(vec![invalid(None, found(value.get_ref()), LIST)]);
     };
     if list.len() > ORIGINS_MAX {
-        return Err(vec![wrong(None, format!("{} origins", list.len()), LIST)]);
+        return Err(vec![invalid(None, format!("{} origins", list.len()), LIST)]);
     }
     if let [only] = list.get(..).unwrap_or_default()
         && only.get_ref().as_str() == Some("*")
@@ -27,7 +27,7 @@ pub(super) fn list(value: &Spanned<DeValue<'_>>) -> Result<Origins, Vec<Invalid>
         return Ok(Origins::Any);
     }
     let entry = |entry: &Spanned<DeValue<'_>>| {
-        let refuse = |accepted: &str| wrong(Some(entry.span()), found(entry.get_ref()), accepted);
+        let refuse = |accepted: &str| invalid(Some(entry.span()), found(entry.get_ref()), accepted);
         let text =
             entry.get_ref().as_str().ok_or_else(|| refuse("an origin such as \"https://app.example\""))?;
         normal(text).map_err(refuse)
@@ -42,7 +42,7 @@ pub(super) fn normal(text: &str) -> Result<Box<str>, &'static str> {
         "*" => return Err("\"*\" as the only entry of the list"),
         "null" => {
             return Err(
-                "an origin that names a page: \"null\" is sent by sandboxed frames and files of anybody",
+                "an origin that names a page: sandboxed frames and local files of any page send \"null\"",
             );
         }
         _ => {}

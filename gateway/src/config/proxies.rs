@@ -63,15 +63,15 @@ fn list<T>(
     accepted: &str,
     read: impl Fn(&str) -> Result<T, &'static str>,
 ) -> Result<Vec<T>, Vec<Invalid>> {
-    let wrong = |span, found, accepted: &str| Invalid { span, found, accepted: accepted.to_owned() };
+    let invalid = |span, found, accepted: &str| Invalid { span, found, accepted: accepted.to_owned() };
     let Some(list) = value.get_ref().as_array() else {
-        return Err(vec![wrong(None, found(value.get_ref()), accepted)]);
+        return Err(vec![invalid(None, found(value.get_ref()), accepted)]);
     };
     if list.len() > NETWORKS_MAX {
-        return Err(vec![wrong(None, format!("{} entries", list.len()), accepted)]);
+        return Err(vec![invalid(None, format!("{} entries", list.len()), accepted)]);
     }
     let entry = |entry: &Spanned<DeValue<'_>>| {
-        let refuse = |accepted: &str| wrong(Some(entry.span()), found(entry.get_ref()), accepted);
+        let refuse = |accepted: &str| invalid(Some(entry.span()), found(entry.get_ref()), accepted);
         read(entry.get_ref().as_str().ok_or_else(|| refuse(accepted))?).map_err(refuse)
     };
     all(list.iter().map(entry))

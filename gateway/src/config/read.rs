@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use gateway_plugin_grammar::nearest::nearest;
 use gateway_plugin_grammar::units;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -32,7 +33,7 @@ pub(super) struct Document<'i> {
     text: &'i str,
     user: DeTable<'i>,
     defaults: DeTable<'i>,
-    mistakes: RefCell<Vec<ConfigError>>,
+    errors: RefCell<Vec<ConfigError>>,
     read: RefCell<BTreeSet<String>>,
 }
 
@@ -54,7 +55,7 @@ impl<'i> Document<'i> {
             text,
             user: user.into_inner(),
             defaults: DeTable::parse(defaults).expect("the shipped defaults are valid TOML").into_inner(),
-            mistakes: RefCell::default(),
+            errors: RefCell::default(),
             read: RefCell::default(),
         })
     }
@@ -106,7 +107,7 @@ impl<'i> Document<'i> {
     }
 
     fn note(&self, path: &str, span: Option<Range<usize>>, message: String) {
-        self.mistakes.borrow_mut().push(ConfigError {
+        self.errors.borrow_mut().push(ConfigError {
             origin: self.origin.clone(),
             position: span.map(|span| position(self.text, span.start)),
             key: Some(path.to_owned()),
@@ -115,8 +116,8 @@ impl<'i> Document<'i> {
     }
 
     /// Adds an error that is not in the document.
-    pub(super) fn foreign(&self, mistake: ConfigError) {
-        self.mistakes.borrow_mut().push(mistake);
+    pub(super) fn external(&self, error: ConfigError) {
+        self.errors.borrow_mut().push(error);
     }
 
     /// Reports unknown tables, and ends the reading.
@@ -125,16 +126,16 @@ impl<'i> Document<'i> {
             if !self.defaults.contains_key(key) {
                 let names: Vec<&str> = self.defaults.keys().map(|name| name.get_ref().as_ref()).collect();
                 let what = if value.get_ref().is_table() { "table" } else { "key" };
-                let message = unknown(what, key.get_ref(), &names, || self.elsewhere(key.get_ref(), ""));
+                let message = unknown(what, key.get_ref(), &names, || self.in_other_table(key.get_ref(), ""));
                 self.note(&bare_or_quoted(key.get_ref()), Some(key.span()), message);
             }
         }
-        let mistakes = self.mistakes.into_inner();
-        if mistakes.is_empty() { Ok(self.read.into_inner()) } else { Err(ConfigErrors::new(mistakes)) }
+        let errors = self.errors.into_inner();
+        if errors.is_empty() { Ok(self.read.into_inner()) } else { Err(ConfigErrors::new(errors)) }
     }
 
     /// The path of the same key in another table.
-    fn elsewhere(&self, key: &str, not_in: &str) -> Option<String> {
+    fn in_other_table(&self, key: &str, not_in: &str) -> Option<String> {
         let has = |table: &DeValue<'_>| table.as_table().is_some_and(|table| table.contains_key(key));
         let mut tables =
             self.defaults.iter().filter(|(name, table)| name.get_ref() != not_in && has(table.get_ref()));
@@ -166,11 +167,16 @@ impl<'i> Section<'_, 'i> {
         if let Some(value) = self.user.and_then(|table| table.get(key)) {
             match convert(value) {
                 Ok(converted) => return converted,
-                Err(wrongs) => {
+                Err(invalids) => {
                     self.refused.borrow_mut().push(key);
-                    for wrong in wrongs {
-                        let span = wrong.span.unwrap_or_else(|| value.span());
-                        self.document.refuse(&self.path_of(key), Some(span), &wrong.found, &wrong.accepted);
+                    for invalid in invalids {
+                        let span = invalid.span.unwrap_or_else(|| value.span());
+                        self.document.refuse(
+                            &self.path_of(key),
+                            Some(span),
+                            &invalid.found,
+                            &invalid.accepted,
+                        );
                     }
                 }
             }
@@ -187,9 +193,9 @@ impl<'i> Section<'_, 'i> {
         convert: impl Fn(&DeValue<'i>) -> Option<T>,
     ) -> T {
         self.value(key, |value| {
-            let wrong =
+            let invalid =
                 || Invalid { span: None, found: found(value.get_ref()), accepted: accepted.to_string() };
-            convert(value.get_ref()).ok_or_else(|| vec![wrong()])
+            convert(value.get_ref()).ok_or_else(|| vec![invalid()])
         })
     }
 
@@ -260,8 +266,8 @@ impl<'i> Section<'_, 'i> {
         let known = self.known.borrow();
         for key in self.user.into_iter().flat_map(|table| table.keys()) {
             if !known.contains(&key.get_ref().as_ref()) {
-                let elsewhere = || self.document.elsewhere(key.get_ref(), self.like);
-                let message = unknown("key", key.get_ref(), &known, elsewhere);
+                let in_other_table = || self.document.in_other_table(key.get_ref(), self.like);
+                let message = unknown("key", key.get_ref(), &known, in_other_table);
                 self.document.note(&self.path_of(key.get_ref()), Some(key.span()), message);
             }
         }
@@ -303,32 +309,14 @@ fn bare_or_quoted(key: &str) -> String {
     }
 }
 
-fn unknown(what: &str, name: &str, known: &[&str], elsewhere: impl Fn() -> Option<String>) -> String {
-    let near = known.iter().map(|known| (distance(name, known), *known)).min();
-    match near {
-        Some((distance, near)) if distance <= 1 + name.chars().count() / 4 => {
-            format!("no such {what}; the nearest is `{near}`")
-        }
-        _ => match elsewhere() {
+fn unknown(what: &str, name: &str, known: &[&str], in_other_table: impl Fn() -> Option<String>) -> String {
+    match nearest(name, known.iter().copied()) {
+        Some(near) => format!("no such {what}; the nearest is `{near}`"),
+        None => match in_other_table() {
             Some(path) => format!("no such {what} here; there is `{path}`"),
             None => format!("no such {what}; accepted: {}", known.join(", ")),
         },
     }
-}
-
-/// Edit distance: the number of characters to insert, remove or change to turn one text into the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn position(text: &str, offset: usize) -> (usize, usize) {
@@ -340,15 +328,6 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_distance_of_two_keys_counts_edits() {
-        for (a, b, edits) in
-            [("", "abc", 3), ("abc", "abc", 0), ("origns", "origins", 1), ("kitten", "sitting", 3)]
-        {
-            assert_eq!((distance(a, b), distance(b, a)), (edits, edits), "{a} {b}");
-        }
-    }
 
     #[test]
     fn positions_count_lines_and_characters_from_one() {

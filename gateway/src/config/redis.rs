@@ -5,7 +5,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::elsewhere::elsewhere;
+use super::external::external_secret;
 use super::read::{Document, Invalid};
 use super::resolve::{GIB, MIB, MINUTE, SECOND};
 use super::topology::{authority, topology};
@@ -48,6 +48,7 @@ pub(super) fn redis(
     let reconnect_pause_max = section.duration("reconnect_pause_max", 100..=MINUTE);
     let questions_max = section.count("questions_max", 128..=1_048_576);
     let questions_bytes_max = section.size("questions_bytes_max", MIB..=16 * GIB);
+    let required_for_readiness = section.flag("required_for_readiness");
     let replicated = tables(namespaces, |namespace| namespace.min_replicas > 0);
     if topology.is_none() && !replicated.is_empty() {
         let found = format!("no Redis server together with `min_replicas` in {replicated}");
@@ -65,6 +66,7 @@ pub(super) fn redis(
         reconnect_pause_max,
         questions_max,
         questions_bytes_max,
+        required_for_readiness,
     })
 }
 
@@ -83,7 +85,7 @@ fn password(
     folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Option<Secret>, Vec<Invalid>> {
-    let Some(password) = elsewhere(value, folder, environment, "a password", PASSWORD)? else {
+    let Some(password) = external_secret(value, folder, environment, "a password", PASSWORD)? else {
         return Ok(None);
     };
     if !(1..=512).contains(&password.len()) {
@@ -116,6 +118,7 @@ mod tests {
             reconnect_pause_max = '52s'
             questions_max = 1053
             questions_bytes_max = '54MiB'
+            required_for_readiness = false
         ";
         let environment = |name: &str| (name == "REDIS_PASSWORD").then(|| "of-redis\n".to_owned());
         let config = resolve(text, "test", Path::new(""), &environment).unwrap().0;
@@ -135,6 +138,7 @@ mod tests {
             reconnect_pause_max: Duration::from_secs(52),
             questions_max: 1053,
             questions_bytes_max: 54 << 20,
+            required_for_readiness: false,
         };
         assert_eq!(config.redis, Some(expected));
     }

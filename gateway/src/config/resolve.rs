@@ -87,12 +87,12 @@ fn admin(document: &Document<'_>, listen: &Listen, environment: &dyn Fn(&str) ->
         // A mistyped key is still a secret: the message must not repeat it.
         let found =
             || value.get_ref().as_str().map_or_else(|| "something that is no text".to_owned(), secret_found);
-        let wrong = || vec![Invalid { span: None, found: found(), accepted: API_KEY.to_owned() }];
-        value.get_ref().as_str().and_then(api_key).ok_or_else(wrong)
+        let invalid = || vec![Invalid { span: None, found: found(), accepted: API_KEY.to_owned() }];
+        value.get_ref().as_str().and_then(api_key).ok_or_else(invalid)
     });
     let from_environment = environment(API_KEY_VARIABLE).map(|text| {
         api_key(&text).flatten().or_else(|| {
-            document.foreign(ConfigError {
+            document.external(ConfigError {
                 origin: API_KEY_VARIABLE.to_owned(),
                 position: None,
                 key: Some("admin.api_key".to_owned()),
@@ -154,17 +154,17 @@ fn handshake(document: &Document<'_>) -> Handshake {
         headers_kept: section.value("headers_kept", |value| {
             let accepted =
                 format!("a list of at most {HEADERS_KEPT_MAX} names of headers such as [\"user-agent\"]");
-            let wrong = |span, found| Invalid { span, found, accepted: accepted.clone() };
+            let invalid = |span, found| Invalid { span, found, accepted: accepted.clone() };
             let Some(list) = value.get_ref().as_array() else {
-                return Err(vec![wrong(None, found(value.get_ref()))]);
+                return Err(vec![invalid(None, found(value.get_ref()))]);
             };
             if list.len() > HEADERS_KEPT_MAX {
-                return Err(vec![wrong(None, format!("{} names", list.len()))]);
+                return Err(vec![invalid(None, format!("{} names", list.len()))]);
             }
             let name = |entry: &toml::Spanned<toml::de::DeValue<'_>>| {
                 let name = entry.get_ref().as_str().filter(|name| is_header_name(name));
-                let wrong = || wrong(Some(entry.span()), found(entry.get_ref()));
-                name.map(|name| name.to_ascii_lowercase().into_boxed_str()).ok_or_else(wrong)
+                let invalid = || invalid(Some(entry.span()), found(entry.get_ref()));
+                name.map(|name| name.to_ascii_lowercase().into_boxed_str()).ok_or_else(invalid)
             };
             all(list.iter().map(name))
         }),
@@ -179,14 +179,14 @@ fn is_header_name(name: &str) -> bool {
 
 /// All values, or all errors.
 pub(super) fn all<T>(results: impl Iterator<Item = Result<T, Invalid>>) -> Result<Vec<T>, Vec<Invalid>> {
-    let (mut values, mut wrongs) = (Vec::new(), Vec::new());
+    let (mut values, mut invalids) = (Vec::new(), Vec::new());
     for result in results {
         match result {
             Ok(value) => values.push(value),
-            Err(wrong) => wrongs.push(wrong),
+            Err(invalid) => invalids.push(invalid),
         }
     }
-    if wrongs.is_empty() { Ok(values) } else { Err(wrongs) }
+    if invalids.is_empty() { Ok(values) } else { Err(invalids) }
 }
 
 fn limits(document: &Document<'_>) -> Limits {
@@ -330,7 +330,7 @@ fn namespace(section: Section<'_, '_>) -> Namespace {
     if namespace.allow_presence != Access::Nobody && !namespace.presence {
         section.conflict(
             &["allow_presence", "presence"],
-            "a permission to ask what is not known",
+            "a permission without presence",
             "\"nobody\", or `presence = true`",
         );
     }
@@ -410,21 +410,21 @@ fn plugins(document: &Document<'_>) -> Plugins {
 
 /// Reads the list of `plugins.required`.
 fn required_plugins(value: &Spanned<DeValue<'_>>) -> Result<Arc<[Box<str>]>, Vec<Invalid>> {
-    let wrong = |span, found| {
+    let invalid = |span, found| {
         let accepted = format!(
             "a list of at most {REQUIRED_MAX} names of plugins such as [\"auth-jwt\"], without the number and `.wasm`"
         );
         Invalid { span, found, accepted }
     };
     let Some(list) = value.get_ref().as_array() else {
-        return Err(vec![wrong(None, found(value.get_ref()))]);
+        return Err(vec![invalid(None, found(value.get_ref()))]);
     };
     if list.len() > REQUIRED_MAX {
-        return Err(vec![wrong(None, format!("{} names", list.len()))]);
+        return Err(vec![invalid(None, format!("{} names", list.len()))]);
     }
     let name = |entry: &Spanned<DeValue<'_>>| {
         let name = entry.get_ref().as_str().filter(|name| plugin_name(name) == Ok(*name));
-        name.map(Box::from).ok_or_else(|| wrong(Some(entry.span()), found(entry.get_ref())))
+        name.map(Box::from).ok_or_else(|| invalid(Some(entry.span()), found(entry.get_ref())))
     };
     all(list.iter().map(name)).map(Into::into)
 }
@@ -443,10 +443,11 @@ fn explain(document: &Document<'_>) -> Explain {
 
 fn drain(document: &Document<'_>) -> Drain {
     let section = document.section("drain");
+    let delay = section.duration("delay", 0..=10 * MINUTE);
     let deadline: Duration = section.duration("deadline", SECOND..=10 * MINUTE);
     let closes_per_second = section.number("closes_per_second", 1..=1_000_000);
     section.finish();
-    Drain { deadline, closes_per_second: u32::try_from(closes_per_second).unwrap_or(u32::MAX) }
+    Drain { delay, deadline, closes_per_second: u32::try_from(closes_per_second).unwrap_or(u32::MAX) }
 }
 
 fn log(document: &Document<'_>) -> Log {

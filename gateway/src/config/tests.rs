@@ -137,6 +137,7 @@ fn every_key_reaches_its_own_field() {
         kept = 35
         reply = true
         [drain]
+        delay = '31s'
         deadline = "32s"
         closes_per_second = 33
         [log]
@@ -246,7 +247,11 @@ fn every_key_reaches_its_own_field() {
             },
         )]),
         explain: Explain { sample: 34, kept: 35, reply: true },
-        drain: Drain { deadline: Duration::from_secs(32), closes_per_second: 33 },
+        drain: Drain {
+            delay: Duration::from_secs(31),
+            deadline: Duration::from_secs(32),
+            closes_per_second: 33,
+        },
         log: Log { format: LogFormat::Json, filter: "warn,gateway=debug".to_owned() },
     };
     assert_eq!(Config::parse(text, "a.toml"), Ok(expected));
@@ -256,7 +261,7 @@ fn every_key_reaches_its_own_field() {
 #[test]
 fn invalid_files_are_refused_with_the_messages_beside_them() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/golden");
-    let mut mistakes = 0;
+    let mut count = 0;
     for entry in fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
@@ -264,10 +269,10 @@ fn invalid_files_are_refused_with_the_messages_beside_them() {
             let errors = Config::parse(&fs::read_to_string(&path).unwrap(), name).expect_err(name);
             let expected = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
             assert_eq!(format!("{errors}\n"), expected, "{name}");
-            mistakes += errors.errors().len();
+            count += errors.errors().len();
         }
     }
-    assert!(mistakes >= 60, "only {mistakes} mistakes were looked at");
+    assert!(count >= 60, "only {count} errors were looked at");
 }
 
 #[test]

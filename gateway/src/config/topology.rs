@@ -31,10 +31,11 @@ pub(super) fn topology(
     password: Option<Secret>,
 ) -> Option<RedisTopology> {
     let server = section.value("url", |value| {
-        let wrong = || vec![Invalid { span: None, found: shown(value.get_ref()), accepted: URL.to_owned() }];
-        match value.get_ref().as_str().ok_or_else(wrong)? {
+        let invalid =
+            || vec![Invalid { span: None, found: shown(value.get_ref()), accepted: URL.to_owned() }];
+        match value.get_ref().as_str().ok_or_else(invalid)? {
             "" => Ok(None),
-            text => url(text, SERVER_PORT).map(Some).ok_or_else(wrong),
+            text => url(text, SERVER_PORT).map(Some).ok_or_else(invalid),
         }
     });
     let list = section.value("urls", |value| {
@@ -47,14 +48,14 @@ pub(super) fn topology(
     });
     let cluster = section.value("cluster", |value| {
         let list = servers(value, SERVERS_MAX, SERVER_PORT, CLUSTER)?;
-        let wrong = |found: &str| {
+        let invalid = |found: &str| {
             Err(vec![Invalid { span: None, found: found.to_owned(), accepted: CLUSTER.to_owned() }])
         };
         if list.iter().any(|one| one.database != 0) {
-            return wrong("a database, which a Cluster does not have");
+            return invalid("a database, which a Cluster does not have");
         }
         if list.iter().any(|one| one.tls != list[0].tls) {
-            return wrong("servers with TLS and servers without");
+            return invalid("servers with TLS and servers without");
         }
         Ok(list)
     });
@@ -106,15 +107,15 @@ pub(super) fn topology(
 /// Reads the file with the certificate authorities for TLS.
 pub(super) fn authority(section: &Section<'_, '_>, folder: &Path) -> Option<Box<[u8]>> {
     section.value("tls_ca_file", |value| {
-        let wrong = |found| vec![Invalid { span: None, found, accepted: AUTHORITY.to_owned() }];
-        let path = value.get_ref().as_str().ok_or_else(|| wrong(found(value.get_ref())))?;
+        let invalid = |found| vec![Invalid { span: None, found, accepted: AUTHORITY.to_owned() }];
+        let path = value.get_ref().as_str().ok_or_else(|| invalid(found(value.get_ref())))?;
         if path.is_empty() {
             return Ok(None);
         }
         let read = fs::read(folder.join(path));
-        let pem = read.map_err(|error| wrong(format!("the file {path}, which cannot be read: {error}")))?;
+        let pem = read.map_err(|error| invalid(format!("the file {path}, which cannot be read: {error}")))?;
         if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
-            return Err(wrong(format!("the file {path}, in which there is no certificate")));
+            return Err(invalid(format!("the file {path}, in which there is no certificate")));
         }
         Ok(Some(pem.into()))
     })
@@ -127,12 +128,12 @@ fn servers(
     port: u16,
     accepted: &str,
 ) -> Result<Vec<RedisServer>, Vec<Invalid>> {
-    let wrong = |span, found| Invalid { span, found, accepted: accepted.to_owned() };
+    let invalid = |span, found| Invalid { span, found, accepted: accepted.to_owned() };
     let Some(list) = value.get_ref().as_array() else {
-        return Err(vec![wrong(None, shown(value.get_ref()))]);
+        return Err(vec![invalid(None, shown(value.get_ref()))]);
     };
     if list.len() > max {
-        return Err(vec![wrong(None, format!("{} addresses", list.len()))]);
+        return Err(vec![invalid(None, format!("{} addresses", list.len()))]);
     }
     let server = |entry: &Spanned<DeValue<'_>>| {
         let text = entry.get_ref().as_str().map(|text| match text.contains("://") {
@@ -140,12 +141,12 @@ fn servers(
             false => format!("redis://{text}"),
         });
         let server = text.and_then(|text| url(&text, port));
-        server.ok_or_else(|| wrong(Some(entry.span()), shown(entry.get_ref())))
+        server.ok_or_else(|| invalid(Some(entry.span()), shown(entry.get_ref())))
     };
     let servers = all(list.iter().map(server))?;
     let twice = (1..servers.len()).find(|at| servers[..*at].contains(&servers[*at]));
     match twice {
-        Some(at) => Err(vec![wrong(Some(list[at].span()), format!("{} for the second time", servers[at]))]),
+        Some(at) => Err(vec![invalid(Some(list[at].span()), format!("{} for the second time", servers[at]))]),
         None => Ok(servers),
     }
 }

@@ -9,7 +9,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::elsewhere::elsewhere;
+use super::external::external_secret;
 use super::read::{Document, Invalid, Section, found};
 use super::resolve::{GIB, KIB, MINUTE, SECOND};
 use super::{SigningKey, Upstream};
@@ -34,7 +34,7 @@ pub(super) fn upstreams(
 ) -> BTreeMap<Box<str>, Upstream> {
     let shape = document.section("upstream");
     if shape.is_changed() {
-        shape.misnamed("upstream", "a table of its own for each upstream, such as [upstreams.orders]");
+        shape.misnamed("upstream", "one table for each upstream, such as [upstreams.orders]");
     }
     // These values are never used: only defaults for missing keys are read from this table.
     read(&shape, folder, environment);
@@ -64,15 +64,15 @@ fn read(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Option<Upstream> {
     let url = section.value("url", |value| {
-        let wrong = |accepted: &str| {
+        let invalid = |accepted: &str| {
             // The path may contain a secret.
             let found =
                 if value.get_ref().is_str() { "something else".to_owned() } else { found(value.get_ref()) };
             vec![Invalid { span: None, found, accepted: accepted.to_owned() }]
         };
-        match value.get_ref().as_str().ok_or_else(|| wrong(URL))? {
+        match value.get_ref().as_str().ok_or_else(|| invalid(URL))? {
             "" => Ok(None),
-            text => Url::parse(text).map(Some).map_err(wrong),
+            text => Url::parse(text).map(Some).map_err(invalid),
         }
     });
     let secret = section.value("secret", |value| secret(value, folder, environment));
@@ -117,16 +117,18 @@ fn secret(
     folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Option<SigningKey>, Vec<Invalid>> {
-    let Some(secret) = elsewhere(value, folder, environment, "a secret", SECRET)? else { return Ok(None) };
-    let wrong = |found: String| vec![Invalid { span: None, found, accepted: SECRET.to_owned() }];
+    let Some(secret) = external_secret(value, folder, environment, "a secret", SECRET)? else {
+        return Ok(None);
+    };
+    let invalid = |found: String| vec![Invalid { span: None, found, accepted: SECRET.to_owned() }];
     let key = match secret.strip_prefix("whsec_") {
         Some(encoded) => BASE64
             .decode(encoded)
-            .map_err(|_| wrong("a secret that begins with whsec_ and does not go on in base64".to_owned()))?,
+            .map_err(|_| invalid("a secret that begins with whsec_ but is not base64 after it".to_owned()))?,
         None => secret.as_bytes().to_vec(),
     };
     if !KEY_BYTES.contains(&key.len()) {
-        return Err(wrong(format!("a secret of {} bytes", key.len())));
+        return Err(invalid(format!("a secret of {} bytes", key.len())));
     }
     Ok(Some(SigningKey(key.into())))
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::event::Subscriber;
-use crate::plugin::event::Kind;
+use crate::plugin::event::MessageContent;
 use crate::plugin::verdict::Identity;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
@@ -93,18 +93,8 @@ pub enum Effect {
 pub struct Ask {
     /// Id of the command; 0 if no reply is expected.
     pub id: u32,
-    /// The kind of request.
-    pub kind: Kind,
-    /// Its channel, if it has one.
-    pub channel: Option<Channel>,
-    /// The method of an rpc.
-    pub method: Box<str>,
-    /// Its payload.
-    pub payload: Bytes,
-    /// Whether a raw message came in a binary frame.
-    pub binary: bool,
-    /// The credential of a subscribe, empty otherwise. Never logged.
-    pub token: Box<str>,
+    /// The parts that plugins see.
+    pub content: MessageContent,
     /// Parts that plugins do not see.
     pub details: Details,
 }

@@ -399,7 +399,7 @@ impl Session {
             self.worker.backplane.remove_interest(self.worker.worker, &channel);
         }
         self.worker.hub.borrow_mut().forget(self.handle.number);
-        let goodbye = DisconnectEvent {
+        let event = DisconnectEvent {
             client: self.client.borrow().clone(),
             code: close.code,
             reason: close.reason.clone().into(),
@@ -407,11 +407,11 @@ impl Session {
             now: now.unix,
             at: now.at_millis(),
         };
-        self.worker.on_disconnect(now, &goodbye, &mut self.plugin_effects);
+        self.worker.on_disconnect(now, &event, &mut self.plugin_effects);
         // Deregister only now: if the gateway dies before this, another one runs the plugins'
         // `on-disconnect`.
         if self.worker.registers_clients() {
-            self.worker.backplane.deregister(&goodbye.client);
+            self.worker.backplane.deregister(&event.client);
         }
     }
 }

@@ -76,7 +76,7 @@ impl<'a> Views<'a> {
     /// With a trace, if a client or the API requested one.
     pub(super) fn explained(mut self, explain: &Picker) -> Self {
         let publisher = self.publication.info.as_ref().map_or("", |publisher| &*publisher.user);
-        if explain.is_on() && explain.pick_delivery(self.now.at, publisher) {
+        if explain.is_on() && explain.pick_delivery(self.now.at, publisher, &self.push.channel) {
             let outgoing = outgoing(&self.push.channel, self.publication, self.now);
             self.trace = Some(Trace::of_delivery(&outgoing, self.chain.generation(), explain.clock()));
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::core::Effects;
 use super::views::Views;
 use crate::backplane::inbox::Delivery;
-use crate::backplane::{Backplane, NewPublication, Outcome, Published, ReplyTo, Retention, Top};
+use crate::backplane::{Backplane, NewPublication, Outcome, Published, ReplyTo, Retention};
 use crate::backplane::{Order, Why};
 use crate::charge::{Account, Charge};
 use crate::clock::Clock;
@@ -27,6 +27,7 @@ use crate::plugin::verdict::{Action, Effect as PluginEffect, Refusal};
 use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::command::Position;
 use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::{Member, Push, payload_bytes};
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
@@ -88,6 +89,10 @@ const TOO_MUCH_UNDER_WAY: &str = "nothing was published, because too much is und
 
 /// Checks that a publication is small enough, and charges it to its publisher's account, which may have
 /// `account_max` bytes in flight. The same limits hold for all publishers and targets.
+///
+/// # Errors
+///
+/// If the publication is too large, or its publisher has too many bytes in flight.
 pub fn charge(
     config: &Config,
     data: &[u8],
@@ -154,6 +159,10 @@ impl WorkerState {
     }
 
     /// The settings of a channel.
+    ///
+    /// # Errors
+    ///
+    /// If no namespace is configured for the channel.
     pub fn namespace(&self, channel: &Channel) -> Result<&Arc<Namespace>, ReplyError> {
         self.config.namespaces.of(channel).ok_or(ReplyError::UNKNOWN_CHANNEL)
     }
@@ -217,7 +226,7 @@ impl WorkerState {
             }
         };
         let retention = Retention::of(namespace);
-        let new = NewPublication { channel, data, json, info, retention, terms: None, charge };
+        let new = NewPublication { channel, data, json, info, retention, conditions: None, charge };
         let asked = self.backplane.publish(new, reply_to, now.at);
         if let Outcome::Ready(Err(error)) = &asked {
             self.metrics.node.publication_refused(error);
@@ -281,30 +290,30 @@ impl WorkerState {
 
     /// Whether clients are registered, so that another gateway can run `on-disconnect` for them.
     pub(super) fn registers_clients(&self) -> bool {
-        self.chain.borrow().wants_goodbyes()
+        self.chain.borrow().wants_disconnects()
     }
 
     /// Runs `on-disconnect` of the plugins.
-    pub(super) fn on_disconnect(&self, now: Now, goodbye: &DisconnectEvent, effects: &mut Vec<PluginEffect>) {
+    pub(super) fn on_disconnect(&self, now: Now, event: &DisconnectEvent, effects: &mut Vec<PluginEffect>) {
         let (explain, mut chain) = (&self.explain, self.chain.borrow_mut());
-        if !explain.is_on() || explain.pick(now.at, &goodbye.client).is_none() {
-            return chain.on_disconnect(goodbye, effects);
+        if !explain.is_on() || explain.pick(now.at, &event.client, None).is_none() {
+            return chain.on_disconnect(event, effects);
         }
-        let trace = chain.on_disconnect_traced(goodbye, effects, explain.clock());
+        let trace = chain.on_disconnect_traced(event, effects, explain.clock());
         if trace.was_seen() {
             explain.keep(Arc::new(trace));
         }
     }
 
     /// Runs `on-disconnect` for a client whose gateway has died.
-    fn departed(&self, now: Now, goodbye: &DisconnectEvent) {
+    fn disconnected(&self, now: Now, event: &DisconnectEvent) {
         let mut effects = Vec::new();
-        self.on_disconnect(now, goodbye, &mut effects);
-        let json = goodbye.client.protocol == Protocol::CentrifugeJson.as_str();
+        self.on_disconnect(now, event, &mut effects);
+        let json = event.client.protocol == Protocol::CentrifugeJson.as_str();
         for effect in effects {
             match effect {
                 PluginEffect::Emit { upstream, plugin, payload } => {
-                    self.emit(now, &upstream, plugin, payload, Some(&goodbye.client));
+                    self.emit(now, &upstream, plugin, payload, Some(&event.client));
                 }
                 effect => drop(self.carry_out(now, effect, json, &self.timers)),
             }
@@ -347,22 +356,22 @@ impl WorkerState {
                 ORDER_WEIGHT
             }
             Delivery::StreamTop(channel, top) => {
-                self.hub.borrow_mut().check_position(&channel, top.offset, &top.epoch);
+                self.hub.borrow_mut().check_position(&channel, &top);
                 ORDER_WEIGHT
             }
             Delivery::Survey(question, reply_to) => {
                 let _ = reply_to.send(self.hub.borrow().survey(&question));
                 SURVEY_WEIGHT
             }
-            Delivery::Disconnected(goodbye, told) => {
-                self.departed(now, &goodbye);
-                let _ = told.send(());
+            Delivery::Disconnected(event, handled) => {
+                self.disconnected(now, &event);
+                let _ = handled.send(());
                 DEPARTED_WEIGHT
             }
             Delivery::Chain(mut chain, taken) => {
                 let workers = self.config.listen.workers;
                 chain.start_timers(&self.chain.borrow(), self.worker, workers, now.at);
-                match (self.registers_clients(), chain.wants_goodbyes()) {
+                match (self.registers_clients(), chain.wants_disconnects()) {
                     (false, true) => {
                         let register = |(client, since)| self.backplane.register(&client, since);
                         self.hub.borrow().clients().for_each(register);
@@ -435,17 +444,17 @@ impl WorkerState {
     }
 
     /// The tops of their streams.
-    pub fn tops(&self, channels: &[Channel]) -> Vec<(Channel, Top)> {
+    pub fn tops(&self, channels: &[Channel]) -> Vec<(Channel, Position)> {
         let top = |channel: &Channel| Some((channel.clone(), self.backplane.top(channel)?));
         channels.iter().filter_map(top).collect()
     }
 
     /// Finds subscribers that missed lost deliveries. `stood` was read after the loss, and the inbox up to
     /// that time has been delivered since.
-    pub fn find_gaps(&self, stood: &[(Channel, Top)]) {
+    pub fn find_gaps(&self, stood: &[(Channel, Position)]) {
         let mut hub = self.hub.borrow_mut();
-        for (channel, Top { offset, epoch }) in stood {
-            hub.check_position(channel, *offset, epoch);
+        for (channel, position) in stood {
+            hub.check_position(channel, position);
         }
     }
 }

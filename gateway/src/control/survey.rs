@@ -27,6 +27,10 @@ pub struct Survey {
 impl Control {
     /// Asks this gateway and all others that are alive as far as this one knows, and waits at most
     /// [`PATIENCE`]. Error 111 if too many questions are open.
+    ///
+    /// # Errors
+    ///
+    /// If too many questions are open.
     pub async fn survey(&self, question: Question) -> Result<Survey, ReplyError> {
         let Ok(_permit) = self.inner.surveys.try_acquire() else {
             return Err(

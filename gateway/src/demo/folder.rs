@@ -1,54 +1,49 @@
 //! `Folder` is the plugin folder of the demo. Plugins are replaced by the latest build; settings are created
 //! once and belong to the user from then on.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde::Deserialize;
 
-use super::token::random_bytes;
-use super::workspace::Built;
-use crate::plugin_tools::files::{Mode, create, replace};
+use crate::plugin_tools::files::{Mode, create};
+use crate::plugin_tools::folder::PluginFolder;
+use crate::plugin_tools::random::random_bytes;
+use crate::plugin_tools::shipped::{Module, Shipped};
+use crate::plugin_tools::token::AuthSettings;
 
 const ROUTER_SETTINGS: &str = include_str!("router.toml");
 
-/// Name of each plugin's file without the extension: its place in the chain and its name.
-fn stem(plugin: &str) -> &'static str {
-    match plugin {
-        "auth-jwt" => "10-auth-jwt",
-        "router" => "50-router",
-        _ => "90-echo",
-    }
-}
+/// The plugins of the demo.
+pub(super) const PLUGINS: [&str; 3] = ["auth-jwt", "router", "echo"];
 
 /// A complete plugin folder.
 pub(super) struct Folder {
-    path: PathBuf,
+    folder: PluginFolder,
     secret: Vec<u8>,
 }
 
 impl Folder {
     /// Creates the folder if it is missing, and adds the plugins and the missing settings.
-    pub(super) fn fill(path: &Path, built: &[Built]) -> anyhow::Result<Self> {
-        fs::create_dir_all(path)
-            .with_context(|| format!("failed to make the plugin folder {}", path.display()))?;
-        let path = path.canonicalize().with_context(|| format!("failed to open {}", path.display()))?;
+    pub(super) fn fill(path: &Path, modules: &[Module]) -> anyhow::Result<Self> {
+        let folder = PluginFolder::made(path)?;
+        let settings_of = |name: &str| {
+            let shipped = Shipped::find(name)?;
+            folder.place(name, shipped.order).map(|place| place.with_extension("toml"))
+        };
         // Settings first: a plugin without its settings is refused for a moment.
-        let secret = secret(&path.join(stem("auth-jwt")).with_extension("toml"))?;
-        create(&path.join(stem("router")).with_extension("toml"), ROUTER_SETTINGS.as_bytes(), Mode::Public)?;
-        for Built { name, wasm } in built {
-            let bytes = fs::read(wasm).with_context(|| format!("failed to read {}", wasm.display()))?;
-            replace(&path.join(stem(name)).with_extension("wasm"), &bytes, Mode::Public)?;
+        let secret = secret(&settings_of("auth-jwt")?)?;
+        create(&settings_of("router")?, ROUTER_SETTINGS.as_bytes(), Mode::Public)?;
+        for Module { name, wasm } in modules {
+            folder.put(name, Shipped::find(name)?.order, wasm, None)?;
         }
-        Ok(Self { path, secret })
+        Ok(Self { folder, secret })
     }
 
     /// The folder, as an absolute path.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.folder.path()
     }
 
     /// The secret that signs tokens.
@@ -66,44 +61,24 @@ fn secret(settings: &Path) -> anyhow::Result<Vec<u8>> {
         BASE64_STANDARD.encode(random_bytes::<32>()?)
     );
     create(settings, fresh.as_bytes(), Mode::Private)?;
-    let text =
-        fs::read_to_string(settings).with_context(|| format!("failed to read {}", settings.display()))?;
     let unusable = || {
         format!("failed to find the secret in {}: delete the file, and a new one is made", settings.display())
     };
-    let AuthSettings { config } = toml::from_str(&text).with_context(unusable)?;
-    match (config.secret, config.secret_base64) {
-        (Some(text), None) => Ok(text.into_bytes()),
-        (None, Some(text)) => BASE64_STANDARD.decode(text).with_context(unusable),
-        _ => bail!(unusable()),
+    match AuthSettings::read(settings).and_then(|settings| settings.only_secret()).with_context(unusable)? {
+        Some(secret) => Ok(secret),
+        None => bail!(unusable()),
     }
-}
-
-/// The part of the settings that the demo needs to sign tokens.
-#[derive(Deserialize)]
-struct AuthSettings {
-    config: AuthConfig,
-}
-
-#[derive(Deserialize)]
-struct AuthConfig {
-    secret: Option<String>,
-    secret_base64: Option<String>,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
-    fn built(folder: &Path) -> Vec<Built> {
-        let made = |name: &'static str| {
-            let wasm = folder.join(format!("{name}.wasm"));
-            fs::write(&wasm, name).expect("writable");
-            Built { name, wasm }
-        };
-        super::super::workspace::PLUGINS.map(made).into()
+    fn modules() -> Vec<Module> {
+        PLUGINS.map(|name| Module { name, wasm: name.as_bytes().to_vec() }).into()
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -117,8 +92,7 @@ mod tests {
     #[test]
     fn the_folder_has_the_chain_in_its_order() {
         let folder = tempfile::tempdir().expect("a folder");
-        let filled =
-            Folder::fill(&folder.path().join("deep/plugins"), &built(folder.path())).expect("writable");
+        let filled = Folder::fill(&folder.path().join("deep/plugins"), &modules()).expect("writable");
         let expected =
             ["10-auth-jwt.toml", "10-auth-jwt.wasm", "50-router.toml", "50-router.wasm", "90-echo.wasm"];
         assert_eq!(names(filled.path()), expected);
@@ -132,11 +106,10 @@ mod tests {
     fn a_second_start_keeps_the_secret_and_what_the_user_wrote_and_renews_the_plugins() {
         let folder = tempfile::tempdir().expect("a folder");
         let drop = folder.path().join("plugins");
-        let built = built(folder.path());
-        let first = Folder::fill(&drop, &built).expect("writable");
+        let first = Folder::fill(&drop, &modules()).expect("writable");
         fs::write(drop.join("50-router.toml"), "# mine").expect("writable");
         fs::write(drop.join("50-router.wasm"), "old").expect("writable");
-        let second = Folder::fill(&drop, &built).expect("writable");
+        let second = Folder::fill(&drop, &modules()).expect("writable");
         assert_eq!(first.secret(), second.secret());
         assert_eq!(first.secret().len(), 32);
         assert_eq!(fs::read_to_string(drop.join("50-router.toml")).expect("there"), "# mine");

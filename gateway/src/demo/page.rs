@@ -5,9 +5,10 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::token::{Issuer, user_name};
+use super::token::{self, user_name};
 use crate::admin::plugins::Plugins;
 use crate::control::Control;
+use crate::plugin_tools::token::Signer;
 use crate::transport::site::{Page, Site};
 
 const HTML: &str = include_str!("page.html");
@@ -27,14 +28,14 @@ const HEADERS: &[(&str, &str)] = &[
 
 /// See the module.
 pub(super) struct DemoSite {
-    issuer: Issuer,
+    signer: Signer,
     control: Control,
 }
 
 impl DemoSite {
     /// Creates the pages of a gateway.
-    pub(super) fn new(issuer: Issuer, control: Control) -> Self {
-        Self { issuer, control }
+    pub(super) fn new(signer: Signer, control: Control) -> Self {
+        Self { signer, control }
     }
 }
 
@@ -44,17 +45,20 @@ impl Site for DemoSite {
             "/" => Some(page(200, "text/html; charset=utf-8", HTML)),
             "/demo/page.css" => Some(page(200, "text/css; charset=utf-8", STYLE)),
             "/demo/chat.js" => Some(page(200, "text/javascript; charset=utf-8", SCRIPT)),
-            "/demo/token" => Some(token(&self.issuer, query.unwrap_or_default())),
+            "/demo/token" => Some(token(&self.signer, query.unwrap_or_default())),
             "/demo/plugins" => Some(plugins(&Plugins::of(&self.control))),
             _ => None,
         }
     }
 }
 
-fn token(issuer: &Issuer, query: &str) -> Page {
+fn token(signer: &Signer, query: &str) -> Page {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (status, body) = match user_name(query) {
-        Some(user) => (200, json!({"token": issuer.token(user, now)})),
+        Some(user) => match token::token(signer, user, now) {
+            Ok(token) => (200, json!({"token": token})),
+            Err(error) => (500, json!({"error": error.to_string()})),
+        },
         None => (400, json!({"error": "?user=NAME is needed: 1 to 32 letters, digits, `_`, `-` or `.`"})),
     };
     page(status, "application/json", body.to_string())
@@ -77,14 +81,14 @@ mod tests {
 
     #[test]
     fn a_token_is_for_a_named_user() {
-        let issuer = Issuer::new(b"secret");
-        let good = token(&issuer, "user=ann");
+        let signer = Signer::with_secret(&[7; 32]).expect("long enough");
+        let good = token(&signer, "user=ann");
         let body: serde_json::Value = serde_json::from_slice(&good.body).expect("JSON");
         assert_eq!(
             (good.status, body["token"].as_str().map(|token| token.split('.').count())),
             (200, Some(3))
         );
-        assert_eq!(token(&issuer, "").status, 400);
+        assert_eq!(token(&signer, "").status, 400);
     }
 
     #[test]

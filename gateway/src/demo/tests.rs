@@ -11,7 +11,7 @@ fn demo(listen: &str, folder: &Path) -> Demo {
         admin: "127.0.0.1:8001".parse().expect("an address"),
         api_key: "correct-horse".to_owned(),
         folder: Folder::fill(folder, &[]).expect("writable"),
-        issuer: Issuer::new(b"secret"),
+        signer: Signer::with_secret(&[7; 32]).expect("long enough"),
     }
 }
 

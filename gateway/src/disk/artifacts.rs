@@ -70,13 +70,13 @@ impl Artifacts {
         let written =
             files::write(&self.folder, &format!("{key}{EXTENSION}"), &[&digest(key, content), content]);
         if let Err(error) = written.and_then(|()| self.shrink()) {
-            warn!(key, %error, "failed to keep a compiled plugin; it is compiled again at the next start");
+            warn!(key, %error, "failed to cache a compiled plugin; the next start compiles it again");
         }
     }
 
     /// Removes an unusable entry, with a log line.
     pub fn reject(&self, key: &str, why: &str) {
-        warn!(key, why, "compiled plugin in the cache is not used; it is compiled again");
+        warn!(key, why, "cached plugin unusable; compiling it again");
         let _ = fs::remove_file(self.path(key));
     }
 
@@ -93,7 +93,7 @@ impl Artifacts {
             bytes = bytes.saturating_add(*length);
             if index >= self.bounds.entries_max || bytes > self.bounds.bytes_max && index > 0 {
                 fs::remove_file(path)?;
-                debug!(path = %path.display(), "compiled plugin left the cache");
+                debug!(path = %path.display(), "compiled plugin removed from the cache");
             }
         }
         Ok(())

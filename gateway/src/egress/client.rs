@@ -87,10 +87,10 @@ pub struct Response {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The request is invalid.
-    #[error("not a request that can be sent: {0}")]
+    #[error("invalid request: {0}")]
     Invalid(Box<str>),
     /// The host has an address that this request may not reach.
-    #[error("{0}; grant the origin as private if that is meant")]
+    #[error("{0}; grant the origin as private if this is intended")]
     Refused(Box<str>),
     /// The response was not complete in time.
     #[error("no complete answer within {0:?}")]
@@ -99,7 +99,7 @@ pub enum Error {
     #[error("the answer has more than {0} bytes")]
     TooLarge(usize),
     /// The process has too many connections.
-    #[error("too many connections at a time; try again later")]
+    #[error("too many connections at the same time; try again later")]
     Busy,
     /// The name is unknown, the server does not listen, the certificate is invalid, or the response is
     /// malformed.
@@ -136,6 +136,10 @@ impl Client {
     /// Sends a request and reads a response of at most `body_bytes_max`, all within `deadline`.
     ///
     /// Dropping the future ends the request; the server may have received it.
+    ///
+    /// # Errors
+    ///
+    /// If the request cannot be sent, or no complete response arrives in time.
     pub async fn send(
         &self,
         request: Request,
@@ -164,6 +168,10 @@ impl Client {
     }
 
     /// Sends a request and returns only the head of the response, which must arrive within `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// If the request cannot be sent, or no response arrives in time.
     pub async fn send_for_head(
         &self,
         request: Request,
@@ -194,6 +202,10 @@ impl Default for Client {
 
 impl Request {
     /// Creates a request from an upper-case HTTP method, headers without those of the connection, and a body.
+    ///
+    /// # Errors
+    ///
+    /// If the method or a header is not valid.
     pub fn new<N: AsRef<str>, V: AsRef<[u8]>>(
         method: &str,
         url: &Url,
@@ -211,7 +223,7 @@ impl Request {
             "OPTIONS" => Method::OPTIONS,
             _ => {
                 return Err(invalid(
-                    "the method is none of GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),
+                    "the method must be GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS".into(),
                 ));
             }
         };

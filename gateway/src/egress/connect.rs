@@ -55,7 +55,7 @@ pub(super) struct Connector {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("{0} is no address of the open internet")]
+    #[error("{0} is not a public address")]
     Refused(IpAddr),
     #[error("too many connections")]
     Busy,

@@ -67,7 +67,7 @@ pub enum Refused {
     #[error("{0} is not granted (grants.http)")]
     NotGranted(Origin),
     /// Too many concurrent requests.
-    #[error("too many requests at a time; try again later")]
+    #[error("too many requests at the same time; try again later")]
     Busy,
     /// See the error.
     #[error(transparent)]
@@ -101,6 +101,10 @@ impl Fetch {
     /// once; concurrent callers wait for that response.
     ///
     /// Dropping the future ends the request; the server may have received it.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no response.
     pub async fn fetch(&self, wanted: &Wanted) -> Result<(Arc<Response>, bool), Refused> {
         let invalid = |why: &str| Refused::Error(Error::Invalid(why.into()));
         let url =

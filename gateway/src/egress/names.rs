@@ -65,14 +65,14 @@ impl Names {
         if let Some(looked_up) = under_way.get(host) {
             return looked_up.clone();
         }
-        let (told, looked_up) = watch::channel(None);
+        let (answer, looked_up) = watch::channel(None);
         under_way.insert(host.into(), looked_up.clone());
         let (shared, host) = (self.0.clone(), Box::<str>::from(host));
         spawn(async move {
             let Ok(turn) = shared.turns.clone().acquire_owned().await else { return };
             let this = {
                 let mut under_way = shared.under_way();
-                if told.receiver_count() == 1 {
+                if answer.receiver_count() == 1 {
                     // No caller waits for it any more.
                     under_way.remove(&host);
                     return;
@@ -83,9 +83,9 @@ impl Names {
                 let found = (this.shared.system)(&this.host);
                 // Later callers start a new lookup.
                 drop((this, turn));
-                told.send_replace(Some(match found {
+                answer.send_replace(Some(match found {
                     Ok(addresses) => Ok(addresses.into()),
-                    Err(error) => Err(format!("the name of the host is not known: {error}").into()),
+                    Err(error) => Err(format!("failed to look up the host: {error}").into()),
                 }));
             });
         });

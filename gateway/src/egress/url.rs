@@ -17,6 +17,10 @@ pub struct Origin {
 impl Origin {
     /// Parses `https://host`, `http://host:8080` and `http://[::1]:8080`; the error says what would be
     /// accepted.
+    ///
+    /// # Errors
+    ///
+    /// What would be accepted.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const SHAPE: &str =
             "an origin such as \"https://idp.example\" or \"http://10.0.0.7:8080\", nothing after it";
@@ -86,6 +90,10 @@ pub struct Url {
 
 impl Url {
     /// Parses a URL; the error says what would be accepted.
+    ///
+    /// # Errors
+    ///
+    /// What would be accepted.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const SHAPE: &str = "a URL such as \"https://hooks.example/orders\"";
         if text.contains('#') {

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::plugin::event::{Kind, Message};
+use crate::plugin::event::{Kind, Message, MessageContent};
 
 const OFF: config::Explain = config::Explain { sample: 0, kept: 2, reply: false };
 
@@ -32,12 +32,7 @@ fn picker(settings: config::Explain) -> (Arc<Explain>, Picker) {
 fn trace(now: u64) -> Arc<Trace> {
     let message = Message {
         client: Arc::new(client("", &[], &[])),
-        kind: Kind::Raw,
-        channel: None,
-        method: "".into(),
-        payload: Bytes::new(),
-        binary: false,
-        token: Box::default(),
+        content: MessageContent::new(Kind::Raw, None, Bytes::new()),
         now,
         at: 0,
         meters: Default::default(),
@@ -49,7 +44,7 @@ fn trace(now: u64) -> Arc<Trace> {
 fn nothing_is_picked_by_default() {
     let (_, picker) = picker(OFF);
     assert!(!picker.is_on());
-    assert_eq!(picker.pick(Duration::ZERO, &client("42", &[], &[(HEADER, "1")])), None);
+    assert_eq!(picker.pick(Duration::ZERO, &client("42", &[], &[(HEADER, "1")]), None), None);
 }
 
 #[test]
@@ -58,7 +53,7 @@ fn a_sample_is_its_share_of_the_messages() {
         let (_, picker) = picker(config::Explain { sample, ..OFF });
         assert!(picker.is_on());
         let somebody = client("", &[], &[]);
-        let picked = (0..20_000).filter(|_| picker.pick(Duration::ZERO, &somebody).is_some()).count();
+        let picked = (0..20_000).filter(|_| picker.pick(Duration::ZERO, &somebody, None).is_some()).count();
         assert_eq!(picked, expected, "{sample} of 10,000");
     }
 }
@@ -70,7 +65,8 @@ fn who_is_watched_is_picked_until_the_time_is_over() {
     assert!(explain.watch(Whose::Attribute("tenant".into(), "a".into()), Duration::from_secs(600)));
     assert!(picker.is_on());
     let now = explain.clock.now().at;
-    let picked = |at: u64, client: &Client| picker.pick(now + Duration::from_secs(at), client).is_some();
+    let picked =
+        |at: u64, client: &Client| picker.pick(now + Duration::from_secs(at), client, None).is_some();
     let (user, tenant) = (client("42", &[], &[]), client("7", &[("tenant", "a")], &[]));
     assert!(picked(0, &user) && picked(0, &tenant));
     assert!(!picked(0, &client("43", &[("tenant", "b")], &[])));
@@ -98,10 +94,10 @@ fn only_so_many_are_watched_and_nobody_twice() {
 fn a_client_that_asks_is_answered_only_if_the_operator_allows_it() {
     let asking = client("", &[], &[(HEADER, "1")]);
     let (_, allowed) = picker(config::Explain { reply: true, ..OFF });
-    assert_eq!(allowed.pick(Duration::ZERO, &asking), Some(Picked { reply: true }));
-    assert_eq!(allowed.pick(Duration::ZERO, &client("", &[], &[])), None);
+    assert_eq!(allowed.pick(Duration::ZERO, &asking, None), Some(Picked { reply: true }));
+    assert_eq!(allowed.pick(Duration::ZERO, &client("", &[], &[]), None), None);
     let (_, forbidden) = picker(config::Explain { sample: 10_000, ..OFF });
-    assert_eq!(forbidden.pick(Duration::ZERO, &asking), Some(Picked { reply: false }));
+    assert_eq!(forbidden.pick(Duration::ZERO, &asking, None), Some(Picked { reply: false }));
 }
 
 #[test]

@@ -38,9 +38,9 @@ const STUCK: Duration = Duration::from_secs(2);
 
 /// The threads of the workers.
 pub(super) struct WorkerThreads {
-    /// Told when a worker serves. The sender goes without a word if it does not come up.
+    /// Notified when a worker serves. The sender goes without a word if it does not come up.
     pub(super) up: Vec<oneshot::Receiver<()>>,
-    /// Told when a worker has ended.
+    /// Notified when a worker has ended.
     pub(super) ended: Vec<oneshot::Receiver<()>>,
 }
 
@@ -95,8 +95,8 @@ pub(super) fn start_sweep(backplane: Arc<dyn Backplane>, clock: Clock) {
 pub(super) struct Network {
     /// Ends when every server has been connected to.
     connected: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Says to the others that this gateway leaves.
-    goodbye: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Removes the lease of this gateway, so that the others know that it is gone.
+    lease_removal: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// Connects the backplane, on its own thread.
@@ -108,7 +108,7 @@ pub(super) fn start_network(
     clock: Clock,
     supervisor: &Supervisor,
 ) -> Network {
-    let (connected, goodbye) = (Box::pin(runner.connected()), Box::pin(runner.goodbye()));
+    let (connected, lease_removal) = (Box::pin(runner.connected()), Box::pin(runner.remove_lease()));
     let registry = parts.registry.clone();
     runner.describe_plugins(move || registry.digests());
     let registry = parts.registry.clone();
@@ -126,7 +126,7 @@ pub(super) fn start_network(
     let metrics = parts.metrics.clone();
     let beating = async move { metrics.node.backplane_beat.run(clock).await };
     runtime.spawn(supervisor.forever("backplane: beat", beating));
-    Network { connected, goodbye }
+    Network { connected, lease_removal }
 }
 
 /// Applies what changes in the plugin folder. Gives what the first look came to.
@@ -233,7 +233,7 @@ pub(super) async fn drained(
         }
     }
     if let Some(network) = network {
-        network.goodbye.await;
+        network.lease_removal.await;
     }
     // Every connection has said its last word: what it emitted has the rest of the time.
     upstreams.stop.send_replace(Stop::At(until));

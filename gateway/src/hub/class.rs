@@ -44,7 +44,7 @@ impl Classes {
     }
 
     /// Adds a connection with these attributes to its class.
-    pub(super) fn enter<'a>(&mut self, get: impl Fn(&str) -> Option<&'a str>) -> u32 {
+    pub(super) fn acquire<'a>(&mut self, get: impl Fn(&str) -> Option<&'a str>) -> u32 {
         let values: Arc<[Box<str>]> =
             self.attributes.iter().map(|name| get(name).unwrap_or_default().into()).collect();
         if values.iter().all(|value| value.is_empty()) {
@@ -67,7 +67,7 @@ impl Classes {
     }
 
     /// Removes a connection from its class.
-    pub(super) fn leave(&mut self, class: u32) {
+    pub(super) fn release(&mut self, class: u32) {
         let Some(left) = self.all.get_mut(class as usize).filter(|_| class > 0) else { return };
         left.members -= 1;
         if left.members == 0 {
@@ -85,19 +85,19 @@ mod tests {
     fn a_class_is_a_number_while_somebody_is_in_it() {
         let mut classes = Classes::of(["role".into(), "tier".into()].into());
         let moderator = |name: &str| (name == "role").then_some("moderator");
-        let first = classes.enter(moderator);
+        let first = classes.acquire(moderator);
         assert_eq!(classes.values(first), [Box::<str>::from("moderator"), "".into()]);
-        assert_eq!(classes.enter(moderator), first);
-        assert_eq!(classes.enter(|_| None), 0);
-        assert_eq!(classes.enter(|name| (name == "other").then_some("x")), 0);
-        let both = classes.enter(|_| Some("x"));
+        assert_eq!(classes.acquire(moderator), first);
+        assert_eq!(classes.acquire(|_| None), 0);
+        assert_eq!(classes.acquire(|name| (name == "other").then_some("x")), 0);
+        let both = classes.acquire(|_| Some("x"));
         assert_ne!(both, first);
-        classes.leave(first);
-        assert_eq!(classes.enter(moderator), first, "one was still there");
-        classes.leave(first);
-        classes.leave(first);
-        classes.leave(0);
-        assert_eq!(classes.enter(|_| Some("y")), first, "numbers are used again");
+        classes.release(first);
+        assert_eq!(classes.acquire(moderator), first, "one was still there");
+        classes.release(first);
+        classes.release(first);
+        classes.release(0);
+        assert_eq!(classes.acquire(|_| Some("y")), first, "numbers are used again");
         assert_eq!(classes.all.len(), 3);
     }
 }

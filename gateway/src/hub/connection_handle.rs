@@ -255,6 +255,10 @@ impl ConnectionHandle {
 
     /// Writes queued bytes. The socket wakes the driver when it accepts more, also if another task calls
     /// this.
+    ///
+    /// # Errors
+    ///
+    /// The error of the socket.
     pub fn poll_flush(&self) -> Poll<std::io::Result<()>> {
         self.dirty.set(false);
         let mut socket = self.socket.borrow_mut();

@@ -23,6 +23,10 @@ fn publication(name: &str, offset: u64, epoch: &str) -> Push {
     )
 }
 
+fn at(offset: u64, epoch: &str) -> Position {
+    Position { offset, epoch: epoch.into() }
+}
+
 /// The signals that a connection got.
 fn signals(handle: &ConnectionHandle) -> Vec<Signal> {
     std::iter::from_fn(|| handle.take_signal()).collect()
@@ -69,7 +73,7 @@ impl Room {
         handle: &Rc<ConnectionHandle>,
         position: Option<(u64, &str)>,
     ) -> bool {
-        let position = position.map(|(offset, epoch)| (offset, epoch.into()));
+        let position = position.map(|(offset, epoch)| at(offset, epoch));
         let form = Form::Channel(Protocol::CentrifugeJson);
         self.hub.subscribe(&channel(name), handle, Listening { form, position, join_leave: false })
     }
@@ -260,7 +264,7 @@ fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it
     let handle = room.handle(1, 10_000);
     room.subscribe("a", &handle, Some((0, "0123.7")));
     // Before the first publication, checked in another hour.
-    assert_eq!(room.hub.check_position(&channel("a"), 0, &"0123.8".into()), 0);
+    assert_eq!(room.hub.check_position(&channel("a"), &at(0, "0123.8")), 0);
     assert_eq!(room.hub.deliver(&publication("a", 1, "0123-begun")).sent, 1);
     assert_eq!(room.hub.deliver(&publication("a", 2, "0123-begun")).sent, 1);
     let delivered = room.hub.deliver(&publication("a", 1, "0123-anew"));
@@ -268,7 +272,7 @@ fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it
     // The stream was another one before the first publication, or had one already.
     for (name, offset, epoch) in [("b", 0, "4567.7"), ("c", 1, "0123-begun")] {
         room.subscribe(name, &handle, Some((0, "0123.7")));
-        assert_eq!(room.hub.check_position(&channel(name), offset, &epoch.into()), 1, "{epoch}");
+        assert_eq!(room.hub.check_position(&channel(name), &at(offset, epoch)), 1, "{epoch}");
     }
     room.subscribe("d", &handle, Some((0, "0123.7")));
     assert_eq!(room.hub.deliver(&publication("d", 2, "0123-begun")).gaps, 1, "the first one was missed");
@@ -287,21 +291,21 @@ fn an_answer_from_before_a_stream_began_takes_nothing_back() {
     room.subscribe("a", &handle, Some((3, "0123-begun")));
     for (offset, epoch, gaps) in [(0, "0123.7", 0), (0, "0123.8", 0), (3, "0123-begun", 0), (0, "4567.7", 1)]
     {
-        assert_eq!(room.hub.check_position(&a, offset, &epoch.into()), gaps, "{epoch}");
+        assert_eq!(room.hub.check_position(&a, &at(offset, epoch)), gaps, "{epoch}");
     }
     // Also while a subscription is made: the last report counts.
-    for (told, gap) in [
+    for (given, gap) in [
         ([(4, "0123-begun"), (0, "0123.7")], true),
         ([(0, "0123.7"), (3, "0123-begun")], false),
         ([(3, "0123-begun"), (0, "4567.7")], true),
     ] {
         room.subscribe("b", &handle, None);
         room.hub.hold(&b, 1);
-        for (offset, epoch) in told {
-            room.hub.check_position(&b, offset, &epoch.into());
+        for (offset, epoch) in given {
+            room.hub.check_position(&b, &at(offset, epoch));
         }
         signals(&handle);
-        room.hub.release(&b, 1, Some((3, "0123-begun".into())));
-        assert_eq!(signals(&handle).len(), usize::from(gap), "{told:?}");
+        room.hub.release(&b, 1, Some(at(3, "0123-begun")));
+        assert_eq!(signals(&handle).len(), usize::from(gap), "{given:?}");
     }
 }

@@ -28,11 +28,11 @@ pub type PendingVerdict = Pin<Box<dyn Future<Output = AsyncVerdict> + Send>>;
 pub trait AsyncInstances: Send + Sync {
     /// Runs `on-connect` for a client that connects or refreshes. It resolves after `patience` at the latest,
     /// with a failure if need be.
-    fn on_connect(&self, hello: Arc<ConnectEvent>, patience: Duration) -> PendingVerdict;
+    fn on_connect(&self, event: Arc<ConnectEvent>, patience: Duration) -> PendingVerdict;
 }
 
 impl fmt::Debug for dyn AsyncInstances {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Elsewhere")
+        f.write_str("AsyncInstances")
     }
 }

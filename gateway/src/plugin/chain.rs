@@ -13,7 +13,7 @@ use super::guards::Guards;
 use super::interests::Interests;
 use super::link::Link;
 use super::timer::Timer;
-use super::trace::{Observer, Told, Trace};
+use super::trace::{HookResult, Observer, Trace};
 use super::usage::Usage;
 use super::verdict::{ConnectVerdict, Decision, DeliverVerdict, Effect, Identity, Verdict};
 use crate::clock::Clock;
@@ -32,7 +32,7 @@ pub trait Plugin: Send {
     /// A client connects or refreshes.
     fn on_connect(
         &mut self,
-        hello: &ConnectEvent,
+        event: &ConnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, Failure>;
 
@@ -46,7 +46,7 @@ pub trait Plugin: Send {
     }
 
     /// A client has disconnected.
-    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure>;
+    fn on_disconnect(&mut self, event: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure>;
 
     /// A timer interval of the plugin has passed.
     fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {
@@ -102,7 +102,7 @@ impl Chain {
     }
 
     /// Whether a plugin has `on-disconnect`.
-    pub fn wants_goodbyes(&self) -> bool {
+    pub fn wants_disconnects(&self) -> bool {
         self.links.iter().any(|link| link.interests().hooks.on_disconnect)
     }
 
@@ -136,8 +136,8 @@ impl Chain {
         }
     }
 
-    /// Runs the plugins for a message. Afterwards `message.payload` is the payload as the last plugin left
-    /// it.
+    /// Runs the plugins for a message. Afterwards `message.content.payload` is the payload as the last plugin
+    /// left it.
     ///
     /// Effects that were recorded before the chain ended stay in `effects`, those of a failed call do not.
     pub fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Decision {
@@ -164,31 +164,31 @@ impl Chain {
         observer: &mut impl Observer,
     ) -> Decision {
         let mut allowed = false;
-        for (place, link) in self.links.iter_mut().enumerate() {
-            if !link.interests().wants_message(message.kind, message.channel.as_ref()) {
+        for (index, link) in self.links.iter_mut().enumerate() {
+            if !link.interests().wants_message(message.content.kind, message.content.channel.as_ref()) {
                 observer.passed_by(link);
                 continue;
             }
             let before = effects.len();
             observer.begins();
             let answer = link.on_message(message, effects);
-            self.guards.effects(link, place, effects, before);
-            observer.answered(link, &effects[before..], Told::Message(message, &answer));
+            self.guards.effects(link, index, effects, before);
+            observer.answered(link, &effects[before..], HookResult::Message(message, &answer));
             match answer {
                 Ok(Verdict::Next) | Err(FailurePolicy::Open) => {}
                 Ok(Verdict::Allow) => allowed = true,
-                Ok(Verdict::Replace(payload)) => message.payload = payload,
+                Ok(Verdict::Replace(payload)) => message.content.payload = payload,
                 Ok(Verdict::Deny(refusal)) => return Decision::Denied(refusal),
                 Ok(Verdict::Drop) => return Decision::Dropped,
                 Ok(Verdict::Disconnect(refusal)) => return Decision::Disconnect(refusal),
                 Ok(Verdict::Reply(payload)) => return Decision::Reply(payload),
                 Ok(Verdict::Route(targets)) => {
-                    return Decision::Route { targets, payload: message.payload.clone() };
+                    return Decision::Route { targets, payload: message.content.payload.clone() };
                 }
                 Err(FailurePolicy::Closed) => return Decision::Failed,
             }
         }
-        let payload = message.payload.clone();
+        let payload = message.content.payload.clone();
         if allowed { Decision::Allowed(payload) } else { Decision::Undecided(payload) }
     }
 
@@ -241,7 +241,7 @@ impl Chain {
         let link = &mut self.links[plugin];
         observer.begins();
         let answer = link.on_deliver(class, outgoing);
-        observer.answered(link, &[], Told::Deliver(class, outgoing, &answer));
+        observer.answered(link, &[], HookResult::Deliver(class, outgoing, &answer));
         link.delivery(answer)
     }
 
@@ -257,23 +257,28 @@ impl Chain {
     }
 
     /// Runs `on-disconnect` of all plugins. A failure does not stop later ones.
-    pub fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) {
-        self.part(goodbye, effects, &mut ());
+    pub fn on_disconnect(&mut self, event: &DisconnectEvent, effects: &mut Vec<Effect>) {
+        self.run_disconnect(event, effects, &mut ());
     }
 
     /// [`on_disconnect`](Self::on_disconnect) with a trace.
     pub fn on_disconnect_traced(
         &mut self,
-        goodbye: &DisconnectEvent,
+        event: &DisconnectEvent,
         effects: &mut Vec<Effect>,
         clock: Clock,
     ) -> Trace {
-        let mut trace = Trace::of_goodbye(goodbye, self.generation, clock);
-        self.part(goodbye, effects, &mut trace);
+        let mut trace = Trace::of_disconnect(event, self.generation, clock);
+        self.run_disconnect(event, effects, &mut trace);
         trace
     }
 
-    fn part(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>, observer: &mut impl Observer) {
+    fn run_disconnect(
+        &mut self,
+        event: &DisconnectEvent,
+        effects: &mut Vec<Effect>,
+        observer: &mut impl Observer,
+    ) {
         for link in &mut self.links {
             if !link.interests().hooks.on_disconnect {
                 observer.passed_by(link);
@@ -282,8 +287,8 @@ impl Chain {
             let before = effects.len();
             observer.begins();
             // There is nothing to refuse, so the failure policy does not matter.
-            let answer = link.on_disconnect(goodbye, effects);
-            observer.answered(link, &effects[before..], Told::Nothing(&answer));
+            let answer = link.on_disconnect(event, effects);
+            observer.answered(link, &effects[before..], HookResult::NoVerdict(&answer));
         }
     }
 }

@@ -104,6 +104,19 @@ pub struct ConnectEvent {
 pub struct Message {
     /// The sender.
     pub client: Arc<Client>,
+    /// The command.
+    pub content: MessageContent,
+    /// Unix time in milliseconds.
+    pub now: u64,
+    /// Milliseconds since the process began.
+    pub at: u64,
+    /// Per-connection rate limits. They come with the message and return with it.
+    pub meters: Meters,
+}
+
+/// The parts of a command that plugins see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageContent {
     /// The kind of request.
     pub kind: Kind,
     /// The channel of the command, if it has one.
@@ -117,12 +130,13 @@ pub struct Message {
     pub binary: bool,
     /// The credential of a subscribe, empty otherwise. Never logged.
     pub token: Box<str>,
-    /// Unix time in milliseconds.
-    pub now: u64,
-    /// Milliseconds since the process began.
-    pub at: u64,
-    /// Per-connection rate limits. They come with the message and return with it.
-    pub meters: Meters,
+}
+
+impl MessageContent {
+    /// A text message without a method and a credential.
+    pub fn new(kind: Kind, channel: Option<Channel>, payload: Bytes) -> Self {
+        Self { kind, channel, method: Box::default(), payload, binary: false, token: Box::default() }
+    }
 }
 
 /// A publication on its way to subscribers.

@@ -40,7 +40,7 @@ pub struct Grants {
 
 impl Grants {
     /// Adds a requested origin.
-    pub fn ask_http(&mut self, origin: Box<str>) {
+    pub fn request_http(&mut self, origin: Box<str>) {
         if !self.http.contains(&origin) {
             let mut http = std::mem::take(&mut self.http).into_vec();
             http.push(origin);
@@ -79,6 +79,10 @@ impl Grants {
     }
 
     /// Refuses a plugin that requests more than `granted`, with the lines that `settings_file` lacks.
+    ///
+    /// # Errors
+    ///
+    /// If it requests more; with the lines to add.
     pub fn check(&self, granted: &Self, settings_file: &str) -> Result<(), LoadError> {
         let missing = self.missing(granted);
         if missing.is_empty() {
@@ -87,11 +91,11 @@ impl Grants {
         let names = sentence_list(&missing.names());
         let (lines, is_change) = missing.lines(granted);
         let verb = if is_change { "make it" } else { "add" };
-        let sentence = format!(
+        let message = format!(
             "asks for {names}, which {settings_file} does not grant; {verb} under [grants]: {}",
             lines.join(", ")
         );
-        Err(LoadError::new(LoadCode::NotGranted, sentence))
+        Err(LoadError::new(LoadCode::NotGranted, message))
     }
 
     /// The keys of a settings file that grant this in addition to `granted`, and whether one of them already

@@ -11,11 +11,11 @@ pub(super) struct Guards(Box<[(Box<str>, Vec<usize>)]>);
 impl Guards {
     pub(super) fn of(links: &[Link]) -> Self {
         let mut guards: Vec<(Box<str>, Vec<usize>)> = Vec::new();
-        for (place, link) in links.iter().enumerate() {
+        for (index, link) in links.iter().enumerate() {
             for permission in &link.interests().permissions {
                 match guards.iter_mut().find(|(attribute, _)| *attribute == permission.attribute) {
-                    Some((_, owners)) => owners.push(place),
-                    None => guards.push((permission.attribute.clone(), vec![place])),
+                    Some((_, owners)) => owners.push(index),
+                    None => guards.push((permission.attribute.clone(), vec![index])),
                 }
             }
         }
@@ -23,13 +23,13 @@ impl Guards {
     }
 
     /// Whether the plugin at this index may set an attribute.
-    fn permit(&self, place: usize, attribute: &str) -> bool {
+    fn permit(&self, index: usize, attribute: &str) -> bool {
         let guard = self.0.iter().find(|(guarded, _)| **guarded == *attribute);
-        guard.is_none_or(|(_, owners)| owners.contains(&place))
+        guard.is_none_or(|(_, owners)| owners.contains(&index))
     }
 
     /// Removes attributes that a plugin must not set, from the effects of its call.
-    pub(super) fn effects(&self, link: &Link, place: usize, effects: &mut Vec<Effect>, before: usize) {
+    pub(super) fn effects(&self, link: &Link, index: usize, effects: &mut Vec<Effect>, before: usize) {
         if self.0.is_empty() || effects.len() == before {
             return;
         }
@@ -38,7 +38,7 @@ impl Guards {
         effects.retain(|effect| {
             at += 1;
             match effect {
-                Effect::SetAttribute { name, .. } if at > before && !self.permit(place, name) => {
+                Effect::SetAttribute { name, .. } if at > before && !self.permit(index, name) => {
                     refused = Some(name.clone());
                     false
                 }
@@ -54,12 +54,12 @@ impl Guards {
     pub(super) fn connect(
         &self,
         link: &Link,
-        place: usize,
+        index: usize,
         verdict: Result<ConnectVerdict, FailurePolicy>,
         effects: &mut Vec<Effect>,
         before: usize,
     ) -> Result<ConnectVerdict, FailurePolicy> {
-        self.effects(link, place, effects, before);
+        self.effects(link, index, effects, before);
         let mut verdict = verdict;
         if !self.0.is_empty()
             && let Ok(ConnectVerdict::Accept(identity)) = &mut verdict
@@ -67,7 +67,7 @@ impl Guards {
             let length = identity.attributes.len();
             let mut refused = None;
             identity.attributes.retain(|(name, _)| {
-                let permitted = self.permit(place, name);
+                let permitted = self.permit(index, name);
                 if !permitted {
                     refused = Some(name.clone());
                 }

@@ -158,8 +158,8 @@ impl Interests {
     /// Whether a message is allowed without a call, because an attribute of its connection covers its
     /// channel.
     pub fn permit(&self, message: &Message) -> bool {
-        let Some(channel) = &message.channel else { return false };
-        self.permissions.iter().filter(|permission| permission.kinds.contains(message.kind)).any(
+        let Some(channel) = &message.content.channel else { return false };
+        self.permissions.iter().filter(|permission| permission.kinds.contains(message.content.kind)).any(
             |permission| {
                 let patterns = message.client.attributes.get(&permission.attribute);
                 patterns.is_some_and(|patterns| {

@@ -42,7 +42,7 @@ pub struct Link {
     /// `None` if there is no factory to make instances.
     spare: Option<Spare>,
     /// Called for clients that connect, instead of `instance`.
-    elsewhere: Option<Arc<dyn AsyncInstances>>,
+    async_instances: Option<Arc<dyn AsyncInstances>>,
     /// Interests of the last instance, so that a missing one fails exactly the events it would have seen.
     interests: Interests,
     /// Unix time in milliseconds before which no standby instance is ordered, and the length of that pause.
@@ -57,6 +57,10 @@ pub struct Link {
 impl Link {
     /// Puts a first instance of `factory` into the chain of `worker`. By default its breaker never opens, and
     /// standby instances are made on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// If no instance can be made.
     pub fn new(
         name: Arc<str>,
         worker: usize,
@@ -66,7 +70,7 @@ impl Link {
     ) -> Result<Self, LoadError> {
         let instance = factory.instantiate(&counters)?;
         let interests = instance.interests().clone();
-        let elsewhere = factory.elsewhere(&counters);
+        let async_instances = factory.async_instances(&counters);
         Ok(Self {
             name,
             worker,
@@ -75,7 +79,7 @@ impl Link {
             counters,
             breaker: Arc::new(Breaker::never()),
             instance: Some(instance),
-            elsewhere,
+            async_instances,
             interests,
             order_after: 0,
             order_pause: ORDER_PAUSE,
@@ -95,7 +99,7 @@ impl Link {
             counters,
             breaker: Arc::new(Breaker::never()),
             instance: None,
-            elsewhere: None,
+            async_instances: None,
             interests: Interests { payload: false, ..Interests::everything(hooks) },
             order_after: 0,
             order_pause: ORDER_PAUSE,
@@ -122,7 +126,7 @@ impl Link {
             warn,
             plugin = &*self.name,
             attribute = name,
-            "a plugin may not set the attribute in which another plugin has its permissions"
+            "attribute refused: another plugin uses it for permissions"
         );
     }
 
@@ -160,10 +164,10 @@ impl Link {
 
     pub(super) fn on_connect(
         &mut self,
-        hello: &ConnectEvent,
+        event: &ConnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, FailurePolicy> {
-        let verdict = self.call(hello.now, effects, |plugin, effects| plugin.on_connect(hello, effects))?;
+        let verdict = self.call(event.now, effects, |plugin, effects| plugin.on_connect(event, effects))?;
         if matches!(verdict, ConnectVerdict::Refuse(_)) {
             self.row().refusal();
         }
@@ -172,20 +176,20 @@ impl Link {
 
     /// Starts `on-connect` on the asynchronous pool, or returns the failure policy if the breaker is open.
     /// `None` if the plugin runs on this worker.
-    pub(super) fn ask_elsewhere(
+    pub(super) fn start_async(
         &self,
-        hello: &Arc<ConnectEvent>,
+        event: &Arc<ConnectEvent>,
         patience: Duration,
     ) -> Option<Result<(PendingVerdict, Pass), FailurePolicy>> {
-        let elsewhere = self.elsewhere.as_ref()?;
-        let pass = self.breaker.admit(hello.now);
+        let async_instances = self.async_instances.as_ref()?;
+        let pass = self.breaker.admit(event.now);
         Some(match pass {
             Pass::Refused => Err(self.skipped()),
             Pass::Call | Pass::Probe => {
                 if pass == Pass::Probe {
                     log_probe(&self.name);
                 }
-                Ok((elsewhere.on_connect(hello.clone(), patience), pass))
+                Ok((async_instances.on_connect(event.clone(), patience), pass))
             }
         })
     }
@@ -239,10 +243,10 @@ impl Link {
 
     pub(super) fn on_disconnect(
         &mut self,
-        goodbye: &DisconnectEvent,
+        event: &DisconnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<(), FailurePolicy> {
-        self.call(goodbye.now, effects, |plugin, effects| plugin.on_disconnect(goodbye, effects))
+        self.call(event.now, effects, |plugin, effects| plugin.on_disconnect(event, effects))
     }
 
     pub(super) fn on_deliver(
@@ -260,8 +264,7 @@ impl Link {
                 plugin = &*self.name,
                 channel = %outgoing.channel,
                 also_since_last_line = also,
-                "a class attribute has more values among the subscribers of a channel than a plugin may see: the rest meets \
-                 the failure policy"
+                "too many classes of subscribers in a channel; the failure policy decides for the rest"
             );
         }
         let policy = self.skipped();
@@ -275,7 +278,7 @@ impl Link {
             warn,
             plugin = &*self.name,
             %channel,
-            "a plugin replaced a publication with a payload that {why}: subscribers get nothing in its place"
+            "replaced publication dropped: its payload {why}; subscribers get nothing"
         );
         self.row().delivery_dropped();
     }
@@ -374,7 +377,7 @@ impl Link {
                 plugin = &*self.name,
                 breaker = Position::Open.as_str(),
                 after = if pass == Pass::Probe { "a probe failed" } else { "too many failures" },
-                "plugin breaker changed: events meet the failure policy without a call"
+                "plugin breaker changed: the failure policy decides without a call"
             );
         }
     }
@@ -412,7 +415,7 @@ impl Link {
                     code = error.code().as_str(),
                     error = error.message(),
                     next_attempt_ms = self.order_pause,
-                    "failed to replace an instance; events meet the failure policy until it works"
+                    "failed to replace an instance; the failure policy decides until a retry succeeds"
                 );
                 self.order_pause = (self.order_pause * 2).min(ORDER_PAUSE_MAX);
             }

@@ -28,7 +28,7 @@ pub trait Factory: Send + Sync {
     fn about(&self) -> &About;
 
     /// Instances that may wait, shared by all workers. They run `on-connect` of a plugin that needs to wait.
-    fn elsewhere(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
+    fn async_instances(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
         let _ = counters;
         None
     }
@@ -78,25 +78,25 @@ pub struct About {
     /// The hooks it exports.
     pub hooks: Hooks,
     /// The capabilities it requests; see [`Grants`].
-    pub asks: Grants,
+    pub requested: Grants,
     /// The embedded test, as [`SelfTest`](super::self_test::SelfTest) reads it.
     pub self_test: Option<Bytes>,
 }
 
 /// Why a file could not be loaded: a code for programs, a message for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{sentence}")]
+#[error("{message}")]
 pub struct LoadError {
     code: LoadCode,
-    sentence: Box<str>,
+    message: Box<str>,
     /// Caused by something outside the file.
     passing: bool,
 }
 
 impl LoadError {
-    /// `sentence` continues "the file ...": its kind, the expected one, and how to fix it.
-    pub fn new(code: LoadCode, sentence: impl Into<Box<str>>) -> Self {
-        Self { code, sentence: sentence.into(), passing: false }
+    /// `message` continues "the file ...": its kind, the expected one, and how to fix it.
+    pub fn new(code: LoadCode, message: impl Into<Box<str>>) -> Self {
+        Self { code, message: message.into(), passing: false }
     }
 
     /// The same error with a cause outside the file, such as a failing disk: the same file may work later.
@@ -117,7 +117,7 @@ impl LoadError {
 
     /// The error message.
     pub fn message(&self) -> &str {
-        &self.sentence
+        &self.message
     }
 }
 

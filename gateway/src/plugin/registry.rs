@@ -196,13 +196,13 @@ impl Registry {
                     plugin = &*plugin,
                     code = error.code().as_str(),
                     error = error.message(),
-                    "failed to make instances of a live plugin for a new chain; everything stays as it is"
+                    "failed to create instances for a new chain; the old chain stays"
                 );
                 None
             }
             // The task does not panic: panics of the loader are caught.
             Err(_) => {
-                error!("failed to prepare the plugins: the task ended early; everything stays as it is");
+                error!("failed to prepare the plugins: the task ended early; the old chain stays");
                 None
             }
         }
@@ -227,7 +227,7 @@ impl Registry {
             let given = Instant::now();
             wait(acknowledgements, state.generation, self.swap_timeout).await;
             let took_us = given.elapsed().as_micros() as u64;
-            debug!(generation = state.generation, took_us, "every worker has taken the new chain");
+            debug!(generation = state.generation, took_us, "all workers use the new chain");
         }
         let took = changed.then(|| begin.elapsed());
         let before = Arc::new(before);
@@ -299,7 +299,7 @@ impl Registry {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let place = |closed: &Closed| ClosedPlace {
             file: closed.file.clone(),
-            error: LastError::new(&closed.error, closed.at),
+            error: LastError::new(&closed.error, closed.at, None),
         };
         published.state.closed.iter().map(place).collect()
     }
@@ -344,7 +344,7 @@ impl Registry {
             let refused = state.refused.iter().find(|(_, refused)| &*refused.name == name);
             let refused = refused.map(|(file, refused)| ClosedPlace {
                 file: file.clone(),
-                error: LastError::new(&refused.error, refused.at),
+                error: LastError::new(&refused.error, refused.at, Some(refused.digest)),
             });
             let place = state.closed.iter().position(|closed| &*closed.name == name);
             refused.or_else(|| place.map(|place| closed[place].clone()))
@@ -377,7 +377,8 @@ impl Registry {
                 order: Some(order),
                 state: slot.standing,
                 live: Some(live(slot)),
-                last_error: refused.map(|refused| LastError::new(&refused.error, refused.at)),
+                last_error: refused
+                    .map(|refused| LastError::new(&refused.error, refused.at, Some(refused.digest))),
                 kept: kept(&slot.version.name),
                 counts: counts(&slot.version.name),
             }
@@ -390,7 +391,7 @@ impl Registry {
             order: None,
             state: if state.is_closed(file) { PluginState::Closed } else { PluginState::Refused },
             live: None,
-            last_error: Some(LastError::new(&refused.error, refused.at)),
+            last_error: Some(LastError::new(&refused.error, refused.at, Some(refused.digest))),
             kept: if state.slot(&refused.name).is_none() { kept(&refused.name) } else { Vec::new() },
             // A second file of the same name has no counters.
             counts: if state.slot(&refused.name).is_none() {
@@ -406,7 +407,7 @@ impl Registry {
             order: None,
             state: PluginState::Closed,
             live: None,
-            last_error: Some(LastError::new(&closed.error, closed.at)),
+            last_error: Some(LastError::new(&closed.error, closed.at, None)),
             kept: kept(&closed.name),
             counts: counts(&closed.name),
         });
@@ -434,7 +435,7 @@ impl Registry {
             Hold::Closed => "closed",
             Hold::Open => "open",
         };
-        info!(plugin = name, breaker = set, "plugin breaker changed: set by hand");
+        info!(plugin = name, breaker = set, "plugin breaker changed: set by an operator");
         true
     }
 
@@ -512,11 +513,10 @@ async fn wait(acknowledgements: Vec<oneshot::Receiver<()>>, generation: u64, lon
     for (worker, acknowledgement) in acknowledgements.into_iter().enumerate() {
         match timeout_at(deadline.into(), acknowledgement).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => warn!(worker, generation, "a worker has ended and takes no new chain"),
+            Ok(Err(_)) => warn!(worker, generation, "worker has ended; it does not take the new chain"),
             Err(_) => error!(
                 worker,
-                generation,
-                "a worker is too busy to take the new chain; it goes on with the old one until it does"
+                generation, "worker too busy to take the new chain; it uses the old one until then"
             ),
         }
     }
@@ -542,12 +542,12 @@ fn write_down(archive: &Archive, before: &State, now: &State) {
             error!(
                 plugin = &**name,
                 %error,
-                "failed to write down which version of a plugin runs; after a restart only the plugin folder counts"
+                "failed to store the running version of a plugin; a restart will use only the plugin folder"
             );
         }
     }
     if changed && let Err(error) = archive.tidy(&now.records) {
-        warn!(%error, "failed to remove versions of plugins that are no longer needed");
+        warn!(%error, "failed to remove old versions of plugins");
     }
 }
 

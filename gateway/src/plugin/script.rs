@@ -5,7 +5,7 @@
 mod play;
 mod show;
 
-use gateway_plugin_script::{Mistakes, Reader};
+use gateway_plugin_script::{Errors, Reader};
 
 use super::event::Kind;
 use crate::protocol::channel::Channel;
@@ -21,7 +21,11 @@ pub type Step = gateway_plugin_script::Step<Kind, Channel>;
 pub type Event = gateway_plugin_script::Event<Kind, Channel>;
 
 /// Reads a script. All errors are reported together.
-pub fn parse(text: &[u8]) -> Result<Script, Mistakes> {
+///
+/// # Errors
+///
+/// All errors of the script, each with its place.
+pub fn parse(text: &[u8]) -> Result<Script, Errors> {
     reader().script(text)
 }
 

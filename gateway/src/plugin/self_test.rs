@@ -34,30 +34,38 @@ pub struct Tally {
 
 impl SelfTest {
     /// Parses the section.
+    ///
+    /// # Errors
+    ///
+    /// If the section is not a self-test.
     pub fn parse(section: &[u8]) -> Result<Self, LoadError> {
         let test = script::reader().self_test(section).map_err(|why| {
-            let sentence =
+            let message =
                 format!("carries a self-test that cannot be read: {why}; its author has to repair it");
-            LoadError::new(LoadCode::SelfTest, sentence)
+            LoadError::new(LoadCode::SelfTest, message)
         })?;
         Ok(Self { settings: Value::Object(test.settings).to_string().into(), script: test.script })
     }
 
     /// Runs the test with the operator's limits and the author's settings. Effects are recorded and dropped,
     /// so the plugin reaches nothing outside of itself. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// If the plugin cannot be loaded with these settings, or does not do what the test expects.
     pub fn run(
         &self,
         loader: &dyn Loader,
         name: &str,
         wasm: &[u8],
-        asks: &Grants,
+        requested: &Grants,
         limits: &Limits,
     ) -> Result<Tally, LoadError> {
         let settings = Settings {
             config: self.settings.clone(),
             // Effects are only recorded. A response from the network or a value of this machine would change
             // the test.
-            grants: Grants { http: [].into(), environment: [].into(), ..asks.clone() },
+            grants: Grants { http: [].into(), environment: [].into(), ..requested.clone() },
             limits: Limits { log_lines_per_second: 0, ..limits.clone() },
             ..Settings::default()
         };
@@ -67,9 +75,9 @@ impl SelfTest {
     fn play(&self, factory: &dyn Factory) -> Result<Tally, LoadError> {
         let counters = Arc::new(PluginCounters::new(1));
         let fails = |why: String| {
-            let sentence =
+            let message =
                 format!("fails its self-test: {why}; it does not do what its author says, rebuild it");
-            LoadError::new(LoadCode::SelfTest, sentence)
+            LoadError::new(LoadCode::SelfTest, message)
         };
         let instance = || {
             let made = factory.instantiate(&counters);

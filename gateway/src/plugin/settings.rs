@@ -119,6 +119,10 @@ impl std::error::Error for SettingsErrors {}
 
 impl Settings {
     /// Reads a settings file. All errors are reported together.
+    ///
+    /// # Errors
+    ///
+    /// All errors of the file, each with its key.
     pub fn parse(file: &[u8]) -> Result<Self, SettingsErrors> {
         let mut reader = Reader::default();
         let settings = reader.settings(file);
@@ -138,7 +142,7 @@ impl Reader {
         let text = match std::str::from_utf8(file) {
             Ok(text) => text,
             Err(_) => {
-                self.mistake("", "is not UTF-8 text; expected TOML");
+                self.error("", "is not UTF-8 text; expected TOML");
                 return settings;
             }
         };
@@ -146,7 +150,7 @@ impl Reader {
             Ok(table) => table,
             Err(error) => {
                 let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-                self.mistake("", format!("is not TOML: line {line}: {}", error.message()));
+                self.error("", format!("is not TOML: line {line}: {}", error.message()));
                 return settings;
             }
         };
@@ -172,7 +176,7 @@ impl Reader {
             None => {}
             Some(Value::String(word)) if word == "closed" => settings.failure = FailurePolicy::Closed,
             Some(Value::String(word)) if word == "open" => settings.failure = FailurePolicy::Open,
-            Some(other) => self.mistake("failure", format!("is {other}; expected \"closed\" or \"open\"")),
+            Some(other) => self.error("failure", format!("is {other}; expected \"closed\" or \"open\"")),
         }
         if let Some(breaker) = self.table(&mut table, "breaker") {
             settings.breaker = self.breaker(breaker);
@@ -262,7 +266,7 @@ impl Reader {
             let text = format!(
                 "is {value}; expected a text like \"5ms\" or \"1s\", from \"{least}ms\" to \"{most}s\""
             );
-            self.mistake(&format!("{name}.{key}"), text);
+            self.error(&format!("{name}.{key}"), text);
             default
         })
     }
@@ -286,7 +290,7 @@ impl Reader {
             let text = format!(
                 "is {value}; expected a text like \"64KiB\" or \"32MiB\", from \"{least}\" to \"{most}\""
             );
-            self.mistake(&format!("{name}.{key}"), text);
+            self.error(&format!("{name}.{key}"), text);
             default
         })
     }
@@ -314,7 +318,7 @@ impl Reader {
             value.as_integer().filter(|number| range.contains(number)).and_then(|n| N::try_from(n).ok());
         parsed.unwrap_or_else(|| {
             let text = format!("is {value}; expected a number from {} to {}", range.start(), range.end());
-            self.mistake(&format!("{name}.{key}"), text);
+            self.error(&format!("{name}.{key}"), text);
             default
         })
     }
@@ -323,7 +327,7 @@ impl Reader {
         match table.remove(key)? {
             Value::Table(inner) => Some(inner),
             other => {
-                self.mistake(key, format!("is {other}; expected a table [{key}]"));
+                self.error(key, format!("is {other}; expected a table [{key}]"));
                 None
             }
         }
@@ -331,7 +335,7 @@ impl Reader {
 
     fn nothing_left(&mut self, prefix: &str, table: &Table, known: &str) {
         for key in table.keys() {
-            self.mistake(&format!("{prefix}{key}"), format!("is not a key; known here: {known}"));
+            self.error(&format!("{prefix}{key}"), format!("is not a known key; accepted: {known}"));
         }
     }
 
@@ -346,7 +350,7 @@ impl Reader {
             Value::Float(number) => match serde_json::Number::from_f64(number) {
                 Some(number) => Json::Number(number),
                 None => {
-                    self.mistake(key, format!("is {number}; expected a finite number"));
+                    self.error(key, format!("is {number}; expected a finite number"));
                     return None;
                 }
             },
@@ -366,7 +370,7 @@ impl Reader {
         })
     }
 
-    fn mistake(&mut self, key: &str, text: impl Into<Box<str>>) {
+    fn error(&mut self, key: &str, text: impl Into<Box<str>>) {
         self.errors.push(SettingError { key: key.into(), text: text.into() });
     }
 }

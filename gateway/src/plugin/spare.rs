@@ -102,7 +102,7 @@ impl Spare {
             Ok(made) => made,
             Err(TryRecvError::Empty) => return None,
             Err(TryRecvError::Closed) => {
-                Err(LoadError::new(LoadCode::Instantiate, "was given up while an instance was made"))
+                Err(LoadError::new(LoadCode::Instantiate, "was cancelled while an instance was created"))
             }
         };
         self.ordered = None;

@@ -8,6 +8,6 @@ mod cluster;
 pub use cluster::{Reports, Taken};
 pub use connection::Meters;
 pub use gateway_plugin_state::{
-    Bounds, IncrementError, KEY_BYTES_MAX, NEVER, Room, Rule, Told, TooLarge, Usage,
+    Bounds, IncrementError, KEY_BYTES_MAX, MeterState, NEVER, Room, Rule, TooLarge, Usage,
 };
 pub use shared::{Bucket, PluginState, Scope};

@@ -22,14 +22,14 @@ pub(super) trait Observer {
     fn begins(&mut self) {}
 
     /// A plugin was called. `effects` are its own.
-    fn answered(&mut self, _link: &mut Link, _effects: &[Effect], _told: Told<'_>) {}
+    fn answered(&mut self, _link: &mut Link, _effects: &[Effect], _result: HookResult<'_>) {}
 }
 
 impl Observer for () {}
 
 /// The verdict of a plugin, by hook.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Told<'a> {
+pub(super) enum HookResult<'a> {
     /// On a client; with the cost of the call if it ran on the asynchronous pool.
     Connect(&'a Result<ConnectVerdict, FailurePolicy>, Option<Usage>),
     /// On a message.
@@ -37,7 +37,7 @@ pub(super) enum Told<'a> {
     /// On a publication for a class.
     Deliver(&'a str, &'a Outgoing, &'a Result<DeliverVerdict, FailurePolicy>),
     /// Of a hook without a verdict.
-    Nothing(&'a Result<(), FailurePolicy>),
+    NoVerdict(&'a Result<(), FailurePolicy>),
 }
 
 /// One event on its way through the chain.
@@ -89,10 +89,15 @@ impl Trace {
     /// Trace of a message before the first plugin.
     pub fn of(message: &Message, generation: u64, clock: Clock) -> Self {
         Self {
-            channel: message.channel.as_ref().map(|channel| channel.as_str().into()).unwrap_or_default(),
-            method: message.method.clone(),
-            payload_bytes: message.payload.len(),
-            ..Self::of_client(message.kind.as_str(), &message.client, message.now, generation, clock)
+            channel: message
+                .content
+                .channel
+                .as_ref()
+                .map(|channel| channel.as_str().into())
+                .unwrap_or_default(),
+            method: message.content.method.clone(),
+            payload_bytes: message.content.payload.len(),
+            ..Self::of_client(message.content.kind.as_str(), &message.client, message.now, generation, clock)
         }
     }
 
@@ -109,8 +114,8 @@ impl Trace {
     }
 
     /// Trace of a disconnect.
-    pub(super) fn of_goodbye(goodbye: &DisconnectEvent, generation: u64, clock: Clock) -> Self {
-        Self::of_client("disconnect", &goodbye.client, goodbye.now, generation, clock)
+    pub(super) fn of_disconnect(event: &DisconnectEvent, generation: u64, clock: Clock) -> Self {
+        Self::of_client("disconnect", &event.client, event.now, generation, clock)
     }
 
     /// Trace of another event of a client.
@@ -209,35 +214,35 @@ impl Observer for Trace {
         self.begin = self.clock.now().at;
     }
 
-    fn answered(&mut self, link: &mut Link, effects: &[Effect], told: Told<'_>) {
+    fn answered(&mut self, link: &mut Link, effects: &[Effect], result: HookResult<'_>) {
         let took = self.clock.now().at.saturating_sub(self.begin);
         let mut called = Called {
             effects: effects.iter().map(Effect::as_str).collect(),
             took,
-            usage: match told {
-                Told::Connect(_, Some(usage)) => usage,
+            usage: match result {
+                HookResult::Connect(_, Some(usage)) => usage,
                 _ => link.usage(),
             },
             ..Called::default()
         };
-        called.take(told);
+        called.take(result);
         self.seen.push(Seen { plugin: link.name().into(), called: Some(called) });
     }
 }
 
 impl Called {
-    fn take(&mut self, told: Told<'_>) {
+    fn take(&mut self, result: HookResult<'_>) {
         let refused = |why: &Refusal| Some((why.code, why.reason.clone()));
-        match told {
-            Told::Connect(answer, _) => {
+        match result {
+            HookResult::Connect(answer, _) => {
                 self.answer = answer.as_ref().map_or_else(failed, ConnectVerdict::as_str);
                 if let Ok(ConnectVerdict::Refuse(why)) = answer {
                     self.refusal = refused(why);
                 }
             }
-            Told::Message(message, answer) => {
+            HookResult::Message(message, answer) => {
                 self.answer = answer.as_ref().map_or_else(failed, Verdict::as_str);
-                self.payload_bytes = Some(message.payload.len());
+                self.payload_bytes = Some(message.content.payload.len());
                 match answer {
                     Ok(Verdict::Deny(why) | Verdict::Disconnect(why)) => self.refusal = refused(why),
                     Ok(Verdict::Reply(payload)) => self.answer_bytes = Some(payload.len()),
@@ -249,7 +254,7 @@ impl Called {
                     _ => {}
                 }
             }
-            Told::Deliver(class, outgoing, answer) => {
+            HookResult::Deliver(class, outgoing, answer) => {
                 self.class = Some(class.into());
                 self.answer = answer.as_ref().map_or_else(failed, DeliverVerdict::as_str);
                 self.payload_bytes = Some(outgoing.payload.len());
@@ -258,7 +263,7 @@ impl Called {
                     self.payload_bytes = self.answer_bytes;
                 }
             }
-            Told::Nothing(answer) => self.answer = answer.as_ref().map_or_else(failed, |()| "done"),
+            HookResult::NoVerdict(answer) => self.answer = answer.as_ref().map_or_else(failed, |()| "done"),
         }
     }
 }

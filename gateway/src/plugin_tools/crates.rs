@@ -46,7 +46,7 @@ pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
         plugin_name(name).map_err(|error| anyhow::anyhow!("the name {name:?} {}", error.message()))?;
     ensure!(
         in_folder == name,
-        "the name {name:?} begins with a number and a dash, which say where in the chain a file stands: \
+        "the name {name:?} begins with a number and a dash, which set the place of a file in the chain: \
          name the plugin {in_folder:?}, and give its file the number when you drop it"
     );
     // Further rules of cargo for package names. Cargo itself reports violations of the remaining ones.
@@ -56,7 +56,7 @@ pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
         ["core", "std", "alloc", "test", "proc_macro", "gateway-plugin-sdk", "gateway", "self"];
     ensure!(
         !TAKEN.contains(&name),
-        "the name {name:?} is taken by a crate that every plugin meets: choose another"
+        "the name {name:?} conflicts with a crate that every plugin uses: choose another"
     );
     Ok(())
 }

@@ -27,6 +27,10 @@ pub enum Target<'a> {
 
 impl Channel {
     /// Checks a name and copies it.
+    ///
+    /// # Errors
+    ///
+    /// If the name is not valid.
     pub fn parse(name: &str) -> Result<Self, InvalidChannel> {
         address::check(name)?;
         Ok(Self(name.into()))

@@ -1,6 +1,8 @@
 //! [`Command`]: the requests of clients in the vocabulary of the gateway. Codecs make commands; the
 //! connection core consumes them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::channel::{Channel, InvalidChannel};
@@ -129,7 +131,7 @@ pub struct Position {
     /// Number of the newest publication seen; the first one is 1.
     pub offset: u64,
     /// The stream the number belongs to; empty if unknown.
-    pub epoch: Box<str>,
+    pub epoch: Arc<str>,
 }
 
 /// A part of a channel's history.

@@ -29,6 +29,10 @@ pub fn says_nothing(json: &str) -> bool {
 /// A line feed separates frames of the Centrifuge JSON protocol. In valid JSON it can only stand between
 /// tokens, because a string must escape it, so removing it changes nothing. Bytes without line feeds are
 /// returned unchanged.
+///
+/// # Errors
+///
+/// If it is not JSON, or JSON that receivers cannot read.
 pub fn compact(json: Bytes) -> Result<Bytes, NotJson> {
     let syntax = |error: String| NotJson::Syntax(error.into());
     let text = std::str::from_utf8(&json).map_err(|e| syntax(e.to_string()))?;

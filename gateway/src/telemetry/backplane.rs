@@ -131,9 +131,9 @@ impl BackplaneMetrics {
         self.trouble.store(index.map_or(0, |index| index as u64 + 1), Relaxed);
         match trouble {
             Some((trouble, cause)) => {
-                warn!(trouble = trouble.as_str(), cause, "the backplane is degraded: this node goes on alone")
+                warn!(trouble = trouble.as_str(), cause, "backplane degraded; this gateway serves alone")
             }
-            None => info!("the backplane is as it should be"),
+            None => info!("backplane healthy"),
         }
     }
 
@@ -152,10 +152,7 @@ impl BackplaneMetrics {
     pub fn failed(&self, why: &str) {
         self.failed.inc();
         if self.failed.get().is_power_of_two() {
-            warn!(
-                count = self.failed.get(),
-                why, "a question to redis failed: who asked is told to try again"
-            );
+            warn!(count = self.failed.get(), why, "redis request failed; caller was asked to retry");
         }
     }
 
@@ -164,27 +161,21 @@ impl BackplaneMetrics {
         self.too_few_replicas.inc();
         if self.too_few_replicas.get().is_power_of_two() {
             let count = self.too_few_replicas.get();
-            warn!(
-                count,
-                replicas, "too few replicas of redis have a publication in time: its publisher is told so"
-            );
+            warn!(count, replicas, "publication on too few redis replicas in time; publisher got an error");
         }
     }
 
     /// Logs the loss of a message without a waiting sender, such as a plugin's publication, which did not
     /// reach Redis.
     pub fn lost(&self, why: &str) {
-        seldom!(warn, why, "what a plugin or the gateway itself sent to other nodes is lost");
+        seldom!(warn, why, "message from a plugin or the gateway to other gateways lost");
     }
 
     /// Counts a message that this version cannot decode.
     pub fn malformed(&self) {
         self.malformed.inc();
         if self.malformed.get().is_power_of_two() {
-            warn!(
-                count = self.malformed.get(),
-                "a message from redis was dropped: it is none of this version"
-            );
+            warn!(count = self.malformed.get(), "message from redis dropped; this version cannot decode it");
         }
     }
 
@@ -204,7 +195,7 @@ impl BackplaneMetrics {
         self.checked.add(channels);
         self.behind.add(behind);
         if behind > 0 {
-            info!(channels, behind, "channels went on while redis was away: their subscribers are told");
+            info!(channels, behind, "channels advanced while redis was away; their subscribers are notified");
         }
     }
 
@@ -231,12 +222,12 @@ impl BackplaneMetrics {
 
     /// A setting of a server does not fit the configuration.
     pub fn unfit(&self, unfit: Unfit, why: &str) {
-        warn!(unfit = unfit.as_str(), why, "a setting of redis does not fit what the configuration promises");
+        warn!(unfit = unfit.as_str(), why, "redis setting does not fit the guarantees of the configuration");
     }
 
     /// The settings of a server fit again.
     pub fn fits(&self) {
-        info!("the settings of redis fit what the configuration promises");
+        info!("redis settings fit the guarantees of the configuration");
     }
 
     /// Sets what is unfit at any server, in the order of [`Unfit::ALL`].
@@ -253,21 +244,21 @@ impl BackplaneMetrics {
     /// Logs that the differences of another gateway have changed.
     pub fn differs(&self, node: &str, sentences: &[&str]) {
         if sentences.is_empty() {
-            info!(node, "another gateway does not differ any more");
+            info!(node, "another gateway no longer differs");
         } else {
             let differences = sentences.join("; ");
-            warn!(node, differences, "another gateway differs from this one: the safer rule counts at both");
+            warn!(node, differences, "another gateway differs; both apply the safer rule");
         }
     }
 
     /// Logs that another gateway has not applied the rules of this one in the expected time.
     pub fn disagrees(&self, id: &str, name: &str) {
-        warn!(node = id, name, "another gateway does not say that it goes by the rules of this one");
+        warn!(node = id, name, "another gateway has not confirmed the rules of this one");
     }
 
     /// Logs a new gateway.
     pub fn node_came(&self, id: &str, name: &str, version: &str) {
-        info!(node = id, name, version, "another gateway is there");
+        info!(node = id, name, version, "another gateway has joined");
     }
 
     /// Logs the orderly end of another gateway.
@@ -278,7 +269,7 @@ impl BackplaneMetrics {
     /// Counts and logs the death of another gateway.
     pub fn node_died(&self, id: &str, name: &str) {
         self.died.inc();
-        warn!(node = id, name, "another gateway is dead: its lease has run out");
+        warn!(node = id, name, "another gateway is dead; its lease has expired");
     }
 
     /// Counts a pending request and returns the number before it.

@@ -44,6 +44,10 @@ impl Exposition {
     }
 
     /// The text of one scrape.
+    ///
+    /// # Errors
+    ///
+    /// If a metric cannot be formatted.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.0)?;
@@ -102,11 +106,7 @@ impl Node {
         writer.family("connections_closed", "Connections that ended, by cause", closed)?;
         let refused = |reason: Refused| metrics.sum(|worker| &worker.refused[reason as usize]);
         let refused = Refused::ALL.map(|reason| ([("reason", reason.as_str())], refused(reason)));
-        writer.family(
-            "connections_refused",
-            "Sockets and handshakes that were turned away, by reason",
-            refused,
-        )
+        writer.family("connections_refused", "Sockets and handshakes that were refused, by reason", refused)
     }
 
     fn messages(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
@@ -150,12 +150,12 @@ impl Node {
         )?;
         let commands = |kind: Kind| self.metrics.sum(|worker| &worker.commands[kind as usize - 1]);
         let commands = Kind::ALL.map(|kind| ([("kind", kind_label(kind))], commands(kind)));
-        writer.family("commands", "Commands that went to the plugins, by kind", commands)?;
+        writer.family("commands", "Commands passed to the plugins, by kind", commands)?;
         let decisions =
             |outcome: DecisionOutcome| self.metrics.sum(|worker| &worker.decisions[outcome as usize]);
         let decisions =
             DecisionOutcome::ALL.map(|outcome| ([("outcome", outcome.as_str())], decisions(outcome)));
-        writer.family("decisions", "What the plugins said of commands, by outcome", decisions)
+        writer.family("decisions", "Decisions of the plugins about commands, by outcome", decisions)
     }
 
     fn trouble(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
@@ -170,11 +170,11 @@ impl Node {
         let evicted = sum(|worker| &worker.outbound_evictions);
         writer.counter(
             "outbound_evictions",
-            "Clients closed as too slow because all together had too much waiting",
+            "Clients closed as too slow because too many bytes waited for all clients",
             None,
             evicted,
         )?;
-        let help = "Bytes that wait for clients with more than 32 KiB of it";
+        let help = "Bytes that wait for clients with more than 32 KiB waiting";
         writer.gauge("outbound_backlog", help, Some(&Unit::Bytes), self.metrics.outbound_held())?;
         let refused = &self.metrics.node.publications_refused;
         let refused = Unpublished::ALL.map(|why| ([("reason", why.as_str())], refused[why as usize].get()));
@@ -182,14 +182,14 @@ impl Node {
         let inbox = sum(|worker| &worker.inbox_overflows);
         writer.counter(
             "inbox_overflows",
-            "Publications lost because a worker did not keep up",
+            "Publications lost because the inbox of a worker was full",
             None,
             inbox,
         )?;
         let gaps = sum(|worker| &worker.position_gaps);
         writer.counter(
             "position_gaps",
-            "Missed publications that a client was told to recover",
+            "Missed publications that a client was asked to recover",
             None,
             gaps,
         )?;
@@ -203,11 +203,11 @@ impl Node {
     fn node(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
         let now = Clock::start().now().at;
         let lags = self.metrics.workers.iter().map(|worker| worker.beat.lag(now));
-        let help = "How late a worker came to its work at most in the last 10 to 20 seconds";
+        let help = "Largest lag of a worker in the last 10 to 20 seconds";
         writer.durations("worker_lag", help, "worker", lags)?;
         let node = &self.metrics.node;
         writer.gauge("start_time", "Unix time of the start", Some(&Unit::Seconds), self.started)?;
-        writer.info("build", "The version that runs", [("version", env!("CARGO_PKG_VERSION"))])?;
+        writer.info("build", "The running version", [("version", env!("CARGO_PKG_VERSION"))])?;
         let gauge = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
         let generation = gauge(&node.plugin_generation);
         writer.gauge("plugin_generation", "Number of the chain of plugins that is live", None, generation)?;
@@ -232,12 +232,12 @@ impl Node {
             let status = if *status == 0 { "other".to_owned() } else { status.to_string() };
             ([("status", status)], counter.get())
         });
-        writer.family("admin_responses", "Answers of the admin listener, by HTTP status", responses)?;
+        writer.family("admin_responses", "Responses of the admin listener, by HTTP status", responses)?;
         let lost = LineLost::ALL.map(|reason| ([("reason", reason.as_str())], super::lines_lost(reason)));
         writer.family("log_lines_lost", "Log lines that were not written, by reason", lost)?;
         let refused = AdminRefused::ALL
             .map(|reason| ([("reason", reason.as_str())], node.admin_refused[reason as usize].get()));
-        let help = "Connections and requests that the admin listener turned away, by reason";
+        let help = "Connections and requests that the admin listener refused, by reason";
         writer.family("admin_refused", help, refused)?;
         let help = "Sockets of the admin listener that could not be accepted";
         writer.counter("admin_accept_errors", help, None, node.admin_accept_errors.get())
@@ -247,14 +247,10 @@ impl Node {
 /// Only with Redis.
 fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::Result {
     let troubles = Trouble::ALL.map(|one| ([("cause", one.as_str())], u64::from(backplane.is_in(one))));
-    writer.gauges(
-        "backplane_degraded",
-        "Whether Redis cannot be used as it should be, by cause",
-        troubles,
-    )?;
+    writer.gauges("backplane_degraded", "Whether the backplane is degraded, by cause", troubles)?;
     let counters = [
-        ("backplane_links", "Times that connections to Redis were made", &backplane.links),
-        ("backplane_failures", "Questions to Redis that failed", &backplane.failed),
+        ("backplane_links", "Connections made to Redis", &backplane.links),
+        ("backplane_failures", "Requests to Redis that failed", &backplane.failed),
         (
             "backplane_too_few_replicas",
             "Publications that fewer than `min_replicas` replicas had in time",
@@ -264,11 +260,11 @@ fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::
         ("backplane_malformed", "Messages from Redis that were dropped", &backplane.malformed),
         (
             "backplane_unknown",
-            "Messages of a later version, of a kind that this one does not know",
+            "Messages of a later version, of a kind unknown to this one",
             &backplane.unknown,
         ),
         ("backplane_positions_compared", "Positions of channels compared with Redis", &backplane.checked),
-        ("backplane_positions_behind", "Of these, those that had gone on unnoticed", &backplane.behind),
+        ("backplane_positions_behind", "Of these, channels that had advanced unnoticed", &backplane.behind),
         ("nodes_died", "Other gateways whose lease ran out", &backplane.died),
     ];
     for (name, help, counter) in counters {
@@ -277,13 +273,13 @@ fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::
     let unfit = Unfit::ALL.map(|one| ([("setting", one.as_str())], u64::from(backplane.is_unfit(one))));
     writer.gauges(
         "backplane_unfit",
-        "Settings of Redis that do not fit what the configuration promises",
+        "Settings of Redis that do not fit the guarantees of the configuration",
         unfit,
     )?;
     let subjects = Subject::ALL.map(|one| ([("subject", one.as_str())], backplane.differing_in(one)));
     writer.gauges("nodes_differing", "Other gateways that differ from this one, by subject", subjects)?;
     writer.gauge("nodes", "Gateways that are alive, as far as this one knows", None, backplane.alive())?;
-    writer.gauge("backplane_questions", "Questions to Redis without an answer yet", None, backplane.waiting())
+    writer.gauge("backplane_questions", "Pending requests to Redis", None, backplane.waiting())
 }
 
 /// The names of upstreams come from the configuration.
@@ -291,9 +287,13 @@ fn upstreams(writer: &mut Writer<'_, '_>, upstreams: &[Arc<UpstreamMetrics>]) ->
     let each = |value: fn(&UpstreamMetrics) -> u64| {
         upstreams.iter().map(move |upstream| ([("upstream", upstream.name())], value(upstream)))
     };
-    writer.family("upstream_sent", "Events that an upstream took", each(|upstream| upstream.sent.get()))?;
+    writer.family(
+        "upstream_sent",
+        "Events that an upstream accepted",
+        each(|upstream| upstream.sent.get()),
+    )?;
     let retried = each(|upstream| upstream.retried.get());
-    writer.family("upstream_retried", "Attempts that failed and were to be repeated", retried)?;
+    writer.family("upstream_retried", "Failed attempts before a retry", retried)?;
     let dead = each(|upstream| upstream.dead.get());
     writer.family("upstream_dead", "Events that were given up", dead)?;
     let refused = each(|upstream| upstream.refused.get());
@@ -323,7 +323,7 @@ fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result
     let wanted = |plugin: &PluginStatus| u64::from(plugin.state == PluginState::Live);
     writer.gauges("plugin_current", "Whether the version in the folder runs", each(wanted))?;
     let kept = |plugin: &PluginStatus| plugin.kept.len() as u64;
-    writer.gauges("plugin_versions_kept", "Versions that can be gone back to", each(kept))?;
+    writer.gauges("plugin_versions_kept", "Versions available for a rollback", each(kept))?;
     writer.family("plugin_calls", "Calls of hooks", each(|plugin| plugin.counts.calls))?;
     let failures = plugins.iter().flat_map(|plugin| {
         let label = |cause: Cause| [("plugin", &*plugin.name), ("cause", cause.as_str())];
@@ -341,10 +341,10 @@ fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result
         each(|plugin| plugin.counts.effects),
     )?;
     let refused = each(|plugin| plugin.counts.attributes_refused);
-    let help = "Attributes that the plugin wanted to set and that another one has its permissions in";
+    let help = "Attributes that the plugin could not set because another plugin uses them for permissions";
     writer.family("plugin_attributes_refused", help, refused)?;
     let skipped = each(|plugin| plugin.counts.skipped);
-    writer.family("plugin_skipped", "Events that met the failure policy without a call", skipped)?;
+    writer.family("plugin_skipped", "Events decided by the failure policy without a call", skipped)?;
     let open = |plugin: &PluginStatus| {
         u64::from(plugin.live.as_ref().is_some_and(|live| live.breaker != Position::Closed))
     };
@@ -354,7 +354,7 @@ fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result
         each(open),
     )?;
     let opened = each(|plugin| plugin.counts.breaker_opened);
-    writer.family("plugin_breaker_opened", "How often the breaker opened by itself", opened)?;
+    writer.family("plugin_breaker_opened", "How often failures opened the breaker", opened)?;
     writer.family(
         "plugin_deliveries_dropped",
         "Publications that a class of subscribers of a worker did not receive because of the plugin",
@@ -370,9 +370,9 @@ fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result
     let entries = each(|plugin| plugin.counts.state.entries);
     writer.gauges("plugin_state_entries", "Rate limits and values kept for the plugin", entries)?;
     let bytes = each(|plugin| plugin.counts.state.bytes);
-    writer.gauges("plugin_state_bytes", "Memory of what is kept for the plugin", bytes)?;
+    writer.gauges("plugin_state_bytes", "Bytes of memory kept for the plugin", bytes)?;
     let evictions = each(|plugin| plugin.counts.state.evictions);
-    writer.family("plugin_state_evictions", "Rate limits and values that gave way to others", evictions)
+    writer.family("plugin_state_evictions", "Rate limits and values evicted for others", evictions)
 }
 
 fn kind_label(kind: Kind) -> &'static str {

@@ -105,7 +105,7 @@ impl Lines {
     fn empty_into(&self, sink: &mut impl Write) {
         let mut batch = Batch::default();
         let mut sink = Sink { sink, torn: false };
-        let mut told = 0;
+        let mut reported = 0;
         loop {
             {
                 let mut waiting = self.lock();
@@ -121,12 +121,12 @@ impl Lines {
             self.count(LineLost::WriteFailed, batch.ends.len() - whole);
             let lost = LineLost::ALL.iter().map(|reason| self.lost(*reason)).sum();
             // While the queue is full this line would be lost too; a later turn writes it.
-            if whole > 0 && lost > told && self.has_room() {
-                let lines = lost - told;
-                told = lost;
+            if whole > 0 && lost > reported && self.has_room() {
+                let lines = lost - reported;
+                reported = lost;
                 tracing::warn!(
                     lines,
-                    "log lines were lost: standard error took none or too few; see gateway_log_lines_lost"
+                    "log lines were lost: standard error was blocked or too slow; see gateway_log_lines_lost"
                 );
             }
             batch.bytes.clear();
@@ -190,12 +190,12 @@ mod tests {
     use super::*;
 
     /// Answers writes as specified: with this many bytes, or an error.
-    struct Told {
+    struct Scripted {
         steps: Receiver<Result<usize, i32>>,
         written: SyncSender<Vec<u8>>,
     }
 
-    impl Write for Told {
+    impl Write for Scripted {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let count = self.steps.recv().map_err(io::Error::other)?.map_err(io::Error::from_raw_os_error)?;
             let count = count.min(bytes.len());
@@ -216,12 +216,12 @@ mod tests {
     /// The results of the writes, in order.
     type Steps = SyncSender<Result<usize, i32>>;
 
-    fn told() -> (Arc<Lines>, Steps, Receiver<Vec<u8>>) {
+    fn scripted() -> (Arc<Lines>, Steps, Receiver<Vec<u8>>) {
         let (step, steps) = sync_channel(8);
         let (written, seen) = sync_channel(100);
         let lines = Arc::new(Lines::default());
         let queue = lines.clone();
-        thread::spawn(move || queue.empty_into(&mut Told { steps, written }));
+        thread::spawn(move || queue.empty_into(&mut Scripted { steps, written }));
         (lines, step, seen)
     }
 
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn lines_are_written_in_their_order_and_whole() {
-        let (lines, step, seen) = told();
+        let (lines, step, seen) = scripted();
         lines.put(b"one\n");
         for answer in [Err(INTERRUPTED), Err(AGAIN), Ok(2), Ok(ALL)] {
             step.send(answer).expect("it writes");
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_counted_and_a_torn_line_is_ended() {
-        let (lines, step, seen) = told();
+        let (lines, step, seen) = scripted();
         lines.put(b"one\n");
         step.send(Ok(1)).expect("it writes");
         assert_eq!(soon(&seen), "o");
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_does_not_read_costs_lines_and_no_time() {
-        let (lines, step, seen) = told();
+        let (lines, step, seen) = scripted();
         let line = [b'x'; 4096];
         for _ in 0..3 * BYTES_MAX / line.len() {
             lines.put(&line);

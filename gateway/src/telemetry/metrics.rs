@@ -387,7 +387,7 @@ impl WorkerMetrics {
     /// Counts a client whose queue overflowed; it is closed as too slow.
     pub fn outbound_overflow(&self, connection: &str) {
         self.outbound_overflows.inc();
-        debug!(connection, "the client does not read fast enough: its outbound queue is full");
+        debug!(connection, "outbound queue full; the client reads too slowly");
     }
 
     /// Counts a client closed as too slow because the queues of all clients together were too large.
@@ -397,8 +397,7 @@ impl WorkerMetrics {
             let count = self.outbound_evictions.get();
             warn!(
                 count,
-                bytes,
-                "clients read too slowly for memory.outbound_bytes_max: those for which most waits are closed"
+                bytes, "memory.outbound_bytes_max exceeded; closing the clients with the most waiting bytes"
             );
         }
     }
@@ -410,7 +409,7 @@ impl WorkerMetrics {
             let count = self.inbox_overflows.get();
             warn!(
                 count,
-                "a worker does not keep up: publications were lost; raise memory.inbox_deliveries_max or add workers"
+                "worker inbox full; publications were lost; raise memory.inbox_deliveries_max or add workers"
             );
         }
     }
@@ -418,13 +417,13 @@ impl WorkerMetrics {
     /// Counts a subscriber of a channel with recovery that missed a publication and was notified.
     pub fn position_gap(&self, connection: &str, channel: &str) {
         self.position_gaps.inc();
-        debug!(connection, channel, "a publication was missed: the client is asked to recover");
+        debug!(connection, channel, "publication missed; the client was asked to recover");
     }
 
     /// Counts a plugin's effect of this kind that could not be carried out.
     pub fn effect_refused(&self, effect: &'static str, address: &str, why: &str) {
         self.effects_refused.inc();
-        seldom!(warn, effect, address, "an effect of a plugin was refused: {why}");
+        seldom!(warn, effect, address, why, "plugin effect refused");
     }
 
     /// Counts a command passed to the plugins.
@@ -530,7 +529,7 @@ impl NodeMetrics {
         counter.inc();
         let count = counter.get();
         if first_of_many(count) {
-            warn!(reason = reason.as_str(), %peer, count, "the admin listener turned somebody away");
+            warn!(reason = reason.as_str(), %peer, count, "admin listener refused a connection or request");
         }
     }
 

@@ -60,7 +60,7 @@ impl UpstreamMetrics {
         self.refused.inc();
         if self.refused.get().is_power_of_two() {
             let (upstream, count) = (&*self.name, self.refused.get());
-            warn!(upstream, count, "the queue of an upstream is full: plugins are told so");
+            warn!(upstream, count, "upstream queue full; plugins that emit get an error");
         }
     }
 
@@ -78,16 +78,16 @@ impl UpstreamMetrics {
             attempt,
             why,
             ?pause,
-            "an event was not delivered: it will be sent again"
+            "event not delivered; retrying after a pause"
         );
         if attempt == 1 && self.retried.get().is_power_of_two() {
-            warn!(upstream = &*self.name, why, "an upstream does not take events: they are sent again");
+            warn!(upstream = &*self.name, why, "upstream does not accept events; retrying");
         }
     }
 
     /// Counts an event that was given up.
     pub fn dead(&self, id: &str, why: &str) {
         self.dead.inc();
-        error!(upstream = &*self.name, id, why, "an event was given up");
+        error!(upstream = &*self.name, id, why, "event given up");
     }
 }

@@ -39,7 +39,7 @@ fn made() -> Result<&'static (Handle, Mutex<Runtime>), String> {
 /// An instance, and the asynchronous instances of the same plugin that handle its `on-connect`.
 pub(super) struct Waiting<'a> {
     pub(super) instance: &'a mut dyn Plugin,
-    pub(super) elsewhere: &'a dyn AsyncInstances,
+    pub(super) async_instances: &'a dyn AsyncInstances,
     pub(super) lines: Lines,
     /// The resources used by the answer.
     pub(super) usage: Option<Usage>,
@@ -66,13 +66,13 @@ impl Plugin for Waiting<'_> {
 
     fn on_connect(
         &mut self,
-        hello: &ConnectEvent,
+        event: &ConnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, Failure> {
-        let ConnectEvent { client, token, data, now, at } = hello;
+        let ConnectEvent { client, token, data, now, at } = event;
         let (client, token, data) = (client.clone(), token.clone(), data.clone());
-        let hello = Arc::new(ConnectEvent { client, token, data, now: *now, at: *at });
-        let answered = self.wait(self.elsewhere.on_connect(hello, PATIENCE))?;
+        let event = Arc::new(ConnectEvent { client, token, data, now: *now, at: *at });
+        let answered = self.wait(self.async_instances.on_connect(event, PATIENCE))?;
         effects.extend(answered.effects);
         self.usage = Some(answered.usage);
         answered.verdict
@@ -86,8 +86,8 @@ impl Plugin for Waiting<'_> {
         self.instance.on_deliver(class, outgoing)
     }
 
-    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
-        self.instance.on_disconnect(goodbye, effects)
+    fn on_disconnect(&mut self, event: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+        self.instance.on_disconnect(event, effects)
     }
 
     fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), Failure> {

@@ -36,6 +36,10 @@ impl Unclear {
 
 /// The client behind `hop`, which sent a request with these headers, given line by line in their order. It is
 /// the hop itself if that is not trusted or names no client.
+///
+/// # Errors
+///
+/// If a trusted proxy names the client in a way that cannot be understood.
 pub fn client<'h, F, X>(proxies: &Proxies, hop: IpAddr, forwarded: F, for_lines: X) -> Result<IpAddr, Unclear>
 where
     F: DoubleEndedIterator<Item = &'h [u8]>,

@@ -272,8 +272,7 @@ impl Handshake {
                 seldom!(
                     warn,
                     %peer,
-                    "a trusted proxy begins connections with a PROXY header that is malformed or too large: its clients are \
-                     refused"
+                    "malformed or too large PROXY header from a trusted proxy; its clients are refused"
                 );
                 return Err(NoHop::Answer(answer(400, None, TEXT, BAD_PREAMBLE)));
             }

@@ -52,6 +52,10 @@ pub enum Whom {
 pub struct Malformed;
 
 /// Parses the first bytes of a connection.
+///
+/// # Errors
+///
+/// If they begin like a PROXY header and are none.
 pub fn parse(bytes: &[u8]) -> Result<Preamble, Malformed> {
     if begins(bytes, SIGNATURE) {
         binary(bytes)
@@ -142,6 +146,10 @@ impl Unread {
 
     /// Reads a PROXY header if the socket begins with one, and none of the bytes after it. Returns the client
     /// that the header names, `None` without a header.
+    ///
+    /// # Errors
+    ///
+    /// The error of the socket; and if the bytes begin like a PROXY header and are none.
     pub async fn preamble(&mut self) -> io::Result<Result<Option<Whom>, Malformed>> {
         loop {
             // A fast client sends its whole request together with the header.

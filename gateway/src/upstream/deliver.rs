@@ -119,7 +119,7 @@ async fn attempts(upstream: Arc<Upstream>, client: Client, clock: Clock, event: 
     let config = &upstream.config;
     for attempt in 1.. {
         let sent = send(&upstream, &client, clock, &event).await;
-        match judge(sent, SystemTime::UNIX_EPOCH + Duration::from_millis(clock.now().unix)) {
+        match outcome(sent, SystemTime::UNIX_EPOCH + Duration::from_millis(clock.now().unix)) {
             Outcome::Delivered => return None,
             Outcome::Hopeless(why) => return Some((attempt, why)),
             Outcome::Again(_, why) if attempt > config.retries => return Some((attempt, why)),
@@ -174,7 +174,7 @@ fn visible(text: &str) -> String {
     visible
 }
 
-fn judge(sent: Result<Response, Error>, now: SystemTime) -> Outcome {
+fn outcome(sent: Result<Response, Error>, now: SystemTime) -> Outcome {
     match sent {
         Ok(response) if response.is_success() => Outcome::Delivered,
         Ok(response) => {
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn what_may_work_later_is_tried_again() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        let again = |sent| match judge(sent, now) {
+        let again = |sent| match outcome(sent, now) {
             Outcome::Again(not_before, _) => Some(not_before),
             Outcome::Delivered | Outcome::Hopeless(_) => None,
         };
@@ -232,10 +232,10 @@ mod tests {
         assert_eq!(again(answer(503, "soon")), Some(None));
         assert_eq!(again(Err(Error::Timeout(Duration::from_secs(1)))), Some(None));
         for hopeless in [answer(301, ""), answer(400, ""), answer(410, ""), Err(Error::Invalid("x".into()))] {
-            assert!(matches!(judge(hopeless, now), Outcome::Hopeless(_)));
+            assert!(matches!(outcome(hopeless, now), Outcome::Hopeless(_)));
         }
         for status in [200, 202, 204, 299] {
-            assert!(matches!(judge(answer(status, ""), now), Outcome::Delivered), "{status}");
+            assert!(matches!(outcome(answer(status, ""), now), Outcome::Delivered), "{status}");
         }
     }
 

@@ -115,7 +115,7 @@ fn identity(state: &mut State, identity: types::Identity) -> Result<Result<Ident
     let said = identity.user.len() + identity.info.len();
     if said > MEMBER_BYTES_MAX {
         return Err(invalid(format!(
-            "accepted with a user and `info` of {said} bytes; others are told of up to {MEMBER_BYTES_MAX}"
+            "accepted with a user and `info` of {said} bytes; the limit is {MEMBER_BYTES_MAX}"
         )));
     }
     if attributes.iter().any(|(name, _)| name.is_empty()) {

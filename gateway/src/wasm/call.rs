@@ -87,7 +87,7 @@ pub(super) struct State {
     pub(super) buckets: Vec<Bucket>,
     /// Rate limits of the connection whose message is in progress.
     pub(super) meters: Meters,
-    pub(super) outside: Arc<Capabilities>,
+    pub(super) capabilities: Arc<Capabilities>,
     pub(super) log: Log,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
@@ -107,7 +107,7 @@ pub(super) enum Exhausted {
 }
 
 impl State {
-    pub(super) fn new(limits: Arc<Limits>, hooks: Hooks, outside: Arc<Capabilities>, log: Log) -> Self {
+    pub(super) fn new(limits: Arc<Limits>, hooks: Hooks, capabilities: Arc<Capabilities>, log: Log) -> Self {
         Self {
             event: Event {
                 hook: Hook::Configure,
@@ -134,7 +134,7 @@ impl State {
             kept: log.counters.state().clone(),
             buckets: Vec::new(),
             meters: Meters::default(),
-            outside,
+            capabilities,
             log,
             stdout: Stream::default(),
             stderr: Stream::default(),
@@ -152,19 +152,19 @@ impl State {
         self.event.at = now.at_millis();
     }
 
-    pub(super) fn begin_connect(&mut self, hello: &ConnectEvent, effects: &mut Vec<Effect>) {
-        self.begin(Hook::Connect, Some(&hello.client), (hello.now, hello.at), effects);
+    pub(super) fn begin_connect(&mut self, event: &ConnectEvent, effects: &mut Vec<Effect>) {
+        self.begin(Hook::Connect, Some(&event.client), (event.now, event.at), effects);
     }
 
     pub(super) fn begin_message(&mut self, message: &Message, effects: &mut Vec<Effect>) {
         self.begin(Hook::Message, Some(&message.client), (message.now, message.at), effects);
-        self.event.method.push_str(&message.method);
-        self.event.binary = message.binary;
-        self.event.token.push_str(&message.token);
+        self.event.method.push_str(&message.content.method);
+        self.event.binary = message.content.binary;
+        self.event.token.push_str(&message.content.token);
     }
 
-    pub(super) fn begin_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) {
-        self.begin(Hook::Disconnect, Some(&goodbye.client), (goodbye.now, goodbye.at), effects);
+    pub(super) fn begin_disconnect(&mut self, event: &DisconnectEvent, effects: &mut Vec<Effect>) {
+        self.begin(Hook::Disconnect, Some(&event.client), (event.now, event.at), effects);
     }
 
     pub(super) fn begin_deliver(&mut self, outgoing: &Outgoing, effects: &mut Vec<Effect>) {
@@ -208,7 +208,7 @@ impl State {
     /// Takes the channel of a message and the rate limits of its connection for the duration of a call, and
     /// returns them afterwards.
     pub(super) fn exchange(&mut self, message: &mut Message) {
-        std::mem::swap(&mut self.event.channel, &mut message.channel);
+        std::mem::swap(&mut self.event.channel, &mut message.content.channel);
         if !self.buckets.is_empty() {
             std::mem::swap(&mut self.meters, &mut message.meters);
         }

@@ -79,7 +79,7 @@ fn start_with(instances_max: u32, metered: bool) -> Result<(Engine, Kind), Engin
             Ok(engine) => Some((engine, kind(Space::Ample))),
             Err(error) => {
                 let error = format!("{error:#}");
-                debug!(error, "the system refuses to reserve address space for plugin instances together");
+                debug!(error, "failed to reserve address space for all plugin instances");
                 None
             }
         },
@@ -90,8 +90,8 @@ fn start_with(instances_max: u32, metered: bool) -> Result<(Engine, Kind), Engin
             info!(
                 wanted = show(ample),
                 limit = limit.map(|limit| show(limit.total)),
-                "address space is limited: every plugin instance takes what it uses, which makes plugins slower. Without \
-                 `ulimit -v`, or with fewer workers and a lower plugins.max, it is reserved for all together"
+                "address space limited; instances allocate memory on demand, which makes plugins slower; remove `ulimit -v`, \
+                 or lower the number of workers and plugins.max"
             );
             let kind = kind(Space::Scarce);
             (Engine::new(&config(kind, None)).map_err(|error| EngineError::new(&error))?, kind)

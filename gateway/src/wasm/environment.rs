@@ -50,8 +50,8 @@ impl Environment {
             refused.push(name.into());
             warn!(
                 plugin,
-                "the plugin asks for the environment variable {name:?}, which it is not granted or which is not set; \
-                 grant it under [grants]: environment = [{name:?}]"
+                variable = name,
+                "environment variable not granted or not set; to grant it, add environment = [{name:?}] under [grants]"
             );
         }
     }

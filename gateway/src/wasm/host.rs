@@ -176,7 +176,7 @@ impl effects::Host for State {
     fn emit(&mut self, upstream: String, payload: Vec<u8>) -> Result<(), Error> {
         let hooks = [Hook::Connect, Hook::Message, Hook::Disconnect, Hook::Timer];
         self.effect(&hooks, upstream.len() + payload.len())?;
-        self.outside.can_emit(&upstream, payload.len()).map_err(|why| {
+        self.capabilities.can_emit(&upstream, payload.len()).map_err(|why| {
             let upstream = cut(&upstream, NAME_BYTES_SHOWN);
             match why {
                 CannotEmit::NotGranted => {

@@ -26,7 +26,7 @@ pub(super) fn refuse(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         let state: &State = store.data();
         // Without a granted origin there are no instances that may wait, so this one is called instead.
         let refused = match Url::parse(&request.url) {
-            Ok(url) if state.event.hook == Hook::Connect && !state.outside.can_fetch() => {
+            Ok(url) if state.event.hook == Hook::Connect && !state.capabilities.can_fetch() => {
                 explain(&FetchRefused::NotGranted(url.origin().clone()))
             }
             _ => not_in_this_hook(),
@@ -41,12 +41,12 @@ pub(super) fn offer(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     interface.func_wrap("ask", |mut store, (url,): (String,)| Ok((ask(store.data_mut(), &url),)))?;
     interface.func_wrap_async("fetch", |mut store, (request,): (http::Request,)| {
         let state = State::of_host_call(store.data_mut());
-        let (outside, hook) = (state.outside.clone(), state.event.hook);
+        let (capabilities, hook) = (state.capabilities.clone(), state.event.hook);
         Box::new(async move {
             if hook != Hook::Connect {
                 return Ok((Err(not_in_this_hook()),));
             }
-            Ok((fetch(&outside, request).await,))
+            Ok((fetch(&capabilities, request).await,))
         })
     })
 }
@@ -55,11 +55,11 @@ fn ask(state: &mut State, url: &str) -> Result<(), types::Error> {
     state.only_in_configure()?;
     let url = Url::parse(url)
         .map_err(|accepted| error(code::INVALID_REQUEST, format!("is no URL; expected {accepted}")))?;
-    state.asked.ask_http(url.origin().to_string().into());
+    state.asked.request_http(url.origin().to_string().into());
     Ok(())
 }
 
-async fn fetch(outside: &Arc<Capabilities>, request: http::Request) -> Answer {
+async fn fetch(capabilities: &Arc<Capabilities>, request: http::Request) -> Answer {
     let milliseconds = |number: u64| (number > 0).then(|| Duration::from_millis(number));
     let wanted = Wanted {
         method: request.method,
@@ -69,7 +69,7 @@ async fn fetch(outside: &Arc<Capabilities>, request: http::Request) -> Answer {
         deadline: milliseconds(request.deadline.into()),
         cache: milliseconds(request.cache),
     };
-    let (response, cached) = outside.fetch(&wanted).await.map_err(|refused| explain(&refused))?;
+    let (response, cached) = capabilities.fetch(&wanted).await.map_err(|refused| explain(&refused))?;
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     Ok(http::Response {
         status: response.status,

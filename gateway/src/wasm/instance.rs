@@ -8,6 +8,7 @@ use wasmtime::component::Instance as Component;
 use wasmtime::{Store, Trap};
 
 use super::answer;
+use super::backtrace;
 use super::bindings::exports::gateway::plugin::{
     configure, on_connect, on_deliver, on_disconnect, on_message, on_timer,
 };
@@ -59,10 +60,10 @@ impl Instance {
         compiled: &Compiled,
         settings: &Settings,
         limits: Arc<Limits>,
-        outside: Arc<Capabilities>,
+        capabilities: Arc<Capabilities>,
         log: Log,
     ) -> Result<Self, LoadError> {
-        let state = State::new(limits, compiled.about.hooks, outside, log);
+        let state = State::new(limits, compiled.about.hooks, capabilities, log);
         let mut store = Store::new(compiled.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().deadline.passed(processor_time())));
@@ -150,15 +151,15 @@ impl Plugin for Instance {
 
     fn on_connect(
         &mut self,
-        hello: &ConnectEvent,
+        event: &ConnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, Failure> {
         self.call(
             effects,
-            |state, effects| state.begin_connect(hello, effects),
+            |state, effects| state.begin_connect(event, effects),
             |guests, store| {
                 let Some(hook) = &guests.on_connect else { return Ok(on_connect::ConnectVerdict::Pass) };
-                hook.call_call(store, hello.client.number, &hello.token, &hello.data)
+                hook.call_call(store, event.client.number, &event.token, &event.data)
             },
             answer::connect_verdict,
         )
@@ -171,31 +172,31 @@ impl Plugin for Instance {
             return Ok(Verdict::Allow);
         }
         self.store.data_mut().exchange(message);
-        let payload: &[u8] = if self.interests.payload { &message.payload } else { &[] };
+        let payload: &[u8] = if self.interests.payload { &message.content.payload } else { &[] };
         let verdict = self.call(
             effects,
             |state, effects| state.begin_message(message, effects),
             |guests, store| {
                 let Some(hook) = &guests.on_message else { return Ok(on_message::Verdict::Next) };
-                hook.call_call(store, message.client.number, message.kind as u32, payload)
+                hook.call_call(store, message.client.number, message.content.kind as u32, payload)
             },
             answer::verdict,
         );
         self.store.data_mut().exchange(message);
         let verdict = verdict?;
         if let Some(payload) = self.store.data_mut().take_payload() {
-            message.payload = payload;
+            message.content.payload = payload;
         }
         Ok(verdict)
     }
 
-    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+    fn on_disconnect(&mut self, event: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         self.call(
             effects,
-            |state, effects| state.begin_disconnect(goodbye, effects),
+            |state, effects| state.begin_disconnect(event, effects),
             |guests, store| {
                 let Some(hook) = &guests.on_disconnect else { return Ok(()) };
-                let DisconnectEvent { client, code, reason, duration, .. } = goodbye;
+                let DisconnectEvent { client, code, reason, duration, .. } = event;
                 hook.call_call(store, client.number, u32::from(*code), reason, *duration)
             },
             |_, ()| Ok(()),
@@ -317,9 +318,16 @@ fn guarded<T>(
     }
 }
 
-/// The cause, without the backtrace that precedes it in the text of the error.
+/// The cause, and the functions of the guest in which it happened.
 fn reason(error: &wasmtime::Error) -> String {
-    cut(&error.root_cause().to_string(), 500).into()
+    let cause = match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => "stack overflow: its calls are nested too deeply".to_owned(),
+        _ => cut(&error.root_cause().to_string(), 500).to_owned(),
+    };
+    match backtrace::of(error) {
+        Some(functions) => format!("{cause}, in {functions}"),
+        None => cause,
+    }
 }
 
 fn text(panic: &(dyn Any + Send)) -> &str {

@@ -28,7 +28,7 @@ use super::mismatch;
 use super::output::{Log, LogBudget};
 use super::pool::{Parts, Pool, Waits};
 use super::process::CompileProcess;
-use super::requested::asks;
+use super::requested::requested_grants;
 use super::wasi;
 use crate::disk::Artifacts;
 use crate::egress::{Client, Fetcher};
@@ -98,6 +98,10 @@ pub(super) struct HookIndices {
 
 impl Loader {
     /// Starts the engine and its epoch thread.
+    ///
+    /// # Errors
+    ///
+    /// If this machine does not support the engine.
     pub fn new(config: &LoaderConfig) -> Result<Self, EngineError> {
         let (engine, kind) = engine::start(config.instances_max)?;
         Self::on(engine, kind)
@@ -105,6 +109,10 @@ impl Loader {
 
     /// Like [`new`](Self::new), with an engine that counts instructions and is slower for it. For plugin
     /// tools.
+    ///
+    /// # Errors
+    ///
+    /// If this machine does not support the engine.
     pub fn metered(config: &LoaderConfig) -> Result<Self, EngineError> {
         let (engine, kind) = engine::start_metered(config.instances_max)?;
         Self::on(engine, kind)
@@ -179,7 +187,7 @@ impl Loader {
             on_deliver: on_deliver::GuestIndices::new(&pre).ok(),
         };
         let stamp = inspected.stamp;
-        let asks = asks(&component, &self.compiler.engine, &stamp)?;
+        let requested = requested_grants(&component, &self.compiler.engine, &stamp)?;
         let about = About {
             name: stamp.name,
             version: stamp.version,
@@ -193,7 +201,7 @@ impl Loader {
                 on_timer: hooks.on_timer.is_some(),
                 on_deliver: hooks.on_deliver.is_some(),
             },
-            asks,
+            requested,
             self_test: inspected.self_test,
         };
         if about.hooks.is_empty() {
@@ -220,8 +228,8 @@ impl load::Loader for Loader {
             Some(compiled) => (compiled, Code::Shared),
             None => self.load_first(name, &digest, wasm)?,
         };
-        let values = compiled.about.asks.key_value || settings.grants.key_value;
-        let outside = Capabilities::new(self.upstreams.clone(), &self.fetcher, &settings.grants, values);
+        let values = compiled.about.requested.key_value || settings.grants.key_value;
+        let capabilities = Capabilities::new(self.upstreams.clone(), &self.fetcher, &settings.grants, values);
         Ok(Arc::new(Configured {
             name: name.into(),
             compiled,
@@ -230,7 +238,7 @@ impl load::Loader for Loader {
             settings: settings.clone(),
             runtime: self.runtime.clone(),
             pool: OnceLock::new(),
-            outside: Arc::new(outside),
+            capabilities: Arc::new(capabilities),
             budget: Arc::new(LogBudget::new(settings.limits.log_lines_per_second)),
             environment: Arc::new(Environment::new(&settings.grants.environment, |name| {
                 std::env::var(name).ok()
@@ -275,7 +283,7 @@ struct Configured {
     code: Code,
     settings: Settings,
     limits: Arc<Limits>,
-    outside: Arc<Capabilities>,
+    capabilities: Arc<Capabilities>,
     runtime: Option<Handle>,
     /// Made when the first worker needs it.
     pool: OnceLock<Arc<Pool>>,
@@ -298,23 +306,24 @@ impl Factory for Configured {
     fn instantiate(&self, counters: &Arc<PluginCounters>) -> Result<Box<dyn Plugin>, LoadError> {
         let log = self.log(counters);
         let begin = Instant::now();
-        let outside = self.outside.clone();
-        let instance = Instance::new(&self.compiled, &self.settings, self.limits.clone(), outside, log)?;
+        let capabilities = self.capabilities.clone();
+        let instance = Instance::new(&self.compiled, &self.settings, self.limits.clone(), capabilities, log)?;
         let took_us = micros(begin, Instant::now());
         debug!(plugin = &*self.name, took_us, "plugin instantiated and configured");
         Ok(Box::new(instance))
     }
 
-    fn elsewhere(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
+    fn async_instances(&self, counters: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
         // Without a granted origin there is nothing to wait for.
-        if !self.outside.can_fetch() {
+        if !self.capabilities.can_fetch() {
             return None;
         }
         let (waits, runtime) = (self.compiled.waits.clone()?, self.runtime.clone()?);
         let pool = self.pool.get_or_init(|| {
-            let (log, limits, outside) = (self.log(counters), self.limits.clone(), self.outside.clone());
+            let (log, limits, capabilities) =
+                (self.log(counters), self.limits.clone(), self.capabilities.clone());
             let hooks = self.compiled.about.hooks;
-            let state = move || State::new(limits.clone(), hooks, outside.clone(), log.clone());
+            let state = move || State::new(limits.clone(), hooks, capabilities.clone(), log.clone());
             let parts = Parts { waits, settings: self.settings.clone(), state: Box::new(state) };
             Arc::new(Pool::new(parts, self.settings.http_instances, runtime))
         });

@@ -154,7 +154,8 @@ impl Stream {
     /// Takes the text as one line.
     pub(super) fn take(&mut self, environment: &Environment) -> String {
         let text = self.text(environment);
-        let text = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_about_backtraces(line));
+        let text = lines.collect::<Vec<_>>().join("; ");
         self.clear();
         printable(cut(&text, LINE_BYTES_MAX)).into_owned()
     }
@@ -170,6 +171,11 @@ impl Stream {
         self.bytes.clear();
         self.overflowed = false;
     }
+}
+
+/// What Rust appends to a panic: a plugin has no environment to follow it in.
+fn is_about_backtraces(line: &str) -> bool {
+    line.starts_with("note: run with `RUST_BACKTRACE=")
 }
 
 /// The longest prefix of `text` with at most `bytes_max` bytes and whole characters.

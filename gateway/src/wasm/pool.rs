@@ -45,7 +45,7 @@ pub(super) struct Waits {
 impl Waits {
     /// `None` if the component imports nothing that waits, or has no hook in which it may wait.
     pub(super) fn of(component: &Component, linker: &Linker<State>) -> wasmtime::Result<Option<Self>> {
-        let asks = component
+        let imports_http = component
             .component_type()
             .imports(linker.engine())
             .any(|(name, _)| name.starts_with(http::ANY_VERSION));
@@ -53,7 +53,7 @@ impl Waits {
             let interface = component.get_export_index(None, &*format!("gateway:plugin/{name}@0.1.0"))?;
             component.get_export_index(Some(&interface), "call")
         };
-        let Some(on_connect) = hook("on-connect").filter(|_| asks) else { return Ok(None) };
+        let Some(on_connect) = hook("on-connect").filter(|_| imports_http) else { return Ok(None) };
         Ok(Some(Self { pre: linker.instantiate_pre(component)?, configure: hook("configure"), on_connect }))
     }
 }
@@ -95,9 +95,9 @@ impl Pool {
 }
 
 impl AsyncInstances for Pool {
-    fn on_connect(&self, hello: Arc<ConnectEvent>, patience: Duration) -> PendingVerdict {
+    fn on_connect(&self, event: Arc<ConnectEvent>, patience: Duration) -> PendingVerdict {
         let shared = self.shared.clone();
-        let answer = async move { shared.answer(&hello, patience).await };
+        let answer = async move { shared.answer(&event, patience).await };
         let task = Task(self.runtime.spawn(answer));
         Box::pin(async move {
             task.await.unwrap_or_else(|| failed(Cause::Trap, "the gateway panicked in a host call"))
@@ -106,14 +106,14 @@ impl AsyncInstances for Pool {
 }
 
 impl Shared {
-    async fn answer(&self, hello: &ConnectEvent, patience: Duration) -> AsyncVerdict {
+    async fn answer(&self, event: &ConnectEvent, patience: Duration) -> AsyncVerdict {
         let begun = Instant::now();
         let mut free_after = None;
         let asked = timeout(patience, async {
             match self.place().await {
                 Ok(_permit) => {
                     free_after = Some(begun.elapsed());
-                    self.ask(hello).await
+                    self.ask(event).await
                 }
                 Err(failure) => failed(failure.cause, failure.detail),
             }
@@ -146,7 +146,7 @@ impl Shared {
     }
 
     /// Calls an instance. The caller holds a permit.
-    async fn ask(&self, hello: &ConnectEvent) -> AsyncVerdict {
+    async fn ask(&self, event: &ConnectEvent) -> AsyncVerdict {
         let idle = self.idle().pop();
         let mut instance = match idle {
             Some(instance) => instance,
@@ -156,7 +156,7 @@ impl Shared {
             },
         };
         // If this future is dropped during the call, the instance is dropped with it and never reused.
-        let (answered, sound) = instance.on_connect(hello, &self.parts).await;
+        let (answered, sound) = instance.on_connect(event, &self.parts).await;
         if sound {
             self.idle().push(instance);
         }
@@ -211,11 +211,11 @@ impl Instance {
     }
 
     /// The verdict, and whether the instance may be called again.
-    async fn on_connect(&mut self, hello: &ConnectEvent, parts: &Parts) -> (AsyncVerdict, bool) {
+    async fn on_connect(&mut self, event: &ConnectEvent, parts: &Parts) -> (AsyncVerdict, bool) {
         let mut effects = Vec::new();
-        self.store.data_mut().begin_connect(hello, &mut effects);
+        self.store.data_mut().begin_connect(event, &mut effects);
         allow(&mut self.store, parts.settings.limits.deadline);
-        let parameters = (hello.client.number, hello.token.to_string(), hello.data.to_vec());
+        let parameters = (event.client.number, event.token.to_string(), event.data.to_vec());
         let answer = self.on_connect.call_async(&mut self.store, parameters).await;
         let sound = answer.is_ok();
         let verdict = match answer {

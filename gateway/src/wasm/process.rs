@@ -126,7 +126,7 @@ impl CompileProcess {
             )
         })?;
         let answer = self.converse(child, digest, component, allowance)?;
-        debug!(digest, took = ?began.elapsed(), bytes = answer.len(), "plugin compiled in a process of its own");
+        debug!(digest, took = ?began.elapsed(), bytes = answer.len(), "plugin compiled in a child process");
         Ok(answer)
     }
 
@@ -268,7 +268,7 @@ impl Answer {
 /// Explains a process that ended without a response.
 fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> LoadError {
     // The process aborts when an allocation fails.
-    if OUT_OF_MEMORY.iter().any(|told| words.contains(told)) {
+    if OUT_OF_MEMORY.iter().any(|phrase| words.contains(phrase)) {
         return allowance.exceeded();
     }
     let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
@@ -282,10 +282,9 @@ fn ended(status: io::Result<ExitStatus>, words: &str, allowance: Allowance) -> L
             );
             return LoadError::new(LoadCode::CompileMemory, message).passing();
         }
-        Some(signal) if !FAULTS.iter().any(|fault| fault.as_raw() == signal) => (
-            LoadCode::CompilerBusy,
-            format!("is not compiled: somebody ended the compiler (signal {signal})"),
-        ),
+        Some(signal) if !FAULTS.iter().any(|fault| fault.as_raw() == signal) => {
+            (LoadCode::CompilerBusy, format!("is not compiled: signal {signal} ended the compiler"))
+        }
         _ => {
             let how = match (status, signal) {
                 (_, Some(signal)) => format!("signal {signal}"),
@@ -315,6 +314,10 @@ pub const COMMAND: &str = "compile-for-parent";
 
 /// Compiles from standard input to standard output, within this many bytes of memory. [`CompileProcess`] runs
 /// it.
+///
+/// # Errors
+///
+/// If the input cannot be read, or the output cannot be written.
 pub fn compile_for_parent(scarce: bool, metered: bool, bytes: u64) -> io::Result<()> {
     confine(bytes)?;
     let mut input = io::stdin().lock();

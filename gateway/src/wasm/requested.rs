@@ -13,7 +13,11 @@ use crate::plugin::load::{LoadCode, LoadError};
 /// Reads the imports of a compiled component.
 ///
 /// Tools that build components drop unused functions, so the imported functions are those in use.
-pub(super) fn asks(component: &Component, engine: &Engine, stamp: &Stamp) -> Result<Grants, LoadError> {
+pub(super) fn requested_grants(
+    component: &Component,
+    engine: &Engine,
+    stamp: &Stamp,
+) -> Result<Grants, LoadError> {
     let mut asked = stamped(stamp)?;
     let mut effects = Vec::new();
     for (name, import) in component.component_type().imports(engine) {

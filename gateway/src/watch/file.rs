@@ -72,11 +72,11 @@ impl Mistrust {
         let path = path.display();
         let message = match self {
             Self::FolderOf(owner) => format!(
-                "lies in a folder that belongs to user {owner}, who could exchange it; chown {folder} to the gateway's user or \
+                "is in a folder that belongs to user {owner}, who could replace it; chown {folder} to the gateway's user or \
                  root, or set plugins.check_owner = false"
             ),
             Self::OpenFolder => format!(
-                "lies in a folder that every user may write to; run: chmod o-w {folder} (or set plugins.check_owner = false)"
+                "is in a folder that every user may write to; run: chmod o-w {folder} (or set plugins.check_owner = false)"
             ),
             Self::FileOf(owner) => format!(
                 "belongs to user {owner}; chown {path} to the gateway's user or root, or set plugins.check_owner = false"

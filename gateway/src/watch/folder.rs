@@ -153,7 +153,7 @@ impl Folder {
             self.settle(&stem, now, &mut look);
         }
         self.files.retain(|_, tracked| tracked.seen.is_some() || tracked.read.is_some());
-        self.judge_misfits(misfits, now, &mut look);
+        self.check_misfits(misfits, now, &mut look);
         Ok(look)
     }
 
@@ -214,7 +214,7 @@ impl Folder {
         let fingerprint = match seen {
             Seen::File(fingerprint) => fingerprint,
             Seen::Unusable(why) => {
-                warn!(file = name, "left out of the plugin folder: {why}");
+                warn!(file = name, "file in the plugin folder not used: {why}");
                 return Some(Err(unusable(why)));
             }
         };
@@ -227,8 +227,8 @@ impl Folder {
         let held: usize = others.map(|(_, tracked)| tracked.bytes()).sum();
         if fingerprint.length() <= kind.bytes_max() && held as u64 + fingerprint.length() > most {
             let message = format!(
-                "is not read: the files of the plugin folder have more than {most} bytes together; take out what does \
-                 not belong there"
+                "is not read: the files of the plugin folder have more than {most} bytes together; remove files that \
+                 do not belong there"
             );
             return Some(Err(LoadError::new(LoadCode::TooLarge, message).passing()));
         }
@@ -241,7 +241,7 @@ impl Folder {
     /// Reports a file that was probably meant to be a plugin, once it has existed for as long as a file takes
     /// to be complete: settings may be written before their plugin. It is in the snapshot at once, because
     /// the file with the right name may have gone at this moment.
-    fn judge_misfits(&mut self, mut present: BTreeMap<Box<str>, LeftOut>, now: Instant, look: &mut Look) {
+    fn check_misfits(&mut self, mut present: BTreeMap<Box<str>, LeftOut>, now: Instant, look: &mut Look) {
         let files = &self.files;
         let is_read = |name: &str| files.get(name).is_none_or(|tracked| tracked.is_read(now));
         self.misfits.retain(|name, misfit| {
@@ -271,7 +271,7 @@ impl Folder {
                 misfit.settled = true;
                 look.changed = true;
                 let message = misfit.left.error.message();
-                warn!(file = &**name, "left out of the plugin folder: it {message}");
+                warn!(file = &**name, "file in the plugin folder not used: it {message}");
             }
             look.fresh |= !misfit.settled;
         }
@@ -335,8 +335,8 @@ impl Folder {
         if self.id.is_some_and(|known| known != id) && names.plugins.is_empty() && !self.files.is_empty() {
             // An unmounted volume, rather than an operator who removes one plugin after the other.
             return Err(io::Error::other(
-                "it is another folder than before, and there is no plugin in it; put its files back, or take them out of the \
-                 folder that was there",
+                "it is another folder than before, and it contains no plugin; restore its files, or remove them from the \
+                 earlier folder",
             ));
         }
         // A listing during changes may miss a name; a lookup by name finds it.
@@ -348,7 +348,7 @@ impl Folder {
         let listing = Listing::of(&root, &names, self.options.check_owner.then_some(self.user));
         for (file, why) in &names.others {
             if self.left_out.get(file) != Some(why) {
-                info!(file = &**file, "left out of the plugin folder: {why}");
+                info!(file = &**file, "file in the plugin folder not used: {why}");
             }
         }
         self.left_out = names.others;

@@ -179,14 +179,14 @@ fn what_everybody_could_have_written_is_refused_until_the_mode_is_better() {
             0o777,
             0o700,
             "a.wasm=<untrusted>+<untrusted> b.wasm=<untrusted>",
-            "lies in a folder that every user",
+            "is in a folder that every user",
         ),
         (
             "",
             0o1777,
             0o755,
             "a.wasm=<untrusted>+<untrusted> b.wasm=<untrusted>",
-            "lies in a folder that every user",
+            "is in a folder that every user",
         ),
     ] {
         mode(name, open);

@@ -1,4 +1,4 @@
-//! Addresses: the one way to say who receives a message.
+//! Addresses: they name the receivers of a message.
 //!
 //! | an address | reaches | is made of |
 //! |---|---|---|
@@ -6,21 +6,21 @@
 //! | `#42`, `#jane doe`, `#Zürich` | all connections of a user | `#` and the user id: any text without control characters |
 //! | `@6c1f…` | one connection | `@` and the id of the connection, of the characters of a channel |
 //!
-//! An address has at most [`BYTES_MAX`] bytes in UTF-8, so a user id has at most [`USER_BYTES_MAX`]. User ids
-//! are compared byte by byte: two spellings of one letter are two users.
+//! An address has at most [`BYTES_MAX`] bytes in UTF-8, so a user id has at most [`USER_BYTES_MAX`]. The
+//! gateway compares user ids byte by byte: two encodings of one letter are two users.
 
 use std::fmt;
 
-/// Longest address in bytes, as in the reference server of the Centrifuge protocol.
+/// Maximum length of an address in bytes, as in the reference server of the Centrifuge protocol.
 pub const BYTES_MAX: usize = 255;
 
-/// Longest user id in bytes: with the `#` before it, it is an address.
+/// Maximum length of a user id in bytes: `#` and the id form an address.
 pub const USER_BYTES_MAX: usize = BYTES_MAX - 1;
 
-/// Why a text is no address.
+/// The reason why a text is not an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invalid {
-    /// No text at all, or nothing after `#` or `@`.
+    /// The text is empty, or has nothing after `#` or `@`.
     Empty,
     /// Longer than [`BYTES_MAX`].
     TooLong,
@@ -71,7 +71,7 @@ fn is_plain(byte: &u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'*' | b'{' | b'}')
 }
 
-/// Whether a text is a channel or another address.
+/// Whether a text is a valid address.
 ///
 /// ```
 /// # use gateway_plugin_grammar::address;
@@ -82,8 +82,8 @@ pub fn is_valid(address: &str) -> bool {
     check(address).is_ok()
 }
 
-/// Whether a text can be a part of a channel: a user id, say, that is put into `inbox:{user}`. An empty text
-/// is none, and neither is one that could turn a pattern into another.
+/// Whether a text can be a part of a channel, such as a user id in `inbox:{user}`. False for an empty text,
+/// and for a text that could change a pattern.
 ///
 /// ```
 /// # use gateway_plugin_grammar::address;
@@ -94,7 +94,7 @@ pub fn is_part(text: &str) -> bool {
     !text.is_empty() && text.len() <= BYTES_MAX && text.bytes().all(|byte| is_plain(&byte))
 }
 
-/// Why a text is no user id.
+/// The reason why a text is not a user id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidUser {
     /// It has this many bytes, which is more than [`USER_BYTES_MAX`].
@@ -116,8 +116,7 @@ impl fmt::Display for InvalidUser {
 
 impl std::error::Error for InvalidUser {}
 
-/// Checks a user id, which may be empty: then the client is anonymous. Every other one that passes has an
-/// address.
+/// Checks a user id. It may be empty, for an anonymous client; every other valid id has an address.
 ///
 /// # Errors
 ///
@@ -129,14 +128,13 @@ pub fn check_user(user: &str) -> Result<(), InvalidUser> {
     if user.chars().any(char::is_control) { Err(InvalidUser::Control) } else { Ok(()) }
 }
 
-/// Whether an address is that of a user or a connection, and not a channel.
+/// Whether an address names a user or a connection, and not a channel.
 pub fn is_direct(address: &str) -> bool {
     address.starts_with(['#', '@'])
 }
 
-/// Whether a pattern covers an address. A last `*` in a pattern stands for any rest of the same kind of
-/// address: `*` is all channels, `#*` the addresses of all users, `#team-*` those of some, `@*` those of all
-/// connections.
+/// Whether a pattern matches an address. A final `*` in a pattern matches any rest of the same kind of
+/// address: `*` matches all channels, `#*` all users, `#team-*` some users, and `@*` all connections.
 ///
 /// ```
 /// # use gateway_plugin_grammar::address;
@@ -154,8 +152,8 @@ pub fn matches(pattern: &str, address: &str) -> bool {
     }
 }
 
-/// Whether a pattern covers a user id: the id itself, or its beginning and a last `*`. Here no first
-/// character has a meaning of its own.
+/// Whether a pattern matches a user id: the id itself, or its beginning and a final `*`. Here the first
+/// character has no special meaning.
 pub fn matches_user(pattern: &str, user: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => user.starts_with(start),
@@ -163,7 +161,7 @@ pub fn matches_user(pattern: &str, user: &str) -> bool {
     }
 }
 
-/// Whether a text can be a pattern for [`matches()`].
+/// Whether a text is a valid pattern for [`matches()`].
 pub fn is_pattern(pattern: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some("" | "#" | "@") => true,

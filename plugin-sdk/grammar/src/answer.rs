@@ -1,8 +1,8 @@
-//! What becomes of an answer that the gateway cannot carry out because of what somebody else sent.
+//! Refusals for answers that the gateway cannot carry out because of client input.
 //!
-//! It is no failure of the plugin: one that passes on what clients send, or names from tokens, would let
-//! clients open its breaker. The event is refused instead, and the log says why. The gateway and the test kit
-//! of the SDK do the same.
+//! Such an answer does not count as a failure of the plugin. Otherwise clients could open the breaker of a
+//! plugin that passes on client input or names from tokens. The gateway refuses the event instead and logs
+//! the reason. The gateway and the test kit of the SDK share this code.
 
 use std::fmt;
 
@@ -16,20 +16,20 @@ const BAD_REQUEST: u32 = 107;
 /// A refusal that takes the place of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// What the client is refused with.
+    /// The code for the client.
     pub code: u32,
-    /// What it is told.
+    /// The reason for the client.
     pub reason: String,
-    /// What the log says, as a warning.
+    /// The log line, a warning.
     pub line: String,
 }
 
-/// Looks at the user that a client is to be admitted as: what is said to a user goes by the address, and so
-/// does the order to disconnect one.
+/// Checks the user of an admission. Messages to a user, and effects such as a disconnect, use the address of
+/// the user.
 ///
 /// # Errors
 ///
-/// The refusal of a client that nothing could reach.
+/// Refuses a client whose user has no valid address.
 pub fn user(user: &str) -> Result<(), Refused> {
     address::check_user(user).map_err(|why| Refused {
         code: INVALID_TOKEN,
@@ -38,8 +38,8 @@ pub fn user(user: &str) -> Result<(), Refused> {
     })
 }
 
-/// The refusal of an event that was answered with JSON that receivers stumble over. `what` it is:
-/// `a payload`.
+/// The refusal of an event whose answer contains JSON that receivers may reject. `what` names the part, such
+/// as `a payload`.
 pub fn unfit(what: impl fmt::Display, unfit: json::Unfit) -> Refused {
     let reason = format!("{what} is JSON {unfit}");
     Refused { code: BAD_REQUEST, line: format!("what it answers is refused: {reason}"), reason }

@@ -1,15 +1,15 @@
-//! What JSON payloads must not have, beyond being JSON: what parsers of other people stumble over.
+//! Checks for properties of valid JSON that other parsers may reject: deep nesting and lone surrogates.
 
 use std::fmt;
 
-/// How many arrays and objects may lie in one another. The envelope of a message adds at most six, so that
-/// what a client receives stays below 128, where many parsers end.
+/// Maximum nesting of arrays and objects. The envelope of a message adds at most six levels, so a client
+/// receives fewer than 128, which is the limit of many parsers.
 pub const DEPTH_MAX: usize = 120;
 
-/// Why JSON is not taken.
+/// The reason why JSON is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unfit {
-    /// More than [`DEPTH_MAX`] arrays and objects in one another.
+    /// More than [`DEPTH_MAX`] nested arrays and objects.
     TooDeep,
     /// An escape such as `\ud800` that is half of a character: the text is not Unicode, and strict parsers
     /// refuse it.
@@ -29,8 +29,7 @@ impl fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
-/// Looks through one JSON value, which is known to be JSON. Costs next to nothing where there is nothing to
-/// find.
+/// Checks one value that is known to be JSON. This is very cheap for a value that passes.
 ///
 /// ```
 /// # use gateway_plugin_grammar::json::{Unfit, check};
@@ -40,7 +39,7 @@ impl std::error::Error for Unfit {}
 ///
 /// # Errors
 ///
-/// Says what was found first.
+/// Names the first problem.
 pub fn check(json: &[u8]) -> Result<(), Unfit> {
     // Each level takes two bytes, and a bracket: mostly that is all there is to see.
     if json.len() > 2 * DEPTH_MAX && brackets(json) > DEPTH_MAX && depth(json) > DEPTH_MAX {

@@ -1,12 +1,12 @@
-//! How texts are read that operators and clients write for the gateway and for its plugins alike.
+//! Parsers for texts that both the gateway and its plugins read: addresses, patterns, durations and sizes.
 //!
-//! The gateway and the SDK share this code, so that an address, a pattern, a duration or a size means the
-//! same wherever it stands: in a token, in a plugin's settings, in the gateway's own file. There is one
-//! parser for each.
+//! The gateway and the SDK share this code, so each of these texts means the same in a token, in a plugin's
+//! settings and in the gateway's own file.
 
 pub mod address;
 pub mod answer;
 pub mod json;
 pub mod name;
+pub mod nearest;
 pub mod source;
 pub mod units;

@@ -1,11 +1,11 @@
-//! Names of plugins, as the files of a plugin folder have them.
+//! Names of plugins, taken from the file names in a plugin folder.
 
 /// The name of a plugin: its file name without the extension and without a leading number and dash, which
-/// only say where in the chain it stands.
+/// only set its place in the chain.
 ///
 /// # Errors
 ///
-/// What is wrong with the name, as the end of a sentence that begins with the file.
+/// Describes the error, as the end of a sentence that begins with the file name.
 pub fn plugin_name(file: &str) -> Result<&str, &'static str> {
     let stem = file.strip_suffix(".wasm").unwrap_or(file);
     let digits = stem.bytes().take_while(u8::is_ascii_digit).count();

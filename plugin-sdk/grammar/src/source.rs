@@ -1,10 +1,10 @@
-//! Which addresses of the network are counted as one client.
+//! Groups network addresses that count as one client.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address that caps, rates and limits count for: an IPv4 address by itself; of an IPv6 address the first
-/// 64 bits, because a customer of a provider has a whole network of that size. An IPv4 address inside an IPv6
-/// address is that IPv4 address.
+/// The address to which limits and rates apply: an IPv4 address itself, or the first 64 bits of an IPv6
+/// address, because a provider gives each customer a network of that size. An IPv4 address inside an IPv6
+/// address counts as the IPv4 address.
 ///
 /// ```
 /// # use gateway_plugin_grammar::source::source;

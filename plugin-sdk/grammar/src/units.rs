@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: a whole number and a unit, with nothing in between.
+//! Durations and sizes as people write them: a whole number directly followed by a unit.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub fn duration(text: &str) -> Option<Duration> {
     quantity(text, &DURATIONS).map(Duration::from_millis)
 }
 
-/// Reads `512B`, `64KiB`, `1MiB`, `1GiB` in bytes. `None` for anything else.
+/// Reads `512B`, `64KiB`, `1MiB`, `1GiB` as bytes. `None` for anything else.
 ///
 /// ```
 /// # use gateway_plugin_grammar::units;
@@ -29,7 +29,7 @@ pub fn size(text: &str) -> Option<u64> {
     quantity(text, &SIZES)
 }
 
-/// The shortest text that [`duration`] reads as this value, which is of whole milliseconds.
+/// The shortest text that [`duration`] reads as this value, which must be whole milliseconds.
 pub fn show_duration(value: Duration) -> String {
     show(u64::try_from(value.as_millis()).unwrap_or(u64::MAX), "s", &DURATIONS)
 }

@@ -1,8 +1,8 @@
-//! Events written down, with what a plugin is expected to answer: what `gateway plugin run` plays, what a
-//! plugin can carry inside itself as its self-test, and what `cargo test` plays with the test kit of the SDK.
+//! Scripts: events in JSON with the expected answers of a plugin. `gateway plugin run` plays them, a plugin
+//! can contain one as its self-test, and `cargo test` plays them with the test kit of the SDK.
 //!
-//! A script is JSON: one event per line, or an array of events. Empty lines and lines that begin with `#` are
-//! left out.
+//! A script is JSON: one event per line, or an array of events. The reader ignores empty lines and lines that
+//! begin with `#`.
 //!
 //! ```json
 //! {"event": "connect", "connection": "c1", "token": "secret", "expect": {"verdict": "accept", "user": "42"}}
@@ -14,19 +14,19 @@
 //! | key | in | meaning |
 //! |---|---|---|
 //! | `event` | all | `connect`, `refresh`, `message`, `deliver`, `disconnect`, `timer` |
-//! | `connection` | all but deliver, timer | any name; events of one name are of one client. `c1` if not given |
-//! | `user`, `attributes`, `headers`, `address`, `protocol` | those with a connection | what the client is from here on |
-//! | `now`, `after` | all | Unix time in milliseconds; or milliseconds since the event before. The clock begins at [`START`] and stands still |
+//! | `connection` | all but deliver, timer | any name; events with one name belong to one client. Default `c1` |
+//! | `user`, `attributes`, `headers`, `address`, `protocol` | those with a connection | properties of the client from here on |
+//! | `now`, `after` | all | Unix time in milliseconds; or milliseconds since the previous event. The clock starts at [`START`] and moves only by these |
 //! | `token` | connect, refresh, message | the credential, also that of a subscribe |
-//! | `data` | connect | the JSON sent along |
+//! | `data` | connect | the JSON of the connect |
 //! | `kind`, `channel`, `method`, `binary` | message | the command; kinds are the words of the plugin interface |
-//! | `channel`, `class`, `publisher` | deliver | where it was published, for whom, and by whom: `{"connection": "c2", "user": "42"}` |
+//! | `channel`, `class`, `publisher` | deliver | the target, the class of the subscribers, and the publisher: `{"connection": "c2", "user": "42"}` |
 //! | `payload`, `text` or `base64` | message, deliver | the payload as JSON, as text or as bytes |
-//! | `code`, `reason` | disconnect | how the connection ended; 3000 if not given |
-//! | `instance` | timer | the number of the worker's instance; 0 if not given |
+//! | `code`, `reason` | disconnect | the close code and reason; default 3000 |
+//! | `instance` | timer | the number of the worker's instance; default 0 |
 //! | `expect` | all | a verdict, or an object with parts of the outcome, see [`outcome()`](show::outcome) |
 //!
-//! Both sides have types of their own for kinds and channels; a [`Reader`] is told how theirs are called.
+//! The gateway and the SDK have different types for kinds and channels; a [`Reader`] is generic over both.
 
 mod read;
 mod self_test;
@@ -40,11 +40,11 @@ use serde_json::{Map, Value};
 pub use self::read::Reader;
 pub use self::self_test::{SELF_TEST_BYTES_MAX, SELF_TEST_EVENTS_MAX, SelfTest};
 
-/// Where the clock of a script begins: Unix time in milliseconds.
+/// The start time of a script: Unix time in milliseconds.
 pub const START: u64 = 1_700_000_000_000;
-/// How clients speak that speak no raw mode.
+/// The protocol of clients that do not use raw mode.
 pub const CENTRIFUGE_JSON: &str = "centrifuge-json";
-/// How clients in raw mode speak.
+/// The protocol of clients in raw mode.
 pub const RAW: &str = "raw";
 
 /// Events in their order.
@@ -54,20 +54,20 @@ pub struct Script<K, C> {
     pub steps: Vec<Step<K, C>>,
 }
 
-/// One event and what should come of it.
+/// One event and its expected outcome.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step<K, C> {
-    /// Where it stands, such as `line 3` or `event 3`.
+    /// Its position, such as `line 3` or `event 3`.
     pub place: Box<str>,
     /// The name of its connection.
     pub connection: Box<str>,
-    /// What the client is from here on.
+    /// Properties of the client from here on.
     pub who: Who,
     /// When it happens.
     pub time: Time,
     /// What happens.
     pub event: Event<K, C>,
-    /// Parts of the outcome that have to be so.
+    /// The expected parts of the outcome.
     pub expect: Option<Map<String, Value>>,
 }
 
@@ -76,11 +76,11 @@ pub struct Step<K, C> {
 pub enum Time {
     /// At this Unix time.
     At(u64),
-    /// This long after the event before.
+    /// This long after the previous event.
     After(u64),
 }
 
-/// What an event says of its client. What is not said stays as it was.
+/// The properties that an event sets on its client. Others stay unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
     /// The user.
@@ -89,7 +89,7 @@ pub struct Who {
     pub attributes: Vec<(Box<str>, Box<str>)>,
     /// Headers of the handshake in place of those before, names in lower case. Empty for no change.
     pub headers: Vec<(Box<str>, Box<str>)>,
-    /// Where it comes from.
+    /// The address of the client.
     pub address: Option<IpAddr>,
     /// [`CENTRIFUGE_JSON`] or [`RAW`].
     pub protocol: Option<&'static str>,
@@ -98,14 +98,14 @@ pub struct Who {
 /// What happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<K, C> {
-    /// A client wants to be admitted.
+    /// A client connects.
     Connect {
         /// Its credential, empty for none.
         token: Box<str>,
-        /// JSON sent along, empty for none.
+        /// JSON of the connect, empty for none.
         data: Vec<u8>,
     },
-    /// A client that was admitted brings a new credential.
+    /// An admitted client refreshes its credential.
     Refresh {
         /// The credential.
         token: Box<str>,
@@ -114,7 +114,7 @@ pub enum Event<K, C> {
     Message(Message<K, C>),
     /// A publication is on its way to the subscribers of a class.
     Deliver {
-        /// Where it was published.
+        /// The target of the publication.
         channel: C,
         /// The value of the class attribute; empty for none.
         class: Box<str>,
@@ -123,15 +123,14 @@ pub enum Event<K, C> {
         /// The payload.
         payload: Vec<u8>,
     },
-    /// The client has gone.
+    /// The client has disconnected.
     Disconnect {
         /// The close code.
         code: u16,
         /// The close reason.
         reason: Box<str>,
     },
-    /// An interval that the plugin asked for has passed. The clock of the script does not fire timers by
-    /// itself.
+    /// The interval of the plugin's timer has passed. The clock of the script does not run timers.
     Timer {
         /// The number of the instance.
         instance: u32,
@@ -141,7 +140,7 @@ pub enum Event<K, C> {
 /// A command of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message<K, C> {
-    /// What it asks for.
+    /// The kind of the command.
     pub kind: K,
     /// The channel, if it has one.
     pub channel: Option<C>,
@@ -149,30 +148,30 @@ pub struct Message<K, C> {
     pub method: Box<str>,
     /// The payload.
     pub payload: Vec<u8>,
-    /// Whether a raw message came as binary.
+    /// Whether a raw message is binary.
     pub binary: bool,
     /// The credential of a subscribe, empty otherwise.
     pub token: Box<str>,
 }
 
-/// Everything that is wrong with a script, each with its place.
+/// All errors of a script, each with its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistakes(Vec<String>);
+pub struct Errors(Vec<String>);
 
-impl Mistakes {
+impl Errors {
     /// In the order of the script.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("; "))
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for Errors {}
 
 impl<K, C> Default for Script<K, C> {
     fn default() -> Self {
@@ -181,7 +180,7 @@ impl<K, C> Default for Script<K, C> {
 }
 
 impl Time {
-    /// The Unix time in milliseconds, if the event before was at `now`.
+    /// The Unix time in milliseconds, if the previous event was at `now`.
     pub const fn since(self, now: u64) -> u64 {
         match self {
             Self::At(time) => time,
@@ -203,14 +202,14 @@ impl<K, C> Event<K, C> {
         }
     }
 
-    /// Whether it is one of a connection.
+    /// Whether it is an event of a connection.
     pub const fn has_connection(&self) -> bool {
         !matches!(self, Self::Deliver { .. } | Self::Timer { .. })
     }
 }
 
 impl<K, C> Step<K, C> {
-    /// Compares what is expected with the [`outcome()`](show::outcome) that came. Empty if it holds.
+    /// Compares the expected outcome with the actual [`outcome()`](show::outcome). Empty if they agree.
     pub fn unmet(&self, outcome: &Map<String, Value>) -> Vec<String> {
         let Some(expect) = &self.expect else { return Vec::new() };
         let differs = expect.iter().filter(|(key, value)| outcome.get(*key) != Some(*value));

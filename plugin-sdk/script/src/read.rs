@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value};
 
-use crate::{CENTRIFUGE_JSON, Event, Message, Mistakes, RAW, Script, Step, Time, Who, show};
+use crate::{CENTRIFUGE_JSON, Errors, Event, Message, RAW, Script, Step, Time, Who, show};
 
 /// What a hook can answer, by event.
 const CONNECT_VERDICTS: &str = "pass, accept, refuse, failed, not-called";
@@ -33,49 +33,49 @@ const OUTCOME: [&str; 17] = [
     "detail",
 ];
 
-/// Reads scripts, with what kinds and channels are to whoever plays them.
+/// Reads scripts, with the caller's types for kinds and channels.
 #[derive(Debug)]
 pub struct Reader<K, C> {
     /// The words for kinds of messages, and the kinds.
     pub kinds: Vec<(&'static str, K)>,
-    /// Makes a channel of a name, or says why it is none.
+    /// Makes a channel from a name, or says why the name is invalid.
     pub channel: fn(&str) -> Result<C, String>,
 }
 
 impl<K: Copy, C> Reader<K, C> {
-    /// Reads a script: one event per line, or an array. All mistakes are reported together.
-    pub fn script(&self, text: &[u8]) -> Result<Script<K, C>, Mistakes> {
-        let mut mistakes = Vec::new();
-        let values = values(text, &mut mistakes);
-        self.steps(values, mistakes)
+    /// Reads a script: one event per line, or an array. It reports all errors together.
+    ///
+    /// # Errors
+    ///
+    /// All errors of the script, each with its place.
+    pub fn script(&self, text: &[u8]) -> Result<Script<K, C>, Errors> {
+        let mut errors = Vec::new();
+        let values = values(text, &mut errors);
+        self.steps(values, errors)
     }
 
     /// The same from values.
-    pub(crate) fn events(&self, values: Vec<Value>) -> Result<Script<K, C>, Mistakes> {
+    pub(crate) fn events(&self, values: Vec<Value>) -> Result<Script<K, C>, Errors> {
         self.steps(numbered(values), Vec::new())
     }
 
-    fn steps(
-        &self,
-        values: Vec<(Box<str>, Value)>,
-        mut mistakes: Vec<String>,
-    ) -> Result<Script<K, C>, Mistakes> {
+    fn steps(&self, values: Vec<(Box<str>, Value)>, mut errors: Vec<String>) -> Result<Script<K, C>, Errors> {
         let mut script = Script::default();
         for (place, value) in values {
             let Value::Object(mut map) = value else {
-                mistakes.push(format!(
+                errors.push(format!(
                     "{place}: is {value}; expected an object such as {{\"event\": \"connect\"}}"
                 ));
                 continue;
             };
             // A key that is null is one that is left out. But `null` is a payload.
             map.retain(|key, value| key == "payload" || !value.is_null());
-            let mut fields = Fields { reader: self, place, map, mistakes: &mut mistakes };
+            let mut fields = Fields { reader: self, place, map, errors: &mut errors };
             if let Some(step) = fields.step() {
                 script.steps.push(step);
             }
         }
-        if mistakes.is_empty() { Ok(script) } else { Err(Mistakes(mistakes)) }
+        if errors.is_empty() { Ok(script) } else { Err(Errors(errors)) }
     }
 }
 
@@ -85,16 +85,16 @@ fn numbered(values: Vec<Value>) -> Vec<(Box<str>, Value)> {
 }
 
 /// Every value with its place.
-fn values(text: &[u8], mistakes: &mut Vec<String>) -> Vec<(Box<str>, Value)> {
+fn values(text: &[u8], errors: &mut Vec<String>) -> Vec<(Box<str>, Value)> {
     let Ok(text) = std::str::from_utf8(text) else {
-        mistakes.push("is not UTF-8 text; expected JSON, one event per line".to_owned());
+        errors.push("is not UTF-8 text; expected JSON, one event per line".to_owned());
         return Vec::new();
     };
     if text.trim_start().starts_with('[') {
         return match serde_json::from_str::<Vec<Value>>(text) {
             Ok(values) => numbered(values),
             Err(error) => {
-                mistakes.push(format!("is no JSON array: {error}"));
+                errors.push(format!("is no JSON array: {error}"));
                 Vec::new()
             }
         };
@@ -105,7 +105,7 @@ fn values(text: &[u8], mistakes: &mut Vec<String>) -> Vec<(Box<str>, Value)> {
         .filter_map(|(number, line)| match serde_json::from_str(line) {
             Ok(value) => Some((format!("line {number}").into(), value)),
             Err(error) => {
-                mistakes.push(format!("line {number}: is no JSON on one line: {error}"));
+                errors.push(format!("line {number}: is no JSON on one line: {error}"));
                 None
             }
         })
@@ -117,14 +117,14 @@ struct Fields<'m, K, C> {
     reader: &'m Reader<K, C>,
     place: Box<str>,
     map: Map<String, Value>,
-    mistakes: &'m mut Vec<String>,
+    errors: &'m mut Vec<String>,
 }
 
 impl<K: Copy, C> Fields<'_, K, C> {
     fn step(&mut self) -> Option<Step<K, C>> {
         let time = match (self.number("now", u64::MAX), self.number("after", u64::MAX)) {
             (Some(_), Some(_)) => {
-                self.mistake("after", "stands beside `now`; expected one of them");
+                self.error("after", "stands beside `now`; expected one of them");
                 Time::After(0)
             }
             (Some(now), None) => Time::At(now),
@@ -153,14 +153,14 @@ impl<K: Copy, C> Fields<'_, K, C> {
             other => {
                 let found = other.map_or("is missing".to_owned(), |word| format!("is {word:?}"));
                 let known = "connect, refresh, message, deliver, disconnect or timer";
-                self.mistake("event", &format!("{found}; expected {known}"));
+                self.error("event", &format!("{found}; expected {known}"));
                 return None;
             }
         };
         let expect = self.expect(verdicts);
         let unknown: Vec<String> = self.map.keys().cloned().collect();
         for key in unknown {
-            self.mistake(&key, &format!("is not a key of a {} event", event.as_str()));
+            self.error(&key, &format!("is not a key of a {} event", event.as_str()));
         }
         Some(Step { place: self.place.clone(), connection, who, time, event, expect })
     }
@@ -175,7 +175,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
         let address = self.string("address").and_then(|text| {
             let address = text.parse().ok();
             if address.is_none() {
-                self.mistake("address", &format!("is {text:?}; expected an IP address without a port"));
+                self.error("address", &format!("is {text:?}; expected an IP address without a port"));
             }
             address
         });
@@ -183,7 +183,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
         let protocol = self.string("protocol").and_then(|word| {
             let protocol = known.into_iter().find(|known| **known == *word);
             if protocol.is_none() {
-                self.mistake("protocol", &format!("is {word:?}; expected {}", known.join(" or ")));
+                self.error("protocol", &format!("is {word:?}; expected {}", known.join(" or ")));
             }
             protocol
         });
@@ -205,7 +205,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
             None => false,
             Some(Value::Bool(binary)) => binary,
             Some(other) => {
-                self.mistake("binary", &format!("is {other}; expected true or false"));
+                self.error("binary", &format!("is {other}; expected true or false"));
                 false
             }
         };
@@ -214,7 +214,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
         let Some((_, kind)) = kind else {
             let found = word.map_or("is missing".to_owned(), |word| format!("is {word:?}"));
             let known = self.reader.kinds.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-            self.mistake("kind", &format!("{found}; expected one of {known}"));
+            self.error("kind", &format!("{found}; expected one of {known}"));
             return None;
         };
         if word.as_deref() == Some(RAW) && who.protocol.is_none() {
@@ -227,7 +227,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
         let is_missing = !self.map.contains_key("channel");
         let channel = self.channel();
         if is_missing {
-            self.mistake("channel", "is missing; expected where it was published");
+            self.error("channel", "is missing; expected where it was published");
         }
         let class = self.string("class").unwrap_or_default();
         let payload = self.payload();
@@ -237,13 +237,13 @@ impl<K: Copy, C> Fields<'_, K, C> {
                 let known = |key: &String| ["connection", "user"].contains(&key.as_str());
                 let sound = map.keys().all(known) && map.values().all(Value::is_string);
                 if !sound {
-                    self.mistake("publisher", "has other things than the texts `connection` and `user`");
+                    self.error("publisher", "has other things than the texts `connection` and `user`");
                 }
                 let text = |key| map.get(key).and_then(Value::as_str).unwrap_or_default().into();
                 Some((text("connection"), text("user")))
             }
             Some(other) => {
-                self.mistake("publisher", &format!("is {other}; expected an object"));
+                self.error("publisher", &format!("is {other}; expected an object"));
                 None
             }
         };
@@ -253,12 +253,12 @@ impl<K: Copy, C> Fields<'_, K, C> {
     fn channel(&mut self) -> Option<C> {
         let name = self.string("channel").filter(|name| !name.is_empty())?;
         let channel = (self.reader.channel)(&name);
-        channel.map_err(|error| self.mistake("channel", &format!("is {name:?}: {error}"))).ok()
+        channel.map_err(|error| self.error("channel", &format!("is {name:?}: {error}"))).ok()
     }
 
     fn payload(&mut self) -> Vec<u8> {
         payload(&mut self.map).map(Option::unwrap_or_default).unwrap_or_else(|(key, why)| {
-            self.mistake(key, &why);
+            self.error(key, &why);
             Vec::new()
         })
     }
@@ -275,7 +275,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
             Value::String(word) => Map::from_iter([("verdict".to_owned(), Value::String(word))]),
             Value::Object(map) => map,
             other => {
-                self.mistake("expect", &format!("is {other}; expected a verdict or an object"));
+                self.error("expect", &format!("is {other}; expected a verdict or an object"));
                 return None;
             }
         };
@@ -283,7 +283,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
             None => {}
             Some(Value::String(word)) if verdicts.split(", ").any(|verdict| verdict == word) => {}
             Some(other) => {
-                self.mistake("expect.verdict", &format!("is {other}; expected one of {verdicts}"));
+                self.error("expect.verdict", &format!("is {other}; expected one of {verdicts}"));
             }
         }
         let effects = expect.get_mut("effects").and_then(Value::as_array_mut).into_iter().flatten();
@@ -296,11 +296,11 @@ impl<K: Copy, C> Fields<'_, K, C> {
         );
         wrong.extend(normalise(&mut expect).err());
         for (key, why) in wrong {
-            self.mistake(&format!("expect.{key}"), &why);
+            self.error(&format!("expect.{key}"), &why);
         }
         let unknown: Vec<_> = expect.keys().filter(|key| !OUTCOME.contains(&key.as_str())).cloned().collect();
         for key in unknown {
-            self.mistake(
+            self.error(
                 &format!("expect.{key}"),
                 &format!("is not part of an outcome; known: {}", OUTCOME.join(", ")),
             );
@@ -312,7 +312,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
         match self.map.remove(key)? {
             Value::String(text) => Some(text.into()),
             other => {
-                self.mistake(key, &format!("is {other}; expected a text"));
+                self.error(key, &format!("is {other}; expected a text"));
                 None
             }
         }
@@ -322,7 +322,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
         let value = self.map.remove(key)?;
         let number = value.as_u64().filter(|number| *number <= max);
         if number.is_none() {
-            self.mistake(key, &format!("is {value}; expected a whole number from 0 to {max}"));
+            self.error(key, &format!("is {value}; expected a whole number from 0 to {max}"));
         }
         number
     }
@@ -332,7 +332,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
             None => return Vec::new(),
             Some(Value::Object(map)) if map.values().all(Value::is_string) => map,
             Some(other) => {
-                self.mistake(key, &format!("is {other}; expected an object of texts"));
+                self.error(key, &format!("is {other}; expected an object of texts"));
                 return Vec::new();
             }
         };
@@ -340,8 +340,8 @@ impl<K: Copy, C> Fields<'_, K, C> {
         texts.map(|(name, value)| (name.into(), value.as_str().unwrap_or_default().into())).collect()
     }
 
-    fn mistake(&mut self, key: &str, text: &str) {
-        self.mistakes.push(format!("{}: `{key}` {text}", self.place));
+    fn error(&mut self, key: &str, text: &str) {
+        self.errors.push(format!("{}: `{key}` {text}", self.place));
     }
 }
 

@@ -1,16 +1,16 @@
-//! `SelfTest` is the script that a plugin carries in its own file.
+//! `SelfTest` is the script in the file of a plugin.
 
 use serde_json::{Map, Value};
 
 use crate::{Reader, Script};
 
-/// Largest self-test in bytes.
+/// Maximum size of a self-test in bytes.
 pub const SELF_TEST_BYTES_MAX: usize = 256 << 10;
-/// Most events of one. Together with the deadline of a call this bounds the time.
+/// Maximum number of events. Together with the deadline of a call it limits the time.
 pub const SELF_TEST_EVENTS_MAX: usize = 256;
 
-/// The test that an author puts into a plugin: `{"settings": {..}, "events": [..]}`, where the settings are a
-/// `[config]` table and the events those of a [`Script`].
+/// The self-test of a plugin: `{"settings": {..}, "events": [..]}`, where the settings are a `[config]` table
+/// and the events those of a [`Script`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelfTest<K, C> {
     /// The `[config]` table; empty if the test has none.
@@ -45,7 +45,7 @@ impl<K: Copy, C> Reader<K, C> {
         if let Some(key) = test.keys().next() {
             return Err(format!("`{key}` is not a key; known here: settings, events"));
         }
-        let script = self.events(events).map_err(|mistakes| mistakes.to_string())?;
+        let script = self.events(events).map_err(|errors| errors.to_string())?;
         Ok(SelfTest { settings, script })
     }
 }

@@ -4,12 +4,12 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
-/// What a hook answered.
+/// The answer of a hook.
 #[derive(Debug)]
 pub enum Answer<'a> {
-    /// The plugin lacks the hook, or its interests leave the event out.
+    /// The plugin lacks the hook, or its interests do not cover the event.
     NotCalled,
-    /// A hook without an answer has returned.
+    /// A hook that has no answer has returned.
     Done,
     /// No opinion on a client or a delivery.
     Pass,
@@ -19,30 +19,30 @@ pub enum Answer<'a> {
     Refuse(Refusal<'a>),
     /// No opinion on a message.
     Next,
-    /// Permitted.
+    /// The message is permitted.
     Allow,
-    /// Swallowed, or not delivered.
+    /// The message is discarded, or the publication is not delivered.
     Drop,
-    /// Refused with an error reply.
+    /// The message is refused with an error reply.
     Deny(Refusal<'a>),
     /// The connection is closed.
     Disconnect(Refusal<'a>),
-    /// It goes on with this payload.
+    /// The message or publication continues with this payload.
     Replace(&'a [u8]),
-    /// The sender is answered with this payload.
+    /// The sender gets this payload as the reply.
     Reply(&'a [u8]),
-    /// It is published to these addresses.
+    /// The payload is published to these addresses.
     Route(Vec<&'a str>),
-    /// It did not answer.
+    /// The hook did not answer.
     Failed {
         /// `trap`, `deadline`, `memory` or `invalid-answer`.
         cause: &'a str,
-        /// In words.
+        /// A description.
         detail: &'a str,
     },
 }
 
-/// Why something was refused.
+/// A refusal.
 #[derive(Debug)]
 pub struct Refusal<'a> {
     /// As the client gets it.
@@ -51,10 +51,10 @@ pub struct Refusal<'a> {
     pub reason: &'a str,
 }
 
-/// Who a client is.
+/// The identity of a client.
 #[derive(Debug)]
 pub struct Identity<'a> {
-    /// Empty for an anonymous client.
+    /// The user; empty for an anonymous client.
     pub user: &'a str,
     /// Unix time in seconds.
     pub expires_at: Option<u64>,
@@ -62,13 +62,13 @@ pub struct Identity<'a> {
     pub info: &'a [u8],
     /// JSON for the client; empty for none.
     pub data: &'a [u8],
-    /// Channels to subscribe it to.
+    /// Channels to subscribe the client to.
     pub channels: Vec<&'a str>,
     /// Names and values.
     pub attributes: Vec<(&'a str, &'a str)>,
 }
 
-/// What a hook asked for beside its answer, by the name of the function that records it.
+/// An effect, by the name of the function that records it.
 #[derive(Debug)]
 pub enum Effect<'a> {
     /// `publish`: an address and a payload.
@@ -95,8 +95,8 @@ pub enum Effect<'a> {
     Emit(&'a str, &'a [u8]),
 }
 
-/// `verdict` and what belongs to it; `effects`; and `changed` if the message goes on with another payload
-/// beside the answer. Payloads are `payload` if they are JSON, else `text`, else `base64`.
+/// Returns `verdict` with its fields, `effects`, and `changed` if the hook replaced the payload in addition
+/// to its answer. A payload is in `payload` if it is JSON, else in `text`, else in `base64`.
 ///
 /// | verdict | with |
 /// |---|---|

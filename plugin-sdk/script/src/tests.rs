@@ -67,8 +67,8 @@ fn deliveries_and_timers_have_no_connection() {
     let event = Event::Deliver { channel, class, publisher, payload: b"hi".to_vec() };
     assert_eq!(script.steps[0].event, event);
     assert!(script.steps.iter().all(|step| !step.event.has_connection()));
-    let mistakes = reader().script(br#"{"event": "timer", "user": "42"}"#).unwrap_err();
-    assert_eq!(mistakes.to_string(), "line 1: `user` is not a key of a timer event");
+    let errors = reader().script(br#"{"event": "timer", "user": "42"}"#).unwrap_err();
+    assert_eq!(errors.to_string(), "line 1: `user` is not a key of a timer event");
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn all_mistakes_are_told_at_once() {
         {"event": "deliver", "publisher": 3, "expect": "deny"}
         {"event": "deliver", "channel": "news", "publisher": {"usr": "42"}}
     "#;
-    let mistakes = reader().script(script.as_bytes()).unwrap_err();
-    let mistakes: Vec<_> = mistakes.iter().collect();
+    let errors = reader().script(script.as_bytes()).unwrap_err();
+    let errors: Vec<_> = errors.iter().collect();
     let known = "`event` is \"conect\"; expected connect, refresh, message, deliver, disconnect or timer";
     for (place, text) in [
         ("line 2", known),
@@ -104,10 +104,10 @@ fn all_mistakes_are_told_at_once() {
         ("line 9", "`publisher` is 3; expected an object"),
         ("line 10", "`publisher` has other things than"),
     ] {
-        let told = mistakes.iter().any(|mistake| mistake.starts_with(place) && mistake.contains(text));
-        assert!(told, "{place}: {text}\n{mistakes:#?}");
+        let reported = errors.iter().any(|error| error.starts_with(place) && error.contains(text));
+        assert!(reported, "{place}: {text}\n{errors:#?}");
     }
-    assert_eq!(mistakes.len(), 15, "{mistakes:#?}");
+    assert_eq!(errors.len(), 15, "{errors:#?}");
     assert!(reader().script(b"[{]").unwrap_err().to_string().contains("is no JSON array"));
     assert!(reader().script(b"\xff").is_err());
 }

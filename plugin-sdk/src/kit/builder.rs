@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Kit;
 use crate::Plugin;
 
-/// What a plugin finds in `configure`.
+/// The environment that a plugin finds in `configure`.
 pub struct Builder<P> {
     environment: BTreeMap<String, String>,
     plugin: PhantomData<fn() -> P>,

@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};
-use super::{Kit, Outcome, as_json, client::Client, judge};
+use super::{Kit, Outcome, as_json, check, client::Client};
 use crate::{Connect, Kind, Plugin, Verdict, address, event};
 
-/// A connection of a [`Kit`]: says who it is, then what it does.
+/// A connection of a [`Kit`]: set its properties, then send its events.
 #[derive(Debug)]
 pub struct Connection<'k, P> {
     kit: &'k mut Kit<P>,
@@ -20,31 +20,31 @@ impl<'k, P: Plugin> Connection<'k, P> {
 
     // ---- Who it is ----
 
-    /// The user that an earlier plugin or connect gave it.
+    /// Sets the user, as an earlier plugin or connect would.
     pub fn user(mut self, user: &str) -> Self {
         user.clone_into(&mut self.client().user);
         self
     }
 
-    /// An attribute that an earlier plugin or message gave it; an empty value removes it.
+    /// Sets an attribute, as an earlier plugin or message would; an empty value removes it.
     pub fn attribute(mut self, name: &str, value: &str) -> Self {
         self.client().set_attribute(name, value);
         self
     }
 
-    /// A header of the handshake that the gateway was configured to keep.
+    /// Sets a header of the handshake that the gateway is configured to keep.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.client().headers.insert(name.to_ascii_lowercase(), value.to_owned());
         self
     }
 
-    /// The address it came from, without a port.
+    /// Sets the address of the client, without a port.
     pub fn remote_address(mut self, address: &str) -> Self {
         address.clone_into(&mut self.client().remote_address);
         self
     }
 
-    /// How it speaks: `centrifuge-json` or `raw`.
+    /// Sets the protocol: `centrifuge-json` or `raw`.
     pub fn protocol(mut self, protocol: &str) -> Self {
         protocol.clone_into(&mut self.client().protocol);
         self
@@ -52,29 +52,30 @@ impl<'k, P: Plugin> Connection<'k, P> {
 
     // ---- What it does ----
 
-    /// It connects with a token, empty for none.
+    /// Connects with a token, empty for none.
     pub fn connect(self, token: &str) -> Connecting<'k, P> {
         Connecting { connection: self, token: token.to_owned(), data: Vec::new(), refreshes: false }
     }
 
-    /// It was admitted before and brings a new token.
+    /// Refreshes an admitted client with a new token.
     pub fn refresh(self, token: &str) -> Connecting<'k, P> {
         Connecting { connection: self, token: token.to_owned(), data: Vec::new(), refreshes: true }
     }
 
-    /// It sends a command.
+    /// Sends a command.
     pub fn message(self, kind: Kind) -> Message<'k, P> {
         let (channel, method, payload) = (String::new(), String::new(), Vec::new());
         Message { connection: self, kind, channel, method, payload, token: String::new(), binary: false }
     }
 
-    /// It sends a text in raw mode.
+    /// Sends a text in raw mode.
     #[track_caller]
     pub fn raw(self, text: &str) -> Outcome<Verdict> {
         self.protocol("raw").message(Kind::Raw).payload(text).send()
     }
 
-    /// It has gone. The kit forgets it; it was admitted since its connect, or else since it was first named.
+    /// Disconnects the client, and the kit forgets it. The event counts it as admitted since its connect, or
+    /// since the test first named it.
     pub fn disconnect(self, code: u32, reason: &str) -> Outcome<()> {
         let call = self.call(Hook::Disconnect);
         let Some(client) = self.kit.forget(&self.id) else { unreachable!("it was made with the connection") };
@@ -100,7 +101,7 @@ impl<'k, P: Plugin> Connection<'k, P> {
     }
 }
 
-/// A connect or refresh in the making.
+/// A connect or refresh that is not sent yet.
 #[derive(Debug)]
 pub struct Connecting<'k, P> {
     connection: Connection<'k, P>,
@@ -110,20 +111,19 @@ pub struct Connecting<'k, P> {
 }
 
 impl<P: Plugin> Connecting<'_, P> {
-    /// The JSON that the client sends along.
+    /// Sets the JSON that the client sends with its connect.
     #[must_use]
     pub fn data(mut self, data: impl Into<Vec<u8>>) -> Self {
         self.data = data.into();
         self
     }
 
-    /// Asks the plugin. An accept gives the connection its user and attributes. Where the gateway would
-    /// refuse the client because of what others sent, such as a user that has no address, the verdict is that
-    /// refusal.
+    /// Calls the plugin. An accept gives the connection its user and attributes. If the gateway would refuse
+    /// the client because of its input, such as a user without an address, the verdict is that refusal.
     ///
     /// # Panics
     ///
-    /// If the plugin answers with something that the gateway cannot carry out, such as an invalid channel.
+    /// Panics if the gateway could not carry out the answer, for example because of an invalid channel.
     #[track_caller]
     pub fn send(self) -> Outcome<Connect> {
         self.try_send().unwrap_or_else(|why| panic!("{why}"))
@@ -140,7 +140,7 @@ impl<P: Plugin> Connecting<'_, P> {
         let plugin = &mut self.connection.kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_connect(&event::Connecting::new(number, &self.token, &self.data)));
-        let refused = judge::connect(&verdict, &mut call)
+        let refused = check::connect(&verdict, &mut call)
             .map_err(|why| format!("the gateway cannot carry out {verdict:?}: {why}"))?;
         let verdict = refused.map_or(verdict, Connect::Refuse);
         let client = self.connection.client();
@@ -152,7 +152,7 @@ impl<P: Plugin> Connecting<'_, P> {
     }
 }
 
-/// A command in the making.
+/// A command that is not sent yet.
 #[derive(Debug)]
 pub struct Message<'k, P> {
     connection: Connection<'k, P>,
@@ -165,14 +165,14 @@ pub struct Message<'k, P> {
 }
 
 impl<P: Plugin> Message<'_, P> {
-    /// The channel of the command.
+    /// Sets the channel of the command.
     #[must_use]
     pub fn channel(mut self, channel: &str) -> Self {
         channel.clone_into(&mut self.channel);
         self
     }
 
-    /// The method of an rpc.
+    /// Sets the method of an rpc.
     #[must_use]
     pub fn method(mut self, method: &str) -> Self {
         method.clone_into(&mut self.method);
@@ -186,7 +186,7 @@ impl<P: Plugin> Message<'_, P> {
         self
     }
 
-    /// What the client sends, as JSON.
+    /// Sets the payload, as JSON.
     ///
     /// # Panics
     ///
@@ -197,26 +197,26 @@ impl<P: Plugin> Message<'_, P> {
         self.payload(as_json(value))
     }
 
-    /// The credential that comes with a subscribe.
+    /// Sets the credential of a subscribe.
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
         token.clone_into(&mut self.token);
         self
     }
 
-    /// A raw message that comes as binary.
+    /// Marks a raw message as binary.
     #[must_use]
     pub const fn binary(mut self) -> Self {
         self.binary = true;
         self
     }
 
-    /// Asks the plugin, if its interests cover the command. Where the gateway would refuse the message
-    /// because of what others sent, such as JSON that is nested too deeply, the verdict is that refusal.
+    /// Calls the plugin, if its interests cover the command. If the gateway would refuse the message because
+    /// of its input, such as JSON that is nested too deeply, the verdict is that refusal.
     ///
     /// # Panics
     ///
-    /// If the plugin answers with something that the gateway cannot carry out, such as an invalid address.
+    /// Panics if the gateway could not carry out the answer, for example because of an invalid address.
     #[track_caller]
     pub fn send(self) -> Outcome<Verdict> {
         self.try_send().unwrap_or_else(|why| panic!("{why}"))
@@ -246,7 +246,7 @@ impl<P: Plugin> Message<'_, P> {
         let plugin = &mut kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_message(&event::Message::new(number, self.kind, &payload)));
-        let refused = judge::message(&verdict, &mut call)
+        let refused = check::message(&verdict, &mut call)
             .map_err(|why| format!("the gateway cannot carry out {verdict:?}: {why}"))?;
         let verdict = refused.map_or(verdict, Verdict::Deny);
         self.connection.client().apply(&call.effects);
@@ -257,7 +257,7 @@ impl<P: Plugin> Message<'_, P> {
         Ok(Outcome { verdict, effects: call.effects, payload, log: call.log, called: true })
     }
 
-    /// Whether an attribute allows it, so that the plugin is not asked.
+    /// Whether an attribute allows it without a call of the plugin.
     fn permitted(&self) -> bool {
         let Connection { kit, id } = &self.connection;
         let attributes = kit.clients.get(id).map(|client| &client.attributes);

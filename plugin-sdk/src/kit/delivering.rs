@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::host::{self, Call, Hook};
-use super::{Kit, Outcome, as_json, client::Client, judge};
+use super::{Kit, Outcome, as_json, check, client::Client};
 use crate::{Delivery, Plugin, address, event};
 
-/// A publication on its way to subscribers, in the making.
+/// A delivery that has not started yet.
 #[derive(Debug)]
 pub struct Delivering<'k, P> {
     kit: &'k mut Kit<P>,
@@ -21,15 +21,15 @@ impl<'k, P: Plugin> Delivering<'k, P> {
         Self { kit, channel: channel.to_owned(), class: String::new(), publisher: None, payload: Vec::new() }
     }
 
-    /// The value that the plugin's class attribute has at these subscribers. A plugin that named no attribute
-    /// does not see it.
+    /// Sets the value of the plugin's class attribute for these subscribers. A plugin without a class
+    /// attribute does not see it.
     #[must_use]
     pub fn class(mut self, class: &str) -> Self {
         class.clone_into(&mut self.class);
         self
     }
 
-    /// The client that published it.
+    /// Sets the client that published it.
     #[must_use]
     pub fn publisher(mut self, connection: &str, user: &str) -> Self {
         let mut client = Client::new(0, connection, self.kit.now);
@@ -45,7 +45,7 @@ impl<'k, P: Plugin> Delivering<'k, P> {
         self
     }
 
-    /// What was published, as JSON.
+    /// Sets the payload, as JSON.
     ///
     /// # Panics
     ///
@@ -56,12 +56,12 @@ impl<'k, P: Plugin> Delivering<'k, P> {
         self.payload(as_json(value))
     }
 
-    /// Asks the plugin, if it asked to see what is published there. Where the gateway would deliver nothing,
-    /// because receivers stumble over the JSON of the answer, the verdict is [`Delivery::Drop`].
+    /// Calls the plugin, if its interests cover the channel. If the gateway would deliver nothing, because
+    /// receivers may reject the JSON of the answer, the verdict is [`Delivery::Drop`].
     ///
     /// # Panics
     ///
-    /// If the plugin answers with more bytes than it may.
+    /// Panics if the answer has more bytes than the limit.
     #[track_caller]
     pub fn send(self) -> Outcome<Delivery> {
         self.try_send().unwrap_or_else(|why| panic!("{why}"))
@@ -87,7 +87,7 @@ impl<'k, P: Plugin> Delivering<'k, P> {
         let plugin = &mut self.kit.plugin;
         let (verdict, mut call) =
             host::enter(call, || plugin.on_deliver(&event::Outgoing::new(class, &self.payload)));
-        let nothing = judge::deliver(&verdict, &mut call)
+        let nothing = check::deliver(&verdict, &mut call)
             .map_err(|why| format!("the gateway cannot deliver this: {why}"))?;
         let verdict = if nothing { Delivery::Drop } else { verdict };
         let payload = match &verdict {

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use super::client::Client;
 use super::kept::Kept;
-use super::{Effect, LogLine, judge};
+use super::{Effect, LogLine, check};
 use crate::error::HostErrorKind;
 use crate::http::{Request, Response};
 use crate::log::Level;
@@ -239,7 +239,7 @@ pub(crate) fn publish(address: &str, payload: &[u8]) -> Result<(), HostError> {
         call.permit(ANY, address.len() + payload.len())?;
         valid(address)?;
         if call.speaks_json() {
-            judge::is_json("the payload", payload)
+            check::is_json("the payload", payload)
                 .map_err(|why| HostError::new(HostErrorKind::NotJson, why))?;
         }
         call.effects.push(Effect::publish(address, payload));
@@ -268,7 +268,7 @@ pub(crate) fn unsubscribe(channel: &str) -> Result<(), HostError> {
 pub(crate) fn disconnect(why: Refusal) -> Result<(), HostError> {
     ask(|call| {
         call.permit(WHILE_CONNECTED, why.reason.len())?;
-        judge::is_closing(&why).map_err(|why| HostError::new(HostErrorKind::InvalidCode, why))?;
+        check::is_closing(&why).map_err(|why| HostError::new(HostErrorKind::InvalidCode, why))?;
         call.effects.push(Effect::Disconnect(why));
         Ok(())
     })
@@ -278,7 +278,7 @@ pub(crate) fn set_payload(payload: &[u8]) -> Result<(), HostError> {
     ask(|call| {
         call.permit(&[Hook::Message], payload.len())?;
         if call.speaks_json() {
-            judge::is_json("the payload", payload)
+            check::is_json("the payload", payload)
                 .map_err(|why| HostError::new(HostErrorKind::NotJson, why))?;
         }
         call.payload = Some(payload.to_owned());
@@ -301,7 +301,7 @@ pub(crate) fn disconnect_address(address: &str, why: Refusal) -> Result<(), Host
     ask(|call| {
         call.permit(ANY, address.len() + why.reason.len())?;
         reachable(address)?;
-        judge::is_closing(&why).map_err(|why| HostError::new(HostErrorKind::InvalidCode, why))?;
+        check::is_closing(&why).map_err(|why| HostError::new(HostErrorKind::InvalidCode, why))?;
         call.effects.push(Effect::DisconnectAddress { address: address.to_owned(), refusal: why });
         Ok(())
     })
@@ -397,7 +397,7 @@ pub(crate) fn emit(upstream: &str, payload: &[u8]) -> Result<(), HostError> {
 }
 
 fn valid(address: &str) -> Result<(), HostError> {
-    judge::is_address(address).map_err(|why| HostError::new(HostErrorKind::InvalidAddress, why))
+    check::is_address(address).map_err(|why| HostError::new(HostErrorKind::InvalidAddress, why))
 }
 
 // ---- Environment ----

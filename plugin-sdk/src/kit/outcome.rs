@@ -3,21 +3,20 @@
 use crate::Refusal;
 use crate::log::Level;
 
-/// What came of one hook.
+/// The outcome of one hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome<V> {
     /// The hook's answer; if the hook was not called, the answer of a plugin without an opinion.
     pub verdict: V,
-    /// What the hook asked for beside its answer, in order.
+    /// The effects that the hook requested in addition to its answer, in order.
     pub effects: Vec<Effect>,
-    /// What the message goes on with, if the hook changed its payload: with
-    /// [`Message::set_payload`](crate::Message::set_payload) or
+    /// The new payload, if the hook changed it with [`Message::set_payload`](crate::Message::set_payload) or
     /// [`Verdict::Replace`](crate::Verdict::Replace).
     pub payload: Option<Vec<u8>>,
-    /// What the hook logged.
+    /// The log lines of the hook.
     pub log: Vec<LogLine>,
-    /// False if the plugin's interests kept the event away from it. True as well for what it permits by an
-    /// attribute.
+    /// False if the plugin's interests do not cover the event. True also for a message that the plugin
+    /// permits by an attribute.
     pub called: bool,
 }
 
@@ -28,12 +27,12 @@ impl<V> Outcome<V> {
     }
 }
 
-/// Something a hook asked for beside its answer.
+/// An effect that a hook requested in addition to its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Publish a payload to an address.
     Publish {
-        /// Who receives it.
+        /// The receivers.
         address: String,
         /// What.
         payload: Vec<u8>,
@@ -130,7 +129,7 @@ impl Effect {
 /// A line for the gateway's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// How important it is.
+    /// The level.
     pub level: Level,
     /// The text.
     pub message: String,

@@ -13,9 +13,9 @@ use crate::{Connect, Delivery, Identity, Kind, Refusal, Verdict, address};
 type Native = Step<Kind, String>;
 
 impl<P: Embedded> Kit<P> {
-    /// Plays the test that the plugin carries, `#[plugin(self_test = "self-test.json")]`: with its settings
-    /// and nothing else, as the gateway does whenever it loads the file. It grants no environment variable
-    /// and no origin.
+    /// Plays the test in the plugin, `#[plugin(self_test = "self-test.json")]`, as the gateway does whenever
+    /// it loads the file: only with the settings in the test, and without granted environment variables or
+    /// origins.
     ///
     /// ```
     /// # mod plugin {
@@ -39,7 +39,7 @@ impl<P: Embedded> Kit<P> {
     /// # the_self_test_holds().unwrap();
     /// ```
     ///
-    /// What the file can say:
+    /// An example of the file:
     ///
     /// ```json
     /// {
@@ -56,15 +56,16 @@ impl<P: Embedded> Kit<P> {
     /// }
     /// ```
     ///
-    /// An event of a connection may say what the client is from there on (`user`, `attributes`, `headers`,
-    /// `address`, `protocol`), and every event when it happens: `now` in milliseconds of Unix time, or
-    /// `after` in milliseconds since the event before; the clock begins at [`START`](super::START). A payload
-    /// is `payload`, `text` or `base64`. `expect` is a verdict, or those parts of the outcome that matter;
-    /// `gateway plugin run --json` prints whole ones.
+    /// An event of a connection may set the properties of the client from there on (`user`, `attributes`,
+    /// `headers`, `address`, `protocol`). Every event may set its time: `now` in milliseconds of Unix time,
+    /// or `after` in milliseconds since the previous event; the clock starts at [`START`](super::START). A
+    /// payload is `payload`, `text` or `base64`. `expect` is a verdict or parts of the outcome; `gateway
+    /// plugin run --json` prints complete outcomes.
     ///
     /// # Errors
     ///
-    /// What is wrong with the test, or everything that was not as it expects, with the places of the events.
+    /// Lists the errors in the test, or every difference from its expectations, with the positions of the
+    /// events.
     pub fn self_test() -> Result<(), String> {
         let Some(text) = P::SELF_TEST else {
             return Err(
@@ -78,15 +79,15 @@ impl<P: Embedded> Kit<P> {
             .play_script(&test.script)
     }
 
-    /// Plays events written down, one per line or as an array, as `gateway plugin run FILE --events` does.
+    /// Plays events in JSON, one per line or as an array, as `gateway plugin run FILE --events` does.
     ///
     /// # Errors
     ///
-    /// What is wrong with the events, or everything that was not as they expect, with the places of the
-    /// events. A hook that panics without being expected to fail is an error as well.
+    /// Lists the errors in the events, or every difference from their expectations, with the positions of the
+    /// events. If a hook panics and the event does not expect a failure, that is an error, too.
     pub fn play(&mut self, events: &str) -> Result<(), String> {
         let script = reader().script(events.as_bytes());
-        self.play_script(&script.map_err(|mistakes| format!("the events have mistakes: {mistakes}"))?)
+        self.play_script(&script.map_err(|errors| format!("the events have mistakes: {errors}"))?)
     }
 
     fn play_script(&mut self, script: &Script<Kind, String>) -> Result<(), String> {

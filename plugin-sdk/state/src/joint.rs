@@ -1,8 +1,8 @@
-//! Rate limits that several nodes have together. Every node decides by a meter of its own, at once; reports
-//! what it has taken; and is told what all of them have used, which then is what it decides by.
+//! Rate limits that several nodes share. Every node decides at once by its own meter, reports the amount that
+//! it has taken, and receives the total usage of all nodes, from which it then continues.
 
 use crate::KEY_BYTES_MAX;
-use crate::meter::{Meter, NEVER, Room, Told};
+use crate::meter::{Meter, MeterState, NEVER, Room};
 use crate::rule::Rule;
 use crate::store::{Key, NONE, Store, Value};
 
@@ -24,13 +24,13 @@ pub(crate) struct Joint {
     queued: u32,
 }
 
-/// What a node has to say of one key. Saying it twice is saying it once, because it says how much it was in
-/// all.
+/// The report of a node about one key. A repeated report has no further effect, because it contains the
+/// total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
-    /// What the node has ever taken, from any number on.
+    /// The total that the node has ever taken, counted from any number.
     pub total: u64,
-    /// How much of that is certainly known already.
+    /// The part of the total that the others certainly know.
     pub known: u64,
 }
 
@@ -46,7 +46,7 @@ impl Joint {
 
 /// Joint rate limits. The space of a key is the number of its bucket.
 impl Store {
-    /// [`Meter::take`] for a key of a joint limit, which is remembered for a [`report`](Self::report).
+    /// [`Meter::take`] for a key of a joint limit, which is recorded for a [`report`](Self::report).
     pub fn take_joint(&mut self, key: &Key<'_>, rule: &Rule, cost: u32, now: u64) -> u64 {
         if cost == 0 {
             return 0;
@@ -75,9 +75,8 @@ impl Store {
         wait
     }
 
-    /// Gives what there is to report, of at most so many keys: the space, the key, and how much was taken.
-    /// What is given is not given again unless more is taken, or it is asked for with
-    /// [`report_again`](Self::report_again).
+    /// Calls `each` with the pending reports of at most `max` keys: the space, the key, and the amount taken.
+    /// A report is not repeated unless more is taken, or [`report_again`](Self::report_again) requests it.
     pub fn report(&mut self, max: usize, mut each: impl FnMut(u32, &[u8], Report)) {
         let count = self.to_report.len().min(max);
         for at in self.to_report.drain(..count) {
@@ -94,22 +93,22 @@ impl Store {
         }
     }
 
-    /// A report was not answered: nobody knows whether it was heard.
+    /// Repeats a report that got no reply, because it may have been lost.
     pub fn report_again(&mut self, key: &Key<'_>) {
         if let Some(at) = self.find(key) {
             self.queue(at);
         }
     }
 
-    /// A report of `total` was answered: this is what all nodes have used, this one included.
-    pub fn reconcile(&mut self, key: &Key<'_>, rule: &Rule, total: u64, told: Told, now: u64) {
+    /// Applies the reply to a report of `total`: the usage of all nodes, including this one.
+    pub fn reconcile(&mut self, key: &Key<'_>, rule: &Rule, total: u64, state: MeterState, now: u64) {
         let now = self.now(now);
         let Some(at) = self.find(key) else { return };
         let slot = &mut self.slots[at as usize];
         let Value::Joint(joint) = &mut slot.value else { return };
         joint.known = joint.known.max(total);
         let ahead = now.saturating_add(AHEAD);
-        joint.meter = Meter::told(rule, told, ahead);
+        joint.meter = Meter::from_state(rule, state, ahead);
         joint.meter.charge(rule, joint.taken - joint.known, ahead);
         let forgets_after = rule.forgets_after().max(joint.meter.room(rule, ahead).full_in);
         slot.expires = now.saturating_add(forgets_after);

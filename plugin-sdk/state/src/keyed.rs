@@ -5,18 +5,18 @@ use crate::meter::{Meter, NEVER, Room};
 use crate::rule::Rule;
 use crate::store::{Bounds, ENTRY_BYTES, Key, Store, Value};
 
-/// A key or a value that is larger than a store takes.
+/// A key or a value that is larger than a store accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLarge;
 
-/// Why a number was not increased.
+/// The reason why a number was not increased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IncrementError {
-    /// What is there is something else.
+    /// The value is not a number.
     NotANumber,
-    /// The sum has no room in 64 bits.
+    /// The sum does not fit into 64 bits.
     Overflow,
-    /// The key is larger than a store takes.
+    /// The key is larger than a store accepts.
     TooLarge,
 }
 
@@ -62,7 +62,11 @@ impl Store {
         }
     }
 
-    /// Sets a value, for `ttl` milliseconds or until it has to give way.
+    /// Sets a value, for `ttl` milliseconds or until the store evicts it.
+    ///
+    /// # Errors
+    ///
+    /// If the key or the value is larger than the bounds allow.
     pub fn set(&mut self, key: &Key<'_>, value: &[u8], ttl: Option<u64>, now: u64) -> Result<(), TooLarge> {
         let now = self.now(now);
         if key.bytes.len() > KEY_BYTES_MAX || !self.bounds().take(key, value.len()) {
@@ -73,7 +77,11 @@ impl Store {
         Ok(())
     }
 
-    /// Sets a value if the key has none. Whether it did.
+    /// Sets a value if the key has none. Returns whether it did.
+    ///
+    /// # Errors
+    ///
+    /// If the key or the value is larger than the bounds allow.
     pub fn add(&mut self, key: &Key<'_>, value: &[u8], ttl: Option<u64>, now: u64) -> Result<bool, TooLarge> {
         let now = self.now(now);
         if self.use_value(key, now).is_some() {
@@ -82,8 +90,12 @@ impl Store {
         self.set(key, value, ttl, now).map(|()| true)
     }
 
-    /// Adds to a number, kept as decimal text, and gives the sum. A key without a value begins at 0 and lives
-    /// for `ttl` milliseconds; one that has a value keeps its time.
+    /// Adds to a number, kept as decimal text, and returns the sum. A key without a value starts at 0 and
+    /// lives for `ttl` milliseconds; a key with a value keeps its expiry.
+    ///
+    /// # Errors
+    ///
+    /// If the key is too large, or the value is not a number or would be too large a number.
     pub fn increment(
         &mut self,
         key: &Key<'_>,
@@ -109,7 +121,7 @@ impl Store {
         Ok(sum)
     }
 
-    /// Removes a value. Whether there was one.
+    /// Removes a value. Returns whether there was one.
     pub fn delete(&mut self, key: &Key<'_>, now: u64) -> bool {
         let now = self.now(now);
         self.remove(key, now)

@@ -1,11 +1,11 @@
-//! What the gateway remembers for a plugin: how much of a rate limit is used, and values under a key.
+//! The state that the gateway keeps for a plugin: the usage of rate limits, and values under a key.
 //!
-//! The gateway and the test kit of the SDK share this code, so that a limit that a test has seen is the limit
-//! that runs. Nothing here knows a lock, a thread or a clock: the time is an argument, in milliseconds since
-//! any moment.
+//! The gateway and the test kit of the SDK share this code, so a limit behaves in a test as it does in the
+//! gateway. The code uses no locks, threads or clocks: the time is an argument, in milliseconds since any
+//! moment.
 //!
 //! [`Meter`] is the state of one rate limit for one key, in two words. [`Store`] keeps meters and values
-//! within [`Bounds`]; its joint meters are those that several nodes have together.
+//! within [`Bounds`]; its joint meters are shared by several nodes.
 
 mod rule;
 mod meter;
@@ -16,9 +16,9 @@ mod joint;
 
 pub use joint::Report;
 pub use keyed::{IncrementError, TooLarge};
-pub use meter::{Meter, NEVER, Room, Told};
+pub use meter::{Meter, MeterState, NEVER, Room};
 pub use rule::{Algorithm, InvalidRule, Rule};
 pub use store::{Bounds, Key, Store, Usage};
 
-/// Longest key in bytes.
+/// Maximum length of a key in bytes.
 pub const KEY_BYTES_MAX: usize = 512;

@@ -1,15 +1,15 @@
-//! `Meter` counts what is used of one rate limit for one key.
+//! `Meter` counts the usage of one rate limit for one key.
 
 use crate::rule::{Algorithm, Rule};
 
-/// The answer for what can never be admitted, because it is more than the rule lets through at once.
+/// The answer for a cost that can never be admitted, because it exceeds the amount that the rule admits at
+/// once.
 pub const NEVER: u64 = u64::MAX;
 
-/// How much of a rule is used for one key. A new one is unused.
+/// The usage of a rule for one key. A new meter is unused.
 ///
-/// All arithmetic is exact. A clock that goes back is taken for the new truth: what is used stays used and is
-/// forgotten from then on, so nobody waits longer than without the jump, and each jump lets through one burst
-/// at most.
+/// All arithmetic is exact. If the clock goes back, the meter accepts the new time: the usage stays and
+/// decays from then on. So nobody waits longer than without the jump, and each jump admits at most one burst.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Meter {
     /// Buckets: what is in use, in units of which one costs `period` and a millisecond gives back `limit`.
@@ -20,33 +20,33 @@ pub struct Meter {
     at: u64,
 }
 
-/// The state of a meter for somebody with another clock.
+/// The state of a meter in a form that does not depend on the clock, for another node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Told {
-    /// Buckets: what is in use, in units of which one costs `period` and a millisecond gives back `limit`.
-    /// Windows: what was admitted in this one.
+pub struct MeterState {
+    /// Buckets: the usage, in units of which one costs `period` and a millisecond gives back `limit`.
+    /// Windows: the amount admitted in this window.
     pub used: u64,
-    /// Sliding window: what was admitted in the window before. Else 0.
+    /// Sliding window: the amount admitted in the previous window. Otherwise 0.
     pub before: u64,
-    /// Windows: how many milliseconds ago this one began. Buckets: how old `used` is.
+    /// Windows: milliseconds since this window began. Buckets: the age of `used`.
     pub age: u64,
 }
 
-/// What a rule would admit.
+/// The amount that a rule would admit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// At once and now.
+    /// The amount that it admits now.
     pub remaining: u64,
-    /// Milliseconds until everything is admitted again.
+    /// Milliseconds until the full amount is available again.
     pub full_in: u64,
 }
 
 impl Meter {
     pub(crate) const NEW: Self = Self { used: 0, at: 0 };
 
-    /// Takes `cost` if the rule admits it at `now`: 0. Otherwise takes nothing and says after how many
-    /// milliseconds it would be admitted if nothing else were taken; [`NEVER`] if it is too large. A cost of
-    /// 0 is always admitted.
+    /// Takes `cost` if the rule admits it at `now`, and returns 0. Otherwise it takes nothing and returns the
+    /// milliseconds after which the rule would admit it if nothing else were taken, or [`NEVER`] if the cost
+    /// is too large. The rule always admits a cost of 0.
     pub fn take(&mut self, rule: &Rule, cost: u32, now: u64) -> u64 {
         let cost = u64::from(cost);
         if cost == 0 {
@@ -63,8 +63,8 @@ impl Meter {
         }
     }
 
-    /// Takes what somebody else has admitted already, also beyond what the rule admits: that has to be given
-    /// back, or to pass, before anything is admitted again.
+    /// Takes an amount that another node has already admitted, even above the limit of the rule. The excess
+    /// must decay before the rule admits anything again.
     pub fn charge(&mut self, rule: &Rule, cost: u64, now: u64) {
         if cost == 0 {
             return;
@@ -82,24 +82,24 @@ impl Meter {
         };
     }
 
-    /// The state at `now`, for somebody else.
-    pub fn tell(&self, rule: &Rule, now: u64) -> Told {
+    /// The state at `now`, for another node.
+    pub fn state(&self, rule: &Rule, now: u64) -> MeterState {
         let Self { used, at } = self.at(rule, now);
         let (before, used) =
             if rule.algorithm() == Algorithm::SlidingWindow { split(used) } else { (0, used) };
-        Told { used, before, age: now - at }
+        MeterState { used, before, age: now - at }
     }
 
-    /// What somebody else has told. A window that began before time did begins with it.
-    pub fn told(rule: &Rule, told: Told, now: u64) -> Self {
+    /// Makes a meter from the state of another node. A window that began before time 0 begins at 0.
+    pub fn from_state(rule: &Rule, state: MeterState, now: u64) -> Self {
         let used = match rule.algorithm() {
-            Algorithm::SlidingWindow => join(told.before, told.used),
-            _ => told.used,
+            Algorithm::SlidingWindow => join(state.before, state.used),
+            _ => state.used,
         };
-        Self { used, at: now.saturating_sub(told.age) }
+        Self { used, at: now.saturating_sub(state.age) }
     }
 
-    /// What could be taken at `now`.
+    /// The amount that could be taken at `now`.
     pub fn room(&self, rule: &Rule, now: u64) -> Room {
         let Self { used, at } = self.at(rule, now);
         match rule.algorithm() {

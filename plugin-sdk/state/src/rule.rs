@@ -2,19 +2,19 @@
 
 use std::fmt;
 
-/// How a rate limit admits. The numbers are those of the plugin interface.
+/// The algorithm of a rate limit. The numbers are those of the plugin interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Algorithm {
-    /// A bucket of `burst` tokens to which `limit` tokens a period are added evenly. Who pauses may catch up.
+    /// A bucket of `burst` tokens that gains `limit` tokens per period, evenly. After a pause a client may
+    /// catch up.
     TokenBucket = 1,
-    /// A bucket that leaks `limit` a period evenly and holds `burst`, by default one: what is admitted is
-    /// evenly spaced. With the same burst it admits what a token bucket admits.
+    /// A bucket that leaks `limit` per period, evenly, and holds `burst`, by default one, so it admits at
+    /// even intervals. With the same burst it admits the same as a token bucket.
     LeakyBucket = 2,
-    /// `limit` in a window of one period that begins with the first that is admitted. Around the end of a
+    /// Admits `limit` in a window of one period, which begins with the first admission. Around the end of a
     /// window twice as much may pass.
     FixedWindow = 3,
-    /// As many as `limit` in the last period, where the part of it that lies in the window before is taken to
-    /// have been evenly busy.
+    /// Admits `limit` in the last period. It assumes that the usage of the previous window was spread evenly.
     SlidingWindow = 4,
 }
 
@@ -27,7 +27,7 @@ impl Algorithm {
     }
 }
 
-/// A rate limit: how much is admitted in which time. Valid.
+/// A valid rate limit: the amount that is admitted per time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rule {
     algorithm: Algorithm,
@@ -36,13 +36,17 @@ pub struct Rule {
     burst: u32,
 }
 
-/// A rule that cannot be: what is wrong and what would be accepted.
+/// An invalid rule: the error and the accepted values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidRule(String);
 
 impl Rule {
-    /// A rule from the numbers of the plugin interface: `limit` a `period` of milliseconds, and for buckets
-    /// `burst` at once, where 0 means `limit` for a token bucket and 1 for a leaky bucket.
+    /// Makes a rule from the numbers of the plugin interface: `limit` per `period` in milliseconds, and for
+    /// buckets `burst` at once, where 0 means `limit` for a token bucket and 1 for a leaky bucket.
+    ///
+    /// # Errors
+    ///
+    /// If a number is out of its range.
     pub fn new(algorithm: u32, limit: u64, period: u64, burst: u64) -> Result<Self, InvalidRule> {
         let Some(algorithm) = Algorithm::ALL.into_iter().find(|known| *known as u32 == algorithm) else {
             return Err(InvalidRule(format!("there is no algorithm {algorithm}; expected 1 to 4")));
@@ -64,27 +68,27 @@ impl Rule {
         Ok(Self { algorithm, limit, period, burst })
     }
 
-    /// How it admits.
+    /// The algorithm.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// How much is admitted per period.
+    /// The amount that is admitted per period.
     pub const fn limit(&self) -> u64 {
         self.limit as u64
     }
 
-    /// In milliseconds.
+    /// The period in milliseconds.
     pub const fn period(&self) -> u64 {
         self.period as u64
     }
 
-    /// How much can be admitted at once: nothing larger ever is.
+    /// The amount that can be admitted at once. A larger cost is never admitted.
     pub const fn burst(&self) -> u64 {
         self.burst as u64
     }
 
-    /// Milliseconds after which nothing is left of whatever was admitted.
+    /// Milliseconds after which any usage has decayed completely.
     pub const fn forgets_after(&self) -> u64 {
         match self.algorithm {
             Algorithm::TokenBucket | Algorithm::LeakyBucket => {

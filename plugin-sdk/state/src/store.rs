@@ -19,7 +19,7 @@ const SWEEP_WHEN_FULL: usize = 8;
 /// No neighbour.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// How much a store may hold.
+/// The limits of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Keys.
@@ -28,23 +28,23 @@ pub struct Bounds {
     pub bytes_max: usize,
 }
 
-/// What a store holds.
+/// The content of a store in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Keys. Some may have expired and not been met yet.
+    /// Keys, including expired ones that are not removed yet.
     pub entries: u64,
     /// Keys, values, and what it takes to keep them.
     pub bytes: u64,
-    /// Entries that had not expired and gave way to others.
+    /// Entries that were evicted before they expired.
     pub evictions: u64,
 }
 
-/// Whose value is meant.
+/// The key of a value.
 #[derive(Debug, Clone, Copy)]
 pub struct Key<'k> {
-    /// Of `space` and `bytes`, by a good hash with a secret: clients choose keys.
+    /// The hash of `space` and `bytes`. Use a good hash with a secret, because clients choose keys.
     pub hash: u64,
-    /// Keys of different spaces differ. 0 is the space of values, each bucket has another.
+    /// Keys of different spaces are different. 0 is the space of values, and each bucket has its own.
     pub space: u32,
     /// The key itself.
     pub bytes: &'k [u8],
@@ -67,7 +67,7 @@ impl Value {
     }
 }
 
-/// Meters and values under keys, the least recently used of which give way when the bounds are reached.
+/// Meters and values under keys. At its bounds the store evicts the least recently used ones.
 #[derive(Debug, Clone)]
 pub struct Store {
     bounds: Bounds,
@@ -118,7 +118,7 @@ impl Store {
         }
     }
 
-    /// Changes the bounds. What does not fit any more is evicted.
+    /// Changes the bounds and evicts entries that no longer fit.
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
         self.make_room(0, 0);
@@ -128,7 +128,7 @@ impl Store {
         self.bounds
     }
 
-    /// What it holds.
+    /// The usage of the store.
     pub fn usage(&self) -> Usage {
         let (entries, bytes) = (self.slots.len() as u64, self.bytes as u64);
         Usage { entries, bytes, evictions: self.evictions }

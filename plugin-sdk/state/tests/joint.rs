@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use gateway_plugin_state::{Algorithm, Bounds, Key, Meter, Report, Rule, Store, Told};
+use gateway_plugin_state::{Algorithm, Bounds, Key, Meter, MeterState, Report, Rule, Store};
 use proptest::prelude::*;
 
 const KEY: Key<'static> = Key { hash: 7, space: 1, bytes: b"k" };
@@ -19,22 +19,22 @@ fn rule(algorithm: Algorithm, limit: u64, period: u64, burst: u64) -> Rule {
     Rule::new(algorithm as u32, limit, period, if windows { 0 } else { burst }).unwrap()
 }
 
-/// The place where nodes meet: one meter, and what it knows of every node.
+/// The server that nodes report to: one meter, and what it knows of every node.
 #[derive(Default)]
-struct Place {
+struct Server {
     meter: Meter,
     known: BTreeMap<usize, u64>,
     charged: u64,
 }
 
-impl Place {
-    fn hear(&mut self, rule: &Rule, node: usize, report: Report, now: u64) -> Told {
+impl Server {
+    fn receive(&mut self, rule: &Rule, node: usize, report: Report, now: u64) -> MeterState {
         let known = self.known.entry(node).or_default();
         let fresh = report.total.saturating_sub(report.known.max(*known));
         *known = report.total.max(*known);
         self.charged += fresh;
         self.meter.charge(rule, fresh, now);
-        self.meter.tell(rule, now)
+        self.meter.state(rule, now)
     }
 }
 
@@ -42,7 +42,7 @@ struct Node {
     store: Store,
     clock: u64,
     /// A report under way, when its answer comes, and what that is; `None` if nothing comes back.
-    under_way: Option<(u64, Report, Option<Told>)>,
+    under_way: Option<(u64, Report, Option<MeterState>)>,
     /// When it reports next.
     round: u64,
 }
@@ -63,7 +63,7 @@ impl Node {
 struct Run {
     /// When something was admitted, at any node.
     admitted: Vec<u64>,
-    place: Place,
+    server: Server,
     nodes: Vec<Node>,
 }
 
@@ -87,13 +87,13 @@ impl Scene<'_> {
     /// Runs for so long; `asks` says how often a node is asked in a millisecond.
     fn run(&self, millis: u64, asks: impl Fn(usize, u64) -> u64) -> Run {
         let mut nodes: Vec<Node> = (0..self.nodes).map(Node::new).collect();
-        let (mut place, mut admitted, mut rounds) = (Place::default(), Vec::new(), 0);
+        let (mut server, mut admitted, mut rounds) = (Server::default(), Vec::new(), 0);
         for now in 0..millis {
             for (number, node) in nodes.iter_mut().enumerate() {
                 self.answer(node, now);
                 if now >= node.round && node.under_way.is_none() {
                     node.round = now + ROUND;
-                    self.report(node, number, &mut place, &mut rounds, now);
+                    self.report(node, number, &mut server, &mut rounds, now);
                 }
                 for _ in 0..asks(number, now) {
                     if node.take(&self.rule, now) {
@@ -102,34 +102,34 @@ impl Scene<'_> {
                 }
             }
         }
-        Run { admitted, place, nodes }
+        Run { admitted, server, nodes }
     }
 
-    fn report(&self, node: &mut Node, number: usize, place: &mut Place, rounds: &mut usize, now: u64) {
+    fn report(&self, node: &mut Node, number: usize, server: &mut Server, rounds: &mut usize, now: u64) {
         let mut reported = None;
         node.store.report(1, |_, _, report| reported = Some(report));
         let Some(report) = reported else { return };
         *rounds += 1;
-        let told = match self.fates[*rounds % self.fates.len()] {
+        let state = match self.fates[*rounds % self.fates.len()] {
             Fate::RequestLost => None,
             // The place has a clock of its own, too.
             Fate::AnswerLost => {
-                place.hear(&self.rule, number, report, now + 5_000);
+                server.receive(&self.rule, number, report, now + 5_000);
                 None
             }
-            Fate::Arrives => Some(place.hear(&self.rule, number, report, now + 5_000)),
+            Fate::Arrives => Some(server.receive(&self.rule, number, report, now + 5_000)),
         };
-        node.under_way = Some((now + self.trip, report, told));
+        node.under_way = Some((now + self.trip, report, state));
     }
 
     fn answer(&self, node: &mut Node, now: u64) {
-        let Some((at, report, told)) = node.under_way else { return };
+        let Some((at, report, state)) = node.under_way else { return };
         if now < at {
             return;
         }
         node.under_way = None;
-        match told {
-            Some(told) => node.store.reconcile(&KEY, &self.rule, report.total, told, now + node.clock),
+        match state {
+            Some(state) => node.store.reconcile(&KEY, &self.rule, report.total, state, now + node.clock),
             None => node.store.report_again(&KEY),
         }
     }
@@ -227,7 +227,7 @@ proptest! {
         let scene = Scene { rule: rule(algorithm, limit, 1_000, limit), nodes, trip, fates: &fates };
         // Nobody asks in the end, until the last report has arrived.
         let run = scene.run(25_000, |node, now| u64::from(now < 5_000 && (now + node as u64).is_multiple_of(3)));
-        prop_assert_eq!(run.place.charged, run.admitted.len() as u64);
+        prop_assert_eq!(run.server.charged, run.admitted.len() as u64);
         for mut node in run.nodes {
             let mut left = 0;
             node.store.report(9, |_, _, _| left += 1);
@@ -270,7 +270,7 @@ fn in_the_long_run_all_nodes_together_admit_what_the_limit_says() {
 #[test]
 fn a_client_that_goes_to_another_node_finds_what_it_has_used() {
     let rule = rule(Algorithm::FixedWindow, 10, 3_600_000, 0);
-    let mut place = Place::default();
+    let mut server = Server::default();
     let mut first = Node::new(0);
     for _ in 0..8 {
         assert!(first.take(&rule, 0));
@@ -278,16 +278,16 @@ fn a_client_that_goes_to_another_node_finds_what_it_has_used() {
     let mut exchange = |node: &mut Node, number, now: u64| {
         node.store.report(1, |_, _, report| node.under_way = Some((0, report, None)));
         let (_, report, _) = node.under_way.take().unwrap();
-        let told = place.hear(&rule, number, report, now);
-        node.store.reconcile(&KEY, &rule, report.total, told, now + node.clock);
-        told
+        let state = server.receive(&rule, number, report, now);
+        node.store.reconcile(&KEY, &rule, report.total, state, now + node.clock);
+        state
     };
     exchange(&mut first, 0, 200);
     // A node whose process is younger than the window.
     let mut second = Node::new(0);
     assert!(second.take(&rule, 1_000));
-    let told = exchange(&mut second, 1, 3_000_000);
-    assert_eq!((told.used, told.age), (9, 2_999_800));
+    let state = exchange(&mut second, 1, 3_000_000);
+    assert_eq!((state.used, state.age), (9, 2_999_800));
     assert!(second.take(&rule, 3_000_001));
     let wait = second.store.take_joint(&KEY, &rule, 1, 3_000_001);
     assert_eq!(wait, 3_600_000 - 2_999_800 - 1, "until the window ends that began on the other node");
@@ -297,16 +297,16 @@ fn a_client_that_goes_to_another_node_finds_what_it_has_used() {
 fn a_key_that_was_forgotten_and_comes_back_goes_on_counting() {
     let rule = rule(Algorithm::TokenBucket, 10, 1_000, 10);
     let mut store = Store::new(Bounds { entries_max: 2, bytes_max: 1 << 20 });
-    let mut place = Place::default();
+    let mut server = Server::default();
     let mut reported = |store: &mut Store| {
         let mut fresh = Vec::new();
         store.report(9, |_, key, report| {
             if key == KEY.bytes {
-                place.hear(&rule, 0, report, 0);
+                server.receive(&rule, 0, report, 0);
             }
             fresh.push(key.to_vec());
         });
-        (fresh, place.charged)
+        (fresh, server.charged)
     };
     for _ in 0..5 {
         store.take_joint(&KEY, &rule, 1, 0);
@@ -348,7 +348,7 @@ proptest! {
                         prop_assert!(report.total > before.max(report.known), "only what is new");
                         let bytes = [name];
                         let key = Key { hash: u64::from(name % 3), space: 1, bytes: &bytes };
-                        store.reconcile(&key, &rule, report.total, Told::default(), now);
+                        store.reconcile(&key, &rule, report.total, MeterState::default(), now);
                     }
                 }
             }

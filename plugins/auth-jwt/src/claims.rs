@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::{Rejected, json};
 
-/// The last second of the year 9999. A larger number is no date but a mistake, most often milliseconds, and
+/// The last second of the year 9999. A larger number is no date but an error, most often milliseconds, and
 /// would make a token that never expires.
 const SECONDS_MAX: u64 = 253_402_300_799;
 

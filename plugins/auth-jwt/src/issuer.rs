@@ -32,7 +32,7 @@ pub(crate) fn verify(issuers: &mut [Issuer], token: &Parts<'_>, moment: Moment) 
         .ok_or_else(|| Rejected::invalid("claim `iss` is not an expected issuer"))?;
     match (issuer.keys.verify(token), &mut issuer.source) {
         (Err(_), Some(source)) if !issuer.keys.has_named(token) => source.verify(token, moment)?,
-        (judged, _) => judged?,
+        (verified, _) => verified?,
     }
     // For its type, whether or not it matters.
     let names = claims.names("aud", &issuer.audience)?;

@@ -34,7 +34,7 @@ struct Jwk {
 /// Why a member of a set cannot be used.
 enum Unusable {
     /// It is for something else: encryption, or an algorithm that is not ours. Sets are shared, so this is no
-    /// mistake.
+    /// error.
     Foreign(String),
     Broken(String),
 }
@@ -46,7 +46,7 @@ pub(crate) fn one(json: &Value, algorithm: Option<Algorithm>) -> Result<(Option<
     })
 }
 
-/// Adds the usable keys of a set that the settings hold: what is wrong in it is a mistake.
+/// Adds the usable keys of a set that the settings hold: a broken key in it is an error.
 pub(crate) fn set(json: &Value, algorithm: Option<Algorithm>, keys: &mut Keys) -> Result<(), String> {
     let members = members(json)?;
     let mut passed_over = Vec::new();

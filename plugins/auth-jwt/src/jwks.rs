@@ -108,9 +108,9 @@ impl Source {
             return Err(keys::no_key());
         }
         let fresh = self.take_what_is_kept();
-        let judged = self.judge(token);
-        match judged {
-            Some(judged) if fresh => return judged,
+        let verified = self.verify_with_known(token);
+        match verified {
+            Some(verified) if fresh => return verified,
             None if !moment.may_fetch => {
                 kv::delete(&self.names.fresh);
             }
@@ -119,7 +119,7 @@ impl Source {
         if moment.may_fetch && self.is_time() {
             match self.fetch(moment.now) {
                 // An answer of just now is the last word.
-                Ok(()) => return self.judge(token).unwrap_or_else(|| Err(keys::no_key())),
+                Ok(()) => return self.verify_with_known(token).unwrap_or_else(|| Err(keys::no_key())),
                 Err(why) => log::warn!(
                     "no keys from {}: {why}; asked again in {} s at the earliest",
                     self.issuer,
@@ -127,7 +127,7 @@ impl Source {
                 ),
             }
         }
-        judged.unwrap_or_else(|| {
+        verified.unwrap_or_else(|| {
             let issuer = &self.issuer;
             Err(Rejected::Undecided(format!(
                 "its key is not among those of {issuer} and it is not time to ask again"
@@ -136,10 +136,10 @@ impl Source {
     }
 
     /// `None` if the token may be signed with a key that is not there.
-    fn judge(&self, token: &Parts<'_>) -> Option<Result<(), Rejected>> {
+    fn verify_with_known(&self, token: &Parts<'_>) -> Option<Result<(), Rejected>> {
         let keys = &self.read.as_ref()?.keys;
-        let judged = keys.verify(token);
-        (judged.is_ok() || keys.has_named(token)).then_some(judged)
+        let verified = keys.verify(token);
+        (verified.is_ok() || keys.has_named(token)).then_some(verified)
     }
 
     /// Makes `read` what the gateway keeps, or nothing if that is too old. Whether it is fresh.

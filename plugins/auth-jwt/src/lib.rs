@@ -100,9 +100,9 @@ impl Plugin for AuthJwt {
 
     fn on_message(&mut self, event: &Message<'_>) -> Verdict {
         if event.kind() == Kind::Subscribe && self.token_channels.cover(event.channel()) {
-            return self.judge_subscription(event);
+            return self.decide_subscription(event);
         }
-        self.permissions.as_ref().map_or_else(Verdict::next, |permissions| permissions.judge(event))
+        self.permissions.as_ref().map_or_else(Verdict::next, |permissions| permissions.check(event))
     }
 }
 
@@ -139,7 +139,7 @@ impl AuthJwt {
         };
     }
 
-    fn judge_subscription(&mut self, event: &Message<'_>) -> Verdict {
+    fn decide_subscription(&mut self, event: &Message<'_>) -> Verdict {
         let denied = || Verdict::deny(code::PERMISSION_DENIED, "permission denied");
         let token = event.token();
         if token.is_empty() {

@@ -94,7 +94,7 @@ impl Permissions {
         Ok(connect)
     }
 
-    pub(crate) fn judge(&self, event: &Message<'_>) -> Verdict {
+    pub(crate) fn check(&self, event: &Message<'_>) -> Verdict {
         let Some(action) = Action::of(event.kind()) else { return Verdict::next() };
         let patterns = event.attribute(action.attribute()).unwrap_or_default();
         let channel = event.channel();

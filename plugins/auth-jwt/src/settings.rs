@@ -1,4 +1,4 @@
-//! The `[config]` table: as written, and what it becomes. Everything that is wrong is told at once.
+//! The `[config]` table: as written, and what it becomes. All errors are reported at once.
 
 mod keys;
 
@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use gateway_plugin_sdk::settings::Errors;
 use gateway_plugin_sdk::units::{Size, Span, show_duration};
 use gateway_plugin_sdk::{address, settings};
 use serde_json::Value;
@@ -117,7 +118,7 @@ struct PermissionClaims {
 impl Settings {
     /// The plugin; or everything that is wrong with its settings.
     pub(crate) fn check(self) -> Result<AuthJwt, String> {
-        let mut mistakes = Mistakes::default();
+        let errors = Errors::default();
         let profile = Profile {
             user: self.user_claim.unwrap_or_else(|| ClaimPath::new("sub")),
             info: self.info_claim.unwrap_or_else(|| ClaimPath::new("info")),
@@ -127,9 +128,9 @@ impl Settings {
         };
         let rules = Rules {
             types: self.types.iter().map(|text| text.to_ascii_lowercase()).collect(),
-            leeway: mistakes.seconds("leeway", self.leeway).unwrap_or(LEEWAY),
+            leeway: seconds(&errors, "leeway", self.leeway).unwrap_or(LEEWAY),
             exp_required: !self.allow_without_exp,
-            age_max: mistakes.seconds("age_max", self.age_max),
+            age_max: seconds(&errors, "age_max", self.age_max),
             required_claims: self.required_claims,
             required_values: self.required_values,
         };
@@ -147,12 +148,12 @@ impl Settings {
         });
         for path in permissions.iter().flat_map(|permissions| &permissions.claims) {
             if let Err(why) = path.check() {
-                mistakes.add("permission_claims", format!("has {:?}, which {why}", path.to_string()));
+                errors.add("permission_claims", format!("has {:?}, which {why}", path.to_string()));
             }
         }
         for pattern in &self.token_channels {
             if !address::is_pattern(pattern) {
-                mistakes.add(
+                errors.add(
                     "token_channels",
                     format!("has {pattern:?}, which is no channel name that may end in `*`"),
                 );
@@ -171,7 +172,7 @@ impl Settings {
             pem: None,
             jwk: None,
         };
-        let pace = pace(self.jwks_interval, self.jwks_fresh, self.jwks_usable, &mut mistakes);
+        let pace = pace(self.jwks_interval, self.jwks_fresh, self.jwks_usable, &errors);
         let issuers = if self.issuers.is_empty() {
             let (audience, jwks, jwks_url) = (self.audience, self.jwks, self.jwks_url);
             let one = IssuerParts {
@@ -184,7 +185,7 @@ impl Settings {
                 jwks_url,
                 pace,
             };
-            vec![one.check("", &mut mistakes)]
+            vec![one.check("", &errors)]
         } else {
             if self.issuer.is_some()
                 || self.audience.is_some()
@@ -193,21 +194,21 @@ impl Settings {
                 || self.jwks_url.is_some()
                 || short.is_given()
             {
-                mistakes.add(
+                errors.add(
                     "issuers",
                     "cannot stand beside `issuer`, `audience`, `keys`, `jwks`, `jwks_url` or a secret: move them into it",
                 );
             }
-            several(self.issuers, pace, &mut mistakes)
+            several(self.issuers, pace, &errors)
         };
 
-        mistakes.at_most("leeway", rules.leeway, LEEWAY_MAX, "seconds");
-        mistakes.at_most("age_max", rules.age_max.unwrap_or_default(), AGE_MAX, "seconds");
+        at_most(&errors, "leeway", rules.leeway, LEEWAY_MAX, "seconds");
+        at_most(&errors, "age_max", rules.age_max.unwrap_or_default(), AGE_MAX, "seconds");
         if rules.age_max == Some(0) {
-            mistakes.add("age_max", "is 0: no token would be good");
+            errors.add("age_max", "is 0: no token would be good");
         }
         if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token_bytes_max) {
-            mistakes.add(
+            errors.add(
                 "token_bytes_max",
                 format!("is {token_bytes_max}: {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} are accepted"),
             );
@@ -222,27 +223,27 @@ impl Settings {
         ] {
             if count > LIST_MAX {
                 let most = if name == "attributes" { LIST_MAX / 2 } else { LIST_MAX };
-                mistakes.add(name, format!("has more than {most} members"));
+                errors.add(name, format!("has more than {most} members"));
             }
         }
-        check_claims(&profile, &rules, &mut mistakes);
-        mistakes.finish(AuthJwt { issuers, rules, profile, permissions, token_channels, token_bytes_max })
+        check_claims(&profile, &rules, &errors);
+        errors.finish(AuthJwt { issuers, rules, profile, permissions, token_channels, token_bytes_max })
     }
 }
 
 /// How often keys are fetched.
-fn pace(interval: Option<Span>, fresh: Option<Span>, usable: Option<Span>, mistakes: &mut Mistakes) -> Pace {
-    let interval = mistakes.seconds("jwks_interval", interval).unwrap_or(INTERVAL);
-    let fresh = mistakes.seconds("jwks_fresh", fresh).unwrap_or(FRESH.max(interval));
-    let usable = mistakes.seconds("jwks_usable", usable).unwrap_or(USABLE.max(fresh));
-    mistakes.between("jwks_interval", interval, 1..=INTERVAL_MAX, "seconds");
-    mistakes.between("jwks_fresh", fresh, interval..=FRESH_MAX, "seconds, beginning with `jwks_interval`,");
-    mistakes.between("jwks_usable", usable, fresh..=USABLE_MAX, "seconds, beginning with `jwks_fresh`,");
+fn pace(interval: Option<Span>, fresh: Option<Span>, usable: Option<Span>, errors: &Errors) -> Pace {
+    let interval = seconds(errors, "jwks_interval", interval).unwrap_or(INTERVAL);
+    let fresh = seconds(errors, "jwks_fresh", fresh).unwrap_or(FRESH.max(interval));
+    let usable = seconds(errors, "jwks_usable", usable).unwrap_or(USABLE.max(fresh));
+    between(errors, "jwks_interval", interval, 1..=INTERVAL_MAX, "seconds");
+    between(errors, "jwks_fresh", fresh, interval..=FRESH_MAX, "seconds, beginning with `jwks_interval`,");
+    between(errors, "jwks_usable", usable, fresh..=USABLE_MAX, "seconds, beginning with `jwks_fresh`,");
     let [interval, fresh, usable] = [interval, fresh, usable].map(Duration::from_secs);
     Pace { interval, fresh, usable }
 }
 
-fn check_claims(profile: &Profile, rules: &Rules, mistakes: &mut Mistakes) {
+fn check_claims(profile: &Profile, rules: &Rules, errors: &Errors) {
     let named = [
         ("user_claim", &profile.user),
         ("info_claim", &profile.info),
@@ -254,17 +255,17 @@ fn check_claims(profile: &Profile, rules: &Rules, mistakes: &mut Mistakes) {
     let values = rules.required_values.keys().map(|path| ("required_values", path));
     for (name, path) in named.into_iter().chain(attributes).chain(required).chain(values) {
         if let Err(why) = path.check() {
-            mistakes.add(name, format!("has {:?}, which {why}", path.to_string()));
+            errors.add(name, format!("has {:?}, which {why}", path.to_string()));
         }
     }
     for (path, name) in &profile.attributes {
         if name.is_empty() {
-            mistakes.add("attributes", format!("has no name for the attribute of claim `{path}`"));
+            errors.add("attributes", format!("has no name for the attribute of claim `{path}`"));
         }
     }
     for (path, value) in &rules.required_values {
         if value.is_object() || value.is_array() {
-            mistakes.add(
+            errors.add(
                 "required_values",
                 format!("has for `{path}` something else than a text, a number, true or false"),
             );
@@ -272,38 +273,24 @@ fn check_claims(profile: &Profile, rules: &Rules, mistakes: &mut Mistakes) {
     }
 }
 
-/// What is wrong, each with its key.
-#[derive(Default)]
-struct Mistakes(Vec<String>);
-
-impl Mistakes {
-    fn add(&mut self, key: &str, why: impl AsRef<str>) {
-        self.0.push(format!("`{key}` {}", why.as_ref()));
+/// A duration of whole seconds: tokens know no shorter time.
+fn seconds(errors: &Errors, key: &str, span: Option<Span>) -> Option<u64> {
+    let span = span?;
+    if span.0.subsec_millis() > 0 {
+        errors.add(key, format!("is {:?}: whole seconds are accepted", show_duration(span.0)));
     }
+    Some(span.seconds())
+}
 
-    /// A duration of whole seconds: tokens know no shorter time.
-    fn seconds(&mut self, key: &str, span: Option<Span>) -> Option<u64> {
-        let span = span?;
-        if span.0.subsec_millis() > 0 {
-            self.add(key, format!("is {:?}: whole seconds are accepted", show_duration(span.0)));
-        }
-        Some(span.seconds())
+fn at_most(errors: &Errors, key: &str, value: u64, most: u64, unit: &str) {
+    if value > most {
+        errors.add(key, format!("is {value} {unit}: at most {most} are accepted"));
     }
+}
 
-    fn at_most(&mut self, key: &str, value: u64, most: u64, unit: &str) {
-        if value > most {
-            self.add(key, format!("is {value} {unit}: at most {most} are accepted"));
-        }
-    }
-
-    fn between(&mut self, key: &str, value: u64, accepted: RangeInclusive<u64>, unit: &str) {
-        if !accepted.contains(&value) {
-            let (least, most) = accepted.into_inner();
-            self.add(key, format!("is {value}: {least} to {most} {unit} are accepted"));
-        }
-    }
-
-    fn finish<T>(self, good: T) -> Result<T, String> {
-        if self.0.is_empty() { Ok(good) } else { Err(self.0.join("; ")) }
+fn between(errors: &Errors, key: &str, value: u64, accepted: RangeInclusive<u64>, unit: &str) {
+    if !accepted.contains(&value) {
+        let (least, most) = accepted.into_inner();
+        errors.add(key, format!("is {value}: {least} to {most} {unit} are accepted"));
     }
 }

@@ -1,6 +1,6 @@
 //! Refuses what exceeds a table of rate limits. See `README.md` for the table.
 //!
-//! The settings are read once, with every mistake reported (`settings`), into limits (`limit`). A message
+//! The settings are read once, with every error reported (`settings`), into limits (`limit`). A message
 //! meets those that apply to it in order; each is charged under a key made of parts of the message (`key`).
 
 mod key;

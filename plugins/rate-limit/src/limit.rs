@@ -118,11 +118,11 @@ fn without(part: &Part) -> Verdict {
 
 /// Asks for no more than the limits can use. What the gateway does not hand over, it need not copy.
 pub(crate) fn declare(limits: &[Limit], interests: &mut Interests) {
-    if let Some(kinds) = union(limits.iter().map(|limit| limit.kinds.as_deref())) {
+    if let Some(kinds) = Interests::union(limits.iter().map(|limit| limit.kinds.as_deref())) {
         interests.kinds(kinds);
     }
     // With more patterns than the gateway takes, the plugin sees all channels and sorts for itself.
-    if let Some(patterns) = union(limits.iter().map(|limit| limit.channels.as_deref()))
+    if let Some(patterns) = Interests::union(limits.iter().map(|limit| limit.channels.as_deref()))
         && patterns.len() <= PATTERNS_MAX
     {
         interests.channels(patterns);
@@ -133,17 +133,4 @@ pub(crate) fn declare(limits: &[Limit], interests: &mut Interests) {
     if !limits.iter().any(looks_into_payload) {
         interests.without_payload();
     }
-}
-
-/// Everything that any of the limits names; `None` if one of them takes all.
-fn union<'l, T: Clone + PartialEq + 'l>(parts: impl Iterator<Item = Option<&'l [T]>>) -> Option<Vec<T>> {
-    let mut all = Vec::new();
-    for part in parts {
-        for item in part? {
-            if !all.contains(item) {
-                all.push(item.clone());
-            }
-        }
-    }
-    Some(all)
 }

@@ -205,14 +205,12 @@ fn a_limit_of_bytes_may_be_a_size() {
         |bytes: usize| kit.connection("c").message(Kind::Raw).payload(vec![b'x'; bytes]).send().verdict;
     assert_eq!(send(2048), Verdict::Next);
     assert_eq!(send(1), retry("bytes", 59));
-    check_mistake(
-        "[[limits]] name = \"l\"; limit = \"1KiB\"; period = \"1s\"",
-        "limit 1: `limit` is \"1KiB\", a size, which counts only where `cost` is \"bytes\"",
-    );
-    check_mistake(
-        "[[limits]] name = \"l\"; limit = \"1 KiB\"; period = \"1s\"",
-        "limit 1: `limit` is how much is admitted per period: 1 to 4294967295",
-    );
+    for (limit, cost) in [("1KiB", "1"), ("1 KiB", "\"bytes\"")] {
+        check_error(
+            &format!("[[limits]] name = \"l\"; limit = \"{limit}\"; period = \"1s\"; cost = {cost}"),
+            &format!("`limits[0].limit` is \"{limit}\"; accepted: {PER_PERIOD}"),
+        );
+    }
 }
 
 #[test]
@@ -301,79 +299,95 @@ fn messages_without_a_limit_do_not_reach_it() {
     assert!(all.interests().asked_channels().is_none());
 }
 
-// ---- Mistakes ----
+// ---- Errors ----
+
+const PER_PERIOD: &str = "how much is admitted per period, from 1 to 4294967295, or a size such as \"64KiB\" \
+                          where `cost` is \"bytes\"";
+const PERIOD: &str = "a text like \"500ms\", \"1s\", \"5m\", \"1h\" or \"1d\", up to \"49d\"";
 
 #[track_caller]
-fn check_mistake(settings: &str, expected: &str) {
-    assert_eq!(Kit::<RateLimit>::new(config(settings)).expect_err("mistakes"), expected);
+fn check_error(settings: &str, expected: &str) {
+    assert_eq!(Kit::<RateLimit>::new(config(settings)).expect_err("errors"), expected);
 }
 
 #[test]
-fn mistakes_say_what_would_be_accepted() {
+fn errors_say_what_would_be_accepted() {
     let limit = |more: &str| format!("[[limits]] name = \"l\"; limit = 5; period = \"1s\"; {more}");
-    let check = |more: &str, expected: &str| check_mistake(&limit(more), &format!("limit 1: {expected}"));
-    check_mistake("", "`limits` is missing or empty: a [[config.limits]] table is one limit");
+    let check = |more: &str, expected: &str| check_error(&limit(more), &format!("`limits[0].{expected}"));
+    check_error("", "`limits` is missing or empty: a [[config.limits]] table is one limit");
+    check_error("limits = 7", "`limits` is 7; accepted: a list of tables: [[config.limits]]");
     check(
-        "color = 1",
-        "unknown key `color`; accepted: name, algorithm, limit, period, burst, scope, kind, channel, key, cost, action, missing, dry_run",
+        "colour = 1",
+        "colour` is not a known key; accepted: name, algorithm, limit, period, burst, kind, channel, key, scope, \
+         cost, action, missing, dry_run",
     );
+    check("chanel = \"a\"", "chanel` is not a known key; the nearest is `channel`");
     check(
         "algorithm = \"bucket\"",
-        "`algorithm` is \"bucket\"; accepted: token-bucket, leaky-bucket, fixed-window, sliding-window",
+        "algorithm` is \"bucket\"; accepted: token-bucket, leaky-bucket, fixed-window, sliding-window",
     );
-    check("scope = \"world\"; key = \"user\"", "`scope` is \"world\"; accepted: node, cluster");
-    check("scope = \"cluster\"", "`scope` is \"cluster\", but a connection is on one node: add a `key`");
-    check("burst = 0", "`burst` is how much is admitted at once: 1 to 4294967295");
+    check("scope = \"world\"; key = \"user\"", "scope` is \"world\"; accepted: node, cluster");
+    check("scope = \"cluster\"", "scope` is \"cluster\", but a connection is on one node: add a `key`");
+    check(
+        "burst = 0",
+        "burst` is 0; accepted: how much is admitted at once, from 1 to 4294967295, or a size such as \"64KiB\" \
+         where `cost` is \"bytes\"",
+    );
     check(
         "burst = 9; algorithm = \"fixed-window\"",
-        "`burst` belongs to token-bucket and leaky-bucket, not to fixed-window",
+        "burst` belongs to token-bucket and leaky-bucket, not to fixed-window",
     );
     check(
         "kind = \"shout\"",
-        "unknown kind `shout`; accepted: publish, subscribe, unsubscribe, rpc, send, presence, presence-stats, history, raw",
+        "kind` has \"shout\"; accepted: publish, subscribe, unsubscribe, rpc, send, presence, presence-stats, \
+         history, raw",
     );
-    check("kind = []", "`kind` is a text or a list of texts");
-    check("channel = \"a b\"", "`channel` \"a b\" is not a channel name, with or without a last `*`");
-    check(
-        "key = \"ip\"",
-        "unknown part `ip` of `key`; accepted: connection, user, address, channel, kind, payload.FIELD",
-    );
-    check(
-        "key = \"payload.a..b\"",
-        "unknown part `payload.a..b` of `key`; accepted: connection, user, address, channel, kind, payload.FIELD",
-    );
-    check("cost = 0", "`cost` is a number from 1 to 4294967295, or \"bytes\"");
-    check("cost = 6", "`cost` is 6, but no more than 5 is ever admitted at once");
+    check("kind = []", "kind` is an empty list; accepted: a text or a list of texts");
+    check("channel = \"a b\"", "channel` has \"a b\"; accepted: channel names, with or without a last `*`");
+    for key in ["ip", "payload.a..b"] {
+        check(
+            &format!("key = \"{key}\""),
+            &format!("key` has \"{key}\"; accepted: connection, user, address, channel, kind, payload.FIELD"),
+        );
+    }
+    check("cost = 0", "cost` is 0; accepted: a whole number from 1 to 4294967295, or \"bytes\"");
+    check("cost = 6", "cost` is 6, but no more than 5 is ever admitted at once");
     check(
         "cost = \"bytes\"; algorithm = \"leaky-bucket\"",
-        "`cost` is in bytes, but only one is admitted at once: add a `burst`",
+        "cost` is in bytes, but only one is admitted at once: add a `burst`",
     );
-    check("action = \"drop\"", "`action` is \"drop\"; accepted: deny, disconnect");
-    check("missing = true", "`missing` is true; accepted: skip, deny");
-    check("dry_run = 1", "`dry_run` is true or false");
+    check("action = \"drop\"", "action` is \"drop\"; accepted: deny, disconnect");
+    check("missing = true", "missing` is true; accepted: skip, deny");
+    check("dry_run = 1", "dry_run` is 1; accepted: true or false");
     for period in ["1", "s", "0s", "50d", "1.5s", "1 s", "99999999999999999999s"] {
-        check_mistake(
+        check_error(
             &format!("[[limits]] name = \"l\"; limit = 5; period = \"{period}\""),
-            "limit 1: `period` is a text like \"500ms\", \"1s\", \"5m\", \"1h\" or \"1d\", up to \"49d\"",
+            &format!("`limits[0].period` is \"{period}\"; accepted: {PERIOD}"),
         );
     }
 }
 
 #[test]
-fn all_mistakes_come_at_once() {
-    check_mistake(
-        "color = 1
+fn all_errors_come_at_once() {
+    check_error(
+        "colour = 1
          [[limits]] name = \"\"; limit = 0; period = 3
          [[limits]] name = \"l\"; limit = 1; period = \"1s\"
-         [[limits]] name = \"l\"; limit = 1; period = \"1s\"",
-        "5 mistakes: unknown key `color`; accepted: limits; \
-         limit 1: `name` is a text of 1 to 64 bytes, under which what is used is kept; \
-         limit 1: `limit` is how much is admitted per period: 1 to 4294967295; \
-         limit 1: `period` is a text like \"500ms\", \"1s\", \"5m\", \"1h\" or \"1d\", up to \"49d\"; \
-         limit 3: `name` is that of limit 2, too",
+         [[limits]] name = \"l\"; limit = 1; period = \"1s\"
+         [[limits]]",
+        &format!(
+            "8 errors: `colour` is not a known key; accepted: limits; \
+             `limits[0].name` is \"\"; accepted: a text of 1 to 64 bytes, under which what is used is kept; \
+             `limits[0].limit` is 0; accepted: {PER_PERIOD}; \
+             `limits[0].period` is 3; accepted: {PERIOD}; \
+             `limits[2].name` is the same as `limits[1].name`; \
+             `limits[3].name` is missing; accepted: a text of 1 to 64 bytes, under which what is used is kept; \
+             `limits[3].limit` is missing; accepted: {PER_PERIOD}; \
+             `limits[3].period` is missing; accepted: {PERIOD}"
+        ),
     );
     let many = (0..65)
         .map(|n| format!("[[limits]] name = \"{n}\"; limit = 1; period = \"1s\"\n"))
         .collect::<String>();
-    check_mistake(&many, "there are 65 limits; at most 64 are accepted");
+    check_error(&many, "`limits` has 65 members: at most 64 are accepted");
 }

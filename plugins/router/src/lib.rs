@@ -1,6 +1,6 @@
 //! Permits, refuses, rewrites and routes messages by a table of rules. See `README.md` for the table.
 //!
-//! The settings are read once, with every mistake reported (`settings`), into rules (`rule`) whose texts and
+//! The settings are read once, with every error reported (`settings`), into rules (`rule`) whose texts and
 //! values are templates (`template`). A message then meets the rules in order, with a payload that is read
 //! only if a rule looks into it, and no further than it looks (`payload`).
 
@@ -57,7 +57,7 @@ impl Plugin for Router {
                     break;
                 }
                 Err(unfit) => {
-                    log::warn!("rule {}: {unfit}", index + 1);
+                    log::warn!("`rules[{index}]`: {unfit}");
                     return Verdict::deny(code::BAD_REQUEST, UNROUTABLE);
                 }
             }

@@ -95,11 +95,11 @@ impl Rule {
 ///
 /// Where the interests say the same as every rule, the rules need not ask again.
 pub(crate) fn declare(rules: &mut [Rule], interests: &mut Interests) {
-    if let Some(kinds) = union(rules.iter().map(|rule| rule.when.kinds.as_deref())) {
+    if let Some(kinds) = Interests::union(rules.iter().map(|rule| rule.when.kinds.as_deref())) {
         interests.kinds(kinds);
     }
     // With more patterns than the gateway takes, the router sees all channels and sorts for itself.
-    if let Some(patterns) = union(rules.iter().map(|rule| rule.when.channels.as_deref()))
+    if let Some(patterns) = Interests::union(rules.iter().map(|rule| rule.when.channels.as_deref()))
         && patterns.len() <= PATTERNS_MAX
     {
         for rule in rules.iter_mut().filter(|rule| rule.always_on_a_channel()) {
@@ -110,17 +110,4 @@ pub(crate) fn declare(rules: &mut [Rule], interests: &mut Interests) {
     if !rules.iter().any(Rule::needs_payload) {
         interests.without_payload();
     }
-}
-
-/// Everything that any of the rules names; `None` if one of them takes all.
-fn union<'r, T: Clone + PartialEq + 'r>(parts: impl Iterator<Item = Option<&'r [T]>>) -> Option<Vec<T>> {
-    let mut all = Vec::new();
-    for part in parts {
-        for item in part? {
-            if !all.contains(item) {
-                all.push(item.clone());
-            }
-        }
-    }
-    Some(all)
 }

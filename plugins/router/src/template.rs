@@ -68,7 +68,8 @@ enum Placeholder {
 pub(crate) const PLACEHOLDERS: &str = "{user}, {channel}, {method}, {connection}, {payload.FIELD}";
 
 impl Text {
-    /// Reads a template. `{{` and `}}` stand for braces.
+    /// Reads a template. `{{` and `}}` stand for braces. An error is the rest of a sentence that begins with its
+    /// key.
     pub(crate) fn parse(source: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut literal = String::new();
@@ -89,7 +90,9 @@ impl Text {
                 pieces.push(Piece::Value(Placeholder::parse(name)?));
                 rest = after;
             } else {
-                return Err(format!("`{source}` has a lone `{brace}`; write `{brace}{brace}` for a brace"));
+                return Err(format!(
+                    "has `{source}` with a lone `{brace}`; write `{brace}{brace}` for a brace"
+                ));
             }
         }
         literal.push_str(rest);
@@ -189,7 +192,7 @@ impl Placeholder {
             "connection" => Ok(Self::Connection),
             _ => match name.strip_prefix("payload.").and_then(Path::parse) {
                 Some(path) => Ok(Self::Payload(path)),
-                None => Err(format!("unknown placeholder {{{name}}}; accepted: {PLACEHOLDERS}")),
+                None => Err(format!("has the unknown placeholder {{{name}}}; accepted: {PLACEHOLDERS}")),
             },
         }
     }

@@ -200,11 +200,11 @@ fn what_a_rewrite_makes_too_deep_is_the_clients_fault() {
 
 #[test]
 fn what_cannot_be_rewritten_goes_no_further() {
-    let no_value = "rule 1: there is no text or number for {payload.c}";
+    let no_value = "`rules[0]`: there is no text or number for {payload.c}";
     for (value, payload, why) in [
-        ("1", "not JSON", "rule 1: the payload is not a JSON object"),
-        ("1", "[1]", "rule 1: the payload is not a JSON object"),
-        ("1", r#"{"a":1}"#, "rule 1: `a.b` leads through something that is not an object"),
+        ("1", "not JSON", "`rules[0]`: the payload is not a JSON object"),
+        ("1", "[1]", "`rules[0]`: the payload is not a JSON object"),
+        ("1", r#"{"a":1}"#, "`rules[0]`: `a.b` leads through something that is not an object"),
         (r#""{payload.c}!""#, r#"{"a":{"b":1}}"#, no_value),
         (r#""{payload.c}!""#, r#"{"c":{}}"#, no_value),
     ] {
@@ -264,7 +264,7 @@ fn what_makes_no_address_is_refused_and_logged_without_the_value() {
         let mut kit = kit(&format!("[[rules]] fan_out = [\"news\", \"{template}\"]"));
         let outcome = publish(&mut kit, "news", &json!({"to": to}));
         assert_eq!(outcome.verdict, Verdict::deny(107, UNROUTABLE), "{template} {to}");
-        assert_eq!(outcome.logged(), format!("rule 1: {why}"));
+        assert_eq!(outcome.logged(), format!("`rules[0]`: {why}"));
         assert_eq!(outcome.effects, []);
     }
 }
@@ -323,7 +323,7 @@ fn an_anonymous_client_has_no_address_by_its_user() {
     let mut kit = kit(r##"[[rules]] direct = "#{user}""##);
     let outcome = kit.connection("c1").message(Kind::Publish).channel("news").json("x").send();
     assert_eq!(outcome.verdict, Verdict::deny(107, UNROUTABLE));
-    assert_eq!(outcome.logged(), "rule 1: there is no text or number for {user}");
+    assert_eq!(outcome.logged(), "`rules[0]`: there is no text or number for {user}");
 }
 
 // ---- Interests ----
@@ -397,70 +397,83 @@ fn a_rule_without_a_kind_leaves_alone_what_its_action_is_not_for() {
 // ---- Settings ----
 
 #[test]
-fn every_mistake_is_reported_with_its_rule_and_what_would_be_accepted() {
+fn every_error_is_reported_with_its_key_and_what_would_be_accepted() {
     #[track_caller]
     fn check(rules: &str, expected: &str) {
         assert_eq!(Kit::<Router>::new(config(rules)).expect_err(rules), expected);
     }
     check("", "`rules` is missing or empty: a [[config.rules]] table is one rule");
     check("rules = []", "`rules` is missing or empty: a [[config.rules]] table is one rule");
+    check("rules = 7", "`rules` is 7; accepted: a list of tables: [[config.rules]]");
+    check("rules = [1]", "`rules[0]` is 1; accepted: a table");
+    check("rule = 1; [[rules]] drop = true", "`rule` is not a known key; the nearest is `rules`");
     check(
-        "rules = [1]",
-        "2 mistakes: rule 1: not a table; rule 1: has no action; one of: allow, deny, drop, rewrite, fan_out, direct, reply",
+        "[[rules]] colour = 1; drop = true",
+        "`rules[0].colour` is not a known key; accepted: kind, channel, user, authenticated, field, equals, allow, \
+         deny, drop, rewrite, fan_out, direct, reply",
     );
-    check("rule = 1; [[rules]] drop = true", "unknown key `rule`; accepted: rules");
     check(
         r#"
         [[rules]] kind = "publsh"; chanel = "a"; allow = true
         [[rules]] channel = "a b"
         [[rules]] allow = true; drop = true; user = 7
         "#,
-        "6 mistakes: \
-         rule 1: unknown kind `publsh`; accepted: publish, subscribe, unsubscribe, rpc, send, presence, presence-stats, \
-         history, raw; \
-         rule 1: unknown key `chanel`; accepted: kind, channel, user, authenticated, field with equals; allow, deny, drop, \
-         rewrite, fan_out, direct, reply; \
-         rule 2: `channel` \"a b\" is not a channel name, with or without a last `*`; \
-         rule 2: has no action; one of: allow, deny, drop, rewrite, fan_out, direct, reply; \
-         rule 3: `user` is a user id, with or without a last `*`; \
-         rule 3: has 2 actions (allow, drop); exactly one is needed",
+        "6 errors: \
+         `rules[0].kind` has \"publsh\"; accepted: publish, subscribe, unsubscribe, rpc, send, presence, \
+         presence-stats, history, raw; \
+         `rules[0].chanel` is not a known key; the nearest is `channel`; \
+         `rules[1].channel` has \"a b\"; accepted: channel names, with or without a last `*`; \
+         `rules[1]` has no action; one of: allow, deny, drop, rewrite, fan_out, direct, reply; \
+         `rules[2].user` is 7; accepted: a user id, with or without a last `*`; \
+         `rules[2]` has 2 actions (allow, drop); exactly one is needed",
     );
     for (rule, expected) in [
-        ("kind = []; drop = true", "`kind` is a text or a list of texts"),
-        ("authenticated = 1; drop = true", "`authenticated` is true or false"),
+        ("kind = []; drop = true", "kind` is an empty list; accepted: a text or a list of texts"),
+        ("authenticated = 1; drop = true", "authenticated` is 1; accepted: true or false"),
         (
             r#"user = "a"; authenticated = false; drop = true"#,
-            "`user` never matches with `authenticated = false`",
+            "user` never matches with `authenticated = false`",
         ),
-        (r#"field = "a"; drop = true"#, "`field` and `equals` go together"),
-        (r#"field = "a..b"; equals = 1; drop = true"#, "`field` is a path such as \"a.b\""),
-        ("allow = false", "`allow` is true or left out"),
-        ("deny = 103", "`deny` is a table: { code = 103, reason = \"read only\" }"),
+        (r#"field = "a"; drop = true"#, "field` and `equals` go together"),
+        ("equals = 1; drop = true", "field` and `equals` go together"),
+        (
+            r#"field = "a..b"; equals = 1; drop = true"#,
+            "field` is \"a..b\"; accepted: a path such as \"a.b\"",
+        ),
+        ("allow = false", "allow` is true or left out"),
+        ("deny = 103", "deny` is a table: { code = 103, reason = \"read only\" }"),
         (
             r#"deny = { code = 99, reason = "x" }"#,
-            "`deny` needs a code (100-1999 for an error reply, 3000-4999 to close) and a reason",
+            "deny` needs a code (100-1999 for an error reply, 3000-4999 to close) and a reason",
         ),
-        (r#"deny = { code = 103, why = "x" }"#, "unknown key `why` in `deny`; accepted: code, reason"),
-        ("rewrite = {}", "`rewrite` is a table of fields and values: { \"from.user\" = \"{user}\" }"),
-        (r#"rewrite = { "a." = 1 }"#, "`rewrite` \"a.\" is not a path such as \"a.b\""),
-        (r#"rewrite = { "a" = 1, "a.b" = 2 }"#, "`rewrite` sets both `a` and `a.b`"),
+        (r#"deny = { code = 103, why = "x" }"#, "deny` has the unknown key `why`; accepted: code, reason"),
+        ("rewrite = {}", "rewrite` is a table of fields and values: { \"from.user\" = \"{user}\" }"),
+        (r#"rewrite = { "a." = 1 }"#, "rewrite` has \"a.\", which is no path such as \"a.b\""),
+        (r#"rewrite = { "a" = 1, "a.b" = 2 }"#, "rewrite` sets both `a` and `a.b`"),
         (
             r#"rewrite = { a = "{usr}" }"#,
-            "unknown placeholder {usr}; accepted: {user}, {channel}, {method}, {connection}, {payload.FIELD}",
+            "rewrite` has the unknown placeholder {usr}; accepted: {user}, {channel}, {method}, {connection}, \
+             {payload.FIELD}",
         ),
-        ("fan_out = []", "`fan_out` has 0 addresses; 1 to 64 are accepted"),
-        (r#"fan_out = ["a b"]"#, "\"a b\" never makes a valid address"),
-        (r#"fan_out = ["a{user"]"#, "`a{user` has a lone `{`; write `{{` for a brace"),
-        (r#"fan_out = ["a{{user}}"]"#, "\"a{{user}}\" never makes a valid address"),
-        (r#"direct = "{user}""#, "`direct` \"{user}\" begins with neither # (a user) nor @ (a connection)"),
-        ("direct = 7", "`direct` is an address that begins with # or @: \"#{payload.to}\""),
+        ("fan_out = []", "fan_out` has 0 addresses; 1 to 64 are accepted"),
+        (r#"fan_out = ["a b"]"#, "fan_out` has \"a b\", which never makes a valid address"),
+        (r#"fan_out = ["a{user"]"#, "fan_out` has `a{user` with a lone `{`; write `{{` for a brace"),
+        (r#"fan_out = ["a{{user}}"]"#, "fan_out` has \"a{{user}}\", which never makes a valid address"),
+        (
+            r#"direct = "{user}""#,
+            "direct` has \"{user}\", which begins with neither # (a user) nor @ (a connection)",
+        ),
+        ("direct = 7", "direct` is an address that begins with # or @: \"#{payload.to}\""),
         (
             r#"kind = "subscribe"; fan_out = ["a"]"#,
-            "fan_out and direct cannot be done to kind `subscribe`; possible: publish, rpc, send, raw",
+            "kind` has `subscribe`, to which fan_out and direct cannot be done; possible: publish, rpc, send, raw",
         ),
-        (r#"kind = "publish"; reply = 1"#, "reply cannot be done to kind `publish`; possible: rpc, raw"),
+        (
+            r#"kind = "publish"; reply = 1"#,
+            "kind` has `publish`, to which reply cannot be done; possible: rpc, raw",
+        ),
     ] {
-        check(&format!("[[rules]] {rule}"), &format!("rule 1: {expected}"));
+        check(&format!("[[rules]] {rule}"), &format!("`rules[0].{expected}"));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Lets payloads through that follow a JSON Schema. See `README.md` for the settings.
 //!
 //! Schemas are compiled when the plugin is loaded (`settings`); a message meets those that are for its kind
-//! and channel (`rule`), and what the client learns of a mistake holds nothing of its payload (`reason`).
+//! and channel (`rule`), and what the client learns of an error holds nothing of its payload (`reason`).
 
 mod reason;
 mod rule;
@@ -41,7 +41,7 @@ impl Plugin for Schema {
             // Read once, and only if a schema is to look at it.
             let payload = payload.get_or_insert_with(|| read(event.payload()));
             let reason = match payload {
-                Ok(payload) => match rule.mistake(payload) {
+                Ok(payload) => match rule.violation(payload) {
                     None => continue,
                     Some(reason) => reason,
                 },

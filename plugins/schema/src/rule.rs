@@ -47,7 +47,7 @@ impl Rule {
     }
 
     /// What is wrong with a payload, in words for the client.
-    pub(crate) fn mistake(&self, payload: &Value) -> Option<String> {
+    pub(crate) fn violation(&self, payload: &Value) -> Option<String> {
         let error = self.validator.validate(payload).err()?;
         Some(reason::text(&error, &self.schema))
     }

@@ -1,5 +1,6 @@
-//! The `[config]` table: as written, and the rules that it becomes. Everything that is wrong is told at once.
+//! The `[config]` table: as written, and the rules that it becomes. All errors are reported at once.
 
+use gateway_plugin_sdk::settings::Errors;
 use gateway_plugin_sdk::{Kind, address, settings};
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
@@ -49,52 +50,51 @@ fn publish() -> Vec<String> {
 impl Settings {
     /// The rules; or everything that is wrong with the settings.
     pub(crate) fn check(self) -> Result<Vec<Rule>, String> {
-        let mut mistakes = Vec::new();
+        let errors = Errors::default();
         let count = self.schemas.len();
         if count == 0 {
-            mistakes.push("`schemas` is empty: write a [[config.schemas]]".to_owned());
+            errors.add("schemas", "is empty: write a [[config.schemas]]");
         }
         if count > SCHEMAS_MAX {
-            mistakes.push(format!("`schemas` has {count} members: at most {SCHEMAS_MAX} are accepted"));
+            errors.add("schemas", format!("has {count} members: at most {SCHEMAS_MAX} are accepted"));
         }
         let mut rules = Vec::with_capacity(count.min(SCHEMAS_MAX));
         for (index, one) in self.schemas.into_iter().enumerate().take(SCHEMAS_MAX) {
             let dry_run = self.dry_run || one.dry_run;
-            let mut mistake =
-                |key: &str, why: String| mistakes.push(format!("`schemas[{index}].{key}` {why}"));
-            if let Some(rule) = one.check(dry_run, &mut mistake) {
+            let error = |key: &str, why: String| errors.add(&format!("schemas[{index}].{key}"), why);
+            if let Some(rule) = one.check(dry_run, &error) {
                 rules.push(rule);
             }
         }
-        if mistakes.is_empty() { Ok(rules) } else { Err(mistakes.join("; ")) }
+        errors.finish(rules)
     }
 }
 
 impl SchemaSettings {
-    fn check(self, dry_run: bool, mistake: &mut dyn FnMut(&str, String)) -> Option<Rule> {
+    fn check(self, dry_run: bool, error: &dyn Fn(&str, String)) -> Option<Rule> {
         for (key, list) in [("channels", &self.channels), ("methods", &self.methods)] {
             if list.len() > LIST_MAX {
-                mistake(key, format!("has {} members: at most {LIST_MAX} are accepted", list.len()));
+                error(key, format!("has {} members: at most {LIST_MAX} are accepted", list.len()));
             }
         }
         for pattern in self.channels.iter().filter(|pattern| !address::is_pattern(pattern)) {
-            mistake("channels", format!("has {pattern:?}, which is no channel name that may end in `*`"));
+            error("channels", format!("has {pattern:?}, which is no channel name that may end in `*`"));
         }
         if self.kinds.is_empty() {
-            mistake("kinds", "is empty: leave it out for publications".into());
+            error("kinds", "is empty: leave it out for publications".into());
         }
         let mut kinds = Vec::new();
         for name in &self.kinds {
             match Kind::from_name(name) {
                 Some(kind) => kinds.push(kind),
-                None => mistake(
+                None => error(
                     "kinds",
                     format!("has {name:?}, which is none of {}", Kind::ALL.map(Kind::name).join(", ")),
                 ),
             }
         }
         if !self.methods.is_empty() && !kinds.contains(&Kind::Rpc) {
-            mistake("methods", "needs the kind rpc: nothing else has a method".into());
+            error("methods", "needs the kind rpc: nothing else has a method".into());
         }
         let (key, schema) = match (self.schema, self.schema_json) {
             (Some(table), None) => ("schema", Ok(table)),
@@ -104,7 +104,7 @@ impl SchemaSettings {
             _ => ("schema", Err("or else `schema_json` is needed, and only one of them".into())),
         };
         let compiled = schema.and_then(|schema: Value| Ok((compile(&schema)?, schema)));
-        let (validator, schema) = compiled.map_err(|why| mistake(key, why)).ok()?;
+        let (validator, schema) = compiled.map_err(|why| error(key, why)).ok()?;
         let (channels, methods, action) = (self.channels, self.methods, self.action);
         Some(Rule { channels, kinds, methods, action, dry_run, validator, schema })
     }

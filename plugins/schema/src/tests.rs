@@ -184,7 +184,7 @@ fn a_place_is_named_up_to_a_bound() {
 }
 
 #[test]
-fn mistakes_come_all_at_once() {
+fn errors_come_all_at_once() {
     #[track_caller]
     fn check(settings: &Value, expected: &str) {
         assert_eq!(Kit::<Schema>::new(settings).expect_err("bad settings"), expected);
@@ -199,7 +199,7 @@ fn mistakes_come_all_at_once() {
             {},
         ]}),
         &format!(
-            "`schemas[0].channels` has \"a b\", which is no channel name that may end in `*`; \
+            "6 errors: `schemas[0].channels` has \"a b\", which is no channel name that may end in `*`; \
              `schemas[0].kinds` has \"post\", which is none of {kinds}; \
              `schemas[0].methods` needs the kind rpc: nothing else has a method; \
              `schemas[1].kinds` is empty: leave it out for publications; \

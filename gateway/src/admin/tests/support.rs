@@ -127,7 +127,7 @@ impl Loader for AnyBytes {
             sdk: None,
             interface: "0.1".into(),
             hooks,
-            asks: Grants::default(),
+            requested: Grants::default(),
             self_test: None,
         };
         Ok(Arc::new(Empty(about)))

@@ -24,8 +24,8 @@ impl Present {
         self.members.is_empty()
     }
 
-    pub(super) fn enter(&mut self, member: &Arc<Member>) {
-        self.leave(member);
+    pub(super) fn add(&mut self, member: &Arc<Member>) {
+        self.remove(member);
         self.bytes += member.bytes();
         if member.user.is_empty() {
             self.anonymous += 1;
@@ -35,7 +35,7 @@ impl Present {
         self.members.insert(member.client.clone(), member.clone());
     }
 
-    pub(super) fn leave(&mut self, member: &Member) {
+    pub(super) fn remove(&mut self, member: &Member) {
         let Some(member) = self.members.remove(&member.client) else { return };
         self.bytes -= member.bytes();
         if member.user.is_empty() {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Entry, Memory, Stream, kept_bytes};
-use crate::backplane::{Idempotency, NewPublication, PublishConditions, Published, Top, Version, find_room};
+use crate::backplane::{Idempotency, NewPublication, PublishConditions, Published, Version, find_room};
 use crate::charge::Charge;
 use crate::connection_id::ConnectionIds;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
+use crate::protocol::command::Position;
 use crate::protocol::push::{Publication, Push, PushKind};
 
 /// The idempotency keys of one channel: when each expires, and the result of its publication.
@@ -20,13 +21,13 @@ pub(super) type Remembered = HashMap<Box<str>, (Duration, Published)>;
 
 impl Memory {
     pub(super) fn put(&self, new: NewPublication<'_>, at: Duration) -> Result<Published, ReplyError> {
-        let NewPublication { channel, data, json, info, retention, terms, charge } = new;
+        let NewPublication { channel, data, json, info, retention, conditions, charge } = new;
         let bytes = data.len();
         let kept = retention.size > 0 && !matches!(channel.target(), Target::Connection(_));
         let publication = |data, offset| Arc::new(Publication { data, json, offset, info });
-        let PublishConditions { once, version } =
-            terms.map_or_else(PublishConditions::default, |terms| *terms);
-        if !kept && once.is_none() {
+        let PublishConditions { idempotency, version } =
+            conditions.map_or_else(PublishConditions::default, |conditions| *conditions);
+        if !kept && idempotency.is_none() {
             // A channel without subscribers needs no entry.
             let (shard, _) = self.shard(channel);
             let workers = self.workers(channel, shard.entries.get(channel));
@@ -39,8 +40,8 @@ impl Memory {
         // A payload is a slice of the message it came in: a copy keeps that message out of the history.
         let data = if kept { Bytes::copy_from_slice(&data) } else { data };
         self.with(channel, false, |entry, lives| {
-            if let Some(once) = &once {
-                if let Some(first) = entry.published_with(once, at) {
+            if let Some(idempotency) = &idempotency {
+                if let Some(first) = entry.published_with(idempotency, at) {
                     return Ok(first);
                 }
                 if self.has_keys_enough() {
@@ -55,7 +56,7 @@ impl Memory {
             }
             let workers = self.workers(channel, Some(entry));
             find_room(&self.inboxes, workers, bytes)?;
-            let mut top = Top::default();
+            let mut top = Position::default();
             let publication = if kept {
                 let stream = entry.stream(self, channel, lives, retention, at);
                 if let Some(version) = version
@@ -74,8 +75,9 @@ impl Memory {
             };
             self.hand_over(channel, workers, publication, top.epoch.clone(), charge);
             let published = Published::from(top);
-            if let Some(Idempotency { key, ttl }) = once {
-                let before = entry.once.get_or_insert_default().insert(key, (at + ttl, published.clone()));
+            if let Some(Idempotency { key, ttl }) = idempotency {
+                let before =
+                    entry.remembered.get_or_insert_default().insert(key, (at + ttl, published.clone()));
                 if before.is_none() {
                     self.idempotency_keys.fetch_add(1, Ordering::Relaxed);
                 }
@@ -125,12 +127,12 @@ impl Memory {
 
     /// Forgets the expired keys of a channel.
     pub(super) fn forget_keys(&self, entry: &mut Entry, at: Duration) {
-        if let Some(once) = &mut entry.once {
-            let before = once.len();
-            once.retain(|_, (expires, _)| *expires > at);
-            self.idempotency_keys.fetch_sub(before - once.len(), Ordering::Relaxed);
-            if once.is_empty() {
-                entry.once = None;
+        if let Some(remembered) = &mut entry.remembered {
+            let before = remembered.len();
+            remembered.retain(|_, (expires, _)| *expires > at);
+            self.idempotency_keys.fetch_sub(before - remembered.len(), Ordering::Relaxed);
+            if remembered.is_empty() {
+                entry.remembered = None;
             }
         }
     }
@@ -138,11 +140,11 @@ impl Memory {
 
 impl Entry {
     /// Result of the publication with this key, whose expiry is extended.
-    fn published_with(&mut self, once: &Idempotency, at: Duration) -> Option<Published> {
-        let (expires, published) = self.once.as_mut()?.get_mut(&once.key)?;
+    fn published_with(&mut self, idempotency: &Idempotency, at: Duration) -> Option<Published> {
+        let (expires, published) = self.remembered.as_mut()?.get_mut(&idempotency.key)?;
         // The key may have expired without being swept yet.
         (*expires > at).then(|| {
-            *expires = at + once.ttl;
+            *expires = at + idempotency.ttl;
             published.clone()
         })
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::backplane::{Idempotency, PublishConditions};
+use crate::protocol::command::HistoryQuery;
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60), replicas: 0 };
@@ -54,19 +55,33 @@ impl Node {
         Self::with(100, 1 << 20)
     }
 
-    fn publish(&self, name: &str, data: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
+    fn publish(&self, name: &str, data: &str, retention: Retention, at: u64) -> Result<Position, ReplyError> {
         let (channel, data) = (&channel(name), Bytes::copy_from_slice(data.as_bytes()));
-        let new =
-            NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
+        let new = NewPublication {
+            channel,
+            data,
+            json: true,
+            info: None,
+            retention,
+            conditions: None,
+            charge: None,
+        };
         Ok(self.memory.put(new, S(at))?.top)
     }
 
     /// Publishes with an idempotency key that is remembered for ten seconds.
-    fn publish_once(&self, name: &str, key: &str, retention: Retention, at: u64) -> Result<Top, ReplyError> {
+    fn publish_once(
+        &self,
+        name: &str,
+        key: &str,
+        retention: Retention,
+        at: u64,
+    ) -> Result<Position, ReplyError> {
         let (channel, data) = (&channel(name), Bytes::from_static(b"x"));
-        let once = Some(Idempotency { key: key.into(), ttl: S(10) });
-        let terms = Some(Box::new(PublishConditions { once, version: None }));
-        let new = NewPublication { channel, data, json: true, info: None, retention, terms, charge: None };
+        let idempotency = Some(Idempotency { key: key.into(), ttl: S(10) });
+        let conditions = Some(Box::new(PublishConditions { idempotency, version: None }));
+        let new =
+            NewPublication { channel, data, json: true, info: None, retention, conditions, charge: None };
         Ok(self.memory.put(new, S(at))?.top)
     }
 
@@ -96,15 +111,24 @@ impl Node {
     }
 
     fn history(&self, query: &HistoryQuery, at: u64) -> Result<Vec<u64>, u32> {
-        let page = self.memory.read(&channel("a"), query, MOST, KEPT, S(at)).map_err(|error| error.code)?;
+        let page =
+            self.memory.read(history(&channel("a"), query, MOST), S(at)).map_err(|error| error.code)?;
         Ok(page.publications.iter().map(|publication| publication.offset).collect())
     }
 
     fn recover(&self, offset: u64, epoch: &str, at: u64) -> Option<Vec<u64>> {
         let since = Position { offset, epoch: epoch.into() };
-        let Recovery { missed, .. } = self.memory.missed(&channel("a"), Some(&since), MOST, KEPT, S(at));
+        let Recovery { missed, .. } = self.memory.missed(recovery(&channel("a"), Some(&since), MOST), S(at));
         Some(missed?.iter().map(|publication| publication.offset).collect())
     }
+}
+
+fn history<'a>(channel: &'a Channel, query: &'a HistoryQuery, most: Most) -> HistoryRequest<'a> {
+    HistoryRequest { channel, query, most, retention: KEPT }
+}
+
+fn recovery<'a>(channel: &'a Channel, since: Option<&'a Position>, most: Most) -> RecoverRequest<'a> {
+    RecoverRequest { channel, since, most, retention: KEPT }
 }
 
 #[test]
@@ -212,7 +236,7 @@ fn a_stream_that_was_forgotten_starts_with_a_new_epoch() {
     // A subscriber keeps the stream, whatever its age.
     node.announce(0, "a").unwrap();
     node.memory.sweep(S(1000));
-    assert_eq!(node.publish("a", "x", KEPT, 1001).unwrap(), Top { offset: 2, epoch: after.epoch });
+    assert_eq!(node.publish("a", "x", KEPT, 1001).unwrap(), Position { offset: 2, epoch: after.epoch });
 }
 
 #[test]
@@ -302,7 +326,7 @@ fn reading_makes_nothing() {
     assert!(node.presence("a").is_empty());
     for _ in 0..2 {
         node.announce(0, "a").unwrap();
-        let top = node.memory.missed(&channel("a"), None, MOST, KEPT, S(0)).top;
+        let top = node.memory.missed(recovery(&channel("a"), None, MOST), S(0)).top;
         assert_eq!(node.recover(0, &top.epoch, 0), Some(vec![]));
         node.memory.remove_interest(0, &channel("a"));
     }
@@ -312,18 +336,21 @@ fn reading_makes_nothing() {
 #[test]
 fn who_was_told_that_nothing_was_published_stands_before_the_first_publication() {
     let node = Node::new();
-    let told = node.memory.read(&channel("a"), &HistoryQuery::default(), MOST, KEPT, S(0)).unwrap().top;
-    assert_eq!(told.offset, 0);
+    let first = node.memory.read(history(&channel("a"), &HistoryQuery::default(), MOST), S(0)).unwrap().top;
+    assert_eq!(first.offset, 0);
     for n in 1..=2 {
-        assert_eq!(node.publish("a", "x", KEPT, 0).unwrap(), Top { offset: n, epoch: told.epoch.clone() });
+        assert_eq!(
+            node.publish("a", "x", KEPT, 0).unwrap(),
+            Position { offset: n, epoch: first.epoch.clone() }
+        );
     }
-    assert_eq!(node.recover(0, &told.epoch, 1), Some(vec![1, 2]));
+    assert_eq!(node.recover(0, &first.epoch, 1), Some(vec![1, 2]));
     // Once these are forgotten, no client is told that the following publications are complete.
     node.memory.sweep(S(60));
-    assert_eq!(node.recover(0, &told.epoch, 61), None);
+    assert_eq!(node.recover(0, &first.epoch, 61), None);
     node.publish("a", "x", KEPT, 61).unwrap();
-    assert_eq!(node.recover(0, &told.epoch, 62), None);
-    assert_eq!(node.recover(1, &told.epoch, 62), None);
+    assert_eq!(node.recover(0, &first.epoch, 62), None);
+    assert_eq!(node.recover(1, &first.epoch, 62), None);
 }
 
 #[test]
@@ -334,7 +361,7 @@ fn a_page_and_a_recovery_end_with_their_bytes() {
     let read = |bytes, since, reverse| {
         let since = Some(Position { offset: since, epoch: epoch.as_ref().into() });
         let query = HistoryQuery { limit: -1, since, reverse };
-        let page = node.memory.read(&channel("a"), &query, Most { bytes, ..MOST }, KEPT, S(1)).unwrap();
+        let page = node.memory.read(history(&channel("a"), &query, Most { bytes, ..MOST }), S(1)).unwrap();
         page.publications.iter().map(|one| one.offset).collect::<Vec<_>>()
     };
     assert_eq!(read(2500, 0, false), [1, 2]);
@@ -343,7 +370,7 @@ fn a_page_and_a_recovery_end_with_their_bytes() {
     assert_eq!(read(10, 1, false), [2], "never nothing where there is something");
     let recover = |bytes| {
         let since = Position { offset: 0, epoch: epoch.as_ref().into() };
-        node.memory.missed(&channel("a"), Some(&since), Most { bytes, ..MOST }, KEPT, S(1)).missed
+        node.memory.missed(recovery(&channel("a"), Some(&since), Most { bytes, ..MOST }), S(1)).missed
     };
     assert_eq!(recover(4000).unwrap().len(), 3);
     assert!(recover(2500).is_none(), "all of it or nothing");
@@ -371,8 +398,9 @@ fn memory_for_history_is_bounded_and_who_publishes_pays() {
     }
     let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
     assert_eq!(node.history(&all, 1), Ok(vec![3]));
-    let page =
-        node.memory.read(&channel("b"), &HistoryQuery { limit: 9, ..Default::default() }, MOST, KEPT, S(1));
+    let page = node
+        .memory
+        .read(history(&channel("b"), &HistoryQuery { limit: 9, ..Default::default() }, MOST), S(1));
     assert_eq!(page.unwrap().publications.len(), 1, "another channel's past stays");
     node.memory.sweep(S(100));
     (0..2).for_each(|_| drop(node.publish("c", &big, KEPT, 100).unwrap()));

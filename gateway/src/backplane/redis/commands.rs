@@ -2,5 +2,4 @@
 
 pub(crate) mod request;
 pub(crate) mod dispatch;
-pub(crate) mod pipeline;
 pub(crate) mod repeats;

@@ -3,5 +3,5 @@
 pub(crate) mod server_connection;
 pub(crate) mod subscription;
 pub(crate) mod status;
-pub(crate) mod runner;
+pub(crate) mod client;
 pub(crate) mod fitness;

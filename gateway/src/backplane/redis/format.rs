@@ -2,4 +2,6 @@
 
 pub(crate) mod keys;
 pub(crate) mod script;
+pub(crate) mod slots;
+pub(crate) mod survey;
 pub(crate) mod wire;

@@ -9,13 +9,13 @@ use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Value};
 use serde::Serialize;
 use tokio::time::timeout;
 
+use crate::backplane::redis::agreement::description::Description;
+use crate::backplane::redis::connection::client::{cause, client};
 use crate::backplane::redis::connection::fitness;
-use crate::backplane::redis::connection::server_connection::{cause, client};
 use crate::backplane::redis::format::keys::Keys;
-use crate::backplane::redis::membership::agreement::description::Description;
+use crate::backplane::redis::format::slots::SlotMap;
 use crate::backplane::redis::topology::cluster;
 use crate::backplane::redis::topology::sentinel::Sentinels;
-use crate::backplane::redis::topology::slots::SlotMap;
 use crate::config::{self, Config, RedisTopology};
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Subject;

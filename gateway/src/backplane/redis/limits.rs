@@ -7,10 +7,10 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{Runner, Shared};
 use crate::backplane::redis::connection::server_connection::ServerConnection;
-use crate::backplane::redis::membership::nodes;
-use crate::plugin::state::{Bucket, PluginState, Taken, Told};
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::topology::Topology;
+use crate::plugin::state::{Bucket, MeterState, PluginState, Taken};
 
 /// Interval between two reports of a node.
 const ROUND: Duration = Duration::from_millis(200);
@@ -23,9 +23,11 @@ const SCRIPT: &str = include_str!("lua/limits.lua");
 /// Plugins that keep rate limits, by name.
 pub type States = Vec<(Arc<str>, Arc<PluginState>)>;
 
-/// Exchanges the use of rate limits between nodes. Created by [`Runner::reconciler`].
+/// Exchanges the use of rate limits between nodes. Created by
+/// [`Runner::reconciler`](super::Runner::reconciler).
 pub struct Reconciler {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
+    topology: Arc<Topology>,
     /// Identifier of this process.
     node: String,
 }
@@ -39,16 +41,11 @@ struct Batch {
     keys: Vec<Taken>,
 }
 
-impl Runner {
-    /// Creates the reconciler, which uses the connections of this runner.
-    pub fn reconciler(&self) -> Reconciler {
-        let shared = self.shared.clone();
-        let node = nodes::name(shared.node);
-        Reconciler { shared, node }
-    }
-}
-
 impl Reconciler {
+    pub(crate) fn new(context: Arc<Context>, topology: Arc<Topology>) -> Self {
+        Self { node: context.node_name(), context, topology }
+    }
+
     /// Reports the use of the plugins' limits in rounds, for as long as the runtime lives. Without Redis
     /// nothing is reported, and every node limits independently.
     pub async fn run(self, states: impl Fn() -> States + Send) {
@@ -57,25 +54,25 @@ impl Reconciler {
         loop {
             rounds.tick().await;
             // All limits are on the shared server: they are few compared to publications.
-            if let Some(link) = self.shared.home() {
+            if let Some(server) = self.topology.shared_server() {
                 let batches = collect(&states());
                 if !batches.is_empty() {
-                    self.round(&link, batches).await;
+                    self.round(&server, batches).await;
                 }
             }
         }
     }
 
-    async fn round(&self, link: &ServerConnection, batches: Vec<Batch>) {
+    async fn round(&self, server: &ServerConnection, batches: Vec<Batch>) {
         let mut pipeline = redis::pipe();
         for batch in &batches {
             pipeline.add_command(self.command(batch));
         }
-        let Some(mut connection) = link.connections.first().cloned() else { return repeat(&batches) };
+        let Some(mut connection) = server.connections.first().cloned() else { return repeat(&batches) };
         let sent = connection.send_packed_commands(&pipeline, 0, batches.len());
-        match timeout(self.shared.config.timeout, sent).await {
+        match timeout(self.context.config.timeout, sent).await {
             Ok(Ok(replies)) if replies.len() == batches.len() => {
-                let now = self.shared.clock.now().at_millis();
+                let now = self.context.clock.now().at_millis();
                 for (batch, reply) in batches.iter().zip(replies) {
                     if !batch.settle(&reply, now) {
                         repeat(std::slice::from_ref(batch));
@@ -92,7 +89,7 @@ impl Reconciler {
         let mut command = redis::cmd("EVAL");
         command.arg(SCRIPT).arg(batch.keys.len());
         for taken in &batch.keys {
-            command.arg(self.shared.keys.limit(&batch.name, &taken.key));
+            command.arg(self.context.keys.limit(&batch.name, &taken.key));
         }
         command.arg(&self.node).arg(rule.algorithm() as u32);
         command.arg(rule.limit()).arg(rule.period()).arg(rule.forgets_after());
@@ -146,16 +143,16 @@ fn repeat(batches: &[Batch]) {
 impl Batch {
     /// Takes in the reply. False if it is invalid.
     fn settle(&self, reply: &Value, now: u64) -> bool {
-        let Some(told) = answers(reply).filter(|told| told.len() == self.keys.len()) else { return false };
-        for (taken, told) in self.keys.iter().zip(told) {
-            self.state.reconcile(&self.bucket, taken, told, now);
+        let Some(uses) = answers(reply).filter(|uses| uses.len() == self.keys.len()) else { return false };
+        for (taken, uses) in self.keys.iter().zip(uses) {
+            self.state.reconcile(&self.bucket, taken, uses, now);
         }
         true
     }
 }
 
 /// Reads the reply of the script: three numbers for each key.
-fn answers(reply: &Value) -> Option<Vec<Told>> {
+fn answers(reply: &Value) -> Option<Vec<MeterState>> {
     let Value::Array(answers) = reply else { return None };
     let answer = |value: &Value| {
         let Value::BulkString(text) = value else { return None };
@@ -164,7 +161,7 @@ fn answers(reply: &Value) -> Option<Vec<Told>> {
             number.parse::<u64>().or_else(|_| number.parse::<f64>().map(|number| number as u64))
         });
         let mut next = || numbers.next()?.ok();
-        Some(Told { used: next()?, before: next()?, age: next()? })
+        Some(MeterState { used: next()?, before: next()?, age: next()? })
     };
     answers.iter().map(answer).collect()
 }
@@ -183,10 +180,10 @@ mod tests {
     #[test]
     fn an_answer_is_three_numbers_for_each_key() {
         let reply = Value::Array(vec![text("1500 0 7"), text("36893488147419103232 2 0")]);
-        let told = answers(&reply).unwrap();
+        let uses = answers(&reply).unwrap();
         assert_eq!(
-            told,
-            [Told { used: 1500, before: 0, age: 7 }, Told { used: u64::MAX, before: 2, age: 0 }]
+            uses,
+            [MeterState { used: 1500, before: 0, age: 7 }, MeterState { used: u64::MAX, before: 2, age: 0 }]
         );
         for foreign in [Value::Nil, Value::Array(vec![Value::Int(1)]), Value::Array(vec![text("1 2")])] {
             assert_eq!(answers(&foreign), None, "{foreign:?}");

@@ -2,7 +2,7 @@
 
 pub(crate) mod nodes;
 pub(crate) mod leases;
+pub(crate) mod claim;
 pub(crate) mod takeover;
 pub(crate) mod members;
-pub(crate) mod agreement;
 pub(crate) mod meeting;

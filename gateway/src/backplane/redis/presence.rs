@@ -1,13 +1,12 @@
-//! Writes the presence of this node's connections to Redis in batches, and reads that of other nodes. The
+//! `Presence` writes the members of this node to Redis in batches, and reads those of other nodes. The
 //! entries of a node are valid while the node is alive.
 //!
 //! Members and users of a channel are stored on the channel's server, and each server is written to
 //! independently. The list of a node's channels is on the shared server.
 
-mod present;
-mod table;
-mod list;
-mod script;
+pub(crate) mod table;
+pub(crate) mod present;
+pub(crate) mod list;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,30 +14,23 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value, pipe};
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-pub(super) use self::list::{keep_list, page};
-use self::present::Write;
-pub(super) use self::script::{COUNT, READ, TAKE, TAKEN_MAX, WRITE};
-pub(super) use self::table::Presence;
-use super::Shared;
 use crate::backplane::TOO_MANY_MEMBERS;
-use crate::backplane::redis::connection::server_connection::{
-    ServerConnection, cause, is_elsewhere, refusal,
-};
+use crate::backplane::redis::connection::client::{call_all, is_elsewhere, refusal};
+use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::context::Context;
 use crate::backplane::redis::format::keys::Keys;
-use crate::backplane::redis::{format::wire, membership::nodes};
+use crate::backplane::redis::format::script::LISTED_MAX;
+use crate::backplane::redis::format::wire;
+use crate::backplane::redis::presence::present::Write;
+use crate::backplane::redis::presence::table::PresenceTable;
+use crate::backplane::redis::topology::Topology;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
 use crate::telemetry::backplane::Trouble;
-
-/// Maximum number of members of a channel that can be listed. More can be counted.
-pub(super) const LISTED_MAX: usize = 65_536;
-
-/// Minimum bytes of a member in a response.
-pub(super) const LISTED_BYTES: usize = 64;
 
 /// Maximum number of channels and members in one batch.
 const CHANNELS_MAX: usize = 256;
@@ -51,60 +43,151 @@ const KEPT: Duration = Duration::from_secs(120);
 const ROUND: Duration = Duration::from_secs(30);
 
 /// Pause after Redis has refused a write.
-const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// Pause after a server has said that it does not have the channel: the slot map is updated meanwhile.
 const MOVED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Writes changes to one server and renews the rest, until the connection fails.
-pub(super) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
-    let Some(mut connection) = link.connections.first().cloned() else { return gone() };
-    let mut renewals = every(ROUND / Presence::SHARDS as u32);
-    let mut shard = 0;
-    loop {
-        let done = tokio::select! {
-            biased;
-            // Renewals first: constant changes must not prevent them.
-            _ = renewals.tick() => {
-                shard += 1;
-                renew(&shared, &link, &mut connection, shard).await
+/// See the module.
+pub(crate) struct Presence {
+    context: Arc<Context>,
+    topology: Arc<Topology>,
+    pub(crate) table: PresenceTable,
+}
+
+impl Presence {
+    pub(crate) fn new(context: Arc<Context>, topology: Arc<Topology>) -> Self {
+        let table = PresenceTable::new(topology.slot_map.clone(), topology.shards.len());
+        Self { context, topology, table }
+    }
+
+    /// Writes changes to one server and renews the rest, until the connection fails.
+    pub(crate) async fn run(&self, server: &ServerConnection) -> Cause {
+        let Some(mut connection) = server.connections.first().cloned() else { return gone() };
+        let mut renewals = every(ROUND / PresenceTable::SHARDS as u32);
+        let mut shard = 0;
+        loop {
+            let done = tokio::select! {
+                biased;
+                // Renewals first: constant changes must not prevent them.
+                _ = renewals.tick() => {
+                    shard += 1;
+                    self.renew(server, &mut connection, shard).await
+                }
+                () = self.table.changed(server.shard) => self.write(server, &mut connection).await,
+            };
+            if let Err(cause) = done {
+                return cause;
             }
-            () = shared.presence.changed(link.shard) => write(&shared, &link, &mut connection).await,
-        };
-        if let Err(cause) = done {
-            return cause;
         }
+    }
+
+    async fn write(
+        &self,
+        server: &ServerConnection,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), Cause> {
+        let batch = self.table.take(server.shard, CHANNELS_MAX, MEMBERS_MAX);
+        if batch.writes.is_empty() {
+            return Ok(());
+        }
+        let node = self.context.node_name();
+        let mut pipeline = pipe();
+        for write in &batch.writes {
+            add(&mut pipeline, &self.context.keys, &server.scripts.presence_write, &node, write);
+        }
+        // Each write states the complete entry, not a change: one that failed, or may have failed, is
+        // repeated.
+        let replies =
+            call_all(connection, &pipeline, batch.writes.len(), self.context.config.timeout).await?;
+        batch.answered(|shard_index| !matches!(replies[shard_index], Value::ServerError(_)));
+        self.pause_if_refused(&replies).await
+    }
+
+    /// Renews the expiry of the channels of one part of the table. If the counts in Redis differ from those
+    /// here, everything is written again.
+    async fn renew(
+        &self,
+        server: &ServerConnection,
+        connection: &mut MultiplexedConnection,
+        shard: usize,
+    ) -> Result<(), Cause> {
+        let node = self.context.node_name();
+        let channels = self.table.quiet_in(shard, server.shard);
+        for channels in channels.chunks(CHANNELS_MAX) {
+            let mut pipeline = pipe();
+            for channel in channels {
+                let (members, users) =
+                    (self.context.keys.presence(channel, &node), self.context.keys.users(channel, &node));
+                for key in [&members, &users] {
+                    pipeline.cmd("PEXPIRE").arg(key).arg(KEPT.as_millis() as u64);
+                }
+                pipeline.cmd("HLEN").arg(&members).cmd("SCARD").arg(&users);
+            }
+            let replies =
+                call_all(connection, &pipeline, channels.len() * 4, self.context.config.timeout).await?;
+            for (channel, answers) in channels.iter().zip(replies.chunks(4)) {
+                // Any other reply is a refusal, so nothing is known.
+                if let [_, _, Value::Int(connections), Value::Int(users)] = *answers {
+                    let number = |count| usize::try_from(count).unwrap_or(0);
+                    self.table.compare(channel, number(connections), number(users));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pauses after a refusal. `Err` if another connection is needed.
+    pub(crate) async fn pause_if_refused(&self, replies: &[Value]) -> Result<(), Cause> {
+        let refused = replies.iter().find_map(|reply| match reply {
+            Value::ServerError(error) => Some(error),
+            _ => None,
+        });
+        let Some(error) = refused else { return Ok(()) };
+        if is_elsewhere(error.code()) {
+            // The server is healthy: the slot map is updated from the Cluster.
+            self.topology.moved.notify_one();
+            sleep(MOVED_PAUSE).await;
+            return Ok(());
+        }
+        let cause = refusal(error.code(), error.details().unwrap_or_default());
+        self.context.metrics.failed(&cause.to_string());
+        if cause.trouble == Trouble::Unreachable {
+            return Err(cause);
+        }
+        sleep(REFUSED_PAUSE).await;
+        Ok(())
+    }
+
+    /// Appends the members in a response of Redis to those of this node, unless they are too many.
+    pub(crate) fn together(
+        &self,
+        channel: &Channel,
+        read: Vec<Arc<Member>>,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Member>>, ReplyError> {
+        let mut members = self.table.members(channel, bytes_max)?;
+        let here: HashSet<Arc<str>> = members.iter().map(|member| member.client.clone()).collect();
+        members.extend(read.into_iter().filter(|member| !here.contains(&member.client)));
+        if members.len() > LISTED_MAX
+            || members.iter().map(|member| member.bytes()).sum::<usize>() > bytes_max
+        {
+            return Err(ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS));
+        }
+        Ok(members)
     }
 }
 
-fn every(period: Duration) -> Interval {
+/// Ticks, and waits after a late tick.
+pub(crate) fn every(period: Duration) -> Interval {
     let mut interval = interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
 }
 
-fn gone() -> Cause {
+/// The connection was given up.
+pub(crate) fn gone() -> Cause {
     Cause::new(Trouble::Unreachable, "the connection has ended")
-}
-
-async fn write(
-    shared: &Shared,
-    link: &ServerConnection,
-    connection: &mut MultiplexedConnection,
-) -> Result<(), Cause> {
-    let batch = shared.presence.take(link.shard, CHANNELS_MAX, MEMBERS_MAX);
-    if batch.writes.is_empty() {
-        return Ok(());
-    }
-    let node = nodes::name(shared.node);
-    let mut pipeline = pipe();
-    for write in &batch.writes {
-        add(&mut pipeline, &shared.keys, &link.scripts.presence_write, &node, write);
-    }
-    // Each write states the complete entry, not a change: one that failed, or may have failed, is repeated.
-    let replies = send(shared, connection, &pipeline, batch.writes.len()).await?;
-    batch.answered(|shard_index| !matches!(replies[shard_index], Value::ServerError(_)));
-    pause_if_refused(shared, &replies).await
 }
 
 fn add(pipeline: &mut Pipeline, keys: &Keys, script: &str, node: &str, write: &Write) {
@@ -121,97 +204,4 @@ fn add(pipeline: &mut Pipeline, keys: &Keys, script: &str, node: &str, write: &W
             command.arg(&**text);
         });
     }
-}
-
-/// Renews the expiry of the channels of one part of the table. If the counts in Redis differ from those here,
-/// everything is written again.
-async fn renew(
-    shared: &Shared,
-    link: &ServerConnection,
-    connection: &mut MultiplexedConnection,
-    shard: usize,
-) -> Result<(), Cause> {
-    let node = nodes::name(shared.node);
-    let channels = shared.presence.quiet_in(shard, link.shard);
-    for channels in channels.chunks(CHANNELS_MAX) {
-        let mut pipeline = pipe();
-        for channel in channels {
-            let (members, users) = (shared.keys.presence(channel, &node), shared.keys.users(channel, &node));
-            for key in [&members, &users] {
-                pipeline.cmd("PEXPIRE").arg(key).arg(KEPT.as_millis() as u64);
-            }
-            pipeline.cmd("HLEN").arg(&members).cmd("SCARD").arg(&users);
-        }
-        let replies = send(shared, connection, &pipeline, channels.len() * 4).await?;
-        for (channel, answers) in channels.iter().zip(replies.chunks(4)) {
-            // Any other reply is a refusal, so nothing is known.
-            if let [_, _, Value::Int(connections), Value::Int(users)] = *answers {
-                let number = |count| usize::try_from(count).unwrap_or(0);
-                shared.presence.compare(channel, number(connections), number(users));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Sends several commands at once.
-pub(super) async fn send(
-    shared: &Shared,
-    connection: &mut MultiplexedConnection,
-    pipeline: &Pipeline,
-    commands: usize,
-) -> Result<Vec<Value>, Cause> {
-    match timeout(shared.config.timeout, connection.send_packed_commands(pipeline, 0, commands)).await {
-        Ok(Ok(replies)) if replies.len() == commands => Ok(replies),
-        Ok(Ok(_)) => Err(Cause::new(Trouble::Silent, "answers are missing")),
-        Ok(Err(error)) => Err(cause(&error)),
-        Err(_) => Err(Cause::new(Trouble::Silent, "no answer when presence was written")),
-    }
-}
-
-/// Pauses after a refusal. `Err` if another connection is needed.
-async fn pause_if_refused(shared: &Shared, replies: &[Value]) -> Result<(), Cause> {
-    let refused = replies.iter().find_map(|reply| match reply {
-        Value::ServerError(error) => Some(error),
-        _ => None,
-    });
-    let Some(error) = refused else { return Ok(()) };
-    if is_elsewhere(error.code()) {
-        // The server is healthy: the slot map is updated from the Cluster.
-        shared.moved.notify_one();
-        sleep(MOVED_PAUSE).await;
-        return Ok(());
-    }
-    let cause = refusal(error.code(), error.details().unwrap_or_default());
-    shared.metrics.failed(&cause.to_string());
-    if cause.trouble == Trouble::Unreachable {
-        return Err(cause);
-    }
-    sleep(REFUSED_PAUSE).await;
-    Ok(())
-}
-
-/// Appends the members in a response of Redis to those of this node, unless they are too many.
-pub(super) fn together(
-    shared: &Shared,
-    channel: &Channel,
-    read: Vec<Arc<Member>>,
-    bytes_max: usize,
-) -> Result<Vec<Arc<Member>>, ReplyError> {
-    let mut members = shared.presence.members(channel, bytes_max)?;
-    let here: HashSet<Arc<str>> = members.iter().map(|member| member.client.clone()).collect();
-    members.extend(read.into_iter().filter(|member| !here.contains(&member.client)));
-    if members.len() > LISTED_MAX || members.iter().map(|member| member.bytes()).sum::<usize>() > bytes_max {
-        return Err(ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS));
-    }
-    Ok(members)
-}
-
-/// Decodes members. Invalid ones are left out.
-pub(super) fn read(values: Vec<Value>) -> Vec<Arc<Member>> {
-    let member = |value| match value {
-        Value::BulkString(bytes) => wire::read_member(&bytes.into()),
-        _ => None,
-    };
-    values.into_iter().filter_map(member).collect()
 }

@@ -1,17 +1,16 @@
 //! `Surveys` sends questions to the other gateways and collects their answers, on the topic of all nodes. It
 //! has no timeout: the caller sets one.
 
-pub(super) mod form;
-
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Redis, Runner, Shared};
-use crate::backplane::Others;
-use crate::backplane::redis::{format::wire, membership::nodes};
+use crate::backplane::redis::commands::dispatch::Requests;
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::format::{keys, wire};
+use crate::backplane::{Node, Others};
 use crate::survey::{Finding, Question};
 
 /// Maximum number of open questions of this node, and of questions of others that are waiting or being
@@ -25,7 +24,7 @@ const ANSWERED_MAX: usize = 8;
 type Given = (Box<str>, Finding);
 
 /// See the module.
-pub(super) struct Surveys {
+pub(crate) struct Surveys {
     open: Mutex<Open>,
     /// Questions of other nodes.
     asked: mpsc::Sender<RemoteQuestion>,
@@ -46,28 +45,29 @@ struct RemoteQuestion {
     question: Question,
 }
 
-/// Answers the questions of other gateways. Created by [`Runner::answerer`].
+/// Answers the questions of other gateways. Created by [`Runner::answerer`](super::Runner::answerer).
 pub struct Answerer {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
+    requests: Arc<Requests>,
     waiting: mpsc::Receiver<RemoteQuestion>,
 }
 
 impl Surveys {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (asked, waiting) = mpsc::channel(OPEN_MAX);
         Self { open: Mutex::default(), asked, waiting: Mutex::new(Some(waiting)) }
     }
 
     /// Another node asks. Above the bound it gets no answer.
-    pub(super) fn asked(&self, node: u64, id: u64, question: Question) {
+    pub(crate) fn asked(&self, node: u64, id: u64, question: Question) {
         let _ = self.asked.try_send(RemoteQuestion { node, id, question });
     }
 
     /// Another node has answered. The receiver may have gone.
-    pub(super) fn answered(&self, id: u64, from: u64, finding: Finding) {
+    pub(crate) fn answered(&self, id: u64, from: u64, finding: Finding) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(answers) = open.questions.get(&id) {
-            let _ = answers.try_send((nodes::name(from).into(), finding));
+            let _ = answers.try_send((keys::node_name(from).into(), finding));
         }
     }
 
@@ -84,27 +84,28 @@ impl Surveys {
         open.questions.insert(id, sender);
         Some((id, receiver))
     }
-}
 
-impl Redis {
     /// Asks the other live gateways.
-    pub(super) fn ask_all(&self, question: &Question) -> Others {
-        let asked = self.shared.nodes.others();
+    pub(crate) fn ask(
+        &self,
+        asked: Vec<Node>,
+        context: &Context,
+        requests: &Requests,
+        question: &Question,
+    ) -> Others {
         if !asked.is_empty()
-            && let Some((id, answers)) = self.shared.surveys.begin(asked.len())
-            && self.shared.broadcast(None, wire::question(self.shared.node, id, question))
+            && let Some((id, answers)) = self.begin(asked.len())
+            && requests.broadcast(None, wire::question(context.node, id, question))
         {
             return Others { asked, answers };
         }
         Others { asked, ..Others::nobody() }
     }
-}
 
-impl Runner {
     /// Creates the task that answers other gateways. Works only once.
-    pub fn answerer(&self) -> Option<Answerer> {
-        let waiting = self.shared.surveys.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(Answerer { shared: self.shared.clone(), waiting })
+    pub(crate) fn answerer(&self, context: Arc<Context>, requests: Arc<Requests>) -> Option<Answerer> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Answerer { context, requests, waiting })
     }
 }
 
@@ -118,10 +119,11 @@ impl Answerer {
         let permits = Arc::new(Semaphore::new(ANSWERED_MAX));
         while let Some(RemoteQuestion { node, id, question }) = self.waiting.recv().await {
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            let (finding, shared) = (answer(question), self.shared.clone());
+            let (finding, requests) = (answer(question), self.requests.clone());
+            let me = self.context.node;
             tokio::spawn(async move {
                 if let Some(finding) = finding.await {
-                    shared.broadcast(None, wire::answer(node, id, shared.node, &finding));
+                    requests.broadcast(None, wire::answer(node, id, me, &finding));
                 }
                 drop(permit);
             });
@@ -142,7 +144,7 @@ mod tests {
         let (second, others) = surveys.begin(1).expect("room");
         surveys.answered(first, 7, finding.clone());
         surveys.answered(first, 8, finding.clone());
-        assert_eq!(answers.try_recv(), Ok((nodes::name(7).into(), finding.clone())));
+        assert_eq!(answers.try_recv(), Ok((keys::node_name(7).into(), finding.clone())));
         assert!(answers.try_recv().is_err(), "no more answers than were expected");
         drop(others);
         surveys.answered(second, 7, finding.clone());

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::backplane::inbox::Delivery;
 use crate::backplane::redis::format::script::{self, Scripts};
-use crate::backplane::{Idempotency, PublishConditions, Repeat, Response, origin};
+use crate::backplane::{Idempotency, Most, PublishConditions, Repeat, Response, Retention, origin};
+use crate::protocol::command::HistoryQuery;
 use crate::supervisor::Supervisor;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -83,10 +84,10 @@ impl Bench {
             recover: load(script::recover("PUBLISH")).await,
             history: load(script::history("PUBLISH")).await,
             probe: load(script::probe("PUBLISH")).await,
-            presence_write: load(presence::WRITE.to_owned()).await,
-            presence_read: load(presence::READ.to_owned()).await,
-            presence_count: load(presence::COUNT.to_owned()).await,
-            presence_take: load(presence::TAKE.to_owned()).await,
+            presence_write: load(script::PRESENCE_WRITE.to_owned()).await,
+            presence_read: load(script::PRESENCE_READ.to_owned()).await,
+            presence_count: load(script::PRESENCE_COUNT.to_owned()).await,
+            presence_take: load(script::PRESENCE_TAKE.to_owned()).await,
         };
         Self { _server: server, connection, keys: Keys::new("t"), scripts, server: "first", streams: 0 }
     }
@@ -101,9 +102,9 @@ impl Bench {
         what.read(replies.pop().unwrap())
     }
 
-    async fn publish(&mut self, data: &str, retention: Retention) -> Top {
+    async fn publish(&mut self, data: &str, retention: Retention) -> Position {
         let body = wire::body(data.as_bytes(), true, None);
-        let what = What::Publish { channel: news(), body, retention, terms: None };
+        let what = What::Publish { channel: news(), body, retention, conditions: None };
         match self.run(&what).await.unwrap() {
             Response::Published(published) => published.unwrap().top,
             other => panic!("{other:?}"),
@@ -111,7 +112,7 @@ impl Bench {
     }
 
     /// The missed offsets and the top of the stream.
-    async fn recover(&mut self, since: Option<(u64, &str)>, max: usize) -> (Option<Vec<u64>>, Top) {
+    async fn recover(&mut self, since: Option<(u64, &str)>, max: usize) -> (Option<Vec<u64>>, Position) {
         let since = since.map(|(offset, epoch)| Position { offset, epoch: epoch.into() });
         let what = What::Recover {
             channel: news(),
@@ -153,7 +154,7 @@ async fn publications_are_numbered_from_one_and_the_oldest_give_way() {
     let first = bench.publish("1", KEPT).await;
     assert_eq!((first.offset, &*first.epoch), (1, "stream1"));
     for number in 2..=8 {
-        assert_eq!(bench.publish("x", KEPT).await, Top { offset: number, epoch: first.epoch.clone() });
+        assert_eq!(bench.publish("x", KEPT).await, Position { offset: number, epoch: first.epoch.clone() });
     }
     assert_eq!(bench.recover(Some((8, "stream1")), 9).await.0, Some(vec![]));
     assert_eq!(bench.recover(Some((6, "stream1")), 9).await.0, Some(vec![7, 8]));
@@ -163,7 +164,7 @@ async fn publications_are_numbered_from_one_and_the_oldest_give_way() {
     assert_eq!(bench.recover(Some((6, "stream1")), 1).await.0, None, "more than may be given");
     assert_eq!(bench.recover(Some((9, "stream1")), 9).await.0, None, "from the future");
     assert_eq!(bench.recover(Some((6, "other")), 9).await.0, None);
-    assert_eq!(bench.recover(None, 9).await, (None, Top { offset: 8, epoch: "stream1".into() }));
+    assert_eq!(bench.recover(None, 9).await, (None, Position { offset: 8, epoch: "stream1".into() }));
 }
 
 #[tokio::test]
@@ -216,9 +217,9 @@ async fn reading_writes_nothing() {
     let mut bench = Bench::new().await;
     bench.ask(&["SET", "t:anchor", "random"]).await;
     for _ in 0..2 {
-        let (missed, told) = bench.recover(None, 9).await;
-        assert_eq!((missed, told.offset), (None, 0));
-        assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await, (Some(vec![]), told.clone()));
+        let (missed, top) = bench.recover(None, 9).await;
+        assert_eq!((missed, top.offset), (None, 0));
+        assert_eq!(bench.recover(Some((0, &top.epoch)), 9).await, (Some(vec![]), top.clone()));
         assert_eq!(bench.recover(Some((7, "other")), 9).await.0, None);
         assert_eq!(bench.history(HistoryQuery::default()).await, Ok(vec![]));
         assert_eq!(bench.history(HistoryQuery { limit: 9, ..HistoryQuery::default() }).await, Ok(vec![]));
@@ -233,37 +234,37 @@ async fn reading_writes_nothing() {
 }
 
 #[tokio::test]
-async fn who_was_told_that_nothing_was_published_stands_before_the_first_publication_and_no_other() {
+async fn who_read_that_nothing_was_published_stands_before_the_first_publication_and_no_other() {
     let mut bench = Bench::new().await;
     bench.ask(&["SET", "t:anchor", "random"]).await;
-    let (_, told) = bench.recover(None, 9).await;
+    let (_, empty) = bench.recover(None, 9).await;
     for number in 1..=3 {
         let top = bench.publish("x", KEPT).await;
         assert_eq!(top.offset, number);
-        assert_ne!(top.epoch, told.epoch);
-        assert_eq!(origin(&top.epoch), origin(&told.epoch), "who listens knows that it is the same place");
+        assert_ne!(top.epoch, empty.epoch);
+        assert_eq!(origin(&top.epoch), origin(&empty.epoch), "who listens knows that it is the same place");
     }
-    assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, Some(vec![1, 2, 3]));
-    assert_eq!(bench.recover(Some((2, &told.epoch)), 9).await.0, Some(vec![3]), "who has seen two of them");
-    let since = Some(Position { offset: 1, epoch: (*told.epoch).into() });
+    assert_eq!(bench.recover(Some((0, &empty.epoch)), 9).await.0, Some(vec![1, 2, 3]));
+    assert_eq!(bench.recover(Some((2, &empty.epoch)), 9).await.0, Some(vec![3]), "who has seen two of them");
+    let since = Some(Position { offset: 1, epoch: empty.epoch.clone() });
     assert_eq!(bench.history(HistoryQuery { limit: 9, since, reverse: false }).await, Ok(vec![2, 3]));
     // The position is so old that another stream may have existed and been forgotten before this one.
-    let (shard_index, hour) = told.epoch.split_once('.').unwrap();
+    let (shard_index, hour) = empty.epoch.split_once('.').unwrap();
     let before = format!("{shard_index}.{}", hour.parse::<u64>().unwrap() - 26);
     assert_eq!(bench.recover(Some((0, &before)), 9).await.0, None);
     assert_eq!(bench.recover(Some((0, shard_index)), 9).await.0, None);
     // All data is lost, and as much is published again.
     bench.ask(&["FLUSHALL"]).await;
-    assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, None, "nobody knows what was");
+    assert_eq!(bench.recover(Some((0, &empty.epoch)), 9).await.0, None, "nobody knows what was");
     bench.ask(&["SET", "t:anchor", "other"]).await;
     let (_, again) = bench.recover(None, 9).await;
-    assert_ne!(again.epoch, told.epoch);
+    assert_ne!(again.epoch, empty.epoch);
     for _ in 1..=3 {
         let top = bench.publish("x", KEPT).await;
-        assert!(origin(&top.epoch) == origin(&again.epoch) && origin(&top.epoch) != origin(&told.epoch));
+        assert!(origin(&top.epoch) == origin(&again.epoch) && origin(&top.epoch) != origin(&empty.epoch));
     }
     for offset in 0..=3 {
-        assert_eq!(bench.recover(Some((offset, &told.epoch)), 9).await.0, None, "{offset}");
+        assert_eq!(bench.recover(Some((offset, &empty.epoch)), 9).await.0, None, "{offset}");
     }
     assert_eq!(bench.recover(Some((0, &again.epoch)), 9).await.0, Some(vec![1, 2, 3]));
     // Another server, and then a deleted position.
@@ -286,7 +287,7 @@ async fn a_page_and_a_recovery_end_with_their_bytes() {
         bench.publish(&"x".repeat(1000), KEPT).await;
     }
     let mut read = async |bytes, since: Option<u64>, reverse| {
-        let since = since.map(|offset| Position { offset, epoch: Box::default() });
+        let since = since.map(|offset| Position { offset, epoch: Arc::default() });
         let query = HistoryQuery { limit: -1, since, reverse };
         let what = What::History { channel: news(), query, most: Most { bytes, ..MOST }, retention: KEPT };
         match bench.run(&what).await.unwrap() {
@@ -299,7 +300,7 @@ async fn a_page_and_a_recovery_end_with_their_bytes() {
     assert_eq!(read(2500, None, true).await, [5, 4]);
     assert_eq!(read(10, Some(3), true).await, [2], "never nothing where there is something");
     let mut recover = async |bytes| {
-        let since = Some(Position { offset: 0, epoch: Box::default() });
+        let since = Some(Position { offset: 0, epoch: Arc::default() });
         let what = What::Recover { channel: news(), since, most: Most { bytes, ..MOST }, retention: KEPT };
         match bench.run(&what).await.unwrap() {
             Response::Recovered(Ok(recovery)) => recovery.missed.map(|missed| missed.len()),
@@ -359,7 +360,7 @@ async fn without_memory_a_script_does_nothing_at_all() {
     for server in ["first", "second"] {
         bench.server = server;
         let body = wire::body(b"y", true, None);
-        let what = What::Publish { channel: news(), body, retention: KEPT, terms: None };
+        let what = What::Publish { channel: news(), body, retention: KEPT, conditions: None };
         let refused = bench.run(&what).await.unwrap_err();
         assert!(
             matches!(&refused, super::commands::request::Refusal::Server(code, _) if &**code == "OOM"),
@@ -402,8 +403,15 @@ async fn without_redis_every_question_is_answered_in_time() {
     let publish = |retention, reply_to| {
         let channel = &news();
         let data = "1".into();
-        let new =
-            NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
+        let new = NewPublication {
+            channel,
+            data,
+            json: true,
+            info: None,
+            retention,
+            conditions: None,
+            charge: None,
+        };
         backplane.publish(new, reply_to, clock.now().at)
     };
     // Publications of channels without history reach this node's subscribers.
@@ -425,8 +433,8 @@ async fn without_redis_every_question_is_answered_in_time() {
         waiting.push(answer);
         let (sender, answer) = oneshot::channel();
         let since = Position { offset: 1, epoch: "e".into() };
-        let asked =
-            backplane.recover(&news(), Some(&since), MOST, KEPT, ReplyTo::Task(sender), clock.now().at);
+        let request = RecoverRequest { channel: &news(), since: Some(&since), most: MOST, retention: KEPT };
+        let asked = backplane.recover(request, ReplyTo::Task(sender), clock.now().at);
         assert!(matches!(asked, Outcome::Pending));
         waiting.push(answer);
     }
@@ -469,9 +477,9 @@ async fn streams_begin_anew_once_when_older_ones_do_not_count_any_more_whoever_k
 async fn what_was_published_at_another_server_is_not_published_again() {
     let mut bench = Bench::new().await;
     let publish = |key: &str| {
-        let once = Some(Idempotency { key: key.into(), ttl: Duration::from_secs(60) });
-        let terms = Some(Box::new(PublishConditions { once, version: None }));
-        What::Publish { channel: news(), body: wire::body(b"1", true, None), retention: KEPT, terms }
+        let idempotency = Some(Idempotency { key: key.into(), ttl: Duration::from_secs(60) });
+        let conditions = Some(Box::new(PublishConditions { idempotency, version: None }));
+        What::Publish { channel: news(), body: wire::body(b"1", true, None), retention: KEPT, conditions }
     };
     let mut run = async |key: &str, elsewhere: bool| {
         let what = publish(key);

@@ -6,20 +6,21 @@ use serde_json::json;
 use crate::command::api::Address;
 use crate::command::{Failure, print};
 
-/// Set the circuit breaker of a plugin by hand, or let it go
+/// Hold the circuit breaker of a plugin open or closed, or release it
 ///
-/// `open` keeps events away from the plugin: they meet its failure policy. `closed` lets them through however
-/// often it fails. `auto` lets the failures decide again.
+/// Use it to switch off a plugin that does harm without removing its file. `open` applies the plugin's
+/// failure policy to every event without a call. `closed` calls the plugin, no matter how often it fails.
+/// `auto` lets the failures decide again.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin breaker rate-limit open\n  gateway plugin breaker rate-limit auto"
 )]
 pub(super) struct Arguments {
-    /// The plugin's name: that of its file, without the number and without `.wasm`
+    /// The plugin's name: its file name without the number and `.wasm`
     #[arg(value_name = "NAME")]
     name: String,
 
-    /// What it does from now on
+    /// The new state
     #[arg(value_name = "STATE")]
     state: State,
 

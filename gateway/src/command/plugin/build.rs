@@ -1,28 +1,33 @@
 //! `gateway plugin build`: builds a plugin for WebAssembly.
 
-use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use clap::builder::PossibleValuesParser;
 
-use super::size;
+use super::{lines, refused, size};
+use crate::command::live::{self, Gateway};
 use crate::command::{Failure, print};
+use crate::plugin::load::LoadError;
 use crate::plugin::registry::plugin_name;
 use crate::plugin_tools::cargo::{TARGET, TARGETS};
-use crate::plugin_tools::files::{Mode, create, replace};
+use crate::plugin_tools::folder::PluginFolder;
 use crate::plugin_tools::sources::Sources;
 use crate::telemetry;
-use crate::testing;
+use crate::testing::{self, Engine, PluginRunner};
 
-/// Build a plugin for WebAssembly, and drop it into a folder
+/// Build a plugin for WebAssembly, and drop it into a plugin folder
 ///
-/// Runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is
-/// missing, and prints where the file is. With `--into` the file is put into a gateway's plugin folder in one
-/// step, so that the gateway never sees half of it: over the file that the plugin has there, or as
-/// 50-NAME.wasm. Settings that are there stay as they are.
+/// It runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is
+/// missing, and prints the path of the file. Use `--watch` while you write the plugin.
+///
+/// With `--into` it first loads the plugin as the gateway would, with the settings it will have and its
+/// self-test. If that succeeds, it moves the file into the plugin folder in one step: over the file that the
+/// plugin has there, or as 50-NAME.wasm. A settings file in that folder stays unchanged. If a gateway serves
+/// with the folder, its answer is printed: the plugin is live, or why not.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin build\n  gateway plugin build shout --into plugins --watch\n  gateway plugin build shout --into target/demo/plugins --order 60"
@@ -36,15 +41,24 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TARGET", default_value = TARGET, value_parser = PossibleValuesParser::new(TARGETS))]
     target: String,
 
-    /// The plugin folder of a gateway to drop it into
+    /// The plugin folder of a gateway that receives the file
     #[arg(long, value_name = "FOLDER")]
     into: Option<PathBuf>,
 
-    /// The number in front of the name of a file that is not there yet: its place in the chain
+    /// The number in front of the name of a new file: its place in the chain
     #[arg(long, value_name = "NUMBER", default_value_t = 50, requires = "into")]
     order: u16,
 
-    /// Go on, and build again whenever a file of the crate changes, until Ctrl-C
+    /// The configuration file of the gateway, to ask whether the plugin is live [default: the gateway.toml
+    /// next to the folder, if there is one]
+    #[arg(long, value_name = "FILE", requires = "into")]
+    config: Option<PathBuf>,
+
+    /// Drop the plugin even if the gateway would refuse it
+    #[arg(long, requires = "into")]
+    unchecked: bool,
+
+    /// Build again whenever a file of the crate changes, until Ctrl-C
     #[arg(long)]
     watch: bool,
 }
@@ -56,7 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.watch {
         return watch(arguments);
     }
-    build(arguments).map_err(Failure::Unexpected).and_then(|report| print(&report))
+    build(arguments)
 }
 
 /// Builds after every change. A failed build does not end it: the crate is being edited.
@@ -85,8 +99,8 @@ async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
         let wanted = arguments.clone();
         let built = tokio::task::spawn_blocking(move || build(&wanted)).await;
         match built.context("the build panicked").map_err(Failure::Unexpected)? {
-            Ok(report) => print(&format!("{report}  waiting for a change; Ctrl-C ends\n"))?,
-            Err(error) => telemetry::say(&format!("{error:#}\n  waiting for a change; Ctrl-C ends")),
+            Ok(()) => print("  waiting for a change; Ctrl-C ends\n")?,
+            Err(error) => telemetry::say(&format!("{error}\n  waiting for a change; Ctrl-C ends")),
         }
         let mut before = sources.clone();
         loop {
@@ -103,26 +117,64 @@ async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
 fn check_folders(Arguments { folder, into, .. }: &Arguments) -> anyhow::Result<()> {
     if let Some(into) = into {
         // Checked before a build that may take minutes.
-        ensure!(
-            into.is_dir(),
-            "--into {} is not a folder: name the plugin folder of a gateway",
-            into.display()
-        );
+        PluginFolder::existing(into)?;
     }
     testing::manifest(folder).map(drop)
 }
 
-fn build(arguments: &Arguments) -> anyhow::Result<String> {
-    check_folders(arguments)?;
-    let Arguments { folder, target, into, order, .. } = arguments;
-    let wasm = testing::build(folder, target)?;
-    let bytes = fs::read(&wasm).with_context(|| format!("failed to read {}", wasm.display()))?;
-    let mut report = format!("{}\n  {}\n", wasm.display(), size(bytes.len()));
-    if let Some(into) = into {
-        let name = package_name(folder)?;
-        drop_into(into, &name, *order, &bytes, &folder.join(format!("{name}.toml")), &mut report)?;
+/// Builds, and drops the plugin if the gateway will take it. Prints what was done.
+fn build(arguments: &Arguments) -> Result<(), Failure> {
+    let built = || {
+        check_folders(arguments)?;
+        let wasm = testing::build(&arguments.folder, &arguments.target)?;
+        let bytes = fs::read(&wasm).with_context(|| format!("failed to read {}", wasm.display()))?;
+        Ok((wasm, bytes))
+    };
+    let (wasm, bytes) = built().map_err(Failure::Unexpected)?;
+    print(&format!("{}\n  {}\n", wasm.display(), size(bytes.len())))?;
+    match &arguments.into {
+        Some(into) => drop_into(into, &wasm, &bytes, arguments),
+        None => Ok(()),
     }
-    Ok(report)
+}
+
+fn drop_into(into: &Path, wasm: &Path, bytes: &[u8], arguments: &Arguments) -> Result<(), Failure> {
+    let found = || {
+        let folder = PluginFolder::existing(into)?;
+        let name = package_name(&arguments.folder)?;
+        let own = optional(&arguments.folder.join(format!("{name}.toml")))?;
+        let there = optional(&folder.place(&name, arguments.order)?.with_extension("toml"))?;
+        Ok((folder, name, own, there))
+    };
+    let (folder, name, own, there) = found().map_err(Failure::Unexpected)?;
+    if !arguments.unchecked {
+        // With the settings that it will have in the folder.
+        let settings = there.as_ref().or(own.as_ref()).map(Vec::as_slice).unwrap_or_default();
+        loads(&name, bytes, settings).map_err(|error| {
+            Failure::Plugins(format!(
+                "not dropped: {}; --unchecked drops it all the same",
+                refused(wasm, &error)
+            ))
+        })?;
+    }
+    let placed = folder.put(&name, arguments.order, bytes, own.as_deref()).map_err(Failure::Unexpected)?;
+    print(&lines(&placed))?;
+    live::report(Gateway::of(&folder, arguments.config.as_deref()).as_ref(), &folder, &name)
+}
+
+/// Loads the plugin as the gateway would, and plays its self-test.
+fn loads(name: &str, wasm: &[u8], settings: &[u8]) -> Result<(), LoadError> {
+    PluginRunner::load_bytes(name, wasm, settings, Engine::Production)?;
+    testing::self_test(name, wasm, settings).map(drop)
+}
+
+/// The contents of a file, if it exists.
+fn optional(file: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("failed to read {}", file.display())),
+    }
 }
 
 /// The plugin has the name of its crate.
@@ -134,74 +186,4 @@ fn package_name(folder: &Path) -> anyhow::Result<String> {
     let name = table.get("package").and_then(|package| package.get("name")?.as_str()).with_context(failed)?;
     plugin_name(name).map_err(|error| anyhow::anyhow!("the name {name:?} {}", error.message()))?;
     Ok(name.to_owned())
-}
-
-/// Settings first: a plugin without its settings is refused for a moment.
-fn drop_into(
-    into: &Path,
-    name: &str,
-    order: u16,
-    wasm: &[u8],
-    settings: &Path,
-    report: &mut String,
-) -> anyhow::Result<()> {
-    let place = place(into, name, order)?;
-    let settings_place = place.with_extension("toml");
-    match fs::read(settings) {
-        Ok(bytes) if create(&settings_place, &bytes, Mode::Private)? => {
-            let _ = writeln!(report, "  its settings are {}", settings_place.display());
-        }
-        Ok(_) => {
-            let _ = writeln!(report, "  its settings stay as they are in {}", settings_place.display());
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("failed to read {}", settings.display())),
-    }
-    replace(&place, wasm, Mode::Public)?;
-    let _ = writeln!(report, "  dropped as {}", place.display());
-    Ok(())
-}
-
-/// Path of the plugin in the folder, existing or new.
-fn place(into: &Path, name: &str, order: u16) -> anyhow::Result<PathBuf> {
-    let failed = || format!("failed to read the folder {}", into.display());
-    let mut files = Vec::new();
-    for entry in fs::read_dir(into).with_context(failed)? {
-        let file = entry.with_context(failed)?.file_name();
-        let file = file.to_string_lossy();
-        if file.ends_with(".wasm") && plugin_name(&file).is_ok_and(|other| other == name) {
-            files.push(file.into_owned());
-        }
-    }
-    // The gateway runs the first one.
-    files.sort();
-    let file = files.into_iter().next().unwrap_or_else(|| format!("{order:02}-{name}.wasm"));
-    Ok(into.join(file))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_plugin_takes_its_own_place_and_leaves_settings_alone() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let own = folder.path().join("shout.toml");
-        fs::write(&own, "first").expect("writable");
-        let into = folder.path().join("plugins");
-        fs::create_dir(&into).expect("writable");
-        fs::write(into.join("50-other-shout.wasm"), "other").expect("writable");
-        let drop = |order, wasm: &[u8]| {
-            let mut report = String::new();
-            drop_into(&into, "shout", order, wasm, &own, &mut report).expect("writable");
-            report
-        };
-        assert!(drop(60, b"one").contains("its settings are"));
-        fs::write(&own, "second").expect("writable");
-        assert!(drop(70, b"two").contains("stay as they are"), "it has a place already");
-        let read = |name: &str| fs::read_to_string(into.join(name)).expect(name);
-        assert_eq!((read("60-shout.wasm"), read("60-shout.toml")), ("two".to_owned(), "first".to_owned()));
-        assert_eq!(read("50-other-shout.wasm"), "other");
-        assert_eq!(fs::read_dir(&into).expect("readable").count(), 3, "nothing else is left");
-    }
 }

@@ -13,12 +13,13 @@ use crate::plugin::load::{Factory, LoadError};
 use crate::plugin::self_test::Tally;
 use crate::testing::{self, Engine, PluginRunner};
 
-/// Say what a plugin file is, and whether the gateway takes it
+/// Describe a plugin file, and say whether the gateway accepts it
 ///
-/// The interface and hooks, what it imports and asks for, how large it is, what it was built with; and
-/// whether it loads and accepts its settings. Without `--settings` the settings file beside it is used, as in
-/// the plugin folder. Exit code 4 if the gateway would refuse it, with the sentence that the gateway would
-/// log.
+/// Use it before you deploy a plugin, above all one that you did not build. It prints the interface and
+/// hooks, the imports and requested grants, the size and the build tools, and whether the plugin loads and
+/// accepts its settings. Without `--settings` it uses the settings file next to the plugin, as in the plugin
+/// folder. If the gateway would refuse the plugin, the exit code is 4, and the command prints what the
+/// gateway would log.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Example:\n  gateway plugin check target/wasm32-wasip1/release/shout.wasm --settings shout.toml"
@@ -28,7 +29,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Its settings file [default: the one beside it, if there is one]
+    /// Its settings file [default: the one next to it, if it exists]
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
 }
@@ -39,7 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut report = Report(format!("{}\n", file.display()));
     let outcome = examine(file, &files, &mut report);
     if outcome.is_ok() {
-        let _ = writeln!(report.0, "ok: the gateway takes it");
+        let _ = writeln!(report.0, "ok: the gateway accepts it");
     }
     print(&report.0)?;
     outcome.map_err(|error| refused(file, &error))
@@ -107,8 +108,8 @@ fn describe(factory: &dyn Factory, wasm: &[u8], report: &mut Report) {
     report.line("form", form);
     report.line("interface", format!("gateway:plugin {}", about.interface));
     report.line("hooks", about.hooks.names().collect::<Vec<_>>().join(" "));
-    let asks = about.asks.names();
-    report.line("asks for", if asks.is_empty() { "nothing".to_owned() } else { asks.join(", ") });
+    let requested = about.requested.names();
+    report.line("asks for", if requested.is_empty() { "nothing".to_owned() } else { requested.join(", ") });
     let mut name = "imports";
     for import in factory.imports() {
         report.line(name, format!("{}: {}", import.interface, import.functions.join(" ")));

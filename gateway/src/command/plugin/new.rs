@@ -8,10 +8,11 @@ use crate::command::{Failure, print};
 use crate::plugin_tools::crates::{Sdk, check_name, write};
 use crate::plugin_tools::tree;
 
-/// Make the crate of a new plugin, which builds and tests at once
+/// Create the crate of a new plugin that builds and passes its tests
 ///
-/// It has a plugin with settings and a hook, tests, a settings file, events for `gateway plugin run`, and a
-/// README with the next commands. Nothing that exists is overwritten.
+/// Use it to start a plugin in Rust. The crate has a plugin with settings and one hook, tests, a settings
+/// file, events for `gateway plugin run`, and a README with the next commands. The command overwrites
+/// nothing.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin new shout\n  gateway plugin new shout --path work/plugins/shout"
@@ -21,7 +22,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "NAME")]
     name: String,
 
-    /// The folder of the crate [default: a folder of the plugin's name]
+    /// The folder of the crate [default: a folder with the plugin's name]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
 }
@@ -40,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let from = match &sdk {
         Sdk::Path(path) => format!("the SDK comes from the source tree, {}", path.display()),
         Sdk::Version => format!(
-            "there is no source tree of the gateway around, so the SDK is asked for by its version, {}: where no registry \
+            "no source tree of the gateway was found, so the crate requests the SDK by its version, {}: where no registry \
              has it, change the line `gateway-plugin-sdk` in Cargo.toml to a path",
             env!("CARGO_PKG_VERSION")
         ),

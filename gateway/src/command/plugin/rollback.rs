@@ -5,16 +5,17 @@ use serde_json::json;
 use crate::command::api::Address;
 use crate::command::{Failure, print};
 
-/// Let an earlier version of a plugin run again
+/// Roll a plugin back to an earlier version
 ///
-/// The version that ran before takes over at once, on every worker, with the settings it had; no connection
-/// closes. It stays until another file is dropped. `gateway inspect` shows which versions are kept.
+/// Use it when a new version turns out to be wrong. The version that ran before takes over at once, on every
+/// worker and with its own settings; no connection closes. It runs until the file in the folder changes.
+/// `gateway inspect` shows the kept versions.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin rollback router\n  gateway plugin rollback router --to 3f1c9a"
 )]
 pub(super) struct Arguments {
-    /// The plugin's name: that of its file, without the number and without `.wasm`
+    /// The plugin's name: its file name without the number and `.wasm`
     #[arg(value_name = "NAME")]
     name: String,
 

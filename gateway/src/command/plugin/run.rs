@@ -14,12 +14,12 @@ use crate::plugin::script::{self, Event, Script, Step};
 use crate::telemetry;
 use crate::testing::{Engine, Played, PluginRunner};
 
-/// Give a plugin events, and see what it answers and what that costs
+/// Play events to a plugin, and print its verdicts and their cost
 ///
-/// The plugin runs in the engine that serves, with the limits and grants of its settings file: requests to
-/// origins that it grants are made, everything else that a plugin does is recorded only. Prints for every
-/// event the verdict, effects, log lines, time and host calls. Exit code 6 if an event did not come out as
-/// the file expects.
+/// Use it to test a plugin file as the gateway runs it. The plugin runs in the production engine, with the
+/// limits and grants of its settings file. The command sends real requests to granted origins, and only
+/// records all other effects. For every event it prints the verdict, effects, log lines, time and host calls.
+/// The exit code is 6 if the outcome of an event differs from what the file expects.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub(super) struct Arguments {
@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     events: PathBuf,
 
-    /// The plugin's settings file [default: the one beside it, if there is one]
+    /// The plugin's settings file [default: the one next to it, if it exists]
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
 
@@ -56,12 +56,12 @@ Events:
   {"event": "disconnect", "connection": "c1", "code": 3000, "reason": "bye"}
   {"event": "timer", "after": 60000}
 
-  Every event of a connection may say what its client is from there on (user, attributes, headers, address, protocol), and
-  every event when it happens: `now` in milliseconds of Unix time, or `after` in milliseconds since the event before. The
-  clock stands still otherwise.
+  Every event of a connection may set the properties of its client from there on (user, attributes, headers, address,
+  protocol). Every event may set its time: `now` in milliseconds of Unix time, or `after` in milliseconds since the
+  previous event. Otherwise the clock does not move.
   kind      publish subscribe unsubscribe rpc send presence presence-stats history raw
-  payload   JSON; `text` or `base64` for what is no JSON
-  expect    a verdict, or the parts of the outcome that matter: everything that --json prints under `outcome`"##;
+  payload   JSON; `text` or `base64` if it is not JSON
+  expect    a verdict, or parts of the outcome: any field that --json prints under `outcome`"##;
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let script = read_script(&arguments.events)?;
@@ -105,8 +105,8 @@ pub(super) fn read_script(file: &Path) -> Result<Script, Failure> {
     let events = std::fs::read(file)
         .with_context(|| format!("failed to read {}", file.display()))
         .map_err(Failure::Unexpected)?;
-    script::parse(&events).map_err(|mistakes| {
-        let lines: String = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();
+    script::parse(&events).map_err(|errors| {
+        let lines: String = errors.iter().map(|error| format!("\n  {error}")).collect();
         Failure::Events(format!("{} has mistakes{lines}", file.display()))
     })
 }

@@ -3,7 +3,7 @@
 use super::{Admitting, Core, Effects, State, Subscription, fail};
 use crate::connection::effect::{Ask, Details, Effect};
 use crate::connection::event::NOTHING;
-use crate::plugin::event::Kind;
+use crate::plugin::event::{Kind, MessageContent};
 use crate::protocol::Protocol;
 use crate::protocol::channel::{Channel, InvalidChannel};
 use crate::protocol::code::ReplyError;
@@ -31,17 +31,15 @@ impl Core {
     pub(super) fn on_request(&mut self, id: u32, request: Request, effects: &mut Effects) {
         let ask = |kind, channel, payload| Ask {
             id,
-            kind,
-            channel,
-            method: Box::default(),
-            payload,
-            binary: false,
-            token: Box::default(),
+            content: MessageContent::new(kind, channel, payload),
             details: Details::None,
         };
         let ask = match request {
             Request::Send { data } => ask(Kind::Send, None, data),
-            Request::Raw { data, binary } => Ask { binary, ..ask(Kind::Raw, None, data) },
+            Request::Raw { data, binary } => {
+                let content = MessageContent { binary, ..MessageContent::new(Kind::Raw, None, data) };
+                Ask { id, content, details: Details::None }
+            }
             // Any other command without an id is the response to a ping; the protocol has no other command
             // without an id.
             _ if id == 0 => {
@@ -55,7 +53,10 @@ impl Core {
                 return self.bad_request("connect must come first, and once", effects);
             }
             Request::Pong => return self.bad_request("a command without a request", effects),
-            Request::Rpc { method, data } => Ask { method, ..ask(Kind::Rpc, None, data) },
+            Request::Rpc { method, data } => {
+                let content = MessageContent { method, ..MessageContent::new(Kind::Rpc, None, data) };
+                Ask { id, content, details: Details::None }
+            }
             Request::Refresh { token } => {
                 if token.is_empty() {
                     return self.bad_request("refresh without a token", effects);
@@ -121,14 +122,10 @@ impl Core {
             return None;
         }
         self.subscriptions.insert(channel.clone(), Subscription::Requested);
+        let content = MessageContent::new(Kind::Subscribe, Some(channel), subscribe.data);
         Some(Ask {
             id,
-            kind: Kind::Subscribe,
-            channel: Some(channel),
-            method: Box::default(),
-            payload: subscribe.data,
-            binary: false,
-            token: subscribe.token,
+            content: MessageContent { token: subscribe.token, ..content },
             details: Details::Subscribe {
                 recover: subscribe.recover,
                 join_leave: subscribe.join_leave,

@@ -6,7 +6,7 @@ use super::{Core, Effects, Subscription, fail, is_reply_code};
 use crate::config::Access;
 use crate::connection::effect::{Ask, Details, Effect};
 use crate::connection::event::{NOTHING, Subscriber};
-use crate::plugin::event::Kind;
+use crate::plugin::event::{Kind, MessageContent};
 use crate::plugin::verdict::Decision;
 use crate::protocol::channel::Target;
 use crate::protocol::code::{Close, ReplyError};
@@ -16,12 +16,12 @@ use crate::telemetry::metrics::CloseCause;
 impl Core {
     pub(super) fn on_decided(&mut self, ask: Ask, decision: Decision, effects: &mut Effects) {
         match decision {
-            Decision::Allowed(payload) => self.perform(Ask { payload, ..ask }, effects),
+            Decision::Allowed(payload) => self.perform(ask, payload, effects),
             Decision::Undecided(payload) => match self.policy(&ask) {
-                Ok(()) => self.perform(Ask { payload, ..ask }, effects),
+                Ok(()) => self.perform(ask, payload, effects),
                 // The protocol has no reply for a failed `send`, and the client should not keep sending
                 // without knowing.
-                Err(_) if ask.kind == Kind::Send => {
+                Err(_) if ask.content.kind == Kind::Send => {
                     self.end(Close::NOT_AVAILABLE, CloseCause::BadRequest, effects)
                 }
                 Err(error) => self.deny(&ask, error, effects),
@@ -46,13 +46,13 @@ impl Core {
 
     /// The decision of the channel's own policy if no plugin has decided.
     pub(super) fn policy(&self, ask: &Ask) -> Result<(), ReplyError> {
-        let Some(channel) = &ask.channel else {
-            return match ask.kind {
+        let Some(channel) = &ask.content.channel else {
+            return match ask.content.kind {
                 Kind::Rpc => Err(ReplyError::NOT_AVAILABLE),
                 _ => Err(ReplyError::PERMISSION_DENIED),
             };
         };
-        if ask.kind == Kind::Unsubscribe {
+        if ask.content.kind == Kind::Unsubscribe {
             return Ok(());
         }
         if channel.target() != Target::Channel {
@@ -61,7 +61,7 @@ impl Core {
         let Some(namespace) = self.config.namespaces.of(channel) else {
             return Err(ReplyError::UNKNOWN_CHANNEL);
         };
-        let access = match ask.kind {
+        let access = match ask.content.kind {
             Kind::Subscribe => namespace.allow_subscribe,
             Kind::Publish => namespace.allow_publish,
             Kind::History => namespace.allow_history,
@@ -78,9 +78,9 @@ impl Core {
         if permitted { Ok(()) } else { Err(ReplyError::PERMISSION_DENIED) }
     }
 
-    /// Executes a permitted command.
-    pub(super) fn perform(&mut self, ask: Ask, effects: &mut Effects) {
-        let Ask { id, kind, channel, payload, details, .. } = ask;
+    /// Executes a permitted command, with the payload that the plugins left.
+    pub(super) fn perform(&mut self, ask: Ask, payload: Bytes, effects: &mut Effects) {
+        let Ask { id, content: MessageContent { kind, channel, .. }, details } = ask;
         let Some(channel) = channel else {
             // Permitted, but no plugin has answered the call.
             if kind == Kind::Rpc {
@@ -136,9 +136,9 @@ impl Core {
     /// Answers with a plugin's payload.
     pub(super) fn answer(&mut self, ask: &Ask, data: Bytes, effects: &mut Effects) {
         let id = ask.id;
-        let reply = match ask.kind {
+        let reply = match ask.content.kind {
             Kind::Rpc => Reply::Rpc { id, data },
-            Kind::Raw => Reply::Raw { data, binary: ask.binary },
+            Kind::Raw => Reply::Raw { data, binary: ask.content.binary },
             Kind::Send => Reply::Message { data },
             Kind::Publish => {
                 effects.push_back(Effect::Reply(Reply::Done { id, what: Done::Publish }));
@@ -150,8 +150,8 @@ impl Core {
     }
 
     pub(super) fn forget_asked(&mut self, ask: &Ask) {
-        if ask.kind == Kind::Subscribe
-            && let Some(channel) = &ask.channel
+        if ask.content.kind == Kind::Subscribe
+            && let Some(channel) = &ask.content.channel
             && self.subscriptions.get(channel) == Some(&Subscription::Requested)
         {
             self.subscriptions.swap_remove(channel);
@@ -162,7 +162,7 @@ impl Core {
 /// The acknowledgement of a command that was replaced or dropped, and whose sender must not notice. The inner
 /// `None` means that no reply is expected, the outer that the command cannot be acknowledged.
 fn acknowledgement(ask: &Ask) -> Option<Option<Reply>> {
-    match ask.kind {
+    match ask.content.kind {
         Kind::Publish => Some(Some(Reply::Done { id: ask.id, what: Done::Publish })),
         Kind::Rpc => Some(Some(Reply::Rpc { id: ask.id, data: NOTHING })),
         Kind::Send | Kind::Raw => Some(None),

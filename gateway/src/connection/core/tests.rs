@@ -49,7 +49,7 @@ impl Client {
     fn admitted() -> Self {
         let mut client = Self::new();
         client.connect("");
-        client.judge(Admission::Undecided, false);
+        client.authenticate(Admission::Undecided, false);
         client.effects.clear();
         client
     }
@@ -73,7 +73,7 @@ impl Client {
         self.request(1, Request::Connect(connect))
     }
 
-    fn judge(&mut self, admission: Admission, credential: bool) -> &mut Self {
+    fn authenticate(&mut self, admission: Admission, credential: bool) -> &mut Self {
         assert!(matches!(self.effects.pop_front(), Some(Effect::Authenticate { .. })));
         self.on(Event::Authenticated { id: 1, refresh: false, admission, credential })
     }
@@ -160,20 +160,20 @@ fn connect_must_come_first_once_and_with_an_id() {
 fn a_client_without_a_token_is_admitted_only_where_anonymous_clients_are() {
     let mut client = Client::new();
     assert!(matches!(
-        client.connect("").judge(Admission::Undecided, false).reply(),
+        client.connect("").authenticate(Admission::Undecided, false).reply(),
         Reply::Connected { id: 1, .. }
     ));
     let closed = config("").as_ref().clone();
     let closed =
         Config { client: crate::config::Client { anonymous: false, ..closed.client.clone() }, ..closed };
     let mut client = Client::with(Arc::new(closed), Protocol::CentrifugeJson);
-    assert_eq!(client.connect("").judge(Admission::Undecided, false).close().0, 3501);
+    assert_eq!(client.connect("").authenticate(Admission::Undecided, false).close().0, 3501);
 }
 
 #[test]
 fn a_token_that_no_plugin_accepts_is_invalid() {
     assert_eq!(
-        Client::new().connect("t").judge(Admission::Undecided, true).close(),
+        Client::new().connect("t").authenticate(Admission::Undecided, true).close(),
         (3500, CloseCause::Plugin)
     );
 }
@@ -181,21 +181,21 @@ fn a_token_that_no_plugin_accepts_is_invalid() {
 #[test]
 fn a_plugin_refuses_with_an_error_or_with_a_close() {
     let mut client = Client::new();
-    assert_eq!(client.connect("t").judge(Admission::Refused(refusal(109)), true).error(), 109);
+    assert_eq!(client.connect("t").authenticate(Admission::Refused(refusal(109)), true).error(), 109);
     assert!(client.request(2, publish("open:a")).effects.is_empty(), "nothing is processed after a refusal");
     assert_eq!(client.tick_at(10).close(), (3502, CloseCause::Stale));
     let mut client = Client::new();
     assert_eq!(
-        client.connect("t").judge(Admission::Refused(refusal(4501)), true).close(),
+        client.connect("t").authenticate(Admission::Refused(refusal(4501)), true).close(),
         (4501, CloseCause::Plugin)
     );
     let mut client = Client::new();
-    assert_eq!(client.connect("t").judge(Admission::Failed, true).error(), 100);
-    assert_eq!(Client::new().connect("t").judge(Admission::Doubtful, true).error(), 100);
+    assert_eq!(client.connect("t").authenticate(Admission::Failed, true).error(), 100);
+    assert_eq!(Client::new().connect("t").authenticate(Admission::Doubtful, true).error(), 100);
     for admission in [Admission::Failed, Admission::Doubtful] {
         let mut raw = Client::with(config(""), Protocol::Raw);
         raw.request(0, Request::Connect(Connect { token: "t".into(), ..Connect::default() }));
-        assert_eq!(raw.judge(admission, true).close().0, 3004, "and the client comes back");
+        assert_eq!(raw.authenticate(admission, true).close().0, 3004, "and the client comes back");
     }
 }
 
@@ -207,7 +207,7 @@ fn the_connect_reply_waits_for_the_servers_subscriptions() {
         channels: vec![channel("open:a"), channel("open:b")],
         ..Identity::default()
     };
-    client.connect("t").judge(Admission::Accepted(Box::new(identity)), true);
+    client.connect("t").authenticate(Admission::Accepted(Box::new(identity)), true);
     assert!(matches!(client.effects.pop_front(), Some(Effect::Admit(_))));
     for name in ["open:a", "open:b"] {
         let result = Ok(Subscribed { offset: 7, ..Subscribed::default() });
@@ -245,7 +245,7 @@ fn pings_want_pongs_and_pongs_want_pings() {
 #[test]
 fn in_raw_mode_a_pong_nobody_asked_for_is_allowed() {
     let mut client = Client::with(config(""), Protocol::Raw);
-    client.request(0, Request::Connect(Connect::default())).judge(Admission::Undecided, false);
+    client.request(0, Request::Connect(Connect::default())).authenticate(Admission::Undecided, false);
     client.effects.clear();
     assert!(client.request(0, Request::Pong).effects.is_empty());
     assert!(!client.core.is_closed());
@@ -439,7 +439,7 @@ fn expiring(user: &str, at: u64) -> Admission {
 #[test]
 fn an_expiring_connection_is_refreshed_or_closed_after_the_grace() {
     let mut client = Client::new();
-    client.connect("t").judge(expiring("42", 60), true);
+    client.connect("t").authenticate(expiring("42", 60), true);
     let Reply::Connected { result, .. } = client.reply() else { panic!() };
     assert_eq!(result.ttl, Some(60));
     // Pings continue meanwhile.
@@ -458,7 +458,7 @@ fn an_expiring_connection_is_refreshed_or_closed_after_the_grace() {
 #[test]
 fn a_refresh_brings_what_the_new_credential_permits() {
     let mut client = Client::new();
-    client.connect("t").judge(expiring("42", 60), true).effects.clear();
+    client.connect("t").authenticate(expiring("42", 60), true).effects.clear();
     let attributes = vec![("may".into(), "read".into()), ("write".into(), "".into())];
     let less = Identity { user: "42".into(), attributes: attributes.clone(), ..Identity::default() };
     let admission = Admission::Accepted(Box::new(less));
@@ -470,17 +470,18 @@ fn a_refresh_brings_what_the_new_credential_permits() {
 #[test]
 fn a_refresh_changes_the_time_but_never_the_user() {
     let mut client = Client::new();
-    client.connect("t").judge(expiring("42", 60), true);
-    let judged = |admission| Event::Authenticated { id: 2, refresh: true, admission, credential: true };
-    assert_eq!(client.on(judged(expiring("42", 0))).error(), 110);
-    assert_eq!(client.on(judged(Admission::Undecided)).error(), 108);
-    assert_eq!(client.on(judged(Admission::Failed)).error(), 100);
-    assert_eq!(client.on(judged(Admission::Refused(refusal(109)))).error(), 109);
-    assert_eq!(client.on(judged(expiring("43", 60))).close().0, 3500);
+    client.connect("t").authenticate(expiring("42", 60), true);
+    let authenticated =
+        |admission| Event::Authenticated { id: 2, refresh: true, admission, credential: true };
+    assert_eq!(client.on(authenticated(expiring("42", 0))).error(), 110);
+    assert_eq!(client.on(authenticated(Admission::Undecided)).error(), 108);
+    assert_eq!(client.on(authenticated(Admission::Failed)).error(), 100);
+    assert_eq!(client.on(authenticated(Admission::Refused(refusal(109)))).error(), 109);
+    assert_eq!(client.on(authenticated(expiring("43", 60))).close().0, 3500);
     let mut client = Client::admitted();
     assert_eq!(client.request(2, Request::Refresh { token: "".into() }).close().0, 3501);
     let mut client = Client::new();
-    assert_eq!(client.connect("t").judge(expiring("42", 0), true).error(), 110, "expired on arrival");
+    assert_eq!(client.connect("t").authenticate(expiring("42", 0), true).error(), 110, "expired on arrival");
 }
 
 #[test]
@@ -515,7 +516,7 @@ fn after_the_expiry_and_its_grace_no_command_is_carried_out_whatever_the_timer_d
     ];
     for request in requests {
         let mut client = Client::new();
-        client.connect("t").judge(expiring("42", 5), true).effects.clear();
+        client.connect("t").authenticate(expiring("42", 5), true).effects.clear();
         client.at = Duration::from_millis(14_999);
         client.request(2, request.clone());
         assert!(!client.core.is_closed() && !client.effects.is_empty(), "in the grace: {request:?}");
@@ -525,7 +526,7 @@ fn after_the_expiry_and_its_grace_no_command_is_carried_out_whatever_the_timer_d
         assert!(client.effects.is_empty(), "and nothing else");
     }
     let mut raw = Client::with(config(""), Protocol::Raw);
-    raw.connect("t").judge(expiring("42", 5), true).effects.clear();
+    raw.connect("t").authenticate(expiring("42", 5), true).effects.clear();
     raw.at = Duration::from_secs(15);
     let message = Request::Raw { data: NOTHING, binary: false };
     assert_eq!(raw.request(0, message).close(), (3005, CloseCause::Expired));
@@ -540,7 +541,7 @@ fn no_other_deadline_is_outrun_by_commands_either() {
     client.connect("t");
     client.at = Duration::from_secs(10);
     assert_eq!(
-        client.judge(expiring("42", 60), true).close(),
+        client.authenticate(expiring("42", 60), true).close(),
         (3502, CloseCause::Stale),
         "the verdict is late"
     );
@@ -570,7 +571,7 @@ fn control_frames_have_a_rate_of_their_own_also_before_the_connect() {
 fn a_pong_of_the_transport_answers_a_ping_in_raw_mode_only() {
     for (protocol, closed) in [(Protocol::Raw, false), (Protocol::CentrifugeJson, true)] {
         let mut client = Client::with(config(""), protocol);
-        client.connect("").judge(Admission::Undecided, false).tick_at(10);
+        client.connect("").authenticate(Admission::Undecided, false).tick_at(10);
         client.on(Event::Control(ControlFrame::Pong)).tick_at(15);
         assert_eq!(client.core.is_closed(), closed, "{protocol:?}");
     }
@@ -595,7 +596,7 @@ fn what_an_earlier_subscription_missed_is_not_missed_by_one_that_is_being_made()
 fn a_connection_expires_when_its_credential_does_and_not_a_part_of_a_second_later() {
     let mut client = Client::new();
     client.at = Duration::from_millis(900);
-    client.connect("t").judge(expiring("42", 5), true);
+    client.connect("t").authenticate(expiring("42", 5), true);
     let Reply::Connected { result, .. } = client.reply() else { panic!() };
     assert_eq!(result.ttl, Some(4), "a client that refreshes by then is in time");
     client.tick_at(10).request(0, Request::Pong).effects.clear();

@@ -22,7 +22,7 @@ use crate::protocol::push::Member;
 
 /// A client whose chain has stopped at a plugin on the asynchronous pool.
 pub(super) struct Waiting {
-    judging: Authentication,
+    authentication: Authentication,
     /// Id of the command.
     id: u32,
     refresh: bool,
@@ -49,41 +49,53 @@ impl Session {
         }
         let credential = !token.is_empty();
         let client = self.client.borrow().clone();
-        let hello = ConnectEvent { client, token, data, now: now.unix, at: now.at_millis() };
+        let event = ConnectEvent { client, token, data, now: now.unix, at: now.at_millis() };
         // Less than the handshake deadline: at the deadline the client is cut off without a reason.
         let patience = self.worker.config.handshake.deadline * 3 / 4;
-        let mut judging = Authentication::new(hello, patience);
+        let mut authentication = Authentication::new(event, patience);
         let explain = &self.worker.explain;
-        let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow()) } else { None };
+        let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow(), None) } else { None };
         if picked.is_some() || explain.is_on() && explain.watches(now.at) {
-            judging = judging.explained(if refresh { "refresh" } else { "connect" }, explain.clock());
+            authentication =
+                authentication.explained(if refresh { "refresh" } else { "connect" }, explain.clock());
         }
-        let mut waiting = Box::new(Waiting { judging, id, refresh, credential, picked, question: None });
-        let judged = self.worker.chain.borrow_mut().authenticate(&mut waiting.judging);
-        self.authenticated(now, waiting, judged)
+        let mut waiting =
+            Box::new(Waiting { authentication, id, refresh, credential, picked, question: None });
+        let authenticated = self.worker.chain.borrow_mut().authenticate(&mut waiting.authentication);
+        self.authenticated(now, waiting, authenticated)
     }
 
     /// Continues with the verdict of a plugin on the asynchronous pool. Ignored if the session is over.
     pub fn answered(&mut self, turn: &mut Turn, answered: AsyncVerdict) {
         let Some(mut waiting) = self.waiting.take() else { return };
         let now = turn.now();
-        let judged =
-            self.worker.chain.borrow_mut().authentication_answered(now.unix, &mut waiting.judging, answered);
-        if let Some(event) = self.authenticated(now, waiting, judged) {
+        let authenticated = self.worker.chain.borrow_mut().authentication_answered(
+            now.unix,
+            &mut waiting.authentication,
+            answered,
+        );
+        if let Some(event) = self.authenticated(now, waiting, authenticated) {
             self.event(now, event);
         }
         self.go_on(turn);
     }
 
     /// Continues after the chain: with its decision, or with a plugin to wait for.
-    fn authenticated(&mut self, now: Now, mut waiting: Box<Waiting>, judged: Authenticated) -> Option<Event> {
-        match judged {
+    fn authenticated(
+        &mut self,
+        now: Now,
+        mut waiting: Box<Waiting>,
+        authenticated: Authenticated,
+    ) -> Option<Event> {
+        match authenticated {
             Authenticated::Done(admission) => {
-                let Waiting { mut judging, id, refresh, credential, picked, .. } = *waiting;
-                self.plugin_effects.append(&mut judging.effects);
-                if let Some(trace) = judging.explanation(&admission) {
+                let Waiting { mut authentication, id, refresh, credential, picked, .. } = *waiting;
+                self.plugin_effects.append(&mut authentication.effects);
+                if let Some(trace) = authentication.explanation(&admission) {
                     let explain = &self.worker.explain;
-                    if trace.was_seen() && (picked.is_some() || explain.is_tagged(now.at, judging.client())) {
+                    if trace.was_seen()
+                        && (picked.is_some() || explain.is_tagged(now.at, authentication.client(), None))
+                    {
                         let reply = picked.is_some_and(|picked| picked.reply);
                         self.explain(trace, reply);
                     }

@@ -2,7 +2,6 @@
 //! commands whose order matters wait.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::Session;
 use super::reading::counted;
@@ -16,10 +15,7 @@ use crate::protocol::command::{Command, HistoryQuery, Position, Request};
 use crate::protocol::reply::Reply;
 
 /// Pending requests and held commands at which the client's next commands have to wait.
-const QUESTIONS_MANY: usize = 128;
-
-/// A position in a stream: offset and epoch.
-pub(super) type Place = (u64, Arc<str>);
+const PENDING_MANY: usize = 128;
 
 /// Pending requests of one connection.
 #[derive(Debug, Default)]
@@ -32,7 +28,7 @@ pub(super) struct PendingRequests {
     /// A subscription is complete, so held commands may no longer be blocked.
     settling: bool,
     /// Subscriptions that are made, before the client gets the reply.
-    settled: Vec<(Channel, Option<Place>)>,
+    settled: Vec<(Channel, Option<Position>)>,
     /// Histories of which plugins have let the client see nothing so far: the next turns read more.
     unread: VecDeque<Unread>,
 }
@@ -88,11 +84,11 @@ pub(super) enum Pending {
 }
 
 impl Pending {
-    /// Weight among [`QUESTIONS_MANY`]: a client may have four of the largest responses pending.
+    /// Weight among [`PENDING_MANY`]: a client may have four of the largest responses pending.
     fn weight(&self) -> usize {
         match self {
-            Self::History { .. } | Self::Presence { .. } => QUESTIONS_MANY / 4,
-            Self::Subscribe { recover: Some(_), .. } => QUESTIONS_MANY / 16,
+            Self::History { .. } | Self::Presence { .. } => PENDING_MANY / 4,
+            Self::Subscribe { recover: Some(_), .. } => PENDING_MANY / 16,
             Self::Subscribe { .. } | Self::Publish { .. } => 1,
         }
     }
@@ -102,7 +98,7 @@ impl PendingRequests {
     /// Whether the client should wait for responses first. Requests with large responses have more weight.
     pub(super) fn are_many(&self) -> bool {
         let open: usize = self.open.iter().map(|(_, about)| about.weight()).sum();
-        open + self.held.len() >= QUESTIONS_MANY
+        open + self.held.len() >= PENDING_MANY
     }
 
     fn is_subscribing(&self, channel: &Channel) -> bool {
@@ -252,9 +248,9 @@ impl Session {
                     _ => Err(ReplyError::INTERNAL),
                 };
                 let result = self.subscribed(now, &channel, recover.as_ref(), recovery);
-                let result = result.map(|(subscribed, place)| {
+                let result = result.map(|(subscribed, position)| {
                     if let Some(pending) = &mut self.pending {
-                        pending.settled.push((channel.clone(), place));
+                        pending.settled.push((channel.clone(), position));
                     }
                     subscribed
                 });
@@ -310,8 +306,8 @@ impl Session {
             && !self.core.is_admitting()
         {
             let mut hub = self.worker.hub.borrow_mut();
-            for (channel, place) in pending.settled.drain(..) {
-                hub.release(&channel, self.handle.number, place);
+            for (channel, position) in pending.settled.drain(..) {
+                hub.release(&channel, self.handle.number, position);
             }
         }
     }

@@ -14,23 +14,21 @@ use crate::protocol::channel::Channel;
 use crate::telemetry::metrics::DecisionOutcome;
 
 impl Session {
-    pub(super) fn ask(&mut self, now: Now, mut ask: Ask) -> Event {
+    pub(super) fn ask(&mut self, now: Now, ask: Ask) -> Event {
+        let Ask { id, mut content, details } = ask;
         let metrics = self.worker.metrics();
-        metrics.command(ask.kind);
+        metrics.command(content.kind);
         let mut chain = self.worker.chain.borrow_mut();
-        let payload = std::mem::take(&mut ask.payload);
         let explain = &self.worker.explain;
-        let picked = if explain.is_on() { explain.pick(now.at, &self.client.borrow()) } else { None };
+        let picked = match explain.is_on() {
+            true => explain.pick(now.at, &self.client.borrow(), content.channel.as_ref()),
+            false => None,
+        };
         let mut explained = None;
-        let decision = if picked.is_some() || chain.wants(ask.kind) {
+        let decision = if picked.is_some() || chain.wants(content.kind) {
             let mut message = Message {
                 client: self.client.borrow().clone(),
-                kind: ask.kind,
-                channel: ask.channel.clone(),
-                method: ask.method.clone(),
-                payload,
-                binary: ask.binary,
-                token: std::mem::take(&mut ask.token),
+                content,
                 now: now.unix,
                 at: now.at_millis(),
                 meters: std::mem::take(&mut self.meters),
@@ -44,10 +42,10 @@ impl Session {
                     decision
                 }
             };
-            self.meters = message.meters;
+            (content, self.meters) = (message.content, message.meters);
             decision
         } else {
-            Decision::Undecided(payload)
+            Decision::Undecided(std::mem::take(&mut content.payload))
         };
         drop(chain);
         metrics.decision(match &decision {
@@ -63,7 +61,7 @@ impl Session {
         if let Some((trace, reply)) = explained {
             self.explain(trace, reply);
         }
-        Event::Decided { ask, decision }
+        Event::Decided { ask: Ask { id, content, details }, decision }
     }
 
     /// Stores a trace, and sends it to the client if it requested one and is permitted to see it.

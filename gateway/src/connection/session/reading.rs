@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Session;
 use super::pending::Unread;
-use crate::backplane::{Count, Fits, Most, Outcome, Page, Retention, TOO_MANY_MEMBERS};
+use crate::backplane::{Count, Fits, HistoryRequest, Most, Outcome, Page, Retention, TOO_MANY_MEMBERS};
 use crate::clock::Now;
 use crate::connection::event::Event;
 use crate::connection::views::view;
@@ -72,8 +72,8 @@ impl Session {
             bytes: self.worker.config.limits.answer_bytes_max(),
         };
         let history = |query, most| {
-            let retention = Retention::of(namespace);
-            self.worker.backplane.history(channel, query, most, retention, self.reply_to(), now.at)
+            let request = HistoryRequest { channel, query, most, retention: Retention::of(namespace) };
+            self.worker.backplane.history(request, self.reply_to(), now.at)
         };
         if query.limit != 0 && self.worker.chain.borrow().wants_deliveries(channel) {
             // Publications that plugins hide make room for others: a short page would look like the last one.
@@ -97,7 +97,7 @@ impl Session {
         let read = page.as_ref().ok().and_then(|page| {
             let last = page.publications.last()?.offset;
             let end = if query.reverse { 1 } else { page.top.offset };
-            (last != end).then(|| Position { offset: last, epoch: (*page.top.epoch).into() })
+            (last != end).then(|| Position { offset: last, epoch: page.top.epoch.clone() })
         });
         let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
         let result = page.and_then(|page| self.page(now, id, channel, limit, page));

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Session;
-use super::pending::Place;
-use crate::backplane::{Most, Outcome, Recovery, ReplyTo, Retention};
+use crate::backplane::{Most, Outcome, RecoverRequest, Recovery, ReplyTo, Retention};
 use crate::clock::Now;
 use crate::connection::worker_state::WorkerState;
 use crate::hub::Listening;
@@ -61,14 +60,9 @@ impl Session {
                 Outcome::Ready(Ok(())) | Outcome::Pending => {
                     let publications = config.client.history_publications_max;
                     let most = Most { publications, bytes: self.recovery_room() };
-                    backplane.recover(
-                        channel,
-                        recover,
-                        most,
-                        Retention::of(namespace),
-                        self.reply_to(),
-                        now.at,
-                    )
+                    let retention = Retention::of(namespace);
+                    let request = RecoverRequest { channel, since: recover, most, retention };
+                    backplane.recover(request, self.reply_to(), now.at)
                 }
             }
         } else {
@@ -78,14 +72,14 @@ impl Session {
             }
         };
         match asked {
-            Outcome::Ready(recovery) => {
-                Outcome::Ready(self.subscribed(now, channel, recover, recovery).map(|(subscribed, place)| {
-                    if let Some((offset, epoch)) = place {
-                        hub.borrow_mut().set_position(channel, self.handle.number, offset, epoch);
+            Outcome::Ready(recovery) => Outcome::Ready(self.subscribed(now, channel, recover, recovery).map(
+                |(subscribed, position)| {
+                    if let Some(position) = position {
+                        hub.borrow_mut().set_position(channel, self.handle.number, position);
                     }
                     subscribed
-                }))
-            }
+                },
+            )),
             Outcome::Pending => {
                 hub.borrow_mut().hold(channel, self.handle.number);
                 Outcome::Pending
@@ -100,7 +94,7 @@ impl Session {
         channel: &Channel,
         recover: Option<&Position>,
         recovery: Result<Recovery, ReplyError>,
-    ) -> Result<(Subscribed, Option<Place>), ReplyError> {
+    ) -> Result<(Subscribed, Option<Position>), ReplyError> {
         let namespace = self.worker.namespace(channel)?;
         let recovery = recovery.inspect_err(|_| self.unlisten(channel))?;
         if namespace.presence || namespace.join_leave {
@@ -139,7 +133,7 @@ impl Session {
             recovered,
             data: Bytes::new(),
         };
-        Ok((subscribed, Some((top.offset, top.epoch))))
+        Ok((subscribed, Some(top)))
     }
 
     pub(super) fn unsubscribe(&mut self, channel: &Channel) {

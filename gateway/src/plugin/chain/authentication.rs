@@ -11,7 +11,7 @@ use crate::plugin::breaker::Pass;
 use crate::plugin::event::{Client, ConnectEvent};
 use crate::plugin::failure::FailurePolicy;
 use crate::plugin::link::Link;
-use crate::plugin::trace::{Observer as _, Told, Trace};
+use crate::plugin::trace::{HookResult, Observer as _, Trace};
 use crate::plugin::verdict::{Admission, ConnectVerdict, Effect, Identity};
 
 /// How often the chain restarts because it was replaced meanwhile. After that the client has to come back.
@@ -20,7 +20,7 @@ const BEGINNINGS_MAX: u32 = 3;
 /// The progress of one client through the chain.
 #[derive(Debug)]
 pub struct Authentication {
-    hello: Arc<ConnectEvent>,
+    event: Arc<ConnectEvent>,
     /// The event for the next plugin, with the identity that an earlier one accepted.
     seen: Arc<ConnectEvent>,
     accepted: Option<Box<Identity>>,
@@ -58,11 +58,11 @@ pub enum Authenticated {
 
 impl Authentication {
     /// At the beginning of the chain.
-    pub fn new(hello: ConnectEvent, patience: Duration) -> Self {
-        let hello = Arc::new(hello);
-        let (seen, effects) = (hello.clone(), Vec::new());
+    pub fn new(event: ConnectEvent, patience: Duration) -> Self {
+        let event = Arc::new(event);
+        let (seen, effects) = (event.clone(), Vec::new());
         Self {
-            hello,
+            event,
             seen,
             accepted: None,
             next: 0,
@@ -81,7 +81,7 @@ impl Authentication {
     /// With a trace, of a `connect` or a `refresh`.
     #[must_use]
     pub fn explained(mut self, kind: &'static str, clock: Clock) -> Self {
-        let ConnectEvent { client, now, .. } = &*self.hello;
+        let ConnectEvent { client, now, .. } = &*self.event;
         self.trace = Some(Box::new(Trace::of_client(kind, client, *now, self.generation, clock)));
         self
     }
@@ -101,7 +101,7 @@ impl Authentication {
     /// Restarts the chain. False if it has restarted too often.
     fn begin_again(&mut self) -> bool {
         self.beginnings += 1;
-        self.seen = self.hello.clone();
+        self.seen = self.event.clone();
         self.accepted = None;
         self.next = 0;
         self.doubtful = false;
@@ -119,7 +119,7 @@ impl Authentication {
                 None
             }
             Ok(ConnectVerdict::Accept(identity)) => {
-                self.seen = Arc::new(self.hello.with_identity(&identity));
+                self.seen = Arc::new(self.event.with_identity(&identity));
                 self.accepted = Some(identity);
                 None
             }
@@ -130,44 +130,46 @@ impl Authentication {
 }
 
 impl Chain {
-    /// Runs the chain for a client that connects or refreshes, from the next link of `judging` on.
+    /// Runs the chain for a client that connects or refreshes, from the next link of `authentication` on.
     ///
     /// A plugin sees the identity that an earlier one accepted: the last accept wins, and a refusal ends the
-    /// chain. Effects that were recorded before a refusal stay in `judging`.
-    pub fn authenticate(&mut self, judging: &mut Authentication) -> Authenticated {
-        if judging.generation != self.generation {
-            judging.generation = self.generation;
-            judging.trace.iter_mut().for_each(|trace| trace.begin_again(self.generation));
+    /// chain. Effects that were recorded before a refusal stay in `authentication`.
+    pub fn authenticate(&mut self, authentication: &mut Authentication) -> Authenticated {
+        if authentication.generation != self.generation {
+            authentication.generation = self.generation;
+            authentication.trace.iter_mut().for_each(|trace| trace.begin_again(self.generation));
         }
-        while let Some(link) = self.links.get_mut(judging.next) {
+        while let Some(link) = self.links.get_mut(authentication.next) {
             if !link.interests().hooks.on_connect {
-                judging.trace.iter_mut().for_each(|trace| trace.passed_by(link));
-                judging.next += 1;
+                authentication.trace.iter_mut().for_each(|trace| trace.passed_by(link));
+                authentication.next += 1;
                 continue;
             }
-            judging.trace.iter_mut().for_each(|trace| trace.begins());
-            let before = judging.effects.len();
-            let verdict = match link.ask_elsewhere(&judging.seen, judging.patience) {
+            authentication.trace.iter_mut().for_each(|trace| trace.begins());
+            let before = authentication.effects.len();
+            let verdict = match link.start_async(&authentication.seen, authentication.patience) {
                 Some(Ok((question, pass))) => {
-                    judging.pass = pass;
-                    judging.asked = Some(link.shared_name());
-                    judging.passed = self.links[..judging.next].iter().map(Link::shared_name).collect();
+                    authentication.pass = pass;
+                    authentication.asked = Some(link.shared_name());
+                    authentication.passed =
+                        self.links[..authentication.next].iter().map(Link::shared_name).collect();
                     return Authenticated::Waits(question);
                 }
                 Some(Err(policy)) => Err(policy),
-                None => link.on_connect(&judging.seen, &mut judging.effects),
+                None => link.on_connect(&authentication.seen, &mut authentication.effects),
             };
-            let verdict = self.guards.connect(link, judging.next, verdict, &mut judging.effects, before);
-            if let Some(trace) = &mut judging.trace {
-                trace.answered(link, &judging.effects[before..], Told::Connect(&verdict, None));
+            let verdict =
+                self.guards.connect(link, authentication.next, verdict, &mut authentication.effects, before);
+            if let Some(trace) = &mut authentication.trace {
+                trace.answered(link, &authentication.effects[before..], HookResult::Connect(&verdict, None));
             }
-            if let Some(end) = judging.take(verdict) {
+            if let Some(end) = authentication.take(verdict) {
                 return Authenticated::Done(end);
             }
         }
-        Authenticated::Done(match judging.accepted.take() {
+        Authenticated::Done(match authentication.accepted.take() {
             Some(identity) => Admission::Accepted(identity),
-            None if judging.doubtful => Admission::Doubtful,
+            None if authentication.doubtful => Admission::Doubtful,
             None => Admission::Undecided,
         })
     }
@@ -182,35 +184,40 @@ impl Chain {
     pub fn authentication_answered(
         &mut self,
         now: u64,
-        judging: &mut Authentication,
+        authentication: &mut Authentication,
         answered: AsyncVerdict,
     ) -> Authenticated {
-        if judging.generation != self.generation {
-            let asked = judging.asked.take();
-            let place = self.links.iter().position(|link| Some(link.name()) == asked.as_deref());
-            let was_passed = |link: &Link| judging.passed.iter().any(|name| **name == *link.name());
+        if authentication.generation != self.generation {
+            let asked = authentication.asked.take();
+            let index = self.links.iter().position(|link| Some(link.name()) == asked.as_deref());
+            let was_passed = |link: &Link| authentication.passed.iter().any(|name| **name == *link.name());
             let is_left_out = |link: &Link| link.interests().hooks.on_connect && !was_passed(link);
-            let Some(place) = place.filter(|place| !self.links[..*place].iter().any(is_left_out)) else {
-                return if judging.begin_again() {
-                    self.authenticate(judging)
+            let Some(index) = index.filter(|index| !self.links[..*index].iter().any(is_left_out)) else {
+                return if authentication.begin_again() {
+                    self.authenticate(authentication)
                 } else {
                     Authenticated::Done(Admission::Failed)
                 };
             };
-            judging.next = place;
-            judging.generation = self.generation;
+            authentication.next = index;
+            authentication.generation = self.generation;
         }
-        if let Some(link) = self.links.get_mut(judging.next) {
-            let (before, usage) = (judging.effects.len(), answered.usage);
-            let verdict = link.answered(now, judging.pass, answered, &mut judging.effects);
-            let verdict = self.guards.connect(link, judging.next, verdict, &mut judging.effects, before);
-            if let Some(trace) = &mut judging.trace {
-                trace.answered(link, &judging.effects[before..], Told::Connect(&verdict, Some(usage)));
+        if let Some(link) = self.links.get_mut(authentication.next) {
+            let (before, usage) = (authentication.effects.len(), answered.usage);
+            let verdict = link.answered(now, authentication.pass, answered, &mut authentication.effects);
+            let verdict =
+                self.guards.connect(link, authentication.next, verdict, &mut authentication.effects, before);
+            if let Some(trace) = &mut authentication.trace {
+                trace.answered(
+                    link,
+                    &authentication.effects[before..],
+                    HookResult::Connect(&verdict, Some(usage)),
+                );
             }
-            if let Some(end) = judging.take(verdict) {
+            if let Some(end) = authentication.take(verdict) {
                 return Authenticated::Done(end);
             }
         }
-        self.authenticate(judging)
+        self.authenticate(authentication)
     }
 }

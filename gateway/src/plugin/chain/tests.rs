@@ -18,6 +18,7 @@ use bytes::Bytes;
 use super::*;
 use crate::plugin::breaker::{Breaker, BreakerSettings, Position};
 use crate::plugin::counters::{Counts, PluginCounters};
+use crate::plugin::event::MessageContent;
 use crate::plugin::failure::Cause;
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{DeliverInterest, Hooks, Kinds, Pattern};
@@ -39,9 +40,8 @@ fn without_plugins_nothing_is_decided_and_nothing_is_wanted() {
     let mut bench = Bench::new(vec![]);
     assert_eq!(bench.publish(), Decision::Undecided(payload("p")));
     assert_eq!(bench.connect(), Admission::Undecided);
-    let goodbye =
-        DisconnectEvent { client: client(), code: 1, reason: "".into(), duration: 0, now: 0, at: 0 };
-    chain.on_disconnect(&goodbye, &mut Vec::new());
+    let event = DisconnectEvent { client: client(), code: 1, reason: "".into(), duration: 0, now: 0, at: 0 };
+    chain.on_disconnect(&event, &mut Vec::new());
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Archive {
         let entries = match fs::read_dir(&self.manifests) {
             Ok(entries) => entries,
             Err(error) => {
-                warn!(%error, "failed to read what is kept of the plugins; only the plugin folder counts");
+                warn!(%error, "failed to read the stored versions of plugins; using only the plugin folder");
                 return BTreeMap::new();
             }
         };
@@ -88,7 +88,7 @@ impl Archive {
                     records.insert(name.into(), record);
                 }
                 Err(error) => {
-                    warn!(plugin = name, %error, "what is kept of a plugin is not used; only the plugin folder counts");
+                    warn!(plugin = name, %error, "stored versions of a plugin are unusable; using only the plugin folder");
                 }
             }
         }
@@ -96,6 +96,10 @@ impl Archive {
     }
 
     /// The plugin file and the settings file of a version, checked against its digest.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read, or is not the stored one.
     pub fn read(&self, digest: &Digest) -> io::Result<(Bytes, Option<Bytes>)> {
         let plugin = self.content(&digest.wasm_hex())?;
         let settings = digest.settings_hex().map(|hex| self.content(&hex)).transpose()?;
@@ -103,6 +107,10 @@ impl Archive {
     }
 
     /// Stores the files of a version.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be written.
     pub fn keep(&self, plugin: &Bytes, settings: Option<&Bytes>) -> io::Result<()> {
         for bytes in std::iter::once(plugin).chain(settings) {
             let hex = hex(&Sha256::digest(bytes));
@@ -115,6 +123,10 @@ impl Archive {
     }
 
     /// Stores the record of a plugin.
+    ///
+    /// # Errors
+    ///
+    /// If the record cannot be written.
     pub fn save(&self, name: &str, record: &Record) -> io::Result<()> {
         let entries = record.versions.iter().map(|kept| Entry {
             files: Files::of(&kept.digest),
@@ -134,6 +146,10 @@ impl Archive {
     }
 
     /// Removes files that none of these records needs.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read, or a file cannot be removed.
     pub fn tidy(&self, records: &BTreeMap<Arc<str>, Record>) -> io::Result<()> {
         let digests = || records.values().flat_map(|record| record.versions.iter().map(|kept| kept.digest));
         let needed: BTreeSet<String> = digests()
@@ -176,12 +192,12 @@ impl Archive {
         if *manifest.name != *name || plugin_name(&manifest.file).ok() != Some(name) {
             return Err(io::Error::other("it is about another plugin"));
         }
-        let unreadable = || io::Error::other("a digest is none");
+        let unreadable = || io::Error::other("a digest is invalid");
         let digest =
             |files: Option<&Files>| files.map(|files| files.digest().ok_or_else(unreadable)).transpose();
         let kept = |entry: &Entry| {
             let digest = entry.files.digest().ok_or_else(unreadable)?;
-            let since = at_seconds(entry.live_since).ok_or_else(|| io::Error::other("a time is none"))?;
+            let since = at_seconds(entry.live_since).ok_or_else(|| io::Error::other("a time is invalid"))?;
             Ok::<_, io::Error>(Kept { digest, version: entry.version.clone(), since })
         };
         Ok(Record {

@@ -150,6 +150,10 @@ impl fmt::Debug for Digest {
 
 /// The name of a plugin: its file name without the extension and without a leading number and dash, which
 /// only give its position in the chain.
+///
+/// # Errors
+///
+/// What is wrong with the name.
 pub fn plugin_name(file: &str) -> Result<&str, LoadError> {
     name::plugin_name(file).map_err(|why| LoadError::new(LoadCode::InvalidName, why))
 }

@@ -309,7 +309,7 @@ impl Preparing<'_> {
             load_us = version.took.as_micros() as u64,
             warm_us = (warmed - loaded).as_micros() as u64,
             self_test_us = warmed.elapsed().as_micros() as u64,
-            "plugin prepared: instances for every worker, and its self-test"
+            "plugin prepared: instances created and self-test passed"
         );
         counters.state().set_bounds(version.state);
         self.places_left -= usize::from(is_new);
@@ -331,10 +331,10 @@ impl Preparing<'_> {
         }
         let archive = self.means.archive?;
         let read = archive.read(&digest).map_err(|error| {
-            let sentence = format!("cannot be read from the state folder: {error}");
+            let message = format!("cannot be read from the state folder: {error}");
             // A missing or damaged file stays so.
             let is_final = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
-            let error = LoadError::new(LoadCode::Unreadable, sentence);
+            let error = LoadError::new(LoadCode::Unreadable, message);
             if is_final { error } else { error.passing() }
         });
         let made = read.and_then(|(wasm, settings)| {
@@ -355,7 +355,7 @@ impl Preparing<'_> {
                     plugin = &**name,
                     digest = digest.short(),
                     code = lost.error.code().as_str(),
-                    "failed to bring back a version of a plugin: the file {}",
+                    "failed to load a stored version of a plugin: the file {}",
                     lost.error.message()
                 );
             }
@@ -382,11 +382,11 @@ impl Preparing<'_> {
         let lost = self.state.lost.iter().find(|lost| lost.name == *name);
         let why = lost.map_or("there is no state folder", |lost| lost.error.message());
         let code = lost.map_or(LoadCode::Unreadable, |lost| lost.error.code());
-        let sentence = format!(
-            "has an earlier version that is to run and cannot be brought back: it {why}; go back to another one \
+        let message = format!(
+            "has an earlier version that should run but cannot be loaded: it {why}; go back to another one \
              (/api/plugin_rollback), or put another file there"
         );
-        self.close(file, name, &LoadError::new(code, sentence), None);
+        self.close(file, name, &LoadError::new(code, message), None);
     }
 
     fn refuse(

@@ -10,19 +10,19 @@ use super::status::PluginState;
 use crate::plugin::load::Code;
 
 /// Explains a closed place.
-const CLOSED: &str = "its rules are not known, so the events of its place are refused and the gateway is not ready, until the \
-                      file is mended or taken out, with its settings";
+const CLOSED: &str = "its rules are unknown, so the gateway refuses the events of its place and is not ready, until the file \
+                      is fixed, or removed together with its settings";
 
 /// Logs a refused file.
 pub(super) fn refusal(file: &str, state: &State) {
     let Some(refused) = state.refused.get(file) else { return };
     let serving = state.slot(&refused.name).is_some_and(|slot| &*slot.file == file);
     let consequence = if serving {
-        "its last good version goes on"
+        "its last good version keeps running"
     } else if state.is_closed(file) {
         CLOSED
     } else {
-        "it is left out"
+        "it is not used"
     };
     error!(
         file,
@@ -78,10 +78,12 @@ pub(super) fn change(before: &State, now: &State, took: Option<Duration>) {
             if now.records.get(name).is_some_and(|record| record.running.is_some()) {
                 error!(
                     plugin,
-                    file, generation, "plugin taken out: its file is not used, and no earlier version loads"
+                    file,
+                    generation,
+                    "plugin left the chain: its file is not used, and no earlier version loads"
                 );
             } else {
-                info!(plugin, file, generation, "plugin taken out: its file was removed");
+                info!(plugin, file, generation, "plugin left the chain: its file was removed");
             }
         }
     }
@@ -117,7 +119,7 @@ fn standing(before: &State, slot: &Slot, now: &State) {
             plugin,
             file,
             digest,
-            "the file of a plugin was removed; its last version goes on, as plugins.on_removal or plugins.required says"
+            "plugin file removed; its last version keeps running because of plugins.on_removal or plugins.required"
         ),
         _ => {}
     }

@@ -34,10 +34,10 @@ pub struct RolledBack {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RollbackError {
     /// No such plugin ever ran.
-    #[error("there is no plugin `{0}`; /api/plugins names those there are")]
+    #[error("there is no plugin `{0}`; /api/plugins lists all plugins")]
     Unknown(Box<str>),
     /// Its file was removed, so there is no version to replace.
-    #[error("the file of `{0}` was taken out of the plugin folder; put it back first")]
+    #[error("the file of `{0}` was removed from the plugin folder; restore it first")]
     NotInFolder(Box<str>),
     /// The oldest kept version already runs.
     #[error("no earlier version of `{0}` is kept")]
@@ -58,7 +58,7 @@ pub enum RollbackError {
     #[error("this version of `{0}` runs already")]
     Runs(Box<str>),
     /// The version is kept but no longer loads.
-    #[error("the earlier version of `{0}` cannot be brought back: the file {1}")]
+    #[error("the earlier version of `{0}` cannot be loaded: the file {1}")]
     Lost(Box<str>, LoadError),
     /// The chain cannot change for another reason, which the log says.
     #[error("the chain could not be changed; the log says why")]
@@ -71,6 +71,10 @@ impl Registry {
     /// changes, also after a restart. Compiles nothing that is in the cache.
     ///
     /// Changes are made one after the other: this waits for a plugin that is being compiled.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such plugin or version, or the version does not load any more.
     pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<RolledBack, RollbackError> {
         let begin = Instant::now();
         let before = self.state.clone().lock_owned().await;

@@ -115,10 +115,12 @@ pub struct LastError {
     pub message: Box<str>,
     /// When it was refused.
     pub at: SystemTime,
+    /// Digest of the refused files; `None` if there was nothing to read.
+    pub digest: Option<Digest>,
 }
 
 impl LastError {
-    pub(super) fn new(error: &LoadError, at: SystemTime) -> Self {
-        Self { code: error.code(), message: error.message().into(), at }
+    pub(super) fn new(error: &LoadError, at: SystemTime, digest: Option<Digest>) -> Self {
+        Self { code: error.code(), message: error.message().into(), at, digest }
     }
 }

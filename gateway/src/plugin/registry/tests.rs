@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::*;
 use crate::plugin::Plugin;
 use crate::plugin::breaker::Position;
-use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message};
+use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message, MessageContent};
 use crate::plugin::failure::Failure;
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
@@ -36,7 +36,7 @@ impl Plugin for Stamp {
     }
 
     fn on_message(&mut self, message: &mut Message, _: &mut Vec<Effect>) -> Result<Verdict, Failure> {
-        let trace = [&*message.payload, self.0.as_bytes(), b" "].concat();
+        let trace = [&*message.content.payload, self.0.as_bytes(), b" "].concat();
         Ok(Verdict::Replace(trace.into()))
     }
 
@@ -90,7 +90,7 @@ impl Loader for TextLoader {
             sdk: None,
             interface: "0.1".into(),
             hooks,
-            asks: Grants { effects, ..Grants::default() },
+            requested: Grants { effects, ..Grants::default() },
             self_test: ["tested", "lies"].contains(&&*text).then_some(Bytes::from_static(SELF_TEST)),
         };
         let text =
@@ -216,12 +216,7 @@ fn trace(chain: &mut Chain) -> String {
     };
     let mut message = Message {
         client: Arc::new(client),
-        kind: Kind::Raw,
-        channel: None,
-        method: "".into(),
-        payload: Bytes::new(),
-        binary: false,
-        token: Box::default(),
+        content: MessageContent::new(Kind::Raw, None, Bytes::new()),
         now: 0,
         at: 0,
         meters: Meters::default(),
@@ -434,7 +429,7 @@ async fn a_plugin_gets_what_it_asks_for_and_is_granted_or_does_not_load() {
     assert_eq!(bench.registry.apply(vec![file]).await.refused, []);
     assert_eq!(bench.trace(), "publishes");
     let live = bench.registry.status()[0].live.clone().unwrap();
-    assert_eq!(live.about.asks.names(), ["effects.publish"]);
+    assert_eq!(live.about.requested.names(), ["effects.publish"]);
     assert_eq!(live.grants.names(), ["effects.publish", "effects.subscribe"]);
 }
 

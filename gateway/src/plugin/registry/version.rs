@@ -53,7 +53,7 @@ pub(super) fn load(
             ))
         })?;
     let took = begin.elapsed();
-    factory.about().asks.check(&settings.grants, &settings_file(&found.file))?;
+    factory.about().requested.check(&settings.grants, &settings_file(&found.file))?;
     let Settings { failure: policy, grants, limits, state, breaker, http_instances, .. } = settings;
     let (name, breaker) = (name.clone(), Arc::new(Breaker::new(breaker)));
     Ok(Arc::new(Version {
@@ -77,8 +77,8 @@ fn settings(found: &PluginFile) -> Result<Settings, LoadError> {
         let (file, why) = (settings_file(&found.file), error.message());
         LoadError::new(error.code(), format!("has settings in {file}, which {why}"))
     })?;
-    Settings::parse(bytes).map_err(|mistakes| {
-        LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {mistakes}"))
+    Settings::parse(bytes).map_err(|errors| {
+        LoadError::new(LoadCode::Settings, format!("has mistakes in its settings file: {errors}"))
     })
 }
 
@@ -95,9 +95,9 @@ pub(super) fn fails_closed(settings: Option<&Result<Bytes, LoadError>>) -> bool 
 
 /// Runs the embedded test of a plugin, if it has one.
 pub(super) fn self_test(loader: &dyn Loader, version: &Version, found: &PluginFile) -> Result<(), LoadError> {
-    let About { asks, self_test: Some(section), .. } = version.factory.about() else { return Ok(()) };
+    let About { requested, self_test: Some(section), .. } = version.factory.about() else { return Ok(()) };
     let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
-    SelfTest::parse(section)?.run(loader, &version.name, wasm, asks, &version.limits).map(drop)
+    SelfTest::parse(section)?.run(loader, &version.name, wasm, requested, &version.limits).map(drop)
 }
 
 /// Name of the settings file of a plugin file.
@@ -121,15 +121,14 @@ pub(super) fn warm(
 }
 
 pub(super) fn duplicate(name: &str, first: &str) -> LoadError {
-    let sentence =
-        format!("is the second plugin named `{name}`, after {first}; rename or remove one of them");
-    LoadError::new(LoadCode::DuplicateName, sentence)
+    let message = format!("is the second plugin named `{name}`, after {first}; rename or remove one of them");
+    LoadError::new(LoadCode::DuplicateName, message)
 }
 
 pub(super) fn too_many(plugins_max: usize) -> LoadError {
-    let sentence =
+    let message =
         format!("is one plugin more than the {plugins_max} of `plugins.max`; remove another or raise it");
-    LoadError::new(LoadCode::TooMany, sentence)
+    LoadError::new(LoadCode::TooMany, message)
 }
 
 impl LoadError {

@@ -10,7 +10,7 @@ use gateway_plugin_script::Who;
 
 use super::{Event, START, Step};
 use crate::plugin::Plugin;
-use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Message, Outgoing, Tick};
+use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Message, MessageContent, Outgoing, Tick};
 use crate::plugin::failure::Failure;
 use crate::plugin::interests::Pattern;
 use crate::plugin::state::Meters;
@@ -174,12 +174,14 @@ impl Occurrence {
             }
             Event::Message(message) => Self::Message(Message {
                 client,
-                kind: message.kind,
-                channel: message.channel.clone(),
-                method: message.method.clone(),
-                payload: Bytes::copy_from_slice(&message.payload),
-                binary: message.binary,
-                token: message.token.clone(),
+                content: MessageContent {
+                    kind: message.kind,
+                    channel: message.channel.clone(),
+                    method: message.method.clone(),
+                    payload: Bytes::copy_from_slice(&message.payload),
+                    binary: message.binary,
+                    token: message.token.clone(),
+                },
                 now,
                 at: now,
                 meters,
@@ -214,10 +216,12 @@ impl Occurrence {
     pub fn meet(&mut self, plugin: &mut dyn Plugin, effects: &mut Vec<Effect>) -> Answer {
         let interests = plugin.interests();
         match self {
-            Self::Connect(hello) if interests.hooks.on_connect => {
-                plugin.on_connect(hello, effects).map_or_else(Answer::Failed, Answer::Connect)
+            Self::Connect(event) if interests.hooks.on_connect => {
+                plugin.on_connect(event, effects).map_or_else(Answer::Failed, Answer::Connect)
             }
-            Self::Message(message) if interests.wants_message(message.kind, message.channel.as_ref()) => {
+            Self::Message(message)
+                if interests.wants_message(message.content.kind, message.content.channel.as_ref()) =>
+            {
                 plugin.on_message(message, effects).map_or_else(Answer::Failed, Answer::Message)
             }
             Self::Deliver(class, outgoing) => {
@@ -231,8 +235,8 @@ impl Occurrence {
                     }
                 }
             }
-            Self::Disconnect(goodbye) if interests.hooks.on_disconnect => {
-                plugin.on_disconnect(goodbye, effects).map_or_else(Answer::Failed, |()| Answer::Done)
+            Self::Disconnect(event) if interests.hooks.on_disconnect => {
+                plugin.on_disconnect(event, effects).map_or_else(Answer::Failed, |()| Answer::Done)
             }
             Self::Tick(tick) if interests.hooks.on_timer && interests.timer.is_some() => {
                 plugin.on_timer(tick, effects).map_or_else(Answer::Failed, |()| Answer::Done)
@@ -246,7 +250,7 @@ impl Occurrence {
         match (self, &step.event) {
             (Self::Message(left), Event::Message(message)) => {
                 connection.meters = left.meters;
-                Some(left.payload).filter(|left| *left != message.payload)
+                Some(left.content.payload).filter(|left| *left != message.payload)
             }
             _ => None,
         }

@@ -25,18 +25,18 @@ impl Plugin for Parrot {
         &self.0
     }
 
-    fn on_connect(&mut self, hello: &ConnectEvent, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
-        let identity = Identity { user: hello.token.clone(), ..Identity::default() };
+    fn on_connect(&mut self, event: &ConnectEvent, _: &mut Vec<Effect>) -> Result<ConnectVerdict, Failure> {
+        let identity = Identity { user: event.token.clone(), ..Identity::default() };
         Ok(ConnectVerdict::Accept(Box::new(identity)))
     }
 
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
         effects.push(Effect::SetAttribute { name: "seen".into(), value: "yes".into() });
-        Ok(match &*message.payload {
+        Ok(match &*message.content.payload {
             b"trap" => return Err(Failure::new(Cause::Trap, "ouch")),
             b"deny" => Verdict::Deny(Refusal { code: 103, reason: "no".into() }),
             b"change" => {
-                message.payload = Bytes::from_static(b"changed");
+                message.content.payload = Bytes::from_static(b"changed");
                 Verdict::Allow
             }
             _ => {
@@ -48,8 +48,8 @@ impl Plugin for Parrot {
         })
     }
 
-    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
-        let payload = goodbye.duration.to_string().into();
+    fn on_disconnect(&mut self, event: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+        let payload = event.duration.to_string().into();
         effects.push(Effect::Publish { address: Channel::parse("left").unwrap(), payload });
         Ok(())
     }

@@ -58,11 +58,11 @@ impl Reader {
         let Some(value) = table.remove(key) else { return Vec::new() };
         let key = format!("grants.{key}");
         let Value::Array(values) = &value else {
-            self.mistake(&key, format!("is {value}; expected a list of texts"));
+            self.error(&key, format!("is {value}; expected a list of texts"));
             return Vec::new();
         };
         if values.len() > NAMES_MAX {
-            self.mistake(&key, format!("has {} entries; expected at most {NAMES_MAX}", values.len()));
+            self.error(&key, format!("has {} entries; expected at most {NAMES_MAX}", values.len()));
             return Vec::new();
         }
         let mut kept = Vec::with_capacity(values.len());
@@ -71,9 +71,9 @@ impl Reader {
                 Some(Ok(name)) if kept.contains(&name) => {}
                 Some(Ok(name)) => kept.push(name),
                 Some(Err(accepted)) => {
-                    self.mistake(&format!("{key}[{number}]"), format!("is {value}; expected {accepted}"));
+                    self.error(&format!("{key}[{number}]"), format!("is {value}; expected {accepted}"));
                 }
-                None => self.mistake(&format!("{key}[{number}]"), format!("is {value}; expected a text")),
+                None => self.error(&format!("{key}[{number}]"), format!("is {value}; expected a text")),
             }
         }
         kept
@@ -84,7 +84,7 @@ impl Reader {
             None => false,
             Some(Value::Boolean(yes)) => yes,
             Some(other) => {
-                self.mistake(&format!("grants.{key}"), format!("is {other}; expected true or false"));
+                self.error(&format!("grants.{key}"), format!("is {other}; expected true or false"));
                 false
             }
         }

@@ -4,9 +4,9 @@
 
 use super::*;
 
-fn mistakes(file: &str) -> Vec<String> {
-    let mistakes = Settings::parse(file.as_bytes()).unwrap_err();
-    mistakes.iter().map(|mistake| format!("{}: {}", mistake.key, mistake.text)).collect()
+fn errors(file: &str) -> Vec<String> {
+    let errors = Settings::parse(file.as_bytes()).unwrap_err();
+    errors.iter().map(|error| format!("{}: {}", error.key, error.text)).collect()
 }
 
 #[test]
@@ -101,22 +101,22 @@ fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
         ttl = "1s"
         "#;
     assert_eq!(
-        mistakes(file),
+        errors(file),
         [
             "config.ratio: is inf; expected a finite number",
             "limits.deadline: is 5; expected a text like \"5ms\" or \"1s\", from \"1ms\" to \"10s\"",
             "limits.memory: is \"1KiB\"; expected a text like \"64KiB\" or \"32MiB\", from \"1MiB\" to \"4GiB\"",
             "limits.effects_max: is -1; expected a number from 0 to 10000",
-            "limits.fuel: is not a key; known here: deadline, configure_deadline, memory, effects_max, \
+            "limits.fuel: is not a known key; accepted: deadline, configure_deadline, memory, effects_max, \
              effect_bytes_max, log_lines_per_second",
             "state.entries_max: is 15; expected a number from 16 to 100000000",
             "state.bytes_max: is 1000; expected a text like \"64KiB\" or \"32MiB\", from \"64KiB\" to \"64GiB\"",
-            "state.ttl: is not a key; known here: entries_max, bytes_max",
+            "state.ttl: is not a known key; accepted: entries_max, bytes_max",
             "failure: is \"ajar\"; expected \"closed\" or \"open\"",
             "breaker.failures: is -1; expected a number from 0 to 1000",
             "breaker.within: is \"1h\"; expected a text like \"5ms\" or \"1s\", from \"100ms\" to \"600s\"",
-            "breaker.after: is not a key; known here: failures, within, open_for",
-            "falure: is not a key; known here: [config], [grants], [limits], [state], [http], failure, [breaker]",
+            "breaker.after: is not a known key; accepted: failures, within, open_for",
+            "falure: is not a known key; accepted: [config], [grants], [limits], [state], [http], failure, [breaker]",
         ]
     );
 }
@@ -135,7 +135,7 @@ fn a_capability_that_cannot_be_granted_is_answered_with_those_that_can() {
     let shape = "a scheme, a host and maybe a port such as \"https://app.example:8443\", nothing after it";
     let variable = "the name of an environment variable: letters, digits and `_`, no digit first";
     assert_eq!(
-        mistakes(file),
+        errors(file),
         [
             "grants.effects[0]: is \"fly\"; expected one of \"publish\", \"subscribe\", \"unsubscribe\", \
              \"disconnect\", \"refresh\", \"set-attribute\"",
@@ -152,14 +152,14 @@ fn a_capability_that_cannot_be_granted_is_answered_with_those_that_can() {
             &format!("grants.environment[0]: is \"1ST\"; expected {variable}"),
             &format!("grants.environment[1]: is \"A B\"; expected {variable}"),
             "grants.buckets: is \"yes\"; expected true or false",
-            "grants.sockets: is not a key; known here: effects, buckets, key-value, http, http-private, upstreams, environment",
+            "grants.sockets: is not a known key; accepted: effects, buckets, key-value, http, http-private, upstreams, environment",
         ]
     );
 }
 
 #[test]
 fn what_is_not_toml_is_said_with_its_line() {
-    assert!(mistakes("a = 1\n[limits\n")[0].starts_with(": is not TOML: line 2: "));
+    assert!(errors("a = 1\n[limits\n")[0].starts_with(": is not TOML: line 2: "));
     assert_eq!(Settings::parse(b"\xff").unwrap_err().to_string(), "is not UTF-8 text; expected TOML");
-    assert_eq!(mistakes("limits = 3"), ["limits: is 3; expected a table [limits]"]);
+    assert_eq!(errors("limits = 3"), ["limits: is 3; expected a table [limits]"]);
 }

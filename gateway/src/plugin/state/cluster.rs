@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use gateway_plugin_state::{Report, Rule, Told};
+use gateway_plugin_state::{MeterState, Report, Rule};
 
+use super::shared::SHARDS;
 use super::{Bucket, PluginState};
 
 /// A late report counts for at most two bursts plus the amount that the rule admits in this many
@@ -46,8 +47,8 @@ impl PluginState {
             return Vec::new();
         }
         let mut buckets: BTreeMap<u32, Vec<Taken>> = BTreeMap::new();
-        for shard in &self.shards {
-            shard.lock().report(keys_max.div_ceil(self.shards.len()), |bucket, key, report| {
+        for mut shard in self.shards.iter() {
+            shard.report(keys_max.div_ceil(SHARDS), |bucket, key, report| {
                 let Report { total, known } = report;
                 buckets.entry(bucket).or_default().push(Taken { key: key.into(), total, known });
             });
@@ -64,9 +65,9 @@ impl PluginState {
     }
 
     /// Applies the total usage of a key on all nodes, which is the response to this node's report.
-    pub fn reconcile(&self, bucket: &Bucket, taken: &Taken, told: Told, now: u64) {
+    pub fn reconcile(&self, bucket: &Bucket, taken: &Taken, state: MeterState, now: u64) {
         let (mut store, key) = self.find(bucket.number, &taken.key);
-        store.reconcile(&key, &bucket.rule, taken.total, told, now);
+        store.reconcile(&key, &bucket.rule, taken.total, state, now);
     }
 
     /// A report got no response. It is repeated the next time.
@@ -114,7 +115,7 @@ mod tests {
         state.report_again(&bucket, &keys[0]);
         assert_eq!(state.reports(100)[0].keys, keys[..1]);
         // Other nodes have used everything.
-        state.reconcile(&bucket, &keys[0], Told { used: 10 * 1000, before: 0, age: 0 }, 0);
+        state.reconcile(&bucket, &keys[0], MeterState { used: 10 * 1000, before: 0, age: 0 }, 0);
         assert_eq!(state.take(&bucket, b"k", 1, 0), 100);
         assert_eq!(state.room(&bucket, b"k", 0).remaining, 0);
         state.report_again(&bucket, &keys[0]);

@@ -1,13 +1,14 @@
 //! [`PluginState`]: state of a plugin that all workers share.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gateway_plugin_state::{Bounds, IncrementError, Key, Room, Rule, Store, TooLarge, Usage};
 
+use crate::sharded::Sharded;
+
 /// Parts of a plugin's state, each with its own lock, held for one operation, and its share of the bounds.
-const SHARDS: usize = 16;
+pub(super) const SHARDS: usize = 16;
 /// Buckets, by name and rule, whose numbers are remembered. If a plugin is reloaded with new rules many
 /// times, the oldest are dropped.
 const DECLARED_MAX: usize = 1024;
@@ -17,18 +18,11 @@ const VALUES: u32 = 0;
 /// State of one plugin in the gateway, from its first load to the end of the process.
 #[derive(Debug)]
 pub struct PluginState {
-    pub(super) shards: [Shard; SHARDS],
-    /// Keyed with a secret, because clients choose many of the keys.
-    hasher: RandomState,
+    pub(super) shards: Sharded<Store, SHARDS>,
     declared: Mutex<Vec<Declared>>,
     /// Whether a cluster-wide bucket was ever declared.
     has_cluster_buckets: AtomicBool,
 }
-
-/// On separate cache lines: a lock taken on one core must not slow down its neighbours.
-#[derive(Debug)]
-#[repr(align(128))]
-pub(super) struct Shard(Mutex<Store>);
 
 #[derive(Debug)]
 struct Declared {
@@ -67,10 +61,8 @@ impl PluginState {
 
     /// Empty state.
     pub fn new(bounds: Bounds) -> Self {
-        let shard = |_| Shard(Mutex::new(Store::new(share(bounds))));
         Self {
-            shards: std::array::from_fn(shard),
-            hasher: RandomState::new(),
+            shards: Sharded::new(|| Store::new(share(bounds))),
             declared: Mutex::default(),
             has_cluster_buckets: AtomicBool::new(false),
         }
@@ -78,14 +70,14 @@ impl PluginState {
 
     /// Changes the bounds, and evicts entries that no longer fit.
     pub fn set_bounds(&self, bounds: Bounds) {
-        for shard in &self.shards {
-            shard.lock().set_bounds(share(bounds));
+        for mut shard in self.shards.iter() {
+            shard.set_bounds(share(bounds));
         }
     }
 
     /// Entries and bytes in use.
     pub fn usage(&self) -> Usage {
-        self.shards.iter().map(|shard| shard.lock().usage()).fold(Usage::default(), |sum, usage| Usage {
+        self.shards.iter().map(|shard| shard.usage()).fold(Usage::default(), |sum, usage| Usage {
             entries: sum.entries + usage.entries,
             bytes: sum.bytes + usage.bytes,
             evictions: sum.evictions + usage.evictions,
@@ -153,18 +145,30 @@ impl PluginState {
     }
 
     /// Sets a value, for `ttl` milliseconds or until it is evicted.
+    ///
+    /// # Errors
+    ///
+    /// If the key or the value is larger than the bounds allow.
     pub fn set(&self, key: &[u8], value: &[u8], ttl: Option<u64>, now: u64) -> Result<(), TooLarge> {
         let (mut store, key) = self.find(VALUES, key);
         store.set(&key, value, ttl, now)
     }
 
     /// Sets a value if the key has none. True if it did.
+    ///
+    /// # Errors
+    ///
+    /// If the key or the value is larger than the bounds allow.
     pub fn add(&self, key: &[u8], value: &[u8], ttl: Option<u64>, now: u64) -> Result<bool, TooLarge> {
         let (mut store, key) = self.find(VALUES, key);
         store.add(&key, value, ttl, now)
     }
 
     /// Adds to a number and returns the sum, as [`Store::increment`] does.
+    ///
+    /// # Errors
+    ///
+    /// If the key is too large, or the value is not a number or would be too large a number.
     pub fn increment(&self, key: &[u8], by: i64, ttl: Option<u64>, now: u64) -> Result<i64, IncrementError> {
         let (mut store, key) = self.find(VALUES, key);
         store.increment(&key, by, ttl, now)
@@ -177,17 +181,8 @@ impl PluginState {
     }
 
     pub(super) fn find<'s, 'k>(&'s self, space: u32, bytes: &'k [u8]) -> (MutexGuard<'s, Store>, Key<'k>) {
-        let hash = self.hasher.hash_one((space, bytes));
-        // Bits that the inner table does not use.
-        let shard = &self.shards[(hash >> 32) as usize % SHARDS];
-        (shard.lock(), Key { hash, space, bytes })
-    }
-}
-
-impl Shard {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Store> {
-        // A store stays usable after a panic; at worst an entry is counted wrong.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let hash = self.shards.hash(&(space, bytes));
+        (self.shards.lock_hashed(hash), Key { hash, space, bytes })
     }
 }
 

@@ -51,7 +51,7 @@ impl buckets::Host for State {
     fn take_connection(&mut self, bucket: u32, cost: u32) -> wasmtime::Result<u64> {
         let bucket = self.bucket(bucket)?;
         if self.event.hook != Hook::Message {
-            bail!("only a message has the rate limits of its connection with it");
+            bail!("only a message carries the rate limits of its connection");
         }
         Ok(self.meters.take(&bucket, cost, self.event.at))
     }
@@ -71,7 +71,7 @@ impl key_value::Host for State {
     }
 
     fn get(&mut self, key: String) -> Option<Vec<u8>> {
-        if !self.outside.values {
+        if !self.capabilities.values {
             return None;
         }
         self.kept.get(key.as_bytes(), self.event.at)
@@ -97,7 +97,7 @@ impl key_value::Host for State {
     }
 
     fn delete(&mut self, key: String) -> bool {
-        self.outside.values && self.kept.delete(key.as_bytes(), self.event.at)
+        self.capabilities.values && self.kept.delete(key.as_bytes(), self.event.at)
     }
 }
 
@@ -110,7 +110,7 @@ impl State {
     }
 
     fn pay_for_value(&mut self, bytes: usize) -> Result<(), Error> {
-        if !self.outside.values {
+        if !self.capabilities.values {
             return Err(error(code::NOT_GRANTED, "values are not granted (grants.key-value)"));
         }
         self.spend(bytes).map_err(|exhausted| self.exhausted(exhausted))
@@ -218,15 +218,15 @@ mod tests {
         state.event.hook = Hook::Message;
         assert_eq!(refused(state.ask()), code::NOT_IN_THIS_HOOK);
 
-        let mut outside = Capabilities::default();
-        outside.values = false;
-        state.outside = Arc::new(outside);
+        let mut capabilities = Capabilities::default();
+        capabilities.values = false;
+        state.capabilities = Arc::new(capabilities);
         assert_eq!(state.get("k".into()), None);
         assert!(!state.delete("k".into()));
         assert_eq!(refused(state.set("k".into(), vec![], None)), code::NOT_GRANTED);
         assert_eq!(refused(state.add("n".into(), vec![], None)), code::NOT_GRANTED);
         assert_eq!(refused(state.increment("n".into(), 1, None)), code::NOT_GRANTED);
-        state.outside = Arc::default();
+        state.capabilities = Arc::default();
         assert_eq!(state.get("k".into()).as_deref(), Some(&b"v"[..]));
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use wit_parser::{Function, Resolve, Type, TypeDefKind, WorldItem};
 
 use super::guest;
-use super::support::{Running, channel, component, hello, module, start};
+use super::support::{Running, channel, component, connect_event, module, start};
 use crate::plugin::event::Kind;
 use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
 use crate::protocol::Protocol;
@@ -133,7 +133,7 @@ fn a_plugin_of_the_released_interface_loads_and_works() {
         let started = || start(&wasm, "").map_err(|error| error.to_string()).unwrap();
         let mut frozen: Running = started();
         let connect = |frozen: &mut Running, token: &str| {
-            frozen.plugin.on_connect(&hello(Protocol::Raw, token), &mut Vec::new()).unwrap()
+            frozen.plugin.on_connect(&connect_event(Protocol::Raw, token), &mut Vec::new()).unwrap()
         };
         assert_eq!(connect(&mut frozen, ""), ConnectVerdict::Pass);
         assert!(matches!(connect(&mut frozen, "no"), ConnectVerdict::Refuse(why) if why.code == 3500));

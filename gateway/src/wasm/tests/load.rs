@@ -239,11 +239,11 @@ fn a_plugin_that_does_not_start_is_refused_with_the_limit_it_hit() {
 
 #[test]
 fn configure_decides_whether_the_settings_are_good() {
-    let stamp = module("guest_stamp.wasm");
+    let version_echo = module("guest_version_echo.wasm");
     let words = ["refuses its settings: version 2 was told to fail"];
-    check(start(&stamp, "[config]\nversion = \"2\"\nfail = true"), LoadCode::Configure, &words);
-    check(start(&stamp, ""), LoadCode::Configure, &["refuses its settings", "version"]);
-    start(&stamp, "[config]\nversion = \"2\"").map(|_| ()).unwrap();
+    check(start(&version_echo, "[config]\nversion = \"2\"\nfail = true"), LoadCode::Configure, &words);
+    check(start(&version_echo, ""), LoadCode::Configure, &["refuses its settings", "version"]);
+    start(&version_echo, "[config]\nversion = \"2\"").map(|_| ()).unwrap();
 
     let configure = |body: &str| {
         let code = format!(
@@ -259,10 +259,10 @@ fn configure_decides_whether_the_settings_are_good() {
 
 #[test]
 fn a_plugin_says_what_it_is_in_either_form() {
-    let puppet = load(&module("guest_puppet.wasm"), "").unwrap().about().asks.names();
+    let scripted = load(&module("guest_scripted.wasm"), "").unwrap().about().requested.names();
     let orders = ["publish", "subscribe", "unsubscribe", "disconnect", "refresh"];
     let all = orders.map(|order| format!("effects.{order}"));
-    assert_eq!(puppet, all, "what is done to others is granted with what is done to the own client");
+    assert_eq!(scripted, all, "what is done to others is granted with what is done to the own client");
     for wasm in [module("echo.wasm"), component("echo.wasm")] {
         let factory = load(&wasm, "").unwrap();
         let about = factory.about();
@@ -270,7 +270,7 @@ fn a_plugin_says_what_it_is_in_either_form() {
         assert!(about.version.is_some() && about.sdk.is_some(), "{about:?}");
         assert_eq!(about.hooks, Hooks { configure: true, on_message: true, ..Hooks::default() });
     }
-    let foreign = load(&module("guest_bare.wasm"), "").unwrap();
+    let foreign = load(&module("guest_no_sdk.wasm"), "").unwrap();
     assert_eq!((foreign.about().name.as_deref(), foreign.about().version.as_deref()), (None, None));
     assert_eq!(foreign.about().hooks, Hooks { on_message: true, ..Hooks::default() });
 }
@@ -278,11 +278,11 @@ fn a_plugin_says_what_it_is_in_either_form() {
 #[test]
 fn a_plugin_asks_for_what_it_uses() {
     for wasm in [module("examples/lobby.wasm"), component("examples/lobby.wasm")] {
-        let asks = load(&wasm, "").unwrap().about().asks.names();
-        assert_eq!(asks, ["effects.publish", "effects.subscribe", "effects.set-attribute"]);
+        let requested = load(&wasm, "").unwrap().about().requested.names();
+        assert_eq!(requested, ["effects.publish", "effects.subscribe", "effects.set-attribute"]);
     }
     for wasm in [module("echo.wasm"), component("echo.wasm"), module("guest_trap.wasm")] {
-        assert!(load(&wasm, "").unwrap().about().asks.is_empty());
+        assert!(load(&wasm, "").unwrap().about().requested.is_empty());
     }
 }
 
@@ -290,8 +290,8 @@ fn a_plugin_asks_for_what_it_uses() {
 fn names_that_the_author_stamped_in_are_asked_for() {
     let stamped = |stamp: &str| with_section(answers(0, &[], ""), "gateway-plugin", stamp.as_bytes());
     let stamp = r#"{"http":["https://A.example","https://a.example"],"upstreams":["o"],"environment":["X"]}"#;
-    let asks = load(&stamped(stamp), "").unwrap().about().asks.names();
-    assert_eq!(asks, ["http https://a.example", "upstream o", "environment X"]);
+    let requested = load(&stamped(stamp), "").unwrap().about().requested.names();
+    assert_eq!(requested, ["http https://a.example", "upstream o", "environment X"]);
     let words = ["asks for the environment variable \"A=\\n\", which is not the name of one"];
     check(load(&stamped(r#"{"environment":["A=\n"]}"#), ""), LoadCode::Malformed, &words);
 }

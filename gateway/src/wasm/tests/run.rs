@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use super::guest::{answers, guest, on_message, wat_string};
-use super::support::{Running, chain, channel, component, decide, goodbye, hello, message, module, start};
+use super::support::{
+    Running, chain, channel, component, connect_event, decide, disconnect_event, message, module, start,
+};
 use crate::plugin::event::Kind;
 use crate::plugin::failure::{Cause, Failure, FailurePolicy};
 use crate::plugin::interests::Kinds;
@@ -36,19 +38,20 @@ fn both_forms_of_a_plugin_answer_alike() {
         }
         assert_eq!(echo.plugin.interests().kinds, Kinds::NONE.with(Kind::Raw));
     }
-    for wasm in [module("guest_bare.wasm"), component("guest_bare.wasm")] {
-        let mut bare = running(&wasm);
-        assert_eq!(bare.raw("x").unwrap(), Verdict::Reply("bare".into()));
-        assert_eq!(bare.message(Kind::Publish, "news", b"{}").unwrap(), Verdict::Next);
-        assert_eq!(bare.plugin.interests().kinds, Kinds::ALL, "without configure it sees everything");
+    for wasm in [module("guest_no_sdk.wasm"), component("guest_no_sdk.wasm")] {
+        let mut no_sdk = running(&wasm);
+        assert_eq!(no_sdk.raw("x").unwrap(), Verdict::Reply("no-sdk".into()));
+        assert_eq!(no_sdk.message(Kind::Publish, "news", b"{}").unwrap(), Verdict::Next);
+        assert_eq!(no_sdk.plugin.interests().kinds, Kinds::ALL, "without configure it sees everything");
     }
 }
 
 #[test]
 fn settings_reach_the_plugin() {
-    let mut stamp =
-        start(&module("guest_stamp.wasm"), "[config]\nversion = \"7\"").map_err(|e| e.to_string()).unwrap();
-    assert_eq!(stamp.raw("x").unwrap(), Verdict::Reply(r#"{"payload":"x","stamp":"7"}"#.into()));
+    let mut version_echo = start(&module("guest_version_echo.wasm"), "[config]\nversion = \"7\"")
+        .map_err(|e| e.to_string())
+        .unwrap();
+    assert_eq!(version_echo.raw("x").unwrap(), Verdict::Reply(r#"{"payload":"x","version":"7"}"#.into()));
 }
 
 #[test]
@@ -57,7 +60,7 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
         let mut lobby = running(&wasm).json();
         let mut effects = Vec::new();
         let connect = |lobby: &mut Running, token: &str| {
-            lobby.plugin.on_connect(&hello(Protocol::CentrifugeJson, token), &mut Vec::new()).unwrap()
+            lobby.plugin.on_connect(&connect_event(Protocol::CentrifugeJson, token), &mut Vec::new()).unwrap()
         };
         assert_eq!(connect(&mut lobby, ""), ConnectVerdict::Pass);
         assert!(matches!(connect(&mut lobby, &"x".repeat(33)), ConnectVerdict::Refuse(_)));
@@ -66,7 +69,7 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
         assert_eq!(identity.info, r#"{"name":"ann"}"#);
 
         let mut join = message(Protocol::CentrifugeJson, Kind::Rpc, b"\"room:1\"");
-        join.method = "join".into();
+        join.content.method = "join".into();
         effects.push(Effect::Subscribe(channel("earlier")));
         let verdict = lobby.plugin.on_message(&mut join, &mut effects).unwrap();
         assert_eq!(verdict, Verdict::Reply(r#"{"room":"room:1"}"#.into()));
@@ -83,12 +86,12 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
                 publish(r#"{"joined":"ann"}"#),
             ]
         );
-        join.payload = Bytes::from_static(b"\"a b\"");
+        join.content.payload = Bytes::from_static(b"\"a b\"");
         let denied = lobby.plugin.on_message(&mut join, &mut Vec::new()).unwrap();
         assert!(matches!(denied, Verdict::Deny(_)), "{denied:?}");
 
         effects.clear();
-        lobby.plugin.on_disconnect(&goodbye(90_000), &mut effects).unwrap();
+        lobby.plugin.on_disconnect(&disconnect_event(90_000), &mut effects).unwrap();
         assert_eq!(effects, [publish(r#"{"after":90,"left":"ann"}"#)]);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::plugin::counters::PluginCounters;
-use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message};
+use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message, MessageContent};
 use crate::plugin::failure::{Failure, FailurePolicy};
 use crate::plugin::load::{Factory, LoadError, Loader as _};
 use crate::plugin::settings::Settings;
@@ -20,7 +20,7 @@ use crate::protocol::channel::Channel;
 use crate::wasm::{Loader, LoaderConfig};
 
 const PACKAGES: [&str; 6] =
-    ["echo", "guest-stamp", "guest-trap", "guest-bare", "guest-puppet", "guest-frozen-0-1"];
+    ["echo", "guest-version-echo", "guest-trap", "guest-no-sdk", "guest-scripted", "guest-frozen-0-1"];
 
 /// One engine for all tests, with room for few instances, so that a test that leaks instances fails.
 pub(super) fn loader() -> &'static Loader {
@@ -91,7 +91,7 @@ impl Running {
 
     pub(super) fn message(&mut self, kind: Kind, name: &str, payload: &[u8]) -> Result<Verdict, Failure> {
         let mut message = message(self.protocol, kind, payload);
-        message.channel = (!name.is_empty()).then(|| channel(name));
+        message.content.channel = (!name.is_empty()).then(|| channel(name));
         self.plugin.on_message(&mut message, &mut self.effects)
     }
 
@@ -115,24 +115,19 @@ pub(super) fn client(protocol: Protocol) -> Arc<Client> {
 pub(super) fn message(protocol: Protocol, kind: Kind, payload: &[u8]) -> Message {
     Message {
         client: client(protocol),
-        kind,
-        channel: None,
-        method: "".into(),
-        payload: Bytes::copy_from_slice(payload),
-        binary: false,
-        token: Box::default(),
+        content: MessageContent::new(kind, None, Bytes::copy_from_slice(payload)),
         now: 1_000_000,
         at: 1_000_000,
         meters: Meters::default(),
     }
 }
 
-pub(super) fn hello(protocol: Protocol, token: &str) -> ConnectEvent {
+pub(super) fn connect_event(protocol: Protocol, token: &str) -> ConnectEvent {
     let (now, at) = (1_000_000, 1_000_000);
     ConnectEvent { client: client(protocol), token: token.into(), data: Bytes::new(), now, at }
 }
 
-pub(super) fn goodbye(duration: u64) -> DisconnectEvent {
+pub(super) fn disconnect_event(duration: u64) -> DisconnectEvent {
     DisconnectEvent {
         client: client(Protocol::CentrifugeJson),
         code: 3000,

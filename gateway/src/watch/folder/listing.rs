@@ -38,50 +38,50 @@ impl Listing {
     /// Classifies the names in the folder `root`, a path without links. `user` is the gateway's, if owners
     /// matter.
     pub(super) fn of(root: &Path, names: &Names, user: Option<u32>) -> Self {
-        let judge = Judge { root, user, folder: RefCell::default(), linked: RefCell::default() };
+        let checker = Checker { root, user, folder: RefCell::default(), linked: RefCell::default() };
         let mut listing = Listing::default();
         for plugin in &names.plugins {
             let settings: Box<str> = format!("{}.toml", stem(plugin)).into();
-            if let Some(seen) = judge.look(plugin) {
+            if let Some(seen) = checker.look(plugin) {
                 listing.files.insert(plugin.clone(), seen);
-                listing.files.extend(judge.look(&settings).map(|seen| (settings, seen)));
+                listing.files.extend(checker.look(&settings).map(|seen| (settings, seen)));
             }
         }
         for settings in &names.settings {
             let plugin = format!("{}.wasm", stem(settings));
             // A plugin may exist beyond the limit.
-            if listing.files.contains_key(settings) || judge.look(&plugin).is_some() {
+            if listing.files.contains_key(settings) || checker.look(&plugin).is_some() {
                 continue;
             }
-            if let Some(seen) = judge.look(settings) {
+            if let Some(seen) = checker.look(settings) {
                 listing.files.insert(settings.clone(), seen);
                 let message = format!(
-                    "has the settings of a plugin, and {plugin} is not there: put it beside them, or take them out"
+                    "has the settings of a plugin, but {plugin} is missing: add it, or remove the settings"
                 );
                 listing.misfit(settings, Meant::Settings, LoadCode::NoModule, message);
             }
         }
         for name in &names.misnamed {
             let message = format!(
-                "is named almost like a plugin or its settings: rename it to {}.wasm or .toml, in small letters, or take it \
-                 out",
+                "is named almost like a plugin or its settings: rename it to {}.wasm or .toml, in small letters, or remove \
+                 it",
                 stem(name)
             );
             listing.misfit(name, Meant::Misnamed, LoadCode::Misnamed, message);
         }
         for name in &names.folders {
             let Ok(target) = root.join(&**name).canonicalize() else { continue };
-            let is_used = judge.linked.borrow().iter().any(|file| file.starts_with(&target));
+            let is_used = checker.linked.borrow().iter().any(|file| file.starts_with(&target));
             if target != *root && !is_used && holds_plugins(&target) {
-                let message = "is a folder with plugins in it, which are not looked at: put them into the plugin folder itself, \
+                let message = "is a folder with plugins in it, which the gateway does not read: put them into the plugin folder itself, \
                                 or link to them from there";
                 listing.misfit(&format!("{name}/"), Meant::Folder, LoadCode::SubFolder, message.into());
             }
         }
         if let Some(first) = &names.beyond {
             let message = format!(
-                "is one of more than {PLUGINS_MAX} plugin files in the folder: it and those that come after it are not looked \
-                 at. Take out what does not belong there"
+                "is one of more than {PLUGINS_MAX} plugin files in the folder: the gateway reads neither it nor \
+                 those after it. Remove files that do not belong there"
             );
             listing.misfit(first, Meant::Misnamed, LoadCode::TooMany, message);
         }
@@ -166,7 +166,7 @@ fn keep(names: &mut BTreeSet<Box<str>>, name: &str) {
 }
 
 /// Checks names during one scan of the folder.
-struct Judge<'a> {
+struct Checker<'a> {
     root: &'a Path,
     /// The user of the gateway, if owners matter.
     user: Option<u32>,
@@ -176,7 +176,7 @@ struct Judge<'a> {
     linked: RefCell<BTreeSet<PathBuf>>,
 }
 
-impl Judge<'_> {
+impl Checker<'_> {
     /// The entry with a name; `None` if there is none. An entry that cannot be checked still counts as
     /// present.
     fn look(&self, name: &str) -> Option<Seen> {
@@ -250,9 +250,9 @@ fn holds_plugins(folder: &Path) -> bool {
 /// An entry exists, but its metadata is unavailable. Every scan tries again.
 fn unseen(error: &io::Error) -> Seen {
     Seen::Unusable(if error.kind() == io::ErrorKind::PermissionDenied {
-        "it cannot be looked at: the gateway's user needs permission"
+        "it cannot be read: the gateway's user needs permission"
     } else {
-        "it cannot be looked at: the file system fails"
+        "it cannot be read: the file system fails"
     })
 }
 

@@ -3,9 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use gateway_plugin_sdk::settings;
+use gateway_plugin_sdk::settings::Errors;
 use serde_json::Value;
 
-use super::Mistakes;
 use crate::algorithm::Algorithm;
 use crate::issuer::Issuer;
 use crate::jwk;
@@ -49,21 +49,21 @@ pub(super) enum Texts {
     Many(Vec<String>),
 }
 
-pub(super) fn several(list: Vec<IssuerSettings>, pace: Pace, mistakes: &mut Mistakes) -> Vec<Issuer> {
+pub(super) fn several(list: Vec<IssuerSettings>, pace: Pace, errors: &Errors) -> Vec<Issuer> {
     if list.len() > ISSUERS_MAX {
-        mistakes.add("issuers", format!("has {} members: at most {ISSUERS_MAX} are accepted", list.len()));
+        errors.add("issuers", format!("has {} members: at most {ISSUERS_MAX} are accepted", list.len()));
     }
     let mut issuers: Vec<Issuer> = Vec::with_capacity(list.len());
     for (index, one) in list.into_iter().enumerate() {
         let at = format!("issuers[{index}].");
         if issuers.iter().any(|other| other.name.as_deref() == Some(&one.issuer)) {
-            mistakes.add(&format!("{at}issuer"), "is there twice: put its keys together");
+            errors.add(&format!("{at}issuer"), "is there twice: put its keys together");
         }
         let IssuerSettings { issuer, audience, algorithm, keys, jwks, jwks_url } = one;
         let short = KeySettings::default();
         let parts =
             IssuerParts { name: Some(issuer), audience, algorithm, short, keys, jwks, jwks_url, pace };
-        issuers.push(parts.check(&at, mistakes));
+        issuers.push(parts.check(&at, errors));
     }
     issuers
 }
@@ -83,9 +83,9 @@ pub(super) struct IssuerParts {
 }
 
 impl IssuerParts {
-    pub(super) fn check(self, at: &str, mistakes: &mut Mistakes) -> Issuer {
+    pub(super) fn check(self, at: &str, errors: &Errors) -> Issuer {
         if self.name.as_deref() == Some("") {
-            mistakes.add(&format!("{at}issuer"), "is empty: leave it out if it does not matter");
+            errors.add(&format!("{at}issuer"), "is empty: leave it out if it does not matter");
         }
         let audience = match self.audience {
             None => Vec::new(),
@@ -94,11 +94,11 @@ impl IssuerParts {
             Some(Texts::Many(texts)) => texts,
         };
         if audience.iter().any(String::is_empty) {
-            mistakes.add(&format!("{at}audience"), "is empty: leave it out if it does not matter");
+            errors.add(&format!("{at}audience"), "is empty: leave it out if it does not matter");
         }
         let algorithm = self.algorithm.as_deref().map(Algorithm::parse).transpose();
         let algorithm = algorithm.unwrap_or_else(|why| {
-            mistakes.add(&format!("{at}algorithm"), why);
+            errors.add(&format!("{at}algorithm"), why);
             None
         });
 
@@ -107,11 +107,11 @@ impl IssuerParts {
         let mut add = |key: &str, added: Result<(), String>| {
             if let Err(why) = added {
                 bad = true;
-                mistakes.add(key, why);
+                errors.add(key, why);
             }
         };
         if self.short.is_given() {
-            // Its mistakes name the key that holds the secret, which is one of this table.
+            // Its errors name the key that holds the secret, which is one of this table.
             if let Err((key, why)) =
                 self.short.read(Some(algorithm.unwrap_or(Algorithm::Hs256))).map(|(kid, key)| {
                     keys.add(kid, key).expect("the first key");
@@ -140,7 +140,7 @@ impl IssuerParts {
             add(&format!("{at}jwks_url"), Err(why));
         }
         if keys.len() == 0 && self.jwks_url.is_none() && !bad {
-            mistakes.add(
+            errors.add(
                 &format!("{at}keys"),
                 "is missing: say what tokens are signed with, in `keys`, `jwks` or `jwks_url`, or with a `secret`",
             );

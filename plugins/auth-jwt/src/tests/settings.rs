@@ -1,4 +1,4 @@
-//! Settings: everything that is wrong is told at once, by its key, and no secret is repeated.
+//! Settings: all errors are reported at once, each with its key, and no secret is repeated.
 
 use base64::engine::general_purpose::STANDARD;
 
@@ -16,10 +16,10 @@ fn check_key(key: &Value, expected: &str) {
 }
 
 #[test]
-fn mistakes_come_all_at_once() {
+fn errors_come_all_at_once() {
     check(
         &json!({"secret": "short", "leeway": 301, "issuer": "", "age_max": 0, "token_bytes_max": 1_000_000}),
-        "`issuer` is empty: leave it out if it does not matter; \
+        "5 errors: `issuer` is empty: leave it out if it does not matter; \
          `secret` has 5 bytes: HS256 needs at least 32 (`openssl rand -base64 48` makes a good one); \
          `leeway` is 301 seconds: at most 300 are accepted; `age_max` is 0: no token would be good; \
          `token_bytes_max` is 1000000: 256 to 65536 are accepted",
@@ -194,7 +194,7 @@ fn channels_of_settings_are_patterns() {
     check(
         &json!({"secret": SECRET, "token_channels": ["private:*", "a b"], "permissions": "claims",
                "permission_claims": {"publish": ""}}),
-        "`permission_claims` has \"\", which is no name of a claim; \
+        "2 errors: `permission_claims` has \"\", which is no name of a claim; \
          `token_channels` has \"a b\", which is no channel name that may end in `*`",
     );
 }
@@ -204,7 +204,7 @@ fn claims_have_names() {
     check(
         &json!({"secret": SECRET, "user_claim": "", "required_claims": ["/"], "attributes": {"a": ""},
                "required_values": {"roles": ["a"]}}),
-        "`user_claim` has \"\", which is no name of a claim; `required_claims` has \"/\", which is no name of a claim; \
+        "4 errors: `user_claim` has \"\", which is no name of a claim; `required_claims` has \"/\", which is no name of a claim; \
          `attributes` has no name for the attribute of claim `a`; \
          `required_values` has for `roles` something else than a text, a number, true or false",
     );

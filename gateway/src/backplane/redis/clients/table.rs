@@ -1,4 +1,4 @@
-//! `Clients` holds the clients of this node and tracks which of them have not been written to Redis.
+//! `ClientTable` holds the clients of this node and tracks which of them have not been written to Redis.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use crate::connection_id::ConnectionIds;
 use crate::plugin::event::Client;
 
 /// See the module. One part per worker, so that no worker waits for another one.
-pub(crate) struct Clients {
+pub(crate) struct ClientTable {
     parts: Box<[Mutex<Part>]>,
     changed: Notify,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Changes {
 /// Changes under way to Redis. If dropped before a response, they are queued again: a connection may end at
 /// any time.
 pub(super) struct Batch<'a> {
-    clients: &'a Clients,
+    table: &'a ClientTable,
     pub(super) changes: Changes,
 }
 
@@ -61,7 +61,7 @@ impl Batch<'_> {
     /// Redis has carried it out.
     pub(super) fn done(mut self) {
         for (client, _) in std::mem::take(&mut self.changes).came {
-            if let Some(registered) = self.clients.part(client.number).clients.get_mut(&client.number) {
+            if let Some(registered) = self.table.part(client.number).clients.get_mut(&client.number) {
                 (registered.under_way, registered.known) = (false, true);
             }
         }
@@ -69,19 +69,19 @@ impl Batch<'_> {
 
     /// Redis has refused it.
     pub(super) fn refused(mut self) {
-        self.clients.again(std::mem::take(&mut self.changes), false);
+        self.table.again(std::mem::take(&mut self.changes), false);
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         if !self.is_empty() {
-            self.clients.again(std::mem::take(&mut self.changes), true);
+            self.table.again(std::mem::take(&mut self.changes), true);
         }
     }
 }
 
-impl Clients {
+impl ClientTable {
     pub(crate) fn new(workers: usize) -> Self {
         Self { parts: (0..workers.max(1)).map(|_| Mutex::default()).collect(), changed: Notify::new() }
     }
@@ -160,7 +160,7 @@ impl Clients {
                 }
             }
         }
-        Batch { clients: self, changes }
+        Batch { table: self, changes }
     }
 
     /// Queues changes again. With `doubt`, Redis may have carried them out.
@@ -235,14 +235,14 @@ mod tests {
     }
 
     /// The ids that came, with their rooms, and the ids that have left, all written successfully.
-    fn take(clients: &Clients) -> (Vec<String>, Vec<String>) {
+    fn take(clients: &ClientTable) -> (Vec<String>, Vec<String>) {
         let batch = clients.take(100, 1 << 20);
         let changes = &batch.changes;
         let came =
             changes.came.iter().map(|(client, _)| format!("{} {}", client.id, client.attributes["room"]));
-        let told = (came.collect(), changes.gone.iter().map(ToString::to_string).collect());
+        let changes_there = (came.collect(), changes.gone.iter().map(ToString::to_string).collect());
         batch.done();
-        told
+        changes_there
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_client_is_written_as_it_is_when_it_is_written() {
-        let clients = Clients::new(2);
+        let clients = ClientTable::new(2);
         clients.register(&client(1, "a"), 5);
         clients.register(&client(1, "b"), 5);
         assert!(!clients.is_written());
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn who_comes_and_goes_between_two_writes_costs_nothing() {
-        let clients = Clients::new(1);
+        let clients = ClientTable::new(1);
         clients.register(&client(1, "a"), 5);
         clients.deregister(1);
         clients.deregister(1);
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_was_not_written_is_written_as_it_is_by_then() {
-        let clients = Clients::new(1);
+        let clients = ClientTable::new(1);
         clients.register(&client(1, "a"), 5);
         clients.register(&client(2, "a"), 5);
         let failed = clients.take(9, 1 << 20);
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn while_redis_takes_nothing_there_is_nobody_to_take_away() {
-        let clients = Clients::new(1);
+        let clients = ClientTable::new(1);
         for number in 0..100 {
             clients.register(&client(number, "a"), 5);
             let refused = clients.take(9, 1 << 20);
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_bounded_and_the_gone_go_first() {
-        let clients = Clients::new(1);
+        let clients = ClientTable::new(1);
         for number in 0..10 {
             clients.register(&client(number, "a"), 5);
         }
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn written_anew_everybody_is_and_nobody_who_has_gone() {
-        let clients = Clients::new(1);
+        let clients = ClientTable::new(1);
         clients.register(&client(1, "a"), 5);
         clients.register(&client(2, "a"), 5);
         clients.take(9, 1 << 20).done();

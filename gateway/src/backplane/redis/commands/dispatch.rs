@@ -1,13 +1,18 @@
-//! Queues requests in the pipelines and returns their responses to the senders.
+//! `Requests` queues requests in the pipelines and returns their responses to the senders.
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxBuildHasher;
+use tokio::sync::mpsc;
 
 use crate::backplane::inbox::Delivery;
-use crate::backplane::redis::Shared;
-use crate::backplane::redis::commands::request::{Request, What};
-use crate::backplane::{ReplyTo, Response};
+use crate::backplane::redis::commands::request::{Charges, Request, What};
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::topology::Topology;
+use crate::backplane::{Outcome, ReplyTo, Response};
+use crate::charge::{Account, Charge};
 use crate::connection_id::ConnectionIds;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
@@ -27,11 +32,74 @@ pub(crate) const DISAGREES: &str = "this gateway does not serve channels, becaus
     gateways: see `/health/ready`";
 pub(crate) const BUSY: &str = "too many questions wait for redis: try again";
 
-impl Shared {
+/// See the module.
+pub(crate) struct Requests {
+    context: Arc<Context>,
+    topology: Arc<Topology>,
+    /// The queues of the pipelines of each shard. Each channel uses one of them.
+    pipelines: Box<[Box<[mpsc::Sender<Request>]>]>,
+    /// Bytes of the publications among the pending requests.
+    pending: Account,
+}
+
+/// The receiving ends of the pipelines of each shard.
+pub(crate) type Queues = Vec<Vec<mpsc::Receiver<Request>>>;
+
+impl Requests {
+    pub(crate) fn new(context: Arc<Context>, topology: Arc<Topology>) -> (Self, Queues) {
+        let config = &context.config;
+        let of_shard = |_| {
+            let pipelines = (0..config.connections).map(|_| mpsc::channel(config.questions_max));
+            let (senders, queues): (Vec<_>, Vec<_>) = pipelines.unzip();
+            (senders.into_boxed_slice(), queues)
+        };
+        let (pipelines, queues): (Vec<_>, _) = topology.shards.iter().map(of_shard).unzip();
+        (Self { context, topology, pipelines: pipelines.into(), pending: Account::default() }, queues)
+    }
+
+    /// Index of the shard that a request is sent to.
+    pub(crate) fn shard_index_of(&self, what: &What) -> usize {
+        let slot_map = &self.topology.slot_map;
+        what.channel().map_or_else(|| slot_map.shared_shard(), |channel| slot_map.shard_of(channel))
+    }
+
+    /// The error for a request without a connection, if no channel is served.
+    pub(crate) fn refusal(&self) -> Option<ReplyError> {
+        self.topology.conflict(None).map(|_| UNAVAILABLE.because(DISAGREES))
+    }
+
+    /// Takes room for the bytes of a publication, until its response.
+    pub(crate) fn room_for(&self, bytes: usize) -> Option<Charge> {
+        self.pending.charge(bytes, self.context.config.questions_bytes_max)
+    }
+
+    /// Sends a request whose response comes later.
+    pub(crate) fn ask<T>(&self, what: What, reply_to: ReplyTo, at: Duration) -> Outcome<T> {
+        self.ask_charged(what, reply_to, at, [None, None])
+    }
+
+    /// Like [`ask`](Self::ask), with charges until the response.
+    pub(crate) fn ask_charged<T>(
+        &self,
+        what: What,
+        reply_to: ReplyTo,
+        at: Duration,
+        charges: Charges,
+    ) -> Outcome<T> {
+        match self.admit(reply_to) {
+            Ok(reply_to) => {
+                let until = at + self.context.config.timeout;
+                self.dispatch(Request { what, reply_to, until, _charges: charges });
+                Outcome::Pending
+            }
+            Err(error) => Outcome::Ready(Err(error)),
+        }
+    }
+
     /// Checks that there is room for a request; returns `reply_to` if there is.
     pub(crate) fn admit(&self, reply_to: ReplyTo) -> Result<ReplyTo, ReplyError> {
-        if self.metrics.asked() >= self.config.questions_max as u64 {
-            self.metrics.answered();
+        if self.context.metrics.asked() >= self.context.config.questions_max as u64 {
+            self.context.metrics.answered();
             return Err(ReplyError::TOO_MANY_REQUESTS.because(BUSY));
         }
         Ok(reply_to)
@@ -41,18 +109,18 @@ impl Shared {
     /// False without Redis or without room.
     pub(crate) fn broadcast(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
         let what = What::Spread { to, message, publication: false };
-        if self.shards[self.shard_index_of(&what)].status.link().is_none() {
+        if self.topology.shards[self.shard_index_of(&what)].status.connection().is_none() {
             return false;
         }
         let Ok(reply_to) = self.admit(ReplyTo::Nobody) else { return false };
-        let until = self.clock.now().at + self.config.timeout;
+        let until = self.context.clock.now().at + self.context.config.timeout;
         self.dispatch(Request { what, reply_to, until, _charges: [None, None] });
         true
     }
 
     /// Queues a request, or fails it if there is no room.
     pub(crate) fn dispatch(&self, request: Request) {
-        let pipelines = &self.shards[self.shard_index_of(&request.what)].pipelines;
+        let pipelines = &self.pipelines[self.shard_index_of(&request.what)];
         let pipeline = FxBuildHasher.hash_one(request.what.channel()) as usize % pipelines.len();
         if let Err(refused) = pipelines[pipeline].try_send(request) {
             let Request { what, reply_to, .. } = refused.into_inner();
@@ -60,26 +128,17 @@ impl Shared {
         }
     }
 
-    /// Reads the publications a subscriber missed, as soon as its channel is subscribed to.
-    pub(crate) fn recover(&self, request: Request) {
-        let What::Recover { channel, .. } = &request.what else { return self.answer_nothing(request) };
-        let channel = channel.clone();
-        if let Some(request) =
-            self.interest.when_confirmed(self.shard(&channel).status.link(), request, &channel)
-        {
-            self.dispatch(request);
-        }
-    }
-
+    /// Fails a request of the wrong kind.
     pub(crate) fn answer_nothing(&self, request: Request) {
         self.answer(request.reply_to, request.what.failed(ReplyError::INTERNAL));
     }
 
+    /// Sends a response.
     pub(crate) fn answer(&self, reply_to: ReplyTo, answer: Response) {
-        self.metrics.answered();
+        self.context.metrics.answered();
         match reply_to {
             ReplyTo::Connection(connection, request_id) => {
-                if let Some(inbox) = self.inboxes.get(ConnectionIds::worker(connection)) {
+                if let Some(inbox) = self.context.inboxes.get(ConnectionIds::worker(connection)) {
                     inbox.put(Delivery::Answer { connection, request_id, answer });
                 }
             }
@@ -88,7 +147,7 @@ impl Shared {
             }
             ReplyTo::Nobody => {
                 if let Response::Published(Err(error)) = answer {
-                    self.metrics.lost(&error.message);
+                    self.context.metrics.lost(&error.message);
                 }
             }
         }
@@ -97,15 +156,15 @@ impl Shared {
     /// Fails a request that has changed nothing. The sender gets an error that says to try again; the log
     /// gets the reason.
     pub(crate) fn fail(&self, reply_to: ReplyTo, what: &What, why: &str) {
-        self.metrics.failed(why);
-        let told = if what.publishes() { NOT_PUBLISHED } else { AWAY };
-        self.answer(reply_to, what.failed(UNAVAILABLE.because(told)));
+        self.context.metrics.failed(why);
+        let message = if what.publishes() { NOT_PUBLISHED } else { AWAY };
+        self.answer(reply_to, what.failed(UNAVAILABLE.because(message)));
     }
 
     /// Fails a request that was sent and whose result is unknown.
     pub(crate) fn fail_in_doubt(&self, reply_to: ReplyTo, what: &What, why: &str) {
-        self.metrics.failed(why);
-        let told = if what.publishes() { PERHAPS_PUBLISHED } else { AWAY };
-        self.answer(reply_to, what.failed(UNAVAILABLE.because(told)));
+        self.context.metrics.failed(why);
+        let message = if what.publishes() { PERHAPS_PUBLISHED } else { AWAY };
+        self.answer(reply_to, what.failed(UNAVAILABLE.because(message)));
     }
 }

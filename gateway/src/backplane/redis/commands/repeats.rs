@@ -6,8 +6,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::backplane::Top;
 use crate::protocol::channel::Channel;
+use crate::protocol::command::Position;
 
 /// Maximum number of remembered publications. Only those shortly before the replacement of a server matter.
 const REMEMBERED_MAX: usize = 4096;
@@ -29,13 +29,20 @@ struct Remembered {
 struct Published {
     /// Replication id of the server.
     server: Box<str>,
-    top: Top,
+    top: Position,
     until: Duration,
 }
 
 impl Repeats {
     /// Remembers a publication, made now or found to have been made before.
-    pub(crate) fn remember(&self, channel: &Channel, key: &str, server: &str, top: &Top, until: Duration) {
+    pub(crate) fn remember(
+        &self,
+        channel: &Channel,
+        key: &str,
+        server: &str,
+        top: &Position,
+        until: Duration,
+    ) {
         let mut remembered = self.lock();
         let shard_index: Key = (channel.clone(), key.into());
         let published = Published { server: server.into(), top: top.clone(), until };
@@ -50,7 +57,13 @@ impl Repeats {
     }
 
     /// Position of the first publication, if it was made at another server than this one.
-    pub(crate) fn elsewhere(&self, channel: &Channel, key: &str, server: &str, at: Duration) -> Option<Top> {
+    pub(crate) fn elsewhere(
+        &self,
+        channel: &Channel,
+        key: &str,
+        server: &str,
+        at: Duration,
+    ) -> Option<Position> {
         let remembered = self.lock();
         let first = remembered.known.get(&(channel.clone(), key.into()))?;
         (*first.server != *server && first.until > at).then(|| first.top.clone())
@@ -75,9 +88,9 @@ mod tests {
     use crate::backplane::redis::commands::repeats::*;
 
     #[test]
-    fn only_what_another_server_had_is_told_and_not_for_longer_than_its_key_lives() {
+    fn only_what_another_server_had_is_returned_and_not_for_longer_than_its_key_lives() {
         let (repeats, news) = (Repeats::default(), Channel::parse("news").unwrap());
-        let top = Top { offset: 7, epoch: "e".into() };
+        let top = Position { offset: 7, epoch: "e".into() };
         let time = Duration::from_secs;
         repeats.remember(&news, "k", "old", &top, time(9));
         assert_eq!(repeats.elsewhere(&news, "k", "old", time(1)), None);
@@ -94,7 +107,7 @@ mod tests {
     fn the_oldest_give_way() {
         let (repeats, news) = (Repeats::default(), Channel::parse("news").unwrap());
         for number in 0..=REMEMBERED_MAX {
-            repeats.remember(&news, &number.to_string(), "old", &Top::default(), Duration::MAX);
+            repeats.remember(&news, &number.to_string(), "old", &Position::default(), Duration::MAX);
         }
         let known = |key: &str| repeats.elsewhere(&news, key, "new", Duration::ZERO).is_some();
         assert!(!known("0") && known("1") && known(&REMEMBERED_MAX.to_string()));

@@ -6,18 +6,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{Cmd, Value};
 
+use crate::backplane::redis::agreement::rules::Effective;
 use crate::backplane::redis::format::keys::Keys;
-use crate::backplane::redis::format::script::Scripts;
-use crate::backplane::redis::{format::wire, presence};
+use crate::backplane::redis::format::script::{self, Scripts};
+use crate::backplane::redis::format::wire;
 use crate::backplane::{
     Count, Idempotency, Most, Page, PublishConditions, Published, Recovery, Repeat, ReplyTo, Response,
-    Retention, TOO_MANY_MEMBERS, Top,
+    Retention, TOO_MANY_MEMBERS,
 };
 use crate::charge::Charge;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
-use crate::protocol::push::Publication;
+use crate::protocol::push::{Member, Publication};
 
 /// How much longer than its publications the position of a stream is kept: subscribers that still listen
 /// would take a new stream for a loss.
@@ -40,7 +41,12 @@ pub(crate) type Charges = [Option<Charge>; 2];
 #[derive(Debug)]
 pub(crate) enum What {
     /// Publish to a channel with history, or with conditions.
-    Publish { channel: Channel, body: Vec<u8>, retention: Retention, terms: Option<Box<PublishConditions>> },
+    Publish {
+        channel: Channel,
+        body: Vec<u8>,
+        retention: Retention,
+        conditions: Option<Box<PublishConditions>>,
+    },
     /// Publish a whole message to the subscribers of a channel without history and conditions, or to every
     /// node.
     Spread {
@@ -87,11 +93,35 @@ impl What {
     }
 
     /// A publication that must be kept, although it was sent as one without history.
-    pub(crate) fn kept(channel: Channel, message: &[u8], retention: Retention) -> Self {
+    fn kept(channel: Channel, message: &[u8], retention: Retention) -> Self {
         let topic_of_channel = channel.target() == Target::Channel;
         let before = wire::unnumbered((!topic_of_channel).then_some(&channel), b"").len();
         let body = message.get(before..).unwrap_or_default().to_vec();
-        Self::Publish { channel, body, retention, terms: None }
+        Self::Publish { channel, body, retention, conditions: None }
+    }
+
+    /// Applies the rules in use to the request.
+    pub(crate) fn adapt(&mut self, rules: &Effective) {
+        match self {
+            Self::Publish { channel, retention, conditions, .. } => {
+                rules.retention(channel, retention);
+                if let Some(once) = conditions.as_mut().and_then(|conditions| conditions.idempotency.as_mut())
+                {
+                    once.ttl = rules.key_ttl(channel, once.ttl);
+                }
+            }
+            Self::History { channel, retention, .. } | Self::Recover { channel, retention, .. } => {
+                rules.retention(channel, retention);
+            }
+            Self::Spread { to: Some(channel), message, publication: true } => {
+                let mut retention = Retention { size: 0, ttl: Duration::ZERO, replicas: 0 };
+                rules.retention(channel, &mut retention);
+                if retention.size > 0 {
+                    *self = Self::kept(channel.clone(), message, retention);
+                }
+            }
+            _ => (),
+        }
     }
 
     /// Topic of [`What::Spread`].
@@ -109,7 +139,8 @@ impl What {
     }
 
     /// Builds the command. `server` is the identity whose streams continue (see
-    /// [`Identity`](super::Identity)), `anchor` the key of its anchor, and `fresh` an epoch for a new stream.
+    /// [`Identity`](crate::backplane::redis::topology::Identity)), `anchor` the key of its anchor, and
+    /// `fresh` an epoch for a new stream.
     pub(crate) fn command(
         &self,
         keys: &Keys,
@@ -118,7 +149,7 @@ impl What {
         anchor: &str,
         fresh: &str,
     ) -> Cmd {
-        let script = |sha: &str, channel: &Channel, third: Option<String>, retention: &Retention| {
+        let with_streams = |sha: &str, channel: &Channel, third: Option<String>, retention: &Retention| {
             let mut command = redis::cmd("EVALSHA");
             command.arg(sha).arg(2 + usize::from(third.is_some()));
             command.arg(keys.stream(channel)).arg(keys.top(channel)).arg(third);
@@ -127,16 +158,16 @@ impl What {
             command
         };
         match self {
-            Self::Publish { channel, body, retention, terms } => {
-                let once = terms.as_ref().and_then(|terms| terms.once.as_ref());
+            Self::Publish { channel, body, retention, conditions } => {
+                let once = conditions.as_ref().and_then(|conditions| conditions.idempotency.as_ref());
                 let shard_index = once.map(|once| keys.once(channel, &once.key));
-                let mut command = script(&scripts.publish, channel, shard_index, retention);
+                let mut command = with_streams(&scripts.publish, channel, shard_index, retention);
                 let topic = keys.topic(channel);
                 let address = (topic == keys.nodes()).then_some(channel);
                 command.arg(body).arg(topic).arg(wire::head(address));
-                if let Some(terms) = terms {
+                if let Some(conditions) = conditions {
                     command.arg(once.map_or(0, |once| millis(once.ttl)));
-                    match &terms.version {
+                    match &conditions.version {
                         Some(version) => command.arg(format!("{:020}", version.number)).arg(&*version.epoch),
                         None => command.arg("").arg(""),
                     };
@@ -154,14 +185,14 @@ impl What {
                 for node in nodes {
                     command.arg(keys.presence(channel, node));
                 }
-                command.arg(presence::LISTED_MAX.min(bytes_max / presence::LISTED_BYTES));
+                command.arg(script::LISTED_MAX.min(bytes_max / script::LISTED_BYTES));
                 command
             }
             Self::Take { channel, node } => {
                 let mut command = redis::cmd("EVALSHA");
                 command.arg(&scripts.presence_take).arg(2);
                 command.arg(keys.presence(channel, node)).arg(keys.users(channel, node));
-                command.arg(presence::TAKEN_MAX);
+                command.arg(script::TAKEN_MAX);
                 command
             }
             Self::Count { channel, nodes, connections, users } => {
@@ -177,7 +208,7 @@ impl What {
                 command
             }
             Self::Recover { channel, since, most, retention } => {
-                let mut command = script(&scripts.recover, channel, None, retention);
+                let mut command = with_streams(&scripts.recover, channel, None, retention);
                 match since {
                     Some(since) => command.arg(since.offset).arg(&*since.epoch),
                     None => command.arg("").arg(""),
@@ -186,7 +217,7 @@ impl What {
                 command
             }
             Self::History { channel, query, most, retention } => {
-                let mut command = script(&scripts.history, channel, None, retention);
+                let mut command = with_streams(&scripts.history, channel, None, retention);
                 match &query.since {
                     Some(since) => command.arg(since.offset).arg(&*since.epoch),
                     None => command.arg("").arg(""),
@@ -211,7 +242,7 @@ impl What {
                 published(reply, self.once().is_some()).map(|published| Response::Published(Ok(published)))
             }
             Self::Presence { .. } => match reply {
-                Value::Array(members) => Some(Response::Present(Ok(presence::read(members)))),
+                Value::Array(members) => Some(Response::Present(Ok(decoded(members)))),
                 Value::Nil => {
                     let error = ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_MEMBERS);
                     Some(Response::Present(Err(error)))
@@ -219,7 +250,7 @@ impl What {
                 _ => None,
             },
             Self::Take { .. } => match reply {
-                Value::Array(members) => Some(Response::Present(Ok(presence::read(members)))),
+                Value::Array(members) => Some(Response::Present(Ok(decoded(members)))),
                 _ => None,
             },
             Self::Count { .. } => count(reply).map(|count| Response::Counted(Ok(count))),
@@ -243,7 +274,9 @@ impl What {
     /// The channel and the idempotency key of a publication.
     pub(crate) fn once(&self) -> Option<(&Channel, &Idempotency)> {
         match self {
-            Self::Publish { channel, terms: Some(terms), .. } => Some((channel, terms.once.as_ref()?)),
+            Self::Publish { channel, conditions: Some(conditions), .. } => {
+                Some((channel, conditions.idempotency.as_ref()?))
+            }
             _ => None,
         }
     }
@@ -276,6 +309,15 @@ impl What {
             Self::Count { .. } => Response::Counted(Err(error)),
         }
     }
+}
+
+/// Decodes members. Invalid ones are left out.
+fn decoded(values: Vec<Value>) -> Vec<Arc<Member>> {
+    let member = |value| match value {
+        Value::BulkString(bytes) => wire::read_member(&bytes.into()),
+        _ => None,
+    };
+    values.into_iter().filter_map(member).collect()
 }
 
 /// How long the position of a stream is kept after its last publication.
@@ -311,12 +353,12 @@ fn count(reply: Value) -> Option<Count> {
 }
 
 /// Reads a reply that starts with offset and epoch, and may have entries as its third part.
-fn stands(reply: Value) -> Option<(Top, Option<Vec<Value>>)> {
+fn stands(reply: Value) -> Option<(Position, Option<Vec<Value>>)> {
     let Value::Array(parts) = reply else { return None };
     let mut parts = parts.into_iter();
     let (Value::Int(offset), Value::BulkString(epoch)) = (parts.next()?, parts.next()?) else { return None };
     let top =
-        Top { offset: u64::try_from(offset).ok()?, epoch: Arc::from(std::str::from_utf8(&epoch).ok()?) };
+        Position { offset: u64::try_from(offset).ok()?, epoch: Arc::from(std::str::from_utf8(&epoch).ok()?) };
     let entries = match parts.next() {
         Some(Value::Array(entries)) => Some(entries),
         Some(_) => return None,
@@ -348,7 +390,7 @@ fn publication(entry: Value) -> Option<Arc<Publication>> {
 }
 
 /// Reads the reply to [`What::Recover`] without a position: the top of the stream.
-pub(crate) fn top(reply: Value) -> Option<Top> {
+pub(crate) fn top(reply: Value) -> Option<Position> {
     stands(reply).map(|(top, _)| top)
 }
 
@@ -356,7 +398,11 @@ pub(crate) fn top(reply: Value) -> Option<Top> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::collections::BTreeMap;
+
+    use crate::backplane::redis::agreement::description::Description;
     use crate::backplane::redis::commands::request::*;
+    use crate::config::Config;
 
     fn bulk(text: &str) -> Value {
         Value::BulkString(text.into())
@@ -389,6 +435,24 @@ mod tests {
         let reply = Value::Array(vec![Value::Int(57), bulk("e"), entries]);
         let Response::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
         assert_eq!(recovery.missed.unwrap()[0].offset, 57);
+    }
+
+    #[test]
+    fn what_others_keep_is_kept_here_too() {
+        let config = |rules: &str| Config::parse(&format!("[namespaces.news]\n{rules}"), "test").unwrap();
+        let other = Description::of(&config("history_size = 7\nhistory_ttl = '3s'"), &[]);
+        let rules = Effective::of(&config(""), &[&other], &BTreeMap::new());
+        let channel = |name| Channel::parse(name).unwrap();
+        let body = wire::body(b"{}", true, None);
+        let message = wire::unnumbered(None, &body);
+        let mut what = What::Spread { to: Some(channel("news:1")), message, publication: true };
+        what.adapt(&rules);
+        let What::Publish { body: kept, retention, .. } = what else { panic!() };
+        assert_eq!((kept, retention.size, retention.ttl), (body, 7, Duration::from_secs(3)));
+        let mut other =
+            What::Spread { to: Some(channel("elsewhere")), message: Vec::new(), publication: true };
+        other.adapt(&rules);
+        assert!(matches!(other, What::Spread { .. }));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Checks whether the settings of a Redis server fit what the configuration promises: for each new
 //! connection, and periodically. A mismatch is only a warning, because Redis works all the same.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use crate::backplane::redis::Shared;
-use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
+use crate::backplane::redis::connection::client::call;
+use crate::backplane::redis::connection::server_connection::ServerConnection;
+use crate::backplane::redis::context::Context;
 use crate::config::{Config, Namespace, RedisTopology};
 use crate::telemetry::backplane::Unfit;
 
@@ -134,53 +134,32 @@ pub(crate) fn warnings(
 /// The sections of `INFO` that are read.
 pub(crate) const SECTIONS: [&str; 3] = ["memory", "persistence", "replication"];
 
-/// Checks the server of a connection. A setting that cannot be read is no warning.
-pub(crate) async fn look(shared: &Shared, link: &ServerConnection) {
-    let Some(mut connection) = link.connections.first().cloned() else { return };
+/// Reads the settings of a server that do not fit. `None` if they cannot be read.
+pub(crate) async fn look(context: &Context, server: &ServerConnection) -> Option<Vec<(Unfit, String)>> {
+    let mut connection = server.connections.first().cloned()?;
     let mut ask = async |words: &[&str]| {
         let mut command = Cmd::new();
         command.arg(words);
-        call(&mut connection, &command, shared.config.timeout).await.ok()
+        call(&mut connection, &command, context.config.timeout).await.ok()
     };
     let mut info = String::new();
     for section in SECTIONS {
         match ask(&["INFO", section]).await {
             Some(Value::BulkString(bytes)) => info.push_str(&String::from_utf8_lossy(&bytes)),
             Some(Value::VerbatimString { text, .. }) => info.push_str(&text),
-            _ => return,
+            _ => return None,
         }
         info.push('\n');
     }
     // Asked once per connection: each attempt of a user without permission leaves an entry in `ACL LOG`.
-    let snapshots = match link.snapshots.get() {
+    let snapshots = match server.snapshots.get() {
         Some(known) => *known,
         None => {
             let known = ask(&["CONFIG", "GET", "save"]).await.and_then(|reply| saves(&reply));
-            *link.snapshots.get_or_init(|| known)
+            *server.snapshots.get_or_init(|| known)
         }
     };
-    let found = Settings::read(&info, snapshots).warnings(&shared.gateway, &shared.config.topology);
-    let shard = &shared.shards[link.shard];
-    let found: Vec<_> = found.into_iter().map(|(unfit, why)| (unfit, shard.status.named(&why))).collect();
-    let mut known = shard.unfit.lock().unwrap_or_else(PoisonError::into_inner);
-    if *known == found {
-        return;
-    }
-    for (unfit, why) in found.iter().filter(|one| !known.contains(one)) {
-        shared.metrics.unfit(*unfit, why);
-    }
-    if found.is_empty() {
-        shared.metrics.fits();
-    }
-    *known = found;
-    drop(known);
-    let has = |unfit: Unfit| {
-        let has = |shard: &crate::backplane::redis::topology::shard::Shard| {
-            shard.unfit.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(one, _)| *one == unfit)
-        };
-        shared.shards.iter().any(has)
-    };
-    shared.metrics.unfits(Unfit::ALL.map(has));
+    Some(Settings::read(&info, snapshots).warnings(&context.gateway, &context.config.topology))
 }
 
 /// Whether the server saves snapshots, from the reply to `CONFIG GET save`.

@@ -1,28 +1,21 @@
 //! A `ServerConnection` is the set of connections to one Redis server: opened, watched and closed together.
 
-use std::io;
-use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::AsyncDNSResolver;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisConnectionInfo, RedisError, RedisFuture, TlsCertificates, Value,
-};
+use redis::{Client, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::backplane::redis::connection::client::{call, cause, client, refusal, settings};
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::connection::subscription::{PushHandler, Subscription};
+use crate::backplane::redis::connection::subscription::{Listener, PushHandler, Subscription};
+use crate::backplane::redis::context::Context;
 use crate::backplane::redis::format::script::{self, Scripts};
-use crate::backplane::redis::topology::shard::Assignment;
-use crate::backplane::redis::{Shared, presence};
+use crate::backplane::redis::format::slots::SlotMap;
 use crate::config;
-use crate::egress::Names;
 use crate::telemetry::backplane::Trouble;
 
 /// How often the connections are checked. Together with the timeout this is how long a frozen server stays
@@ -32,9 +25,6 @@ pub(crate) const WATCH: Duration = Duration::from_millis(500);
 /// Maximum time that a check waits for a reply, so that a frozen server is noticed within two seconds.
 const WATCH_TIMEOUT_MAX: Duration = Duration::from_millis(1200);
 
-/// Maximum number of concurrent name lookups for servers.
-pub const LOOKUPS_MAX: usize = 16;
-
 /// The connections to a server that accepts our commands.
 pub(crate) struct ServerConnection {
     /// Unique in this process, starting at 1.
@@ -42,20 +32,31 @@ pub(crate) struct ServerConnection {
     /// Index of the shard.
     pub(crate) shard: usize,
     /// Whether this is the shared server, which holds the keys of all nodes.
-    pub(crate) home: bool,
+    pub(crate) is_shared: bool,
     /// For commands.
     pub(crate) connections: Vec<MultiplexedConnection>,
     pub(crate) subscriber: Subscription,
     /// A hash tag that maps to this server.
     tag: String,
     /// Replication id of the server: a server with another one starts new streams.
-    pub(crate) server: Box<str>,
+    pub(crate) replication_id: Box<str>,
     anchor: Mutex<Anchor>,
     pub(crate) scripts: Scripts,
     /// Whether the server saves snapshots, if that was asked and this user may know.
     pub(crate) snapshots: OnceLock<Option<bool>>,
     /// Notified when a connection ends.
     pub(crate) ended: Arc<Notify>,
+}
+
+/// Where a connection leads.
+pub(crate) struct Destination<'a> {
+    /// Number of the connection.
+    pub(crate) number: u64,
+    /// Index of the shard.
+    pub(crate) shard: usize,
+    pub(crate) server: &'a config::RedisServer,
+    /// Whether this is the shared server.
+    pub(crate) is_shared: bool,
 }
 
 /// Detects whether a server has lost all its data.
@@ -66,53 +67,55 @@ struct Anchor {
 }
 
 impl Anchor {
-    fn of(shared: &Shared, shard: usize) -> Self {
-        let slot = shared.slot_map.lowest_slot(shard);
-        Self { slot, key: shared.keys.anchor(&shared.slot_map.tag(shard, 0)).into() }
+    fn of(context: &Context, slot_map: &SlotMap, shard: usize) -> Self {
+        let slot = slot_map.lowest_slot(shard);
+        Self { slot, key: context.keys.anchor(&slot_map.tag(shard, 0)).into() }
     }
 }
 
 impl ServerConnection {
-    /// Connects, and checks whether the server can be used.
+    /// Connects, and checks whether the server can be used. The listener gets what the server sends without
+    /// a request.
     pub(crate) async fn connect(
-        shared: &Arc<Shared>,
-        shard: usize,
-        at: &config::RedisServer,
-        assignment: &Assignment,
+        context: &Arc<Context>,
+        slot_map: &SlotMap,
+        destination: Destination<'_>,
+        listener: Box<dyn Listener>,
     ) -> Result<Self, Cause> {
-        let config = &shared.config;
-        let client = client(config, at, &config.username, config.password.as_ref())?;
+        let Destination { number, shard, server, is_shared } = destination;
+        let config = &context.config;
+        let client = client(config, server, &config.username, config.password.as_ref())?;
         let ended = Arc::new(Notify::new());
-        let number = shared.links.fetch_add(1, Ordering::Relaxed) + 1;
-        let tag = shared.slot_map.tag(shard, number);
-        let handler = Arc::new(PushHandler::new(shared.clone(), shard, number, ended.clone()));
+        let tag = slot_map.tag(shard, number);
+        let handler = Arc::new(PushHandler::new(context.clone(), listener, ended.clone()));
         // Concurrently: far away from Redis every round trip counts.
         let mut connecting = JoinSet::new();
-        for _ in 0..shared.config.connections {
-            connecting.spawn(connect(client.clone(), shared.clone(), ended.clone(), None));
+        for _ in 0..config.connections {
+            connecting.spawn(connect(client.clone(), config.timeout, ended.clone(), None));
         }
-        let listening = connect(client, shared.clone(), ended.clone(), Some(handler.clone())).await?;
+        let listening = connect(client, config.timeout, ended.clone(), Some(handler.clone())).await?;
         let mut pipelines = Vec::new();
         while let Some(connected) = connecting.join_next().await {
             pipelines
                 .push(connected.map_err(|_| Cause::new(Trouble::Unreachable, "connecting has failed"))??);
         }
-        let time = shared.config.timeout;
-        let server = identify(&mut pipelines[0], time).await?;
-        let anchor = Anchor::of(shared, shard);
+        let time = config.timeout;
+        let replication_id = identify(&mut pipelines[0], time).await?;
+        let anchor = Anchor::of(context, slot_map, shard);
         // If the server has no memory for the anchor, clients that return to an empty channel learn that they
         // may have missed something.
-        drop(call(&mut pipelines[0], &make_anchor(&anchor.key, &shared.fresh_epoch()), time).await);
-        let scripts = load(&mut pipelines[0], shared.slot_map.publish_verb(), time).await?;
-        let subscriber = Subscription::begin(listening, handler, tag.clone(), assignment.home).await?;
+        drop(call(&mut pipelines[0], &make_anchor(&anchor.key, &context.fresh_epoch()), time).await);
+        let scripts = load(&mut pipelines[0], slot_map.publish_verb(), time).await?;
+        let subscriber =
+            Subscription::begin(listening, handler, tag.clone(), slot_map.are_moving(), is_shared).await?;
         Ok(Self {
             number,
             shard,
-            home: assignment.home,
+            is_shared,
             connections: pipelines,
             subscriber,
             tag,
-            server,
+            replication_id,
             anchor: Mutex::new(anchor),
             scripts,
             snapshots: OnceLock::new(),
@@ -127,17 +130,17 @@ impl ServerConnection {
 
     /// In a Cluster the server may have received a lower slot, where gateways that connect from now on look
     /// for its anchor.
-    fn follow_slots(&self, shared: &Shared) {
-        let lowest = shared.slot_map.lowest_slot(self.shard);
+    fn follow_slots(&self, context: &Context, slot_map: &SlotMap) {
+        let lowest = slot_map.lowest_slot(self.shard);
         let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
         if lowest.is_some() && lowest != anchor.slot {
-            *anchor = Anchor::of(shared, self.shard);
+            *anchor = Anchor::of(context, slot_map, self.shard);
         }
     }
 
     /// Checks every connection. `Err` if they must be given up, otherwise what is wrong with the server.
-    pub(crate) async fn watch(&self, shared: &Shared) -> Result<Option<Cause>, Cause> {
-        let time = shared.config.timeout.min(WATCH_TIMEOUT_MAX);
+    pub(crate) async fn watch(&self, context: &Context, slot_map: &SlotMap) -> Result<Option<Cause>, Cause> {
+        let time = context.config.timeout.min(WATCH_TIMEOUT_MAX);
         let mut tries = JoinSet::new();
         for connection in self.connections.iter().skip(1) {
             let mut connection = connection.clone();
@@ -145,13 +148,12 @@ impl ServerConnection {
         }
         let mut first = self.connections[0].clone();
         let mut probe = redis::cmd("EVALSHA");
-        let key = shared.keys.probe(&self.tag);
+        let key = context.keys.probe(&self.tag);
         probe.arg(&self.scripts.probe).arg(1).arg(&key).arg(&key);
         timeout(time, self.subscriber.barrier())
             .await
             .unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "no answer to a subscription")))?;
-        let server = identify(&mut first, time).await?;
-        if server != self.server {
+        if identify(&mut first, time).await? != self.replication_id {
             return Err(Cause::new(Trouble::Unreachable, "the server has become another one"));
         }
         let probed = match call(&mut first, &probe, time).await {
@@ -160,8 +162,8 @@ impl ServerConnection {
             Err(cause) => return Err(cause),
         };
         if probed.is_none() {
-            self.follow_slots(shared);
-            drop(call(&mut first, &make_anchor(&self.anchor(), &shared.fresh_epoch()), time).await?);
+            self.follow_slots(context, slot_map);
+            drop(call(&mut first, &make_anchor(&self.anchor(), &context.fresh_epoch()), time).await?);
         }
         while let Some(tried) = tries.join_next().await {
             tried.unwrap_or_else(|_| Err(Cause::new(Trouble::Silent, "the watch failed")))?;
@@ -177,76 +179,12 @@ fn make_anchor(key: &str, random: &str) -> redis::Cmd {
     command
 }
 
-/// Creates a client for a server.
-pub(crate) fn client(
-    config: &config::Redis,
-    server: &config::RedisServer,
-    username: &str,
-    password: Option<&config::Secret>,
-) -> Result<Client, Cause> {
-    let config::RedisServer { tls, host, port, database } = server;
-    let (host, port) = (host.to_string(), *port);
-    let address = if *tls {
-        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
-    } else {
-        ConnectionAddr::Tcp(host, port)
-    };
-    let mut settings = RedisConnectionInfo::default()
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_skip_set_lib_name()
-        .set_db(i64::from(*database));
-    if !username.is_empty() {
-        settings = settings.set_username(username);
-    }
-    if let Some(password) = password {
-        settings = settings.set_password(password.expose());
-    }
-    let info = address.into_connection_info().map_err(|error| cause(&error))?.set_redis_settings(settings);
-    let authority = config.tls_authority.as_ref().filter(|_| *tls).map(|pem| pem.to_vec());
-    let client = match authority {
-        Some(root_cert) => {
-            let trusted = TlsCertificates { client_tls: None, root_cert: Some(root_cert) };
-            Client::build_with_tls(info, trusted)
-        }
-        None => Client::open(info),
-    };
-    client.map_err(|error| cause(&error))
-}
-
-/// Settings of a connection: connecting is bounded by `time`; each command has a separate timeout.
-pub(crate) fn settings(time: Duration) -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(time))
-        .set_response_timeout(None)
-        .set_dns_resolver(ServerNames)
-}
-
-/// Name lookups are shared, so that abandoned attempts to connect do not pile up lookups of the same name.
-static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(LOOKUPS_MAX));
-
-struct ServerNames;
-
-impl AsyncDNSResolver for ServerNames {
-    fn resolve<'a, 'b: 'a>(
-        &'a self,
-        host: &'b str,
-        port: u16,
-    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
-        Box::pin(async move {
-            let found = NAMES.addresses(host).await.map_err(|why| io::Error::other(why.into_string()))?;
-            let addresses: Vec<_> = found.iter().map(|address| SocketAddr::new(*address, port)).collect();
-            Ok(Box::new(addresses.into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
-        })
-    }
-}
-
 async fn connect(
     client: Client,
-    shared: Arc<Shared>,
+    time: Duration,
     ended: Arc<Notify>,
     handler: Option<Arc<PushHandler>>,
 ) -> Result<MultiplexedConnection, Cause> {
-    let time = shared.config.timeout;
     // Called by the connection's task, in order of arrival.
     let pushed = move |info: PushInfo| -> Result<(), ()> {
         match (&handler, &info.kind) {
@@ -274,10 +212,10 @@ async fn load(
         script::recover(verb),
         script::history(verb),
         script::probe(verb),
-        presence::WRITE.to_owned(),
-        presence::READ.to_owned(),
-        presence::COUNT.to_owned(),
-        presence::TAKE.to_owned(),
+        script::PRESENCE_WRITE.to_owned(),
+        script::PRESENCE_READ.to_owned(),
+        script::PRESENCE_COUNT.to_owned(),
+        script::PRESENCE_TAKE.to_owned(),
     ];
     let mut pipeline = redis::pipe();
     for text in &texts {
@@ -327,75 +265,5 @@ async fn identify(connection: &mut MultiplexedConnection, time: Duration) -> Res
         ));
     }
     let id = field("master_replid").filter(|id| !id.is_empty());
-    id.map(Box::from).ok_or_else(|| Cause::new(Trouble::Refused, "it does not tell its replication id"))
-}
-
-/// Sends one command with a timeout.
-pub(crate) async fn call(
-    connection: &mut MultiplexedConnection,
-    command: &redis::Cmd,
-    time: Duration,
-) -> Result<Value, Cause> {
-    match timeout(time, connection.send_packed_command(command)).await {
-        Err(_) => Err(Cause::new(Trouble::Silent, format!("no answer within {time:?}"))),
-        Ok(Err(error)) => Err(cause(&error)),
-        Ok(Ok(Value::ServerError(error))) => Err(refusal(error.code(), error.details().unwrap_or_default())),
-        Ok(Ok(value)) => Ok(value),
-    }
-}
-
-/// Maps an error of the client to a cause.
-pub(crate) fn cause(error: &RedisError) -> Cause {
-    match error.code() {
-        Some(code) => refusal(code, error.detail().unwrap_or_default()),
-        None if error.kind() == redis::ErrorKind::AuthenticationFailed => {
-            Cause::new(Trouble::Refused, "wrong `redis.username` or password")
-        }
-        None => Cause::new(Trouble::Unreachable, error.to_string()),
-    }
-}
-
-/// Maps an error of the server to a cause.
-pub(crate) fn refusal(code: &str, detail: &str) -> Cause {
-    let trouble = match code {
-        "NOAUTH" | "WRONGPASS" | "NOPERM" => Trouble::Refused,
-        "READONLY" => Trouble::Replica,
-        "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" => Trouble::Silent,
-        // The scripts are gone: a new connection loads them.
-        "NOSCRIPT" => Trouble::Unreachable,
-        // The server has lost slots: a new connection finds out which it has.
-        code if is_elsewhere(code) => Trouble::Unreachable,
-        _ => Trouble::Writes,
-    };
-    Cause::new(trouble, format!("{code} {detail}"))
-}
-
-/// Whether an error concerns the server, and not only one command.
-pub(crate) fn is_of_server(code: &str) -> bool {
-    !matches!(code, "ERR" | "WRONGTYPE") && !is_elsewhere(code)
-}
-
-/// Whether an error says that another server of the Cluster has the slot, or soon will. The command was not
-/// carried out. It waits until that server has the slot: subscribers do not receive its publications before.
-pub(crate) fn is_elsewhere(code: &str) -> bool {
-    matches!(code, "MOVED" | "ASK" | "TRYAGAIN")
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::backplane::redis::connection::server_connection::*;
-
-    #[test]
-    fn errors_of_the_server_are_told_apart() {
-        for (code, trouble) in [
-            ("OOM", Trouble::Writes),
-            ("MISCONF", Trouble::Writes),
-            ("NOREPLICAS", Trouble::Writes),
-            ("READONLY", Trouble::Replica),
-            ("NOPERM", Trouble::Refused),
-            ("LOADING", Trouble::Silent),
-        ] {
-            assert_eq!(refusal(code, "because").trouble, trouble, "{code}");
-        }
-    }
+    id.map(Box::from).ok_or_else(|| Cause::new(Trouble::Refused, "it does not report its replication id"))
 }

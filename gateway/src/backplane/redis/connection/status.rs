@@ -54,7 +54,7 @@ pub(crate) struct Status {
     all: Troubles,
     cause: Mutex<Option<(Trouble, Arc<str>)>>,
     /// Number of the usable connection; 0 for none.
-    link: AtomicU64,
+    connection: AtomicU64,
     metrics: Arc<BackplaneMetrics>,
 }
 
@@ -65,7 +65,7 @@ impl Status {
         let status = |(shard_index, name)| {
             let (all, metrics) = (all.clone(), metrics.clone());
             let name = Mutex::new(name);
-            Self { name, shard_index, all, cause: Mutex::default(), link: AtomicU64::new(0), metrics }
+            Self { name, shard_index, all, cause: Mutex::default(), connection: AtomicU64::new(0), metrics }
         };
         names.into_iter().enumerate().map(status).collect()
     }
@@ -97,13 +97,13 @@ impl Status {
     }
 
     /// Number of the usable connection.
-    pub(crate) fn link(&self) -> Option<u64> {
-        Some(self.link.load(Ordering::Acquire)).filter(|link| *link != 0)
+    pub(crate) fn connection(&self) -> Option<u64> {
+        Some(self.connection.load(Ordering::Acquire)).filter(|number| *number != 0)
     }
 
     /// Sets the usable connection (from 1 on), or none.
-    pub(crate) fn set_link(&self, link: Option<u64>) {
-        self.link.store(link.unwrap_or(0), Ordering::Release);
+    pub(crate) fn set_connection(&self, number: Option<u64>) {
+        self.connection.store(number.unwrap_or(0), Ordering::Release);
     }
 
     /// Sets the current problem. The log and the metrics get it when its kind changes; other details of the

@@ -6,17 +6,18 @@
 use std::collections::HashSet;
 use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{self, Poll, Waker};
 
+use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio::task::coop::poll_proceed;
 use tokio::time::timeout;
 
-use crate::backplane::redis::Shared;
-use crate::backplane::redis::connection::server_connection::{call, cause};
+use crate::backplane::redis::connection::client::{call, cause};
 use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::context::Context;
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
 
@@ -43,8 +44,8 @@ struct Verbs {
 }
 
 impl Verbs {
-    fn of(shared: &Shared) -> Self {
-        if shared.slot_map.are_moving() {
+    fn of(slots_are_moving: bool) -> Self {
+        if slots_are_moving {
             Self { subscribe: "SSUBSCRIBE", unsubscribe: "SUNSUBSCRIBE", one_by_one: true }
         } else {
             Self { subscribe: "SUBSCRIBE", unsubscribe: "UNSUBSCRIBE", one_by_one: false }
@@ -52,50 +53,51 @@ impl Verbs {
     }
 }
 
+/// Gets what a server sends over a subscription. The connection's task calls it, in the order of arrival.
+pub(crate) trait Listener: Send + Sync {
+    /// A message on a topic.
+    fn on_message(&self, topic: &[u8], message: Bytes);
+
+    /// The server has ended the subscription to a channel, because it does not have the slot any more.
+    fn on_unsubscribed(&self, channel: &Channel);
+}
+
 /// Handles the messages of a connection; the connection's task calls it.
 pub(crate) struct PushHandler {
-    shared: Arc<Shared>,
-    /// Index of the shard and number of the connection.
-    shard: usize,
-    link: u64,
+    context: Arc<Context>,
+    listener: Box<dyn Listener>,
     confirmed: Mutex<HashSet<Channel>>,
     marked: watch::Sender<u64>,
     ended: Arc<Notify>,
 }
 
 impl PushHandler {
-    pub(crate) fn new(shared: Arc<Shared>, shard: usize, link: u64, ended: Arc<Notify>) -> Self {
-        let marked = watch::channel(u64::MAX).0;
-        Self { shared, shard, link, confirmed: Mutex::default(), marked, ended }
+    pub(crate) fn new(context: Arc<Context>, listener: Box<dyn Listener>, ended: Arc<Notify>) -> Self {
+        Self { context, listener, confirmed: Mutex::default(), marked: watch::channel(u64::MAX).0, ended }
     }
 
     pub(crate) fn on_push(&self, info: PushInfo) {
         let mut parts = info.data.into_iter();
         let Some(Value::BulkString(topic)) = parts.next() else { return };
-        let shared = &self.shared;
+        let keys = &self.context.keys;
         match info.kind {
-            // A connection that was given up may still deliver for a moment.
-            PushKind::Message | PushKind::SMessage
-                if shared.shards[self.shard].status.link() == Some(self.link) =>
-            {
+            PushKind::Message | PushKind::SMessage => {
                 if let Some(Value::BulkString(message)) = parts.next() {
-                    shared.received(&topic, &message.into());
+                    self.listener.on_message(&topic, message.into());
                     give_way();
                 }
             }
             PushKind::Subscribe | PushKind::SSubscribe => {
-                if let Some(number) = shared.keys.marked(&topic) {
+                if let Some(number) = keys.marked(&topic) {
                     self.marked.send_replace(number);
-                } else if let Some(channel) = shared.keys.channel(&topic) {
+                } else if let Some(channel) = keys.channel(&topic) {
                     self.confirmed().insert(channel);
                 }
             }
-            PushKind::SUnsubscribe => match shared.keys.channel(&topic) {
+            PushKind::SUnsubscribe => match keys.channel(&topic) {
                 Some(channel) => {
                     self.confirmed().remove(&channel);
-                    if shared.interest.lost(&channel, self.link) {
-                        shared.moved.notify_one();
-                    }
+                    self.listener.on_unsubscribed(&channel);
                 }
                 // The gateway never unsubscribes from barriers and the topic of all nodes: their slot has
                 // moved.
@@ -113,7 +115,7 @@ impl PushHandler {
 /// Counts a message as a step of the task that reads the connection: when its budget is used up, the task
 /// yields to others, however much the server sends.
 fn give_way() {
-    if let Poll::Ready(step) = poll_proceed(&mut Context::from_waker(Waker::noop())) {
+    if let Poll::Ready(step) = poll_proceed(&mut task::Context::from_waker(Waker::noop())) {
         step.made_progress();
     }
 }
@@ -125,17 +127,17 @@ impl Subscription {
         mut connection: MultiplexedConnection,
         handler: Arc<PushHandler>,
         tag: String,
-        home: bool,
+        slots_are_moving: bool,
+        is_shared: bool,
     ) -> Result<Self, Cause> {
-        let shared = &handler.shared;
-        let verbs = Verbs::of(shared);
+        let Context { keys, config, .. } = &*handler.context;
+        let verbs = Verbs::of(slots_are_moving);
         // The server cannot end a subscription yet: these replies belong to their commands.
-        let first =
-            [shared.keys.mark(&tag, 0)].into_iter().chain(home.then(|| shared.keys.nodes().to_owned()));
+        let first = [keys.mark(&tag, 0)].into_iter().chain(is_shared.then(|| keys.nodes().to_owned()));
         for topic in first {
             let mut command = redis::cmd(verbs.subscribe);
             command.arg(topic);
-            call(&mut connection, &command, shared.config.timeout).await?;
+            call(&mut connection, &command, config.timeout).await?;
         }
         Ok(Self { connection, handler, tag, verbs, mark: AsyncMutex::new(0) })
     }
@@ -164,7 +166,7 @@ impl Subscription {
             let mut marked = self.handler.marked.subscribe();
             let number = (*last + 1) % MARKS;
             *last = number;
-            self.subscribe_topics(self.verbs.subscribe, &[self.handler.shared.keys.mark(&self.tag, number)])
+            self.subscribe_topics(self.verbs.subscribe, &[self.handler.context.keys.mark(&self.tag, number)])
                 .await?;
             let _ = marked.wait_for(|heard| *heard == number).await;
             Ok(())
@@ -173,7 +175,8 @@ impl Subscription {
     }
 
     async fn send(&self, verb: &str, channels: &[Channel]) -> Result<(), Cause> {
-        let topics: Vec<_> = channels.iter().map(|channel| self.handler.shared.keys.topic(channel)).collect();
+        let topics: Vec<_> =
+            channels.iter().map(|channel| self.handler.context.keys.topic(channel)).collect();
         let size = if self.verbs.one_by_one { 1 } else { topics.len().max(1) };
         for topics in topics.chunks(size) {
             self.subscribe_topics(verb, topics).await?;
@@ -189,7 +192,7 @@ impl Subscription {
     }
 
     async fn within(&self, done: impl Future<Output = Result<(), Cause>>) -> Result<(), Cause> {
-        match timeout(self.handler.shared.config.timeout, done).await {
+        match timeout(self.handler.context.config.timeout, done).await {
             Ok(done) => done,
             Err(_) => Err(Cause::new(Trouble::Silent, "no answer to a subscription")),
         }

@@ -1,6 +1,16 @@
 //! `Keys` builds the names of all keys and topics in Redis. `gateway/REDIS.md` lists them.
 
+use std::time::Duration;
+
 use crate::protocol::channel::{Channel, Target};
+
+/// How long leases are kept in Redis: gateways that return after all have died learn which ones there were.
+pub(crate) const NODE_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Name of a gateway in Redis, in the log and in the API.
+pub(crate) fn node_name(node: u64) -> String {
+    format!("{node:016x}")
+}
 
 /// Builds names with one prefix.
 #[derive(Debug, Clone)]
@@ -14,13 +24,13 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// The hash tag of keys shared by all nodes.
-    pub(crate) const HOME: &str = "nodes";
+    pub(crate) const SHARED: &str = "nodes";
 
     pub(crate) fn new(prefix: &str) -> Self {
         Self {
             prefix: prefix.into(),
             topics: format!("{prefix}:to:").into(),
-            nodes: format!("{prefix}:all:{{{}}}", Self::HOME).into(),
+            nodes: format!("{prefix}:all:{{{}}}", Self::SHARED).into(),
         }
     }
 
@@ -44,7 +54,7 @@ impl Keys {
 
     /// The use of a rate limit by all gateways, for one key of a bucket.
     pub(crate) fn limit(&self, bucket: &str, of: &[u8]) -> String {
-        let mut key = format!("{}:limit:{{{}}}{{", self.prefix, Self::HOME);
+        let mut key = format!("{}:limit:{{{}}}{{", self.prefix, Self::SHARED);
         encode(bucket, |byte| key.push(char::from(byte)));
         key.push_str("}:");
         encode(of, |byte| key.push(char::from(byte)));
@@ -82,22 +92,22 @@ impl Keys {
 
     /// The hash with the leases of all gateways.
     pub(crate) fn leases(&self) -> String {
-        format!("{}:leases:{{{}}}", self.prefix, Self::HOME)
+        format!("{}:leases:{{{}}}", self.prefix, Self::SHARED)
     }
 
     /// The hash with gateways that have died or left and whose data must be taken over.
     pub(crate) fn dead(&self) -> String {
-        format!("{}:dead:{{{}}}", self.prefix, Self::HOME)
+        format!("{}:dead:{{{}}}", self.prefix, Self::SHARED)
     }
 
     /// The hash with the description of each gateway.
     pub(crate) fn rules(&self) -> String {
-        format!("{}:rules:{{{}}}", self.prefix, Self::HOME)
+        format!("{}:rules:{{{}}}", self.prefix, Self::SHARED)
     }
 
     /// The hash, on each server, with the gateways that use it.
     pub(crate) fn servers(&self) -> String {
-        format!("{}:servers:{{{}}}", self.prefix, Self::HOME)
+        format!("{}:servers:{{{}}}", self.prefix, Self::SHARED)
     }
 
     /// The members in a channel at one node.
@@ -112,12 +122,12 @@ impl Keys {
 
     /// The set of channels in which a node has members.
     pub(crate) fn presence_of(&self, node: &str) -> String {
-        format!("{}:present:{{{}}}:{node}", self.prefix, Self::HOME)
+        format!("{}:present:{{{}}}:{node}", self.prefix, Self::SHARED)
     }
 
     /// The hash with the clients of a node, for its takeover.
     pub(crate) fn clients_of(&self, node: &str) -> String {
-        format!("{}:clients:{{{}}}:{node}", self.prefix, Self::HOME)
+        format!("{}:clients:{{{}}}:{node}", self.prefix, Self::SHARED)
     }
 
     /// The topic for publications to a channel or an address.
@@ -158,7 +168,7 @@ impl Keys {
         key.push(':');
         if channel.target() != Target::Channel {
             key.push('{');
-            key.push_str(Self::HOME);
+            key.push_str(Self::SHARED);
             key.push('}');
         }
         key.push('{');

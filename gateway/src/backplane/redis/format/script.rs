@@ -44,6 +44,27 @@ return 1";
     TEXT.replace("VERB", verb)
 }
 
+/// Maximum number of members of a channel that can be listed. More can be counted.
+pub(crate) const LISTED_MAX: usize = 65_536;
+
+/// Minimum bytes of a member in a response.
+pub(crate) const LISTED_BYTES: usize = 64;
+
+/// Maximum number of members of a dead node that are removed at once.
+pub(crate) const TAKEN_MAX: usize = 500;
+
+/// Writes the members of a node in a channel. Each script of presence uses the keys of one channel.
+pub(crate) const PRESENCE_WRITE: &str = include_str!("../lua/presence_write.lua");
+
+/// Reads the members at some nodes.
+pub(crate) const PRESENCE_READ: &str = include_str!("../lua/presence_read.lua");
+
+/// Counts connections and users.
+pub(crate) const PRESENCE_COUNT: &str = include_str!("../lua/presence_count.lua");
+
+/// Removes members of a dead node.
+pub(crate) const PRESENCE_TAKE: &str = include_str!("../lua/presence_take.lua");
+
 /// The digests by which loaded scripts are called.
 #[derive(Debug, Clone)]
 pub(crate) struct Scripts {

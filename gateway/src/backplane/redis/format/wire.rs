@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::backplane::redis::format::survey;
 use crate::backplane::redis::format::wire::fields::{END, Fields, put, put_nested, put_number};
-use crate::backplane::redis::survey::form;
 use crate::backplane::{Order, Why};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
@@ -187,7 +187,7 @@ pub(crate) fn question(node: u64, id: u64, question: &Question) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'Q'];
     put_number(&mut bytes, survey_tag::ASKING, node);
     put_number(&mut bytes, survey_tag::ID, id);
-    put_nested(&mut bytes, survey_tag::CONTENT, |bytes| form::put_question(bytes, question));
+    put_nested(&mut bytes, survey_tag::CONTENT, |bytes| survey::put_question(bytes, question));
     bytes
 }
 
@@ -197,7 +197,7 @@ pub(crate) fn answer(to: u64, id: u64, from: u64, finding: &Finding) -> Vec<u8> 
     put_number(&mut bytes, survey_tag::ASKING, to);
     put_number(&mut bytes, survey_tag::ID, id);
     put_number(&mut bytes, survey_tag::ANSWERING, from);
-    put_nested(&mut bytes, survey_tag::CONTENT, |bytes| form::put_finding(bytes, finding));
+    put_nested(&mut bytes, survey_tag::CONTENT, |bytes| survey::put_finding(bytes, finding));
     bytes
 }
 
@@ -306,11 +306,11 @@ fn read_survey(kind: u8, bytes: &[u8]) -> Option<Message> {
     }
     Some(match kind {
         b'R' => Message::Look { node: asking? },
-        b'Q' => match form::read_question(content?)? {
+        b'Q' => match survey::read_question(content?)? {
             Some(question) => Message::Question { node: asking?, id: id?, question },
             None => Message::Unknown,
         },
-        _ => match form::read_finding(content?)? {
+        _ => match survey::read_finding(content?)? {
             Some(finding) => Message::Answer { to: asking?, id: id?, from: answering?, finding },
             None => Message::Unknown,
         },

@@ -20,23 +20,23 @@ if version ~= '' then
   local newest = redis.call('HMGET', top, 'version', 'version_epoch')
   -- Digits of equal length sort like numbers, the largest of which Lua cannot represent.
   if newest[1] and newest[2] == ARGV[12] and version <= newest[1] then
-    local place = position()
-    return {place.offset, place.epoch, 1}
+    local current = position()
+    return {current.offset, current.epoch, 1}
   end
 end
 local epoch, offset = '', 0
 if kept then
-  local place = position()
-  place.offset = place.offset + 1
-  if place.new then
-    begin(place)
+  local current = position()
+  current.offset = current.offset + 1
+  if current.new then
+    begin(current)
   end
-  epoch, offset = place.epoch, place.offset
+  epoch, offset = current.epoch, current.offset
   -- For an existing stream this is the first write: a server out of memory refuses it, and so the whole
   -- script.
   redis.call('XADD', stream, 'MAXLEN', ARGV[3], number(offset) .. '-' .. number(now()), 'd', ARGV[7])
   redis.call('PEXPIRE', stream, ARGV[4])
-  remember(place)
+  remember(current)
 end
 if version ~= '' then
   redis.call('HSET', top, 'version', version, 'version_epoch', ARGV[12])

@@ -6,7 +6,7 @@ local stream, top, server = KEYS[1], KEYS[2], ARGV[1]
 
 -- How long the position of an empty channel stays valid after it was returned: no stream is forgotten in that
 -- time.
-local TOLD = 24 * 3600000
+local VALID_FOR = 24 * 3600000
 
 local function now()
   local time = redis.call('TIME')
@@ -53,30 +53,30 @@ end
 
 -- Whether a position with this epoch is in the stream. That includes the epoch of the empty channel before it
 -- began.
-local function stands_in(place, epoch)
-  if epoch == '' or epoch == place.epoch then
+local function is_in(current, epoch)
+  if epoch == '' or epoch == current.epoch then
     return true
   end
   local origin, hour = string.match(epoch, '^(%x+)%.(%d+)$')
-  if not origin or origin ~= place.origin then
+  if not origin or origin ~= current.origin then
     return false
   end
-  local since = place.begun - tonumber(hour) * 3600000
-  return since >= 0 and since <= TOLD
+  local since = current.begun - tonumber(hour) * 3600000
+  return since >= 0 and since <= VALID_FOR
 end
 
-local function remember(place)
-  redis.call('HSET', top, 'epoch', place.epoch, 'server', server, 'offset', number(place.offset))
+local function remember(current)
+  redis.call('HSET', top, 'epoch', current.epoch, 'server', server, 'offset', number(current.offset))
   redis.call('PEXPIRE', top, ARGV[5])
 end
 
 -- Begins a new stream. Its name derives from the origin of the empty channel, so its subscribers know that
 -- they have missed nothing. A server out of memory refuses the first write, and so the whole script; after
 -- one write it would refuse nothing more.
-local function begin(place)
-  place.epoch = place.origin and (place.origin .. '-' .. ARGV[2]) or ARGV[2]
-  remember(place)
-  redis.call('HSET', top, 'origin', place.origin or '', 'begun', number(place.begun))
+local function begin(current)
+  current.epoch = current.origin and (current.origin .. '-' .. ARGV[2]) or ARGV[2]
+  remember(current)
+  redis.call('HSET', top, 'origin', current.origin or '', 'begun', number(current.begun))
   redis.call('DEL', stream)
 end
 

@@ -10,9 +10,12 @@ use std::time::Duration;
 use redis::Value;
 use serde_json::{Value as Json, json};
 
-use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
+use crate::backplane::redis::connection::client::call;
+use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::{Shared, format::wire, membership::nodes};
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::format::{keys, wire};
+use crate::backplane::redis::topology::Topology;
 use crate::config::RedisTopology;
 use crate::telemetry::backplane::Trouble;
 
@@ -113,40 +116,58 @@ enum Occasion {
 
 /// Registers before a connection is used, and compares with the other gateways. `Err` if this gateway must
 /// not use the server, or cannot register.
-pub(crate) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
-    meet(shared, link, Occasion::Coming).await?;
-    let shard = &shared.shards[link.shard];
-    let before = shard.comes_to(&link.server);
-    if before.is_some() && shared.slot_map.are_moving() {
+pub(crate) async fn begin(
+    context: &Context,
+    topology: &Topology,
+    server: &ServerConnection,
+) -> Result<(), Cause> {
+    meet(context, topology, server, Occasion::Coming).await?;
+    let shard = &topology.shards[server.shard];
+    let before = shard.comes_to(&server.replication_id);
+    if before.is_some() && topology.slot_map.are_moving() {
         // A Cluster does not announce that a server was replaced: this server has the slots now, and may lack
         // keys.
-        shard.replaced(Some(shared.clock.now().at));
+        shard.replaced(Some(context.clock.now().at));
     }
     Ok(())
 }
 
 /// Renews the registration while a connection is in use.
-pub(crate) async fn go_on(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
-    meet(shared, link, Occasion::Staying).await
+pub(crate) async fn go_on(
+    context: &Context,
+    topology: &Topology,
+    server: &ServerConnection,
+) -> Result<(), Cause> {
+    meet(context, topology, server, Occasion::Staying).await
 }
 
 /// A gateway has died that was never seen at this server: its last publications are treated as made at the
 /// previous server just now.
-pub(crate) async fn part(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
-    meet(shared, link, Occasion::Parting).await
+pub(crate) async fn part(
+    context: &Context,
+    topology: &Topology,
+    server: &ServerConnection,
+) -> Result<(), Cause> {
+    meet(context, topology, server, Occasion::Parting).await
 }
 
-async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> Result<(), Cause> {
+async fn meet(
+    context: &Context,
+    topology: &Topology,
+    server: &ServerConnection,
+    occasion: Occasion,
+) -> Result<(), Cause> {
     // A Cluster ensures that a replaced server takes no more writes, and assigns the slots.
-    let is_cluster = shared.slot_map.are_moving();
-    if is_cluster && !link.home {
+    let is_cluster = topology.slot_map.are_moving();
+    if is_cluster && !server.is_shared {
         return Ok(());
     }
-    let shard = &shared.shards[link.shard];
-    let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
+    let shard = &topology.shards[server.shard];
+    let Some(mut connection) = server.connections.first().cloned() else { return Ok(()) };
     let before = shard.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let comes = occasion == Occasion::Coming && !before.is_empty() && before != link.server && !is_cluster;
-    let at = shared.clock.now().at;
+    let comes =
+        occasion == Occasion::Coming && !before.is_empty() && before != server.replication_id && !is_cluster;
+    let at = context.clock.now().at;
     let age = match occasion {
         Occasion::Coming if comes => {
             shard.published_at().map(|published| at.saturating_sub(published).as_millis().to_string())
@@ -154,19 +175,25 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
         Occasion::Parting => Some("0".to_owned()),
         Occasion::Coming | Occasion::Staying => None,
     };
-    let elsewhere = shared.conflict(Some(link.shard));
+    let elsewhere = topology.conflict(Some(server.shard));
     let said = Said {
         wire: char::from(wire::VERSION).to_string(),
-        name: shared.nodes.name().to_owned(),
-        servers: servers(shared, link),
+        name: context.name.to_string(),
+        servers: servers(context, topology, server),
         serves: occasion != Occasion::Coming && elsewhere.is_none(),
     };
-    let me = nodes::name(shared.node);
+    let me = context.node_name();
     let mut command = redis::cmd("EVAL");
-    command.arg(MEETING).arg(1).arg(shared.keys.servers()).arg(&me).arg(&*link.server).arg(said.to_text());
+    command
+        .arg(MEETING)
+        .arg(1)
+        .arg(context.keys.servers())
+        .arg(&me)
+        .arg(&*server.replication_id)
+        .arg(said.to_text());
     command.arg(LIFE.as_millis() as u64).arg(age.unwrap_or_default()).arg(u8::from(comes));
-    command.arg(nodes::KEPT.as_millis() as u64);
-    let reply = match call(&mut connection, &command, shared.config.timeout).await {
+    command.arg(keys::NODE_KEPT.as_millis() as u64);
+    let reply = match call(&mut connection, &command, context.config.timeout).await {
         Ok(reply) => reply,
         // The health check reports it, and the next one tries again.
         Err(cause) if occasion == Occasion::Staying && cause.is_of_writing() => return Ok(()),
@@ -174,11 +201,11 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
         Err(cause) => return Err(cause),
     };
     let Some(met) = Met::read(reply) else {
-        shared.metrics.malformed();
+        context.metrics.malformed();
         return match occasion {
             Occasion::Staying => Ok(()),
             Occasion::Coming | Occasion::Parting => {
-                Err(Cause::new(Trouble::Silent, "it does not tell which gateways use it"))
+                Err(Cause::new(Trouble::Silent, "it does not report which gateways use it"))
             }
         };
     };
@@ -186,8 +213,8 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
         shard.replaced(met.replaced.map(|ago| at.saturating_sub(ago)));
         if shard.since.swap(met.since, Ordering::AcqRel) < met.since && occasion != Occasion::Coming {
             tracing::info!(
-                server = &*link.server,
-                "a gateway came late from a server that was replaced: streams begin anew, and subscribers are told"
+                server = &*server.replication_id,
+                "a gateway came late from a replaced server; streams begin anew and their subscribers are notified"
             );
             shard.recheck.notify_one();
         }
@@ -213,7 +240,7 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
         }
     };
     let yields = found.filter(|(conflict, _, stays)| {
-        !stays && (conflict.certain || times >= PATIENCE || !serves && !shared.has_served())
+        !stays && (conflict.certain || times >= PATIENCE || !serves && !topology.has_served())
     });
     let conflict = yields.map(|(conflict, name, _)| -> Arc<str> {
         format!("gateway {name} uses this redis otherwise: {}; channels are not served", conflict.sentence)
@@ -227,17 +254,17 @@ async fn meet(shared: &Shared, link: &ServerConnection, occasion: Occasion) -> R
 }
 
 /// Names of this gateway's servers, with their replication ids.
-fn servers(shared: &Shared, link: &ServerConnection) -> BTreeMap<String, String> {
-    let RedisTopology::Servers(servers) = &shared.config.topology else { return BTreeMap::new() };
+fn servers(context: &Context, topology: &Topology, server: &ServerConnection) -> BTreeMap<String, String> {
+    let RedisTopology::Servers(servers) = &context.config.topology else { return BTreeMap::new() };
     if servers.len() < 2 {
         return BTreeMap::new();
     }
     let id = |shard_index: usize| {
-        if shard_index == link.shard {
-            return link.server.to_string();
+        if shard_index == server.shard {
+            return server.replication_id.to_string();
         }
-        let link = shared.shards[shard_index].links.borrow();
-        link.as_ref().map(|link| link.server.to_string()).unwrap_or_default()
+        let server = topology.shards[shard_index].connection.borrow();
+        server.as_ref().map(|server| server.replication_id.to_string()).unwrap_or_default()
     };
     servers
         .iter()

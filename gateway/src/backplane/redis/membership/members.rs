@@ -7,12 +7,16 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::oneshot;
 
+use crate::backplane::redis::commands::dispatch::Requests;
 use crate::backplane::redis::commands::request::What;
-use crate::backplane::redis::connection::server_connection::call;
+use crate::backplane::redis::connection::client::call;
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::membership::nodes::name;
-use crate::backplane::redis::membership::takeover::{STEP, Takeover};
-use crate::backplane::redis::{Redis, presence};
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::format::script;
+use crate::backplane::redis::membership::claim::{Claim, STEP};
+use crate::backplane::redis::presence::Presence;
+use crate::backplane::redis::subscriptions::Subscriptions;
+use crate::backplane::redis::topology::Topology;
 use crate::backplane::{Outcome, ReplyTo, Response};
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Member;
@@ -30,6 +34,16 @@ pub(crate) struct Left {
     pub(crate) failed: bool,
 }
 
+/// The members of a dead gateway.
+pub(crate) struct Members<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) topology: &'a Topology,
+    pub(crate) requests: &'a Requests,
+    pub(crate) subscriptions: &'a Subscriptions,
+    pub(crate) presence: &'a Presence,
+    pub(crate) claim: &'a Claim<'a>,
+}
+
 /// Result for one channel.
 enum End {
     Done,
@@ -38,16 +52,13 @@ enum End {
     Failed,
 }
 
-impl Takeover<'_> {
+impl Members<'_> {
     /// Removes the members from their channels and publishes leaves. `None` if the claim is lost.
-    pub(crate) async fn members_leave(
-        &self,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<Option<Left>, Cause> {
-        let list = self.shared.keys.presence_of(self.node);
+    pub(crate) async fn leave(&self, connection: &mut MultiplexedConnection) -> Result<Option<Left>, Cause> {
+        let list = self.context.keys.presence_of(self.claim.node);
         let (mut left, mut cursor) = (Left::default(), 0);
         loop {
-            let (next, names) = presence::page(self.shared, connection, &list, cursor, STEP).await?;
+            let (next, names) = self.presence.page(connection, &list, cursor, STEP).await?;
             for names in names.chunks(STEP) {
                 let mut asked = Vec::new();
                 let mut done = Vec::new();
@@ -67,7 +78,7 @@ impl Takeover<'_> {
                         End::Failed => left.failed = true,
                     }
                 }
-                if !self.unlist(connection, &list, &done).await? || !self.claim(connection).await? {
+                if !self.unlist(connection, &list, &done).await? || !self.claim.take(connection).await? {
                     return Ok(None);
                 }
             }
@@ -80,15 +91,14 @@ impl Takeover<'_> {
 
     /// Requests the removal of some members of a channel.
     fn ask(&self, channel: &Channel) -> Result<oneshot::Receiver<Response>, End> {
-        let shard = self.shared.slot_map.shard_of(channel);
-        if self.shared.shards[shard].status.link().is_none() {
+        let shard = self.topology.slot_map.shard_of(channel);
+        if self.topology.shards[shard].status.connection().is_none() {
             return Err(End::Away(shard));
         }
         let (sender, answer) = oneshot::channel();
-        let what = What::Take { channel: channel.clone(), node: self.node.into() };
-        let at = self.shared.clock.now().at;
-        let backplane = Redis { shared: self.shared.clone() };
-        match backplane.ask::<Vec<Arc<Member>>>(what, ReplyTo::Task(sender), at) {
+        let what = What::Take { channel: channel.clone(), node: self.claim.node.into() };
+        let at = self.context.clock.now().at;
+        match self.requests.ask::<Vec<Arc<Member>>>(what, ReplyTo::Task(sender), at) {
             Outcome::Pending => Ok(answer),
             Outcome::Ready(_) => Err(End::Failed),
         }
@@ -101,8 +111,8 @@ impl Takeover<'_> {
         mut answer: Result<oneshot::Receiver<Response>, End>,
         members: &mut usize,
     ) -> End {
-        let backplane = Redis { shared: self.shared.clone() };
-        let told = self.shared.gateway.namespaces.of(channel).is_some_and(|namespace| namespace.join_leave);
+        let announced =
+            self.context.gateway.namespaces.of(channel).is_some_and(|namespace| namespace.join_leave);
         loop {
             let taken = match answer {
                 Ok(answer) => answer.await,
@@ -110,10 +120,10 @@ impl Takeover<'_> {
             };
             let Ok(Response::Present(Ok(taken))) = taken else { return End::Failed };
             *members += taken.len();
-            if told {
-                taken.iter().for_each(|member| backplane.broadcast_presence(channel, member, false));
+            if announced {
+                taken.iter().for_each(|member| self.subscriptions.announce(channel, member, false));
             }
-            if taken.len() < presence::TAKEN_MAX {
+            if taken.len() < script::TAKEN_MAX {
                 return End::Done;
             }
             answer = self.ask(channel);
@@ -128,8 +138,8 @@ impl Takeover<'_> {
         done: &[&Vec<u8>],
     ) -> Result<bool, Cause> {
         let mut command = redis::cmd("EVAL");
-        command.arg(UNLISTING).arg(2).arg(self.shared.keys.dead()).arg(list);
-        command.arg(self.node).arg(name(self.shared.node)).arg(done);
-        Ok(call(connection, &command, self.shared.config.timeout).await? == Value::Int(1))
+        command.arg(UNLISTING).arg(2).arg(self.context.keys.dead()).arg(list);
+        command.arg(self.claim.node).arg(self.context.node_name()).arg(done);
+        Ok(call(connection, &command, self.context.config.timeout).await? == Value::Int(1))
     }
 }

@@ -11,12 +11,18 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use crate::backplane::Node;
-use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
+use crate::backplane::redis::agreement::{Agreement, Said};
+use crate::backplane::redis::clients::Clients;
+use crate::backplane::redis::connection::client::call;
+use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::membership::agreement::Agreement;
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::format::keys::NODE_KEPT;
+use crate::backplane::redis::format::wire;
 use crate::backplane::redis::membership::leases::{Change, Lease, Leases};
-pub(crate) use crate::backplane::redis::membership::takeover::take_over_dead_nodes;
-use crate::backplane::redis::{Shared, clients, format::wire, membership::meeting};
+use crate::backplane::redis::membership::meeting;
+use crate::backplane::redis::presence::Presence;
+use crate::backplane::redis::topology::Topology;
 
 /// Interval at which a lease is renewed and the others are read.
 const BEAT: Duration = Duration::from_millis(500);
@@ -24,9 +30,6 @@ const BEAT: Duration = Duration::from_millis(500);
 /// How long a lease is valid without renewal. With a beat before and one after, a death is noticed within
 /// four seconds.
 const LEASE: Duration = Duration::from_secs(3);
-
-/// How long leases are kept in Redis: gateways that return after all have died learn which ones there were.
-pub(crate) const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Maximum time that a gateway waits until the others apply its rules. A gateway that has not confirmed by
 /// then is dead, or never will.
@@ -40,13 +43,17 @@ const BEATING: &str = include_str!("../lua/beat.lua");
 const BURYING: &str = include_str!("../lua/mark_dead.lua");
 const LEAVING: &str = include_str!("../lua/leave.lua");
 
-/// Maximum time that [`leave`] waits for pending writes.
+/// Maximum time that [`Nodes::leave`] waits for pending writes.
 const WRITTEN: Duration = Duration::from_secs(1);
 
 /// This gateway among the others.
 pub(crate) struct Nodes {
-    /// Name of this gateway for people.
-    name: Box<str>,
+    context: Arc<Context>,
+    topology: Arc<Topology>,
+    agreement: Arc<Agreement>,
+    presence: Arc<Presence>,
+    clients: Arc<Clients>,
+    /// When this gateway started, in Unix time in milliseconds.
     started: u64,
     beats: AtomicU64,
     /// Whether this gateway has left and writes no lease any more.
@@ -55,25 +62,34 @@ pub(crate) struct Nodes {
     /// Whether Redis may lack what this gateway has written.
     anew: AtomicBool,
     /// Replication id of the server that was written to.
-    server: Mutex<Box<str>>,
+    written_to: Mutex<Box<str>>,
     /// Gateways that have gone and whose data must be taken over.
-    pub(super) dead: Mutex<Vec<Box<str>>>,
-    pub(super) buried: Notify,
+    dead: Mutex<Vec<Box<str>>>,
+    buried: Notify,
     /// Notified when another gateway has changed something to read at once.
     looked: Notify,
 }
 
 impl Nodes {
-    /// `started` is Unix time in milliseconds.
-    pub(crate) fn new(name: Box<str>, started: u64) -> Self {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        topology: Arc<Topology>,
+        agreement: Arc<Agreement>,
+        presence: Arc<Presence>,
+        clients: Arc<Clients>,
+    ) -> Self {
         Self {
-            name,
-            started,
+            started: context.clock.now().unix,
+            context,
+            topology,
+            agreement,
+            presence,
+            clients,
             beats: AtomicU64::new(0),
             gone: AtomicBool::new(false),
             leases: Mutex::new(Leases::new(LEASE)),
             anew: AtomicBool::new(false),
-            server: Mutex::default(),
+            written_to: Mutex::default(),
             dead: Mutex::default(),
             buried: Notify::new(),
             looked: Notify::new(),
@@ -83,11 +99,6 @@ impl Nodes {
     /// The other gateways that are alive, as far as this one knows.
     pub(crate) fn others(&self) -> Vec<Node> {
         self.leases().alive().cloned().collect()
-    }
-
-    /// Name of this gateway for people.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
     }
 
     /// Triggers the next beat at once.
@@ -102,9 +113,9 @@ impl Nodes {
     }
 
     /// Drops pending removals while the shared server is away: when it returns, everything is written again.
-    pub(crate) fn sweep(&self, shared: &Shared) {
-        shared.presence.sweep_list();
-        shared.clients.write_anew();
+    pub(crate) fn sweep(&self) {
+        self.presence.table.sweep_list();
+        self.clients.table.write_anew();
         self.anew.store(true, Ordering::Release);
     }
 
@@ -112,80 +123,203 @@ impl Nodes {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until there are gateways whose data must be taken over, and returns them.
+    pub(crate) async fn dead(&self) -> Vec<Box<str>> {
+        self.buried.notified().await;
+        std::mem::take(&mut *self.dead.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Encodes the lease of this gateway.
     fn lease(&self, uptime: Duration, seen: u64) -> String {
         let beat = self.beats.fetch_add(1, Ordering::Relaxed);
         let uptime = u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX);
-        Lease { beat, started: self.started, uptime, name: &self.name, seen }.to_text()
+        Lease { beat, started: self.started, uptime, name: &self.context.name, seen }.to_text()
     }
-}
 
-/// The first beat over a new connection. Returns when the others apply the rules of this gateway, if these
-/// are stronger than theirs: a publication under weaker rules would be missing in the history that this
-/// gateway promises. `Err` also if the server takes no writes, because then the others do not know these
-/// rules.
-pub(crate) async fn begin(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
-    {
-        let mut server = shared.nodes.server.lock().unwrap_or_else(PoisonError::into_inner);
-        if *server != link.server {
-            // A promoted replica may lack writes that its master had confirmed.
-            shared.nodes.anew.store(true, Ordering::Release);
-            if !server.is_empty() {
-                shared.nodes.leases().moved();
-            }
-            server.clone_from(&link.server);
-        }
-    }
-    shared.agreement.say_again();
-    if let Beaten::Unwritten(cause) = beat(shared, link).await? {
-        return Err(cause);
-    }
-    let alive = shared.nodes.others();
-    let Some(revision) = shared.agreement.waits_for(&alive) else { return Ok(()) };
-    let begun = shared.clock.now().at;
-    let mut told = false;
-    loop {
-        let behind: Vec<_> = shared.nodes.leases().behind(revision).cloned().collect();
-        if behind.is_empty() {
-            return Ok(());
-        }
-        if shared.clock.now().at.saturating_sub(begun) >= AGREED {
-            for node in behind {
-                shared.metrics.disagrees(&node.id, &node.name);
-            }
-            return Ok(());
-        }
-        if !std::mem::replace(&mut told, true)
-            && let Some(mut connection) = link.connections.first().cloned()
+    /// The first beat over a new connection. Returns when the others apply the rules of this gateway, if
+    /// these are stronger than theirs: a publication under weaker rules would be missing in the history that
+    /// this gateway promises. `Err` also if the server takes no writes, because then the others do not know
+    /// these rules.
+    pub(crate) async fn begin(&self, server: &ServerConnection) -> Result<(), Cause> {
         {
-            let mut command = redis::cmd(link.scripts.publish_verb);
-            command.arg(shared.keys.nodes()).arg(wire::look(shared.node));
-            call(&mut connection, &command, shared.config.timeout).await?;
+            let mut known = self.written_to.lock().unwrap_or_else(PoisonError::into_inner);
+            if *known != server.replication_id {
+                // A promoted replica may lack writes that its master had confirmed.
+                self.anew.store(true, Ordering::Release);
+                if !known.is_empty() {
+                    self.leases().moved();
+                }
+                known.clone_from(&server.replication_id);
+            }
         }
-        sleep(AGREEING).await;
-        beat(shared, link).await?;
+        self.agreement.say_again();
+        if let Beaten::Unwritten(cause) = self.beat(server).await? {
+            return Err(cause);
+        }
+        let alive = self.others();
+        let Some(revision) = self.agreement.waits_for(&alive) else { return Ok(()) };
+        let begun = self.context.clock.now().at;
+        let mut notified = false;
+        loop {
+            let behind: Vec<_> = self.leases().behind(revision).cloned().collect();
+            if behind.is_empty() {
+                return Ok(());
+            }
+            if self.context.clock.now().at.saturating_sub(begun) >= AGREED {
+                for node in behind {
+                    self.context.metrics.disagrees(&node.id, &node.name);
+                }
+                return Ok(());
+            }
+            if !std::mem::replace(&mut notified, true)
+                && let Some(mut connection) = server.connections.first().cloned()
+            {
+                let mut command = redis::cmd(server.scripts.publish_verb);
+                command.arg(self.context.keys.nodes()).arg(wire::look(self.context.node));
+                call(&mut connection, &command, self.context.config.timeout).await?;
+            }
+            sleep(AGREEING).await;
+            self.beat(server).await?;
+        }
     }
-}
 
-/// Beats until the connection fails.
-pub(crate) async fn run(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
-    loop {
-        if let Err(cause) = beat(&shared, &link).await {
-            return cause;
-        }
-        // Another gateway may be waiting until this one applies the rules it has just read.
-        let pause = if shared.agreement.is_applying() { AGREEING } else { BEAT };
-        tokio::select! {
-            () = sleep(pause) => (),
-            () = shared.nodes.looked.notified() => (),
+    /// Beats until the connection fails.
+    pub(crate) async fn run(&self, server: &ServerConnection) -> Cause {
+        loop {
+            if let Err(cause) = self.beat(server).await {
+                return cause;
+            }
+            // Another gateway may be waiting until this one applies the rules it has just read.
+            let pause = if self.agreement.is_applying() { AGREEING } else { BEAT };
+            tokio::select! {
+                () = sleep(pause) => (),
+                () = self.looked.notified() => (),
+            }
         }
     }
-}
 
-/// Writes all data of this gateway on the shared server again.
-async fn write_anew(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
-    shared.presence.list_anew();
-    clients::write_anew(shared, link).await
+    /// Writes all data of this gateway on the shared server again.
+    async fn write_anew(&self, server: &ServerConnection) -> Result<(), Cause> {
+        self.presence.table.list_anew();
+        self.clients.write_anew(server).await
+    }
+
+    /// Renews the lease, reads those of the others, and declares gateways dead.
+    async fn beat(&self, server: &ServerConnection) -> Result<Beaten, Cause> {
+        let Some(mut connection) = server.connections.first().cloned() else { return Ok(Beaten::Done) };
+        if self.gone.load(Ordering::Acquire) {
+            return Ok(Beaten::Done);
+        }
+        let Context { keys, config, metrics, .. } = &*self.context;
+        let me = self.context.node_name();
+        let announcement = self.agreement.announcement();
+        let lease = self.lease(self.context.clock.now().at, announcement.seen);
+        let mut command = redis::cmd("EVAL");
+        command.arg(BEATING).arg(3).arg(keys.leases()).arg(keys.dead()).arg(keys.rules());
+        command.arg(&me).arg(lease).arg(NODE_KEPT.as_millis() as u64).arg(announcement.revision);
+        command
+            .arg(announcement.description.as_deref().unwrap_or_default())
+            .arg(announcement.keeping.join(" "));
+        let reply = match call(&mut connection, &command, config.timeout).await {
+            Ok(reply) => reply,
+            // No gateway can renew its lease then; without a read, none is declared dead.
+            Err(cause) if cause.is_of_writing() => return Ok(Beaten::Unwritten(cause)),
+            Err(cause) => return Err(cause),
+        };
+        let Some(Heard { known, listed, buried, said }) = heard(reply) else {
+            metrics.malformed();
+            return Ok(Beaten::Done);
+        };
+        // The own lease is gone: this gateway was declared dead, or the shared server has lost its data.
+        if !known {
+            self.anew.store(true, Ordering::Release);
+            self.presence.table.write_anew_at(|_| true);
+            if announcement.description.is_none() {
+                self.agreement.say_again();
+            }
+        }
+        if self.anew.swap(false, Ordering::AcqRel)
+            && let Err(cause) = self.write_anew(server).await
+        {
+            self.anew.store(true, Ordering::Release);
+            return Err(cause);
+        }
+        let at = self.context.clock.now().at;
+        let (changes, dead, alive, unseen) = {
+            let mut leases = self.leases();
+            let changes = leases.hear(at, &me, listed);
+            (changes, leases.dead(), leases.alive().cloned().collect::<Vec<_>>(), leases.take_unseen())
+        };
+        metrics.nodes(alive.len() as u64 + 1);
+        let changed = !changes.is_empty();
+        for change in changes {
+            match change {
+                Change::Came(node) => metrics.node_came(&node.id, &node.name, &node.version),
+                Change::Left(node) => metrics.node_left(&node.id, &node.name),
+                Change::Died(node) => metrics.node_died(&node.id, &node.name),
+            }
+        }
+        let announced = announcement.description.is_some();
+        self.agreement.hear(&mut connection, said, &alive, changed, announced).await?;
+        self.agreement.say();
+        if unseen > 0 {
+            // Their last publications may have gone to the previous server.
+            if let Err(cause) = meeting::part(&self.context, &self.topology, server).await {
+                // Reported again with the next beat, over this connection or another one.
+                self.leases().put_back_unseen(unseen);
+                if !cause.is_of_writing() {
+                    return Err(cause);
+                }
+            }
+        }
+        for (node, lease) in dead {
+            self.bury(&mut connection, &node, &lease).await?;
+        }
+        if !buried.is_empty() {
+            *self.dead.lock().unwrap_or_else(PoisonError::into_inner) = buried;
+            self.buried.notify_one();
+        }
+        Ok(Beaten::Done)
+    }
+
+    /// Removes the lease of a dead gateway unless it was renewed meanwhile, and records that its data must be
+    /// taken over.
+    async fn bury(
+        &self,
+        connection: &mut MultiplexedConnection,
+        node: &str,
+        lease: &str,
+    ) -> Result<(), Cause> {
+        let Context { keys, config, .. } = &*self.context;
+        let mut command = redis::cmd("EVAL");
+        command.arg(BURYING).arg(3).arg(keys.leases()).arg(keys.dead()).arg(keys.rules());
+        command.arg(node).arg(lease).arg(NODE_KEPT.as_millis() as u64);
+        match call(connection, &command, config.timeout).await {
+            Err(cause) if !cause.is_of_writing() => Err(cause),
+            // The next beat tries again.
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the lease, so that the others need not wait until it expires.
+    pub(crate) async fn leave(&self, server: &ServerConnection) -> Result<(), Cause> {
+        self.gone.store(true, Ordering::Release);
+        let written = async {
+            while !self.presence.table.is_empty() || !self.clients.table.is_written() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // Another gateway takes over whatever is not written by then.
+        let _ = timeout(WRITTEN, written).await;
+        let Some(mut connection) = server.connections.first().cloned() else { return Ok(()) };
+        let Context { keys, config, .. } = &*self.context;
+        let me = self.context.node_name();
+        let mut command = redis::cmd("EVAL");
+        command.arg(LEAVING).arg(5).arg(keys.leases()).arg(keys.dead()).arg(keys.rules());
+        command.arg(keys.presence_of(&me)).arg(keys.clients_of(&me));
+        command.arg(&me).arg(NODE_KEPT.as_millis() as u64);
+        call(&mut connection, &command, config.timeout).await.map(drop)
+    }
 }
 
 /// Result of a beat.
@@ -195,126 +329,6 @@ enum Beaten {
     /// The server refuses writes, and nothing was read.
     Unwritten(Cause),
 }
-
-/// Renews the lease, reads those of the others, and declares gateways dead.
-async fn beat(shared: &Shared, link: &ServerConnection) -> Result<Beaten, Cause> {
-    let Some(mut connection) = link.connections.first().cloned() else { return Ok(Beaten::Done) };
-    if shared.nodes.gone.load(Ordering::Acquire) {
-        return Ok(Beaten::Done);
-    }
-    let me = name(shared.node);
-    let told = shared.agreement.tell(&shared.gateway);
-    let lease = shared.nodes.lease(shared.clock.now().at, told.seen);
-    let mut command = redis::cmd("EVAL");
-    command.arg(BEATING).arg(3).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
-    command.arg(&me).arg(lease).arg(KEPT.as_millis() as u64).arg(told.revision);
-    command.arg(told.description.as_deref().unwrap_or_default()).arg(told.keeping.join(" "));
-    let reply = match call(&mut connection, &command, shared.config.timeout).await {
-        Ok(reply) => reply,
-        // No gateway can renew its lease then; without a read, none is declared dead.
-        Err(cause) if cause.is_of_writing() => return Ok(Beaten::Unwritten(cause)),
-        Err(cause) => return Err(cause),
-    };
-    let Some(Heard { known, listed, buried, said }) = heard(reply) else {
-        shared.metrics.malformed();
-        return Ok(Beaten::Done);
-    };
-    // The own lease is gone: this gateway was declared dead, or the shared server has lost its data.
-    if !known {
-        shared.nodes.anew.store(true, Ordering::Release);
-        shared.presence.write_anew_at(|_| true);
-        if told.description.is_none() {
-            shared.agreement.say_again();
-        }
-    }
-    if shared.nodes.anew.swap(false, Ordering::AcqRel)
-        && let Err(cause) = write_anew(shared, link).await
-    {
-        shared.nodes.anew.store(true, Ordering::Release);
-        return Err(cause);
-    }
-    let at = shared.clock.now().at;
-    let (changes, dead, alive, unseen) = {
-        let mut leases = shared.nodes.leases();
-        let changes = leases.hear(at, &me, listed);
-        (changes, leases.dead(), leases.alive().cloned().collect::<Vec<_>>(), leases.take_unseen())
-    };
-    shared.metrics.nodes(alive.len() as u64 + 1);
-    let changed = !changes.is_empty();
-    for change in changes {
-        match change {
-            Change::Came(node) => shared.metrics.node_came(&node.id, &node.name, &node.version),
-            Change::Left(node) => shared.metrics.node_left(&node.id, &node.name),
-            Change::Died(node) => shared.metrics.node_died(&node.id, &node.name),
-        }
-    }
-    let told = told.description.is_some();
-    Agreement::hear(shared, &mut connection, said, &alive, changed, told).await?;
-    shared.agreement.say(shared);
-    if unseen > 0 {
-        // Their last publications may have gone to the previous server.
-        if let Err(cause) = meeting::part(shared, link).await {
-            // Reported again with the next beat, over this connection or another one.
-            shared.nodes.leases().put_back_unseen(unseen);
-            if !cause.is_of_writing() {
-                return Err(cause);
-            }
-        }
-    }
-    for (node, lease) in dead {
-        bury(shared, &mut connection, &node, &lease).await?;
-    }
-    if !buried.is_empty() {
-        *shared.nodes.dead.lock().unwrap_or_else(PoisonError::into_inner) = buried;
-        shared.nodes.buried.notify_one();
-    }
-    Ok(Beaten::Done)
-}
-
-/// Removes the lease of a dead gateway unless it was renewed meanwhile, and records that its data must be
-/// taken over.
-async fn bury(
-    shared: &Shared,
-    connection: &mut MultiplexedConnection,
-    node: &str,
-    lease: &str,
-) -> Result<(), Cause> {
-    let mut command = redis::cmd("EVAL");
-    command.arg(BURYING).arg(3).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
-    command.arg(node).arg(lease).arg(KEPT.as_millis() as u64);
-    match call(connection, &command, shared.config.timeout).await {
-        Err(cause) if !cause.is_of_writing() => Err(cause),
-        // The next beat tries again.
-        _ => Ok(()),
-    }
-}
-
-/// Removes the lease, so that the others need not wait until it expires.
-pub(crate) async fn leave(shared: &Shared, link: &ServerConnection) -> Result<(), Cause> {
-    shared.nodes.gone.store(true, Ordering::Release);
-    let written = async {
-        while !shared.presence.is_empty() || !shared.clients.is_written() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    // Another gateway takes over whatever is not written by then.
-    let _ = timeout(WRITTEN, written).await;
-    let Some(mut connection) = link.connections.first().cloned() else { return Ok(()) };
-    let me = name(shared.node);
-    let mut command = redis::cmd("EVAL");
-    command.arg(LEAVING).arg(5).arg(shared.keys.leases()).arg(shared.keys.dead()).arg(shared.keys.rules());
-    command.arg(shared.keys.presence_of(&me)).arg(shared.keys.clients_of(&me));
-    command.arg(&me).arg(KEPT.as_millis() as u64);
-    call(&mut connection, &command, shared.config.timeout).await.map(drop)
-}
-
-/// Name of a gateway in Redis, in the log and in the API.
-pub(crate) fn name(node: u64) -> String {
-    format!("{node:016x}")
-}
-
-/// Fields of the hash with the gateways' descriptions.
-pub(crate) type Said = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 /// Names and leases.
 type Listed = Vec<(Box<str>, Box<str>)>;
@@ -326,7 +340,7 @@ struct Heard {
     /// All leases.
     listed: Listed,
     /// Gateways whose data must be taken over.
-    pub(super) buried: Vec<Box<str>>,
+    buried: Vec<Box<str>>,
     /// The descriptions of the gateways and their revision, if it differs from the one that was read.
     said: Option<(u64, Said)>,
 }

@@ -1,9 +1,9 @@
-//! `Takeover` cleans up the data of a dead gateway. One of the others claims it for a while; if that one dies
+//! `Takeovers` clean up the data of a dead gateway. One of the others claims it for a while; if that one dies
 //! too, the next continues where it stopped.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::Value;
@@ -12,30 +12,29 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::backplane::inbox::Delivery;
-use crate::backplane::redis::Shared;
 use crate::backplane::redis::clients::record::{self, Record};
-use crate::backplane::redis::connection::server_connection::{ServerConnection, call};
+use crate::backplane::redis::commands::dispatch::Requests;
+use crate::backplane::redis::connection::client::call;
+use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::connection::status::Cause;
-use crate::backplane::redis::membership::members::Left;
-use crate::backplane::redis::membership::nodes::name;
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::membership::claim::{Claim, STEP};
+use crate::backplane::redis::membership::members::{Left, Members};
+use crate::backplane::redis::membership::nodes::Nodes;
+use crate::backplane::redis::presence::Presence;
+use crate::backplane::redis::subscriptions::Subscriptions;
+use crate::backplane::redis::topology::Topology;
 use crate::connection_id::ConnectionIds;
 use crate::plugin::event::DisconnectEvent;
 use crate::protocol::code::Close;
 use crate::shutdown::Phase;
 use crate::telemetry::backplane::Trouble;
 
-const CLAIMING: &str = include_str!("../lua/claim.lua");
-const SETTLED: &str = include_str!("../lua/taken_over.lua");
+const TAKEN_OVER: &str = include_str!("../lua/taken_over.lua");
 const REPORTED: &str = include_str!("../lua/reported.lua");
 
-/// How long a claim holds. It is renewed with every step.
-const CLAIM: Duration = Duration::from_secs(10);
-
 /// Maximum time that workers may take for the clients of one step.
-const TOLD: Duration = Duration::from_secs(8);
-
-/// Number of channels or clients in one step.
-pub(crate) const STEP: usize = 64;
+const NOTIFIED_WITHIN: Duration = Duration::from_secs(8);
 
 /// Number of beats until data on an unavailable server is tried again, unless the server returns earlier.
 const PATIENCE: u32 = 20;
@@ -48,60 +47,87 @@ struct Waiting {
 
 impl Waiting {
     /// Whether to keep waiting.
-    fn goes_on(&mut self, shared: &Shared) -> bool {
+    fn goes_on(&mut self, topology: &Topology) -> bool {
         self.beats += 1;
-        let away =
-            |shard: &usize| shared.shards.get(*shard).is_some_and(|shard| shard.status.link().is_none());
+        let away = |shard: &usize| {
+            topology.shards.get(*shard).is_some_and(|shard| shard.status.connection().is_none())
+        };
         self.beats < PATIENCE && self.shards.iter().all(away)
     }
 }
 
-/// Takes over dead gateways until the connection fails.
-pub(crate) async fn take_over_dead_nodes(shared: Arc<Shared>, link: Arc<ServerConnection>) -> Cause {
-    let mut waiting: HashMap<Box<str>, Waiting> = HashMap::new();
-    loop {
-        shared.nodes.buried.notified().await;
-        let dead = std::mem::take(&mut *shared.nodes.dead.lock().unwrap_or_else(PoisonError::into_inner));
-        // Plugins are not loaded yet, or workers are ending: another gateway takes over, or the next beat
-        // lists it again.
-        if *shared.phase.borrow() != Phase::Running {
-            continue;
-        }
-        waiting.retain(|node, _| dead.contains(node));
-        for node in dead {
-            if waiting.get_mut(&node).is_some_and(|waiting| waiting.goes_on(&shared)) {
+/// See the module.
+pub(crate) struct Takeovers {
+    context: Arc<Context>,
+    topology: Arc<Topology>,
+    requests: Arc<Requests>,
+    subscriptions: Arc<Subscriptions>,
+    presence: Arc<Presence>,
+    nodes: Arc<Nodes>,
+    /// Number of clients of dead nodes for which `on-disconnect` was called.
+    departed: AtomicU64,
+}
+
+impl Takeovers {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        topology: Arc<Topology>,
+        requests: Arc<Requests>,
+        subscriptions: Arc<Subscriptions>,
+        presence: Arc<Presence>,
+        nodes: Arc<Nodes>,
+    ) -> Self {
+        Self { context, topology, requests, subscriptions, presence, nodes, departed: AtomicU64::new(0) }
+    }
+
+    /// Takes over dead gateways until the connection to the shared server fails.
+    pub(crate) async fn run(&self, server: &ServerConnection) -> Cause {
+        let mut waiting: HashMap<Box<str>, Waiting> = HashMap::new();
+        loop {
+            let dead = self.nodes.dead().await;
+            // Plugins are not loaded yet, or workers are ending: another gateway takes over, or the next
+            // beat lists it again.
+            if *self.context.phase.borrow() != Phase::Running {
                 continue;
             }
-            waiting.remove(&node);
-            match (Takeover { shared: &shared, link: &link, node: &node }).run().await {
-                Ok(shards) if shards.is_empty() => (),
-                Ok(shards) => {
-                    waiting.insert(node, Waiting { shards, beats: 0 });
+            waiting.retain(|node, _| dead.contains(node));
+            for node in dead {
+                if waiting.get_mut(&node).is_some_and(|waiting| waiting.goes_on(&self.topology)) {
+                    continue;
                 }
-                // The next beat lists it again.
-                Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => (),
-                Err(cause) => return cause,
+                waiting.remove(&node);
+                let claim = Claim { context: &self.context, node: &node };
+                match (Takeover { all: self, server, node: &node, claim }).run().await {
+                    Ok(shards) if shards.is_empty() => (),
+                    Ok(shards) => {
+                        waiting.insert(node, Waiting { shards, beats: 0 });
+                    }
+                    // The next beat lists it again.
+                    Err(cause) if matches!(cause.trouble, Trouble::Writes | Trouble::Refused) => (),
+                    Err(cause) => return cause,
+                }
             }
         }
     }
 }
 
 /// The takeover of one gateway.
-pub(crate) struct Takeover<'a> {
-    pub(crate) shared: &'a Arc<Shared>,
-    link: &'a ServerConnection,
-    pub(crate) node: &'a str,
+struct Takeover<'a> {
+    all: &'a Takeovers,
+    server: &'a ServerConnection,
+    node: &'a str,
+    claim: Claim<'a>,
 }
 
 impl Takeover<'_> {
     /// Returns the shards without a connection that it has to wait for.
     async fn run(&self) -> Result<BTreeSet<usize>, Cause> {
         const LATER: BTreeSet<usize> = BTreeSet::new();
-        let Some(mut connection) = self.link.connections.first().cloned() else { return Ok(LATER) };
-        if !self.claim(&mut connection).await? {
+        let Some(mut connection) = self.server.connections.first().cloned() else { return Ok(LATER) };
+        if !self.claim.take(&mut connection).await? {
             return Ok(LATER);
         }
-        let Some(Left { members, away, failed }) = self.members_leave(&mut connection).await? else {
+        let Some(Left { members, away, failed }) = self.members().leave(&mut connection).await? else {
             return Ok(LATER);
         };
         // Clients are disconnected even if a server that only holds members is away.
@@ -112,22 +138,19 @@ impl Takeover<'_> {
         if !away.is_empty() {
             return Ok(away);
         }
-        let keys = &self.shared.keys;
+        let Context { keys, config, .. } = &*self.all.context;
         let mut command = redis::cmd("EVAL");
-        command.arg(SETTLED).arg(3).arg(keys.dead()).arg(keys.presence_of(self.node));
+        command.arg(TAKEN_OVER).arg(3).arg(keys.dead()).arg(keys.presence_of(self.node));
         command.arg(keys.clients_of(self.node));
-        command.arg(self.node).arg(name(self.shared.node));
-        call(&mut connection, &command, self.shared.config.timeout).await?;
-        tracing::info!(node = self.node, members, clients, "what a gateway left behind is settled");
+        command.arg(self.node).arg(self.all.context.node_name());
+        call(&mut connection, &command, config.timeout).await?;
+        tracing::info!(node = self.node, members, clients, "the data of a dead gateway was taken over");
         Ok(LATER)
     }
 
-    /// Claims the takeover, or extends the claim. False if this gateway must not continue.
-    pub(crate) async fn claim(&self, connection: &mut MultiplexedConnection) -> Result<bool, Cause> {
-        let mut command = redis::cmd("EVAL");
-        command.arg(CLAIMING).arg(2).arg(self.shared.keys.dead()).arg(self.shared.keys.leases());
-        command.arg(self.node).arg(name(self.shared.node)).arg(CLAIM.as_millis() as u64);
-        Ok(call(connection, &command, self.shared.config.timeout).await? == Value::Int(1))
+    fn members(&self) -> Members<'_> {
+        let Takeovers { context, topology, requests, subscriptions, presence, .. } = self.all;
+        Members { context, topology, requests, subscriptions, presence, claim: &self.claim }
     }
 
     /// Calls `on-disconnect` for the clients. Returns their number; `None` if another gateway continues, or
@@ -136,13 +159,14 @@ impl Takeover<'_> {
         &self,
         connection: &mut MultiplexedConnection,
     ) -> Result<Option<usize>, Cause> {
-        let Self { shared, node, .. } = *self;
-        let clients = shared.keys.clients_of(node);
+        let Self { node, .. } = *self;
+        let context = &self.all.context;
+        let clients = context.keys.clients_of(node);
         let mut count = 0;
         loop {
             let mut some = redis::cmd("HRANDFIELD");
             some.arg(&clients).arg(STEP).arg("WITHVALUES");
-            let listed = match call(connection, &some, shared.config.timeout).await? {
+            let listed = match call(connection, &some, context.config.timeout).await? {
                 Value::Array(listed) => record::pairs(listed),
                 _ => Vec::new(),
             };
@@ -150,21 +174,21 @@ impl Takeover<'_> {
                 return Ok(Some(count));
             }
             let read = listed.len();
-            let told = self.notify_plugins(listed).await;
-            if told.is_empty() {
+            let notified = self.notify_plugins(listed).await;
+            if notified.is_empty() {
                 return Ok(None);
             }
             let mut command = redis::cmd("EVAL");
-            command.arg(REPORTED).arg(2).arg(shared.keys.dead()).arg(&clients);
-            command.arg(node).arg(name(shared.node));
-            told.iter().for_each(|id| {
+            command.arg(REPORTED).arg(2).arg(context.keys.dead()).arg(&clients);
+            command.arg(node).arg(context.node_name());
+            notified.iter().for_each(|id| {
                 command.arg(&**id);
             });
             // If the gateway is alive after all, these are its clients again, and it calls `on-disconnect`
             // when they leave.
-            let settles = call(connection, &command, shared.config.timeout).await? == Value::Int(1);
-            count += told.len();
-            if !settles || told.len() < read || !self.claim(connection).await? {
+            let settles = call(connection, &command, context.config.timeout).await? == Value::Int(1);
+            count += notified.len();
+            if !settles || notified.len() < read || !self.claim.take(connection).await? {
                 return Ok(None);
             }
         }
@@ -172,19 +196,19 @@ impl Takeover<'_> {
 
     /// Calls `on-disconnect` for clients on this gateway's workers. Returns the ids of the confirmed ones.
     async fn notify_plugins(&self, listed: Vec<(Box<str>, Vec<u8>)>) -> Vec<Box<str>> {
-        let shared = self.shared;
-        let now = shared.clock.now();
-        let (mut told, mut under_way) = (Vec::new(), Vec::new());
+        let Takeovers { context, departed, .. } = self.all;
+        let now = context.clock.now();
+        let (mut notified, mut under_way) = (Vec::new(), Vec::new());
         for (id, bytes) in listed {
-            let count = shared.departed.fetch_add(1, Ordering::Relaxed);
-            let Some(Record { client, since }) = record::read(&id, ConnectionIds::elsewhere(count), &bytes)
+            let count = departed.fetch_add(1, Ordering::Relaxed);
+            let Some(Record { client, since }) = record::read(&id, ConnectionIds::taken_over(count), &bytes)
             else {
                 // No other gateway would understand the record either.
-                shared.metrics.malformed();
-                told.push(id);
+                context.metrics.malformed();
+                notified.push(id);
                 continue;
             };
-            let goodbye = DisconnectEvent {
+            let event = DisconnectEvent {
                 client: Arc::new(client),
                 code: Close::GATEWAY_DIED.code,
                 reason: Close::GATEWAY_DIED.reason.into(),
@@ -193,17 +217,17 @@ impl Takeover<'_> {
                 at: now.at_millis(),
             };
             let (sender, receiver) = oneshot::channel();
-            let worker = &shared.inboxes[count as usize % shared.inboxes.len()];
-            worker.put(Delivery::Disconnected(Box::new(goodbye), sender));
+            let worker = &context.inboxes[count as usize % context.inboxes.len()];
+            worker.put(Delivery::Disconnected(Box::new(event), sender));
             under_way.push((id, receiver));
         }
         // A worker that does not answer in time is busy or ending: the client is retried later.
-        let until = Instant::now() + TOLD;
+        let until = Instant::now() + NOTIFIED_WITHIN;
         for (id, receiver) in under_way {
             if let Ok(Ok(())) = timeout_at(until, receiver).await {
-                told.push(id);
+                notified.push(id);
             }
         }
-        told
+        notified
     }
 }

@@ -1,4 +1,4 @@
-//! `Presence` holds the members of this node and tracks what has not been written to Redis.
+//! `PresenceTable` holds the members of this node and tracks what has not been written to Redis.
 //!
 //! A channel moves through queues. First it is added to the list of this node's channels: when this node has
 //! died, the others learn from the list where its members are stored, so a channel must be listed before a
@@ -8,28 +8,27 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::LISTED_MAX;
-use super::present::{Due, Listed, Present, Write};
 use crate::backplane::TOO_MANY_MEMBERS;
-use crate::backplane::redis::topology::slots::SlotMap;
+use crate::backplane::redis::format::script::LISTED_MAX;
+use crate::backplane::redis::format::slots::SlotMap;
+use crate::backplane::redis::presence::present::{Due, Listed, Present, Write};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
+use crate::sharded::Sharded;
 
 const SHARDS: usize = 64;
 
 type Shard = HashMap<Channel, Present>;
 
 /// See the module.
-pub(crate) struct Presence {
-    shards: [Mutex<Shard>; SHARDS],
-    hasher: RandomState,
+pub(crate) struct PresenceTable {
+    shards: Sharded<Shard, SHARDS>,
     slot_map: Arc<SlotMap>,
     /// One for each server, and the last one for the list.
     queues: Box<[Queue]>,
@@ -50,27 +49,26 @@ struct Queue {
 
 /// Writes to a server. If dropped, they count as failed.
 pub(super) struct Batch<'a> {
-    presence: &'a Presence,
+    table: &'a PresenceTable,
     pub(super) writes: Vec<Write>,
 }
 
 /// Changes of the list. If dropped, they count as failed.
 pub(super) struct Listing<'a> {
-    presence: &'a Presence,
+    table: &'a PresenceTable,
     losses: u64,
     pub(super) come: Vec<Channel>,
     pub(super) gone: Vec<Channel>,
 }
 
-impl Presence {
+impl PresenceTable {
     /// Number of shards of the table.
     pub(super) const SHARDS: usize = SHARDS;
 
     /// Creates an empty table for this number of servers.
     pub(crate) fn new(slot_map: Arc<SlotMap>, servers: usize) -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
+            shards: Sharded::default(),
             slot_map,
             queues: (0..=servers).map(|_| Queue::default()).collect(),
             losses: AtomicU64::new(0),
@@ -79,7 +77,7 @@ impl Presence {
     }
 
     fn shard(&self, channel: &Channel) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[self.hasher.hash_one(channel) as usize % SHARDS])
+        self.shards.lock(channel)
     }
 
     /// Index of the queue for the list.
@@ -126,7 +124,7 @@ impl Presence {
 
     /// Whether no channel has members and Redis is up to date.
     pub(crate) fn is_empty(&self) -> bool {
-        self.shards.iter().all(|shard| lock(shard).is_empty())
+        self.shards.iter().all(|shard| shard.is_empty())
     }
 
     /// Puts a channel into the queue of its next step.
@@ -165,15 +163,15 @@ impl Presence {
         self.strangers.notify_one();
     }
 
-    /// Waits until [`Presence::know`] must be called for the channels in the list. Dropping the future loses
-    /// nothing.
+    /// Waits until [`PresenceTable::know`] must be called for the channels in the list. Dropping the future
+    /// loses nothing.
     pub(super) async fn strangers(&self) {
         self.strangers.notified().await;
     }
 
     /// Takes the next writes for a server.
     pub(super) fn take(&self, server: usize, channels_max: usize, members_max: usize) -> Batch<'_> {
-        let (mut batch, mut members) = (Batch { presence: self, writes: Vec::new() }, 0);
+        let (mut batch, mut members) = (Batch { table: self, writes: Vec::new() }, 0);
         while batch.writes.len() < channels_max && members < members_max {
             let Some(channel) = lock(&self.queues[server].channels).pop_front() else { break };
             let mut shard = self.shard(&channel);
@@ -196,7 +194,7 @@ impl Presence {
     /// Takes the next changes for the list.
     pub(super) fn take_list(&self, max: usize) -> Listing<'_> {
         let losses = self.losses.load(Ordering::Acquire);
-        let mut listing = Listing { presence: self, losses, come: Vec::new(), gone: Vec::new() };
+        let mut listing = Listing { table: self, losses, come: Vec::new(), gone: Vec::new() };
         while listing.come.len() < max && listing.gone.len() < max {
             let Some(channel) = lock(&self.queues[self.list()].channels).pop_front() else { break };
             let mut shard = self.shard(&channel);
@@ -239,8 +237,8 @@ impl Presence {
 
     /// Writes these channels again, to their current servers.
     pub(crate) fn write_anew_at(&self, concerns: impl Fn(&Channel) -> bool) {
-        for shard in &self.shards {
-            for (channel, present) in lock(shard).iter_mut().filter(|(channel, _)| concerns(channel)) {
+        for mut shard in self.shards.iter() {
+            for (channel, present) in shard.iter_mut().filter(|(channel, _)| concerns(channel)) {
                 present.write_anew();
                 self.queue(channel, present);
             }
@@ -250,8 +248,8 @@ impl Presence {
     /// The list was lost, or another gateway has removed it.
     pub(crate) fn list_anew(&self) {
         self.losses.fetch_add(1, Ordering::AcqRel);
-        for shard in &self.shards {
-            for (channel, present) in lock(shard).iter_mut() {
+        for mut shard in self.shards.iter() {
+            for (channel, present) in shard.iter_mut() {
                 if present.listed == Listed::Yes {
                     present.listed = Listed::Perhaps;
                 }
@@ -271,7 +269,7 @@ impl Presence {
 
     /// The channels of one part of the table and one server that have no pending step.
     pub(super) fn quiet_in(&self, shard: usize, server: usize) -> Vec<Channel> {
-        let shard = lock(&self.shards[shard % SHARDS]);
+        let shard = self.shards.lock_index(shard);
         let quiet = shard.iter().filter(|(channel, present)| {
             present.due() == Due::Nothing && self.slot_map.shard_of(channel) == server
         });
@@ -326,8 +324,8 @@ impl Presence {
     /// Rebuilds a queue from the channels that `keep` keeps.
     fn sweep_queue(&self, queue: usize, keep: impl Fn(&Channel, &mut Present) -> bool) {
         lock(&self.queues[queue].channels).clear();
-        for shard in &self.shards {
-            lock(shard).retain(|channel, present| {
+        for mut shard in self.shards.iter() {
+            shard.retain(|channel, present| {
                 if present.queued == Some(queue) {
                     present.queued = None;
                 }
@@ -365,14 +363,14 @@ impl Batch<'_> {
     /// Ends the writes. `written` returns, by index in the batch, whether the server has carried a write out.
     pub(super) fn answered(mut self, written: impl Fn(usize) -> bool) {
         for (shard_index, write) in std::mem::take(&mut self.writes).iter().enumerate() {
-            self.presence.answered(write, written(shard_index));
+            self.table.answered(write, written(shard_index));
         }
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.writes.iter().for_each(|write| self.presence.answered(write, false));
+        self.writes.iter().for_each(|write| self.table.answered(write, false));
     }
 }
 
@@ -381,7 +379,7 @@ impl Listing<'_> {
     pub(super) fn done(mut self) {
         for (channels, listed) in [(&mut self.come, Listed::Yes), (&mut self.gone, Listed::No)] {
             for channel in std::mem::take(channels) {
-                self.presence.listed(&channel, listed, self.losses);
+                self.table.listed(&channel, listed, self.losses);
             }
         }
     }
@@ -390,7 +388,7 @@ impl Listing<'_> {
 impl Drop for Listing<'_> {
     fn drop(&mut self) {
         for channel in self.come.iter().chain(&self.gone) {
-            self.presence.listed(channel, Listed::Perhaps, self.losses);
+            self.table.listed(channel, Listed::Perhaps, self.losses);
         }
     }
 }

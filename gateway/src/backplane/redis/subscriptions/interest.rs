@@ -2,25 +2,24 @@
 //! and the requests that wait for it.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::redis::commands::request::Request;
-use crate::backplane::redis::topology::slots::SlotMap;
-use crate::backplane::{ReplyTo, Top, has_reached};
+use crate::backplane::redis::format::slots::SlotMap;
+use crate::backplane::{ReplyTo, has_reached};
 use crate::protocol::channel::{Channel, Target};
+use crate::protocol::command::Position;
+use crate::sharded::Sharded;
 
 const SHARDS: usize = 64;
 
 /// See the module.
 pub(crate) struct Interest {
-    shards: [Mutex<HashMap<Channel, Entry>>; SHARDS],
-    hasher: RandomState,
+    shards: Sharded<HashMap<Channel, Entry>, SHARDS>,
     channels: AtomicUsize,
     /// Channels with subscribers. The others are about to be removed.
     wanted: AtomicUsize,
@@ -52,7 +51,7 @@ struct Entry {
     /// Whether Redis has ended the subscription: something may have been missed since.
     broken: bool,
     /// Position of the newest publication from Redis.
-    top: Option<Top>,
+    top: Option<Position>,
     waiters: Vec<Waiter>,
 }
 
@@ -88,8 +87,7 @@ pub(crate) enum Added {
 impl Interest {
     pub(crate) fn new(channels_max: usize, slot_map: Arc<SlotMap>, servers: usize) -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
+            shards: Sharded::default(),
             channels: AtomicUsize::new(0),
             wanted: AtomicUsize::new(0),
             channels_max,
@@ -100,8 +98,7 @@ impl Interest {
     }
 
     fn shard(&self, channel: &Channel) -> MutexGuard<'_, HashMap<Channel, Entry>> {
-        let index = self.hasher.hash_one(channel) as usize % SHARDS;
-        lock(&self.shards[index])
+        self.shards.lock(channel)
     }
 
     /// Number of channels.
@@ -109,13 +106,13 @@ impl Interest {
         self.channels.load(Ordering::Relaxed)
     }
 
-    /// Adds the interest of a worker. Without a `link` only this node's publications arrive, and no response
-    /// is pending.
+    /// Adds the interest of a worker. Without a `connection` only this node's publications arrive, and no
+    /// response is pending.
     pub(crate) fn add(
         &self,
         worker: usize,
         channel: &Channel,
-        link: Option<u64>,
+        connection: Option<u64>,
         reply_to: ReplyTo,
         until: Duration,
     ) -> Added {
@@ -139,11 +136,11 @@ impl Interest {
         }
         entry.workers |= 1 << worker;
         // Messages to users and connections come on the topic of all nodes.
-        if channel.target() != Target::Channel || link == Some(entry.confirmed) {
+        if channel.target() != Target::Channel || connection == Some(entry.confirmed) {
             return Added::Already;
         }
         self.change(channel, entry);
-        if link.is_none() || matches!(reply_to, ReplyTo::Nobody) {
+        if connection.is_none() || matches!(reply_to, ReplyTo::Nobody) {
             return Added::Already;
         }
         entry.waiters.push(Waiter::Announced(reply_to, until));
@@ -176,13 +173,13 @@ impl Interest {
     /// no subscription.
     pub(crate) fn when_confirmed(
         &self,
-        link: Option<u64>,
+        connection: Option<u64>,
         request: Request,
         channel: &Channel,
     ) -> Option<Request> {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return Some(request) };
-        if channel.target() != Target::Channel || link == Some(entry.confirmed) {
+        if channel.target() != Target::Channel || connection == Some(entry.confirmed) {
             return Some(request);
         }
         self.change(channel, entry);
@@ -194,9 +191,9 @@ impl Interest {
     }
 
     /// Whether a channel is subscribed to over a connection, without an interruption.
-    pub(crate) fn is_confirmed(&self, channel: &Channel, link: u64) -> bool {
+    pub(crate) fn is_confirmed(&self, channel: &Channel, connection: u64) -> bool {
         channel.target() != Target::Channel
-            || self.shard(channel).get(channel).is_none_or(|entry| entry.confirmed == link)
+            || self.shard(channel).get(channel).is_none_or(|entry| entry.confirmed == connection)
     }
 
     fn change(&self, channel: &Channel, entry: &mut Entry) {
@@ -210,8 +207,8 @@ impl Interest {
     /// These channels have moved to another server and are subscribed to there. Queued changes for the old
     /// server are skipped.
     pub(crate) fn moved(&self, concerned: impl Fn(&Channel) -> bool) {
-        for shard in &self.shards {
-            for (channel, entry) in lock(shard).iter_mut() {
+        for mut shard in self.shards.iter() {
+            for (channel, entry) in shard.iter_mut() {
                 if channel.target() == Target::Channel && concerned(channel) {
                     (entry.coming, entry.changing) = (false, false);
                     self.change(channel, entry);
@@ -222,10 +219,10 @@ impl Interest {
 
     /// Redis has ended a subscription, or refused it, because it does not have the slot any more. True if the
     /// channel must be subscribed to again.
-    pub(crate) fn lost(&self, channel: &Channel, link: u64) -> bool {
+    pub(crate) fn lost(&self, channel: &Channel, connection: u64) -> bool {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return false };
-        if entry.confirmed == link {
+        if entry.confirmed == connection {
             (entry.confirmed, entry.broken) = (0, true);
         } else if !entry.coming {
             return false;
@@ -237,8 +234,8 @@ impl Interest {
 
     /// A new connection to a server: all its channels must be subscribed to again.
     pub(crate) fn begin(&self, server: usize) {
-        for shard in &self.shards {
-            for (channel, entry) in lock(shard).iter_mut() {
+        for mut shard in self.shards.iter() {
+            for (channel, entry) in shard.iter_mut() {
                 if channel.target() == Target::Channel && self.slot_map.shard_of(channel) == server {
                     entry.coming = false;
                     self.change(channel, entry);
@@ -251,8 +248,8 @@ impl Interest {
     /// would do it otherwise.
     pub(crate) fn sweep(&self, server: usize) {
         lock(&self.changes[server].channels).clear();
-        for shard in &self.shards {
-            lock(shard).retain(|channel, entry| {
+        for mut shard in self.shards.iter() {
+            shard.retain(|channel, entry| {
                 if self.slot_map.shard_of(channel) != server {
                     return true;
                 }
@@ -278,7 +275,12 @@ impl Interest {
 
     /// Takes some channels whose subscription over this connection must change: those to subscribe to, and
     /// those to unsubscribe from. The latter count as unsubscribed from now on.
-    pub(crate) fn take_changes(&self, server: usize, link: u64, max: usize) -> (Vec<Channel>, Vec<Channel>) {
+    pub(crate) fn take_changes(
+        &self,
+        server: usize,
+        connection: u64,
+        max: usize,
+    ) -> (Vec<Channel>, Vec<Channel>) {
         let (mut come, mut leave) = (Vec::new(), Vec::new());
         while come.len() < max && leave.len() < max {
             let Some(channel) = lock(&self.changes[server].channels).pop_front() else { break };
@@ -290,11 +292,11 @@ impl Interest {
             }
             entry.changing = false;
             let wanted = entry.workers != 0 || !entry.waiters.is_empty();
-            if wanted && entry.confirmed != link {
+            if wanted && entry.confirmed != connection {
                 entry.coming = true;
                 drop(shard);
                 come.push(channel);
-            } else if !wanted && entry.confirmed == link {
+            } else if !wanted && entry.confirmed == connection {
                 entry.confirmed = 0;
                 drop(shard);
                 leave.push(channel);
@@ -308,11 +310,11 @@ impl Interest {
 
     /// Redis has confirmed a subscription. Returns the requests that waited for it, and whether it was
     /// subscribed to before: then something may have been missed meanwhile.
-    pub(crate) fn confirm(&self, channel: &Channel, link: u64) -> (Vec<Waiter>, bool) {
+    pub(crate) fn confirm(&self, channel: &Channel, connection: u64) -> (Vec<Waiter>, bool) {
         let mut shard = self.shard(channel);
         let Some(entry) = shard.get_mut(channel) else { return (Vec::new(), false) };
         entry.coming = false;
-        let before = std::mem::replace(&mut entry.confirmed, link);
+        let before = std::mem::replace(&mut entry.confirmed, connection);
         let broken = std::mem::take(&mut entry.broken);
         (std::mem::take(&mut entry.waiters), before != 0 || broken || entry.top.is_some())
     }
@@ -356,9 +358,9 @@ impl Interest {
     }
 
     /// The channels subscribed to over a connection, in one part of the table.
-    pub(crate) fn confirmed_in(&self, shard: usize, link: u64) -> Vec<Channel> {
-        let shard = lock(&self.shards[shard % SHARDS]);
-        let confirmed = shard.iter().filter(|(_, entry)| entry.confirmed == link);
+    pub(crate) fn confirmed_in(&self, shard: usize, connection: u64) -> Vec<Channel> {
+        let shard = self.shards.lock_index(shard);
+        let confirmed = shard.iter().filter(|(_, entry)| entry.confirmed == connection);
         confirmed.map(|(channel, _)| channel.clone()).collect()
     }
 
@@ -373,7 +375,7 @@ impl Interest {
         if let Some((offset, epoch)) = seen {
             match &mut entry.top {
                 Some(top) if top.epoch == *epoch => top.offset = top.offset.max(offset),
-                top => *top = Some(Top { offset, epoch: epoch.clone() }),
+                top => *top = Some(Position { offset, epoch: epoch.clone() }),
             }
         }
         entry.workers
@@ -381,11 +383,11 @@ impl Interest {
 
     /// Compares the received position with the top of the stream. Returns the workers to notify if something
     /// was missed.
-    pub(crate) fn compare(&self, channel: &Channel, stands: &Top) -> Option<u64> {
+    pub(crate) fn compare(&self, channel: &Channel, stands: &Position) -> Option<u64> {
         let mut shard = self.shard(channel);
         let entry = shard.get_mut(channel)?;
         if let Some(top) = &entry.top
-            && has_reached(top.offset, &top.epoch, stands.offset, &stands.epoch)
+            && has_reached(top, stands)
         {
             return None;
         }
@@ -394,20 +396,8 @@ impl Interest {
     }
 
     /// Position of the newest publication from Redis.
-    pub(crate) fn top(&self, channel: &Channel) -> Option<Top> {
+    pub(crate) fn top(&self, channel: &Channel) -> Option<Position> {
         self.shard(channel).get(channel)?.top.clone()
-    }
-}
-
-/// Puts a delivery into the inboxes of these workers.
-pub(crate) fn spread(inboxes: &[Arc<Inbox>], workers: u64, delivery: impl Fn() -> Delivery) {
-    let mut left = workers;
-    while left != 0 {
-        let worker = left.trailing_zeros() as usize;
-        left &= left - 1;
-        if let Some(inbox) = inboxes.get(worker) {
-            inbox.put(delivery());
-        }
     }
 }
 

@@ -5,23 +5,19 @@
 //! "Slots configuration propagation").
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
 use tokio::time::sleep;
 
-use crate::backplane::redis::Shared;
 use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::format::slots::{self, SLOTS};
+use crate::backplane::redis::topology::Topology;
 use crate::backplane::redis::topology::poll::{self, PolledServer};
-use crate::backplane::redis::topology::shard::{Assigned, Assignment, Shard};
-use crate::backplane::redis::topology::slots::{self, SLOTS};
+use crate::backplane::redis::topology::shard::{Assigned, Assignment, CLUSTER_SERVERS_MAX, Shard};
 use crate::config::{self, RedisServer};
 use crate::protocol::channel::Channel;
 use crate::telemetry::backplane::Trouble;
-
-/// Maximum number of servers with slots.
-pub(crate) const UNITS: usize = 64;
 
 /// Maximum number of servers that are polled, including replicas.
 const ASKED_MAX: usize = 128;
@@ -117,25 +113,31 @@ fn range(word: &str) -> Option<(u16, u16)> {
     (first <= last && last < SLOTS).then_some((first, last))
 }
 
-/// Polls for as long as the runtime lives, and assigns a server to every shard.
-pub(crate) async fn run(shared: Arc<Shared>, named: Vec<RedisServer>) {
+/// Polls for as long as the runtime lives, and assigns a server to every shard. When channels have moved to
+/// another shard, `on_moved` gets the condition for them.
+pub(crate) async fn run(
+    config: &config::Redis,
+    topology: &Topology,
+    named: &[RedisServer],
+    on_moved: impl Fn(&dyn Fn(&Channel) -> bool),
+) {
     let mut polled_servers: HashMap<RedisServer, PolledServer> = HashMap::new();
-    let mut known = named.clone();
+    let mut known = named.to_vec();
     loop {
-        let (map, cause) = ask(&shared.config, &mut polled_servers, &known).await;
+        let (map, cause) = ask(config, &mut polled_servers, &known).await;
         if map.slots.is_empty() {
-            nobody(&shared, cause);
+            nobody(topology, cause);
             known.extend(named.iter().filter(|one| !known.contains(one)).cloned().collect::<Vec<_>>());
         } else {
-            assignment(&shared, &map);
-            shared.mapped.send_replace(true);
+            assignment(topology, &map, &on_moved);
+            topology.mapped.send_replace(true);
             known = map.servers;
             known.truncate(ASKED_MAX);
         }
-        let away = shared.shards.iter().any(Shard::is_away);
+        let away = topology.shards.iter().any(Shard::is_away);
         tokio::select! {
             () = sleep(if away { AWAY } else { ASKED }) => (),
-            () = shared.moved.notified() => sleep(MOVED).await,
+            () = topology.moved.notified() => sleep(MOVED).await,
         }
     }
 }
@@ -191,21 +193,22 @@ async fn ask(
 }
 
 /// The slot map is unknown.
-fn nobody(shared: &Shared, cause: Option<Cause>) {
-    if *shared.mapped.borrow() {
+fn nobody(topology: &Topology, cause: Option<Cause>) {
+    if *topology.mapped.borrow() {
         // The connections themselves find out what is wrong.
         return;
     }
     let cause = cause.unwrap_or_else(unserved);
-    let detail = format!("no server of `redis.cluster` tells who has what: {}", cause.detail);
+    let detail =
+        format!("no server of `redis.cluster` reports which server has which slot: {}", cause.detail);
     // Nothing was written, so the error is not reported as one of writing.
     let trouble = if cause.trouble == Trouble::Writes { Trouble::Unreachable } else { cause.trouble };
-    shared.shards[0].status.set(Some(Cause::new(trouble, detail)));
+    topology.shards[0].status.set(Some(Cause::new(trouble, detail)));
 }
 
 /// Assigns a shard to every server with slots, and the shard of its server to every slot.
-fn assignment(shared: &Shared, map: &Map) {
-    let (slot_map, shards) = (&shared.slot_map, &shared.shards);
+fn assignment(topology: &Topology, map: &Map, on_moved: &impl Fn(&dyn Fn(&Channel) -> bool)) {
+    let (slot_map, shards) = (&topology.slot_map, &topology.shards);
     let slots_by_server = map.slots_by_server();
     let mut seated: Vec<Option<&RedisServer>> = shards
         .iter()
@@ -229,8 +232,8 @@ fn assignment(shared: &Shared, map: &Map) {
         match free.max_by_key(had) {
             Some(shard_index) => seated[shard_index] = Some(server),
             None => tracing::error!(
-                %server, max = UNITS,
-                "the cluster has more servers with slots than a gateway connects to: its channels cannot be reached"
+                %server, max = CLUSTER_SERVERS_MAX,
+                "the cluster has more servers than a gateway connects to; the channels of this one cannot be reached"
             ),
         }
     }
@@ -245,14 +248,12 @@ fn assignment(shared: &Shared, map: &Map) {
         }
     }
     if moved.contains(&true) {
-        let has_moved = |channel: &Channel| moved[usize::from(slots::slot_of(channel))];
-        shared.interest.moved(has_moved);
-        shared.presence.write_anew_at(has_moved);
+        on_moved(&|channel| moved[usize::from(slots::slot_of(channel))]);
     }
     for (shard_index, (shard, server)) in shards.iter().zip(seated).enumerate() {
         let assigned = server.map_or(Assigned::Nobody, |server| Assigned::Server(server.clone()));
         let assignment =
-            Assignment { home: shard_index == slot_map.shared_shard() && server.is_some(), assigned };
+            Assignment { is_shared: shard_index == slot_map.shared_shard() && server.is_some(), assigned };
         shard.assignment.send_if_modified(|known| {
             let changed = *known != assignment;
             if changed {

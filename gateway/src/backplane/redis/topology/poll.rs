@@ -7,7 +7,7 @@ use redis::{Client, Cmd, Value};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::backplane::redis::connection::server_connection::{call, cause, client, settings};
+use crate::backplane::redis::connection::client::{call, cause, client, settings};
 use crate::backplane::redis::connection::status::Cause;
 use crate::config::{self, RedisServer, Secret};
 use crate::telemetry::backplane::Trouble;

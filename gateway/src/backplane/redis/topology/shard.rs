@@ -4,30 +4,25 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 
-use crate::backplane::redis::commands::request::Request;
 use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::connection::status::Status;
-use crate::backplane::redis::topology::cluster;
-use crate::backplane::redis::topology::slots::SlotMap;
+use crate::backplane::redis::format::slots::SlotMap;
 use crate::config::{self, RedisSentinels, RedisServer, RedisTopology};
 use crate::telemetry::backplane::{BackplaneMetrics, Unfit};
 
-/// The receiving ends of a shard's pipelines.
-pub(crate) struct ShardQueues {
-    pub(crate) queues: Vec<mpsc::Receiver<Request>>,
-}
+/// Maximum number of servers of a Cluster with slots.
+pub(crate) const CLUSTER_SERVERS_MAX: usize = 64;
 
 /// A server with everything that leads to it. A server that is away does not affect the others.
 pub(crate) struct Shard {
     pub(crate) status: Status,
     pub(crate) assignment: watch::Sender<Assignment>,
-    pub(crate) links: watch::Sender<Option<Arc<ServerConnection>>>,
+    /// The connection in use.
+    pub(crate) connection: watch::Sender<Option<Arc<ServerConnection>>>,
     /// Triggers a health check before its time.
     pub(crate) doubt: Notify,
-    /// Each channel uses one of them.
-    pub(crate) pipelines: Box<[mpsc::Sender<Request>]>,
     /// Replication id of the server that was used last.
     pub(crate) server: Mutex<Box<str>>,
     /// Time since which streams of the server count, as agreed among the gateways; 0 for no limit.
@@ -77,7 +72,7 @@ impl Shard {
 
     /// Whether it has a server, but no connection to it.
     pub(crate) fn is_away(&self) -> bool {
-        self.assignment.borrow().assigned != Assigned::Nobody && self.status.link().is_none()
+        self.assignment.borrow().assigned != Assigned::Nobody && self.status.connection().is_none()
     }
 }
 
@@ -94,7 +89,7 @@ fn time(stamp: &AtomicU64) -> Option<Duration> {
 pub(crate) struct Assignment {
     pub(crate) assigned: Assigned,
     /// Whether it is the shared server, which holds the keys of all nodes.
-    pub(crate) home: bool,
+    pub(crate) is_shared: bool,
 }
 
 /// The assigned server.
@@ -108,10 +103,7 @@ pub(crate) enum Assigned {
 }
 
 /// Creates all shards of a topology, with their assignments as far as known.
-pub(crate) fn all(
-    redis: &config::Redis,
-    metrics: &Arc<BackplaneMetrics>,
-) -> (Arc<SlotMap>, Box<[Shard]>, Vec<ShardQueues>) {
+pub(crate) fn all(redis: &config::Redis, metrics: &Arc<BackplaneMetrics>) -> (Arc<SlotMap>, Box<[Shard]>) {
     let mut names = vec![None];
     let (slot_map, slots_by_server) = match &redis.topology {
         RedisTopology::Server(server) => (SlotMap::new(&[]), vec![Assigned::Server(server.clone())]),
@@ -121,26 +113,23 @@ pub(crate) fn all(
             (SlotMap::new(servers), servers.iter().cloned().map(Assigned::Server).collect())
         }
         RedisTopology::Cluster(_) => {
-            names = vec![None; cluster::UNITS];
-            (SlotMap::of_cluster(), vec![Assigned::Nobody; cluster::UNITS])
+            names = vec![None; CLUSTER_SERVERS_MAX];
+            (SlotMap::of_cluster(), vec![Assigned::Nobody; CLUSTER_SERVERS_MAX])
         }
     };
     let slot_map = Arc::new(slot_map);
     let mapped = !slot_map.are_moving();
     let shard = |(shard_index, (status, assigned)): (usize, (Status, Assigned))| {
-        let (pipelines, queues): (Vec<_>, _) =
-            (0..redis.connections).map(|_| mpsc::channel(redis.questions_max)).unzip();
         if mapped || shard_index == 0 {
             status.begin();
         }
-        let assignment = Assignment { assigned, home: mapped && shard_index == slot_map.shared_shard() };
-        let (assignment, links) = (watch::channel(assignment).0, watch::channel(None).0);
-        let shard = Shard {
+        let assignment = Assignment { assigned, is_shared: mapped && shard_index == slot_map.shared_shard() };
+        let (assignment, connection) = (watch::channel(assignment).0, watch::channel(None).0);
+        Shard {
             status,
             assignment,
-            links,
+            connection,
             doubt: Notify::new(),
-            pipelines: pipelines.into(),
             server: Mutex::default(),
             since: AtomicU64::new(0),
             recheck: Notify::new(),
@@ -149,12 +138,11 @@ pub(crate) fn all(
             conflict: Mutex::default(),
             conflicts: AtomicU32::new(0),
             unfit: Mutex::default(),
-        };
-        (shard, ShardQueues { queues })
+        }
     };
     let each = Status::of(names, metrics).into_iter().zip(slots_by_server).enumerate();
-    let (shards, shard_queues): (Vec<_>, _) = each.map(shard).unzip();
-    (slot_map, shards.into(), shard_queues)
+    let shards = each.map(shard).collect();
+    (slot_map, shards)
 }
 
 #[cfg(test)]
@@ -167,7 +155,7 @@ mod tests {
     #[test]
     fn another_server_than_before_is_noticed_and_the_first_one_of_all_is_none() {
         let config = Config::parse("redis.url = 'redis://127.0.0.1:1'", "test").unwrap();
-        let (_, shards, _sides) = all(&config.redis.unwrap(), &Arc::default());
+        let (_, shards) = all(&config.redis.unwrap(), &Arc::default());
         let came = ["a", "a", "b", "b"].map(|server| shards[0].comes_to(server));
         assert_eq!(came, [None, None, Some("a".into()), None]);
         let at = Duration::from_secs(7);

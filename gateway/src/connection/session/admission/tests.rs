@@ -61,8 +61,8 @@ impl Plugin for Idle {
 struct Elsewhen(Arc<Mutex<Vec<String>>>);
 
 impl AsyncInstances for Elsewhen {
-    fn on_connect(&self, hello: Arc<ConnectEvent>, _: Duration) -> PendingVerdict {
-        self.0.lock().unwrap().push(hello.token.to_string());
+    fn on_connect(&self, event: Arc<ConnectEvent>, _: Duration) -> PendingVerdict {
+        self.0.lock().unwrap().push(event.token.to_string());
         Box::pin(std::future::pending())
     }
 }
@@ -76,7 +76,7 @@ impl Factory for Waiting {
         &self.about
     }
 
-    fn elsewhere(&self, _: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
+    fn async_instances(&self, _: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
         Some(Arc::new(Elsewhen(self.tokens.clone())))
     }
 }
@@ -132,7 +132,7 @@ impl World {
             sdk: None,
             interface: "0.1".into(),
             hooks: Hooks { on_connect: true, ..Hooks::default() },
-            asks: Grants::default(),
+            requested: Grants::default(),
             self_test: None,
         };
         let link = |name: &str| {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::memory::Memory;
-use crate::backplane::{Backplane, Count, Health, Most, NewPublication, Page, Published, Retention, Top};
+use crate::backplane::{
+    Backplane, Count, Health, HistoryRequest, Most, NewPublication, Page, Published, RecoverRequest,
+    Retention,
+};
 use crate::config::Config;
 use crate::connection::event::Ending;
 use crate::connection::worker_state::WorkerState;
@@ -76,33 +79,17 @@ impl Backplane for Slow {
         self.later(&reply_to, asked, Response::Published)
     }
 
-    fn history(
-        &self,
-        channel: &Channel,
-        query: &HistoryQuery,
-        most: Most,
-        retention: Retention,
-        reply_to: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Page> {
-        let asked = self.memory.history(channel, query, most, retention, ReplyTo::Nobody, at);
+    fn history(&self, request: HistoryRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Page> {
+        let asked = self.memory.history(request, ReplyTo::Nobody, at);
         self.later(&reply_to, asked, Response::History)
     }
 
-    fn recover(
-        &self,
-        channel: &Channel,
-        since: Option<&Position>,
-        most: Most,
-        retention: Retention,
-        reply_to: ReplyTo,
-        at: Duration,
-    ) -> Outcome<Recovery> {
-        let asked = self.memory.recover(channel, since, most, retention, ReplyTo::Nobody, at);
+    fn recover(&self, request: RecoverRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Recovery> {
+        let asked = self.memory.recover(request, ReplyTo::Nobody, at);
         self.later(&reply_to, asked, Response::Recovered)
     }
 
-    fn top(&self, channel: &Channel) -> Option<Top> {
+    fn top(&self, channel: &Channel) -> Option<Position> {
         self.memory.top(channel)
     }
 
@@ -209,8 +196,15 @@ impl World {
         let size = if channel.namespace() == Some("kept") { 10_000 } else { 0 };
         let retention = Retention { size, ttl: Duration::from_secs(60), replicas: 0 };
         let data = Bytes::from(data.to_string());
-        let new =
-            NewPublication { channel, data, json: true, info: None, retention, terms: None, charge: None };
+        let new = NewPublication {
+            channel,
+            data,
+            json: true,
+            info: None,
+            retention,
+            conditions: None,
+            charge: None,
+        };
         self.slow.memory.publish(new, ReplyTo::Nobody, Duration::ZERO);
         let mut batch = Vec::new();
         self.inbox.take(&mut batch);
@@ -332,7 +326,7 @@ fn what_the_answer_has_and_the_inbox_brings_as_well_comes_once() {
         json: true,
         info: None,
         retention,
-        terms: None,
+        conditions: None,
         charge: None,
     };
     world.slow.memory.publish(new, ReplyTo::Nobody, Duration::ZERO);
@@ -412,7 +406,7 @@ fn whoever_has_more_held_than_fits_is_told_to_recover() {
 #[test]
 fn a_client_with_many_open_questions_is_not_read_until_some_are_answered() {
     let mut world = World::new();
-    let commands: Vec<_> = (0..QUESTIONS_MANY as u64).map(|number| publish("live:a", number)).collect();
+    let commands: Vec<_> = (0..PENDING_MANY as u64).map(|number| publish("live:a", number)).collect();
     world.send(&commands);
     assert!(world.session.is_suspended());
     world.answer();
@@ -508,9 +502,8 @@ fn held_commands_and_the_rest_of_a_message_keep_their_order_over_turns() {
     let retention = Retention { size: 10, ttl: Duration::from_secs(60), replicas: 0 };
     let query = HistoryQuery { limit: -1, ..HistoryQuery::default() };
     let most = Most { publications: 10, bytes: 1 << 20 };
-    let Outcome::Ready(Ok(page)) =
-        world.slow.memory.history(&channel, &query, most, retention, ReplyTo::Nobody, Duration::ZERO)
-    else {
+    let request = HistoryRequest { channel: &channel, query: &query, most, retention };
+    let Outcome::Ready(Ok(page)) = world.slow.memory.history(request, ReplyTo::Nobody, Duration::ZERO) else {
         panic!()
     };
     let data: Vec<_> = page.publications.iter().map(|publication| publication.data.clone()).collect();
@@ -524,7 +517,7 @@ fn no_more_is_held_than_what_suspends_the_client_however_long_its_message() {
     commands.extend((0..1000).map(|number| publish("kept:a", number)));
     world.message(&mut turn(), &commands);
     let pending = world.session.pending.as_ref().unwrap();
-    assert_eq!(pending.open.len() + pending.held.len(), QUESTIONS_MANY);
+    assert_eq!(pending.open.len() + pending.held.len(), PENDING_MANY);
     assert!(world.session.has_rest() && world.session.is_suspended());
     while world.answers_due() > 0 {
         world.answer();

@@ -57,26 +57,26 @@ impl Plugin for Scripted {
 
     fn on_connect(
         &mut self,
-        hello: &ConnectEvent,
+        event: &ConnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, Failure> {
-        let attributes = hello.client.attributes.keys().cloned().collect::<Vec<_>>().join(",");
-        Ok(match self.step(format!("connect {}[{attributes}]", hello.client.user), effects)? {
+        let attributes = event.client.attributes.keys().cloned().collect::<Vec<_>>().join(",");
+        Ok(match self.step(format!("connect {}[{attributes}]", event.client.user), effects)? {
             Step::Connect(verdict) => verdict,
             _ => ConnectVerdict::Pass,
         })
     }
 
     fn on_message(&mut self, message: &mut Message, effects: &mut Vec<Effect>) -> Result<Verdict, Failure> {
-        let payload = String::from_utf8_lossy(&message.payload).into_owned();
+        let payload = String::from_utf8_lossy(&message.content.payload).into_owned();
         Ok(match self.step(format!("message {payload}"), effects)? {
             Step::Message(verdict) => verdict,
             _ => Verdict::Next,
         })
     }
 
-    fn on_disconnect(&mut self, goodbye: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
-        self.step(format!("disconnect {}", goodbye.code), effects).map(|_| ())
+    fn on_disconnect(&mut self, event: &DisconnectEvent, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+        self.step(format!("disconnect {}", event.code), effects).map(|_| ())
     }
 
     fn on_deliver(&mut self, class: &str, outgoing: &Outgoing) -> Result<DeliverVerdict, Failure> {
@@ -102,7 +102,7 @@ impl ScriptedFactory {
             sdk: None,
             interface: "0.1".into(),
             hooks: ALL_HOOKS,
-            asks: Grants::default(),
+            requested: Grants::default(),
             self_test: None,
         };
         Self(script, about)
@@ -194,12 +194,7 @@ impl Bench {
         let channel = (!name.is_empty()).then(|| channel(name));
         let mut message = Message {
             client: client(),
-            kind,
-            channel,
-            method: "".into(),
-            payload: Bytes::from_static(b"p"),
-            binary: false,
-            token: Box::default(),
+            content: MessageContent::new(kind, channel, Bytes::from_static(b"p")),
             now: self.now,
             at: self.now,
             meters: Meters::default(),
@@ -213,24 +208,24 @@ impl Bench {
     }
 
     pub(super) fn connect(&mut self) -> Admission {
-        let hello = ConnectEvent {
+        let event = ConnectEvent {
             client: client(),
             token: "t".into(),
             data: Bytes::new(),
             now: self.now,
             at: self.now,
         };
-        let mut judging = Authentication::new(hello, Duration::from_secs(1));
-        let judged = self.chain.authenticate(&mut judging);
-        self.effects = judging.effects;
-        match judged {
+        let mut authentication = Authentication::new(event, Duration::from_secs(1));
+        let authenticated = self.chain.authenticate(&mut authentication);
+        self.effects = authentication.effects;
+        match authenticated {
             Authenticated::Done(admission) => admission,
             Authenticated::Waits(_) => panic!("no plugin is asked elsewhere"),
         }
     }
 
     pub(super) fn disconnect(&mut self) {
-        let goodbye = DisconnectEvent {
+        let event = DisconnectEvent {
             client: client(),
             code: 3000,
             reason: "".into(),
@@ -239,7 +234,7 @@ impl Bench {
             at: self.now,
         };
         self.effects.clear();
-        self.chain.on_disconnect(&goodbye, &mut self.effects);
+        self.chain.on_disconnect(&event, &mut self.effects);
     }
 
     pub(super) fn seen(&self, plugin: usize) -> Vec<String> {

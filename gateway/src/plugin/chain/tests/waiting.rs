@@ -32,7 +32,7 @@ impl Factory for Waiting {
         self.factory.about()
     }
 
-    fn elsewhere(&self, _: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
+    fn async_instances(&self, _: &Arc<PluginCounters>) -> Option<Arc<dyn AsyncInstances>> {
         self.waits.then(|| Arc::new(Away) as Arc<dyn AsyncInstances>)
     }
 }
@@ -66,20 +66,20 @@ impl World {
     }
 }
 
-fn hello() -> Authentication {
-    let hello = ConnectEvent { client: client(), token: "t".into(), data: Bytes::new(), now: 1, at: 1 };
-    Authentication::new(hello, Duration::from_secs(1))
+fn authentication() -> Authentication {
+    let event = ConnectEvent { client: client(), token: "t".into(), data: Bytes::new(), now: 1, at: 1 };
+    Authentication::new(event, Duration::from_secs(1))
 }
 
 #[test]
 fn who_waits_goes_on_behind_the_plugin_that_has_answered() {
     for (after, asked) in [("aWb", "b"), ("Wab", "ab"), ("Wb", "b"), ("aWcb", "bc")] {
         let mut world = World::default();
-        let mut judging = hello();
-        assert!(matches!(world.chain("aWb").authenticate(&mut judging), Authenticated::Waits(_)));
+        let mut authentication = authentication();
+        assert!(matches!(world.chain("aWb").authenticate(&mut authentication), Authenticated::Waits(_)));
         assert_eq!(world.asked(), "a");
-        let judged = world.chain(after).authentication_answered(1, &mut judging, answer());
-        assert!(matches!(judged, Authenticated::Done(Admission::Undecided)), "{after}");
+        let authenticated = world.chain(after).authentication_answered(1, &mut authentication, answer());
+        assert!(matches!(authenticated, Authenticated::Done(Admission::Undecided)), "{after}");
         assert_eq!(world.asked(), asked, "{after}");
     }
 }
@@ -88,15 +88,15 @@ fn who_waits_goes_on_behind_the_plugin_that_has_answered() {
 fn no_plugin_is_passed_by_because_it_moved_or_came_meanwhile() {
     for after in ["baWc", "anWb", "abn"] {
         let mut world = World::default();
-        let mut judging = hello();
-        assert!(matches!(world.chain("aWb").authenticate(&mut judging), Authenticated::Waits(_)));
+        let mut authentication = authentication();
+        assert!(matches!(world.chain("aWb").authenticate(&mut authentication), Authenticated::Waits(_)));
         world.asked();
         let mut chain = world.chain(after);
-        let mut judged = chain.authentication_answered(1, &mut judging, answer());
-        if matches!(judged, Authenticated::Waits(_)) {
-            judged = chain.authentication_answered(1, &mut judging, answer());
+        let mut authenticated = chain.authentication_answered(1, &mut authentication, answer());
+        if matches!(authenticated, Authenticated::Waits(_)) {
+            authenticated = chain.authentication_answered(1, &mut authentication, answer());
         }
-        assert!(matches!(judged, Authenticated::Done(Admission::Undecided)), "{after}");
+        assert!(matches!(authenticated, Authenticated::Done(Admission::Undecided)), "{after}");
         let mut expected: Vec<char> = after.chars().filter(char::is_ascii_lowercase).collect();
         expected.sort_unstable();
         assert_eq!(world.asked(), expected.into_iter().collect::<String>(), "{after}");
@@ -106,17 +106,17 @@ fn no_plugin_is_passed_by_because_it_moved_or_came_meanwhile() {
 #[test]
 fn a_way_does_not_begin_again_for_ever() {
     let mut world = World::default();
-    let mut judging = hello();
-    assert!(matches!(world.chain("W").authenticate(&mut judging), Authenticated::Waits(_)));
+    let mut authentication = authentication();
+    assert!(matches!(world.chain("W").authenticate(&mut authentication), Authenticated::Waits(_)));
     for names in ["aW", "baW", "cbaW"] {
         assert!(
             matches!(
-                world.chain(names).authentication_answered(1, &mut judging, answer()),
+                world.chain(names).authentication_answered(1, &mut authentication, answer()),
                 Authenticated::Waits(_)
             ),
             "{names}"
         );
     }
-    let judged = world.chain("dcbaW").authentication_answered(1, &mut judging, answer());
-    assert!(matches!(judged, Authenticated::Done(Admission::Failed)), "the client is to come back");
+    let authenticated = world.chain("dcbaW").authentication_answered(1, &mut authentication, answer());
+    assert!(matches!(authenticated, Authenticated::Done(Admission::Failed)), "the client is to come back");
 }

@@ -258,14 +258,11 @@ async fn a_version_is_named_by_its_digest_and_the_way_forward_is_the_same() {
 async fn a_rollback_needs_a_plugin_and_a_past() {
     let mut past = Past::new();
     let bench = past.start();
-    assert_eq!(
-        refusal(&bench, "a", None).await,
-        "there is no plugin `a`; /api/plugins names those there are"
-    );
+    assert_eq!(refusal(&bench, "a", None).await, "there is no plugin `a`; /api/plugins lists all plugins");
     bench.apply("a=A").await;
     assert_eq!(refusal(&bench, "a", None).await, "no earlier version of `a` is kept");
     bench.apply("").await;
-    let expected = "the file of `a` was taken out of the plugin folder; put it back first";
+    let expected = "the file of `a` was removed from the plugin folder; restore it first";
     assert_eq!(refusal(&bench, "a", None).await, expected);
 }
 
@@ -279,7 +276,7 @@ async fn a_version_that_cannot_be_brought_back_changes_nothing() {
     std::fs::remove_file(past.dir.path().join("state/versions").join(hex("A1"))).unwrap();
     let error = refusal(&bench, "a", None).await;
     assert!(
-        error.starts_with("the earlier version of `a` cannot be brought back: the file cannot be read"),
+        error.starts_with("the earlier version of `a` cannot be loaded: the file cannot be read"),
         "{error}"
     );
     assert_eq!((bench.trace(), bench.status()), ("A2".into(), vec!["a.wasm a live".into()]));

@@ -15,8 +15,8 @@ fn slot_map(servers: u16) -> Arc<SlotMap> {
     Arc::new(SlotMap::new(&(1..=servers).map(server).collect::<Vec<_>>()))
 }
 
-fn presence(servers: u16) -> Presence {
-    Presence::new(slot_map(servers), usize::from(servers))
+fn presence(servers: u16) -> PresenceTable {
+    PresenceTable::new(slot_map(servers), usize::from(servers))
 }
 
 fn channel(name: &str) -> Channel {
@@ -28,7 +28,7 @@ fn member(client: &str, user: &str) -> Arc<Member> {
 }
 
 /// The next write of the only server, with the list up to date.
-fn take(presence: &Presence) -> Write {
+fn take(presence: &PresenceTable) -> Write {
     presence.take_list(ALL).done();
     let mut batch = presence.take(0, ALL, ALL);
     assert_eq!(batch.writes.len(), 1);
@@ -242,7 +242,7 @@ fn while_a_server_is_away_only_who_is_there_is_remembered() {
     let at_one = |room: &&Channel| presence.slot_map.shard_of(room) == 1;
     all.iter().filter(at_one).for_each(|room| presence.leave(room, &member("stays elsewhere", "")));
     presence.sweep(1);
-    let known: usize = presence.shards.iter().map(|shard| lock(shard).len()).sum();
+    let known: usize = presence.shards.iter().map(|shard| shard.len()).sum();
     assert_eq!(known, 30 - all.iter().filter(at_one).count());
     presence.sweep(0);
     let batch = presence.take(0, ALL, ALL);

@@ -14,8 +14,8 @@ fn interest(channels_max: usize) -> Interest {
     Interest::new(channels_max, Arc::new(SlotMap::new(&[])), 1)
 }
 
-fn announce(interest: &Interest, worker: usize, name: &str, link: Option<u64>) -> Added {
-    interest.add(worker, &channel(name), link, ReplyTo::Connection(7, 1), LATER)
+fn announce(interest: &Interest, worker: usize, name: &str, connection: Option<u64>) -> Added {
+    interest.add(worker, &channel(name), connection, ReplyTo::Connection(7, 1), LATER)
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn nobody_waits_for_longer_than_was_said() {
 fn a_stream_that_went_on_unnoticed_is_told_once() {
     let interest = interest(9);
     announce(&interest, 3, "a", Some(1));
-    let top = |offset, epoch: &str| Top { offset, epoch: epoch.into() };
+    let top = |offset, epoch: &str| Position { offset, epoch: epoch.into() };
     interest.workers(&channel("a"), Some((5, &"e".into())));
     assert_eq!(interest.compare(&channel("a"), &top(5, "e")), None);
     assert_eq!(interest.compare(&channel("a"), &top(4, "e")), None, "what came is newer than the answer");

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::backplane::redis::mix;
+use crate::mix::mix;
 
 const SERVERS: usize = 3;
 const CHANNELS: u64 = 12;
@@ -13,7 +13,7 @@ const CLIENTS: u64 = 8;
 type Texts = BTreeSet<String>;
 
 struct Scene<'a> {
-    presence: &'a Presence,
+    presence: &'a PresenceTable,
     random: u64,
     /// The actual members.
     truth: BTreeMap<Channel, Texts>,

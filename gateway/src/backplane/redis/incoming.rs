@@ -1,0 +1,107 @@
+//! `Incoming` passes messages from Redis to the workers, and to the parts that talk to other gateways.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backplane::redis::agreement::Agreement;
+use crate::backplane::redis::connection::subscription::Listener;
+use crate::backplane::redis::context::Context;
+use crate::backplane::redis::format::wire::{self, Message};
+use crate::backplane::redis::membership::nodes::Nodes;
+use crate::backplane::redis::subscriptions::Subscriptions;
+use crate::backplane::redis::survey::Surveys;
+use crate::backplane::redis::topology::Topology;
+use crate::protocol::channel::{Channel, Target};
+use crate::protocol::push::PushKind;
+
+/// See the module.
+pub(crate) struct Incoming {
+    pub(crate) context: Arc<Context>,
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) agreement: Arc<Agreement>,
+    pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) surveys: Arc<Surveys>,
+    pub(crate) nodes: Arc<Nodes>,
+}
+
+/// Listens to one connection.
+pub(crate) struct ConnectionListener {
+    pub(crate) incoming: Arc<Incoming>,
+    /// Index of the shard.
+    pub(crate) shard: usize,
+    /// Number of the connection.
+    pub(crate) number: u64,
+}
+
+impl Listener for ConnectionListener {
+    fn on_message(&self, topic: &[u8], message: Bytes) {
+        // A connection that was given up may still deliver for a moment.
+        if self.incoming.topology.shards[self.shard].status.connection() == Some(self.number) {
+            self.incoming.received(topic, &message);
+        }
+    }
+
+    fn on_unsubscribed(&self, channel: &Channel) {
+        if self.incoming.subscriptions.interest.lost(channel, self.number) {
+            self.incoming.topology.moved.notify_one();
+        }
+    }
+}
+
+impl Incoming {
+    /// Handles a message from Redis, or from this node while Redis is away.
+    pub(crate) fn received(&self, topic: &[u8], message: &Bytes) {
+        self.context.metrics.received();
+        // No gateway sends messages of this size: it has another source.
+        let bytes_max = self.agreement.rules.publication_bytes_max() + wire::OVERHEAD_BYTES_MAX;
+        let for_nodes = topic == self.context.keys.nodes().as_bytes();
+        let channel = self.context.keys.channel(topic);
+        let decoded = if message.len() <= bytes_max { wire::decode(message) } else { None };
+        match (decoded, channel) {
+            (Some(Message::Publication { address: None, publication, epoch }), Some(channel)) => {
+                self.subscriptions.deliver(channel, PushKind::Publication { publication, epoch }, None);
+            }
+            (Some(Message::Publication { address: Some(address), publication, epoch }), None)
+                if for_nodes =>
+            {
+                let workers = match address.target() {
+                    Target::Connection(id) => {
+                        Some(self.context.worker_of(id).map_or(0, |worker| 1 << worker))
+                    }
+                    _ => None,
+                };
+                self.subscriptions.deliver(address, PushKind::Publication { publication, epoch }, workers);
+            }
+            (Some(Message::Join(member)), Some(channel)) => {
+                self.subscriptions.deliver(channel, PushKind::Join(member), None);
+            }
+            (Some(Message::Leave(member)), Some(channel)) => {
+                self.subscriptions.deliver(channel, PushKind::Leave(member), None);
+            }
+            (Some(Message::Order { node, address, order }), None) if for_nodes => {
+                // This node has already carried out its own order.
+                if node != self.context.node {
+                    self.subscriptions.order(None, &address, None, &order);
+                }
+            }
+            (Some(Message::Question { node, id, question }), None) if for_nodes => {
+                if node != self.context.node {
+                    self.surveys.asked(node, id, question);
+                }
+            }
+            (Some(Message::Answer { to, id, from, finding }), None) if for_nodes => {
+                if to == self.context.node {
+                    self.surveys.answered(id, from, finding);
+                }
+            }
+            (Some(Message::Look { node }), None) if for_nodes => {
+                if node != self.context.node {
+                    self.nodes.look();
+                }
+            }
+            (Some(Message::Unknown), _) => self.context.metrics.unknown(),
+            _ => self.context.metrics.malformed(),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Delivers to the workers of this node, and announces members to the subscribers of all nodes.
+
+use std::sync::Arc;
+
+use crate::backplane::Order;
+use crate::backplane::inbox::{Delivery, Inbox};
+use crate::backplane::redis::format::wire;
+use crate::backplane::redis::subscriptions::Subscriptions;
+use crate::charge::Charge;
+use crate::protocol::channel::Channel;
+use crate::protocol::push::{Member, Push, PushKind};
+
+impl Subscriptions {
+    /// Delivers to these workers, or to those with subscribers.
+    pub(crate) fn deliver(&self, channel: Channel, kind: PushKind, workers: Option<u64>) {
+        self.deliver_charged(channel, kind, workers, None);
+    }
+
+    /// Like [`deliver`](Self::deliver), with an account that is charged until delivery.
+    pub(crate) fn deliver_charged(
+        &self,
+        channel: Channel,
+        kind: PushKind,
+        workers: Option<u64>,
+        charge: Option<Charge>,
+    ) {
+        let seen = match &kind {
+            PushKind::Publication { publication, epoch } if publication.offset > 0 => {
+                Some((publication.offset, epoch))
+            }
+            _ => None,
+        };
+        let workers = workers.unwrap_or_else(|| self.interest.workers(&channel, seen));
+        if workers != 0 {
+            let push = Arc::new(Push::charged(channel, kind, charge));
+            spread(&self.context.inboxes, workers, || Delivery::Push(push.clone()));
+        }
+    }
+
+    /// Gives an order to one worker, or to all of them. False if one has no room.
+    pub(crate) fn order(
+        &self,
+        worker: Option<usize>,
+        address: &Channel,
+        except: Option<u64>,
+        order: &Order,
+    ) -> bool {
+        let mut delivered = true;
+        for (index, inbox) in self.context.inboxes.iter().enumerate() {
+            if worker.is_none_or(|worker| worker == index) {
+                delivered &=
+                    inbox.put(Delivery::Order { address: address.clone(), except, order: order.clone() });
+            }
+        }
+        delivered
+    }
+
+    /// Announces a member that came or left to the subscribers at all nodes; without Redis to those at this
+    /// node.
+    pub(crate) fn announce(&self, channel: &Channel, member: &Arc<Member>, came: bool) {
+        if !self.requests.broadcast(Some(channel.clone()), wire::presence(member, came)) {
+            let member = member.clone();
+            let kind = if came { PushKind::Join(member) } else { PushKind::Leave(member) };
+            self.deliver(channel.clone(), kind, None);
+        }
+    }
+}
+
+/// Puts a delivery into the inboxes of these workers.
+pub(crate) fn spread(inboxes: &[Arc<Inbox>], workers: u64, delivery: impl Fn() -> Delivery) {
+    let mut left = workers;
+    while left != 0 {
+        let worker = left.trailing_zeros() as usize;
+        left &= left - 1;
+        if let Some(inbox) = inboxes.get(worker) {
+            inbox.put(delivery());
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! [`report`] says what a running gateway makes of a plugin that was just put into its folder.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::api::{Address, Api, runtime};
+use super::{CONFIG_FILE, Failure, print};
+use crate::config::Config;
+use crate::plugin_tools::folder::PluginFolder;
+use crate::telemetry;
+
+/// Interval between two questions.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A gateway that compiles for longer is mentioned.
+const SILENT: Duration = Duration::from_secs(2);
+/// The longest time to wait: a large plugin compiles for this long on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The gateway whose configuration names a plugin folder. It may not be running.
+pub(super) struct Gateway {
+    api: Api,
+}
+
+impl Gateway {
+    /// The gateway of this configuration; without one, of the gateway.toml next to the folder, if that names
+    /// the folder. `None` if nothing says which gateway it is, or it has no API.
+    pub(super) fn of(folder: &PluginFolder, config: Option<&Path>) -> Option<Self> {
+        let next_to_it = || Some(folder.path().canonicalize().ok()?.parent()?.join(CONFIG_FILE));
+        let file = config.map_or_else(next_to_it, |config| Some(config.to_owned()))?;
+        let named = Config::load(&file).ok()?.plugins.folder;
+        if named.canonicalize().ok()? != folder.path().canonicalize().ok()? {
+            return None;
+        }
+        Address::of(file).resolve().ok().map(|api| Self { api })
+    }
+}
+
+/// What the gateway says of a plugin.
+#[derive(Debug, PartialEq, Eq)]
+enum Word {
+    /// It runs, since this generation of the chain.
+    Live(u64),
+    /// It does not run, for this reason.
+    Refused(String),
+    /// It has not been looked at yet.
+    Nothing,
+}
+
+/// Waits for the answer of the gateway and prints it.
+///
+/// # Errors
+///
+/// Fails if the gateway refuses the plugin, or says nothing of it for a long time. A gateway that is not
+/// running is no error.
+pub(super) fn report(gateway: Option<&Gateway>, folder: &PluginFolder, name: &str) -> Result<(), Failure> {
+    let Some(Gateway { api }) = gateway else {
+        return print("  it is live as soon as a gateway serves with this folder\n");
+    };
+    let digests = digests(folder, name).map_err(Failure::Unexpected)?;
+    let runtime = runtime().map_err(Failure::Unexpected)?;
+    match runtime.block_on(wait(api, folder, name, &digests)) {
+        None => print(&format!(
+            "  no gateway with this folder answers at {}: it is live as soon as one serves\n",
+            api.address()
+        )),
+        Some(Word::Live(generation)) => print(&format!("  live, generation {generation}\n")),
+        Some(Word::Refused(why)) => {
+            Err(Failure::Plugins(format!("the gateway refuses {name}: it {why}; what ran before goes on")))
+        }
+        Some(Word::Nothing) => Err(Failure::Runtime(anyhow::anyhow!(
+            "the gateway has said nothing of {name} for {} s: its log says what it does",
+            PATIENCE.as_secs()
+        ))),
+    }
+}
+
+/// SHA-256 of the plugin file and of its settings file.
+type Digests = (String, Option<String>);
+
+fn digests(folder: &PluginFolder, name: &str) -> anyhow::Result<Digests> {
+    let file = folder.file_of(name)?.with_context(|| format!("{name} was taken out of the folder again"))?;
+    let wasm = fs::read(&file).with_context(|| format!("failed to read {}", file.display()))?;
+    let settings = fs::read(file.with_extension("toml")).ok();
+    let hex = |bytes: &[u8]| format!("{:x}", Sha256::digest(bytes));
+    Ok((hex(&wasm), settings.as_deref().map(hex)))
+}
+
+/// `None` if no gateway with this folder is running.
+async fn wait(api: &Api, folder: &PluginFolder, name: &str, digests: &Digests) -> Option<Word> {
+    let own = folder.path().canonicalize().ok();
+    let begin = Instant::now();
+    let mut said = false;
+    loop {
+        let answer = api.send("plugins", &json!({})).await.ok()?;
+        if answer["folder"].as_str().and_then(|folder| Path::new(folder).canonicalize().ok()) != own {
+            return None;
+        }
+        match word(&answer, name, digests) {
+            Word::Nothing if begin.elapsed() < PATIENCE => {}
+            word => return Some(word),
+        }
+        if !said && begin.elapsed() > SILENT {
+            telemetry::say("  waiting for the gateway, which compiles it");
+            said = true;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn word(answer: &Value, name: &str, (wasm, settings): &Digests) -> Word {
+    let same = |version: &Value| {
+        version["digest"].as_str() == Some(wasm) && version["settings_digest"].as_str() == settings.as_deref()
+    };
+    let plugins = answer["plugins"].as_array().into_iter().flatten();
+    for plugin in plugins.filter(|plugin| plugin["name"].as_str() == Some(name)) {
+        let refused = &plugin["error"];
+        if refused.is_object() && same(refused) {
+            let sentence = refused["sentence"].as_str().unwrap_or("was refused");
+            return Word::Refused(sentence.to_owned());
+        }
+        if same(plugin) && plugin["state"] == "live" {
+            return Word::Live(plugin["generation"].as_u64().unwrap_or_default());
+        }
+    }
+    Word::Nothing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_is_about_this_version_with_these_settings() {
+        let digests = ("aa".to_owned(), Some("bb".to_owned()));
+        let of = |plugin: Value| word(&json!({"plugins": [plugin]}), "router", &digests);
+        let live = json!({"name": "router", "state": "live", "digest": "aa", "settings_digest": "bb", "generation": 3});
+        assert_eq!(of(live.clone()), Word::Live(3));
+        for (key, other) in
+            [("name", "echo"), ("digest", "cc"), ("settings_digest", "cc"), ("state", "rolled-back")]
+        {
+            let mut plugin = live.clone();
+            plugin[key] = other.into();
+            assert_eq!(of(plugin), Word::Nothing, "{key}");
+        }
+        let mut refused = live;
+        refused["digest"] = "old".into();
+        refused["error"] = json!({"sentence": "has no hooks", "digest": "aa", "settings_digest": "bb"});
+        assert_eq!(of(refused.clone()), Word::Refused("has no hooks".to_owned()));
+        refused["error"]["digest"] = "cc".into();
+        assert_eq!(of(refused), Word::Nothing, "an earlier file was refused");
+    }
+}

@@ -1,0 +1,12 @@
+//! What an operator sees and does: the HTTP API, logs, signals, restarts, drains, mounted folders, and parts
+//! that fail.
+
+mod admin;
+mod drain;
+mod logging;
+mod memory_limits;
+mod publishing;
+mod restart;
+mod signals;
+mod supervision;
+mod volumes;

@@ -1,0 +1,13 @@
+//! What a client exchanges with the gateway: commands and frames, channels, direct messages, recovery, and
+//! published client libraries.
+
+mod channels;
+mod clients;
+mod conformance;
+mod direct;
+mod malformed;
+mod nothing_lost;
+mod raw;
+mod recovery;
+mod simulation;
+mod workers;

@@ -1,0 +1,8 @@
+//! What people run by hand: the command line, the tools of plugin authors, the demo page, and the commands of
+//! the READMEs.
+
+mod author;
+mod browser;
+mod cli;
+mod first_hour;
+pub(crate) mod readme;
