@@ -19,8 +19,8 @@
 //! 7. Once `is_closed` is true the core ignores events: its last effects have removed the client from hub and
 //!    presence. After a panic `abandon` and then `purge` do that.
 //!
-//! The same events give the same effects, so `tests/it/protocol/simulation.rs` runs this code without sockets,
-//! from a seed.
+//! The same events give the same effects, so `tests/it/protocol/simulation.rs` runs this code without
+//! sockets, from a seed.
 
 pub mod event;
 pub mod effect;

@@ -52,8 +52,8 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Gets the plugins, from the program or built from the source tree, and fills their folder. Reports progress
-    /// on standard error.
+    /// Gets the plugins, from the program or built from the source tree, and fills their folder. Reports
+    /// progress on standard error.
     ///
     /// # Errors
     ///
@@ -94,8 +94,8 @@ impl Demo {
         Ok(config)
     }
 
-    /// Writes the configuration next to the plugin folder, for the commands that ask a running gateway. A file
-    /// that is not of a demo stays as it is.
+    /// Writes the configuration next to the plugin folder, for the commands that ask a running gateway. A
+    /// file that is not of a demo stays as it is.
     pub fn write_config(&self) -> anyhow::Result<()> {
         let folder = self.folder.path();
         let file = folder.with_file_name("gateway.toml");

@@ -3,8 +3,9 @@
 //!
 //! Besides messages, this covers everything else that plugins saw of a client: its connect, refresh and
 //! disconnect, and the deliveries of its publications. An event is explained for one of three reasons: it is
-//! part of a sample; the operator named its user, an attribute of its connection or its channel for a while, or
-//! watches everything; or its client asked and the operator allows that. While all of this is off, a message costs one read of a flag.
+//! part of a sample; the operator named its user, an attribute of its connection or its channel for a while,
+//! or watches everything; or its client asked and the operator allows that. While all of this is off, a
+//! message costs one read of a flag.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -28,8 +29,8 @@ pub const SECONDS_MAX: u64 = 3_600;
 pub const HEADER: &str = "x-gateway-explain";
 /// Unit of the sample: messages out of this many.
 const SAMPLE_OF: u32 = 10_000;
-/// Explanations per second and worker for an operator who watches channels or everything. An explained message costs
-/// several times as much as another one.
+/// Explanations per second and worker for an operator who watches channels or everything. An explained
+/// message costs several times as much as another one.
 const WATCHED_PER_SECOND_MAX: u32 = 100;
 
 /// The clients whose messages an operator wants explained.
@@ -147,8 +148,8 @@ impl Explain {
         lock(&self.kept).traces.iter().rev().take(limit).cloned().collect()
     }
 
-    /// At most `limit` explanations from this number on. A number from the future, such as the largest one, begins
-    /// with the next explanation.
+    /// At most `limit` explanations from this number on. A number from the future, such as the largest one,
+    /// begins with the next explanation.
     pub fn since(&self, number: u64, limit: usize) -> Since {
         let kept = lock(&self.kept);
         let oldest = kept.next - kept.traces.len() as u64;

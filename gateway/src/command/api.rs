@@ -25,8 +25,8 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Where the gateway is, and how to be let in.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Address {
-    /// The configuration file of the gateway, for the address and the key of its API [default: gateway.toml in
-    /// the current folder, or that of the demo, if there is one]
+    /// The configuration file of the gateway, for the address and the key of its API [default: gateway.toml
+    /// in the current folder, or that of the demo, if there is one]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 

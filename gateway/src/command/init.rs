@@ -21,10 +21,12 @@ const README: &str = include_str!("init/readme.txt");
 
 /// Begin a gateway of your own: a configuration, plugins with settings, and a page
 ///
-/// Asks nothing. Writes a small commented gateway.toml, a plugin folder with auth-jwt (with a secret of its own),
-/// rate-limit and router, a page that connects, and a README with the next commands. Nothing that exists is overwritten.
+/// Asks nothing. Writes a small commented gateway.toml, a plugin folder with auth-jwt (with a secret of its
+/// own), rate-limit and router, a page that connects, and a README with the next commands. Nothing that
+/// exists is overwritten.
 ///
-/// The plugins come from this program if it carries them, or else are built in the source tree of the gateway.
+/// The plugins come from this program if it carries them, or else are built in the source tree of the
+/// gateway.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

@@ -12,8 +12,8 @@ use crate::plugin_tools::shipped::{SHIPPED, Source};
 /// Make a copy of this program that carries the shipped plugins
 ///
 /// With the copy alone, without Rust and without the source tree, `gateway init`, `gateway demo` and `gateway
-/// plugin add` work on any machine. The plugins are built in the source tree, unless this program carries them
-/// or files are named.
+/// plugin add` work on any machine. The plugins are built in the source tree, unless this program carries
+/// them or files are named.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

@@ -23,13 +23,13 @@ const LIMIT: u64 = 1_000;
 
 /// Show what the plugins of a running gateway decide, as it happens
 ///
-/// For each event of a client (connect, message, refresh, disconnect) and each delivery of a publication: which
-/// plugin saw it, what it answered, how long it took, and what the chain decided. Sizes and counts are shown,
-/// never payloads or tokens. Asks the HTTP API of the admin listener, until Ctrl-C.
+/// For each event of a client (connect, message, refresh, disconnect) and each delivery of a publication:
+/// which plugin saw it, what it answered, how long it took, and what the chain decided. Sizes and counts are
+/// shown, never payloads or tokens. Asks the HTTP API of the admin listener, until Ctrl-C.
 ///
-/// The gateway explains while this command runs, and up to a minute longer. An explained event costs more than
-/// another one, so of everything, or of channels, each worker explains at most 100 a second; what is left out is
-/// counted.
+/// The gateway explains while this command runs, and up to a minute longer. An explained event costs more
+/// than another one, so of everything, or of channels, each worker explains at most 100 a second; what is
+/// left out is counted.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

@@ -15,10 +15,10 @@ use crate::plugin_tools::token::{ALGORITHMS, AuthSettings, Key, Signer, TokenOpt
 
 /// Make a token that the plugin auth-jwt accepts
 ///
-/// Signs with the shared secret in the settings of auth-jwt, and sets the claims that these settings ask for: the
-/// user, the issuer, the audience. The token is all that is printed, so that a script can use it. With --key a private key from
-/// a file signs instead, for settings that hold public keys. For development and tests: in production the backend
-/// of your application makes the tokens.
+/// Signs with the shared secret in the settings of auth-jwt, and sets the claims that these settings ask for:
+/// the user, the issuer, the audience. The token is all that is printed, so that a script can use it. With
+/// --key a private key from a file signs instead, for settings that hold public keys. For development and
+/// tests: in production the backend of your application makes the tokens.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -43,11 +43,13 @@ pub(super) struct Arguments {
     #[arg(long = "channel", value_name = "CHANNEL", value_parser = channel)]
     channels: Vec<String>,
 
-    /// Another claim, as JSON or else as a text; a name that begins with a slash is a JSON pointer; may be repeated
+    /// Another claim, as JSON or else as a text; a name that begins with a slash is a JSON pointer; may be
+    /// repeated
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
     claims: Vec<(String, Value)>,
 
-    /// The configuration file of the gateway, for its plugin folder [default: gateway.toml in the current folder]
+    /// The configuration file of the gateway, for its plugin folder [default: gateway.toml in the current
+    /// folder]
     #[arg(long, value_name = "FILE", conflicts_with = "settings")]
     config: Option<PathBuf>,
 

@@ -2,8 +2,8 @@
 //! them.
 //!
 //! The layout, from the end of the file backwards: [`MAGIC`], the lengths of the index and of the modules as
-//! little-endian 64-bit numbers, the index as JSON, and the modules one after the other. Nothing reads it when
-//! the gateway serves.
+//! little-endian 64-bit numbers, the index as JSON, and the modules one after the other. Nothing reads it
+//! when the gateway serves.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};

@@ -1,4 +1,5 @@
-//! [`PluginFolder`] puts plugins into the plugin folder of a gateway, one file at a time and each in one step.
+//! [`PluginFolder`] puts plugins into the plugin folder of a gateway, one file at a time and each in one
+//! step.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,5 +1,5 @@
-//! [`SHIPPED`] lists the plugins that come with the gateway, and [`Source`] gets their modules: from the program
-//! itself, if it carries them, or built from the source tree.
+//! [`SHIPPED`] lists the plugins that come with the gateway, and [`Source`] gets their modules: from the
+//! program itself, if it carries them, or built from the source tree.
 
 use std::ffi::OsString;
 use std::fs;
@@ -106,8 +106,8 @@ impl Source {
         )
     }
 
-    /// The modules of these plugins, in their order. Builds them if necessary and reports progress on standard
-    /// error.
+    /// The modules of these plugins, in their order. Builds them if necessary and reports progress on
+    /// standard error.
     pub(crate) fn modules(&self, names: &[&'static str]) -> anyhow::Result<Vec<Module>> {
         match self {
             Self::Carried(bundle) => {

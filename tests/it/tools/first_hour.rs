@@ -1,5 +1,5 @@
-//! From nothing to a gateway of one's own, with the program alone: `gateway init`, `token`, `plugin add`, and the
-//! page that they lead to.
+//! From nothing to a gateway of one's own, with the program alone: `gateway init`, `token`, `plugin add`, and
+//! the page that they lead to.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

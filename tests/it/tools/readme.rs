@@ -155,7 +155,7 @@ async fn every_command_works_as_it_stands() {
     assert_eq!(page.status, 200);
     assert!(page.text().contains("<html"), "a page");
 
-    // For real: this needs the port of the demo, so it comes later here.
+    // A gateway of one's own: this needs the port of the demo, so it comes later here.
     let real: Vec<_> = reader.commands.drain(..4).collect();
 
     // Write a plugin.
@@ -171,7 +171,8 @@ async fn every_command_works_as_it_stands() {
     let rude = || json!({"channel": "chat:lobby", "data": {"text": "oh darn"}});
     ann.ask("publish", rude()).await.expect("there is no such rule yet");
 
-    meanwhile(&mut ann, reader.run("cargo run --release -- plugin build ../polite --into")).await;
+    let built = meanwhile(&mut ann, reader.run("cargo run --release -- plugin build ../polite --into")).await;
+    assert!(built.contains("  live, generation "), "{built}");
     // The client that was connected before meets the new rule.
     let refused = eventually("the word is refused", async || ann.ask("publish", rude()).await.err()).await;
     assert_eq!((refused.code, &*refused.message), (103, "please be polite"));
@@ -189,14 +190,18 @@ async fn every_command_works_as_it_stands() {
     eventually("the rule is gone", async || ann.ask("publish", rude()).await.ok()).await;
     stop(demo).await;
 
-    // For real.
+    // A gateway of one's own.
     assert!(reader.commands.is_empty(), "these commands are not tried: {:?}", reader.commands);
     (reader.commands, reader.at) = (real, root());
-    reader.run("mkdir").await;
-    reader.run("cargo run --release -- config").await;
+    reader.run("cargo run --release -- init").await;
     reader.run("cargo run --release -- check").await;
     let served = reader.start("cargo run --release -- serve");
     ready().await;
+    let token = reader.run("cargo run --release -- token").await;
+    let token = token.lines().last().expect("a token").trim();
+    let mut ann = Client::open(public).await;
+    ann.ask("connect", json!({"token": token})).await.unwrap();
+    ann.subscribe("chat:lobby").await;
     stop(served).await;
 }
 

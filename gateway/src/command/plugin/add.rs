@@ -15,9 +15,9 @@ use crate::plugin_tools::shipped::{Module, SHIPPED, Shipped, Source};
 
 /// Put a plugin that comes with the gateway into a plugin folder
 ///
-/// Writes the plugin and a settings file to edit, at its usual place in the chain. If a gateway serves with the folder, its
-/// answer is printed: the plugin is live, or why not. Without a name the plugins are listed. Settings that are
-/// there stay as they are.
+/// Writes the plugin and a settings file to edit, at its usual place in the chain. If a gateway serves with
+/// the folder, its answer is printed: the plugin is live, or why not. Without a name the plugins are listed.
+/// Settings that are there stay as they are.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -33,7 +33,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FOLDER", conflicts_with = "config")]
     into: Option<PathBuf>,
 
-    /// The configuration file of the gateway, for its plugin folder [default: gateway.toml in the current folder]
+    /// The configuration file of the gateway, for its plugin folder [default: gateway.toml in the current
+    /// folder]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
