@@ -17,6 +17,7 @@ pub mod spare;
 pub mod counters;
 pub mod state;
 pub mod failure;
+mod failure_log;
 pub mod interests;
 pub mod usage;
 

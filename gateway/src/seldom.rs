@@ -47,11 +47,16 @@ impl Seldom {
         let next = now.saturating_add(self.pause);
         // Only one of several threads writes.
         if pausing || self.until.compare_exchange(until, next, Relaxed, Relaxed).is_err() {
-            self.silent.fetch_add(1, Relaxed);
-            HELD_BACK.fetch_add(1, Relaxed);
-            return None;
+            return self.hold_back();
         }
         Some(self.silent.swap(0, Relaxed))
+    }
+
+    /// Counts a line that is not written, for a reason of the caller.
+    pub fn hold_back(&self) -> Option<u64> {
+        self.silent.fetch_add(1, Relaxed);
+        HELD_BACK.fetch_add(1, Relaxed);
+        None
     }
 }
 

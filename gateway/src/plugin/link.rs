@@ -12,6 +12,7 @@ use super::chain::Plugin;
 use super::counters::{PluginCounters, Row};
 use super::event::{ConnectEvent, DisconnectEvent, Message, Outgoing, Tick};
 use super::failure::{Cause, Failure, FailurePolicy};
+use super::failure_log::{FailureLog, Scene};
 use super::interests::{Hooks, Interests};
 use super::load::{Factory, LoadError};
 use super::spare::{AtOnce, Offload, Spare};
@@ -24,11 +25,19 @@ use crate::seldom::{Seldom, seldom};
 /// up to the maximum.
 const ORDER_PAUSE: u64 = 100;
 const ORDER_PAUSE_MAX: u64 = 10_000;
-/// After a logged failure of one plugin on one worker, further ones are only counted for this long.
+/// After a line about one plugin on one worker, further ones are only counted for this long.
 const WARN_PAUSE: Duration = Duration::from_secs(1);
 /// Weight of a call that exceeded its deadline on a worker, in failures. A trap costs microseconds; a missed
 /// deadline costs all clients of the worker the whole time.
 const DEADLINE_WEIGHT: usize = 2;
+
+/// Why a plugin has not answered an event.
+enum Unanswered {
+    /// It was not called: it has no instance, or its breaker is open.
+    Skipped,
+    /// The call failed.
+    Failed(Pass, Failure),
+}
 
 /// A plugin in the chain of one worker.
 pub struct Link {
@@ -48,8 +57,8 @@ pub struct Link {
     /// Unix time in milliseconds before which no standby instance is ordered, and the length of that pause.
     order_after: u64,
     order_pause: u64,
-    /// Rate limit for log lines about failures.
-    failures: Seldom,
+    /// Which failures are logged.
+    failures: FailureLog,
     /// Rate limit for log lines about too many classes.
     classes: Seldom,
 }
@@ -83,7 +92,7 @@ impl Link {
             interests,
             order_after: 0,
             order_pause: ORDER_PAUSE,
-            failures: Seldom::new(WARN_PAUSE),
+            failures: FailureLog::default(),
             classes: Seldom::new(WARN_PAUSE),
         })
     }
@@ -103,7 +112,7 @@ impl Link {
             interests: Interests { payload: false, ..Interests::everything(hooks) },
             order_after: 0,
             order_pause: ORDER_PAUSE,
-            failures: Seldom::new(WARN_PAUSE),
+            failures: FailureLog::default(),
             classes: Seldom::new(WARN_PAUSE),
         }
     }
@@ -167,7 +176,9 @@ impl Link {
         event: &ConnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, FailurePolicy> {
-        let verdict = self.call(event.now, effects, |plugin, effects| plugin.on_connect(event, effects))?;
+        let answer = self.call(event.now, effects, |plugin, effects| plugin.on_connect(event, effects));
+        let verdict =
+            answer.map_err(|unanswered| self.failed(event.now, unanswered, Scene::connect(event)))?;
         if matches!(verdict, ConnectVerdict::Refuse(_)) {
             self.row().refusal();
         }
@@ -201,6 +212,7 @@ impl Link {
         pass: Pass,
         answered: AsyncVerdict,
         effects: &mut Vec<Effect>,
+        scene: Scene<'_>,
     ) -> Result<ConnectVerdict, FailurePolicy> {
         match answered.verdict {
             Ok(verdict) => {
@@ -222,7 +234,7 @@ impl Link {
                 if failure.cause != Cause::Busy {
                     self.row().call();
                 }
-                self.report(now, pass, &failure, weight);
+                self.report(now, pass, &failure, weight, scene);
                 Err(self.policy)
             }
         }
@@ -233,8 +245,9 @@ impl Link {
         message: &mut Message,
         effects: &mut Vec<Effect>,
     ) -> Result<Verdict, FailurePolicy> {
+        let answer = self.call(message.now, effects, |plugin, effects| plugin.on_message(message, effects));
         let verdict =
-            self.call(message.now, effects, |plugin, effects| plugin.on_message(message, effects))?;
+            answer.map_err(|unanswered| self.failed(message.now, unanswered, Scene::message(message)))?;
         if matches!(verdict, Verdict::Deny(_) | Verdict::Disconnect(_)) {
             self.row().refusal();
         }
@@ -246,7 +259,8 @@ impl Link {
         event: &DisconnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<(), FailurePolicy> {
-        self.call(event.now, effects, |plugin, effects| plugin.on_disconnect(event, effects))
+        let answer = self.call(event.now, effects, |plugin, effects| plugin.on_disconnect(event, effects));
+        answer.map_err(|unanswered| self.failed(event.now, unanswered, Scene::disconnect(event)))
     }
 
     pub(super) fn on_deliver(
@@ -254,7 +268,8 @@ impl Link {
         class: &str,
         outgoing: &Outgoing,
     ) -> Result<DeliverVerdict, FailurePolicy> {
-        self.call(outgoing.now, &mut Vec::new(), |plugin, _| plugin.on_deliver(class, outgoing))
+        let answer = self.call(outgoing.now, &mut Vec::new(), |plugin, _| plugin.on_deliver(class, outgoing));
+        answer.map_err(|unanswered| self.failed(outgoing.now, unanswered, Scene::delivery(outgoing)))
     }
 
     /// Not a failure of the call, so it does not count for the breaker.
@@ -298,7 +313,8 @@ impl Link {
     }
 
     pub(super) fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), FailurePolicy> {
-        self.call(tick.now, effects, |plugin, effects| plugin.on_timer(tick, effects))
+        let answer = self.call(tick.now, effects, |plugin, effects| plugin.on_timer(tick, effects));
+        answer.map_err(|unanswered| self.failed(tick.now, unanswered, Scene::timer()))
     }
 
     fn call<T>(
@@ -306,16 +322,16 @@ impl Link {
         now: u64,
         effects: &mut Vec<Effect>,
         run: impl FnOnce(&mut dyn Plugin, &mut Vec<Effect>) -> Result<T, Failure>,
-    ) -> Result<T, FailurePolicy> {
+    ) -> Result<T, Unanswered> {
         if self.instance.is_none() {
             self.recover(now);
         }
-        let Some(instance) = &mut self.instance else { return Err(self.skipped()) };
+        let Some(instance) = &mut self.instance else { return Err(Unanswered::Skipped) };
         let pass = self.breaker.admit(now);
         match pass {
             Pass::Call => {}
             Pass::Probe => log_probe(&self.name),
-            Pass::Refused => return Err(self.skipped()),
+            Pass::Refused => return Err(Unanswered::Skipped),
         }
         let before = effects.len();
         let answer = run(&mut **instance, effects);
@@ -332,16 +348,20 @@ impl Link {
             }
             Err(failure) => {
                 effects.truncate(before);
-                self.failed(now, pass, &failure);
-                Err(self.policy)
+                Err(Unanswered::Failed(pass, failure))
             }
         }
     }
 
-    /// Not on the path of a message that succeeds.
+    /// Handles an event without an answer. Not on the path of a message that succeeds.
     #[cold]
-    fn failed(&mut self, now: u64, pass: Pass, failure: &Failure) {
-        self.report(now, pass, failure, if failure.cause == Cause::Deadline { DEADLINE_WEIGHT } else { 1 });
+    fn failed(&mut self, now: u64, unanswered: Unanswered, scene: Scene<'_>) -> FailurePolicy {
+        let (pass, failure) = match unanswered {
+            Unanswered::Skipped => return self.skipped(),
+            Unanswered::Failed(pass, failure) => (pass, failure),
+        };
+        let weight = if failure.cause == Cause::Deadline { DEADLINE_WEIGHT } else { 1 };
+        self.report(now, pass, &failure, weight, scene);
         if failure.cause.ends_instance() {
             let failed = self.instance.take();
             if let Some(spare) = &mut self.spare {
@@ -352,15 +372,23 @@ impl Link {
                 spare.release();
             }
         }
+        self.policy
     }
 
     /// Counts a failure, logs the first of many, and reports it to the breaker with this weight.
     #[cold]
-    fn report(&mut self, now: u64, pass: Pass, failure: &Failure, weight: usize) {
+    fn report(&mut self, now: u64, pass: Pass, failure: &Failure, weight: usize, scene: Scene<'_>) {
         self.row().failure(failure.cause);
-        if let Some(also) = self.failures.take_at(now) {
+        let Scene { hook, kind, channel, user, connection } = scene;
+        if let Some(also) = self.failures.take(now, hook, failure) {
+            let present = |text: &'static str| (!text.is_empty()).then_some(text);
             warn!(
                 plugin = &*self.name,
+                hook,
+                kind = present(kind),
+                channel = channel.map(tracing::field::display),
+                user = (!user.is_empty()).then_some(user),
+                connection = (!connection.is_empty()).then_some(connection),
                 cause = failure.cause.as_str(),
                 detail = &*failure.detail,
                 also_since_last_line = also,

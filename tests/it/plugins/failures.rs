@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_tests::{Client, Gateway, RawClient};
+use gateway_tests::{Client, Gateway, RawClient, eventually};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -35,6 +35,37 @@ async fn a_failure_of_an_open_plugin_is_as_if_it_had_no_opinion() {
     let line = gateway.log().wait(&["plugin failed"]).await;
     assert_eq!((&*line.field("plugin"), &*line.field("cause")), ("trap", "trap"), "{}", line.text);
     assert!(line.field("detail").contains("boom"), "the plugin's last words: {}", line.text);
+    assert!(!line.text.contains("RUST_BACKTRACE"), "a plugin has no environment for it: {}", line.text);
+}
+
+#[tokio::test]
+async fn a_failure_says_what_the_plugin_was_doing_and_different_ones_are_all_written() {
+    let settings = "failure = 'open'\n[limits]\ndeadline = '200ms'\nmemory = '8MiB'\nbreaker.failures = 0\n";
+    let tokens = gateway_tests::token::settings();
+    let gateway = Gateway::with(RAW)
+        .plugin("05-auth-jwt", "auth-jwt", &tokens)
+        .plugin("10-trap", "guest-trap", settings)
+        .start()
+        .await;
+    let mut ann = Client::open(gateway.address()).await;
+    ann.ask("connect", json!({"token": gateway_tests::token::of("ann")})).await.unwrap();
+    for (way, cause, words) in
+        [("boom", "trap", "boom"), ("deep", "trap", "stack overflow"), ("eat", "memory", "limits.memory")]
+    {
+        // Until the next instance is there, the plugin is not called.
+        let line = eventually("the failure to be written", async || {
+            let _ = ann.ask("publish", json!({"channel": "chat:1", "data": way})).await;
+            gateway.log().matching(&["plugin failed", words]).pop()
+        })
+        .await;
+        assert_eq!(&*line.field("cause"), cause, "{}", line.text);
+        for (field, value) in
+            [("hook", "on-message"), ("kind", "publish"), ("channel", "chat:1"), ("user", "ann")]
+        {
+            assert_eq!(&*line.field(field), value, "{}", line.text);
+        }
+        assert_eq!(line.field("connection").len(), 36, "{}", line.text);
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use crate::plugin::async_pool::{AsyncVerdict, PendingVerdict};
 use crate::plugin::breaker::Pass;
 use crate::plugin::event::{Client, ConnectEvent};
 use crate::plugin::failure::FailurePolicy;
+use crate::plugin::failure_log::Scene;
 use crate::plugin::link::Link;
 use crate::plugin::trace::{HookResult, Observer as _, Trace};
 use crate::plugin::verdict::{Admission, ConnectVerdict, Effect, Identity};
@@ -204,7 +205,8 @@ impl Chain {
         }
         if let Some(link) = self.links.get_mut(authentication.next) {
             let (before, usage) = (authentication.effects.len(), answered.usage);
-            let verdict = link.answered(now, authentication.pass, answered, &mut authentication.effects);
+            let (pass, scene) = (authentication.pass, Scene::connect(&authentication.seen));
+            let verdict = link.answered(now, pass, answered, &mut authentication.effects, scene);
             let verdict =
                 self.guards.connect(link, authentication.next, verdict, &mut authentication.effects, before);
             if let Some(trace) = &mut authentication.trace {

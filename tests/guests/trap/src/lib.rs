@@ -28,7 +28,10 @@ impl Plugin for Trap {
     }
 
     fn on_message(&mut self, event: &Message<'_>) -> Verdict {
-        match event.payload() {
+        // A JSON string means its text.
+        let payload = event.payload();
+        let text = payload.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+        match text.unwrap_or(payload) {
             b"boom" => panic!("boom"),
             b"loop" => spin(),
             b"eat" => eat(),
