@@ -128,6 +128,8 @@ enum NoHop {
     Gone,
 }
 
+/// Bytes of a refused origin in the log.
+const ORIGIN_SHOWN_MAX: usize = 200;
 /// The response to a proxy whose PROXY header is invalid.
 const BAD_PREAMBLE: &str = "the PROXY header before the request is malformed, or larger than 4096 bytes\n";
 
@@ -348,6 +350,15 @@ impl Handshake {
         })?;
         if !self.origin_is_allowed(request.headers()) {
             self.refused(Refused::Origin, address);
+            let origin = request.headers().get(header::ORIGIN).map(|origin| origin.as_bytes());
+            let origin = String::from_utf8_lossy(origin.unwrap_or_default());
+            // A page may send a long one.
+            let origin = origin.get(..origin.floor_char_boundary(ORIGIN_SHOWN_MAX)).unwrap_or_default();
+            seldom!(
+                warn,
+                origin,
+                "page refused: `handshake.origins` does not list its origin; add it if the page is yours"
+            );
             let why =
                 "this origin is not allowed: the operator lists allowed origins in `handshake.origins`\n";
             return Err(Box::new(text(StatusCode::FORBIDDEN, why)));

@@ -16,6 +16,20 @@ async fn status(gateway: &Gateway, path: &str, headers: &[&str]) -> u16 {
 }
 
 #[tokio::test]
+async fn the_operator_reads_which_origin_was_refused_and_not_for_every_page() {
+    let gateway = Gateway::with(CONFIG).plugin("90-echo", "echo", "").start().await;
+    let long = format!("Origin: https://{}.example", "x".repeat(4_000));
+    for _ in 0..20 {
+        assert_eq!(status(&gateway, "/connection/raw", &["Origin: https://other.example"]).await, 403);
+        assert_eq!(status(&gateway, "/connection/raw", &[&long]).await, 403);
+    }
+    let line = gateway.log().wait(&["page refused", "handshake.origins"]).await;
+    assert_eq!(&*line.field("origin"), "https://other.example", "{}", line.text);
+    let lines = gateway.log().matching(&["page refused"]);
+    assert!(lines.len() <= 2 && lines.iter().all(|line| line.text.len() < 1_000), "{} lines", lines.len());
+}
+
+#[tokio::test]
 async fn only_listed_origins_are_accepted() {
     let gateway = Gateway::with(CONFIG).plugin("90-echo", "echo", "").start().await;
     for (origin, expected) in [
