@@ -102,6 +102,15 @@ impl Talk {
         .await;
     }
 
+    /// The next line on its standard output.
+    pub async fn line(&mut self, limit: Duration) -> String {
+        let what = format!("a line from {}", self.name);
+        match within_time(limit, &what, self.lines.next_line()).await {
+            Ok(Some(line)) => line,
+            _ => panic!("{} ended instead of a line: see its messages", self.name),
+        }
+    }
+
     /// Presses Ctrl-C.
     pub fn interrupt(&self) {
         let id = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));

@@ -91,12 +91,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 async fn follow(api: &Api, arguments: &Arguments) -> Result<(), Failure> {
     let wanted = wanted(arguments);
     let style = Style { colours: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
-    // Errors of the first request are mistakes of the caller; later ones pass.
+    // Errors of the first requests are mistakes of the caller; later ones pass. Asked before anything is
+    // explained, the number is that of the first explanation.
+    let begin = api.send("explain", &json!({"after": u64::MAX})).await.map_err(Failure::Runtime)?;
     api.send("explain_start", &wanted).await.map_err(Failure::Runtime)?;
     if !arguments.json {
         telemetry::say(&format!("Events of the gateway at {}; Ctrl-C ends", api.address()));
     }
-    let (mut renewed, mut after, mut skipped) = (Instant::now(), u64::MAX, None);
+    let number = |key: &str| begin[key].as_u64().unwrap_or_default();
+    let (mut renewed, mut after, mut skipped) = (Instant::now(), number("next"), number("skipped"));
     let mut away = false;
     loop {
         if renewed.elapsed() > RENEW && api.send("explain_start", &wanted).await.is_ok() {
@@ -105,10 +108,10 @@ async fn follow(api: &Api, arguments: &Arguments) -> Result<(), Failure> {
         match api.send("explain", &json!({"after": after, "limit": LIMIT})).await {
             Ok(answer) => {
                 let next = answer["next"].as_u64().unwrap_or_default();
-                if after != u64::MAX && next < after {
+                if next < after {
                     telemetry::say("the gateway has begun anew");
                     // It explains again only when it is asked.
-                    (renewed, after) = (Instant::now(), 0);
+                    (renewed, after, skipped) = (Instant::now(), 0, 0);
                     api.send("explain_start", &wanted).await.map_err(Failure::Runtime)?;
                     continue;
                 }
@@ -136,17 +139,11 @@ fn wanted(arguments: &Arguments) -> Value {
     }
 }
 
-fn show(
-    answer: &Value,
-    arguments: &Arguments,
-    style: Style,
-    skipped: &mut Option<u64>,
-) -> Result<(), Failure> {
+fn show(answer: &Value, arguments: &Arguments, style: Style, skipped: &mut u64) -> Result<(), Failure> {
     let number = |key: &str| answer[key].as_u64().unwrap_or_default();
-    let now_skipped = number("skipped");
-    let lost = number("dropped") + now_skipped - skipped.unwrap_or(now_skipped).min(now_skipped);
-    // The first answer says what was dropped before anybody asked.
-    if skipped.replace(now_skipped).is_some() && lost > 0 {
+    let lost = number("dropped") + number("skipped").saturating_sub(*skipped);
+    *skipped = number("skipped");
+    if lost > 0 {
         telemetry::say(&format!("{lost} events are not shown: there are too many"));
     }
     let mut text = String::new();

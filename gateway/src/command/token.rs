@@ -1,7 +1,7 @@
 //! `gateway token`: creates a token that the plugin auth-jwt accepts.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::builder::PossibleValuesParser;
@@ -9,6 +9,7 @@ use gateway_plugin_grammar::{address, units};
 use serde_json::Value;
 
 use super::{CONFIG_FILE, Failure, print};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::plugin_tools::folder::PluginFolder;
 use crate::plugin_tools::token::{ALGORITHMS, AuthSettings, Key, Signer, TokenOptions};
@@ -130,8 +131,7 @@ fn settings_in(folder: &Path) -> anyhow::Result<AuthSettings> {
 }
 
 fn token(arguments: &Arguments, settings: &AuthSettings) -> anyhow::Result<String> {
-    let now =
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock stands before 1970")?;
+    let now = Duration::from_millis(Clock::start().now().unix);
     let options = TokenOptions {
         user: &arguments.user,
         expires: now.saturating_add(arguments.valid_for).as_secs(),

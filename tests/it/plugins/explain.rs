@@ -1,6 +1,8 @@
 //! Why a message was treated as it was, for the operator and, if they allow it, for the client.
 
-use gateway_tests::{Client, Gateway, RawClient, eventually, token};
+use std::time::Duration;
+
+use gateway_tests::{API_KEY, Client, Gateway, RawClient, Talk, Tool, eventually, gateway_binary, token};
 use serde_json::{Value, json};
 
 const RAW: &str = "raw.enabled = true\nclient.anonymous = true\n";
@@ -165,4 +167,111 @@ async fn a_permission_that_is_looked_up_is_explained_without_a_call() {
     };
     let told: Vec<_> = published.iter().map(told).collect();
     assert_eq!(told, [(json!("allow"), false), (json!("deny"), true)]);
+}
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// `gateway tail` with these arguments.
+fn tail(gateway: &Gateway, arguments: &[&str]) -> Talk {
+    let tool = Tool::new(gateway_binary()).arg("tail").env("GATEWAY_ADMIN_API_KEY", API_KEY);
+    let tool = tool.arg("--address").arg(format!("http://{}", gateway.admin()));
+    arguments.iter().fold(tool, |tool, argument| tool.arg(argument)).talk()
+}
+
+/// Publishes until the gateway explains it, and so until a tail that asks for it has begun.
+async fn publish_until_explained(gateway: &Gateway, client: &mut Client, channel: &str) {
+    eventually("an explanation", async || {
+        let _ = client.ask("publish", json!({"channel": channel, "data": "x"})).await;
+        traces(gateway).await.iter().any(|trace| trace["channel"] == *channel).then_some(())
+    })
+    .await;
+}
+
+/// The first line with these words.
+async fn line_with(tail: &mut Talk, words: &[&str]) -> String {
+    loop {
+        let line = tail.line(LIMIT).await;
+        if words.iter().all(|word| line.contains(word)) {
+            return line;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tail_shows_what_the_plugins_decide_as_it_happens() {
+    let gateway = Gateway::with("")
+        .plugin("10-auth-jwt", "auth-jwt", &token::settings())
+        .plugin("50-router", "router", ROUTER)
+        .start()
+        .await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    let mut bob = Client::connect_as(&gateway, "bob").await;
+    let mut of_ann = tail(&gateway, &["--json", "--user", "ann", "--verdict", "denied"]);
+    publish_until_explained(&gateway, &mut ann, "first").await;
+    let mut of_channels = tail(&gateway, &["--channel", "d*", "--plugin", "router"]);
+    publish_until_explained(&gateway, &mut bob, "d1").await;
+
+    for client in [&mut bob, &mut ann] {
+        client.ask("publish", json!({"channel": "dm", "data": "the secret"})).await.unwrap_err();
+    }
+    let line = line_with(&mut of_ann, &["\"dm\""]).await;
+    let trace: Value = serde_json::from_str(&line).unwrap();
+    let [user, decision] = ["user", "decision"].map(|key| trace[key].as_str().unwrap());
+    assert_eq!((user, decision), ("ann", "denied"));
+    for user in ["bob", "ann"] {
+        let event = line_with(&mut of_channels, &[&format!("publish  dm  user {user}")]).await;
+        assert!(event.ends_with("denied") && !event.contains("secret"), "{event}");
+        let [auth, router] = [of_channels.line(LIMIT).await, of_channels.line(LIMIT).await];
+        assert!(auth.contains("auth-jwt  not called"), "{auth}");
+        assert!(router.contains("router    deny 103 \"not here\", "), "{router}");
+    }
+    for tail in [of_ann, of_channels] {
+        tail.interrupt();
+        tail.end(LIMIT).await;
+    }
+}
+
+#[tokio::test]
+async fn explanations_go_on_after_a_number_and_say_what_was_dropped() {
+    let gateway =
+        Gateway::with(&format!("{RAW}explain.kept = 3")).plugin("90-echo", "echo", "").start().await;
+    let start = gateway.post("/api/explain", &json!({"after": u64::MAX})).await.ok();
+    assert_eq!((&start["result"]["next"], &start["result"]["traces"]), (&json!(0), &json!([])));
+    gateway.post("/api/explain_start", &json!({"everything": true})).await.ok();
+    let mut client = RawClient::connect(&gateway).await;
+    for text in ["a", "bb", "ccc", "dddd", "eeeee"] {
+        client.ask(text).await;
+    }
+    let answer = gateway.post("/api/explain", &json!({"after": 0, "limit": 2})).await.ok();
+    let result = &answer["result"];
+    let sizes = |traces: &Value| -> Vec<u64> {
+        traces.as_array().unwrap().iter().map(|trace| trace["payload_bytes"].as_u64().unwrap()).collect()
+    };
+    // The first ones gave way; so did the connect, if a plugin saw it.
+    let dropped = result["dropped"].as_u64().unwrap();
+    assert_eq!((sizes(&result["traces"]), result["next"].as_u64().unwrap()), (vec![3, 4], dropped + 2));
+    let rest = gateway.post("/api/explain", &json!({"after": result["next"]})).await.ok();
+    assert_eq!((sizes(&rest["result"]["traces"]), &rest["result"]["dropped"]), (vec![5], &json!(0)));
+    for wrong in [json!({}), json!({"user": "a", "everything": true}), json!({"channels": "a b"})] {
+        assert_eq!(gateway.post("/api/explain_start", &wrong).await.status, 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_watches_everything_does_not_slow_a_busy_gateway_down() {
+    let gateway = Gateway::with(&format!("{RAW}explain.kept = 10000\nlisten.workers = 1"))
+        .plugin("90-echo", "echo", "")
+        .start()
+        .await;
+    gateway.post("/api/explain_start", &json!({"everything": true})).await.ok();
+    let mut client = RawClient::connect(&gateway).await;
+    for _ in 0..1_000 {
+        client.ask("x").await;
+    }
+    let answer = gateway.post("/api/explain", &json!({"after": 0, "limit": 10_000})).await.ok();
+    let result = &answer["result"];
+    let explained = result["traces"].as_array().unwrap().len() as u64;
+    let skipped = result["skipped"].as_u64().unwrap();
+    assert!(explained >= 100 && skipped > 0, "{explained} explained, {skipped} skipped");
+    assert!((1_000..1_010).contains(&(explained + skipped)), "each message is one of the two");
 }
