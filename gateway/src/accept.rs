@@ -169,7 +169,7 @@ impl Admission {
 
     /// Whether refusals are still being sent.
     pub fn is_refusing(&self) -> bool {
-        self.refusals.are_told()
+        self.refusals.are_being_sent()
     }
 
     /// Counts a connection.
@@ -313,7 +313,7 @@ impl Refusals {
     }
 
     /// Whether some sockets are still closing.
-    pub fn are_told(&self) -> bool {
+    pub fn are_being_sent(&self) -> bool {
         self.closing.available_permits() < self.closing_max
     }
 }

@@ -131,7 +131,8 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// If the channel is not configured, the publication is too large, or the backplane refuses it.
+    /// If no namespace is configured for the address, the conditions do not fit it, the publication is too
+    /// large, or the backplane refuses it.
     pub fn publish(
         &self,
         address: &Channel,
@@ -170,7 +171,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// If the address is a channel, or the backplane refuses the order.
+    /// If the backplane cannot pass the order on.
     pub fn disconnect(&self, address: &Channel, close: &Close) -> Result<(), ReplyError> {
         self.inner.backplane.order(address, None, &Order::Close(close.clone(), Why::Api))
     }
@@ -179,7 +180,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// If the address is a channel, the channel is not configured, or the backplane refuses the order.
+    /// If no namespace is configured for the channel, or the backplane cannot pass the order on.
     pub fn subscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
         self.namespace(channel)?;
         self.inner.backplane.order(address, None, &Order::Subscribe(channel.clone()))
@@ -189,7 +190,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// If the address is a channel, or the backplane refuses the order.
+    /// If no namespace is configured for the channel, or the backplane cannot pass the order on.
     pub fn unsubscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
         self.namespace(channel)?;
         self.inner.backplane.order(address, None, &Order::Unsubscribe(channel.clone()))
@@ -200,7 +201,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// If the address is a channel, or the backplane refuses the order.
+    /// If the backplane cannot pass the order on.
     pub fn refresh(&self, address: &Channel, expires_at: Option<u64>) -> Result<(), ReplyError> {
         self.inner.backplane.order(address, None, &Order::Refresh(expires_at))
     }
@@ -209,7 +210,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// If the channel is not configured or has no presence, or the backplane cannot answer.
+    /// If no namespace is configured for the channel, or it has no presence, or the backplane cannot answer.
     pub async fn presence(&self, channel: &Channel) -> Result<Vec<Arc<Member>>, ReplyError> {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
@@ -227,7 +228,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// If the channel is not configured or has no presence, or the backplane cannot answer.
+    /// If no namespace is configured for the channel, or it has no presence, or the backplane cannot answer.
     pub async fn count(&self, channel: &Channel) -> Result<Count, ReplyError> {
         if !self.namespace(channel)?.presence {
             return Err(ReplyError::NOT_AVAILABLE);
@@ -245,8 +246,8 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// If the channel is not configured or has no history, the position is unknown, or the backplane cannot
-    /// answer.
+    /// If no namespace is configured for the channel, or it has no history, the position is unknown, or the
+    /// backplane cannot answer.
     pub async fn history(&self, channel: &Channel, query: &HistoryQuery) -> Result<HistoryPage, ReplyError> {
         let namespace = self.namespace(channel)?;
         if namespace.history_size == 0 {

@@ -194,7 +194,7 @@ impl PluginRunner {
         Ok(Played { outcome, log: self.lines.take(), time, usage })
     }
 
-    /// Plays a whole script. The error lists every unexpected result.
+    /// Plays a whole script.
     ///
     /// # Errors
     ///

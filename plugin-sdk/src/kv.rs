@@ -62,7 +62,7 @@ pub fn get(key: &str) -> Option<Vec<u8>> {
 ///
 /// # Errors
 ///
-/// If the value is not granted, or is larger than the gateway keeps.
+/// If values are not granted, or this one is larger than the gateway keeps.
 pub fn set(key: &str, value: impl AsRef<[u8]>, ttl: impl Into<Option<Duration>>) -> Result<(), HostError> {
     host::set(key, value.as_ref(), ttl.into().map(millis))
 }

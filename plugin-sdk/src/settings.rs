@@ -1,9 +1,10 @@
 //! Reads the `[config]` table of a plugin.
 //!
-//! Most plugins describe their settings as a struct with [`#[settings]`](gateway_plugin_sdk_macros::settings).
-//! The first error then ends the reading. A plugin whose settings are a table of rules, or depend on each
-//! other, reads them with [`Table`] instead: it finds every error, names each by the path of its key, and says
-//! what is accepted. A key that nobody has read is refused with the nearest known one.
+//! Most plugins describe their settings as a struct with
+//! [`#[settings]`](gateway_plugin_sdk_macros::settings). The first error then ends the reading. A plugin
+//! whose settings are a table of rules, or depend on each other, reads them with [`Table`] instead: it finds
+//! every error, names each by the path of its key, and says what is accepted. A key that nobody has read is
+//! refused with the nearest known one.
 //!
 //! ```
 //! use std::time::Duration;

@@ -204,7 +204,7 @@ fn reader() -> Reader<Kind, String> {
     }
 }
 
-/// The outcome of a failure, which is a mistake of the plugin unless the event expects something.
+/// The outcome of a failure, which is an error of the plugin unless the event expects something.
 fn failed(
     step: &Native,
     cause: &str,

@@ -22,8 +22,8 @@ use std::fmt::Display;
 pub struct Errors(RefCell<Vec<String>>);
 
 impl Errors {
-    /// Adds an error: the path of a key, such as `limits[0].period`, and what is wrong with it, as the rest of
-    /// the sentence.
+    /// Adds an error: the path of a key, such as `limits[0].period`, and what is wrong with it, as the rest
+    /// of the sentence.
     pub fn add(&self, path: &str, message: impl Display) {
         self.0.borrow_mut().push(format!("`{path}` {message}"));
     }

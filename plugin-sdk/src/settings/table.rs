@@ -363,7 +363,7 @@ mod tests {
     fn errors_have_the_path_of_their_key() {
         let settings = json!({
             "outer": { "inner": { "flag": 1 } },
-            "rules": [{ "flag": 1 }, 7, { "flag": true, "flog": 2, "color": 3 }],
+            "rules": [{ "flag": 1 }, 7, { "flag": true, "color": 3, "flog": 2 }],
         });
         let error = error(settings, |table| {
             let mut outer = table.table("outer").required().expect("a table");

@@ -33,7 +33,7 @@ pub(crate) struct Pace {
     pub(crate) usable: Duration,
 }
 
-/// When a token is judged, and where.
+/// When a token is verified, and where.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     /// Unix time in milliseconds.
@@ -163,7 +163,7 @@ impl Source {
         mark.is_some() && self.read.is_some()
     }
 
-    /// Whether no attempt was made for an interval. If so, one begins now: no other instance is told the
+    /// Whether no attempt was made for an interval. If so, one begins now: no other instance gets the
     /// same.
     fn is_time(&self) -> bool {
         kv::add(&self.names.tried, [], self.pace.interval).unwrap_or_else(|error| {

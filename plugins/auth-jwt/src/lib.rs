@@ -109,7 +109,7 @@ impl Plugin for AuthJwt {
 /// To a client whose token begins in a moment.
 const TOO_EARLY: &str = "the token is not valid yet, try again";
 
-/// To a client whose token could not be judged.
+/// To a client whose token could not be verified.
 const TRY_AGAIN: &str = "keys are not available, try again";
 
 impl AuthJwt {

@@ -87,7 +87,7 @@ impl Limit {
         match (self.excess, retry.duration()) {
             (Excess::Disconnect, _) => Verdict::disconnect(code::CLOSE_TOO_MANY_REQUESTS, reason),
             (Excess::Deny, Some(_)) => Verdict::deny(code::TOO_MANY_REQUESTS, reason),
-            // Trying again would not help, so the client is not told to.
+            // Trying again would not help, so the client is not asked to.
             (Excess::Deny, None) => Verdict::deny(code::LIMIT_EXCEEDED, reason),
         }
     }

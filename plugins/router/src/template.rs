@@ -68,8 +68,8 @@ enum Placeholder {
 pub(crate) const PLACEHOLDERS: &str = "{user}, {channel}, {method}, {connection}, {payload.FIELD}";
 
 impl Text {
-    /// Reads a template. `{{` and `}}` stand for braces. An error is the rest of a sentence that begins with its
-    /// key.
+    /// Reads a template. `{{` and `}}` stand for braces. An error is the rest of a sentence that begins with
+    /// its key.
     pub(crate) fn parse(source: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut literal = String::new();

@@ -75,7 +75,7 @@ impl Schema {
     }
 }
 
-/// A command without a payload is judged as `null`.
+/// A command without a payload is validated as `null`.
 fn read(payload: &[u8]) -> Result<Value, &'static str> {
     if payload.is_empty() {
         return Ok(Value::Null);

@@ -345,7 +345,7 @@ fn who_was_told_that_nothing_was_published_stands_before_the_first_publication()
         );
     }
     assert_eq!(node.recover(0, &first.epoch, 1), Some(vec![1, 2]));
-    // Once these are forgotten, no client is told that the following publications are complete.
+    // Once these are forgotten, no client must believe that the following publications are complete.
     node.memory.sweep(S(60));
     assert_eq!(node.recover(0, &first.epoch, 61), None);
     node.publish("a", "x", KEPT, 61).unwrap();

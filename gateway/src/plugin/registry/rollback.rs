@@ -74,7 +74,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// If there is no such plugin or version, or the version does not load any more.
+    /// If there is no such plugin or no such earlier version, or the version does not load any more.
     pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<RolledBack, RollbackError> {
         let begin = Instant::now();
         let before = self.state.clone().lock_owned().await;

@@ -11,7 +11,7 @@ use crate::plugin::load::{LoadCode, LoadError};
 use crate::plugin::registry::{LeftOut, Meant};
 use crate::watch::file::{Fingerprint, Mistrust};
 
-/// Maximum number of plugin files. A folder with more is a mistake: known ones stay, and of the others the
+/// Maximum number of plugin files. A folder with more is an error: known ones stay, and of the others the
 /// first in name order are used.
 const PLUGINS_MAX: usize = 1000;
 /// Maximum number of other entries reported.

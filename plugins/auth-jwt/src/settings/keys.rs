@@ -202,7 +202,7 @@ impl KeySettings {
     }
 }
 
-/// What is wrong with an address, as far as it can be told without the gateway.
+/// What is wrong with an address, as far as it can be seen without the gateway.
 fn no_url(url: &str) -> Option<String> {
     if url.len() > URL_BYTES_MAX {
         return Some(format!("has {} bytes: at most {URL_BYTES_MAX} are accepted", url.len()));

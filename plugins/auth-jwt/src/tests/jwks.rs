@@ -14,7 +14,7 @@ use super::*;
 const SHOP: &str = "https://shop.example";
 const GAME: &str = "https://game.example";
 
-/// What a client is told whose token cannot be judged: an error of the server, after which it comes back.
+/// The answer to a client whose token cannot be verified: an error of the server, after which it comes back.
 fn later() -> Connect {
     Connect::refuse(100, "keys are not available, try again")
 }
