@@ -158,7 +158,8 @@ pub(super) fn check_world(component: &[u8], stamp: &Stamp) -> Result<(), LoadErr
 /// A component without hooks is never called, so it is refused.
 pub(super) fn no_hooks() -> LoadError {
     let message = format!(
-        "exports none of the hooks {} of {PACKAGE}@{INTERFACE}; implement at least one",
+        "exports none of the hooks {} of {PACKAGE}@{INTERFACE}; implement at least one; in Rust, put `#[plugin]` above \
+         `impl Plugin for ...`",
         HOOKS.join(", ")
     );
     LoadError::new(LoadCode::NoHooks, message)
@@ -180,8 +181,8 @@ impl Inspected {
                 .into()
         } else {
             format!(
-                "is a core module that was not built with gateway-plugin-sdk: it has no component-type section; build it \
-                 with the SDK, or as a component for the world {PACKAGE}/plugin"
+                "is a core module that was not built with gateway-plugin-sdk: it has no component-type section; in Rust, put \
+                 `#[plugin]` above `impl Plugin for ...`; in other languages, build a component for the world {PACKAGE}/plugin"
             )
         }
     }
