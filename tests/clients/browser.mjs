@@ -54,6 +54,8 @@ const connected = (page) => page.waitForSelector("#status[data-state=connected]"
 const reads = (page, text) => page.locator("#messages li", { hasText: text }).waitFor();
 const plugin = (page, name, state) => page.waitForSelector(`#plugins tr[data-plugin="${name}"][data-state="${state}"]`);
 
+const happened = (page, text) => page.locator("#events li", { hasText: text }).first().waitFor();
+
 async function writes(page, text) {
   await page.fill("#text", text);
   await page.click("#send");
@@ -75,6 +77,10 @@ try {
   for (const name of ["auth-jwt", "router", "echo"]) {
     await plugin(ann, name, "live");
   }
+  // What each plugin decided of the last message, and how long it took.
+  await ann.locator("#verdicts li[data-answer=allow]", { hasText: "router: allow in" }).waitFor();
+  assert.match(await ann.textContent("#decided"), /^Your last message was allowed after \d+\.\d ms/);
+  assert.match(await ann.textContent("#rules"), /plugins\/50-router\.toml$/);
   await turn("they talk", "restart is under way");
   await ann.waitForSelector("#status:not([data-state=connected])");
   await turn("they noticed", "it is back");
@@ -84,10 +90,16 @@ try {
   await turn("they talk again", "a plugin is there");
   await plugin(ann, "no-sdk", "live");
   await plugin(bob, "no-sdk", "live");
+  await happened(ann, "no-sdk: version");
   await turn("they see it", "it is replaced by rubbish");
   await plugin(ann, "no-sdk", "live-older");
+  await happened(ann, "no-sdk: refused, because it is not WebAssembly");
   await turn("they see that it was refused", "it is gone");
   await plugin(ann, "no-sdk", "removed");
+  await happened(ann, "no-sdk: taken out of the chain");
+  // A phone: nothing is wider than the screen.
+  await ann.setViewportSize({ width: 360, height: 740 });
+  assert.ok(await ann.evaluate(() => document.documentElement.scrollWidth <= 360), "the page scrolls sideways on a phone");
   await talk(ann, bob, "breakfast");
   assert.deepEqual(complaints, []);
   console.log("done");

@@ -7,7 +7,8 @@ const RECONNECT_MIN = 500;
 const RECONNECT_MAX = 20_000;
 const REPLY_TIMEOUT = 5_000;
 const PING_SLACK = 10_000;
-const PLUGINS_INTERVAL = 2_000;
+const PLUGINS_INTERVAL = 1_000;
+const EVENTS_MAX = 50;
 
 const element = (id) => document.getElementById(id);
 const status = element("status");
@@ -334,7 +335,10 @@ let shownPlugins = "";
 async function pollPlugins() {
   try {
     const response = await fetch("/demo/plugins", { cache: "no-store" });
-    const { generation, plugins } = await response.json();
+    const { folder, generation, plugins } = await response.json();
+    element("folder").textContent = folder;
+    element("rules").textContent = `${folder}/50-router.toml`;
+    tellWhatHappened(plugins);
     showPlugins(plugins);
     element("generation").textContent = `chain ${generation}`;
     element("generation").dataset.generation = generation;
@@ -342,6 +346,67 @@ async function pollPlugins() {
     element("generation").textContent = "the gateway does not answer";
   }
   setTimeout(pollPlugins, PLUGINS_INTERVAL);
+}
+
+// The plugins as they were at the last look, by name.
+let knownPlugins = null;
+
+function tellWhatHappened(plugins) {
+  const known = knownPlugins;
+  knownPlugins = new Map(plugins.map((plugin) => [plugin.name, plugin]));
+  if (known === null) {
+    return;
+  }
+  for (const plugin of plugins) {
+    const { name, state, version = "", error: problem } = plugin;
+    const before = known.get(name) ?? {};
+    if (problem && problem.at !== before.error?.at) {
+      happened(false, `${name}: refused, because it ${problem.sentence}. What ran before goes on.`);
+    } else if (state === "removed" && before.state !== "removed") {
+      happened(true, `${name}: taken out of the chain`);
+    } else if (state === "rolled-back" && before.state !== state) {
+      happened(true, `${name}: rolled back to ${version || "an earlier version"}`);
+    } else if (plugin.digest && plugin.digest !== before.digest) {
+      happened(true, `${name}: version ${version || plugin.digest.slice(0, 12)} is live`);
+    } else if (plugin.digest && plugin.settings_digest !== before.settings_digest) {
+      happened(true, `${name}: new settings are live`);
+    }
+  }
+}
+
+function happened(good, sentence) {
+  const item = document.createElement("li");
+  item.dataset.good = good;
+  const time = document.createElement("time");
+  time.textContent = new Date().toLocaleTimeString();
+  item.append(time, sentence);
+  const events = element("events");
+  events.hidden = false;
+  events.prepend(item);
+  while (events.children.length > EVENTS_MAX) {
+    events.lastElementChild.remove();
+  }
+}
+
+// What each plugin decided of the message that was just sent. The gateway explains it to the demo; see `gateway tail`.
+async function showDecision(milliseconds) {
+  const response = await fetch(`/demo/decision?user=${encodeURIComponent(user)}`, { cache: "no-store" });
+  const trace = await response.json();
+  if (!trace) {
+    return;
+  }
+  element("decided").textContent =
+    `Your last message was ${trace.decision} after ${milliseconds.toFixed(1)} ms, there and back:`;
+  const verdicts = trace.plugins.map(({ plugin, answer, took_ns: took, reason }) => {
+    const time = took === undefined ? "" : ` in ${(took / 1000).toFixed(0)} µs`;
+    const item = document.createElement("li");
+    item.dataset.answer = answer;
+    item.textContent = answer === "not-called" ? `${plugin}: not called` : `${plugin}: ${answer}${time}`;
+    item.title = reason ?? "";
+    return item;
+  });
+  element("verdicts").replaceChildren(...verdicts);
+  element("decision").hidden = false;
 }
 
 function showPlugins(plugins) {
@@ -395,7 +460,8 @@ element("compose").addEventListener("submit", (event) => {
   event.preventDefault();
   error.textContent = "";
   const written = text.value;
-  call({ publish: { channel: CHANNEL, data: { text: written } } }).then(
+  const begin = performance.now();
+  const sent = call({ publish: { channel: CHANNEL, data: { text: written } } }).then(
     () => {
       if (text.value === written) {
         text.value = "";
@@ -403,6 +469,7 @@ element("compose").addEventListener("submit", (event) => {
     },
     (problem) => fail("Not sent", problem),
   );
+  sent.then(() => showDecision(performance.now() - begin)).catch(() => {});
 });
 
 window.addEventListener("online", () => {

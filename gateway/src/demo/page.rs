@@ -1,6 +1,6 @@
 //! `DemoSite` serves the demo page, its script, tokens, and the state of the plugins.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -8,6 +8,7 @@ use serde_json::json;
 use super::token::{self, user_name};
 use crate::admin::plugins::Plugins;
 use crate::control::Control;
+use crate::explain::{SECONDS_MAX, Whose};
 use crate::plugin_tools::token::Signer;
 use crate::transport::site::{Page, Site};
 
@@ -25,6 +26,11 @@ const HEADERS: &[(&str, &str)] = &[
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
 ];
+
+/// How long the messages of a user are explained after the page asked for a token. The page asks again before.
+const EXPLAINED: Duration = Duration::from_secs(SECONDS_MAX);
+/// Explanations among which that of a message is looked for.
+const LOOKED_AT: usize = 64;
 
 /// See the module.
 pub(super) struct DemoSite {
@@ -45,7 +51,15 @@ impl Site for DemoSite {
             "/" => Some(page(200, "text/html; charset=utf-8", HTML)),
             "/demo/page.css" => Some(page(200, "text/css; charset=utf-8", STYLE)),
             "/demo/chat.js" => Some(page(200, "text/javascript; charset=utf-8", SCRIPT)),
-            "/demo/token" => Some(token(&self.signer, query.unwrap_or_default())),
+            "/demo/token" => {
+                let query = query.unwrap_or_default();
+                if let Some(user) = user_name(query) {
+                    // For the page to show what the plugins decided. A refusal only leaves that out.
+                    self.control.explain().watch(Whose::User(user.into()), EXPLAINED);
+                }
+                Some(token(&self.signer, query))
+            }
+            "/demo/decision" => Some(decision(&self.control, query.unwrap_or_default())),
             "/demo/plugins" => Some(plugins(&Plugins::of(&self.control))),
             _ => None,
         }
@@ -62,6 +76,15 @@ fn token(signer: &Signer, query: &str) -> Page {
         None => (400, json!({"error": "?user=NAME is needed: 1 to 32 letters, digits, `_`, `-` or `.`"})),
     };
     page(status, "application/json", body.to_string())
+}
+
+/// The explanation of a user's latest publication, or `null`.
+fn decision(control: &Control, query: &str) -> Page {
+    let user = user_name(query).unwrap_or_default();
+    let traces = control.explain().last(LOOKED_AT);
+    let traces = traces.iter().map(|trace| trace.to_json());
+    let latest = traces.into_iter().find(|trace| trace["kind"] == "publish" && trace["user"] == *user);
+    page(200, "application/json", latest.unwrap_or_default().to_string())
 }
 
 fn plugins(plugins: &Plugins) -> Page {
