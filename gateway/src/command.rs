@@ -36,7 +36,7 @@ file dropped into the folder changes the rules at once and closes no connection.
 const AFTER_LONG_HELP: &str = "\
 Examples:
   gateway demo                            build the shipped plugins and serve a chat page
-  gateway init my-gateway                 begin a gateway of your own: configuration, plugins, a page
+  gateway init my-gateway                 begin your own gateway: configuration, plugins, a page
   gateway token --user ann                make a token that its auth-jwt accepts
   gateway config                          print every key of the configuration with its meaning
   gateway check --config gateway.toml     find every error in it and in the plugins
@@ -45,8 +45,8 @@ Examples:
   gateway tail                            show what its plugins decide, as it happens
   gateway redis inspect news:1 --config gateway.toml
                                           show the keys of a channel in Redis
-  gateway plugin new shout                create a plugin; `gateway plugin --help` has the next steps
-  gateway pack --output gateway-full      make a copy of this program that carries the shipped plugins
+  gateway plugin new shout                create a plugin; `gateway plugin --help` goes on
+  gateway pack --output gateway-full      make a program that carries the shipped plugins
 
 Environment:
   GATEWAY_ADMIN_API_KEY    the key of the HTTP API; overrides `admin.api_key` in the file;

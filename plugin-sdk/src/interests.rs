@@ -88,8 +88,8 @@ impl Interests {
         self
     }
 
-    /// Everything that one of the rules of a plugin names; `None` if a rule names nothing, because it concerns
-    /// everything then.
+    /// Everything that one of the rules of a plugin names; `None` if a rule names nothing, because it
+    /// concerns everything then.
     ///
     /// ```
     /// use gateway_plugin_sdk::{Interests, Kind};

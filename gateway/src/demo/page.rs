@@ -27,7 +27,8 @@ const HEADERS: &[(&str, &str)] = &[
     ("referrer-policy", "no-referrer"),
 ];
 
-/// How long the messages of a user are explained after the page asked for a token. The page asks again before.
+/// How long the messages of a user are explained after the page asked for a token. The page asks again
+/// before.
 const EXPLAINED: Duration = Duration::from_secs(SECONDS_MAX);
 /// Explanations among which that of a message is looked for.
 const LOOKED_AT: usize = 64;

@@ -134,7 +134,7 @@ mod tests {
             ("10-shout", "name the plugin \"shout\""),
             ("2fa", "expected a letter"),
             ("-a", "expected a letter"),
-            ("std", "is taken"),
+            ("std", "conflicts with a crate"),
         ] {
             let error = check_name(bad).expect_err(bad).to_string();
             assert!(error.contains(why), "{bad}: {error}");

@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(decoded(parts[0]), json!({"alg": "HS256", "typ": "JWT"}));
         assert_eq!(decoded(parts[1]), json!({"sub": "ann", "exp": 4_600}));
         // Computed with `openssl dgst -sha256 -hmac`; the README of auth-jwt has the recipe.
-        assert_eq!(parts[2], "SIGNATURE");
+        assert_eq!(parts[2], "1VPB6TwNcwXO1jbPzuap3t3ozhUPlAoVCa8bguyUNV0");
     }
 
     #[test]

@@ -396,5 +396,5 @@ async fn the_page_of_the_api_shows_what_is_answered() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 18, "one of each method");
+    assert_eq!(shown, 19, "one of each method, and two of explain");
 }

@@ -253,7 +253,8 @@ async fn explanations_go_on_after_a_number_and_say_what_was_dropped() {
     let rest = gateway.post("/api/explain", &json!({"after": result["next"]})).await.ok();
     assert_eq!((sizes(&rest["result"]["traces"]), &rest["result"]["dropped"]), (vec![5], &json!(0)));
     for wrong in [json!({}), json!({"user": "a", "everything": true}), json!({"channels": "a b"})] {
-        assert_eq!(gateway.post("/api/explain_start", &wrong).await.status, 400, "{wrong}");
+        let answer = gateway.post("/api/explain_start", &wrong).await.ok();
+        assert_eq!(answer["error"]["code"], 107, "{wrong}: {answer}");
     }
 }
 
@@ -272,6 +273,7 @@ async fn whoever_watches_everything_does_not_slow_a_busy_gateway_down() {
     let result = &answer["result"];
     let explained = result["traces"].as_array().unwrap().len() as u64;
     let skipped = result["skipped"].as_u64().unwrap();
-    assert!(explained >= 100 && skipped > 0, "{explained} explained, {skipped} skipped");
-    assert!((1_000..1_010).contains(&(explained + skipped)), "each message is one of the two");
+    // A hundred a second; the connect, which no plugin saw, may be one of them.
+    assert!((99..900).contains(&explained), "{explained} explained, {skipped} skipped");
+    assert!((999..1_010).contains(&(explained + skipped)), "each message is one of the two");
 }

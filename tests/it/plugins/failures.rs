@@ -40,7 +40,7 @@ async fn a_failure_of_an_open_plugin_is_as_if_it_had_no_opinion() {
 
 #[tokio::test]
 async fn a_failure_says_what_the_plugin_was_doing_and_different_ones_are_all_written() {
-    let settings = "failure = 'open'\n[limits]\ndeadline = '200ms'\nmemory = '8MiB'\nbreaker.failures = 0\n";
+    let settings = "failure = 'open'\nbreaker.failures = 0\n[limits]\nmemory = '8MiB'\n";
     let tokens = gateway_tests::token::settings();
     let gateway = Gateway::with(RAW)
         .plugin("05-auth-jwt", "auth-jwt", &tokens)

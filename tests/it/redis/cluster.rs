@@ -183,7 +183,7 @@ async fn a_gateway_says_that_it_knows_no_server_of_the_cluster_and_finds_it_when
     let reason = eventually_within(BACK, "the cause", async || {
         let health = gateway.get("/health/ready").await.json();
         let reason = health["reason"].as_str().unwrap_or_default().to_owned();
-        reason.contains("no server of `redis.cluster` tells").then_some(reason)
+        reason.contains("no server of `redis.cluster` reports").then_some(reason)
     });
     reason.await;
     cluster.servers()[1].thaw();

@@ -76,20 +76,26 @@ fn acknowledged(history: &History) -> impl Iterator<Item = (u64, &Position)> {
     })
 }
 
-/// What was published, by number: whether it was refused.
-fn count_publications(history: &History, report: &mut Report) -> HashMap<u64, bool> {
+/// The publications by number, each with the error that refused it.
+type Sent<'a> = HashMap<u64, Option<(u64, &'a str)>>;
+
+fn count_publications<'a>(history: &'a History, report: &mut Report) -> Sent<'a> {
     let mut sent = HashMap::new();
     for publication in &history.published {
         report.published += 1;
         report.slowest_answer =
             report.slowest_answer.max(publication.answered.saturating_sub(publication.sent));
-        match publication.outcome {
+        let mut error = None;
+        match &publication.outcome {
             Outcome::Acknowledged(_) => report.acknowledged += 1,
-            Outcome::Refused { .. } => report.refused += 1,
+            Outcome::Refused { code, message } => {
+                report.refused += 1;
+                error = Some((*code, &**message));
+            }
             Outcome::Doubtful => report.doubtful += 1,
             Outcome::Unanswered => report.unanswered += 1,
         }
-        sent.insert(publication.number, matches!(publication.outcome, Outcome::Refused { .. }));
+        sent.insert(publication.number, error);
     }
     sent
 }
@@ -131,11 +137,7 @@ struct Span {
     told: bool,
 }
 
-fn views_of<'a>(
-    entries: &'a [Entry],
-    sent: &HashMap<u64, bool>,
-    report: &mut Report,
-) -> HashMap<&'a str, View> {
+fn views_of<'a>(entries: &'a [Entry], sent: &Sent<'_>, report: &mut Report) -> HashMap<&'a str, View> {
     let mut views: HashMap<&str, View> = HashMap::new();
     for entry in entries {
         views.entry(&*entry.channel).or_default().on(entry, sent, report);
@@ -150,7 +152,7 @@ fn views_of<'a>(
 }
 
 impl View {
-    fn on(&mut self, entry: &Entry, sent: &HashMap<u64, bool>, report: &mut Report) {
+    fn on(&mut self, entry: &Entry, sent: &Sent<'_>, report: &mut Report) {
         match &entry.event {
             Event::Subscribed { recovered, position } => {
                 self.on_subscribed(entry.at, *recovered, position, report)
@@ -197,7 +199,7 @@ impl View {
         entry: &Entry,
         number: u64,
         offset: u64,
-        sent: &HashMap<u64, bool>,
+        sent: &Sent<'_>,
         report: &mut Report,
     ) {
         report.delivered += 1;
@@ -209,9 +211,13 @@ impl View {
             report.example(|| format!("foreign: {number} at {offset} in {channel}"));
             return;
         };
-        if *refused {
+        if let Some((code, message)) = refused {
             report.refused_but_delivered += 1;
-            report.example(|| format!("refused but delivered: {number} at {offset} in {channel}"));
+            report.example(|| {
+                format!(
+                    "refused but delivered: {number} at {offset} in {channel}, with error {code}: {message}"
+                )
+            });
         }
         if !self.numbers.insert(number) {
             report.duplicates += 1;

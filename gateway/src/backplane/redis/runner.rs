@@ -137,7 +137,8 @@ impl Runner {
             }
             let part = format!("backplane: connection to server {shard_index}");
             let servers = servers.clone();
-            tasks.spawn(supervisor.forever(&part, async move { servers.attend(shard_index).await }));
+            tasks
+                .spawn(supervisor.forever(&part, async move { Box::pin(servers.attend(shard_index)).await }));
         }
         if let RedisTopology::Cluster(named) = &context.config.topology {
             let named = named.clone();

@@ -98,10 +98,10 @@ async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
         let sources = look();
         let wanted = arguments.clone();
         let built = tokio::task::spawn_blocking(move || build(&wanted)).await;
-        match built.context("the build panicked").map_err(Failure::Unexpected)? {
-            Ok(()) => print("  waiting for a change; Ctrl-C ends\n")?,
-            Err(error) => telemetry::say(&format!("{error}\n  waiting for a change; Ctrl-C ends")),
+        if let Err(error) = built.context("the build panicked").map_err(Failure::Unexpected)? {
+            telemetry::say(&error.to_string());
         }
+        print("  waiting for a change; Ctrl-C ends\n")?;
         let mut before = sources.clone();
         loop {
             tokio::time::sleep(LOOK).await;

@@ -407,7 +407,7 @@ async fn mistakes_in_the_settings_refuse_the_file_and_name_the_keys() {
     let applied = bench.registry.apply(vec![file]).await;
     let error = &applied.refused[0].1;
     assert_eq!(error.code(), LoadCode::Settings);
-    for word in ["failure", "\"closed\" or \"open\"", "x: is not a key"] {
+    for word in ["failure", "\"closed\" or \"open\"", "x: is not a known key"] {
         assert!(error.message().contains(word), "{error}");
     }
     assert_eq!(bench.trace(), "A{\"v\":\"x\"}");

@@ -74,10 +74,7 @@ fn a_core_module_must_describe_its_interface() {
     let refused =
         |bytes: &[u8], words: &[&str]| check(load(bytes, ""), LoadCode::CoreModuleWithoutInterface, words);
     let plain = text("(module)");
-    refused(
-        &plain,
-        &["not built with gateway-plugin-sdk", "no component-type section", "build it with the SDK"],
-    );
+    refused(&plain, &["not built with gateway-plugin-sdk", "no component-type section", "`#[plugin]` above"]);
     refused(&text(r#"(module (func (export "_start")))"#), &["is a program and not a plugin", "cdylib"]);
     refused(&text(r#"(module (func (export "proxy_abi_version_0_2_1")))"#), &["is a proxy-wasm filter"]);
     let stripped = with_section(plain, "gateway-plugin", br#"{"sdk":"0.1.0"}"#);
