@@ -322,6 +322,11 @@ fn guarded<T>(
 fn reason(error: &wasmtime::Error) -> String {
     let cause = match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => "stack overflow: its calls are nested too deeply".to_owned(),
+        // The stack of Rust and C lies at the beginning of the memory and grows downwards, out of it.
+        Some(Trap::MemoryOutOfBounds) => {
+            "out of bounds memory access; in a plugin of safe Rust that is a stack overflow: its calls are nested too deeply"
+                .to_owned()
+        }
         _ => cut(&error.root_cause().to_string(), 500).to_owned(),
     };
     match backtrace::of(error) {
