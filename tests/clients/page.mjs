@@ -1,11 +1,10 @@
-// Opens a page of a gateway of one's own from the disk, in a real browser. Takes turns with the test that runs it: the test
+// Opens the page of a gateway of one's own in a real browser. Takes turns with the test that runs it: the test
 // serves and changes a rule, this looks at what the page makes of it.
 import assert from "node:assert/strict";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 
 const { PAGE, TOKEN, CHROMIUM } = process.env;
@@ -35,7 +34,7 @@ async function turn(done, expected) {
 try {
   const page = await browser.newPage();
   page.setDefaultTimeout(15_000);
-  await page.goto(`${pathToFileURL(PAGE)}#${TOKEN}`);
+  await page.goto(`${PAGE}#${TOKEN}`);
   const shows = (text) => page.locator("li", { hasText: text }).first().waitFor();
   const says = async (text) => {
     await page.fill("input", text);

@@ -31,7 +31,7 @@ const README: &str = include_str!("init/readme.txt");
 #[command(after_long_help = "\
 Examples:
   gateway init my-gateway
-  cd my-gateway && gateway serve --config gateway.toml")]
+  cd my-gateway && gateway serve --config gateway.toml --page page.html")]
 pub(super) struct Arguments {
     /// The folder to write, new or empty
     #[arg(value_name = "DIR")]
@@ -58,9 +58,10 @@ Made a gateway in {folder}
   page.html      a page that connects to it
 
 Next, in that folder:
-  gateway serve --config gateway.toml   serve
-  gateway token --user ann              make a token, in a second terminal
-  README.md                             says how to open the page, and how to change a rule
+  gateway serve --config gateway.toml --page page.html
+                             serve, with the page at http://localhost:8000
+  gateway token --user ann   make a token for the page, in a second terminal
+  README.md                  says what to try, and how to change a rule
 ",
         folder = folder.display(),
         plugins = PLUGINS.join(", "),

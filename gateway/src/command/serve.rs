@@ -1,8 +1,10 @@
 //! `gateway serve`: serves clients until a signal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 
 use super::signals::Signals;
 use super::{Failure, configuration};
@@ -10,6 +12,7 @@ use crate::config::Config;
 use crate::gateway::{Gateway, MakeSite, PluginsMissing};
 use crate::supervisor::PartEnded;
 use crate::telemetry;
+use crate::transport::site::{Page, Site};
 
 const AFTER_LONG_HELP: &str = "\
 Example:
@@ -37,13 +40,42 @@ pub(super) struct Arguments {
     /// The configuration file; without it every key has its default
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// A page to serve at / of the client listener, for development: it has an origin then, which a page that
+    /// is opened from the disk has not
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let signals = listen(false)?;
     let config = configuration(arguments.config.as_deref())?;
+    let site = arguments.page.as_deref().map(FileSite::open).transpose().map_err(Failure::Runtime)?;
     start_logging(&config)?;
-    serve(config, None, signals, |_| ())
+    let site = site.map(|site| -> MakeSite { Box::new(|_| Arc::new(site)) });
+    serve(config, site, signals, |_| ())
+}
+
+/// Serves one file at `/`, as it was when the gateway started.
+struct FileSite(Bytes);
+
+impl FileSite {
+    fn open(file: &Path) -> anyhow::Result<Self> {
+        let page =
+            std::fs::read(file).with_context(|| format!("failed to read --page {}", file.display()))?;
+        Ok(Self(page.into()))
+    }
+}
+
+impl Site for FileSite {
+    fn respond(&self, path: &str, _: Option<&str>) -> Option<Page> {
+        (path == "/").then(|| Page {
+            status: 200,
+            content_type: "text/html; charset=utf-8",
+            headers: &[("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer")],
+            body: self.0.clone(),
+        })
+    }
 }
 
 /// Listens for signals. `hangup_stops` as in [`Signals::listen`].

@@ -56,7 +56,9 @@ impl Outside {
 
     fn serve(&self, folder: &str) -> Child {
         let mut command = Command::new(&self.program);
-        command.args(["serve", "--config", "gateway.toml"]).current_dir(self.path(folder));
+        command
+            .args(["serve", "--config", "gateway.toml", "--page", "page.html"])
+            .current_dir(self.path(folder));
         command
             .env_remove("GATEWAY_ADMIN_API_KEY")
             .stdin(Stdio::null())
@@ -75,7 +77,9 @@ async fn the_program_alone_leads_to_a_connected_page_and_a_rule_of_ones_own() {
     let _ports = PORTS.lock().await;
     let outside = Outside::new().await;
     let made = outside.succeeds(".", &["init", "mine"]).await;
-    for next in ["gateway serve --config gateway.toml", "gateway token --user ann", "page.html"] {
+    for next in
+        ["gateway serve --config gateway.toml --page page.html", "gateway token --user ann", "README.md"]
+    {
         assert!(made.contains(next), "{next}: {made}");
     }
     assert_eq!(mode(&outside.path("mine/gateway.toml")), 0o600, "it holds a key");
@@ -90,7 +94,7 @@ async fn the_program_alone_leads_to_a_connected_page_and_a_rule_of_ones_own() {
     let token = outside.succeeds("mine", &["token", "--user", "ann"]).await;
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| CHROMIUM.to_owned());
     assert!(Path::new(&chromium).exists(), "{chromium} is missing: `tests/run` does all the set-up");
-    let page = node("page.mjs").env("PAGE", outside.path("mine/page.html")).env("TOKEN", token.trim());
+    let page = node("page.mjs").env("PAGE", "http://localhost:8000/").env("TOKEN", token.trim());
     let mut page = page.env("CHROMIUM", chromium).talk();
     page.hear(LIMIT, "it is connected").await;
 
