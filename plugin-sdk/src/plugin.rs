@@ -16,7 +16,7 @@ use crate::{Connect, Connecting, Delivery, Disconnected, Interests, Message, Out
 pub trait Plugin: Sized + 'static {
     /// The `[config]` table of the plugin's settings file; `()` for a plugin without settings.
     ///
-    /// [`#[settings]`](crate::settings) derives the necessary traits for a struct.
+    /// [`#[settings]`](macro@crate::settings) derives the necessary traits for a struct.
     type Config: DeserializeOwned + 'static;
 
     /// Runs once per instance, before any other hook.
