@@ -1,36 +1,11 @@
 // Two tabs of the demo page in a real browser. Takes turns with the test that runs it: the test restarts the gateway and
 // changes the plugin folder, this looks at what the tabs make of it.
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { createInterface } from "node:readline";
-import { chromium } from "playwright-core";
+import { openBrowser, turn } from "./chromium.mjs";
 
-const { GATEWAY, CHROMIUM } = process.env;
+const { GATEWAY } = process.env;
 const PATIENCE = 15_000;
-const profile = await mkdtemp(join(tmpdir(), "gateway-browser-"));
-const browser = await chromium.launchPersistentContext(profile, {
-  executablePath: CHROMIUM,
-  headless: true,
-  args: [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
-const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-
-// Tells the test that it is its turn, and waits until it has done its part.
-async function turn(done, expected) {
-  console.log(done);
-  const { value } = await lines.next();
-  assert.equal(value, expected);
-}
+const { browser, close } = await openBrowser();
 
 // While the gateway is away the browser complains about connections that fail; nothing else is to be complained about.
 const complaints = [];
@@ -104,6 +79,5 @@ try {
   assert.deepEqual(complaints, []);
   console.log("done");
 } finally {
-  await browser.close();
-  await rm(profile, { recursive: true, force: true });
+  await close();
 }

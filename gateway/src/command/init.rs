@@ -1,13 +1,11 @@
 //! `gateway init`: begins a gateway of one's own.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
 use super::{CONFIG_FILE, Failure, print};
-use crate::plugin_tools::files::{Mode, create};
+use crate::plugin_tools::files::{Mode, check_empty, create};
 use crate::plugin_tools::folder::PluginFolder;
 use crate::plugin_tools::random::random_text;
 use crate::plugin_tools::shipped::{Module, Shipped, Source};
@@ -68,24 +66,6 @@ Next, in that folder:
     ))
 }
 
-fn check_empty(folder: &Path) -> anyhow::Result<()> {
-    match fs::read_dir(folder) {
-        Ok(mut entries) => match entries.next() {
-            Some(entry) => {
-                let entry =
-                    entry.with_context(|| format!("failed to read {}", folder.display()))?.file_name();
-                bail!(
-                    "{} is not empty: there is {entry:?}; choose another folder, nothing was written",
-                    folder.display()
-                )
-            }
-            None => Ok(()),
-        },
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("failed to read {}", folder.display())),
-    }
-}
-
 /// Writes the files; returns the absolute path of the folder.
 fn write(folder: &Path, modules: &[Module]) -> anyhow::Result<PathBuf> {
     let plugins = PluginFolder::made(&folder.join("plugins"))?;
@@ -108,6 +88,7 @@ fn write(folder: &Path, modules: &[Module]) -> anyhow::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

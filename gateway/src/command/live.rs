@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -27,16 +27,32 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    /// The gateway of this configuration; without one, of the gateway.toml next to the folder, if that names
-    /// the folder. `None` if nothing says which gateway it is, or it has no API.
-    pub(super) fn of(folder: &PluginFolder, config: Option<&Path>) -> Option<Self> {
-        let next_to_it = || Some(folder.path().canonicalize().ok()?.parent()?.join(CONFIG_FILE));
-        let file = config.map_or_else(next_to_it, |config| Some(config.to_owned()))?;
-        let named = Config::load(&file).ok()?.plugins.folder;
-        if named.canonicalize().ok()? != folder.path().canonicalize().ok()? {
-            return None;
+    /// The gateway of this configuration; without one, of the gateway.toml next to the folder. `None` if
+    /// nothing says which gateway it is.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a configuration was given that cannot be used, or that names another folder.
+    pub(super) fn of(folder: &PluginFolder, config: Option<&Path>) -> Result<Option<Self>, Failure> {
+        let Some(file) = config else { return Ok(Self::next_to(folder)) };
+        let named = Config::load(file).map_err(Failure::Configuration)?.plugins.folder;
+        if named.canonicalize().ok() != folder.path().canonicalize().ok() {
+            return Err(Failure::Unexpected(anyhow::anyhow!(
+                "--config {} names the plugin folder {} and not {}: name one of the two",
+                file.display(),
+                named.display(),
+                folder.path().display()
+            )));
         }
-        Address::of(file).resolve().ok().map(|api| Self { api })
+        Address::of(file.to_owned()).resolve().map(|api| Some(Self { api }))
+    }
+
+    fn next_to(folder: &PluginFolder) -> Option<Self> {
+        let own = folder.path().canonicalize().ok()?;
+        let file = own.parent()?.join(CONFIG_FILE);
+        let named = Config::load(&file).ok()?.plugins.folder;
+        let is_own = named.canonicalize().ok()? == own;
+        is_own.then(|| Address::of(file).resolve().ok().map(|api| Self { api }))?
     }
 }
 
@@ -64,15 +80,15 @@ pub(super) fn report(gateway: Option<&Gateway>, folder: &PluginFolder, name: &st
     let digests = digests(folder, name).map_err(Failure::Unexpected)?;
     let runtime = runtime().map_err(Failure::Unexpected)?;
     match runtime.block_on(wait(api, folder, name, &digests)) {
-        None => print(&format!(
-            "  no gateway with this folder answers at {}: it is live as soon as one serves\n",
-            api.address()
+        // Not reached, or the key is another one: the error says which.
+        Err(error) => print(&format!(
+            "  no gateway with this folder answers, so it is live as soon as one serves: {error:#}\n"
         )),
-        Some(Word::Live(generation)) => print(&format!("  live, generation {generation}\n")),
-        Some(Word::Refused(why)) => {
+        Ok(Word::Live(generation)) => print(&format!("  live, generation {generation}\n")),
+        Ok(Word::Refused(why)) => {
             Err(Failure::Plugins(format!("the gateway refuses {name}: it {why}; what ran before goes on")))
         }
-        Some(Word::Nothing) => Err(Failure::Runtime(anyhow::anyhow!(
+        Ok(Word::Nothing) => Err(Failure::Runtime(anyhow::anyhow!(
             "the gateway has said nothing of {name} for {} s: its log says what it does",
             PATIENCE.as_secs()
         ))),
@@ -90,19 +106,22 @@ fn digests(folder: &PluginFolder, name: &str) -> anyhow::Result<Digests> {
     Ok((hex(&wasm), settings.as_deref().map(hex)))
 }
 
-/// `None` if no gateway with this folder is running.
-async fn wait(api: &Api, folder: &PluginFolder, name: &str, digests: &Digests) -> Option<Word> {
+/// Fails if no gateway with this folder answers.
+async fn wait(api: &Api, folder: &PluginFolder, name: &str, digests: &Digests) -> anyhow::Result<Word> {
     let own = folder.path().canonicalize().ok();
     let begin = Instant::now();
     let mut said = false;
     loop {
-        let answer = api.send("plugins", &json!({})).await.ok()?;
-        if answer["folder"].as_str().and_then(|folder| Path::new(folder).canonicalize().ok()) != own {
-            return None;
-        }
+        let answer = api.send("plugins", &json!({})).await?;
+        let served = answer["folder"].as_str().unwrap_or_default();
+        ensure!(
+            Path::new(served).canonicalize().ok() == own,
+            "the gateway at {} serves with the folder {served:?}",
+            api.address()
+        );
         match word(&answer, name, digests) {
             Word::Nothing if begin.elapsed() < PATIENCE => {}
-            word => return Some(word),
+            word => return Ok(word),
         }
         if !said && begin.elapsed() > SILENT {
             telemetry::say("  waiting for the gateway, which compiles it");

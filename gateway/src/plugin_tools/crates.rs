@@ -1,12 +1,11 @@
 //! Writes the crate of a new plugin for `gateway plugin new`.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
-use super::files::{Mode, create};
+use super::files::{Mode, check_empty, create};
 use crate::plugin::registry::plugin_name;
 
 /// The files of a new crate, with the placeholders `{{name}}`, `{{file}}`, `{{type}}` and `{{sdk}}`.
@@ -64,20 +63,7 @@ pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
 /// Writes the crate. Writes nothing if the folder exists and is not empty.
 pub(crate) fn write(folder: &Path, name: &str, sdk: &Sdk) -> anyhow::Result<()> {
     check_name(name)?;
-    let unusable = || format!("failed to look at {}", folder.display());
-    match fs::read_dir(folder) {
-        Ok(mut entries) => {
-            if let Some(entry) = entries.next() {
-                let entry = entry.with_context(unusable)?.file_name();
-                bail!(
-                    "{} is not empty: there is {entry:?}; choose another folder with --path DIR, nothing was written",
-                    folder.display()
-                );
-            }
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(unusable),
-    }
+    check_empty(folder)?;
     let filled = |text: &str| {
         text.replace("{{name}}", name)
             .replace("{{file}}", &name.replace('-', "_"))

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 /// The users who may read a file.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,29 @@ pub(crate) fn create(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<bo
         Ok(_) => Ok(false),
         Err(error) if error.kind() == ErrorKind::NotFound => replace(path, bytes, mode).map(|()| true),
         Err(error) => Err(error).with_context(|| format!("failed to look at {}", path.display())),
+    }
+}
+
+/// Checks that a folder is missing or empty, so that nothing in it is overwritten.
+///
+/// # Errors
+///
+/// The error names an entry of the folder, and says that nothing was written.
+pub(crate) fn check_empty(folder: &Path) -> anyhow::Result<()> {
+    let unusable = || format!("failed to look at {}", folder.display());
+    match fs::read_dir(folder) {
+        Ok(mut entries) => match entries.next() {
+            Some(entry) => {
+                let entry = entry.with_context(unusable)?.file_name();
+                bail!(
+                    "{} is not empty: there is {entry:?}; choose another folder, nothing was written",
+                    folder.display()
+                )
+            }
+            None => Ok(()),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(unusable),
     }
 }
 

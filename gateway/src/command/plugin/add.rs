@@ -73,7 +73,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
     };
     let folder = PluginFolder::existing(&folder).map_err(Failure::Unexpected)?;
-    let gateway = Gateway::of(&folder, arguments.config.as_deref());
+    let gateway = Gateway::of(&folder, arguments.config.as_deref())?;
     let names: Vec<_> = shipped.iter().map(|shipped| shipped.name).collect();
     let modules = Source::find(arguments.source.as_deref()).and_then(|source| source.modules(&names));
     for (module, shipped) in modules.map_err(Failure::Unexpected)?.iter().zip(shipped) {

@@ -147,6 +147,7 @@ fn drop_into(into: &Path, wasm: &Path, bytes: &[u8], arguments: &Arguments) -> R
         Ok((folder, name, own, there))
     };
     let (folder, name, own, there) = found().map_err(Failure::Unexpected)?;
+    let gateway = Gateway::of(&folder, arguments.config.as_deref())?;
     if !arguments.unchecked {
         // With the settings that it will have in the folder.
         let settings = there.as_ref().or(own.as_ref()).map(Vec::as_slice).unwrap_or_default();
@@ -159,7 +160,7 @@ fn drop_into(into: &Path, wasm: &Path, bytes: &[u8], arguments: &Arguments) -> R
     }
     let placed = folder.put(&name, arguments.order, bytes, own.as_deref()).map_err(Failure::Unexpected)?;
     print(&lines(&placed))?;
-    live::report(Gateway::of(&folder, arguments.config.as_deref()).as_ref(), &folder, &name)
+    live::report(gateway.as_ref(), &folder, &name)
 }
 
 /// Loads the plugin as the gateway would, and plays its self-test.
