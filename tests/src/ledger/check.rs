@@ -27,9 +27,14 @@ pub fn check(history: &History) -> Report {
     for (subscriber, view) in views.iter().enumerate() {
         for (channel, view) in view {
             let Some(stream) = streams.0.get(*channel) else { continue };
-            view.compare(stream, &mut report, &|what| {
+            let first = view.compare(stream, &mut report, &|what| {
                 format!("{what} by subscriber {subscriber} of {channel}")
             });
+            if let Some(sent) = first
+                && report.story.is_empty()
+            {
+                report.story = history.story(channel, sent);
+            }
         }
     }
     report
@@ -236,8 +241,14 @@ impl View {
         span.got.entry(offset).or_insert((number, entry.at));
     }
 
-    /// Counts what this subscriber did not get of a stream.
-    fn compare(&self, stream: &Stream, report: &mut Report, describe: &dyn Fn(String) -> String) {
+    /// Counts what this subscriber did not get of a stream. Returns when the first publication was sent that
+    /// it lost silently.
+    fn compare(
+        &self,
+        stream: &Stream,
+        report: &mut Report,
+        describe: &dyn Fn(String) -> String,
+    ) -> Option<Duration> {
         let mut silently = |position: &Position, why: &str| {
             report.lost_silently += 1;
             report.example(|| {
@@ -254,6 +265,7 @@ impl View {
                 }
             }
         }
+        let mut first = None;
         let mut with_signal = 0;
         for known in &stream.known {
             if self.numbers.contains(&known.number) || holes.contains(&known.position) {
@@ -264,10 +276,14 @@ impl View {
             match fate {
                 Fate::NotPromised => (),
                 Fate::Signal => with_signal += 1,
-                Fate::Silent(why) => silently(&known.position, why),
+                Fate::Silent(why) => {
+                    silently(&known.position, why);
+                    first = first.or(Some(known.sent));
+                }
             }
         }
         report.lost_with_signal += with_signal;
+        first
     }
 
     /// What not having got one means that is in no stream: whoever is promised everything from before it was

@@ -52,7 +52,29 @@ impl History {
         }
         Some(slowest)
     }
+
+    /// Everything that publishers and subscribers of a channel saw shortly before and after a moment, a line
+    /// each, in order.
+    pub fn story(&self, channel: &str, around: Duration) -> Vec<String> {
+        let during = around.saturating_sub(STORY)..around + STORY;
+        let mut lines = Vec::new();
+        for publication in self.published.iter().filter(|publication| &*publication.channel == channel) {
+            let Published { number, sent, answered, outcome, .. } = publication;
+            lines.push((*sent, format!("{number} is sent, and answered at {answered:?}: {outcome:?}")));
+        }
+        for (subscriber, entries) in self.subscribers.iter().enumerate() {
+            for entry in entries.iter().filter(|entry| &*entry.channel == channel) {
+                lines.push((entry.at, format!("subscriber {subscriber}: {:?}", entry.event)));
+            }
+        }
+        lines.retain(|(at, _)| during.contains(at));
+        lines.sort();
+        lines.into_iter().map(|(at, line)| format!("{at:?} {line}")).collect()
+    }
 }
+
+/// Time that a story begins before its moment, and ends after it.
+const STORY: Duration = Duration::from_millis(400);
 
 /// Where a stream stood.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -46,6 +46,8 @@ pub struct Report {
     pub away: usize,
 
     pub(super) examples: Vec<String>,
+    /// Everything that happened to a channel around the first publication that was lost silently.
+    pub(super) story: Vec<String>,
 }
 
 impl Report {
@@ -100,6 +102,6 @@ impl fmt::Display for Report {
             writeln!(f, "  {name:<24}{count:>9}")?;
         }
         writeln!(f, "  {:<24}{:>6} ms", "slowest answer", self.slowest_answer.as_millis())?;
-        self.examples.iter().try_for_each(|example| writeln!(f, "    {example}"))
+        self.examples.iter().chain(&self.story).try_for_each(|line| writeln!(f, "    {line}"))
     }
 }

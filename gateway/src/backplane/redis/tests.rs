@@ -474,6 +474,24 @@ async fn streams_begin_anew_once_when_older_ones_do_not_count_any_more_whoever_k
 }
 
 #[tokio::test]
+async fn what_is_still_published_to_an_ended_stream_is_not_missed_by_those_who_have_left_it() {
+    let mut bench = Bench::new().await;
+    bench.ask(&["SET", "t:anchor", "random"]).await;
+    bench.publish("1", KEPT).await;
+    bench.server = "first/7";
+    let (_, left) = bench.recover(None, 9).await;
+    assert_eq!((bench.recover(Some((0, &left.epoch)), 9).await.0, left.offset), (Some(vec![]), 0));
+    bench.server = "first";
+    assert_eq!(bench.publish("of a gateway that does not know it yet", KEPT).await.offset, 2);
+    bench.server = "first/7";
+    assert_eq!(bench.recover(Some((0, &left.epoch)), 9).await.0, None, "it has missed that one");
+    let (_, told) = bench.recover(None, 9).await;
+    assert_eq!(bench.publish("of the next stream", KEPT).await.offset, 1);
+    assert_eq!(bench.recover(Some((0, &left.epoch)), 9).await.0, None, "it has missed that one");
+    assert_eq!(bench.recover(Some((0, &told.epoch)), 9).await.0, Some(vec![1]));
+}
+
+#[tokio::test]
 async fn what_was_published_at_another_server_is_not_published_again() {
     let mut bench = Bench::new().await;
     let publish = |key: &str| {

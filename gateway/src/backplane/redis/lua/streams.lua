@@ -25,8 +25,9 @@ local function is_later(begun)
 end
 
 -- In an empty channel every reader gets the same position, and nothing is written. The epoch is derived from
--- everything that would differ if there had been a stream since, and from the hour. `left`: fields left by
--- another server.
+-- everything that would differ if there had been a publication since, and from the hour. `left`: fields of a
+-- stream that does not count any more. Its offset is one of them: a gateway that does not know this yet may
+-- still publish to it, and then the position of the empty channel is not valid any more.
 local function untouched(left)
   local at = now()
   local anchor = redis.pcall('GET', ARGV[6])
@@ -35,7 +36,8 @@ local function untouched(left)
     return {epoch = ARGV[2], offset = 0, begun = at, new = true}
   end
   local last = not left[1] and redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  local parts = {server, anchor, top, left[1] or '', left[2] or '', last and last[1] or ''}
+  local ended = left[2] and (left[2] .. ' ' .. (left[3] or '')) or ''
+  local parts = {server, anchor, top, left[1] or '', ended, last and last[1] or ''}
   local origin = string.sub(redis.sha1hex(table.concat(parts, ' ')), 1, 16)
   return {epoch = origin .. '.' .. number(math.floor(at / 3600000)), offset = 0, origin = origin, begun = at, new = true}
 end
