@@ -64,6 +64,10 @@ pub struct Most {
     pub bytes: usize,
 }
 
+/// The error of a publication whose result is unknown.
+pub const PERHAPS_PUBLISHED: &str = "there was no answer: this may have been published or not; to publish it again is safe with the \
+    same `idempotency_key` only";
+
 /// Counts publications against the limits of one response.
 #[derive(Debug)]
 pub struct Fits {

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::backplane::inbox::Inbox;
 use crate::backplane::{
     Backplane, Count, Health, HistoryRequest, Idempotency, Most, NewPublication, Node, Outcome,
-    PublishConditions, Published, ReplyTo, Response, Retention, Version,
+    PERHAPS_PUBLISHED, PublishConditions, Published, ReplyTo, Response, Retention, Version,
 };
 use crate::backplane::{Order, Why};
 use crate::charge::Account;
@@ -160,7 +160,7 @@ impl Control {
         if let Outcome::Ready(Err(error)) = &asked {
             self.inner.metrics.node.publication_refused(error);
         }
-        answered(asked, answer, |answer| match answer {
+        answered(asked, answer, PERHAPS_PUBLISHED, |answer| match answer {
             Response::Published(result) => Some(result),
             _ => None,
         })
@@ -217,7 +217,7 @@ impl Control {
         }
         let (reply_to, answer) = ask();
         let asked = self.inner.backplane.presence(channel, PRESENCE_BYTES_MAX, reply_to);
-        answered(asked, answer, |answer| match answer {
+        answered(asked, answer, NOT_READ, |answer| match answer {
             Response::Present(result) => Some(result),
             _ => None,
         })
@@ -235,7 +235,7 @@ impl Control {
         }
         let (reply_to, answer) = ask();
         let asked = self.inner.backplane.count(channel, reply_to);
-        answered(asked, answer, |answer| match answer {
+        answered(asked, answer, NOT_READ, |answer| match answer {
             Response::Counted(result) => Some(result),
             _ => None,
         })
@@ -261,7 +261,7 @@ impl Control {
         let request = HistoryRequest { channel, query, most, retention: Retention::of(namespace) };
         let (reply_to, answer) = ask();
         let asked = self.inner.backplane.history(request, reply_to, now);
-        let page = answered(asked, answer, |answer| match answer {
+        let page = answered(asked, answer, NOT_READ, |answer| match answer {
             Response::History(result) => Some(result),
             _ => None,
         })
@@ -445,19 +445,43 @@ fn publish_conditions(
     Ok(any.then(|| Box::new(PublishConditions { idempotency, version })))
 }
 
+/// Why a request that reads has no result.
+const NOT_READ: &str = "the gateway shuts down: try again";
+
 fn ask() -> (ReplyTo, oneshot::Receiver<Response>) {
     let (sender, receiver) = oneshot::channel();
     (ReplyTo::Task(sender), receiver)
 }
 
-/// Waits for a response if it is pending.
+/// Waits for a response if it is pending. None comes if the gateway shuts down: `unanswered` says what that
+/// means for the request.
 async fn answered<T>(
     asked: Outcome<T>,
     answer: oneshot::Receiver<Response>,
+    unanswered: &'static str,
     expected: fn(Response) -> Option<Result<T, ReplyError>>,
 ) -> Result<T, ReplyError> {
     match asked {
         Outcome::Ready(result) => result,
-        Outcome::Pending => answer.await.ok().and_then(expected).unwrap_or(Err(ReplyError::INTERNAL)),
+        Outcome::Pending => match answer.await {
+            Ok(answer) => expected(answer).unwrap_or(Err(ReplyError::INTERNAL)),
+            Err(_) => Err(ReplyError::INTERNAL.because(unanswered)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_whose_gateway_ends_says_what_may_have_become_of_it() {
+        for (unanswered, named) in [(PERHAPS_PUBLISHED, "may have been published"), (NOT_READ, "try again")] {
+            let (reply_to, answer) = ask();
+            drop(reply_to);
+            let nothing: Result<(), _> = answered(Outcome::Pending, answer, unanswered, |_| None).await;
+            let error = nothing.expect_err("no answer came");
+            assert!(error.message.contains(named) && error.temporary, "{error:?}");
+        }
     }
 }

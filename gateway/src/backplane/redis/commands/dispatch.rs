@@ -11,7 +11,7 @@ use crate::backplane::inbox::Delivery;
 use crate::backplane::redis::commands::request::{Charges, Request, What};
 use crate::backplane::redis::context::Context;
 use crate::backplane::redis::topology::Topology;
-use crate::backplane::{Outcome, ReplyTo, Response};
+use crate::backplane::{Outcome, PERHAPS_PUBLISHED, ReplyTo, Response};
 use crate::charge::{Account, Charge};
 use crate::connection_id::ConnectionIds;
 use crate::protocol::channel::Channel;
@@ -22,8 +22,6 @@ pub(crate) const UNAVAILABLE: ReplyError = ReplyError::INTERNAL;
 pub(crate) const AWAY: &str = "redis cannot be asked at the moment: try again";
 pub(crate) const NOT_PUBLISHED: &str =
     "nothing was published, because redis cannot take it at the moment: try again";
-pub(crate) const PERHAPS_PUBLISHED: &str = "there was no answer: this may have been published or not; to publish it again is safe with the \
-    same `idempotency_key` only";
 pub(crate) const TOO_FEW_REPLICAS: &str = "too few replicas have it in time: it was published, and a failure of redis may lose it; to publish it \
     again is safe with the same `idempotency_key` only";
 pub(crate) const PARTIAL: &str = "another gateway does not keep who is in this channel, so only a part is known: its rules differ, see \
