@@ -19,7 +19,9 @@ use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
+use anyhow::{Context as _, anyhow};
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use crate::config::{Config, ConfigErrors, DEFAULTS};
 use crate::supervisor::PartEnded;
@@ -177,6 +179,24 @@ impl fmt::Display for Failure {
 /// The configuration of a file, or the defaults.
 fn configuration(file: Option<&Path>) -> Result<Config, Failure> {
     file.map_or_else(Config::load_defaults, Config::load).map_err(Failure::Configuration)
+}
+
+/// The given configuration file of a gateway, or else that in the current folder. `otherwise` says what to do
+/// without one, after "or".
+fn config_or_here<'a>(given: Option<&'a Path>, otherwise: &str) -> Result<&'a Path, Failure> {
+    let here = Path::new(CONFIG_FILE);
+    given.or_else(|| here.is_file().then_some(here)).ok_or_else(|| {
+        Failure::Unexpected(anyhow!(
+            "there is no {CONFIG_FILE} in this folder: name the configuration of the gateway with --config FILE, or \
+             {otherwise}"
+        ))
+    })
+}
+
+/// A runtime on this thread, for what a command waits for.
+fn runtime() -> Result<Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("failed to start a runtime").map_err(Failure::Unexpected)
 }
 
 /// Writes to standard output. A reader that has seen enough, such as `head`, is no error.

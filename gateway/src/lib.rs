@@ -25,6 +25,7 @@ pub mod hub;
 pub mod backplane;
 pub mod charge;
 pub mod outbound;
+mod digest;
 mod mix;
 mod sharded;
 

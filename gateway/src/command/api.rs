@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
-use tokio::runtime::Runtime;
 
-use super::{CONFIG_FILE, Failure};
+use super::{CONFIG_FILE, Failure, runtime};
 use crate::config::{API_KEY_VARIABLE, Config};
 use crate::demo;
 use crate::egress::{Client, Error, Reach, Request, Url};
@@ -56,8 +55,7 @@ impl Address {
     /// Calls a method and returns its result. Every error says what to try.
     pub(super) fn call(&self, method: &str, body: &Value) -> Result<Value, Failure> {
         let api = self.resolve()?;
-        let runtime = runtime().map_err(Failure::Unexpected)?;
-        runtime.block_on(api.send(method, body)).map_err(Failure::Runtime)
+        runtime()?.block_on(api.send(method, body)).map_err(Failure::Runtime)
     }
 
     /// Finds out the address and the key.
@@ -100,11 +98,6 @@ fn default_file() -> Option<PathBuf> {
     let demo = tree::find(None).ok().flatten().map(|root| root.join(demo::CONFIG_IN_TREE));
     let all = [Some(PathBuf::from(CONFIG_FILE)), demo, Some(PathBuf::from(demo::CONFIG_OUTSIDE))];
     all.into_iter().flatten().find(|file| file.is_file())
-}
-
-/// A runtime for the requests of a command.
-pub(super) fn runtime() -> anyhow::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start a runtime")
 }
 
 impl Api {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
-use super::{Failure, configuration, print};
+use super::{Failure, configuration, print, runtime};
 use crate::backplane::redis::inspect::{self, Report};
 use crate::protocol::channel::Channel;
 
@@ -69,10 +69,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             "{file}: `[redis]` names no server, so this gateway keeps everything in its process: set `url`, `urls`, `cluster` or `sentinels`"
         ))
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("failed to start a runtime").map_err(Failure::Unexpected)?;
-    let report =
-        runtime.block_on(inspect::inspect(&config, redis, &arguments.channel)).map_err(Failure::Runtime)?;
+    let report = runtime()?
+        .block_on(inspect::inspect(&config, redis, &arguments.channel))
+        .map_err(Failure::Runtime)?;
     if arguments.json {
         let json = serde_json::to_string_pretty(&report).context("failed to write the answer as JSON");
         return print(&format!("{}\n", json.map_err(Failure::Unexpected)?));

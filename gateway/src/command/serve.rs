@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 
 use super::signals::Signals;
-use super::{Failure, configuration};
+use super::{Failure, configuration, runtime};
 use crate::config::Config;
 use crate::gateway::{Gateway, MakeSite, PluginsMissing};
 use crate::supervisor::PartEnded;
@@ -80,7 +80,9 @@ impl Site for FileSite {
 
 /// Listens for signals. `hangup_stops` as in [`Signals::listen`].
 pub(super) fn listen(hangup_stops: bool) -> Result<Signals, Failure> {
-    Signals::listen(hangup_stops).context("failed to listen for signals").map_err(Failure::Runtime)
+    Signals::listen(runtime()?, hangup_stops)
+        .context("failed to listen for signals")
+        .map_err(Failure::Runtime)
 }
 
 pub(super) fn start_logging(config: &Config) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::thread;
 
-use tokio::runtime::Builder;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -47,9 +47,9 @@ enum Meaning {
 }
 
 impl Signals {
-    /// Starts listening. With `hangup_stops` the end of the terminal ends the program.
-    pub(super) fn listen(hangup_stops: bool) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build()?;
+    /// Starts listening, with a thread for this runtime. With `hangup_stops` the end of the terminal ends the
+    /// program.
+    pub(super) fn listen(runtime: Runtime, hangup_stops: bool) -> io::Result<Self> {
         let mut signals = {
             let _entered = runtime.enter();
             let listen = |(kind, name)| Ok((signal(kind)?, kind.as_raw_value(), name));

@@ -8,9 +8,9 @@ use anyhow::Context as _;
 use gateway_plugin_grammar::address;
 use serde_json::{Value, json};
 
-use super::api::{Address, Api, runtime};
+use super::api::{Address, Api};
 use super::plugin::duration;
-use super::{Failure, print};
+use super::{Failure, print, runtime};
 use crate::telemetry;
 
 /// Interval between two questions.
@@ -77,7 +77,7 @@ fn attribute(text: &str) -> Result<(String, String), String> {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let api = arguments.address.resolve()?;
-    let runtime = runtime().map_err(Failure::Unexpected)?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         tokio::select! {
             ended = follow(&api, arguments) => ended,

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::builder::PossibleValuesParser;
 use gateway_plugin_grammar::{address, units};
 use serde_json::Value;
 
-use super::{CONFIG_FILE, Failure, print};
+use super::{Failure, config_or_here, print};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::plugin_tools::folder::PluginFolder;
@@ -101,14 +101,12 @@ fn claim(text: &str) -> Result<(String, Value), String> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let token = match (&arguments.settings, &arguments.config) {
-        (Some(settings), _) => AuthSettings::read(settings).and_then(|settings| token(arguments, &settings)),
-        (None, Some(config)) => of_config(arguments, config)?,
-        (None, None) if Path::new(CONFIG_FILE).is_file() => of_config(arguments, Path::new(CONFIG_FILE))?,
-        (None, None) => Err(anyhow!(
-            "there is no {CONFIG_FILE} in this folder: name the configuration of the gateway with --config FILE, or the \
-             settings file of auth-jwt with --settings FILE"
-        )),
+    let token = match &arguments.settings {
+        Some(settings) => AuthSettings::read(settings).and_then(|settings| token(arguments, &settings)),
+        None => {
+            let otherwise = "the settings file of auth-jwt with --settings FILE";
+            of_config(arguments, config_or_here(arguments.config.as_deref(), otherwise)?)?
+        }
     };
     print(&format!("{}\n", token.map_err(Failure::Unexpected)?))
 }

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+
+use crate::digest::sha256;
 
 /// The last bytes of a program that carries plugins.
 const MAGIC: &[u8; 16] = b"gateway-plugins1";
@@ -96,7 +97,7 @@ impl Bundle {
         let mut module = Vec::new();
         reader.take(plugin.bytes).read_to_end(&mut module).with_context(failed)?;
         ensure!(
-            digest(&module) == plugin.sha256,
+            sha256(&module) == plugin.sha256,
             "the plugin {name} that {} carries is damaged: get the program again",
             self.file.display()
         );
@@ -125,7 +126,7 @@ impl Bundle {
         for (name, module) in plugins {
             bytes.extend_from_slice(module);
             modules += module.len() as u64;
-            let sha256 = digest(module);
+            let sha256 = sha256(module);
             index.push(Carried { name: name.clone(), bytes: module.len() as u64, sha256 });
         }
         let index = serde_json::to_vec(&index).context("failed to write the index of the plugins")?;
@@ -143,11 +144,6 @@ impl Bundle {
         }
         written.with_context(failed)
     }
-}
-
-/// SHA-256 in hexadecimal.
-fn digest(module: &[u8]) -> String {
-    format!("{:x}", Sha256::digest(module))
 }
 
 #[cfg(test)]

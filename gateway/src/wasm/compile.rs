@@ -10,6 +10,7 @@ use wasmtime::component::Component;
 
 use super::engine::Kind;
 use super::process::CompileProcess;
+use crate::digest::{hex, sha256};
 use crate::disk::Artifacts;
 use crate::plugin::load::{Code, LoadCode, LoadError};
 
@@ -42,7 +43,7 @@ impl Compiler {
     /// The machine code of a component, and its source.
     pub(super) fn compile(&self, component: &[u8]) -> Result<(Component, Code), LoadError> {
         // The digest of the compiled component, not of its file: the conversion of core modules may change.
-        let hex: String = Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = sha256(component);
         let key = format!("{hex}-{}", self.environment);
         if let Some(component) = self.cached(&key) {
             return Ok((component, Code::Cached));
@@ -99,5 +100,5 @@ fn environment(engine: &Engine) -> String {
     let mut sha = Sha(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut sha);
     sha.write(env!("CARGO_PKG_VERSION").as_bytes());
-    sha.0.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&sha.0.finalize()[..8])
 }

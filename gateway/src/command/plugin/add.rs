@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
 
 use super::lines;
 use crate::command::live::{self, Gateway};
-use crate::command::{CONFIG_FILE, Failure, print};
+use crate::command::{Failure, config_or_here, print};
 use crate::config::Config;
 use crate::plugin_tools::folder::PluginFolder;
 use crate::plugin_tools::shipped::{Module, SHIPPED, Shipped, Source};
@@ -61,15 +61,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         .map(|name| Shipped::find(name))
         .collect::<Result<_, _>>()
         .map_err(Failure::Unexpected)?;
-    let folder = match (&arguments.into, &arguments.config) {
-        (Some(into), _) => into.clone(),
-        (None, Some(config)) => folder_of(config)?,
-        (None, None) if Path::new(CONFIG_FILE).is_file() => folder_of(Path::new(CONFIG_FILE))?,
-        (None, None) => {
-            return Err(Failure::Unexpected(anyhow::anyhow!(
-                "there is no {CONFIG_FILE} in this folder: name the plugin folder with --into FOLDER, or the configuration of \
-                 the gateway with --config FILE"
-            )));
+    let folder = match &arguments.into {
+        Some(into) => into.clone(),
+        None => {
+            let config = config_or_here(arguments.config.as_deref(), "the plugin folder with --into FOLDER")?;
+            Config::load(config).map_err(Failure::Configuration)?.plugins.folder
         }
     };
     let folder = PluginFolder::existing(&folder).map_err(Failure::Unexpected)?;
@@ -90,10 +86,6 @@ fn list() -> String {
         let _ = writeln!(text, "  {order:02}-{name:<12} {about}");
     }
     text
-}
-
-fn folder_of(config: &Path) -> Result<PathBuf, Failure> {
-    Config::load(config).map(|config| config.plugins.folder).map_err(Failure::Configuration)
 }
 
 fn add(

@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use super::{Digest, Kept, Record, at_seconds, plugin_name, seconds};
+use crate::digest::sha256;
 use crate::disk::{StateFolder, files};
 
 /// The only format of manifests so far. A gateway does not touch a manifest of another format.
@@ -113,7 +113,7 @@ impl Archive {
     /// If a file cannot be written.
     pub fn keep(&self, plugin: &Bytes, settings: Option<&Bytes>) -> io::Result<()> {
         for bytes in std::iter::once(plugin).chain(settings) {
-            let hex = hex(&Sha256::digest(bytes));
+            let hex = sha256(bytes);
             // A file that already exists may be damaged.
             if self.content(&hex).is_err() {
                 files::write(&self.versions, &hex, &[bytes])?;
@@ -212,7 +212,7 @@ impl Archive {
         let Some((_, bytes)) = files::read(&self.versions.join(name), CONTENT_BYTES_MAX)? else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        if hex(&Sha256::digest(&bytes)) != name {
+        if sha256(&bytes) != name {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is damaged on the disk"));
         }
         Ok(bytes.into())
@@ -227,10 +227,6 @@ impl Files {
     fn digest(&self) -> Option<Digest> {
         Digest::from_hex(&self.plugin, self.settings.as_deref())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -248,7 +244,7 @@ mod tests {
     }
 
     fn digest(plugin: &str, settings: Option<&str>) -> Digest {
-        let of = |text: &str| hex(&Sha256::digest(text));
+        let of = |text: &str| sha256(text.as_bytes());
         Digest::from_hex(&of(plugin), settings.map(of).as_deref()).unwrap()
     }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use gateway_plugin_grammar::name;
 use sha2::{Digest as _, Sha256};
 
+use crate::digest::hex;
 use crate::plugin::load::{LoadCode, LoadError};
 
 /// A plugin file and its settings file, as read.
@@ -112,12 +113,12 @@ impl Digest {
 
     /// SHA-256 of the plugin file in hexadecimal, as `sha256sum` prints it.
     pub fn wasm_hex(&self) -> String {
-        self.wasm.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.wasm)
     }
 
     /// SHA-256 of the settings file in hexadecimal, if there is one.
     pub fn settings_hex(&self) -> Option<String> {
-        (self.settings != [0; 32]).then(|| self.settings.iter().map(|byte| format!("{byte:02x}")).collect())
+        (self.settings != [0; 32]).then(|| hex(&self.settings))
     }
 
     /// From the digests of both files in hexadecimal.
@@ -127,7 +128,7 @@ impl Digest {
 
     /// The first twelve digits of [`wasm_hex`](Self::wasm_hex), for logs.
     pub fn short(&self) -> String {
-        self.wasm[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.wasm[..6])
     }
 }
 
