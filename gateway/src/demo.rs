@@ -57,7 +57,8 @@ impl Demo {
     ///
     /// # Errors
     ///
-    /// If there is no source tree, a plugin does not build, or the folder cannot be written.
+    /// If an address is in use or not on loopback, there is no source tree, a plugin does not build, or the
+    /// folder cannot be written.
     pub fn prepare(options: &Options) -> anyhow::Result<Self> {
         for (name, address) in [("--listen", options.listen), ("--admin", options.admin)] {
             if !address.ip().is_loopback() {
@@ -67,7 +68,8 @@ impl Demo {
                 );
             }
         }
-        let listen = with_port(options.listen)?;
+        let listen = free("--listen", options.listen)?;
+        free("--admin", options.admin)?;
         let source = Source::find(options.source.as_deref())?;
         let folder = match (&options.folder, &source) {
             (Some(folder), _) => folder.clone(),
@@ -168,14 +170,15 @@ The demo is at http://{listen}/
     }
 }
 
-/// Replaces port 0 by a free port: the origin of the page must be known before the gateway binds.
-fn with_port(address: SocketAddr) -> anyhow::Result<SocketAddr> {
-    if address.port() != 0 {
-        return Ok(address);
-    }
-    TcpListener::bind(address)
-        .and_then(|listener| listener.local_addr())
-        .with_context(|| format!("failed to find a free port on {}", address.ip()))
+/// Checks that nothing listens on an address yet, before minutes are spent on a build. Replaces port 0 by a
+/// free port: the origin of the page must be known before the gateway binds.
+fn free(name: &str, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    TcpListener::bind(address).and_then(|listener| listener.local_addr()).with_context(|| {
+        format!(
+            "failed to listen on {name} {address}: end the program that listens there, such as another demo, or choose \
+             another address with {name}"
+        )
+    })
 }
 
 #[cfg(test)]

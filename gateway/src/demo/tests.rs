@@ -51,6 +51,21 @@ fn the_demo_is_for_this_machine_only() {
 }
 
 #[test]
+fn a_port_in_use_is_noticed_before_anything_is_built() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = taken.local_addr().map(|address| (taken, address)).expect("an address");
+    let any = "127.0.0.1:0".parse().expect("an address");
+    for (name, listen, admin) in [("--listen", taken.1, any), ("--admin", any, taken.1)] {
+        // A source tree that does not exist would be the next error.
+        let source = Some("/nonexistent".into());
+        let error = Demo::prepare(&Options { listen, admin, source, folder: None }).err().expect("refused");
+        let error = format!("{error:#}");
+        assert!(error.contains(&format!("choose another address with {name}")), "{error}");
+        assert!(error.contains("in use"), "{error}");
+    }
+}
+
+#[test]
 fn what_to_try_names_the_page_the_folder_and_the_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let demo = demo("127.0.0.1:8000", folder.path());
