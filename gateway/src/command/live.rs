@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
-use super::api::{Address, Api, runtime};
-use super::{CONFIG_FILE, Failure, print};
+use super::api::{Address, Api};
+use super::{CONFIG_FILE, Failure, print, runtime};
 use crate::config::Config;
+use crate::digest::sha256;
 use crate::plugin_tools::folder::PluginFolder;
 use crate::telemetry;
 
@@ -63,6 +63,8 @@ enum Word {
     Live(u64),
     /// It does not run, for this reason.
     Refused(String),
+    /// The file at its place was not read, for this reason. It may be the file that was there before.
+    Unread(String),
     /// It has not been looked at yet.
     Nothing,
 }
@@ -78,14 +80,13 @@ pub(super) fn report(gateway: Option<&Gateway>, folder: &PluginFolder, name: &st
         return print("  it is live as soon as a gateway serves with this folder\n");
     };
     let digests = digests(folder, name).map_err(Failure::Unexpected)?;
-    let runtime = runtime().map_err(Failure::Unexpected)?;
-    match runtime.block_on(wait(api, folder, name, &digests)) {
+    match runtime()?.block_on(wait(api, folder, name, &digests)) {
         // Not reached, or the key is another one: the error says which.
         Err(error) => print(&format!(
             "  no gateway with this folder answers, so it is live as soon as one serves: {error:#}\n"
         )),
         Ok(Word::Live(generation)) => print(&format!("  live, generation {generation}\n")),
-        Ok(Word::Refused(why)) => {
+        Ok(Word::Refused(why) | Word::Unread(why)) => {
             Err(Failure::Plugins(format!("the gateway refuses {name}: it {why}; what ran before goes on")))
         }
         Ok(Word::Nothing) => Err(Failure::Runtime(anyhow::anyhow!(
@@ -102,8 +103,7 @@ fn digests(folder: &PluginFolder, name: &str) -> anyhow::Result<Digests> {
     let file = folder.file_of(name)?.with_context(|| format!("{name} was taken out of the folder again"))?;
     let wasm = fs::read(&file).with_context(|| format!("failed to read {}", file.display()))?;
     let settings = fs::read(file.with_extension("toml")).ok();
-    let hex = |bytes: &[u8]| format!("{:x}", Sha256::digest(bytes));
-    Ok((hex(&wasm), settings.as_deref().map(hex)))
+    Ok((sha256(&wasm), settings.as_deref().map(sha256)))
 }
 
 /// Fails if no gateway with this folder answers.
@@ -121,6 +121,7 @@ async fn wait(api: &Api, folder: &PluginFolder, name: &str, digests: &Digests) -
         );
         match word(&answer, name, digests) {
             Word::Nothing if begin.elapsed() < PATIENCE => {}
+            Word::Unread(_) if begin.elapsed() < SILENT => {}
             word => return Ok(word),
         }
         if !said && begin.elapsed() > SILENT {
@@ -138,9 +139,15 @@ fn word(answer: &Value, name: &str, (wasm, settings): &Digests) -> Word {
     let plugins = answer["plugins"].as_array().into_iter().flatten();
     for plugin in plugins.filter(|plugin| plugin["name"].as_str() == Some(name)) {
         let refused = &plugin["error"];
-        if refused.is_object() && same(refused) {
+        if refused.is_object() {
             let sentence = refused["sentence"].as_str().unwrap_or("was refused");
-            return Word::Refused(sentence.to_owned());
+            if same(refused) {
+                return Word::Refused(sentence.to_owned());
+            }
+            // Without the bytes of the file, the gateway tells its states apart by the reason.
+            if refused["digest"].as_str() == Some(&sha256(sentence.as_bytes())) {
+                return Word::Unread(sentence.to_owned());
+            }
         }
         if same(plugin) && plugin["state"] == "live" {
             return Word::Live(plugin["generation"].as_u64().unwrap_or_default());
@@ -171,6 +178,8 @@ mod tests {
         refused["error"] = json!({"sentence": "has no hooks", "digest": "aa", "settings_digest": "bb"});
         assert_eq!(of(refused.clone()), Word::Refused("has no hooks".to_owned()));
         refused["error"]["digest"] = "cc".into();
-        assert_eq!(of(refused), Word::Nothing, "an earlier file was refused");
+        assert_eq!(of(refused.clone()), Word::Nothing, "an earlier file was refused");
+        refused["error"]["digest"] = sha256(b"has no hooks").into();
+        assert_eq!(of(refused), Word::Unread("has no hooks".to_owned()));
     }
 }

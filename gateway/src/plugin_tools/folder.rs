@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 use super::files::{Mode, create, replace};
 use crate::plugin::registry::plugin_name;
@@ -58,7 +58,12 @@ impl PluginFolder {
         &self.0
     }
 
-    /// The file of a plugin; of several, the one that the gateway runs.
+    /// The file of a plugin.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the folder cannot be read, or if two files have the name: the gateway runs one of them and
+    /// refuses the other.
     pub(crate) fn file_of(&self, name: &str) -> anyhow::Result<Option<PathBuf>> {
         let failed = || format!("failed to read the folder {}", self.0.display());
         let mut files = Vec::new();
@@ -69,8 +74,14 @@ impl PluginFolder {
                 files.push(file.into_owned());
             }
         }
-        // The gateway runs the first one.
-        Ok(files.into_iter().min().map(|file| self.0.join(file)))
+        files.sort();
+        if let [first, second, ..] = &files[..] {
+            bail!(
+                "{} has two plugins named {name}, {first} and {second}: remove or rename one of them",
+                self.0.display()
+            );
+        }
+        Ok(files.pop().map(|file| self.0.join(file)))
     }
 
     /// Path of a plugin in the folder: of its file, or else the one that it gets at this place of the chain.
@@ -148,6 +159,17 @@ mod tests {
         assert_eq!(folder.put("echo", 90, b"echo", None).expect("writable").settings, None);
         assert_eq!(folder.file_of("echo").expect("readable"), Some(temporary.path().join("90-echo.wasm")));
         assert_eq!(folder.file_of("router").expect("readable"), None);
+    }
+
+    #[test]
+    fn a_name_that_two_files_have_is_an_error() {
+        let temporary = tempfile::tempdir().expect("a folder");
+        let folder = PluginFolder::existing(temporary.path()).expect("there");
+        for file in ["10-shout.wasm", "60-shout.wasm"] {
+            fs::write(temporary.path().join(file), "x").expect("writable");
+        }
+        let error = folder.put("shout", 50, b"y", None).expect_err("ambiguous").to_string();
+        assert!(error.contains("10-shout.wasm and 60-shout.wasm: remove or rename one"), "{error}");
     }
 
     #[test]
