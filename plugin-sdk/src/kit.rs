@@ -98,7 +98,7 @@ impl<P: Plugin> Configured<P> {
     fn new(config: &str, now: u64, limits: Limits, around: &Rc<Around>) -> Result<Self, String> {
         let mut interests = Interests::default();
         let (plugin, call) = host::enter(Call::new(Hook::Configure, now, limits, around), || {
-            let plugin = P::configure(settings::parse(config)?, &mut interests)?;
+            let plugin = P::configure(settings::Config::read(config)?, &mut interests)?;
             host::declare(&interests)?;
             Ok::<_, String>(plugin)
         });

@@ -6,6 +6,8 @@
 //! log::warn!("more than {limit} rooms");
 //! ```
 //!
+//! `println!` writes a line at level info, `eprintln!` a warning, both when the hook has ended.
+//!
 //! The gateway adds the plugin's name. It drops and counts lines above the plugin's rate, so log lines cannot
 //! slow the gateway down. Never log a token or a payload of a client, because logs are stored in files.
 

@@ -1,8 +1,8 @@
 //! The trait `Plugin`: one method for each hook.
 
-use serde::de::DeserializeOwned;
-
-use crate::{Connect, Connecting, Delivery, Disconnected, Interests, Message, Outgoing, Timer, Verdict};
+use crate::{
+    Connect, Connecting, Delivery, Disconnected, Interests, Message, Outgoing, Timer, Verdict, settings,
+};
 
 /// A plugin: its settings, its state, and the hooks it implements.
 ///
@@ -17,7 +17,7 @@ pub trait Plugin: Sized + 'static {
     /// The `[config]` table of the plugin's settings file; `()` for a plugin without settings.
     ///
     /// [`#[settings]`](macro@crate::settings) derives the necessary traits for a struct.
-    type Config: DeserializeOwned + 'static;
+    type Config: settings::Config;
 
     /// Runs once per instance, before any other hook.
     ///

@@ -21,7 +21,7 @@ impl<P: Plugin> Slot<P> {
 
     pub fn configure(&self, text: &str) -> Result<(), String> {
         let mut interests = Interests::default();
-        let plugin = P::configure(settings::parse(text)?, &mut interests)?;
+        let plugin = P::configure(settings::Config::read(text)?, &mut interests)?;
         host::declare(&interests)?;
         self.0.replace(Some(plugin));
         Ok(())

@@ -70,9 +70,35 @@ pub use self::errors::Errors;
 pub use self::field::Field;
 pub use self::table::Table;
 
-/// Reads the `[config]` table, which the gateway passes as JSON. The error names the key and no line or
-/// column, because the operator wrote TOML.
-pub(crate) fn parse<C: DeserializeOwned + 'static>(settings: &str) -> Result<C, String> {
+/// A type that the `[config]` table of a settings file can be read into.
+///
+/// [`#[settings]`](gateway_plugin_sdk_macros::settings) makes a struct or an enum one, and so does every
+/// other implementation of serde's `Deserialize`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be read from the settings file of a plugin",
+    label = "this type needs `#[settings]`",
+    note = "put `#[settings]` above the definition of `{Self}`; a plugin without settings has `type Config = ();`"
+)]
+pub trait Config: Sized + 'static {
+    /// Reads the table, which the gateway passes as JSON. The error names the key and no line or column,
+    /// because the operator wrote TOML.
+    ///
+    /// # Errors
+    ///
+    /// The first error, for the operator.
+    fn read(settings: &str) -> Result<Self, String>;
+}
+
+// Without this attribute the compiler names the missing implementation of serde, and advises the derive of a
+// crate on which a plugin does not depend.
+#[diagnostic::do_not_recommend]
+impl<C: DeserializeOwned + 'static> Config for C {
+    fn read(settings: &str) -> Result<Self, String> {
+        parse(settings)
+    }
+}
+
+fn parse<C: DeserializeOwned + 'static>(settings: &str) -> Result<C, String> {
     let value: Value = serde_json::from_str(settings)
         .map_err(|e| format!("the gateway sent settings that are not JSON: {e}"))?;
     let value = if TypeId::of::<C>() == TypeId::of::<()>() { nothing(&value)? } else { value };

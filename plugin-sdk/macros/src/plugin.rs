@@ -1,6 +1,7 @@
 //! `expand` turns an `impl Plugin` block into the exports of a WebAssembly component, one for each hook.
 
 use crate::arguments::Arguments;
+use gateway_plugin_grammar::nearest::nearest;
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Attribute, Error, ImplItem, ImplItemFn, ItemImpl, Result};
@@ -8,6 +9,8 @@ use syn::{Attribute, Error, ImplItem, ImplItemFn, ItemImpl, Result};
 /// The SDK pins the version of this crate to its own.
 const SDK_VERSION: &str = env!("CARGO_PKG_VERSION");
 const INTERFACE_VERSION: &str = "0.1";
+/// The methods of the trait `Plugin`.
+const HOOKS: [&str; 6] = ["configure", "on_connect", "on_message", "on_deliver", "on_disconnect", "on_timer"];
 
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let arguments = Arguments::parse(arguments)?;
@@ -98,7 +101,26 @@ fn check(block: &ItemImpl) -> Result<()> {
     if !block.generics.params.is_empty() {
         return Err(Error::new_spanned(&block.generics, "a plugin is one concrete type, without parameters"));
     }
+    for item in &block.items {
+        if let ImplItem::Fn(hook) = item {
+            check_hook(hook)?;
+        }
+    }
     Ok(())
+}
+
+/// Refuses a misspelt hook, and a function of the author's own. The compiler would not list the hooks.
+fn check_hook(hook: &ImplItemFn) -> Result<()> {
+    let name = hook.sig.ident.to_string();
+    if HOOKS.contains(&name.as_str()) {
+        return Ok(());
+    }
+    let advice = match nearest(&name, HOOKS) {
+        Some(near) => format!("the nearest is `{near}`"),
+        None => "a function of your own belongs in an `impl` block of the type".to_owned(),
+    };
+    let message = format!("a plugin has no hook `{name}`: {advice}; the hooks are {}", HOOKS.join(", "));
+    Err(Error::new_spanned(&hook.sig.ident, message))
 }
 
 /// The name of one hook, under the same `#[cfg]` as the hook itself.
