@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use gateway_plugin_grammar::nearest::nearest;
 use gateway_plugin_grammar::units;
 use toml::{Table, Value};
 
@@ -149,8 +150,10 @@ impl Reader {
         let mut table: Table = match toml::from_str(text) {
             Ok(table) => table,
             Err(error) => {
-                let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-                self.error("", format!("is not TOML: line {line}: {}", error.message()));
+                let before = error.span().map_or("", |span| &text[..span.start]);
+                let line = before.matches('\n').count() + 1;
+                let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+                self.error("", format!("is not TOML: line {line}, column {column}: {}", error.message()));
                 return settings;
             }
         };
@@ -333,9 +336,16 @@ impl Reader {
         }
     }
 
+    /// What was not taken out of a table is unknown. `known` lists its keys, separated by commas.
     fn nothing_left(&mut self, prefix: &str, table: &Table, known: &str) {
         for key in table.keys() {
-            self.error(&format!("{prefix}{key}"), format!("is not a known key; accepted: {known}"));
+            let names = known.split(", ").map(|name| name.trim_matches(['[', ']']));
+            let near =
+                nearest(key, names).map(|near| format!("the nearest is `{near}`; ")).unwrap_or_default();
+            let own =
+                if prefix.is_empty() { "; settings of the plugin itself belong under [config]" } else { "" };
+            let text = format!("is not a known key; {near}accepted: {known}{own}");
+            self.error(&format!("{prefix}{key}"), text);
         }
     }
 

@@ -116,7 +116,8 @@ fn all_mistakes_come_at_once_and_say_what_would_be_accepted() {
             "breaker.failures: is -1; expected a number from 0 to 1000",
             "breaker.within: is \"1h\"; expected a text like \"5ms\" or \"1s\", from \"100ms\" to \"600s\"",
             "breaker.after: is not a known key; accepted: failures, within, open_for",
-            "falure: is not a known key; accepted: [config], [grants], [limits], [state], [http], failure, [breaker]",
+            "falure: is not a known key; the nearest is `failure`; accepted: [config], [grants], [limits], [state], [http], failure, \
+             [breaker]; settings of the plugin itself belong under [config]",
         ]
     );
 }
@@ -159,7 +160,7 @@ fn a_capability_that_cannot_be_granted_is_answered_with_those_that_can() {
 
 #[test]
 fn what_is_not_toml_is_said_with_its_line() {
-    assert!(errors("a = 1\n[limits\n")[0].starts_with(": is not TOML: line 2: "));
+    assert!(errors("a = 1\n[limits\n")[0].starts_with(": is not TOML: line 2, column 8: "));
     assert_eq!(Settings::parse(b"\xff").unwrap_err().to_string(), "is not UTF-8 text; expected TOML");
     assert_eq!(errors("limits = 3"), ["limits: is 3; expected a table [limits]"]);
 }

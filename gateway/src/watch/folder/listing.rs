@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::plugin::load::{LoadCode, LoadError};
-use crate::plugin::registry::{LeftOut, Meant};
+use crate::plugin::registry::{LeftOut, Meant, plugin_name};
 use crate::watch::file::{Fingerprint, Mistrust};
 
 /// Maximum number of plugin files. A folder with more is an error: known ones stay, and of the others the
@@ -55,9 +55,16 @@ impl Listing {
             }
             if let Some(seen) = checker.look(settings) {
                 listing.files.insert(settings.clone(), seen);
-                let message = format!(
-                    "has the settings of a plugin, but {plugin} is missing: add it, or remove the settings"
-                );
+                let message = match namesake(settings, &names.plugins) {
+                    Some(other) => format!(
+                        "has the settings of a plugin, but {plugin} is missing: rename it to {}.toml to have the settings of \
+                         {other}",
+                        stem(other)
+                    ),
+                    None => format!(
+                        "has the settings of a plugin, but {plugin} is missing: add it, or remove the settings"
+                    ),
+                };
                 listing.misfit(settings, Meant::Settings, LoadCode::NoModule, message);
             }
         }
@@ -231,6 +238,12 @@ impl Checker<'_> {
         });
         mistrusts.flatten().last()
     }
+}
+
+/// The plugin that settings were meant for: it has their name behind another number.
+fn namesake<'n>(settings: &str, plugins: &'n BTreeSet<Box<str>>) -> Option<&'n str> {
+    let name = plugin_name(settings).ok()?;
+    plugins.iter().map(|plugin| &**plugin).find(|plugin| plugin_name(plugin).is_ok_and(|other| other == name))
 }
 
 /// Whether it is a folder, or a link to one.
