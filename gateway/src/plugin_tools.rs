@@ -13,3 +13,4 @@ pub(crate) mod shipped;
 pub(crate) mod sources;
 pub(crate) mod token;
 pub(crate) mod tree;
+pub(crate) mod workspace;

@@ -299,17 +299,14 @@ pub(crate) fn build(crate_folder: &Path, target: &str) -> anyhow::Result<PathBuf
     let manifest = manifest(crate_folder)?;
     let folder = manifest.parent().unwrap_or(crate_folder);
     let cargo = Cargo::new(folder);
+    cargo.workspace()?.check_library(&manifest)?;
     cargo.add_targets(&[target], target)?;
     let mut arguments = cargo.plugin_profile()?;
     arguments.extend(["--lib", "--target", target].map(Into::into));
     let artifacts = cargo.build(arguments)?;
     let own = artifacts.into_iter().find(|artifact| artifact.manifest == manifest);
-    own.map(|artifact| artifact.wasm).with_context(|| {
-        format!(
-            "{} builds, but not into a plugin: it needs `crate-type = [\"cdylib\"]` under [lib] in its Cargo.toml",
-            folder.display()
-        )
-    })
+    own.map(|artifact| artifact.wasm)
+        .with_context(|| format!("failed to find the file that cargo built in {}", folder.display()))
 }
 
 /// One engine of each kind per process: each has a clock and reserves address space.

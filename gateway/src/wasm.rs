@@ -39,6 +39,7 @@ mod bindings;
 mod noop;
 
 pub use engine::EngineError;
+pub use inspect::debug_bytes;
 pub use loader::{Loader, LoaderConfig};
 pub use noop::noop_plugin;
 pub use process::{COMMAND as COMPILE_COMMAND, CompileProcess, compile_for_parent, offer_to_compile};

@@ -91,6 +91,12 @@ struct Files {
 impl Files {
     /// Reads the named settings file, or else the one next to the plugin, as in the gateway's folder.
     fn read(file: &Path, settings: Option<&Path>) -> Result<Self, Failure> {
+        if file.is_dir() {
+            return Err(Failure::Unexpected(anyhow::anyhow!(
+                "{} is a folder: name the .wasm file, whose path `gateway plugin build` prints",
+                file.display()
+            )));
+        }
         let read = |path: &Path| {
             std::fs::read(path)
                 .with_context(|| format!("failed to read {}", path.display()))

@@ -38,6 +38,45 @@ pub(crate) struct Artifact {
     pub(crate) wasm: PathBuf,
 }
 
+/// A workspace as cargo sees it, with the needed fields. A crate without one is a workspace of its own.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Workspace {
+    /// Where cargo puts what it builds, whatever names this folder: an environment variable, a configuration
+    /// file or a default.
+    #[serde(rename = "target_directory")]
+    pub(crate) target: PathBuf,
+    packages: Vec<Package>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Package {
+    manifest_path: PathBuf,
+    targets: Vec<Target>,
+}
+
+impl Workspace {
+    /// Whether the crate with this `Cargo.toml` is a member.
+    pub(crate) fn has(&self, manifest: &Path) -> bool {
+        self.packages.iter().any(|package| package.manifest_path == manifest)
+    }
+
+    /// Checks that the crate with this `Cargo.toml` has a library that becomes a WebAssembly file.
+    ///
+    /// # Errors
+    ///
+    /// What is missing in the crate.
+    pub(crate) fn check_library(&self, manifest: &Path) -> anyhow::Result<()> {
+        let targets = self.packages.iter().filter(|package| package.manifest_path == manifest);
+        let mut targets = targets.flat_map(|package| &package.targets);
+        ensure!(
+            targets.any(Target::is_wasm_library),
+            "{} describes no plugin, which is a library in src/lib.rs: add `crate-type = [\"cdylib\"]` under [lib]",
+            manifest.display()
+        );
+        Ok(())
+    }
+}
+
 impl Cargo {
     pub(crate) fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into() }
@@ -67,7 +106,7 @@ impl Cargo {
 
     fn has_target(&self, target: &str) -> anyhow::Result<bool> {
         let output = self.command("rustc").args(["--print", "target-libdir", "--target", target]).output();
-        let output = output.context("failed to run rustc, which builds the plugins: is Rust installed?")?;
+        let output = output.with_context(|| not_started("rustc"))?;
         // The path is printed whether or not it exists.
         let folder = String::from_utf8_lossy(&output.stdout);
         Ok(output.status.success() && Path::new(folder.trim()).is_dir())
@@ -76,21 +115,42 @@ impl Cargo {
     /// The profile for plugins in this folder's workspace: `plugin` if it exists, else `release` with the
     /// missing settings added.
     pub(crate) fn plugin_profile(&self) -> anyhow::Result<Vec<OsString>> {
-        let mut command = self.command(program());
-        command.args(["locate-project", "--workspace", "--message-format", "plain"]);
-        let output = command.output().context("failed to run cargo, which builds the plugins")?;
+        let manifest = self.root_manifest()?;
+        let text = std::fs::read_to_string(&manifest)
+            .with_context(|| format!("failed to read {}", manifest.display()))?;
+        let manifest: Table =
+            toml::from_str(&text).with_context(|| format!("failed to read {}", manifest.display()))?;
+        Ok(profile_of(&manifest))
+    }
+
+    /// The `Cargo.toml` of the workspace around this folder's crate, or of the crate itself if there is none.
+    /// The workspace need not list the crate.
+    pub(crate) fn root_manifest(&self) -> anyhow::Result<PathBuf> {
+        let output = self.output(&["locate-project", "--workspace", "--message-format", "plain"])?;
+        Ok(PathBuf::from(String::from_utf8_lossy(&output).trim()))
+    }
+
+    /// The workspace of this folder's crate.
+    ///
+    /// # Errors
+    ///
+    /// Cargo's reason, for example that the workspace around the folder does not list the crate.
+    pub(crate) fn workspace(&self) -> anyhow::Result<Workspace> {
+        let output = self.output(&["metadata", "--no-deps", "--format-version", "1"])?;
+        serde_json::from_slice(&output).context("failed to read what cargo says of the workspace")
+    }
+
+    /// The standard output of a short command.
+    fn output(&self, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+        let output = self.command(program()).args(arguments).output();
+        let output = output.with_context(|| not_started("cargo"))?;
         ensure!(
             output.status.success(),
             "failed to find the crate of {}: {}",
             self.folder.display(),
             String::from_utf8_lossy(&output.stderr).trim()
         );
-        let manifest = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-        let text = std::fs::read_to_string(&manifest)
-            .with_context(|| format!("failed to read {}", manifest.display()))?;
-        let manifest: Table =
-            toml::from_str(&text).with_context(|| format!("failed to read {}", manifest.display()))?;
-        Ok(profile_of(&manifest))
+        Ok(output.stdout)
     }
 
     /// Builds, and returns the WebAssembly libraries. The progress goes to standard error.
@@ -100,10 +160,7 @@ impl Cargo {
     ) -> anyhow::Result<Vec<Artifact>> {
         let mut command = self.command(program());
         command.args(["build", "--message-format=json-render-diagnostics"]).args(arguments);
-        let mut cargo = command
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("failed to run cargo, which builds the plugins")?;
+        let mut cargo = command.stdout(Stdio::piped()).spawn().with_context(|| not_started("cargo"))?;
         let messages = BufReader::new(cargo.stdout.take().context("cargo has no output")?);
         let lines: Vec<String> =
             messages.lines().collect::<Result<_, _>>().context("failed to read what cargo says")?;
@@ -119,6 +176,13 @@ impl Cargo {
         command.current_dir(&self.folder).stdin(Stdio::null());
         command
     }
+}
+
+fn not_started(program: &str) -> String {
+    format!(
+        "failed to run {program}, which builds the plugins: install Rust from https://rustup.rs, or put the folder of \
+         {program} into PATH"
+    )
 }
 
 fn program() -> OsString {
@@ -145,16 +209,22 @@ struct Message {
     filenames: Vec<PathBuf>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Target {
     name: String,
     #[serde(default)]
     crate_types: Vec<String>,
 }
 
+impl Target {
+    fn is_wasm_library(&self) -> bool {
+        self.crate_types.iter().any(|kind| kind == "cdylib")
+    }
+}
+
 fn artifact(line: &str) -> Option<Artifact> {
     let message: Message = serde_json::from_str(line).ok()?;
-    if !message.target.crate_types.iter().any(|kind| kind == "cdylib") {
+    if !message.target.is_wasm_library() {
         return None;
     }
     let is_wasm = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "wasm");

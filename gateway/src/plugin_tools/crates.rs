@@ -5,19 +5,100 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 
-use super::files::{Mode, check_empty, create};
+use super::files::{Mode, check_empty, create, replace};
+use super::workspace::{Membership, join};
 use crate::plugin::registry::plugin_name;
 
-/// The files of a new crate, with the placeholders `{{name}}`, `{{file}}`, `{{type}}` and `{{sdk}}`.
-const FILES: [(&str, &str); 7] = [
-    ("Cargo.toml", include_str!("template/manifest.txt")),
-    ("src/lib.rs", include_str!("template/lib.txt")),
-    ("{{name}}.toml", include_str!("template/settings.txt")),
-    ("self-test.json", include_str!("template/self-test.txt")),
-    ("events.jsonl", include_str!("template/events.txt")),
-    ("README.md", include_str!("template/readme.txt")),
-    (".gitignore", "/target\n"),
-];
+/// The end of the manifest of a crate that is no member of a workspace.
+const ALONE: &str = include_str!("template/alone.txt");
+
+/// What a new plugin does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Hook {
+    /// Admit clients by the tokens in its settings
+    Auth,
+    /// Send what is published in a channel to other addresses
+    Route,
+    /// Limit how many messages a user may send
+    Limit,
+    /// Mask words in what subscribers receive
+    Redact,
+}
+
+/// The parts of a new crate that depend on what the plugin does.
+struct Template {
+    /// What it does, after "this plugin".
+    about: &'static str,
+    /// The rows of the table of its settings.
+    keys: &'static str,
+    library: &'static str,
+    config: &'static str,
+    self_test: &'static str,
+    events: &'static str,
+}
+
+/// The template in this folder.
+macro_rules! template {
+    ($folder:literal, about: $about:literal, keys: $keys:literal) => {
+        Template {
+            about: $about,
+            keys: $keys,
+            library: include_str!(concat!("template/", $folder, "/lib.txt")),
+            config: include_str!(concat!("template/", $folder, "/config.txt")),
+            self_test: include_str!(concat!("template/", $folder, "/self-test.txt")),
+            events: include_str!(concat!("template/", $folder, "/events.txt")),
+        }
+    };
+}
+
+impl Template {
+    /// Without a wish, a plugin that refuses messages.
+    fn of(hook: Option<Hook>) -> Self {
+        match hook {
+            None => template!(
+                "filter",
+                about: "refuses messages that contain a word from its settings, and passes everything else to the next\nplugins",
+                keys: "| `words` | texts that a message must not contain |\n"
+            ),
+            Some(Hook::Auth) => template!(
+                "auth",
+                about: "admits clients by the tokens in its settings, each token as one user, and refuses\neverybody else",
+                keys: "| `users` | a table of tokens and their users |\n"
+            ),
+            Some(Hook::Route) => template!(
+                "route",
+                about: "sends what a client publishes in a channel of its settings to other addresses instead",
+                keys: "| `routes` | a table of channels, each with a list of addresses |\n"
+            ),
+            Some(Hook::Limit) => template!(
+                "limit",
+                about: "limits how many messages a user may send",
+                keys: "| `messages` | messages of one user in a period |\n| `seconds` | the period |\n"
+            ),
+            Some(Hook::Redact) => template!(
+                "redact",
+                about: "masks the words of its settings in what subscribers receive",
+                keys: "| `channels` | patterns of the channels |\n| `words` | texts to mask |\n"
+            ),
+        }
+    }
+
+    /// Paths and texts of its files, with placeholders.
+    fn files(&self) -> [(&'static str, String); 7] {
+        let settings = include_str!("template/settings.txt").replace("{{config}}", self.config);
+        let readme = include_str!("template/readme.txt");
+        let readme = readme.replace("{{about}}", self.about).replace("{{keys}}", self.keys);
+        [
+            ("Cargo.toml", include_str!("template/manifest.txt").to_owned()),
+            ("src/lib.rs", self.library.to_owned()),
+            ("{{name}}.toml", settings),
+            ("self-test.json", self.self_test.to_owned()),
+            ("events.jsonl", self.events.to_owned()),
+            ("README.md", readme),
+            (".gitignore", "/target\n".to_owned()),
+        ]
+    }
+}
 
 /// The source of the SDK for a new crate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,28 +141,63 @@ pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the crate. Writes nothing if the folder exists and is not empty.
-pub(crate) fn write(folder: &Path, name: &str, sdk: &Sdk) -> anyhow::Result<()> {
+/// Writes the crate and joins the workspace around the folder, if there is one. Writes nothing if the folder
+/// exists and is not empty.
+pub(crate) fn write(folder: &Path, name: &str, hook: Option<Hook>, sdk: &Sdk) -> anyhow::Result<Membership> {
     check_name(name)?;
     check_empty(folder)?;
     let filled = |text: &str| {
         text.replace("{{name}}", name)
-            .replace("{{file}}", &name.replace('-', "_"))
             .replace("{{type}}", &type_name(name))
             .replace("{{sdk}}", &sdk.requirement())
     };
-    for (path, text) in FILES {
+    for (path, text) in Template::of(hook).files() {
         let path = folder.join(filled(path));
         let parent = path.parent().unwrap_or(folder);
         fs::create_dir_all(parent).with_context(|| format!("failed to make {}", parent.display()))?;
         ensure!(
-            create(&path, filled(text).as_bytes(), Mode::Public)?,
+            create(&path, filled(&text).as_bytes(), Mode::Public)?,
             "{} was there already",
             path.display()
         );
     }
-    Ok(())
+    let membership = join(folder);
+    if membership == Membership::Alone {
+        let manifest = folder.join("Cargo.toml");
+        let failed = || format!("failed to write {}", manifest.display());
+        let text = fs::read_to_string(&manifest).with_context(failed)?;
+        replace(&manifest, format!("{text}{ALONE}").as_bytes(), Mode::Public)?;
+    }
+    Ok(membership)
 }
+
+/// Types that are in scope in a new crate, and keywords that look like one.
+const TAKEN_TYPES: [&str; 24] = [
+    "BTreeMap",
+    "Box",
+    "Bucket",
+    "Connect",
+    "Connecting",
+    "Delivery",
+    "Disconnected",
+    "Duration",
+    "Interests",
+    "Kind",
+    "Kit",
+    "Message",
+    "Option",
+    "Outgoing",
+    "Plugin",
+    "Rate",
+    "Result",
+    "Self",
+    "Settings",
+    "String",
+    "Timer",
+    "Value",
+    "Verdict",
+    "Vec",
+];
 
 /// Turns a name such as `rate-limit` into the name of a type.
 fn type_name(name: &str) -> String {
@@ -93,10 +209,8 @@ fn type_name(name: &str) -> String {
         }
         capital = !c.is_ascii_alphanumeric();
     }
-    // These names are in scope or are keywords; and a type cannot begin with a digit.
-    let taken =
-        ["Plugin", "Message", "Verdict", "Kind", "Interests", "Connect", "Value", "Self", "String", "Vec"];
-    if taken.contains(&&*text) || !text.starts_with(|first: char| first.is_ascii_alphabetic()) {
+    // A type cannot begin with a digit.
+    if TAKEN_TYPES.contains(&&*text) || !text.starts_with(|first: char| first.is_ascii_alphabetic()) {
         text.insert_str(0, "My");
     }
     text
@@ -142,10 +256,18 @@ mod tests {
 
     #[test]
     fn a_crate_is_complete_and_never_overwritten() {
+        for hook in [None, Some(Hook::Auth), Some(Hook::Route), Some(Hook::Limit), Some(Hook::Redact)] {
+            check_crate(hook);
+        }
+    }
+
+    fn check_crate(hook: Option<Hook>) {
         let folder = tempfile::tempdir().expect("a folder");
         let crate_folder = folder.path().join("shout");
-        write(&crate_folder, "shout", &Sdk::Path("/sdk \"here\"".into())).expect("writable");
-        for (file, _) in FILES {
+        let sdk = Sdk::Path("/sdk \"here\"".into());
+        let membership = write(&crate_folder, "shout", hook, &sdk).expect("writable");
+        assert_eq!(membership, Membership::Alone, "no workspace is around a temporary folder");
+        for (file, _) in Template::of(hook).files() {
             let file = crate_folder.join(file.replace("{{name}}", "shout"));
             let text = fs::read_to_string(&file).expect("written");
             assert!(!text.contains("{{"), "{}: {text}", file.display());
@@ -153,6 +275,7 @@ mod tests {
         let manifest = fs::read_to_string(crate_folder.join("Cargo.toml")).expect("there");
         let manifest: toml::Table = toml::from_str(&manifest).expect("toml");
         assert_eq!(manifest["dependencies"]["gateway-plugin-sdk"]["path"].as_str(), Some("/sdk \"here\""));
+        assert!(manifest.contains_key("workspace"), "a workspace of its own");
         let settings = fs::read(crate_folder.join("shout.toml")).expect("there");
         crate::plugin::settings::Settings::parse(&settings).expect("a settings file");
         let events = fs::read(crate_folder.join("events.jsonl")).expect("there");
@@ -161,7 +284,7 @@ mod tests {
         crate::plugin::self_test::SelfTest::parse(&test).expect("a self-test");
 
         fs::write(crate_folder.join("Cargo.toml"), "mine").expect("writable");
-        let error = write(&crate_folder, "shout", &Sdk::Version).expect_err("not empty").to_string();
+        let error = write(&crate_folder, "shout", hook, &Sdk::Version).expect_err("not empty").to_string();
         assert!(error.contains("is not empty") && error.contains("nothing was written"), "{error}");
         assert_eq!(fs::read_to_string(crate_folder.join("Cargo.toml")).expect("there"), "mine");
     }

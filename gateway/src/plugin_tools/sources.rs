@@ -17,29 +17,29 @@ const DEPTH_MAX: usize = 16;
 pub(crate) struct Sources(BTreeMap<PathBuf, (Option<SystemTime>, u64)>);
 
 impl Sources {
-    /// Reads the current state. Ignores hidden files and build results. It also ignores the plugin folder
-    /// `into`, which may be inside the crate: otherwise each build would trigger the next one.
-    pub(crate) fn of(folder: &Path, into: Option<&Path>) -> Self {
+    /// Reads the current state. Ignores hidden files and build results. It also ignores the folders `made` to
+    /// which a build writes and which may be inside the crate: otherwise each build would trigger the next one.
+    pub(crate) fn of(folder: &Path, made: &[PathBuf]) -> Self {
         let mut sources = Self(BTreeMap::new());
-        let into = into.and_then(|into| into.canonicalize().ok());
-        sources.look(folder, into.as_deref(), DEPTH_MAX);
+        let made: Vec<_> = made.iter().filter_map(|made| made.canonicalize().ok()).collect();
+        sources.look(folder, &made, DEPTH_MAX);
         sources
     }
 
-    fn look(&mut self, folder: &Path, into: Option<&Path>, depth: usize) {
+    fn look(&mut self, folder: &Path, made: &[PathBuf], depth: usize) {
         // An unreadable file counts as missing; the build reports it better.
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let made = matches!(&*name, "target" | "Cargo.lock") || name.ends_with(".wasm");
-            if made || name.starts_with('.') || self.0.len() >= FILES_MAX {
+            let built = matches!(&*name, "target" | "Cargo.lock") || name.ends_with(".wasm");
+            if built || name.starts_with('.') || self.0.len() >= FILES_MAX {
                 continue;
             }
             match entry.metadata() {
                 Ok(about) if about.is_dir() && depth > 0 => {
                     let path = entry.path();
-                    if into.is_none() || path.canonicalize().ok().as_deref() != into {
-                        self.look(&path, into, depth - 1);
+                    if made.is_empty() || !path.canonicalize().is_ok_and(|path| made.contains(&path)) {
+                        self.look(&path, made, depth - 1);
                     }
                 }
                 Ok(about) if about.is_file() => {
@@ -66,9 +66,14 @@ mod tests {
         write("src/lib.rs", "one");
         let into = folder.path().join("plugins");
         fs::create_dir(&into).expect("writable");
-        let now = || Sources::of(folder.path(), Some(&into));
+        let output = folder.path().join("out");
+        fs::create_dir(&output).expect("writable");
+        let made = [into, output];
+        let now = || Sources::of(folder.path(), &made);
         let before = now();
-        for made in ["target/release/x", "50-x.wasm", "plugins/50-x.toml", "Cargo.lock", ".git/HEAD"] {
+        for made in
+            ["target/release/x", "out/release/x", "50-x.wasm", "plugins/50-x.toml", "Cargo.lock", ".git/HEAD"]
+        {
             write(made, "made");
         }
         assert_eq!(now(), before);

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
 use wasmtime::Engine;
 
+use crate::digest::hex;
 use crate::plugin::load::{LoadCode, LoadError};
 use gateway_plugin_script::SELF_TEST_BYTES_MAX;
 
@@ -48,6 +49,8 @@ const STAMP_SECTION: &str = "gateway-plugin";
 const SELF_TEST_SECTION: &str = "gateway-self-test";
 /// The custom section in which `wit-bindgen` describes a core module's interface; more may follow the name.
 const INTERFACE_SECTION: &str = "component-type";
+/// The custom sections in which compilers put debug information begin like this.
+const DEBUG_SECTIONS: &str = ".debug_";
 /// Most names in one message.
 const NAMES_MAX: usize = 6;
 
@@ -131,6 +134,18 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
         }
     }
     Ok(inspected)
+}
+
+/// The bytes of debug information in a file, also in the modules of a component. For its author: it makes the
+/// file large and has no effect.
+pub fn debug_bytes(file: &[u8]) -> usize {
+    let sections = Parser::new(0).parse_all(file).filter_map(|payload| match payload {
+        Ok(Payload::CustomSection(section)) if section.name().starts_with(DEBUG_SECTIONS) => {
+            Some(section.data().len())
+        }
+        _ => None,
+    });
+    sections.sum()
 }
 
 /// Compares a component's imports and exports with what the gateway offers and calls.
@@ -233,7 +248,7 @@ fn sniff(bytes: &[u8]) -> Result<Form, LoadError> {
     } else if bytes.iter().take(64).all(|byte| *byte == 0) {
         "begins with zeros only; copying it was probably interrupted, copy it again".into()
     } else {
-        let start: String = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let start = hex(&bytes[..bytes.len().min(8)]);
         format!("is not WebAssembly: it begins with {start} instead of 0061736d")
     };
     Err(LoadError::new(LoadCode::NotWasm, what))

@@ -5,15 +5,15 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::builder::PossibleValuesParser;
 
 use super::{lines, refused, size};
 use crate::command::live::{self, Gateway};
-use crate::command::{Failure, print};
+use crate::command::{Failure, print, runtime};
 use crate::plugin::load::LoadError;
 use crate::plugin::registry::plugin_name;
-use crate::plugin_tools::cargo::{TARGET, TARGETS};
+use crate::plugin_tools::cargo::{Cargo, TARGET, TARGETS};
 use crate::plugin_tools::folder::PluginFolder;
 use crate::plugin_tools::sources::Sources;
 use crate::telemetry;
@@ -22,7 +22,8 @@ use crate::testing::{self, Engine, PluginRunner};
 /// Build a plugin for WebAssembly, and drop it into a plugin folder
 ///
 /// It runs cargo with a profile that makes the file small, adds the target to the Rust toolchain if it is
-/// missing, and prints the path of the file. Use `--watch` while you write the plugin.
+/// missing, prints the path of the file, and says whether it is a plugin. Use `--watch` while you write the
+/// plugin.
 ///
 /// With `--into` it first loads the plugin as the gateway would, with the settings it will have and its
 /// self-test. If that succeeds, it moves the file into the plugin folder in one step: over the file that the
@@ -77,8 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn watch(arguments: &Arguments) -> Result<(), Failure> {
     // Errors that no change of the crate can fix.
     check_folders(arguments).map_err(Failure::Unexpected)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("failed to start a runtime").map_err(Failure::Unexpected)?;
+    let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let interrupted = tokio::signal::ctrl_c();
         tokio::select! {
@@ -92,7 +92,9 @@ fn watch(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
-    let look = || Sources::of(&arguments.folder, arguments.into.as_deref());
+    let target = Cargo::new(&arguments.folder).workspace().map(|workspace| workspace.target);
+    let made: Vec<PathBuf> = arguments.into.clone().into_iter().chain(target.ok()).collect();
+    let look = || Sources::of(&arguments.folder, &made);
     loop {
         // Read before the build, so that changes during the build trigger another one.
         let sources = look();
@@ -114,12 +116,15 @@ async fn build_for_ever(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
+/// What can be said before a build that may take minutes.
 fn check_folders(Arguments { folder, into, .. }: &Arguments) -> anyhow::Result<()> {
+    let into = into.as_deref().map(PluginFolder::existing).transpose()?;
+    testing::manifest(folder)?;
+    let name = package_name(folder)?;
     if let Some(into) = into {
-        // Checked before a build that may take minutes.
-        PluginFolder::existing(into)?;
+        into.file_of(&name)?;
     }
-    testing::manifest(folder).map(drop)
+    Ok(())
 }
 
 /// Builds, and drops the plugin if the gateway will take it. Prints what was done.
@@ -134,7 +139,10 @@ fn build(arguments: &Arguments) -> Result<(), Failure> {
     print(&format!("{}\n  {}\n", wasm.display(), size(bytes.len())))?;
     match &arguments.into {
         Some(into) => drop_into(into, &wasm, &bytes, arguments),
-        None => Ok(()),
+        // Without settings it cannot be configured; all else that the gateway checks is checked.
+        None => testing::factory("plugin", &bytes, Engine::Production)
+            .map(drop)
+            .map_err(|error| refused(&wasm, &error)),
     }
 }
 
@@ -184,6 +192,11 @@ fn package_name(folder: &Path) -> anyhow::Result<String> {
     let failed = || format!("failed to find the name of the package in {}", manifest.display());
     let table: toml::Table =
         toml::from_str(&fs::read_to_string(&manifest).with_context(failed)?).with_context(failed)?;
+    ensure!(
+        table.contains_key("package") || !table.contains_key("workspace"),
+        "{} is a workspace and no plugin: name the folder of one of its plugins",
+        folder.display()
+    );
     let name = table.get("package").and_then(|package| package.get("name")?.as_str()).with_context(failed)?;
     plugin_name(name).map_err(|error| anyhow::anyhow!("the name {name:?} {}", error.message()))?;
     Ok(name.to_owned())

@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
 use super::{Files, duration, grouped, lacks_origins, refused, size};
 use crate::command::{Failure, print};
+use crate::digest::sha256;
 use crate::plugin::event::Kind;
 use crate::plugin::interests::{Interests, Pattern};
 use crate::plugin::load::{Factory, LoadError};
 use crate::plugin::self_test::Tally;
 use crate::testing::{self, Engine, PluginRunner};
+use crate::wasm::debug_bytes;
 
 /// Describe a plugin file, and say whether the gateway accepts it
 ///
@@ -57,9 +57,8 @@ impl Report {
 
 fn examine(file: &Path, files: &Files, report: &mut Report) -> Result<(), LoadError> {
     let Files { name, wasm, settings, settings_file } = files;
-    let digest: String = Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect();
     report.line("size", format!("{} ({} bytes)", size(wasm.len()), grouped(wasm.len() as u64)));
-    report.line("sha256", digest);
+    report.line("sha256", sha256(wasm));
     // The description does not depend on the settings.
     let factory = testing::factory(name, wasm, Engine::Production)?;
     describe(&*factory, wasm, report);
@@ -106,6 +105,12 @@ fn describe(factory: &dyn Factory, wasm: &[u8], report: &mut Report) {
     // The fifth byte distinguishes modules from components.
     let form = if wasm.get(4) == Some(&1) { "core module, made a component at load" } else { "component" };
     report.line("form", form);
+    let debug = debug_bytes(wasm);
+    if debug > 0 {
+        let what =
+            format!("{} of it are debug information, which `gateway plugin build` leaves out", size(debug));
+        report.line("note", what);
+    }
     report.line("interface", format!("gateway:plugin {}", about.interface));
     report.line("hooks", about.hooks.names().collect::<Vec<_>>().join(" "));
     let requested = about.requested.names();

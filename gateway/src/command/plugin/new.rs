@@ -5,17 +5,19 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use crate::command::{Failure, print};
-use crate::plugin_tools::crates::{Sdk, check_name, write};
+use crate::plugin_tools::crates::{Hook, Sdk, check_name, write};
 use crate::plugin_tools::tree;
+use crate::plugin_tools::workspace::Membership;
 
 /// Create the crate of a new plugin that builds and passes its tests
 ///
 /// Use it to start a plugin in Rust. The crate has a plugin with settings and one hook, tests, a settings
-/// file, events for `gateway plugin run`, and a README with the next commands. The command overwrites
+/// file, events for `gateway plugin run`, and a README with the next commands. In a cargo workspace the crate
+/// becomes a member, and all plugins of the workspace share one build of the SDK. The command overwrites
 /// nothing.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_long_help = "Examples:\n  gateway plugin new shout\n  gateway plugin new shout --path work/plugins/shout"
+    after_long_help = "Examples:\n  gateway plugin new shout\n  gateway plugin new door --hook auth\n  gateway plugin new shout --path work/plugins/shout"
 )]
 pub(super) struct Arguments {
     /// The plugin's name: letters, digits, `-` and `_`, a letter first
@@ -25,17 +27,21 @@ pub(super) struct Arguments {
     /// The folder of the crate [default: a folder with the plugin's name]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
+
+    /// What the plugin does [default: refuse messages with a word from its settings]
+    #[arg(long, value_name = "HOOK")]
+    hook: Option<Hook>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let Arguments { name, path } = arguments;
+    let Arguments { name, path, hook } = arguments;
     check_name(name).map_err(Failure::Unexpected)?;
     let folder = path.clone().unwrap_or_else(|| PathBuf::from(name));
     let sdk = match tree::find(None).map_err(Failure::Unexpected)? {
         Some(root) => Sdk::Path(root.join("plugin-sdk")),
         None => Sdk::Version,
     };
-    write(&folder, name, &sdk).map_err(Failure::Unexpected)?;
+    let membership = write(&folder, name, *hook, &sdk).map_err(Failure::Unexpected)?;
     let folder =
         folder.canonicalize().context("failed to find what was written").map_err(Failure::Unexpected)?;
     let from = match &sdk {
@@ -46,17 +52,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             env!("CARGO_PKG_VERSION")
         ),
     };
-    let wasm = format!("target/wasm32-wasip1/release/{}.wasm", name.replace('-', "_"));
+    let workspace = match &membership {
+        Membership::Alone => String::new(),
+        Membership::Listed(root) => format!("\n  it is a member of the workspace {}", root.display()),
+        Membership::Added(root) => {
+            format!("\n  it was added to the members of the workspace {}", root.display())
+        }
+    };
     print(&format!(
         "\
 Made the plugin {name} in {folder}
-  {from}
+  {from}{workspace}
 
 Next, in that folder:
   cargo test                       try the hooks in src/lib.rs
-  gateway plugin build             build the WebAssembly file
-  gateway plugin run {wasm} --settings {name}.toml --events events.jsonl
-  gateway plugin build --into DIR  build it and drop it into a gateway's plugin folder, where it is live at once
+  gateway plugin build             build the WebAssembly file; prints its path, FILE below
+  gateway plugin run FILE --settings {name}.toml --events events.jsonl
+  gateway plugin build --into DIR  build it, drop it into the plugin folder of a gateway, and wait until it is live
 ",
         folder = folder.display(),
     ))

@@ -1,0 +1,122 @@
+//! [`join`] makes a new crate a member of the cargo workspace around its folder. Cargo's commands would fail
+//! in the folder of a crate that such a workspace neither lists nor excludes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Spanned, Value};
+
+use super::cargo::Cargo;
+
+/// How a crate belongs to the workspace around its folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Membership {
+    /// There is no workspace around it, or only one that excludes it or cannot be changed.
+    Alone,
+    /// `members` in this file matched its folder already.
+    Listed(PathBuf),
+    /// It was added to `members` in this file.
+    Added(PathBuf),
+}
+
+/// Joins the workspace around the crate in `folder`, whose `Cargo.toml` has no table `[workspace]`. Cargo
+/// itself decides what is a member; without cargo the crate stays alone.
+pub(crate) fn join(folder: &Path) -> Membership {
+    joined(folder).unwrap_or(Membership::Alone)
+}
+
+fn joined(folder: &Path) -> Option<Membership> {
+    let folder = folder.canonicalize().ok()?;
+    let own = folder.join("Cargo.toml");
+    let cargo = Cargo::new(&folder);
+    let is_member = || cargo.workspace().is_ok_and(|workspace| workspace.has(&own));
+    let root = cargo.root_manifest().ok().filter(|root| *root != own)?;
+    if is_member() {
+        return Some(Membership::Listed(root));
+    }
+    let before = fs::read_to_string(&root).ok()?;
+    let member = folder.strip_prefix(root.parent()?).ok()?.to_str()?;
+    fs::write(&root, with_member(&before, member)?).ok()?;
+    if is_member() {
+        return Some(Membership::Added(root));
+    }
+    // The workspace has another problem, and this file is no part of it.
+    fs::write(&root, before).ok()?;
+    None
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    workspace: Table,
+}
+
+#[derive(Deserialize)]
+struct Table {
+    members: Option<Spanned<Vec<Spanned<String>>>>,
+}
+
+/// The manifest of a workspace with one more member and its text unchanged otherwise, comments included.
+/// `None` if it is written in a way that this does not support.
+fn with_member(text: &str, member: &str) -> Option<String> {
+    let Manifest { workspace } = toml::from_str(text).ok()?;
+    let member = Value::from(member).to_string();
+    let (place, inserted) = match &workspace.members {
+        Some(members) => match members.get_ref().last() {
+            Some(last) => (last.span().end, format!(",{}{member}", gap(&text[..last.span().start]))),
+            None => (members.span().start + 1, member),
+        },
+        None => (end_of_header(text)?, format!("\nmembers = [{member}]")),
+    };
+    Some(format!("{}{inserted}{}", &text[..place], &text[place..]))
+}
+
+/// What separates a member from the one before: a new line with the same indent, if members have lines of
+/// their own.
+fn gap(before: &str) -> &str {
+    let line = before.rfind('\n').unwrap_or(0);
+    if before.starts_with('\n') || line > 0 {
+        let indent = &before[line..];
+        if indent.trim().is_empty() {
+            return indent;
+        }
+    }
+    " "
+}
+
+/// The end of the line `[workspace]`.
+fn end_of_header(text: &str) -> Option<usize> {
+    let is_header = |line: &&str| line.split('#').next().is_some_and(|line| line.trim() == "[workspace]");
+    let line = text.lines().find(is_header)?;
+    Some(line.as_ptr() as usize - text.as_ptr() as usize + line.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_added_and_the_rest_stays() {
+        for (before, after) in [
+            ("[workspace]\nmembers = [\"a\"]\n", "[workspace]\nmembers = [\"a\", \"p/new\"]\n"),
+            (
+                "[workspace]\nmembers = [\n    \"a\", # one\n    \"b\", # two\n]\n",
+                "[workspace]\nmembers = [\n    \"a\", # one\n    \"b\",\n    \"p/new\", # two\n]\n",
+            ),
+            ("workspace.members = []\n", "workspace.members = [\"p/new\"]\n"),
+            (
+                "[package]\nname = \"a\"\n\n[workspace] # mine\nresolver = \"3\"\n",
+                "[package]\nname = \"a\"\n\n[workspace] # mine\nmembers = [\"p/new\"]\nresolver = \"3\"\n",
+            ),
+        ] {
+            assert_eq!(with_member(before, "p/new").as_deref(), Some(after), "{before}");
+        }
+    }
+
+    #[test]
+    fn what_it_cannot_write_it_leaves_alone() {
+        for text in ["", "[package]", "[workspace.package]\nversion = \"1\"", "no TOML"] {
+            assert_eq!(with_member(text, "new"), None, "{text}");
+        }
+    }
+}
