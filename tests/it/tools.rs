@@ -5,4 +5,5 @@ mod author;
 mod browser;
 mod cli;
 mod first_hour;
+mod mistakes;
 pub(crate) mod readme;

@@ -44,6 +44,12 @@ impl Tool {
         self
     }
 
+    /// Without this variable in its environment.
+    pub fn without(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
     /// Its output, whatever it is.
     pub async fn output(mut self, limit: Duration) -> Output {
         let running = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).output();

@@ -8,10 +8,10 @@ use gateway_tests::{API_KEY, Client, Endpoint, Gateway, Reply, Tool, gateway_bin
 use serde_json::{Value, json};
 
 /// A build of the plugin and the SDK included.
-const LONG: Duration = Duration::from_secs(300);
+pub(super) const LONG: Duration = Duration::from_secs(300);
 
 /// Exit code and everything printed.
-async fn plugin(folder: &Path, arguments: &[&str]) -> (i32, String) {
+pub(super) async fn plugin(folder: &Path, arguments: &[&str]) -> (i32, String) {
     let tool = Tool::new(gateway_binary()).arg("plugin").folder(folder);
     // One folder for what tests build: the SDK is compiled once.
     let tool = tool.env("CARGO_TARGET_DIR", target_folder().join("authors"));
@@ -80,7 +80,7 @@ async fn a_new_plugin_builds_is_checked_runs_and_is_dropped() {
     }
     let (code, text) = plugin(place.path(), &["run", file, "--events", "be-polite/events.jsonl"]).await;
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("2 events, 2 with expectations, 0 not as expected"), "{text}");
+    assert!(text.contains("2 events, 0 with expectations"), "{text}");
 }
 
 #[tokio::test]
