@@ -172,6 +172,8 @@ pub mod __private {
 
     pub const fn used<P: crate::Plugin>() {}
 
+    pub const fn is_readable<C: crate::settings::Config>() {}
+
     /// The data in the file of a plugin, for the test kit. The macro implements it.
     #[cfg(not(target_family = "wasm"))]
     pub trait Embedded: crate::Plugin {

@@ -77,7 +77,8 @@ pub use self::table::Table;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from the settings file of a plugin",
     label = "this type needs `#[settings]`",
-    note = "put `#[settings]` above the definition of `{Self}`; a plugin without settings has `type Config = ();`"
+    note = "put `#[settings]` above the definition of `{Self}`, and above every struct and enum in it",
+    note = "a plugin without settings has `type Config = ();`"
 )]
 pub trait Config: Sized + 'static {
     /// Reads the table, which the gateway passes as JSON. The error names the key and no line or column,

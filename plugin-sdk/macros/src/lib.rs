@@ -2,9 +2,9 @@
 
 mod arguments;
 mod plugin;
+mod settings;
 
 use proc_macro::TokenStream;
-use quote::quote;
 
 /// Turns an `impl Plugin for ..` block into a plugin: exports the hooks that the block contains.
 ///
@@ -50,11 +50,5 @@ pub fn settings(arguments: TokenStream, item: TokenStream) -> TokenStream {
         let message = "#[settings] takes no arguments";
         return syn::Error::new(proc_macro2::Span::call_site(), message).into_compile_error().into();
     }
-    let item = proc_macro2::TokenStream::from(item);
-    quote! {
-        #[derive(::gateway_plugin_sdk::serde::Deserialize)]
-        #[serde(crate = "::gateway_plugin_sdk::serde", deny_unknown_fields)]
-        #item
-    }
-    .into()
+    settings::expand(item.into()).into()
 }

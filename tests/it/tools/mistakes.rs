@@ -67,7 +67,7 @@ struct Case {
     at: Option<&'static str>,
 }
 
-const IN_THE_CRATE: [Case; 9] = [
+const IN_THE_CRATE: [Case; 10] = [
     // `#[settings]` is forgotten.
     Case {
         file: "src/lib.rs",
@@ -79,6 +79,18 @@ const IN_THE_CRATE: [Case; 9] = [
         ],
         code: 1,
         at: Some("type Config = Settings;"),
+    },
+    // It is forgotten on a type inside of the settings.
+    Case {
+        file: "src/lib.rs",
+        right: "#[settings]\nstruct Settings {\n",
+        wrong: "enum Mode {\n    Loud,\n}\n\n#[settings]\nstruct Settings {\n    mode: Mode,\n",
+        says: &[
+            "`Mode` cannot be read from the settings file of a plugin",
+            "put `#[settings]` above the definition of `Mode`",
+        ],
+        code: 1,
+        at: Some("mode: Mode"),
     },
     // `#[plugin]` is forgotten: this compiles.
     Case {
