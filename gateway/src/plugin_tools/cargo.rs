@@ -45,6 +45,8 @@ pub(crate) struct Workspace {
     /// file or a default.
     #[serde(rename = "target_directory")]
     pub(crate) target: PathBuf,
+    #[serde(rename = "workspace_root")]
+    root: PathBuf,
     packages: Vec<Package>,
 }
 
@@ -55,9 +57,9 @@ struct Package {
 }
 
 impl Workspace {
-    /// Whether the crate with this `Cargo.toml` is a member.
-    pub(crate) fn has(&self, manifest: &Path) -> bool {
-        self.packages.iter().any(|package| package.manifest_path == manifest)
+    /// The `Cargo.toml` of the whole workspace.
+    pub(crate) fn manifest(&self) -> PathBuf {
+        self.root.join("Cargo.toml")
     }
 
     /// Checks that the crate with this `Cargo.toml` has a library that becomes a WebAssembly file.
@@ -115,19 +117,12 @@ impl Cargo {
     /// The profile for plugins in this folder's workspace: `plugin` if it exists, else `release` with the
     /// missing settings added.
     pub(crate) fn plugin_profile(&self) -> anyhow::Result<Vec<OsString>> {
-        let manifest = self.root_manifest()?;
+        let manifest = self.workspace()?.manifest();
         let text = std::fs::read_to_string(&manifest)
             .with_context(|| format!("failed to read {}", manifest.display()))?;
         let manifest: Table =
             toml::from_str(&text).with_context(|| format!("failed to read {}", manifest.display()))?;
         Ok(profile_of(&manifest))
-    }
-
-    /// The `Cargo.toml` of the workspace around this folder's crate, or of the crate itself if there is none.
-    /// The workspace need not list the crate.
-    pub(crate) fn root_manifest(&self) -> anyhow::Result<PathBuf> {
-        let output = self.output(&["locate-project", "--workspace", "--message-format", "plain"])?;
-        Ok(PathBuf::from(String::from_utf8_lossy(&output).trim()))
     }
 
     /// The workspace of this folder's crate.
@@ -136,13 +131,8 @@ impl Cargo {
     ///
     /// Cargo's reason, for example that the workspace around the folder does not list the crate.
     pub(crate) fn workspace(&self) -> anyhow::Result<Workspace> {
-        let output = self.output(&["metadata", "--no-deps", "--format-version", "1"])?;
-        serde_json::from_slice(&output).context("failed to read what cargo says of the workspace")
-    }
-
-    /// The standard output of a short command.
-    fn output(&self, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
-        let output = self.command(program()).args(arguments).output();
+        let mut command = self.command(program());
+        let output = command.args(["metadata", "--no-deps", "--format-version", "1"]).output();
         let output = output.with_context(|| not_started("cargo"))?;
         ensure!(
             output.status.success(),
@@ -150,7 +140,7 @@ impl Cargo {
             self.folder.display(),
             String::from_utf8_lossy(&output.stderr).trim()
         );
-        Ok(output.stdout)
+        serde_json::from_slice(&output.stdout).context("failed to read what cargo says of the workspace")
     }
 
     /// Builds, and returns the WebAssembly libraries. The progress goes to standard error.

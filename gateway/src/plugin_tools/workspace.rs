@@ -28,17 +28,18 @@ pub(crate) fn join(folder: &Path) -> Membership {
 
 fn joined(folder: &Path) -> Option<Membership> {
     let folder = folder.canonicalize().ok()?;
-    let own = folder.join("Cargo.toml");
     let cargo = Cargo::new(&folder);
-    let is_member = || cargo.workspace().is_ok_and(|workspace| workspace.has(&own));
-    let root = cargo.root_manifest().ok().filter(|root| *root != own)?;
-    if is_member() {
-        return Some(Membership::Listed(root));
+    if let Ok(workspace) = cargo.workspace() {
+        let root = workspace.manifest();
+        let is_own = root == folder.join("Cargo.toml");
+        return (!is_own).then_some(Membership::Listed(root));
     }
+    // It is in a workspace that does not list it, which is that of the folder above.
+    let root = Cargo::new(folder.parent()?).workspace().ok()?.manifest();
     let before = fs::read_to_string(&root).ok()?;
     let member = folder.strip_prefix(root.parent()?).ok()?.to_str()?;
     fs::write(&root, with_member(&before, member)?).ok()?;
-    if is_member() {
+    if cargo.workspace().is_ok_and(|workspace| workspace.manifest() == root) {
         return Some(Membership::Added(root));
     }
     // The workspace has another problem, and this file is no part of it.
