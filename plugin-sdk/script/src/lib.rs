@@ -215,10 +215,19 @@ impl<K, C> Step<K, C> {
         let differs = expect.iter().filter(|(key, value)| outcome.get(*key) != Some(*value));
         differs
             .map(|(key, value)| match outcome.get(key) {
-                Some(found) => format!("`{key}` is {found}, expected {value}"),
+                Some(found) => format!("`{key}` is {found}{}, expected {value}", reason(key, outcome)),
                 None => format!("`{key}` is not there, expected {value}"),
             })
             .collect()
+    }
+}
+
+/// Why a call failed that was expected to answer.
+fn reason(key: &str, outcome: &Map<String, Value>) -> String {
+    let text = |key: &str| outcome.get(key).and_then(Value::as_str);
+    match (key, text("cause"), text("detail")) {
+        ("verdict", Some(cause), Some(detail)) => format!(" ({cause}: {detail})"),
+        _ => String::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use gateway_tests::{Gateway, Tool, gateway_binary, target_folder, wasm};
+use gateway_tests::{Gateway, Tool, eventually, gateway_binary, target_folder, wasm};
 use serde_json::json;
 
 use super::author::{LONG, plugin};
@@ -135,8 +135,8 @@ const IN_THE_CRATE: [Case; 10] = [
         wrong: "event: Message<'_>",
         says: &[
             "method `on_message` has an incompatible type for trait",
-            "expected signature",
-            "&Message<'_>",
+            "expected signature `fn(&mut Polite, &gateway_plugin_sdk::Message<'_>)",
+            "change the parameter type to match the trait",
         ],
         code: 1,
         at: Some("event: Message<'_>"),
@@ -367,7 +367,13 @@ async fn check_the_log_and_the_api_say_the_same_of_a_mistake_in_settings() {
         for words in says {
             assert!(sentence.contains(words), "{words:?} is not in {sentence}");
         }
-        gateway.swap(|folder| folder.settings("50-a", right)).await;
+        gateway.folder().settings("50-a", right);
+        eventually("the mend to be taken", async || {
+            let api = gateway.post("/api/plugins", &json!({})).await.ok();
+            let plugin = &api["result"]["plugins"][0];
+            (plugin["state"] == "live" && plugin.get("error").is_none()).then_some(())
+        })
+        .await;
         assert_eq!(check().await.0, 0, "{right}");
     }
 }

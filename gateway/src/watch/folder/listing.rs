@@ -242,8 +242,9 @@ impl Checker<'_> {
 
 /// The plugin that settings were meant for: it has their name behind another number.
 fn namesake<'n>(settings: &str, plugins: &'n BTreeSet<Box<str>>) -> Option<&'n str> {
-    let name = plugin_name(settings).ok()?;
-    plugins.iter().map(|plugin| &**plugin).find(|plugin| plugin_name(plugin).is_ok_and(|other| other == name))
+    let name = plugin_name(stem(settings)).ok()?;
+    let mut plugins = plugins.iter().map(|plugin| &**plugin);
+    plugins.find(|plugin| plugin_name(stem(plugin)).is_ok_and(|other| other == name))
 }
 
 /// Whether it is a folder, or a link to one.
