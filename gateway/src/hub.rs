@@ -266,7 +266,7 @@ impl Hub {
             if let Some(handle) = self.by_id(id)
                 && let Some(view) = views.of(handle.class.get(), &self.classes)
             {
-                delivered.count(handle.push(view.frame(Form::Direct(handle.protocol))));
+                delivered.count(handle.push(view.frame(Form::direct(handle.format))));
             }
             return delivered;
         }

@@ -2,8 +2,9 @@
 //! tokio.
 //!
 //! [`command`] has the requests of clients, [`reply`] the messages to one client, [`push`] the messages to
-//! many. [`codec`] translates between them and the bytes of one [`Protocol`]; the rest of the gateway never
-//! sees those bytes.
+//! many. [`codec`] translates between them and the bytes of a message in one [`Encoding`]; [`framing`] makes
+//! the bytes on the wire of a message. The rest of the gateway passes a [`WireFormat`] on and never asks which
+//! framing it has.
 
 pub mod channel;
 pub mod command;
@@ -12,35 +13,56 @@ pub mod push;
 pub mod code;
 pub mod codec;
 mod centrifuge;
-pub mod frame;
+pub mod framing;
 pub mod json;
 
-/// The protocol of a connection, agreed in the handshake for its lifetime.
+/// How the messages of a connection become bytes. Agreed in the handshake for the lifetime of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
+pub enum Encoding {
     /// The Centrifuge client protocol v2 in JSON: one message carries commands separated by LF.
-    CentrifugeJson = 0,
+    Json,
+    /// The Centrifuge client protocol v2 in Protobuf: one message carries commands, each after its length.
+    Protobuf,
     /// The application's own messages: each goes to the plugins unchanged.
-    Raw = 1,
+    Raw,
 }
 
-impl Protocol {
-    /// Number of protocols.
-    pub const COUNT: usize = 2;
-
+impl Encoding {
     /// Every value.
-    pub const ALL: [Self; Self::COUNT] = [Self::CentrifugeJson, Self::Raw];
+    pub const ALL: [Self; 3] = [Self::Json, Self::Protobuf, Self::Raw];
 
-    /// The name in plugins and logs.
-    pub fn as_str(self) -> &'static str {
+    /// The name of the protocol in plugins, logs and the API.
+    pub fn protocol_name(self) -> &'static str {
         match self {
-            Self::CentrifugeJson => "centrifuge-json",
+            Self::Json => "centrifuge-json",
+            Self::Protobuf => "centrifuge-protobuf",
             Self::Raw => "raw",
         }
     }
 
     /// Whether payloads must be JSON.
     pub fn is_json(self) -> bool {
-        self == Self::CentrifugeJson
+        self == Self::Json
     }
+
+    /// This encoding in a framing.
+    pub fn over(self, framing: Framing) -> WireFormat {
+        WireFormat { encoding: self, framing }
+    }
+}
+
+/// How messages are delimited on their way to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// Each message is a frame (RFC 6455).
+    WebSocket,
+}
+
+/// Everything that determines the bytes of a message on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WireFormat {
+    /// How a message becomes bytes.
+    pub encoding: Encoding,
+    /// How these bytes are delimited.
+    pub framing: Framing,
 }

@@ -32,10 +32,10 @@ use crate::hub::Hub;
 use crate::hub::connection_handle::ConnectionHandle;
 use crate::hub::signal::Signal;
 use crate::plugin::event::Client;
-use crate::protocol::Protocol;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Connect, Position, Request};
+use crate::protocol::{Encoding, Framing};
 use crate::shutdown::{self, Phase};
 use crate::supervisor::{Panicked, Supervisor, catch};
 use crate::telemetry::metrics::Metrics;
@@ -257,7 +257,7 @@ impl Worker {
 
     /// Makes a connection of a socket and starts its task.
     fn open(self: Rc<Self>, accepted: Accepted, begun: Now) {
-        let Accepted { socket, early, address, protocol, headers, token, connection, arrival } = accepted;
+        let Accepted { socket, early, address, encoding, headers, token, connection, arrival } = accepted;
         let number = ConnectionIds::compose(self.state.worker, self.count.replace(self.count.get() + 1));
         let Ok(random) = getrandom::u64() else { return };
         let id = self.ids.id(number, random);
@@ -265,7 +265,7 @@ impl Worker {
         let handle = Rc::new(ConnectionHandle::new(
             number,
             id.clone(),
-            protocol,
+            encoding.over(Framing::WebSocket),
             limits.outbound_bytes_max,
             &self.state.unflushed,
         ));
@@ -274,7 +274,7 @@ impl Worker {
             number,
             id: id.clone(),
             user: Arc::default(),
-            protocol: protocol.as_str(),
+            protocol: encoding.protocol_name(),
             address,
             headers,
             attributes: BTreeMap::new(),
@@ -283,7 +283,7 @@ impl Worker {
             WebSocket::new(handle.clone(), self.read_buffer.clone(), &early, limits.message_bytes_max);
         let session = Session::new(self.state.clone(), handle.clone(), client, begun, random as u32);
         // A raw client sends no connect command: its handshake was one.
-        let connect = (protocol == Protocol::Raw).then_some(token);
+        let connect = (encoding == Encoding::Raw).then_some(token);
         let driver = Driver::new(session, websocket, self.read_buffer.clone(), self.clock);
         let Arrival { slot, mut evicted } = arrival;
         // The gateway waits for the client to authenticate.

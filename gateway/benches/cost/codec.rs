@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway::protocol::Protocol;
 use gateway::protocol::codec::{Commands, Inbound};
 use gateway::protocol::push::{Form, Publication, Push, PushKind};
+use gateway::protocol::{Encoding, Framing};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -108,7 +108,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
 fn decode<'a>(scale: &Scale, command: &str) -> Measure<'a> {
     let inbound = Inbound { data: Bytes::from(command.to_owned()), binary: false };
     ns_per_call(scale.batch, move || {
-        let mut commands = Commands::of(Protocol::CentrifugeJson, inbound.clone());
+        let mut commands = Commands::of(Encoding::Json, inbound.clone());
         let first = commands.next(1024);
         assert!(commands.is_done(), "it is the only one");
         first
@@ -122,6 +122,6 @@ fn encode<'a>(scale: &Scale) -> Measure<'a> {
         // A push remembers its frames: each call needs a new one.
         let kind = PushKind::Publication { publication: publication.clone(), epoch: epoch.clone() };
         let push = Push::new(channel.clone(), kind);
-        push.frame(Form::Channel(Protocol::CentrifugeJson)).clone()
+        push.frame(Form::channel(Encoding::Json.over(Framing::WebSocket))).clone()
     })
 }

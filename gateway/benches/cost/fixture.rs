@@ -16,7 +16,7 @@ use gateway::plugin::failure::FailurePolicy;
 use gateway::plugin::load::{Factory, Loader as _};
 use gateway::plugin::settings::Settings;
 use gateway::plugin::state::Meters;
-use gateway::protocol::Protocol;
+use gateway::protocol::Encoding;
 use gateway::protocol::channel::Channel;
 use gateway::wasm::{Loader, LoaderConfig};
 
@@ -42,12 +42,12 @@ pub(crate) fn payload(bytes: usize) -> String {
 }
 
 /// A client with a user.
-pub(crate) fn client(number: u64, id: Arc<str>, protocol: Protocol) -> Client {
+pub(crate) fn client(number: u64, id: Arc<str>, encoding: Encoding) -> Client {
     Client {
         number,
         id,
         user: "user-000042".into(),
-        protocol: protocol.as_str(),
+        protocol: encoding.protocol_name(),
         address: Ipv4Addr::LOCALHOST.into(),
         headers: [].into(),
         attributes: BTreeMap::from([(PERMITTED.into(), "chat:*".into())]),
@@ -56,12 +56,12 @@ pub(crate) fn client(number: u64, id: Arc<str>, protocol: Protocol) -> Client {
 
 /// What a plugin is told when a client publishes, or sends a raw message.
 pub(crate) fn message(kind: Kind, bytes: usize) -> Message {
-    let (protocol, channel) = match kind {
-        Kind::Raw => (Protocol::Raw, None),
-        _ => (Protocol::CentrifugeJson, Some(channel("chat:room-7"))),
+    let (encoding, channel) = match kind {
+        Kind::Raw => (Encoding::Raw, None),
+        _ => (Encoding::Json, Some(channel("chat:room-7"))),
     };
     Message {
-        client: Arc::new(client(7, "8c6bdd5a-0b13-8c57-9f3a-6f1e0d2b4a77".into(), protocol)),
+        client: Arc::new(client(7, "8c6bdd5a-0b13-8c57-9f3a-6f1e0d2b4a77".into(), encoding)),
         content: MessageContent::new(kind, channel, Bytes::from(payload(bytes))),
         now: NOW.unix,
         at: NOW.at_millis(),

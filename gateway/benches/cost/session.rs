@@ -22,10 +22,10 @@ use gateway::hub::Hub;
 use gateway::hub::connection_handle::ConnectionHandle;
 use gateway::plugin::chain::{Chain, Plugin};
 use gateway::plugin::event::Kind;
-use gateway::protocol::Protocol;
 use gateway::protocol::codec::Inbound;
 use gateway::protocol::command::{Command, Connect, Request};
 use gateway::protocol::frame::{self, Opcode};
+use gateway::protocol::{Encoding, Framing};
 use gateway::telemetry::metrics::Metrics;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -80,8 +80,8 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
 
 fn publish<'a>(scale: &Scale) -> Measure<'a> {
     let mut worker = Worker::new(Chain::empty());
-    let mut publisher = worker.connect(Protocol::CentrifugeJson);
-    let mut subscriber = worker.connect(Protocol::CentrifugeJson);
+    let mut publisher = worker.connect(Encoding::Json);
+    let mut subscriber = worker.connect(Encoding::Json);
     let written = worker.handle(&mut subscriber, r#"{"id":2,"subscribe":{"channel":"news"}}"#.into());
     assert!(written > 0, "the subscription is answered");
     let command = Bytes::from(publish_command());
@@ -93,7 +93,7 @@ fn publish<'a>(scale: &Scale) -> Measure<'a> {
 
 fn echo<'a>(scale: &Scale, chain: Chain) -> Measure<'a> {
     let mut worker = Worker::new(chain);
-    let mut session = worker.connect(Protocol::Raw);
+    let mut session = worker.connect(Encoding::Raw);
     let message = Bytes::from(payload(SMALL));
     let written = worker.handle(&mut session, message.clone());
     assert_eq!(written, 4 + SMALL as u64, "the message comes back in one frame");
@@ -146,7 +146,7 @@ impl Worker {
         }
     }
 
-    fn connect(&mut self, protocol: Protocol) -> Session {
+    fn connect(&mut self, encoding: Encoding) -> Session {
         self.connections += 1;
         let id = self.ids.id(self.connections, self.connections);
         let outbound_bytes_max = self.worker_state.config.limits.outbound_bytes_max;
@@ -154,12 +154,12 @@ impl Worker {
         let handle = Rc::new(ConnectionHandle::new(
             self.connections,
             id.clone(),
-            protocol,
+            encoding.over(Framing::WebSocket),
             outbound_bytes_max,
             unflushed,
         ));
         *handle.socket.borrow_mut() = Some(Box::new(Hole));
-        let client = client(self.connections, id, protocol);
+        let client = client(self.connections, id, encoding);
         let now = self.clock.now();
         let mut session = Session::new(self.worker_state.clone(), handle, client, now, 0);
         let request = Request::Connect(Connect::default());

@@ -20,7 +20,7 @@ use crate::clock::Now;
 use crate::config::{Config, WRITE_BYTES_MIN};
 use crate::hub::signal::Signal;
 use crate::plugin::verdict::Refusal;
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError, Unsubscribe};
 use crate::protocol::command::Position;
@@ -31,7 +31,7 @@ use crate::telemetry::metrics::{CloseCause, ControlFrame};
 #[derive(Debug)]
 pub struct Core {
     config: Arc<Config>,
-    protocol: Protocol,
+    encoding: Encoding,
     client: Arc<str>,
     state: State,
     /// Whether the client belongs to a user.
@@ -93,13 +93,13 @@ pub type Effects = std::collections::VecDeque<Effect>;
 
 impl Core {
     /// A client whose transport has just opened. `spread` is random, see [`Heartbeat::new`].
-    pub fn new(config: Arc<Config>, protocol: Protocol, client: Arc<str>, now: Now, spread: u32) -> Self {
+    pub fn new(config: Arc<Config>, encoding: Encoding, client: Arc<str>, now: Now, spread: u32) -> Self {
         let heartbeat =
             Heartbeat::new(config.client.ping_interval, config.client.pong_timeout, now.at, spread);
         let stale = now.at + config.handshake.deadline;
         Self {
             config,
-            protocol,
+            encoding,
             client,
             state: State::Connecting,
             authenticated: false,
@@ -231,7 +231,7 @@ impl Core {
             let close = Close::custom(Close::TOO_MANY_REQUESTS.code, "too many pings and pongs");
             return self.end(close, CloseCause::TooManyRequests, effects);
         }
-        if frame == ControlFrame::Pong && self.protocol == Protocol::Raw {
+        if frame == ControlFrame::Pong && self.encoding == Encoding::Raw {
             self.heartbeat.pong();
         }
     }

@@ -37,7 +37,6 @@ use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::codec::{self, Commands, Inbound};
 use crate::protocol::command::Command;
-use crate::protocol::frame;
 use crate::protocol::push::Member;
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::{CloseCause, ControlFrame};
@@ -81,7 +80,7 @@ impl Session {
         now: Now,
         spread: u32,
     ) -> Self {
-        let core = Core::new(local.config.clone(), handle.protocol, handle.id.clone(), now, spread);
+        let core = Core::new(local.config.clone(), handle.format.encoding, handle.id.clone(), now, spread);
         let member = Arc::new(Member { client: handle.id.clone(), user: Arc::default(), info: Bytes::new() });
         Self {
             worker: local,
@@ -135,7 +134,7 @@ impl Session {
         let metrics = self.worker.metrics();
         metrics.messages_in.inc();
         metrics.bytes_in.add(inbound.data.len() as u64);
-        self.carry_out(turn, Commands::of(self.handle.protocol, inbound));
+        self.carry_out(turn, Commands::of(self.handle.format.encoding, inbound));
     }
 
     /// Runs a command, or holds it while a pending request has to come first.
@@ -371,7 +370,9 @@ impl Session {
         let refused = self.refuse_large(reply);
         let pushed = match refused.as_ref().map_or(Some(reply), Option::as_ref) {
             Some(reply) => self.worker.with_scratch(|scratch| {
-                let range = codec::encode_reply(self.handle.protocol, reply, scratch)?;
+                let format = self.handle.format;
+                let encode = |out: &mut Vec<u8>| codec::encode_reply(format.encoding, reply, out);
+                let range = format.framing.write(scratch, encode)?;
                 Some(self.handle.outbound.reply(&scratch[range]))
             }),
             None => Some(Pushed::Full),
@@ -385,7 +386,7 @@ impl Session {
 
     fn end(&mut self, now: Now, close: &Close, cause: CloseCause, tell: bool, discard: bool) {
         if tell {
-            self.handle.outbound.close(frame::close(close), discard);
+            self.handle.outbound.close(self.handle.format.framing.close(close), discard);
         }
         self.worker.metrics().closed(cause, close, &self.handle.id);
         self.counted = true;

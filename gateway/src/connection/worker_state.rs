@@ -24,7 +24,7 @@ use crate::hub::{Delivered, Hub};
 use crate::plugin::chain::Chain;
 use crate::plugin::event::{Client, DisconnectEvent, Tick};
 use crate::plugin::verdict::{Action, Effect as PluginEffect, Refusal};
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::Position;
@@ -309,7 +309,7 @@ impl WorkerState {
     fn disconnected(&self, now: Now, event: &DisconnectEvent) {
         let mut effects = Vec::new();
         self.on_disconnect(now, event, &mut effects);
-        let json = event.client.protocol == Protocol::CentrifugeJson.as_str();
+        let json = event.client.protocol == Encoding::Json.protocol_name();
         for effect in effects {
             match effect {
                 PluginEffect::Emit { upstream, plugin, payload } => {

@@ -17,7 +17,7 @@ use tokio::sync::futures::Notified;
 use super::signal::Signal;
 use crate::backplane::Response;
 use crate::outbound::{Outbound, Pushed};
-use crate::protocol::Protocol;
+use crate::protocol::WireFormat;
 
 /// Most waiting signals of a connection. Each subscription has at most one, and between two turns a worker
 /// passes on fewer orders than a connection handles in one. More than this means that the connection does not
@@ -34,8 +34,8 @@ pub struct ConnectionHandle {
     pub number: u64,
     /// The id for clients.
     pub id: Arc<str>,
-    /// The protocol of the client.
-    pub protocol: Protocol,
+    /// The format of all messages on its connection.
+    pub format: WireFormat,
     /// Queue of all frames for the client.
     pub outbound: Outbound,
     /// Its class in the hub.
@@ -145,14 +145,14 @@ impl ConnectionHandle {
     pub fn new(
         number: u64,
         id: Arc<str>,
-        protocol: Protocol,
+        format: WireFormat,
         outbound_bytes_max: usize,
         unflushed: &Rc<Unflushed>,
     ) -> Self {
         Self {
             number,
             id,
-            protocol,
+            format,
             outbound: Outbound::new(outbound_bytes_max),
             class: Cell::new(0),
             socket: RefCell::default(),

@@ -33,7 +33,7 @@ impl Hub {
                     {
                         part.offer(page, &admitted.handle.id, || Connection {
                             node: Box::default(),
-                            protocol: admitted.handle.protocol.as_str().into(),
+                            protocol: admitted.handle.format.encoding.protocol_name().into(),
                             since: admitted.since,
                         });
                     }

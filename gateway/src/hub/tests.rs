@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::hub::connection_handle::Unflushed;
-use crate::protocol::Protocol;
 use crate::protocol::push::{Member, Publication};
+use crate::protocol::{Encoding, Framing};
 
 struct Room {
     hub: Hub,
@@ -50,14 +50,20 @@ impl Room {
         attributes: &[(&str, &str)],
     ) -> (Rc<ConnectionHandle>, SharedClient) {
         let id = self.ids.id(number, 99);
-        let protocol = Protocol::CentrifugeJson;
-        let handle = Rc::new(ConnectionHandle::new(number, id.clone(), protocol, bytes_max, &self.unflushed));
+        let encoding = Encoding::Json;
+        let handle = Rc::new(ConnectionHandle::new(
+            number,
+            id.clone(),
+            encoding.over(Framing::WebSocket),
+            bytes_max,
+            &self.unflushed,
+        ));
         let attribute = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
         let client = Client {
             number,
             id,
             user: user.into(),
-            protocol: protocol.as_str(),
+            protocol: encoding.protocol_name(),
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             headers: Arc::new([]),
             attributes: attributes.iter().map(attribute).collect(),
@@ -74,7 +80,7 @@ impl Room {
         position: Option<(u64, &str)>,
     ) -> bool {
         let position = position.map(|(offset, epoch)| at(offset, epoch));
-        let form = Form::Channel(Protocol::CentrifugeJson);
+        let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
         self.hub.subscribe(&channel(name), handle, Listening { form, position, join_leave: false })
     }
 }
@@ -161,7 +167,7 @@ fn a_slow_reader_hears_so_and_the_others_do_not_wait() {
 fn only_those_who_asked_hear_who_comes() {
     let mut room = Room::new();
     let (a, b) = (room.handle(1, 1000), room.handle(2, 1000));
-    let form = Form::Channel(Protocol::CentrifugeJson);
+    let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
     room.hub.subscribe(&channel("news"), &a, Listening { form, position: None, join_leave: true });
     room.subscribe("news", &b, None);
     let member = Member { client: "c".into(), user: "u".into(), info: "".into() };
@@ -188,7 +194,7 @@ fn a_user_is_reached_on_every_connection() {
     let mut room = Room::new();
     let (a, b) = (room.handle(1, 1000), room.handle(2, 1000));
     for handle in [&a, &b] {
-        let form = Form::Direct(Protocol::CentrifugeJson);
+        let form = Form::direct(Encoding::Json.over(Framing::WebSocket));
         room.hub.subscribe(&channel("#42"), handle, Listening { form, position: None, join_leave: false });
     }
     assert_eq!(room.hub.deliver(&publication("#42", 0, "")).sent, 2);

@@ -1,11 +1,11 @@
-//! [`Push`]: a message to many clients, encoded once per protocol, frame header included, and shared.
+//! [`Push`]: a message to many clients. Each form of it is encoded and framed once, and shared.
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::channel::Channel;
-use super::{Protocol, codec, json};
+use super::{WireFormat, codec, json};
 use crate::charge::Charge;
 
 /// Most bytes of a [`Member`]: its user, and the JSON of a plugin.
@@ -85,30 +85,65 @@ pub struct Push {
     pub channel: Channel,
     /// The event.
     pub kind: PushKind,
-    frames: [OnceLock<Bytes>; Form::COUNT],
+    frames: Frames,
     /// Returned when every worker has delivered the push.
     _charge: Option<Charge>,
 }
 
-/// The form in which a subscriber receives a push.
+/// The form in which a subscriber receives a push: the key of its frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// As an event of a channel the client is subscribed to.
-    Channel(Protocol),
-    /// As a message to the client itself: publications to a user or a connection.
-    Direct(Protocol),
+pub struct Form {
+    /// The format of the connection.
+    pub format: WireFormat,
+    /// How the client learns why it receives the push.
+    pub envelope: Envelope,
+}
+
+/// What a push is to the client that receives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Envelope {
+    /// An event of a channel that the client is subscribed to.
+    Channel,
+    /// A message to the client itself: publications to a user or a connection.
+    Direct,
 }
 
 impl Form {
-    const COUNT: usize = Protocol::COUNT * 2;
+    /// For subscribers of a channel.
+    pub fn channel(format: WireFormat) -> Self {
+        Self { format, envelope: Envelope::Channel }
+    }
 
-    fn index(self) -> usize {
-        match self {
-            Self::Channel(protocol) => protocol as usize,
-            Self::Direct(protocol) => Protocol::COUNT + protocol as usize,
+    /// For the client itself.
+    pub fn direct(format: WireFormat) -> Self {
+        Self { format, envelope: Envelope::Direct }
+    }
+}
+
+/// The frames of a push, a short list with an entry for each form in use. Entries are only appended, so reading
+/// takes no lock. The first one needs no memory of its own.
+#[derive(Debug, Default)]
+struct Frames {
+    frame: OnceLock<(Form, Bytes)>,
+    next: OnceLock<Box<Frames>>,
+}
+
+impl Frames {
+    /// The frame of a form. The first caller makes it.
+    fn get(&self, form: Form, make: impl Fn() -> Bytes) -> &Bytes {
+        let mut entry = self;
+        loop {
+            let (made_for, frame) = entry.frame.get_or_init(|| (form, make()));
+            if *made_for == form {
+                return frame;
+            }
+            entry = entry.next.get_or_init(Box::default);
         }
     }
 }
+
+/// Bytes around the payload of a push, in most cases. Its buffer begins with this capacity.
+const AROUND_BYTES: usize = 256;
 
 impl Push {
     /// A push that is not encoded yet.
@@ -118,22 +153,76 @@ impl Push {
 
     /// A push that is charged to an account until every worker has delivered it.
     pub fn charged(channel: Channel, kind: PushKind, charge: Option<Charge>) -> Self {
-        Self { channel, kind, frames: Default::default(), _charge: charge }
+        Self { channel, kind, frames: Frames::default(), _charge: charge }
     }
 
     /// Bytes it takes on its way to a worker.
     pub fn bytes(&self) -> usize {
         const AROUND: usize = size_of::<Push>();
-        AROUND
-            + match &self.kind {
-                PushKind::Publication { publication, .. } => publication.data.len(),
-                PushKind::Join(member) | PushKind::Leave(member) => member.info.len(),
-            }
+        AROUND + self.payload_bytes()
     }
 
-    /// The complete WebSocket frame for subscribers with this form. The first caller encodes it, on any
-    /// worker; all others share it. Empty if the form cannot express the event (a join in raw mode).
+    fn payload_bytes(&self) -> usize {
+        match &self.kind {
+            PushKind::Publication { publication, .. } => publication.data.len(),
+            PushKind::Join(member) | PushKind::Leave(member) => member.info.len(),
+        }
+    }
+
+    /// The frame for subscribers with this form. The first caller encodes it, on any worker; all others share
+    /// it. Empty if the encoding cannot express the event (a join in raw mode).
     pub fn frame(&self, form: Form) -> &Bytes {
-        self.frames[form.index()].get_or_init(|| codec::push_frame(self, form))
+        self.frames.get(form, || {
+            let mut out = Vec::with_capacity(AROUND_BYTES + self.payload_bytes());
+            let frame = form.format.framing.write(&mut out, |out| codec::encode_push(self, form, out));
+            frame.map_or_else(Bytes::new, |range| Bytes::from(out).slice(range))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Encoding, Framing};
+
+    fn push() -> Push {
+        let publication =
+            Publication { data: Bytes::from_static(b"{\"t\":1}"), json: true, offset: 0, info: None };
+        let kind = PushKind::Publication { publication: Arc::new(publication), epoch: Arc::default() };
+        Push::new(Channel::parse("news").expect("valid"), kind)
+    }
+
+    fn forms() -> Vec<Form> {
+        let formats = Encoding::ALL.map(|encoding| encoding.over(Framing::WebSocket));
+        formats.into_iter().flat_map(|format| [Form::channel(format), Form::direct(format)]).collect()
+    }
+
+    #[test]
+    fn each_form_is_made_once_and_shared() {
+        let push = push();
+        let first: Vec<_> = forms().into_iter().map(|form| push.frame(form).clone()).collect();
+        for (form, first) in forms().into_iter().zip(&first).rev() {
+            assert_eq!(push.frame(form).as_ptr(), first.as_ptr(), "{form:?}");
+        }
+        assert_eq!(&first[0][2..], br#"{"push":{"channel":"news","pub":{"data":{"t":1}}}}"#);
+        assert_eq!(&first[4][..], b"\x81\x07{\"t\":1}");
+    }
+
+    #[test]
+    fn threads_that_ask_at_once_for_all_forms_get_the_right_ones() {
+        let push = push();
+        let made = |form: Form| (form, push.frame(form).clone());
+        let all: Vec<Vec<_>> = std::thread::scope(|scope| {
+            let ask = |turn: usize| {
+                let mut forms = forms();
+                forms.rotate_left(turn);
+                scope.spawn(move || forms.into_iter().map(made).collect())
+            };
+            let threads: Vec<_> = (0..6).map(ask).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        for (form, frame) in all.into_iter().flatten() {
+            assert_eq!(frame.as_ptr(), push.frame(form).as_ptr(), "{form:?}");
+        }
     }
 }

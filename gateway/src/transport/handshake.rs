@@ -33,7 +33,7 @@ use super::site::Site;
 use super::websocket::accept_key;
 use crate::accept::{Admission, Arrival, ConnectionPermit, Refusal, Slot, Standing, TEXT, answer, linger};
 use crate::config::{Config, Origins, Tell};
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 use crate::seldom::seldom;
 use crate::shutdown::{self, Phase};
 use crate::telemetry::metrics::{Metrics, Refused};
@@ -78,8 +78,8 @@ pub struct Accepted {
     pub early: Bytes,
     /// The address of the client, behind trusted proxies.
     pub address: IpAddr,
-    /// The protocol of the connection.
-    pub protocol: Protocol,
+    /// How messages of the connection become bytes.
+    pub encoding: Encoding,
     /// The headers that are kept for plugins.
     pub headers: Arc<[(Box<str>, Box<str>)]>,
     /// A bearer token in the `Authorization` header (RFC 6750, 2.1); empty for none.
@@ -93,7 +93,7 @@ pub struct Accepted {
 /// The result of the handshake, before hyper returns the socket.
 struct Agreement {
     address: IpAddr,
-    protocol: Protocol,
+    encoding: Encoding,
     accept: String,
     subprotocol: Option<HeaderValue>,
     headers: Arc<[(Box<str>, Box<str>)]>,
@@ -154,8 +154,8 @@ impl Handshake {
         };
         match shaken {
             Ok(Shaken::Agreed(agreement, early, socket)) => {
-                let Agreement { address, protocol, headers, token, connection, .. } = *agreement;
-                Some(Accepted { socket, early, address, protocol, headers, token, connection, arrival })
+                let Agreement { address, encoding, headers, token, connection, .. } = *agreement;
+                Some(Accepted { socket, early, address, encoding, headers, token, connection, arrival })
             }
             Ok(Shaken::Answered(socket)) => {
                 // A connection that has its response must not keep others out.
@@ -331,9 +331,9 @@ impl Handshake {
     fn agree(&self, request: &Request<Incoming>, hop: Hop<'_>) -> Result<Agreement, Box<Answer>> {
         let address = self.client(request.headers(), hop)?;
         let path = request.uri().path();
-        let protocol = match path {
-            WEBSOCKET_PATH => Protocol::CentrifugeJson,
-            RAW_PATH if self.config.raw.enabled => Protocol::Raw,
+        let (encoding, subprotocol) = match path {
+            WEBSOCKET_PATH => agreed_encoding(request),
+            RAW_PATH if self.config.raw.enabled => (Encoding::Raw, None),
             _ => return Err(Box::new(self.page(request, address))),
         };
         let key = upgrade_key(request).map_err(|(status, why)| {
@@ -367,14 +367,13 @@ impl Handshake {
             self.refused(Refused::BadRequest, address);
             Box::new(text(StatusCode::BAD_REQUEST, why))
         };
-        let subprotocol = subprotocol(protocol, request).map_err(bad_request)?;
         let token = bearer(request.headers()).map_err(bad_request)?;
         let connection = self.admission.connect(address).map_err(|refusal| self.refuse(refusal, address))?;
         Ok(Agreement {
             address,
-            protocol,
+            encoding,
             accept: accept_key(key),
-            subprotocol,
+            subprotocol: subprotocol.and_then(|name| HeaderValue::from_bytes(name).ok()),
             headers: self.kept(request.headers()),
             token,
             connection,
@@ -498,30 +497,28 @@ fn upgrade_key(request: &Request<Incoming>) -> Result<&str, (StatusCode, &'stati
 
 /// The first token of a list that equals this one, ignoring case, as it was sent.
 fn token<'h>(headers: &'h HeaderMap, name: &HeaderName, token: &str) -> Option<&'h [u8]> {
-    let tokens = headers.get_all(name).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
-    tokens.map(<[u8]>::trim_ascii).find(|sent| sent.eq_ignore_ascii_case(token.as_bytes()))
+    tokens(headers, name).find(|sent| sent.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The subprotocol to announce, spelled as by the client. A client that offers only unsupported ones gets an
-/// error, instead of frames that it cannot read.
-fn subprotocol(protocol: Protocol, request: &Request<Incoming>) -> Result<Option<HeaderValue>, &'static str> {
-    if protocol == Protocol::Raw {
-        return Ok(None);
+/// The tokens of a list, in order.
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    let lines = headers.get_all(name).into_iter();
+    lines.flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii)
+}
+
+/// The encoding for a client of the Centrifuge protocol, with the subprotocol to announce, spelled as by the
+/// client. The first subprotocol of the client's list that is spoken here wins; without one the query decides.
+fn agreed_encoding(request: &Request<Incoming>) -> (Encoding, Option<&[u8]>) {
+    let spoken = [Encoding::Json, Encoding::Protobuf];
+    for offered in tokens(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL) {
+        let same = |encoding: &Encoding| offered.eq_ignore_ascii_case(encoding.protocol_name().as_bytes());
+        if let Some(encoding) = spoken.into_iter().find(same) {
+            return (encoding, Some(offered));
+        }
     }
-    const NO_PROTOBUF: &str =
-        "the Protobuf encoding is not available here: use `centrifuge-json` or no subprotocol\n";
     let query = request.uri().query().unwrap_or_default();
-    if query.split('&').any(|pair| matches!(pair, "format=protobuf" | "cf_protocol=protobuf")) {
-        return Err(NO_PROTOBUF);
-    }
-    let offered = |name| token(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL, name);
-    if let Some(json) = offered("centrifuge-json") {
-        Ok(HeaderValue::from_bytes(json).ok())
-    } else if offered("centrifuge-protobuf").is_some() {
-        Err(NO_PROTOBUF)
-    } else {
-        Ok(None)
-    }
+    let protobuf = query.split('&').any(|pair| matches!(pair, "format=protobuf" | "cf_protocol=protobuf"));
+    (if protobuf { Encoding::Protobuf } else { Encoding::Json }, None)
 }
 
 /// The token of `Authorization: Bearer TOKEN`, empty for none. Two credentials are refused: a proxy may have

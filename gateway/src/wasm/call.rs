@@ -18,7 +18,7 @@ use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::settings::Limits;
 use crate::plugin::state::{Bucket, Meters, PluginState};
 use crate::plugin::verdict::Effect;
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Member;
 
@@ -55,7 +55,7 @@ pub(super) struct Event {
 impl Event {
     /// Whether payloads must be JSON.
     pub(super) fn speaks_json(&self) -> bool {
-        self.client.as_ref().is_some_and(|client| client.protocol == Protocol::CentrifugeJson.as_str())
+        self.client.as_ref().is_some_and(|client| client.protocol == Encoding::Json.protocol_name())
     }
 }
 

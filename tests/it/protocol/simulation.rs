@@ -28,12 +28,12 @@ use gateway::connection_id::ConnectionIds;
 use gateway::hub::Hub;
 use gateway::hub::connection_handle::ConnectionHandle;
 use gateway::plugin::event::Client;
-use gateway::protocol::Protocol;
 use gateway::protocol::channel::Channel;
 use gateway::protocol::code::Close;
 use gateway::protocol::codec::Inbound;
 use gateway::protocol::command::Position;
 use gateway::protocol::push::PushKind;
+use gateway::protocol::{Encoding, Framing};
 use gateway::telemetry::metrics::Metrics;
 use gateway_tests::Random;
 use serde_json::{Value, json};
@@ -216,7 +216,7 @@ impl World {
         let handle = Rc::new(ConnectionHandle::new(
             number,
             id.clone(),
-            Protocol::CentrifugeJson,
+            Encoding::Json.over(Framing::WebSocket),
             OUTBOUND_BYTES_MAX,
             &worker_state.unflushed,
         ));
@@ -224,7 +224,7 @@ impl World {
             number,
             id,
             user: Arc::default(),
-            protocol: Protocol::CentrifugeJson.as_str(),
+            protocol: Encoding::Json.protocol_name(),
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             headers: Arc::new([]),
             attributes: views::attributes(index),

@@ -7,7 +7,7 @@ use crate::clock::Now;
 use crate::connection::effect::Effect;
 use crate::connection::event::Subscriber;
 use crate::plugin::verdict::{Admission, Identity, Refusal};
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::reply::{Connected, Reply, Subscribed};
@@ -36,7 +36,7 @@ impl Core {
             }
             Admission::Undecided => return self.bad_request("a token is needed", effects),
             Admission::Refused(refusal) => return self.refuse(id, &refusal, effects),
-            Admission::Failed | Admission::Doubtful if self.protocol == Protocol::Raw => {
+            Admission::Failed | Admission::Doubtful if self.encoding == Encoding::Raw => {
                 // Without a reply the client would wait for the handshake deadline.
                 return self.end(Close::INTERNAL, CloseCause::Plugin, effects);
             }
@@ -68,7 +68,7 @@ impl Core {
     }
 
     pub(super) fn refuse(&mut self, id: u32, refusal: &Refusal, effects: &mut Effects) {
-        if is_reply_code(refusal.code) && self.protocol != Protocol::Raw {
+        if is_reply_code(refusal.code) && self.encoding != Encoding::Raw {
             self.state = State::Refused;
             fail(id, ReplyError::custom(refusal.code, &refusal.reason), effects);
         } else {

@@ -4,7 +4,7 @@ use super::{Admitting, Core, Effects, State, Subscription, fail};
 use crate::connection::effect::{Ask, Details, Effect};
 use crate::connection::event::NOTHING;
 use crate::plugin::event::{Kind, MessageContent};
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 use crate::protocol::channel::{Channel, InvalidChannel};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{Command, Connect, NamedChannel, Request, Subscribe};
@@ -13,7 +13,7 @@ impl Core {
     pub(super) fn on_command(&mut self, Command { id, request }: Command, effects: &mut Effects) {
         match (&self.state, request) {
             (State::Refused, _) => (),
-            (State::Connecting, Request::Connect(connect)) if id > 0 || self.protocol == Protocol::Raw => {
+            (State::Connecting, Request::Connect(connect)) if id > 0 || self.encoding == Encoding::Raw => {
                 let Connect { token, data, positions } = connect;
                 self.positions = positions;
                 self.state = State::Admitting(Admitting { id, ..Admitting::default() });
@@ -43,7 +43,7 @@ impl Core {
             // Any other command without an id is the response to a ping; the protocol has no other command
             // without an id.
             _ if id == 0 => {
-                if !self.heartbeat.pong() && self.protocol != Protocol::Raw {
+                if !self.heartbeat.pong() && self.encoding != Encoding::Raw {
                     self.bad_request("a pong without a ping", effects);
                 }
                 return;

@@ -33,17 +33,17 @@ fn channel(name: &str) -> Channel {
 }
 
 impl Client {
-    fn with(config: Arc<Config>, protocol: Protocol) -> Self {
+    fn with(config: Arc<Config>, encoding: Encoding) -> Self {
         let now = Now { at: Duration::ZERO, unix: UNIX_START * 1000 };
         Self {
-            core: Core::new(config, protocol, "c1".into(), now, 0),
+            core: Core::new(config, encoding, "c1".into(), now, 0),
             at: Duration::ZERO,
             effects: Effects::new(),
         }
     }
 
     fn new() -> Self {
-        Self::with(config(""), Protocol::CentrifugeJson)
+        Self::with(config(""), Encoding::Json)
     }
 
     fn admitted() -> Self {
@@ -166,7 +166,7 @@ fn a_client_without_a_token_is_admitted_only_where_anonymous_clients_are() {
     let closed = config("").as_ref().clone();
     let closed =
         Config { client: crate::config::Client { anonymous: false, ..closed.client.clone() }, ..closed };
-    let mut client = Client::with(Arc::new(closed), Protocol::CentrifugeJson);
+    let mut client = Client::with(Arc::new(closed), Encoding::Json);
     assert_eq!(client.connect("").authenticate(Admission::Undecided, false).close().0, 3501);
 }
 
@@ -193,7 +193,7 @@ fn a_plugin_refuses_with_an_error_or_with_a_close() {
     assert_eq!(client.connect("t").authenticate(Admission::Failed, true).error(), 100);
     assert_eq!(Client::new().connect("t").authenticate(Admission::Doubtful, true).error(), 100);
     for admission in [Admission::Failed, Admission::Doubtful] {
-        let mut raw = Client::with(config(""), Protocol::Raw);
+        let mut raw = Client::with(config(""), Encoding::Raw);
         raw.request(0, Request::Connect(Connect { token: "t".into(), ..Connect::default() }));
         assert_eq!(raw.authenticate(admission, true).close().0, 3004, "and the client comes back");
     }
@@ -244,7 +244,7 @@ fn pings_want_pongs_and_pongs_want_pings() {
 
 #[test]
 fn in_raw_mode_a_pong_nobody_asked_for_is_allowed() {
-    let mut client = Client::with(config(""), Protocol::Raw);
+    let mut client = Client::with(config(""), Encoding::Raw);
     client.request(0, Request::Connect(Connect::default())).authenticate(Admission::Undecided, false);
     client.effects.clear();
     assert!(client.request(0, Request::Pong).effects.is_empty());
@@ -525,7 +525,7 @@ fn after_the_expiry_and_its_grace_no_command_is_carried_out_whatever_the_timer_d
         assert_eq!(client.request(3, request).close(), (3005, CloseCause::Expired));
         assert!(client.effects.is_empty(), "and nothing else");
     }
-    let mut raw = Client::with(config(""), Protocol::Raw);
+    let mut raw = Client::with(config(""), Encoding::Raw);
     raw.connect("t").authenticate(expiring("42", 5), true).effects.clear();
     raw.at = Duration::from_secs(15);
     let message = Request::Raw { data: NOTHING, binary: false };
@@ -569,11 +569,11 @@ fn control_frames_have_a_rate_of_their_own_also_before_the_connect() {
 
 #[test]
 fn a_pong_of_the_transport_answers_a_ping_in_raw_mode_only() {
-    for (protocol, closed) in [(Protocol::Raw, false), (Protocol::CentrifugeJson, true)] {
-        let mut client = Client::with(config(""), protocol);
+    for (encoding, closed) in [(Encoding::Raw, false), (Encoding::Json, true)] {
+        let mut client = Client::with(config(""), encoding);
         client.connect("").authenticate(Admission::Undecided, false).tick_at(10);
         client.on(Event::Control(ControlFrame::Pong)).tick_at(15);
-        assert_eq!(client.core.is_closed(), closed, "{protocol:?}");
+        assert_eq!(client.core.is_closed(), closed, "{encoding:?}");
     }
 }
 

@@ -68,7 +68,7 @@ impl Session {
 
     /// Applies an effect that a plugin recorded for this client.
     pub(super) fn carry_out_effect(&mut self, now: Now, effect: PluginEffect) {
-        let json = self.handle.protocol.is_json();
+        let json = self.handle.format.encoding.is_json();
         let (account, keeps) = match &effect {
             PluginEffect::Publish { address, .. } => match self.publishes_to(now, address) {
                 Ok((account, until)) => (account, until.map(|until| (address.clone(), until))),
@@ -94,7 +94,7 @@ impl Session {
         payload: &Bytes,
         reply: Option<Reply>,
     ) -> Option<Event> {
-        let json = self.handle.protocol.is_json();
+        let json = self.handle.format.encoding.is_json();
         let (mut left, mut failed) = (0, None);
         for target in targets {
             let info = Some(self.member.clone());

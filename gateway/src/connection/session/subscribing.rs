@@ -51,7 +51,7 @@ impl Session {
         };
         let WorkerState { backplane, config, hub, .. } = &*self.worker;
         let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
-        let listening = Listening { form: Form::Channel(self.handle.protocol), position: None, join_leave };
+        let listening = Listening { form: Form::channel(self.handle.format), position: None, join_leave };
         // The subscription starts before history is read: a publication in between arrives twice and is
         // recognized by its offset.
         let asked = if namespace.recovery {
@@ -163,6 +163,6 @@ impl Session {
 
     /// The subscription of a connection to its user's address.
     pub(super) fn direct(&self) -> Listening {
-        Listening { form: Form::Direct(self.handle.protocol), position: None, join_leave: false }
+        Listening { form: Form::direct(self.handle.format), position: None, join_leave: false }
     }
 }

@@ -15,7 +15,7 @@ use crate::plugin::failure::Failure;
 use crate::plugin::interests::Pattern;
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 use crate::protocol::push::Member;
 
 /// The outcome of one event.
@@ -263,7 +263,7 @@ fn stranger(number: u64, name: &str) -> Client {
         number,
         id: name.into(),
         user: "".into(),
-        protocol: Protocol::CentrifugeJson.as_str(),
+        protocol: Encoding::Json.protocol_name(),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         headers: [].into(),
         attributes: Default::default(),

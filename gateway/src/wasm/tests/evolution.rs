@@ -8,7 +8,7 @@ use super::guest;
 use super::support::{Running, channel, component, connect_event, module, start};
 use crate::plugin::event::Kind;
 use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 
 /// Interface 0.1 as released; see `tests/frozen/v0.1`.
 const RELEASED: &str = include_str!("../../../../tests/frozen/v0.1/wit/gateway-plugin.wit");
@@ -133,7 +133,7 @@ fn a_plugin_of_the_released_interface_loads_and_works() {
         let started = || start(&wasm, "").map_err(|error| error.to_string()).unwrap();
         let mut frozen: Running = started();
         let connect = |frozen: &mut Running, token: &str| {
-            frozen.plugin.on_connect(&connect_event(Protocol::Raw, token), &mut Vec::new()).unwrap()
+            frozen.plugin.on_connect(&connect_event(Encoding::Raw, token), &mut Vec::new()).unwrap()
         };
         assert_eq!(connect(&mut frozen, ""), ConnectVerdict::Pass);
         assert!(matches!(connect(&mut frozen, "no"), ConnectVerdict::Refuse(why) if why.code == 3500));

@@ -10,7 +10,7 @@ use crate::plugin::event::Kind;
 use crate::plugin::failure::{Cause, Failure, FailurePolicy};
 use crate::plugin::interests::Kinds;
 use crate::plugin::verdict::{ConnectVerdict, Decision, Effect, Refusal, Verdict};
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 
 fn running(wasm: &[u8]) -> Running {
     start(wasm, "").map_err(|error| error.to_string()).unwrap()
@@ -60,7 +60,7 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
         let mut lobby = running(&wasm).json();
         let mut effects = Vec::new();
         let connect = |lobby: &mut Running, token: &str| {
-            lobby.plugin.on_connect(&connect_event(Protocol::CentrifugeJson, token), &mut Vec::new()).unwrap()
+            lobby.plugin.on_connect(&connect_event(Encoding::Json, token), &mut Vec::new()).unwrap()
         };
         assert_eq!(connect(&mut lobby, ""), ConnectVerdict::Pass);
         assert!(matches!(connect(&mut lobby, &"x".repeat(33)), ConnectVerdict::Refuse(_)));
@@ -68,7 +68,7 @@ fn a_plugin_with_every_hook_lives_through_a_connection() {
         assert_eq!((&*identity.user, &identity.channels[..]), ("ann", &[channel("lobby")][..]));
         assert_eq!(identity.info, r#"{"name":"ann"}"#);
 
-        let mut join = message(Protocol::CentrifugeJson, Kind::Rpc, b"\"room:1\"");
+        let mut join = message(Encoding::Json, Kind::Rpc, b"\"room:1\"");
         join.content.method = "join".into();
         effects.push(Effect::Subscribe(channel("earlier")));
         let verdict = lobby.plugin.on_message(&mut join, &mut effects).unwrap();

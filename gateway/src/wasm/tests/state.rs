@@ -7,7 +7,7 @@ use crate::plugin::failure::{Cause, FailurePolicy};
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::Decision;
 use crate::plugin::{Chain, Link};
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 
 #[test]
 fn a_bucket_that_was_never_declared_ends_the_instance() {
@@ -47,7 +47,7 @@ fn takes_and_traps() -> Vec<u8> {
 
 /// Runs a message of a connection with these rate limits, which return with it.
 fn ask(chain: &mut Chain, meters: &mut Meters, payload: &str) -> Decision {
-    let mut message = message(Protocol::Raw, Kind::Raw, payload.as_bytes());
+    let mut message = message(Encoding::Raw, Kind::Raw, payload.as_bytes());
     message.meters = std::mem::take(meters);
     let decision = chain.on_message(&mut message, &mut Vec::new());
     *meters = message.meters;

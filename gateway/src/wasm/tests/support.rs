@@ -15,7 +15,7 @@ use crate::plugin::settings::Settings;
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::{Decision, Effect, Verdict};
 use crate::plugin::{Chain, Link, Plugin};
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 use crate::protocol::channel::Channel;
 use crate::wasm::{Loader, LoaderConfig};
 
@@ -61,7 +61,7 @@ fn built() -> &'static Path {
 pub(super) struct Running {
     pub(super) plugin: Box<dyn Plugin>,
     pub(super) counters: Arc<PluginCounters>,
-    pub(super) protocol: Protocol,
+    pub(super) encoding: Encoding,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn load(wasm: &[u8], settings: &str) -> Result<Arc<dyn Factory>, Load
 pub(super) fn start(wasm: &[u8], settings: &str) -> Result<Running, LoadError> {
     let counters = Arc::new(PluginCounters::new(1));
     let plugin = load(wasm, settings)?.instantiate(&counters)?;
-    Ok(Running { plugin, counters, protocol: Protocol::Raw, effects: Vec::new() })
+    Ok(Running { plugin, counters, encoding: Encoding::Raw, effects: Vec::new() })
 }
 
 pub(super) fn chain(wasm: &[u8], settings: &str, policy: FailurePolicy) -> (Chain, Arc<PluginCounters>) {
@@ -85,12 +85,12 @@ pub(super) fn chain(wasm: &[u8], settings: &str, policy: FailurePolicy) -> (Chai
 impl Running {
     /// Makes the client one that uses JSON.
     pub(super) fn json(mut self) -> Self {
-        self.protocol = Protocol::CentrifugeJson;
+        self.encoding = Encoding::Json;
         self
     }
 
     pub(super) fn message(&mut self, kind: Kind, name: &str, payload: &[u8]) -> Result<Verdict, Failure> {
-        let mut message = message(self.protocol, kind, payload);
+        let mut message = message(self.encoding, kind, payload);
         message.content.channel = (!name.is_empty()).then(|| channel(name));
         self.plugin.on_message(&mut message, &mut self.effects)
     }
@@ -100,21 +100,21 @@ impl Running {
     }
 }
 
-pub(super) fn client(protocol: Protocol) -> Arc<Client> {
+pub(super) fn client(encoding: Encoding) -> Arc<Client> {
     Arc::new(Client {
         number: 7,
         id: "c-7".into(),
         user: "ann".into(),
-        protocol: protocol.as_str(),
+        protocol: encoding.protocol_name(),
         address: [127, 0, 0, 1].into(),
         headers: [("x-a".into(), "1".into())].into(),
         attributes: BTreeMap::from([("b".into(), "2".into())]),
     })
 }
 
-pub(super) fn message(protocol: Protocol, kind: Kind, payload: &[u8]) -> Message {
+pub(super) fn message(encoding: Encoding, kind: Kind, payload: &[u8]) -> Message {
     Message {
-        client: client(protocol),
+        client: client(encoding),
         content: MessageContent::new(kind, None, Bytes::copy_from_slice(payload)),
         now: 1_000_000,
         at: 1_000_000,
@@ -122,14 +122,14 @@ pub(super) fn message(protocol: Protocol, kind: Kind, payload: &[u8]) -> Message
     }
 }
 
-pub(super) fn connect_event(protocol: Protocol, token: &str) -> ConnectEvent {
+pub(super) fn connect_event(encoding: Encoding, token: &str) -> ConnectEvent {
     let (now, at) = (1_000_000, 1_000_000);
-    ConnectEvent { client: client(protocol), token: token.into(), data: Bytes::new(), now, at }
+    ConnectEvent { client: client(encoding), token: token.into(), data: Bytes::new(), now, at }
 }
 
 pub(super) fn disconnect_event(duration: u64) -> DisconnectEvent {
     DisconnectEvent {
-        client: client(Protocol::CentrifugeJson),
+        client: client(Encoding::Json),
         code: 3000,
         reason: "bye".into(),
         duration,
@@ -139,7 +139,7 @@ pub(super) fn disconnect_event(duration: u64) -> DisconnectEvent {
 }
 
 pub(super) fn decide(chain: &mut Chain, payload: &str) -> Decision {
-    chain.on_message(&mut message(Protocol::Raw, Kind::Raw, payload.as_bytes()), &mut Vec::new())
+    chain.on_message(&mut message(Encoding::Raw, Kind::Raw, payload.as_bytes()), &mut Vec::new())
 }
 
 pub(super) fn channel(name: &str) -> Channel {

@@ -10,7 +10,7 @@ use redis::Value;
 use crate::backplane::redis::format::wire::VERSION;
 use crate::backplane::redis::format::wire::fields::{Fields, number, put, put_nested, put_number, text};
 use crate::plugin::event::Client;
-use crate::protocol::Protocol;
+use crate::protocol::Encoding;
 
 /// Tags of a client.
 mod tag {
@@ -95,7 +95,7 @@ pub(crate) fn read(id: &str, client_number: u64, bytes: &[u8]) -> Option<Record>
 const UNKNOWN_PROTOCOL: &str = "unknown";
 
 fn protocol_named(name: &str) -> &'static str {
-    let known = Protocol::ALL.into_iter().map(Protocol::as_str).find(|known| *known == name);
+    let known = Encoding::ALL.into_iter().map(Encoding::protocol_name).find(|known| *known == name);
     known.unwrap_or(UNKNOWN_PROTOCOL)
 }
 
@@ -145,7 +145,7 @@ mod tests {
             number: 7,
             id: "c1".into(),
             user: "ann".into(),
-            protocol: Protocol::CentrifugeJson.as_str(),
+            protocol: Encoding::Json.protocol_name(),
             address: "2001:db8::1".parse().unwrap(),
             headers: Arc::new([("x-a".into(), "1".into())]),
             attributes: BTreeMap::from([("plan".into(), "gold".into()), ("room".into(), "7".into())]),

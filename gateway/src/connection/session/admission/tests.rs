@@ -27,9 +27,9 @@ use crate::plugin::load::{About, Factory, LoadError};
 use crate::plugin::usage::Usage;
 use crate::plugin::verdict::{ConnectVerdict, Effect as PluginEffect, Verdict};
 use crate::plugin::{Chain, Link, Plugin};
-use crate::protocol::Protocol;
 use crate::protocol::code::Close;
 use crate::protocol::codec::Inbound;
+use crate::protocol::{Encoding, Framing};
 use crate::telemetry::metrics::Metrics;
 
 /// A plugin on the asynchronous pool, and the users and tokens of its calls.
@@ -99,13 +99,19 @@ impl World {
         let backplane = Arc::new(Memory::new(inboxes, ids, &config.memory, 7));
         let worker = Rc::new(WorkerState::new(0, config, Hub::new(ids), backplane, Metrics::new(1)));
         let id = ids.id(1, 1);
-        let protocol = Protocol::CentrifugeJson;
-        let handle = Rc::new(ConnectionHandle::new(1, id.clone(), protocol, 1 << 20, &worker.unflushed));
+        let encoding = Encoding::Json;
+        let handle = Rc::new(ConnectionHandle::new(
+            1,
+            id.clone(),
+            encoding.over(Framing::WebSocket),
+            1 << 20,
+            &worker.unflushed,
+        ));
         let client = Client {
             number: 1,
             id,
             user: Arc::default(),
-            protocol: protocol.as_str(),
+            protocol: encoding.protocol_name(),
             address: Ipv4Addr::LOCALHOST.into(),
             headers: Arc::new([]),
             attributes: BTreeMap::new(),

@@ -25,11 +25,11 @@ use crate::connection_id::ConnectionIds;
 use crate::hub::Hub;
 use crate::hub::connection_handle::ConnectionHandle;
 use crate::plugin::event::Client;
-use crate::protocol::Protocol;
 use crate::protocol::code::Close;
 use crate::protocol::codec::Inbound;
 use crate::protocol::command::HistoryQuery;
 use crate::protocol::push::Member;
+use crate::protocol::{Encoding, Framing};
 use crate::telemetry::metrics::Metrics;
 use crate::{backplane::Order, hub::signal::Signal};
 
@@ -158,13 +158,19 @@ impl World {
         let slow = Arc::new(Slow { memory, answers: Mutex::default() });
         let worker = Rc::new(WorkerState::new(0, config, Hub::new(ids), slow.clone(), Metrics::new(1)));
         let id = ids.id(NUMBER, 1);
-        let protocol = Protocol::CentrifugeJson;
-        let handle = Rc::new(ConnectionHandle::new(NUMBER, id.clone(), protocol, 1 << 20, &worker.unflushed));
+        let encoding = Encoding::Json;
+        let handle = Rc::new(ConnectionHandle::new(
+            NUMBER,
+            id.clone(),
+            encoding.over(Framing::WebSocket),
+            1 << 20,
+            &worker.unflushed,
+        ));
         let client = Client {
             number: NUMBER,
             id,
             user: Arc::default(),
-            protocol: protocol.as_str(),
+            protocol: encoding.protocol_name(),
             address: Ipv4Addr::LOCALHOST.into(),
             headers: Arc::new([]),
             attributes: BTreeMap::new(),

@@ -1,19 +1,7 @@
 //! Decodes lines of JSON into [`Command`]s.
 //!
-//! A field that is `null` counts as absent at every level, as in the reference server. Fields that the
-//! protocol does not know are ignored, so that client libraries may be newer than the gateway. Each field of
-//! the protocol is applied, accepted without effect, or refused; a field that would change the meaning of a
-//! command is never ignored.
-//!
-//! | | applied | accepted without effect | refused with error 107 (`type`: 108) unless it has a zero value |
-//! |---|---|---|---|
-//! | `connect` | `token`, `data`, `subs` | `name`, `version`; `flag`, `profile` and `dict`, which offer compression | `headers` |
-//! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2 | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names | `delta`, `tf`, `type`, `phase`, `cursor`, `limit`, `asc` |
-//! | `publish` | `channel`, `data` | | `type`, `key`, `removed` |
-//! | `history` | `channel`, `limit`, `since`, `reverse` | | |
-//! | `rpc`, `send`, `refresh`, `unsubscribe`, `presence`, `presence_stats` | all | | |
-//! | `ping` | | | the command, with error 108 |
-//! | `sub_refresh` | | | the command, with error 108, or 103 without a subscription: none expires here |
+//! A field that is `null` counts as absent at every level, as in the reference server. A field that is not
+//! offered counts as set unless it has a zero value.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,10 +13,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::protocol::channel::Channel;
-use crate::protocol::code::ReplyError;
-use crate::protocol::command::{Command, Connect, HistoryQuery, Malformed, Position, Request, Subscribe};
-use crate::protocol::json::{self, Unfit};
+use crate::protocol::centrifuge::request::{self, Connect, Fields, History, Payload, Publish, Subscribe};
+use crate::protocol::command::{Command, Malformed};
+use crate::protocol::json;
 
 /// Takes the next command from a message; `None` at its end. Payloads are slices of the message.
 pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Command, Malformed>> {
@@ -40,7 +27,7 @@ pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Co
     let end = memchr::memchr(b'\n', message).unwrap_or(message.len());
     let command = serde_json::from_slice::<Object<WireCommand<'_>>>(&message[..end])
         .map_err(|_| Malformed::Syntax)
-        .and_then(|wire| wire.0.unwrap_or_default().into_command(message));
+        .and_then(|wire| request::command(Decoded { wire: wire.0.unwrap_or_default(), message }));
     message.advance(message.len().min(end + 1));
     Some(command)
 }
@@ -237,148 +224,133 @@ struct WireToken<'a> {
     token: Field<Text<'a>>,
 }
 
-/// The bit of `subscribe.flag` that requests error 112.
-const FLAG_REJECT_UNRECOVERED: i64 = 2;
+/// The fields of a command, and the message that they borrow from.
+struct Decoded<'a, 'm> {
+    wire: WireCommand<'a>,
+    message: &'m Bytes,
+}
 
-impl WireCommand<'_> {
-    /// If there are several requests, the first in the order of the protocol counts.
-    fn into_command(self, message: &Bytes) -> Result<Command, Malformed> {
-        let id = self.id.0;
-        let request = if let Some(wire) = self.connect.0 {
-            wire.into_request(message).unwrap_or_else(|why| Request::Refused { connect: true, why })
-        } else {
-            self.into_other_request(message)?
+impl<'a> Fields<'a> for Decoded<'a, '_> {
+    fn id(&self) -> u32 {
+        self.wire.id.0
+    }
+
+    fn connect(&mut self) -> Option<Connect<'a>> {
+        let wire = self.wire.connect.0.take()?;
+        // Nothing reads the payloads in `subs`.
+        let sub = |(name, sub): (_, Object<_>)| {
+            Ok((name, subscribe(sub.0.unwrap_or_default(), |_| Ok(Bytes::new()))))
         };
-        Ok(Command { id, request })
+        Some(Connect {
+            token: wire.token.0.0,
+            data: payload(wire.data, self.message),
+            headers: is_set(wire.headers),
+            subs: Box::new(wire.subs.0.into_iter().map(sub)),
+        })
     }
 
-    fn into_other_request(self, message: &Bytes) -> Result<Request, Malformed> {
-        let channel = |name: Field<Text<'_>>| Channel::parse(&name.0.0);
-        let request = if let Some(wire) = self.subscribe.0 {
-            wire.into_request(message)
-        } else if let Some(wire) = self.unsubscribe.0 {
-            Ok(Request::Unsubscribe { channel: channel(wire.channel) })
-        } else if let Some(wire) = self.publish.0 {
-            offered("publish", [("type", wire.kind), ("key", wire.key), ("removed", wire.removed)])
-                .and_then(|()| payload(wire.data, message).map_err(ReplyError::from))
-                .map(|data| Request::Publish { channel: channel(wire.channel), data })
-        } else if let Some(wire) = self.presence.0 {
-            Ok(Request::Presence { channel: channel(wire.channel) })
-        } else if let Some(wire) = self.presence_stats.0 {
-            Ok(Request::PresenceStats { channel: channel(wire.channel) })
-        } else if let Some(wire) = self.history.0 {
-            let query = HistoryQuery {
-                limit: wire.limit.0,
-                since: wire.since.0.map(|since| position(since.offset, since.epoch)),
-                reverse: wire.reverse.0,
-            };
-            Ok(Request::History { channel: channel(wire.channel), query })
-        } else if self.ping.0.is_some() {
-            Err(ReplyError::NOT_AVAILABLE)
-        } else if let Some(wire) = self.send.0 {
-            // There is no reply that could carry an error.
-            return payload(wire.data, message)
-                .map(|data| Request::Send { data })
-                .map_err(Malformed::Payload);
-        } else if let Some(wire) = self.rpc.0 {
-            payload(wire.data, message)
-                .map(|data| Request::Rpc { method: wire.method.0.0.into(), data })
-                .map_err(ReplyError::from)
-        } else if let Some(wire) = self.refresh.0 {
-            Ok(Request::Refresh { token: wire.token.0.0.into() })
-        } else if let Some(wire) = self.sub_refresh.0 {
-            Ok(Request::SubRefresh { channel: channel(wire.channel) })
-        } else if self.id.0 == 0 {
-            Ok(Request::Pong)
-        } else {
-            return Err(Malformed::NoRequest);
-        };
-        Ok(request.unwrap_or_else(|why| Request::Refused { connect: false, why }))
-    }
-}
-
-impl WireConnect<'_> {
-    fn into_request(self, message: &Bytes) -> Result<Request, ReplyError> {
-        offered("connect", [("headers", self.headers)])?;
-        let mut positions = Vec::new();
-        for (name, wire) in self.subs.0 {
-            let wire = wire.0.unwrap_or_default();
-            wire.is_offered("connect.subs")?;
-            // An invalid channel name has no subscribers.
-            if wire.recover.0
-                && let Ok(channel) = Channel::parse(&name)
-            {
-                positions.push((channel, position(wire.offset, wire.epoch)));
-            }
-        }
-        let (token, data) = (self.token.0.0.into(), payload(self.data, message)?);
-        Ok(Request::Connect(Connect { token, data, positions }))
-    }
-}
-
-impl WireSubscribe<'_> {
-    fn is_offered(&self, command: &str) -> Result<(), ReplyError> {
-        offered(
-            command,
-            [
-                ("delta", self.delta),
-                ("tf", self.tf),
-                ("type", self.kind),
-                ("phase", self.phase),
-                ("cursor", self.cursor),
-                ("limit", self.limit),
-                ("asc", self.asc),
-            ],
-        )
+    fn subscribe(&mut self) -> Option<Subscribe<'a>> {
+        Some(subscribe(self.wire.subscribe.0.take()?, |raw| payload(raw, self.message)))
     }
 
-    fn into_request(self, message: &Bytes) -> Result<Request, ReplyError> {
-        self.is_offered("subscribe")?;
-        Ok(Request::Subscribe(Subscribe {
-            channel: Channel::parse(&self.channel.0.0),
-            token: self.token.0.0.into(),
-            join_leave: self.join_leave.0,
-            reject_unrecovered: self.flag.0 & FLAG_REJECT_UNRECOVERED != 0,
-            data: payload(self.data, message)?,
-            recover: self.recover.0.then(|| position(self.offset, self.epoch)),
-        }))
+    fn unsubscribe(&mut self) -> Option<Cow<'a, str>> {
+        channel(&mut self.wire.unsubscribe)
+    }
+
+    fn publish(&mut self) -> Option<Publish<'a>> {
+        let wire = self.wire.publish.0.take()?;
+        Some(Publish {
+            channel: wire.channel.0.0,
+            data: payload(wire.data, self.message),
+            kind: is_set(wire.kind),
+            key: is_set(wire.key),
+            removed: is_set(wire.removed),
+        })
+    }
+
+    fn presence(&mut self) -> Option<Cow<'a, str>> {
+        channel(&mut self.wire.presence)
+    }
+
+    fn presence_stats(&mut self) -> Option<Cow<'a, str>> {
+        channel(&mut self.wire.presence_stats)
+    }
+
+    fn history(&mut self) -> Option<History<'a>> {
+        let wire = self.wire.history.0.take()?;
+        Some(History {
+            channel: wire.channel.0.0,
+            limit: wire.limit.0,
+            since: wire.since.0.map(|since| (since.offset.0, since.epoch.0.0)),
+            reverse: wire.reverse.0,
+        })
+    }
+
+    fn has_ping(&self) -> bool {
+        self.wire.ping.0.is_some()
+    }
+
+    fn send(&mut self) -> Option<Payload> {
+        Some(payload(self.wire.send.0.take()?.data, self.message))
+    }
+
+    fn rpc(&mut self) -> Option<(Cow<'a, str>, Payload)> {
+        let wire = self.wire.rpc.0.take()?;
+        Some((wire.method.0.0, payload(wire.data, self.message)))
+    }
+
+    fn refresh(&mut self) -> Option<Cow<'a, str>> {
+        Some(self.wire.refresh.0.take()?.token.0.0)
+    }
+
+    fn sub_refresh(&mut self) -> Option<Cow<'a, str>> {
+        channel(&mut self.wire.sub_refresh)
     }
 }
 
-fn position(Field(offset): Field<u64>, Field(Text(epoch)): Field<Text<'_>>) -> Position {
-    Position { offset, epoch: epoch.into() }
+fn channel<'a>(wire: &mut Object<WireChannel<'a>>) -> Option<Cow<'a, str>> {
+    Some(wire.0.take()?.channel.0.0)
+}
+
+fn subscribe<'a>(
+    wire: WireSubscribe<'a>,
+    payload: impl FnOnce(Option<&'a RawValue>) -> Payload,
+) -> Subscribe<'a> {
+    Subscribe {
+        channel: wire.channel.0.0,
+        token: wire.token.0.0,
+        recover: wire.recover.0,
+        epoch: wire.epoch.0.0,
+        offset: wire.offset.0,
+        join_leave: wire.join_leave.0,
+        data: payload(wire.data),
+        flag: wire.flag.0,
+        delta: is_set(wire.delta),
+        tf: is_set(wire.tf),
+        kind: is_set(wire.kind),
+        phase: is_set(wire.phase),
+        cursor: is_set(wire.cursor),
+        limit: is_set(wire.limit),
+        asc: is_set(wire.asc),
+    }
 }
 
 /// A payload as a slice of the message; empty if there is none.
-fn payload(raw: Option<&RawValue>, message: &Bytes) -> Result<Bytes, Unfit> {
+fn payload(raw: Option<&RawValue>, message: &Bytes) -> Payload {
     let Some(raw) = raw.map(RawValue::get) else { return Ok(Bytes::new()) };
     json::check(raw.as_bytes())?;
     Ok(message.slice_ref(raw.as_bytes()))
 }
 
-/// Whether none of these fields is set.
-fn offered<'a>(
-    command: &str,
-    fields: impl IntoIterator<Item = (&'static str, Refused<'a>)>,
-) -> Result<(), ReplyError> {
-    let asked =
-        |(_, value): &(&str, Refused<'a>)| value.is_some_and(|value| !json::says_nothing(value.get()));
-    fields.into_iter().find(asked).map_or(Ok(()), |(name, _)| {
-        // Belongs to another kind of subscription, with its own commands.
-        let error = if name == "type" { ReplyError::NOT_AVAILABLE } else { ReplyError::BAD_REQUEST };
-        Err(error.because(format!("`{name}` of `{command}` is not offered here")))
-    })
-}
-
-impl From<Unfit> for ReplyError {
-    fn from(unfit: Unfit) -> Self {
-        Self::BAD_REQUEST.because(format!("a payload is {}", json::NotJson::from(unfit)))
-    }
+fn is_set(field: Refused<'_>) -> bool {
+    field.is_some_and(|value| !json::says_nothing(value.get()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::channel::Channel;
+    use crate::protocol::command::{Position, Request};
 
     fn commands(text: &str) -> Result<Vec<Command>, Malformed> {
         let mut message = Bytes::copy_from_slice(text.as_bytes());

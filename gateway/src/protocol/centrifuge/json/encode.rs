@@ -11,6 +11,7 @@ use std::fmt::{Display, Write as _};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
+use crate::protocol::centrifuge::VERSION;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
 use crate::protocol::reply::{Connected, Done, Reply, Subscribed};
@@ -241,7 +242,7 @@ pub(in crate::protocol) fn encode_message(publication: &Publication, out: &mut V
     object(out, |o| o.object("push", |o| o.object("message", |o| payload(o, publication))));
 }
 
-/// The payload of a raw client need not be JSON. Then it is sent as a string, in Base64 if it is not text.
+/// The payload of a client that does not use JSON may be any bytes. If it is not JSON it is sent as a string, in Base64 if it is not text.
 fn payload(o: &mut Object<'_>, publication: &Publication) {
     if publication.json {
         o.json("data", &publication.data);
@@ -251,8 +252,6 @@ fn payload(o: &mut Object<'_>, publication: &Publication) {
         o.string("data", &BASE64_STANDARD.encode(&publication.data));
     }
 }
-
-const VERSION: &str = concat!("gateway ", env!("CARGO_PKG_VERSION"));
 
 fn message(o: &mut Object<'_>, data: &[u8]) {
     o.object("push", |o| o.object("message", |o| o.json("data", data)));

@@ -3,36 +3,52 @@
 //! The WebSocket library is not used for this, because the bytes of a publication are the same for every
 //! subscriber: header and payload are encoded once and shared.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
-use super::code::Close;
+use super::MessageType;
+use crate::protocol::code::Close;
 
 /// The type of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Opcode {
-    /// UTF-8 text.
+enum Opcode {
     Text = 0x1,
-    /// Bytes.
     Binary = 0x2,
-    /// The last frame.
     Close = 0x8,
-    /// A ping.
     Ping = 0x9,
+}
+
+impl From<MessageType> for Opcode {
+    fn from(message: MessageType) -> Self {
+        match message {
+            MessageType::Text => Self::Text,
+            MessageType::Binary => Self::Binary,
+            MessageType::Ping => Self::Ping,
+        }
+    }
 }
 
 /// Longest header of a frame that is not masked.
 const HEADER_BYTES_MAX: usize = 10;
 
-/// Appends one frame whose payload `body` writes. The header needs no second buffer: room for the longest
-/// header is left, and the frame begins where the actual header begins.
+/// Appends one frame around the message that `encode` appends. The header needs no second buffer: room for
+/// the longest header is left, and the frame begins where the actual header begins.
 ///
-/// Returns the range of the frame inside `out`.
-pub fn write(out: &mut Vec<u8>, opcode: Opcode, body: impl FnOnce(&mut Vec<u8>)) -> std::ops::Range<usize> {
-    let reserved = out.len();
+/// Returns the range of the frame inside `out`; `None` if there is no message.
+pub(super) fn write(
+    out: &mut Vec<u8>,
+    encode: impl FnOnce(&mut Vec<u8>) -> Option<MessageType>,
+) -> Option<Range<usize>> {
     out.extend_from_slice(&[0; HEADER_BYTES_MAX]);
     let payload = out.len();
-    body(out);
+    let message = encode(out)?;
+    Some(finish(out, payload, message.into()))
+}
+
+/// Writes the header into the room before `payload`.
+fn finish(out: &mut [u8], payload: usize, opcode: Opcode) -> Range<usize> {
     let len = out.len() - payload;
     let mut header = [0; HEADER_BYTES_MAX];
     header[0] = 0x80 | opcode as u8;
@@ -54,23 +70,16 @@ pub fn write(out: &mut Vec<u8>, opcode: Opcode, body: impl FnOnce(&mut Vec<u8>))
     };
     let start = payload - header.len();
     out[start..payload].copy_from_slice(header);
-    debug_assert!(start >= reserved);
     start..out.len()
 }
 
-/// One frame in a buffer of its own.
-pub fn frame(opcode: Opcode, body: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let mut out = Vec::with_capacity(256);
-    let range = write(&mut out, opcode, body);
-    Bytes::from(out).slice(range)
-}
-
 /// The frame that ends a connection (RFC 6455, 5.5.1).
-pub fn close(close: &Close) -> Bytes {
-    frame(Opcode::Close, |out| {
-        out.extend_from_slice(&close.code.to_be_bytes());
-        out.extend_from_slice(close.reason.as_bytes());
-    })
+pub(super) fn close(close: &Close) -> Bytes {
+    let mut out = vec![0; HEADER_BYTES_MAX];
+    out.extend_from_slice(&close.code.to_be_bytes());
+    out.extend_from_slice(close.reason.as_bytes());
+    let range = finish(&mut out, HEADER_BYTES_MAX, Opcode::Close);
+    Bytes::from(out).slice(range)
 }
 
 #[cfg(test)]
@@ -78,9 +87,14 @@ mod tests {
     use super::*;
 
     fn header_of(len: usize) -> Vec<u8> {
-        let frame = frame(Opcode::Binary, |out| out.resize(out.len() + len, 7));
-        assert!(frame.ends_with(&vec![7; len.min(1)]));
-        frame[..frame.len() - len].to_vec()
+        let mut out = Vec::new();
+        let message = |out: &mut Vec<u8>| {
+            out.resize(out.len() + len, 7);
+            Some(MessageType::Binary)
+        };
+        let frame = write(&mut out, message).expect("a message");
+        assert!(out.ends_with(&vec![7; len.min(1)]));
+        out[frame.start..frame.end - len].to_vec()
     }
 
     #[test]
@@ -95,10 +109,16 @@ mod tests {
     #[test]
     fn frames_follow_each_other_in_one_buffer() {
         let mut out = Vec::new();
-        let first = write(&mut out, Opcode::Text, |out| out.extend_from_slice(b"one"));
-        let second = write(&mut out, Opcode::Text, |out| out.extend_from_slice(b"two"));
+        let mut text = |text: &str| {
+            write(&mut out, |out| {
+                out.extend_from_slice(text.as_bytes());
+                Some(MessageType::Text)
+            })
+        };
+        let (first, second) = (text("one").expect("a message"), text("two").expect("a message"));
         assert_eq!(&out[first], b"\x81\x03one");
         assert_eq!(&out[second], b"\x81\x03two");
+        assert_eq!(write(&mut out, |_| None), None);
     }
 
     #[test]

@@ -1,0 +1,239 @@
+//! Makes a [`Command`] of the fields of a message, for every encoding: which request counts, and what becomes
+//! of each field.
+//!
+//! Fields that the protocol does not know are ignored, so that client libraries may be newer than the gateway.
+//! Each field of the protocol is applied, accepted without effect, or refused; a field that would change the
+//! meaning of a command is never ignored.
+//!
+//! | | applied | accepted without effect | refused with error 107 (`type`: 108) unless it has a zero value |
+//! |---|---|---|---|
+//! | `connect` | `token`, `data`, `subs` | `name`, `version`; `flag`, `profile` and `dict`, which offer compression | `headers` |
+//! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2 | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names | `delta`, `tf`, `type`, `phase`, `cursor`, `limit`, `asc` |
+//! | `publish` | `channel`, `data` | | `type`, `key`, `removed` |
+//! | `history` | `channel`, `limit`, `since`, `reverse` | | |
+//! | `rpc`, `send`, `refresh`, `unsubscribe`, `presence`, `presence_stats` | all | | |
+//! | `ping` | | | the command, with error 108 |
+//! | `sub_refresh` | | | the command, with error 108, or 103 without a subscription: none expires here |
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::protocol::channel::Channel;
+use crate::protocol::code::ReplyError;
+use crate::protocol::command::{self, Command, HistoryQuery, Malformed, Position, Request};
+use crate::protocol::json::{NotJson, Unfit};
+
+/// A text, borrowed from the message if the encoding permits it.
+pub(super) type Text<'a> = Cow<'a, str>;
+
+/// A payload as a slice of the message, empty for none; an error if no receiver should have to parse it.
+pub(super) type Payload = Result<Bytes, Unfit>;
+
+/// A decoded command. Each method takes the fields of one request out of it; `None` if it is absent.
+pub(super) trait Fields<'a> {
+    /// 0 for none.
+    fn id(&self) -> u32;
+    fn connect(&mut self) -> Option<Connect<'a>>;
+    fn subscribe(&mut self) -> Option<Subscribe<'a>>;
+    /// The channel.
+    fn unsubscribe(&mut self) -> Option<Text<'a>>;
+    fn publish(&mut self) -> Option<Publish<'a>>;
+    /// The channel.
+    fn presence(&mut self) -> Option<Text<'a>>;
+    /// The channel.
+    fn presence_stats(&mut self) -> Option<Text<'a>>;
+    fn history(&mut self) -> Option<History<'a>>;
+    fn has_ping(&self) -> bool;
+    fn send(&mut self) -> Option<Payload>;
+    /// The method and its argument.
+    fn rpc(&mut self) -> Option<(Text<'a>, Payload)>;
+    /// The token.
+    fn refresh(&mut self) -> Option<Text<'a>>;
+    /// The channel.
+    fn sub_refresh(&mut self) -> Option<Text<'a>>;
+}
+
+/// The connect request. A `bool` for each field that is refused: whether it is set.
+pub(super) struct Connect<'a> {
+    pub(super) token: Text<'a>,
+    pub(super) data: Payload,
+    pub(super) headers: bool,
+    /// By channel. Decoded one by one, because only those that recover are kept.
+    pub(super) subs: Box<dyn Iterator<Item = Result<(Text<'a>, Subscribe<'a>), Malformed>> + 'a>,
+}
+
+/// The subscribe request. A `bool` for each field that is refused: whether it is set.
+pub(super) struct Subscribe<'a> {
+    pub(super) channel: Text<'a>,
+    pub(super) token: Text<'a>,
+    pub(super) recover: bool,
+    pub(super) epoch: Text<'a>,
+    pub(super) offset: u64,
+    pub(super) join_leave: bool,
+    pub(super) data: Payload,
+    pub(super) flag: i64,
+    pub(super) delta: bool,
+    pub(super) tf: bool,
+    pub(super) kind: bool,
+    pub(super) phase: bool,
+    pub(super) cursor: bool,
+    pub(super) limit: bool,
+    pub(super) asc: bool,
+}
+
+/// The publish request. A `bool` for each field that is refused: whether it is set.
+pub(super) struct Publish<'a> {
+    pub(super) channel: Text<'a>,
+    pub(super) data: Payload,
+    pub(super) kind: bool,
+    pub(super) key: bool,
+    pub(super) removed: bool,
+}
+
+/// The history request.
+pub(super) struct History<'a> {
+    pub(super) channel: Text<'a>,
+    pub(super) limit: i64,
+    /// Offset and epoch.
+    pub(super) since: Option<(u64, Text<'a>)>,
+    pub(super) reverse: bool,
+}
+
+/// The bit of `subscribe.flag` that requests error 112.
+const FLAG_REJECT_UNRECOVERED: i64 = 2;
+
+/// Why fields make no request.
+enum Wrong {
+    /// The client gets an error.
+    Refused(ReplyError),
+    /// The connection is closed.
+    Malformed(Malformed),
+}
+
+impl From<ReplyError> for Wrong {
+    fn from(error: ReplyError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Malformed> for Wrong {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+impl From<Unfit> for Wrong {
+    fn from(unfit: Unfit) -> Self {
+        Self::Refused(ReplyError::BAD_REQUEST.because(format!("a payload is {}", NotJson::from(unfit))))
+    }
+}
+
+/// The command of these fields. If there are several requests, the first in the order of the protocol counts.
+pub(super) fn command<'a>(mut fields: impl Fields<'a>) -> Result<Command, Malformed> {
+    let id = fields.id();
+    let (connect, request) = match fields.connect() {
+        Some(connect) => (true, self::connect(connect)),
+        None => (false, other_request(fields)),
+    };
+    match request {
+        Ok(request) => Ok(Command { id, request }),
+        Err(Wrong::Refused(why)) => Ok(Command { id, request: Request::Refused { connect, why } }),
+        Err(Wrong::Malformed(malformed)) => Err(malformed),
+    }
+}
+
+fn connect(fields: Connect<'_>) -> Result<Request, Wrong> {
+    offered("connect", [("headers", fields.headers)])?;
+    let mut positions = BTreeMap::new();
+    for sub in fields.subs {
+        let (name, sub) = sub?;
+        is_offered("connect.subs", &sub)?;
+        // An invalid channel name has no subscribers.
+        if sub.recover
+            && let Ok(channel) = Channel::parse(&name)
+        {
+            positions.insert(channel, position(sub.offset, sub.epoch));
+        }
+    }
+    let (token, data) = (fields.token.into(), fields.data?);
+    Ok(Request::Connect(command::Connect { token, data, positions: positions.into_iter().collect() }))
+}
+
+fn other_request<'a>(mut fields: impl Fields<'a>) -> Result<Request, Wrong> {
+    let channel = |name: Text<'_>| Channel::parse(&name);
+    Ok(if let Some(subscribe) = fields.subscribe() {
+        self::subscribe(subscribe)?
+    } else if let Some(name) = fields.unsubscribe() {
+        Request::Unsubscribe { channel: channel(name) }
+    } else if let Some(Publish { channel: name, data, kind, key, removed }) = fields.publish() {
+        offered("publish", [("type", kind), ("key", key), ("removed", removed)])?;
+        Request::Publish { data: data?, channel: channel(name) }
+    } else if let Some(name) = fields.presence() {
+        Request::Presence { channel: channel(name) }
+    } else if let Some(name) = fields.presence_stats() {
+        Request::PresenceStats { channel: channel(name) }
+    } else if let Some(History { channel: name, limit, since, reverse }) = fields.history() {
+        let since = since.map(|(offset, epoch)| position(offset, epoch));
+        Request::History { channel: channel(name), query: HistoryQuery { limit, since, reverse } }
+    } else if fields.has_ping() {
+        return Err(ReplyError::NOT_AVAILABLE.into());
+    } else if let Some(data) = fields.send() {
+        // There is no reply that could carry an error.
+        Request::Send { data: data.map_err(Malformed::Payload)? }
+    } else if let Some((method, data)) = fields.rpc() {
+        Request::Rpc { data: data?, method: method.into() }
+    } else if let Some(token) = fields.refresh() {
+        Request::Refresh { token: token.into() }
+    } else if let Some(name) = fields.sub_refresh() {
+        Request::SubRefresh { channel: channel(name) }
+    } else if fields.id() == 0 {
+        Request::Pong
+    } else {
+        return Err(Malformed::NoRequest.into());
+    })
+}
+
+fn subscribe(fields: Subscribe<'_>) -> Result<Request, Wrong> {
+    is_offered("subscribe", &fields)?;
+    Ok(Request::Subscribe(command::Subscribe {
+        channel: Channel::parse(&fields.channel),
+        token: fields.token.into(),
+        join_leave: fields.join_leave,
+        reject_unrecovered: fields.flag & FLAG_REJECT_UNRECOVERED != 0,
+        data: fields.data?,
+        recover: fields.recover.then(|| position(fields.offset, fields.epoch)),
+    }))
+}
+
+fn position(offset: u64, epoch: Text<'_>) -> Position {
+    // The default needs no memory.
+    Position { offset, epoch: if epoch.is_empty() { Arc::default() } else { epoch.into() } }
+}
+
+fn is_offered(command: &str, fields: &Subscribe<'_>) -> Result<(), ReplyError> {
+    let Subscribe { delta, tf, kind, phase, cursor, limit, asc, .. } = *fields;
+    offered(
+        command,
+        [
+            ("delta", delta),
+            ("tf", tf),
+            ("type", kind),
+            ("phase", phase),
+            ("cursor", cursor),
+            ("limit", limit),
+            ("asc", asc),
+        ],
+    )
+}
+
+/// Whether none of these fields is set.
+fn offered<const N: usize>(command: &str, fields: [(&str, bool); N]) -> Result<(), ReplyError> {
+    fields.into_iter().find(|(_, set)| *set).map_or(Ok(()), |(name, _)| {
+        // Belongs to another kind of subscription, with its own commands.
+        let error = if name == "type" { ReplyError::NOT_AVAILABLE } else { ReplyError::BAD_REQUEST };
+        Err(error.because(format!("`{name}` of `{command}` is not offered here")))
+    })
+}

@@ -1,0 +1,44 @@
+//! Makes the bytes on the wire of a message, whatever its encoding: each [`Framing`] has a module here.
+//!
+//! A frame is made in the buffer into which its message is encoded, so that no message is copied to frame it.
+
+mod websocket;
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::Framing;
+use super::code::Close;
+
+/// The type of a message, for framings that distinguish them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageType {
+    /// UTF-8 text.
+    Text,
+    /// Bytes.
+    Binary,
+    /// No message, but a ping of the framing itself.
+    Ping,
+}
+
+impl Framing {
+    /// Appends the frame of the message that `encode` appends to the buffer. Returns the range of the frame
+    /// inside `out`; `None` if there is no message.
+    pub fn write(
+        self,
+        out: &mut Vec<u8>,
+        encode: impl FnOnce(&mut Vec<u8>) -> Option<MessageType>,
+    ) -> Option<Range<usize>> {
+        match self {
+            Self::WebSocket => websocket::write(out, encode),
+        }
+    }
+
+    /// The bytes that end a connection with a code and a reason.
+    pub fn close(self, close: &Close) -> Bytes {
+        match self {
+            Self::WebSocket => websocket::close(close),
+        }
+    }
+}
