@@ -59,7 +59,7 @@ impl Context {
         self.user.get_or_init(host::user)
     }
 
-    /// The protocol of the client: `centrifuge-json` or `raw`.
+    /// The protocol of the client: `centrifuge-json`, `centrifuge-protobuf` or `raw`.
     pub fn protocol(&self) -> &str {
         self.protocol.get_or_init(host::protocol)
     }
@@ -183,7 +183,7 @@ impl<'a> Connecting<'a> {
         self.token
     }
 
-    /// The JSON that the client sent with its connect; empty for none.
+    /// The JSON that the client sent with its connect; empty for none. From a Protobuf client it is any bytes.
     pub const fn data(&self) -> &'a [u8] {
         self.data
     }
@@ -225,7 +225,8 @@ impl<'a> Message<'a> {
     }
 
     /// The payload that the client sent, or that earlier plugins replaced it with. Empty if the command has
-    /// none, and always after [`Interests::without_payload`](crate::Interests::without_payload).
+    /// none, and always after [`Interests::without_payload`](crate::Interests::without_payload). From a JSON
+    /// client it is JSON; from a Protobuf client and in raw mode it is any bytes.
     pub const fn payload(&self) -> &'a [u8] {
         self.payload
     }

@@ -1,6 +1,6 @@
 // Two users in a channel: everything a subscription of the library offers.
 import assert from "node:assert/strict";
-import { connected, done, event, subscribed, token } from "./support.mjs";
+import { connected, data, done, event, subscribed, token, value } from "./support.mjs";
 
 const ann = await connected({ token: token("ann") });
 const bob = await connected({ token: token("bob") });
@@ -14,9 +14,9 @@ const his = await subscribed(bob, "chat:1");
 assert.equal((await join()).info.user, "bob");
 done("joined");
 
-await his.publish({ text: "hello" });
+await his.publish(data({ text: "hello" }));
 const publication = await heard();
-assert.deepEqual(publication.data, { text: "hello" });
+assert.deepEqual(value(publication.data), { text: "hello" });
 assert.equal(publication.info.user, "bob");
 assert.equal(publication.offset, 1);
 done("published");
@@ -26,19 +26,19 @@ assert.deepEqual(Object.values(clients).map(({ user }) => user).sort(), ["ann", 
 assert.deepEqual(await hers.presenceStats(), { numClients: 2, numUsers: 2 });
 done("present");
 
-await his.publish({ text: "again" });
+await his.publish(data({ text: "again" }));
 await heard();
 const history = await hers.history({ limit: 10 });
-assert.deepEqual(history.publications.map(({ data }) => data.text), ["hello", "again"]);
+assert.deepEqual(history.publications.map(({ data }) => value(data).text), ["hello", "again"]);
 const since = { offset: history.publications[0].offset, epoch: history.epoch };
 const rest = await ann.history("chat:1", { limit: -1, since });
-assert.deepEqual(rest.publications.map(({ data }) => data.text), ["again"]);
+assert.deepEqual(rest.publications.map(({ data }) => value(data).text), ["again"]);
 done("remembered");
 
-assert.deepEqual((await ann.rpc("whoami", {})).data, { you: "ann" });
+assert.deepEqual(value((await ann.rpc("whoami", data({}))).data), { you: "ann" });
 const message = event(bob, "message");
-await ann.send({ to: "bob", text: "psst" });
-assert.deepEqual((await message).data, { to: "bob", text: "psst" });
+await ann.send(data({ to: "bob", text: "psst" }));
+assert.deepEqual(value((await message).data), { to: "bob", text: "psst" });
 done("called");
 
 his.unsubscribe();

@@ -1,6 +1,6 @@
 // The connection breaks while messages are published: the library comes back and has them all, in order.
 import assert from "node:assert/strict";
-import { api, connected, done, event, queue, subscribed, token } from "./support.mjs";
+import { api, connected, done, event, queue, subscribed, token, value } from "./support.mjs";
 
 const ann = await connected({ token: token("ann", { channels: ["news:server"] }) });
 const server = queue(ann, "publication");
@@ -10,8 +10,8 @@ assert.equal(subscription.context.recoverable, true);
 const publish = (channel, data) => api("publish", { channel, data });
 await publish("news:1", 1);
 await publish("news:server", 1);
-assert.equal((await heard()).data, 1);
-assert.deepEqual(await server().then(({ channel, data }) => [channel, data]), ["news:server", 1]);
+assert.equal(value((await heard()).data), 1);
+assert.deepEqual(await server().then(({ channel, data }) => [channel, value(data)]), ["news:server", 1]);
 done("subscribed");
 
 for (const round of [1, 2, 3]) {
@@ -29,11 +29,11 @@ for (const round of [1, 2, 3]) {
   assert.deepEqual({ wasRecovering, recovered }, { wasRecovering: true, recovered: true });
   assert.equal((await backOfServer).recovered, true);
   for (const data of [first, first + 1, first + 2]) {
-    assert.equal((await heard()).data, data);
-    assert.equal((await server()).data, data);
+    assert.equal(value((await heard()).data), data);
+    assert.equal(value((await server()).data), data);
   }
 }
 await publish("news:1", "last");
-assert.equal((await heard()).data, "last");
+assert.equal(value((await heard()).data), "last");
 ann.disconnect();
 done("recovered");

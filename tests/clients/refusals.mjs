@@ -1,6 +1,6 @@
 // What is not allowed fails in the place that asked, and the connection goes on; what ends it for good is not retried.
 import assert from "node:assert/strict";
-import { api, connected, done, event, subscribed, token } from "./support.mjs";
+import { api, connected, data, done, event, subscribed, token, value } from "./support.mjs";
 
 const ann = await connected({ token: token("ann") });
 for (const [channel, expected] of [["closed:1", 103], ["unknown:1", 102], ["no spaces", 107]]) {
@@ -11,17 +11,17 @@ for (const [channel, expected] of [["closed:1", 103], ["unknown:1", 102], ["no s
 }
 done("not subscribed");
 
-await assert.rejects(ann.publish("closed:1", {}), { code: 103 });
+await assert.rejects(ann.publish("closed:1", data({})), { code: 103 });
 await assert.rejects(ann.history("closed:1", { limit: 1 }), { code: 103 });
 await assert.rejects(ann.presence("closed:1"), { code: 103 });
-await assert.rejects(ann.rpc("nothing", {}), { code: 108 });
-await assert.rejects(ann.publish("chat:1", { text: "shame" }), { code: 400, message: "not here" });
+await assert.rejects(ann.rpc("nothing", data({})), { code: 108 });
+await assert.rejects(ann.publish("chat:1", data({ text: "shame" })), { code: 400, message: "not here" });
 done("not done");
 
 const subscription = await subscribed(ann, "chat:1");
 const heard = event(subscription, "publication");
-await subscription.publish({ text: "still here" });
-assert.deepEqual((await heard).data, { text: "still here" });
+await subscription.publish(data({ text: "still here" }));
+assert.deepEqual(value((await heard).data), { text: "still here" });
 done("still connected");
 
 const end = event(ann, "disconnected");

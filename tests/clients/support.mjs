@@ -1,9 +1,10 @@
 // What the scenarios share: clients of the published library, tokens, the HTTP API, and waiting that ends.
 import { createHmac } from "node:crypto";
-import { Centrifuge } from "centrifuge";
+import { Centrifuge as Json } from "centrifuge";
+import { Centrifuge as Protobuf } from "centrifuge/build/protobuf";
 import WebSocket from "ws";
 
-const { GATEWAY, ADMIN, API_KEY, SECRET } = process.env;
+const { GATEWAY, ADMIN, API_KEY, SECRET, ENCODING } = process.env;
 const PATIENCE = 10_000;
 
 export function token(user, claims = {}) {
@@ -16,10 +17,21 @@ export function inSeconds(seconds) {
   return Math.ceil(Date.now() / 1000 + seconds);
 }
 
-// A client that comes back quickly.
-export function client(options) {
+// A client that comes back quickly. Without an encoding among its options it has that of the scenario.
+export function client({ encoding = ENCODING, ...options } = {}) {
   const url = `ws://${GATEWAY}/connection/websocket`;
-  return new Centrifuge(url, { websocket: WebSocket, minReconnectDelay: 50, maxReconnectDelay: 200, ...options });
+  const all = { websocket: WebSocket, minReconnectDelay: 50, maxReconnectDelay: 200, ...options };
+  return encoding === "protobuf" ? new Protobuf(url, { ...all, protocol: "protobuf" }) : new Json(url, all);
+}
+
+// JSON as the library takes it for a payload: as bytes in Protobuf.
+export function data(value, encoding = ENCODING) {
+  return encoding === "protobuf" ? new TextEncoder().encode(JSON.stringify(value)) : value;
+}
+
+// JSON out of a payload that the library hands over.
+export function value(data) {
+  return data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data;
 }
 
 export async function connected(options) {

@@ -1,7 +1,7 @@
 // What is nothing is told as zero: the library hands its user numbers and lists, never `undefined`. And what is not there to
 // be had is refused, not given in another form.
 import assert from "node:assert/strict";
-import { connected, done, event, subscribed, token } from "./support.mjs";
+import { connected, data, done, event, subscribed, token } from "./support.mjs";
 
 const ann = await connected({ token: token("ann") });
 assert.deepEqual(await ann.presenceStats("chat:empty"), { numClients: 0, numUsers: 0 });
@@ -19,7 +19,7 @@ const his = await subscribed(nobody, "open:1");
 assert.equal((await theirs.heard.join()).info.user, "");
 const { clients } = await ann.presence("open:1");
 assert.equal(clients[nobody.context.client].user, "");
-await his.publish("hi");
+await his.publish(data("hi"));
 assert.equal((await theirs.heard.publication()).info.user, "");
 done("anonymous");
 

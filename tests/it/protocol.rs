@@ -7,6 +7,7 @@ mod conformance;
 mod direct;
 mod malformed;
 mod nothing_lost;
+mod protobuf;
 mod raw;
 mod recovery;
 mod simulation;

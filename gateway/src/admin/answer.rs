@@ -13,6 +13,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::backplane;
 use crate::control::{Control, HistoryPage};
 use crate::protocol::code::ReplyError;
+use crate::protocol::json;
 use crate::protocol::push::{Member, Publication};
 
 /// Media type of nearly all responses of the admin listener.
@@ -241,11 +242,11 @@ impl Nodes {
     }
 }
 
-/// JSON as it is; other payloads (a message of raw mode) as a string.
+/// JSON as it is; any other payload as the string that JSON clients receive.
 fn raw(bytes: &Bytes) -> Box<RawValue> {
-    let text = String::from_utf8_lossy(bytes);
-    RawValue::from_string(text.clone().into_owned())
-        .or_else(|_| to_raw_value(&text))
+    let parsed = std::str::from_utf8(bytes).ok().and_then(|text| RawValue::from_string(text.to_owned()).ok());
+    parsed
+        .or_else(|| to_raw_value(&json::string_of(bytes)).ok())
         .expect("a text can always be written as JSON")
 }
 
@@ -260,7 +261,9 @@ mod tests {
             (b"hello", "\"hello\""),
             (b"{", "\"{\""),
             (b"", "\"\""),
-            (b"\xff", "\"\u{fffd}\""),
+            (b"\xff", "\"/w==\""),
+            // Its Base64 has digits only.
+            (b"\xd7\x6d\xf8", "\"1234\""),
         ] {
             assert_eq!(raw(&Bytes::from_static(payload)).get(), shown);
         }

@@ -20,7 +20,7 @@ pub struct Client {
     pub id: Arc<str>,
     /// Empty for an anonymous client and before a plugin has accepted one.
     pub user: Arc<str>,
-    /// `centrifuge-json` or `raw`; `unknown` if the client belonged to a dead gateway of a later version.
+    /// `centrifuge-json`, `centrifuge-protobuf` or `raw`; `unknown` if the client belonged to a dead gateway of a later version.
     pub protocol: &'static str,
     /// Remote address of the connection.
     pub address: IpAddr,
@@ -123,8 +123,8 @@ pub struct MessageContent {
     pub channel: Option<Channel>,
     /// The method of an rpc, empty otherwise.
     pub method: Box<str>,
-    /// The payload: JSON in the Centrifuge JSON protocol, anything in raw mode, empty where the command has
-    /// none.
+    /// The payload: JSON in the Centrifuge JSON protocol, any bytes in Protobuf and in raw mode, empty where
+    /// the command has none.
     pub payload: Bytes,
     /// Whether a raw message came in a binary frame.
     pub binary: bool,

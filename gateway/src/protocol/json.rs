@@ -4,6 +4,9 @@
 //! most [`DEPTH_MAX`] levels deep, without an escape of an unpaired surrogate. Duplicate names and numbers of
 //! any size pass unchanged; the receivers interpret them.
 
+use std::borrow::Cow;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
 pub use gateway_plugin_grammar::json::{DEPTH_MAX, Unfit, check};
 use serde::de::IgnoredAny;
@@ -42,6 +45,12 @@ pub fn compact(json: Bytes) -> Result<Bytes, NotJson> {
         return Ok(json);
     }
     Ok(json.iter().copied().filter(|byte| *byte != b'\n').collect())
+}
+
+/// The string that stands for a payload that is not JSON: the payload itself if it is UTF-8, otherwise its
+/// Base64.
+pub fn string_of(payload: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(payload).map_or_else(|_| BASE64_STANDARD.encode(payload).into(), Cow::Borrowed)
 }
 
 /// Length in bytes of a text as a JSON string, including quotes.

@@ -35,7 +35,7 @@ impl Member {
 pub struct Publication {
     /// The payload.
     pub data: Bytes,
-    /// Whether the payload is JSON on one line. Any other payload reaches JSON clients as a string.
+    /// Whether the payload is JSON without line feeds. Any other payload reaches JSON clients as a string.
     pub json: bool,
     /// Its number in the channel's stream, from 1; 0 in a channel without history.
     pub offset: u64,

@@ -42,8 +42,10 @@ pub use self::self_test::{SELF_TEST_BYTES_MAX, SELF_TEST_EVENTS_MAX, SelfTest};
 
 /// The start time of a script: Unix time in milliseconds.
 pub const START: u64 = 1_700_000_000_000;
-/// The protocol of clients that do not use raw mode.
+/// The protocol of clients that use the Centrifuge protocol in JSON.
 pub const CENTRIFUGE_JSON: &str = "centrifuge-json";
+/// The protocol of clients that use the Centrifuge protocol in Protobuf.
+pub const CENTRIFUGE_PROTOBUF: &str = "centrifuge-protobuf";
 /// The protocol of clients in raw mode.
 pub const RAW: &str = "raw";
 
@@ -91,7 +93,7 @@ pub struct Who {
     pub headers: Vec<(Box<str>, Box<str>)>,
     /// The address of the client.
     pub address: Option<IpAddr>,
-    /// [`CENTRIFUGE_JSON`] or [`RAW`].
+    /// [`CENTRIFUGE_JSON`], [`CENTRIFUGE_PROTOBUF`] or [`RAW`].
     pub protocol: Option<&'static str>,
 }
 

@@ -4,7 +4,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value};
 
-use crate::{CENTRIFUGE_JSON, Errors, Event, Message, RAW, Script, Step, Time, Who, show};
+use crate::{
+    CENTRIFUGE_JSON, CENTRIFUGE_PROTOBUF, Errors, Event, Message, RAW, Script, Step, Time, Who, show,
+};
 
 /// What a hook can answer, by event.
 const CONNECT_VERDICTS: &str = "pass, accept, refuse, failed, not-called";
@@ -179,7 +181,7 @@ impl<K: Copy, C> Fields<'_, K, C> {
             }
             address
         });
-        let known = [CENTRIFUGE_JSON, RAW];
+        let known = [CENTRIFUGE_JSON, CENTRIFUGE_PROTOBUF, RAW];
         let protocol = self.string("protocol").and_then(|word| {
             let protocol = known.into_iter().find(|known| **known == *word);
             if protocol.is_none() {

@@ -1,8 +1,9 @@
-//! The published JavaScript client library of the Centrifuge protocol, unchanged, against the real binary.
+//! The published client libraries of the Centrifuge protocol for JavaScript and Python, unchanged, against the
+//! real binary, in both encodings.
 
 use std::time::Duration;
 
-use gateway_tests::{API_KEY, Gateway, node, token};
+use gateway_tests::{API_KEY, Gateway, Tool, node, target_folder, token};
 
 const CONFIG: &str = "
     client.expiry_grace = '3s'
@@ -49,17 +50,28 @@ const ANSWER: &str = "
     reply = { you = '{user}' }
 ";
 
+/// What a scenario says it has done: the same in both encodings.
 async fn scenario(script: &str, router: &str) -> Vec<String> {
+    let json = encoded(script, router, "json").await;
+    assert_eq!(encoded(script, router, "protobuf").await, json, "in Protobuf as in JSON");
+    json
+}
+
+async fn encoded(script: &str, router: &str, encoding: &str) -> Vec<String> {
+    steps(node(script).env("SECRET", token::SECRET).env("ENCODING", encoding), router).await
+}
+
+/// Runs a script against a gateway with these rules. Returns its lines.
+async fn steps(script: Tool, router: &str) -> Vec<String> {
     let gateway = Gateway::with(CONFIG)
         .plugin("10-auth-jwt", "auth-jwt", &token::settings())
         .plugin("90-router", "router", router)
         .start()
         .await;
-    let output = node(script)
+    let output = script
         .env("GATEWAY", gateway.address().to_string())
         .env("ADMIN", gateway.admin().to_string())
         .env("API_KEY", API_KEY)
-        .env("SECRET", token::SECRET)
         .run(Duration::from_secs(60))
         .await;
     output.lines().map(str::to_owned).collect()
@@ -90,4 +102,23 @@ async fn nothing_is_told_as_zero_and_what_is_not_offered_is_refused() {
 async fn refusals_reach_the_place_that_asked() {
     let steps = scenario("refusals.mjs", ROUTER).await;
     assert_eq!(steps, ["not subscribed", "not done", "still connected", "gone for good"]);
+}
+
+#[tokio::test]
+async fn clients_of_both_encodings_share_channels() {
+    let steps = encoded("encodings.mjs", &[ROUTER, ANSWER].concat(), "both").await;
+    let expected = ["json for both", "bytes for both", "members", "history", "recovered", "direct", "called"];
+    assert_eq!(steps, [&expected[..], &["closed"]].concat());
+}
+
+#[tokio::test]
+async fn clients_in_python_use_both_encodings() {
+    let python = target_folder().join("python-clients/bin/python");
+    assert!(python.exists(), "{} is missing: `tests/run` does all the set-up", python.display());
+    let script = Tool::new(python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/clients/encodings.py"))
+        .env("TOKEN_JSON", token::of("json"))
+        .env("TOKEN_PROTOBUF", token::of("protobuf"));
+    let steps = steps(script, &[ROUTER, ANSWER].concat()).await;
+    assert_eq!(steps, ["joined", "published", "remembered", "called", "closed"]);
 }

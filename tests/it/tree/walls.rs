@@ -184,6 +184,16 @@ fn one_module_names_the_websocket_library() {
 }
 
 #[test]
+fn one_codec_names_the_protobuf_library() {
+    check("prost", &["protocol/centrifuge/protobuf"]);
+}
+
+#[test]
+fn only_the_edges_know_which_framing_a_connection_has() {
+    check("Framing", &["protocol.rs", "protocol/framing.rs", "worker.rs"]);
+}
+
+#[test]
 fn http_stays_at_the_edges() {
     check("hyper", &["transport/handshake.rs", "admin", "egress"]);
     check("hyper_util", &["transport/handshake.rs", "admin", "egress"]);

@@ -84,15 +84,6 @@ fn cases() -> Vec<(String, Vec<u8>, u16)> {
     let mark = credential.iter().position(|b| *b == b'?').expect("it was put there");
     credential[mark] = 0xff;
     case("a credential that is no text", credential, 400);
-    case("only Protobuf", good().with("Sec-WebSocket-Protocol: centrifuge-protobuf").bytes(), 400);
-    case("Protobuf by query", Handshake::to("/connection/websocket?format=protobuf").bytes(), 400);
-    case(
-        "Protobuf by another query",
-        Handshake::to("/connection/websocket?x=1&cf_protocol=protobuf").bytes(),
-        400,
-    );
-    let both = "Sec-WebSocket-Protocol: centrifuge-protobuf, centrifuge-json";
-    case("Protobuf or JSON", good().with(both).bytes(), 101);
     case(
         "two origins",
         good().with("Origin: http://a.example").with("Origin: http://b.example").bytes(),
@@ -146,7 +137,7 @@ async fn a_subprotocol_is_answered_as_it_was_offered() {
         (&["centrifuge-json"][..], Some("centrifuge-json")),
         (&["CENTRIFUGE-JSON"], Some("CENTRIFUGE-JSON")),
         (&["chat, Centrifuge-Json"], Some("Centrifuge-Json")),
-        (&["chat", "centrifuge-protobuf", "centrifuge-json"], Some("centrifuge-json")),
+        (&["chat", "centrifuge-protobuf", "centrifuge-json"], Some("centrifuge-protobuf")),
         (&["ch\u{e4}t", "centrifuge-json"], Some("centrifuge-json")),
         (&["chat"], None),
         (&[], None),
@@ -186,7 +177,6 @@ async fn a_refusal_says_what_to_do() {
         (good().without("Connection"), "does a proxy in between drop it?"),
         (good().with("Origin: http://a.example"), "handshake.origins"),
         (Handshake::to("/"), "clients connect to /connection/websocket"),
-        (Handshake::to("/connection/websocket?format=protobuf"), "use `centrifuge-json`"),
     ] {
         let mut socket = Socket::connect(gateway.address()).await;
         socket.send(&handshake.bytes()).await;

@@ -9,10 +9,9 @@
 
 use std::fmt::{Display, Write as _};
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
-
 use crate::protocol::centrifuge::VERSION;
 use crate::protocol::code::ReplyError;
+use crate::protocol::json;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
 use crate::protocol::reply::{Connected, Done, Reply, Subscribed};
 
@@ -242,14 +241,12 @@ pub(in crate::protocol) fn encode_message(publication: &Publication, out: &mut V
     object(out, |o| o.object("push", |o| o.object("message", |o| payload(o, publication))));
 }
 
-/// The payload of a client that does not use JSON may be any bytes. If it is not JSON it is sent as a string, in Base64 if it is not text.
+/// The payload of a client that does not use JSON may be any bytes. If it is not JSON it is sent as a string.
 fn payload(o: &mut Object<'_>, publication: &Publication) {
     if publication.json {
         o.json("data", &publication.data);
-    } else if let Ok(text) = std::str::from_utf8(&publication.data) {
-        string(o.key("data"), text);
     } else {
-        o.string("data", &BASE64_STANDARD.encode(&publication.data));
+        o.string_always("data", &json::string_of(&publication.data));
     }
 }
 
