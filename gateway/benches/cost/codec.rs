@@ -1,4 +1,4 @@
-//! Between the bytes of the JSON protocol and the words of the gateway.
+//! Between the bytes of the JSON and the Protobuf encoding and the words of the gateway.
 
 use std::sync::Arc;
 
@@ -67,14 +67,14 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
         Case {
             name: format!("decode a publish command, {SMALL} B of data"),
             unit: "ns",
-            gateway: decode(scale, &command),
+            gateway: decode(scale, Encoding::Json, command.as_bytes()),
             against: "serde_json, to a Value",
             baseline: ns_per_call(scale.batch, || serde_json::from_str::<Value>(&command).is_ok()),
         },
         Case {
             name: format!("decode a publish command, {SMALL} B of data"),
             unit: "ns",
-            gateway: decode(scale, &command),
+            gateway: decode(scale, Encoding::Json, command.as_bytes()),
             against: "serde_json, to a struct",
             baseline: ns_per_call(scale.batch, || {
                 let command: PublishCommand<'_> = serde_json::from_str(&command).ok()?;
@@ -84,16 +84,30 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
         Case {
             name: format!("encode its push frame, {SMALL} B of data"),
             unit: "ns",
-            gateway: encode(scale),
+            gateway: encode(scale, Encoding::Json),
             against: "serde_json, from a Value",
             baseline: ns_per_call(scale.batch, || serde_json::to_vec(&push)),
         },
         Case {
             name: format!("encode its push frame, {SMALL} B of data"),
             unit: "ns",
-            gateway: encode(scale),
+            gateway: encode(scale, Encoding::Json),
             against: "serde_json, from a struct",
             baseline: ns_per_call(scale.batch, || serde_json::to_vec(&PublicationPush::new("news", &data))),
+        },
+        Case {
+            name: format!("decode a publish command in Protobuf, {SMALL} B of data"),
+            unit: "ns",
+            gateway: decode(scale, Encoding::Protobuf, &publish_record()),
+            against: "the same in JSON",
+            baseline: decode(scale, Encoding::Json, command.as_bytes()),
+        },
+        Case {
+            name: format!("encode its push frame in Protobuf, {SMALL} B of data"),
+            unit: "ns",
+            gateway: encode(scale, Encoding::Protobuf),
+            against: "the same in JSON",
+            baseline: encode(scale, Encoding::Json),
         },
     ];
     let rows = compare(scale.rounds, cases)?;
@@ -105,23 +119,39 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
     Ok(Table { title: "JSON in and out", notes, rows })
 }
 
-fn decode<'a>(scale: &Scale, command: &str) -> Measure<'a> {
-    let inbound = Inbound { data: Bytes::from(command.to_owned()), binary: false };
+/// The command of [`publish_command`] in Protobuf.
+fn publish_record() -> Vec<u8> {
+    let text = publish_command();
+    let command: PublishCommand<'_> = serde_json::from_str(&text).expect("its own words");
+    let after_length = |bytes: &[u8]| {
+        let length = bytes.len();
+        let short = length < 0x80;
+        let prefix = if short { vec![length as u8] } else { vec![length as u8 | 0x80, (length >> 7) as u8] };
+        [&prefix, bytes].concat()
+    };
+    let field = |tag: u8, bytes: &[u8]| [vec![tag << 3 | 2], after_length(bytes)].concat();
+    let data = command.publish.data.get().as_bytes();
+    let publish = [field(1, command.publish.channel.as_bytes()), field(2, data)].concat();
+    after_length(&[vec![1 << 3, command.id as u8], field(7, &publish)].concat())
+}
+
+fn decode<'a>(scale: &Scale, encoding: Encoding, command: &[u8]) -> Measure<'a> {
+    let inbound = Inbound { data: Bytes::copy_from_slice(command), binary: false };
     ns_per_call(scale.batch, move || {
-        let mut commands = Commands::of(Encoding::Json, inbound.clone());
+        let mut commands = Commands::of(encoding, inbound.clone());
         let first = commands.next(1024);
-        assert!(commands.is_done(), "it is the only one");
+        assert!(matches!(first, Some(Ok(_))) && commands.is_done(), "it is a command, and the only one");
         first
     })
 }
 
-fn encode<'a>(scale: &Scale) -> Measure<'a> {
+fn encode<'a>(scale: &Scale, encoding: Encoding) -> Measure<'a> {
     let publication = Publication { data: payload(SMALL).into(), json: true, offset: 0, info: None };
     let (publication, epoch, channel) = (Arc::new(publication), Arc::<str>::default(), channel("news"));
     ns_per_call(scale.batch, move || {
         // A push remembers its frames: each call needs a new one.
         let kind = PushKind::Publication { publication: publication.clone(), epoch: epoch.clone() };
         let push = Push::new(channel.clone(), kind);
-        push.frame(Form::channel(Encoding::Json.over(Framing::WebSocket))).clone()
+        push.frame(Form::channel(encoding.over(Framing::WebSocket))).clone()
     })
 }

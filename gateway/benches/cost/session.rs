@@ -24,7 +24,7 @@ use gateway::plugin::chain::{Chain, Plugin};
 use gateway::plugin::event::Kind;
 use gateway::protocol::codec::Inbound;
 use gateway::protocol::command::{Command, Connect, Request};
-use gateway::protocol::frame::{self, Opcode};
+use gateway::protocol::framing::MessageType;
 use gateway::protocol::{Encoding, Framing};
 use gateway::telemetry::metrics::Metrics;
 use serde::Serialize;
@@ -237,12 +237,14 @@ fn publish_by_hand<'a>(scale: &Scale) -> Measure<'a> {
     ns_per_call(scale.batch, move || {
         out.clear();
         let command: PublishCommand<'_> = serde_json::from_str(&text)?;
-        frame::write(&mut out, Opcode::Text, |out| {
+        Framing::WebSocket.write(&mut out, |out| {
             let _ = serde_json::to_writer(out, &PublishReply { id: command.id, publish: Empty {} });
+            Some(MessageType::Text)
         });
-        frame::write(&mut out, Opcode::Text, |out| {
+        Framing::WebSocket.write(&mut out, |out| {
             let push = PublicationPush::new(command.publish.channel, command.publish.data);
             let _ = serde_json::to_writer(out, &push);
+            Some(MessageType::Text)
         });
         Ok::<_, serde_json::Error>(out.len())
     })
@@ -253,7 +255,10 @@ fn echo_by_hand<'a>(scale: &Scale) -> Measure<'a> {
     let mut out = Vec::new();
     ns_per_call(scale.batch, move || {
         out.clear();
-        frame::write(&mut out, Opcode::Text, |out| out.extend_from_slice(message.as_bytes()));
+        Framing::WebSocket.write(&mut out, |out| {
+            out.extend_from_slice(message.as_bytes());
+            Some(MessageType::Text)
+        });
         out.len()
     })
 }
