@@ -96,19 +96,30 @@ impl Plan {
         *of_address = share(per_address_wanted, connections_wanted, connections);
         let of_address = &mut limits.handshakes_per_address_max;
         *of_address = share(handshakes_per_address_wanted, handshakes_wanted, handshakes);
-        tracing::warn!(
-            open_files = limit,
-            connections_max = connections,
-            connections_wanted,
-            handshakes_max = handshakes,
-            handshakes_wanted,
-            connections_per_address_max = limits.connections_per_address_max,
-            connections_per_address_wanted = per_address_wanted,
-            handshakes_per_address_max = limits.handshakes_per_address_max,
-            handshakes_per_address_wanted,
-            "limit of open files too low for the settings; they are lowered for this run; raise the limit (`ulimit -n`, \
-             `LimitNOFILE=` of systemd)"
-        );
+        macro_rules! lowered {
+            ($level:ident) => {
+                tracing::$level!(
+                    open_files = limit,
+                    connections_max = connections,
+                    connections_wanted,
+                    handshakes_max = handshakes,
+                    handshakes_wanted,
+                    connections_per_address_max = limits.connections_per_address_max,
+                    connections_per_address_wanted = per_address_wanted,
+                    handshakes_per_address_max = limits.handshakes_per_address_max,
+                    handshakes_per_address_wanted,
+                    "limit of open files too low for the settings; they are lowered for this run; raise the limit \
+                     (`ulimit -n`, `LimitNOFILE=` of systemd)"
+                )
+            };
+        }
+        // A default that does not fit is no mistake of the operator.
+        let shipped = Config::default().limits;
+        if connections_wanted == shipped.connections_max && handshakes_wanted == shipped.handshakes_max {
+            lowered!(info);
+        } else {
+            lowered!(warn);
+        }
     }
 }
 

@@ -8,5 +8,6 @@ mod memory_limits;
 mod publishing;
 mod restart;
 mod signals;
+mod starting;
 mod supervision;
 mod volumes;

@@ -14,4 +14,5 @@ mod presence;
 mod reach;
 mod servers;
 mod soak;
+mod starting;
 mod survey;

@@ -116,6 +116,12 @@ impl Log {
         self.lines().into_iter().filter(|line| line.says(texts)).collect()
     }
 
+    /// The lines so far that ask for attention: warnings and errors.
+    pub fn complaints(&self) -> Vec<String> {
+        let complains = |line: &Line| matches!(&*line.level, "WARN" | "ERROR");
+        self.lines().into_iter().filter(complains).map(|line| line.text).collect()
+    }
+
     /// The first line that contains all of these texts, now or soon.
     pub async fn wait(&self, texts: &[&str]) -> Line {
         self.wait_since(0, texts).await

@@ -99,6 +99,18 @@ impl Trouble {
             Self::Differs => "differs",
         }
     }
+
+    /// What an operator can do. The gateway itself goes on trying, whatever the problem.
+    const fn next_step(self) -> &'static str {
+        match self {
+            Self::Unreachable => "check that the server runs, and that the addresses in [redis] lead to it",
+            Self::Silent => "check the load of the server, and the network to it",
+            Self::Refused => "check redis.username and redis.password, and the permissions of this user",
+            Self::Replica => "name the master in [redis], or its Sentinels",
+            Self::Writes => "check the memory, the disk and the replicas of the server",
+            Self::Differs => "run one version, with the same [redis] section, on all gateways",
+        }
+    }
 }
 
 /// The counters of the connection to Redis.
@@ -131,7 +143,9 @@ impl BackplaneMetrics {
         self.trouble.store(index.map_or(0, |index| index as u64 + 1), Relaxed);
         match trouble {
             Some((trouble, cause)) => {
-                warn!(trouble = trouble.as_str(), cause, "backplane degraded; this gateway serves alone")
+                let next_step = trouble.next_step();
+                let trouble = trouble.as_str();
+                warn!(trouble, cause, next_step, "backplane degraded; this gateway serves alone");
             }
             None => info!("backplane healthy"),
         }
@@ -143,9 +157,10 @@ impl BackplaneMetrics {
         index.checked_sub(1).and_then(|index| Trouble::ALL.get(index)) == Some(&trouble)
     }
 
-    /// Counts a connection to Redis.
-    pub fn linked(&self) {
+    /// Counts a connection to Redis, and logs to which server.
+    pub fn linked(&self, server: &str) {
         self.links.inc();
+        info!(server, "redis connected");
     }
 
     /// Counts a failed request.

@@ -261,6 +261,22 @@ async fn while_redis_is_away_a_gateway_goes_on_alone_and_says_so() {
 }
 
 #[tokio::test]
+async fn an_operator_decides_whether_a_gateway_without_redis_stays_ready() {
+    let mut redis = Redis::start().await;
+    let optional =
+        config(&redis.url()).replace("prefix = 'gw'", "prefix = 'gw'\nrequired_for_readiness = false");
+    let (strict, lenient) = (node(&redis.url()).await, Gateway::start(&optional).await);
+    redis.kill();
+    for (gateway, status) in [(&strict, 503), (&lenient, 200)] {
+        let reason = degraded(gateway, NOTICED).await;
+        assert!(reason.contains("redis cannot be reached"), "{reason}");
+        assert_eq!(gateway.get("/health/ready").await.status, status);
+    }
+    redis.revive(Data::Lost).await;
+    healthy(&lenient, BACK).await;
+}
+
+#[tokio::test]
 async fn what_is_published_while_one_gateway_is_cut_off_is_recovered_afterwards() {
     let redis = Redis::start().await;
     let proxy = Proxy::to(redis.address()).await;

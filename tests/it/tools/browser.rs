@@ -15,6 +15,7 @@ async fn two_tabs_talk_across_a_restart_and_see_the_plugins_change() {
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| CHROMIUM.to_owned());
     assert!(Path::new(&chromium).exists(), "{chromium} is missing: `tests/run` does all the set-up");
     let mut gateway = Gateway::demo().await;
+    assert_eq!(gateway.log().complaints(), Vec::<String>::new(), "a good start");
     let mut tabs =
         node("browser.mjs").env("GATEWAY", gateway.address().to_string()).env("CHROMIUM", chromium).talk();
     tabs.hear(LIMIT, "they talk").await;

@@ -17,6 +17,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Where Debian puts it, or wherever `CHROMIUM` says.
 const CHROMIUM: &str = "/usr/bin/chromium";
 
+/// What the gateway that serves has logged.
+const LOG: &str = "log";
+
 /// A folder outside of the clone, with a program that carries plugins and nothing else.
 struct Outside {
     folder: tempfile::TempDir,
@@ -63,7 +66,7 @@ impl Outside {
             .env_remove("GATEWAY_ADMIN_API_KEY")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(fs::File::create(self.path(LOG)).unwrap());
         command.kill_on_drop(true).spawn().unwrap()
     }
 }
@@ -91,6 +94,8 @@ async fn the_program_alone_leads_to_a_connected_page_and_a_rule_of_ones_own() {
 
     let served = outside.serve("mine");
     ready().await;
+    let log = fs::read_to_string(outside.path(LOG)).unwrap();
+    assert!(log.contains(" INFO ") && !log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
     let token = outside.succeeds("mine", &["token", "--user", "ann"]).await;
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| CHROMIUM.to_owned());
     assert!(Path::new(&chromium).exists(), "{chromium} is missing: `tests/run` does all the set-up");

@@ -1,10 +1,11 @@
 //! The `Runner` connects to every server, watches the connection, gives it up and reconnects.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::backplane::redis::agreement::Plugins;
 use crate::backplane::redis::commands::dispatch::Queues;
@@ -23,7 +24,7 @@ use crate::backplane::redis::survey::Answerer;
 use crate::backplane::redis::topology::cluster;
 use crate::backplane::redis::topology::sentinel::{self, Sentinels};
 use crate::backplane::redis::topology::shard::{Assigned, Assignment, Shard};
-use crate::config::RedisTopology;
+use crate::config::{RedisSentinels, RedisServer, RedisTopology};
 use crate::protocol::channel::Channel;
 use crate::supervisor::Supervisor;
 use crate::telemetry::backplane::Trouble;
@@ -36,6 +37,9 @@ const DOUBT: Duration = Duration::from_millis(50);
 
 /// A connection that lived for less counts as a failed attempt.
 const STABLE: Duration = Duration::from_secs(5);
+
+/// A first attempt to connect that takes longer is reported: for this long the first clients wait for it.
+const LATE: Duration = Duration::from_secs(2);
 
 /// How often timeouts of waiting requests are checked.
 const EXPIRY: Duration = Duration::from_millis(100);
@@ -177,6 +181,7 @@ impl Servers {
             let ended = tokio::select! {
                 ended = self.attempt(shard, &assignment, &mut sentinels) => Some(ended),
                 _ = assignments.changed() => None,
+                never = self.report_delay(shard, &assignment) => match never {},
             };
             status.set_connection(None);
             connection.send_replace(None);
@@ -198,6 +203,15 @@ impl Servers {
             let _ = timeout(pause(failures, context.config.reconnect_pause_max), assignments.changed()).await;
             failures = failures.saturating_add(1);
         }
+    }
+
+    /// Reports a first attempt that takes too long.
+    async fn report_delay(&self, shard: usize, assignment: &Assignment) -> Infallible {
+        let Components { context, topology, .. } = &self.components;
+        sleep(LATE).await;
+        let tried = tried(&assignment.assigned, &context.config.topology);
+        topology.shards[shard].status.is_late(&format!("not connected after {LATE:?}{tried}"));
+        std::future::pending().await
     }
 
     /// Finds the server, connects, and uses the connection until it fails. `Ok` with the reason if there was
@@ -267,7 +281,7 @@ impl Servers {
             Ok(()) => agreement.has_heard(),
             Err(cause) => return cause,
         }
-        context.metrics.linked();
+        status.connected();
         topology.serves();
         status.set_connection(Some(server.number));
         subscriptions.interest.begin(server.shard);
@@ -291,14 +305,14 @@ impl Servers {
                 if let Some(found) = fitness::look(context, &server).await {
                     topology.set_unfit(server.shard, found, &context.metrics);
                 }
-                tokio::time::sleep(fitness::AGAIN).await;
+                sleep(fitness::AGAIN).await;
             }
         };
         let watching = async {
             loop {
                 tokio::select! {
-                    () = tokio::time::sleep(WATCH) => (),
-                    () = doubt.notified() => tokio::time::sleep(DOUBT).await,
+                    () = sleep(WATCH) => (),
+                    () = doubt.notified() => sleep(DOUBT).await,
                 }
                 let watched = async {
                     let cause = server.watch(context, &topology.slot_map).await?;
@@ -333,13 +347,28 @@ impl Servers {
                 () = server.ended.notified() => {
                     return Err(Cause::new(Trouble::Unreachable, "the connection has ended"));
                 }
-                () = tokio::time::sleep(WATCH) => {
+                () = sleep(WATCH) => {
                     let cause = server.watch(context, &topology.slot_map).await?;
                     meeting::go_on(context, topology, server).await?;
                     topology.shards[server.shard].status.set(cause);
                 }
             }
         }
+    }
+}
+
+/// How the address of a server is found, for an error; empty if it is configured.
+fn tried(assigned: &Assigned, topology: &RedisTopology) -> String {
+    let list =
+        |servers: &[RedisServer]| servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match (assigned, topology) {
+        (Assigned::Master(RedisSentinels { sentinels, master, .. }), _) => {
+            format!("; asked {} for the master {master}", list(sentinels))
+        }
+        (Assigned::Nobody, RedisTopology::Cluster(named)) => {
+            format!("; asked {} which server has which slot", list(named))
+        }
+        _ => String::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::RedisServer;
 use crate::telemetry::backplane::{BackplaneMetrics, Trouble};
@@ -40,10 +40,17 @@ impl fmt::Display for Cause {
     }
 }
 
-const NOT_YET: &str = "not connected yet";
-
 /// The trouble of each server: metrics and the log report the first.
 type Troubles = Arc<Mutex<Vec<Option<(Trouble, String)>>>>;
+
+/// Why a server cannot be used.
+#[derive(Debug)]
+enum Known {
+    /// The first attempt to reach it is in progress, which is no trouble to report.
+    Connecting(Arc<str>),
+    /// A problem was found.
+    Problem(Trouble, Arc<str>),
+}
 
 /// Status of one server, shared by all tasks that learn something about it.
 #[derive(Debug)]
@@ -52,7 +59,7 @@ pub(crate) struct Status {
     name: Mutex<Option<String>>,
     shard_index: usize,
     all: Troubles,
-    cause: Mutex<Option<(Trouble, Arc<str>)>>,
+    cause: Mutex<Option<Known>>,
     /// Number of the usable connection; 0 for none.
     connection: AtomicU64,
     metrics: Arc<BackplaneMetrics>,
@@ -70,9 +77,18 @@ impl Status {
         names.into_iter().enumerate().map(status).collect()
     }
 
-    /// A search for the server begins.
+    /// The first attempt to reach the server begins: it has no connection, but nothing is wrong with it yet.
     pub(crate) fn begin(&self) {
-        self.set(Some(Cause::new(Trouble::Unreachable, NOT_YET)));
+        let sentence = self.sentence(&Cause::new(Trouble::Unreachable, "not connected yet"));
+        *self.known() = Some(Known::Connecting(sentence.into()));
+    }
+
+    /// The first attempt takes longer than it should. `detail` says what was tried. Without effect if the
+    /// attempt has ended.
+    pub(crate) fn is_late(&self, detail: &str) {
+        if matches!(*self.known(), Some(Known::Connecting(_))) {
+            self.set(Some(Cause::new(Trouble::Unreachable, detail)));
+        }
     }
 
     /// Another server is assigned, or none. What is known of the previous one does not concern it.
@@ -109,12 +125,14 @@ impl Status {
     /// Sets the current problem. The log and the metrics get it when its kind changes; other details of the
     /// same kind, which each attempt to connect may bring, are only kept for queries.
     pub(crate) fn set(&self, cause: Option<Cause>) {
-        let mut known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
-        let trouble = |known: &(Trouble, Arc<str>)| (!known.1.ends_with(NOT_YET)).then_some(known.0);
+        let mut known = self.known();
         if known.is_none() && cause.is_none() {
             return;
         }
-        let before = known.as_ref().and_then(trouble);
+        let before = match &*known {
+            Some(Known::Problem(trouble, _)) => Some(*trouble),
+            Some(Known::Connecting(_)) | None => None,
+        };
         let cause = cause.map(|cause| (cause.trouble, self.sentence(&cause)));
         if cause.is_none() || before != cause.as_ref().map(|(trouble, _)| *trouble) {
             let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,7 +143,12 @@ impl Status {
                 self.metrics.trouble(first.cloned());
             }
         }
-        *known = cause.map(|(trouble, sentence)| (trouble, sentence.into()));
+        *known = cause.map(|(trouble, sentence)| Known::Problem(trouble, sentence.into()));
+    }
+
+    /// There is a connection that requests may use.
+    pub(crate) fn connected(&self) {
+        self.metrics.linked(&self.name());
     }
 
     /// Describes a cause, with the name of its server.
@@ -135,10 +158,15 @@ impl Status {
 
     /// Adds the name of the server to a text.
     pub(crate) fn named(&self, what: &str) -> String {
-        match &*self.name.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(name) => format!("{name}: {what}"),
-            None => what.to_owned(),
+        match self.name() {
+            name if name.is_empty() => what.to_owned(),
+            name => format!("{name}: {what}"),
         }
+    }
+
+    /// The name of the server; empty if it is not known which server it is.
+    fn name(&self) -> String {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
     }
 
     /// Like [`set`](Self::set), unless a problem is known already.
@@ -150,13 +178,21 @@ impl Status {
 
     /// Whether publishing is known to fail: the health check notices when it works again.
     pub(crate) fn takes_no_writes(&self) -> bool {
-        let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(*known, Some((Trouble::Writes | Trouble::Refused | Trouble::Replica, _)))
+        matches!(
+            *self.known(),
+            Some(Known::Problem(Trouble::Writes | Trouble::Refused | Trouble::Replica, _))
+        )
     }
 
-    /// The current problem, as a sentence.
+    /// Why the server cannot be used, as a sentence.
     pub(crate) fn cause(&self) -> Option<Arc<str>> {
-        let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
-        known.as_ref().map(|(_, sentence)| sentence.clone())
+        match &*self.known() {
+            Some(Known::Connecting(sentence) | Known::Problem(_, sentence)) => Some(sentence.clone()),
+            None => None,
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
