@@ -44,6 +44,8 @@ pub(super) struct Address {
 pub(super) struct Api {
     address: String,
     key: String,
+    /// Keeps its connection for the next call.
+    client: Client,
 }
 
 impl Address {
@@ -89,7 +91,7 @@ impl Address {
             format!("http://{listener}")
         });
         let address = self.address.clone().or(listener).unwrap_or_else(|| DEFAULT.to_owned());
-        Ok(Api { address, key: key.map_err(Failure::Runtime)? })
+        Ok(Api { address, key: key.map_err(Failure::Runtime)?, client: Client::new() })
     }
 }
 
@@ -118,7 +120,7 @@ impl Api {
         let request = Request::new("POST", &url, headers, body.to_string().into());
         let request = request.context("the key of the API holds characters that cannot be sent")?;
         // The admin listener is on this machine or in a private network.
-        let answer = Client::new().send(request, Reach::Anywhere, TIMEOUT, ANSWER_BYTES_MAX).await;
+        let answer = self.client.send(request, Reach::Anywhere, TIMEOUT, ANSWER_BYTES_MAX).await;
         let answer = answer.map_err(|error| {
             let what = match &error {
                 Error::Timeout(_) | Error::TooLarge(_) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::api::Address;
+use super::api::{Address, runtime};
 use super::{Failure, print};
 use crate::clock::Clock;
 
@@ -29,12 +29,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let answer = arguments.address.call("plugins", &json!({}))?;
+    let api = arguments.address.resolve()?;
+    let runtime = runtime().map_err(Failure::Unexpected)?;
+    let call = |method| runtime.block_on(api.send(method, &json!({})));
+    let answer = call("plugins").map_err(Failure::Runtime)?;
     if arguments.json {
         return print(&format!("{answer:#}\n"));
     }
     // A gateway of another version may not have this method: then nothing is shown.
-    let nodes = arguments.address.call("nodes", &json!({})).unwrap_or_default();
+    let nodes = call("nodes").unwrap_or_default();
     print(&(table(&answer, Clock::start().now().unix / 1000) + &differences(&nodes)))
 }
 
