@@ -46,9 +46,14 @@ impl Clock {
         Now { at: self.start.elapsed(), unix: unix.as_millis() as u64 }
     }
 
+    /// Time since the process began. Reads only one clock.
+    pub fn at(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// Both times, shortly after `before`: reads only one clock.
     pub fn later(&self, before: Now) -> Now {
-        let at = self.start.elapsed();
+        let at = self.at();
         Now { at, unix: before.unix + at.saturating_sub(before.at).as_millis() as u64 }
     }
 

@@ -52,6 +52,7 @@ pub mod admin;
 pub mod survey;
 pub mod explain;
 pub mod telemetry;
+pub mod histogram;
 pub mod seldom;
 
 // Tools.

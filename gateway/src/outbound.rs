@@ -13,6 +13,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
+use crate::histogram::Sizes;
+
 /// Result of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -62,7 +64,6 @@ struct Queue {
     begun: bool,
     closed: bool,
     written: u64,
-    counted: u64,
 }
 
 impl Outbound {
@@ -138,7 +139,7 @@ impl Outbound {
     /// Drops everything: the socket is gone.
     pub fn abandon(&self) {
         let mut queue = self.queue.borrow_mut();
-        *queue = Queue { closed: true, written: queue.written, counted: queue.counted, ..Queue::default() };
+        *queue = Queue { closed: true, written: queue.written, ..Queue::default() };
     }
 
     /// Whether the last frame has been queued, or the socket is gone.
@@ -156,14 +157,6 @@ impl Outbound {
         self.queue.borrow().written
     }
 
-    /// Bytes passed to the system since the last call.
-    pub fn take_uncounted(&self) -> u64 {
-        let mut queue = self.queue.borrow_mut();
-        let uncounted = queue.written - queue.counted;
-        queue.counted = queue.written;
-        uncounted
-    }
-
     /// Takes all queued bytes as one piece, for a transport that is not a socket.
     pub fn take(&self) -> Vec<u8> {
         let mut queue = self.queue.borrow_mut();
@@ -179,7 +172,7 @@ impl Outbound {
     }
 
     /// Writes until the queue is empty or the socket accepts no more. Dropping the future that polls this
-    /// loses nothing: unwritten bytes stay queued.
+    /// loses nothing: unwritten bytes stay queued. `writes` counts each call of the system.
     ///
     /// # Errors
     ///
@@ -188,6 +181,7 @@ impl Outbound {
         &self,
         cx: &mut Context<'_>,
         mut socket: Pin<&mut (impl AsyncWrite + ?Sized)>,
+        writes: &Sizes,
     ) -> Poll<io::Result<()>> {
         let mut queue = self.queue.borrow_mut();
         queue.seal();
@@ -207,6 +201,7 @@ impl Outbound {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            writes.observe(written);
             queue.advance(written);
         }
         Poll::Ready(Ok(()))
@@ -300,7 +295,10 @@ mod tests {
     fn flush(outbound: &Outbound, room: usize) -> (Vec<u8>, usize) {
         let mut socket = Socket { got: Vec::new(), room, writes: 0 };
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        let _ = outbound.poll_flush(&mut cx, Pin::new(&mut socket));
+        let writes = Sizes::default();
+        let _ = outbound.poll_flush(&mut cx, Pin::new(&mut socket), &writes);
+        let observed = writes.read();
+        assert_eq!((observed.count(), observed.sum), (socket.writes as u64, socket.got.len() as u64));
         (socket.got, socket.writes)
     }
 

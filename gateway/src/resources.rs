@@ -3,8 +3,10 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Limits above this count as none: version 1 of cgroups writes such a number for "no limit".
 const NO_LIMIT: u64 = 1 << 60;
@@ -41,6 +43,35 @@ impl fmt::Display for Limit {
             Self::Data => "`ulimit -d`",
             Self::AddressSpace => "`ulimit -v`",
         })
+    }
+}
+
+/// What this process uses; `None` for what the system does not report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// Processor time of all threads since the start.
+    pub processor_time: Duration,
+    /// Bytes of memory in use.
+    pub resident: Option<u64>,
+    /// Bytes of reserved address space.
+    pub reserved: Option<u64>,
+    /// Number of open files and sockets.
+    pub descriptors: Option<u64>,
+    /// Maximum number of open files and sockets; `None` also for no limit.
+    pub descriptors_max: Option<u64>,
+}
+
+/// What this process uses at this moment.
+pub fn used() -> Used {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // The folder itself is open while it is read.
+    let descriptors = fs::read_dir("/proc/self/fd").ok().map(|all| all.count().saturating_sub(1) as u64);
+    Used {
+        processor_time: clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default(),
+        resident: kib(&status, "VmRSS"),
+        reserved: kib(&status, "VmSize"),
+        descriptors,
+        descriptors_max: getrlimit(Resource::Nofile).current,
     }
 }
 

@@ -361,17 +361,25 @@ impl Worker {
         let (mut queued, mut work, mut orders) = (0, 0, 0);
         for delivery in batch.drain(..) {
             let swap = matches!(delivery, Delivery::Chain(..));
+            let accepted = delivery.accepted();
             orders += usize::from(matches!(delivery, Delivery::Order { .. }));
             let done = self.state.handle(now, delivery);
             (queued, work) = (queued + done, work + done);
             if swap {
                 self.swapped.notify_one();
             }
-            if work < WORK_PER_LOOK && orders < ORDERS_MAX {
+            let look = work >= WORK_PER_LOOK || orders >= ORDERS_MAX;
+            if look {
+                now = self.clock.later(now);
+            }
+            // Without a reading of its own: the latest one is at most that much work old.
+            if let Some(accepted) = accepted {
+                self.state.metrics().delivery_lag.observe(now.at.saturating_sub(accepted));
+            }
+            if !look {
                 continue;
             }
             work = 0;
-            now = self.clock.later(now);
             let full = queued >= DELIVERIES_MAX || now.at >= written + DELIVERIES_WAIT_MAX;
             if full {
                 drop(together.take());
@@ -418,14 +426,14 @@ impl Worker {
     async fn flush(self: Rc<Self>) {
         // The coop budget of the runtime would make sockets look full in the middle of a list; this loop has
         // its own limit.
+        let writes = &self.state.metrics().writes;
         coop::unconstrained(async {
             loop {
                 let handles = poll_fn(|cx| self.state.unflushed.poll_take(cx)).await;
                 let mut begun = self.clock.now();
                 for some in handles.chunks(WRITES_PER_LOOK) {
                     for handle in some {
-                        handle.flush_for_others();
-                        self.state.metrics().bytes_out.add(handle.outbound.take_uncounted());
+                        handle.flush_for_others(writes);
                     }
                     if some.len() == WRITES_PER_LOOK && self.clock.later(begun).at >= begun.at + TURN_TIME {
                         yield_now().await;
@@ -517,5 +525,5 @@ async fn drive(opened: Opened, mut driver: Box<Driver>, connect: Option<Box<str>
     }
     // Frees its memory while the client reads the close reason.
     drop(driver);
-    linger(&opened.handle).await;
+    linger(&opened.handle, &opened.worker.state.metrics().writes).await;
 }

@@ -5,6 +5,7 @@ mod admin;
 mod drain;
 mod logging;
 mod memory_limits;
+mod metrics;
 mod publishing;
 mod restart;
 mod signals;

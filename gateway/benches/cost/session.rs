@@ -179,8 +179,8 @@ impl Worker {
 
     /// What the tasks of a worker do: flush the connection, take the inbox, flush those who got something.
     fn turn(&mut self, session: &Session) {
-        let _ = session.handle().poll_flush();
-        session.count_written();
+        let _ = session.handle().poll_flush(session.writes());
+        session.handle().count_backlog();
         self.inbox.take(&mut self.deliveries);
         for delivery in self.deliveries.drain(..) {
             self.worker_state.handle(NOW, delivery);
@@ -189,8 +189,7 @@ impl Worker {
         let mut unflushed = std::pin::pin!(poll_fn(|context| self.worker_state.unflushed.poll_take(context)));
         if let Poll::Ready(handles) = unflushed.as_mut().poll(&mut context) {
             for handle in handles {
-                handle.flush_for_others();
-                self.worker_state.metrics().bytes_out.add(handle.outbound.take_uncounted());
+                handle.flush_for_others(&self.worker_state.metrics().writes);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -153,6 +154,14 @@ impl Inbox {
 }
 
 impl Delivery {
+    /// When this process accepted or received a publication.
+    pub fn accepted(&self) -> Option<Duration> {
+        match self {
+            Self::Push(push) => push.accepted,
+            _ => None,
+        }
+    }
+
     /// Bytes that it counts for in the queue. Deliveries that are small, or bounded by their requests, count
     /// for none.
     fn bytes(&self) -> usize {

@@ -55,7 +55,7 @@ use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
-use crate::protocol::push::{Member, Publication, PushKind};
+use crate::protocol::push::{Member, Publication, Push, PushKind};
 use crate::shutdown::Phase;
 use crate::survey::Question;
 use crate::telemetry::backplane::BackplaneMetrics;
@@ -153,7 +153,8 @@ impl Backplane for Redis {
             let publication =
                 Arc::new(Publication { data: data.clone(), json, offset: 0, info: info.clone() });
             let kind = PushKind::Publication { publication, epoch: Arc::default() };
-            subscriptions.deliver_charged(channel.clone(), kind, Some(workers), charge);
+            let push = Push::new(channel.clone(), kind).accepted_at(at).charged(charge);
+            subscriptions.deliver(push, Some(workers));
             Outcome::Ready(Ok(Published::default()))
         };
         // Another node may have used the same key.

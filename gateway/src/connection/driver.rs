@@ -18,6 +18,7 @@ use super::session::Session;
 use super::turn::Turn;
 use crate::accept::{Slot, Standing};
 use crate::clock::Clock;
+use crate::histogram::Sizes;
 use crate::hub::connection_handle::ConnectionHandle;
 use crate::plugin::async_pool::{AsyncVerdict, PendingVerdict};
 use crate::protocol::code::Close;
@@ -146,10 +147,10 @@ impl Driver {
         if !self.session.is_closed() {
             self.take(&mut turn, handle, wake);
         }
-        if let Poll::Ready(Err(_)) = handle.poll_flush() {
+        if let Poll::Ready(Err(_)) = handle.poll_flush(self.session.writes()) {
             self.failed(&turn, handle);
         }
-        self.session.count_written();
+        handle.count_backlog();
         self.busy = turn.is_over();
         self.busy
     }
@@ -223,7 +224,9 @@ impl Driver {
         if handle.has_answers() && !self.session.is_backlogged() {
             return Poll::Ready(Wake::Backplane);
         }
-        if handle.outbound.pending() > 0 && matches!(handle.poll_flush(), Poll::Ready(Err(_))) {
+        if handle.outbound.pending() > 0
+            && matches!(handle.poll_flush(self.session.writes()), Poll::Ready(Err(_)))
+        {
             return Poll::Ready(Wake::Failed);
         }
         let pending = handle.outbound.pending();
@@ -271,7 +274,7 @@ impl Driver {
     fn pump(&mut self, turn: &mut Turn, handle: &ConnectionHandle) {
         while !self.session.is_closed() && !turn.is_over() {
             if self.session.is_backlogged() {
-                let _ = handle.poll_flush();
+                let _ = handle.poll_flush(self.session.writes());
                 if self.session.is_backlogged() {
                     break;
                 }
@@ -317,17 +320,17 @@ fn poll_read(cx: &mut Context<'_>, handle: &ConnectionHandle, into: &mut [u8]) -
 }
 
 /// After the end of the connection, gives the client a moment to read the remaining bytes.
-pub async fn linger(handle: &ConnectionHandle) {
+pub async fn linger(handle: &ConnectionHandle, writes: &Sizes) {
     // Boxed, because only the end of a connection needs this memory.
-    let _ = timeout(LINGER, Box::pin(finish(handle))).await;
+    let _ = timeout(LINGER, Box::pin(finish(handle, writes))).await;
 }
 
 /// Writes the remaining bytes, shuts down the gateway's side, and reads until the client has closed its own:
 /// closing a socket with unread bytes would reset it, and the client would never see the reason.
-async fn finish(handle: &ConnectionHandle) -> io::Result<()> {
+async fn finish(handle: &ConnectionHandle, writes: &Sizes) -> io::Result<()> {
     poll_fn(|cx| {
         handle.set_waker(cx.waker());
-        handle.poll_flush()
+        handle.poll_flush(writes)
     })
     .await?;
     poll_fn(|cx| match handle.socket.borrow_mut().as_mut() {

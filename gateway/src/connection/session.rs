@@ -26,6 +26,7 @@ use super::event::{Ending, Event, Subscriber};
 use super::turn::Turn;
 use super::worker_state::WorkerState;
 use crate::clock::Now;
+use crate::histogram::Sizes;
 use crate::hub::SharedClient;
 use crate::hub::connection_handle::ConnectionHandle;
 use crate::hub::signal::Signal;
@@ -265,10 +266,9 @@ impl Session {
         }
     }
 
-    /// Counts bytes written since the last call.
-    pub fn count_written(&self) {
-        self.worker.metrics().bytes_out.add(self.handle.outbound.take_uncounted());
-        self.handle.count_backlog();
+    /// Counts the writes to the socket.
+    pub fn writes(&self) -> &Sizes {
+        &self.worker.metrics().writes
     }
 
     fn apply(&mut self, now: Now, effect: Effect) -> Option<Event> {

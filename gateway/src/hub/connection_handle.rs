@@ -16,6 +16,7 @@ use tokio::sync::futures::Notified;
 
 use super::signal::Signal;
 use crate::backplane::Response;
+use crate::histogram::Sizes;
 use crate::outbound::{Outbound, Pushed};
 use crate::protocol::WireFormat;
 
@@ -253,20 +254,21 @@ impl ConnectionHandle {
         self.waker.borrow_mut().clone_from(waker);
     }
 
-    /// Writes queued bytes. The socket wakes the driver when it accepts more, also if another task calls
-    /// this.
+    /// Writes queued bytes, and counts the writes. The socket wakes the driver when it accepts more, also if
+    /// another task calls this.
     ///
     /// # Errors
     ///
     /// The error of the socket.
-    pub fn poll_flush(&self) -> Poll<std::io::Result<()>> {
+    pub fn poll_flush(&self, writes: &Sizes) -> Poll<std::io::Result<()>> {
         self.dirty.set(false);
         let mut socket = self.socket.borrow_mut();
         let Some(socket) = socket.as_mut() else {
             return Poll::Ready(Ok(()));
         };
         let waker = self.waker.borrow();
-        let flushed = self.outbound.poll_flush(&mut Context::from_waker(&waker), Pin::new(&mut **socket));
+        let mut context = Context::from_waker(&waker);
+        let flushed = self.outbound.poll_flush(&mut context, Pin::new(&mut **socket), writes);
         if flushed.is_ready() {
             self.stalled.set(false);
         }
@@ -274,8 +276,8 @@ impl ConnectionHandle {
     }
 
     /// Writes pushes of others. The driver writes what the socket does not accept now.
-    pub fn flush_for_others(self: &Rc<Self>) {
-        match self.poll_flush() {
+    pub fn flush_for_others(self: &Rc<Self>, writes: &Sizes) {
+        match self.poll_flush(writes) {
             Poll::Ready(Ok(())) => (),
             Poll::Ready(Err(_)) => self.signal(Signal::SocketFailed),
             Poll::Pending => {

@@ -19,6 +19,8 @@ pub struct AsyncVerdict {
     pub effects: Vec<Effect>,
     /// Cost of the call; zero if there was none.
     pub usage: Usage,
+    /// Time from the request to the verdict, with the wait for an instance. `None` if no instance was called.
+    pub took: Option<Duration>,
 }
 
 /// A verdict on its way. Dropping it cancels the call.

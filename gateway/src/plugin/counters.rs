@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
+use super::event::Hook;
 use super::failure::Cause;
 use super::state::{PluginState, Usage};
+use crate::histogram::{Observed, Times};
 
 /// Counters of one plugin, from its first load to the end of the process: a reload does not reset them. They
 /// also hold the plugin's state in the gateway, which lives as long.
@@ -31,6 +34,7 @@ pub(super) struct Row {
     attributes_refused: AtomicU64,
     deliveries_dropped: AtomicU64,
     deliveries_replaced: AtomicU64,
+    times: [Times; Hook::ALL.len()],
 }
 
 /// A snapshot of the counters, summed over the workers.
@@ -60,6 +64,8 @@ pub struct Counts {
     pub log_lines_dropped: u64,
     /// Use of the plugin's state in the gateway.
     pub state: Usage,
+    /// Durations of measured calls, in the order of [`Hook::ALL`].
+    pub times: [Observed; Hook::ALL.len()],
 }
 
 impl Counts {
@@ -99,6 +105,7 @@ impl PluginCounters {
             for (sum, failures) in counts.failures.iter_mut().zip(&row.failures) {
                 *sum += failures.load(Relaxed);
             }
+            counts.times.iter_mut().zip(&row.times).for_each(|(sum, times)| sum.add(&times.read()));
         }
         counts
     }
@@ -130,6 +137,11 @@ impl Row {
 
     pub(super) fn failure(&self, cause: Cause) {
         add(&self.failures[cause as usize], 1);
+    }
+
+    /// A measured call of a hook took this long.
+    pub(super) fn took(&self, hook: Hook, time: Duration) {
+        self.times[hook as usize].observe(time);
     }
 
     pub(super) fn refusal(&self) {

@@ -84,6 +84,37 @@ impl Kind {
     }
 }
 
+/// A hook that is called for events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// A client connects or refreshes.
+    Connect,
+    /// A command of a client.
+    Message,
+    /// A publication on its way to a class of subscribers.
+    Deliver,
+    /// A client has disconnected.
+    Disconnect,
+    /// A timer interval has passed.
+    Timer,
+}
+
+impl Hook {
+    /// Every hook, in the order of the declaration.
+    pub const ALL: [Self; 5] = [Self::Connect, Self::Message, Self::Deliver, Self::Disconnect, Self::Timer];
+
+    /// The name in the plugin interface.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "on-connect",
+            Self::Message => "on-message",
+            Self::Deliver => "on-deliver",
+            Self::Disconnect => "on-disconnect",
+            Self::Timer => "on-timer",
+        }
+    }
+}
+
 /// A client that connects or refreshes.
 #[derive(Debug)]
 pub struct ConnectEvent {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHasher;
 
-use super::event::{Client, ConnectEvent, DisconnectEvent, Message, Outgoing};
+use super::event::{Client, ConnectEvent, DisconnectEvent, Hook, Message, Outgoing};
 use super::failure::Failure;
 use crate::protocol::channel::Channel;
 use crate::seldom::Seldom;
@@ -29,7 +29,7 @@ pub(super) struct FailureLog {
 
 impl FailureLog {
     /// Whether to write a failure: `Some` with the number of failures like it since the last line.
-    pub(super) fn take(&mut self, now: u64, hook: &str, failure: &Failure) -> Option<u64> {
+    pub(super) fn take(&mut self, now: u64, hook: Hook, failure: &Failure) -> Option<u64> {
         let fingerprint = fingerprint(hook, failure);
         let position = self.seen.iter().position(|(known, _)| *known == fingerprint);
         let (_, known) = match position {
@@ -56,7 +56,7 @@ impl FailureLog {
 }
 
 /// The same for failures that differ in numbers only, such as lengths and addresses.
-fn fingerprint(hook: &str, failure: &Failure) -> u64 {
+fn fingerprint(hook: Hook, failure: &Failure) -> u64 {
     let mut hasher = FxHasher::default();
     (hook, failure.cause).hash(&mut hasher);
     for byte in failure.detail.bytes().filter(|byte| !byte.is_ascii_digit()) {
@@ -68,8 +68,8 @@ fn fingerprint(hook: &str, failure: &Failure) -> u64 {
 /// What a plugin was doing when it failed. It holds no payload and no credential.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scene<'a> {
-    /// The hook, as in the plugin interface.
-    pub(super) hook: &'static str,
+    /// The hook.
+    pub(super) hook: Hook,
     /// The kind of the message; empty for other hooks.
     pub(super) kind: &'static str,
     /// The channel; `None` if the event has none.
@@ -81,27 +81,27 @@ pub(super) struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    fn of_client(hook: &'static str, client: &'a Client) -> Self {
+    fn of_client(hook: Hook, client: &'a Client) -> Self {
         Self { hook, kind: "", channel: None, user: &client.user, connection: &client.id }
     }
 
     pub(super) fn connect(event: &'a ConnectEvent) -> Self {
-        Self::of_client("on-connect", &event.client)
+        Self::of_client(Hook::Connect, &event.client)
     }
 
     pub(super) fn disconnect(event: &'a DisconnectEvent) -> Self {
-        Self::of_client("on-disconnect", &event.client)
+        Self::of_client(Hook::Disconnect, &event.client)
     }
 
     pub(super) fn message(message: &'a Message) -> Self {
         let (kind, channel) = (message.content.kind.as_str(), message.content.channel.as_ref());
-        Self { kind, channel, ..Self::of_client("on-message", &message.client) }
+        Self { kind, channel, ..Self::of_client(Hook::Message, &message.client) }
     }
 
     pub(super) fn delivery(outgoing: &'a Outgoing) -> Self {
         let publisher = outgoing.publisher.as_deref();
         Self {
-            hook: "on-deliver",
+            hook: Hook::Deliver,
             kind: "",
             channel: Some(&outgoing.channel),
             user: publisher.map_or("", |publisher| &publisher.user),
@@ -110,7 +110,7 @@ impl<'a> Scene<'a> {
     }
 
     pub(super) fn timer() -> Self {
-        Self { hook: "on-timer", kind: "", channel: None, user: "", connection: "" }
+        Self { hook: Hook::Timer, kind: "", channel: None, user: "", connection: "" }
     }
 }
 
@@ -119,27 +119,28 @@ mod tests {
     use super::*;
     use crate::plugin::failure::Cause;
 
-    fn take(log: &mut FailureLog, now: u64, hook: &str, detail: &str) -> Option<u64> {
+    fn take(log: &mut FailureLog, now: u64, hook: Hook, detail: &str) -> Option<u64> {
         log.take(now, hook, &Failure::new(Cause::Trap, detail))
     }
 
     #[test]
     fn different_failures_are_written_and_the_same_one_is_counted() {
         let mut log = FailureLog::default();
-        assert_eq!(take(&mut log, 1_000, "on-message", "index 7 of 3"), Some(0));
-        assert_eq!(take(&mut log, 1_001, "on-message", "index 9 of 4"), None, "it differs in numbers only");
-        assert_eq!(take(&mut log, 1_002, "on-message", "no such user"), Some(0));
-        assert_eq!(take(&mut log, 1_003, "on-connect", "no such user"), Some(0), "another hook");
-        assert_eq!(take(&mut log, 2_100, "on-message", "index 1 of 1"), Some(1));
+        assert_eq!(take(&mut log, 1_000, Hook::Message, "index 7 of 3"), Some(0));
+        assert_eq!(take(&mut log, 1_001, Hook::Message, "index 9 of 4"), None, "it differs in numbers only");
+        assert_eq!(take(&mut log, 1_002, Hook::Message, "no such user"), Some(0));
+        assert_eq!(take(&mut log, 1_003, Hook::Connect, "no such user"), Some(0), "another hook");
+        assert_eq!(take(&mut log, 2_100, Hook::Message, "index 1 of 1"), Some(1));
     }
 
     #[test]
     fn whoever_chooses_the_text_of_a_failure_does_not_fill_the_log() {
         let mut log = FailureLog::default();
         let texts: Vec<String> = (b'a'..=b'z').map(|letter| char::from(letter).to_string()).collect();
-        let written = texts.iter().filter(|text| take(&mut log, 1_000, "on-message", text).is_some()).count();
+        let written =
+            texts.iter().filter(|text| take(&mut log, 1_000, Hook::Message, text).is_some()).count();
         assert_eq!(written, DIFFERENT_MAX);
         assert!(log.seen.len() <= DIFFERENT_MAX);
-        assert_eq!(take(&mut log, 5_000, "on-message", "z"), Some(1), "the last one was held back once");
+        assert_eq!(take(&mut log, 5_000, Hook::Message, "z"), Some(1), "the last one was held back once");
     }
 }

@@ -10,7 +10,7 @@ use super::async_pool::{AsyncInstances, AsyncVerdict, PendingVerdict};
 use super::breaker::{Breaker, Pass, Position};
 use super::chain::Plugin;
 use super::counters::{PluginCounters, Row};
-use super::event::{ConnectEvent, DisconnectEvent, Message, Outgoing, Tick};
+use super::event::{ConnectEvent, DisconnectEvent, Hook, Message, Outgoing, Tick};
 use super::failure::{Cause, Failure, FailurePolicy};
 use super::failure_log::{FailureLog, Scene};
 use super::interests::{Hooks, Interests};
@@ -18,6 +18,7 @@ use super::load::{Factory, LoadError};
 use super::spare::{AtOnce, Offload, Spare};
 use super::usage::Usage;
 use super::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
+use crate::clock::Clock;
 use crate::protocol::channel::Channel;
 use crate::seldom::{Seldom, seldom};
 
@@ -27,6 +28,10 @@ const ORDER_PAUSE: u64 = 100;
 const ORDER_PAUSE_MAX: u64 = 10_000;
 /// After a line about one plugin on one worker, further ones are only counted for this long.
 const WARN_PAUSE: Duration = Duration::from_secs(1);
+/// Of this many calls of `on-message` and `on-deliver` one is measured: reading the clock twice would take a
+/// good part of the time of a short call. Every call of the other hooks is measured.
+const CALLS_PER_MEASUREMENT: u8 = 16;
+
 /// Weight of a call that exceeded its deadline on a worker, in failures. A trap costs microseconds; a missed
 /// deadline costs all clients of the worker the whole time.
 const DEADLINE_WEIGHT: usize = 2;
@@ -57,6 +62,9 @@ pub struct Link {
     /// Unix time in milliseconds before which no standby instance is ordered, and the length of that pause.
     order_after: u64,
     order_pause: u64,
+    clock: Clock,
+    /// Calls of each hook since the last one that was measured.
+    unmeasured: [u8; Hook::ALL.len()],
     /// Which failures are logged.
     failures: FailureLog,
     /// Rate limit for log lines about too many classes.
@@ -92,6 +100,8 @@ impl Link {
             interests,
             order_after: 0,
             order_pause: ORDER_PAUSE,
+            clock: Clock::start(),
+            unmeasured: [0; Hook::ALL.len()],
             failures: FailureLog::default(),
             classes: Seldom::new(WARN_PAUSE),
         })
@@ -112,6 +122,8 @@ impl Link {
             interests: Interests { payload: false, ..Interests::everything(hooks) },
             order_after: 0,
             order_pause: ORDER_PAUSE,
+            clock: Clock::start(),
+            unmeasured: [0; Hook::ALL.len()],
             failures: FailureLog::default(),
             classes: Seldom::new(WARN_PAUSE),
         }
@@ -176,7 +188,8 @@ impl Link {
         event: &ConnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<ConnectVerdict, FailurePolicy> {
-        let answer = self.call(event.now, effects, |plugin, effects| plugin.on_connect(event, effects));
+        let answer =
+            self.call(Hook::Connect, event.now, effects, |plugin, effects| plugin.on_connect(event, effects));
         let verdict =
             answer.map_err(|unanswered| self.failed(event.now, unanswered, Scene::connect(event)))?;
         if matches!(verdict, ConnectVerdict::Refuse(_)) {
@@ -214,6 +227,9 @@ impl Link {
         effects: &mut Vec<Effect>,
         scene: Scene<'_>,
     ) -> Result<ConnectVerdict, FailurePolicy> {
+        if let Some(took) = answered.took {
+            self.row().took(Hook::Connect, took);
+        }
         match answered.verdict {
             Ok(verdict) => {
                 self.row().call();
@@ -245,7 +261,8 @@ impl Link {
         message: &mut Message,
         effects: &mut Vec<Effect>,
     ) -> Result<Verdict, FailurePolicy> {
-        let answer = self.call(message.now, effects, |plugin, effects| plugin.on_message(message, effects));
+        let answer = self
+            .call(Hook::Message, message.now, effects, |plugin, effects| plugin.on_message(message, effects));
         let verdict =
             answer.map_err(|unanswered| self.failed(message.now, unanswered, Scene::message(message)))?;
         if matches!(verdict, Verdict::Deny(_) | Verdict::Disconnect(_)) {
@@ -259,7 +276,9 @@ impl Link {
         event: &DisconnectEvent,
         effects: &mut Vec<Effect>,
     ) -> Result<(), FailurePolicy> {
-        let answer = self.call(event.now, effects, |plugin, effects| plugin.on_disconnect(event, effects));
+        let answer = self.call(Hook::Disconnect, event.now, effects, |plugin, effects| {
+            plugin.on_disconnect(event, effects)
+        });
         answer.map_err(|unanswered| self.failed(event.now, unanswered, Scene::disconnect(event)))
     }
 
@@ -268,7 +287,9 @@ impl Link {
         class: &str,
         outgoing: &Outgoing,
     ) -> Result<DeliverVerdict, FailurePolicy> {
-        let answer = self.call(outgoing.now, &mut Vec::new(), |plugin, _| plugin.on_deliver(class, outgoing));
+        let answer = self.call(Hook::Deliver, outgoing.now, &mut Vec::new(), |plugin, _| {
+            plugin.on_deliver(class, outgoing)
+        });
         answer.map_err(|unanswered| self.failed(outgoing.now, unanswered, Scene::delivery(outgoing)))
     }
 
@@ -313,12 +334,14 @@ impl Link {
     }
 
     pub(super) fn on_timer(&mut self, tick: &Tick, effects: &mut Vec<Effect>) -> Result<(), FailurePolicy> {
-        let answer = self.call(tick.now, effects, |plugin, effects| plugin.on_timer(tick, effects));
+        let answer =
+            self.call(Hook::Timer, tick.now, effects, |plugin, effects| plugin.on_timer(tick, effects));
         answer.map_err(|unanswered| self.failed(tick.now, unanswered, Scene::timer()))
     }
 
     fn call<T>(
         &mut self,
+        hook: Hook,
         now: u64,
         effects: &mut Vec<Effect>,
         run: impl FnOnce(&mut dyn Plugin, &mut Vec<Effect>) -> Result<T, Failure>,
@@ -334,8 +357,12 @@ impl Link {
             Pass::Refused => return Err(Unanswered::Skipped),
         }
         let before = effects.len();
+        let begun = is_measured(hook, &mut self.unmeasured).then(|| self.clock.at());
         let answer = run(&mut **instance, effects);
         self.row().call();
+        if let Some(begun) = begun {
+            self.row().took(hook, self.clock.at().saturating_sub(begun));
+        }
         match answer {
             Ok(answer) => {
                 if pass == Pass::Probe {
@@ -384,7 +411,7 @@ impl Link {
             let present = |text: &'static str| (!text.is_empty()).then_some(text);
             warn!(
                 plugin = &*self.name,
-                hook,
+                hook = hook.as_str(),
                 kind = present(kind),
                 channel = channel.map(tracing::field::display),
                 user = (!user.is_empty()).then_some(user),
@@ -459,6 +486,19 @@ impl Link {
 
     fn row(&self) -> &Row {
         self.counters.row(self.worker)
+    }
+}
+
+/// Whether to measure a call of this hook. The first one is measured.
+fn is_measured(hook: Hook, unmeasured: &mut [u8; Hook::ALL.len()]) -> bool {
+    match hook {
+        Hook::Connect | Hook::Disconnect | Hook::Timer => true,
+        Hook::Message | Hook::Deliver => {
+            let unmeasured = &mut unmeasured[hook as usize];
+            let is_first = *unmeasured == 0;
+            *unmeasured = (*unmeasured + 1) % CALLS_PER_MEASUREMENT;
+            is_first
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! [`Push`]: a message to many clients. Each form of it is encoded and framed once, and shared.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -85,6 +86,9 @@ pub struct Push {
     pub channel: Channel,
     /// The event.
     pub kind: PushKind,
+    /// When this process accepted a publication, or received it from another one. `None` for other events,
+    /// and for a replacement of a publication.
+    pub accepted: Option<Duration>,
     frames: Frames,
     /// Returned when every worker has delivered the push.
     _charge: Option<Charge>,
@@ -148,12 +152,19 @@ const AROUND_BYTES: usize = 256;
 impl Push {
     /// A push that is not encoded yet.
     pub fn new(channel: Channel, kind: PushKind) -> Self {
-        Self::charged(channel, kind, None)
+        Self { channel, kind, accepted: None, frames: Default::default(), _charge: None }
     }
 
-    /// A push that is charged to an account until every worker has delivered it.
-    pub fn charged(channel: Channel, kind: PushKind, charge: Option<Charge>) -> Self {
-        Self { channel, kind, frames: Frames::default(), _charge: charge }
+    /// A publication, with the time at which this process accepted or received it.
+    #[must_use]
+    pub fn accepted_at(self, at: Duration) -> Self {
+        Self { accepted: Some(at), ..self }
+    }
+
+    /// Charged to an account until every worker has delivered it.
+    #[must_use]
+    pub fn charged(self, charge: Option<Charge>) -> Self {
+        Self { _charge: charge, ..self }
     }
 
     /// Bytes it takes on its way to a worker.

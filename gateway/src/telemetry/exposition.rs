@@ -1,5 +1,6 @@
 //! [`Exposition`] writes all metrics as text in the OpenMetrics format.
 
+mod process;
 mod writer;
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::process::Process;
 use self::writer::Writer;
 use super::backplane::{BackplaneMetrics, Subject, Trouble, Unfit};
 use super::metrics::{
@@ -20,7 +22,7 @@ use super::metrics::{
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
 use crate::plugin::breaker::Position;
-use crate::plugin::event::Kind;
+use crate::plugin::event::{Hook, Kind};
 use crate::plugin::failure::Cause;
 use crate::plugin::registry::{PluginState, PluginStatus, plugin_name};
 use crate::seldom;
@@ -37,9 +39,10 @@ impl Exposition {
         metrics: Arc<Metrics>,
         plugins: impl Fn() -> Vec<PluginStatus> + Send + Sync + 'static,
     ) -> Self {
-        let started = Clock::start().now().unix / 1000;
-        let mut registry = Registry::with_prefix("gateway");
-        registry.register_collector(Box::new(Node { metrics, plugins: Box::new(plugins), started }));
+        let mut registry = Registry::default();
+        let node = Node { metrics, plugins: Box::new(plugins) };
+        registry.sub_registry_with_prefix("gateway").register_collector(Box::new(node));
+        registry.sub_registry_with_prefix("process").register_collector(Box::new(Process::new()));
         Self(registry)
     }
 
@@ -58,8 +61,6 @@ impl Exposition {
 struct Node {
     metrics: Arc<Metrics>,
     plugins: Box<dyn Fn() -> Vec<PluginStatus> + Send + Sync>,
-    /// Unix time in seconds.
-    started: u64,
 }
 
 impl fmt::Debug for Node {
@@ -135,12 +136,9 @@ impl Node {
             None,
             sum(|worker| &worker.messages_out),
         )?;
-        writer.counter(
-            "sent",
-            "Bytes written to clients",
-            Some(&Unit::Bytes),
-            sum(|worker| &worker.bytes_out),
-        )?;
+        let writes = self.metrics.observed(|worker| worker.writes.read());
+        writer.counter("sent", "Bytes written to clients", Some(&Unit::Bytes), writes.sum)?;
+        writer.sizes("write_size", "Bytes that one write to the socket of a client took", &writes)?;
         let delivered = sum(|worker| &worker.publications_delivered);
         writer.counter(
             "publications_delivered",
@@ -148,6 +146,10 @@ impl Node {
             None,
             delivered,
         )?;
+        let lag = self.metrics.observed(|worker| worker.delivery_lag.read());
+        let help = "Time from the acceptance of a publication, or its arrival from Redis, until a worker had queued it \
+                    for its subscribers; once for each worker";
+        writer.times("delivery_lag", help, &lag)?;
         let commands = |kind: Kind| self.metrics.sum(|worker| &worker.commands[kind as usize - 1]);
         let commands = Kind::ALL.map(|kind| ([("kind", kind_label(kind))], commands(kind)));
         writer.family("commands", "Commands passed to the plugins, by kind", commands)?;
@@ -206,7 +208,6 @@ impl Node {
         let help = "Largest lag of a worker in the last 10 to 20 seconds";
         writer.durations("worker_lag", help, "worker", lags)?;
         let node = &self.metrics.node;
-        writer.gauge("start_time", "Unix time of the start", Some(&Unit::Seconds), self.started)?;
         writer.info("build", "The running version", [("version", env!("CARGO_PKG_VERSION"))])?;
         let gauge = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
         let generation = gauge(&node.plugin_generation);
@@ -325,6 +326,14 @@ fn plugins(writer: &mut Writer<'_, '_>, plugins: &[PluginStatus]) -> fmt::Result
     let kept = |plugin: &PluginStatus| plugin.kept.len() as u64;
     writer.gauges("plugin_versions_kept", "Versions available for a rollback", each(kept))?;
     writer.family("plugin_calls", "Calls of hooks", each(|plugin| plugin.counts.calls))?;
+    let times = plugins.iter().flat_map(|plugin| {
+        let hooks = Hook::ALL.into_iter().zip(&plugin.counts.times);
+        let called = hooks.filter(|(_, times)| times.count() > 0);
+        called.map(|(hook, times)| ([("plugin", &*plugin.name), ("hook", hook.as_str())], times))
+    });
+    let help = "Time of a call of a hook: of every call of on-connect, on-disconnect and on-timer, and of one of 16 \
+                calls of on-message and on-deliver";
+    writer.times_family("plugin_call", help, times)?;
     let failures = plugins.iter().flat_map(|plugin| {
         let label = |cause: Cause| [("plugin", &*plugin.name), ("cause", cause.as_str())];
         Cause::ALL.map(|cause| (label(cause), plugin.counts.failures_by(cause)))
@@ -392,8 +401,10 @@ fn kind_label(kind: Kind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::time::Duration;
 
     use super::*;
+    use crate::histogram::Times;
     use crate::plugin::counters::Counts;
     use crate::plugin::load::{LoadCode, LoadError};
     use crate::plugin::registry::{Applied, Loads};
@@ -401,6 +412,9 @@ mod tests {
     use crate::protocol::code::Close;
 
     fn plugin(name: &str, calls: u64) -> PluginStatus {
+        let times = Times::default();
+        times.observe(Duration::from_micros(5));
+        times.observe(Duration::from_secs(11));
         PluginStatus {
             name: name.into(),
             file: format!("10-{name}.wasm").into(),
@@ -413,6 +427,8 @@ mod tests {
                 calls,
                 failures: [0, 7, 0, 0, 0],
                 state: Usage { entries: 11, bytes: 1200, evictions: 13 },
+                times: Hook::ALL
+                    .map(|hook| if hook == Hook::Message { times.read() } else { <_>::default() }),
                 ..Counts::default()
             },
         }
@@ -430,6 +446,9 @@ mod tests {
         metrics.worker(0).messages_in.add(2);
         metrics.worker(2).messages_in.add(40);
         metrics.worker(1).bytes_in.add(1_000);
+        metrics.worker(0).writes.observe(100);
+        metrics.worker(2).writes.observe(65);
+        metrics.worker(2).delivery_lag.observe(Duration::from_millis(2));
         metrics.worker(1).opened("a", Ipv4Addr::LOCALHOST.into());
         metrics.worker(1).opened("b", Ipv4Addr::LOCALHOST.into());
         metrics.worker(1).closed(CloseCause::NoPong, &Close::NO_PONG, "a");
@@ -461,6 +480,22 @@ mod tests {
             "gateway_connections_refused_total{reason=\"origin\"} 1",
             "gateway_messages_received_total 42",
             "gateway_received_bytes_total 1000",
+            "gateway_sent_bytes_total 165",
+            "# TYPE gateway_write_size_bytes histogram",
+            "# UNIT gateway_write_size_bytes bytes",
+            "gateway_write_size_bytes_bucket{le=\"64.0\"} 0",
+            "gateway_write_size_bytes_bucket{le=\"128.0\"} 2",
+            "gateway_write_size_bytes_bucket{le=\"+Inf\"} 2",
+            "gateway_write_size_bytes_sum 165.0",
+            "gateway_write_size_bytes_count 2",
+            "gateway_delivery_lag_seconds_bucket{le=\"0.001\"} 0",
+            "gateway_delivery_lag_seconds_bucket{le=\"0.005\"} 1",
+            "gateway_delivery_lag_seconds_sum 0.002",
+            "gateway_plugin_call_seconds_bucket{le=\"0.000001\",plugin=\"auth\",hook=\"on-message\"} 0",
+            "gateway_plugin_call_seconds_bucket{le=\"0.000005\",plugin=\"auth\",hook=\"on-message\"} 1",
+            "gateway_plugin_call_seconds_bucket{le=\"10.0\",plugin=\"auth\",hook=\"on-message\"} 1",
+            "gateway_plugin_call_seconds_bucket{le=\"+Inf\",plugin=\"auth\",hook=\"on-message\"} 2",
+            "gateway_plugin_call_seconds_count{plugin=\"auth\",hook=\"on-message\"} 2",
             "gateway_commands_total{kind=\"presence_stats\"} 1",
             "gateway_decisions_total{outcome=\"denied\"} 1",
             "gateway_plugin_generation 9",
@@ -487,6 +522,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
+        assert!(!text.contains("hook=\"on-connect\""), "a hook that was not called");
         assert!(text.ends_with("# EOF\n"));
     }
 
@@ -509,7 +545,8 @@ mod tests {
         let (help, types) = (names("# HELP "), names("# TYPE "));
         assert_eq!(help, types);
         assert_eq!(help.iter().collect::<BTreeSet<_>>().len(), help.len());
-        assert!(help.iter().all(|name| name.starts_with("gateway_")));
+        let is_ours = |name: &String| name.starts_with("gateway_") || name.starts_with("process_");
+        assert!(help.iter().all(is_ours));
     }
 
     #[test]
@@ -519,7 +556,7 @@ mod tests {
         let worker = metrics.worker(0);
         let plain = [&worker.connections_opened, &worker.messages_in, &worker.bytes_in, &worker.messages_out]
             .into_iter()
-            .chain([&worker.bytes_out, &worker.publications_delivered, &worker.outbound_overflows])
+            .chain([&worker.publications_delivered, &worker.outbound_overflows])
             .chain([&worker.outbound_evictions])
             .chain([&worker.inbox_overflows, &worker.position_gaps, &worker.accept_errors])
             .chain([&worker.effects_refused])

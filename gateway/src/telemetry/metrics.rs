@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use super::backplane::BackplaneMetrics;
 use super::upstream::UpstreamMetrics;
+use crate::histogram::{Observed, Sizes, Times};
 use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
 use crate::protocol::code::{Close, ReplyError};
@@ -295,6 +296,13 @@ impl Metrics {
         self.workers.iter().map(|worker| counter(worker).get()).fold(0, u64::wrapping_add)
     }
 
+    /// The observations of all workers.
+    pub(super) fn observed(&self, read: impl Fn(&WorkerMetrics) -> Observed) -> Observed {
+        let mut sum = Observed::default();
+        self.workers.iter().for_each(|worker| sum.add(&read(worker)));
+        sum
+    }
+
     fn sum_gauge(&self, gauge: impl Fn(&WorkerMetrics) -> &Gauge) -> u64 {
         let sum: i64 = self.workers.iter().map(|worker| gauge(worker).get()).sum();
         // Workers are read one after the other, so a sum can be off for a moment; a negative one becomes 0.
@@ -316,8 +324,11 @@ pub struct WorkerMetrics {
     pub bytes_in: Counter,
     /// Frames queued for clients.
     pub messages_out: Counter,
-    /// Bytes written to sockets.
-    pub bytes_out: Counter,
+    /// Bytes of each write to a socket.
+    pub writes: Sizes,
+    /// Time from the acceptance of a publication, or its arrival from another gateway, until it was queued
+    /// for the subscribers of this worker.
+    pub delivery_lag: Times,
     /// Publications queued for subscribers, once for each.
     pub publications_delivered: Counter,
     pub(super) closed: [Counter; CloseCause::ALL.len()],

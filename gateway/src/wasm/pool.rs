@@ -119,7 +119,7 @@ impl Shared {
             }
         });
         let asked = asked.await;
-        asked.unwrap_or_else(|_| match free_after {
+        let answered = asked.unwrap_or_else(|_| match free_after {
             Some(waited) if waited <= patience / 2 => {
                 failed(Cause::Deadline, format!("no answer within {patience:?}"))
             }
@@ -130,7 +130,8 @@ impl Shared {
                     format!("none of {instances} instances was free in time for an answer within {patience:?} (http.instances)");
                 failed(Cause::Busy, message)
             }
-        })
+        });
+        AsyncVerdict { took: free_after.map(|_| begun.elapsed()), ..answered }
     }
 
     /// Waits for an instance, unless too many calls wait already.
@@ -231,7 +232,7 @@ impl Instance {
             effects.clear();
         }
         let usage = Usage { host_calls: state.host_calls, memory: state.memory.bytes(), instructions };
-        (AsyncVerdict { verdict, effects, usage }, sound)
+        (AsyncVerdict { verdict, effects, usage, took: None }, sound)
     }
 }
 
@@ -267,7 +268,7 @@ fn failed(cause: Cause, detail: impl Into<Box<str>>) -> AsyncVerdict {
 
 /// A failed call without effects or cost.
 fn nothing(failure: Failure) -> AsyncVerdict {
-    AsyncVerdict { verdict: Err(failure), effects: Vec::new(), usage: Usage::default() }
+    AsyncVerdict { verdict: Err(failure), effects: Vec::new(), usage: Usage::default(), took: None }
 }
 
 /// One of the calls that wait.

@@ -33,7 +33,8 @@ impl Memory {
             let workers = self.workers(channel, shard.entries.get(channel));
             if workers != 0 {
                 find_room(&self.inboxes, workers, bytes)?;
-                self.hand_over(channel, workers, publication(data, 0), Arc::default(), charge);
+                let push = push(channel, publication(data, 0), Arc::default(), charge, at);
+                self.spread(workers, push);
             }
             return Ok(Published::default());
         }
@@ -73,7 +74,7 @@ impl Memory {
             } else {
                 publication(data, 0)
             };
-            self.hand_over(channel, workers, publication, top.epoch.clone(), charge);
+            self.spread(workers, push(channel, publication, top.epoch.clone(), charge, at));
             let published = Published::from(top);
             if let Some(Idempotency { key, ttl }) = idempotency {
                 let before =
@@ -109,18 +110,6 @@ impl Memory {
         }
     }
 
-    fn hand_over(
-        &self,
-        channel: &Channel,
-        workers: u64,
-        publication: Arc<Publication>,
-        epoch: Arc<str>,
-        charge: Option<Charge>,
-    ) {
-        let kind = PushKind::Publication { publication, epoch };
-        self.spread(workers, Push::charged(channel.clone(), kind, charge));
-    }
-
     fn has_keys_enough(&self) -> bool {
         self.idempotency_keys.load(Ordering::Relaxed) >= self.idempotency_keys_max
     }
@@ -136,6 +125,18 @@ impl Memory {
             }
         }
     }
+}
+
+/// A publication for the workers.
+fn push(
+    channel: &Channel,
+    publication: Arc<Publication>,
+    epoch: Arc<str>,
+    charge: Option<Charge>,
+    at: Duration,
+) -> Push {
+    let kind = PushKind::Publication { publication, epoch };
+    Push::new(channel.clone(), kind).accepted_at(at).charged(charge)
 }
 
 impl Entry {

@@ -13,7 +13,7 @@ use crate::backplane::redis::subscriptions::Subscriptions;
 use crate::backplane::redis::survey::Surveys;
 use crate::backplane::redis::topology::Topology;
 use crate::protocol::channel::{Channel, Target};
-use crate::protocol::push::PushKind;
+use crate::protocol::push::{Publication, Push, PushKind};
 
 /// See the module.
 pub(crate) struct Incoming {
@@ -60,7 +60,7 @@ impl Incoming {
         let decoded = if message.len() <= bytes_max { wire::decode(message) } else { None };
         match (decoded, channel) {
             (Some(Message::Publication { address: None, publication, epoch }), Some(channel)) => {
-                self.subscriptions.deliver(channel, PushKind::Publication { publication, epoch }, None);
+                self.subscriptions.deliver(self.publication(channel, publication, epoch), None);
             }
             (Some(Message::Publication { address: Some(address), publication, epoch }), None)
                 if for_nodes =>
@@ -71,13 +71,13 @@ impl Incoming {
                     }
                     _ => None,
                 };
-                self.subscriptions.deliver(address, PushKind::Publication { publication, epoch }, workers);
+                self.subscriptions.deliver(self.publication(address, publication, epoch), workers);
             }
             (Some(Message::Join(member)), Some(channel)) => {
-                self.subscriptions.deliver(channel, PushKind::Join(member), None);
+                self.subscriptions.deliver(Push::new(channel, PushKind::Join(member)), None);
             }
             (Some(Message::Leave(member)), Some(channel)) => {
-                self.subscriptions.deliver(channel, PushKind::Leave(member), None);
+                self.subscriptions.deliver(Push::new(channel, PushKind::Leave(member)), None);
             }
             (Some(Message::Order { node, address, order }), None) if for_nodes => {
                 // This node has already carried out its own order.
@@ -103,5 +103,11 @@ impl Incoming {
             (Some(Message::Unknown), _) => self.context.metrics.unknown(),
             _ => self.context.metrics.malformed(),
         }
+    }
+
+    /// A publication that arrives now.
+    fn publication(&self, channel: Channel, publication: Arc<Publication>, epoch: Arc<str>) -> Push {
+        let kind = PushKind::Publication { publication, epoch };
+        Push::new(channel, kind).accepted_at(self.context.clock.at())
     }
 }

@@ -6,33 +6,21 @@ use crate::backplane::Order;
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::redis::format::wire;
 use crate::backplane::redis::subscriptions::Subscriptions;
-use crate::charge::Charge;
 use crate::protocol::channel::Channel;
 use crate::protocol::push::{Member, Push, PushKind};
 
 impl Subscriptions {
     /// Delivers to these workers, or to those with subscribers.
-    pub(crate) fn deliver(&self, channel: Channel, kind: PushKind, workers: Option<u64>) {
-        self.deliver_charged(channel, kind, workers, None);
-    }
-
-    /// Like [`deliver`](Self::deliver), with an account that is charged until delivery.
-    pub(crate) fn deliver_charged(
-        &self,
-        channel: Channel,
-        kind: PushKind,
-        workers: Option<u64>,
-        charge: Option<Charge>,
-    ) {
-        let seen = match &kind {
+    pub(crate) fn deliver(&self, push: Push, workers: Option<u64>) {
+        let seen = match &push.kind {
             PushKind::Publication { publication, epoch } if publication.offset > 0 => {
                 Some((publication.offset, epoch))
             }
             _ => None,
         };
-        let workers = workers.unwrap_or_else(|| self.interest.workers(&channel, seen));
+        let workers = workers.unwrap_or_else(|| self.interest.workers(&push.channel, seen));
         if workers != 0 {
-            let push = Arc::new(Push::charged(channel, kind, charge));
+            let push = Arc::new(push);
             spread(&self.context.inboxes, workers, || Delivery::Push(push.clone()));
         }
     }
@@ -61,7 +49,7 @@ impl Subscriptions {
         if !self.requests.broadcast(Some(channel.clone()), wire::presence(member, came)) {
             let member = member.clone();
             let kind = if came { PushKind::Join(member) } else { PushKind::Leave(member) };
-            self.deliver(channel.clone(), kind, None);
+            self.deliver(Push::new(channel.clone(), kind), None);
         }
     }
 }

@@ -167,7 +167,7 @@ impl World {
     }
 
     fn answer(&mut self, verdict: Result<ConnectVerdict, Failure>) {
-        let answered = AsyncVerdict { verdict, effects: Vec::new(), usage: Usage::default() };
+        let answered = AsyncVerdict { verdict, effects: Vec::new(), usage: Usage::default(), took: None };
         self.session.answered(&mut Turn::at(self.now(), u32::MAX), answered);
     }
 

@@ -14,7 +14,12 @@ impl AsyncInstances for Away {
 }
 
 fn answer() -> AsyncVerdict {
-    AsyncVerdict { verdict: Ok(ConnectVerdict::Pass), effects: Vec::new(), usage: Usage::default() }
+    AsyncVerdict {
+        verdict: Ok(ConnectVerdict::Pass),
+        effects: Vec::new(),
+        usage: Usage::default(),
+        took: None,
+    }
 }
 
 /// A plugin that runs on the asynchronous pool if `waits` is set.
