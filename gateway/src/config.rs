@@ -28,6 +28,7 @@ pub use proxies::{Proxies, Tell};
 pub use secret::{Secret, SigningKey};
 
 use crate::egress::Url;
+use crate::log_users::LogUsers;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::push::MEMBER_BYTES_MAX;
 
@@ -467,6 +468,8 @@ pub struct Log {
     pub format: LogFormat,
     /// Which lines: a valid filter of `tracing-subscriber`.
     pub filter: String,
+    /// How user ids appear in lines of the gateway.
+    pub users: LogUsers,
 }
 
 /// The format of log lines.

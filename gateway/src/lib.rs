@@ -54,6 +54,7 @@ pub mod explain;
 pub mod telemetry;
 pub mod histogram;
 pub mod seldom;
+pub mod log_users;
 
 // Tools.
 pub mod command;

@@ -18,6 +18,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 use self::lines::Lines;
 use self::metrics::LineLost;
 use crate::config::{Log, LogFormat};
+use crate::log_users;
 use crate::supervisor::panic_message;
 
 /// Maximum time that the end of the process waits for the last lines to be written.
@@ -33,6 +34,7 @@ static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 ///
 /// If the system does not start the thread that writes.
 pub fn init_logging(log: &Log) -> io::Result<()> {
+    log_users::set(log.users);
     let lines = Lines::to_standard_error()?;
     // The configuration has checked the filter.
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));

@@ -462,8 +462,14 @@ fn log(document: &Document<'_>) -> Log {
     let filter = section.simple("filter", &accepted, |value| {
         value.as_str().filter(|text| is_filter(text)).map(str::to_owned)
     });
+    let users = section.simple("users", &r#""plain", "hashed" or "none""#, |value| match value.as_str()? {
+        "plain" => Some(LogUsers::Plain),
+        "hashed" => Some(LogUsers::Hashed),
+        "none" => Some(LogUsers::None),
+        _ => None,
+    });
     section.finish();
-    Log { format, filter }
+    Log { format, filter, users }
 }
 
 fn is_filter(text: &str) -> bool {

@@ -143,6 +143,7 @@ fn every_key_reaches_its_own_field() {
         [log]
         format = "json"
         filter = "warn,gateway=debug"
+        users = "hashed"
     "#;
     let shipped = Config::default().namespaces.default;
     let expected = Config {
@@ -252,7 +253,11 @@ fn every_key_reaches_its_own_field() {
             deadline: Duration::from_secs(32),
             closes_per_second: 33,
         },
-        log: Log { format: LogFormat::Json, filter: "warn,gateway=debug".to_owned() },
+        log: Log {
+            format: LogFormat::Json,
+            filter: "warn,gateway=debug".to_owned(),
+            users: LogUsers::Hashed,
+        },
     };
     assert_eq!(Config::parse(text, "a.toml"), Ok(expected));
 }

@@ -19,6 +19,7 @@ use super::spare::{AtOnce, Offload, Spare};
 use super::usage::Usage;
 use super::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 use crate::clock::Clock;
+use crate::log_users;
 use crate::protocol::channel::Channel;
 use crate::seldom::{Seldom, seldom};
 
@@ -298,7 +299,7 @@ impl Link {
         if let Some(also) = self.classes.take_at(outgoing.now) {
             warn!(
                 plugin = &*self.name,
-                channel = %outgoing.channel,
+                channel = &*log_users::address(outgoing.channel.as_str()),
                 also_since_last_line = also,
                 "too many classes of subscribers in a channel; the failure policy decides for the rest"
             );
@@ -313,7 +314,7 @@ impl Link {
         seldom!(
             warn,
             plugin = &*self.name,
-            %channel,
+            channel = &*log_users::address(channel.as_str()),
             "replaced publication dropped: its payload {why}; subscribers get nothing"
         );
         self.row().delivery_dropped();
@@ -409,15 +410,16 @@ impl Link {
         let Scene { hook, kind, channel, user, connection } = scene;
         if let Some(also) = self.failures.take(now, hook, failure) {
             let present = |text: &'static str| (!text.is_empty()).then_some(text);
+            let about_user = |text| log_users::text(text, user);
             warn!(
                 plugin = &*self.name,
                 hook = hook.as_str(),
                 kind = present(kind),
-                channel = channel.map(tracing::field::display),
-                user = (!user.is_empty()).then_some(user),
+                channel = channel.map(|channel| about_user(channel.as_str())).as_deref(),
+                user = log_users::user(user).as_deref(),
                 connection = (!connection.is_empty()).then_some(connection),
                 cause = failure.cause.as_str(),
-                detail = &*failure.detail,
+                detail = &*about_user(&failure.detail),
                 also_since_last_line = also,
                 "plugin failed"
             );

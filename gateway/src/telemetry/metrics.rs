@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::backplane::BackplaneMetrics;
 use super::upstream::UpstreamMetrics;
 use crate::histogram::{Observed, Sizes, Times};
+use crate::log_users;
 use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
 use crate::protocol::code::{Close, ReplyError};
@@ -428,12 +429,14 @@ impl WorkerMetrics {
     /// Counts a subscriber of a channel with recovery that missed a publication and was notified.
     pub fn position_gap(&self, connection: &str, channel: &str) {
         self.position_gaps.inc();
+        let channel = &*log_users::address(channel);
         debug!(connection, channel, "publication missed; the client was asked to recover");
     }
 
     /// Counts a plugin's effect of this kind that could not be carried out.
     pub fn effect_refused(&self, effect: &'static str, address: &str, why: &str) {
         self.effects_refused.inc();
+        let address = &*log_users::address(address);
         seldom!(warn, effect, address, why, "plugin effect refused");
     }
 

@@ -4,6 +4,7 @@ use super::bindings::exports::gateway::plugin::{on_connect, on_deliver, on_messa
 use super::bindings::gateway::plugin::types;
 use super::call::State;
 use super::output::{Level, cut};
+use crate::log_users;
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Identity, Refusal, Verdict};
 use crate::protocol::channel::Channel;
@@ -167,7 +168,10 @@ fn channels(state: &mut State, names: &[String], what: &str) -> Result<Vec<Chann
     }
     spend(state, names.iter().map(String::len).sum())?;
     let parse = |name: &String| {
-        let message = |error| format!("{:?} among the {what} is not usable: {error}", cut(name, 100));
+        let message = |error| {
+            let name = log_users::address(cut(name, 100));
+            format!("{name:?} among the {what} is not usable: {error}")
+        };
         Channel::parse(name).map_err(|error| invalid(message(error)))
     };
     names.iter().map(parse).collect()

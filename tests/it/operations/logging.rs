@@ -1,11 +1,12 @@
 //! A log that cannot be written changes nothing for anybody: not for clients, not for hot reload, not for the
-//! way down.
+//! way down. And which users it names is for the operator to say.
 
 use std::fs::{File, OpenOptions};
 use std::io::{PipeReader, Read as _, Write as _, pipe};
 use std::time::Duration;
 
-use gateway_tests::{Gateway, RawClient, Tool, eventually, gateway_binary, wasm};
+use gateway_tests::{Client, Gateway, Line, RawClient, Tool, eventually, gateway_binary, wasm};
+use serde_json::json;
 use tokio::task::spawn_blocking;
 
 /// Every connection is worth some lines.
@@ -151,4 +152,83 @@ async fn the_last_lines_are_written_before_the_end() {
     assert_eq!(output.status.code(), Some(5));
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(log.lines().last().is_some_and(|last| last.starts_with("gateway: ")), "{log}");
+}
+
+/// The id of a user, which is nothing else that could be in a log.
+const USER: &str = "zoe-4711";
+
+/// Has everything happen to a user that is worth a line. Returns the lines of a plugin's failure, and of an
+/// effect on an address of the user that was refused.
+async fn lines_about_a_user(gateway: &Gateway) -> (Line, Line) {
+    let connect = json!({ "token": USER });
+    let mut client = Client::connect_with(gateway, connect.clone()).await;
+    let failed = eventually("the failure", async || {
+        let channel = format!("chat:{USER}");
+        let _ = client.ask("publish", json!({ "channel": channel, "data": "boom" })).await;
+        gateway.log().matching(&["plugin failed"]).pop()
+    })
+    .await;
+    let too_large = json!({ "channel": format!("#{USER}"), "bytes": 100_000 });
+    let refused = eventually("the effect", async || {
+        let _ = client.ask("rpc", json!({ "method": "publish", "data": too_large })).await;
+        gateway.log().matching(&["plugin effect refused"]).pop()
+    })
+    .await;
+    let other = Client::connect_with(gateway, connect).await;
+    other.close().await;
+    // It says that it is this user, and is refused.
+    let mut stranger = Client::open(gateway.address()).await;
+    let _ = stranger.ask("connect", json!({ "token": format!("{USER}\u{1}") })).await;
+    client.send_text("no command").await;
+    client.closed().await;
+    eventually("the ends of three connections", async || {
+        (gateway.log().matching(&["connection closed"]).len() == 3).then_some(())
+    })
+    .await;
+    (failed, refused)
+}
+
+async fn gateway_that_shows_users(how: &str) -> Gateway {
+    let config = format!(
+        "log = {{ filter = 'debug', users = '{how}' }}\n\
+         limits = {{ message_bytes_max = '16KiB', publication_bytes_max = '16KiB' }}\n\
+         [namespaces.chat]\nallow_publish = 'anyone'\n"
+    );
+    Gateway::with(&config)
+        .plugin("10-trap", "guest-trap", "failure = 'open'\nbreaker.failures = 0\n")
+        .plugin(
+            "50-scripted",
+            "guest-scripted",
+            "[grants]\neffects = ['publish', 'subscribe', 'unsubscribe', 'disconnect', 'refresh']\n",
+        )
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn user_ids_are_in_the_log_as_they_are_unless_it_is_said_otherwise() {
+    let gateway = gateway_that_shows_users("plain").await;
+    let (failed, refused) = lines_about_a_user(&gateway).await;
+    assert_eq!((&*failed.field("user"), &*failed.field("channel")), (USER, &*format!("chat:{USER}")));
+    assert_eq!(refused.field("address"), format!("#{USER}"));
+}
+
+#[tokio::test]
+async fn hashed_user_ids_can_be_matched_and_not_read() {
+    let gateway = gateway_that_shows_users("hashed").await;
+    let (failed, refused) = lines_about_a_user(&gateway).await;
+    assert!(gateway.log().matching(&[USER]).is_empty(), "{:?}", gateway.log().matching(&[USER]));
+    let user = failed.field("user");
+    assert!(user.starts_with('~') && user.len() == 13, "{user}");
+    assert_eq!(failed.field("channel"), format!("chat:{user}"));
+    assert_eq!(refused.field("address"), format!("#{user}"));
+}
+
+#[tokio::test]
+async fn user_ids_can_be_left_out_of_the_log() {
+    let gateway = gateway_that_shows_users("none").await;
+    let (failed, refused) = lines_about_a_user(&gateway).await;
+    assert!(gateway.log().matching(&[USER]).is_empty(), "{:?}", gateway.log().matching(&[USER]));
+    assert_eq!((&*failed.field("user"), &*failed.field("channel")), ("", "chat:~"));
+    assert_eq!(refused.field("address"), "#~");
 }
