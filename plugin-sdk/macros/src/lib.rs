@@ -50,5 +50,5 @@ pub fn settings(arguments: TokenStream, item: TokenStream) -> TokenStream {
         let message = "#[settings] takes no arguments";
         return syn::Error::new(proc_macro2::Span::call_site(), message).into_compile_error().into();
     }
-    settings::expand(item.into()).into()
+    settings::expand(&item.into()).into()
 }

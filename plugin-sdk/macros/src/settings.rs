@@ -5,7 +5,7 @@ use quote::{ToTokens as _, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Attribute, Field, Item};
 
-pub(crate) fn expand(item: TokenStream) -> TokenStream {
+pub(crate) fn expand(item: &TokenStream) -> TokenStream {
     let checks = syn::parse2(item.clone()).map(|item| checks(&item)).unwrap_or_default();
     quote! {
         #[derive(::gateway_plugin_sdk::serde::Deserialize)]
