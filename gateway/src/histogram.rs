@@ -8,8 +8,8 @@ use std::time::Duration;
 /// Number of buckets with an upper bound. One more counts everything above the last bound.
 pub const BOUNDS: usize = 15;
 
-/// Upper bounds of [`Times`] in nanoseconds: 1 and 5 of each decade, from a plugin call that does nothing to a
-/// request that a plugin waits for.
+/// Upper bounds of [`Times`] in nanoseconds: 1 and 5 of each decade, from a plugin call that does nothing to
+/// a request that a plugin waits for.
 const TIMES: [u64; BOUNDS] = [
     1_000,
     5_000,

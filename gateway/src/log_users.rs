@@ -1,5 +1,5 @@
-//! How user ids appear in the log, see `log.users`. Every line of the gateway that names a user, or an address
-//! that may be one, takes it from here.
+//! How user ids appear in the log, see `log.users`. Every line of the gateway that names a user, or an
+//! address that may be one, takes it from here.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher as _, RandomState};
@@ -37,8 +37,8 @@ pub fn address(address: &str) -> Cow<'_, str> {
     CHOSEN.get().map_or(Cow::Borrowed(address), |shown| shown.address(address))
 }
 
-/// A text about this user, such as the reason of a failure or the name of a channel: the id in it appears like
-/// every user id.
+/// A text about this user, such as the reason of a failure or the name of a channel: the id in it appears
+/// like every user id.
 pub fn text<'a>(text: &'a str, user: &str) -> Cow<'a, str> {
     CHOSEN.get().map_or(Cow::Borrowed(text), |shown| shown.text(text, user))
 }

@@ -1,4 +1,5 @@
-//! The log of a start: it says to which servers the gateway is connected, and warns only if something is wrong.
+//! The log of a start: it says to which servers the gateway is connected, and warns only if something is
+//! wrong.
 
 use std::time::Duration;
 
