@@ -3,8 +3,8 @@
 //!
 //! [`command`] has the requests of clients, [`reply`] the messages to one client, [`push`] the messages to
 //! many. [`codec`] translates between them and the bytes of a message in one [`Encoding`]; [`framing`] makes
-//! the bytes on the wire of a message. The rest of the gateway passes a [`WireFormat`] on and never asks which
-//! framing it has.
+//! the bytes on the wire of a message. The rest of the gateway passes a [`WireFormat`] on and never asks
+//! which framing it has.
 
 pub mod channel;
 pub mod command;

@@ -183,7 +183,8 @@ impl<'a> Connecting<'a> {
         self.token
     }
 
-    /// The JSON that the client sent with its connect; empty for none. From a Protobuf client it is any bytes.
+    /// The JSON that the client sent with its connect; empty for none. From a Protobuf client it is any
+    /// bytes.
     pub const fn data(&self) -> &'a [u8] {
         self.data
     }

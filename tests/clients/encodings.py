@@ -6,7 +6,7 @@ import json
 import os
 import urllib.request
 
-from centrifuge import CentrifugeError, Client, ClientEventHandler, SubscriptionEventHandler
+from centrifuge import Client, ClientEventHandler, ReplyError, SubscriptionEventHandler
 
 PATIENCE = 10
 ENCODINGS = ["json", "protobuf"]
@@ -109,7 +109,7 @@ async def main():
         try:
             await clients[encoding].publish("closed:1", data({}, encoding))
             raise AssertionError("it is closed")
-        except CentrifugeError as error:
+        except ReplyError as error:
             assert error.code == 103, error
     print("called")
 

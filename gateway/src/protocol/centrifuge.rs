@@ -1,5 +1,5 @@
-//! The Centrifuge client protocol, version 2, in its two encodings. [`request`] has the rules for commands that
-//! both share.
+//! The Centrifuge client protocol, version 2, in its two encodings. [`request`] has the rules for commands
+//! that both share.
 
 mod request;
 pub(super) mod json;

@@ -1,5 +1,5 @@
-//! Translates between messages of the gateway and the bytes of each [`Encoding`]. No other module chooses how a
-//! message is encoded.
+//! Translates between messages of the gateway and the bytes of each [`Encoding`]. No other module chooses how
+//! a message is encoded.
 
 use bytes::Bytes;
 

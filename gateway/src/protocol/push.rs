@@ -124,8 +124,8 @@ impl Form {
     }
 }
 
-/// The frames of a push, a short list with an entry for each form in use. Entries are only appended, so reading
-/// takes no lock. The first one needs no memory of its own.
+/// The frames of a push, a short list with an entry for each form in use. Entries are only appended, so
+/// reading takes no lock. The first one needs no memory of its own.
 #[derive(Debug, Default)]
 struct Frames {
     frame: OnceLock<(Form, Bytes)>,

@@ -507,12 +507,12 @@ fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 }
 
 /// The encoding for a client of the Centrifuge protocol, with the subprotocol to announce, spelled as by the
-/// client. The first subprotocol of the client's list that is spoken here wins; without one the query decides.
+/// client. The first supported subprotocol in the client's list wins; without one the query decides.
 fn agreed_encoding(request: &Request<Incoming>) -> (Encoding, Option<&[u8]>) {
-    let spoken = [Encoding::Json, Encoding::Protobuf];
+    let supported = [Encoding::Json, Encoding::Protobuf];
     for offered in tokens(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL) {
         let same = |encoding: &Encoding| offered.eq_ignore_ascii_case(encoding.protocol_name().as_bytes());
-        if let Some(encoding) = spoken.into_iter().find(same) {
+        if let Some(encoding) = supported.into_iter().find(same) {
             return (encoding, Some(offered));
         }
     }

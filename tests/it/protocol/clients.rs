@@ -1,5 +1,5 @@
-//! The published client libraries of the Centrifuge protocol for JavaScript and Python, unchanged, against the
-//! real binary, in both encodings.
+//! The published client libraries of the Centrifuge protocol for JavaScript and Python, unchanged, against
+//! the real binary, in both encodings.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! Makes a [`Command`] of the fields of a message, for every encoding: which request counts, and what becomes
 //! of each field.
 //!
-//! Fields that the protocol does not know are ignored, so that client libraries may be newer than the gateway.
-//! Each field of the protocol is applied, accepted without effect, or refused; a field that would change the
-//! meaning of a command is never ignored.
+//! Fields that the protocol does not know are ignored, so that client libraries may be newer than the
+//! gateway. Each field of the protocol is applied, accepted without effect, or refused; a field that would
+//! change the meaning of a command is never ignored.
 //!
 //! | | applied | accepted without effect | refused with error 107 (`type`: 108) unless it has a zero value |
 //! |---|---|---|---|
@@ -106,26 +106,26 @@ pub(super) struct History<'a> {
 const FLAG_REJECT_UNRECOVERED: i64 = 2;
 
 /// Why fields make no request.
-enum Wrong {
+enum Invalid {
     /// The client gets an error.
     Refused(ReplyError),
     /// The connection is closed.
     Malformed(Malformed),
 }
 
-impl From<ReplyError> for Wrong {
+impl From<ReplyError> for Invalid {
     fn from(error: ReplyError) -> Self {
         Self::Refused(error)
     }
 }
 
-impl From<Malformed> for Wrong {
+impl From<Malformed> for Invalid {
     fn from(malformed: Malformed) -> Self {
         Self::Malformed(malformed)
     }
 }
 
-impl From<Unfit> for Wrong {
+impl From<Unfit> for Invalid {
     fn from(unfit: Unfit) -> Self {
         Self::Refused(ReplyError::BAD_REQUEST.because(format!("a payload is {}", NotJson::from(unfit))))
     }
@@ -140,12 +140,12 @@ pub(super) fn command<'a>(mut fields: impl Fields<'a>) -> Result<Command, Malfor
     };
     match request {
         Ok(request) => Ok(Command { id, request }),
-        Err(Wrong::Refused(why)) => Ok(Command { id, request: Request::Refused { connect, why } }),
-        Err(Wrong::Malformed(malformed)) => Err(malformed),
+        Err(Invalid::Refused(why)) => Ok(Command { id, request: Request::Refused { connect, why } }),
+        Err(Invalid::Malformed(malformed)) => Err(malformed),
     }
 }
 
-fn connect(fields: Connect<'_>) -> Result<Request, Wrong> {
+fn connect(fields: Connect<'_>) -> Result<Request, Invalid> {
     offered("connect", [("headers", fields.headers)])?;
     let mut positions = BTreeMap::new();
     for sub in fields.subs {
@@ -162,7 +162,7 @@ fn connect(fields: Connect<'_>) -> Result<Request, Wrong> {
     Ok(Request::Connect(command::Connect { token, data, positions: positions.into_iter().collect() }))
 }
 
-fn other_request<'a>(mut fields: impl Fields<'a>) -> Result<Request, Wrong> {
+fn other_request<'a>(mut fields: impl Fields<'a>) -> Result<Request, Invalid> {
     let channel = |name: Text<'_>| Channel::parse(&name);
     Ok(if let Some(subscribe) = fields.subscribe() {
         self::subscribe(subscribe)?
@@ -196,7 +196,7 @@ fn other_request<'a>(mut fields: impl Fields<'a>) -> Result<Request, Wrong> {
     })
 }
 
-fn subscribe(fields: Subscribe<'_>) -> Result<Request, Wrong> {
+fn subscribe(fields: Subscribe<'_>) -> Result<Request, Invalid> {
     is_offered("subscribe", &fields)?;
     Ok(Request::Subscribe(command::Subscribe {
         channel: Channel::parse(&fields.channel),

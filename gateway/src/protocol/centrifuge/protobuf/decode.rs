@@ -2,8 +2,8 @@
 //!
 //! The structs are the request messages of the protocol's schema, as far as `request.rs` knows their fields;
 //! the library skips all others. Of a field that is not offered, only whether it is set matters: a message or
-//! a map among them is read as bytes, and a list of nothing costs nothing. `connect.subs` is a map of any size,
-//! and is decoded entry by entry.
+//! a map among them is read as bytes, and a list of empty items costs nothing. `connect.subs` is a map of any
+//! size, and is decoded entry by entry.
 
 use std::borrow::Cow;
 
