@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::api::{Address, runtime};
-use super::{Failure, print};
+use super::api::Address;
+use super::{Failure, print, runtime};
 use crate::clock::Clock;
 
 /// Show the plugins of a running gateway
@@ -30,7 +30,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let api = arguments.address.resolve()?;
-    let runtime = runtime().map_err(Failure::Unexpected)?;
+    let runtime = runtime()?;
     let call = |method| runtime.block_on(api.send(method, &json!({})));
     let answer = call("plugins").map_err(Failure::Runtime)?;
     if arguments.json {
