@@ -3,8 +3,8 @@
 //!
 //! A file becomes a plugin in this order: [`inspect`] identifies the bytes, [`adapt`] turns a core module
 //! into a component, [`compile`] compiles it to machine code once, [`loader`] links it, and [`instance`] is
-//! what a worker calls. [`host`] and [`wasi`] implement the imports: everything a plugin can reach. [`pool`]
-//! runs the instances that may wait, away from the workers.
+//! what a worker calls. [`host`], [`wasi`] and [`sockets`] implement the imports: everything a plugin can
+//! reach. [`pool`] runs the instances that may wait, away from the workers.
 //!
 //! Three rules protect the gateway from plugins. A call on a worker never waits: no import blocks, and an
 //! epoch deadline ends a call that computes too long. A call never applies part of its effects: effects are
@@ -29,6 +29,7 @@ mod pool;
 
 mod host;
 mod http;
+mod sockets;
 mod wasi;
 mod capabilities;
 mod output;

@@ -40,11 +40,22 @@ struct Plugin {
     #[serde(flatten)]
     live: Option<Live>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    compiling: Option<Compiling>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Error>,
     /// Versions for a rollback, latest first.
     versions: Vec<Version>,
     counts: Counts,
     kept: Kept,
+}
+
+/// The compile of the file in the folder.
+#[derive(Serialize)]
+struct Compiling {
+    /// Unix time in seconds.
+    since: u64,
+    /// How long it has taken so far.
+    seconds: u64,
 }
 
 /// The version that runs.
@@ -200,6 +211,10 @@ impl From<&PluginStatus> for Plugin {
             settings_digest: error.digest.and_then(|digest| digest.settings_hex()),
             at: seconds(error.at),
         });
+        let compiling = status.compiling.map(|since| Compiling {
+            since: seconds(since),
+            seconds: since.elapsed().unwrap_or_default().as_secs(),
+        });
         let versions = status.kept.iter().map(|kept| Version {
             digest: kept.digest.wasm_hex(),
             settings_digest: kept.digest.settings_hex(),
@@ -213,6 +228,7 @@ impl From<&PluginStatus> for Plugin {
             state: status.state.as_str(),
             order: status.order,
             live,
+            compiling,
             error,
             versions: versions.collect(),
             counts: Counts {

@@ -16,10 +16,10 @@ use crate::telemetry;
 
 /// Interval between two questions.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A gateway that compiles for longer is mentioned.
-const SILENT: Duration = Duration::from_secs(2);
-/// The longest time to wait: a large plugin compiles for this long on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Interval of the lines about a gateway that compiles.
+const REPORT: Duration = Duration::from_secs(5);
+/// The longest time to wait for a gateway that does not compile.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The gateway whose configuration names a plugin folder. It may not be running.
 pub(super) struct Gateway {
@@ -65,6 +65,8 @@ enum Word {
     Refused(String),
     /// The file at its place was not read, for this reason. It may be the file that was there before.
     Unread(String),
+    /// It has been compiled for so many seconds.
+    Compiling(u64),
     /// It has not been looked at yet.
     Nothing,
 }
@@ -89,7 +91,7 @@ pub(super) fn report(gateway: Option<&Gateway>, folder: &PluginFolder, name: &st
         Ok(Word::Refused(why) | Word::Unread(why)) => {
             Err(Failure::Plugins(format!("the gateway refuses {name}: it {why}; what ran before goes on")))
         }
-        Ok(Word::Nothing) => Err(Failure::Runtime(anyhow::anyhow!(
+        Ok(Word::Compiling(_) | Word::Nothing) => Err(Failure::Runtime(anyhow::anyhow!(
             "the gateway has said nothing of {name} for {} s: its log says what it does",
             PATIENCE.as_secs()
         ))),
@@ -109,8 +111,7 @@ fn digests(folder: &PluginFolder, name: &str) -> anyhow::Result<Digests> {
 /// Fails if no gateway with this folder answers.
 async fn wait(api: &Api, folder: &PluginFolder, name: &str, digests: &Digests) -> anyhow::Result<Word> {
     let own = folder.path().canonicalize().ok();
-    let begin = Instant::now();
-    let mut said = false;
+    let (mut silent_since, mut next_report) = (Instant::now(), REPORT.as_secs());
     loop {
         let answer = api.send("plugins", &json!({})).await?;
         let served = answer["folder"].as_str().unwrap_or_default();
@@ -120,13 +121,17 @@ async fn wait(api: &Api, folder: &PluginFolder, name: &str, digests: &Digests) -
             api.address()
         );
         match word(&answer, name, digests) {
-            Word::Nothing if begin.elapsed() < PATIENCE => {}
-            Word::Unread(_) if begin.elapsed() < SILENT => {}
+            // The gateway has a limit of its own.
+            Word::Compiling(seconds) => {
+                silent_since = Instant::now();
+                if seconds >= next_report {
+                    telemetry::say(&format!("  the gateway compiles it: {seconds} s so far"));
+                    next_report = seconds + REPORT.as_secs();
+                }
+            }
+            Word::Nothing if silent_since.elapsed() < PATIENCE => {}
+            Word::Unread(_) if silent_since.elapsed() < REPORT => {}
             word => return Ok(word),
-        }
-        if !said && begin.elapsed() > SILENT {
-            telemetry::say("  waiting for the gateway, which compiles it");
-            said = true;
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -144,13 +149,18 @@ fn word(answer: &Value, name: &str, (wasm, settings): &Digests) -> Word {
             if same(refused) {
                 return Word::Refused(sentence.to_owned());
             }
-            // Without the bytes of the file, the gateway tells its states apart by the reason.
-            if refused["digest"].as_str() == Some(&sha256(sentence.as_bytes())) {
-                return Word::Unread(sentence.to_owned());
-            }
         }
         if same(plugin) && plugin["state"] == "live" {
             return Word::Live(plugin["generation"].as_u64().unwrap_or_default());
+        }
+        if let Some(seconds) = plugin["compiling"]["seconds"].as_u64() {
+            return Word::Compiling(seconds);
+        }
+        // Without the bytes of the file, the gateway tells its states apart by the reason.
+        if let Some(sentence) = refused["sentence"].as_str()
+            && refused["digest"].as_str() == Some(&sha256(sentence.as_bytes()))
+        {
+            return Word::Unread(sentence.to_owned());
         }
     }
     Word::Nothing
@@ -180,6 +190,8 @@ mod tests {
         refused["error"]["digest"] = "cc".into();
         assert_eq!(of(refused.clone()), Word::Nothing, "an earlier file was refused");
         refused["error"]["digest"] = sha256(b"has no hooks").into();
-        assert_eq!(of(refused), Word::Unread("has no hooks".to_owned()));
+        assert_eq!(of(refused.clone()), Word::Unread("has no hooks".to_owned()));
+        refused["compiling"] = json!({"since": 1, "seconds": 7});
+        assert_eq!(of(refused), Word::Compiling(7), "and this one is not ready");
     }
 }

@@ -142,10 +142,13 @@ pub(super) fn start_plugins(
     tokio::spawn(supervisor.forever("plugins", async move {
         let mut loaded = Some(loaded);
         loop {
-            let applied = match tokio::time::timeout(TEND, changes.recv()).await {
-                Ok(Some(Changed(contents))) => Some(registry.apply(contents).await),
-                Ok(None) => break,
-                Err(_) => registry.tend().await,
+            let applied = tokio::select! {
+                changed = changes.recv() => match changed {
+                    Some(Changed(contents)) => Some(registry.apply(contents).await),
+                    None => break,
+                },
+                () = registry.loaded() => registry.tend().await,
+                () = tokio::time::sleep(TEND) => registry.tend().await,
             };
             let Some(applied) = applied else { continue };
             metrics.node.applied(&applied);

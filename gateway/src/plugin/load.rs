@@ -14,8 +14,8 @@ use super::settings::Settings;
 
 /// Makes plugins from bytes.
 pub trait Loader: Send + Sync {
-    /// Checks and compiles `wasm`. Takes milliseconds to seconds, so it must not run on a thread that serves
-    /// connections.
+    /// Checks and compiles `wasm`. Takes milliseconds, and for a large file a minute, so it must not run on a
+    /// thread that serves connections. Several files may be loaded at the same time.
     fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError>;
 }
 
@@ -166,6 +166,8 @@ pub enum LoadCode {
     ImportNotOffered,
     /// It requests more than its settings file grants.
     NotGranted,
+    /// It is being compiled, and may be used afterwards.
+    Compiling,
     /// The compiler refused the file.
     Compile,
     /// The compiler took too long.
@@ -222,6 +224,7 @@ impl LoadCode {
             Self::NoHooks => "no-hooks",
             Self::ImportNotOffered => "import-not-offered",
             Self::NotGranted => "not-granted",
+            Self::Compiling => "compiling",
             Self::Compile => "compile",
             Self::CompileTimeout => "compile-timeout",
             Self::CompileMemory => "compile-memory",

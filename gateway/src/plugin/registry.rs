@@ -4,6 +4,7 @@
 mod archive;
 mod plugin_file;
 mod version;
+mod loading;
 mod record;
 mod state;
 mod prepare;
@@ -21,6 +22,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 use tracing::{debug, error, info, warn};
 
+use self::loading::Loading;
 use self::prepare::{Means, Prepared, prepare};
 use self::state::{Closed, Slot, State};
 use self::version::{duplicate, load, self_test};
@@ -40,6 +42,9 @@ pub use self::status::{ClosedPlace, LastError, LeftOutStatus, LiveVersion, Plugi
 
 /// How long workers may take to adopt a new chain before a log line reports it.
 const SWAP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a change waits for a file that is being compiled. A plugin of ordinary size is compiled by then, so
+/// plugins that arrive together become live together.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Default for the most plugins in a chain.
 const PLUGINS_MAX: usize = 32;
 /// How long the rate limits, values and counters of a plugin are kept after its file was removed.
@@ -59,7 +64,7 @@ pub trait Workers: Send + Sync {
 
 /// The live plugins. Only the registry changes them.
 pub struct Registry {
-    loader: Arc<dyn Loader>,
+    loading: Arc<Loading>,
     workers: Arc<dyn Workers>,
     archive: Option<Arc<Archive>>,
     keep_removed: bool,
@@ -113,11 +118,12 @@ pub struct Checked {
 impl Registry {
     /// No live plugins; workers must start with [`Chain::empty`].
     pub fn new(loader: Arc<dyn Loader>, workers: Arc<dyn Workers>) -> Self {
-        let (state, published) = (Arc::default(), Mutex::default());
+        let (loading, state, published) =
+            (Arc::new(Loading::new(loader, PATIENCE)), Arc::default(), Mutex::default());
         let (archive, keep_removed, offload, required) = (None, false, None, [].into());
         let (plugins_max, swap_timeout) = (PLUGINS_MAX, SWAP_TIMEOUT);
         Self {
-            loader,
+            loading,
             workers,
             archive,
             keep_removed,
@@ -161,7 +167,8 @@ impl Registry {
     /// Makes the chain follow the complete contents of the folder.
     ///
     /// Compiles off the caller's thread. Instances for all workers are ready before the first worker gets its
-    /// chain. If a file is refused, the last good version of the plugin stays in the chain. Without one the
+    /// chain. A file that takes long to compile joins later, see [`loaded`](Self::loaded); until then its place
+    /// stays as it was. Only the first load waits for it. If a file is refused, the last good version of the plugin stays in the chain. Without one the
     /// chain stays as it was, except at the first load, when nothing has been served yet: then the plugin's
     /// place in the chain is closed, see [`closed`](Self::closed). Waits until all workers use the new chain,
     /// but at most five seconds.
@@ -179,14 +186,14 @@ impl Registry {
 
     /// The next state, prepared off this thread; `None`, with a log line, if everything stays as it is.
     async fn prepare(&self, before: State, contents: Contents) -> Option<Prepared> {
-        let (loader, workers) = (self.loader.clone(), self.workers.count());
+        let (loading, workers) = (self.loading.clone(), self.workers.count());
         let (archive, keep_removed, plugins_max) =
             (self.archive.clone(), self.keep_removed, self.plugins_max);
         let required = self.required.clone();
         let prepared = spawn_blocking(move || {
             let archive = archive.as_deref();
             let means =
-                Means { loader: &*loader, workers, plugins_max, archive, keep_removed, required: &required };
+                Means { loading: &loading, workers, plugins_max, archive, keep_removed, required: &required };
             prepare(&before, &means, contents)
         });
         match prepared.await {
@@ -262,8 +269,8 @@ impl Registry {
 
     /// Periodic maintenance. Drops the state of plugins that have been removed for [`STATE_KEPT`]. Retries
     /// files refused at the start, and versions that could not be restored, if the reason may have passed,
-    /// such as a lack of memory. Retries files that took too long to compile, with growing pauses. Returns
-    /// the result if anything was retried.
+    /// such as a lack of memory. Retries files that took too long to compile, with growing pauses. Takes files
+    /// that were compiled in the background. Returns the result if there was anything to do.
     pub async fn tend(&self) -> Option<Applied> {
         let mut state = self.state.clone().lock_owned().await;
         if let Some(before) = SystemTime::now().checked_sub(STATE_KEPT) {
@@ -277,19 +284,26 @@ impl Registry {
         // A plugin beyond the limit fits once another one is removed; a file that took too long has its own
         // schedule.
         let may_work_now = |error: &LoadError| {
-            !error.is_final() && !matches!(error.code(), LoadCode::TooMany | LoadCode::CompileTimeout)
+            !error.is_final()
+                && !matches!(error.code(), LoadCode::TooMany | LoadCode::CompileTimeout | LoadCode::Compiling)
         };
         let closed = state.closed.iter().map(|closed| &closed.error);
         let lost = state.lost.iter().map(|lost| &lost.error);
         let now = SystemTime::now();
         let is_due = state.refused.values().any(|refused| refused.is_due(now));
-        if !is_due && !closed.chain(lost).any(may_work_now) {
+        if !is_due && !self.loading.has_news() && !closed.chain(lost).any(may_work_now) {
             return None;
         }
         let contents =
             Contents { found: state.found.clone().unwrap_or_default(), left_out: state.left_out.clone() };
         drop(state);
         Some(self.apply(contents).await)
+    }
+
+    /// Waits until a file has been compiled, or refused: [`tend`](Self::tend) then has something to do if the
+    /// change that found the file did not wait for it.
+    pub async fn loaded(&self) {
+        self.loading.ended().await;
     }
 
     /// Closed places, in the order of the chain. Each belongs to a file that was there at the start, could
@@ -377,6 +391,7 @@ impl Registry {
                 order: Some(order),
                 state: slot.standing,
                 live: Some(live(slot)),
+                compiling: state.compiling_since(&slot.file),
                 last_error: refused
                     .map(|refused| LastError::new(&refused.error, refused.at, Some(refused.digest))),
                 kept: kept(&slot.version.name),
@@ -389,8 +404,13 @@ impl Registry {
             name: refused.name.clone(),
             file: file.clone(),
             order: None,
-            state: if state.is_closed(file) { PluginState::Closed } else { PluginState::Refused },
+            state: match state.compiling_since(file) {
+                _ if state.is_closed(file) => PluginState::Closed,
+                Some(_) => PluginState::Compiling,
+                None => PluginState::Refused,
+            },
             live: None,
+            compiling: state.compiling_since(file),
             last_error: Some(LastError::new(&refused.error, refused.at, Some(refused.digest))),
             kept: if state.slot(&refused.name).is_none() { kept(&refused.name) } else { Vec::new() },
             // A second file of the same name has no counters.
@@ -407,9 +427,25 @@ impl Registry {
             order: None,
             state: PluginState::Closed,
             live: None,
+            compiling: state.compiling_since(&closed.file),
             last_error: Some(LastError::new(&closed.error, closed.at, None)),
             kept: kept(&closed.name),
             counts: counts(&closed.name),
+        });
+        let first = state.compiling.iter().filter(|compiling| {
+            let file = &compiling.file;
+            !serving.contains(&**file) && !state.refused.contains_key(file) && !state.is_closed(file)
+        });
+        let first = first.map(|compiling| PluginStatus {
+            name: compiling.name.clone(),
+            file: compiling.file.clone(),
+            order: None,
+            state: PluginState::Compiling,
+            live: None,
+            compiling: Some(compiling.since),
+            last_error: None,
+            kept: kept(&compiling.name),
+            counts: counts(&compiling.name),
         });
         let removed = published.removed.iter().map(|slot| PluginStatus {
             name: slot.version.name.clone(),
@@ -417,11 +453,12 @@ impl Registry {
             order: None,
             state: PluginState::Removed,
             live: None,
+            compiling: None,
             last_error: None,
             kept: kept(&slot.version.name),
             counts: counts(&slot.version.name),
         });
-        slots.chain(refused).chain(closed).chain(removed).collect()
+        slots.chain(refused).chain(closed).chain(first).chain(removed).collect()
     }
 
     /// Sets the override of a plugin's breaker. False if no plugin of this name is live. Later versions

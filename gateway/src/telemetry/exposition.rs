@@ -421,6 +421,7 @@ mod tests {
             order: Some(0),
             state: PluginState::Refused,
             live: None,
+            compiling: None,
             last_error: None,
             kept: Vec::new(),
             counts: Counts {

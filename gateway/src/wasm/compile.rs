@@ -14,8 +14,7 @@ use crate::digest::{hex, sha256};
 use crate::disk::Artifacts;
 use crate::plugin::load::{Code, LoadCode, LoadError};
 
-/// Compiles components, one at a time: a second load of the same file waits for the first and reuses its
-/// code.
+/// Compiles components.
 pub(super) struct Compiler {
     pub(super) engine: Engine,
     kind: Kind,
@@ -40,8 +39,8 @@ impl Compiler {
         Self { process, ..self }
     }
 
-    /// The machine code of a component, and its source.
-    pub(super) fn compile(&self, component: &[u8]) -> Result<(Component, Code), LoadError> {
+    /// The machine code of a plugin's component, and its source.
+    pub(super) fn compile(&self, plugin: &str, component: &[u8]) -> Result<(Component, Code), LoadError> {
         // The digest of the compiled component, not of its file: the conversion of core modules may change.
         let hex = sha256(component);
         let key = format!("{hex}-{}", self.environment);
@@ -52,7 +51,7 @@ impl Compiler {
             LoadError::new(LoadCode::Compile, format!("does not compile: {}", error.root_cause()))
         };
         let artifact = match &self.process {
-            Some(process) => process.compile(self.kind, &hex[..12], component)?,
+            Some(process) => process.compile(self.kind, plugin, component)?,
             None => self.engine.precompile_component(component).map_err(failed)?,
         };
         let component = deserialize(&self.engine, &artifact).map_err(failed)?;

@@ -15,9 +15,12 @@ pub(super) const TICK: Duration = Duration::from_millis(1);
 /// Largest table of one instance, in elements: enough for the function table of a large program; also the
 /// slot size of the pool.
 pub(super) const TABLE_ELEMENTS_MAX: usize = 20_000;
-/// Most core instances, memories and tables of one component. A converted core module has four instances:
-/// itself, the WASI adapter, and two small ones that connect them.
+/// Most memories and tables of one component.
 pub(super) const PARTS_MAX: u32 = 16;
+/// Most core instances of one component. A converted core module has four: itself, the WASI adapter, and two
+/// small ones that connect them. A runtime of several libraries has one for each: Python has 14, and 38 if it
+/// is built without WASI.
+pub(super) const CORE_INSTANCES_MAX: u32 = 64;
 
 /// Most instances of all plugins that may wait.
 const STACKS_MAX: u32 = 512;
@@ -146,13 +149,14 @@ fn config(kind: Kind, pool: Option<u32>) -> Config {
     if let Some(instances_max) = pool {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(instances_max)
-            .total_core_instances(instances_max.saturating_mul(4))
+            // Only a count: the pool reserves nothing for a core instance.
+            .total_core_instances(instances_max.saturating_mul(CORE_INSTANCES_MAX))
             .total_memories(instances_max)
             .total_tables(instances_max.saturating_mul(4))
             // One for each store that may wait; memory is allocated on use.
             .total_stacks(STACKS_MAX)
             .table_elements(TABLE_ELEMENTS_MAX)
-            .max_core_instances_per_component(PARTS_MAX)
+            .max_core_instances_per_component(CORE_INSTANCES_MAX)
             .max_memories_per_component(PARTS_MAX)
             .max_tables_per_component(PARTS_MAX);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));

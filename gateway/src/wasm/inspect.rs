@@ -6,6 +6,7 @@ use serde::Deserialize;
 use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
 use wasmtime::Engine;
 
+use super::sockets;
 use crate::digest::hex;
 use crate::plugin::load::{LoadCode, LoadError};
 use gateway_plugin_script::SELF_TEST_BYTES_MAX;
@@ -20,7 +21,7 @@ const HOOKS: [&str; 6] = ["configure", "on-connect", "on-message", "on-deliver",
 /// Interfaces that a plugin can import from the package.
 const HOST: [&str; 9] =
     ["types", "context", "effects", "interests", "buckets", "key-value", "log", "environment", "http"];
-/// Interfaces of WASI 0.2 that a plugin can import.
+/// Interfaces of WASI 0.2 that a plugin can import, in addition to those of [`sockets`].
 const WASI: [&str; 20] = [
     "wasi:cli/environment",
     "wasi:cli/exit",
@@ -315,7 +316,9 @@ impl<'a> Name<'a> {
     fn is_offered(&self) -> bool {
         match self {
             Self::Plugin { interface, compatible } => *compatible && HOST.contains(interface),
-            Self::Wasi { interface, compatible } => *compatible && WASI.contains(interface),
+            Self::Wasi { interface, compatible } => {
+                *compatible && (WASI.contains(interface) || interface.starts_with(sockets::PACKAGE))
+            }
             Self::Other => false,
         }
     }
@@ -343,8 +346,7 @@ fn not_offered(names: &[&String]) -> LoadError {
         );
         return LoadError::new(LoadCode::InterfaceMismatch, message);
     }
-    let why = if names.iter().any(|name| name.starts_with("wasi:sockets/") || name.starts_with("wasi:http/"))
-    {
+    let why = if names.iter().any(|name| name.starts_with("wasi:http/")) {
         "plugins have no network"
     } else {
         "plugins have clocks, random numbers, output, and the interfaces of gateway:plugin"

@@ -2,7 +2,7 @@
 
 use wasmtime::ResourceLimiter;
 
-use super::engine::{PARTS_MAX, TABLE_ELEMENTS_MAX};
+use super::engine::{CORE_INSTANCES_MAX, PARTS_MAX, TABLE_ELEMENTS_MAX};
 
 /// Most handles of an instance: streams and errors of WASI, a few at a time.
 pub(super) const HANDLES_MAX: usize = 1024;
@@ -72,7 +72,7 @@ impl ResourceLimiter for MemoryLimit {
     }
 
     fn instances(&self) -> usize {
-        PARTS_MAX as usize
+        CORE_INSTANCES_MAX as usize
     }
 
     fn tables(&self) -> usize {

@@ -29,6 +29,7 @@ use super::output::{Log, LogBudget};
 use super::pool::{Parts, Pool, Waits};
 use super::process::CompileProcess;
 use super::requested::requested_grants;
+use super::sockets;
 use super::wasi;
 use crate::disk::Artifacts;
 use crate::egress::{Client, Fetcher};
@@ -71,12 +72,13 @@ pub struct Loader {
     runtime: Option<Handle>,
     fetcher: Fetcher,
     pub(super) compiler: Compiler,
-    /// Locked while an uncompiled file is loaded, so that no file is compiled twice.
-    first_load: Mutex<()>,
     upstreams: Arc<Upstreams>,
     /// Components in use, by the digest of the file: other settings or another name need no compile.
-    compiled: Mutex<HashMap<[u8; 32], Weak<Compiled>>>,
+    compiled: Mutex<HashMap<[u8; 32], Known>>,
 }
+
+/// A file that was loaded, or is being loaded. Locked meanwhile, so that no file is compiled twice at a time.
+type Known = Arc<Mutex<Weak<Compiled>>>;
 
 /// A compiled and linked component.
 pub(super) struct Compiled {
@@ -126,16 +128,7 @@ impl Loader {
         let fetcher = Fetcher::new(Client::new());
         let compiler = Compiler::new(engine, kind);
         let upstreams = Upstreams::noop();
-        Ok(Self {
-            linker,
-            waiting,
-            runtime: None,
-            fetcher,
-            compiler,
-            upstreams,
-            first_load: Mutex::default(),
-            compiled: Mutex::default(),
-        })
+        Ok(Self { linker, waiting, runtime: None, fetcher, compiler, upstreams, compiled: Mutex::default() })
     }
 
     /// Passes events that plugins emit to these upstreams, instead of none.
@@ -171,11 +164,14 @@ impl Loader {
         let bytes = adapted.as_deref().unwrap_or(wasm);
         inspect::check_world(bytes, &inspected.stamp)?;
         let checked = Instant::now();
-        let (component, code) = self.compiler.compile(bytes)?;
+        let (component, code) = self.compiler.compile(name, bytes)?;
         let compiled = Instant::now();
         let sdk = inspected.stamp.sdk.as_deref();
-        let pre = self.linker.instantiate_pre(&component).map_err(|error| mismatch::import(&error, sdk))?;
-        let waits = Waits::of(&component, &self.waiting)
+        let pre = sockets::refuse(&self.linker, &component)
+            .and_then(|linker| linker.instantiate_pre(&component))
+            .map_err(|error| mismatch::import(&error, sdk))?;
+        let waits = sockets::refuse(&self.waiting, &component)
+            .and_then(|linker| Waits::of(&component, &linker))
             .map_err(|error| mismatch::import(&error, sdk))?
             .map(Arc::new);
         let hooks = HookIndices {
@@ -224,10 +220,7 @@ impl Loader {
 impl load::Loader for Loader {
     fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError> {
         let digest: [u8; 32] = Sha256::digest(wasm).into();
-        let (compiled, code) = match self.known(&digest) {
-            Some(compiled) => (compiled, Code::Shared),
-            None => self.load_first(name, &digest, wasm)?,
-        };
+        let (compiled, code) = self.compiled(name, &digest, wasm)?;
         let values = compiled.about.requested.key_value || settings.grants.key_value;
         let capabilities = Capabilities::new(self.upstreams.clone(), &self.fetcher, &settings.grants, values);
         Ok(Arc::new(Configured {
@@ -248,31 +241,32 @@ impl load::Loader for Loader {
 }
 
 impl Loader {
-    /// Loads one file at a time: a second load of the same file finds it compiled.
-    fn load_first(
+    /// The component of a file. A second load of the same file waits for the first and finds it compiled.
+    fn compiled(
         &self,
         name: &str,
         digest: &[u8; 32],
         wasm: &[u8],
     ) -> Result<(Arc<Compiled>, Code), LoadError> {
-        let _first = self.first_load.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(compiled) = self.known(digest) {
+        let known = self.known(digest);
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compiled) = known.upgrade() {
             return Ok((compiled, Code::Shared));
         }
         let (compiled, code) = self.compile(name, wasm)?;
         let compiled = Arc::new(compiled);
-        let mut known = self.lock();
-        known.retain(|_, other| other.strong_count() > 0);
-        known.insert(*digest, Arc::downgrade(&compiled));
+        *known = Arc::downgrade(&compiled);
         Ok((compiled, code))
     }
 
-    fn known(&self, digest: &[u8; 32]) -> Option<Arc<Compiled>> {
-        self.lock().get(digest).and_then(Weak::upgrade)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Weak<Compiled>>> {
-        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self, digest: &[u8; 32]) -> Known {
+        let mut files = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is being loaded has another owner; otherwise nothing holds its lock.
+        files.retain(|_, known| {
+            Arc::strong_count(known) > 1
+                || known.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0
+        });
+        files.entry(*digest).or_default().clone()
     }
 }
 

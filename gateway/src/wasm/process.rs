@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,12 @@ use crate::resources::{self, Limit, show};
 
 /// Niceness of the compiler, so that threads that serve connections have priority.
 const COMPILE_NICE: i32 = 3;
-/// Interval of log lines about a long compile.
+/// A compile that takes longer is logged.
+const REPORT_FIRST: Duration = Duration::from_secs(1);
+/// Interval of the log lines after the first.
 const REPORT: Duration = Duration::from_secs(5);
+/// Most compilers at the same time.
+const COMPILERS_MAX: usize = 2;
 /// Memory that a compile leaves to the gateway.
 const KEPT_FREE: u64 = 16 << 20;
 /// Least memory to start a compile.
@@ -96,6 +101,57 @@ impl Allowance {
     }
 }
 
+/// The compilers of this process that run.
+struct Running {
+    number: usize,
+    /// Most memory that they take together.
+    bytes: u64,
+}
+
+static RUNNING: Mutex<Running> = Mutex::new(Running { number: 0, bytes: 0 });
+/// A compiler has ended.
+static ENDED: Condvar = Condvar::new();
+
+/// Permission to run a compiler with this memory, until it is dropped.
+struct Place(Allowance);
+
+impl Place {
+    /// Waits for a place. The only compiler gets the memory that is free; one beside it starts only if all that
+    /// it may take is free beside the memory of the first, so that each has what it would have alone.
+    fn wait(bytes_max: u64) -> Self {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let memory = resources::memory_of_another();
+            let memory = memory.map(|memory| resources::Memory {
+                free: memory.free.saturating_sub(running.bytes),
+                ..memory
+            });
+            let place = Self(Allowance::of(bytes_max, memory));
+            let fits = running.number < COMPILERS_MAX && place.0.short.is_none();
+            if running.number == 0 || fits {
+                running.number += 1;
+                running.bytes = running.bytes.saturating_add(place.bytes());
+                return place;
+            }
+            running = ENDED.wait(running).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Memory of the process and of its machine code.
+    fn bytes(&self) -> u64 {
+        self.0.bytes.saturating_add(self.0.code_bytes())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.number -= 1;
+        running.bytes = running.bytes.saturating_sub(self.bytes());
+        ENDED.notify_all();
+    }
+}
+
 /// Whether this program offers the subcommand [`COMMAND`].
 static OFFERED: AtomicBool = AtomicBool::new(false);
 
@@ -112,9 +168,10 @@ impl CompileProcess {
         OFFERED.load(Ordering::Relaxed).then_some(Self { command, timeout, bytes_max })
     }
 
-    /// The machine code of a component. Blocks until it is compiled, refused, or given up.
-    pub(super) fn compile(&self, kind: Kind, digest: &str, component: &[u8]) -> Result<Vec<u8>, LoadError> {
-        let allowance = Allowance::of(self.bytes_max, resources::memory_of_another());
+    /// The machine code of a plugin's component. Blocks until it is compiled, refused, or given up.
+    pub(super) fn compile(&self, kind: Kind, plugin: &str, component: &[u8]) -> Result<Vec<u8>, LoadError> {
+        let place = Place::wait(self.bytes_max);
+        let allowance = place.0;
         if allowance.bytes < COMPILE_MIN {
             return Err(allowance.exceeded());
         }
@@ -125,8 +182,8 @@ impl CompileProcess {
                 format!("is not compiled: no process for the compiler can be started: {error}"),
             )
         })?;
-        let answer = self.converse(child, digest, component, allowance)?;
-        debug!(digest, took = ?began.elapsed(), bytes = answer.len(), "plugin compiled in a child process");
+        let answer = self.converse(child, plugin, component, allowance)?;
+        debug!(plugin, took = ?began.elapsed(), bytes = answer.len(), "plugin compiled in a child process");
         Ok(answer)
     }
 
@@ -151,7 +208,7 @@ impl CompileProcess {
     fn converse(
         &self,
         mut child: Child,
-        digest: &str,
+        plugin: &str,
         component: &[u8],
         allowance: Allowance,
     ) -> Result<Vec<u8>, LoadError> {
@@ -173,12 +230,15 @@ impl CompileProcess {
                 let _ = sender.send((answer, String::from_utf8_lossy(&words).into_owned()));
             });
             let begin = Instant::now();
+            let mut pause = REPORT_FIRST;
             loop {
                 let left = self.timeout.saturating_sub(begin.elapsed());
-                match done.recv_timeout(left.min(REPORT)) {
+                match done.recv_timeout(left.min(pause)) {
                     Ok(answer) => break (answer, false),
                     Err(RecvTimeoutError::Timeout) if begin.elapsed() < self.timeout => {
-                        info!(digest, so_far = ?begin.elapsed(), limit = ?self.timeout, "plugin is still being compiled");
+                        let (bytes, seconds) = (component.len(), begin.elapsed().as_secs());
+                        info!(plugin, bytes, seconds, limit = ?self.timeout, "plugin being compiled");
+                        pause = REPORT;
                     }
                     Err(_) => {
                         let _ = child.kill();

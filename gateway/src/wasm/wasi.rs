@@ -1,9 +1,9 @@
 //! Implements the part of WASI that standard libraries need, without access to anything outside the plugin.
 //!
 //! Clocks and random numbers are real, the environment is empty, standard output becomes log lines, standard
-//! input is at its end, there are no folders. Network interfaces are not offered: a plugin that imports them
-//! is refused when it is loaded. Nothing here blocks, because a plugin runs on the thread that serves its
-//! worker's connections; a function that would block ends the call with an error message instead.
+//! input is at its end, there are no folders, and there is no network ([`sockets`](super::sockets)). Nothing
+//! here blocks, because a plugin runs on the thread that serves its worker's connections; a function that
+//! would block ends the call with an error message instead.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

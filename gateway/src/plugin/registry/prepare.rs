@@ -9,14 +9,15 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use tracing::{debug, error};
 
+use super::loading::Loading;
 use super::plugin_file::{Contents, Digest, LeftOut, Meant, PluginFile, plugin_name};
 use super::record::Record;
 use super::state::{Again, Closed, Lost, Refused, Slot, State};
 use super::status::PluginState;
-use super::version::{Version, duplicate, fails_closed, load, self_test, too_many, warm};
+use super::version::{Version, duplicate, fails_closed, self_test, too_many, warm};
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::link::Link;
-use crate::plugin::load::{Code, LoadCode, LoadError, Loader};
+use crate::plugin::load::{Code, LoadCode, LoadError};
 use crate::plugin::registry::Archive;
 
 /// Removed plugins of which a record is kept.
@@ -24,7 +25,7 @@ const REMOVED_MAX: usize = 64;
 
 /// Inputs to make a chain.
 pub(super) struct Means<'a> {
-    pub(super) loader: &'a dyn Loader,
+    pub(super) loading: &'a Loading,
     pub(super) workers: usize,
     /// Most plugins in a chain.
     pub(super) plugins_max: usize,
@@ -124,6 +125,14 @@ pub(super) fn prepare(
     preparing.finish(Contents { found, left_out })
 }
 
+/// How long a file may take to load.
+#[derive(Clone, Copy)]
+enum Wait {
+    /// As long as other files can wait for it.
+    Patiently,
+    ToTheEnd,
+}
+
 /// A version for the new chain, with its instances if it is new.
 struct Candidate {
     slot: Slot,
@@ -170,18 +179,72 @@ impl Preparing<'_> {
             self.fall_back_or_close(name, &found.file, PluginState::RolledBack);
             return;
         }
-        match self.take(found, name, digest, known) {
+        match self.take(found, name, digest, known, Wait::Patiently) {
             Ok(candidate) => self.candidates.push(candidate),
-            Err(error) => {
-                let goes_on = self.ran(name) && self.fall_back(name, &found.file, PluginState::LiveOlder);
-                if !goes_on && (self.is_promised(&found.file) || self.ran(name) || self.was_closed(name)) {
-                    self.close(&found.file, name, &error, found.settings.as_ref());
+            Err(error) if error.code() == LoadCode::Compiling => {
+                let goes_on = self.goes_on(found, name, PluginState::Compiling);
+                // At the start nothing is served without the rules of this plugin.
+                let is_start = self.before.found.is_none() && fails_closed(found.settings.as_ref());
+                if goes_on || !is_start {
+                    self.compiling(found, name, digest, &error, known, goes_on);
+                    return;
                 }
-                // The file is probably still being written: the next scan decides.
-                if !(found.fresh && error.code().may_be_half_a_file()) {
-                    self.refuse(found, name, digest, error, known);
+                match self.take(found, name, digest, known, Wait::ToTheEnd) {
+                    Ok(candidate) => self.candidates.push(candidate),
+                    Err(error) => self.fails(found, name, digest, error, known, false),
                 }
             }
+            Err(error) => {
+                let goes_on = self.goes_on(found, name, PluginState::LiveOlder);
+                self.fails(found, name, digest, error, known, goes_on);
+            }
+        }
+    }
+
+    /// Whether another version of a plugin runs instead of the one in the folder.
+    fn goes_on(&mut self, found: &PluginFile, name: &Arc<str>, standing: PluginState) -> bool {
+        self.ran(name) && self.fall_back(name, &found.file, standing)
+    }
+
+    /// Decides on a file that does not load.
+    fn fails(
+        &mut self,
+        found: &PluginFile,
+        name: &Arc<str>,
+        digest: Digest,
+        error: LoadError,
+        known: Option<&Refused>,
+        goes_on: bool,
+    ) {
+        self.close_unless(goes_on, found, name, &error);
+        // The file is probably still being written: the next scan decides.
+        if !(found.fresh && error.code().may_be_half_a_file()) {
+            self.refuse(found, name, digest, error, known);
+        }
+    }
+
+    /// Decides on a file that is being compiled: a later change decides again.
+    fn compiling(
+        &mut self,
+        found: &PluginFile,
+        name: &Arc<str>,
+        digest: Digest,
+        error: &LoadError,
+        known: Option<&Refused>,
+        goes_on: bool,
+    ) {
+        self.close_unless(goes_on, found, name, error);
+        self.state.compiling.extend(self.means.loading.going_on(&found.file, digest));
+        // It took too long before: if it does again, the next pause is longer.
+        if let Some(known) = known {
+            self.state.refused.insert(found.file.clone(), known.clone());
+        }
+    }
+
+    /// Closes the place of a file that the gateway is expected to serve with.
+    fn close_unless(&mut self, goes_on: bool, found: &PluginFile, name: &Arc<str>, error: &LoadError) {
+        if !goes_on && (self.is_promised(&found.file) || self.ran(name) || self.was_closed(name)) {
+            self.close(&found.file, name, error, found.settings.as_ref());
         }
     }
 
@@ -262,13 +325,14 @@ impl Preparing<'_> {
         name: &Arc<str>,
         digest: Digest,
         known: Option<&Refused>,
+        wait: Wait,
     ) -> Result<Candidate, LoadError> {
         if let Some(running) = self.running(name, &found.file, digest, PluginState::Live) {
             return Ok(running);
         }
         match known.filter(|known| known.error.is_final() || known.waits(self.now)) {
             Some(known) => Err(known.error.clone()),
-            None => self.make(found, name, digest, PluginState::Live),
+            None => self.make(found, name, digest, PluginState::Live, wait),
         }
     }
 
@@ -285,6 +349,7 @@ impl Preparing<'_> {
         name: &Arc<str>,
         digest: Digest,
         standing: PluginState,
+        wait: Wait,
     ) -> Result<Candidate, LoadError> {
         let is_new = self.before.slot(name).is_none();
         if is_new && self.places_left == 0 {
@@ -293,7 +358,10 @@ impl Preparing<'_> {
         let workers = self.means.workers;
         let counters = self.state.counters.entry(name.clone());
         let counters = counters.or_insert_with(|| Arc::new(PluginCounters::new(workers)));
-        let version = load(self.means.loader, name, found, digest)?;
+        let version = match wait {
+            Wait::Patiently => self.means.loading.load(name, found, digest)?,
+            Wait::ToTheEnd => self.means.loading.load_to_the_end(name, found, digest)?,
+        };
         match version.factory.code() {
             Code::Compiled => self.loads.compiled += 1,
             Code::Cached => self.loads.cached += 1,
@@ -302,7 +370,7 @@ impl Preparing<'_> {
         let loaded = Instant::now();
         let links = Some(warm(&version, workers, counters)?);
         let warmed = Instant::now();
-        self_test(self.means.loader, &version, found)?;
+        self_test(self.means.loading.loader(), &version, found)?;
         debug!(
             plugin = &**name,
             digest = digest.short(),
@@ -345,7 +413,7 @@ impl Preparing<'_> {
                 settings: settings.map(Ok),
                 fresh: false,
             };
-            self.make(&kept, name, digest, standing)
+            self.make(&kept, name, digest, standing, Wait::ToTheEnd)
         });
         made.map_err(|error| {
             let lost = Lost { name: name.clone(), digest, error };
@@ -425,6 +493,7 @@ impl Preparing<'_> {
             && self.state.closed.iter().zip(old_closed).all(|(new, old)| new.file == old.file);
         let chains = if unchanged { None } else { Some(self.chains()?) };
         self.remember();
+        self.means.loading.keep(&self.state.compiling);
         self.state.slots = self.candidates.into_iter().map(|candidate| candidate.slot).collect();
         self.state.found = Some(contents.found);
         self.state.left_out = contents.left_out;

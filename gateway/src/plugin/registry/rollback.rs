@@ -70,7 +70,7 @@ impl Registry {
     /// or the one whose plugin file has a digest that begins with `to`. It stays until the file in the folder
     /// changes, also after a restart. Compiles nothing that is in the cache.
     ///
-    /// Changes are made one after the other: this waits for a plugin that is being compiled.
+    /// Changes are made one after the other: this waits for one that is being prepared.
     ///
     /// # Errors
     ///

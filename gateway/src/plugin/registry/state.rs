@@ -63,6 +63,15 @@ impl Refused {
     }
 }
 
+/// A file of the folder that is being compiled.
+#[derive(Clone)]
+pub(super) struct Compiling {
+    pub(super) file: Box<str>,
+    pub(super) name: Arc<str>,
+    pub(super) digest: Digest,
+    pub(super) since: SystemTime,
+}
+
 /// A place in the chain where every event is refused, because the rules of its plugin are unknown.
 #[derive(Clone)]
 pub(super) struct Closed {
@@ -95,6 +104,7 @@ pub(super) struct State {
     pub(super) found: Option<Vec<PluginFile>>,
     /// Kept versions that were wanted and could not be restored.
     pub(super) lost: Vec<Lost>,
+    pub(super) compiling: Vec<Compiling>,
 }
 
 /// A kept version that was wanted and could not be restored.
@@ -120,6 +130,12 @@ impl State {
         self.slot(name).is_some()
             || self.refused.values().any(|refused| &*refused.name == name)
             || self.closed.iter().any(|closed| &*closed.name == name)
+            || self.compiling.iter().any(|compiling| &*compiling.name == name)
+    }
+
+    /// Since when a file is being compiled.
+    pub(super) fn compiling_since(&self, file: &str) -> Option<SystemTime> {
+        self.compiling.iter().find(|compiling| &*compiling.file == file).map(|compiling| compiling.since)
     }
 
     /// Drops the counters of plugins that were removed before this time. Returns their names.

@@ -23,6 +23,8 @@ pub struct PluginStatus {
     pub state: PluginState,
     /// The running version.
     pub live: Option<LiveVersion>,
+    /// Since when the file in the folder is being compiled. What ran before runs meanwhile.
+    pub compiling: Option<SystemTime>,
     /// The error of the file in the folder, until a valid file replaces it.
     pub last_error: Option<LastError>,
     /// Versions available for a rollback, the newest first.
@@ -38,6 +40,8 @@ pub enum PluginState {
     Live,
     /// The version in the folder was refused, an earlier one runs.
     LiveOlder,
+    /// The version in the folder is being compiled. The version before it runs meanwhile, if there is one.
+    Compiling,
     /// The version in the folder was refused and nothing runs.
     Refused,
     /// The file was refused at the start. Its rules are unknown, so every event at its place is refused.
@@ -56,6 +60,7 @@ impl PluginState {
         match self {
             Self::Live => "live",
             Self::LiveOlder => "live-older",
+            Self::Compiling => "compiling",
             Self::Refused => "refused",
             Self::Closed => "closed",
             Self::RolledBack => "rolled-back",

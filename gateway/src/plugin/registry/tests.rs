@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+mod compiling;
 mod past;
 mod promised;
 
@@ -55,7 +56,7 @@ const SELF_TEST: &[u8] = br#"{
     ]
 }"#;
 
-/// Takes text for WebAssembly: `bad` does not load, `slow` takes too long, `late` cannot be instantiated,
+/// Takes text for WebAssembly: `large` loads when the gate is open, `bad` does not load, `slow` takes too long, `late` cannot be instantiated,
 /// `publishes` requests an effect, and any other text is a [`Stamp`].
 #[derive(Default)]
 struct TextLoader {
@@ -63,6 +64,7 @@ struct TextLoader {
     instances: Arc<AtomicUsize>,
     /// Whether instantiation fails.
     full: Arc<std::sync::atomic::AtomicBool>,
+    gate: compiling::Gate,
 }
 
 struct TextFactory {
@@ -76,8 +78,11 @@ impl Loader for TextLoader {
     fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError> {
         self.loads.fetch_add(1, SeqCst);
         let text = String::from_utf8_lossy(wasm);
+        if text.contains("large") {
+            self.gate.wait();
+        }
         match &*text {
-            "bad" => return Err(LoadError::new(LoadCode::NotWasm, "is bad")),
+            "bad" | "bad-large" => return Err(LoadError::new(LoadCode::NotWasm, "is bad")),
             "slow" => return Err(LoadError::new(LoadCode::CompileTimeout, "takes too long")),
             "panic" => panic!("the compiler has a bug"),
             _ => {}

@@ -138,7 +138,8 @@ impl LoadError {
         !self.may_pass()
             && !matches!(
                 self.code(),
-                LoadCode::Instantiate
+                LoadCode::Compiling
+                    | LoadCode::Instantiate
                     | LoadCode::DuplicateName
                     | LoadCode::TooMany
                     | LoadCode::CompileTimeout

@@ -196,7 +196,6 @@ fn what_reaches_out_of_the_plugin_is_not_offered() {
         ))
     };
     for (interface, words) in [
-        ("wasi:sockets/tcp@0.2.6", "plugins have no network"),
         ("wasi:http/outgoing-handler@0.2.0", "plugins have no network"),
         ("wasi:cli/stdin@0.3.0", "plugins have clocks, random numbers, output"),
         ("acme:db/query@1.0.0", "plugins have clocks, random numbers, output"),
@@ -204,6 +203,31 @@ fn what_reaches_out_of_the_plugin_is_not_offered() {
         let message = format!("imports {interface}, which is not offered: ");
         check(load(&importing(interface), ""), LoadCode::ImportNotOffered, &[&message, words]);
     }
+}
+
+#[test]
+fn a_plugin_that_imports_sockets_loads_and_fails_when_it_calls_them() {
+    // As the C library of another language imports them. `use` brings a resource of another interface in.
+    let wit = format!(
+        "{}
+        package wasi:io@0.2.0 {{ interface poll {{ resource pollable {{ ready: func() -> bool; }} }} }}
+        package wasi:sockets@0.2.0 {{
+            interface tcp {{
+                use wasi:io/poll@0.2.0.{{pollable}};
+                resource tcp-socket {{ subscribe: func() -> pollable; }}
+                create: func() -> tcp-socket;
+            }}
+        }}",
+        guest::WIT
+    );
+    let world = "import wasi:sockets/tcp@0.2.0; export gateway:plugin/on-disconnect@0.1.0;";
+    let imports = r#"(import "wasi:sockets/tcp@0.2.0" "create" (func $create (result i32)))
+                     (import "wasi:sockets/tcp@0.2.0" "[method]tcp-socket.subscribe" (func (param i32) (result i32)))"#;
+    let hook = r#"(func (export "gateway:plugin/on-disconnect@0.1.0#call") (param i64 i32 i32 i32 i64))"#;
+    assert!(load(&guest_of(&wit, world, imports, hook), "").is_ok());
+    let calls = "(start $start) (func $start (drop (call $create)))";
+    let calls = guest_of(&wit, world, imports, &format!("{hook} {calls}"));
+    check(start(&calls, ""), LoadCode::Instantiate, &["plugins have no network", "gateway:plugin/http"]);
 }
 
 #[test]
