@@ -1,6 +1,6 @@
-// Refuses messages that are longer than the settings file allows. `brief.h` is generated from `wit/`.
+// Refuses messages that are longer than the settings file allows. `rule.h` is generated from `wit/`.
 
-#include "brief.h"
+#include "rule.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -13,7 +13,7 @@ enum { BYTES_MAX_LIMIT = 65536, CODE_TOO_LONG = 413 };
 static unsigned long bytes_max;
 
 // Reads the settings, which come as JSON without spaces. One number needs no JSON library.
-static bool read_settings(const brief_string_t *settings) {
+static bool read_settings(const rule_string_t *settings) {
     char text[64];
     if (settings->len >= sizeof text) return false;
     memcpy(text, settings->ptr, settings->len);
@@ -24,11 +24,11 @@ static bool read_settings(const brief_string_t *settings) {
 }
 
 // Runs once, before any message. The error is the reason why the plugin is refused.
-bool exports_gateway_plugin_configure_call(brief_string_t *settings, brief_string_t *error) {
+bool exports_gateway_plugin_configure_call(rule_string_t *settings, rule_string_t *error) {
     bool valid = read_settings(settings);
-    brief_string_free(settings);
+    rule_string_free(settings);
     if (!valid) {
-        brief_string_dup(error, "expected one setting, bytes_max, from 1 to 65536");
+        rule_string_dup(error, "expected one setting, bytes_max, from 1 to 65536");
         return false;
     }
     gateway_plugin_interests_kind_t kinds[] = {PUBLISH};
@@ -41,11 +41,11 @@ bool exports_gateway_plugin_configure_call(brief_string_t *settings, brief_strin
 void exports_gateway_plugin_on_message_call(
     uint64_t connection,
     exports_gateway_plugin_on_message_kind_t kind,
-    brief_list_u8_t *payload,
+    rule_list_u8_t *payload,
     exports_gateway_plugin_on_message_verdict_t *verdict
 ) {
     size_t bytes = payload->len;
-    brief_list_u8_free(payload);
+    rule_list_u8_free(payload);
     if (bytes <= bytes_max) {
         verdict->tag = GATEWAY_PLUGIN_TYPES_VERDICT_NEXT;
         return;
@@ -55,5 +55,5 @@ void exports_gateway_plugin_on_message_call(
     verdict->tag = GATEWAY_PLUGIN_TYPES_VERDICT_DENY;
     verdict->val.deny.code = CODE_TOO_LONG;
     // The gateway reads the reason after this function has returned, and has it freed then.
-    brief_string_dup(&verdict->val.deny.reason, reason);
+    rule_string_dup(&verdict->val.deny.reason, reason);
 }

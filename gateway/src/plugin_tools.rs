@@ -8,6 +8,7 @@ pub(crate) mod cargo;
 pub(crate) mod crates;
 pub(crate) mod files;
 pub(crate) mod folder;
+pub(crate) mod languages;
 pub(crate) mod random;
 pub(crate) mod shipped;
 pub(crate) mod sources;

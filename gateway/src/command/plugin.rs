@@ -19,6 +19,7 @@ use crate::plugin::grants::Grants;
 use crate::plugin::load::LoadError;
 use crate::plugin::settings;
 use crate::plugin_tools::folder::{Placed, Settings};
+use crate::telemetry;
 use crate::testing::PluginRunner;
 
 /// Create, build, check and test plugins, add shipped ones, and roll one back
@@ -78,6 +79,9 @@ fn lines(placed: &Placed) -> String {
     format!("{settings}  dropped as {}\n", placed.wasm.display())
 }
 
+/// A file with more bytes takes seconds to compile.
+const LARGE: usize = 4 << 20;
+
 /// The contents of a plugin file and of its settings file.
 struct Files {
     /// Name of the file without folder and extension.
@@ -104,9 +108,13 @@ impl Files {
         };
         let beside = Some(file.with_extension("toml")).filter(|beside| beside.is_file() && beside != file);
         let settings_file = settings.map(Path::to_owned).or(beside);
+        let wasm = read(file)?;
+        if wasm.len() > LARGE {
+            telemetry::say(&format!("compiling {} of WebAssembly: that can take a minute", size(wasm.len())));
+        }
         Ok(Self {
             name: file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-            wasm: read(file)?,
+            wasm,
             settings: settings_file.as_deref().map(read).transpose()?.unwrap_or_default(),
             settings_file,
         })

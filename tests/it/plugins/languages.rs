@@ -1,57 +1,169 @@
-//! Plugins that are not written in Rust: each example is built as its README says and rules a running
-//! gateway.
+//! Plugins that are not written in Rust: each example, copied out of the clone, is built as its README says and
+//! rules a running gateway. So does each folder that `gateway plugin new --lang` writes.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gateway_tests::{Client, Folder, Gateway, Tool, target_folder};
+use gateway_tests::{Client, Folder, Gateway, Tool, gateway_binary, target_folder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wit_bindgen_core::wit_parser::Resolve;
 
 use crate::tools::readme::{blocks, root};
 
-/// A build, or a language's whole engine compiled by a gateway that was built without optimisation.
-const LONG: Duration = Duration::from_secs(180);
+/// A build, or a language's whole engine compiled by a gateway on a busy machine.
+const LONG: Duration = Duration::from_secs(300);
 
-/// An example and what its README says.
-struct Example {
+/// A language, and where `tests/run` has put its tools.
+#[derive(Debug, Clone, Copy)]
+struct Language {
     name: &'static str,
+    /// The plugin of the example.
+    plugin: &'static str,
+    /// The environment of Python in the target folder that has the tools.
+    tools: Option<&'static str>,
+}
+
+const JAVASCRIPT: Language = Language { name: "javascript", plugin: "emoji", tools: None };
+const PYTHON: Language = Language { name: "python", plugin: "dice", tools: Some("componentize-py") };
+const C: Language = Language { name: "c", plugin: "brief", tools: Some("zig") };
+
+impl Language {
+    fn example(self) -> PathBuf {
+        root().join(format!("examples/{}-plugin", self.name))
+    }
+}
+
+/// The folder of a plugin outside of the clone, and what its README says.
+struct Sources {
+    language: Language,
+    plugin: String,
+    folder: TempDir,
     commands: Vec<String>,
     json: Vec<String>,
 }
 
-impl Example {
-    fn read(name: &'static str) -> Self {
-        let readme = fs::read_to_string(root().join("examples").join(name).join("README.md")).unwrap();
+impl Sources {
+    /// A copy of the example.
+    fn example(language: Language) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&language.example(), folder.path());
+        Self::read(language, language.plugin, folder)
+    }
+
+    /// A new plugin.
+    async fn new(language: Language, plugin: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let new = Tool::new(gateway_binary()).arg("plugin").arg("new").arg(plugin);
+        let new = new.arg("--lang").arg(language.name).arg("--path").arg(folder.path());
+        let printed = new.run(LONG).await;
+        let sources = Self::read(language, plugin, folder);
+        for command in &sources.commands {
+            assert!(printed.contains(command), "{command}: {printed}");
+        }
+        sources
+    }
+
+    fn read(language: Language, plugin: &str, folder: TempDir) -> Self {
+        let readme = fs::read_to_string(folder.path().join("README.md")).unwrap();
         let commands = blocks(&readme, "console");
-        let commands = commands.iter().flat_map(|block| block.lines()).map(|line| &line[2..]);
-        Self { name, commands: commands.map(str::to_owned).collect(), json: blocks(&readme, "json") }
+        let commands = commands.iter().flat_map(|block| block.lines()).map(|line| line[2..].to_owned());
+        let (plugin, commands, json) = (plugin.to_owned(), commands.collect(), blocks(&readme, "json"));
+        Self { language, plugin, folder, commands, json }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     fn file(&self, name: &str) -> String {
-        fs::read_to_string(root().join("examples").join(self.name).join(name)).unwrap()
+        fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Runs a command of the README.
-    async fn run(&self, command: &str) {
-        // The README has the folder that cargo builds into by default.
-        let target = format!("{}/", target_folder().display());
-        let command = format!("cd '{}' && {}", root().display(), command.replace("target/", &target));
+    fn change(&self, name: &str, from: &str, to: &str) {
+        let text = self.file(name);
+        assert!(text.contains(from), "{name} has no {from:?} any more");
+        fs::write(self.path(name), text.replace(from, to)).unwrap();
+    }
+
+    /// Follows the README up to the gateway. Gives the file that was dropped.
+    async fn build(&self) -> PathBuf {
+        let (serve, others) = self.commands.split_last().unwrap();
+        assert!(serve.ends_with(" serve --config gateway.toml"), "{serve}");
+        let check = others.iter().find(|command| command.contains(" plugin check ")).unwrap();
+        let wasm = self.rebuild().await;
+        assert!(self.run(check).await.contains("ok: the gateway accepts it"));
+        wasm
+    }
+
+    /// The same without the check.
+    async fn rebuild(&self) -> PathBuf {
+        let (_, others) = self.commands.split_last().unwrap();
+        for command in others.iter().filter(|command| !command.contains(" plugin check ")) {
+            self.run(command).await;
+        }
+        self.path(&format!("plugins/10-{}.wasm", self.plugin))
+    }
+
+    /// Runs a command of the README; what installs tools was done by `tests/run`.
+    async fn run(&self, command: &str) -> String {
+        if command == "npm ci" {
+            let modules = self.language.example().join("node_modules");
+            assert!(modules.is_dir(), "{} is missing: `tests/run` does all the set-up", modules.display());
+            let _ = symlink(modules, self.path("node_modules"));
+            return String::new();
+        }
+        if let Some(package) = command.strip_prefix("venv/bin/pip install ") {
+            let run = fs::read_to_string(root().join("tests/run")).unwrap();
+            assert!(run.contains(package), "`tests/run` installs {package}");
+            return String::new();
+        }
+        if command == "wit-bindgen c wit --out-dir generated" {
+            bindings(&self.path("wit"), &self.path("generated"));
+            return String::new();
+        }
+        // This test has wit-bindgen as a library, and the environment of Python is there.
+        if ["cargo install --locked wit-bindgen-cli@0.61.1", "python3 -m venv venv"].contains(&command) {
+            return String::new();
+        }
+        let gateway = gateway_binary().display().to_string();
+        let command = command.replace("cargo run --release --", &gateway);
+        let command =
+            command.strip_prefix("gateway ").map_or(command.clone(), |rest| format!("{gateway} {rest}"));
+        let tools = self.language.tools.map(|tools| target_folder().join(tools));
+        if let Some(python) = tools.as_ref().map(|tools| tools.join("bin/python")) {
+            assert!(python.exists(), "{} is missing: `tests/run` does all the set-up", python.display());
+        }
+        let tools = format!("{}/", tools.unwrap_or_default().display());
         let caches = target_folder().join("zig/cache");
-        Tool::new("bash").arg("-ec").arg(command).env("ZIG_GLOBAL_CACHE_DIR", caches).run(LONG).await;
+        let bash = Tool::new("bash").arg("-ec").arg(command.replace("venv/", &tools)).folder(&self.folder);
+        bash.env("ZIG_GLOBAL_CACHE_DIR", caches).run(LONG).await
     }
 
-    /// The gateway of the example, with its plugin, and a client that has sent the lines of the README.
-    async fn serve(&self, plugin: &str, wasm: &Path) -> (Gateway, Client) {
-        let serve = format!("cargo run --release -- serve --config examples/{}/gateway.toml", self.name);
-        assert_eq!(self.commands.last(), Some(&serve));
+    /// The gateway of the folder, without the plugin.
+    async fn gateway(&self) -> Gateway {
         // A client that waits for a compiler answers no pings.
         let config = self.file("gateway.toml").replace("[client]", "[client]\nping_interval = '10m'");
-        let gateway = Gateway::start(&config).await;
-        let settings = self.file(&format!("plugins/{plugin}.toml"));
-        live(&gateway, |folder| folder.plugin(plugin, wasm, &settings)).await;
+        Gateway::start(&format!("plugins.compile_timeout = '{}s'\n{config}", LONG.as_secs())).await
+    }
+
+    fn settings(&self) -> String {
+        self.file(&format!("plugins/10-{}.toml", self.plugin))
+    }
+
+    /// The gateway of the folder, with its plugin, and a client that has sent the lines of the README.
+    async fn serve(&self, wasm: &Path) -> (Gateway, Client) {
+        let gateway = self.gateway().await;
+        let plugin = format!("10-{}", self.plugin);
+        live(&gateway, |folder| folder.plugin(&plugin, wasm, &self.settings())).await;
+        let client = self.client(&gateway).await;
+        (gateway, client)
+    }
+
+    /// A client that has sent the lines of the README.
+    async fn client(&self, gateway: &Gateway) -> Client {
         let mut client = Client::open(gateway.address()).await;
         for line in self.json[0].lines() {
             client.send_text(line).await;
@@ -59,7 +171,25 @@ impl Example {
         client.reply(1, "connect").await.unwrap();
         client.reply(2, "subscribe").await.unwrap();
         client.reply(3, "publish").await.unwrap();
-        (gateway, client)
+        client
+    }
+}
+
+/// Copies what belongs to the clone.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (path, name) = (entry.path(), entry.file_name());
+        let made = ["node_modules", "venv", "generated", "__pycache__", ".plugins.state"];
+        if made.iter().any(|made| name == *made) || path.extension().is_some_and(|end| end == "wasm") {
+            continue;
+        }
+        assert!(!path.is_symlink(), "{} leads out of its folder", path.display());
+        if path.is_dir() {
+            copy(&path, &to.join(name));
+        } else {
+            fs::copy(path, to.join(name)).unwrap();
+        }
     }
 }
 
@@ -75,17 +205,97 @@ async fn say(client: &mut Client, text: &str) -> Value {
     client.publication("chat:lobby").await["data"]["text"].take()
 }
 
+#[test]
+fn the_interface_of_every_example_is_that_of_the_sdk() {
+    let interface = fs::read_to_string(root().join("plugin-sdk/wit/v0.1/gateway-plugin.wit")).unwrap();
+    for language in [JAVASCRIPT, PYTHON, C] {
+        let copy = language.example().join("wit/deps/gateway-plugin/gateway-plugin.wit");
+        assert!(fs::read_to_string(&copy).unwrap() == interface, "{} is another version", copy.display());
+    }
+}
+
+/// The language decides which tool builds the folder; the gateway is the one of the folder.
+#[tokio::test]
+async fn a_new_plugin_in_every_language_builds_is_accepted_and_rules_a_running_gateway() {
+    for language in [JAVASCRIPT, PYTHON, C] {
+        let sources = Sources::new(language, "be-polite").await;
+        let wasm = sources.build().await;
+        let (gateway, mut client) = sources.serve(&wasm).await;
+        let status = gateway.post("/api/plugins", &json!({})).await.ok();
+        let plugin = &status["plugins"][0];
+        assert_eq!((&plugin["name"], &plugin["state"]), (&json!("be-polite"), &json!("live")), "{status}");
+        let expected: Value = serde_json::from_str(&sources.json[1]).unwrap();
+        match expected.get("error") {
+            Some(error) => {
+                let refused = client.reply(4, "publish").await.unwrap_err();
+                assert_eq!(*error, json!({"code": refused.code, "message": refused.message}), "{language:?}");
+            }
+            None => assert_eq!(client.publication("chat:lobby").await["data"], expected, "{language:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_in_python_rolls_dice_and_is_replaced_while_clients_are_connected() {
+    let sources = Sources::example(PYTHON);
+    let wasm = sources.build().await;
+    let gateway = sources.gateway().await;
+
+    // While it is compiled, the gateway is ready and another plugin becomes live.
+    let mark = gateway.log().mark();
+    gateway.folder().plugin("10-dice", &wasm, &sources.settings());
+    let compiling = gateway.log().wait_within(LONG, mark, &["plugin being compiled"]).await;
+    assert_eq!(compiling.field("plugin"), "dice");
+    live(&gateway, |folder| folder.plugin("50-echo", &gateway_tests::wasm("echo"), "")).await;
+    let status = gateway.post("/api/plugins", &json!({})).await.ok();
+    let dice = status["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == "dice");
+    let dice = dice.unwrap_or_else(|| panic!("{status}"));
+    assert_eq!(dice["state"], "compiling", "{status}");
+    assert!(dice["compiling"]["seconds"].as_u64().unwrap() >= 1, "{status}");
+    assert_eq!(gateway.get("/health/ready").await.status, 200);
+    gateway.log().wait_within(LONG, mark, &["plugin live", "plugin=\"dice\""]).await;
+    live(&gateway, |folder| folder.remove("50-echo.wasm")).await;
+
+    let mut client = sources.client(&gateway).await;
+    let received: Value = serde_json::from_str(&sources.json[1]).unwrap();
+    assert_eq!(client.publication("chat:lobby").await["data"], received);
+    assert_eq!(say(&mut client, "roll nothing").await, "roll nothing");
+    let first = say(&mut client, "/roll 1d999999").await;
+    let roll = json!({"channel": "chat:lobby", "data": {"text": "/roll 11d6"}});
+    let refused = client.ask("publish", roll).await.unwrap_err();
+    assert_eq!((refused.code, &*refused.message), (400, "11 dice, and 10 are allowed"));
+
+    // Other settings need no compile; some that are wrong change nothing.
+    live(&gateway, |folder| folder.settings("10-dice", "config.dice_max = 11")).await;
+    let sum = say(&mut client, "/roll 11d6").await;
+    let sum: u64 = sum.as_str().unwrap().strip_prefix("11d6 = ").unwrap().parse().unwrap();
+    assert!((11..=66).contains(&sum), "{sum}");
+    let refused = gateway.refusal(|folder| folder.settings("10-dice", "config.dice_max = 0")).await;
+    assert!(refused.says(&["dice_max is 0; expected a number from 1 to 1000"]), "{}", refused.text);
+    let refused = gateway.refusal(|folder| folder.settings("10-dice", "limits.memory = '8MiB'")).await;
+    assert!(refused.says(&["wanted more than 8 MiB of memory (limits.memory)"]), "{}", refused.text);
+
+    // Another version, which also fails. It gets other random numbers than the instance before it.
+    sources.change(
+        "plugin.py",
+        "if roll is None:",
+        "if text == \"boom\":\n            raise ValueError(\"lost it\")\n        if roll is None:",
+    );
+    let wasm = sources.rebuild().await;
+    live(&gateway, |folder| folder.plugin("10-dice", &wasm, &sources.settings())).await;
+    let boom = json!({"channel": "chat:lobby", "data": {"text": "boom"}});
+    assert!(client.ask("publish", boom).await.is_err());
+    gateway.log().wait(&["plugin failed", "trap", "ValueError: lost it", "/plugin.py"]).await;
+    assert_ne!(say(&mut client, "/roll 1d999999").await, first, "a new instance serves");
+}
+
 #[tokio::test]
 async fn a_plugin_in_javascript_rewrites_messages_and_is_replaced_while_clients_are_connected() {
-    let example = Example::read("javascript-plugin");
-    let [install, build, drop, _] = &example.commands[..] else { panic!("{:?}", example.commands) };
-    assert_eq!(install, "npm --prefix examples/javascript-plugin ci", "`tests/run` does it");
-    example.run(build).await;
-    let wasm = root().join(drop.split(' ').nth(1).unwrap());
-    assert!(drop.ends_with(" examples/javascript-plugin/plugins/10-emoji.wasm"), "{drop}");
+    let sources = Sources::example(JAVASCRIPT);
+    let wasm = sources.build().await;
 
-    let (gateway, mut client) = example.serve("10-emoji", &wasm).await;
-    let received: Value = serde_json::from_str(&example.json[1]).unwrap();
+    let (gateway, mut client) = sources.serve(&wasm).await;
+    let received: Value = serde_json::from_str(&sources.json[1]).unwrap();
     assert_eq!(client.publication("chat:lobby").await["data"], received);
     client.publish("chat:lobby", json!(["no", "text"])).await;
     assert_eq!(client.publication("chat:lobby").await["data"], json!(["no", "text"]));
@@ -101,10 +311,10 @@ async fn a_plugin_in_javascript_rewrites_messages_and_is_replaced_while_clients_
     assert_eq!(say(&mut client, ":tada:").await, "*");
 
     // Another version, which also fails.
-    let next = Version::of(&example);
-    next.change("/:([a-z0-9_+-]+):/g", "/%([a-z]+)%/g");
-    next.change("const text =", "if (message.text === 'boom') throw new Error('lost it');\n    const text =");
-    let wasm = next.build().await;
+    sources.change("plugin.js", "/:([a-z0-9_+-]+):/g", "/%([a-z]+)%/g");
+    let fails = "if (message.text === 'boom') throw new Error('lost it');\n    const text =";
+    sources.change("plugin.js", "const text =", fails);
+    let wasm = sources.rebuild().await;
     live(&gateway, |folder| folder.settings("10-emoji", "config.names.tada = '!'")).await;
     let wasm = fs::read(wasm).unwrap();
     live(&gateway, |folder| folder.put("10-emoji.wasm", &wasm)).await;
@@ -115,67 +325,15 @@ async fn a_plugin_in_javascript_rewrites_messages_and_is_replaced_while_clients_
     assert_eq!(say(&mut client, "%tada%").await, "!", "a new instance serves");
 }
 
-/// The JavaScript example with changes.
-struct Version(TempDir);
-
-impl Version {
-    fn of(example: &Example) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        for file in ["plugin.js", "utf8.js"] {
-            fs::write(folder.path().join(file), example.file(file)).unwrap();
-        }
-        Self(folder)
-    }
-
-    fn change(&self, from: &str, to: &str) {
-        let path = self.0.path().join("plugin.js");
-        let source = fs::read_to_string(&path).unwrap();
-        assert!(source.contains(from), "plugin.js has no {from:?} any more");
-        fs::write(path, source.replace(from, to)).unwrap();
-    }
-
-    async fn build(&self) -> PathBuf {
-        let example = root().join("examples/javascript-plugin");
-        let output = self.0.path().join("emoji.wasm");
-        Tool::new(example.join("node_modules/.bin/componentize-qjs"))
-            .arg("--sync")
-            .arg("--wit")
-            .arg(example.join("wit"))
-            .arg("--js")
-            .arg(self.0.path().join("plugin.js"))
-            .arg("--output")
-            .arg(&output)
-            .run(LONG)
-            .await;
-        output
-    }
-}
-
 #[tokio::test]
 async fn a_plugin_in_c_refuses_messages_and_gets_other_settings_while_clients_are_connected() {
-    let example = Example::read("c-plugin");
-    let [install, venv, pip, generate, compile, drop, _] = &example.commands[..] else {
-        panic!("{:?}", example.commands)
-    };
-    assert_eq!(install, "cargo install --locked wit-bindgen-cli@0.61.1", "this test has it as a library");
-    assert_eq!(
-        generate, "wit-bindgen c examples/c-plugin/wit --out-dir target/brief",
-        "this test has it as a library"
-    );
-    let run = fs::read_to_string(root().join("tests/run")).unwrap();
-    let package = pip.strip_prefix("target/zig/bin/pip install ").unwrap();
-    assert!(venv == "python3 -m venv target/zig" && run.contains(package), "`tests/run` does both");
-    let zig = target_folder().join("zig/bin/python");
-    assert!(zig.exists(), "{} is missing: `tests/run` does all the set-up", zig.display());
-    bindings(&root().join("examples/c-plugin/wit"), &target_folder().join("brief"));
-    example.run(compile).await;
-    assert_eq!(drop, "cp target/brief/brief.wasm examples/c-plugin/plugins/10-brief.wasm");
-    let wasm = target_folder().join("brief/brief.wasm");
+    let sources = Sources::example(C);
+    let wasm = sources.build().await;
 
-    let (gateway, mut client) = example.serve("10-brief", &wasm).await;
+    let (gateway, mut client) = sources.serve(&wasm).await;
     let refused = client.reply(4, "publish").await.unwrap_err();
     assert_eq!(client.publication("chat:lobby").await["data"]["text"], "hello");
-    let expected: Value = serde_json::from_str(&example.json[1]).unwrap();
+    let expected: Value = serde_json::from_str(&sources.json[1]).unwrap();
     assert_eq!(expected["error"], json!({"code": refused.code, "message": refused.message}));
 
     // Other settings; then some that are wrong, which change nothing.
