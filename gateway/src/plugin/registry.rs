@@ -42,8 +42,8 @@ pub use self::status::{ClosedPlace, LastError, LeftOutStatus, LiveVersion, Plugi
 
 /// How long workers may take to adopt a new chain before a log line reports it.
 const SWAP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a change waits for a file that is being compiled. A plugin of ordinary size is compiled by then, so
-/// plugins that arrive together become live together.
+/// How long a change waits for a file that is being compiled. A plugin of ordinary size is compiled by then,
+/// so plugins that arrive together become live together.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Default for the most plugins in a chain.
 const PLUGINS_MAX: usize = 32;
@@ -167,11 +167,11 @@ impl Registry {
     /// Makes the chain follow the complete contents of the folder.
     ///
     /// Compiles off the caller's thread. Instances for all workers are ready before the first worker gets its
-    /// chain. A file that takes long to compile joins later, see [`loaded`](Self::loaded); until then its place
-    /// stays as it was. Only the first load waits for it. If a file is refused, the last good version of the plugin stays in the chain. Without one the
-    /// chain stays as it was, except at the first load, when nothing has been served yet: then the plugin's
-    /// place in the chain is closed, see [`closed`](Self::closed). Waits until all workers use the new chain,
-    /// but at most five seconds.
+    /// chain. A file that takes long to compile joins later, see [`loaded`](Self::loaded); until then its
+    /// place stays as it was. Only the first load waits for it. If a file is refused, the last good version
+    /// of the plugin stays in the chain. Without one the chain stays as it was, except at the first load,
+    /// when nothing has been served yet: then the plugin's place in the chain is closed, see
+    /// [`closed`](Self::closed). Waits until all workers use the new chain, but at most five seconds.
     ///
     /// Dropping the future before the workers got their chains changes nothing; later it only stops waiting
     /// for them.
@@ -269,8 +269,8 @@ impl Registry {
 
     /// Periodic maintenance. Drops the state of plugins that have been removed for [`STATE_KEPT`]. Retries
     /// files refused at the start, and versions that could not be restored, if the reason may have passed,
-    /// such as a lack of memory. Retries files that took too long to compile, with growing pauses. Takes files
-    /// that were compiled in the background. Returns the result if there was anything to do.
+    /// such as a lack of memory. Retries files that took too long to compile, with growing pauses. Takes
+    /// files that were compiled in the background. Returns the result if there was anything to do.
     pub async fn tend(&self) -> Option<Applied> {
         let mut state = self.state.clone().lock_owned().await;
         if let Some(before) = SystemTime::now().checked_sub(STATE_KEPT) {

@@ -1,5 +1,5 @@
-//! Writes the folder of a new plugin in another language than Rust for `gateway plugin new --lang`: a copy of the
-//! example in that language under another name, with the interface beside it.
+//! Writes the folder of a new plugin in another language than Rust for `gateway plugin new --lang`: a copy of
+//! the example in that language under another name, with the interface beside it.
 
 use std::fs;
 use std::path::Path;

@@ -116,8 +116,8 @@ static ENDED: Condvar = Condvar::new();
 struct Place(Allowance);
 
 impl Place {
-    /// Waits for a place. The only compiler gets the memory that is free; one beside it starts only if all that
-    /// it may take is free beside the memory of the first, so that each has what it would have alone.
+    /// Waits for a place. The only compiler gets the memory that is free; one beside it starts only if all
+    /// that it may take is free beside the memory of the first, so that each has what it would have alone.
     fn wait(bytes_max: u64) -> Self {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

@@ -1,5 +1,5 @@
-//! Plugins that are not written in Rust: each example, copied out of the clone, is built as its README says and
-//! rules a running gateway. So does each folder that `gateway plugin new --lang` writes.
+//! Plugins that are not written in Rust: each example, copied out of the clone, is built as its README says
+//! and rules a running gateway. So does each folder that `gateway plugin new --lang` writes.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -56,8 +56,8 @@ const SELF_TEST: &[u8] = br#"{
     ]
 }"#;
 
-/// Takes text for WebAssembly: `large` loads when the gate is open, `bad` does not load, `slow` takes too long, `late` cannot be instantiated,
-/// `publishes` requests an effect, and any other text is a [`Stamp`].
+/// Takes text for WebAssembly: `large` loads when the gate is open, `bad` does not load, `slow` takes too
+/// long, `late` cannot be instantiated, `publishes` requests an effect, and any other text is a [`Stamp`].
 #[derive(Default)]
 struct TextLoader {
     loads: AtomicUsize,
