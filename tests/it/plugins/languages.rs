@@ -221,7 +221,7 @@ async fn a_new_plugin_in_every_language_builds_is_accepted_and_rules_a_running_g
         let sources = Sources::new(language, "be-polite").await;
         let wasm = sources.build().await;
         let (gateway, mut client) = sources.serve(&wasm).await;
-        let status = gateway.post("/api/plugins", &json!({})).await.ok();
+        let status = gateway.post("/api/plugins", &json!({})).await.ok()["result"].take();
         let plugin = &status["plugins"][0];
         assert_eq!((&plugin["name"], &plugin["state"]), (&json!("be-polite"), &json!("live")), "{status}");
         let expected: Value = serde_json::from_str(&sources.json[1]).unwrap();
@@ -244,16 +244,16 @@ async fn a_plugin_in_python_rolls_dice_and_is_replaced_while_clients_are_connect
     // While it is compiled, the gateway is ready and another plugin becomes live.
     let mark = gateway.log().mark();
     gateway.folder().plugin("10-dice", &wasm, &sources.settings());
-    let compiling = gateway.log().wait_within(LONG, mark, &["plugin being compiled"]).await;
+    let compiling = gateway.log().wait_within(LONG, mark, &["plugin being compiled", "dice"]).await;
     assert_eq!(compiling.field("plugin"), "dice");
     live(&gateway, |folder| folder.plugin("50-echo", &gateway_tests::wasm("echo"), "")).await;
-    let status = gateway.post("/api/plugins", &json!({})).await.ok();
+    let status = gateway.post("/api/plugins", &json!({})).await.ok()["result"].take();
     let dice = status["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == "dice");
     let dice = dice.unwrap_or_else(|| panic!("{status}"));
     assert_eq!(dice["state"], "compiling", "{status}");
     assert!(dice["compiling"]["seconds"].as_u64().unwrap() >= 1, "{status}");
     assert_eq!(gateway.get("/health/ready").await.status, 200);
-    gateway.log().wait_within(LONG, mark, &["plugin live", "plugin=\"dice\""]).await;
+    gateway.log().wait_within(LONG, mark, &["plugin live", "10-dice.wasm"]).await;
     live(&gateway, |folder| folder.remove("50-echo.wasm")).await;
 
     let mut client = sources.client(&gateway).await;
