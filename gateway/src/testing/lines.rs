@@ -34,7 +34,8 @@ impl Lines {
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "plugin" && metadata.is_event()
+        // Also for the question whether a line would be kept, which is no event.
+        metadata.target() == "plugin" && !metadata.is_span()
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
