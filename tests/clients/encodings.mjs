@@ -9,7 +9,8 @@ const text = (bytes) => new TextDecoder().decode(bytes);
 const both = (make) => Promise.all(ENCODINGS.map(make));
 
 const claims = { info: { color: "red" } };
-const clients = await both((encoding) => connected({ encoding, token: token(encoding, claims) }));
+// Code 3014 takes their token away: they fetch another one.
+const clients = await both((encoding) => connected({ encoding, getToken: async () => token(encoding, claims) }));
 const [json, protobuf] = clients;
 const inChat = [];
 for (const one of clients) {

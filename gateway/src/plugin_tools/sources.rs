@@ -18,7 +18,8 @@ pub(crate) struct Sources(BTreeMap<PathBuf, (Option<SystemTime>, u64)>);
 
 impl Sources {
     /// Reads the current state. Ignores hidden files and build results. It also ignores the folders `made` to
-    /// which a build writes and which may be inside the crate: otherwise each build would trigger the next one.
+    /// which a build writes and which may be inside the crate: otherwise each build would trigger the next
+    /// one.
     pub(crate) fn of(folder: &Path, made: &[PathBuf]) -> Self {
         let mut sources = Self(BTreeMap::new());
         let made: Vec<_> = made.iter().filter_map(|made| made.canonicalize().ok()).collect();

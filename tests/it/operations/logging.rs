@@ -178,7 +178,8 @@ async fn lines_about_a_user(gateway: &Gateway) -> (Line, Line) {
     other.close().await;
     // It says that it is this user, and is refused.
     let mut stranger = Client::open(gateway.address()).await;
-    let _ = stranger.ask("connect", json!({ "token": format!("{USER}\u{1}") })).await;
+    stranger.command("connect", json!({ "token": format!("{USER}\u{1}") })).await;
+    stranger.closed().await;
     client.send_text("no command").await;
     client.closed().await;
     eventually("the ends of three connections", async || {

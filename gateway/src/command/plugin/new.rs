@@ -14,9 +14,9 @@ use crate::plugin_tools::workspace::Membership;
 ///
 /// Use it to start a plugin in Rust. The crate has a plugin with settings and one hook, tests, a settings
 /// file, events for `gateway plugin run`, and a README with the next commands. In a cargo workspace the crate
-/// becomes a member, and all plugins of the workspace share one build of the SDK. With `--lang` the folder has
-/// a plugin in another language, the interface that its tools read, a settings file, a small configuration of a
-/// gateway, and a README with the commands that build it. The command overwrites nothing.
+/// becomes a member, and all plugins of the workspace share one build of the SDK. With `--lang` the folder
+/// has a plugin in another language, the interface that its tools read, a settings file, a small
+/// configuration of a gateway, and a README with the commands that build it. The command overwrites nothing.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  gateway plugin new shout\n  gateway plugin new door --hook auth\n  gateway plugin new shout \

@@ -153,7 +153,8 @@ fn a_capability_that_cannot_be_granted_is_answered_with_those_that_can() {
             &format!("grants.environment[0]: is \"1ST\"; expected {variable}"),
             &format!("grants.environment[1]: is \"A B\"; expected {variable}"),
             "grants.buckets: is \"yes\"; expected true or false",
-            "grants.sockets: is not a known key; accepted: effects, buckets, key-value, http, http-private, upstreams, environment",
+            "grants.sockets: is not a known key; the nearest is `buckets`; accepted: effects, buckets, key-value, http, \
+             http-private, upstreams, environment",
         ]
     );
 }

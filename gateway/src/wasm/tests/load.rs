@@ -207,24 +207,25 @@ fn what_reaches_out_of_the_plugin_is_not_offered() {
 
 #[test]
 fn a_plugin_that_imports_sockets_loads_and_fails_when_it_calls_them() {
-    // As the C library of another language imports them. `use` brings a resource of another interface in.
+    // As the C library of another language imports them, with a name that no world of WASI has. `use` brings
+    // a resource of another interface in.
     let wit = format!(
         "{}
         package wasi:io@0.2.0 {{ interface poll {{ resource pollable {{ ready: func() -> bool; }} }} }}
         package wasi:sockets@0.2.0 {{
-            interface tcp {{
+            interface raw {{
                 use wasi:io/poll@0.2.0.{{pollable}};
-                resource tcp-socket {{ subscribe: func() -> pollable; }}
-                create: func() -> tcp-socket;
+                resource raw-socket {{ subscribe: func() -> pollable; }}
+                create: func() -> raw-socket;
             }}
         }}",
         guest::WIT
     );
-    let world = "import wasi:sockets/tcp@0.2.0; export gateway:plugin/on-disconnect@0.1.0;";
-    let imports = r#"(import "wasi:sockets/tcp@0.2.0" "create" (func $create (result i32)))
-                     (import "wasi:sockets/tcp@0.2.0" "[method]tcp-socket.subscribe" (func (param i32) (result i32)))"#;
+    let world = "import wasi:sockets/raw@0.2.0; export gateway:plugin/on-disconnect@0.1.0;";
+    let imports = r#"(import "wasi:sockets/raw@0.2.0" "create" (func $create (result i32)))
+                     (import "wasi:sockets/raw@0.2.0" "[method]raw-socket.subscribe" (func (param i32) (result i32)))"#;
     let hook = r#"(func (export "gateway:plugin/on-disconnect@0.1.0#call") (param i64 i32 i32 i32 i64))"#;
-    assert!(load(&guest_of(&wit, world, imports, hook), "").is_ok());
+    load(&guest_of(&wit, world, imports, hook), "").unwrap();
     let calls = "(start $start) (func $start (drop (call $create)))";
     let calls = guest_of(&wit, world, imports, &format!("{hook} {calls}"));
     check(start(&calls, ""), LoadCode::Instantiate, &["plugins have no network", "gateway:plugin/http"]);
