@@ -36,7 +36,11 @@ class OnMessage(exports.OnMessage):
     def call(self, connection: int, kind: int, payload: bytes) -> Verdict:
         """Runs for every publication on those channels. `Verdict_Next` leaves the decision to later plugins and to
         the channel."""
-        message = json.loads(payload)
+        try:
+            message = json.loads(payload)
+        except (ValueError, RecursionError):
+            # Clients of the Protobuf encoding may send any bytes.
+            return Verdict_Next()
         text = message.get("text") if isinstance(message, dict) else None
         roll = ROLL.fullmatch(text) if isinstance(text, str) else None
         if roll is None:

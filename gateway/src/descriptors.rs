@@ -115,7 +115,11 @@ impl Plan {
         }
         // A default that does not fit is no mistake of the operator.
         let shipped = Config::default().limits;
-        if connections_wanted == shipped.connections_max && handshakes_wanted == shipped.handshakes_max {
+        if connections_wanted == shipped.connections_max
+            && handshakes_wanted == shipped.handshakes_max
+            && per_address_wanted == shipped.connections_per_address_max
+            && handshakes_per_address_wanted == shipped.handshakes_per_address_max
+        {
             lowered!(info);
         } else {
             lowered!(warn);

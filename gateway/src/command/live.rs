@@ -92,7 +92,8 @@ pub(super) fn report(gateway: Option<&Gateway>, folder: &PluginFolder, name: &st
             Err(Failure::Plugins(format!("the gateway refuses {name}: it {why}; what ran before goes on")))
         }
         Ok(Word::Compiling(_) | Word::Nothing) => Err(Failure::Runtime(anyhow::anyhow!(
-            "the gateway has said nothing of {name} for {} s: its log says what it does",
+            "the gateway has said nothing of {name} for {} s: the file is in the folder and becomes live when the gateway has \
+             finished its other plugins; see `gateway inspect`, or its log",
             PATIENCE.as_secs()
         ))),
     }

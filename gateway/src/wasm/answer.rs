@@ -34,7 +34,7 @@ pub(super) fn verdict(state: &mut State, answer: on_message::Verdict) -> Result<
             self::payload(state, payload)?.map_or_else(Verdict::Deny, Verdict::Replace)
         }
         Answer::Reply(payload) => self::payload(state, payload)?.map_or_else(Verdict::Deny, Verdict::Reply),
-        Answer::Route(addresses) => Verdict::Route(channels(state, &addresses, "addresses")?),
+        Answer::Route(addresses) => Verdict::Route(channels(state, &addresses, "addresses", "")?),
     })
 }
 
@@ -128,11 +128,11 @@ fn identity(state: &mut State, identity: types::Identity) -> Result<Result<Ident
             (Err(refusal), _) | (_, Err(refusal)) => return Ok(Err(refusal)),
         };
     Ok(Ok(Identity {
+        channels: channels(state, &identity.channels, "channels", &identity.user)?,
         user: identity.user.into(),
         expires_at: identity.expires_at,
         info,
         data,
-        channels: channels(state, &identity.channels, "channels")?,
         attributes: attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
     }))
 }
@@ -162,15 +162,17 @@ fn optional_json(state: &mut State, bytes: Vec<u8>, what: &str) -> Result<Result
     if bytes.is_empty() { Ok(Ok(Bytes::new())) } else { checked(state, bytes, what) }
 }
 
-fn channels(state: &mut State, names: &[String], what: &str) -> Result<Vec<Channel>, Failure> {
+/// The id of `user`, who is being admitted, appears in the error as the log shows user ids.
+fn channels(state: &mut State, names: &[String], what: &str, user: &str) -> Result<Vec<Channel>, Failure> {
     if names.len() > state.limits.effects_max {
         return Err(too_many(state, what));
     }
     spend(state, names.iter().map(String::len).sum())?;
     let parse = |name: &String| {
         let message = |error| {
-            let name = log_users::address(cut(name, 100));
-            format!("{name:?} among the {what} is not usable: {error}")
+            // Hidden before it is cut and escaped: otherwise the id would not be found.
+            let name = log_users::text(name, user);
+            format!("{:?} among the {what} is not usable: {error}", cut(&name, 100))
         };
         Channel::parse(name).map_err(|error| invalid(message(error)))
     };

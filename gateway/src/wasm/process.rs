@@ -126,9 +126,11 @@ impl Place {
                 free: memory.free.saturating_sub(running.bytes),
                 ..memory
             });
-            let place = Self(Allowance::of(bytes_max, memory));
-            let fits = running.number < COMPILERS_MAX && place.0.short.is_none();
+            let allowance = Allowance::of(bytes_max, memory);
+            let fits = running.number < COMPILERS_MAX && allowance.short.is_none();
             if running.number == 0 || fits {
+                // Made only here: dropping a place gives it back.
+                let place = Self(allowance);
                 running.number += 1;
                 running.bytes = running.bytes.saturating_add(place.bytes());
                 return place;
@@ -455,6 +457,19 @@ mod tests {
     use super::*;
 
     const KIND: Kind = Kind { space: Space::Ample, metered: false };
+
+    #[test]
+    fn a_compiler_that_does_not_fit_beside_another_starts_when_that_one_ends() {
+        let first = Place::wait(1 << 20);
+        // More than any machine has.
+        let second = std::thread::spawn(|| drop(Place::wait(u64::MAX)));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!second.is_finished(), "it waits");
+        drop(first);
+        second.join().unwrap();
+        // Places are given back, so that another one is free at once.
+        drop(Place::wait(1 << 20));
+    }
 
     /// Compiles with a shell script, whose arguments are the kind and the memory.
     fn script(text: &str, timeout: Duration) -> Result<Vec<u8>, LoadError> {

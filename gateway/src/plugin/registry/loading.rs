@@ -15,6 +15,7 @@ use crate::plugin::load::{LoadCode, LoadError, Loader};
 /// Most files that are loaded at the same time: a small plugin need not wait for one large one, and several
 /// large ones leave processors to the connections.
 const LOADS_MAX: usize = 2;
+
 /// The files that are being loaded.
 pub(super) struct Loading {
     shared: Arc<Shared>,

@@ -37,8 +37,12 @@ pub(super) struct Means<'a> {
 }
 
 impl Means<'_> {
+    fn is_required(&self, name: &str) -> bool {
+        self.required.iter().any(|required| **required == *name)
+    }
+
     fn outlives_its_file(&self, name: &str) -> bool {
-        self.keep_removed || self.required.iter().any(|required| **required == *name)
+        self.keep_removed || self.is_required(name)
     }
 }
 
@@ -183,9 +187,10 @@ impl Preparing<'_> {
             Ok(candidate) => self.candidates.push(candidate),
             Err(error) if error.code() == LoadCode::Compiling => {
                 let goes_on = self.goes_on(found, name, PluginState::Compiling);
-                // At the start nothing is served without the rules of this plugin.
-                let is_start = self.before.found.is_none() && fails_closed(found.settings.as_ref());
-                if goes_on || !is_start {
+                // At the start nothing is served without the rules of these plugins.
+                let is_awaited = self.before.found.is_none()
+                    && (self.means.is_required(name) || fails_closed(found.settings.as_ref()));
+                if goes_on || !is_awaited {
                     self.compiling(found, name, digest, &error, known, goes_on);
                     return;
                 }

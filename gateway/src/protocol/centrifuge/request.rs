@@ -151,11 +151,16 @@ fn connect(fields: Connect<'_>) -> Result<Request, Invalid> {
     for sub in fields.subs {
         let (name, sub) = sub?;
         is_offered("connect.subs", &sub)?;
+        if !sub.recover && positions.is_empty() {
+            continue;
+        }
         // An invalid channel name has no subscribers.
-        if sub.recover
-            && let Ok(channel) = Channel::parse(&name)
-        {
+        let Ok(channel) = Channel::parse(&name) else { continue };
+        // The last entry of a channel counts.
+        if sub.recover {
             positions.insert(channel, position(sub.offset, sub.epoch));
+        } else {
+            positions.remove(&channel);
         }
     }
     let (token, data) = (fields.token.into(), fields.data?);

@@ -86,8 +86,9 @@ impl Status {
     /// The first attempt takes longer than it should. `detail` says what was tried. Without effect if the
     /// attempt has ended.
     pub(crate) fn is_late(&self, detail: &str) {
-        if matches!(*self.known(), Some(Known::Connecting(_))) {
-            self.set(Some(Cause::new(Trouble::Unreachable, detail)));
+        let mut known = self.known();
+        if matches!(*known, Some(Known::Connecting(_))) {
+            self.replace(&mut known, Some(Cause::new(Trouble::Unreachable, detail)));
         }
     }
 
@@ -125,11 +126,15 @@ impl Status {
     /// Sets the current problem. The log and the metrics get it when its kind changes; other details of the
     /// same kind, which each attempt to connect may bring, are only kept for queries.
     pub(crate) fn set(&self, cause: Option<Cause>) {
-        let mut known = self.known();
+        self.replace(&mut self.known(), cause);
+    }
+
+    /// Under the lock with which the caller has looked at what was known.
+    fn replace(&self, known: &mut Option<Known>, cause: Option<Cause>) {
         if known.is_none() && cause.is_none() {
             return;
         }
-        let before = match &*known {
+        let before = match known {
             Some(Known::Problem(trouble, _)) => Some(*trouble),
             Some(Known::Connecting(_)) | None => None,
         };
@@ -171,8 +176,9 @@ impl Status {
 
     /// Like [`set`](Self::set), unless a problem is known already.
     pub(crate) fn suspect(&self, cause: Cause) {
-        if self.cause().is_none() {
-            self.set(Some(cause));
+        let mut known = self.known();
+        if known.is_none() {
+            self.replace(&mut known, Some(cause));
         }
     }
 

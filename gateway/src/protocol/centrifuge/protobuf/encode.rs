@@ -1,8 +1,8 @@
 //! Encodes [`Reply`] and [`Push`] as a record of Protobuf: the message after its length.
 //!
 //! Written by hand: structs for the library would own a copy of each text. A length stands before what it
-//! counts, so the fields of a message are visited twice: first to count, then to write. Counting looks at no
-//! payload.
+//! counts, so a field is visited once for each message around it to count, and once to write. Messages are at
+//! most four deep, and counting looks at no payload.
 //!
 //! A field with a zero value is left out; a receiver reads the zero value then.
 

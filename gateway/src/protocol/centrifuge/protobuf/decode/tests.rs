@@ -83,7 +83,8 @@ fn payloads_are_slices_of_the_message_with_any_bytes() {
 #[test]
 fn positions_are_kept_of_channels_to_recover() {
     let mut connect = WireConnect { token: "t".into(), ..WireConnect::default() }.encode_to_vec();
-    for (channel, recover) in [("b", true), ("a", true), ("c", false), ("", true)] {
+    for (channel, recover) in [("b", true), ("d", true), ("a", true), ("c", false), ("d", false), ("", true)]
+    {
         let subscribe = WireSubscribe { recover, offset: u64::MAX, epoch: "e".into(), ..Default::default() };
         let sub = WireSub { channel: channel.into(), subscribe: Some(subscribe) };
         field(SUBS_TAG as u8, &sub.encode_to_vec(), &mut connect);
