@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
@@ -42,6 +42,10 @@ const OPEN_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of a frame in the queue besides its contents.
 const CHUNK_BYTES: usize = size_of::<Bytes>();
 
+/// Most bytes that a socket may accept and keep in a buffer of its own, as TLS does. They count as queued until
+/// the system has them, so that a client that does not read is noticed.
+pub const SOCKET_BYTES_MAX: usize = 16 * 1024;
+
 /// Part of a queue kept free of pushes, or less for a small queue, so that a ping and an error still fit.
 const RESERVED_MAX: usize = 4096;
 
@@ -60,6 +64,8 @@ struct Queue {
     open: Vec<u8>,
     /// Bytes queued in all chunks.
     bytes: usize,
+    /// Most bytes that the socket has accepted and may still keep.
+    kept: usize,
     /// Whether the first chunk is partly written: it must be finished first.
     begun: bool,
     closed: bool,
@@ -139,7 +145,8 @@ impl Outbound {
     /// Drops everything: the socket is gone.
     pub fn abandon(&self) {
         let mut queue = self.queue.borrow_mut();
-        *queue = Queue { closed: true, written: queue.written, ..Queue::default() };
+        let written = queue.passed_on();
+        *queue = Queue { closed: true, written, ..Queue::default() };
     }
 
     /// Whether the last frame has been queued, or the socket is gone.
@@ -147,14 +154,15 @@ impl Outbound {
         self.queue.borrow().closed
     }
 
-    /// Queued bytes.
+    /// Queued bytes, including those that the socket keeps.
     pub fn pending(&self) -> usize {
-        self.queue.borrow().bytes
+        let queue = self.queue.borrow();
+        queue.bytes + queue.kept
     }
 
     /// Bytes passed to the system since the beginning.
     pub fn written(&self) -> u64 {
-        self.queue.borrow().written
+        self.queue.borrow().passed_on()
     }
 
     /// Takes all queued bytes as one piece, for a transport that is not a socket.
@@ -171,8 +179,9 @@ impl Outbound {
         all
     }
 
-    /// Writes until the queue is empty or the socket accepts no more. Dropping the future that polls this
-    /// loses nothing: unwritten bytes stay queued. `writes` counts each call of the system.
+    /// Writes until the queue and the socket's own buffer are empty, or the system accepts no more. Dropping
+    /// the future that polls this loses nothing: unwritten bytes stay queued. A socket keeps at most
+    /// [`SOCKET_BYTES_MAX`]. `writes` counts what the socket accepts at once.
     ///
     /// # Errors
     ///
@@ -185,30 +194,54 @@ impl Outbound {
     ) -> Poll<io::Result<()>> {
         let mut queue = self.queue.borrow_mut();
         queue.seal();
-        while !queue.chunks.is_empty() {
-            let written = if queue.chunks.len() == 1 {
-                let only = &queue.chunks[0];
-                ready!(socket.as_mut().poll_write(cx, only))?
-            } else {
-                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                let mut count = 0;
-                for (slice, chunk) in slices.iter_mut().zip(&queue.chunks) {
-                    *slice = IoSlice::new(chunk);
-                    count += 1;
-                }
-                ready!(socket.as_mut().poll_write_vectored(cx, &slices[..count]))?
-            };
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            writes.observe(written);
-            queue.advance(written);
+        let written = queue.poll_write(cx, socket.as_mut(), writes)?;
+        // Also if the socket accepts no more: what it keeps may be passed on.
+        if socket.poll_flush(cx)?.is_ready() {
+            queue.kept = 0;
+            return written.map(Ok);
         }
-        Poll::Ready(Ok(()))
+        if queue.kept > 0 { Poll::Pending } else { written.map(Ok) }
     }
 }
 
 impl Queue {
+    /// Writes until all chunks are written or the socket accepts no more.
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut socket: Pin<&mut (impl AsyncWrite + ?Sized)>,
+        writes: &Sizes,
+    ) -> io::Result<Poll<()>> {
+        while !self.chunks.is_empty() {
+            let written = if self.chunks.len() == 1 {
+                let only = &self.chunks[0];
+                socket.as_mut().poll_write(cx, only)?
+            } else {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let mut count = 0;
+                for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+                    *slice = IoSlice::new(chunk);
+                    count += 1;
+                }
+                socket.as_mut().poll_write_vectored(cx, &slices[..count])?
+            };
+            match written {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => {
+                    writes.observe(written);
+                    self.advance(written);
+                }
+            }
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// Bytes that the system has.
+    fn passed_on(&self) -> u64 {
+        self.written - self.kept as u64
+    }
+
     /// Closes the open chunk, so that the next chunk comes after it.
     fn seal(&mut self) {
         if !self.open.is_empty() {
@@ -224,6 +257,7 @@ impl Queue {
 
     fn advance(&mut self, mut written: usize) {
         self.written += written as u64;
+        self.kept = (self.kept + written).min(SOCKET_BYTES_MAX);
         while written > 0 {
             let Some(first) = self.chunks.front_mut() else { break };
             let part = written.min(first.len());
@@ -372,6 +406,64 @@ mod tests {
         assert_eq!(outbound.reply(b"late"), Pushed::Closed);
         assert_eq!(outbound.pending(), 3);
         assert_eq!(flush(&outbound, 100).0, b"ef!");
+    }
+
+    /// Encrypts, say: accepts bytes into a buffer of its own and passes them on when it can.
+    #[derive(Default)]
+    struct Buffering {
+        kept: Vec<u8>,
+        passed_on: usize,
+        room: usize,
+    }
+
+    impl AsyncWrite for Buffering {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let _ = self.as_mut().poll_flush(cx);
+            let n = bytes.len().min(SOCKET_BYTES_MAX - self.kept.len());
+            self.kept.extend_from_slice(&bytes[..n]);
+            let _ = self.as_mut().poll_flush(cx);
+            if n == 0 { Poll::Pending } else { Poll::Ready(Ok(n)) }
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let n = self.kept.len().min(self.room);
+            self.kept.drain(..n);
+            self.room -= n;
+            self.passed_on += n;
+            if self.kept.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.poll_flush(cx)
+        }
+    }
+
+    #[test]
+    fn bytes_in_the_buffer_of_the_socket_are_pending_until_the_system_has_them() {
+        let outbound = Outbound::new(100_000);
+        let mut socket = Buffering::default();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let writes = Sizes::default();
+        let mut flush = |room| {
+            socket.room = room;
+            let flushed = outbound.poll_flush(&mut cx, Pin::new(&mut socket), &writes).is_ready();
+            assert!(outbound.written() <= socket.passed_on as u64, "no progress that was not made");
+            (flushed, outbound.pending(), outbound.written())
+        };
+        assert_eq!(outbound.reply(&[b'x'; 1000]), Pushed::Sent);
+        assert_eq!(flush(0), (false, 1000, 0));
+        assert_eq!(flush(999), (false, 1000, 0));
+        assert_eq!(flush(1), (true, 0, 1000));
+        assert_eq!(outbound.push(&Bytes::from(vec![b'y'; 40_000])), Pushed::Sent);
+        assert_eq!(flush(0), (false, 40_000, 1000));
+        let (flushed, pending, written) = flush(20_000);
+        assert!(!flushed && (20_000..40_000).contains(&pending), "{pending}");
+        assert_eq!(written, 41_000 - pending as u64);
+        assert_eq!(flush(20_000), (true, 0, 41_000));
     }
 
     #[test]

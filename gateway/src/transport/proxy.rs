@@ -169,6 +169,19 @@ impl Unread {
         }
     }
 
+    /// The first byte, which stays unused. `None` if the client closes its side before it.
+    ///
+    /// # Errors
+    ///
+    /// The error of the socket.
+    pub async fn first_byte(&mut self) -> io::Result<Option<u8>> {
+        if self.bytes.is_empty() {
+            self.bytes.reserve(512);
+            self.socket.read_buf(&mut self.bytes).await?;
+        }
+        Ok(self.bytes.first().copied())
+    }
+
     /// The socket, and the unused bytes.
     pub fn into_parts(self) -> (Vec<u8>, TcpStream) {
         (self.bytes, self.socket)
@@ -187,6 +200,10 @@ impl AsyncRead for Unread {
         let length = self.bytes.len().min(into.remaining());
         into.put_slice(&self.bytes[..length]);
         self.bytes.drain(..length);
+        if self.bytes.is_empty() {
+            // A connection over TLS keeps this value for its whole life.
+            self.bytes = Vec::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -194,6 +211,18 @@ impl AsyncRead for Unread {
 impl AsyncWrite for Unread {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
