@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-pub use self::answer::{TEXT, answer};
+pub use self::answer::{TEXT, answer, before_handshake};
 pub use self::linger::linger;
 use self::rates::{Rates, TooFast};
 pub use self::slots::{Evicted, Full, Slot, Slots, Standing};
@@ -49,6 +49,8 @@ pub struct Admission {
     /// Clients that are being refused.
     refusals: Refusals,
     proxies: Proxies,
+    /// Whether clients expect TLS.
+    tls: bool,
     clock: Clock,
 }
 
@@ -121,6 +123,7 @@ impl Admission {
             rates: Rates::new(limits.connection_rate, limits.connection_rate_per_address),
             refusals: Refusals::new(limits.handshakes_max.min(REFUSALS_MAX)),
             proxies: config.listen.proxies.clone(),
+            tls: config.listen.tls.is_some(),
             clock,
         }
     }
@@ -162,7 +165,7 @@ impl Admission {
 
     /// Refuses a client without reading its request.
     fn turn_away(&self, socket: TcpStream, refusal: Refusal) {
-        if let Some(closing) = self.refusals.tell(socket, refusal.answer().as_bytes()) {
+        if let Some(closing) = self.refusals.tell(socket, &before_handshake(self.tls, refusal.answer())) {
             tokio::task::spawn_local(closing);
         }
     }

@@ -27,6 +27,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Version, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
@@ -34,10 +35,14 @@ use tracing::{debug, error, info};
 
 use self::answer::keep_alive;
 use self::route::Routes;
-use crate::accept::{self, Evicted, REFUSALS_MAX, Refusals, Slot, Slots, Standing, linger, source};
+use crate::accept::{
+    self, Evicted, REFUSALS_MAX, Refusals, Slot, Slots, Standing, before_handshake, linger, source,
+};
 use crate::config::Config;
 use crate::control::Control;
 use crate::telemetry::metrics::AdminRefused;
+use crate::transport::proxy::Unread;
+use crate::transport::tls::{Encrypted, NotTls, Stream, Tls};
 
 /// Maximum number of connections. An idle one is replaced by a newer one, and the number of concurrent
 /// requests is bounded: so a health probe always finds a place.
@@ -62,23 +67,31 @@ const ACCEPTS_MAX: usize = 16;
 /// Pause after the listener could not accept a socket.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The response to a request in the clear where TLS is spoken.
+const IN_THE_CLEAR: &str = "this port speaks TLS: use https://";
+
 /// Seconds after which a refused client may try again.
 const RETRY_AFTER: u32 = 1;
 
 /// Serves until the future is dropped, which also closes open connections.
-pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control: Control) {
+pub async fn serve(
+    listener: std::net::TcpListener,
+    config: Arc<Config>,
+    tls: Option<Arc<Tls>>,
+    control: Control,
+) {
     let bound = listener.local_addr().and_then(|address| Ok((TcpListener::from_std(listener)?, address)));
     let (listener, address) = match bound {
         Ok(bound) => bound,
         Err(error) => return error!(%error, "failed to serve the admin listener"),
     };
     let api = if config.admin.api_key.is_some() { "open to the key" } else { "closed: there is no key" };
-    info!(%address, api, "admin listener ready");
+    info!(%address, api, tls = tls.is_some(), "admin listener ready");
     let metrics = control.metrics().clone();
     let routes = Arc::new(Routes::new(&config, control, address.ip().is_loopback()));
     let slots = Slots::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX);
     let refusals = Refusals::new(REFUSALS_MAX);
-    let busy = busy();
+    let busy = before_handshake(tls.is_some(), busy());
     let mut connections = tokio::task::JoinSet::new();
     let mut accepted = 0_usize;
     loop {
@@ -97,11 +110,11 @@ pub async fn serve(listener: std::net::TcpListener, config: Arc<Config>, control
         };
         match slots.take(Some(source(peer))) {
             Ok((slot, evicted)) => {
-                connections.spawn(connection(routes.clone(), socket, peer, slot, evicted));
+                connections.spawn(connection(routes.clone(), tls.clone(), socket, peer, slot, evicted));
             }
             Err(_) => {
                 metrics.node.admin_refused(AdminRefused::Connections, peer);
-                if let Some(closing) = refusals.tell(socket, busy.as_bytes()) {
+                if let Some(closing) = refusals.tell(socket, &busy) {
                     connections.spawn(closing);
                 }
             }
@@ -114,9 +127,30 @@ fn busy() -> String {
     accept::answer(503, Some(RETRY_AFTER), answer::JSON, &answer::error(503, answer::BUSY))
 }
 
-async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: Slot, mut evicted: Evicted) {
+async fn connection(
+    routes: Arc<Routes>,
+    tls: Option<Arc<Tls>>,
+    socket: TcpStream,
+    peer: IpAddr,
+    slot: Slot,
+    mut evicted: Evicted,
+) {
     let _ = socket.set_nodelay(true);
     let begun = Instant::now();
+    let socket = match tls {
+        None => Stream::Plain(Unread::new(socket)),
+        Some(tls) => {
+            let encrypted = tokio::select! {
+                encrypted = timeout(HEAD_TIMEOUT, encrypt(&routes, &tls, socket, peer)) => encrypted,
+                true = evicted.wait() => return routes.refused(AdminRefused::Evicted, peer),
+            };
+            match encrypted {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return,
+                Err(_) => return routes.refused(AdminRefused::Deadline, peer),
+            }
+        }
+    };
     let asked = AtomicBool::new(false);
     let service = service_fn(|request| {
         asked.store(true, Ordering::Relaxed);
@@ -166,6 +200,27 @@ async fn connection(routes: Arc<Routes>, socket: TcpStream, peer: IpAddr, slot: 
         () = linger(socket) => (),
         _ = evicted.wait() => (),
     }
+}
+
+/// Shakes hands of TLS. `None` if that fails; the client has then been told.
+async fn encrypt(routes: &Routes, tls: &Tls, socket: TcpStream, peer: IpAddr) -> Option<Stream> {
+    match tls.accept(Unread::new(socket)).await {
+        Ok(Encrypted { stream, .. }) => return Some(stream),
+        Err(NotTls::Gone) => (),
+        Err(NotTls::Failed(socket, error)) => {
+            debug!(%peer, %error, "TLS handshake of an admin connection failed");
+            routes.refused(AdminRefused::Tls, peer);
+            linger(socket).await;
+        }
+        Err(NotTls::Text(mut socket)) => {
+            routes.refused(AdminRefused::BadRequest, peer);
+            let answer = accept::answer(400, None, answer::JSON, &answer::error(400, IN_THE_CLEAR));
+            if socket.write_all(answer.as_bytes()).await.is_ok() {
+                linger(socket).await;
+            }
+        }
+    }
+    None
 }
 
 /// Whether the client keeps the connection open for another request.

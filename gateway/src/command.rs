@@ -25,6 +25,7 @@ use tokio::runtime::Runtime;
 
 use crate::config::{Config, ConfigErrors, DEFAULTS};
 use crate::supervisor::PartEnded;
+use crate::transport::tls;
 use crate::wasm::COMPILE_COMMAND;
 
 const ABOUT: &str = "A realtime gateway whose rules are hot-reloadable WebAssembly plugins.";
@@ -176,9 +177,11 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The configuration of a file, or the defaults.
+/// The configuration of a file, or the defaults, with the files of TLS checked.
 fn configuration(file: Option<&Path>) -> Result<Config, Failure> {
-    file.map_or_else(Config::load_defaults, Config::load).map_err(Failure::Configuration)
+    let config = file.map_or_else(Config::load_defaults, Config::load).map_err(Failure::Configuration)?;
+    tls::check(&config).map_err(Failure::Configuration)?;
+    Ok(config)
 }
 
 /// The given configuration file of a gateway, or else that in the current folder. `otherwise` says what to do

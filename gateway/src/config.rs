@@ -12,6 +12,7 @@ mod redis;
 mod topology;
 mod resolve;
 mod secret;
+mod tls;
 mod upstream;
 
 use std::collections::{BTreeMap, HashMap};
@@ -37,6 +38,9 @@ pub const DEFAULTS: &str = include_str!("../default.toml");
 
 /// The environment variable that overrides `admin.api_key`.
 pub const API_KEY_VARIABLE: &str = "GATEWAY_ADMIN_API_KEY";
+
+/// Beginning of the names under which plugins find a client's certificate among the headers.
+pub const CERTIFICATE_HEADERS: &str = "x-client-cert-";
 
 /// Maximum number of threads that serve clients.
 pub const WORKERS_MAX: usize = 64;
@@ -85,6 +89,54 @@ pub struct Listen {
     pub workers: usize,
     /// The proxies that may state the address of a client.
     pub proxies: Proxies,
+    /// TLS; `None` for connections in the clear.
+    pub tls: Option<Tls>,
+}
+
+/// TLS of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// At least one. The first is for clients that name no server, or an unknown one.
+    pub certificates: Vec<CertificateFiles>,
+    /// Whether clients are asked for a certificate.
+    pub client_certificates: ClientCertificates,
+    /// The lowest version that is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// The files of a certificate, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, followed by its chain.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// Whether a listener asks clients for a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// It does not.
+    None,
+    /// A client may have one, which must then be valid.
+    Optional {
+        /// File with the certificates of the authorities that are trusted, in PEM.
+        authority: PathBuf,
+    },
+    /// Every client needs one.
+    Required {
+        /// File with the certificates of the authorities that are trusted, in PEM.
+        authority: PathBuf,
+    },
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    V12,
+    /// TLS 1.3.
+    V13,
 }
 
 /// Health, metrics and the HTTP API.
@@ -96,6 +148,8 @@ pub struct Admin {
     pub api_key: Option<Secret>,
     /// Whether metrics require the key; needs a key.
     pub metrics_need_key: bool,
+    /// TLS; `None` for connections in the clear.
+    pub tls: Option<Tls>,
 }
 
 /// From the first byte to the accepted connect command.
@@ -536,9 +590,10 @@ impl Config {
                 "listen.trusted_proxies has {network}: every client may choose its address; name the proxies"
             ));
         }
-        if let Some(address) = self.admin.address.filter(|address| !address.ip().is_loopback()) {
+        let in_clear = self.admin.address.filter(|_| self.admin.tls.is_none());
+        if let Some(address) = in_clear.filter(|address| !address.ip().is_loopback()) {
             warnings.push(format!(
-                "admin.address is {address}: the API key crosses the network unencrypted; put a TLS proxy before it or bind to loopback"
+                "admin.address is {address}: the API key crosses the network unencrypted; set admin.tls, put a TLS proxy before it or bind to loopback"
             ));
         }
         let servers = self.redis.iter().flat_map(|redis| redis.topology.servers());

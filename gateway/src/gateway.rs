@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use self::build::{Folders, Identity, Runtimes, Sockets, random};
+use self::build::{Encryption, Folders, Identity, Runtimes, Sockets, random};
 use crate::admin;
 use crate::backplane::Backplane;
 use crate::backplane::inbox::Inbox;
@@ -38,6 +38,7 @@ pub struct Gateway {
     config: Arc<Config>,
     clock: Clock,
     sockets: Sockets,
+    encryption: Encryption,
     folders: Folders,
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
@@ -83,6 +84,7 @@ impl Gateway {
             tracing::warn!("{warning}");
         }
         let supervisor = Supervisor::default();
+        let encryption = Encryption::load(&config)?;
         let sockets = Sockets::bind(&config)?;
         let folders = Folders::open(&config)?;
         let identity = Identity::new(sockets.address)?;
@@ -115,6 +117,7 @@ impl Gateway {
             config,
             clock,
             sockets,
+            encryption,
             folders,
             inboxes,
             ids: identity.ids,
@@ -147,7 +150,8 @@ impl Gateway {
     /// If a part of the gateway could not be started, or has ended although it must not.
     pub fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let workers = self.start_workers()?;
-        let Self { config, clock, sockets, folders, phase, control, parts, supervisor, .. } = self;
+        let Self { config, clock, sockets, encryption, folders, phase, control, parts, supervisor, .. } =
+            self;
         let Folders { changes, watcher, state } = folders;
         let runtimes = self.runtimes;
         let served = runtimes.control.block_on(async {
@@ -155,8 +159,10 @@ impl Gateway {
             let mut network = self.network.zip(runtimes.backplane.as_ref()).map(|(runner, runtime)| {
                 serve::start_network(runner, runtime, &parts, &control, clock, &supervisor)
             });
+            serve::start_reloads(&encryption, &parts.metrics);
             if let Some(listener) = sockets.admin {
-                let serving = admin::serve(listener, config.clone(), control.clone());
+                let serving =
+                    admin::serve(listener, config.clone(), encryption.admin.clone(), control.clone());
                 tokio::spawn(supervisor.forever("admin", serving));
             }
             let upstreams = serve::start_upstreams(&parts.upstreams, &runtimes.outgoing, &supervisor);

@@ -5,4 +5,5 @@ pub mod proxy;
 pub mod forwarded;
 pub mod handshake;
 pub mod websocket;
+pub mod tls;
 pub mod site;

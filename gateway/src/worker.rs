@@ -41,6 +41,7 @@ use crate::supervisor::{Panicked, Supervisor, catch};
 use crate::telemetry::metrics::Metrics;
 use crate::transport::handshake::{Accepted, Handshake};
 use crate::transport::site::Site;
+use crate::transport::tls::Tls;
 use crate::transport::websocket::{ReadBuffer, WebSocket};
 use crate::upstream::Upstreams;
 
@@ -94,6 +95,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Limits on connections.
     pub admission: Arc<Admission>,
+    /// TLS of the listener, if it has to be spoken.
+    pub tls: Option<Arc<Tls>>,
     /// Pages in addition to the endpoints.
     pub site: Option<Arc<dyn Site>>,
     /// Makes connection ids.
@@ -178,6 +181,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         worker: parts.index,
         site: parts.site,
         phase: parts.phase.clone(),
+        tls: parts.tls,
     });
     let accept = accept::accept(
         &listener,
@@ -269,7 +273,7 @@ impl Worker {
             limits.outbound_bytes_max,
             &self.state.unflushed,
         ));
-        *handle.socket.borrow_mut() = Some(Box::new(socket));
+        *handle.socket.borrow_mut() = Some(socket);
         let client = Client {
             number,
             id: id.clone(),

@@ -11,4 +11,5 @@ mod protobuf;
 mod raw;
 mod recovery;
 mod simulation;
+mod tls;
 mod workers;

@@ -71,7 +71,8 @@ impl Address {
             Some(file) => Some(Config::load(file).map_err(Failure::Configuration)?.admin),
             None => None,
         };
-        let (listener, in_file) = admin.map_or((None, None), |admin| (admin.address, admin.api_key));
+        let (listener, in_file, tls) =
+            admin.map_or((None, None, None), |admin| (admin.address, admin.api_key, admin.tls));
         let key = std::env::var(&self.key_env).ok().filter(|key| !key.is_empty());
         let key = key.or_else(|| in_file.map(|key| key.expose().to_owned())).with_context(|| {
             let file = file.as_ref().map_or("gateway.toml".into(), |file| file.display().to_string());
@@ -88,10 +89,14 @@ impl Address {
                 IpAddr::V6(ip) if ip.is_unspecified() => listener.set_ip(Ipv6Addr::LOCALHOST.into()),
                 _ => {}
             }
-            format!("http://{listener}")
+            format!("{}://{listener}", if tls.is_some() { "https" } else { "http" })
         });
+        // One that cannot be read may be trusted by the system, and the handshake says so if it is not.
+        let files = tls.into_iter().flat_map(|tls| tls.certificates);
+        let certificates: Vec<_> = files.filter_map(|files| std::fs::read(files.certificate).ok()).collect();
         let address = self.address.clone().or(listener).unwrap_or_else(|| DEFAULT.to_owned());
-        Ok(Api { address, key: key.map_err(Failure::Runtime)?, client: Client::new() })
+        let client = Client::knowing(&certificates);
+        Ok(Api { address, key: key.map_err(Failure::Runtime)?, client })
     }
 }
 
@@ -127,7 +132,7 @@ impl Api {
                     format!("failed to read the answer of {}", self.address)
                 }
                 _ => format!(
-                    "failed to reach {}: is the gateway running, and is this its `admin.address`?",
+                    "failed to reach {}: is the gateway running, is this its `admin.address`, and does it speak TLS there?",
                     self.address
                 ),
             };

@@ -33,7 +33,7 @@ impl fmt::Display for ConfigError {
 pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
-    pub(super) fn new(mut errors: Vec<ConfigError>) -> Self {
+    pub(crate) fn new(mut errors: Vec<ConfigError>) -> Self {
         errors.sort_by_key(|error| error.position.unwrap_or((usize::MAX, 0)));
         Self(errors)
     }

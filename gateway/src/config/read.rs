@@ -155,7 +155,28 @@ pub(super) struct Section<'d, 'i> {
     refused: RefCell<Vec<&'static str>>,
 }
 
-impl<'i> Section<'_, 'i> {
+impl<'d, 'i> Section<'d, 'i> {
+    /// A table within this one. `path` is its path in the defaults.
+    pub(super) fn section(&self, key: &'static str, path: &'static str) -> Section<'d, 'i> {
+        self.known.borrow_mut().push(key);
+        let entry = self.user.and_then(|table| table.get_key_value(key));
+        let user = entry.and_then(|(_, value)| self.document.table(&self.path_of(key), value));
+        let defaults = self.defaults.get(key).and_then(|value| value.get_ref().as_table());
+        let defaults = defaults.expect("the shipped defaults have every table");
+        let (known, refused) = Default::default();
+        let span = entry.map(|(key, _)| key.span());
+        Section {
+            document: self.document,
+            like: path,
+            path: self.path_of(key),
+            span,
+            user,
+            defaults,
+            known,
+            refused,
+        }
+    }
+
     /// Any value, with a conversion that describes errors.
     pub(super) fn value<T>(
         &self,

@@ -38,11 +38,11 @@ pub(super) fn resolve(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Config, BTreeSet<String>), ConfigErrors> {
     let document = Document::parse(origin, text, DEFAULTS)?;
-    let listen = listen(&document);
+    let listen = listen(&document, folder);
     let limits = limits(&document);
     let namespaces = namespaces(&document);
     let config = Config {
-        admin: admin(&document, &listen, environment),
+        admin: admin(&document, &listen, folder, environment),
         listen,
         handshake: handshake(&document),
         limits,
@@ -61,7 +61,7 @@ pub(super) fn resolve(
     Ok((config, read))
 }
 
-fn listen(document: &Document<'_>) -> Listen {
+fn listen(document: &Document<'_>, folder: &Path) -> Listen {
     let section = document.section("listen");
     let address = section.simple("address", &ADDRESS, |value| value.as_str()?.parse().ok());
     let workers = match section.count("workers", 0..=WORKERS_MAX as u64) {
@@ -69,14 +69,20 @@ fn listen(document: &Document<'_>) -> Listen {
         workers => workers,
     };
     let proxies = proxies::proxies(&section);
+    let tls = tls::tls(&section, "listen.tls", folder);
     section.finish();
-    Listen { address, workers, proxies }
+    Listen { address, workers, proxies, tls }
 }
 
 const ADDRESS: &str = r#"an IP address and a port such as "127.0.0.1:8000" or "[::]:8000""#;
 const API_KEY: &str = "8 to 256 visible ASCII characters, or nothing";
 
-fn admin(document: &Document<'_>, listen: &Listen, environment: &dyn Fn(&str) -> Option<String>) -> Admin {
+fn admin(
+    document: &Document<'_>,
+    listen: &Listen,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Admin {
     let section = document.section("admin");
     let address =
         section.simple("address", &format!("{ADDRESS}, or \"\""), |value| match value.as_str()? {
@@ -126,8 +132,9 @@ fn admin(document: &Document<'_>, listen: &Listen, environment: &dyn Fn(&str) ->
             );
         }
     }
+    let tls = tls::tls(&section, "admin.tls", folder);
     section.finish();
-    Admin { address, api_key, metrics_need_key }
+    Admin { address, api_key, metrics_need_key, tls }
 }
 
 /// `Some(None)` for no key, `None` for an invalid one.
@@ -153,7 +160,7 @@ fn handshake(document: &Document<'_>) -> Handshake {
         header_bytes_max: section.size("header_bytes_max", 8 * KIB..=256 * KIB),
         headers_kept: section.value("headers_kept", |value| {
             let accepted =
-                format!("a list of at most {HEADERS_KEPT_MAX} names of headers such as [\"user-agent\"]");
+                format!("a list of at most {HEADERS_KEPT_MAX} names of headers such as [\"user-agent\"], none of which begins with `{CERTIFICATE_HEADERS}`");
             let invalid = |span, found| Invalid { span, found, accepted: accepted.clone() };
             let Some(list) = value.get_ref().as_array() else {
                 return Err(vec![invalid(None, found(value.get_ref()))]);
@@ -163,6 +170,7 @@ fn handshake(document: &Document<'_>) -> Handshake {
             }
             let name = |entry: &toml::Spanned<toml::de::DeValue<'_>>| {
                 let name = entry.get_ref().as_str().filter(|name| is_header_name(name));
+                let name = name.filter(|name| !is_of_certificate(name));
                 let invalid = || invalid(Some(entry.span()), found(entry.get_ref()));
                 name.map(|name| name.to_ascii_lowercase().into_boxed_str()).ok_or_else(invalid)
             };
@@ -171,6 +179,12 @@ fn handshake(document: &Document<'_>) -> Handshake {
     };
     section.finish();
     handshake
+}
+
+/// Whether plugins find something about a client's certificate under this name, never what a request says.
+fn is_of_certificate(name: &str) -> bool {
+    let head = name.as_bytes().get(..CERTIFICATE_HEADERS.len());
+    head.is_some_and(|head| head.eq_ignore_ascii_case(CERTIFICATE_HEADERS.as_bytes()))
 }
 
 fn is_header_name(name: &str) -> bool {

@@ -10,10 +10,21 @@ use super::*;
 /// The leaves of the shipped file, as `table.key`.
 fn shipped_keys() -> BTreeSet<String> {
     let tables: toml::Table = DEFAULTS.parse().unwrap();
-    let keys = |(table, value): (&String, &toml::Value)| -> Vec<String> {
-        value.as_table().unwrap().keys().map(|key| format!("{table}.{key}")).collect()
-    };
-    tables.iter().flat_map(keys).collect()
+    let mut keys = BTreeSet::new();
+    for (name, table) in &tables {
+        leaves(name, table.as_table().unwrap(), &mut keys);
+    }
+    keys
+}
+
+fn leaves(path: &str, table: &toml::Table, keys: &mut BTreeSet<String>) {
+    for (key, value) in table {
+        let path = format!("{path}.{key}");
+        match value.as_table() {
+            Some(table) => leaves(&path, table, keys),
+            None => _ = keys.insert(path),
+        }
+    }
 }
 
 #[test]
@@ -56,10 +67,19 @@ fn every_key_reaches_its_own_field() {
         workers = 3
         trusted_proxies = ["10.0.0.0/8", "::ffff:192.0.2.7"]
         client_address_from = ["forwarded"]
+        [listen.tls]
+        certificates = [{ certificate = "/etc/a.pem", key = "a.key" }, { certificate = "b.pem", key = "b.key" }]
+        client_ca = "clients.pem"
+        client_certificate = "optional"
+        min_version = "1.3"
         [admin]
         address = ""
         api_key = "key-of-the-api"
         metrics_need_key = true
+        [admin.tls]
+        certificates = [{ certificate = "c.pem", key = "c.key" }]
+        client_ca = "operators.pem"
+        client_certificate = "required"
         [handshake]
         origins = ["https://App.example", "http://localhost:3000"]
         deadline = "11s"
@@ -146,6 +166,8 @@ fn every_key_reaches_its_own_field() {
         users = "hashed"
     "#;
     let shipped = Config::default().namespaces.default;
+    let files =
+        |certificate: &str, key: &str| CertificateFiles { certificate: certificate.into(), key: key.into() };
     let expected = Config {
         listen: Listen {
             address: "[::1]:9000".parse().unwrap(),
@@ -154,8 +176,22 @@ fn every_key_reaches_its_own_field() {
                 networks: ["10.0.0.0/8", "192.0.2.7/32"].map(|network| network.parse().unwrap()).into(),
                 tell: [Tell::Forwarded].into(),
             },
+            tls: Some(Tls {
+                certificates: vec![files("/etc/a.pem", "a.key"), files("b.pem", "b.key")],
+                client_certificates: ClientCertificates::Optional { authority: "clients.pem".into() },
+                min_version: TlsVersion::V13,
+            }),
         },
-        admin: Admin { address: None, api_key: Some(Secret::new("key-of-the-api")), metrics_need_key: true },
+        admin: Admin {
+            address: None,
+            api_key: Some(Secret::new("key-of-the-api")),
+            metrics_need_key: true,
+            tls: Some(Tls {
+                certificates: vec![files("c.pem", "c.key")],
+                client_certificates: ClientCertificates::Required { authority: "operators.pem".into() },
+                min_version: TlsVersion::V12,
+            }),
+        },
         handshake: Handshake {
             origins: Origins::Listed(vec!["https://app.example".into(), "http://localhost:3000".into()]),
             deadline: Duration::from_secs(11),

@@ -118,6 +118,11 @@ impl Client {
         Self::with(Tls::default(), connections_max)
     }
 
+    /// Creates a client that trusts also the servers with these certificates, in PEM, whatever their names.
+    pub fn knowing(certificates: &[Vec<u8>]) -> Self {
+        Self::with(Tls::knowing(certificates), CONNECTIONS_MAX)
+    }
+
     fn with(tls: Tls, connections_max: usize) -> Self {
         let shared = Arc::new(Shared::new(tls, connections_max));
         let pool = |reach| {

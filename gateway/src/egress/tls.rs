@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
@@ -16,15 +20,23 @@ pub(super) struct Tls {
     connector: OnceCell<TlsConnector>,
     /// Blocking: reads files.
     roots: fn() -> Result<RootCertStore, Box<str>>,
+    /// Certificates of servers that are trusted as they are, whatever their name.
+    known: Arc<[CertificateDer<'static>]>,
 }
 
 impl Default for Tls {
     fn default() -> Self {
-        Self { connector: OnceCell::new(), roots: system }
+        Self { connector: OnceCell::new(), roots: system, known: Arc::default() }
     }
 }
 
 impl Tls {
+    /// Trusts also the servers with these certificates, in PEM. A text without a certificate is left out.
+    pub(super) fn knowing(certificates: &[Vec<u8>]) -> Self {
+        let first = |pem: &Vec<u8>| CertificateDer::from_pem_slice(pem).ok();
+        Self { known: certificates.iter().filter_map(first).collect(), ..Self::default() }
+    }
+
     /// Encrypts a connection to a host and verifies its certificate.
     pub(super) async fn encrypt(
         &self,
@@ -38,9 +50,9 @@ impl Tls {
     }
 
     async fn connector(&self) -> Result<&TlsConnector, Box<str>> {
-        let roots = self.roots;
+        let (roots, known) = (self.roots, self.known.clone());
         let read = async move || {
-            let read = spawn_blocking(move || connector(roots()?)).await;
+            let read = spawn_blocking(move || connector(roots, known)).await;
             read.unwrap_or_else(|_| Err("the root certificates were not read".into()))
         };
         self.connector.get_or_try_init(read).await
@@ -61,13 +73,75 @@ fn system() -> Result<RootCertStore, Box<str>> {
     Ok(roots)
 }
 
-fn connector(roots: RootCertStore) -> Result<TlsConnector, Box<str>> {
+fn connector(
+    roots: impl FnOnce() -> Result<RootCertStore, Box<str>>,
+    known: Arc<[CertificateDer<'static>]>,
+) -> Result<TlsConnector, Box<str>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    let mut config = if known.is_empty() {
+        builder.with_root_certificates(roots()?).with_no_client_auth()
+    } else {
+        // A machine without authorities still knows these servers.
+        let roots = roots().ok().map(Arc::new);
+        let others = roots.map(|roots| WebPkiServerVerifier::builder_with_provider(roots, provider.clone()));
+        let others = others.and_then(|builder| builder.build().ok());
+        let verifier = Arc::new(Known { known, others, provider });
+        builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Accepts some certificates as they are, and verifies all others.
+#[derive(Debug)]
+struct Known {
+    known: Arc<[CertificateDer<'static>]>,
+    others: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Known {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.known.contains(certificate) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let others = self.others.as_ref().ok_or(CertificateError::UnknownIssuer)?;
+        others.verify_server_cert(certificate, chain, name, ocsp, now)
+    }
+
+    // That the server has the key of its certificate is verified for all.
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 #[cfg(test)]
@@ -76,8 +150,8 @@ impl Tls {
     pub(super) fn trusting(certificate: rustls::pki_types::CertificateDer<'static>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(certificate).expect("a certificate");
-        let connector = connector(roots).ok();
-        Self { connector: OnceCell::new_with(connector), roots: system }
+        let connector = connector(|| Ok(roots), Arc::default()).ok();
+        Self { connector: OnceCell::new_with(connector), ..Self::default() }
     }
 }
 
@@ -94,7 +168,7 @@ mod tests {
             0 => Err("the disk is away".into()),
             _ => Ok(RootCertStore::empty()),
         };
-        let tls = Tls { connector: OnceCell::new(), roots };
+        let tls = Tls { roots, ..Tls::default() };
         assert_eq!(tls.connector().await.err().as_deref(), Some("the disk is away"));
         assert!(tls.connector().await.is_ok());
         assert!(tls.connector().await.is_ok());

@@ -14,14 +14,15 @@ use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::memory::Memory;
 use crate::backplane::redis::{self, Redis};
 use crate::clock::Clock;
-use crate::config::{Config, OnRemoval};
+use crate::config::{self, Config, OnRemoval};
 use crate::connection_id::ConnectionIds;
 use crate::disk::StateFolder;
 use crate::egress;
 use crate::plugin::chain::Chain;
 use crate::plugin::registry::{Archive, Registry, Workers};
 use crate::shutdown::Phase;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, TlsListener};
+use crate::transport::tls::Tls;
 use crate::upstream::Upstreams;
 use crate::wasm::{CompileProcess, Loader, LoaderConfig};
 use crate::watch::{self as folder, Changed, Watcher};
@@ -64,6 +65,26 @@ impl Sockets {
             None => None,
         };
         Ok(Self { listeners, address, admin })
+    }
+}
+
+/// TLS of the listeners that speak it.
+pub(super) struct Encryption {
+    /// That of clients.
+    pub(super) clients: Option<Arc<Tls>>,
+    /// That of operators.
+    pub(super) admin: Option<Arc<Tls>>,
+}
+
+impl Encryption {
+    pub(super) fn load(config: &Config) -> anyhow::Result<Self> {
+        let load = |listener, settings: &Option<config::Tls>| {
+            settings.as_ref().map(|settings| Tls::load(listener, settings).map(Arc::new)).transpose()
+        };
+        Ok(Self {
+            clients: load(TlsListener::Clients, &config.listen.tls)?,
+            admin: load(TlsListener::Admin, &config.admin.tls)?,
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::build::Sockets;
+use super::build::{Encryption, Sockets};
 use super::{Gateway, PluginsMissing, Shared};
 use crate::accept::Admission;
 use crate::backplane::Backplane;
@@ -20,6 +20,7 @@ use crate::control::Control;
 use crate::plugin::registry::{ClosedPlace, Registry};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
+use crate::transport::tls;
 use crate::upstream::{Stop, Upstreams};
 use crate::watch::Changed;
 use crate::worker;
@@ -61,6 +62,7 @@ impl Gateway {
                 upstreams: self.parts.upstreams.clone(),
                 metrics: self.parts.metrics.clone(),
                 admission: admission.clone(),
+                tls: self.encryption.clients.clone(),
                 site: self.site.clone(),
                 ids: self.ids,
                 explain: self.parts.explain.clone(),
@@ -89,6 +91,16 @@ pub(super) fn start_sweep(backplane: Arc<dyn Backplane>, clock: Clock) {
             }
         }
     }));
+}
+
+/// Takes changed certificates into use from now on.
+pub(super) fn start_reloads(encryption: &Encryption, metrics: &Arc<Metrics>) {
+    for tls in [&encryption.clients, &encryption.admin].into_iter().flatten() {
+        let (tls, metrics) = (tls.clone(), metrics.clone());
+        tokio::spawn(Supervisor::again("certificates", move || {
+            tls::keep_current(tls.clone(), metrics.clone())
+        }));
+    }
 }
 
 /// A backplane that is connected to others.

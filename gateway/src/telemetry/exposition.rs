@@ -17,7 +17,7 @@ use self::writer::Writer;
 use super::backplane::{BackplaneMetrics, Subject, Trouble, Unfit};
 use super::metrics::{
     ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics,
-    Refused, Unpublished, WorkerMetrics,
+    Refused, ServedCertificate, TlsListener, Unpublished, WorkerMetrics,
 };
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
@@ -76,6 +76,7 @@ impl Collector for Node {
         self.messages(&mut writer)?;
         self.trouble(&mut writer)?;
         self.node(&mut writer)?;
+        certificates(&mut writer, &self.metrics)?;
         upstreams(&mut writer, &self.metrics.node.upstreams())?;
         if let Some(metrics) = self.metrics.node.backplane.get() {
             backplane(&mut writer, metrics)?;
@@ -243,6 +244,33 @@ impl Node {
         let help = "Sockets of the admin listener that could not be accepted";
         writer.counter("admin_accept_errors", help, None, node.admin_accept_errors.get())
     }
+}
+
+/// Only with TLS. The names come from the files of the operator.
+fn certificates(writer: &mut Writer<'_, '_>, metrics: &Metrics) -> fmt::Result {
+    let now = Clock::start().now().unix / 1000;
+    let each = TlsListener::ALL.map(|listener| {
+        let all = metrics.node.certificates(listener);
+        all.iter().map(|one| expiry(listener, one, now)).collect::<Vec<_>>()
+    });
+    let all: Vec<_> = each.concat();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let all = all.iter().map(|(listener, index, name, left)| {
+        ([("listener", listener.as_str()), ("certificate", &**index), ("name", &**name)], *left)
+    });
+    let help = "Time until a TLS certificate in use ends, 0 if it has ended";
+    writer.gauges("tls_certificate_expires_seconds", help, all)
+}
+
+fn expiry(
+    listener: TlsListener,
+    certificate: &ServedCertificate,
+    now: u64,
+) -> (TlsListener, String, Box<str>, u64) {
+    let until = u64::try_from(certificate.not_after).unwrap_or(0);
+    (listener, certificate.index.to_string(), certificate.name.clone(), until.saturating_sub(now))
 }
 
 /// Only with Redis.

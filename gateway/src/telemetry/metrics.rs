@@ -188,6 +188,9 @@ labels! {
         Deadline = "deadline",
         /// The gateway is going down.
         Draining = "draining",
+        /// The handshake of TLS failed: no common version, a certificate that one side does not accept, or
+        /// bytes that are no TLS.
+        Tls = "tls",
     }
 }
 
@@ -204,7 +207,30 @@ labels! {
         Deadline = "deadline",
         /// The request is malformed.
         BadRequest = "bad_request",
+        /// The handshake of TLS failed.
+        Tls = "tls",
     }
+}
+
+labels! {
+    /// A listener that may speak TLS, by its table in the configuration.
+    TlsListener {
+        /// That of clients.
+        Clients = "listen",
+        /// That of operators.
+        Admin = "admin",
+    }
+}
+
+/// A certificate in use on a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedCertificate {
+    /// Its place in the configuration.
+    pub index: usize,
+    /// The first DNS name in it; empty for none.
+    pub name: Box<str>,
+    /// Unix time of its end, in seconds.
+    pub not_after: i64,
 }
 
 labels! {
@@ -471,6 +497,7 @@ pub struct NodeMetrics {
     pub(super) admin_responses: [SharedCounter; ADMIN_STATUSES.len()],
     pub(super) admin_refused: [SharedCounter; AdminRefused::ALL.len()],
     pub(super) admin_accept_errors: SharedCounter,
+    certificates: [Mutex<Arc<[ServedCertificate]>>; TlsListener::ALL.len()],
     upstreams: Mutex<Vec<Arc<UpstreamMetrics>>>,
     pub(super) backplane: OnceLock<Arc<BackplaneMetrics>>,
     /// Whether the backplane's thread is responsive, if there is one.
@@ -527,6 +554,17 @@ impl NodeMetrics {
     /// The counters of every upstream.
     pub fn upstreams(&self) -> Vec<Arc<UpstreamMetrics>> {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the certificates in use on a listener.
+    pub fn serve_certificates(&self, listener: TlsListener, certificates: Arc<[ServedCertificate]>) {
+        let slot = &self.certificates[listener as usize];
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = certificates;
+    }
+
+    /// The certificates in use on a listener.
+    pub(super) fn certificates(&self, listener: TlsListener) -> Arc<[ServedCertificate]> {
+        self.certificates[listener as usize].lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Counts a response of the admin listener.

@@ -30,9 +30,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::forwarded;
 use super::proxy::{Malformed, Unread, Whom};
 use super::site::Site;
+use super::tls::{ClientCertificate, Encrypted, NotTls, Stream, Tls};
 use super::websocket::accept_key;
-use crate::accept::{Admission, Arrival, ConnectionPermit, Refusal, Slot, Standing, TEXT, answer, linger};
+use crate::accept::{
+    Admission, Arrival, ConnectionPermit, Refusal, Slot, Standing, TEXT, answer, before_handshake, linger,
+};
 use crate::config::{Config, Origins, Tell};
+use crate::hub::connection_handle::Socket;
 use crate::protocol::Encoding;
 use crate::seldom::seldom;
 use crate::shutdown::{self, Phase};
@@ -68,12 +72,14 @@ pub struct Handshake {
     pub site: Option<Arc<dyn Site>>,
     /// The phase of the process.
     pub phase: watch::Receiver<Phase>,
+    /// TLS, if clients have to speak it.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// A client whose handshake is complete.
 pub struct Accepted {
-    /// The socket itself.
-    pub socket: TcpStream,
+    /// The socket itself, or TLS on it.
+    pub socket: Box<dyn Socket>,
     /// Bytes that followed the request.
     pub early: Bytes,
     /// The address of the client, behind trusted proxies.
@@ -108,14 +114,16 @@ struct Hop<'a> {
     /// Whether it is a proxy that forwards clients.
     trusted: bool,
     slot: &'a Slot,
+    /// The certificate of the client, or of the proxy that forwards it.
+    certificate: Option<&'a ClientCertificate>,
 }
 
 /// The outcome of a handshake.
 enum Shaken {
     /// A WebSocket, and the bytes that followed the request.
-    Agreed(Box<Agreement>, Bytes, TcpStream),
+    Agreed(Box<Agreement>, Bytes, Box<dyn Socket>),
     /// No WebSocket; a response is being sent.
-    Answered(Unread),
+    Answered(Stream),
     /// The connection is over.
     Over,
 }
@@ -130,6 +138,10 @@ enum NoHop {
 
 /// Bytes of a refused origin in the log.
 const ORIGIN_SHOWN_MAX: usize = 200;
+/// The response to a client that speaks HTTP in the clear where TLS is spoken.
+const IN_THE_CLEAR: &str = "this port speaks TLS: connect with https:// or wss://\n";
+/// Type of the record that begins a TLS connection (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 22;
 /// The response to a proxy whose PROXY header is invalid.
 const BAD_PREAMBLE: &str = "the PROXY header before the request is malformed, or larger than 4096 bytes\n";
 
@@ -180,21 +192,29 @@ impl Handshake {
         let hop = tokio::select! {
             biased;
             hop = timeout_at(head_deadline, self.hop(&mut socket, peer, slot)) => hop,
-            _ = shutdown::draining(self.phase.clone()) => return self.turn_away(socket, peer).await,
+            _ = shutdown::draining(self.phase.clone()) => {
+                self.refused(Refusal::GOING_DOWN.reason, peer);
+                return self.answer_early(socket, Refusal::GOING_DOWN.answer()).await;
+            }
         };
         let hop = match hop {
             Ok(Ok(hop)) => hop,
-            Ok(Err(NoHop::Answer(answer))) => {
-                // Fits into the empty buffer of a new socket, so it never blocks.
-                let _ = socket.write_all(answer.as_bytes()).await;
-                return Shaken::Answered(socket);
-            }
+            Ok(Err(NoHop::Answer(answer))) => return self.answer_early(socket, answer).await,
             Ok(Err(NoHop::Gone)) => return Shaken::Over,
             Err(_) => {
                 self.refused(Refused::Deadline, peer);
                 return Shaken::Over;
             }
         };
+        let (socket, certificate) = match &self.tls {
+            None => (Stream::Plain(socket), None),
+            // Boxed, because only connections with TLS need this memory.
+            Some(tls) => match Box::pin(self.encrypt(tls, socket, hop.address, head_deadline)).await {
+                Ok(Encrypted { stream, client }) => (stream, client),
+                Err(shaken) => return shaken,
+            },
+        };
+        let hop = Hop { certificate: certificate.as_ref(), ..hop };
         let (asked, agreed) = (Cell::new(false), RefCell::new(None));
         let service = service_fn(|request: Request<Incoming>| {
             asked.set(true);
@@ -244,6 +264,14 @@ impl Handshake {
                     self.refused(Refused::Deadline, hop.address);
                     return Shaken::Over;
                 }
+                if parts.read_buf.first() == Some(&TLS_HANDSHAKE) {
+                    let address = hop.address;
+                    seldom!(
+                        warn,
+                        %address,
+                        "client speaks TLS, and this listener does not; set `listen.tls`, or let clients use ws://"
+                    );
+                }
                 // hyper has sent 400 or 431 where it could.
                 self.refused(Refused::BadRequest, hop.address);
                 Shaken::Answered(socket)
@@ -252,11 +280,50 @@ impl Handshake {
     }
 
     /// Refuses a client if the gateway shuts down before its request has arrived.
-    async fn turn_away(&self, mut socket: Unread, address: IpAddr) -> Shaken {
+    async fn turn_away(&self, socket: Stream, address: IpAddr) -> Shaken {
         self.refused(Refusal::GOING_DOWN.reason, address);
-        // Fits into the empty buffer of a new socket, so it never blocks.
-        let _ = socket.write_all(Refusal::GOING_DOWN.answer().as_bytes()).await;
-        Shaken::Answered(socket)
+        write(socket, Refusal::GOING_DOWN.answer().as_bytes()).await
+    }
+
+    /// Answers a client that has not begun TLS, if it has to speak it.
+    async fn answer_early(&self, socket: Unread, answer: String) -> Shaken {
+        write(Stream::Plain(socket), &before_handshake(self.tls.is_some(), answer)).await
+    }
+
+    /// Shakes hands of TLS. The error is what came of the connection instead.
+    async fn encrypt(
+        &self,
+        tls: &Tls,
+        socket: Unread,
+        address: IpAddr,
+        deadline: Instant,
+    ) -> Result<Encrypted, Shaken> {
+        let encrypted = tokio::select! {
+            biased;
+            encrypted = timeout_at(deadline, tls.accept(socket)) => encrypted,
+            _ = shutdown::draining(self.phase.clone()) => {
+                self.refused(Refusal::GOING_DOWN.reason, address);
+                return Err(Shaken::Over);
+            }
+        };
+        match encrypted {
+            Ok(Ok(encrypted)) => Ok(encrypted),
+            Ok(Err(NotTls::Text(socket))) => {
+                self.refused(Refused::BadRequest, address);
+                let answer = answer(400, None, TEXT, IN_THE_CLEAR);
+                Err(write(Stream::Plain(socket), answer.as_bytes()).await)
+            }
+            Ok(Err(NotTls::Failed(socket, error))) => {
+                self.refused(Refused::Tls, address);
+                seldom!(info, %address, %error, "TLS handshake failed");
+                Err(Shaken::Answered(Stream::Plain(socket)))
+            }
+            Ok(Err(NotTls::Gone)) => Err(Shaken::Over),
+            Err(_) => {
+                self.refused(Refused::Deadline, address);
+                Err(Shaken::Over)
+            }
+        }
     }
 
     /// Reads the PROXY header of a trusted proxy.
@@ -264,7 +331,7 @@ impl Handshake {
         let proxies = &self.config.listen.proxies;
         let trusted = proxies.trust(peer);
         if !trusted || !proxies.tell(Tell::ProxyProtocol) {
-            return Ok(Hop { address: peer, trusted, slot });
+            return Ok(Hop { address: peer, trusted, slot, certificate: None });
         }
         let whom = match socket.preamble().await {
             Ok(Ok(whom)) => whom,
@@ -296,7 +363,7 @@ impl Handshake {
                 NoHop::Answer(refusal.answer())
             })?;
         }
-        Ok(Hop { address, trusted, slot })
+        Ok(Hop { address, trusted, slot, certificate: None })
     }
 
     /// The client of a request, from its headers if a trusted proxy sent it.
@@ -374,7 +441,7 @@ impl Handshake {
             encoding,
             accept: accept_key(key),
             subprotocol: subprotocol.and_then(|name| HeaderValue::from_bytes(name).ok()),
-            headers: self.kept(request.headers()),
+            headers: self.kept(request.headers(), hop.certificate),
             token,
             connection,
         })
@@ -422,7 +489,12 @@ impl Handshake {
     }
 
     /// The headers for plugins, each with all its values: a proxy may add a line to a header of the client.
-    fn kept(&self, headers: &HeaderMap) -> Arc<[(Box<str>, Box<str>)]> {
+    /// What the client's certificate says follows them, under names that cannot be among them.
+    fn kept(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&ClientCertificate>,
+    ) -> Arc<[(Box<str>, Box<str>)]> {
         let kept = self.config.handshake.headers_kept.iter();
         kept.filter_map(|name| {
             let mut values =
@@ -436,6 +508,7 @@ impl Handshake {
             }
             Some((name.clone(), all.into()))
         })
+        .chain(certificate.into_iter().flat_map(ClientCertificate::headers))
         .collect()
     }
 }
@@ -534,6 +607,14 @@ fn bearer(headers: &HeaderMap) -> Result<Box<str>, &'static str> {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim().into(),
         _ => Box::default(),
     })
+}
+
+/// Writes a response that fits into the empty buffer of a new socket, so it never blocks.
+async fn write(mut socket: Stream, answer: &[u8]) -> Shaken {
+    if socket.write_all(answer).await.is_ok() {
+        let _ = socket.flush().await;
+    }
+    Shaken::Answered(socket)
 }
 
 fn text(status: StatusCode, why: &'static str) -> Answer {

@@ -205,8 +205,9 @@ fn one_module_makes_connections_and_judges_certificates() {
     check("ToSocketAddrs", &["egress/names.rs"]);
     // That of tokio takes a thread that nobody counts.
     check("lookup_host", &[]);
-    check("rustls", &["egress/tls.rs"]);
-    check("tokio_rustls", &["egress/connect.rs", "egress/tls.rs"]);
+    check("rustls", &["egress/tls.rs", "transport/tls"]);
+    check("tokio_rustls", &["egress/connect.rs", "egress/tls.rs", "transport/tls"]);
+    check("x509_parser", &["transport/tls"]);
 }
 
 #[test]

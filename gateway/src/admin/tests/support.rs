@@ -54,7 +54,7 @@ impl Admin {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = tokio::task::JoinSet::new();
-        serving.spawn(serve(listener, config, control));
+        serving.spawn(serve(listener, config, None, control));
         Self { address, backplane, inboxes, registry, metrics, phase, _serving: serving }
     }
 

@@ -39,11 +39,11 @@ impl Writer<'_, '_> {
         ConstGauge::new(value).encode(encoder)
     }
 
-    pub(super) fn gauges<'a>(
+    pub(super) fn gauges<'a, const N: usize>(
         &mut self,
         name: &str,
         help: &str,
-        values: impl IntoIterator<Item = ([(&'static str, &'a str); 1], u64)>,
+        values: impl IntoIterator<Item = ([(&'static str, &'a str); N], u64)>,
     ) -> fmt::Result {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in values {
