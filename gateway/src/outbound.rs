@@ -42,8 +42,8 @@ const OPEN_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of a frame in the queue besides its contents.
 const CHUNK_BYTES: usize = size_of::<Bytes>();
 
-/// Most bytes that a socket may accept and keep in a buffer of its own, as TLS does. They count as queued until
-/// the system has them, so that a client that does not read is noticed.
+/// Most bytes that a socket may accept and keep in a buffer of its own, as TLS does. They count as queued
+/// until the system has them, so that a client that does not read is noticed.
 pub const SOCKET_BYTES_MAX: usize = 16 * 1024;
 
 /// Part of a queue kept free of pushes, or less for a small queue, so that a ping and an error still fit.

@@ -1,5 +1,5 @@
-//! TLS from the side of a client: an authority for tests, and a tunnel through which clients in the clear reach
-//! a listener that speaks TLS.
+//! TLS from the side of a client: an authority for tests, and a tunnel through which clients in the clear
+//! reach a listener that speaks TLS.
 
 use std::fs;
 use std::io;

@@ -22,8 +22,8 @@ pub const TEXT: &str = "text/plain; charset=utf-8";
 /// A fatal alert `internal_error` of TLS (RFC 8446, 6).
 const TLS_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
-/// The bytes for a client that is refused before its handshake: a response in the clear, or an alert where the
-/// client expects TLS. A handshake would cost more than the refusal is to save.
+/// The bytes for a client that is refused before its handshake: a response in the clear, or an alert where
+/// the client expects TLS. A handshake would cost more than the refusal is to save.
 pub fn before_handshake(tls: bool, answer: String) -> Vec<u8> {
     if tls { TLS_ALERT.into() } else { answer.into_bytes() }
 }

@@ -1,4 +1,4 @@
-//! Reads the settings of TLS of a listener. The files that they name are read and checked by `transport::tls`.
+//! Reads the settings of TLS of a listener. `transport::tls` reads and checks the files that they name.
 
 use std::path::{Path, PathBuf};
 

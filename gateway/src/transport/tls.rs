@@ -1,5 +1,5 @@
-//! [`Tls`] speaks TLS on a listener. Its certificates, keys and authorities come from files, which are checked
-//! before they are used and can be exchanged while connections are open.
+//! [`Tls`] speaks TLS on a listener. Its certificates, keys and authorities come from files, which are
+//! checked before they are used and can be exchanged while connections are open.
 
 mod client;
 mod files;

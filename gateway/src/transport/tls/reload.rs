@@ -19,9 +19,9 @@ const WARNING: i64 = 14 * DAY;
 /// Interval of the warnings.
 const DAY: i64 = 24 * 60 * 60;
 
-/// Reads the files of a listener again and again. Changed files are used for new connections once two readings
-/// have found the same, so that files which are being written do no harm. Files with an error leave the last
-/// good ones in use. Also keeps the metrics, and warns of the end of a certificate.
+/// Reads the files of a listener again and again. Changed files are used for new connections once two
+/// readings have found the same, so that files which are being written do no harm. Files with an error leave
+/// the last good ones in use. Also keeps the metrics, and warns of the end of a certificate.
 pub async fn keep_current(tls: Arc<Tls>, metrics: Arc<Metrics>) {
     let mut ticks = interval(PAUSE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
