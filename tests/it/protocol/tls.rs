@@ -5,8 +5,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use gateway_tests::{
-    API_KEY, Authority, Client, Frame, Gateway, Handshake, Socket, Tool, gateway_binary, node, request,
-    within, within_time,
+    API_KEY, Authority, Client, Frame, Gateway, Handshake, Socket, Tool, eventually, gateway_binary, node,
+    request, within, within_time,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -93,8 +93,12 @@ async fn the_name_that_a_client_asks_for_chooses_the_certificate() {
     // A wildcard stands for one label. The client refuses what it gets for any other name.
     let refused = authority.client().connect(gateway.address(), "c.b.example.org").await;
     assert!(refused.is_err_and(|error| error.to_string().contains("not valid for name")));
+    eventually("the refused handshake to be counted", async || {
+        let metrics = gateway.metrics().await;
+        (metrics.get("gateway_connections_refused_total{reason=\"tls\"}") >= 1.0).then_some(())
+    })
+    .await;
     let metrics = gateway.metrics().await;
-    assert!(metrics.get("gateway_connections_refused_total{reason=\"tls\"}") >= 1.0);
     for (index, name) in ["localhost", "a.example.org", "*.example.org"].iter().enumerate() {
         let series = format!(
             "gateway_tls_certificate_expires_seconds{{listener=\"listen\",certificate=\"{index}\",name=\"{name}\"}}"
@@ -279,7 +283,8 @@ async fn a_proxy_header_comes_before_tls() {
         .connect_after(gateway.address(), "localhost", b"PROXY TCP4 192.0.2.9 127.0.0.1 1 2\r\n")
         .await
         .expect("a handshake");
-    let hello = [Handshake::to(WEBSOCKET).bytes(), Frame::text("{\"id\":1,\"connect\":{}}").bytes()].concat();
+    let connect = Frame::text("{\"id\":1,\"connect\":{\"token\":\"ann\"}}").bytes();
+    let hello = [Handshake::to(WEBSOCKET).bytes(), connect].concat();
     stream.write_all(&hello).await.unwrap();
     stream.write_all(&Frame::new(Frame::CLOSE, [0x03, 0xe8]).bytes()).await.unwrap();
     let mut rest = Vec::new();
@@ -370,7 +375,8 @@ async fn the_admin_listener_speaks_tls_and_the_commands_know_its_certificate() {
         request(tunnel.address(), "GET", "/health/live", &["Connection: close"], b"").await.status,
         200
     );
-    let info = request(tunnel.address(), "POST", "/api/info", &[&key, "Connection: close"], b"{}").await;
+    let headers = [&*key, "Content-Type: application/json", "Connection: close"];
+    let info = request(tunnel.address(), "POST", "/api/info", &headers, b"{}").await;
     assert_eq!(info.status, 200, "{}", info.text());
     let metrics = request(tunnel.address(), "GET", "/metrics", &["Connection: close"], b"").await.text();
     assert!(metrics.contains("gateway_tls_certificate_expires_seconds{listener=\"admin\""), "{metrics}");
