@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-pub use self::answer::{TEXT, answer, before_handshake};
+pub use self::answer::{TEXT, answer, before_handshake, open_ended};
 pub use self::linger::linger;
 use self::rates::{Rates, TooFast};
 pub use self::slots::{Evicted, Full, Slot, Slots, Standing};

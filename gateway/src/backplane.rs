@@ -14,6 +14,7 @@
 //!   exactly once and within a bounded time. Publications of one connection to one channel keep their order.
 
 pub mod inbox;
+pub mod input;
 pub mod memory;
 mod order;
 pub mod redis;
@@ -24,14 +25,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use self::inbox::Inbox;
+use self::inbox::{Delivery, Inbox};
+use self::input::{Input, InputOutcome};
 pub use self::order::{Order, Why};
 use crate::charge::Charge;
 use crate::config::Namespace;
+use crate::connection_id::ConnectionIds;
 use crate::plugin::event::Client;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::{Member, Publication};
 use crate::survey::{Finding, Question};
 
@@ -357,6 +361,12 @@ pub trait Backplane: Send + Sync {
     /// number `except`. Error 111 if workers have no room for it, 100 if other nodes cannot be reached.
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError>;
 
+    /// Passes a message to the connection of its session, at this gateway or at another one. The receiver gets
+    /// the result, or an error if the gateway that has the connection cannot be reached or does not say. `None`
+    /// if no gateway has this name. Messages of one session that were passed one after the other arrive in this
+    /// order.
+    fn input(&self, request: EmulationRequest) -> Option<oneshot::Receiver<InputOutcome>>;
+
     /// Registers a client, present since this Unix time in milliseconds, or new facts that plugins know of
     /// it. If this gateway dies, another one calls `on-disconnect` for the client. A backplane of one node
     /// ignores this.
@@ -402,6 +412,29 @@ pub(crate) const TOO_MANY_MEMBERS: &str = "too many to be listed: they can be co
 
 const TOO_MUCH_TO_DELIVER: &str =
     "nothing was published, because subscribers have too much on its way to them: try again";
+
+/// Passes a message to the worker of its connection at this gateway.
+fn local_input(
+    ids: ConnectionIds,
+    inboxes: &[Arc<Inbox>],
+    request: EmulationRequest,
+    report: Box<dyn FnOnce(InputOutcome) + Send>,
+) {
+    let EmulationRequest { session, data, .. } = request;
+    let connection = ids.number_of_session(&session);
+    let inbox = connection.and_then(|number| inboxes.get(ConnectionIds::worker(number)));
+    match (connection, inbox) {
+        (Some(connection), Some(inbox)) => {
+            inbox.put(Delivery::Input(Box::new(Input { connection, session, data, report })));
+        }
+        _ => report(InputOutcome::NoSession),
+    }
+}
+
+/// Sends the result of a message to a receiver, which may have gone.
+fn report_to(receiver: oneshot::Sender<InputOutcome>) -> Box<dyn FnOnce(InputOutcome) + Send> {
+    Box::new(move |outcome| drop(receiver.send(outcome)))
+}
 
 /// Refuses a publication if a worker of this node has no room for it: its publisher gets an error, instead of
 /// its subscribers missing it.

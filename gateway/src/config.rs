@@ -60,6 +60,10 @@ pub struct Config {
     pub limits: Limits,
     /// The life of a connection.
     pub client: Client,
+    /// Clients without WebSocket.
+    pub fallbacks: Fallbacks,
+    /// Clients that only listen.
+    pub unidirectional: Unidirectional,
     /// Messages in an application's own format.
     pub raw: Raw,
     /// Rules of channels.
@@ -247,11 +251,27 @@ pub struct Client {
     pub history_publications_max: usize,
 }
 
+/// HTTP streaming, server-sent events and emulation requests, for clients without WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fallbacks {
+    /// Whether they are accepted.
+    pub enabled: bool,
+}
+
+/// Streams for clients that only listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unidirectional {
+    /// Whether they are accepted.
+    pub enabled: bool,
+}
+
 /// Messages in an application's own format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Raw {
     /// Whether they are accepted.
     pub enabled: bool,
+    /// Whether the first message of a client is its token, if its handshake has none.
+    pub token_in_first_message: bool,
 }
 
 /// Rules of channels by the part of the name before the first colon.

@@ -7,6 +7,9 @@ use std::sync::Arc;
 /// Bits of a connection number that hold the count; the bits above them hold the worker.
 const COUNT_BITS: u32 = 48;
 
+/// Length of an id.
+const ID_LEN: usize = 36;
+
 /// Makes and reads the ids of one node.
 ///
 /// An id is a UUID (RFC 9562, version 8): 62 random bits, and 60 bits of the connection's number masked with
@@ -69,11 +72,22 @@ impl ConnectionIds {
         .into()
     }
 
+    /// The secret of a connection: an id of its own, which leads to the number, and more random bits.
+    pub fn session(self, number: u64, random: [u64; 2]) -> Box<str> {
+        format!("{}{:016x}", self.id(number, random[0]), random[1]).into()
+    }
+
+    /// The number in the secret of a connection, if the text has the form of one. The caller checks whether the
+    /// connection has this secret.
+    pub fn number_of_session(self, session: &str) -> Option<u64> {
+        self.number(session.get(..ID_LEN)?)
+    }
+
     /// The number in an id, if the text has the form of one. The caller checks whether such a connection
     /// exists.
     pub fn number(self, id: &str) -> Option<u64> {
         let bytes = id.as_bytes();
-        if bytes.len() != 36 {
+        if bytes.len() != ID_LEN {
             return None;
         }
         let mut value: u128 = 0;
@@ -115,6 +129,17 @@ mod tests {
             assert_eq!(ids.number(&id), Some(number), "{id}");
             assert_eq!(ConnectionIds::worker(number), worker);
         }
+    }
+
+    #[test]
+    fn a_session_leads_to_its_connection_and_has_nothing_of_its_id() {
+        let ids = ConnectionIds::new(7);
+        let number = ConnectionIds::compose(3, 99);
+        let session = ids.session(number, [5, 6]);
+        assert_eq!(session.len(), 52);
+        assert_eq!(ids.number_of_session(&session), Some(number));
+        assert_ne!(&session[..ID_LEN], &*ids.id(number, 4));
+        assert_eq!(ids.number_of_session("short"), None);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Gateway {
     folders: Folders,
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
+    /// The name by which other gateways know this one.
+    node: Arc<str>,
     phase: watch::Sender<Phase>,
     control: Control,
     parts: Shared,
@@ -98,6 +100,7 @@ impl Gateway {
         let upstreams = Upstreams::new(&config.upstreams, client.clone(), &metrics.node, clock, random()?);
         let loader = build::loader(&config, client, &upstreams, &folders.state, &runtimes)?;
         let registry = build::registry(&config, loader, &inboxes, &folders.state, &runtimes);
+        let node = format!("{:016x}", identity.node);
         let explain = Arc::new(Explain::new(config.explain.clone(), clock));
         let control = Control::new(control::Parts {
             explain: explain.clone(),
@@ -108,7 +111,7 @@ impl Gateway {
             clock,
             phase: phase_seen,
             inboxes: inboxes.clone(),
-            node: format!("{:016x}", identity.node).into(),
+            node: node.as_str().into(),
             name: identity.name,
             supervisor: supervisor.clone(),
         });
@@ -121,6 +124,7 @@ impl Gateway {
             folders,
             inboxes,
             ids: identity.ids,
+            node: node.into(),
             phase,
             control,
             parts: Shared { backplane, metrics, registry, upstreams, explain },

@@ -3,6 +3,7 @@
 
 pub mod class;
 pub mod connection_handle;
+pub mod emulation;
 pub mod signal;
 mod survey;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use crate::backplane::input::InputOutcome;
 use crate::backplane::{Order, Response, has_reached, origin};
 use crate::connection_id::ConnectionIds;
 use crate::outbound::Pushed;
@@ -348,6 +350,13 @@ impl Hub {
         if let Some(admitted) = self.handles.get(&connection) {
             admitted.handle.answer(request_id, answer);
         }
+    }
+
+    /// Passes a message that came in a request of its own to its connection. `bytes_max` is the largest message
+    /// of a client.
+    pub fn input(&self, number: u64, session: &str, data: Bytes, bytes_max: usize) -> InputOutcome {
+        let admitted = self.handles.get(&number);
+        admitted.map_or(InputOutcome::NoSession, |admitted| admitted.handle.input(session, data, bytes_max))
     }
 
     fn by_id(&self, id: &str) -> Option<&Rc<ConnectionHandle>> {

@@ -138,7 +138,9 @@ impl Outbound {
             queue.chunks.truncate(keep);
         }
         queue.seal();
-        queue.chunks.push_back(frame);
+        if !frame.is_empty() {
+            queue.chunks.push_back(frame);
+        }
         queue.recount();
     }
 

@@ -4,7 +4,7 @@
 //! [`command`] has the requests of clients, [`reply`] the messages to one client, [`push`] the messages to
 //! many. [`codec`] translates between them and the bytes of a message in one [`Encoding`]; [`framing`] makes
 //! the bytes on the wire of a message. The rest of the gateway passes a [`WireFormat`] on and never asks
-//! which framing it has.
+//! which framing it has. [`emulation`] reads requests with commands of clients that only receive a stream.
 
 pub mod channel;
 pub mod command;
@@ -13,6 +13,7 @@ pub mod push;
 pub mod code;
 pub mod codec;
 mod centrifuge;
+pub mod emulation;
 pub mod framing;
 pub mod json;
 
@@ -25,11 +26,14 @@ pub enum Encoding {
     Protobuf,
     /// The application's own messages: each goes to the plugins unchanged.
     Raw,
+    /// The pushes of the Centrifuge client protocol v2 in JSON, without the reply around them, for clients that
+    /// only listen. Their one message is the connect request.
+    Unidirectional,
 }
 
 impl Encoding {
     /// Every value.
-    pub const ALL: [Self; 3] = [Self::Json, Self::Protobuf, Self::Raw];
+    pub const ALL: [Self; 4] = [Self::Json, Self::Protobuf, Self::Raw, Self::Unidirectional];
 
     /// The name of the protocol in plugins, logs and the API.
     pub fn protocol_name(self) -> &'static str {
@@ -37,12 +41,23 @@ impl Encoding {
             Self::Json => "centrifuge-json",
             Self::Protobuf => "centrifuge-protobuf",
             Self::Raw => "raw",
+            Self::Unidirectional => "centrifuge-unidirectional",
         }
     }
 
     /// Whether payloads must be JSON.
     pub fn is_json(self) -> bool {
-        self == Self::Json
+        matches!(self, Self::Json | Self::Unidirectional)
+    }
+
+    /// Whether commands are answered, so that an error can be told without closing the connection.
+    pub fn has_replies(self) -> bool {
+        matches!(self, Self::Json | Self::Protobuf)
+    }
+
+    /// Whether clients answer pings.
+    pub fn has_pongs(self) -> bool {
+        self != Self::Unidirectional
     }
 
     /// This encoding in a framing.
@@ -56,6 +71,11 @@ impl Encoding {
 pub enum Framing {
     /// Each message is a frame (RFC 6455).
     WebSocket,
+    /// The messages follow each other in the body of an HTTP response: a text ends with LF, and a record of
+    /// Protobuf begins with its length.
+    HttpStream,
+    /// Each message is an event in the body of an HTTP response (HTML, 9.2: server-sent events).
+    EventStream,
 }
 
 /// Everything that determines the bytes of a message on the wire.

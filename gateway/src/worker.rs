@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
@@ -30,16 +31,20 @@ use crate::connection_id::ConnectionIds;
 use crate::explain::{Explain, Picker};
 use crate::hub::Hub;
 use crate::hub::connection_handle::ConnectionHandle;
+use crate::hub::emulation::EmulatedInput;
 use crate::hub::signal::Signal;
 use crate::plugin::event::Client;
+use crate::protocol::Encoding;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Connect, Position, Request};
-use crate::protocol::{Encoding, Framing};
+use crate::protocol::reply::Emulation;
 use crate::shutdown::{self, Phase};
 use crate::supervisor::{Panicked, Supervisor, catch};
 use crate::telemetry::metrics::Metrics;
-use crate::transport::handshake::{Accepted, Handshake};
+use crate::transport::Transport;
+use crate::transport::handshake::{Accepted, Handshake, Opening};
+use crate::transport::http_stream::HttpStream;
 use crate::transport::site::Site;
 use crate::transport::tls::Tls;
 use crate::transport::websocket::{ReadBuffer, WebSocket};
@@ -101,6 +106,8 @@ pub struct Parts {
     pub site: Option<Arc<dyn Site>>,
     /// Makes connection ids.
     pub ids: ConnectionIds,
+    /// The name by which other gateways know this one.
+    pub node: Arc<str>,
     /// Selects the messages that are traced.
     pub explain: Arc<Explain>,
     /// The clock.
@@ -117,6 +124,7 @@ pub struct Parts {
 struct Worker {
     state: Rc<WorkerState>,
     ids: ConnectionIds,
+    node: Arc<str>,
     clock: Clock,
     read_buffer: Rc<RefCell<ReadBuffer>>,
     /// Every connection, admitted or not.
@@ -146,6 +154,7 @@ pub fn run(parts: Parts) -> std::io::Result<()> {
 async fn serve(parts: Parts) -> std::io::Result<()> {
     let listener = TcpListener::from_std(parts.listener)?;
     let hub = Hub::new(parts.ids);
+    let backplane = parts.backplane.clone();
     let mut state =
         WorkerState::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
             .with_upstreams(parts.upstreams);
@@ -153,6 +162,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
     let worker = Rc::new(Worker {
         state: Rc::new(state),
         ids: parts.ids,
+        node: parts.node,
         clock: parts.clock,
         read_buffer: Rc::default(),
         open: RefCell::default(),
@@ -182,6 +192,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         site: parts.site,
         phase: parts.phase.clone(),
         tls: parts.tls,
+        backplane,
     });
     let accept = accept::accept(
         &listener,
@@ -261,18 +272,32 @@ impl Worker {
 
     /// Makes a connection of a socket and starts its task.
     fn open(self: Rc<Self>, accepted: Accepted, begun: Now) {
-        let Accepted { socket, early, address, encoding, headers, token, connection, arrival } = accepted;
+        let Accepted { socket, early, address, format, opening, headers, token, connection, arrival } =
+            accepted;
+        let encoding = format.encoding;
         let number = ConnectionIds::compose(self.state.worker, self.count.replace(self.count.get() + 1));
         let Ok(random) = getrandom::u64() else { return };
+        let Ok(emulation) = opening.map(|opening| self.emulation(number, opening)).transpose() else {
+            return;
+        };
         let id = self.ids.id(number, random);
         let limits = &self.state.config.limits;
-        let handle = Rc::new(ConnectionHandle::new(
+        let is_stream = emulation.is_some();
+        let handle = ConnectionHandle::new(
             number,
             id.clone(),
-            encoding.over(Framing::WebSocket),
+            format,
             limits.outbound_bytes_max,
             &self.state.unflushed,
-        ));
+        );
+        let handle = Rc::new(match emulation {
+            None => handle,
+            Some((head, input)) => {
+                // The queue is empty, and has room for a head.
+                let _ = handle.outbound.reply(&head);
+                handle.with_emulation(input)
+            }
+        });
         *handle.socket.borrow_mut() = Some(socket);
         let client = Client {
             number,
@@ -283,12 +308,16 @@ impl Worker {
             headers,
             attributes: BTreeMap::new(),
         };
-        let websocket =
-            WebSocket::new(handle.clone(), self.read_buffer.clone(), &early, limits.message_bytes_max);
+        let (messages, buffer) = (handle.clone(), self.read_buffer.clone());
+        let transport: Box<dyn Transport> = match is_stream {
+            false => Box::new(WebSocket::new(messages, buffer, &early, limits.message_bytes_max)),
+            true => Box::new(HttpStream::new(messages, buffer)),
+        };
         let session = Session::new(self.state.clone(), handle.clone(), client, begun, random as u32);
-        // A raw client sends no connect command: its handshake was one.
-        let connect = (encoding == Encoding::Raw).then_some(token);
-        let driver = Driver::new(session, websocket, self.read_buffer.clone(), self.clock);
+        // A raw client sends no connect command: its handshake was one, or its first message is.
+        let in_message = token.is_empty() && self.state.config.raw.token_in_first_message;
+        let connect = (encoding == Encoding::Raw && !in_message).then_some(token);
+        let driver = Driver::new(session, transport, self.read_buffer.clone(), self.clock);
         let Arrival { slot, mut evicted } = arrival;
         // The gateway waits for the client to authenticate.
         slot.wait(Standing::Silent);
@@ -305,6 +334,13 @@ impl Worker {
         }
         let opened = Opened { worker: self, handle, _permit: connection };
         spawn_local(drive(opened, Box::new(driver), connect, slot));
+    }
+
+    /// The head of a stream, and the queue for the messages of its client, with a secret that names them.
+    fn emulation(&self, number: u64, opening: Opening) -> Result<(Bytes, EmulatedInput), getrandom::Error> {
+        let random = [getrandom::u64()?, getrandom::u64()?];
+        let address = Emulation { session: self.ids.session(number, random), node: self.node.clone() };
+        Ok((opening.head, EmulatedInput::new(Arc::new(address), opening.message)))
     }
 
     /// Cleans up after a connection whose task panicked.

@@ -2,9 +2,10 @@
 import { createHmac } from "node:crypto";
 import { Centrifuge as Json } from "centrifuge";
 import { Centrifuge as Protobuf } from "centrifuge/build/protobuf";
+import { EventSource } from "eventsource";
 import WebSocket from "ws";
 
-const { GATEWAY, ADMIN, API_KEY, SECRET, ENCODING } = process.env;
+const { GATEWAY, ADMIN, API_KEY, SECRET, ENCODING, TRANSPORT = "websocket" } = process.env;
 const PATIENCE = 10_000;
 
 export function token(user, claims = {}) {
@@ -17,11 +18,14 @@ export function inSeconds(seconds) {
   return Math.ceil(Date.now() / 1000 + seconds);
 }
 
-// A client that comes back quickly. Without an encoding among its options it has that of the scenario.
-export function client({ encoding = ENCODING, ...options } = {}) {
-  const url = `ws://${GATEWAY}/connection/websocket`;
-  const all = { websocket: WebSocket, minReconnectDelay: 50, maxReconnectDelay: 200, ...options };
-  return encoding === "protobuf" ? new Protobuf(url, { ...all, protocol: "protobuf" }) : new Json(url, all);
+// A client that comes back quickly. Without an encoding or a transport among its options it has that of the scenario.
+// Commands of clients with a stream go to `emulation`, which may be another gateway.
+export function client({ encoding = ENCODING, transport = TRANSPORT, gateway = GATEWAY, emulation = gateway, ...options } = {}) {
+  const scheme = transport === "websocket" ? "ws" : "http";
+  const endpoints = [{ transport, endpoint: `${scheme}://${gateway}/connection/${transport}` }];
+  const streams = { fetch, readableStream: ReadableStream, eventsource: EventSource, emulationEndpoint: `http://${emulation}/emulation` };
+  const all = { websocket: WebSocket, ...streams, minReconnectDelay: 50, maxReconnectDelay: 200, ...options };
+  return encoding === "protobuf" ? new Protobuf(endpoints, { ...all, protocol: "protobuf" }) : new Json(endpoints, all);
 }
 
 // JSON as the library takes it for a payload: as bytes in Protobuf.

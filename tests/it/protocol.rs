@@ -11,5 +11,6 @@ mod protobuf;
 mod raw;
 mod recovery;
 mod simulation;
+mod streams;
 mod tls;
 mod workers;

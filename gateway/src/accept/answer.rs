@@ -16,6 +16,16 @@ pub fn answer(status: u16, retry_after: Option<u32>, content_type: &str, body: &
     )
 }
 
+/// The head of a response without a length: its body ends with the connection (RFC 9112, 6.3, rule 8).
+pub fn open_ended(headers: &[(&str, &str)]) -> String {
+    let mut head = String::from("HTTP/1.1 200 OK\r\n");
+    for (name, value) in headers {
+        head.extend([name, ": ", value, "\r\n"]);
+    }
+    head.push_str("Connection: close\r\n\r\n");
+    head
+}
+
 /// Content type of plain-text messages.
 pub const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -39,6 +49,7 @@ mod tests {
             "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nCache-Control: no-store\r\n\
              Content-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\n\r\nno\n"
         );
+        assert_eq!(open_ended(&[("A", "b")]), "HTTP/1.1 200 OK\r\nA: b\r\nConnection: close\r\n\r\n");
         let full = answer(503, Some(2), "application/json", "{}");
         assert!(full.starts_with("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\n"), "{full}");
     }

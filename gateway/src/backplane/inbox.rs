@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use crate::backplane::Order;
 use crate::backplane::Response;
+use crate::backplane::input::Input;
 use crate::plugin::chain::Chain;
 use crate::plugin::event::DisconnectEvent;
 use crate::protocol::channel::Channel;
@@ -40,6 +41,8 @@ pub enum Delivery {
     /// Top of a stream with subscribers on this worker: a subscriber at another position has missed
     /// something.
     StreamTop(Channel, Position),
+    /// A message for a connection from a request of its own. The worker reports what became of it.
+    Input(Box<Input>),
     /// A question to all gateways. The worker sends back what it knows.
     Survey(Arc<Question>, tokio::sync::oneshot::Sender<Seen>),
     /// A client of a dead gateway has disconnected. The worker confirms after `on-disconnect`.
@@ -55,9 +58,9 @@ const ORDERS_MAX: usize = 1024;
 const CAPACITY_KEPT: usize = 4096;
 
 /// The queue of one worker. Pushes beyond its bound are dropped, and the worker then finds out which of its
-/// subscriptions missed something. Orders and questions have some extra room. Chains, responses and
-/// disconnects are always accepted: chains come one at a time, there are no more responses than requests, and
-/// disconnects come in small batches.
+/// subscriptions missed something. Orders and questions have some extra room. Chains, responses, inputs and
+/// disconnects are always accepted: chains come one at a time, there are no more responses than requests,
+/// each input belongs to an HTTP request that waits for its result, and disconnects come in small batches.
 ///
 /// Bytes are bounded too. A local publisher [checks](Self::has_room) first and gets an error, so that no
 /// subscriber misses anything. Publications of other gateways cannot be refused and are dropped.
@@ -167,6 +170,7 @@ impl Delivery {
     fn bytes(&self) -> usize {
         match self {
             Self::Push(push) => push.bytes(),
+            Self::Input(input) => input.data.len(),
             Self::Answer { .. }
             | Self::Order { .. }
             | Self::StreamTop(..)

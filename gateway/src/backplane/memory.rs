@@ -13,6 +13,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use rustc_hash::FxBuildHasher;
+use tokio::sync::oneshot;
 
 use self::present::Present;
 use self::publish::Remembered;
@@ -22,12 +23,14 @@ use super::{
 };
 use crate::backplane::Order;
 use crate::backplane::inbox::{Delivery, Inbox};
+use crate::backplane::input::InputOutcome;
 use crate::config;
 use crate::connection_id::ConnectionIds;
 use crate::mix::{STEP, mix};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
+use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
 use crate::sharded::Sharded;
 
@@ -457,6 +460,12 @@ impl Backplane for Memory {
         // Every worker gets the order, even if another one refuses it.
         let refused = workers.iter().filter(|inbox| !put(inbox)).count();
         if refused == 0 { Ok(()) } else { Err(ReplyError::TOO_MANY_REQUESTS) }
+    }
+
+    fn input(&self, request: EmulationRequest) -> Option<oneshot::Receiver<InputOutcome>> {
+        let (report, outcome) = oneshot::channel();
+        super::local_input(self.ids, &self.inboxes, request, super::report_to(report));
+        Some(outcome)
     }
 
     fn sweep(&self, at: Duration) {

@@ -18,6 +18,7 @@ mod limits;
 mod survey;
 mod membership;
 mod incoming;
+mod inputs;
 mod pipeline;
 mod components;
 mod runner;
@@ -27,16 +28,17 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::backplane::inbox::Inbox;
+use crate::backplane::input::InputOutcome;
 pub use crate::backplane::redis::agreement::Plugins;
 use crate::backplane::redis::commands::dispatch::{self, NOT_PUBLISHED, UNAVAILABLE};
 use crate::backplane::redis::commands::request::{Request, What};
 use crate::backplane::redis::components::Components;
 pub use crate::backplane::redis::connection::client::LOOKUPS_MAX;
 use crate::backplane::redis::context::Context;
-use crate::backplane::redis::format::keys::Keys;
+use crate::backplane::redis::format::keys::{self, Keys};
 use crate::backplane::redis::format::wire;
 pub use crate::backplane::redis::limits::{Reconciler, States};
 pub use crate::backplane::redis::runner::Runner;
@@ -55,6 +57,7 @@ use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
+use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
 use crate::shutdown::Phase;
 use crate::survey::Question;
@@ -309,6 +312,16 @@ impl Backplane for Redis {
     fn ask_others(&self, question: &Question) -> Others {
         let Components { context, requests, surveys, nodes, .. } = &self.components;
         surveys.ask(nodes.others(), context, requests, question)
+    }
+
+    fn input(&self, request: EmulationRequest) -> Option<oneshot::Receiver<InputOutcome>> {
+        let Components { context, requests, inputs, nodes, .. } = &self.components;
+        let here = *request.node == *context.node_name();
+        if !here && !nodes.is_alive(&request.node) {
+            return None;
+        }
+        let to = keys::node_of(&request.node)?;
+        Some(inputs.pass(to, request, context, requests))
     }
 
     fn register(&self, client: &Arc<Client>, since: u64) {

@@ -47,6 +47,8 @@ pub(super) fn resolve(
         handshake: handshake(&document),
         limits,
         client: client(&document),
+        fallbacks: Fallbacks { enabled: enabled(&document, "fallbacks") },
+        unidirectional: Unidirectional { enabled: enabled(&document, "unidirectional") },
         raw: raw(&document),
         redis: redis::redis(&document, &namespaces, folder, environment),
         namespaces,
@@ -285,9 +287,18 @@ fn client(document: &Document<'_>) -> Client {
     client
 }
 
+/// A section with nothing but a switch.
+fn enabled(document: &Document<'_>, name: &str) -> bool {
+    let section = document.section(name);
+    let enabled = section.flag("enabled");
+    section.finish();
+    enabled
+}
+
 fn raw(document: &Document<'_>) -> Raw {
     let section = document.section("raw");
-    let raw = Raw { enabled: section.flag("enabled") };
+    let enabled = section.flag("enabled");
+    let raw = Raw { enabled, token_in_first_message: section.flag("token_in_first_message") };
     section.finish();
     raw
 }

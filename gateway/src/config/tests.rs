@@ -107,8 +107,13 @@ fn every_key_reaches_its_own_field() {
         pong_timeout = "2200ms"
         expiry_grace = "0s"
         history_publications_max = 24
+        [fallbacks]
+        enabled = false
+        [unidirectional]
+        enabled = true
         [raw]
         enabled = true
+        token_in_first_message = true
         [channel]
         history_size = 25
         history_ttl = "26h"
@@ -220,7 +225,9 @@ fn every_key_reaches_its_own_field() {
             expiry_grace: Duration::ZERO,
             history_publications_max: 24,
         },
-        raw: Raw { enabled: true },
+        fallbacks: Fallbacks { enabled: false },
+        unidirectional: Unidirectional { enabled: true },
+        raw: Raw { enabled: true, token_in_first_message: true },
         namespaces: Namespaces {
             default: Arc::new(Namespace {
                 history_size: 25,

@@ -24,7 +24,7 @@ use crate::protocol::Encoding;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError, Unsubscribe};
 use crate::protocol::command::Position;
-use crate::protocol::reply::{Reply, Subscribed};
+use crate::protocol::reply::{Emulation, Reply, Subscribed};
 use crate::telemetry::metrics::{CloseCause, ControlFrame};
 
 /// The state machine of one client.
@@ -33,6 +33,8 @@ pub struct Core {
     config: Arc<Config>,
     encoding: Encoding,
     client: Arc<str>,
+    /// For the connect reply: where the client sends commands, if not on this connection.
+    emulation: Option<Arc<Emulation>>,
     state: State,
     /// Whether the client belongs to a user.
     authenticated: bool,
@@ -101,6 +103,7 @@ impl Core {
             config,
             encoding,
             client,
+            emulation: None,
             state: State::Connecting,
             authenticated: false,
             user: Box::default(),
@@ -113,6 +116,12 @@ impl Core {
             written: 0,
             write_until: None,
         }
+    }
+
+    /// A client that sends commands in requests of their own.
+    #[must_use]
+    pub fn emulated(self, emulation: Option<Arc<Emulation>>) -> Self {
+        Self { emulation, ..self }
     }
 
     /// Whether the connection is over.
@@ -210,6 +219,11 @@ impl Core {
             Signal::Close(close, Why::Shutdown) => self.end(close, CloseCause::Shutdown, effects),
             Signal::Close(close, Why::Api) => self.end(close, CloseCause::Api, effects),
             Signal::Close(close, Why::Plugin) => self.end(close, CloseCause::Plugin, effects),
+            Signal::Refused(close) => {
+                let flood = close.code == Close::TOO_MANY_REQUESTS.code;
+                let cause = if flood { CloseCause::TooManyRequests } else { CloseCause::Protocol };
+                self.end(close, cause, effects);
+            }
             // A client that is already admitted has no slot to give back.
             Signal::Evicted if matches!(self.state, State::Connecting | State::Refused) => {
                 let close =
@@ -262,7 +276,12 @@ impl Core {
         }
         match self.heartbeat.due(now.at) {
             Due::Nothing => (),
-            Due::Ping => effects.push_back(Effect::Reply(Reply::Ping)),
+            Due::Ping => {
+                if !self.encoding.has_pongs() {
+                    self.heartbeat.pong();
+                }
+                effects.push_back(Effect::Reply(Reply::Ping));
+            }
             Due::NoPong => self.end(Close::NO_PONG, CloseCause::NoPong, effects),
         }
     }

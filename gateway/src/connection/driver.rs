@@ -22,7 +22,8 @@ use crate::histogram::Sizes;
 use crate::hub::connection_handle::ConnectionHandle;
 use crate::plugin::async_pool::{AsyncVerdict, PendingVerdict};
 use crate::protocol::code::Close;
-use crate::transport::websocket::{READ_BUFFER_BYTES, READ_BYTES_MIN, ReadBuffer, Step, WebSocket};
+use crate::transport::Transport;
+use crate::transport::websocket::{READ_BUFFER_BYTES, READ_BYTES_MIN, ReadBuffer, Step};
 
 /// How long a client may take to read the close reason and to close its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -61,8 +62,8 @@ enum Wake {
 pub struct Driver {
     /// The connection behind the socket.
     pub(crate) session: Session,
-    /// Its WebSocket framing.
-    websocket: WebSocket,
+    /// How its messages arrive.
+    transport: Box<dyn Transport>,
     /// The read buffer of the worker.
     read_buffer: Rc<RefCell<ReadBuffer>>,
     /// The clock.
@@ -82,15 +83,15 @@ impl Driver {
     /// A driver for a connection whose handshake is complete.
     pub fn new(
         session: Session,
-        websocket: WebSocket,
+        transport: Box<dyn Transport>,
         read_buffer: Rc<RefCell<ReadBuffer>>,
         clock: Clock,
     ) -> Self {
-        // Bytes that came with the handshake are handled first.
-        let unread = websocket.has_bytes();
+        // What came with the handshake is handled first.
+        let unread = transport.has_bytes();
         Self {
             session,
-            websocket,
+            transport,
             read_buffer,
             clock,
             unread,
@@ -246,10 +247,12 @@ impl Driver {
         if self.session.has_more() {
             return Poll::Ready(Wake::Rest);
         }
+        // Messages that came in requests of their own wake the task, too.
+        self.unread |= handle.has_input();
         if !self.session.is_backlogged() {
             let suspended = self.session.is_suspended();
             // While the client waits, the socket is read once more, to notice when it closes.
-            if !self.unread || suspended && !self.websocket.has_bytes() {
+            if !self.unread || suspended && !self.transport.has_bytes() {
                 if let Poll::Ready(read) = self.poll_read(cx, handle) {
                     return Poll::Ready(match read {
                         Ok(0) => Wake::InputEnded,
@@ -286,7 +289,7 @@ impl Driver {
             if !self.unread || self.session.is_suspended() {
                 break;
             }
-            match self.websocket.step() {
+            match self.transport.step() {
                 Step::Message(inbound) => self.session.message(turn, inbound),
                 Step::Control(frame) => self.session.control_frame(turn, frame),
                 Step::More => turn.look(),
@@ -295,7 +298,7 @@ impl Driver {
                 Step::Violation(close) => self.end(turn, close, Ending::Violation),
             }
         }
-        self.websocket.stash();
+        self.transport.stash();
     }
 
     fn failed(&mut self, turn: &Turn, handle: &ConnectionHandle) {

@@ -81,7 +81,10 @@ impl Session {
         now: Now,
         spread: u32,
     ) -> Self {
-        let core = Core::new(local.config.clone(), handle.format.encoding, handle.id.clone(), now, spread);
+        let encoding = handle.format.encoding;
+        let emulation = handle.emulation().filter(|_| encoding.has_replies()).cloned();
+        let core =
+            Core::new(local.config.clone(), encoding, handle.id.clone(), now, spread).emulated(emulation);
         let member = Arc::new(Member { client: handle.id.clone(), user: Arc::default(), info: Bytes::new() });
         Self {
             worker: local,
@@ -232,6 +235,7 @@ impl Session {
             | Signal::Evicted
             | Signal::Unsubscribe(_)
             | Signal::Refresh(_)
+            | Signal::Refused(_)
             | Signal::SocketFailed => (),
         }
         self.event(now, Event::Signal(signal));
@@ -386,7 +390,7 @@ impl Session {
 
     fn end(&mut self, now: Now, close: &Close, cause: CloseCause, tell: bool, discard: bool) {
         if tell {
-            self.handle.outbound.close(self.handle.format.framing.close(close), discard);
+            self.handle.outbound.close(codec::encode_close(self.handle.format, close), discard);
         }
         self.worker.metrics().closed(cause, close, &self.handle.id);
         self.counted = true;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::core::Effects;
 use super::views::Views;
 use crate::backplane::inbox::Delivery;
+use crate::backplane::input::Input;
 use crate::backplane::{Backplane, NewPublication, Outcome, Published, ReplyTo, Retention};
 use crate::backplane::{Order, Why};
 use crate::charge::{Account, Charge};
@@ -353,6 +354,12 @@ impl WorkerState {
             }
             Delivery::Answer { connection, request_id, answer } => {
                 self.hub.borrow().answer(connection, request_id, answer);
+                ORDER_WEIGHT
+            }
+            Delivery::Input(input) => {
+                let Input { connection, session, data, report } = *input;
+                let bytes_max = self.config.limits.message_bytes_max;
+                report(self.hub.borrow().input(connection, &session, data, bytes_max));
                 ORDER_WEIGHT
             }
             Delivery::StreamTop(channel, top) => {

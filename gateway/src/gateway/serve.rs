@@ -65,6 +65,7 @@ impl Gateway {
                 tls: self.encryption.clients.clone(),
                 site: self.site.clone(),
                 ids: self.ids,
+                node: self.node.clone(),
                 explain: self.parts.explain.clone(),
                 clock: self.clock,
                 phase: self.phase.subscribe(),

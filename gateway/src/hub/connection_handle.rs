@@ -14,11 +14,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::emulation::EmulatedInput;
 use super::signal::Signal;
 use crate::backplane::Response;
+use crate::backplane::input::InputOutcome;
 use crate::histogram::Sizes;
 use crate::outbound::{Outbound, Pushed};
 use crate::protocol::WireFormat;
+use crate::protocol::code::Close;
+use crate::protocol::reply::Emulation;
 
 /// Most waiting signals of a connection. Each subscription has at most one, and between two turns a worker
 /// passes on fewer orders than a connection handles in one. More than this means that the connection does not
@@ -41,6 +45,8 @@ pub struct ConnectionHandle {
     pub outbound: Outbound,
     /// Its class in the hub.
     pub class: Cell<u32>,
+    /// Messages of the client that come in requests of their own; `None` if the socket carries them.
+    emulation: Option<Box<EmulatedInput>>,
     /// The socket, while there is one. Borrowed only during one poll.
     pub socket: RefCell<Option<Box<dyn Socket>>>,
     /// Wakes the driver's task when the socket can be read or written.
@@ -156,6 +162,7 @@ impl ConnectionHandle {
             format,
             outbound: Outbound::new(outbound_bytes_max),
             class: Cell::new(0),
+            emulation: None,
             socket: RefCell::default(),
             waker: RefCell::new(Waker::noop().clone()),
             signals: RefCell::default(),
@@ -166,6 +173,45 @@ impl ConnectionHandle {
             stalled: Cell::new(false),
             unflushed: Rc::downgrade(unflushed),
         }
+    }
+
+    /// With messages that come in requests of their own.
+    #[must_use]
+    pub fn with_emulation(self, emulation: EmulatedInput) -> Self {
+        Self { emulation: Some(Box::new(emulation)), ..self }
+    }
+
+    /// Queues a message that came in a request of its own and wakes the driver. A message that exceeds a limit
+    /// closes the connection: the client would not notice otherwise that it was not carried out.
+    pub fn input(&self, session: &str, data: Bytes, bytes_max: usize) -> InputOutcome {
+        let Some(emulation) = &self.emulation else { return InputOutcome::NoSession };
+        let too_big = data.len() > bytes_max;
+        let outcome = emulation.put(session, data, bytes_max);
+        match outcome {
+            InputOutcome::Accepted => self.waker.borrow().wake_by_ref(),
+            InputOutcome::Full if too_big => self.signal(Signal::Refused(Close::MESSAGE_TOO_BIG)),
+            InputOutcome::Full => {
+                let reason = "more commands wait than the gateway keeps";
+                self.signal(Signal::Refused(Close::custom(Close::TOO_MANY_REQUESTS.code, reason)));
+            }
+            InputOutcome::NoSession => (),
+        }
+        outcome
+    }
+
+    /// Takes the oldest message that came in a request of its own.
+    pub fn take_input(&self) -> Option<Bytes> {
+        self.emulation.as_ref()?.take()
+    }
+
+    /// Whether such messages wait.
+    pub fn has_input(&self) -> bool {
+        self.emulation.as_ref().is_some_and(|emulation| emulation.has_messages())
+    }
+
+    /// What the client has to know to send such messages.
+    pub fn emulation(&self) -> Option<&Arc<Emulation>> {
+        self.emulation.as_ref().map(|emulation| &emulation.address)
     }
 
     /// Queues a shared frame and schedules a flush after this turn. If the queue is full, the client is

@@ -21,6 +21,8 @@ pub enum Signal {
     Unsubscribe(Channel),
     /// The connection expires at this Unix time in seconds, or never.
     Refresh(Option<u64>),
+    /// A message that came in a request of its own exceeds a limit: close the connection.
+    Refused(Close),
     /// The socket failed while another task wrote to it.
     SocketFailed,
 }

@@ -3,12 +3,13 @@
 
 use bytes::Bytes;
 
-use super::Encoding;
 use super::centrifuge::{json, protobuf};
+use super::code::Close;
 use super::command::{Command, Malformed, Request};
 use super::framing::MessageType;
 use super::push::{Envelope, Form, Push, PushKind};
 use super::reply::Reply;
+use super::{Encoding, WireFormat};
 
 /// One complete message of a client: unmasked, and known to be UTF-8 if it is text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,10 @@ impl Commands {
                 let data = std::mem::take(&mut self.rest);
                 Some(Ok(Command { id: 0, request: Request::Raw { data, binary: self.binary } }))
             }
-            Encoding::Raw => None,
+            Encoding::Unidirectional if self.count == 0 => {
+                Some(json::connect(std::mem::take(&mut self.rest)))
+            }
+            Encoding::Raw | Encoding::Unidirectional => None,
         };
         match next {
             None if self.count == 0 => Some(Err(Malformed::Empty)),
@@ -67,7 +71,7 @@ impl Commands {
 /// Appends one reply. `None` if the encoding cannot express it.
 pub fn encode_reply(encoding: Encoding, reply: &Reply, out: &mut Vec<u8>) -> Option<MessageType> {
     match (encoding, reply) {
-        (Encoding::Json | Encoding::Protobuf, Reply::Raw { .. }) => None,
+        (Encoding::Json | Encoding::Protobuf | Encoding::Unidirectional, Reply::Raw { .. }) => None,
         (Encoding::Json, reply) => {
             json::encode_reply(reply, out);
             Some(MessageType::Text)
@@ -85,7 +89,21 @@ pub fn encode_reply(encoding: Encoding, reply: &Reply, out: &mut Vec<u8>) -> Opt
         }
         (Encoding::Raw, Reply::Ping) => Some(MessageType::Ping),
         (Encoding::Raw, _) => None,
+        (Encoding::Unidirectional, reply) => {
+            json::encode_event(reply, out);
+            Some(MessageType::Text)
+        }
     }
+}
+
+/// The bytes that end a connection with a code and a reason. Empty if the format cannot express it.
+pub fn encode_close(format: WireFormat, close: &Close) -> Bytes {
+    format.framing.close(close).unwrap_or_else(|| {
+        let mut out = Vec::new();
+        let disconnect = Reply::Disconnected { close: close.clone() };
+        let frame = format.framing.write(&mut out, |out| encode_reply(format.encoding, &disconnect, out));
+        frame.map_or_else(Bytes::new, |range| Bytes::from(out).slice(range))
+    })
 }
 
 /// Appends a push. `None` if the encoding cannot express it. Called once per form by [`Push::frame`].
@@ -111,6 +129,14 @@ pub(super) fn encode_push(push: &Push, form: Form, out: &mut Vec<u8>) -> Option<
         (Encoding::Protobuf, Envelope::Direct, PushKind::Publication { publication, .. }) => {
             protobuf::encode_message(publication, out);
             Some(MessageType::Binary)
+        }
+        (Encoding::Unidirectional, Envelope::Channel, _) => {
+            json::encode_push_event(push, out);
+            Some(MessageType::Text)
+        }
+        (Encoding::Unidirectional, Envelope::Direct, PushKind::Publication { publication, .. }) => {
+            json::encode_message_event(publication, out);
+            Some(MessageType::Text)
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! A frame is made in the buffer into which its message is encoded, so that no message is copied to frame it.
 
+mod event_stream;
+mod http_stream;
 mod websocket;
 
 use std::ops::Range;
@@ -32,13 +34,17 @@ impl Framing {
     ) -> Option<Range<usize>> {
         match self {
             Self::WebSocket => websocket::write(out, encode),
+            Self::HttpStream => http_stream::write(out, encode),
+            Self::EventStream => event_stream::write(out, encode),
         }
     }
 
-    /// The bytes that end a connection with a code and a reason.
-    pub fn close(self, close: &Close) -> Bytes {
+    /// The bytes that end a connection with a code and a reason. `None` if the framing has none: the last
+    /// message says it then.
+    pub fn close(self, close: &Close) -> Option<Bytes> {
         match self {
-            Self::WebSocket => websocket::close(close),
+            Self::WebSocket => Some(websocket::close(close)),
+            Self::HttpStream | Self::EventStream => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::channel::Channel;
-use super::code::{ReplyError, Unsubscribe};
+use super::code::{Close, ReplyError, Unsubscribe};
 use super::push::{Member, Publication};
 
 /// One message to one client. `id` is that of the command it answers.
@@ -109,6 +109,11 @@ pub enum Reply {
         /// Seconds until then; `None` for never.
         ttl: Option<u32>,
     },
+    /// The connection ends. Only where the framing itself cannot say why.
+    Disconnected {
+        /// The code and the reason.
+        close: Close,
+    },
     /// The server removed a subscription.
     UnsubscribedByServer {
         /// Which channel.
@@ -140,6 +145,19 @@ pub struct Connected {
     pub subscriptions: Vec<(Channel, Subscribed)>,
     /// Seconds between pings; 0 for none.
     pub ping: u32,
+    /// Whether the client has to answer pings.
+    pub pong: bool,
+    /// Where the client sends further commands, if not on this connection.
+    pub emulation: Option<Arc<Emulation>>,
+}
+
+/// The address of a connection for commands that come in requests of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emulation {
+    /// Secret of the client: who has it can send commands.
+    pub session: Box<str>,
+    /// The gateway that has the connection.
+    pub node: Arc<str>,
 }
 
 /// The result of a subscribe.

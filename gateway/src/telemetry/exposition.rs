@@ -16,8 +16,8 @@ use self::process::Process;
 use self::writer::Writer;
 use super::backplane::{BackplaneMetrics, Subject, Trouble, Unfit};
 use super::metrics::{
-    ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Gauge, LineLost, Metrics,
-    Refused, ServedCertificate, TlsListener, Unpublished, WorkerMetrics,
+    ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Emulated, Gauge, LineLost,
+    Metrics, Refused, ServedCertificate, TlsListener, Unpublished, WorkerMetrics,
 };
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
@@ -130,6 +130,12 @@ impl Node {
             "control_frames_received",
             "Pings and pongs of the WebSocket protocol from clients",
             ControlFrame::ALL.map(|frame| ([("frame", frame.as_str())], control(frame))),
+        )?;
+        let emulated = |result: Emulated| self.metrics.sum(|worker| &worker.emulated[result as usize]);
+        writer.family(
+            "emulation_requests",
+            "Messages that clients sent in requests of their own, by what became of them",
+            Emulated::ALL.map(|result| ([("result", result.as_str())], emulated(result))),
         )?;
         writer.counter(
             "messages_sent",
@@ -592,7 +598,8 @@ mod tests {
             .chain(
                 worker.closed.iter().chain(&worker.refused).chain(&worker.commands).chain(&worker.decisions),
             )
-            .chain(&worker.control_frames);
+            .chain(&worker.control_frames)
+            .chain(&worker.emulated);
         let mut last = 10_000;
         for counter in plain {
             last += 1;

@@ -150,6 +150,22 @@ labels! {
 }
 
 labels! {
+    /// What became of a message of an emulation request.
+    Emulated {
+        /// Its connection has it.
+        Accepted = "accepted",
+        /// The request is malformed, or its message too large.
+        Malformed = "malformed",
+        /// Its connection has ended, or its gateway is gone.
+        NoSession = "no_session",
+        /// Its connection had too many messages waiting, and was closed.
+        Full = "full",
+        /// The gateway that has its connection did not answer in time.
+        Unreachable = "unreachable",
+    }
+}
+
+labels! {
     /// A control frame of the WebSocket protocol.
     ControlFrame {
         /// A ping of a client; the gateway answers it.
@@ -360,6 +376,7 @@ pub struct WorkerMetrics {
     pub publications_delivered: Counter,
     pub(super) closed: [Counter; CloseCause::ALL.len()],
     pub(super) control_frames: [Counter; ControlFrame::ALL.len()],
+    pub(super) emulated: [Counter; Emulated::ALL.len()],
     pub(super) refused: [Counter; Refused::ALL.len()],
     pub(super) commands: [Counter; Kind::ALL.len()],
     pub(super) decisions: [Counter; DecisionOutcome::ALL.len()],
@@ -401,6 +418,11 @@ impl WorkerMetrics {
             reason = &*close.reason,
             "connection closed"
         );
+    }
+
+    /// Counts a message of an emulation request.
+    pub fn emulated(&self, result: Emulated) {
+        self.emulated[result as usize].inc();
     }
 
     /// Counts a control frame from a client.

@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket as Library, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::Transport;
 use crate::hub::connection_handle::ConnectionHandle;
 use crate::hub::signal::Signal;
 use crate::outbound::Pushed;
@@ -121,8 +122,24 @@ impl WebSocket {
         Self { library: Library::from_raw_socket(feed, Role::Server, Some(config)) }
     }
 
+    fn failed(&mut self, error: &Error) -> Step {
+        let close = match error {
+            Error::Io(error) if error.kind() == ErrorKind::WouldBlock => {
+                return if self.has_bytes() { Step::More } else { Step::Wait };
+            }
+            Error::ConnectionClosed | Error::AlreadyClosed => return Step::Closed(Close::NORMAL),
+            Error::Utf8(_) => Close::INVALID_UTF8,
+            Error::Capacity(CapacityError::MessageTooLong { .. }) => Close::MESSAGE_TOO_BIG,
+            Error::Protocol(problem) => Close::custom(Close::PROTOCOL_ERROR.code, &problem.to_string()),
+            _ => Close::PROTOCOL_ERROR,
+        };
+        Step::Violation(close)
+    }
+}
+
+impl Transport for WebSocket {
     /// Takes the next message or control frame out of the available bytes.
-    pub fn step(&mut self) -> Step {
+    fn step(&mut self) -> Step {
         self.library.get_mut().step_left = STEP_BYTES;
         let message = match self.library.read() {
             Ok(message) => message,
@@ -145,8 +162,7 @@ impl WebSocket {
         }
     }
 
-    /// Saves the bytes left in the read buffer, so that another connection can use it.
-    pub fn stash(&mut self) {
+    fn stash(&mut self) {
         let feed = self.library.get_mut();
         let more = feed.buffer.borrow_mut().take();
         feed.rest.drain(..feed.rest_used);
@@ -154,23 +170,8 @@ impl WebSocket {
         feed.rest.extend_from_slice(&more);
     }
 
-    /// Whether bytes are waiting.
-    pub fn has_bytes(&self) -> bool {
+    fn has_bytes(&self) -> bool {
         self.library.get_ref().has_bytes()
-    }
-
-    fn failed(&mut self, error: &Error) -> Step {
-        let close = match error {
-            Error::Io(error) if error.kind() == ErrorKind::WouldBlock => {
-                return if self.has_bytes() { Step::More } else { Step::Wait };
-            }
-            Error::ConnectionClosed | Error::AlreadyClosed => return Step::Closed(Close::NORMAL),
-            Error::Utf8(_) => Close::INVALID_UTF8,
-            Error::Capacity(CapacityError::MessageTooLong { .. }) => Close::MESSAGE_TOO_BIG,
-            Error::Protocol(problem) => Close::custom(Close::PROTOCOL_ERROR.code, &problem.to_string()),
-            _ => Close::PROTOCOL_ERROR,
-        };
-        Step::Violation(close)
     }
 }
 

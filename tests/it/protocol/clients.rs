@@ -50,15 +50,33 @@ const ANSWER: &str = "
     reply = { you = '{user}' }
 ";
 
-/// What a scenario says it has done: the same in both encodings.
+/// Every transport of the library that the gateway has, with each encoding. Events are text.
+const TRANSPORTS: [(&str, &str); 5] = [
+    ("websocket", "json"),
+    ("websocket", "protobuf"),
+    ("http_stream", "json"),
+    ("http_stream", "protobuf"),
+    ("sse", "json"),
+];
+
+/// What a scenario says it has done: the same over every transport and in every encoding.
 async fn scenario(script: &str, router: &str) -> Vec<String> {
-    let json = encoded(script, router, "json").await;
-    assert_eq!(encoded(script, router, "protobuf").await, json, "in Protobuf as in JSON");
-    json
+    let mut first = None;
+    for (transport, encoding) in TRANSPORTS {
+        let steps = over(transport, script, router, encoding).await;
+        let first = first.get_or_insert_with(|| steps.clone());
+        assert_eq!(&steps, first, "over {transport} in {encoding}");
+    }
+    first.unwrap_or_default()
 }
 
 async fn encoded(script: &str, router: &str, encoding: &str) -> Vec<String> {
-    steps(node(script).env("SECRET", token::SECRET).env("ENCODING", encoding), router).await
+    over("websocket", script, router, encoding).await
+}
+
+async fn over(transport: &str, script: &str, router: &str, encoding: &str) -> Vec<String> {
+    let script = node(script).env("SECRET", token::SECRET).env("ENCODING", encoding);
+    steps(script.env("TRANSPORT", transport), router).await
 }
 
 /// Runs a script against a gateway with these rules. Returns its lines.

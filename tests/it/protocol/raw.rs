@@ -1,6 +1,6 @@
 //! Raw mode: an application's own messages go to the plugins as they are, and only the plugins decide.
 
-use gateway_tests::{Client, Closed, Gateway, RawClient, token};
+use gateway_tests::{Client, Closed, Frame, Gateway, Handshake, RawClient, Socket, token};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -57,6 +57,56 @@ async fn a_bearer_token_says_who_the_client_is() {
     assert_eq!(nobody.closed().await.code, Some(3501));
     let mut forger = RawClient::connect_with(&gateway, "nonsense").await;
     assert_eq!(forger.closed().await.code, Some(3500));
+}
+
+/// Answers each message with the user of its connection.
+async fn who_am_i(config: &str) -> Gateway {
+    let router = "[[config.rules]]\nkind = 'raw'\nreply = '{user}'";
+    let gateway = Gateway::with(config).plugin("10-auth-jwt", "auth-jwt", &token::settings());
+    gateway.plugin("90-router", "router", router).start().await
+}
+
+#[tokio::test]
+async fn a_page_sends_its_token_as_a_subprotocol_and_gets_another_one_announced() {
+    let gateway = who_am_i("raw.enabled = true").await;
+    let offered = format!("chat.v1, bearer.{}", token::of("ann"));
+    let with = |offered: &str| {
+        Handshake::to("/connection/raw").with(&format!("Sec-WebSocket-Protocol: {offered}")).bytes()
+    };
+    let mut socket = Socket::connect(gateway.address()).await;
+    socket.send(&with(&offered)).await;
+    let answer = socket.answer().await.expect("an answer");
+    assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, Some("chat.v1")));
+    socket.send(&Frame::text("who am I?").bytes()).await;
+    assert_eq!(socket.frame().await.expect("a reply").payload, b"\"ann\"");
+    let mut forger = Socket::connect(gateway.address()).await;
+    forger.send(&with("chat.v1, bearer.nonsense")).await;
+    assert_eq!(forger.answer().await.expect("an answer").status, 101);
+    assert_eq!(forger.closed().await.code, Some(3500));
+    for (offered, words) in
+        [("bearer.x", "another subprotocol"), ("a, bearer.x, bearer.y", "at most one token")]
+    {
+        let mut refused = Socket::connect(gateway.address()).await;
+        refused.send(&with(offered)).await;
+        let answer = refused.answer().await.expect("an answer");
+        assert!(answer.status == 400 && answer.text().contains(words), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn the_first_message_may_be_the_token() {
+    let gateway = who_am_i("raw.enabled = true\nraw.token_in_first_message = true").await;
+    let mut ann = RawClient::connect(&gateway).await;
+    ann.send(&token::of("ann")).await;
+    assert_eq!(ann.ask("who am I?").await, "\"ann\"");
+    let mut bob = RawClient::connect_with(&gateway, &token::of("bob")).await;
+    assert_eq!(bob.ask("who am I?").await, "\"bob\"", "a handshake with a token needs no such message");
+    let mut forger = RawClient::connect(&gateway).await;
+    forger.send("nonsense").await;
+    assert_eq!(forger.closed().await.code, Some(3500));
+    let mut binary = RawClient::connect(&gateway).await;
+    binary.send_message(Message::binary(vec![0xff])).await;
+    assert_eq!(binary.closed().await.code, Some(3501));
 }
 
 #[tokio::test]

@@ -190,13 +190,13 @@ fn one_codec_names_the_protobuf_library() {
 
 #[test]
 fn only_the_edges_know_which_framing_a_connection_has() {
-    check("Framing", &["protocol.rs", "protocol/framing.rs", "worker.rs"]);
+    check("Framing", &["protocol.rs", "protocol/framing.rs", "transport/handshake"]);
 }
 
 #[test]
 fn http_stays_at_the_edges() {
-    check("hyper", &["transport/handshake.rs", "admin", "egress"]);
-    check("hyper_util", &["transport/handshake.rs", "admin", "egress"]);
+    check("hyper", &["transport/handshake", "admin", "egress"]);
+    check("hyper_util", &["transport/handshake", "admin", "egress"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::backplane::redis::agreement::Agreement;
 use crate::backplane::redis::clients::Clients;
 use crate::backplane::redis::commands::dispatch::{Queues, Requests};
 use crate::backplane::redis::context::Context;
+use crate::backplane::redis::inputs::Inputs;
 use crate::backplane::redis::membership::nodes::Nodes;
 use crate::backplane::redis::presence::Presence;
 use crate::backplane::redis::subscriptions::Subscriptions;
@@ -24,6 +25,7 @@ pub(crate) struct Components {
     pub(crate) presence: Arc<Presence>,
     pub(crate) clients: Arc<Clients>,
     pub(crate) surveys: Arc<Surveys>,
+    pub(crate) inputs: Arc<Inputs>,
     pub(crate) nodes: Arc<Nodes>,
 }
 
@@ -55,6 +57,7 @@ impl Components {
             presence,
             clients,
             surveys: Arc::new(Surveys::new()),
+            inputs: Arc::default(),
             nodes: Arc::new(nodes),
         };
         (components, queues)

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backplane::redis::agreement::Agreement;
+use crate::backplane::redis::commands::dispatch::Requests;
 use crate::backplane::redis::connection::subscription::Listener;
 use crate::backplane::redis::context::Context;
 use crate::backplane::redis::format::wire::{self, Message};
+use crate::backplane::redis::inputs::Inputs;
 use crate::backplane::redis::membership::nodes::Nodes;
 use crate::backplane::redis::subscriptions::Subscriptions;
 use crate::backplane::redis::survey::Surveys;
@@ -21,7 +23,9 @@ pub(crate) struct Incoming {
     pub(crate) topology: Arc<Topology>,
     pub(crate) agreement: Arc<Agreement>,
     pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) requests: Arc<Requests>,
     pub(crate) surveys: Arc<Surveys>,
+    pub(crate) inputs: Arc<Inputs>,
     pub(crate) nodes: Arc<Nodes>,
 }
 
@@ -93,6 +97,16 @@ impl Incoming {
             (Some(Message::Answer { to, id, from, finding }), None) if for_nodes => {
                 if to == self.context.node {
                     self.surveys.answered(id, from, finding);
+                }
+            }
+            (Some(Message::Input(input)), None) if for_nodes => {
+                if input.to == self.context.node {
+                    self.inputs.arrived(input, &self.context, &self.requests);
+                }
+            }
+            (Some(Message::InputOutcome(result)), None) if for_nodes => {
+                if result.from == self.context.node {
+                    self.inputs.finished(result.id, result.outcome);
                 }
             }
             (Some(Message::Look { node }), None) if for_nodes => {

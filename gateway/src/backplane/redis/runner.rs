@@ -109,7 +109,9 @@ impl Runner {
             topology: topology.clone(),
             agreement: agreement.clone(),
             subscriptions: subscriptions.clone(),
+            requests: components.requests.clone(),
             surveys: components.surveys.clone(),
+            inputs: components.inputs.clone(),
             nodes: nodes.clone(),
         });
         let takeovers = Takeovers::new(

@@ -7,7 +7,6 @@ use crate::clock::Now;
 use crate::connection::effect::Effect;
 use crate::connection::event::Subscriber;
 use crate::plugin::verdict::{Admission, Identity, Refusal};
-use crate::protocol::Encoding;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::reply::{Connected, Reply, Subscribed};
@@ -36,7 +35,7 @@ impl Core {
             }
             Admission::Undecided => return self.bad_request("a token is needed", effects),
             Admission::Refused(refusal) => return self.refuse(id, &refusal, effects),
-            Admission::Failed | Admission::Doubtful if self.encoding == Encoding::Raw => {
+            Admission::Failed | Admission::Doubtful if !self.encoding.has_replies() => {
                 // Without a reply the client would wait for the handshake deadline.
                 return self.end(Close::INTERNAL, CloseCause::Plugin, effects);
             }
@@ -47,6 +46,9 @@ impl Core {
         };
         let ttl = match self.expire_at(now, identity.expires_at) {
             Ok(ttl) => ttl,
+            Err(_) if !self.encoding.has_replies() => {
+                return self.end(Close::EXPIRED, CloseCause::Expired, effects);
+            }
             Err(expired) => {
                 self.state = State::Refused;
                 return fail(id, expired, effects);
@@ -68,7 +70,7 @@ impl Core {
     }
 
     pub(super) fn refuse(&mut self, id: u32, refusal: &Refusal, effects: &mut Effects) {
-        if is_reply_code(refusal.code) && self.encoding != Encoding::Raw {
+        if is_reply_code(refusal.code) && self.encoding.has_replies() {
             self.state = State::Refused;
             fail(id, ReplyError::custom(refusal.code, &refusal.reason), effects);
         } else {
@@ -89,6 +91,8 @@ impl Core {
                 data: admitting.data,
                 subscriptions: admitting.subscriptions,
                 ping: self.config.client.ping_interval.as_secs() as u32,
+                pong: self.encoding.has_pongs(),
+                emulation: self.emulation.take(),
             },
         }));
     }

@@ -1,5 +1,7 @@
 //! Checks whether a client may send a command in its current state. A valid command goes to the plugins.
 
+use bytes::Bytes;
+
 use super::{Admitting, Core, Effects, State, Subscription, fail};
 use crate::connection::effect::{Ask, Details, Effect};
 use crate::connection::event::NOTHING;
@@ -18,6 +20,17 @@ impl Core {
                 self.positions = positions;
                 self.state = State::Admitting(Admitting { id, ..Admitting::default() });
                 effects.push_back(Effect::Authenticate { id, refresh: false, token, data });
+            }
+            (State::Connecting, Request::Raw { data, .. }) => match std::str::from_utf8(&data) {
+                Ok(token) => {
+                    self.state = State::Admitting(Admitting { id, ..Admitting::default() });
+                    let (token, data) = (token.into(), Bytes::new());
+                    effects.push_back(Effect::Authenticate { id, refresh: false, token, data });
+                }
+                Err(_) => self.bad_request("the first message is the token, which is text", effects),
+            },
+            (State::Connecting, Request::Refused { connect: true, why }) if !self.encoding.has_replies() => {
+                self.bad_request(&why.message, effects);
             }
             (State::Connecting, Request::Refused { connect: true, why }) if id > 0 => {
                 self.state = State::Refused;

@@ -4,5 +4,7 @@
 mod decode;
 mod encode;
 
-pub(in crate::protocol) use decode::next_command;
-pub(in crate::protocol) use encode::{encode_message, encode_push, encode_reply};
+pub(in crate::protocol) use decode::{connect, emulation, next_command};
+pub(in crate::protocol) use encode::{
+    encode_event, encode_message, encode_message_event, encode_push, encode_push_event, encode_reply,
+};

@@ -3,5 +3,5 @@
 mod decode;
 mod encode;
 
-pub(in crate::protocol) use decode::next_command;
+pub(in crate::protocol) use decode::{emulation, next_command};
 pub(in crate::protocol) use encode::{encode_message, encode_push, encode_reply};

@@ -12,6 +12,11 @@ pub(crate) fn node_name(node: u64) -> String {
     format!("{node:016x}")
 }
 
+/// The gateway with this name.
+pub(crate) fn node_of(name: &str) -> Option<u64> {
+    u64::from_str_radix(name, 16).ok().filter(|node| node_name(*node) == name)
+}
+
 /// Builds names with one prefix.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::backplane::redis::format::input::{self, RemoteInput, RemoteOutcome};
 use crate::backplane::redis::format::survey;
 use crate::backplane::redis::format::wire::fields::{END, Fields, put, put_nested, put_number};
 use crate::backplane::{Order, Why};
@@ -90,6 +91,10 @@ pub(crate) enum Message {
     Question { node: u64, id: u64, question: Question },
     /// An answer of a node to another one.
     Answer { to: u64, id: u64, from: u64, finding: Finding },
+    /// A message of a client for a connection of another node.
+    Input(RemoteInput),
+    /// What became of it.
+    InputOutcome(RemoteOutcome),
     /// A node has changed something that gateways agree on: read it at once.
     Look { node: u64 },
     /// A message of a kind unknown to this version.
@@ -201,6 +206,21 @@ pub(crate) fn answer(to: u64, id: u64, from: u64, finding: &Finding) -> Vec<u8> 
     bytes
 }
 
+/// Encodes a message of a client for a connection of another node.
+pub(crate) fn input(input: &RemoteInput) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(input.data.len() + 128);
+    bytes.extend_from_slice(&[VERSION, b'I']);
+    input::put_input(&mut bytes, input);
+    bytes
+}
+
+/// Encodes what became of it.
+pub(crate) fn input_outcome(result: &RemoteOutcome) -> Vec<u8> {
+    let mut bytes = vec![VERSION, b'T'];
+    input::put_outcome(&mut bytes, result);
+    bytes
+}
+
 /// Tells the other nodes that `node` has changed something that all must read.
 pub(crate) fn look(node: u64) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'R'];
@@ -243,6 +263,8 @@ pub(crate) fn decode(message: &Bytes) -> Option<Message> {
         }
         b'O' => read_order(rest),
         b'Q' | b'A' | b'R' => read_survey(kind, rest),
+        b'I' => input::read_input(message, rest).map(Message::Input),
+        b'T' => Some(input::read_outcome(rest)?.map_or(Message::Unknown, Message::InputOutcome)),
         _ => Some(Message::Unknown),
     }
 }
@@ -355,6 +377,7 @@ mod tests {
 
     use std::collections::BTreeMap;
 
+    use crate::backplane::input::InputOutcome;
     use crate::backplane::redis::format::wire::*;
     use crate::survey::{Connection, Counts, Page, Part};
 
@@ -386,7 +409,17 @@ mod tests {
         .into_iter()
         .chain(asked().iter().map(|asked| question(5, 6, asked)))
         .chain(found().iter().map(|found| answer(5, 6, 7, found)))
+        .chain([input(&remote_input()), input_outcome(&remote_outcome())])
         .collect()
+    }
+
+    fn remote_input() -> RemoteInput {
+        let (session, data) = ("secret".into(), Bytes::from_static(b"{}"));
+        RemoteInput { from: 5, id: 6, to: 7, session, data }
+    }
+
+    fn remote_outcome() -> RemoteOutcome {
+        RemoteOutcome { from: 5, id: 6, outcome: InputOutcome::Full }
     }
 
     /// Every question.
@@ -434,6 +467,8 @@ mod tests {
             assert_eq!(decoded[9 + index], Message::Question { node: 5, id: 6, question });
             assert_eq!(decoded[12 + index], Message::Answer { to: 5, id: 6, from: 7, finding });
         }
+        assert_eq!(decoded[15], Message::Input(remote_input()));
+        assert_eq!(decoded[16], Message::InputOutcome(remote_outcome()));
     }
 
     #[test]
@@ -502,6 +537,8 @@ mod tests {
             question(5, 6, &Question::Counts),
             answer(5, 6, 7, &found()[0]),
             look(5),
+            input(&remote_input()),
+            input_outcome(&remote_outcome()),
         ];
         controls.iter_mut().for_each(unknown);
         [publication, join].into_iter().chain(controls).collect()
@@ -522,6 +559,8 @@ mod tests {
         let [finding, ..] = found();
         assert_eq!(decoded[4], Message::Answer { to: 5, id: 6, from: 7, finding });
         assert_eq!(decoded[5], Message::Look { node: 5 });
+        assert_eq!(decoded[6], Message::Input(remote_input()));
+        assert_eq!(decoded[7], Message::InputOutcome(remote_outcome()));
     }
 
     #[test]
@@ -530,7 +569,9 @@ mod tests {
         put(&mut order, order_tag::ORDER, &[99]);
         let mut question = vec![VERSION, b'Q'];
         put_nested(&mut question, survey_tag::CONTENT, |bytes| put(bytes, 1, &[99]));
-        for bytes in [vec![VERSION, b'Z', 1, 2, 3], order, question] {
+        let mut outcome = input_outcome(&remote_outcome());
+        *outcome.last_mut().unwrap() = 99;
+        for bytes in [vec![VERSION, b'Z', 1, 2, 3], order, question, outcome] {
             assert_eq!(decode(&bytes.clone().into()), Some(Message::Unknown), "{bytes:?}");
         }
     }

@@ -101,6 +101,11 @@ impl Nodes {
         self.leases().alive().cloned().collect()
     }
 
+    /// Whether another gateway has this name, as far as this one knows.
+    pub(crate) fn is_alive(&self, node: &str) -> bool {
+        self.leases().alive().any(|other| *other.id == *node)
+    }
+
     /// Triggers the next beat at once.
     pub(crate) fn look(&self) {
         self.looked.notify_one();

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::backplane::inbox::{Delivery, Inbox};
+use crate::backplane::input::InputOutcome;
 use crate::backplane::memory::Memory;
 use crate::backplane::{
     Backplane, Count, Health, HistoryRequest, Most, NewPublication, Page, Published, RecoverRequest,
@@ -28,6 +30,7 @@ use crate::plugin::event::Client;
 use crate::protocol::code::Close;
 use crate::protocol::codec::Inbound;
 use crate::protocol::command::HistoryQuery;
+use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::Member;
 use crate::protocol::{Encoding, Framing};
 use crate::telemetry::metrics::Metrics;
@@ -61,6 +64,10 @@ impl Slow {
 }
 
 impl Backplane for Slow {
+    fn input(&self, request: EmulationRequest) -> Option<oneshot::Receiver<InputOutcome>> {
+        self.memory.input(request)
+    }
+
     fn answers_later(&self) -> bool {
         true
     }

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::centrifuge::request::{self, Connect, Fields, History, Payload, Publish, Subscribe};
 use crate::protocol::command::{Command, Malformed};
+use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::json;
 
 /// Takes the next command from a message; `None` at its end. Payloads are slices of the message.
@@ -30,6 +31,24 @@ pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Co
         .and_then(|wire| request::command(Decoded { wire: wire.0.unwrap_or_default(), message }));
     message.advance(message.len().min(end + 1));
     Some(command)
+}
+
+/// The command of a connect request that stands alone: the whole message of a client that only listens.
+pub(in crate::protocol) fn connect(message: Bytes) -> Result<Command, Malformed> {
+    let connect = serde_json::from_slice(&message).map_err(|_| Malformed::Syntax)?;
+    let wire = WireCommand { id: Field(1), connect, ..WireCommand::default() };
+    request::command(Decoded { wire, message: &message })
+}
+
+/// The fields of an emulation request.
+pub(in crate::protocol) fn emulation(body: &Bytes) -> Result<EmulationRequest, Malformed> {
+    let wire: Object<WireEmulation<'_>> = serde_json::from_slice(body).map_err(|_| Malformed::Syntax)?;
+    let WireEmulation { node, session, data } = wire.0.unwrap_or_default();
+    let data = match data.0.0 {
+        Cow::Borrowed(text) => body.slice_ref(text.as_bytes()),
+        Cow::Owned(text) => text.into(),
+    };
+    Ok(EmulationRequest { node: node.0.0.into(), session: session.0.0.into(), data })
 }
 
 /// Strings are borrowed from the message unless they contain escapes.
@@ -222,6 +241,18 @@ struct WireRpc<'a> {
 struct WireToken<'a> {
     #[serde(borrow)]
     token: Field<Text<'a>>,
+}
+
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
+struct WireEmulation<'a> {
+    #[serde(borrow)]
+    node: Field<Text<'a>>,
+    #[serde(borrow)]
+    session: Field<Text<'a>>,
+    /// Commands, as text.
+    #[serde(borrow)]
+    data: Field<Text<'a>>,
 }
 
 /// The fields of a command, and the message that they borrow from.

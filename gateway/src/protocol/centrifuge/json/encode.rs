@@ -192,8 +192,48 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
             });
         }
         Reply::Ping => (),
-        Reply::Message { data } => message(o, data),
-        Reply::SubscribedByServer { channel, result } => o.object("push", |o| {
+        Reply::Message { .. }
+        | Reply::SubscribedByServer { .. }
+        | Reply::RefreshedByServer { .. }
+        | Reply::UnsubscribedByServer { .. }
+        | Reply::Disconnected { .. } => o.object("push", |o| event_fields(o, reply)),
+        // Belongs to the raw protocol: `codec` never passes it to this function.
+        Reply::Raw { .. } => (),
+    });
+}
+
+/// One event for a single client that only listens.
+pub(in crate::protocol) fn encode_event(reply: &Reply, out: &mut Vec<u8>) {
+    object(out, |o| event_fields(o, reply));
+}
+
+/// One event of a channel.
+pub(in crate::protocol) fn encode_push(push: &Push, out: &mut Vec<u8>) {
+    object(out, |o| o.object("push", |o| push_fields(o, push)));
+}
+
+/// One event of a channel, for clients that only listen.
+pub(in crate::protocol) fn encode_push_event(push: &Push, out: &mut Vec<u8>) {
+    object(out, |o| push_fields(o, push));
+}
+
+/// A message to the client itself.
+pub(in crate::protocol) fn encode_message(publication: &Publication, out: &mut Vec<u8>) {
+    object(out, |o| o.object("push", |o| message_fields(o, publication)));
+}
+
+/// A message to the client itself, if it only listens.
+pub(in crate::protocol) fn encode_message_event(publication: &Publication, out: &mut Vec<u8>) {
+    object(out, |o| message_fields(o, publication));
+}
+
+/// The fields of the `push` that tells a client about something that it did not ask for. None for a ping, and
+/// for a reply: clients that only listen ask for nothing but to connect.
+fn event_fields(o: &mut Object<'_>, reply: &Reply) {
+    match reply {
+        Reply::Connected { result, .. } => o.object("connect", |o| connected(o, result)),
+        Reply::Message { data } => o.object("message", |o| o.json("data", data)),
+        Reply::SubscribedByServer { channel, result } => {
             o.string("channel", channel.as_str());
             o.object("subscribe", |o| {
                 o.flag("recoverable", result.recoverable);
@@ -202,43 +242,45 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
                 o.flag("positioned", result.positioned);
                 o.json("data", &result.data);
             });
-        }),
-        Reply::RefreshedByServer { ttl } => o.object("push", |o| o.object("refresh", |o| expiry(o, *ttl))),
-        Reply::UnsubscribedByServer { channel, why } => o.object("push", |o| {
+        }
+        Reply::RefreshedByServer { ttl } => o.object("refresh", |o| expiry(o, *ttl)),
+        Reply::UnsubscribedByServer { channel, why } => {
             o.string("channel", channel.as_str());
             o.object("unsubscribe", |o| {
                 o.number("code", why.code);
                 o.string("reason", &why.reason);
             });
+        }
+        Reply::Disconnected { close } => o.object("disconnect", |o| {
+            o.number("code", close.code);
+            o.string("reason", &close.reason);
         }),
-        // Belongs to the raw protocol: `codec` never passes it to this function.
-        Reply::Raw { .. } => (),
-    });
+        Reply::Ping
+        | Reply::Raw { .. }
+        | Reply::Error { .. }
+        | Reply::Subscribed { .. }
+        | Reply::Done { .. }
+        | Reply::Presence { .. }
+        | Reply::PresenceStats { .. }
+        | Reply::History { .. }
+        | Reply::Rpc { .. }
+        | Reply::Refreshed { .. } => (),
+    }
 }
 
-/// One event of a channel.
-pub(in crate::protocol) fn encode_push(push: &Push, out: &mut Vec<u8>) {
-    object(out, |o| {
-        o.object("push", |o| {
-            o.string("channel", push.channel.as_str());
-            match &push.kind {
-                PushKind::Publication { publication, .. } => {
-                    o.object("pub", |o| publication_fields(o, publication));
-                }
-                PushKind::Join(member) => {
-                    o.object("join", |o| o.object("info", |o| member_fields(o, member)))
-                }
-                PushKind::Leave(member) => {
-                    o.object("leave", |o| o.object("info", |o| member_fields(o, member)))
-                }
-            }
-        });
-    });
+fn push_fields(o: &mut Object<'_>, push: &Push) {
+    o.string("channel", push.channel.as_str());
+    match &push.kind {
+        PushKind::Publication { publication, .. } => {
+            o.object("pub", |o| publication_fields(o, publication));
+        }
+        PushKind::Join(member) => o.object("join", |o| o.object("info", |o| member_fields(o, member))),
+        PushKind::Leave(member) => o.object("leave", |o| o.object("info", |o| member_fields(o, member))),
+    }
 }
 
-/// A message to the client itself.
-pub(in crate::protocol) fn encode_message(publication: &Publication, out: &mut Vec<u8>) {
-    object(out, |o| o.object("push", |o| o.object("message", |o| payload(o, publication))));
+fn message_fields(o: &mut Object<'_>, publication: &Publication) {
+    o.object("message", |o| payload(o, publication));
 }
 
 /// The payload of a client that does not use JSON may be any bytes. If it is not JSON it is sent as a string.
@@ -248,10 +290,6 @@ fn payload(o: &mut Object<'_>, publication: &Publication) {
     } else {
         o.string_always("data", &json::string_of(&publication.data));
     }
-}
-
-fn message(o: &mut Object<'_>, data: &[u8]) {
-    o.object("push", |o| o.object("message", |o| o.json("data", data)));
 }
 
 fn error_fields(o: &mut Object<'_>, error: &ReplyError) {
@@ -277,7 +315,11 @@ fn connected(o: &mut Object<'_>, result: &Connected) {
         o.map("subs", subscriptions, subscribed);
     }
     o.number("ping", result.ping);
-    o.flag("pong", result.ping > 0);
+    o.flag("pong", result.pong);
+    if let Some(emulation) = &result.emulation {
+        o.string("session", &emulation.session);
+        o.string("node", &emulation.node);
+    }
 }
 
 fn subscribed(o: &mut Object<'_>, result: &Subscribed) {
@@ -317,7 +359,8 @@ mod tests {
 
     use super::*;
     use crate::protocol::channel::Channel;
-    use crate::protocol::code::Unsubscribe;
+    use crate::protocol::code::{Close, Unsubscribe};
+    use crate::protocol::reply::Emulation;
 
     fn reply(reply: &Reply) -> String {
         let mut out = Vec::new();
@@ -394,12 +437,22 @@ mod tests {
             data: Bytes::from_static(b"[1]"),
             subscriptions: vec![(channel(), Subscribed::default())],
             ping: 25,
+            pong: true,
+            emulation: None,
         };
         assert_eq!(
-            reply(&Reply::Connected { id: 1, result: connected }),
+            reply(&Reply::Connected { id: 1, result: connected.clone() }),
             format!(
                 r#"{{"id":1,"connect":{{"client":"c1","version":"{VERSION}","expires":true,"ttl":60,"data":[1],"subs":{{"news":{{}}}},"ping":25,"pong":true}}}}"#
             )
+        );
+        let emulation = Emulation { session: "s".into(), node: "n".into() };
+        let streamed = Connected { ping: 0, emulation: Some(Arc::new(emulation)), ..connected };
+        let streamed = reply(&Reply::Connected { id: 1, result: streamed });
+        assert!(streamed.ends_with(r#""pong":true,"session":"s","node":"n"}}"#), "{streamed}");
+        assert_eq!(
+            reply(&Reply::Disconnected { close: Close::SHUTDOWN }),
+            r#"{"push":{"disconnect":{"code":3001,"reason":"shutdown"}}}"#
         );
         assert_eq!(
             reply(&Reply::Presence { id: 2, members: vec![member()] }),

@@ -13,6 +13,7 @@ use prost::{DecodeError, Message, decode_length_delimiter};
 
 use crate::protocol::centrifuge::request::{self, Connect, Fields, History, Payload, Publish, Subscribe};
 use crate::protocol::command::{Command, Malformed};
+use crate::protocol::emulation::EmulationRequest;
 
 /// Takes the next command from a message; `None` at its end. Payloads are slices of the message.
 pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Command, Malformed>> {
@@ -20,6 +21,12 @@ pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Co
         let wire = WireCommand::decode(take_record(message)?)?;
         request::command(Decoded::of(wire)?)
     })
+}
+
+/// The fields of an emulation request.
+pub(in crate::protocol) fn emulation(body: Bytes) -> Result<EmulationRequest, Malformed> {
+    let WireEmulation { node, session, data } = WireEmulation::decode(body)?;
+    Ok(EmulationRequest { node: node.into(), session: session.into(), data })
 }
 
 /// Takes what follows its own length.
@@ -182,6 +189,16 @@ struct WireRpc {
 struct WireToken {
     #[prost(string, tag = "1")]
     token: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireEmulation {
+    #[prost(string, tag = "1")]
+    node: String,
+    #[prost(string, tag = "2")]
+    session: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    data: Bytes,
 }
 
 /// The field of [`Subs`] in a connect request.

@@ -175,6 +175,12 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
                 m.string(3, &why.reason);
             });
         }),
+        Reply::Disconnected { close } => push(m, |m| {
+            m.message(11, |m| {
+                m.number(1, close.code);
+                m.string(2, &close.reason);
+            });
+        }),
         // Belongs to the raw protocol: `codec` never passes it to this function.
         Reply::Raw { .. } => (),
     });
@@ -232,7 +238,11 @@ fn connected(m: &mut Message<'_>, result: &Connected) {
         m.entry(6, channel.as_str(), |m| subscribed(m, result));
     }
     m.number(7, result.ping);
-    m.flag(8, result.ping > 0);
+    m.flag(8, result.pong);
+    if let Some(emulation) = &result.emulation {
+        m.string(9, &emulation.session);
+        m.string(10, &emulation.node);
+    }
 }
 
 fn subscribed(m: &mut Message<'_>, result: &Subscribed) {

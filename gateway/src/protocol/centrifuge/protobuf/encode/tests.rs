@@ -161,6 +161,10 @@ struct WireConnected {
     ping: u32,
     #[prost(bool, tag = "8")]
     pong: bool,
+    #[prost(string, tag = "9")]
+    session: String,
+    #[prost(string, tag = "10")]
+    node: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -298,6 +302,8 @@ fn every_reply_has_its_shape() {
         data: Bytes::from_static(b"[1]"),
         subscriptions: vec![(channel(), subscribed())],
         ping: 25,
+        pong: true,
+        emulation: Some(Arc::new(Emulation { session: "s".into(), node: "n".into() })),
     };
     let expected = WireConnected {
         client: "c1".into(),
@@ -308,6 +314,8 @@ fn every_reply_has_its_shape() {
         subs: [("news".to_owned(), wire_subscribed())].into(),
         ping: 25,
         pong: true,
+        session: "s".into(),
+        node: "n".into(),
     };
     assert_eq!(reply(&Reply::Connected { id: 1, result: connected }).connect, Some(expected));
     let result = reply(&Reply::Subscribed { id: 1, result: subscribed() });

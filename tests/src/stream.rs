@@ -1,0 +1,198 @@
+//! A client that only receives a stream over HTTP, and sends its commands in requests of their own.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::http::{Answer, request};
+use crate::socket::Closed;
+use crate::wait::within;
+
+/// A response that stays open. Its messages are JSON, as lines or as server-sent events.
+#[derive(Debug)]
+pub struct Stream {
+    socket: TcpStream,
+    address: SocketAddr,
+    head: String,
+    /// Read and not yet used.
+    buffer: Vec<u8>,
+    /// The connect reply.
+    pub hello: Value,
+}
+
+impl Stream {
+    /// Opens a stream by a POST of the first message. The error is the response if it is none.
+    pub async fn post(
+        address: SocketAddr,
+        path: &str,
+        headers: &[&str],
+        body: &[u8],
+    ) -> Result<Self, Box<Answer>> {
+        let mut head =
+            format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n", body.len());
+        for header in headers {
+            head.extend([header, "\r\n"]);
+        }
+        Self::open(address, [(head + "\r\n").as_bytes(), body].concat()).await
+    }
+
+    /// Opens a stream by a GET, with the first message in the URL.
+    pub async fn get(
+        address: SocketAddr,
+        path: &str,
+        headers: &[&str],
+        message: &str,
+    ) -> Result<Self, Box<Answer>> {
+        let encoded: String = message.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let query = if message.is_empty() { String::new() } else { format!("?cf_connect={encoded}") };
+        let mut head = format!("GET {path}{query} HTTP/1.1\r\nHost: {address}\r\n");
+        for header in headers {
+            head.extend([header, "\r\n"]);
+        }
+        Self::open(address, (head + "\r\n").into_bytes()).await
+    }
+
+    /// Opens a stream with these bytes.
+    pub async fn open(address: SocketAddr, bytes: Vec<u8>) -> Result<Self, Box<Answer>> {
+        within("a stream", async {
+            let mut socket = TcpStream::connect(address).await.expect("the gateway listens");
+            socket.set_nodelay(true).expect("TCP has this option");
+            let _ = socket.write_all(&bytes).await;
+            let mut stream =
+                Self { socket, address, head: String::new(), buffer: Vec::new(), hello: Value::Null };
+            let end = loop {
+                let end = stream.buffer.windows(4).position(|window| window == b"\r\n\r\n");
+                match end {
+                    Some(end) => break end + 4,
+                    None => {
+                        assert!(stream.read().await, "no response to {:?}", String::from_utf8_lossy(&bytes))
+                    }
+                }
+            };
+            stream.head = String::from_utf8_lossy(&stream.buffer[..end]).into_owned();
+            if stream.head.starts_with("HTTP/1.1 200") {
+                stream.buffer.drain(..end);
+                return Ok(stream);
+            }
+            while stream.read().await {}
+            Err(Box::new(Answer::parse(&stream.buffer).expect("a complete response")))
+        })
+        .await
+    }
+
+    /// Connects over HTTP streaming, or over server-sent events, with this connect request.
+    pub async fn connect(address: SocketAddr, path: &str, connect: Value) -> Self {
+        let command = json!({ "id": 1, "connect": connect }).to_string();
+        let opened = Self::post(address, path, &[], command.as_bytes()).await;
+        let mut stream = opened.unwrap_or_else(|answer| panic!("{}: {}", answer.status, answer.text()));
+        let reply = stream.message().await.expect("a reply");
+        assert!(reply["connect"].is_object(), "{reply}");
+        stream.hello = reply["connect"].clone();
+        stream
+    }
+
+    /// A header of the response.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
+    /// Whether more bytes came.
+    async fn read(&mut self) -> bool {
+        self.socket.read_buf(&mut self.buffer).await.is_ok_and(|count| count > 0)
+    }
+
+    /// The next line, without its end; `None` if the response has ended.
+    pub async fn line(&mut self) -> Option<String> {
+        within("a line of the stream", async {
+            loop {
+                if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                    return Some(String::from_utf8(line[..end].to_vec()).expect("text"));
+                }
+                if !self.read().await {
+                    assert!(
+                        self.buffer.is_empty(),
+                        "half a line: {:?}",
+                        String::from_utf8_lossy(&self.buffer)
+                    );
+                    return None;
+                }
+            }
+        })
+        .await
+    }
+
+    /// The next message; `None` if the response has ended.
+    pub async fn message(&mut self) -> Option<Value> {
+        let events = self.header("content-type") == Some("text/event-stream");
+        loop {
+            let line = self.line().await?;
+            let text = match line.strip_prefix("data: ") {
+                Some(data) if events => data,
+                None if events => {
+                    assert_eq!(line, "", "between events");
+                    continue;
+                }
+                _ => &line,
+            };
+            return Some(serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}")));
+        }
+    }
+
+    /// The next message that is no ping.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            let message = self.message().await?;
+            if message != json!({}) {
+                return Some(message);
+            }
+        }
+    }
+
+    /// How the stream ended: what its last message says.
+    pub async fn closed(&mut self) -> Closed {
+        let mut last = Closed::WITHOUT_A_WORD;
+        while let Some(message) = self.message().await {
+            let disconnect = message.pointer("/push/disconnect").or(message.pointer("/disconnect"));
+            if let Some(disconnect) = disconnect {
+                let code = disconnect["code"].as_u64().and_then(|code| code.try_into().ok());
+                let reason = disconnect["reason"].as_str().unwrap_or_default().to_owned();
+                last = Closed { code, reason };
+            }
+        }
+        last
+    }
+
+    /// Sends a message in a request of its own, to a gateway at this address.
+    pub async fn send_by(&self, address: SocketAddr, message: &str) -> Answer {
+        emulate(address, &self.hello["session"], &self.hello["node"], message).await
+    }
+
+    /// The same to the gateway of the stream.
+    pub async fn send(&self, message: &str) -> Answer {
+        self.send_by(self.address, message).await
+    }
+
+    /// Carries out a command.
+    pub async fn ask(&mut self, id: u32, command: &str, parameters: Value) -> Value {
+        let answer = self.send(&json!({ "id": id, command: parameters }).to_string()).await;
+        assert_eq!(answer.status, 204, "{}", answer.text());
+        loop {
+            let message = self.message().await.expect("a reply");
+            if message["id"] == id {
+                return message;
+            }
+        }
+    }
+}
+
+/// An emulation request with these fields.
+pub async fn emulate(address: SocketAddr, session: &Value, node: &Value, data: &str) -> Answer {
+    let body = json!({ "session": session, "node": node, "data": data }).to_string();
+    request(address, "POST", "/emulation", &["Content-Type: application/json"], body.as_bytes()).await
+}
