@@ -76,7 +76,7 @@ pub struct Counts {
 pub struct Connection {
     /// The gateway that has it.
     pub node: Box<str>,
-    /// `centrifuge-json`, `centrifuge-protobuf` or `raw`.
+    /// `centrifuge-json`, `centrifuge-protobuf`, `centrifuge-unidirectional` or `raw`.
     pub protocol: Box<str>,
     /// When it was admitted, in Unix time in milliseconds.
     pub since: u64,

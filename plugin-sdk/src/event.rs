@@ -59,7 +59,8 @@ impl Context {
         self.user.get_or_init(host::user)
     }
 
-    /// The protocol of the client: `centrifuge-json`, `centrifuge-protobuf` or `raw`.
+    /// The protocol of the client: `centrifuge-json`, `centrifuge-protobuf`, `centrifuge-unidirectional` or
+    /// `raw`.
     pub fn protocol(&self) -> &str {
         self.protocol.get_or_init(host::protocol)
     }

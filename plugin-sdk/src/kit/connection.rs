@@ -44,7 +44,7 @@ impl<'k, P: Plugin> Connection<'k, P> {
         self
     }
 
-    /// Sets the protocol: `centrifuge-json`, `centrifuge-protobuf` or `raw`.
+    /// Sets the protocol: `centrifuge-json`, `centrifuge-protobuf`, `centrifuge-unidirectional` or `raw`.
     pub fn protocol(mut self, protocol: &str) -> Self {
         protocol.clone_into(&mut self.client().protocol);
         self
