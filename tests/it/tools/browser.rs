@@ -1,23 +1,28 @@
-//! The demo page in a real browser: two tabs talk, also after the gateway was away, and show what the plugin
-//! folder holds.
+//! Pages in a real browser. Two tabs of the demo talk, also after the gateway was away, and show what the plugin
+//! folder holds; a page of another origin falls back to streams where WebSocket is blocked.
 
 use std::path::Path;
 use std::time::Duration;
 
-use gateway_tests::{Gateway, node, wasm};
+use gateway_tests::{Client, Gateway, Redis, node, wasm};
+use serde_json::json;
 
 /// Where Debian puts it, or wherever `CHROMIUM` says.
 const CHROMIUM: &str = "/usr/bin/chromium";
 const LIMIT: Duration = Duration::from_secs(60);
 
-#[tokio::test]
-async fn two_tabs_talk_across_a_restart_and_see_the_plugins_change() {
+fn chromium() -> String {
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| CHROMIUM.to_owned());
     assert!(Path::new(&chromium).exists(), "{chromium} is missing: `tests/run` does all the set-up");
+    chromium
+}
+
+#[tokio::test]
+async fn two_tabs_talk_across_a_restart_and_see_the_plugins_change() {
     let mut gateway = Gateway::demo().await;
     assert_eq!(gateway.log().complaints(), Vec::<String>::new(), "a good start");
     let mut tabs =
-        node("browser.mjs").env("GATEWAY", gateway.address().to_string()).env("CHROMIUM", chromium).talk();
+        node("browser.mjs").env("GATEWAY", gateway.address().to_string()).env("CHROMIUM", chromium()).talk();
     tabs.hear(LIMIT, "they talk").await;
 
     gateway.kill();
@@ -37,4 +42,38 @@ async fn two_tabs_talk_across_a_restart_and_see_the_plugins_change() {
     tabs.say("it is gone").await;
     tabs.hear(LIMIT, "done").await;
     tabs.end(LIMIT).await;
+}
+
+#[tokio::test]
+async fn a_page_without_websocket_falls_back_by_itself_and_misses_nothing_across_a_restart() {
+    let redis = Redis::start().await;
+    let config = format!(
+        "
+        redis.url = '{}'
+        client.anonymous = true
+        handshake.origins = ['*']
+        [namespaces.open]
+        history_size = 100
+        recovery = true
+        allow_subscribe = 'anyone'
+        allow_publish = 'anyone'
+        ",
+        redis.url()
+    );
+    let mut gateway = Gateway::start(&config).await;
+    let other = Gateway::start(&config).await;
+    let mut page =
+        node("fallback.mjs").env("GATEWAY", gateway.address().to_string()).env("CHROMIUM", chromium()).talk();
+    page.hear(LIMIT, "they fell back").await;
+    gateway.kill();
+    page.say("restart is under way").await;
+    page.hear(LIMIT, "they noticed").await;
+    let mut publisher = Client::connect(&other).await;
+    for n in 0..5 {
+        publisher.publish("open:1", json!(n)).await;
+    }
+    gateway.restart().await;
+    page.say("it is back, and 5 were published meanwhile").await;
+    page.hear(LIMIT, "done").await;
+    page.end(LIMIT).await;
 }
