@@ -5,8 +5,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use gateway_tests::{
-    API_KEY, Authority, Client, Frame, Gateway, Handshake, Socket, Tool, eventually, gateway_binary, node,
-    request, within, within_time,
+    API_KEY, Authority, Client, Frame, Gateway, Handshake, Socket, Stream, Tool, eventually, gateway_binary,
+    node, request, within, within_time,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -66,6 +66,28 @@ async fn a_large_publication_arrives_whole_in_both_directions() {
         assert_eq!(client.publication("news").await["data"], json!({ "n": n, "text": text }));
     }
     client.close().await;
+}
+
+#[tokio::test]
+async fn streams_and_their_commands_go_over_tls_as_well() {
+    let authority = authority();
+    let gateway = Gateway::start(&with(&authority, &["site"], "")).await;
+    let tunnel = authority.client().tunnel(gateway.address()).await;
+    let mut streams = Vec::new();
+    for path in ["/connection/http_stream", "/connection/sse"] {
+        let mut ann = Stream::connect(tunnel.address(), path, json!({})).await;
+        ann.ask(2, "subscribe", json!({ "channel": "news" })).await;
+        streams.push(ann);
+    }
+    let text = "x".repeat(50_000);
+    streams[0].send(&json!({ "id": 3, "publish": { "channel": "news", "data": text } }).to_string()).await;
+    for stream in &mut streams {
+        assert_eq!(stream.next().await.expect("a push")["push"]["pub"]["data"], text);
+    }
+    gateway.terminate();
+    for stream in &mut streams {
+        assert_eq!(stream.closed().await.code, Some(3001), "the last message, and an orderly end");
+    }
 }
 
 #[tokio::test]
