@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use gateway_tests::{API_KEY, Gateway, Tool, node, target_folder, token};
 
 const CONFIG: &str = "
@@ -61,13 +62,13 @@ const TRANSPORTS: [(&str, &str); 5] = [
 
 /// What a scenario says it has done: the same over every transport and in every encoding.
 async fn scenario(script: &str, router: &str) -> Vec<String> {
-    let mut first = None;
-    for (transport, encoding) in TRANSPORTS {
-        let steps = over(transport, script, router, encoding).await;
-        let first = first.get_or_insert_with(|| steps.clone());
-        assert_eq!(&steps, first, "over {transport} in {encoding}");
+    let all = TRANSPORTS.map(|(transport, encoding)| over(transport, script, router, encoding));
+    let mut all = TRANSPORTS.iter().zip(join_all(all).await);
+    let (_, first) = all.next().expect("a transport");
+    for ((transport, encoding), steps) in all {
+        assert_eq!(steps, first, "over {transport} in {encoding}");
     }
-    first.unwrap_or_default()
+    first
 }
 
 async fn encoded(script: &str, router: &str, encoding: &str) -> Vec<String> {

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use gateway_tests::{
-    Client, Closed, Gateway, Redis, Socket, Stream, WebProxy, emulate, eventually, request, token,
+    Client, Closed, Frame, Gateway, Redis, Socket, Stream, WebProxy, emulate, eventually, request, token,
     within_time,
 };
 use serde_json::{Value, json};
@@ -300,7 +301,7 @@ async fn a_client_that_sends_more_than_the_gateway_keeps_is_told_and_closed() {
     let commands: String =
         (2..1000).map(|id| format!("{{\"id\":{id},\"presence\":{{\"channel\":\"open:1\"}}}}\n")).collect();
     let sends = (0..200).map(|_| ann.send(&commands));
-    let answers = futures_util::future::join_all(sends).await;
+    let answers = join_all(sends).await;
     let full = answers.iter().filter(|answer| answer.status == 429).count();
     assert!(full > 0, "{:?}", answers.iter().map(|answer| answer.status).collect::<Vec<_>>());
     assert_eq!(ann.closed().await.code, Some(3013));
@@ -444,13 +445,13 @@ async fn a_listening_client_may_use_a_websocket_as_well() {
     let gateway = Gateway::with(&config).plugin("10-auth-jwt", "auth-jwt", &token::settings()).start().await;
     let connect = json!({ "token": token::with("ann", json!({ "channels": ["open:1"] })) }).to_string();
     let mut socket = Socket::open(gateway.address(), "/connection/uni_websocket").await;
-    socket.send(&gateway_tests::Frame::text(&connect).bytes()).await;
+    socket.send(&Frame::text(&connect).bytes()).await;
     let hello = socket.frame().await.expect("a push");
     assert!(String::from_utf8_lossy(&hello.payload).starts_with(r#"{"connect":{"client":"#), "{hello:?}");
     publish(&gateway, "open:1", json!(1)).await;
     let push = socket.frame().await.expect("a push");
     assert_eq!(push.payload, br#"{"channel":"open:1","pub":{"data":1,"offset":1}}"#);
-    socket.send(&gateway_tests::Frame::text("{}").bytes()).await;
+    socket.send(&Frame::text("{}").bytes()).await;
     assert_eq!(socket.closed().await.code, Some(3501), "it only listens");
 }
 
