@@ -150,6 +150,9 @@ fn raw_message(data: &[u8], out: &mut Vec<u8>) -> MessageType {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Framing;
+    use crate::protocol::channel::Channel;
+    use crate::protocol::code::Unsubscribe;
 
     fn commands(text: &str) -> Result<Vec<Command>, Malformed> {
         let data = Bytes::copy_from_slice(text.as_bytes());
@@ -186,5 +189,49 @@ mod tests {
             assert_eq!(commands.next(8), Some(Ok(Command { id: 0, request: raw })));
             assert!(commands.is_done() && commands.next(8).is_none());
         }
+    }
+
+    #[test]
+    fn a_client_that_only_listens_says_one_thing_and_gets_pushes_without_a_reply_around_them() {
+        let data = Bytes::from_static(br#"{"token":"t"}"#);
+        let mut commands = Commands::of(Encoding::Unidirectional, Inbound { data, binary: false });
+        let Some(Ok(Command { id: 1, request: Request::Connect(connect) })) = commands.next(8) else {
+            panic!()
+        };
+        assert_eq!(&*connect.token, "t");
+        assert!(commands.is_done() && commands.next(8).is_none());
+        let mut wrong = Commands::of(Encoding::Unidirectional, Inbound { data: Bytes::new(), binary: false });
+        assert_eq!(wrong.next(8), Some(Err(Malformed::Syntax)));
+
+        let encoded = |reply: &Reply| {
+            let mut out = Vec::new();
+            assert_eq!(encode_reply(Encoding::Unidirectional, reply, &mut out), Some(MessageType::Text));
+            String::from_utf8(out).expect("JSON is UTF-8")
+        };
+        assert_eq!(encoded(&Reply::Ping), "{}");
+        let message = Reply::Message { data: Bytes::from_static(b"1") };
+        assert_eq!(encoded(&message), r#"{"message":{"data":1}}"#);
+        let channel = Channel::parse("news").expect("valid");
+        let why = Unsubscribe::BY_SERVER;
+        assert!(
+            encoded(&Reply::UnsubscribedByServer { channel, why })
+                .starts_with(r#"{"channel":"news","unsubscribe":{"code":2000"#)
+        );
+    }
+
+    #[test]
+    fn where_there_is_no_close_frame_the_last_message_says_why() {
+        let close = |encoding: Encoding, framing| encode_close(encoding.over(framing), &Close::SHUTDOWN);
+        assert_eq!(close(Encoding::Json, Framing::WebSocket)[0], 0x88);
+        assert_eq!(
+            close(Encoding::Json, Framing::HttpStream),
+            "{\"push\":{\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}}\n"
+        );
+        assert_eq!(
+            close(Encoding::Unidirectional, Framing::EventStream),
+            "data: {\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}\n\n"
+        );
+        let record = close(Encoding::Protobuf, Framing::HttpStream);
+        assert_eq!(record[..], *b"\x11\x22\x0f\x5a\x0d\x08\xb9\x17\x12\x08shutdown"[..]);
     }
 }
