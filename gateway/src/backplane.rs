@@ -433,7 +433,9 @@ fn local_input(
 
 /// Sends the result of a message to a receiver, which may have gone.
 fn report_to(receiver: oneshot::Sender<InputOutcome>) -> Box<dyn FnOnce(InputOutcome) + Send> {
-    Box::new(move |outcome| drop(receiver.send(outcome)))
+    Box::new(move |outcome| {
+        let _ = receiver.send(outcome);
+    })
 }
 
 /// Refuses a publication if a worker of this node has no room for it: its publisher gets an error, instead of

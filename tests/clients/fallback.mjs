@@ -19,6 +19,9 @@ const html = `<!doctype html><meta charset="utf-8"><script src="/centrifuge.js">
     const subscription = client.newSubscription("open:1");
     subscription.on("subscribed", ({ wasRecovering, recovered }) => wasRecovering && seen.recovered.push(recovered));
     subscription.on("publication", ({ offset }) => seen.offsets.push(offset));
+    client.on("error", (error) => seen.states.push(JSON.stringify(error)));
+    client.on("connecting", ({ code, reason }) => seen.states.push(code + " " + reason));
+    subscription.on("subscribing", ({ code, reason }) => seen.states.push("subscribing " + code + " " + reason));
     subscription.subscribe();
     client.connect();
     return Object.assign(seen, { client, subscription });
@@ -37,8 +40,17 @@ try {
   const page = await browser.newPage();
   page.setDefaultTimeout(20_000);
   await page.goto(`http://127.0.0.1:${server.address().port}/`);
-  const all = (condition, expected) =>
-    page.waitForFunction(([condition, expected]) => clients.every(new Function("seen", "expected", condition)), [condition, expected]);
+  const seen = () => page.evaluate(() => clients.map(({ client, subscription, ...seen }) => ({ ...seen, state: subscription.state })));
+  const all = async (condition, expected) => {
+    try {
+      await page.waitForFunction(([condition, expected]) => {
+        const holds = new Function("seen", "expected", condition);
+        return clients.every((seen) => holds(seen, expected));
+      }, [condition, expected]);
+    } catch (error) {
+      throw new Error(`waited in vain for ${condition} (${expected}): ${JSON.stringify(await seen())}`, { cause: error });
+    }
+  };
 
   await all("return seen.subscription.state === 'subscribed'");
   assert.deepEqual(await page.evaluate(() => clients.map(({ transports }) => transports.at(-1))), ["http_stream", "sse"]);
@@ -50,7 +62,7 @@ try {
   await all("return seen.offsets.length === expected", 6);
   await page.evaluate(() => clients[1].client.publish("open:1", { from: "a page" }));
   await all("return seen.offsets.length === expected", 7);
-  for (const { offsets, recovered, transports } of await page.evaluate(() => clients.map(({ offsets, recovered, transports }) => ({ offsets, recovered, transports })))) {
+  for (const { offsets, recovered, transports } of await seen()) {
     assert.deepEqual(offsets, [1, 2, 3, 4, 5, 6, 7]);
     assert.ok(recovered.length > 0 && recovered.every(Boolean));
     assert.equal(transports.includes("websocket"), false);

@@ -288,7 +288,7 @@ fn client(document: &Document<'_>) -> Client {
 }
 
 /// A section with nothing but a switch.
-fn enabled(document: &Document<'_>, name: &str) -> bool {
+fn enabled(document: &Document<'_>, name: &'static str) -> bool {
     let section = document.section(name);
     let enabled = section.flag("enabled");
     section.finish();

@@ -232,6 +232,6 @@ mod tests {
             "data: {\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}\n\n"
         );
         let record = close(Encoding::Protobuf, Framing::HttpStream);
-        assert_eq!(record[..], *b"\x11\x22\x0f\x5a\x0d\x08\xb9\x17\x12\x08shutdown"[..]);
+        assert_eq!(&record[..], b"\x11\x22\x0f\x5a\x0d\x08\xb9\x17\x12\x08shutdown");
     }
 }

@@ -249,7 +249,8 @@ impl Handshake {
             exchange.complete.set(false);
             slot.serve();
             let (agreed, begins) = (&agreed, &begins);
-            async move {
+            // hyper wants a future that can be moved.
+            Box::pin(async move {
                 let answer = match self.agree(request, hop, exchange).await {
                     Ok(agreement) => {
                         let answer = agreement.answer();
@@ -267,7 +268,7 @@ impl Handshake {
                     slot.wait(Standing::Idle);
                 }
                 Ok::<_, Infallible>(answer)
-            }
+            })
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())

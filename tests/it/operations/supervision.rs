@@ -150,6 +150,7 @@ impl Worker {
             upstreams: Upstreams::noop(),
             metrics: metrics.clone(),
             admission: Arc::new(Admission::new(&config, clock)),
+            node: "".into(),
             tls: None,
             site: None,
             ids,

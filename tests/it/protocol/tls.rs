@@ -82,7 +82,7 @@ async fn streams_and_their_commands_go_over_tls_as_well() {
     let text = "x".repeat(50_000);
     streams[0].send(&json!({ "id": 3, "publish": { "channel": "news", "data": text } }).to_string()).await;
     for stream in &mut streams {
-        assert_eq!(stream.next().await.expect("a push")["push"]["pub"]["data"], text);
+        while stream.next().await.expect("a message")["push"]["pub"]["data"] != text {}
     }
     gateway.terminate();
     for stream in &mut streams {

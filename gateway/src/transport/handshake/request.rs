@@ -25,7 +25,7 @@ use crate::transport::websocket::accept_key;
 /// Endpoint of the Centrifuge protocol.
 pub const WEBSOCKET_PATH: &str = "/connection/websocket";
 /// Endpoint of the Centrifuge protocol for clients that only listen.
-pub const UNIDIRECTIONAL_WEBSOCKET_PATH: &str = "/connection/uni_websocket";
+const UNIDIRECTIONAL_WEBSOCKET_PATH: &str = "/connection/uni_websocket";
 /// Endpoint for applications with their own protocol.
 pub const RAW_PATH: &str = "/connection/raw";
 

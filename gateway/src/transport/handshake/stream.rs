@@ -19,15 +19,15 @@ use tokio::time::{Instant, timeout};
 use super::origin::Page;
 use super::request::{Answer, NO_HOST, has_host, text};
 use super::{Agreement, Begin, Exchange, Handshake, Hop, Opening};
-use crate::accept::{Standing, open_ended};
+use crate::accept::open_ended;
 use crate::backplane::input::InputOutcome;
 use crate::config::Config;
 use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::{Encoding, Framing, WireFormat};
-use crate::telemetry::metrics::{Emulated, Refused};
+use crate::telemetry::metrics::Emulated;
 
 /// Endpoint for commands of clients that receive a stream.
-pub const EMULATION_PATH: &str = "/emulation";
+pub(super) const EMULATION_PATH: &str = "/emulation";
 
 /// The parameter of a URL with the first message of a client that cannot send a body.
 const CONNECT_PARAMETER: &str = "cf_connect";

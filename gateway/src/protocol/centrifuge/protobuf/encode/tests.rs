@@ -9,6 +9,7 @@ use prost::Message as _;
 use super::*;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Unsubscribe;
+use crate::protocol::reply::Emulation;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WireReply {
