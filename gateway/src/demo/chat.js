@@ -336,16 +336,26 @@ async function pollPlugins() {
   try {
     const response = await fetch("/demo/plugins", { cache: "no-store" });
     const { folder, generation, plugins } = await response.json();
-    element("folder").textContent = folder;
-    element("rules").textContent = `${folder}/50-router.toml`;
+    showPath(element("folder"), folder);
+    showPath(element("rules"), `${folder}/50-router.toml`);
     tellWhatHappened(plugins);
     showPlugins(plugins);
-    element("generation").textContent = `chain ${generation}`;
+    element("generation").textContent = `Generation ${generation} of the chain`;
     element("generation").dataset.generation = generation;
   } catch {
     element("generation").textContent = "the gateway does not answer";
   }
   setTimeout(pollPlugins, PLUGINS_INTERVAL);
+}
+
+// A long path continues on the next line behind a slash, and not within a name such as 50-router.toml. It is written
+// once, so that a reader can select it.
+function showPath(place, path) {
+  if (place.textContent === path) {
+    return;
+  }
+  const parts = path.split(/(?<=.\/)/);
+  place.replaceChildren(...parts.map((textContent) => Object.assign(document.createElement("span"), { textContent })));
 }
 
 // The plugins as they were at the last look, by name.
