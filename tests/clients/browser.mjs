@@ -72,9 +72,11 @@ try {
   await turn("they see that it was refused", "it is gone");
   await plugin(ann, "no-sdk", "removed");
   await happened(ann, "no-sdk: taken out of the chain");
-  // A phone: nothing is wider than the screen.
-  await ann.setViewportSize({ width: 360, height: 740 });
-  assert.ok(await ann.evaluate(() => document.documentElement.scrollWidth <= 360), "the page scrolls sideways on a phone");
+  // The narrowest window with two columns, and phones: nothing is wider than the screen.
+  for (const width of [769, 360, 320]) {
+    await ann.setViewportSize({ width, height: 740 });
+    assert.ok(await ann.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `the page scrolls sideways at ${width}`);
+  }
   await talk(ann, bob, "breakfast");
   assert.deepEqual(complaints, []);
   console.log("done");
