@@ -116,7 +116,11 @@ fn every_link_of_every_page_leads_somewhere() {
     for (path, text) in files("md") {
         let folder = root().join(&path);
         let folder = folder.parent().expect("a folder");
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        let between = |begin: &'static str, end: char| {
+            text.split(begin).skip(1).filter_map(move |rest| rest.split(end).next())
+        };
+        let pictures = between("src=\"", '"').chain(between("srcset=\"", '"'));
+        for link in between("](", ')').chain(pictures) {
             let target = link.split('#').next().unwrap_or_default();
             if target.is_empty() || target.contains("://") || target.contains(char::is_whitespace) {
                 continue;
