@@ -1,6 +1,7 @@
 //! What plugins do with events, what they may reach, and how the gateway loads, replaces and contains them.
 
 mod breaker;
+mod compiling;
 mod delivery;
 mod explain;
 mod failures;

@@ -154,6 +154,11 @@ impl Gateway {
         self.log.wait_since(mark, &["plugin refused"]).await
     }
 
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.setup.config()
+    }
+
     /// A GET to the admin listener.
     pub async fn get(&self, path: &str) -> Answer {
         http::request(self.admin, "GET", path, &[&format!("X-API-Key: {API_KEY}")], b"").await

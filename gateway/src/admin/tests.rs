@@ -27,7 +27,7 @@ use crate::plugin::event::{ConnectEvent, DisconnectEvent, Message};
 use crate::plugin::failure::Failure;
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
-use crate::plugin::load::{About, Factory, LoadCode, LoadError, Loader};
+use crate::plugin::load::{About, Cancel, Factory, LoadCode, LoadError, Loader};
 use crate::plugin::registry::{PluginFile, Registry, Workers};
 use crate::plugin::settings::Settings;
 use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -16,7 +17,42 @@ use super::settings::Settings;
 pub trait Loader: Send + Sync {
     /// Checks and compiles `wasm`. Takes milliseconds, and for a large file a minute, so it must not run on a
     /// thread that serves connections. Several files may be loaded at the same time.
-    fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError>;
+    ///
+    /// # Errors
+    ///
+    /// If the file is refused, or `cancel` ended the load early.
+    fn load_unless_cancelled(
+        &self,
+        name: &str,
+        wasm: &[u8],
+        settings: &Settings,
+        cancel: &Cancel,
+    ) -> Result<Arc<dyn Factory>, LoadError>;
+
+    /// The same, to the end in any case.
+    ///
+    /// # Errors
+    ///
+    /// If the file is refused.
+    fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError> {
+        self.load_unless_cancelled(name, wasm, settings, &Cancel::default())
+    }
+}
+
+/// Ends a load whose result is not wanted any more. Clones belong to the same load.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// The load ends soon, with an error, unless it is almost done.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the load should end.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A plugin that is compiled, with its settings.

@@ -30,7 +30,7 @@ use super::breaker::Hold;
 use super::chain::Chain;
 use super::counters::PluginCounters;
 use super::grants::Grants;
-use super::load::{About, LoadCode, LoadError, Loader};
+use super::load::{About, Cancel, LoadCode, LoadError, Loader};
 use super::spare::Offload;
 
 pub use self::archive::Archive;
@@ -224,6 +224,8 @@ impl Registry {
     ) -> Applied {
         let Prepared { state: next, chains, newly_refused, loads } = prepared;
         let before = std::mem::replace(&mut *state, next);
+        // Not earlier: a change that is not made needs none of its loads.
+        self.loading.keep(&state.compiling);
         let changed = chains.is_some();
         let acknowledgements = chains.map(|chains| self.swap(state.generation, chains)).unwrap_or_default();
         self.publish(&before, &state);
@@ -489,7 +491,7 @@ impl Registry {
             let name: Arc<str> = plugin_name(&found.file).unwrap_or(&found.file).into();
             let first = *first.entry(name.clone()).or_insert(&found.file);
             let result = if first == &*found.file {
-                load(loader, &name, found, Digest::of(found)).and_then(|version| {
+                load(loader, &name, found, Digest::of(found), &Cancel::default()).and_then(|version| {
                     version.factory.instantiate(&Arc::new(PluginCounters::new(1)))?;
                     self_test(loader, &version, found)?;
                     let (about, grants) = (version.factory.about().clone(), version.grants.clone());

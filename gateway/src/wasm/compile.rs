@@ -2,33 +2,35 @@
 //! once, in a child process with bounded memory and time.
 
 use std::hash::{Hash as _, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::engine::Kind;
-use super::process::CompileProcess;
+use super::process::{CompileProcess, Place};
 use crate::digest::{hex, sha256};
 use crate::disk::Artifacts;
-use crate::plugin::load::{Code, LoadCode, LoadError};
+use crate::plugin::load::{Cancel, Code, LoadCode, LoadError};
 
 /// Compiles components.
 pub(super) struct Compiler {
     pub(super) engine: Engine,
     kind: Kind,
     artifacts: Option<Arc<Artifacts>>,
+    /// Locked while an entry of the cache is read, because its code is in memory twice meanwhile.
+    reading: Mutex<()>,
     /// Everything except the component that determines the machine code.
     environment: String,
-    /// The child process; `None` compiles on the caller's thread without bounds.
+    /// The child process; `None` compiles on the caller's thread, within no bounds of time and memory.
     process: Option<CompileProcess>,
 }
 
 impl Compiler {
     pub(super) fn new(engine: Engine, kind: Kind) -> Self {
         let environment = environment(&engine);
-        Self { engine, kind, artifacts: None, environment, process: None }
+        Self { engine, kind, artifacts: None, reading: Mutex::default(), environment, process: None }
     }
 
     pub(super) fn with_artifacts(self, artifacts: Arc<Artifacts>) -> Self {
@@ -40,7 +42,12 @@ impl Compiler {
     }
 
     /// The machine code of a plugin's component, and its source.
-    pub(super) fn compile(&self, plugin: &str, component: &[u8]) -> Result<(Component, Code), LoadError> {
+    pub(super) fn compile(
+        &self,
+        plugin: &str,
+        component: &[u8],
+        cancel: &Cancel,
+    ) -> Result<(Component, Code), LoadError> {
         // The digest of the compiled component, not of its file: the conversion of core modules may change.
         let hex = sha256(component);
         let key = format!("{hex}-{}", self.environment);
@@ -51,8 +58,11 @@ impl Compiler {
             LoadError::new(LoadCode::Compile, format!("does not compile: {}", error.root_cause()))
         };
         let artifact = match &self.process {
-            Some(process) => process.compile(self.kind, plugin, component)?,
-            None => self.engine.precompile_component(component).map_err(failed)?,
+            Some(process) => process.compile(self.kind, plugin, component, cancel)?,
+            None => {
+                let _place = Place::wait(0, cancel)?;
+                self.engine.precompile_component(component).map_err(failed)?
+            }
         };
         let component = deserialize(&self.engine, &artifact).map_err(failed)?;
         if let Some(artifacts) = &self.artifacts {
@@ -63,6 +73,7 @@ impl Compiler {
 
     fn cached(&self, key: &str) -> Option<Component> {
         let artifacts = self.artifacts.as_ref()?;
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let artifact = artifacts.get(key)?;
         match deserialize(&self.engine, &artifact) {
             Ok(component) => Some(component),

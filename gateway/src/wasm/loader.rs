@@ -37,7 +37,7 @@ use crate::plugin::Plugin;
 use crate::plugin::async_pool::AsyncInstances;
 use crate::plugin::counters::PluginCounters;
 use crate::plugin::interests::Hooks;
-use crate::plugin::load::{self, About, Code, Factory, Import, LoadError};
+use crate::plugin::load::{self, About, Cancel, Code, Factory, Import, LoadError};
 use crate::plugin::settings::{Limits, Settings};
 use crate::upstream::Upstreams;
 
@@ -153,7 +153,7 @@ impl Loader {
     }
 
     /// All checks and conversions of a file, done once for any number of settings.
-    fn compile(&self, name: &str, wasm: &[u8]) -> Result<(Compiled, Code), LoadError> {
+    fn compile(&self, name: &str, wasm: &[u8], cancel: &Cancel) -> Result<(Compiled, Code), LoadError> {
         let begin = Instant::now();
         let inspected = inspect::inspect(wasm)?;
         let parsed = Instant::now();
@@ -164,7 +164,7 @@ impl Loader {
         let bytes = adapted.as_deref().unwrap_or(wasm);
         inspect::check_world(bytes, &inspected.stamp)?;
         let checked = Instant::now();
-        let (component, code) = self.compiler.compile(name, bytes)?;
+        let (component, code) = self.compiler.compile(name, bytes, cancel)?;
         let compiled = Instant::now();
         let sdk = inspected.stamp.sdk.as_deref();
         let pre = sockets::refuse(&self.linker, &component)
@@ -218,9 +218,15 @@ impl Loader {
 }
 
 impl load::Loader for Loader {
-    fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError> {
+    fn load_unless_cancelled(
+        &self,
+        name: &str,
+        wasm: &[u8],
+        settings: &Settings,
+        cancel: &Cancel,
+    ) -> Result<Arc<dyn Factory>, LoadError> {
         let digest: [u8; 32] = Sha256::digest(wasm).into();
-        let (compiled, code) = self.compiled(name, &digest, wasm)?;
+        let (compiled, code) = self.compiled(name, &digest, wasm, cancel)?;
         let values = compiled.about.requested.key_value || settings.grants.key_value;
         let capabilities = Capabilities::new(self.upstreams.clone(), &self.fetcher, &settings.grants, values);
         Ok(Arc::new(Configured {
@@ -247,13 +253,14 @@ impl Loader {
         name: &str,
         digest: &[u8; 32],
         wasm: &[u8],
+        cancel: &Cancel,
     ) -> Result<(Arc<Compiled>, Code), LoadError> {
         let known = self.known(digest);
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(compiled) = known.upgrade() {
             return Ok((compiled, Code::Shared));
         }
-        let (compiled, code) = self.compile(name, wasm)?;
+        let (compiled, code) = self.compile(name, wasm, cancel)?;
         let compiled = Arc::new(compiled);
         *known = Arc::downgrade(&compiled);
         Ok((compiled, code))

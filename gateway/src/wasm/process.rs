@@ -22,7 +22,7 @@ use tracing::{debug, info};
 
 use super::engine::{self, Kind, Space};
 use super::output::cut;
-use crate::plugin::load::{LoadCode, LoadError};
+use crate::plugin::load::{Cancel, LoadCode, LoadError};
 use crate::resources::{self, Limit, show};
 
 /// Niceness of the compiler, so that threads that serve connections have priority.
@@ -31,7 +31,10 @@ const COMPILE_NICE: i32 = 3;
 const REPORT_FIRST: Duration = Duration::from_secs(1);
 /// Interval of the log lines after the first.
 const REPORT: Duration = Duration::from_secs(5);
-/// Most compilers at the same time.
+/// How often a load that waits looks whether it is cancelled.
+const CANCEL_CHECK: Duration = Duration::from_millis(100);
+/// Most compilers at the same time: a small plugin need not wait for one large one, and several large ones
+/// leave processors to the connections.
 const COMPILERS_MAX: usize = 2;
 /// Memory that a compile leaves to the gateway.
 const KEPT_FREE: u64 = 16 << 20;
@@ -112,31 +115,35 @@ static RUNNING: Mutex<Running> = Mutex::new(Running { number: 0, bytes: 0 });
 /// A compiler has ended.
 static ENDED: Condvar = Condvar::new();
 
-/// Permission to run a compiler with this memory, until it is dropped.
-struct Place(Allowance);
+/// Permission to run a compiler with this memory, until it is dropped. Any number of loads may wait for one.
+#[derive(Debug)]
+pub(super) struct Place(Allowance);
 
 impl Place {
     /// Waits for a place. The only compiler gets the memory that is free; one beside it starts only if all
     /// that it may take is free beside the memory of the first, so that each has what it would have alone.
-    fn wait(bytes_max: u64) -> Self {
+    pub(super) fn wait(bytes_max: u64, cancel: &Cancel) -> Result<Self, LoadError> {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let memory = resources::memory_of_another();
-            let memory = memory.map(|memory| resources::Memory {
-                free: memory.free.saturating_sub(running.bytes),
-                ..memory
-            });
-            let allowance = Allowance::of(bytes_max, memory);
-            let fits = running.number < COMPILERS_MAX && allowance.short.is_none();
-            if running.number == 0 || fits {
-                // Made only here: dropping a place gives it back.
-                let place = Self(allowance);
-                running.number += 1;
-                running.bytes = running.bytes.saturating_add(place.bytes());
-                return place;
+        while !cancel.is_cancelled() {
+            if running.number < COMPILERS_MAX {
+                let memory = resources::memory_of_another();
+                let memory = memory.map(|memory| resources::Memory {
+                    free: memory.free.saturating_sub(running.bytes),
+                    ..memory
+                });
+                let allowance = Allowance::of(bytes_max, memory);
+                if running.number == 0 || allowance.short.is_none() {
+                    // Made only here: dropping a place gives it back.
+                    let place = Self(allowance);
+                    running.number += 1;
+                    running.bytes = running.bytes.saturating_add(place.bytes());
+                    return Ok(place);
+                }
             }
-            running = ENDED.wait(running).unwrap_or_else(PoisonError::into_inner);
+            let waited = ENDED.wait_timeout(running, CANCEL_CHECK);
+            running = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        Err(cancelled())
     }
 
     /// Memory of the process and of its machine code.
@@ -170,9 +177,15 @@ impl CompileProcess {
         OFFERED.load(Ordering::Relaxed).then_some(Self { command, timeout, bytes_max })
     }
 
-    /// The machine code of a plugin's component. Blocks until it is compiled, refused, or given up.
-    pub(super) fn compile(&self, kind: Kind, plugin: &str, component: &[u8]) -> Result<Vec<u8>, LoadError> {
-        let place = Place::wait(self.bytes_max);
+    /// The machine code of a plugin's component. Blocks until it is compiled, refused, given up or cancelled.
+    pub(super) fn compile(
+        &self,
+        kind: Kind,
+        plugin: &str,
+        component: &[u8],
+        cancel: &Cancel,
+    ) -> Result<Vec<u8>, LoadError> {
+        let place = Place::wait(self.bytes_max, cancel)?;
         let allowance = place.0;
         if allowance.bytes < COMPILE_MIN {
             return Err(allowance.exceeded());
@@ -184,7 +197,7 @@ impl CompileProcess {
                 format!("is not compiled: no process for the compiler can be started: {error}"),
             )
         })?;
-        let answer = self.converse(child, plugin, component, allowance)?;
+        let answer = self.converse(child, plugin, component, allowance, cancel)?;
         debug!(plugin, took = ?began.elapsed(), bytes = answer.len(), "plugin compiled in a child process");
         Ok(answer)
     }
@@ -206,13 +219,15 @@ impl CompileProcess {
             .spawn()
     }
 
-    /// Sends the component to the process and reads its response, or kills the process at the timeout.
+    /// Sends the component to the process and reads its response, or kills the process at the timeout or when
+    /// it is cancelled.
     fn converse(
         &self,
         mut child: Child,
         plugin: &str,
         component: &[u8],
         allowance: Allowance,
+        cancel: &Cancel,
     ) -> Result<Vec<u8>, LoadError> {
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(mut input), Some(output), Some(errors)) = pipes else {
@@ -220,7 +235,7 @@ impl CompileProcess {
         };
         let code_bytes_max = allowance.code_bytes();
         let (sender, done) = sync_channel(1);
-        let (answer, late) = thread::scope(|scope| {
+        let (answer, stopped) = thread::scope(|scope| {
             scope.spawn(move || {
                 // A process that ends early does not read all of it; its error is read below.
                 let length = (component.len() as u64).to_le_bytes();
@@ -232,33 +247,36 @@ impl CompileProcess {
                 let _ = sender.send((answer, String::from_utf8_lossy(&words).into_owned()));
             });
             let begin = Instant::now();
-            let mut pause = REPORT_FIRST;
+            let mut report = REPORT_FIRST;
             loop {
-                let left = self.timeout.saturating_sub(begin.elapsed());
-                match done.recv_timeout(left.min(pause)) {
-                    Ok(answer) => break (answer, false),
-                    Err(RecvTimeoutError::Timeout) if begin.elapsed() < self.timeout => {
-                        let (bytes, seconds) = (component.len(), begin.elapsed().as_secs());
-                        info!(plugin, bytes, seconds, limit = ?self.timeout, "plugin being compiled");
-                        pause = REPORT;
-                    }
-                    Err(_) => {
-                        let _ = child.kill();
-                        break (done.recv().unwrap_or((Answer::Incomplete, String::new())), true);
-                    }
+                let took = begin.elapsed();
+                let stop = if cancel.is_cancelled() {
+                    Some(cancelled())
+                } else if took >= self.timeout {
+                    Some(self.timed_out())
+                } else {
+                    None
+                };
+                if stop.is_some() {
+                    let _ = child.kill();
+                    break (done.recv().unwrap_or_default(), stop);
+                }
+                if took >= report {
+                    let (bytes, seconds) = (component.len(), took.as_secs());
+                    info!(plugin, bytes, seconds, limit = ?self.timeout, "plugin being compiled");
+                    report += REPORT;
+                }
+                match done.recv_timeout(CANCEL_CHECK.min(self.timeout.saturating_sub(took))) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    answer => break (answer.unwrap_or_default(), None),
                 }
             }
         });
         // It has closed its output, so it has ended or is about to; if it still runs, it is useless.
         let _ = child.kill();
         let status = child.wait();
-        if late {
-            let message = format!(
-                "takes longer than {:?} to compile (plugins.compile_timeout): raise the limit where the machine is busy, or \
-                 build it smaller: with optimisation, without debug information",
-                self.timeout
-            );
-            return Err(LoadError::new(LoadCode::CompileTimeout, message));
+        if let Some(error) = stopped {
+            return Err(error);
         }
         let (answer, words) = answer;
         match answer {
@@ -275,10 +293,24 @@ impl CompileProcess {
             Answer::CutOff | Answer::Incomplete => Err(ended(status, &words, allowance)),
         }
     }
+
+    fn timed_out(&self) -> LoadError {
+        let message = format!(
+            "takes longer than {:?} to compile (plugins.compile_timeout): raise the limit where the machine is busy, or \
+             build it smaller: with optimisation, without debug information",
+            self.timeout
+        );
+        LoadError::new(LoadCode::CompileTimeout, message)
+    }
+}
+
+/// Why a cancelled compile has no result.
+fn cancelled() -> LoadError {
+    LoadError::new(LoadCode::CompilerBusy, "is not compiled: it is not wanted any more").passing()
 }
 
 /// A response of the process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Answer {
     Code(Vec<u8>),
     Refused(Vec<u8>),
@@ -287,6 +319,7 @@ enum Answer {
     /// Truncated.
     CutOff,
     /// Empty, or without a complete head.
+    #[default]
     Incomplete,
 }
 
@@ -460,22 +493,35 @@ mod tests {
 
     #[test]
     fn a_compiler_that_does_not_fit_beside_another_starts_when_that_one_ends() {
-        let first = Place::wait(1 << 20);
+        let first = Place::wait(1 << 20, &Cancel::default()).unwrap();
         // More than any machine has.
-        let second = std::thread::spawn(|| drop(Place::wait(u64::MAX)));
+        let second = std::thread::spawn(|| drop(Place::wait(u64::MAX, &Cancel::default()).unwrap()));
         std::thread::sleep(Duration::from_millis(50));
         assert!(!second.is_finished(), "it waits");
         drop(first);
         second.join().unwrap();
         // Places are given back, so that another one is free at once.
-        drop(Place::wait(1 << 20));
+        drop(Place::wait(1 << 20, &Cancel::default()).unwrap());
+    }
+
+    #[test]
+    fn a_compiler_that_is_not_wanted_any_more_does_not_wait_for_another() {
+        let first = Place::wait(1 << 20, &Cancel::default()).unwrap();
+        let cancel = Cancel::default();
+        let second = {
+            let cancel = cancel.clone();
+            std::thread::spawn(move || Place::wait(u64::MAX, &cancel).unwrap_err())
+        };
+        cancel.cancel();
+        assert_eq!(second.join().unwrap(), cancelled());
+        drop(first);
     }
 
     /// Compiles with a shell script, whose arguments are the kind and the memory.
     fn script(text: &str, timeout: Duration) -> Result<Vec<u8>, LoadError> {
         let command = ["/bin/sh", "-c", text].map(PathBuf::from).into();
         let process = CompileProcess { command, timeout, bytes_max: 64 << 20 };
-        process.compile(KIND, "digest", &[7; 100_000])
+        process.compile(KIND, "digest", &[7; 100_000], &Cancel::default())
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -544,6 +590,31 @@ mod tests {
     }
 
     #[test]
+    fn a_compile_that_is_not_wanted_any_more_is_ended_with_its_process() {
+        let begin = Instant::now();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let text = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 600", path.display());
+        let command = ["/bin/sh".into(), "-c".into(), text.into()].into();
+        let process = CompileProcess { command, timeout: LONG * 10, bytes_max: 64 << 20 };
+        let cancel = Cancel::default();
+        let compile = {
+            let cancel = cancel.clone();
+            std::thread::spawn(move || process.compile(KIND, "digest", b"", &cancel))
+        };
+        let process = loop {
+            match fs::read_to_string(&path) {
+                Ok(process) => break process,
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        cancel.cancel();
+        assert_eq!(compile.join().unwrap().unwrap_err(), cancelled());
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+        assert!(!PathBuf::from(format!("/proc/{}", process.trim())).exists(), "it was waited for");
+    }
+
+    #[test]
     fn a_compile_that_takes_too_much_memory_is_told_so() {
         for (text, may_pass) in
             [("kill -9 $$", true), ("echo 'memory allocation of 7 bytes failed' >&2; kill -6 $$", false)]
@@ -580,7 +651,10 @@ mod tests {
         assert!(error.message().contains("exit status: 101): thread main panicked"), "{error}");
         let process =
             CompileProcess { command: vec!["/nonexistent".into()], timeout: LONG, bytes_max: 64 << 20 };
-        assert_eq!(process.compile(KIND, "digest", b"").unwrap_err().code(), LoadCode::CompilerBusy);
+        assert_eq!(
+            process.compile(KIND, "digest", b"", &Cancel::default()).unwrap_err().code(),
+            LoadCode::CompilerBusy
+        );
     }
 
     #[test]

@@ -116,7 +116,13 @@ pub(super) struct Nothing(Interests);
 pub(super) struct NoWorkers;
 
 impl Loader for AnyBytes {
-    fn load(&self, _: &str, wasm: &[u8], _: &Settings) -> Result<Arc<dyn Factory>, LoadError> {
+    fn load_unless_cancelled(
+        &self,
+        _: &str,
+        wasm: &[u8],
+        _: &Settings,
+        _: &Cancel,
+    ) -> Result<Arc<dyn Factory>, LoadError> {
         if wasm.is_empty() {
             return Err(LoadError::new(LoadCode::Empty, "has no bytes"));
         }

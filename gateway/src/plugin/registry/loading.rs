@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 use super::plugin_file::{Digest, PluginFile};
 use super::state::Compiling;
 use super::version::{Version, load};
-use crate::plugin::load::{LoadCode, LoadError, Loader};
+use crate::plugin::load::{Cancel, LoadCode, LoadError, Loader};
 
-/// Most files that are loaded at the same time: a small plugin need not wait for one large one, and several
-/// large ones leave processors to the connections.
-const LOADS_MAX: usize = 2;
+/// Most files that are loaded at the same time, each on a thread of its own. There are many, because most of
+/// them may wait for a compiler, of which the loader runs few, and the others need none.
+const LOADS_MAX: usize = 32;
 
 /// The files that are being loaded.
 pub(super) struct Loading {
@@ -25,20 +25,30 @@ pub(super) struct Loading {
 
 struct Shared {
     loader: Arc<dyn Loader>,
-    loads: Mutex<Vec<Load>>,
+    loads: Mutex<LoadList>,
     /// A load has ended.
     progress: Condvar,
     ended: Notify,
 }
 
+#[derive(Default)]
+struct LoadList {
+    list: Vec<Load>,
+    /// Number of the next load.
+    next: u64,
+}
+
 /// A file that was given to the loader, or waits for another one.
 struct Load {
+    /// A file that is loaded again after it was cancelled has another number.
+    number: u64,
     name: Arc<str>,
     file: Box<str>,
     digest: Digest,
     began: Instant,
     since: SystemTime,
     step: Step,
+    cancel: Cancel,
 }
 
 enum Step {
@@ -89,25 +99,18 @@ impl Loading {
     ) -> Result<Arc<Version>, LoadError> {
         let mut loads = self.shared.lock();
         loop {
-            let at = loads.iter().position(|load| load.is_of(&found.file, digest));
-            let at = at.unwrap_or_else(|| {
-                loads.push(Load::new(name, found, digest));
-                loads.len() - 1
-            });
-            let running = loads.iter().filter(|load| load.runs()).count();
-            match loads[at].step {
-                Step::Ended(_) => break,
-                Step::Abandoned => loads[at].step = Step::Running,
-                Step::Waiting if running < LOADS_MAX => {
-                    loads[at].step = Step::Running;
-                    drop(loads);
-                    self.shared.start(name, found, digest);
-                    loads = self.shared.lock();
-                    continue;
-                }
-                Step::Waiting | Step::Running => {}
+            loads = self.shared.begin(loads, name, found, digest);
+            // It is there: only changes remove loads, and they come one after the other.
+            let Some(at) = loads.list.iter().position(|load| load.is_of(&found.file, digest)) else {
+                continue;
+            };
+            let load = &loads.list[at];
+            if let Step::Ended(outcome) = &load.step {
+                let outcome = outcome.clone();
+                loads.list.swap_remove(at);
+                return outcome;
             }
-            loads = match patience.map(|patience| patience.checked_sub(loads[at].began.elapsed())) {
+            loads = match patience.map(|patience| patience.checked_sub(load.began.elapsed())) {
                 None => self.shared.progress.wait(loads).unwrap_or_else(PoisonError::into_inner),
                 Some(Some(left)) => {
                     let waited = self.shared.progress.wait_timeout(loads, left);
@@ -116,38 +119,35 @@ impl Loading {
                 Some(None) => return Err(LoadError::new(LoadCode::Compiling, "is being compiled")),
             };
         }
-        let at = loads.iter().position(|load| load.is_of(&found.file, digest));
-        match at.map(|at| loads.swap_remove(at).step) {
-            Some(Step::Ended(outcome)) => outcome,
-            // Only changes take results, and they come one after the other.
-            _ => Err(LoadError::new(LoadCode::Compiling, "is being compiled")),
-        }
     }
 
     /// A load that goes on.
     pub(super) fn going_on(&self, file: &str, digest: Digest) -> Option<Compiling> {
         let loads = self.shared.lock();
-        let load = loads.iter().find(|load| load.is_of(file, digest))?;
+        let load = loads.list.iter().find(|load| load.is_of(file, digest))?;
         Some(Compiling { file: file.into(), name: load.name.clone(), digest, since: load.since })
     }
 
-    /// Forgets every load but these.
+    /// Forgets every load but these. A module that none of them needs is compiled no longer.
     pub(super) fn keep(&self, wanted: &[Compiling]) {
         let mut loads = self.shared.lock();
         let is_wanted = |load: &Load| wanted.iter().any(|wanted| load.is_of(&wanted.file, wanted.digest));
-        loads.retain(|load| is_wanted(load) || load.runs());
-        for load in loads.iter_mut().filter(|load| !is_wanted(load)) {
+        loads.list.retain(|load| is_wanted(load) || load.runs());
+        for load in loads.list.iter_mut().filter(|load| !is_wanted(load)) {
             load.step = Step::Abandoned;
+            // If only the settings are others, the compile is still of use.
+            if !wanted.iter().any(|wanted| wanted.digest.has_module_of(&load.digest)) {
+                load.cancel.cancel();
+            }
         }
     }
 
     /// Whether a change would find a result, or start a load that waited.
     pub(super) fn has_news(&self) -> bool {
         let loads = self.shared.lock();
-        let running = loads.iter().filter(|load| load.runs()).count();
-        loads.iter().any(|load| match load.step {
+        loads.list.iter().any(|load| match load.step {
             Step::Ended(_) => true,
-            Step::Waiting => running < LOADS_MAX,
+            Step::Waiting => loads.have_room_for(load.digest),
             Step::Running | Step::Abandoned => false,
         })
     }
@@ -159,27 +159,62 @@ impl Loading {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Vec<Load>> {
+    fn lock(&self) -> MutexGuard<'_, LoadList> {
         self.loads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Begins to load a file, unless it is being loaded or has to wait.
+    fn begin<'a>(
+        self: &'a Arc<Self>,
+        mut loads: MutexGuard<'a, LoadList>,
+        name: &Arc<str>,
+        found: &PluginFile,
+        digest: Digest,
+    ) -> MutexGuard<'a, LoadList> {
+        let at = loads.list.iter().position(|load| load.is_of(&found.file, digest));
+        let at = at.unwrap_or_else(|| loads.add(name, found, digest));
+        let has_room = loads.have_room_for(digest);
+        let load = &mut loads.list[at];
+        match load.step {
+            Step::Abandoned => load.step = Step::Running,
+            Step::Waiting if has_room => {
+                load.step = Step::Running;
+                let (number, cancel) = (load.number, load.cancel.clone());
+                drop(loads);
+                self.start(number, cancel, name, found, digest);
+                return self.lock();
+            }
+            Step::Waiting | Step::Running | Step::Ended(_) => {}
+        }
+        loads
+    }
+
     /// Loads a file on a new thread, or on this one if the system gives none.
-    fn start(self: &Arc<Self>, name: &Arc<str>, found: &PluginFile, digest: Digest) {
+    fn start(
+        self: &Arc<Self>,
+        number: u64,
+        cancel: Cancel,
+        name: &Arc<str>,
+        found: &PluginFile,
+        digest: Digest,
+    ) {
         let (shared, name, found) = (self.clone(), name.clone(), found.clone());
-        let run =
-            Arc::new(move || shared.end(&found.file, digest, load(&*shared.loader, &name, &found, digest)));
+        let run = Arc::new(move || shared.end(number, load(&*shared.loader, &name, &found, digest, &cancel)));
         let here = run.clone();
         if thread::Builder::new().name("plugin-load".into()).spawn(move || run()).is_err() {
             here();
         }
     }
 
-    fn end(&self, file: &str, digest: Digest, outcome: Result<Arc<Version>, LoadError>) {
+    fn end(&self, number: u64, outcome: Result<Arc<Version>, LoadError>) {
         let mut loads = self.lock();
-        if let Some(at) = loads.iter().position(|load| load.is_of(file, digest)) {
-            match loads[at].step {
-                Step::Abandoned => drop(loads.swap_remove(at)),
-                _ => loads[at].step = Step::Ended(outcome),
+        if let Some(at) = loads.list.iter().position(|load| load.number == number) {
+            let load = &loads.list[at];
+            // What was compiled is kept until the load that waits for it has begun.
+            let is_of_use = outcome.is_ok() && loads.list.iter().any(|other| other.waits_for(load));
+            match load.step {
+                Step::Abandoned if !is_of_use => drop(loads.list.swap_remove(at)),
+                _ => loads.list[at].step = Step::Ended(outcome),
             }
         }
         drop(loads);
@@ -188,18 +223,44 @@ impl Shared {
     }
 }
 
-impl Load {
-    fn new(name: &Arc<str>, found: &PluginFile, digest: Digest) -> Self {
-        let (began, since) = (Instant::now(), SystemTime::now());
-        Self { name: name.clone(), file: found.file.clone(), digest, began, since, step: Step::Waiting }
+impl LoadList {
+    /// Adds a load that waits. Returns its place.
+    fn add(&mut self, name: &Arc<str>, found: &PluginFile, digest: Digest) -> usize {
+        self.list.push(Load {
+            number: self.next,
+            name: name.clone(),
+            file: found.file.clone(),
+            digest,
+            began: Instant::now(),
+            since: SystemTime::now(),
+            step: Step::Waiting,
+            cancel: Cancel::default(),
+        });
+        self.next += 1;
+        self.list.len() - 1
     }
 
+    /// Whether a load may begin. A module is compiled once, whatever its settings: a second load of it begins
+    /// when the first has ended, and finds the code.
+    fn have_room_for(&self, digest: Digest) -> bool {
+        let mut running = self.list.iter().filter(|load| load.runs());
+        running.clone().count() < LOADS_MAX && !running.any(|load| load.digest.has_module_of(&digest))
+    }
+}
+
+impl Load {
+    /// Whether it gives the result for this file.
     fn is_of(&self, file: &str, digest: Digest) -> bool {
-        &*self.file == file && self.digest == digest
+        &*self.file == file && self.digest == digest && !self.cancel.is_cancelled()
     }
 
     /// Whether it has a thread.
     fn runs(&self) -> bool {
         matches!(self.step, Step::Running | Step::Abandoned)
+    }
+
+    /// Whether it waits because the other load has the same module.
+    fn waits_for(&self, other: &Self) -> bool {
+        matches!(self.step, Step::Waiting) && self.digest.has_module_of(&other.digest)
     }
 }

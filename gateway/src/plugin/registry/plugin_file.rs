@@ -111,6 +111,11 @@ impl Digest {
         }
     }
 
+    /// Whether the plugin file is the same, whatever its settings.
+    pub(super) fn has_module_of(&self, other: &Self) -> bool {
+        self.wasm == other.wasm
+    }
+
     /// SHA-256 of the plugin file in hexadecimal, as `sha256sum` prints it.
     pub fn wasm_hex(&self) -> String {
         hex(&self.wasm)

@@ -498,7 +498,6 @@ impl Preparing<'_> {
             && self.state.closed.iter().zip(old_closed).all(|(new, old)| new.file == old.file);
         let chains = if unchanged { None } else { Some(self.chains()?) };
         self.remember();
-        self.means.loading.keep(&self.state.compiling);
         self.state.slots = self.candidates.into_iter().map(|candidate| candidate.slot).collect();
         self.state.found = Some(contents.found);
         self.state.left_out = contents.left_out;

@@ -56,7 +56,7 @@ const SELF_TEST: &[u8] = br#"{
     ]
 }"#;
 
-/// Takes text for WebAssembly: `large` loads when the gate is open, `bad` does not load, `slow` takes too
+/// Takes text for WebAssembly: `large` loads when the gate is open or it is cancelled, `bad` does not load, `slow` takes too
 /// long, `late` cannot be instantiated, `publishes` requests an effect, and any other text is a [`Stamp`].
 #[derive(Default)]
 struct TextLoader {
@@ -65,6 +65,8 @@ struct TextLoader {
     /// Whether instantiation fails.
     full: Arc<std::sync::atomic::AtomicBool>,
     gate: compiling::Gate,
+    /// Large files that were cancelled.
+    cancelled: AtomicUsize,
 }
 
 struct TextFactory {
@@ -75,11 +77,18 @@ struct TextFactory {
 }
 
 impl Loader for TextLoader {
-    fn load(&self, name: &str, wasm: &[u8], settings: &Settings) -> Result<Arc<dyn Factory>, LoadError> {
+    fn load_unless_cancelled(
+        &self,
+        name: &str,
+        wasm: &[u8],
+        settings: &Settings,
+        cancel: &Cancel,
+    ) -> Result<Arc<dyn Factory>, LoadError> {
         self.loads.fetch_add(1, SeqCst);
         let text = String::from_utf8_lossy(wasm);
-        if text.contains("large") {
-            self.gate.wait();
+        if text.contains("large") && !self.gate.passes(cancel) {
+            self.cancelled.fetch_add(1, SeqCst);
+            return Err(LoadError::new(LoadCode::CompilerBusy, "is cancelled"));
         }
         match &*text {
             "bad" | "bad-large" => return Err(LoadError::new(LoadCode::NotWasm, "is bad")),

@@ -12,7 +12,7 @@ use crate::plugin::counters::PluginCounters;
 use crate::plugin::failure::FailurePolicy;
 use crate::plugin::grants::Grants;
 use crate::plugin::link::Link;
-use crate::plugin::load::{About, Factory, LoadCode, LoadError, Loader};
+use crate::plugin::load::{About, Cancel, Factory, LoadCode, LoadError, Loader};
 use crate::plugin::self_test::SelfTest;
 use crate::plugin::settings::{Limits, Settings};
 use crate::plugin::state::Bounds;
@@ -33,12 +33,13 @@ pub(super) struct Version {
     pub(super) took: Duration,
 }
 
-/// Loads a plugin, without making instances.
+/// Loads a plugin, without making instances. `cancel` ends it early, with an error.
 pub(super) fn load(
     loader: &dyn Loader,
     name: &Arc<str>,
     found: &PluginFile,
     digest: Digest,
+    cancel: &Cancel,
 ) -> Result<Arc<Version>, LoadError> {
     plugin_name(&found.file)?;
     let wasm = found.wasm.as_ref().map_err(Clone::clone)?;
@@ -46,12 +47,13 @@ pub(super) fn load(
     let begin = Instant::now();
     // A compiler may have a bug that only one rare file triggers.
     let factory =
-        catch_unwind(AssertUnwindSafe(|| loader.load(name, wasm, &settings))).unwrap_or_else(|_| {
-            Err(LoadError::new(
-                LoadCode::Compile,
-                "made the compiler panic; rebuild it with another optimisation level",
-            ))
-        })?;
+        catch_unwind(AssertUnwindSafe(|| loader.load_unless_cancelled(name, wasm, &settings, cancel)))
+            .unwrap_or_else(|_| {
+                Err(LoadError::new(
+                    LoadCode::Compile,
+                    "made the compiler panic; rebuild it with another optimisation level",
+                ))
+            })?;
     let took = begin.elapsed();
     factory.about().requested.check(&settings.grants, &settings_file(&found.file))?;
     let Settings { failure: policy, grants, limits, state, breaker, http_instances, .. } = settings;

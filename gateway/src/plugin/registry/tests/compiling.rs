@@ -9,29 +9,37 @@ use super::*;
 pub(super) struct Gate(Mutex<bool>, Condvar);
 
 impl Gate {
-    pub(super) fn wait(&self) {
-        let open = self.0.lock().unwrap();
-        drop(self.1.wait_while(open, |open| !*open).unwrap());
+    /// Waits until it is open. False if the load is cancelled before.
+    pub(super) fn passes(&self, cancel: &Cancel) -> bool {
+        let mut open = self.0.lock().unwrap();
+        while !*open && !cancel.is_cancelled() {
+            open = self.1.wait_timeout(open, Duration::from_millis(5)).unwrap().0;
+        }
+        *open
     }
 
-    fn open(&self) {
+    pub(super) fn open(&self) {
         *self.0.lock().unwrap() = true;
         self.1.notify_all();
     }
 }
 
+/// Has the changes of a registry wait only so long for a file.
+pub(super) fn with_patience(mut bench: Bench, patience: Duration) -> Bench {
+    bench.registry.loading = Arc::new(Loading::new(bench.loader.clone(), patience));
+    bench
+}
+
 /// A registry that does not wait long, and that has begun with one plugin.
 async fn begun() -> Bench {
-    let mut bench = Bench::new();
-    let patience = Duration::from_millis(100);
-    bench.registry.loading = Arc::new(Loading::new(bench.loader.clone(), patience));
+    let bench = with_patience(Bench::new(), Duration::from_millis(100));
     bench.apply("50-a=A").await;
     bench.loads();
     bench
 }
 
 /// Opens the gate and takes what was loaded behind it.
-async fn open(bench: &Bench) {
+pub(super) async fn open(bench: &Bench) {
     bench.loader.gate.open();
     while bench.registry.status().iter().any(|status| status.compiling.is_some()) {
         bench.registry.loaded().await;
@@ -72,32 +80,74 @@ async fn a_file_that_is_refused_after_a_long_time_changes_nothing() {
     assert_eq!(bench.status(), ["50-a.wasm a live-older not-wasm", "60-b.wasm b refused not-wasm"]);
 }
 
-#[tokio::test]
-async fn a_file_that_is_replaced_while_it_is_compiled_is_forgotten() {
-    let bench = begun().await;
-    bench.apply("50-a=A 60-b=large").await;
-    bench.apply("50-a=A 60-b=B").await;
-    assert_eq!(bench.trace(), "A B");
-    open(&bench).await;
-    bench.registry.loaded().await;
-    assert!(bench.registry.tend().await.is_none());
-    assert_eq!((bench.trace(), bench.loads()), ("A B".into(), 2));
+/// Waits until so many loads have begun since the last count.
+async fn begun_loads(bench: &Bench, number: usize) {
+    while bench.loader.loads.load(SeqCst) < number {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits for the end of a load that was cancelled; the gate stays closed.
+async fn cancelled(bench: &Bench) {
+    while bench.loader.cancelled.load(SeqCst) == 0 {
+        bench.registry.loaded().await;
+    }
 }
 
 #[tokio::test]
-async fn a_few_files_are_compiled_at_the_same_time() {
+async fn a_file_that_is_replaced_or_removed_is_compiled_no_longer() {
+    for files in ["50-a=A 60-b=B", "50-a=A"] {
+        let bench = begun().await;
+        bench.apply("50-a=A 60-b=large").await;
+        bench.apply(files).await;
+        let trace = bench.trace();
+        cancelled(&bench).await;
+        assert!(bench.registry.tend().await.is_none(), "its end changes nothing");
+        assert_eq!(bench.trace(), trace);
+        bench.loader.gate.open();
+        bench.apply("50-a=A 60-b=large").await;
+        assert_eq!(bench.trace(), "A large", "it is loaded again");
+    }
+}
+
+#[tokio::test]
+async fn other_settings_do_not_make_the_compile_begin_again() {
     let bench = begun().await;
-    bench.apply("50-a=A b=large1 c=large2 d=large3").await;
-    assert_eq!(bench.loads(), 2);
-    assert_eq!(bench.status()[1..], ["b.wasm b compiling", "c.wasm c compiling", "d.wasm d compiling"]);
+    bench.apply("50-a=A 60-b=large").await;
+    bench.apply("50-a=A 60-b=large+x").await;
+    bench.apply("50-a=A 60-b=large+y").await;
+    assert_eq!((bench.status()[1].as_str(), bench.loads()), ("60-b.wasm b compiling", 1));
     open(&bench).await;
-    assert_eq!((bench.trace(), bench.loads()), ("A large1 large2 large3".into(), 1));
+    assert_eq!((bench.trace(), bench.loads()), ("A large{\"v\":\"y\"}".into(), 1));
+    assert_eq!(bench.loader.cancelled.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn large_files_hold_up_no_other() {
+    let bench = begun().await;
+    bench.apply("10-b=large1 20-c=large2 30-d=large3 50-a=A+new 60-e=E").await;
+    assert_eq!(bench.trace(), "A{\"v\":\"new\"} E");
+    begun_loads(&bench, 5).await;
+    bench.loads();
+    open(&bench).await;
+    assert_eq!((bench.trace(), bench.loads()), ("large1 large2 large3 A{\"v\":\"new\"} E".into(), 0));
+}
+
+#[tokio::test]
+async fn so_many_files_are_loaded_at_the_same_time() {
+    let mut bench = begun().await;
+    bench.registry = bench.registry.with_plugins_max(100);
+    let files: Vec<String> = (10..50).map(|number| format!("a{number}=large{number}")).collect();
+    bench.apply(&format!("50-a=A {}", files.join(" "))).await;
+    begun_loads(&bench, 32).await;
+    assert_eq!(bench.loads(), 32);
+    open(&bench).await;
+    assert_eq!((bench.trace().split(' ').count(), bench.loads()), (41, 8));
 }
 
 #[tokio::test]
 async fn the_first_chain_has_every_plugin_however_long_it_takes() {
-    let mut bench = Bench::new();
-    bench.registry.loading = Arc::new(Loading::new(bench.loader.clone(), Duration::ZERO));
+    let bench = with_patience(Bench::new(), Duration::ZERO);
     let opened = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         bench.loader.gate.open();
@@ -106,13 +156,15 @@ async fn the_first_chain_has_every_plugin_however_long_it_takes() {
     assert_eq!((bench.trace(), applied.live), ("A large".into(), 2));
 }
 
+/// A file whose plugin may be absent.
+fn may_be_absent(file: &str) -> PluginFile {
+    PluginFile { settings: Some(Ok(Bytes::from_static(b"failure = 'open'"))), ..found(file) }
+}
+
 #[tokio::test]
 async fn the_first_chain_does_not_wait_for_a_plugin_whose_absence_is_permitted() {
-    let mut bench = Bench::new();
-    bench.registry.loading = Arc::new(Loading::new(bench.loader.clone(), Duration::ZERO));
-    let mut large = found("b=large");
-    large.settings = Some(Ok(Bytes::from_static(b"failure = 'open'")));
-    bench.registry.apply(vec![found("a=A"), large]).await;
+    let bench = with_patience(Bench::new(), Duration::ZERO);
+    bench.registry.apply(vec![found("a=A"), may_be_absent("b=large")]).await;
     assert_eq!(bench.status(), ["a.wasm a live", "b.wasm b compiling"]);
     open(&bench).await;
     assert_eq!(bench.trace(), "A large");

@@ -2,6 +2,7 @@
 
 use tempfile::TempDir;
 
+use super::compiling::{open, with_patience};
 use super::*;
 use crate::disk::StateFolder;
 
@@ -324,4 +325,18 @@ async fn half_a_file_is_not_worth_a_word_until_it_stays_half() {
     file.wasm = Err(LoadError::new(LoadCode::TooLarge, "is too large"));
     let applied = bench.registry.apply(vec![PluginFile { fresh: true, ..file }]).await;
     assert_eq!(applied.loads.refused, [LoadCode::TooLarge]);
+}
+
+#[tokio::test]
+async fn a_rollback_that_fails_leaves_the_compile_of_the_new_file_alone() {
+    let mut past = Past::new();
+    let bench = with_patience(past.start(), Duration::from_millis(50));
+    for files in ["a=A1", "a=A2", "a=large"] {
+        bench.apply(files).await;
+    }
+    past.readable("A1", false);
+    assert!(refusal(&bench, "a", None).await.contains("cannot be loaded"));
+    assert_eq!((bench.trace(), bench.status()), ("A2".into(), vec!["a.wasm a compiling".into()]));
+    open(&bench).await;
+    assert_eq!((bench.trace(), bench.status()), ("large".into(), vec!["a.wasm a live".into()]));
 }
