@@ -90,6 +90,12 @@ impl Loading {
         self.wait(name, found, digest, None)
     }
 
+    /// Begins to load a file that [`load`](Self::load) will be called for, if there is room. Files that are
+    /// begun before the first is waited for are loaded beside each other, and their patience is the same.
+    pub(super) fn begin(&self, name: &Arc<str>, found: &PluginFile, digest: Digest) {
+        drop(self.shared.begin(self.shared.lock(), name, found, digest));
+    }
+
     fn wait(
         &self,
         name: &Arc<str>,

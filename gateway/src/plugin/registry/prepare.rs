@@ -104,10 +104,17 @@ pub(super) fn prepare(
     // The first file of every name, valid or not: the choice between two files must not depend on whether one
     // loads.
     let mut first: HashMap<Arc<str>, &str> = HashMap::new();
-    for found in &found {
-        let name: Arc<str> = plugin_name(&found.file).unwrap_or(&found.file).into();
-        let first = *first.entry(name.clone()).or_insert(&found.file);
-        preparing.file(found, &name, first);
+    let entries: Vec<Entry<'_>> = found
+        .iter()
+        .map(|found| {
+            let name: Arc<str> = plugin_name(&found.file).unwrap_or(&found.file).into();
+            let first = *first.entry(name.clone()).or_insert(&found.file);
+            Entry { found, name, first, digest: Digest::of(found) }
+        })
+        .collect();
+    preparing.begin_loads(&entries);
+    for entry in &entries {
+        preparing.file(entry);
     }
     // Once for each name, in this order: an entry with the name of the plugin, a plugin without its file, an
     // entry that resembles it.
@@ -137,6 +144,15 @@ enum Wait {
     ToTheEnd,
 }
 
+/// A plugin file of the folder.
+struct Entry<'a> {
+    found: &'a PluginFile,
+    name: Arc<str>,
+    /// The first file of this name.
+    first: &'a str,
+    digest: Digest,
+}
+
 /// A version for the new chain, with its instances if it is new.
 struct Candidate {
     slot: Slot,
@@ -159,11 +175,38 @@ struct Preparing<'a> {
     places_left: usize,
 }
 
-impl Preparing<'_> {
+impl<'a> Preparing<'a> {
+    /// Begins to load all files that have to be loaded, so that they are compiled beside each other: waiting
+    /// for the first is waiting for all.
+    fn begin_loads(&self, entries: &[Entry<'_>]) {
+        let mut places_left = self.places_left;
+        for Entry { found, name, first, digest } in entries {
+            let slot = self.before.slot(name);
+            let is_decided = *first != &*found.file
+                || self.is_pinned_over(name, *digest)
+                || slot.is_some_and(|slot| slot.version.digest == *digest)
+                || self.known(found, *digest).is_some_and(|known| known.holds(self.now));
+            if is_decided || slot.is_none() && places_left == 0 {
+                continue;
+            }
+            places_left -= usize::from(slot.is_none());
+            self.means.loading.begin(name, found, *digest);
+        }
+    }
+
+    /// The refusal of this version of a file.
+    fn known(&self, found: &PluginFile, digest: Digest) -> Option<&'a Refused> {
+        self.before.refused.get(&found.file).filter(|known| known.digest == digest)
+    }
+
+    fn is_pinned_over(&self, name: &str, digest: Digest) -> bool {
+        self.before.records.get(name).is_some_and(|record| record.is_pinned_over(digest))
+    }
+
     /// Decides on one file of the folder.
-    fn file(&mut self, found: &PluginFile, name: &Arc<str>, first: &str) {
-        let digest = Digest::of(found);
-        let known = self.before.refused.get(&found.file).filter(|known| known.digest == digest);
+    fn file(&mut self, entry: &Entry<'_>) {
+        let Entry { found, ref name, first, digest } = *entry;
+        let known = self.known(found, digest);
         if first != &*found.file {
             let error = duplicate(name, first);
             // A plugin that ran before stays unchanged, whatever the second file was meant to change.
@@ -176,7 +219,7 @@ impl Preparing<'_> {
         if found.wasm.is_err() || matches!(found.settings, Some(Err(_))) {
             self.unread.insert(name.clone());
         }
-        if self.before.records.get(name).is_some_and(|record| record.is_pinned_over(digest)) {
+        if self.is_pinned_over(name, digest) {
             if let Some(known) = known {
                 self.state.refused.insert(found.file.clone(), Refused { again: None, ..known.clone() });
             }
@@ -335,7 +378,7 @@ impl Preparing<'_> {
         if let Some(running) = self.running(name, &found.file, digest, PluginState::Live) {
             return Ok(running);
         }
-        match known.filter(|known| known.error.is_final() || known.waits(self.now)) {
+        match known.filter(|known| known.holds(self.now)) {
             Some(known) => Err(known.error.clone()),
             None => self.make(found, name, digest, PluginState::Live, wait),
         }

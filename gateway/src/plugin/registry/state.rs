@@ -57,6 +57,11 @@ impl Refused {
         self.again.is_some_and(|again| now < again.at && now + again.pause >= again.at)
     }
 
+    /// Whether the file is not loaded again at this time.
+    pub(super) fn holds(&self, now: SystemTime) -> bool {
+        self.error.is_final() || self.waits(now)
+    }
+
     /// Whether its retry is due.
     pub(super) fn is_due(&self, now: SystemTime) -> bool {
         self.again.is_some() && !self.waits(now)

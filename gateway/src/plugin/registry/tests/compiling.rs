@@ -156,6 +156,34 @@ async fn the_first_chain_has_every_plugin_however_long_it_takes() {
     assert_eq!((bench.trace(), applied.live), ("A large".into(), 2));
 }
 
+#[tokio::test]
+async fn the_files_of_the_first_chain_are_loaded_beside_each_other() {
+    let bench = with_patience(Bench::new(), Duration::ZERO);
+    let opened = async {
+        let all = tokio::time::timeout(Duration::from_secs(10), begun_loads(&bench, 3)).await;
+        bench.loader.gate.open();
+        all.expect("one does not wait for the other");
+    };
+    tokio::join!(bench.apply("a=large1 b=large2 c=large3"), opened);
+    assert_eq!(bench.trace(), "large1 large2 large3");
+}
+
+#[tokio::test]
+async fn a_change_waits_for_several_large_files_as_long_as_for_one() {
+    let patience = Duration::from_secs(1);
+    let files: Vec<_> = ["b=large1", "c=large2", "d=large3"].into_iter().map(may_be_absent).collect();
+    for bench in [Bench::new(), begun().await] {
+        let bench = with_patience(bench, patience);
+        let begin = Instant::now();
+        bench.registry.apply(files.clone()).await;
+        let took = begin.elapsed();
+        assert!((patience..patience * 3).contains(&took), "{took:?}");
+        let status = bench.registry.status();
+        assert_eq!(status.iter().filter(|status| status.compiling.is_some()).count(), 3);
+        bench.loader.gate.open();
+    }
+}
+
 /// A file whose plugin may be absent.
 fn may_be_absent(file: &str) -> PluginFile {
     PluginFile { settings: Some(Ok(Bytes::from_static(b"failure = 'open'"))), ..found(file) }
