@@ -13,7 +13,10 @@ use tokio::time::sleep;
 /// Two compilers fit beside each other on a small machine.
 const RAW: &str = "raw.enabled = true\nclient.anonymous = true\nplugins.compile_bytes_max = '64MiB'\n";
 
-/// Until then a change may wait for the files of the change before.
+/// Longer than a change of the plugins waits for a file.
+const LONG: Duration = Duration::from_secs(4);
+
+/// Before that, a change may still wait for the files of the change before.
 const SOON: Duration = Duration::from_secs(15);
 
 /// Processes that compile for the gateway with this configuration file.
@@ -59,6 +62,25 @@ fn go_on(stopped: Vec<Pid>) {
 
 fn version_echo(version: &str) -> String {
     format!("[config]\nversion = \"{version}\"\n")
+}
+
+#[tokio::test]
+async fn a_gateway_is_not_ready_before_a_required_plugin_that_may_be_absent_later() {
+    let builder = Gateway::with(&format!("plugins.required = ['echo']\n{RAW}"));
+    let builder = builder.plugin("90-echo", "echo", "failure = 'open'\n");
+    let config = builder.config();
+    let mut start = Box::pin(builder.start());
+    let stopped = tokio::select! {
+        _ = &mut start => panic!("it was ready before the compiler was stopped"),
+        stopped = stop_compilers(config, 1) => stopped,
+    };
+    tokio::select! {
+        _ = &mut start => panic!("it is ready without a plugin that it requires"),
+        () = sleep(LONG) => (),
+    }
+    go_on(stopped);
+    let gateway = start.await;
+    assert_eq!(RawClient::connect(&gateway).await.ask("x").await, "x", "the first client has the plugin");
 }
 
 #[tokio::test]

@@ -197,3 +197,16 @@ async fn the_first_chain_does_not_wait_for_a_plugin_whose_absence_is_permitted()
     open(&bench).await;
     assert_eq!(bench.trace(), "A large");
 }
+
+#[tokio::test]
+async fn the_first_chain_waits_for_a_required_plugin_even_if_its_absence_is_permitted() {
+    let mut bench = with_patience(Bench::new(), Duration::ZERO);
+    bench.registry = bench.registry.with_required(["b".into()]);
+    let opened = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!bench.registry.has_begun(), "there is no chain without it");
+        bench.loader.gate.open();
+    };
+    tokio::join!(bench.registry.apply(vec![found("a=A"), may_be_absent("b=large")]), opened);
+    assert_eq!((bench.trace(), bench.registry.missing()), ("A large".into(), vec![]));
+}
