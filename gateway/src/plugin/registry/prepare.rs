@@ -229,17 +229,23 @@ impl<'a> Preparing<'a> {
         match self.take(found, name, digest, known, Wait::Patiently) {
             Ok(candidate) => self.candidates.push(candidate),
             Err(error) if error.code() == LoadCode::Compiling => {
-                let goes_on = self.goes_on(found, name, PluginState::Compiling);
+                // After a restart, the version to go on with meanwhile would be this one.
+                let ran_before = self.before.records.get(name);
+                let ran_before = ran_before.is_some_and(|record| record.running == Some(digest));
+                let goes_on = !ran_before && self.goes_on(found, name, PluginState::Compiling);
                 // At the start nothing is served without the rules of these plugins.
                 let is_awaited = self.before.found.is_none()
                     && (self.means.is_required(name) || fails_closed(found.settings.as_ref()));
-                if goes_on || !is_awaited {
+                if goes_on || !ran_before && !is_awaited {
                     self.compiling(found, name, digest, &error, known, goes_on);
                     return;
                 }
                 match self.take(found, name, digest, known, Wait::ToTheEnd) {
                     Ok(candidate) => self.candidates.push(candidate),
-                    Err(error) => self.fails(found, name, digest, error, known, false),
+                    Err(error) => {
+                        let goes_on = ran_before && self.goes_on(found, name, PluginState::LiveOlder);
+                        self.fails(found, name, digest, error, known, goes_on);
+                    }
                 }
             }
             Err(error) => {

@@ -340,3 +340,18 @@ async fn a_rollback_that_fails_leaves_the_compile_of_the_new_file_alone() {
     open(&bench).await;
     assert_eq!((bench.trace(), bench.status()), ("large".into(), vec!["a.wasm a live".into()]));
 }
+
+#[tokio::test]
+async fn what_ran_before_is_live_after_a_restart_that_compiles_it_again() {
+    let mut past = Past::new();
+    let bench = past.start();
+    bench.loader.gate.open();
+    bench.apply("a=large").await;
+    let bench = with_patience(past.start(), Duration::ZERO);
+    let opened = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        bench.loader.gate.open();
+    };
+    let _ = tokio::join!(bench.apply("a=large"), opened);
+    assert_eq!((bench.trace(), bench.status()), ("large".into(), vec!["a.wasm a live".into()]));
+}
