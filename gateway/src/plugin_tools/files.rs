@@ -21,15 +21,27 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: Mode) -> anyhow::Result<(
     if fs::read(path).is_ok_and(|present| present == bytes) {
         return Ok(());
     }
-    let failed = || format!("failed to write {}", path.display());
+    let written = put(path, bytes, Permissions::from_mode(mode as u32));
+    written.with_context(|| format!("failed to write {}", path.display()))
+}
+
+/// Replaces the content of somebody else's file atomically. The users who may read and write it stay the
+/// same, and a link stays a link.
+pub(crate) fn rewrite(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let path = path.canonicalize()?;
+    let permissions = fs::metadata(&path)?.permissions();
+    put(&path, bytes, permissions)
+}
+
+fn put(path: &Path, bytes: &[u8], permissions: Permissions) -> std::io::Result<()> {
     // The watcher ignores names with a leading dot.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let written = write_new(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
+    let written = write_new(&temporary, bytes, permissions).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    written.with_context(failed)
+    written
 }
 
 /// Creates a file unless it exists; returns whether it did.
@@ -64,21 +76,26 @@ pub(crate) fn check_empty(folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn write_new(path: &Path, bytes: &[u8], mode: Mode) -> std::io::Result<()> {
+fn write_new(path: &Path, bytes: &[u8], permissions: Permissions) -> std::io::Result<()> {
     let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    file.set_permissions(Permissions::from_mode(mode as u32))
+    file.set_permissions(permissions)?;
+    // Otherwise a crash could leave an empty file under the name.
+    file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
     use super::*;
 
     #[test]
     fn a_file_is_replaced_in_one_step_and_only_if_it_differs() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.wasm");
-        let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).expect("there"));
+        let inode = || fs::metadata(&path).expect("there").ino();
         replace(&path, b"one", Mode::Public).expect("writable");
         let first = inode();
         replace(&path, b"one", Mode::Public).expect("writable");
@@ -98,5 +115,23 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert!(!create(&path, b"two", Mode::Private).expect("writable"));
         assert_eq!(fs::read(&path).expect("there"), b"one");
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_replaced_in_one_step_and_stays_as_open_as_it_was() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, link) = (folder.path().join("a.toml"), folder.path().join("link.toml"));
+        fs::write(&path, "one").expect("writable");
+        fs::set_permissions(&path, Permissions::from_mode(0o664)).expect("mine");
+        symlink(&path, &link).expect("writable");
+        let mut old = File::open(&path).expect("there");
+        rewrite(&link, b"two").expect("writable");
+        let mut before = String::new();
+        old.read_to_string(&mut before).expect("readable");
+        assert_eq!(before, "one", "a reader sees one or the other");
+        assert_eq!(fs::read(&path).expect("there"), b"two");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o664);
+        assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 2, "nothing is left behind");
     }
 }

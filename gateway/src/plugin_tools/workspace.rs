@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::cargo::Cargo;
+use super::files::rewrite;
 
 /// How a crate belongs to the workspace around its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,12 +39,12 @@ fn joined(folder: &Path) -> Option<Membership> {
     let root = Cargo::new(folder.parent()?).workspace().ok()?.manifest();
     let before = fs::read_to_string(&root).ok()?;
     let member = folder.strip_prefix(root.parent()?).ok()?.to_str()?;
-    fs::write(&root, with_member(&before, member)?).ok()?;
+    rewrite(&root, with_member(&before, member)?.as_bytes()).ok()?;
     if cargo.workspace().is_ok_and(|workspace| workspace.manifest() == root) {
         return Some(Membership::Added(root));
     }
     // The workspace has another problem, and this file is no part of it.
-    fs::write(&root, before).ok()?;
+    rewrite(&root, before.as_bytes()).ok()?;
     None
 }
 
@@ -57,32 +58,58 @@ struct Table {
     members: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
-/// The manifest of a workspace with one more member and its text unchanged otherwise, comments included.
-/// `None` if it is written in a way that this does not support.
+/// The manifest of a workspace with one more member and its text unchanged otherwise. Comments stay with the
+/// members that they stand behind. `None` if it is written in a way that this does not support.
 fn with_member(text: &str, member: &str) -> Option<String> {
     let Manifest { workspace } = toml::from_str(text).ok()?;
     let member = Value::from(member).to_string();
-    let (place, inserted) = match &workspace.members {
-        Some(members) => match members.get_ref().last() {
-            Some(last) => (last.span().end, format!(",{}{member}", gap(&text[..last.span().start]))),
-            None => (members.span().start + 1, member),
-        },
-        None => (end_of_header(text)?, format!("\nmembers = [{member}]")),
+    let Some(members) = &workspace.members else {
+        let place = end_of_header(text)?;
+        return Some(format!("{}\nmembers = [{member}]{}", &text[..place], &text[place..]));
     };
-    Some(format!("{}{inserted}{}", &text[..place], &text[place..]))
+    let (begin, end) = (members.span().start + 1, members.span().end - 1);
+    let Some(last) = members.get_ref().last().map(Spanned::span) else {
+        let place = behind_comment(text, begin);
+        let gap = if place > begin { OWN_LINE } else { "" };
+        return Some(format!("{}{gap}{member}{}", &text[..place], &text[place..]));
+    };
+    let comma = comma(&text[last.end..end]).map(|at| last.end + at + 1);
+    let behind = comma.unwrap_or(last.end);
+    let place = behind_comment(text, behind);
+    let gap = match gap(&text[..last.start]) {
+        " " if place > behind => OWN_LINE,
+        gap => gap,
+    };
+    // The list ends with a comma if it did before.
+    let (before, after) = if comma.is_some() { ("", ",") } else { (",", "") };
+    let (head, comment, tail) = (&text[..last.end], &text[last.end..place], &text[place..]);
+    Some(format!("{head}{before}{comment}{gap}{member}{after}{tail}"))
+}
+
+/// Begins a line for a member where the others have no lines of their own.
+const OWN_LINE: &str = "\n    ";
+
+/// The first comma that is not in a comment.
+fn comma(text: &str) -> Option<usize> {
+    let mut in_comment = false;
+    text.bytes().position(|byte| {
+        in_comment = byte == b'#' || in_comment && byte != b'\n';
+        byte == b',' && !in_comment
+    })
+}
+
+/// The end of the comment that follows this place on the same line; the place itself if there is none.
+fn behind_comment(text: &str, place: usize) -> usize {
+    let line = text[place..].lines().next().unwrap_or_default();
+    if line.trim_start().starts_with('#') { place + line.len() } else { place }
 }
 
 /// What separates a member from the one before: a new line with the same indent, if members have lines of
 /// their own.
 fn gap(before: &str) -> &str {
-    let line = before.rfind('\n').unwrap_or(0);
-    if before.starts_with('\n') || line > 0 {
-        let indent = &before[line..];
-        if indent.trim().is_empty() {
-            return indent;
-        }
-    }
-    " "
+    let line = before.trim_end_matches([' ', '\t']);
+    let line = line.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
+    line.map_or(" ", |line| &before[line.len()..])
 }
 
 /// The end of the line `[workspace]`.
@@ -102,7 +129,31 @@ mod tests {
             ("[workspace]\nmembers = [\"a\"]\n", "[workspace]\nmembers = [\"a\", \"p/new\"]\n"),
             (
                 "[workspace]\nmembers = [\n    \"a\", # one\n    \"b\", # two\n]\n",
-                "[workspace]\nmembers = [\n    \"a\", # one\n    \"b\",\n    \"p/new\", # two\n]\n",
+                "[workspace]\nmembers = [\n    \"a\", # one\n    \"b\", # two\n    \"p/new\",\n]\n",
+            ),
+            (
+                "[workspace]\nmembers = [\n  \"a\", # one\n  \"b\" # two, at last\n  # three\n]\n",
+                "[workspace]\nmembers = [\n  \"a\", # one\n  \"b\", # two, at last\n  \"p/new\"\n  # three\n]\n",
+            ),
+            (
+                "[workspace]\nmembers = [\n  \"a\" # one\n  , # or two\n]\n",
+                "[workspace]\nmembers = [\n  \"a\" # one\n  , # or two\n  \"p/new\",\n]\n",
+            ),
+            (
+                "[workspace]\r\nmembers = [\r\n  \"a\", # one\r\n]\r\n",
+                "[workspace]\r\nmembers = [\r\n  \"a\", # one\r\n  \"p/new\",\r\n]\r\n",
+            ),
+            (
+                "[workspace]\nmembers = [\"a\", \"b\" # two\n]\n",
+                "[workspace]\nmembers = [\"a\", \"b\", # two\n    \"p/new\"\n]\n",
+            ),
+            (
+                "[workspace]\nmembers = [\"a\", \"b\", ] # all\n",
+                "[workspace]\nmembers = [\"a\", \"b\", \"p/new\", ] # all\n",
+            ),
+            (
+                "[workspace]\nmembers = [ # none, yet\n]\n",
+                "[workspace]\nmembers = [ # none, yet\n    \"p/new\"\n]\n",
             ),
             ("workspace.members = []\n", "workspace.members = [\"p/new\"]\n"),
             (

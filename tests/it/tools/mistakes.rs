@@ -3,6 +3,7 @@
 //! `plugins::grants`, `plugins::promised`.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -419,7 +420,7 @@ async fn check_says_that_a_file_was_built_without_the_profile() {
 #[tokio::test]
 async fn a_new_plugin_uses_the_workspace_around_it() {
     let author = Author(tempfile::tempdir().unwrap());
-    let workspace = "# Mine.\n[workspace]\nresolver = \"3\"\nmembers = [\n    \"tool\", # first\n    \"rules/*\",\n]\nexclude = [\"apart\"]\n";
+    let workspace = "# Mine.\n[workspace]\nresolver = \"3\"\nmembers = [\n    \"tool\", # first\n    \"rules/*\", # the rules\n]\nexclude = [\"apart\"]\n";
     author.write("Cargo.toml", workspace);
     fs::create_dir_all(author.path("tool/src")).unwrap();
     author.write("tool/Cargo.toml", "[package]\nname = \"tool\"\nversion = \"0.1.0\"\nedition = \"2024\"\n");
@@ -439,10 +440,15 @@ async fn a_new_plugin_uses_the_workspace_around_it() {
     let said = gateway(&["new", "one", "--path", "rules/one", "--hook", "route"]).await;
     assert!(said.contains(listed), "{said}");
     assert_eq!(author.read("Cargo.toml"), workspace, "`members` matches it already");
+    // A reader that has opened the file sees all of the old one.
+    let mut opened = fs::File::open(author.path("Cargo.toml")).unwrap();
     let said = gateway(&["new", "two", "--hook", "limit"]).await;
     assert!(said.contains("it was added to the members of the workspace "), "{said}");
-    let with_two = workspace.replace("    \"rules/*\",\n", "    \"rules/*\",\n    \"two\",\n");
+    let with_two = workspace.replace("# the rules\n", "# the rules\n    \"two\",\n");
     assert_eq!(author.read("Cargo.toml"), with_two);
+    let mut seen = String::new();
+    opened.read_to_string(&mut seen).unwrap();
+    assert_eq!(seen, workspace);
     let said = gateway(&["new", "three", "--path", "apart/three"]).await;
     assert!(!said.contains("workspace"), "the workspace excludes it: {said}");
     // A folder inside of a member is no member.
