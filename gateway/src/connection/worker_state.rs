@@ -89,7 +89,9 @@ const PUBLICATION_BYTES: usize = 256;
 const TOO_MUCH_UNDER_WAY: &str = "nothing was published, because too much is under way already: try again";
 
 /// Checks that a publication is small enough, and charges it to its publisher's account, which may have
-/// `account_max` bytes in flight. The same limits hold for all publishers and targets.
+/// `account_max` bytes in flight. The same limits hold for all publishers and targets. Both count a payload
+/// that is not JSON as the string that JSON clients receive, because the publication holds that one too until
+/// its last worker has delivered it.
 ///
 /// # Errors
 ///
@@ -106,7 +108,7 @@ pub fn charge(
         let why = format!("a publication of {bytes} bytes: `limits.publication_bytes_max` is {bytes_max}");
         return Err(ReplyError::LIMIT_EXCEEDED.because(why));
     }
-    let charge = account.charge(data.len() + PUBLICATION_BYTES, account_max);
+    let charge = account.charge(bytes + PUBLICATION_BYTES, account_max);
     charge.ok_or_else(|| ReplyError::TOO_MANY_REQUESTS.because(TOO_MUCH_UNDER_WAY))
 }
 
@@ -462,6 +464,28 @@ impl WorkerState {
         let mut hub = self.hub.borrow_mut();
         for (channel, position) in stood {
             hub.check_position(channel, position);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_that_is_not_json_is_charged_as_the_string_that_clients_receive() {
+        let config = Config::parse("", "test").expect("valid");
+        for (data, json, bytes) in [
+            (&b"{\"a\":1}"[..], true, 7),
+            (b"plain", false, 7),
+            (&[1; 100], false, 602),
+            (&[0xff; 300], false, 402),
+        ] {
+            let account = Account::default();
+            let charge = charge(&config, data, json, &account, usize::MAX).expect("room");
+            assert_eq!(account.bytes(), bytes + PUBLICATION_BYTES, "{data:?}");
+            drop(charge);
+            assert_eq!(account.bytes(), 0);
         }
     }
 }
