@@ -157,6 +157,12 @@ pub enum Malformed {
     /// An id without a request.
     #[error("a command without a request")]
     NoRequest,
+    /// Several requests, or one of them twice: it is not known which of them the client means.
+    #[error("a command with several requests")]
+    SeveralRequests,
+    /// A field that occurs twice, where the encoding does not say which one counts.
+    #[error("a field that occurs twice")]
+    RepeatedField,
     /// More commands in one message than allowed.
     #[error("too many commands in one message")]
     TooMany,

@@ -176,6 +176,7 @@ async fn a_large_payload_of_any_bytes_arrives_unchanged() {
 fn hostile() -> Vec<(&'static str, Vec<u8>)> {
     let many = |bytes: &[u8], count: usize| bytes.repeat(count);
     let connect_of = |bytes: &[u8]| command(1, CONNECT, &[bytes.to_vec()]);
+    let twice = |request: &[u8]| record(&[&[ID << 3, 1], request, request].concat());
     let entry = field(3, &[field(1, b"open:1"), field(2, &[3 << 3, 1])].concat());
     vec![
         ("nothing", vec![]),
@@ -195,6 +196,12 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         ("entries as numbers", connect_of(&many(&[3 << 3, 1], 30_000))),
         ("an entry that ends too early", connect_of(&[entry, vec![3 << 3 | 2, 4]].concat())),
         ("connect twice", [connect(), connect()].concat()),
+        ("two connects in one command", twice(&field(CONNECT, &[]))),
+        ("two publishes in one command", twice(&field(PUBLISH, &field(1, b"open:1")))),
+        (
+            "two requests in one command",
+            record(&[vec![ID << 3, 1], field(CONNECT, &[]), field(SUBSCRIBE, &field(1, b"open:1"))].concat()),
+        ),
         ("something else first", command(1, PUBLISH, &[field(1, b"open:1"), field(2, b"1")])),
         (
             "more commands than there may be",

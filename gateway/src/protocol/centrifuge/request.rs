@@ -1,9 +1,8 @@
-//! Makes a [`Command`] of the fields of a message, for every encoding: which request counts, and what becomes
-//! of each field.
+//! Makes a [`Command`] of the fields of a message, for every encoding: what becomes of each field.
 //!
 //! Fields that the protocol does not know are ignored, so that client libraries may be newer than the
 //! gateway. Each field of the protocol is applied, accepted without effect, or refused; a field that would
-//! change the meaning of a command is never ignored.
+//! change the meaning of a command is never ignored. A command with several requests is malformed.
 //!
 //! | | applied | accepted without effect | refused with error 107 (`type`: 108) unless it has a zero value |
 //! |---|---|---|---|
@@ -36,6 +35,8 @@ pub(super) type Payload = Result<Bytes, Unfit>;
 pub(super) trait Fields<'a> {
     /// 0 for none.
     fn id(&self) -> u32;
+    /// How many requests there are, repeated ones included.
+    fn requests(&self) -> usize;
     fn connect(&mut self) -> Option<Connect<'a>>;
     fn subscribe(&mut self) -> Option<Subscribe<'a>>;
     /// The channel.
@@ -131,8 +132,11 @@ impl From<Unfit> for Invalid {
     }
 }
 
-/// The command of these fields. If there are several requests, the first in the order of the protocol counts.
+/// The command of these fields.
 pub(super) fn command<'a>(mut fields: impl Fields<'a>) -> Result<Command, Malformed> {
+    if fields.requests() > 1 {
+        return Err(Malformed::SeveralRequests);
+    }
     let id = fields.id();
     let (connect, request) = match fields.connect() {
         Some(connect) => (true, self::connect(connect)),

@@ -27,7 +27,7 @@ pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Co
     }
     let end = memchr::memchr(b'\n', message).unwrap_or(message.len());
     let command = serde_json::from_slice::<Object<WireCommand<'_>>>(&message[..end])
-        .map_err(|_| Malformed::Syntax)
+        .map_err(|error| malformed(&error))
         .and_then(|wire| request::command(Decoded { wire: wire.0.unwrap_or_default(), message }));
     message.advance(message.len().min(end + 1));
     Some(command)
@@ -35,7 +35,7 @@ pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Co
 
 /// The command of a connect request that stands alone: the whole message of a client that only listens.
 pub(in crate::protocol) fn connect(message: Bytes) -> Result<Command, Malformed> {
-    let connect = serde_json::from_slice(&message).map_err(|_| Malformed::Syntax)?;
+    let connect = serde_json::from_slice(&message).map_err(|error| malformed(&error))?;
     let wire = WireCommand { id: Field(1), connect, ..WireCommand::default() };
     request::command(Decoded { wire, message: &message })
 }
@@ -49,6 +49,12 @@ pub(in crate::protocol) fn emulation(body: &Bytes) -> Result<EmulationRequest, M
         Cow::Owned(text) => text.into(),
     };
     Ok(EmulationRequest { node: node.0.0.into(), session: session.0.0.into(), data })
+}
+
+fn malformed(error: &serde_json::Error) -> Malformed {
+    // The library has no other sign of it.
+    let is_repeated = error.is_data() && error.to_string().starts_with("duplicate field");
+    if is_repeated { Malformed::RepeatedField } else { Malformed::Syntax }
 }
 
 /// Strings are borrowed from the message unless they contain escapes.
@@ -264,6 +270,25 @@ struct Decoded<'a, 'm> {
 impl<'a> Fields<'a> for Decoded<'a, '_> {
     fn id(&self) -> u32 {
         self.wire.id.0
+    }
+
+    fn requests(&self) -> usize {
+        let wire = &self.wire;
+        let is_there = [
+            wire.connect.0.is_some(),
+            wire.subscribe.0.is_some(),
+            wire.unsubscribe.0.is_some(),
+            wire.publish.0.is_some(),
+            wire.presence.0.is_some(),
+            wire.presence_stats.0.is_some(),
+            wire.history.0.is_some(),
+            wire.ping.0.is_some(),
+            wire.send.0.is_some(),
+            wire.rpc.0.is_some(),
+            wire.refresh.0.is_some(),
+            wire.sub_refresh.0.is_some(),
+        ];
+        is_there.into_iter().map(usize::from).sum()
     }
 
     fn connect(&mut self) -> Option<Connect<'a>> {
@@ -574,7 +599,18 @@ mod tests {
             ("{\"id\":1,\"refresh\":[\"t\"]}", Malformed::Syntax),
             ("{\"id\":1,\"history\":{\"channel\":\"a\",\"since\":[1,\"e\"]}}", Malformed::Syntax),
             ("[1]", Malformed::Syntax),
-            ("{\"id\":1,\"connect\":{},\"connect\":{}}", Malformed::Syntax),
+            ("{\"id\":1,\"connect\":{},\"connect\":{}}", Malformed::RepeatedField),
+            ("{\"id\":1,\"connect\":{},\"connect\":null}", Malformed::RepeatedField),
+            ("{\"id\":1,\"id\":2,\"connect\":{}}", Malformed::RepeatedField),
+            ("{\"id\":1,\"subscribe\":{\"channel\":\"a\",\"channel\":\"b\"}}", Malformed::RepeatedField),
+            ("{\"id\":1,\"subscribe\":{\"tf\":{\"op\":\"and\"},\"tf\":{}}}", Malformed::RepeatedField),
+            ("{\"id\":1,\"connect\":{},\"rpc\":{}}", Malformed::SeveralRequests),
+            ("{\"id\":1,\"subscribe\":{},\"unsubscribe\":{}}", Malformed::SeveralRequests),
+            ("{\"id\":1,\"history\":{},\"ping\":{}}", Malformed::SeveralRequests),
+            (
+                "{\"send\":{\"data\":1},\"publish\":{\"channel\":\"a\",\"data\":1}}",
+                Malformed::SeveralRequests,
+            ),
             ("{\"id\":1}", Malformed::NoRequest),
             ("{\"id\":1,\"other\":{}}", Malformed::NoRequest),
             ("{\"id\":1,\"connect\":{}} x", Malformed::Syntax),

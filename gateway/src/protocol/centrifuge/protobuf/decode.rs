@@ -1,13 +1,17 @@
 //! Decodes records of Protobuf, each after its length, into [`Command`]s.
 //!
 //! The structs are the request messages of the protocol's schema, as far as `request.rs` knows their fields;
-//! the library skips all others. Of a field that is not offered, only whether it is set matters: a message or
-//! a map among them is read as bytes, and a list of empty items costs nothing. `connect.subs` is a map of any
-//! size, and is decoded entry by entry.
+//! the library skips all others. Of a field that is not offered, only whether it is set matters: what is in a
+//! message or a map among them is skipped, and a list of empty items costs nothing. `connect.subs` is a map of
+//! any size, and is decoded entry by entry.
+//!
+//! The library merges a message that occurs twice, and takes the last of two values, as the encoding demands.
+//! Only a request that occurs twice is refused, as in JSON: no client sends parts of a request.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use prost::{DecodeError, Message, decode_length_delimiter};
 
@@ -17,10 +21,7 @@ use crate::protocol::emulation::EmulationRequest;
 
 /// Takes the next command from a message; `None` at its end. Payloads are slices of the message.
 pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Command, Malformed>> {
-    message.has_remaining().then(|| {
-        let wire = WireCommand::decode(take_record(message)?)?;
-        request::command(Decoded::of(wire)?)
-    })
+    message.has_remaining().then(|| request::command(Decoded::of(take_record(message)?)?))
 }
 
 /// The fields of an emulation request.
@@ -40,6 +41,9 @@ impl From<DecodeError> for Malformed {
         Self::Syntax
     }
 }
+
+/// The tags of the requests in a [`WireCommand`].
+const REQUEST_TAGS: RangeInclusive<u32> = 4..=15;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WireCommand {
@@ -111,9 +115,8 @@ struct WireSubscribe {
     join_leave: bool,
     #[prost(string, tag = "12")]
     delta: String,
-    /// A message that contains itself.
-    #[prost(bytes = "bytes", tag = "13")]
-    tf: Bytes,
+    #[prost(message, optional, tag = "13")]
+    tf: Option<Skipped>,
     #[prost(int64, tag = "14")]
     flag: i64,
     #[prost(int32, tag = "15")]
@@ -201,6 +204,36 @@ struct WireEmulation {
     data: Bytes,
 }
 
+/// A message of which only matters whether it has a field. It may contain itself to any depth.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Skipped {
+    has_field: bool,
+}
+
+impl Message for Skipped {
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        self.has_field = true;
+        skip_field(wire_type, tag, buf, ctx)
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    // Requests are not encoded.
+    fn encode_raw(&self, _: &mut impl BufMut) {}
+
+    fn encoded_len(&self) -> usize {
+        0
+    }
+}
+
 /// The field of [`Subs`] in a connect request.
 const SUBS_TAG: u32 = 3;
 
@@ -241,18 +274,30 @@ impl Iterator for Subs {
 struct Decoded {
     wire: WireCommand,
     connect: Option<Connect<'static>>,
+    requests: usize,
 }
 
 impl Decoded {
-    fn of(mut wire: WireCommand) -> Result<Self, Malformed> {
+    /// Decodes a record field by field, as the library does, and counts the requests.
+    fn of(mut record: Bytes) -> Result<Self, Malformed> {
+        let (mut wire, mut requests) = (WireCommand::default(), 0);
+        while record.has_remaining() {
+            let (tag, wire_type) = decode_key(&mut record)?;
+            requests += usize::from(REQUEST_TAGS.contains(&tag));
+            wire.merge_field(tag, wire_type, &mut record, DecodeContext::default())?;
+        }
         let connect = wire.connect.take().map(connect).transpose()?;
-        Ok(Self { wire, connect })
+        Ok(Self { wire, connect, requests })
     }
 }
 
 impl Fields<'static> for Decoded {
     fn id(&self) -> u32 {
         self.wire.id
+    }
+
+    fn requests(&self) -> usize {
+        self.requests
     }
 
     fn connect(&mut self) -> Option<Connect<'static>> {
@@ -343,7 +388,7 @@ fn subscribe(wire: WireSubscribe) -> Subscribe<'static> {
         data: Ok(wire.data),
         flag: wire.flag,
         delta: !wire.delta.is_empty(),
-        tf: !wire.tf.is_empty(),
+        tf: wire.tf.is_some_and(|tf| tf.has_field),
         kind: wire.kind != 0,
         phase: wire.phase != 0,
         cursor: !wire.cursor.is_empty(),

@@ -52,6 +52,13 @@ fn field(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
+/// A record of these bytes.
+fn within(bytes: &[u8]) -> Vec<u8> {
+    let mut record = Vec::new();
+    encode_varint(bytes.len() as u64, &mut record);
+    [record, bytes.to_vec()].concat()
+}
+
 /// A connect command with these bytes as its request.
 fn connect_of(bytes: Vec<u8>) -> WireCommand {
     WireCommand { id: 1, connect: Some(bytes.into()), ..WireCommand::default() }
@@ -115,11 +122,6 @@ fn fields_of_a_later_protocol_are_ignored() {
 #[test]
 fn what_is_no_command_is_refused() {
     let nested = |depth: usize| [vec![0x1b; depth], vec![0x1c; depth]].concat();
-    let within = |field: &[u8]| {
-        let mut message = Vec::new();
-        encode_varint(field.len() as u64, &mut message);
-        [message, field.to_vec()].concat()
-    };
     for (what, bytes, why) in [
         ("a length without its message", vec![5], Malformed::Syntax),
         ("a length beyond the end", vec![3, 8, 1], Malformed::Syntax),
@@ -128,6 +130,8 @@ fn what_is_no_command_is_refused() {
         ("a length of eleven bytes", [vec![0x80; 10], vec![0]].concat(), Malformed::Syntax),
         ("JSON", br#"{"id":1,"connect":{}}"#.to_vec(), Malformed::Syntax),
         ("an id without a request", within(&[8, 1]), Malformed::NoRequest),
+        ("connect and rpc", within(&[8, 1, 4 << 3 | 2, 0, 13 << 3 | 2, 0]), Malformed::SeveralRequests),
+        ("send and publish", within(&[12 << 3 | 2, 0, 7 << 3 | 2, 0]), Malformed::SeveralRequests),
         ("an id without its number", within(&[8]), Malformed::Syntax),
         ("an id of eleven bytes", within(&[vec![8], vec![0xff; 10], vec![1]].concat()), Malformed::Syntax),
         ("an id that is a text", within(&[10, 1, b'1']), Malformed::Syntax),
@@ -146,6 +150,11 @@ fn what_is_no_command_is_refused() {
     ] {
         assert_eq!(commands(&bytes).expect_err(what), why, "{what}");
     }
+    for tag in REQUEST_TAGS {
+        let request = [(tag << 3 | 2) as u8, 0];
+        let bytes = within(&[&[8, 1], &request[..], &request[..]].concat());
+        assert_eq!(commands(&bytes), Err(Malformed::SeveralRequests), "{tag} twice");
+    }
 }
 
 #[test]
@@ -156,23 +165,32 @@ fn what_is_not_offered_is_refused_even_if_it_is_empty_inside() {
         field(6, &inner, &mut filter);
         filter
     });
-    let subscribe = WireSubscribe { channel: "a".into(), tf: filter.into(), ..WireSubscribe::default() };
+    let subscribe = |filters: &[&[u8]]| {
+        let mut subscribe = WireSubscribe { channel: "a".into(), ..WireSubscribe::default() }.encode_to_vec();
+        for filter in filters {
+            field(13, filter, &mut subscribe);
+        }
+        let mut command = vec![8, 1];
+        field(5, &subscribe, &mut command);
+        within(&command)
+    };
     let headers = |entry: &[u8]| {
         let mut connect = Vec::new();
         field(6, entry, &mut connect);
-        connect_of(connect)
+        record(&connect_of(connect))
     };
     for (command, name) in [
-        (
-            WireCommand { id: 1, subscribe: Some(subscribe), ..WireCommand::default() },
-            "`tf` of `subscribe` is not offered here",
-        ),
+        (subscribe(&[&filter]), "`tf` of `subscribe` is not offered here"),
+        (subscribe(&[&filter, &[]]), "`tf` of `subscribe` is not offered here"),
         (headers(&[10, 1, b'a', 18, 1, b'b']), "`headers` of `connect` is not offered here"),
         (headers(&[]), "`headers` of `connect` is not offered here"),
     ] {
-        let Request::Refused { why, .. } = request(&command) else { panic!("{name}") };
+        let Request::Refused { why, .. } = commands(&command).expect("valid").remove(0).request else {
+            panic!("{name}")
+        };
         assert_eq!((why.code, &*why.message), (107, name));
     }
+    assert!(matches!(commands(&subscribe(&[&[]])).expect("valid")[0].request, Request::Subscribe(_)));
 }
 
 /// The same subscribe request in both encodings.
@@ -192,7 +210,7 @@ fn subscribe_in_both(random: &mut Random) -> (Value, WireSubscribe) {
         limit: i32::from(random.below(40) == 0),
         cursor: if random.below(40) == 0 { "c".into() } else { String::new() },
         asc: random.below(40) == 0,
-        tf: Bytes::new(),
+        tf: None,
     };
     let mut text = json!({
         "channel": wire.channel, "token": wire.token, "recover": wire.recover, "epoch": wire.epoch,
