@@ -1,9 +1,11 @@
 //! `Fields` reads the body of an API request, a JSON object, field by field.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use gateway_plugin_grammar::address;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::protocol::code::ReplyError;
@@ -32,6 +34,34 @@ pub(super) fn bad_request(message: impl Into<String>) -> ReplyError {
 /// The fields that were not read yet.
 pub(super) struct Fields(BTreeMap<String, Box<RawValue>>);
 
+impl<'de> Deserialize<'de> for Fields {
+    /// From an object. A field that occurs twice is an error, because only one of its values would count.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
+                    if fields.contains_key(&name) {
+                        return Err(A::Error::custom(format_args!("`{name}` occurs twice")));
+                    }
+                    fields.insert(name, value);
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
 impl Fields {
     /// Parses a body. An empty body is an object without fields.
     pub(super) fn parse(body: &[u8]) -> Result<Self, Failure> {
@@ -40,7 +70,7 @@ impl Fields {
         }
         let malformed =
             |error: serde_json::Error| Failure::Malformed(format!("the body is not a JSON object: {error}"));
-        serde_json::from_slice(body).map(Self).map_err(malformed)
+        serde_json::from_slice(body).map_err(malformed)
     }
 
     /// A field that may be missing or null.
@@ -51,7 +81,7 @@ impl Fields {
 
     /// A field that is an object, to be read and finished like the body. `None` if it is missing or null.
     pub(super) fn object(&mut self, name: &str) -> Result<Option<Self>, Failure> {
-        Ok(self.optional(name)?.map(Self))
+        self.optional(name)
     }
 
     /// A field that must be there.
@@ -112,6 +142,18 @@ mod tests {
         for body in ["{}", "", " \n"] {
             assert_eq!(fields(body).finish(), Ok(()), "{body:?}");
         }
+    }
+
+    #[test]
+    fn a_field_occurs_once() {
+        let malformed = |result: Result<(), Failure>| match result {
+            Err(Failure::Malformed(why)) => why,
+            _ => panic!("accepted"),
+        };
+        let why = malformed(Fields::parse(b"{\"channel\":\"a\",\"data\":1,\"channel\":\"b\"}").map(drop));
+        assert!(why.contains("`channel` occurs twice at line 1"), "{why}");
+        let why = malformed(fields("{\"o\":{\"a\":1,\"a\":null}}").object("o").map(drop));
+        assert!(why.contains("`a` occurs twice"), "{why}");
     }
 
     #[test]
