@@ -1,6 +1,7 @@
 //! The standard metrics of a process, which dashboards and alerts expect from every program.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -11,17 +12,39 @@ use super::writer::Writer;
 use crate::clock::{Clock, Now};
 use crate::resources;
 
+/// How long a number of descriptors is kept that took long to count.
+const COUNT_KEPT: Duration = Duration::from_secs(15);
+
 /// Asks the system at every scrape. What the system does not report is left out.
 #[derive(Debug)]
 pub(super) struct Process {
     /// Unix time of the start. Constant, because a changed value is how alerts notice a restart.
     started: Duration,
+    clock: Clock,
+    counted: Counted,
 }
+
+/// Descriptors that were counted one by one, because the system does not report their number.
+#[derive(Debug, Default)]
+struct Counted(Mutex<Option<(Duration, u64)>>);
 
 impl Process {
     pub(super) fn new() -> Self {
-        let Now { at, unix } = Clock::start().now();
-        Self { started: Duration::from_millis(unix).saturating_sub(at) }
+        let clock = Clock::start();
+        let Now { at, unix } = clock.now();
+        let started = Duration::from_millis(unix).saturating_sub(at);
+        Self { started, clock, counted: Counted::default() }
+    }
+}
+
+impl Counted {
+    /// The number, counted again if it is too old: a scrape holds up the other requests to the gateway.
+    fn get(&self, now: Duration, count: impl FnOnce() -> Option<u64>) -> Option<u64> {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.is_none_or(|(at, _)| now.saturating_sub(at) >= COUNT_KEPT) {
+            *counted = count().map(|number| (now, number));
+        }
+        counted.map(|(_, number)| number)
     }
 }
 
@@ -29,6 +52,8 @@ impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut writer = Writer(&mut encoder);
         let used = resources::used();
+        let descriptors =
+            used.descriptors.or_else(|| self.counted.get(self.clock.at(), resources::count_descriptors));
         let help = "Processor time of all threads, in user and system mode";
         writer.seconds_counter("cpu", help, used.processor_time)?;
         let help = "Unix time at which the process started";
@@ -37,7 +62,7 @@ impl Collector for Process {
         for (name, help, unit, value) in [
             ("resident_memory", "Memory that is in use", bytes, used.resident),
             ("virtual_memory", "Address space that is reserved", bytes, used.reserved),
-            ("open_fds", "Open files and sockets", None, used.descriptors),
+            ("open_fds", "Open files and sockets", None, descriptors),
             ("max_fds", "Files and sockets that may be open", None, used.descriptors_max),
         ] {
             if let Some(value) = value {
@@ -45,5 +70,21 @@ impl Collector for Process {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_to_count_is_counted_every_few_seconds() {
+        let counted = Counted::default();
+        let at = |seconds, number| counted.get(Duration::from_secs(seconds), || number);
+        assert_eq!(
+            [at(1, Some(7)), at(10, Some(8)), at(16, Some(9)), at(17, None)],
+            [Some(7), Some(7), Some(9), Some(9)]
+        );
+        assert_eq!([at(31, None), at(32, Some(10))], [None, Some(10)]);
     }
 }
