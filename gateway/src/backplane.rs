@@ -37,6 +37,7 @@ use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::{Member, Publication};
+use crate::protocol::tags::Tags;
 use crate::survey::{Finding, Question};
 
 /// How many publications of a channel are kept, and for how long.
@@ -222,8 +223,12 @@ pub struct NewPublication<'a> {
     pub json: bool,
     /// The client that published it, if a client did.
     pub info: Option<Arc<Member>>,
+    /// Its tags.
+    pub tags: Option<Arc<Tags>>,
     /// The retention of the channel.
     pub retention: Retention,
+    /// Deliver it without a number, and keep it nowhere, whatever the retention of the channel.
+    pub skip_history: bool,
     /// Its conditions; `None` for most publications.
     pub conditions: Option<Box<PublishConditions>>,
     /// The account charged until it is delivered.
@@ -327,8 +332,9 @@ pub trait Backplane: Send + Sync {
     /// Notes that a worker has no subscriber in a channel any more.
     fn remove_interest(&self, worker: usize, channel: &Channel);
 
-    /// Numbers, keeps and delivers a publication if its conditions are met. Unless the error says otherwise,
-    /// an error means that it was not published.
+    /// Numbers, keeps and delivers a publication if its conditions are met. One that skips the history is
+    /// only delivered, to every subscriber whatever its position. Unless the error says otherwise, an error
+    /// means that it was not published.
     fn publish(&self, publication: NewPublication<'_>, reply_to: ReplyTo, at: Duration)
     -> Outcome<Published>;
 

@@ -30,6 +30,7 @@ use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication};
+use crate::protocol::tags::Tags;
 use crate::shutdown::Phase;
 use crate::supervisor::{Beat, Supervisor};
 use crate::telemetry::metrics::Metrics;
@@ -91,6 +92,21 @@ pub struct Parts {
     pub supervisor: Supervisor,
 }
 
+/// The content of a publication of the API.
+#[derive(Debug, Clone)]
+pub struct Content {
+    /// The payload.
+    pub data: Bytes,
+    /// Whether the payload is JSON on one line.
+    pub json: bool,
+    /// Its tags. Only for a channel.
+    pub tags: Option<Arc<Tags>>,
+    /// It is delivered, but has no number and is not kept.
+    pub skip_history: bool,
+}
+
+const NO_TAGS: &str = "`tags` need a channel: a message to a user or a connection has none";
+
 /// The conditions of a publication, as the API names them.
 #[derive(Debug, Clone, Default)]
 pub struct Conditions {
@@ -126,33 +142,40 @@ impl Control {
         self.inner.config.namespaces.of(channel).ok_or(ReplyError::UNKNOWN_CHANNEL)
     }
 
-    /// Publishes JSON on one line to an address. The plugins are not called: the holder of the key has
-    /// decided. The publication is under way when this returns; the future returns its result.
+    /// Publishes to an address. The plugins are not called: the holder of the key has decided. The
+    /// publication is under way when this returns; the future returns its result.
     ///
     /// # Errors
     ///
-    /// If no namespace is configured for the address, the conditions do not fit it, the publication is too
-    /// large, or the backplane refuses it.
+    /// If no namespace is configured for the address, the content or the conditions do not fit it, the
+    /// publication is too large, or the backplane refuses it.
     pub fn publish(
         &self,
         address: &Channel,
-        data: Bytes,
+        content: Content,
         conditions: &Conditions,
     ) -> impl Future<Output = Result<Published, ReplyError>> + Send + use<> {
         let (reply_to, answer) = ask();
         let asked = self.namespace(address).and_then(|namespace| {
             let retention = Retention::of(namespace);
-            let conditions = publish_conditions(namespace, address, conditions)?;
-            let account_max = self.inner.config.memory.api_bytes_max();
-            let charge = Some(charge(&self.inner.config, &data, true, &self.inner.account, account_max)?);
+            let Content { data, json, tags, skip_history } = content;
+            if tags.is_some() && address.target() != Target::Channel {
+                return Err(ReplyError::NOT_AVAILABLE.because(NO_TAGS));
+            }
+            let conditions = publish_conditions(namespace, address, skip_history, conditions)?;
+            let (config, account) = (&self.inner.config, &self.inner.account);
+            let account_max = config.memory.api_bytes_max();
+            let charge = charge(config, &data, json, tags.as_deref(), account, account_max)?;
             let new = NewPublication {
                 channel: address,
                 data,
-                json: true,
+                json,
                 info: None,
+                tags,
                 retention,
+                skip_history,
                 conditions,
-                charge,
+                charge: Some(charge),
             };
             Ok(self.inner.backplane.publish(new, reply_to, self.inner.clock.now().at))
         });
@@ -166,14 +189,23 @@ impl Control {
         })
     }
 
-    /// Closes the connections of an address (`#user` or `@connection`). They receive the order a moment
-    /// later.
+    /// Closes the connections of an address (`#user` or `@connection`), except those with one of the ids in
+    /// `kept`. They receive the order a moment later.
     ///
     /// # Errors
     ///
     /// If the backplane cannot pass the order on.
-    pub fn disconnect(&self, address: &Channel, close: &Close) -> Result<(), ReplyError> {
-        self.inner.backplane.order(address, None, &Order::Close(close.clone(), Why::Api))
+    pub fn disconnect(
+        &self,
+        address: &Channel,
+        close: &Close,
+        kept: Arc<[Box<str>]>,
+    ) -> Result<(), ReplyError> {
+        let order = match kept.is_empty() {
+            true => Order::Close(close.clone(), Why::Api),
+            false => Order::CloseOthers { close: close.clone(), kept },
+        };
+        self.inner.backplane.order(address, None, &order)
     }
 
     /// Subscribes the connections of an address (`#user` or `@connection`) to a channel.
@@ -433,12 +465,17 @@ impl Control {
 fn publish_conditions(
     namespace: &Namespace,
     address: &Channel,
+    skip_history: bool,
     conditions: &Conditions,
 ) -> Result<Option<Box<PublishConditions>>, ReplyError> {
     let Conditions { idempotency_key, version } = conditions.clone();
     if version.is_some() && (namespace.history_size == 0 || address.target() != Target::Channel) {
         let why = "`version` needs a channel with history, which stores the newest version";
         return Err(ReplyError::NOT_AVAILABLE.because(why));
+    }
+    if version.is_some() && skip_history {
+        let why = "`version` and `skip_history` exclude each other: the history stores the newest version";
+        return Err(ReplyError::BAD_REQUEST.because(why));
     }
     let idempotency = idempotency_key.map(|key| Idempotency { key, ttl: namespace.idempotency_ttl });
     let any = idempotency.is_some() || version.is_some();

@@ -324,8 +324,12 @@ impl Hub {
 
     /// Passes an order to every connection of an address, except the one with the number `except`.
     pub fn order(&self, address: &Channel, except: Option<u64>, order: &Order) {
+        let stays = |handle: &ConnectionHandle| match order {
+            Order::CloseOthers { kept, .. } => kept.iter().any(|id| **id == *handle.id),
+            _ => false,
+        };
         let tell = |handle: &ConnectionHandle| {
-            if except != Some(handle.number) {
+            if except != Some(handle.number) && !stays(handle) {
                 handle.signal(order.clone().into());
             }
         };
@@ -422,6 +426,9 @@ impl SubscriberPosition {
         } else if position.offset == 0 && offset == 1 && origin(&position.epoch) == origin(epoch) {
             // A client that subscribed before the stream existed has missed nothing of it.
             *position = Position { offset, epoch: epoch.clone() };
+            Next::Deliver
+        } else if offset == 0 {
+            // It is not part of the stream.
             Next::Deliver
         } else if position.epoch == *epoch && offset <= position.offset {
             Next::Known

@@ -16,6 +16,7 @@ mod centrifuge;
 pub mod emulation;
 pub mod framing;
 pub mod json;
+pub mod tags;
 
 /// How the messages of a connection become bytes. Agreed in the handshake for the lifetime of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -146,7 +146,8 @@ fn decode<'a>(scale: &Scale, encoding: Encoding, command: &[u8]) -> Measure<'a> 
 }
 
 fn encode<'a>(scale: &Scale, encoding: Encoding) -> Measure<'a> {
-    let publication = Publication { data: payload(SMALL).into(), json: true, offset: 0, info: None };
+    let publication =
+        Publication { data: payload(SMALL).into(), json: true, offset: 0, info: None, tags: None };
     let (publication, epoch, channel) = (Arc::new(publication), Arc::<str>::default(), channel("news"));
     ns_per_call(scale.batch, move || {
         // A push remembers its frames: each call needs a new one.

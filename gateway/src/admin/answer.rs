@@ -1,13 +1,14 @@
 //! Builds HTTP answers and the result shapes of the API.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::backplane;
@@ -15,6 +16,7 @@ use crate::control::{Control, HistoryPage};
 use crate::protocol::code::ReplyError;
 use crate::protocol::json;
 use crate::protocol::push::{Member, Publication};
+use crate::protocol::tags::Tags;
 
 /// Media type of nearly all responses of the admin listener.
 pub(super) const JSON: &str = "application/json";
@@ -195,6 +197,13 @@ struct HistoryEntry {
     offset: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     info: Option<ClientInfo>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shared")]
+    tags: Option<Arc<Tags>>,
+}
+
+/// Writes what is behind a shared pointer.
+fn shared<T: Serialize, S: Serializer>(value: &Option<Arc<T>>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_deref().serialize(serializer)
 }
 
 impl From<&HistoryPage> for History {
@@ -203,6 +212,7 @@ impl From<&HistoryPage> for History {
             data: raw(&publication.data),
             offset: publication.offset,
             info: publication.info.as_deref().map(ClientInfo::new),
+            tags: publication.tags.clone(),
         };
         Self {
             publications: page.publications.iter().map(|publication| entry(publication)).collect(),

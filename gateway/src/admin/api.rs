@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde::Serialize;
@@ -16,19 +17,23 @@ use super::fields::{Failure, Fields, bad_request};
 use super::plugins::{Plugins, Rollback};
 use super::survey;
 use crate::backplane::Version;
-use crate::control::{Conditions, Control};
+use crate::control::{Conditions, Content, Control};
 use crate::plugin::breaker::Hold;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::json::{NotJson, compact};
 use crate::protocol::push::Member;
+use crate::protocol::tags::{InvalidTags, Tags};
 
 /// Channels of a broadcast that are published to before other requests get their turn.
 const BROADCAST_AT_ONCE: usize = 64;
 
 /// Maximum number of channels of one broadcast.
 const BROADCAST_CHANNELS_MAX: usize = 1_000;
+
+/// Maximum number of connections that stay.
+const WHITELIST_MAX: usize = 100;
 
 /// Maximum length of `idempotency_key` and `version_epoch`.
 const NAME_BYTES_MAX: usize = 256;
@@ -160,15 +165,15 @@ struct Api<'a> {
 impl Api<'_> {
     async fn publish(&self, mut fields: Fields) -> Result<Published, Failure> {
         let channel = channel(&mut fields)?;
-        let data = Self::data(&mut fields)?;
+        let content = content(&mut fields)?;
         let conditions = conditions(&mut fields)?;
         fields.finish()?;
-        Ok(self.control.publish(&channel, data, &conditions).await?.into())
+        Ok(self.control.publish(&channel, content, &conditions).await?.into())
     }
 
     async fn broadcast(&self, mut fields: Fields) -> Result<Answer, Failure> {
         let channels: Vec<String> = fields.required("channels")?;
-        let data = Self::data(&mut fields)?;
+        let content = content(&mut fields)?;
         let conditions = conditions(&mut fields)?;
         fields.finish()?;
         if channels.is_empty() {
@@ -183,7 +188,7 @@ impl Api<'_> {
         }
         // All are published before the first result is awaited.
         let publish = |name: &String| {
-            parse_channel(name).map(|channel| self.control.publish(&channel, data.clone(), &conditions))
+            parse_channel(name).map(|channel| self.control.publish(&channel, content.clone(), &conditions))
         };
         let mut under_way = Vec::with_capacity(channels.len());
         for names in channels.chunks(BROADCAST_AT_ONCE) {
@@ -201,21 +206,13 @@ impl Api<'_> {
         Ok(json(StatusCode::OK, &Outcome::Result(Broadcast { responses })))
     }
 
-    /// The payload of a publication. Its size is checked in the same place for all publishers.
-    fn data(fields: &mut Fields) -> Result<Bytes, Failure> {
-        let data = fields.json("data")?;
-        compact(Bytes::from(Box::<str>::from(data).into_string())).map_err(|error| match error {
-            NotJson::Syntax(_) => Failure::Malformed(format!("`data`: {error}")),
-            NotJson::Unfit(_) => bad_request(format!("`data` is {error}")).into(),
-        })
-    }
-
     fn disconnect(&self, mut fields: Fields) -> Result<Nothing, Failure> {
         let address = address(&mut fields)?;
         let wish = fields.object("disconnect")?;
+        let kept = whitelist(&mut fields)?;
         fields.finish()?;
         let close = wish.map_or(Ok(Close::FORCE_DISCONNECT), close)?;
-        self.control.disconnect(&address, &close)?;
+        self.control.disconnect(&address, &close, kept)?;
         Ok(Nothing {})
     }
 
@@ -318,6 +315,62 @@ fn address(fields: &mut Fields) -> Result<Channel, Failure> {
             Ok(Channel::of_user(&user).ok_or_else(|| bad_request("`user` is not a user id"))?)
         }
         (None, None) => Err(bad_request("`user` or `client` is missing").into()),
+    }
+}
+
+/// The ids of the connections that stay.
+fn whitelist(fields: &mut Fields) -> Result<Arc<[Box<str>]>, Failure> {
+    let kept: Vec<Box<str>> = fields.filled("whitelist")?.unwrap_or_default();
+    if kept.len() > WHITELIST_MAX {
+        let message = format!("`whitelist` has {} entries, at most {WHITELIST_MAX} are accepted", kept.len());
+        return Err(ReplyError::LIMIT_EXCEEDED.because(message).into());
+    }
+    if let Some(other) = kept.iter().position(|id| Channel::parse(&format!("@{id}")).is_err()) {
+        return Err(bad_request(format!("`whitelist`: the entry {other} is not a client id")).into());
+    }
+    Ok(kept.into())
+}
+
+/// What to publish. The size is checked in the same place for all publishers.
+fn content(fields: &mut Fields) -> Result<Content, Failure> {
+    let (data, json) = payload(fields)?;
+    let tags = Tags::checked(fields.texts("tags")?).map_err(|invalid| {
+        match invalid {
+            InvalidTags::TooMany(_) | InvalidTags::TooLarge(_) => ReplyError::LIMIT_EXCEEDED,
+            InvalidTags::Unnamed => ReplyError::BAD_REQUEST,
+        }
+        .because(format!("`tags` {invalid}"))
+    })?;
+    let skip_history = fields.optional("skip_history")?.unwrap_or(false);
+    Ok(Content { data, json, tags, skip_history })
+}
+
+/// The payload, which is JSON or any bytes, and whether it is JSON on one line.
+fn payload(fields: &mut Fields) -> Result<(Bytes, bool), Failure> {
+    let (data, encoded) = (fields.json("data"), fields.filled::<Box<str>>("b64data")?);
+    match (data, encoded) {
+        // A library that fills in all fields writes null for the one that it does not use.
+        (Some(data), Some(_)) if data.get() != "null" => {
+            Err(bad_request("`data` and `b64data` are both there: one of them is the payload").into())
+        }
+        (_, Some(encoded)) => {
+            let data = BASE64_STANDARD
+                .decode(&*encoded)
+                .map_err(|error| Failure::Malformed(format!("`b64data` is not Base64: {error}")))?;
+            let data = Bytes::from(data);
+            match compact(data.clone()) {
+                Ok(compact) => Ok((compact, true)),
+                // Any bytes may be published; a payload that is not JSON reaches JSON clients as a string.
+                Err(NotJson::Syntax(_)) => Ok((data, false)),
+                Err(unfit @ NotJson::Unfit(_)) => Err(bad_request(format!("`b64data` is {unfit}")).into()),
+            }
+        }
+        (Some(data), None) => match compact(Bytes::from(Box::<str>::from(data).into_string())) {
+            Ok(compact) => Ok((compact, true)),
+            Err(error @ NotJson::Syntax(_)) => Err(Failure::Malformed(format!("`data`: {error}"))),
+            Err(unfit @ NotJson::Unfit(_)) => Err(bad_request(format!("`data` is {unfit}")).into()),
+        },
+        (None, None) => Err(bad_request("`data` or `b64data` is missing").into()),
     }
 }
 

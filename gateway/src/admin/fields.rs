@@ -102,9 +102,27 @@ impl Fields {
         }
     }
 
-    /// The raw JSON of a field, which may be null.
-    pub(super) fn json(&mut self, name: &str) -> Result<Box<RawValue>, Failure> {
-        self.0.remove(name).ok_or_else(|| bad_request(format!("`{name}` is missing")).into())
+    /// The raw JSON of a field, which may be null. `None` if it is missing.
+    pub(super) fn json(&mut self, name: &str) -> Option<Box<RawValue>> {
+        self.0.remove(name)
+    }
+
+    /// A field that may be missing or empty: some libraries write an empty list for an empty map.
+    pub(super) fn filled<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Failure> {
+        if self.0.get(name).is_some_and(|value| says_nothing(value.get())) {
+            self.0.remove(name);
+        }
+        self.optional(name)
+    }
+
+    /// A field that is a map from names to texts. A missing one is empty.
+    pub(super) fn texts(&mut self, name: &str) -> Result<BTreeMap<Box<str>, Box<str>>, Failure> {
+        let entries: BTreeMap<Box<str>, Box<RawValue>> = self.filled(name)?.unwrap_or_default();
+        let text = |(key, value): (Box<str>, Box<RawValue>)| match serde_json::from_str(value.get()) {
+            Ok(text) => Ok((key, text)),
+            Err(error) => Err(Failure::Malformed(format!("`{name}`: the value of {key:?}: {error}"))),
+        };
+        entries.into_iter().map(text).collect()
     }
 
     /// The user named by a request, if any. Every user id that a client may have is accepted.
@@ -168,10 +186,27 @@ mod tests {
         assert!(
             matches!(fields("{\"n\":null}").required::<i64>("n"), Err(Failure::Api(error)) if error.code == 107)
         );
-        assert_eq!(
-            fields("{\"data\":{ \"a\" : [1] }}").json("data").expect("there").get(),
-            "{ \"a\" : [1] }"
-        );
+        let raw = fields("{\"data\":{ \"a\" : [1] }}").json("data");
+        assert_eq!(raw.expect("there").get(), "{ \"a\" : [1] }");
+    }
+
+    #[test]
+    fn a_map_has_texts_and_may_be_left_empty_in_any_way() {
+        let texts = |body: &str| fields(body).texts("tags");
+        for body in ["{}", "{\"tags\":null}", "{\"tags\":{}}", "{\"tags\":[]}"] {
+            assert_eq!(texts(body), Ok(BTreeMap::new()), "{body}");
+        }
+        let expected = [("a".into(), "1".into()), ("b".into(), "".into())].into();
+        assert_eq!(texts("{\"tags\":{\"b\":\"\",\"a\":\"1\"}}"), Ok(expected));
+        for (body, named) in [
+            ("{\"tags\":7}", "`tags`: "),
+            ("{\"tags\":[\"a\"]}", "`tags`: "),
+            ("{\"tags\":{\"kind\":7}}", "`tags`: the value of \"kind\": "),
+            ("{\"tags\":{\"kind\":null}}", "`tags`: the value of \"kind\": "),
+        ] {
+            let Err(Failure::Malformed(message)) = texts(body) else { panic!("{body}") };
+            assert!(message.starts_with(named), "{message}");
+        }
     }
 
     #[test]

@@ -4,9 +4,11 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::SystemTime;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,7 +34,7 @@ use crate::plugin::registry::{PluginFile, Registry, Workers};
 use crate::plugin::settings::Settings;
 use crate::plugin::verdict::{ConnectVerdict, Effect, Verdict};
 use crate::protocol::channel::Channel;
-use crate::protocol::push::Member;
+use crate::protocol::push::{Member, Publication, PushKind};
 use crate::shutdown::Phase;
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
@@ -337,9 +339,7 @@ async fn a_payload_is_sent_on_one_line_and_otherwise_as_it_came() {
     assert_eq!(admin.post("/api/publish", "X-API-Key: correct-horse\r\n", body).await.status, 200);
     let deliveries = admin.deliveries();
     let [Delivery::Push(push)] = &deliveries[..] else { panic!("not one push") };
-    let crate::protocol::push::PushKind::Publication { publication, .. } = &push.kind else {
-        panic!("no publication")
-    };
+    let PushKind::Publication { publication, .. } = &push.kind else { panic!("no publication") };
     assert_eq!(publication.data, "{ \"n\" : 1.50, \"s\":\"a\\nb\" }");
 }
 
@@ -351,6 +351,159 @@ async fn a_payload_is_as_large_as_a_publication_may_be() {
     };
     assert_eq!(publish(2046).await, 0);
     assert_eq!(publish(2047).await, 106);
+}
+
+/// The publication in the one push that was delivered.
+fn published(deliveries: Vec<Delivery>) -> Arc<Publication> {
+    let [Delivery::Push(push)] = &deliveries[..] else { panic!("not one push") };
+    let PushKind::Publication { publication, .. } = &push.kind else { panic!("no publication") };
+    publication.clone()
+}
+
+#[tokio::test]
+async fn tags_are_delivered_and_kept_and_count_as_a_part_of_the_publication() {
+    let admin = Admin::start(CONFIG);
+    admin.backplane.add_interest(0, &Channel::parse("chat:a").unwrap(), ReplyTo::Nobody);
+    let tags = json!({"kind": "goal", "team": "h\u{e9}"});
+    admin.api("publish", json!({"channel": "chat:a", "data": 1, "tags": tags})).await;
+    let delivered = published(admin.deliveries()).tags.clone().unwrap();
+    assert_eq!(delivered.iter().collect::<Vec<_>>(), [("kind", "goal"), ("team", "h\u{e9}")]);
+    admin.api("broadcast", json!({"channels": ["chat:a", "chat:b"], "data": 2, "tags": tags})).await;
+    admin.api("publish", json!({"channel": "chat:a", "data": 3})).await;
+    let kept = admin.api("history", json!({"channel": "chat:a", "limit": -1})).await;
+    let expected = json!([
+        {"data": 1, "offset": 1, "tags": tags}, {"data": 2, "offset": 2, "tags": tags}, {"data": 3, "offset": 3},
+    ]);
+    assert_eq!(kept["result"]["publications"], expected);
+
+    let sized = |bytes: usize| json!({"channel": "news", "data": 1, "tags": {"k": "x".repeat(bytes)}});
+    let most = 2048 - "1".len() - r#""tags":{"k":"",},"#.len();
+    assert_eq!(code(&admin.api("publish", sized(most)).await), 0);
+    let answer = admin.api("publish", sized(most + 1)).await;
+    assert!(answer.to_string().contains("a publication of 2049 bytes"), "{answer}");
+}
+
+#[tokio::test]
+async fn tags_that_cannot_be_published_are_refused_by_name() {
+    let admin = Admin::start(CONFIG);
+    let many: BTreeMap<_, _> = (0..65).map(|number| (number.to_string(), "")).collect();
+    for (channel, tags, expected, words) in [
+        ("news", json!(many), 106, "`tags` has 65 entries, at most 64"),
+        (
+            "news",
+            json!({"k": "x".repeat(4096)}),
+            106,
+            "`tags` has 4097 bytes of names and values, at most 4096",
+        ),
+        ("news", json!({"": "x"}), 107, "`tags` has an empty name"),
+        ("#42", json!({"k": "v"}), 108, "`tags` need a channel"),
+        ("@nobody", json!({"k": "v"}), 108, "`tags` need a channel"),
+    ] {
+        for (method, target) in
+            [("publish", json!({"channel": channel})), ("broadcast", json!({"channels": [channel]}))]
+        {
+            let mut request = target;
+            request["data"] = 1.into();
+            request["tags"] = tags.clone();
+            let answer = admin.api(method, request).await.to_string();
+            assert!(answer.contains(words) && answer.contains(&expected.to_string()), "{method}: {answer}");
+        }
+    }
+    let key = "X-API-Key: correct-horse\r\n";
+    for (tags, words) in [("7", "`tags`: "), (r#"{"kind":7}"#, "the value of \\\"kind\\\"")] {
+        let body = format!(r#"{{"channel":"news","data":1,"tags":{tags}}}"#);
+        let response = admin.post("/api/publish", key, &body).await;
+        assert!(response.status == 400 && response.body.contains(words), "{}", response.body);
+    }
+}
+
+#[tokio::test]
+async fn bytes_are_published_as_those_of_a_client_of_protobuf_are() {
+    let admin = Admin::start(CONFIG);
+    admin.backplane.add_interest(0, &Channel::parse("chat:a").unwrap(), ReplyTo::Nobody);
+    for (sent, json, payload) in [
+        (&b"\xff\x00"[..], false, &b"\xff\x00"[..]),
+        (b"no JSON", false, b"no JSON"),
+        (b"{\n\"a\": 1}", true, b"{\"a\": 1}"),
+    ] {
+        let encoded = BASE64_STANDARD.encode(sent);
+        for request in [
+            json!({"channel": "chat:a", "b64data": encoded}),
+            json!({"channel": "chat:a", "b64data": encoded, "data": null}),
+        ] {
+            admin.api("publish", request).await;
+            let publication = published(admin.deliveries());
+            assert_eq!((publication.json, &publication.data[..]), (json, payload));
+        }
+    }
+    let kept = admin.api("history", json!({"channel": "chat:a", "limit": 3, "reverse": true})).await;
+    let seen: Vec<_> =
+        kept["result"]["publications"].as_array().unwrap().iter().map(|one| &one["data"]).collect();
+    assert_eq!(seen, [&json!({"a": 1}), &json!({"a": 1}), &json!("no JSON")]);
+    let deep = BASE64_STANDARD.encode("[".repeat(121) + &"]".repeat(121));
+    for (request, words) in [
+        (json!({"data": 1, "b64data": "AA=="}), "`data` and `b64data` are both there"),
+        (json!({"data": "", "b64data": "AA=="}), "`data` and `b64data` are both there"),
+        (json!({}), "`data` or `b64data` is missing"),
+        (json!({"b64data": ""}), "`data` or `b64data` is missing"),
+        (json!({"b64data": deep}), "`b64data` is JSON"),
+    ] {
+        let (mut publish, mut broadcast) = (request.clone(), request);
+        publish["channel"] = "news".into();
+        broadcast["channels"] = json!(["news"]);
+        for answer in [admin.api("publish", publish).await, admin.api("broadcast", broadcast).await] {
+            assert_eq!(code(&answer), 107);
+            assert!(answer.to_string().contains(words), "{answer}");
+        }
+    }
+    for wrong in ["\"A\"", "\"AA\"", "\"A A=\"", "7"] {
+        let body = format!(r#"{{"channel":"news","b64data":{wrong}}}"#);
+        let response = admin.post("/api/publish", "X-API-Key: correct-horse\r\n", &body).await;
+        assert!(response.status == 400 && response.body.contains("`b64data`"), "{}", response.body);
+    }
+}
+
+#[tokio::test]
+async fn what_skips_the_history_has_no_place_in_it() {
+    let admin = Admin::start(CONFIG);
+    let skipping = |method: &str, data: u64| match method {
+        "publish" => json!({"channel": "chat:a", "data": data, "skip_history": true}),
+        _ => json!({"channels": ["chat:a"], "data": data, "skip_history": true}),
+    };
+    admin.api("publish", json!({"channel": "chat:a", "data": 1})).await;
+    assert_eq!(admin.api("publish", skipping("publish", 2)).await, json!({"result": {}}));
+    let answer = admin.api("broadcast", skipping("broadcast", 3)).await;
+    assert_eq!(answer["result"]["responses"], json!([{"result": {}}]));
+    let next = admin.api("publish", json!({"channel": "chat:a", "data": 4})).await;
+    assert_eq!(next["result"]["offset"], 2);
+    let mut versioned = skipping("publish", 5);
+    versioned["version"] = 1.into();
+    let answer = admin.api("publish", versioned).await;
+    assert!(code(&answer) == 107 && answer.to_string().contains("exclude each other"), "{answer}");
+}
+
+#[tokio::test]
+async fn connections_in_the_whitelist_stay() {
+    let admin = Admin::start(CONFIG);
+    admin.backplane.add_interest(0, &Channel::parse("#42").unwrap(), ReplyTo::Nobody);
+    let kept = |deliveries: Vec<Delivery>| match &deliveries[..] {
+        [Delivery::Order { order: Order::CloseOthers { close, kept }, .. }] => (close.code, kept.join(",")),
+        _ => panic!("not one close"),
+    };
+    admin.api("disconnect", json!({"user": "42", "whitelist": ["a", "b"]})).await;
+    assert_eq!(kept(admin.deliveries()), (3503, "a,b".into()));
+    for nobody in [json!([]), json!(null)] {
+        admin.api("disconnect", json!({"user": "42", "whitelist": nobody})).await;
+        assert!(matches!(&admin.deliveries()[..], [Delivery::Order { order: Order::Close(..), .. }]));
+    }
+    for (wrong, expected, words) in [
+        (json!(["a", "b c"]), 107, "`whitelist`: the entry 1 is not a client id"),
+        (json!(vec!["a"; 101]), 106, "`whitelist` has 101 entries, at most 100"),
+    ] {
+        let answer = admin.api("disconnect", json!({"user": "42", "whitelist": wrong})).await;
+        assert!(code(&answer) == expected && answer.to_string().contains(words), "{answer}");
+    }
+    assert!(admin.deliveries().is_empty());
 }
 
 #[tokio::test]
@@ -524,9 +677,36 @@ async fn conditions_of_a_publication_that_cannot_be_met_are_refused() {
 #[tokio::test]
 async fn what_would_be_ignored_is_refused() {
     let admin = Admin::start(CONFIG);
-    let publish = json!({"channel": "news", "data": 1, "skip_history": true});
-    assert_eq!(code(&admin.api("publish", publish).await), 107);
-    let defaults =
-        json!({"channel": "news", "data": 1, "idempotency_key": "", "skip_history": false, "tags": {}});
+    for (method, field, value) in [
+        ("publish", "delta", json!(true)),
+        ("broadcast", "delta", json!(true)),
+        ("subscribe", "info", json!({"color": "red"})),
+        ("subscribe", "b64info", json!("e30=")),
+        ("subscribe", "data", json!({"color": "red"})),
+        ("subscribe", "b64data", json!("e30=")),
+        ("subscribe", "recover_since", json!({"offset": 1, "epoch": "e"})),
+        ("subscribe", "override", json!({"presence": {"value": true}})),
+        ("subscribe", "session", json!("s")),
+        ("unsubscribe", "session", json!("s")),
+        ("disconnect", "session", json!("s")),
+    ] {
+        let mut request = match method {
+            "publish" => json!({"channel": "news", "data": 1}),
+            "broadcast" => json!({"channels": ["news"], "data": 1}),
+            _ => json!({"user": "42", "channel": "news"}),
+        };
+        if method == "disconnect" {
+            request = json!({"user": "42"});
+        }
+        request[field] = value;
+        let answer = admin.api(method, request).await;
+        assert_eq!(code(&answer), 107, "{method} {field}");
+        assert_eq!(answer["error"]["message"], format!("`{field}` is not supported here"), "{method}");
+    }
+    assert!(admin.deliveries().is_empty());
+    let defaults = json!({
+        "channel": "news", "data": 1, "idempotency_key": "", "skip_history": false, "tags": {}, "b64data": "",
+        "delta": false,
+    });
     assert_eq!(code(&admin.api("publish", defaults).await), 0);
 }

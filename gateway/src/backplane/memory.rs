@@ -32,6 +32,7 @@ use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
 use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
+use crate::protocol::tags::tags_bytes;
 use crate::sharded::Sharded;
 
 const SHARDS: usize = 64;
@@ -307,9 +308,10 @@ impl Stream {
     }
 }
 
-/// Bytes counted for one kept publication: its payload, its publisher and the overhead.
+/// Bytes counted for one kept publication: its payload, its publisher, its tags and the overhead.
 fn kept_bytes(publication: &Publication) -> usize {
-    publication.data.len() + publication.info.as_ref().map_or(0, |info| info.bytes()) + 128
+    let info = publication.info.as_ref().map_or(0, |info| info.bytes());
+    publication.data.len() + info + tags_bytes(publication.tags.as_deref()) + 128
 }
 
 impl Memory {

@@ -1,5 +1,7 @@
 //! [`Order`] is what other workers and other nodes may order connections to do.
 
+use std::sync::Arc;
+
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 
@@ -19,6 +21,13 @@ pub enum Why {
 pub enum Order {
     /// Close the connection.
     Close(Close, Why),
+    /// Close the connection for the server API, unless its id is one of these.
+    CloseOthers {
+        /// Code and reason.
+        close: Close,
+        /// The connections that stay.
+        kept: Arc<[Box<str>]>,
+    },
     /// Subscribe to a channel.
     Subscribe(Channel),
     /// Unsubscribe from a channel.

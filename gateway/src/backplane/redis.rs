@@ -59,6 +59,7 @@ use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
 use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
+use crate::protocol::tags::tags_bytes;
 use crate::shutdown::Phase;
 use crate::survey::Question;
 use crate::telemetry::backplane::BackplaneMetrics;
@@ -146,15 +147,26 @@ impl Backplane for Redis {
     }
 
     fn publish(&self, new: NewPublication<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Published> {
-        let NewPublication { channel, data, json, info, mut retention, conditions, charge } = new;
+        let NewPublication {
+            channel,
+            data,
+            json,
+            info,
+            tags,
+            mut retention,
+            skip_history,
+            conditions,
+            charge,
+        } = new;
+        let bytes = data.len() + tags_bytes(tags.as_deref());
         let Components { context, topology, agreement, requests, subscriptions, .. } = &self.components;
         let local = |workers: Option<u64>, charge: Option<Charge>| {
             let workers = workers.unwrap_or_else(|| subscriptions.interest.workers(channel, None));
-            if let Err(error) = find_room(&context.inboxes, workers, data.len()) {
+            if let Err(error) = find_room(&context.inboxes, workers, bytes) {
                 return Outcome::Ready(Err(error));
             }
-            let publication =
-                Arc::new(Publication { data: data.clone(), json, offset: 0, info: info.clone() });
+            let (data, info, tags) = (data.clone(), info.clone(), tags.clone());
+            let publication = Arc::new(Publication { data, json, offset: 0, info, tags });
             let kind = PushKind::Publication { publication, epoch: Arc::default() };
             let push = Push::new(channel.clone(), kind).accepted_at(at).charged(charge);
             subscriptions.deliver(push, Some(workers));
@@ -168,7 +180,7 @@ impl Backplane for Redis {
         {
             return local(Some(1 << worker), charge);
         }
-        if matches!(channel.target(), Target::Connection(_)) {
+        if skip_history || matches!(channel.target(), Target::Connection(_)) {
             retention.size = 0;
         }
         let writes = retention.size > 0 || once;
@@ -181,22 +193,22 @@ impl Backplane for Redis {
         let what = if writes && status.takes_no_writes() {
             return Outcome::Ready(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
         } else if writes {
-            let body = wire::body(&data, json, info.as_deref());
-            What::Publish { channel: channel.clone(), body, retention, conditions }
+            let body = wire::body(&data, json, info.as_deref(), tags.as_deref());
+            What::Publish { channel: channel.clone(), body, retention, skip_history, conditions }
         } else if status.connection().is_none() {
             // Other gateways keep this channel's history: clients that recover there would miss the
             // publication.
-            if agreement.rules.raise(channel, retention).size > 0 {
+            if !skip_history && agreement.rules.raise(channel, retention).size > 0 {
                 return Outcome::Ready(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
             }
             return local(None, charge);
         } else {
             let address = (channel.target() != Target::Channel).then_some(channel);
-            let body = wire::body(&data, json, info.as_deref());
+            let body = wire::body(&data, json, info.as_deref(), tags.as_deref());
             let message = wire::unnumbered(address, &body);
-            What::Spread { to: Some(channel.clone()), message, publication: true }
+            What::Spread { to: Some(channel.clone()), message, publication: true, skip_history }
         };
-        let room = requests.room_for(data.len());
+        let room = requests.room_for(bytes);
         if room.is_none() {
             return Outcome::Ready(Err(ReplyError::TOO_MANY_REQUESTS.because(dispatch::BUSY)));
         }

@@ -14,6 +14,7 @@ use crate::plugin::verdict::DeliverVerdict;
 use crate::protocol::channel::Channel;
 use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::{Publication, Push, PushKind, payload_bytes};
+use crate::protocol::tags::tags_bytes;
 
 /// Classes of subscribers that a plugin may distinguish for one delivery. Each costs a call and a frame;
 /// plugins that need more should address clients one by one.
@@ -221,11 +222,13 @@ fn replace(publication: &Publication, payload: Bytes, bytes_max: usize) -> Resul
         Err(NotJson::Unfit(unfit)) => return Err(unfit.into()),
         Err(NotJson::Syntax(_)) => (payload, false),
     };
-    let bytes = payload_bytes(&data, json);
-    if bytes > bytes_max.max(payload_bytes(&publication.data, publication.json)) {
+    let tags = tags_bytes(publication.tags.as_deref());
+    let bytes = payload_bytes(&data, json) + tags;
+    if bytes > bytes_max.max(payload_bytes(&publication.data, publication.json) + tags) {
         return Err(Unfit::TooLarge { bytes, bytes_max });
     }
-    Ok(Publication { data, json, offset: publication.offset, info: publication.info.clone() })
+    let Publication { offset, info, tags, .. } = publication;
+    Ok(Publication { data, json, offset: *offset, info: info.clone(), tags: tags.clone() })
 }
 
 fn publication_of(push: &Push) -> Option<&Publication> {
@@ -243,7 +246,7 @@ mod tests {
     fn what_could_not_be_published_takes_the_place_of_nothing() {
         let published = |bytes: usize| {
             let data = serde_json::to_vec(&"x".repeat(bytes - 2)).expect("a text").into();
-            Publication { data, json: true, offset: 7, info: None }
+            Publication { data, json: true, offset: 7, info: None, tags: None }
         };
         let replaced = |publication: &Publication, payload: &str| {
             replace(publication, Bytes::copy_from_slice(payload.as_bytes()), 100)

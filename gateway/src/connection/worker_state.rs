@@ -31,6 +31,7 @@ use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::Position;
 use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::{Member, Push, payload_bytes};
+use crate::protocol::tags::{Tags, tags_bytes};
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
 use crate::upstream::{Origin, Upstreams};
 
@@ -100,10 +101,12 @@ pub fn charge(
     config: &Config,
     data: &[u8],
     json: bool,
+    tags: Option<&Tags>,
     account: &Account,
     account_max: usize,
 ) -> Result<Charge, ReplyError> {
-    let (bytes, bytes_max) = (payload_bytes(data, json), config.limits.publication_bytes_max);
+    let bytes = payload_bytes(data, json) + tags_bytes(tags);
+    let bytes_max = config.limits.publication_bytes_max;
     if bytes > bytes_max {
         let why = format!("a publication of {bytes} bytes: `limits.publication_bytes_max` is {bytes_max}");
         return Err(ReplyError::LIMIT_EXCEEDED.because(why));
@@ -221,7 +224,7 @@ impl WorkerState {
             }
         };
         let account_max = self.config.memory.publisher_bytes_max();
-        let charge = match charge(&self.config, &data, json, account, account_max) {
+        let charge = match charge(&self.config, &data, json, None, account, account_max) {
             Ok(charge) => Some(charge),
             Err(error) => {
                 self.metrics.node.publication_refused(&error);
@@ -229,7 +232,17 @@ impl WorkerState {
             }
         };
         let retention = Retention::of(namespace);
-        let new = NewPublication { channel, data, json, info, retention, conditions: None, charge };
+        let new = NewPublication {
+            channel,
+            data,
+            json,
+            info,
+            tags: None,
+            retention,
+            skip_history: false,
+            conditions: None,
+            charge,
+        };
         let asked = self.backplane.publish(new, reply_to, now.at);
         if let Outcome::Ready(Err(error)) = &asked {
             self.metrics.node.publication_refused(error);

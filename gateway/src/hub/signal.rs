@@ -31,6 +31,8 @@ impl From<Order> for Signal {
     fn from(order: Order) -> Self {
         match order {
             Order::Close(close, why) => Self::Close(close, why),
+            // The hub has left out those that stay.
+            Order::CloseOthers { close, .. } => Self::Close(close, Why::Api),
             Order::Subscribe(channel) => Self::Subscribe(channel),
             Order::Unsubscribe(channel) => Self::Unsubscribe(channel),
             Order::Refresh(expires_at) => Self::Refresh(expires_at),

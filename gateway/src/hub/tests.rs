@@ -1,7 +1,9 @@
 //! Subscriptions, stream positions and delivery of one worker.
 
 use super::*;
+use crate::backplane::Why;
 use crate::hub::connection_handle::Unflushed;
+use crate::protocol::code::Close;
 use crate::protocol::push::{Member, Publication};
 use crate::protocol::{Encoding, Framing};
 
@@ -16,7 +18,7 @@ fn channel(name: &str) -> Channel {
 }
 
 fn publication(name: &str, offset: u64, epoch: &str) -> Push {
-    let publication = Publication { data: "7".into(), json: true, offset, info: None };
+    let publication = Publication { data: "7".into(), json: true, offset, info: None, tags: None };
     Push::new(
         channel(name),
         PushKind::Publication { publication: Arc::new(publication), epoch: epoch.into() },
@@ -209,7 +211,7 @@ impl Views for ByRole {
         self.0.push(class);
         let [role] = classes.values(class) else { return None };
         let data = format!("{role:?}").into();
-        let publication = Publication { data, json: true, offset: 5, info: None };
+        let publication = Publication { data, json: true, offset: 5, info: None, tags: None };
         let kind = PushKind::Publication { publication: Arc::new(publication), epoch: "e".into() };
         Some(self.1.insert(Push::new(channel("news"), kind)))
     }
@@ -242,6 +244,40 @@ fn a_class_receives_its_view_and_who_receives_nothing_misses_nothing() {
     room.hub.deliver_views(&publication("news", 8, "e"), &mut views);
     assert!(text(&moderator).contains(r#""data":"x""#), "other rules, other classes");
     assert_eq!((text(&member).len(), signals(&member), signals(&moderator)), (0, vec![], vec![]));
+}
+
+#[test]
+fn a_publication_without_a_number_reaches_everybody_and_moves_nobody() {
+    let mut room = Room::new();
+    let [tracked, begun, made] = [1, 2, 3].map(|number| room.handle(number, 1000));
+    room.subscribe("news", &tracked, Some((4, "e")));
+    room.subscribe("news", &begun, Some((0, "e")));
+    room.subscribe("news", &made, None);
+    room.hub.hold(&channel("news"), 3);
+    assert_eq!(room.hub.deliver(&publication("news", 0, "")).sent, 2);
+    room.hub.release(&channel("news"), 3, Some(at(4, "e")));
+    for handle in [&tracked, &begun, &made] {
+        assert_eq!((text(handle).matches("pub").count(), signals(handle)), (1, vec![]));
+    }
+    let Delivered { sent, gaps, .. } = room.hub.deliver(&publication("news", 5, "e"));
+    assert_eq!((sent, gaps), (2, 1), "5 follows 4, and not 0");
+}
+
+#[test]
+fn an_order_to_close_leaves_out_the_connections_that_stay() {
+    let mut room = Room::new();
+    let [a, b] = [1, 2].map(|number| {
+        let (handle, _) = room.admit(number, 1000, "42", &[]);
+        room.subscribe("#42", &handle, None);
+        handle
+    });
+    let close = Close::custom(4001, "bye");
+    let kept = ["other".into(), Box::from(&*b.id)].into();
+    let order = Order::CloseOthers { close: close.clone(), kept };
+    room.hub.order(&channel("#42"), None, &order);
+    assert_eq!((signals(&a), signals(&b)), (vec![Signal::Close(close, Why::Api)], vec![]));
+    room.hub.order(&channel(&format!("@{}", b.id)), None, &order);
+    assert_eq!(signals(&b), []);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::channel::Channel;
+use super::tags::{Tags, tags_bytes};
 use super::{WireFormat, codec, json};
 use crate::charge::Charge;
 
@@ -32,7 +33,7 @@ impl Member {
 }
 
 /// One publication in a channel.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
     /// The payload.
     pub data: Bytes,
@@ -42,13 +43,16 @@ pub struct Publication {
     pub offset: u64,
     /// The publisher, for publications of clients.
     pub info: Option<Arc<Member>>,
+    /// Its tags; `None` for most publications.
+    pub tags: Option<Arc<Tags>>,
 }
 
 impl Publication {
     /// Most bytes it takes in a reply.
     pub fn bytes(&self) -> usize {
         const AROUND: usize = r#"{"data":,"info":,"offset":18446744073709551615},"#.len();
-        AROUND + payload_bytes(&self.data, self.json) + self.info.as_ref().map_or(0, |info| info.bytes())
+        let info = self.info.as_ref().map_or(0, |info| info.bytes());
+        AROUND + payload_bytes(&self.data, self.json) + info + tags_bytes(self.tags.as_deref())
     }
 }
 
@@ -175,7 +179,9 @@ impl Push {
 
     fn payload_bytes(&self) -> usize {
         match &self.kind {
-            PushKind::Publication { publication, .. } => publication.data.len(),
+            PushKind::Publication { publication, .. } => {
+                publication.data.len() + tags_bytes(publication.tags.as_deref())
+            }
             PushKind::Join(member) | PushKind::Leave(member) => member.info.len(),
         }
     }
@@ -197,8 +203,13 @@ mod tests {
     use crate::protocol::{Encoding, Framing};
 
     fn push() -> Push {
-        let publication =
-            Publication { data: Bytes::from_static(b"{\"t\":1}"), json: true, offset: 0, info: None };
+        let publication = Publication {
+            data: Bytes::from_static(b"{\"t\":1}"),
+            json: true,
+            offset: 0,
+            info: None,
+            tags: None,
+        };
         let kind = PushKind::Publication { publication: Arc::new(publication), epoch: Arc::default() };
         Push::new(Channel::parse("news").expect("valid"), kind)
     }

@@ -108,6 +108,86 @@ async fn a_key_holds_for_messages_to_users_and_for_each_channel_of_a_broadcast()
 }
 
 #[tokio::test]
+async fn tags_reach_every_gateway_and_are_kept() {
+    for world in World::both().await {
+        let mut client = Client::connect(world.last()).await;
+        let since = client.subscribe("news:1").await["epoch"].clone();
+        client.subscribe("live:1").await;
+        let tags = json!({ "kind": "goal", "empty": "", "h\u{e9}": "\"\n" });
+        for channel in ["news:1", "live:1"] {
+            publish(world.first(), json!({ "channel": channel, "data": 1, "tags": tags })).await;
+            assert_eq!(client.publication(channel).await["tags"], tags, "{channel}");
+        }
+        let keyed = json!({ "channel": "live:1", "data": 2, "tags": tags, "idempotency_key": "k" });
+        publish(world.first(), keyed).await;
+        assert_eq!(client.publication("live:1").await["tags"], tags);
+        publish(world.first(), json!({ "channel": "news:1", "data": 2 })).await;
+        assert_eq!(client.publication("news:1").await.get("tags"), None);
+
+        let request = json!({ "channel": "news:1", "limit": -1 });
+        let kept = world.last().post("/api/history", &request).await.ok();
+        let expected = json!([{ "data": 1, "offset": 1, "tags": tags }, { "data": 2, "offset": 2 }]);
+        assert_eq!(kept["result"]["publications"], expected);
+        let mut late = Client::connect(world.last()).await;
+        let recover = json!({ "channel": "news:1", "recover": true, "offset": 0, "epoch": since });
+        let missed = late.ask("subscribe", recover).await.unwrap();
+        assert_eq!((&missed["recovered"], &missed["publications"]), (&json!(true), &expected));
+        assert_eq!(late.ask("history", request).await.unwrap()["publications"], expected);
+    }
+}
+
+#[tokio::test]
+async fn what_skips_the_history_reaches_every_subscriber_and_is_kept_nowhere() {
+    for world in World::both().await {
+        let (mut near, mut far) = (Client::connect(world.first()).await, Client::connect(world.last()).await);
+        for client in [&mut near, &mut far] {
+            client.subscribe("news:1").await;
+        }
+        let skips = |data: u64| json!({ "channel": "news:1", "data": data, "skip_history": true });
+        assert_eq!(
+            publish(world.first(), json!({ "channel": "news:1", "data": 1 })).await["result"]["offset"],
+            1
+        );
+        assert_eq!(publish(world.first(), skips(2)).await, json!({ "result": {} }));
+        let mut keyed = skips(3);
+        keyed["idempotency_key"] = "k".into();
+        for gateway in [world.last(), world.first()] {
+            assert_eq!(publish(gateway, keyed.clone()).await, json!({ "result": {} }), "published once");
+        }
+        let broadcast = json!({ "channels": ["news:1"], "data": 4, "skip_history": true });
+        world.last().post("/api/broadcast", &broadcast).await.ok();
+        assert_eq!(
+            publish(world.last(), json!({ "channel": "news:1", "data": 5 })).await["result"]["offset"],
+            2
+        );
+        for client in [&mut near, &mut far] {
+            for (data, offset) in
+                [(1, json!(1)), (2, json!(null)), (3, json!(null)), (4, json!(null)), (5, json!(2))]
+            {
+                let publication = client.publication("news:1").await;
+                assert_eq!((&publication["data"], &publication["offset"]), (&json!(data), &offset));
+            }
+        }
+        assert_eq!(history(world.last(), "news:1").await, [1, 5]);
+    }
+}
+
+#[tokio::test]
+async fn bytes_are_strings_for_clients_of_json_at_every_gateway() {
+    for world in World::both().await {
+        let mut client = Client::connect(world.last()).await;
+        client.subscribe("news:1").await;
+        for (encoded, seen) in
+            [("/wD+", json!("/wD+")), ("aGVsbG8=", json!("hello")), ("eyJhIjoxfQ==", json!({ "a": 1 }))]
+        {
+            publish(world.first(), json!({ "channel": "news:1", "b64data": encoded })).await;
+            assert_eq!(client.publication("news:1").await["data"], seen);
+        }
+        assert_eq!(history(world.last(), "news:1").await, [json!("/wD+"), json!("hello"), json!({ "a": 1 })]);
+    }
+}
+
+#[tokio::test]
 async fn an_older_version_never_overwrites_a_newer_one() {
     // Next to each other beyond 2^53, where one number of JavaScript or Lua stands for both.
     let large = (1_u64 << 53) + 1;

@@ -165,8 +165,17 @@ async fn users_are_reached_at_every_gateway() {
     let mut client = Client::connect_as(&b, "ann").await;
     a.post("/api/publish", &json!({ "channel": "#ann", "data": { "n": 1 } })).await.ok();
     assert_eq!(client.direct().await, json!({ "n": 1 }));
-    a.post("/api/disconnect", &json!({ "user": "ann" })).await.ok();
+    let (mut near, mut far) = (Client::connect_as(&a, "ann").await, Client::connect_as(&b, "ann").await);
+    let except = json!({ "user": "ann", "whitelist": [near.id, far.id] });
+    a.post("/api/disconnect", &except).await.ok();
     assert_eq!(client.closed().await.code, Some(3503));
+    for client in [&mut near, &mut far] {
+        client.subscribe("news:1").await;
+    }
+    a.post("/api/disconnect", &json!({ "user": "ann" })).await.ok();
+    for client in [&mut near, &mut far] {
+        assert_eq!(client.closed().await.code, Some(3503));
+    }
 }
 
 #[tokio::test]

@@ -15,16 +15,19 @@ use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
 use crate::protocol::push::{Publication, Push, PushKind};
+use crate::protocol::tags::tags_bytes;
 
 /// The idempotency keys of one channel: when each expires, and the result of its publication.
 pub(super) type Remembered = HashMap<Box<str>, (Duration, Published)>;
 
 impl Memory {
     pub(super) fn put(&self, new: NewPublication<'_>, at: Duration) -> Result<Published, ReplyError> {
-        let NewPublication { channel, data, json, info, retention, conditions, charge } = new;
-        let bytes = data.len();
-        let kept = retention.size > 0 && !matches!(channel.target(), Target::Connection(_));
-        let publication = |data, offset| Arc::new(Publication { data, json, offset, info });
+        let NewPublication { channel, data, json, info, tags, retention, skip_history, conditions, charge } =
+            new;
+        let bytes = data.len() + tags_bytes(tags.as_deref());
+        let keeps = retention.size > 0 && !matches!(channel.target(), Target::Connection(_));
+        let kept = keeps && !skip_history;
+        let publication = |data, offset| Arc::new(Publication { data, json, offset, info, tags });
         let PublishConditions { idempotency, version } =
             conditions.map_or_else(PublishConditions::default, |conditions| *conditions);
         if !kept && idempotency.is_none() {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::backplane::{Idempotency, PublishConditions};
 use crate::protocol::command::HistoryQuery;
+use crate::protocol::tags::Tags;
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60), replicas: 0 };
@@ -62,7 +63,9 @@ impl Node {
             data,
             json: true,
             info: None,
+            tags: None,
             retention,
+            skip_history: false,
             conditions: None,
             charge: None,
         };
@@ -80,9 +83,34 @@ impl Node {
         let (channel, data) = (&channel(name), Bytes::from_static(b"x"));
         let idempotency = Some(Idempotency { key: key.into(), ttl: S(10) });
         let conditions = Some(Box::new(PublishConditions { idempotency, version: None }));
-        let new =
-            NewPublication { channel, data, json: true, info: None, retention, conditions, charge: None };
+        let new = NewPublication {
+            channel,
+            data,
+            json: true,
+            info: None,
+            tags: None,
+            retention,
+            skip_history: false,
+            conditions,
+            charge: None,
+        };
         Ok(self.memory.put(new, S(at))?.top)
+    }
+
+    /// Publishes with a tag, or past the history.
+    fn publish_with(&self, name: &str, value: &str, skip_history: bool) -> Result<Published, ReplyError> {
+        let new = NewPublication {
+            channel: &channel(name),
+            data: Bytes::from_static(b"x"),
+            json: true,
+            info: None,
+            tags: Tags::of(vec![("kind".into(), value.into())]),
+            retention: KEPT,
+            skip_history,
+            conditions: None,
+            charge: None,
+        };
+        self.memory.put(new, S(0))
     }
 
     fn announce(&self, worker: usize, name: &str) -> Result<(), ReplyError> {
@@ -154,6 +182,38 @@ fn an_address_of_a_connection_reaches_its_worker() {
     assert_eq!(node.arrived(1).len(), 1);
     node.publish("@nobody", "1", KEPT, 0).unwrap();
     assert_eq!(node.memory.channels(), 0, "an address is not kept");
+}
+
+#[test]
+fn tags_are_kept_with_their_publication_and_count_towards_the_memory() {
+    let node = Node::new();
+    node.publish_with("a", "one", false).unwrap();
+    let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
+    let page = node.memory.read(history(&channel("a"), &all, MOST), S(0)).unwrap();
+    let kind = |publication: &Arc<Publication>| {
+        publication.tags.as_ref().and_then(|tags| tags.get("kind").map(str::to_owned))
+    };
+    assert_eq!(kind(&page.publications[0]).as_deref(), Some("one"));
+    let start = Position { offset: 0, epoch: page.top.epoch };
+    let missed = node.memory.missed(recovery(&channel("a"), Some(&start), MOST), S(0)).missed.unwrap();
+    assert_eq!(kind(&missed[0]).as_deref(), Some("one"));
+    let bytes = node.memory.history_bytes.load(Ordering::Relaxed);
+    node.publish_with("b", &"x".repeat(1003), false).unwrap();
+    assert_eq!(node.memory.history_bytes.load(Ordering::Relaxed), 2 * bytes + 1000);
+}
+
+#[test]
+fn what_skips_the_history_is_delivered_without_a_number_and_kept_nowhere() {
+    let node = Node::new();
+    node.publish_with("a", "unheard", true).unwrap();
+    assert_eq!(node.memory.channels(), 0, "nobody listens, and nothing is kept");
+    node.announce(0, "a").unwrap();
+    assert_eq!(node.publish("a", "1", KEPT, 0).unwrap().offset, 1);
+    assert_eq!(node.publish_with("a", "skips", true), Ok(Published::default()));
+    assert_eq!(node.publish("a", "2", KEPT, 0).unwrap().offset, 2);
+    assert_eq!(node.arrived(0), [(1, "1".into()), (0, "x".into()), (2, "2".into())]);
+    let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
+    assert_eq!(node.history(&all, 0), Ok(vec![1, 2]));
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl Pipeline {
                 what.adapt(rules);
             }
             match what {
-                What::Spread { to, message, publication } => {
+                What::Spread { to, message, publication, .. } => {
                     // A publisher gets an error if subscribers have no room.
                     if publication
                         && let Some(channel) = &to

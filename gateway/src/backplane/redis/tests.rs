@@ -103,8 +103,8 @@ impl Bench {
     }
 
     async fn publish(&mut self, data: &str, retention: Retention) -> Position {
-        let body = wire::body(data.as_bytes(), true, None);
-        let what = What::Publish { channel: news(), body, retention, conditions: None };
+        let body = wire::body(data.as_bytes(), true, None, None);
+        let what = What::Publish { channel: news(), body, retention, skip_history: false, conditions: None };
         match self.run(&what).await.unwrap() {
             Response::Published(published) => published.unwrap().top,
             other => panic!("{other:?}"),
@@ -359,8 +359,9 @@ async fn without_memory_a_script_does_nothing_at_all() {
     // In an existing stream, and in one that would have to begin after another server's remains.
     for server in ["first", "second"] {
         bench.server = server;
-        let body = wire::body(b"y", true, None);
-        let what = What::Publish { channel: news(), body, retention: KEPT, conditions: None };
+        let body = wire::body(b"y", true, None, None);
+        let what =
+            What::Publish { channel: news(), body, retention: KEPT, skip_history: false, conditions: None };
         let refused = bench.run(&what).await.unwrap_err();
         assert!(
             matches!(&refused, super::commands::request::Refusal::Server(code, _) if &**code == "OOM"),
@@ -408,7 +409,9 @@ async fn without_redis_every_question_is_answered_in_time() {
             data,
             json: true,
             info: None,
+            tags: None,
             retention,
+            skip_history: false,
             conditions: None,
             charge: None,
         };
@@ -497,7 +500,8 @@ async fn what_was_published_at_another_server_is_not_published_again() {
     let publish = |key: &str| {
         let idempotency = Some(Idempotency { key: key.into(), ttl: Duration::from_secs(60) });
         let conditions = Some(Box::new(PublishConditions { idempotency, version: None }));
-        What::Publish { channel: news(), body: wire::body(b"1", true, None), retention: KEPT, conditions }
+        let body = wire::body(b"1", true, None, None);
+        What::Publish { channel: news(), body, retention: KEPT, skip_history: false, conditions }
     };
     let mut run = async |key: &str, elsewhere: bool| {
         let what = publish(key);

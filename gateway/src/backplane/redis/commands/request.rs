@@ -45,6 +45,8 @@ pub(crate) enum What {
         channel: Channel,
         body: Vec<u8>,
         retention: Retention,
+        /// It is kept at no gateway.
+        skip_history: bool,
         conditions: Option<Box<PublishConditions>>,
     },
     /// Publish a whole message to the subscribers of a channel without history and conditions, or to every
@@ -54,6 +56,8 @@ pub(crate) enum What {
         message: Vec<u8>,
         /// Whether it is a publication, and not another message to subscribers.
         publication: bool,
+        /// It is kept at no gateway.
+        skip_history: bool,
     },
     /// Read a part of a channel's history.
     History { channel: Channel, query: HistoryQuery, most: Most, retention: Retention },
@@ -97,14 +101,16 @@ impl What {
         let topic_of_channel = channel.target() == Target::Channel;
         let before = wire::unnumbered((!topic_of_channel).then_some(&channel), b"").len();
         let body = message.get(before..).unwrap_or_default().to_vec();
-        Self::Publish { channel, body, retention, conditions: None }
+        Self::Publish { channel, body, retention, skip_history: false, conditions: None }
     }
 
     /// Applies the rules in use to the request.
     pub(crate) fn adapt(&mut self, rules: &Effective) {
         match self {
-            Self::Publish { channel, retention, conditions, .. } => {
-                rules.retention(channel, retention);
+            Self::Publish { channel, retention, skip_history, conditions, .. } => {
+                if !*skip_history {
+                    rules.retention(channel, retention);
+                }
                 if let Some(once) = conditions.as_mut().and_then(|conditions| conditions.idempotency.as_mut())
                 {
                     once.ttl = rules.key_ttl(channel, once.ttl);
@@ -113,7 +119,7 @@ impl What {
             Self::History { channel, retention, .. } | Self::Recover { channel, retention, .. } => {
                 rules.retention(channel, retention);
             }
-            Self::Spread { to: Some(channel), message, publication: true } => {
+            Self::Spread { to: Some(channel), message, publication: true, skip_history: false } => {
                 let mut retention = Retention { size: 0, ttl: Duration::ZERO, replicas: 0 };
                 rules.retention(channel, &mut retention);
                 if retention.size > 0 {
@@ -158,7 +164,7 @@ impl What {
             command
         };
         match self {
-            Self::Publish { channel, body, retention, conditions } => {
+            Self::Publish { channel, body, retention, conditions, .. } => {
                 let once = conditions.as_ref().and_then(|conditions| conditions.idempotency.as_ref());
                 let shard_index = once.map(|once| keys.once(channel, &once.key));
                 let mut command = with_streams(&scripts.publish, channel, shard_index, retention);
@@ -431,7 +437,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_named_after_its_offset() {
-        let entries = Value::Array(vec![entry("57-1700000000000", &wire::body(b"{}", true, None))]);
+        let entries = Value::Array(vec![entry("57-1700000000000", &wire::body(b"{}", true, None, None))]);
         let reply = Value::Array(vec![Value::Int(57), bulk("e"), entries]);
         let Response::Recovered(Ok(recovery)) = recover().read(reply).unwrap() else { panic!() };
         assert_eq!(recovery.missed.unwrap()[0].offset, 57);
@@ -443,16 +449,34 @@ mod tests {
         let other = Description::of(&config("history_size = 7\nhistory_ttl = '3s'"), &[]);
         let rules = Effective::of(&config(""), &[&other], &BTreeMap::new());
         let channel = |name| Channel::parse(name).unwrap();
-        let body = wire::body(b"{}", true, None);
+        let body = wire::body(b"{}", true, None, None);
         let message = wire::unnumbered(None, &body);
-        let mut what = What::Spread { to: Some(channel("news:1")), message, publication: true };
+        let mut what = What::Spread {
+            to: Some(channel("news:1")),
+            message: message.clone(),
+            publication: true,
+            skip_history: false,
+        };
         what.adapt(&rules);
         let What::Publish { body: kept, retention, .. } = what else { panic!() };
-        assert_eq!((kept, retention.size, retention.ttl), (body, 7, Duration::from_secs(3)));
-        let mut other =
-            What::Spread { to: Some(channel("elsewhere")), message: Vec::new(), publication: true };
+        assert_eq!((&kept, retention.size, retention.ttl), (&body, 7, Duration::from_secs(3)));
+        let mut other = What::Spread {
+            to: Some(channel("elsewhere")),
+            message: Vec::new(),
+            publication: true,
+            skip_history: false,
+        };
         other.adapt(&rules);
         assert!(matches!(other, What::Spread { .. }));
+        let to = Some(channel("news:1"));
+        let mut unkept = What::Spread { to, message, publication: true, skip_history: true };
+        unkept.adapt(&rules);
+        assert!(matches!(unkept, What::Spread { .. }), "no gateway keeps it");
+        let (channel, retention) = (channel("news:1"), Retention { size: 0, ..retention });
+        let mut unkept =
+            What::Publish { channel, body: kept, retention, skip_history: true, conditions: None };
+        unkept.adapt(&rules);
+        assert!(matches!(unkept, What::Publish { retention: Retention { size: 0, .. }, .. }));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::backplane::{Order, Why};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::push::{Member, Publication};
+use crate::protocol::tags::{Tags, tags_bytes};
 use crate::survey::{Finding, Question};
 
 /// Version of every message and record. Gateways with different versions do not serve together.
@@ -28,7 +29,7 @@ pub(crate) const VERSION: u8 = b'2';
 /// Maximum length of the position of a publication.
 const NUMBER_BYTES_MAX: usize = 256;
 
-/// Maximum bytes of a message in addition to the payload: names and publisher.
+/// Maximum bytes of a message in addition to payload and tags: names and publisher.
 pub(crate) const OVERHEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Tags of the fields before the number of a publication.
@@ -41,6 +42,14 @@ mod body_tag {
     /// Empty value: the payload is JSON on one line.
     pub(crate) const JSON: u8 = 1;
     pub(crate) const MEMBER: u8 = 2;
+    /// The tags of the publication.
+    pub(crate) const TAGS: u8 = 3;
+}
+
+/// Tags of the tags of a publication: each name is followed by its value.
+mod tags_tag {
+    pub(crate) const NAME: u8 = 1;
+    pub(crate) const VALUE: u8 = 2;
 }
 
 /// Tags of a member.
@@ -65,6 +74,8 @@ mod order_tag {
     pub(crate) const REASON: u8 = 6;
     pub(crate) const CHANNEL: u8 = 7;
     pub(crate) const EXPIRES_AT: u8 = 8;
+    /// Once for each connection that stays.
+    pub(crate) const KEPT: u8 = 9;
 }
 
 /// Tags of a question and of an answer.
@@ -112,13 +123,21 @@ pub(crate) fn head(address: Option<&Channel>) -> Vec<u8> {
 }
 
 /// The part of a publication after its position; this is also what is kept.
-pub(crate) fn body(data: &[u8], json: bool, info: Option<&Member>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(data.len() + 96);
+pub(crate) fn body(data: &[u8], json: bool, info: Option<&Member>, tags: Option<&Tags>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(data.len() + tags_bytes(tags) + 96);
     if json {
         put(&mut bytes, body_tag::JSON, b"");
     }
     if let Some(member) = info {
         put_nested(&mut bytes, body_tag::MEMBER, |bytes| put_member(bytes, member));
+    }
+    if let Some(tags) = tags {
+        put_nested(&mut bytes, body_tag::TAGS, |bytes| {
+            for (name, value) in tags.iter() {
+                put(bytes, tags_tag::NAME, name.as_bytes());
+                put(bytes, tags_tag::VALUE, value.as_bytes());
+            }
+        });
     }
     bytes.push(END);
     bytes.extend_from_slice(data);
@@ -168,6 +187,15 @@ pub(crate) fn order(node: u64, address: &Channel, order: &Order) -> Vec<u8> {
             };
             put(&mut bytes, order_tag::WHY, &[why]);
             put(&mut bytes, order_tag::REASON, close.reason.as_bytes());
+        }
+        // A kind of its own: a gateway that skipped the list would close all.
+        Order::CloseOthers { close, kept } => {
+            put_kind(&mut bytes, 4);
+            put(&mut bytes, order_tag::CODE, &close.code.to_be_bytes());
+            put(&mut bytes, order_tag::REASON, close.reason.as_bytes());
+            for id in kept.iter() {
+                put(&mut bytes, order_tag::KEPT, id.as_bytes());
+            }
         }
         Order::Subscribe(channel) => {
             put_kind(&mut bytes, 1);
@@ -279,7 +307,7 @@ fn numbered(bytes: &[u8]) -> Option<(u64, Arc<str>, &[u8])> {
 fn read_order(bytes: &[u8]) -> Option<Message> {
     let mut fields = Fields::filling(bytes);
     let (mut node, mut address, mut kind, mut code, mut expires_at) = (None, None, None, None, None);
-    let (mut concerned, mut reason, mut why) = (None, "", Why::Api);
+    let (mut concerned, mut reason, mut why, mut kept) = (None, "", Why::Api, Vec::new());
     while let Some((tag, value)) = fields.next()? {
         match tag {
             order_tag::NODE => node = Some(fields::number(value)?),
@@ -297,15 +325,15 @@ fn read_order(bytes: &[u8]) -> Option<Message> {
             order_tag::REASON => reason = fields::text(value)?,
             order_tag::CHANNEL => concerned = Some(channel(value)?),
             order_tag::EXPIRES_AT => expires_at = Some(fields::number(value)?),
+            order_tag::KEPT => kept.push(Box::from(fields::text(value)?)),
             _ => (),
         }
     }
+    // A code that cannot close a connection would make a broken frame for the client.
+    let close = || Some(Close::custom(code?, reason)).filter(|close| (3000..=4999).contains(&close.code));
     let order = match kind? {
-        // A code that cannot close a connection would make a broken frame for the client.
-        [0] => {
-            let close = Close::custom(code?, reason);
-            Order::Close(Some(close).filter(|close| (3000..=4999).contains(&close.code))?, why)
-        }
+        [0] => Order::Close(close()?, why),
+        [4] => Order::CloseOthers { close: close()?, kept: kept.into() },
         [1] => Order::Subscribe(concerned?),
         [2] => Order::Unsubscribe(concerned?),
         [3] => Order::Refresh(expires_at),
@@ -341,15 +369,30 @@ fn read_survey(kind: u8, bytes: &[u8]) -> Option<Message> {
 
 /// Decodes the result of [`body`].
 pub(crate) fn publication(offset: u64, body: &Bytes) -> Option<Arc<Publication>> {
-    let (mut fields, mut json, mut info) = (Fields::until_mark(body), false, None);
+    let (mut fields, mut json, mut info, mut tags) = (Fields::until_mark(body), false, None, None);
     while let Some((tag, value)) = fields.next()? {
         match tag {
             body_tag::JSON => json = true,
             body_tag::MEMBER => info = Some(member(body, value)?),
+            body_tag::TAGS => tags = read_tags(value)?,
             _ => (),
         }
     }
-    Some(Arc::new(Publication { data: body.slice_ref(fields.rest()), json, offset, info }))
+    Some(Arc::new(Publication { data: body.slice_ref(fields.rest()), json, offset, info, tags }))
+}
+
+/// Decodes the tags of a publication; the inner `None` for none.
+fn read_tags(bytes: &[u8]) -> Option<Option<Arc<Tags>>> {
+    let mut fields = Fields::filling(bytes);
+    let (mut entries, mut name) = (Vec::new(), None);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            tags_tag::NAME => name = Some(fields::text(value)?),
+            tags_tag::VALUE => entries.push((name.take()?.into(), fields::text(value)?.into())),
+            _ => (),
+        }
+    }
+    Some(Tags::of(entries))
 }
 
 /// Decodes a member, whose bytes are a part of `all`.
@@ -389,15 +432,23 @@ mod tests {
         Member { client: "c1".into(), user: "ann".into(), info: "{\"a\":1}".into() }
     }
 
+    fn tags() -> Option<Arc<Tags>> {
+        Tags::of(vec![("kind".into(), "h\u{e9}".into()), ("none".into(), "".into())])
+    }
+
+    fn close_others() -> Order {
+        Order::CloseOthers { close: Close::custom(4001, "bye"), kept: ["a".into(), "b".into()].into() }
+    }
+
     /// One message of every kind.
     fn messages() -> Vec<Vec<u8>> {
         let mut numbered = head(None);
         numbered.extend_from_slice(b"7,e;");
-        numbered.extend_from_slice(&body(b"{}", true, Some(&member())));
+        numbered.extend_from_slice(&body(b"{}", true, Some(&member()), tags().as_deref()));
         let close = Order::Close(Close::custom(4001, "bye"), Why::Api);
         vec![
             numbered,
-            unnumbered(Some(&channel("#42")), &body(b"\xff", false, None)),
+            unnumbered(Some(&channel("#42")), &body(b"\xff", false, None, None)),
             presence(&member(), true),
             presence(&member(), false),
             order(5, &channel("#42"), &close),
@@ -405,6 +456,7 @@ mod tests {
             order(5, &channel("@x"), &Order::Unsubscribe(channel("news"))),
             order(5, &channel("@x"), &Order::Refresh(Some(7))),
             order(5, &channel("@x"), &Order::Refresh(None)),
+            order(5, &channel("#42"), &close_others()),
         ]
         .into_iter()
         .chain(asked().iter().map(|asked| question(5, 6, asked)))
@@ -451,6 +503,7 @@ mod tests {
         assert_eq!((address, publication.offset, &**epoch), (&None, 7, "e"));
         assert_eq!((&*publication.data, publication.json), (&b"{}"[..], true));
         assert_eq!(publication.info.as_deref(), Some(&member()));
+        assert_eq!(publication.tags, tags());
         let Message::Publication { address, publication, .. } = &decoded[1] else { panic!() };
         assert_eq!((address.as_ref().unwrap().as_str(), publication.json), ("#42", false));
         assert_eq!(decoded[2], Message::Join(Arc::new(member())));
@@ -463,9 +516,11 @@ mod tests {
                 Message::Order { node: 5, address: channel("@x"), order: Order::Refresh(expires_at) };
             assert_eq!(decoded[shard_index], expected);
         }
+        let expected = Message::Order { node: 5, address: channel("#42"), order: close_others() };
+        assert_eq!(decoded[9], expected);
         for (index, (question, finding)) in asked().into_iter().zip(found()).enumerate() {
-            assert_eq!(decoded[9 + index], Message::Question { node: 5, id: 6, question });
-            assert_eq!(decoded[12 + index], Message::Answer { to: 5, id: 6, from: 7, finding });
+            assert_eq!(decoded[10 + index], Message::Question { node: 5, id: 6, question });
+            assert_eq!(decoded[13 + index], Message::Answer { to: 5, id: 6, from: 7, finding });
         }
         assert_eq!(decoded[15], Message::Input(remote_input()));
         assert_eq!(decoded[16], Message::InputOutcome(remote_outcome()));
@@ -527,6 +582,11 @@ mod tests {
         publication.extend_from_slice(b"\x007,e,of tomorrow;");
         unknown(&mut publication);
         put_nested(&mut publication, body_tag::MEMBER, member);
+        put_nested(&mut publication, body_tag::TAGS, |bytes| {
+            put(bytes, tags_tag::NAME, b"kind");
+            unknown(bytes);
+            put(bytes, tags_tag::VALUE, b"a");
+        });
         put(&mut publication, body_tag::JSON, b"");
         publication.extend_from_slice(b"\0{}");
         let mut join = vec![VERSION, b'J'];
@@ -552,6 +612,7 @@ mod tests {
         assert_eq!((address, publication.offset, &**epoch), (&Some(channel("#42")), 7, "e"));
         assert_eq!((&*publication.data, publication.json), (&b"{}"[..], true));
         assert_eq!(publication.info.as_deref(), Some(&member()));
+        assert_eq!(publication.tags, Tags::of(vec![("kind".into(), "a".into())]));
         assert_eq!(decoded[1], Message::Join(Arc::new(member())));
         let order = Order::Subscribe(channel("news"));
         assert_eq!(decoded[2], Message::Order { node: 5, address: channel("@x"), order });
@@ -561,6 +622,20 @@ mod tests {
         assert_eq!(decoded[5], Message::Look { node: 5 });
         assert_eq!(decoded[6], Message::Input(remote_input()));
         assert_eq!(decoded[7], Message::InputOutcome(remote_outcome()));
+    }
+
+    /// A version that knows no tags reads only the fields that it knows, and finds the payload behind them.
+    #[test]
+    fn tags_are_one_field_that_a_version_before_them_skips() {
+        let body = body(b"{}", true, Some(&member()), tags().as_deref());
+        let (mut fields, mut seen) = (Fields::until_mark(&body), Vec::new());
+        while let Some((tag, _)) = fields.next().unwrap() {
+            seen.push(tag);
+        }
+        assert_eq!(seen, [body_tag::JSON, body_tag::MEMBER, body_tag::TAGS]);
+        assert_eq!(fields.rest(), b"{}");
+        let untagged = self::body(b"{}", true, Some(&member()), None);
+        assert_eq!(super::publication(1, &untagged.into()).unwrap().tags, None);
     }
 
     #[test]

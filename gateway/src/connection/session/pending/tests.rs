@@ -214,7 +214,9 @@ impl World {
             data,
             json: true,
             info: None,
+            tags: None,
             retention,
+            skip_history: false,
             conditions: None,
             charge: None,
         };
@@ -338,7 +340,9 @@ fn what_the_answer_has_and_the_inbox_brings_as_well_comes_once() {
         data,
         json: true,
         info: None,
+        tags: None,
         retention,
+        skip_history: false,
         conditions: None,
         charge: None,
     };

@@ -77,6 +77,17 @@ impl Object<'_> {
         string(self.key(key), value);
     }
 
+    /// A text under a key from outside.
+    fn text(&mut self, key: &str, value: &str) {
+        if !self.empty {
+            self.out.push(b',');
+        }
+        self.empty = false;
+        string(self.out, key);
+        self.out.push(b':');
+        string(self.out, value);
+    }
+
     fn flag(&mut self, key: &str, value: bool) {
         if value {
             self.key(key).extend_from_slice(b"true");
@@ -343,6 +354,9 @@ fn publication_fields(o: &mut Object<'_>, publication: &Publication) {
         o.object("info", |o| member_fields(o, member));
     }
     o.number("offset", publication.offset);
+    if let Some(tags) = &publication.tags {
+        o.object("tags", |o| tags.iter().for_each(|(name, value)| o.text(name, value)));
+    }
 }
 
 fn member_fields(o: &mut Object<'_>, member: &Member) {
@@ -361,6 +375,7 @@ mod tests {
     use crate::protocol::channel::Channel;
     use crate::protocol::code::{Close, Unsubscribe};
     use crate::protocol::reply::Emulation;
+    use crate::protocol::tags::Tags;
 
     fn reply(reply: &Reply) -> String {
         let mut out = Vec::new();
@@ -373,7 +388,13 @@ mod tests {
     }
 
     fn publication(offset: u64) -> Arc<Publication> {
-        Arc::new(Publication { data: Bytes::from_static(b"{\"t\":1}"), json: true, offset, info: None })
+        Arc::new(Publication {
+            data: Bytes::from_static(b"{\"t\":1}"),
+            json: true,
+            offset,
+            info: None,
+            tags: None,
+        })
     }
 
     fn channel() -> Channel {
@@ -512,10 +533,28 @@ mod tests {
     }
 
     #[test]
+    fn tags_follow_the_offset_and_are_escaped() {
+        let tags = Tags::of(vec![("b\"".into(), "".into()), ("a".into(), "h\u{e9}\n".into())]);
+        let tagged = Publication { tags, ..Publication::clone(&publication(7)) };
+        let mut out = Vec::new();
+        let kind = PushKind::Publication { publication: Arc::new(tagged), epoch: "e".into() };
+        encode_push(&Push::new(channel(), kind), &mut out);
+        assert_eq!(
+            String::from_utf8(out).expect("JSON is UTF-8"),
+            r#"{"push":{"channel":"news","pub":{"data":{"t":1},"offset":7,"tags":{"a":"hé\n","b\"":""}}}}"#
+        );
+    }
+
+    #[test]
     fn what_is_not_json_becomes_a_string() {
         let push = |data: &'static [u8]| {
-            let publication =
-                Publication { data: Bytes::from_static(data), json: false, offset: 0, info: None };
+            let publication = Publication {
+                data: Bytes::from_static(data),
+                json: false,
+                offset: 0,
+                info: None,
+                tags: None,
+            };
             let mut out = Vec::new();
             encode_message(&publication, &mut out);
             String::from_utf8(out).expect("JSON is UTF-8")

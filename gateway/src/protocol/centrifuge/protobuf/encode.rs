@@ -264,6 +264,12 @@ fn publication_fields(m: &mut Message<'_>, publication: &Publication) {
         m.message(5, |m| member_fields(m, member));
     }
     m.number(6, publication.offset);
+    for (name, value) in publication.tags.iter().flat_map(|tags| tags.iter()) {
+        m.message(7, |entry| {
+            entry.string(1, name);
+            entry.string(2, value);
+        });
+    }
 }
 
 fn member_fields(m: &mut Message<'_>, member: &Member) {

@@ -10,6 +10,7 @@ use super::*;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Unsubscribe;
 use crate::protocol::reply::Emulation;
+use crate::protocol::tags::Tags;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WireReply {
@@ -86,6 +87,8 @@ struct WirePublication {
     info: Option<WireMember>,
     #[prost(uint64, tag = "6")]
     offset: u64,
+    #[prost(btree_map = "string, string", tag = "7")]
+    tags: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -237,11 +240,13 @@ fn wire_member() -> WireMember {
 
 fn publication(offset: u64) -> Arc<Publication> {
     let data = Bytes::from_static(b"\xff\x00\n");
-    Arc::new(Publication { data, json: false, offset, info: Some(member()) })
+    let tags = Tags::of(vec![("b".into(), "".into()), ("a".into(), "h\u{e9}".into())]);
+    Arc::new(Publication { data, json: false, offset, info: Some(member()), tags })
 }
 
 fn wire_publication(offset: u64) -> WirePublication {
-    WirePublication { data: b"\xff\x00\n".to_vec(), info: Some(wire_member()), offset }
+    let tags = BTreeMap::from([("a".into(), "h\u{e9}".into()), ("b".into(), String::new())]);
+    WirePublication { data: b"\xff\x00\n".to_vec(), info: Some(wire_member()), offset, tags }
 }
 
 fn channel() -> Channel {
