@@ -311,6 +311,8 @@ pub struct Namespace {
     pub presence: bool,
     /// Whether subscribers receive joins and leaves.
     pub join_leave: bool,
+    /// Whether subscribers may filter publications by their tags.
+    pub tag_filter: bool,
     /// Who may subscribe if no plugin decided; never [`Access::Subscribers`].
     pub allow_subscribe: Access,
     /// Who may publish if no plugin decided.

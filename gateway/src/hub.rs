@@ -23,6 +23,7 @@ use crate::outbound::Pushed;
 use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::command::Position;
+use crate::protocol::filter::TagFilter;
 use crate::protocol::push::{Form, Push, PushKind};
 use class::Classes;
 use connection_handle::ConnectionHandle;
@@ -35,6 +36,9 @@ pub struct Hub {
     /// By connection number, to find the target of a message to one connection.
     handles: FxHashMap<u64, Admitted>,
     subscriptions: usize,
+    /// Filters by channel and connection number. Apart from the subscribers, because most have none: where
+    /// nobody filters, a delivery costs nothing more.
+    filters: HashMap<Channel, FxHashMap<u64, Arc<TagFilter>>>,
     classes: Classes,
 }
 
@@ -117,6 +121,8 @@ pub struct Listening {
     pub position: Option<Position>,
     /// Whether it gets join and leave messages.
     pub join_leave: bool,
+    /// The publications that it wants; `None` for all.
+    pub filter: Option<Arc<TagFilter>>,
 }
 
 /// The result of a delivery.
@@ -128,6 +134,8 @@ pub struct Delivered {
     pub full: usize,
     /// Subscribers that had missed an earlier publication.
     pub gaps: usize,
+    /// Subscribers whose filter rejected it.
+    pub filtered: usize,
 }
 
 impl Hub {
@@ -138,6 +146,7 @@ impl Hub {
             channels: HashMap::new(),
             handles: FxHashMap::default(),
             subscriptions: 0,
+            filters: HashMap::new(),
             classes: Classes::default(),
         }
     }
@@ -198,6 +207,12 @@ impl Hub {
         if subscribers.insert(handle.number, subscriber).is_none() {
             self.subscriptions += 1;
         }
+        match listening.filter {
+            Some(filter) => {
+                self.filters.entry(channel.clone()).or_default().insert(handle.number, filter);
+            }
+            None => self.forget_filter(channel, handle.number),
+        }
         first
     }
 
@@ -245,7 +260,22 @@ impl Hub {
         if last {
             self.channels.remove(channel);
         }
+        self.forget_filter(channel, number);
         last
+    }
+
+    fn forget_filter(&mut self, channel: &Channel, number: u64) {
+        if let Some(filters) = self.filters.get_mut(channel) {
+            filters.remove(&number);
+            if filters.is_empty() {
+                self.filters.remove(channel);
+            }
+        }
+    }
+
+    /// The filter of a subscription.
+    pub fn filter(&self, channel: &Channel, number: u64) -> Option<Arc<TagFilter>> {
+        self.filters.get(channel)?.get(&number).cloned()
     }
 
     /// The channels that a connection is subscribed to. Visits all channels: not for the path of a message.
@@ -260,8 +290,8 @@ impl Hub {
         self.deliver_views(push, &mut Same(push))
     }
 
-    /// Queues a publication for all its subscribers, as their class may see it. A subscriber that receives
-    /// nothing still advances its position, so this is not reported as a gap.
+    /// Queues a publication for all its subscribers whose filter accepts it, as their class may see it. A
+    /// subscriber that receives nothing still advances its position, so this is not reported as a gap.
     pub fn deliver_views(&mut self, push: &Push, views: &mut impl Views) -> Delivered {
         let mut delivered = Delivered::default();
         if let Target::Connection(id) = push.channel.target() {
@@ -275,24 +305,14 @@ impl Hub {
         let Some(subscribers) = self.channels.get_mut(&push.channel) else { return delivered };
         match &push.kind {
             PushKind::Publication { publication, epoch } => {
-                for subscriber in subscribers.values_mut() {
-                    match subscriber.position.next(publication.offset, epoch) {
-                        Next::Deliver => {
-                            if let Some(view) = views.of(subscriber.handle.class.get(), &self.classes) {
-                                delivered.count(subscriber.handle.push(view.frame(subscriber.form)));
-                            }
-                        }
-                        Next::Hold => {
-                            let view = views.of(subscriber.handle.class.get(), &self.classes);
-                            let frame = view.map(|view| view.frame(subscriber.form));
-                            let number = Position { offset: publication.offset, epoch: epoch.clone() };
-                            subscriber.position.hold(Some(number), frame.unwrap_or(&Bytes::new()));
-                        }
-                        Next::Known => (),
-                        Next::Gap => {
-                            delivered.gaps += 1;
-                            subscriber.handle.signal(Signal::Gap(push.channel.clone()));
-                        }
+                let (channel, offset, classes) = (&push.channel, publication.offset, &self.classes);
+                match self.filters.get(channel) {
+                    None => spread(channel, offset, epoch, subscribers, classes, views, |_| true),
+                    Some(filters) => {
+                        let tags = publication.tags.as_deref();
+                        let wanted =
+                            |number: u64| filters.get(&number).is_none_or(|filter| filter.wants(tags));
+                        spread(channel, offset, epoch, subscribers, classes, views, wanted)
                     }
                 }
             }
@@ -303,9 +323,9 @@ impl Hub {
                         delivered.count(subscriber.handle.push(frame));
                     }
                 }
+                delivered
             }
         }
-        delivered
     }
 
     /// Channels with a subscriber that must miss nothing.
@@ -380,6 +400,50 @@ impl Admitted {
         let client = self.client.borrow();
         self.handle.class.set(classes.acquire(|name| client.attributes.get(name).map(|value| &**value)));
     }
+}
+
+/// Queues the publication at a position for the subscribers that `wanted` selects by connection number. All
+/// others advance their position too.
+fn spread(
+    channel: &Channel,
+    offset: u64,
+    epoch: &Arc<str>,
+    subscribers: &mut Subscribers,
+    classes: &Classes,
+    views: &mut impl Views,
+    wanted: impl Fn(u64) -> bool,
+) -> Delivered {
+    let mut delivered = Delivered::default();
+    for subscriber in subscribers.values_mut() {
+        let Subscriber { handle, form, position, .. } = subscriber;
+        let next = position.next(offset, epoch);
+        let view = match next {
+            Next::Deliver | Next::Hold if wanted(handle.number) => views.of(handle.class.get(), classes),
+            Next::Deliver | Next::Hold => {
+                delivered.filtered += 1;
+                None
+            }
+            Next::Known | Next::Gap => None,
+        };
+        let frame = view.map(|view| view.frame(*form));
+        match next {
+            Next::Deliver => {
+                if let Some(frame) = frame {
+                    delivered.count(handle.push(frame));
+                }
+            }
+            Next::Hold => {
+                let at = Position { offset, epoch: epoch.clone() };
+                position.hold(Some(at), frame.unwrap_or(&Bytes::new()));
+            }
+            Next::Known => (),
+            Next::Gap => {
+                delivered.gaps += 1;
+                handle.signal(Signal::Gap(channel.clone()));
+            }
+        }
+    }
+    delivered
 }
 
 /// Signals every subscriber whose position is before the top of the stream, or in another stream.

@@ -17,6 +17,7 @@ pub mod emulation;
 pub mod framing;
 pub mod json;
 pub mod tags;
+pub mod filter;
 
 /// How the messages of a connection become bytes. Agreed in the handshake for the lifetime of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@ mod channels;
 mod clients;
 mod conformance;
 mod direct;
+mod filters;
 mod malformed;
 mod nothing_lost;
 mod protobuf;

@@ -124,6 +124,7 @@ fn every_key_reaches_its_own_field() {
         recovery = true
         presence = true
         join_leave = true
+        tag_filter = true
         allow_subscribe = "users"
         allow_publish = "subscribers"
         allow_history = "anyone"
@@ -246,6 +247,7 @@ fn every_key_reaches_its_own_field() {
                     recovery: true,
                     presence: true,
                     join_leave: true,
+                    tag_filter: true,
                     allow_subscribe: Access::Users,
                     allow_publish: Access::Subscribers,
                     allow_history: Access::Anyone,

@@ -1,5 +1,7 @@
 //! [`Effect`]: everything that a connection can cause.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::event::Subscriber;
@@ -8,6 +10,7 @@ use crate::plugin::verdict::Identity;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::filter::TagFilter;
 use crate::protocol::reply::Reply;
 use crate::telemetry::metrics::CloseCause;
 
@@ -43,6 +46,8 @@ pub enum Effect {
         recover: Option<Position>,
         /// Whether the client gets join and leave messages; `None` for the setting of the channel.
         join_leave: Option<bool>,
+        /// The publications that the client wants; `None` for all.
+        filter: Option<Arc<TagFilter>>,
     },
     /// Remove a subscription.
     Unsubscribe(Channel),
@@ -112,6 +117,8 @@ pub enum Details {
         join_leave: bool,
         /// Whether it prefers error 112.
         reject_unrecovered: bool,
+        /// The publications that it wants; `None` for all.
+        filter: Option<Arc<TagFilter>>,
     },
     /// Of a history.
     History(HistoryQuery),

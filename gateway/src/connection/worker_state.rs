@@ -357,11 +357,11 @@ impl WorkerState {
         match delivery {
             Delivery::Push(push) => {
                 let views = self.chain.borrow().wants_deliveries(&push.channel);
-                let Delivered { sent, full, gaps } = self.deliver(now, &push, views);
+                let Delivered { sent, full, gaps, filtered } = self.deliver(now, &push, views);
                 let metrics = self.metrics();
                 metrics.publications_delivered.add(sent as u64);
                 metrics.messages_out.add(sent as u64);
-                1 + sent + full + gaps + if views { VIEWS_WEIGHT } else { 0 }
+                1 + sent + full + gaps + filtered + if views { VIEWS_WEIGHT } else { 0 }
             }
             Delivery::Order { address, except, order } => {
                 self.hub.borrow().order(&address, except, &order);

@@ -4,7 +4,9 @@ use super::*;
 use crate::backplane::Why;
 use crate::hub::connection_handle::Unflushed;
 use crate::protocol::code::Close;
+use crate::protocol::filter::Fields;
 use crate::protocol::push::{Member, Publication};
+use crate::protocol::tags::Tags;
 use crate::protocol::{Encoding, Framing};
 
 struct Room {
@@ -83,8 +85,28 @@ impl Room {
     ) -> bool {
         let position = position.map(|(offset, epoch)| at(offset, epoch));
         let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
-        self.hub.subscribe(&channel(name), handle, Listening { form, position, join_leave: false })
+        self.hub.subscribe(
+            &channel(name),
+            handle,
+            Listening { form, position, join_leave: false, filter: None },
+        )
     }
+}
+
+/// Publications whose tag `kind` is `wanted`.
+fn of_kind(wanted: &str) -> Option<Arc<TagFilter>> {
+    let fields = |(): (), _| {
+        let (op, vals, nodes) = ("".into(), Vec::new(), Vec::new());
+        Ok(Fields { op, key: "kind".into(), cmp: "eq".into(), val: wanted.into(), vals, nodes })
+    };
+    Some(Arc::new(TagFilter::read((), 1, fields).expect("a filter")))
+}
+
+fn tagged(name: &str, offset: u64, kind: &str) -> Push {
+    let tags = Tags::of(vec![("kind".into(), kind.into())]);
+    let publication = Publication { data: "7".into(), json: true, offset, info: None, tags };
+    let kind = PushKind::Publication { publication: Arc::new(publication), epoch: "e".into() };
+    Push::new(channel(name), kind)
 }
 
 fn text(handle: &ConnectionHandle) -> String {
@@ -111,7 +133,7 @@ fn everyone_gets_the_same_bytes_and_one_flush() {
     room.subscribe("news", &a, None);
     room.subscribe("news", &b, None);
     let sent = room.hub.deliver(&publication("news", 0, ""));
-    assert_eq!(sent, Delivered { sent: 2, full: 0, gaps: 0 });
+    assert_eq!(sent, Delivered { sent: 2, full: 0, gaps: 0, filtered: 0 });
     room.hub.deliver(&publication("news", 0, ""));
     let waker = std::task::Waker::noop();
     let std::task::Poll::Ready(handles) =
@@ -160,7 +182,7 @@ fn a_slow_reader_hears_so_and_the_others_do_not_wait() {
     room.subscribe("news", &quick, None);
     room.hub.deliver(&publication("news", 0, ""));
     let delivered = room.hub.deliver(&publication("news", 0, ""));
-    assert_eq!(delivered, Delivered { sent: 1, full: 1, gaps: 0 });
+    assert_eq!(delivered, Delivered { sent: 1, full: 1, gaps: 0, filtered: 0 });
     assert_eq!(signals(&slow), [Signal::Slow]);
     assert!((1..=50).contains(&slow.outbound.pending()), "the first one waits");
 }
@@ -170,7 +192,11 @@ fn only_those_who_asked_hear_who_comes() {
     let mut room = Room::new();
     let (a, b) = (room.handle(1, 1000), room.handle(2, 1000));
     let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
-    room.hub.subscribe(&channel("news"), &a, Listening { form, position: None, join_leave: true });
+    room.hub.subscribe(
+        &channel("news"),
+        &a,
+        Listening { form, position: None, join_leave: true, filter: None },
+    );
     room.subscribe("news", &b, None);
     let member = Member { client: "c".into(), user: "u".into(), info: "".into() };
     room.hub.deliver(&Push::new(channel("news"), PushKind::Join(Arc::new(member))));
@@ -197,7 +223,11 @@ fn a_user_is_reached_on_every_connection() {
     let (a, b) = (room.handle(1, 1000), room.handle(2, 1000));
     for handle in [&a, &b] {
         let form = Form::direct(Encoding::Json.over(Framing::WebSocket));
-        room.hub.subscribe(&channel("#42"), handle, Listening { form, position: None, join_leave: false });
+        room.hub.subscribe(
+            &channel("#42"),
+            handle,
+            Listening { form, position: None, join_leave: false, filter: None },
+        );
     }
     assert_eq!(room.hub.deliver(&publication("#42", 0, "")).sent, 2);
     assert!(text(&a).contains("message") && text(&b).contains("message"));
@@ -244,6 +274,62 @@ fn a_class_receives_its_view_and_who_receives_nothing_misses_nothing() {
     room.hub.deliver_views(&publication("news", 8, "e"), &mut views);
     assert!(text(&moderator).contains(r#""data":"x""#), "other rules, other classes");
     assert_eq!((text(&member).len(), signals(&member), signals(&moderator)), (0, vec![], vec![]));
+}
+
+#[test]
+fn a_filter_lets_through_what_it_wants_and_the_rest_is_no_gap() {
+    let mut room = Room::new();
+    let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
+    let [filtering, everything] = [1, 2].map(|number| room.handle(number, 1000));
+    for (handle, filter) in [(&filtering, of_kind("a")), (&everything, None)] {
+        let listening = Listening { form, position: Some(at(4, "e")), join_leave: false, filter };
+        room.hub.subscribe(&channel("news"), handle, listening);
+    }
+    let mut deliver = |push: Push| {
+        let Delivered { sent, filtered, gaps, .. } = room.hub.deliver(&push);
+        (sent, filtered, gaps, text(&filtering).contains("pub"), text(&everything).contains("pub"))
+    };
+    assert_eq!(deliver(tagged("news", 5, "b")), (1, 1, 0, false, true));
+    assert_eq!(deliver(tagged("news", 6, "a")), (2, 0, 0, true, true), "5 counts as received");
+    assert_eq!(deliver(publication("news", 7, "e")), (1, 1, 0, false, true), "without tags");
+    assert_eq!(deliver(tagged("news", 9, "a")), (0, 0, 2, false, false), "8 is missing");
+}
+
+#[test]
+fn a_filter_is_that_of_the_last_subscription_and_goes_with_it() {
+    let mut room = Room::new();
+    let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
+    let (a, news) = (room.handle(1, 1000), channel("news"));
+    let mut subscribe = |filter| {
+        room.hub.subscribe(&news, &a, Listening { form, position: None, join_leave: false, filter });
+        room.hub.deliver(&tagged("news", 0, "a")).sent
+    };
+    assert_eq!(subscribe(of_kind("b")), 0);
+    assert_eq!(subscribe(of_kind("a")), 1);
+    assert_eq!(subscribe(None), 1);
+    assert_eq!(subscribe(of_kind("b")), 0);
+    room.hub.unsubscribe(&news, 1);
+    assert!(room.hub.filter(&news, 1).is_none() && room.hub.filters.is_empty());
+    room.subscribe("news", &a, None);
+    assert_eq!(room.hub.deliver(&tagged("news", 0, "a")).sent, 1);
+}
+
+#[test]
+fn what_a_filter_rejects_while_a_subscription_is_made_counts_as_received() {
+    let mut room = Room::new();
+    let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
+    let (a, news) = (room.handle(1, 1000), channel("news"));
+    let listening = Listening { form, position: None, join_leave: false, filter: of_kind("a") };
+    room.hub.subscribe(&news, &a, listening);
+    room.hub.hold(&news, 1);
+    for (offset, kind) in [(5, "b"), (6, "a"), (7, "b")] {
+        room.hub.deliver(&tagged("news", offset, kind));
+    }
+    room.hub.release(&news, 1, Some(at(4, "e")));
+    let seen = text(&a);
+    assert_eq!(seen.matches("pub").count(), 1, "{seen}");
+    assert!(seen.contains(r#""offset":6"#) && signals(&a).is_empty(), "{seen}");
+    assert_eq!(room.hub.deliver(&tagged("news", 8, "a")).sent, 1, "7 counts as received");
 }
 
 #[test]

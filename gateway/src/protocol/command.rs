@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::channel::{Channel, InvalidChannel};
 use super::code::ReplyError;
+use super::filter::TagFilter;
 use super::json::{NotJson, Unfit};
 
 /// One command of a client.
@@ -123,6 +124,8 @@ pub struct Subscribe {
     pub token: Box<str>,
     /// JSON for plugins; empty for none.
     pub data: Bytes,
+    /// The publications it wants; `None` for all.
+    pub filter: Option<Arc<TagFilter>>,
 }
 
 /// A position in a channel's stream.

@@ -1,5 +1,5 @@
-//! [`Tags`]: names with values that a publication carries besides its payload. Subscribers receive
-//! them.
+//! [`Tags`]: names with values that a publication carries besides its payload. Clients receive them, and
+//! filters of subscribers ([`super::filter`]) decide by them.
 
 use std::sync::Arc;
 

@@ -27,6 +27,12 @@ const CONFIG: &str = "
     allow_subscribe = 'anyone'
     allow_publish = 'anyone'
     allow_presence = 'anyone'
+    [namespaces.goals]
+    history_size = 100
+    recovery = true
+    tag_filter = true
+    allow_subscribe = 'users'
+    allow_history = 'users'
     [namespaces.closed]
     history_size = 1
     presence = true
@@ -110,6 +116,13 @@ async fn a_broken_connection_comes_back_and_misses_nothing() {
 #[tokio::test]
 async fn tokens_are_replaced_refreshed_and_rejected() {
     assert_eq!(scenario("tokens.mjs", ROUTER).await, ["replaced", "refreshed", "rejected"]);
+}
+
+#[tokio::test]
+async fn tags_are_seen_and_filtered() {
+    let steps = scenario("tags.mjs", ROUTER).await;
+    let expected = ["filtered", "remembered", "recovered", "passed by", "bytes", "refused", "stayed"];
+    assert_eq!(steps, expected);
 }
 
 #[tokio::test]

@@ -11,6 +11,9 @@ use crate::protocol::channel::{Channel, InvalidChannel};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{Command, Connect, NamedChannel, Request, Subscribe};
 
+const NO_FILTERS: &str =
+    "`tf` is not permitted in this channel: its namespace does not have `tag_filter = true`";
+
 impl Core {
     pub(super) fn on_command(&mut self, Command { id, request }: Command, effects: &mut Effects) {
         match (&self.state, request) {
@@ -127,6 +130,8 @@ impl Core {
             Some(ReplyError::ALREADY_SUBSCRIBED)
         } else if self.subscriptions.len() >= self.config.limits.channels_per_connection_max {
             Some(ReplyError::LIMIT_EXCEEDED)
+        } else if subscribe.filter.is_some() && !self.filters(&channel) {
+            Some(ReplyError::BAD_REQUEST.because(NO_FILTERS))
         } else {
             None
         };
@@ -143,8 +148,14 @@ impl Core {
                 recover: subscribe.recover,
                 join_leave: subscribe.join_leave,
                 reject_unrecovered: subscribe.reject_unrecovered,
+                filter: subscribe.filter,
             },
         })
+    }
+
+    /// Whether subscribers of a channel may filter. A channel that does not exist gets its own error later.
+    fn filters(&self, channel: &Channel) -> bool {
+        self.config.namespaces.of(channel).is_none_or(|namespace| namespace.tag_filter)
     }
 
     /// The channel of a command. An empty name ends the connection; any other invalid name is an error.

@@ -89,12 +89,13 @@ impl Core {
             return;
         };
         match (kind, details) {
-            (Kind::Subscribe, Details::Subscribe { recover, join_leave, reject_unrecovered }) => {
+            (Kind::Subscribe, Details::Subscribe { recover, join_leave, reject_unrecovered, filter }) => {
                 effects.push_back(Effect::Subscribe {
                     channel,
                     by: Subscriber::Client { id, reject_unrecovered },
                     recover,
                     join_leave: Some(join_leave),
+                    filter,
                 });
             }
             (Kind::Unsubscribe, _) => {

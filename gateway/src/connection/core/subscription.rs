@@ -27,7 +27,7 @@ impl Core {
         let recover = self.positions.iter().find(|(known, _)| *known == channel);
         let recover = recover.map(|(_, position)| position.clone());
         self.subscriptions.insert(channel.clone(), Subscription::Requested);
-        effects.push_back(Effect::Subscribe { channel, by, recover, join_leave: None });
+        effects.push_back(Effect::Subscribe { channel, by, recover, join_leave: None, filter: None });
     }
 
     pub(super) fn on_subscribed(

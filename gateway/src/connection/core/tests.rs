@@ -7,6 +7,7 @@ use crate::connection::event::NOTHING;
 use crate::connection::heartbeat::CONTROL_FRAMES_BURST;
 use crate::plugin::verdict::{Admission, Decision, Identity};
 use crate::protocol::command::{Command, Connect, HistoryQuery, Malformed, Request, Subscribe};
+use crate::protocol::filter::{Fields, TagFilter};
 use crate::protocol::reply::Done;
 
 struct Client {
@@ -79,6 +80,10 @@ impl Client {
     }
 
     fn subscribe(&mut self, id: u32, name: &str) -> &mut Self {
+        self.subscribe_with(id, name, None)
+    }
+
+    fn subscribe_with(&mut self, id: u32, name: &str, filter: Option<Arc<TagFilter>>) -> &mut Self {
         self.request(
             id,
             Request::Subscribe(Subscribe {
@@ -88,6 +93,7 @@ impl Client {
                 join_leave: false,
                 reject_unrecovered: false,
                 data: NOTHING,
+                filter,
             }),
         )
     }
@@ -601,4 +607,25 @@ fn a_connection_expires_when_its_credential_does_and_not_a_part_of_a_second_late
     assert_eq!(result.ttl, Some(4), "a client that refreshes by then is in time");
     client.tick_at(10).request(0, Request::Pong).effects.clear();
     assert_eq!(client.tick_at(15).close(), (3005, CloseCause::Expired));
+}
+
+#[test]
+fn a_filter_needs_a_namespace_that_permits_it() {
+    let fields = |(): (), _| {
+        let (op, val, vals, nodes) = ("".into(), "".into(), Vec::new(), Vec::new());
+        Ok(Fields { op, key: "kind".into(), cmp: "ex".into(), val, vals, nodes })
+    };
+    let filter = Some(Arc::new(TagFilter::read((), 1, fields).unwrap()));
+    let config = config("[namespaces.tagged]\ntag_filter = true\nallow_subscribe = \"anyone\"");
+    let mut client = Client::with(config, Encoding::Json);
+    client.connect("").authenticate(Admission::Undecided, false);
+    client.effects.clear();
+    let Reply::Error { id: 2, error } = client.subscribe_with(2, "open:a", filter.clone()).reply() else {
+        panic!("accepted")
+    };
+    assert!(error.code == 107 && error.message.contains("`tag_filter = true`"), "{error:?}");
+    client.subscribed(3, "open:a");
+    client.subscribe_with(4, "tagged:a", filter.clone()).decide(Decision::Undecided(NOTHING));
+    let Some(Effect::Subscribe { filter: asked, .. }) = client.effects.pop_back() else { panic!() };
+    assert_eq!(asked, filter);
 }

@@ -12,10 +12,11 @@ use crate::connection::views::view;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::filter::TagFilter;
 use crate::protocol::push::{Member, Publication};
 use crate::protocol::reply::Reply;
 
-/// Where plugins filter a history, this many times its size is read for one page.
+/// Where plugins or the client filter a history, this many times its size is read for one page.
 const LOOKED_THROUGH: usize = 8;
 
 /// Bytes of a reply besides its publications or members: frame, id, names and numbers.
@@ -75,8 +76,9 @@ impl Session {
             let request = HistoryRequest { channel, query, most, retention: Retention::of(namespace) };
             self.worker.backplane.history(request, self.reply_to(), now.at)
         };
-        if query.limit != 0 && self.worker.chain.borrow().wants_deliveries(channel) {
-            // Publications that plugins hide make room for others: a short page would look like the last one.
+        let hides = || self.filter(channel).is_some() || self.worker.chain.borrow().wants_deliveries(channel);
+        if query.limit != 0 && hides() {
+            // Hidden publications make room for others: a short page would look like the last one.
             let bytes = most.bytes.saturating_mul(LOOKED_THROUGH);
             history(&HistoryQuery { limit: -1, ..query.clone() }, Most { bytes, ..most })
         } else {
@@ -84,8 +86,13 @@ impl Session {
         }
     }
 
-    /// Handles a part of a history: the reply, or `None` if plugins hide all of it. Then another turn reads
-    /// more, because a page without publications would look like the end.
+    /// The filter of this client's subscription to a channel.
+    fn filter(&self, channel: &Channel) -> Option<Arc<TagFilter>> {
+        self.worker.hub.borrow().filter(channel, self.handle.number)
+    }
+
+    /// Handles a part of a history: the reply, or `None` if plugins or the client's filter hide all of it.
+    /// Then another turn reads more, because a page without publications would look like the end.
     pub(super) fn history_read(
         &mut self,
         now: Now,
@@ -165,7 +172,8 @@ impl Session {
         Some((id > 0).then_some(Reply::Error { id, error }))
     }
 
-    /// The views of this client on publications that it reads later than they were published.
+    /// The views of this client on publications that it reads later than they were published: those that its
+    /// filter lets through, as the plugins show them.
     pub(super) fn views(
         &self,
         now: Now,
@@ -186,6 +194,7 @@ impl Session {
         if publications.is_empty() {
             return publications;
         }
+        let filter = self.filter(channel);
         let mut chain = self.worker.chain.borrow_mut();
         let is_asked = chain.wants_deliveries(channel);
         let client = self.client.borrow();
@@ -197,6 +206,9 @@ impl Session {
         let bytes_max = self.worker.config.limits.publication_bytes_max;
         let mut seen = Vec::with_capacity(publications.len());
         for publication in publications {
+            if filter.as_ref().is_some_and(|filter| !filter.wants(publication.tags.as_deref())) {
+                continue;
+            }
             let publication = match is_asked {
                 true => view(&mut chain, channel, &publication, &values, now, bytes_max),
                 false => Some(publication),

@@ -12,6 +12,7 @@ use crate::hub::Listening;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
+use crate::protocol::filter::TagFilter;
 use crate::protocol::push::{Form, Publication};
 use crate::protocol::reply::Subscribed;
 
@@ -40,6 +41,7 @@ impl Session {
         channel: &Channel,
         recover: Option<&Position>,
         join_leave: Option<bool>,
+        filter: Option<Arc<TagFilter>>,
     ) -> Outcome<Subscribed> {
         if matches!(channel.target(), Target::Connection(_)) {
             let error = ReplyError::BAD_REQUEST.because("a connection is an address, not a channel");
@@ -51,7 +53,8 @@ impl Session {
         };
         let WorkerState { backplane, config, hub, .. } = &*self.worker;
         let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
-        let listening = Listening { form: Form::channel(self.handle.format), position: None, join_leave };
+        let form = Form::channel(self.handle.format);
+        let listening = Listening { form, position: None, join_leave, filter };
         // The subscription starts before history is read: a publication in between arrives twice and is
         // recognized by its offset.
         let asked = if namespace.recovery {
@@ -163,6 +166,6 @@ impl Session {
 
     /// The subscription of a connection to its user's address.
     pub(super) fn direct(&self) -> Listening {
-        Listening { form: Form::direct(self.handle.format), position: None, join_leave: false }
+        Listening { form: Form::direct(self.handle.format), position: None, join_leave: false, filter: None }
     }
 }

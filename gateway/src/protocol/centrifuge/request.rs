@@ -7,7 +7,7 @@
 //! | | applied | accepted without effect | refused with error 107 (`type`: 108) unless it has a zero value |
 //! |---|---|---|---|
 //! | `connect` | `token`, `data`, `subs` | `name`, `version`; `flag`, `profile` and `dict`, which offer compression | `headers` |
-//! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2 | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names | `delta`, `tf`, `type`, `phase`, `cursor`, `limit`, `asc` |
+//! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2; `tf` of `subscribe` alone, in namespaces with `tag_filter` | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names | `delta`, `type`, `phase`, `cursor`, `limit`, `asc`; `tf` of `connect.subs` |
 //! | `publish` | `channel`, `data` | | `type`, `key`, `removed` |
 //! | `history` | `channel`, `limit`, `since`, `reverse` | | |
 //! | `rpc`, `send`, `refresh`, `unsubscribe`, `presence`, `presence_stats` | all | | |
@@ -23,6 +23,7 @@ use bytes::Bytes;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{self, Command, HistoryQuery, Malformed, Position, Request};
+use crate::protocol::filter::{InvalidFilter, TagFilter};
 use crate::protocol::json::{NotJson, Unfit};
 
 /// A text, borrowed from the message if the encoding permits it.
@@ -77,7 +78,7 @@ pub(super) struct Subscribe<'a> {
     pub(super) data: Payload,
     pub(super) flag: i64,
     pub(super) delta: bool,
-    pub(super) tf: bool,
+    pub(super) tf: Option<Result<TagFilter, InvalidFilter>>,
     pub(super) kind: bool,
     pub(super) phase: bool,
     pub(super) cursor: bool,
@@ -154,7 +155,7 @@ fn connect(fields: Connect<'_>) -> Result<Request, Invalid> {
     let mut positions = BTreeMap::new();
     for sub in fields.subs {
         let (name, sub) = sub?;
-        is_offered("connect.subs", &sub)?;
+        is_offered("connect.subs", &sub, sub.tf.is_some())?;
         if !sub.recover && positions.is_empty() {
             continue;
         }
@@ -206,7 +207,11 @@ fn other_request<'a>(mut fields: impl Fields<'a>) -> Result<Request, Invalid> {
 }
 
 fn subscribe(fields: Subscribe<'_>) -> Result<Request, Invalid> {
-    is_offered("subscribe", &fields)?;
+    is_offered("subscribe", &fields, false)?;
+    let filter = fields
+        .tf
+        .transpose()
+        .map_err(|invalid| ReplyError::BAD_REQUEST.because(format!("`tf` of `subscribe` {invalid}")))?;
     Ok(Request::Subscribe(command::Subscribe {
         channel: Channel::parse(&fields.channel),
         token: fields.token.into(),
@@ -214,6 +219,7 @@ fn subscribe(fields: Subscribe<'_>) -> Result<Request, Invalid> {
         reject_unrecovered: fields.flag & FLAG_REJECT_UNRECOVERED != 0,
         data: fields.data?,
         recover: fields.recover.then(|| position(fields.offset, fields.epoch)),
+        filter: filter.map(Arc::new),
     }))
 }
 
@@ -222,8 +228,9 @@ fn position(offset: u64, epoch: Text<'_>) -> Position {
     Position { offset, epoch: if epoch.is_empty() { Arc::default() } else { epoch.into() } }
 }
 
-fn is_offered(command: &str, fields: &Subscribe<'_>) -> Result<(), ReplyError> {
-    let Subscribe { delta, tf, kind, phase, cursor, limit, asc, .. } = *fields;
+/// Whether no field is set that is not offered. `tf` is whether the filter is such a field.
+fn is_offered(command: &str, fields: &Subscribe<'_>, tf: bool) -> Result<(), ReplyError> {
+    let Subscribe { delta, kind, phase, cursor, limit, asc, .. } = *fields;
     offered(
         command,
         [

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::protocol::centrifuge::request::{self, Connect, Fields, History, Payload, Publish, Subscribe};
 use crate::protocol::command::{Command, Malformed};
 use crate::protocol::emulation::EmulationRequest;
+use crate::protocol::filter::{self, InvalidFilter, TagFilter};
 use crate::protocol::json;
 
 /// Takes the next command from a message; `None` at its end. Payloads are slices of the message.
@@ -138,7 +139,7 @@ struct WireCommand<'a> {
     sub_refresh: Object<WireChannel<'a>>,
 }
 
-/// A field that is refused unless it has a zero value.
+/// A field that is refused, or read later, unless it has a zero value.
 type Refused<'a> = Option<&'a RawValue>;
 
 #[derive(serde::Deserialize, Default)]
@@ -382,13 +383,40 @@ fn subscribe<'a>(
         data: payload(wire.data),
         flag: wire.flag.0,
         delta: is_set(wire.delta),
-        tf: is_set(wire.tf),
+        tf: wire.tf.filter(|_| is_set(wire.tf)).map(filter),
         kind: is_set(wire.kind),
         phase: is_set(wire.phase),
         cursor: is_set(wire.cursor),
         limit: is_set(wire.limit),
         asc: is_set(wire.asc),
     }
+}
+
+/// A node of a filter. Its children are read later: the size and the depth of a filter are bounded.
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
+struct WireFilterNode<'a> {
+    #[serde(borrow)]
+    op: Field<Text<'a>>,
+    #[serde(borrow)]
+    key: Field<Text<'a>>,
+    #[serde(borrow)]
+    cmp: Field<Text<'a>>,
+    #[serde(borrow)]
+    val: Field<Text<'a>>,
+    #[serde(borrow)]
+    vals: Field<Vec<Text<'a>>>,
+    #[serde(borrow)]
+    nodes: Field<Vec<&'a RawValue>>,
+}
+
+fn filter<'a>(root: &'a RawValue) -> Result<TagFilter, InvalidFilter> {
+    TagFilter::read(root, root.get().len(), |node: &'a RawValue, _| {
+        let Object(node) = serde_json::from_str(node.get()).map_err(|_| InvalidFilter::Type)?;
+        let WireFilterNode { op, key, cmp, val, vals, nodes } = node.ok_or(InvalidFilter::Type)?;
+        let vals = vals.0.into_iter().map(|Text(text)| text).collect();
+        Ok(filter::Fields { op: op.0.0, key: key.0.0, cmp: cmp.0.0, val: val.0.0, vals, nodes: nodes.0 })
+    })
 }
 
 /// A payload as a slice of the message; empty if there is none.
@@ -407,6 +435,7 @@ mod tests {
     use super::*;
     use crate::protocol::channel::Channel;
     use crate::protocol::command::{Position, Request};
+    use crate::protocol::tags::Tags;
 
     fn commands(text: &str) -> Result<Vec<Command>, Malformed> {
         let mut message = Bytes::copy_from_slice(text.as_bytes());
@@ -520,11 +549,42 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_is_read_and_a_wrong_one_is_refused_with_the_reason() {
+        let filter = |tf: &str| request(&format!(r#"{{"id":1,"subscribe":{{"channel":"a","tf":{tf}}}}}"#));
+        for tf in [
+            r#"{"key":"a","cmp":"eq","val":"b"}"#,
+            r#"{"op":null,"key":"a","cmp":"eq","val":"b","vals":null,"nodes":[],"of_tomorrow":[1]}"#,
+            r#"{"op":"not","nodes":[{"key":"a","cmp":"neq","val":"\u0062"}]}"#,
+        ] {
+            let Request::Subscribe(subscribe) = filter(tf) else { panic!("{tf}") };
+            let wants = |value: &str| {
+                let tags = Tags::of(vec![("a".into(), value.into())]);
+                subscribe.filter.as_ref().expect("a filter").wants(tags.as_deref())
+            };
+            assert_eq!((wants("b"), wants("c")), (true, false), "{tf}");
+        }
+        let large = format!(r#"{{"key":"a","cmp":"eq","val":"{}"}}"#, "x".repeat(4096));
+        for (tf, why) in [
+            ("5", "has a node with a field of a wrong type"),
+            (r#"[""]"#, "has a node with a field of a wrong type"),
+            (r#"{"op":5}"#, "has a node with a field of a wrong type"),
+            (r#"{"op":"and","nodes":[null]}"#, "has a node with a field of a wrong type"),
+            (r#"{"op":"and","nodes":{}}"#, "has a node with a field of a wrong type"),
+            (r#"{"key":"a"}"#, InvalidFilter::Comparison.to_string().as_str()),
+            (&large, "has more than 4096 bytes"),
+        ] {
+            let Request::Refused { connect: false, why: error } = filter(tf) else { panic!("{tf}") };
+            assert_eq!((error.code, &*error.message), (107, format!("`tf` of `subscribe` {why}").as_str()));
+        }
+        let Request::Subscribe(subscribe) = filter("{}") else { panic!("an empty filter counts as absent") };
+        assert_eq!(subscribe.filter, None);
+    }
+
+    #[test]
     fn what_is_not_offered_is_refused_by_name() {
         for (command, field) in [
             ("connect", r#""headers":{"a":"b"}"#),
             ("subscribe", r#""delta":"fossil""#),
-            ("subscribe", r#""tf":{"key":"a","cmp":"eq","val":"b"}"#),
             ("subscribe", r#""type":1"#),
             ("subscribe", r#""phase":2"#),
             ("subscribe", r#""cursor":"x""#),

@@ -1,23 +1,26 @@
 //! Decodes records of Protobuf, each after its length, into [`Command`]s.
 //!
 //! The structs are the request messages of the protocol's schema, as far as `request.rs` knows their fields;
-//! the library skips all others. Of a field that is not offered, only whether it is set matters: what is in a
-//! message or a map among them is skipped, and a list of empty items costs nothing. `connect.subs` is a map of
-//! any size, and is decoded entry by entry.
+//! the library skips all others. Of a field that is not offered, only whether it is set matters: a map among
+//! them is read as bytes, and a list of empty items costs nothing. `connect.subs` is a map of
+//! any size, and is decoded entry by entry; so is a filter, node by node, because structs would hold a large tree
+//! before its bounds are known.
 //!
-//! The library merges a message that occurs twice, and takes the last of two values, as the encoding demands.
-//! Only a request that occurs twice is refused, as in JSON: no client sends parts of a request.
+//! The library merges a message that occurs twice, and takes the last of two values, as the encoding demands. Of
+//! two filters the last one counts as well. Only a request that occurs twice is refused, as in JSON: no client
+//! sends parts of a request.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use prost::{DecodeError, Message, decode_length_delimiter};
 
 use crate::protocol::centrifuge::request::{self, Connect, Fields, History, Payload, Publish, Subscribe};
 use crate::protocol::command::{Command, Malformed};
 use crate::protocol::emulation::EmulationRequest;
+use crate::protocol::filter::{self, InvalidFilter, TagFilter};
 
 /// Takes the next command from a message; `None` at its end. Payloads are slices of the message.
 pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Command, Malformed>> {
@@ -115,8 +118,9 @@ struct WireSubscribe {
     join_leave: bool,
     #[prost(string, tag = "12")]
     delta: String,
-    #[prost(message, optional, tag = "13")]
-    tf: Option<Skipped>,
+    /// A filter, which contains itself: see [`filter_node`].
+    #[prost(bytes = "bytes", tag = "13")]
+    tf: Bytes,
     #[prost(int64, tag = "14")]
     flag: i64,
     #[prost(int32, tag = "15")]
@@ -202,36 +206,6 @@ struct WireEmulation {
     session: String,
     #[prost(bytes = "bytes", tag = "3")]
     data: Bytes,
-}
-
-/// A message of which only matters whether it has a field. It may contain itself to any depth.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Skipped {
-    has_field: bool,
-}
-
-impl Message for Skipped {
-    fn merge_field(
-        &mut self,
-        tag: u32,
-        wire_type: WireType,
-        buf: &mut impl Buf,
-        ctx: DecodeContext,
-    ) -> Result<(), DecodeError> {
-        self.has_field = true;
-        skip_field(wire_type, tag, buf, ctx)
-    }
-
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    // Requests are not encoded.
-    fn encode_raw(&self, _: &mut impl BufMut) {}
-
-    fn encoded_len(&self) -> usize {
-        0
-    }
 }
 
 /// The field of [`Subs`] in a connect request.
@@ -388,13 +362,54 @@ fn subscribe(wire: WireSubscribe) -> Subscribe<'static> {
         data: Ok(wire.data),
         flag: wire.flag,
         delta: !wire.delta.is_empty(),
-        tf: wire.tf.is_some_and(|tf| tf.has_field),
+        tf: (!wire.tf.is_empty()).then(|| filter(wire.tf)),
         kind: wire.kind != 0,
         phase: wire.phase != 0,
         cursor: !wire.cursor.is_empty(),
         limit: wire.limit != 0,
         asc: wire.asc,
     }
+}
+
+fn filter(root: Bytes) -> Result<TagFilter, InvalidFilter> {
+    let bytes = root.len();
+    TagFilter::read(root, bytes, |node, most| filter_node(node, most).unwrap_or(Err(InvalidFilter::Type)))
+}
+
+/// The fields of a node of a filter, with at most this many values and children. The outer error is that of
+/// the encoding.
+fn filter_node(
+    mut node: Bytes,
+    most: usize,
+) -> Result<Result<filter::Fields<'static, Bytes>, InvalidFilter>, Malformed> {
+    let mut fields = filter::Fields::default();
+    while node.has_remaining() {
+        let (tag, wire_type) = decode_key(&mut node)?;
+        if !(1..=6).contains(&tag) {
+            skip_field(wire_type, tag, &mut node, DecodeContext::default())?;
+            continue;
+        }
+        if wire_type != WireType::LengthDelimited {
+            return Err(Malformed::Syntax);
+        }
+        let value = take_record(&mut node)?;
+        if tag > 4 && fields.vals.len() + fields.nodes.len() >= most {
+            return Ok(Err(InvalidFilter::TooMany));
+        }
+        let text = |value: Bytes| match std::str::from_utf8(&value) {
+            Ok(text) => Ok(Cow::Owned(text.to_owned())),
+            Err(_) => Err(Malformed::Syntax),
+        };
+        match tag {
+            1 => fields.op = text(value)?,
+            2 => fields.key = text(value)?,
+            3 => fields.cmp = text(value)?,
+            4 => fields.val = text(value)?,
+            5 => fields.vals.push(text(value)?),
+            _ => fields.nodes.push(value),
+        }
+    }
+    Ok(Ok(fields))
 }
 
 #[cfg(test)]

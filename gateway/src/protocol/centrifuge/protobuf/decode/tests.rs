@@ -9,6 +9,23 @@ use crate::protocol::centrifuge::json;
 use crate::protocol::channel::Channel;
 use crate::protocol::command::{Position, Request};
 
+/// A node of a filter, by the schema.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireFilterNode {
+    #[prost(string, tag = "1")]
+    op: String,
+    #[prost(string, tag = "2")]
+    key: String,
+    #[prost(string, tag = "3")]
+    cmp: String,
+    #[prost(string, tag = "4")]
+    val: String,
+    #[prost(string, repeated, tag = "5")]
+    vals: Vec<String>,
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    nodes: Vec<Bytes>,
+}
+
 /// Numbers that look random and are the same in every run.
 struct Random(u64);
 
@@ -180,8 +197,8 @@ fn what_is_not_offered_is_refused_even_if_it_is_empty_inside() {
         record(&connect_of(connect))
     };
     for (command, name) in [
-        (subscribe(&[&filter]), "`tf` of `subscribe` is not offered here"),
-        (subscribe(&[&filter, &[]]), "`tf` of `subscribe` is not offered here"),
+        (subscribe(&[&filter]), "`tf` of `subscribe` has more than 4096 bytes"),
+        (subscribe(&[&[], &filter]), "`tf` of `subscribe` has more than 4096 bytes"),
         (headers(&[10, 1, b'a', 18, 1, b'b']), "`headers` of `connect` is not offered here"),
         (headers(&[]), "`headers` of `connect` is not offered here"),
     ] {
@@ -193,8 +210,72 @@ fn what_is_not_offered_is_refused_even_if_it_is_empty_inside() {
     assert!(matches!(commands(&subscribe(&[&[]])).expect("valid")[0].request, Request::Subscribe(_)));
 }
 
+#[test]
+fn a_filter_that_is_none_is_refused_before_it_costs_anything() {
+    let filter = |tf: Vec<u8>| {
+        let subscribe = WireSubscribe { channel: "a".into(), tf: tf.into(), ..WireSubscribe::default() };
+        record(&WireCommand { id: 1, subscribe: Some(subscribe), ..WireCommand::default() })
+    };
+    let many = |tag: u8| {
+        let mut all = Vec::new();
+        (0..2_000).for_each(|_| field(tag, &[], &mut all));
+        all
+    };
+    let with = |tag: u8, bytes: &[u8]| {
+        let mut all = Vec::new();
+        field(tag, bytes, &mut all);
+        all
+    };
+    for (what, tf, why) in [
+        ("many values", many(5), InvalidFilter::TooMany),
+        ("many nodes", many(6), InvalidFilter::TooMany),
+        ("many nodes in one", [with(1, b"not"), with(6, &many(6))].concat(), InvalidFilter::TooMany),
+        ("a number for a text", vec![8, 1], InvalidFilter::Type),
+        ("no text", with(2, b"\xff"), InvalidFilter::Type),
+        ("a length beyond the end", vec![0x12, 9], InvalidFilter::Type),
+        ("a field of tomorrow", vec![0x38, 1], InvalidFilter::Key),
+    ] {
+        let message = filter(tf);
+        let bytes = message.len();
+        let (memory, commands) = memory_of(message);
+        assert!(memory <= 4096 + 16 * bytes as u64, "{what}: {memory} bytes of memory for {bytes}");
+        let [Command { request: Request::Refused { why: error, .. }, .. }] = &commands.expect(what)[..]
+        else {
+            panic!("{what}")
+        };
+        assert_eq!((error.code, &*error.message), (107, format!("`tf` of `subscribe` {why}").as_str()));
+    }
+}
+
+/// The same filter in both encodings, right or wrong.
+fn filter_in_both(random: &mut Random, levels: usize) -> (Value, WireFilterNode) {
+    let mut wire = WireFilterNode::default();
+    let mut nodes = Vec::new();
+    if levels > 0 && random.flip() {
+        wire.op = random.one_of(&["and", "or", "not", "xor"]).into();
+        for _ in 0..1 + random.below(2) {
+            let (text, node) = filter_in_both(random, levels - 1);
+            wire.nodes.push(node.encode_to_vec().into());
+            nodes.push(text);
+        }
+    } else {
+        wire.key = random.one_of(&["a", "a", "b", "h\u{e9}\n", ""]).into();
+        wire.cmp = random.one_of(&["eq", "eq", "in", "ex", "lt", "like"]).into();
+        match &*wire.cmp {
+            "in" => wire.vals = vec!["x".into(), "\"".into()],
+            "ex" => (),
+            _ => wire.val = random.one_of(&["1", "-2.5", "x"]).into(),
+        }
+    }
+    let WireFilterNode { op, key, cmp, val, vals, .. } = &wire;
+    let text = json!({ "op": op, "key": key, "cmp": cmp, "val": val, "vals": vals, "nodes": nodes });
+    (text, wire)
+}
+
 /// The same subscribe request in both encodings.
 fn subscribe_in_both(random: &mut Random) -> (Value, WireSubscribe) {
+    let filter = (random.below(4) == 0).then(|| filter_in_both(random, 2));
+    let (filter_text, filter) = filter.unzip();
     let wire = WireSubscribe {
         channel: random.one_of(&["a", "open:1", "", "#ann", "white space", "\u{e9}"]).into(),
         token: random.seldom(&["t", "a.b.c"]).into(),
@@ -210,13 +291,14 @@ fn subscribe_in_both(random: &mut Random) -> (Value, WireSubscribe) {
         limit: i32::from(random.below(40) == 0),
         cursor: if random.below(40) == 0 { "c".into() } else { String::new() },
         asc: random.below(40) == 0,
-        tf: None,
+        tf: filter.map(|filter| filter.encode_to_vec().into()).unwrap_or_default(),
     };
     let mut text = json!({
         "channel": wire.channel, "token": wire.token, "recover": wire.recover, "epoch": wire.epoch,
         "offset": wire.offset, "join_leave": wire.join_leave, "flag": wire.flag, "delta": wire.delta,
         "type": wire.kind, "phase": wire.phase, "limit": wire.limit, "cursor": wire.cursor, "asc": wire.asc,
     });
+    text["tf"] = filter_text.into();
     with_data(&mut text, &wire.data);
     (text, wire)
 }
