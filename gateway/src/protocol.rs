@@ -12,6 +12,7 @@ pub mod reply;
 pub mod push;
 pub mod code;
 pub mod codec;
+pub mod deflate;
 mod centrifuge;
 pub mod emulation;
 pub mod framing;

@@ -189,8 +189,13 @@ fn one_codec_names_the_protobuf_library() {
 }
 
 #[test]
+fn one_module_names_the_compression_library() {
+    check("flate2", &["protocol/deflate.rs"]);
+}
+
+#[test]
 fn only_the_edges_know_which_framing_a_connection_has() {
-    check("Framing", &["protocol.rs", "protocol/framing.rs", "transport/handshake"]);
+    check("Framing", &["protocol.rs", "protocol/framing", "transport/handshake"]);
 }
 
 #[test]
