@@ -60,6 +60,8 @@ pub struct Config {
     pub limits: Limits,
     /// The life of a connection.
     pub client: Client,
+    /// Compression of WebSocket messages.
+    pub compression: Compression,
     /// Clients without WebSocket.
     pub fallbacks: Fallbacks,
     /// Clients that only listen.
@@ -263,6 +265,17 @@ pub struct Fallbacks {
 pub struct Unidirectional {
     /// Whether they are accepted.
     pub enabled: bool,
+}
+
+/// Compression of WebSocket messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compression {
+    /// Whether the gateway accepts offers of clients to compress.
+    pub enabled: bool,
+    /// Least bytes of a message that the gateway compresses.
+    pub min_bytes: usize,
+    /// From 1 (fast) to 9 (small).
+    pub level: u32,
 }
 
 /// Messages in an application's own format.

@@ -24,6 +24,7 @@ use crate::plugin::event::Client;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::command::Position;
 use crate::protocol::filter::TagFilter;
+use crate::protocol::framing::FrameMaker;
 use crate::protocol::push::{Form, Push, PushKind};
 use class::Classes;
 use connection_handle::ConnectionHandle;
@@ -285,20 +286,20 @@ impl Hub {
         self.channels.iter().filter_map(of).collect()
     }
 
-    /// Queues a push for all its subscribers.
-    pub fn deliver(&mut self, push: &Push) -> Delivered {
-        self.deliver_views(push, &mut Same(push))
+    /// Queues a push for all its subscribers. `maker` makes the frames that no worker has made yet.
+    pub fn deliver(&mut self, push: &Push, maker: &FrameMaker) -> Delivered {
+        self.deliver_views(push, &mut Same(push), maker)
     }
 
     /// Queues a publication for all its subscribers whose filter accepts it, as their class may see it. A
     /// subscriber that receives nothing still advances its position, so this is not reported as a gap.
-    pub fn deliver_views(&mut self, push: &Push, views: &mut impl Views) -> Delivered {
+    pub fn deliver_views(&mut self, push: &Push, views: &mut impl Views, maker: &FrameMaker) -> Delivered {
         let mut delivered = Delivered::default();
         if let Target::Connection(id) = push.channel.target() {
             if let Some(handle) = self.by_id(id)
                 && let Some(view) = views.of(handle.class.get(), &self.classes)
             {
-                delivered.count(handle.push(view.frame(Form::direct(handle.format))));
+                delivered.count(handle.push(view.frame(Form::direct(handle.format), maker)));
             }
             return delivered;
         }
@@ -306,19 +307,20 @@ impl Hub {
         match &push.kind {
             PushKind::Publication { publication, epoch } => {
                 let (channel, offset, classes) = (&push.channel, publication.offset, &self.classes);
+                let spread = Spread { channel, offset, epoch, classes, maker };
                 match self.filters.get(channel) {
-                    None => spread(channel, offset, epoch, subscribers, classes, views, |_| true),
+                    None => spread.to(subscribers, views, |_| true),
                     Some(filters) => {
                         let tags = publication.tags.as_deref();
                         let wanted =
                             |number: u64| filters.get(&number).is_none_or(|filter| filter.wants(tags));
-                        spread(channel, offset, epoch, subscribers, classes, views, wanted)
+                        spread.to(subscribers, views, wanted)
                     }
                 }
             }
             PushKind::Join(_) | PushKind::Leave(_) => {
                 for subscriber in subscribers.values_mut().filter(|subscriber| subscriber.join_leave) {
-                    let frame = push.frame(subscriber.form);
+                    let frame = push.frame(subscriber.form, maker);
                     if !frame.is_empty() && !subscriber.position.hold(None, frame) {
                         delivered.count(subscriber.handle.push(frame));
                     }
@@ -402,48 +404,58 @@ impl Admitted {
     }
 }
 
-/// Queues the publication at a position for the subscribers that `wanted` selects by connection number. All
-/// others advance their position too.
-fn spread(
-    channel: &Channel,
+/// A publication on its way to the subscribers of its channel.
+struct Spread<'a> {
+    channel: &'a Channel,
     offset: u64,
-    epoch: &Arc<str>,
-    subscribers: &mut Subscribers,
-    classes: &Classes,
-    views: &mut impl Views,
-    wanted: impl Fn(u64) -> bool,
-) -> Delivered {
-    let mut delivered = Delivered::default();
-    for subscriber in subscribers.values_mut() {
-        let Subscriber { handle, form, position, .. } = subscriber;
-        let next = position.next(offset, epoch);
-        let view = match next {
-            Next::Deliver | Next::Hold if wanted(handle.number) => views.of(handle.class.get(), classes),
-            Next::Deliver | Next::Hold => {
-                delivered.filtered += 1;
-                None
-            }
-            Next::Known | Next::Gap => None,
-        };
-        let frame = view.map(|view| view.frame(*form));
-        match next {
-            Next::Deliver => {
-                if let Some(frame) = frame {
-                    delivered.count(handle.push(frame));
+    epoch: &'a Arc<str>,
+    classes: &'a Classes,
+    maker: &'a FrameMaker,
+}
+
+impl Spread<'_> {
+    /// Queues it for the subscribers that `wanted` selects by connection number. All others advance their
+    /// position too.
+    fn to(
+        &self,
+        subscribers: &mut Subscribers,
+        views: &mut impl Views,
+        wanted: impl Fn(u64) -> bool,
+    ) -> Delivered {
+        let mut delivered = Delivered::default();
+        for subscriber in subscribers.values_mut() {
+            let Subscriber { handle, form, position, .. } = subscriber;
+            let next = position.next(self.offset, self.epoch);
+            let view = match next {
+                Next::Deliver | Next::Hold if wanted(handle.number) => {
+                    views.of(handle.class.get(), self.classes)
+                }
+                Next::Deliver | Next::Hold => {
+                    delivered.filtered += 1;
+                    None
+                }
+                Next::Known | Next::Gap => None,
+            };
+            let frame = view.map(|view| view.frame(*form, self.maker));
+            match next {
+                Next::Deliver => {
+                    if let Some(frame) = frame {
+                        delivered.count(handle.push(frame));
+                    }
+                }
+                Next::Hold => {
+                    let at = Position { offset: self.offset, epoch: self.epoch.clone() };
+                    position.hold(Some(at), frame.unwrap_or(&Bytes::new()));
+                }
+                Next::Known => (),
+                Next::Gap => {
+                    delivered.gaps += 1;
+                    handle.signal(Signal::Gap(self.channel.clone()));
                 }
             }
-            Next::Hold => {
-                let at = Position { offset, epoch: epoch.clone() };
-                position.hold(Some(at), frame.unwrap_or(&Bytes::new()));
-            }
-            Next::Known => (),
-            Next::Gap => {
-                delivered.gaps += 1;
-                handle.signal(Signal::Gap(channel.clone()));
-            }
         }
+        delivered
     }
-    delivered
 }
 
 /// Signals every subscriber whose position is before the top of the stream, or in another stream.

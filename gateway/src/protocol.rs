@@ -3,8 +3,9 @@
 //!
 //! [`command`] has the requests of clients, [`reply`] the messages to one client, [`push`] the messages to
 //! many. [`codec`] translates between them and the bytes of a message in one [`Encoding`]; [`framing`] makes
-//! the bytes on the wire of a message. The rest of the gateway passes a [`WireFormat`] on and never asks
-//! which framing it has. [`emulation`] reads requests with commands of clients that only receive a stream.
+//! the bytes on the wire of a message, and [`deflate`] compresses them. The rest of the gateway passes a
+//! [`WireFormat`] on and never asks which framing it has. [`emulation`] reads requests with commands of clients
+//! that only receive a stream.
 
 pub mod channel;
 pub mod command;
@@ -19,6 +20,8 @@ pub mod framing;
 pub mod json;
 pub mod tags;
 pub mod filter;
+
+use self::deflate::Window;
 
 /// How the messages of a connection become bytes. Agreed in the handshake for the lifetime of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,6 +77,8 @@ impl Encoding {
 pub enum Framing {
     /// Each message is a frame (RFC 6455).
     WebSocket,
+    /// The same, and messages may be compressed with this window (RFC 7692).
+    WebSocketDeflate(Window),
     /// The messages follow each other in the body of an HTTP response: a text ends with LF, and a record of
     /// Protobuf begins with its length.
     HttpStream,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway::protocol::codec::{Commands, Inbound};
+use gateway::protocol::framing::FrameMaker;
 use gateway::protocol::push::{Form, Publication, Push, PushKind};
 use gateway::protocol::{Encoding, Framing};
 use serde::{Deserialize, Serialize};
@@ -149,10 +150,11 @@ fn encode<'a>(scale: &Scale, encoding: Encoding) -> Measure<'a> {
     let publication =
         Publication { data: payload(SMALL).into(), json: true, offset: 0, info: None, tags: None };
     let (publication, epoch, channel) = (Arc::new(publication), Arc::<str>::default(), channel("news"));
+    let maker = FrameMaker::new(1, 1024);
     ns_per_call(scale.batch, move || {
         // A push remembers its frames: each call needs a new one.
         let kind = PushKind::Publication { publication: publication.clone(), epoch: epoch.clone() };
         let push = Push::new(channel.clone(), kind);
-        push.frame(Form::channel(encoding.over(Framing::WebSocket))).clone()
+        push.frame(Form::channel(encoding.over(Framing::WebSocket)), &maker).clone()
     })
 }

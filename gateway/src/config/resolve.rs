@@ -47,6 +47,7 @@ pub(super) fn resolve(
         handshake: handshake(&document),
         limits,
         client: client(&document),
+        compression: compression(&document),
         fallbacks: Fallbacks { enabled: enabled(&document, "fallbacks") },
         unidirectional: Unidirectional { enabled: enabled(&document, "unidirectional") },
         raw: raw(&document),
@@ -293,6 +294,17 @@ fn enabled(document: &Document<'_>, name: &'static str) -> bool {
     let enabled = section.flag("enabled");
     section.finish();
     enabled
+}
+
+fn compression(document: &Document<'_>) -> Compression {
+    let section = document.section("compression");
+    let compression = Compression {
+        enabled: section.flag("enabled"),
+        min_bytes: section.size("min_bytes", 0..=64 * KIB),
+        level: u32::try_from(section.number("level", 1..=9)).unwrap_or(1),
+    };
+    section.finish();
+    compression
 }
 
 fn raw(document: &Document<'_>) -> Raw {

@@ -50,7 +50,7 @@ fn the_shipped_file_is_closed_to_everybody() {
     assert!(config.admin.address.unwrap().ip().is_loopback());
     assert_eq!(config.admin.api_key, None);
     assert_eq!(config.handshake.origins, Origins::Listed(vec![]));
-    assert!(!config.client.anonymous && !config.raw.enabled);
+    assert!(!config.client.anonymous && !config.raw.enabled && !config.compression.enabled);
     assert!(config.namespaces.named.is_empty());
     let rules = &config.namespaces.default;
     for access in [rules.allow_subscribe, rules.allow_publish, rules.allow_history, rules.allow_presence] {
@@ -111,6 +111,10 @@ fn every_key_reaches_its_own_field() {
         enabled = false
         [unidirectional]
         enabled = true
+        [compression]
+        enabled = true
+        min_bytes = "48B"
+        level = 9
         [raw]
         enabled = true
         token_in_first_message = true
@@ -228,6 +232,7 @@ fn every_key_reaches_its_own_field() {
         },
         fallbacks: Fallbacks { enabled: false },
         unidirectional: Unidirectional { enabled: true },
+        compression: Compression { enabled: true, min_bytes: 48, level: 9 },
         raw: Raw { enabled: true, token_in_first_message: true },
         namespaces: Namespaces {
             default: Arc::new(Namespace {

@@ -376,7 +376,13 @@ impl Session {
             Some(reply) => self.worker.with_scratch(|scratch| {
                 let format = self.handle.format;
                 let encode = |out: &mut Vec<u8>| codec::encode_reply(format.encoding, reply, out);
-                let range = format.framing.write(scratch, encode)?;
+                let range = if reply.may_be_compressed() {
+                    let range = self.worker.frames.write(format.framing, scratch, encode);
+                    self.worker.count_compressed();
+                    range?
+                } else {
+                    format.framing.write(scratch, encode)?
+                };
                 Some(self.handle.outbound.reply(&scratch[range]))
             }),
             None => Some(Pushed::Full),

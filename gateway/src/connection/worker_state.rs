@@ -29,6 +29,7 @@ use crate::protocol::Encoding;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::Position;
+use crate::protocol::framing::{Compressed, FrameMaker};
 use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::{Member, Push, payload_bytes};
 use crate::protocol::tags::{Tags, tags_bytes};
@@ -55,6 +56,8 @@ pub struct WorkerState {
     pub explain: Picker,
     /// Connections with pushes that are not flushed.
     pub unflushed: Rc<Unflushed>,
+    /// Makes the frames of all connections.
+    pub(super) frames: FrameMaker,
     /// Account of publications that no client caused.
     timers: Account,
     /// Buffer to encode replies.
@@ -69,6 +72,9 @@ const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
 /// Weight of a publication that plugins see on its way to subscribers, in frames: there is a call for each
 /// class.
 const VIEWS_WEIGHT: usize = 64;
+
+/// Bytes that are compressed in the time to queue a frame, more or less.
+const COMPRESSED_BYTES_PER_FRAME: u64 = 64;
 
 /// Weight of an order or a response for connections, which then do the work.
 const ORDER_WEIGHT: usize = 16;
@@ -138,6 +144,7 @@ impl WorkerState {
         // Clients below it hold less than half of the total for all clients.
         let much = config.memory.outbound_bytes_max / config.limits.connections_max.max(1) / 2;
         let unflushed = Rc::new(Unflushed::counting(much.clamp(MUCH_MIN, MUCH_MAX)));
+        let frames = FrameMaker::new(config.compression.level, config.compression.min_bytes);
         Self {
             worker,
             explain,
@@ -148,6 +155,7 @@ impl WorkerState {
             upstreams: Upstreams::noop(),
             metrics,
             unflushed,
+            frames,
             timers: Account::default(),
             scratch: RefCell::default(),
             effects: RefCell::default(),
@@ -361,7 +369,8 @@ impl WorkerState {
                 let metrics = self.metrics();
                 metrics.publications_delivered.add(sent as u64);
                 metrics.messages_out.add(sent as u64);
-                1 + sent + full + gaps + filtered + if views { VIEWS_WEIGHT } else { 0 }
+                let compressed = (self.count_compressed() / COMPRESSED_BYTES_PER_FRAME) as usize;
+                1 + sent + full + gaps + filtered + compressed + if views { VIEWS_WEIGHT } else { 0 }
             }
             Delivery::Order { address, except, order } => {
                 self.hub.borrow().order(&address, except, &order);
@@ -451,13 +460,22 @@ impl WorkerState {
         let bytes_max = self.config.limits.publication_bytes_max;
         if views && let Some(views) = Views::of(&mut chain, push, now, bytes_max) {
             let mut views = views.explained(&self.explain);
-            let delivered = hub.deliver_views(push, &mut views);
+            let delivered = hub.deliver_views(push, &mut views, &self.frames);
             if let Some(trace) = views.into_explanation() {
                 self.explain.keep(Arc::new(trace));
             }
             return delivered;
         }
-        hub.deliver(push)
+        hub.deliver(push, &self.frames)
+    }
+
+    /// Counts what was compressed since it was last called. Returns the bytes before.
+    pub(super) fn count_compressed(&self) -> u64 {
+        let compressed = self.frames.take_compressed();
+        if compressed != Compressed::default() {
+            self.metrics().compressed(&compressed);
+        }
+        compressed.bytes_before
     }
 
     /// Channels with a subscriber that must miss nothing.

@@ -27,6 +27,10 @@ fn publication(name: &str, offset: u64, epoch: &str) -> Push {
     )
 }
 
+fn maker() -> FrameMaker {
+    FrameMaker::new(1, 0)
+}
+
 fn at(offset: u64, epoch: &str) -> Position {
     Position { offset, epoch: epoch.into() }
 }
@@ -40,6 +44,10 @@ impl Room {
     fn new() -> Self {
         let ids = ConnectionIds::new(7);
         Self { hub: Hub::new(ids), unflushed: Rc::default(), ids }
+    }
+
+    fn deliver(&mut self, push: &Push) -> Delivered {
+        self.hub.deliver(push, &maker())
     }
 
     fn handle(&mut self, number: u64, bytes_max: usize) -> Rc<ConnectionHandle> {
@@ -132,9 +140,9 @@ fn everyone_gets_the_same_bytes_and_one_flush() {
     let (a, b, c) = (room.handle(1, 1000), room.handle(2, 1000), room.handle(3, 1000));
     room.subscribe("news", &a, None);
     room.subscribe("news", &b, None);
-    let sent = room.hub.deliver(&publication("news", 0, ""));
+    let sent = room.deliver(&publication("news", 0, ""));
     assert_eq!(sent, Delivered { sent: 2, full: 0, gaps: 0, filtered: 0 });
-    room.hub.deliver(&publication("news", 0, ""));
+    room.deliver(&publication("news", 0, ""));
     let waker = std::task::Waker::noop();
     let std::task::Poll::Ready(handles) =
         room.unflushed.poll_take(&mut std::task::Context::from_waker(waker))
@@ -154,7 +162,7 @@ fn a_position_turns_repeats_into_nothing_and_holes_into_one_signal() {
     let a = room.handle(1, 1000);
     room.subscribe("news", &a, Some((4, "e")));
     let mut deliver = |offset, epoch: &str| {
-        room.hub.deliver(&publication("news", offset, epoch));
+        room.deliver(&publication("news", offset, epoch));
         (text(&a).contains("push"), signals(&a))
     };
     let gap = vec![Signal::Gap(channel("news"))];
@@ -170,7 +178,7 @@ fn another_stream_is_a_gap() {
     let mut room = Room::new();
     let a = room.handle(1, 1000);
     room.subscribe("news", &a, Some((4, "e")));
-    room.hub.deliver(&publication("news", 5, "f"));
+    room.deliver(&publication("news", 5, "f"));
     assert_eq!(signals(&a), [Signal::Gap(channel("news"))]);
 }
 
@@ -180,8 +188,8 @@ fn a_slow_reader_hears_so_and_the_others_do_not_wait() {
     let (slow, quick) = (room.handle(1, 100), room.handle(2, 1000));
     room.subscribe("news", &slow, None);
     room.subscribe("news", &quick, None);
-    room.hub.deliver(&publication("news", 0, ""));
-    let delivered = room.hub.deliver(&publication("news", 0, ""));
+    room.deliver(&publication("news", 0, ""));
+    let delivered = room.deliver(&publication("news", 0, ""));
     assert_eq!(delivered, Delivered { sent: 1, full: 1, gaps: 0, filtered: 0 });
     assert_eq!(signals(&slow), [Signal::Slow]);
     assert!((1..=50).contains(&slow.outbound.pending()), "the first one waits");
@@ -199,7 +207,7 @@ fn only_those_who_asked_hear_who_comes() {
     );
     room.subscribe("news", &b, None);
     let member = Member { client: "c".into(), user: "u".into(), info: "".into() };
-    room.hub.deliver(&Push::new(channel("news"), PushKind::Join(Arc::new(member))));
+    room.deliver(&Push::new(channel("news"), PushKind::Join(Arc::new(member))));
     assert!(text(&a).contains("join"));
     assert_eq!(text(&b), "");
 }
@@ -209,12 +217,12 @@ fn an_id_reaches_one_connection_and_a_forged_one_nobody() {
     let mut room = Room::new();
     let (a, b) = (room.handle(1, 1000), room.handle(2, 1000));
     let address = format!("@{}", a.id);
-    assert_eq!(room.hub.deliver(&publication(&address, 0, "")).sent, 1);
+    assert_eq!(room.deliver(&publication(&address, 0, "")).sent, 1);
     assert!(text(&a).contains(r#"{"push":{"message":{"data":7}}}"#));
     assert_eq!(text(&b), "");
     // The same number, but not the issued id.
     let forged = format!("@{}", room.ids.id(1, 98));
-    assert_eq!(room.hub.deliver(&publication(&forged, 0, "")).sent, 0);
+    assert_eq!(room.deliver(&publication(&forged, 0, "")).sent, 0);
 }
 
 #[test]
@@ -229,7 +237,7 @@ fn a_user_is_reached_on_every_connection() {
             Listening { form, position: None, join_leave: false, filter: None },
         );
     }
-    assert_eq!(room.hub.deliver(&publication("#42", 0, "")).sent, 2);
+    assert_eq!(room.deliver(&publication("#42", 0, "")).sent, 2);
     assert!(text(&a).contains("message") && text(&b).contains("message"));
 }
 
@@ -258,7 +266,7 @@ fn a_class_receives_its_view_and_who_receives_nothing_misses_nothing() {
     }
     let deliver = |room: &mut Room, offset| {
         let mut views = ByRole(Vec::new(), None);
-        room.hub.deliver_views(&publication("news", offset, "e"), &mut views);
+        room.hub.deliver_views(&publication("news", offset, "e"), &mut views, &maker());
         let heard = |handle: &ConnectionHandle| text(handle).contains(r#""data":"mod""#);
         (heard(&member), heard(&moderator), views.0.len())
     };
@@ -271,7 +279,7 @@ fn a_class_receives_its_view_and_who_receives_nothing_misses_nothing() {
     assert_eq!(deliver(&mut room, 7), (true, true, 2));
     room.hub.classify_by(&["other".into()].into());
     let mut views = ByRole(Vec::new(), None);
-    room.hub.deliver_views(&publication("news", 8, "e"), &mut views);
+    room.hub.deliver_views(&publication("news", 8, "e"), &mut views, &maker());
     assert!(text(&moderator).contains(r#""data":"x""#), "other rules, other classes");
     assert_eq!((text(&member).len(), signals(&member), signals(&moderator)), (0, vec![], vec![]));
 }
@@ -393,9 +401,9 @@ fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it
     room.subscribe("a", &handle, Some((0, "0123.7")));
     // Before the first publication, checked in another hour.
     assert_eq!(room.hub.check_position(&channel("a"), &at(0, "0123.8")), 0);
-    assert_eq!(room.hub.deliver(&publication("a", 1, "0123-begun")).sent, 1);
-    assert_eq!(room.hub.deliver(&publication("a", 2, "0123-begun")).sent, 1);
-    let delivered = room.hub.deliver(&publication("a", 1, "0123-anew"));
+    assert_eq!(room.deliver(&publication("a", 1, "0123-begun")).sent, 1);
+    assert_eq!(room.deliver(&publication("a", 2, "0123-begun")).sent, 1);
+    let delivered = room.deliver(&publication("a", 1, "0123-anew"));
     assert_eq!((delivered.sent, delivered.gaps), (0, 1), "what was begun and goes on nowhere is missed");
     // The stream was another one before the first publication, or had one already.
     for (name, offset, epoch) in [("b", 0, "4567.7"), ("c", 1, "0123-begun")] {
@@ -403,10 +411,10 @@ fn who_listens_before_the_first_publication_misses_nothing_of_the_stream_that_it
         assert_eq!(room.hub.check_position(&channel(name), &at(offset, epoch)), 1, "{epoch}");
     }
     room.subscribe("d", &handle, Some((0, "0123.7")));
-    assert_eq!(room.hub.deliver(&publication("d", 2, "0123-begun")).gaps, 1, "the first one was missed");
+    assert_eq!(room.deliver(&publication("d", 2, "0123-begun")).gaps, 1, "the first one was missed");
     for epoch in ["4567-x", "4567", "4567.7"] {
         room.subscribe("e", &handle, Some((0, "0123.7")));
-        let delivered = room.hub.deliver(&publication("e", 1, epoch));
+        let delivered = room.deliver(&publication("e", 1, epoch));
         assert_eq!((delivered.sent, delivered.gaps), (0, 1), "{epoch}: what was between is missed");
     }
 }

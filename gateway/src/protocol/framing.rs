@@ -4,11 +4,14 @@
 
 mod event_stream;
 mod http_stream;
+mod maker;
 mod websocket;
 
 use std::ops::Range;
 
 use bytes::Bytes;
+
+pub use self::maker::{Compressed, FrameMaker};
 
 use super::Framing;
 use super::code::Close;
@@ -26,14 +29,15 @@ pub enum MessageType {
 
 impl Framing {
     /// Appends the frame of the message that `encode` appends to the buffer. Returns the range of the frame
-    /// inside `out`; `None` if there is no message.
+    /// inside `out`; `None` if there is no message. The message is never compressed; [`FrameMaker::write`]
+    /// may do that.
     pub fn write(
         self,
         out: &mut Vec<u8>,
         encode: impl FnOnce(&mut Vec<u8>) -> Option<MessageType>,
     ) -> Option<Range<usize>> {
         match self {
-            Self::WebSocket => websocket::write(out, encode),
+            Self::WebSocket | Self::WebSocketDeflate(_) => websocket::write(out, encode),
             Self::HttpStream => http_stream::write(out, encode),
             Self::EventStream => event_stream::write(out, encode),
         }
@@ -43,7 +47,7 @@ impl Framing {
     /// message says it then.
     pub fn close(self, close: &Close) -> Option<Bytes> {
         match self {
-            Self::WebSocket => Some(websocket::close(close)),
+            Self::WebSocket | Self::WebSocketDeflate(_) => Some(websocket::close(close)),
             Self::HttpStream | Self::EventStream => None,
         }
     }

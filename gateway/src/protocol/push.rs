@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::channel::Channel;
+use super::framing::FrameMaker;
 use super::tags::{Tags, tags_bytes};
-use super::{WireFormat, codec, json};
+use super::{Encoding, WireFormat, codec, json};
 use crate::charge::Charge;
 
 /// Most bytes of a [`Member`]: its user, and the JSON of a plugin.
@@ -126,6 +127,11 @@ impl Form {
     pub fn direct(format: WireFormat) -> Self {
         Self { format, envelope: Envelope::Direct }
     }
+
+    /// Whether a push may be compressed; see [`Reply::may_be_compressed`](super::reply::Reply).
+    fn may_be_compressed(self) -> bool {
+        self.envelope == Envelope::Channel || self.format.encoding == Encoding::Raw
+    }
 }
 
 /// The frames of a push, a short list with an entry for each form in use. Entries are only appended, so
@@ -186,13 +192,25 @@ impl Push {
         }
     }
 
-    /// The frame for subscribers with this form. The first caller encodes it, on any worker; all others share
-    /// it. Empty if the encoding cannot express the event (a join in raw mode).
-    pub fn frame(&self, form: Form) -> &Bytes {
+    /// The frame for subscribers with this form. The first caller encodes it with its `maker`, on any worker;
+    /// all others share it. Empty if the encoding cannot express the event (a join in raw mode).
+    pub fn frame(&self, form: Form, maker: &FrameMaker) -> &Bytes {
         self.frames.get(form, || {
             let mut out = Vec::with_capacity(AROUND_BYTES + self.payload_bytes());
-            let frame = form.format.framing.write(&mut out, |out| codec::encode_push(self, form, out));
-            frame.map_or_else(Bytes::new, |range| Bytes::from(out).slice(range))
+            let encode = |out: &mut Vec<u8>| codec::encode_push(self, form, out);
+            let framing = form.format.framing;
+            let range = match form.may_be_compressed() {
+                true => maker.write(framing, &mut out, encode),
+                false => framing.write(&mut out, encode),
+            };
+            match range {
+                None => Bytes::new(),
+                // The buffer would stay as large as it was before the message was compressed.
+                Some(range) if 2 * range.len() + AROUND_BYTES < out.capacity() => {
+                    Bytes::copy_from_slice(&out[range])
+                }
+                Some(range) => Bytes::from(out).slice(range),
+            }
         })
     }
 }
@@ -200,7 +218,8 @@ impl Push {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Encoding, Framing};
+    use crate::protocol::Framing;
+    use crate::protocol::deflate::Window;
 
     fn push() -> Push {
         let publication = Publication {
@@ -214,6 +233,10 @@ mod tests {
         Push::new(Channel::parse("news").expect("valid"), kind)
     }
 
+    fn maker() -> FrameMaker {
+        FrameMaker::new(6, 64)
+    }
+
     fn forms() -> Vec<Form> {
         let formats = Encoding::ALL.map(|encoding| encoding.over(Framing::WebSocket));
         formats.into_iter().flat_map(|format| [Form::channel(format), Form::direct(format)]).collect()
@@ -221,10 +244,10 @@ mod tests {
 
     #[test]
     fn each_form_is_made_once_and_shared() {
-        let push = push();
-        let first: Vec<_> = forms().into_iter().map(|form| push.frame(form).clone()).collect();
+        let (push, maker) = (push(), maker());
+        let first: Vec<_> = forms().into_iter().map(|form| push.frame(form, &maker).clone()).collect();
         for (form, first) in forms().into_iter().zip(&first).rev() {
-            assert_eq!(push.frame(form).as_ptr(), first.as_ptr(), "{form:?}");
+            assert_eq!(push.frame(form, &maker).as_ptr(), first.as_ptr(), "{form:?}");
         }
         assert_eq!(&first[0][2..], br#"{"push":{"channel":"news","pub":{"data":{"t":1}}}}"#);
         assert_eq!(&first[4][..], b"\x81\x07{\"t\":1}");
@@ -233,7 +256,7 @@ mod tests {
     #[test]
     fn threads_that_ask_at_once_for_all_forms_get_the_right_ones() {
         let push = push();
-        let made = |form: Form| (form, push.frame(form).clone());
+        let made = |form: Form| (form, push.frame(form, &maker()).clone());
         let all: Vec<Vec<_>> = std::thread::scope(|scope| {
             let ask = |turn: usize| {
                 let mut forms = forms();
@@ -244,7 +267,33 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
         for (form, frame) in all.into_iter().flatten() {
-            assert_eq!(frame.as_ptr(), push.frame(form).as_ptr(), "{form:?}");
+            assert_eq!(frame.as_ptr(), push.frame(form, &maker()).as_ptr(), "{form:?}");
+        }
+    }
+
+    #[test]
+    fn a_publication_is_compressed_once_for_all_with_the_same_form() {
+        let data = Bytes::from(format!("[{}]", ["{\"price\":100}"; 200].join(",")));
+        let publication = Publication { data, json: true, offset: 0, info: None };
+        let kind = PushKind::Publication { publication: Arc::new(publication), epoch: Arc::default() };
+        let push = Push::new(Channel::parse("news").expect("valid"), kind);
+        let maker = maker();
+        let form = |framing| Form::channel(Encoding::Json.over(framing));
+        let plain = push.frame(form(Framing::WebSocket), &maker).len();
+        assert_eq!(maker.take_compressed().messages, 0);
+        let framings = [Window::Small, Window::Large].map(Framing::WebSocketDeflate);
+        for subscriber in 0..100 {
+            for framing in framings {
+                let frame = push.frame(form(framing), &maker);
+                assert!(frame.len() < plain / 4, "{} of {plain} bytes", frame.len());
+                assert_eq!(frame[0], 0xc1, "compressed text for subscriber {subscriber}");
+            }
+        }
+        assert_eq!(maker.take_compressed().messages, 2, "once for each window");
+        let direct = |encoding: Encoding| Form::direct(encoding.over(framings[1]));
+        for (encoding, compressed) in [(Encoding::Json, 0), (Encoding::Protobuf, 0), (Encoding::Raw, 1)] {
+            push.frame(direct(encoding), &maker);
+            assert_eq!(maker.take_compressed().messages, compressed, "{encoding:?}");
         }
     }
 }

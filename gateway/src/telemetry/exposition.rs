@@ -157,6 +157,7 @@ impl Node {
         let help = "Time from the acceptance of a publication, or its arrival from Redis, until a worker had queued it \
                     for its subscribers; once for each worker";
         writer.times("delivery_lag", help, &lag)?;
+        self.compression(writer)?;
         let commands = |kind: Kind| self.metrics.sum(|worker| &worker.commands[kind as usize - 1]);
         let commands = Kind::ALL.map(|kind| ([("kind", kind_label(kind))], commands(kind)));
         writer.family("commands", "Commands passed to the plugins, by kind", commands)?;
@@ -165,6 +166,48 @@ impl Node {
         let decisions =
             DecisionOutcome::ALL.map(|outcome| ([("outcome", outcome.as_str())], decisions(outcome)));
         writer.family("decisions", "Decisions of the plugins about commands, by outcome", decisions)
+    }
+
+    fn compression(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
+        let sum = |counter: fn(&WorkerMetrics) -> &_| self.metrics.sum(counter);
+        let help = "Connections whose handshake agreed on compression";
+        writer.counter("compression_agreed", help, None, sum(|worker| &worker.compression_agreed))?;
+        writer.counter(
+            "compressions",
+            "Messages that were compressed, once for all clients that receive the same bytes",
+            None,
+            sum(|worker| &worker.compressed[0]),
+        )?;
+        writer.counter(
+            "compression_input",
+            "Bytes of these messages before",
+            Some(&Unit::Bytes),
+            sum(|worker| &worker.compressed[1]),
+        )?;
+        writer.counter(
+            "compression_output",
+            "Bytes of these messages after; a message that does not become smaller is sent as it is",
+            Some(&Unit::Bytes),
+            sum(|worker| &worker.compressed[2]),
+        )?;
+        writer.counter(
+            "decompressions",
+            "Messages from clients that were decompressed",
+            None,
+            sum(|worker| &worker.decompressed[0]),
+        )?;
+        writer.counter(
+            "decompression_input",
+            "Bytes of these messages as they came",
+            Some(&Unit::Bytes),
+            sum(|worker| &worker.decompressed[1]),
+        )?;
+        writer.counter(
+            "decompression_output",
+            "Bytes of these messages after",
+            Some(&Unit::Bytes),
+            sum(|worker| &worker.decompressed[2]),
+        )
     }
 
     fn trouble(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
@@ -594,7 +637,8 @@ mod tests {
             .chain([&worker.publications_delivered, &worker.outbound_overflows])
             .chain([&worker.outbound_evictions])
             .chain([&worker.inbox_overflows, &worker.position_gaps, &worker.accept_errors])
-            .chain([&worker.effects_refused])
+            .chain([&worker.effects_refused, &worker.compression_agreed])
+            .chain(worker.compressed.iter().chain(&worker.decompressed))
             .chain(
                 worker.closed.iter().chain(&worker.refused).chain(&worker.commands).chain(&worker.decisions),
             )

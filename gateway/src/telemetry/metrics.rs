@@ -18,6 +18,7 @@ use crate::log_users;
 use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
 use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::framing::Compressed;
 use crate::seldom::seldom;
 use crate::supervisor::Beat;
 
@@ -374,6 +375,10 @@ pub struct WorkerMetrics {
     pub delivery_lag: Times,
     /// Publications queued for subscribers, once for each.
     pub publications_delivered: Counter,
+    /// Handshakes that agreed on compression.
+    pub compression_agreed: Counter,
+    pub(super) compressed: [Counter; 3],
+    pub(super) decompressed: [Counter; 3],
     pub(super) closed: [Counter; CloseCause::ALL.len()],
     pub(super) control_frames: [Counter; ControlFrame::ALL.len()],
     pub(super) emulated: [Counter; Emulated::ALL.len()],
@@ -423,6 +428,22 @@ impl WorkerMetrics {
     /// Counts a message of an emulation request.
     pub fn emulated(&self, result: Emulated) {
         self.emulated[result as usize].inc();
+    }
+
+    /// Counts messages that were compressed for clients.
+    pub fn compressed(&self, compressed: &Compressed) {
+        let [messages, bytes_before, bytes_after] = &self.compressed;
+        messages.add(compressed.messages);
+        bytes_before.add(compressed.bytes_before);
+        bytes_after.add(compressed.bytes_after);
+    }
+
+    /// Counts a message of a client that was decompressed.
+    pub fn decompressed(&self, bytes_before: usize, bytes_after: usize) {
+        let [messages, before, after] = &self.decompressed;
+        messages.inc();
+        before.add(bytes_before as u64);
+        after.add(bytes_after as u64);
     }
 
     /// Counts a control frame from a client.

@@ -30,6 +30,12 @@ impl From<MessageType> for Opcode {
     }
 }
 
+/// The first bits of every frame: it is all of its message.
+const FIN: u8 = 0x80;
+
+/// The bit of a compressed message (RFC 7692, 7.2.1).
+const COMPRESSED: u8 = 0x40;
+
 /// Longest header of a frame that is not masked.
 const HEADER_BYTES_MAX: usize = 10;
 
@@ -41,17 +47,29 @@ pub(super) fn write(
     out: &mut Vec<u8>,
     encode: impl FnOnce(&mut Vec<u8>) -> Option<MessageType>,
 ) -> Option<Range<usize>> {
+    write_compressed(out, encode, |_, _| false)
+}
+
+/// The same. Where the message is not a ping, `compress` gets the buffer and the beginning of the message in
+/// it; it may replace the message by its compressed form, and returns whether it did.
+pub(super) fn write_compressed(
+    out: &mut Vec<u8>,
+    encode: impl FnOnce(&mut Vec<u8>) -> Option<MessageType>,
+    compress: impl FnOnce(&mut Vec<u8>, usize) -> bool,
+) -> Option<Range<usize>> {
     out.extend_from_slice(&[0; HEADER_BYTES_MAX]);
     let payload = out.len();
     let message = encode(out)?;
-    Some(finish(out, payload, message.into()))
+    let is_compressed = message != MessageType::Ping && compress(out, payload);
+    let bits = if is_compressed { FIN | COMPRESSED } else { FIN };
+    Some(finish(out, payload, bits, message.into()))
 }
 
 /// Writes the header into the room before `payload`.
-fn finish(out: &mut [u8], payload: usize, opcode: Opcode) -> Range<usize> {
+fn finish(out: &mut [u8], payload: usize, bits: u8, opcode: Opcode) -> Range<usize> {
     let len = out.len() - payload;
     let mut header = [0; HEADER_BYTES_MAX];
-    header[0] = 0x80 | opcode as u8;
+    header[0] = bits | opcode as u8;
     let header = match len {
         0..=125 => {
             header[1] = len as u8;
@@ -78,7 +96,7 @@ pub(super) fn close(close: &Close) -> Bytes {
     let mut out = vec![0; HEADER_BYTES_MAX];
     out.extend_from_slice(&close.code.to_be_bytes());
     out.extend_from_slice(close.reason.as_bytes());
-    let range = finish(&mut out, HEADER_BYTES_MAX, Opcode::Close);
+    let range = finish(&mut out, HEADER_BYTES_MAX, FIN, Opcode::Close);
     Bytes::from(out).slice(range)
 }
 
