@@ -94,3 +94,10 @@ pub struct WireFormat {
     /// How these bytes are delimited.
     pub framing: Framing,
 }
+
+impl WireFormat {
+    /// Whether messages may be compressed, in both directions.
+    pub fn is_compressed(self) -> bool {
+        matches!(self.framing, Framing::WebSocketDeflate(_))
+    }
+}

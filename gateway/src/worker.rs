@@ -47,6 +47,7 @@ use crate::transport::handshake::{Accepted, Handshake, Opening};
 use crate::transport::http_stream::HttpStream;
 use crate::transport::site::Site;
 use crate::transport::tls::Tls;
+use crate::transport::websocket::deflate::Decompression;
 use crate::transport::websocket::{ReadBuffer, WebSocket};
 use crate::upstream::Upstreams;
 
@@ -127,6 +128,7 @@ struct Worker {
     node: Arc<str>,
     clock: Clock,
     read_buffer: Rc<RefCell<ReadBuffer>>,
+    decompression: Rc<Decompression>,
     /// Every connection, admitted or not.
     open: RefCell<FxHashMap<u64, Rc<ConnectionHandle>>>,
     count: Cell<u64>,
@@ -165,6 +167,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         node: parts.node,
         clock: parts.clock,
         read_buffer: Rc::default(),
+        decompression: Rc::new(Decompression::new(parts.metrics.clone(), parts.index)),
         open: RefCell::default(),
         count: Cell::new(0),
         shaking: Cell::new(0),
@@ -308,9 +311,13 @@ impl Worker {
             headers,
             attributes: BTreeMap::new(),
         };
+        let decompression = format.is_compressed().then(|| self.decompression.clone());
         let (messages, buffer) = (handle.clone(), self.read_buffer.clone());
         let transport: Box<dyn Transport> = match is_stream {
-            false => Box::new(WebSocket::new(messages, buffer, &early, limits.message_bytes_max)),
+            false => {
+                let bytes_max = limits.message_bytes_max;
+                Box::new(WebSocket::new(messages, buffer, &early, bytes_max, decompression))
+            }
             true => Box::new(HttpStream::new(messages, buffer)),
         };
         let session = Session::new(self.state.clone(), handle.clone(), client, begun, random as u32);
@@ -329,6 +336,9 @@ impl Worker {
         });
         self.open.borrow_mut().insert(number, handle.clone());
         self.state.metrics().opened(&id, address);
+        if format.is_compressed() {
+            self.state.metrics().compression_agreed.inc();
+        }
         if self.draining.get() {
             handle.signal(Signal::Close(Close::SHUTDOWN, Why::Shutdown));
         }

@@ -31,6 +31,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::proxy::{Malformed, Unread, Whom};
 use super::site::Site;
 use super::tls::{ClientCertificate, Encrypted, NotTls, Stream, Tls};
+use super::websocket::deflate::Agreed;
 use crate::accept::{
     Admission, Arrival, ConnectionPermit, Refusal, Slot, Standing, TEXT, answer, before_handshake, linger,
 };
@@ -110,7 +111,7 @@ struct Agreement {
 /// How the connection begins.
 enum Begin {
     /// As a WebSocket, after the response 101.
-    Upgrade { accept: String, subprotocol: Option<HeaderValue> },
+    Upgrade { accept: String, subprotocol: Option<HeaderValue>, compression: Option<Agreed> },
     /// As a stream.
     Stream(Opening),
 }

@@ -5,6 +5,8 @@
 //! (pongs, the response to a close) goes to the outbound queue like all other frames. So an idle connection
 //! holds no read buffer, and writes of the library never interleave with other frames.
 
+pub mod deflate;
+
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::rc::Rc;
@@ -14,6 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket as Library, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use self::deflate::{Decompression, Incoming};
 use super::Transport;
 use crate::hub::connection_handle::ConnectionHandle;
 use crate::hub::signal::Signal;
@@ -101,15 +104,19 @@ struct Feed {
     /// Bytes left of [`STEP_BYTES`].
     step_left: usize,
     handle: Rc<ConnectionHandle>,
+    /// If the client may compress. Boxed, because others then need no memory for it.
+    incoming: Option<Box<Incoming>>,
 }
 
 impl WebSocket {
-    /// Framing for a server whose handshake is complete. `early` are bytes that followed the handshake.
+    /// Framing for a server whose handshake is complete. `early` are bytes that followed the handshake. The
+    /// client may compress its messages if there is a `decompression`.
     pub fn new(
         handle: Rc<ConnectionHandle>,
         buffer: Rc<RefCell<ReadBuffer>>,
         early: &[u8],
         message_bytes_max: usize,
+        decompression: Option<Rc<Decompression>>,
     ) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(LIBRARY_BUFFER_BYTES)
@@ -118,7 +125,9 @@ impl WebSocket {
             .max_write_buffer_size(4096)
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max));
-        let feed = Feed { buffer, rest: early.to_vec(), rest_used: 0, step_left: 0, handle };
+        let incoming =
+            decompression.map(|decompression| Box::new(Incoming::new(decompression, message_bytes_max)));
+        let feed = Feed { buffer, rest: early.to_vec(), rest_used: 0, step_left: 0, handle, incoming };
         Self { library: Library::from_raw_socket(feed, Role::Server, Some(config)) }
     }
 
@@ -147,7 +156,10 @@ impl Transport for WebSocket {
         };
         match message {
             Message::Text(text) => Step::Message(Inbound { data: text.into(), binary: false }),
-            Message::Binary(data) => Step::Message(Inbound { data, binary: true }),
+            Message::Binary(data) => match &mut self.library.get_mut().incoming {
+                None => Step::Message(Inbound { data, binary: true }),
+                Some(incoming) => incoming.restore(data).map_or_else(Step::Violation, Step::Message),
+            },
             Message::Ping(_) => Step::Control(ControlFrame::Ping),
             Message::Pong(_) => Step::Control(ControlFrame::Pong),
             Message::Close(frame) => {
@@ -181,6 +193,14 @@ impl Feed {
     }
 }
 
+/// How many of these bytes the library may have now.
+fn look(incoming: &mut Option<Box<Incoming>>, bytes: &mut [u8]) -> usize {
+    match incoming {
+        None => bytes.len(),
+        Some(incoming) => incoming.look(bytes),
+    }
+}
+
 impl Read for Feed {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let bytes_max = self.step_left.min(into.len());
@@ -190,6 +210,7 @@ impl Read for Feed {
         if self.rest_used < self.rest.len() {
             let count = (self.rest.len() - self.rest_used).min(bytes_max);
             into[..count].copy_from_slice(&self.rest[self.rest_used..self.rest_used + count]);
+            let count = look(&mut self.incoming, &mut into[..count]);
             self.rest_used += count;
             self.step_left -= count;
             if self.rest_used == self.rest.len() {
@@ -204,6 +225,7 @@ impl Read for Feed {
         }
         let start = buffer.range.start;
         into[..count].copy_from_slice(&buffer.buffer[start..start + count]);
+        let count = look(&mut self.incoming, &mut into[..count]);
         buffer.range.start += count;
         self.step_left -= count;
         Ok(count)

@@ -21,6 +21,7 @@ use crate::telemetry::metrics::Refused;
 use crate::transport::forwarded;
 use crate::transport::tls::ClientCertificate;
 use crate::transport::websocket::accept_key;
+use crate::transport::websocket::deflate::agree;
 
 /// Endpoint of the Centrifuge protocol.
 pub const WEBSOCKET_PATH: &str = "/connection/websocket";
@@ -88,13 +89,18 @@ impl Handshake {
         if !self.origin_is_allowed(request.headers()) {
             return Err(self.refuse_origin(request.headers(), address));
         }
+        let offers = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS).into_iter();
+        let offers = offers.filter(|_| self.config.compression.enabled).map(HeaderValue::as_bytes);
+        let compression = agree(offers);
         let begin = Begin::Upgrade {
             accept: accept_key(key),
             subprotocol: subprotocol.and_then(|name| HeaderValue::from_bytes(name).ok()),
+            compression,
         };
         let (token, connection) = self.claim(request.headers(), address)?;
         let headers = self.kept(request.headers(), hop.certificate);
-        let format = encoding.over(Framing::WebSocket);
+        let window = compression.map(|agreed| agreed.window);
+        let format = encoding.over(window.map_or(Framing::WebSocket, Framing::WebSocketDeflate));
         Ok(Agreement { address, format, begin, headers, token, connection })
     }
 
@@ -198,7 +204,7 @@ impl Agreement {
     /// The response that hyper sends before it returns the socket. `None` if the response is written with the
     /// stream that it begins.
     pub(super) fn answer(&self) -> Option<Answer> {
-        let Begin::Upgrade { accept, subprotocol } = &self.begin else { return None };
+        let Begin::Upgrade { accept, subprotocol, compression } = &self.begin else { return None };
         let mut answer = Response::new(Full::default());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = answer.headers_mut();
@@ -209,6 +215,9 @@ impl Agreement {
         }
         if let Some(subprotocol) = subprotocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol.clone());
+        }
+        if let Some(agreed) = compression {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed.answer));
         }
         Some(answer)
     }
