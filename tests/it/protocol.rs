@@ -3,6 +3,7 @@
 
 mod channels;
 mod clients;
+mod compression;
 mod conformance;
 mod direct;
 mod filters;

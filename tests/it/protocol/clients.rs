@@ -83,12 +83,12 @@ async fn encoded(script: &str, router: &str, encoding: &str) -> Vec<String> {
 
 async fn over(transport: &str, script: &str, router: &str, encoding: &str) -> Vec<String> {
     let script = node(script).env("SECRET", token::SECRET).env("ENCODING", encoding);
-    steps(script.env("TRANSPORT", transport), router).await
+    steps(script.env("TRANSPORT", transport), CONFIG, router).await
 }
 
-/// Runs a script against a gateway with these rules. Returns its lines.
-async fn steps(script: Tool, router: &str) -> Vec<String> {
-    let gateway = Gateway::with(CONFIG)
+/// Runs a script against a gateway with these settings and rules. Returns its lines.
+async fn steps(script: Tool, config: &str, router: &str) -> Vec<String> {
+    let gateway = Gateway::with(config)
         .plugin("10-auth-jwt", "auth-jwt", &token::settings())
         .plugin("90-router", "router", router)
         .start()
@@ -145,12 +145,26 @@ async fn clients_of_both_encodings_share_channels() {
 
 #[tokio::test]
 async fn clients_in_python_use_both_encodings() {
+    in_python(CONFIG).await;
+}
+
+async fn in_python(config: &str) {
     let python = target_folder().join("python-clients/bin/python");
     assert!(python.exists(), "{} is missing: `tests/run` does all the set-up", python.display());
     let script = Tool::new(python)
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/clients/encodings.py"))
         .env("TOKEN_JSON", token::of("json"))
         .env("TOKEN_PROTOBUF", token::of("protobuf"));
-    let steps = steps(script, &[ROUTER, ANSWER].concat()).await;
+    let steps = steps(script, config, &[ROUTER, ANSWER].concat()).await;
     assert_eq!(steps, ["joined", "published", "remembered", "called", "closed"]);
+}
+
+/// Every library here offers compression, unasked.
+#[tokio::test]
+async fn the_libraries_do_the_same_in_compressed_messages() {
+    let config = format!("compression = {{ enabled = true, min_bytes = '0B' }}\n{CONFIG}");
+    in_python(&config).await;
+    let script = node("chat.mjs").env("SECRET", token::SECRET).env("ENCODING", "protobuf");
+    let steps = steps(script, &config, &[ROUTER, ANSWER].concat()).await;
+    assert_eq!(steps, ["connected", "joined", "published", "present", "remembered", "called", "left"]);
 }
