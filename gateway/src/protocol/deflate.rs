@@ -47,8 +47,8 @@ impl Compressor {
         Self { level, small: None, large: None, buffer: Vec::new() }
     }
 
-    /// Replaces the message that begins at `start` by its compressed form. False if that would not be smaller;
-    /// the message is then unchanged.
+    /// Replaces the message that begins at `start` by its compressed form. False if that would not be
+    /// smaller; the message is then unchanged.
     pub fn compress(&mut self, window: Window, message: &mut Vec<u8>, start: usize) -> bool {
         let Some(plain) = message.get(start..) else { return false };
         let compress = match window {

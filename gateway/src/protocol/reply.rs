@@ -125,9 +125,9 @@ pub enum Reply {
 
 impl Reply {
     /// Whether the size of the message on the wire may depend on what it says, as it does when it is
-    /// compressed. A secret next to text that an attacker chose could then be guessed, attempt by attempt. So
-    /// only what others in the channel receive too may be compressed. What a plugin or the gateway says to one
-    /// client may hold a secret, such as a token.
+    /// compressed. A secret next to text that an attacker chose could then be guessed, attempt by attempt.
+    /// So only what others in the channel receive too may be compressed. What a plugin or the gateway says to
+    /// one client may hold a secret, such as a token.
     ///
     /// Raw mode knows no difference between the two, and keeping secrets apart there is up to the plugin.
     pub fn may_be_compressed(&self) -> bool {

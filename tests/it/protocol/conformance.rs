@@ -23,8 +23,8 @@ const ECHO: &str = "
 
 /// All cases of these sections.
 const SECTIONS: [&str; 9] = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"];
-/// The parts of the sections about compression: kinds of content, and offers. Each has the same cases for sizes
-/// of messages and fragments. All of them would take ten minutes.
+/// The parts of the sections about compression: kinds of content, and offers. Each has the same cases for
+/// sizes of messages and fragments. All of them would take ten minutes.
 const COMPRESSION: [&str; 12] =
     ["12.1", "12.2", "12.3", "12.4", "12.5", "13.1", "13.2", "13.3", "13.4", "13.5", "13.6", "13.7"];
 const SIZES: [usize; 5] = [1, 5, 8, 12, 15];

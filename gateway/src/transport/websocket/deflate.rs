@@ -1,9 +1,10 @@
 //! Compressed messages of clients (permessage-deflate, RFC 7692): what the handshake agrees on, and how a
 //! message is decompressed.
 //!
-//! The WebSocket library knows no extensions and refuses a frame with the bit that marks a compressed message.
-//! [`Incoming`] reads the headers of the frames before the library does, remembers the bit and clears it.
-//! The library then checks and joins the frames as always, and [`Incoming::restore`] decompresses the message.
+//! The WebSocket library knows no extensions and refuses a frame with the bit that marks a compressed
+//! message. [`Incoming`] reads the headers of the frames before the library does, remembers the bit and
+//! clears it. The library then checks and joins the frames as always, and [`Incoming::restore`] decompresses
+//! the message.
 
 use std::cell::RefCell;
 use std::rc::Rc;
