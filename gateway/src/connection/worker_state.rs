@@ -513,7 +513,7 @@ mod tests {
             (&[0xff; 300], false, 402),
         ] {
             let account = Account::default();
-            let charge = charge(&config, data, json, &account, usize::MAX).expect("room");
+            let charge = charge(&config, data, json, None, &account, usize::MAX).expect("room");
             assert_eq!(account.bytes(), bytes + PUBLICATION_BYTES, "{data:?}");
             drop(charge);
             assert_eq!(account.bytes(), 0);

@@ -294,7 +294,7 @@ fn a_filter_lets_through_what_it_wants_and_the_rest_is_no_gap() {
         room.hub.subscribe(&channel("news"), handle, listening);
     }
     let mut deliver = |push: Push| {
-        let Delivered { sent, filtered, gaps, .. } = room.hub.deliver(&push);
+        let Delivered { sent, filtered, gaps, .. } = room.deliver(&push);
         (sent, filtered, gaps, text(&filtering).contains("pub"), text(&everything).contains("pub"))
     };
     assert_eq!(deliver(tagged("news", 5, "b")), (1, 1, 0, false, true));
@@ -310,7 +310,7 @@ fn a_filter_is_that_of_the_last_subscription_and_goes_with_it() {
     let (a, news) = (room.handle(1, 1000), channel("news"));
     let mut subscribe = |filter| {
         room.hub.subscribe(&news, &a, Listening { form, position: None, join_leave: false, filter });
-        room.hub.deliver(&tagged("news", 0, "a")).sent
+        room.deliver(&tagged("news", 0, "a")).sent
     };
     assert_eq!(subscribe(of_kind("b")), 0);
     assert_eq!(subscribe(of_kind("a")), 1);
@@ -319,7 +319,7 @@ fn a_filter_is_that_of_the_last_subscription_and_goes_with_it() {
     room.hub.unsubscribe(&news, 1);
     assert!(room.hub.filter(&news, 1).is_none() && room.hub.filters.is_empty());
     room.subscribe("news", &a, None);
-    assert_eq!(room.hub.deliver(&tagged("news", 0, "a")).sent, 1);
+    assert_eq!(room.deliver(&tagged("news", 0, "a")).sent, 1);
 }
 
 #[test]
@@ -331,13 +331,13 @@ fn what_a_filter_rejects_while_a_subscription_is_made_counts_as_received() {
     room.hub.subscribe(&news, &a, listening);
     room.hub.hold(&news, 1);
     for (offset, kind) in [(5, "b"), (6, "a"), (7, "b")] {
-        room.hub.deliver(&tagged("news", offset, kind));
+        room.deliver(&tagged("news", offset, kind));
     }
     room.hub.release(&news, 1, Some(at(4, "e")));
     let seen = text(&a);
     assert_eq!(seen.matches("pub").count(), 1, "{seen}");
     assert!(seen.contains(r#""offset":6"#) && signals(&a).is_empty(), "{seen}");
-    assert_eq!(room.hub.deliver(&tagged("news", 8, "a")).sent, 1, "7 counts as received");
+    assert_eq!(room.deliver(&tagged("news", 8, "a")).sent, 1, "7 counts as received");
 }
 
 #[test]
@@ -348,12 +348,12 @@ fn a_publication_without_a_number_reaches_everybody_and_moves_nobody() {
     room.subscribe("news", &begun, Some((0, "e")));
     room.subscribe("news", &made, None);
     room.hub.hold(&channel("news"), 3);
-    assert_eq!(room.hub.deliver(&publication("news", 0, "")).sent, 2);
+    assert_eq!(room.deliver(&publication("news", 0, "")).sent, 2);
     room.hub.release(&channel("news"), 3, Some(at(4, "e")));
     for handle in [&tracked, &begun, &made] {
         assert_eq!((text(handle).matches("pub").count(), signals(handle)), (1, vec![]));
     }
-    let Delivered { sent, gaps, .. } = room.hub.deliver(&publication("news", 5, "e"));
+    let Delivered { sent, gaps, .. } = room.deliver(&publication("news", 5, "e"));
     assert_eq!((sent, gaps), (2, 1), "5 follows 4, and not 0");
 }
 

@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_publication_is_compressed_once_for_all_with_the_same_form() {
         let data = Bytes::from(format!("[{}]", ["{\"price\":100}"; 200].join(",")));
-        let publication = Publication { data, json: true, offset: 0, info: None };
+        let publication = Publication { data, json: true, offset: 0, info: None, tags: None };
         let kind = PushKind::Publication { publication: Arc::new(publication), epoch: Arc::default() };
         let push = Push::new(Channel::parse("news").expect("valid"), kind);
         let maker = maker();

@@ -146,6 +146,7 @@ impl Reply {
             | Self::Ping
             | Self::Message { .. }
             | Self::RefreshedByServer { .. }
+            | Self::Disconnected { .. }
             | Self::UnsubscribedByServer { .. } => false,
         }
     }

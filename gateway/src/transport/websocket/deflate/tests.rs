@@ -8,6 +8,7 @@ use crate::hub::connection_handle::{ConnectionHandle, Unflushed};
 use crate::protocol::deflate::Compressor;
 use crate::protocol::{Encoding, Framing};
 use crate::telemetry::metrics::ControlFrame;
+use crate::transport::Transport as _;
 
 const BYTES_MAX: usize = 1000;
 
