@@ -249,6 +249,8 @@ pub struct Client {
     pub pong_timeout: Duration,
     /// Time to refresh an expired credential.
     pub expiry_grace: Duration,
+    /// Time to refresh an expired subscription.
+    pub subscription_expiry_grace: Duration,
     /// Maximum number of publications in the reply to one history request or one recovery.
     pub history_publications_max: usize,
 }

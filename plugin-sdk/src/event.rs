@@ -133,6 +133,27 @@ impl Context {
         host::refresh(expires_at)
     }
 
+    /// Sets when the client's subscription to a channel expires: Unix time in seconds, `None` for never. It
+    /// may be one that [`subscribe`](Self::subscribe) makes before in the same hook, or one of
+    /// [`Connect::channels`](crate::Connect::channels). Works in
+    /// [`on_connect`](crate::Plugin::on_connect) and [`on_message`](crate::Plugin::on_message).
+    ///
+    /// The client does not learn the new time. When it has passed, with a grace period, the gateway ends a
+    /// subscription that the client made, and client libraries subscribe again; for one that the server made
+    /// it closes the connection with 3006, and client libraries connect again.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not valid, the effect is not granted (`refresh`) or not possible in this hook, or
+    /// the limits of the plugin are used up.
+    pub fn refresh_subscription(
+        &self,
+        channel: impl AsRef<str>,
+        expires_at: Option<u64>,
+    ) -> Result<(), HostError> {
+        host::refresh_subscription(channel.as_ref(), expires_at)
+    }
+
     /// Sends a payload to an upstream of the gateway's configuration, which is an HTTP endpoint. The operator
     /// grants upstreams by name. The gateway delivers the payload in the background and at least once: the
     /// receiver may get an event twice, with the same id.
@@ -278,7 +299,43 @@ impl<'a> Message<'a> {
         self.set_payload(&to_json(value)?)
     }
 
-    /// The credential of a subscribe command, for one channel; empty if the client sent none. Never log it.
+    /// Sets when the subscription that this command makes or refreshes expires: Unix time in seconds, `None`
+    /// for never. It is a part of answering and needs no grant; the last call counts, and none if the command
+    /// is refused. The gateway tells the client with the reply. Client libraries then send a
+    /// [`Kind::SubRefresh`] with a new token in time; the subscription of a client that does not ends after a
+    /// grace period.
+    ///
+    /// Without a call a new subscription does not expire, and a [`Kind::SubRefresh`] gets error 108, whatever
+    /// the verdict. A time that has passed is error 110.
+    ///
+    /// ```
+    /// # use gateway_plugin_sdk::prelude::*;
+    /// # fn check(_: &str) -> Option<u64> { None }
+    /// # struct Pass; impl Pass {
+    /// fn on_message(&mut self, event: &Message<'_>) -> Verdict {
+    ///     if !matches!(event.kind(), Kind::Subscribe | Kind::SubRefresh) {
+    ///         return Verdict::next();
+    ///     }
+    ///     match check(&event.token()) {
+    ///         Some(until) => match event.set_subscription_expiry(Some(until)) {
+    ///             Ok(()) => Verdict::allow(),
+    ///             Err(error) => Verdict::deny(code::INTERNAL, error.to_string()),
+    ///         },
+    ///         None => Verdict::deny(code::PERMISSION_DENIED, "permission denied"),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the command is of another kind, or the limits of the plugin are used up.
+    pub fn set_subscription_expiry(&self, expires_at: Option<u64>) -> Result<(), HostError> {
+        host::set_subscription_expiry(expires_at)
+    }
+
+    /// The credential of a subscribe or a sub-refresh, for one channel; empty if the client sent none. Never
+    /// log it.
     pub fn token(&self) -> String {
         host::token()
     }

@@ -53,6 +53,14 @@ pub(crate) fn refresh(expires_at: Option<u64>) -> Result<(), HostError> {
     effects::refresh(expires_at).map_err(HostError::from)
 }
 
+pub(crate) fn refresh_subscription(channel: &str, expires_at: Option<u64>) -> Result<(), HostError> {
+    effects::refresh_subscription(channel, expires_at).map_err(HostError::from)
+}
+
+pub(crate) fn set_subscription_expiry(expires_at: Option<u64>) -> Result<(), HostError> {
+    effects::set_subscription_expiry(expires_at).map_err(HostError::from)
+}
+
 pub(crate) fn refresh_address(address: &str, expires_at: Option<u64>) -> Result<(), HostError> {
     effects::refresh_address(address, expires_at).map_err(HostError::from)
 }

@@ -27,13 +27,16 @@ pub enum Kind {
     History,
     /// A message in raw mode: the payload is the whole message.
     Raw,
+    /// Extend the subscription to the channel, which expires, with another credential. See
+    /// [`Message::set_subscription_expiry`](crate::Message::set_subscription_expiry).
+    SubRefresh,
     /// A kind that this SDK does not know.
     Unknown(u32),
 }
 
 impl Kind {
     /// Every kind this SDK knows, in the order of the interface.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Publish,
         Self::Subscribe,
         Self::Unsubscribe,
@@ -43,6 +46,7 @@ impl Kind {
         Self::PresenceStats,
         Self::History,
         Self::Raw,
+        Self::SubRefresh,
     ];
 
     /// The name in settings and log lines, such as `presence-stats`; `unknown` for [`Kind::Unknown`].
@@ -57,6 +61,7 @@ impl Kind {
             Self::PresenceStats => "presence-stats",
             Self::History => "history",
             Self::Raw => "raw",
+            Self::SubRefresh => "sub-refresh",
             Self::Unknown(_) => "unknown",
         }
     }
@@ -78,6 +83,7 @@ impl Kind {
             Self::PresenceStats => 7,
             Self::History => 8,
             Self::Raw => 9,
+            Self::SubRefresh => 10,
             Self::Unknown(number) => number,
         }
     }
@@ -85,7 +91,7 @@ impl Kind {
     /// The kind of a number of the interface.
     pub const fn from_number(number: u32) -> Self {
         match number {
-            1..=9 => Self::ALL[number as usize - 1],
+            1..=10 => Self::ALL[number as usize - 1],
             _ => Self::Unknown(number),
         }
     }
@@ -112,7 +118,7 @@ mod tests {
             assert_eq!(Kind::from_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::from_number(0), Kind::Unknown(0));
-        assert_eq!(Kind::from_number(10), Kind::Unknown(10));
+        assert_eq!(Kind::from_number(11), Kind::Unknown(11));
         assert_eq!(Kind::from_name("unknown"), None);
     }
 }

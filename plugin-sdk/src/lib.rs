@@ -90,6 +90,11 @@
 //!   an interval has passed  on_timer         no answer
 //! ```
 //!
+//! A subscription may expire. A plugin that permits a [`Kind::Subscribe`] sets until when, with
+//! [`Message::set_subscription_expiry`], for example by the [token](Message::token) that came with it. The
+//! client then sends a [`Kind::SubRefresh`] with another token in time, and the plugin sets the expiry again.
+//! For subscriptions that plugins make there is [`Context::refresh_subscription`].
+//!
 //! A hook has a deadline and a memory limit. If it panics, loops or exceeds a limit, the gateway stops it and
 //! discards its instance. The settings file of the plugin decides about the event (`failure`). The gateway
 //! discards the effects that the hook requested before it failed ([`Context`]).

@@ -109,6 +109,10 @@ impl Plugin for Puppet {
             ["unsubscribe user", user, channel] => done(event.unsubscribe_user(user, channel)),
             ["unsubscribe connection", id, channel] => done(event.unsubscribe_connection(id, channel)),
             ["refresh", at] => done(event.refresh(at.parse().ok())),
+            ["refresh subscription", channel, at] => {
+                done(event.refresh_subscription(channel, at.parse().ok()))
+            }
+            ["expire", at] => done(event.set_subscription_expiry(at.parse().ok())),
             ["refresh user", user, at] => done(event.refresh_user(user, at.parse().ok())),
             ["refresh connection", id] => done(event.refresh_connection(id, None)),
             ["route", address] => Verdict::route([address]),
@@ -292,6 +296,8 @@ fn effects_are_recorded_or_refused_with_a_code() {
         (vec!["unsubscribe user", "42", "news"], Effect::unsubscribe_address("#42", "news")),
         (vec!["unsubscribe connection", "c2", "news"], Effect::unsubscribe_address("@c2", "news")),
         (vec!["refresh", "1900000000"], Effect::Refresh(Some(1_900_000_000))),
+        (vec!["refresh subscription", "news", "7"], Effect::refresh_subscription("news", Some(7))),
+        (vec!["refresh subscription", "news", "never"], Effect::refresh_subscription("news", None)),
         (vec!["refresh user", "42", "7"], Effect::refresh_address("#42", Some(7))),
         (vec!["refresh connection", "c2"], Effect::refresh_address("@c2", None)),
     ] {
@@ -306,6 +312,8 @@ fn effects_are_recorded_or_refused_with_a_code() {
         (vec!["subscribe", ""], 3),
         (vec!["disconnect user", ""], 3),
         (vec!["subscribe user", "42", "a b"], 3),
+        (vec!["refresh subscription", "a b", "7"], 3),
+        (vec!["expire", "7"], 5),
         (vec!["publish", "news", "not JSON"], 4),
         (vec!["disconnect badly"], 6),
     ] {
@@ -316,6 +324,18 @@ fn effects_are_recorded_or_refused_with_a_code() {
     }
     kit.effects_max(0);
     assert_eq!(tell(&mut kit, &["publish", "news", "1"]).verdict, Verdict::deny(401, "refused"));
+}
+
+#[test]
+fn a_subscribe_and_its_refresh_set_when_the_subscription_expires() {
+    let mut kit = kit();
+    for kind in [Kind::Subscribe, Kind::SubRefresh] {
+        for (at, expires_at) in [("1900000000", Some(1_900_000_000)), ("never", None)] {
+            let message = kit.connection("c1").message(kind).channel("news").token("t");
+            let outcome = message.json(&["expire", at]).send();
+            assert_eq!(outcome.effects, [Effect::SetSubscriptionExpiry(expires_at)], "{kind}");
+        }
+    }
 }
 
 #[test]

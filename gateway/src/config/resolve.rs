@@ -268,6 +268,7 @@ fn client(document: &Document<'_>) -> Client {
         ping_interval: section.duration("ping_interval", SECOND..=10 * MINUTE),
         pong_timeout: section.duration("pong_timeout", 100..=5 * MINUTE),
         expiry_grace: section.duration("expiry_grace", 0..=10 * MINUTE),
+        subscription_expiry_grace: section.duration("subscription_expiry_grace", 0..=10 * MINUTE),
         history_publications_max: section.count("history_publications_max", 1..=10_000),
     };
     if client.ping_interval.subsec_nanos() != 0 {

@@ -106,6 +106,7 @@ fn every_key_reaches_its_own_field() {
         ping_interval = "21s"
         pong_timeout = "2200ms"
         expiry_grace = "0s"
+        subscription_expiry_grace = "23s"
         history_publications_max = 24
         [fallbacks]
         enabled = false
@@ -228,6 +229,7 @@ fn every_key_reaches_its_own_field() {
             ping_interval: Duration::from_secs(21),
             pong_timeout: Duration::from_millis(2200),
             expiry_grace: Duration::ZERO,
+            subscription_expiry_grace: Duration::from_secs(23),
             history_publications_max: 24,
         },
         fallbacks: Fallbacks { enabled: false },

@@ -4,6 +4,7 @@
 mod command;
 mod admission;
 mod decision;
+mod expiring;
 mod subscription;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use indexmap::IndexMap;
 
+use self::expiring::Expiring;
 use super::effect::Effect;
 use super::event::{Ending, Event, Subscriber};
 use super::heartbeat::{ControlFrames, Due, Heartbeat};
@@ -41,6 +43,8 @@ pub struct Core {
     user: Box<str>,
     /// In insertion order, so that the same events give the same effects.
     subscriptions: IndexMap<Channel, Subscription>,
+    /// When some of them expire.
+    expiring: Expiring,
     /// Positions of a reconnecting client in the channels that the server subscribes it to.
     positions: Vec<(Channel, Position)>,
     heartbeat: Heartbeat,
@@ -108,6 +112,7 @@ impl Core {
             authenticated: false,
             user: Box::default(),
             subscriptions: IndexMap::new(),
+            expiring: Expiring::default(),
             positions: Vec::new(),
             heartbeat,
             control_frames: ControlFrames::default(),
@@ -142,7 +147,9 @@ impl Core {
             State::Connecting | State::Admitting(_) | State::Refused => self.stale,
         };
         let expires = self.expires.map(|expires| expires + self.config.client.expiry_grace);
-        [expires, self.write_until].into_iter().flatten().chain([first]).min()
+        let subscription =
+            self.expiring.next().map(|expires| expires + self.config.client.subscription_expiry_grace);
+        [expires, subscription, self.write_until].into_iter().flatten().chain([first]).min()
     }
 
     /// Whether a deadline has passed.
@@ -175,8 +182,12 @@ impl Core {
             Event::Authenticated { id, refresh: true, admission, .. } => {
                 self.on_refreshed(now, id, admission, effects)
             }
-            Event::Decided { ask, decision } => self.on_decided(ask, decision, effects),
-            Event::Subscribed { channel, by, result } => self.on_subscribed(channel, by, result, effects),
+            Event::Decided { ask, decision, expiry } => {
+                self.on_decided(now, ask, decision, expiry, effects);
+            }
+            Event::Subscribed { channel, by, result } => {
+                self.on_subscribed(now, channel, by, result, effects);
+            }
             Event::Answered { id, result } => match result {
                 Ok(reply) => effects.push_back(Effect::Reply(reply)),
                 Err(error) => fail(id, error, effects),
@@ -185,6 +196,9 @@ impl Core {
                 self.subscribe_by_server(channel, Subscriber::Plugin, effects)
             }
             Event::PluginUnsubscribes(channel) => self.remove(channel, Unsubscribe::BY_SERVER, effects),
+            Event::PluginRefreshes { channel, expiry } => {
+                self.subscription_refreshed_by_server(now, channel, expiry, effects);
+            }
             Event::PluginDisconnects(refusal) => self.disconnect(&refusal, effects),
             Event::Signal(signal) => self.on_signal(now, signal, effects),
             Event::Control(frame) => self.on_control(now, frame, effects),
@@ -268,6 +282,10 @@ impl Core {
         if self.expires.is_some_and(|expires| expires + self.config.client.expiry_grace <= now.at) {
             return self.end(Close::EXPIRED, CloseCause::Expired, effects);
         }
+        self.expire_subscriptions(now, effects);
+        if self.is_closed() {
+            return;
+        }
         if !matches!(self.state, State::Connected) {
             if self.stale <= now.at {
                 self.end(Close::STALE, CloseCause::Stale, effects);
@@ -305,6 +323,7 @@ impl Core {
 
     fn finish(&mut self, close: Close, cause: CloseCause, tell: bool, discard: bool, effects: &mut Effects) {
         self.state = State::Closed;
+        self.expiring = Expiring::default();
         for (channel, _) in std::mem::take(&mut self.subscriptions) {
             effects.push_back(Effect::Unsubscribe(channel));
         }

@@ -144,6 +144,11 @@ impl Driver {
         // Deadlines are checked before input; otherwise input could delay them forever.
         if matches!(wake, Wake::Timer) || self.session.is_due(turn.now()) {
             self.session.event(turn.now(), Event::Tick);
+            if self.session.is_due(turn.now()) {
+                // More subscriptions have expired than one tick ends. They come before input, and the other
+                // connections before them.
+                turn.end();
+            }
         }
         if !self.session.is_closed() {
             self.take(&mut turn, handle, wake);

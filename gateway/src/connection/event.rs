@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::effect::Ask;
 use crate::hub::signal::Signal;
-use crate::plugin::verdict::{Admission, Decision, Refusal};
+use crate::plugin::verdict::{Admission, Decision, Expiry, Refusal};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::{Command, Malformed};
@@ -35,6 +35,8 @@ pub enum Event {
         ask: Ask,
         /// Their decision.
         decision: Decision,
+        /// When the subscription that the command makes or refreshes expires, if a plugin has set it.
+        expiry: Option<Expiry>,
     },
     /// A subscription was made or has failed.
     Subscribed {
@@ -56,6 +58,13 @@ pub enum Event {
     PluginSubscribes(Channel),
     /// A plugin removes a subscription.
     PluginUnsubscribes(Channel),
+    /// A plugin sets when a subscription expires.
+    PluginRefreshes {
+        /// The channel.
+        channel: Channel,
+        /// When.
+        expiry: Expiry,
+    },
     /// A plugin ends the connection.
     PluginDisconnects(Refusal),
     /// The worker has sent a signal.

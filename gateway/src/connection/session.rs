@@ -341,6 +341,11 @@ impl Session {
             PluginEffect::Unsubscribe(channel) => Some(Event::PluginUnsubscribes(channel)),
             PluginEffect::Disconnect(refusal) => Some(Event::PluginDisconnects(refusal)),
             PluginEffect::Refresh(expires_at) => Some(Event::Signal(Signal::Refresh(expires_at))),
+            PluginEffect::RefreshSubscription { channel, expiry } => {
+                Some(Event::PluginRefreshes { channel, expiry })
+            }
+            // A part of the decision on a command: `ask` has taken it.
+            PluginEffect::SetSubscriptionExpiry(_) => None,
             PluginEffect::Emit { upstream, plugin, payload } => {
                 self.worker.emit(now, &upstream, plugin, payload, Some(&self.client.borrow()));
                 None

@@ -291,6 +291,8 @@ impl WorkerState {
             | PluginEffect::Unsubscribe(_)
             | PluginEffect::Disconnect(_)
             | PluginEffect::Refresh(_)
+            | PluginEffect::RefreshSubscription { .. }
+            | PluginEffect::SetSubscriptionExpiry(_)
             | PluginEffect::SetAttribute { .. } => return false,
         };
         if let Err(error) = &done {

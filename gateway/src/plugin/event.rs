@@ -53,11 +53,13 @@ pub enum Kind {
     History = 8,
     /// A message in raw mode.
     Raw = 9,
+    /// Extend a subscription that expires.
+    SubRefresh = 10,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Publish,
         Self::Subscribe,
         Self::Unsubscribe,
@@ -67,6 +69,7 @@ impl Kind {
         Self::PresenceStats,
         Self::History,
         Self::Raw,
+        Self::SubRefresh,
     ];
 
     /// The name in the plugin interface.
@@ -81,6 +84,7 @@ impl Kind {
             Self::PresenceStats => "presence-stats",
             Self::History => "history",
             Self::Raw => "raw",
+            Self::SubRefresh => "sub-refresh",
         }
     }
 }
@@ -160,7 +164,7 @@ pub struct MessageContent {
     pub payload: Bytes,
     /// Whether a raw message came in a binary frame.
     pub binary: bool,
-    /// The credential of a subscribe, empty otherwise. Never logged.
+    /// The credential of a subscribe or of the refresh of a subscription, empty otherwise. Never logged.
     pub token: Box<str>,
 }
 

@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 
 use super::load::{LoadCode, LoadError};
 
-/// Effects that need a grant, by their names in the plugin interface. `set-payload` is part of the verdict
-/// and needs none; `emit` is granted by the name of the upstream.
+/// Effects that need a grant, by their names in the plugin interface. Those on others, by address,
+/// are granted with them, and `refresh-subscription` with `refresh`. `set-payload` and
+/// `set-subscription-expiry` are part of the verdict and need none; `emit` is granted by the name of the
+/// upstream.
 pub const EFFECTS: [&str; 6] =
     ["publish", "subscribe", "unsubscribe", "disconnect", "refresh", "set-attribute"];
 
@@ -132,7 +134,10 @@ pub fn effect(name: &str) -> Option<&'static str> {
 /// The effect of a function of the interface, if it needs a grant: on the client of the event, or on others
 /// by address.
 pub fn effect_of(function: &str) -> Option<&'static str> {
-    effect(function.strip_suffix("-address").unwrap_or(function))
+    match function {
+        "refresh-subscription" => effect("refresh"),
+        _ => effect(function.strip_suffix("-address").unwrap_or(function)),
+    }
 }
 
 /// Whether this is a valid name of an environment variable.
@@ -210,7 +215,7 @@ mod tests {
     /// A change that adds an effect to the interface has to decide here whether it needs a grant.
     #[test]
     fn every_effect_of_the_interface_needs_a_grant_or_is_known_to_need_none() {
-        const WITHOUT_GRANT: [&str; 2] = ["set-payload", "emit"];
+        const WITHOUT_GRANT: [&str; 3] = ["set-payload", "set-subscription-expiry", "emit"];
         let wit = include_str!("../../../plugin-sdk/wit/v0.1/gateway-plugin.wit");
         let interface = wit.split_once("interface effects {").expect("it is there").1;
         let interface = interface.split_once("\n}").expect("it ends").0;

@@ -115,6 +115,31 @@ impl DeliverVerdict {
     }
 }
 
+/// When a subscription expires, as a plugin sets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// It does not.
+    Never,
+    /// At this Unix time in seconds.
+    At(u64),
+}
+
+impl Expiry {
+    /// The Unix time in seconds; `None` for never.
+    pub const fn at(self) -> Option<u64> {
+        match self {
+            Self::Never => None,
+            Self::At(seconds) => Some(seconds),
+        }
+    }
+}
+
+impl From<Option<u64>> for Expiry {
+    fn from(at: Option<u64>) -> Self {
+        at.map_or(Self::Never, Self::At)
+    }
+}
+
 /// An effect of a plugin in addition to its verdict. Recorded in order and applied after the hook returned
 /// normally.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +159,15 @@ pub enum Effect {
     Disconnect(Refusal),
     /// Set when the connection of the event expires, in Unix time in seconds; `None` for never.
     Refresh(Option<u64>),
+    /// Set when the client's subscription to a channel expires.
+    RefreshSubscription {
+        /// The channel.
+        channel: Channel,
+        /// When.
+        expiry: Expiry,
+    },
+    /// Set when the subscription that the event makes or refreshes expires.
+    SetSubscriptionExpiry(Expiry),
     /// Set an attribute; an empty value removes it.
     SetAttribute {
         /// Its name.
@@ -183,6 +217,8 @@ impl Effect {
             Self::Unsubscribe(_) => "unsubscribe",
             Self::Disconnect(_) => "disconnect",
             Self::Refresh(_) => "refresh",
+            Self::RefreshSubscription { .. } => "refresh-subscription",
+            Self::SetSubscriptionExpiry(_) => "set-subscription-expiry",
             Self::SetAttribute { .. } => "set-attribute",
             Self::Emit { .. } => "emit",
             Self::Reach { action: Action::Subscribe(_), .. } => "subscribe-address",

@@ -114,6 +114,8 @@ closes! {
     INTERNAL = 3004, "internal server error";
     /// The connection expired and was not refreshed.
     EXPIRED = 3005, "connection expired";
+    /// A server-side subscription expired, and no plugin extended it.
+    SUBSCRIPTION_EXPIRED = 3006, "subscription expired";
     /// The client does not read fast enough; recovery fills what it missed.
     SLOW = 3008, "slow";
     /// Publications were missed on a server-side subscription.
@@ -165,6 +167,8 @@ impl Unsubscribe {
     pub const BY_SERVER: Self = Self { code: 2000, reason: Cow::Borrowed("server unsubscribe") };
     /// Publications were missed: subscribe again and recover.
     pub const INSUFFICIENT_STATE: Self = Self { code: 2500, reason: Cow::Borrowed("insufficient state") };
+    /// The subscription expired and was not refreshed: subscribe again, with another credential.
+    pub const EXPIRED: Self = Self { code: 2501, reason: Cow::Borrowed("expired") };
 }
 
 #[cfg(test)]

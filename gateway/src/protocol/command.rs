@@ -79,6 +79,8 @@ pub enum Request {
     SubRefresh {
         /// Which channel.
         channel: NamedChannel,
+        /// The new credential.
+        token: Box<str>,
     },
     /// The response to a ping: the empty command.
     Pong,

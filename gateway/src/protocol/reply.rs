@@ -83,6 +83,13 @@ pub enum Reply {
         /// Seconds until it expires again; `None` for never.
         ttl: Option<u32>,
     },
+    /// The subscription is extended.
+    SubRefreshed {
+        /// Which command.
+        id: u32,
+        /// Seconds until it expires again; `None` for never.
+        ttl: Option<u32>,
+    },
     /// A ping.
     Ping,
     /// A message to this connection alone.
@@ -192,6 +199,9 @@ pub struct Emulation {
 /// The result of a subscribe.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Subscribed {
+    /// Seconds until it expires unless the client refreshes it; `None` for never, and for a server-side
+    /// subscription, which the client cannot refresh.
+    pub ttl: Option<u32>,
     /// Whether the channel can be recovered.
     pub recoverable: bool,
     /// Whether the gateway tracks the client's position.

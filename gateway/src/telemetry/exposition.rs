@@ -472,6 +472,7 @@ fn kind_label(kind: Kind) -> &'static str {
         Kind::PresenceStats => "presence_stats",
         Kind::History => "history",
         Kind::Raw => "raw",
+        Kind::SubRefresh => "sub_refresh",
     }
 }
 

@@ -12,7 +12,7 @@ use super::deadline::Deadline;
 use super::limits::MemoryLimit;
 use super::output::{Level, Log, Stream};
 use crate::clock::Clock;
-use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Message, Outgoing, Tick};
+use crate::plugin::event::{Client, ConnectEvent, DisconnectEvent, Kind, Message, Outgoing, Tick};
 use crate::plugin::grants::Grants;
 use crate::plugin::interests::{Hooks, Interests};
 use crate::plugin::settings::Limits;
@@ -41,6 +41,8 @@ pub(super) struct Event {
     /// The publisher of a publication in `on-deliver`.
     pub(super) publisher: Option<Arc<Member>>,
     pub(super) channel: Option<Channel>,
+    /// Of a message.
+    pub(super) kind: Option<Kind>,
     /// Reused between calls.
     pub(super) method: String,
     pub(super) binary: bool,
@@ -114,6 +116,7 @@ impl State {
                 client: None,
                 publisher: None,
                 channel: None,
+                kind: None,
                 method: String::new(),
                 binary: false,
                 token: String::new(),
@@ -158,6 +161,7 @@ impl State {
 
     pub(super) fn begin_message(&mut self, message: &Message, effects: &mut Vec<Effect>) {
         self.begin(Hook::Message, Some(&message.client), (message.now, message.at), effects);
+        self.event.kind = Some(message.content.kind);
         self.event.method.push_str(&message.content.method);
         self.event.binary = message.content.binary;
         self.event.token.push_str(&message.content.token);
@@ -200,6 +204,7 @@ impl State {
         *effects = std::mem::take(&mut self.effects);
         self.event.client = None;
         self.event.publisher = None;
+        self.event.kind = None;
         self.event.method.clear();
         self.event.binary = false;
         self.event.token.clear();

@@ -10,7 +10,7 @@ use super::bindings::gateway::plugin::{context, effects, environment, interests,
 use super::call::{Exhausted, Hook, State};
 use super::capabilities::CannotEmit;
 use super::output::{Level, cut};
-use crate::plugin::event::Client;
+use crate::plugin::event::{Client, Kind};
 use crate::plugin::interests::{DeliverInterest, Kinds, Pattern, Permission};
 use crate::plugin::verdict::{Action, Effect};
 use crate::protocol::channel::{Channel, Target};
@@ -151,6 +151,23 @@ impl effects::Host for State {
     fn refresh(&mut self, expires_at: Option<u64>) -> Result<(), Error> {
         self.effect(&[Hook::Message], size_of::<u64>())?;
         self.record(Effect::Refresh(expires_at));
+        Ok(())
+    }
+
+    fn refresh_subscription(&mut self, channel: String, expires_at: Option<u64>) -> Result<(), Error> {
+        self.effect(&[Hook::Connect, Hook::Message], channel.len() + size_of::<u64>())?;
+        let (channel, expiry) = (parse(&channel)?, expires_at.into());
+        self.record(Effect::RefreshSubscription { channel, expiry });
+        Ok(())
+    }
+
+    fn set_subscription_expiry(&mut self, expires_at: Option<u64>) -> Result<(), Error> {
+        self.effect(&[Hook::Message], size_of::<u64>())?;
+        if !matches!(self.event.kind, Some(Kind::Subscribe | Kind::SubRefresh)) {
+            let message = "only a subscribe and a sub-refresh set the expiry of their subscription";
+            return Err(error(code::NOT_IN_THIS_HOOK, message));
+        }
+        self.record(Effect::SetSubscriptionExpiry(expires_at.into()));
         Ok(())
     }
 

@@ -17,7 +17,7 @@
 //! | `connection` | all but deliver, timer | any name; events with one name belong to one client. Default `c1` |
 //! | `user`, `attributes`, `headers`, `address`, `protocol` | those with a connection | properties of the client from here on |
 //! | `now`, `after` | all | Unix time in milliseconds; or milliseconds since the previous event. The clock starts at [`START`] and moves only by these |
-//! | `token` | connect, refresh, message | the credential, also that of a subscribe |
+//! | `token` | connect, refresh, message | the credential, also that of a subscribe or a sub-refresh |
 //! | `data` | connect | the JSON of the connect |
 //! | `kind`, `channel`, `method`, `binary` | message | the command; kinds are the words of the plugin interface |
 //! | `channel`, `class`, `publisher` | deliver | the target, the class of the subscribers, and the publisher: `{"connection": "c2", "user": "42"}` |

@@ -89,6 +89,10 @@ pub enum Effect<'a> {
     DisconnectAddress(&'a str, Refusal<'a>),
     /// `refresh`: when the connection expires.
     Refresh(Option<u64>),
+    /// `refresh-subscription`: a channel, and when the subscription to it expires.
+    RefreshSubscription(&'a str, Option<u64>),
+    /// `set-subscription-expiry`: when the subscription of the event expires.
+    SetSubscriptionExpiry(Option<u64>),
     /// `refresh-address`: an address, and when its connections expire.
     RefreshAddress(&'a str, Option<u64>),
     /// `emit`: an upstream and a payload.
@@ -218,6 +222,12 @@ fn effect(effect: &Effect<'_>) -> Value {
             json!({"effect": "unsubscribe-address", "address": address, "channel": channel})
         }
         Effect::Refresh(expires_at) => json!({"effect": "refresh", "expires_at": expires_at}),
+        Effect::RefreshSubscription(channel, expires_at) => {
+            json!({"effect": "refresh-subscription", "channel": channel, "expires_at": expires_at})
+        }
+        Effect::SetSubscriptionExpiry(expires_at) => {
+            json!({"effect": "set-subscription-expiry", "expires_at": expires_at})
+        }
         Effect::RefreshAddress(address, expires_at) => {
             json!({"effect": "refresh-address", "address": address, "expires_at": expires_at})
         }

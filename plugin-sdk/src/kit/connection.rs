@@ -197,7 +197,7 @@ impl<P: Plugin> Message<'_, P> {
         self.payload(as_json(value))
     }
 
-    /// Sets the credential of a subscribe.
+    /// Sets the credential of a subscribe or a sub-refresh.
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
         token.clone_into(&mut self.token);
@@ -239,7 +239,7 @@ impl<P: Plugin> Message<'_, P> {
         }
         let mut call = self.connection.call(Hook::Message);
         (call.channel, call.method, call.binary) = (self.channel, self.method, self.binary);
-        call.token = self.token;
+        (call.kind, call.token) = (Some(self.kind), self.token);
         let number = self.connection.client().number;
         let kit = &mut *self.connection.kit;
         let payload = if kit.interests.wants_payload() { self.payload } else { Vec::new() };

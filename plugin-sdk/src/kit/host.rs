@@ -16,7 +16,7 @@ use super::{Effect, LogLine, check};
 use crate::error::HostErrorKind;
 use crate::http::{Request, Response};
 use crate::log::Level;
-use crate::{HostError, Interests, Refusal, address};
+use crate::{HostError, Interests, Kind, Refusal, address};
 
 pub(crate) use state::{
     add, ask_key_value, declare_bucket, delete, get, increment, peek, set, take, take_connection,
@@ -84,6 +84,8 @@ pub(super) struct Call {
     bytes: usize,
     pub(super) client: Option<Client>,
     pub(super) channel: String,
+    /// Of a message.
+    pub(super) kind: Option<Kind>,
     pub(super) method: String,
     pub(super) binary: bool,
     pub(super) token: String,
@@ -103,6 +105,7 @@ impl Call {
             bytes: 0,
             client: None,
             channel: String::new(),
+            kind: None,
             method: String::new(),
             binary: false,
             token: String::new(),
@@ -331,6 +334,27 @@ pub(crate) fn refresh(expires_at: Option<u64>) -> Result<(), HostError> {
     ask(|call| {
         call.permit(&[Hook::Message], size_of::<u64>())?;
         call.effects.push(Effect::Refresh(expires_at));
+        Ok(())
+    })
+}
+
+pub(crate) fn refresh_subscription(channel: &str, expires_at: Option<u64>) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(WHILE_CONNECTED, channel.len() + size_of::<u64>())?;
+        valid(channel)?;
+        call.effects.push(Effect::refresh_subscription(channel, expires_at));
+        Ok(())
+    })
+}
+
+pub(crate) fn set_subscription_expiry(expires_at: Option<u64>) -> Result<(), HostError> {
+    ask(|call| {
+        call.permit(&[Hook::Message], size_of::<u64>())?;
+        if !matches!(call.kind, Some(Kind::Subscribe | Kind::SubRefresh)) {
+            let message = "only a subscribe and a sub-refresh set the expiry of their subscription";
+            return Err(HostError::new(HostErrorKind::WrongHook, message));
+        }
+        call.effects.push(Effect::SetSubscriptionExpiry(expires_at));
         Ok(())
     })
 }

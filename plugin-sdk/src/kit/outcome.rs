@@ -73,6 +73,16 @@ pub enum Effect {
     },
     /// Set when the connection of the event expires, in Unix time in seconds; `None` for never.
     Refresh(Option<u64>),
+    /// Set when the client's subscription to a channel expires.
+    RefreshSubscription {
+        /// The channel.
+        channel: String,
+        /// In Unix time in seconds; `None` for never.
+        expires_at: Option<u64>,
+    },
+    /// Set when the subscription that the event makes or refreshes expires, in Unix time in seconds; `None`
+    /// for never.
+    SetSubscriptionExpiry(Option<u64>),
     /// Set when the connections of an address expire.
     RefreshAddress {
         /// `#` and a user, or `@` and the id of a connection.
@@ -108,6 +118,11 @@ impl Effect {
     /// Short for [`Effect::UnsubscribeAddress`].
     pub fn unsubscribe_address(address: impl Into<String>, channel: impl Into<String>) -> Self {
         Self::UnsubscribeAddress { address: address.into(), channel: channel.into() }
+    }
+
+    /// Short for [`Effect::RefreshSubscription`].
+    pub fn refresh_subscription(channel: impl Into<String>, expires_at: Option<u64>) -> Self {
+        Self::RefreshSubscription { channel: channel.into(), expires_at }
     }
 
     /// Short for [`Effect::RefreshAddress`].

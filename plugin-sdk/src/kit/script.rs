@@ -276,6 +276,10 @@ fn effect(effect: &Effect) -> show::Effect<'_> {
             show::Effect::DisconnectAddress(address, refusal(why))
         }
         Effect::Refresh(expires_at) => show::Effect::Refresh(*expires_at),
+        Effect::RefreshSubscription { channel, expires_at } => {
+            show::Effect::RefreshSubscription(channel, *expires_at)
+        }
+        Effect::SetSubscriptionExpiry(expires_at) => show::Effect::SetSubscriptionExpiry(*expires_at),
         Effect::RefreshAddress { address, expires_at } => show::Effect::RefreshAddress(address, *expires_at),
         Effect::Emit { upstream, payload } => show::Effect::Emit(upstream, payload),
     }

@@ -340,7 +340,7 @@ fn errors_say_what_would_be_accepted() {
     check(
         "kind = \"shout\"",
         "kind` has \"shout\"; accepted: publish, subscribe, unsubscribe, rpc, send, presence, presence-stats, \
-         history, raw",
+         history, raw, sub-refresh",
     );
     check("kind = []", "kind` is an empty list; accepted: a text or a list of texts");
     check("channel = \"a b\"", "channel` has \"a b\"; accepted: channel names, with or without a last `*`");

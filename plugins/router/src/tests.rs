@@ -420,7 +420,7 @@ fn every_error_is_reported_with_its_key_and_what_would_be_accepted() {
         "#,
         "6 errors: \
          `rules[0].kind` has \"publsh\"; accepted: publish, subscribe, unsubscribe, rpc, send, presence, \
-         presence-stats, history, raw; \
+         presence-stats, history, raw, sub-refresh; \
          `rules[0].chanel` is not a known key; the nearest is `channel`; \
          `rules[1].channel` has \"a b\"; accepted: channel names, with or without a last `*`; \
          `rules[1]` has no action; one of: allow, deny, drop, rewrite, fan_out, direct, reply; \

@@ -191,7 +191,8 @@ fn errors_come_all_at_once() {
     }
     check(&json!({}), "missing field `schemas`");
     check(&json!({"schemas": []}), "`schemas` is empty: write a [[config.schemas]]");
-    let kinds = "publish, subscribe, unsubscribe, rpc, send, presence, presence-stats, history, raw";
+    let kinds =
+        "publish, subscribe, unsubscribe, rpc, send, presence, presence-stats, history, raw, sub-refresh";
     check(
         &json!({"schemas": [
             {"channels": ["a b"], "kinds": ["post"], "methods": ["x"], "schema": true},

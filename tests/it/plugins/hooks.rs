@@ -2,8 +2,9 @@
 //! one at hand.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use gateway_tests::{Client, Gateway, RawClient, within};
+use gateway_tests::{Client, Closed, Gateway, RawClient, token, within};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "
@@ -246,11 +247,71 @@ async fn every_kind_of_command_meets_the_plugins_with_channel_and_payload() {
     ann.send_text(r#"{"send":{"data":9}}"#).await;
     assert_eq!(ann.direct().await, "send  9");
     assert_eq!(order(&mut ann, "nothing", json!({})).await["refused"], 0, "rpc");
-    // A refresh goes where a connect goes; a subscription of this gateway has nothing to refresh.
+    // A refresh goes where a connect goes; what is not subscribed to has nothing to refresh.
     let refreshed = ann.ask("refresh", json!({ "token": "ann" })).await.expect("the token is accepted");
     assert_eq!(refreshed["client"], ann.id);
     let code = ann.ask("sub_refresh", json!({ "channel": "a", "token": "t" })).await.unwrap_err().code;
     assert_eq!(code, 103, "not subscribed");
+}
+
+#[tokio::test]
+async fn the_refresh_of_a_subscription_meets_the_plugins() {
+    let gateway = gateway("kinds = ['rpc', 'sub-refresh']").await;
+    let mut ann = connect(&gateway, "ann").await;
+    ann.subscribe("news").await;
+    let refused = ann.ask("sub_refresh", json!({ "channel": "news", "token": "t" })).await.unwrap_err();
+    assert_eq!((refused.code, &*refused.message), (1010, "sub-refresh news "));
+    // Where no plugin extends subscriptions, there is nothing to ask for.
+    gateway.swap(|folder| folder.settings("50-scripted", &settings("kinds = ['rpc']"))).await;
+    let refused = ann.ask("sub_refresh", json!({ "channel": "news", "token": "t" })).await.unwrap_err();
+    assert_eq!(refused.code, 108);
+}
+
+/// The Unix time in this many seconds.
+fn in_seconds(seconds: u64) -> u64 {
+    token::in_time(Duration::from_secs(seconds))
+}
+
+#[tokio::test]
+async fn a_plugin_sets_when_subscriptions_end() {
+    let config = format!("client.subscription_expiry_grace = '0s'\n{CONFIG}");
+    let gateway = Gateway::with(&config)
+        .plugin("50-scripted", "guest-scripted", &settings("kinds = ['rpc']"))
+        .start()
+        .await;
+    let mut ann = connect(&gateway, "ann").await;
+    let until = |channel: &str, expires_at: u64| json!({ "channel": channel, "expires_at": expires_at });
+    // What a client subscribes to it can have again.
+    ann.subscribe("mine").await;
+    order(&mut ann, "refresh-subscription", until("mine", in_seconds(1))).await;
+    let expired = json!({ "channel": "mine", "unsubscribe": { "code": 2501, "reason": "expired" } });
+    assert_eq!(ann.push().await, expired);
+    ann.subscribe("mine").await;
+    order(&mut ann, "refresh-subscription", until("mine", in_seconds(0) - 10)).await;
+    assert_eq!(ann.push().await, expired, "at once");
+
+    // What the server subscribes it to ends the connection, unless the server extends it.
+    order(&mut ann, "subscribe-user", json!({ "who": "ann", "channel": "theirs" })).await;
+    assert_eq!(ann.push().await, json!({ "channel": "theirs", "subscribe": {} }));
+    order(&mut ann, "refresh-subscription", until("theirs", in_seconds(1))).await;
+    order(&mut ann, "refresh-subscription", json!({ "channel": "theirs" })).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    is_served(&mut ann).await;
+    order(&mut ann, "refresh-subscription", until("theirs", in_seconds(1))).await;
+    let end = Closed { code: Some(3006), reason: "subscription expired".into() };
+    assert_eq!(ann.closed().await, end);
+}
+
+#[tokio::test]
+async fn only_a_subscribe_or_its_refresh_sets_its_own_expiry() {
+    let gateway = gateway("kinds = ['rpc']").await;
+    let mut ann = connect(&gateway, "ann").await;
+    let rpc = json!({ "method": "set-subscription-expiry", "data": { "expires_at": in_seconds(60) } });
+    assert_eq!(
+        ann.ask("rpc", rpc).await.unwrap_err().code,
+        1005,
+        "not possible here, and the plugin says so"
+    );
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ Events:
   Every event of a connection may set the properties of its client from there on (user, attributes, headers, address,
   protocol). Every event may set its time: `now` in milliseconds of Unix time, or `after` in milliseconds since the
   previous event. Otherwise the clock does not move.
-  kind      publish subscribe unsubscribe rpc send presence presence-stats history raw
+  kind      publish subscribe unsubscribe rpc send presence presence-stats history raw sub-refresh
   payload   JSON; `text` or `base64` if it is not JSON
   expect    a verdict, or parts of the outcome: any field that --json prints under `outcome`"##;
 

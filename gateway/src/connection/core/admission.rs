@@ -15,6 +15,17 @@ use crate::telemetry::metrics::CloseCause;
 /// One year: the latest expiry, whatever a token says.
 const TTL_SECONDS_MAX: u64 = 365 * 24 * 3600;
 
+/// The time of the process at a Unix time in seconds, at most a year ahead; an error if it has passed.
+pub(super) fn time_of(now: Now, seconds: u64) -> Result<Duration, ReplyError> {
+    let left = seconds.saturating_mul(1000).saturating_sub(now.unix).min(TTL_SECONDS_MAX * 1000);
+    if left == 0 { Err(ReplyError::EXPIRED) } else { Ok(now.at + Duration::from_millis(left)) }
+}
+
+/// The time until something expires as clients are told it: in whole seconds, and at least one.
+pub(super) fn ttl(now: Now, expires: Duration) -> u32 {
+    (expires.saturating_sub(now.at).as_secs() as u32).max(1)
+}
+
 impl Core {
     pub(super) fn on_admission(
         &mut self,
@@ -103,13 +114,9 @@ impl Core {
             self.expires = None;
             return Ok(None);
         };
-        let left = seconds.saturating_mul(1000).saturating_sub(now.unix).min(TTL_SECONDS_MAX * 1000);
-        if left == 0 {
-            return Err(ReplyError::EXPIRED);
-        }
-        self.expires = Some(now.at + Duration::from_millis(left));
-        // In whole seconds, and at least one.
-        Ok(Some((left / 1000).max(1) as u32))
+        let expires = time_of(now, seconds)?;
+        self.expires = Some(expires);
+        Ok(Some(ttl(now, expires)))
     }
 
     pub(super) fn on_refreshed(&mut self, now: Now, id: u32, admission: Admission, effects: &mut Effects) {

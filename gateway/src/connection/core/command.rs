@@ -83,14 +83,24 @@ impl Core {
                 let Some(ask) = self.ask_subscribe(id, subscribe, effects) else { return };
                 ask
             }
-            Request::SubRefresh { channel } => {
-                let is_subscribed = |channel| self.subscriptions.contains_key(&channel);
-                let error = match channel.map(is_subscribed) {
-                    Ok(false) => ReplyError::PERMISSION_DENIED,
-                    // Subscriptions of this gateway do not expire.
-                    Ok(true) | Err(_) => ReplyError::NOT_AVAILABLE,
-                };
-                return fail(id, error, effects);
+            Request::SubRefresh { channel, token } => {
+                let Some(channel) = self.named(id, channel, effects) else { return };
+                match self.subscriptions.get(&channel) {
+                    Some(Subscription::Client) if token.is_empty() => {
+                        let error = ReplyError::BAD_REQUEST.because("sub_refresh without a token");
+                        return fail(id, error, effects);
+                    }
+                    Some(Subscription::Client) => {
+                        let content = MessageContent::new(Kind::SubRefresh, Some(channel), NOTHING);
+                        Ask { id, content: MessageContent { token, ..content }, details: Details::None }
+                    }
+                    Some(Subscription::Server) => {
+                        return self.bad_request("sub_refresh of a subscription of the server", effects);
+                    }
+                    Some(Subscription::Requested | Subscription::Unwanted) | None => {
+                        return fail(id, ReplyError::PERMISSION_DENIED, effects);
+                    }
+                }
             }
             Request::Unsubscribe { channel } => {
                 let Some(channel) = self.named(id, channel, effects) else { return };

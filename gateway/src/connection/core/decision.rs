@@ -3,22 +3,30 @@
 use bytes::Bytes;
 
 use super::{Core, Effects, Subscription, fail, is_reply_code};
+use crate::clock::Now;
 use crate::config::Access;
 use crate::connection::effect::{Ask, Details, Effect};
 use crate::connection::event::{NOTHING, Subscriber};
 use crate::plugin::event::{Kind, MessageContent};
-use crate::plugin::verdict::Decision;
+use crate::plugin::verdict::{Decision, Expiry};
 use crate::protocol::channel::Target;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::reply::{Done, Reply};
 use crate::telemetry::metrics::CloseCause;
 
 impl Core {
-    pub(super) fn on_decided(&mut self, ask: Ask, decision: Decision, effects: &mut Effects) {
+    pub(super) fn on_decided(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        decision: Decision,
+        expiry: Option<Expiry>,
+        effects: &mut Effects,
+    ) {
         match decision {
-            Decision::Allowed(payload) => self.perform(ask, payload, effects),
+            Decision::Allowed(payload) => self.perform(now, ask, payload, expiry, effects),
             Decision::Undecided(payload) => match self.policy(&ask) {
-                Ok(()) => self.perform(ask, payload, effects),
+                Ok(()) => self.perform(now, ask, payload, expiry, effects),
                 // The protocol has no reply for a failed `send`, and the client should not keep sending
                 // without knowing.
                 Err(_) if ask.content.kind == Kind::Send => {
@@ -52,7 +60,8 @@ impl Core {
                 _ => Err(ReplyError::PERMISSION_DENIED),
             };
         };
-        if ask.content.kind == Kind::Unsubscribe {
+        // A subscription is refreshed only by a plugin that sets its expiry.
+        if matches!(ask.content.kind, Kind::Unsubscribe | Kind::SubRefresh) {
             return Ok(());
         }
         if channel.target() != Target::Channel {
@@ -78,8 +87,21 @@ impl Core {
         if permitted { Ok(()) } else { Err(ReplyError::PERMISSION_DENIED) }
     }
 
-    /// Executes a permitted command, with the payload that the plugins left.
-    pub(super) fn perform(&mut self, ask: Ask, payload: Bytes, effects: &mut Effects) {
+    /// Executes a permitted command, with the payload and the expiry that the plugins left.
+    pub(super) fn perform(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        payload: Bytes,
+        expiry: Option<Expiry>,
+        effects: &mut Effects,
+    ) {
+        if ask.content.kind == Kind::Subscribe
+            && let (Some(channel), Some(expiry)) = (&ask.content.channel, expiry)
+            && let Err(expired) = self.expire_subscription_at(now, channel, expiry)
+        {
+            return self.deny(&ask, expired, effects);
+        }
         let Ask { id, content: MessageContent { kind, channel, .. }, details } = ask;
         let Some(channel) = channel else {
             // Permitted, but no plugin has answered the call.
@@ -99,10 +121,20 @@ impl Core {
                 });
             }
             (Kind::Unsubscribe, _) => {
-                if self.subscriptions.swap_remove(&channel).is_some() {
+                if self.forget_subscription(&channel) {
                     effects.push_back(Effect::Unsubscribe(channel));
                 }
                 effects.push_back(Effect::Reply(Reply::Done { id, what: Done::Unsubscribe }));
+            }
+            (Kind::SubRefresh, _) => {
+                // Permitted, but nobody says until when.
+                let refreshed = expiry.ok_or(ReplyError::NOT_AVAILABLE);
+                let refreshed =
+                    refreshed.and_then(|expiry| self.expire_subscription_at(now, &channel, expiry));
+                match refreshed {
+                    Ok(ttl) => effects.push_back(Effect::Reply(Reply::SubRefreshed { id, ttl })),
+                    Err(error) => fail(id, error, effects),
+                }
             }
             (Kind::Publish, _) => effects.push_back(Effect::Publish {
                 id,

@@ -1,12 +1,18 @@
 //! Makes, refuses and removes the subscriptions of a connection.
 
+use super::admission::{time_of, ttl};
 use super::{Core, Effects, Subscription, fail};
+use crate::clock::Now;
 use crate::connection::effect::Effect;
 use crate::connection::event::Subscriber;
+use crate::plugin::verdict::Expiry;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError, Unsubscribe};
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::CloseCause;
+
+/// Most subscriptions that end in one tick, so that other connections get their turn.
+const EXPIRED_PER_TICK_MAX: usize = 64;
 
 impl Core {
     /// Whether the connection has this subscription or may add one.
@@ -32,6 +38,7 @@ impl Core {
 
     pub(super) fn on_subscribed(
         &mut self,
+        now: Now,
         channel: Channel,
         by: Subscriber,
         result: Result<Subscribed, ReplyError>,
@@ -42,10 +49,10 @@ impl Core {
             effects.push_back(Effect::Unsubscribe(channel.clone()));
         }
         let result = if unwanted { Err(ReplyError::PERMISSION_DENIED) } else { result };
-        let result = match result {
+        let mut result = match result {
             Ok(result) => result,
             Err(error) => {
-                self.subscriptions.swap_remove(&channel);
+                self.forget_subscription(&channel);
                 match by {
                     Subscriber::Client { id, .. } => fail(id, error, effects),
                     Subscriber::Identity if unwanted => self.admitted_to(None, effects),
@@ -61,7 +68,7 @@ impl Core {
         if let Subscriber::Client { id, reject_unrecovered: true } = by
             && result.recovered == Some(false)
         {
-            self.subscriptions.swap_remove(&channel);
+            self.forget_subscription(&channel);
             effects.push_back(Effect::Unsubscribe(channel));
             return fail(id, ReplyError::UNRECOVERABLE_POSITION, effects);
         }
@@ -70,6 +77,7 @@ impl Core {
         self.subscriptions.insert(channel.clone(), kind);
         match by {
             Subscriber::Client { id, .. } => {
+                result.ttl = self.expiring.of(&channel).map(|expires| ttl(now, expires));
                 effects.push_back(Effect::Reply(Reply::Subscribed { id, result }))
             }
             Subscriber::Plugin => {
@@ -87,11 +95,74 @@ impl Core {
                 *making = Subscription::Unwanted
             }
             Some(Subscription::Client | Subscription::Server) => {
-                self.subscriptions.swap_remove(&channel);
+                self.forget_subscription(&channel);
                 effects.push_back(Effect::Unsubscribe(channel.clone()));
                 effects.push_back(Effect::Reply(Reply::UnsubscribedByServer { channel, why }));
             }
             None => (),
         }
+    }
+
+    /// Forgets a subscription and its expiry. Whether there was one.
+    pub(super) fn forget_subscription(&mut self, channel: &Channel) -> bool {
+        self.expiring.remove(channel);
+        self.subscriptions.swap_remove(channel).is_some()
+    }
+
+    /// Sets when a subscription expires, and returns the seconds until then for its client; an error if that
+    /// time has passed.
+    pub(super) fn expire_subscription_at(
+        &mut self,
+        now: Now,
+        channel: &Channel,
+        expiry: Expiry,
+    ) -> Result<Option<u32>, ReplyError> {
+        match expiry {
+            Expiry::Never => {
+                self.expiring.remove(channel);
+                Ok(None)
+            }
+            Expiry::At(seconds) => {
+                let expires = time_of(now, seconds)?;
+                self.expiring.set(channel, expires);
+                Ok(Some(ttl(now, expires)))
+            }
+        }
+    }
+
+    /// Sets when a subscription expires for the server; one that has expired ends. The protocol has no push
+    /// that would tell the client.
+    pub(super) fn subscription_refreshed_by_server(
+        &mut self,
+        now: Now,
+        channel: Channel,
+        expiry: Expiry,
+        effects: &mut Effects,
+    ) {
+        if self.subscriptions.contains_key(&channel)
+            && self.expire_subscription_at(now, &channel, expiry).is_err()
+        {
+            self.expire_subscription(channel, effects);
+        }
+    }
+
+    /// Ends subscriptions that have expired and whose grace period is over. The deadline stays in the past if
+    /// some are left for the next tick.
+    pub(super) fn expire_subscriptions(&mut self, now: Now, effects: &mut Effects) {
+        let Some(until) = now.at.checked_sub(self.config.client.subscription_expiry_grace) else { return };
+        for _ in 0..EXPIRED_PER_TICK_MAX {
+            let Some(channel) = self.expiring.due(until) else { return };
+            self.expire_subscription(channel, effects);
+        }
+    }
+
+    /// Ends a subscription that has expired: a client subscribes again with another credential. It cannot do
+    /// that for a subscription of the server, so it connects again.
+    fn expire_subscription(&mut self, channel: Channel, effects: &mut Effects) {
+        if self.subscriptions.get(&channel) == Some(&Subscription::Server) {
+            return self.end(Close::SUBSCRIPTION_EXPIRED, CloseCause::Expired, effects);
+        }
+        self.expiring.remove(&channel);
+        self.remove(channel, Unsubscribe::EXPIRED, effects);
     }
 }

@@ -322,7 +322,7 @@ fn channel_of(request: &Request) -> Option<&Channel> {
         | Request::Presence { channel }
         | Request::PresenceStats { channel }
         | Request::History { channel, .. }
-        | Request::SubRefresh { channel } => channel.as_ref().ok(),
+        | Request::SubRefresh { channel, .. } => channel.as_ref().ok(),
         Request::Connect(_)
         | Request::Rpc { .. }
         | Request::Send { .. }

@@ -7,9 +7,9 @@ use crate::clock::Now;
 use crate::connection::effect::Ask;
 use crate::connection::event::Event;
 use crate::explain::Picked;
-use crate::plugin::event::Message;
+use crate::plugin::event::{Kind, Message};
 use crate::plugin::trace::Trace;
-use crate::plugin::verdict::{Decision, Effect as PluginEffect};
+use crate::plugin::verdict::{Decision, Effect as PluginEffect, Expiry};
 use crate::protocol::channel::Channel;
 use crate::telemetry::metrics::DecisionOutcome;
 
@@ -25,6 +25,7 @@ impl Session {
             false => None,
         };
         let mut explained = None;
+        let mut expiry = None;
         let decision = if picked.is_some() || chain.wants(content.kind) {
             let mut message = Message {
                 client: self.client.borrow().clone(),
@@ -43,6 +44,7 @@ impl Session {
                 }
             };
             (content, self.meters) = (message.content, message.meters);
+            expiry = take_expiry(&mut self.plugin_effects, content.kind);
             decision
         } else {
             Decision::Undecided(std::mem::take(&mut content.payload))
@@ -61,7 +63,7 @@ impl Session {
         if let Some((trace, reply)) = explained {
             self.explain(trace, reply);
         }
-        Event::Decided { ask: Ask { id, content, details }, decision }
+        Event::Decided { ask: Ask { id, content, details }, decision, expiry }
     }
 
     /// Stores a trace, and sends it to the client if it requested one and is permitted to see it.
@@ -71,6 +73,23 @@ impl Session {
         }
         self.worker.explain.keep(Arc::new(trace));
     }
+}
+
+/// Takes the expiry that plugins set for the subscription of the command: a part of their decision, and the
+/// only effect that does not come after it. The last one counts.
+fn take_expiry(effects: &mut Vec<PluginEffect>, kind: Kind) -> Option<Expiry> {
+    if !matches!(kind, Kind::Subscribe | Kind::SubRefresh) {
+        return None;
+    }
+    let mut last = None;
+    effects.retain(|effect| match effect {
+        PluginEffect::SetSubscriptionExpiry(expiry) => {
+            last = Some(*expiry);
+            false
+        }
+        _ => true,
+    });
+    last
 }
 
 /// A message to the connection itself. Effects come after the reply, and so does this message.

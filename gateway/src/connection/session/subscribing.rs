@@ -128,6 +128,8 @@ impl Session {
             _ => top.offset,
         };
         let subscribed = Subscribed {
+            // The core knows.
+            ttl: None,
             recoverable: true,
             positioned: true,
             epoch: top.epoch.clone(),

@@ -64,6 +64,10 @@ fn effect(effect: &Effect) -> show::Effect<'_> {
         Effect::Unsubscribe(channel) => show::Effect::Unsubscribe(channel.as_str()),
         Effect::Disconnect(why) => show::Effect::Disconnect(refusal(why)),
         Effect::Refresh(expires_at) => show::Effect::Refresh(*expires_at),
+        Effect::RefreshSubscription { channel, expiry } => {
+            show::Effect::RefreshSubscription(channel.as_str(), expiry.at())
+        }
+        Effect::SetSubscriptionExpiry(expiry) => show::Effect::SetSubscriptionExpiry(expiry.at()),
         Effect::SetAttribute { name, value } => show::Effect::SetAttribute(name, value),
         Effect::Emit { upstream, payload, .. } => show::Effect::Emit(upstream, payload),
         Effect::Reach { address, action, .. } => match action {

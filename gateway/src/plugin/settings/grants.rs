@@ -13,7 +13,10 @@ impl Reader {
     pub(super) fn grants(&mut self, mut table: Table) -> Grants {
         let effects = self.names(&mut table, "effects", |name| {
             grants::effect(name).ok_or_else(|| match name {
-                "set-payload" => "nothing: set-payload is a part of answering and needs no grant".to_owned(),
+                "set-payload" | "set-subscription-expiry" => {
+                    format!("nothing: {name} is a part of answering and needs no grant")
+                }
+                "refresh-subscription" => "\"refresh\": it covers subscriptions too".to_owned(),
                 "emit" => "upstreams = [\"NAME\"] instead: what is emitted is granted by upstream".to_owned(),
                 _ => format!("one of {}", quoted(&EFFECTS)),
             })

@@ -10,9 +10,9 @@
 //! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2; `tf` of `subscribe` alone, in namespaces with `tag_filter` | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names | `delta`, `type`, `phase`, `cursor`, `limit`, `asc`; `tf` of `connect.subs` |
 //! | `publish` | `channel`, `data` | | `type`, `key`, `removed` |
 //! | `history` | `channel`, `limit`, `since`, `reverse` | | |
+//! | `sub_refresh` | `channel`, `token` | | `type`, `track`, `untrack` |
 //! | `rpc`, `send`, `refresh`, `unsubscribe`, `presence`, `presence_stats` | all | | |
 //! | `ping` | | | the command, with error 108 |
-//! | `sub_refresh` | | | the command, with error 108, or 103 without a subscription: none expires here |
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -54,8 +54,7 @@ pub(super) trait Fields<'a> {
     fn rpc(&mut self) -> Option<(Text<'a>, Payload)>;
     /// The token.
     fn refresh(&mut self) -> Option<Text<'a>>;
-    /// The channel.
-    fn sub_refresh(&mut self) -> Option<Text<'a>>;
+    fn sub_refresh(&mut self) -> Option<SubRefresh<'a>>;
 }
 
 /// The connect request. A `bool` for each field that is refused: whether it is set.
@@ -102,6 +101,15 @@ pub(super) struct History<'a> {
     /// Offset and epoch.
     pub(super) since: Option<(u64, Text<'a>)>,
     pub(super) reverse: bool,
+}
+
+/// The request to extend a subscription. A `bool` for each field that is refused: whether it is set.
+pub(super) struct SubRefresh<'a> {
+    pub(super) channel: Text<'a>,
+    pub(super) token: Text<'a>,
+    pub(super) kind: bool,
+    pub(super) track: bool,
+    pub(super) untrack: bool,
 }
 
 /// The bit of `subscribe.flag` that requests error 112.
@@ -197,8 +205,9 @@ fn other_request<'a>(mut fields: impl Fields<'a>) -> Result<Request, Invalid> {
         Request::Rpc { data: data?, method: method.into() }
     } else if let Some(token) = fields.refresh() {
         Request::Refresh { token: token.into() }
-    } else if let Some(name) = fields.sub_refresh() {
-        Request::SubRefresh { channel: channel(name) }
+    } else if let Some(SubRefresh { channel: name, token, kind, track, untrack }) = fields.sub_refresh() {
+        offered("sub_refresh", [("type", kind), ("track", track), ("untrack", untrack)])?;
+        Request::SubRefresh { channel: channel(name), token: token.into() }
     } else if fields.id() == 0 {
         Request::Pong
     } else {

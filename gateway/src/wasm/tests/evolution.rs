@@ -148,5 +148,8 @@ fn a_plugin_of_the_released_interface_loads_and_works() {
         assert_eq!(frozen.message(Kind::Publish, "news", b"hi").unwrap(), Verdict::Allow);
         assert!(matches!(&frozen.effects[..], [Effect::Publish { payload, .. }] if payload == "hi"));
         assert!(!frozen.plugin.interests().wants_message(Kind::Publish, Some(&channel("other"))));
+        // A kind of a later interface: it has not asked for it, and has no opinion.
+        assert!(!frozen.plugin.interests().wants_message(Kind::SubRefresh, Some(&channel("news"))));
+        assert_eq!(frozen.message(Kind::SubRefresh, "news", b"").unwrap(), Verdict::Next);
     }
 }

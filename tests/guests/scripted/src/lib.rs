@@ -137,6 +137,8 @@ fn obey(event: &Message<'_>, order: &Order, payload: &[u8]) -> Result<(), HostEr
         "unsubscribe-user" => event.unsubscribe_user(who, channel),
         "unsubscribe-connection" => event.unsubscribe_connection(who, channel),
         "refresh" => event.refresh(order.expires_at),
+        "refresh-subscription" => event.refresh_subscription(channel, order.expires_at),
+        "set-subscription-expiry" => event.set_subscription_expiry(order.expires_at),
         "refresh-user" => event.refresh_user(who, order.expires_at),
         "refresh-connection" => event.refresh_connection(who, order.expires_at),
         _ => Ok(()),

@@ -13,7 +13,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::protocol::centrifuge::request::{self, Connect, Fields, History, Payload, Publish, Subscribe};
+use crate::protocol::centrifuge::request::{
+    self, Connect, Fields, History, Payload, Publish, SubRefresh, Subscribe,
+};
 use crate::protocol::command::{Command, Malformed};
 use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::filter::{self, InvalidFilter, TagFilter};
@@ -136,7 +138,7 @@ struct WireCommand<'a> {
     #[serde(borrow)]
     refresh: Object<WireToken<'a>>,
     #[serde(borrow)]
-    sub_refresh: Object<WireChannel<'a>>,
+    sub_refresh: Object<WireSubRefresh<'a>>,
 }
 
 /// A field that is refused, or read later, unless it has a zero value.
@@ -262,6 +264,21 @@ struct WireEmulation<'a> {
     data: Field<Text<'a>>,
 }
 
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
+struct WireSubRefresh<'a> {
+    #[serde(borrow)]
+    channel: Field<Text<'a>>,
+    #[serde(borrow)]
+    token: Field<Text<'a>>,
+    #[serde(rename = "type", borrow)]
+    kind: Refused<'a>,
+    #[serde(borrow)]
+    track: Refused<'a>,
+    #[serde(borrow)]
+    untrack: Refused<'a>,
+}
+
 /// The fields of a command, and the message that they borrow from.
 struct Decoded<'a, 'm> {
     wire: WireCommand<'a>,
@@ -360,8 +377,15 @@ impl<'a> Fields<'a> for Decoded<'a, '_> {
         Some(self.wire.refresh.0.take()?.token.0.0)
     }
 
-    fn sub_refresh(&mut self) -> Option<Cow<'a, str>> {
-        channel(&mut self.wire.sub_refresh)
+    fn sub_refresh(&mut self) -> Option<SubRefresh<'a>> {
+        let wire = self.wire.sub_refresh.0.take()?;
+        Some(SubRefresh {
+            channel: wire.channel.0.0,
+            token: wire.token.0.0,
+            kind: is_set(wire.kind),
+            track: is_set(wire.track),
+            untrack: is_set(wire.untrack),
+        })
     }
 }
 
@@ -535,6 +559,10 @@ mod tests {
             (r#"{"id":1,"rpc":{"method":null,"data":null}}"#, r#"{"id":1,"rpc":{}}"#),
             (r#"{"send":{"data":null}}"#, r#"{"send":{}}"#),
             (r#"{"id":1,"refresh":{"token":null}}"#, r#"{"id":1,"refresh":{}}"#),
+            (
+                r#"{"id":1,"sub_refresh":{"channel":"a","token":null,"type":null,"track":null,"untrack":null}}"#,
+                r#"{"id":1,"sub_refresh":{"channel":"a"}}"#,
+            ),
             (r#"{"id":1,"ping":null,"sub_refresh":null,"rpc":{}}"#, r#"{"id":1,"rpc":{}}"#),
         ] {
             let with_null = with_null.replace('\n', "");
@@ -593,6 +621,9 @@ mod tests {
             ("publish", r#""type":1"#),
             ("publish", r#""key":"k""#),
             ("publish", r#""removed":true"#),
+            ("sub_refresh", r#""type":1"#),
+            ("sub_refresh", r#""track":[{"key":"k"}]"#),
+            ("sub_refresh", r#""untrack":["k"]"#),
         ] {
             let name = field.split('"').nth(1).expect("a name");
             let text = format!(r#"{{"id":1,"{command}":{{"channel":"a","data":1,{field}}}}}"#);
@@ -612,6 +643,7 @@ mod tests {
             r#"{"id":1,"connect":{"name":"js","version":"1","flag":1,"dict":"d","profile":"p","headers":{},"new":1}}"#,
             r#"{"id":1,"subscribe":{"channel":"a","positioned":true,"recoverable":true,"flag":1,"type":0,"asc":false}}"#,
             r#"{"id":1,"publish":{"channel":"a","data":1,"type":0,"key":"","removed":false,"new":[1]}}"#,
+            r#"{"id":1,"sub_refresh":{"channel":"a","token":"t","type":0,"track":[],"untrack":[],"new":1}}"#,
             r#"{"id":1,"rpc":{},"new":{}}"#,
         ] {
             assert!(!matches!(request(text), Request::Refused { .. }), "{text}");

@@ -202,6 +202,10 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
                 expiry(o, *ttl);
             });
         }
+        Reply::SubRefreshed { id, ttl } => {
+            o.number("id", *id);
+            o.object("sub_refresh", |o| expiry(o, *ttl));
+        }
         Reply::Ping => (),
         Reply::Message { .. }
         | Reply::SubscribedByServer { .. }
@@ -334,6 +338,7 @@ fn connected(o: &mut Object<'_>, result: &Connected) {
 }
 
 fn subscribed(o: &mut Object<'_>, result: &Subscribed) {
+    expiry(o, result.ttl);
     o.flag("recoverable", result.recoverable);
     o.string("epoch", &result.epoch);
     if !result.publications.is_empty() {
@@ -436,6 +441,7 @@ mod tests {
             r#"{"id":9,"error":{"code":111,"message":"too many requests","temporary":true}}"#
         );
         let result = Subscribed {
+            ttl: Some(30),
             recoverable: true,
             positioned: true,
             epoch: "e".into(),
@@ -447,7 +453,7 @@ mod tests {
         assert_eq!(
             reply(&Reply::Subscribed { id: 1, result: result.clone() }),
             concat!(
-                r#"{"id":1,"subscribe":{"recoverable":true,"epoch":"e","publications":"#,
+                r#"{"id":1,"subscribe":{"expires":true,"ttl":30,"recoverable":true,"epoch":"e","publications":"#,
                 r#"[{"data":{"t":1},"offset":5},{"data":{"t":1},"offset":6}],"#,
                 r#""recovered":true,"offset":4,"positioned":true,"was_recovering":true}}"#
             )
@@ -492,6 +498,11 @@ mod tests {
             reply(&Reply::Rpc { id: 2, data: Bytes::from_static(b"7") }),
             r#"{"id":2,"rpc":{"data":7}}"#
         );
+        assert_eq!(
+            reply(&Reply::SubRefreshed { id: 2, ttl: Some(60) }),
+            r#"{"id":2,"sub_refresh":{"expires":true,"ttl":60}}"#
+        );
+        assert_eq!(reply(&Reply::SubRefreshed { id: 2, ttl: None }), r#"{"id":2,"sub_refresh":{}}"#);
         assert_eq!(
             reply(&Reply::Message { data: Bytes::from_static(b"7") }),
             r#"{"push":{"message":{"data":7}}}"#

@@ -17,7 +17,9 @@ use bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use prost::{DecodeError, Message, decode_length_delimiter};
 
-use crate::protocol::centrifuge::request::{self, Connect, Fields, History, Payload, Publish, Subscribe};
+use crate::protocol::centrifuge::request::{
+    self, Connect, Fields, History, Payload, Publish, SubRefresh, Subscribe,
+};
 use crate::protocol::command::{Command, Malformed};
 use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::filter::{self, InvalidFilter, TagFilter};
@@ -76,7 +78,7 @@ struct WireCommand {
     #[prost(message, optional, tag = "14")]
     refresh: Option<WireToken>,
     #[prost(message, optional, tag = "15")]
-    sub_refresh: Option<WireChannel>,
+    sub_refresh: Option<WireSubRefresh>,
 }
 
 /// The connect request without `subs`, see [`Subs`].
@@ -208,6 +210,22 @@ struct WireEmulation {
     data: Bytes,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireSubRefresh {
+    #[prost(string, tag = "1")]
+    channel: String,
+    #[prost(string, tag = "2")]
+    token: String,
+    #[prost(int32, tag = "3")]
+    kind: i32,
+    /// One item of a list.
+    #[prost(bytes = "bytes", optional, tag = "4")]
+    track: Option<Bytes>,
+    /// One item of a list.
+    #[prost(bytes = "bytes", optional, tag = "5")]
+    untrack: Option<Bytes>,
+}
+
 /// The field of [`Subs`] in a connect request.
 const SUBS_TAG: u32 = 3;
 
@@ -332,8 +350,15 @@ impl Fields<'static> for Decoded {
         Some(self.wire.refresh.take()?.token.into())
     }
 
-    fn sub_refresh(&mut self) -> Option<Cow<'static, str>> {
-        channel(&mut self.wire.sub_refresh)
+    fn sub_refresh(&mut self) -> Option<SubRefresh<'static>> {
+        let wire = self.wire.sub_refresh.take()?;
+        Some(SubRefresh {
+            channel: wire.channel.into(),
+            token: wire.token.into(),
+            kind: wire.kind != 0,
+            track: wire.track.is_some(),
+            untrack: wire.untrack.is_some(),
+        })
     }
 }
 

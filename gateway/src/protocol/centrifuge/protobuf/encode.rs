@@ -155,6 +155,10 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
                 expiry(m, 3, *ttl);
             });
         }
+        Reply::SubRefreshed { id, ttl } => {
+            m.number(1, *id);
+            m.message(15, |m| expiry(m, 1, *ttl));
+        }
         Reply::Ping => (),
         Reply::Message { data } => message(m, data),
         Reply::SubscribedByServer { channel, result } => push(m, |m| {
@@ -246,6 +250,7 @@ fn connected(m: &mut Message<'_>, result: &Connected) {
 }
 
 fn subscribed(m: &mut Message<'_>, result: &Subscribed) {
+    expiry(m, 1, result.ttl);
     m.flag(3, result.recoverable);
     m.string(6, &result.epoch);
     for publication in &result.publications {

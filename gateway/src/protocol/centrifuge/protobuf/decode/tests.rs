@@ -405,8 +405,16 @@ fn command_in_both(random: &mut Random) -> (Value, WireCommand) {
                 wire.presence_stats = of_channel();
             }
             11 => {
-                text["sub_refresh"] = json!({ "channel": channel });
-                wire.sub_refresh = of_channel();
+                let (kind, track) = (random.seldom(&[1]), random.below(20) == 0);
+                let mut of_text = json!({ "channel": channel, "token": "t", "type": kind });
+                let mut sub_refresh = WireSubRefresh { channel: channel.into(), kind, ..Default::default() };
+                sub_refresh.token = "t".into();
+                if track {
+                    of_text["track"] = json!(["a"]);
+                    sub_refresh.track = Some(Bytes::from_static(b"a"));
+                }
+                text["sub_refresh"] = of_text;
+                wire.sub_refresh = Some(sub_refresh);
             }
             _ => (),
         }

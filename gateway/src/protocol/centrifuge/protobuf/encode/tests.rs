@@ -38,6 +38,8 @@ struct WireReply {
     rpc: Option<WireData>,
     #[prost(message, optional, tag = "14")]
     refresh: Option<WireRefreshed>,
+    #[prost(message, optional, tag = "15")]
+    sub_refresh: Option<WireRefresh>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -173,6 +175,10 @@ struct WireConnected {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WireSubscribed {
+    #[prost(bool, tag = "1")]
+    expires: bool,
+    #[prost(uint32, tag = "2")]
+    ttl: u32,
     #[prost(bool, tag = "3")]
     recoverable: bool,
     #[prost(string, tag = "6")]
@@ -255,6 +261,7 @@ fn channel() -> Channel {
 
 fn subscribed() -> Subscribed {
     Subscribed {
+        ttl: Some(30),
         recoverable: true,
         positioned: true,
         epoch: "e".into(),
@@ -267,6 +274,8 @@ fn subscribed() -> Subscribed {
 
 fn wire_subscribed() -> WireSubscribed {
     WireSubscribed {
+        expires: true,
+        ttl: 30,
         recoverable: true,
         epoch: "e".into(),
         publications: vec![wire_publication(5), wire_publication(6)],
@@ -341,6 +350,9 @@ fn every_reply_has_its_shape() {
     let refreshed = reply(&Reply::Refreshed { id: 2, client: "c1".into(), ttl: Some(60) }).refresh;
     let expected = WireRefreshed { client: "c1".into(), version: VERSION.into(), expires: true, ttl: 60 };
     assert_eq!(refreshed, Some(expected));
+    let sub_refreshed = |ttl| reply(&Reply::SubRefreshed { id: 2, ttl }).sub_refresh;
+    assert_eq!(sub_refreshed(Some(60)), Some(WireRefresh { expires: true, ttl: 60 }));
+    assert_eq!(sub_refreshed(None), Some(WireRefresh::default()), "it does not expire any more");
 }
 
 #[test]
