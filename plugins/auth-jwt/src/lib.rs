@@ -42,7 +42,16 @@ pub struct AuthJwt {
     profile: Profile,
     permissions: Option<Permissions>,
     token_channels: TokenChannels,
+    /// Who makes subscription tokens, if not the issuers of the others.
+    subscription_issuers: Vec<Issuer>,
     token_bytes_max: usize,
+}
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Connection,
+    Subscription,
 }
 
 /// Why a token does not admit its bearer. The client learns which of these it is; the rest is for the
@@ -99,7 +108,9 @@ impl Plugin for AuthJwt {
     }
 
     fn on_message(&mut self, event: &Message<'_>) -> Verdict {
-        if event.kind() == Kind::Subscribe && self.token_channels.cover(event.channel()) {
+        if matches!(event.kind(), Kind::Subscribe | Kind::SubRefresh)
+            && self.token_channels.cover(event.channel())
+        {
             return self.decide_subscription(event);
         }
         self.permissions.as_ref().map_or_else(Verdict::next, |permissions| permissions.check(event))
@@ -132,10 +143,11 @@ impl AuthJwt {
                 let by_pattern = |kind: &Kind| channels.is_empty() || *kind != Kind::Subscribe;
                 let kinds: Vec<Kind> = Permissions::KINDS.into_iter().filter(by_pattern).collect();
                 Permissions::declare(interests, &kinds);
-                interests.kinds(Permissions::KINDS)
+                let of_tokens = (!channels.is_empty()).then_some(Kind::SubRefresh);
+                interests.kinds(Permissions::KINDS.into_iter().chain(of_tokens))
             }
             None if channels.is_empty() => interests.kinds([]),
-            None => interests.kinds([Kind::Subscribe]).channels(channels),
+            None => interests.kinds([Kind::Subscribe, Kind::SubRefresh]).channels(channels),
         };
     }
 
@@ -146,7 +158,17 @@ impl AuthJwt {
             return denied();
         }
         match self.check_subscription(&token, event) {
-            Ok(()) => Verdict::allow(),
+            Ok(expires_at) => match event.set_subscription_expiry(expires_at) {
+                Ok(()) => Verdict::allow(),
+                Err(error) => {
+                    log::error!("the end of a subscription was not set: {error}");
+                    Verdict::deny(code::INTERNAL, TRY_AGAIN)
+                }
+            },
+            // Whoever refreshes has just fetched the token: error 109 would have it fetch another.
+            Err(Rejected::Expired) if event.kind() == Kind::SubRefresh => {
+                Verdict::deny(code::EXPIRED, "token expired")
+            }
             Err(Rejected::Expired) => Verdict::deny(code::TOKEN_EXPIRED, "token expired"),
             Err(Rejected::Invalid(why)) => {
                 log::debug!("subscription token refused: {why}");
@@ -163,14 +185,19 @@ impl AuthJwt {
         }
     }
 
-    fn check_subscription(&mut self, token: &str, event: &Message<'_>) -> Result<(), Rejected> {
-        let (claims, _) = self.read(token, Moment { now: event.now(), may_fetch: false })?;
+    /// When the subscription ends that a token permits: Unix time in seconds, `None` for never.
+    fn check_subscription(&mut self, token: &str, event: &Message<'_>) -> Result<Option<u64>, Rejected> {
+        let moment = Moment { now: event.now(), may_fetch: false };
+        let (claims, token_ends) = self.read(Purpose::Subscription, token, moment)?;
+        let expires = self.rules.check_expire_at(&claims, event.now())?.unwrap_or(token_ends);
         let user = claims.user(&self.profile.user)?;
-        subscription::check(&claims, &user, event.user(), event.channel())
+        subscription::check(&claims, &user, event.user(), event.channel())?;
+        Ok(expires)
     }
 
     fn admit(&mut self, token: &str, now: u64) -> Result<Connect, Rejected> {
-        let (claims, token_ends) = self.read(token, Moment { now, may_fetch: true })?;
+        let moment = Moment { now, may_fetch: true };
+        let (claims, token_ends) = self.read(Purpose::Connection, token, moment)?;
         let expires = self.rules.check_expire_at(&claims, now)?.unwrap_or(token_ends);
         self.token_channels.check_connection(&claims)?;
         let (user, mut connect) = self.profile.identify(&claims)?;
@@ -184,10 +211,19 @@ impl AuthJwt {
     }
 
     /// What a good token says, and when it ends: Unix time in seconds.
-    fn read(&mut self, token: &str, moment: Moment) -> Result<(Claims, Option<u64>), Rejected> {
+    fn read(
+        &mut self,
+        purpose: Purpose,
+        token: &str,
+        moment: Moment,
+    ) -> Result<(Claims, Option<u64>), Rejected> {
         let token = Parts::split(token, self.token_bytes_max)?;
         self.rules.check_header(&token.header)?;
-        let claims = issuer::verify(&mut self.issuers, &token, moment)?;
+        let issuers = match purpose {
+            Purpose::Subscription if !self.subscription_issuers.is_empty() => &mut self.subscription_issuers,
+            Purpose::Subscription | Purpose::Connection => &mut self.issuers,
+        };
+        let claims = issuer::verify(issuers, &token, moment)?;
         let ends = self.rules.check(&claims, moment.now)?;
         Ok((claims, ends))
     }

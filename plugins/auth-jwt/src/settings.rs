@@ -85,6 +85,8 @@ pub struct Settings {
     permission_claims: PermissionClaims,
     #[serde(default)]
     token_channels: Vec<String>,
+    #[serde(default)]
+    subscription_issuers: Vec<IssuerSettings>,
 }
 
 /// Where permissions come from.
@@ -199,8 +201,23 @@ impl Settings {
                     "cannot stand beside `issuer`, `audience`, `keys`, `jwks`, `jwks_url` or a secret: move them into it",
                 );
             }
-            several(self.issuers, pace, &errors)
+            several("issuers", self.issuers, pace, &errors)
         };
+        let subscription_issuers = several("subscription_issuers", self.subscription_issuers, pace, &errors);
+        if !subscription_issuers.is_empty() && token_channels.0.is_empty() {
+            errors.add(
+                "subscription_issuers",
+                "makes tokens for no channel: name the channels that need one in `token_channels`",
+            );
+        }
+        for (index, issuer) in subscription_issuers.iter().enumerate() {
+            if issuer.source.is_some() {
+                errors.add(
+                    &format!("subscription_issuers[{index}].jwks_url"),
+                    "is not possible here, because a subscribe cannot wait for keys: list them in `keys` or `jwks`",
+                );
+            }
+        }
 
         at_most(&errors, "leeway", rules.leeway, LEEWAY_MAX, "seconds");
         at_most(&errors, "age_max", rules.age_max.unwrap_or_default(), AGE_MAX, "seconds");
@@ -227,7 +244,15 @@ impl Settings {
             }
         }
         check_claims(&profile, &rules, &errors);
-        errors.finish(AuthJwt { issuers, rules, profile, permissions, token_channels, token_bytes_max })
+        errors.finish(AuthJwt {
+            issuers,
+            rules,
+            profile,
+            permissions,
+            token_channels,
+            subscription_issuers,
+            token_bytes_max,
+        })
     }
 }
 

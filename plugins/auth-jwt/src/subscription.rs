@@ -3,10 +3,13 @@
 use gateway_plugin_sdk::address;
 
 use crate::Rejected;
-use crate::claims::Claims;
+use crate::claims::{ClaimPath, Claims};
 
 /// The claim that names the channel. A token with it admits nobody to the gateway.
 pub(crate) const CHANNEL: &str = "channel";
+
+/// The claim with which an issuer overrides the rules of the channel.
+const OVERRIDE: &str = "override";
 
 /// The channels that need a token of their own.
 #[derive(Debug, Default)]
@@ -30,6 +33,10 @@ impl TokenChannels {
 pub(crate) fn check(claims: &Claims, user: &str, event_user: &str, channel: &str) -> Result<(), Rejected> {
     if user != event_user {
         return Err(Rejected::invalid("it is for another user"));
+    }
+    // Without what it demands, others might see of the subscriber what they are not to see.
+    if claims.get(&ClaimPath::new(OVERRIDE)).is_some_and(|value| !value.is_null()) {
+        return Err(Rejected::invalid("claim `override` is not supported: the channel's namespace decides"));
     }
     match claims.text(CHANNEL)? {
         Some(name) if name == channel => Ok(()),

@@ -1,10 +1,11 @@
 //! Tokens of public keys, several issuers and their keys, permissions and subscription tokens, against the
 //! real binary.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gateway::testing::{Engine, PluginRunner};
-use gateway_tests::{Client, Closed, Gateway, node, token};
+use gateway_tests::{API_KEY, Client, Closed, Gateway, Tool, node, target_folder, token};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "
@@ -179,6 +180,147 @@ async fn a_private_channel_takes_a_token_of_its_own() {
     assert_eq!(refused(&gateway, &token).await.code, Some(3500));
     let signature = token.rsplit('.').next().expect("three parts");
     assert!(gateway.log().lines().iter().all(|line| !line.text.contains(signature)));
+}
+
+/// The moment in this many seconds, for a claim.
+fn in_seconds(seconds: u64) -> u64 {
+    token::in_time(Duration::from_secs(seconds))
+}
+
+/// A gateway whose subscriptions end this long after their tokens.
+async fn with_grace(grace: &str) -> Gateway {
+    let config = format!("{CONFIG}\n[client]\nsubscription_expiry_grace = '{grace}'");
+    let settings = [private().as_str(), "leeway = '0s'"].concat();
+    Gateway::with(&config).plugin("10-auth-jwt", "auth-jwt", &settings).start().await
+}
+
+#[tokio::test]
+async fn a_subscription_ends_with_its_token_unless_it_is_refreshed() {
+    let gateway = with_grace("0s").await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    for channel in ["private:lazy", "private:diligent"] {
+        let token = token::with("ann", json!({ "channel": channel, "exp": in_seconds(2) }));
+        let subscribed = ann.ask("subscribe", json!({ "channel": channel, "token": token })).await.unwrap();
+        assert_eq!(subscribed["expires"], true);
+        assert!(subscribed["ttl"].as_u64().is_some_and(|ttl| (1..=2).contains(&ttl)), "{subscribed}");
+    }
+    let renew = json!({ "channel": "private:diligent", "token": pass("ann", "private:diligent") });
+    let refreshed = ann.ask("sub_refresh", renew).await.unwrap();
+    assert!(refreshed["ttl"].as_u64().is_some_and(|ttl| ttl > 3500), "{refreshed}");
+    let expired = json!({ "channel": "private:lazy", "unsubscribe": { "code": 2501, "reason": "expired" } });
+    assert_eq!(ann.push().await, expired);
+    let renew_late = json!({ "channel": "private:lazy", "token": pass("ann", "private:lazy") });
+    assert_eq!(ann.ask("sub_refresh", renew_late.clone()).await.unwrap_err().code, 103, "it is gone");
+
+    // The connection and the other subscription stay; the client comes back with another token.
+    ann.ask("subscribe", renew_late).await.unwrap();
+    let endless = token::with("ann", json!({ "channel": "private:diligent", "expire_at": 0 }));
+    let endless = json!({ "channel": "private:diligent", "token": endless });
+    assert_eq!(ann.ask("sub_refresh", endless).await.unwrap(), json!({}), "it does not expire any more");
+    let update = json!({ "channel": "private:diligent", "data": "news" });
+    gateway.post("/api/publish", &update).await.ok();
+    assert_eq!(ann.publication("private:diligent").await["data"], "news");
+    let commands = gateway.metrics().await.get("gateway_commands_total{kind=\"sub_refresh\"}");
+    assert_eq!(commands, 2.0, "as many as reached the plugins");
+}
+
+#[tokio::test]
+async fn many_subscriptions_may_end_at_once() {
+    let gateway = with_grace("0s").await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    let exp = in_seconds(2);
+    let mut left: BTreeSet<_> = (0..200).map(|number| format!("private:{number}")).collect();
+    for channel in &left {
+        let token = token::with("ann", json!({ "channel": channel, "exp": exp }));
+        ann.ask("subscribe", json!({ "channel": channel, "token": token })).await.unwrap();
+    }
+    while !left.is_empty() {
+        let push = ann.push().await;
+        assert_eq!(push["unsubscribe"]["code"], 2501);
+        assert!(left.remove(push["channel"].as_str().expect("a channel")), "once: {push}");
+    }
+    ann.ask("subscribe", json!({ "channel": "private:1", "token": pass("ann", "private:1") })).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refresh_of_a_subscription_with_a_token_that_is_no_good_changes_nothing() {
+    let gateway = with_grace("10m").await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    let channel = "private:1";
+    let good = pass("ann", channel);
+    assert_eq!(
+        ann.ask("sub_refresh", json!({ "channel": channel, "token": good })).await.unwrap_err().code,
+        103
+    );
+    let short = token::with("ann", json!({ "channel": channel, "exp": in_seconds(60) }));
+    ann.ask("subscribe", json!({ "channel": channel, "token": short })).await.unwrap();
+    let late = token::with("ann", json!({ "channel": channel, "exp": in_seconds(0) - 10 }));
+    for (token, code) in [
+        (String::new(), 107),
+        ("nonsense".to_owned(), 103),
+        (pass("bob", channel), 103),
+        (pass("ann", "private:2"), 103),
+        (token::of("ann"), 103),
+        (late, 110),
+    ] {
+        let asked = ann.ask("sub_refresh", json!({ "channel": channel, "token": token })).await;
+        assert_eq!(asked.unwrap_err().code, code, "{token}");
+    }
+    let refreshed = ann.ask("sub_refresh", json!({ "channel": channel, "token": good })).await.unwrap();
+    assert!(refreshed["ttl"].as_u64().is_some_and(|ttl| ttl > 3500), "{refreshed}");
+    let unsupported = json!({ "channel": channel, "token": good, "type": 1 });
+    assert_eq!(ann.ask("sub_refresh", unsupported).await.unwrap_err().code, 108);
+}
+
+#[tokio::test]
+async fn subscription_tokens_may_have_keys_of_their_own() {
+    const ROOMS: &str = "another secret of thirty-two bytes..";
+    let own = format!(
+        "[[config.subscription_issuers]]\nissuer = 'rooms'\nkeys = [{{ algorithm = 'HS256', secret = '{ROOMS}' }}]"
+    );
+    let settings = [private().as_str(), &own].concat();
+    let gateway = Gateway::with(CONFIG).plugin("10-auth-jwt", "auth-jwt", &settings).start().await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    let claims = json!({ "sub": "ann", "iss": "rooms", "channel": "private:1", "exp": in_seconds(60) });
+    let signed = |secret: &str| token::sign(&json!({ "alg": "HS256" }), &claims, secret);
+    let mut subscribe = async |token: String| {
+        ann.ask("subscribe", json!({ "channel": "private:1", "token": token })).await.map(drop)
+    };
+    assert_eq!(subscribe(pass("ann", "private:1")).await.unwrap_err().code, 103, "the key of connections");
+    assert_eq!(subscribe(signed(token::SECRET)).await.unwrap_err().code, 103);
+    subscribe(signed(ROOMS)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_published_client_refreshes_subscriptions() {
+    for encoding in ["json", "protobuf"] {
+        let gateway = with_grace("2s").await;
+        let output = node("expiring.mjs")
+            .env("GATEWAY", gateway.address().to_string())
+            .env("ADMIN", gateway.admin().to_string())
+            .env("API_KEY", API_KEY)
+            .env("SECRET", token::SECRET)
+            .env("ENCODING", encoding)
+            .run(Duration::from_secs(60))
+            .await;
+        let steps: Vec<_> = output.lines().collect();
+        assert_eq!(steps, ["refreshed", "refused", "subscribed again"], "{encoding}");
+    }
+}
+
+#[tokio::test]
+async fn the_client_for_python_refreshes_subscriptions() {
+    let python = target_folder().join("python-clients/bin/python");
+    assert!(python.exists(), "{} is missing: `tests/run` does all the set-up", python.display());
+    let gateway = with_grace("2s").await;
+    let output = Tool::new(python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/clients/expiring.py"))
+        .env("GATEWAY", gateway.address().to_string())
+        .env("SECRET", token::SECRET)
+        .env("TOKEN", token::of("ann"))
+        .run(Duration::from_secs(60))
+        .await;
+    assert_eq!(output.lines().collect::<Vec<_>>(), ["json", "protobuf"]);
 }
 
 #[tokio::test]

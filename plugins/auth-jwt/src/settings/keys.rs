@@ -49,13 +49,14 @@ pub(super) enum Texts {
     Many(Vec<String>),
 }
 
-pub(super) fn several(list: Vec<IssuerSettings>, pace: Pace, errors: &Errors) -> Vec<Issuer> {
+/// The issuers in a list of the settings, by its key.
+pub(super) fn several(key: &str, list: Vec<IssuerSettings>, pace: Pace, errors: &Errors) -> Vec<Issuer> {
     if list.len() > ISSUERS_MAX {
-        errors.add("issuers", format!("has {} members: at most {ISSUERS_MAX} are accepted", list.len()));
+        errors.add(key, format!("has {} members: at most {ISSUERS_MAX} are accepted", list.len()));
     }
     let mut issuers: Vec<Issuer> = Vec::with_capacity(list.len());
     for (index, one) in list.into_iter().enumerate() {
-        let at = format!("issuers[{index}].");
+        let at = format!("{key}[{index}].");
         if issuers.iter().any(|other| other.name.as_deref() == Some(&one.issuer)) {
             errors.add(&format!("{at}issuer"), "is there twice: put its keys together");
         }
