@@ -18,13 +18,15 @@ use crate::plugin_tools::token::{ALGORITHMS, AuthSettings, Key, Signer, TokenOpt
 ///
 /// Signs with the shared secret in the settings of auth-jwt, and sets the claims that these settings ask for:
 /// the user, the issuer, the audience. The token is all that is printed, so that a script can use it. With
-/// --key a private key from a file signs instead, for settings that hold public keys. For development and
+/// --key a private key from a file signs instead, for settings that hold public keys. With --subscription it
+/// is a token for one channel, which `token_channels` in the settings asks for. For development and
 /// tests: in production the backend of your application makes the tokens.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   gateway token --user ann
   gateway token --user ann --valid-for 10m --info '{\"name\": \"Ann\"}' --channel chat:lobby
+  gateway token --user ann --subscription private:1
   gateway token --user ann --claim plan=pro --claim '/realm/roles=[\"chat\"]'
   gateway token --user ann --settings plugins/10-auth-jwt.toml --key private.pem --algorithm ES256")]
 pub(super) struct Arguments {
@@ -43,6 +45,10 @@ pub(super) struct Arguments {
     /// A channel that the client is subscribed to; may be repeated
     #[arg(long = "channel", value_name = "CHANNEL", value_parser = channel)]
     channels: Vec<String>,
+
+    /// Make a token for the subscription to this channel, instead of one for a connection
+    #[arg(long, value_name = "CHANNEL", value_parser = channel, conflicts_with_all = ["channels", "info"])]
+    subscription: Option<String>,
 
     /// Another claim, as JSON or else as a text; a name that begins with a slash is a JSON pointer; may be
     /// repeated
@@ -135,6 +141,7 @@ fn token(arguments: &Arguments, settings: &AuthSettings) -> anyhow::Result<Strin
         expires: now.saturating_add(arguments.valid_for).as_secs(),
         info: arguments.info.clone(),
         channels: &arguments.channels,
+        subscription: arguments.subscription.as_deref(),
         issuer: arguments.issuer.as_deref(),
         key_id: arguments.key_id.as_deref().filter(|_| arguments.key.is_none()),
     };

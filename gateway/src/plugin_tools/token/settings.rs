@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use gateway_plugin_grammar::address;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -23,6 +24,8 @@ struct Config {
     #[serde(flatten)]
     issuer: Issuer,
     issuers: Vec<Issuer>,
+    token_channels: Vec<String>,
+    subscription_issuers: Vec<Issuer>,
     user_claim: Option<String>,
     info_claim: Option<String>,
     channels_claim: Option<String>,
@@ -67,6 +70,8 @@ pub(crate) struct TokenOptions<'a> {
     pub(crate) info: Option<Value>,
     /// Channels that the client is subscribed to.
     pub(crate) channels: &'a [String],
+    /// The channel of a subscription token; `None` for a token of a connection.
+    pub(crate) subscription: Option<&'a str>,
     /// Which issuer signs, if the settings have several.
     pub(crate) issuer: Option<&'a str>,
     /// Which key signs, if the settings have several.
@@ -120,8 +125,16 @@ impl AuthSettings {
     ///
     /// # Errors
     ///
-    /// Fails if the options issuer is not in the settings.
+    /// Fails if the options issuer is not in the settings, or if no channel of this name takes a token.
     pub(crate) fn claims(&self, options: &TokenOptions<'_>) -> anyhow::Result<Claims> {
+        if let Some(channel) = options.subscription {
+            let patterns = &self.config.token_channels;
+            ensure!(
+                patterns.iter().any(|pattern| address::matches(pattern, channel)),
+                "the settings of auth-jwt ask for no token in the channel {channel:?}: the patterns in \
+                 `token_channels` are {patterns:?}"
+            );
+        }
         let issuer = self.issuer(options)?;
         let mut claims = Claims::default();
         let name = |claim: &Option<String>, default: &str| claim.as_deref().unwrap_or(default).to_owned();
@@ -138,6 +151,9 @@ impl AuthSettings {
         if let Some(info) = &options.info {
             claims.set(&name(&self.config.info_claim, "info"), info.clone())?;
         }
+        if let Some(channel) = options.subscription {
+            claims.set("channel", channel.into())?;
+        }
         if !options.channels.is_empty() {
             claims.set(&name(&self.config.channels_claim, "channels"), json!(options.channels))?;
         }
@@ -145,9 +161,12 @@ impl AuthSettings {
     }
 
     fn issuer(&self, options: &TokenOptions<'_>) -> anyhow::Result<&Issuer> {
-        let all = || std::iter::once(&self.config.issuer).chain(&self.config.issuers);
+        let Config { issuer, issuers, subscription_issuers, .. } = &self.config;
+        let of_subscriptions = options.subscription.is_some() && !subscription_issuers.is_empty();
+        let issuers = if of_subscriptions { subscription_issuers } else { issuers };
+        let all = || std::iter::once(issuer).filter(|_| !of_subscriptions).chain(issuers);
         let Some(name) = options.issuer else {
-            return Ok(self.config.issuers.first().unwrap_or(&self.config.issuer));
+            return Ok(issuers.first().unwrap_or(issuer));
         };
         all().find(|issuer| issuer.issuer.as_deref() == Some(name)).with_context(|| {
             let known: Vec<_> = all().filter_map(|issuer| issuer.issuer.as_deref()).collect();
@@ -285,6 +304,35 @@ mod tests {
         let unknown =
             token(&settings, &TokenOptions { key_id: Some("9"), ..options() }).expect_err("unknown");
         assert!(unknown.to_string().contains("\"9\""), "{unknown}");
+    }
+
+    #[test]
+    fn a_subscription_token_is_for_one_channel_that_takes_one() {
+        let text = format!("[config]\nsecret = {SECRET:?}\ntoken_channels = [\"private:*\"]");
+        let of = |channel| TokenOptions { subscription: Some(channel), ..options() };
+        let (_, claims) = token(&settings(&text), &of("private:1")).expect("signed");
+        assert_eq!(claims, json!({"sub": "ann", "exp": 4_600, "channel": "private:1"}));
+        let open = token(&settings(&text), &of("news")).expect_err("it takes none").to_string();
+        assert!(open.contains("\"news\"") && open.contains("[\"private:*\"]"), "{open}");
+    }
+
+    #[test]
+    fn issuers_of_subscription_tokens_sign_nothing_else() {
+        let text = format!(
+            "[config]\nissuer = \"login\"\nsecret = {SECRET:?}\ntoken_channels = [\"*\"]\n\
+             [[config.subscription_issuers]]\nissuer = \"rooms\"\n\
+             keys = [{{ algorithm = \"HS512\", secret_hex = \"{}\" }}]",
+            "07".repeat(64)
+        );
+        let settings = settings(&text);
+        let (header, claims) = token(&settings, &options()).expect("of a connection");
+        assert_eq!((&header["alg"], &claims["iss"]), (&json!("HS256"), &json!("login")));
+        let subscription = TokenOptions { subscription: Some("news"), ..options() };
+        let (header, claims) = token(&settings, &subscription).expect("of a subscription");
+        assert_eq!((&header["alg"], &claims["iss"]), (&json!("HS512"), &json!("rooms")));
+        let other = TokenOptions { issuer: Some("login"), ..subscription };
+        let unknown = token(&settings, &other).expect_err("of connections only").to_string();
+        assert!(unknown.contains(r#"they name ["rooms"]"#), "{unknown}");
     }
 
     #[test]
