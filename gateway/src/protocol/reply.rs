@@ -150,6 +150,7 @@ impl Reply {
             | Self::PresenceStats { .. }
             | Self::Rpc { .. }
             | Self::Refreshed { .. }
+            | Self::SubRefreshed { .. }
             | Self::Ping
             | Self::Message { .. }
             | Self::RefreshedByServer { .. }

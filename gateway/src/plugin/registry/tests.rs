@@ -56,8 +56,9 @@ const SELF_TEST: &[u8] = br#"{
     ]
 }"#;
 
-/// Takes text for WebAssembly: `large` loads when the gate is open or it is cancelled, `bad` does not load, `slow` takes too
-/// long, `late` cannot be instantiated, `publishes` requests an effect, and any other text is a [`Stamp`].
+/// Takes text for WebAssembly: `large` loads when the gate is open, or fails when it is cancelled, `bad` does
+/// not load, `slow` takes too long, `late` cannot be instantiated, `publishes` requests an effect, and any
+/// other text is a [`Stamp`].
 #[derive(Default)]
 struct TextLoader {
     loads: AtomicUsize,

@@ -279,7 +279,8 @@ fn event_fields(o: &mut Object<'_>, reply: &Reply) {
         | Reply::PresenceStats { .. }
         | Reply::History { .. }
         | Reply::Rpc { .. }
-        | Reply::Refreshed { .. } => (),
+        | Reply::Refreshed { .. }
+        | Reply::SubRefreshed { .. } => (),
     }
 }
 
