@@ -367,10 +367,10 @@ pub trait Backplane: Send + Sync {
     /// number `except`. Error 111 if workers have no room for it, 100 if other nodes cannot be reached.
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError>;
 
-    /// Passes a message to the connection of its session, at this gateway or at another one. The receiver gets
-    /// the result, or an error if the gateway that has the connection cannot be reached or does not say. `None`
-    /// if no gateway has this name. Messages of one session that were passed one after the other arrive in this
-    /// order.
+    /// Passes a message to the connection of its session, at this gateway or at another one. The receiver
+    /// gets the result, or an error if the gateway that has the connection cannot be reached or does not say.
+    /// `None` if no gateway has this name. Messages of one session that were passed one after the other
+    /// arrive in this order.
     fn input(&self, request: EmulationRequest) -> Option<oneshot::Receiver<InputOutcome>>;
 
     /// Registers a client, present since this Unix time in milliseconds, or new facts that plugins know of

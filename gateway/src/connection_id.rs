@@ -77,8 +77,8 @@ impl ConnectionIds {
         format!("{}{:016x}", self.id(number, random[0]), random[1]).into()
     }
 
-    /// The number in the secret of a connection, if the text has the form of one. The caller checks whether the
-    /// connection has this secret.
+    /// The number in the secret of a connection, if the text has the form of one. The caller checks whether
+    /// the connection has this secret.
     pub fn number_of_session(self, session: &str) -> Option<u64> {
         self.number(session.get(..ID_LEN)?)
     }

@@ -6,8 +6,8 @@
 //! does not follow redirects or decompress bodies: the caller sees exactly what the server sent.
 //!
 //! Server certificates are verified against the trust store of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR`
-//! change it), so that an operator adds an authority here as everywhere else on the machine. The commands that call the API
-//! of a gateway also trust the certificates that its configuration names.
+//! change it), so that an operator adds an authority here as everywhere else on the machine. The commands
+//! that call the API of a gateway also trust the certificates that its configuration names.
 
 mod url;
 mod address;

@@ -378,8 +378,8 @@ impl Hub {
         }
     }
 
-    /// Passes a message that came in a request of its own to its connection. `bytes_max` is the largest message
-    /// of a client.
+    /// Passes a message that came in a request of its own to its connection. `bytes_max` is the largest
+    /// message of a client.
     pub fn input(&self, number: u64, session: &str, data: Bytes, bytes_max: usize) -> InputOutcome {
         let admitted = self.handles.get(&number);
         admitted.map_or(InputOutcome::NoSession, |admitted| admitted.handle.input(session, data, bytes_max))

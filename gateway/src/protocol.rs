@@ -32,8 +32,8 @@ pub enum Encoding {
     Protobuf,
     /// The application's own messages: each goes to the plugins unchanged.
     Raw,
-    /// The pushes of the Centrifuge client protocol v2 in JSON, without the reply around them, for clients that
-    /// only listen. Their one message is the connect request.
+    /// The pushes of the Centrifuge client protocol v2 in JSON, without the reply around them, for clients
+    /// that only listen. Their one message is the connect request.
     Unidirectional,
 }
 

@@ -354,8 +354,8 @@ async fn a_payload_is_as_large_as_a_publication_may_be() {
 }
 
 /// The publication in the one push that was delivered.
-fn published(deliveries: Vec<Delivery>) -> Arc<Publication> {
-    let [Delivery::Push(push)] = &deliveries[..] else { panic!("not one push") };
+fn published(deliveries: &[Delivery]) -> Arc<Publication> {
+    let [Delivery::Push(push)] = deliveries else { panic!("not one push") };
     let PushKind::Publication { publication, .. } = &push.kind else { panic!("no publication") };
     publication.clone()
 }
@@ -366,7 +366,7 @@ async fn tags_are_delivered_and_kept_and_count_as_a_part_of_the_publication() {
     admin.backplane.add_interest(0, &Channel::parse("chat:a").unwrap(), ReplyTo::Nobody);
     let tags = json!({"kind": "goal", "team": "h\u{e9}"});
     admin.api("publish", json!({"channel": "chat:a", "data": 1, "tags": tags})).await;
-    let delivered = published(admin.deliveries()).tags.clone().unwrap();
+    let delivered = published(&admin.deliveries()).tags.clone().unwrap();
     assert_eq!(delivered.iter().collect::<Vec<_>>(), [("kind", "goal"), ("team", "h\u{e9}")]);
     admin.api("broadcast", json!({"channels": ["chat:a", "chat:b"], "data": 2, "tags": tags})).await;
     admin.api("publish", json!({"channel": "chat:a", "data": 3})).await;
@@ -432,7 +432,7 @@ async fn bytes_are_published_as_those_of_a_client_of_protobuf_are() {
             json!({"channel": "chat:a", "b64data": encoded, "data": null}),
         ] {
             admin.api("publish", request).await;
-            let publication = published(admin.deliveries());
+            let publication = published(&admin.deliveries());
             assert_eq!((publication.json, &publication.data[..]), (json, payload));
         }
     }

@@ -181,8 +181,8 @@ impl ConnectionHandle {
         Self { emulation: Some(Box::new(emulation)), ..self }
     }
 
-    /// Queues a message that came in a request of its own and wakes the driver. A message that exceeds a limit
-    /// closes the connection: the client would not notice otherwise that it was not carried out.
+    /// Queues a message that came in a request of its own and wakes the driver. A message that exceeds a
+    /// limit closes the connection: the client would not notice otherwise that it was not carried out.
     pub fn input(&self, session: &str, data: Bytes, bytes_max: usize) -> InputOutcome {
         let Some(emulation) = &self.emulation else { return InputOutcome::NoSession };
         let too_big = data.len() > bytes_max;

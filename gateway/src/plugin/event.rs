@@ -20,8 +20,8 @@ pub struct Client {
     pub id: Arc<str>,
     /// Empty for an anonymous client and before a plugin has accepted one.
     pub user: Arc<str>,
-    /// `centrifuge-json`, `centrifuge-protobuf`, `centrifuge-unidirectional` or `raw`; `unknown` if the client
-    /// belonged to a dead gateway of a later version.
+    /// `centrifuge-json`, `centrifuge-protobuf`, `centrifuge-unidirectional` or `raw`; `unknown` if the
+    /// client belonged to a dead gateway of a later version.
     pub protocol: &'static str,
     /// Remote address of the connection.
     pub address: IpAddr,

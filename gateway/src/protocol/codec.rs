@@ -53,7 +53,7 @@ impl Commands {
                 Some(Ok(Command { id: 0, request: Request::Raw { data, binary: self.binary } }))
             }
             Encoding::Unidirectional if self.count == 0 => {
-                Some(json::connect(std::mem::take(&mut self.rest)))
+                Some(json::connect(&std::mem::take(&mut self.rest)))
             }
             Encoding::Raw | Encoding::Unidirectional => None,
         };

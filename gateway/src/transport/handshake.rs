@@ -1,9 +1,9 @@
 //! [`Handshake`] turns a TCP connection into a WebSocket (RFC 6455, 4.2) or into a stream with hyper, or
 //! refuses it with an HTTP response.
 //!
-//! A connection carries one request, or several emulation requests one after the other. After the response 101,
-//! and before the response that is a stream, the socket is taken out of hyper, so that hyper's buffers are
-//! freed and writes reach the socket directly. After any other response the connection is closed.
+//! A connection carries one request, or several emulation requests one after the other. After the response
+//! 101, and before the response that is a stream, the socket is taken out of hyper, so that hyper's buffers
+//! are freed and writes reach the socket directly. After any other response the connection is closed.
 
 mod origin;
 mod request;
@@ -163,8 +163,8 @@ const TLS_HANDSHAKE: u8 = 22;
 const BAD_PREAMBLE: &str = "the PROXY header before the request is malformed, or larger than 4096 bytes\n";
 
 impl Handshake {
-    /// Serves one TCP connection until it is a WebSocket or a stream, closed, or has to give way. `peer` is the remote
-    /// address. Dropping the future closes the socket.
+    /// Serves one TCP connection until it is a WebSocket or a stream, closed, or has to give way. `peer` is
+    /// the remote address. Dropping the future closes the socket.
     pub async fn serve(
         &self,
         socket: TcpStream,

@@ -1,5 +1,5 @@
-//! Clients without WebSocket: HTTP streaming and server-sent events, and commands in requests of their own, at
-//! the level of bytes. The published client libraries use them in `clients.rs`.
+//! Clients without WebSocket: HTTP streaming and server-sent events, and commands in requests of their own,
+//! at the level of bytes. The published client libraries use them in `clients.rs`.
 
 use std::time::Duration;
 

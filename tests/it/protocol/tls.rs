@@ -210,7 +210,7 @@ async fn files_that_cannot_serve_are_refused_at_the_start_with_what_to_do() {
 async fn a_certificate_of_a_client_reaches_the_plugins_and_no_request_can_claim_one() {
     let authority = authority();
     let names = "headers = ['x-client-cert-subject', 'x-client-cert-san', 'x-client-cert-fingerprint']";
-    let settings = format!("grants.effects = ['publish']\n[config]\n{names}");
+    let settings = format!("grants.effects = ['publish', 'set-attribute']\n[config]\n{names}");
     let ca = authority.file("ca.pem");
     let start = async |asked: &str| {
         let tls = format!("client_ca = '{}'\nclient_certificate = '{asked}'", ca.display());
@@ -294,7 +294,7 @@ async fn a_handshake_that_does_not_go_on_meets_the_deadline() {
 #[tokio::test]
 async fn a_proxy_header_comes_before_tls() {
     let authority = authority();
-    let settings = "grants.effects = ['publish']";
+    let settings = "grants.effects = ['publish', 'set-attribute']";
     let gateway = Gateway::with(&with(&authority, &["site"], "listen.trusted_proxies = ['127.0.0.1']"))
         .plugin("10-disconnect-log", "guest-disconnect-log", settings)
         .start()

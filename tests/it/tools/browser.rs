@@ -1,5 +1,5 @@
-//! Pages in a real browser. Two tabs of the demo talk, also after the gateway was away, and show what the plugin
-//! folder holds; a page of another origin falls back to streams where WebSocket is blocked.
+//! Pages in a real browser. Two tabs of the demo talk, also after the gateway was away, and show what the
+//! plugin folder holds; a page of another origin falls back to streams where WebSocket is blocked.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! `Inputs` passes messages of clients to the gateways that have their connections, on the topic of all nodes,
-//! and the results back. It has no timeout: the caller sets one.
+//! `Inputs` passes messages of clients to the gateways that have their connections, on the topic of all
+//! nodes, and the results back. It has no timeout: the caller sets one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -59,9 +59,9 @@ impl Page {
 impl Handshake {
     /// The page that sent a request.
     ///
-    /// Browsers send no origin with some requests for what a page embeds, such as an image, although they send
-    /// its cookies. The header `Sec-Fetch-Site` tells such a request from one of a program or of a page of the
-    /// same origin.
+    /// Browsers send no origin with some requests for what a page embeds, such as an image, although they
+    /// send its cookies. The header `Sec-Fetch-Site` tells such a request from one of a program or of a page
+    /// of the same origin.
     pub(super) fn page_of(&self, headers: &HeaderMap, address: IpAddr) -> Result<Page, Box<Answer>> {
         let origin = headers.get(header::ORIGIN);
         let own_site = headers

@@ -1,5 +1,5 @@
-//! Answers a request on the public listener: an endpoint for WebSocket, an endpoint for [streams](super::stream),
-//! or a page.
+//! Answers a request on the public listener: an endpoint for WebSocket, an endpoint for
+//! [streams](super::stream), or a page.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,9 +1,10 @@
-//! The endpoints for clients without WebSocket: a response that stays open carries messages to the client, and
-//! further requests carry its commands ("emulation").
+//! The endpoints for clients without WebSocket: a response that stays open carries messages to the client,
+//! and further requests carry its commands ("emulation").
 //!
-//! The response has no length, and ends with the connection (RFC 9112, 6.3, rule 8). So its bytes are the same
-//! for every client and every version of HTTP, and a publication is framed once for all of them. The socket is
-//! taken out of hyper before the response begins: its head is the first thing in the outbound queue.
+//! The response has no length, and ends with the connection (RFC 9112, 6.3, rule 8). So its bytes are the
+//! same for every client and every version of HTTP, and a publication is framed once for all of them. The
+//! socket is taken out of hyper before the response begins: its head is the first thing in the outbound
+//! queue.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -169,8 +170,8 @@ impl Handshake {
         exchange.complete.set(true);
         exchange.answered.update(|answered| answered + 1);
         page.allow(answer.headers_mut());
-        // Another request may follow, as long as there is time for its head. A client that knows the time sends
-        // none when the gateway is about to close.
+        // Another request may follow, as long as there is time for its head. A client that knows the time
+        // sends none when the gateway is about to close.
         let idle = self.config.handshake.head_deadline;
         if Instant::now() + idle < exchange.deadline && answer.status() == StatusCode::NO_CONTENT {
             let seconds = idle.as_secs().saturating_sub(1).max(1);
@@ -304,7 +305,7 @@ fn response_head(format: WireFormat, allowed: &HeaderMap) -> String {
     let mut head = open_ended(&headers);
     if format.framing == Framing::EventStream {
         // Some proxies pass the head on only with the first byte of the body.
-        head.push_str("\n");
+        head.push('\n');
     }
     head
 }

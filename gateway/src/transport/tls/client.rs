@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    fn headers(params: CertificateParams) -> Vec<(Box<str>, Box<str>)> {
+    fn headers(params: &CertificateParams) -> Vec<(Box<str>, Box<str>)> {
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
         ClientCertificate::parse(certificate.der()).unwrap().headers().collect()
     }
@@ -142,7 +142,7 @@ mod tests {
             SanType::URI("spiffe://b, DNS:admin.example".try_into().unwrap()),
             SanType::IpAddress([192, 0, 2, 7].into()),
         ];
-        let headers = headers(params);
+        let headers = headers(&params);
         assert!(headers.iter().all(|(name, _)| name.starts_with(crate::config::CERTIFICATE_HEADERS)));
         let values: Vec<_> = headers.iter().map(|(_, value)| &**value).collect();
         let [fingerprint, subject, names] = values[..] else { panic!("{values:?}") };
@@ -156,7 +156,7 @@ mod tests {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "x".repeat(TEXT_BYTES_MAX));
-        let headers = headers(params);
+        let headers = headers(&params);
         let names: Vec<&str> = headers.iter().map(|(name, _)| &**name).collect();
         assert_eq!(names, ["x-client-cert-fingerprint"]);
     }

@@ -107,7 +107,7 @@ impl Contents {
                 let key = CertifiedKey::from_der(chain, private, provider);
                 let key = key.map_err(|error| unfit(&error, &files.certificate));
                 if let Some(key) = faults.note(&files.key, "certificates", key) {
-                    certificates.add(about, Arc::new(key));
+                    certificates.add(about, &Arc::new(key));
                 }
             }
         }
@@ -226,7 +226,7 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    fn add(&mut self, about: About, key: Arc<CertifiedKey>) {
+    fn add(&mut self, about: About, key: &Arc<CertifiedKey>) {
         let index = self.served.len();
         let name = about.names.first().cloned().unwrap_or_default();
         self.served.push(ServedCertificate { index, name, not_after: about.not_after });

@@ -522,8 +522,8 @@ mod tests {
             assert_eq!(decoded[10 + index], Message::Question { node: 5, id: 6, question });
             assert_eq!(decoded[13 + index], Message::Answer { to: 5, id: 6, from: 7, finding });
         }
-        assert_eq!(decoded[15], Message::Input(remote_input()));
-        assert_eq!(decoded[16], Message::InputOutcome(remote_outcome()));
+        assert_eq!(decoded[16], Message::Input(remote_input()));
+        assert_eq!(decoded[17], Message::InputOutcome(remote_outcome()));
     }
 
     #[test]

@@ -37,10 +37,10 @@ pub(in crate::protocol) fn next_command(message: &mut Bytes) -> Option<Result<Co
 }
 
 /// The command of a connect request that stands alone: the whole message of a client that only listens.
-pub(in crate::protocol) fn connect(message: Bytes) -> Result<Command, Malformed> {
-    let connect = serde_json::from_slice(&message).map_err(|error| malformed(&error))?;
+pub(in crate::protocol) fn connect(message: &Bytes) -> Result<Command, Malformed> {
+    let connect = serde_json::from_slice(message).map_err(|error| malformed(&error))?;
     let wire = WireCommand { id: Field(1), connect, ..WireCommand::default() };
-    request::command(Decoded { wire, message: &message })
+    request::command(Decoded { wire, message })
 }
 
 /// The fields of an emulation request.

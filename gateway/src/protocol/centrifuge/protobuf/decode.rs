@@ -2,13 +2,13 @@
 //!
 //! The structs are the request messages of the protocol's schema, as far as `request.rs` knows their fields;
 //! the library skips all others. Of a field that is not offered, only whether it is set matters: a map among
-//! them is read as bytes, and a list of empty items costs nothing. `connect.subs` is a map of any size, and is
-//! decoded entry by entry; so is a filter, node by node, because structs would hold a large tree before its
-//! bounds are known.
+//! them is read as bytes, and a list of empty items costs nothing. `connect.subs` is a map of any size, and
+//! is decoded entry by entry; so is a filter, node by node, because structs would hold a large tree before
+//! its bounds are known.
 //!
-//! The library merges a message that occurs twice, and takes the last of two values, as the encoding demands. Of
-//! two filters the last one counts as well. Only a request that occurs twice is refused, as in JSON: no client
-//! sends parts of a request.
+//! The library merges a message that occurs twice, and takes the last of two values, as the encoding demands.
+//! Of two filters the last one counts as well. Only a request that occurs twice is refused, as in JSON: no
+//! client sends parts of a request.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
