@@ -194,16 +194,16 @@ impl Gateway {
             }
             // A failed part does not wait: what is left may not serve.
             if !config.drain.delay.is_zero() && matches!(ended, None | Some(Ok(()))) {
-                tracing::info!(delay = ?config.drain.delay, "shutting down: not ready, still accepting connections");
                 phase.send_replace(Phase::Leaving);
+                tracing::info!(delay = ?config.drain.delay, "shutting down: not ready, still accepting connections");
                 tokio::select! {
                     () = tokio::time::sleep(config.drain.delay) => (),
                     failed = supervisor.failed() => ended = Some(Err(failed.into())),
                 }
             }
-            tracing::info!(deadline = ?config.drain.deadline, "shutting down: not ready, not accepting connections");
             let until = clock.now().at + config.drain.deadline;
             phase.send_replace(Phase::Draining { until });
+            tracing::info!(deadline = ?config.drain.deadline, "shutting down: not ready, not accepting connections");
             serve::drained(until, workers.ended, network, upstreams, clock, &supervisor).await;
             // Also what has failed on the way down is a failure.
             match ended {

@@ -28,6 +28,9 @@ impl Window {
 /// What the end of a flush looks like. It is the same for each message, so it is not sent (RFC 7692, 7.2.1).
 const FLUSHED: [u8; 4] = [0, 0, 0xff, 0xff];
 
+/// Bytes that a result may take besides 9 bits for each byte: headers of blocks, and the flush.
+const RESULT_BYTES_MORE: usize = 256;
+
 /// Capacity of buffers kept between two messages.
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
@@ -60,8 +63,8 @@ impl Compressor {
         });
         compress.reset();
         self.buffer.clear();
-        // Without room for more, the library stops early where the result would not be smaller.
-        self.buffer.reserve(plain.len() + FLUSHED.len());
+        // Room for the largest result. The library panics if its output is full in the middle of a message.
+        self.buffer.reserve(plain.len() + plain.len() / 4 + RESULT_BYTES_MORE);
         let done = compress.compress_vec(plain, &mut self.buffer, FlushCompress::Sync);
         let is_flushed = done.is_ok()
             && compress.total_in() == plain.len() as u64
@@ -206,6 +209,32 @@ mod tests {
         assert_eq!(decompress(b"{\"id\":1}"), Err(Fault::Malformed), "text");
         assert_eq!(decompress(&[&HELLO[..], b"garbage"].concat()), Err(Fault::Malformed));
         assert_eq!(decompress(&[0x1f, 0x8b, 8, 0]), Err(Fault::Malformed), "gzip");
+    }
+
+    #[test]
+    fn bytes_without_a_pattern_are_left_as_they_are_whatever_the_level_and_the_size() {
+        let mut state = 1_u64;
+        let noise = std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        });
+        let noise: Vec<u8> = noise.take(256 << 10).collect();
+        for (level, window) in (1..=9).flat_map(|level| WINDOWS.map(|window| (level, window))) {
+            let mut compressor = Compressor::new(level);
+            for size in [1, 100, 4 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10] {
+                let mut message = noise[..size].to_vec();
+                assert!(!compressor.compress(window, &mut message, 0), "level {level}, {size} bytes");
+                assert!(message == noise[..size], "level {level}, {size} bytes");
+                let half = [&noise[..size / 2], &vec![b'x'; size / 2]].concat();
+                let mut message = half.clone();
+                if compressor.compress(window, &mut message, 0) {
+                    let plain = Decompressor::default().decompress(&message, size);
+                    assert!(plain.is_ok_and(|plain| plain == half), "level {level}, {size} bytes");
+                }
+            }
+        }
     }
 
     #[test]
