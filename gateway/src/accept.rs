@@ -153,6 +153,15 @@ impl Admission {
         slot.count_for(source).map_err(full)
     }
 
+    /// Counts a further request on a connection, at the rates of new connections.
+    ///
+    /// # Errors
+    ///
+    /// If the client, or all of them, send too many.
+    pub fn count_request(&self, client: IpAddr) -> Result<(), Refusal> {
+        self.count_arrival(source(client))
+    }
+
     fn count_arrival(&self, source: IpAddr) -> Result<(), Refusal> {
         let (reason, wait) = match self.rates.take(source, self.clock.now().at) {
             Ok(()) => return Ok(()),

@@ -248,7 +248,6 @@ impl Handshake {
         let (agreed, begins) = (RefCell::new(None), Notify::new());
         let service = service_fn(|request: Request<Incoming>| {
             exchange.complete.set(false);
-            slot.serve();
             let (agreed, begins) = (&agreed, &begins);
             // hyper wants a future that can be moved.
             Box::pin(async move {
@@ -415,6 +414,13 @@ impl Handshake {
 }
 
 impl Exchange {
+    /// The last request has been read to its end: it is being served from now on. Until then its connection
+    /// may have to give way, as one that says nothing.
+    fn complete(&self, slot: &Slot) {
+        self.complete.set(true);
+        slot.serve();
+    }
+
     /// Counts the end of a connection, unless it has done what it was for.
     fn refused(&self, count: impl FnOnce()) {
         if self.answered.get() == 0 {

@@ -190,6 +190,58 @@ async fn a_request_that_is_none_is_told_why() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_keeps_no_place_from_others() {
+    let limits = "limits = { handshakes_max = 4, handshakes_per_address_max = 4 }\n";
+    let gateway = Gateway::start(&[limits, CONFIG].concat()).await;
+    for path in [HTTP_STREAM, SSE, "/emulation"] {
+        let mut waiting = Vec::new();
+        for _ in 0..4 {
+            let mut socket = Socket::connect(gateway.address()).await;
+            let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{{");
+            socket.send(head.as_bytes()).await;
+            waiting.push(socket);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Stream::connect(gateway.address(), SSE, json!({})).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_the_smallest_chunks_takes_no_more_memory_than_its_bytes() {
+    let gateway = Gateway::start(CONFIG).await;
+    let before = gateway.memory();
+    let mut sockets = Vec::new();
+    for _ in 0..50 {
+        let mut socket = Socket::connect(gateway.address()).await;
+        socket.send(b"POST /emulation HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        socket.send(&b"1\r\nx\r\n".repeat(60_000)).await;
+        sockets.push(socket);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let grown = gateway.memory().saturating_sub(before);
+    assert!(grown < 50 * 500, "{grown} KiB for 50 bodies of 60,000 bytes");
+}
+
+#[tokio::test]
+async fn requests_on_one_connection_have_the_rate_of_connections() {
+    let limits = "limits = { connection_rate_per_address = 1, connection_burst_per_address = 30 }\n";
+    let gateway = Gateway::start(&[limits, CONFIG].concat()).await;
+    let ann = Stream::connect(gateway.address(), HTTP_STREAM, json!({})).await;
+    let mut socket = Socket::connect(gateway.address()).await;
+    let (session, node) = (&ann.hello["session"], &ann.hello["node"]);
+    let data = r#"{"id":2,"presence":{"channel":"open:1"}}"#;
+    let body = json!({ "session": session, "node": node, "data": data }).to_string();
+    let request =
+        format!("POST /emulation HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut statuses = Vec::new();
+    while statuses.last().is_none_or(|status| *status == 204) && statuses.len() < 60 {
+        socket.send(request.as_bytes()).await;
+        statuses.push(socket.answer().await.expect("an answer").status);
+    }
+    assert!(statuses.len() > 20 && statuses.last() == Some(&429), "{statuses:?}");
+}
+
+#[tokio::test]
 async fn only_listed_pages_may_send_requests_and_read_responses() {
     let config = [CONFIG, "[handshake]\norigins = ['https://app.example']"].concat();
     let gateway = Gateway::start(&config).await;

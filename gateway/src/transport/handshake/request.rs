@@ -55,12 +55,12 @@ impl Handshake {
         let address = self.client(request.headers(), hop)?;
         let path = request.uri().path();
         if path == EMULATION_PATH && self.config.fallbacks.enabled {
-            return Err(self.emulate(request, address, exchange).await);
+            return Err(self.emulate(request, address, hop, exchange).await);
         }
         if let Some(endpoint) = endpoint(path, &self.config) {
             return self.stream(request, endpoint, address, hop, exchange).await;
         }
-        exchange.complete.set(true);
+        exchange.complete(hop.slot);
         let (encoding, subprotocol) = match path {
             WEBSOCKET_PATH => agreed_encoding(&request),
             UNIDIRECTIONAL_WEBSOCKET_PATH if self.config.unidirectional.enabled => {
@@ -139,7 +139,7 @@ impl Handshake {
         Ok(client)
     }
 
-    fn refuse(&self, refusal: Refusal, address: IpAddr) -> Box<Answer> {
+    pub(super) fn refuse(&self, refusal: Refusal, address: IpAddr) -> Box<Answer> {
         self.refused(refusal.reason, address);
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         let mut answer = text(status, refusal.message());

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
@@ -55,26 +55,17 @@ pub(super) struct Endpoint {
 
 /// The endpoint at a path, if it is enabled.
 pub(super) fn endpoint(path: &str, config: &Config) -> Option<Endpoint> {
-    let (endpoint, enabled) = match path {
-        "/connection/http_stream" => {
-            let endpoint = Endpoint { framing: Framing::HttpStream, unidirectional: false, get: false };
-            (endpoint, config.fallbacks.enabled)
-        }
-        "/connection/sse" => {
-            let endpoint = Endpoint { framing: Framing::EventStream, unidirectional: false, get: true };
-            (endpoint, config.fallbacks.enabled)
-        }
-        "/connection/uni_http_stream" => {
-            let endpoint = Endpoint { framing: Framing::HttpStream, unidirectional: true, get: true };
-            (endpoint, config.unidirectional.enabled)
-        }
-        "/connection/uni_sse" => {
-            let endpoint = Endpoint { framing: Framing::EventStream, unidirectional: true, get: true };
-            (endpoint, config.unidirectional.enabled)
-        }
+    let (framing, unidirectional) = match path {
+        "/connection/http_stream" => (Framing::HttpStream, false),
+        "/connection/sse" => (Framing::EventStream, false),
+        "/connection/uni_http_stream" => (Framing::HttpStream, true),
+        "/connection/uni_sse" => (Framing::EventStream, true),
         _ => return None,
     };
-    enabled.then_some(endpoint)
+    // Neither an `EventSource` of a browser nor a command typed by hand sends a body.
+    let get = unidirectional || framing == Framing::EventStream;
+    let enabled = if unidirectional { config.unidirectional.enabled } else { config.fallbacks.enabled };
+    enabled.then_some(Endpoint { framing, unidirectional, get })
 }
 
 impl Endpoint {
@@ -135,7 +126,7 @@ impl Handshake {
         } else {
             self.body(body, bytes_max, address).await?
         };
-        exchange.complete.set(true);
+        exchange.complete(hop.slot);
         let (token, connection) = self.claim(&head.headers, address)?;
         let message = match (message.is_empty(), endpoint.unidirectional) {
             (false, _) if message.len() > bytes_max => {
@@ -157,17 +148,18 @@ impl Handshake {
         &self,
         request: Request<Incoming>,
         address: IpAddr,
+        hop: Hop<'_>,
         exchange: &Exchange,
     ) -> Box<Answer> {
         let page = match self.page_of(request.headers(), address) {
             Ok(page) => page,
             Err(answer) => return answer,
         };
-        let mut answer = match self.pass_on(request, address, &page).await {
+        let mut answer = match self.pass_on(request, address, hop, &page, exchange).await {
             Ok(()) => accepted(),
             Err(answer) => answer,
         };
-        exchange.complete.set(true);
+        exchange.complete(hop.slot);
         exchange.answered.update(|answered| answered + 1);
         page.allow(answer.headers_mut());
         // Another request may follow, as long as there is time for its head. A client that knows the time
@@ -189,13 +181,20 @@ impl Handshake {
         &self,
         request: Request<Incoming>,
         address: IpAddr,
+        hop: Hop<'_>,
         page: &Page,
+        exchange: &Exchange,
     ) -> Result<(), Box<Answer>> {
         self.check_post(&request, page, "POST, OPTIONS", address)?;
+        // The first one was counted as a connection, and those of a proxy as requests of its clients.
+        if exchange.answered.get() > 0 && !hop.trusted {
+            self.admission.count_request(address).map_err(|refusal| self.refuse(refusal, address))?;
+        }
         let encoding = message_encoding(request.headers());
         let bytes_max = self.config.limits.message_bytes_max;
         // As a JSON string a message may be twice as long.
         let body = self.body(request.into_body(), 2 * bytes_max + AROUND_MESSAGE, address).await?;
+        exchange.complete(hop.slot);
         let answer = |result: Emulated, status, why| {
             self.metrics.worker(self.worker).emulated(result);
             Err(Box::new(text(status, why)))
@@ -245,17 +244,28 @@ impl Handshake {
     }
 
     /// The body of a request, of at most this size.
-    async fn body(&self, body: Incoming, bytes_max: usize, address: IpAddr) -> Result<Bytes, Box<Answer>> {
+    async fn body(
+        &self,
+        mut body: Incoming,
+        bytes_max: usize,
+        address: IpAddr,
+    ) -> Result<Bytes, Box<Answer>> {
         let too_large = || self.bad_request(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE, address);
         // Known before anything is read.
         if body.size_hint().lower() > bytes_max as u64 {
             return Err(too_large());
         }
-        match Limited::new(body, bytes_max).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-            Err(_) => Err(self.bad_request(StatusCode::BAD_REQUEST, INCOMPLETE, address)),
+        // In one buffer: a list of pieces would take many times the memory of a body in chunks of one byte.
+        let mut whole = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let incomplete = |_| self.bad_request(StatusCode::BAD_REQUEST, INCOMPLETE, address);
+            let Ok(piece) = frame.map_err(incomplete)?.into_data() else { continue };
+            if whole.len() + piece.len() > bytes_max {
+                return Err(too_large());
+            }
+            whole.extend_from_slice(&piece);
         }
+        Ok(whole.into())
     }
 }
 
