@@ -342,13 +342,7 @@ impl Control {
     /// As for [`Registry::rollback`].
     pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<RolledBack, RollbackError> {
         let (parts, name, to) = (self.inner.clone(), name.to_owned(), to.map(str::to_owned));
-        let task = tokio::spawn(async move {
-            let done = parts.registry.rollback(&name, to.as_deref()).await;
-            if let Ok(done) = &done {
-                parts.metrics.node.applied(&done.applied);
-            }
-            done
-        });
+        let task = tokio::spawn(async move { parts.registry.rollback(&name, to.as_deref()).await });
         task.await.unwrap_or(Err(RollbackError::Failed))
     }
 

@@ -99,7 +99,7 @@ impl Gateway {
         let client = egress::Client::bounded(plan.outgoing);
         let upstreams = Upstreams::new(&config.upstreams, client.clone(), &metrics.node, clock, random()?);
         let loader = build::loader(&config, client, &upstreams, &folders.state, &runtimes)?;
-        let registry = build::registry(&config, loader, &inboxes, &folders.state, &runtimes);
+        let registry = build::registry(&config, loader, &inboxes, &folders.state, &runtimes, metrics.clone());
         let node = format!("{:016x}", identity.node);
         let explain = Arc::new(Explain::new(config.explain.clone(), clock));
         let control = Control::new(control::Parts {
@@ -170,7 +170,7 @@ impl Gateway {
                 tokio::spawn(supervisor.forever("admin", serving));
             }
             let upstreams = serve::start_upstreams(&parts.upstreams, &runtimes.outgoing, &supervisor);
-            let first_load = serve::start_plugins(changes, parts.registry, parts.metrics, &supervisor);
+            let first_load = serve::start_plugins(changes, parts.registry, &supervisor);
             let mut stop = std::pin::pin!(stop);
             let mut ended = tokio::select! {
                 begun = serve::ready(first_load, workers.up, network.as_mut()) => {

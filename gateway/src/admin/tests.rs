@@ -611,8 +611,7 @@ async fn plugins_are_listed_with_what_runs_and_what_was_refused() {
         settings: None,
         fresh: false,
     };
-    let applied = admin.registry.apply(vec![file("10-auth.wasm", b"abc"), file("20-bad.wasm", b"")]).await;
-    admin.metrics.node.applied(&applied);
+    admin.registry.apply(vec![file("10-auth.wasm", b"abc"), file("20-bad.wasm", b"")]).await;
     let answer = admin.api("plugins", json!({})).await;
     assert_eq!(answer["result"]["generation"], 1);
     let [auth, bad] = &answer["result"]["plugins"].as_array().unwrap()[..] else { panic!("{answer}") };

@@ -195,13 +195,15 @@ pub(super) fn registry(
     inboxes: &Arc<[Arc<Inbox>]>,
     state: &StateFolder,
     runtimes: &Runtimes,
+    metrics: Arc<Metrics>,
 ) -> Arc<Registry> {
     let registry = Registry::new(Arc::new(loader), Arc::new(WorkerInboxes(inboxes.clone())))
         .with_archive(Arc::new(Archive::in_folder(state)))
         .with_offload(Arc::new(runtimes.spares.handle().clone()))
         .keep_removed(config.plugins.on_removal == OnRemoval::Keep)
         .with_required(config.plugins.required.clone())
-        .with_plugins_max(config.plugins.max);
+        .with_plugins_max(config.plugins.max)
+        .with_observer(move |applied| metrics.node.applied(applied));
     Arc::new(registry)
 }
 

@@ -148,7 +148,6 @@ pub(super) fn start_network(
 pub(super) fn start_plugins(
     mut changes: mpsc::Receiver<Changed>,
     registry: Arc<Registry>,
-    metrics: Arc<Metrics>,
     supervisor: &Supervisor,
 ) -> oneshot::Receiver<Result<(), PluginsMissing>> {
     let (loaded, first) = oneshot::channel();
@@ -163,8 +162,9 @@ pub(super) fn start_plugins(
                 () = registry.loaded() => registry.tend().await,
                 () = tokio::time::sleep(TEND) => registry.tend().await,
             };
-            let Some(applied) = applied else { continue };
-            metrics.node.applied(&applied);
+            if applied.is_none() {
+                continue;
+            }
             if let Some(loaded) = loaded.take() {
                 let _ = loaded.send(begun(&registry));
             }

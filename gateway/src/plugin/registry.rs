@@ -77,6 +77,8 @@ pub struct Registry {
     /// Locked during a change, so that changes happen one after the other.
     state: Arc<tokio::sync::Mutex<State>>,
     swap_timeout: Duration,
+    /// Told of every result before the log and the caller are.
+    observer: Box<dyn Fn(&Applied) + Send + Sync>,
     /// A copy for readers, which must not wait for a compile.
     published: Mutex<Published>,
 }
@@ -121,7 +123,7 @@ impl Registry {
         let (loading, state, published) =
             (Arc::new(Loading::new(loader, PATIENCE)), Arc::default(), Mutex::default());
         let (archive, keep_removed, offload, required) = (None, false, None, [].into());
-        let (plugins_max, swap_timeout) = (PLUGINS_MAX, SWAP_TIMEOUT);
+        let (plugins_max, swap_timeout, observer) = (PLUGINS_MAX, SWAP_TIMEOUT, Box::new(|_: &Applied| {}));
         Self {
             loading,
             workers,
@@ -132,6 +134,7 @@ impl Registry {
             plugins_max,
             state,
             swap_timeout,
+            observer,
             published,
         }
     }
@@ -146,6 +149,12 @@ impl Registry {
     /// running when their files are removed.
     pub fn with_required(self, required: impl Into<Arc<[Box<str>]>>) -> Self {
         Self { required: required.into(), ..self }
+    }
+
+    /// Tells `observer` what each change came to, as soon as the state of the plugins shows it and before a log
+    /// line tells it. It must not block.
+    pub fn with_observer(self, observer: impl Fn(&Applied) + Send + Sync + 'static) -> Self {
+        Self { observer: Box::new(observer), ..self }
     }
 
     /// With another limit on the number of plugins.
@@ -229,6 +238,8 @@ impl Registry {
         let changed = chains.is_some();
         let acknowledgements = chains.map(|chains| self.swap(state.generation, chains)).unwrap_or_default();
         self.publish(&before, &state);
+        let applied = Applied { changed, loads, ..self.current() };
+        (self.observer)(&applied);
         for file in &newly_refused {
             report::refusal(file, &state);
         }
@@ -247,7 +258,7 @@ impl Registry {
         // Logged once the change also survives a restart.
         report::change(&before, &state, took);
         drop(state);
-        Applied { changed, loads, ..self.current() }
+        applied
     }
 
     /// State of each plugin that was ever live, by name.

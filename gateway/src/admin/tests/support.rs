@@ -16,7 +16,6 @@ pub(super) struct Admin {
     pub(super) backplane: Arc<Memory>,
     inboxes: Arc<[Arc<Inbox>]>,
     pub(super) registry: Arc<Registry>,
-    pub(super) metrics: Arc<Metrics>,
     pub(super) phase: watch::Sender<Phase>,
     /// Dropping it ends the listener.
     _serving: tokio::task::JoinSet<()>,
@@ -34,13 +33,15 @@ impl Admin {
         let inboxes: Arc<[_]> = [Arc::new(Inbox::new(16))].into();
         let ids = ConnectionIds::new(1);
         let backplane = Arc::new(Memory::new(inboxes.clone(), ids, &config.memory, 1));
-        let registry = Arc::new(Registry::new(Arc::new(AnyBytes), Arc::new(NoWorkers)));
         let (phase, seen) = watch::channel(Phase::Running);
         let metrics = Metrics::new(1);
+        let registry = Registry::new(Arc::new(AnyBytes), Arc::new(NoWorkers));
+        let observer = metrics.clone();
+        let registry = Arc::new(registry.with_observer(move |applied| observer.node.applied(applied)));
         let control = Control::new(Parts {
             config: config.clone(),
             backplane: backplane.clone(),
-            metrics: metrics.clone(),
+            metrics,
             registry: registry.clone(),
             explain: Arc::new(Explain::new(config.explain.clone(), Clock::start())),
             clock: Clock::start(),
@@ -55,7 +56,7 @@ impl Admin {
         let address = listener.local_addr().unwrap();
         let mut serving = tokio::task::JoinSet::new();
         serving.spawn(serve(listener, config, None, control));
-        Self { address, backplane, inboxes, registry, metrics, phase, _serving: serving }
+        Self { address, backplane, inboxes, registry, phase, _serving: serving }
     }
 
     /// Sends bytes and reads until the listener closes.

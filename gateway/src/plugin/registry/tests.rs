@@ -518,6 +518,19 @@ async fn a_worker_that_does_not_answer_is_not_waited_for_forever() {
 }
 
 #[tokio::test]
+async fn the_observer_is_told_of_a_change_before_workers_are_waited_for() {
+    let mut bench = Bench::with(TwoWorkers { is_deaf: true, ..TwoWorkers::default() });
+    bench.registry.swap_timeout = Duration::from_secs(3600);
+    let (observer, mut told) = tokio::sync::mpsc::channel(1);
+    bench.registry = bench.registry.with_observer(move |applied| observer.try_send(applied.clone()).unwrap());
+    let applied = tokio::select! {
+        _ = bench.apply("a=A b=bad") => panic!("no worker answers"),
+        told = told.recv() => told.unwrap(),
+    };
+    assert_eq!((applied.generation, applied.live, applied.refused.len()), (1, 1, 1));
+}
+
+#[tokio::test]
 async fn status_says_what_runs_since_when() {
     let bench = Bench::new();
     bench.apply("a=A").await;

@@ -192,6 +192,20 @@ async fn if_the_operator_wants_it_a_plugin_outlives_its_file() {
 }
 
 #[tokio::test]
+async fn the_observer_is_told_of_a_rollback_as_of_any_change() {
+    let mut past = Past::new();
+    let mut bench = past.start();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let notes = told.clone();
+    bench.registry = bench.registry.with_observer(move |applied| notes.lock().unwrap().push(applied.clone()));
+    bench.apply("a=A").await;
+    bench.apply("a=A2").await;
+    back(&bench, "a").await;
+    let told: Vec<_> = told.lock().unwrap().iter().map(|applied| applied.generation).collect();
+    assert_eq!(told, [1, 2, 3]);
+}
+
+#[tokio::test]
 async fn a_rollback_goes_one_back_each_time_and_stays_until_the_file_changes() {
     let mut past = Past::new();
     let bench = past.start();
