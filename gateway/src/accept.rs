@@ -134,7 +134,17 @@ impl Admission {
     ///
     /// If all slots are taken, or clients arrive too fast.
     pub fn arrive(&self, peer: IpAddr) -> Result<Arrival, Refusal> {
-        let source = if self.proxies.trust(peer) { None } else { Some(source(peer)) };
+        self.arrive_on(peer, self.proxies.trust(peer))
+    }
+
+    /// Counts a client that begins its handshake on a connection that carries several. `address` is that of
+    /// the connection; `trusted` says whether it is a proxy, which will name its client.
+    ///
+    /// # Errors
+    ///
+    /// As [`arrive`](Self::arrive).
+    pub fn arrive_on(&self, address: IpAddr, trusted: bool) -> Result<Arrival, Refusal> {
+        let source = (!trusted).then(|| source(address));
         if let Some(source) = source {
             self.count_arrival(source)?;
         }

@@ -108,6 +108,8 @@ pub struct Tls {
     pub client_certificates: ClientCertificates,
     /// The lowest version that is spoken.
     pub min_version: TlsVersion,
+    /// Whether HTTP/2 is offered. Never on the admin listener.
+    pub http2: bool,
 }
 
 /// The files of a certificate, in PEM.

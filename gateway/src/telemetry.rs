@@ -24,6 +24,10 @@ use crate::supervisor::panic_message;
 /// Maximum time that the end of the process waits for the last lines to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
+/// The library of HTTP/2 writes no lines: clients could cause as many warnings as they like, and details show
+/// parts of their requests.
+const WITHOUT: &str = "h2=off";
+
 /// The log of the process, once it is initialized.
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 
@@ -38,6 +42,10 @@ pub fn init_logging(log: &Log) -> io::Result<()> {
     let lines = Lines::to_standard_error()?;
     // The configuration has checked the filter.
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = match WITHOUT.parse() {
+        Ok(without) => filter.add_directive(without),
+        Err(_) => filter,
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_timer(SystemTime)

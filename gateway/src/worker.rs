@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, coop, spawn_local, yield_now};
+use tokio::time::Instant;
 
 use crate::accept::{self, Admission, Arrival, ConnectionPermit, Slot, Standing};
 use crate::backplane::Backplane;
@@ -43,7 +44,7 @@ use crate::shutdown::{self, Phase};
 use crate::supervisor::{Panicked, Supervisor, catch};
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Transport;
-use crate::transport::handshake::{Accepted, Handshake, Opening};
+use crate::transport::handshake::{Accepted, Clients, Handshake, Opening};
 use crate::transport::http_stream::HttpStream;
 use crate::transport::site::Site;
 use crate::transport::tls::Tls;
@@ -260,15 +261,10 @@ impl Worker {
         handle: std::net::IpAddr,
         arrival: Arrival,
     ) {
-        // Handshake and connect command share one deadline, which begins here.
-        let begun = self.clock.now();
-        let deadline = self.clock.instant(begun.at + self.state.config.handshake.deadline).into();
         let shaking = Shaking::begin(self.clone());
         let handshake = handshake.clone();
         spawn_local(async move {
-            if let Some(accepted) = handshake.serve(socket, handle, arrival, deadline).await {
-                self.open(accepted, begun);
-            }
+            handshake.serve(socket, handle, arrival, self).await;
             drop(shaking);
         });
     }
@@ -554,6 +550,18 @@ impl Worker {
         } else {
             tracing::info!(worker = self.state.worker, "drained");
         }
+    }
+}
+
+impl Clients for Worker {
+    fn begin(&self) -> (Now, Instant) {
+        // Handshake and connect command share one deadline, which begins here.
+        let begun = self.clock.now();
+        (begun, self.clock.instant(begun.at + self.state.config.handshake.deadline).into())
+    }
+
+    fn accepted(self: Rc<Self>, accepted: Accepted, begun: Now) {
+        self.open(accepted, begun);
     }
 }
 

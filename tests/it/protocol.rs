@@ -7,6 +7,7 @@ mod compression;
 mod conformance;
 mod direct;
 mod filters;
+mod http2;
 mod malformed;
 mod nothing_lost;
 mod protobuf;

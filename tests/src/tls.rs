@@ -87,7 +87,7 @@ impl Authority {
 
     /// A client that trusts this authority.
     pub fn client(&self) -> TlsClient {
-        TlsClient { authority: self.issuer.der().clone(), own: None, old: false }
+        TlsClient { authority: self.issuer.der().clone(), own: None, old: false, protocols: Vec::new() }
     }
 }
 
@@ -103,6 +103,7 @@ pub struct TlsClient {
     authority: CertificateDer<'static>,
     own: Option<(CertificateDer<'static>, Vec<u8>)>,
     old: bool,
+    protocols: Vec<Vec<u8>>,
 }
 
 impl TlsClient {
@@ -115,6 +116,12 @@ impl TlsClient {
     /// Without TLS 1.3.
     pub fn only_tls_1_2(mut self) -> Self {
         self.old = true;
+        self
+    }
+
+    /// Offering these application protocols.
+    pub fn offering(mut self, protocols: &[&str]) -> Self {
+        self.protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         self
     }
 
@@ -138,13 +145,14 @@ impl TlsClient {
             .with_protocol_versions(versions)
             .expect("versions")
             .with_root_certificates(roots);
-        let config = match &self.own {
+        let mut config = match &self.own {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let key = PrivateKeyDer::try_from(key.clone()).expect("a key");
                 builder.with_client_auth_cert(vec![certificate.clone()], key).expect("a key that fits")
             }
         };
+        config.alpn_protocols = self.protocols.clone();
         let name = ServerName::try_from(name.to_owned()).expect("a well-formed name");
         within("a TLS handshake", async {
             let mut socket = TcpStream::connect(address).await?;

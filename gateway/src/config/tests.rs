@@ -72,6 +72,7 @@ fn every_key_reaches_its_own_field() {
         client_ca = "clients.pem"
         client_certificate = "optional"
         min_version = "1.3"
+        http2 = false
         [admin]
         address = ""
         api_key = "key-of-the-api"
@@ -191,6 +192,7 @@ fn every_key_reaches_its_own_field() {
                 certificates: vec![files("/etc/a.pem", "a.key"), files("b.pem", "b.key")],
                 client_certificates: ClientCertificates::Optional { authority: "clients.pem".into() },
                 min_version: TlsVersion::V13,
+                http2: false,
             }),
         },
         admin: Admin {
@@ -201,6 +203,7 @@ fn every_key_reaches_its_own_field() {
                 certificates: vec![files("c.pem", "c.key")],
                 client_certificates: ClientCertificates::Required { authority: "operators.pem".into() },
                 min_version: TlsVersion::V12,
+                http2: false,
             }),
         },
         handshake: Handshake {

@@ -9,6 +9,9 @@ use super::read::{Invalid, Section, found, quoted};
 use super::resolve::all;
 use super::{CertificateFiles, ClientCertificates, Tls, TlsVersion};
 
+/// The table of the public listener.
+const PUBLIC: &str = "listen.tls";
+
 /// Maximum number of certificates of a listener.
 const CERTIFICATES_MAX: usize = 64;
 
@@ -16,6 +19,7 @@ const CERTIFICATES: &str =
     "a list of at most 64 tables such as { certificate = \"site.pem\", key = \"site.key\" }";
 
 /// Reads the table `tls` of a listener's table; `path` is the path of both. `None` without a certificate.
+/// Only the public listener speaks HTTP/2.
 pub(super) fn tls(listener: &Section<'_, '_>, path: &'static str, folder: &Path) -> Option<Tls> {
     let section = listener.section("tls", path);
     let certificates = section.value("certificates", |value| certificates(value, folder));
@@ -35,6 +39,7 @@ pub(super) fn tls(listener: &Section<'_, '_>, path: &'static str, folder: &Path)
         "1.3" => Some(TlsVersion::V13),
         _ => None,
     });
+    let http2 = path == PUBLIC && section.flag("http2");
     let client_certificates = match (asked, authority) {
         (None, None) => ClientCertificates::None,
         (Some(false), Some(authority)) => ClientCertificates::Optional { authority },
@@ -64,7 +69,7 @@ pub(super) fn tls(listener: &Section<'_, '_>, path: &'static str, folder: &Path)
         );
     }
     section.finish();
-    (!certificates.is_empty()).then_some(Tls { certificates, client_certificates, min_version })
+    (!certificates.is_empty()).then_some(Tls { certificates, client_certificates, min_version, http2 })
 }
 
 fn certificates(value: &Spanned<DeValue<'_>>, folder: &Path) -> Result<Vec<CertificateFiles>, Vec<Invalid>> {

@@ -103,6 +103,9 @@ impl Node {
         writer.gauge("subscriptions", "Subscriptions of all connections", None, metrics.subscriptions())?;
         let opened = metrics.sum(|worker| &worker.connections_opened);
         writer.counter("connections_opened", "Handshakes that became connections", None, opened)?;
+        let http2 = metrics.sum(|worker| &worker.http2_connections);
+        let help = "Connections of HTTP/2; each carries the connections and requests of many clients";
+        writer.counter("http2_connections", help, None, http2)?;
         let closed = |cause: CloseCause| metrics.sum(|worker| &worker.closed[cause as usize]);
         let closed = CloseCause::ALL.map(|cause| ([("cause", cause.as_str())], closed(cause)));
         writer.family("connections_closed", "Connections that ended, by cause", closed)?;
@@ -638,7 +641,7 @@ mod tests {
             .chain([&worker.publications_delivered, &worker.outbound_overflows])
             .chain([&worker.outbound_evictions])
             .chain([&worker.inbox_overflows, &worker.position_gaps, &worker.accept_errors])
-            .chain([&worker.effects_refused, &worker.compression_agreed])
+            .chain([&worker.effects_refused, &worker.compression_agreed, &worker.http2_connections])
             .chain(worker.compressed.iter().chain(&worker.decompressed))
             .chain(
                 worker.closed.iter().chain(&worker.refused).chain(&worker.commands).chain(&worker.decisions),

@@ -208,6 +208,9 @@ labels! {
         /// The handshake of TLS failed: no common version, a certificate that one side does not accept, or
         /// bytes that are no TLS.
         Tls = "tls",
+        /// A connection of HTTP/2 was closed: its client reset too many requests before it had a response,
+        /// went on sending them although they were refused, or sent too many frames that do nothing.
+        Flood = "flood",
     }
 }
 
@@ -375,6 +378,8 @@ pub struct WorkerMetrics {
     pub delivery_lag: Times,
     /// Publications queued for subscribers, once for each.
     pub publications_delivered: Counter,
+    /// Connections of clients that began HTTP/2.
+    pub http2_connections: Counter,
     /// Handshakes that agreed on compression.
     pub compression_agreed: Counter,
     pub(super) compressed: [Counter; 3],

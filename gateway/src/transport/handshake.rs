@@ -1,33 +1,38 @@
 //! [`Handshake`] turns a TCP connection into a WebSocket (RFC 6455, 4.2) or into a stream with hyper, or
-//! refuses it with an HTTP response.
+//! refuses it with an HTTP response. A connection of HTTP/2 becomes many of these, see [`http2`].
 //!
-//! A connection carries one request, or several emulation requests one after the other. After the response
+//! A connection of HTTP/1.1 carries one request, or several emulation requests one after the other. After the response
 //! 101, and before the response that is a stream, the socket is taken out of hyper, so that hyper's buffers
 //! are freed and writes reach the socket directly. After any other response the connection is closed.
 
 mod origin;
 mod request;
+mod body;
 mod stream;
+mod http2;
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::Request;
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::body::RequestBody;
+use self::http2::Multiplexed;
 use super::proxy::{Malformed, Unread, Whom};
 use super::site::Site;
 use super::tls::{ClientCertificate, Encrypted, NotTls, Stream, Tls};
@@ -36,6 +41,7 @@ use crate::accept::{
     Admission, Arrival, ConnectionPermit, Refusal, Slot, Standing, TEXT, answer, before_handshake, linger,
 };
 use crate::backplane::Backplane;
+use crate::clock::Now;
 use crate::config::{Config, Tell};
 use crate::hub::connection_handle::Socket;
 use crate::protocol::WireFormat;
@@ -68,9 +74,18 @@ pub struct Handshake {
     pub backplane: Arc<dyn Backplane>,
 }
 
+/// Takes the clients of connections. One connection of HTTP/2 may carry many.
+pub trait Clients {
+    /// The time at which the handshake of a client begins, and its deadline.
+    fn begin(&self) -> (Now, Instant);
+
+    /// Takes a client whose handshake is complete. `begun` is when it began.
+    fn accepted(self: Rc<Self>, accepted: Accepted, begun: Now);
+}
+
 /// A client whose handshake is complete.
 pub struct Accepted {
-    /// The socket itself, or TLS on it.
+    /// The socket itself, TLS on it, or a stream of HTTP/2.
     pub socket: Box<dyn Socket>,
     /// Bytes that followed the request.
     pub early: Bytes,
@@ -92,7 +107,7 @@ pub struct Accepted {
 
 /// The beginning of a response that is a stream.
 pub struct Opening {
-    /// The head of the response.
+    /// The head of the response, as far as it is not sent yet.
     pub head: Bytes,
     /// The first message of the client, which came with its request.
     pub message: Bytes,
@@ -110,10 +125,10 @@ struct Agreement {
 
 /// How the connection begins.
 enum Begin {
-    /// As a WebSocket, after the response 101.
-    Upgrade { accept: String, subprotocol: Option<HeaderValue>, compression: Option<Agreed> },
-    /// As a stream.
-    Stream(Opening),
+    /// As a WebSocket, after the response 101, or 200 and no key over HTTP/2.
+    Upgrade { accept: Option<String>, subprotocol: Option<HeaderValue>, compression: Option<Agreed> },
+    /// As a stream with these headers, with the first message of the client.
+    Stream { headers: HeaderMap, message: Bytes },
 }
 
 /// The requests on a connection so far.
@@ -137,8 +152,17 @@ struct Hop<'a> {
     certificate: Option<&'a ClientCertificate>,
 }
 
+/// The sender of all requests on a connection of HTTP/2.
+struct Sender {
+    address: IpAddr,
+    trusted: bool,
+    certificate: Option<ClientCertificate>,
+}
+
 /// The outcome of a handshake.
 enum Shaken {
+    /// A connection of HTTP/2, whose requests are handshakes of their own.
+    Multiplexed(Box<Multiplexed>),
     /// A WebSocket or a stream, and the bytes that followed the request.
     Agreed(Box<Agreement>, Bytes, Box<dyn Socket>),
     /// Neither; a response is being sent.
@@ -163,41 +187,31 @@ const TLS_HANDSHAKE: u8 = 22;
 const BAD_PREAMBLE: &str = "the PROXY header before the request is malformed, or larger than 4096 bytes\n";
 
 impl Handshake {
-    /// Serves one TCP connection until it is a WebSocket or a stream, closed, or has to give way. `peer` is
-    /// the remote address. Dropping the future closes the socket.
+    /// Serves one TCP connection until it is a WebSocket or a stream, closed, or has to give way; one of
+    /// HTTP/2 until it is closed. `peer` is the remote address. Dropping the future closes the socket.
     pub async fn serve(
-        &self,
+        self: Rc<Self>,
         socket: TcpStream,
         peer: IpAddr,
         mut arrival: Arrival,
-        deadline: Instant,
-    ) -> Option<Accepted> {
+        clients: Rc<dyn Clients>,
+    ) {
+        let (begun, deadline) = clients.begin();
         let exchange = Exchange { complete: Cell::new(false), answered: Cell::new(0), deadline };
         let shaken = tokio::select! {
             shaken = timeout_at(deadline, self.shake(socket, peer, &arrival.slot, &exchange)) => shaken,
             true = arrival.evicted.wait() => {
-                exchange.refused(|| self.refused(Refused::Evicted, peer));
-                return None;
+                return exchange.refused(|| self.refused(Refused::Evicted, peer));
             }
         };
         match shaken {
             Ok(Shaken::Agreed(agreement, early, socket)) => {
-                let Agreement { address, format, begin, headers, token, connection } = *agreement;
-                let opening = match begin {
-                    Begin::Upgrade { .. } => None,
-                    Begin::Stream(opening) => Some(opening),
-                };
-                Some(Accepted {
-                    socket,
-                    early,
-                    address,
-                    format,
-                    opening,
-                    headers,
-                    token,
-                    connection,
-                    arrival,
-                })
+                let accepted = agreement.accepted(socket, early, arrival, Version::HTTP_11);
+                clients.accepted(accepted, begun);
+            }
+            // Boxed, because only connections of HTTP/2 need this memory.
+            Ok(Shaken::Multiplexed(multiplexed)) => {
+                Box::pin(http2::serve(self, *multiplexed, arrival, clients)).await;
             }
             Ok(Shaken::Answered(socket)) => {
                 // A connection that has its response must not keep others out.
@@ -206,13 +220,9 @@ impl Handshake {
                     () = linger(socket) => (),
                     _ = arrival.evicted.wait() => (),
                 }
-                None
             }
-            Ok(Shaken::Over) => None,
-            Err(_) => {
-                exchange.refused(|| self.refused(Refused::Deadline, peer));
-                None
-            }
+            Ok(Shaken::Over) => (),
+            Err(_) => exchange.refused(|| self.refused(Refused::Deadline, peer)),
         }
     }
 
@@ -240,7 +250,12 @@ impl Handshake {
             None => (Stream::Plain(socket), None),
             // Boxed, because only connections with TLS need this memory.
             Some(tls) => match Box::pin(self.encrypt(tls, socket, hop.address, head_deadline)).await {
-                Ok(Encrypted { stream, client }) => (stream, client),
+                Ok(Encrypted { stream, client: certificate, http2: true }) => {
+                    let sender = Sender { address: hop.address, trusted: hop.trusted, certificate };
+                    let multiplexed = Multiplexed { stream, sender, deadline: head_deadline };
+                    return Shaken::Multiplexed(Box::new(multiplexed));
+                }
+                Ok(Encrypted { stream, client, http2: false }) => (stream, client),
                 Err(shaken) => return shaken,
             },
         };
@@ -251,6 +266,7 @@ impl Handshake {
             let (agreed, begins) = (&agreed, &begins);
             // hyper wants a future that can be moved.
             Box::pin(async move {
+                let request = request.map(RequestBody::Http1);
                 let answer = match self.agree(request, hop, exchange).await {
                     Ok(agreement) => {
                         let answer = agreement.answer();

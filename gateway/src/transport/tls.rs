@@ -25,7 +25,8 @@ use crate::config::{self, ClientCertificates, Config, ConfigError, ConfigErrors,
 use crate::outbound::SOCKET_BYTES_MAX;
 use crate::telemetry::metrics::{ServedCertificate, TlsListener};
 
-/// The application protocol that is offered (RFC 7301).
+/// The application protocols that are offered (RFC 7301).
+const HTTP_2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// Tickets for a new connection of TLS 1.3. Each is a write and some bytes; clients use one.
@@ -64,6 +65,8 @@ pub struct Encrypted {
     pub stream: Stream,
     /// The certificate of the client, which was verified.
     pub client: Option<ClientCertificate>,
+    /// Whether the client speaks HTTP/2.
+    pub http2: bool,
 }
 
 /// Checks the files that a configuration names for TLS.
@@ -121,9 +124,11 @@ impl Tls {
         let bound = |session: &mut rustls::ServerConnection| session.set_buffer_limit(Some(SOCKET_BYTES_MAX));
         let accepted = TlsAcceptor::from(server).accept_with(socket, bound).into_fallible().await;
         let stream = accepted.map_err(|(error, socket)| NotTls::Failed(socket, error))?;
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let session = stream.get_ref().1;
+        let chain = session.peer_certificates().unwrap_or_default();
         let client = chain.first().and_then(|first| ClientCertificate::parse(first));
-        Ok(Encrypted { stream: Stream::Tls(Box::new(stream)), client })
+        let http2 = session.alpn_protocol() == Some(HTTP_2);
+        Ok(Encrypted { stream: Stream::Tls(Box::new(stream)), client, http2 })
     }
 
     fn served(&self) -> Served {
@@ -171,7 +176,9 @@ fn server(
     });
     let served = certificates.served();
     let mut server = builder.with_cert_resolver(Arc::new(certificates));
-    server.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    // The first one that the client offers as well.
+    let offered: &[_] = if settings.http2 { &[HTTP_2, HTTP_1_1] } else { &[HTTP_1_1] };
+    server.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
     server.send_tls13_tickets = TICKETS;
     // Tickets keep the sessions at the clients.
     server.session_storage = Arc::new(NoServerSessionStorage {});

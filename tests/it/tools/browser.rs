@@ -1,10 +1,11 @@
 //! Pages in a real browser. Two tabs of the demo talk, also after the gateway was away, and show what the
-//! plugin folder holds; a page of another origin falls back to streams where WebSocket is blocked.
+//! plugin folder holds; a page of another origin falls back to streams where WebSocket is blocked; many such
+//! clients share one connection.
 
 use std::path::Path;
 use std::time::Duration;
 
-use gateway_tests::{Client, Gateway, Redis, node, wasm};
+use gateway_tests::{Authority, Client, Gateway, Redis, node, wasm};
 use serde_json::json;
 
 /// Where Debian puts it, or wherever `CHROMIUM` says.
@@ -76,4 +77,32 @@ async fn a_page_without_websocket_falls_back_by_itself_and_misses_nothing_across
     page.say("it is back, and 5 were published meanwhile").await;
     page.hear(LIMIT, "done").await;
     page.end(LIMIT).await;
+}
+
+#[tokio::test]
+async fn ten_clients_without_websocket_share_one_connection_of_http_2() {
+    let authority = Authority::new();
+    authority.write("site", &authority.issue(&["localhost"]));
+    let config = format!(
+        "
+        client.anonymous = true
+        channel.allow_subscribe = 'anyone'
+        channel.allow_publish = 'anyone'
+        handshake.origins = ['*']
+        [listen.tls]
+        {}
+        ",
+        authority.settings(&["site"])
+    );
+    let gateway = Gateway::start(&config).await;
+    let output = node("http2.mjs")
+        .env("GATEWAY", gateway.address().to_string())
+        .env("CHROMIUM", chromium())
+        .run(LIMIT)
+        .await;
+    assert_eq!(output.lines().last(), Some("done"));
+    let metrics = gateway.metrics().await;
+    // A browser may open a second one while the first is not known to speak HTTP/2.
+    assert!((1.0..=3.0).contains(&metrics.get("gateway_http2_connections_total")));
+    assert!(metrics.get("gateway_connections_opened_total") >= 11.0);
 }

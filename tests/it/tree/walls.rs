@@ -205,6 +205,11 @@ fn http_stays_at_the_edges() {
 }
 
 #[test]
+fn one_module_names_the_library_of_http_2() {
+    check("h2", &["transport/handshake/http2"]);
+}
+
+#[test]
 fn one_module_makes_connections_and_judges_certificates() {
     check("TcpStream::connect", &["egress/connect.rs"]);
     check("ToSocketAddrs", &["egress/names.rs"]);

@@ -9,13 +9,14 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 
+use super::body::RequestBody;
 use super::stream::{EMULATION_PATH, endpoint};
-use super::{Agreement, Begin, Exchange, Handshake, Hop};
-use crate::accept::{Refusal, TEXT};
+use super::{Accepted, Agreement, Begin, Exchange, Handshake, Hop, Opening};
+use crate::accept::{Arrival, Refusal, TEXT};
+use crate::hub::connection_handle::Socket;
 use crate::protocol::{Encoding, Framing};
 use crate::telemetry::metrics::Refused;
 use crate::transport::forwarded;
@@ -41,6 +42,10 @@ const KEY: GeneralPurpose = GeneralPurpose::new(
 /// RFC 9112, 3.2: a server must refuse a request without `Host`, or with two.
 pub(super) const NO_HOST: &str = "exactly one `Host` is needed\n";
 
+/// Marks a request over HTTP/2 that opens a WebSocket (RFC 8441, 4).
+#[derive(Clone, Copy)]
+pub(super) struct WebSocketOverHttp2;
+
 /// A response that ends the exchange.
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -48,7 +53,7 @@ impl Handshake {
     /// Reads a request to its end. The error is a response that does not open a connection.
     pub(super) async fn agree(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         hop: Hop<'_>,
         exchange: &Exchange,
     ) -> Result<Agreement, Box<Answer>> {
@@ -93,7 +98,7 @@ impl Handshake {
         let offers = offers.filter(|_| self.config.compression.enabled).map(HeaderValue::as_bytes);
         let compression = agree(offers);
         let begin = Begin::Upgrade {
-            accept: accept_key(key),
+            accept: key.map(accept_key),
             subprotocol: subprotocol.and_then(|name| HeaderValue::from_bytes(name).ok()),
             compression,
         };
@@ -148,7 +153,7 @@ impl Handshake {
     }
 
     /// Serves paths that are not endpoints.
-    fn page(&self, request: &Request<Incoming>, address: IpAddr) -> Answer {
+    fn page(&self, request: &Request<RequestBody>, address: IpAddr) -> Answer {
         let uri = request.uri();
         let page = self.site.as_ref().and_then(|site| site.respond(uri.path(), uri.query()));
         let Some(page) = page else {
@@ -204,36 +209,83 @@ impl Agreement {
     /// The response that hyper sends before it returns the socket. `None` if the response is written with the
     /// stream that it begins.
     pub(super) fn answer(&self) -> Option<Answer> {
-        let Begin::Upgrade { accept, subprotocol, compression } = &self.begin else { return None };
+        let Begin::Upgrade { accept, .. } = &self.begin else { return None };
         let mut answer = Response::new(Full::default());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = answer.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        if let Ok(accept) = HeaderValue::from_str(accept) {
+        if let Some(accept) = accept.as_ref().and_then(|accept| HeaderValue::from_str(accept).ok()) {
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         }
-        if let Some(subprotocol) = subprotocol {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol.clone());
-        }
-        if let Some(agreed) = compression {
-            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed.answer));
-        }
+        self.begin.write(headers);
         Some(answer)
+    }
+
+    /// The head of the response over HTTP/2.
+    pub(super) fn head(&self) -> Response<()> {
+        let mut head = Response::new(());
+        *head.version_mut() = Version::HTTP_2;
+        self.begin.write(head.headers_mut());
+        head
+    }
+
+    /// The client with its socket. Over HTTP/2 it has the head of the response.
+    pub(super) fn accepted(
+        self,
+        socket: Box<dyn Socket>,
+        early: Bytes,
+        arrival: Arrival,
+        version: Version,
+    ) -> Accepted {
+        let Self { address, format, begin, headers, token, connection } = self;
+        let opening = match begin {
+            Begin::Upgrade { .. } => None,
+            Begin::Stream { headers, message } => {
+                let to_write = (version != Version::HTTP_2).then_some(&headers);
+                Some(Opening::new(format, to_write, message))
+            }
+        };
+        Accepted { socket, early, address, format, opening, headers, token, connection, arrival }
+    }
+}
+
+impl Begin {
+    /// Adds the headers that do not depend on the version of HTTP.
+    fn write(&self, into: &mut HeaderMap) {
+        match self {
+            Self::Upgrade { subprotocol, compression, .. } => {
+                if let Some(subprotocol) = subprotocol {
+                    into.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol.clone());
+                }
+                if let Some(agreed) = compression {
+                    into.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed.answer));
+                }
+            }
+            Self::Stream { headers, .. } => into.extend(headers.clone()),
+        }
     }
 }
 
 /// Whether a request has the `Host` that its version demands.
 pub(super) fn has_host<B>(request: &Request<B>) -> bool {
     match request.headers().get_all(header::HOST).iter().count() {
-        0 => request.version() == hyper::Version::HTTP_10,
+        0 => request.version() == Version::HTTP_10,
         count => count == 1,
     }
 }
 
-/// Checks all requirements of RFC 6455 4.2.1 on a request and returns the key.
-fn upgrade_key(request: &Request<Incoming>) -> Result<&str, (StatusCode, &'static str)> {
+/// Checks all requirements of RFC 6455 4.2.1 on a request and returns the key. Over HTTP/2 there is none, and
+/// those of RFC 8441 are checked.
+fn upgrade_key(request: &Request<RequestBody>) -> Result<Option<&str>, (StatusCode, &'static str)> {
     let bad = |why| Err((StatusCode::BAD_REQUEST, why));
+    if request.version() == Version::HTTP_2 {
+        return match request.extensions().get::<WebSocketOverHttp2>() {
+            None => bad("over HTTP/2 a WebSocket is opened by CONNECT with `:protocol` = `websocket`\n"),
+            Some(_) if !has_host(request) => bad(NO_HOST),
+            Some(_) => websocket_version(request.headers()).map(|()| None),
+        };
+    }
     if request.method() != Method::GET {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "a WebSocket handshake is a GET request\n"));
     }
@@ -250,21 +302,26 @@ fn upgrade_key(request: &Request<Incoming>) -> Result<&str, (StatusCode, &'stati
     if token(headers, &header::CONNECTION, "upgrade").is_none() {
         return bad("`Connection: Upgrade` is missing: does a proxy in between drop it?\n");
     }
-    if request.version() != hyper::Version::HTTP_11 {
+    if request.version() != Version::HTTP_11 {
         return bad("a WebSocket handshake is an HTTP/1.1 request\n");
     }
-    let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
-    if !matches!((versions.next(), versions.next()), (Some(version), None) if version.as_bytes() == b"13") {
-        return Err((StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is spoken here\n"));
-    }
+    websocket_version(headers)?;
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let (Some(key), None) = (keys.next(), keys.next()) else {
         return bad("exactly one `Sec-WebSocket-Key` is needed\n");
     };
     match key.to_str() {
         // RFC 6455, 4.2.1: only form and length matter.
-        Ok(key) if KEY.decode(key).is_ok_and(|key| key.len() == 16) => Ok(key),
+        Ok(key) if KEY.decode(key).is_ok_and(|key| key.len() == 16) => Ok(Some(key)),
         _ => bad("`Sec-WebSocket-Key` must be 16 bytes in Base64\n"),
+    }
+}
+
+fn websocket_version(headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+    let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    match (versions.next(), versions.next()) {
+        (Some(version), None) if version.as_bytes() == b"13" => Ok(()),
+        _ => Err((StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is spoken here\n")),
     }
 }
 
@@ -281,7 +338,7 @@ fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 
 /// The encoding for a client of the Centrifuge protocol, with the subprotocol to announce, spelled as by the
 /// client. The first supported subprotocol in the client's list wins; without one the query decides.
-fn agreed_encoding(request: &Request<Incoming>) -> (Encoding, Option<&[u8]>) {
+fn agreed_encoding(request: &Request<RequestBody>) -> (Encoding, Option<&[u8]>) {
     let supported = [Encoding::Json, Encoding::Protobuf];
     for offered in tokens(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL) {
         let same = |encoding: &Encoding| offered.eq_ignore_ascii_case(encoding.protocol_name().as_bytes());

@@ -1,10 +1,10 @@
 //! The endpoints for clients without WebSocket: a response that stays open carries messages to the client,
 //! and further requests carry its commands ("emulation").
 //!
-//! The response has no length, and ends with the connection (RFC 9112, 6.3, rule 8). So its bytes are the
-//! same for every client and every version of HTTP, and a publication is framed once for all of them. The
-//! socket is taken out of hyper before the response begins: its head is the first thing in the outbound
-//! queue.
+//! The response has no length, and ends with the connection (RFC 9112, 6.3, rule 8), or with its stream of
+//! HTTP/2. So its bytes are the same for every client and every version of HTTP, and a publication is framed
+//! once for all of them. A socket of HTTP/1.1 is taken out of hyper before the response begins: its head is
+//! the first thing in the outbound queue.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::body::Body as _;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio::time::{Instant, timeout};
 
+use super::body::RequestBody;
 use super::origin::Page;
 use super::request::{Answer, NO_HOST, has_host, text};
 use super::{Agreement, Begin, Exchange, Handshake, Hop, Opening};
@@ -88,7 +89,7 @@ impl Handshake {
     /// Agrees on a stream: reads the first message of the client, and prepares the response.
     pub(super) async fn stream(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         endpoint: Endpoint,
         address: IpAddr,
         hop: Hop<'_>,
@@ -104,7 +105,7 @@ impl Handshake {
 
     async fn stream_for(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         endpoint: Endpoint,
         address: IpAddr,
         hop: Hop<'_>,
@@ -137,16 +138,14 @@ impl Handshake {
             (true, true) => serde_json::json!({ "token": token }).to_string().into(),
             (true, false) => return Err(self.bad_request(StatusCode::BAD_REQUEST, NO_MESSAGE, address)),
         };
-        let mut allowed = HeaderMap::new();
-        page.allow(&mut allowed);
-        let begin = Begin::Stream(Opening { head: response_head(format, &allowed).into(), message });
+        let begin = Begin::Stream { headers: response_headers(format, page), message };
         Ok(Agreement { address, format, begin, headers, token, connection })
     }
 
     /// Passes the message of an emulation request to its connection, at whichever gateway it is.
     pub(super) async fn emulate(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         address: IpAddr,
         hop: Hop<'_>,
         exchange: &Exchange,
@@ -179,7 +178,7 @@ impl Handshake {
 
     async fn pass_on(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         address: IpAddr,
         hop: Hop<'_>,
         page: &Page,
@@ -224,7 +223,7 @@ impl Handshake {
     /// Checks a request that has to be a POST. A preflight is answered.
     fn check_post(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<RequestBody>,
         page: &Page,
         methods: &'static str,
         address: IpAddr,
@@ -246,7 +245,7 @@ impl Handshake {
     /// The body of a request, of at most this size.
     async fn body(
         &self,
-        mut body: Incoming,
+        mut body: RequestBody,
         bytes_max: usize,
         address: IpAddr,
     ) -> Result<Bytes, Box<Answer>> {
@@ -297,27 +296,37 @@ fn connect_parameter(query: &str) -> Option<Cow<'_, str>> {
     parameters.find_map(|(name, value)| (name == CONNECT_PARAMETER).then_some(value))
 }
 
-/// The head of a response that stays open. Proxies must not keep what it says, not even for a moment.
-fn response_head(format: WireFormat, allowed: &HeaderMap) -> String {
+/// The headers of a response that stays open. Proxies must not keep what it says, not even for a moment.
+fn response_headers(format: WireFormat, page: &Page) -> HeaderMap {
     let content_type = match (format.framing, format.encoding) {
         (Framing::EventStream, _) => "text/event-stream",
         (_, Encoding::Protobuf) => "application/octet-stream",
         _ => "application/x-ndjson",
     };
-    let mut headers = vec![
-        ("Content-Type", content_type),
-        ("Cache-Control", "no-store, no-transform"),
-        ("X-Accel-Buffering", "no"),
-        ("X-Content-Type-Options", "nosniff"),
-    ];
-    let allowed = allowed.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-    headers.extend(allowed);
-    let mut head = open_ended(&headers);
-    if format.framing == Framing::EventStream {
-        // Some proxies pass the head on only with the first byte of the body.
-        head.push('\n');
+    let mut headers = HeaderMap::from_iter([
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ]);
+    page.allow(&mut headers);
+    headers
+}
+
+impl Opening {
+    /// Begins a response with these headers; `None` if they are sent already.
+    pub(super) fn new(format: WireFormat, headers: Option<&HeaderMap>, message: Bytes) -> Self {
+        let mut head = String::new();
+        if let Some(headers) = headers {
+            let text = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+            head = open_ended(&text.collect::<Vec<_>>());
+        }
+        if format.framing == Framing::EventStream {
+            // Some proxies pass the head on only with the first byte of the body.
+            head.push('\n');
+        }
+        Self { head: head.into(), message }
     }
-    head
 }
 
 /// The response to a message that its connection has.
