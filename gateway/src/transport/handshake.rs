@@ -1,9 +1,9 @@
 //! [`Handshake`] turns a TCP connection into a WebSocket (RFC 6455, 4.2) or into a stream with hyper, or
 //! refuses it with an HTTP response. A connection of HTTP/2 becomes many of these, see [`http2`].
 //!
-//! A connection of HTTP/1.1 carries one request, or several emulation requests one after the other. After the response
-//! 101, and before the response that is a stream, the socket is taken out of hyper, so that hyper's buffers
-//! are freed and writes reach the socket directly. After any other response the connection is closed.
+//! A connection of HTTP/1.1 carries one request, or several emulation requests one after the other. After the
+//! response 101, and before the response that is a stream, the socket is taken out of hyper, so that hyper's
+//! buffers are freed and writes reach the socket directly. After any other response the connection is closed.
 
 mod origin;
 mod request;

@@ -199,6 +199,21 @@ async fn every_stream_counts_as_a_connection_of_its_address() {
 }
 
 #[tokio::test]
+async fn a_proxy_names_the_client_of_each_stream() {
+    let authority = Authority::new();
+    let proxy = "listen.trusted_proxies = ['127.0.0.1']\nlimits.connections_per_address_max = 1";
+    let gateway = start(&authority, proxy).await;
+    let http2 = Http2::connect(authority.client(), gateway.address()).await;
+    let mut open = Vec::new();
+    for (client, expected) in [("192.0.2.1", 200), ("192.0.2.2", 200), ("192.0.2.1", 429)] {
+        let request = Http2::request("POST", SSE, &[("x-forwarded-for", client)]);
+        let stream = http2.open(request, Some(r#"{"id":1,"connect":{}}"#.into())).await.expect("a response");
+        assert_eq!(stream.status, expected, "{client}");
+        open.push(stream);
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_opens_no_window_is_cut_by_the_write_timeout() {
     let authority = Authority::new();
     let limits = "limits = { write_timeout = '1s', outbound_bytes_max = '16MiB' }";
@@ -329,8 +344,11 @@ async fn a_drain_ends_streams_with_their_reason_and_the_connection_in_order() {
     let http2 = Http2::connect(authority.client(), gateway.address()).await;
     let idle = Http2::connect(authority.client(), gateway.address()).await;
     let mut tabs = vec![http2.stream(SSE).await, http2.stream(HTTP_STREAM).await];
+    let (unfinished, _send) = http2.begin(Http2::request("POST", SSE, &[]), None).await.expect("a request");
+    tokio::time::sleep(Duration::from_millis(200)).await;
     gateway.terminate();
     idle.ended().await.expect("an orderly end");
+    assert_eq!(within("a refusal", unfinished).await.expect("a response").status(), 503);
     for tab in &mut tabs {
         assert_eq!(tab.closed().await.code, Some(3001));
     }

@@ -1,7 +1,7 @@
 //! One request over HTTP/2, from its head to its response or to the connection that it opens.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -13,9 +13,11 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::refused;
 use super::socket::{Chunk, Input, StreamSocket};
 use super::streams::OpenStream;
-use crate::accept::{Arrival, Standing};
+use crate::accept::{Arrival, Refusal, Standing};
+use crate::shutdown;
 use crate::telemetry::metrics::Refused;
 use crate::transport::handshake::body::RequestBody;
 use crate::transport::handshake::request::{Answer, WebSocketOverHttp2};
@@ -53,8 +55,14 @@ pub(super) async fn exchange(
     };
     let agreed = tokio::select! {
         biased;
-        agreed = timeout_at(deadline, Box::pin(handshake.agree(request, hop, &exchange))) => agreed,
+        // First, because a body that ends early looks like a mistake in the request.
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return open.count_fault(),
+        agreed = timeout_at(deadline, Box::pin(handshake.agree(request, hop, &exchange))) => agreed,
+        () = cut_short(&handshake, &exchange) => {
+            handshake.refused(Refusal::GOING_DOWN.reason, sender.address);
+            let _ = respond.send_response(refused(Refusal::GOING_DOWN), true);
+            return;
+        }
         true = arrival.evicted.wait() => {
             handshake.refused(Refused::Evicted, sender.address);
             return respond.send_reset(Reason::REFUSED_STREAM);
@@ -79,6 +87,14 @@ pub(super) async fn exchange(
             handshake.refused(Refused::Deadline, sender.address);
             respond.send_reset(Reason::CANCEL);
         }
+    }
+}
+
+/// Resolves when the gateway shuts down before the request has arrived.
+async fn cut_short(handshake: &Handshake, exchange: &Exchange) {
+    shutdown::draining(handshake.phase.clone()).await;
+    if exchange.complete.get() {
+        pending().await
     }
 }
 
