@@ -62,6 +62,17 @@ pub(crate) const C: Template = Template {
     ],
 };
 
+pub(crate) const ZIG: Template = Template {
+    name: "calm",
+    readme: include_str!("../../../examples/zig-plugin/README.md"),
+    files: &[
+        file!("zig-plugin", "plugin.zig"),
+        file!("zig-plugin", "wit/world.wit"),
+        file!("zig-plugin", "gateway.toml"),
+        file!("zig-plugin", "plugins/10-calm.toml"),
+    ],
+};
+
 /// The interface, which the tools of these languages read.
 const INTERFACE: (&str, &str) = (
     "wit/deps/gateway-plugin/gateway-plugin.wit",
@@ -69,8 +80,10 @@ const INTERFACE: (&str, &str) = (
 );
 
 /// What builds make.
-const IGNORED: (&str, &str) =
-    (".gitignore", "/node_modules/\n/venv/\n/generated/\n__pycache__/\n*.wasm\n/.plugins.state/\n");
+const IGNORED: (&str, &str) = (
+    ".gitignore",
+    "/node_modules/\n/venv/\n/generated/\n/.zig-cache/\n__pycache__/\n*.wasm\n/.plugins.state/\n",
+);
 
 impl Template {
     /// Writes the folder. Writes nothing if it exists and is not empty.
@@ -114,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_folder_is_complete_and_never_overwritten() {
-        for template in [JAVASCRIPT, PYTHON, C] {
+        for template in [JAVASCRIPT, PYTHON, C, ZIG] {
             let place = tempfile::tempdir().expect("a folder");
             let folder = place.path().join("shout");
             template.write(&folder, "shout").expect("writable");

@@ -29,6 +29,7 @@ struct Language {
 const JAVASCRIPT: Language = Language { name: "javascript", plugin: "emoji", tools: None };
 const PYTHON: Language = Language { name: "python", plugin: "dice", tools: Some("componentize-py") };
 const C: Language = Language { name: "c", plugin: "brief", tools: Some("zig") };
+const ZIG: Language = Language { name: "zig", plugin: "calm", tools: Some("zig") };
 
 impl Language {
     fn example(self) -> PathBuf {
@@ -180,7 +181,7 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let (path, name) = (entry.path(), entry.file_name());
-        let made = ["node_modules", "venv", "generated", "__pycache__", ".plugins.state"];
+        let made = ["node_modules", "venv", "generated", ".zig-cache", "__pycache__", ".plugins.state"];
         if made.iter().any(|made| name == *made) || path.extension().is_some_and(|end| end == "wasm") {
             continue;
         }
@@ -208,7 +209,7 @@ async fn say(client: &mut Client, text: &str) -> Value {
 #[test]
 fn the_interface_of_every_example_is_that_of_the_sdk() {
     let interface = fs::read_to_string(root().join("plugin-sdk/wit/v0.1/gateway-plugin.wit")).unwrap();
-    for language in [JAVASCRIPT, PYTHON, C] {
+    for language in [JAVASCRIPT, PYTHON, C, ZIG] {
         let copy = language.example().join("wit/deps/gateway-plugin/gateway-plugin.wit");
         assert!(fs::read_to_string(&copy).unwrap() == interface, "{} is another version", copy.display());
     }
@@ -217,7 +218,7 @@ fn the_interface_of_every_example_is_that_of_the_sdk() {
 /// The language decides which tool builds the folder; the gateway is the one of the folder.
 #[tokio::test]
 async fn a_new_plugin_in_every_language_builds_is_accepted_and_rules_a_running_gateway() {
-    for language in [JAVASCRIPT, PYTHON, C] {
+    for language in [JAVASCRIPT, PYTHON, C, ZIG] {
         let sources = Sources::new(language, "be-polite").await;
         let wasm = sources.build().await;
         let (gateway, mut client) = sources.serve(&wasm).await;
@@ -353,6 +354,35 @@ async fn a_plugin_in_c_refuses_messages_and_gets_other_settings_while_clients_ar
     // Out of the folder, and the channel alone decides.
     live(&gateway, |folder| folder.remove("10-brief.wasm")).await;
     assert_eq!(say(&mut client, &"x".repeat(101)).await, "x".repeat(101));
+}
+
+#[tokio::test]
+async fn a_plugin_in_zig_calms_messages_and_gets_other_settings_while_clients_are_connected() {
+    let sources = Sources::example(ZIG);
+    let wasm = sources.build().await;
+
+    let (gateway, mut client) = sources.serve(&wasm).await;
+    let received: Value = serde_json::from_str(&sources.json[1]).unwrap();
+    assert_eq!(client.publication("chat:lobby").await["data"], received);
+    for unchanged in
+        [json!({"text": "Hello, ABC"}), json!({"text": 7}), json!(["SHOUTING"]), json!("SHOUTING")]
+    {
+        client.publish("chat:lobby", unchanged.clone()).await;
+        assert_eq!(client.publication("chat:lobby").await["data"], unchanged);
+    }
+    let long = "ÄX\"\n".repeat(10_000);
+    assert_eq!(say(&mut client, &long).await, "Äx\"\n".repeat(10_000));
+
+    // Other settings; then some that are wrong, which change nothing.
+    live(&gateway, |folder| folder.settings("10-calm", "config.capitals_max = 10")).await;
+    assert_eq!(say(&mut client, "HELLO out THERE").await, "HELLO out THERE");
+    for wrong in ["", "config.capitals_max = -1", "config.capitals_max = 'ten'", "config.x = 1"] {
+        let refused = gateway.refusal(|folder| folder.put("10-calm.toml", wrong.as_bytes())).await;
+        let words = ["expected one setting, capitals_max, a number from 0"];
+        assert!(refused.says(&words), "{}", refused.text);
+    }
+    assert_eq!(say(&mut client, "HELLO out THERE").await, "HELLO out THERE");
+    assert_eq!(say(&mut client, "HELLO OUT THERE").await, "hello out there");
 }
 
 /// What `wit-bindgen c WIT --out-dir FOLDER` does.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use crate::command::{Failure, print};
 use crate::plugin_tools::crates::{Hook, Sdk, check_name, write};
-use crate::plugin_tools::languages::{C, JAVASCRIPT, PYTHON, Template};
+use crate::plugin_tools::languages::{C, JAVASCRIPT, PYTHON, Template, ZIG};
 use crate::plugin_tools::tree;
 use crate::plugin_tools::workspace::Membership;
 
@@ -47,6 +47,7 @@ enum Language {
     Javascript,
     Python,
     C,
+    Zig,
 }
 
 impl Language {
@@ -57,6 +58,7 @@ impl Language {
             Self::Javascript => Some(JAVASCRIPT),
             Self::Python => Some(PYTHON),
             Self::C => Some(C),
+            Self::Zig => Some(ZIG),
         }
     }
 }
