@@ -3,7 +3,8 @@
 //!
 //! [`command`] has the requests of clients, [`reply`] the messages to one client, [`push`] the messages to
 //! many. [`codec`] translates between them and the bytes of a message in one [`Encoding`]; [`framing`] makes
-//! the bytes on the wire of a message, and [`deflate`] compresses them. The rest of the gateway passes a
+//! the bytes on the wire of a message, and [`deflate`] compresses them. [`delta`] describes a payload by its
+//! differences from the one before. The rest of the gateway passes a
 //! [`WireFormat`] on and never asks which framing it has. [`emulation`] reads requests with commands of clients
 //! that only receive a stream.
 
@@ -14,6 +15,7 @@ pub mod push;
 pub mod code;
 pub mod codec;
 pub mod deflate;
+pub mod delta;
 mod centrifuge;
 pub mod emulation;
 pub mod framing;
